@@ -1,0 +1,65 @@
+# Everything runs from .venv, which `make setup` builds from requirements.lock. ARGS goes to the command:
+#   make test ARGS="-k embedded -x"
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+SOURCES := $(wildcard orchestrator workers tests config/*.py)
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# A virtual environment does not survive being copied or losing its interpreter, so the stamp names the
+# directory it was made in. Without a good stamp, setup starts again from nothing.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): rebuild
+endif
+ifeq ($(wildcard $(BIN)/python),)
+$(STAMP): rebuild
+endif
+
+.PHONY: help setup demo test lint format clean rebuild
+rebuild:
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Build .venv with every dependency, pinned
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		found="$$($(PYTHON) --version 2>/dev/null)"; \
+		echo "celery-orchestrator needs Python 3.11 or newer; '$(PYTHON)' is $${found:-not there}" \
+			"(another: make PYTHON=python3.12)" >&2; exit 1; }
+	@echo "Setting up $(VENV) (a minute or so) ..."
+	@if [ "$$(cat $@ 2>/dev/null)" != "$(CURDIR)" ] || ! $(BIN)/python -c '' 2>/dev/null; then \
+		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+			rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
+			$(PYTHON) -m pip --python $(BIN)/python --quiet --quiet install pip; }; \
+	fi
+	@rm -f $@
+	@$(PIP) install --requirement requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@printf '%s' "$(CURDIR)" > $@
+
+demo: setup ## Run the demo: real workers, a real SIGKILL, nothing lost
+	@$(BIN)/celery -A workers demo $(ARGS)
+
+test: setup ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## Check style, formatting, types and import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(SOURCES)
+	@$(BIN)/lint-imports --no-cache
+
+format: setup ## Format the code and sort its imports
+	@$(BIN)/ruff check --select I --fix .
+	@$(BIN)/ruff format .
+
+clean: ## Remove .venv, caches and local state
+	@rm -rf $(VENV) .state build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

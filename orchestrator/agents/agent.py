@@ -1,0 +1,140 @@
+"""Declaring agents: a class with a name and a handler for each message."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from orchestrator.agents.context import Context
+from orchestrator.core.errors import InvalidDeclaration
+from orchestrator.core.message import Message, message_name
+from orchestrator.core.policy import OnError, Retry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK = "__orchestrator_handles__"
+
+#: Names end up in Redis keys, queue names and command lines.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class Agent:
+    """Base of every agent.
+
+    Subclass it, give it a ``name``, and mark a method per message with :func:`handles`. A worker makes one
+    instance per process; handlers of one process may run at the same time where the pool has threads.
+    """
+
+    #: What senders call it; also the name of its mailbox.
+    name: ClassVar[str] = ""
+    #: How failed attempts are repeated, unless the handler or the send says otherwise.
+    retry: ClassVar[Retry] = Retry()
+    #: What becomes of a message whose attempts are used up, unless the send says otherwise.
+    on_error: ClassVar[OnError | str] = OnError.DEAD_LETTER
+
+
+@dataclass(frozen=True, slots=True)
+class _Handles:
+    message: type[Message]
+    retry: Retry | None
+
+
+def handles(message: type[Message], *, retry: Retry | None = None) -> Callable[[F], F]:
+    """Mark a method as the handler of ``message``; it is called with the message and a :class:`Context`.
+
+    A handler that does not want the context may leave the parameter out.
+
+    Raises:
+        InvalidDeclaration: ``message`` is not a :class:`Message` class.
+    """
+    if not (isinstance(message, type) and issubclass(message, Message)):
+        raise InvalidDeclaration(f"@handles({message!r}): allowed: a subclass of Message")
+
+    def mark(method: F) -> F:
+        setattr(method, _MARK, _Handles(message, retry))
+        return method
+
+    return mark
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerSpec:
+    """One handler of an agent."""
+
+    message: type[Message]
+    method: str
+    retry: Retry
+    wants_context: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """A checked declaration."""
+
+    name: str
+    cls: type[Agent]
+    on_error: OnError
+    handlers: Mapping[str, HandlerSpec]
+
+    @property
+    def queue(self) -> str:
+        """The agent's mailbox."""
+        return self.name
+
+    def task_name(self, message: str) -> str:
+        """The Celery task that executes this message."""
+        return f"{self.name}.{message}"
+
+    def call(self, agent: Agent, handler: HandlerSpec, message: Message, context: Context) -> Any:
+        """Run a handler."""
+        method = getattr(agent, handler.method)
+        return method(message, context) if handler.wants_context else method(message)
+
+
+def inspect_agent(cls: type[Agent]) -> AgentSpec:
+    """Check a declaration.
+
+    Raises:
+        InvalidDeclaration: it cannot be hosted; says what is wrong with it.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Agent)):
+        raise InvalidDeclaration(f"{cls!r} is not a subclass of Agent")
+    if not isinstance(cls.name, str) or not _NAME.fullmatch(cls.name):
+        raise InvalidDeclaration(
+            f"{cls.__qualname__}.name={cls.name!r}; allowed: letters, digits, '_', '.', '-', at most 100"
+        )
+    if not isinstance(cls.retry, Retry):
+        raise InvalidDeclaration(f"{cls.__qualname__}.retry={cls.retry!r}; allowed: a Retry")
+    try:
+        on_error = OnError(cls.on_error)
+    except ValueError:
+        allowed = ", ".join(OnError)
+        raise InvalidDeclaration(f"{cls.__qualname__}.on_error={cls.on_error!r}; allowed: {allowed}") from None
+    handlers: dict[str, HandlerSpec] = {}
+    for method_name, method in inspect.getmembers(cls, callable):
+        mark = getattr(method, _MARK, None)
+        if mark is None:
+            continue
+        name = message_name(mark.message)
+        if name in handlers:
+            raise InvalidDeclaration(
+                f"{cls.__qualname__}: {handlers[name].method} and {method_name} both handle {name}"
+            )
+        handlers[name] = HandlerSpec(mark.message, method_name, mark.retry or cls.retry, _wants_context(cls, method))
+    if not handlers:
+        raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
+    return AgentSpec(cls.name, cls, on_error, handlers)
+
+
+def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
+    if inspect.iscoroutinefunction(method):
+        raise InvalidDeclaration(f"{cls.__qualname__}.{method.__name__} is async; Celery's pools run plain functions")
+    parameters = len(inspect.signature(method).parameters)
+    if parameters not in (2, 3):
+        raise InvalidDeclaration(
+            f"{cls.__qualname__}.{method.__name__} takes {parameters - 1} arguments; allowed: message, or message and context"
+        )
+    return parameters == 3

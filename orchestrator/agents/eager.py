@@ -1,0 +1,178 @@
+"""Eager mode: the same attempts, verdicts and dead letters as on a worker, inline, with no Redis and no waiting."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+from celery import Celery, states
+
+from orchestrator.agents.again import Again
+from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
+from orchestrator.agents.verdict import final_failure
+from orchestrator.core.errors import InvalidMessage, UnknownMessage
+from orchestrator.core.outcome import Handled, Outcome, kind
+from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.deadletters.memory import MemoryDeadLetters
+from orchestrator.sending.ledger import LedgerRow
+from orchestrator.sending.publish import Parcel
+from orchestrator.telemetry import emit, events
+
+logger = logging.getLogger(__name__)
+
+_BY = "eager"
+
+class EagerHouse:
+    """What Redis and the workers are otherwise, for one app in one process."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self.dead_letters = MemoryDeadLetters(self._send_again)
+        self._outcomes: dict[str, Outcome] = {}
+        self._counters: dict[str, dict[str, int]] = {}
+        self._lock = threading.Lock()
+
+    def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
+        """The outcome of a delivery; nothing is ever pending, so nothing is waited for."""
+        return self._outcomes.get(delivery_id)
+
+    def ledger(self) -> list[LedgerRow]:
+        """The ledger of what was sent eagerly."""
+        with self._lock:
+            return [LedgerRow(queue, **counters) for queue, counters in sorted(self._counters.items())]
+
+    def send(self, parcel: Parcel) -> Outcome:
+        """Run a parcel to its outcome, retries included.
+
+        Raises:
+            InvalidMessage: its arguments are not JSON data, which a broker would have refused too.
+        """
+        task = self._app.tasks.get(parcel.task)
+        queue = getattr(parcel.queue, "name", parcel.queue) or self._app.conf.task_default_queue
+        try:
+            args, kwargs = json.loads(json.dumps([list(parcel.args), dict(parcel.kwargs)]))
+        except (TypeError, ValueError) as error:
+            raise InvalidMessage(parcel.task, [str(error)]) from error
+        if task is None:
+            raise UnknownMessage(str(queue), parcel.task, sorted(self._app.tasks))
+        self._count(queue, "accepted")
+        supervision = parcel.supervision
+        outcome: Outcome | None = None
+        retries = 0
+        while outcome is None:
+            result = task.apply(
+                args,
+                kwargs,
+                task_id=parcel.id,
+                retries=retries,
+                throw=False,
+                headers={HEADER: supervision.to_wire()},
+            )
+            error = result.result
+            if result.state == states.RETRY and isinstance(error, Again):
+                supervision = supervision.after(error.past())
+                retries += 1
+                self._count(queue, "retried")
+                emit(
+                    events.RETRIED,
+                    {"pause_s": float(error.when or 0)},
+                    agent=supervision.agent,
+                    message=supervision.message,
+                    id=parcel.id,
+                    attempt=retries,
+                    error=error.past().type,
+                )
+            elif result.state in (states.SUCCESS, states.IGNORED):
+                outcome = Handled(error if result.state == states.SUCCESS else None, retries + 1)
+            else:
+                outcome = self._failed(parcel, args, kwargs, queue, supervision, retries + 1, result)
+        self._count(queue, kind(outcome))
+        self._outcomes[parcel.id] = outcome
+        return outcome
+
+    def _failed(
+        self,
+        parcel: Parcel,
+        args: Any,
+        kwargs: Any,
+        queue: str,
+        supervision: Supervision,
+        attempt: int,
+        result: Any,
+    ) -> Outcome:
+        error = result.result
+        if not isinstance(error, BaseException):
+            error = RuntimeError(f"{parcel.task} ended as {result.state}: {error!r}")
+        failure = failure_of(error, attempt, _BY)
+        if result.traceback:
+            failure = replace(failure, traceback=str(result.traceback)[-TRACEBACK_LIMIT:])
+        if result.state == states.REJECTED:
+            failure = replace(failure, type="Reject")
+        verdict = final_failure(supervision, failure)
+        outcome = verdict.outcome
+        if verdict.log:
+            logger.error("%s %s given up: %s", supervision.agent, supervision.message, outcome.error)
+        if verdict.letter is not None:
+            raw = _as_on_the_wire(parcel, args, kwargs, queue, supervision, attempt)
+            letter = {"queue": queue, "by": _BY, "at": round(time.time() * 1000), **verdict.letter}
+            outcome = replace(outcome, letter_id=self.dead_letters.add(raw, letter))
+        emit(
+            events.BURIED if verdict.letter is not None else events.DROPPED,
+            agent=supervision.agent,
+            message=supervision.message,
+            id=parcel.id,
+            reason=outcome.reason,
+            error=outcome.error,
+            attempts=outcome.attempts,
+        )
+        return outcome
+
+    def _send_again(self, queue: str, raw: bytes) -> None:
+        envelope = json.loads(raw)
+        headers = envelope["headers"]
+        args, kwargs, _ = json.loads(base64.b64decode(envelope["body"]))
+        self.send(
+            Parcel(
+                id=headers["id"],
+                task=headers["task"],
+                args=args,
+                kwargs=kwargs,
+                queue=queue,
+                supervision=Supervision.from_wire(headers[HEADER]),
+            )
+        )
+
+    def _count(self, queue: str, counter: str) -> None:
+        with self._lock:
+            counters = self._counters.setdefault(queue, {})
+            counters[counter] = counters.get(counter, 0) + 1
+
+def _as_on_the_wire(
+    parcel: Parcel, args: Any, kwargs: Any, queue: str, supervision: Supervision, attempt: int
+) -> bytes:
+    body = base64.b64encode(json.dumps([args, kwargs, {}]).encode()).decode()
+    return json.dumps(
+        {
+            "body": body,
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": {
+                "task": parcel.task,
+                "id": parcel.id,
+                "retries": attempt - 1,
+                HEADER: supervision.to_wire(),
+            },
+            "properties": {
+                "body_encoding": "base64",
+                "correlation_id": parcel.id,
+                "delivery_info": {"exchange": "", "routing_key": queue},
+            },
+        }
+    ).encode()
+
+assert Reason.REJECTED  # noqa: S101

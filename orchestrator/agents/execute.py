@@ -1,0 +1,86 @@
+"""One attempt, where the pool runs it: decode, call the handler, and on an error decide whether there is another."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from celery.exceptions import Ignore, Reject
+from celery.exceptions import Retry as CeleryRetry
+from pydantic_core import to_jsonable_python
+
+from orchestrator.agents.again import Again
+from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.policy import error_names, next_pause_s
+from orchestrator.core.supervision import HEADER, Failure, Supervision
+
+#: Of a traceback, the last so many characters are kept.
+TRACEBACK_LIMIT = 8000
+
+#: Of an error's text, the first so many.
+MESSAGE_LIMIT = 2000
+
+
+def supervision_of(request: Any) -> Supervision | None:
+    """How the message behind a Celery request is supervised; ``None`` if it is a plain Celery send.
+
+    Raises:
+        InvalidPolicy: its header is not what a supervised send writes.
+    """
+    wire = getattr(request, HEADER, None)
+    if wire is None:
+        headers = getattr(request, "headers", None)
+        wire = headers.get(HEADER) if isinstance(headers, Mapping) else None
+    return None if wire is None else Supervision.from_wire(wire)
+
+
+def failure_of(error: BaseException, attempt: int, by: str) -> Failure:
+    """A failed attempt, for the record."""
+    text = "".join(traceback.format_exception(error))
+    return Failure(
+        attempt=attempt,
+        type=type(error).__name__,
+        message=_text_of(error)[:MESSAGE_LIMIT],
+        traceback=text[-TRACEBACK_LIMIT:],
+        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        by=by,
+    )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        # A broken __str__ must not cost the message its outcome.
+        return f"<{type(error).__name__} without text>"
+
+
+def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run``, with its errors turned into another attempt while the policy allows one.
+
+    Plain Celery sends pass through untouched.
+    """
+
+    @functools.wraps(run)
+    def attempt(*args: Any, **kwargs: Any) -> Any:
+        request = task.request
+        supervision = supervision_of(request)
+        if supervision is None:
+            return run(*args, **kwargs)
+        try:
+            return to_jsonable_python(run(*args, **kwargs), serialize_unknown=True)
+        except (CeleryRetry, Ignore, Reject, InvalidPolicy):
+            raise
+        except Exception as error:
+            number = request.retries + 1
+            pause_s = next_pause_s(supervision.retry, number, error_names(error))
+            if pause_s is None:
+                raise
+            failure = failure_of(error, number, str(request.hostname))
+            text = f"attempt {number} failed: {failure.type}: {failure.message}"
+            raise Again(text, exc=error, when=pause_s, failure=failure.to_wire()) from error
+
+    return attempt

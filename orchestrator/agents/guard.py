@@ -1,0 +1,81 @@
+"""A bootstep of the worker: what Celery would log and delete becomes a dead letter; and the agents are announced."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import bootsteps
+
+from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.outcome import Reason
+from orchestrator.telemetry import emit, events
+from orchestrator.transport.request import channel_of
+
+logger = logging.getLogger(__name__)
+
+
+class Guard(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Stands at the four doors by which a message leaves a worker without having been a task."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Called on every (re)connection, before the first message."""
+        orchestrator = getattr(consumer.app, "orchestrator", None)
+        if orchestrator is None:
+            return
+        try:
+            orchestrator.announce(consumer.app.amqp.queues.consume_from)
+        except BrokerUnavailable as error:
+            logger.warning("agents not announced: %s", error)
+
+        on_decode_error = consumer.on_decode_error
+        on_unknown_message = consumer.on_unknown_message
+        on_unknown_task = consumer.on_unknown_task
+        on_invalid_task = consumer.on_invalid_task
+
+        def decode_error(message: Any, exc: BaseException) -> Any:
+            _bury(message, Reason.MALFORMED, type(exc).__name__, str(exc))
+            return on_decode_error(message, exc)
+
+        def unknown_message(body: Any, message: Any) -> Any:
+            _bury(message, Reason.MALFORMED, "UnknownFormat", "not a Celery task message")
+            return on_unknown_message(body, message)
+
+        def unknown_task(body: Any, message: Any, exc: BaseException) -> Any:
+            _bury(message, Reason.UNKNOWN_TASK, "NotRegistered", f"no task {exc} is registered on this worker")
+            return on_unknown_task(body, message, exc)
+
+        def invalid_task(body: Any, message: Any, exc: BaseException) -> Any:
+            _bury(message, Reason.MALFORMED, type(exc).__name__, str(exc))
+            return on_invalid_task(body, message, exc)
+
+        if not getattr(consumer, "__guarded__", False):
+            consumer.__guarded__ = True
+            consumer.on_decode_error = decode_error
+            consumer.on_unknown_message = unknown_message
+            consumer.on_unknown_task = unknown_task
+            consumer.on_invalid_task = invalid_task
+
+
+def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
+    channel = channel_of(message)
+    if channel is None:
+        return
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    delivery = str(headers.get("id") or "")
+    supervision = headers.get("orc")
+    tracked = isinstance(supervision, dict) and bool(supervision.get("track"))
+    outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
+    letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
+    channel.bury(message.delivery_tag, letter, outcome, delivery if tracked else "")
+    emit(
+        events.BURIED,
+        agent=str(message.delivery_info.get("routing_key", "")),
+        message=str(headers.get("task", "")),
+        id=delivery,
+        reason=reason.value,
+        error=error,
+        attempts=0,
+    )

@@ -1,0 +1,85 @@
+"""Hosting: each handler of an agent becomes a Celery task, the agent's name a queue."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+
+from orchestrator.agents.agent import Agent, AgentSpec, HandlerSpec
+from orchestrator.agents.context import Context
+from orchestrator.agents.execute import supervised, supervision_of
+from orchestrator.core.errors import InvalidMessage
+from orchestrator.core.message import decode, message_name
+
+if TYPE_CHECKING:
+    from orchestrator.app import Orchestrator
+
+REQUEST = "orchestrator.agents.request:SupervisedRequest"
+_CELERYS_OWN = "celery.worker.request:Request"
+
+
+class _Instance:
+    """One agent instance per process, made when its first message comes."""
+
+    def __init__(self, cls: type[Agent]) -> None:
+        self._cls = cls
+        self._agent: Agent | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> Agent:
+        if self._agent is None:
+            with self._lock:
+                if self._agent is None:
+                    self._agent = self._cls()
+        return self._agent
+
+
+def register_handlers(app: Celery, orchestrator: Orchestrator, spec: AgentSpec) -> None:
+    """Make a Celery task of each handler."""
+    instance = _Instance(spec.cls)
+    for name, handler in spec.handlers.items():
+        app.task(
+            _runner(orchestrator, spec, handler, instance),
+            name=spec.task_name(name),
+            bind=True,
+            ignore_result=True,
+            typing=False,
+            shared=False,
+        )
+
+
+def _runner(orchestrator: Orchestrator, spec: AgentSpec, handler: HandlerSpec, instance: _Instance) -> Any:
+    def handle(task: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != 1 or not isinstance(args[0], dict):
+            raise InvalidMessage(message_name(handler.message), ["the body is not one object of fields"])
+        message = decode(handler.message, args[0])
+        request = task.request
+        supervision = supervision_of(request)
+        info = request.delivery_info or {}
+        context = Context(
+            id=str(request.id),
+            agent=spec.name,
+            attempt=request.retries + 1,
+            worker=str(request.hostname),
+            redelivered=bool(info.get("redelivered")),
+            metadata=supervision.metadata if supervision is not None else {},
+            orchestrator=orchestrator,
+        )
+        return spec.call(instance.get(), handler, message, context)
+
+    handle.__name__ = handler.method
+    handle.__doc__ = getattr(spec.cls, handler.method).__doc__
+    return handle
+
+
+def supervise_tasks(app: Celery) -> None:
+    """Have every task of the app executed and settled by us; tasks with a request class of their own keep it."""
+    for task in app.tasks.values():
+        if task.name.startswith("celery.") or getattr(task, "__supervised__", False):
+            continue
+        task.__supervised__ = True
+        if task.Request == _CELERYS_OWN:
+            task.Request = REQUEST
+        task.run = supervised(task, task.run)

@@ -1,0 +1,173 @@
+"""Settling, in the worker's main process: the one place where a delivery gets its outcome."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import replace
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from celery.exceptions import Ignore, Reject, Terminated, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Retry as CeleryRetry
+
+from orchestrator.agents.again import Again
+from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
+from orchestrator.agents.verdict import Verdict, final_failure
+from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.outcome import Handled, to_wire
+from orchestrator.core.policy import next_pause_s
+from orchestrator.core.supervision import HEADER, Failure, Supervision
+from orchestrator.telemetry import emit, events
+from orchestrator.transport.request import TrackedRequest, channel_of
+
+logger = logging.getLogger(__name__)
+
+
+class SupervisedRequest(TrackedRequest):
+    """A Celery request that ends in exactly one recorded outcome.
+
+    Settling comes first and Celery's own book-keeping after it, which then finds the message acknowledged.
+    """
+
+    def _supervision(self) -> Supervision | None:
+        wire = self._request_dict.get(HEADER)
+        if wire is None:
+            return None
+        try:
+            return Supervision.from_wire(wire)
+        except InvalidPolicy:
+            logger.exception("%s: unreadable supervision header; treated as a plain send", self.id)
+            return None
+
+    @property
+    def _attempt(self) -> int:
+        retries = self._request_dict.get("retries")
+        return (retries if isinstance(retries, int) else 0) + 1
+
+    def _open(self) -> bool:
+        """Whether this delivery is ours to settle and not settled yet."""
+        return channel_of(self._message) is not None and not self.acknowledged and self.task.acks_late
+
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        """The handler returned, or raised what is in the first element."""
+        failed, value, runtime = failed__retval__runtime
+        if not failed and self._open():
+            self._handled(value, runtime)
+        return super().on_success(failed__retval__runtime, **kwargs)
+
+    def _handled(self, value: Any, runtime_s: float | None) -> None:
+        supervision = self._supervision()
+        if supervision is None or not supervision.track:
+            return
+        channel = channel_of(self._message)
+        if channel is None:
+            return
+        outcome = Handled(value, self._attempt)
+        channel.conclude(self._message.delivery_tag, "handled", to_wire(outcome), self.id)
+        self.acknowledged = True
+        emit(
+            events.HANDLED,
+            {"runtime_s": runtime_s or 0.0},
+            agent=supervision.agent,
+            message=supervision.message,
+            id=self.id,
+            attempts=self._attempt,
+        )
+
+    def on_retry(self, exc_info: Any) -> Any:
+        """The attempt failed and there is another."""
+        error = _unwrapped(exc_info)
+        if isinstance(error, Again) and self._open():
+            self._retry(error.past(), float(error.when or 0))
+        return super().on_retry(exc_info)
+
+    def _retry(self, failure: Failure, pause_s: float) -> None:
+        supervision = self._supervision() or Supervision()
+        channel = channel_of(self._message)
+        if channel is None:
+            return
+        payload = copy.copy(self._message._raw)
+        payload["headers"] = {
+            **self._message.headers,
+            "retries": self._attempt,
+            "eta": None,
+            HEADER: supervision.after(failure).to_wire(),
+        }
+        channel.retry_later(self._message.delivery_tag, payload, pause_s)
+        self.acknowledged = True
+        emit(
+            events.RETRIED,
+            {"pause_s": pause_s},
+            agent=supervision.agent,
+            message=supervision.message,
+            id=self.id,
+            attempt=self._attempt,
+            error=failure.type,
+        )
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """The attempt failed for good, or its process is gone."""
+        error = _unwrapped(exc_info)
+        # A lost process gives the message back; the others have ways of their own.
+        elsewhere = isinstance(error, CeleryRetry | Ignore | WorkerLostError | Terminated | MemoryError) or (
+            isinstance(error, Reject) and error.requeue
+        )
+        if not elsewhere and not isinstance(error, SystemExit | KeyboardInterrupt) and self._open():
+            self._failed(self._failure(error, exc_info.traceback))
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> Any:
+        """Celery's hard time limit has killed the process that ran this."""
+        if not soft and self._open():
+            failure = failure_of(TimeLimitExceeded(timeout), self._attempt, str(self.hostname))
+            supervision = self._supervision()
+            pause_s = supervision and next_pause_s(supervision.retry, self._attempt, ("TimeLimitExceeded",))
+            if pause_s is None:
+                self._failed(failure)
+            else:
+                self._retry(failure, pause_s)
+        return super().on_timeout(soft, timeout)
+
+    def _failure(self, error: Any, traceback: Any) -> Failure:
+        # What could not be pickled comes wrapped, with the name of the class it was.
+        name = getattr(error, "exc_cls_name", type(error).__name__)
+        failure = failure_of(error, self._attempt, str(self.hostname))
+        return replace(failure, type=name, traceback=str(traceback or "")[-TRACEBACK_LIMIT:])
+
+    def _failed(self, failure: Failure) -> None:
+        supervision = self._supervision()
+        verdict = final_failure(supervision, failure)
+        channel = channel_of(self._message)
+        if channel is None:
+            return
+        tag = self._message.delivery_tag
+        waited_for = self.id if supervision is not None and supervision.track else ""
+        if verdict.letter is not None:
+            channel.bury(tag, {**verdict.letter, "by": str(self.hostname)}, to_wire(verdict.outcome), waited_for)
+        elif waited_for:
+            channel.conclude(tag, "dead", to_wire(verdict.outcome), waited_for)
+        else:
+            channel.settle(tag, "dead")
+            channel.qos.settled(tag)
+        self.acknowledged = True
+        self._tell(verdict, supervision)
+
+    def _tell(self, verdict: Verdict, supervision: Supervision | None) -> None:
+        known = supervision or Supervision(message=self.name)
+        if verdict.log:
+            logger.error("%s %s given up: %s", known.agent, known.message, verdict.outcome.error)
+        emit(
+            events.BURIED if verdict.letter is not None else events.DROPPED,
+            agent=known.agent,
+            message=known.message,
+            id=self.id,
+            reason=verdict.outcome.reason,
+            error=verdict.outcome.error,
+            attempts=verdict.outcome.attempts,
+        )
+
+
+def _unwrapped(exc_info: Any) -> Any:
+    error = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error

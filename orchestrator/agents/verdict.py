@@ -1,0 +1,46 @@
+"""What becomes of a delivery whose last attempt has failed. Pure: the worker and eager mode both act on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.core.outcome import Dead, Reason
+from orchestrator.core.policy import OnError
+from orchestrator.core.supervision import Failure, Supervision
+
+_REASON_BY_ERROR = {
+    "InvalidMessage": Reason.VALIDATION,
+    "UnknownMessage": Reason.UNKNOWN_MESSAGE,
+    "NotRegistered": Reason.UNKNOWN_TASK,
+    "TimeLimitExceeded": Reason.TIMEOUT,
+    "SoftTimeLimitExceeded": Reason.TIMEOUT,
+    "Reject": Reason.REJECTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome, and the letter if one is to be kept."""
+
+    outcome: Dead
+    letter: dict[str, Any] | None
+    log: bool
+
+
+def final_failure(supervision: Supervision | None, last: Failure) -> Verdict:
+    """Judge the last failed attempt. A plain Celery send is judged like one with default options."""
+    known = supervision or Supervision(track=False)
+    reason = _REASON_BY_ERROR.get(last.type)
+    if reason is None:
+        used_up = supervision is None or last.attempt > known.retry.max_retries
+        reason = Reason.EXHAUSTED if used_up else Reason.FINAL
+    outcome = Dead(reason.value, f"{last.type}: {last.message}", attempts=last.attempt)
+    keeps_letter = known.on_error in (OnError.DEAD_LETTER, OnError.RAISE)
+    letter = {
+        "reason": reason.value,
+        "error": {"type": last.type, "message": last.message},
+        "attempts": last.attempt,
+        "failures": [failure.to_wire() for failure in known.after(last).failures],
+    }
+    return Verdict(outcome, letter if keeps_letter else None, known.on_error is OnError.LOG)

@@ -1,0 +1,1 @@
+"""Values and rules that know no broker, no Celery and no clock of their own."""

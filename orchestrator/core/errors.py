@@ -1,0 +1,121 @@
+"""Every error this library raises, in one tree: the caller's fault, the agent's, or the infrastructure's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class OrchestratorError(Exception):
+    """Root of every error the library raises on purpose."""
+
+
+class CallerError(OrchestratorError):
+    """What was asked for cannot be done as asked; asking again unchanged will fail again."""
+
+
+class AgentError(OrchestratorError):
+    """An agent's handler did not do its work."""
+
+
+class InfrastructureError(OrchestratorError):
+    """Redis, a worker or the machine did not answer; asking again later may succeed."""
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = ", ".join(sorted(names))
+    return known or "none"
+
+
+class UnknownAgent(CallerError):
+    """No agent of that name was declared in this process or registered in Redis."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"unknown agent {name!r}; known agents: {_listed(known)}")
+        self.name = name
+
+
+class UnknownMessage(CallerError):
+    """The agent has no handler for that message type."""
+
+    def __init__(self, agent: str, message: str, known: Iterable[str]) -> None:
+        super().__init__(f"agent {agent!r} does not handle {message!r}; it handles: {_listed(known)}")
+        self.agent = agent
+        self.message = message
+
+
+class InvalidMessage(CallerError):
+    """A message's fields do not fit its model."""
+
+    def __init__(self, message: str, problems: Iterable[str]) -> None:
+        self.message = message
+        self.problems = tuple(problems)
+        super().__init__(f"invalid {message}: " + "; ".join(self.problems))
+
+
+class InvalidPolicy(CallerError):
+    """A retry policy or send option has a value that makes no sense."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{name}={value!r} is not allowed; allowed: {allowed}")
+
+
+class InvalidDeclaration(CallerError):
+    """An agent class is declared in a way that cannot be hosted."""
+
+
+class InvalidSettings(CallerError):
+    """Settings from the environment or a profile file have bad values."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("invalid settings: " + "; ".join(self.problems))
+
+
+class UnknownDeadLetter(CallerError):
+    """There is no dead letter with that id (or no longer)."""
+
+    def __init__(self, letter_id: str) -> None:
+        super().__init__(f"unknown dead letter {letter_id!r}; `dead-letters list` shows those there are")
+        self.letter_id = letter_id
+
+
+class NotSupervised(CallerError):
+    """The Celery app has no Orchestrator, or its broker cannot give what was asked for."""
+
+
+class SendFailed(AgentError):
+    """A send with ``on_error="raise"`` ended in something other than *handled*."""
+
+    def __init__(self, delivery_id: str, outcome: object) -> None:
+        super().__init__(f"delivery {delivery_id} was not handled: {outcome}")
+        self.delivery_id = delivery_id
+        self.outcome = outcome
+
+
+class HandlerTimeout(AgentError):
+    """A handler ran longer than its ``timeout_s``."""
+
+    def __init__(self, handler: str, timeout_s: float) -> None:
+        super().__init__(f"{handler} did not finish within {timeout_s:g} s")
+        self.timeout_s = timeout_s
+
+
+class DeliveryTimeout(InfrastructureError):
+    """No outcome was recorded within the time the caller was willing to wait."""
+
+    def __init__(self, delivery_id: str, timeout_s: float) -> None:
+        super().__init__(f"delivery {delivery_id} has no outcome after {timeout_s:g} s; it is still pending")
+        self.delivery_id = delivery_id
+        self.timeout_s = timeout_s
+
+
+class BrokerUnavailable(InfrastructureError):
+    """Redis did not answer, or refused the command."""
+
+    def __init__(self, url: str, reason: object) -> None:
+        super().__init__(f"broker {url} is not available: {reason}")
+        self.url = url
+
+
+class EmbeddedServerError(InfrastructureError):
+    """The embedded Redis server could not be found, started or stopped."""

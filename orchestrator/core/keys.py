@@ -1,0 +1,90 @@
+"""Names of everything the library keeps in Redis. Nothing else spells a key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Consumer group that every worker joins on every mailbox stream.
+GROUP = "workers"
+
+#: Step of a mailbox that is read before all priorities: messages taken back from a dead or stopped holder.
+RETURNED = "returned"
+
+#: Step that never holds a message; an entry there only wakes one blocked reader (see ``delay.lua``).
+DOORBELL = "bell"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names under kombu's ``global_keyprefix`` (empty by default)."""
+
+    prefix: str = ""
+
+    @property
+    def root(self) -> str:
+        """What every key begins with."""
+        return f"{self.prefix}orc:"
+
+    def step(self, queue: str, step: str | int) -> str:
+        """Stream of one priority step of a mailbox."""
+        return f"{self.root}q:{step}:{queue}"
+
+    def delayed(self, queue: str) -> str:
+        """Sorted set of messages not yet due: member -> due time in ms by Redis' clock."""
+        return f"{self.root}delayed:{queue}"
+
+    def delayed_bodies(self, queue: str) -> str:
+        """Hash of the messages not yet due: member -> payload."""
+        return f"{self.root}delayed-body:{queue}"
+
+    def ledger(self, queue: str) -> str:
+        """Hash of a mailbox' counters: accepted, handled, dead, …"""
+        return f"{self.root}ledger:{queue}"
+
+    @property
+    def queues(self) -> str:
+        """Set of all mailboxes ever declared or published to."""
+        return f"{self.root}queues"
+
+    @property
+    def leases(self) -> str:
+        """Sorted set of living incarnations: id -> last heartbeat in ms by Redis' clock."""
+        return f"{self.root}leases"
+
+    @property
+    def incarnation_counter(self) -> str:
+        """Counter behind the ``#N`` of an incarnation; also its fencing token."""
+        return f"{self.root}incarnation"
+
+    def incarnation(self, incarnation: str) -> str:
+        """Hash that describes one incarnation (its heartbeat)."""
+        return f"{self.root}incarnation:{incarnation}"
+
+    @property
+    def sweep(self) -> str:
+        """Hash of the sweep: when it last ran, by whom, and until when nobody may be declared dead."""
+        return f"{self.root}sweep"
+
+    @property
+    def dying(self) -> str:
+        """Sorted set of fenced incarnations whose mail is being handed on: id -> when they were fenced."""
+        return f"{self.root}dying"
+
+    @property
+    def deaths(self) -> str:
+        """Capped stream of incarnations that were declared dead, and why."""
+        return f"{self.root}deaths"
+
+    @property
+    def dead_letters(self) -> str:
+        """The dead-letter stream."""
+        return f"{self.root}dead-letters"
+
+    @property
+    def agents(self) -> str:
+        """Hash of the agents any worker has ever hosted: name -> description as JSON."""
+        return f"{self.root}agents"
+
+    def outcome(self, delivery_id: str) -> str:
+        """List of one element: the recorded outcome of a delivery, as JSON."""
+        return f"{self.root}outcome:{delivery_id}"

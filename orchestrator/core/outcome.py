@@ -1,0 +1,105 @@
+"""How a delivery can end. The union is closed: there is no fifth way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, assert_never
+
+
+class Reason(StrEnum):
+    """Why a message became a dead letter."""
+
+    EXHAUSTED = "retries exhausted"
+    FINAL = "non-retryable error"
+    TIMEOUT = "timeout"
+    POISON = "poison"
+    REJECTED = "rejected"
+    MALFORMED = "malformed"
+    VALIDATION = "validation"
+    UNKNOWN_TASK = "unknown task"
+    UNKNOWN_MESSAGE = "unknown message"
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """A handler returned; ``result`` is what it returned, as JSON data."""
+
+    result: Any = None
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """No attempt is left; ``letter_id`` names the dead letter when one was kept."""
+
+    reason: str
+    error: str = ""
+    attempts: int = 1
+    letter_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Its ``expires`` passed before a handler started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """It was revoked, purged or dropped before a handler finished."""
+
+    by: str = ""
+
+
+Outcome = Handled | Dead | Expired | Cancelled
+
+
+def kind(outcome: Outcome) -> str:
+    """The outcome's name in ledgers, events and the command line."""
+    return type(outcome).__name__.lower()
+
+
+def to_wire(outcome: Outcome) -> dict[str, Any]:
+    """The outcome as plain JSON data."""
+    match outcome:
+        case Handled(result, attempts):
+            return {"outcome": "handled", "result": result, "attempts": attempts}
+        case Dead(reason, error, attempts, letter_id):
+            return {
+                "outcome": "dead",
+                "reason": reason,
+                "error": error,
+                "attempts": attempts,
+                "letter_id": letter_id,
+            }
+        case Expired():
+            return {"outcome": "expired"}
+        case Cancelled(by):
+            return {"outcome": "cancelled", "by": by}
+        case _:
+            assert_never(outcome)
+
+
+def from_wire(wire: Mapping[str, Any]) -> Outcome:
+    """Inverse of :func:`to_wire`.
+
+    Raises:
+        ValueError: ``wire`` describes no outcome.
+    """
+    match wire.get("outcome"):
+        case "handled":
+            return Handled(wire.get("result"), int(wire.get("attempts", 1)))
+        case "dead":
+            return Dead(
+                str(wire.get("reason", "")),
+                str(wire.get("error", "")),
+                int(wire.get("attempts", 1)),
+                wire.get("letter_id"),
+            )
+        case "expired":
+            return Expired()
+        case "cancelled":
+            return Cancelled(str(wire.get("by", "")))
+        case other:
+            raise ValueError(f"no outcome: {other!r}; allowed: handled, dead, expired, cancelled")

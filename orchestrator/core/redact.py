@@ -1,0 +1,21 @@
+"""Hiding secrets wherever a message is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+HIDDEN = "**redacted**"
+
+
+def redact(value: Any, names: Iterable[str]) -> Any:
+    """A copy of JSON data in which the values of the named fields are hidden, at any depth."""
+    return _redact(value, frozenset(name.lower() for name in names))
+
+
+def _redact(value: Any, names: frozenset[str]) -> Any:
+    if isinstance(value, dict):
+        return {k: HIDDEN if str(k).lower() in names else _redact(v, names) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact(item, names) for item in value]
+    return value

@@ -1,0 +1,120 @@
+"""Settings from the environment and a profile file. A bad value names itself, its value and what is allowed."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from orchestrator.core.errors import InvalidSettings
+
+#: Environment variable that names the profile file.
+PROFILE_VARIABLE = "ORCHESTRATOR_CONFIG"
+
+Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its default. Environment: ``ORCHESTRATOR_`` and the name in capitals.
+
+    The environment wins over the profile file, which wins over the defaults.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ORCHESTRATOR_", extra="forbid", frozen=True)
+
+    #: Where Redis is. Secret because it may hold a password.
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    #: Prefix of every key in Redis (kombu's ``global_keyprefix``).
+    key_prefix: str = ""
+    #: Between two heartbeats of a worker.
+    heartbeat_s: Seconds = 0.5
+    #: A heartbeat older than this has the sweep look whether the connection is still open.
+    suspect_s: Seconds = 0.6
+    #: Silence with an open connection is death only after this.
+    lease_s: Seconds = 10.0
+    #: How often beat has the monitor manager sweep.
+    sweep_every_s: Seconds = 1.0
+    #: Without a sweep for this long, any worker sweeps in the manager's place, and says so.
+    sweep_stale_s: Seconds = 3.0
+    #: Worker deaths on one message before it is a dead letter.
+    max_deaths: int = Field(default=3, ge=1, le=100)
+    #: How long a delivery's outcome can be asked for.
+    outcome_ttl_s: Seconds = 3600.0
+    #: Names of fields whose values are never shown (case does not matter).
+    redact: tuple[str, ...] = ("password", "secret", "token", "api_key", "authorization", "card_number")
+
+    @field_validator("broker_url")
+    @classmethod
+    def _redis_only(cls, url: SecretStr) -> SecretStr:
+        schemes = ("redis://", "rediss://", "sentinel://")
+        if not url.get_secret_value().startswith(schemes):
+            raise ValueError(f"allowed: a URL that starts with {', '.join(schemes)}")
+        return url
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        if not self.heartbeat_s < self.suspect_s < self.lease_s:
+            raise ValueError(
+                f"heartbeat_s={self.heartbeat_s:g}, suspect_s={self.suspect_s:g}, lease_s={self.lease_s:g}; "
+                "allowed: heartbeat_s < suspect_s < lease_s"
+            )
+        if not self.sweep_every_s < self.sweep_stale_s:
+            raise ValueError(
+                f"sweep_every_s={self.sweep_every_s:g}, sweep_stale_s={self.sweep_stale_s:g}; "
+                "allowed: sweep_every_s < sweep_stale_s"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before what is passed in, because what is passed in is the profile file."""
+        return env_settings, init_settings
+
+
+def load_settings(profile: Path | None = None, **values: Any) -> Settings:
+    """Settings from the environment, then ``values``, then the profile file (or the one in ``ORCHESTRATOR_CONFIG``).
+
+    Raises:
+        InvalidSettings: a value, or the file, is not usable; says which setting, its value and what is allowed.
+    """
+    if profile is None and os.environ.get(PROFILE_VARIABLE):
+        profile = Path(os.environ[PROFILE_VARIABLE])
+    from_file = _read(profile) if profile is not None else {}
+    try:
+        return Settings(**{**from_file, **values})
+    except ValidationError as error:
+        raise InvalidSettings(_problems(error)) from None
+
+
+def _read(profile: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(profile.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSettings([f"profile {profile}: {error.strerror or error}"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSettings([f"profile {profile}: not TOML: {error}"]) from None
+
+
+def _problems(error: ValidationError) -> list[str]:
+    problems = []
+    for item in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            problems.append(f"{where}: no such setting; allowed: {', '.join(sorted(Settings.model_fields))}")
+        elif where in ("", "broker_url"):
+            # The input may hold a password.
+            problems.append(f"{where or 'settings'}: {item['msg']}")
+        else:
+            problems.append(f"{where}={item['input']!r}: {item['msg']}")
+    return problems

@@ -1,0 +1,1 @@
+"""The monitor manager: finds the dead and hands their work on."""

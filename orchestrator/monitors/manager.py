@@ -1,0 +1,38 @@
+"""The monitor manager's sweep, as a task that beat schedules. Any worker may serve it; one that does nothing else is best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery import Celery
+
+from orchestrator.sending.mailbox import mailbox
+
+if TYPE_CHECKING:
+    from orchestrator.app import Orchestrator
+
+#: The manager's mailbox. It holds one message at most: a sweep that waits makes the next one superfluous.
+QUEUE = "monitor-manager"
+TASK = "orchestrator.sweep"
+
+
+def install(app: Celery, orchestrator: Orchestrator) -> None:
+    """Register the sweep and have beat send it."""
+
+    def sweep() -> dict[str, int]:
+        """Find dead workers and hand their messages on."""
+        swept = orchestrator.sweep()
+        return {"late": swept.late, "dead": len(swept.dead), "moved": swept.moved}
+
+    # Acknowledged early: a sweep that was cut short is made good by the next one, not by itself.
+    app.task(sweep, name=TASK, acks_late=False, ignore_result=True, shared=False)
+    app.amqp.queues.add(mailbox(QUEUE, longest=1))
+    every_s = orchestrator.settings.sweep_every_s
+    app.conf.beat_schedule = {
+        **(app.conf.beat_schedule or {}),
+        TASK: {
+            "task": TASK,
+            "schedule": every_s,
+            "options": {"queue": QUEUE, "expires": max(every_s * 2, 2.0)},
+        },
+    }

@@ -1,0 +1,88 @@
+"""The conservation ledger: every accepted message, and where it is now. All from one script, so at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from orchestrator.transport.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One mailbox, or several added up.
+
+    ``pending`` is counted from what lies in the mailbox, not computed from the other numbers; so ``lost`` can
+    say something.
+    """
+
+    queue: str
+    accepted: int = 0
+    handled: int = 0
+    dead: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    ready: int = 0
+    held: int = 0
+    delayed: int = 0
+    retried: int = 0
+    redelivered: int = 0
+    restarted: int = 0
+    duplicated: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Accepted and without an outcome: ready, held by a worker, or not yet due."""
+        return self.ready + self.held + self.delayed
+
+    @property
+    def lost(self) -> int:
+        """Accepted, and nowhere. Zero, or there is a defect."""
+        return self.accepted - self.handled - self.dead - self.expired - self.cancelled - self.pending
+
+    @property
+    def balanced(self) -> bool:
+        """``accepted = handled + dead + expired + cancelled + pending``."""
+        return self.lost == 0
+
+
+def total(rows: Iterable[LedgerRow], name: str = "total") -> LedgerRow:
+    """All rows added up."""
+    numbers = [f.name for f in fields(LedgerRow) if f.name != "queue"]
+    rows = list(rows)
+    return LedgerRow(name, **{number: sum(getattr(row, number) for row in rows) for number in numbers})
+
+
+_COUNTERS = (
+    "accepted",
+    "handled",
+    "dead",
+    "expired",
+    "cancelled",
+    "retried",
+    "redelivered",
+    "restarted",
+    "duplicated",
+)
+
+
+def read_ledger(store: Store) -> list[LedgerRow]:
+    """The ledger of every mailbox, by name.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
+    rows = []
+    answer = store.run("depths", [store.keys.queues], [store.keys.root, store.group, *store.steps])
+    for raw_queue, ready, held, delayed, flat in answer:
+        counted = {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+        rows.append(
+            LedgerRow(
+                raw_queue.decode(),
+                ready=ready,
+                held=held,
+                delayed=delayed,
+                **{name: counted.get(name, 0) for name in _COUNTERS},
+            )
+        )
+    return sorted(rows, key=lambda row: row.queue)

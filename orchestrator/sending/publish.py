@@ -1,0 +1,62 @@
+"""The one place that publishes. Everything that is sent goes out here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+from kombu.exceptions import EncodeError, OperationalError
+from redis.exceptions import RedisError
+
+from orchestrator.core.errors import BrokerUnavailable, InvalidMessage
+from orchestrator.core.supervision import HEADER, Supervision
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Everything a publish needs."""
+
+    id: str
+    task: str
+    args: Sequence[Any]
+    supervision: Supervision
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    queue: Queue | str | None = None
+    countdown_s: float | None = None
+    expires_s: float | None = None
+    priority: int | None = None
+
+
+def publish(app: Celery, parcel: Parcel) -> None:
+    """Send a parcel; when this returns, Redis has it.
+
+    Raises:
+        BrokerUnavailable: Redis did not take it (after Celery's own publish retries). If the connection broke
+            at the last moment it may have been taken all the same.
+        InvalidMessage: its arguments are not JSON data.
+    """
+    options: dict[str, Any] = {}
+    if parcel.queue is not None:
+        options["queue"] = parcel.queue
+    if parcel.priority is not None:
+        options["priority"] = parcel.priority
+    try:
+        app.send_task(
+            parcel.task,
+            args=list(parcel.args),
+            kwargs=dict(parcel.kwargs),
+            task_id=parcel.id,
+            countdown=parcel.countdown_s,
+            expires=parcel.expires_s,
+            headers={HEADER: parcel.supervision.to_wire()},
+            ignore_result=None,
+            **options,
+        )
+    except EncodeError as error:
+        raise InvalidMessage(parcel.task, [str(error)]) from error
+    except (OperationalError, RedisError, OSError) as error:
+        with app.connection_for_write() as connection:
+            raise BrokerUnavailable(connection.as_uri(), error) from error

@@ -1,0 +1,124 @@
+"""kombu's ``Producer.batch()`` on streams: many publishes, one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import BatchPublishError
+from redis.exceptions import NoScriptError, ResponseError
+
+from orchestrator.transport.scripts import sha, source
+from orchestrator.transport.wire import Wire
+
+if TYPE_CHECKING:
+    from orchestrator.transport.channel import Channel
+
+
+class PublishBatch:
+    """Collects script calls and sends them together.
+
+    Plain messages to one mailbox become one call with many messages.
+    """
+
+    def __init__(self, channel: Channel, max_size: int) -> None:
+        self.channel = channel
+        self.max_size = max_size
+        self._calls: list[tuple[str, list[str], list[Any]]] = []
+        self._size = 0
+        self._failed: BaseException | None = None
+        self._done = ""
+
+    def publish(self, message: dict[str, Any], **kwargs: Any) -> Any:
+        """Route one prepared message and collect what it takes to publish it."""
+        self._check()
+        result = self.channel.basic_publish(message, _publish_batch=self, **kwargs)
+        if self._size >= self.max_size:
+            self.flush()
+        return result
+
+    def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> None:
+        """Collect one script call; what the channel does instead of running it."""
+        self._size += 1
+        last = self._calls[-1] if self._calls else None
+        if script == "publish" and last and last[0] == script and last[1] == keys and last[2][:2] == list(args[:2]):
+            last[2].extend(args[2:])
+        else:
+            self._calls.append((script, list(keys), list(args)))
+
+    def add(self, name: str, *args: Any) -> None:
+        """Collect a plain command (kombu's fanout publishes with it)."""
+        self._size += 1
+        self._calls.append(("", [name.upper()], list(args)))
+
+    def flush(self) -> None:
+        """Send everything and wait for the replies.
+
+        Raises:
+            kombu.exceptions.BatchPublishError: Redis is away or refused a part; what was accepted is unknown.
+        """
+        self._check()
+        if not self._calls:
+            return
+        calls, self._calls, self._size = self._calls, [], 0
+        try:
+            self._send(calls)
+        except BaseException as error:
+            self._failed = error
+            if isinstance(error, Exception):
+                raise BatchPublishError("publishing a batch failed; what was accepted is unknown") from error
+            raise
+
+    def _send(self, calls: list[tuple[str, list[str], list[Any]]]) -> None:
+        wire = self.channel.wire
+        with wire.lock:
+            replies = _exchange(wire, calls)
+        unknown = [call for call, reply in zip(calls, replies, strict=True) if isinstance(reply, NoScriptError)]
+        if unknown:
+            # The server did not know the script, so these were not done.
+            for name in {name for name, _, _ in unknown}:
+                wire.call("SCRIPT", "LOAD", source(name))
+            with wire.lock:
+                replies = _exchange(wire, unknown)
+        for reply in replies:
+            if isinstance(reply, ResponseError) and not isinstance(reply, NoScriptError):
+                raise reply
+            if isinstance(reply, NoScriptError) and not unknown:
+                raise reply
+
+    def discard(self) -> None:
+        """Forget what was not sent."""
+        self._done = "aborted"
+        self._calls = []
+
+    def close(self) -> None:
+        """The batch can be used no more."""
+        self._done = self._done or "closed"
+
+    def _check(self) -> None:
+        if self._done:
+            raise RuntimeError(f"this publish batch is {self._done}")
+        if self._failed is not None:
+            raise BatchPublishError("a publish batch cannot be used after it failed") from self._failed
+
+
+def _exchange(wire: Wire, calls: list[tuple[str, list[str], list[Any]]]) -> list[Any]:
+    pack = wire.connection.pack_command
+    packed: list[bytes] = []
+    for script, keys, args in calls:
+        if script:
+            packed.extend(pack("EVALSHA", sha(script), len(keys), *keys, *args))
+        else:
+            packed.extend(pack(*keys, *args))
+    try:
+        wire.send([b"".join(packed)])
+        replies = []
+        for _ in calls:
+            try:
+                replies.append(wire.connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+    except BaseException:
+        wire.drop()
+        raise
+    return replies

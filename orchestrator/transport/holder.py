@@ -1,0 +1,295 @@
+"""The incarnation: one run of one process that holds messages, with its lease, its heartbeat and its outbox.
+
+It outlives the kombu connection. When Celery reconnects, messages that are being executed stay this process',
+and their acknowledgements count; only what was not started goes back.
+
+The mark of execution is the delivery counter in the stream's pending list: 1 when claimed, 2 once a pool has
+started on it. A death blames only the entries at 2.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+from redis.exceptions import RedisError
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.keys import GROUP, Keys
+from orchestrator.telemetry import emit, events
+from orchestrator.transport.options import Options
+from orchestrator.transport.outbox import Outbox
+from orchestrator.transport.sweep import Sweeper
+from orchestrator.transport.wire import Pool, Wire
+
+logger = logging.getLogger(__name__)
+
+#: Longest time a stopping process waits for its last acknowledgements to be confirmed.
+_FAREWELL_S = 5.0
+
+#: Between two warnings that the monitor manager does not sweep.
+_WARN_EVERY_S = 30.0
+
+
+@dataclass(slots=True)
+class Claim:
+    """A message this process holds."""
+
+    tag: str
+    entry: str
+    stream: str
+    queue: str
+    deaths: int
+    started_at: float | None = None
+
+
+class User(Protocol):
+    """A channel that consumes on behalf of a holder."""
+
+    def on_fenced(self) -> None: ...
+
+
+class Holder:
+    """This process as the holder of messages of one broker."""
+
+    def __init__(self, pool: Pool, keys: Keys, options: Options, steps: Sequence[str]) -> None:
+        self.keys = keys
+        self.options = options
+        self.fenced = False
+        self.left = False
+        self.token = 0
+        self.held: dict[str, Claim] = {}
+        self.queues: set[str] = set()
+        self._pool = pool
+        self._users: set[User] = set()
+        self._lock = threading.RLock()
+        self._wire = Wire(pool)
+        self._connection: Any = None
+        self._client = ""
+        self._last_poll = monotonic()
+        self._warned_at = float("-inf")
+        self._stop = threading.Event()
+        self._sweeper = Sweeper(Wire(pool), keys, options, steps)
+        self.id = self._register()
+        self.outbox = Outbox(
+            pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP
+        )
+        self._thread = threading.Thread(target=self._live, name="orchestrator-heartbeat", daemon=True)
+        self._thread.start()
+        atexit.register(self.leave)
+
+    # -- joining and leaving
+
+    def _register(self) -> str:
+        k = self.keys
+        host = socket.gethostname()
+        node = f"{self.options.node_name or host}:{os.getpid()}"
+        fields = ["node", self.options.node_name or host, "pid", os.getpid(), "host", host, "queues", "[]"]
+        raw, self.token = self._wire.run("register", [k.leases, k.incarnation_counter], [k.root, node, *fields])
+        name: str = raw.decode()
+        logger.info("incarnation %s", name)
+        emit(events.AGENT_UP, incarnation=name)
+        return name
+
+    def attach(self, user: User, queue: str) -> None:
+        """``user`` is about to claim from ``queue``; a death from now on finds what is claimed there."""
+        with self._lock:
+            self._users.add(user)
+            if queue not in self.queues:
+                self.queues.add(queue)
+                # Before the first claim: the sweep looks for our messages in the queues named here.
+                self._beat()
+
+    def detach(self, user: User) -> None:
+        """``user`` claims no more. The last one out ends the incarnation, unless something is still running."""
+        with self._lock:
+            self._users.discard(user)
+            idle = not self._users and not self.held
+        if idle:
+            self.leave()
+
+    def leave(self) -> None:
+        """End the incarnation: confirm what is done, give back what is not. Nobody is blamed for it."""
+        with self._lock:
+            if self.left:
+                return
+            self.left = True
+        self._stop.set()
+        atexit.unregister(self.leave)
+        self.outbox.close(wait_s=_FAREWELL_S)
+        if not self.fenced:
+            try:
+                self._sweeper.retire(self.id, "drained")
+            except (RedisError, OSError) as error:
+                logger.warning("%s could not say goodbye (%s); its lease will run out", self.id, error)
+        if threading.current_thread() is not self._thread:
+            # The thread may be in the middle of a heartbeat on these connections.
+            self._thread.join(timeout=_FAREWELL_S)
+        self._pool.disconnect()
+
+    # -- holding messages
+
+    def claimed(self, claim: Claim) -> None:
+        """Redis has given us a message."""
+        self.held[claim.tag] = claim
+
+    def polled(self) -> None:
+        """The broker was asked for messages just now."""
+        self._last_poll = monotonic()
+
+    def started(self, tag: str) -> None:
+        """A pool starts on this message: from now on a death is on its account."""
+        claim = self.held.get(tag)
+        if claim is None:
+            return
+        claim.started_at = monotonic()
+        self.outbox.command(
+            "XCLAIM", claim.stream, GROUP, self.id, 0, claim.entry, "RETRYCOUNT", 2, "JUSTID"
+        )
+
+    def take(self, tag: str) -> Claim | None:
+        """Let go of a message in order to settle it; ``None`` if it was settled before."""
+        return self.held.pop(tag, None)
+
+    def settle(self, tag: str, outcome: str = "handled") -> None:
+        """End a delivery; only the count remains."""
+        claim = self.take(tag)
+        if claim is not None:
+            self.outbox.ack(claim.stream, self.keys.ledger(claim.queue), outcome, claim.entry)
+
+    def give_back(self, tags: Iterable[str], *, death: str = "") -> None:
+        """Return messages to the head of their queues; with ``death``, a process died of them."""
+        by_stream: dict[tuple[str, str], list[str]] = {}
+        for tag in tags:
+            claim = self.take(tag)
+            if claim is not None:
+                by_stream.setdefault((claim.stream, claim.queue), []).append(claim.entry)
+        o = self.options
+        for (stream, queue), entries in by_stream.items():
+            self.outbox.post(
+                "giveback_held",
+                [stream],
+                [
+                    self.keys.root,
+                    queue,
+                    GROUP,
+                    int(o.max_deaths),
+                    to_ms(o.outcome_ttl_s),
+                    death,
+                    self.id,
+                    *entries,
+                ],
+            )
+
+    # -- living
+
+    def _fields(self) -> list[str]:
+        now = monotonic()
+        running = [c.started_at for c in list(self.held.values()) if c.started_at is not None]
+        fields = {
+            "client": self._client,
+            "queues": json.dumps(sorted(self.queues)),
+            "held": str(len(self.held)),
+            "running": str(len(running)),
+            "oldest_running_s": f"{now - min(running):.1f}" if running else "0",
+            "last_poll_s": f"{now - self._last_poll:.1f}",
+        }
+        if self.options.describe is not None:
+            fields.update(self.options.describe())
+        return [part for pair in fields.items() for part in pair]
+
+    def _beat(self) -> int:
+        """One heartbeat. Returns ms since the last sweep, -1 if there never was one."""
+        with self._lock:
+            connection = self._wire.connection
+            if connection is not self._connection:
+                self._client = f"{self._wire.call('CLIENT', 'ID')} {self.id}"
+                self._wire.call("CLIENT", "SETNAME", self.id)
+                self._connection = self._wire.connection
+            k = self.keys
+            alive, *swept = self._wire.run(
+                "heartbeat", [k.leases, k.incarnation(self.id), k.sweep], [self.id, *self._fields()]
+            )
+        if alive:
+            return int(swept[0])
+        if not self.fenced and not self.left:
+            self._on_fenced()
+        return 0
+
+    def _on_fenced(self) -> None:
+        self.fenced = True
+        logger.error("%s was declared dead while it was not; it stops, and this process begins anew", self.id)
+        emit(events.AGENT_FENCED, incarnation=self.id)
+        for user in tuple(self._users):
+            user.on_fenced()
+
+    def _live(self) -> None:
+        away_since: float | None = None
+        while not self._stop.wait(self.options.heartbeat_s if away_since is None else 0.2):
+            if not self._users and not self.held:
+                self.leave()
+                return
+            if self.fenced:
+                continue
+            try:
+                since_ms = self._beat()
+                if away_since is not None:
+                    logger.warning("heartbeats reach Redis again after %.1f s", monotonic() - away_since)
+                    away_since = None
+                if not self.fenced and (since_ms < 0 or since_ms > to_ms(self.options.sweep_stale_s)):
+                    self._stand_in(since_ms)
+            except (RedisError, OSError) as error:
+                if away_since is None:
+                    away_since = monotonic()
+                    logger.warning("no heartbeat: Redis is away (%s)", error)
+                with self._lock:
+                    self._connection = None
+                    self._wire.drop()
+            except Exception:
+                # Without a heartbeat this worker would be declared dead; no error may end it.
+                logger.exception("heartbeat failed")
+
+    def _stand_in(self, since_ms: int) -> None:
+        emit(events.SWEEP_STOOD_IN, {"stale_s": since_ms / 1000}, by=self.id)
+        if self.options.managed and monotonic() - self._warned_at > _WARN_EVERY_S:
+            self._warned_at = monotonic()
+            how_long = f"no sweep for {since_ms / 1000:.1f} s" if since_ms >= 0 else "no sweep yet"
+            logger.warning("%s: are beat and the monitor manager running? %s sweeps in its place", how_long, self.id)
+        self._sweeper.sweep(self.id)
+
+
+class Holders:
+    """The holders of this process, one per broker.
+
+    A process is one holder however many connections it opens, so this is the one thing here that lives as
+    long as the process. A forked child starts with none.
+    """
+
+    def __init__(self) -> None:
+        self._by_broker: dict[tuple[int, str], Holder] = {}
+        self._lock = threading.Lock()
+
+    def get(self, broker: str, make: Callable[[], Holder]) -> Holder:
+        """The holder for this broker; made if there is none, or the last one has left or was fenced."""
+        key = (os.getpid(), broker)
+        with self._lock:
+            holder = self._by_broker.get(key)
+            if holder is None or holder.left or holder.fenced:
+                holder = self._by_broker[key] = make()
+            return holder
+
+    def current(self, broker: str) -> Holder | None:
+        """The living holder for this broker, if there is one."""
+        holder = self._by_broker.get((os.getpid(), broker))
+        return None if holder is None or holder.left else holder
+
+
+HOLDERS = Holders()

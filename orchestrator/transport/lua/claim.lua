@@ -1,0 +1,51 @@
+-- Moves due messages into their mailbox, then gives the caller up to `credit` messages, most urgent step first.
+-- KEYS: leases, then per queue: delayed, bodies, stream of each step
+-- ARGV: group, incarnation, '1' if it must hold a lease, credit, names of the steps…
+-- Returns {ms until the next message is due or -1, key index, id, message, deaths, key index, …}; {-2} when fenced.
+local group, me, credit = ARGV[1], ARGV[2], tonumber(ARGV[4])
+if ARGV[3] == '1' and not redis.call('ZSCORE', KEYS[1], me) then return {-2} end
+local steps = #ARGV - 4
+local stride = steps + 2
+local now = now_ms()
+local wait = -1
+
+for base = 2, #KEYS, stride do
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[base], '-inf', now, 'LIMIT', 0, 100)) do
+    local body = redis.call('HGET', KEYS[base + 1], member)
+    local target = steps
+    for s = 1, steps do
+      if member:sub(1, #ARGV[4 + s] + 1) == ARGV[4 + s] .. '|' then target = s end
+    end
+    redis.call('ZREM', KEYS[base], member)
+    redis.call('HDEL', KEYS[base + 1], member)
+    if body then put(KEYS[base + 1 + target], body) end
+  end
+  local first = redis.call('ZRANGE', KEYS[base], 0, 0, 'WITHSCORES')
+  if first[2] then
+    local ms = math.max(0, tonumber(first[2]) - now)
+    if wait < 0 or ms < wait then wait = ms end
+  end
+end
+
+local out = {wait}
+for s = 1, steps do
+  for base = 2, #KEYS, stride do
+    if credit <= 0 then return out end
+    local index = base + 1 + s
+    local read = {'XREADGROUP', 'GROUP', group, me, 'COUNT', credit, 'STREAMS', KEYS[index], '>'}
+    local got = redis.pcall(unpack(read))
+    if got and got.err then
+      redis.call('XGROUP', 'CREATE', KEYS[index], group, '0', 'MKSTREAM')
+      got = redis.call(unpack(read))
+    end
+    for _, entry in ipairs(got and got[1][2] or {}) do
+      local m, d = fields(entry)
+      out[#out + 1] = index
+      out[#out + 1] = entry[1]
+      out[#out + 1] = m or ''
+      out[#out + 1] = d or ''
+      credit = credit - 1
+    end
+  end
+end
+return out

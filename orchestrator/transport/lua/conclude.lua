@@ -1,0 +1,10 @@
+-- Ends one delivery and records its outcome for whoever waits.
+-- KEYS: stream, ledger, outcome. ARGV: group, id, counter, outcome as JSON, ms to keep it
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
+  redis.call('HINCRBY', KEYS[2], 'duplicated', 1)
+  return 0
+end
+redis.call('XDEL', KEYS[1], ARGV[2])
+redis.call('HINCRBY', KEYS[2], ARGV[3], 1)
+record(KEYS[3], ARGV[4], ARGV[5])
+return 1

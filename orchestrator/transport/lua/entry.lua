@@ -1,0 +1,46 @@
+-- Shared by the scripts below; Python puts it in front of each.
+-- A mailbox entry has the fields m (the message, byte for byte as published) and, once somebody died of it,
+-- d (its deaths, a JSON array).
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function fields(entry)
+  local m, d
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == 'm' then m = entry[2][i + 1] elseif entry[2][i] == 'd' then d = entry[2][i + 1] end
+  end
+  return m, d
+end
+
+-- Takes an entry out of its stream; nil when somebody else has already settled or moved it.
+local function take(stream, group, id)
+  if redis.call('XACK', stream, group, id) == 0 then return nil end
+  local entry = redis.call('XRANGE', stream, id, id)[1]
+  redis.call('XDEL', stream, id)
+  return entry
+end
+
+local function put(stream, m, d)
+  if d then return redis.call('XADD', stream, '*', 'm', m, 'd', d) end
+  return redis.call('XADD', stream, '*', 'm', m)
+end
+
+-- Records a tracked delivery's outcome where waiters look for it. A list of one, so that BLMOVE can wait for it.
+local function record(key, outcome, ttl_ms)
+  redis.call('DEL', key)
+  redis.call('RPUSH', key, outcome)
+  redis.call('PEXPIRE', key, ttl_ms)
+end
+
+-- Ring the bell when what was just scheduled is due before everything else: a reader that sleeps until the
+-- former first one has to sleep less.
+local function schedule(delayed, bodies, bell, member, body, due)
+  local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+  redis.call('HSET', bodies, member, body)
+  redis.call('ZADD', delayed, due, member)
+  if not first[2] or due < tonumber(first[2]) then
+    redis.call('XADD', bell, 'MAXLEN', 4, '*', 'b', '1')
+  end
+end

@@ -1,0 +1,34 @@
+-- Takes an entry from its holder and puts it where it is read next, before all other mail; with a death to its
+-- name if there is one, and into the dead-letter stream when those are too many.
+local function give_back(root, queue, stream, group, id, death, max_deaths, ttl_ms)
+  local entry = take(stream, group, id)
+  if not entry then return nil end
+  local m, d = fields(entry)
+  local ledger = root .. 'ledger:' .. queue
+  if death then
+    local deaths = d and cjson.decode(d) or {}
+    deaths[#deaths + 1] = death
+    d = cjson.encode(deaths)
+    redis.call('HINCRBY', ledger, 'restarted', 1)
+    if #deaths >= max_deaths then
+      local letter = cjson.encode({
+        queue = queue, reason = 'poison', attempts = #deaths, at = death.at,
+        error = {type = 'WorkerLost', message = 'its worker died ' .. #deaths .. ' times while running it'}})
+      local dead = redis.call('XADD', root .. 'dead-letters', '*', 'm', m or '', 'letter', letter, 'd', d)
+      redis.call('HINCRBY', ledger, 'dead', 1)
+      local ok, message = pcall(cjson.decode, m or '')
+      if ok and type(message) == 'table' and type(message.headers) == 'table' then
+        local headers = message.headers
+        if type(headers.orc) == 'table' and headers.orc.track and type(headers.id) == 'string' then
+          record(root .. 'outcome:' .. headers.id, cjson.encode({
+            outcome = 'dead', reason = 'poison', attempts = #deaths, letter_id = dead,
+            error = 'worker died while running it'}), ttl_ms)
+        end
+      end
+      return 'poison'
+    end
+  end
+  put(root .. 'q:returned:' .. queue, m or '', d)
+  redis.call('HINCRBY', ledger, 'redelivered', 1)
+  return 'returned'
+end

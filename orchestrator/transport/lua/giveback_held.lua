@@ -1,0 +1,10 @@
+-- The holder itself gives messages back: it stops, was told to requeue, or lost the pool child that ran them.
+-- KEYS: stream. ARGV: root, queue, group, max deaths, ms to keep outcomes, reason of death or '', by, ids…
+local result = {}
+for i = 8, #ARGV do
+  local death = nil
+  if ARGV[6] ~= '' then death = {reason = ARGV[6], by = ARGV[7], at = now_ms()} end
+  result[#result + 1] =
+    give_back(ARGV[1], ARGV[2], KEYS[1], ARGV[3], ARGV[i], death, tonumber(ARGV[4]), ARGV[5]) or 'gone'
+end
+return result

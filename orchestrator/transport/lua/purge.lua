@@ -1,0 +1,25 @@
+-- Drops messages nobody holds, some at a time. KEYS: ledger, delayed, bodies, streams… ARGV: group, batch
+local left = tonumber(ARGV[2])
+local dropped = 0
+for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, left - 1)) do
+  redis.call('ZREM', KEYS[2], member)
+  redis.call('HDEL', KEYS[3], member)
+  dropped = dropped + 1
+end
+for k = 4, #KEYS do
+  local unread = '-'
+  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[k])
+  if not groups.err and groups[1] then
+    for i = 1, #groups[1], 2 do
+      if groups[1][i] == 'last-delivered-id' then unread = '(' .. groups[1][i + 1] end
+    end
+  end
+  if left - dropped > 0 then
+    for _, entry in ipairs(redis.call('XRANGE', KEYS[k], unread, '+', 'COUNT', left - dropped)) do
+      redis.call('XDEL', KEYS[k], entry[1])
+      dropped = dropped + 1
+    end
+  end
+end
+if dropped > 0 then redis.call('HINCRBY', KEYS[1], 'cancelled', dropped) end
+return dropped

@@ -1,0 +1,40 @@
+-- Hands on what a fenced incarnation held, some entries at a time.
+-- KEYS: dying, incarnation, queues. ARGV: root, id, group, max deaths, ms to keep outcomes, batch, linger ms, steps…
+-- The incarnation lingers in `dying`: a read that was blocked in Redis when it died may still be served to it.
+-- Returns {entries moved, 1 if there may be more, dead letters made}
+local root, id, group = ARGV[1], ARGV[2], ARGV[3]
+local budget = tonumber(ARGV[6])
+local reason = redis.call('HGET', KEYS[2], 'reason') or 'lost'
+local names = redis.call('HGET', KEYS[2], 'queues')
+local queues = names and cjson.decode(names) or redis.call('SMEMBERS', KEYS[3])
+local now = now_ms()
+local moved, buried = 0, 0
+for _, queue in ipairs(queues) do
+  for s = 8, #ARGV do
+    local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
+    if budget - moved <= 0 then return {moved, 1, buried} end
+    local pending = redis.pcall('XPENDING', stream, group, '-', '+', budget - moved, id)
+    if not pending.err then
+      for _, p in ipairs(pending) do
+        if ARGV[s] == 'bell' then
+          take(stream, group, p[1])
+        else
+          -- A delivery counter of 2 is the mark that says: this one was being executed (see holder.py).
+          local death = nil
+          if tonumber(p[4]) >= 2 and reason ~= 'drained' then death = {reason = reason, by = id, at = now} end
+          if give_back(root, queue, stream, group, p[1], death, tonumber(ARGV[4]), ARGV[5]) == 'poison' then
+            buried = buried + 1
+          end
+        end
+        moved = moved + 1
+      end
+    end
+  end
+end
+if now - tonumber(redis.call('ZSCORE', KEYS[1], id) or now) < tonumber(ARGV[7]) then return {moved, 0, buried} end
+for _, queue in ipairs(queues) do
+  for s = 8, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end
+end
+redis.call('ZREM', KEYS[1], id)
+redis.call('DEL', KEYS[2])
+return {moved, 0, buried}

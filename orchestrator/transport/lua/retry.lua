@@ -1,0 +1,10 @@
+-- Ends an attempt and schedules the next one, as one step.
+-- KEYS: stream, ledger, delayed, bodies, bell. ARGV: group, id, member, message, delay in ms
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
+  redis.call('HINCRBY', KEYS[2], 'duplicated', 1)
+  return 0
+end
+redis.call('XDEL', KEYS[1], ARGV[2])
+schedule(KEYS[3], KEYS[4], KEYS[5], ARGV[3], ARGV[4], now_ms() + tonumber(ARGV[5]))
+redis.call('HINCRBY', KEYS[2], 'retried', 1)
+return 1

@@ -1,0 +1,44 @@
+"""Reading mailbox entries: bytes from the network, so anything may be in them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kombu.utils.json import loads as kombu_loads
+
+
+class MalformedEntry(ValueError):
+    """An entry that is not a message kombu could have published."""
+
+
+def decode(raw: bytes, *, tag: str, queue: str, redelivered: bool) -> dict[str, Any]:
+    """The payload of one entry, addressed to this delivery.
+
+    Raises:
+        MalformedEntry: it is not JSON, or lacks what kombu's ``Message`` needs.
+    """
+    try:
+        # kombu's decoder looks at every object for its own type marks; most messages have none.
+        payload = kombu_loads(raw) if b'"__type__"' in raw else json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise MalformedEntry(f"not JSON: {error}") from None
+    if not isinstance(payload, dict):
+        raise MalformedEntry(f"not a JSON object but {type(payload).__name__}")
+    properties = payload.get("properties")
+    if not isinstance(properties, dict):
+        raise MalformedEntry("no properties")
+    if not isinstance(payload.get("body"), str):
+        raise MalformedEntry("no body")
+    headers = payload.get("headers")
+    if headers is None:
+        headers = payload["headers"] = {}
+    if not isinstance(headers, dict):
+        raise MalformedEntry("headers are not an object")
+    info = properties.get("delivery_info")
+    if not isinstance(info, dict):
+        info = properties["delivery_info"] = {"exchange": "", "routing_key": queue}
+    if redelivered:
+        info["redelivered"] = headers["redelivered"] = True
+    properties["delivery_tag"] = tag
+    return payload

@@ -1,0 +1,76 @@
+"""The transport's settings, as they come in Celery's ``broker_transport_options``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from orchestrator.core.errors import InvalidSettings
+
+_NOT_NUMBERS = ("node_name", "managed", "describe")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Times in seconds. The defaults bring a killed worker's messages back within 2 s.
+
+    Raises:
+        InvalidSettings: a value is out of range, or two do not fit together.
+    """
+
+    #: Between two heartbeats of one worker.
+    heartbeat_s: float = 0.5
+    #: A heartbeat older than this makes the sweep ask Redis whether the worker's connection is still open.
+    suspect_s: float = 0.6
+    #: Silence with an open connection (a stopped or hung process) is death only after this.
+    lease_s: float = 10.0
+    #: If nobody has swept for this long, any worker does in its place.
+    sweep_stale_s: float = 0.5
+    #: If nobody has swept for this long, silence proves nothing: the living get time to be heard first.
+    sweep_gap_s: float = 2.5
+    #: Longest time a reader sleeps in Redis.
+    block_s: float = 1.0
+    #: Deaths of workers that ran a message before it is a dead letter.
+    max_deaths: int = 3
+    #: Most messages claimed in one round trip where prefetching has no limit.
+    batch: int = 64
+    #: Acknowledgements wait for company at most this long, and at most so many of them.
+    ack_flush_s: float = 0.01
+    ack_flush_count: int = 64
+    #: How long a tracked delivery's outcome can be asked for.
+    outcome_ttl_s: float = 3600.0
+    #: What an incarnation is called before ``:pid#N``; the host's name by default.
+    node_name: str = ""
+    #: Whether a monitor manager is meant to sweep, so that having to stand in for it is worth a warning.
+    managed: bool = False
+    #: Further fields for the heartbeat, for whoever knows more about this worker than the transport does.
+    describe: Callable[[], Mapping[str, str]] | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{f.name}={getattr(self, f.name)!r}: allowed: a number above 0"
+            for f in fields(self)
+            if f.name not in _NOT_NUMBERS and not _positive(getattr(self, f.name))
+        ]
+        if not problems and not self.heartbeat_s < self.suspect_s < self.lease_s:
+            problems.append(
+                f"heartbeat_s={self.heartbeat_s} suspect_s={self.suspect_s} lease_s={self.lease_s}: "
+                "allowed: heartbeat_s < suspect_s < lease_s"
+            )
+        if problems:
+            raise InvalidSettings(problems)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all settings."""
+        return tuple(f.name for f in fields(cls))
+
+    @classmethod
+    def from_transport_options(cls, options: Mapping[str, Any]) -> Options:
+        """Picks this transport's settings out of kombu's ``transport_options``; the others are kombu's own."""
+        return cls(**{name: options[name] for name in cls.names() if options.get(name) is not None})
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,224 @@
+"""Acknowledgements and marks on their way to Redis: sent together, soon, and without waiting for the answers.
+
+Everything here may be sent twice without harm, so after a broken connection all that was not confirmed is sent
+again. Nothing is lost if the process dies instead: what was not acknowledged is still pending in Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from orchestrator.transport.scripts import sha, source
+from orchestrator.transport.wire import Pool, Wire
+
+logger = logging.getLogger(__name__)
+
+#: Replies may lag behind this far before the sender reads some.
+_UNREAD_LIMIT = 128
+
+#: Pause after Redis was found to be away.
+_RETRY_S = 0.2
+
+#: What an outbox may be asked to run; loaded on each new connection, so that a restarted server has them.
+_SCRIPTS = ("settle", "conclude", "retry", "bury", "giveback_held")
+
+#: A command that Redis refuses this often is given up; its message stays pending.
+_REFUSALS = 5
+
+Reply = Callable[[Any], None]
+
+
+class _Posted:
+    __slots__ = ("args", "on_reply", "refused", "script")
+
+    def __init__(self, script: str | None, args: tuple[Any, ...], on_reply: Reply | None) -> None:
+        self.script = script
+        self.args = args
+        self.on_reply = on_reply
+        self.refused = 0
+
+
+class Outbox:
+    """Ordered, at-least-once sending of commands over one connection. Safe for several threads."""
+
+    def __init__(self, pool: Pool, *, flush_s: float, flush_count: int, group: str) -> None:
+        self._wire = Wire(pool)
+        self._flush_s = flush_s
+        self._flush_count = flush_count
+        self._group = group
+        self._mutex = threading.Lock()
+        self._io = threading.Lock()
+        self._queue: deque[_Posted] = deque()
+        self._acks: dict[tuple[str, str, str], list[str]] = {}
+        self._ack_count = 0
+        self._unread: deque[_Posted] = deque()
+        self._loaded_on: Any = None
+        self._wake = threading.Event()
+        self._closed = False
+        self._away = False
+        self._thread = threading.Thread(target=self._flush_in_time, name="orchestrator-outbox", daemon=True)
+        self._thread.start()
+
+    @property
+    def unsent(self) -> int:
+        """Commands and acknowledgements that Redis has not confirmed."""
+        return len(self._queue) + self._ack_count + len(self._unread)
+
+    def ack(self, stream: str, ledger: str, outcome: str, entry: str) -> None:
+        """Settle one entry; sent with others."""
+        with self._mutex:
+            self._acks.setdefault((stream, ledger, outcome), []).append(entry)
+            self._ack_count += 1
+            full = self._ack_count >= self._flush_count
+        if full:
+            self.flush()
+        elif not self._wake.is_set():
+            self._wake.set()
+
+    def post(self, script: str, keys: Sequence[str], args: Sequence[Any], on_reply: Reply | None = None) -> None:
+        """Run a script; sent now, after all that was posted before."""
+        self._post(_Posted(script, (len(keys), *keys, *args), on_reply))
+
+    def command(self, *args: Any) -> None:
+        """Run a plain command; sent now, after all that was posted before."""
+        self._post(_Posted(None, args, None))
+
+    def _post(self, posted: _Posted) -> None:
+        with self._mutex:
+            self._collect_acks()
+            self._queue.append(posted)
+        self.flush()
+
+    def _collect_acks(self) -> None:
+        for (stream, ledger, outcome), entries in self._acks.items():
+            for start in range(0, len(entries), 500):
+                ids = entries[start : start + 500]
+                self._queue.append(_Posted("settle", (2, stream, ledger, self._group, outcome, *ids), None))
+        self._acks.clear()
+        self._ack_count = 0
+
+    def flush(self, *, wait_s: float = 0.0) -> bool:
+        """Send what is queued. With ``wait_s``, also wait that long for every confirmation.
+
+        Returns:
+            Whether everything is sent (and, with ``wait_s``, confirmed).
+        """
+        acquired = self._io.acquire(timeout=wait_s) if wait_s else self._io.acquire(blocking=False)
+        if not acquired:
+            # The thread that has the connection, or the flusher, will send it.
+            self._wake.set()
+            return False
+        try:
+            self._send()
+            self._read(everything=wait_s > 0)
+        except (RedisError, OSError) as error:
+            self._broken(error)
+            return False
+        finally:
+            self._io.release()
+        return True
+
+    def _send(self) -> None:
+        connection = self._wire.connection
+        with self._mutex:
+            if self._acks:
+                self._collect_acks()
+            if self._queue and connection is not self._loaded_on:
+                self._loaded_on = connection
+                self._queue.extendleft(
+                    _Posted(None, ("SCRIPT", "LOAD", source(name)), None) for name in _SCRIPTS
+                )
+            batch = list(self._queue)
+            self._queue.clear()
+            # Before sending: if that fails half-way, all of it is sent again.
+            self._unread.extend(batch)
+        if not batch:
+            return
+        pack = connection.pack_command
+        packed: list[bytes] = []
+        for posted in batch:
+            if posted.script is None:
+                packed.extend(pack(*posted.args))
+            else:
+                packed.extend(pack("EVALSHA", sha(posted.script), *posted.args))
+        self._wire.send([b"".join(packed)])
+        if self._away:
+            self._away = False
+            logger.warning("acknowledgements reach Redis again")
+
+    def _read(self, *, everything: bool) -> None:
+        connection = self._wire.connection if self._unread else None
+        while self._unread and (
+            everything or len(self._unread) > _UNREAD_LIMIT or connection.can_read(timeout=0)
+        ):
+            try:
+                reply = connection.read_response()
+            except ResponseError as error:
+                self._refused(self._unread.popleft(), error)
+                continue
+            posted = self._unread.popleft()
+            if posted.on_reply is not None:
+                posted.on_reply(reply)
+
+    def _refused(self, posted: _Posted, error: ResponseError) -> None:
+        posted.refused += 1
+        if "NOSCRIPT" in str(error) and posted.script is not None:
+            with self._mutex:
+                load = _Posted(None, ("SCRIPT", "LOAD", source(posted.script)), None)
+                self._queue.appendleft(posted)
+                self._queue.appendleft(load)
+            self._wake.set()
+        elif posted.refused < _REFUSALS:
+            logger.warning("Redis refused %s: %s; trying again", posted.script or posted.args[0], error)
+            with self._mutex:
+                self._queue.append(posted)
+            self._wake.set()
+        else:
+            logger.error(
+                "Redis refused %s for good: %s; its message stays pending", posted.script or posted.args[0], error
+            )
+
+    def _broken(self, error: Exception) -> None:
+        if not self._away:
+            self._away = True
+            logger.warning("acknowledgements wait: Redis is away (%s)", error)
+        try:
+            self._wire.drop()
+        except (RedisError, OSError):
+            logger.debug("closing a broken connection failed", exc_info=True)
+        with self._mutex:
+            self._queue.extendleft(reversed(self._unread))
+            self._unread.clear()
+        self._wake.set()
+
+    def _flush_in_time(self) -> None:
+        pause = threading.Event()
+        while not self._closed:
+            self._wake.wait()
+            if self._closed:
+                return
+            pause.wait(_RETRY_S if self._away else self._flush_s)
+            self._wake.clear()
+            self.flush()
+            if self._unread and not self._away:
+                # Read the answers of the last batch too, or a refusal would go unnoticed until the next one.
+                pause.wait(self._flush_s)
+                self.flush(wait_s=1.0)
+
+    def close(self, *, wait_s: float) -> bool:
+        """Send and confirm what is left, then close. Returns whether all of it was confirmed in time."""
+        done = self.flush(wait_s=wait_s) and self.unsent == 0
+        self._closed = True
+        self._wake.set()
+        with self._io:
+            try:
+                self._wire.drop()
+            except (RedisError, OSError):
+                logger.debug("closing the connection failed", exc_info=True)
+        return done

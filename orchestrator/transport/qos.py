@@ -1,0 +1,40 @@
+"""What a channel has delivered and not yet settled. Unlike kombu's, it writes nothing: Redis has it already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import virtual
+
+if TYPE_CHECKING:
+    from orchestrator.transport.channel import Channel
+
+
+class QoS(virtual.QoS):  # type: ignore[misc]
+    """Prefetch accounting; acknowledgements go through the holder's outbox."""
+
+    channel: Channel
+
+    def ack(self, delivery_tag: str) -> None:
+        """The message was handled."""
+        self.channel.settle(delivery_tag, "handled")
+        super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """The message goes back to the head of its queue, or becomes a dead letter."""
+        if requeue:
+            self.channel.give_back([delivery_tag])
+        else:
+            self.channel.bury(delivery_tag, {"reason": "rejected"})
+        super().ack(delivery_tag)
+
+    def settled(self, delivery_tag: str) -> None:
+        """The message was settled elsewhere; it counts against the prefetch limit no more."""
+        super().ack(delivery_tag)
+
+    def restore_unacked(self) -> list[Any]:
+        """Give back what was not started. What is running stays ours and will be settled when it ends."""
+        self._flush()
+        self.channel.give_back_unstarted(list(self._delivered))
+        self._delivered.clear()
+        return []

@@ -1,0 +1,60 @@
+"""Celery's request, which also tells the transport when a pool starts on a message and when it died of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from celery.exceptions import WorkerLostError
+from celery.worker.request import Request
+
+from orchestrator.transport.channel import Channel
+
+
+def channel_of(message: Any) -> Channel | None:
+    """The channel a message came by, if it is one of ours."""
+    channel = message.channel
+    return channel if isinstance(channel, Channel) else None
+
+
+class TrackedRequest(Request):  # type: ignore[misc]
+    """Marks execution, so that a death blames the message being executed and no other."""
+
+    #: Why the process that ran this message died, once it did.
+    death = ""
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A pool process or thread starts on this task."""
+        channel = channel_of(self._message)
+        if channel is not None and self.task.acks_late:
+            channel.started(self._message.delivery_tag)
+        super().on_accepted(pid, time_accepted)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """The task raised, or its process is gone."""
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, WorkerLostError):
+            self.death = "killed"
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def reject(self, requeue: bool = False) -> None:
+        """Give the message back or bury it; a death goes on its account."""
+        channel = channel_of(self._message)
+        if channel is not None and requeue and self.death and not self.acknowledged:
+            tag = self._message.delivery_tag
+            channel.give_back([tag], death=self.death)
+            channel.qos.settled(tag)
+            self.acknowledged = True
+            self.send_event("task-rejected", requeue=True)
+            return
+        super().reject(requeue)
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        channel = channel_of(self._message)
+        if channel is not None and not self.acknowledged:
+            tag = self._message.delivery_tag
+            channel.settle(tag, "expired" if expired else "cancelled")
+            channel.qos.settled(tag)
+        super()._announce_revoked(reason, terminated, signum, expired)

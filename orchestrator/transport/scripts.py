@@ -1,0 +1,30 @@
+"""The Lua scripts beside this file, with the sums by which Redis knows them.
+
+Each is one atomic step. They are loaded on every new connection that runs them, so that a restarted server has
+them again; a server that forgot them meanwhile answers NOSCRIPT, which the callers mend by loading them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+_PRELUDE = {
+    "giveback_held": ("entry", "giveback"),
+    "reclaim": ("entry", "giveback"),
+}
+
+
+@cache
+def source(name: str) -> bytes:
+    """The script's text, with the shared functions in front."""
+    folder = files(__package__).joinpath("lua")
+    parts = (*_PRELUDE.get(name, ("entry",)), name)
+    return b"\n".join(folder.joinpath(f"{part}.lua").read_bytes() for part in parts)
+
+
+@cache
+def sha(name: str) -> str:
+    """The script's SHA-1, as EVALSHA wants it."""
+    return hashlib.sha1(source(name), usedforsecurity=False).hexdigest()

@@ -1,0 +1,88 @@
+"""A plain Redis client beside the transport, for the parts of the library that keep their own things there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from kombu import Connection
+from kombu.exceptions import OperationalError
+from redis.exceptions import NoScriptError, RedisError
+
+from orchestrator.core.errors import BrokerUnavailable, NotSupervised
+from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.transport.channel import Channel
+from orchestrator.transport.options import Options
+from orchestrator.transport.scripts import sha, source
+from orchestrator.transport.sweep import Sweeper
+from orchestrator.transport.wire import Pool, Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Redis as the broker URL names it, with the transport's key names and scripts."""
+
+    client: redis.Redis
+    keys: Keys
+    options: Options
+    steps: tuple[str, ...]
+    pool: Any
+    url: str
+
+    def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run one of the transport's scripts.
+
+        Raises:
+            BrokerUnavailable: Redis is away or refused.
+        """
+        try:
+            try:
+                return self.client.evalsha(sha(script), len(keys), *keys, *args)
+            except NoScriptError:
+                self.client.script_load(source(script).decode())
+                return self.client.evalsha(sha(script), len(keys), *keys, *args)
+        except RedisError as error:
+            raise BrokerUnavailable(self.url, error) from error
+
+    def sweeper(self) -> Sweeper:
+        """A sweeper with a connection of its own."""
+        pool: Pool = self.pool
+        return Sweeper(Wire(pool), self.keys, self.options, self.steps)
+
+    def streams(self, queue: str) -> list[str]:
+        """The streams of a mailbox, bell included."""
+        return [self.keys.step(queue, step) for step in (*self.steps, DOORBELL)]
+
+    @property
+    def group(self) -> str:
+        """The consumer group."""
+        return GROUP
+
+
+def open_store(connection: Connection) -> Store:
+    """The store behind a kombu connection that uses our transport.
+
+    Raises:
+        NotSupervised: the connection uses another transport.
+        BrokerUnavailable: the broker does not answer.
+    """
+    url = connection.as_uri()
+    try:
+        channel = connection.channel()
+    except (OperationalError, *connection.connection_errors) as error:
+        raise BrokerUnavailable(url, error) from error
+    if not isinstance(channel, Channel):
+        raise NotSupervised(
+            f"broker {url} uses {type(channel).__module__}; allowed: broker_transport='orchestrator.transport:Transport'"
+        )
+    pool = channel._get_pool()
+    return Store(
+        client=redis.Redis(connection_pool=pool),
+        keys=channel.keys,
+        options=channel.options,
+        steps=channel.steps,
+        pool=pool,
+        url=url,
+    )

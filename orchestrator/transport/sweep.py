@@ -1,0 +1,172 @@
+"""Finding dead incarnations and handing their messages on.
+
+Death is concluded from a late heartbeat together with a closed connection (Redis knows at once when a process
+is gone), or from a lease that ran out. Two sweeps at once do no harm: each step is atomic, and an incarnation
+is judged by one heartbeat only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.exceptions import ResponseError
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.telemetry import emit, events
+from orchestrator.transport.options import Options
+from orchestrator.transport.wire import Wire
+
+logger = logging.getLogger(__name__)
+
+#: Entries handed on per script: Redis is never held for longer than a few milliseconds.
+RECLAIM_BATCH = 200
+
+#: How long a connection may be missing after a gap before that counts as death: time to reconnect.
+_RECONNECT_GRACE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep found."""
+
+    late: int
+    dead: tuple[str, ...]
+    moved: int
+    dead_lettered: int
+
+
+class Sweeper:
+    """Looks for the dead. One per process that sweeps; not for two threads at once."""
+
+    def __init__(self, wire: Wire, keys: Keys, options: Options, steps: Sequence[str]) -> None:
+        self._wire = wire
+        self._keys = keys
+        self._options = options
+        self._steps = (*steps, DOORBELL)
+        self._server_run: bytes | None = None
+
+    def sweep(self, by: str) -> Swept:
+        """One round: judge who is late, fence the dead, hand on what they held.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away; the next round goes on from here.
+        """
+        o, k = self._options, self._keys
+        now, closed_counts, silence_counts, _since, *late = self._wire.run(
+            "observe",
+            [k.leases, k.sweep],
+            [to_ms(o.suspect_s), to_ms(o.sweep_gap_s), to_ms(_RECONNECT_GRACE_S), to_ms(o.lease_s), by, k.root],
+        )
+        dead = []
+        if late:
+            gone = self._gone([client for _, _, client in late]) if closed_counts else set()
+            for raw_id, beat, client in late:
+                silent_ms = now - int(float(beat))
+                if client in gone:
+                    reason = "killed"
+                elif silence_counts and silent_ms > to_ms(o.lease_s):
+                    reason = "lost"
+                else:
+                    continue
+                incarnation = raw_id.decode()
+                if self._fence(incarnation, beat, reason, by):
+                    dead.append(incarnation)
+                    logger.warning("%s is dead (%s, silent for %d ms)", incarnation, reason, silent_ms)
+                    emit(
+                        events.AGENT_DEAD,
+                        {"silent_s": silent_ms / 1000},
+                        incarnation=incarnation,
+                        reason=reason,
+                        by=by,
+                    )
+        moved, dead_lettered = self._reclaim_all()
+        emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
+        return Swept(len(late), tuple(dead), moved, dead_lettered)
+
+    def retire(self, incarnation: str, reason: str) -> None:
+        """End an incarnation by its own word, and hand on at once what it still holds."""
+        self._fence(incarnation, "", reason, incarnation)
+        self._reclaim(incarnation)
+
+    def _fence(self, incarnation: str, beat: bytes | str, reason: str, by: str) -> bool:
+        k = self._keys
+        keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation)]
+        return bool(self._wire.run("fence", keys, [incarnation, beat, reason, by]))
+
+    def _gone(self, clients: Sequence[bytes]) -> set[bytes]:
+        """Those of the connections (``id name``) that Redis no longer has.
+
+        Ids start anew when the server does, so after a restart a missing connection proves nothing until
+        the next round.
+        """
+        asked = {client: client.split(b" ", 1) for client in clients if b" " in client}
+        if not asked:
+            return set()
+        try:
+            run = self._run_id()
+            if run != self._server_run:
+                known_before = self._server_run is not None
+                self._server_run = run
+                if known_before:
+                    self._grant_grace()
+                    return set()
+            listed = self._wire.call("CLIENT", "LIST", "ID", *(ident for ident, _ in asked.values()))
+        except ResponseError:
+            # Not allowed here (ACL, a managed Redis): then only the lease tells.
+            logger.debug("CLIENT LIST refused", exc_info=True)
+            return set()
+        if isinstance(listed, str):
+            listed = listed.encode()
+        alive = set()
+        for line in listed.splitlines():
+            pairs = dict(part.split(b"=", 1) for part in line.split() if b"=" in part)
+            alive.add((pairs.get(b"id"), pairs.get(b"name")))
+        return {client for client, (ident, name) in asked.items() if (ident, name) not in alive}
+
+    def _run_id(self) -> bytes:
+        info = self._wire.call("INFO", "server")
+        text: bytes = info.encode() if isinstance(info, str) else info
+        return next((line for line in text.splitlines() if line.startswith(b"run_id:")), b"")
+
+    def _grant_grace(self) -> None:
+        # The next observe sees no sweep before it, which is a gap.
+        self._wire.call("HDEL", self._keys.sweep, "at_ms")
+
+    def _reclaim_all(self) -> tuple[int, int]:
+        moved = dead_lettered = 0
+        for raw in self._wire.call("ZRANGE", self._keys.dying, 0, 99):
+            more, buried = self._reclaim(raw.decode())
+            moved += more
+            dead_lettered += buried
+        return moved, dead_lettered
+
+    def _reclaim(self, incarnation: str) -> tuple[int, int]:
+        k, o = self._keys, self._options
+        moved = dead_lettered = 0
+        more = 1
+        while more:
+            step, more, buried = self._wire.run(
+                "reclaim",
+                [k.dying, k.incarnation(incarnation), k.queues],
+                [
+                    k.root,
+                    incarnation,
+                    GROUP,
+                    int(o.max_deaths),
+                    to_ms(o.outcome_ttl_s),
+                    RECLAIM_BATCH,
+                    to_ms(2 * o.block_s + 1),
+                    *self._steps,
+                ],
+            )
+            moved += step
+            dead_lettered += buried
+        if moved:
+            logger.warning("%s: %d messages handed on, %d of them dead letters", incarnation, moved, dead_lettered)
+            emit(
+                events.RECLAIMED, {"moved": moved, "dead_lettered": dead_lettered}, incarnation=incarnation
+            )
+        return moved, dead_lettered

