@@ -32,7 +32,7 @@ from orchestrator.sending.mailbox import mailbox
 from orchestrator.sending.publish import Parcel, publish
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.store import Store, open_store
-from orchestrator.transport.sweep import Swept, Sweeper
+from orchestrator.transport.sweep import Sweeper, Swept
 
 TRANSPORT = "orchestrator.transport:Transport"
 _SCHEMES = ("redis", "rediss", "sentinel")
@@ -97,7 +97,7 @@ class Orchestrator:
         supervise_tasks(self.app)
 
     def _on_worker_init(self, sender: str = "", instance: Any = None, **_: Any) -> None:
-        if getattr(instance, "app", None) is self.app:
+        if instance is not None and instance.app is self.app:
             self.app.conf.broker_transport_options = {
                 **self.app.conf.broker_transport_options,
                 "node_name": sender,
@@ -130,7 +130,7 @@ class Orchestrator:
             if known is None:
                 self._agents[spec.name] = spec
                 register_handlers(self.app, self, spec)
-                self.app.amqp.queues.add(mailbox(spec.queue))
+                self.app.amqp.queues.select_add(mailbox(spec.queue))
         if self.app.finalized:
             supervise_tasks(self.app)
 
@@ -285,7 +285,7 @@ class Orchestrator:
         if not isinstance(message, Message):
             raise InvalidPolicy("message", message, "an instance of a Message class")
         name = message_name(type(message))
-        agent = recipient.name if isinstance(recipient, type) else recipient
+        agent = recipient if isinstance(recipient, str) else recipient.name
         spec = self._agents.get(agent)
         if spec is not None:
             handler = spec.handlers.get(name)
@@ -298,9 +298,7 @@ class Orchestrator:
         entry = self._announced(agent)
         if name not in entry.messages:
             raise UnknownMessage(agent, name, entry.messages)
-        supervision = Supervision(
-            retry or Retry(), chosen or OnError.DEAD_LETTER, agent, name, metadata, track=track
-        )
+        supervision = Supervision(retry or Retry(), chosen or OnError.DEAD_LETTER, agent, name, metadata, track=track)
         return Parcel(uuid(), f"{agent}.{name}", [encode(message)], supervision, queue=mailbox(entry.queue))
 
     def _announced(self, agent: str) -> AgentEntry:

@@ -9,7 +9,7 @@ from celery.exceptions import Retry as CeleryRetry
 from orchestrator.core.supervision import Failure
 
 
-class Again(CeleryRetry):  # type: ignore[misc]
+class Again(CeleryRetry):
     """Raised where the handler ran; the worker's main process schedules the next attempt when it sees it.
 
     Celery takes it for its own ``Retry``, so states, events and signals are what its users know.

@@ -135,6 +135,7 @@ def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
     parameters = len(inspect.signature(method).parameters)
     if parameters not in (2, 3):
         raise InvalidDeclaration(
-            f"{cls.__qualname__}.{method.__name__} takes {parameters - 1} arguments; allowed: message, or message and context"
+            f"{cls.__qualname__}.{method.__name__} takes {parameters - 1} arguments; "
+            "allowed: message, or message and context"
         )
     return parameters == 3

@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery, states
 
+from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.verdict import final_failure
@@ -26,6 +27,7 @@ from orchestrator.telemetry import emit, events
 logger = logging.getLogger(__name__)
 
 _BY = "eager"
+
 
 class EagerHouse:
     """What Redis and the workers are otherwise, for one app in one process."""
@@ -73,22 +75,22 @@ class EagerHouse:
                 throw=False,
                 headers={HEADER: supervision.to_wire()},
             )
-            error = result.result
-            if result.state == states.RETRY and isinstance(error, Again):
-                supervision = supervision.after(error.past())
+            again = result.result
+            if result.state == states.RETRY and isinstance(again, Again):
+                supervision = supervision.after(again.past())
                 retries += 1
                 self._count(queue, "retried")
                 emit(
                     events.RETRIED,
-                    {"pause_s": float(error.when or 0)},
+                    {"pause_s": float(again.when or 0)},
                     agent=supervision.agent,
                     message=supervision.message,
                     id=parcel.id,
                     attempt=retries,
-                    error=error.past().type,
+                    error=again.past().type,
                 )
             elif result.state in (states.SUCCESS, states.IGNORED):
-                outcome = Handled(error if result.state == states.SUCCESS else None, retries + 1)
+                outcome = Handled(results.take(parcel.id), retries + 1)
             else:
                 outcome = self._failed(parcel, args, kwargs, queue, supervision, retries + 1, result)
         self._count(queue, kind(outcome))
@@ -152,6 +154,7 @@ class EagerHouse:
             counters = self._counters.setdefault(queue, {})
             counters[counter] = counters.get(counter, 0) + 1
 
+
 def _as_on_the_wire(
     parcel: Parcel, args: Any, kwargs: Any, queue: str, supervision: Supervision, attempt: int
 ) -> bytes:
@@ -174,5 +177,3 @@ def _as_on_the_wire(
             },
         }
     ).encode()
-
-assert Reason.REJECTED  # noqa: S101

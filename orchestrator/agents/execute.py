@@ -12,6 +12,7 @@ from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from pydantic_core import to_jsonable_python
 
+from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policy import error_names, next_pause_s
@@ -53,7 +54,7 @@ def failure_of(error: BaseException, attempt: int, by: str) -> Failure:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except Exception:  # noqa: BLE001
         # A broken __str__ must not cost the message its outcome.
         return f"<{type(error).__name__} without text>"
 
@@ -71,7 +72,10 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         if supervision is None:
             return run(*args, **kwargs)
         try:
-            return to_jsonable_python(run(*args, **kwargs), serialize_unknown=True)
+            result = run(*args, **kwargs)
+            if supervision.track:
+                results.keep(request.id, to_jsonable_python(result, serialize_unknown=True))
+            return result
         except (CeleryRetry, Ignore, Reject, InvalidPolicy):
             raise
         except Exception as error:

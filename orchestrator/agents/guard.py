@@ -15,7 +15,7 @@ from orchestrator.transport.request import channel_of
 logger = logging.getLogger(__name__)
 
 
-class Guard(bootsteps.StartStopStep):  # type: ignore[misc]
+class Guard(bootsteps.StartStopStep):
     """Stands at the four doors by which a message leaves a worker without having been a task."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
+import weakref
 from dataclasses import replace
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import Ignore, Reject, Terminated, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Ignore, Reject, TaskRevokedError, Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Retry as CeleryRetry
 
+from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.verdict import Verdict, final_failure
@@ -29,6 +31,34 @@ class SupervisedRequest(TrackedRequest):
 
     Settling comes first and Celery's own book-keeping after it, which then finds the message acknowledged.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Celery derives a class per task with copies of these two that call no base; ours are needed.
+        if cls.__module__ == "celery.worker.request":
+            for name in ("on_success", "execute_using_pool"):
+                if name in cls.__dict__:
+                    delattr(cls, name)
+
+    def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
+        """As Celery's, with a trace function that also brings the result back."""
+        if self.revoked():
+            raise TaskRevokedError(self.id)
+        hard_s, soft_s = self.time_limits
+        task = self.task
+        result = pool.apply_async(
+            results.fast_trace if self._app.use_fast_trace_task else results.trace,
+            args=(self._type, self.id, self._request_dict, self._body, self._content_type, self._content_encoding),
+            accept_callback=self.on_accepted,
+            timeout_callback=self.on_timeout,
+            callback=self.on_success,
+            error_callback=self.on_failure,
+            soft_timeout=soft_s or task.soft_time_limit,
+            timeout=hard_s or task.time_limit,
+            correlation_id=self.id,
+        )
+        self._apply_result = None if result is None else weakref.ref(result)
+        return result
 
     def _supervision(self) -> Supervision | None:
         wire = self._request_dict.get(HEADER)
@@ -51,10 +81,12 @@ class SupervisedRequest(TrackedRequest):
 
     def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
         """The handler returned, or raised what is in the first element."""
-        failed, value, runtime = failed__retval__runtime
-        if not failed and self._open():
-            self._handled(value, runtime)
-        return super().on_success(failed__retval__runtime, **kwargs)
+        failed, value, runtime_s = failed__retval__runtime
+        if not failed:
+            value, result = value
+            if self._open():
+                self._handled(result, runtime_s)
+        return super().on_success((failed, value, runtime_s), **kwargs)
 
     def _handled(self, value: Any, runtime_s: float | None) -> None:
         supervision = self._supervision()
@@ -122,7 +154,9 @@ class SupervisedRequest(TrackedRequest):
         if not soft and self._open():
             failure = failure_of(TimeLimitExceeded(timeout), self._attempt, str(self.hostname))
             supervision = self._supervision()
-            pause_s = supervision and next_pause_s(supervision.retry, self._attempt, ("TimeLimitExceeded",))
+            pause_s = None
+            if supervision is not None:
+                pause_s = next_pause_s(supervision.retry, self._attempt, ("TimeLimitExceeded",))
             if pause_s is None:
                 self._failed(failure)
             else:

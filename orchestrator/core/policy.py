@@ -115,9 +115,7 @@ def error_names(error: BaseException) -> tuple[str, ...]:
     return tuple(c.__name__ for c in type(error).__mro__ if issubclass(c, Exception))
 
 
-def next_pause_s(
-    retry: Retry, attempt: int, names: tuple[str, ...], draw: float | None = None
-) -> float | None:
+def next_pause_s(retry: Retry, attempt: int, names: tuple[str, ...], draw: float | None = None) -> float | None:
     """Seconds until the next attempt, or ``None`` when there is none.
 
     ``attempt`` is the number of the attempt that just failed, from 1. ``draw`` fixes the jitter for tests.
@@ -127,4 +125,4 @@ def next_pause_s(
     if any(name in retry.never or name in ALWAYS_FINAL for name in names):
         return None
     # Jitter only spreads load; nothing secret hangs on it.
-    return retry.backoff.pause_s(attempt, random.random() if draw is None else draw)  # noqa: S311
+    return retry.backoff.pause_s(attempt, random.random() if draw is None else draw)

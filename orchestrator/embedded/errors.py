@@ -1,8 +1,8 @@
 """What can go wrong with an embedded Redis server."""
 
+from orchestrator.core.errors import EmbeddedServerError
 
-class EmbeddedServerError(Exception):
-    """The embedded Redis server could not be found, started or reached."""
+__all__ = ["EmbeddedServerError", "PortTakenError"]
 
 
 class PortTakenError(EmbeddedServerError):

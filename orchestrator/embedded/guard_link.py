@@ -42,9 +42,7 @@ class GuardLink:
                 )
             except OSError as error:
                 self.drop()
-                raise EmbeddedServerError(
-                    f"cannot start the embedded Redis server's guard: {error}"
-                ) from error
+                raise EmbeddedServerError(f"cannot start the embedded Redis server's guard: {error}") from error
         try:
             self.directory = Path(self.ask("state").directory)
         except BaseException:

@@ -183,9 +183,7 @@ class EmbeddedServer:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise EmbeddedServerError(
-                f"cannot use {directory} for the embedded Redis server: {error}"
-            ) from error
+            raise EmbeddedServerError(f"cannot use {directory} for the embedded Redis server: {error}") from error
 
     def _start_on_some_port(self) -> None:
         tries = _PORT_TRIES if self._port is None else 1

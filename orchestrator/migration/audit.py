@@ -106,9 +106,7 @@ def _place(call: ast.Call) -> tuple[int, int]:
     return function.end_lineno or function.lineno, end_bytes - len(function.attr)
 
 
-def _finding(
-    call: ast.Call, kind: FindingKind, confidence: Confidence, text: SourceText, path: str
-) -> Finding:
+def _finding(call: ast.Call, kind: FindingKind, confidence: Confidence, text: SourceText, path: str) -> Finding:
     line, offset_bytes = _place(call)
     waits = kind is FindingKind.GET_WITHOUT_TIMEOUT
     return Finding(

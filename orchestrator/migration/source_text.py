@@ -33,7 +33,5 @@ class SourceText:
         """How `node` was written; None if over several lines, or in too many characters to repeat."""
         if node.end_lineno != node.lineno:
             return None
-        start, end = (
-            self.column(node.lineno, offset) - 1 for offset in (node.col_offset, node.end_col_offset or 0)
-        )
+        start, end = (self.column(node.lineno, offset) - 1 for offset in (node.col_offset, node.end_col_offset or 0))
         return self.line(node.lineno)[start:end] if 0 < end - start <= _LONGEST_CHARACTERS else None

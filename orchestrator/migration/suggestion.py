@@ -58,6 +58,4 @@ def _has_arguments(call: ast.Call, kind: FindingKind) -> bool:
 
 
 def _has_options(call: ast.Call, kind: FindingKind) -> bool:
-    return kind is FindingKind.APPLY_ASYNC and any(
-        keyword.arg not in ("args", "kwargs") for keyword in call.keywords
-    )
+    return kind is FindingKind.APPLY_ASYNC and any(keyword.arg not in ("args", "kwargs") for keyword in call.keywords)

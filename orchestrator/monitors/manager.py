@@ -1,4 +1,7 @@
-"""The monitor manager's sweep, as a task that beat schedules. Any worker may serve it; one that does nothing else is best."""
+"""The monitor manager's sweep, as a task that beat schedules.
+
+Any worker may serve it; one that does nothing else does it best.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def install(app: Celery, orchestrator: Orchestrator) -> None:
 
     # Acknowledged early: a sweep that was cut short is made good by the next one, not by itself.
     app.task(sweep, name=TASK, acks_late=False, ignore_result=True, shared=False)
-    app.amqp.queues.add(mailbox(QUEUE, longest=1))
+    app.amqp.queues.select_add(mailbox(QUEUE, longest=1))
     every_s = orchestrator.settings.sweep_every_s
     app.conf.beat_schedule = {
         **(app.conf.beat_schedule or {}),

@@ -79,9 +79,7 @@ class Registry:
 
     def announce(self, entries: Iterable[AgentEntry]) -> None:
         """Make agents known to every sender; called by a worker that hosts them."""
-        mapping = {
-            e.name: json.dumps({"queue": e.queue, "messages": sorted(e.messages)}) for e in entries
-        }
+        mapping = {e.name: json.dumps({"queue": e.queue, "messages": sorted(e.messages)}) for e in entries}
         if mapping:
             self._call(lambda c, k: c.hset(k.agents, mapping=mapping))
 

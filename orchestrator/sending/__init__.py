@@ -1,1 +1,1 @@
-"""The sender's side: one door out (:mod:`.sender`), the delivery it returns, and the ledger that proves nothing is lost."""
+"""The sender's side: one door out, the delivery it returns, and the ledger that proves nothing is lost."""

@@ -70,7 +70,8 @@ def await_in(store: Store) -> Awaiter:
         try:
             raw: Any = store.client.lindex(key, 0)
             while raw is None and (left := until - monotonic()) > 0:
-                raw = store.client.blmove(key, key, max(0.01, min(left, _SLICE_S)), "LEFT", "LEFT")
+                slice_s: Any = max(0.01, min(left, _SLICE_S))  # redis-py says int; Redis takes fractions
+                raw = store.client.blmove(key, key, slice_s, "LEFT", "LEFT")
         except RedisError as error:
             raise BrokerUnavailable(store.url, error) from error
         return None if raw is None else from_wire(json.loads(raw))

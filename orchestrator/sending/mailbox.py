@@ -6,7 +6,7 @@ from kombu import Exchange, Queue
 
 
 def mailbox(name: str, *, longest: int | None = None) -> Queue:
-    """A queue that is reached by its name alone, so that no binding has to be kept in Redis.
+    """A queue that is reached by its name.
 
     With ``longest``, the oldest waiting message makes room for a new one.
     """

@@ -12,7 +12,6 @@ from time import monotonic
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
-from kombu.transport import virtual
 from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -41,7 +40,7 @@ _PURGE_BATCH = 1000
 _CLAIM, _SLEEP, _NUDGE = "claim", "sleep", "nudge"
 
 
-class Channel(kombu_redis.Channel):  # type: ignore[misc]
+class Channel(kombu_redis.Channel):
     """A channel on Redis streams. Fanout (events, remote control) stays as kombu has it."""
 
     QoS = QoS
@@ -211,9 +210,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     def _hold(self, queue: str) -> Holder:
         if self._holder is None:
             broker = f"{self.connection.client.as_uri(include_password=True)}|{self.keys.root}"
-            self._holder = HOLDERS.get(
-                broker, lambda: Holder(self._get_pool(), self.keys, self.options, self.steps)
-            )
+            self._holder = HOLDERS.get(broker, lambda: Holder(self._get_pool(), self.keys, self.options, self.steps))
         self._holder.attach(self, queue)
         return self._holder
 
@@ -445,7 +442,9 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
             idle = [tag for tag in tags if tag in held and held[tag].started_at is None]
             self._holder.give_back(idle)
 
-    def bury(self, tag: str, letter: Mapping[str, Any], outcome: Mapping[str, Any] | None = None, delivery: str = "") -> None:
+    def bury(
+        self, tag: str, letter: Mapping[str, Any], outcome: Mapping[str, Any] | None = None, delivery: str = ""
+    ) -> None:
         """End a delivery as a dead letter.
 
         ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told.

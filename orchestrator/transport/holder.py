@@ -79,9 +79,7 @@ class Holder:
         self._stop = threading.Event()
         self._sweeper = Sweeper(Wire(pool), keys, options, steps)
         self.id = self._register()
-        self.outbox = Outbox(
-            pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP
-        )
+        self.outbox = Outbox(pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP)
         self._thread = threading.Thread(target=self._live, name="orchestrator-heartbeat", daemon=True)
         self._thread.start()
         atexit.register(self.leave)
@@ -151,9 +149,7 @@ class Holder:
         if claim is None:
             return
         claim.started_at = monotonic()
-        self.outbox.command(
-            "XCLAIM", claim.stream, GROUP, self.id, 0, claim.entry, "RETRYCOUNT", 2, "JUSTID"
-        )
+        self.outbox.command("XCLAIM", claim.stream, GROUP, self.id, 0, claim.entry, "RETRYCOUNT", 2, "JUSTID")
 
     def take(self, tag: str) -> Claim | None:
         """Let go of a message in order to settle it; ``None`` if it was settled before."""

@@ -60,7 +60,7 @@ class Outbox:
         self._unread: deque[_Posted] = deque()
         self._loaded_on: Any = None
         self._wake = threading.Event()
-        self._closed = False
+        self._closed: bool = False
         self._away = False
         self._thread = threading.Thread(target=self._flush_in_time, name="orchestrator-outbox", daemon=True)
         self._thread.start()
@@ -131,9 +131,7 @@ class Outbox:
                 self._collect_acks()
             if self._queue and connection is not self._loaded_on:
                 self._loaded_on = connection
-                self._queue.extendleft(
-                    _Posted(None, ("SCRIPT", "LOAD", source(name)), None) for name in _SCRIPTS
-                )
+                self._queue.extendleft(_Posted(None, ("SCRIPT", "LOAD", source(name)), None) for name in _SCRIPTS)
             batch = list(self._queue)
             self._queue.clear()
             # Before sending: if that fails half-way, all of it is sent again.
@@ -153,10 +151,10 @@ class Outbox:
             logger.warning("acknowledgements reach Redis again")
 
     def _read(self, *, everything: bool) -> None:
-        connection = self._wire.connection if self._unread else None
-        while self._unread and (
-            everything or len(self._unread) > _UNREAD_LIMIT or connection.can_read(timeout=0)
-        ):
+        if not self._unread:
+            return
+        connection = self._wire.connection
+        while self._unread and (everything or len(self._unread) > _UNREAD_LIMIT or connection.can_read(timeout=0)):
             try:
                 reply = connection.read_response()
             except ResponseError as error:
@@ -201,8 +199,6 @@ class Outbox:
         pause = threading.Event()
         while not self._closed:
             self._wake.wait()
-            if self._closed:
-                return
             pause.wait(_RETRY_S if self._away else self._flush_s)
             self._wake.clear()
             self.flush()

@@ -7,7 +7,7 @@ from typing import Any
 from kombu.transport.redis import MultiChannelPoller
 
 
-class Poller(MultiChannelPoller):  # type: ignore[misc]
+class Poller(MultiChannelPoller):
     """Waits for the reading connections of all channels. Nothing is restored by age: only death gives back."""
 
     def on_poll_init(self, poller: Any) -> None:

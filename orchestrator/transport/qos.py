@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from orchestrator.transport.channel import Channel
 
 
-class QoS(virtual.QoS):  # type: ignore[misc]
+class QoS(virtual.QoS):
     """Prefetch accounting; acknowledgements go through the holder's outbox."""
 
     channel: Channel

@@ -17,11 +17,13 @@ def channel_of(message: Any) -> Channel | None:
     return channel if isinstance(channel, Channel) else None
 
 
-class TrackedRequest(Request):  # type: ignore[misc]
+class TrackedRequest(Request):
     """Marks execution, so that a death blames the message being executed and no other."""
 
     #: Why the process that ran this message died, once it did.
     death = ""
+
+    acknowledged: bool
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A pool process or thread starts on this task."""

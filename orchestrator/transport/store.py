@@ -75,7 +75,8 @@ def open_store(connection: Connection) -> Store:
         raise BrokerUnavailable(url, error) from error
     if not isinstance(channel, Channel):
         raise NotSupervised(
-            f"broker {url} uses {type(channel).__module__}; allowed: broker_transport='orchestrator.transport:Transport'"
+            f"broker {url} uses {type(channel).__module__}; "
+            "allowed: broker_transport='orchestrator.transport:Transport'"
         )
     pool = channel._get_pool()
     return Store(

@@ -166,7 +166,5 @@ class Sweeper:
             dead_lettered += buried
         if moved:
             logger.warning("%s: %d messages handed on, %d of them dead letters", incarnation, moved, dead_lettered)
-            emit(
-                events.RECLAIMED, {"moved": moved, "dead_lettered": dead_lettered}, incarnation=incarnation
-            )
+            emit(events.RECLAIMED, {"moved": moved, "dead_lettered": dead_lettered}, incarnation=incarnation)
         return moved, dead_lettered

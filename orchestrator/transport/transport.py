@@ -14,7 +14,7 @@ from orchestrator.transport.poller import Poller
 SENTINEL_PORT = 26379
 
 
-class Transport(kombu_redis.Transport):  # type: ignore[misc]
+class Transport(kombu_redis.Transport):
     """Redis Streams instead of lists; everything else as kombu's Redis transport has it."""
 
     Channel = Channel

@@ -48,9 +48,7 @@ def connect(url: str) -> "Redis":
 
 @contextmanager
 def owner_process(*arguments: str):
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER, *arguments], stdout=subprocess.PIPE, text=True
-    ) as owner:
+    with subprocess.Popen([sys.executable, "-c", OWNER, *arguments], stdout=subprocess.PIPE, text=True) as owner:
         try:
             assert owner.stdout is not None
             yield owner, json.loads(owner.stdout.readline())
@@ -79,9 +77,7 @@ def test_stop_leaves_no_process_and_no_directory():
 
 def test_listens_on_loopback_only():
     with EmbeddedServer() as server:
-        listening = [
-            c.laddr for c in psutil.Process(server.pid).net_connections() if c.status == psutil.CONN_LISTEN
-        ]
+        listening = [c.laddr for c in psutil.Process(server.pid).net_connections() if c.status == psutil.CONN_LISTEN]
     assert [(address.ip, address.port) for address in listening] == [("127.0.0.1", server.port)]
 
 
@@ -223,9 +219,7 @@ def test_two_servers_at_once(redis_url):
 
 
 def test_a_taken_port_is_a_clear_error(redis_server):
-    with pytest.raises(
-        PortTakenError, match=f"127.0.0.1:{redis_server.port}: is another server running there"
-    ):
+    with pytest.raises(PortTakenError, match=f"127.0.0.1:{redis_server.port}: is another server running there"):
         EmbeddedServer(port=redis_server.port).start()
 
 

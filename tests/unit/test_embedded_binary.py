@@ -10,9 +10,7 @@ import pytest
 from orchestrator.embedded import EmbeddedServerError, binary, find_server_binary
 
 
-def make_server(
-    directory: Path, name: str = "redis-server", answer: str = "Redis server v=7.2.4 sha=0"
-) -> Path:
+def make_server(directory: Path, name: str = "redis-server", answer: str = "Redis server v=7.2.4 sha=0") -> Path:
     directory.mkdir(exist_ok=True)
     path = directory / name
     path.write_text(f"#!/bin/sh\necho '{answer}'\n")

@@ -14,9 +14,7 @@ def test_keeps_nothing_and_listens_on_loopback_by_default():
 
 
 def test_overrides_replace_defaults():
-    lines = render_configuration(
-        7001, Path("/d"), {"appendonly": "yes", "save": "60 1000", "Foo": ""}
-    ).splitlines()
+    lines = render_configuration(7001, Path("/d"), {"appendonly": "yes", "save": "60 1000", "Foo": ""}).splitlines()
     assert {"appendonly yes", "save 60 1000", 'foo ""'} <= set(lines)
     assert "appendonly no" not in lines
 

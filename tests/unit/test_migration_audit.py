@@ -435,11 +435,7 @@ def celery_sources() -> dict[Path, str]:
 
 
 def test_celery_itself_has_sends(celery_sources: dict[Path, str]) -> None:
-    findings = [
-        finding
-        for path, source in celery_sources.items()
-        for finding in audit_source(source, path.as_posix())
-    ]
+    findings = [finding for path, source in celery_sources.items() for finding in audit_source(source, path.as_posix())]
     in_canvas = [finding for finding in findings if finding.path.endswith("celery/canvas.py")]
     assert len([finding for finding in in_canvas if finding.kind is APPLY_ASYNC]) >= 5
     assert any(finding.kind is GET and "apply_async().get()" in finding.snippet for finding in in_canvas)
@@ -447,9 +443,7 @@ def test_celery_itself_has_sends(celery_sources: dict[Path, str]) -> None:
     assert all(finding.kind.value in finding.snippet for finding in findings if finding.kind is not GET)
 
 
-def test_the_look_ahead_hides_nothing(
-    celery_sources: dict[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_look_ahead_hides_nothing(celery_sources: dict[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     quick = [audit_source(source, str(path)) for path, source in celery_sources.items()]
     monkeypatch.setattr("orchestrator.migration.audit.may_have_findings", lambda source: True)
     assert quick == [audit_source(source, str(path)) for path, source in celery_sources.items()]

@@ -76,9 +76,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_files_are_found_in_order(tmp_path: Path) -> None:
-    expected = [
-        write(tmp_path / name) for name in ("a/__init__.py", "a/b/c.py", "a/z.py", "b.py", "c.py/d.py")
-    ]
+    expected = [write(tmp_path / name) for name in ("a/__init__.py", "a/b/c.py", "a/z.py", "b.py", "c.py/d.py")]
     for other in (
         "a/readme.txt", "a/x.pyc", "a/x.pyi", "a/py", "a/.hidden.py", ".venv/x.py", "a/.git/x.py",
         "a/__pycache__/x.py",
@@ -111,9 +109,7 @@ def test_links(tmp_path: Path) -> None:
     (root / "dangling.py").symlink_to(tmp_path / "missing.py")
     assert python_files(root) == [inside, root / "linked.py"]
     (tmp_path / "to_root").symlink_to(root, target_is_directory=True)
-    assert python_files(tmp_path / "to_root") == [
-        tmp_path / "to_root" / name for name in ("a.py", "linked.py")
-    ]
+    assert python_files(tmp_path / "to_root") == [tmp_path / "to_root" / name for name in ("a.py", "linked.py")]
 
 
 def test_no_such_root(tmp_path: Path) -> None:
