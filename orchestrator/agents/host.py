@@ -12,12 +12,12 @@ from orchestrator.agents.context import Context
 from orchestrator.agents.execute import supervised, supervision_of
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.message import decode, message_name
+from orchestrator.transport.transport import CELERY_REQUEST, TRACKED_REQUEST
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
 
 REQUEST = "orchestrator.agents.request:SupervisedRequest"
-_CELERYS_OWN = "celery.worker.request:Request"
 
 
 class _Instance:
@@ -80,6 +80,6 @@ def supervise_tasks(app: Celery) -> None:
         if task.name.startswith("celery.") or getattr(task, "__supervised__", False):
             continue
         task.__supervised__ = True
-        if task.Request == _CELERYS_OWN:
+        if task.Request in (CELERY_REQUEST, TRACKED_REQUEST):
             task.Request = REQUEST
         task.run = supervised(task, task.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,22 @@ from orchestrator.transport.poller import Poller
 SENTINEL_PORT = 26379
 
 
+#: Celery's default for ``Task.Request``, and what it is where this transport is in use.
+CELERY_REQUEST = "celery.worker.request:Request"
+TRACKED_REQUEST = "orchestrator.transport.request:TrackedRequest"
+
+
+def _track_requests() -> None:
+    """Have Celery's workers tell us when a message starts executing.
+
+    ``Task.Request`` is Celery's own setting for this; it is changed only where nobody has chosen another, and
+    only in a process that has Celery (the transport serves plain kombu as well).
+    """
+    task_module = sys.modules.get("celery.app.task")
+    if task_module is not None and task_module.Task.Request == CELERY_REQUEST:
+        task_module.Task.Request = TRACKED_REQUEST
+
+
 class Transport(kombu_redis.Transport):
     """Redis Streams instead of lists; everything else as kombu's Redis transport has it."""
 
@@ -22,6 +39,7 @@ class Transport(kombu_redis.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
+        _track_requests()
         # The class says no, so that kombu parses the URL; the instance says yes, so that kombu asks as_uri().
         self.can_parse_url = True
 

@@ -1,0 +1,70 @@
+"""A Celery app that uses the transport alone, without an Orchestrator. Its tasks record what they do in Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import redis
+from celery import Celery
+
+URL = os.environ.get("ORCHESTRATOR_BROKER_URL", "redis://127.0.0.1:6379/0")
+
+app = Celery("bare", broker=URL, set_as_current=False)
+app.conf.update(
+    broker_transport="orchestrator.transport:Transport",
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    broker_connection_retry_on_startup=True,
+    task_routes={"early": {"queue": "early"}},
+    worker_prefetch_multiplier=int(os.environ.get("BARE_PREFETCH", "4")),
+)
+
+if "BARE_LEASE_S" in os.environ:
+    app.conf.broker_transport_options = {"lease_s": float(os.environ["BARE_LEASE_S"])}
+
+# Longer than any task here waits; redis-py's default is 5 s.
+record = redis.Redis.from_url(URL, socket_timeout=90)
+
+
+def began(name: str) -> int:
+    """Record a start, with the process that made it."""
+    record.rpush("test:began", f"{name} {os.getpid()}")
+    return int(record.hincrby("test:runs", name, 1))
+
+
+@app.task(name="note")
+def note(name: str) -> None:
+    """Run, and be seen."""
+    began(name)
+    record.hincrby("test:done", name, 1)
+
+
+@app.task(name="hold")
+def hold(name: str) -> None:
+    """Run until the test lets go: a push to ``test:go:NAME``, at most 60 s."""
+    began(name)
+    record.blpop([f"test:go:{name}"], timeout=60)
+    record.hincrby("test:done", name, 1)
+
+
+@app.task(name="once_deadly")
+def once_deadly(name: str) -> None:
+    """Kills its process the first time it runs."""
+    if began(name) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    record.hincrby("test:done", name, 1)
+
+
+@app.task(name="deadly")
+def deadly(name: str) -> None:
+    """Kills its process whenever it runs."""
+    began(name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="early", acks_late=False)
+def early(name: str) -> None:
+    """Acknowledged before it runs."""
+    note(name)
