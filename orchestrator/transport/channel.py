@@ -136,7 +136,16 @@ class Channel(kombu_redis.Channel):
         if queue in self._expires or auto_delete:
             self._reply_queues.add(queue)
         else:
-            self.wire.call("SADD", self.keys.queues, queue)
+            self.wire.run("declare", [self.keys.queues], [queue, "1", GROUP, 0])
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+        except ResponseError as error:
+            if not any(word in str(error) for word in ("OOM", "maxmemory")):
+                raise
+            # A worker must be able to start on a full server, or it could never be emptied.
+            logger.warning("binding of %s to %s not recorded: %s", queue, exchange, error)
 
     def _streams(self, queue: str, *, bell: bool = False) -> list[str]:
         steps = (*self.steps, DOORBELL) if bell else self.steps
@@ -144,14 +153,9 @@ class Channel(kombu_redis.Channel):
 
     def _make_streams(self, queues: Iterable[str]) -> None:
         for queue in queues:
-            for stream in self._streams(queue, bell=True):
-                try:
-                    self.wire.call("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
-                except ResponseError as error:
-                    if "BUSYGROUP" not in str(error):
-                        raise
-                if queue in self._expires:
-                    self.wire.call("PEXPIRE", stream, self._expires[queue])
+            listed = "0" if queue in self._reply_queues else "1"
+            keys = [self.keys.queues, *self._streams(queue, bell=True)]
+            self.wire.run("declare", keys, [queue, listed, GROUP, self._expires.get(queue, 0)])
 
     def _size(self, queue: str) -> int:
         total = int(self.wire.call("ZCARD", self.keys.delayed(queue)))

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 #: Longest time a stopping process waits for its last acknowledgements to be confirmed.
 _FAREWELL_S = 5.0
 
+#: How long an incarnation without a consumer waits for another one.
+_LINGER_S = 5.0
+
 #: Between two warnings that the monitor manager does not sweep.
 _WARN_EVERY_S = 30.0
 
@@ -76,6 +79,7 @@ class Holder:
         self._client = ""
         self._last_poll = monotonic()
         self._warned_at = float("-inf")
+        self._idle_since = monotonic()
         self._stop = threading.Event()
         self._sweeper = Sweeper(Wire(pool), keys, options, steps)
         self.id = self._register()
@@ -107,12 +111,14 @@ class Holder:
                 self._beat()
 
     def detach(self, user: User) -> None:
-        """``user`` claims no more. The last one out ends the incarnation, unless something is still running."""
+        """``user`` claims no more.
+
+        The incarnation lives on for a while: after a lost connection Celery comes back with a new channel. If
+        nobody does, or the process ends, it leaves.
+        """
         with self._lock:
             self._users.discard(user)
-            idle = not self._users and not self.held
-        if idle:
-            self.leave()
+            self._idle_since = monotonic()
 
     def leave(self) -> None:
         """End the incarnation: confirm what is done, give back what is not. Nobody is blamed for it."""
@@ -230,7 +236,7 @@ class Holder:
     def _live(self) -> None:
         away_since: float | None = None
         while not self._stop.wait(self.options.heartbeat_s if away_since is None else 0.2):
-            if not self._users and not self.held:
+            if not self._users and not self.held and monotonic() - self._idle_since > _LINGER_S:
                 self.leave()
                 return
             if self.fenced:

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -209,7 +210,12 @@ class Outbox:
 
     def close(self, *, wait_s: float) -> bool:
         """Send and confirm what is left, then close. Returns whether all of it was confirmed in time."""
-        done = self.flush(wait_s=wait_s) and self.unsent == 0
+        until = monotonic() + wait_s
+        pause = threading.Event()
+        while not (done := self.flush(wait_s=max(0.05, until - monotonic())) and self.unsent == 0):
+            if monotonic() > until:
+                break
+            pause.wait(min(_RETRY_S, wait_s))
         self._closed = True
         self._wake.set()
         with self._io:

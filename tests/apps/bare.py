@@ -25,7 +25,7 @@ if "BARE_LEASE_S" in os.environ:
     app.conf.broker_transport_options = {"lease_s": float(os.environ["BARE_LEASE_S"])}
 
 # Longer than any task here waits; redis-py's default is 5 s.
-record = redis.Redis.from_url(URL, socket_timeout=90)
+record = redis.Redis.from_url(os.environ.get("BARE_RECORD_URL", URL), socket_timeout=90)
 
 
 def began(name: str) -> int:

@@ -9,6 +9,7 @@ local stride = steps + 2
 local now = now_ms()
 local wait = -1
 
+even_when_full(KEYS[1])
 for base = 2, #KEYS, stride do
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[base], '-inf', now, 'LIMIT', 0, 100)) do
     local body = redis.call('HGET', KEYS[base + 1], member)

@@ -1,5 +1,6 @@
 -- Ends an incarnation, unless it was heard from meanwhile. From here on its heartbeats and claims are refused.
 -- KEYS: leases, dying, deaths, incarnation. ARGV: id, the heartbeat it is judged by or '' for its own word, reason, by
+even_when_full(KEYS[1])
 local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not beat or (ARGV[2] ~= '' and tonumber(beat) ~= tonumber(ARGV[2])) then return 0 end
 local now = now_ms()

@@ -1,5 +1,6 @@
 -- The holder itself gives messages back: it stops, was told to requeue, or lost the pool child that ran them.
 -- KEYS: stream. ARGV: root, queue, group, max deaths, ms to keep outcomes, reason of death or '', by, ids…
+even_when_full(KEYS[1])
 local result = {}
 for i = 8, #ARGV do
   local death = nil

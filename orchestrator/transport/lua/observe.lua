@@ -4,6 +4,7 @@
 -- After a gap (nobody swept, Redis hung or restarted, a clock jumped) silence proves nothing: the living get time
 -- to be heard first.
 -- Returns {now, 1 if closed connections count, 1 if silence counts, ms since the last sweep or -1, {id, beat, client, node}, …}
+even_when_full(KEYS[1])
 local now = now_ms()
 local last = tonumber(redis.call('HGET', KEYS[2], 'at_ms') or -1)
 if last < 0 or now < last or now - last > tonumber(ARGV[2]) then

@@ -2,6 +2,7 @@
 -- KEYS: dying, incarnation, queues. ARGV: root, id, group, max deaths, ms to keep outcomes, batch, linger ms, steps…
 -- The incarnation lingers in `dying`: a read that was blocked in Redis when it died may still be served to it.
 -- Returns {entries moved, 1 if there may be more, dead letters made}
+even_when_full(KEYS[1])
 local root, id, group = ARGV[1], ARGV[2], ARGV[3]
 local budget = tonumber(ARGV[6])
 local reason = redis.call('HGET', KEYS[2], 'reason') or 'lost'

@@ -1,6 +1,7 @@
 -- A new incarnation takes out a lease.
 -- KEYS: leases, counter. ARGV: root, node name, field, value, …
 -- Returns {id, fencing token}
+even_when_full(KEYS[1])
 local token = redis.call('INCR', KEYS[2])
 local id = ARGV[2] .. '#' .. token
 local now = now_ms()
