@@ -21,7 +21,7 @@ class BareBroker:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.redis = redis.Redis.from_url(url, decode_responses=True)
+        self.redis = redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace")
         self.app = Celery("sender", broker=url, set_as_current=False)
         self.app.conf.broker_transport = TRANSPORT
         self.app.conf.task_ignore_result = True

@@ -293,5 +293,11 @@ class Holders:
         holder = self._by_broker.get((os.getpid(), broker))
         return None if holder is None or holder.left else holder
 
+    def leave_all(self) -> None:
+        """Every incarnation of this process leaves, now rather than when the process ends."""
+        for (pid, _), holder in list(self._by_broker.items()):
+            if pid == os.getpid():
+                holder.leave()
+
 
 HOLDERS = Holders()
