@@ -1,0 +1,302 @@
+"""A hypothesis state machine: the transport's scripts against a model, on a real Redis.
+
+Several holders claim, mark, acknowledge, requeue, reject, retry and die in any order; after each step the ledger
+must balance, and every message must be exactly where the model says.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from orchestrator.core.keys import GROUP, RETURNED, Keys
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.sending.ledger import LedgerRow
+from orchestrator.transport.scripts import sha, source
+
+QUEUE = "q"
+STEPS = (RETURNED, "0", "3", "6", "9")
+MAX_DEATHS = 3
+SCRIPTS = (
+    "publish", "delay", "claim", "settle", "retry", "bury", "giveback_held", "register", "fence", "reclaim",
+    "depths", "purge", "replay", "declare", "heartbeat",
+)  # fmt: skip
+
+
+@dataclass
+class Held:
+    """A message as one holder knows it."""
+
+    stream: str
+    entry: str
+    name: str
+    started: bool = False
+
+
+@dataclass
+class Worker:
+    """A holder in the model."""
+
+    id: str
+    held: list[Held] = field(default_factory=list)
+    fenced: bool = False
+
+
+class Mailbox(RuleBasedStateMachine):
+    """One mailbox, several holders."""
+
+    url: ClassVar[str] = ""
+    workers = Bundle("workers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis = redis.Redis.from_url(self.url)
+        self.keys = Keys()
+        self.numbers = 0
+        self.all_workers: list[Worker] = []
+        self.deaths: dict[str, int] = {}
+        self.outcome: dict[str, str] = {}
+        self.counts = dict.fromkeys(("accepted", "handled", "dead", "cancelled"), 0)
+
+    def run_script(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        return self.redis.evalsha(sha(name), len(keys), *keys, *args)
+
+    @initialize()
+    def begin(self) -> None:
+        self.redis.flushall()
+        for name in SCRIPTS:
+            self.redis.script_load(source(name).decode())
+        streams = [self.keys.step(QUEUE, step) for step in STEPS]
+        self.run_script("declare", [self.keys.queues, *streams], [QUEUE, "1", GROUP, 0])
+
+    # -- rules
+
+    @rule(target=workers)
+    def start_worker(self) -> Worker:
+        raw, _ = self.run_script(
+            "register",
+            [self.keys.leases, self.keys.incarnation_counter],
+            [self.keys.root, "node:1", "node", "node", "queues", json.dumps([QUEUE])],
+        )
+        worker = Worker(raw.decode())
+        self.all_workers.append(worker)
+        return worker
+
+    @rule(priority=st.sampled_from([0, 3, 9]), many=st.integers(1, 4))
+    def publish(self, priority: int, many: int) -> None:
+        names = [self._name() for _ in range(many)]
+        self.run_script("publish", [self.keys.step(QUEUE, priority), self.keys.ledger(QUEUE)], [0, GROUP, *names])
+        self.counts["accepted"] += many
+
+    @rule(due_ms=st.sampled_from([0, 3_600_000]))
+    def delay(self, due_ms: int) -> None:
+        name = self._name()
+        k = self.keys
+        self.run_script(
+            "delay",
+            [k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell"), k.ledger(QUEUE)],
+            [f"0|{name}", name, due_ms],
+        )
+        self.counts["accepted"] += 1
+
+    @rule(worker=workers, credit=st.integers(1, 5))
+    def claim(self, worker: Worker, credit: int) -> None:
+        k = self.keys
+        streams = [k.step(QUEUE, step) for step in STEPS]
+        answer = self.run_script(
+            "claim",
+            [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *streams],
+            [GROUP, worker.id, "1", credit, *STEPS],
+        )
+        if worker.fenced:
+            assert answer == [-2]
+            return
+        taken = [answer[at : at + 4] for at in range(1, len(answer), 4)]
+        assert len(taken) <= credit
+        for index, entry, raw, deaths in taken:
+            name = raw.decode()
+            assert name not in self.outcome
+            assert not any(held.name == name for w in self._living() for held in w.held), "held twice"
+            assert (len(json.loads(deaths)) if deaths else 0) == self.deaths.get(name, 0)
+            worker.held.append(Held(streams[index - 4], entry.decode(), name))
+
+    @rule(worker=workers, at=st.integers(0, 9))
+    def start_running(self, worker: Worker, at: int) -> None:
+        if held := self._pick(worker, at):
+            held.started = True
+            self.redis.execute_command(
+                "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", 2, "JUSTID"
+            )
+
+    @rule(worker=workers, at=st.integers(0, 9), outcome=st.sampled_from(["handled", "cancelled"]))
+    def settle(self, worker: Worker, at: int, outcome: str) -> None:
+        if held := self._take(worker, at):
+            ended = self.run_script("settle", [held.stream, self.keys.ledger(QUEUE)], [GROUP, outcome, held.entry])
+            self._ended(worker, held, ended, outcome)
+
+    @rule(worker=workers, at=st.integers(0, 9))
+    def settle_twice(self, worker: Worker, at: int) -> None:
+        """An acknowledgement that is sent again after a broken connection."""
+        if held := self._take(worker, at):
+            keys, args = [held.stream, self.keys.ledger(QUEUE)], [GROUP, "handled", held.entry]
+            self._ended(worker, held, self.run_script("settle", keys, args), "handled")
+            assert self.run_script("settle", keys, args) == 0
+
+    @rule(worker=workers, at=st.integers(0, 9))
+    def bury(self, worker: Worker, at: int) -> None:
+        if held := self._take(worker, at):
+            keys = [held.stream, self.keys.ledger(QUEUE), self.keys.dead_letters, ""]
+            ended = self.run_script("bury", keys, [GROUP, held.entry, '{"reason":"x"}', "{}", 1000])
+            self._ended(worker, held, ended, "dead")
+
+    @rule(worker=workers, at=st.integers(0, 9))
+    def retry_now(self, worker: Worker, at: int) -> None:
+        if held := self._take(worker, at):
+            k = self.keys
+            moved = self.run_script(
+                "retry",
+                [held.stream, k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
+                [GROUP, held.entry, f"0|{held.name}", held.name, 0],
+            )
+            assert bool(moved) is not worker.fenced
+            if moved:
+                # The next attempt is a new entry, which has killed nobody.
+                self.deaths.pop(held.name, None)
+
+    @rule(worker=workers, at=st.integers(0, 9), died=st.booleans())
+    def give_back(self, worker: Worker, at: int, died: bool) -> None:
+        if held := self._take(worker, at):
+            (said,) = self.run_script(
+                "giveback_held",
+                [held.stream],
+                [self.keys.root, QUEUE, GROUP, MAX_DEATHS, 1000, "killed" if died else "", worker.id, held.entry],
+            )
+            if worker.fenced:
+                assert said == b"gone"
+            else:
+                self._returned(held, died)
+                assert (said == b"poison") is (self.outcome.get(held.name) == "dead")
+
+    @rule(worker=workers, reason=st.sampled_from(["killed", "drained"]), batch=st.integers(1, 3))
+    def die(self, worker: Worker, reason: str, batch: int) -> None:
+        """A worker is fenced; its mail is handed on in steps, other things may happen in between."""
+        k = self.keys
+        fenced = self.run_script(
+            "fence", [k.leases, k.dying, k.deaths, k.incarnation(worker.id)], [worker.id, "", reason, "test"]
+        )
+        assert bool(fenced) is not worker.fenced
+        if not fenced:
+            return
+        worker.fenced = True
+        more = 1
+        while more:
+            _, more, _ = self.run_script(
+                "reclaim",
+                [k.dying, k.incarnation(worker.id), k.queues],
+                [k.root, worker.id, GROUP, MAX_DEATHS, 1000, batch, 0, *STEPS, "bell"],
+            )
+        for held in worker.held:
+            self._returned(held, held.started and reason == "killed")
+            # What the worker still remembers, it may yet try to settle.
+        assert not self.redis.exists(k.incarnation(worker.id))
+
+    @rule(worker=workers)
+    def heartbeat(self, worker: Worker) -> None:
+        k = self.keys
+        alive, *_ = self.run_script(
+            "heartbeat",
+            [k.leases, k.incarnation(worker.id) if not worker.fenced else "x", k.sweep],
+            [worker.id, "a", 1],
+        )
+        assert bool(alive) is not worker.fenced
+
+    @rule()
+    def replay(self) -> None:
+        rows = self.redis.xrange(self.keys.dead_letters, count=1)
+        if rows:
+            k, name = self.keys, self._name()
+            keys = [k.dead_letters, k.step(QUEUE, "0"), k.ledger(QUEUE), k.queues]
+            assert self.run_script("replay", keys, [rows[0][0], name, QUEUE]) == 1
+            assert self.run_script("replay", keys, [rows[0][0], name, QUEUE]) == 0
+            self.counts["accepted"] += 1
+
+    @rule(batch=st.integers(1, 3))
+    def purge(self, batch: int) -> None:
+        k = self.keys
+        keys = [k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, s) for s in STEPS]]
+        while dropped := self.run_script("purge", keys, [GROUP, batch]):
+            self.counts["cancelled"] += dropped
+        assert self._row().ready == 0
+
+    # -- the model
+
+    def _name(self) -> str:
+        self.numbers += 1
+        return f"m{self.numbers}"
+
+    def _living(self) -> list[Worker]:
+        return [w for w in self.all_workers if not w.fenced]
+
+    def _pick(self, worker: Worker, at: int) -> Held | None:
+        return worker.held[at % len(worker.held)] if worker.held else None
+
+    def _take(self, worker: Worker, at: int) -> Held | None:
+        held = self._pick(worker, at)
+        if held is not None:
+            worker.held.remove(held)
+        return held
+
+    def _ended(self, worker: Worker, held: Held, ended: Any, outcome: str) -> None:
+        assert bool(ended) is not worker.fenced, "a fenced worker settles nothing, a living one everything it holds"
+        if ended:
+            assert held.name not in self.outcome, "two outcomes"
+            self.outcome[held.name] = outcome
+            self.counts[outcome] += 1
+
+    def _returned(self, held: Held, died: bool) -> None:
+        if not died:
+            return
+        self.deaths[held.name] = self.deaths.get(held.name, 0) + 1
+        if self.deaths[held.name] >= MAX_DEATHS:
+            self.outcome[held.name] = "dead"
+            self.counts["dead"] += 1
+
+    def _row(self) -> LedgerRow:
+        (answer,) = self.run_script("depths", [self.keys.queues], [self.keys.root, GROUP, *STEPS])
+        counted = {answer[4][i].decode(): int(answer[4][i + 1]) for i in range(0, len(answer[4]), 2)}
+        names = ("accepted", "handled", "dead", "cancelled", "expired")
+        return LedgerRow(
+            QUEUE, ready=answer[1], held=answer[2], delayed=answer[3], **{n: counted.get(n, 0) for n in names}
+        )
+
+    @invariant()
+    def the_ledger_balances(self) -> None:
+        row = self._row()
+        assert row.lost == 0
+        assert {name: getattr(row, name) for name in self.counts} == self.counts
+
+    @invariant()
+    def redis_knows_who_holds_what(self) -> None:
+        assert self._row().held == sum(len(w.held) for w in self._living())
+
+    def teardown(self) -> None:
+        self.redis.close()
+
+
+def test_the_mailbox_is_what_the_model_says(redis_server: EmbeddedServer) -> None:
+    Mailbox.url = redis_server.url
+    run_state_machine_as_test(
+        Mailbox,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
