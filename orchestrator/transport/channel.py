@@ -58,6 +58,7 @@ class Channel(kombu_redis.Channel):
         self._reply_queues: set[str] = set()
         self._fenced = False
         self._reader = ""
+        self._read_on: Any = None
         super().__init__(*args, **kwargs)
         self.options = Options.from_transport_options(self.connection.client.transport_options)
         self.keys = Keys(self.global_keyprefix)
@@ -240,10 +241,14 @@ class Channel(kombu_redis.Channel):
         if not queues:
             return
         connection = self.client.connection
-        self._in_poll = connection
-        self._brpop_sent_at = monotonic()
         if self._holder is not None:
             self._holder.polled()
+            if connection._sock is not self._read_on:
+                # A claim sent on the last connection may have been served with nobody to take the answer.
+                self._holder.take_back_unanswered(0)
+                self._read_on = connection._sock
+        self._in_poll = connection
+        self._brpop_sent_at = monotonic()
         if self._claimed:
             self._asked = _NUDGE
             command: tuple[Any, ...] = ("PING",)

@@ -38,6 +38,9 @@ _FAREWELL_S = 5.0
 #: How long an incarnation without a consumer waits for another one.
 _LINGER_S = 5.0
 
+#: How often Redis' idea of what we hold is compared with ours.
+_COMPARE_EVERY_S = 5.0
+
 #: Between two warnings that the monitor manager does not sweep.
 _WARN_EVERY_S = 30.0
 
@@ -72,6 +75,7 @@ class Holder:
         self.held: dict[str, Claim] = {}
         self.queues: set[str] = set()
         self._pool = pool
+        self._steps = tuple(steps)
         self._users: set[User] = set()
         self._lock = threading.RLock()
         self._wire = Wire(pool)
@@ -80,6 +84,7 @@ class Holder:
         self._last_poll = monotonic()
         self._warned_at = float("-inf")
         self._idle_since = monotonic()
+        self._compared_at = monotonic()
         self._stop = threading.Event()
         self._sweeper = Sweeper(Wire(pool), keys, options, steps)
         self.id = self._register()
@@ -174,22 +179,36 @@ class Holder:
             claim = self.take(tag)
             if claim is not None:
                 by_stream.setdefault((claim.stream, claim.queue), []).append(claim.entry)
-        o = self.options
         for (stream, queue), entries in by_stream.items():
-            self.outbox.post(
-                "giveback_held",
-                [stream],
-                [
-                    self.keys.root,
-                    queue,
-                    GROUP,
-                    int(o.max_deaths),
-                    to_ms(o.outcome_ttl_s),
-                    death,
-                    self.id,
-                    *entries,
-                ],
-            )
+            self.outbox.post("giveback_held", [stream], [*self._giveback_args(queue, death), *entries])
+
+    def take_back_unanswered(self, idle_s: float) -> None:
+        """Give back what Redis says we hold and we know nothing of: the answer to a claim that never arrived.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        streams = [self.keys.step(queue, step) for queue in self.queues for step in self._steps]
+        with self._lock:
+            answer = self._wire.run("unanswered", streams, [GROUP, self.id, to_ms(idle_s)])
+        unknown = [
+            (streams[index - 1], entry.decode())
+            for index, entry in zip(answer[::2], answer[1::2], strict=True)
+            if f"{entry.decode()}@{streams[index - 1]}" not in self.held
+        ]
+        # What was settled a moment ago is not in `held` either; once that is confirmed, it is not pending any more.
+        if not unknown or not self.outbox.flush(wait_s=_FAREWELL_S):
+            return
+        for stream, entry in unknown:
+            queue = stream.removeprefix(f"{self.keys.root}q:").split(":", 1)[1]
+            with self._lock:
+                (said,) = self._wire.run("giveback_held", [stream], [*self._giveback_args(queue, ""), entry])
+            if said == b"returned":
+                logger.warning("%s: a claim was never answered; message %s goes back", self.id, entry)
+
+    def _giveback_args(self, queue: str, death: str) -> list[Any]:
+        o = self.options
+        return [self.keys.root, queue, GROUP, int(o.max_deaths), to_ms(o.outcome_ttl_s), death, self.id]
 
     # -- living
 
@@ -246,6 +265,9 @@ class Holder:
                 if away_since is not None:
                     logger.warning("heartbeats reach Redis again after %.1f s", monotonic() - away_since)
                     away_since = None
+                if monotonic() - self._compared_at > _COMPARE_EVERY_S:
+                    self._compared_at = monotonic()
+                    self.take_back_unanswered(2 * _COMPARE_EVERY_S)
                 if not self.fenced and (since_ms < 0 or since_ms > to_ms(self.options.sweep_stale_s)):
                     self._stand_in(since_ms)
             except (RedisError, OSError) as error:

@@ -296,3 +296,25 @@ def test_an_entry_without_a_message_is_buried_too(connection: Connection, broker
     publish(connection, "after")
     assert inbox.drain(1)[0].payload == "after"
     assert len(eventually(broker.letters)) == 1
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back(connection: Connection, broker: BareBroker) -> None:
+    """Regression: Redis was killed between serving a claim and answering it; the message stayed held for ever."""
+    inbox = Inbox(connection, prefetch=1)
+    publish(connection, "first")
+    first = inbox.drain(1)[0]
+    publish(connection, "unanswered")
+    incarnation = inbox.channel.incarnation
+    stream = KEYS.step("box", 0)
+    broker.redis.execute_command("XREADGROUP", "GROUP", "workers", incarnation, "STREAMS", stream, ">")
+    broker.redis.client_kill_filter(skipme=True, _type="normal")
+    first.ack()
+
+    def answered() -> bool:
+        with contextlib.suppress(socket.timeout, *connection.connection_errors):
+            connection.drain_events(timeout=0.2)
+        return len(inbox.messages) == 2
+
+    eventually(answered)
+    assert inbox.messages[1].payload == "unanswered"
+    assert broker.ledger("box").restarted == 0
