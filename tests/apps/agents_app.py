@@ -1,0 +1,247 @@
+"""A Celery app with agents and plain tasks, for the tests of sending, handling and dead letters.
+
+``celery -A tests.apps.agents_app worker`` hosts it; a test makes its own with :func:`make`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import redis
+from celery import Celery, Task
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from pydantic import BaseModel, PositiveInt, SecretStr
+
+from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles, load_settings
+
+SOON = Exponential(first_s=0.01, cap_s=0.02)
+
+#: Longest time a held task waits to be let go.
+HOLD_S = 30
+
+
+class Add(Message):
+    a: int
+    b: int
+
+
+class Pay(Message):
+    order_id: str
+    cents: PositiveInt
+    password: SecretStr = SecretStr("")
+
+
+class Flaky(Message):
+    """Fails this often, then is handled."""
+
+    failures: int
+
+
+class Broken(Message):
+    """Fails always."""
+
+    text: str = "broken"
+
+
+class Hopeless(Message):
+    """Fails with an error its policy does not repeat."""
+
+
+class Rejects(Message):
+    pass
+
+
+class Ignores(Message):
+    pass
+
+
+class Slow(Message):
+    """Hits its soft time limit."""
+
+
+class Returns(Message):
+    """Returns something that is more than plain JSON."""
+
+    what: str
+
+
+class Hold(Message):
+    """Runs until the test pushes to ``test:go:NAME``."""
+
+    name: str
+
+
+class Deadly(Message):
+    """Kills the process that runs it."""
+
+    name: str
+
+
+class WhoAmI(Message):
+    pass
+
+
+class Unhosted(Message):
+    """No agent handles this."""
+
+
+class Hopelessness(LookupError):
+    """Named in a policy's ``never`` by its base class."""
+
+
+class Receipt(BaseModel):
+    number: int
+
+
+class TextlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+class DeclinedError(Exception):
+    """Cannot be unpickled, as many that take arguments of their own."""
+
+    def __init__(self, order: str, *, reason: str) -> None:
+        super().__init__(f"order {order}: {reason}")
+
+
+class Worker(Agent):
+    name = "worker"
+    retry = Retry(max_retries=2, backoff=SOON)
+
+    @handles(Add)
+    def add(self, message: Add) -> int:
+        return message.a + message.b
+
+    @handles(Pay)
+    def pay(self, message: Pay, context: Context) -> str:
+        return f"{message.order_id}:{message.cents}:{message.password.get_secret_value()}"
+
+    @handles(Flaky)
+    def flaky(self, message: Flaky, context: Context) -> int:
+        if context.attempt <= message.failures:
+            raise ConnectionError(f"attempt {context.attempt}")
+        return context.attempt
+
+    @handles(Broken)
+    def broken(self, message: Broken) -> None:
+        if message.text == "textless":
+            raise TextlessError
+        if message.text == "declined":
+            raise DeclinedError("o1", reason="no funds")
+        if message.text == "exit":
+            sys.exit(3)
+        try:
+            raise OSError("cause")
+        except OSError as error:
+            raise ValueError(message.text) from error
+
+    @handles(Hopeless, retry=Retry(max_retries=5, backoff=SOON, never=("LookupError",)))
+    def hopeless(self, message: Hopeless) -> None:
+        raise Hopelessness("nowhere")
+
+    @handles(Rejects)
+    def rejects(self, message: Rejects) -> None:
+        raise Reject("not mine", requeue=False)
+
+    @handles(Ignores)
+    def ignores(self, message: Ignores) -> None:
+        raise Ignore
+
+    @handles(Slow, retry=Retry(max_retries=1, backoff=SOON))
+    def slow(self, message: Slow) -> None:
+        raise SoftTimeLimitExceeded(5)
+
+    @handles(Returns)
+    def returns(self, message: Returns) -> Any:
+        return {"model": Receipt(number=7), "tuple": (1, 2), "set": {3}, "object": object}[message.what]
+
+    @handles(WhoAmI)
+    def who_am_i(self, message: WhoAmI, context: Context) -> dict[str, Any]:
+        return {
+            "id": context.id,
+            "agent": context.agent,
+            "attempt": context.attempt,
+            "redelivered": context.redelivered,
+            "metadata": dict(context.metadata),
+            "named": bool(context.worker),
+        }
+
+    @handles(Hold)
+    def hold(self, message: Hold) -> str:
+        _record().blpop([f"test:go:{message.name}"], timeout=HOLD_S)
+        return message.name
+
+    @handles(Deadly)
+    def deadly(self, message: Deadly, context: Context) -> None:
+        _record().rpush(f"test:ran:{message.name}", f"{os.getpid()} {context.attempt} {context.redelivered}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _record() -> redis.Redis:
+    return redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"])
+
+
+class CountingTask(Task):
+    """A base class of the user's own."""
+
+    abstract = True
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        _record().incr("test:on_success")
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def bound(task: Task) -> str:
+    return str(task.name)
+
+
+def again(task: Task, failures: int) -> int:
+    """Celery's own way of trying again."""
+    if task.request.retries < failures:
+        raise task.retry(countdown=0.01, max_retries=3, exc=ValueError("again"))
+    return int(task.request.retries)
+
+
+def hold(name: str) -> str:
+    client = _record()
+    client.incr(f"test:began:{name}")
+    client.blpop([f"test:go:{name}"], timeout=HOLD_S)
+    return name
+
+
+def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any) -> Orchestrator:
+    """An app of its own; its Celery app is ``.app``."""
+    app = Celery("agents", set_as_current=False)
+    if broker_url is not None:
+        settings["broker_url"] = broker_url
+        app.conf.broker_url = broker_url
+        app.conf.result_backend = broker_url
+    app.conf.task_always_eager = eager
+    orchestrator = Orchestrator(app, load_settings(**settings))
+    for function in (add, total, fail, hold):
+        app.task(name=f"plain.{function.__name__}", shared=False)(function)
+    for function in (bound, again):
+        app.task(name=f"plain.{function.__name__}", bind=True, shared=False)(function)
+    app.task(name="plain.limited", time_limit=1, shared=False)(hold)
+    app.task(name="plain.counted", base=CountingTask, shared=False)(add)
+    orchestrator.host(Worker)
+    return orchestrator
+
+
+orchestrator = make(os.environ.get("ORCHESTRATOR_BROKER_URL"))
+app = orchestrator.app

@@ -1,0 +1,63 @@
+"""`agents`: what is concluded from a heartbeat, and who is up."""
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.agents.agent import inspect_agent
+from orchestrator.cli.agents import State, known_agents, state_of
+from orchestrator.registry.agents import AgentEntry, IncarnationEntry
+from tests.apps.shop import Billing
+
+IDLE = IncarnationEntry(
+    id="w1@h:1#1",
+    node="w1@h",
+    host="h",
+    pid=1,
+    agents=("billing",),
+    queues=("billing",),
+    started_ms=0,
+    heartbeat_age_s=0.2,
+    held=0,
+    running=0,
+    oldest_running_s=0.0,
+    last_poll_s=0.5,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, State.IDLE),
+        ({"running": 1, "held": 3}, State.BUSY),
+        ({"heartbeat_age_s": 0.7}, State.LATE),
+        ({"heartbeat_age_s": 0.7, "running": 1}, State.LATE),
+        ({"last_poll_s": 11.0}, State.STUCK),
+        # Nothing more is asked for while there is enough to do.
+        ({"last_poll_s": 11.0, "held": 1}, State.IDLE),
+        ({"last_poll_s": 11.0, "held": 1, "running": 1}, State.BUSY),
+    ],
+)
+def test_a_heartbeat_tells_the_state(changes: dict, state: State) -> None:
+    assert state_of(replace(IDLE, **changes), suspect_s=0.6) is state
+
+
+def test_an_agent_is_up_while_an_incarnation_hosts_it() -> None:
+    declared = {"billing": inspect_agent(Billing)}
+    announced = {
+        "billing": AgentEntry("billing", "billing", ("Charge",)),
+        "gone": AgentEntry("gone", "gone-mail", ("Go",)),
+    }
+    billing, gone = known_agents(declared, announced, [IDLE])
+    assert (billing.name, billing.up, billing.declared, billing.announced) == ("billing", True, True, True)
+    assert billing.messages == ("Charge", "Reconcile", "Refund")
+    assert billing.incarnations == ("w1@h:1#1",)
+    assert (gone.name, gone.up, gone.queue, gone.declared, gone.messages) == (
+        "gone",
+        False,
+        "gone-mail",
+        False,
+        ("Go",),
+    )
+    (never_started,) = known_agents(declared, {}, [])
+    assert (never_started.up, never_started.announced) == (False, False)

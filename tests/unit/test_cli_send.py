@@ -1,0 +1,117 @@
+"""`send`, in eager mode: what is refused, what is printed, and the exit codes."""
+
+import json
+
+import pytest
+
+from orchestrator import Orchestrator
+from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.ledger import ledger
+from orchestrator.cli.send import send
+from tests.apps.shop import make
+from tests.command_line import invoke
+
+
+@pytest.fixture
+def shop() -> Orchestrator:
+    orchestrator = make("redis://127.0.0.1:1/0")
+    orchestrator.app.conf.task_always_eager = True
+    return orchestrator
+
+
+def charge(**fields: object) -> str:
+    return json.dumps({"order_id": "o1", "cents": 5, **fields})
+
+
+def test_a_handled_message(shop: Orchestrator) -> None:
+    result = invoke(shop.app, send, "billing", "Charge", charge(card_number="4111"), "--wait", "1")
+    assert result.exit_code == 0
+    first, second = result.stdout.splitlines()
+    assert first.endswith("  Charge to billing")
+    assert second.startswith("handled at attempt 1: ")
+    assert json.loads(second.partition(": ")[2]) == {
+        "order_id": "o1",
+        "charged": 5,
+        "card_number": "**redacted**",
+    }
+    assert result.stderr == ""
+
+
+def test_a_dead_message(shop: Orchestrator) -> None:
+    result = invoke(
+        shop.app, send, "billing", "Refund", '{"order_id": "o1"}', "--wait", "1", "--retries", "0", "--json",
+        "--metadata", "job=123", "--metadata", "note=a=b",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert document["outcome"]["outcome"] == "dead"
+    assert document["outcome"]["attempts"] == 1
+    assert "4111" not in result.stdout
+    assert result.stderr == f"Error: delivery {document['id']} was not handled\n"
+    (letter,) = shop.dead_letters.list()
+    assert letter.metadata == {"job": "123", "note": "a=b"}
+    assert letter.delivery_id == document["id"]
+
+
+def test_an_outcome_that_nobody_waited_for_is_not_printed(shop: Orchestrator) -> None:
+    result = invoke(shop.app, send, "billing", "Charge", charge(), "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["outcome"] is None
+
+
+def test_fields_from_standard_input(shop: Orchestrator) -> None:
+    result = invoke(shop.app, send, "billing", "Charge", "-", "--wait", "1", "--json", stdin=charge(cents=7))
+    assert json.loads(result.stdout)["outcome"]["result"]["charged"] == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("nobody", "Charge", "{}"), "Error: unknown agent 'nobody'; known agents: billing\n"),
+        (
+            ("billing", "Charje", "{}"),
+            "Error: agent 'billing' does not handle 'Charje'; it handles: Charge, Reconcile, Refund\n",
+        ),
+        (("billing", "Charge", "{"), "Error: invalid Charge: not JSON: "),
+        (("billing", "Charge", '{"cents": NaN}'), "Error: invalid Charge: not JSON: NaN is not JSON\n"),
+        (("billing", "Charge", "[" * 200_000), "Error: invalid Charge: not JSON: "),
+        (("billing", "Charge", "[1]"), "Error: invalid Charge: the JSON is not an object\n"),
+        (("billing", "Charge", charge(cents=-5)), "Error: invalid Charge: cents=-5: "),
+        (("billing", "Charge", charge(typo=1)), "Error: invalid Charge: typo=1: "),
+        (("billing", "Charge", charge(), "--retries", "-1"), "Error: retries=-1 is not allowed; "),
+        (("billing", "Charge", charge(), "--priority", "10"), "Error: priority=10 is not allowed; "),
+        (("billing", "Charge", charge(), "--countdown", "nan"), "Error: countdown_s=nan is not allowed; "),
+        (("billing", "Charge", charge(), "--expires", "-1"), "Error: expires_s=-1.0 is not allowed; "),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_in_one_line(shop: Orchestrator, arguments: tuple[str, ...], error: str) -> None:
+    result = invoke(shop.app, send, *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(error)
+    assert result.stderr.count("\n") == 1
+    assert shop.ledger() == []
+
+
+@pytest.mark.parametrize(
+    "option", [("--wait", "0"), ("--wait", "nan"), ("--metadata", "job"), ("--metadata", "=1"), ("--on-error", "no")]
+)
+def test_options_are_checked_before_anything_is_sent(shop: Orchestrator, option: tuple[str, str]) -> None:
+    result = invoke(shop.app, send, "billing", "Charge", charge(), *option)
+    assert result.exit_code == 2
+    assert option[0] in result.stderr
+    assert shop.ledger() == []
+
+
+def test_a_refused_secret_is_not_repeated(shop: Orchestrator) -> None:
+    result = invoke(shop.app, send, "billing", "Charge", charge(card_number=[4111]))
+    assert result.exit_code == 2
+    assert "card_number=**redacted**" in result.stderr
+    assert "4111" not in result.stderr
+
+
+def test_the_other_commands_show_what_was_sent(shop: Orchestrator) -> None:
+    invoke(shop.app, send, "billing", "Refund", '{"order_id": "o1"}')
+    (letter,) = json.loads(invoke(shop.app, dead_letters, "list", "--json").stdout)["letters"]
+    assert letter["reason"] == "retries exhausted"
+    assert "billing" in invoke(shop.app, ledger).stdout

@@ -1,0 +1,81 @@
+"""What the command line prints: harmless for a terminal, and without secrets."""
+
+import pytest
+
+from orchestrator.cli.masking import mask
+from orchestrator.cli.printable import age, lines, moment, one_line, printable
+
+HIDDEN = ("password", "card_number")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ünïcode ✓", "plain ünïcode ✓"),
+        ("\x1b[2J\x07", "\\x1b[2J\\x07"),
+        ("a\nb", "a\\nb"),
+        ("\udcff\u202e", "\\udcff\\u202e"),
+    ],
+)
+def test_what_a_terminal_would_act_on_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_one_line_is_one_line() -> None:
+    assert one_line("  a\n\tb\r\nc ") == "a b c"
+
+
+def test_lines_keeps_lines_and_nothing_else() -> None:
+    assert lines("a\n\tb\x1b") == "a\n    b\\x1b"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (42, "42 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172800, "2 d")],
+)
+def test_an_age_is_as_precise_as_one_reads_it(seconds: float, shown: str) -> None:
+    assert age(seconds) == shown
+
+
+def test_a_moment_is_in_utc() -> None:
+    assert moment(1_700_000_000_123) == "2023-11-14 22:13:20Z"
+    assert moment(10**30) == f"{10**30} ms"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "card_number='S3CRET'",
+        "card_number=S3CRET: not a number",
+        "order={'id': 1, 'card_number': 'S3CRET'}: no",
+        '{"password": "S3C\\"RET S3CRET"}',
+        '"{\\"password\\": \\"S3CRET\\"}"',
+        "PASSWORD = S3CRET",
+        "password: Bearer S3CRET",
+        'password="S3CRET that is cut o',
+        "password=['S3CRET', 'S3CRET']",
+        "password={'a': 'S3CRET'}",
+    ],
+)
+def test_the_value_of_a_hidden_field_is_hidden_in_text(text: str) -> None:
+    shown = mask(text, HIDDEN)
+    assert "S3CRET" not in shown
+    assert "**redacted**" in shown
+
+
+def test_other_text_stays_as_it_is() -> None:
+    text = "order_id='o1': no such order; card_numbers=4 are known, passwords: none"
+    assert mask(text, HIDDEN) == text
+    assert mask("password=x", ()) == "password=x"
+    assert mask("card_number=77: Input", HIDDEN) == "card_number=**redacted**: Input"
+
+
+def test_text_is_masked_at_any_depth() -> None:
+    assert mask({"a": ["password=x", 1, None]}, HIDDEN) == {"a": ["password=**redacted**", 1, None]}
+
+
+def test_what_is_nested_too_deep_to_be_searched_is_hidden() -> None:
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert mask(deep, HIDDEN) == "**redacted**"

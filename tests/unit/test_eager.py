@@ -1,0 +1,143 @@
+"""Eager mode: no Redis, no waiting, and nothing that would not happen on a worker.
+
+What a worker does too is in ``tests/integration/test_agents.py``, which runs the same tests on both.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery.result import EagerResult
+
+from orchestrator import Dead, Exponential, Handled, Orchestrator, Retry
+from orchestrator.core.errors import (
+    InvalidMessage,
+    SendFailed,
+    UnknownDeadLetter,
+    UnknownMessage,
+)
+from tests.apps import agents_app as house
+
+
+@pytest.fixture(autouse=True)
+def _no_redis(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whoever connects to Redis fails the test."""
+
+    def connect(self: Any) -> None:
+        raise AssertionError("eager mode has asked for Redis")
+
+    monkeypatch.setattr(redis.connection.AbstractConnection, "connect", connect)
+    yield
+
+
+@pytest.fixture
+def orchestrator() -> Orchestrator:
+    return house.make("redis://127.0.0.1:1/0", eager=True)
+
+
+def test_a_send_is_handled_before_it_returns(orchestrator: Orchestrator) -> None:
+    assert orchestrator.send("worker", house.Add(a=1, b=2)).outcome() == Handled(3, 1)
+
+
+def test_retries_do_not_wait(orchestrator: Orchestrator) -> None:
+    before = time.monotonic()
+    delivery = orchestrator.send(
+        "worker", house.Broken(), retry=Retry(max_retries=20, backoff=Exponential(first_s=60, cap_s=3600))
+    )
+    assert time.monotonic() - before < 30
+    outcome = delivery.outcome()
+    assert isinstance(outcome, Dead)
+    assert outcome.attempts == 21
+
+
+def test_a_countdown_does_not_wait(orchestrator: Orchestrator) -> None:
+    assert orchestrator.send("worker", house.Add(a=1, b=2), countdown_s=3600).outcome() == Handled(3, 1)
+
+
+def test_raise_raises_at_the_send(orchestrator: Orchestrator) -> None:
+    with pytest.raises(SendFailed, match="retries exhausted") as failed:
+        orchestrator.send("worker", house.Broken(), on_error="raise")
+    assert isinstance(failed.value.outcome, Dead)
+    assert orchestrator.dead_letters.count() == 1
+
+
+def test_raise_does_not_raise_what_was_handled(orchestrator: Orchestrator) -> None:
+    assert orchestrator.send("worker", house.Flaky(failures=2), on_error="raise").outcome() == Handled(3, 3)
+
+
+def test_arguments_that_are_no_json_are_refused_as_a_broker_would(orchestrator: Orchestrator) -> None:
+    with pytest.raises(InvalidMessage, match="plain.add"):
+        orchestrator.send(orchestrator.app.tasks["plain.add"].s(object(), 1))
+    assert orchestrator.ledger() == []
+
+
+def test_a_handler_gets_its_arguments_as_from_the_wire(orchestrator: Orchestrator) -> None:
+    seen: list[Any] = []
+
+    def look(values: Any) -> None:
+        seen.append(values)
+
+    look_task = orchestrator.app.task(name="plain.look", shared=False)(look)
+    orchestrator.send(look_task.s((1, 2)))
+    assert seen == [[1, 2]]
+
+
+def test_a_signature_of_an_unknown_task_is_refused(orchestrator: Orchestrator) -> None:
+    with pytest.raises(UnknownMessage, match="plain.nothing"):
+        orchestrator.send(orchestrator.app.signature("plain.nothing"))
+
+
+def test_plain_celery_is_as_celery_has_it(orchestrator: Orchestrator) -> None:
+    result = orchestrator.app.tasks["plain.add"].delay(1, 2)
+    assert isinstance(result, EagerResult)
+    assert result.get() == 3
+    with pytest.raises(ValueError, match="no"):
+        orchestrator.app.tasks["plain.fail"].delay("no").get()
+
+
+def test_dead_letters_come_newest_first_and_page_by_page(orchestrator: Orchestrator) -> None:
+    for n in range(5):
+        orchestrator.send("worker", house.Broken(text=f"n{n}"))
+    log = orchestrator.dead_letters
+    first = log.list(2)
+    then = log.list(2, before=first[-1].id)
+    assert [letter.error_message for letter in (*first, *then)] == ["n4", "n3", "n2", "n1"]
+    assert log.count() == 5
+    assert log.get(first[0].id) == first[0]
+
+
+def test_a_retried_letter_runs_at_once_and_its_letter_says_where_it_came_from(orchestrator: Orchestrator) -> None:
+    orchestrator.send("worker", house.Broken(), metadata={"job": 1})
+    (letter,) = orchestrator.dead_letters.list()
+    assert orchestrator.dead_letters.retry(letter.id) == "worker"
+    (again,) = orchestrator.dead_letters.list()
+    assert again.replay_of == letter.id
+    assert again.attempts == 3
+    assert dict(again.metadata) == {"job": 1}
+    (row,) = orchestrator.ledger()
+    assert (row.accepted, row.dead, row.lost) == (2, 2, 0)
+
+
+def test_an_unknown_letter_is_said_to_be_unknown(orchestrator: Orchestrator) -> None:
+    log = orchestrator.dead_letters
+    for ask in (log.get, log.retry, lambda name: log.list(before=name)):
+        with pytest.raises(UnknownDeadLetter, match="unknown dead letter '5-5'"):
+            ask("5-5")  # type: ignore[operator]
+
+
+def test_the_raw_message_is_what_a_broker_would_have_had(orchestrator: Orchestrator) -> None:
+    orchestrator.send("worker", house.Broken(text="ä"))
+    (letter,) = orchestrator.dead_letters.list()
+    envelope = json.loads(letter.raw)
+    assert envelope["headers"]["task"] == "worker.Broken"
+    assert letter.body() == [[{"text": "ä"}], {}]
+
+
+def test_two_apps_share_nothing(orchestrator: Orchestrator) -> None:
+    orchestrator.send("worker", house.Broken())
+    other = house.make("redis://127.0.0.1:1/0", eager=True)
+    assert other.ledger() == []
+    assert other.dead_letters.count() == 0

@@ -1,0 +1,105 @@
+"""Events reach whoever listens, and nobody who listens can do harm."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator import Orchestrator, OrchestratorError
+from orchestrator.telemetry import Event, attach, detach, emit, events
+from tests.apps import agents_app as house
+
+
+@pytest.fixture
+def heard() -> Iterator[list[Event]]:
+    received: list[Event] = []
+    attach(received.append)
+    yield received
+    detach(received.append)
+
+
+@pytest.fixture
+def orchestrator() -> Orchestrator:
+    return house.make(eager=True)
+
+
+def names(heard: list[Event]) -> list[str]:
+    return [event.name for event in heard]
+
+
+def test_an_event_has_its_name_its_measurements_and_its_metadata(heard: list[Event]) -> None:
+    emit("x.y", {"n": 1.5}, agent="a")
+    emit("x.z")
+    assert heard == [Event("x.y", {"n": 1.5}, {"agent": "a"}), Event("x.z")]
+
+
+def test_a_handler_that_fails_is_logged_and_harms_nobody(
+    heard: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(event: Event) -> None:
+        raise RuntimeError("handler is broken")
+
+    later: list[Event] = []
+    attach(broken)
+    attach(later.append)
+    try:
+        with caplog.at_level(logging.ERROR):
+            emit("x.y")
+    finally:
+        detach(broken)
+        detach(later.append)
+    assert names(heard) == names(later) == ["x.y"]
+    assert "handler is broken" in caplog.text
+    assert "x.y" in caplog.text
+
+
+def test_who_has_detached_hears_nothing(heard: list[Event]) -> None:
+    detach(heard.append)
+    detach(heard.append)
+    emit("x.y")
+    assert heard == []
+
+
+def test_a_send_tells_what_happens_to_it(heard: list[Event], orchestrator: Orchestrator) -> None:
+    delivery = orchestrator.send("worker", house.Broken())
+    assert sorted(names(heard)) == sorted([events.SENT, events.RETRIED, events.RETRIED, events.BURIED])
+    assert {event.metadata["id"] for event in heard} == {delivery.id}
+    assert {event.metadata["agent"] for event in heard} == {"worker"}
+    retried = [event for event in heard if event.name == events.RETRIED]
+    assert [event.metadata["attempt"] for event in retried] == [1, 2]
+    assert all(0 <= event.measurements["pause_s"] <= 0.02 for event in retried)
+    (buried,) = [event for event in heard if event.name == events.BURIED]
+    assert (buried.metadata["reason"], buried.metadata["attempts"]) == ("retries exhausted", 3)
+
+
+def test_a_handled_send_says_so(heard: list[Event], orchestrator: Orchestrator) -> None:
+    delivery = orchestrator.send("worker", house.Flaky(failures=1))
+    handled = [event for event in heard if event.name == events.HANDLED]
+    assert [(e.metadata["id"], e.metadata["attempts"]) for e in handled] == [(delivery.id, 2)]
+
+
+def test_a_message_given_up_without_a_letter_is_told_as_dropped(
+    heard: list[Event], orchestrator: Orchestrator
+) -> None:
+    orchestrator.send("worker", house.Broken(), on_error="ignore")
+    assert events.DROPPED in names(heard)
+    assert events.BURIED not in names(heard)
+
+
+def test_dead_letters_tell_when_they_are_retried_and_purged(
+    heard: list[Event], orchestrator: Orchestrator
+) -> None:
+    outcome = orchestrator.send("worker", house.Broken()).outcome()
+    assert outcome is not None
+    (letter,) = orchestrator.dead_letters.list()
+    orchestrator.dead_letters.retry(letter.id)
+    assert orchestrator.dead_letters.purge() == 1
+    replayed = next(event for event in heard if event.name == events.REPLAYED)
+    assert (replayed.metadata["letter_id"], replayed.metadata["queue"]) == (letter.id, "worker")
+    assert heard[-1] == Event(events.PURGED, {"count": 1})
+
+
+def test_a_refused_send_is_not_told_as_accepted(heard: list[Event], orchestrator: Orchestrator) -> None:
+    with pytest.raises(OrchestratorError):
+        orchestrator.send("nobody", house.Add(a=1, b=2))
+    assert heard == []

@@ -1,0 +1,66 @@
+"""What becomes of a delivery whose last attempt has failed."""
+
+import pytest
+
+from orchestrator.agents.verdict import final_failure
+from orchestrator.core.outcome import Dead
+from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.supervision import Failure, Supervision
+
+
+def failure(kind: str = "ValueError", attempt: int = 4) -> Failure:
+    return Failure(attempt, kind, "no", "Traceback …", "now", "w1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "attempt", "reason"),
+    [
+        ("ValueError", 4, "retries exhausted"),
+        ("ValueError", 1, "non-retryable error"),
+        ("InvalidMessage", 1, "validation"),
+        ("UnknownMessage", 1, "unknown message"),
+        ("NotRegistered", 1, "unknown task"),
+        ("TimeLimitExceeded", 4, "timeout"),
+        ("SoftTimeLimitExceeded", 1, "timeout"),
+        ("Reject", 1, "rejected"),
+    ],
+)
+def test_the_reason_follows_from_the_error_and_the_attempt(kind: str, attempt: int, reason: str) -> None:
+    verdict = final_failure(Supervision(Retry(max_retries=3)), failure(kind, attempt))
+    assert verdict.outcome == Dead(reason, f"{kind}: no", attempt)
+    assert verdict.letter is not None
+    assert verdict.letter["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("on_error", "keeps_letter", "logs"),
+    [
+        (OnError.DEAD_LETTER, True, False),
+        (OnError.RAISE, True, False),
+        (OnError.LOG, False, True),
+        (OnError.IGNORE, False, False),
+    ],
+)
+def test_on_error_decides_what_is_kept_and_what_is_said(on_error: OnError, keeps_letter: bool, logs: bool) -> None:
+    verdict = final_failure(Supervision(on_error=on_error), failure())
+    assert (verdict.letter is not None, verdict.log) == (keeps_letter, logs)
+    assert verdict.outcome.reason == "retries exhausted"
+
+
+def test_the_letter_has_every_attempt_in_order() -> None:
+    supervision = Supervision(Retry(max_retries=2)).after(failure("OSError", 1)).after(failure("KeyError", 2))
+    verdict = final_failure(supervision, failure("ValueError", 3))
+    assert verdict.letter is not None
+    assert [(f["attempt"], f["type"]) for f in verdict.letter["failures"]] == [
+        (1, "OSError"),
+        (2, "KeyError"),
+        (3, "ValueError"),
+    ]
+    assert verdict.letter["error"] == {"type": "ValueError", "message": "no"}
+    assert verdict.letter["attempts"] == 3
+
+
+def test_a_plain_celery_task_that_fails_becomes_a_letter_too() -> None:
+    verdict = final_failure(None, failure(attempt=1))
+    assert verdict.outcome.reason == "retries exhausted"
+    assert verdict.letter is not None
