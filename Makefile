@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
-SOURCES := $(wildcard orchestrator workers tests config/*.py)
+SOURCES := $(wildcard orchestrator workers benchmarks tests config/*.py)
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 
 MAKEFLAGS += --no-print-directory
@@ -20,11 +20,11 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test lint format clean rebuild
+.PHONY: help setup demo test lint bench-transport format clean rebuild
 rebuild:
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Build .venv with every dependency, pinned
 
@@ -55,6 +55,9 @@ lint: setup ## Check style, formatting, types and import layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(SOURCES)
 	@$(BIN)/lint-imports --no-cache
+
+bench-transport: setup ## Compare the transport with kombu's own (about five minutes)
+	@$(BIN)/python -m benchmarks.transport $(ARGS)
 
 format: setup ## Format the code and sort its imports
 	@$(BIN)/ruff check --select I --fix .

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios within one run against something real. Never a timed assertion."""

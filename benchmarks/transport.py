@@ -1,0 +1,181 @@
+"""``make bench-transport``: the same no-op tasks with the same flags over kombu's Redis transport and over ours.
+
+Both sides alternate within one run on one server; each figure is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+from celery import Celery
+from kombu import Connection, Producer
+
+from benchmarks.machine import machine
+from orchestrator.embedded import EmbeddedServer
+
+ROOT = Path(__file__).parent.parent
+SIDES = ("stock", "ours")
+TRANSPORT = "orchestrator.transport:Transport"
+
+
+class Bench:
+    """One server, one measurement at a time."""
+
+    def __init__(self, url: str, messages: int) -> None:
+        self.url = url
+        self.messages = messages
+        self.redis = redis.Redis.from_url(url)
+
+    def _app(self, side: str) -> Celery:
+        app = Celery(f"sender-{side}", broker=self.url, set_as_current=False)
+        app.conf.task_ignore_result = True
+        if side == "ours":
+            app.conf.broker_transport = TRANSPORT
+        return app
+
+    def _fill(self, side: str) -> None:
+        self.redis.flushall()
+        options = {"transport": TRANSPORT} if side == "ours" else {}
+        app = self._app(side)
+        with Connection(self.url, **options) as connection, connection.channel() as channel:
+            producer = Producer(channel)
+            app.amqp.queues["celery"](channel).declare()
+            with producer.batch(max_size=500):
+                for number in range(self.messages):
+                    app.send_task("noop", args=[number], producer=producer)
+        app.close()
+
+    def _left(self, side: str) -> int:
+        if side == "stock":
+            return int(self.redis.llen("celery"))
+        return self.messages - int(self.redis.hget("orc:ledger:celery", "handled") or 0)
+
+    def _worker(self, side: str, name: str, pool: str, concurrency: int) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "BENCH_URL": self.url, "BENCH_TRANSPORT": side, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "celery", "-A", "benchmarks.noop_app", "worker", "-n", f"{name}@%h"]
+        command += ["-P", pool, "-c", str(concurrency), "-l", "WARNING", "--without-gossip", "--without-mingle"]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**environment, "C_FORCE_ROOT": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def consume(self, side: str, pool: str, concurrency: int, workers: int = 1) -> float:
+        """Tasks a second, between the first tenth and the last twentieth."""
+        self._fill(side)
+        processes = [self._worker(side, f"w{n}", pool, concurrency) for n in range(workers)]
+        try:
+            begin = self._when(side, self.messages * 0.9)
+            end = self._when(side, self.messages * 0.05)
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(timeout=30)
+        return (begin[1] - end[1]) / (end[0] - begin[0])
+
+    def _when(self, side: str, at_most: float) -> tuple[float, int]:
+        give_up = time.monotonic() + 120
+        while (left := self._left(side)) > at_most:
+            if time.monotonic() > give_up:
+                raise SystemExit(f"{side}: {left} messages still left after 120 s")
+            time.sleep(0.005)
+        return time.monotonic(), left
+
+    def publish(self, side: str) -> float:
+        """Messages a second, one ``apply_async`` after the other."""
+        self.redis.flushall()
+        app = self._app(side)
+        task = app.task(lambda number: None, name="noop")
+        task.apply_async((0,))
+        began = time.perf_counter()
+        for number in range(self.messages // 2):
+            task.apply_async((number,))
+        rate = (self.messages // 2) / (time.perf_counter() - began)
+        app.close()
+        return rate
+
+    def batch(self, side: str) -> float:
+        """Messages a second through ``Producer.batch()``."""
+        self.redis.flushall()
+        options = {"transport": TRANSPORT} if side == "ours" else {}
+        with Connection(self.url, **options) as connection, connection.channel() as channel:
+            producer = Producer(channel, serializer="json")
+            producer.publish([0], exchange="", routing_key="celery")
+            began = time.perf_counter()
+            with producer.batch(max_size=100):
+                for number in range(self.messages * 2):
+                    producer.publish([number], exchange="", routing_key="celery")
+            return self.messages * 2 / (time.perf_counter() - began)
+
+    def idle_ops_s(self) -> float:
+        """Redis commands a second of one worker that has nothing to do, script calls counted as one each."""
+        self.redis.flushall()
+        process = self._worker("ours", "idle", "solo", 1)
+        try:
+            deadline = time.monotonic() + 30
+            while not self.redis.zcard("orc:leases") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(2)
+            before, began = self._client_commands(), time.monotonic()
+            time.sleep(10)
+            return (self._client_commands() - before) / (time.monotonic() - began)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+    def _client_commands(self) -> int:
+        # Commands inside scripts are counted too, so count what clients send: those and the scripts themselves.
+        stats = self.redis.info("commandstats")
+        sent = ("evalsha", "xreadgroup", "client", "zrange", "client|list", "client|id", "ping", "publish", "info")
+        return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in sent)
+
+
+def ratio(name: str, rounds: int, measure: Callable[[str], float]) -> float:
+    """Median of ours over stock, alternating which goes first."""
+    ratios = []
+    for number in range(rounds):
+        order = SIDES if number % 2 == 0 else SIDES[::-1]
+        rate = {side: measure(side) for side in order}
+        ratios.append(rate["ours"] / rate["stock"])
+        shown = f"stock {rate['stock']:8.0f}/s  ours {rate['ours']:8.0f}/s  {ratios[-1]:.2f}x"
+        print(f"  {name:<9} round {number + 1}: {shown}", flush=True)
+    return statistics.median(ratios)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=8000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    print(f"machine: {machine()}")
+    with EmbeddedServer() as server:
+        bench = Bench(server.url, options.messages)
+        print(f"redis: {bench.redis.info('server')['redis_version']}, {options.messages} messages a round")
+        figures = {
+            "solo": ratio("solo", options.rounds, lambda s: bench.consume(s, "solo", 1)),
+            "threads": ratio("threads", options.rounds, lambda s: bench.consume(s, "threads", 4)),
+            "prefork": ratio("prefork", options.rounds, lambda s: bench.consume(s, "prefork", 2)),
+            "two_solo": ratio("two_solo", options.rounds, lambda s: bench.consume(s, "solo", 1, workers=2)),
+            "publish": ratio("publish", options.rounds, bench.publish),
+            "batch": ratio("batch", options.rounds, bench.batch),
+        }
+        idle = bench.idle_ops_s()
+    shown = " ".join(f"{name}={value:.2f}" for name, value in figures.items())
+    print(f"bench-transport: {shown} idle_ops_s={idle:.1f}")
+
+
+if __name__ == "__main__":
+    main()
