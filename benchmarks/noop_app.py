@@ -14,6 +14,6 @@ if os.environ.get("BENCH_TRANSPORT") == "ours":
     app.conf.broker_transport = "orchestrator.transport:Transport"
 
 
-@app.task(name="noop")
+@app.task(name="noop")  # type: ignore[untyped-decorator]
 def noop(number: int) -> None:
     """Does nothing."""

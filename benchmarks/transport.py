@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -69,6 +70,7 @@ class Bench:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     def consume(self, side: str, pool: str, concurrency: int, workers: int = 1) -> float:
@@ -79,9 +81,9 @@ class Bench:
             begin = self._when(side, self.messages * 0.9)
             end = self._when(side, self.messages * 0.05)
         finally:
+            # Not asked to stop: a prefork worker under load takes its time for that, on either side.
             for process in processes:
-                process.terminate()
-            for process in processes:
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait(timeout=30)
         return (begin[1] - end[1]) / (end[0] - begin[0])
 
@@ -132,7 +134,7 @@ class Bench:
             time.sleep(10)
             return (self._client_commands() - before) / (time.monotonic() - began)
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=30)
 
     def _client_commands(self) -> int:

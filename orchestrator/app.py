@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +36,19 @@ from orchestrator.transport.sweep import Sweeper, Swept
 
 TRANSPORT = "orchestrator.transport:Transport"
 _SCHEMES = ("redis", "rediss", "sentinel")
+
+
+class _Described:
+    """A function among the transport's options, which Celery's remote control shows as JSON."""
+
+    def __init__(self, describe: Callable[[], Mapping[str, str]]) -> None:
+        self._describe = describe
+
+    def __call__(self) -> Mapping[str, str]:
+        return self._describe()
+
+    def __json__(self) -> str:
+        return "the agents hosted"
 
 
 class Orchestrator:
@@ -80,7 +93,7 @@ class Orchestrator:
             "max_deaths": s.max_deaths,
             "outcome_ttl_s": s.outcome_ttl_s,
             "managed": True,
-            "describe": self._describe,
+            "describe": _Described(self._describe),
             **({"global_keyprefix": s.key_prefix} if s.key_prefix else {}),
             **(conf.broker_transport_options or {}),
         }

@@ -69,10 +69,9 @@ class Channel(kombu_redis.Channel):
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         params: dict[str, Any] = super()._connparams(asynchronous)
-        if not asynchronous:
-            for name in ("socket_timeout", "socket_connect_timeout"):
-                if params.get(name) is None and (name == "socket_timeout" or "path" not in params):
-                    params[name] = _SOCKET_TIMEOUT_S
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            if params.get(name) is None and (name == "socket_timeout" or "path" not in params):
+                params[name] = _SOCKET_TIMEOUT_S
         return params
 
     @property

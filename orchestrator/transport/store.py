@@ -70,7 +70,8 @@ def open_store(connection: Connection) -> Store:
     """
     url = connection.as_uri()
     try:
-        channel = connection.channel()
+        # Not connection.channel(), which tries again after a pause; who asks wants to know now.
+        channel = connection.transport.create_channel(connection.transport)
     except (OperationalError, *connection.connection_errors) as error:
         raise BrokerUnavailable(url, error) from error
     if not isinstance(channel, Channel):
@@ -79,7 +80,7 @@ def open_store(connection: Connection) -> Store:
             "allowed: broker_transport='orchestrator.transport:Transport'"
         )
     pool = channel._get_pool()
-    return Store(
+    store = Store(
         client=redis.Redis(connection_pool=pool),
         keys=channel.keys,
         options=channel.options,
@@ -87,3 +88,6 @@ def open_store(connection: Connection) -> Store:
         pool=pool,
         url=url,
     )
+    channel.close()
+    connection.release()
+    return store

@@ -1,0 +1,67 @@
+"""``celery -A workers demo``: the app's own demonstration. What it shows is the app's business, not ours."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from celery.bin.base import CeleryCommand
+
+from orchestrator.cli.errors import ExitCode, Stop
+from orchestrator.core.errors import CallerError, OrchestratorError
+
+_EXIT_CODES = """\b
+Exit codes:
+  0    every message was handled or is a dead letter; none is pending, none is lost
+  1    that is not so, or something that had to happen did not
+  2    what was asked for cannot be done as asked
+  130  Ctrl-C"""
+
+
+@click.command(cls=CeleryCommand, name="demo", epilog=_EXIT_CODES)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--chaos/--no-chaos",
+    default=True,
+    show_default=True,
+    help="SIGKILL an auditor one third through; and add a file that cannot be decoded, and a message that kills "
+    "its worker.",
+)
+@click.option(
+    "--auditors",
+    type=click.IntRange(2, 64),
+    default=2,
+    show_default=True,
+    help="How many workers audit. What a killed one held runs on another.",
+)
+@click.pass_context
+def demo(context: click.Context, /, path: Path | None, chaos: bool, auditors: int, **_: Any) -> None:
+    """Audit a tree of Python files for unsupervised Celery sends, with real workers and a real SIGKILL.
+
+    PATH is a directory or a file; without it, the installed packages of this environment. Redis is one of the
+    demo's own, unless a broker is named (-b, ORCHESTRATOR_BROKER_URL or a profile): there the demo keeps to a key
+    prefix of its own.
+    """
+    main = context.obj.app.main
+    module = f"{main}.demo"
+    if not _exists(module):
+        raise Stop(f"the app {main!r} has no demo (no module {module}); try: celery -A workers demo", ExitCode.CALLER)
+    try:
+        sys.exit(importlib.import_module(module).run(path, chaos=chaos, auditors=auditors))
+    except OrchestratorError as error:
+        raise Stop(str(error), ExitCode.CALLER if isinstance(error, CallerError) else ExitCode.NOT_HANDLED) from error
+    except KeyboardInterrupt:
+        click.echo("demo: stopped", err=True)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False

@@ -1,0 +1,60 @@
+"""``celery -A APP ledger``: every accepted message, and where it is now."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+from celery.bin.base import CeleryCommand
+
+from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
+from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.sending.ledger import LedgerRow, total
+
+_CONSERVED = ("accepted", "handled", "dead", "expired", "cancelled", "pending", "lost")
+_FURTHER = ("ready", "held", "delayed", "retried", "redelivered", "restarted", "duplicated")
+
+
+@click.command(cls=CeleryCommand, name="ledger", epilog=EXIT_CODES)
+@as_json_option
+@click.pass_context
+@reported
+def ledger(context: click.Context, as_json: bool) -> None:
+    """Show each mailbox' ledger, all taken at one moment.
+
+    accepted = handled + dead + expired + cancelled + pending, or the exit code is 1. What is pending is ready in
+    its mailbox, held by a worker, or delayed: not yet due.
+    """
+    rows = orchestrator_of(context).ledger()
+    unbalanced = [row for row in rows if not row.balanced]
+    if as_json:
+        print_document(
+            {
+                "mailboxes": [_document(row) for row in rows],
+                "total": _document(total(rows)),
+                "balanced": not unbalanced,
+            }
+        )
+    else:
+        _show(context, rows)
+    if unbalanced:
+        lost = ", ".join(f"{row.queue} {row.lost:+d}" for row in unbalanced)
+        raise Stop(f"the ledger does not balance; lost: {lost}", ExitCode.NOT_HANDLED)
+
+
+def _document(row: LedgerRow) -> dict[str, Any]:
+    return {**asdict(row), "pending": row.pending, "lost": row.lost, "balanced": row.balanced}
+
+
+def _show(context: click.Context, rows: list[LedgerRow]) -> None:
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import console, print_table
+
+    out = console(context)
+    shown = [*rows, total(rows)] if rows else []
+    for title, names in (("Ledger", _CONSERVED), ("What is pending, and what happened more than once", _FURTHER)):
+        print_table(
+            out, title, ("mailbox", *names), [(row.queue, *(getattr(row, name) for name in names)) for row in shown]
+        )

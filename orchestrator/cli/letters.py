@@ -1,0 +1,36 @@
+"""Dead letters as they are shown: without secrets, and with whatever can be read of the message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orchestrator.cli.masking import mask
+from orchestrator.core.redact import redact
+from orchestrator.core.supervision import HEADER
+from orchestrator.deadletters.letter import DeadLetter
+
+
+def letter_document(letter: DeadLetter, hidden: tuple[str, ...]) -> dict[str, Any]:
+    """Everything about the letter but the message's envelope, as JSON data."""
+    document: dict[str, Any] = mask(letter.shown(hidden), hidden)
+    return document
+
+
+def raw_message(letter: DeadLetter, hidden: tuple[str, ...]) -> Any:
+    """The message as it lay in its mailbox: JSON data with the body decoded, or text if it cannot be read."""
+    try:
+        envelope = json.loads(letter.raw)
+    except (ValueError, RecursionError):
+        # What it means is unknown, but what it looks like is not.
+        return mask(letter.raw.decode("utf-8", "backslashreplace"), hidden)
+    if isinstance(envelope, dict):
+        body = letter.body()
+        if body is not None:
+            envelope["body"] = body
+        headers = envelope.get("headers")
+        supervision = headers.get(HEADER) if isinstance(headers, dict) else None
+        if isinstance(supervision, dict):
+            # The letter tells them.
+            supervision.pop("failures", None)
+    return mask(redact(envelope, hidden), hidden)

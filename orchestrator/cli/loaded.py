@@ -1,0 +1,46 @@
+"""The Orchestrator of the app that ``celery -A`` has loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.core.errors import InvalidSettings, NotSupervised
+
+if TYPE_CHECKING:
+    from orchestrator.app import Orchestrator
+
+#: A command line waits less long for Redis than a worker does. Longer than a single wait for an outcome (2 s).
+_SOCKET_TIMEOUT_S = 3.0
+
+
+def orchestrator_of(context: click.Context) -> Orchestrator:
+    """The Orchestrator, with the app's modules imported and the broker known to answer.
+
+    Raises:
+        NotSupervised: the app has none.
+        InvalidSettings: the broker URL is not one.
+        BrokerUnavailable: the broker does not answer.
+    """
+    app = context.obj.app
+    orchestrator: Orchestrator | None = getattr(app, "orchestrator", None)
+    if orchestrator is None:
+        raise NotSupervised(
+            f"the Celery app {app.main or 'default'!r} has no Orchestrator; "
+            "make one with Orchestrator(app), and name the app: celery -A MODULE …"
+        )
+    # As a worker does: agents may be declared in modules that only `include` names.
+    app.loader.import_default_modules()
+    if not orchestrator.eager:
+        app.conf.broker_transport_options = {
+            "socket_timeout": _SOCKET_TIMEOUT_S,
+            "socket_connect_timeout": _SOCKET_TIMEOUT_S,
+            **(app.conf.broker_transport_options or {}),
+        }
+        try:
+            # Asked first: publishing would try again for longer than anybody waits at a prompt.
+            orchestrator.store  # noqa: B018
+        except ValueError as error:
+            raise InvalidSettings([f"broker_url: {error}"]) from None
+    return orchestrator

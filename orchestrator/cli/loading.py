@@ -1,0 +1,38 @@
+"""Bad settings, met while ``celery -A APP`` imports the app: one line instead of a stack trace."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import click
+
+from orchestrator.cli.errors import ExitCode
+from orchestrator.cli.printable import one_line
+from orchestrator.core.errors import InvalidSettings
+
+
+def report_bad_settings() -> None:
+    """Have Celery's command line report settings that an operator has to correct, for every subcommand.
+
+    Celery prints the stack trace of whatever an app's module raises, and lets a plug-in add commands only. So
+    this wraps the function by which its command line loads the app; it is called when Celery loads our commands,
+    and does nothing in any other process. Mistakes in the code of an app keep their stack trace.
+    """
+    command_line: Any = sys.modules.get("celery.bin.celery")
+    find_app = getattr(command_line, "find_app", None)
+    if find_app is None or getattr(find_app, "__reports_bad_settings__", False):
+        return
+
+    @functools.wraps(find_app)
+    def find(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return find_app(*args, **kwargs)
+        except InvalidSettings as error:
+            click.echo(f"Error: {one_line(str(error))}", err=True)
+            # Celery turns any Exception into a stack trace, Click's own included.
+            raise SystemExit(int(ExitCode.CALLER)) from None
+
+    find.__reports_bad_settings__ = True  # type: ignore[attr-defined]
+    command_line.find_app = find

@@ -1,0 +1,47 @@
+"""Hiding secrets in text, where no structure says which part of it is a field's value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from orchestrator.core.redact import HIDDEN
+
+#: What a value may look like; each may have been cut off at the end.
+_VALUE = "|".join(
+    (
+        r"(?:Bearer|Basic)\s+\S+",
+        r'"(?:[^"\\]|\\.)*"?',
+        r"'(?:[^'\\]|\\.)*'?",
+        r"\[[^\]]*\]?",
+        r"\{[^}]*\}?",
+        # A word; the colon after it belongs to the sentence.
+        r"[^\s,;&)}\]]+?(?=:?(?:[\s,;&)}\]]|$))",
+    )
+)
+
+
+def mask(value: Any, names: Iterable[str]) -> Any:
+    """A copy of JSON data in whose texts ``name=value`` and ``"name": value`` are hidden for the named fields."""
+    names = list(names)
+    if not names:
+        return value
+    known = "|".join(re.escape(name) for name in names)
+    # The name, perhaps quoted (or quoted within a quoted text), and its sign.
+    key = rf"""(?<![A-Za-z0-9_])((?:{known})(?:\\*["'])?\s*[:=]\s*)"""
+    pattern = re.compile(f"{key}({_VALUE})", re.IGNORECASE | re.DOTALL)
+    try:
+        return _mask(value, pattern)
+    except RecursionError:
+        return HIDDEN
+
+
+def _mask(value: Any, pattern: re.Pattern[str]) -> Any:
+    if isinstance(value, str):
+        return pattern.sub(rf"\1{HIDDEN}", value)
+    if isinstance(value, dict):
+        return {k: _mask(v, pattern) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mask(item, pattern) for item in value]
+    return value
