@@ -20,7 +20,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test lint bench-transport format clean rebuild
+.PHONY: help setup demo test lint docker-test bench-transport format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -47,14 +47,18 @@ $(STAMP): pyproject.toml requirements.lock
 demo: setup ## Run the demo: real workers, a real SIGKILL, nothing lost
 	@$(BIN)/celery -A workers demo $(ARGS)
 
+# Most tests wait for processes to start, so three at a time suit two cores. A file's tests share its fixtures.
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 3 --dist loadfile) $(ARGS)
 
 lint: setup ## Check style, formatting, types and import layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(SOURCES)
 	@$(BIN)/lint-imports --no-cache
+
+docker-test: setup ## Build the image, run the stack, kill and stop its containers (needs Docker)
+	@$(BIN)/python -m pytest tests/docker -m docker $(ARGS)
 
 bench-transport: setup ## Compare the transport with kombu's own (about five minutes)
 	@$(BIN)/python -m benchmarks.transport $(ARGS)

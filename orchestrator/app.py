@@ -90,6 +90,7 @@ class Orchestrator:
             "suspect_s": s.suspect_s,
             "lease_s": s.lease_s,
             "sweep_stale_s": s.sweep_stale_s,
+            "sweep_gap_s": s.sweep_stale_s + 3 * s.heartbeat_s,
             "max_deaths": s.max_deaths,
             "outcome_ttl_s": s.outcome_ttl_s,
             "managed": True,
@@ -259,7 +260,7 @@ class Orchestrator:
         if eager:
             self._house.send(parcel)
         else:
-            publish(self.app, parcel)
+            publish(self.app, parcel, self.settings.redact)
         emit(events.SENT, agent=s.agent, message=s.message, id=parcel.id)
         delivery = Delivery(parcel.id, s.agent, s.message, s.on_error, self._house.outcome if eager else self._await)
         if eager and s.on_error is OnError.RAISE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from orchestrator.cli.masking import mask
+from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER
 from orchestrator.deadletters.letter import DeadLetter
@@ -13,8 +13,7 @@ from orchestrator.deadletters.letter import DeadLetter
 
 def letter_document(letter: DeadLetter, hidden: tuple[str, ...]) -> dict[str, Any]:
     """Everything about the letter but the message's envelope, as JSON data."""
-    document: dict[str, Any] = mask(letter.shown(hidden), hidden)
-    return document
+    return letter.shown(hidden)
 
 
 def raw_message(letter: DeadLetter, hidden: tuple[str, ...]) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 
@@ -41,8 +42,8 @@ class DeadLetter:
         return _body(_envelope(self.raw))
 
     def shown(self, hidden: tuple[str, ...]) -> dict[str, Any]:
-        """Everything about the letter as JSON data, with the named fields redacted."""
-        return {
+        """Everything about the letter as JSON data, with the named fields redacted, in its texts too."""
+        shown = {
             "id": self.id,
             "agent": self.agent,
             "message": self.message,
@@ -61,6 +62,8 @@ class DeadLetter:
             "body": redact(self.body(), hidden),
             "raw_bytes": len(self.raw),
         }
+        masked: dict[str, Any] = mask(shown, hidden)
+        return masked
 
 
 def _envelope(raw: bytes) -> dict[str, Any]:
@@ -120,7 +123,7 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
         attempts=_whole(written.get("attempts")),
         at_ms=_whole(written.get("at")) or _whole(entry_id.split("-")[0]),
         by=str(written.get("by", "")),
-        failures=tuple(Failure.from_wire(f) for f in failures) if isinstance(failures, list) else supervision.failures,
+        failures=_failures(failures) if isinstance(failures, list) else supervision.failures,
         deaths=tuple(d for d in deaths if isinstance(d, dict)),
         task=str(headers.get("task", "")),
         delivery_id=str(headers.get("id", "")),
@@ -131,10 +134,14 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
     )
 
 
+def _failures(wires: list[Any]) -> tuple[Failure, ...]:
+    return tuple(Failure.from_wire(wire) for wire in wires if isinstance(wire, dict))
+
+
 def _whole(value: Any) -> int:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from orchestrator.core.errors import BrokerUnavailable, UnknownDeadLetter
+from orchestrator.core.errors import BrokerUnavailable, CallerError, UnknownDeadLetter
 from orchestrator.deadletters.letter import DeadLetter, read_letter, renewed
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.store import Store
@@ -50,6 +50,8 @@ class StreamDeadLetters:
     def retry(self, letter_id: str) -> str:
         """Send it again. Removing it and publishing it is one step, so two who ask at once cause one retry."""
         letter = self.get(letter_id)
+        if not letter.queue:
+            raise CallerError(f"dead letter {letter.id!r} names no mailbox that it could be sent to")
         k = self._store.keys
         first_priority = self._store.steps[1]
         sent = self._store.run(

@@ -5,6 +5,7 @@ Any worker may serve it; one that does nothing else does it best.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from celery import Celery
@@ -19,6 +20,15 @@ QUEUE = "monitor-manager"
 TASK = "orchestrator.sweep"
 
 
+class _Quiet(logging.Filter):
+    """Keeps Celery from telling every second that a sweep was received and succeeded."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is shown."""
+        data = getattr(record, "data", None)
+        return not (record.levelno <= logging.INFO and isinstance(data, dict) and data.get("name") == TASK)
+
+
 def install(app: Celery, orchestrator: Orchestrator) -> None:
     """Register the sweep and have beat send it."""
 
@@ -29,6 +39,10 @@ def install(app: Celery, orchestrator: Orchestrator) -> None:
 
     # Acknowledged early: a sweep that was cut short is made good by the next one, not by itself.
     app.task(sweep, name=TASK, acks_late=False, ignore_result=True, shared=False)
+    for noisy in ("celery.worker.strategy", "celery.app.trace"):
+        logger = logging.getLogger(noisy)
+        if not any(isinstance(known, _Quiet) for known in logger.filters):
+            logger.addFilter(_Quiet())
     app.amqp.queues.select_add(mailbox(QUEUE, longest=1))
     every_s = orchestrator.settings.sweep_every_s
     app.conf.beat_schedule = {

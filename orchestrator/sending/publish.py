@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
+from celery.utils.saferepr import saferepr
 from kombu import Queue
 from kombu.exceptions import EncodeError, OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidMessage
+from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER, Supervision
+
+#: Of a message's arguments, so many characters are shown; Celery's own limit.
+_SHOWN = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +35,8 @@ class Parcel:
     priority: int | None = None
 
 
-def publish(app: Celery, parcel: Parcel) -> None:
-    """Send a parcel; when this returns, Redis has it.
+def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = ()) -> None:
+    """Send a parcel; when this returns, Redis has it. Logs, events and Flower see the ``hidden`` fields redacted.
 
     Raises:
         BrokerUnavailable: Redis did not take it (after Celery's own publish retries). If the connection broke
@@ -51,8 +56,10 @@ def publish(app: Celery, parcel: Parcel) -> None:
             task_id=parcel.id,
             countdown=parcel.countdown_s,
             expires=parcel.expires_s,
+            argsrepr=saferepr(redact(list(parcel.args), hidden), maxlen=_SHOWN),
+            kwargsrepr=saferepr(redact(dict(parcel.kwargs), hidden), maxlen=_SHOWN),
             headers={HEADER: parcel.supervision.to_wire()},
-            ignore_result=None,
+            ignore_result=_ignores_result(app, parcel),
             **options,
         )
     except EncodeError as error:
@@ -60,3 +67,11 @@ def publish(app: Celery, parcel: Parcel) -> None:
     except (OperationalError, RedisError, OSError) as error:
         with app.connection_for_write() as connection:
             raise BrokerUnavailable(connection.as_uri(), error) from error
+
+
+def _ignores_result(app: Celery, parcel: Parcel) -> bool | None:
+    """Whether Celery's result backend has no part in this; else it would listen for a result at every send."""
+    if parcel.supervision.agent:
+        return True
+    task = app.tasks.get(parcel.task)
+    return True if task is not None and task.ignore_result else None

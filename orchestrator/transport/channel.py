@@ -59,8 +59,9 @@ class Channel(kombu_redis.Channel):
         self._fenced = False
         self._reader = ""
         self._read_on: Any = None
+        transport: Any = args[0] if args else kwargs["connection"]
+        self.options = Options.from_transport_options(transport.client.transport_options)
         super().__init__(*args, **kwargs)
-        self.options = Options.from_transport_options(self.connection.client.transport_options)
         self.keys = Keys(self.global_keyprefix)
         self.steps = (RETURNED, *(str(step) for step in self.priority_steps))
         self._reader = f"reader:{id(self):x}"
@@ -71,7 +72,9 @@ class Channel(kombu_redis.Channel):
         params: dict[str, Any] = super()._connparams(asynchronous)
         for name in ("socket_timeout", "socket_connect_timeout"):
             if params.get(name) is None and (name == "socket_timeout" or "path" not in params):
-                params[name] = _SOCKET_TIMEOUT_S
+                # Longer than a gap in the sweeps: a Redis that hangs must be known to have hung before the first
+                # heartbeat gives up and closes its connection, which would look like a death.
+                params[name] = max(_SOCKET_TIMEOUT_S, 1.2 * self.options.sweep_gap_s)
         return params
 
     @property

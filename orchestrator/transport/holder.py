@@ -41,6 +41,12 @@ _LINGER_S = 5.0
 #: How often Redis' idea of what we hold is compared with ours.
 _COMPARE_EVERY_S = 5.0
 
+#: How often a worker that stands in sweeps, once it does.
+_STAND_IN_EVERY_S = 0.9
+
+#: A sweep this much younger than our own last one was somebody else's.
+_SOMEBODY_ELSE_MS = 200
+
 #: Between two warnings that the monitor manager does not sweep.
 _WARN_EVERY_S = 30.0
 
@@ -83,6 +89,7 @@ class Holder:
         self._client = ""
         self._last_poll = monotonic()
         self._warned_at = float("-inf")
+        self._swept_at: float | None = None
         self._idle_since = monotonic()
         self._compared_at = monotonic()
         self._stop = threading.Event()
@@ -268,7 +275,7 @@ class Holder:
                 if monotonic() - self._compared_at > _COMPARE_EVERY_S:
                     self._compared_at = monotonic()
                     self.take_back_unanswered(2 * _COMPARE_EVERY_S)
-                if not self.fenced and (since_ms < 0 or since_ms > to_ms(self.options.sweep_stale_s)):
+                if not self.fenced and self._must_sweep(since_ms):
                     self._stand_in(since_ms)
             except (RedisError, OSError) as error:
                 if away_since is None:
@@ -281,6 +288,17 @@ class Holder:
                 # Without a heartbeat this worker would be declared dead; no error may end it.
                 logger.exception("heartbeat failed")
 
+    def _must_sweep(self, since_ms: int) -> bool:
+        """Whether to sweep in the place of whoever should: once that is overdue, and then until somebody else does."""
+        if since_ms < 0 or since_ms > to_ms(self.options.sweep_stale_s):
+            return True
+        if self._swept_at is None:
+            return False
+        if since_ms < to_ms(monotonic() - self._swept_at) - _SOMEBODY_ELSE_MS:
+            self._swept_at = None
+            return False
+        return since_ms > to_ms(_STAND_IN_EVERY_S)
+
     def _stand_in(self, since_ms: int) -> None:
         emit(events.SWEEP_STOOD_IN, {"stale_s": since_ms / 1000}, by=self.id)
         if self.options.managed and monotonic() - self._warned_at > _WARN_EVERY_S:
@@ -288,6 +306,7 @@ class Holder:
             how_long = f"no sweep for {since_ms / 1000:.1f} s" if since_ms >= 0 else "no sweep yet"
             logger.warning("%s: are beat and the monitor manager running? %s sweeps in its place", how_long, self.id)
         self._sweeper.sweep(self.id)
+        self._swept_at = monotonic()
 
 
 class Holders:

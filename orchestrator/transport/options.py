@@ -27,7 +27,8 @@ class Options:
     lease_s: float = 10.0
     #: If nobody has swept for this long, any worker does in its place.
     sweep_stale_s: float = 0.5
-    #: If nobody has swept for this long, silence proves nothing: the living get time to be heard first.
+    #: If nobody has swept for this long, silence proves nothing: the living get time to be heard first. Longer
+    #: than it takes for somebody to stand in.
     sweep_gap_s: float = 2.5
     #: Longest time a reader sleeps in Redis.
     block_s: float = 1.0
@@ -57,6 +58,11 @@ class Options:
             problems.append(
                 f"heartbeat_s={self.heartbeat_s} suspect_s={self.suspect_s} lease_s={self.lease_s}: "
                 "allowed: heartbeat_s < suspect_s < lease_s"
+            )
+        if not problems and not self.sweep_stale_s + 2 * self.heartbeat_s < self.sweep_gap_s:
+            problems.append(
+                f"sweep_stale_s={self.sweep_stale_s} heartbeat_s={self.heartbeat_s} sweep_gap_s={self.sweep_gap_s}: "
+                "allowed: sweep_stale_s + 2 * heartbeat_s < sweep_gap_s, or every stand-in's sweep looks like a gap"
             )
         if problems:
             raise InvalidSettings(problems)

@@ -61,7 +61,7 @@ class Outbox:
         self._unread: deque[_Posted] = deque()
         self._loaded_on: Any = None
         self._wake = threading.Event()
-        self._closed: bool = False
+        self._closed = threading.Event()
         self._away = False
         self._thread = threading.Thread(target=self._flush_in_time, name="orchestrator-outbox", daemon=True)
         self._thread.start()
@@ -198,8 +198,10 @@ class Outbox:
 
     def _flush_in_time(self) -> None:
         pause = threading.Event()
-        while not self._closed:
+        while not self._closed.is_set():
             self._wake.wait()
+            if self._closed.is_set():
+                return
             pause.wait(_RETRY_S if self._away else self._flush_s)
             self._wake.clear()
             self.flush()
@@ -216,7 +218,7 @@ class Outbox:
             if monotonic() > until:
                 break
             pause.wait(min(_RETRY_S, wait_s))
-        self._closed = True
+        self._closed.set()
         self._wake.set()
         with self._io:
             try:
