@@ -75,11 +75,13 @@ class House:
 def hosted(pool: str = "solo", concurrency: int = 1, **options: Any) -> Iterator[House]:
     """A house with a worker in it."""
     options.setdefault("queues", QUEUES)
-    with EmbeddedServer() as server:
-        with WorkerProcess(APP, server.url, pool=pool, concurrency=concurrency, **options) as worker:
-            house = House(server.url, worker)
-            yield house
-            house.close()
+    with (
+        EmbeddedServer() as server,
+        WorkerProcess(APP, server.url, pool=pool, concurrency=concurrency, **options) as worker,
+    ):
+        house = House(server.url, worker)
+        yield house
+        house.close()
 
 
 @contextmanager

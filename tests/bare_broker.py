@@ -21,7 +21,8 @@ class BareBroker:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.redis = redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace")
+        # redis-py types every answer as "bytes or str or an awaitable"; here they are text.
+        self.redis: Any = redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace")
         self.app = Celery("sender", broker=url, set_as_current=False)
         self.app.conf.broker_transport = TRANSPORT
         self.app.conf.task_ignore_result = True

@@ -80,6 +80,12 @@ class Deadly(Message):
     name: str
 
 
+class FailsWhile(Message):
+    """Fails while there is this key in Redis."""
+
+    key: str
+
+
 class WhoAmI(Message):
     pass
 
@@ -159,6 +165,11 @@ class Worker(Agent):
     def returns(self, message: Returns) -> Any:
         return {"model": Receipt(number=7), "tuple": (1, 2), "set": {3}, "object": object}[message.what]
 
+    @handles(FailsWhile)
+    def fails_while(self, message: FailsWhile) -> None:
+        if _record().exists(message.key):
+            raise ValueError(message.key)
+
     @handles(WhoAmI)
     def who_am_i(self, message: WhoAmI, context: Context) -> dict[str, Any]:
         return {
@@ -182,7 +193,7 @@ class Worker(Agent):
 
 
 def _record() -> redis.Redis:
-    return redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"])
+    return redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None)
 
 
 class CountingTask(Task):
@@ -217,6 +228,10 @@ def again(task: Task, failures: int) -> int:
     return int(task.request.retries)
 
 
+def replaced(task: Task, a: int, b: int) -> None:
+    task.replace(task.app.tasks["plain.add"].s(a, b))
+
+
 def hold(name: str) -> str:
     client = _record()
     client.incr(f"test:began:{name}")
@@ -235,8 +250,8 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
     orchestrator = Orchestrator(app, load_settings(**settings))
     for function in (add, total, fail, hold):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
-    for function in (bound, again):
-        app.task(name=f"plain.{function.__name__}", bind=True, shared=False)(function)
+    for method in (bound, again, replaced):
+        app.task(name=f"plain.{method.__name__}", bind=True, shared=False)(method)
     app.task(name="plain.limited", time_limit=1, shared=False)(hold)
     app.task(name="plain.counted", base=CountingTask, shared=False)(add)
     orchestrator.host(Worker)

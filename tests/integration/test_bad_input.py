@@ -4,6 +4,7 @@ import base64
 import json
 import pickle
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,7 @@ def test_who_waits_for_a_buried_message_is_told(house: House) -> None:
         ("worker.Pay", {}, Reason.VALIDATION),
     ]:
         entry = raw(task=task, headers={"id": f"waited-{reason.name}", "orc": orc(), **headers})
-        letter = house.letter_after(lambda entry=entry: house.put(entry))
+        letter = house.letter_after(partial(house.put, entry))
         (outcome,) = house.redis.lrange(house.keys.outcome(f"waited-{reason.name}"), 0, -1)
         assert json.loads(outcome)["outcome"] == "dead"
         assert json.loads(outcome)["reason"] == reason.value

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.cli.masking import mask
 from orchestrator.cli.printable import age, lines, moment, one_line, printable
+from orchestrator.core.masking import mask
 
 HIDDEN = ("password", "card_number")
 

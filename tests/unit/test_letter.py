@@ -72,7 +72,14 @@ def test_what_the_worker_wrote_is_read_back() -> None:
     supervision = Supervision(agent="worker", message="Pay", metadata={"job": 1}, replay_of="0-1").to_wire()
     raw = envelope([{"order_id": "o1"}], orc=supervision)
     letter = letter_of(
-        raw, queue="q", reason="poison", error={"type": "T", "message": "M"}, attempts=3, at=5, by="w1", failures=[failure]
+        raw,
+        queue="q",
+        reason="poison",
+        error={"type": "T", "message": "M"},
+        attempts=3,
+        at=5,
+        by="w1",
+        failures=[failure],
     )
     assert (letter.queue, letter.reason, letter.error_type, letter.error_message) == ("q", "poison", "T", "M")
     assert (letter.attempts, letter.at_ms, letter.by) == (3, 5, "w1")

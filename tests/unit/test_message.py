@@ -1,5 +1,6 @@
 """Messages, as their senders and handlers see them, and as the transport reads them from the wire."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -37,7 +38,7 @@ class Order(Message):
 class Login(Message):
     user: str
     password: SecretStr
-    homes: list[Address] = []
+    homes: tuple[Address, ...] = ()
 
 
 class Odd(Message):
@@ -89,7 +90,7 @@ def test_a_message_is_called_after_its_class() -> None:
 
 
 def test_a_secret_reaches_the_handler() -> None:
-    login = Login(user="u", password=SecretStr(PASSWORD), homes=[Address(street="s", door_code=SecretStr("1234"))])
+    login = Login(user="u", password=SecretStr(PASSWORD), homes=(Address(street="s", door_code=SecretStr("1234")),))
     arrived = decode(Login, over_the_wire(login))
     assert arrived.password.get_secret_value() == PASSWORD
     assert arrived.homes[0].door_code.get_secret_value() == "1234"
@@ -129,10 +130,8 @@ def test_fields_that_do_not_fit_are_named_with_value_and_rule(fields: Any, probl
 
 @given(json_data | objects("order_id", "cents", "notes", "to"))
 def test_any_fields_are_a_message_or_refused(fields: Any) -> None:
-    try:
+    with contextlib.suppress(InvalidMessage):
         assert isinstance(decode(Order, fields), Order)
-    except InvalidMessage as refused:
-        assert refused.problems
 
 
 def test_a_long_value_is_shortened() -> None:
@@ -200,10 +199,8 @@ def test_any_bytes_are_an_entry_or_malformed(raw: bytes, redelivered: bool) -> N
     ],
 )
 def test_kombus_type_marks_with_anything_in_them_are_read_or_malformed(raw: bytes) -> None:
-    try:
+    with contextlib.suppress(MalformedEntry):
         decode_entry(raw, tag="t", queue="q", redelivered=False)
-    except MalformedEntry:
-        pass
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Outcomes and their form on the wire."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -28,20 +29,16 @@ def test_an_outcome_comes_back_from_the_wire_as_it_went(outcome: Outcome) -> Non
 
 @given(objects("outcome", "result", "attempts", "reason", "error", "letter_id", "by") | json_data)
 def test_anything_else_on_the_wire_is_refused_or_an_outcome(wire: Any) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert isinstance(from_wire(wire), Handled | Dead | Expired | Cancelled)
-    except ValueError:
-        pass
 
 
 @given(
     st.sampled_from(["handled", "dead", "expired", "cancelled"]), objects("attempts", "reason", "error", "letter_id")
 )
 def test_a_named_outcome_with_anything_else_in_it_is_refused_or_read(name: str, wire: dict[str, Any]) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert kind(from_wire({**wire, "outcome": name})) == name
-    except ValueError:
-        pass
 
 
 @pytest.mark.parametrize("wire", [{}, {"outcome": "lost"}, {"outcome": None}, {"outcome": ["dead"]}])

@@ -153,7 +153,7 @@ def test_a_backoff_that_makes_no_sense_is_refused_by_name(name: str, value: Any)
 
 @pytest.mark.parametrize("value", [-1, 1001, 1.5, "3", None, True])
 def test_a_number_of_retries_that_makes_no_sense_is_refused(value: Any) -> None:
-    with pytest.raises(InvalidPolicy, match="max_retries=.*allowed: a whole number from 0 to 1000"):
+    with pytest.raises(InvalidPolicy, match=r"max_retries=.*allowed: a whole number from 0 to 1000"):
         Retry(max_retries=value)
 
 

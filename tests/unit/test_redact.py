@@ -43,7 +43,12 @@ def test_without_names_nothing_changes(value: Any) -> None:
 
 def test_other_fields_and_other_values_stay() -> None:
     value = {"password": {"a": 1}, "passwords": "many", "list": [{"token": 5, "x": 1}], "n": None}
-    assert redact(value, NAMES) == {"password": HIDDEN, "passwords": "many", "list": [{"token": HIDDEN, "x": 1}], "n": None}
+    assert redact(value, NAMES) == {
+        "password": HIDDEN,
+        "passwords": "many",
+        "list": [{"token": HIDDEN, "x": 1}],
+        "n": None,
+    }
 
 
 def test_the_original_is_left_alone() -> None:

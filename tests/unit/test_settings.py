@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def profile(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def refusal(**values: object) -> str:
+def refusal(**values: Any) -> str:
     with pytest.raises(InvalidSettings) as refused:
         load_settings(**values)
     return str(refused.value)
@@ -99,7 +100,7 @@ def test_every_bad_value_is_named_at_once() -> None:
 
 
 def test_an_unknown_setting_is_refused_and_the_known_ones_are_listed(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings, match="max_deahts: no such setting; allowed: .*max_deaths"):
+    with pytest.raises(InvalidSettings, match=r"max_deahts: no such setting; allowed: .*max_deaths"):
         load_settings(profile(tmp_path, "max_deahts = 3\n"))
 
 
@@ -116,7 +117,7 @@ def test_times_that_do_not_fit_together_are_refused(values: dict[str, float], sa
 
 
 def test_a_profile_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings, match="missing.toml: No such file"):
+    with pytest.raises(InvalidSettings, match=r"missing.toml: No such file"):
         load_settings(tmp_path / "missing.toml")
 
 
@@ -124,7 +125,7 @@ def test_a_profile_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_profile_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
-    with pytest.raises(InvalidSettings, match="bad.toml: not TOML"):
+    with pytest.raises(InvalidSettings, match=r"bad.toml: not TOML"):
         load_settings(path)
 
 

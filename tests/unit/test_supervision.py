@@ -1,5 +1,6 @@
 """What a message's header says of its supervision."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -41,10 +42,8 @@ def test_a_header_comes_back_from_the_wire_as_it_went(supervision: Supervision) 
 
 @given(json_data | objects(*FIELDS))
 def test_anything_else_is_refused_or_read(wire: Any) -> None:
-    try:
+    with contextlib.suppress(InvalidPolicy):
         Supervision.from_wire(wire)
-    except InvalidPolicy:
-        pass
 
 
 @given(objects(*FIELDS[2:]))
@@ -76,7 +75,7 @@ def test_a_header_with_a_policy_and_anything_else_in_it_is_refused_or_read(wire:
     ],
 )
 def test_a_header_of_the_wrong_shape_is_refused(wire: Any) -> None:
-    with pytest.raises(InvalidPolicy, match="orc=|retry="):
+    with pytest.raises(InvalidPolicy, match=r"orc=|retry="):
         Supervision.from_wire(wire)
 
 

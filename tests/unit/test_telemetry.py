@@ -33,9 +33,7 @@ def test_an_event_has_its_name_its_measurements_and_its_metadata(heard: list[Eve
     assert heard == [Event("x.y", {"n": 1.5}, {"agent": "a"}), Event("x.z")]
 
 
-def test_a_handler_that_fails_is_logged_and_harms_nobody(
-    heard: list[Event], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_handler_that_fails_is_logged_and_harms_nobody(heard: list[Event], caplog: pytest.LogCaptureFixture) -> None:
     def broken(event: Event) -> None:
         raise RuntimeError("handler is broken")
 
@@ -78,17 +76,13 @@ def test_a_handled_send_says_so(heard: list[Event], orchestrator: Orchestrator) 
     assert [(e.metadata["id"], e.metadata["attempts"]) for e in handled] == [(delivery.id, 2)]
 
 
-def test_a_message_given_up_without_a_letter_is_told_as_dropped(
-    heard: list[Event], orchestrator: Orchestrator
-) -> None:
+def test_a_message_given_up_without_a_letter_is_told_as_dropped(heard: list[Event], orchestrator: Orchestrator) -> None:
     orchestrator.send("worker", house.Broken(), on_error="ignore")
     assert events.DROPPED in names(heard)
     assert events.BURIED not in names(heard)
 
 
-def test_dead_letters_tell_when_they_are_retried_and_purged(
-    heard: list[Event], orchestrator: Orchestrator
-) -> None:
+def test_dead_letters_tell_when_they_are_retried_and_purged(heard: list[Event], orchestrator: Orchestrator) -> None:
     outcome = orchestrator.send("worker", house.Broken()).outcome()
     assert outcome is not None
     (letter,) = orchestrator.dead_letters.list()
