@@ -18,7 +18,7 @@ from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.verdict import final_failure
 from orchestrator.core.errors import InvalidMessage, UnknownMessage
 from orchestrator.core.outcome import Handled, Outcome, kind
-from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.deadletters.memory import MemoryDeadLetters
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel
@@ -91,6 +91,13 @@ class EagerHouse:
                 )
             elif result.state in (states.SUCCESS, states.IGNORED):
                 outcome = Handled(results.take(parcel.id), retries + 1)
+                emit(
+                    events.HANDLED,
+                    agent=supervision.agent,
+                    message=supervision.message,
+                    id=parcel.id,
+                    attempts=outcome.attempts,
+                )
             else:
                 outcome = self._failed(parcel, args, kwargs, queue, supervision, retries + 1, result)
         self._count(queue, kind(outcome))
@@ -110,8 +117,9 @@ class EagerHouse:
         error = result.result
         if not isinstance(error, BaseException):
             error = RuntimeError(f"{parcel.task} ended as {result.state}: {error!r}")
-        failure = failure_of(error, attempt, _BY)
-        if result.traceback:
+        kept = results.take(parcel.id)
+        failure = Failure.from_wire(kept) if kept else failure_of(error, attempt, _BY)
+        if result.traceback and not kept:
             failure = replace(failure, traceback=str(result.traceback)[-TRACEBACK_LIMIT:])
         if result.state == states.REJECTED:
             failure = replace(failure, type="Reject")

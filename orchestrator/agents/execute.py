@@ -53,7 +53,7 @@ def failure_of(error: BaseException, attempt: int, by: str) -> Failure:
 
 def _text_of(error: BaseException) -> str:
     try:
-        return str(error)
+        return str(error.reason if isinstance(error, Reject) else error)
     except Exception:  # noqa: BLE001
         # A broken __str__ must not cost the message its outcome.
         return f"<{type(error).__name__} without text>"
@@ -62,28 +62,31 @@ def _text_of(error: BaseException) -> str:
 def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     """``run``, with its errors turned into another attempt while the policy allows one.
 
-    Plain Celery sends pass through untouched.
+    Plain Celery sends have none; their errors pass.
     """
 
     @functools.wraps(run)
     def attempt(*args: Any, **kwargs: Any) -> Any:
         request = task.request
         supervision = supervision_of(request)
-        if supervision is None:
-            return run(*args, **kwargs)
         try:
             result = run(*args, **kwargs)
-            if supervision.track:
+            if supervision is not None and supervision.track:
                 results.keep(request.id, to_jsonable_python(result, serialize_unknown=True))
             return result
-        except (CeleryRetry, Ignore, Reject, InvalidPolicy):
+        except (CeleryRetry, Ignore, Reject):
             raise
         except Exception as error:
-            number = request.retries + 1
-            pause_s = next_pause_s(supervision.retry, number, error_names(error))
-            if pause_s is None:
-                raise
+            number = (request.retries or 0) + 1
             failure = failure_of(error, number, str(request.hostname))
+            pause_s = None
+            if supervision is not None and not isinstance(error, InvalidPolicy):
+                pause_s = next_pause_s(supervision.retry, number, error_names(error))
+            if pause_s is None:
+                if supervision is not None or not (request.is_eager or request.called_directly):
+                    # Of the error itself, the worker sees only what pickle lets through.
+                    results.keep(request.id, failure.to_wire())
+                raise
             text = f"attempt {number} failed: {failure.type}: {failure.message}"
             raise Again(text, exc=error, when=pause_s, failure=failure.to_wire()) from error
 

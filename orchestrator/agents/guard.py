@@ -57,6 +57,32 @@ class Guard(bootsteps.StartStopStep):
             consumer.on_unknown_message = unknown_message
             consumer.on_unknown_task = unknown_task
             consumer.on_invalid_task = invalid_task
+            create_task_handler = consumer.create_task_handler
+
+            def create_guarded_handler(*args: Any, **kwargs: Any) -> Any:
+                return _guarded(consumer, create_task_handler(*args, **kwargs))
+
+            consumer.create_task_handler = create_guarded_handler
+        # The one that kombu calls for content it cannot even unpack; made before this step.
+        consumer.task_consumer.on_decode_error = consumer.on_decode_error
+
+
+def _guarded(consumer: Any, on_task_received: Any) -> Any:
+    """Celery's handler of arriving messages, which expects of them more than the network promises."""
+    broken = (*consumer.connection_errors, *consumer.connection.channel_errors)
+
+    def handle(message: Any) -> Any:
+        try:
+            return on_task_received(message)
+        except broken:
+            raise
+        except Exception as error:
+            # An error that got away would end the worker, and then the next one that is given this message.
+            logger.exception("a message that nothing could be made of")
+            _bury(message, Reason.MALFORMED, type(error).__name__, str(error))
+            return None
+
+    return handle
 
 
 def _bury(message: Any, reason: Reason, error: str, text: str) -> None:

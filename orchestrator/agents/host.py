@@ -54,7 +54,7 @@ def _runner(orchestrator: Orchestrator, spec: AgentSpec, handler: HandlerSpec, i
     def handle(task: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != 1 or not isinstance(args[0], dict):
             raise InvalidMessage(message_name(handler.message), ["the body is not one object of fields"])
-        message = decode(handler.message, args[0])
+        message = decode(handler.message, args[0], hidden=orchestrator.settings.redact)
         request = task.request
         supervision = supervision_of(request)
         info = request.delivery_info or {}

@@ -8,22 +8,35 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import Ignore, Reject, TaskRevokedError, Terminated, TimeLimitExceeded, WorkerLostError
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.exceptions import (
+    Ignore,
+    InvalidTaskError,
+    Reject,
+    TaskRevokedError,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
 from celery.exceptions import Retry as CeleryRetry
+from celery.worker.state import task_ready
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
+from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, final_failure
-from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.outcome import Handled, to_wire
+from orchestrator.core.outcome import Cancelled, Expired, Handled, kind, to_wire
 from orchestrator.core.policy import next_pause_s
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.request import TrackedRequest, channel_of
 
 logger = logging.getLogger(__name__)
+
+#: What ``Task.replace`` says when the task it names has taken over this delivery, id and all.
+_REPLACED = "Replaced by new task"
 
 
 class SupervisedRequest(TrackedRequest):
@@ -32,6 +45,12 @@ class SupervisedRequest(TrackedRequest):
     Settling comes first and Celery's own book-keeping after it, which then finds the message acknowledged.
     """
 
+    #: The failure of the last attempt, as the pool saw it.
+    _kept: Any = None
+
+    #: Whether another attempt follows a hard time limit.
+    _goes_on = False
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # Celery derives a class per task with copies of these two that call no base; ours are needed.
@@ -39,6 +58,20 @@ class SupervisedRequest(TrackedRequest):
             for name in ("on_success", "execute_using_pool"):
                 if name in cls.__dict__:
                     delattr(cls, name)
+
+    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(message, *args, **kwargs)
+            check_body(self._payload)
+            self._known = check_headers(self._request_dict)
+        except (InvalidTaskError, ContentDisallowed, DecodeError):
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise InvalidTaskError(f"{type(error).__name__}: {error}") from error
+        if self._request_dict.get("retries") is None:
+            self._request_dict["retries"] = 0
+        if self._request_dict.get("timelimit") is None:
+            self._request_dict["timelimit"] = [None, None]
 
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         """As Celery's, with a trace function that also brings the result back."""
@@ -61,19 +94,11 @@ class SupervisedRequest(TrackedRequest):
         return result
 
     def _supervision(self) -> Supervision | None:
-        wire = self._request_dict.get(HEADER)
-        if wire is None:
-            return None
-        try:
-            return Supervision.from_wire(wire)
-        except InvalidPolicy:
-            logger.exception("%s: unreadable supervision header; treated as a plain send", self.id)
-            return None
+        return self._known
 
     @property
     def _attempt(self) -> int:
-        retries = self._request_dict.get("retries")
-        return (retries if isinstance(retries, int) else 0) + 1
+        return int(self._request_dict["retries"]) + 1
 
     def _open(self) -> bool:
         """Whether this delivery is ours to settle and not settled yet."""
@@ -81,11 +106,16 @@ class SupervisedRequest(TrackedRequest):
 
     def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
         """The handler returned, or raised what is in the first element."""
-        failed, value, runtime_s = failed__retval__runtime
-        if not failed:
-            value, result = value
-            if self._open():
-                self._handled(result, runtime_s)
+        if isinstance(failed__retval__runtime, ExceptionInfo):
+            # A handler has left the interpreter, where the pool is not a process of its own.
+            return self.on_failure(failed__retval__runtime)
+        failed, (value, kept), runtime_s = failed__retval__runtime
+        if kept is results.Instead.EXPIRED:
+            return self._announce_revoked("expired", False, None, True)
+        if failed:
+            self._kept = kept
+        elif self._open():
+            self._handled(kept, runtime_s)
         return super().on_success((failed, value, runtime_s), **kwargs)
 
     def _handled(self, value: Any, runtime_s: float | None) -> None:
@@ -146,24 +176,47 @@ class SupervisedRequest(TrackedRequest):
             isinstance(error, Reject) and error.requeue
         )
         if not elsewhere and not isinstance(error, SystemExit | KeyboardInterrupt) and self._open():
-            self._failed(self._failure(error, exc_info.traceback))
+            failure = self._failure(error, exc_info.traceback)
+            if isinstance(error, TimeLimitExceeded) and self._timed_out(failure):
+                return None
+            self._failed(failure)
+        elif isinstance(error, Ignore) and self._open() and str(error) != _REPLACED:
+            self._handled(None, None)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
+    def _timed_out(self, failure: Failure) -> bool:
+        """Whether there is another attempt after Celery's hard time limit has killed the process that ran this."""
+        supervision = self._supervision()
+        if supervision is None:
+            return False
+        pause_s = next_pause_s(supervision.retry, self._attempt, ("TimeLimitExceeded",))
+        if pause_s is None:
+            return False
+        task_ready(self)
+        self._retry(failure, pause_s)
+        self.send_event("task-retried", exception=f"{failure.type}: {failure.message}", traceback="")
+        self._goes_on = True
+        return True
+
     def on_timeout(self, soft: bool, timeout: float) -> Any:
-        """Celery's hard time limit has killed the process that ran this."""
-        if not soft and self._open():
-            failure = failure_of(TimeLimitExceeded(timeout), self._attempt, str(self.hostname))
-            supervision = self._supervision()
-            pause_s = None
-            if supervision is not None:
-                pause_s = next_pause_s(supervision.retry, self._attempt, ("TimeLimitExceeded",))
-            if pause_s is None:
-                self._failed(failure)
-            else:
-                self._retry(failure, pause_s)
+        """A time limit has passed. After a hard one, :meth:`on_failure` has been called before."""
+        if self._goes_on:
+            logger.warning("%s[%s] did not finish within %s s and is tried again", self.name, self.id, timeout)
+            return None
         return super().on_timeout(soft, timeout)
 
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        supervision = self._supervision()
+        channel = channel_of(self._message)
+        if supervision is not None and supervision.track and channel is not None and not self.acknowledged:
+            outcome = Expired() if expired else Cancelled(by=reason)
+            channel.conclude(self._message.delivery_tag, kind(outcome), to_wire(outcome), self.id)
+            self.acknowledged = True
+        super()._announce_revoked(reason, terminated, signum, expired)
+
     def _failure(self, error: Any, traceback: Any) -> Failure:
+        if isinstance(self._kept, dict):
+            return Failure.from_wire(self._kept)
         # What could not be pickled comes wrapped, with the name of the class it was.
         name = getattr(error, "exc_cls_name", type(error).__name__)
         failure = failure_of(error, self._attempt, str(self.hostname))

@@ -1,36 +1,62 @@
-"""Bringing a handler's result to where it is settled. Celery's pools bring back only its repr."""
+"""Bringing a handler's result, or its failure, to where it is settled. Celery's pools bring back only a repr."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final
 
 from celery.app.trace import fast_trace_task, trace_task_ret
+from celery.utils.time import maybe_iso8601
 
-#: Results of this process' attempts between the handler's return and the pool's answer, by delivery.
+#: Of this process' attempts, between the handler's end and the pool's answer, by delivery: the result, or the
+#: failure as it goes over the wire.
 _results: dict[str, Any] = {}
 
 
 def keep(delivery_id: str, result: Any) -> None:
-    """Remember a result until the attempt is reported."""
+    """Remember a result or a failure until the attempt is reported."""
     _results[delivery_id] = result
 
 
 def take(delivery_id: str) -> Any:
-    """The remembered result, once."""
+    """What was remembered, once."""
     return _results.pop(delivery_id, None)
+
+
+class Instead(Enum):
+    """What may have happened in place of the handler."""
+
+    EXPIRED = "expired"
+
+
+_INSTEAD_OF_RUNNING: Final = (0, (None, Instead.EXPIRED), 0.0)
+
+
+def _too_late(request: Mapping[str, Any]) -> bool:
+    """Whether the message has expired since it was given to the pool, where it may have waited for a thread."""
+    expires = request.get("expires")
+    if not isinstance(expires, str):
+        return False
+    due: datetime = maybe_iso8601(expires)
+    return due.tzinfo is not None and due < datetime.now(UTC)
 
 
 def _with_result(answer: Any, delivery_id: str) -> Any:
     failed, value, runtime_s = answer
-    result = take(delivery_id)
-    return answer if failed else (failed, (value, result), runtime_s)
+    return failed, (value, take(delivery_id)), runtime_s
 
 
-def fast_trace(name: str, uuid: str, *args: Any, **kwargs: Any) -> Any:
-    """Celery's fast trace, run by a pool; the value it returns becomes ``(repr, result)``."""
-    return _with_result(fast_trace_task(name, uuid, *args, **kwargs), uuid)
+def fast_trace(name: str, uuid: str, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Celery's fast trace, run by a pool; the value it returns becomes ``(value, result or failure)``."""
+    if _too_late(request):
+        return _INSTEAD_OF_RUNNING
+    return _with_result(fast_trace_task(name, uuid, request, *args, **kwargs), uuid)
 
 
-def trace(name: str, uuid: str, *args: Any, **kwargs: Any) -> Any:
+def trace(name: str, uuid: str, request: Any, *args: Any, **kwargs: Any) -> Any:
     """Celery's slow trace, likewise."""
-    return _with_result(trace_task_ret(name, uuid, *args, **kwargs), uuid)
+    if _too_late(request):
+        return _INSTEAD_OF_RUNNING
+    return _with_result(trace_task_ret(name, uuid, request, *args, **kwargs), uuid)

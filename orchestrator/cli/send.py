@@ -15,10 +15,10 @@ from orchestrator.app import Orchestrator
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
 from orchestrator.cli.loaded import orchestrator_of
-from orchestrator.core.masking import mask
 from orchestrator.cli.printable import one_line
 from orchestrator.cli.undeclared import undeclared_message
 from orchestrator.core.errors import InfrastructureError, InvalidMessage, InvalidPolicy, SendFailed, UnknownMessage
+from orchestrator.core.masking import mask
 from orchestrator.core.message import Message, decode
 from orchestrator.core.outcome import Dead, Handled, Outcome, to_wire
 from orchestrator.core.policy import OnError, Retry

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class OrchestratorError(Exception):
     """Root of every error the library raises on purpose."""
+
+    def __reduce__(self) -> Any:
+        # The arguments of most are not what ``args`` holds; pools and result backends pickle errors.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(cls: type[OrchestratorError], args: tuple[Any, ...], state: dict[str, Any]) -> OrchestratorError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class CallerError(OrchestratorError):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PydanticUserError, Secret, SecretBytes, SecretStr, ValidationError
+from pydantic_core import to_jsonable_python
 
 from orchestrator.core.errors import InvalidMessage
+from orchestrator.core.redact import HIDDEN, redact
 
 
 class Message(BaseModel):
@@ -29,26 +32,54 @@ def message_name(message: type[Message]) -> str:
 
 
 def encode(message: Message) -> dict[str, Any]:
-    """The message's fields as plain JSON data."""
-    return message.model_dump(mode="json")
+    """The message's fields as plain JSON data, secrets included: the handler needs them."""
+    fields: dict[str, Any] = message.model_dump(mode="json")
+    if _has_secrets(type(message)):
+        fields = _revealed(fields, message.model_dump())
+    return fields
 
 
-def decode(model: type[M], fields: Mapping[str, Any]) -> M:
+@cache
+def _has_secrets(model: type[Message]) -> bool:
+    try:
+        return "'writeOnly': True" in repr(model.model_json_schema())
+    except PydanticUserError:
+        # It has no schema; then only looking can tell.
+        return True
+
+
+def _revealed(shown: Any, value: Any) -> Any:
+    """``shown`` is ``value`` as JSON, with stars where pydantic hides a secret; these are replaced."""
+    match value:
+        case SecretStr() | SecretBytes() | Secret():
+            return to_jsonable_python(value.get_secret_value())
+        case dict() if isinstance(shown, dict) and len(shown) == len(value):
+            return {k: _revealed(s, v) for (k, s), v in zip(shown.items(), value.values(), strict=True)}
+        case list() | tuple() | set() | frozenset() if isinstance(shown, list) and len(shown) == len(value):
+            return [_revealed(s, v) for s, v in zip(shown, value, strict=True)]
+        case _:
+            return shown
+
+
+def decode(model: type[M], fields: Mapping[str, Any], *, hidden: Iterable[str] = ()) -> M:
     """Build a message from JSON data.
 
     Raises:
         InvalidMessage: the fields do not fit the model; names each offending field, its value and the rule.
+            Values of fields in ``hidden``, and all values where the model has secrets, are not shown.
     """
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise InvalidMessage(message_name(model), _problems(error)) from None
+        raise InvalidMessage(message_name(model), _problems(error, model, hidden)) from None
 
 
-def _problems(error: ValidationError) -> list[str]:
+def _problems(error: ValidationError, model: type[Message], hidden: Iterable[str]) -> list[str]:
+    names = frozenset(name.lower() for name in hidden)
     problems = []
     for item in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in item["loc"]) or "message"
-        shown = repr(item["input"])
+        secret = _has_secrets(model) or any(str(part).lower() in names for part in item["loc"])
+        shown = HIDDEN if secret else repr(redact(item["input"], names))
         problems.append(f"{where}={shown if len(shown) <= 80 else shown[:77] + '...'}: {item['msg']}")
     return problems

@@ -87,14 +87,16 @@ def from_wire(wire: Mapping[str, Any]) -> Outcome:
     Raises:
         ValueError: ``wire`` describes no outcome.
     """
+    if not isinstance(wire, Mapping):
+        raise ValueError(f"no outcome: {wire!r}; allowed: an object")
     match wire.get("outcome"):
         case "handled":
-            return Handled(wire.get("result"), int(wire.get("attempts", 1)))
+            return Handled(wire.get("result"), _attempts(wire))
         case "dead":
             return Dead(
                 str(wire.get("reason", "")),
                 str(wire.get("error", "")),
-                int(wire.get("attempts", 1)),
+                _attempts(wire),
                 wire.get("letter_id"),
             )
         case "expired":
@@ -103,3 +105,10 @@ def from_wire(wire: Mapping[str, Any]) -> Outcome:
             return Cancelled(str(wire.get("by", "")))
         case other:
             raise ValueError(f"no outcome: {other!r}; allowed: handled, dead, expired, cancelled")
+
+
+def _attempts(wire: Mapping[str, Any]) -> int:
+    attempts = wire.get("attempts", 1)
+    if not isinstance(attempts, int) or isinstance(attempts, bool):
+        raise ValueError(f"attempts={attempts!r}; allowed: a whole number")
+    return attempts

@@ -56,7 +56,7 @@ class Exponential:
         try:
             full_s = min(self.cap_s, self.first_s * self.factor ** (attempt - 1))
         except OverflowError:
-            full_s = self.cap_s
+            full_s = self.cap_s if self.first_s else 0.0
         return full_s * (1 - self.jitter * draw)
 
 
@@ -83,6 +83,12 @@ class Retry:
 
     def __post_init__(self) -> None:
         _attempts("max_retries", self.max_retries)
+        if not isinstance(self.backoff, Exponential):
+            raise InvalidPolicy("backoff", self.backoff, "an Exponential")
+        # A mere string would be searched for parts of names.
+        if not isinstance(self.never, tuple | list) or not all(isinstance(name, str) for name in self.never):
+            raise InvalidPolicy("never", self.never, "a tuple of names of exception classes")
+        object.__setattr__(self, "never", tuple(self.never))
 
     def to_wire(self) -> dict[str, Any]:
         """The policy as plain JSON, short, for a message's headers."""
@@ -101,7 +107,7 @@ class Retry:
         """
         try:
             first_s, factor, cap_s, jitter = wire["b"]
-            return cls(wire["n"], Exponential(first_s, factor, cap_s, jitter), tuple(wire.get("x", ())))
+            return cls(wire["n"], Exponential(first_s, factor, cap_s, jitter), wire.get("x", ()))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidPolicy("retry", wire, "what Retry.to_wire() makes") from error
 

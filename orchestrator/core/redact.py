@@ -9,8 +9,14 @@ HIDDEN = "**redacted**"
 
 
 def redact(value: Any, names: Iterable[str]) -> Any:
-    """A copy of JSON data in which the values of the named fields are hidden, at any depth."""
-    return _redact(value, frozenset(name.lower() for name in names))
+    """A copy of JSON data in which the values of the named fields are hidden, at any depth.
+
+    What is nested too deep to be searched is hidden as a whole.
+    """
+    try:
+        return _redact(value, frozenset(name.lower() for name in names))
+    except RecursionError:
+        return HIDDEN
 
 
 def _redact(value: Any, names: frozenset[str]) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from orchestrator.core.errors import InvalidSettings
 
@@ -51,8 +53,17 @@ class Settings(BaseSettings):
     @classmethod
     def _redis_only(cls, url: SecretStr) -> SecretStr:
         schemes = ("redis://", "rediss://", "sentinel://")
-        if not url.get_secret_value().startswith(schemes):
+        text = url.get_secret_value()
+        if not text.startswith(schemes):
             raise ValueError(f"allowed: a URL that starts with {', '.join(schemes)}")
+        for server in text.split(";"):
+            try:
+                parts = urlsplit(server)
+                well_formed = parts.port != 0 and (parts.path.strip("/") or "0").isdecimal()
+            except ValueError:
+                well_formed = False
+            if not well_formed:
+                raise ValueError("allowed: a port from 1 to 65535, and a database number after the slash")
         return url
 
     @model_validator(mode="after")
@@ -95,6 +106,9 @@ def load_settings(profile: Path | None = None, **values: Any) -> Settings:
         return Settings(**{**from_file, **values})
     except ValidationError as error:
         raise InvalidSettings(_problems(error)) from None
+    except SettingsError as error:
+        # The environment holds a list as JSON; the value is not shown, for it could be any setting's.
+        raise InvalidSettings([f"{error}; allowed: JSON"]) from None
 
 
 def _read(profile: Path) -> dict[str, Any]:
@@ -112,9 +126,20 @@ def _problems(error: ValidationError) -> list[str]:
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             problems.append(f"{where}: no such setting; allowed: {', '.join(sorted(Settings.model_fields))}")
-        elif where in ("", "broker_url"):
-            # The input may hold a password.
-            problems.append(f"{where or 'settings'}: {item['msg']}")
+        elif where == "broker_url":
+            problems.append(f"{where}={_without_password(item['input'])}: {item['msg']}")
+        elif not where:
+            # The input is all settings, with the password.
+            problems.append(f"settings: {item['msg']}")
         else:
             problems.append(f"{where}={item['input']!r}: {item['msg']}")
     return problems
+
+
+def _without_password(url: object) -> str:
+    shape = re.fullmatch(r"(\w+://)(?:([^:@/]*)(:.*)?@)?([^@]*)", url) if isinstance(url, str) else None
+    if shape is None:
+        return "(not shown)"
+    scheme, user, password, rest = shape.groups()
+    who = "" if user is None else f"{user}:**@" if password else f"{user}@"
+    return f"'{scheme}{who}{rest}'"

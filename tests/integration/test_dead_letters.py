@@ -179,6 +179,22 @@ def test_purge_removes_more_than_one_batch(house: House) -> None:
     assert house.orchestrator.dead_letters.purge() == 4500
 
 
+def test_a_letter_that_comes_while_others_are_purged_stays(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: Any = house.orchestrator.dead_letters
+    house.redis.xadd(house.keys.dead_letters, {"m": "old"})
+    look = log._call
+
+    def look_and_add(command: Any) -> Any:
+        seen = look(command)
+        house.redis.xadd(house.keys.dead_letters, {"m": "new"})
+        return seen
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_call", look_and_add)
+        assert log.purge() == 1
+    assert [letter.raw for letter in log.list()] == [b"new"]
+
+
 def test_foreign_entries_in_the_stream_are_shown_not_stumbled_over(house: House) -> None:
     house.redis.xadd(house.keys.dead_letters, {"something": "else"})
     house.redis.xadd(house.keys.dead_letters, {"m": b"\xff", "letter": b"\xff", "d": b"\xff"})

@@ -41,6 +41,16 @@ def seen() -> Iterator[BareBroker]:
         observer.close()
 
 
+def swept_more(broker: BareBroker) -> None:
+    """Wait until there have been four more sweeps."""
+
+    def sweeps() -> int:
+        return int(broker.redis.hget(broker.store.keys.sweep, "sweeps"))
+
+    before = sweeps()
+    eventually(lambda: sweeps() > before + 3)
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_every_worker_consumes_again_after_redis_was_killed(
     server: EmbeddedServer, broker: BareBroker, seen: BareBroker, pool: str
@@ -88,8 +98,7 @@ def test_a_hanging_redis_kills_nobody(server: EmbeddedServer, broker: BareBroker
         broker.send("note", "after")
         eventually(lambda: broker.done() == {"before": 1, "after": 1}, timeout_s=20, describe=a.log)
         eventually(lambda: broker.ledger().pending == 0)
-        swept = int(broker.redis.hget(broker.store.keys.sweep, "sweeps"))
-        eventually(lambda: int(broker.redis.hget(broker.store.keys.sweep, "sweeps")) > swept + 3)
+        swept_more(broker)
         assert no_deaths(broker), b.log()
         assert broker.redis.zcard(broker.store.keys.leases) == 2
 
@@ -105,8 +114,7 @@ def test_a_clock_that_jumps_kills_nobody(server: EmbeddedServer, broker: BareBro
             broker.redis.hset(keys.sweep, "at_ms", shifted)
             for lease in broker.redis.zrange(keys.leases, 0, -1):
                 broker.redis.zadd(keys.leases, {lease: shifted})
-            swept = int(broker.redis.hget(keys.sweep, "sweeps"))
-            eventually(lambda swept=swept: int(broker.redis.hget(keys.sweep, "sweeps")) > swept + 3)
+            swept_more(broker)
         assert no_deaths(broker)
         assert broker.redis.zcard(keys.leases) == 2
 

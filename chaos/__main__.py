@@ -1,0 +1,69 @@
+"""``python -m chaos``: one run, and its verdict."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from chaos.house import House
+from chaos.judge import Verdict, judge, percentile
+from chaos.options import Options, parse
+from chaos.run import Run
+
+#: Of each kind of trouble, so many are shown; the rest is in the file.
+_SHOWN = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print, and say whether all promises held."""
+    options = parse(arguments)
+    logs = options.logs or Path(tempfile.mkdtemp(prefix="chaos-"))
+    logs.mkdir(parents=True, exist_ok=True)
+    print(_headline(options), flush=True)
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"  {time.monotonic() - began:6.1f} s  {text}", flush=True)
+
+    house = House(options, logs)
+    try:
+        house.open()
+        verdict = judge(Run(house, options, say).run())
+    finally:
+        house.close()
+    _report(verdict, logs)
+    if not verdict.violations and options.logs is None:
+        shutil.rmtree(logs, ignore_errors=True)
+    else:
+        print(f"logs: {logs}")
+    print(verdict.line, flush=True)
+    return 1 if verdict.violations else 0
+
+
+def _headline(options: Options) -> str:
+    return (
+        f"chaos seed {options.seed}: {options.workers} workers ({', '.join(options.pools)}), {options.rate:g} sends/s "
+        f"for {options.duration_s:g} s, a kill ({', '.join(options.kills)}) every {options.every_s:g} s"
+    )
+
+
+def _report(verdict: Verdict, logs: Path) -> None:
+    (logs / "violations.txt").write_text("\n".join(verdict.violations) + "\n")
+    (logs / "duplicates.txt").write_text("\n".join(verdict.duplicates) + "\n")
+    for violation in verdict.violations[:_SHOWN]:
+        print(f"VIOLATION {violation}")
+    if len(verdict.violations) > _SHOWN:
+        print(f"… and {len(verdict.violations) - _SHOWN} more in {logs / 'violations.txt'}")
+    times = verdict.recovered_s
+    print(
+        f"{verdict.uncertain} sends uncertain; {len(times)} kills of workers with messages, which ran elsewhere after "
+        f"{percentile(times, 0.5):.2f} s (median), {max(times, default=0.0):.2f} s (worst)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

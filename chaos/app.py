@@ -1,0 +1,113 @@
+"""The Celery app under chaos: ``celery -A chaos.app worker`` serves it. Every task tells the witness what it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from celery import Celery, Task
+
+from chaos.witness import witness
+from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles, load_settings
+
+#: Pauses between attempts. Without jitter, so that the judge knows when an attempt is due.
+RETRY = Retry(max_retries=3, backoff=Exponential(first_s=0.05, factor=2.0, cap_s=0.5, jitter=0.0))
+
+#: Where the load goes.
+QUEUES = ("celery", "busy")
+
+#: A plain Celery task's name.
+WORK = "chaos.work"
+
+#: Where a supervised send's metadata holds the id by which the witness knows it.
+ID = "chaos"
+
+#: Process id of whoever runs the chaos; nothing here outlives it.
+OWNER_VARIABLE = "CHAOS_OWNER"
+
+_LOOK_EVERY_S = 0.5
+
+#: Long enough for the mark of execution to have left the process.
+_POISON_TAKES_S = 0.03
+
+
+class Work(Message):
+    """Takes a while, after it has failed this often."""
+
+    nap_ms: int = 0
+    failures: int = 0
+
+
+class Poison(Message):
+    """Kills the process that runs it."""
+
+
+class Busy(Agent):
+    """Handles the supervised part of the load."""
+
+    name = "busy"
+    retry = RETRY
+
+    @handles(Work)
+    def work(self, message: Work, context: Context) -> int:
+        """Nap; fail while there are failures left."""
+        where: dict[str, Any] = {"attempt": context.attempt, "node": context.worker}
+        message_id = str(context.metadata[ID])
+        witness().write("start", message_id, **where)
+        time.sleep(message.nap_ms / 1000)
+        if context.attempt <= message.failures:
+            witness().write("fail", message_id, **where)
+            raise ConnectionError(f"attempt {context.attempt} of {message.failures} that fail")
+        witness().write("done", message_id, **where)
+        return context.attempt
+
+    @handles(Poison)
+    def poison(self, message: Poison, context: Context) -> None:
+        """Never returns."""
+        witness().write("start", str(context.metadata[ID]), attempt=context.attempt, node=context.worker, poison=True)
+        time.sleep(_POISON_TAKES_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work(task: Task, nap_ms: int = 0) -> None:
+    """A plain Celery task that takes a while."""
+    where: dict[str, Any] = {"attempt": task.request.retries + 1, "node": str(task.request.hostname)}
+    witness().write("start", str(task.request.id), **where)
+    time.sleep(nap_ms / 1000)
+    witness().write("done", str(task.request.id), **where)
+
+
+def make() -> Orchestrator:
+    """The app on the Redis that the environment names."""
+    celery = Celery("chaos", set_as_current=False)
+    celery.conf.task_ignore_result = True
+    celery.conf.worker_hijack_root_logger = True
+    orchestrator = Orchestrator(celery, load_settings())
+    celery.task(work, name=WORK, bind=True, shared=False)
+    orchestrator.host(Busy)
+    return orchestrator
+
+
+def _end_with(owner_pid: int) -> None:
+    never = threading.Event()
+    while True:
+        try:
+            os.kill(owner_pid, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        never.wait(_LOOK_EVERY_S)
+
+
+def end_with_owner() -> None:
+    """End this process, if it is part of a run, once whoever runs it is gone, SIGKILL included."""
+    owner = os.environ.get(OWNER_VARIABLE)
+    if owner:
+        threading.Thread(target=_end_with, args=(int(owner),), name="owner", daemon=True).start()
+
+
+orchestrator = make()
+app = orchestrator.app
+end_with_owner()

@@ -1,0 +1,155 @@
+"""The servers and the processes of one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from chaos.app import ID, OWNER_VARIABLE, QUEUES
+from chaos.options import Options
+from chaos.process import Member
+from chaos.witness import VARIABLE, Witness
+from orchestrator import Orchestrator
+from orchestrator.core.settings import load_settings
+from orchestrator.core.supervision import HEADER
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.monitors.manager import QUEUE as MANAGER_QUEUE
+from orchestrator.sending.ledger import LedgerRow
+
+_CONCURRENCY = {"solo": 1, "threads": 4, "prefork": 2}
+
+#: A message that kills its process is sent about this often.
+_POISON_EVERY_S = 20
+
+_LOOK_EVERY_S = 0.1
+
+#: Room for what the broker says of one worker's messages.
+_MANY = 10_000
+
+
+class House:
+    """Redis, its witness, workers, monitor manager, beat and sender."""
+
+    def __init__(self, options: Options, logs: Path) -> None:
+        self.options = options
+        self.logs = logs
+        self.broker = EmbeddedServer(config={"appendonly": "yes", "appendfsync": "always"})
+        self._witness_server = EmbeddedServer()
+
+    def open(self) -> None:
+        """Start everything but the load."""
+        self.broker.start()
+        self._witness_server.start()
+        self.witness = Witness(self._witness_server.url)
+        # The settings that the processes get, and an app of our own, which only looks.
+        self.orchestrator = Orchestrator(
+            Celery("chaos-judge", broker=self.broker.url, set_as_current=False),
+            load_settings(broker_url=self.broker.url),
+        )
+        self.workers = [self._worker(number) for number in range(self.options.workers)]
+        self.manager = self._member("manager", *_celery("worker", "manager", MANAGER_QUEUE, "solo", 1))
+        self.beat = self._member(
+            "beat", *_celery_command("beat"), "-s", str(self.logs / "beat-schedule"), "--pidfile", "", "-l", "INFO"
+        )
+        seed, rate = self.options.seed, self.options.rate
+        self.sender = self._member("sender", "chaos.sender", *map(str, (seed, rate, int(rate * _POISON_EVERY_S))))
+        for member in self.served:
+            member.start()
+
+    @property
+    def served(self) -> list[Member]:
+        """All that are restarted when they end."""
+        return [*self.workers, self.manager, self.beat]
+
+    def _worker(self, number: int) -> Member:
+        pool = self.options.pools[number % len(self.options.pools)]
+        name = f"{pool}-{number + 1}"
+        return self._member(name, *_celery("worker", name, ",".join(QUEUES), pool, _CONCURRENCY[pool]))
+
+    def _member(self, name: str, module: str, *arguments: str) -> Member:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PYTHONWARNINGS": "ignore",
+            "C_FORCE_ROOT": "1",
+            "ORCHESTRATOR_BROKER_URL": self.broker.url,
+            VARIABLE: self._witness_server.url,
+            OWNER_VARIABLE: str(os.getpid()),
+        }
+        return Member(name, [sys.executable, "-m", module, *arguments], environment, self.logs)
+
+    # -- looking
+
+    def ledger(self) -> list[LedgerRow]:
+        """The broker's ledger."""
+        return self.orchestrator.ledger()
+
+    def pending(self, *queues: str) -> int:
+        """Messages without an outcome, in these mailboxes or in all."""
+        return sum(row.pending for row in self.ledger() if not queues or row.queue in queues)
+
+    def held_by(self, pid: int) -> set[str]:
+        """Ids, as the witness knows them, of the messages that a process' incarnations hold."""
+        store = self.orchestrator.store
+        client: Any = store.client
+        held: set[str] = set()
+        mine = f":{pid}#"
+        for stream in (s for queue in QUEUES for s in store.streams(queue) if client.exists(s)):
+            for consumer in client.xinfo_consumers(stream, store.group):
+                if mine not in consumer["name"].decode():
+                    continue
+                for entry in client.xpending_range(stream, store.group, "-", "+", _MANY, consumername=consumer["name"]):
+                    place = entry["message_id"]
+                    held.update(_id_of(fields) for _, fields in client.xrange(stream, place, place) if b"m" in fields)
+        return held
+
+    def incarnations(self) -> int:
+        """Leases, and incarnations whose messages are being handed on."""
+        store = self.orchestrator.store
+        client: Any = store.client
+        return int(client.zcard(store.keys.leases)) + int(client.zcard(store.keys.dying))
+
+    def wait_for_leases(self, count: int, timeout_s: float) -> bool:
+        """Wait until so many incarnations live."""
+        store = self.orchestrator.store
+        client: Any = store.client
+        until = time.monotonic() + timeout_s
+        while int(client.zcard(store.keys.leases)) < count:
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_EVERY_S)
+        return True
+
+    def close(self) -> None:
+        """End all of it at once; whoever wants it gently has done so before."""
+        for name in ("workers", "manager", "beat", "sender"):
+            members = getattr(self, name, [])
+            for member in members if isinstance(members, list) else [members]:
+                member.kill()
+        self.broker.stop()
+        self._witness_server.stop()
+
+
+def _celery_command(command: str) -> tuple[str, ...]:
+    return ("celery", "-A", "chaos.app", command)
+
+
+def _celery(command: str, name: str, queues: str, pool: str, concurrency: int) -> tuple[str, ...]:
+    return (
+        *_celery_command(command),
+        *("-n", f"{name}@%h", "-Q", queues, "-P", pool, "-c", str(concurrency)),
+        *("-l", "WARNING", "--without-gossip", "--without-mingle"),
+    )
+
+
+def _id_of(fields: Mapping[bytes, bytes]) -> str:
+    headers = json.loads(fields[b"m"])["headers"]
+    metadata = (headers.get(HEADER) or {}).get("metadata") or {}
+    return str(metadata.get(ID) or headers["id"])

@@ -1,0 +1,249 @@
+"""Compares what the witness saw with what the library says. Pure, so that it can be shown to find what it looks for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from chaos.app import ID, RETRY
+from chaos.witness import Row
+from orchestrator.core.outcome import Reason
+from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.sending.ledger import LedgerRow, total
+
+#: Clocks of two servers on one machine, and rounding.
+SKEW_MS = 50
+
+#: Deaths that make a message poison (the default that the run uses).
+_DEATHS = 3
+
+#: Duplicated executions a kill may cost.
+_DUPLICATES_PER_KILL = 2
+
+_ENDS = ("done", "fail")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known when a run has ended."""
+
+    rows: Sequence[Row]
+    ledger: Sequence[LedgerRow]
+    load_queues: Sequence[str]
+    letters: Sequence[DeadLetter]
+    leftovers: Sequence[str] = ()
+    problems: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The figures, and everything that should not have been."""
+
+    accepted: int
+    uncertain: int
+    handled: int
+    dead: int
+    lost: int
+    early: int
+    duplicated: int
+    kills: int
+    recovered_s: tuple[float, ...]
+    violations: tuple[str, ...]
+    duplicates: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The last line of a run."""
+        return (
+            f"chaos: accepted={self.accepted} handled={self.handled} dead={self.dead} lost={self.lost} "
+            f"early={self.early} duplicated={self.duplicated} kills={self.kills} "
+            f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f}"
+        )
+
+
+@dataclass(slots=True)
+class Life:
+    """What the witness saw of one message."""
+
+    kind: str = ""
+    intent_ms: int = 0
+    countdown_ms: int = 0
+    accepted: bool = False
+    uncertain: bool = False
+    rows: list[Row] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+
+    def of(self, *what: str) -> list[Row]:
+        """Its rows of these kinds."""
+        return [row for row in self.rows if row.what in what]
+
+    @property
+    def done(self) -> bool:
+        """Whether it was handled."""
+        return any(row.what == "done" for row in self.rows)
+
+    @property
+    def unfinished(self) -> int:
+        """Executions that were cut short."""
+        return len(self.of("start")) - len(self.of(*_ENDS))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of all does not exceed; 0 where there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict on a run."""
+    lives = _lives(evidence)
+    strikes = [row for row in evidence.rows if row.what == "strike"]
+    poisoned = [row for row in evidence.rows if row.what == "start" and row.note.get("poison")]
+    kills = len(strikes) + len(poisoned)
+    loads = total(row for row in evidence.ledger if row.queue in evidence.load_queues)
+    violations = list(evidence.problems)
+    violations += _ledger_problems(evidence, lives)
+    lost = [message_id for message_id, life in lives.items() if life.accepted and not life.done and not life.letters]
+    violations += [f"lost: {told(message_id, lives[message_id], strikes)}" for message_id in lost]
+    early = [message_id for message_id, life in lives.items() if _is_early(life)]
+    violations += [f"early: {told(message_id, lives[message_id], strikes)}" for message_id in early]
+    violations += _letter_problems(lives, strikes)
+    duplicates = {message_id: n for message_id, life in lives.items() if (n := _duplicated(life))}
+    duplicated = sum(duplicates.values())
+    if duplicated > _DUPLICATES_PER_KILL * kills:
+        violations.append(f"{duplicated} executions too many, after {kills} kills")
+    violations += _fallen(evidence.rows, poisoned)
+    violations += [f"left behind: {leftover}" for leftover in evidence.leftovers]
+    return Verdict(
+        accepted=loads.accepted,
+        uncertain=sum(life.uncertain for life in lives.values()),
+        handled=loads.handled,
+        dead=loads.dead,
+        lost=len(lost) + sum(abs(row.lost) for row in evidence.ledger),
+        early=len(early),
+        duplicated=duplicated,
+        kills=kills,
+        recovered_s=tuple(_recovered(strikes, lives)),
+        violations=tuple(violations),
+        duplicates=tuple(told(message_id, lives[message_id], strikes) for message_id in duplicates),
+    )
+
+
+def _lives(evidence: Evidence) -> dict[str, Life]:
+    lives: dict[str, Life] = defaultdict(Life)
+    for row in evidence.rows:
+        if not row.id:
+            continue
+        life = lives[row.id]
+        life.rows.append(row)
+        match row.what:
+            case "intent":
+                life.kind = str(row.note.get("kind", ""))
+                life.intent_ms = row.at_ms
+                life.countdown_ms = int(row.note.get("countdown_ms", 0))
+            case "accepted":
+                life.accepted = True
+            case "uncertain":
+                life.uncertain = True
+    for letter in evidence.letters:
+        lives[str(letter.metadata.get(ID) or letter.delivery_id)].letters.append(letter)
+    return dict(lives)
+
+
+def _ledger_problems(evidence: Evidence, lives: Mapping[str, Life]) -> list[str]:
+    problems = [f"the ledger does not balance: {row}" for row in evidence.ledger if not row.balanced]
+    problems += [f"still pending at the end: {row}" for row in evidence.ledger if row.pending]
+    loads = total(row for row in evidence.ledger if row.queue in evidence.load_queues)
+    accepted = sum(life.accepted for life in lives.values())
+    if loads.accepted < accepted:
+        problems.append(f"the ledger says {loads.accepted} accepted, the sender {accepted}")
+    # A publish whose answer was lost is repeated: at most one a kill of Redis, beside the uncertain ones.
+    repeated = sum(row.what == "strike" and row.note.get("kind") == "redis" for row in evidence.rows)
+    intents = sum(bool(life.kind) for life in lives.values())
+    if loads.accepted > intents + repeated:
+        problems.append(f"the ledger says {loads.accepted} accepted, the sender made {intents} sends")
+    return problems
+
+
+def _is_early(life: Life) -> bool:
+    due = {1: life.intent_ms + life.countdown_ms}
+    for fail in life.of("fail"):
+        pause_ms = RETRY.backoff.pause_s(fail.attempt, 0.0) * 1000
+        due.setdefault(fail.attempt + 1, fail.at_ms + int(pause_ms))
+    # An attempt after one that never failed is early, whenever it was.
+    return any(start.attempt not in due or start.at_ms < due[start.attempt] - SKEW_MS for start in life.of("start"))
+
+
+def _letter_problems(lives: Mapping[str, Life], strikes: Sequence[Row]) -> list[str]:
+    problems = []
+    for message_id, life in lives.items():
+        for letter in life.letters:
+            if not _has_cause(life, letter):
+                problems.append(f"dead letter without cause ({letter.reason}): {told(message_id, life, strikes)}")
+        if life.of("start") and not life.kind:
+            problems.append(f"executed but never sent: {told(message_id, life, strikes)}")
+    return problems
+
+
+def _has_cause(life: Life, letter: DeadLetter) -> bool:
+    if letter.reason == Reason.POISON:
+        return life.unfinished >= _DEATHS
+    if letter.reason == Reason.EXHAUSTED:
+        failed = {row.attempt for row in life.of("fail")}
+        return life.kind == "hopeless" and failed >= set(range(1, RETRY.max_retries + 2))
+    return False
+
+
+def _duplicated(life: Life) -> int:
+    ends: dict[int, int] = defaultdict(int)
+    for row in life.of(*_ENDS):
+        ends[row.attempt] += 1
+    return sum(n - 1 for n in ends.values())
+
+
+def _fallen(rows: Iterable[Row], poisoned: Sequence[Row]) -> list[str]:
+    deadly = {row.pid for row in poisoned}
+    return [
+        f"{row.node} (pid {row.pid}) ended by itself with {row.note.get('exit_code')}"
+        for row in rows
+        if row.what == "fell" and row.pid not in deadly
+    ]
+
+
+def _recovered(strikes: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[float]:
+    """For each SIGKILL of a worker: until the last message it held had started elsewhere, or was given up."""
+    for strike in strikes:
+        if strike.note.get("kind") != "hard":
+            continue
+        killed_ms, pids = int(strike.note["killed_ms"]), set(strike.note["pids"])
+        again = []
+        for message_id in strike.note["held"]:
+            life = lives.get(message_id)
+            starts = [r.at_ms for r in life.of("start") if r.at_ms >= killed_ms and r.pid not in pids] if life else []
+            if starts:
+                again.append(min(starts))
+        if again:
+            yield (max(again) - killed_ms) / 1000
+
+
+def told(message_id: str, life: Life, strikes: Sequence[Row]) -> str:
+    """The life of a message, with the kills that hit whoever had it, in order."""
+    pids = {pid for row in life.of("start") for pid in (row.pid, row.parent_pid)}
+    around = [s for s in strikes if pids & {s.pid, *s.note.get("pids", ())} or message_id in s.note.get("held", ())]
+    if life.rows:
+        first, last = life.rows[0].at_ms, life.rows[-1].at_ms
+        around += [s for s in strikes if s.note.get("kind") == "redis" and first <= s.at_ms <= last + 5000]
+    lines = [f"{message_id} ({life.kind or 'unknown'}, countdown {life.countdown_ms} ms)"]
+    for row in sorted((*life.rows, *{id(s): s for s in around}.values()), key=lambda row: row.at_ms):
+        after_s = (row.at_ms - life.intent_ms) / 1000
+        if row.what == "strike":
+            held = ", held it" if message_id in row.note.get("held", ()) else ""
+            lines.append(f"    {after_s:8.3f} s  KILL {row.note.get('kind')} of {row.node} (pid {row.pid}){held}")
+        else:
+            where = f" attempt {row.attempt} on {row.node} (pid {row.pid} of {row.parent_pid})" if row.node else ""
+            lines.append(f"    {after_s:8.3f} s  {row.what}{where}")
+    for letter in life.letters:
+        after_s = (letter.at_ms - life.intent_ms) / 1000
+        lines.append(f"    {after_s:8.3f} s  dead letter {letter.id}: {letter.reason}, deaths {list(letter.deaths)}")
+    return "\n".join(lines)

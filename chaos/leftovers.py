@@ -1,0 +1,48 @@
+"""What may and may not lie in the broker when nothing runs and nothing is pending."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+from orchestrator.transport.store import Store
+
+#: Accounts, the record of deaths and what kombu knows of exchanges: they stay.
+_KEPT = ("ledger:*", "queues", "agents", "incarnation", "sweep", "deaths", "dead-letters")
+_KOMBU = "_kombu.binding*"
+
+
+def leftovers(store: Store) -> list[str]:
+    """Keys that should be gone, each with what is in it."""
+    client: Any = store.client
+    found = []
+    for key in sorted(raw.decode() for raw in client.scan_iter(count=1000)):
+        problem = _problem(client, store, key)
+        if problem:
+            found.append(f"{key}: {problem}")
+    return found
+
+
+def _problem(client: Any, store: Store, key: str) -> str:
+    root = store.keys.root
+    name = key.removeprefix(root)
+    if fnmatchcase(key, _KOMBU) or (key != name and any(fnmatchcase(name, kept) for kept in _KEPT)):
+        return ""
+    if key.startswith(f"{root}outcome:"):
+        return "" if client.pttl(key) > 0 else "an outcome that is kept for ever"
+    if key.startswith(f"{root}q:"):
+        return _in_stream(client, store, key)
+    return f"a {client.type(key).decode()} that nobody needs any more"
+
+
+def _in_stream(client: Any, store: Store, key: str) -> str:
+    problems = []
+    if length := client.xlen(key):
+        problems.append(f"{length} entries")
+    for group in client.xinfo_groups(key):
+        if group["pending"]:
+            problems.append(f"{group['pending']} pending")
+        names = [consumer["name"].decode() for consumer in client.xinfo_consumers(key, group["name"])]
+        if names:
+            problems.append(f"consumers {', '.join(names)}")
+    return ", ".join(problems)

@@ -1,0 +1,102 @@
+"""What a chaos run is told."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Kinds of kill, and what each does.
+KINDS = {
+    "hard": "SIGKILL a worker with its pool, as an OOM killer does",
+    "child": "SIGKILL one pool process of a prefork worker",
+    "cold": "SIGQUIT a worker",
+    "warm": "SIGTERM a worker, and SIGKILL it if it has not ended shortly after",
+    "graceful": "SIGTERM a worker and give it time to end",
+    "stop": "SIGSTOP a worker for one to three seconds",
+    "freeze": "SIGSTOP a worker for longer than its lease",
+    "manager": "SIGKILL the worker that sweeps",
+    "beat": "SIGKILL beat",
+    "redis": "SIGKILL Redis and start it again from its append-only file",
+}
+
+#: Kinds of kill unless told otherwise; a frozen worker duplicates what it had begun, by design.
+DEFAULT_KINDS = tuple(kind for kind in KINDS if kind != "freeze")
+
+POOLS = ("solo", "threads", "prefork")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One run. The same seed gives the same load and the same kills at the same times."""
+
+    duration_s: float = 300.0
+    seed: int = 0
+    workers: int = 3
+    pools: tuple[str, ...] = POOLS
+    rate: float = 100.0
+    kills: tuple[str, ...] = DEFAULT_KINDS
+    every_s: float = 5.0
+    drain_s: float = 60.0
+    logs: Path | None = None
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Options from a command line; a bad value ends the process with a message."""
+    default = Options()
+    parser = argparse.ArgumentParser(
+        prog="python -m chaos",
+        description=(__doc__ or "").strip(),
+        epilog="kinds of kill: " + "; ".join(f"{kind}: {what}" for kind, what in KINDS.items()),
+    )
+    parser.add_argument("--duration-s", type=_above_zero, default=default.duration_s, help="length of the load")
+    parser.add_argument("--seed", type=int, default=None, help="by default one is drawn; it is printed")
+    parser.add_argument("--workers", type=_count, default=default.workers)
+    parser.add_argument("--pools", type=_some_of(POOLS), default=default.pools, help="shared out among the workers")
+    parser.add_argument("--rate", type=_above_zero, default=default.rate, help="sends a second")
+    parser.add_argument("--kills", type=_some_of(KINDS), default=default.kills, help="kinds, separated by commas")
+    parser.add_argument("--every-s", type=_above_zero, default=default.every_s, help="between two kills")
+    parser.add_argument("--drain-s", type=_above_zero, default=default.drain_s, help="patience after the last send")
+    parser.add_argument("--logs", type=Path, default=None, help="keep the logs here; else only those of a failed run")
+    given = parser.parse_args(arguments)
+    return Options(
+        duration_s=given.duration_s,
+        seed=random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed,
+        workers=given.workers,
+        pools=given.pools,
+        rate=given.rate,
+        kills=given.kills,
+        every_s=given.every_s,
+        drain_s=given.drain_s,
+        logs=given.logs,
+    )
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 64:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: 1 to 64")
+    return value
+
+
+class _some_of:  # noqa: N801
+    """Parses a list of names; a class only so that argparse can name it in its errors."""
+
+    def __init__(self, allowed: Sequence[str] | dict[str, str]) -> None:
+        self._allowed = tuple(allowed)
+
+    def __call__(self, text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        unknown = [name for name in names if name not in self._allowed]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: allowed: {', '.join(self._allowed)}")
+        return names

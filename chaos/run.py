@@ -1,0 +1,290 @@
+"""One run: load, kills, restarts; then quiet, and the accounts."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import count
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from chaos.app import QUEUES
+from chaos.house import House
+from chaos.judge import Evidence
+from chaos.leftovers import leftovers
+from chaos.options import Options
+from chaos.process import Member
+from chaos.strikes import Strike, plan
+from orchestrator.core.errors import BrokerUnavailable
+
+_TICK_S = 0.02
+
+#: How long a worker that was asked to end may take. A prefork worker under load may hang for good, on any
+#: transport: billiard's pool waits for a thread that waits for it.
+_GRACE_S = 15.0
+
+#: A process that ended by itself is started again after this.
+_FELL_S = 0.3
+
+_START_S = 60.0
+
+#: How long the dead of the last moments linger.
+_LINGER_S = 30.0
+
+_AWAY = (RedisError, BrokerUnavailable, OSError)
+
+Say = Callable[[str], None]
+
+
+class Run:
+    """Does to a house what was planned, and keeps account of it."""
+
+    def __init__(self, house: House, options: Options, say: Say) -> None:
+        self._house = house
+        self._options = options
+        self._say = say
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = count()
+        self._expected_down: set[str] = set()
+        self._frozen: dict[str, int] = {}
+        self._redis_down = False
+        self._problems: list[str] = []
+        self._kills = 0
+
+    # -- the run
+
+    def run(self) -> Evidence:
+        """All of it; returns what the judge needs."""
+        house, options = self._house, self._options
+        if not house.wait_for_leases(options.workers + 1, _START_S):
+            self._problems.append(f"not all workers were ready after {_START_S:g} s")
+        self._say("workers ready; load and kills begin")
+        house.witness.write("load", rate=options.rate)
+        house.sender.start()
+        began = time.monotonic()
+        for strike in plan(options.seed, options.kills, options.duration_s, options.every_s):
+            self._at(began + strike.at_s, partial(self._strike, strike))
+        told = began
+        while time.monotonic() < began + options.duration_s and house.sender.is_running:
+            self._tend()
+            if time.monotonic() - told > 30:
+                told = time.monotonic()
+                self._say(f"{told - began:.0f} s, {self._kills} kills")
+        self._stop_load()
+        drained = self._drain()
+        self._stop_all()
+        left = self._settle_down() if drained else []
+        return Evidence(
+            rows=house.witness.rows(),
+            ledger=house.ledger(),
+            load_queues=QUEUES,
+            letters=house.orchestrator.dead_letters.list(100_000),
+            leftovers=left,
+            problems=self._problems,
+        )
+
+    def _at(self, when: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (when, next(self._number), act))
+
+    def _in(self, pause_s: float, act: Callable[[], None]) -> None:
+        self._at(time.monotonic() + pause_s, act)
+
+    def _tend(self) -> None:
+        """Do what is due, and look after the fallen."""
+        while self._due and self._due[0][0] <= time.monotonic():
+            heapq.heappop(self._due)[2]()
+        for member in self._house.served:
+            if not member.is_running and member.name not in self._expected_down:
+                self._fell(member)
+        time.sleep(_TICK_S)
+
+    def _fell(self, member: Member) -> None:
+        # Poison kills a worker without our help; the judge knows whether it was that.
+        self._house.witness.write("fell", node=member.name, pid=member.pid, exit_code=member.exit_code)
+        self._bring_back(member, _FELL_S)
+
+    def _bring_back(self, member: Member, pause_s: float) -> None:
+        self._expected_down.add(member.name)
+
+        def start() -> None:
+            member.kill()
+            member.start()
+            self._house.witness.write("up", node=member.name, pid=member.pid)
+            self._expected_down.discard(member.name)
+
+        self._in(pause_s, start)
+
+    # -- kills
+
+    def _strike(self, strike: Strike) -> None:
+        if strike.kind == "redis":
+            self._strike_redis(strike)
+            return
+        victim = self._victim(strike)
+        if victim is None:
+            return
+        match strike.kind:
+            case "hard" | "manager" | "beat":
+                self._hard(victim, strike.kind, strike.pause_s)
+            case "child":
+                self._child(victim, strike)
+            case "cold":
+                self._ask(victim, strike.kind, signal.SIGQUIT, _GRACE_S, strike.pause_s)
+            case "warm":
+                self._ask(victim, strike.kind, signal.SIGTERM, strike.pause_s, 0.2)
+            case "graceful":
+                self._ask(victim, strike.kind, signal.SIGTERM, _GRACE_S, strike.pause_s)
+            case _:
+                self._stop(victim, strike)
+
+    def _victim(self, strike: Strike) -> Member | None:
+        match strike.kind:
+            case "manager":
+                candidates = [self._house.manager]
+            case "beat":
+                candidates = [self._house.beat]
+            case "child":
+                candidates = [worker for worker in self._house.workers if worker.name.startswith("prefork")]
+            case _:
+                candidates = self._house.workers
+        up = [m for m in candidates if m.is_running and m.name not in self._expected_down]
+        return up[int(strike.draw * len(up))] if up else None
+
+    def _note(self, kind: str, name: str, pid: int = 0, **more: Any) -> int:
+        self._kills += 1
+        return self._house.witness.write("strike", node=name, pid=pid, kind=kind, **more)
+
+    def _hard(self, victim: Member, kind: str, pause_s: float) -> None:
+        pids = [victim.pid, *victim.children()]
+        killed_ms = self._house.witness.now_ms()
+        victim.kill()
+        held: set[str] = set()
+        if kind not in ("manager", "beat") and not self._redis_down:
+            try:
+                held = self._house.held_by(victim.pid)
+            except _AWAY:
+                held = set()
+        self._note(kind, victim.name, victim.pid, pids=pids, held=sorted(held), killed_ms=killed_ms)
+        self._bring_back(victim, pause_s)
+
+    def _child(self, victim: Member, strike: Strike) -> None:
+        children = victim.children()
+        if not children:
+            return
+        child = children[int(strike.draw * 1000) % len(children)]
+        self._note(strike.kind, victim.name, victim.pid, pids=[child])
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def _ask(self, victim: Member, kind: str, number: signal.Signals, grace_s: float, pause_s: float) -> None:
+        self._note(kind, victim.name, victim.pid, pids=[victim.pid, *victim.children()])
+        self._expected_down.add(victim.name)
+        victim.signal(number)
+        until = time.monotonic() + grace_s
+
+        def look() -> None:
+            if not victim.is_running:
+                self._house.witness.write("ended", node=victim.name, pid=victim.pid, exit_code=victim.exit_code)
+                self._bring_back(victim, pause_s)
+            elif time.monotonic() > until:
+                self._hard(victim, "hard", pause_s)
+            else:
+                self._in(0.1, look)
+
+        look()
+
+    def _stop(self, victim: Member, strike: Strike) -> None:
+        self._note(strike.kind, victim.name, victim.pid, pids=[victim.pid], for_s=round(strike.pause_s, 1))
+        victim.signal(signal.SIGSTOP, group=True)
+        # Not to be struck again meanwhile: it could not react.
+        self._expected_down.add(victim.name)
+
+        def go_on() -> None:
+            victim.signal(signal.SIGCONT, group=True)
+            self._house.witness.write("continued", node=victim.name, pid=victim.pid)
+            self._expected_down.discard(victim.name)
+
+        self._in(strike.pause_s, go_on)
+
+    def _strike_redis(self, strike: Strike) -> None:
+        if self._redis_down:
+            return
+        self._redis_down = True
+        self._note("redis", "redis")
+        self._house.broker.kill()
+
+        def restart() -> None:
+            self._house.broker.restart()
+            self._redis_down = False
+            self._house.witness.write("up", node="redis")
+
+        self._in(strike.pause_s, restart)
+
+    # -- the end
+
+    def _stop_load(self) -> None:
+        self._say("load ends; waiting for what is left")
+        if not self._house.sender.is_running:
+            self._problems.append(f"the sender ended by itself with {self._house.sender.exit_code}")
+        self._house.sender.signal(signal.SIGTERM)
+        until = time.monotonic() + _GRACE_S
+        while self._house.sender.is_running:
+            if time.monotonic() > until:
+                self._problems.append("the sender did not stop")
+                self._house.sender.kill()
+            self._tend()
+
+    def _drain(self) -> bool:
+        until = time.monotonic() + self._options.drain_s
+        while True:
+            self._tend()
+            try:
+                idle = not self._due and not self._redis_down and self._house.pending(*QUEUES) == 0
+            except _AWAY:
+                idle = False
+            if idle:
+                return True
+            if time.monotonic() > until:
+                rows = [row for row in self._house.ledger() if row.pending]
+                self._problems.append(f"still pending {self._options.drain_s:g} s after the load ended: {rows}")
+                return False
+
+    def _stop_all(self) -> None:
+        """Beat first, so that nothing is sent any more; the sweeper last."""
+        house = self._house
+        self._end([house.beat])
+        self._end(house.workers)
+        until = time.monotonic() + _GRACE_S
+        while house.pending() and time.monotonic() < until:
+            time.sleep(_TICK_S)
+        self._end([house.manager])
+
+    def _end(self, members: Iterable[Member]) -> None:
+        members = list(members)
+        for member in members:
+            member.signal(signal.SIGTERM)
+        until = time.monotonic() + _GRACE_S
+        while any(member.is_running for member in members) and time.monotonic() < until:
+            time.sleep(_TICK_S)
+        for member in members:
+            if member.is_running:
+                self._house.witness.write("hung", node=member.name, pid=member.pid)
+                self._say(f"{member.name} hung in its warm shutdown and was killed")
+            member.kill()
+
+    def _settle_down(self) -> list[str]:
+        """Sweep until nobody is left who died; then look what is left."""
+        until = time.monotonic() + _LINGER_S
+        while self._house.incarnations():
+            if time.monotonic() > until:
+                break
+            self._house.orchestrator.sweep()
+            time.sleep(0.2)
+        return leftovers(self._house.orchestrator.store)

@@ -1,0 +1,71 @@
+"""Whether a message's headers and body are what Celery and we go by. From the network comes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery.exceptions import InvalidTaskError
+from celery.utils.time import maybe_iso8601
+
+from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.supervision import HEADER, Supervision
+
+_TEXTS = ("root_id", "parent_id", "group")
+
+
+def check_headers(headers: Mapping[str, Any]) -> Supervision | None:
+    """Refuse headers that would fail somewhere further on; returns how the message is supervised.
+
+    Raises:
+        InvalidTaskError: names the header, its value and what is allowed.
+    """
+    if not isinstance(headers.get("id"), str) or not headers["id"]:
+        raise _bad(headers, "id", "a text")
+    for name in _TEXTS:
+        if not isinstance(headers.get(name), str | None):
+            raise _bad(headers, name, "a text")
+    retries = headers.get("retries")
+    if retries is not None and (type(retries) is not int or retries < 0):
+        raise _bad(headers, "retries", "a whole number from 0")
+    limits = headers.get("timelimit")
+    if limits is not None and not (isinstance(limits, list | tuple) and len(limits) == 2 and all(map(_limit, limits))):
+        raise _bad(headers, "timelimit", "two numbers of seconds")
+    if not isinstance(headers.get("stamps"), Mapping | None):
+        raise _bad(headers, "stamps", "an object")
+    if not isinstance(headers.get("stamped_headers"), list | tuple | None):
+        raise _bad(headers, "stamped_headers", "a list")
+    eta = headers.get("eta_waited")
+    if eta is not None:
+        try:
+            maybe_iso8601(eta)
+        except (TypeError, ValueError, AttributeError):
+            raise _bad(headers, "eta_waited", "an ISO 8601 time") from None
+    wire = headers.get(HEADER)
+    try:
+        return None if wire is None else Supervision.from_wire(wire)
+    except InvalidPolicy as error:
+        raise InvalidTaskError(str(error)) from None
+
+
+def check_body(body: Any) -> None:
+    """Refuse a body that is not arguments, keyword arguments and what belongs to them.
+
+    Raises:
+        InvalidTaskError: says what is not as it should be.
+    """
+    args, kwargs, embed = body
+    if not isinstance(args, list | tuple):
+        raise InvalidTaskError(f"the arguments are not a list but {type(args).__name__}")
+    if not isinstance(kwargs, Mapping):
+        raise InvalidTaskError(f"the keyword arguments are not an object but {type(kwargs).__name__}")
+    if not isinstance(embed, Mapping | None):
+        raise InvalidTaskError(f"callbacks, errbacks, chain and chord are not an object but {type(embed).__name__}")
+
+
+def _limit(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value >= 0)
+
+
+def _bad(headers: Mapping[str, Any], name: str, allowed: str) -> InvalidTaskError:
+    return InvalidTaskError(f"header {name}={headers.get(name)!r:.100} is not allowed; allowed: {allowed}")

@@ -1,0 +1,213 @@
+"""The conductor: starts what a deployment has, has everything audited, kills an auditor, and counts.
+
+Redis, a monitor manager, beat and auditors, each a process of its own. Whichever dies is started again, as
+systemd or Kubernetes would; the messages do not wait for that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import monotonic, sleep
+
+from rich.console import Console
+
+from orchestrator import Orchestrator
+from orchestrator.core.errors import InfrastructureError
+from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.monitors import manager
+from orchestrator.sending.ledger import LedgerRow
+from workers.app import assemble
+from workers.auditors import Audit, Auditor, Report
+from workers.chaos import Kill, bad_input, kill_one
+from workers.coordination import Coordinator
+from workers.ground import Ground
+from workers.processes import Child, Crew
+from workers.progress import Display, display
+from workers.readiness import is_up
+from workers.records import Records
+from workers.summary import summarize
+from workers.tally import Tally, tally
+
+#: Give up when no message has got anywhere for so long.
+STALLED_S = 30.0
+
+#: What a killed agent's work may take to run elsewhere.
+PROMISED_S = 3.0
+
+_LOOK_EVERY_S = 0.05
+_DECLARED_WITHIN_S = 10.0
+_KEPT_S = 3600
+_PAGE = 500
+_WORKER = ("worker", "--without-gossip", "--without-mingle", "-l", "WARNING")
+_PREFORK = ("-P", "prefork", "-c", "1")
+
+
+class Stalled(InfrastructureError):
+    """Something that had to happen did not."""
+
+
+class Conductor:
+    """One run of the demo."""
+
+    def __init__(self, console: Console, ground: Ground, run: str, *, chaos: bool, auditors: int) -> None:
+        self._console = console
+        self._ground = ground
+        self._run = run
+        self._chaos = chaos
+        self._count = auditors
+        # Celery's command line made an app before there was a Redis to name to it; this one knows.
+        self._orchestrator: Orchestrator = assemble(ground.settings)
+        self._auditors: list[Child] = []
+        self._kill: Kill | None = None
+
+    def conduct(self, root: Path, files: list[Path]) -> int:
+        """Run it. Returns the exit code.
+
+        Raises:
+            Stalled: no message got anywhere for too long.
+            KeepsDying: a process does not stay alive.
+            BrokerUnavailable: Redis is away.
+        """
+        store = self._orchestrator.store
+        self._say(f"demo: {len(files)} Python files below {root}")
+        self._say(f"demo: {self._count} auditors, a monitor manager, beat; Redis: {store.url}")
+        audits = self._audits(files)
+        try:
+            with Crew(self._ground.environment, self._ground.directory) as crew:
+                self._start(crew)
+                self._until_up(crew)
+                coordinator = Coordinator(self._orchestrator, audits)
+                began = monotonic()
+                with display(self._console, len(audits)) as shown:
+                    self._until_settled(crew, coordinator, shown)
+                took_s = monotonic() - began
+                result = self._count_up()
+        finally:
+            if not self._ground.own_redis:
+                self._forget_later()
+        self._console.print()
+        summarize(self._console, result, (self._ground.directory, root), took_s)
+        return self._close(result, coordinator.sent)
+
+    def _audits(self, files: list[Path]) -> list[Audit]:
+        audits = [Audit(path=str(file), run=self._run) for file in files if _is_text(str(file))]
+        if len(audits) < len(files):
+            self._say(f"demo: files that are left out, for their names are not UTF-8: {len(files) - len(audits)}")
+        if self._chaos:
+            self._say(
+                "demo: chaos: one third through, an auditor is SIGKILLed; and among the input are a file that cannot "
+                "be decoded and a message that kills its worker (--no-chaos leaves all of this out)"
+            )
+            early = len(audits) // 10
+            audits[early:early] = bad_input(self._ground.directory, self._run)
+        return audits
+
+    def _start(self, crew: Crew) -> None:
+        crew.start("manager", *_WORKER, "-n", "manager@%h", "-Q", manager.QUEUE, "-P", "solo")
+        crew.start("beat", "beat", "-l", "INFO", "-s", str(self._ground.directory / "beat-schedule"))
+        names = [f"auditor{k}" for k in range(1, self._count + 1)]
+        prefork = ("-P", "prefork", "-c", "1")
+        self._auditors = [
+            crew.start(name, *_WORKER, "-n", f"{name}@%h", "-Q", Auditor.name, *prefork) for name in names
+        ]
+
+    def _until_up(self, crew: Crew) -> None:
+        until = monotonic() + STALLED_S
+        while not is_up(self._orchestrator.store, self._orchestrator.registry, self._count + 1):
+            if monotonic() > until:
+                raise Stalled(f"the workers were not up within {STALLED_S:g} s")
+            crew.mend()
+            sleep(_LOOK_EVERY_S)
+
+    def _until_settled(self, crew: Crew, coordinator: Coordinator, shown: Display) -> None:
+        before: LedgerRow | None = None
+        moved_at = monotonic()
+        while True:
+            row = self._row()
+            done = row.handled + row.dead
+            shown.show(done)
+            if coordinator.done and row.pending == 0:
+                break
+            if row != before:
+                before, moved_at = row, monotonic()
+            elif monotonic() - moved_at > STALLED_S:
+                raise Stalled(f"no message got anywhere for {STALLED_S:g} s; {row.pending} are pending")
+            for child in crew.mend():
+                shown.say(f"demo: {child.name} is dead, and started again")
+            if self._chaos and self._kill is None and done * 3 >= coordinator.total:
+                self._kill_one(shown)
+            if coordinator.done:
+                sleep(_LOOK_EVERY_S)
+            else:
+                coordinator.send_for(_LOOK_EVERY_S)
+        if self._chaos and self._kill is None:
+            shown.say("demo: no auditor was killed: so few messages that none was held by anybody one third through")
+
+    def _kill_one(self, shown: Display) -> None:
+        self._kill = kill_one(self._orchestrator.store, self._orchestrator.registry, self._auditors)
+        if self._kill is not None:
+            shown.say(f"demo: {self._kill.name} is SIGKILLed; messages it holds: {len(self._kill.held)}")
+
+    def _row(self) -> LedgerRow:
+        rows = (row for row in self._orchestrator.ledger() if row.queue == Auditor.name)
+        return next(rows, LedgerRow(Auditor.name))
+
+    def _count_up(self) -> Tally:
+        registry = self._orchestrator.registry
+        until = monotonic() + _DECLARED_WITHIN_S
+        while self._kill and self._kill.incarnation not in {d.incarnation for d in registry.deaths(_PAGE)}:
+            # It had finished all it held, so nobody had to wait for its death to be noticed.
+            if monotonic() > until:
+                raise Stalled(f"{self._kill.incarnation} was not declared dead within {_DECLARED_WITHIN_S:g} s")
+            sleep(_LOOK_EVERY_S)
+        records = Records(self._orchestrator.store, self._run)
+        return tally(
+            ledger=self._row(),
+            reports=[Report.model_validate_json(report) for report in records.reports().values()],
+            letters=self._letters(),
+            deaths=registry.deaths(_PAGE),
+            starts=list(records.starts()),
+            kill=self._kill,
+        )
+
+    def _letters(self) -> list[DeadLetter]:
+        letters: list[DeadLetter] = []
+        before: str | None = None
+        while page := self._orchestrator.dead_letters.list(_PAGE, before=before):
+            letters += page
+            before = page[-1].id
+        return [letter for letter in reversed(letters) if letter.queue == Auditor.name]
+
+    def _forget_later(self) -> None:
+        """What the demo has left in the user's Redis is to be looked at for a while, not for ever."""
+        client = self._orchestrator.store.client
+        for key in client.scan_iter(match=f"{self._ground.settings.key_prefix}*", count=_PAGE):
+            client.expire(key, _KEPT_S)
+
+    def _close(self, result: Tally, sent: int) -> int:
+        balanced = result.balanced and result.ledger.accepted == sent
+        self._say(f"Not counted: the monitor manager's own mailbox, {manager.QUEUE}, into which beat sends the sweeps.")
+        self._say(
+            "In a deployment, the same is shown by celery -A APP ledger, dead-letters list and agents, and by Flower."
+        )
+        if not self._ground.own_redis:
+            prefix = self._ground.settings.key_prefix
+            self._say(f"With ORCHESTRATOR_KEY_PREFIX={prefix} these commands show this run, for an hour.")
+        if result.recovery is not None and result.recovery.last_s > PROMISED_S:
+            self._say(f"demo: slower than promised: {result.recovery.last_s:.2f} s, not {PROMISED_S:g}")
+        if not balanced:
+            kept = self._ground.keep_logs()
+            self._say(f"demo: the ledger does not balance ({sent} were sent); the logs are kept in {kept}")
+        self._say(result.last_line)
+        return 0 if balanced else 1
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

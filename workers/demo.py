@@ -1,0 +1,79 @@
+"""The demo, as ``celery -A workers demo`` runs it: real workers, a real SIGKILL, and a ledger that balances."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from uuid import uuid4
+
+from rich.console import Console
+
+from orchestrator import OrchestratorError
+from orchestrator.core.errors import CallerError
+from orchestrator.migration import installed_packages_root, python_files
+from workers.app import orchestrator
+from workers.conductor import Conductor
+from workers.ground import prepare
+
+#: Where there is no terminal to tell, such as in a CI log.
+_WIDTH_OF_LOGS = 120
+
+
+class NothingToAudit(CallerError):
+    """There is no such path, or no Python file below it."""
+
+
+def run(path: Path | None, *, chaos: bool, auditors: int) -> int:
+    """Audit the Python files below ``path``; the exit code is 0 if every message is accounted for.
+
+    Raises:
+        NothingToAudit: there is no such path, or no Python file below it.
+        OrchestratorError: Redis or the workers did not do their part; the logs are kept, and named.
+        KeyboardInterrupt: the user has had enough. Whatever was started is gone.
+    """
+    root, files = find_sources(path)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_LOGS
+    run_id = uuid4().hex[:8]
+    with _ended_by_sigterm(), prepare(orchestrator.settings, run_id) as ground:
+        try:
+            conductor = Conductor(console, ground, run_id, chaos=chaos, auditors=auditors)
+            return conductor.conduct(root, files)
+        except OrchestratorError:
+            if (kept := ground.keep_logs()) is not None:
+                console.print(f"demo: the logs are kept in {kept}", markup=False, soft_wrap=True)
+            raise
+
+
+def find_sources(path: Path | None) -> tuple[Path, list[Path]]:
+    """Where to look, and the Python files there; by default the installed packages of this environment.
+
+    Raises:
+        NothingToAudit: there are none.
+    """
+    root = (path or installed_packages_root()).absolute()
+    try:
+        files = python_files(root)
+    except OSError as error:
+        raise NothingToAudit(f"{error.filename or root}: {error.strerror or error}") from None
+    if not files:
+        raise NothingToAudit(f"{root}: no Python file (*.py) there")
+    return root, files
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does, with all that it started."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

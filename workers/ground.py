@@ -1,0 +1,80 @@
+"""The Redis and the directory a demo works in; neither holds anything of anybody else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from orchestrator.core.errors import CallerError
+from orchestrator.core.settings import Settings
+from orchestrator.embedded import EmbeddedServer
+
+_CELERYS_VARIABLES = ("BROKER_URL", "CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+_SCHEMES = ("redis://", "rediss://", "sentinel://")
+
+
+class UnsuitableBroker(CallerError):
+    """The demo cannot work on this broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where a demo works."""
+
+    settings: Settings
+    directory: Path
+    #: Whether the Redis is the demo's own, and ends with it.
+    own_redis: bool
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The environment of a process that is to work here too."""
+        inherited = {name: value for name, value in os.environ.items() if name not in _CELERYS_VARIABLES}
+        return {
+            **inherited,
+            "ORCHESTRATOR_BROKER_URL": self.settings.broker_url.get_secret_value(),
+            "ORCHESTRATOR_KEY_PREFIX": self.settings.key_prefix,
+            # A pool that is SIGKILLed cannot tidy up behind itself.
+            "TMPDIR": str(self.directory),
+        }
+
+    def keep_logs(self) -> Path | None:
+        """Copy the logs to where they outlive the demo; ``None`` if nothing was started yet."""
+        logs = list(self.directory.glob("*.log"))
+        if not logs:
+            return None
+        kept = Path(tempfile.mkdtemp(prefix="orchestrator-demo-logs-"))
+        for log in logs:
+            shutil.copy(log, kept)
+        return kept
+
+
+@contextmanager
+def prepare(settings: Settings, run: str) -> Iterator[Ground]:
+    """An embedded Redis; or the one that the user has named, under a key prefix of the run's own.
+
+    Raises:
+        UnsuitableBroker: what the user has named is no Redis.
+        EmbeddedServerError: the embedded one does not start.
+    """
+    named = os.environ.get("CELERY_BROKER_URL", "")
+    if not named and "broker_url" in settings.model_fields_set:
+        named = settings.broker_url.get_secret_value()
+    if named:
+        if not named.startswith(_SCHEMES):
+            raise UnsuitableBroker(f"the demo needs a Redis broker: {', '.join(_SCHEMES)}")
+        changed = {"broker_url": SecretStr(named), "key_prefix": f"{settings.key_prefix}demo-{run}:"}
+        with tempfile.TemporaryDirectory(prefix="orchestrator-demo-") as directory:
+            yield Ground(settings.model_copy(update=changed), Path(directory), own_redis=False)
+        return
+    with EmbeddedServer() as server:
+        # Whatever lies in the server's directory is removed with it, even if this process is SIGKILLed.
+        changed = {"broker_url": SecretStr(server.url), "key_prefix": ""}
+        yield Ground(settings.model_copy(update=changed), server.directory, own_redis=True)

@@ -1,0 +1,25 @@
+"""Whether a deployment that was just started is up, so that what is measured is how it runs, not how it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.monitors import manager
+from orchestrator.registry.agents import Registry
+from orchestrator.transport.store import Store
+
+
+def is_up(store: Store, registry: Registry, workers: int) -> bool:
+    """Whether that many workers are there, and the monitor manager sweeps and may declare workers dead.
+
+    In its first two seconds it may not: whoever is silent then may only not have been heard yet.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
+    if len(registry.incarnations()) < workers:
+        return False
+    client: Any = store.client
+    by, counts_from_ms = client.hmget(store.keys.sweep, "by", "closed_counts_ms")
+    seconds, microseconds = client.time()
+    return bool(by == manager.QUEUE.encode() and seconds * 1000 + microseconds // 1000 >= int(counts_from_ms or 0))

@@ -1,0 +1,74 @@
+"""What auditors note in Redis while a demo runs: who started on which message and when, and every report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.transport.store import Store
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An attempt at a message has begun."""
+
+    #: By Redis' clock.
+    at_ms: int
+    delivery: str
+    attempt: int
+    worker: str
+    #: The process that runs it, and the one that has started that: of a prefork pool, the worker itself.
+    pid: int
+    parent_pid: int
+
+
+class Records:
+    """The notes of one demo run, under keys of their own beside the orchestrator's."""
+
+    def __init__(self, store: Store, run: str) -> None:
+        # redis-py's annotations allow for text answers and none at all.
+        self._client: Any = store.client
+        root = f"{store.keys.prefix}demo:{run}:"
+        self._starts = f"{root}starts"
+        self._reports = f"{root}reports"
+
+    def note_start(self, delivery: str, attempt: int, worker: str) -> None:
+        """An attempt begins. The id that Redis gives the note is the time."""
+        self._client.xadd(
+            self._starts,
+            {
+                "delivery": delivery,
+                "attempt": attempt,
+                "worker": worker,
+                "pid": os.getpid(),
+                "parent_pid": os.getppid(),
+            },
+        )
+
+    def note_report(self, delivery: str, report: str) -> None:
+        """A report, as JSON; one that is delivered twice is still one."""
+        self._client.hset(self._reports, delivery, report)
+
+    def starts(self) -> Iterator[Start]:
+        """Every attempt, in the order in which they began."""
+        after = "-"
+        while rows := self._client.xrange(self._starts, min=after, count=_PAGE):
+            for entry, fields in rows:
+                yield Start(
+                    at_ms=int(entry.split(b"-")[0]),
+                    delivery=fields[b"delivery"].decode(),
+                    attempt=int(fields[b"attempt"]),
+                    worker=fields[b"worker"].decode(),
+                    pid=int(fields[b"pid"]),
+                    parent_pid=int(fields[b"parent_pid"]),
+                )
+            after = f"({rows[-1][0].decode()}"
+
+    def reports(self) -> dict[str, bytes]:
+        """The reports as JSON, by delivery."""
+        found = self._client.hscan_iter(self._reports, count=_PAGE)
+        return {delivery.decode(): report for delivery, report in found}

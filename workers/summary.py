@@ -1,0 +1,105 @@
+"""The table at the end of the demo."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.printable import one_line
+from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.migration import FindingKind
+from workers.tally import Tally
+
+_SHOWN = 5
+
+_WRITTEN = {
+    FindingKind.DELAY: ".delay(",
+    FindingKind.APPLY_ASYNC: ".apply_async(",
+    FindingKind.SEND_TASK: "send_task(",
+    FindingKind.GET_WITHOUT_TIMEOUT: ".get() without a timeout",
+}
+
+
+def summarize(console: Console, tally: Tally, below: Sequence[Path], took_s: float) -> None:
+    """Print it. Files are shown without the directories that they lie ``below``."""
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2, show_edge=False)
+    table.add_column("What")
+    table.add_column("How many", justify="right")
+    table.add_column("That is", overflow="fold")
+    for what, how_many, that_is in _rows(tally, below, took_s):
+        table.add_row(Text(what), Text(how_many), Text(one_line(that_is)))
+    console.print(table)
+
+
+def _rows(tally: Tally, below: Sequence[Path], took_s: float) -> Iterable[tuple[str, str, str]]:
+    row = tally.ledger
+    unparsable = [report for report in tally.reports if report.unparsable]
+    yield "files audited", str(len(tally.reports)), f"in {took_s:.1f} s, {len(tally.reports) / took_s:.0f} a second"
+    if unparsable:
+        shown = "; ".join(_without(below, report.unparsable) for report in unparsable[:_SHOWN])
+        yield "  not Python", str(len(unparsable)), _and_more(shown, len(unparsable))
+    yield from _findings(tally)
+    yield "messages accepted", str(row.accepted), f"handled {row.handled}, dead {row.dead}, pending {row.pending}"
+    yield "retries", str(row.retried), "attempts that failed and were made again, after a pause"
+    yield "redelivered", str(row.redelivered), "taken back from a worker or pool process that died, and handed on"
+    yield "executed again", str(tally.duplicated), "begun once more, because a death had cut the execution short"
+    yield from _deaths(tally)
+    reasons = Counter(letter.reason for letter in tally.letters).most_common()
+    yield "dead letters", str(len(tally.letters)), ", ".join(f"{reason}: {count}" for reason, count in reasons)
+    for letter in tally.letters[:_SHOWN]:
+        yield f"  {letter.reason}", "", f"{_named(letter, below)}: {_why(letter)}"
+    if len(tally.letters) > _SHOWN:
+        yield "  and more", str(len(tally.letters) - _SHOWN), "of the same reasons or others"
+
+
+def _findings(tally: Tally) -> Iterable[tuple[str, str, str]]:
+    found = Counter((finding.kind, finding.confidence) for report in tally.reports for finding in report.findings)
+    yield "unsupervised sends", str(found.total()), "calls that nobody watches"
+    for kind in FindingKind:
+        certain, possible = found[kind, "certain"], found[kind, "possible"]
+        yield f"  {_WRITTEN[kind]}", str(certain + possible), f"certainly Celery's {certain}, possibly {possible}"
+
+
+def _deaths(tally: Tally) -> Iterable[tuple[str, str, str]]:
+    yield (
+        "kills",
+        str(tally.kills),
+        f"{tally.workers_killed} of a worker, declared dead; {tally.pool_kills} of a pool process, blamed on a message",
+    )
+    kill, recovered = tally.kill, tally.recovery
+    if kill is not None and recovered is not None:
+        when = f"{recovered.first_s:.2f} to {recovered.last_s:.2f} s after its SIGKILL"
+        yield (
+            f"  {kill.name}'s work elsewhere",
+            f"{recovered.last_s:.2f} s",
+            f"of {len(kill.held)} messages that {kill.incarnation} held, {recovered.messages} began elsewhere, {when}",
+        )
+
+
+def _named(letter: DeadLetter, below: Sequence[Path]) -> str:
+    try:
+        path = str(letter.body()[0][0]["path"])
+    except (TypeError, LookupError):
+        return letter.message or letter.delivery_id
+    return _without(below, path)
+
+
+def _why(letter: DeadLetter) -> str:
+    times = f"{letter.attempts} attempts" if not letter.deaths else f"{len(letter.deaths)} deaths"
+    return f"{letter.error_type}: {letter.error_message} ({times})"
+
+
+def _without(directories: Sequence[Path], text: str) -> str:
+    for directory in directories:
+        text = text.replace(f"{directory}/", "")
+    return text
+
+
+def _and_more(shown: str, count: int) -> str:
+    return f"{shown} ... and {count - _SHOWN} more" if count > _SHOWN else shown

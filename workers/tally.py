@@ -1,0 +1,87 @@
+"""The demo's numbers, each counted from what Redis holds when everything has its outcome. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.registry.agents import Death
+from orchestrator.sending.ledger import LedgerRow
+from workers.auditors import Report
+from workers.chaos import Kill, Recovery, recovery
+from workers.records import Start
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How a demo ended."""
+
+    #: The auditors' mailbox.
+    ledger: LedgerRow
+    reports: Sequence[Report]
+    letters: Sequence[DeadLetter]
+    #: Executions beyond the first of an attempt: the ones before were cut short by a death, or done twice.
+    duplicated: int
+    #: Workers declared dead; one that ends in good order is not.
+    workers_killed: int
+    #: Pool processes that died of the message they were running, as the dead letters tell.
+    pool_kills: int
+    kill: Kill | None
+    recovery: Recovery | None
+
+    @property
+    def kills(self) -> int:
+        """Processes that died with work in hand."""
+        return self.workers_killed + self.pool_kills
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every accepted message was handled or is a dead letter that can be looked at."""
+        row = self.ledger
+        return (
+            row.balanced
+            and row.pending == 0
+            and row.accepted == row.handled + row.dead
+            and row.dead == len(self.letters)
+            and row.handled <= len(self.reports)
+        )
+
+    @property
+    def last_line(self) -> str:
+        """The line the demo ends with."""
+        row = self.ledger
+        recovered_s = self.recovery.last_s if self.recovery is not None else 0.0
+        return (
+            f"demo: accepted={row.accepted} handled={row.handled} dead={row.dead} pending={row.pending} "
+            f"lost={row.lost} duplicated={self.duplicated} kills={self.kills} recovered_s={recovered_s:.2f}"
+        )
+
+
+def tally(
+    ledger: LedgerRow,
+    reports: Sequence[Report],
+    letters: Sequence[DeadLetter],
+    deaths: Iterable[Death],
+    starts: Sequence[Start],
+    kill: Kill | None,
+) -> Tally:
+    """Count."""
+    died_ms = {death.incarnation: death.at_ms for death in deaths if death.reason != "drained"}
+    executions = Counter((start.delivery, start.attempt) for start in starts)
+    return Tally(
+        ledger=ledger,
+        reports=reports,
+        letters=letters,
+        duplicated=sum(times - 1 for times in executions.values()),
+        workers_killed=len(died_ms),
+        pool_kills=sum(_pool_deaths(letter, died_ms) for letter in letters),
+        kill=kill,
+        recovery=None if kill is None else recovery(kill, starts),
+    )
+
+
+def _pool_deaths(letter: DeadLetter, died_ms: dict[str, int]) -> int:
+    """The deaths on a letter that were not its worker's own: that is found dead first, and blamed after."""
+    return sum(1 for death in letter.deaths if death["at"] < died_ms.get(str(death["by"]), death["at"] + 1))
