@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from chaos.house import House
@@ -32,10 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     house = House(options, logs)
     try:
         house.open()
-        verdict = judge(Run(house, options, say).run())
+        evidence = Run(house, options, say).run()
     finally:
         house.close()
+    verdict = judge(evidence)
     _report(verdict, logs)
+    with (logs / "witness.jsonl").open("w") as kept:
+        kept.writelines(json.dumps(asdict(row)) + "\n" for row in evidence.rows)
     if not verdict.violations and options.logs is None:
         shutil.rmtree(logs, ignore_errors=True)
     else:
@@ -54,6 +59,7 @@ def _headline(options: Options) -> str:
 def _report(verdict: Verdict, logs: Path) -> None:
     (logs / "violations.txt").write_text("\n".join(verdict.violations) + "\n")
     (logs / "duplicates.txt").write_text("\n".join(verdict.duplicates) + "\n")
+    (logs / "events.txt").write_text("\n".join(verdict.events) + "\n")
     for violation in verdict.violations[:_SHOWN]:
         print(f"VIOLATION {violation}")
     if len(verdict.violations) > _SHOWN:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ _CONCURRENCY = {"solo": 1, "threads": 4, "prefork": 2}
 
 #: A message that kills its process is sent about this often.
 _POISON_EVERY_S = 20
-
-_LOOK_EVERY_S = 0.1
 
 #: Room for what the broker says of one worker's messages.
 _MANY = 10_000
@@ -116,16 +113,11 @@ class House:
         client: Any = store.client
         return int(client.zcard(store.keys.leases)) + int(client.zcard(store.keys.dying))
 
-    def wait_for_leases(self, count: int, timeout_s: float) -> bool:
-        """Wait until so many incarnations live."""
+    def leased_pids(self) -> set[int]:
+        """Process ids of the incarnations that live: who is here consumes."""
         store = self.orchestrator.store
         client: Any = store.client
-        until = time.monotonic() + timeout_s
-        while int(client.zcard(store.keys.leases)) < count:
-            if time.monotonic() > until:
-                return False
-            time.sleep(_LOOK_EVERY_S)
-        return True
+        return {int(raw.rsplit(b":", 1)[1].split(b"#")[0]) for raw in client.zrange(store.keys.leases, 0, -1)}
 
     def close(self) -> None:
         """End all of it at once; whoever wants it gently has done so before."""

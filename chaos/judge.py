@@ -50,7 +50,10 @@ class Verdict:
     kills: int
     recovered_s: tuple[float, ...]
     violations: tuple[str, ...]
+    #: The lives of messages that were executed too often.
     duplicates: tuple[str, ...] = ()
+    #: Kills, ends and starts in order.
+    events: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -124,9 +127,10 @@ def judge(evidence: Evidence) -> Verdict:
         early=len(early),
         duplicated=duplicated,
         kills=kills,
-        recovered_s=tuple(_recovered(strikes, lives)),
+        recovered_s=tuple(s for strike in strikes if (s := _recovered_s(strike, lives)) is not None),
         violations=tuple(violations),
         duplicates=tuple(told(message_id, lives[message_id], strikes) for message_id in duplicates),
+        events=tuple(_events(evidence.rows, lives)),
     )
 
 
@@ -211,20 +215,29 @@ def _fallen(rows: Iterable[Row], poisoned: Sequence[Row]) -> list[str]:
     ]
 
 
-def _recovered(strikes: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[float]:
-    """For each SIGKILL of a worker: until the last message it held had started elsewhere, or was given up."""
-    for strike in strikes:
-        if strike.note.get("kind") != "hard":
-            continue
-        killed_ms, pids = int(strike.note["killed_ms"]), set(strike.note["pids"])
-        again = []
-        for message_id in strike.note["held"]:
-            life = lives.get(message_id)
-            starts = [r.at_ms for r in life.of("start") if r.at_ms >= killed_ms and r.pid not in pids] if life else []
-            if starts:
-                again.append(min(starts))
-        if again:
-            yield (max(again) - killed_ms) / 1000
+def _recovered_s(strike: Row, lives: Mapping[str, Life]) -> float | None:
+    """After the SIGKILL of a worker: until the last message that it held had started elsewhere."""
+    if strike.note.get("kind") != "hard":
+        return None
+    killed_ms, pids = int(strike.note["killed_ms"]), set(strike.note["pids"])
+    again = []
+    for message_id in strike.note["held"]:
+        life = lives.get(message_id)
+        starts = [r.at_ms for r in life.of("start") if r.at_ms >= killed_ms and r.pid not in pids] if life else []
+        if starts:
+            again.append(min(starts))
+    return (max(again) - killed_ms) / 1000 if again else None
+
+
+def _events(rows: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:
+    shown = [row for row in rows if not row.id or row.note.get("poison")]
+    for row in shown:
+        line = f"{(row.at_ms - shown[0].at_ms) / 1000:8.3f} s  {row.what} {row.node} (pid {row.pid})"
+        line += "".join(f" {name}={value}" for name, value in row.note.items() if name not in ("held", "pids"))
+        if row.note.get("held"):
+            line += f", held {len(row.note['held'])}, the last of them began elsewhere after "
+            line += f"{_recovered_s(row, lives)} s"
+        yield line
 
 
 def told(message_id: str, life: Life, strikes: Sequence[Row]) -> str:

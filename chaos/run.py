@@ -24,6 +24,8 @@ from orchestrator.core.errors import BrokerUnavailable
 
 _TICK_S = 0.02
 
+_LOOK_EVERY_S = 0.2
+
 #: How long a worker that was asked to end may take. A prefork worker under load may hang for good, on any
 #: transport: billiard's pool waits for a thread that waits for it.
 _GRACE_S = 15.0
@@ -51,7 +53,9 @@ class Run:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = count()
         self._expected_down: set[str] = set()
-        self._frozen: dict[str, int] = {}
+        #: Pids of workers that have begun to consume; before that, a kill would prove little.
+        self._ready: set[int] = set()
+        self._looked_at = float("-inf")
         self._redis_down = False
         self._problems: list[str] = []
         self._kills = 0
@@ -61,8 +65,7 @@ class Run:
     def run(self) -> Evidence:
         """All of it; returns what the judge needs."""
         house, options = self._house, self._options
-        if not house.wait_for_leases(options.workers + 1, _START_S):
-            self._problems.append(f"not all workers were ready after {_START_S:g} s")
+        self._await_workers()
         self._say("workers ready; load and kills begin")
         house.witness.write("load", rate=options.rate)
         house.sender.start()
@@ -88,6 +91,14 @@ class Run:
             problems=self._problems,
         )
 
+    def _await_workers(self) -> None:
+        until = time.monotonic() + _START_S
+        while not all(member.pid in self._ready for member in (*self._house.workers, self._house.manager)):
+            if time.monotonic() > until:
+                self._problems.append(f"not all workers were ready after {_START_S:g} s")
+                return
+            self._tend()
+
     def _at(self, when: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._due, (when, next(self._number), act))
 
@@ -101,6 +112,13 @@ class Run:
         for member in self._house.served:
             if not member.is_running and member.name not in self._expected_down:
                 self._fell(member)
+        if not self._redis_down and time.monotonic() - self._looked_at > _LOOK_EVERY_S:
+            self._looked_at = time.monotonic()
+            try:
+                self._ready |= self._house.leased_pids()
+            except _AWAY:
+                # Just gone; asked again soon.
+                return
         time.sleep(_TICK_S)
 
     def _fell(self, member: Member) -> None:
@@ -127,6 +145,8 @@ class Run:
             return
         victim = self._victim(strike)
         if victim is None:
+            # Whoever it would have been is still starting; the next one may be ready.
+            self._in(0.3, partial(self._strike, strike))
             return
         match strike.kind:
             case "hard" | "manager" | "beat":
@@ -152,7 +172,13 @@ class Run:
                 candidates = [worker for worker in self._house.workers if worker.name.startswith("prefork")]
             case _:
                 candidates = self._house.workers
-        up = [m for m in candidates if m.is_running and m.name not in self._expected_down]
+        up = [
+            member
+            for member in candidates
+            if member.is_running
+            and member.name not in self._expected_down
+            and (member.pid in self._ready or member is self._house.beat)
+        ]
         return up[int(strike.draw * len(up))] if up else None
 
     def _note(self, kind: str, name: str, pid: int = 0, **more: Any) -> int:

@@ -17,6 +17,7 @@ from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
 from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
+from orchestrator.agents.reaping import Reaping
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownAgent, UnknownMessage
 from orchestrator.core.message import Message, encode, message_name
 from orchestrator.core.policy import OnError, Retry
@@ -69,7 +70,7 @@ class Orchestrator:
         self._sweeper: Sweeper | None = None
         self._configure()
         app.orchestrator = self
-        app.steps["consumer"].add(Guard)
+        app.steps["consumer"].update((Guard, Reaping))
         app.on_after_finalize.connect(self._on_finalize, weak=False)
         if app.finalized:
             self._on_finalize()
@@ -243,7 +244,9 @@ class Orchestrator:
             SendFailed: eager mode and ``on_error="raise"``, and it was not handled.
         """
         number = _number("countdown_s", countdown_s), _number("expires_s", expires_s)
-        parcel = self._address(recipient, message, retry, on_error, dict(metadata or {}), track)
+        if not isinstance(retry, Retry | None):
+            raise InvalidPolicy("retry", retry, "a Retry")
+        parcel = self._address(recipient, message, retry, on_error, _json_object("metadata", metadata), track)
         parcel = Parcel(
             id=parcel.id,
             task=parcel.task,
@@ -296,6 +299,8 @@ class Orchestrator:
                 recipient.kwargs,
                 queue=options.get("queue"),
             )
+        if not isinstance(recipient, str) and not (isinstance(recipient, type) and issubclass(recipient, Agent)):
+            raise InvalidPolicy("recipient", recipient, "an agent's name, an Agent class, or a Celery signature")
         if not isinstance(message, Message):
             raise InvalidPolicy("message", message, "an instance of a Message class")
         name = message_name(type(message))
@@ -308,7 +313,7 @@ class Orchestrator:
             supervision = Supervision(
                 retry or handler.retry, chosen or spec.on_error, agent, name, metadata, track=track
             )
-            return Parcel(uuid(), spec.task_name(name), [encode(message)], supervision, queue=mailbox(spec.queue))
+            return Parcel(uuid(), spec.task_name(name), [encode(message)], supervision, queue=spec.queue)
         entry = self._announced(agent)
         if name not in entry.messages:
             raise UnknownMessage(agent, name, entry.messages)
@@ -328,6 +333,19 @@ def _number(name: str, value: float | None) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 365 * 24 * 3600:
         raise InvalidPolicy(name, value, "seconds from 0 to a year")
     return float(value)
+
+
+def _json_object(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+    if value is None:
+        return {}
+    allowed = "an object of JSON data"
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidPolicy(name, value, allowed)
+    try:
+        json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidPolicy(name, value, allowed) from None
+    return dict(value)
 
 
 def _priority(value: int | None) -> int | None:

@@ -7,13 +7,11 @@ from celery import Celery
 from orchestrator import Orchestrator
 from orchestrator.core.settings import Settings
 from workers.auditors import Auditor
-from workers.reaping import Reaping
 
 
 def assemble(settings: Settings | None = None) -> Orchestrator:
     """A Celery app under supervision, with every agent of this package."""
     orchestrator = Orchestrator(Celery("workers"), settings)
-    orchestrator.app.steps["consumer"].add(Reaping)
     orchestrator.host(Auditor)
     return orchestrator
 

@@ -33,7 +33,7 @@ def attach(handler: Handler) -> None:
 def detach(handler: Handler) -> None:
     """Undo :func:`attach`; unknown handlers are ignored."""
     global _handlers
-    _handlers = tuple(h for h in _handlers if h is not handler)
+    _handlers = tuple(h for h in _handlers if h != handler)
 
 
 def emit(name: str, measurements: Mapping[str, float] | None = None, **metadata: Any) -> None:

@@ -177,8 +177,9 @@ class Channel(kombu_redis.Channel):
     def _purge(self, queue: str) -> int:
         k = self.keys
         keys = [k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue), *self._streams(queue)]
+        args = [GROUP, _PURGE_BATCH, k.root, to_ms(self.options.outcome_ttl_s)]
         total = 0
-        while dropped := int(self.wire.run("purge", keys, [GROUP, _PURGE_BATCH])):
+        while dropped := int(self.wire.run("purge", keys, args)):
             total += dropped
         return total
 

@@ -88,6 +88,7 @@ class Holder:
         self._connection: Any = None
         self._client = ""
         self._last_poll = monotonic()
+        self._registered_at = monotonic()
         self._warned_at = float("-inf")
         self._swept_at: float | None = None
         self._idle_since = monotonic()
@@ -290,7 +291,10 @@ class Holder:
 
     def _must_sweep(self, since_ms: int) -> bool:
         """Whether to sweep in the place of whoever should: once that is overdue, and then until somebody else does."""
-        if since_ms < 0 or since_ms > to_ms(self.options.sweep_stale_s):
+        if since_ms < 0:
+            # Nobody ever has; give whoever should the time to start.
+            since_ms = to_ms(monotonic() - self._registered_at)
+        if since_ms > to_ms(self.options.sweep_stale_s):
             return True
         if self._swept_at is None:
             return False

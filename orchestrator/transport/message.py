@@ -21,8 +21,9 @@ def decode(raw: bytes, *, tag: str, queue: str, redelivered: bool) -> dict[str, 
     try:
         # kombu's decoder looks at every object for its own type marks; most messages have none.
         payload = kombu_loads(raw) if b'"__type__"' in raw else json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise MalformedEntry(f"not JSON: {error}") from None
+    except Exception as error:  # noqa: BLE001
+        # kombu's decoders of typed values raise whatever their constructors do.
+        raise MalformedEntry(f"not JSON: {type(error).__name__}: {error}") from None
     if not isinstance(payload, dict):
         raise MalformedEntry(f"not a JSON object but {type(payload).__name__}")
     properties = payload.get("properties")

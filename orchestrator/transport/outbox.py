@@ -116,8 +116,9 @@ class Outbox:
             self._wake.set()
             return False
         try:
-            self._send()
-            self._read(everything=wait_s > 0)
+            if self.unsent:
+                self._send()
+                self._read(everything=wait_s > 0)
         except (RedisError, OSError) as error:
             self._broken(error)
             return False

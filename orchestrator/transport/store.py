@@ -13,10 +13,10 @@ from redis.exceptions import NoScriptError, RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, NotSupervised
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
-from orchestrator.transport.channel import Channel
 from orchestrator.transport.options import Options
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.sweep import Sweeper
+from orchestrator.transport.transport import Transport
 from orchestrator.transport.wire import Pool, Wire
 
 
@@ -69,16 +69,16 @@ def open_store(connection: Connection) -> Store:
         BrokerUnavailable: the broker does not answer.
     """
     url = connection.as_uri()
+    if not isinstance(connection.transport, Transport):
+        raise NotSupervised(
+            f"broker {url} uses {type(connection.transport).__module__}; "
+            "allowed: broker_transport='orchestrator.transport:Transport'"
+        )
     try:
         # Not connection.channel(), which tries again after a pause; who asks wants to know now.
         channel = connection.transport.create_channel(connection.transport)
     except (OperationalError, *connection.connection_errors) as error:
         raise BrokerUnavailable(url, error) from error
-    if not isinstance(channel, Channel):
-        raise NotSupervised(
-            f"broker {url} uses {type(channel).__module__}; "
-            "allowed: broker_transport='orchestrator.transport:Transport'"
-        )
     pool = channel._get_pool()
     store = Store(
         client=redis.Redis(connection_pool=pool),

@@ -52,8 +52,9 @@ class Transport(kombu_redis.Transport):
             info["hostname"],
             info["port"],
             info["userid"],
-            info["password"] if include_password else (mask if info["password"] else None),
+            info["password"],
             quote(str(info["virtual_host"] or ""), safe=""),
-            sanitize=False,
+            sanitize=bool(info["password"]) and not include_password,
+            mask=mask,
         )
         return url

@@ -230,7 +230,7 @@ class Mailbox(RuleBasedStateMachine):
     def purge(self, batch: int) -> None:
         k = self.keys
         keys = [k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, s) for s in STEPS]]
-        while dropped := self.run_script("purge", keys, [GROUP, batch]):
+        while dropped := self.run_script("purge", keys, [GROUP, batch, k.root, 1000]):
             self.counts["cancelled"] += dropped
         assert self._row().ready == 0
 

@@ -40,6 +40,16 @@ local function record(key, outcome, ttl_ms)
   redis.call('PEXPIRE', key, ttl_ms)
 end
 
+-- Records an outcome for a message that says in its headers that somebody may ask for it.
+local function tell(root, m, outcome, ttl_ms)
+  local ok, message = pcall(cjson.decode, m or '')
+  if not ok or type(message) ~= 'table' or type(message.headers) ~= 'table' then return end
+  local headers = message.headers
+  if type(headers.orc) == 'table' and headers.orc.track and type(headers.id) == 'string' then
+    record(root .. 'outcome:' .. headers.id, cjson.encode(outcome), ttl_ms)
+  end
+end
+
 -- Ring the bell when what was just scheduled is due before everything else: a reader that sleeps until the
 -- former first one has to sleep less.
 local function schedule(delayed, bodies, bell, member, body, due)

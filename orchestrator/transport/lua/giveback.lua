@@ -16,15 +16,8 @@ local function give_back(root, queue, stream, group, id, death, max_deaths, ttl_
         error = {type = 'WorkerLost', message = 'its worker died ' .. #deaths .. ' times while running it'}})
       local dead = redis.call('XADD', root .. 'dead-letters', '*', 'm', m or '', 'letter', letter, 'd', d)
       redis.call('HINCRBY', ledger, 'dead', 1)
-      local ok, message = pcall(cjson.decode, m or '')
-      if ok and type(message) == 'table' and type(message.headers) == 'table' then
-        local headers = message.headers
-        if type(headers.orc) == 'table' and headers.orc.track and type(headers.id) == 'string' then
-          record(root .. 'outcome:' .. headers.id, cjson.encode({
-            outcome = 'dead', reason = 'poison', attempts = #deaths, letter_id = dead,
-            error = 'worker died while running it'}), ttl_ms)
-        end
-      end
+      tell(root, m, {outcome = 'dead', reason = 'poison', attempts = #deaths, letter_id = dead,
+        error = 'worker died while running it'}, ttl_ms)
       return 'poison'
     end
   end

@@ -1,10 +1,15 @@
--- Drops messages nobody holds, some at a time. KEYS: ledger, delayed, bodies, streams… ARGV: group, batch
+-- Drops messages nobody holds, some at a time. KEYS: ledger, delayed, bodies, streams… ARGV: group, batch, root, ms to keep outcomes
 local left = tonumber(ARGV[2])
 local dropped = 0
+local function drop(m)
+  tell(ARGV[3], m, {outcome = 'cancelled', by = 'purge'}, ARGV[4])
+  dropped = dropped + 1
+end
 for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, left - 1)) do
+  local body = redis.call('HGET', KEYS[3], member)
   redis.call('ZREM', KEYS[2], member)
   redis.call('HDEL', KEYS[3], member)
-  dropped = dropped + 1
+  drop(body)
 end
 for k = 4, #KEYS do
   local unread = '-'
@@ -17,7 +22,7 @@ for k = 4, #KEYS do
   if left - dropped > 0 then
     for _, entry in ipairs(redis.call('XRANGE', KEYS[k], unread, '+', 'COUNT', left - dropped)) do
       redis.call('XDEL', KEYS[k], entry[1])
-      dropped = dropped + 1
+      drop((fields(entry)))
     end
   end
 end
