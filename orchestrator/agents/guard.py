@@ -95,7 +95,7 @@ def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
     tracked = isinstance(supervision, dict) and bool(supervision.get("track"))
     outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
     letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
-    channel.bury(message.delivery_tag, letter, outcome, delivery if tracked else "")
+    channel.settler.bury(message.delivery_tag, letter, outcome, delivery if tracked else "")
     emit(
         events.BURIED,
         agent=str(message.delivery_info.get("routing_key", "")),

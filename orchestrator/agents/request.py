@@ -126,7 +126,7 @@ class SupervisedRequest(TrackedRequest):
         if channel is None:
             return
         outcome = Handled(value, self._attempt)
-        channel.conclude(self._message.delivery_tag, "handled", to_wire(outcome), self.id)
+        channel.settler.conclude(self._message.delivery_tag, "handled", to_wire(outcome), self.id)
         self.acknowledged = True
         emit(
             events.HANDLED,
@@ -156,7 +156,7 @@ class SupervisedRequest(TrackedRequest):
             "eta": None,
             HEADER: supervision.after(failure).to_wire(),
         }
-        channel.retry_later(self._message.delivery_tag, payload, pause_s)
+        channel.settler.retry_later(self._message.delivery_tag, payload, channel.step_of(payload), pause_s)
         self.acknowledged = True
         emit(
             events.RETRIED,
@@ -210,7 +210,7 @@ class SupervisedRequest(TrackedRequest):
         channel = channel_of(self._message)
         if supervision is not None and supervision.track and channel is not None and not self.acknowledged:
             outcome = Expired() if expired else Cancelled(by=reason)
-            channel.conclude(self._message.delivery_tag, kind(outcome), to_wire(outcome), self.id)
+            channel.settler.conclude(self._message.delivery_tag, kind(outcome), to_wire(outcome), self.id)
             self.acknowledged = True
         super()._announce_revoked(reason, terminated, signum, expired)
 
@@ -231,11 +231,13 @@ class SupervisedRequest(TrackedRequest):
         tag = self._message.delivery_tag
         waited_for = self.id if supervision is not None and supervision.track else ""
         if verdict.letter is not None:
-            channel.bury(tag, {**verdict.letter, "by": str(self.hostname)}, to_wire(verdict.outcome), waited_for)
+            channel.settler.bury(
+                tag, {**verdict.letter, "by": str(self.hostname)}, to_wire(verdict.outcome), waited_for
+            )
         elif waited_for:
-            channel.conclude(tag, "dead", to_wire(verdict.outcome), waited_for)
+            channel.settler.conclude(tag, "dead", to_wire(verdict.outcome), waited_for)
         else:
-            channel.settle(tag, "dead")
+            channel.settler.settle(tag, "dead")
             channel.qos.settled(tag)
         self.acknowledged = True
         self._tell(verdict, supervision)

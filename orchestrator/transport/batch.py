@@ -12,7 +12,7 @@ from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.wire import Wire
 
 if TYPE_CHECKING:
-    from orchestrator.transport.channel import Channel
+    from orchestrator.transport.publishing import PublishingChannel
 
 
 class PublishBatch:
@@ -21,7 +21,7 @@ class PublishBatch:
     Plain messages to one mailbox become one call with many messages.
     """
 
-    def __init__(self, channel: Channel, max_size: int) -> None:
+    def __init__(self, channel: PublishingChannel, max_size: int) -> None:
         self.channel = channel
         self.max_size = max_size
         self._calls: list[tuple[str, list[str], list[Any]]] = []

@@ -1,30 +1,26 @@
-"""The kombu channel: publishes into streams, claims from them, settles what was claimed."""
+"""The kombu channel: claims messages from their streams and delivers them."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timezone
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
-from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.keys import DOORBELL, GROUP, RETURNED, Keys
-from orchestrator.transport.batch import PublishBatch
+from orchestrator.core.keys import DOORBELL, GROUP, RETURNED
 from orchestrator.transport.holder import HOLDERS, Claim, Holder
 from orchestrator.transport.message import MalformedEntry, decode
-from orchestrator.transport.options import Options
+from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.qos import QoS
 from orchestrator.transport.scripts import sha, source
-from orchestrator.transport.wire import Wire
+from orchestrator.transport.settler import Settler
 
 logger = logging.getLogger(__name__)
 
@@ -40,166 +36,26 @@ _PURGE_BATCH = 1000
 _CLAIM, _SLEEP, _NUDGE = "claim", "sleep", "nudge"
 
 
-class Channel(kombu_redis.Channel):
-    """A channel on Redis streams. Fanout (events, remote control) stays as kombu has it."""
+class Channel(PublishingChannel):
+    """The whole channel: it also claims messages, delivers them, and settles them."""
 
     QoS = QoS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._wire: Wire | None = None
-        self._holder: Holder | None = None
-        self._unheld: dict[str, Claim] = {}
         self._claimed: deque[tuple[Claim, bytes]] = deque()
         self._asked = ""
+        self._asked_queues: Sequence[str] = ()
         self._empty = False
         self._due_ms = -1
         self._no_ack_queues: set[str] = set()
-        self._max_length: dict[str, int] = {}
-        self._reply_queues: set[str] = set()
         self._fenced = False
-        self._reader = ""
         self._read_on: Any = None
-        transport: Any = args[0] if args else kwargs["connection"]
-        self.options = Options.from_transport_options(transport.client.transport_options)
         super().__init__(*args, **kwargs)
-        self.keys = Keys(self.global_keyprefix)
-        self.steps = (RETURNED, *(str(step) for step in self.priority_steps))
-        self._reader = f"reader:{id(self):x}"
+        self.settler = Settler(self.keys, self.options, lambda: self.wire, self._on_settled)
 
-    # -- connections
-
-    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        params: dict[str, Any] = super()._connparams(asynchronous)
-        for name in ("socket_timeout", "socket_connect_timeout"):
-            if params.get(name) is None and (name == "socket_timeout" or "path" not in params):
-                # Longer than a gap in the sweeps: a Redis that hangs must be known to have hung before the first
-                # heartbeat gives up and closes its connection, which would look like a death.
-                params[name] = max(_SOCKET_TIMEOUT_S, 1.2 * self.options.sweep_gap_s)
-        return params
-
-    @property
-    def wire(self) -> Wire:
-        """Our own connection for publishing and administration."""
-        if self._wire is None:
-            self._wire = Wire(self.pool)
-        return self._wire
-
-    @contextmanager
-    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """kombu makes a client for each command; one is enough."""
-        if client is None:
-            client = self.__dict__.get("_shared_client")
-            if client is None:
-                client = self._shared_client = self._create_client()
-        yield client
-
-    def _disconnect_pools(self) -> None:
-        self._wire = None
-        self.__dict__.pop("_shared_client", None)
-        super()._disconnect_pools()
-
-    # -- publishing
-
-    def _step(self, message: Mapping[str, Any]) -> str:
-        return str(self.priority(self._get_message_priority(message, reverse=False)))
-
-    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        batch: PublishBatch | None = kwargs.get("_publish_batch")
-        delay_ms = _delay_ms(message)
-        body = dumps(message)
-        run = self.wire.run if batch is None else batch.run
-        if delay_ms > 0:
-            k = self.keys
-            member = f"{self._step(message)}|{message['properties']['delivery_tag']}"
-            run(
-                "delay",
-                [k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), k.ledger(queue)],
-                [member, body, delay_ms],
-            )
-            return
-        run(
-            "publish",
-            [self.keys.step(queue, self._step(message)), self.keys.ledger(queue)],
-            [self._max_length.get(queue, 0), GROUP, body],
-        )
-
-    def create_publish_batch(self, max_size: int) -> PublishBatch:
-        """A pipeline for ``kombu.Producer.batch()``."""
-        return PublishBatch(self, max_size)
-
-    # -- queues
-
-    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
-        super()._new_queue(queue, auto_delete=auto_delete, **kwargs)
-        if queue in self._fanout_queues:
-            return
-        limit = (kwargs.get("arguments") or {}).get("x-max-length")
-        if isinstance(limit, int) and limit > 0:
-            self._max_length[queue] = limit
-        if queue in self._expires or auto_delete:
-            self._reply_queues.add(queue)
-        else:
-            self.wire.run("declare", [self.keys.queues], [queue, "1", GROUP, 0])
-
-    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        try:
-            super()._queue_bind(exchange, routing_key, pattern, queue)
-        except ResponseError as error:
-            if not any(word in str(error) for word in ("OOM", "maxmemory")):
-                raise
-            # A worker must be able to start on a full server, or it could never be emptied.
-            logger.warning("binding of %s to %s not recorded: %s", queue, exchange, error)
-
-    def _streams(self, queue: str, *, bell: bool = False) -> list[str]:
-        steps = (*self.steps, DOORBELL) if bell else self.steps
-        return [self.keys.step(queue, step) for step in steps]
-
-    def _make_streams(self, queues: Iterable[str]) -> None:
-        for queue in queues:
-            listed = "0" if queue in self._reply_queues else "1"
-            keys = [self.keys.queues, *self._streams(queue, bell=True)]
-            self.wire.run("declare", keys, [queue, listed, GROUP, self._expires.get(queue, 0)])
-
-    def _size(self, queue: str) -> int:
-        total = int(self.wire.call("ZCARD", self.keys.delayed(queue)))
-        for stream in self._streams(queue):
-            total += int(self.wire.call("XLEN", stream))
-            try:
-                total -= int(self.wire.call("XPENDING", stream, GROUP)[0])
-            except ResponseError as error:
-                if "NOGROUP" not in str(error):
-                    raise
-        return total
-
-    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
-        return bool(self.wire.call("EXISTS", *self._streams(queue), self.keys.delayed(queue)))
-
-    def _purge(self, queue: str) -> int:
-        k = self.keys
-        keys = [k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue), *self._streams(queue)]
-        args = [GROUP, _PURGE_BATCH, k.root, to_ms(self.options.outcome_ttl_s)]
-        total = 0
-        while dropped := int(self.wire.run("purge", keys, args)):
-            total += dropped
-        return total
-
-    def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **kwargs: Any) -> None:
-        super()._delete(queue, exchange, routing_key, pattern, *args, **kwargs)
-        if queue in self._fanout_queues:
-            return
-        k = self.keys
-        self.wire.run(
-            "delete",
-            [
-                k.ledger(queue),
-                k.queues,
-                k.delayed(queue),
-                k.delayed_bodies(queue),
-                k.step(queue, DOORBELL),
-                *self._streams(queue),
-            ],
-            [queue, "1" if queue in self._reply_queues else "0"],
-        )
+    def _on_settled(self, tag: str) -> None:
+        if self._qos is not None:
+            self._qos.settled(tag)
 
     # -- consuming
 
@@ -215,22 +71,18 @@ class Channel(kombu_redis.Channel):
         self._empty = False
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
-    def _hold(self, queue: str) -> Holder:
-        if self._holder is None:
+    def _hold(self, queue: str) -> None:
+        holder = self.settler.holder
+        if holder is None:
             broker = f"{self.connection.client.as_uri(include_password=True)}|{self.keys.root}"
-            self._holder = HOLDERS.get(broker, lambda: Holder(self._get_pool(), self.keys, self.options, self.steps))
-        self._holder.attach(self, queue)
-        return self._holder
+            holder = HOLDERS.get(broker, lambda: Holder(self._get_pool(), self.keys, self.options, self.steps))
+            self.settler.holder = holder
+        holder.attach(self, queue)
 
     @property
     def incarnation(self) -> str:
         """The consumer that Redis knows us as."""
-        return self._holder.id if self._holder is not None else self._reader
-
-    @property
-    def holder(self) -> Holder | None:
-        """The incarnation on whose behalf this channel consumes, once it does."""
-        return self._holder
+        return self.settler.holder.id if self.settler.holder is not None else f"reader:{id(self):x}"
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         result = super()._basic_cancel(consumer_tag)
@@ -244,11 +96,11 @@ class Channel(kombu_redis.Channel):
         if not queues:
             return
         connection = self.client.connection
-        if self._holder is not None:
-            self._holder.polled()
+        if self.settler.holder is not None:
+            self.settler.holder.polled()
             if connection._sock is not self._read_on:
                 # A claim sent on the last connection may have been served with nobody to take the answer.
-                self._holder.take_back_unanswered(0)
+                self.settler.holder.take_back_unanswered(0)
                 self._read_on = connection._sock
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
@@ -276,7 +128,7 @@ class Channel(kombu_redis.Channel):
         for queue in queues:
             keys += [k.delayed(queue), k.delayed_bodies(queue), *self._streams(queue)]
         self._asked_queues = queues
-        leased = "1" if self._holder is not None else "0"
+        leased = "1" if self.settler.holder is not None else "0"
         return (
             "EVALSHA", sha("claim"), len(keys), *keys,
             GROUP, self.incarnation, leased, credit, *self.steps,
@@ -358,10 +210,7 @@ class Channel(kombu_redis.Channel):
     def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, deaths: bytes) -> None:
         entry_id = entry.decode()
         claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, len(json.loads(deaths)) if deaths else 0)
-        if self._holder is not None:
-            self._holder.claimed(claim)
-        else:
-            self._unheld[claim.tag] = claim
+        self.settler.took(claim)
         self._claimed.append((claim, raw))
 
     def _deliver_claimed(self) -> None:
@@ -377,7 +226,7 @@ class Channel(kombu_redis.Channel):
     def _deliver(self, claim: Claim, raw: bytes) -> None:
         if self.connection is None or claim.queue not in self.connection._callbacks:
             # Cancelled while the message was on its way.
-            self.give_back([claim.tag])
+            self.settler.give_back([claim.tag])
             return
         redelivered = claim.deaths > 0 or claim.stream == self.keys.step(claim.queue, RETURNED)
         try:
@@ -385,15 +234,17 @@ class Channel(kombu_redis.Channel):
             _due_now(payload)
             self.Message(payload, channel=self)
         except MalformedEntry as error:
-            self.bury(claim.tag, {"reason": "malformed", "error": {"type": "MalformedEntry", "message": str(error)}})
+            self.settler.bury(
+                claim.tag, {"reason": "malformed", "error": {"type": "MalformedEntry", "message": str(error)}}
+            )
             return
         except (TypeError, ValueError, KeyError, AttributeError, LookupError) as error:
             text = f"{type(error).__name__}: {error}"
-            self.bury(claim.tag, {"reason": "malformed", "error": {"type": "MalformedEntry", "message": text}})
+            self._bury_malformed(claim, text)
             return
         self.connection._deliver(payload, claim.queue)
         if claim.queue in self._no_ack_queues:
-            self.settle(claim.tag, "handled")
+            self.settler.settle(claim.tag, "handled")
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
         if queue not in self._no_ack_queues:
@@ -414,107 +265,22 @@ class Channel(kombu_redis.Channel):
         try:
             payload = decode(raw, tag=claim.tag, queue=queue, redelivered=redelivered)
         except MalformedEntry as error:
-            self.bury(claim.tag, {"reason": "malformed", "error": {"type": "MalformedEntry", "message": str(error)}})
+            self.settler.bury(
+                claim.tag, {"reason": "malformed", "error": {"type": "MalformedEntry", "message": str(error)}}
+            )
             raise kombu_redis.Empty from None
         return payload
+
+    def _bury_malformed(self, claim: Claim, text: str) -> None:
+        error = {"type": "MalformedEntry", "message": text}
+        self.settler.bury(claim.tag, {"reason": "malformed", "error": error})
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Claim one message, without waiting; ``None`` if there is none."""
         message = super().basic_get(queue, no_ack=no_ack, **kwargs)
         if message is not None and no_ack:
-            self.settle(message.delivery_tag, "handled")
+            self.settler.settle(message.delivery_tag, "handled")
         return message
-
-    # -- settling
-
-    def settle(self, tag: str, outcome: str) -> None:
-        """End a delivery with a mere count; settling twice is harmless."""
-        if self._holder is not None:
-            self._holder.settle(tag, outcome)
-            return
-        claim = self._unheld.pop(tag, None)
-        if claim is not None:
-            keys = [claim.stream, self.keys.ledger(claim.queue)]
-            self.wire.run("settle", keys, [GROUP, outcome, claim.entry])
-
-    def started(self, tag: str) -> None:
-        """A pool has started on the message."""
-        if self._holder is not None:
-            self._holder.started(tag)
-
-    def give_back(self, tags: Iterable[str], *, death: str = "") -> None:
-        """Return messages to the head of their queue."""
-        if self._holder is not None:
-            self._holder.give_back(tags, death=death)
-
-    def give_back_unstarted(self, tags: Iterable[str]) -> None:
-        """Return those of the messages that no pool has started."""
-        if self._holder is not None:
-            held = self._holder.held
-            idle = [tag for tag in tags if tag in held and held[tag].started_at is None]
-            self._holder.give_back(idle)
-
-    def bury(
-        self, tag: str, letter: Mapping[str, Any], outcome: Mapping[str, Any] | None = None, delivery: str = ""
-    ) -> None:
-        """End a delivery as a dead letter.
-
-        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told.
-        """
-        claim = self._holder.take(tag) if self._holder is not None else self._unheld.pop(tag, None)
-        if claim is None:
-            return
-        self._qos_settled(tag)
-        k = self.keys
-        keys = [claim.stream, k.ledger(claim.queue), k.dead_letters, k.outcome(delivery) if delivery else ""]
-        full = {"queue": claim.queue, "by": self.incarnation, "at": _now_ms(), **letter}
-        args = [
-            GROUP,
-            claim.entry,
-            json.dumps(full),
-            json.dumps(outcome or {"outcome": "dead"})[:-1],
-            to_ms(self.options.outcome_ttl_s),
-        ]
-        if self._holder is not None:
-            self._holder.outbox.post("bury", keys, args)
-        else:
-            self.wire.run("bury", keys, args)
-
-    def conclude(self, tag: str, counter: str, outcome: Mapping[str, Any], delivery: str) -> None:
-        """End a delivery and record its outcome for whoever waits for it."""
-        claim = self._holder.take(tag) if self._holder is not None else None
-        if claim is None or self._holder is None:
-            return
-        self._qos_settled(tag)
-        k = self.keys
-        self._holder.outbox.post(
-            "conclude",
-            [claim.stream, k.ledger(claim.queue), k.outcome(delivery)],
-            [GROUP, claim.entry, counter, json.dumps(outcome), to_ms(self.options.outcome_ttl_s)],
-        )
-
-    def retry_later(self, tag: str, payload: Mapping[str, Any], pause_s: float) -> None:
-        """End an attempt and schedule the next, which is ``payload``, in one step."""
-        claim = self._holder.take(tag) if self._holder is not None else None
-        if claim is None or self._holder is None:
-            return
-        self._qos_settled(tag)
-        k, queue = self.keys, claim.queue
-        self._holder.outbox.post(
-            "retry",
-            [claim.stream, k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL)],
-            [
-                GROUP,
-                claim.entry,
-                f"{self._step(payload)}|{self._next_delivery_tag()}",
-                dumps(payload),
-                to_ms(pause_s),
-            ],
-        )
-
-    def _qos_settled(self, tag: str) -> None:
-        if self._qos is not None:
-            self._qos.settled(tag)
 
     # -- stopping
 
@@ -528,13 +294,15 @@ class Channel(kombu_redis.Channel):
         if connection:
             self._in_poll = None
             try:
-                # Whatever was served before the connection closed is in our pending list, and goes back.
                 connection.disconnect()
+                if self.settler.holder is not None:
+                    # What was served before the connection closed, with nobody to take the answer.
+                    self.settler.holder.take_back_unanswered(0)
             except (RedisError, OSError):
                 logger.debug("closing the reading connection failed", exc_info=True)
         self._asked = ""
         self._empty = False
-        self.give_back_unstarted([claim.tag for claim, _ in self._claimed])
+        self.settler.give_back_unstarted([claim.tag for claim, _ in self._claimed])
         self._claimed.clear()
 
     def close(self) -> None:
@@ -544,31 +312,10 @@ class Channel(kombu_redis.Channel):
         self._stop_reading()
         if self._qos is not None:
             self._qos.restore_unacked_once()
-        holder, self._leaving = self._holder, True
+        holder = self.settler.holder
         super().close()
         if holder is not None:
             holder.detach(self)
-
-
-def _now_ms() -> int:
-    return to_ms(datetime.now(timezone.utc).timestamp())  # noqa: UP017
-
-
-def _delay_ms(message: Mapping[str, Any]) -> int:
-    """How long until the message is due, by the clock of the sender who set its ``eta``.
-
-    Only the difference goes to Redis, so clocks that disagree do no harm.
-    """
-    eta = (message.get("headers") or {}).get("eta")
-    if not eta or not isinstance(eta, str):
-        return 0
-    try:
-        due = datetime.fromisoformat(eta)
-    except ValueError:
-        return 0
-    if due.tzinfo is None:
-        due = due.replace(tzinfo=timezone.utc)  # noqa: UP017
-    return to_ms((due - datetime.now(timezone.utc)).total_seconds())  # noqa: UP017
 
 
 def _due_now(payload: Mapping[str, Any]) -> None:

@@ -17,15 +17,15 @@ class QoS(virtual.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """The message was handled."""
-        self.channel.settle(delivery_tag, "handled")
+        self.channel.settler.settle(delivery_tag, "handled")
         super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """The message goes back to the head of its queue, or becomes a dead letter."""
         if requeue:
-            self.channel.give_back([delivery_tag])
+            self.channel.settler.give_back([delivery_tag])
         else:
-            self.channel.bury(delivery_tag, {"reason": "rejected"})
+            self.channel.settler.bury(delivery_tag, {"reason": "rejected"})
         super().ack(delivery_tag)
 
     def settled(self, delivery_tag: str) -> None:
@@ -35,6 +35,6 @@ class QoS(virtual.QoS):
     def restore_unacked(self) -> list[Any]:
         """Give back what was not started. What is running stays ours and will be settled when it ends."""
         self._flush()
-        self.channel.give_back_unstarted(list(self._delivered))
+        self.channel.settler.give_back_unstarted(list(self._delivered))
         self._delivered.clear()
         return []

@@ -29,7 +29,7 @@ class TrackedRequest(Request):
         """A pool process or thread starts on this task."""
         channel = channel_of(self._message)
         if channel is not None and self.task.acks_late:
-            channel.started(self._message.delivery_tag)
+            channel.settler.started(self._message.delivery_tag)
         super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
@@ -46,7 +46,7 @@ class TrackedRequest(Request):
         channel = channel_of(self._message)
         if channel is not None and requeue and self.death and not self.acknowledged:
             tag = self._message.delivery_tag
-            channel.give_back([tag], death=self.death)
+            channel.settler.give_back([tag], death=self.death)
             channel.qos.settled(tag)
             self.acknowledged = True
             self.send_event("task-rejected", requeue=True)
@@ -57,6 +57,6 @@ class TrackedRequest(Request):
         channel = channel_of(self._message)
         if channel is not None and not self.acknowledged:
             tag = self._message.delivery_tag
-            channel.settle(tag, "expired" if expired else "cancelled")
+            channel.settler.settle(tag, "expired" if expired else "cancelled")
             channel.qos.settled(tag)
         super()._announce_revoked(reason, terminated, signum, expired)

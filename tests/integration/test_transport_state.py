@@ -294,7 +294,7 @@ def test_the_mailbox_is_what_the_model_says(redis_server: EmbeddedServer) -> Non
     run_state_machine_as_test(
         Mailbox,
         settings=settings(
-            max_examples=120,
+            max_examples=80,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -1,0 +1,193 @@
+"""The channel's sending half: connections, publishing, and the mailboxes themselves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.utils.json import dumps
+from redis.exceptions import ResponseError
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.keys import DOORBELL, GROUP, RETURNED, Keys
+from orchestrator.transport.batch import PublishBatch
+from orchestrator.transport.options import Options
+from orchestrator.transport.wire import Wire
+
+logger = logging.getLogger(__name__)
+
+#: Patience with Redis where kombu's options set none: no wait without an end.
+_SOCKET_TIMEOUT_S = 5.0
+
+_PURGE_BATCH = 1000
+
+
+class PublishingChannel(kombu_redis.Channel):
+    """A channel that keeps mailboxes in Redis streams. Fanout (events, remote control) stays as kombu has it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._wire: Wire | None = None
+        self._max_length: dict[str, int] = {}
+        self._reply_queues: set[str] = set()
+        transport: Any = args[0] if args else kwargs["connection"]
+        self.options = Options.from_transport_options(transport.client.transport_options)
+        super().__init__(*args, **kwargs)
+        self.keys = Keys(self.global_keyprefix)
+        self.steps = (RETURNED, *(str(step) for step in self.priority_steps))
+
+    # -- connections
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        params: dict[str, Any] = super()._connparams(asynchronous)
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            if params.get(name) is None and (name == "socket_timeout" or "path" not in params):
+                # Longer than a gap in the sweeps: a Redis that hangs must be known to have hung before the first
+                # heartbeat gives up and closes its connection, which would look like a death.
+                params[name] = max(_SOCKET_TIMEOUT_S, 1.2 * self.options.sweep_gap_s)
+        return params
+
+    @property
+    def wire(self) -> Wire:
+        """Our own connection for publishing and administration."""
+        if self._wire is None:
+            self._wire = Wire(self.pool)
+        return self._wire
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """kombu makes a client for each command; one is enough."""
+        if client is None:
+            client = self.__dict__.get("_shared_client")
+            if client is None:
+                client = self._shared_client = self._create_client()
+        yield client
+
+    def _disconnect_pools(self) -> None:
+        self._wire = None
+        self.__dict__.pop("_shared_client", None)
+        super()._disconnect_pools()
+
+    # -- publishing
+
+    def step_of(self, message: Mapping[str, Any]) -> str:
+        """The step of its mailbox that a message's priority puts it in."""
+        return str(self.priority(self._get_message_priority(message, reverse=False)))
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        batch: PublishBatch | None = kwargs.get("_publish_batch")
+        delay_ms = _delay_ms(message)
+        body = dumps(message)
+        run = self.wire.run if batch is None else batch.run
+        if delay_ms > 0:
+            k = self.keys
+            member = f"{self.step_of(message)}|{message['properties']['delivery_tag']}"
+            run(
+                "delay",
+                [k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), k.ledger(queue)],
+                [member, body, delay_ms],
+            )
+            return
+        run(
+            "publish",
+            [self.keys.step(queue, self.step_of(message)), self.keys.ledger(queue)],
+            [self._max_length.get(queue, 0), GROUP, body],
+        )
+
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        """A pipeline for ``kombu.Producer.batch()``."""
+        return PublishBatch(self, max_size)
+
+    # -- queues
+
+    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
+        super()._new_queue(queue, auto_delete=auto_delete, **kwargs)
+        if queue in self._fanout_queues:
+            return
+        limit = (kwargs.get("arguments") or {}).get("x-max-length")
+        if isinstance(limit, int) and limit > 0:
+            self._max_length[queue] = limit
+        if queue in self._expires or auto_delete:
+            self._reply_queues.add(queue)
+        else:
+            self.wire.run("declare", [self.keys.queues], [queue, "1", GROUP, 0])
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+        except ResponseError as error:
+            if not any(word in str(error) for word in ("OOM", "maxmemory")):
+                raise
+            # A worker must be able to start on a full server, or it could never be emptied.
+            logger.warning("binding of %s to %s not recorded: %s", queue, exchange, error)
+
+    def _streams(self, queue: str, *, bell: bool = False) -> list[str]:
+        steps = (*self.steps, DOORBELL) if bell else self.steps
+        return [self.keys.step(queue, step) for step in steps]
+
+    def _make_streams(self, queues: Iterable[str]) -> None:
+        for queue in queues:
+            listed = "0" if queue in self._reply_queues else "1"
+            keys = [self.keys.queues, *self._streams(queue, bell=True)]
+            self.wire.run("declare", keys, [queue, listed, GROUP, self._expires.get(queue, 0)])
+
+    def _size(self, queue: str) -> int:
+        total = int(self.wire.call("ZCARD", self.keys.delayed(queue)))
+        for stream in self._streams(queue):
+            total += int(self.wire.call("XLEN", stream))
+            try:
+                total -= int(self.wire.call("XPENDING", stream, GROUP)[0])
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+        return total
+
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        return bool(self.wire.call("EXISTS", *self._streams(queue), self.keys.delayed(queue)))
+
+    def _purge(self, queue: str) -> int:
+        k = self.keys
+        keys = [k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue), *self._streams(queue)]
+        args = [GROUP, _PURGE_BATCH, k.root, to_ms(self.options.outcome_ttl_s)]
+        total = 0
+        while dropped := int(self.wire.run("purge", keys, args)):
+            total += dropped
+        return total
+
+    def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **kwargs: Any) -> None:
+        super()._delete(queue, exchange, routing_key, pattern, *args, **kwargs)
+        if queue in self._fanout_queues:
+            return
+        k = self.keys
+        self.wire.run(
+            "delete",
+            [
+                k.ledger(queue),
+                k.queues,
+                k.delayed(queue),
+                k.delayed_bodies(queue),
+                k.step(queue, DOORBELL),
+                *self._streams(queue),
+            ],
+            [queue, "1" if queue in self._reply_queues else "0"],
+        )
+
+
+def _delay_ms(message: Mapping[str, Any]) -> int:
+    """How long until the message is due, by the clock of the sender who set its ``eta``.
+
+    Only the difference goes to Redis, so clocks that disagree do no harm.
+    """
+    eta = (message.get("headers") or {}).get("eta")
+    if not eta or not isinstance(eta, str):
+        return 0
+    try:
+        due = datetime.fromisoformat(eta)
+    except ValueError:
+        return 0
+    if due.tzinfo is None:
+        due = due.replace(tzinfo=UTC)
+    return to_ms((due - datetime.now(UTC)).total_seconds())

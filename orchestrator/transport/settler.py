@@ -1,0 +1,130 @@
+"""Ending deliveries: each way is one script, sent through the holder's outbox."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from kombu.utils.json import dumps
+from kombu.utils.uuid import uuid
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.transport.holder import Claim, Holder
+from orchestrator.transport.options import Options
+from orchestrator.transport.wire import Wire
+
+
+class Settler:
+    """Ends the deliveries of one channel. Ending one twice is harmless.
+
+    Until the channel acknowledges anything there is no holder; what it takes without acknowledging is in
+    ``unheld`` and is settled at once.
+    """
+
+    def __init__(
+        self, keys: Keys, options: Options, wire: Callable[[], Wire], on_settled: Callable[[str], None]
+    ) -> None:
+        self.holder: Holder | None = None
+        self.unheld: dict[str, Claim] = {}
+        self._keys = keys
+        self._options = options
+        self._wire = wire
+        self._forget = on_settled
+
+    def took(self, claim: Claim) -> None:
+        """Redis has given us a message."""
+        if self.holder is not None:
+            self.holder.claimed(claim)
+        else:
+            self.unheld[claim.tag] = claim
+
+    def _incarnation(self) -> str:
+        return self.holder.id if self.holder is not None else ""
+
+    def settle(self, tag: str, outcome: str) -> None:
+        """End a delivery with a mere count; settling twice is harmless."""
+        if self.holder is not None:
+            self.holder.settle(tag, outcome)
+            return
+        claim = self.unheld.pop(tag, None)
+        if claim is not None:
+            keys = [claim.stream, self._keys.ledger(claim.queue)]
+            self._wire().run("settle", keys, [GROUP, outcome, claim.entry])
+
+    def started(self, tag: str) -> None:
+        """A pool has started on the message."""
+        if self.holder is not None:
+            self.holder.started(tag)
+
+    def give_back(self, tags: Iterable[str], *, death: str = "") -> None:
+        """Return messages to the head of their queue."""
+        if self.holder is not None:
+            self.holder.give_back(tags, death=death)
+
+    def give_back_unstarted(self, tags: Iterable[str]) -> None:
+        """Return those of the messages that no pool has started."""
+        if self.holder is not None:
+            held = self.holder.held
+            idle = [tag for tag in tags if tag in held and held[tag].started_at is None]
+            self.holder.give_back(idle)
+
+    def bury(
+        self, tag: str, letter: Mapping[str, Any], outcome: Mapping[str, Any] | None = None, delivery: str = ""
+    ) -> None:
+        """End a delivery as a dead letter.
+
+        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told.
+        """
+        claim = self.holder.take(tag) if self.holder is not None else self.unheld.pop(tag, None)
+        if claim is None:
+            return
+        self._forget(tag)
+        k = self._keys
+        keys = [claim.stream, k.ledger(claim.queue), k.dead_letters, k.outcome(delivery) if delivery else ""]
+        full = {"queue": claim.queue, "by": self._incarnation(), "at": to_ms(time.time()), **letter}
+        args = [
+            GROUP,
+            claim.entry,
+            json.dumps(full),
+            json.dumps(outcome or {"outcome": "dead"})[:-1],
+            to_ms(self._options.outcome_ttl_s),
+        ]
+        if self.holder is not None:
+            self.holder.outbox.post("bury", keys, args)
+        else:
+            self._wire().run("bury", keys, args)
+
+    def conclude(self, tag: str, counter: str, outcome: Mapping[str, Any], delivery: str) -> None:
+        """End a delivery and record its outcome for whoever waits for it."""
+        claim = self.holder.take(tag) if self.holder is not None else None
+        if claim is None or self.holder is None:
+            return
+        self._forget(tag)
+        k = self._keys
+        self.holder.outbox.post(
+            "conclude",
+            [claim.stream, k.ledger(claim.queue), k.outcome(delivery)],
+            [GROUP, claim.entry, counter, json.dumps(outcome), to_ms(self._options.outcome_ttl_s)],
+        )
+
+    def retry_later(self, tag: str, payload: Mapping[str, Any], step: str, pause_s: float) -> None:
+        """End an attempt and schedule the next, which is ``payload`` in that step of the mailbox, as one step."""
+        claim = self.holder.take(tag) if self.holder is not None else None
+        if claim is None or self.holder is None:
+            return
+        self._forget(tag)
+        k, queue = self._keys, claim.queue
+        self.holder.outbox.post(
+            "retry",
+            [claim.stream, k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL)],
+            [
+                GROUP,
+                claim.entry,
+                f"{step}|{uuid()}",
+                dumps(payload),
+                to_ms(pause_s),
+            ],
+        )
