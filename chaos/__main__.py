@@ -57,16 +57,16 @@ def _headline(options: Options) -> str:
 
 
 def _report(verdict: Verdict, logs: Path) -> None:
-    (logs / "violations.txt").write_text("\n".join(verdict.violations) + "\n")
-    (logs / "duplicates.txt").write_text("\n".join(verdict.duplicates) + "\n")
-    (logs / "events.txt").write_text("\n".join(verdict.events) + "\n")
+    for name in ("violations", "duplicates", "bystanders", "events"):
+        (logs / f"{name}.txt").write_text("\n".join(getattr(verdict, name)) + "\n")
     for violation in verdict.violations[:_SHOWN]:
         print(f"VIOLATION {violation}")
     if len(verdict.violations) > _SHOWN:
         print(f"… and {len(verdict.violations) - _SHOWN} more in {logs / 'violations.txt'}")
     times = verdict.recovered_s
     print(
-        f"{verdict.uncertain} sends uncertain; {len(times)} kills of workers with messages, which ran elsewhere after "
+        f"{verdict.uncertain} sends uncertain; {len(verdict.bystanders)} harmless messages buried as poison; "
+        f"{len(times)} kills of workers with messages, which ran elsewhere after "
         f"{percentile(times, 0.5):.2f} s (median), {max(times, default=0.0):.2f} s (worst)"
     )
 

@@ -75,6 +75,8 @@ class House:
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parent.parent),
             "PYTHONWARNINGS": "ignore",
+            # With SIGABRT, a process that hangs says where.
+            "PYTHONFAULTHANDLER": "1",
             "C_FORCE_ROOT": "1",
             "ORCHESTRATOR_BROKER_URL": self.broker.url,
             VARIABLE: self._witness_server.url,
@@ -106,6 +108,17 @@ class House:
                     place = entry["message_id"]
                     held.update(_id_of(fields) for _, fields in client.xrange(stream, place, place) if b"m" in fields)
         return held
+
+    def waiting(self) -> set[str]:
+        """Ids, as the witness knows them, of all messages that lie in the broker."""
+        store = self.orchestrator.store
+        client: Any = store.client
+        found: set[str] = set()
+        for queue in QUEUES:
+            for stream in filter(client.exists, store.streams(queue)):
+                found.update(_id_of(fields) for _, fields in client.xrange(stream) if b"m" in fields)
+            found.update(_id_of({b"m": body}) for body in client.hvals(store.keys.delayed_bodies(queue)))
+        return found
 
     def incarnations(self) -> int:
         """Leases, and incarnations whose messages are being handed on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from chaos.app import ID, RETRY
@@ -32,6 +32,8 @@ class Evidence:
     ledger: Sequence[LedgerRow]
     load_queues: Sequence[str]
     letters: Sequence[DeadLetter]
+    #: Messages that still lie in the broker.
+    waiting: Set[str] = frozenset()
     leftovers: Sequence[str] = ()
     problems: Sequence[str] = ()
 
@@ -50,6 +52,8 @@ class Verdict:
     kills: int
     recovered_s: tuple[float, ...]
     violations: tuple[str, ...]
+    #: Messages that harm nobody, and were given up because they ran beside others that did, or that were killed.
+    bystanders: tuple[str, ...] = ()
     #: The lives of messages that were executed too often.
     duplicates: tuple[str, ...] = ()
     #: Kills, ends and starts in order.
@@ -107,7 +111,11 @@ def judge(evidence: Evidence) -> Verdict:
     loads = total(row for row in evidence.ledger if row.queue in evidence.load_queues)
     violations = list(evidence.problems)
     violations += _ledger_problems(evidence, lives)
-    lost = [message_id for message_id, life in lives.items() if life.accepted and not life.done and not life.letters]
+    lost = [
+        message_id
+        for message_id, life in lives.items()
+        if life.accepted and not life.done and not life.letters and message_id not in evidence.waiting
+    ]
     violations += [f"lost: {told(message_id, lives[message_id], strikes)}" for message_id in lost]
     early = [message_id for message_id, life in lives.items() if _is_early(life)]
     violations += [f"early: {told(message_id, lives[message_id], strikes)}" for message_id in early]
@@ -129,6 +137,7 @@ def judge(evidence: Evidence) -> Verdict:
         kills=kills,
         recovered_s=tuple(s for strike in strikes if (s := _recovered_s(strike, lives)) is not None),
         violations=tuple(violations),
+        bystanders=tuple(told(message_id, life, strikes) for message_id, life in lives.items() if _is_bystander(life)),
         duplicates=tuple(told(message_id, lives[message_id], strikes) for message_id in duplicates),
         events=tuple(_events(evidence.rows, lives)),
     )
@@ -192,11 +201,16 @@ def _letter_problems(lives: Mapping[str, Life], strikes: Sequence[Row]) -> list[
 
 def _has_cause(life: Life, letter: DeadLetter) -> bool:
     if letter.reason == Reason.POISON:
-        return life.unfinished >= _DEATHS
+        # A worker marks what it starts just before the message itself can tell the witness.
+        return len(letter.deaths) >= _DEATHS and life.unfinished >= _DEATHS - 1
     if letter.reason == Reason.EXHAUSTED:
         failed = {row.attempt for row in life.of("fail")}
         return life.kind == "hopeless" and failed >= set(range(1, RETRY.max_retries + 2))
     return False
+
+
+def _is_bystander(life: Life) -> bool:
+    return life.kind != "poison" and any(letter.reason == Reason.POISON for letter in life.letters)
 
 
 def _duplicated(life: Life) -> int:

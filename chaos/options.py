@@ -39,7 +39,7 @@ class Options:
     rate: float = 100.0
     kills: tuple[str, ...] = DEFAULT_KINDS
     every_s: float = 5.0
-    drain_s: float = 60.0
+    drain_s: float = 30.0
     logs: Path | None = None
 
 
@@ -58,7 +58,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--rate", type=_above_zero, default=default.rate, help="sends a second")
     parser.add_argument("--kills", type=_some_of(KINDS), default=default.kills, help="kinds, separated by commas")
     parser.add_argument("--every-s", type=_above_zero, default=default.every_s, help="between two kills")
-    parser.add_argument("--drain-s", type=_above_zero, default=default.drain_s, help="patience after the last send")
+    parser.add_argument(
+        "--drain-s", type=_above_zero, default=default.drain_s, help="patience with a broker that settles nothing"
+    )
     parser.add_argument("--logs", type=Path, default=None, help="keep the logs here; else only those of a failed run")
     given = parser.parse_args(arguments)
     return Options(

@@ -13,6 +13,8 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 
+_STACKS_TAKE_S = 2.0
+
 
 class Member:
     """A command in a process group of its own, with a log that all its lives share."""
@@ -64,6 +66,13 @@ class Member:
         if self.is_running:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(self.pid, number)
+
+    def say_where(self) -> None:
+        """End a main process that hangs, with the stacks of its threads in the log."""
+        self.signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._process is not None:
+                self._process.wait(_STACKS_TAKE_S)
 
     def kill(self) -> None:
         """SIGKILL all of it; gone on return, whatever is left of an earlier life included."""

@@ -87,6 +87,7 @@ class Run:
             ledger=house.ledger(),
             load_queues=QUEUES,
             letters=house.orchestrator.dead_letters.list(100_000),
+            waiting=house.waiting(),
             leftovers=left,
             problems=self._problems,
         )
@@ -220,6 +221,8 @@ class Run:
                 self._house.witness.write("ended", node=victim.name, pid=victim.pid, exit_code=victim.exit_code)
                 self._bring_back(victim, pause_s)
             elif time.monotonic() > until:
+                if grace_s >= _GRACE_S:
+                    self._hung(victim)
                 self._hard(victim, "hard", pause_s)
             else:
                 self._in(0.1, look)
@@ -268,18 +271,22 @@ class Run:
             self._tend()
 
     def _drain(self) -> bool:
-        until = time.monotonic() + self._options.drain_s
+        """Wait until nothing is pending; patience ends when nothing has been settled for a while."""
+        settled, until = -1, time.monotonic() + self._options.drain_s
         while True:
             self._tend()
             try:
-                idle = not self._due and not self._redis_down and self._house.pending(*QUEUES) == 0
+                rows = [row for row in self._house.ledger() if row.queue in QUEUES]
             except _AWAY:
-                idle = False
-            if idle:
+                continue
+            if not self._due and not self._redis_down and not any(row.pending for row in rows):
                 return True
+            ended = sum(row.accepted - row.pending for row in rows)
+            if ended > settled:
+                settled, until = ended, time.monotonic() + self._options.drain_s
             if time.monotonic() > until:
-                rows = [row for row in self._house.ledger() if row.pending]
-                self._problems.append(f"still pending {self._options.drain_s:g} s after the load ended: {rows}")
+                stuck = [row for row in rows if row.pending]
+                self._problems.append(f"nothing settled for {self._options.drain_s:g} s, still pending: {stuck}")
                 return False
 
     def _stop_all(self) -> None:
@@ -301,9 +308,13 @@ class Run:
             time.sleep(_TICK_S)
         for member in members:
             if member.is_running:
-                self._house.witness.write("hung", node=member.name, pid=member.pid)
-                self._say(f"{member.name} hung in its warm shutdown and was killed")
+                self._hung(member)
             member.kill()
+
+    def _hung(self, member: Member) -> None:
+        self._say(f"{member.name} did not end within {_GRACE_S:g} s; the stacks are in its log")
+        self._house.witness.write("hung", node=member.name, pid=member.pid)
+        member.say_where()
 
     def _settle_down(self) -> list[str]:
         """Sweep until nobody is left who died; then look what is left."""

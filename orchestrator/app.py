@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 from celery import Celery, signals
 from celery.canvas import Signature
 from celery.utils import uuid
+from kombu.utils.imports import symbol_by_name
 
 from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
 from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.reaping import Reaping
-from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownAgent, UnknownMessage
+from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, NotSupervised, UnknownAgent, UnknownMessage
 from orchestrator.core.message import Message, encode, message_name
 from orchestrator.core.policy import OnError, Retry
 from orchestrator.core.settings import Settings, load_settings
@@ -34,6 +35,7 @@ from orchestrator.sending.publish import Parcel, publish
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.sweep import Sweeper, Swept
+from orchestrator.transport.transport import Transport
 
 TRANSPORT = "orchestrator.transport:Transport"
 _SCHEMES = ("redis", "rediss", "sentinel")
@@ -76,6 +78,7 @@ class Orchestrator:
             self._on_finalize()
         manager.install(app, self)
         signals.celeryd_init.connect(self._on_worker_init, weak=False)
+        signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)
         signals.import_modules.connect(self._on_import_modules, sender=app, weak=False)
 
     # -- configuration
@@ -117,6 +120,11 @@ class Orchestrator:
                 **self.app.conf.broker_transport_options,
                 "node_name": sender,
             }
+
+    def _on_worker_set_up(self, instance: Any = None, **_: Any) -> None:
+        # Everything is imported by now, and nothing has run: tasks that came after finalizing are caught here.
+        if instance is not None and instance.app is self.app:
+            supervise_tasks(self.app)
 
     def _on_import_modules(self, **_: Any) -> None:
         # The one moment at which Flower lets an app speak before it serves.
@@ -241,6 +249,7 @@ class Orchestrator:
             InvalidMessage: the message is not JSON data.
             InvalidPolicy: an option has a bad value.
             BrokerUnavailable: Redis did not take it.
+            NotSupervised: the app's broker is not one that this library supervises.
             SendFailed: eager mode and ``on_error="raise"``, and it was not handled.
         """
         number = _number("countdown_s", countdown_s), _number("expires_s", expires_s)
@@ -254,13 +263,16 @@ class Orchestrator:
             kwargs=parcel.kwargs,
             queue=parcel.queue,
             supervision=parcel.supervision,
-            countdown_s=number[0],
-            expires_s=number[1],
-            priority=_priority(priority),
+            countdown_s=parcel.countdown_s if countdown_s is None else number[0],
+            expires_s=parcel.expires_s if expires_s is None else number[1],
+            priority=parcel.priority if priority is None else _priority(priority),
         )
         s = parcel.supervision
         eager = self.eager
+        if not eager:
+            self._must_supervise()
         if eager:
+            supervise_tasks(self.app)
             self._house.send(parcel)
         else:
             publish(self.app, parcel, self.settings.redact)
@@ -269,6 +281,14 @@ class Orchestrator:
         if eager and s.on_error is OnError.RAISE:
             delivery.wait(timeout_s=1)
         return delivery
+
+    def _must_supervise(self) -> None:
+        transport = self.app.conf.broker_transport
+        if not (transport and issubclass(symbol_by_name(transport), Transport)):
+            raise NotSupervised(
+                f"the broker's transport is {transport or 'what its URL says'}; "
+                f"allowed: a redis://, rediss:// or sentinel:// URL with broker_transport={TRANSPORT!r}"
+            )
 
     @cached_property
     def _await(self) -> Any:
@@ -287,18 +307,13 @@ class Orchestrator:
         if isinstance(recipient, Signature):
             if message is not None:
                 raise InvalidPolicy("message", message, "nothing, when a Celery signature is sent")
+            if recipient.task.startswith("celery."):
+                allowed = "a task's own signature; send a chain, group or chord with Celery, its tasks are supervised"
+                raise InvalidPolicy("recipient", recipient, allowed)
             supervision = Supervision(
                 retry or Retry(), chosen or OnError.DEAD_LETTER, "", recipient.task, metadata, track=track
             )
-            options = recipient.options
-            return Parcel(
-                options.get("task_id") or uuid(),
-                recipient.task,
-                recipient.args,
-                supervision,
-                recipient.kwargs,
-                queue=options.get("queue"),
-            )
+            return self._address_task(recipient, supervision)
         if not isinstance(recipient, str) and not (isinstance(recipient, type) and issubclass(recipient, Agent)):
             raise InvalidPolicy("recipient", recipient, "an agent's name, an Agent class, or a Celery signature")
         if not isinstance(message, Message):
@@ -319,6 +334,27 @@ class Orchestrator:
             raise UnknownMessage(agent, name, entry.messages)
         supervision = Supervision(retry or Retry(), chosen or OnError.DEAD_LETTER, agent, name, metadata, track=track)
         return Parcel(uuid(), f"{agent}.{name}", [encode(message)], supervision, queue=mailbox(entry.queue))
+
+    def _address_task(self, signature: Signature, supervision: Supervision) -> Parcel:
+        options = {name: value for name, value in signature.options.items() if value is not None}
+        refused = sorted(set(options) - {"task_id", "queue", "countdown", "expires", "priority"})
+        if refused:
+            allowed = "task_id, queue, countdown, expires, priority; send callbacks with Celery"
+            raise InvalidPolicy("signature options", refused, allowed)
+        task = self.app.tasks.get(signature.task)
+        if task is not None and not task.acks_late:
+            raise InvalidPolicy("acks_late", False, f"True, for {signature.task} to be supervised")
+        return Parcel(
+            options.get("task_id") or uuid(),
+            signature.task,
+            signature.args,
+            supervision,
+            signature.kwargs,
+            queue=options.get("queue"),
+            countdown_s=_number("countdown", options.get("countdown")),
+            expires_s=_number("expires", options.get("expires")),
+            priority=_priority(options.get("priority")),
+        )
 
     def _announced(self, agent: str) -> AgentEntry:
         announced = {} if self.eager else self.registry.agents()

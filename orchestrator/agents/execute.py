@@ -59,6 +59,14 @@ def _text_of(error: BaseException) -> str:
         return f"<{type(error).__name__} without text>"
 
 
+def _as_json(result: Any) -> Any:
+    """A result as JSON data. The work is done, so whatever it cannot be is shown, not raised."""
+    try:
+        return to_jsonable_python(result, serialize_unknown=True)
+    except (ValueError, TypeError, RecursionError):
+        return f"{result!r:.1000}"
+
+
 def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     """``run``, with its errors turned into another attempt while the policy allows one.
 
@@ -71,9 +79,6 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         supervision = supervision_of(request)
         try:
             result = run(*args, **kwargs)
-            if supervision is not None and supervision.track:
-                results.keep(request.id, to_jsonable_python(result, serialize_unknown=True))
-            return result
         except (CeleryRetry, Ignore, Reject):
             raise
         except Exception as error:
@@ -89,5 +94,8 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             text = f"attempt {number} failed: {failure.type}: {failure.message}"
             raise Again(text, exc=error, when=pause_s, failure=failure.to_wire()) from error
+        if supervision is not None and supervision.track:
+            results.keep(request.id, _as_json(result))
+        return result
 
     return attempt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from traceback import walk_tb
 from typing import Any
 
 from celery import bootsteps
@@ -77,12 +78,23 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
         except broken:
             raise
         except Exception as error:
+            if _is_a_signals(error):
+                raise
             # An error that got away would end the worker, and then the next one that is given this message.
             logger.exception("a message that nothing could be made of")
+            if not (message.delivery_info or {}).get("redelivered"):
+                # It may have been this worker's trouble rather than the message's.
+                message.reject(requeue=True)
+                return None
             _bury(message, Reason.MALFORMED, type(error).__name__, str(error))
             return None
 
     return handle
+
+
+def _is_a_signals(error: BaseException) -> bool:
+    """Whether it was raised by Celery's signal handlers, which run in whatever the main thread is doing."""
+    return any(frame.f_globals.get("__name__") == "celery.apps.worker" for frame, _ in walk_tb(error.__traceback__))
 
 
 def _bury(message: Any, reason: Reason, error: str, text: str) -> None:

@@ -51,14 +51,6 @@ class SupervisedRequest(TrackedRequest):
     #: Whether another attempt follows a hard time limit.
     _goes_on = False
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # Celery derives a class per task with copies of these two that call no base; ours are needed.
-        if cls.__module__ == "celery.worker.request":
-            for name in ("on_success", "execute_using_pool"):
-                if name in cls.__dict__:
-                    delattr(cls, name)
-
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(message, *args, **kwargs)
@@ -77,6 +69,7 @@ class SupervisedRequest(TrackedRequest):
         """As Celery's, with a trace function that also brings the result back."""
         if self.revoked():
             raise TaskRevokedError(self.id)
+        self.hand_to(pool)
         hard_s, soft_s = self.time_limits
         task = self.task
         result = pool.apply_async(
@@ -114,6 +107,7 @@ class SupervisedRequest(TrackedRequest):
             return self._announce_revoked("expired", False, None, True)
         if failed:
             self._kept = kept
+            value = results.unpacked(value)
         elif self._open():
             self._handled(kept, runtime_s)
         return super().on_success((failed, value, runtime_s), **kwargs)
@@ -172,7 +166,7 @@ class SupervisedRequest(TrackedRequest):
         """The attempt failed for good, or its process is gone."""
         error = _unwrapped(exc_info)
         # A lost process gives the message back; the others have ways of their own.
-        elsewhere = isinstance(error, CeleryRetry | Ignore | WorkerLostError | Terminated | MemoryError) or (
+        elsewhere = isinstance(error, CeleryRetry | Ignore | WorkerLostError | Terminated) or (
             isinstance(error, Reject) and error.requeue
         )
         if not elsewhere and not isinstance(error, SystemExit | KeyboardInterrupt) and self._open():
@@ -180,6 +174,11 @@ class SupervisedRequest(TrackedRequest):
             if isinstance(error, TimeLimitExceeded) and self._timed_out(failure):
                 return None
             self._failed(failure)
+            if isinstance(error, MemoryError):
+                # Celery would raise it again here, in the main process, and so end a worker whose memory is fine.
+                task_ready(self)
+                self.send_event("task-failed", exception=f"{failure.type}: {failure.message}", traceback="")
+                return None
         elif isinstance(error, Ignore) and self._open() and str(error) != _REPLACED:
             self._handled(None, None)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final
 
+from billiard.einfo import ExceptionInfo
 from celery.app.trace import fast_trace_task, trace_task_ret
 from celery.utils.time import maybe_iso8601
+
+from orchestrator.core.errors import HandlerFailed
 
 #: Of this process' attempts, between the handler's end and the pool's answer, by delivery: the result, or the
 #: failure as it goes over the wire.
@@ -43,8 +47,33 @@ def _too_late(request: Mapping[str, Any]) -> bool:
     return due.tzinfo is not None and due < datetime.now(UTC)
 
 
+def _packed(value: Any) -> bytes:
+    """A failure, so packed that the pool does not unpack it: its class may exist only where the task ran."""
+    try:
+        return pickle.dumps(value)
+    except Exception as error:  # noqa: BLE001
+        return pickle.dumps(_stand_in(f"the error cannot be pickled: {error}"))
+
+
+def unpacked(packed: Any) -> Any:
+    """A failure as Celery knows it; if its class cannot be found here, one of ours that says so."""
+    try:
+        return pickle.loads(packed)  # noqa: S301
+    except Exception as error:  # noqa: BLE001
+        return _stand_in(f"the error cannot be unpickled here: {error}")
+
+
+def _stand_in(text: str) -> ExceptionInfo:
+    try:
+        raise HandlerFailed(text)
+    except HandlerFailed:
+        return ExceptionInfo()
+
+
 def _with_result(answer: Any, delivery_id: str) -> Any:
     failed, value, runtime_s = answer
+    if failed:
+        value = _packed(value)
     return failed, (value, take(delivery_id)), runtime_s
 
 

@@ -103,6 +103,10 @@ class SendFailed(AgentError):
         self.outcome = outcome
 
 
+class HandlerFailed(AgentError):
+    """A handler raised something that cannot be shown as what it was."""
+
+
 class HandlerTimeout(AgentError):
     """A handler ran longer than its ``timeout_s``."""
 
@@ -115,7 +119,7 @@ class DeliveryTimeout(InfrastructureError):
     """No outcome was recorded within the time the caller was willing to wait."""
 
     def __init__(self, delivery_id: str, timeout_s: float) -> None:
-        super().__init__(f"delivery {delivery_id} has no outcome after {timeout_s:g} s; it is still pending")
+        super().__init__(f"delivery {delivery_id} has no recorded outcome after {timeout_s:g} s")
         self.delivery_id = delivery_id
         self.timeout_s = timeout_s
 

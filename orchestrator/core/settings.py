@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -16,6 +17,9 @@ from orchestrator.core.errors import InvalidSettings
 
 #: Environment variable that names the profile file.
 PROFILE_VARIABLE = "ORCHESTRATOR_CONFIG"
+
+#: Variables with our prefix that are not settings: the profile's path, and the embedded server's binary.
+_OTHER_VARIABLES = (PROFILE_VARIABLE, "ORCHESTRATOR_REDIS_SERVER")
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
@@ -99,6 +103,7 @@ def load_settings(profile: Path | None = None, **values: Any) -> Settings:
     Raises:
         InvalidSettings: a value, or the file, is not usable; says which setting, its value and what is allowed.
     """
+    _refuse_unknown_variables()
     if profile is None and os.environ.get(PROFILE_VARIABLE):
         profile = Path(os.environ[PROFILE_VARIABLE])
     from_file = _read(profile) if profile is not None else {}
@@ -109,6 +114,19 @@ def load_settings(profile: Path | None = None, **values: Any) -> Settings:
     except SettingsError as error:
         # The environment holds a list as JSON; the value is not shown, for it could be any setting's.
         raise InvalidSettings([f"{error}; allowed: JSON"]) from None
+
+
+def _refuse_unknown_variables() -> None:
+    prefix = "ORCHESTRATOR_"
+    known = {*_OTHER_VARIABLES, *(f"{prefix}{name.upper()}" for name in Settings.model_fields)}
+    problems = []
+    for variable in sorted(os.environ):
+        if variable.upper().startswith(prefix) and variable.upper() not in known:
+            near = difflib.get_close_matches(variable.upper(), known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join(sorted(known))}"
+            problems.append(f"{variable}: no such setting{meant}")
+    if problems:
+        raise InvalidSettings(problems)
 
 
 def _read(profile: Path) -> dict[str, Any]:

@@ -154,7 +154,10 @@ class Channel(PublishingChannel):
                 reply = None
             except ResponseError as error:
                 if not any(word in str(error) for word in ("NOGROUP", "UNBLOCKED")):
-                    raise
+                    # A server that refuses for a while (failover, disk full, too few replicas) is one to come back
+                    # to; as a connection error, Celery does, after a pause.
+                    connection.disconnect()
+                    raise RedisConnectionError(str(error)) from error
                 # Somebody deleted a stream, or flushed the database.
                 self._make_streams(self.active_queues)
                 self._empty = False

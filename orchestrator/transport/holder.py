@@ -10,6 +10,7 @@ started on it. A death blames only the entries at 2.
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from redis.exceptions import RedisError
 
@@ -61,6 +63,8 @@ class Claim:
     queue: str
     deaths: int
     started_at: float | None = None
+    #: Whether a pool has it that cannot be asked to give it back.
+    handed: bool = False
 
 
 class User(Protocol):
@@ -85,7 +89,7 @@ class Holder:
         self._users: set[User] = set()
         self._lock = threading.RLock()
         self._wire = Wire(pool)
-        self._connection: Any = None
+        self._socket: Any = None
         self._client = ""
         self._last_poll = monotonic()
         self._registered_at = monotonic()
@@ -188,7 +192,8 @@ class Holder:
             if claim is not None:
                 by_stream.setdefault((claim.stream, claim.queue), []).append(claim.entry)
         for (stream, queue), entries in by_stream.items():
-            self.outbox.post("giveback_held", [stream], [*self._giveback_args(queue, death), *entries])
+            args = [*self._giveback_args(queue, death), *entries]
+            self.outbox.post("giveback_held", [stream], args, functools.partial(_tell, queue))
 
     def take_back_unanswered(self, idle_s: float) -> None:
         """Give back what Redis says we hold and we know nothing of: the answer to a claim that never arrived.
@@ -239,14 +244,19 @@ class Holder:
         """One heartbeat. Returns ms since the last sweep, -1 if there never was one."""
         with self._lock:
             connection = self._wire.connection
-            if connection is not self._connection:
-                self._client = f"{self._wire.call('CLIENT', 'ID')} {self.id}"
-                self._wire.call("CLIENT", "SETNAME", self.id)
-                self._connection = self._wire.connection
+            # The socket, not the object: redis-py opens a broken connection again as the same object.
+            if getattr(connection, "_sock", None) is not self._socket or self._socket is None:
+                name = quote(self.id, safe="@:#.-_")  # Redis allows no blanks and no accents in a client's name.
+                self._client = f"{self._wire.call('CLIENT', 'ID')} {name}"
+                self._wire.call("CLIENT", "SETNAME", name)
+                self._socket = self._wire.connection._sock
             k = self.keys
             alive, *swept = self._wire.run(
                 "heartbeat", [k.leases, k.incarnation(self.id), k.sweep], [self.id, *self._fields()]
             )
+            if self._wire.connection._sock is not self._socket:
+                # Repaired on the way: what we have just said of our connection is no longer true.
+                self._socket = None
         if alive:
             return int(swept[0])
         if not self.fenced and not self.left:
@@ -262,7 +272,7 @@ class Holder:
 
     def _live(self) -> None:
         away_since: float | None = None
-        while not self._stop.wait(self.options.heartbeat_s if away_since is None else 0.2):
+        while not self._stop.wait(self.options.heartbeat_s if away_since is None and self._socket else 0.1):
             if not self._users and not self.held and monotonic() - self._idle_since > _LINGER_S:
                 self.leave()
                 return
@@ -283,7 +293,7 @@ class Holder:
                     away_since = monotonic()
                     logger.warning("no heartbeat: Redis is away (%s)", error)
                 with self._lock:
-                    self._connection = None
+                    self._socket = None
                     self._wire.drop()
             except Exception:
                 # Without a heartbeat this worker would be declared dead; no error may end it.
@@ -311,6 +321,11 @@ class Holder:
             logger.warning("%s: are beat and the monitor manager running? %s sweeps in its place", how_long, self.id)
         self._sweeper.sweep(self.id)
         self._swept_at = monotonic()
+
+
+def _tell(queue: str, said: list[bytes]) -> None:
+    for _ in range(said.count(b"poison")):
+        logger.warning("dead letter in %s: poison: a message has killed too many processes", queue)
 
 
 class Holders:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.transport.scripts import sha, source
@@ -31,6 +32,12 @@ _SCRIPTS = ("settle", "conclude", "retry", "bury", "giveback_held")
 
 #: A command that Redis refuses this often is given up; its message stays pending.
 _REFUSALS = 5
+
+#: Refusals that say something of the server, not of the command; then the outbox waits as if it were away.
+_FOR_A_WHILE = (
+    "NOREPLICAS", "MISCONF", "READONLY", "BUSY", "OOM", "LOADING", "MASTERDOWN", "TRYAGAIN",
+    "used memory", "read only",
+)  # fmt: skip
 
 Reply = Callable[[Any], None]
 
@@ -174,6 +181,11 @@ class Outbox:
                 self._queue.appendleft(posted)
                 self._queue.appendleft(load)
             self._wake.set()
+        elif str(error).split(" ", 1)[0] in _FOR_A_WHILE or any(word in str(error) for word in _FOR_A_WHILE):
+            posted.refused = 0
+            with self._mutex:
+                self._queue.append(posted)
+            raise RedisConnectionError(str(error)) from error
         elif posted.refused < _REFUSALS:
             logger.warning("Redis refused %s: %s; trying again", posted.script or posted.args[0], error)
             with self._mutex:

@@ -25,6 +25,25 @@ class TrackedRequest(Request):
 
     acknowledged: bool
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Celery derives a class per task with copies of these two that call no base; ours are needed.
+        if cls.__module__ == "celery.worker.request":
+            for name in ("on_success", "execute_using_pool"):
+                if name in cls.__dict__:
+                    delattr(cls, name)
+
+    def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
+        """Hand the task to the pool."""
+        self.hand_to(pool)
+        return super().execute_using_pool(pool, **kwargs)
+
+    def hand_to(self, pool: Any) -> None:
+        """Tell the transport if this pool runs whatever it has been given; prefork forgets it when told to."""
+        channel = channel_of(self._message)
+        if channel is not None and "flush" not in vars(pool):
+            channel.settler.handed(self._message.delivery_tag)
+
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A pool process or thread starts on this task."""
         channel = channel_of(self._message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,6 +16,15 @@ from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.transport.holder import Claim, Holder
 from orchestrator.transport.options import Options
 from orchestrator.transport.wire import Wire
+
+logger = logging.getLogger(__name__)
+
+
+def _tell(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any]) -> None:
+    if isinstance(letter_id, bytes):
+        error = letter.get("error") or {}
+        why = f"{letter['reason']}: {error.get('type', '')}: {error.get('message', '')}"[:300]
+        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, why)
 
 
 class Settler:
@@ -65,11 +75,16 @@ class Settler:
             self.holder.give_back(tags, death=death)
 
     def give_back_unstarted(self, tags: Iterable[str]) -> None:
-        """Return those of the messages that no pool has started."""
+        """Return those of the messages that no pool has started, or will start whatever we do."""
         if self.holder is not None:
-            held = self.holder.held
-            idle = [tag for tag in tags if tag in held and held[tag].started_at is None]
-            self.holder.give_back(idle)
+            claims = [claim for tag in tags if (claim := self.holder.held.get(tag)) is not None]
+            self.holder.give_back([c.tag for c in claims if c.started_at is None and not c.handed])
+
+    def handed(self, tag: str) -> None:
+        """A pool has the message that runs all it has, even after the connection was lost."""
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        if claim is not None:
+            claim.handed = True
 
     def bury(
         self, tag: str, letter: Mapping[str, Any], outcome: Mapping[str, Any] | None = None, delivery: str = ""
@@ -93,7 +108,7 @@ class Settler:
             to_ms(self._options.outcome_ttl_s),
         ]
         if self.holder is not None:
-            self.holder.outbox.post("bury", keys, args)
+            self.holder.outbox.post("bury", keys, args, lambda said: _tell(said, claim, full))
         else:
             self._wire().run("bury", keys, args)
 

@@ -77,7 +77,7 @@ def open_store(connection: Connection) -> Store:
     try:
         # Not connection.channel(), which tries again after a pause; who asks wants to know now.
         channel = connection.transport.create_channel(connection.transport)
-    except (OperationalError, *connection.connection_errors) as error:
+    except (OperationalError, RedisError, OSError) as error:
         raise BrokerUnavailable(url, error) from error
     pool = channel._get_pool()
     store = Store(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -26,6 +28,9 @@ RECLAIM_BATCH = 200
 
 #: How long a connection may be missing after a gap before that counts as death: time to reconnect.
 _RECONNECT_GRACE_S = 2.0
+
+#: How often one sweeper looks for messages held by nobody it knows.
+_STRAYS_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,8 @@ class Sweeper:
         self._keys = keys
         self._options = options
         self._steps = (*steps, DOORBELL)
-        self._server_run: bytes | None = None
+        self._asked_on: Any = None
+        self._looked_for_strays_at = float("-inf")
 
     def sweep(self, by: str) -> Swept:
         """One round: judge who is late, fence the dead, hand on what they held.
@@ -82,6 +88,10 @@ class Sweeper:
                         reason=reason,
                         by=by,
                     )
+        if monotonic() - self._looked_for_strays_at > _STRAYS_EVERY_S:
+            self._looked_for_strays_at = monotonic()
+            for stray in self._wire.run("strays", [k.queues, k.leases, k.dying], [k.root, GROUP, *self._steps]):
+                logger.warning("%s held messages although it is long gone", stray.decode())
         moved, dead_lettered = self._reclaim_all()
         emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
         return Swept(len(late), tuple(dead), moved, dead_lettered)
@@ -106,13 +116,8 @@ class Sweeper:
         if not asked:
             return set()
         try:
-            run = self._run_id()
-            if run != self._server_run:
-                known_before = self._server_run is not None
-                self._server_run = run
-                if known_before:
-                    self._grant_grace()
-                    return set()
+            if self._restarted():
+                return set()
             listed = self._wire.call("CLIENT", "LIST", "ID", *(ident for ident, _ in asked.values()))
         except ResponseError:
             # Not allowed here (ACL, a managed Redis): then only the lease tells.
@@ -126,14 +131,29 @@ class Sweeper:
             alive.add((pairs.get(b"id"), pairs.get(b"name")))
         return {client for client, (ident, name) in asked.items() if (ident, name) not in alive}
 
+    def _restarted(self) -> bool:
+        """Whether the server is another one than the last sweep saw; then the living get time to reconnect.
+
+        Asked on a new connection only: no connection survives a restart. What was seen is kept in Redis, so that
+        several sweepers grant the grace once.
+        """
+        connection = self._wire.connection
+        if connection is self._asked_on:
+            return False
+        run = self._run_id()
+        seen = self._wire.call("HGET", self._keys.sweep, "server_run")
+        if seen != run:
+            seconds, micros = self._wire.call("TIME")
+            until = int(seconds) * 1000 + int(micros) // 1000 + to_ms(_RECONNECT_GRACE_S)
+            graces = ("closed_counts_ms", until) if seen is not None else ()
+            self._wire.call("HSET", self._keys.sweep, "server_run", run, *graces)
+        self._asked_on = connection
+        return seen is not None and seen != run
+
     def _run_id(self) -> bytes:
         info = self._wire.call("INFO", "server")
         text: bytes = info.encode() if isinstance(info, str) else info
         return next((line for line in text.splitlines() if line.startswith(b"run_id:")), b"")
-
-    def _grant_grace(self) -> None:
-        # The next observe sees no sweep before it, which is a gap.
-        self._wire.call("HDEL", self._keys.sweep, "at_ms")
 
     def _reclaim_all(self) -> tuple[int, int]:
         moved = dead_lettered = 0

@@ -5,6 +5,7 @@ kombu builds a client for each publish, which costs half of it; and a client can
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ class Wire:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._connection: Any = None
+        self._pid = os.getpid()
         self.lock = threading.Lock()
 
     @property
@@ -38,6 +40,10 @@ class Wire:
         Raises:
             redis.exceptions.RedisError: it cannot be opened.
         """
+        if self._pid != os.getpid():
+            # A fork: the parent's connection is not ours to use, nor to close.
+            self._pid = os.getpid()
+            self._connection = None
         if self._connection is None:
             self._connection = self._pool.get_connection()
         return self._connection
@@ -58,7 +64,7 @@ class Wire:
 
         A connection that turns out to be closed is opened again, once: after a restart of the server the first
         command must not fail. A command may so be run twice if the connection broke between its effect and its
-        reply; every script here bears that.
+        reply. Every script bears that; of a publish it makes two messages with one id, each accepted and settled.
 
         Raises:
             redis.exceptions.RedisError: Redis is away, or refused the command.

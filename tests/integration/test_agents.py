@@ -271,7 +271,7 @@ def test_what_is_not_tracked_is_counted_all_the_same(real: House) -> None:
 
 def test_who_does_not_want_to_wait_longer_is_told_that_it_is_pending(real: House) -> None:
     delivery = real.orchestrator.send("worker", app.Hold(name="patience"))
-    with pytest.raises(DeliveryTimeout, match=r"has no outcome after 0.05 s; it is still pending"):
+    with pytest.raises(DeliveryTimeout, match=r"has no recorded outcome after 0.05 s"):
         delivery.wait(timeout_s=0.05)
     assert delivery.outcome() is None
     real.redis.rpush("test:go:patience", "1")
@@ -366,7 +366,7 @@ def test_a_handler_that_kills_its_process_is_buried_with_its_history_and_its_nei
             assert isinstance(handled, Handled)
             assert (handled.attempts, handled.result["attempt"], handled.result["redelivered"]) == (1, 1, False)
         (row,) = [row for row in house.idle() if row.accepted]
-        assert (row.accepted, row.handled, row.dead, row.restarted, row.duplicated) == (6, 5, 1, 3, 0)
+        assert (row.accepted, row.handled, row.dead, row.restarted, row.duplicated) == (6, 5, 1, 2, 0)
         assert row.balanced
         assert house.worker is not None
         assert house.worker.is_running

@@ -318,3 +318,17 @@ def test_a_claim_whose_answer_was_lost_is_given_back(connection: Connection, bro
     eventually(answered)
     assert inbox.messages[1].payload == "unanswered"
     assert broker.ledger("box").restarted == 0
+
+
+def test_a_delayed_publish_whose_answer_was_lost_is_accepted_once(broker: BareBroker) -> None:
+    """Regression: asked a second time, it counted as accepted twice and lay there once."""
+    store, keys = broker.store, broker.store.keys
+    store.client.sadd(keys.queues, "box")
+    for _ in range(2):
+        store.run(
+            "delay",
+            [keys.delayed("box"), keys.delayed_bodies("box"), keys.step("box", "bell"), keys.ledger("box")],
+            ["0|same", "body", 60_000],
+        )
+    row = broker.ledger("box")
+    assert (row.accepted, row.delayed, row.lost) == (1, 1, 0)

@@ -180,3 +180,9 @@ def test_settings_can_be_shown_without_the_password(show: object) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().max_deaths = 5  # type: ignore[misc]
+
+
+def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_HEARBEAT_S", "1")
+    with pytest.raises(InvalidSettings, match=r"ORCHESTRATOR_HEARBEAT_S: no such setting; .* ORCHESTRATOR_HEARTBEAT_S"):
+        load_settings()

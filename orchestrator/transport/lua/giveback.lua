@@ -9,7 +9,6 @@ local function give_back(root, queue, stream, group, id, death, max_deaths, ttl_
     local deaths = d and cjson.decode(d) or {}
     deaths[#deaths + 1] = death
     d = cjson.encode(deaths)
-    redis.call('HINCRBY', ledger, 'restarted', 1)
     if #deaths >= max_deaths then
       local letter = cjson.encode({
         queue = queue, reason = 'poison', attempts = #deaths, at = death.at,
@@ -21,6 +20,7 @@ local function give_back(root, queue, stream, group, id, death, max_deaths, ttl_
       return 'poison'
     end
   end
+  if death then redis.call('HINCRBY', ledger, 'restarted', 1) end
   put(root .. 'q:returned:' .. queue, m or '', d)
   redis.call('HINCRBY', ledger, 'redelivered', 1)
   return 'returned'

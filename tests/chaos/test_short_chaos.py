@@ -1,0 +1,39 @@
+"""A chaos run, short enough for every day; ``make chaos`` is the long one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+LINE = re.compile(
+    r"chaos: accepted=(\d+) handled=(\d+) dead=(\d+) lost=0 early=0 duplicated=(\d+) kills=(\d+) "
+    r"recovered_p99_s=(\d+\.\d\d)"
+)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_whatever_is_killed() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "chaos", "--duration-s", "20", "--seed", "7", "--rate", "50", "--every-s", "2"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = LINE.fullmatch(run.stdout.splitlines()[-1])
+    assert found, run.stdout
+    accepted, handled, dead, duplicated, kills = (int(number) for number in found.groups()[:5])
+    assert accepted == handled + dead
+    assert accepted > 300
+    # Each of the nine kinds at least once, and poison beside.
+    assert kills >= 9
+    assert duplicated <= 2 * kills
