@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
+from threading import get_ident
 from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo
@@ -14,19 +15,20 @@ from celery.utils.time import maybe_iso8601
 
 from orchestrator.core.errors import HandlerFailed
 
-#: Of this process' attempts, between the handler's end and the pool's answer, by delivery: the result, or the
-#: failure as it goes over the wire.
-_results: dict[str, Any] = {}
+#: Of this process' attempts, between the handler's end and the pool's answer: the result, or the failure as it goes
+#: over the wire. By delivery and thread, because the next attempt of a delivery may begin in another thread before
+#: this one has been reported.
+_results: dict[tuple[str, int], Any] = {}
 
 
 def keep(delivery_id: str, result: Any) -> None:
     """Remember a result or a failure until the attempt is reported."""
-    _results[delivery_id] = result
+    _results[delivery_id, get_ident()] = result
 
 
 def take(delivery_id: str) -> Any:
     """What was remembered, once."""
-    return _results.pop(delivery_id, None)
+    return _results.pop((delivery_id, get_ident()), None)
 
 
 class Instead(Enum):

@@ -13,7 +13,15 @@ from typing import Any, ClassVar
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from orchestrator.core.keys import GROUP, RETURNED, Keys
 from orchestrator.embedded import EmbeddedServer
@@ -67,13 +75,17 @@ class Mailbox(RuleBasedStateMachine):
     def run_script(self, name: str, keys: list[str], args: list[Any]) -> Any:
         return self.redis.evalsha(sha(name), len(keys), *keys, *args)
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(target=workers, waiting=st.integers(0, 6))
+    def begin(self, waiting: int) -> Any:
+        """Two workers and some mail, so that most steps find something to do."""
         self.redis.flushall()
         for name in SCRIPTS:
             self.redis.script_load(source(name).decode())
         streams = [self.keys.step(QUEUE, step) for step in STEPS]
         self.run_script("declare", [self.keys.queues, *streams], [QUEUE, "1", GROUP, 0])
+        for _ in range(waiting):
+            self.publish(0, 1)
+        return multiple(self.start_worker(), self.start_worker())
 
     # -- rules
 
@@ -131,7 +143,7 @@ class Mailbox(RuleBasedStateMachine):
         if held := self._pick(worker, at):
             held.started = True
             self.redis.execute_command(
-                "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", 2, "JUSTID"
+                "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", 2, "JUSTID", parse_justid=True
             )
 
     @rule(worker=workers, at=st.integers(0, 9), outcome=st.sampled_from(["handled", "cancelled"]))
