@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
-SOURCES := $(wildcard orchestrator workers benchmarks tests config/*.py)
+SOURCES := $(wildcard orchestrator workers benchmarks chaos tests config/*.py)
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 
 MAKEFLAGS += --no-print-directory
@@ -20,7 +20,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test lint docker-test bench-transport format clean rebuild
+.PHONY: help setup demo test lint docker-test chaos soak bench-transport format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -59,6 +59,12 @@ lint: setup ## Check style, formatting, types and import layers
 
 docker-test: setup ## Build the image, run the stack, kill and stop its containers (needs Docker)
 	@$(BIN)/python -m pytest tests/docker -m docker $(ARGS)
+
+chaos: setup ## Kill workers, beat, the manager and Redis under load for five minutes; ARGS="--help" for options
+	@$(BIN)/python -m chaos $(ARGS)
+
+soak: setup ## The same for an hour and a half
+	@$(BIN)/python -m chaos --duration-s 5400 --every-s 4 $(ARGS)
 
 bench-transport: setup ## Compare the transport with kombu's own (about five minutes)
 	@$(BIN)/python -m benchmarks.transport $(ARGS)
