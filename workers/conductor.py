@@ -20,6 +20,7 @@ from workers.app import assemble
 from workers.auditors import Audit, Auditor, Report
 from workers.chaos import Kill, bad_input, kill_one
 from workers.coordination import Coordinator
+from workers.ending import Ending
 from workers.ground import Ground
 from workers.processes import Child, Crew
 from workers.progress import Display, display
@@ -49,10 +50,13 @@ class Stalled(InfrastructureError):
 class Conductor:
     """One run of the demo."""
 
-    def __init__(self, console: Console, ground: Ground, run: str, *, chaos: bool, auditors: int) -> None:
+    def __init__(
+        self, console: Console, ground: Ground, run: str, ending: Ending, *, chaos: bool, auditors: int
+    ) -> None:
         self._console = console
         self._ground = ground
         self._run = run
+        self._ending = ending
         self._chaos = chaos
         self._count = auditors
         # Celery's command line made an app before there was a Redis to name to it; this one knows.
@@ -116,6 +120,7 @@ class Conductor:
         while not is_up(self._orchestrator.store, self._orchestrator.registry, self._count + 1):
             if monotonic() > until:
                 raise Stalled(f"the workers were not up within {STALLED_S:g} s")
+            self._ending.check()
             crew.mend()
             sleep(_LOOK_EVERY_S)
 
@@ -123,6 +128,7 @@ class Conductor:
         before: LedgerRow | None = None
         moved_at = monotonic()
         while True:
+            self._ending.check()
             row = self._row()
             done = row.handled + row.dead
             shown.show(done)
@@ -156,6 +162,7 @@ class Conductor:
         registry = self._orchestrator.registry
         until = monotonic() + _DECLARED_WITHIN_S
         while self._kill and self._kill.incarnation not in {d.incarnation for d in registry.deaths(_PAGE)}:
+            self._ending.check()
             # It had finished all it held, so nobody had to wait for its death to be noticed.
             if monotonic() > until:
                 raise Stalled(f"{self._kill.incarnation} was not declared dead within {_DECLARED_WITHIN_S:g} s")

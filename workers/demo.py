@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from uuid import uuid4
 
 from rich.console import Console
@@ -16,6 +12,7 @@ from orchestrator.core.errors import CallerError
 from orchestrator.migration import installed_packages_root, python_files
 from workers.app import orchestrator
 from workers.conductor import Conductor
+from workers.ending import Ending
 from workers.ground import prepare
 
 #: Where there is no terminal to tell, such as in a CI log.
@@ -39,9 +36,10 @@ def run(path: Path | None, *, chaos: bool, auditors: int) -> int:
     if not console.is_terminal:
         console.width = _WIDTH_OF_LOGS
     run_id = uuid4().hex[:8]
-    with _ended_by_sigterm(), prepare(orchestrator.settings, run_id) as ground:
+    ending = Ending()
+    with ending.heeded(), prepare(orchestrator.settings, run_id) as ground:
         try:
-            conductor = Conductor(console, ground, run_id, chaos=chaos, auditors=auditors)
+            conductor = Conductor(console, ground, run_id, ending, chaos=chaos, auditors=auditors)
             return conductor.conduct(root, files)
         except OrchestratorError:
             if (kept := ground.keep_logs()) is not None:
@@ -63,17 +61,3 @@ def find_sources(path: Path | None) -> tuple[Path, list[Path]]:
     if not files:
         raise NothingToAudit(f"{root}: no Python file (*.py) there")
     return root, files
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does, with all that it started."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
