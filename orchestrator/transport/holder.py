@@ -348,11 +348,6 @@ class Holders:
                 holder = self._by_broker[key] = make()
             return holder
 
-    def current(self, broker: str) -> Holder | None:
-        """The living holder for this broker, if there is one."""
-        holder = self._by_broker.get((os.getpid(), broker))
-        return None if holder is None or holder.left else holder
-
     def leave_all(self) -> None:
         """Every incarnation of this process leaves, now rather than when the process ends."""
         for (pid, _), holder in list(self._by_broker.items()):
