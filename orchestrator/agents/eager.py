@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 from celery import Celery, states
@@ -67,6 +68,7 @@ class EagerHouse:
         outcome: Outcome | None = None
         retries = 0
         while outcome is None:
+            began = monotonic()
             result = task.apply(
                 args,
                 kwargs,
@@ -93,6 +95,7 @@ class EagerHouse:
                 outcome = Handled(results.take(parcel.id), retries + 1)
                 emit(
                     events.HANDLED,
+                    {"runtime_s": monotonic() - began},
                     agent=supervision.agent,
                     message=supervision.message,
                     id=parcel.id,

@@ -1,32 +1,74 @@
-"""The names of all events, with what each carries. Names and fields only ever grow."""
+"""The contract: every event, what is measured and what it says. Names and fields only ever grow.
+
+Whoever listens may rely on the fields named here being there, always and no others. A test compares every place that
+emits with this list.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-#: A message was accepted. metadata: agent, message, id.
-SENT: Final = "send.accepted"
-#: A handler returned. metadata: agent, message, id, attempts.
-HANDLED: Final = "delivery.handled"
-#: An attempt failed and another is scheduled. measurements: pause_s. metadata: agent, message, id, attempt, error.
-RETRIED: Final = "delivery.retried"
-#: A message became a dead letter. metadata: agent, message, id, reason, error, attempts.
-BURIED: Final = "dead_letter.added"
-#: A dead letter was sent again. metadata: letter_id, queue.
-REPLAYED: Final = "dead_letter.retried"
-#: Dead letters were removed by hand. measurements: count.
-PURGED: Final = "dead_letter.purged"
-#: A message's attempts are used up and its sender wanted no dead letter. metadata as BURIED.
-DROPPED: Final = "delivery.dropped"
-#: An incarnation took out its lease. metadata: incarnation.
-AGENT_UP: Final = "agent.up"
-#: An incarnation was declared dead. measurements: silent_s. metadata: incarnation, reason, by.
-AGENT_DEAD: Final = "agent.dead"
-#: This process was declared dead while it was not. metadata: incarnation.
-AGENT_FENCED: Final = "agent.fenced"
-#: Messages of a dead incarnation were handed on. measurements: moved, dead_lettered. metadata: incarnation.
-RECLAIMED: Final = "mail.reclaimed"
-#: A sweep ran. measurements: late, dead. metadata: by.
-SWEPT: Final = "sweep.finished"
-#: The monitor manager has not swept; a worker did in its place. measurements: stale_s. metadata: by.
-SWEEP_STOOD_IN: Final = "sweep.stood_in"
+
+class EventName(str):
+    """An event's name, which knows its fields."""
+
+    meaning: str
+    measurements: tuple[str, ...]
+    metadata: tuple[str, ...]
+
+
+_CONTRACT: dict[str, EventName] = {}
+
+
+def _event(name: str, meaning: str, *, measurements: str = "", metadata: str = "") -> EventName:
+    event = EventName(name)
+    event.meaning = meaning
+    event.measurements = tuple(measurements.split())
+    event.metadata = tuple(metadata.split())
+    _CONTRACT[name] = event
+    return event
+
+
+def contract() -> tuple[EventName, ...]:
+    """All events, in the order of this file."""
+    return tuple(_CONTRACT.values())
+
+
+SENT: Final = _event("send.accepted", "A message was accepted.", metadata="agent message id")
+HANDLED: Final = _event(
+    "delivery.handled", "A handler returned.", measurements="runtime_s", metadata="agent message id attempts"
+)
+RETRIED: Final = _event(
+    "delivery.retried",
+    "An attempt failed and another is scheduled.",
+    measurements="pause_s",
+    metadata="agent message id attempt error",
+)
+DROPPED: Final = _event(
+    "delivery.dropped",
+    "A message's attempts are used up and its sender wanted no dead letter.",
+    metadata="agent message id reason error attempts",
+)
+BURIED: Final = _event(
+    "dead_letter.added", "A message became a dead letter.", metadata="agent message id reason error attempts"
+)
+REPLAYED: Final = _event("dead_letter.retried", "A dead letter was sent again.", metadata="letter_id queue")
+PURGED: Final = _event("dead_letter.purged", "Dead letters were removed by hand.", measurements="count")
+AGENT_UP: Final = _event("agent.up", "An incarnation took out its lease.", metadata="incarnation")
+AGENT_DEAD: Final = _event(
+    "agent.dead", "An incarnation was declared dead.", measurements="silent_s", metadata="incarnation reason by"
+)
+AGENT_FENCED: Final = _event("agent.fenced", "This process was declared dead while it was not.", metadata="incarnation")
+RECLAIMED: Final = _event(
+    "mail.reclaimed",
+    "Messages of a dead incarnation were handed on.",
+    measurements="moved dead_lettered",
+    metadata="incarnation",
+)
+SWEPT: Final = _event("sweep.finished", "A sweep ran.", measurements="late dead", metadata="by")
+SWEEP_STOOD_IN: Final = _event(
+    "sweep.stood_in",
+    "The monitor manager has not swept; a worker did in its place.",
+    measurements="stale_s",
+    metadata="by",
+)
