@@ -65,6 +65,7 @@ RECLAIMED: Final = _event(
     measurements="moved dead_lettered",
     metadata="incarnation",
 )
+SWEEP_STARTED: Final = _event("sweep.started", "A sweeper has its turn, and looks for the dead.", metadata="by")
 SWEPT: Final = _event("sweep.finished", "A sweep ran.", measurements="late dead", metadata="by")
 SWEEP_STOOD_IN: Final = _event(
     "sweep.stood_in",

@@ -319,8 +319,8 @@ class Holder:
             self._warned_at = monotonic()
             how_long = f"no sweep for {since_ms / 1000:.1f} s" if since_ms >= 0 else "no sweep yet"
             logger.warning("%s: are beat and the monitor manager running? %s sweeps in its place", how_long, self.id)
-        self._sweeper.sweep(self.id)
-        self._swept_at = monotonic()
+        if not self._sweeper.sweep(self.id).stood_back:
+            self._swept_at = monotonic()
 
 
 def _tell(queue: str, said: list[bytes]) -> None:

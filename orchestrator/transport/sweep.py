@@ -1,13 +1,15 @@
 """Finding dead incarnations and handing their messages on.
 
 Death is concluded from a late heartbeat together with a closed connection (Redis knows at once when a process
-is gone), or from a lease that ran out. Two sweeps at once do no harm: each step is atomic, and an incarnation
-is judged by one heartbeat only.
+is gone), or from a lease that ran out. Sweepers take turns. A turn is a lease with a fencing token (the number of
+the sweep), which every step that changes anything shows: a sweeper that stalled, and whose turn went to another,
+is refused. Whatever it saw before it stalled can so do no harm.
 """
 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -32,6 +34,13 @@ _RECONNECT_GRACE_S = 2.0
 #: How often one sweeper looks for messages held by nobody it knows.
 _STRAYS_EVERY_S = 10.0
 
+#: A sweeper that takes no step for this long has lost its turn. A step takes milliseconds; the next sweep is due after
+#: a second.
+TURN_S = 2.0
+
+#: Who ends its own incarnation needs no turn.
+_OWN_WORD = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -41,6 +50,12 @@ class Swept:
     dead: tuple[str, ...]
     moved: int
     dead_lettered: int
+    #: Another sweeper had its turn, or took over in the middle: what is not done here, it does.
+    stood_back: bool = False
+
+
+class _TurnLost(Exception):
+    """Another sweeper has taken over."""
 
 
 class Sweeper:
@@ -53,19 +68,30 @@ class Sweeper:
         self._steps = (*steps, DOORBELL)
         self._asked_on: Any = None
         self._looked_for_strays_at = float("-inf")
+        self._name = uuid.uuid4().hex
 
     def sweep(self, by: str) -> Swept:
-        """One round: judge who is late, fence the dead, hand on what they held.
+        """One round, if it is not another sweeper's turn: judge who is late, fence the dead, hand on what they held.
 
         Raises:
             redis.exceptions.RedisError: Redis is away; the next round goes on from here.
         """
         o, k = self._options, self._keys
-        now, closed_counts, silence_counts, _since, *late = self._wire.run(
-            "observe",
-            [k.leases, k.sweep],
-            [to_ms(o.suspect_s), to_ms(o.sweep_gap_s), to_ms(_RECONNECT_GRACE_S), to_ms(o.lease_s), by, k.root],
-        )
+        graces = [to_ms(o.suspect_s), to_ms(o.sweep_gap_s), to_ms(_RECONNECT_GRACE_S), to_ms(o.lease_s)]
+        turn, *seen = self._wire.run("observe", [k.leases, k.sweep], [*graces, by, k.root, self._name, to_ms(TURN_S)])
+        if not turn:
+            return Swept(0, (), 0, 0, stood_back=True)
+        emit(events.SWEEP_STARTED, by=by)
+        try:
+            return self._round(turn, by, *seen)
+        except _TurnLost:
+            logger.warning("%s stalled in the middle of a sweep, and another sweeper has taken over", by)
+            return Swept(0, (), 0, 0, stood_back=True)
+
+    def _round(
+        self, turn: int, by: str, now: int, closed_counts: int, silence_counts: int, _since: int, *late: Any
+    ) -> Swept:
+        o, k = self._options, self._keys
         dead = []
         if late:
             gone = self._gone([client for _, _, client in late]) if closed_counts else set()
@@ -78,7 +104,7 @@ class Sweeper:
                 else:
                     continue
                 incarnation = raw_id.decode()
-                if self._fence(incarnation, beat, reason, by):
+                if self._fence(turn, incarnation, beat, reason, by):
                     dead.append(incarnation)
                     logger.warning("%s is dead (%s, silent for %d ms)", incarnation, reason, silent_ms)
                     emit(
@@ -90,21 +116,32 @@ class Sweeper:
                     )
         if monotonic() - self._looked_for_strays_at > _STRAYS_EVERY_S:
             self._looked_for_strays_at = monotonic()
-            for stray in self._wire.run("strays", [k.queues, k.leases, k.dying], [k.root, GROUP, *self._steps]):
+            for stray in self._step(
+                "strays", [k.queues, k.leases, k.dying, k.sweep], [k.root, GROUP, turn, to_ms(TURN_S), *self._steps]
+            ):
                 logger.warning("%s held messages although it is long gone", stray.decode())
-        moved, dead_lettered = self._reclaim_all()
+        moved, dead_lettered = self._reclaim_all(turn)
+        self._wire.run("end_turn", [k.sweep], [turn])
         emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
         return Swept(len(late), tuple(dead), moved, dead_lettered)
 
     def retire(self, incarnation: str, reason: str) -> None:
         """End an incarnation by its own word, and hand on at once what it still holds."""
-        self._fence(incarnation, "", reason, incarnation)
-        self._reclaim(incarnation)
+        self._fence(_OWN_WORD, incarnation, "", reason, incarnation)
+        self._reclaim(_OWN_WORD, incarnation)
 
-    def _fence(self, incarnation: str, beat: bytes | str, reason: str, by: str) -> bool:
+    def _step(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            return self._wire.run(script, keys, args)
+        except ResponseError as error:
+            if str(error).startswith("STALETURN"):
+                raise _TurnLost from error
+            raise
+
+    def _fence(self, turn: int | str, incarnation: str, beat: bytes | str, reason: str, by: str) -> bool:
         k = self._keys
-        keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation)]
-        return bool(self._wire.run("fence", keys, [incarnation, beat, reason, by]))
+        keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep]
+        return bool(self._step("fence", keys, [incarnation, beat, reason, by, turn, to_ms(TURN_S)]))
 
     def _gone(self, clients: Sequence[bytes]) -> set[bytes]:
         """Those of the connections (``id name``) that Redis no longer has.
@@ -155,22 +192,22 @@ class Sweeper:
         text: bytes = info.encode() if isinstance(info, str) else info
         return next((line for line in text.splitlines() if line.startswith(b"run_id:")), b"")
 
-    def _reclaim_all(self) -> tuple[int, int]:
+    def _reclaim_all(self, turn: int) -> tuple[int, int]:
         moved = dead_lettered = 0
         for raw in self._wire.call("ZRANGE", self._keys.dying, 0, 99):
-            more, buried = self._reclaim(raw.decode())
+            more, buried = self._reclaim(turn, raw.decode())
             moved += more
             dead_lettered += buried
         return moved, dead_lettered
 
-    def _reclaim(self, incarnation: str) -> tuple[int, int]:
+    def _reclaim(self, turn: int | str, incarnation: str) -> tuple[int, int]:
         k, o = self._keys, self._options
         moved = dead_lettered = 0
         more = 1
         while more:
-            step, more, buried = self._wire.run(
+            step, more, buried = self._step(
                 "reclaim",
-                [k.dying, k.incarnation(incarnation), k.queues],
+                [k.dying, k.incarnation(incarnation), k.queues, k.sweep],
                 [
                     k.root,
                     incarnation,
@@ -179,6 +216,8 @@ class Sweeper:
                     to_ms(o.outcome_ttl_s),
                     RECLAIM_BATCH,
                     to_ms(2 * o.block_s + 1),
+                    turn,
+                    to_ms(TURN_S),
                     *self._steps,
                 ],
             )

@@ -200,7 +200,9 @@ class Mailbox(RuleBasedStateMachine):
         """A worker is fenced; its mail is handed on in steps, other things may happen in between."""
         k = self.keys
         fenced = self.run_script(
-            "fence", [k.leases, k.dying, k.deaths, k.incarnation(worker.id)], [worker.id, "", reason, "test"]
+            "fence",
+            [k.leases, k.dying, k.deaths, k.incarnation(worker.id), k.sweep],
+            [worker.id, "", reason, "test", "", 0],
         )
         assert bool(fenced) is not worker.fenced
         if not fenced:
@@ -210,8 +212,8 @@ class Mailbox(RuleBasedStateMachine):
         while more:
             _, more, _ = self.run_script(
                 "reclaim",
-                [k.dying, k.incarnation(worker.id), k.queues],
-                [k.root, worker.id, GROUP, MAX_DEATHS, 1000, batch, 0, *STEPS, "bell"],
+                [k.dying, k.incarnation(worker.id), k.queues, k.sweep],
+                [k.root, worker.id, GROUP, MAX_DEATHS, 1000, batch, 0, "", 0, *STEPS, "bell"],
             )
         for held in worker.held:
             self._returned(held, held.started and reason == "killed")

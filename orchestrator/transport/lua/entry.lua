@@ -12,6 +12,18 @@ local function even_when_full(key)
   redis.call('DEL', key .. '|nothing')
 end
 
+-- Sweeping is one sweeper's at a time. Its turn has a number, the fencing token: a sweeper that stalled while another
+-- took over finds its number stale in every step it still takes, and each step it may take prolongs its turn.
+-- Who ends its own incarnation has no turn and needs none.
+local function turn_lost(sweep, token, turn_ms)
+  if token == '' then return nil end
+  if redis.call('HGET', sweep, 'sweeps') ~= token then
+    return redis.error_reply('STALETURN another sweeper has taken over')
+  end
+  redis.call('HSET', sweep, 'turn_until_ms', now_ms() + turn_ms)
+  return nil
+end
+
 local function fields(entry)
   local m, d
   for i = 1, #entry[2], 2 do

@@ -1,6 +1,9 @@
 -- Ends an incarnation, unless it was heard from meanwhile. From here on its heartbeats and claims are refused.
--- KEYS: leases, dying, deaths, incarnation. ARGV: id, the heartbeat it is judged by or '' for its own word, reason, by
+-- KEYS: leases, dying, deaths, incarnation, sweep.
+-- ARGV: id, the heartbeat it is judged by or '' for its own word, reason, by, turn or '', ms a turn lasts
 even_when_full(KEYS[1])
+local stale = turn_lost(KEYS[5], ARGV[5], ARGV[6])
+if stale then return stale end
 local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not beat or (ARGV[2] ~= '' and tonumber(beat) ~= tonumber(ARGV[2])) then return 0 end
 local now = now_ms()

@@ -1,0 +1,135 @@
+"""Several sweepers: one at a time, and one that stalled can do no harm when it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.keys import GROUP
+from orchestrator.transport.sweep import TURN_S, Sweeper
+from tests.bare_broker import BareBroker
+
+LONG_AGO_MS = 60_000
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[BareBroker]:
+    broker = BareBroker(redis_url)
+    yield broker
+    broker.close()
+
+
+def register(broker: BareBroker, name: str = "w") -> str:
+    """An incarnation that nobody runs."""
+    k = broker.store.keys
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"{name}:1", "node", name])
+    return str(raw.decode())
+
+
+def silence(broker: BareBroker, incarnation: str) -> None:
+    """Let its lease have run out, with nothing that would excuse it."""
+    k = broker.store.keys
+    now_s, _ = broker.redis.time()
+    broker.redis.zadd(k.leases, {incarnation: now_s * 1000 - LONG_AGO_MS})
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
+
+
+def age(broker: BareBroker, by_s: float) -> None:
+    """Let that much time have passed since the last step of whoever has the turn."""
+    until = int(broker.redis.hget(broker.store.keys.sweep, "turn_until_ms"))
+    broker.redis.hset(broker.store.keys.sweep, "turn_until_ms", until - to_ms(by_s))
+
+
+def stalling(sweeper: Sweeper, script: str, meanwhile: Callable[[], Any]) -> None:
+    """Have the sweeper stall just before it runs ``script``, and something happen meanwhile; once."""
+    run = sweeper._wire.run
+    happened: list[str] = []
+
+    def stalled(name: str, *args: Any) -> Any:
+        if name == script and not happened:
+            happened.append(name)
+            meanwhile()
+        return run(name, *args)
+
+    sweeper._wire.run = stalled  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("stalls_before", ["fence", "reclaim", "strays"])
+def test_a_sweeper_that_stalled_is_refused_whatever_it_goes_on_with(broker: BareBroker, stalls_before: str) -> None:
+    first, second = broker.store.sweeper(), broker.store.sweeper()
+    first.sweep("first")
+    victim = register(broker)
+    silence(broker, victim)
+    first._looked_for_strays_at = float("-inf")
+
+    def other_takes_over() -> None:
+        age(broker, TURN_S + 0.1)
+        # It was heard from meanwhile, so that the other sweeper lets it live.
+        now_s, _ = broker.redis.time()
+        broker.redis.zadd(broker.store.keys.leases, {victim: now_s * 1000 + 500}, xx=True)
+        assert not second.sweep("second").stood_back
+
+    stalling(first, stalls_before, other_takes_over)
+    swept = first.sweep("first")
+    assert swept.stood_back
+    alive = broker.redis.zscore(broker.store.keys.leases, victim) is not None
+    assert alive is (stalls_before == "fence")
+
+
+def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -> None:
+    k, store = broker.store.keys, broker.store
+    store.sweeper().sweep("a")
+    victim = register(broker)
+    beat = broker.redis.zscore(k.leases, victim)
+    fence = [k.leases, k.dying, k.deaths, k.incarnation(victim), k.sweep]
+    with pytest.raises(Exception, match="STALETURN"):
+        store.run("fence", fence, [victim, int(beat), "killed", "late", 0, 2000])
+    reclaim = [k.dying, k.incarnation(victim), k.queues, k.sweep]
+    with pytest.raises(Exception, match="STALETURN"):
+        store.run("reclaim", reclaim, [k.root, victim, GROUP, 3, 1000, 10, 0, 0, 2000])
+    with pytest.raises(Exception, match="STALETURN"):
+        store.run("strays", [k.queues, k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000])
+    assert broker.redis.zscore(k.leases, victim) == beat
+    turn = broker.redis.hget(k.sweep, "sweeps")
+    assert store.run("fence", fence, [victim, int(beat), "killed", "now", turn, 2000]) == 1
+
+
+def test_while_one_sweeps_the_others_stand_back(broker: BareBroker) -> None:
+    first, second = broker.store.sweeper(), broker.store.sweeper()
+    seen = []
+    stalling(first, "end_turn", lambda: seen.append(second.sweep("second")))
+    assert not first.sweep("first").stood_back
+    assert [swept.stood_back for swept in seen] == [True]
+    assert not second.sweep("second").stood_back
+
+
+def test_a_sweeper_that_died_in_its_turn_holds_nobody_up_for_long(broker: BareBroker) -> None:
+    first, second = broker.store.sweeper(), broker.store.sweeper()
+
+    def dies() -> None:
+        raise ResponseError("killed")
+
+    stalling(first, "end_turn", dies)
+    with pytest.raises(ResponseError):
+        first.sweep("first")
+    assert second.sweep("second").stood_back
+    age(broker, TURN_S + 0.1)
+    assert not second.sweep("second").stood_back
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_turn_from_before_the_clock_jumped_holds_nobody_up(broker: BareBroker, hours: int) -> None:
+    first, second = broker.store.sweeper(), broker.store.sweeper()
+    seen = []
+
+    def jumps() -> None:
+        age(broker, hours * 3600)
+        seen.append(second.sweep("second").stood_back)
+
+    stalling(first, "end_turn", jumps)
+    first.sweep("first")
+    assert seen == [False]
