@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import GROUP
 from orchestrator.transport.sweep import TURN_S, Sweeper
 from tests.bare_broker import BareBroker
@@ -41,12 +40,13 @@ def silence(broker: BareBroker, incarnation: str) -> None:
 def age(broker: BareBroker, by_s: float) -> None:
     """Let that much time have passed since the last step of whoever has the turn."""
     until = int(broker.redis.hget(broker.store.keys.sweep, "turn_until_ms"))
-    broker.redis.hset(broker.store.keys.sweep, "turn_until_ms", until - to_ms(by_s))
+    broker.redis.hset(broker.store.keys.sweep, "turn_until_ms", until - round(by_s * 1000))
 
 
 def stalling(sweeper: Sweeper, script: str, meanwhile: Callable[[], Any]) -> None:
     """Have the sweeper stall just before it runs ``script``, and something happen meanwhile; once."""
-    run = sweeper._wire.run
+    wire: Any = sweeper._wire
+    run = wire.run
     happened: list[str] = []
 
     def stalled(name: str, *args: Any) -> Any:
@@ -55,7 +55,7 @@ def stalling(sweeper: Sweeper, script: str, meanwhile: Callable[[], Any]) -> Non
             meanwhile()
         return run(name, *args)
 
-    sweeper._wire.run = stalled  # type: ignore[method-assign]
+    wire.run = stalled
 
 
 @pytest.mark.parametrize("stalls_before", ["fence", "reclaim", "strays"])
