@@ -21,27 +21,35 @@ class Event:
 
 Handler = Callable[[Event], None]
 
-_handlers: tuple[Handler, ...] = ()
+#: Those who hear everything, and by name those who hear that event (the former included).
+_every: tuple[Handler, ...] = ()
+_by_name: dict[str, tuple[Handler, ...]] = {}
 
 
-def attach(handler: Handler) -> None:
-    """Have ``handler`` called with every event from now on, in the thread that emits it."""
-    global _handlers
-    _handlers = (*_handlers, handler)
+def attach(handler: Handler, *names: str) -> None:
+    """Have ``handler`` called from now on, in the thread that emits; with ``names``, for these events only."""
+    global _every
+    if not names:
+        _every = (*_every, handler)
+    for name in names or tuple(_by_name):
+        _by_name[name] = (*_by_name.get(name, _every), handler)
 
 
 def detach(handler: Handler) -> None:
     """Undo :func:`attach`; unknown handlers are ignored."""
-    global _handlers
-    _handlers = tuple(h for h in _handlers if h != handler)
+    global _every
+    _every = tuple(h for h in _every if h != handler)
+    for name, handlers in tuple(_by_name.items()):
+        _by_name[name] = tuple(h for h in handlers if h != handler)
 
 
 def emit(name: str, measurements: Mapping[str, float] | None = None, **metadata: Any) -> None:
     """Tell every handler. A handler that raises is logged and never disturbs what is being told about."""
-    if not _handlers:
+    handlers = _by_name.get(name, _every)
+    if not handlers:
         return
     event = Event(name, measurements or {}, metadata)
-    for handler in _handlers:
+    for handler in handlers:
         try:
             handler(event)
         except Exception:

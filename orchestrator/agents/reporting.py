@@ -1,0 +1,35 @@
+"""A step of the worker that tells Celery's watchers, Flower among them, what the library's events say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+from orchestrator.telemetry import attach, detach
+from orchestrator.telemetry.celery_events import TOLD, CeleryEventsHandler
+
+
+class Reporting(bootsteps.StartStopStep):
+    """Sends through the worker's own event dispatcher, so that ``worker_send_task_events`` (``-E``) switches it."""
+
+    requires = ("celery.worker.consumer.events:Events",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._handler: CeleryEventsHandler | None = None
+
+    def start(self, consumer: Any) -> None:
+        """Called on every (re)connection, which makes a new dispatcher."""
+        self.stop(consumer)
+        dispatcher = consumer.event_dispatcher
+        if dispatcher is not None:
+            # Whether events are on is asked of it at each: Flower switches them on while the worker runs.
+            self._handler = CeleryEventsHandler(dispatcher.send)
+            attach(self._handler, *TOLD)
+
+    def stop(self, consumer: Any) -> None:
+        """The connection is gone, or the worker ends."""
+        if self._handler is not None:
+            detach(self._handler)
+            self._handler = None

@@ -1,0 +1,48 @@
+"""Events as Celery events, for Flower and whatever else watches a Celery cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from orchestrator.telemetry import events
+from orchestrator.telemetry.emit import Event
+
+#: What is worth a watcher's while. Celery itself tells of every task received, started, retried, failed, succeeded.
+TOLD: Final = (
+    events.BURIED,
+    events.REPLAYED,
+    events.PURGED,
+    events.AGENT_UP,
+    events.AGENT_DEAD,
+    events.AGENT_FENCED,
+    events.RECLAIMED,
+    events.SWEEP_STOOD_IN,
+)
+
+#: Ends of a message that Celery does not know of; without our word Flower would show it as running for ever.
+_UNKNOWN_TO_CELERY: Final = frozenset({"poison", "mailbox overflow"})
+
+
+class CeleryEventsHandler:
+    """Sends ``orchestrator-<event>`` with the event's fields, and ``task-failed`` where Celery sends none.
+
+    ``send`` is the worker's event dispatcher's; it does nothing where events are switched off.
+    """
+
+    def __init__(self, send: Callable[..., Any]) -> None:
+        self._send = send
+
+    def __call__(self, event: Event) -> None:
+        """Send one event."""
+        self._send(f"orchestrator-{event.name}", **event.metadata, **event.measurements)
+        if event.name == events.BURIED and event.metadata.get("id") and self._is_news(event):
+            self._send(
+                "task-failed",
+                uuid=event.metadata["id"],
+                exception=f"DeadLetter({event.metadata['reason']!r}, {event.metadata['error']!r})",
+                traceback="",
+            )
+
+    def _is_news(self, event: Event) -> bool:
+        return event.metadata.get("reason") in _UNKNOWN_TO_CELERY
