@@ -5,13 +5,21 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from orchestrator.embedded.errors import EmbeddedServerError
 from orchestrator.embedded.server import EmbeddedServer
 
 _SERVER_CHECK_S = 1.0
+_CLIENTS_CHECK_S = 0.1
+_MOST_LINGER_S = 60.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="port to listen on (default: a free one)")
     parser.add_argument("--dir", help="directory to keep (default: a temporary one, removed at the end)")
     parser.add_argument("--appendonly", action="store_true", help="log every write to the directory")
+    parser.add_argument(
+        "--linger-s",
+        type=_linger_s,
+        default=0.0,
+        help="after SIGTERM, serve on until nobody is connected, for at most this long; a second signal ends it (0)",
+    )
     options = parser.parse_args(arguments)
 
     wakeups, wake = os.pipe()
@@ -38,11 +52,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(server.url, flush=True)
             while server.is_running:
                 if select.select([wakeups], [], [], _SERVER_CHECK_S)[0]:
+                    os.read(wakeups, 1)
+                    _linger(server, options.linger_s, wakeups)
                     return 0
             raise EmbeddedServerError(f"the server ended by itself: {server.last_words}")
     except EmbeddedServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _linger_s(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= _MOST_LINGER_S:
+        raise argparse.ArgumentTypeError(f"{text}; allowed: seconds from 0 to {_MOST_LINGER_S:g}")
+    return seconds
+
+
+def _linger(server: EmbeddedServer, linger_s: float, wakeups: int) -> None:
+    """Whoever is told to stop together with us still has messages to give back, and says goodbye."""
+    until = time.monotonic() + linger_s
+    with Redis.from_url(server.url, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)) as client:
+        try:
+            while time.monotonic() < until and client.info("clients")["connected_clients"] > 1:
+                if select.select([wakeups], [], [], _CLIENTS_CHECK_S)[0]:
+                    return
+        except RedisError:
+            # Gone already; then there is nobody to wait for.
+            return
 
 
 if __name__ == "__main__":

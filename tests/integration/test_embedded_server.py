@@ -262,12 +262,49 @@ def test_foreground_server_stops_on_signal(stop_signal):
     assert is_gone(pid)
 
 
+def test_a_foreground_server_that_lingers_serves_on_until_its_last_client_has_left():
+    with foreground("--linger-s", "30") as process:
+        with connect(process.stdout.readline().strip()) as client:
+            client.set("goodbye", "not yet said")
+            process.send_signal(signal.SIGTERM)
+            for _ in range(5):
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+                assert client.get("goodbye") == "not yet said"
+        assert process.wait(10) == 0
+
+
+def test_a_second_signal_ends_the_lingering():
+    with foreground("--linger-s", "30") as process, connect(process.stdout.readline().strip()) as client:
+        client.ping()
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
 def test_foreground_server_ends_when_its_server_does():
     with foreground() as process:
         with connect(process.stdout.readline().strip()) as client:
             os.kill(client.info("server")["process_id"], signal.SIGKILL)
         assert process.wait() == 1
         assert "ended by itself" in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--port", "99999"), "port 99999"),
+        (("--port", "-1"), "port -1"),
+        (("--linger-s", "-1"), "allowed: seconds from 0 to 60"),
+        (("--linger-s", "soon"), "invalid"),
+    ],
+)
+def test_foreground_with_a_bad_argument_names_it(arguments, said):
+    with foreground(*arguments) as process:
+        assert process.wait() in (1, 2)
+        assert said in process.stderr.read()
 
 
 def test_foreground_on_a_taken_port_is_one_line_and_exit_code_1():
