@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: Consumer group that every worker joins on every mailbox stream.
 GROUP = "workers"
 
-#: Step of a mailbox that is read before all priorities: messages taken back from a dead or stopped holder.
-RETURNED = "returned"
+#: How the step before each priority's own begins: messages of that priority, taken back from their holder.
+RETURNED = "returned-"
 
 #: Step that never holds a message; an entry there only wakes one blocked reader (see ``delay.lua``).
 DOORBELL = "bell"
+
+
+def steps_of(priorities: Iterable[int]) -> tuple[str, ...]:
+    """The steps of a mailbox in the order in which they are read: per priority what came back, then what is new."""
+    return tuple(step for priority in priorities for step in (f"{RETURNED}{priority}", str(priority)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from flower.utils.broker import RedisBase
 
-from orchestrator.core.keys import GROUP, RETURNED, Keys
+from orchestrator.core.keys import GROUP, Keys, steps_of
 
 
 async def queue_lengths(broker: Any, names: Iterable[str]) -> list[dict[str, Any]]:
@@ -28,7 +28,7 @@ async def queue_lengths(broker: Any, names: Iterable[str]) -> list[dict[str, Any
 
 async def _waiting(broker: Any, name: str) -> int:
     keys = Keys(broker.broker_prefix)
-    streams = [keys.step(name, step) for step in (RETURNED, *(str(step) for step in broker.priority_steps))]
+    streams = [keys.step(name, step) for step in steps_of(broker.priority_steps)]
     async with broker.redis.pipeline(transaction=False) as pipe:
         pipe.zcard(keys.delayed(name))
         for step in broker.priority_steps:

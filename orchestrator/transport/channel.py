@@ -50,6 +50,7 @@ class Channel(PublishingChannel):
         self._no_ack_queues: set[str] = set()
         self._fenced = False
         self._read_on: Any = None
+        self._kept_alive_at = float("-inf")
         super().__init__(*args, **kwargs)
         self.settler = Settler(self.keys, self.options, lambda: self.wire, self._on_settled)
 
@@ -83,6 +84,17 @@ class Channel(PublishingChannel):
     def incarnation(self) -> str:
         """The consumer that Redis knows us as."""
         return self.settler.holder.id if self.settler.holder is not None else f"reader:{id(self):x}"
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Keep alive what is consumed: the bindings, as kombu does, and the streams of queues that expire."""
+        super().maybe_refresh_binding_expiry()
+        expiring = [queue for queue in self.active_queues if queue in self._expires]
+        if not expiring:
+            return
+        every_s = min(self._expires[queue] for queue in expiring) / 3000
+        if monotonic() - self._kept_alive_at > every_s:
+            self._kept_alive_at = monotonic()
+            self._make_streams(expiring)
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         result = super()._basic_cancel(consumer_tag)
@@ -118,7 +130,7 @@ class Channel(PublishingChannel):
                 "STREAMS", *streams, *[">"] * len(streams),
             )  # fmt: skip
         else:
-            self._asked = _CLAIM
+            self._asked, self._asked_queues = _CLAIM, queues
             command = self._claim_command(queues, self._credit())
         connection.send_packed_command(connection.pack_command(*command), check_health=False)
 
@@ -127,7 +139,6 @@ class Channel(PublishingChannel):
         keys = [k.leases]
         for queue in queues:
             keys += [k.delayed(queue), k.delayed_bodies(queue), *self._streams(queue)]
-        self._asked_queues = queues
         leased = "1" if self.settler.holder is not None else "0"
         return (
             "EVALSHA", sha("claim"), len(keys), *keys,
@@ -173,26 +184,28 @@ class Channel(PublishingChannel):
 
     def _take_in(self, reply: Any) -> None:
         if self._asked == _CLAIM and reply is not None:
-            if reply[0] == -2:
-                self.on_fenced()
-                raise RedisConnectionError(f"{self.incarnation} was fenced")
+            self._claimed.extend(self._take_in_claimed(reply, self._asked_queues))
             self._due_ms = int(reply[0])
             self._empty = len(reply) == 1
-            self._take_in_claimed(reply)
         elif self._asked == _SLEEP:
             self._empty = False
             self._take_in_read(reply)
 
-    def _take_in_claimed(self, reply: list[Any]) -> None:
+    def _take_in_claimed(self, reply: list[Any], queues: Sequence[str]) -> list[tuple[Claim, bytes]]:
+        if reply[0] == -2:
+            self.on_fenced()
+            raise RedisConnectionError(f"{self.incarnation} was fenced")
         stride = len(self.steps) + 2
+        taken = []
         for at in range(1, len(reply), 4):
             index, entry, raw, deaths = reply[at : at + 4]
             # Lua counts from 1, and the first key is the lease's.
             queue_number, place = divmod(index - 2, stride)
-            queue = self._asked_queues[queue_number]
+            queue = queues[queue_number]
             self._queue_cycle.rotate(queue)
             stream = self.keys.step(queue, self.steps[place - 2])
-            self._took(stream, queue, entry, raw, deaths)
+            taken.append(self._took(stream, queue, entry, raw, deaths))
+        return taken
 
     def _take_in_read(self, reply: Any) -> None:
         # RESP3 answers with a mapping, RESP2 with pairs.
@@ -208,15 +221,28 @@ class Channel(PublishingChannel):
                     self.wire.call("XDEL", stream, entry)
                     continue
                 values = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-                self._took(stream, queue, entry, values.get(b"m", b""), values.get(b"d", b""))
+                self._claimed.append(self._took(stream, queue, entry, values.get(b"m", b""), values.get(b"d", b"")))
 
-    def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, deaths: bytes) -> None:
+    def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, deaths: bytes) -> tuple[Claim, bytes]:
         entry_id = entry.decode()
         claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, len(json.loads(deaths)) if deaths else 0)
         self.settler.took(claim)
-        self._claimed.append((claim, raw))
+        return claim, raw
+
+    def _came_back(self, claim: Claim) -> bool:
+        return claim.stream.startswith(f"{self.keys.root}q:{RETURNED}")
+
+    def deliver_next(self) -> bool:
+        """Deliver one message that is here already, if there is one and the prefetch limit allows it."""
+        if not self._claimed or not self.qos.can_consume():
+            return False
+        self._deliver(*self._claimed.popleft())
+        return True
 
     def _deliver_claimed(self) -> None:
+        if self.connection.cycle.one_at_a_time:
+            self.deliver_next()
+            return
         began = monotonic()
         delivered = False
         while self._claimed:
@@ -231,7 +257,7 @@ class Channel(PublishingChannel):
             # Cancelled while the message was on its way.
             self.settler.give_back([claim.tag])
             return
-        redelivered = claim.deaths > 0 or claim.stream == self.keys.step(claim.queue, RETURNED)
+        redelivered = claim.deaths > 0 or self._came_back(claim)
         try:
             payload = decode(raw, tag=claim.tag, queue=claim.queue, redelivered=redelivered)
             _due_now(payload)
@@ -253,18 +279,16 @@ class Channel(PublishingChannel):
         if queue not in self._no_ack_queues:
             self._hold(queue)
         asked = self._claim_command([queue], 1)
-        self._asked = _CLAIM
         try:
             reply = self.wire.call(*asked)
         except NoScriptError:
             self.wire.call("SCRIPT", "LOAD", source("claim"))
             reply = self.wire.call(*asked)
-        self._take_in(reply)
-        self._empty = False
-        if not self._claimed:
+        taken = self._take_in_claimed(reply, [queue])
+        if not taken:
             raise kombu_redis.Empty
-        claim, raw = self._claimed.popleft()
-        redelivered = claim.deaths > 0 or claim.stream == self.keys.step(queue, RETURNED)
+        ((claim, raw),) = taken
+        redelivered = claim.deaths > 0 or self._came_back(claim)
         try:
             payload = decode(raw, tag=claim.tag, queue=queue, redelivered=redelivered)
         except MalformedEntry as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kombu.transport.redis import MultiChannelPoller
@@ -16,3 +17,15 @@ class Poller(MultiChannelPoller):
 
     def maybe_restore_messages(self) -> None:
         """Nothing to restore: the sweep does it, and knows who is dead."""
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether somebody drains by hand; then a call delivers one message, as on every kombu transport."""
+        return bool(self._in_protected_read)
+
+    def get(self, callback: Callable[..., Any], timeout: float | None = None) -> None:
+        """Deliver one message; those that came in the same answer from Redis first."""
+        for channel in tuple(self._channels):
+            if channel.deliver_next():
+                return
+        super().get(callback, timeout)

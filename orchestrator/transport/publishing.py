@@ -13,7 +13,7 @@ from kombu.utils.json import dumps
 from redis.exceptions import ResponseError
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.keys import DOORBELL, GROUP, RETURNED, Keys
+from orchestrator.core.keys import DOORBELL, GROUP, Keys, steps_of
 from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.options import Options
 from orchestrator.transport.wire import Wire
@@ -37,7 +37,7 @@ class PublishingChannel(kombu_redis.Channel):
         self.options = Options.from_transport_options(transport.client.transport_options)
         super().__init__(*args, **kwargs)
         self.keys = Keys(self.global_keyprefix)
-        self.steps = (RETURNED, *(str(step) for step in self.priority_steps))
+        self.steps = steps_of(self.priority_steps)
 
     # -- connections
 
@@ -82,18 +82,21 @@ class PublishingChannel(kombu_redis.Channel):
         delay_ms = _delay_ms(message)
         body = dumps(message)
         run = self.wire.run if batch is None else batch.run
+        k, expires_ms = self.keys, self._expires.get(queue, 0)
+        if expires_ms:
+            # A message put into it is a use of it, so it lives on for that long.
+            run(*self._declaration(queue))
         if delay_ms > 0:
-            k = self.keys
             member = f"{self.step_of(message)}|{message['properties']['delivery_tag']}"
             run(
                 "delay",
                 [k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), k.ledger(queue)],
-                [member, body, delay_ms],
+                [member, body, delay_ms, expires_ms],
             )
             return
         run(
             "publish",
-            [self.keys.step(queue, self.step_of(message)), self.keys.ledger(queue)],
+            [k.step(queue, self.step_of(message)), k.ledger(queue)],
             [self._max_length.get(queue, 0), GROUP, body],
         )
 
@@ -130,9 +133,13 @@ class PublishingChannel(kombu_redis.Channel):
 
     def _make_streams(self, queues: Iterable[str]) -> None:
         for queue in queues:
-            listed = "0" if queue in self._reply_queues else "1"
-            keys = [self.keys.queues, *self._streams(queue, bell=True)]
-            self.wire.run("declare", keys, [queue, listed, GROUP, self._expires.get(queue, 0)])
+            self.wire.run(*self._declaration(queue))
+
+    def _declaration(self, queue: str) -> tuple[str, list[str], list[Any]]:
+        """The script call that makes a mailbox' streams and, if it expires, begins its time anew."""
+        listed = "0" if queue in self._reply_queues else "1"
+        keys = [self.keys.queues, *self._streams(queue, bell=True)]
+        return "declare", keys, [queue, listed, GROUP, self._expires.get(queue, 0)]
 
     def _size(self, queue: str) -> int:
         total = int(self.wire.call("ZCARD", self.keys.delayed(queue)))

@@ -23,13 +23,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from orchestrator.core.keys import GROUP, RETURNED, Keys
+from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.transport.scripts import sha, source
 
 QUEUE = "q"
-STEPS = (RETURNED, "0", "3", "6", "9")
+STEPS = steps_of([0, 3, 6, 9])
 MAX_DEATHS = 3
 SCRIPTS = (
     "publish", "delay", "claim", "settle", "retry", "bury", "giveback_held", "register", "fence", "reclaim",

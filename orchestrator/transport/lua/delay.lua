@@ -1,7 +1,14 @@
 -- Accepts a message that is due later.
--- KEYS: delayed, bodies, bell, ledger. ARGV: member, message, delay in ms
+-- KEYS: delayed, bodies, bell, ledger. ARGV: member, message, delay in ms, ms the queue lives unused (0: for ever)
 -- Asked twice, because the first answer was lost: it is accepted once.
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return ARGV[1] end
 schedule(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], now_ms() + tonumber(ARGV[3]))
-redis.call('HINCRBY', KEYS[4], 'accepted', 1)
+local lives = tonumber(ARGV[4] or 0)
+if lives == 0 then
+  redis.call('HINCRBY', KEYS[4], 'accepted', 1)
+else
+  -- An expiring queue has no ledger (see publish.lua). It lives until its last message has been due for that long.
+  local last = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2])
+  for k = 1, 2 do redis.call('PEXPIREAT', KEYS[k], string.format('%.0f', last + lives)) end
+end
 return ARGV[1]

@@ -1,5 +1,5 @@
--- Takes an entry from its holder and puts it where it is read next, before all other mail; with a death to its
--- name if there is one, and into the dead-letter stream when those are too many.
+-- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
+-- death to its name if there is one, and into the dead-letter stream when those are too many.
 local function give_back(root, queue, stream, group, id, death, max_deaths, ttl_ms)
   local entry = take(stream, group, id)
   if not entry then return nil end
@@ -21,7 +21,10 @@ local function give_back(root, queue, stream, group, id, death, max_deaths, ttl_
     end
   end
   if death then redis.call('HINCRBY', ledger, 'restarted', 1) end
-  put(root .. 'q:returned:' .. queue, m or '', d)
+  -- Its stream is root .. 'q:STEP:' .. queue; what comes back a second time is in a step for it already.
+  local step = stream:sub(#root + 3, -#queue - 2)
+  if step:sub(1, 9) ~= 'returned-' then step = 'returned-' .. step end
+  put(root .. 'q:' .. step .. ':' .. queue, m or '', d)
   redis.call('HINCRBY', ledger, 'redelivered', 1)
   return 'returned'
 end
