@@ -97,7 +97,8 @@ def test_several_consumers_of_one_queue_share_its_messages(redis_url: str, conne
         for number, each in enumerate(pair):
             consumer = each.Consumer([QUEUE], accept=["json"], channel=each.channel())
             consumer.qos(prefetch_count=1)
-            consumer.register_callback(lambda body, message, n=number: (got[n].append(body), message.ack()))
+            consumer.register_callback(lambda body, _message, n=number: got[n].append(body))
+            consumer.register_callback(lambda _body, message: message.ack())
             consumer.consume()
 
         def all_there() -> bool:
