@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.core.errors import InvalidSettings
 
-_NOT_NUMBERS = ("node_name", "managed", "describe")
+_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,10 @@ class Options:
     managed: bool = False
     #: Further fields for the heartbeat, for whoever knows more about this worker than the transport does.
     describe: Callable[[], Mapping[str, str]] | None = None
+    #: Called in a sweep with an incarnation that has ended, and why. It does a bounded amount of what that death
+    #: entails, and says whether all of it is done; until then the next sweep calls again. Whoever called last may have
+    #: been killed in the middle.
+    at_death: Callable[[str, str], bool] | None = None
 
     def __post_init__(self) -> None:
         problems = [

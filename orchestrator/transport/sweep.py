@@ -38,6 +38,9 @@ _STRAYS_EVERY_S = 10.0
 #: a second.
 TURN_S = 2.0
 
+#: Of a sweep, what deaths entail beyond their mail takes this long at most; the rest is for the next one.
+_MOURN_S = 1.0
+
 #: Who ends its own incarnation needs no turn.
 _OWN_WORD = ""
 
@@ -69,6 +72,8 @@ class Sweeper:
         self._asked_on: Any = None
         self._looked_for_strays_at = float("-inf")
         self._name = uuid.uuid4().hex
+        #: Those among the dying whose deaths entail nothing more. Nothing is done to a fenced incarnation's name.
+        self._mourned: set[str] = set()
 
     def sweep(self, by: str) -> Swept:
         """One round, if it is not another sweeper's turn: judge who is late, fence the dead, hand on what they held.
@@ -194,11 +199,30 @@ class Sweeper:
 
     def _reclaim_all(self, turn: int) -> tuple[int, int]:
         moved = dead_lettered = 0
-        for raw in self._wire.call("ZRANGE", self._keys.dying, 0, 99):
-            more, buried = self._reclaim(turn, raw.decode())
+        dying = [raw.decode() for raw in self._wire.call("ZRANGE", self._keys.dying, 0, 99)]
+        for incarnation in dying:
+            more, buried = self._reclaim(turn, incarnation)
             moved += more
             dead_lettered += buried
+        self._mourn(dying)
         return moved, dead_lettered
+
+    def _mourn(self, dying: Sequence[str]) -> None:
+        at_death = self._options.at_death
+        if at_death is None:
+            return
+        self._mourned.intersection_update(dying)
+        until = monotonic() + _MOURN_S
+        for incarnation in dying:
+            if incarnation in self._mourned or monotonic() > until:
+                continue
+            reason = self._wire.call("HGET", self._keys.incarnation(incarnation), "reason") or b"lost"
+            try:
+                if at_death(incarnation, reason.decode()):
+                    self._mourned.add(incarnation)
+            except Exception:
+                # Handing mail on must not depend on it. It is called again in the next sweep.
+                logger.exception("what the death of %s entails is not done", incarnation)
 
     def _reclaim(self, turn: int | str, incarnation: str) -> tuple[int, int]:
         k, o = self._keys, self._options
@@ -218,6 +242,7 @@ class Sweeper:
                     to_ms(2 * o.block_s + 1),
                     turn,
                     to_ms(TURN_S),
+                    int(self._options.at_death is None or incarnation in self._mourned),
                     *self._steps,
                 ],
             )

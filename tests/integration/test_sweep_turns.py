@@ -90,7 +90,7 @@ def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -
         store.run("fence", fence, [victim, int(beat), "killed", "late", 0, 2000])
     reclaim = [k.dying, k.incarnation(victim), k.queues, k.sweep]
     with pytest.raises(Exception, match="STALETURN"):
-        store.run("reclaim", reclaim, [k.root, victim, GROUP, 3, 1000, 10, 0, 0, 2000])
+        store.run("reclaim", reclaim, [k.root, victim, GROUP, 3, 1000, 10, 0, 0, 2000, 1])
     with pytest.raises(Exception, match="STALETURN"):
         store.run("strays", [k.queues, k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000])
     assert broker.redis.zscore(k.leases, victim) == beat

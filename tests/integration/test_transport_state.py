@@ -213,7 +213,7 @@ class Mailbox(RuleBasedStateMachine):
             _, more, _ = self.run_script(
                 "reclaim",
                 [k.dying, k.incarnation(worker.id), k.queues, k.sweep],
-                [k.root, worker.id, GROUP, MAX_DEATHS, 1000, batch, 0, "", 0, *STEPS, "bell"],
+                [k.root, worker.id, GROUP, MAX_DEATHS, 1000, batch, 0, "", 0, 1, *STEPS, "bell"],
             )
         for held in worker.held:
             self._returned(held, held.started and reason == "killed")

@@ -1,6 +1,7 @@
 -- Hands on what a fenced incarnation held, some entries at a time.
 -- KEYS: dying, incarnation, queues, sweep.
--- ARGV: root, id, group, max deaths, ms to keep outcomes, batch, linger ms, turn or '', ms a turn lasts, steps…
+-- ARGV: root, id, group, max deaths, ms to keep outcomes, batch, linger ms, turn or '', ms a turn lasts,
+--   1 if it may be forgotten, steps…
 -- The incarnation lingers in `dying`: a read that was blocked in Redis when it died may still be served to it.
 -- Returns {entries moved, 1 if there may be more, dead letters made}
 even_when_full(KEYS[1])
@@ -14,7 +15,7 @@ local queues = names and cjson.decode(names) or redis.call('SMEMBERS', KEYS[3])
 local now = now_ms()
 local moved, buried = 0, 0
 for _, queue in ipairs(queues) do
-  for s = 10, #ARGV do
+  for s = 11, #ARGV do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
     if budget - moved <= 0 then return {moved, 1, buried} end
     local pending = redis.pcall('XPENDING', stream, group, '-', '+', budget - moved, id)
@@ -35,9 +36,10 @@ for _, queue in ipairs(queues) do
     end
   end
 end
+if ARGV[10] ~= '1' then return {moved, 0, buried} end
 if now - tonumber(redis.call('ZSCORE', KEYS[1], id) or now) < tonumber(ARGV[7]) then return {moved, 0, buried} end
 for _, queue in ipairs(queues) do
-  for s = 10, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end
+  for s = 11, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end
 end
 redis.call('ZREM', KEYS[1], id)
 redis.call('DEL', KEYS[2])

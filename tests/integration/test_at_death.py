@@ -1,0 +1,97 @@
+"""What a death entails beyond its mail: called in sweeps until it is done, and only then is the dead forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.transport.sweep import Sweeper
+from tests.bare_broker import BareBroker
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[BareBroker]:
+    broker = BareBroker(redis_url)
+    yield broker
+    broker.close()
+
+
+def dead(broker: BareBroker, reason: str = "killed") -> str:
+    """An incarnation that was fenced so long ago that nothing can be served to it any more."""
+    k = broker.store.keys
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w"])
+    incarnation = str(raw.decode())
+    keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep]
+    assert broker.store.run("fence", keys, [incarnation, "", reason, "test", "", 0])
+    now_s, _ = broker.redis.time()
+    broker.redis.zadd(k.dying, {incarnation: now_s * 1000 - 60_000})
+    return incarnation
+
+
+def sweeper(broker: BareBroker, at_death: Callable[[str, str], bool]) -> Sweeper:
+    return replace(broker.store, options=replace(broker.store.options, at_death=at_death)).sweeper()
+
+
+def test_it_is_called_in_each_sweep_until_it_is_done_and_then_the_dead_is_forgotten(broker: BareBroker) -> None:
+    called: list[tuple[str, str]] = []
+
+    def at_death(incarnation: str, reason: str) -> bool:
+        called.append((incarnation, reason))
+        return len(called) == 3
+
+    victim, one = dead(broker, "oom"), sweeper(broker, at_death)
+    for sweeps in (1, 2, 3):
+        one.sweep("test")
+        assert len(called) == sweeps
+        assert broker.redis.zcard(broker.store.keys.dying) == 1
+    one.sweep("test")
+    assert called == [(victim, "oom")] * 3
+    assert broker.redis.zcard(broker.store.keys.dying) == 0
+    assert not broker.redis.exists(broker.store.keys.incarnation(victim))
+
+
+def test_another_sweeper_goes_on_where_the_first_was_killed(broker: BareBroker) -> None:
+    victim = dead(broker)
+    sweeper(broker, lambda *_: True).sweep("killed before it could say that all is done")
+    called: list[str] = []
+
+    def at_death(incarnation: str, reason: str) -> bool:
+        called.append(incarnation)
+        return True
+
+    other = sweeper(broker, at_death)
+    other.sweep("other")
+    other.sweep("other")
+    assert called == [victim]
+    assert broker.redis.zcard(broker.store.keys.dying) == 0
+
+
+def test_its_errors_do_not_keep_mail_from_being_handed_on(broker: BareBroker, caplog: pytest.LogCaptureFixture) -> None:
+    victim = dead(broker)
+
+    def at_death(incarnation: str, reason: str) -> Any:
+        raise LookupError("no")
+
+    swept = sweeper(broker, at_death).sweep("test")
+    assert not swept.stood_back
+    assert f"what the death of {victim} entails is not done" in caplog.text
+    assert broker.redis.zcard(broker.store.keys.dying) == 1
+
+
+def test_who_ends_by_its_own_word_is_forgotten_only_when_all_is_done(broker: BareBroker) -> None:
+    k = broker.store.keys
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w"])
+    called: list[tuple[str, str]] = []
+
+    def at_death(incarnation: str, reason: str) -> bool:
+        called.append((incarnation, reason))
+        return True
+
+    one = sweeper(broker, at_death)
+    one.retire(raw.decode(), "drained")
+    assert broker.redis.zcard(k.dying) == 1
+    one.sweep("test")
+    assert called == [(raw.decode(), "drained")]
