@@ -19,6 +19,7 @@ from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.reaping import Reaping
+from orchestrator.agents.reporting import Reporting
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, NotSupervised, UnknownAgent, UnknownMessage
 from orchestrator.core.message import Message, encode, message_name
 from orchestrator.core.policy import OnError, Retry
@@ -33,6 +34,7 @@ from orchestrator.sending.ledger import LedgerRow, read_ledger
 from orchestrator.sending.mailbox import mailbox
 from orchestrator.sending.publish import Parcel, publish
 from orchestrator.telemetry import emit, events
+from orchestrator.telemetry.switch import switch_on
 from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.sweep import Sweeper, Swept
 from orchestrator.transport.transport import Transport
@@ -71,8 +73,9 @@ class Orchestrator:
         self._agents: dict[str, AgentSpec] = {}
         self._sweeper: Sweeper | None = None
         self._configure()
+        switch_on(self.settings.telemetry)
         app.orchestrator = self
-        app.steps["consumer"].update((Guard, Reaping))
+        app.steps["consumer"].update((Guard, Reaping, Reporting))
         app.on_after_finalize.connect(self._on_finalize, weak=False)
         if app.finalized:
             self._on_finalize()

@@ -23,7 +23,7 @@ from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.deadletters.memory import MemoryDeadLetters
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel
-from orchestrator.telemetry import emit, events
+from orchestrator.telemetry import emit, events, tracing
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,9 @@ class EagerHouse:
         supervision = parcel.supervision
         outcome: Outcome | None = None
         retries = 0
+        carried: dict[str, str] = {}
+        with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
+            tracing.carry(carried)
         while outcome is None:
             began = monotonic()
             result = task.apply(
@@ -75,7 +78,7 @@ class EagerHouse:
                 task_id=parcel.id,
                 retries=retries,
                 throw=False,
-                headers={HEADER: supervision.to_wire()},
+                headers={HEADER: supervision.to_wire(), **carried},
             )
             again = result.result
             if result.state == states.RETRY and isinstance(again, Again):

@@ -17,6 +17,7 @@ from orchestrator.agents.again import Again
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policy import error_names, next_pause_s
 from orchestrator.core.supervision import HEADER, Failure, Supervision
+from orchestrator.telemetry import tracing
 
 #: Of a traceback, the last so many characters are kept.
 TRACEBACK_LIMIT = 8000
@@ -78,7 +79,14 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         request = task.request
         supervision = supervision_of(request)
         try:
-            result = run(*args, **kwargs)
+            with tracing.span(
+                f"handle {task.name}",
+                "CONSUMER",
+                tracing.carried(request),
+                id=str(request.id),
+                attempt=(request.retries or 0) + 1,
+            ):
+                result = run(*args, **kwargs)
         except (CeleryRetry, Ignore, Reject):
             raise
         except Exception as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import bootsteps
 
 from orchestrator.telemetry import attach, detach
 from orchestrator.telemetry.celery_events import TOLD, CeleryEventsHandler
+
+logger = logging.getLogger(__name__)
 
 
 class Reporting(bootsteps.StartStopStep):
@@ -18,15 +21,31 @@ class Reporting(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self._handler: CeleryEventsHandler | None = None
+        self._serving = False
 
     def start(self, consumer: Any) -> None:
         """Called on every (re)connection, which makes a new dispatcher."""
         self.stop(consumer)
+        self._answer_prometheus(consumer.app)
         dispatcher = consumer.event_dispatcher
         if dispatcher is not None:
             # Whether events are on is asked of it at each: Flower switches them on while the worker runs.
             self._handler = CeleryEventsHandler(dispatcher.send)
             attach(self._handler, *TOLD)
+
+    def _answer_prometheus(self, app: Any) -> None:
+        orchestrator = getattr(app, "orchestrator", None)
+        port = orchestrator.settings.metrics_port if orchestrator is not None else 0
+        if not port or self._serving:
+            return
+        from orchestrator.telemetry.prometheus import serve
+
+        try:
+            serve(port)
+            self._serving = True
+        except OSError as error:
+            # Metrics are not worth a worker.
+            logger.error("metrics_port=%d: no metrics from this worker: %s", port, error)
 
     def stop(self, consumer: Any) -> None:
         """The connection is gone, or the worker ends."""

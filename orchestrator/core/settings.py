@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     max_deaths: int = Field(default=3, ge=1, le=100)
     #: How long a delivery's outcome can be asked for.
     outcome_ttl_s: Seconds = 3600.0
+    #: Who hears of every event; Celery's watchers hear of the important ones in any case, where its events are on.
+    telemetry: tuple[Literal["logging", "prometheus", "opentelemetry"], ...] = ()
+    #: Port on the loopback interface where a worker answers Prometheus; 0 for none.
+    metrics_port: int = Field(default=0, ge=0, le=65535)
     #: Names of fields whose values are never shown (case does not matter).
     redact: tuple[str, ...] = ("password", "secret", "token", "api_key", "authorization", "card_number")
 

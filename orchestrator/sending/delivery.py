@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.errors import BrokerUnavailable, DeliveryTimeout, InvalidPolicy, SendFailed
 from orchestrator.core.outcome import Handled, Outcome, from_wire
 from orchestrator.core.policy import OnError
+from orchestrator.telemetry import tracing
 from orchestrator.transport.store import Store
 
 #: Longest single wait in Redis; shorter than the client's socket timeout.
@@ -53,7 +54,8 @@ class Delivery:
         """
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= _MAX_WAIT_S:
             raise InvalidPolicy("timeout_s", timeout_s, f"a number above 0, at most {_MAX_WAIT_S:g}")
-        outcome = self._await(self.id, timeout_s)
+        with tracing.span(f"wait {self.agent}.{self.message}", "CLIENT", id=self.id):
+            outcome = self._await(self.id, timeout_s)
         if outcome is None:
             raise DeliveryTimeout(self.id, timeout_s)
         if self.on_error is OnError.RAISE and not isinstance(outcome, Handled):

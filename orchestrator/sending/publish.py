@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.errors import BrokerUnavailable, InvalidMessage
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.telemetry import tracing
 
 #: Of a message's arguments, so many characters are shown; Celery's own limit.
 _SHOWN = 1024
@@ -48,20 +49,23 @@ def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = ()) -> None:
         options["queue"] = parcel.queue
     if parcel.priority is not None:
         options["priority"] = parcel.priority
+    headers: dict[str, Any] = {HEADER: parcel.supervision.to_wire()}
     try:
-        app.send_task(
-            parcel.task,
-            args=list(parcel.args),
-            kwargs=dict(parcel.kwargs),
-            task_id=parcel.id,
-            countdown=parcel.countdown_s,
-            expires=parcel.expires_s,
-            argsrepr=saferepr(redact(list(parcel.args), hidden), maxlen=_SHOWN),
-            kwargsrepr=saferepr(redact(dict(parcel.kwargs), hidden), maxlen=_SHOWN),
-            headers={HEADER: parcel.supervision.to_wire()},
-            ignore_result=_ignores_result(app, parcel),
-            **options,
-        )
+        with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
+            tracing.carry(headers)
+            app.send_task(
+                parcel.task,
+                args=list(parcel.args),
+                kwargs=dict(parcel.kwargs),
+                task_id=parcel.id,
+                countdown=parcel.countdown_s,
+                expires=parcel.expires_s,
+                argsrepr=saferepr(redact(list(parcel.args), hidden), maxlen=_SHOWN),
+                kwargsrepr=saferepr(redact(dict(parcel.kwargs), hidden), maxlen=_SHOWN),
+                headers=headers,
+                ignore_result=_ignores_result(app, parcel),
+                **options,
+            )
     except EncodeError as error:
         raise InvalidMessage(parcel.task, [str(error)]) from error
     except (OperationalError, RedisError, OSError) as error:

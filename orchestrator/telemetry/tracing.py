@@ -61,11 +61,16 @@ def carry(headers: MutableMapping[str, Any]) -> None:
         inject(headers)
 
 
-def carried(headers: object) -> dict[str, str]:
-    """The context in a message's headers, be they a mapping or Celery's request."""
-    found = {}
+def carried(request: object) -> dict[str, str]:
+    """The context that a Celery request's message carried; in eager mode it is among its ``headers``."""
+    found: dict[str, str] = {}
+    if _tracer is None:
+        return found
+    headers = getattr(request, "headers", None)
     for name in _CARRIED:
-        value = headers.get(name) if isinstance(headers, Mapping) else getattr(headers, name, None)
+        value = getattr(request, name, None)
+        if value is None and isinstance(headers, Mapping):
+            value = headers.get(name)
         if isinstance(value, str):
             found[name] = value
     return found

@@ -1,0 +1,137 @@
+"""One trace from the send to its attempts and the wait for them; metrics and Celery events of a real worker."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from celery import Celery
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from orchestrator import Handled, Orchestrator
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.embedded.ports import free_port
+from orchestrator.telemetry import tracing
+from tests.apps import traced_app
+from tests.eventually import eventually
+from tests.worker_process import WorkerProcess
+
+
+@dataclass(frozen=True)
+class Place:
+    orchestrator: Orchestrator
+    metrics_port: int
+    worker: WorkerProcess
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    port = free_port()
+    environment = {
+        "ORCHESTRATOR_TELEMETRY": '["logging", "prometheus", "opentelemetry"]',
+        "ORCHESTRATOR_METRICS_PORT": str(port),
+    }
+    with (
+        EmbeddedServer() as server,
+        WorkerProcess(
+            "tests.apps.traced_app", server.url, queues="guide", environment=environment, arguments=("-E",)
+        ) as worker,
+    ):
+        yield Place(traced_app.make(server.url), port, worker)
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing.switch_on(provider.get_tracer("test"))
+    yield exporter
+    tracing.switch_off()
+
+
+def trace_of(spans: InMemorySpanExporter, name: str) -> str:
+    (found,) = [span for span in spans.get_finished_spans() if span.name == name]
+    assert found.context is not None
+    return f"{found.context.trace_id:x}"
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_the_handler_on_the_worker_is_in_the_senders_trace_whatever_the_attempt(
+    place: Place, spans: InMemorySpanExporter, failures: int
+) -> None:
+    delivery = place.orchestrator.send("guide", traced_app.Where(failures=failures))
+    outcome = delivery.wait(timeout_s=10)
+    assert isinstance(outcome, Handled)
+    assert outcome.attempts == failures + 1
+    assert outcome.result[0] == trace_of(spans, "send guide.Where")
+
+
+def test_within_a_span_of_the_users_the_wait_is_in_the_same_trace(place: Place, spans: InMemorySpanExporter) -> None:
+    with tracing.span("checkout", "CLIENT"):
+        place.orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
+    assert len({trace_of(spans, name) for name in ("checkout", "send guide.Where", "wait guide.Where")}) == 1
+
+
+def test_the_handler_is_in_the_senders_trace_in_eager_mode_too(spans: InMemorySpanExporter) -> None:
+    orchestrator = traced_app.make(eager=True)
+    outcome = orchestrator.send("guide", traced_app.Where(failures=1)).wait(timeout_s=1)
+    assert isinstance(outcome, Handled)
+    assert outcome.result[0] == trace_of(spans, "send guide.Where")
+    attempts = [span for span in spans.get_finished_spans() if span.name == "handle guide.Where"]
+    assert [[event.name for event in span.events] for span in attempts] == [["exception"], []]
+
+
+def test_a_worker_answers_prometheus(place: Place) -> None:
+    def counted() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{place.metrics_port}/metrics", timeout=5) as response:
+            text: str = response.read().decode()
+        return text if 'orchestrator_delivery_handled_total{agent="guide",message="Where"}' in text else ""
+
+    place.orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
+    assert eventually(counted, timeout_s=5, describe=place.worker.log)
+
+
+def test_a_worker_logs_events_with_their_fields(place: Place) -> None:
+    delivery = place.orchestrator.send("guide", traced_app.Where())
+    delivery.wait(timeout_s=10)
+    eventually(lambda: f"id={delivery.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)
+
+
+def test_whoever_watches_a_celery_cluster_hears_of_dead_letters(place: Place) -> None:
+    heard: list[dict[str, Any]] = []
+    receivers: list[Any] = []
+    ready, enough = threading.Event(), threading.Event()
+    app: Celery = place.orchestrator.app
+
+    def hear(event: dict[str, Any]) -> None:
+        heard.append(event)
+        ready.set()
+        if event["type"] == "orchestrator-dead_letter.added":
+            enough.set()
+            receivers[0].should_stop = True
+
+    def watch() -> None:
+        with app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection, handlers={"*": hear})
+            receivers.append(receiver)
+            # Flower does the same; the workers' answers to its wake-up say that it is listening.
+            with contextlib.suppress(TimeoutError):
+                receiver.capture(limit=None, timeout=10, wakeup=True)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    assert ready.wait(10)
+    delivery = place.orchestrator.send("guide", traced_app.Where(failures=9))
+    assert enough.wait(10), heard
+    watcher.join(5)
+    (letter,) = [event for event in heard if event["type"] == "orchestrator-dead_letter.added"]
+    assert (letter["id"], letter["agent"], letter["reason"]) == (delivery.id, "guide", "retries exhausted")
+    assert "task-retried" in {event["type"] for event in heard}
