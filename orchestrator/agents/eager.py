@@ -16,6 +16,7 @@ from celery import Celery, states
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
+from orchestrator.agents.host import supervise_tasks
 from orchestrator.agents.verdict import final_failure
 from orchestrator.core.errors import InvalidMessage, UnknownMessage
 from orchestrator.core.outcome import Handled, Outcome, kind
@@ -32,6 +33,8 @@ _BY = "eager"
 
 class EagerHouse:
     """What Redis and the workers are otherwise, for one app in one process."""
+
+    inline = True
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -55,6 +58,7 @@ class EagerHouse:
         Raises:
             InvalidMessage: its arguments are not JSON data, which a broker would have refused too.
         """
+        supervise_tasks(self._app)
         task = self._app.tasks.get(parcel.task)
         queue = getattr(parcel.queue, "name", parcel.queue) or self._app.conf.task_default_queue
         try:

@@ -14,6 +14,8 @@ from orchestrator.transport.poller import Poller
 
 SENTINEL_PORT = 26379
 
+#: What ``broker_transport`` says to have it.
+TRANSPORT = "orchestrator.transport:Transport"
 
 #: Celery's default for ``Task.Request``, and what it is where this transport is in use.
 CELERY_REQUEST = "celery.worker.request:Request"

@@ -1,0 +1,59 @@
+"""What an Orchestrator changes in a Celery app's configuration, all in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+from celery import Celery
+
+from orchestrator.core.settings import Settings
+from orchestrator.transport.transport import TRANSPORT
+
+_SCHEMES = ("redis", "rediss", "sentinel")
+
+
+class _Described:
+    """A function among the transport's options, which Celery's remote control shows as JSON."""
+
+    def __init__(self, describe: Callable[[], Mapping[str, str]]) -> None:
+        self._describe = describe
+
+    def __call__(self) -> Mapping[str, str]:
+        return self._describe()
+
+    def __json__(self) -> str:
+        return "the agents hosted"
+
+
+def configure(app: Celery, settings: Settings, describe: Callable[[], Mapping[str, str]]) -> None:
+    """Set the transport and its options, late acknowledgement, and JSON as the only content.
+
+    ``describe`` says what a worker's heartbeat tells of it besides what the transport knows.
+    """
+    conf = app.conf
+    if not conf.broker_url or conf.broker_url == "amqp://":
+        conf.broker_url = settings.broker_url.get_secret_value()
+    if urlsplit(str(conf.broker_url)).scheme in _SCHEMES and not conf.broker_transport:
+        conf.broker_transport = TRANSPORT
+    conf.broker_transport_options = {
+        "heartbeat_s": settings.heartbeat_s,
+        "suspect_s": settings.suspect_s,
+        "lease_s": settings.lease_s,
+        "sweep_stale_s": settings.sweep_stale_s,
+        "sweep_gap_s": settings.sweep_stale_s + 3 * settings.heartbeat_s,
+        "max_deaths": settings.max_deaths,
+        "outcome_ttl_s": settings.outcome_ttl_s,
+        "managed": True,
+        "describe": _Described(describe),
+        **({"global_keyprefix": settings.key_prefix} if settings.key_prefix else {}),
+        **(conf.broker_transport_options or {}),
+    }
+    conf.update(
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        broker_connection_retry_on_startup=True,
+    )
