@@ -12,6 +12,7 @@ from celery.canvas import Signature
 
 from orchestrator.agents.agent import Agent, AgentSpec
 from orchestrator.agents.configure import configure
+from orchestrator.agents.describe import Description
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.guard import Guard
@@ -51,7 +52,8 @@ class Orchestrator:
         self._directory = Directory(app, self._announced)
         self._sender = Sender(app, self._directory, self._door)
         self._sweeper: Sweeper | None = None
-        configure(app, self.settings, self._directory.describe)
+        self._description = Description(app, self._directory.declared, self.settings.app_version)
+        configure(app, self.settings, self._description)
         switch_on(self.settings.telemetry)
         app.orchestrator = self
         app.steps["consumer"].update((Guard, Reaping, Reporting))
@@ -68,6 +70,7 @@ class Orchestrator:
 
     def _on_worker_init(self, sender: str = "", instance: Any = None, **_: Any) -> None:
         if instance is not None and instance.app is self.app:
+            self._description.worker = instance
             self.app.conf.broker_transport_options = {
                 **self.app.conf.broker_transport_options,
                 "node_name": sender,

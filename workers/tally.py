@@ -68,7 +68,7 @@ def tally(
     kill: Kill | None,
 ) -> Tally:
     """Count."""
-    died_ms = {death.incarnation: death.at_ms for death in deaths if death.reason != "drained"}
+    died_ms = {death.incarnation: death.at_ms for death in deaths if not death.is_planned}
     executions = Counter((start.delivery, start.attempt) for start in starts)
     return Tally(
         ledger=ledger,

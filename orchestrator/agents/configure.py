@@ -13,19 +13,6 @@ from orchestrator.transport.transport import TRANSPORT
 _SCHEMES = ("redis", "rediss", "sentinel")
 
 
-class _Described:
-    """A function among the transport's options, which Celery's remote control shows as JSON."""
-
-    def __init__(self, describe: Callable[[], Mapping[str, str]]) -> None:
-        self._describe = describe
-
-    def __call__(self) -> Mapping[str, str]:
-        return self._describe()
-
-    def __json__(self) -> str:
-        return "the agents hosted"
-
-
 def configure(app: Celery, settings: Settings, describe: Callable[[], Mapping[str, str]]) -> None:
     """Set the transport and its options, late acknowledgement, and JSON as the only content.
 
@@ -45,7 +32,8 @@ def configure(app: Celery, settings: Settings, describe: Callable[[], Mapping[st
         "max_deaths": settings.max_deaths,
         "outcome_ttl_s": settings.outcome_ttl_s,
         "managed": True,
-        "describe": _Described(describe),
+        "describe": describe,
+        "stuck_s": settings.stuck_s,
         **({"global_keyprefix": settings.key_prefix} if settings.key_prefix else {}),
         **(conf.broker_transport_options or {}),
     }

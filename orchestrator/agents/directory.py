@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 
 from celery import Celery
@@ -47,11 +46,6 @@ class Directory:
             for spec in self.declared.values()
             if spec.queue in consumed
         ]
-
-    def describe(self) -> Mapping[str, str]:
-        """What a worker's heartbeat tells of the agents it hosts."""
-        consumed = self._app.amqp.queues.consume_from
-        return {"agents": json.dumps(sorted(n for n, a in self.declared.items() if a.queue in consumed))}
 
     def address(self, recipient: object, message: str) -> Address:
         """See :class:`orchestrator.sending.address.Directory`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
@@ -13,11 +16,16 @@ from orchestrator.agents.agent import AgentSpec
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.loaded import orchestrator_of
-from orchestrator.cli.printable import age, moment
+from orchestrator.cli.printable import age, moment, one_line
+from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
+from orchestrator.core.settings import Settings
 from orchestrator.registry.agents import AgentEntry, Death, IncarnationEntry
 
-#: A free worker asks for messages about every second; one that has not for this long no longer consumes.
-_STUCK_S = 10.0
+if TYPE_CHECKING:
+    from orchestrator.app import Orchestrator
+
+#: Deaths that are read; an agent's last one is looked for among them.
+_DEATHS_READ = 1000
 
 
 class State(StrEnum):
@@ -27,7 +35,7 @@ class State(StrEnum):
     BUSY = "busy"
     #: Its heartbeat is late: the next sweep looks whether it is dead.
     LATE = "late"
-    #: It beats, has nothing to do, and does not ask for anything.
+    #: It beats, has a free hand, and does not ask for messages: dead as soon as some wait for it.
     STUCK = "stuck"
 
 
@@ -48,14 +56,14 @@ class KnownAgent:
         return bool(self.incarnations)
 
 
-def state_of(incarnation: IncarnationEntry, suspect_s: float) -> State:
+def state_of(incarnation: IncarnationEntry, suspect_s: float, stuck_s: float) -> State:
     """What an incarnation is doing."""
     if incarnation.heartbeat_age_s > suspect_s:
         return State.LATE
+    if incarnation.silent_s > stuck_s:
+        return State.STUCK
     if incarnation.running:
         return State.BUSY
-    if not incarnation.held and incarnation.last_poll_s > _STUCK_S:
-        return State.STUCK
     return State.IDLE
 
 
@@ -74,48 +82,111 @@ def known_agents(
     return known
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is shown at once."""
+
+    agents: list[KnownAgent]
+    incarnations: list[IncarnationEntry]
+    deaths: list[Death]
+
+    def hosts(self, agent: KnownAgent) -> list[IncarnationEntry]:
+        """The living incarnations that host an agent."""
+        return [i for i in self.incarnations if i.id in agent.incarnations]
+
+    def last_death(self, agent: KnownAgent) -> Death | None:
+        """The last death of a host of an agent, as far back as the record was read."""
+        return next((death for death in self.deaths if agent.name in death.agents), None)
+
+
+def take_snapshot(orchestrator: Orchestrator) -> Snapshot:
+    """Read the registry.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
+    incarnations = orchestrator.registry.incarnations()
+    known = known_agents(orchestrator.agents, orchestrator.registry.agents(), incarnations)
+    return Snapshot(known, incarnations, orchestrator.registry.deaths(_DEATHS_READ))
+
+
 @click.command(cls=CeleryCommand, name="agents", epilog=EXIT_CODES)
 @click.option(
     "--deaths",
     "deaths_shown",
-    type=click.IntRange(0, 1000),
+    type=click.IntRange(0, _DEATHS_READ),
     default=10,
     show_default=True,
     cls=CeleryOption,
     help="How many of the last deaths are shown.",
 )
+@click.option(
+    "--watch",
+    "every_s",
+    type=click.FloatRange(min=0.1, max=3600),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="SECONDS",
+    cls=CeleryOption,
+    help="Show it again every so often (2 s if no number is given), until Ctrl-C.",
+)
 @as_json_option
 @click.pass_context
 @reported
-def agents(context: click.Context, deaths_shown: int, as_json: bool) -> None:
+def agents(context: click.Context, deaths_shown: int, every_s: float | None, as_json: bool) -> None:
     """Show the agents, their living incarnations, and the last deaths with their reasons.
 
     An agent without a living incarnation is down; its mail waits.
     """
+    if every_s is not None and as_json:
+        raise InvalidPolicy("--watch", every_s, "without --json, which prints one document")
     orchestrator = orchestrator_of(context)
-    incarnations = orchestrator.registry.incarnations()
-    deaths = orchestrator.registry.deaths(deaths_shown) if deaths_shown else []
-    known = known_agents(orchestrator.agents, orchestrator.registry.agents(), incarnations)
-    suspect_s = orchestrator.settings.suspect_s
+    settings = orchestrator.settings
     if as_json:
-        print_document(
-            {
-                "agents": [{**asdict(agent), "state": _up(agent)} for agent in known],
-                "incarnations": [{**asdict(i), "state": state_of(i, suspect_s)} for i in incarnations],
-                "deaths": [asdict(death) for death in deaths],
-            }
-        )
-        return
-    _show(context, known, incarnations, deaths, suspect_s)
+        print_document(_document(take_snapshot(orchestrator), deaths_shown, settings))
+    elif every_s is None:
+        _show(context, take_snapshot(orchestrator), deaths_shown, settings)
+    else:
+        _watch(context, orchestrator, deaths_shown, every_s)
 
 
-def _show(
-    context: click.Context,
-    known: list[KnownAgent],
-    incarnations: list[IncarnationEntry],
-    deaths: list[Death],
-    suspect_s: float,
-) -> None:
+def _document(seen: Snapshot, deaths_shown: int, settings: Settings) -> dict[str, Any]:
+    def agent_document(agent: KnownAgent) -> dict[str, Any]:
+        hosts, death = seen.hosts(agent), seen.last_death(agent)
+        return {
+            **asdict(agent),
+            "state": _up(agent),
+            "held": sum(i.held for i in hosts),
+            "running": sum(i.running for i in hosts),
+            "last_death": asdict(death) if death is not None else None,
+        }
+
+    return {
+        "agents": [agent_document(agent) for agent in seen.agents],
+        "incarnations": [
+            {**asdict(i), "load": round(i.load, 2), "state": state_of(i, settings.suspect_s, settings.stuck_s)}
+            for i in seen.incarnations
+        ],
+        "deaths": [asdict(death) for death in seen.deaths[:deaths_shown]],
+    }
+
+
+def _watch(context: click.Context, orchestrator: Orchestrator, deaths_shown: int, every_s: float) -> None:
+    never = threading.Event()
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            try:
+                seen = take_snapshot(orchestrator)
+            except BrokerUnavailable as error:
+                # It is watched all the more while Redis is away; what was last shown stays.
+                click.echo(one_line(str(error)), err=True)
+            else:
+                click.clear()
+                _show(context, seen, deaths_shown, orchestrator.settings)
+            never.wait(every_s)
+
+
+def _show(context: click.Context, seen: Snapshot, deaths_shown: int, settings: Settings) -> None:
     # Here, so that `celery worker` does not load it.
     from orchestrator.cli.tables import console, print_table
 
@@ -123,36 +194,55 @@ def _show(
     print_table(
         out,
         "Agents",
-        ("agent", "state", "incarnations", "mailbox", "messages"),
-        [(a.name, _up(a), len(a.incarnations), a.queue, ", ".join(a.messages)) for a in known],
+        ("agent", "state", "incarnations", "in flight", "last death", "mailbox", "messages"),
+        [
+            (
+                a.name,
+                _up(a),
+                len(a.incarnations),
+                sum(i.held for i in seen.hosts(a)),
+                _died(seen.last_death(a)),
+                a.queue,
+                ", ".join(a.messages),
+            )
+            for a in seen.agents
+        ],
         fold=("messages",),
     )
     print_table(
         out,
         "Living incarnations",
-        ("incarnation", "state", "heartbeat", "agents", "queues", "held", "running", "oldest"),
+        ("incarnation", "state", "heartbeat", "up", "agents", "queues", "pool", "held", "running", "oldest", "version"),
         [
             (
                 i.id,
-                state_of(i, suspect_s),
+                state_of(i, settings.suspect_s, settings.stuck_s),
                 age(i.heartbeat_age_s),
+                moment(i.started_ms),
                 ", ".join(i.agents),
                 ", ".join(i.queues),
+                f"{i.pool} {i.concurrency}" if i.pool else "",
                 i.held,
                 i.running,
                 age(i.oldest_running_s) if i.running else "",
+                i.app_version,
             )
-            for i in incarnations
+            for i in seen.incarnations
         ],
         fold=("agents", "queues"),
     )
     print_table(
         out,
         "Last deaths",
-        ("incarnation", "reason", "when", "found by"),
-        [(d.incarnation, d.reason, moment(d.at_ms), d.by) for d in deaths],
+        ("incarnation", "reason", "when", "found by", "error"),
+        [(d.incarnation, d.reason, moment(d.at_ms), d.by, d.error) for d in seen.deaths[:deaths_shown]],
+        fold=("error",),
     )
 
 
 def _up(agent: KnownAgent) -> str:
     return "up" if agent.up else "down"
+
+
+def _died(death: Death | None) -> str:
+    return f"{death.reason} {moment(death.at_ms)}" if death is not None else ""

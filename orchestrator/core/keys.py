@@ -72,6 +72,15 @@ class Keys:
         return f"{self.root}sweep"
 
     @property
+    def silent(self) -> str:
+        """Sorted set of the living that beat but ask for no messages although they should: id -> since when."""
+        return f"{self.root}silent"
+
+    def oom(self, group: str) -> str:
+        """A control group's count of OOM kills, as a member of it last read it; kept for a minute after it rose."""
+        return f"{self.root}oom:{group}"
+
+    @property
     def dying(self) -> str:
         """Sorted set of fenced incarnations whose mail is being handed on: id -> when they were fenced."""
         return f"{self.root}dying"

@@ -42,10 +42,14 @@ class Settings(BaseSettings):
     suspect_s: Seconds = 0.6
     #: Silence with an open connection is death only after this.
     lease_s: Seconds = 10.0
+    #: A worker that beats and has a free hand, but has asked for no message for this long, is stuck if some wait.
+    stuck_s: Seconds = 10.0
     #: How often beat has the monitor manager sweep.
     sweep_every_s: Seconds = 1.0
     #: Without a sweep for this long, any worker sweeps in the manager's place, and says so.
     sweep_stale_s: Seconds = 3.0
+    #: The version of your app, shown with its workers and their deaths.
+    app_version: str = ""
     #: Worker deaths on one message before it is a dead letter.
     max_deaths: int = Field(default=3, ge=1, le=100)
     #: How long a delivery's outcome can be asked for.
@@ -81,6 +85,8 @@ class Settings(BaseSettings):
                 f"heartbeat_s={self.heartbeat_s:g}, suspect_s={self.suspect_s:g}, lease_s={self.lease_s:g}; "
                 "allowed: heartbeat_s < suspect_s < lease_s"
             )
+        if not self.stuck_s > 2:
+            raise ValueError(f"stuck_s={self.stuck_s:g}; allowed: more than 2, for a free worker may sleep a second")
         if not self.sweep_every_s < self.sweep_stale_s:
             raise ValueError(
                 f"sweep_every_s={self.sweep_every_s:g}, sweep_stale_s={self.sweep_stale_s:g}; "

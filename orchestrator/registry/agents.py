@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from orchestrator.core.death import DeathReason
 from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.keys import Keys
 from orchestrator.transport.store import Store
+
+#: Incarnations read in one round trip.
+_AT_ONCE = 200
 
 #: How long a sender trusts what it has read.
 _FRESH_S = 2.0
@@ -42,6 +47,22 @@ class IncarnationEntry:
     running: int
     oldest_running_s: float
     last_poll_s: float
+    #: Seconds for which it has asked for no message although it has a free hand.
+    silent_s: float = 0.0
+    #: The messages that each of its agents handles.
+    capabilities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Celery's pool, and how many tasks it runs at once; 0 where it is not known (no Orchestrator, or just started).
+    pool: str = ""
+    concurrency: int = 0
+    app_version: str = ""
+    library_version: str = ""
+    #: The load average of its host over the last minute.
+    host_load: float = 0.0
+
+    @property
+    def load(self) -> float:
+        """Tasks running for each that it could run; above 1 while a pool is being made smaller."""
+        return self.running / self.concurrency if self.concurrency else float(self.running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +73,18 @@ class Death:
     reason: str
     by: str
     at_ms: int
+    host: str = ""
+    pid: int = 0
+    agents: tuple[str, ...] = ()
+    app_version: str = ""
+    started_ms: int = 0
+    #: What ended it, where the reason is ``crashed``.
+    error: str = ""
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether somebody wanted it."""
+        return self.reason in (DeathReason.DRAINED, DeathReason.DEPLOYED)
 
 
 def _text(fields: dict[bytes, bytes], name: str, default: str = "") -> str:
@@ -64,6 +97,56 @@ def _names(text: str) -> tuple[str, ...]:
     except ValueError:
         return ()
     return tuple(str(item) for item in loaded) if isinstance(loaded, list) else ()
+
+
+def _number(fields: dict[bytes, bytes], name: str) -> int:
+    return int(_text(fields, name) or 0)
+
+
+def _capabilities(text: str) -> dict[str, tuple[str, ...]]:
+    try:
+        loaded = json.loads(text)
+    except ValueError:
+        return {}
+    return {str(name): tuple(map(str, messages)) for name, messages in loaded.items()}
+
+
+def _leases(client: Any, keys: Keys) -> Any:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.zrange(keys.leases, 0, -1, withscores=True)
+    pipeline.time()
+    return pipeline.execute()
+
+
+def _described(client: Any, keys: Keys, leases: Iterable[tuple[bytes, float]]) -> Any:
+    pipeline = client.pipeline(transaction=False)
+    for raw_id, _ in leases:
+        pipeline.hgetall(keys.incarnation(raw_id.decode()))
+    return pipeline.execute()
+
+
+def _entry(name: str, fields: dict[bytes, bytes], age_s: float) -> IncarnationEntry:
+    return IncarnationEntry(
+        id=name,
+        node=_text(fields, "node"),
+        host=_text(fields, "host"),
+        pid=_number(fields, "pid"),
+        agents=_names(_text(fields, "agents", "[]")),
+        queues=_names(_text(fields, "queues", "[]")),
+        started_ms=_number(fields, "started_ms"),
+        heartbeat_age_s=max(0.0, age_s),
+        held=_number(fields, "held"),
+        running=_number(fields, "running"),
+        oldest_running_s=float(_text(fields, "oldest_running_s", "0")),
+        last_poll_s=float(_text(fields, "last_poll_s", "0")),
+        silent_s=float(_text(fields, "silent_s", "0")),
+        capabilities=_capabilities(_text(fields, "capabilities", "{}")),
+        pool=_text(fields, "pool"),
+        concurrency=_number(fields, "concurrency"),
+        app_version=_text(fields, "app_version"),
+        library_version=_text(fields, "library_version"),
+        host_load=float(_text(fields, "host_load", "0")),
+    )
 
 
 class Registry:
@@ -99,29 +182,14 @@ class Registry:
 
     def incarnations(self) -> list[IncarnationEntry]:
         """All that are alive, by the last heartbeat Redis has."""
-        now_s, now_us = self._call(lambda c, _: c.time())
-        now_ms = now_s * 1000 + now_us // 1000
-        leases = self._call(lambda c, k: c.zrange(k.leases, 0, -1, withscores=True))
+        leases, (now_s, now_us) = self._call(_leases)
         entries = []
-        for raw_id, beat_ms in leases:
-            name = raw_id.decode()
-            fields = self._call(lambda c, k, name=name: c.hgetall(k.incarnation(name)))
-            entries.append(
-                IncarnationEntry(
-                    id=name,
-                    node=_text(fields, "node"),
-                    host=_text(fields, "host"),
-                    pid=int(_text(fields, "pid", "0")),
-                    agents=_names(_text(fields, "agents", "[]")),
-                    queues=_names(_text(fields, "queues", "[]")),
-                    started_ms=int(_text(fields, "started_ms", "0")),
-                    heartbeat_age_s=max(0.0, (now_ms - beat_ms) / 1000),
-                    held=int(_text(fields, "held", "0")),
-                    running=int(_text(fields, "running", "0")),
-                    oldest_running_s=float(_text(fields, "oldest_running_s", "0")),
-                    last_poll_s=float(_text(fields, "last_poll_s", "0")),
-                )
-            )
+        for at in range(0, len(leases), _AT_ONCE):
+            some = leases[at : at + _AT_ONCE]
+            described = self._call(lambda c, k, some=some: _described(c, k, some))
+            for (raw_id, beat_ms), fields in zip(some, described, strict=True):
+                if fields:
+                    entries.append(_entry(raw_id.decode(), fields, now_s + now_us / 1e6 - beat_ms / 1000))
         return sorted(entries, key=lambda e: e.id)
 
     def deaths(self, limit: int = 100) -> list[Death]:
@@ -133,6 +201,12 @@ class Registry:
                 reason=_text(fields, "reason"),
                 by=_text(fields, "by"),
                 at_ms=int(entry.decode().split("-")[0]),
+                host=_text(fields, "host"),
+                pid=_number(fields, "pid"),
+                agents=_names(_text(fields, "agents", "[]")),
+                app_version=_text(fields, "app_version"),
+                started_ms=_number(fields, "started_ms"),
+                error=_text(fields, "error"),
             )
             for entry, fields in rows
         ]

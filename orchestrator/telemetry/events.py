@@ -58,6 +58,11 @@ AGENT_UP: Final = _event("agent.up", "An incarnation took out its lease.", metad
 AGENT_DEAD: Final = _event(
     "agent.dead", "An incarnation was declared dead.", measurements="silent_s", metadata="incarnation reason by"
 )
+AGENT_STUCK: Final = _event(
+    "agent.stuck",
+    "An incarnation beat, but asked for no messages while some waited; agent.dead follows.",
+    metadata="incarnation by",
+)
 AGENT_FENCED: Final = _event("agent.fenced", "This process was declared dead while it was not.", metadata="incarnation")
 RECLAIMED: Final = _event(
     "mail.reclaimed",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
 from time import monotonic
@@ -312,8 +314,20 @@ class Channel(PublishingChannel):
     # -- stopping
 
     def on_fenced(self) -> None:
-        """The holder was declared dead: break off, so that Celery begins anew as another incarnation."""
+        """The holder was declared dead: break off, so that Celery begins anew as another incarnation.
+
+        Called in the heartbeat's thread as well. What the event loop waits for may never come (a connection that
+        only looks open); closed under it, it wakes up.
+        """
         self._fenced = True
+        sock = getattr(self._in_poll, "_sock", None) if self._in_poll else None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def wants_messages(self) -> bool:
+        """Whether it consumes, and its prefetch limit allows more."""
+        return bool(self.active_queues) and self.qos.can_consume()
 
     def _stop_reading(self) -> None:
         """Take back what is asked of Redis, so that no message is given to a reader that has stopped."""

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,14 @@ from urllib.parse import quote
 from redis.exceptions import RedisError
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.oom import OomCounter
 from orchestrator.transport.options import Options
 from orchestrator.transport.outbox import Outbox
+from orchestrator.transport.polling import Polling
+from orchestrator.transport.standin import StandIn
 from orchestrator.transport.sweep import Sweeper
 from orchestrator.transport.wire import Pool, Wire
 
@@ -40,17 +45,15 @@ _FAREWELL_S = 5.0
 #: How long an incarnation without a consumer waits for another one.
 _LINGER_S = 5.0
 
+#: The same after Redis was away. Celery pauses between two attempts to connect, 32 s at most; whoever left before
+#: the next one would be dead on the record although nothing has died.
+_LINGER_AFTER_OUTAGE_S = 40.0
+
+#: Characters of an error that are kept with a death.
+_LONGEST_ERROR = 500
+
 #: How often Redis' idea of what we hold is compared with ours.
 _COMPARE_EVERY_S = 5.0
-
-#: How often a worker that stands in sweeps, once it does.
-_STAND_IN_EVERY_S = 0.9
-
-#: A sweep this much younger than our own last one was somebody else's.
-_SOMEBODY_ELSE_MS = 200
-
-#: Between two warnings that the monitor manager does not sweep.
-_WARN_EVERY_S = 30.0
 
 
 @dataclass(slots=True)
@@ -72,6 +75,8 @@ class User(Protocol):
 
     def on_fenced(self) -> None: ...
 
+    def wants_messages(self) -> bool: ...
+
 
 class Holder:
     """This process as the holder of messages of one broker."""
@@ -92,18 +97,23 @@ class Holder:
         self._socket: Any = None
         self._client = ""
         self._last_poll = monotonic()
-        self._registered_at = monotonic()
-        self._warned_at = float("-inf")
-        self._swept_at: float | None = None
+        self._polling = Polling(options.heartbeat_s)
+        self._said_silent = False
+        self._said: dict[str, str] = {}
+        self._ooms = OomCounter()
+        #: The count of OOM kills at the last two heartbeats.
+        self._oom_counts = (self._ooms.read(),) * 2
         self._idle_since = monotonic()
+        self._linger_until = float("-inf")
         self._compared_at = monotonic()
         self._stop = threading.Event()
         self._sweeper = Sweeper(Wire(pool), keys, options, steps)
         self.id = self._register()
+        self._stand_in = StandIn(self._sweeper, options, self.id)
         self.outbox = Outbox(pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP)
         self._thread = threading.Thread(target=self._live, name="orchestrator-heartbeat", daemon=True)
         self._thread.start()
-        atexit.register(self.leave)
+        atexit.register(self.leave_at_exit)
 
     # -- joining and leaving
 
@@ -112,6 +122,8 @@ class Holder:
         host = socket.gethostname()
         node = f"{self.options.node_name or host}:{os.getpid()}"
         fields = ["node", self.options.node_name or host, "pid", os.getpid(), "host", host, "queues", "[]"]
+        if self._ooms.group and self._oom_counts[1] is not None:
+            fields += ["oom_group", self._ooms.group, "oom_kills", self._oom_counts[1]]
         raw, self.token = self._wire.run("register", [k.leases, k.incarnation_counter], [k.root, node, *fields])
         name: str = raw.decode()
         logger.info("incarnation %s", name)
@@ -137,24 +149,35 @@ class Holder:
             self._users.discard(user)
             self._idle_since = monotonic()
 
-    def leave(self) -> None:
-        """End the incarnation: confirm what is done, give back what is not. Nobody is blamed for it."""
+    def leave(self, reason: DeathReason = DeathReason.DRAINED, error: str = "") -> None:
+        """End the incarnation: confirm what is done, give back what is not.
+
+        Nobody is blamed for it, unless an error ended the process.
+        """
         with self._lock:
             if self.left:
                 return
             self.left = True
         self._stop.set()
-        atexit.unregister(self.leave)
+        atexit.unregister(self.leave_at_exit)
         self.outbox.close(wait_s=_FAREWELL_S)
         if not self.fenced:
             try:
-                self._sweeper.retire(self.id, "drained")
-            except (RedisError, OSError) as error:
-                logger.warning("%s could not say goodbye (%s); its lease will run out", self.id, error)
+                self._sweeper.retire(self.id, reason, error)
+            except (RedisError, OSError) as away:
+                logger.warning("%s could not say goodbye (%s); its lease will run out", self.id, away)
         if threading.current_thread() is not self._thread:
             # The thread may be in the middle of a heartbeat on these connections.
             self._thread.join(timeout=_FAREWELL_S)
         self._pool.disconnect()
+
+    def leave_at_exit(self) -> None:
+        """Leave, for the reason for which the process ends."""
+        reason, error = HOLDERS.ending
+        uncaught = getattr(sys, "last_value", None)
+        if reason is DeathReason.DRAINED and isinstance(uncaught, Exception):
+            reason, error = DeathReason.CRASHED, f"{type(uncaught).__name__}: {uncaught}"
+        self.leave(reason, error[:_LONGEST_ERROR])
 
     # -- holding messages
 
@@ -173,6 +196,11 @@ class Holder:
             return
         claim.started_at = monotonic()
         self.outbox.command("XCLAIM", claim.stream, GROUP, self.id, 0, claim.entry, "RETRYCOUNT", 2, "JUSTID")
+
+    def child_died(self) -> DeathReason:
+        """Why a process of the pool was killed just now: the kernel's count tells an OOM kill from another."""
+        now, before = self._ooms.read(), self._oom_counts[0]
+        return DeathReason.OOM if now is not None and before is not None and now > before else DeathReason.KILLED
 
     def take(self, tag: str) -> Claim | None:
         """Let go of a message in order to settle it; ``None`` if it was settled before."""
@@ -225,7 +253,7 @@ class Holder:
 
     # -- living
 
-    def _fields(self) -> list[str]:
+    def _fields(self) -> dict[str, str]:
         now = monotonic()
         running = [c.started_at for c in list(self.held.values()) if c.started_at is not None]
         fields = {
@@ -235,10 +263,24 @@ class Holder:
             "running": str(len(running)),
             "oldest_running_s": f"{now - min(running):.1f}" if running else "0",
             "last_poll_s": f"{now - self._last_poll:.1f}",
+            "silent_s": f"{self._polling.silent_s:.1f}",
+            "host_load": f"{os.getloadavg()[0]:.2f}",
         }
+        if self._oom_counts[1] is not None:
+            fields["oom_kills"] = str(self._oom_counts[1])
         if self.options.describe is not None:
             fields.update(self.options.describe())
-        return [part for pair in fields.items() for part in pair]
+        return fields
+
+    def _should_poll(self) -> bool:
+        """Whether this process has a free hand for a message, and so ought to be asking for one."""
+        if any(claim.started_at is not None for claim in list(self.held.values())):
+            return False
+        # Celery's own record, where there is Celery: of tasks that are acknowledged before they run, too.
+        state = sys.modules.get("celery.worker.state")
+        if state is not None and state.active_requests:
+            return False
+        return any(user.wants_messages() for user in tuple(self._users))
 
     def _beat(self) -> int:
         """One heartbeat. Returns ms since the last sweep, -1 if there never was one."""
@@ -251,9 +293,23 @@ class Holder:
                 self._wire.call("CLIENT", "SETNAME", name)
                 self._socket = self._wire.connection._sock
             k = self.keys
+            ooms = self._ooms.read()
+            self._oom_counts = (self._oom_counts[1], ooms)
+            fields = self._fields()
+            changed = {name: value for name, value in fields.items() if self._said.get(name) != value}
+            silent = self._polling.silent_s > self.options.stuck_s
             alive, *swept = self._wire.run(
-                "heartbeat", [k.leases, k.incarnation(self.id), k.sweep], [self.id, *self._fields()]
+                "heartbeat",
+                [k.leases, k.incarnation(self.id), k.sweep, k.silent, k.oom(self._ooms.group)],
+                [
+                    self.id,
+                    "" if ooms is None or ooms == self._oom_counts[0] else ooms,
+                    "" if silent is self._said_silent else str(int(silent)),
+                    *(part for pair in changed.items() for part in pair),
+                ],
             )
+            self._said, self._said_silent = fields, silent
+            self._polling.after_heartbeat(monotonic(), self._last_poll, self._should_poll())
             if self._wire.connection._sock is not self._socket:
                 # Repaired on the way: what we have just said of our connection is no longer true.
                 self._socket = None
@@ -269,11 +325,27 @@ class Holder:
         emit(events.AGENT_FENCED, incarnation=self.id)
         for user in tuple(self._users):
             user.on_fenced()
+        try:
+            self._record_fenced()
+        except (RedisError, OSError) as error:
+            logger.debug("the end of %s is not on record (%s)", self.id, error)
+
+    def _record_fenced(self) -> None:
+        """Whoever reads of its death must be able to see that the process lived on."""
+        fields = {"incarnation": self.id, "reason": DeathReason.FENCED.value, "by": self.id}
+        fields |= {"name": self.options.node_name, "host": socket.gethostname(), "pid": str(os.getpid())}
+        fields["agents"] = self._said.get("agents", "")
+        flat = [part for pair in fields.items() for part in pair]
+        self._wire.call("XADD", self.keys.deaths, "MAXLEN", "~", 1000, "*", *flat)
+
+    def _is_deserted(self) -> bool:
+        now = monotonic()
+        return not self._users and not self.held and now > max(self._idle_since + _LINGER_S, self._linger_until)
 
     def _live(self) -> None:
         away_since: float | None = None
         while not self._stop.wait(self.options.heartbeat_s if away_since is None and self._socket else 0.1):
-            if not self._users and not self.held and monotonic() - self._idle_since > _LINGER_S:
+            if away_since is None and self._is_deserted():
                 self.leave()
                 return
             if self.fenced:
@@ -283,11 +355,12 @@ class Holder:
                 if away_since is not None:
                     logger.warning("heartbeats reach Redis again after %.1f s", monotonic() - away_since)
                     away_since = None
+                    self._linger_until = monotonic() + _LINGER_AFTER_OUTAGE_S
                 if monotonic() - self._compared_at > _COMPARE_EVERY_S:
                     self._compared_at = monotonic()
                     self.take_back_unanswered(2 * _COMPARE_EVERY_S)
-                if not self.fenced and self._must_sweep(since_ms):
-                    self._stand_in(since_ms)
+                if not self.fenced:
+                    self._stand_in.after_heartbeat(since_ms)
             except (RedisError, OSError) as error:
                 if away_since is None:
                     away_since = monotonic()
@@ -298,29 +371,6 @@ class Holder:
             except Exception:
                 # Without a heartbeat this worker would be declared dead; no error may end it.
                 logger.exception("heartbeat failed")
-
-    def _must_sweep(self, since_ms: int) -> bool:
-        """Whether to sweep in the place of whoever should: once that is overdue, and then until somebody else does."""
-        if since_ms < 0:
-            # Nobody ever has; give whoever should the time to start.
-            since_ms = to_ms(monotonic() - self._registered_at)
-        if since_ms > to_ms(self.options.sweep_stale_s):
-            return True
-        if self._swept_at is None:
-            return False
-        if since_ms < to_ms(monotonic() - self._swept_at) - _SOMEBODY_ELSE_MS:
-            self._swept_at = None
-            return False
-        return since_ms > to_ms(_STAND_IN_EVERY_S)
-
-    def _stand_in(self, since_ms: int) -> None:
-        emit(events.SWEEP_STOOD_IN, {"stale_s": since_ms / 1000}, by=self.id)
-        if self.options.managed and monotonic() - self._warned_at > _WARN_EVERY_S:
-            self._warned_at = monotonic()
-            how_long = f"no sweep for {since_ms / 1000:.1f} s" if since_ms >= 0 else "no sweep yet"
-            logger.warning("%s: are beat and the monitor manager running? %s sweeps in its place", how_long, self.id)
-        if not self._sweeper.sweep(self.id).stood_back:
-            self._swept_at = monotonic()
 
 
 def _tell(queue: str, said: list[bytes]) -> None:
@@ -337,6 +387,8 @@ class Holders:
 
     def __init__(self) -> None:
         self._by_broker: dict[tuple[int, str], Holder] = {}
+        #: Why this process will have ended, once it has, and the error if it was one.
+        self.ending: tuple[DeathReason, str] = (DeathReason.DRAINED, "")
         self._lock = threading.Lock()
 
     def get(self, broker: str, make: Callable[[], Holder]) -> Holder:

@@ -30,6 +30,8 @@ class Options:
     #: If nobody has swept for this long, silence proves nothing: the living get time to be heard first. Longer
     #: than it takes for somebody to stand in.
     sweep_gap_s: float = 2.5
+    #: A worker that beats, has a free hand, and has asked for no message for this long is stuck if some wait.
+    stuck_s: float = 10.0
     #: Longest time a reader sleeps in Redis.
     block_s: float = 1.0
     #: Deaths of workers that ran a message before it is a dead letter.
@@ -67,6 +69,11 @@ class Options:
             problems.append(
                 f"sweep_stale_s={self.sweep_stale_s} heartbeat_s={self.heartbeat_s} sweep_gap_s={self.sweep_gap_s}: "
                 "allowed: sweep_stale_s + 2 * heartbeat_s < sweep_gap_s, or every stand-in's sweep looks like a gap"
+            )
+        if not problems and not 2 * self.block_s < self.stuck_s:
+            problems.append(
+                f"block_s={self.block_s} stuck_s={self.stuck_s}: allowed: 2 * block_s < stuck_s, "
+                "for a reader that sleeps is not stuck"
             )
         if problems:
             raise InvalidSettings(problems)

@@ -8,6 +8,7 @@ from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import WorkerLostError
 from celery.worker.request import Request
 
+from orchestrator.core.death import DeathReason
 from orchestrator.transport.channel import Channel
 
 
@@ -57,7 +58,8 @@ class TrackedRequest(Request):
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
         if isinstance(error, WorkerLostError):
-            self.death = "killed"
+            channel = channel_of(self._message)
+            self.death = channel.settler.death_of_child() if channel is not None else DeathReason.KILLED
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def reject(self, requeue: bool = False) -> None:

@@ -12,6 +12,7 @@ from kombu.utils.json import dumps
 from kombu.utils.uuid import uuid
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.transport.holder import Claim, Holder
 from orchestrator.transport.options import Options
@@ -79,6 +80,10 @@ class Settler:
         if self.holder is not None:
             claims = [claim for tag in tags if (claim := self.holder.held.get(tag)) is not None]
             self.holder.give_back([c.tag for c in claims if c.started_at is None and not c.handed])
+
+    def death_of_child(self) -> str:
+        """Why a process of the pool was killed just now."""
+        return self.holder.child_died() if self.holder is not None else DeathReason.KILLED
 
     def handed(self, tag: str) -> None:
         """A pool has the message that runs all it has, even after the connection was lost."""

@@ -18,6 +18,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.options import Options
@@ -83,7 +84,9 @@ class Sweeper:
         """
         o, k = self._options, self._keys
         graces = [to_ms(o.suspect_s), to_ms(o.sweep_gap_s), to_ms(_RECONNECT_GRACE_S), to_ms(o.lease_s)]
-        turn, *seen = self._wire.run("observe", [k.leases, k.sweep], [*graces, by, k.root, self._name, to_ms(TURN_S)])
+        turn, *seen = self._wire.run(
+            "observe", [k.leases, k.sweep, k.silent], [*graces, by, k.root, self._name, to_ms(TURN_S)]
+        )
         if not turn:
             return Swept(0, (), 0, 0, stood_back=True)
         emit(events.SWEEP_STARTED, by=by)
@@ -93,32 +96,23 @@ class Sweeper:
             logger.warning("%s stalled in the middle of a sweep, and another sweeper has taken over", by)
             return Swept(0, (), 0, 0, stood_back=True)
 
-    def _round(
-        self, turn: int, by: str, now: int, closed_counts: int, silence_counts: int, _since: int, *late: Any
-    ) -> Swept:
-        o, k = self._options, self._keys
-        dead = []
-        if late:
-            gone = self._gone([client for _, _, client in late]) if closed_counts else set()
-            for raw_id, beat, client in late:
-                silent_ms = now - int(float(beat))
-                if client in gone:
-                    reason = "killed"
-                elif silence_counts and silent_ms > to_ms(o.lease_s):
-                    reason = "lost"
-                else:
-                    continue
-                incarnation = raw_id.decode()
-                if self._fence(turn, incarnation, beat, reason, by):
-                    dead.append(incarnation)
-                    logger.warning("%s is dead (%s, silent for %d ms)", incarnation, reason, silent_ms)
-                    emit(
-                        events.AGENT_DEAD,
-                        {"silent_s": silent_ms / 1000},
-                        incarnation=incarnation,
-                        reason=reason,
-                        by=by,
-                    )
+    def _round(self, turn: int, by: str, *seen: Any) -> Swept:
+        k = self._keys
+        now, closed_counts, silence_counts, _since, silent, *late = seen
+        dead: list[str] = []
+        gone = self._gone([client for _, _, client in late]) if late and closed_counts else set()
+        for raw_id, beat, client in late:
+            silent_ms = now - int(float(beat))
+            if client in gone:
+                reason = DeathReason.KILLED
+            elif silence_counts and silent_ms > to_ms(self._options.lease_s):
+                reason = DeathReason.LOST
+            else:
+                continue
+            dead += self._end(turn, raw_id, beat, reason, by, silent_ms)
+        if silent:
+            for raw_id, beat in self._stuck():
+                dead += self._end(turn, raw_id, beat, DeathReason.STUCK, by, max(0, now - int(float(beat))))
         if monotonic() - self._looked_for_strays_at > _STRAYS_EVERY_S:
             self._looked_for_strays_at = monotonic()
             for stray in self._step(
@@ -130,9 +124,28 @@ class Sweeper:
         emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
         return Swept(len(late), tuple(dead), moved, dead_lettered)
 
-    def retire(self, incarnation: str, reason: str) -> None:
+    def _stuck(self) -> list[tuple[bytes, bytes]]:
+        k = self._keys
+        args = [to_ms(self._options.suspect_s), k.root, GROUP, *self._steps]
+        found = self._wire.run("stuck", [k.silent, k.leases], args)
+        return list(zip(found[::2], found[1::2], strict=True))
+
+    def _end(
+        self, turn: int, raw_id: bytes, beat: bytes, judged: DeathReason, by: str, silent_ms: int
+    ) -> tuple[str, ...]:
+        incarnation = raw_id.decode()
+        reason = self._fence(turn, incarnation, beat, judged, by)
+        if not reason:
+            return ()
+        logger.warning("%s is dead (%s, silent for %d ms)", incarnation, reason, silent_ms)
+        if judged is DeathReason.STUCK:
+            emit(events.AGENT_STUCK, incarnation=incarnation, by=by)
+        emit(events.AGENT_DEAD, {"silent_s": silent_ms / 1000}, incarnation=incarnation, reason=reason, by=by)
+        return (incarnation,)
+
+    def retire(self, incarnation: str, reason: DeathReason, error: str = "") -> None:
         """End an incarnation by its own word, and hand on at once what it still holds."""
-        self._fence(_OWN_WORD, incarnation, "", reason, incarnation)
+        self._fence(_OWN_WORD, incarnation, "", reason, incarnation, error)
         self._reclaim(_OWN_WORD, incarnation)
 
     def _step(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -143,10 +156,14 @@ class Sweeper:
                 raise _TurnLost from error
             raise
 
-    def _fence(self, turn: int | str, incarnation: str, beat: bytes | str, reason: str, by: str) -> bool:
+    def _fence(
+        self, turn: int | str, incarnation: str, beat: bytes | str, reason: DeathReason, by: str, error: str = ""
+    ) -> str:
+        """Returns the reason as it was recorded; empty if the incarnation was heard from meanwhile."""
         k = self._keys
-        keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep]
-        return bool(self._step("fence", keys, [incarnation, beat, reason, by, turn, to_ms(TURN_S)]))
+        keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
+        said = self._step("fence", keys, [incarnation, beat, reason.value, by, turn, to_ms(TURN_S), k.root, error])
+        return said.decode() if said else ""
 
     def _gone(self, clients: Sequence[bytes]) -> set[bytes]:
         """Those of the connections (``id name``) that Redis no longer has.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.death import DeathReason
 from orchestrator.transport.sweep import Sweeper
 from tests.bare_broker import BareBroker
 
@@ -24,8 +25,8 @@ def dead(broker: BareBroker, reason: str = "killed") -> str:
     k = broker.store.keys
     raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w"])
     incarnation = str(raw.decode())
-    keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep]
-    assert broker.store.run("fence", keys, [incarnation, "", reason, "test", "", 0])
+    keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
+    assert broker.store.run("fence", keys, [incarnation, "", reason, "test", "", 0, k.root, ""])
     now_s, _ = broker.redis.time()
     broker.redis.zadd(k.dying, {incarnation: now_s * 1000 - 60_000})
     return incarnation
@@ -91,7 +92,7 @@ def test_who_ends_by_its_own_word_is_forgotten_only_when_all_is_done(broker: Bar
         return True
 
     one = sweeper(broker, at_death)
-    one.retire(raw.decode(), "drained")
+    one.retire(raw.decode(), DeathReason.DRAINED)
     assert broker.redis.zcard(k.dying) == 1
     one.sweep("test")
     assert called == [(raw.decode(), "drained")]

@@ -1,6 +1,7 @@
 """`agents` and `send` against real workers."""
 
 import json
+from importlib.metadata import version
 
 from orchestrator.cli.agents import agents
 from orchestrator.cli.ledger import ledger
@@ -18,13 +19,16 @@ def test_an_agent_is_up_while_its_worker_lives_and_its_death_has_a_reason(redis_
     assert [(a["name"], a["state"], a["announced"]) for a in before["agents"]] == [("billing", "down", False)]
     assert "known agents: none" in invoke(stranger.app, send, "billing", "Charge", "{}").stderr
 
-    with WorkerProcess("tests.apps.shop", redis_url) as worker:
+    with WorkerProcess("tests.apps.shop", redis_url, environment={"ORCHESTRATOR_APP_VERSION": "7.1"}) as worker:
         incarnation = worker.incarnation
         document = eventually(lambda: _if_up(json.loads(invoke(shop.app, agents, "--json").stdout)))
         (billing,) = document["agents"]
         assert billing["incarnations"] == [incarnation]
         (living,) = document["incarnations"]
         assert living["agents"] == ["billing"]
+        assert living["capabilities"] == {"billing": ["Charge", "Reconcile", "Refund"]}
+        assert (living["pool"], living["concurrency"], living["load"]) == ("solo", 1, 0.0)
+        assert (living["app_version"], living["library_version"]) == ("7.1", version("celery-orchestrator"))
         assert {"billing", "celery"} <= set(living["queues"])
         assert document["deaths"] == []
         table = invoke(shop.app, agents).stdout
@@ -50,7 +54,9 @@ def test_an_agent_is_up_while_its_worker_lives_and_its_death_has_a_reason(redis_
         assert [(a["name"], a["state"]) for a in after["agents"]] == [("billing", "down")]
         assert [(d["incarnation"], d["reason"]) for d in after["deaths"]] == [(incarnation, "killed")]
         assert "killed" in invoke(shop.app, agents).stdout
-        assert invoke(shop.app, agents, "--deaths", "0", "--json").stdout.count("killed") == 0
+        (billing,) = after["agents"]
+        assert (billing["last_death"]["incarnation"], billing["last_death"]["reason"]) == (incarnation, "killed")
+        assert json.loads(invoke(shop.app, agents, "--deaths", "0", "--json").stdout)["deaths"] == []
 
 
 def _if_up(document: dict) -> dict:

@@ -85,9 +85,9 @@ def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -
     store.sweeper().sweep("a")
     victim = register(broker)
     beat = broker.redis.zscore(k.leases, victim)
-    fence = [k.leases, k.dying, k.deaths, k.incarnation(victim), k.sweep]
+    fence = [k.leases, k.dying, k.deaths, k.incarnation(victim), k.sweep, k.silent]
     with pytest.raises(Exception, match="STALETURN"):
-        store.run("fence", fence, [victim, int(beat), "killed", "late", 0, 2000])
+        store.run("fence", fence, [victim, int(beat), "killed", "late", 0, 2000, k.root, ""])
     reclaim = [k.dying, k.incarnation(victim), k.queues, k.sweep]
     with pytest.raises(Exception, match="STALETURN"):
         store.run("reclaim", reclaim, [k.root, victim, GROUP, 3, 1000, 10, 0, 0, 2000, 1])
@@ -95,7 +95,7 @@ def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -
         store.run("strays", [k.queues, k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000])
     assert broker.redis.zscore(k.leases, victim) == beat
     turn = broker.redis.hget(k.sweep, "sweeps")
-    assert store.run("fence", fence, [victim, int(beat), "killed", "now", turn, 2000]) == 1
+    assert store.run("fence", fence, [victim, int(beat), "killed", "now", turn, 2000, k.root, ""]) == b"killed"
 
 
 def test_while_one_sweeps_the_others_stand_back(broker: BareBroker) -> None:

@@ -201,8 +201,8 @@ class Mailbox(RuleBasedStateMachine):
         k = self.keys
         fenced = self.run_script(
             "fence",
-            [k.leases, k.dying, k.deaths, k.incarnation(worker.id), k.sweep],
-            [worker.id, "", reason, "test", "", 0],
+            [k.leases, k.dying, k.deaths, k.incarnation(worker.id), k.sweep, k.silent],
+            [worker.id, "", reason, "test", "", 0, k.root, ""],
         )
         assert bool(fenced) is not worker.fenced
         if not fenced:
@@ -225,8 +225,8 @@ class Mailbox(RuleBasedStateMachine):
         k = self.keys
         alive, *_ = self.run_script(
             "heartbeat",
-            [k.leases, k.incarnation(worker.id) if not worker.fenced else "x", k.sweep],
-            [worker.id, "a", 1],
+            [k.leases, k.incarnation(worker.id) if not worker.fenced else "x", k.sweep, k.silent, k.oom("g")],
+            [worker.id, "", "", "a", 1],
         )
         assert bool(alive) is not worker.fenced
 

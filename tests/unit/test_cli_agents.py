@@ -32,14 +32,14 @@ IDLE = IncarnationEntry(
         ({"running": 1, "held": 3}, State.BUSY),
         ({"heartbeat_age_s": 0.7}, State.LATE),
         ({"heartbeat_age_s": 0.7, "running": 1}, State.LATE),
-        ({"last_poll_s": 11.0}, State.STUCK),
-        # Nothing more is asked for while there is enough to do.
-        ({"last_poll_s": 11.0, "held": 1}, State.IDLE),
+        ({"silent_s": 11.0}, State.STUCK),
+        # Nothing more is asked for while there is enough to do; its own heartbeat does not count that as silence.
+        ({"last_poll_s": 11.0}, State.IDLE),
         ({"last_poll_s": 11.0, "held": 1, "running": 1}, State.BUSY),
     ],
 )
 def test_a_heartbeat_tells_the_state(changes: dict, state: State) -> None:
-    assert state_of(replace(IDLE, **changes), suspect_s=0.6) is state
+    assert state_of(replace(IDLE, **changes), suspect_s=0.6, stuck_s=10) is state
 
 
 def test_an_agent_is_up_while_an_incarnation_hosts_it() -> None:

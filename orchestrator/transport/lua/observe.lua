@@ -1,10 +1,11 @@
 -- First half of a sweep: whose heartbeat is late?
--- KEYS: leases, sweep. ARGV: suspect after ms, longest gap between sweeps in ms, grace for a closed connection in ms,
+-- KEYS: leases, sweep, silent. ARGV: suspect after ms, longest gap between sweeps in ms, grace for a closed connection in ms,
 -- grace for a silent one in ms, who sweeps, root, the sweeper, ms a turn lasts
 -- After a gap (nobody swept, Redis hung or restarted, a clock jumped) silence proves nothing: the living get time
 -- to be heard first.
 -- Returns {0} while it is another sweeper's turn, else
--- {turn, now, 1 if closed connections count, 1 if silence counts, ms since the last sweep or -1, {id, beat, client, node}, …}
+-- {turn, now, 1 if closed connections count, 1 if silence counts, ms since the last sweep or -1,
+-- how many beat but ask for no messages, {id, beat, client, node}, …}
 even_when_full(KEYS[1])
 local now = now_ms()
 local turn_ms = tonumber(ARGV[8])
@@ -25,7 +26,8 @@ end
 local function counts(field)
   return now >= tonumber(redis.call('HGET', KEYS[2], field) or 0) and 1 or 0
 end
-local out = {turn, now, counts('closed_counts_ms'), counts('silence_counts_ms'), last < 0 and -1 or now - last}
+local out = {turn, now, counts('closed_counts_ms'), counts('silence_counts_ms'), last < 0 and -1 or now - last,
+  redis.call('ZCARD', KEYS[3])}
 local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[1]), 'WITHSCORES', 'LIMIT', 0, 1000)
 for i = 1, #late, 2 do
   local client = redis.call('HGET', ARGV[6] .. 'incarnation:' .. late[i], 'client')

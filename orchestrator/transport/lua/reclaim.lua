@@ -26,7 +26,7 @@ for _, queue in ipairs(queues) do
         else
           -- A delivery counter of 2 is the mark that says: this one was being executed (see holder.py).
           local death = nil
-          if tonumber(p[4]) >= 2 and reason ~= 'drained' then death = {reason = reason, by = id, at = now} end
+          if tonumber(p[4]) >= 2 and reason ~= 'drained' and reason ~= 'deployed' then death = {reason = reason, by = id, at = now} end
           if give_back(root, queue, stream, group, p[1], death, tonumber(ARGV[4]), ARGV[5]) == 'poison' then
             buried = buried + 1
           end
