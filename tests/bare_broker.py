@@ -19,12 +19,14 @@ TRANSPORT = "orchestrator.transport:Transport"
 class BareBroker:
     """A sender and an observer of one Redis."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, database: int = 0, **options: Any) -> None:
+        url = f"{url.rpartition('/')[0]}/{database}"
         self.url = url
         # redis-py types every answer as "bytes or str or an awaitable"; here they are text.
         self.redis: Any = redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace")
         self.app = Celery("sender", broker=url, set_as_current=False)
         self.app.conf.broker_transport = TRANSPORT
+        self.app.conf.broker_transport_options = options
         self.app.conf.task_ignore_result = True
         self.store: Store = open_store(self.app.connection_for_write())
 

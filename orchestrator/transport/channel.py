@@ -29,11 +29,6 @@ logger = logging.getLogger(__name__)
 #: A solo pool runs tasks while we deliver; after this long the event loop gets its turn.
 _SLICE_S = 0.01
 
-#: Patience with Redis where kombu's options set none: no wait without an end.
-_SOCKET_TIMEOUT_S = 5.0
-
-_PURGE_BATCH = 1000
-
 # What was asked of Redis on the reading connection, hence what kind of answer comes.
 _CLAIM, _SLEEP, _NUDGE = "claim", "sleep", "nudge"
 
@@ -77,8 +72,8 @@ class Channel(PublishingChannel):
     def _hold(self, queue: str) -> None:
         holder = self.settler.holder
         if holder is None:
-            broker = f"{self.connection.client.as_uri(include_password=True)}|{self.keys.root}"
-            holder = HOLDERS.get(broker, lambda: Holder(self._get_pool(), self.keys, self.options, self.steps))
+            broker = f"{self.connection.broker}|{self.keys.root}"
+            holder = HOLDERS.get(broker, lambda: Holder(self.own_pool(), self.keys, self.options, self.steps))
             self.settler.holder = holder
         holder.attach(self, queue)
 
@@ -146,6 +141,16 @@ class Channel(PublishingChannel):
             "EVALSHA", sha("claim"), len(keys), *keys,
             GROUP, self.incarnation, leased, credit, *self.steps,
         )  # fmt: skip
+
+    def overdue_s(self) -> float | None:
+        """How long ago Redis was asked for messages, if it should have answered by now and nothing is there to read."""
+        connection = self._in_poll
+        if not connection or self._brpop_sent_at is None:
+            return None
+        waited_s = monotonic() - self._brpop_sent_at
+        if waited_s < self.options.block_s + connection.socket_timeout or connection._sock is None:
+            return None
+        return None if kombu_redis._socket_readable(connection._sock) else waited_s
 
     def _credit(self) -> int:
         batch = int(self.options.batch)

@@ -10,18 +10,23 @@ from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
+from redis import UnixDomainSocketConnection
 from redis.exceptions import ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, Keys, steps_of
 from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.options import Options
-from orchestrator.transport.wire import Wire
+from orchestrator.transport.unix_socket import unix_socket
+from orchestrator.transport.wire import Pool, Wire
 
 logger = logging.getLogger(__name__)
 
 #: Patience with Redis where kombu's options set none: no wait without an end.
 _SOCKET_TIMEOUT_S = 5.0
+
+#: What kombu says of every connection, and a Unix socket's cannot be told.
+_TCP_ONLY = ("host", "port", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options")
 
 _PURGE_BATCH = 1000
 
@@ -34,7 +39,11 @@ class PublishingChannel(kombu_redis.Channel):
         self._max_length: dict[str, int] = {}
         self._reply_queues: set[str] = set()
         transport: Any = args[0] if args else kwargs["connection"]
-        self.options = Options.from_transport_options(transport.client.transport_options)
+        client = transport.client
+        self.options = Options.from_transport_options(client.transport_options)
+        self._unix_socket = unix_socket(client.hostname, client.virtual_host)
+        if self._unix_socket is not None:
+            self.connection_class = UnixDomainSocketConnection
         super().__init__(*args, **kwargs)
         self.keys = Keys(self.global_keyprefix)
         self.steps = steps_of(self.priority_steps)
@@ -48,7 +57,19 @@ class PublishingChannel(kombu_redis.Channel):
                 # Longer than a gap in the sweeps: a Redis that hangs must be known to have hung before the first
                 # heartbeat gives up and closes its connection, which would look like a death.
                 params[name] = max(_SOCKET_TIMEOUT_S, 1.2 * self.options.sweep_gap_s)
+        if self._unix_socket is not None:
+            params["path"] = self._unix_socket.path
+            for name in _TCP_ONLY:
+                params.pop(name, None)
         return params
+
+    def _prepare_virtual_host(self, vhost: Any) -> Any:
+        return self._unix_socket.database if self._unix_socket is not None else super()._prepare_virtual_host(vhost)
+
+    def own_pool(self) -> Pool:
+        """A pool that outlives this channel."""
+        pool: Pool = self._get_pool()
+        return pool
 
     @property
     def wire(self) -> Wire:

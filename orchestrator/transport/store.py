@@ -79,7 +79,7 @@ def open_store(connection: Connection) -> Store:
         channel = connection.transport.create_channel(connection.transport)
     except (OperationalError, RedisError, OSError) as error:
         raise BrokerUnavailable(url, error) from error
-    pool = channel._get_pool()
+    pool = channel.own_pool()
     store = Store(
         client=redis.Redis(connection_pool=pool),
         keys=channel.keys,

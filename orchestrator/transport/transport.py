@@ -7,12 +7,14 @@ from typing import Any
 from urllib.parse import quote
 
 from kombu.transport import redis as kombu_redis
-from kombu.utils.url import as_url
+from kombu.utils.functional import dictfilter
+from kombu.utils.url import as_url, parse_url
 
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.poller import Poller
-
-SENTINEL_PORT = 26379
+from orchestrator.transport.publishing import PublishingChannel
+from orchestrator.transport.sentinel import SENTINEL_PORT, SentinelChannel
+from orchestrator.transport.unix_socket import UnixSocket, unix_socket
 
 #: What ``broker_transport`` says to have it.
 TRANSPORT = "orchestrator.transport:Transport"
@@ -34,29 +36,86 @@ def _track_requests() -> None:
 
 
 class Transport(kombu_redis.Transport):
-    """Redis Streams instead of lists; everything else as kombu's Redis transport has it."""
+    """Redis Streams instead of lists; everything else as kombu's Redis transport has it.
 
-    Channel = Channel
+    With ``master_name`` in ``broker_transport_options`` the URLs are those of Sentinels.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Channel: type[PublishingChannel] = Channel
+
+    #: kombu leaves the URL to us. It would drop the scheme, and with it the difference between redis and rediss.
+    can_parse_url = True
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        _parse_url(client)
+        super().__init__(client, **kwargs)
         self.cycle = Poller()
+        if self.client.transport_options.get("master_name"):
+            self.Channel, self.default_port = SentinelChannel, SENTINEL_PORT
+        _keep_transport(self.client)
         _track_requests()
-        # The class says no, so that kombu parses the URL; the instance says yes, so that kombu asks as_uri().
-        self.can_parse_url = True
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Called when an event loop takes over."""
+        super().register_with_event_loop(connection, loop)
+        self.cycle.watch(loop)
+
+    @property
+    def default_connection_params(self) -> dict[str, Any]:
+        """What a URL leaves out; a Unix socket has no host."""
+        params: dict[str, Any] = super().default_connection_params
+        if self._unix_socket() is not None:
+            params.pop("hostname", None)
+        return params
+
+    def _unix_socket(self) -> UnixSocket | None:
+        return unix_socket(self.client.hostname, self.client.virtual_host)
+
+    @property
+    def broker(self) -> str:
+        """What tells one broker from another: its URL with its password, or the Sentinels that know where it is."""
+        if self.Channel is SentinelChannel:
+            return f"{self.client.transport_options['master_name']} of {';'.join(self.client.alt)}"
+        return self.as_uri("", include_password=True)
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """The broker URL as its user wrote it: ``redis://``, not this class' name."""
         info = self.client.info()
-        scheme = "sentinel" if self.default_port == SENTINEL_PORT else "rediss" if self.client.ssl else "redis"
+        scheme = "sentinel" if self.Channel is SentinelChannel else "rediss" if self.client.ssl else "redis"
+        named = self._unix_socket() is None
         url: str = as_url(
             scheme,
-            info["hostname"],
-            info["port"],
+            info["hostname"] if named else None,
+            info["port"] if named else None,
             info["userid"],
             info["password"],
-            quote(str(info["virtual_host"] or ""), safe=""),
+            quote(str(info["virtual_host"] or ""), safe="" if named else "/"),
             sanitize=bool(info["password"]) and not include_password,
             mask=mask,
         )
         return url
+
+
+def _parse_url(connection: Any) -> None:
+    """Have a kombu connection take its URL apart, as it does for transports that leave it to kombu."""
+    url, transport = connection.hostname, connection.transport_cls
+    if url and "://" in url:
+        parts = parse_url(url)
+        connection._initial_params.update(dictfilter(parts), hostname=parts["hostname"])
+        # By its scheme kombu knows whether it is to speak TLS.
+        connection._init_params(**connection._initial_params)
+        connection._initial_params["transport"] = connection.transport_cls = transport
+
+
+def _keep_transport(connection: Any) -> None:
+    """Have a kombu connection with several URLs stay with its transport when it switches to the next.
+
+    kombu would take the transport from that URL's scheme, and so leave this one for its own.
+    """
+    transport = connection.transport_cls
+
+    def switch(url: str) -> None:
+        type(connection).switch(connection, url)
+        connection.transport_cls = transport
+
+    connection.switch = switch

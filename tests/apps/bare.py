@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -21,8 +22,9 @@ app.conf.update(
     worker_prefetch_multiplier=int(os.environ.get("BARE_PREFETCH", "4")),
 )
 
+app.conf.broker_transport_options = json.loads(os.environ.get("BARE_OPTIONS", "{}"))
 if "BARE_LEASE_S" in os.environ:
-    app.conf.broker_transport_options = {"lease_s": float(os.environ["BARE_LEASE_S"])}
+    app.conf.broker_transport_options["lease_s"] = float(os.environ["BARE_LEASE_S"])
 
 # Longer than any task here waits; redis-py's default is 5 s.
 record = redis.Redis.from_url(os.environ.get("BARE_RECORD_URL", URL), socket_timeout=90)

@@ -1,0 +1,28 @@
+"""The channel that asks Redis Sentinel where the primary is, each time it connects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+
+from orchestrator.transport.channel import Channel
+from orchestrator.transport.wire import Pool
+
+#: Where a Sentinel listens unless the URL says otherwise.
+SENTINEL_PORT = 26379
+
+
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """Used where ``broker_transport_options`` name the primary (``master_name``)."""
+
+    _sentinel_manager: Any
+
+    def own_pool(self) -> Pool:
+        """A pool that outlives this channel."""
+        kept = self._sentinel_manager
+        try:
+            return super().own_pool()
+        finally:
+            # kombu closes the last one with the channel, and that must be the channel's.
+            self._sentinel_manager = kept
