@@ -53,8 +53,7 @@ def test_every_worker_consumes_again_when_the_network_is_back(broker: BareBroker
         network.cut()
         for pool in POOLS:
             broker.send("note", f"meanwhile {pool}", queue=pool)
-        for worker in workers.values():
-            eventually(lambda w=worker: "Redis" in w.log().partition("ready.")[2], 15, describe=worker.log)
+        eventually(lambda: all("Redis" in worker.log().partition("ready.")[2] for worker in workers.values()), 15)
         assert not any(name.startswith("meanwhile") for name in broker.done())
         network.heal()
         everybody_runs("after", 15)
