@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from time import monotonic
 from typing import Any, Protocol
 
 from celery import Celery
@@ -93,10 +94,22 @@ class Sender:
             else to_agent(self._directory, recipient, message, options)
         )
         door = self._door()
-        door.send(parcel)
+        _through(door, parcel)
         s = parcel.supervision
-        emit(events.SENT, agent=s.agent, message=s.message, id=parcel.id)
         delivery = Delivery(parcel.id, s.agent, s.message, s.on_error, door.outcome)
         if door.inline and s.on_error is OnError.RAISE:
             delivery.wait(timeout_s=1)
         return delivery
+
+
+def _through(door: Door, parcel: Parcel) -> None:
+    s = parcel.supervision
+    emit(events.SEND_STARTED, agent=s.agent, message=s.message, id=parcel.id)
+    began = monotonic()
+    try:
+        door.send(parcel)
+    except Exception as error:
+        took_s, name = monotonic() - began, type(error).__name__
+        emit(events.SEND_FAILED, {"duration_s": took_s}, agent=s.agent, message=s.message, id=parcel.id, error=name)
+        raise
+    emit(events.SENT, {"duration_s": monotonic() - began}, agent=s.agent, message=s.message, id=parcel.id)

@@ -34,7 +34,14 @@ def contract() -> tuple[EventName, ...]:
     return tuple(_CONTRACT.values())
 
 
-SENT: Final = _event("send.accepted", "A message was accepted.", metadata="agent message id")
+SEND_STARTED: Final = _event("send.start", "A send begins.", metadata="agent message id")
+SENT: Final = _event("send.stop", "The message was accepted.", measurements="duration_s", metadata="agent message id")
+SEND_FAILED: Final = _event(
+    "send.exception",
+    "The send raised an error. If that says that Redis did not answer, the message may have been accepted.",
+    measurements="duration_s",
+    metadata="agent message id error",
+)
 HANDLED: Final = _event(
     "delivery.handled", "A handler returned.", measurements="runtime_s", metadata="agent message id attempts"
 )

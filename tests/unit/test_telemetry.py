@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator import Orchestrator, OrchestratorError
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.telemetry import Event, attach, detach, emit, events
 from tests.apps import agents_app as house
 
@@ -60,7 +61,9 @@ def test_who_has_detached_hears_nothing(heard: list[Event]) -> None:
 
 def test_a_send_tells_what_happens_to_it(heard: list[Event], orchestrator: Orchestrator) -> None:
     delivery = orchestrator.send("worker", house.Broken())
-    assert sorted(names(heard)) == sorted([events.SENT, events.RETRIED, events.RETRIED, events.BURIED])
+    assert sorted(names(heard)) == sorted(
+        [events.SEND_STARTED, events.SENT, events.RETRIED, events.RETRIED, events.BURIED]
+    )
     assert {event.metadata["id"] for event in heard} == {delivery.id}
     assert {event.metadata["agent"] for event in heard} == {"worker"}
     retried = [event for event in heard if event.name == events.RETRIED]
@@ -97,3 +100,13 @@ def test_a_refused_send_is_not_told_as_accepted(heard: list[Event], orchestrator
     with pytest.raises(OrchestratorError):
         orchestrator.send("nobody", house.Add(a=1, b=2))
     assert heard == []
+
+
+def test_a_send_that_fails_on_the_way_says_so(heard: list[Event]) -> None:
+    nowhere = house.make("redis://127.0.0.1:1/0")
+    nowhere.app.conf.task_publish_retry = False
+    with pytest.raises(BrokerUnavailable):
+        nowhere.send("worker", house.Add(a=1, b=2))
+    assert names(heard) == [events.SEND_STARTED, events.SEND_FAILED]
+    assert heard[1].metadata["error"] == "BrokerUnavailable"
+    assert heard[1].measurements["duration_s"] >= 0
