@@ -1,14 +1,39 @@
 """Task orchestration on Celery with the supervision of Erlang/OTP."""
 
-from orchestrator.agents.agent import Agent, handles
-from orchestrator.agents.context import Context
-from orchestrator.app import Orchestrator
-from orchestrator.core.errors import OrchestratorError
-from orchestrator.core.message import Message
-from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
-from orchestrator.core.policy import Exponential, OnError, Retry
-from orchestrator.core.settings import Settings, load_settings
-from orchestrator.sending.delivery import Delivery
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.agents.agent import Agent, handles
+    from orchestrator.agents.context import Context
+    from orchestrator.app import Orchestrator
+    from orchestrator.core.errors import OrchestratorError
+    from orchestrator.core.message import Message
+    from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
+    from orchestrator.core.policy import Exponential, OnError, Retry
+    from orchestrator.core.settings import Settings, load_settings
+    from orchestrator.sending.delivery import Delivery
+
+# Imported when asked for: `orchestrator health` has no time for Celery and pydantic.
+_WHERE = {
+    "Agent": "orchestrator.agents.agent",
+    "handles": "orchestrator.agents.agent",
+    "Context": "orchestrator.agents.context",
+    "Orchestrator": "orchestrator.app",
+    "OrchestratorError": "orchestrator.core.errors",
+    "Message": "orchestrator.core.message",
+    "Cancelled": "orchestrator.core.outcome",
+    "Dead": "orchestrator.core.outcome",
+    "Expired": "orchestrator.core.outcome",
+    "Handled": "orchestrator.core.outcome",
+    "Outcome": "orchestrator.core.outcome",
+    "Exponential": "orchestrator.core.policy",
+    "OnError": "orchestrator.core.policy",
+    "Retry": "orchestrator.core.policy",
+    "Settings": "orchestrator.core.settings",
+    "load_settings": "orchestrator.core.settings",
+    "Delivery": "orchestrator.sending.delivery",
+}
 
 __all__ = [
     "Agent",
@@ -29,3 +54,14 @@ __all__ = [
     "handles",
     "load_settings",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_WHERE[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -24,6 +24,7 @@ from orchestrator.core.policy import OnError, Retry
 from orchestrator.core.settings import Settings, load_settings
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.stream import StreamDeadLetters
+from orchestrator.health.pulse import PULSE
 from orchestrator.monitors import manager
 from orchestrator.registry.agents import AgentEntry, Registry
 from orchestrator.sending.delivery import Delivery
@@ -71,6 +72,7 @@ class Orchestrator:
     def _on_worker_init(self, sender: str = "", instance: Any = None, **_: Any) -> None:
         if instance is not None and instance.app is self.app:
             self._description.worker = instance
+            PULSE.start(sender)
             self.app.conf.broker_transport_options = {
                 **self.app.conf.broker_transport_options,
                 "node_name": sender,

@@ -1,11 +1,19 @@
 """Fixtures that every test may use."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from redis import Redis
 
 from orchestrator.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _health_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Workers that are killed leave their health files; not where those of this machine are."""
+    folder = tmp_path_factory.mktemp("health")
+    os.environ["ORCHESTRATOR_HEALTH_DIR"] = str(folder)
 
 
 @pytest.fixture(scope="session")

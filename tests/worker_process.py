@@ -58,7 +58,7 @@ class WorkerProcess:
 
     def start(self, *, wait: bool = True) -> WorkerProcess:
         """Start it (again)."""
-        before = set(self._leases())
+        before = set(self._leases()) if wait else set()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,

@@ -18,8 +18,9 @@ from orchestrator.core.errors import InvalidSettings
 #: Environment variable that names the profile file.
 PROFILE_VARIABLE = "ORCHESTRATOR_CONFIG"
 
-#: Variables with our prefix that are not settings: the profile's path, and the embedded server's binary.
-_OTHER_VARIABLES = (PROFILE_VARIABLE, "ORCHESTRATOR_REDIS_SERVER")
+#: Variables with our prefix that are not settings: the profile's path, the embedded server's binary, and where
+#: `orchestrator health` looks.
+_OTHER_VARIABLES = (PROFILE_VARIABLE, "ORCHESTRATOR_REDIS_SERVER", "ORCHESTRATOR_HEALTH_DIR")
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 

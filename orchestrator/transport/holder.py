@@ -28,6 +28,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys
+from orchestrator.health.pulse import PULSE
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.oom import OomCounter
 from orchestrator.transport.options import Options
@@ -105,6 +106,10 @@ class Holder:
         self._oom_counts = (self._ooms.read(),) * 2
         self._idle_since = monotonic()
         self._linger_until = float("-inf")
+        self._fenced_at: float | None = None
+        self._away_since: float | None = None
+        self._answered_at = monotonic()
+        self._sweep_age_ms = -1
         self._compared_at = monotonic()
         self._stop = threading.Event()
         self._sweeper = Sweeper(Wire(pool), keys, options, steps)
@@ -113,6 +118,8 @@ class Holder:
         self.outbox = Outbox(pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP)
         self._thread = threading.Thread(target=self._live, name="orchestrator-heartbeat", daemon=True)
         self._thread.start()
+        PULSE.start(options.node_name or socket.gethostname())
+        PULSE.watch(self.vital_signs)
         atexit.register(self.leave_at_exit)
 
     # -- joining and leaving
@@ -253,6 +260,22 @@ class Holder:
 
     # -- living
 
+    def vital_signs(self) -> dict[str, Any]:
+        """What ``orchestrator health`` is told."""
+        if self.left:
+            return {}
+        now = monotonic()
+        return {
+            "incarnation": self.id,
+            "fenced_s": None if self._fenced_at is None else now - self._fenced_at,
+            "away": self._away_since is not None,
+            "beat_age_s": now - self._answered_at,
+            "silent_s": self._polling.silent_s,
+            "sweep_age_s": None if self._sweep_age_ms < 0 else now - self._answered_at + self._sweep_age_ms / 1000,
+            "stuck_s": self.options.stuck_s,
+            "sweep_stale_s": self.options.sweep_stale_s,
+        }
+
     def _fields(self) -> dict[str, str]:
         now = monotonic()
         running = [c.started_at for c in list(self.held.values()) if c.started_at is not None]
@@ -309,18 +332,21 @@ class Holder:
                 ],
             )
             self._said, self._said_silent = fields, silent
-            self._polling.after_heartbeat(monotonic(), self._last_poll, self._should_poll())
+            self._answered_at = monotonic()
+            self._polling.after_heartbeat(self._answered_at, self._last_poll, self._should_poll())
             if self._wire.connection._sock is not self._socket:
                 # Repaired on the way: what we have just said of our connection is no longer true.
                 self._socket = None
         if alive:
-            return int(swept[0])
+            self._sweep_age_ms = int(swept[0])
+            return self._sweep_age_ms
         if not self.fenced and not self.left:
             self._on_fenced()
         return 0
 
     def _on_fenced(self) -> None:
         self.fenced = True
+        self._fenced_at = monotonic()
         logger.error("%s was declared dead while it was not; it stops, and this process begins anew", self.id)
         emit(events.AGENT_FENCED, incarnation=self.id)
         for user in tuple(self._users):
@@ -343,18 +369,17 @@ class Holder:
         return not self._users and not self.held and now > max(self._idle_since + _LINGER_S, self._linger_until)
 
     def _live(self) -> None:
-        away_since: float | None = None
-        while not self._stop.wait(self.options.heartbeat_s if away_since is None and self._socket else 0.1):
-            if away_since is None and self._is_deserted():
+        while not self._stop.wait(self.options.heartbeat_s if self._away_since is None and self._socket else 0.1):
+            if self._away_since is None and self._is_deserted():
                 self.leave()
                 return
             if self.fenced:
                 continue
             try:
                 since_ms = self._beat()
-                if away_since is not None:
-                    logger.warning("heartbeats reach Redis again after %.1f s", monotonic() - away_since)
-                    away_since = None
+                if self._away_since is not None:
+                    logger.warning("heartbeats reach Redis again after %.1f s", monotonic() - self._away_since)
+                    self._away_since = None
                     self._linger_until = monotonic() + _LINGER_AFTER_OUTAGE_S
                 if monotonic() - self._compared_at > _COMPARE_EVERY_S:
                     self._compared_at = monotonic()
@@ -362,8 +387,8 @@ class Holder:
                 if not self.fenced:
                     self._stand_in.after_heartbeat(since_ms)
             except (RedisError, OSError) as error:
-                if away_since is None:
-                    away_since = monotonic()
+                if self._away_since is None:
+                    self._away_since = monotonic()
                     logger.warning("no heartbeat: Redis is away (%s)", error)
                 with self._lock:
                     self._socket = None

@@ -1,0 +1,93 @@
+"""A few commands to Redis over a bare socket: to import a client takes longer than the whole probe may."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from orchestrator.core.keys import Keys
+
+
+class BadAddress(Exception):
+    """The broker's URL is none that the probe can ask."""
+
+
+def last_sweep(timeout_s: float) -> tuple[int | None, str, int]:
+    """When the last sweep was, by whom, and now; in ms by Redis' clock.
+
+    Raises:
+        BadAddress: the broker's URL is not redis:// or rediss://.
+        OSError: Redis does not answer, or refuses.
+    """
+    url, prefix = _broker()
+    (seconds, micros), (at_ms, by) = _ask(
+        url, [("TIME",), ("HMGET", Keys(prefix).sweep, "at_ms", "by")], timeout_s
+    )  # fmt: skip
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    return (None if at_ms is None else int(float(at_ms))), (by or b"").decode(), now_ms
+
+
+def _broker() -> tuple[str, str]:
+    profile: dict[str, Any] = {}
+    if path := os.environ.get("ORCHESTRATOR_CONFIG"):
+        import tomllib
+
+        try:
+            profile = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadAddress(f"profile {path}: {error}") from None
+    url = os.environ.get("ORCHESTRATOR_BROKER_URL") or profile.get("broker_url") or "redis://127.0.0.1:6379/0"
+    return str(url), os.environ.get("ORCHESTRATOR_KEY_PREFIX", profile.get("key_prefix", ""))
+
+
+def _ask(url: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[Any]:
+    try:
+        parts = urlsplit(url)
+        address = parts.hostname or "127.0.0.1", parts.port or 6379
+    except ValueError:
+        raise BadAddress("the broker's URL is none") from None
+    if parts.scheme not in ("redis", "rediss"):
+        raise BadAddress(f"{parts.scheme}:// cannot be asked; allowed: redis://, rediss://")
+    greetings: list[tuple[str, ...]] = []
+    if parts.password:
+        greetings.append(("AUTH", *([unquote(parts.username)] if parts.username else []), unquote(parts.password)))
+    if database := parts.path.strip("/"):
+        greetings.append(("SELECT", database))
+    with socket.create_connection(address, timeout_s) as plain, _secured(plain, parts) as connection:
+        connection.sendall(b"".join(_packed(command) for command in (*greetings, *commands)))
+        with connection.makefile("rb") as answers:
+            return [_read(answers) for _ in (*greetings, *commands)][len(greetings) :]
+
+
+def _secured(plain: socket.socket, parts: SplitResult) -> socket.socket:
+    if parts.scheme == "redis":
+        return plain
+    import ssl
+
+    options = parse_qs(parts.query)
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs", [None])[0])
+    if options.get("ssl_cert_reqs", ["required"])[0].lower() in ("none", "cert_none"):
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(plain, server_hostname=parts.hostname)
+
+
+def _packed(command: tuple[str, ...]) -> bytes:
+    words = [word.encode() for word in command]
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
+def _read(answers: BinaryIO) -> Any:
+    line = answers.readline()
+    if not line.endswith(b"\r\n"):
+        raise ConnectionError("Redis closed the connection")
+    kind, rest = line[:1], line[1:-2]
+    if kind == b"-":
+        raise ConnectionError(f"Redis refused: {rest.decode(errors='replace')}")
+    if kind == b"*":
+        return [_read(answers) for _ in range(int(rest))]
+    if kind == b"$":
+        return None if rest == b"-1" else answers.read(int(rest) + 2)[:-2]
+    return rest

@@ -1,0 +1,92 @@
+"""``orchestrator health``: a probe for containers and their keepers. Imports neither the app nor Celery."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from orchestrator.health import files
+from orchestrator.health.judge import Exit, Verdict, liveness, readiness
+
+#: What the monitor manager signs its sweeps with.
+_MANAGER = "monitor-manager"
+
+#: How long Redis may take to answer the probe that asks it.
+_PATIENCE_S = 3.0
+
+_EXIT_CODES = """
+Exit codes:
+  0  healthy
+  1  not
+  2  the command line, or the broker's URL, is not understood
+  3  Redis cannot be reached (--ready and --sweep only: a worker that cannot reach Redis is alive)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``orchestrator``; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="orchestrator", description="Supervision for Celery.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    health = commands.add_parser(
+        "health",
+        help="whether the workers on this host are well",
+        description="Whether the workers on this host, of this user, are well. Alive, if nothing is asked for.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    which = health.add_mutually_exclusive_group()
+    which.add_argument("--node", metavar="NAME", help="only the worker of this name (celery worker -n NAME)")
+    which.add_argument("--pid", type=int, help="only the worker whose main process this is")
+    what = health.add_mutually_exclusive_group()
+    what.add_argument("--ready", action="store_true", help="alive, consuming, and watched by a sweep that is fresh")
+    what.add_argument(
+        "--sweep",
+        action="store_true",
+        help="ask Redis (ORCHESTRATOR_BROKER_URL) whether beat and the manager do theirs",
+    )
+    options = parser.parse_args(arguments)
+    if options.sweep:
+        code, text = _sweep()
+    else:
+        code, text = _workers(options.node, options.pid, ready=options.ready)
+    print(text, file=sys.stderr if code else sys.stdout)
+    return int(code)
+
+
+def _workers(node: str | None, pid: int | None, *, ready: bool) -> Verdict:
+    try:
+        folder = files.checked_directory()
+        found = [s for s in files.living(folder) if _is_meant(s, node, pid)]
+    except FileNotFoundError:
+        found = []
+    except (OSError, files.UntrustedDirectory) as error:
+        return Exit.UNHEALTHY, str(error)
+    if not found:
+        which = f" called {node}" if node else f" with pid {pid}" if pid else ""
+        return Exit.UNHEALTHY, f"no worker{which} runs here"
+    judge, now_s = readiness if ready else liveness, monotonic()
+    said = [(signs["node"], *judge(signs, now_s)) for signs in found]
+    # One that is broken outweighs one that only waits for Redis.
+    worst = next((c for c in (Exit.UNHEALTHY, Exit.BROKER_AWAY) if c in {code for _, code, _ in said}), Exit.HEALTHY)
+    return worst, "\n".join(f"{name}: {text}" for name, _, text in said)
+
+
+def _is_meant(signs: dict[str, Any], node: str | None, pid: int | None) -> bool:
+    return (node is None or signs["node"] == node) and (pid is None or signs["pid"] == pid)
+
+
+def _sweep() -> Verdict:
+    # Here, because of the time it takes to import what only this needs.
+    from orchestrator.health.ask_redis import BadAddress, last_sweep
+    from orchestrator.health.judge import sweeps
+
+    try:
+        at_ms, by, now_ms = last_sweep(_PATIENCE_S)
+    except BadAddress as error:
+        return Exit.USAGE, str(error)
+    except OSError as error:
+        return Exit.BROKER_AWAY, f"Redis: {error}"
+    return sweeps(at_ms, by, _MANAGER, now_ms)

@@ -1,0 +1,79 @@
+"""What a process' signs mean: pure functions of what it wrote, and of now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+#: A process that has written nothing for this long cannot run its threads: it hangs, or is stopped.
+HUNG_AFTER_S = 30.0
+
+#: A worker that was told to begin anew, or asks for no messages, and is still so after this long needs a restart.
+WEDGED_AFTER_S = 60.0
+
+#: Without a sweep for this long (or three times ``sweep_stale_s``) nobody looks for the dead.
+SWEEP_OVERDUE_S = 10.0
+
+
+class Exit(IntEnum):
+    """Exit codes of the probe."""
+
+    HEALTHY = 0
+    UNHEALTHY = 1
+    USAGE = 2
+    BROKER_AWAY = 3
+
+
+Verdict = tuple[Exit, str]
+
+
+def liveness(signs: Mapping[str, Any], now_s: float) -> Verdict:
+    """Whether a restart would help. A broker that is away is no reason: a new process could not reach it either."""
+    silent_s = now_s - signs["at_s"]
+    if silent_s > HUNG_AFTER_S:
+        return Exit.UNHEALTHY, f"hangs: it has said nothing for {silent_s:.0f} s"
+    if (signs.get("fenced_s") or 0) > WEDGED_AFTER_S:
+        return Exit.UNHEALTHY, f"was declared dead {signs['fenced_s']:.0f} s ago, and has not begun anew"
+    if signs.get("silent_s", 0) > WEDGED_AFTER_S and not _is_away(signs):
+        return Exit.UNHEALTHY, f"has asked for no messages for {signs['silent_s']:.0f} s"
+    return Exit.HEALTHY, "alive"
+
+
+def readiness(signs: Mapping[str, Any], now_s: float) -> Verdict:
+    """Whether it does its work: alive, consuming, and under somebody's eyes."""
+    alive = liveness(signs, now_s)
+    if alive[0] is not Exit.HEALTHY:
+        return alive
+    if not signs.get("incarnation"):
+        return Exit.UNHEALTHY, "does not consume yet, or no more"
+    if signs.get("fenced_s") is not None:
+        return Exit.UNHEALTHY, "was declared dead, and begins anew"
+    if _is_away(signs):
+        return Exit.BROKER_AWAY, f"no answer from Redis for {signs['beat_age_s']:.0f} s"
+    if signs["silent_s"] > signs["stuck_s"]:
+        return Exit.UNHEALTHY, f"has asked for no messages for {signs['silent_s']:.0f} s"
+    overdue_s = max(SWEEP_OVERDUE_S, 3 * signs["sweep_stale_s"])
+    if signs["sweep_age_s"] is None or signs["sweep_age_s"] > overdue_s:
+        return Exit.UNHEALTHY, "nobody looks for the dead: no sweep " + _age(signs["sweep_age_s"])
+    return Exit.HEALTHY, f"alive, consuming, swept {signs['sweep_age_s']:.1f} s ago"
+
+
+def sweeps(at_ms: int | None, by: str, manager: str, now_ms: int) -> Verdict:
+    """Whether beat and the monitor manager do theirs: neither shows without the other."""
+    if at_ms is None:
+        return Exit.UNHEALTHY, "nobody has swept yet"
+    age_s = (now_ms - at_ms) / 1000
+    if age_s > SWEEP_OVERDUE_S:
+        return Exit.UNHEALTHY, f"no sweep {_age(age_s)}"
+    if by != manager:
+        return Exit.UNHEALTHY, f"{by} sweeps in the place of beat and the monitor manager"
+    return Exit.HEALTHY, f"swept {age_s:.1f} s ago"
+
+
+def _is_away(signs: Mapping[str, Any]) -> bool:
+    return bool(signs.get("away")) or signs.get("beat_age_s", 0) > SWEEP_OVERDUE_S
+
+
+def _age(age_s: float | None) -> str:
+    return "yet" if age_s is None else f"for {age_s:.0f} s"

@@ -1,0 +1,83 @@
+"""The thread in which a process says every second how it is."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from orchestrator.health import files
+
+logger = logging.getLogger(__name__)
+
+#: Between two writings. A probe takes thirty of them missed for a process that hangs.
+EVERY_S = 1.0
+
+Signs = Callable[[], Mapping[str, Any]]
+
+
+class Pulse:
+    """Of this process. It says that the process can run threads at all, and what its incarnation last told it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._stop = threading.Event()
+        self._node = ""
+        self._signs: Signs = dict
+
+    def start(self, node: str) -> None:
+        """Begin; a second time it does nothing. Where no file can be written a warning says so, and that is all."""
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            self._pid = os.getpid()
+            self._node = node
+            self._stop = threading.Event()
+            try:
+                folder = files.checked_directory(make=True)
+                files.remove_leftovers(folder)
+                self._write(folder)
+            except (OSError, files.UntrustedDirectory) as error:
+                logger.warning("`orchestrator health` will not know of this process: %s", error)
+                return
+            self._thread = threading.Thread(target=self._beat, args=(folder,), name="orchestrator-pulse", daemon=True)
+            self._thread.start()
+            atexit.register(self.stop)
+
+    def watch(self, signs: Signs) -> None:
+        """From now on, ``signs`` tells what there is to say of the incarnation; the last one told so counts."""
+        self._signs = signs
+
+    def stop(self) -> None:
+        """End, and leave no file."""
+        self._stop.set()
+        if self._thread is not None and self._pid == os.getpid():
+            self._thread.join(timeout=EVERY_S)
+            try:
+                files.remove(files.directory(), self._pid)
+            except OSError as error:
+                logger.debug("health file not removed: %s", error)
+
+    def _write(self, folder: Path) -> None:
+        files.write(folder, {"node": self._node, "at_s": monotonic(), **self._signs()})
+
+    def _beat(self, folder: Path) -> None:
+        broken = False
+        while not self._stop.wait(EVERY_S):
+            try:
+                self._write(folder)
+                broken = False
+            except OSError as error:
+                if not broken:
+                    logger.warning("`orchestrator health` will take this process for hung: %s", error)
+                broken = True
+
+
+PULSE = Pulse()

@@ -1,0 +1,161 @@
+"""What `orchestrator health` concludes from what a process wrote, and that it is quick to conclude anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+import orchestrator
+from orchestrator.health import files
+from orchestrator.health.command import main
+from orchestrator.health.judge import Exit, liveness, readiness, sweeps
+from orchestrator.health.pulse import Pulse
+
+WELL = {
+    "node": "w1@h",
+    "at_s": 100.0,
+    "incarnation": "w1@h:1#1",
+    "fenced_s": None,
+    "away": False,
+    "beat_age_s": 0.3,
+    "silent_s": 0.0,
+    "sweep_age_s": 0.9,
+    "stuck_s": 10.0,
+    "sweep_stale_s": 3.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "alive", "ready"),
+    [
+        ({}, Exit.HEALTHY, Exit.HEALTHY),
+        ({"at_s": 65.0}, Exit.UNHEALTHY, Exit.UNHEALTHY),
+        ({"fenced_s": 2.0}, Exit.HEALTHY, Exit.UNHEALTHY),
+        ({"fenced_s": 61.0}, Exit.UNHEALTHY, Exit.UNHEALTHY),
+        ({"silent_s": 11.0}, Exit.HEALTHY, Exit.UNHEALTHY),
+        ({"silent_s": 61.0}, Exit.UNHEALTHY, Exit.UNHEALTHY),
+        ({"sweep_age_s": None}, Exit.HEALTHY, Exit.UNHEALTHY),
+        ({"sweep_age_s": 11.0}, Exit.HEALTHY, Exit.UNHEALTHY),
+        # Without Redis nobody consumes and nobody sweeps, and a restart would not change that.
+        ({"away": True}, Exit.HEALTHY, Exit.BROKER_AWAY),
+        ({"away": True, "silent_s": 61.0, "sweep_age_s": 3600.0}, Exit.HEALTHY, Exit.BROKER_AWAY),
+        ({"beat_age_s": 11.0}, Exit.HEALTHY, Exit.BROKER_AWAY),
+    ],
+)
+def test_liveness_asks_whether_a_restart_would_help_and_readiness_whether_it_works(
+    changes: dict[str, Any], alive: Exit, ready: Exit
+) -> None:
+    signs = {**WELL, **changes}
+    assert liveness(signs, 101.0)[0] is alive
+    assert readiness(signs, 101.0)[0] is ready
+
+
+def test_a_worker_that_starts_or_waits_for_redis_is_alive_and_not_ready() -> None:
+    signs = {"node": "w1@h", "at_s": 100.0}
+    assert liveness(signs, 101.0)[0] is Exit.HEALTHY
+    assert readiness(signs, 101.0)[0] is Exit.UNHEALTHY
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "by", "code"),
+    [
+        (None, "", Exit.UNHEALTHY),
+        (99_000, "monitor-manager", Exit.HEALTHY),
+        (99_000, "w1@h:1#1", Exit.UNHEALTHY),
+        (80_000, "monitor-manager", Exit.UNHEALTHY),
+    ],
+)
+def test_a_sweep_counts_if_it_is_fresh_and_the_managers(at_ms: int | None, by: str, code: Exit) -> None:
+    assert sweeps(at_ms, by, "monitor-manager", 100_000)[0] is code
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ORCHESTRATOR_HEALTH_DIR", str(tmp_path / "health"))
+    return files.checked_directory(make=True)
+
+
+def test_the_probe_names_whom_it_found_and_can_be_told_whom_to_look_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["health"]) == 1
+    assert "no worker runs here" in capsys.readouterr().err
+    files.write(folder, {**WELL, "at_s": monotonic()})
+    assert main(["health"]) == 0
+    assert capsys.readouterr().out == "w1@h: alive\n"
+    assert main(["health", "--ready", "--node", "w1@h"]) == 0
+    assert main(["health", "--pid", str(os.getpid())]) == 0
+    assert main(["health", "--node", "w2@h"]) == 1
+    assert "no worker called w2@h runs here" in capsys.readouterr().err
+
+
+def test_the_files_of_the_dead_are_not_believed_and_removed(folder: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (folder / f"{gone.pid}.json").write_text(json.dumps({**WELL, "pid": gone.pid, "born": 1}))
+    # The same pid, but another process.
+    (folder / "1.json").write_text(json.dumps({**WELL, "pid": os.getpid(), "born": 1}))
+    assert list(files.living(folder)) == []
+    files.remove_leftovers(folder)
+    assert not (folder / f"{gone.pid}.json").exists()
+
+
+def test_a_directory_that_others_may_write_to_is_not_believed(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    files.write(folder, {**WELL, "at_s": monotonic()})
+    folder.chmod(0o777)
+    assert main(["health"]) == 1
+    assert "no other may write to" in capsys.readouterr().err
+    Pulse().start("w1@h")
+    assert "`orchestrator health` will not know of this process" in caplog.text
+
+
+def test_a_pulse_says_what_it_is_told_and_leaves_nothing_behind(folder: Path) -> None:
+    pulse = Pulse()
+    pulse.watch(lambda: {"incarnation": "w1@h:1#1"})
+    pulse.start("w1@h")
+    (signs,) = files.living(folder)
+    assert (signs["node"], signs["incarnation"]) == ("w1@h", "w1@h:1#1")
+    pulse.stop()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["health", "--pid", "x"], ["health", "--ready", "--sweep"], ["heal"]])
+def test_a_command_line_that_makes_no_sense_has_its_own_exit_code(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == Exit.USAGE
+
+
+@pytest.mark.parametrize("url", ["sentinel://h:26379/0", "redis://h:port/0"])
+def test_a_broker_that_cannot_be_asked_is_a_matter_of_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", url)
+    assert main(["health", "--sweep"]) == Exit.USAGE
+
+
+def test_the_probe_loads_neither_celery_nor_a_redis_client_nor_pydantic(folder: Path) -> None:
+    program = (
+        "import sys; from orchestrator.health.command import main; import orchestrator.health.ask_redis;"
+        "main(['health']);"
+        "print(sorted({'celery', 'kombu', 'redis', 'pydantic', 'click', 'orchestrator.app'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_what_is_loaded_when_asked_for_is_all_there() -> None:
+    assert sorted(orchestrator._WHERE) == sorted(orchestrator.__all__)
+    for name in orchestrator.__all__:
+        assert getattr(orchestrator, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Orchestra'"):
+        getattr(orchestrator, "Orchestra")  # noqa: B009 - mypy would see through the plain form
