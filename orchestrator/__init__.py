@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from orchestrator.agents.agent import Agent, handles
     from orchestrator.agents.context import Context
     from orchestrator.app import Orchestrator
+    from orchestrator.core.down import Down
     from orchestrator.core.errors import OrchestratorError
     from orchestrator.core.message import Message
     from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
@@ -20,6 +21,7 @@ _WHERE = {
     "handles": "orchestrator.agents.agent",
     "Context": "orchestrator.agents.context",
     "Orchestrator": "orchestrator.app",
+    "Down": "orchestrator.core.down",
     "OrchestratorError": "orchestrator.core.errors",
     "Message": "orchestrator.core.message",
     "Cancelled": "orchestrator.core.outcome",
@@ -41,6 +43,7 @@ __all__ = [
     "Context",
     "Dead",
     "Delivery",
+    "Down",
     "Expired",
     "Exponential",
     "Handled",

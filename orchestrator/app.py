@@ -26,6 +26,9 @@ from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.stream import StreamDeadLetters
 from orchestrator.health.pulse import PULSE
 from orchestrator.monitors import manager
+from orchestrator.monitors.monitors import Monitors
+from orchestrator.monitors.remembered import RememberedMonitors
+from orchestrator.monitors.stored import StoredMonitors
 from orchestrator.registry.agents import AgentEntry, Registry
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, read_ledger
@@ -54,7 +57,7 @@ class Orchestrator:
         self._sender = Sender(app, self._directory, self._door)
         self._sweeper: Sweeper | None = None
         self._description = Description(app, self._directory.declared, self.settings.app_version)
-        configure(app, self.settings, self._description)
+        configure(app, self.settings, self._description, lambda i, reason: self._stored.at_death(i, reason))
         switch_on(self.settings.telemetry)
         app.orchestrator = self
         app.steps["consumer"].update((Guard, Reaping, Reporting))
@@ -157,6 +160,23 @@ class Orchestrator:
     @cached_property
     def _stream_dead_letters(self) -> DeadLetters:
         return StreamDeadLetters(self.store)
+
+    @property
+    def monitors(self) -> Monitors:
+        """Monitors: those of Redis, or of this process in eager mode."""
+        return self._remembered if self.eager else self._stored
+
+    def monitor_store(self) -> StoredMonitors:
+        """The monitors of Redis, whatever the mode."""
+        return self._stored
+
+    @cached_property
+    def _stored(self) -> StoredMonitors:
+        return StoredMonitors(self.app, lambda: self.store, lambda: self.agents, self.settings)
+
+    @cached_property
+    def _remembered(self) -> RememberedMonitors:
+        return RememberedMonitors(self.app, self._house.send, lambda: self.agents)
 
     def ledger(self) -> list[LedgerRow]:
         """Every mailbox' ledger, at one moment.

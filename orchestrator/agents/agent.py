@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from orchestrator.agents.context import Context
+from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidDeclaration
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +38,14 @@ class Agent:
     retry: ClassVar[Retry] = Retry()
     #: What becomes of a message whose attempts are used up, unless the send says otherwise.
     on_error: ClassVar[OnError | str] = OnError.DEAD_LETTER
+
+    def on_down(self, down: Down, context: Context) -> None:
+        """Called once for each monitor of this agent whose target has died; supervised like any handler.
+
+        It may leave the context out. Any incarnation of the agent may be called; ``down.owner`` says which one made
+        the monitor.
+        """
+        logger.warning("agent %s has no on_down; nobody acts on the death of %s (%s)", self.name, down.target, down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,7 @@ class AgentSpec:
     cls: type[Agent]
     on_error: OnError
     handlers: Mapping[str, HandlerSpec]
+    down_wants_context: bool = True
 
     @property
     def queue(self) -> str:
@@ -92,6 +105,19 @@ class AgentSpec:
         """Run a handler."""
         method = getattr(agent, handler.method)
         return method(message, context) if handler.wants_context else method(message)
+
+    @property
+    def down_task(self) -> str:
+        """The Celery task that executes :meth:`Agent.on_down`."""
+        return f"{self.name}.on_down"
+
+    def call_down(self, agent: Agent, down: Down, context: Context) -> None:
+        """Run :meth:`Agent.on_down`."""
+        on_down: Callable[..., None] = agent.on_down
+        if self.down_wants_context:
+            on_down(down, context)
+        else:
+            on_down(down)
 
 
 def inspect_agent(cls: type[Agent]) -> AgentSpec:
@@ -126,7 +152,7 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
         handlers[name] = HandlerSpec(mark.message, method_name, mark.retry or cls.retry, _wants_context(cls, method))
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
-    return AgentSpec(cls.name, cls, on_error, handlers)
+    return AgentSpec(cls.name, cls, on_error, handlers, _wants_context(cls, cls.on_down))
 
 
 def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:

@@ -13,10 +13,26 @@ from orchestrator.transport.transport import TRANSPORT
 _SCHEMES = ("redis", "rediss", "sentinel")
 
 
-def configure(app: Celery, settings: Settings, describe: Callable[[], Mapping[str, str]]) -> None:
+class _Shown:
+    """A function among the transport's options, which Celery's remote control shows as JSON."""
+
+    def __init__(self, function: Callable[[str, str], bool]) -> None:
+        self._function = function
+
+    def __call__(self, incarnation: str, reason: str) -> bool:
+        return self._function(incarnation, reason)
+
+    def __json__(self) -> str:
+        return "monitors"
+
+
+def configure(
+    app: Celery, settings: Settings, describe: Callable[[], Mapping[str, str]], at_death: Callable[[str, str], bool]
+) -> None:
     """Set the transport and its options, late acknowledgement, and JSON as the only content.
 
-    ``describe`` says what a worker's heartbeat tells of it besides what the transport knows.
+    ``describe`` says what a worker's heartbeat tells of it besides what the transport knows; ``at_death`` does what an
+    incarnation's death entails besides its mail.
     """
     conf = app.conf
     if not conf.broker_url or conf.broker_url == "amqp://":
@@ -33,6 +49,7 @@ def configure(app: Celery, settings: Settings, describe: Callable[[], Mapping[st
         "outcome_ttl_s": settings.outcome_ttl_s,
         "managed": True,
         "describe": describe,
+        "at_death": _Shown(at_death),
         "stuck_s": settings.stuck_s,
         **({"global_keyprefix": settings.key_prefix} if settings.key_prefix else {}),
         **(conf.broker_transport_options or {}),

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.core.errors import NoOwner
+
 if TYPE_CHECKING:
+    from orchestrator.agents.agent import Agent
     from orchestrator.app import Orchestrator
 
 
@@ -26,3 +29,20 @@ class Context:
     #: What the sender attached.
     metadata: Mapping[str, Any] = field(default_factory=dict)
     orchestrator: Orchestrator | None = None
+    #: The incarnation that runs this, as the registry names it.
+    incarnation: str = ""
+
+    def monitor(self, target: str | type[Agent], tag: Any = "") -> int:
+        """Have this incarnation told when ``target`` has died; returns the monitor's ref.
+
+        The agent's ``on_down`` is called. See :class:`orchestrator.monitors.monitors.Monitors`.
+
+        Raises:
+            NoOwner: this context does not come from a worker.
+            OwnerGone: this incarnation was declared dead.
+            InvalidPolicy: target or tag are not what they may be.
+            BrokerUnavailable: Redis is away.
+        """
+        if self.orchestrator is None:
+            raise NoOwner
+        return self.orchestrator.monitors.monitor(target, tag)

@@ -10,6 +10,7 @@ from celery import Celery
 from orchestrator.agents.agent import Agent, AgentSpec, HandlerSpec
 from orchestrator.agents.context import Context
 from orchestrator.agents.execute import supervised, supervision_of
+from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.message import decode, message_name
 from orchestrator.transport.transport import CELERY_REQUEST, TRACKED_REQUEST
@@ -39,15 +40,9 @@ class _Instance:
 def register_handlers(app: Celery, orchestrator: Orchestrator, spec: AgentSpec) -> None:
     """Make a Celery task of each handler."""
     instance = _Instance(spec.cls)
-    for name, handler in spec.handlers.items():
-        app.task(
-            _runner(orchestrator, spec, handler, instance),
-            name=spec.task_name(name),
-            bind=True,
-            ignore_result=True,
-            typing=False,
-            shared=False,
-        )
+    runners = {spec.task_name(name): _runner(orchestrator, spec, h, instance) for name, h in spec.handlers.items()}
+    for name, run in {**runners, spec.down_task: _down_runner(orchestrator, spec, instance)}.items():
+        app.task(run, name=name, bind=True, ignore_result=True, typing=False, shared=False)
 
 
 def _runner(orchestrator: Orchestrator, spec: AgentSpec, handler: HandlerSpec, instance: _Instance) -> Any:
@@ -55,23 +50,38 @@ def _runner(orchestrator: Orchestrator, spec: AgentSpec, handler: HandlerSpec, i
         if kwargs or len(args) != 1 or not isinstance(args[0], dict):
             raise InvalidMessage(message_name(handler.message), ["the body is not one object of fields"])
         message = decode(handler.message, args[0], hidden=orchestrator.settings.redact)
-        request = task.request
-        supervision = supervision_of(request)
-        info = request.delivery_info or {}
-        context = Context(
-            id=str(request.id),
-            agent=spec.name,
-            attempt=request.retries + 1,
-            worker=str(request.hostname),
-            redelivered=bool(info.get("redelivered")),
-            metadata=supervision.metadata if supervision is not None else {},
-            orchestrator=orchestrator,
-        )
-        return spec.call(instance.get(), handler, message, context)
+        return spec.call(instance.get(), handler, message, _context(orchestrator, spec, task.request))
 
     handle.__name__ = handler.method
     handle.__doc__ = getattr(spec.cls, handler.method).__doc__
     return handle
+
+
+def _down_runner(orchestrator: Orchestrator, spec: AgentSpec, instance: _Instance) -> Any:
+    def on_down(task: Any, *args: Any, **kwargs: Any) -> None:
+        if kwargs or len(args) != 1:
+            raise InvalidMessage("Down", ["the body is not one object of fields"])
+        down = Down.from_wire(args[0])
+        if not orchestrator.monitors.is_flushed(down.ref):
+            spec.call_down(instance.get(), down, _context(orchestrator, spec, task.request))
+
+    on_down.__doc__ = spec.cls.on_down.__doc__
+    return on_down
+
+
+def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Context:
+    supervision = supervision_of(request)
+    info = request.delivery_info or {}
+    return Context(
+        id=str(request.id),
+        agent=spec.name,
+        attempt=request.retries + 1,
+        worker=str(request.hostname),
+        redelivered=bool(info.get("redelivered")),
+        metadata=supervision.metadata if supervision is not None else {},
+        orchestrator=orchestrator,
+        incarnation=str(getattr(request, "incarnation", None) or ""),
+    )
 
 
 def supervise_tasks(app: Celery) -> None:

@@ -70,6 +70,10 @@ class SupervisedRequest(TrackedRequest):
         if self.revoked():
             raise TaskRevokedError(self.id)
         self.hand_to(pool)
+        channel = channel_of(self._message)
+        if channel is not None:
+            # The pool's processes hold no lease; who does is known here only.
+            self._request_dict["incarnation"] = channel.incarnation
         hard_s, soft_s = self.time_limits
         task = self.task
         result = pool.apply_async(

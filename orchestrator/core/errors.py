@@ -90,6 +90,15 @@ class UnknownDeadLetter(CallerError):
         self.letter_id = letter_id
 
 
+class NoOwner(CallerError):
+    """A monitor was asked for where nobody could be told of the death."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nobody owns this monitor; allowed: inside an agent's handler, or `with orchestrator.monitors.session():`"
+        )
+
+
 class NotSupervised(CallerError):
     """The Celery app has no Orchestrator, or its broker cannot give what was asked for."""
 
@@ -130,6 +139,14 @@ class BrokerUnavailable(InfrastructureError):
     def __init__(self, url: str, reason: object) -> None:
         super().__init__(f"broker {url} is not available: {reason}")
         self.url = url
+
+
+class OwnerGone(InfrastructureError):
+    """A monitor's owner is no longer alive as far as Redis knows: its lease ran out or it has ended."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"{owner} has no lease any more, so it owns no monitors; those it had are gone")
+        self.owner = owner
 
 
 class EmbeddedServerError(InfrastructureError):

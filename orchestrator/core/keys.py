@@ -103,3 +103,54 @@ class Keys:
     def outcome(self, delivery_id: str) -> str:
         """List of one element: the recorded outcome of a delivery, as JSON."""
         return f"{self.root}outcome:{delivery_id}"
+
+    @property
+    def monitors(self) -> str:
+        """Hash of all monitors: ref -> owner, target and the rest (see ``monitors/lua/monitor.lua``)."""
+        return f"{self.root}monitors"
+
+    @property
+    def monitor_counter(self) -> str:
+        """Counter behind the refs of monitors."""
+        return f"{self.root}monitor"
+
+    @property
+    def monitor_owners(self) -> str:
+        """Set of the incarnations and sessions that own monitors."""
+        return f"{self.root}monitor-owners"
+
+    @property
+    def monitor_targets(self) -> str:
+        """Set of the incarnations that are monitored."""
+        return f"{self.root}monitor-targets"
+
+    def monitors_of(self, owner: str) -> str:
+        """Set of an owner's refs."""
+        return f"{self.root}monitors-of:{owner}"
+
+    def monitors_on(self, incarnation: str) -> str:
+        """Set of the refs that end when this incarnation does."""
+        return f"{self.root}monitors-on:{incarnation}"
+
+    @property
+    def monitor_stats(self) -> str:
+        """Hash of counters: monitors created, and why they ended."""
+        return f"{self.root}monitor-stats"
+
+    @property
+    def monitor_origins(self) -> str:
+        """Hash of the places in the code where monitors were made: short name -> a few lines of stack."""
+        return f"{self.root}monitor-origins"
+
+    @property
+    def down_supervision(self) -> str:
+        """Hash: agent -> how its DOWN messages are supervised, as JSON."""
+        return f"{self.root}down-supervision"
+
+    def downs(self, session: str) -> str:
+        """List of the DOWNs that a session has not taken yet."""
+        return f"{self.root}downs:{session}"
+
+    def flushed(self, ref: int) -> str:
+        """Mark of a monitor whose DOWN is not wanted any more; it expires."""
+        return f"{self.root}flushed:{ref}"

@@ -59,6 +59,12 @@ class Settings(BaseSettings):
     telemetry: tuple[Literal["logging", "prometheus", "opentelemetry"], ...] = ()
     #: Port on the loopback interface where a worker answers Prometheus; 0 for none.
     metrics_port: int = Field(default=0, ge=0, le=65535)
+    #: A monitor older than this is reported as a leak, though its owner and its target live.
+    monitor_leak_age_s: Seconds = 24 * 3600.0
+    #: How often beat has leaked monitors looked for.
+    leak_check_every_s: Seconds = 60.0
+    #: Whether monitors remember where in the code they were made: always, one in sixteen, or never.
+    monitor_origins: Literal["on", "sampled", "off"] = "sampled"
     #: Names of fields whose values are never shown (case does not matter).
     redact: tuple[str, ...] = ("password", "secret", "token", "api_key", "authorization", "card_number")
 

@@ -188,7 +188,7 @@ class Registry:
             some = leases[at : at + _AT_ONCE]
             described = self._call(lambda c, k, some=some: _described(c, k, some))
             for (raw_id, beat_ms), fields in zip(some, described, strict=True):
-                if fields:
+                if fields and _text(fields, "kind") != "session":
                     entries.append(_entry(raw_id.decode(), fields, now_s + now_us / 1e6 - beat_ms / 1000))
         return sorted(entries, key=lambda e: e.id)
 

@@ -85,3 +85,14 @@ SWEEP_STOOD_IN: Final = _event(
     measurements="stale_s",
     metadata="by",
 )
+MONITORED: Final = _event("monitor.created", "Monitors were made.", measurements="count", metadata="owner")
+UNMONITORED: Final = _event(
+    "monitor.cleaned",
+    "Monitors have ended: removed, or their owner or their target died. Who says which.",
+    measurements="count",
+    metadata="who why",
+)
+DOWN: Final = _event("monitor.down", "DOWNs were recorded.", measurements="count", metadata="target reason")
+LEAKED: Final = _event(
+    "monitor.leaked", "Leaked monitors were found.", measurements="count", metadata="kind tag oldest_s"
+)

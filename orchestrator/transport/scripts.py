@@ -7,6 +7,7 @@ them again; a server that forgot them meanwhile answers NOSCRIPT, which the call
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -28,3 +29,20 @@ def source(name: str) -> bytes:
 def sha(name: str) -> str:
     """The script's SHA-1, as EVALSHA wants it."""
     return hashlib.sha1(source(name), usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script of another part of the library: its text, shared functions included, and its SHA-1."""
+
+    source: bytes
+    sha: str
+
+
+@cache
+def script_of(package: str, *names: str) -> Script:
+    """The script made of these files of the package's ``lua`` folder, with the functions shared by all in front."""
+    shared = files(__package__).joinpath("lua", "entry.lua").read_bytes()
+    folder = files(package).joinpath("lua")
+    text = b"\n".join((shared, *(folder.joinpath(f"{name}.lua").read_bytes() for name in names)))
+    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())

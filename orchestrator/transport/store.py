@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 from orchestrator.core.errors import BrokerUnavailable, NotSupervised
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.transport.options import Options
-from orchestrator.transport.scripts import sha, source
+from orchestrator.transport.scripts import Script, sha, source
 from orchestrator.transport.sweep import Sweeper
 from orchestrator.transport.transport import Transport
 from orchestrator.transport.wire import Pool, Wire
@@ -31,18 +31,20 @@ class Store:
     pool: Any
     url: str
 
-    def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run one of the transport's scripts.
+    def run(self, script: str | Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run one of the transport's scripts, or another part's own.
 
         Raises:
             BrokerUnavailable: Redis is away or refused.
         """
+        if isinstance(script, str):
+            script = Script(source(script), sha(script))
         try:
             try:
-                return self.client.evalsha(sha(script), len(keys), *keys, *args)
+                return self.client.evalsha(script.sha, len(keys), *keys, *args)
             except NoScriptError:
-                self.client.script_load(source(script).decode())
-                return self.client.evalsha(sha(script), len(keys), *keys, *args)
+                self.client.script_load(script.source.decode())
+                return self.client.evalsha(script.sha, len(keys), *keys, *args)
         except RedisError as error:
             raise BrokerUnavailable(self.url, error) from error
 

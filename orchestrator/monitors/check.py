@@ -1,0 +1,48 @@
+"""Proof that nothing dangles: every set, inbox and counter of the monitors agrees with the monitors there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.monitors.leak import LeakKind
+from orchestrator.monitors.stored import StoredMonitors
+
+
+def dangling(monitors: StoredMonitors) -> list[str]:
+    """What should not be, in words; empty if all is well. Sound while nothing changes meanwhile.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
+    found = [
+        f"{leak.kind}: monitor {leak.ref} of {leak.owner or '?'} on {leak.target or '?'}: {leak.detail}"
+        for leak in monitors.find_leaks()
+        if leak.kind in (LeakKind.HALF_WRITTEN, LeakKind.OWNER_GONE, LeakKind.TARGET_GONE)
+    ]
+    stats = monitors.stats()
+    if stats.created != stats.active + stats.cleaned:
+        found.append(f"created {stats.created}, but active {stats.active} and cleaned {stats.cleaned}")
+    return found + _keys(monitors)
+
+
+def _keys(monitors: StoredMonitors) -> list[str]:
+    store, k = monitors.store, monitors.store.keys
+    client: Any = store.client
+    living = monitors.living()
+    owners, targets = set(monitors.parties(k.monitor_owners)), set(monitors.parties(k.monitor_targets))
+    named = {k.monitors_of(owner) for owner in owners} | {k.monitors_on(target) for target in targets}
+    found = []
+    try:
+        for pattern in (k.monitors_of("*"), k.monitors_on("*")):
+            there = {raw.decode() for raw in client.scan_iter(pattern, count=1000)}
+            found += [f"{key}: nothing names this set" for key in sorted(there - named)]
+            named -= there
+        found += [f"{key}: named, but not there" for key in sorted(named)]
+        for raw in client.scan_iter(k.downs("*"), count=1000):
+            session = raw.decode().removeprefix(k.downs(""))
+            if session not in living and client.zscore(k.dying, session) is None:
+                found.append(f"{raw.decode()}: the inbox of a session that is gone")
+    except OSError as error:
+        raise BrokerUnavailable(store.url, error) from error
+    return found

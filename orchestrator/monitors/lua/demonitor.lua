@@ -1,0 +1,16 @@
+-- Ends a monitor. If it has ended before and its DOWN may still wait somewhere, that is marked as not wanted any more.
+-- KEYS: monitors, counter, flushed. ARGV: root, ref, ms to keep the mark; 0 for none
+-- Returns owner, agent, target if there was one
+even_when_full(KEYS[1])
+local m = parsed(redis.call('HGET', KEYS[1], ARGV[2]))
+if m then
+  local work = begin(ARGV[1])
+  unlink(work, ARGV[2], m)
+  count(work, 'manual', 1)
+  finish(work)
+  return {m.owner, m.agent, m.target}
+end
+if tonumber(ARGV[3]) > 0 and tonumber(ARGV[2]) <= tonumber(redis.call('GET', KEYS[2]) or 0) then
+  redis.call('SET', KEYS[3], '1', 'PX', ARGV[3])
+end
+return nil

@@ -1,0 +1,12 @@
+-- Reads some of an owner's or a target's monitors. KEYS: the set, monitors. ARGV: cursor, about how many
+-- Returns {cursor, ref, record or '', …}
+local scanned = redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local out = {scanned[1]}
+local refs = scanned[2]
+if #refs == 0 then return out end
+local records = redis.call('HMGET', KEYS[2], unpack(refs))
+for i, ref in ipairs(refs) do
+  out[#out + 1] = ref
+  out[#out + 1] = records[i] or ''
+end
+return out

@@ -1,0 +1,57 @@
+"""Who is told of a death: the incarnation whose handler runs here, or the session that is open here."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+
+from orchestrator.agents.execute import supervision_of
+from orchestrator.core.errors import InvalidPolicy, NoOwner
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """An incarnation together with the agent in whose name it acts, or a session (no agent)."""
+
+    id: str
+    agent: str = ""
+
+
+#: Longest wait for a DOWN that may be asked for: a day.
+_MAX_WAIT_S = 24 * 3600.0
+
+
+def checked_wait(timeout_s: float) -> float:
+    """A time to wait, if it is one.
+
+    Raises:
+        InvalidPolicy: it is not.
+    """
+    if not isinstance(timeout_s, int | float) or not 0 <= timeout_s <= _MAX_WAIT_S:
+        raise InvalidPolicy("timeout_s", timeout_s, f"a number from 0 to {_MAX_WAIT_S:g}")
+    return timeout_s
+
+
+#: The innermost session that is open in this thread (or asyncio task).
+open_session: ContextVar[Owner | None] = ContextVar("orchestrator_session", default=None)
+
+
+def owner_here(app: Celery) -> Owner:
+    """The owner of a monitor made here.
+
+    Raises:
+        NoOwner: neither a session is open nor does an agent's handler run.
+    """
+    session = open_session.get()
+    if session is not None:
+        return session
+    task: Any = app.current_task
+    if task is not None:
+        incarnation = getattr(task.request, "incarnation", None)
+        supervision = supervision_of(task.request)
+        if isinstance(incarnation, str) and incarnation and supervision is not None and supervision.agent:
+            return Owner(incarnation, supervision.agent)
+    raise NoOwner

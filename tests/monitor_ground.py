@@ -1,0 +1,164 @@
+"""Where monitors are tested: in memory, or on a real Redis with incarnations that nobody runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import redis
+from celery import Celery
+
+from orchestrator import Agent, Context, Down, Message, Orchestrator, handles, load_settings
+from orchestrator.monitors.check import dangling
+from orchestrator.monitors.monitors import Monitors
+from orchestrator.monitors.owner import Owner
+from orchestrator.monitors.stored import StoredMonitors
+
+
+class Watch(Message):
+    target: str
+    tag: str = ""
+
+
+class Watcher(Agent):
+    """Monitors what it is told to."""
+
+    name = "watcher"
+
+    @handles(Watch)
+    def watch(self, message: Watch, context: Context) -> int:
+        return context.monitor(message.target, message.tag)
+
+    def on_down(self, down: Down, context: Context) -> None:
+        heard.append(down)
+
+
+class Target(Agent):
+    name = "target"
+
+    @handles(Watch)
+    def watch(self, message: Watch) -> None: ...
+
+
+class Other(Target):
+    name = "other"
+
+
+#: DOWNs that the watcher was told of, in this process.
+heard: list[Down] = []
+
+
+def make(url: str, **settings: Any) -> Orchestrator:
+    app = Celery("monitors", broker=url, set_as_current=False)
+    settings.setdefault("monitor_origins", "on")
+    orchestrator = Orchestrator(app, load_settings(broker_url=url, **settings))
+    orchestrator.host(Watcher, Target, Other)
+    return orchestrator
+
+
+class Ground(Protocol):
+    orchestrator: Orchestrator
+
+    @property
+    def monitors(self) -> Monitors: ...
+    def die(self, agent: str, reason: str = "killed") -> None: ...
+    def revive(self, agent: str) -> None: ...
+    def incarnation(self, agent: str) -> str: ...
+    def watcher(self) -> Owner: ...
+    def heard(self) -> list[Down]: ...
+    def dangling(self) -> list[str]: ...
+
+
+class InMemory:
+    """Eager mode."""
+
+    def __init__(self) -> None:
+        self.orchestrator = make("redis://127.0.0.1:1/0")
+        self.orchestrator.app.conf.task_always_eager = True
+        self.monitors: Any = self.orchestrator.monitors
+        heard.clear()
+
+    def die(self, agent: str, reason: str = "killed") -> None:
+        self.monitors.declare_dead(agent, reason)
+
+    def revive(self, agent: str) -> None:
+        self.monitors.revive(agent)
+
+    def incarnation(self, agent: str) -> str:
+        return str(self.monitors.incarnation(agent))
+
+    def watcher(self) -> Owner:
+        return Owner(self.incarnation("watcher"), "watcher")
+
+    def heard(self) -> list[Down]:
+        return list(heard)
+
+    def dangling(self) -> list[str]:
+        stats = self.monitors.stats()
+        return [] if stats.created == stats.active + stats.cleaned else [str(stats)]
+
+
+class OnRedis:
+    """A real Redis. Incarnations hold leases that nobody renews, so they live for ten seconds at most."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.orchestrator = make(url, **settings)
+        self.store = self.orchestrator.store
+        self.redis: Any = redis.Redis.from_url(url)
+        self._ids: dict[str, str] = {}
+        for agent in ("watcher", "target", "other"):
+            self.revive(agent)
+
+    @property
+    def monitors(self) -> StoredMonitors:
+        return self.orchestrator.monitor_store()
+
+    def join(self, agent: str) -> str:
+        """One more incarnation of an agent."""
+        k = self.store.keys
+        fields = ["node", agent, "queues", json.dumps([agent]), "agents", json.dumps([agent])]
+        raw, _ = self.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"{agent}@h:1", *fields])
+        return str(raw.decode())
+
+    def fence(self, incarnation: str, reason: str = "killed") -> None:
+        """End an incarnation, and no more."""
+        k = self.store.keys
+        keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
+        self.store.run("fence", keys, [incarnation, "", reason, "test", "", 0, k.root, ""])
+
+    def die(self, agent: str, reason: str = "killed") -> None:
+        incarnation = self._ids.pop(agent, None)
+        if incarnation is not None:
+            self.fence(incarnation, reason)
+            self.orchestrator.sweep()
+
+    def revive(self, agent: str) -> None:
+        if agent not in self._ids:
+            self._ids[agent] = self.join(agent)
+
+    def incarnation(self, agent: str) -> str:
+        return self._ids[agent]
+
+    def watcher(self) -> Owner:
+        return Owner(self.incarnation("watcher"), "watcher")
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What lies in the watcher's mailbox."""
+        k, store = self.store.keys, self.store
+        return [json.loads(f[b"m"]) for _, f in self.redis.xrange(k.step("watcher", store.steps[1]))]
+
+    def heard(self) -> list[Down]:
+        return [Down.from_wire(json.loads(message["body"])[0][0]) for message in self.messages()]
+
+    def dangling(self) -> list[str]:
+        return dangling(self.monitors)
+
+    def close(self) -> None:
+        self.orchestrator.app.close()
+        self.store.client.close()
+        self.store.pool.disconnect()
+        self.redis.close()
+
+
+Make = Callable[[], Ground]
