@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from typing import Any
 
 from celery import Celery, Task
 
+from chaos.owner import end_with_owner
 from chaos.witness import witness
 from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles, load_settings
 
@@ -24,11 +24,6 @@ WORK = "chaos.work"
 
 #: Where a supervised send's metadata holds the id by which the witness knows it.
 ID = "chaos"
-
-#: Process id of whoever runs the chaos; nothing here outlives it.
-OWNER_VARIABLE = "CHAOS_OWNER"
-
-_LOOK_EVERY_S = 0.5
 
 #: Long enough for the mark of execution to have left the process.
 _POISON_TAKES_S = 0.03
@@ -89,23 +84,6 @@ def make() -> Orchestrator:
     celery.task(work, name=WORK, bind=True, shared=False)
     orchestrator.host(Busy)
     return orchestrator
-
-
-def _end_with(owner_pid: int) -> None:
-    never = threading.Event()
-    while True:
-        try:
-            os.kill(owner_pid, 0)
-        except ProcessLookupError:
-            os._exit(1)
-        never.wait(_LOOK_EVERY_S)
-
-
-def end_with_owner() -> None:
-    """End this process, if it is part of a run, once whoever runs it is gone, SIGKILL included."""
-    owner = os.environ.get(OWNER_VARIABLE)
-    if owner:
-        threading.Thread(target=_end_with, args=(int(owner),), name="owner", daemon=True).start()
 
 
 orchestrator = make()

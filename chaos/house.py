@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
 
-from chaos.app import ID, OWNER_VARIABLE, QUEUES
+from chaos.app import ID, QUEUES
 from chaos.options import Options
+from chaos.owner import VARIABLE as OWNER_VARIABLE
 from chaos.process import Member
 from chaos.witness import VARIABLE, Witness
 from orchestrator import Orchestrator
@@ -37,6 +40,7 @@ class House:
     def __init__(self, options: Options, logs: Path) -> None:
         self.options = options
         self.logs = logs
+        self._scratch = Path(tempfile.mkdtemp(prefix="chaos-scratch-"))
         self.broker = EmbeddedServer(config={"appendonly": "yes", "appendfsync": "always"})
         self._witness_server = EmbeddedServer()
 
@@ -79,6 +83,8 @@ class House:
             "PYTHONFAULTHANDLER": "1",
             "C_FORCE_ROOT": "1",
             "ORCHESTRATOR_BROKER_URL": self.broker.url,
+            # What a SIGKILLed process leaves behind goes with it.
+            "TMPDIR": str(self._scratch),
             VARIABLE: self._witness_server.url,
             OWNER_VARIABLE: str(os.getpid()),
         }
@@ -140,6 +146,7 @@ class House:
                 member.kill()
         self.broker.stop()
         self._witness_server.stop()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def _celery_command(command: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from types import TracebackType
 
 import redis
 
+from chaos.owner import VARIABLE as OWNER_VARIABLE
 from tests.eventually import eventually
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +43,10 @@ class WorkerProcess:
         self.name = name
         self._url = redis_url
         self._prefix = prefix
-        self._log = Path(tempfile.mkstemp(prefix=f"worker-{name}-", suffix=".log")[1])
+        # Also the worker's own temporary directory: a SIGKILLed one cleans up nothing.
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"worker-{name}-"))
+        self._log = self._scratch / "log"
+        self._log.touch()
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@%h", "-P", pool]
         command += ["-c", str(concurrency), "-l", "INFO", "--without-gossip", "--without-mingle"]
         command += ["-Q", queues] if queues else []
@@ -52,6 +57,8 @@ class WorkerProcess:
             "C_FORCE_ROOT": "1",
             "ORCHESTRATOR_BROKER_URL": redis_url,
             "PYTHONWARNINGS": "ignore",
+            "TMPDIR": str(self._scratch),
+            OWNER_VARIABLE: str(os.getpid()),
             **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -127,4 +134,4 @@ class WorkerProcess:
             self.kill()
         if kind is not None:
             sys.stderr.write(f"--- {self.name}\n{self.log()[-6000:]}\n")
-        self._log.unlink(missing_ok=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import socket
 from collections import deque
@@ -18,11 +17,12 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, RETURNED
 from orchestrator.transport.holder import HOLDERS, Claim, Holder
-from orchestrator.transport.message import MalformedEntry, decode
+from orchestrator.transport.message import MalformedEntry, decode, read_past
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.qos import QoS
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.settler import Settler
+from orchestrator.transport.solitude import is_last_chance
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ class Channel(PublishingChannel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._claimed: deque[tuple[Claim, bytes]] = deque()
+        #: A message that waits for this process to itself.
+        self.secluded: tuple[Claim, bytes] | None = None
+        self._one_by_one = False
         self._asked = ""
         self._asked_queues: Sequence[str] = ()
         self._empty = False
@@ -153,6 +156,10 @@ class Channel(PublishingChannel):
         return None if kombu_redis._socket_readable(connection._sock) else waited_s
 
     def _credit(self) -> int:
+        if self._one_by_one:
+            # Who comes back from a death rarely comes back alone: claim no more than is going to be kept.
+            self._one_by_one = False
+            return 1
         batch = int(self.options.batch)
         left = self.qos.can_consume_max_estimate()
         return batch if left is None else max(1, min(batch, left))
@@ -205,13 +212,13 @@ class Channel(PublishingChannel):
         stride = len(self.steps) + 2
         taken = []
         for at in range(1, len(reply), 4):
-            index, entry, raw, deaths = reply[at : at + 4]
+            index, entry, raw, past = reply[at : at + 4]
             # Lua counts from 1, and the first key is the lease's.
             queue_number, place = divmod(index - 2, stride)
             queue = queues[queue_number]
             self._queue_cycle.rotate(queue)
             stream = self.keys.step(queue, self.steps[place - 2])
-            taken.append(self._took(stream, queue, entry, raw, deaths))
+            taken.append(self._took(stream, queue, entry, raw, past))
         return taken
 
     def _take_in_read(self, reply: Any) -> None:
@@ -228,11 +235,17 @@ class Channel(PublishingChannel):
                     self.wire.call("XDEL", stream, entry)
                     continue
                 values = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-                self._claimed.append(self._took(stream, queue, entry, values.get(b"m", b""), values.get(b"d", b"")))
+                past = b"%s %s" % (values.get(b"u", b""), values.get(b"d", b"")) if len(values) > 1 else b""
+                self._claimed.append(self._took(stream, queue, entry, values.get(b"m", b""), past))
 
-    def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, deaths: bytes) -> tuple[Claim, bytes]:
+    def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, past: bytes) -> tuple[Claim, bytes]:
         entry_id = entry.decode()
-        claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, len(json.loads(deaths)) if deaths else 0)
+        claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, 0)
+        if past:
+            claim.deaths, unexplained = read_past(past)
+            claim.last_chance = is_last_chance(
+                deaths=claim.deaths, unexplained=unexplained, max_deaths=int(self.options.max_deaths)
+            )
         self.settler.took(claim)
         return claim, raw
 
@@ -241,9 +254,35 @@ class Channel(PublishingChannel):
 
     def deliver_next(self) -> bool:
         """Deliver one message that is here already, if there is one and the prefetch limit allows it."""
+        if self.secluded is not None:
+            return self.deliver_secluded()
         if not self._claimed or not self.qos.can_consume():
             return False
-        self._deliver(*self._claimed.popleft())
+        return self._deliver_or_seclude(*self._claimed.popleft())
+
+    def _deliver_or_seclude(self, claim: Claim, raw: bytes) -> bool:
+        if not claim.last_chance or self.settler.holder is None or claim.queue in self._no_ack_queues:
+            self._deliver(claim, raw)
+            return True
+        self.settler.give_back([behind.tag for behind, _ in self._claimed])
+        self._claimed.clear()
+        self._one_by_one = True
+        self.secluded = claim, raw
+        return self.deliver_secluded()
+
+    def deliver_secluded(self) -> bool:
+        """Deliver the message that waits for this process to itself, if it has it now."""
+        if self.secluded is None or self.settler.holder is None:
+            return False
+        if self._fenced:
+            raise RedisConnectionError(f"{self.incarnation} was fenced")
+        claim, raw = self.secluded
+        if claim.tag in self.settler.holder.held and not self.settler.holder.give_last_chance(claim):
+            return False
+        self.secluded = None
+        if claim.tag not in self.settler.holder.held:
+            return False
+        self._deliver(claim, raw)
         return True
 
     def _deliver_claimed(self) -> None:
@@ -255,9 +294,8 @@ class Channel(PublishingChannel):
         while self._claimed:
             if delivered and (monotonic() - began > _SLICE_S or not self.qos.can_consume()):
                 return
-            claim, raw = self._claimed.popleft()
             delivered = True
-            self._deliver(claim, raw)
+            self._deliver_or_seclude(*self._claimed.popleft())
 
     def _deliver(self, claim: Claim, raw: bytes) -> None:
         if self.connection is None or claim.queue not in self.connection._callbacks:
@@ -332,6 +370,9 @@ class Channel(PublishingChannel):
 
     def wants_messages(self) -> bool:
         """Whether it consumes, and its prefetch limit allows more."""
+        holder = self.settler.holder
+        if holder is not None and holder.solitude.is_wanted:
+            return False
         return bool(self.active_queues) and self.qos.can_consume()
 
     def _stop_reading(self) -> None:
@@ -348,6 +389,9 @@ class Channel(PublishingChannel):
                 logger.debug("closing the reading connection failed", exc_info=True)
         self._asked = ""
         self._empty = False
+        if self.secluded is not None:
+            self._claimed.append(self.secluded)
+            self.secluded = None
         self.settler.give_back_unstarted([claim.tag for claim, _ in self._claimed])
         self._claimed.clear()
 

@@ -4,7 +4,7 @@ It outlives the kombu connection. When Celery reconnects, messages that are bein
 and their acknowledgements count; only what was not started goes back.
 
 The mark of execution is the delivery counter in the stream's pending list: 1 when claimed, 2 once a pool has
-started on it. A death blames only the entries at 2.
+started on it, 3 if it has the process to itself (see solitude.py). A death blames only the entries at 2 and 3.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
@@ -34,6 +35,7 @@ from orchestrator.transport.oom import OomCounter
 from orchestrator.transport.options import Options
 from orchestrator.transport.outbox import Outbox
 from orchestrator.transport.polling import Polling
+from orchestrator.transport.solitude import ALONE, RUNNING, Solitude
 from orchestrator.transport.standin import StandIn
 from orchestrator.transport.sweep import Sweeper
 from orchestrator.transport.wire import Pool, Wire
@@ -66,6 +68,10 @@ class Claim:
     stream: str
     queue: str
     deaths: int
+    #: Whether it must have the process to itself.
+    last_chance: bool = False
+    #: The mark it was given before it was delivered; 0: it is given one when a pool starts on it.
+    mark: int = 0
     started_at: float | None = None
     #: Whether a pool has it that cannot be asked to give it back.
     handed: bool = False
@@ -90,6 +96,7 @@ class Holder:
         self.token = 0
         self.held: dict[str, Claim] = {}
         self.queues: set[str] = set()
+        self.solitude = Solitude(self.held, wait_s=options.alone_wait_s, run_s=options.alone_run_s)
         self._pool = pool
         self._steps = tuple(steps)
         self._users: set[User] = set()
@@ -202,7 +209,50 @@ class Holder:
         if claim is None:
             return
         claim.started_at = monotonic()
-        self.outbox.command("XCLAIM", claim.stream, GROUP, self.id, 0, claim.entry, "RETRYCOUNT", 2, "JUSTID")
+        if not claim.mark:
+            self.outbox.command(*self._marking(claim, RUNNING))
+
+    def _marking(self, claim: Claim, mark: int) -> tuple[Any, ...]:
+        return ("XCLAIM", claim.stream, GROUP, self.id, 0, claim.entry, "RETRYCOUNT", mark, "JUSTID")
+
+    def give_last_chance(self, claim: Claim) -> bool:
+        """Whether this message may be delivered now. If so it is marked: a death is on its account from here on.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away; the message must not be delivered.
+        """
+        mark = self.solitude.enter(claim.tag)
+        if not mark:
+            return False
+        try:
+            with self._lock:
+                marked = self._wire.call(*self._marking(claim, mark))
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                # A server that refuses for a while is one to come back to.
+                raise RedisConnectionError(str(error)) from error
+            marked = []
+        if not marked:
+            # We were declared dead, and it was handed on; or somebody deleted its stream.
+            self.take(claim.tag)
+            return False
+        claim.mark = mark
+        if mark != ALONE:
+            logger.warning(
+                "%s: message %s in %s runs beside others although its workers keep dying; waited %g s",
+                self.id, claim.entry, claim.queue, self.options.alone_wait_s,
+            )  # fmt: skip
+        return True
+
+    def may_claim(self) -> bool:
+        """Whether nobody has, or waits for, this process to itself."""
+        return self.solitude.leave(self._not_alone_any_more)
+
+    def _not_alone_any_more(self, tag: str) -> None:
+        claim = self.held.get(tag)
+        if claim is not None:
+            claim.mark = RUNNING
+            self.outbox.command(*self._marking(claim, RUNNING))
 
     def child_died(self) -> DeathReason:
         """Why a process of the pool was killed just now: the kernel's count tells an OOM kill from another."""
@@ -221,13 +271,13 @@ class Holder:
 
     def give_back(self, tags: Iterable[str], *, death: str = "") -> None:
         """Return messages to the head of their queues; with ``death``, a process died of them."""
-        by_stream: dict[tuple[str, str], list[str]] = {}
+        by_stream: dict[tuple[str, str, bool], list[str]] = {}
         for tag in tags:
             claim = self.take(tag)
             if claim is not None:
-                by_stream.setdefault((claim.stream, claim.queue), []).append(claim.entry)
-        for (stream, queue), entries in by_stream.items():
-            args = [*self._giveback_args(queue, death), *entries]
+                by_stream.setdefault((claim.stream, claim.queue, claim.mark == ALONE), []).append(claim.entry)
+        for (stream, queue, alone), entries in by_stream.items():
+            args = [*self._giveback_args(queue, death, alone), *entries]
             self.outbox.post("giveback_held", [stream], args, functools.partial(_tell, queue))
 
     def take_back_unanswered(self, idle_s: float) -> None:
@@ -250,13 +300,13 @@ class Holder:
         for stream, entry in unknown:
             queue = stream.removeprefix(f"{self.keys.root}q:").split(":", 1)[1]
             with self._lock:
-                (said,) = self._wire.run("giveback_held", [stream], [*self._giveback_args(queue, ""), entry])
+                (said,) = self._wire.run("giveback_held", [stream], [*self._giveback_args(queue), entry])
             if said == b"returned":
                 logger.warning("%s: a claim was never answered; message %s goes back", self.id, entry)
 
-    def _giveback_args(self, queue: str, death: str) -> list[Any]:
-        o = self.options
-        return [self.keys.root, queue, GROUP, int(o.max_deaths), to_ms(o.outcome_ttl_s), death, self.id]
+    def _giveback_args(self, queue: str, death: str = "", alone: bool = False) -> list[Any]:
+        o, told = self.options, to_ms(self.options.outcome_ttl_s)
+        return [self.keys.root, queue, GROUP, int(o.max_deaths), told, death, self.id, "1" if alone else "0"]
 
     # -- living
 

@@ -12,6 +12,19 @@ class MalformedEntry(ValueError):
     """An entry that is not a message kombu could have published."""
 
 
+def read_past(raw: bytes) -> tuple[int, int]:
+    """What ``claim.lua`` says of a message's past: deaths, and how often a holder died unexplained.
+
+    Nobody but the transport writes it; if somebody did, the message has no past.
+    """
+    unexplained, _, deaths = raw.partition(b" ")
+    try:
+        listed = json.loads(deaths) if deaths else []
+        return len(listed) if isinstance(listed, list) else 0, int(unexplained or 0)
+    except ValueError:
+        return 0, 0
+
+
 def decode(raw: bytes, *, tag: str, queue: str, redelivered: bool) -> dict[str, Any]:
     """The payload of one entry, addressed to this delivery.
 

@@ -36,6 +36,9 @@ class Options:
     block_s: float = 1.0
     #: Deaths of workers that ran a message before it is a dead letter.
     max_deaths: int = 3
+    #: A message's last chance waits at most this long for the worker to itself, and has it at most that long.
+    alone_wait_s: float = 30.0
+    alone_run_s: float = 300.0
     #: Most messages claimed in one round trip where prefetching has no limit.
     batch: int = 64
     #: Acknowledgements wait for company at most this long, and at most so many of them.

@@ -70,6 +70,7 @@ class Outbox:
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._away = False
+        self._posted_meanwhile = False
         self._thread = threading.Thread(target=self._flush_in_time, name="orchestrator-outbox", daemon=True)
         self._thread.start()
 
@@ -119,9 +120,13 @@ class Outbox:
         """
         acquired = self._io.acquire(timeout=wait_s) if wait_s else self._io.acquire(blocking=False)
         if not acquired:
-            # The thread that has the connection, or the flusher, will send it.
-            self._wake.set()
-            return False
+            # The thread that has the connection will send it when it is done: a mark of execution must not wait for
+            # the flusher. It may be done by now, so look again.
+            self._posted_meanwhile = True
+            if not self._io.acquire(blocking=False):
+                self._wake.set()
+                return False
+        self._posted_meanwhile = False
         try:
             if self.unsent:
                 self._send()
@@ -131,7 +136,7 @@ class Outbox:
             return False
         finally:
             self._io.release()
-        return True
+        return self.flush(wait_s=wait_s) if self._posted_meanwhile else True
 
     def _send(self) -> None:
         connection = self._wire.connection

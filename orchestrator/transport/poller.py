@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from kombu.asynchronous import get_event_loop
 from kombu.transport.redis import MultiChannelPoller
 
 logger = logging.getLogger(__name__)
@@ -13,11 +14,36 @@ logger = logging.getLogger(__name__)
 #: How often to look for a connection on which Redis owes an answer.
 _WATCH_EVERY_S = 1.0
 
+#: While a message waits to have the process to itself, or has it, the loop looks this often whether it goes on.
+_LOOK_EVERY_S = 0.05
+
 
 class Poller(MultiChannelPoller):
     """Waits for the reading connections of all channels. Nothing is restored by age: only death gives back."""
 
     _watching: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._look_again = False
+
+    def look_again(self) -> None:
+        """Do not sleep for long: what is waited for does not announce itself to the event loop."""
+        if not self._look_again:
+            self._look_again = True
+            loop = get_event_loop()
+            if loop is not None:
+                loop.call_later(_LOOK_EVERY_S, self._looked)
+
+    def _looked(self) -> None:
+        self._look_again = False
+
+    def on_poll_start(self) -> None:
+        """Ask for messages where more are allowed; deliver the one that waited to be alone."""
+        for channel in tuple(self._channels):
+            if channel.secluded is not None:
+                channel.deliver_secluded()
+        super().on_poll_start()
 
     def on_poll_init(self, poller: Any) -> None:
         """Called when an event loop takes over."""
@@ -53,4 +79,7 @@ class Poller(MultiChannelPoller):
         for channel in tuple(self._channels):
             if channel.deliver_next():
                 return
+        if self._look_again:
+            self._look_again = False
+            timeout = _LOOK_EVERY_S if timeout is None else min(timeout, _LOOK_EVERY_S)
         super().get(callback, timeout)

@@ -15,6 +15,14 @@ class QoS(virtual.QoS):
 
     channel: Channel
 
+    def can_consume(self) -> bool:
+        """Whether the prefetch limit, and the last chance of another message, allow more."""
+        holder = self.channel.settler.holder
+        if holder is not None and holder.solitude.is_wanted and not holder.may_claim():
+            self.channel.connection.cycle.look_again()
+            return False
+        return bool(super().can_consume())
+
     def ack(self, delivery_tag: str) -> None:
         """The message was handled."""
         self.channel.settler.settle(delivery_tag, "handled")

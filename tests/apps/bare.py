@@ -26,6 +26,9 @@ app.conf.broker_transport_options = json.loads(os.environ.get("BARE_OPTIONS", "{
 if "BARE_LEASE_S" in os.environ:
     app.conf.broker_transport_options["lease_s"] = float(os.environ["BARE_LEASE_S"])
 
+# Children of a pool inherit this, and so know the process to kill.
+os.environ["BARE_MAIN_PID"] = str(os.getpid())
+
 # Longer than any task here waits; redis-py's default is 5 s.
 record = redis.Redis.from_url(os.environ.get("BARE_RECORD_URL", URL), socket_timeout=90)
 
@@ -64,6 +67,38 @@ def deadly(name: str) -> None:
     """Kills its process whenever it runs."""
     began(name)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="nap")
+def nap(name: str) -> None:
+    """Runs for a moment, and notes what ran beside it."""
+    began(name)
+    record.sadd("test:running", name)
+    record.blpop(["test:never"], timeout=0.2)
+    beside = {str(other, "utf-8") for other in record.smembers("test:running") if isinstance(other, bytes)} - {name}
+    if beside:
+        record.hset("test:beside", name, ",".join(sorted(beside)))
+    record.srem("test:running", name)
+    record.hincrby("test:done", name, 1)
+
+
+def _kill_worker() -> None:
+    os.kill(int(os.environ["BARE_MAIN_PID"]), signal.SIGKILL)
+
+
+@app.task(name="kill_worker")
+def kill_worker(name: str) -> None:
+    """Kills the whole worker, a moment after others have begun beside it."""
+    began(name)
+    record.blpop(["test:never"], timeout=0.2)
+    record.delete("test:running")
+    _kill_worker()
+
+
+@app.task(name="kill_worker_at_once")
+def kill_worker_at_once(name: str) -> None:
+    """Kills the whole worker before anybody knows that this runs."""
+    _kill_worker()
 
 
 @app.task(name="early", acks_late=False)

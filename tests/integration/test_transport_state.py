@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.sending.ledger import LedgerRow
+from orchestrator.transport.message import read_past
 from orchestrator.transport.scripts import sha, source
 
 QUEUE = "q"
@@ -44,7 +45,8 @@ class Held:
     stream: str
     entry: str
     name: str
-    started: bool = False
+    #: The delivery counter: 1 claimed, 2 running, 3 running with nothing beside it.
+    mark: int = 1
 
 
 @dataclass
@@ -69,6 +71,8 @@ class Mailbox(RuleBasedStateMachine):
         self.numbers = 0
         self.all_workers: list[Worker] = []
         self.deaths: dict[str, int] = {}
+        self.alone: dict[str, int] = {}
+        self.unexplained: dict[str, int] = {}
         self.outcome: dict[str, str] = {}
         self.counts = dict.fromkeys(("accepted", "handled", "dead", "cancelled"), 0)
 
@@ -131,20 +135,21 @@ class Mailbox(RuleBasedStateMachine):
             return
         taken = [answer[at : at + 4] for at in range(1, len(answer), 4)]
         assert len(taken) <= credit
-        for index, entry, raw, deaths in taken:
+        for index, entry, raw, past in taken:
             name = raw.decode()
             assert name not in self.outcome
             assert not any(held.name == name for w in self._living() for held in w.held), "held twice"
-            assert (len(json.loads(deaths)) if deaths else 0) == self.deaths.get(name, 0)
+            assert read_past(past) == (self.deaths.get(name, 0), self.unexplained.get(name, 0))
             worker.held.append(Held(streams[index - 4], entry.decode(), name))
 
-    @rule(worker=workers, at=st.integers(0, 9))
-    def start_running(self, worker: Worker, at: int) -> None:
+    @rule(worker=workers, at=st.integers(0, 9), mark=st.sampled_from([2, 3]))
+    def start_running(self, worker: Worker, at: int, mark: int) -> None:
         if held := self._pick(worker, at):
-            held.started = True
-            self.redis.execute_command(
-                "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", 2, "JUSTID", parse_justid=True
+            held.mark = mark
+            mine = self.redis.execute_command(
+                "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", mark, "JUSTID"
             )
+            assert bool(mine) is not worker.fenced, "what was handed on cannot be taken back"
 
     @rule(worker=workers, at=st.integers(0, 9), outcome=st.sampled_from(["handled", "cancelled"]))
     def settle(self, worker: Worker, at: int, outcome: str) -> None:
@@ -180,6 +185,8 @@ class Mailbox(RuleBasedStateMachine):
             if moved:
                 # The next attempt is a new entry, which has killed nobody.
                 self.deaths.pop(held.name, None)
+                self.unexplained.pop(held.name, None)
+                self.alone.pop(held.name, None)
 
     @rule(worker=workers, at=st.integers(0, 9), died=st.booleans())
     def give_back(self, worker: Worker, at: int, died: bool) -> None:
@@ -187,12 +194,15 @@ class Mailbox(RuleBasedStateMachine):
             (said,) = self.run_script(
                 "giveback_held",
                 [held.stream],
-                [self.keys.root, QUEUE, GROUP, MAX_DEATHS, 1000, "killed" if died else "", worker.id, held.entry],
+                [
+                    *(self.keys.root, QUEUE, GROUP, MAX_DEATHS, 1000, "killed" if died else "", worker.id),
+                    *(str(held.mark // 3), held.entry),
+                ],
             )
             if worker.fenced:
                 assert said == b"gone"
             else:
-                self._returned(held, died)
+                self._returned(held, died, alone=held.mark == 3)
                 assert (said == b"poison") is (self.outcome.get(held.name) == "dead")
 
     @rule(worker=workers, reason=st.sampled_from(["killed", "drained"]), batch=st.integers(1, 3))
@@ -216,7 +226,9 @@ class Mailbox(RuleBasedStateMachine):
                 [k.root, worker.id, GROUP, MAX_DEATHS, 1000, batch, 0, "", 0, 1, *STEPS, "bell"],
             )
         for held in worker.held:
-            self._returned(held, held.started and reason == "killed")
+            if reason == "killed" and held.mark == 1:
+                self.unexplained[held.name] = self.unexplained.get(held.name, 0) + 1
+            self._returned(held, held.mark > 1 and reason == "killed", alone=held.mark == 3)
             # What the worker still remembers, it may yet try to settle.
         assert not self.redis.exists(k.incarnation(worker.id))
 
@@ -273,9 +285,10 @@ class Mailbox(RuleBasedStateMachine):
             self.outcome[held.name] = outcome
             self.counts[outcome] += 1
 
-    def _returned(self, held: Held, died: bool) -> None:
+    def _returned(self, held: Held, died: bool, alone: bool) -> None:
         if not died:
             return
+        self.alone[held.name] = self.alone.get(held.name, 0) + alone
         self.deaths[held.name] = self.deaths.get(held.name, 0) + 1
         if self.deaths[held.name] >= MAX_DEATHS:
             self.outcome[held.name] = "dead"
@@ -294,6 +307,14 @@ class Mailbox(RuleBasedStateMachine):
         row = self._row()
         assert row.lost == 0
         assert {name: getattr(row, name) for name in self.counts} == self.counts
+
+    @invariant()
+    def a_letter_tells_which_deaths_were_solitary(self) -> None:
+        letters: Any = self.redis.xrange(self.keys.dead_letters)
+        for _, letter in letters:
+            name, deaths = letter[b"m"].decode(), json.loads(letter[b"d"] or b"[]")
+            assert len(deaths) == self.deaths.get(name, 0)
+            assert sum(death.get("alone", False) for death in deaths) == self.alone.get(name, 0)
 
     @invariant()
     def redis_knows_who_holds_what(self) -> None:

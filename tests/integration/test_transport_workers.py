@@ -63,24 +63,6 @@ def test_work_of_a_killed_worker_runs_elsewhere_promptly(broker: BareBroker, poo
     assert broker.letters() == []
 
 
-@pytest.mark.parametrize("pool", ["solo", "prefork"])
-def test_poison_is_buried_after_three_deaths_and_its_neighbours_are_not_blamed(broker: BareBroker, pool: str) -> None:
-    broker.send("deadly", "poison")
-    broker.send("note", *[f"n{i}" for i in range(5)])
-    w = worker(broker, pool=pool)
-    with w:
-        for _ in range(3 if pool == "solo" else 0):
-            eventually(lambda: not w.is_running, describe=w.log)
-            w.start(wait=False)
-        eventually(lambda: broker.ledger().handled == 5 and broker.ledger().dead == 1, timeout_s=20, describe=w.log)
-        assert broker.began().count("poison") == 3
-        assert broker.done() == {f"n{i}": 1 for i in range(5)}
-        (letter,) = broker.letters()
-        assert '"reason":"poison"' in letter["letter"]
-        assert letter["d"].count('"reason"') == 3
-        assert broker.ledger().lost == 0
-
-
 def test_a_message_that_kills_once_is_handled_the_second_time(broker: BareBroker) -> None:
     broker.send("once_deadly", "x")
     with worker(broker, pool="prefork") as w:

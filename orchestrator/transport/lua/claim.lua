@@ -1,7 +1,8 @@
 -- Moves due messages into their mailbox, then gives the caller up to `credit` messages, most urgent step first.
 -- KEYS: leases, then per queue: delayed, bodies, stream of each step
 -- ARGV: group, incarnation, '1' if it must hold a lease, credit, names of the steps…
--- Returns {ms until the next message is due or -1, key index, id, message, deaths, key index, …}; {-2} when fenced.
+-- Returns {ms until the next message is due or -1, key index, id, message, past, key index, …}; {-2} when fenced.
+-- A message's past is '' for most, else how often a holder of it died of who knows what, a blank, its deaths.
 local group, me, credit = ARGV[1], ARGV[2], tonumber(ARGV[4])
 if ARGV[3] == '1' and not redis.call('ZSCORE', KEYS[1], me) then return {-2} end
 local steps = #ARGV - 4
@@ -40,11 +41,11 @@ for s = 1, steps do
       got = redis.call(unpack(read))
     end
     for _, entry in ipairs(got and got[1][2] or {}) do
-      local m, d = fields(entry)
+      local m, d, u = fields(entry)
       out[#out + 1] = index
       out[#out + 1] = entry[1]
       out[#out + 1] = m or ''
-      out[#out + 1] = d or ''
+      out[#out + 1] = (d or u) and (u or 0) .. ' ' .. (d or '') or ''
       credit = credit - 1
     end
   end

@@ -1,6 +1,6 @@
 -- Shared by the scripts below; Python puts it in front of each.
--- A mailbox entry has the fields m (the message, byte for byte as published) and, once somebody died of it,
--- d (its deaths, a JSON array).
+-- A mailbox entry has the fields m (the message, byte for byte as published); once somebody died of it, d (its
+-- deaths, a JSON array); and once somebody who held it died of who knows what, u (how often).
 local function now_ms()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
@@ -25,11 +25,12 @@ local function turn_lost(sweep, token, turn_ms)
 end
 
 local function fields(entry)
-  local m, d
+  local m, d, u
   for i = 1, #entry[2], 2 do
-    if entry[2][i] == 'm' then m = entry[2][i + 1] elseif entry[2][i] == 'd' then d = entry[2][i + 1] end
+    local name, value = entry[2][i], entry[2][i + 1]
+    if name == 'm' then m = value elseif name == 'd' then d = value elseif name == 'u' then u = value end
   end
-  return m, d
+  return m, d, u
 end
 
 -- Takes an entry out of its stream; nil when somebody else has already settled or moved it.
@@ -40,9 +41,11 @@ local function take(stream, group, id)
   return entry
 end
 
-local function put(stream, m, d)
-  if d then return redis.call('XADD', stream, '*', 'm', m, 'd', d) end
-  return redis.call('XADD', stream, '*', 'm', m)
+local function put(stream, m, d, u)
+  local entry = {'m', m}
+  if d then entry[3], entry[4] = 'd', d end
+  if u then entry[#entry + 1], entry[#entry + 2] = 'u', u end
+  return redis.call('XADD', stream, '*', unpack(entry))
 end
 
 -- Records a tracked delivery's outcome where waiters look for it. A list of one, so that BLMOVE can wait for it.

@@ -1,12 +1,14 @@
 -- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
--- death to its name if there is one, and into the dead-letter stream when those are too many.
-local function give_back(root, queue, stream, group, id, death, max_deaths, ttl_ms)
+-- death to its name if there is one, and into the dead-letter stream when those are too many. `unexplained` is 1 if
+-- its holder died and it was not marked: nobody is blamed, but see solitude.py for what follows.
+local function give_back(root, queue, stream, group, id, death, unexplained, max_deaths, ttl_ms)
   local entry = take(stream, group, id)
   if not entry then return nil end
-  local m, d = fields(entry)
+  local m, d, u = fields(entry)
   local ledger = root .. 'ledger:' .. queue
   if death then
-    local deaths = d and cjson.decode(d) or {}
+    local known, deaths = pcall(cjson.decode, d or '[]')
+    if not known or type(deaths) ~= 'table' then deaths = {} end
     deaths[#deaths + 1] = death
     d = cjson.encode(deaths)
     if #deaths >= max_deaths then
@@ -24,7 +26,8 @@ local function give_back(root, queue, stream, group, id, death, max_deaths, ttl_
   -- Its stream is root .. 'q:STEP:' .. queue; what comes back a second time is in a step for it already.
   local step = stream:sub(#root + 3, -#queue - 2)
   if step:sub(1, 9) ~= 'returned-' then step = 'returned-' .. step end
-  put(root .. 'q:' .. step .. ':' .. queue, m or '', d)
+  if unexplained > 0 then u = (tonumber(u) or 0) + unexplained end
+  put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u)
   redis.call('HINCRBY', ledger, 'redelivered', 1)
   return 'returned'
 end

@@ -24,10 +24,15 @@ for _, queue in ipairs(queues) do
         if ARGV[s] == 'bell' then
           take(stream, group, p[1])
         else
-          -- A delivery counter of 2 is the mark that says: this one was being executed (see holder.py).
-          local death = nil
-          if tonumber(p[4]) >= 2 and reason ~= 'drained' and reason ~= 'deployed' then death = {reason = reason, by = id, at = now} end
-          if give_back(root, queue, stream, group, p[1], death, tonumber(ARGV[4]), ARGV[5]) == 'poison' then
+          -- A delivery counter of 2 is the mark that says: this one was being executed; 3: and nothing beside it
+          -- (see holder.py).
+          local mark = tonumber(p[4])
+          local death, unexplained = nil, 0
+          if reason ~= 'drained' and reason ~= 'deployed' then
+            if mark >= 2 then death = {reason = reason, by = id, at = now, alone = mark >= 3 or nil}
+            else unexplained = 1 end
+          end
+          if give_back(root, queue, stream, group, p[1], death, unexplained, tonumber(ARGV[4]), ARGV[5]) == 'poison' then
             buried = buried + 1
           end
         end
