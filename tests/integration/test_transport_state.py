@@ -147,7 +147,7 @@ class Mailbox(RuleBasedStateMachine):
         if held := self._pick(worker, at):
             held.mark = mark
             mine = self.redis.execute_command(
-                "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", mark, "JUSTID"
+                "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", mark, "JUSTID", parse_justid=True
             )
             assert bool(mine) is not worker.fenced, "what was handed on cannot be taken back"
 
@@ -329,7 +329,7 @@ def test_the_mailbox_is_what_the_model_says(redis_server: EmbeddedServer) -> Non
     run_state_machine_as_test(
         Mailbox,
         settings=settings(
-            max_examples=80,
+            max_examples=50,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
