@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.core.errors import OrchestratorError
     from orchestrator.core.message import Message
     from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
-    from orchestrator.core.policy import Exponential, OnError, Retry
+    from orchestrator.core.policy import Exponential, Fixed, Linear, OnError, Retry, WhenDown
     from orchestrator.core.settings import Settings, load_settings
     from orchestrator.sending.delivery import Delivery
 
@@ -30,8 +30,11 @@ _WHERE = {
     "Handled": "orchestrator.core.outcome",
     "Outcome": "orchestrator.core.outcome",
     "Exponential": "orchestrator.core.policy",
+    "Fixed": "orchestrator.core.policy",
+    "Linear": "orchestrator.core.policy",
     "OnError": "orchestrator.core.policy",
     "Retry": "orchestrator.core.policy",
+    "WhenDown": "orchestrator.core.policy",
     "Settings": "orchestrator.core.settings",
     "load_settings": "orchestrator.core.settings",
     "Delivery": "orchestrator.sending.delivery",
@@ -46,7 +49,9 @@ __all__ = [
     "Down",
     "Expired",
     "Exponential",
+    "Fixed",
     "Handled",
+    "Linear",
     "Message",
     "OnError",
     "Orchestrator",
@@ -54,6 +59,7 @@ __all__ = [
     "Outcome",
     "Retry",
     "Settings",
+    "WhenDown",
     "handles",
     "load_settings",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -18,9 +20,10 @@ from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.reaping import Reaping
+from orchestrator.agents.remarks import remarks
 from orchestrator.agents.reporting import Reporting
 from orchestrator.core.message import Message
-from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.settings import Settings, load_settings
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.stream import StreamDeadLetters
@@ -30,6 +33,7 @@ from orchestrator.monitors.monitors import Monitors
 from orchestrator.monitors.remembered import RememberedMonitors
 from orchestrator.monitors.stored import StoredMonitors
 from orchestrator.registry.agents import AgentEntry, Registry
+from orchestrator.sending.address import Address
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, read_ledger
 from orchestrator.sending.options import SendOptions
@@ -37,6 +41,8 @@ from orchestrator.sending.sender import BrokerDoor, Door, Sender
 from orchestrator.telemetry.switch import switch_on
 from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.sweep import Sweeper, Swept
+
+logger = logging.getLogger(__name__)
 
 
 class Orchestrator:
@@ -53,7 +59,7 @@ class Orchestrator:
     def __init__(self, app: Celery, settings: Settings | None = None) -> None:
         self.app = app
         self.settings = settings or load_settings()
-        self._directory = Directory(app, self._announced)
+        self._directory = Directory(app, self._announced, self.settings.time_limits)
         self._sender = Sender(app, self._directory, self._door)
         self._sweeper: Sweeper | None = None
         self._description = Description(app, self._directory.declared, self.settings.app_version)
@@ -85,6 +91,8 @@ class Orchestrator:
         # Everything is imported by now, and nothing has run: tasks that came after finalizing are caught here.
         if instance is not None and instance.app is self.app:
             supervise_tasks(self.app)
+            for line in remarks(self.app, self._directory.addresses(), str(instance.pool_cls)):
+                logger.warning("%s", line)
 
     def _on_import_modules(self, **_: Any) -> None:
         # The one moment at which Flower lets an app speak before it serves.
@@ -137,7 +145,7 @@ class Orchestrator:
 
     @cached_property
     def _broker(self) -> BrokerDoor:
-        return BrokerDoor(self.app, lambda: self.store, self.settings.redact)
+        return BrokerDoor(self.app, lambda: self.store, lambda: self.registry, self.settings.redact)
 
     def _door(self) -> Door:
         return self._house if self.eager else self._broker
@@ -198,6 +206,15 @@ class Orchestrator:
 
     # -- sending
 
+    def address(self, recipient: str | type[Agent], message: str) -> Address:
+        """Where that message (by its name) goes, and the policy that applies to a send that says nothing itself.
+
+        Raises:
+            UnknownAgent: no such agent was declared here or announced by any worker.
+            UnknownMessage: the agent does not handle that message.
+        """
+        return self._directory.address(recipient, message)
+
     def send(
         self,
         recipient: str | type[Agent] | Signature,
@@ -205,22 +222,29 @@ class Orchestrator:
         *,
         retry: Retry | None = None,
         on_error: OnError | str | None = None,
+        timeout_s: float | None = None,
+        deadline_s: float | None = None,
         countdown_s: float | None = None,
+        eta: datetime | None = None,
         expires_s: float | None = None,
         priority: int | None = None,
+        when_down: WhenDown | str | None = None,
         metadata: Mapping[str, Any] | None = None,
         track: bool = True,
     ) -> Delivery:
         """Send a message to an agent, or a Celery signature to its task, under supervision.
 
-        ``retry`` and ``on_error`` override the handler's and the agent's. ``track=False`` records no outcome to
-        wait for, which saves a little. In eager mode the send runs inline, to its end.
+        What is said here overrides the settings', the handler's and the agent's word. ``timeout_s`` bounds each
+        attempt, ``deadline_s`` all of them, counted from now; ``expires_s`` the wait for the first. It is not handled
+        before ``countdown_s`` seconds have passed, or ``eta``. ``track=False`` records no outcome to wait for, which
+        saves a little. In eager mode the send runs inline, to its end, and waits for nothing.
 
         Raises:
             UnknownAgent: no such agent was declared here or announced by any worker.
             UnknownMessage: the agent does not handle that message.
             InvalidMessage: the message is not JSON data.
             InvalidPolicy: an option has a bad value.
+            AgentDown: no living worker hosts the agent, and ``when_down`` is ``"error"``.
             BrokerUnavailable: Redis did not take it.
             NotSupervised: the app's broker is not one that this library supervises.
             SendFailed: eager mode and ``on_error="raise"``, and it was not handled.
@@ -228,9 +252,13 @@ class Orchestrator:
         options = SendOptions.checked(
             retry=retry,
             on_error=on_error,
+            timeout_s=timeout_s,
+            deadline_s=deadline_s,
             countdown_s=countdown_s,
+            eta=eta,
             expires_s=expires_s,
             priority=priority,
+            when_down=when_down,
             metadata=metadata,
             track=track,
         )

@@ -6,14 +6,15 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from orchestrator.agents.context import Context
 from orchestrator.core.down import Down
-from orchestrator.core.errors import InvalidDeclaration
+from orchestrator.core.effective import Policy
+from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
 from orchestrator.core.message import Message, message_name
-from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.policy import OnError, Retry, WhenDown
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,20 @@ class Agent:
 
     #: What senders call it; also the name of its mailbox.
     name: ClassVar[str] = ""
-    #: How failed attempts are repeated, unless the handler or the send says otherwise.
-    retry: ClassVar[Retry] = Retry()
-    #: What becomes of a message whose attempts are used up, unless the send says otherwise.
-    on_error: ClassVar[OnError | str] = OnError.DEAD_LETTER
+    # Its policy, unless the handler, the settings or the send say otherwise; ``None`` leaves it to the defaults.
+    #: How failed attempts are repeated.
+    retry: ClassVar[Retry | None] = None
+    #: What becomes of a message whose attempts are used up.
+    on_error: ClassVar[OnError | str | None] = None
+    #: Longest time of one attempt, and of all of them with their pauses.
+    timeout_s: ClassVar[float | None] = None
+    deadline_s: ClassVar[float | None] = None
+    #: How long a message may wait for its first attempt.
+    expires_s: ClassVar[float | None] = None
+    #: 0 (first) to 9 (last).
+    priority: ClassVar[int | None] = None
+    #: Whether a message waits for an agent that is down, or is refused.
+    when_down: ClassVar[WhenDown | str | None] = None
 
     def on_down(self, down: Down, context: Context) -> None:
         """Called once for each monitor of this agent whose target has died; supervised like any handler.
@@ -51,13 +62,24 @@ class Agent:
 @dataclass(frozen=True, slots=True)
 class _Handles:
     message: type[Message]
-    retry: Retry | None
+    policy: Mapping[str, Any]
 
 
-def handles(message: type[Message], *, retry: Retry | None = None) -> Callable[[F], F]:
+def handles(
+    message: type[Message],
+    *,
+    retry: Retry | None = None,
+    on_error: OnError | str | None = None,
+    timeout_s: float | None = None,
+    deadline_s: float | None = None,
+    expires_s: float | None = None,
+    priority: int | None = None,
+    when_down: WhenDown | str | None = None,
+) -> Callable[[F], F]:
     """Mark a method as the handler of ``message``; it is called with the message and a :class:`Context`.
 
-    A handler that does not want the context may leave the parameter out.
+    A handler that does not want the context may leave the parameter out. The options are those of :class:`Agent`,
+    for this message.
 
     Raises:
         InvalidDeclaration: ``message`` is not a :class:`Message` class.
@@ -65,8 +87,18 @@ def handles(message: type[Message], *, retry: Retry | None = None) -> Callable[[
     if not (isinstance(message, type) and issubclass(message, Message)):
         raise InvalidDeclaration(f"@handles({message!r}): allowed: a subclass of Message")
 
+    policy = {
+        "retry": retry,
+        "on_error": on_error,
+        "timeout_s": timeout_s,
+        "deadline_s": deadline_s,
+        "expires_s": expires_s,
+        "priority": priority,
+        "when_down": when_down,
+    }
+
     def mark(method: F) -> F:
-        setattr(method, _MARK, _Handles(message, retry))
+        setattr(method, _MARK, _Handles(message, policy))
         return method
 
     return mark
@@ -78,7 +110,7 @@ class HandlerSpec:
 
     message: type[Message]
     method: str
-    retry: Retry
+    policy: Policy
     wants_context: bool
 
 
@@ -88,7 +120,7 @@ class AgentSpec:
 
     name: str
     cls: type[Agent]
-    on_error: OnError
+    policy: Policy
     handlers: Mapping[str, HandlerSpec]
     down_wants_context: bool = True
 
@@ -132,13 +164,7 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
         raise InvalidDeclaration(
             f"{cls.__qualname__}.name={cls.name!r}; allowed: letters, digits, '_', '.', '-', at most 100"
         )
-    if not isinstance(cls.retry, Retry):
-        raise InvalidDeclaration(f"{cls.__qualname__}.retry={cls.retry!r}; allowed: a Retry")
-    try:
-        on_error = OnError(cls.on_error)
-    except ValueError:
-        allowed = ", ".join(OnError)
-        raise InvalidDeclaration(f"{cls.__qualname__}.on_error={cls.on_error!r}; allowed: {allowed}") from None
+    policy = _policy(cls.__qualname__, {f.name: getattr(cls, f.name) for f in fields(Policy)})
     handlers: dict[str, HandlerSpec] = {}
     for method_name, method in inspect.getmembers(cls, callable):
         mark = getattr(method, _MARK, None)
@@ -149,10 +175,11 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
             raise InvalidDeclaration(
                 f"{cls.__qualname__}: {handlers[name].method} and {method_name} both handle {name}"
             )
-        handlers[name] = HandlerSpec(mark.message, method_name, mark.retry or cls.retry, _wants_context(cls, method))
+        own = _policy(f"{cls.__qualname__}.{method_name}", mark.policy)
+        handlers[name] = HandlerSpec(mark.message, method_name, own, _wants_context(cls, method))
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
-    return AgentSpec(cls.name, cls, on_error, handlers, _wants_context(cls, cls.on_down))
+    return AgentSpec(cls.name, cls, policy, handlers, _wants_context(cls, cls.on_down))
 
 
 def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
@@ -165,3 +192,10 @@ def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
             "allowed: message, or message and context"
         )
     return parameters == 3
+
+
+def _policy(where: str, said: Mapping[str, Any]) -> Policy:
+    try:
+        return Policy(**said)
+    except InvalidPolicy as error:
+        raise InvalidDeclaration(f"{where}: {error}") from None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from celery import Celery
+from kombu import Queue
 
 from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
+from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownAgent, UnknownMessage
-from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.timeouts import Timeouts
 from orchestrator.registry.agents import AgentEntry
 from orchestrator.sending.address import Address
 from orchestrator.sending.mailbox import mailbox
@@ -17,10 +19,12 @@ from orchestrator.sending.mailbox import mailbox
 class Directory:
     """Who there is. ``announced`` reads the registry; it is asked only for agents that are not declared here."""
 
-    def __init__(self, app: Celery, announced: Callable[[], Mapping[str, AgentEntry]]) -> None:
+    def __init__(self, app: Celery, announced: Callable[[], Mapping[str, AgentEntry]], timeouts: Timeouts) -> None:
         self.declared: dict[str, AgentSpec] = {}
+        self.timeouts = timeouts
         self._app = app
         self._announced = announced
+        self._addresses: dict[tuple[str, str], Address] = {}
 
     def declare(self, cls: type[Agent]) -> AgentSpec | None:
         """Enter a declaration; ``None`` when it is known already.
@@ -42,26 +46,48 @@ class Directory:
         """The declared agents whose mailboxes are among ``queues``, as the registry keeps them."""
         consumed = set(queues)
         return [
-            AgentEntry(spec.name, spec.queue, tuple(spec.handlers))
+            AgentEntry(
+                spec.name,
+                spec.queue,
+                tuple(spec.handlers),
+                {name: [spec.policy.to_wire(), h.policy.to_wire()] for name, h in spec.handlers.items()},
+            )
             for spec in self.declared.values()
             if spec.queue in consumed
         ]
+
+    def addresses(self) -> list[Address]:
+        """Of every message that is handled by an agent declared here."""
+        return [self.address(spec.name, name) for spec in self.declared.values() for name in sorted(spec.handlers)]
 
     def address(self, recipient: object, message: str) -> Address:
         """See :class:`orchestrator.sending.address.Directory`."""
         if not isinstance(recipient, str) and not (isinstance(recipient, type) and issubclass(recipient, Agent)):
             raise InvalidPolicy("recipient", recipient, "an agent's name, an Agent class, or a Celery signature")
         agent = recipient if isinstance(recipient, str) else recipient.name
-        spec = self.declared.get(agent)
-        if spec is not None:
-            handler = spec.handlers.get(message)
-            if handler is None:
-                raise UnknownMessage(agent, message, spec.handlers)
-            return Address(agent, message, spec.task_name(message), spec.queue, handler.retry, spec.on_error)
+        known = self._addresses.get((agent, message))
+        if known is None and agent in self.declared:
+            known = self._addresses[agent, message] = self._declared(self.declared[agent], message)
+        return known or self._elsewhere(agent, message)
+
+    def _declared(self, spec: AgentSpec, message: str) -> Address:
+        handler = spec.handlers.get(message)
+        if handler is None:
+            raise UnknownMessage(spec.name, message, spec.handlers)
+        return self._at(spec.name, message, spec.queue, spec.policy, handler.policy)
+
+    def _elsewhere(self, agent: str, message: str) -> Address:
         announced = self._announced()
         if agent not in announced:
             raise UnknownAgent(agent, {*self.declared, *announced})
         entry = announced[agent]
         if message not in entry.messages:
             raise UnknownMessage(agent, message, entry.messages)
-        return Address(agent, message, f"{agent}.{message}", mailbox(entry.queue), Retry(), OnError.DEAD_LETTER)
+        levels = (Policy.from_wire(wire) for wire in entry.policies.get(message, ({}, {})))
+        return self._at(agent, message, mailbox(entry.queue), *levels)
+
+    def _at(self, agent: str, message: str, queue: Queue | str, of_agent: Policy, of_handler: Policy) -> Address:
+        task = f"{agent}.{message}"
+        settings = self.timeouts.policy(task, agent)
+        policy = merge(("agent", of_agent), ("handler", of_handler), ("settings", settings))
+        return Address(agent, message, task, queue, policy)

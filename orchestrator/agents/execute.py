@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +16,9 @@ from pydantic_core import to_jsonable_python
 
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
+from orchestrator.agents.limits import within
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.policy import error_names, next_pause_s
+from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.telemetry import tracing
 
@@ -78,6 +81,7 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     def attempt(*args: Any, **kwargs: Any) -> Any:
         request = task.request
         supervision = supervision_of(request)
+        limit_s = None if supervision is None else supervision.limit_s(time.time())
         try:
             with tracing.span(
                 f"handle {task.name}",
@@ -86,7 +90,7 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
                 id=str(request.id),
                 attempt=(request.retries or 0) + 1,
             ):
-                result = run(*args, **kwargs)
+                result = run(*args, **kwargs) if limit_s is None else within(limit_s, task.name, run, args, kwargs)
         except (CeleryRetry, Ignore, Reject):
             raise
         except Exception as error:
@@ -94,7 +98,8 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
             failure = failure_of(error, number, str(request.hostname))
             pause_s = None
             if supervision is not None and not isinstance(error, InvalidPolicy):
-                pause_s = next_pause_s(supervision.retry, number, error_names(error))
+                pause = supervision.pause_s(number, error_names(error), time.time())
+                pause_s, failure = pause.s, replace(failure, out_of_time=pause.out_of_time)
             if pause_s is None:
                 if supervision is not None or not (request.is_eager or request.called_directly):
                     # Of the error itself, the worker sees only what pickle lets through.

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
+from kombu.utils.imports import symbol_by_name
 
 from orchestrator.agents.agent import Agent, AgentSpec, HandlerSpec
 from orchestrator.agents.context import Context
@@ -93,3 +94,14 @@ def supervise_tasks(app: Celery) -> None:
         if task.Request in (CELERY_REQUEST, TRACKED_REQUEST):
             task.Request = REQUEST
         task.run = supervised(task, task.run)
+        task.__unsupervised__ = why_not_supervised(task)
+
+
+def why_not_supervised(task: Any) -> str:
+    """Why a task's messages cannot be supervised; empty if they can."""
+    if not task.acks_late:
+        return "acks_late=False: acknowledged before it runs, so it is lost with its worker"
+    request = symbol_by_name(task.Request)
+    if isinstance(request, type) and issubclass(request, symbol_by_name(REQUEST)):
+        return ""
+    return f"its Request class is {request.__module__}:{request.__qualname__}, which settles for itself"

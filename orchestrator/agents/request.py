@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 import weakref
 from dataclasses import replace
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.exceptions import (
     Ignore,
     InvalidTaskError,
@@ -27,9 +29,9 @@ from orchestrator.agents.again import Again
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, final_failure
+from orchestrator.core.errors import HandlerTimeout
 from orchestrator.core.outcome import Cancelled, Expired, Handled, kind, to_wire
-from orchestrator.core.policy import next_pause_s
-from orchestrator.core.supervision import HEADER, Failure, Supervision
+from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.request import TrackedRequest, channel_of
 
@@ -74,8 +76,7 @@ class SupervisedRequest(TrackedRequest):
         if channel is not None:
             # The pool's processes hold no lease; who does is known here only.
             self._request_dict["incarnation"] = channel.incarnation
-        hard_s, soft_s = self.time_limits
-        task = self.task
+        hard_s, soft_s = self._limits(pool)
         result = pool.apply_async(
             results.fast_trace if self._app.use_fast_trace_task else results.trace,
             args=(self._type, self.id, self._request_dict, self._body, self._content_type, self._content_encoding),
@@ -83,12 +84,26 @@ class SupervisedRequest(TrackedRequest):
             timeout_callback=self.on_timeout,
             callback=self.on_success,
             error_callback=self.on_failure,
-            soft_timeout=soft_s or task.soft_time_limit,
-            timeout=hard_s or task.time_limit,
+            soft_timeout=soft_s,
+            timeout=hard_s,
             correlation_id=self.id,
         )
         self._apply_result = None if result is None else weakref.ref(result)
         return result
+
+    def _limits(self, pool: Any) -> tuple[float | None, float | None]:
+        """Celery's hard and soft limit for this attempt: its own, or the send's if that is less.
+
+        Only a prefork pool is told of the send's: it can interrupt its processes, and kill those that go on.
+        """
+        hard_s, soft_s = self.time_limits
+        hard_s, soft_s = hard_s or self.task.time_limit, soft_s or self.task.soft_time_limit
+        supervision = self._supervision()
+        limit_s = None if supervision is None else supervision.limit_s(time.time())
+        if limit_s is None or limit_s <= 0 or not isinstance(pool, PreforkPool):
+            return hard_s, soft_s
+        kill_s = limit_s + self._app.orchestrator.settings.kill_after_s
+        return min(hard_s or kill_s, kill_s), min(soft_s or limit_s, limit_s)
 
     def _supervision(self) -> Supervision | None:
         return self._known
@@ -175,8 +190,12 @@ class SupervisedRequest(TrackedRequest):
         )
         if not elsewhere and not isinstance(error, SystemExit | KeyboardInterrupt) and self._open():
             failure = self._failure(error, exc_info.traceback)
-            if isinstance(error, TimeLimitExceeded) and self._timed_out(failure):
-                return None
+            if isinstance(error, TimeLimitExceeded):
+                pause = self._after_kill(failure)
+                if pause.s is not None:
+                    self._try_again(failure, pause.s)
+                    return None
+                failure = replace(failure, out_of_time=pause.out_of_time)
             self._failed(failure)
             if isinstance(error, MemoryError):
                 # Celery would raise it again here, in the main process, and so end a worker whose memory is fine.
@@ -187,19 +206,18 @@ class SupervisedRequest(TrackedRequest):
             self._handled(None, None)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
-    def _timed_out(self, failure: Failure) -> bool:
-        """Whether there is another attempt after Celery's hard time limit has killed the process that ran this."""
+    def _after_kill(self, failure: Failure) -> Pause:
+        """What comes after Celery's hard time limit has killed the process that ran this."""
         supervision = self._supervision()
         if supervision is None:
-            return False
-        pause_s = next_pause_s(supervision.retry, self._attempt, ("TimeLimitExceeded",))
-        if pause_s is None:
-            return False
+            return Pause(None)
+        return supervision.pause_s(self._attempt, (failure.type, "TimeLimitExceeded"), time.time())
+
+    def _try_again(self, failure: Failure, pause_s: float) -> None:
         task_ready(self)
         self._retry(failure, pause_s)
         self.send_event("task-retried", exception=f"{failure.type}: {failure.message}", traceback="")
         self._goes_on = True
-        return True
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         """A time limit has passed. After a hard one, :meth:`on_failure` has been called before."""
@@ -222,6 +240,10 @@ class SupervisedRequest(TrackedRequest):
             return Failure.from_wire(self._kept)
         # What could not be pickled comes wrapped, with the name of the class it was.
         name = getattr(error, "exc_cls_name", type(error).__name__)
+        supervision = self._supervision()
+        if isinstance(error, TimeLimitExceeded) and supervision is not None and supervision.timeout_s is not None:
+            error = HandlerTimeout(str(self.name), supervision.timeout_s)
+            name = type(error).__name__
         failure = failure_of(error, self._attempt, str(self.hostname))
         return replace(failure, type=name, traceback=str(traceback or "")[-TRACEBACK_LIMIT:])
 

@@ -12,6 +12,8 @@ from orchestrator.core.supervision import Failure, Supervision
 _REASON_BY_ERROR = {
     "InvalidMessage": Reason.VALIDATION,
     "UnknownMessage": Reason.UNKNOWN_MESSAGE,
+    "HandlerTimeout": Reason.TIMEOUT,
+    "DeadlinePassed": Reason.DEADLINE,
     "NotRegistered": Reason.UNKNOWN_TASK,
     "TimeLimitExceeded": Reason.TIMEOUT,
     "SoftTimeLimitExceeded": Reason.TIMEOUT,
@@ -31,7 +33,7 @@ class Verdict:
 def final_failure(supervision: Supervision | None, last: Failure) -> Verdict:
     """Judge the last failed attempt. A plain Celery send is judged like one with default options."""
     known = supervision or Supervision(track=False)
-    reason = _REASON_BY_ERROR.get(last.type)
+    reason = Reason.DEADLINE if last.out_of_time else _REASON_BY_ERROR.get(last.type)
     if reason is None:
         used_up = supervision is None or last.attempt > known.retry.max_retries
         reason = Reason.EXHAUSTED if used_up else Reason.FINAL

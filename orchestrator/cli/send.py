@@ -162,10 +162,8 @@ def build(orchestrator: Orchestrator, agent: str, message: str, fields: Mapping[
 def _retry(orchestrator: Orchestrator, agent: str, message: str, retries: int | None) -> Retry | None:
     if retries is None:
         return None
-    spec = orchestrator.agents.get(agent)
-    own = Retry() if spec is None else spec.handlers[message].retry
     try:
-        return replace(own, max_retries=retries)
+        return replace(orchestrator.address(agent, message).policy.retry, max_retries=retries)
     except InvalidPolicy:
         raise InvalidPolicy("retries", retries, "a whole number from 0 to 1000") from None
 

@@ -124,6 +124,22 @@ class HandlerTimeout(AgentError):
         self.timeout_s = timeout_s
 
 
+class DeadlinePassed(AgentError):
+    """A delivery's deadline passed before an attempt could begin."""
+
+    def __init__(self, handler: str, late_s: float) -> None:
+        super().__init__(f"the deadline passed {late_s:g} s before an attempt of {handler} could begin")
+        self.late_s = late_s
+
+
+class AgentDown(InfrastructureError):
+    """A known agent that no living worker hosts was sent a message with ``when_down="error"``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} has no living incarnation; nothing was sent (when_down='error')")
+        self.name = name
+
+
 class DeliveryTimeout(InfrastructureError):
     """No outcome was recorded within the time the caller was willing to wait."""
 

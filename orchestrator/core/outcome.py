@@ -14,6 +14,7 @@ class Reason(StrEnum):
     EXHAUSTED = "retries exhausted"
     FINAL = "non-retryable error"
     TIMEOUT = "timeout"
+    DEADLINE = "deadline passed"
     POISON = "poison"
     REJECTED = "rejected"
     MALFORMED = "malformed"

@@ -23,6 +23,15 @@ class OnError(StrEnum):
     IGNORE = "ignore"
 
 
+class WhenDown(StrEnum):
+    """What to do with a message for an agent that no living incarnation hosts."""
+
+    #: It waits in the mailbox.
+    QUEUE = "queue"
+    #: It is refused, as Erlang's *noproc*.
+    ERROR = "error"
+
+
 def _checked(name: str, value: float, low: float, high: float) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidPolicy(name, value, f"a number from {low:g} to {high:g}")
@@ -60,6 +69,89 @@ class Exponential:
         return full_s * (1 - self.jitter * draw)
 
 
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Linear backoff: ``first_s + step_s * (attempt - 1)``, at most ``cap_s``; ``jitter`` as in :class:`Exponential`.
+
+    Raises:
+        InvalidPolicy: a value is out of range.
+    """
+
+    first_s: float = 1.0
+    step_s: float = 1.0
+    cap_s: float = 60.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("first_s", "step_s", "cap_s"):
+            _checked(name, getattr(self, name), 0, MAX_PAUSE_S)
+        _checked("jitter", self.jitter, 0, 1)
+
+    def pause_s(self, attempt: int, draw: float) -> float:
+        """Pause after failed attempt number ``attempt`` (from 1); ``draw`` is uniform in [0, 1)."""
+        return min(self.cap_s, self.first_s + self.step_s * (attempt - 1)) * (1 - self.jitter * draw)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The same pause after every attempt; ``jitter`` as in :class:`Exponential`.
+
+    Raises:
+        InvalidPolicy: a value is out of range.
+    """
+
+    every_s: float = 1.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        _checked("every_s", self.every_s, 0, MAX_PAUSE_S)
+        _checked("jitter", self.jitter, 0, 1)
+
+    def pause_s(self, attempt: int, draw: float) -> float:
+        """Pause after any failed attempt; ``draw`` is uniform in [0, 1)."""
+        return self.every_s * (1 - self.jitter * draw)
+
+
+Backoff = Exponential | Linear | Fixed
+
+
+def _backoff_to_wire(backoff: Backoff) -> list[Any]:
+    match backoff:
+        case Exponential(first_s, factor, cap_s, jitter):
+            return [first_s, factor, cap_s, jitter]
+        case Linear(first_s, step_s, cap_s, jitter):
+            return ["linear", first_s, step_s, cap_s, jitter]
+        case Fixed(every_s, jitter):
+            return ["fixed", every_s, jitter]
+
+
+def _backoff_from_wire(wire: Any) -> Backoff:
+    match list(wire):
+        case ["linear", first_s, step_s, cap_s, jitter]:
+            return Linear(first_s, step_s, cap_s, jitter)
+        case ["fixed", every_s, jitter]:
+            return Fixed(every_s, jitter)
+        case [first_s, factor, cap_s, jitter]:
+            return Exponential(first_s, factor, cap_s, jitter)
+    raise ValueError(wire)
+
+
+def _names(option: str, names: Any) -> tuple[str, ...]:
+    # A mere string would be searched for parts of names.
+    allowed = "a tuple of exception classes or their names"
+    if not isinstance(names, tuple | list):
+        raise InvalidPolicy(option, names, allowed)
+    found = []
+    for name in names:
+        if isinstance(name, type) and issubclass(name, BaseException):
+            found.append(name.__name__)
+        elif isinstance(name, str):
+            found.append(name)
+        else:
+            raise InvalidPolicy(option, names, allowed)
+    return tuple(found)
+
+
 def _attempts(name: str, value: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1000:
         raise InvalidPolicy(name, value, "a whole number from 0 to 1000")
@@ -70,32 +162,32 @@ class Retry:
     """How often and when a failed attempt is repeated.
 
     ``max_retries`` repeats come after the first attempt, so a message is tried at most
-    ``max_retries + 1`` times. ``never`` names exception classes (by ``__name__``, base classes count) that
-    are not worth repeating.
+    ``max_retries + 1`` times. ``on`` and ``never`` hold exception classes or their names (base classes count):
+    with ``on``, nothing else is repeated; what ``never`` names is not, whatever ``on`` says.
 
     Raises:
         InvalidPolicy: a value is out of range.
     """
 
     max_retries: int = 3
-    backoff: Exponential = field(default_factory=Exponential)
-    never: tuple[str, ...] = ()
+    backoff: Backoff = field(default_factory=Exponential)
+    never: tuple[str | type[BaseException], ...] = ()
+    on: tuple[str | type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
         _attempts("max_retries", self.max_retries)
-        if not isinstance(self.backoff, Exponential):
-            raise InvalidPolicy("backoff", self.backoff, "an Exponential")
-        # A mere string would be searched for parts of names.
-        if not isinstance(self.never, tuple | list) or not all(isinstance(name, str) for name in self.never):
-            raise InvalidPolicy("never", self.never, "a tuple of names of exception classes")
-        object.__setattr__(self, "never", tuple(self.never))
+        if not isinstance(self.backoff, Exponential | Linear | Fixed):
+            raise InvalidPolicy("backoff", self.backoff, "an Exponential, a Linear or a Fixed")
+        object.__setattr__(self, "never", _names("never", self.never))
+        object.__setattr__(self, "on", _names("on", self.on))
 
     def to_wire(self) -> dict[str, Any]:
         """The policy as plain JSON, short, for a message's headers."""
-        b = self.backoff
-        wire: dict[str, Any] = {"n": self.max_retries, "b": [b.first_s, b.factor, b.cap_s, b.jitter]}
+        wire: dict[str, Any] = {"n": self.max_retries, "b": _backoff_to_wire(self.backoff)}
         if self.never:
             wire["x"] = list(self.never)
+        if self.on:
+            wire["o"] = list(self.on)
         return wire
 
     @classmethod
@@ -106,14 +198,23 @@ class Retry:
             InvalidPolicy: the headers hold something else.
         """
         try:
-            first_s, factor, cap_s, jitter = wire["b"]
-            return cls(wire["n"], Exponential(first_s, factor, cap_s, jitter), wire.get("x", ()))
+            return cls(wire["n"], _backoff_from_wire(wire["b"]), wire.get("x", ()), wire.get("o", ()))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidPolicy("retry", wire, "what Retry.to_wire() makes") from error
 
+    def repeats(self, names: tuple[str, ...]) -> bool:
+        """Whether an error with these names (its own and its bases') is worth repeating."""
+        if any(name in self.never or name in ALWAYS_FINAL for name in names):
+            return False
+        return not self.on or any(name in self.on for name in names)
+
+    def pauses_s(self) -> float:
+        """All pauses together, at their longest."""
+        return sum(self.backoff.pause_s(attempt, 0.0) for attempt in range(1, self.max_retries + 1))
+
 
 #: Never repeated: the library's own word that repeating cannot help.
-ALWAYS_FINAL: Final = ("InvalidMessage", "UnknownMessage")
+ALWAYS_FINAL: Final = ("InvalidMessage", "UnknownMessage", "DeadlinePassed")
 
 
 def error_names(error: BaseException) -> tuple[str, ...]:
@@ -126,9 +227,7 @@ def next_pause_s(retry: Retry, attempt: int, names: tuple[str, ...], draw: float
 
     ``attempt`` is the number of the attempt that just failed, from 1. ``draw`` fixes the jitter for tests.
     """
-    if attempt > retry.max_retries:
-        return None
-    if any(name in retry.never or name in ALWAYS_FINAL for name in names):
+    if attempt > retry.max_retries or not retry.repeats(names):
         return None
     # Jitter only spreads load; nothing secret hangs on it.
     return retry.backoff.pause_s(attempt, random.random() if draw is None else draw)

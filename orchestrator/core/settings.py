@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.timeouts import Timeouts
 
 #: Environment variable that names the profile file.
 PROFILE_VARIABLE = "ORCHESTRATOR_CONFIG"
@@ -65,6 +66,14 @@ class Settings(BaseSettings):
     leak_check_every_s: Seconds = 60.0
     #: Whether monitors remember where in the code they were made: always, one in sixteen, or never.
     monitor_origins: Literal["on", "sampled", "off"] = "sampled"
+    #: Longest time of an attempt, by ``agent.Message``, ``agent``, task or pattern; the most specific wins.
+    timeouts: dict[str, Seconds] = {}
+    #: Longest time of all attempts of a send with their pauses, likewise.
+    deadlines: dict[str, Seconds] = {}
+    #: Multiplies every timeout and deadline, wherever it comes from; for slow machines.
+    timeout_factor: float = Field(default=1.0, gt=0, le=1000)
+    #: An attempt that goes on for so long after its timeout is killed with its process, where the pool can.
+    kill_after_s: Seconds = 5.0
     #: Names of fields whose values are never shown (case does not matter).
     redact: tuple[str, ...] = ("password", "secret", "token", "api_key", "authorization", "card_number")
 
@@ -100,6 +109,11 @@ class Settings(BaseSettings):
                 "allowed: sweep_every_s < sweep_stale_s"
             )
         return self
+
+    @property
+    def time_limits(self) -> Timeouts:
+        """What the settings say about timeouts."""
+        return Timeouts(self.timeouts, self.deadlines, self.timeout_factor)
 
     @classmethod
     def settings_customise_sources(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.policy import OnError, Retry, next_pause_s
 
 #: The header's name.
 HEADER = "orc"
@@ -26,10 +26,12 @@ class Failure:
     traceback: str
     at: str
     by: str
+    #: Whether it was the last one because the deadline left no time for another.
+    out_of_time: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {
+        wire: dict[str, Any] = {
             "attempt": self.attempt,
             "type": self.type,
             "message": self.message,
@@ -37,13 +39,18 @@ class Failure:
             "at": self.at,
             "by": self.by,
         }
+        if self.out_of_time:
+            wire["out_of_time"] = True
+        return wire
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Failure:
         """Inverse of :meth:`to_wire`; what is missing is empty."""
         texts = {name: str(wire.get(name, "")) for name in ("type", "message", "traceback", "at", "by")}
         attempt = wire.get("attempt", 0)
-        return cls(attempt=attempt if isinstance(attempt, int) else 0, **texts)
+        return cls(
+            attempt=attempt if isinstance(attempt, int) else 0, out_of_time=wire.get("out_of_time") is True, **texts
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +65,15 @@ class Supervision:
     failures: tuple[Failure, ...] = ()
     track: bool = True
     replay_of: str = ""
+    #: How long one attempt may take.
+    timeout_s: float | None = None
+    #: When all attempts must be over, in seconds since 1970 by the sender's clock.
+    deadline_at_s: float | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON, without what is empty."""
         wire: dict[str, Any] = {"retry": self.retry.to_wire(), "on_error": self.on_error.value}
-        for name in ("agent", "message", "metadata", "track", "replay_of"):
+        for name in ("agent", "message", "metadata", "track", "replay_of", "timeout_s", "deadline_at_s"):
             value = getattr(self, name)
             if value:
                 wire[name] = dict(value) if name == "metadata" else value
@@ -89,6 +100,8 @@ class Supervision:
                 failures=tuple(Failure.from_wire(f) for f in wire.get("failures", ())),
                 track=bool(wire.get("track")),
                 replay_of=str(wire.get("replay_of", "")),
+                timeout_s=_seconds(wire.get("timeout_s")),
+                deadline_at_s=_seconds(wire.get("deadline_at_s")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidPolicy(HEADER, wire, "what Supervision.to_wire() makes") from error
@@ -96,3 +109,33 @@ class Supervision:
     def after(self, failure: Failure) -> Supervision:
         """The supervision of the next attempt."""
         return replace(self, failures=(*self.failures, failure)[-_REMEMBERED:])
+
+    def limit_s(self, now_s: float) -> float | None:
+        """How long an attempt that begins now may take; 0 or less if it comes too late, ``None`` if for ever."""
+        left_s = None if self.deadline_at_s is None else self.deadline_at_s - now_s
+        if left_s is None or self.timeout_s is None:
+            return self.timeout_s if left_s is None else left_s
+        return min(self.timeout_s, left_s)
+
+    def pause_s(self, attempt: int, names: tuple[str, ...], now_s: float, draw: float | None = None) -> Pause:
+        """What comes after failed attempt number ``attempt``; see :func:`next_pause_s`."""
+        pause_s = next_pause_s(self.retry, attempt, names, draw)
+        if pause_s is not None and self.deadline_at_s is not None and now_s + pause_s >= self.deadline_at_s:
+            return Pause(None, out_of_time=True)
+        return Pause(pause_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Seconds until the next attempt, or ``None`` when there is none, and whether only the deadline is to blame."""
+
+    s: float | None
+    out_of_time: bool = False
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(value)
+    return float(value)

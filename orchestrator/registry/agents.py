@@ -29,6 +29,8 @@ class AgentEntry:
     name: str
     queue: str
     messages: tuple[str, ...]
+    #: What agent and handlers say of their supervision, by message, as plain JSON.
+    policies: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,10 @@ class Registry:
 
     def announce(self, entries: Iterable[AgentEntry]) -> None:
         """Make agents known to every sender; called by a worker that hosts them."""
-        mapping = {e.name: json.dumps({"queue": e.queue, "messages": sorted(e.messages)}) for e in entries}
+        mapping = {
+            e.name: json.dumps({"queue": e.queue, "messages": sorted(e.messages), "policies": dict(e.policies)})
+            for e in entries
+        }
         if mapping:
             self._call(lambda c, k: c.hset(k.agents, mapping=mapping))
 
@@ -177,7 +182,9 @@ class Registry:
         known = {}
         for raw_name, raw in self._call(lambda c, k: c.hgetall(k.agents)).items():
             name, described = raw_name.decode(), json.loads(raw)
-            known[name] = AgentEntry(name, described["queue"], tuple(described["messages"]))
+            known[name] = AgentEntry(
+                name, described["queue"], tuple(described["messages"]), described.get("policies", {})
+            )
         return known
 
     def incarnations(self) -> list[IncarnationEntry]:
@@ -191,6 +198,21 @@ class Registry:
                 if fields and _text(fields, "kind") != "session":
                     entries.append(_entry(raw_id.decode(), fields, now_s + now_us / 1e6 - beat_ms / 1000))
         return sorted(entries, key=lambda e: e.id)
+
+    def hosted(self, agent: str, queue: str) -> bool:
+        """Whether a living incarnation hosts the agent, or with ``agent`` empty, consumes from the queue."""
+        leased = self._call(lambda c, k: c.zrange(k.leases, 0, -1))
+        if not leased:
+            return False
+
+        def described(client: Any, keys: Any) -> Any:
+            with client.pipeline(transaction=False) as pipe:
+                for raw_id in leased:
+                    pipe.hget(keys.incarnation(raw_id.decode()), "agents" if agent else "queues")
+                return pipe.execute()
+
+        wanted = agent or queue
+        return any(wanted in _names(raw.decode()) for raw in self._call(described) if raw is not None)
 
     def deaths(self, limit: int = 100) -> list[Death]:
         """The last incarnations that ended, newest first."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from celery import Celery
@@ -10,28 +12,30 @@ from celery.canvas import Signature
 from celery.utils import uuid
 from kombu import Queue
 
+from orchestrator.core.effective import Effective, Policy, merge, priority_of, seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.message import Message, encode, message_name
-from orchestrator.core.policy import OnError, Retry
 from orchestrator.core.supervision import Supervision
-from orchestrator.sending.options import SendOptions, seconds, urgency
+from orchestrator.core.timeouts import Timeouts
+from orchestrator.sending.options import SendOptions
 from orchestrator.sending.publish import Parcel
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One kind of message for one agent: where it goes, and what agent and handler say about its supervision."""
+    """One kind of message for one agent: where it goes, and the policy that applies unless the send says otherwise."""
 
     agent: str
     message: str
     task: str
     queue: Queue | str
-    retry: Retry
-    on_error: OnError
+    policy: Effective
 
 
 class Directory(Protocol):
-    """Knows the agents."""
+    """Knows the agents, and what the settings say of a task."""
+
+    timeouts: Timeouts
 
     def address(self, recipient: Any, message: str) -> Address:
         """The address of a message, by its name on the wire, at an agent, by its name or class.
@@ -55,27 +59,22 @@ def to_agent(directory: Directory, recipient: Any, message: Message | None, opti
             directory.address(recipient, "")
         raise InvalidPolicy("message", message, "an instance of a Message class")
     address = directory.address(recipient, message_name(type(message)))
-    supervision = Supervision(
-        options.retry or address.retry,
-        options.on_error or address.on_error,
-        address.agent,
-        address.message,
-        options.metadata,
-        track=options.track,
-    )
-    return Parcel(
-        uuid(),
-        address.task,
-        [encode(message)],
-        supervision,
+    return _parcel(
+        directory.timeouts,
+        options,
+        id=uuid(),
+        task=address.task,
+        args=[encode(message)],
+        agent=address.agent,
+        message=address.message,
+        policy=address.policy,
         queue=address.queue,
-        countdown_s=options.countdown_s,
-        expires_s=options.expires_s,
-        priority=options.priority,
     )
 
 
-def to_task(app: Celery, signature: Signature, message: Message | None, options: SendOptions) -> Parcel:
+def to_task(
+    app: Celery, directory: Directory, signature: Signature, message: Message | None, options: SendOptions
+) -> Parcel:
     """The parcel that takes a Celery signature to its task.
 
     Raises:
@@ -94,24 +93,57 @@ def to_task(app: Celery, signature: Signature, message: Message | None, options:
     task = app.tasks.get(signature.task)
     if task is not None and not task.acks_late:
         raise InvalidPolicy("acks_late", False, f"True, for {signature.task} to be supervised")
+    if why := getattr(task, "__unsupervised__", ""):
+        raise InvalidPolicy("recipient", signature.task, f"a task that can be supervised; not this one, {why}")
+    said = Policy(expires_s=seconds("expires", own.get("expires")), priority=priority_of(own.get("priority")))
     countdown_s = seconds("countdown", own.get("countdown"))
-    expires_s = seconds("expires", own.get("expires"))
-    priority = urgency(own.get("priority"))
+    return _parcel(
+        directory.timeouts,
+        options if options.countdown_s is not None else replace(options, countdown_s=countdown_s),
+        id=own.get("task_id") or uuid(),
+        task=signature.task,
+        args=signature.args,
+        kwargs=signature.kwargs,
+        agent="",
+        message=signature.task,
+        policy=merge(("settings", directory.timeouts.policy(signature.task)), ("signature", said)),
+        queue=own.get("queue"),
+    )
+
+
+def _parcel(
+    timeouts: Timeouts,
+    options: SendOptions,
+    *,
+    id: str,
+    task: str,
+    args: Any,
+    agent: str,
+    message: str,
+    policy: Effective,
+    queue: Queue | str | None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Parcel:
+    effective = policy.over("send", options.policy)
+    deadline_s = timeouts.scaled(effective.deadline_s)
     return Parcel(
-        own.get("task_id") or uuid(),
-        signature.task,
-        signature.args,
+        id,
+        task,
+        args,
         Supervision(
-            options.retry or Retry(),
-            options.on_error or OnError.DEAD_LETTER,
-            "",
-            signature.task,
+            effective.retry,
+            effective.on_error,
+            agent,
+            message,
             options.metadata,
             track=options.track,
+            timeout_s=timeouts.scaled(effective.timeout_s),
+            deadline_at_s=None if deadline_s is None else time.time() + deadline_s,
         ),
-        signature.kwargs,
-        queue=own.get("queue"),
-        countdown_s=countdown_s if options.countdown_s is None else options.countdown_s,
-        expires_s=expires_s if options.expires_s is None else options.expires_s,
-        priority=priority if options.priority is None else options.priority,
+        kwargs or {},
+        queue=queue,
+        countdown_s=options.countdown_s,
+        expires_s=effective.expires_s,
+        priority=effective.priority,
+        when_down=effective.when_down,
     )

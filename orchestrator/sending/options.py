@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.core.effective import Policy, seconds
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.policy import OnError, Retry, WhenDown
 
-_YEAR_S = 365 * 24 * 3600
+#: A send that leaves everything to the others.
+SILENT = Policy()
 
 
 @dataclass(frozen=True, slots=True)
 class SendOptions:
-    """A send's own words, checked. ``None`` leaves a thing to the handler, the agent, or the signature.
+    """A send's own words, checked."""
 
-    Raises:
-        InvalidPolicy: an option has a bad value.
-    """
-
-    retry: Retry | None = None
-    on_error: OnError | None = None
+    policy: Policy = SILENT
     countdown_s: float | None = None
-    expires_s: float | None = None
-    priority: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     track: bool = True
 
@@ -35,45 +31,53 @@ class SendOptions:
         *,
         retry: Retry | None = None,
         on_error: OnError | str | None = None,
+        timeout_s: float | None = None,
+        deadline_s: float | None = None,
         countdown_s: float | None = None,
+        eta: datetime | None = None,
         expires_s: float | None = None,
         priority: int | None = None,
+        when_down: WhenDown | str | None = None,
         metadata: Mapping[str, Any] | None = None,
         track: bool = True,
     ) -> SendOptions:
-        """From what a caller said."""
-        if not isinstance(retry, Retry | None):
-            raise InvalidPolicy("retry", retry, "a Retry")
+        """From what a caller said.
+
+        Raises:
+            InvalidPolicy: an option has a bad value, or two do not fit together.
+        """
+        said: dict[str, Any] = {
+            "retry": retry,
+            "on_error": on_error,
+            "timeout_s": timeout_s,
+            "deadline_s": deadline_s,
+            "expires_s": expires_s,
+            "priority": priority,
+            "when_down": when_down,
+        }
+        if timeout_s is not None and deadline_s is not None and seconds("timeout_s", timeout_s):
+            seconds("deadline_s", deadline_s)
+            if timeout_s > deadline_s:
+                raise InvalidPolicy("timeout_s", timeout_s, f"at most deadline_s={deadline_s!r}")
         return cls(
-            retry,
-            None if on_error is None else _on_error(on_error),
-            seconds("countdown_s", countdown_s),
-            seconds("expires_s", expires_s),
-            urgency(priority),
-            _json_object("metadata", metadata),
+            Policy(**said) if any(value is not None for value in said.values()) else SILENT,
+            seconds("countdown_s", countdown_s) if eta is None else _until(eta, countdown_s),
+            {} if metadata is None else _json_object("metadata", metadata),
             track,
         )
 
 
-def seconds(name: str, value: float | None) -> float | None:
-    """Seconds."""
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _YEAR_S:
-        raise InvalidPolicy(name, value, "seconds from 0 to a year")
-    return float(value)
+def _until(eta: datetime, countdown_s: float | None) -> float:
+    if countdown_s is not None:
+        raise InvalidPolicy("eta", eta, "either eta or countdown_s")
+    if not isinstance(eta, datetime) or eta.tzinfo is None:
+        raise InvalidPolicy("eta", eta, "a datetime with a time zone")
+    left_s = max(0.0, (eta - datetime.now(UTC)).total_seconds())
+    seconds("eta", left_s)
+    return left_s
 
 
-def urgency(value: int | None) -> int | None:
-    """Celery's priorities, as Redis has them: the lowest number first."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 9):
-        raise InvalidPolicy("priority", value, "0 (first) to 9 (last)")
-    return value
-
-
-def _json_object(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
-    if value is None:
-        return {}
+def _json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     allowed = "an object of JSON data"
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise InvalidPolicy(name, value, allowed)
@@ -82,10 +86,3 @@ def _json_object(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError):
         raise InvalidPolicy(name, value, allowed) from None
     return dict(value)
-
-
-def _on_error(value: OnError | str) -> OnError:
-    try:
-        return OnError(value)
-    except ValueError:
-        raise InvalidPolicy("on_error", value, ", ".join(OnError)) from None

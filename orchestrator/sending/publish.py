@@ -13,6 +13,7 @@ from kombu.exceptions import EncodeError, OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidMessage
+from orchestrator.core.policy import WhenDown
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.telemetry import tracing
@@ -34,6 +35,7 @@ class Parcel:
     countdown_s: float | None = None
     expires_s: float | None = None
     priority: int | None = None
+    when_down: WhenDown = WhenDown.QUEUE
 
 
 def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = ()) -> None:

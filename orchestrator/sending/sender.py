@@ -11,10 +11,11 @@ from celery import Celery
 from celery.canvas import Signature
 from kombu.utils.imports import symbol_by_name
 
-from orchestrator.core.errors import NotSupervised
+from orchestrator.core.errors import AgentDown, NotSupervised
 from orchestrator.core.message import Message
 from orchestrator.core.outcome import Outcome
-from orchestrator.core.policy import OnError
+from orchestrator.core.policy import OnError, WhenDown
+from orchestrator.registry.agents import Registry
 from orchestrator.sending.address import Directory, to_agent, to_task
 from orchestrator.sending.delivery import Awaiter, Delivery, await_in
 from orchestrator.sending.options import SendOptions
@@ -39,6 +40,13 @@ class Door(Protocol):
             NotSupervised: the app's broker is not one that this library supervises.
         """
 
+    def hosted(self, parcel: Parcel) -> bool:
+        """Whether a living worker takes what is sent to where the parcel goes.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
         """Wait up to so many seconds for a recorded outcome; ``None`` if there is none by then."""
 
@@ -48,8 +56,11 @@ class BrokerDoor:
 
     inline = False
 
-    def __init__(self, app: Celery, store: Callable[[], Store], hidden: tuple[str, ...]) -> None:
+    def __init__(
+        self, app: Celery, store: Callable[[], Store], registry: Callable[[], Registry], hidden: tuple[str, ...]
+    ) -> None:
         self._app = app
+        self._registry = registry
         self._store = store
         self._hidden = hidden
 
@@ -62,6 +73,13 @@ class BrokerDoor:
                 f"allowed: a redis://, rediss:// or sentinel:// URL with broker_transport={TRANSPORT!r}"
             )
         publish(self._app, parcel, self._hidden)
+
+    def hosted(self, parcel: Parcel) -> bool:
+        """See :class:`Door`."""
+        queue = getattr(parcel.queue, "name", parcel.queue)
+        if queue is None:
+            queue = self._app.amqp.router.route({}, parcel.task)["queue"].name
+        return self._registry().hosted(parcel.supervision.agent, queue)
 
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
         """See :class:`Door`."""
@@ -85,11 +103,12 @@ class Sender:
 
         Raises:
             CallerError: the recipient, the message or an option is not what it must be.
+            AgentDown: nobody is there to take it, and it was not to wait.
             BrokerUnavailable: Redis did not take it.
             SendFailed: it has its outcome already, is to raise, and was not handled.
         """
         parcel = (
-            to_task(self._app, recipient, message, options)
+            to_task(self._app, self._directory, recipient, message, options)
             if isinstance(recipient, Signature)
             else to_agent(self._directory, recipient, message, options)
         )
@@ -107,6 +126,8 @@ def _through(door: Door, parcel: Parcel) -> None:
     emit(events.SEND_STARTED, agent=s.agent, message=s.message, id=parcel.id)
     began = monotonic()
     try:
+        if parcel.when_down is WhenDown.ERROR and not door.hosted(parcel):
+            raise AgentDown(s.agent or parcel.task)
         door.send(parcel)
     except Exception as error:
         took_s, name = monotonic() - began, type(error).__name__

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import threading
+import time
 from typing import Any
 
 import redis
@@ -60,6 +63,18 @@ class Ignores(Message):
 
 class Slow(Message):
     """Hits its soft time limit."""
+
+
+class Lasts(Message):
+    """Takes so long, if it is let."""
+
+    for_s: float
+
+
+class Stubborn(Message):
+    """Goes on for so long whatever interrupts it."""
+
+    for_s: float
 
 
 class Returns(Message):
@@ -161,6 +176,18 @@ class Worker(Agent):
     def slow(self, message: Slow) -> None:
         raise SoftTimeLimitExceeded(5)
 
+    @handles(Lasts, retry=Retry(max_retries=1, backoff=SOON))
+    def lasts(self, message: Lasts) -> float:
+        threading.Event().wait(message.for_s)
+        return message.for_s
+
+    @handles(Stubborn, retry=Retry(max_retries=0))
+    def stubborn(self, message: Stubborn) -> None:
+        until_s = time.monotonic() + message.for_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            with contextlib.suppress(SoftTimeLimitExceeded):
+                threading.Event().wait(left_s)
+
     @handles(Returns)
     def returns(self, message: Returns) -> Any:
         return {"model": Receipt(number=7), "tuple": (1, 2), "set": {3}, "object": object}[message.what]
@@ -232,6 +259,10 @@ def replaced(task: Task, a: int, b: int) -> None:
     task.replace(task.app.tasks["plain.add"].s(a, b))
 
 
+def lasts(for_s: float) -> None:
+    threading.Event().wait(for_s)
+
+
 def hold(name: str) -> str:
     client = _record()
     client.incr(f"test:began:{name}")
@@ -239,7 +270,7 @@ def hold(name: str) -> str:
     return name
 
 
-def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any) -> Orchestrator:
+def make(broker_url: str | None = None, *, eager: bool = False, hosts: bool = True, **settings: Any) -> Orchestrator:
     """An app of its own; its Celery app is ``.app``."""
     app = Celery("agents", set_as_current=False)
     if broker_url is not None:
@@ -248,13 +279,14 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
         app.conf.result_backend = broker_url
     app.conf.task_always_eager = eager
     orchestrator = Orchestrator(app, load_settings(**settings))
-    for function in (add, total, fail, hold):
+    for function in (add, total, fail, hold, lasts):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
     for method in (bound, again, replaced):
         app.task(name=f"plain.{method.__name__}", bind=True, shared=False)(method)
     app.task(name="plain.limited", time_limit=1, shared=False)(hold)
     app.task(name="plain.counted", base=CountingTask, shared=False)(add)
-    orchestrator.host(Worker)
+    if hosts:
+        orchestrator.host(Worker)
     return orchestrator
 
 

@@ -47,10 +47,11 @@ def orchestrator() -> Orchestrator:
 
 def test_a_declaration_says_what_each_handler_wants() -> None:
     spec = inspect_agent(Good)
-    assert (spec.name, spec.queue, spec.on_error) == ("good", "good", OnError.LOG)
-    assert {n: (h.method, h.retry.max_retries, h.wants_context) for n, h in spec.handlers.items()} == {
-        "Ping": ("ping", 7, False),
-        "Pong": ("pong", 1, True),
+    assert (spec.name, spec.queue, spec.policy.on_error) == ("good", "good", OnError.LOG)
+    assert spec.policy.retry == Retry(max_retries=7)
+    assert {n: (h.method, h.policy.retry, h.wants_context) for n, h in spec.handlers.items()} == {
+        "Ping": ("ping", None, False),
+        "Pong": ("pong", Retry(max_retries=1), True),
     }
 
 
@@ -64,7 +65,7 @@ def test_handlers_are_inherited_and_may_be_replaced() -> None:
 
     spec = inspect_agent(Child)
     assert set(spec.handlers) == {"Ping", "Pong"}
-    assert spec.handlers["Ping"].retry.max_retries == 2
+    assert spec.handlers["Ping"].policy.retry == Retry(max_retries=2)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,11 @@ def test_handlers_are_inherited_and_may_be_replaced() -> None:
         ({"name": "-a"}, "name='-a'"),
         ({"name": "a\n"}, "name="),
         ({"name": "a" * 101}, "at most 100"),
-        ({"retry": 3}, "retry=3; allowed: a Retry"),
-        ({"on_error": "explode"}, "on_error='explode'; allowed: raise, log, dead_letter, ignore"),
-        ({"on_error": None}, "on_error=None"),
+        ({"retry": 3}, "retry=3 is not allowed; allowed: a Retry"),
+        ({"on_error": "explode"}, "on_error='explode' is not allowed; allowed: raise, log, dead_letter, ignore"),
+        ({"timeout_s": 0}, "timeout_s=0 is not allowed"),
+        ({"priority": 10}, "priority=10 is not allowed"),
+        ({"ping": handles(Ping, when_down="wait")(lambda self, message: None)}, "Declared.ping: when_down='wait'"),
         ({"ping": None}, "no handler"),
         ({"pang": handles(Ping)(lambda self, message: None)}, "both handle Ping"),
         ({"ping": handles(Ping)(lambda self: None)}, "takes 0 arguments"),
@@ -204,6 +207,6 @@ def test_only_names_agents_and_signatures_are_recipients(orchestrator: Orchestra
 
 
 def test_pauses_of_an_agent_are_those_it_declares(orchestrator: Orchestrator) -> None:
-    assert (
-        inspect_agent(declared(retry=Retry(backoff=Exponential(first_s=9)))).handlers["Ping"].retry.backoff.first_s == 9
+    assert inspect_agent(declared(retry=Retry(backoff=Exponential(first_s=9)))).policy.retry == Retry(
+        backoff=Exponential(first_s=9)
     )

@@ -157,8 +157,8 @@ def test_a_number_of_retries_that_makes_no_sense_is_refused(value: Any) -> None:
         Retry(max_retries=value)
 
 
-@pytest.mark.parametrize("value", ["ValueError", [ValueError], (ValueError,), None, 5])
-def test_never_holds_names_and_nothing_else(value: Any) -> None:
+@pytest.mark.parametrize("value", ["ValueError", [ValueError("x")], (int,), None, 5])
+def test_never_holds_exceptions_and_nothing_else(value: Any) -> None:
     # A mere string would be searched for parts of names.
     with pytest.raises(InvalidPolicy, match=r"never=.*allowed: .*names"):
         Retry(never=value)

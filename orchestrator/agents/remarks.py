@@ -1,0 +1,57 @@
+"""What an app asks for and will not get, said before it matters: a line each, at start-up and in ``policies``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery import Celery
+from kombu.utils.imports import symbol_by_name
+
+from orchestrator.agents.host import why_not_supervised
+from orchestrator.core.effective import misfits
+from orchestrator.sending.address import Address
+from orchestrator.transport.transport import TRANSPORT, Transport
+
+#: Pools whose running tasks nothing can interrupt.
+_DEAF_POOLS = ("thread", "threads", "gevent", "eventlet")
+
+
+def remarks(app: Celery, addresses: Iterable[Address], pool: str = "") -> list[str]:
+    """Everything there is to say; ``pool`` is the worker's, if there is one."""
+    known = list(addresses)
+    return [*_broker(app), *_tasks(app), *_policies(known), *_pool(pool, known)]
+
+
+def _broker(app: Celery) -> list[str]:
+    transport = app.conf.broker_transport
+    if transport and issubclass(symbol_by_name(transport), Transport):
+        return []
+    has = f"its transport is {transport or 'what the broker URL says'}"
+    allowed = f"a redis://, rediss:// or sentinel:// URL with broker_transport={TRANSPORT!r}"
+    return [f"broker: nothing is supervised, {has}; allowed: {allowed}"]
+
+
+def _tasks(app: Celery) -> list[str]:
+    own = [
+        (name, task) for name, task in sorted(app.tasks.items()) if not name.startswith(("celery.", "orchestrator."))
+    ]
+    return [f"{name}: not supervised, {why}" for name, task in own if (why := why_not_supervised(task))]
+
+
+def _policies(addresses: list[Address]) -> list[str]:
+    return [line for address in addresses for line in misfits(address.task, address.policy)]
+
+
+def _pool(pool: str, addresses: list[Address]) -> list[str]:
+    def named(limited: Callable[[Address], Any]) -> str:
+        names = [address.task for address in addresses if limited(address)]
+        return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+    limited = named(lambda address: address.policy.timeout_s or address.policy.deadline_s)
+    if not limited or pool in ("", "prefork", "processes"):
+        return []
+    if pool in _DEAF_POOLS:
+        instead = "timeout_s is only noted when the attempt ends, deadline_s only checked between attempts"
+        return [f"{limited}: a {pool} pool cannot interrupt what runs; {instead}"]
+    return [f"{limited}: a {pool} pool interrupts at timeout_s, but cannot kill a handler that goes on"]

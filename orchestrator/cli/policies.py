@@ -1,0 +1,103 @@
+"""``celery -A APP policies``: what applies to each message, who says so, and what cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from celery.bin.base import CeleryCommand
+
+from orchestrator.agents.remarks import remarks
+from orchestrator.app import Orchestrator
+from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.errors import EXIT_CODES, reported
+from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.core.errors import UnknownAgent
+from orchestrator.core.policy import Exponential, Fixed, Linear, Retry
+from orchestrator.sending.address import Address
+
+_OPTIONS = ("retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priority", "when_down")
+
+
+@click.command(cls=CeleryCommand, name="policies", epilog=EXIT_CODES)
+@click.argument("agent", required=False)
+@as_json_option
+@click.pass_context
+@reported
+def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
+    """Show the policy of every message of AGENT, or of all agents, and where each value comes from.
+
+    A value comes from the default, the agent, its handler, or the settings, the later the stronger; a send may say
+    otherwise. Below it: what is asked for but cannot be had, or does not fit together.
+    """
+    orchestrator = orchestrator_of(context)
+    addresses = [address for address in _addresses(orchestrator) if agent in (None, address.agent)]
+    if agent is not None and not addresses:
+        raise UnknownAgent(agent, {address.agent for address in _addresses(orchestrator)})
+    pools = [""] if orchestrator.eager else sorted({i.pool for i in orchestrator.registry.incarnations()} or {""})
+    said = list(dict.fromkeys(line for pool in pools for line in remarks(orchestrator.app, addresses, pool)))
+    factor = orchestrator.settings.timeout_factor
+    if as_json:
+        print_document({"policies": [_document(a) for a in addresses], "timeout_factor": factor, "remarks": said})
+        return
+    _show(context, addresses, factor, said)
+
+
+def _addresses(orchestrator: Orchestrator) -> Iterator[Address]:
+    announced = {} if orchestrator.eager else orchestrator.registry.agents()
+    for name in sorted({*orchestrator.agents, *announced}):
+        spec = orchestrator.agents.get(name)
+        messages = announced[name].messages if spec is None else sorted(spec.handlers)
+        yield from (orchestrator.address(name, message) for message in messages)
+
+
+def _document(address: Address) -> dict[str, Any]:
+    policy = address.policy
+    options = {}
+    for name in _OPTIONS:
+        value = getattr(policy, name)
+        shown = value.to_wire() if isinstance(value, Retry) else value
+        options[name] = {"value": shown, "source": policy.sources.get(name, "default")}
+    return {"agent": address.agent, "message": address.message, "options": options}
+
+
+def _show(context: click.Context, addresses: list[Address], factor: float, said: list[str]) -> None:
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import console, print_table, print_text
+
+    out = console(context)
+    for address in addresses:
+        rows = [
+            (name, _shown(getattr(address.policy, name)), address.policy.sources.get(name, "default"))
+            for name in _OPTIONS
+        ]
+        print_table(out, address.task, ("option", "value", "from"), rows, fold=("value",))
+    if not addresses:
+        print_table(out, "Policies", (), [])
+    if factor != 1:
+        print_text(out, "Timeouts", f"  all timeouts and deadlines are multiplied by {factor:g}")
+    print_text(out, "Remarks", "\n".join(f"  {line}" for line in said) or "  none")
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case Retry(max_retries, backoff, never, on):
+            only = f", only on {', '.join(map(str, on))}" if on else ""
+            not_on = f", never on {', '.join(map(str, never))}" if never else ""
+            return f"{max_retries} retries, {_pauses(backoff)}{only}{not_on}"
+        case _:
+            return str(value)
+
+
+def _pauses(backoff: Exponential | Linear | Fixed) -> str:
+    jitter = f", jitter {backoff.jitter:g}" if backoff.jitter else ""
+    match backoff:
+        case Exponential(first_s, factor, cap_s):
+            return f"{first_s:g} s times {factor:g} each, at most {cap_s:g} s{jitter}"
+        case Linear(first_s, step_s, cap_s):
+            return f"{first_s:g} s and {step_s:g} s more each, at most {cap_s:g} s{jitter}"
+        case Fixed(every_s):
+            return f"{every_s:g} s each{jitter}"

@@ -1,0 +1,145 @@
+"""Which policy applies to a send: each value comes from the nearest level that says something about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
+
+from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.policy import OnError, Retry, WhenDown
+
+_YEAR_S: Final = 365 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What one level says; ``None`` leaves a thing to the level before.
+
+    ``timeout_s`` bounds each attempt, ``deadline_s`` all of them with their pauses, counted from the send;
+    ``expires_s`` is how long the message may wait for its first attempt.
+
+    Raises:
+        InvalidPolicy: a value is out of range.
+    """
+
+    retry: Retry | None = None
+    on_error: OnError | None = None
+    timeout_s: float | None = None
+    deadline_s: float | None = None
+    expires_s: float | None = None
+    priority: int | None = None
+    when_down: WhenDown | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.retry, Retry | None):
+            raise InvalidPolicy("retry", self.retry, "a Retry")
+        for name in ("timeout_s", "deadline_s"):
+            seconds(name, getattr(self, name), above=True)
+        seconds("expires_s", self.expires_s)
+        priority_of(self.priority)
+        object.__setattr__(self, "on_error", _choice("on_error", OnError, self.on_error))
+        object.__setattr__(self, "when_down", _choice("when_down", WhenDown, self.when_down))
+
+    def to_wire(self) -> dict[str, Any]:
+        """As plain JSON, without what is not said."""
+        wire = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        if self.retry is not None:
+            wire["retry"] = self.retry.to_wire()
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Policy:
+        """Inverse of :meth:`to_wire`; what a newer version may have added is left out.
+
+        Raises:
+            InvalidPolicy: it is something else.
+        """
+        said = {f.name: wire[f.name] for f in fields(cls) if f.name in wire}
+        if "retry" in said:
+            said["retry"] = Retry.from_wire(said["retry"])
+        return cls(**said)
+
+
+#: What has a value even when nobody says anything.
+_DEFAULTS: Final = ("retry", "on_error", "when_down")
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """What applies, and which level each value comes from."""
+
+    retry: Retry
+    on_error: OnError
+    when_down: WhenDown
+    timeout_s: float | None = None
+    deadline_s: float | None = None
+    expires_s: float | None = None
+    priority: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def over(self, source: str, policy: Policy) -> Effective:
+        """What applies once a nearer level has spoken too."""
+        said = {name: value for name in _OPTIONS if (value := getattr(policy, name)) is not None}
+        return replace(self, **said, sources={**self.sources, **dict.fromkeys(said, source)}) if said else self
+
+
+_OPTIONS: Final = tuple(f.name for f in fields(Policy))
+
+
+def merge(*levels: tuple[str, Policy]) -> Effective:
+    """What applies when these levels, from the farthest to the nearest, say what they say."""
+    effective = Effective(Retry(), OnError.DEAD_LETTER, WhenDown.QUEUE, sources=dict.fromkeys(_DEFAULTS, "default"))
+    for source, policy in levels:
+        effective = effective.over(source, policy)
+    return effective
+
+
+def misfits(name: str, effective: Effective) -> list[str]:
+    """What does not fit together, a line each with the values."""
+    e = effective
+    if e.deadline_s is None:
+        return []
+    if e.timeout_s is not None and e.timeout_s > e.deadline_s:
+        return [f"{name}: timeout_s={e.timeout_s:g} is longer than deadline_s={e.deadline_s:g}, which ends it first"]
+    attempts, pauses_s = e.retry.max_retries + 1, e.retry.pauses_s()
+    whole_s = (e.timeout_s or 0) * attempts + pauses_s
+    if whole_s > e.deadline_s:
+        each = f" of up to {e.timeout_s:g} s" if e.timeout_s else ""
+        whole = f"{attempts} attempts{each} with {pauses_s:g} s of pauses take up to {whole_s:g} s"
+        return [f"{name}: {whole}; deadline_s={e.deadline_s:g} cuts the last ones off"]
+    return []
+
+
+def seconds(name: str, value: float | None, *, above: bool = False) -> float | None:
+    """Seconds, at most a year; ``above`` zero.
+
+    Raises:
+        InvalidPolicy: it is something else.
+    """
+    if value is None:
+        return None
+    low = value > 0 if above and isinstance(value, int | float) else True
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _YEAR_S or not low:
+        raise InvalidPolicy(name, value, "seconds above 0, up to a year" if above else "seconds from 0 to a year")
+    return float(value)
+
+
+def priority_of(value: int | None) -> int | None:
+    """Celery's priorities, as Redis has them: the lowest number first.
+
+    Raises:
+        InvalidPolicy: it is something else.
+    """
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 9):
+        raise InvalidPolicy("priority", value, "0 (first) to 9 (last)")
+    return value
+
+
+def _choice(name: str, choices: type[OnError] | type[WhenDown], value: str | None) -> OnError | WhenDown | None:
+    if value is None:
+        return None
+    try:
+        return choices(value)
+    except ValueError:
+        raise InvalidPolicy(name, value, ", ".join(choices)) from None
