@@ -11,10 +11,11 @@ from typing import Any, ClassVar, TypeVar
 
 from orchestrator.agents.context import Context
 from orchestrator.core.down import Down
-from orchestrator.core.effective import Policy
+from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.supervision import Supervision
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,11 @@ class AgentSpec:
     def task_name(self, message: str) -> str:
         """The Celery task that executes this message."""
         return f"{self.name}.{message}"
+
+    def untracked(self, message: str) -> Supervision:
+        """How a message is supervised that no handler is declared for, and nobody waits for."""
+        policy = merge(("agent", self.policy))
+        return Supervision(policy.retry, policy.on_error, self.name, message, track=False, timeout_s=policy.timeout_s)
 
     def call(self, agent: Agent, handler: HandlerSpec, message: Message, context: Context) -> Any:
         """Run a handler."""

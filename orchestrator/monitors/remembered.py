@@ -16,7 +16,6 @@ from celery import Celery
 from orchestrator.agents.agent import AgentSpec
 from orchestrator.core.down import NOPROC, Down
 from orchestrator.core.errors import OwnerGone
-from orchestrator.core.supervision import Supervision
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, stats_of, write_tag
 from orchestrator.monitors.envelope import DOWN
 from orchestrator.monitors.leak import Leak, LeakKind, Leaks
@@ -146,7 +145,7 @@ class RememberedMonitors(Monitors):
             session.put(down)
         elif spec is not None:
             fields = {name: getattr(down, name) for name in ("ref", "target", "reason", "tag", "owner")}
-            supervision = Supervision(spec.cls.retry, spec.on_error, spec.name, DOWN, track=False)
+            supervision = spec.untracked(DOWN)
             self._send(Parcel(f"down-{down.ref}", spec.down_task, [fields], supervision, queue=spec.queue))
 
     def demonitor(self, ref: int, *, flush: bool = True) -> bool:

@@ -144,7 +144,7 @@ class StoredMonitors(Monitors):
         spec = self._agents().get(agent)
         known = Supervision(agent=agent, message=DOWN, track=False)
         if spec is not None:
-            known = Supervision(spec.cls.retry, spec.on_error, agent, DOWN, track=False)
+            known = spec.untracked(DOWN)
         k, client = self._store.keys, self._store.client
         self._read(lambda: client.hset(k.down_supervision, agent, supervision_json(known)))
         self._described.add(agent)
