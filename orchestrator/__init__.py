@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
     from orchestrator.core.policy import Exponential, Fixed, Linear, OnError, Retry, WhenDown
     from orchestrator.core.settings import Settings, load_settings
-    from orchestrator.sending.delivery import Delivery
+    from orchestrator.sending.call import FellBack
+    from orchestrator.sending.delivery import Cancelling, Delivery, Status
 
 # Imported when asked for: `orchestrator health` has no time for Celery and pydantic.
 _WHERE = {
@@ -37,18 +38,23 @@ _WHERE = {
     "WhenDown": "orchestrator.core.policy",
     "Settings": "orchestrator.core.settings",
     "load_settings": "orchestrator.core.settings",
+    "FellBack": "orchestrator.sending.call",
+    "Cancelling": "orchestrator.sending.delivery",
+    "Status": "orchestrator.sending.delivery",
     "Delivery": "orchestrator.sending.delivery",
 }
 
 __all__ = [
     "Agent",
     "Cancelled",
+    "Cancelling",
     "Context",
     "Dead",
     "Delivery",
     "Down",
     "Expired",
     "Exponential",
+    "FellBack",
     "Fixed",
     "Handled",
     "Linear",
@@ -59,6 +65,7 @@ __all__ = [
     "Outcome",
     "Retry",
     "Settings",
+    "Status",
     "WhenDown",
     "handles",
     "load_settings",

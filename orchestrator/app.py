@@ -34,6 +34,7 @@ from orchestrator.monitors.remembered import RememberedMonitors
 from orchestrator.monitors.stored import StoredMonitors
 from orchestrator.registry.agents import AgentEntry, Registry
 from orchestrator.sending.address import Address
+from orchestrator.sending.call import call, check_timeout
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, read_ledger
 from orchestrator.sending.options import SendOptions
@@ -91,7 +92,7 @@ class Orchestrator:
         # Everything is imported by now, and nothing has run: tasks that came after finalizing are caught here.
         if instance is not None and instance.app is self.app:
             supervise_tasks(self.app)
-            for line in remarks(self.app, self._directory.addresses(), str(instance.pool_cls)):
+            for line in remarks(self.app, self._directory.addresses(), instance.pool_cls):
                 logger.warning("%s", line)
 
     def _on_import_modules(self, **_: Any) -> None:
@@ -263,3 +264,36 @@ class Orchestrator:
             track=track,
         )
         return self._sender.send(recipient, message, options)
+
+    def call(
+        self,
+        recipient: str | type[Agent] | Signature,
+        message: Message | None = None,
+        *,
+        timeout_s: float,
+        fallback: bool | Mapping[str, Any] = False,
+    ) -> Any:
+        """Ask, and wait for the reply: what the handler returned, as JSON data.
+
+        It is tried once and leaves no dead letter: its caller is told. With ``fallback`` (true, or the options of a
+        :meth:`send`) a call that does not succeed is sent under supervision instead, and a :class:`FellBack` says so.
+        The settings' ``timeout_factor`` applies.
+
+        Raises:
+            AgentDown: no living worker hosts the agent.
+            DeliveryTimeout: there was no reply in time. The request was cancelled; if it had begun, it may still end.
+            SendFailed: it was not handled.
+            CallerError, BrokerUnavailable: as :meth:`send`.
+        """
+        patience_s = check_timeout(timeout_s) * self.settings.timeout_factor
+        options = SendOptions.checked(
+            retry=Retry(max_retries=0), on_error=OnError.IGNORE, deadline_s=timeout_s, when_down=WhenDown.ERROR
+        )
+        later = (
+            None if fallback is False else SendOptions.checked(**(fallback if isinstance(fallback, Mapping) else {}))
+        )
+        return call(
+            lambda: self._sender.send(recipient, message, options),
+            patience_s,
+            None if later is None else lambda: self._sender.send(recipient, message, later),
+        )

@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -19,9 +20,11 @@ from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.host import supervise_tasks
 from orchestrator.agents.verdict import final_failure
 from orchestrator.core.errors import InvalidMessage, UnknownMessage
-from orchestrator.core.outcome import Handled, Outcome, kind
+from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
+from orchestrator.core.outcome import Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.deadletters.memory import MemoryDeadLetters
+from orchestrator.sending.delivery import Cancelling, Found
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel
 from orchestrator.telemetry import emit, events, tracing
@@ -36,10 +39,16 @@ class EagerHouse:
 
     inline = True
 
+    @property
+    def tracker(self) -> EagerHouse:
+        """It knows itself."""
+        return self
+
     def __init__(self, app: Celery) -> None:
         self._app = app
         self.dead_letters = MemoryDeadLetters(self._send_again)
         self._outcomes: dict[str, Outcome] = {}
+        self._records: dict[str, dict[str, Any]] = {}
         self._counters: dict[str, dict[str, int]] = {}
         self._lock = threading.Lock()
 
@@ -50,6 +59,18 @@ class EagerHouse:
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
         """The outcome of a delivery; nothing is ever pending, so nothing is waited for."""
         return self._outcomes.get(delivery_id)
+
+    def record(self, delivery_id: str) -> Mapping[str, Any] | None:
+        """The outcome as it is kept."""
+        return self._records.get(delivery_id)
+
+    def find(self, queue: str, delivery_id: str) -> Found | None:
+        """Nothing is ever on its way."""
+        return None
+
+    def cancel(self, queue: str, delivery_id: str) -> Cancelling:
+        """Everything has its outcome by the time it can be cancelled."""
+        return Cancelling.TOO_LATE if delivery_id in self._outcomes else Cancelling.UNKNOWN
 
     def ledger(self) -> list[LedgerRow]:
         """The ledger of what was sent eagerly."""
@@ -87,6 +108,8 @@ class EagerHouse:
                 retries=retries,
                 throw=False,
                 headers={HEADER: supervision.to_wire(), **carried},
+                link=list(parcel.link) or None,
+                link_error=list(parcel.link_error) or None,
             )
             again = result.result
             if result.state == states.RETRY and isinstance(again, Again):
@@ -116,6 +139,8 @@ class EagerHouse:
                 outcome = self._failed(parcel, args, kwargs, queue, supervision, retries + 1, result)
         self._count(queue, kind(outcome))
         self._outcomes[parcel.id] = outcome
+        last = Attempt(retries + 1, now_text(), _BY, how(outcome), round(monotonic() - began, 6))
+        self._records[parcel.id] = {**to_wire(outcome), HISTORY: history(supervision, last)}
         return outcome
 
     def _failed(

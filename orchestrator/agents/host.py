@@ -11,6 +11,7 @@ from kombu.utils.imports import symbol_by_name
 from orchestrator.agents.agent import Agent, AgentSpec, HandlerSpec
 from orchestrator.agents.context import Context
 from orchestrator.agents.execute import supervised, supervision_of
+from orchestrator.agents.replacing import inherited
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.message import decode, message_name
@@ -94,6 +95,7 @@ def supervise_tasks(app: Celery) -> None:
         if task.Request in (CELERY_REQUEST, TRACKED_REQUEST):
             task.Request = REQUEST
         task.run = supervised(task, task.run)
+        task.on_replace = inherited(task, task.on_replace)
         task.__unsupervised__ = why_not_supervised(task)
 
 

@@ -14,13 +14,13 @@ from orchestrator.sending.address import Address
 from orchestrator.transport.transport import TRANSPORT, Transport
 
 #: Pools whose running tasks nothing can interrupt.
-_DEAF_POOLS = ("thread", "threads", "gevent", "eventlet")
+_DEAF_POOLS = ("threads", "gevent", "eventlet")
 
 
-def remarks(app: Celery, addresses: Iterable[Address], pool: str = "") -> list[str]:
+def remarks(app: Celery, addresses: Iterable[Address], pool: str | type = "") -> list[str]:
     """Everything there is to say; ``pool`` is the worker's, if there is one."""
     known = list(addresses)
-    return [*_broker(app), *_tasks(app), *_policies(known), *_pool(pool, known)]
+    return [*_broker(app), *_tasks(app), *_policies(known), *_pool(_short(pool), known)]
 
 
 def _broker(app: Celery) -> list[str]:
@@ -41,6 +41,12 @@ def _tasks(app: Celery) -> list[str]:
 
 def _policies(addresses: list[Address]) -> list[str]:
     return [line for address in addresses for line in misfits(address.task, address.policy)]
+
+
+def _short(pool: str | type) -> str:
+    """A pool as its user names it, whether it comes by its name, by its module and name, or as a class."""
+    name = (pool if isinstance(pool, str) else pool.__module__).partition(":")[0].rpartition(".")[2]
+    return "threads" if name == "thread" else name
 
 
 def _pool(pool: str, addresses: list[Address]) -> list[str]:

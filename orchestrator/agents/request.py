@@ -30,7 +30,8 @@ from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, final_failure
 from orchestrator.core.errors import HandlerTimeout
-from orchestrator.core.outcome import Cancelled, Expired, Handled, kind, to_wire
+from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
+from orchestrator.core.outcome import Cancelled, Expired, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.request import TrackedRequest, channel_of
@@ -139,7 +140,7 @@ class SupervisedRequest(TrackedRequest):
         if channel is None:
             return
         outcome = Handled(value, self._attempt)
-        channel.settler.conclude(self._message.delivery_tag, "handled", to_wire(outcome), self.id)
+        channel.settler.conclude(self._message.delivery_tag, "handled", self._record(outcome, runtime_s), self.id)
         self.acknowledged = True
         emit(
             events.HANDLED,
@@ -154,6 +155,9 @@ class SupervisedRequest(TrackedRequest):
         """The attempt failed and there is another."""
         error = _unwrapped(exc_info)
         if isinstance(error, Again) and self._open():
+            if self.revoked():
+                # Cancelled while it ran, where nothing could interrupt it.
+                return None
             self._retry(error.past(), float(error.when or 0))
         return super().on_retry(exc_info)
 
@@ -231,9 +235,17 @@ class SupervisedRequest(TrackedRequest):
         channel = channel_of(self._message)
         if supervision is not None and supervision.track and channel is not None and not self.acknowledged:
             outcome = Expired() if expired else Cancelled(by=reason)
-            channel.settler.conclude(self._message.delivery_tag, kind(outcome), to_wire(outcome), self.id)
+            channel.settler.conclude(self._message.delivery_tag, kind(outcome), self._record(outcome), self.id)
             self.acknowledged = True
         super()._announce_revoked(reason, terminated, signum, expired)
+
+    def _record(self, outcome: Outcome, runtime_s: float | None = None) -> dict[str, Any]:
+        """The outcome and how it came to it, for whoever asks."""
+        if runtime_s is None and self.time_start:
+            runtime_s = max(0.0, time.time() - self.time_start)
+        took_s = None if runtime_s is None else round(runtime_s, 6)
+        last = Attempt(self._attempt, now_text(), str(self.hostname), how(outcome), took_s)
+        return {**to_wire(outcome), HISTORY: history(self._supervision(), last)}
 
     def _failure(self, error: Any, traceback: Any) -> Failure:
         if isinstance(self._kept, dict):
@@ -257,10 +269,10 @@ class SupervisedRequest(TrackedRequest):
         waited_for = self.id if supervision is not None and supervision.track else ""
         if verdict.letter is not None:
             channel.settler.bury(
-                tag, {**verdict.letter, "by": str(self.hostname)}, to_wire(verdict.outcome), waited_for
+                tag, {**verdict.letter, "by": str(self.hostname)}, self._record(verdict.outcome), waited_for
             )
         elif waited_for:
-            channel.settler.conclude(tag, "dead", to_wire(verdict.outcome), waited_for)
+            channel.settler.conclude(tag, "dead", self._record(verdict.outcome), waited_for)
         else:
             channel.settler.settle(tag, "dead")
             channel.qos.settled(tag)

@@ -112,7 +112,8 @@ class Supervision:
 
     def limit_s(self, now_s: float) -> float | None:
         """How long an attempt that begins now may take; 0 or less if it comes too late, ``None`` if for ever."""
-        left_s = None if self.deadline_at_s is None else self.deadline_at_s - now_s
+        # Who sends a dead letter again wants it done, however late it is.
+        left_s = None if self.deadline_at_s is None or self.replay_of else self.deadline_at_s - now_s
         if left_s is None or self.timeout_s is None:
             return self.timeout_s if left_s is None else left_s
         return min(self.timeout_s, left_s)
@@ -120,7 +121,8 @@ class Supervision:
     def pause_s(self, attempt: int, names: tuple[str, ...], now_s: float, draw: float | None = None) -> Pause:
         """What comes after failed attempt number ``attempt``; see :func:`next_pause_s`."""
         pause_s = next_pause_s(self.retry, attempt, names, draw)
-        if pause_s is not None and self.deadline_at_s is not None and now_s + pause_s >= self.deadline_at_s:
+        left_s = replace(self, timeout_s=None).limit_s(now_s)
+        if pause_s is not None and left_s is not None and pause_s >= left_s:
             return Pause(None, out_of_time=True)
         return Pause(pause_s)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from celery import Celery
 from celery.canvas import Signature
 from celery.utils import uuid
+from celery.utils.functional import maybe_list
 from kombu import Queue
 
 from orchestrator.core.effective import Effective, Policy, merge, priority_of, seconds
@@ -19,6 +20,9 @@ from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.options import SendOptions
 from orchestrator.sending.publish import Parcel
+
+#: What a signature may say for itself. Callbacks run when Celery runs them: after success, or the last attempt.
+_OF_A_SIGNATURE = frozenset({"task_id", "queue", "countdown", "expires", "priority", "link", "link_error"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +90,9 @@ def to_task(
         allowed = "a task's own signature; send a chain, group or chord with Celery, its tasks are supervised"
         raise InvalidPolicy("recipient", signature, allowed)
     own = {name: value for name, value in signature.options.items() if value is not None}
-    refused = sorted(set(own) - {"task_id", "queue", "countdown", "expires", "priority"})
+    refused = sorted(set(own) - _OF_A_SIGNATURE)
     if refused:
-        allowed = "task_id, queue, countdown, expires, priority; send callbacks with Celery"
-        raise InvalidPolicy("signature options", refused, allowed)
+        raise InvalidPolicy("signature options", refused, ", ".join(sorted(_OF_A_SIGNATURE)))
     task = app.tasks.get(signature.task)
     if task is not None and not task.acks_late:
         raise InvalidPolicy("acks_late", False, f"True, for {signature.task} to be supervised")
@@ -108,6 +111,8 @@ def to_task(
         message=signature.task,
         policy=merge(("settings", directory.timeouts.policy(signature.task)), ("signature", said)),
         queue=own.get("queue"),
+        link=maybe_list(own.get("link")) or (),
+        link_error=maybe_list(own.get("link_error")) or (),
     )
 
 
@@ -123,6 +128,8 @@ def _parcel(
     policy: Effective,
     queue: Queue | str | None,
     kwargs: Mapping[str, Any] | None = None,
+    link: Sequence[Any] = (),
+    link_error: Sequence[Any] = (),
 ) -> Parcel:
     effective = policy.over("send", options.policy)
     deadline_s = timeouts.scaled(effective.deadline_s)
@@ -146,4 +153,6 @@ def _parcel(
         expires_s=effective.expires_s,
         priority=effective.priority,
         when_down=effective.when_down,
+        link=link,
+        link_error=link_error,
     )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, DeliveryTimeout, InvalidPolicy, SendFailed
+from orchestrator.core.history import Attempt, attempts_in, attempts_so_far
 from orchestrator.core.outcome import Handled, Outcome, from_wire
 from orchestrator.core.policy import OnError
+from orchestrator.core.supervision import Supervision
 from orchestrator.telemetry import tracing
 from orchestrator.transport.store import Store
 
@@ -26,6 +29,61 @@ _MAX_WAIT_S = 24 * 3600.0
 Awaiter = Callable[[str, float], Outcome | None]
 
 
+class Status(StrEnum):
+    """Where a delivery is."""
+
+    #: In its mailbox.
+    PENDING = "pending"
+    #: Not yet due: a countdown, or the pause before another attempt.
+    SCHEDULED = "scheduled"
+    #: With a worker that has not begun.
+    CLAIMED = "claimed"
+    RUNNING = "running"
+    HANDLED = "handled"
+    DEAD = "dead"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    #: Nowhere: its record has expired, or it was sent with ``track=False`` and has ended.
+    UNKNOWN = "unknown"
+
+
+class Cancelling(StrEnum):
+    """What cancelling came to."""
+
+    #: It will not run; that is on record.
+    CANCELLED = "cancelled"
+    #: A worker has it and its pool can interrupt: the process that runs it is being ended.
+    INTERRUPTING = "interrupting"
+    #: A worker has it and its pool cannot interrupt: if it runs it ends as it ends, but there is no other attempt.
+    WHEN_IT_ENDS = "when it ends"
+    #: It has its outcome already.
+    TOO_LATE = "too late"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A delivery on its way."""
+
+    status: Status
+    supervision: Supervision
+    #: The incarnation that has it, if one has.
+    holder: str = ""
+
+
+class Tracker(Protocol):
+    """Knows where deliveries are. Every method raises :class:`BrokerUnavailable` when Redis is away."""
+
+    def record(self, delivery_id: str) -> Mapping[str, Any] | None:
+        """The record of an outcome, as JSON data."""
+
+    def find(self, queue: str, delivery_id: str) -> Found | None:
+        """Look for it in its mailbox."""
+
+    def cancel(self, queue: str, delivery_id: str) -> Cancelling:
+        """See :meth:`Delivery.cancel`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One accepted message on its way."""
@@ -35,6 +93,47 @@ class Delivery:
     message: str
     on_error: OnError
     _await: Awaiter
+    _tracker: Tracker | None = None
+    #: Its mailbox.
+    queue: str = ""
+
+    def status(self) -> Status:
+        """Where it is. Of one without an outcome, its mailbox is looked through: some ms per thousand that wait.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self._where()[0]
+
+    def history(self) -> tuple[Attempt, ...]:
+        """The attempts so far: when and where each ended, and how.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self._where()[1]
+
+    def _where(self) -> tuple[Status, tuple[Attempt, ...]]:
+        if self._tracker is None:
+            return Status.UNKNOWN, ()
+        record = self._tracker.record(self.id)
+        found = self._tracker.find(self.queue, self.id) if record is None else None
+        if record is None and found is None:
+            # It may have ended while it was looked for.
+            record = self._tracker.record(self.id)
+        if record is not None:
+            return Status(str(record.get("outcome", Status.UNKNOWN))), attempts_in(record)
+        return (Status.UNKNOWN, ()) if found is None else (found.status, attempts_so_far(found.supervision))
+
+    def cancel(self) -> Cancelling:
+        """Have it not run. While it waits, it is removed and recorded as cancelled in one step.
+
+        A worker that has it is told; what that comes to depends on its pool, and the answer says which.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return Cancelling.UNKNOWN if self._tracker is None else self._tracker.cancel(self.queue, self.id)
 
     def outcome(self) -> Outcome | None:
         """The recorded outcome, or ``None`` while the delivery is pending (or its record has expired).

@@ -36,6 +36,9 @@ class Parcel:
     expires_s: float | None = None
     priority: int | None = None
     when_down: WhenDown = WhenDown.QUEUE
+    #: Celery's callbacks and errbacks, for a task.
+    link: Sequence[Any] = ()
+    link_error: Sequence[Any] = ()
 
 
 def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = ()) -> None:
@@ -51,6 +54,10 @@ def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = ()) -> None:
         options["queue"] = parcel.queue
     if parcel.priority is not None:
         options["priority"] = parcel.priority
+    if parcel.link:
+        options["link"] = list(parcel.link)
+    if parcel.link_error:
+        options["link_error"] = list(parcel.link_error)
     headers: dict[str, Any] = {HEADER: parcel.supervision.to_wire()}
     try:
         with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):

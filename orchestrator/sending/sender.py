@@ -17,9 +17,10 @@ from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import OnError, WhenDown
 from orchestrator.registry.agents import Registry
 from orchestrator.sending.address import Directory, to_agent, to_task
-from orchestrator.sending.delivery import Awaiter, Delivery, await_in
+from orchestrator.sending.delivery import Awaiter, Delivery, Tracker, await_in
 from orchestrator.sending.options import SendOptions
 from orchestrator.sending.publish import Parcel, publish
+from orchestrator.sending.tracker import RedisTracker
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.store import Store
 from orchestrator.transport.transport import TRANSPORT, Transport
@@ -30,6 +31,10 @@ class Door(Protocol):
 
     #: Whether a parcel has its outcome as soon as it is taken.
     inline: bool
+
+    @property
+    def tracker(self) -> Tracker:
+        """Knows where what was sent is."""
 
     def send(self, parcel: Parcel) -> Any:
         """Take a parcel.
@@ -76,10 +81,12 @@ class BrokerDoor:
 
     def hosted(self, parcel: Parcel) -> bool:
         """See :class:`Door`."""
-        queue = getattr(parcel.queue, "name", parcel.queue)
-        if queue is None:
-            queue = self._app.amqp.router.route({}, parcel.task)["queue"].name
-        return self._registry().hosted(parcel.supervision.agent, queue)
+        return self._registry().hosted(parcel.supervision.agent, queue_of(self._app, parcel))
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """See :class:`Door`."""
+        return RedisTracker(self._app, self._store, self._registry)
 
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
         """See :class:`Door`."""
@@ -88,6 +95,12 @@ class BrokerDoor:
     @cached_property
     def _await(self) -> Awaiter:
         return await_in(self._store())
+
+
+def queue_of(app: Celery, parcel: Parcel) -> str:
+    """The name of the mailbox that a parcel goes to."""
+    queue = getattr(parcel.queue, "name", parcel.queue)
+    return str(queue if queue is not None else app.amqp.router.route({}, parcel.task)["queue"].name)
 
 
 class Sender:
@@ -115,7 +128,9 @@ class Sender:
         door = self._door()
         _through(door, parcel)
         s = parcel.supervision
-        delivery = Delivery(parcel.id, s.agent, s.message, s.on_error, door.outcome)
+        delivery = Delivery(
+            parcel.id, s.agent, s.message, s.on_error, door.outcome, door.tracker, queue_of(self._app, parcel)
+        )
         if door.inline and s.on_error is OnError.RAISE:
             delivery.wait(timeout_s=1)
         return delivery

@@ -14,8 +14,9 @@ import time
 from typing import Any
 
 import redis
-from celery import Celery, Task
+from celery import Celery, Task, chain, chord
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.worker.request import Request
 from pydantic import BaseModel, PositiveInt, SecretStr
 
 from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles, load_settings
@@ -89,6 +90,16 @@ class Hold(Message):
     name: str
 
 
+class HoldAndFail(Message):
+    """Runs until the test pushes to ``test:go:NAME``, then fails."""
+
+    name: str
+
+
+class Hurried(Message):
+    """Has a timeout by declaration."""
+
+
 class Deadly(Message):
     """Kills the process that runs it."""
 
@@ -103,6 +114,13 @@ class FailsWhile(Message):
 
 class WhoAmI(Message):
     pass
+
+
+class Ticks(Message):
+    """Sends itself to its agent again, so many times."""
+
+    name: str
+    left: int
 
 
 class Unhosted(Message):
@@ -208,10 +226,31 @@ class Worker(Agent):
             "named": bool(context.worker),
         }
 
+    @handles(Ticks)
+    def ticks(self, message: Ticks, context: Context) -> None:
+        note = f"{message.left} {context.attempt}"
+        if context.worker == "eager" or not os.environ.get("ORCHESTRATOR_BROKER_URL"):
+            NOTED.append(note)
+        else:
+            _record().rpush(f"test:noted:{message.name}", note)
+        if message.left:
+            context.send_self(Ticks(name=message.name, left=message.left - 1), countdown_s=0.01)
+        elif message.name == "fails":
+            raise ValueError("the last one")
+
     @handles(Hold)
     def hold(self, message: Hold) -> str:
         _record().blpop([f"test:go:{message.name}"], timeout=HOLD_S)
         return message.name
+
+    @handles(HoldAndFail)
+    def hold_and_fail(self, message: HoldAndFail) -> None:
+        _record().blpop([f"test:go:{message.name}"], timeout=HOLD_S)
+        raise ValueError(message.name)
+
+    @handles(Hurried, timeout_s=30)
+    def hurried(self, message: Hurried) -> None:
+        pass
 
     @handles(Deadly)
     def deadly(self, message: Deadly, context: Context) -> None:
@@ -221,6 +260,10 @@ class Worker(Agent):
 
 def _record() -> redis.Redis:
     return redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None)
+
+
+class OwnRequest(Request):
+    """A request class of the user's own."""
 
 
 class CountingTask(Task):
@@ -255,8 +298,27 @@ def again(task: Task, failures: int) -> int:
     return int(task.request.retries)
 
 
-def replaced(task: Task, a: int, b: int) -> None:
-    task.replace(task.app.tasks["plain.add"].s(a, b))
+def replaced(task: Task, a: int, b: int, kind: str = "task") -> Any:
+    tasks = task.app.tasks
+    add = tasks["plain.add"]
+    by = {
+        "task": add.s(a, b),
+        "chain": chain(add.s(a, 0), add.s(b)),
+        "chord": chord([add.s(a, 0), add.s(b, 0)], tasks["plain.total"].s()),
+        "failing": tasks["plain.fail"].s(str(a)),
+    }
+    return task.replace(by[kind])
+
+
+#: What was noted in this process, where there is no Redis.
+NOTED: list[str] = []
+
+
+def noted(task: Task, what: Any, name: str) -> None:
+    if task.request.is_eager:
+        NOTED.append(str(what))
+    else:
+        _record().rpush(f"test:noted:{name}", str(what))
 
 
 def lasts(for_s: float) -> None:
@@ -281,9 +343,11 @@ def make(broker_url: str | None = None, *, eager: bool = False, hosts: bool = Tr
     orchestrator = Orchestrator(app, load_settings(**settings))
     for function in (add, total, fail, hold, lasts):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
-    for method in (bound, again, replaced):
+    for method in (bound, again, replaced, noted):
         app.task(name=f"plain.{method.__name__}", bind=True, shared=False)(method)
     app.task(name="plain.limited", time_limit=1, shared=False)(hold)
+    app.task(name="plain.early", acks_late=False, shared=False)(add)
+    app.task(name="plain.own", Request=OwnRequest, shared=False)(add)
     app.task(name="plain.counted", base=CountingTask, shared=False)(add)
     if hosts:
         orchestrator.host(Worker)

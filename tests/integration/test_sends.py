@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Dead, Fixed, Handled, Retry
-from orchestrator.core.errors import AgentDown, InvalidPolicy, UnknownAgent
+from orchestrator import Cancelled, Cancelling, Dead, FellBack, Fixed, Handled, Retry, Status
+from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed, UnknownAgent
 from orchestrator.registry.agents import AgentEntry
 from tests.agent_house import House, hosted
 from tests.apps import agents_app as app
+from tests.eventually import eventually
 
 WAIT_S = 20
 
@@ -176,3 +177,192 @@ def test_an_eta_is_a_countdown(house: House) -> None:
 def test_an_option_that_makes_no_sense_is_refused(house: House, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidPolicy, match=said):
         house.orchestrator.send("worker", app.Add(a=1, b=2), **options)
+
+
+# -- where it is, and how it came there
+
+
+def noted(house: House, name: str) -> list[str]:
+    if house.worker is None:
+        return list(app.NOTED)
+    notes: Any = house.redis.lrange(f"test:noted:{name}", 0, -1)
+    return [note.decode() for note in notes]
+
+
+def test_a_delivery_that_has_ended_tells_each_attempt(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Flaky(failures=2))
+    assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 3)
+    assert delivery.status() is Status.HANDLED
+    attempts = delivery.history()
+    assert [(a.number, a.how) for a in attempts] == [
+        (1, "ConnectionError: attempt 1"),
+        (2, "ConnectionError: attempt 2"),
+        (3, "handled"),
+    ]
+    assert all(a.worker and datetime.fromisoformat(a.ended_at).tzinfo for a in attempts)
+    assert attempts[-1].runtime_s is not None
+
+
+def test_a_dead_delivery_tells_each_attempt_too(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Broken(), retry=Retry(max_retries=1, backoff=app.SOON))
+    delivery.wait(timeout_s=WAIT_S)
+    assert delivery.status() is Status.DEAD
+    assert [(a.number, a.how) for a in delivery.history()] == [(1, "ValueError: broken"), (2, "ValueError: broken")]
+
+
+def test_a_delivery_on_its_way_says_where_it_is(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    later = house.orchestrator.send("worker", app.Add(a=1, b=2), countdown_s=3600)
+    assert later.status() is Status.SCHEDULED
+    retry = Retry(max_retries=1, backoff=Fixed(3600))
+    failed = house.orchestrator.send("worker", app.Broken(), retry=retry)
+    eventually(lambda: failed.status() is Status.SCHEDULED, describe=house.log)
+    assert [(a.number, a.how) for a in failed.history()] == [(1, "ValueError: broken")]
+    running = [house.orchestrator.send("worker", app.Hold(name=f"where {kind}")) for _ in range(2)]
+    eventually(lambda: running[0].status() is Status.RUNNING, describe=house.log)
+    waiting = [house.orchestrator.send("worker", app.Add(a=n, b=0)) for n in range(30)]
+    assert waiting[-1].status() is Status.PENDING
+    assert waiting[-1].history() == ()
+    for delivery in (later, failed, waiting[-1]):
+        assert delivery.cancel() is Cancelling.CANCELLED
+        assert delivery.status() is Status.CANCELLED
+        assert delivery.wait(timeout_s=1) == Cancelled(by="sender")
+    house.redis.rpush(f"test:go:where {kind}", "1", "2")
+    assert [d.wait(timeout_s=WAIT_S) for d in waiting[:-1]] == [Handled(n, 1) for n in range(29)]
+    assert all(row.balanced for row in house.idle())
+
+
+def test_what_is_not_tracked_and_has_ended_is_nowhere(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), track=False)
+    house.idle()
+    assert delivery.status() is Status.UNKNOWN
+    assert delivery.cancel() is Cancelling.UNKNOWN
+
+
+def test_what_has_its_outcome_can_be_cancelled_no_more(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2))
+    delivery.wait(timeout_s=WAIT_S)
+    assert delivery.cancel() is Cancelling.TOO_LATE
+    assert delivery.outcome() == Handled(3, 1)
+
+
+def test_what_runs_is_interrupted_where_the_pool_can(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    delivery = house.orchestrator.send("worker", app.Hold(name=f"cancelled {kind}"))
+    eventually(lambda: delivery.status() is Status.RUNNING, describe=house.log)
+    if kind == "prefork":
+        assert delivery.cancel() is Cancelling.INTERRUPTING
+        assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
+    else:
+        assert delivery.cancel() is Cancelling.WHEN_IT_ENDS
+        house.redis.rpush(f"test:go:cancelled {kind}", "1")
+        assert delivery.wait(timeout_s=WAIT_S) == Handled(f"cancelled {kind}", 1)
+    assert all(row.balanced for row in house.idle())
+
+
+def test_what_cannot_be_interrupted_is_not_tried_again_once_it_is_cancelled(house: House, kind: str) -> None:
+    if kind not in ("threads", "solo"):
+        return
+    house.redis.set("test:failing", "1")
+    retry = Retry(max_retries=5, backoff=Fixed(0.2))
+    delivery = house.orchestrator.send("worker", app.HoldAndFail(name=f"again {kind}"), retry=retry)
+    eventually(lambda: delivery.status() is Status.RUNNING, describe=house.log)
+    assert delivery.cancel() is Cancelling.WHEN_IT_ENDS
+    house.redis.rpush(f"test:go:again {kind}", "1")
+    assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
+
+
+# -- call
+
+
+def test_a_call_returns_the_reply(house: House) -> None:
+    assert house.orchestrator.call("worker", app.Add(a=1, b=2), timeout_s=WAIT_S) == 3
+    assert house.orchestrator.call(house.orchestrator.app.tasks["plain.add"].s(1, 2), timeout_s=WAIT_S) == 3
+
+
+def test_a_call_that_fails_says_why_and_is_not_tried_again(house: House) -> None:
+    before = house.orchestrator.dead_letters.count()
+    with pytest.raises(SendFailed, match="ValueError: broken") as failed:
+        house.orchestrator.call("worker", app.Broken(), timeout_s=WAIT_S)
+    assert dead(failed.value.outcome)[2] == 1
+    assert house.orchestrator.dead_letters.count() == before
+
+
+def test_a_call_that_fails_can_fall_back_to_a_send_and_says_so(house: House) -> None:
+    fallback = {"retry": Retry(max_retries=1, backoff=app.SOON), "metadata": {"late": True}}
+    result = house.orchestrator.call("worker", app.Broken(), timeout_s=WAIT_S, fallback=fallback)
+    assert isinstance(result, FellBack)
+    assert isinstance(result.error, SendFailed)
+    assert dead(result.delivery.wait(timeout_s=WAIT_S)) == ("retries exhausted", "ValueError", 2)
+    assert house.orchestrator.call("worker", app.Add(a=1, b=2), timeout_s=WAIT_S, fallback=True) == 3
+
+
+def test_a_call_has_an_end(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    with pytest.raises((DeliveryTimeout, SendFailed)):
+        house.orchestrator.call("worker", app.Hold(name=f"call {kind}"), timeout_s=0.3)
+    house.redis.rpush(f"test:go:call {kind}", "1")
+    house.idle()
+    house.redis.delete(f"test:go:call {kind}")
+    with pytest.raises(InvalidPolicy, match="timeout_s=0"):
+        house.orchestrator.call("worker", app.Add(a=1, b=2), timeout_s=0)
+
+
+def test_a_call_to_an_agent_that_is_down_fails_at_once_or_falls_back_at_once(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    house.orchestrator.registry.announce([AgentEntry("away", "away", ("Add",))])
+    sender = app.make(house.url)
+    with pytest.raises(AgentDown, match="'away'"):
+        sender.call("away", app.Add(a=1, b=2), timeout_s=WAIT_S)
+    result = sender.call("away", app.Add(a=1, b=2), timeout_s=WAIT_S, fallback=True)
+    assert isinstance(result, FellBack)
+    assert isinstance(result.error, AgentDown)
+    assert result.delivery.status() is Status.PENDING
+    assert result.delivery.cancel() is Cancelling.CANCELLED
+    sender.app.close()
+
+
+# -- to oneself
+
+
+def test_an_agent_sends_to_itself_without_retries(house: House, kind: str) -> None:
+    app.NOTED.clear()
+    before = house.orchestrator.dead_letters.count()
+    house.orchestrator.send("worker", app.Ticks(name=f"ticks {kind}", left=3)).wait(timeout_s=WAIT_S)
+    assert eventually(lambda: noted(house, f"ticks {kind}") == ["3 1", "2 1", "1 1", "0 1"], describe=house.log)
+    if kind == "eager":
+        return
+    house.orchestrator.send("worker", app.Ticks(name="fails", left=1)).wait(timeout_s=WAIT_S)
+    eventually(lambda: house.orchestrator.dead_letters.count() == before + 1, describe=house.log)
+    assert noted(house, "fails") == ["1 1", "0 1"]
+
+
+# -- what is said at start-up
+
+
+def test_what_a_pool_cannot_do_is_said_when_its_worker_starts(house: House, kind: str) -> None:
+    if kind == "threads":
+        assert "worker.Hurried: a threads pool cannot interrupt what runs" in house.log()
+    elif kind == "solo":
+        assert "worker.Hurried: a solo pool interrupts at timeout_s, but cannot kill" in house.log()
+    else:
+        assert "worker.Hurried: a" not in house.log()
+    if kind != "eager":
+        assert "plain.early: not supervised, acks_late=False" in house.log()
+        assert "plain.own: not supervised, its Request class is tests.apps.agents_app:OwnRequest" in house.log()
+
+
+@pytest.mark.parametrize(("task", "said"), [("plain.early", "acks_late"), ("plain.own", "Request class")])
+def test_a_task_that_cannot_be_supervised_goes_on_working_and_is_refused_where_supervision_is_asked_for(
+    house: House, task: str, said: str
+) -> None:
+    tasks = house.orchestrator.app.tasks
+    assert tasks[task].delay(1, 2).get(timeout=WAIT_S) == 3
+    with pytest.raises(InvalidPolicy, match=said):
+        house.orchestrator.send(tasks[task].s(1, 2))

@@ -132,6 +132,12 @@ def test_no_attempt_begins_after_the_deadline() -> None:
     assert (used_up.s, used_up.out_of_time) == (None, False)
 
 
+def test_a_dead_letter_that_is_sent_again_has_no_deadline() -> None:
+    replayed = Supervision(Retry(3, Fixed(10)), deadline_at_s=50, replay_of="1-0")
+    assert replayed.limit_s(100) is None
+    assert replayed.pause_s(1, ("OSError",), 100).s == 10
+
+
 def test_a_supervision_with_limits_goes_over_the_wire_and_back() -> None:
     supervision = Supervision(timeout_s=1.5, deadline_at_s=1.7e9)
     assert Supervision.from_wire(supervision.to_wire()) == supervision

@@ -1,0 +1,79 @@
+"""A delivery's history: each attempt, when and where it ended, and how.
+
+While a delivery is on its way its failed attempts lie in the message itself; when it ends they go into the record of
+its outcome. So history costs no key and no round trip of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
+from orchestrator.core.supervision import Failure, Supervision
+
+#: Its field in the record of an outcome.
+HISTORY: Final = "history"
+
+#: Of an error's text, so much is kept here; the dead letter has all of it.
+_TEXT: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt."""
+
+    number: int
+    #: ISO 8601, UTC, by the worker's clock.
+    ended_at: str
+    #: The worker, as Celery names it.
+    worker: str
+    #: ``handled``, ``expired``, ``cancelled``, or the error.
+    how: str
+    #: Known of the last attempt only.
+    runtime_s: float | None = None
+
+    def to_wire(self) -> list[Any]:
+        """As plain JSON, short."""
+        return [self.number, self.ended_at, self.worker, self.how, self.runtime_s]
+
+
+def now_text() -> str:
+    """Now, as attempts have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def how(outcome: Outcome) -> str:
+    """How the last attempt ended, in a word or with its error."""
+    match outcome:
+        case Handled():
+            return "handled"
+        case Dead(_, error):
+            return error[:_TEXT]
+        case Expired():
+            return "expired"
+        case Cancelled():
+            return "cancelled"
+
+
+def history(supervision: Supervision | None, last: Attempt) -> list[list[Any]]:
+    """All attempts as plain JSON."""
+    failures = supervision.failures if supervision is not None else ()
+    return [*(_of(failure).to_wire() for failure in failures), last.to_wire()]
+
+
+def _of(failure: Failure) -> Attempt:
+    return Attempt(failure.attempt, failure.at, failure.by, f"{failure.type}: {failure.message}"[:_TEXT])
+
+
+def attempts_in(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
+    """The attempts in the record of an outcome; none, if it was recorded where they are not known."""
+    rows = record.get(HISTORY)
+    return tuple(Attempt(*row) for row in rows if isinstance(row, list) and len(row) == 5) if rows else ()
+
+
+def attempts_so_far(supervision: Supervision) -> tuple[Attempt, ...]:
+    """The failed attempts of a delivery that is on its way."""
+    return tuple(_of(failure) for failure in supervision.failures)

@@ -1,0 +1,60 @@
+"""Request and reply, and what a caller gets who would rather have it done later than not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed
+from orchestrator.core.outcome import Handled
+from orchestrator.sending.delivery import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack:
+    """A call that did not succeed and was sent under supervision instead: not a reply, but a delivery."""
+
+    delivery: Delivery
+    #: Why there is no reply.
+    error: AgentDown | DeliveryTimeout | SendFailed
+
+
+def call(ask: Callable[[], Delivery], timeout_s: float, instead: Callable[[], Delivery] | None) -> Any:
+    """The reply to what ``ask`` sends, or what ``instead`` sends.
+
+    A request that is given up is cancelled, so that it does not run after its caller has gone; one that a worker has
+    begun may end all the same.
+
+    Raises:
+        AgentDown: nobody is there to answer.
+        DeliveryTimeout: there was no reply in time.
+        SendFailed: it was not handled; ``outcome`` says why.
+    """
+    error: AgentDown | DeliveryTimeout | SendFailed
+    try:
+        delivery = ask()
+        try:
+            outcome = delivery.wait(timeout_s)
+        except DeliveryTimeout:
+            delivery.cancel()
+            raise
+        if isinstance(outcome, Handled):
+            return outcome.result
+        error = SendFailed(delivery.id, outcome)
+    except (AgentDown, DeliveryTimeout) as failed:
+        error = failed
+    if instead is None:
+        raise error
+    return FellBack(instead(), error)
+
+
+def check_timeout(timeout_s: float) -> float:
+    """How long a caller is willing to wait.
+
+    Raises:
+        InvalidPolicy: it has no end, or has passed.
+    """
+    if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool) or not 0 < timeout_s <= 24 * 3600:
+        raise InvalidPolicy("timeout_s", timeout_s, "a number above 0, at most 86400")
+    return float(timeout_s)

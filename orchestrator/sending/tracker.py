@@ -1,0 +1,111 @@
+"""Where deliveries are, and stopping them: what `Delivery` asks of Redis and of the workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
+from orchestrator.core.outcome import Cancelled, to_wire
+from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.registry.agents import Registry
+from orchestrator.sending.delivery import Cancelling, Found, Status
+from orchestrator.transport.store import Store
+
+#: So many messages are looked through in one step; Redis does nothing else meanwhile (about a millisecond).
+_SLICE = 500
+
+#: A message may move while it is looked for: fall due, be tried again, be taken back. Then it is looked for anew.
+_TRIES = 3
+
+
+class RedisTracker:
+    """Deliveries that went to Redis, which is opened when it is first asked."""
+
+    def __init__(self, app: Celery, store: Callable[[], Store], registry: Callable[[], Registry]) -> None:
+        self._app = app
+        self._open = store
+        self._registry = registry
+
+    @property
+    def _store(self) -> Store:
+        return self._open()
+
+    def record(self, delivery_id: str) -> Mapping[str, Any] | None:
+        """See :class:`orchestrator.sending.delivery.Tracker`."""
+        try:
+            raw: Any = self._store.client.lindex(self._store.keys.outcome(delivery_id), 0)
+        except RedisError as error:
+            raise BrokerUnavailable(self._store.url, error) from error
+        loaded: dict[str, Any] | None = None if raw is None else json.loads(raw)
+        return loaded
+
+    def find(self, queue: str, delivery_id: str) -> Found | None:
+        """See :class:`orchestrator.sending.delivery.Tracker`."""
+        where, *rest = self._look(queue, delivery_id, "")
+        match where:
+            case "scheduled":
+                return Found(Status.SCHEDULED, _supervision(rest[0]))
+            case "waiting":
+                return Found(Status.PENDING, _supervision(rest[0]))
+            case "held":
+                # The delivery counter is the mark of execution (see the transport's holder).
+                status = Status.RUNNING if int(rest[2]) >= 2 else Status.CLAIMED
+                return Found(status, _supervision(rest[0]), rest[1].decode())
+        return None
+
+    def cancel(self, queue: str, delivery_id: str) -> Cancelling:
+        """See :class:`orchestrator.sending.delivery.Tracker`."""
+        where, *rest = self._look(queue, delivery_id, json.dumps(to_wire(Cancelled(by="sender"))))
+        match where:
+            case "removed":
+                return Cancelling.CANCELLED
+            case "ended":
+                return Cancelling.TOO_LATE
+            case "held":
+                return self._stop(delivery_id, rest[1].decode())
+        return Cancelling.UNKNOWN
+
+    def _stop(self, delivery_id: str, holder: str) -> Cancelling:
+        found = next((i for i in self._registry().incarnations() if i.id == holder), None)
+        can_interrupt = found is not None and found.pool == "prefork"
+        try:
+            self._app.control.revoke(
+                delivery_id,
+                terminate=can_interrupt,
+                signal="SIGKILL",
+                destination=[found.node] if found is not None else None,
+            )
+        except (OperationalError, RedisError, OSError) as error:
+            raise BrokerUnavailable(self._store.url, error) from error
+        return Cancelling.INTERRUPTING if can_interrupt else Cancelling.WHEN_IT_ENDS
+
+    def _look(self, queue: str, delivery_id: str, outcome: str) -> list[Any]:
+        store = self._store
+        k = store.keys
+        keys = [k.ledger(queue), k.outcome(delivery_id), k.delayed(queue), k.delayed_bodies(queue)]
+        ttl_ms = to_ms(store.options.outcome_ttl_s)
+        for _ in range(_TRIES):
+            for stream in ("", *(k.step(queue, step) for step in store.steps)):
+                begin = "-" if stream else "0"
+                while begin:
+                    args = [store.group, delivery_id, outcome, ttl_ms, begin, _SLICE]
+                    said, *rest = store.run("find", [*keys, stream], args)
+                    where = said.decode()
+                    if where not in ("on", "none"):
+                        return [where, *rest]
+                    begin = rest[0].decode() if rest else ""
+        return ["nowhere"]
+
+
+def _supervision(raw: bytes) -> Supervision:
+    try:
+        return Supervision.from_wire(json.loads(raw)["headers"][HEADER])
+    except (ValueError, LookupError, TypeError, InvalidPolicy):
+        return Supervision()

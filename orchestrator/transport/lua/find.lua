@@ -1,0 +1,44 @@
+-- Looks for a delivery among some of a mailbox' messages, and if asked to, removes it while nobody has it, as one step
+-- with the record that it was cancelled.
+-- KEYS: ledger, outcome, delayed, bodies, and the stream to look through or ''.
+-- ARGV: group, delivery id, outcome as JSON or '' to look only, ms to keep it, where to begin, how many to look at
+-- Returns {'ended'}, {'removed'}, {'scheduled' or 'waiting', message}, {'held', message, consumer, its delivery counter},
+-- {'on', where to go on} or {'none'}.
+if redis.call('EXISTS', KEYS[2]) == 1 then return {'ended'} end
+local function is_it(m)
+  if not m or not m:find(ARGV[2], 1, true) then return false end
+  local ok, message = pcall(cjson.decode, m)
+  return ok and type(message) == 'table' and type(message.headers) == 'table' and message.headers.id == ARGV[2]
+end
+local function cancelled()
+  redis.call('HINCRBY', KEYS[1], 'cancelled', 1)
+  record(KEYS[2], ARGV[3], ARGV[4])
+  return {'removed'}
+end
+local count = tonumber(ARGV[6])
+if KEYS[5] == '' then
+  local first = tonumber(ARGV[5])
+  local members = redis.call('ZRANGE', KEYS[3], first, first + count - 1)
+  for _, member in ipairs(members) do
+    local m = redis.call('HGET', KEYS[4], member)
+    if is_it(m) then
+      if ARGV[3] == '' then return {'scheduled', m} end
+      redis.call('ZREM', KEYS[3], member)
+      redis.call('HDEL', KEYS[4], member)
+      return cancelled()
+    end
+  end
+  return #members == count and {'on', tostring(first + count)} or {'none'}
+end
+local entries = redis.call('XRANGE', KEYS[5], ARGV[5], '+', 'COUNT', count)
+for _, entry in ipairs(entries) do
+  local m = fields(entry)
+  if is_it(m) then
+    local pending = redis.pcall('XPENDING', KEYS[5], ARGV[1], entry[1], entry[1], 1)
+    if not pending.err and pending[1] then return {'held', m, pending[1][2], pending[1][4]} end
+    if ARGV[3] == '' then return {'waiting', m} end
+    redis.call('XDEL', KEYS[5], entry[1])
+    return cancelled()
+  end
+end
+return #entries == count and {'on', '(' .. entries[count][1]} or {'none'}
