@@ -20,7 +20,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test lint docker-test chaos soak bench-transport format clean rebuild
+.PHONY: help setup demo test lint docker-test chaos soak bench-transport bench-monitors format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -68,6 +68,9 @@ soak: setup ## The same for an hour and a half
 
 bench-transport: setup ## Compare the transport with kombu's own (about five minutes)
 	@$(BIN)/python -m benchmarks.transport $(ARGS)
+
+bench-monitors: setup ## Measure monitors: a million of them, and deaths of real workers (about five minutes)
+	@$(BIN)/python -m benchmarks.monitors $(ARGS)
 
 format: setup ## Format the code and sort its imports
 	@$(BIN)/ruff check --select I --fix .

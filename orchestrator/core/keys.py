@@ -143,6 +143,11 @@ class Keys:
         return f"{self.root}monitor-origins"
 
     @property
+    def monitor_answers(self) -> str:
+        """Hash: owner -> its last call that made monitors, and the answer, for a call whose answer was lost."""
+        return f"{self.root}monitor-answers"
+
+    @property
     def down_supervision(self) -> str:
         """Hash: agent -> how its DOWN messages are supervised, as JSON."""
         return f"{self.root}down-supervision"

@@ -41,6 +41,8 @@ class Leak:
     detail: str
     #: What else there is to it: the older monitor's ref, or the set that names it.
     more: str = ""
+    #: What stands in the ref's place in Redis, where that is no number and ``ref`` is 0.
+    field: str = ""
 
     @property
     def mend(self) -> str:

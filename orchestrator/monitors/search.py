@@ -45,7 +45,7 @@ class LeakSearch:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        once = {(leak.kind, leak.ref, leak.more): leak for leak in self._suspects}
+        once = {(leak.kind, leak.field or leak.ref, leak.more): leak for leak in self._suspects}
         return self._monitors.judge(list(once.values()), age_s=self._age_s)
 
     def _look(self) -> Iterator[bool]:
@@ -122,5 +122,6 @@ class LeakSearch:
             return
         ref = int(raw_ref) if raw_ref.isdigit() else 0
         nothing = Record(ref, "", "", self._now_ms, '""', "", "", ())
+        field = "" if ref else raw_ref.decode("utf-8", "replace")
         self._suspect(LeakKind.HALF_WRITTEN, nothing, detail, named)
-        self._suspects[-1] = replace(self._suspects[-1], age_s=0.0)
+        self._suspects[-1] = replace(self._suspects[-1], age_s=0.0, field=field)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from time import monotonic
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from celery import Celery
 from redis.exceptions import RedisError
@@ -28,6 +29,7 @@ from orchestrator.monitors.targets import Targets
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.scripts import Script, script_of
 from orchestrator.transport.store import Store
+from orchestrator.transport.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class StoredMonitors(Monitors):
             self._lookup = Targets(self._store)
         return self._lookup
 
-    @property
+    @cached_property
     def telling(self) -> tuple[str, str, str, str]:
         """What scripts that record DOWNs are told first."""
         return self._store.keys.root, template(), self._store.steps[1], supervision_json(Supervision(track=False))
@@ -101,13 +103,13 @@ class StoredMonitors(Monitors):
             self._describe(owner.agent)
         keys = [
             *(k.monitors, k.monitor_counter, k.monitor_owners, k.monitor_targets, k.monitor_origins),
-            *(k.incarnation_counter, k.monitors_of(owner.id), k.down_supervision),
+            *(k.incarnation_counter, k.monitors_of(owner.id), k.down_supervision, k.monitor_answers),
         ]
         text = "" if origin.name in self._noted else origin.text
         anew = False
         for _ in range(_TRIES):
             counter, flat = self._addressed(batch, anew=anew)
-            args = [*self.telling, owner.id, owner.agent, counter, origin.name, text, *flat]
+            args = [*self.telling, owner.id, owner.agent, counter, origin.name, text, uuid4().hex, *flat]
             answer = self._run("create", keys, args)
             first = int(answer[0])
             if first == -1:
@@ -181,22 +183,26 @@ class StoredMonitors(Monitors):
     def clean_owner(self, owner: str, until: float) -> bool:
         """Remove the monitors of an owner that is gone; returns whether that was all of them."""
         k, removed, more = self._store.keys, 0, True
-        keys = [k.monitors, k.monitors_of(owner), k.downs(owner), k.monitor_owners]
-        while more and monotonic() < until:
+        keys = [k.monitors, k.monitors_of(owner), k.downs(owner), k.monitor_owners, k.monitor_answers]
+        while more:
             some, more = self._run("owner_died", keys, [k.root, owner, BATCH])
             removed += some
+            if monotonic() > until:
+                break
         if removed:
             emit(events.UNMONITORED, {"count": removed}, who=owner, why="owner died")
         return not more
 
     def _tell_of(self, target: str, reason: str, until: float) -> bool:
         k, told, ownerless, more = self._store.keys, 0, 0, True
-        while more and monotonic() < until:
+        while more:
             some, alone, more = self._run(
                 "target_died", [k.monitors, k.monitors_on(target)], [*self.telling, target, reason, BATCH]
             )
             told += some
             ownerless += alone
+            if monotonic() > until:
+                break
         if told:
             emit(events.DOWN, {"count": told}, target=target, reason=reason)
             emit(events.UNMONITORED, {"count": told}, who=target, why="target died")
@@ -304,7 +310,7 @@ class StoredMonitors(Monitors):
         proven: Leaks = []
         for at in range(0, len(leaks), BATCH):
             batch = leaks[at : at + BATCH]
-            flat = [part for leak in batch for part in (leak.kind.value, leak.ref, leak.more)]
+            flat = [part for leak in batch for part in (leak.kind.value, leak.field or leak.ref, leak.more)]
             args = [*self.telling, "mend" if mend else "judge", to_ms(age_s) if age_s else 0, *flat]
             verdicts = self._run("mend", [self._store.keys.monitors], args)
             proven += [leak for leak, yes in zip(batch, verdicts, strict=True) if yes]
@@ -340,10 +346,15 @@ class StoredMonitors(Monitors):
         return self._run(name, keys, args)
 
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return self._store.run(script(name), keys, args)
+        return self._read(lambda: self._wire.run(script(name), keys, args))
+
+    @cached_property
+    def _wire(self) -> Wire:
+        # redis-py's client costs more than the script that makes a monitor.
+        return Wire(self._store.pool)
 
     def _read(self, command: Callable[[], T]) -> T:
         try:
             return command()
-        except RedisError as error:
+        except (RedisError, OSError) as error:
             raise BrokerUnavailable(self._store.url, error) from error

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
-from orchestrator.transport.scripts import sha, source
+from orchestrator.transport.scripts import Script, sha, source
 
 
 class Pool(Protocol):
@@ -95,13 +95,14 @@ class Wire:
                 self.drop()
             raise
 
-    def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def run(self, script: str | Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one of the scripts; loads it first if the server does not know it."""
-        command = ("EVALSHA", sha(script), len(keys), *keys, *args)
+        known = script if isinstance(script, Script) else Script(source(script), sha(script))
+        command = ("EVALSHA", known.sha, len(keys), *keys, *args)
         try:
             return self.call(*command)
         except NoScriptError:
-            self.call("SCRIPT", "LOAD", source(script))
+            self.call("SCRIPT", "LOAD", known.source)
             return self.call(*command)
 
 

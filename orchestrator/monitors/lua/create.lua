@@ -1,10 +1,17 @@
 -- Makes monitors of one owner. Those whose target has no living incarnation are answered with a DOWN at once.
--- KEYS: monitors, counter, owners, targets, origins, incarnation counter, the owner's set, supervisions.
+-- KEYS: monitors, counter, owners, targets, origins, incarnation counter, the owner's set, supervisions,
+--   answers.
 -- ARGV: root, template, step, default supervision, owner, its agent or '', incarnation counter by which agents' names
---   were looked up or '', origin, the origin's text or '', then of each: target, tag, number of incarnations, them
+--   were looked up or '', origin, the origin's text or '', what this call is known by, then of each: target, tag, number of incarnations, them
 -- Returns {first ref, numbers of those that were answered at once…}, {-1}: the owner is gone, {-2}: look names up
 -- again, {-3}: how this agent's messages are supervised is not known.
+-- A call that is made again, because the answer was lost with the connection, gets the same answer.
 local root, owner, agent = ARGV[1], ARGV[5], ARGV[6]
+local last = redis.call('HGET', KEYS[9], owner)
+if last then
+  local answered = cjson.decode(last)
+  if answered[1] == ARGV[10] then return answered[2] end
+end
 if not redis.call('ZSCORE', root .. 'leases', owner) then return {-1} end
 if ARGV[7] ~= '' and (redis.call('GET', KEYS[6]) or '0') ~= ARGV[7] then return {-2} end
 if agent ~= '' and redis.call('HEXISTS', KEYS[8], agent) == 0 then return {-3} end
@@ -12,7 +19,7 @@ if ARGV[9] ~= '' and redis.call('HLEN', KEYS[5]) < 10000 then redis.call('HSETNX
 local work = begin(root, ARGV[2], ARGV[3], ARGV[4])
 local now = now_ms()
 local wanted = {}
-local at = 10
+local at = 11
 while at <= #ARGV do
   local left, last = {}, at + 2 + tonumber(ARGV[at + 2])
   for i = at + 3, last do
@@ -50,4 +57,5 @@ if #refs > 0 then
 end
 count(work, 'created', #wanted)
 finish(work)
+redis.call('HSET', KEYS[9], owner, cjson.encode({ARGV[10], out}))
 return out

@@ -39,7 +39,7 @@ local function judged(kind, ref, more, m, record)
     if not m then
       if mend then
         redis.call('HDEL', KEYS[1], ref)
-        count(work, 'leak', 1)
+        if tonumber(ref) then count(work, 'leak', 1) end
       end
       return true
     end

@@ -1,5 +1,5 @@
 -- Removes monitors of an owner that is gone, some at a time; with the last ones, its inbox.
--- KEYS: monitors, the owner's set, its inbox, owners. ARGV: root, owner, batch
+-- KEYS: monitors, the owner's set, its inbox, owners, answers. ARGV: root, owner, batch
 -- Returns how many, and whether there may be more
 even_when_full(KEYS[1])
 local work = begin(ARGV[1])
@@ -17,4 +17,5 @@ if removed > 0 then count(work, 'owner_died', removed) end
 finish(work)
 if #refs == tonumber(ARGV[3]) then return {removed, 1} end
 redis.call('UNLINK', KEYS[3])
+redis.call('HDEL', KEYS[5], ARGV[2])
 return {removed, 0}

@@ -1,0 +1,277 @@
+"""``make bench-monitors``: a million monitors over a thousand agents on one Redis."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+
+from benchmarks.machine import machine
+from orchestrator import Orchestrator, load_settings
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.monitors.check import dangling
+from orchestrator.monitors.owner import Owner
+from orchestrator.monitors.stored import StoredMonitors
+
+ROOT = Path(__file__).parent.parent
+
+#: One of the agents is monitored by so many.
+_CROWD = 100_000
+
+
+class Bench:
+    """Incarnations that nobody runs, and what monitors between them cost."""
+
+    def __init__(self, url: str, agents: int) -> None:
+        self.url = url
+        self.redis: Any = redis.Redis.from_url(url)
+        self.orchestrator = Orchestrator(
+            Celery("bench", broker=url, set_as_current=False), load_settings(broker_url=url, monitor_origins="sampled")
+        )
+        self.owners = [Owner(self._join(f"a{n}"), f"a{n}") for n in range(agents)]
+        self.victim = self._join("victim")
+
+    @property
+    def monitors(self) -> StoredMonitors:
+        """The store."""
+        return self.orchestrator.monitor_store()
+
+    def _join(self, agent: str) -> str:
+        store = self.orchestrator.store
+        fields = ["node", agent, "queues", json.dumps([agent]), "agents", json.dumps([agent])]
+        args = [store.keys.root, f"{agent}@host-{agent}:4711", *fields]
+        raw, _ = store.run("register", [store.keys.leases, store.keys.incarnation_counter], args)
+        return str(raw.decode())
+
+    def stay_alive(self) -> None:
+        """Heartbeats for all of them, in one command."""
+        seconds, _ = self.redis.time()
+        living = [owner.id for owner in self.owners] + [self.victim]
+        self.redis.zadd(self.orchestrator.store.keys.leases, dict.fromkeys(living, seconds * 1000 + 900), xx=True)
+
+    def memory(self) -> int:
+        """Bytes that Redis uses."""
+        return int(self.redis.info("memory")["used_memory"])
+
+    def one_by_one(self, many: int) -> float:
+        """Monitors made a second, a call for each."""
+        began = time.perf_counter()
+        for n in range(many):
+            self.monitors.monitor(self.owners[-1 - n % 100].id, f"single-{n}", owner=self.owners[n % 100])
+        return many / (time.perf_counter() - began)
+
+    def bulk(self, many: int) -> float:
+        """Monitors made a second by ``monitor_many``: each owner monitors all kinds of others."""
+        each, count = many // len(self.owners), len(self.owners)
+        spent = 0.0
+        for number, owner in enumerate(self.owners):
+            wanted = [(self.owners[(number + 1 + n) % count].id, f"tag-{n}") for n in range(each)]
+            began = time.perf_counter()
+            self.monitors.monitor_many(wanted, owner=owner)
+            spent += time.perf_counter() - began
+        return each * count / spent
+
+    def sweep_s(self, rounds: int = 60) -> float:
+        """Seconds that a sweep with nobody dead takes, median."""
+        times = []
+        for _ in range(rounds):
+            self.stay_alive()
+            began = time.perf_counter()
+            self.orchestrator.sweep()
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+    def death(self, crowd: int) -> tuple[float, float]:
+        """Seconds until all DOWNs of a target that many monitor are recorded, and Redis' longest script in ms."""
+        each = crowd // len(self.owners)
+        for owner in self.owners:
+            self.monitors.monitor_many([(self.victim, n) for n in range(each)], owner=owner)
+        self.stay_alive()
+        k, store = self.orchestrator.store.keys, self.orchestrator.store
+        keys = [k.leases, k.dying, k.deaths, k.incarnation(self.victim), k.sweep, k.silent]
+        downs = self.monitors.stats().downs
+        self.redis.config_set("slowlog-max-len", 128)
+        self.redis.config_set("slowlog-log-slower-than", 1000)
+        self.redis.slowlog_reset()
+        with _pings(self.url) as waits:
+            began = time.perf_counter()
+            store.run("fence", keys, [self.victim, "", "killed", "bench", "", 0, k.root, ""])
+            while self.monitors.stats().downs - downs < each * len(self.owners):
+                self.stay_alive()
+                self.orchestrator.sweep()
+            took = time.perf_counter() - began
+        scripts = [entry["duration"] / 1000 for entry in self.redis.slowlog_get(128)]
+        print(f"  longest wait of a PING beside it: {max(waits, default=0.0):.1f} ms", flush=True)
+        return took, max(scripts, default=1.0)
+
+
+@contextlib.contextmanager
+def _pings(url: str) -> Any:
+    """Another client, which notes how long it waits for each answer."""
+    waits: list[float] = []
+    done = threading.Event()
+
+    def ping() -> None:
+        with redis.Redis.from_url(url) as client:
+            while not done.is_set():
+                began = time.perf_counter()
+                client.ping()
+                waits.append((time.perf_counter() - began) * 1000)
+
+    thread = threading.Thread(target=ping, daemon=True)
+    thread.start()
+    yield waits
+    done.set()
+    thread.join()
+
+
+def death_to_down(url: str, rounds: int) -> list[float]:
+    """Seconds from SIGKILL of a real worker to its DOWN in a session's hands; a monitor manager sweeps."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+        "C_FORCE_ROOT": "1",
+        "ORCHESTRATOR_BROKER_URL": url,
+    }
+    celery = [sys.executable, "-m", "celery", "-A", "benchmarks.monitors_app"]
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*celery, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    quiet = ("-P", "solo", "-l", "ERROR", "--without-gossip", "--without-mingle")
+    standing = [
+        start("worker", "-n", "manager@%h", "-Q", "monitor-manager", *quiet),
+        start("beat", "-l", "ERROR", "-s", f"/tmp/bench-monitors-{os.getpid()}", "--pidfile", ""),
+    ]
+    from benchmarks.monitors_app import make
+
+    orchestrator = make(url)
+    times = []
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        with orchestrator.monitors.session() as session:
+            for number in range(rounds):
+                workers = [start("worker", "-n", f"v{number}-{n}@%h", "-Q", "victim", *quiet) for n in range(2)]
+                found = _incarnations(orchestrator, [worker.pid for worker in workers])
+                for incarnation in found:
+                    session.monitor(incarnation)
+                # At any moment between two sweeps.
+                time.sleep(0.1 + (number * 0.37) % 1.0)
+                for worker in workers:
+                    began = time.monotonic()
+                    os.killpg(worker.pid, signal.SIGKILL)
+                    worker.wait()
+                    down = session.next_down(timeout_s=20)
+                    if down is None or down.reason != "killed":
+                        raise SystemExit(f"no DOWN within 20 s, or a wrong one: {down}")
+                    times.append(time.monotonic() - began)
+    finally:
+        for process in (*workers, *standing):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
+        for left in Path("/tmp").glob(f"bench-monitors-{os.getpid()}*"):
+            left.unlink()
+    return times
+
+
+def _incarnations(orchestrator: Orchestrator, pids: list[int]) -> list[str]:
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        entries = {entry.pid: entry.id for entry in orchestrator.registry.incarnations()}
+        if all(pid in entries for pid in pids):
+            return [entries[pid] for pid in pids]
+        time.sleep(0.05)
+    raise SystemExit("the workers did not start")
+
+
+def p99(times: list[float]) -> float:
+    """99 % are at most this."""
+    return sorted(times)[min(len(times) - 1, int(0.99 * len(times)))]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--monitors", type=int, default=1_000_000)
+    parser.add_argument("--agents", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=10, help="deaths of real workers, two at a time")
+    options = parser.parse_args()
+    print(f"machine: {machine()}")
+    with EmbeddedServer() as server:
+        bench = Bench(server.url, options.agents)
+        bench.stay_alive()
+        few = bench.one_by_one(1000) and bench.sweep_s()
+        create_s = bench.one_by_one(10_000)
+        print(f"  one by one: {create_s:.0f}/s; a sweep at 11,000 monitors {few * 1000:.2f} ms", flush=True)
+        before, there = bench.memory(), bench.monitors.stats().active
+        keeper = _Keeper(bench)
+        bulk_s = bench.bulk(options.monitors)
+        made = bench.monitors.stats().active - there
+        bytes_each = (bench.memory() - before) / made
+        print(f"  {made} made in bulk: {bulk_s:.0f}/s, {bytes_each:.0f} bytes each", flush=True)
+        many = bench.sweep_s()
+        print(f"  a sweep at {made + there} monitors {many * 1000:.2f} ms", flush=True)
+        down_s, block_ms = bench.death(min(_CROWD, options.monitors))
+        print(f"  all DOWNs of a target with {_CROWD} monitors recorded after {down_s:.2f} s", flush=True)
+        keeper.stop()
+        bench.stay_alive()
+        began = time.perf_counter()
+        leaks = bench.monitors.find_leaks()
+        print(f"  a search for leaks: {time.perf_counter() - began:.1f} s, {len(leaks)} found", flush=True)
+        bench.stay_alive()
+        wrong = dangling(bench.monitors)
+        if wrong:
+            raise SystemExit("\n".join(wrong[:20]))
+        bench.redis.flushall()
+    with EmbeddedServer() as server:
+        times = death_to_down(server.url, options.rounds)
+    print(f"  {len(times)} deaths of real workers: median {statistics.median(times):.2f} s, worst {max(times):.2f} s")
+    print(
+        f"bench-monitors: create_s={create_s:.0f} bulk_s={bulk_s:.0f} sweep_ratio={many / few:.2f} "
+        f"down_s={down_s:.2f} max_block_ms={block_ms:.1f} bytes={bytes_each:.0f} dead_to_down_p99_s={p99(times):.2f}"
+    )
+
+
+class _Keeper:
+    """Keeps the incarnations alive while something else is measured."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        while not self._done.wait(2.0):
+            self._bench.stay_alive()
+
+    def stop(self) -> None:
+        """No more."""
+        self._done.set()
+        self._thread.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""``celery -A APP monitors``: who monitors whom, how many there are, and which have leaked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+from celery.bin.base import CeleryCommand, CeleryOption
+
+from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
+from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.printable import age
+from orchestrator.monitors.leak import Leak, LeakKind
+
+#: The exit codes of `monitors leaks`.
+_LEAK_CODES = EXIT_CODES.replace(
+    "a delivery was not handled, or a ledger does not balance", "there are leaks, and they were not mended"
+)
+
+
+@click.group(name="monitors", epilog=EXIT_CODES)
+def monitors() -> None:
+    """Look at monitors, and find and mend those that have leaked."""
+
+
+@monitors.command(cls=CeleryCommand, name="list", epilog=EXIT_CODES)
+@click.option("--owner", metavar="NAME", cls=CeleryOption, help="Of this incarnation, session or agent.")
+@click.option("--target", metavar="NAME", cls=CeleryOption, help="On this agent or incarnation.")
+@click.option("--tag", metavar="TEXT", cls=CeleryOption, help="With this text as their tag.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    show_default=True,
+    cls=CeleryOption,
+    help="How many are shown.",
+)
+@as_json_option
+@click.pass_context
+@reported
+def list_monitors(
+    context: click.Context, owner: str | None, target: str | None, tag: str | None, limit: int, as_json: bool
+) -> None:
+    """List monitors, oldest first, and whether both their ends are alive."""
+    chosen: dict[str, Any] = {} if tag is None else {"tag": tag}
+    found = orchestrator_of(context).monitors.list(owner=owner, target=target, limit=limit, **chosen)
+    if as_json:
+        print_document({"monitors": [asdict(entry) for entry in found]})
+        return
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import console, print_table
+
+    print_table(
+        console(context),
+        f"Monitors: {len(found)}" + (" (there may be more)" if len(found) == limit else ""),
+        ("ref", "owner", "target", "tag", "age", "alive"),
+        [
+            (
+                entry.ref,
+                entry.owner,
+                entry.target,
+                entry.tag if isinstance(entry.tag, str) else repr(entry.tag),
+                age(entry.age_s),
+                _alive(entry.owner_alive, entry.target_alive),
+            )
+            for entry in found
+        ],
+        fold=("tag",),
+    )
+
+
+def _alive(owner: bool, target: bool) -> str:
+    match owner, target:
+        case True, True:
+            return "both"
+        case True, False:
+            return "owner"
+        case False, True:
+            return "target"
+        case _:
+            return "neither"
+
+
+@monitors.command(cls=CeleryCommand, name="stats", epilog=EXIT_CODES)
+@as_json_option
+@click.pass_context
+@reported
+def show_stats(context: click.Context, as_json: bool) -> None:
+    """Show how many monitors there are and were, and why they ended."""
+    stats = asdict(orchestrator_of(context).monitors.stats())
+    if as_json:
+        print_document(stats)
+        return
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import console, print_fields
+
+    print_fields(console(context), "Monitors", {name.replace("_", " "): number for name, number in stats.items()})
+
+
+@monitors.command(cls=CeleryCommand, name="leaks", epilog=_LEAK_CODES)
+@click.option(
+    "--age",
+    "age_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    cls=CeleryOption,
+    help="Older ones count as leaks although both ends live. [default: the setting monitor_leak_age_s]",
+)
+@click.option("--sweep", is_flag=True, cls=CeleryOption, help="Mend them; old ones only with --old.")
+@click.option("--old", is_flag=True, cls=CeleryOption, help="With --sweep: remove old ones too.")
+@click.option("--dry-run", is_flag=True, cls=CeleryOption, help="With --sweep: only say what would be done.")
+@as_json_option
+@click.pass_context
+@reported
+def find_leaks(
+    context: click.Context, age_s: float | None, sweep: bool, old: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Find leaked monitors: each with what proves it, where it was made, and what mends it."""
+    if (old or dry_run) and not sweep:
+        raise Stop("--old and --dry-run say how to --sweep", ExitCode.CALLER)
+    kept = orchestrator_of(context).monitors
+    leaks = kept.find_leaks(age_s)
+    wanted = [leak for leak in leaks if sweep and (old or leak.kind is not LeakKind.OLD)]
+    mended = [] if dry_run else kept.mend_leaks(wanted)
+    if as_json:
+        would = {"would_mend": [leak.ref for leak in wanted]} if dry_run else {}
+        documents = [{**asdict(leak), "mend": leak.mend, "mended": leak in mended} for leak in leaks]
+        print_document({"leaks": documents, "mended": len(mended), **would})
+    else:
+        _show(context, leaks)
+        if sweep:
+            click.echo(f"{len(wanted)} would be mended" if dry_run else f"{len(mended)} mended")
+    if len(mended) < len(leaks):
+        context.exit(int(ExitCode.NOT_HANDLED))
+
+
+def _show(context: click.Context, leaks: list[Leak]) -> None:
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import console, print_table
+
+    print_table(
+        console(context),
+        f"Leaked monitors: {len(leaks)}",
+        ("ref", "kind", "owner", "target", "tag", "age", "proof", "made at", "mend"),
+        [
+            (
+                leak.ref,
+                leak.kind.value,
+                leak.owner,
+                leak.target,
+                leak.tag if isinstance(leak.tag, str) else repr(leak.tag),
+                age(leak.age_s),
+                leak.detail,
+                leak.origin.splitlines()[0] if leak.origin else "",
+                leak.mend,
+            )
+            for leak in sorted(leaks, key=lambda leak: leak.ref)
+        ],
+        fold=("tag", "proof", "made at", "mend"),
+    )
