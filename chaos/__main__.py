@@ -63,6 +63,7 @@ def _report(verdict: Verdict, logs: Path) -> None:
         print(f"VIOLATION {violation}")
     if len(verdict.violations) > _SHOWN:
         print(f"… and {len(verdict.violations) - _SHOWN} more in {logs / 'violations.txt'}")
+    print(f"{verdict.monitors} monitors made, {verdict.downs} DOWNs recorded")
     times = verdict.recovered_s
     print(
         f"{verdict.uncertain} sends uncertain; {len(verdict.bystanders)} harmless messages buried as poison; "

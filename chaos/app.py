@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from typing import Any
@@ -11,13 +12,21 @@ from celery import Celery, Task
 
 from chaos.owner import end_with_owner
 from chaos.witness import witness
-from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles, load_settings
+from orchestrator import Agent, Context, Down, Exponential, Message, Orchestrator, Retry, handles, load_settings
+from orchestrator.core.errors import InfrastructureError
+from orchestrator.monitors.owner import Owner
 
 #: Pauses between attempts. Without jitter, so that the judge knows when an attempt is due.
 RETRY = Retry(max_retries=3, backoff=Exponential(first_s=0.05, factor=2.0, cap_s=0.5, jitter=0.0))
 
 #: Where the load goes.
 QUEUES = ("celery", "busy")
+
+#: Where DOWNs go.
+SENTRY = "sentry"
+
+#: This share of the supervised messages makes a monitor.
+_WATCHES = 0.3
 
 #: A plain Celery task's name.
 WORK = "chaos.work"
@@ -40,6 +49,20 @@ class Poison(Message):
     """Kills the process that runs it."""
 
 
+class Sentry(Agent):
+    """Is told of the deaths of what the others have monitored in its name."""
+
+    name = SENTRY
+
+    @handles(Work)
+    def work(self, message: Work) -> None:
+        """Nobody sends it any."""
+
+    def on_down(self, down: Down, context: Context) -> None:
+        """Tell the witness, who counts them."""
+        witness().write("told", node=context.worker, ref=down.ref, reason=down.reason)
+
+
 class Busy(Agent):
     """Handles the supervised part of the load."""
 
@@ -52,6 +75,8 @@ class Busy(Agent):
         where: dict[str, Any] = {"attempt": context.attempt, "node": context.worker}
         message_id = str(context.metadata[ID])
         witness().write("start", message_id, **where)
+        if random.random() < _WATCHES:
+            _watch_somebody(context)
         time.sleep(message.nap_ms / 1000)
         if context.attempt <= message.failures:
             witness().write("fail", message_id, **where)
@@ -65,6 +90,19 @@ class Busy(Agent):
         witness().write("start", str(context.metadata[ID]), attempt=context.attempt, node=context.worker, poison=True)
         time.sleep(_POISON_TAKES_S)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch_somebody(context: Context) -> None:
+    """Have this incarnation monitor one that lives, which may be itself."""
+    try:
+        living = orchestrator.registry.incarnations()
+        if living:
+            owner = Owner(context.incarnation, SENTRY)
+            ref = orchestrator.monitors.monitor(random.choice(living).id, owner=owner)
+            witness().write("watch", node=context.worker, ref=ref)
+    except InfrastructureError:
+        # Redis is being killed, or this incarnation was; the load is not to suffer from it.
+        return
 
 
 def work(task: Task, nap_ms: int = 0) -> None:
@@ -82,7 +120,7 @@ def make() -> Orchestrator:
     celery.conf.worker_hijack_root_logger = True
     orchestrator = Orchestrator(celery, load_settings())
     celery.task(work, name=WORK, bind=True, shared=False)
-    orchestrator.host(Busy)
+    orchestrator.host(Busy, Sentry)
     return orchestrator
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from celery import Celery
 
-from chaos.app import ID, QUEUES
+from chaos.app import ID, QUEUES, SENTRY
 from chaos.options import Options
 from chaos.owner import VARIABLE as OWNER_VARIABLE
 from chaos.process import Member
@@ -72,7 +72,7 @@ class House:
     def _worker(self, number: int) -> Member:
         pool = self.options.pools[number % len(self.options.pools)]
         name = f"{pool}-{number + 1}"
-        return self._member(name, *_celery("worker", name, ",".join(QUEUES), pool, _CONCURRENCY[pool]))
+        return self._member(name, *_celery("worker", name, ",".join((*QUEUES, SENTRY)), pool, _CONCURRENCY[pool]))
 
     def _member(self, name: str, module: str, *arguments: str) -> Member:
         environment = {
@@ -89,6 +89,13 @@ class House:
             OWNER_VARIABLE: str(os.getpid()),
         }
         return Member(name, [sys.executable, "-m", module, *arguments], environment, self.logs)
+
+    def end_monitors(self) -> None:
+        """Remove those that are left: what is told after the last worker has ended, nobody would hear."""
+        monitors = self.orchestrator.monitors
+        while left := monitors.list():
+            for entry in left:
+                monitors.demonitor(entry.ref, flush=False)
 
     # -- looking
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from chaos.app import ID, RETRY
+from chaos.app import ID, RETRY, SENTRY
 from chaos.witness import Row
 from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.letter import DeadLetter
@@ -36,6 +36,9 @@ class Evidence:
     waiting: Set[str] = frozenset()
     leftovers: Sequence[str] = ()
     problems: Sequence[str] = ()
+    #: DOWNs that were recorded, and what dangles among the monitors.
+    downs: int = 0
+    dangling: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,9 @@ class Verdict:
     duplicates: tuple[str, ...] = ()
     #: Kills, ends and starts in order.
     events: tuple[str, ...] = ()
+    #: Monitors that were made, and DOWNs that were recorded.
+    monitors: int = 0
+    downs: int = 0
 
     @property
     def line(self) -> str:
@@ -119,6 +125,7 @@ def judge(evidence: Evidence) -> Verdict:
     violations += [f"lost: {told(message_id, lives[message_id], strikes)}" for message_id in lost]
     early = [message_id for message_id, life in lives.items() if _is_early(life)]
     violations += [f"early: {told(message_id, lives[message_id], strikes)}" for message_id in early]
+    violations += _down_problems(evidence)
     violations += _letter_problems(lives, strikes)
     duplicates = {message_id: n for message_id, life in lives.items() if (n := _duplicated(life))}
     duplicated = sum(duplicates.values())
@@ -140,6 +147,8 @@ def judge(evidence: Evidence) -> Verdict:
         bystanders=tuple(told(message_id, life, strikes) for message_id, life in lives.items() if _is_bystander(life)),
         duplicates=tuple(told(message_id, lives[message_id], strikes) for message_id in duplicates),
         events=tuple(_events(evidence.rows, lives)),
+        monitors=sum(row.what == "watch" for row in evidence.rows),
+        downs=evidence.downs,
     )
 
 
@@ -160,6 +169,8 @@ def _lives(evidence: Evidence) -> dict[str, Life]:
             case "uncertain":
                 life.uncertain = True
     for letter in evidence.letters:
+        if letter.agent == SENTRY:
+            continue
         lives[str(letter.metadata.get(ID) or letter.delivery_id)].letters.append(letter)
     return dict(lives)
 
@@ -176,6 +187,16 @@ def _ledger_problems(evidence: Evidence, lives: Mapping[str, Life]) -> list[str]
     intents = sum(bool(life.kind) for life in lives.values())
     if loads.accepted > intents + repeated:
         problems.append(f"the ledger says {loads.accepted} accepted, the sender made {intents} sends")
+    return problems
+
+
+def _down_problems(evidence: Evidence) -> list[str]:
+    """Each monitor has one DOWN at most, and each DOWN that was recorded was told, once or (after a death) again."""
+    told = {int(row.note["ref"]) for row in evidence.rows if row.what == "told"}
+    told |= {int(letter.delivery_id.removeprefix("down-")) for letter in evidence.letters if letter.agent == SENTRY}
+    problems = [f"dangling: {text}" for text in evidence.dangling]
+    if len(told) != evidence.downs:
+        problems.append(f"{evidence.downs} DOWNs recorded, and {len(told)} monitors told of")
     return problems
 
 

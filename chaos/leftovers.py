@@ -8,7 +8,8 @@ from typing import Any
 from orchestrator.transport.store import Store
 
 #: Accounts, the record of deaths and what kombu knows of exchanges: they stay.
-_KEPT = ("ledger:*", "queues", "agents", "incarnation", "sweep", "deaths", "dead-letters")
+_MONITORS = ("monitor", "monitor-stats", "monitor-origins", "down-supervision", "flushed:*")
+_KEPT = ("ledger:*", "queues", "agents", "incarnation", "sweep", "deaths", "dead-letters", *_MONITORS)
 _KOMBU = "_kombu.binding*"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from chaos.app import QUEUES
+from chaos.app import QUEUES, SENTRY
 from chaos.house import House
 from chaos.judge import Evidence
 from chaos.leftovers import leftovers
@@ -21,6 +21,7 @@ from chaos.options import Options
 from chaos.process import Member
 from chaos.strikes import Strike, plan
 from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.monitors.check import dangling
 
 _TICK_S = 0.02
 
@@ -79,7 +80,7 @@ class Run:
                 told = time.monotonic()
                 self._say(f"{told - began:.0f} s, {self._kills} kills")
         self._stop_load()
-        drained = self._drain()
+        drained = self._drain() and self._end_monitors()
         self._stop_all()
         left = self._settle_down() if drained else []
         return Evidence(
@@ -90,6 +91,8 @@ class Run:
             waiting=house.waiting(),
             leftovers=left,
             problems=self._problems,
+            downs=house.orchestrator.monitors.stats().downs,
+            dangling=dangling(house.orchestrator.monitor_store()) if drained else (),
         )
 
     def _await_workers(self) -> None:
@@ -276,7 +279,7 @@ class Run:
         while True:
             self._tend()
             try:
-                rows = [row for row in self._house.ledger() if row.queue in QUEUES]
+                rows = [row for row in self._house.ledger() if row.queue in (*QUEUES, SENTRY)]
             except _AWAY:
                 continue
             if not self._due and not self._redis_down and not any(row.pending for row in rows):
@@ -288,6 +291,11 @@ class Run:
                 stuck = [row for row in rows if row.pending]
                 self._problems.append(f"nothing settled for {self._options.drain_s:g} s, still pending: {stuck}")
                 return False
+
+    def _end_monitors(self) -> bool:
+        """End all monitors, and have every DOWN told that was recorded until then."""
+        self._house.end_monitors()
+        return self._drain()
 
     def _stop_all(self) -> None:
         """Beat first, so that nothing is sent any more; the sweeper last."""

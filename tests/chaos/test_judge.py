@@ -156,3 +156,18 @@ def test_a_seed_makes_the_same_kills_and_each_kind_comes_in_turn() -> None:
     assert strikes == plan(3, kinds, 60.0, 5.0)
     assert strikes != plan(4, kinds, 60.0, 5.0)
     assert {strike.kind for strike in strikes[:3]} == set(kinds)
+
+
+@pytest.mark.parametrize(
+    ("downs", "refs", "right"), [(2, (1, 2), True), (2, (1, 2, 2), True), (3, (1, 2, 2), False), (3, (1, 2), False)]
+)
+def test_each_down_that_was_recorded_is_of_another_monitor_and_was_told(
+    downs: int, refs: tuple[int, ...], right: bool
+) -> None:
+    rows = [Row(T + ref, "told", node="w", note={"ref": ref}) for ref in refs]
+    said = verdict(rows, downs=downs)
+    assert said.violations == (() if right else (f"{downs} DOWNs recorded, and {len(set(refs))} monitors told of",))
+
+
+def test_what_dangles_among_the_monitors_is_a_violation() -> None:
+    assert verdict([], dangling=["half-written: monitor 1"]).violations == ("dangling: half-written: monitor 1",)
