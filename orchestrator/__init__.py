@@ -9,12 +9,16 @@ if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
     from orchestrator.core.down import Down
     from orchestrator.core.errors import OrchestratorError
+    from orchestrator.core.flow import Breaker, Mailbox
     from orchestrator.core.message import Message
     from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
     from orchestrator.core.policy import Exponential, Fixed, Linear, OnError, Retry, WhenDown
     from orchestrator.core.settings import Settings, load_settings
+    from orchestrator.sending.broadcast import Refusal, Strategy
     from orchestrator.sending.call import FellBack
+    from orchestrator.sending.deliveries import Deliveries
     from orchestrator.sending.delivery import Cancelling, Delivery, Status
+    from orchestrator.sending.report import Receipt, Report
 
 # Imported when asked for: `orchestrator health` has no time for Celery and pydantic.
 _WHERE = {
@@ -24,6 +28,8 @@ _WHERE = {
     "Orchestrator": "orchestrator.app",
     "Down": "orchestrator.core.down",
     "OrchestratorError": "orchestrator.core.errors",
+    "Breaker": "orchestrator.core.flow",
+    "Mailbox": "orchestrator.core.flow",
     "Message": "orchestrator.core.message",
     "Cancelled": "orchestrator.core.outcome",
     "Dead": "orchestrator.core.outcome",
@@ -41,15 +47,22 @@ _WHERE = {
     "FellBack": "orchestrator.sending.call",
     "Cancelling": "orchestrator.sending.delivery",
     "Status": "orchestrator.sending.delivery",
+    "Refusal": "orchestrator.sending.broadcast",
+    "Strategy": "orchestrator.sending.broadcast",
+    "Deliveries": "orchestrator.sending.deliveries",
     "Delivery": "orchestrator.sending.delivery",
+    "Receipt": "orchestrator.sending.report",
+    "Report": "orchestrator.sending.report",
 }
 
 __all__ = [
     "Agent",
+    "Breaker",
     "Cancelled",
     "Cancelling",
     "Context",
     "Dead",
+    "Deliveries",
     "Delivery",
     "Down",
     "Expired",
@@ -58,14 +71,19 @@ __all__ = [
     "Fixed",
     "Handled",
     "Linear",
+    "Mailbox",
     "Message",
     "OnError",
     "Orchestrator",
     "OrchestratorError",
     "Outcome",
+    "Receipt",
+    "Refusal",
+    "Report",
     "Retry",
     "Settings",
     "Status",
+    "Strategy",
     "WhenDown",
     "handles",
     "load_settings",

@@ -34,12 +34,16 @@ from orchestrator.monitors.remembered import RememberedMonitors
 from orchestrator.monitors.stored import StoredMonitors
 from orchestrator.registry.agents import AgentEntry, Registry
 from orchestrator.sending.address import Address
+from orchestrator.sending.broadcast import Strategy, strategy_of
 from orchestrator.sending.call import call, check_timeout
+from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, read_ledger
 from orchestrator.sending.options import SendOptions
+from orchestrator.sending.report import Report
 from orchestrator.sending.sender import BrokerDoor, Door, Sender
 from orchestrator.telemetry.switch import switch_on
+from orchestrator.transport.flow import declare_flow
 from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.sweep import Sweeper, Swept
 
@@ -60,7 +64,7 @@ class Orchestrator:
     def __init__(self, app: Celery, settings: Settings | None = None) -> None:
         self.app = app
         self.settings = settings or load_settings()
-        self._directory = Directory(app, self._announced, self.settings.time_limits)
+        self._directory = Directory(app, self._announced, self.settings)
         self._sender = Sender(app, self._directory, self._door)
         self._sweeper: Sweeper | None = None
         self._description = Description(app, self._directory.declared, self.settings.app_version)
@@ -128,7 +132,10 @@ class Orchestrator:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        self.registry.announce(self._directory.entries(queues))
+        entries = self._directory.entries(queues)
+        self.registry.announce(entries)
+        for entry in entries:
+            declare_flow(self.store, entry.queue, self._directory.flow(entry.name), serves=True)
 
     def _announced(self) -> Mapping[str, AgentEntry]:
         return {} if self.eager else self.registry.agents()
@@ -142,11 +149,13 @@ class Orchestrator:
 
     @cached_property
     def _house(self) -> EagerHouse:
-        return EagerHouse(self.app)
+        return EagerHouse(self.app, self._directory.flow)
 
     @cached_property
     def _broker(self) -> BrokerDoor:
-        return BrokerDoor(self.app, lambda: self.store, lambda: self.registry, self.settings.redact)
+        return BrokerDoor(
+            self.app, lambda: self.store, lambda: self.registry, self.settings.redact, self._directory.flow
+        )
 
     def _door(self) -> Door:
         return self._house if self.eager else self._broker
@@ -232,13 +241,17 @@ class Orchestrator:
         when_down: WhenDown | str | None = None,
         metadata: Mapping[str, Any] | None = None,
         track: bool = True,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float = 24 * 3600.0,
     ) -> Delivery:
         """Send a message to an agent, or a Celery signature to its task, under supervision.
 
         What is said here overrides the settings', the handler's and the agent's word. ``timeout_s`` bounds each
         attempt, ``deadline_s`` all of them, counted from now; ``expires_s`` the wait for the first. It is not handled
         before ``countdown_s`` seconds have passed, or ``eta``. ``track=False`` records no outcome to wait for, which
-        saves a little. In eager mode the send runs inline, to its end, and waits for nothing.
+        saves a little. Of sends to one recipient with the same ``idempotency_key`` the first is accepted; the others
+        get its delivery, while it is pending and for ``idempotency_ttl_s`` after its outcome. In eager mode the send
+        runs inline, to its end, and waits for nothing.
 
         Raises:
             UnknownAgent: no such agent was declared here or announced by any worker.
@@ -246,6 +259,8 @@ class Orchestrator:
             InvalidMessage: the message is not JSON data.
             InvalidPolicy: an option has a bad value.
             AgentDown: no living worker hosts the agent, and ``when_down`` is ``"error"``.
+            MailboxFull: the agent's mailbox is bounded, full, and not one that drops.
+            CircuitOpen: the agent's circuit breaker is open.
             BrokerUnavailable: Redis did not take it.
             NotSupervised: the app's broker is not one that this library supervises.
             SendFailed: eager mode and ``on_error="raise"``, and it was not handled.
@@ -262,6 +277,8 @@ class Orchestrator:
             when_down=when_down,
             metadata=metadata,
             track=track,
+            idempotency_key=idempotency_key,
+            idempotency_ttl_s=idempotency_ttl_s,
         )
         return self._sender.send(recipient, message, options)
 
@@ -297,3 +314,76 @@ class Orchestrator:
             patience_s,
             None if later is None else lambda: self._sender.send(recipient, message, later),
         )
+
+    def send_many(
+        self,
+        recipient: str | type[Agent],
+        messages: Iterable[Message],
+        *,
+        retry: Retry | None = None,
+        on_error: OnError | str | None = None,
+        timeout_s: float | None = None,
+        deadline_s: float | None = None,
+        countdown_s: float | None = None,
+        expires_s: float | None = None,
+        priority: int | None = None,
+        when_down: WhenDown | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        track: bool = True,
+    ) -> Deliveries:
+        """Send many messages to one agent, in their order and in few round trips. Options as for :meth:`send`.
+
+        Raises:
+            MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many messages.
+            OrchestratorError: as :meth:`send`; a caller's mistake is found before anything is sent.
+        """
+        options = SendOptions.checked(
+            retry=retry,
+            on_error=on_error,
+            timeout_s=timeout_s,
+            deadline_s=deadline_s,
+            countdown_s=countdown_s,
+            expires_s=expires_s,
+            priority=priority,
+            when_down=when_down,
+            metadata=metadata,
+            track=track,
+        )
+        return self._sender.send_many(recipient, messages, options)
+
+    def broadcast(
+        self,
+        recipients: Iterable[str | type[Agent]],
+        message: Message,
+        *,
+        strategy: Strategy | str = Strategy.BEST_EFFORT,
+        compensate: Message | None = None,
+        retry: Retry | None = None,
+        on_error: OnError | str | None = None,
+        timeout_s: float | None = None,
+        deadline_s: float | None = None,
+        expires_s: float | None = None,
+        priority: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """Send a copy of a message to each of many agents, in one step inside Redis.
+
+        A recipient that nobody living serves, whose mailbox is full or whose circuit breaker is open cannot take it.
+        With ``all_or_nothing`` one such recipient stops it; with ``at_least_one`` all of them do; with ``best_effort``
+        they get none, and the report says so. When a copy ends in anything but *handled*, those who handled theirs,
+        or do so later, are sent ``compensate``; Redis sees to that, whether the sender lives or not.
+
+        Raises:
+            BroadcastRefused: the strategy forbids to send it; nothing was sent. Names the recipients and why.
+            OrchestratorError: as :meth:`send`; a caller's mistake is found before anything is sent.
+        """
+        options = SendOptions.checked(
+            retry=retry,
+            on_error=on_error,
+            timeout_s=timeout_s,
+            deadline_s=deadline_s,
+            expires_s=expires_s,
+            priority=priority,
+            metadata=metadata,
+        )
+        return self._sender.broadcast(recipients, message, strategy_of(strategy), compensate, options)

@@ -13,6 +13,7 @@ from orchestrator.agents.context import Context
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
+from orchestrator.core.flow import Breaker, Flow, Mailbox
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.supervision import Supervision
@@ -50,6 +51,10 @@ class Agent:
     priority: ClassVar[int | None] = None
     #: Whether a message waits for an agent that is down, or is refused.
     when_down: ClassVar[WhenDown | str | None] = None
+    #: How many messages may wait for it, and what becomes of one more; without one, as many as Redis has room for.
+    mailbox: ClassVar[Mailbox | None] = None
+    #: When its senders are refused because too many attempts fail; without one, never.
+    breaker: ClassVar[Breaker | None] = None
 
     def on_down(self, down: Down, context: Context) -> None:
         """Called once for each monitor of this agent whose target has died; supervised like any handler.
@@ -123,6 +128,7 @@ class AgentSpec:
     cls: type[Agent]
     policy: Policy
     handlers: Mapping[str, HandlerSpec]
+    flow: Flow
     down_wants_context: bool = True
 
     @property
@@ -171,6 +177,9 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
             f"{cls.__qualname__}.name={cls.name!r}; allowed: letters, digits, '_', '.', '-', at most 100"
         )
     policy = _policy(cls.__qualname__, {f.name: getattr(cls, f.name) for f in fields(Policy)})
+    for name, kind in (("mailbox", Mailbox), ("breaker", Breaker)):
+        if not isinstance(getattr(cls, name), kind | None):
+            raise InvalidDeclaration(f"{cls.__qualname__}.{name}={getattr(cls, name)!r}; allowed: a {kind.__name__}")
     handlers: dict[str, HandlerSpec] = {}
     for method_name, method in inspect.getmembers(cls, callable):
         mark = getattr(method, _MARK, None)
@@ -185,7 +194,8 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
         handlers[name] = HandlerSpec(mark.message, method_name, own, _wants_context(cls, method))
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
-    return AgentSpec(cls.name, cls, policy, handlers, _wants_context(cls, cls.on_down))
+    flow = Flow(cls.mailbox, cls.breaker)
+    return AgentSpec(cls.name, cls, policy, handlers, flow, _wants_context(cls, cls.on_down))
 
 
 def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:

@@ -30,6 +30,10 @@ class Context:
     redelivered: bool
     #: What the sender attached.
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    #: Grows from one attempt of a delivery to the next, wherever they run. What a handler writes elsewhere should carry
+    #: it and be refused there once a higher one has been seen: then an attempt that was taken for dead, and has been
+    #: repeated meanwhile, can spoil nothing.
+    fence: int = 0
     orchestrator: Orchestrator | None = None
     #: The incarnation that runs this, as the registry names it.
     incarnation: str = ""

@@ -10,7 +10,9 @@ from kombu import Queue
 from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
 from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownAgent, UnknownMessage
-from orchestrator.core.timeouts import Timeouts
+from orchestrator.core.flow import Flow
+from orchestrator.core.settings import Settings
+from orchestrator.core.timeouts import Timeouts, most_specific
 from orchestrator.registry.agents import AgentEntry
 from orchestrator.sending.address import Address
 from orchestrator.sending.mailbox import mailbox
@@ -19,12 +21,13 @@ from orchestrator.sending.mailbox import mailbox
 class Directory:
     """Who there is. ``announced`` reads the registry; it is asked only for agents that are not declared here."""
 
-    def __init__(self, app: Celery, announced: Callable[[], Mapping[str, AgentEntry]], timeouts: Timeouts) -> None:
+    def __init__(self, app: Celery, announced: Callable[[], Mapping[str, AgentEntry]], settings: Settings) -> None:
         self.declared: dict[str, AgentSpec] = {}
-        self.timeouts = timeouts
+        self.timeouts: Timeouts = settings.time_limits
         self._app = app
         self._announced = announced
         self._addresses: dict[tuple[str, str], Address] = {}
+        self._settings = settings
 
     def declare(self, cls: type[Agent]) -> AgentSpec | None:
         """Enter a declaration; ``None`` when it is known already.
@@ -59,6 +62,17 @@ class Directory:
     def addresses(self) -> list[Address]:
         """Of every message that is handled by an agent declared here."""
         return [self.address(spec.name, name) for spec in self.declared.values() for name in sorted(spec.handlers)]
+
+    def flow(self, agent: str) -> Flow:
+        """What flow control applies to an agent: as the settings say, else as it declares."""
+        spec = self.declared.get(agent)
+        declared = spec.flow if spec is not None else Flow()
+        if not self._settings.mailboxes and not self._settings.breakers:
+            return declared
+        return Flow(
+            most_specific(self._settings.mailboxes, (agent,)) or declared.mailbox,
+            most_specific(self._settings.breakers, (agent,)) or declared.breaker,
+        )
 
     def address(self, recipient: object, message: str) -> Address:
         """See :class:`orchestrator.sending.address.Directory`."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -16,14 +18,18 @@ from celery import Celery, states
 
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
+from orchestrator.agents.eager_flow import EagerFlow
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
+from orchestrator.agents.fence import FENCE
 from orchestrator.agents.host import supervise_tasks
 from orchestrator.agents.verdict import final_failure
-from orchestrator.core.errors import InvalidMessage, UnknownMessage
+from orchestrator.core.errors import CircuitOpen, InvalidMessage, UnknownMessage
+from orchestrator.core.flow import Flow
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
-from orchestrator.core.outcome import Handled, Outcome, kind, to_wire
+from orchestrator.core.outcome import Dead, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.deadletters.memory import MemoryDeadLetters
+from orchestrator.sending.broadcast import Cast, Refusal, Strategy
 from orchestrator.sending.delivery import Cancelling, Found
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel
@@ -44,12 +50,14 @@ class EagerHouse:
         """It knows itself."""
         return self
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, flow: Callable[[str], Flow]) -> None:
         self._app = app
+        self._flow = EagerFlow(flow)
         self.dead_letters = MemoryDeadLetters(self._send_again)
         self._outcomes: dict[str, Outcome] = {}
         self._records: dict[str, dict[str, Any]] = {}
         self._counters: dict[str, dict[str, int]] = {}
+        self._fences = itertools.count(1)
         self._lock = threading.Lock()
 
     def hosted(self, parcel: Parcel) -> bool:
@@ -77,12 +85,58 @@ class EagerHouse:
         with self._lock:
             return [LedgerRow(queue, **counters) for queue, counters in sorted(self._counters.items())]
 
-    def send(self, parcel: Parcel) -> Outcome:
-        """Run a parcel to its outcome, retries included.
+    def send(self, parcel: Parcel) -> str:
+        """Run a parcel to its outcome, retries included; or find the delivery it repeats. Returns the delivery's id.
 
         Raises:
             InvalidMessage: its arguments are not JSON data, which a broker would have refused too.
+            CircuitOpen: its recipient's breaker is open.
         """
+        twin = self._flow.twin_of(parcel)
+        if twin is not None:
+            return twin
+        try:
+            self._flow.admit(parcel.supervision.agent)
+            self._run(parcel)
+        except BaseException:
+            self._flow.forget(parcel)
+            raise
+        self._flow.ended(parcel)
+        return parcel.id
+
+    def send_many(self, parcels: Sequence[Parcel]) -> None:
+        """Run parcels one after the other."""
+        for done, parcel in enumerate(parcels):
+            try:
+                self.send(parcel)
+            except CircuitOpen as error:
+                error.accepted = done
+                raise
+
+    def broadcast(self, cast: Cast) -> Mapping[int, Refusal]:
+        """Run the copies of a broadcast one after the other, and then the compensations there is cause for.
+
+        Only an open breaker refuses one: nobody is down here, and no mailbox is full.
+        """
+        refused: dict[int, Refusal] = {}
+        if cast.strategy is Strategy.ALL_OR_NOTHING:
+            for place, parcel in enumerate(cast.parcels):
+                with _refusing(refused, place):
+                    self._flow.admit(parcel.supervision.agent, peek=True)
+            if refused:
+                return refused
+        for place, parcel in enumerate(cast.parcels):
+            with _refusing(refused, place):
+                self.send(parcel)
+        ended = [self._outcomes.get(parcel.id) for parcel in cast.parcels]
+        if any(outcome is not None and not isinstance(outcome, Handled) for outcome in ended):
+            for place, undo in enumerate(cast.compensations):
+                if isinstance(ended[place], Handled):
+                    self._run(undo)
+                    emit(events.COMPENSATED, agent=undo.supervision.agent, id=undo.id, broadcast=cast.id)
+        return refused
+
+    def _run(self, parcel: Parcel) -> Outcome:
         supervise_tasks(self._app)
         task = self._app.tasks.get(parcel.task)
         queue = getattr(parcel.queue, "name", parcel.queue) or self._app.conf.task_default_queue
@@ -107,7 +161,7 @@ class EagerHouse:
                 task_id=parcel.id,
                 retries=retries,
                 throw=False,
-                headers={HEADER: supervision.to_wire(), **carried},
+                headers={HEADER: supervision.to_wire(), FENCE: next(self._fences), **carried},
                 link=list(parcel.link) or None,
                 link_error=list(parcel.link_error) or None,
             )
@@ -115,6 +169,7 @@ class EagerHouse:
             if result.state == states.RETRY and isinstance(again, Again):
                 supervision = supervision.after(again.past())
                 retries += 1
+                self._flow.failed(supervision.agent)
                 self._count(queue, "retried")
                 emit(
                     events.RETRIED,
@@ -127,6 +182,7 @@ class EagerHouse:
                 )
             elif result.state in (states.SUCCESS, states.IGNORED):
                 outcome = Handled(results.take(parcel.id), retries + 1)
+                self._flow.handled(supervision.agent)
                 emit(
                     events.HANDLED,
                     {"runtime_s": monotonic() - began},
@@ -137,6 +193,7 @@ class EagerHouse:
                 )
             else:
                 outcome = self._failed(parcel, args, kwargs, queue, supervision, retries + 1, result)
+                self._flow.failed(supervision.agent, outcome.reason)
         self._count(queue, kind(outcome))
         self._outcomes[parcel.id] = outcome
         last = Attempt(retries + 1, now_text(), _BY, how(outcome), round(monotonic() - began, 6))
@@ -152,7 +209,7 @@ class EagerHouse:
         supervision: Supervision,
         attempt: int,
         result: Any,
-    ) -> Outcome:
+    ) -> Dead:
         error = result.result
         if not isinstance(error, BaseException):
             error = RuntimeError(f"{parcel.task} ended as {result.state}: {error!r}")
@@ -185,7 +242,7 @@ class EagerHouse:
         envelope = json.loads(raw)
         headers = envelope["headers"]
         args, kwargs, _ = json.loads(base64.b64decode(envelope["body"]))
-        self.send(
+        self._run(
             Parcel(
                 id=headers["id"],
                 task=headers["task"],
@@ -200,6 +257,14 @@ class EagerHouse:
         with self._lock:
             counters = self._counters.setdefault(queue, {})
             counters[counter] = counters.get(counter, 0) + 1
+
+
+@contextmanager
+def _refusing(refused: dict[int, Refusal], place: int) -> Iterator[None]:
+    try:
+        yield
+    except CircuitOpen:
+        refused[place] = Refusal.OPEN
 
 
 def _as_on_the_wire(

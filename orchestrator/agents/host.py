@@ -11,6 +11,7 @@ from kombu.utils.imports import symbol_by_name
 from orchestrator.agents.agent import Agent, AgentSpec, HandlerSpec
 from orchestrator.agents.context import Context
 from orchestrator.agents.execute import supervised, supervision_of
+from orchestrator.agents.fence import fence_of
 from orchestrator.agents.replacing import inherited
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage
@@ -78,6 +79,7 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
         id=str(request.id),
         agent=spec.name,
         attempt=request.retries + 1,
+        fence=fence_of(request),
         worker=str(request.hostname),
         redelivered=bool(info.get("redelivered")),
         metadata=supervision.metadata if supervision is not None else {},

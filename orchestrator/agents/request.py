@@ -27,6 +27,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
+from orchestrator.agents.fence import FENCE, fence_at
 from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, final_failure
 from orchestrator.core.errors import HandlerTimeout
@@ -63,6 +64,7 @@ class SupervisedRequest(TrackedRequest):
             raise
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise InvalidTaskError(f"{type(error).__name__}: {error}") from error
+        self._request_dict[FENCE] = fence_at(str(message.delivery_tag))
         if self._request_dict.get("retries") is None:
             self._request_dict["retries"] = 0
         if self._request_dict.get("timelimit") is None:

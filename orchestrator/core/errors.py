@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+#: Of many members of a broadcast, so many are named in a text.
+_NAMED: Final = 20
 
 
 class OrchestratorError(Exception):
@@ -163,6 +166,45 @@ class OwnerGone(InfrastructureError):
     def __init__(self, owner: str) -> None:
         super().__init__(f"{owner} has no lease any more, so it owns no monitors; those it had are gone")
         self.owner = owner
+
+
+class MailboxFull(InfrastructureError):
+    """The recipient's mailbox holds as many messages as it may, and its agent has chosen to refuse more."""
+
+    def __init__(self, recipient: str, *, depth: int, limit: int) -> None:
+        super().__init__(f"the mailbox of {recipient!r} is full: {depth} messages wait; allowed: {limit}")
+        self.recipient = recipient
+        self.depth = depth
+        self.limit = limit
+        #: Of several messages sent at once, so many had been accepted.
+        self.accepted = 0
+
+
+class CircuitOpen(InfrastructureError):
+    """The recipient's circuit breaker is open: too many of its last attempts failed."""
+
+    def __init__(self, recipient: str, retry_after_s: float) -> None:
+        super().__init__(f"the circuit breaker of {recipient!r} is open; the next probe may go in {retry_after_s:g} s")
+        self.recipient = recipient
+        #: Seconds until the next probe may be sent.
+        self.retry_after_s = retry_after_s
+        #: Of several messages sent at once, so many had been accepted.
+        self.accepted = 0
+
+
+class BroadcastRefused(InfrastructureError):
+    """A broadcast was sent to nobody.
+
+    With ``all_or_nothing`` a member could not take it, with ``at_least_one`` none could. ``members`` says of each that
+    could not why.
+    """
+
+    def __init__(self, strategy: str, members: Mapping[str, str]) -> None:
+        self.strategy = strategy
+        self.members = dict(members)
+        shown = [f"{name} ({why})" for name, why in list(self.members.items())[:_NAMED]]
+        more = f" and {len(self.members) - _NAMED} more" if len(self.members) > _NAMED else ""
+        super().__init__(f"{strategy} broadcast not sent; could not take it: {', '.join(shown)}{more}")
 
 
 class EmbeddedServerError(InfrastructureError):

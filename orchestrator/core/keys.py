@@ -47,6 +47,23 @@ class Keys:
         """Hash of a mailbox' counters: accepted, handled, dead, …"""
         return f"{self.root}ledger:{queue}"
 
+    def queue_of_ledger(self, key: str) -> str:
+        """Inverse of :meth:`ledger`."""
+        return key.removeprefix(self.ledger(""))
+
+    def flow(self, queue: str) -> str:
+        """Hash of a mailbox' flow control: its bound, its breaker's policy and state. Missing if none is declared."""
+        return f"{self.root}flow:{queue}"
+
+    def once(self, recipient: str, key: str) -> str:
+        """Which delivery an idempotency key stands for."""
+        return f"{self.root}once:{recipient}:{key}"
+
+    def group(self, broadcast: str) -> str:
+        """Hash of a broadcast with a compensation, until its last copy has ended; ``…:handled`` beside it lists who
+        would be sent one."""
+        return f"{self.root}group:{broadcast}"
+
     @property
     def queues(self) -> str:
         """Set of all mailboxes ever declared or published to."""
@@ -159,3 +176,7 @@ class Keys:
     def flushed(self, ref: int) -> str:
         """Mark of a monitor whose DOWN is not wanted any more; it expires."""
         return f"{self.root}flushed:{ref}"
+
+    def aftermath(self, delivery_id: str) -> str:
+        """Hash of what else happens when that outcome is recorded; the scripts append ``:then`` to its key."""
+        return f"{self.outcome(delivery_id)}:then"

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     VALIDATION = "validation"
     UNKNOWN_TASK = "unknown task"
     UNKNOWN_MESSAGE = "unknown message"
+    OVERFLOW = "mailbox overflow"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,22 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.errors import InvalidPolicy, InvalidSettings
+from orchestrator.core.flow import Breaker, Mailbox
 from orchestrator.core.timeouts import Timeouts
 
 #: Environment variable that names the profile file.
@@ -22,6 +31,16 @@ PROFILE_VARIABLE = "ORCHESTRATOR_CONFIG"
 #: Variables with our prefix that are not settings: the profile's path, the embedded server's binary, and where
 #: `orchestrator health` looks.
 _OTHER_VARIABLES = (PROFILE_VARIABLE, "ORCHESTRATOR_REDIS_SERVER", "ORCHESTRATOR_HEALTH_DIR")
+
+
+def _policy(value: Any, build: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return build(value)
+    except InvalidPolicy as error:
+        raise ValueError(str(error)) from None
+
+
+_Checked: Final = WrapValidator(_policy)
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
@@ -74,6 +93,11 @@ class Settings(BaseSettings):
     timeout_factor: float = Field(default=1.0, gt=0, le=1000)
     #: An attempt that goes on for so long after its timeout is killed with its process, where the pool can.
     kill_after_s: Seconds = 5.0
+    #: Bounds of mailboxes by agent's name or pattern (``{"billing-*": {"limit": 1000, "overflow": "reject"}}``); the
+    #: most specific one counts, and more than what the agent declares.
+    mailboxes: dict[str, Annotated[Mailbox, _Checked]] = Field(default_factory=dict)
+    #: Circuit breakers, likewise (``{"*": {"failures": 5, "window_s": 30, "open_s": 10}}``).
+    breakers: dict[str, Annotated[Breaker, _Checked]] = Field(default_factory=dict)
     #: Names of fields whose values are never shown (case does not matter).
     redact: tuple[str, ...] = ("password", "secret", "token", "api_key", "authorization", "card_number")
 

@@ -69,6 +69,8 @@ class Supervision:
     timeout_s: float | None = None
     #: When all attempts must be over, in seconds since 1970 by the sender's clock.
     deadline_at_s: float | None = None
+    #: Idempotency key, and for how many ms after the outcome it is remembered.
+    once: tuple[str, int] | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON, without what is empty."""
@@ -77,6 +79,8 @@ class Supervision:
             value = getattr(self, name)
             if value:
                 wire[name] = dict(value) if name == "metadata" else value
+        if self.once is not None:
+            wire["once"] = list(self.once)
         if self.failures:
             wire["failures"] = [failure.to_wire() for failure in self.failures]
         return wire
@@ -102,6 +106,7 @@ class Supervision:
                 replay_of=str(wire.get("replay_of", "")),
                 timeout_s=_seconds(wire.get("timeout_s")),
                 deadline_at_s=_seconds(wire.get("deadline_at_s")),
+                once=_once(wire.get("once")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidPolicy(HEADER, wire, "what Supervision.to_wire() makes") from error
@@ -141,3 +146,10 @@ def _seconds(value: Any) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(value)
     return float(value)
+
+
+def _once(wire: Any) -> tuple[str, int] | None:
+    if wire is None:
+        return None
+    key, ttl_ms = wire
+    return str(key), int(ttl_ms)

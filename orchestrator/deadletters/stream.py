@@ -11,6 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 from orchestrator.core.errors import BrokerUnavailable, CallerError, UnknownDeadLetter
 from orchestrator.deadletters.letter import DeadLetter, read_letter, renewed
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.flow import refusal
 from orchestrator.transport.store import Store
 
 #: Letters removed per script, so that Redis is never held for long.
@@ -61,6 +62,8 @@ class StreamDeadLetters:
         )
         if not sent:
             raise UnknownDeadLetter(letter_id)
+        if isinstance(sent, list):
+            raise refusal(letter.queue, sent[2])
         emit(events.REPLAYED, letter_id=letter.id, queue=letter.queue)
         return letter.queue
 

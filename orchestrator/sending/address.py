@@ -146,6 +146,7 @@ def _parcel(
             track=options.track,
             timeout_s=timeouts.scaled(effective.timeout_s),
             deadline_at_s=None if deadline_s is None else time.time() + deadline_s,
+            once=options.once,
         ),
         kwargs or {},
         queue=queue,

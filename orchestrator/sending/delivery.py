@@ -23,7 +23,7 @@ from orchestrator.transport.store import Store
 _SLICE_S = 2.0
 
 #: Longest wait that may be asked for: a day.
-_MAX_WAIT_S = 24 * 3600.0
+MAX_WAIT_S = 24 * 3600.0
 
 #: Waits up to so many seconds for a recorded outcome; ``None`` if there is none by then.
 Awaiter = Callable[[str, float], Outcome | None]
@@ -151,8 +151,8 @@ class Delivery:
             SendFailed: it was sent with ``on_error="raise"`` and was not handled.
             BrokerUnavailable: Redis is away.
         """
-        if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= _MAX_WAIT_S:
-            raise InvalidPolicy("timeout_s", timeout_s, f"a number above 0, at most {_MAX_WAIT_S:g}")
+        if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= MAX_WAIT_S:
+            raise InvalidPolicy("timeout_s", timeout_s, f"a number above 0, at most {MAX_WAIT_S:g}")
         with tracing.span(f"wait {self.agent}.{self.message}", "CLIENT", id=self.id):
             outcome = self._await(self.id, timeout_s)
         if outcome is None:

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.core.clock import to_ms
 from orchestrator.core.effective import Policy, seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policy import OnError, Retry, WhenDown
 
 #: A send that leaves everything to the others.
 SILENT = Policy()
+
+#: Keys end up in Redis keys.
+_LONGEST_KEY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class SendOptions:
     countdown_s: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     track: bool = True
+    #: Idempotency key, and for how many ms it is remembered.
+    once: tuple[str, int] | None = None
 
     @classmethod
     def checked(
@@ -40,6 +46,8 @@ class SendOptions:
         when_down: WhenDown | str | None = None,
         metadata: Mapping[str, Any] | None = None,
         track: bool = True,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float = 24 * 3600.0,
     ) -> SendOptions:
         """From what a caller said.
 
@@ -64,6 +72,7 @@ class SendOptions:
             seconds("countdown_s", countdown_s) if eta is None else _until(eta, countdown_s),
             {} if metadata is None else _json_object("metadata", metadata),
             track,
+            None if idempotency_key is None else _once(idempotency_key, idempotency_ttl_s, track),
         )
 
 
@@ -75,6 +84,16 @@ def _until(eta: datetime, countdown_s: float | None) -> float:
     left_s = max(0.0, (eta - datetime.now(UTC)).total_seconds())
     seconds("eta", left_s)
     return left_s
+
+
+def _once(key: str, ttl_s: float, track: bool) -> tuple[str, int]:
+    if not isinstance(key, str) or not 1 <= len(key) <= _LONGEST_KEY:
+        raise InvalidPolicy("idempotency_key", key, f"a text of 1 to {_LONGEST_KEY} characters")
+    if not seconds("idempotency_ttl_s", ttl_s):
+        raise InvalidPolicy("idempotency_ttl_s", ttl_s, "seconds above 0, at most a year")
+    if not track:
+        raise InvalidPolicy("track", track, "True, with an idempotency key: its outcome is what is remembered")
+    return key, max(1, to_ms(ttl_s))
 
 
 def _json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:

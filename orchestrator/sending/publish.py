@@ -41,7 +41,7 @@ class Parcel:
     link_error: Sequence[Any] = ()
 
 
-def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = ()) -> None:
+def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = (), *, producer: Any = None) -> None:
     """Send a parcel; when this returns, Redis has it. Logs, events and Flower see the ``hidden`` fields redacted.
 
     Raises:
@@ -49,7 +49,7 @@ def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = ()) -> None:
             at the last moment it may have been taken all the same.
         InvalidMessage: its arguments are not JSON data.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if producer is None else {"producer": producer}
     if parcel.queue is not None:
         options["queue"] = parcel.queue
     if parcel.priority is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from time import monotonic
 from typing import Any, Protocol
@@ -11,17 +12,32 @@ from celery import Celery
 from celery.canvas import Signature
 from kombu.utils.imports import symbol_by_name
 
-from orchestrator.core.errors import AgentDown, NotSupervised
+from orchestrator.core.errors import AgentDown, BroadcastRefused, InvalidPolicy, NotSupervised
+from orchestrator.core.flow import Flow
 from orchestrator.core.message import Message
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import OnError, WhenDown
 from orchestrator.registry.agents import Registry
 from orchestrator.sending.address import Directory, to_agent, to_task
+from orchestrator.sending.broadcast import (
+    Cast,
+    Refusal,
+    Strategy,
+    each_once,
+    named,
+    new_cast,
+    publish_broadcast,
+    recipients_of,
+)
+from orchestrator.sending.bulk import publish_many, queue_name
+from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker, await_in
 from orchestrator.sending.options import SendOptions
 from orchestrator.sending.publish import Parcel, publish
+from orchestrator.sending.report import Receipt, Report
 from orchestrator.sending.tracker import RedisTracker
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.flow import Twin, declare_flow
 from orchestrator.transport.store import Store
 from orchestrator.transport.transport import TRANSPORT, Transport
 
@@ -36,8 +52,8 @@ class Door(Protocol):
     def tracker(self) -> Tracker:
         """Knows where what was sent is."""
 
-    def send(self, parcel: Parcel) -> Any:
-        """Take a parcel.
+    def send(self, parcel: Parcel) -> str:
+        """Take a parcel, and return its delivery's id: another's, where that came before under its idempotency key.
 
         Raises:
             InvalidMessage: its arguments are not JSON data.
@@ -52,6 +68,12 @@ class Door(Protocol):
             BrokerUnavailable: Redis is away.
         """
 
+    def send_many(self, parcels: Sequence[Parcel]) -> None:
+        """Take parcels for one agent, in their order. Raises as :meth:`send`; flow control says after how many."""
+
+    def broadcast(self, cast: Cast) -> Mapping[int, Refusal]:
+        """Take the copies of a broadcast; returns who was refused (see :func:`publish_broadcast`)."""
+
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
         """Wait up to so many seconds for a recorded outcome; ``None`` if there is none by then."""
 
@@ -62,22 +84,59 @@ class BrokerDoor:
     inline = False
 
     def __init__(
-        self, app: Celery, store: Callable[[], Store], registry: Callable[[], Registry], hidden: tuple[str, ...]
+        self,
+        app: Celery,
+        store: Callable[[], Store],
+        registry: Callable[[], Registry],
+        hidden: tuple[str, ...],
+        flow: Callable[[str], Flow],
     ) -> None:
         self._app = app
         self._registry = registry
+        self._flow = flow
+        self._declared: set[str] = set()
         self._store = store
         self._hidden = hidden
 
-    def send(self, parcel: Parcel) -> None:
+    def send(self, parcel: Parcel) -> str:
         """See :class:`Door`."""
+        self._must_supervise()
+        self._declare(parcel)
+        try:
+            publish(self._app, parcel, self._hidden)
+        except Twin as twin:
+            return twin.first_id
+        return parcel.id
+
+    def send_many(self, parcels: Sequence[Parcel]) -> None:
+        """See :class:`Door`."""
+        self._must_supervise()
+        self._declare(parcels[0])
+        publish_many(self._app, parcels, self._hidden)
+
+    def broadcast(self, cast: Cast) -> Mapping[int, Refusal]:
+        """See :class:`Door`."""
+        self._must_supervise()
+        for parcel in cast.parcels:
+            self._declare(parcel)
+        return publish_broadcast(self._app, self._store(), cast, self._hidden)
+
+    def _declare(self, parcel: Parcel) -> None:
+        """Have Redis know the recipient's flow control before its first message, in case no worker has told it yet."""
+        agent = parcel.supervision.agent
+        if agent not in self._declared:
+            flow = self._flow(agent)
+            if flow.declared:
+                declare_flow(self._store(), queue_name(parcel), flow, serves=False)
+            self._declared.add(agent)
+
+    def _must_supervise(self) -> None:
         transport = self._app.conf.broker_transport
         if not (transport and issubclass(symbol_by_name(transport), Transport)):
             raise NotSupervised(
                 f"the broker's transport is {transport or 'what its URL says'}; "
                 f"allowed: a redis://, rediss:// or sentinel:// URL with broker_transport={TRANSPORT!r}"
             )
-        publish(self._app, parcel, self._hidden)
 
     def hosted(self, parcel: Parcel) -> bool:
         """See :class:`Door`."""
@@ -126,26 +185,144 @@ class Sender:
             else to_agent(self._directory, recipient, message, options)
         )
         door = self._door()
-        _through(door, parcel)
+        delivery_id = _through(door, parcel)
         s = parcel.supervision
         delivery = Delivery(
-            parcel.id, s.agent, s.message, s.on_error, door.outcome, door.tracker, queue_of(self._app, parcel)
+            delivery_id, s.agent, s.message, s.on_error, door.outcome, door.tracker, queue_of(self._app, parcel)
         )
         if door.inline and s.on_error is OnError.RAISE:
             delivery.wait(timeout_s=1)
         return delivery
 
+    def send_many(self, recipient: Any, messages: Iterable[Message], options: SendOptions) -> Deliveries:
+        """Send messages to one agent, in their order and in few round trips.
 
-def _through(door: Door, parcel: Parcel) -> None:
+        Raises:
+            CallerError: the recipient, a message or an option is not what it must be; nothing was sent.
+            MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
+            BrokerUnavailable: Redis did not take it.
+        """
+        parcels = [to_agent(self._directory, recipient, message, options) for message in messages]
+        door = self._door()
+        if not parcels:
+            return Deliveries("", (), (), OnError.DEAD_LETTER, door.outcome, door.tracker, "")
+        with _telling(parcels):
+            _must_be_up(door, parcels[0])
+            door.send_many(parcels)
+        names = tuple(parcel.supervision.message for parcel in parcels)
+        s = parcels[0].supervision
+        return Deliveries(
+            s.agent,
+            tuple(parcel.id for parcel in parcels),
+            names[:1] if len(set(names)) == 1 else names,
+            s.on_error,
+            door.outcome,
+            door.tracker,
+            queue_name(parcels[0]),
+        )
+
+    def broadcast(
+        self,
+        recipients: Iterable[Any],
+        message: Message,
+        strategy: Strategy,
+        compensate: Message | None,
+        options: SendOptions,
+    ) -> Report:
+        """Send a copy to each of many agents.
+
+        Raises:
+            CallerError: a recipient, a message or an option is not what it must be; nothing was sent.
+            BroadcastRefused: the strategy forbids to send it; nothing was sent.
+            BrokerUnavailable: Redis did not take it.
+        """
+        if not options.track or options.countdown_s is not None:
+            raise InvalidPolicy("broadcast option", options, "tracked, and due at once")
+        listed = recipients_of(recipients)
+        parcels = [to_agent(self._directory, recipient, message, options) for recipient in listed]
+        each_once(parcels)
+        undo = (
+            []
+            if compensate is None
+            else [to_agent(self._directory, recipient, compensate, SendOptions()) for recipient in listed]
+        )
+        cast = new_cast(strategy, parcels, undo)
+        door = self._door()
+        began = monotonic()
+        refused = door.broadcast(cast)
+        if refused and (
+            strategy is Strategy.ALL_OR_NOTHING or (strategy is Strategy.AT_LEAST_ONE and len(refused) == len(parcels))
+        ):
+            raise BroadcastRefused(strategy, named(cast, refused))
+        emit(
+            events.BROADCAST,
+            {"accepted": len(parcels) - len(refused), "refused": len(refused), "duration_s": monotonic() - began},
+            id=cast.id,
+            message=parcels[0].supervision.message,
+            strategy=strategy.value,
+        )
+        return Report(cast.id, strategy, tuple(_receipts(cast, refused, door)), door.outcome)
+
+
+def _receipts(cast: Cast, refused: Mapping[int, Refusal], door: Door) -> Iterator[Receipt]:
+    tracker = door.tracker
+    for place, parcel in enumerate(cast.parcels):
+        s = parcel.supervision
+        if place in refused:
+            yield Receipt(s.agent, refusal=refused[place])
+        else:
+            delivery = Delivery(parcel.id, s.agent, s.message, s.on_error, door.outcome, tracker, queue_name(parcel))
+            yield Receipt(s.agent, delivery)
+
+
+def _through(door: Door, parcel: Parcel) -> str:
     s = parcel.supervision
     emit(events.SEND_STARTED, agent=s.agent, message=s.message, id=parcel.id)
     began = monotonic()
     try:
-        if parcel.when_down is WhenDown.ERROR and not door.hosted(parcel):
-            raise AgentDown(s.agent or parcel.task)
-        door.send(parcel)
+        _must_be_up(door, parcel)
+        delivery_id = door.send(parcel)
     except Exception as error:
-        took_s, name = monotonic() - began, type(error).__name__
-        emit(events.SEND_FAILED, {"duration_s": took_s}, agent=s.agent, message=s.message, id=parcel.id, error=name)
+        _tell_failed(parcel, error, monotonic() - began)
         raise
-    emit(events.SENT, {"duration_s": monotonic() - began}, agent=s.agent, message=s.message, id=parcel.id)
+    emit(
+        events.SENT if delivery_id == parcel.id else events.REPEATED,
+        {"duration_s": monotonic() - began},
+        agent=s.agent,
+        message=s.message,
+        id=delivery_id,
+    )
+    return delivery_id
+
+
+def _must_be_up(door: Door, parcel: Parcel) -> None:
+    if parcel.when_down is WhenDown.ERROR and not door.hosted(parcel):
+        raise AgentDown(parcel.supervision.agent or parcel.task)
+
+
+def _tell_failed(parcel: Parcel, error: Exception, took_s: float) -> None:
+    s, name = parcel.supervision, type(error).__name__
+    emit(events.SEND_FAILED, {"duration_s": took_s}, agent=s.agent, message=s.message, id=parcel.id, error=name)
+
+
+@contextmanager
+def _telling(parcels: Sequence[Parcel]) -> Iterator[None]:
+    """The events of many sends at once. Each has taken as long as all together."""
+    for parcel in parcels:
+        s = parcel.supervision
+        emit(events.SEND_STARTED, agent=s.agent, message=s.message, id=parcel.id)
+    began = monotonic()
+    accepted = 0
+    try:
+        yield
+        accepted = len(parcels)
+    except Exception as error:
+        accepted = getattr(error, "accepted", 0)
+        for parcel in parcels[accepted:]:
+            _tell_failed(parcel, error, monotonic() - began)
+        raise
+    finally:
+        took_s = monotonic() - began
+        for parcel in parcels[:accepted]:
+            s = parcel.supervision
+            emit(events.SENT, {"duration_s": took_s}, agent=s.agent, message=s.message, id=parcel.id)

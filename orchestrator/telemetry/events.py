@@ -61,6 +61,40 @@ BURIED: Final = _event(
 )
 REPLAYED: Final = _event("dead_letter.retried", "A dead letter was sent again.", metadata="letter_id queue")
 PURGED: Final = _event("dead_letter.purged", "Dead letters were removed by hand.", measurements="count")
+MAILBOX_WARNING: Final = _event(
+    "mailbox.warning",
+    "A bounded mailbox has filled up to its warning threshold.",
+    measurements="depth limit",
+    metadata="agent",
+)
+MAILBOX_OVERFLOW: Final = _event(
+    "mailbox.overflow",
+    "A full mailbox dropped a message, which became a dead letter.",
+    measurements="limit",
+    metadata="agent message id overflow letter_id",
+)
+BREAKER_OPENED: Final = _event(
+    "breaker.opened", "Too many attempts failed; sends are refused for a while.", metadata="agent"
+)
+BREAKER_HALF_OPEN: Final = _event("breaker.half_open", "One message was let through as a probe.", metadata="agent")
+BREAKER_CLOSED: Final = _event("breaker.closed", "A message was handled; sends go through again.", metadata="agent")
+REPEATED: Final = _event(
+    "send.repeated",
+    "A send was not accepted, because one under its idempotency key had been; the id is that one's.",
+    measurements="duration_s",
+    metadata="agent message id",
+)
+BROADCAST: Final = _event(
+    "broadcast.sent",
+    "A broadcast was accepted.",
+    measurements="accepted refused duration_s",
+    metadata="id message strategy",
+)
+COMPENSATED: Final = _event(
+    "broadcast.compensated",
+    "A recipient that handled its copy was sent the compensation, because another's copy died.",
+    metadata="agent id broadcast",
+)
 AGENT_UP: Final = _event("agent.up", "An incarnation took out its lease.", metadata="incarnation")
 AGENT_DEAD: Final = _event(
     "agent.dead", "An incarnation was declared dead.", measurements="silent_s", metadata="incarnation reason by"

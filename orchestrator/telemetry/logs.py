@@ -12,7 +12,15 @@ from orchestrator.telemetry.emit import Event
 LOGGER: Final = "orchestrator.events"
 
 _CONCERNING: Final = frozenset(
-    {events.BURIED, events.DROPPED, events.AGENT_DEAD, events.AGENT_FENCED, events.SWEEP_STOOD_IN}
+    {
+        events.BURIED,
+        events.DROPPED,
+        events.MAILBOX_WARNING,
+        events.BREAKER_OPENED,
+        events.AGENT_DEAD,
+        events.AGENT_FENCED,
+        events.SWEEP_STOOD_IN,
+    }
 )
 
 

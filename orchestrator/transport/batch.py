@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import BatchPublishError
 from redis.exceptions import NoScriptError, ResponseError
 
+from orchestrator.transport.flow import heard, insist
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.wire import Wire
 
 if TYPE_CHECKING:
     from orchestrator.transport.publishing import PublishingChannel
+
+#: Scripts that flow control may have refuse.
+_MAY_REFUSE = ("publish", "delay", "accept")
 
 
 class PublishBatch:
@@ -80,11 +84,31 @@ class PublishBatch:
                 wire.call("SCRIPT", "LOAD", source(name))
             with wire.lock:
                 replies = _exchange(wire, unknown)
-        for reply in replies:
+        for call, reply in zip(unknown or calls, replies, strict=True):
             if isinstance(reply, ResponseError) and not isinstance(reply, NoScriptError):
                 raise reply
             if isinstance(reply, NoScriptError) and not unknown:
                 raise reply
+            if type(reply) is list and call[0] in _MAY_REFUSE:
+                self._insist(call, reply)
+
+    def _insist(self, call: tuple[str, list[str], list[Any]], reply: list[Any]) -> None:
+        script, keys, args = call
+        # A plain publish may hold several messages, the other scripts one.
+        head = 2 if script == "publish" else len(args)
+        count = len(args) - head if script == "publish" else 1
+        queue = self.channel.keys.queue_of_ledger(keys[3] if script == "delay" else keys[1])
+        insist(
+            queue,
+            reply,
+            count,
+            lambda done: self.channel.wire.run(script, keys, [*args[:head], *args[head + done :]]),
+        )
+
+    def take_back(self) -> list[tuple[str, list[str], list[Any]]]:
+        """The script calls collected since the last flush, which are not sent then."""
+        calls, self._calls, self._size = self._calls, [], 0
+        return calls
 
     def discard(self) -> None:
         """Forget what was not sent."""
@@ -115,7 +139,7 @@ def _exchange(wire: Wire, calls: list[tuple[str, list[str], list[Any]]]) -> list
         replies = []
         for _ in calls:
             try:
-                replies.append(wire.connection.read_response())
+                replies.append(heard(wire.connection.read_response()))
             except ResponseError as error:
                 replies.append(error)
     except BaseException:

@@ -16,6 +16,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from orchestrator.transport.flow import heard
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.wire import Pool, Wire
 
@@ -175,6 +176,7 @@ class Outbox:
                 self._refused(self._unread.popleft(), error)
                 continue
             posted = self._unread.popleft()
+            reply = heard(reply)
             if posted.on_reply is not None:
                 posted.on_reply(reply)
 

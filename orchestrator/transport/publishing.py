@@ -16,6 +16,8 @@ from redis.exceptions import ResponseError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, Keys, steps_of
 from orchestrator.transport.batch import PublishBatch
+from orchestrator.transport.flow import insist
+from orchestrator.transport.once import Call, once_of
 from orchestrator.transport.options import Options
 from orchestrator.transport.unix_socket import unix_socket
 from orchestrator.transport.wire import Pool, Wire
@@ -107,19 +109,21 @@ class PublishingChannel(kombu_redis.Channel):
         if expires_ms:
             # A message put into it is a use of it, so it lives on for that long.
             run(*self._declaration(queue))
-        if delay_ms > 0:
-            member = f"{self.step_of(message)}|{message['properties']['delivery_tag']}"
-            run(
+        step = self.step_of(message)
+        call: Call
+        if (once := once_of(message)) is not None:
+            call = once.call(k, queue, step, message, body, delay_ms)
+        elif delay_ms > 0:
+            call = (
                 "delay",
                 [k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), k.ledger(queue)],
-                [member, body, delay_ms, expires_ms],
+                [f"{step}|{message['properties']['delivery_tag']}", body, delay_ms, expires_ms],
             )
-            return
-        run(
-            "publish",
-            [k.step(queue, self.step_of(message)), k.ledger(queue)],
-            [self._max_length.get(queue, 0), GROUP, body],
-        )
+        else:
+            call = "publish", [k.step(queue, step), k.ledger(queue)], [self._max_length.get(queue, 0), GROUP, body]
+        reply = run(*call)
+        if type(reply) is list:
+            insist(queue, reply, 1, lambda _: run(*call))
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """A pipeline for ``kombu.Producer.batch()``."""

@@ -11,9 +11,25 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-_PRELUDE = {
-    "giveback_held": ("entry", "giveback"),
-    "reclaim": ("entry", "giveback"),
+_SETTLES = ("told", "aftermath", "breaker")
+_ACCEPTS = (*_SETTLES, "mailbox")
+
+#: The parts of each script; only ``entry`` and itself where nothing is said. What comes after a script's own part is
+#: not even looked at by Redis where that returns: functions that are not needed are not made.
+_PARTS = {
+    "publish": ("entry", "publish", *_ACCEPTS, "publish_bounded"),
+    "settle": ("entry", "settle", *_SETTLES, "settle_told"),
+    "conclude": ("entry", "conclude", *_SETTLES, "conclude_told"),
+    "bury": ("entry", *_SETTLES, "bury"),
+    "retry": ("entry", "told", "breaker", "retry"),
+    "delay": ("entry", *_ACCEPTS, "delay"),
+    "accept": ("entry", *_ACCEPTS, "accept"),
+    "broadcast": ("entry", *_ACCEPTS, "broadcast"),
+    "replay": ("entry", *_ACCEPTS, "replay"),
+    "giveback_held": ("entry", *_SETTLES, "giveback", "giveback_held"),
+    "reclaim": ("entry", *_SETTLES, "giveback", "reclaim"),
+    "purge": ("entry", "told", "aftermath", "purge"),
+    "find": ("entry", "told", "aftermath", "find"),
 }
 
 
@@ -21,7 +37,7 @@ _PRELUDE = {
 def source(name: str) -> bytes:
     """The script's text, with the shared functions in front."""
     folder = files(__package__).joinpath("lua")
-    parts = (*_PRELUDE.get(name, ("entry",)), name)
+    parts = _PARTS.get(name, ("entry", name))
     return b"\n".join(folder.joinpath(f"{part}.lua").read_bytes() for part in parts)
 
 

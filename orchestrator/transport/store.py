@@ -13,6 +13,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, NotSupervised
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.transport.flow import heard
 from orchestrator.transport.options import Options
 from orchestrator.transport.scripts import Script, sha, source
 from orchestrator.transport.sweep import Sweeper
@@ -41,10 +42,10 @@ class Store:
             script = Script(source(script), sha(script))
         try:
             try:
-                return self.client.evalsha(script.sha, len(keys), *keys, *args)
+                return heard(self.client.evalsha(script.sha, len(keys), *keys, *args))
             except NoScriptError:
                 self.client.script_load(script.source.decode())
-                return self.client.evalsha(script.sha, len(keys), *keys, *args)
+                return heard(self.client.evalsha(script.sha, len(keys), *keys, *args))
         except RedisError as error:
             raise BrokerUnavailable(self.url, error) from error
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
+from orchestrator.transport.flow import heard
 from orchestrator.transport.scripts import Script, sha, source
 
 
@@ -100,10 +101,10 @@ class Wire:
         known = script if isinstance(script, Script) else Script(source(script), sha(script))
         command = ("EVALSHA", known.sha, len(keys), *keys, *args)
         try:
-            return self.call(*command)
+            return heard(self.call(*command))
         except NoScriptError:
             self.call("SCRIPT", "LOAD", known.source)
-            return self.call(*command)
+            return heard(self.call(*command))
 
 
 def _is_reply(error: BaseException) -> bool:

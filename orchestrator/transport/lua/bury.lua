@@ -10,4 +10,5 @@ local m, d = fields(entry)
 local id = redis.call('XADD', KEYS[3], '*', 'm', m or '', 'letter', ARGV[3], 'd', d or '')
 redis.call('HINCRBY', KEYS[2], 'dead', 1)
 if KEYS[4] ~= '' then record(KEYS[4], ARGV[4] .. ',"letter_id":"' .. id .. '"}', ARGV[5]) end
-return id
+breaker_buried(flow_of(KEYS[2]), ARGV[3])
+return answer(id)

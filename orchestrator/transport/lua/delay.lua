@@ -2,6 +2,13 @@
 -- KEYS: delayed, bodies, bell, ledger. ARGV: member, message, delay in ms, ms the queue lives unused (0: for ever)
 -- Asked twice, because the first answer was lost: it is accepted once.
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return ARGV[1] end
+local door = open_door(flow_of(KEYS[4]), 1)
+if door and door.take == 0 then
+  if door.drop == 0 then return answer(refused(door)) end
+  redis.call('HINCRBY', KEYS[4], 'accepted', 1)
+  overflowed(door, ARGV[2])
+  return answer(ARGV[1])
+end
 schedule(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], now_ms() + tonumber(ARGV[3]))
 local lives = tonumber(ARGV[4] or 0)
 if lives == 0 then
@@ -11,4 +18,5 @@ else
   local last = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2])
   for k = 1, 2 do redis.call('PEXPIREAT', KEYS[k], string.format('%.0f', last + lives)) end
 end
-return ARGV[1]
+if door then close_door(door) end
+return answer(ARGV[1])

@@ -24,6 +24,11 @@ local function turn_lost(sweep, token, turn_ms)
   return nil
 end
 
+-- Where a mailbox' flow control is (see mailbox.lua and breaker.lua). Most have none, and pay for looking only.
+local function flow_of(ledger)
+  return (ledger:gsub('orc:ledger:', 'orc:flow:', 1))
+end
+
 local function fields(entry)
   local m, d, u
   for i = 1, #entry[2], 2 do
@@ -48,11 +53,16 @@ local function put(stream, m, d, u)
   return redis.call('XADD', stream, '*', unpack(entry))
 end
 
+-- What else happens then, where the hash beside the outcome says so (see aftermath.lua). A script that has no need of
+-- it until it has looked itself has it later, or not at all.
+local aftermath
+
 -- Records a tracked delivery's outcome where waiters look for it. A list of one, so that BLMOVE can wait for it.
 local function record(key, outcome, ttl_ms)
   redis.call('DEL', key)
   redis.call('RPUSH', key, outcome)
   redis.call('PEXPIRE', key, ttl_ms)
+  if aftermath and redis.call('EXISTS', key .. ':then') == 1 then aftermath(key, outcome, ttl_ms) end
 end
 
 -- Records an outcome for a message that says in its headers that somebody may ask for it.

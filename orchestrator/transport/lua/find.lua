@@ -13,7 +13,7 @@ end
 local function cancelled()
   redis.call('HINCRBY', KEYS[1], 'cancelled', 1)
   record(KEYS[2], ARGV[3], ARGV[4])
-  return {'removed'}
+  return answer({'removed'})
 end
 local count = tonumber(ARGV[6])
 if KEYS[5] == '' then

@@ -7,6 +7,7 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
   local m, d, u = fields(entry)
   local ledger = root .. 'ledger:' .. queue
   if death then
+    breaker_failed(flow_of(ledger))
     local known, deaths = pcall(cjson.decode, d or '[]')
     if not known or type(deaths) ~= 'table' then deaths = {} end
     deaths[#deaths + 1] = death

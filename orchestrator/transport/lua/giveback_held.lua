@@ -9,4 +9,4 @@ for i = 9, #ARGV do
   result[#result + 1] =
     give_back(ARGV[1], ARGV[2], KEYS[1], ARGV[3], ARGV[i], death, 0, tonumber(ARGV[4]), ARGV[5]) or 'gone'
 end
-return result
+return answer(result)

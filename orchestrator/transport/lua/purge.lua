@@ -27,4 +27,4 @@ for k = 4, #KEYS do
   end
 end
 if dropped > 0 then redis.call('HINCRBY', KEYS[1], 'cancelled', dropped) end
-return dropped
+return answer(dropped)

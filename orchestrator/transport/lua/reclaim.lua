@@ -17,7 +17,7 @@ local moved, buried = 0, 0
 for _, queue in ipairs(queues) do
   for s = 11, #ARGV do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
-    if budget - moved <= 0 then return {moved, 1, buried} end
+    if budget - moved <= 0 then return answer({moved, 1, buried}) end
     local pending = redis.pcall('XPENDING', stream, group, '-', '+', budget - moved, id)
     if not pending.err then
       for _, p in ipairs(pending) do
@@ -41,11 +41,11 @@ for _, queue in ipairs(queues) do
     end
   end
 end
-if ARGV[10] ~= '1' then return {moved, 0, buried} end
-if now - tonumber(redis.call('ZSCORE', KEYS[1], id) or now) < tonumber(ARGV[7]) then return {moved, 0, buried} end
+if ARGV[10] ~= '1' then return answer({moved, 0, buried}) end
+if now - tonumber(redis.call('ZSCORE', KEYS[1], id) or now) < tonumber(ARGV[7]) then return answer({moved, 0, buried}) end
 for _, queue in ipairs(queues) do
   for s = 11, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end
 end
 redis.call('ZREM', KEYS[1], id)
 redis.call('DEL', KEYS[2])
-return {moved, 0, buried}
+return answer({moved, 0, buried})

@@ -8,4 +8,5 @@ end
 redis.call('XDEL', KEYS[1], ARGV[2])
 schedule(KEYS[3], KEYS[4], KEYS[5], ARGV[3], ARGV[4], now_ms() + tonumber(ARGV[5]))
 redis.call('HINCRBY', KEYS[2], 'retried', 1)
-return 1
+breaker_failed(flow_of(KEYS[2]))
+return answer(1)

@@ -7,4 +7,5 @@ redis.call('XDEL', KEYS[1], unpack(ids))
 local counted = redis.call('PTTL', KEYS[1]) == -1
 if counted and ended > 0 then redis.call('HINCRBY', KEYS[2], ARGV[2], ended) end
 if counted and ended < #ids then redis.call('HINCRBY', KEYS[2], 'duplicated', #ids - ended) end
-return ended
+local flow = flow_of(KEYS[2])
+if ended == 0 or redis.call('EXISTS', flow) == 0 then return ended end

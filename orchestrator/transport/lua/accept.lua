@@ -1,0 +1,24 @@
+-- Accepts a message under an idempotency key, now or for later, unless one was accepted under that key before.
+-- KEYS: stream, ledger, idempotency key, hash beside the outcome, delayed, bodies, bell.
+-- ARGV: message, delay in ms, member, delivery's id, ms the key is remembered after the outcome, ms it is before that
+-- Returns the delivery's id; {'twin', id of the first}; {'refused', …} by flow control.
+local id = ARGV[4]
+local first = redis.call('GET', KEYS[3])
+-- Asked twice, because the first answer was lost: it is accepted once.
+if first == id then return id end
+if first then return {'twin', first} end
+local door = open_door(flow_of(KEYS[2]), 1)
+if door and door.take + door.drop == 0 then return answer(refused(door)) end
+redis.call('SET', KEYS[3], id, 'PX', ARGV[6])
+redis.call('HSET', KEYS[4], 'once', KEYS[3], 'once_ms', ARGV[5])
+redis.call('PEXPIRE', KEYS[4], ARGV[6])
+redis.call('HINCRBY', KEYS[2], 'accepted', 1)
+if door and door.drop == 1 then
+  overflowed(door, ARGV[1])
+elseif ARGV[2] == '0' then
+  put(KEYS[1], ARGV[1])
+else
+  schedule(KEYS[5], KEYS[6], KEYS[7], ARGV[3], ARGV[1], now_ms() + tonumber(ARGV[2]))
+end
+if door then close_door(door) end
+return answer(id)

@@ -1,0 +1,356 @@
+"""Broadcasts, breakers, idempotency keys and fencing tokens: the same tests in eager mode and on a real worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from kombu.utils.uuid import uuid
+from redis import Redis
+
+from orchestrator import Dead, Handled, Message, Orchestrator, Refusal
+from orchestrator.core.errors import (
+    BroadcastRefused,
+    CircuitOpen,
+    InvalidPolicy,
+    UnknownAgent,
+    UnknownMessage,
+)
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.sending.ledger import LedgerRow
+from orchestrator.telemetry import Event, attach, detach
+from tests.apps import flow_app as app
+from tests.eventually import eventually
+from tests.worker_process import WorkerProcess
+
+WAIT_S = 20
+
+HOSTED = "eu,us,fused,long-fused"
+
+
+class House:
+    """What a test asks and tells."""
+
+    def __init__(self, orchestrator: Orchestrator, url: str = "") -> None:
+        self.orchestrator = orchestrator
+        self.url = url
+
+    @property
+    def real(self) -> bool:
+        return bool(self.url)
+
+    def row(self, queue: str) -> LedgerRow:
+        return next((row for row in self.orchestrator.ledger() if row.queue == queue), LedgerRow(queue))
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[House]:
+    """A Redis and a worker."""
+    with EmbeddedServer() as server, WorkerProcess("tests.apps.flow_app", server.url, queues=HOSTED):
+        orchestrator = app.make(server.url)
+        yield House(orchestrator, server.url)
+        orchestrator.app.close()
+
+
+@pytest.fixture(scope="module", params=["eager", "real"])
+def house(request: pytest.FixtureRequest) -> House:
+    """All places in which a message can be handled."""
+    if request.param == "eager":
+        return House(app.make("redis://127.0.0.1:1/0", eager=True))
+    found: House = request.getfixturevalue("real")
+    return found
+
+
+@contextmanager
+def heard(*names: str) -> Iterator[list[Event]]:
+    """The events of these names that happen meanwhile in this process."""
+    found: list[Event] = []
+    attach(found.append, *names)
+    try:
+        yield found
+    finally:
+        detach(found.append)
+
+
+def trip(house: House, agent: str = "fused") -> None:
+    """Have an agent fail until its breaker opens, if it is not open already."""
+    for _ in range(3):
+        try:
+            outcome = house.orchestrator.send(agent, app.Work(fails=True)).wait(WAIT_S)
+        except CircuitOpen:
+            return
+        assert isinstance(outcome, Dead)
+    raise AssertionError(f"the breaker of {agent} has not opened")
+
+
+# -- broadcasts
+
+
+def test_best_effort_reaches_all_who_can_take_it(house: House) -> None:
+    with heard("broadcast.sent") as events:
+        report = house.orchestrator.broadcast(["eu", app.America], app.Reprice(), strategy="best_effort")
+    assert report.wait(WAIT_S) == {"eu": Handled("eu"), "us": Handled("us")}
+    assert [receipt.recipient for receipt in report.receipts] == ["eu", "us"]
+    assert report.refused == {}
+    (event,) = events
+    assert (event.measurements["accepted"], event.measurements["refused"]) == (2, 0)
+    assert event.metadata == {"id": report.id, "message": "Reprice", "strategy": "best_effort"}
+
+
+def test_best_effort_leaves_out_who_cannot_and_says_so(house: House) -> None:
+    trip(house, "long-fused")
+    report = house.orchestrator.broadcast(["eu", "long-fused"], app.Reprice())
+    assert report.wait(WAIT_S) == {"eu": Handled("eu"), "long-fused": Refusal.OPEN}
+    assert set(report.deliveries) == {"eu"}
+
+
+def test_all_or_nothing_reaches_all(house: House) -> None:
+    report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(), strategy="all_or_nothing")
+    assert report.wait(WAIT_S) == {"eu": Handled("eu"), "us": Handled("us")}
+
+
+def test_all_or_nothing_is_stopped_by_one_before_anything_is_sent(house: House) -> None:
+    if not house.real:
+        trip(house, "long-fused")
+    stopped_by, why = ("asia", "down") if house.real else ("long-fused", "open")
+    before = house.row("eu").accepted
+    with pytest.raises(BroadcastRefused) as refused:
+        house.orchestrator.broadcast(["eu", stopped_by, "us"], app.Reprice(), strategy="all_or_nothing")
+    assert refused.value.members == {stopped_by: why}
+    assert stopped_by in str(refused.value)
+    assert house.row("eu").accepted == before
+
+
+def test_at_least_one_is_content_with_one(house: House) -> None:
+    trip(house, "long-fused")
+    report = house.orchestrator.broadcast(["long-fused", "us"], app.Reprice(), strategy="at_least_one")
+    assert report.wait(WAIT_S) == {"long-fused": Refusal.OPEN, "us": Handled("us")}
+
+
+def test_at_least_one_is_not_content_with_none(house: House) -> None:
+    trip(house, "long-fused")
+    with pytest.raises(BroadcastRefused) as refused:
+        house.orchestrator.broadcast(["long-fused"], app.Reprice(), strategy="at_least_one")
+    assert refused.value.members == {"long-fused": "open"}
+
+
+def test_who_handled_a_copy_is_compensated_when_anothers_dies(house: House) -> None:
+    before = house.row("eu"), house.row("us")
+    report = house.orchestrator.broadcast(
+        ["eu", "us"], app.Reprice(fails_at="us"), strategy="all_or_nothing", compensate=app.Undo()
+    )
+    outcomes = report.wait(WAIT_S)
+    assert outcomes["eu"] == Handled("eu")
+    assert isinstance(outcomes["us"], Dead)
+    eventually(lambda: house.row("eu").handled == before[0].handled + 2, WAIT_S)
+    eventually(lambda: house.row("us").pending == 0, WAIT_S)
+    assert house.row("us").accepted == before[1].accepted + 1, "who failed has nothing to undo"
+    assert all(row.balanced for row in house.orchestrator.ledger())
+
+
+def test_nobody_is_compensated_when_all_handled_theirs(house: House) -> None:
+    before = house.row("eu").accepted
+    report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(), compensate=app.Undo())
+    report.wait(WAIT_S)
+    assert house.row("eu").accepted == before + 1
+
+
+@pytest.mark.parametrize(
+    ("recipients", "options", "error"),
+    [
+        (["eu", "nobody"], {}, UnknownAgent),
+        (["eu", "eu"], {}, InvalidPolicy),
+        ([], {}, InvalidPolicy),
+        ("eu", {}, InvalidPolicy),
+        (["eu"], {"strategy": "some"}, InvalidPolicy),
+    ],
+)
+def test_a_broadcast_that_makes_no_sense_is_refused(
+    house: House, recipients: Any, options: dict[str, Any], error: type[Exception]
+) -> None:
+    before = house.row("eu").accepted
+    with pytest.raises(error):
+        house.orchestrator.broadcast(recipients, app.Reprice(), **options)
+    assert house.row("eu").accepted == before
+
+
+def test_a_compensation_that_a_recipient_does_not_handle_is_refused(house: House) -> None:
+    class Unhandled(Message):
+        pass
+
+    with pytest.raises(UnknownMessage):
+        house.orchestrator.broadcast(["eu"], app.Reprice(), compensate=Unhandled())
+
+
+# -- many at once
+
+
+def test_many_messages_are_sent_in_their_order(house: House) -> None:
+    messages = [app.Work(), app.Reprice(), app.Work(fails=True)]
+    deliveries = house.orchestrator.send_many("eu", messages, metadata={"job": "7"})
+    assert [delivery.message for delivery in deliveries] == ["Work", "Reprice", "Work"]
+    assert deliveries[0].wait(WAIT_S) == Handled("worked")
+    assert deliveries[1].wait(WAIT_S) == Handled("eu")
+    assert isinstance(deliveries[-1].wait(WAIT_S), Dead)
+    assert [delivery.id for delivery in deliveries[1:]] == [deliveries[1].id, deliveries[2].id]
+    letter = next(
+        letter for letter in house.orchestrator.dead_letters.list(100) if letter.delivery_id == deliveries[2].id
+    )
+    assert letter.metadata == {"job": "7"}
+    assert letter.body() == [[{"fails": True}], {}]
+
+
+def test_none_of_many_is_nothing(house: House) -> None:
+    assert len(house.orchestrator.send_many("eu", [])) == 0
+
+
+# -- breakers
+
+
+def test_a_breaker_opens_lets_one_probe_through_and_closes(house: House) -> None:
+    with heard("breaker.opened", "breaker.half_open", "breaker.closed") as events:
+        trip(house)
+        with pytest.raises(CircuitOpen) as refused:
+            house.orchestrator.send("fused", app.Work())
+        assert refused.value.recipient == "fused"
+        assert 0 < refused.value.retry_after_s <= 0.3
+
+        def probe() -> Any:
+            try:
+                return house.orchestrator.send("fused", app.Work())
+            except CircuitOpen:
+                return None
+
+        delivery = eventually(probe, 5)
+        assert delivery.wait(WAIT_S) == Handled("worked")
+        assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
+    # Where a worker settles, it is the worker that tells what it has noticed.
+    here = ["breaker.half_open"] if house.real else ["breaker.opened", "breaker.half_open", "breaker.closed"]
+    assert [event.name for event in events] == here
+
+
+def test_a_probe_that_fails_opens_the_breaker_again(house: House) -> None:
+    trip(house)
+
+    def probe() -> Any:
+        try:
+            return house.orchestrator.send("fused", app.Work(fails=True))
+        except CircuitOpen:
+            return None
+
+    delivery = eventually(probe, 5)
+    assert isinstance(delivery.wait(WAIT_S), Dead)
+    with pytest.raises(CircuitOpen):
+        house.orchestrator.send("fused", app.Work())
+    eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
+
+
+def _tried(house: House) -> Any:
+    try:
+        return house.orchestrator.send("fused", app.Work())
+    except CircuitOpen:
+        return None
+
+
+# -- idempotency keys
+
+
+def test_the_same_key_runs_once(house: House) -> None:
+    key = uuid()
+    before = house.row("eu").accepted
+    with heard("send.repeated") as events:
+        first = house.orchestrator.send("eu", app.Work(), idempotency_key=key)
+        again = house.orchestrator.send("eu", app.Work(fails=True), idempotency_key=key)
+    assert again.id == first.id
+    assert first.wait(WAIT_S) == again.wait(WAIT_S) == Handled("worked")
+    assert house.orchestrator.send("eu", app.Work(), idempotency_key=key).outcome() == Handled("worked")
+    assert house.row("eu").accepted == before + 1
+    assert [event.metadata["id"] for event in events] == [first.id]
+
+
+def test_a_key_is_the_recipients_own(house: House) -> None:
+    key = uuid()
+    first = house.orchestrator.send("eu", app.Work(), idempotency_key=key)
+    other = house.orchestrator.send("us", app.Work(), idempotency_key=key)
+    assert first.id != other.id
+    assert other.wait(WAIT_S) == Handled("worked")
+
+
+def test_a_key_is_forgotten_in_time(house: House) -> None:
+    key = uuid()
+    first = house.orchestrator.send("eu", app.Work(), idempotency_key=key, idempotency_ttl_s=0.05)
+    first.wait(WAIT_S)
+    eventually(
+        lambda: house.orchestrator.send("eu", app.Work(), idempotency_key=key, idempotency_ttl_s=0.05).id != first.id,
+        5,
+    )
+
+
+def test_twins_at_the_same_moment_are_one(house: House) -> None:
+    key = uuid()
+    ids: list[str] = []
+    begin = threading.Barrier(8)
+
+    def twin() -> None:
+        begin.wait(WAIT_S)
+        ids.append(house.orchestrator.send("eu", app.Work(), idempotency_key=key).id)
+
+    threads = [threading.Thread(target=twin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert len(ids) == 8
+    assert len(set(ids)) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"idempotency_key": ""},
+        {"idempotency_key": "x" * 201},
+        {"idempotency_key": 7},
+        {"idempotency_key": "k", "idempotency_ttl_s": 0},
+        {"idempotency_key": "k", "track": False},
+    ],
+)
+def test_a_key_that_makes_no_sense_is_refused(house: House, options: Any) -> None:
+    with pytest.raises(InvalidPolicy):
+        house.orchestrator.send("eu", app.Work(), **options)
+
+
+# -- fencing tokens
+
+
+def test_the_fencing_token_grows_with_each_attempt(house: House) -> None:
+    outcome = house.orchestrator.send("eu", app.Fence(failures=9)).wait(WAIT_S)
+    assert isinstance(outcome, Dead)
+    (letter,) = [letter for letter in house.orchestrator.dead_letters.list(100) if letter.id == outcome.letter_id]
+    fences = [int(failure.message) for failure in letter.failures]
+    assert len(fences) == 6
+    assert fences == sorted(set(fences))
+    assert fences[0] > 0
+    assert fences[-1] < 2**63
+
+
+# -- only where there is a Redis
+
+
+def test_a_breaker_is_shared_by_all_senders(real: House) -> None:
+    other = app.make(real.url)
+    trip(real, "long-fused")
+    with pytest.raises(CircuitOpen):
+        other.send("long-fused", app.Work())
+    other.app.close()
+
+
+def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(real: House) -> None:
+    with Redis.from_url(real.url) as client:
+        flow = real.orchestrator.store.keys.flow("fused")
+        before = client.hget(flow, "failed_ms")
+        real.orchestrator.app.send_task("fused.Work", args=[{"nonsense": 1}], queue="fused")
+        eventually(lambda: real.row("fused").pending == 0, WAIT_S)
+        assert client.hget(flow, "failed_ms") == before
