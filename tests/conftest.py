@@ -7,6 +7,13 @@ import pytest
 from redis import Redis
 
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.embedded.binary import find_server_binary, server_version
+
+
+def pytest_report_header() -> str:
+    """Say which server the tests run on: the first one on PATH, or else the bundled one."""
+    binary = find_server_binary()
+    return f"redis: {binary} {'.'.join(map(str, server_version(binary)))}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from celery import Celery
 
+from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.settings import Settings
 from orchestrator.transport.transport import TRANSPORT
 
@@ -33,11 +34,14 @@ def configure(
 
     ``describe`` says what a worker's heartbeat tells of it besides what the transport knows; ``at_death`` does what an
     incarnation's death entails besides its mail.
+
+    Raises:
+        InvalidSettings: the broker's URL is of a kind for which kombu ignores ``broker_transport``.
     """
     conf = app.conf
     if not conf.broker_url or conf.broker_url == "amqp://":
         conf.broker_url = settings.broker_url.get_secret_value()
-    if urlsplit(str(conf.broker_url)).scheme in _SCHEMES and not conf.broker_transport:
+    if _scheme(conf.broker_url) in _SCHEMES and not conf.broker_transport:
         conf.broker_transport = TRANSPORT
     conf.broker_transport_options = {
         "heartbeat_s": settings.heartbeat_s,
@@ -62,3 +66,14 @@ def configure(
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
     )
+
+
+def _scheme(broker_url: str | Sequence[str]) -> str:
+    """The scheme of the first of the broker's URLs."""
+    first = broker_url if isinstance(broker_url, str) else broker_url[0]
+    scheme = urlsplit(first).scheme
+    if scheme.startswith("redis+"):
+        raise InvalidSettings(
+            [f"broker_url={scheme}://…: kombu uses its own transport there; allowed: redis:///run/redis.sock (or …/DB)"]
+        )
+    return scheme

@@ -111,7 +111,8 @@ class Settings(BaseSettings):
         for server in text.split(";"):
             try:
                 parts = urlsplit(server)
-                well_formed = parts.port != 0 and (parts.path.strip("/") or "0").isdecimal()
+                # Without a host, the path may be that of a Unix socket.
+                well_formed = parts.port != 0 and (not parts.hostname or (parts.path.strip("/") or "0").isdecimal())
             except ValueError:
                 well_formed = False
             if not well_formed:

@@ -160,6 +160,9 @@ class Channel(PublishingChannel):
             # Who comes back from a death rarely comes back alone: claim no more than is going to be kept.
             self._one_by_one = False
             return 1
+        if "can_consume" in vars(self.qos):
+            # Celery's ``worker_disable_prefetch`` has put its own question in place of ours: may one more be run?
+            return 1
         batch = int(self.options.batch)
         left = self.qos.can_consume_max_estimate()
         return batch if left is None else max(1, min(batch, left))

@@ -19,6 +19,7 @@ app.conf.update(
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
     task_routes={"early": {"queue": "early"}},
+    worker_soft_shutdown_timeout=float(os.environ.get("BARE_SOFT_SHUTDOWN_S", "0")),
     worker_prefetch_multiplier=int(os.environ.get("BARE_PREFETCH", "4")),
 )
 

@@ -88,6 +88,34 @@ def test_warm_shutdown_finishes_what_runs_and_returns_the_rest(broker: BareBroke
     assert broker.redis.zcard(broker.store.keys.leases) == 0
 
 
+def test_soft_shutdown_lets_short_tasks_finish_and_returns_the_rest(broker: BareBroker) -> None:
+    with worker(broker, pool="prefork", environment={"BARE_SOFT_SHUTDOWN_S": "0.5"}) as w:
+        broker.send("hold", "short")
+        eventually(lambda: broker.began() == ["short"])
+        broker.send("hold", "long", "waiting")
+        eventually(lambda: broker.ledger().held == 3)
+        w.signal(signal.SIGQUIT)
+        eventually(lambda: "Initiating Soft Shutdown" in w.log())
+        broker.go("short")
+        eventually(lambda: not w.is_running, describe=w.log)
+    row = broker.ledger()
+    assert (broker.done(), row.handled, row.ready, row.held) == ({"short": 1}, 1, 2, 0)
+    assert row.restarted == 0
+
+
+def test_without_prefetching_only_what_runs_is_held(broker: BareBroker) -> None:
+    """Regression: as many were claimed as the prefetch limit allows, and no other worker could have them."""
+    broker.send("hold", "h0", "h1", "h2")
+    with worker(broker, pool="threads", concurrency=1, arguments=("--disable-prefetch",)) as w:
+        eventually(lambda: broker.began() == ["h0"], describe=w.log)
+        # It answers only once it has been round its event loop again.
+        broker.app.control.inspect(timeout=10, limit=1).ping()
+        row = broker.ledger()
+        assert (row.held, row.ready) == (1, 2)
+        broker.go("h0", "h1", "h2")
+        eventually(lambda: broker.ledger().handled == 3, describe=w.log)
+
+
 def test_cold_shutdown_returns_everything_and_blames_nobody(broker: BareBroker) -> None:
     with worker(broker, pool="prefork") as w:
         broker.send("hold", "h0", "h1")

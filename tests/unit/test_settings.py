@@ -165,6 +165,7 @@ def test_a_broker_url_that_is_no_text_is_refused(value: object) -> None:
         "rediss://host:6380/0?ssl_cert_reqs=required",
         "redis://[::1]:6379/0",
         "sentinel://:pw@a:26379;sentinel://b:26379/0",
+        "redis:///run/redis.sock/3",
     ],
 )
 def test_the_usual_broker_urls_are_taken(url: str) -> None:
