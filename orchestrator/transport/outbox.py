@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.transport.flow import heard
 from orchestrator.transport.scripts import sha, source
@@ -182,7 +182,7 @@ class Outbox:
 
     def _refused(self, posted: _Posted, error: ResponseError) -> None:
         posted.refused += 1
-        if "NOSCRIPT" in str(error) and posted.script is not None:
+        if isinstance(error, NoScriptError) and posted.script is not None:
             with self._mutex:
                 load = _Posted(None, ("SCRIPT", "LOAD", source(posted.script)), None)
                 self._queue.appendleft(posted)
@@ -207,6 +207,8 @@ class Outbox:
         if not self._away:
             self._away = True
             logger.warning("acknowledgements wait: Redis is away (%s)", error)
+        # redis-py opens a broken connection again as the same object; the server may be another.
+        self._loaded_on = None
         try:
             self._wire.drop()
         except (RedisError, OSError):

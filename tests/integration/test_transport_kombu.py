@@ -335,3 +335,16 @@ def test_a_delayed_publish_whose_answer_was_lost_is_accepted_once(broker: BareBr
         )
     row = broker.ledger("box")
     assert (row.accepted, row.delayed, row.lost) == (1, 1, 0)
+
+
+def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(connection: Connection, broker: BareBroker) -> None:
+    """Regression: restarted without an append-only file (or from Redis 7 on, with one), it refused acknowledgements."""
+    publish(connection, *range(3))
+    inbox = Inbox(connection)
+    first, second, third = inbox.drain(3)
+    first.ack()
+    eventually(lambda: broker.ledger("box").handled == 1)
+    broker.redis.script_flush()
+    second.ack()
+    third.requeue()
+    eventually(lambda: (broker.ledger("box").handled, broker.ledger("box").redelivered) == (2, 1))
