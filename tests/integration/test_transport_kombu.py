@@ -111,6 +111,8 @@ def test_requeue_comes_back_first_and_is_marked(connection: Connection, broker: 
     publish(connection, *range(5))
     inbox = Inbox(connection, prefetch=1)
     inbox.drain(1)[0].requeue()
+    # Giving back is sent without waiting for its answer; the next claim could be there first.
+    eventually(lambda: broker.ledger("box").redelivered == 1)
     again = inbox.drain(2)[1]
     assert again.payload == 0
     assert again.delivery_info["redelivered"] is True
