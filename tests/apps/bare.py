@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -100,6 +101,21 @@ def kill_worker(name: str) -> None:
 def kill_worker_at_once(name: str) -> None:
     """Kills the whole worker before anybody knows that this runs."""
     _kill_worker()
+
+
+@app.task(name="early_hold", acks_late=False)
+def early_hold(name: str) -> None:
+    """Acknowledged before it runs, and then as long as the test likes."""
+    hold(name)
+
+
+@app.task(name="freeze")
+def freeze(name: str) -> None:
+    """Let no thread of this process run for 1.2 s, as a long garbage collection or a bad C extension does."""
+    began(name)
+    # Unlike CDLL, PyDLL keeps the interpreter's lock while it is in C.
+    ctypes.PyDLL(None).usleep(1_200_000)
+    record.hincrby("test:done", name, 1)
 
 
 @app.task(name="early", acks_late=False)
