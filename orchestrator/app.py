@@ -17,6 +17,7 @@ from orchestrator.agents.configure import configure
 from orchestrator.agents.describe import Description
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.eager import EagerHouse
+from orchestrator.agents.ending import Ending
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.reaping import Reaping
@@ -71,6 +72,7 @@ class Orchestrator:
         configure(app, self.settings, self._description, lambda i, reason: self._stored.at_death(i, reason))
         switch_on(self.settings.telemetry)
         app.orchestrator = self
+        app.steps["worker"].add(Ending)
         app.steps["consumer"].update((Guard, Reaping, Reporting))
         app.on_after_finalize.connect(self._on_finalize, weak=False)
         if app.finalized:

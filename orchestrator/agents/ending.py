@@ -1,0 +1,34 @@
+"""Why a worker ends: what only Celery's side of it knows, told to the transport, which records it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from celery import bootsteps
+from celery.exceptions import WorkerShutdown
+from celery.worker.control import control_command
+
+from orchestrator.core.death import DeathReason
+from orchestrator.transport.holder import HOLDERS
+
+logger = logging.getLogger(__name__)
+
+
+class Ending(bootsteps.StartStopStep):
+    """A step of the worker: notes the error that ends it, if one does."""
+
+    def stop(self, parent: Any) -> None:
+        """Called on every way out, and by Celery while it handles the error."""
+        error = sys.exception()
+        if isinstance(error, Exception):
+            HOLDERS.ending = DeathReason.CRASHED, f"{type(error).__name__}: {error}"
+
+
+@control_command()
+def deploy(state: Any, **_: Any) -> None:
+    """``celery control deploy``: a warm shutdown that the record of deaths calls a deployment."""
+    logger.warning("shutting down: another version takes this worker's place")
+    HOLDERS.ending = DeathReason.DEPLOYED, ""
+    raise WorkerShutdown(0)
