@@ -55,7 +55,7 @@ class Verdict:
     kills: int
     recovered_s: tuple[float, ...]
     violations: tuple[str, ...]
-    #: Messages that harm nobody, and were given up because they ran beside others that did, or that were killed.
+    #: Messages that harm nobody, and were killed as often as poison kills.
     bystanders: tuple[str, ...] = ()
     #: The lives of messages that were executed too often.
     duplicates: tuple[str, ...] = ()
@@ -71,6 +71,7 @@ class Verdict:
         return (
             f"chaos: accepted={self.accepted} handled={self.handled} dead={self.dead} lost={self.lost} "
             f"early={self.early} duplicated={self.duplicated} kills={self.kills} "
+            f"per_kill={self.duplicated / self.kills if self.kills else 0.0:.2f} "
             f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f}"
         )
 
@@ -222,8 +223,10 @@ def _letter_problems(lives: Mapping[str, Life], strikes: Sequence[Row]) -> list[
 
 def _has_cause(life: Life, letter: DeadLetter) -> bool:
     if letter.reason == Reason.POISON:
-        # A worker marks what it starts just before the message itself can tell the witness.
-        return len(letter.deaths) >= _DEATHS and life.unfinished >= _DEATHS - 1
+        # A worker marks what it starts just before the message itself can tell the witness. Nobody is convicted by a
+        # death that others may have caused.
+        convicted = bool(letter.deaths) and letter.deaths[-1].get("alone") is True
+        return convicted and len(letter.deaths) >= _DEATHS and life.unfinished >= _DEATHS - 1
     if letter.reason == Reason.EXHAUSTED:
         failed = {row.attempt for row in life.of("fail")}
         return life.kind == "hopeless" and failed >= set(range(1, RETRY.max_retries + 2))

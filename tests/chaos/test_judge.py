@@ -30,8 +30,9 @@ def strike(kind: str, at_ms: int, pid: int = 7, **note: Any) -> Row:
     return Row(at_ms, "strike", pid=pid, node="w", note={"kind": kind, **note})
 
 
-def letter(name: str, reason: str, deaths: int = 0) -> DeadLetter:
-    return DeadLetter("1-0", b"", "busy", reason, metadata={"chaos": name}, deaths=({"reason": "killed"},) * deaths)
+def letter(name: str, reason: str, deaths: int = 0, *, alone: bool = True) -> DeadLetter:
+    death: dict[str, Any] = {"reason": "killed", **({"alone": True} if alone else {})}
+    return DeadLetter("1-0", b"", "busy", reason, metadata={"chaos": name}, deaths=(death,) * deaths)
 
 
 def verdict(
@@ -46,7 +47,9 @@ def test_a_good_run_has_no_violation() -> None:
     rows = [*sent("a"), *ran("a", T + 10), *sent("b", countdown_ms=100), *ran("b", T + 101)]
     said = verdict(rows)
     assert said.violations == ()
-    assert said.line == ("chaos: accepted=2 handled=2 dead=0 lost=0 early=0 duplicated=0 kills=0 recovered_p99_s=0.00")
+    assert said.line == (
+        "chaos: accepted=2 handled=2 dead=0 lost=0 early=0 duplicated=0 kills=0 per_kill=0.00 recovered_p99_s=0.00"
+    )
 
 
 def test_a_message_that_vanished_is_lost_and_its_life_is_told() -> None:
@@ -110,6 +113,13 @@ def test_a_dead_letter_needs_a_cause(kind: str, reason: str, deaths: int, starts
         rows += ran("a", T + number, end="", pid=number)
     said = verdict(rows, (letter("a", reason, deaths),))
     assert (said.violations == ()) is caused
+
+
+def test_a_death_that_others_may_have_caused_convicts_nobody() -> None:
+    rows = sent("a", "poison")
+    for number in range(3):
+        rows += ran("a", T + number, end="", pid=number)
+    assert verdict(rows, (letter("a", "poison", 3, alone=False),)).violations != ()
 
 
 def test_a_letter_of_a_hopeless_message_needs_all_its_attempts() -> None:
