@@ -77,7 +77,7 @@ def test_each_is_a_dead_letter_and_the_next_good_one_is_handled(
     eventually(lambda: broker.ledger().pending == 0, describe=worker.log)
     row = broker.ledger()
     assert (row.dead - before.dead, row.lost) == (len(thrown), 0)
-    letters = broker.store.client.xrange(keys.dead_letters)
+    letters: Any = broker.store.client.xrange(keys.dead_letters)
     assert sorted(fields[b"m"] for _, fields in letters[first:]) == sorted(raw for raw, _, _ in thrown)
     assert broker.redis.zcard(keys.leases) == 1
     assert not broker.redis.exists(keys.deaths), "the worker is the one that was started"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from orchestrator.embedded import EmbeddedServer
 from tests.bare_broker import BareBroker
@@ -123,7 +124,7 @@ def test_a_full_redis_is_an_error_at_the_sender_and_loses_nothing(server: Embedd
     broker.send("note", *[f"n{i}" for i in range(50)])
     broker.redis.config_set("maxmemory-policy", "noeviction")
     broker.redis.config_set("maxmemory", "1mb")
-    with pytest.raises(Exception, match="maxmemory"):
+    with pytest.raises(OperationalError, match="maxmemory"):
         broker.send("note", "refused")
     with EmbeddedServer() as side, WorkerProcess(APP, server.url, environment={"BARE_RECORD_URL": side.url}) as w:
         # Acknowledging and giving back must work where accepting does not.
