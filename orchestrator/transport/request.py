@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
@@ -10,6 +11,8 @@ from celery.worker.request import Request
 
 from orchestrator.core.death import DeathReason
 from orchestrator.transport.channel import Channel
+
+logger = logging.getLogger(__name__)
 
 
 def channel_of(message: Any) -> Channel | None:
@@ -51,6 +54,17 @@ class TrackedRequest(Request):
         if channel is not None and self.task.acks_late:
             channel.settler.started(self._message.delivery_tag)
         super().on_accepted(pid, time_accepted)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Called in a cold shutdown for all that runs.
+
+        Where a pool cannot end what it runs (solo, threads), Celery's own raises that from the signal's handler: in
+        solo, into the task, which would have failed for no fault of its own.
+        """
+        try:
+            super().cancel(pool, signal=signal, emit_retry=emit_retry)
+        except NotImplementedError:
+            logger.debug("%s goes on until it ends: %s", self.id, type(pool).__name__)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """The task raised, or its process is gone."""

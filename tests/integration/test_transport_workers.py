@@ -126,6 +126,20 @@ def test_cold_shutdown_returns_everything_and_blames_nobody(broker: BareBroker) 
     assert broker.ledger().restarted == 0
 
 
+def test_cold_shutdown_of_a_pool_that_cannot_cancel_does_not_fail_what_runs(broker: BareBroker) -> None:
+    broker.send("hold", "h0", "h1")
+    with worker(broker, pool="solo") as w:
+        eventually(lambda: broker.began() == ["h0"], describe=w.log)
+        w.signal(signal.SIGQUIT)
+        eventually(lambda: "Cold shutdown" in w.log(), describe=w.log)
+        broker.go("h0")
+        eventually(lambda: not w.is_running, timeout_s=20, describe=w.log)
+        assert "NotImplementedError" not in w.log()
+    assert broker.done() == {"h0": 1}
+    row = broker.ledger()
+    assert (row.handled, row.ready, row.restarted, row.lost) == (1, 1, 0, 0)
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_countdown_waits_in_redis_and_is_neither_early_nor_much_too_late(broker: BareBroker, pool: str) -> None:
     with worker(broker, pool=pool) as w:
