@@ -88,12 +88,21 @@ class Monitoring(RuleBasedStateMachine):
 
     @initialize(target=everyone)
     def begin(self) -> Any:
+        """Each of two owners monitors a target, both, and the other owner, so that any death has consequences."""
         self.ground.redis.flushall()
-        return multiple(self.join("watcher"), self.join("target"), self.join("session"))
+        watcher, session, *targets = (self._joined(agent) for agent in ("watcher", "session", "target", "target"))
+        for owner, other in ((watcher, session), (session, watcher)):
+            for on in (targets[0], other):
+                self._made(owner, on.id, [on], 0, 1)
+            self._made(owner, "target", targets, "all")
+        return multiple(watcher, session, *targets)
 
     @rule(target=everyone, agent=st.sampled_from(["watcher", "target", "session"]))
     def join(self, agent: str) -> Life:
         """Also: an agent is back as another incarnation."""
+        return self._joined(agent)
+
+    def _joined(self, agent: str) -> Life:
         life = Life(self.ground.join(agent), agent == "session")
         self.model.lives.append(life)
         return life
@@ -143,18 +152,37 @@ class Monitoring(RuleBasedStateMachine):
 
     # -- deaths
 
-    @rule(who=everyone, reason=st.sampled_from(REASONS))
-    def die(self, who: Life, reason: str) -> None:
-        """It is fenced, and whoever should clean up is killed."""
+    @rule(who=everyone, reason=st.sampled_from(REASONS), steps=st.integers(0, 3), batch=st.integers(1, 2))
+    def die(self, who: Life, reason: str, steps: int, batch: int) -> None:
+        """It is fenced, and whoever should clean up is killed, at once or in the middle."""
         if not who.fenced:
             self.model.clock += 1
             who.fenced, who.reason = self.model.clock, reason
             self._look()
             self.ground.fence(who.id, reason)
+            self._clean_some(who, steps, batch)
+
+    @rule(at=st.integers(0, 9), owner_first=st.booleans())
+    def both_ends_die(self, at: int, owner_first: bool) -> None:
+        """Of two deaths, the target's is dealt with, and the owner's not yet."""
+        living = [m for m in self.model.monitors.values() if not m.settled and not m.owner.fenced and len(m.on) == 1]
+        living = [m for m in living if not m.on[0].fenced and m.on[0] is not m.owner]
+        if living:
+            watched = living[at % len(living)]
+            if owner_first:
+                self.die(watched.owner, "killed", 0, 1)
+                self.die(watched.on[0], "killed", 9, 2)
+            else:
+                self.die(watched.on[0], "killed", 0, 1)
+                self.die(watched.owner, "killed", 0, 1)
+                self._clean_some(watched.on[0], 9, 2)
 
     @rule(who=everyone, steps=st.integers(1, 3), batch=st.integers(1, 2))
     def crash_in_the_middle(self, who: Life, steps: int, batch: int) -> None:
         """A sweeper cleans up for a few steps, and is killed."""
+        self._clean_some(who, steps, batch)
+
+    def _clean_some(self, who: Life, steps: int, batch: int) -> None:
         if not who.fenced:
             return
         k, m = self.ground.store.keys, self.monitors
@@ -245,6 +273,7 @@ def test_monitors_are_what_the_model_says(redis_server: EmbeddedServer) -> None:
                 max_examples=20,
                 stateful_step_count=20,
                 deadline=None,
+                database=None,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
             ),
         )
