@@ -45,6 +45,19 @@ local function quoted(work, text)
   return known
 end
 
+-- The template, taken apart once: each mark is a place of its own, to be filled in for each message.
+local function taken_apart(template)
+  local pieces, marks, from = {}, {}, 1
+  while true do
+    local first, last, name = string.find(template, '@(%u+)@', from)
+    pieces[#pieces + 1] = string.sub(template, from, (first or 0) - 1)
+    if not first then return pieces, marks end
+    pieces[#pieces + 1] = ''
+    marks[#pieces] = name
+    from = last + 1
+  end
+end
+
 -- Records a DOWN: in the mailbox of the owner's agent as a message like any other, or in the session's inbox.
 local function down(work, ref, m, reason)
   local text = '{"ref":' .. ref .. ',"target":' .. quoted(work, m.target) .. ',"reason":' .. quoted(work, reason) ..
@@ -60,10 +73,11 @@ local function down(work, ref, m, reason)
     supervision = redis.call('HGET', work.root .. 'down-supervision', agent) or work.default
     work.supervision[agent] = supervision
   end
-  local message = string.gsub(work.template, '@(%u+)@', {
-    ID = 'down-' .. ref, TASK = agent .. '.on_down', QUEUE = agent, SUPERVISION = supervision,
-    BODY = cjson.encode('[[' .. text .. '],{},{}]')})
-  redis.call('XADD', work.root .. 'q:' .. work.step .. ':' .. agent, '*', 'm', message)
+  if not work.pieces then work.pieces, work.marks = taken_apart(work.template) end
+  local values = {ID = 'down-' .. ref, TASK = agent .. '.on_down', QUEUE = agent, SUPERVISION = supervision,
+    BODY = cjson.encode('[[' .. text .. '],{},{}]')}
+  for place, name in pairs(work.marks) do work.pieces[place] = values[name] end
+  redis.call('XADD', work.root .. 'q:' .. work.step .. ':' .. agent, '*', 'm', table.concat(work.pieces))
   work.accepted[agent] = (work.accepted[agent] or 0) + 1
 end
 
