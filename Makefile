@@ -20,7 +20,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test lint docker-test chaos soak bench-transport bench-monitors format clean rebuild
+.PHONY: help setup demo test lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -71,6 +71,9 @@ bench-transport: setup ## Compare the transport with kombu's own (about five min
 
 bench-monitors: setup ## Measure monitors: a million of them, and deaths of real workers (about five minutes)
 	@$(BIN)/python -m benchmarks.monitors $(ARGS)
+
+bench-dead-letters: setup ## Bury a million letters, ask for some, send some again (about five minutes)
+	@$(BIN)/python -m benchmarks.dead_letters $(ARGS)
 
 format: setup ## Format the code and sort its imports
 	@$(BIN)/ruff check --select I --fix .

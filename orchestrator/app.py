@@ -6,13 +6,14 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from celery import Celery, signals
 from celery.canvas import Signature
 
 from orchestrator.agents.agent import Agent, AgentSpec
+from orchestrator.agents.checking import checked_fields
 from orchestrator.agents.configure import configure
 from orchestrator.agents.describe import Description
 from orchestrator.agents.directory import Directory
@@ -27,12 +28,15 @@ from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.settings import Settings, load_settings
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.stream import StreamDeadLetters
+from orchestrator.deadletters.shelf import Shelf
+from orchestrator.deadletters.stream import StreamShelf
+from orchestrator.deadletters.upkeep import Kept, keep
 from orchestrator.health.pulse import PULSE
-from orchestrator.monitors import manager
+from orchestrator.monitors import manager, upkeep
 from orchestrator.monitors.monitors import Monitors
 from orchestrator.monitors.remembered import RememberedMonitors
 from orchestrator.monitors.stored import StoredMonitors
+from orchestrator.monitors.upkeep import keeping_of
 from orchestrator.registry.agents import AgentEntry, Registry
 from orchestrator.sending.address import Address
 from orchestrator.sending.broadcast import Strategy, strategy_of
@@ -78,6 +82,7 @@ class Orchestrator:
         if app.finalized:
             self._on_finalize()
         manager.install(app, self)
+        upkeep.install(app, self)
         signals.celeryd_init.connect(self._on_worker_init, weak=False)
         signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)
         signals.import_modules.connect(self._on_import_modules, sender=app, weak=False)
@@ -175,11 +180,27 @@ class Orchestrator:
     @property
     def dead_letters(self) -> DeadLetters:
         """The dead letters: of Redis, or of this process in eager mode."""
-        return self._house.dead_letters if self.eager else self._stream_dead_letters
+        return self._eager_dead_letters if self.eager else self._stream_dead_letters
 
     @cached_property
     def _stream_dead_letters(self) -> DeadLetters:
-        return StreamDeadLetters(self.store)
+        return self._letters_on(StreamShelf(self.store))
+
+    @cached_property
+    def _eager_dead_letters(self) -> DeadLetters:
+        return self._letters_on(self._house.letters)
+
+    def _letters_on(self, shelf: Shelf) -> DeadLetters:
+        hidden = self.settings.redact
+        return DeadLetters(shelf, hidden, partial(checked_fields, self._directory.declared, hidden))
+
+    def keep_letters(self) -> Kept:
+        """Retry, park, expire and trim dead letters, as the settings say. The monitor manager's task calls this.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return keep(self.dead_letters, keeping_of(self.settings))
 
     @property
     def monitors(self) -> Monitors:

@@ -51,6 +51,7 @@ def configure(
         "sweep_gap_s": settings.sweep_stale_s + 3 * settings.heartbeat_s,
         "max_deaths": settings.max_deaths,
         "outcome_ttl_s": settings.outcome_ttl_s,
+        "bury_expired": settings.bury_expired,
         "managed": True,
         "describe": describe,
         "at_death": _Shown(at_death),

@@ -28,12 +28,13 @@ from orchestrator.core.flow import Flow
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
 from orchestrator.core.outcome import Dead, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Supervision
-from orchestrator.deadletters.memory import MemoryDeadLetters
+from orchestrator.deadletters.memory import MemoryShelf
 from orchestrator.sending.broadcast import Cast, Refusal, Strategy
 from orchestrator.sending.delivery import Cancelling, Found
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel
 from orchestrator.telemetry import emit, events, tracing
+from orchestrator.transport.message import LINEAGE
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class EagerHouse:
     def __init__(self, app: Celery, flow: Callable[[str], Flow]) -> None:
         self._app = app
         self._flow = EagerFlow(flow)
-        self.dead_letters = MemoryDeadLetters(self._send_again)
+        self.letters = MemoryShelf(self._send_again)
         self._outcomes: dict[str, Outcome] = {}
         self._records: dict[str, dict[str, Any]] = {}
         self._counters: dict[str, dict[str, int]] = {}
@@ -136,7 +137,7 @@ class EagerHouse:
                     emit(events.COMPENSATED, agent=undo.supervision.agent, id=undo.id, broadcast=cast.id)
         return refused
 
-    def _run(self, parcel: Parcel) -> Outcome:
+    def _run(self, parcel: Parcel, lineage: Mapping[str, Any] | None = None) -> Outcome:
         supervise_tasks(self._app)
         task = self._app.tasks.get(parcel.task)
         queue = getattr(parcel.queue, "name", parcel.queue) or self._app.conf.task_default_queue
@@ -191,8 +192,10 @@ class EagerHouse:
                     id=parcel.id,
                     attempts=outcome.attempts,
                 )
+                if lineage:
+                    emit(events.RESOLVED, letter_id=str(lineage.get("of", "")), id=parcel.id)
             else:
-                outcome = self._failed(parcel, args, kwargs, queue, supervision, retries + 1, result)
+                outcome = self._failed(parcel, args, kwargs, queue, supervision, retries + 1, result, lineage)
                 self._flow.failed(supervision.agent, outcome.reason)
         self._count(queue, kind(outcome))
         self._outcomes[parcel.id] = outcome
@@ -209,6 +212,7 @@ class EagerHouse:
         supervision: Supervision,
         attempt: int,
         result: Any,
+        lineage: Mapping[str, Any] | None,
     ) -> Dead:
         error = result.result
         if not isinstance(error, BaseException):
@@ -224,9 +228,9 @@ class EagerHouse:
         if verdict.log:
             logger.error("%s %s given up: %s", supervision.agent, supervision.message, outcome.error)
         if verdict.letter is not None:
-            raw = _as_on_the_wire(parcel, args, kwargs, queue, supervision, attempt)
+            raw = _as_on_the_wire(parcel, args, kwargs, queue, supervision, attempt, lineage)
             letter = {"queue": queue, "by": _BY, "at": round(time.time() * 1000), **verdict.letter}
-            outcome = replace(outcome, letter_id=self.dead_letters.add(raw, letter))
+            outcome = replace(outcome, letter_id=self.letters.add(raw, letter))
         emit(
             events.BURIED if verdict.letter is not None else events.DROPPED,
             agent=supervision.agent,
@@ -250,7 +254,8 @@ class EagerHouse:
                 kwargs=kwargs,
                 queue=queue,
                 supervision=Supervision.from_wire(headers[HEADER]),
-            )
+            ),
+            headers.get(LINEAGE),
         )
 
     def _count(self, queue: str, counter: str) -> None:
@@ -268,7 +273,13 @@ def _refusing(refused: dict[int, Refusal], place: int) -> Iterator[None]:
 
 
 def _as_on_the_wire(
-    parcel: Parcel, args: Any, kwargs: Any, queue: str, supervision: Supervision, attempt: int
+    parcel: Parcel,
+    args: Any,
+    kwargs: Any,
+    queue: str,
+    supervision: Supervision,
+    attempt: int,
+    lineage: Mapping[str, Any] | None,
 ) -> bytes:
     body = base64.b64encode(json.dumps([args, kwargs, {}]).encode()).decode()
     return json.dumps(
@@ -281,6 +292,7 @@ def _as_on_the_wire(
                 "id": parcel.id,
                 "retries": attempt - 1,
                 HEADER: supervision.to_wire(),
+                **({LINEAGE: dict(lineage)} if lineage else {}),
             },
             "properties": {
                 "body_encoding": "base64",

@@ -21,7 +21,7 @@ from celery.exceptions import (
     WorkerLostError,
 )
 from celery.exceptions import Retry as CeleryRetry
-from celery.worker.state import task_ready
+from celery.worker.state import revoked, task_ready
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from orchestrator.agents import results
@@ -32,9 +32,10 @@ from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, final_failure
 from orchestrator.core.errors import HandlerTimeout
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
-from orchestrator.core.outcome import Cancelled, Expired, Handled, Outcome, kind, to_wire
+from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome, Reason, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.message import LINEAGE, SENT
 from orchestrator.transport.request import TrackedRequest, channel_of
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ class SupervisedRequest(TrackedRequest):
             value = results.unpacked(value)
         elif self._open():
             self._handled(kept, runtime_s)
+            self._resolved()
         return super().on_success((failed, value, runtime_s), **kwargs)
 
     def _handled(self, value: Any, runtime_s: float | None) -> None:
@@ -153,6 +155,11 @@ class SupervisedRequest(TrackedRequest):
             attempts=self._attempt,
         )
 
+    def _resolved(self) -> None:
+        lineage = self._message.headers.get(LINEAGE)
+        if isinstance(lineage, dict):
+            emit(events.RESOLVED, letter_id=str(lineage.get("of", "")), id=self.id)
+
     def on_retry(self, exc_info: Any) -> Any:
         """The attempt failed and there is another."""
         error = _unwrapped(exc_info)
@@ -173,6 +180,7 @@ class SupervisedRequest(TrackedRequest):
             **self._message.headers,
             "retries": self._attempt,
             "eta": None,
+            SENT: self._message.headers.get(SENT) or int(self._message.delivery_tag.split("-")[0]),
             HEADER: supervision.after(failure).to_wire(),
         }
         channel.settler.retry_later(self._message.delivery_tag, payload, channel.step_of(payload), pause_s)
@@ -235,7 +243,9 @@ class SupervisedRequest(TrackedRequest):
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         supervision = self._supervision()
         channel = channel_of(self._message)
-        if supervision is not None and supervision.track and channel is not None and not self.acknowledged:
+        if expired and channel is not None and channel.options.bury_expired and not self.acknowledged:
+            self._bury_expired(channel, supervision)
+        elif supervision is not None and supervision.track and channel is not None and not self.acknowledged:
             outcome = Expired() if expired else Cancelled(by=reason)
             channel.settler.conclude(self._message.delivery_tag, kind(outcome), self._record(outcome), self.id)
             self.acknowledged = True
@@ -248,6 +258,30 @@ class SupervisedRequest(TrackedRequest):
         took_s = None if runtime_s is None else round(runtime_s, 6)
         last = Attempt(self._attempt, now_text(), str(self.hostname), how(outcome), took_s)
         return {**to_wire(outcome), HISTORY: history(self._supervision(), last)}
+
+    def _bury_expired(self, channel: Any, supervision: Supervision | None) -> None:
+        known = supervision or Supervision(message=self.name, track=False)
+        text = f"it expired at {self._request_dict.get('expires')}"
+        letter = {
+            "reason": Reason.EXPIRED.value,
+            "error": {"type": "Expired", "message": text},
+            "attempts": self._attempt - 1,
+            "by": str(self.hostname),
+        }
+        # Celery remembers it as revoked, and would not run it when the letter is sent again.
+        revoked.discard(self.id)
+        outcome = Dead(Reason.EXPIRED.value, text, self._attempt - 1)
+        channel.settler.bury(self._message.delivery_tag, letter, self._record(outcome), self.id if known.track else "")
+        self.acknowledged = True
+        emit(
+            events.BURIED,
+            agent=known.agent,
+            message=known.message,
+            id=self.id,
+            reason=Reason.EXPIRED.value,
+            error=text,
+            attempts=self._attempt - 1,
+        )
 
     def _failure(self, error: Any, traceback: Any) -> Failure:
         if isinstance(self._kept, dict):

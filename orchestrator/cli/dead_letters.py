@@ -1,29 +1,41 @@
-"""``celery -A APP dead-letters``: look at what could not be handled, send it again, or remove it."""
+"""``celery -A APP dead-letters``: look at what could not be handled. What acts on it is in ``dead_letters_acts.py``."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
+from orchestrator.cli.dead_letters_acts import ACTS
 from orchestrator.cli.documents import as_json_option, print_document
-from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
+from orchestrator.cli.errors import EXIT_CODES, reported
+from orchestrator.cli.letter_filter import filter_options, selection
 from orchestrator.cli.letters import letter_document, raw_message
 from orchestrator.cli.loaded import orchestrator_of
-from orchestrator.cli.printable import age, moment, one_line
-from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.cli.printable import age, moment
+from orchestrator.core.masking import mask
+from orchestrator.core.redact import redact
+from orchestrator.deadletters.criteria import STATES
+from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
+from orchestrator.deadletters.selection import Group
 
 #: Of a reason, a list shows so many characters; `show` has it all.
 _LONGEST_WHY = 100
 
+#: What `show` shows of a letter as it is.
+_SHOWN = (
+    "state", "agent", "message", "task", "queue", "delivery_id", "reason", "group", "attempts", "by", "incarnation",
+    "first_seen", "replay_of",
+)  # fmt: skip
+
 
 @click.group(name="dead-letters", epilog=EXIT_CODES)
 def dead_letters() -> None:
-    """Look at dead letters, send them again, or remove them."""
+    """Look at dead letters, send them again, put them aside, or remove them."""
 
 
 @dead_letters.command(cls=CeleryCommand, name="list", epilog=EXIT_CODES)
@@ -36,32 +48,32 @@ def dead_letters() -> None:
     help="How many are shown.",
 )
 @click.option("--before", metavar="ID", cls=CeleryOption, help="Show those older than this one.")
+@filter_options
 @as_json_option
 @click.pass_context
 @reported
-def list_letters(context: click.Context, limit: int, before: str | None, as_json: bool) -> None:
-    """List dead letters, newest first."""
+def list_letters(context: click.Context, /, limit: int, before: str | None, as_json: bool, **options: Any) -> None:
+    """List dead letters, newest first; all filters that are given must hold."""
     orchestrator = orchestrator_of(context)
-    log = orchestrator.dead_letters
-    letters, count = log.list(limit, before=before), log.count()
-    last = letters[-1].id if len(letters) == limit else None
+    chosen = selection(orchestrator.dead_letters, options)
+    page, count = chosen.page(limit, before=before), chosen.count()
     hidden = orchestrator.settings.redact
+    documents = [letter_document(letter, hidden) for letter in page.letters]
     if as_json:
-        documents = [letter_document(letter, hidden) for letter in letters]
-        print_document({"count": count, "letters": documents, "before": last})
+        print_document({"count": count, "letters": documents, "before": page.before})
         return
     # Here, so that `celery worker` does not load it.
     from orchestrator.cli.tables import console, print_table
 
     print_table(
         console(context),
-        f"Dead letters: {len(letters)} of {count}",
+        f"Dead letters: {len(documents)} of {count}",
         ("id", "age", "recipient", "message", "attempts", "why"),
-        [_row(letter_document(letter, hidden)) for letter in letters],
+        [_row(document) for document in documents],
         fold=("why",),
     )
-    if last is not None:
-        click.echo(f"Older ones: --before {last}", err=True)
+    if page.before is not None:
+        click.echo(f"Older ones: --before {page.before}", err=True)
 
 
 def _row(letter: dict[str, Any]) -> tuple[str | int, ...]:
@@ -100,9 +112,14 @@ def _show(context: click.Context, letter: DeadLetter, document: dict[str, Any], 
     from orchestrator.cli.tables import console, print_fields, print_table, print_text
 
     out = console(context)
-    names = ("agent", "message", "task", "queue", "delivery_id", "reason", "attempts", "by", "replay_of")
-    fields: dict[str, str | int] = {name.replace("_", " "): document[name] for name in names}
+    fields: dict[str, str | int] = {name.replace("_", " "): document[name] for name in _SHOWN}
+    fields["sent"] = moment(letter.sent_ms) if letter.sent_ms else ""
     fields["when"] = moment(letter.at_ms)
+    if letter.lineage.replays:
+        line = letter.lineage
+        fields["line"] = f"began with {line.first}, sent again {line.replays} times ({line.auto} automatically)"
+    if letter.note:
+        fields["note"] = f"{document['note'].get('note')} ({document['note'].get('who')})"
     if document["error"]["type"]:
         fields["error"] = f"{document['error']['type']}: {document['error']['message']}"
     if document["metadata"]:
@@ -132,41 +149,101 @@ def _when(at_ms: Any) -> str:
     return moment(at_ms) if isinstance(at_ms, int) else ""
 
 
-@dead_letters.command(cls=CeleryCommand, name="retry", epilog=EXIT_CODES)
-@click.argument("letter_id", metavar="ID")
+@dead_letters.command(cls=CeleryCommand, name="groups", epilog=EXIT_CODES)
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, cls=CeleryOption)
+@filter_options
 @as_json_option
 @click.pass_context
 @reported
-def retry_letter(context: click.Context, letter_id: str, as_json: bool) -> None:
-    """Send a dead letter again, as a first attempt. It leaves the log in the same step."""
-    queue = orchestrator_of(context).dead_letters.retry(letter_id)
+def show_groups(context: click.Context, /, limit: int, as_json: bool, **options: Any) -> None:
+    """Show letters that died of the same together: same error, same stack. The newest groups come first."""
+    orchestrator = orchestrator_of(context)
+    hidden = orchestrator.settings.redact
+    groups = selection(orchestrator.dead_letters, options).groups(limit)
     if as_json:
-        print_document({"id": letter_id, "queue": queue})
-    else:
-        click.echo(f"{letter_id} sent again to {one_line(queue)}")
+        print_document({"groups": [_group_document(group, hidden) for group in groups]})
+        return
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import console, print_table
+
+    rows = []
+    for group in groups:
+        letter = letter_document(group.example, hidden)
+        error = letter["error"]
+        rows.append(
+            (
+                group.fingerprint,
+                group.count,
+                moment(group.first_ms),
+                moment(group.last_ms),
+                group.sparkline,
+                letter["agent"] or letter["queue"],
+                f"{letter['reason']}: {error['type']}: {error['message']}"[:_LONGEST_WHY],
+            )
+        )
+    columns = ("group", "letters", "first seen", "last seen", "last 24 h", "recipient", "newest")
+    print_table(console(context), f"Groups of dead letters: {len(rows)}", columns, rows, fold=("newest",))
 
 
-@dead_letters.command(cls=CeleryCommand, name="purge", epilog=EXIT_CODES)
-@click.option("--yes", is_flag=True, cls=CeleryOption, help="Do not ask.")
+def _group_document(group: Group, hidden: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "group": group.fingerprint,
+        "count": group.count,
+        "first_ms": group.first_ms,
+        "last_ms": group.last_ms,
+        "arrivals_24h": list(group.arrivals),
+        "example": letter_document(group.example, hidden),
+    }
+
+
+@dead_letters.command(cls=CeleryCommand, name="acts", epilog=EXIT_CODES)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, cls=CeleryOption)
 @as_json_option
 @click.pass_context
 @reported
-def purge_letters(context: click.Context, yes: bool, as_json: bool) -> None:
-    """Remove all dead letters. Asks first; what is removed is gone."""
+def show_acts(context: click.Context, limit: int, as_json: bool) -> None:
+    """Show what was done with dead letters: what, who, when and why; newest first."""
+    orchestrator = orchestrator_of(context)
+    hidden = orchestrator.settings.redact
+    acts = mask(redact([asdict(act) for act in orchestrator.dead_letters.acts(limit)], hidden), hidden)
+    if as_json:
+        print_document({"acts": acts})
+        return
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import console, print_table
+
+    rows = [
+        (moment(a["at_ms"]), a["kind"], a["who"], a["why"], a["done"], a["dead"], json.dumps(a["detail"])) for a in acts
+    ]
+    columns = ("when", "act", "who", "why", "letters", "dead again", "about")
+    print_table(console(context), f"Acts: {len(rows)}", columns, rows, fold=("about",))
+
+
+@dead_letters.command(cls=CeleryCommand, name="stats", epilog=EXIT_CODES)
+@as_json_option
+@click.pass_context
+@reported
+def show_stats(context: click.Context, as_json: bool) -> None:
+    """Count dead letters, by agent, message, error and reason."""
     log = orchestrator_of(context).dead_letters
-    count = log.count()
-    if count and not yes:
-        if not can_ask():
-            raise Stop(f"{count} dead letters would be removed; say --yes, as nobody can be asked", ExitCode.CALLER)
-        if not click.confirm(f"Remove {count} dead letters?", err=True):
-            raise Stop("nothing was removed", ExitCode.NOT_HANDLED)
-    removed = log.purge() if count else 0
+    counts = {state: log.query(state=state).count() for state in STATES}
+    by = {
+        dimension: {value: log.shelf.size_of(dimension, value) for value in log.shelf.values(dimension, 100)}
+        for dimension in DIMENSIONS
+        if dimension != "group"
+    }
     if as_json:
-        print_document({"removed": removed})
-    else:
-        click.echo(f"{removed} dead letters removed")
+        print_document({"counts": counts, "by": by})
+        return
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import console, print_fields, print_table
+
+    out = console(context)
+    print_fields(out, "Dead letters", dict(counts.items()))
+    for dimension, values in by.items():
+        rows = sorted(values.items(), key=lambda item: -item[1])
+        print_table(out, f"By {dimension}", (dimension, "letters"), rows)
 
 
-def can_ask() -> bool:
-    """Whether somebody sits at the other end."""
-    return sys.stdin.isatty()
+for _act in ACTS:
+    dead_letters.add_command(_act)

@@ -102,6 +102,14 @@ class NoOwner(CallerError):
         )
 
 
+class InvalidExport(CallerError):
+    """A line of a file of dead letters is not one that an export wrote."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(f"line {line}: {problem}; allowed: a line of `dead-letters export`")
+        self.line = line
+
+
 class NotSupervised(CallerError):
     """The Celery app has no Orchestrator, or its broker cannot give what was asked for."""
 

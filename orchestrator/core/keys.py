@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ RETURNED = "returned-"
 
 #: Step that never holds a message; an entry there only wakes one blocked reader (see ``delay.lua``).
 DOORBELL = "bell"
+
+_LONGEST_NAME = 100
 
 
 def steps_of(priorities: Iterable[int]) -> tuple[str, ...]:
@@ -112,6 +115,57 @@ class Keys:
         """The dead-letter stream."""
         return f"{self.root}dead-letters"
 
+    def letters(self, dimension: str, value: str) -> str:
+        """Stream of the ids of the letters with that agent, message, error, reason or group (fingerprint)."""
+        return f"{self.root}letters:{dimension}:{indexed(value)}"
+
+    def letter_values(self, dimension: str) -> str:
+        """Sorted set of a dimension's values: value -> when a letter with it last came, in ms."""
+        return f"{self.root}letters:values:{dimension}"
+
+    def letter_arrivals(self, group: str) -> str:
+        """Hash of a group's arrivals: hour since 1970 -> letters. The last 48 hours that had any."""
+        return f"{self.root}letters:arrivals:{indexed(group)}"
+
+    @property
+    def parked_letters(self) -> str:
+        """Sorted set, by name, of the ids of parked letters, padded so that they sort as they came."""
+        return f"{self.root}letters:parked"
+
+    @property
+    def letter_notes(self) -> str:
+        """Hash: parked letter's id -> why, by whom and since when, as JSON."""
+        return f"{self.root}letters:notes"
+
+    @property
+    def letters_due(self) -> str:
+        """Sorted set of letters to be retried automatically: id -> when, in ms."""
+        return f"{self.root}letters:due"
+
+    @property
+    def letters_planned(self) -> str:
+        """The last letter that an automatic retry was planned for, or was found to need none."""
+        return f"{self.root}letters:planned"
+
+    @property
+    def letters_expired(self) -> str:
+        """The letter up to which expiry has come in this round."""
+        return f"{self.root}letters:expired"
+
+    @property
+    def letter_origins(self) -> str:
+        """Hash: an imported letter's id where it came from -> its id here."""
+        return f"{self.root}letters:origins"
+
+    @property
+    def letter_acts(self) -> str:
+        """Capped stream of what was done with letters: what, who, when, why."""
+        return f"{self.root}letters:acts"
+
+    def letter_act(self, act: str) -> str:
+        """Hash of one act's progress: done, dead (of the replayed). Kept for a week."""
+        return f"{self.root}letters:act:{act}"
+
     @property
     def agents(self) -> str:
         """Hash of the agents any worker has ever hosted: name -> description as JSON."""
@@ -180,3 +234,9 @@ class Keys:
     def aftermath(self, delivery_id: str) -> str:
         """Hash of what else happens when that outcome is recorded; the scripts append ``:then`` to its key."""
         return f"{self.outcome(delivery_id)}:then"
+
+
+def indexed(value: str) -> str:
+    """A dead letter's value as its index is named: long ones by their sum, so that no message makes a long key."""
+    raw = value.encode("utf-8", "surrogatepass")
+    return value if len(raw) <= _LONGEST_NAME else f"sha1:{hashlib.sha1(raw, usedforsecurity=False).hexdigest()}"

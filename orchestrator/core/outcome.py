@@ -21,7 +21,9 @@ class Reason(StrEnum):
     VALIDATION = "validation"
     UNKNOWN_TASK = "unknown task"
     UNKNOWN_MESSAGE = "unknown message"
+    EXPIRED = "expired"
     OVERFLOW = "mailbox overflow"
+    UNROUTABLE = "unroutable"
 
 
 @dataclass(frozen=True, slots=True)

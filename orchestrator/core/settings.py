@@ -98,6 +98,19 @@ class Settings(BaseSettings):
     mailboxes: dict[str, Annotated[Mailbox, _Checked]] = Field(default_factory=dict)
     #: Circuit breakers, likewise (``{"*": {"failures": 5, "window_s": 30, "open_s": 10}}``).
     breakers: dict[str, Annotated[Breaker, _Checked]] = Field(default_factory=dict)
+    #: A dead letter that is open and older than this is removed, and that is said.
+    letters_keep_s: float = Field(default=86400.0, gt=0, le=10 * 365 * 24 * 3600)
+    #: Of more dead letters than this, the oldest are removed, and that is said.
+    letters_most: int = Field(default=1_000_000, ge=1)
+    #: How often a dead letter is sent again by itself before it is parked; 0: never. Only what may pass by itself is:
+    #: retries exhausted, timeouts, full mailboxes.
+    letters_retries: int = Field(default=0, ge=0, le=5)
+    #: Until the first automatic retry; each further one waits twice as long.
+    letters_first_retry_s: Seconds = 60.0
+    #: How often beat has the monitor manager look after the dead letters.
+    letters_every_s: Seconds = 10.0
+    #: Whether a message that expires becomes a dead letter instead of a mere count.
+    bury_expired: bool = False
     #: Names of fields whose values are never shown (case does not matter).
     redact: tuple[str, ...] = ("password", "secret", "token", "api_key", "authorization", "card_number")
 

@@ -1,4 +1,4 @@
-"""One dead letter, as it is read back from the stream."""
+"""One dead letter, as it is read back from the log."""
 
 from __future__ import annotations
 
@@ -14,10 +14,27 @@ from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 
+#: What is known of each dimension that letters are indexed by: its field in the log's entries.
+DIMENSIONS = {"agent": b"a", "message": b"n", "error": b"e", "reason": b"y", "group": b"g"}
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a replayed message comes from."""
+
+    #: The letter that was sent again, and the one that the line began with.
+    of: str = ""
+    first: str = ""
+    #: How often the line was sent again; how often of that automatically.
+    replays: int = 0
+    auto: int = 0
+    #: The act that sent it again.
+    act: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Why a message ended here, and the message itself, byte for byte (``raw``)."""
+    """Why a message ended here, and the message itself, byte for byte (``raw``). Times are in ms since 1970."""
 
     id: str
     raw: bytes
@@ -26,6 +43,7 @@ class DeadLetter:
     error_type: str = ""
     error_message: str = ""
     attempts: int = 0
+    #: When its last attempt ended, by the worker's clock.
     at_ms: int = 0
     by: str = ""
     failures: tuple[Failure, ...] = ()
@@ -35,16 +53,52 @@ class DeadLetter:
     agent: str = ""
     message: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    #: The letter that it was sent again from.
     replay_of: str = ""
+    #: The incarnation that had it last.
+    incarnation: str = ""
+    #: When it first lay in its mailbox (after a replay: since that), and when the log took it.
+    sent_ms: int = 0
+    buried_ms: int = 0
+    lineage: Lineage = Lineage()
+    #: Fingerprint: letters that died of the same share it (see :mod:`orchestrator.core.fingerprint`).
+    group: str = ""
+    #: Why, by whom and since when it is parked; empty if it is open.
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> str:
+        """``parked`` or ``open``."""
+        return "parked" if self.note else "open"
+
+    @property
+    def first_seen(self) -> str:
+        """When its first attempt failed, as that worker's clock had it; empty if no attempt is known."""
+        return self.failures[0].at if self.failures else ""
+
+    def dimension(self, name: str) -> str:
+        """The value that the letter is indexed by."""
+        match name:
+            case "agent":
+                return self.agent
+            case "message":
+                return self.message or self.task
+            case "error":
+                return self.error_type
+            case "reason":
+                return self.reason
+            case _:
+                return self.group
 
     def body(self) -> Any:
         """The message's arguments as JSON data, or ``None`` if they cannot be read."""
-        return _body(_envelope(self.raw))
+        return _body(envelope_of(self.raw))
 
     def shown(self, hidden: tuple[str, ...]) -> dict[str, Any]:
         """Everything about the letter as JSON data, with the named fields redacted, in its texts too."""
         shown = {
             "id": self.id,
+            "state": self.state,
             "agent": self.agent,
             "message": self.message,
             "task": self.task,
@@ -52,13 +106,20 @@ class DeadLetter:
             "delivery_id": self.delivery_id,
             "reason": self.reason,
             "error": {"type": self.error_type, "message": self.error_message},
+            "group": self.group,
             "attempts": self.attempts,
+            "sent_ms": self.sent_ms,
+            "first_seen": self.first_seen,
             "at_ms": self.at_ms,
+            "buried_ms": self.buried_ms,
             "by": self.by,
+            "incarnation": self.incarnation,
             "failures": [f.to_wire() for f in self.failures],
             "deaths": [dict(d) for d in self.deaths],
             "metadata": redact(dict(self.metadata), hidden),
             "replay_of": self.replay_of,
+            "lineage": {"first": self.lineage.first, "replays": self.lineage.replays, "auto": self.lineage.auto},
+            "note": dict(self.note),
             "body": redact(self.body(), hidden),
             "raw_bytes": len(self.raw),
         }
@@ -66,7 +127,8 @@ class DeadLetter:
         return masked
 
 
-def _envelope(raw: bytes) -> dict[str, Any]:
+def envelope_of(raw: bytes) -> dict[str, Any]:
+    """A message as JSON data; empty if it is none."""
     try:
         loaded = json.loads(raw)
     except (ValueError, RecursionError):
@@ -101,18 +163,25 @@ def _json(raw: bytes, empty: Any) -> Any:
     return loaded if isinstance(loaded, type(empty)) else empty
 
 
-def read_letter(entry_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
-    """A letter from its stream entry. Never fails: what cannot be read is left empty."""
+def supervision_in(headers: Mapping[str, Any]) -> Supervision:
+    """How a message was supervised; the defaults if its headers do not say."""
+    try:
+        return Supervision.from_wire(headers[HEADER])
+    except (KeyError, InvalidPolicy):
+        return Supervision()
+
+
+def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"") -> DeadLetter:
+    """A letter from its entry. Never fails: what cannot be read is left empty."""
     raw = fields.get(b"m", b"")
     written: dict[str, Any] = _json(fields.get(b"letter", b""), {})
     deaths: list[Any] = _json(fields.get(b"d", b""), [])
-    headers = _object(_envelope(raw), "headers")
-    try:
-        supervision = Supervision.from_wire(headers[HEADER])
-    except (KeyError, InvalidPolicy):
-        supervision = Supervision()
+    headers = _object(envelope_of(raw), "headers")
+    supervision = supervision_in(headers)
     error = _object(written, "error")
     failures = written.get("failures")
+    lineage: dict[str, Any] = _json(fields.get(b"r", b""), {})
+    buried_ms = _whole(entry_id.split("-")[0])
     return DeadLetter(
         id=entry_id,
         raw=raw,
@@ -121,7 +190,7 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
         error_type=str(error.get("type", "")),
         error_message=str(error.get("message", "")),
         attempts=_whole(written.get("attempts")),
-        at_ms=_whole(written.get("at")) or _whole(entry_id.split("-")[0]),
+        at_ms=_whole(written.get("at")) or buried_ms,
         by=str(written.get("by", "")),
         failures=_failures(failures) if isinstance(failures, list) else supervision.failures,
         deaths=tuple(d for d in deaths if isinstance(d, dict)),
@@ -130,7 +199,19 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
         agent=supervision.agent,
         message=supervision.message,
         metadata=supervision.metadata,
-        replay_of=supervision.replay_of,
+        replay_of=str(lineage.get("of") or supervision.replay_of),
+        incarnation=str(written.get("incarnation", "")),
+        sent_ms=_whole(fields.get(b"s")),
+        buried_ms=buried_ms,
+        lineage=Lineage(
+            of=str(lineage.get("of", "")),
+            first=str(lineage.get("first", "")),
+            replays=_whole(lineage.get("replays")),
+            auto=_whole(lineage.get("auto")),
+            act=str(lineage.get("act", "")),
+        ),
+        group=fields.get(b"g", b"").decode("utf-8", "replace"),
+        note=_json(note, {}),
     )
 
 
@@ -143,17 +224,3 @@ def _whole(value: Any) -> int:
         return int(value)
     except (TypeError, ValueError, OverflowError):
         return 0
-
-
-def renewed(letter: DeadLetter) -> bytes:
-    """The message as it is sent again: a first attempt, which says which letter it comes from."""
-    envelope = _envelope(letter.raw)
-    headers = _object(envelope, "headers")
-    if not headers:
-        return letter.raw
-    headers = {**headers, "retries": 0, "eta": None, "expires": None, "redelivered": False}
-    if isinstance(headers.get(HEADER), dict):
-        supervision = {k: v for k, v in headers[HEADER].items() if k != "failures"}
-        headers[HEADER] = {**supervision, "replay_of": letter.id}
-    envelope["headers"] = headers
-    return json.dumps(envelope).encode()

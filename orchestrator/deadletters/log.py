@@ -1,34 +1,219 @@
-"""What can be asked of dead letters, and what can be done with them."""
+"""The dead-letter log: what can be asked of it, and what can be done with letters."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import getpass
+import json
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.core.errors import CallerError, InvalidPolicy, UnknownDeadLetter
+from orchestrator.deadletters.criteria import Criteria
+from orchestrator.deadletters.edit import Edit, Validate, edited
+from orchestrator.deadletters.export import read_line
+from orchestrator.deadletters.letter import DeadLetter, read_letter
+from orchestrator.deadletters.selection import Selection
+from orchestrator.deadletters.shelf import BATCH, Act, Row, Shelf
+from orchestrator.telemetry import emit, events
+
+_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
+#: Beyond this, Redis knows no id.
+_LARGEST = 2**64
 
 
-class DeadLetters(Protocol):
-    """The dead-letter log. Redis keeps it (:mod:`.stream`); eager mode keeps it in memory (:mod:`.memory`)."""
+def operator() -> str:
+    """Who acts, if nobody says: the user of this process."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError, ImportError):
+        return f"somebody@{socket.gethostname()}"
+
+
+class DeadLetters:
+    """Every method that acts takes ``who`` (this process' user by default) and ``why``, and records the act.
+
+    In Redis, every method raises :class:`~orchestrator.core.errors.BrokerUnavailable` when it is away.
+    """
+
+    def __init__(self, shelf: Shelf, hidden: tuple[str, ...] = (), validate: Validate | None = None) -> None:
+        self.shelf = shelf
+        self.hidden = hidden
+        self._validate = validate
+
+    # -- asking
 
     def list(self, limit: int = 50, *, before: str | None = None) -> list[DeadLetter]:
-        """Newest first; ``before`` an id for the next page."""
-        ...
+        """All letters, parked ones too, newest first; ``before`` an id for the next page.
+
+        Raises:
+            UnknownDeadLetter: ``before`` is no letter's id.
+        """
+        if before is not None:
+            self._known_form(before)
+        return [read_letter(*row) for row in self.shelf.newest(limit, f"({before}" if before else "+")]
 
     def count(self) -> int:
-        """How many there are."""
-        ...
+        """How many there are, parked ones included."""
+        return self.shelf.size()
 
     def get(self, letter_id: str) -> DeadLetter:
-        """One letter. Raises :class:`~orchestrator.core.errors.UnknownDeadLetter`."""
-        ...
+        """One letter.
 
-    def retry(self, letter_id: str) -> str:
+        Raises:
+            UnknownDeadLetter: it is not there.
+        """
+        rows = self.shelf.rows([self._known_form(letter_id)])
+        if not rows:
+            raise UnknownDeadLetter(letter_id)
+        return read_letter(*rows[0])
+
+    def query(
+        self,
+        *,
+        agent: str | None = None,
+        message: str | None = None,
+        error: str | None = None,
+        reason: str | None = None,
+        group: str | None = None,
+        older_than_s: float | None = None,
+        newer_than_s: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        text: str | None = None,
+        state: str = "open",
+    ) -> Selection:
+        """The letters for which all that is given holds; see :class:`~.criteria.Criteria`. Asks nothing yet.
+
+        Raises:
+            InvalidPolicy: a value makes no sense.
+        """
+        criteria = Criteria(agent, message, error, reason, group, older_than_s, newer_than_s, metadata, text, state)
+        return Selection(self, criteria)
+
+    def acts(self, limit: int = 50) -> Sequence[Act]:
+        """What was done with letters, newest first."""
+        return self.shelf.acts(limit)
+
+    # -- acting
+
+    def begin(self, kind: str, who: str | None, why: str, **detail: Any) -> str:
+        """Record an act; returns its id."""
+        return self.shelf.begin(kind, who or operator(), why, detail)
+
+    def retry(self, letter_id: str, *, who: str | None = None, why: str = "") -> str:
         """Send it again, once, however many ask at the same time; returns the queue.
 
-        Raises :class:`~orchestrator.core.errors.UnknownDeadLetter`.
+        Raises:
+            UnknownDeadLetter: it is not there (any more).
+            CallerError: it names no mailbox to send it to.
+            MailboxFull, CircuitOpen: its mailbox takes none now; it stays a letter.
         """
-        ...
+        letter = self.get(letter_id)
+        return self._resend(letter, self.begin("retry", who, why, id=letter.id))
 
-    def purge(self) -> int:
-        """Remove all; returns how many."""
-        ...
+    def _resend(self, letter: DeadLetter, act: str, instead: bytes = b"") -> str:
+        if not letter.queue:
+            raise CallerError(f"dead letter {letter.id!r} names no mailbox that it could be sent to")
+        sent = self.shelf.resend([letter.id], act, auto=False, watched=False, instead=instead)
+        if not sent:
+            raise UnknownDeadLetter(letter.id)
+        emit(events.REPLAYED, letter_id=letter.id, queue=sent[0].queue)
+        return sent[0].queue
+
+    def edit(self, letter_id: str, changes: Mapping[str, Any]) -> Edit:
+        """What the letter's message would be with some of its fields changed; nothing is done yet.
+
+        ``changes`` goes over the message's fields, or over a plain task's keyword arguments.
+
+        Raises:
+            UnknownDeadLetter: it is not there.
+            InvalidMessage: the message would not fit its model.
+            CallerError: the letter's message cannot be read.
+        """
+        letter = self.get(letter_id)
+        return edited(letter, changes, self._validate, self.hidden)
+
+    def edit_and_retry(
+        self, letter_id: str, changes: Mapping[str, Any], *, who: str | None = None, why: str = ""
+    ) -> str:
+        """Send it again with some fields changed; returns the queue. Raises as :meth:`edit` and :meth:`retry`."""
+        edit = self.edit(letter_id, changes)
+        act = self.begin("edit", who, why, id=edit.letter.id, diff=edit.diff())
+        return self._resend(edit.letter, act, edit.raw)
+
+    def park(self, letter_id: str, note: str, *, who: str | None = None, why: str = "") -> None:
+        """Put it aside: no filter for open letters finds it, it is neither expired nor retried by itself.
+
+        Raises:
+            UnknownDeadLetter: it is not there.
+        """
+        letter = self.get(letter_id)
+        act = self.begin("park", who, why, id=letter.id, note=note)
+        emit(events.PARKED, {"count": self.shelf.park([letter.id], act, self.note(note, who))})
+
+    def note(self, note: str, who: str | None) -> str:
+        """A note as it is kept."""
+        return json.dumps({"note": note, "who": who or operator(), "at_ms": self.shelf.now_ms()})
+
+    def unpark(self, letter_id: str, *, who: str | None = None, why: str = "") -> None:
+        """Make it open again.
+
+        Raises:
+            UnknownDeadLetter: it is not there.
+        """
+        letter = self.get(letter_id)
+        opened = self.shelf.unpark([letter.id], self.begin("unpark", who, why, id=letter.id))
+        emit(events.UNPARKED, {"count": opened})
+
+    def purge(self, *, who: str | None = None, why: str = "") -> int:
+        """Remove all that are there now, parked ones too; one added meanwhile stays. Returns how many."""
+        return self.query(state="all").purge(who=who, why=why)
+
+    def import_lines(
+        self,
+        lines: Iterable[str | bytes],
+        *,
+        check_only: bool = False,
+        who: str | None = None,
+        why: str = "",
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[int, int]:
+        """Take in letters that :meth:`Selection.export` wrote; returns how many were added, and how many were here.
+
+        A letter that is here, itself or from an earlier import, is passed over, so importing again does no harm. A bad
+        line stops the import; those before it are in. ``check_only`` adds nothing.
+
+        Raises:
+            InvalidExport: a line is not one of an export; names it.
+        """
+        act = "" if check_only else self.begin("import", who, why)
+        added = known = 0
+        rows: list[Row] = []
+
+        def take_in() -> None:
+            nonlocal added, known
+            new = [] if check_only or not rows else self.shelf.take_in(rows, act)
+            added += len(new)
+            known += 0 if check_only else len(rows) - len(new)
+            if progress is not None:
+                progress(len(rows))
+            rows.clear()
+
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    rows.append(read_line(number, line))
+                if len(rows) >= BATCH:
+                    take_in()
+        finally:
+            take_in()
+        return added, known
+
+    def _known_form(self, letter_id: str) -> str:
+        if not isinstance(letter_id, str):
+            raise InvalidPolicy("letter_id", letter_id, "a dead letter's id")
+        if not _ID.fullmatch(letter_id) or any(int(part) >= _LARGEST for part in letter_id.split("-")):
+            raise UnknownDeadLetter(letter_id)
+        return letter_id

@@ -2,93 +2,211 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from orchestrator.core.errors import BrokerUnavailable, CallerError, UnknownDeadLetter
-from orchestrator.deadletters.letter import DeadLetter, read_letter, renewed
-from orchestrator.telemetry import emit, events
+from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.deadletters.shelf import LOOK, Act, Found, Row, Sent
 from orchestrator.transport.flow import refusal
 from orchestrator.transport.store import Store
 
-#: Letters removed per script, so that Redis is never held for long.
-_PURGE_BATCH = 2000
+#: Acts remembered.
+_ACTS = 10_000
 
-_ID = re.compile(r"\d+-\d+")
+_FIELDS = (b"m", b"letter", b"d", b"q", b"a", b"n", b"e", b"y", b"g", b"r", b"s", b"o")
+
+_WEEK_MS = 7 * 24 * 3600 * 1000
 
 
-class StreamDeadLetters:
-    """Implements :class:`~orchestrator.deadletters.log.DeadLetters`.
-
-    Every method raises :class:`BrokerUnavailable` when Redis is away.
-    """
+class StreamShelf:
+    """Implements :class:`~orchestrator.deadletters.shelf.Shelf`. Every method raises :class:`BrokerUnavailable`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._k = store.keys
         self._key = store.keys.dead_letters
 
-    def list(self, limit: int = 50, *, before: str | None = None) -> list[DeadLetter]:
-        """Newest first; ``before`` an id for the next page."""
-        top = f"({self._known_form(before)}" if before else "+"
-        rows = self._call(lambda: self._store.client.xrevrange(self._key, max=top, min="-", count=limit))
-        return [read_letter(entry.decode(), fields) for entry, fields in rows]
+    def now_ms(self) -> int:
+        """Redis' clock."""
+        seconds, micros = self._call(lambda: self._store.client.time())
+        return int(seconds) * 1000 + int(micros) // 1000
 
-    def count(self) -> int:
-        """How many there are."""
+    def size(self) -> int:
+        """How many letters there are."""
         return int(self._call(lambda: self._store.client.xlen(self._key)))
 
-    def get(self, letter_id: str) -> DeadLetter:
-        """One letter."""
-        form = self._known_form(letter_id)
-        rows = self._call(lambda: self._store.client.xrange(self._key, min=form, max=form))
-        if not rows:
-            raise UnknownDeadLetter(letter_id)
-        return read_letter(rows[0][0].decode(), rows[0][1])
+    def size_of(self, dimension: str, value: str) -> int:
+        """How many there are with that value."""
+        return int(self._call(lambda: self._store.client.xlen(self._k.letters(dimension, value))))
 
-    def retry(self, letter_id: str) -> str:
-        """Send it again. Removing it and publishing it is one step, so two who ask at once cause one retry."""
-        letter = self.get(letter_id)
-        if not letter.queue:
-            raise CallerError(f"dead letter {letter.id!r} names no mailbox that it could be sent to")
-        k = self._store.keys
-        first_priority = self._store.steps[1]
-        sent = self._store.run(
-            "replay",
-            [self._key, k.step(letter.queue, first_priority), k.ledger(letter.queue), k.queues],
-            [letter.id, renewed(letter), letter.queue],
-        )
-        if not sent:
-            raise UnknownDeadLetter(letter_id)
-        if isinstance(sent, list):
-            raise refusal(letter.queue, sent[2])
-        emit(events.REPLAYED, letter_id=letter.id, queue=letter.queue)
-        return letter.queue
+    def values(self, dimension: str, limit: int) -> list[str]:
+        """Values there are letters of, the last to have come first."""
+        key = self._k.letter_values(dimension)
+        return [raw.decode() for raw in self._call(lambda: self._store.client.zrevrange(key, 0, limit - 1))]
 
-    def purge(self) -> int:
-        """Remove all that are there now; one added meanwhile stays."""
-        newest = self._call(lambda: self._store.client.xrevrange(self._key, count=1))
-        if not newest:
-            return 0
-        removed = 0
-        while step := int(self._store.run("purge_letters", [self._key], [newest[0][0], _PURGE_BATCH])):
-            removed += step
-        emit(events.PURGED, {"count": removed})
-        return removed
+    def arrivals(self, group: str) -> Mapping[int, int]:
+        """By hour."""
+        counted = self._call(lambda: self._store.client.hgetall(self._k.letter_arrivals(group)))
+        return {int(hour): int(count) for hour, count in counted.items()}
 
-    def _known_form(self, letter_id: str) -> str:
-        if not _ID.fullmatch(letter_id):
-            raise UnknownDeadLetter(letter_id)
-        return letter_id
+    def find(
+        self,
+        indexed: Sequence[tuple[str, str]],
+        state: str,
+        low: str,
+        high: str,
+        *,
+        limit: int,
+        oldest_first: bool,
+    ) -> Found:
+        """One step of a search."""
+        pairs = [part for pair in indexed for part in pair]
+        args = [self._k.root, "1" if oldest_first else "0", low, high, limit, LOOK, state, *pairs]
+        cursor, looked_at, *ids = self._store.run("find_letters", [], args)
+        return Found(tuple(letter_id.decode() for letter_id in ids), cursor.decode(), looked_at)
+
+    def rows(self, ids: Sequence[str]) -> list[Row]:
+        """Those that are there."""
+
+        def read() -> list[Any]:
+            with self._store.client.pipeline(transaction=False) as pipe:
+                for letter_id in ids:
+                    pipe.xrange(self._key, min=letter_id, max=letter_id)
+                return pipe.execute()
+
+        return self._noted([entries[0] for entries in self._call(read) if entries]) if ids else []
+
+    def newest(self, limit: int, below: str) -> list[Row]:
+        """Newest first."""
+        return self._noted(self._call(lambda: self._store.client.xrevrange(self._key, max=below, min="-", count=limit)))
+
+    def _noted(self, entries: Sequence[Any]) -> list[Row]:
+        if not entries:
+            return []
+        ids = [entry for entry, _ in entries]
+        notes = self._call(lambda: self._store.client.hmget(self._k.letter_notes, ids))
+        return [(entry.decode(), fields, note or b"") for (entry, fields), note in zip(entries, notes, strict=True)]
+
+    def begin(self, kind: str, who: str, why: str, detail: Mapping[str, Any]) -> str:
+        """One round trip."""
+
+        def write() -> str:
+            fields: Any = {"kind": kind, "who": who, "why": why, "detail": json.dumps(dict(detail))}
+            added: Any = self._store.client.xadd(self._k.letter_acts, fields, maxlen=_ACTS, approximate=True)
+            act: str = added.decode()
+            with self._store.client.pipeline(transaction=False) as pipe:
+                pipe.hset(self._k.letter_act(act), "done", "0")
+                pipe.pexpire(self._k.letter_act(act), _WEEK_MS)
+                pipe.execute()
+            return act
+
+        return str(self._call(write))
+
+    def acts(self, limit: int) -> list[Act]:
+        """Newest first."""
+
+        def read() -> list[Act]:
+            entries: Any = self._store.client.xrevrange(self._k.letter_acts, count=limit)
+            with self._store.client.pipeline(transaction=False) as pipe:
+                for entry, _ in entries:
+                    pipe.hmget(self._k.letter_act(entry.decode()), "done", "dead")
+                progress = pipe.execute()
+            return [_act(entry.decode(), fields, *p) for (entry, fields), p in zip(entries, progress, strict=True)]
+
+        acts: list[Act] = self._call(read)
+        return acts
+
+    def deaths_of(self, act: str) -> int:
+        """How many have died again."""
+        return int(self._call(lambda: self._store.client.hget(self._k.letter_act(act), "dead")) or 0)
+
+    def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> list[Sent]:
+        """Out of the log and into the mailboxes, each in one step."""
+        flags = ["1" if auto else "0", "1" if watched else ""]
+        args = [self._k.root, self._store.steps[1], act, *flags, instead, *ids]
+        flat, kept = self._store.run("replay", [], args)
+        if kept and not flat:
+            raise refusal(kept[0].decode(), kept[1])
+        texts = [part.decode() for part in flat]
+        return [Sent(*texts[at : at + 4]) for at in range(0, len(texts), 4)]
+
+    def settled(self, sent: Sequence[Sent]) -> int:
+        """By their recorded outcomes; a plain Celery message has come to an end when it has left its mailbox."""
+
+        def read() -> list[Any]:
+            with self._store.client.pipeline(transaction=False) as pipe:
+                for one in sent:
+                    if one.delivery_id:
+                        pipe.exists(self._k.outcome(one.delivery_id))
+                    else:
+                        pipe.xrange(self._k.step(one.queue, self._store.steps[1]), min=one.entry, max=one.entry)
+                return pipe.execute()
+
+        said = self._call(read)
+        return sum(bool(s) if one.delivery_id else not s for one, s in zip(sent, said, strict=True))
+
+    def park(self, ids: Sequence[str], act: str, note: str) -> int:
+        """Put letters aside."""
+        return int(self._store.run("park_letters", [], [self._k.root, act, note, *ids]))
+
+    def unpark(self, ids: Sequence[str], act: str) -> int:
+        """Make letters open."""
+        return int(self._store.run("unpark_letters", [], [self._k.root, act, *ids]))
+
+    def remove(self, ids: Sequence[str], act: str) -> int:
+        """Remove letters."""
+        return int(self._store.run("purge_letters", [], [self._k.root, act, *ids]))
+
+    def take_in(self, rows: Sequence[Row], act: str) -> list[str]:
+        """Add letters of another log."""
+        flat: list[Any] = []
+        for _, fields, note in rows:
+            flat += [*(fields.get(name, b"") for name in _FIELDS), note]
+        return [letter_id.decode() for letter_id in self._store.run("import_letters", [], [self._k.root, act, *flat])]
+
+    def plan(self, most: int, first_ms: int, reasons: Sequence[str], look: int) -> tuple[int, list[str]]:
+        """Plan automatic retries."""
+        looked_at, *park = self._store.run("schedule_letters", [], [self._k.root, look, most, first_ms, *reasons])
+        return int(looked_at), [letter_id.decode() for letter_id in park]
+
+    def due(self, limit: int) -> list[str]:
+        """Letters whose automatic retry is due."""
+        now, key = self.now_ms(), self._k.letters_due
+        found = self._call(lambda: self._store.client.zrangebyscore(key, "-inf", now, start=0, num=limit))
+        return [letter_id.decode() for letter_id in found]
+
+    def unplan(self, ids: Sequence[str]) -> None:
+        """Forget planned retries."""
+        if ids:
+            self._call(lambda: self._store.client.zrem(self._k.letters_due, *ids))
+
+    def mark(self, value: str | None = None) -> str:
+        """How far expiry came."""
+        if value is not None:
+            self._call(lambda: self._store.client.set(self._k.letters_expired, value))
+            return value
+        raw = self._call(lambda: self._store.client.get(self._k.letters_expired))
+        return raw.decode() if raw else ""
 
     def _call(self, command: Callable[[], Any]) -> Any:
         try:
             return command()
-        except ResponseError as error:
-            if "Invalid stream ID" in str(error):
-                raise UnknownDeadLetter(str(error)) from None
-            raise BrokerUnavailable(self._store.url, error) from error
         except RedisError as error:
             raise BrokerUnavailable(self._store.url, error) from error
+
+
+def _act(act: str, fields: Mapping[bytes, bytes], done: bytes | None, dead: bytes | None) -> Act:
+    text = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+    return Act(
+        id=act,
+        kind=text.get("kind", ""),
+        who=text.get("who", ""),
+        why=text.get("why", ""),
+        at_ms=int(act.split("-")[0]),
+        detail=json.loads(text.get("detail") or "{}"),
+        done=int(done or 0),
+        dead=int(dead or 0),
+    )

@@ -95,6 +95,23 @@ COMPENSATED: Final = _event(
     "A recipient that handled its copy was sent the compensation, because another's copy died.",
     metadata="agent id broadcast",
 )
+RESOLVED: Final = _event(
+    "dead_letter.resolved", "A dead letter that was sent again was handled.", metadata="letter_id id"
+)
+PARKED: Final = _event("dead_letter.parked", "Dead letters were put aside.", measurements="count")
+UNPARKED: Final = _event("dead_letter.unparked", "Parked dead letters were made open again.", measurements="count")
+LETTERS_EXPIRED: Final = _event(
+    "dead_letter.expired",
+    "Dead letters were removed unresolved, because of their age or number.",
+    measurements="count",
+    metadata="reason",
+)
+REPLAY_STOPPED: Final = _event(
+    "replay.stopped",
+    "A canary, or a mailbox that took no more, has stopped a replay.",
+    measurements="sent dead",
+    metadata="act why",
+)
 AGENT_UP: Final = _event("agent.up", "An incarnation took out its lease.", metadata="incarnation")
 AGENT_DEAD: Final = _event(
     "agent.dead", "An incarnation was declared dead.", measurements="silent_s", metadata="incarnation reason by"

@@ -17,6 +17,8 @@ _CONCERNING: Final = frozenset(
         events.DROPPED,
         events.MAILBOX_WARNING,
         events.BREAKER_OPENED,
+        events.LETTERS_EXPIRED,
+        events.REPLAY_STOPPED,
         events.AGENT_DEAD,
         events.AGENT_FENCED,
         events.SWEEP_STOOD_IN,

@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 #: Longest time a stopping process waits for its last acknowledgements to be confirmed.
 _FAREWELL_S = 5.0
 
+#: Longest time that giving back waits to be confirmed.
+_CONFIRM_S = 0.5
+
 #: How long an incarnation without a consumer waits for another one.
 _LINGER_S = 5.0
 
@@ -279,6 +282,9 @@ class Holder:
         for (stream, queue, alone), entries in by_stream.items():
             args = [*self._giveback_args(queue, death, alone), *entries]
             self.outbox.post("giveback_held", [stream], args, functools.partial(_tell, queue))
+        if by_stream:
+            # The next claim goes over another connection, and would overtake what comes back first.
+            self.outbox.flush(wait_s=_CONFIRM_S)
 
     def take_back_unanswered(self, idle_s: float) -> None:
         """Give back what Redis says we hold and we know nothing of: the answer to a claim that never arrived.

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from kombu.utils.json import loads as kombu_loads
+
+from orchestrator.core.supervision import HEADER
+
+#: What a replayed dead letter's envelope begins with, and the header that it becomes: the letter it was (``of``), the
+#: one its line began with (``first``), how often it was sent again (``replays``), how often of that automatically
+#: (``auto``), and in which act.
+LINEAGE = "orc_lineage"
+
+#: The header in which a retried message keeps when it was first accepted, in ms.
+SENT = "orc_sent_ms"
+
+
+def renewed(headers: Mapping[str, Any], lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers of a dead letter that is sent again: a first attempt, which says where it comes from."""
+    fresh = {**headers, "retries": 0, "eta": None, "expires": None, "redelivered": False, LINEAGE: dict(lineage)}
+    fresh.pop(SENT, None)
+    if isinstance(headers.get(HEADER), dict):
+        supervision = {name: value for name, value in headers[HEADER].items() if name != "failures"}
+        fresh[HEADER] = {**supervision, "replay_of": str(lineage.get("of", ""))}
+        if lineage.get("watched"):
+            fresh[HEADER]["track"] = True
+    return fresh
 
 
 class MalformedEntry(ValueError):
@@ -49,6 +72,9 @@ def decode(raw: bytes, *, tag: str, queue: str, redelivered: bool) -> dict[str, 
         headers = payload["headers"] = {}
     if not isinstance(headers, dict):
         raise MalformedEntry("headers are not an object")
+    lineage = payload.pop(LINEAGE, None)
+    if isinstance(lineage, dict):
+        headers = payload["headers"] = renewed(headers, lineage)
     info = properties.get("delivery_info")
     if not isinstance(info, dict):
         info = properties["delivery_info"] = {"exchange": "", "routing_key": queue}

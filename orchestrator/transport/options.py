@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.core.errors import InvalidSettings
 
-_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death")
+_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death", "bury_expired")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class Options:
     node_name: str = ""
     #: Whether a monitor manager is meant to sweep, so that having to stand in for it is worth a warning.
     managed: bool = False
+    #: Whether a message that expires becomes a dead letter instead of a mere count.
+    bury_expired: bool = False
     #: Further fields for the heartbeat, for whoever knows more about this worker than the transport does.
     describe: Callable[[], Mapping[str, str]] | None = None
     #: Called in a sweep with an incarnation that has ended, and why. It does a bounded amount of what that death

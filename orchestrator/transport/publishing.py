@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +17,8 @@ from redis.exceptions import ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, Keys, steps_of
+from orchestrator.core.outcome import Reason
+from orchestrator.telemetry import emit, events
 from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.flow import insist
 from orchestrator.transport.once import Call, once_of
@@ -40,6 +44,7 @@ class PublishingChannel(kombu_redis.Channel):
         self._wire: Wire | None = None
         self._max_length: dict[str, int] = {}
         self._reply_queues: set[str] = set()
+        self._unrouted = False
         transport: Any = args[0] if args else kwargs["connection"]
         client = transport.client
         self.options = Options.from_transport_options(client.transport_options)
@@ -124,6 +129,41 @@ class PublishingChannel(kombu_redis.Channel):
         reply = run(*call)
         if type(reply) is list:
             insist(queue, reply, 1, lambda _: run(*call))
+
+    def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> Any:
+        found = super()._lookup(exchange, routing_key, default)
+        self._unrouted = not found
+        return found
+
+    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        """Publish; a task message that no binding leads anywhere becomes a dead letter, where kombu loses it."""
+        self._unrouted = False
+        result = super().basic_publish(message, exchange, routing_key, **kwargs)
+        if self._unrouted and "task" in (message.get("headers") or {}):
+            self._bury_unroutable(message, exchange, routing_key)
+        return result
+
+    def _bury_unroutable(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
+        text = f"no queue is bound to exchange {exchange!r} with routing key {routing_key!r}"
+        letter = {
+            "queue": routing_key,
+            "reason": Reason.UNROUTABLE.value,
+            "error": {"type": "Unroutable", "message": text},
+            "attempts": 0,
+            "at": to_ms(time.time()),
+        }
+        args = [self.keys.root, routing_key, dumps(message), json.dumps(letter), letter["reason"], "Unroutable"]
+        self.wire.run("bury_unsent", [self.keys.ledger(routing_key)], args)
+        headers = message["headers"]
+        emit(
+            events.BURIED,
+            agent="",
+            message=str(headers["task"]),
+            id=str(headers.get("id", "")),
+            reason=Reason.UNROUTABLE.value,
+            error=text,
+            attempts=0,
+        )
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """A pipeline for ``kombu.Producer.batch()``."""

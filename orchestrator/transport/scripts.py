@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 
 _SETTLES = ("told", "aftermath", "breaker")
-_ACCEPTS = (*_SETTLES, "mailbox")
+_ACCEPTS = (*_SETTLES, "letters", "mailbox")
 
 #: The parts of each script; only ``entry`` and itself where nothing is said. What comes after a script's own part is
 #: not even looked at by Redis where that returns: functions that are not needed are not made.
@@ -20,16 +20,23 @@ _PARTS = {
     "publish": ("entry", "publish", *_ACCEPTS, "publish_bounded"),
     "settle": ("entry", "settle", *_SETTLES, "settle_told"),
     "conclude": ("entry", "conclude", *_SETTLES, "conclude_told"),
-    "bury": ("entry", *_SETTLES, "bury"),
+    "bury": ("entry", *_SETTLES, "letters", "bury"),
+    "bury_unsent": ("entry", "letters", "bury_unsent"),
     "retry": ("entry", "told", "breaker", "retry"),
     "delay": ("entry", *_ACCEPTS, "delay"),
     "accept": ("entry", *_ACCEPTS, "accept"),
     "broadcast": ("entry", *_ACCEPTS, "broadcast"),
     "replay": ("entry", *_ACCEPTS, "replay"),
-    "giveback_held": ("entry", *_SETTLES, "giveback", "giveback_held"),
-    "reclaim": ("entry", *_SETTLES, "giveback", "reclaim"),
+    "giveback_held": ("entry", *_SETTLES, "letters", "giveback", "giveback_held"),
+    "reclaim": ("entry", *_SETTLES, "letters", "giveback", "reclaim"),
     "purge": ("entry", "told", "aftermath", "purge"),
     "find": ("entry", "told", "aftermath", "find"),
+    "purge_letters": ("entry", "letters", "purge_letters"),
+    "park_letters": ("entry", "letters", "park_letters"),
+    "unpark_letters": ("entry", "letters", "unpark_letters"),
+    "import_letters": ("entry", "letters", "import_letters"),
+    "find_letters": ("entry", "letters", "find_letters"),
+    "schedule_letters": ("entry", "letters", "schedule_letters"),
 }
 
 

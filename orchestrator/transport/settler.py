@@ -13,6 +13,7 @@ from kombu.utils.uuid import uuid
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
+from orchestrator.core.fingerprint import fingerprint, normalised_stack
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.transport.holder import Claim, Holder
 from orchestrator.transport.options import Options
@@ -26,6 +27,12 @@ def _tell(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any]) -> No
         error = letter.get("error") or {}
         why = f"{letter['reason']}: {error.get('type', '')}: {error.get('message', '')}"[:300]
         logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, why)
+
+
+def _group(error: str, failures: Any) -> str:
+    """The fingerprint where a stack is known; the script has the other case."""
+    stack = str(failures[-1].get("traceback", "")) if failures else ""
+    return fingerprint(error, stack) if normalised_stack(stack) else ""
 
 
 class Settler:
@@ -103,12 +110,25 @@ class Settler:
             return
         self._forget(tag)
         k = self._keys
-        keys = [claim.stream, k.ledger(claim.queue), k.dead_letters, k.outcome(delivery) if delivery else ""]
-        full = {"queue": claim.queue, "by": self._incarnation(), "at": to_ms(time.time()), **letter}
+        keys = [claim.stream, k.ledger(claim.queue), k.outcome(delivery) if delivery else ""]
+        incarnation = self._incarnation()
+        full = {
+            "queue": claim.queue,
+            "by": incarnation,
+            "incarnation": incarnation,
+            "at": to_ms(time.time()),
+            **letter,
+        }
+        error = str((full.get("error") or {}).get("type", ""))
         args = [
             GROUP,
             claim.entry,
+            k.root,
+            claim.queue,
             json.dumps(full),
+            full["reason"],
+            error,
+            _group(error, full.get("failures")),
             json.dumps(outcome or {"outcome": "dead"})[:-1],
             to_ms(self._options.outcome_ttl_s),
         ]

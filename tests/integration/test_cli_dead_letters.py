@@ -118,7 +118,7 @@ def test_purging_asks_first(shop: Orchestrator, monkeypatch: pytest.MonkeyPatch)
     assert refused.exit_code == 2
     assert refused.stderr == "Error: 2 dead letters would be removed; say --yes, as nobody can be asked\n"
 
-    monkeypatch.setattr("orchestrator.cli.dead_letters.can_ask", lambda: True)
+    monkeypatch.setattr("orchestrator.cli.dead_letters_acts.can_ask", lambda: True)
     declined = invoke(shop.app, dead_letters, "purge", stdin="n\n")
     assert declined.exit_code == 1
     assert "Remove 2 dead letters? [y/N]" in declined.stderr

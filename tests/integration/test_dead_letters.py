@@ -12,6 +12,7 @@ import pytest
 from orchestrator import Dead, Handled
 from orchestrator.core.errors import CallerError, UnknownDeadLetter
 from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.deadletters.replay import Canary
 from tests.agent_house import House, envelope, hosted
 from tests.apps import agents_app as app
 from tests.eventually import eventually
@@ -21,7 +22,7 @@ WAIT_S = 20
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[House]:
-    with hosted("threads", concurrency=2) as house:
+    with hosted("threads", concurrency=2, environment={"ORCHESTRATOR_BURY_EXPIRED": "1"}) as house:
         yield house
 
 
@@ -182,15 +183,15 @@ def test_purge_removes_more_than_one_batch(house: House) -> None:
 def test_a_letter_that_comes_while_others_are_purged_stays(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     log: Any = house.orchestrator.dead_letters
     house.redis.xadd(house.keys.dead_letters, {"m": "old"})
-    look = log._call
+    look = log.shelf.newest
 
-    def look_and_add(command: Any) -> Any:
-        seen = look(command)
+    def look_and_add(*args: Any) -> Any:
+        seen = look(*args)
         house.redis.xadd(house.keys.dead_letters, {"m": "new"})
         return seen
 
     with monkeypatch.context() as patch:
-        patch.setattr(log, "_call", look_and_add)
+        patch.setattr(log.shelf, "newest", look_and_add)
         assert log.purge() == 1
     assert [letter.raw for letter in log.list()] == [b"new"]
 
@@ -216,3 +217,48 @@ def test_letters_of_two_prefixes_do_not_mix(house: House) -> None:
     assert other.dead_letters.count() == 0
     assert [row for row in other.ledger() if row.accepted] == []
     other.app.close()
+
+
+def test_a_letter_knows_where_and_when_it_was_handled_last(house: House) -> None:
+    letter = bury(house)
+    assert letter.incarnation in [incarnation.id for incarnation in house.orchestrator.registry.incarnations()]
+    assert 0 < letter.sent_ms <= letter.buried_ms
+    assert letter.first_seen == letter.failures[0].at
+    assert letter.group in [group.fingerprint for group in house.orchestrator.dead_letters.query().groups()]
+
+
+def test_a_message_that_expires_becomes_a_letter_if_that_was_asked_for(house: House) -> None:
+    before = house.row()
+    outcome = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=0).wait(timeout_s=WAIT_S)
+    assert isinstance(outcome, Dead)
+    assert outcome.reason == "expired"
+    letter = house.orchestrator.dead_letters.get(str(outcome.letter_id))
+    assert (letter.reason, letter.error_type, letter.agent) == ("expired", "Expired", "worker")
+    assert house.row().dead == before.dead + 1
+    assert house.orchestrator.dead_letters.retry(letter.id) == "worker"
+    house.idle()
+    assert house.row().handled == before.handled + 1
+
+
+def test_a_task_that_no_queue_is_bound_for_becomes_a_letter(house: House) -> None:
+    letter = house.letter_after(
+        lambda: house.orchestrator.app.send_task("plain.add", args=[1, 2], exchange="nowhere", routing_key="celery")
+    )
+    assert (letter.reason, letter.task, letter.queue) == ("unroutable", "plain.add", "celery")
+    house.orchestrator.dead_letters.retry(letter.id)
+    house.idle()
+    assert house.orchestrator.dead_letters.count() == 0
+
+
+def test_a_letter_that_is_handled_after_all_is_resolved_and_its_canary_content(house: House) -> None:
+    house.redis.set("test:fail", "1")
+    for _ in range(3):
+        house.orchestrator.send("worker", app.FailsWhile(key="test:fail"), track=False)
+    eventually(lambda: house.orchestrator.dead_letters.count() == 3)
+    chosen = house.orchestrator.dead_letters.query(agent="worker", message="FailsWhile")
+    done = chosen.retry(canary=Canary(wait_s=WAIT_S))
+    assert (done.sent, bool(done.stopped)) == (1, True)
+    house.redis.delete("test:fail")
+    done = chosen.retry(canary=Canary(wait_s=WAIT_S))
+    assert (done.sent, done.dead, done.stopped) == (3, 0, "")
+    assert house.orchestrator.dead_letters.count() == 0

@@ -168,8 +168,9 @@ class Mailbox(RuleBasedStateMachine):
     @rule(worker=workers, at=st.integers(0, 9))
     def bury(self, worker: Worker, at: int) -> None:
         if held := self._take(worker, at):
-            keys = [held.stream, self.keys.ledger(QUEUE), self.keys.dead_letters, ""]
-            ended = self.run_script("bury", keys, [GROUP, held.entry, '{"reason":"x"}', "{}", 1000])
+            keys = [held.stream, self.keys.ledger(QUEUE), ""]
+            why = ['{"reason":"x"}', "x", "E", "", "{}", 1000]
+            ended = self.run_script("bury", keys, [GROUP, held.entry, self.keys.root, QUEUE, *why])
             self._ended(worker, held, ended, "dead")
 
     @rule(worker=workers, at=st.integers(0, 9))
@@ -246,10 +247,10 @@ class Mailbox(RuleBasedStateMachine):
     def replay(self) -> None:
         rows = self.redis.xrange(self.keys.dead_letters, count=1)
         if rows:
-            k, name = self.keys, self._name()
-            keys = [k.dead_letters, k.step(QUEUE, "0"), k.ledger(QUEUE), k.queues]
-            assert self.run_script("replay", keys, [rows[0][0], name, QUEUE]) == 1
-            assert self.run_script("replay", keys, [rows[0][0], name, QUEUE]) == 0
+            name = self._name()
+            args = [self.keys.root, "0", "1-1", 0, "", name, rows[0][0]]
+            assert len(self.run_script("replay", [], args)[0]) == 4
+            assert self.run_script("replay", [], args) == [[], []]
             self.counts["accepted"] += 1
 
     @rule(batch=st.integers(1, 3))

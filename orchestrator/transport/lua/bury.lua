@@ -1,14 +1,15 @@
 -- Ends a delivery as a dead letter that holds the message byte for byte.
--- KEYS: stream, ledger, dead letters, outcome or ''.
--- ARGV: group, id, letter as JSON, outcome as JSON without its closing brace, ms to keep the outcome
+-- KEYS: stream, ledger, outcome or ''.
+-- ARGV: group, id, root, queue, letter as JSON, reason, error type, fingerprint or '', outcome as JSON without its
+-- closing brace, ms to keep the outcome
 local entry = take(KEYS[1], ARGV[1], ARGV[2])
 if not entry then
   redis.call('HINCRBY', KEYS[2], 'duplicated', 1)
   return 0
 end
 local m, d = fields(entry)
-local id = redis.call('XADD', KEYS[3], '*', 'm', m or '', 'letter', ARGV[3], 'd', d or '')
+local id = bury_letter(ARGV[3], ARGV[4], m, d, ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[2]:match('^%d+'))
 redis.call('HINCRBY', KEYS[2], 'dead', 1)
-if KEYS[4] ~= '' then record(KEYS[4], ARGV[4] .. ',"letter_id":"' .. id .. '"}', ARGV[5]) end
-breaker_buried(flow_of(KEYS[2]), ARGV[3])
+if KEYS[3] ~= '' then record(KEYS[3], ARGV[9] .. ',"letter_id":"' .. id .. '"}', ARGV[10]) end
+breaker_buried(flow_of(KEYS[2]), ARGV[5])
 return answer(id)

@@ -14,9 +14,9 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
     d = cjson.encode(deaths)
     if #deaths >= max_deaths then
       local letter = cjson.encode({
-        queue = queue, reason = 'poison', attempts = #deaths, at = death.at,
+        queue = queue, reason = 'poison', attempts = #deaths, at = death.at, by = death.by, incarnation = death.by,
         error = {type = 'WorkerLost', message = 'its worker died ' .. #deaths .. ' times while running it'}})
-      local dead = redis.call('XADD', root .. 'dead-letters', '*', 'm', m or '', 'letter', letter, 'd', d)
+      local dead = bury_letter(root, queue, m, d, letter, 'poison', 'WorkerLost', '', id:match('^%d+'))
       redis.call('HINCRBY', ledger, 'dead', 1)
       tell(root, m, {outcome = 'dead', reason = 'poison', attempts = #deaths, letter_id = dead,
         error = 'worker died while running it'}, ttl_ms)

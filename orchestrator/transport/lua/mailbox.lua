@@ -56,7 +56,7 @@ local function overflowed(door, m, d)
   local text = 'the mailbox holds ' .. door.limit .. ' messages; ' .. door.overflow
   local letter = cjson.encode({queue = door.queue, reason = 'mailbox overflow', attempts = 0, at = now_ms(),
     error = {type = 'MailboxFull', message = text}})
-  local dead = redis.call('XADD', door.root .. 'dead-letters', '*', 'm', m, 'letter', letter, 'd', d or '')
+  local dead = bury_letter(door.root, door.queue, m, d or '', letter, 'mailbox overflow', 'MailboxFull', '', '')
   redis.call('HINCRBY', door.root .. 'ledger:' .. door.queue, 'dead', 1)
   tell(door.root, m, {outcome = 'dead', reason = 'mailbox overflow', attempts = 0, letter_id = dead, error = text},
     door.ttl_ms)

@@ -1,4 +1,7 @@
--- Removes dead letters up to an id, some at a time. KEYS: dead letters. ARGV: newest id to remove, batch
-local rows = redis.call('XRANGE', KEYS[1], '-', ARGV[1], 'COUNT', ARGV[2])
-for _, row in ipairs(rows) do redis.call('XDEL', KEYS[1], row[1]) end
+-- Removes dead letters. ARGV: root, act, ids… Returns how many there were.
+even_when_full(ARGV[1] .. 'dead-letters')
+local rows = {}
+for i = 3, #ARGV do rows[#rows + 1] = letter_at(ARGV[1], ARGV[i]) end
+drop_letters(ARGV[1], rows)
+note_progress(ARGV[1], ARGV[2], 'done', #rows)
 return #rows

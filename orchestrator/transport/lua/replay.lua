@@ -1,12 +1,55 @@
--- Sends a dead letter again: out of the log and into its mailbox in one step.
--- KEYS: dead letters, stream, ledger, queues. ARGV: letter id, message, queue
-if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
--- A letter is never dropped for want of room: it stays one.
-local door = open_door(flow_of(KEYS[3]), 1, true)
-if door and door.take == 0 then return answer(refused(door)) end
-redis.call('XDEL', KEYS[1], ARGV[1])
-put(KEYS[2], ARGV[2])
-redis.call('HINCRBY', KEYS[3], 'accepted', 1)
-redis.call('SADD', KEYS[4], ARGV[3])
-if door then close_door(door) end
-return answer(1)
+-- Sends dead letters again: each is out of the log and in its mailbox in one step, so whoever comes second finds nothing.
+-- ARGV: root, step, act, 1 if automatic else 0, '1' if somebody watches the outcomes, a message instead of the letter's
+-- or '', ids…
+-- Returns {{id, queue, entry in the mailbox, delivery id where outcomes are watched, …}, {queue, why, …}}; what flow
+-- control refuses stays a letter, as the second list says: nothing is dropped for want of room.
+local root = ARGV[1]
+local wanted, rows, sent, kept = {}, {}, {}, {}
+even_when_full(root .. 'dead-letters')
+for i = 7, #ARGV do
+  local row = letter_at(root, ARGV[i])
+  if row then
+    if not row.q then row.q = text((decoded(row.letter) or {}).queue) end
+    if row.q ~= '' then
+      local of_queue = wanted[row.q]
+      if of_queue then of_queue[#of_queue + 1] = row else wanted[row.q] = {row} end
+    end
+  end
+end
+
+local function send(row)
+  local delivery = ''
+  if ARGV[5] == '1' then
+    local message = decoded(row.m)
+    local headers = message and type(message.headers) == 'table' and message.headers or {}
+    -- Only what is supervised leaves an outcome. The one of its last life must not be taken for the next one's.
+    if type(headers.orc) == 'table' then delivery = text(headers.id) end
+    if delivery ~= '' then redis.call('DEL', root .. 'outcome:' .. delivery) end
+  end
+  local m = ARGV[6] ~= '' and ARGV[6] or row.m or ''
+  local lineage = lineage_after(row, ARGV[3], tonumber(ARGV[4]))
+  if ARGV[5] == '1' then lineage = lineage:sub(1, -2) .. ',"watched":true}' end
+  local entry = put(root .. 'q:' .. ARGV[2] .. ':' .. row.q, wrapped(m, lineage))
+  rows[#rows + 1] = row
+  local at = #sent
+  sent[at + 1], sent[at + 2], sent[at + 3], sent[at + 4] = row.id, row.q, entry, delivery
+end
+
+for queue, of_queue in pairs(wanted) do
+  local ledger = root .. 'ledger:' .. queue
+  local door = open_door(flow_of(ledger), #of_queue, true)
+  local take = door and door.take or #of_queue
+  for at = 1, take do send(of_queue[at]) end
+  if take > 0 then
+    redis.call('HINCRBY', ledger, 'accepted', take)
+    redis.call('SADD', root .. 'queues', queue)
+  end
+  if take < #of_queue then
+    kept[#kept + 1] = queue
+    kept[#kept + 1] = door.refusal
+  end
+  if door then close_door(door) end
+end
+drop_letters(root, rows)
+note_progress(root, ARGV[3], 'done', #rows)
+return answer({sent, kept})

@@ -1,0 +1,22 @@
+"""Checking a message's fields by the model that its agent declares, for whoever changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.agents.agent import AgentSpec
+from orchestrator.core.message import decode, encode
+
+
+def checked_fields(
+    agents: Mapping[str, AgentSpec], hidden: tuple[str, ...], agent: str, message: str, fields: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """The fields as they are sent; ``None`` if the agent, or that message of it, was not declared in this process.
+
+    Raises:
+        InvalidMessage: they do not fit the model.
+    """
+    spec = agents.get(agent)
+    handler = spec.handlers.get(message) if spec is not None else None
+    return None if handler is None else encode(decode(handler.message, fields, hidden=hidden))

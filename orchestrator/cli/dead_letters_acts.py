@@ -1,0 +1,320 @@
+"""``celery -A APP dead-letters retry | edit | park | unpark | purge | export | import``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from celery.bin.base import CeleryCommand, CeleryOption
+
+from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
+from orchestrator.cli.letter_filter import act_options, filter_options, must_be_meant, selection
+from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.printable import lines, one_line
+from orchestrator.cli.progress import progress_bar
+from orchestrator.deadletters.replay import Canary
+
+_every = click.option("--all", "every", is_flag=True, cls=CeleryOption, help="All letters in that state.")
+_dry_run = click.option("--dry-run", is_flag=True, cls=CeleryOption, help="Only say how many it would be.")
+_optional_id = click.argument("letter_id", metavar="[ID]", required=False)
+
+
+@click.command(cls=CeleryCommand, name="retry", epilog=EXIT_CODES)
+@_optional_id
+@click.option("--rate", "rate_per_s", type=float, metavar="N", cls=CeleryOption, help="At most so many a second.")
+@click.option("--at-most", type=click.IntRange(1), metavar="N", cls=CeleryOption, help="The oldest N.")
+@click.option("--canary", is_flag=True, cls=CeleryOption, help="One first, then ten, then the others; stops itself.")
+@click.option(
+    "--max-failure-rate",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    cls=CeleryOption,
+    help="The canary stops when more than this part of the replayed has died again.",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=float,
+    default=60.0,
+    show_default=True,
+    cls=CeleryOption,
+    help="Seconds the canary waits for each lot to come to its end, before it stops.",
+)
+@_every
+@filter_options
+@_dry_run
+@act_options
+@as_json_option
+@click.pass_context
+@reported
+def retry_letters(
+    context: click.Context,
+    /,
+    letter_id: str | None,
+    rate_per_s: float | None,
+    at_most: int | None,
+    canary: bool,
+    max_failure_rate: float,
+    wait_s: float,
+    every: bool,
+    dry_run: bool,
+    who: str | None,
+    why: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Send one dead letter again, or all that a filter means, as first attempts.
+
+    Each leaves the log in the same step, so what two operators retry at once is sent once.
+    """
+    log = orchestrator_of(context).dead_letters
+    if letter_id is not None:
+        queue = log.retry(letter_id, who=who, why=why)
+        _say(as_json, {"id": letter_id, "queue": queue}, f"{letter_id} sent again to {one_line(queue)}")
+        return
+    chosen = selection(log, options)
+    must_be_meant(chosen, every)
+    count = chosen.count() if at_most is None else min(at_most, chosen.count())
+    if dry_run:
+        _say(as_json, {"would_retry": count}, f"{count} dead letters would be sent again")
+        return
+    with progress_bar("sending again", count) as progress:
+        done = chosen.retry(
+            rate_per_s=rate_per_s,
+            canary=Canary(max_failure_rate, wait_s) if canary else None,
+            at_most=at_most,
+            who=who,
+            why=why,
+            progress=progress,
+        )
+    document = {"act": done.act, "sent": done.sent, "dead_again": done.dead, "stopped": done.stopped}
+    _say(as_json, document, f"{done.sent} dead letters sent again; {done.dead} of them are dead again so far")
+    if done.stopped:
+        raise Stop(f"stopped: {done.stopped}", ExitCode.NOT_HANDLED)
+
+
+@click.command(cls=CeleryCommand, name="edit", epilog=EXIT_CODES)
+@click.argument("letter_id", metavar="ID")
+@click.argument("changes", metavar="CHANGES")
+@click.option("--yes", is_flag=True, cls=CeleryOption, help="Do not ask.")
+@_dry_run
+@act_options
+@as_json_option
+@click.pass_context
+@reported
+def edit_letter(
+    context: click.Context,
+    letter_id: str,
+    changes: str,
+    yes: bool,
+    dry_run: bool,
+    who: str | None,
+    why: str,
+    as_json: bool,
+) -> None:
+    """Send a dead letter again with some fields changed. CHANGES is a JSON object: '{"cents": 500}'.
+
+    The message must fit its model. Shows what changes, and asks.
+    """
+    log = orchestrator_of(context).dead_letters
+    try:
+        wanted = json.loads(changes)
+    except ValueError as error:
+        raise Stop(f"CHANGES is not JSON: {error}", ExitCode.CALLER) from None
+    edit = log.edit(letter_id, wanted)
+    if not as_json:
+        click.echo(lines(edit.diff()))
+    if dry_run:
+        if as_json:
+            print_document({"id": letter_id, "diff": edit.diff()})
+        return
+    _ask("Send it again, changed so?", f"{letter_id} would be sent again, changed", yes)
+    queue = log.edit_and_retry(letter_id, wanted, who=who, why=why)
+    document = {"id": letter_id, "queue": queue, "diff": edit.diff()}
+    _say(as_json, document, f"{letter_id} sent again to {one_line(queue)}, changed")
+
+
+@click.command(cls=CeleryCommand, name="park", epilog=EXIT_CODES)
+@_optional_id
+@click.option("--note", required=True, cls=CeleryOption, help="What whoever finds it should know.")
+@_every
+@filter_options
+@act_options
+@as_json_option
+@click.pass_context
+@reported
+def park_letters(
+    context: click.Context,
+    /,
+    letter_id: str | None,
+    note: str,
+    every: bool,
+    who: str | None,
+    why: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Put dead letters aside: they are not retried or expired, and listed only with --state parked."""
+    log = orchestrator_of(context).dead_letters
+    if letter_id is not None:
+        log.park(letter_id, note, who=who, why=why)
+        parked = 1
+    else:
+        chosen = selection(log, options)
+        must_be_meant(chosen, every)
+        with progress_bar("parking", chosen.count()) as progress:
+            parked = chosen.park(note, who=who, why=why, progress=progress)
+    _say(as_json, {"parked": parked}, f"{parked} dead letters parked")
+
+
+@click.command(cls=CeleryCommand, name="unpark", epilog=EXIT_CODES)
+@_optional_id
+@_every
+@filter_options
+@act_options
+@as_json_option
+@click.pass_context
+@reported
+def unpark_letters(
+    context: click.Context,
+    /,
+    letter_id: str | None,
+    every: bool,
+    who: str | None,
+    why: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make parked dead letters open again."""
+    log = orchestrator_of(context).dead_letters
+    if letter_id is not None:
+        log.unpark(letter_id, who=who, why=why)
+        opened = 1
+    else:
+        given = {name for name, value in options.items() if value not in (None, ())} - {"state"}
+        chosen = selection(log, {**options, "state": "parked"})
+        if not given and not every:
+            raise Stop("which letters? Give an ID, a filter, or --all", ExitCode.CALLER)
+        with progress_bar("opening", chosen.count()) as progress:
+            opened = chosen.unpark(who=who, why=why, progress=progress)
+    _say(as_json, {"unparked": opened}, f"{opened} dead letters are open again")
+
+
+@click.command(cls=CeleryCommand, name="purge", epilog=EXIT_CODES)
+@click.option("--yes", is_flag=True, cls=CeleryOption, help="Do not ask.")
+@filter_options
+@_dry_run
+@act_options
+@as_json_option
+@click.pass_context
+@reported
+def purge_letters(
+    context: click.Context, /, yes: bool, dry_run: bool, who: str | None, why: str, as_json: bool, **options: Any
+) -> None:
+    """Remove dead letters: all open ones, or those a filter means. Asks first; what is removed is gone."""
+    chosen = selection(orchestrator_of(context).dead_letters, options)
+    count = chosen.count()
+    if dry_run:
+        _say(as_json, {"would_remove": count}, f"{count} dead letters would be removed")
+        return
+    if count:
+        _ask(f"Remove {count} dead letters?", f"{count} dead letters would be removed", yes)
+    removed = 0
+    if count:
+        with progress_bar("removing", count) as progress:
+            removed = chosen.purge(who=who, why=why, progress=progress)
+    _say(as_json, {"removed": removed}, f"{removed} dead letters removed")
+
+
+@click.command(cls=CeleryCommand, name="export", epilog=EXIT_CODES)
+@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@filter_options
+@act_options
+@as_json_option
+@click.pass_context
+@reported
+def export_letters(
+    context: click.Context, /, path: Path, who: str | None, why: str, as_json: bool, **options: Any
+) -> None:
+    """Write dead letters to FILE (- for stdout), a line of JSON each. They keep their secrets: guard the file."""
+    chosen = selection(orchestrator_of(context).dead_letters, options)
+    written = 0
+    with progress_bar("exporting", chosen.count()) as progress, _private(path) as out:
+        for line in chosen.export(who=who, why=why):
+            out.write(line + "\n")
+            written += 1
+            progress(1)
+    if str(path) != "-":
+        _say(as_json, {"exported": written, "file": str(path)}, f"{written} dead letters written to {path}")
+
+
+@click.command(cls=CeleryCommand, name="import", epilog=EXIT_CODES)
+@click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_dry_run
+@act_options
+@as_json_option
+@click.pass_context
+@reported
+def import_letters(context: click.Context, path: Path, dry_run: bool, who: str | None, why: str, as_json: bool) -> None:
+    """Take in dead letters that `export` wrote. Every line is checked before the first is taken.
+
+    A letter that is here already is passed over, so importing a file twice does no harm.
+    """
+    log = orchestrator_of(context).dead_letters
+    with progress_bar("checking", None) as progress, path.open("rb") as source:
+        log.import_lines(source, check_only=True, progress=progress)
+    if dry_run:
+        _say(as_json, {"valid": True}, "every line is valid")
+        return
+    with progress_bar("importing", None) as progress, path.open("rb") as source:
+        added, known = log.import_lines(source, who=who, why=why, progress=progress)
+    _say(as_json, {"added": added, "known": known}, f"{added} dead letters added, {known} were here already")
+
+
+def _private(path: Path) -> IO[str]:
+    """The file, for its owner's eyes only."""
+    if str(path) == "-":
+        return open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False)
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
+    except OSError as error:
+        raise Stop(f"{path}: {error.strerror}", ExitCode.CALLER) from None
+
+
+def _say(as_json: bool, document: dict[str, Any], text: str) -> None:
+    if as_json:
+        print_document(document)
+    else:
+        click.echo(text)
+
+
+def _ask(question: str, would: str, yes: bool) -> None:
+    if yes:
+        return
+    if not can_ask():
+        raise Stop(f"{would}; say --yes, as nobody can be asked", ExitCode.CALLER)
+    if not click.confirm(question, err=True):
+        raise Stop("nothing was changed", ExitCode.NOT_HANDLED)
+
+
+def can_ask() -> bool:
+    """Whether somebody sits at the other end."""
+    return sys.stdin.isatty()
+
+
+#: What acts on dead letters.
+ACTS = (
+    retry_letters,
+    edit_letter,
+    park_letters,
+    unpark_letters,
+    purge_letters,
+    export_letters,
+    import_letters,
+)

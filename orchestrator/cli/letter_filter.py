@@ -1,0 +1,76 @@
+"""The options by which `dead-letters` is told which letters are meant, and who acts why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from celery.bin.base import CeleryOption
+
+from orchestrator.cli.errors import ExitCode, Stop
+from orchestrator.deadletters.criteria import STATES
+from orchestrator.deadletters.log import DeadLetters
+from orchestrator.deadletters.selection import Selection
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAMES = ("agent", "message", "error", "reason", "group", "older_than_s", "newer_than_s", "metadata", "text", "state")
+
+
+def filter_options(command: F) -> F:
+    """Adds the filter's options; all that is given must hold."""
+    for option in reversed(
+        (
+            click.option("--agent", cls=CeleryOption, help="Letters of this agent."),
+            click.option("--message", cls=CeleryOption, help="Of this message, or of this plain task."),
+            click.option("--error", cls=CeleryOption, help="With this type of error, as TimeoutError."),
+            click.option("--reason", cls=CeleryOption, help="With this reason, as 'retries exhausted'."),
+            click.option("--group", metavar="FINGERPRINT", cls=CeleryOption, help="Of this group (see `groups`)."),
+            click.option("--older-than", "older_than_s", type=float, metavar="SECONDS", cls=CeleryOption),
+            click.option("--newer-than", "newer_than_s", type=float, metavar="SECONDS", cls=CeleryOption),
+            click.option(
+                "--metadata", multiple=True, metavar="NAME=VALUE", cls=CeleryOption, help="VALUE may be JSON."
+            ),
+            click.option("--text", cls=CeleryOption, help="In what is shown of the letter, in whatever case."),
+            click.option("--state", type=click.Choice(STATES), default="open", show_default=True, cls=CeleryOption),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def act_options(command: F) -> F:
+    """Adds the options for the record of acts."""
+    command = click.option("--why", default="", cls=CeleryOption, help="Goes into the record of acts.")(command)
+    return click.option("--who", cls=CeleryOption, help="Who acts; the user of this process by default.")(command)
+
+
+def selection(log: DeadLetters, options: dict[str, Any]) -> Selection:
+    """The letters that the options mean; takes its own out of ``options``.
+
+    Raises:
+        InvalidPolicy: a value makes no sense.
+    """
+    given = {name: options.pop(name) for name in _NAMES}
+    pairs = [pair.partition("=") for pair in given.pop("metadata")]
+    return log.query(**given, metadata={name: _value(text) for name, _, text in pairs} or None)
+
+
+def is_given(chosen: Selection) -> bool:
+    """Whether the options mean anything but all open letters."""
+    return set(chosen.criteria.described()) != {"state"} or chosen.criteria.state == "parked"
+
+
+def must_be_meant(chosen: Selection, every: bool) -> None:
+    """Refuses to act on all letters unless that was said."""
+    if not is_given(chosen) and not every:
+        raise Stop("which letters? Give an ID, a filter, or --all", ExitCode.CALLER)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,72 @@
+"""Changing a letter's message before it is sent again."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.core.errors import CallerError
+from orchestrator.core.masking import mask
+from orchestrator.core.redact import redact
+from orchestrator.deadletters.letter import DeadLetter, envelope_of
+
+#: Checks an agent's message by its model: agent, message, fields -> fields as they are sent.
+#: Raises ``InvalidMessage``; returns ``None`` for what it does not know.
+Validate = Callable[[str, str, Mapping[str, Any]], Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A changed message."""
+
+    letter: DeadLetter
+    before: Any
+    after: Any
+    #: The message as it would be sent.
+    raw: bytes
+    hidden: tuple[str, ...]
+
+    def diff(self) -> str:
+        """What changes, as a unified diff of the arguments, without secrets."""
+        old, new = (
+            json.dumps(mask(redact(body, self.hidden), self.hidden), indent=2, ensure_ascii=False).splitlines()
+            for body in (self.before, self.after)
+        )
+        return "\n".join(difflib.unified_diff(old, new, self.letter.id, "edited", lineterm=""))
+
+
+def edited(letter: DeadLetter, changes: Mapping[str, Any], validate: Validate | None, hidden: tuple[str, ...]) -> Edit:
+    """The letter's message with ``changes`` over its fields, or over a plain task's keyword arguments.
+
+    Raises:
+        InvalidMessage: it would not fit its model.
+        CallerError: the message cannot be read, or the changes are no JSON object.
+    """
+    if not isinstance(changes, Mapping) or not changes:
+        raise CallerError(f"changes={changes!r}; allowed: an object with one or more fields")
+    envelope = envelope_of(letter.raw)
+    text = envelope.get("body")
+    encoded = (envelope.get("properties") or {}).get("body_encoding") == "base64"
+    before = letter.body()
+    if not isinstance(text, str) or not isinstance(before, list) or len(before) != 2:
+        raise CallerError(f"the message of dead letter {letter.id!r} cannot be read, so it cannot be edited")
+    args, kwargs = before
+    whole = json.loads(base64.b64decode(text) if encoded else text)
+    if letter.agent and isinstance(args, list) and len(args) == 1 and isinstance(args[0], dict):
+        fields = {**args[0], **changes}
+        checked = validate(letter.agent, letter.message, fields) if validate is not None else None
+        after = [[dict(fields if checked is None else checked)], kwargs]
+    elif isinstance(kwargs, dict):
+        after = [args, {**kwargs, **changes}]
+    else:
+        raise CallerError(f"the message of dead letter {letter.id!r} has no fields that could be edited")
+    try:
+        body = json.dumps([*after, *whole[2:]], allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CallerError(f"changes are not JSON data: {error}") from None
+    envelope["body"] = base64.b64encode(body.encode()).decode() if encoded else body
+    return Edit(letter, before, json.loads(body)[:2], json.dumps(envelope).encode(), hidden)

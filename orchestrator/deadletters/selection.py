@@ -1,0 +1,229 @@
+"""Some of the dead letters: those that a filter means, to be looked at or dealt with together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.deadletters.criteria import Criteria
+from orchestrator.deadletters.export import write_line
+from orchestrator.deadletters.letter import DeadLetter, read_letter
+from orchestrator.deadletters.replay import Canary, Pace, Replayed, replay
+from orchestrator.deadletters.shelf import BATCH, Found
+from orchestrator.telemetry import emit, events
+
+if TYPE_CHECKING:
+    from orchestrator.deadletters.log import DeadLetters
+
+#: Letters that one page reads at most, where a filter needs them to be read.
+_READ = 20_000
+
+_HOUR_MS = 3_600_000
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some letters, newest first."""
+
+    letters: tuple[DeadLetter, ...]
+    #: ``before`` of the next page; ``None`` at the end. Letters that come or go meanwhile do not shift pages.
+    before: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Letters that died of the same: one fingerprint."""
+
+    fingerprint: str
+    count: int
+    #: Burial of the oldest and the newest that are there, in ms since 1970.
+    first_ms: int
+    last_ms: int
+    #: Arrivals in each of the last 24 hours, oldest first, whatever became of the letters.
+    arrivals: tuple[int, ...]
+    #: The newest of them.
+    example: DeadLetter
+
+    @property
+    def sparkline(self) -> str:
+        """The arrivals, drawn."""
+        most = max(self.arrivals) or 1
+        return "".join("▁▂▃▄▅▆▇█"[round(count / most * 7)] if count else " " for count in self.arrivals)
+
+
+class Selection:
+    """What :meth:`DeadLetters.query` returns. Ages are of the moment at which it is asked something."""
+
+    def __init__(self, log: DeadLetters, criteria: Criteria) -> None:
+        self._log = log
+        self._shelf = log.shelf
+        self.criteria = criteria
+
+    # -- asking
+
+    def page(self, limit: int = 50, *, before: str | None = None) -> Page:
+        """Newest first. Where metadata or text has to be read for it, a page may end early: go on with its ``before``.
+
+        Raises:
+            UnknownDeadLetter: ``before`` is no letter's id.
+        """
+        if before is not None:
+            self._log._known_form(before)
+        low, high = self._bounds()
+        if before is not None:
+            # An age is a bound too; whichever is the older one holds.
+            at = before.split("-")[0]
+            high = f"({before}" if high == "+" or int(at) <= int(high) else high
+        letters: list[DeadLetter] = []
+        read = 0
+        while True:
+            found = self._find(low, high, min(BATCH, limit - len(letters)), oldest_first=False)
+            letters += self._read(found.ids)
+            read += len(found.ids)
+            if not found.cursor:
+                return Page(tuple(letters), None)
+            if len(letters) >= limit or read >= _READ:
+                return Page(tuple(letters), found.cursor)
+            high = f"({found.cursor}"
+
+    def count(self) -> int:
+        """How many there are. At once where at most one index and no age is asked; else by looking at candidates."""
+        c = self.criteria
+        if not c.needs_reading and c.older_than_s is None and c.newer_than_s is None:
+            if c.state == "all" and len(c.indexed) <= 1:
+                return self._shelf.size_of(*c.indexed[0]) if c.indexed else self._shelf.size()
+            if c.state == "open" and len(c.indexed) <= 1:
+                whole = self._shelf.size_of(*c.indexed[0]) if c.indexed else self._shelf.size()
+                return whole - self._counted("parked")
+        return self._counted(c.state)
+
+    def _counted(self, state: str) -> int:
+        return sum(len(ids) for ids in self._ids(state=state))
+
+    def groups(self, limit: int = 50) -> list[Group]:
+        """The letters by fingerprint, the last to have come first; of the ``limit`` groups with the newest arrivals."""
+        c = self.criteria
+        names = [c.group] if c.group is not None else self._shelf.values("group", limit)
+        hour = self._shelf.now_ms() // _HOUR_MS
+        groups = []
+        for name in names:
+            part = self._log.query(**{**c.described(), "group": name})
+            newest = part.page(1).letters
+            if not newest:
+                continue
+            oldest = next(iter(part._ids(limit=1)), [newest[0].id])[0]
+            arrivals = self._shelf.arrivals(name)
+            groups.append(
+                Group(
+                    fingerprint=name,
+                    count=part.count(),
+                    first_ms=int(oldest.split("-")[0]),
+                    last_ms=newest[0].buried_ms,
+                    arrivals=tuple(arrivals.get(hour - ago, 0) for ago in range(23, -1, -1)),
+                    example=newest[0],
+                )
+            )
+        return groups
+
+    # -- acting
+
+    def retry(
+        self,
+        *,
+        rate_per_s: float | None = None,
+        canary: Canary | None = None,
+        at_most: int | None = None,
+        who: str | None = None,
+        why: str = "",
+        progress: Progress | None = None,
+    ) -> Replayed:
+        """Send them again, oldest first; those that come meanwhile are left, so none is sent twice.
+
+        Raises:
+            InvalidPolicy: ``rate_per_s`` is not above 0.
+        """
+        pace = Pace(rate_per_s)
+        act = self._log.begin("retry", who, why, filter=self.criteria.described(), canary=canary is not None)
+        return replay(self._shelf, self._ids(limit=pace.batch, at_most=at_most), act, pace, canary, progress)
+
+    def park(self, note: str, *, who: str | None = None, why: str = "", progress: Progress | None = None) -> int:
+        """Put them aside; returns how many were open."""
+        act = self._log.begin("park", who, why, filter=self.criteria.described(), note=note)
+        kept = self._log.note(note, who)
+        done = self._each(lambda ids: self._shelf.park(ids, act, kept), progress)
+        emit(events.PARKED, {"count": done})
+        return done
+
+    def unpark(self, *, who: str | None = None, why: str = "", progress: Progress | None = None) -> int:
+        """Make them open again; returns how many were parked."""
+        act = self._log.begin("unpark", who, why, filter=self.criteria.described())
+        done = self._each(lambda ids: self._shelf.unpark(ids, act), progress)
+        emit(events.UNPARKED, {"count": done})
+        return done
+
+    def purge(self, *, who: str | None = None, why: str = "", progress: Progress | None = None) -> int:
+        """Remove them for good; returns how many."""
+        act = self._log.begin("purge", who, why, filter=self.criteria.described())
+        done = self._each(lambda ids: self._shelf.remove(ids, act), progress)
+        emit(events.PURGED, {"count": done})
+        return done
+
+    def export(self, *, who: str | None = None, why: str = "") -> Iterator[str]:
+        """Each letter as a line of JSON, oldest first, with its secrets: it must be possible to send it again."""
+        self._log.begin("export", who, why, filter=self.criteria.described())
+        for ids in self._ids():
+            for row in self._shelf.rows(ids):
+                yield write_line(row)
+
+    def _each(self, act: Callable[[list[str]], int], progress: Progress | None) -> int:
+        done = 0
+        for ids in self._ids():
+            done += act(ids)
+            if progress is not None:
+                progress(len(ids))
+        return done
+
+    # -- searching
+
+    def _bounds(self) -> tuple[str, str]:
+        c = self.criteria
+        if c.older_than_s is None and c.newer_than_s is None:
+            return "-", "+"
+        now = self._shelf.now_ms()
+        low = "-" if c.newer_than_s is None else str(max(0, now - round(c.newer_than_s * 1000)))
+        high = "+" if c.older_than_s is None else str(max(0, now - round(c.older_than_s * 1000)))
+        return low, high
+
+    def _find(self, low: str, high: str, limit: int, *, oldest_first: bool, state: str = "") -> Found:
+        c = self.criteria
+        return self._shelf.find(c.indexed, state or c.state, low, high, limit=limit, oldest_first=oldest_first)
+
+    def _read(self, ids: tuple[str, ...]) -> list[DeadLetter]:
+        letters = [read_letter(*row) for row in self._shelf.rows(ids)]
+        if not self.criteria.needs_reading:
+            return letters
+        return [letter for letter in letters if self.criteria.fits(letter, self._log.hidden)]
+
+    def _ids(self, *, limit: int = BATCH, at_most: int | None = None, state: str = "") -> Iterator[list[str]]:
+        """Ids of those that are there now, oldest first, some at a time."""
+        low, high = self._bounds()
+        if high == "+":
+            newest = self._shelf.newest(1, "+")
+            if not newest:
+                return
+            high = newest[0][0]
+        left = at_most
+        while left is None or left > 0:
+            found = self._find(low, high, limit if left is None else min(limit, left), oldest_first=True, state=state)
+            ids = list(found.ids)
+            if self.criteria.needs_reading:
+                ids = [letter.id for letter in self._read(found.ids)]
+            if ids:
+                yield ids
+            if not found.cursor:
+                return
+            left = None if left is None else left - len(ids)
+            low = f"({found.cursor}"

@@ -1,0 +1,158 @@
+"""Where letters lie: what the log needs of Redis (:mod:`.stream`), or in eager mode of this process (:mod:`.memory`).
+
+Ids bound a search as XRANGE has them: ``-``, ``+``, and ``(`` for what is not included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+#: Letters moved, removed or parked in one step.
+BATCH = 200
+
+#: Candidates that one step of a search looks at.
+LOOK = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One step of a search."""
+
+    ids: tuple[str, ...]
+    #: Where to go on; empty at the end.
+    cursor: str
+    looked_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One letter that was sent again."""
+
+    letter_id: str
+    queue: str
+    #: Where it lies in its mailbox.
+    entry: str = ""
+    #: The delivery whose outcome tells how it went; empty for plain Celery messages.
+    delivery_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something that was done with letters."""
+
+    id: str
+    kind: str
+    who: str
+    why: str
+    at_ms: int
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    #: Letters it reached so far, and how many of those it sent again are dead letters anew. Known for a week.
+    done: int = 0
+    dead: int = 0
+
+
+#: A letter's entry and its note (empty unless parked).
+Row = tuple[str, Mapping[bytes, bytes], bytes]
+
+
+class Shelf(Protocol):
+    """Each method is one step, or reads only."""
+
+    def now_ms(self) -> int:
+        """The clock that ids are made by."""
+        ...
+
+    def size(self) -> int:
+        """How many letters there are."""
+        ...
+
+    def size_of(self, dimension: str, value: str) -> int:
+        """How many there are with that value."""
+        ...
+
+    def values(self, dimension: str, limit: int) -> list[str]:
+        """Values there are letters of, the last to have come first."""
+        ...
+
+    def arrivals(self, group: str) -> Mapping[int, int]:
+        """Hour since 1970 -> letters of the group that came in it, whatever became of them."""
+        ...
+
+    def find(
+        self,
+        indexed: Sequence[tuple[str, str]],
+        state: str,
+        low: str,
+        high: str,
+        *,
+        limit: int,
+        oldest_first: bool,
+    ) -> Found:
+        """One step of a search between two ids (as XRANGE takes them)."""
+        ...
+
+    def rows(self, ids: Sequence[str]) -> list[Row]:
+        """Those of the letters that are there."""
+        ...
+
+    def newest(self, limit: int, below: str) -> list[Row]:
+        """Newest first; ``below`` as XREVRANGE takes it."""
+        ...
+
+    def begin(self, kind: str, who: str, why: str, detail: Mapping[str, Any]) -> str:
+        """Record that an act begins; returns its id."""
+        ...
+
+    def acts(self, limit: int) -> list[Act]:
+        """Newest first."""
+        ...
+
+    def deaths_of(self, act: str) -> int:
+        """How many of those that the act sent again have died again."""
+        ...
+
+    def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> list[Sent]:
+        """Send letters again; those that are not there, or name no queue, are passed over.
+
+        Raises:
+            MailboxFull, CircuitOpen: flow control let none of them through; what it keeps out stays a letter.
+        """
+        ...
+
+    def settled(self, sent: Sequence[Sent]) -> int:
+        """How many of these have come to an end."""
+        ...
+
+    def park(self, ids: Sequence[str], act: str, note: str) -> int:
+        """Put letters aside; returns how many were open."""
+        ...
+
+    def unpark(self, ids: Sequence[str], act: str) -> int:
+        """Make letters open; returns how many were parked."""
+        ...
+
+    def remove(self, ids: Sequence[str], act: str) -> int:
+        """Remove letters; returns how many there were."""
+        ...
+
+    def take_in(self, rows: Sequence[Row], act: str) -> list[str]:
+        """Add letters of another log, unless they are here; returns the new ids."""
+        ...
+
+    def plan(self, most: int, first_ms: int, reasons: Sequence[str], look: int) -> tuple[int, list[str]]:
+        """Plan automatic retries of letters not looked at yet; returns how many it looked at, and those to park."""
+        ...
+
+    def due(self, limit: int) -> list[str]:
+        """Letters whose automatic retry is due."""
+        ...
+
+    def unplan(self, ids: Sequence[str]) -> None:
+        """Forget planned retries."""
+        ...
+
+    def mark(self, value: str | None = None) -> str:
+        """How far the last round of expiry came; with ``value``, note it."""
+        ...

@@ -1,0 +1,129 @@
+"""What the log does by itself: retry, park, expire, and keep its length. A little at a time, by the monitor manager."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from time import monotonic
+
+from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.core.outcome import Reason
+from orchestrator.deadletters.log import DeadLetters
+from orchestrator.deadletters.shelf import BATCH, LOOK
+from orchestrator.telemetry import emit, events
+
+logger = logging.getLogger(__name__)
+
+#: What may pass by itself. A message that is wrong stays wrong, and one that kills its workers goes on killing.
+RETRIED = (Reason.EXHAUSTED.value, Reason.TIMEOUT.value, Reason.OVERFLOW.value)
+
+#: A run does so much and leaves the rest to the next; it shares its queue with the sweep.
+_BUDGET_S = 0.25
+
+_WHO = "monitor-manager"
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How letters are kept. ``retries`` 0 switches automatic retries off."""
+
+    keep_s: float = 86400.0
+    most: int = 1_000_000
+    retries: int = 0
+    first_retry_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one run did."""
+
+    retried: int = 0
+    parked: int = 0
+    expired: int = 0
+    trimmed: int = 0
+
+
+def keep(log: DeadLetters, keeping: Keeping, *, budget_s: float = _BUDGET_S) -> Kept:
+    """One run, of ``budget_s`` seconds at most and what a step takes.
+
+    Raises:
+        BrokerUnavailable: Redis is away; the next run goes on from here.
+    """
+    until = monotonic() + budget_s
+    retried, parked = _retry(log, keeping, until) if keeping.retries else (0, 0)
+    return Kept(retried, parked, _expire(log, keeping, until), _trim(log, keeping, until))
+
+
+def _retry(log: DeadLetters, keeping: Keeping, until: float) -> tuple[int, int]:
+    shelf = log.shelf
+    parked = retried = 0
+    looked_at = 1
+    while looked_at and monotonic() < until:
+        looked_at, spent = shelf.plan(keeping.retries, round(keeping.first_retry_s * 1000), RETRIED, BATCH)
+        if spent:
+            act = log.begin("park", _WHO, "automatic retries used up")
+            note = log.note(f"retried automatically {keeping.retries} times", _WHO)
+            parked += shelf.park(spent, act, note)
+    if parked:
+        logger.warning("%d dead letters parked: their automatic retries are used up", parked)
+        emit(events.PARKED, {"count": parked})
+    while monotonic() < until and (due := shelf.due(BATCH)):
+        act = log.begin("retry", _WHO, "automatic")
+        try:
+            sent = shelf.resend(due, act, auto=True, watched=False)
+        except (MailboxFull, CircuitOpen) as error:
+            logger.warning("automatic retries wait: %s", error)
+            break
+        if not sent:
+            # They name no queue, and would be due for ever.
+            shelf.unplan(due)
+        for one in sent:
+            emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
+        retried += len(sent)
+    return retried, parked
+
+
+def _expire(log: DeadLetters, keeping: Keeping, until: float) -> int:
+    shelf = log.shelf
+    high = str(max(0, shelf.now_ms() - round(keeping.keep_s * 1000)))
+    # Parked letters do not expire. A round goes past them once, not in every run.
+    mark = shelf.mark()
+    low = f"({mark}" if mark else "-"
+    removed = 0
+    act = ""
+    while monotonic() < until:
+        found = shelf.find((), "open", low, high, limit=BATCH, oldest_first=True)
+        if found.ids:
+            act = act or log.begin("expire", _WHO, f"older than {keeping.keep_s:g} s")
+            removed += shelf.remove(found.ids, act)
+        shelf.mark(found.cursor)
+        if not found.cursor:
+            break
+        low = f"({found.cursor}"
+    if removed:
+        logger.warning("%d dead letters expired unresolved, after %g s", removed, keeping.keep_s)
+        emit(events.LETTERS_EXPIRED, {"count": removed}, reason="age")
+    return removed
+
+
+def _trim(log: DeadLetters, keeping: Keeping, until: float) -> int:
+    shelf = log.shelf
+    over = shelf.size() - keeping.most
+    removed = 0
+    act = ""
+    for state in ("open", "parked"):
+        low = "-"
+        while over - removed > 0 and monotonic() < until:
+            found = shelf.find((), state, low, "+", limit=min(BATCH, LOOK, over - removed), oldest_first=True)
+            if found.ids:
+                act = act or log.begin("trim", _WHO, f"more than {keeping.most}")
+                removed += shelf.remove(found.ids, act)
+            if not found.cursor:
+                break
+            low = f"({found.cursor}"
+        else:
+            break
+    if removed:
+        logger.warning("%d dead letters removed unresolved, the oldest of more than %d", removed, keeping.most)
+        emit(events.LETTERS_EXPIRED, {"count": removed}, reason="length")
+    return removed

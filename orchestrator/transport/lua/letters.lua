@@ -1,0 +1,183 @@
+-- Shared by the scripts that touch dead letters. A letter is an entry of the stream `dead-letters`:
+--   m message byte for byte, letter why (JSON), d deaths (JSON), q queue, a agent, n message's name, e error type,
+--   y reason, g group (fingerprint), r lineage (JSON), s when it was sent (ms), o its id where it was imported from
+-- Beside it, for each value of a, n, e, y and g there is a stream whose entries have the letters' ids: a stream costs a
+-- tenth of a sorted set, keeps the ids' order exactly, and knows its length.
+local FIELDS = {'m', 'letter', 'd', 'q', 'a', 'n', 'e', 'y', 'g', 'r', 's', 'o'}
+local INDEXED = {{'a', 'agent'}, {'n', 'message'}, {'e', 'error'}, {'y', 'reason'}, {'g', 'group'}}
+local HOUR_MS = 3600000
+local HOURS_KEPT = 48
+-- Nobody's headers are worth holding Redis for longer than decoding this takes.
+local READABLE = 2097152
+
+local function index_name(value)
+  if #value > 100 then return 'sha1:' .. redis.sha1hex(value) end
+  return value
+end
+
+-- Ids as texts that sort as they do.
+local function padded(id)
+  local ms, seq = id:match('^(%d+)-(%d+)$')
+  return ('%015d-%010d'):format(ms, seq)
+end
+
+local function row_of(entry)
+  local row = {id = entry[1]}
+  for i = 1, #entry[2], 2 do row[entry[2][i]] = entry[2][i + 1] end
+  return row
+end
+
+local function text(value)
+  return type(value) == 'string' and value or ''
+end
+
+local function decoded(json)
+  if not json or json == '' or #json > READABLE then return nil end
+  local ok, value = pcall(cjson.decode, json)
+  if ok and type(value) == 'table' then return value end
+  return nil
+end
+
+-- A replayed message travels with its lineage as the first member of its envelope, the other bytes untouched:
+-- decoding and encoding it here would turn [] into {} and round large numbers.
+local function wrapped(m, lineage)
+  if m:sub(1, 2) == '{"' then return '{"orc_lineage":' .. lineage .. ',' .. m:sub(2) end
+  local lead, rest = m:match('^(%s*){(%s*".*)$')
+  if not lead then return m end
+  return lead .. '{"orc_lineage":' .. lineage .. ',' .. rest
+end
+
+local function unwrapped(m)
+  local lead, lineage, rest = m:match('^(%s*){"orc_lineage":(%b{}),(.*)$')
+  if lineage then return lead .. '{' .. rest, lineage end
+  return m, nil
+end
+
+local function id_or(value, otherwise)
+  if type(value) == 'string' and value:match('^%d+%-%d+$') then return value end
+  return otherwise
+end
+
+local function whole(value)
+  return type(value) == 'number' and value >= 0 and value < 1e9 and math.floor(value) or 0
+end
+
+local function lineage_of(past)
+  return ('{"of":"%s","first":"%s","replays":%d,"auto":%d,"act":"%s"}'):format(
+    id_or(past.of, ''), id_or(past.first, ''), whole(past.replays), whole(past.auto), id_or(past.act, ''))
+end
+
+local function lineage_after(row, act, auto)
+  local past = decoded(row.r) or {}
+  return lineage_of({of = row.id, first = id_or(past.first, row.id), replays = whole(past.replays) + 1,
+    auto = whole(past.auto) + auto, act = act})
+end
+
+-- Adds a row to the log and to the index; returns its id.
+local function add_letter(root, row)
+  local flat = {}
+  for _, name in ipairs(FIELDS) do
+    if name ~= 'o' or row.o then
+      flat[#flat + 1] = name
+      flat[#flat + 1] = row[name] or ''
+    end
+  end
+  local id = redis.call('XADD', root .. 'dead-letters', '*', unpack(flat))
+  local ms = tonumber(id:match('^%d+'))
+  for _, dimension in ipairs(INDEXED) do
+    local value = row[dimension[1]] or ''
+    if value ~= '' then
+      value = index_name(value)
+      redis.call('XADD', root .. 'letters:' .. dimension[2] .. ':' .. value, id, 'i', '')
+      redis.call('ZADD', root .. 'letters:values:' .. dimension[2], ms, value)
+    end
+  end
+  if (row.g or '') ~= '' then
+    local arrivals, hour = root .. 'letters:arrivals:' .. index_name(row.g), math.floor(ms / HOUR_MS)
+    if redis.call('HINCRBY', arrivals, hour, 1) == 1 and redis.call('HLEN', arrivals) > HOURS_KEPT then
+      for _, old in ipairs(redis.call('HKEYS', arrivals)) do
+        if tonumber(old) <= hour - HOURS_KEPT then redis.call('HDEL', arrivals, old) end
+      end
+    end
+  end
+  return id
+end
+
+-- A message becomes a letter. `why` is the letter as JSON; agent, name and lineage are read from the message, the group
+-- is made of the error and the recipient where no stack is known. Returns the letter's id.
+-- What the caller writes first must be even_when_full, or XACK'ed.
+local function bury_letter(root, queue, m, d, why, reason, error, group, sent_ms)
+  local lineage
+  m, lineage = unwrapped(m or '')
+  local row = {m = m, letter = why, d = d, q = queue, e = error, y = reason, g = group, r = lineage, s = sent_ms, a = '', n = ''}
+  local message = decoded(m)
+  local headers = message and message.headers
+  if type(headers) == 'table' then
+    local orc = type(headers.orc) == 'table' and headers.orc or {}
+    row.a = text(orc.agent)
+    row.n = text(orc.message)
+    if row.n == '' then row.n = text(headers.task) end
+    if not lineage and type(headers.orc_lineage) == 'table' then
+      row.r = lineage_of(headers.orc_lineage)
+    end
+    if type(headers.orc_sent_ms) == 'number' then row.s = ('%d'):format(headers.orc_sent_ms) end
+  end
+  if (row.g or '') == '' then row.g = redis.sha1hex(error .. '\n' .. row.a .. '.' .. row.n):sub(1, 12) end
+  local past = decoded(row.r)
+  if past and id_or(past.act, nil) then
+    local act = root .. 'letters:act:' .. past.act
+    if redis.call('EXISTS', act) == 1 then redis.call('HINCRBY', act, 'dead', 1) end
+  end
+  return add_letter(root, row)
+end
+
+local function letter_at(root, id)
+  local entry = redis.call('XRANGE', root .. 'dead-letters', id, id)[1]
+  return entry and row_of(entry)
+end
+
+-- Takes letters out of the log and of everything beside it.
+local function drop_letters(root, rows)
+  if #rows == 0 then return end
+  local ids, index = {}, {a = {}, n = {}, e = {}, y = {}, g = {}}
+  for at, row in ipairs(rows) do
+    ids[at] = row.id
+    for field, values in pairs(index) do
+      local value = row[field]
+      if value and value ~= '' then
+        local there = values[value]
+        if there then there[#there + 1] = row.id else values[value] = {row.id} end
+      end
+    end
+    if row.o and row.o ~= '' then redis.call('HDEL', root .. 'letters:origins', row.o) end
+  end
+  redis.call('XDEL', root .. 'dead-letters', unpack(ids))
+  redis.call('ZREM', root .. 'letters:due', unpack(ids))
+  if redis.call('EXISTS', root .. 'letters:parked') == 1 then
+    redis.call('HDEL', root .. 'letters:notes', unpack(ids))
+    local members = {}
+    for at, id in ipairs(ids) do members[at] = padded(id) end
+    redis.call('ZREM', root .. 'letters:parked', unpack(members))
+  end
+  for _, dimension in ipairs(INDEXED) do
+    for value, of_it in pairs(index[dimension[1]]) do
+      local name = index_name(value)
+      local key = root .. 'letters:' .. dimension[2] .. ':' .. name
+      redis.call('XDEL', key, unpack(of_it))
+      if redis.call('XLEN', key) == 0 then
+        redis.call('DEL', key)
+        redis.call('ZREM', root .. 'letters:values:' .. dimension[2], name)
+        if dimension[2] == 'group' then redis.call('DEL', root .. 'letters:arrivals:' .. name) end
+      end
+    end
+  end
+end
+
+-- How far an act has come is told by the act, in the step that does it.
+local function note_progress(root, act, field, count)
+  if act ~= '' and count > 0 then
+    local key = root .. 'letters:act:' .. act
+    redis.call('HINCRBY', key, field, count)
+    redis.call('PEXPIRE', key, 604800000)
+  end
+end

@@ -1,0 +1,339 @@
+"""A dead-letter log to be tried, in Redis or in memory, with hands that bury, work and let time pass."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+
+from orchestrator.core.fingerprint import fingerprint
+from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.core.supervision import Supervision
+from orchestrator.deadletters.edit import Validate
+from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
+from orchestrator.deadletters.log import DeadLetters
+from orchestrator.deadletters.memory import MemoryShelf
+from orchestrator.deadletters.stream import StreamShelf
+from orchestrator.transport.message import decode
+from orchestrator.transport.options import Options
+from orchestrator.transport.store import Store
+
+STEPS = steps_of((0, 3, 6, 9))
+QUEUE = "billing"
+
+
+def wire_message(
+    number: int,
+    agent: str = QUEUE,
+    name: str = "Charge",
+    *,
+    task: str = "",
+    body: Any = None,
+    kwargs: Any = None,
+    metadata: Any = None,
+) -> bytes:
+    """A message as it lies in its mailbox after two failed attempts."""
+    args = [] if kwargs else [body or {"order_id": "o1", "cents": 5}]
+    headers: dict[str, Any] = {"task": task or f"{agent}.{name}", "id": f"d{number}", "retries": 2}
+    if agent:
+        wire = Supervision(agent=agent, message=name, metadata=metadata or {}).to_wire()
+        headers["orc"] = {**wire, "failures": [{"attempt": 1}]}
+    return json.dumps(
+        {
+            "body": base64.b64encode(json.dumps([args, kwargs or {}, {}]).encode()).decode(),
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": headers,
+            "properties": {"body_encoding": "base64", "delivery_info": {}, "delivery_tag": "t"},
+        }
+    ).encode()
+
+
+def reasons(reason: str, error: str, text: str, stack: tuple[str, str], line: int, queue: str) -> dict[str, Any]:
+    """Why, as the worker writes it."""
+    traceback = (
+        f'Traceback (most recent call last):\n  File "{stack[0]}", line {line}, in {stack[1]}\n{error}: {text}\n'
+    )
+    failure = {"attempt": 3, "type": error, "message": text, "traceback": traceback, "at": "now", "by": "w1"}
+    return {
+        "queue": queue,
+        "reason": reason,
+        "error": {"type": error, "message": text},
+        "attempts": 3,
+        "failures": [failure],
+        "at": 1,
+        "by": "w1",
+    }
+
+
+class Bench(ABC):
+    """What the tests of the log need."""
+
+    log: DeadLetters
+    #: Whether a replayed message that dies again is the same, byte for byte.
+    keeps_bytes = True
+    all_die = False
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def bury(
+        self,
+        *,
+        agent: str = QUEUE,
+        message: str = "Charge",
+        error: str = "ValueError",
+        reason: str = "retries exhausted",
+        text: str = "no",
+        stack: tuple[str, str] = ("/a/bank.py", "pay"),
+        line: int = 1,
+        queue: str = QUEUE,
+        **content: Any,
+    ) -> str:
+        """A letter; returns its id."""
+        self.number += 1
+        raw = wire_message(self.number, agent, message, **content)
+        return self.put(raw, reasons(reason, error, text, stack, line, queue))
+
+    def bury_raw(self, raw: bytes) -> str:
+        """A letter that is no message."""
+        return self.put(
+            raw, {"queue": QUEUE, "reason": "malformed", "error": {"type": "MalformedEntry", "message": ""}}
+        )
+
+    @abstractmethod
+    def put(self, raw: bytes, letter: dict[str, Any]) -> str:
+        """A message that dies."""
+
+    @abstractmethod
+    def sent_headers(self) -> list[dict[str, Any]]:
+        """The headers, as a worker sees them, of what was sent again."""
+
+    @abstractmethod
+    def die_again(self) -> list[DeadLetter]:
+        """Have everything that was sent again die of the same; returns the letters."""
+
+    @abstractmethod
+    def accepted(self) -> int:
+        """How many messages were sent again."""
+
+    @abstractmethod
+    def let_pass(self, seconds: float) -> None:
+        """Time passes, as the log sees it."""
+
+    @abstractmethod
+    def worker(self) -> Any:
+        """Somebody who handles what is sent again, or has it die."""
+
+    def index_problems(self) -> list[str]:
+        """What is wrong with the index."""
+        return []
+
+    @abstractmethod
+    def close(self) -> None:
+        """The end."""
+
+
+class ShelfInRedis(Bench):
+    """On a real Redis, with the transport's own scripts."""
+
+    def __init__(self, url: str, hidden: tuple[str, ...], validate: Validate | None) -> None:
+        super().__init__()
+        self.redis: Any = Redis.from_url(url)
+        self.keys = Keys()
+        self.store = Store(self.redis, self.keys, Options(), STEPS, self.redis.connection_pool, url)
+        self.shelf = _Later(self.store)
+        self.log = DeadLetters(self.shelf, hidden, validate)
+        self.stop = threading.Event()
+
+    def put(self, raw: bytes, letter: dict[str, Any]) -> str:
+        k = self.keys
+        stream = k.step(letter["queue"], "0")
+        self.store.run("declare", [k.queues, stream], [letter["queue"], "1", GROUP, 0])
+        entry: Any = self.redis.xadd(stream, {"m": raw})
+        return self._bury(stream, entry.decode(), letter)
+
+    def _bury(self, stream: str, entry: str, letter: dict[str, Any], delivery: str = "") -> str:
+        k, queue = self.keys, letter["queue"]
+        self.redis.xreadgroup(GROUP, "w", {stream: ">"})
+        error = letter["error"]["type"]
+        stack = letter.get("failures", [{}])[-1].get("traceback", "")
+        group = fingerprint(error, stack) if stack else ""
+        said: Any = self.store.run(
+            "bury",
+            [stream, k.ledger(queue), k.outcome(delivery) if delivery else ""],
+            [
+                GROUP,
+                entry,
+                k.root,
+                queue,
+                json.dumps(letter),
+                letter["reason"],
+                error,
+                group,
+                '{"outcome":"dead"',
+                10**6,
+            ],
+        )
+        return str(said.decode())
+
+    def _sent(self) -> list[tuple[str, str, bytes]]:
+        streams = [self.keys.step(q.decode(), "0") for q in self.redis.smembers(self.keys.queues)]
+        return [(s, e.decode(), f[b"m"]) for s in streams for e, f in self.redis.xrange(s)]
+
+    def sent_headers(self) -> list[dict[str, Any]]:
+        return [decode(raw, tag="t", queue=QUEUE, redelivered=False)["headers"] for _, _, raw in self._sent()]
+
+    def die_again(self) -> list[DeadLetter]:
+        died = []
+        for stream, entry, _ in self._sent():
+            letter = reasons("retries exhausted", "ValueError", "no", ("/a/bank.py", "pay"), 1, stream.split(":")[-1])
+            died.append(self._bury(stream, entry, letter))
+        return [self.log.get(letter_id) for letter_id in died]
+
+    def accepted(self) -> int:
+        return sum(
+            int(self.redis.hget(self.keys.ledger(q.decode()), "accepted") or 0)
+            for q in self.redis.smembers(self.keys.queues)
+        )
+
+    def let_pass(self, seconds: float) -> None:
+        self.shelf.later_ms += round(seconds * 1000)
+
+    @contextmanager
+    def worker(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._work)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.stop.set()
+            thread.join(timeout=10)
+
+    def _work(self) -> None:
+        while not self.stop.wait(0.01):
+            for stream, entry, raw in self._sent():
+                delivery = decode(raw, tag="t", queue=QUEUE, redelivered=False)["headers"]["id"]
+                if self.all_die:
+                    letter = reasons("retries exhausted", "ValueError", "no", ("/a/b.py", "pay"), 1, QUEUE)
+                    self._bury(stream, entry, letter, delivery)
+                else:
+                    self.redis.xreadgroup(GROUP, "w", {stream: ">"})
+                    k = self.keys
+                    keys = [stream, k.ledger(QUEUE), k.outcome(delivery)]
+                    self.store.run("conclude", keys, [GROUP, entry, "handled", '{"outcome":"handled"}', 10**6])
+
+    def index_problems(self) -> list[str]:
+        return index_problems(self.redis, self.keys)
+
+    def close(self) -> None:
+        self.redis.close()
+
+
+class _Later(StreamShelf):
+    """A shelf whose clock can be put on. Redis' own cannot."""
+
+    later_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.later_ms
+
+
+class ShelfInMemory(Bench):
+    """As eager mode has it."""
+
+    keeps_bytes = False
+
+    def __init__(self, hidden: tuple[str, ...], validate: Validate | None) -> None:
+        super().__init__()
+        self.later_ms = 0
+        self.now = 1_700_000_000_000
+        self.again: list[tuple[str, bytes]] = []
+        self.count = 0
+        self.working = False
+        self.memory = MemoryShelf(self._send_again, lambda: self.now)
+        self.log = DeadLetters(self.memory, hidden, validate)
+
+    def put(self, raw: bytes, letter: dict[str, Any]) -> str:
+        return self.memory.add(raw, letter)
+
+    def _send_again(self, queue: str, raw: bytes) -> None:
+        self.count += 1
+        if self.working:
+            if self.all_die:
+                self.put(raw, reasons("retries exhausted", "ValueError", "no", ("/a/b.py", "pay"), 1, queue))
+        else:
+            self.again.append((queue, raw))
+
+    def sent_headers(self) -> list[dict[str, Any]]:
+        return [json.loads(raw)["headers"] for _, raw in self.again]
+
+    def die_again(self) -> list[DeadLetter]:
+        sent, self.again = self.again, []
+        letters = [
+            self.put(raw, reasons("retries exhausted", "ValueError", "no", ("/a/bank.py", "pay"), 1, queue))
+            for queue, raw in sent
+        ]
+        return [self.log.get(letter_id) for letter_id in letters]
+
+    def accepted(self) -> int:
+        return self.count
+
+    def let_pass(self, seconds: float) -> None:
+        self.now += round(seconds * 1000)
+
+    @contextmanager
+    def worker(self) -> Iterator[None]:
+        self.working = True
+        yield
+
+    def close(self) -> None:
+        self.again.clear()
+
+
+def index_problems(redis: Any, keys: Keys) -> list[str]:
+    """Compares everything beside the log with the log: nothing dangles, nothing is missing."""
+    letters = {entry.decode(): fields for entry, fields in redis.xrange(keys.dead_letters)}
+    problems = []
+    wanted: dict[str, set[str]] = {}
+    for letter_id, fields in letters.items():
+        for dimension, field in DIMENSIONS.items():
+            if value := fields.get(field, b""):
+                wanted.setdefault(keys.letters(dimension, value.decode()), set()).add(letter_id)
+    others = {keys.letter_acts, keys.parked_letters, keys.letter_notes, keys.letters_due, keys.letters_planned}
+    others |= {keys.letter_origins, keys.letters_expired}
+    for raw in redis.scan_iter(f"{keys.root}letters:*"):
+        key = raw.decode()
+        kind = key.removeprefix(f"{keys.root}letters:").split(":")[0]
+        if key in others or kind in ("act", "arrivals", "values"):
+            continue
+        there = {entry.decode() for entry, _ in redis.xrange(key)}
+        if there != wanted.pop(key, set()):
+            problems.append(f"{key} has {there}")
+    problems += [f"{key} is missing" for key in wanted]
+    for dimension, field in DIMENSIONS.items():
+        known = {value.decode() for value in redis.zrange(keys.letter_values(dimension), 0, -1)}
+        used = {fields[field].decode() for fields in letters.values() if fields.get(field)}
+        if known != used:
+            problems.append(f"values of {dimension}: {known} != {used}")
+    unpadded = {
+        "-".join(str(int(part)) for part in member.decode().split("-"))
+        for member in redis.zrange(keys.parked_letters, 0, -1)
+    }
+    noted = {raw.decode() for raw in redis.hkeys(keys.letter_notes)}
+    due = {raw.decode() for raw in redis.zrange(keys.letters_due, 0, -1)}
+    origins = {raw.decode() for raw in redis.hvals(keys.letter_origins)}
+    if unpadded != noted:
+        problems.append(f"parked {unpadded} but noted {noted}")
+    for name, ids in (("parked", unpadded), ("due", due), ("origins", origins)):
+        if not ids <= set(letters):
+            problems.append(f"{name} names letters that are not there: {ids - set(letters)}")
+    if due & unpadded:
+        problems.append(f"parked and due: {due & unpadded}")
+    return problems

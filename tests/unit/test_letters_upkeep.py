@@ -1,0 +1,31 @@
+"""The dead-letter log's upkeep, as beat and the monitor manager see it."""
+
+from __future__ import annotations
+
+from orchestrator.monitors.manager import QUEUE
+from orchestrator.monitors.upkeep import TASK, keeping_of
+from tests.apps import agents_app as house
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def test_beat_sends_it_to_the_monitor_manager() -> None:
+    entry = house.make(NOWHERE, letters_every_s=7).app.conf.beat_schedule[TASK]
+    assert (entry["task"], entry["schedule"], entry["options"]["queue"]) == (TASK, 7, QUEUE)
+
+
+def test_the_task_keeps_letters_as_the_settings_say() -> None:
+    orchestrator = house.make(NOWHERE, eager=True, letters_most=2)
+    for _ in range(5):
+        orchestrator.send("worker", house.Broken())
+    result = orchestrator.app.tasks[TASK].apply().get(timeout=5)
+    assert result == {"retried": 0, "parked": 0, "expired": 0, "trimmed": 3}
+    assert orchestrator.dead_letters.count() == 2
+
+
+def test_every_setting_reaches_it() -> None:
+    settings = house.make(
+        NOWHERE, letters_keep_s=5, letters_most=6, letters_retries=4, letters_first_retry_s=7
+    ).settings
+    keeping = keeping_of(settings)
+    assert (keeping.keep_s, keeping.most, keeping.retries, keeping.first_retry_s) == (5, 6, 4, 7)
