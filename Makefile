@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 SOURCES := $(wildcard orchestrator workers benchmarks chaos tests config/*.py)
@@ -20,7 +21,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters format clean rebuild
+.PHONY: help setup demo test lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-send format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -75,10 +76,20 @@ bench-monitors: setup ## Measure monitors: a million of them, and deaths of real
 bench-dead-letters: setup ## Bury a million letters, ask for some, send some again (about five minutes)
 	@$(BIN)/python -m benchmarks.dead_letters $(ARGS)
 
+bench-send: setup $(PEERS)/.setup-done ## Compare supervised sends with Celery's and with other libraries (about eight minutes)
+	@$(BIN)/python -m benchmarks.send $(ARGS)
+
+# Other libraries, to compare with: an environment of their own, so that theirs and ours need not agree on anything.
+$(PEERS)/.setup-done: requirements-peers.lock
+	@echo "Setting up $(PEERS) (a minute or so) ..."
+	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input install -r requirements-peers.lock
+	@touch $@
+
 format: setup ## Format the code and sort its imports
 	@$(BIN)/ruff check --select I --fix .
 	@$(BIN)/ruff format .
 
 clean: ## Remove .venv, caches and local state
-	@rm -rf $(VENV) .state build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(PEERS) .state build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 
+import redis
 from celery import Celery
+from celery.signals import worker_ready
+
+#: Counter in Redis of the workers that are up.
+READY = "bench:ready"
 
 app = Celery("noop", broker=os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0"))
 app.conf.task_ignore_result = True
@@ -12,6 +17,12 @@ app.conf.broker_connection_retry_on_startup = True
 app.conf.worker_hijack_root_logger = False
 if os.environ.get("BENCH_TRANSPORT") == "ours":
     app.conf.broker_transport = "orchestrator.transport:Transport"
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _say_ready(**_: object) -> None:
+    with redis.Redis.from_url(app.conf.broker_url) as client:
+        client.incr(READY)
 
 
 @app.task(name="noop")  # type: ignore[untyped-decorator]

@@ -20,11 +20,16 @@ from celery import Celery
 from kombu import Connection, Producer
 
 from benchmarks.machine import machine
+from benchmarks.noop_app import READY
 from orchestrator.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parent.parent
 SIDES = ("stock", "ours")
 TRANSPORT = "orchestrator.transport:Transport"
+
+
+def _noop(number: int) -> None:
+    """Sent, never run."""
 
 
 class Bench:
@@ -74,11 +79,16 @@ class Bench:
         )
 
     def consume(self, side: str, pool: str, concurrency: int, workers: int = 1) -> float:
-        """Tasks a second, between the first tenth and the last twentieth."""
+        """Tasks a second, from when a tenth is done and every worker is up until the last twentieth."""
         self._fill(side)
         processes = [self._worker(side, f"w{n}", pool, concurrency) for n in range(workers)]
         try:
+            self._await_ready(workers)
             begin = self._when(side, self.messages * 0.9)
+            if begin[1] < self.messages * 0.3:
+                raise SystemExit(
+                    f"{side}: {begin[1]} messages left when {workers} workers were up; use more --messages"
+                )
             end = self._when(side, self.messages * 0.05)
         finally:
             # Not asked to stop: a prefork worker under load takes its time for that, on either side.
@@ -86,6 +96,13 @@ class Bench:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(timeout=30)
         return (begin[1] - end[1]) / (end[0] - begin[0])
+
+    def _await_ready(self, workers: int) -> None:
+        give_up = time.monotonic() + 60
+        while int(self.redis.get(READY) or 0) < workers:
+            if time.monotonic() > give_up:
+                raise SystemExit(f"a worker was not up after 60 s; {workers} were started")
+            time.sleep(0.005)
 
     def _when(self, side: str, at_most: float) -> tuple[float, int]:
         give_up = time.monotonic() + 120
@@ -99,8 +116,9 @@ class Bench:
         """Messages a second, one ``apply_async`` after the other."""
         self.redis.flushall()
         app = self._app(side)
-        task = app.task(lambda number: None, name="noop")
-        task.apply_async((0,))
+        task = app.task(_noop, name="noop")
+        for number in range(self.messages // 20):
+            task.apply_async((number,))
         began = time.perf_counter()
         for number in range(self.messages // 2):
             task.apply_async((number,))
@@ -114,7 +132,9 @@ class Bench:
         options = {"transport": TRANSPORT} if side == "ours" else {}
         with Connection(self.url, **options) as connection, connection.channel() as channel:
             producer = Producer(channel, serializer="json")
-            producer.publish([0], exchange="", routing_key="celery")
+            with producer.batch(max_size=100):
+                for number in range(self.messages // 10):
+                    producer.publish([number], exchange="", routing_key="celery")
             began = time.perf_counter()
             with producer.batch(max_size=100):
                 for number in range(self.messages * 2):

@@ -28,6 +28,9 @@ TRACEBACK_LIMIT = 8000
 #: Of an error's text, the first so many.
 MESSAGE_LIMIT = 2000
 
+#: Where a request keeps its supervision once it has been read.
+_KEPT = "_orchestrator_supervision"
+
 
 def supervision_of(request: Any) -> Supervision | None:
     """How the message behind a Celery request is supervised; ``None`` if it is a plain Celery send.
@@ -39,7 +42,16 @@ def supervision_of(request: Any) -> Supervision | None:
     if wire is None:
         headers = getattr(request, "headers", None)
         wire = headers.get(HEADER) if isinstance(headers, Mapping) else None
-    return None if wire is None else Supervision.from_wire(wire)
+    if wire is None:
+        return None
+    # The handler's context asks again.
+    kept = vars(request).get(_KEPT)
+    if kept is not None and kept[0] is wire:
+        known: Supervision = kept[1]
+        return known
+    known = Supervision.from_wire(wire)
+    vars(request)[_KEPT] = wire, known
+    return known
 
 
 def failure_of(error: BaseException, attempt: int, by: str) -> Failure:

@@ -16,10 +16,14 @@ from orchestrator.core.errors import BrokerUnavailable, InvalidMessage
 from orchestrator.core.policy import WhenDown
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.sending.quick import QuickPublisher
 from orchestrator.telemetry import tracing
 
 #: Of a message's arguments, so many characters are shown; Celery's own limit.
 _SHOWN = 1024
+
+#: And so many levels.
+_DEPTH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,17 @@ class Parcel:
     link_error: Sequence[Any] = ()
 
 
-def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = (), *, producer: Any = None) -> None:
+def publish(
+    app: Celery,
+    parcel: Parcel,
+    hidden: tuple[str, ...] = (),
+    *,
+    producer: Any = None,
+    quick: QuickPublisher | None = None,
+) -> None:
     """Send a parcel; when this returns, Redis has it. Logs, events and Flower see the ``hidden`` fields redacted.
+
+    ``quick`` does it where it can.
 
     Raises:
         BrokerUnavailable: Redis did not take it (after Celery's own publish retries). If the connection broke
@@ -59,9 +72,12 @@ def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = (), *, produc
     if parcel.link_error:
         options["link_error"] = list(parcel.link_error)
     headers: dict[str, Any] = {HEADER: parcel.supervision.to_wire()}
+    argsrepr, kwargsrepr = _shown(list(parcel.args), hidden), _shown(dict(parcel.kwargs), hidden)
     try:
         with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
             tracing.carry(headers)
+            if quick is not None and quick.publish(parcel, headers, (argsrepr, kwargsrepr)):
+                return
             app.send_task(
                 parcel.task,
                 args=list(parcel.args),
@@ -69,8 +85,8 @@ def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = (), *, produc
                 task_id=parcel.id,
                 countdown=parcel.countdown_s,
                 expires=parcel.expires_s,
-                argsrepr=saferepr(redact(list(parcel.args), hidden), maxlen=_SHOWN),
-                kwargsrepr=saferepr(redact(dict(parcel.kwargs), hidden), maxlen=_SHOWN),
+                argsrepr=argsrepr,
+                kwargsrepr=kwargsrepr,
                 headers=headers,
                 ignore_result=_ignores_result(app, parcel),
                 **options,
@@ -80,6 +96,14 @@ def publish(app: Celery, parcel: Parcel, hidden: tuple[str, ...] = (), *, produc
     except (OperationalError, RedisError, OSError) as error:
         with app.connection_for_write() as connection:
             raise BrokerUnavailable(connection.as_uri(), error) from error
+
+
+def _shown(value: Any, hidden: tuple[str, ...]) -> str:
+    visible = redact(value, hidden) if value else value
+    text = repr(visible)
+    # Celery's own way to show arguments is slow, and differs only where they are long or deep.
+    plain = len(text) <= _SHOWN and text.count("[") + text.count("{") + text.count("(") <= _DEPTH
+    return text if plain else str(saferepr(visible, maxlen=_SHOWN))
 
 
 def _ignores_result(app: Celery, parcel: Parcel) -> bool | None:

@@ -34,6 +34,7 @@ from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker, await_in
 from orchestrator.sending.options import SendOptions
 from orchestrator.sending.publish import Parcel, publish
+from orchestrator.sending.quick import QuickPublisher
 from orchestrator.sending.report import Receipt, Report
 from orchestrator.sending.tracker import RedisTracker
 from orchestrator.telemetry import emit, events
@@ -103,7 +104,7 @@ class BrokerDoor:
         self._must_supervise()
         self._declare(parcel)
         try:
-            publish(self._app, parcel, self._hidden)
+            publish(self._app, parcel, self._hidden, quick=self._quick)
         except Twin as twin:
             return twin.first_id
         return parcel.id
@@ -150,6 +151,10 @@ class BrokerDoor:
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
         """See :class:`Door`."""
         return self._await(delivery_id, timeout_s)
+
+    @cached_property
+    def _quick(self) -> QuickPublisher:
+        return QuickPublisher(self._app)
 
     @cached_property
     def _await(self) -> Awaiter:

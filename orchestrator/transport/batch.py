@@ -43,9 +43,9 @@ class PublishBatch:
 
     def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> None:
         """Collect one script call; what the channel does instead of running it."""
-        self._size += 1
+        self._size += len(args) - 2 if script == "publish" else 1
         last = self._calls[-1] if self._calls else None
-        if script == "publish" and last and last[0] == script and last[1] == keys and last[2][:2] == list(args[:2]):
+        if script == "publish" and last and last[0] == script and last[1] == keys and last[2][0] == args[0]:
             last[2].extend(args[2:])
         else:
             self._calls.append((script, list(keys), list(args)))

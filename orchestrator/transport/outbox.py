@@ -91,9 +91,28 @@ class Outbox:
         elif not self._wake.is_set():
             self._wake.set()
 
-    def post(self, script: str, keys: Sequence[str], args: Sequence[Any], on_reply: Reply | None = None) -> None:
-        """Run a script; sent now, after all that was posted before."""
-        self._post(_Posted(script, (len(keys), *keys, *args), on_reply))
+    def post(
+        self,
+        script: str,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        on_reply: Reply | None = None,
+        *,
+        soon: bool = False,
+    ) -> None:
+        """Run a script, after all that was posted before; sent now or, if ``soon`` will do, with others like an ack."""
+        posted = _Posted(script, (len(keys), *keys, *args), on_reply)
+        if not soon:
+            self._post(posted)
+            return
+        with self._mutex:
+            self._collect_acks()
+            self._queue.append(posted)
+            full = len(self._queue) >= self._flush_count
+        if full:
+            self.flush()
+        elif not self._wake.is_set():
+            self._wake.set()
 
     def command(self, *args: Any) -> None:
         """Run a plain command; sent now, after all that was posted before."""

@@ -148,6 +148,8 @@ class Settler:
             "conclude",
             [claim.stream, k.ledger(claim.queue), k.outcome(delivery)],
             [GROUP, claim.entry, counter, json.dumps(outcome), to_ms(self._options.outcome_ttl_s)],
+            # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
+            soon=bool(self.holder.held),
         )
 
     def retry_later(self, tag: str, payload: Mapping[str, Any], step: str, pause_s: float) -> None:

@@ -1,0 +1,204 @@
+"""A message published the quick way is the message that Celery would have published; and when Celery has to do it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+from redis import Redis
+
+from orchestrator import Agent, Exponential, Message, Orchestrator, Retry, handles
+from orchestrator.core.keys import Keys
+from orchestrator.sending import quick
+
+KEYS = Keys()
+
+
+class Text(Message):
+    text: str
+    password: str = "hunter2"
+    more: dict[str, Any] = {}  # noqa: RUF012 - pydantic copies it
+
+
+class Clerk(Agent):
+    name = "clerk"
+
+    @handles(Text)
+    def read(self, message: Text) -> None:
+        """Never run here."""
+
+
+@pytest.fixture
+def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
+    app = Celery("quick", broker=redis_url, set_as_current=False)
+    orchestrator = Orchestrator(app)
+    orchestrator.host(Clerk)
+    app.task(_plain, name="plain", ignore_result=True)
+    app.task(_plain, name="limited", ignore_result=True, time_limit=9, soft_time_limit=8, priority=6)
+    yield orchestrator
+    app.close()
+
+
+def _plain(*args: Any, **kwargs: Any) -> None:
+    """Never run here."""
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Any]:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def by_celery(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Tasks that Celery has published."""
+    sent: list[str] = []
+    original = quick.QuickPublisher.publish
+
+    def publish(self: Any, parcel: Any, *args: Any) -> bool:
+        done = original(self, parcel, *args)
+        if not done:
+            sent.append(parcel.task)
+        return done
+
+    monkeypatch.setattr(quick.QuickPublisher, "publish", publish)
+    return lambda: sent
+
+
+def lying(redis: Any, queue: str, step: str = "0") -> list[dict[str, Any]]:
+    """The messages in a mailbox, their bodies decoded, without what is each message's own."""
+    found = []
+    for _, fields in redis.xrange(KEYS.step(queue, step)):
+        message = json.loads(fields[b"m"])
+        message["body"] = json.loads(base64.b64decode(message["body"]))
+        tag, id_ = message["properties"].pop("delivery_tag"), message["headers"].pop("id")
+        assert tag
+        assert id_ == message["properties"].pop("correlation_id") == message["headers"].pop("root_id")
+        for name in ("argsrepr", "kwargsrepr"):
+            # Celery says them twice: as headers, where all look for them, and as properties.
+            message["properties"].pop(name, None)
+        found.append(message)
+    return found
+
+
+SENDS: dict[str, Callable[[Orchestrator], Any]] = {
+    "agent": lambda o: o.send("clerk", Text(text="hello")),
+    "unicode": lambda o: o.send("clerk", Text(text='äöü "quoted" \\ 字\n%s {0}')),
+    "deep": lambda o: o.send("clerk", Text(text="x", more={"a": {"b": {"c": {"d": [1, 2.5, None, True]}}}})),
+    "long": lambda o: o.send("clerk", Text(text="x" * 5000)),
+    "options": lambda o: o.send(
+        "clerk", Text(text="x"), priority=6, metadata={"job": "7"}, track=False, on_error="log",
+        retry=Retry(7, Exponential(1, 3, 9, 0), never=("ValueError",)),
+    ),
+    "task": lambda o: o.send(o.app.signature("plain", (1, "two"), {"three": [3]})),
+    "limits": lambda o: o.send(o.app.signature("limited", (1,))),
+    "id": lambda o: o.send(o.app.signature("plain", (), task_id='"my" own')),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENDS)
+def test_it_is_what_celery_would_have_sent(
+    orchestrator: Orchestrator,
+    redis: Any,
+    by_celery: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    SENDS[name](orchestrator)
+    assert by_celery() == []
+    monkeypatch.setattr(quick.QuickPublisher, "_form", lambda self, parcel: None)
+    SENDS[name](orchestrator)
+    assert len(by_celery()) == 1
+    queue = "clerk" if name in ("agent", "unicode", "deep", "long", "options") else "celery"
+    step = "6" if name in ("options", "limits") else "0"
+    ours, theirs = lying(redis, queue, step)
+    assert ours == theirs
+    assert "hunter2" not in ours["headers"]["argsrepr"]
+    accepted = redis.hget(KEYS.ledger(queue), "accepted")
+    assert int(accepted or 0) == 2
+
+
+def test_it_says_who_sent_it_from_within_a_task(orchestrator: Orchestrator, redis: Any) -> None:
+    @orchestrator.app.task(name="parent", bind=True)
+    def parent(task: Any) -> list[str]:
+        orchestrator.send("clerk", Text(text="child"))
+        return [child.id for child in task.request.children]
+
+    children = parent.apply(task_id="the-parent").get()
+    ((_, fields),) = redis.xrange(KEYS.step("clerk", "0"))
+    headers = json.loads(fields[b"m"])["headers"]
+    assert (headers["root_id"], headers["parent_id"]) == ("the-parent", "the-parent")
+    assert children == [headers["id"]]
+
+
+def test_receivers_of_signals_have_their_say(
+    orchestrator: Orchestrator, redis: Any, by_celery: Callable[[], list[str]]
+) -> None:
+    heard: list[str] = []
+
+    def before(sender: str = "", headers: dict[str, Any] | None = None, **_: Any) -> None:
+        assert headers is not None
+        headers["stamp"] = "here"
+        heard.append(sender)
+
+    orchestrator.send("clerk", Text(text="unheard"))
+    signals.before_task_publish.connect(before)
+    try:
+        orchestrator.send("clerk", Text(text="heard"))
+    finally:
+        signals.before_task_publish.disconnect(before)
+    orchestrator.send("clerk", Text(text="unheard"))
+    assert heard == by_celery() == ["clerk.Text"]
+    assert [m["headers"].get("stamp") for m in lying(redis, "clerk")] == [None, "here", None]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"task_send_sent_event": True}, {"task_routes": {"clerk.*": {"priority": 3}}}, {"broker_pool_limit": 0}],
+)
+def test_where_a_setting_has_a_say_celery_publishes(
+    orchestrator: Orchestrator, by_celery: Callable[[], list[str]], settings: dict[str, Any]
+) -> None:
+    orchestrator.app.conf.update(settings)
+    orchestrator.send("clerk", Text(text="x"))
+    orchestrator.send("clerk", Text(text="x"), countdown_s=60)
+    assert by_celery() == ["clerk.Text", "clerk.Text"]
+
+
+def test_callbacks_are_celerys_to_publish(
+    orchestrator: Orchestrator, redis: Any, by_celery: Callable[[], list[str]]
+) -> None:
+    app = orchestrator.app
+    orchestrator.send(app.signature("plain", (1,), link=app.signature("plain", (2,))))
+    assert by_celery() == ["plain"]
+    (message,) = lying(redis, "celery")
+    assert message["body"][2]["callbacks"][0]["args"] == [2]
+
+
+def test_a_broken_connection_costs_nothing(orchestrator: Orchestrator, redis: Any) -> None:
+    orchestrator.send("clerk", Text(text="0"))
+    for number in range(1, 4):
+        redis.client_kill_filter(_type="normal", skipme=True)
+        orchestrator.send("clerk", Text(text=str(number)))
+    assert [m["body"][0][0]["text"] for m in lying(redis, "clerk")] == ["0", "1", "2", "3"]
+
+
+def test_threads_do_not_mix_their_messages(orchestrator: Orchestrator, redis: Any) -> None:
+    def send(thread: int) -> None:
+        for number in range(50):
+            orchestrator.send("clerk", Text(text=f"{thread}:{number}"))
+
+    threads = [threading.Thread(target=send, args=(n,)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    texts = [m["body"][0][0]["text"] for m in lying(redis, "clerk")]
+    assert len(texts) == 600
+    for sender in range(12):
+        assert [t for t in texts if t.startswith(f"{sender}:")] == [f"{sender}:{n}" for n in range(50)]
