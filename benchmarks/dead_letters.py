@@ -65,13 +65,13 @@ class Bench:
         self.redis.script_load(source("bury").decode())
 
     def fill(self, count: int) -> None:
-        """Put letters into the log with the function that buries them, two hundred in a script (that of imports)."""
+        """Put letters into the log with the function that buries them, a hundred in a script (that of imports)."""
         for agent in AGENTS:
             self.store.run("declare", [self.keys.queues, self.keys.step(agent, "0")], [agent, "1", GROUP, 0])
         self.redis.script_load(source("import_letters").decode())
-        for begin in range(0, count, 200):
+        for begin in range(0, count, 100):
             args: list[Any] = [self.keys.root, ""]
-            for number in range(begin, min(begin + 200, count)):
+            for number in range(begin, min(begin + 100, count)):
                 _, _, _, _, _, _, agent, letter, reason, error, group, *_ = self.burial(number, "1-1")
                 fields = [message(number), letter, "", agent, agent, "Charge", error, reason, group, "", "1"]
                 args += [*fields, f"1-{number + 1}", ""]

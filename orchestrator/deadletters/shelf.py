@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-#: Letters moved, removed or parked in one step.
-BATCH = 200
+#: Letters moved, removed or parked in one step, so that none holds Redis for more than a few milliseconds.
+BATCH = 100
 
 #: Candidates that one step of a search looks at.
 LOOK = 2000
