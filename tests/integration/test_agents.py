@@ -350,7 +350,7 @@ def test_an_expired_message_is_counted_and_its_sender_is_told(real: House) -> No
 
 def test_a_revoked_message_is_counted_and_its_sender_is_told(real: House) -> None:
     before = real.row()
-    delivery = real.orchestrator.send("worker", app.Add(a=1, b=2), countdown_s=0.5)
+    delivery = real.orchestrator.send("worker", app.Add(a=1, b=2), countdown_s=2)
     real.orchestrator.app.control.revoke(delivery.id, reply=True, limit=1, timeout=5)
     real.idle()
     assert changes(before, real.row()) == {"accepted": 1, "cancelled": 1}
