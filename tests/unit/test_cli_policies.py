@@ -1,0 +1,44 @@
+"""`policies`: what applies, who says so, and what cannot be had."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from orchestrator.cli.policies import policies
+from tests.apps import agents_app
+from tests.command_line import invoke
+
+
+def ask(*arguments: str, **settings: Any) -> Any:
+    orchestrator = agents_app.make("redis://127.0.0.1:1/0", eager=True, **settings)
+    return invoke(orchestrator.app, policies, *arguments)
+
+
+def test_each_value_is_shown_with_where_it_comes_from() -> None:
+    document = json.loads(ask("worker", "--json", timeouts={"*.Add": 7}, timeout_factor=2).stdout)
+    shown = {entry["message"]: entry["options"] for entry in document["policies"]}
+    assert shown["Add"]["timeout_s"] == {"value": 7, "source": "settings"}
+    assert shown["Hurried"]["timeout_s"] == {"value": 30, "source": "handler"}
+    assert shown["Add"]["retry"]["source"] == "agent"
+    assert shown["Hopeless"]["retry"]["source"] == "handler"
+    assert shown["Add"]["on_error"] == {"value": "dead_letter", "source": "default"}
+    assert document["timeout_factor"] == 2
+
+
+def test_the_table_says_the_same_and_what_cannot_be_had() -> None:
+    text = ask(timeouts={"worker.Add": 7}, deadlines={"worker.Add": 5}).stdout
+    assert "2 retries, 0.01 s times 2 each, at most 0.02 s, jitter 0.5" in text
+    assert "5 retries, 0.01 s times 2 each, at most 0.02 s, jitter 0.5, never on LookupError" in text
+    assert "worker.Add: timeout_s=7 is longer than deadline_s=5, which ends it first" in text
+    assert "plain.early: not supervised, acks_late=False" in text
+    assert "plain.own: not supervised, its Request class is tests.apps.agents_app:OwnRequest" in text
+
+
+@pytest.mark.parametrize("name", ["nobody", "Worker"])
+def test_an_unknown_agent_is_said_to_be_unknown(name: str) -> None:
+    result = ask(name)
+    assert result.exit_code == 2
+    assert f"unknown agent '{name}'; known agents: worker" in result.stderr
