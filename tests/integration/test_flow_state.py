@@ -121,10 +121,12 @@ class Flow(RuleBasedStateMachine):
                 drop, take, why = drop[: max(0, may - len(take))], take[:may], "open"
         return take, drop, why
 
-    def entered(self, drop: list[str]) -> None:
-        """What has entered is counted already; make room for it."""
+    def entered(self, take: list[str], drop: list[str]) -> None:
+        """What has entered is counted already; make room for it, if anything has."""
         for name in drop:
             self.outcomes[name] = "dead"
+        if not take:
+            return
         while self.mailbox is not None and self.mailbox.overflow == "drop_oldest" and self.depth > self.mailbox.limit:
             if self.ready:
                 self.outcomes[self.ready.pop(0)] = "dead"
@@ -158,7 +160,7 @@ class Flow(RuleBasedStateMachine):
         take, drop, why = self.may_enter(names)
         self.accepted += len(take) + len(drop)
         self.ready += take
-        self.entered(drop)
+        self.entered(take, drop)
         self.check(reply, len(take) + len(drop), why)
 
     @rule(delay_ms=st.sampled_from([10, 700]))
@@ -173,7 +175,7 @@ class Flow(RuleBasedStateMachine):
         take, drop, why = self.may_enter([name])
         self.accepted += len(take) + len(drop)
         self.delayed = sorted([*self.delayed, *((self.now + delay_ms, name) for name in take)])
-        self.entered(drop)
+        self.entered(take, drop)
         self.check(reply, 0, why)
 
     @rule(key=st.sampled_from(["a", "b"]))
@@ -194,7 +196,7 @@ class Flow(RuleBasedStateMachine):
             self.first[key] = name
         self.accepted += len(take) + len(drop)
         self.ready += take
-        self.entered(drop)
+        self.entered(take, drop)
         self.check(reply, 0, why)
 
     @rule(credit=st.integers(1, 3))
@@ -233,8 +235,11 @@ class Flow(RuleBasedStateMachine):
         k = self.keys
         self.run_script(
             "bury",
-            [stream, k.ledger(QUEUE), k.dead_letters, k.outcome(name)],
-            [GROUP, entry, json.dumps({"queue": QUEUE, "reason": reason}), '{"outcome": "dead"', TTL_MS],
+            [stream, k.ledger(QUEUE), k.outcome(name)],
+            [
+                *(GROUP, entry, k.root, QUEUE, json.dumps({"queue": QUEUE, "reason": reason})),
+                *(reason, "ValueError", "", '{"outcome": "dead"', TTL_MS),
+            ],
         )
         self.outcomes[name] = "dead"
         if reason != "validation":

@@ -115,7 +115,8 @@ end
 local function close_door(door)
   if door.limit == 0 then return end
   local depth = door.before + door.take
-  if door.overflow == 'drop_oldest' and depth > door.limit then
+  -- Retries may have filled it beyond its limit; that alone drops nobody.
+  if door.overflow == 'drop_oldest' and door.take > 0 and depth > door.limit then
     drop_oldest(door, depth)
     depth = door.limit
   end
