@@ -1,7 +1,7 @@
-"""Flow control on the Python side: what the scripts report becomes events, and their refusals errors.
+"""What the scripts report becomes events, and their refusals errors.
 
-The rules themselves are in ``lua/mailbox.lua`` and ``lua/breaker.lua``, inside the step that accepts a message, so
-that they hold at every door and for all senders at once.
+The rules of flow control themselves are in ``lua/mailbox.lua`` and ``lua/breaker.lua``, inside the step that accepts a
+message, so that they hold at every door and for all senders at once.
 """
 
 from __future__ import annotations
@@ -70,6 +70,16 @@ def _tell(what: str, said: Sequence[str]) -> None:
                 reason="mailbox overflow",
                 error=text,
                 attempts=0,
+            )
+        case "poison", [delivery_id, agent, message, deaths]:
+            emit(
+                events.BURIED,
+                agent=agent,
+                message=message,
+                id=delivery_id,
+                reason="poison",
+                error="WorkerLost",
+                attempts=int(deaths),
             )
         case "compensated", [group, queue, delivery_id]:
             emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from orchestrator import Handled, Orchestrator
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.ports import free_port
-from orchestrator.telemetry import tracing
+from orchestrator.telemetry import Event, attach, detach, events, tracing
 from tests.apps import traced_app
 from tests.eventually import eventually
 from tests.worker_process import WorkerProcess
@@ -103,6 +103,27 @@ def test_a_worker_logs_events_with_their_fields(place: Place) -> None:
     delivery = place.orchestrator.send("guide", traced_app.Where())
     delivery.wait(timeout_s=10)
     eventually(lambda: f"id={delivery.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)
+
+
+def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(redis_url: str) -> None:
+    orchestrator = traced_app.make(redis_url)
+    delivery = orchestrator.send("guide", traced_app.Where())
+    store = orchestrator.store
+    client: Any = store.client
+    stream = store.keys.step("guide", 0)
+    ((entry, _),) = client.xrange(stream)
+    client.xgroup_create(stream, store.group, id="0")
+    client.xreadgroup(store.group, "w#1", {stream: ">"})
+    heard: list[Event] = []
+    attach(heard.append, events.BURIED)
+    try:
+        last = [store.keys.root, "guide", store.group, 1, 1000, "killed", "w#1", "1", entry]
+        assert store.run("giveback_held", [stream], last) == [b"poison"]
+    finally:
+        detach(heard.append)
+    assert [(event.metadata["id"], event.metadata["reason"], event.metadata["agent"]) for event in heard] == [
+        (delivery.id, "poison", "guide")
+    ]
 
 
 def test_whoever_watches_a_celery_cluster_hears_of_dead_letters(place: Place) -> None:

@@ -20,6 +20,10 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
       redis.call('HINCRBY', ledger, 'dead', 1)
       tell(root, m, {outcome = 'dead', reason = 'poison', attempts = #deaths, letter_id = dead,
         error = 'worker died while running it'}, ttl_ms)
+      local message = decoded(m or '') or {}
+      local headers = type(message.headers) == 'table' and message.headers or {}
+      local orc = type(headers.orc) == 'table' and headers.orc or {}
+      note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths))
       return 'poison'
     end
   end
