@@ -61,7 +61,8 @@ class Outbox:
         self._flush_s = flush_s
         self._flush_count = flush_count
         self._group = group
-        self._mutex = threading.Lock()
+        # A signal's handler may post in the middle of a post of the same thread.
+        self._mutex = threading.RLock()
         self._io = threading.Lock()
         self._queue: deque[_Posted] = deque()
         self._acks: dict[tuple[str, str, str], list[str]] = {}
@@ -72,6 +73,9 @@ class Outbox:
         self._closed = threading.Event()
         self._away = False
         self._posted_meanwhile = False
+        for name in _SCRIPTS:
+            # Read now rather than in the middle of the first message.
+            source(name)
         self._thread = threading.Thread(target=self._flush_in_time, name="orchestrator-outbox", daemon=True)
         self._thread.start()
 
@@ -125,12 +129,11 @@ class Outbox:
         self.flush()
 
     def _collect_acks(self) -> None:
-        for (stream, ledger, outcome), entries in self._acks.items():
+        acks, self._acks, self._ack_count = self._acks, {}, 0
+        for (stream, ledger, outcome), entries in acks.items():
             for start in range(0, len(entries), 500):
                 ids = entries[start : start + 500]
                 self._queue.append(_Posted("settle", (2, stream, ledger, self._group, outcome, *ids), None))
-        self._acks.clear()
-        self._ack_count = 0
 
     def flush(self, *, wait_s: float = 0.0) -> bool:
         """Send what is queued. With ``wait_s``, also wait that long for every confirmation.
@@ -166,8 +169,9 @@ class Outbox:
             if self._queue and connection is not self._loaded_on:
                 self._loaded_on = connection
                 self._queue.extendleft(_Posted(None, ("SCRIPT", "LOAD", source(name)), None) for name in _SCRIPTS)
-            batch = list(self._queue)
-            self._queue.clear()
+            batch = []
+            while self._queue:
+                batch.append(self._queue.popleft())
             # Before sending: if that fails half-way, all of it is sent again.
             self._unread.extend(batch)
         if not batch:

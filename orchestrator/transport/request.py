@@ -7,6 +7,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import WorkerLostError
+from celery.worker import state
 from celery.worker.request import Request
 
 from orchestrator.core.death import DeathReason
@@ -29,6 +30,9 @@ class TrackedRequest(Request):
 
     acknowledged: bool
 
+    #: The pool that was given this message.
+    _pool: Any = None
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # Celery derives a class per task with copies of these two that call no base; ours are needed.
@@ -44,16 +48,21 @@ class TrackedRequest(Request):
 
     def hand_to(self, pool: Any) -> None:
         """Tell the transport if this pool runs whatever it has been given; prefork forgets it when told to."""
+        self._pool = pool
         channel = channel_of(self._message)
         if channel is not None and "flush" not in vars(pool):
             channel.settler.handed(self._message.delivery_tag)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A pool process or thread starts on this task."""
+        # Celery first: a signal that comes while the mark is being sent must find this among what runs.
+        super().on_accepted(pid, time_accepted)
         channel = channel_of(self._message)
         if channel is not None and self.task.acks_late:
             channel.settler.started(self._message.delivery_tag)
-        super().on_accepted(pid, time_accepted)
+            if state.should_terminate and self._pool is not None:
+                # Celery cancelled what ran and now waits for the pool, in which this began too late for that.
+                self.cancel(self._pool, emit_retry=False)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Called in a cold shutdown for all that runs.

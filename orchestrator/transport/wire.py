@@ -33,6 +33,7 @@ class Wire:
         self._connection: Any = None
         self._pid = os.getpid()
         self.lock = threading.Lock()
+        self._busy_in = 0
 
     @property
     def connection(self) -> Any:
@@ -70,15 +71,29 @@ class Wire:
         Raises:
             redis.exceptions.RedisError: Redis is away, or refused the command.
         """
-        with self.lock:
-            fresh = self._connection is None
+        if self._busy_in == threading.get_ident():
+            # A signal's handler, in the middle of a command of the same thread, whose reply it must not take.
+            spare = Wire(self._pool)
             try:
-                return self._roundtrip(command)
-            except RedisConnectionError:
-                self.drop()
-                if fresh:
-                    raise
-                return self._roundtrip(command)
+                return spare.call(*command)
+            finally:
+                spare.drop()
+        with self.lock:
+            self._busy_in = threading.get_ident()
+            try:
+                return self._call(command)
+            finally:
+                self._busy_in = 0
+
+    def _call(self, command: Sequence[Any]) -> Any:
+        fresh = self._connection is None
+        try:
+            return self._roundtrip(command)
+        except RedisConnectionError:
+            self.drop()
+            if fresh:
+                raise
+            return self._roundtrip(command)
 
     def _roundtrip(self, command: Sequence[Any]) -> Any:
         connection = self.connection

@@ -41,7 +41,8 @@ def deaths(broker: BareBroker) -> list[tuple[str, str]]:
 def test_a_worker_that_makes_room_for_another_version_is_deployed(redis_url: str, broker: BareBroker) -> None:
     shop = make(redis_url)
     with WorkerProcess("tests.apps.shop", redis_url, queues="billing") as worker:
-        eventually(lambda: "ready." in worker.log(), timeout_s=20, describe=worker.log)
+        # It says that it is ready before Redis knows that it listens.
+        eventually(lambda: shop.app.control.ping(timeout=1), timeout_s=20, describe=worker.log)
         shop.app.control.broadcast("deploy")
         eventually(lambda: not worker.is_running, timeout_s=20, describe=worker.log)
         (death,) = shop.registry.deaths()

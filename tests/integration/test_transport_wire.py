@@ -1,0 +1,48 @@
+"""A signal's handler may need Redis in the middle of a command of the same thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from orchestrator.transport.outbox import Outbox
+from orchestrator.transport.wire import Wire
+
+
+def test_a_command_in_the_middle_of_another_neither_waits_for_it_nor_takes_its_reply(redis_url: str) -> None:
+    pool: Any = redis.ConnectionPool.from_url(redis_url)
+    wire = Wire(pool)
+    connection = wire.connection
+    read_response = connection.read_response
+    inner: list[bytes] = []
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        connection.read_response = read_response
+        inner.append(wire.call("ECHO", "inner"))
+        return read_response(*args, **options)
+
+    connection.read_response = interrupted
+    assert wire.call("ECHO", "outer") == b"outer"
+    assert inner == [b"inner"]
+    assert wire.call("ECHO", "later") == b"later"
+    pool.disconnect()
+
+
+def test_what_is_posted_in_the_middle_of_a_post_is_sent_too(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool: Any = redis.ConnectionPool.from_url(redis_url)
+    outbox = Outbox(pool, flush_s=0.01, flush_count=64, group="g")
+    collect = outbox._collect_acks
+
+    def interrupted() -> None:
+        monkeypatch.setattr(outbox, "_collect_acks", collect)
+        outbox.command("SET", "inner", "1")
+        collect()
+
+    monkeypatch.setattr(outbox, "_collect_acks", interrupted)
+    outbox.command("SET", "outer", "1")
+    assert outbox.close(wait_s=5)
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.mget("inner", "outer") == [b"1", b"1"]
+    pool.disconnect()
