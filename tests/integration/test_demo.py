@@ -107,8 +107,9 @@ def test_every_message_is_accounted_for_although_workers_are_killed(demo: Demo) 
     # The auditor, and the pool process of whoever had the poison: three deaths at most, one of which may be the
     # auditor's own.
     assert numbers["kills"] in (3, 4)
-    # An execution that was cut short is made good: two of the poison, and the one the auditor was at, if any.
-    assert numbers["duplicated"] in (2, 3)
+    # An execution that was cut short is made good: two of the poison, and what the auditor was at; likewise one whose
+    # outcome was still waiting for company when the auditor was killed. Two a kill are allowed.
+    assert 2 <= numbers["duplicated"] <= 2 * numbers["kills"]
     assert 0 < numbers["recovered_s"] <= 3, output
     assert "kills_its_worker.py" in output
     assert "UnicodeDecodeError" in output
