@@ -48,7 +48,11 @@ def _rows(tally: Tally, below: Sequence[Path], took_s: float) -> Iterable[tuple[
     yield "messages accepted", str(row.accepted), f"handled {row.handled}, dead {row.dead}, pending {row.pending}"
     yield "retries", str(row.retried), "attempts that failed and were made again, after a pause"
     yield "redelivered", str(row.redelivered), "taken back from a worker or pool process that died, and handed on"
-    yield "executed again", str(tally.duplicated), "begun once more, because a death had cut the execution short"
+    yield (
+        "executed again",
+        str(tally.duplicated),
+        "begun once more: a death cut the execution short, or came before its outcome had left",
+    )
     yield from _deaths(tally)
     reasons = Counter(letter.reason for letter in tally.letters).most_common()
     yield "dead letters", str(len(tally.letters)), ", ".join(f"{reason}: {count}" for reason, count in reasons)
