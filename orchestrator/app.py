@@ -19,6 +19,7 @@ from orchestrator.agents.describe import Description
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.ending import Ending
+from orchestrator.agents.fitting import Fitting, refuse_app, refuse_policies, refuse_worker
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.reaping import Reaping
@@ -63,7 +64,7 @@ class Orchestrator:
     tests go on as before.
 
     Raises:
-        InvalidSettings: a setting has a bad value.
+        InvalidSettings: a setting has a bad value, or two do not fit together.
     """
 
     def __init__(self, app: Celery, settings: Settings | None = None) -> None:
@@ -74,9 +75,10 @@ class Orchestrator:
         self._sweeper: Sweeper | None = None
         self._description = Description(app, self._directory.declared, self.settings.app_version)
         configure(app, self.settings, self._description, lambda i, reason: self._stored.at_death(i, reason))
+        refuse_app(app)
         switch_on(self.settings.telemetry)
         app.orchestrator = self
-        app.steps["worker"].add(Ending)
+        app.steps["worker"].update((Ending, Fitting))
         app.steps["consumer"].update((Guard, Reaping, Reporting))
         app.on_after_finalize.connect(self._on_finalize, weak=False)
         if app.finalized:
@@ -120,13 +122,23 @@ class Orchestrator:
 
         Raises:
             InvalidDeclaration: a class is not a valid declaration, or its name is taken.
+            InvalidSettings: timeouts and deadlines that come together here cannot work.
         """
         for cls in agents:
             spec = self._directory.declare(cls)
             if spec is not None:
+                refuse_policies(self._directory.addresses_of(spec))
                 register_handlers(self.app, self, spec)
         if self.app.finalized:
             supervise_tasks(self.app)
+
+    def refuse_misfits(self, worker: Any) -> None:
+        """Refuse to start a worker whose times cannot fit together; its bootstep calls this.
+
+        Raises:
+            InvalidSettings: they cannot; says which, and what is allowed.
+        """
+        refuse_worker(worker, self._directory.addresses(), self.settings.time_limits)
 
     @property
     def agents(self) -> Mapping[str, AgentSpec]:

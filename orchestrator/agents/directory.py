@@ -61,7 +61,11 @@ class Directory:
 
     def addresses(self) -> list[Address]:
         """Of every message that is handled by an agent declared here."""
-        return [self.address(spec.name, name) for spec in self.declared.values() for name in sorted(spec.handlers)]
+        return [address for spec in self.declared.values() for address in self.addresses_of(spec)]
+
+    def addresses_of(self, spec: AgentSpec) -> list[Address]:
+        """Of every message that an agent handles."""
+        return [self.address(spec.name, name) for name in sorted(spec.handlers)]
 
     def flow(self, agent: str) -> Flow:
         """What flow control applies to an agent: as the settings say, else as it declares."""

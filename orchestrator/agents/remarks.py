@@ -9,12 +9,15 @@ from celery import Celery
 from kombu.utils.imports import symbol_by_name
 
 from orchestrator.agents.host import why_not_supervised
-from orchestrator.core.effective import misfits
+from orchestrator.core.effective import impossible, wasteful
 from orchestrator.sending.address import Address
 from orchestrator.transport.transport import TRANSPORT, Transport
 
 #: Pools whose running tasks nothing can interrupt.
 _DEAF_POOLS = ("threads", "gevent", "eventlet")
+
+#: Of many tasks to which the same applies, so many are named.
+_NAMED = 10
 
 
 def remarks(app: Celery, addresses: Iterable[Address], pool: str | type = "") -> list[str]:
@@ -33,14 +36,30 @@ def _broker(app: Celery) -> list[str]:
 
 
 def _tasks(app: Celery) -> list[str]:
-    own = [
+    return [f"{name}: not supervised, {why}" for name, task in own_tasks(app) if (why := why_not_supervised(task))]
+
+
+def own_tasks(app: Celery) -> list[tuple[str, Any]]:
+    """The tasks that are neither Celery's nor this library's, by name."""
+    return [
         (name, task) for name, task in sorted(app.tasks.items()) if not name.startswith(("celery.", "orchestrator."))
     ]
-    return [f"{name}: not supervised, {why}" for name, task in own if (why := why_not_supervised(task))]
 
 
 def _policies(addresses: list[Address]) -> list[str]:
-    return [line for address in addresses for line in misfits(address.task, address.policy)]
+    return grouped((a.task, line) for a in addresses for line in (*impossible(a.policy), *wasteful(a.policy)))
+
+
+def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
+    """What is said of tasks, each line once with all whom it concerns."""
+    of: dict[str, list[str]] = {}
+    for task, line in said:
+        of.setdefault(line, []).append(task)
+    return [f"{_listed(tasks)}: {line}" for line, tasks in of.items()]
+
+
+def _listed(tasks: list[str]) -> str:
+    return ", ".join(tasks[:_NAMED]) + (f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else "")
 
 
 def _short(pool: str | type) -> str:
@@ -51,8 +70,7 @@ def _short(pool: str | type) -> str:
 
 def _pool(pool: str, addresses: list[Address]) -> list[str]:
     def named(limited: Callable[[Address], Any]) -> str:
-        names = [address.task for address in addresses if limited(address)]
-        return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        return _listed([address.task for address in addresses if limited(address)])
 
     limited = named(lambda address: address.policy.timeout_s or address.policy.deadline_s)
     if not limited or pool in ("", "prefork", "processes"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
@@ -12,27 +13,39 @@ from orchestrator.cli.errors import ExitCode
 from orchestrator.cli.printable import one_line
 from orchestrator.core.errors import InvalidSettings
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def report_bad_settings() -> None:
     """Have Celery's command line report settings that an operator has to correct, for every subcommand.
 
     Celery prints the stack trace of whatever an app's module raises, and lets a plug-in add commands only. So
-    this wraps the function by which its command line loads the app; it is called when Celery loads our commands,
-    and does nothing in any other process. Mistakes in the code of an app keep their stack trace.
+    this wraps the function by which its command line loads the app, and the two commands that import more; it is
+    called when Celery loads our commands, and does nothing in any other process. Mistakes in the code of an app
+    keep their stack trace.
     """
     command_line: Any = sys.modules.get("celery.bin.celery")
     find_app = getattr(command_line, "find_app", None)
     if find_app is None or getattr(find_app, "__reports_bad_settings__", False):
         return
 
-    @functools.wraps(find_app)
-    def find(*args: Any, **kwargs: Any) -> Any:
+    find = _reporting(find_app)
+    find.__reports_bad_settings__ = True  # type: ignore[attr-defined]
+    command_line.find_app = find
+    # These import further modules, and look at what has come together.
+    for command in (command_line.worker, command_line.beat):
+        command.invoke = _reporting(command.invoke)
+
+
+def _reporting(function: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return find_app(*args, **kwargs)
+            return function(*args, **kwargs)
         except InvalidSettings as error:
             click.echo(f"Error: {one_line(str(error))}", err=True)
             # Celery turns any Exception into a stack trace, Click's own included.
             raise SystemExit(int(ExitCode.CALLER)) from None
 
-    find.__reports_bad_settings__ = True  # type: ignore[attr-defined]
-    command_line.find_app = find
+    return run

@@ -95,20 +95,28 @@ def merge(*levels: tuple[str, Policy]) -> Effective:
     return effective
 
 
-def misfits(name: str, effective: Effective) -> list[str]:
-    """What does not fit together, a line each with the values."""
+def impossible(effective: Effective) -> list[str]:
+    """What of it can never come to pass: each with the values, who says them, and what is allowed."""
     e = effective
-    if e.deadline_s is None:
+    if e.deadline_s is None or e.timeout_s is None or e.timeout_s <= e.deadline_s:
         return []
-    if e.timeout_s is not None and e.timeout_s > e.deadline_s:
-        return [f"{name}: timeout_s={e.timeout_s:g} is longer than deadline_s={e.deadline_s:g}, which ends it first"]
+    by = {name: e.sources.get(name, "default") for name in ("timeout_s", "deadline_s")}
+    said = f"timeout_s={e.timeout_s:g} (said by {by['timeout_s']})"
+    return [f"{said}; allowed: at most deadline_s={e.deadline_s:g} (said by {by['deadline_s']}), which ends it first"]
+
+
+def wasteful(effective: Effective) -> list[str]:
+    """What of it is allowed, but asks for more than can be had; with the values."""
+    e = effective
+    if e.deadline_s is None or impossible(e):
+        return []
     attempts, pauses_s = e.retry.max_retries + 1, e.retry.pauses_s()
     whole_s = (e.timeout_s or 0) * attempts + pauses_s
-    if whole_s > e.deadline_s:
-        each = f" of up to {e.timeout_s:g} s" if e.timeout_s else ""
-        whole = f"{attempts} attempts{each} with {pauses_s:g} s of pauses take up to {whole_s:g} s"
-        return [f"{name}: {whole}; deadline_s={e.deadline_s:g} cuts the last ones off"]
-    return []
+    if whole_s <= e.deadline_s:
+        return []
+    each = f" of up to {e.timeout_s:g} s" if e.timeout_s else ""
+    whole = f"{attempts} attempts{each} with {pauses_s:g} s of pauses take up to {whole_s:g} s"
+    return [f"{whole}; deadline_s={e.deadline_s:g} cuts the last ones off"]
 
 
 def seconds(name: str, value: float | None, *, above: bool = False) -> float | None:

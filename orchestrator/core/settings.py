@@ -146,6 +146,13 @@ class Settings(BaseSettings):
                 f"sweep_every_s={self.sweep_every_s:g}, sweep_stale_s={self.sweep_stale_s:g}; "
                 "allowed: sweep_every_s < sweep_stale_s"
             )
+        for name, timeout_s in self.timeouts.items():
+            deadline_s = self.deadlines.get(name)
+            if deadline_s is not None and timeout_s > deadline_s:
+                raise ValueError(
+                    f"timeouts[{name!r}]={timeout_s:g}; allowed: at most deadlines[{name!r}]={deadline_s:g}, "
+                    "which ends it first"
+                )
         return self
 
     @property

@@ -29,10 +29,10 @@ def test_each_value_is_shown_with_where_it_comes_from() -> None:
 
 
 def test_the_table_says_the_same_and_what_cannot_be_had() -> None:
-    text = ask(timeouts={"worker.Add": 7}, deadlines={"worker.Add": 5}).stdout
+    text = ask(timeouts={"worker.Add": 7}, deadlines={"worker.Add": 10}).stdout
     assert "2 retries, 0.01 s times 2 each, at most 0.02 s, jitter 0.5" in text
     assert "5 retries, 0.01 s times 2 each, at most 0.02 s, jitter 0.5, never on LookupError" in text
-    assert "worker.Add: timeout_s=7 is longer than deadline_s=5, which ends it first" in text
+    assert "worker.Add: 3 attempts of up to 7 s with 0.03 s of pauses take up to 21.03 s; deadline_s=10 cuts" in text
     assert "plain.early: not supervised, acks_late=False" in text
     assert "plain.own: not supervised, its Request class is tests.apps.agents_app:OwnRequest" in text
 

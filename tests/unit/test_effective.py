@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Fixed, Linear, OnError, Retry, WhenDown, load_settings
-from orchestrator.core.effective import Policy, merge, misfits
+from orchestrator.core.effective import Policy, impossible, merge, wasteful
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeouts import Timeouts, most_specific
@@ -103,15 +103,24 @@ def test_bad_timeouts_are_bad_settings(timeouts: str, monkeypatch: pytest.Monkey
     [
         (Policy(Retry(1), timeout_s=5), None),
         (Policy(Retry(2, Fixed(1)), timeout_s=5, deadline_s=17), None),
-        (Policy(Retry(0), timeout_s=9, deadline_s=5), "a.B: timeout_s=9 is longer than deadline_s=5"),
+        (Policy(Retry(0), timeout_s=5, deadline_s=5), None),
         (Policy(Retry(2, Fixed(1)), timeout_s=5, deadline_s=16), "3 attempts of up to 5 s with 2 s of pauses take up"),
         (Policy(Retry(2, Linear(10, 10)), deadline_s=29), "with 30 s of pauses take up to 30 s; deadline_s=29 cuts"),
     ],
 )
-def test_what_does_not_fit_together_is_said_with_its_values(policy: Policy, line: str | None) -> None:
-    said = misfits("a.B", merge(("agent", policy)))
+def test_what_asks_for_more_than_can_be_had_is_said_with_its_values(policy: Policy, line: str | None) -> None:
+    effective = merge(("agent", policy))
+    said = wasteful(effective)
     assert len(said) == (line is not None)
     assert all(str(line) in text for text in said)
+    assert impossible(effective) == []
+
+
+def test_what_can_never_be_is_told_apart_with_who_says_it() -> None:
+    effective = merge(("agent", Policy(deadline_s=5)), ("settings", Policy(timeout_s=9)))
+    (said,) = impossible(effective)
+    assert said.startswith("timeout_s=9 (said by settings); allowed: at most deadline_s=5 (said by agent)")
+    assert wasteful(effective) == []
 
 
 @pytest.mark.parametrize(

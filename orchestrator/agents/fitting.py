@@ -1,0 +1,88 @@
+"""Times that cannot fit together are refused before anything runs; what merely wastes is said by ``remarks.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.concurrency.prefork import TaskPool as PreforkPool
+
+from orchestrator.agents.remarks import grouped, own_tasks
+from orchestrator.core.effective import impossible, merge
+from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.timeouts import Timeouts
+from orchestrator.sending.address import Address
+from orchestrator.transport.options import Options
+
+
+class Fitting(bootsteps.Step):
+    """A step of the worker: made when all is imported and configured and nothing has started, which it may prevent."""
+
+    def __init__(self, parent: Any, **_: Any) -> None:
+        orchestrator = getattr(parent.app, "orchestrator", None)
+        if orchestrator is not None:
+            orchestrator.refuse_misfits(parent)
+
+
+def refuse_app(app: Celery) -> None:
+    """Refuse what the app's own configuration says about times.
+
+    Raises:
+        InvalidSettings: it cannot work.
+    """
+    # The transport's options may have been set by hand, past our settings.
+    Options.from_transport_options(app.conf.broker_transport_options or {})
+    _refuse(_limits("task_soft_time_limit", app.conf.task_soft_time_limit, "task_time_limit", app.conf.task_time_limit))
+
+
+def refuse_policies(addresses: Iterable[Address]) -> None:
+    """Refuse policies of which a part can never come to pass.
+
+    Raises:
+        InvalidSettings: there are some.
+    """
+    _refuse(grouped((address.task, line) for address in addresses for line in impossible(address.policy)))
+
+
+def refuse_worker(worker: Any, addresses: Iterable[Address], timeouts: Timeouts) -> None:
+    """Refuse what a worker is to run if it cannot work.
+
+    Raises:
+        InvalidSettings: there is some.
+    """
+    app: Celery = worker.app
+    refuse_app(app)
+    of_all = worker.soft_time_limit, worker.time_limit
+    _refuse(_limits("soft_time_limit of the worker", of_all[0], "time_limit of the worker", of_all[1]))
+    known = {address.task: address.policy for address in addresses}
+    prefork = isinstance(worker.pool_cls, type) and issubclass(worker.pool_cls, PreforkPool)
+    said: list[tuple[str, str]] = []
+    for name, task in own_tasks(app):
+        policy = known.get(name) or merge(("settings", timeouts.policy(name)))
+        said += ((name, line) for line in impossible(policy))
+        limits = task.soft_time_limit or of_all[0], task.time_limit or of_all[1]
+        said += ((name, line) for line in _limits("soft_time_limit", limits[0], "time_limit", limits[1]))
+        timeout_s = timeouts.scaled(policy.timeout_s)
+        # Elsewhere nobody is killed, so nothing comes before the timeout.
+        if prefork and timeout_s is not None and task.time_limit and timeout_s >= task.time_limit:
+            by = policy.sources["timeout_s"]
+            said.append(
+                (name, f"timeout_s={timeout_s:g} (said by {by}); allowed: below time_limit={task.time_limit:g}")
+            )
+    _refuse(grouped(said))
+
+
+def _limits(soft: str, soft_s: float | None, hard: str, hard_s: float | None) -> Iterator[str]:
+    """Celery's soft and hard limit; it takes 0 for none."""
+    for name, limit_s in ((soft, soft_s), (hard, hard_s)):
+        if limit_s is not None and limit_s < 0:
+            yield f"{name}={limit_s:g}; allowed: seconds above 0"
+    if soft_s and hard_s and 0 < hard_s <= soft_s:
+        yield f"{soft}={soft_s:g}; allowed: below {hard}={hard_s:g}, which kills what it would interrupt"
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    found = list(problems)
+    if found:
+        raise InvalidSettings(found)
