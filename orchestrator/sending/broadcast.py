@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Final
@@ -13,10 +14,9 @@ from celery.utils import uuid
 from kombu.exceptions import BatchPublishError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
-from orchestrator.core.supervision import Supervision
-from orchestrator.sending.bulk import queue_name
-from orchestrator.sending.mould import Mould, body_of, filled, mould, new_nonce, shown
-from orchestrator.sending.publish import Parcel
+from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.sending.form import Form, encode, write_form
+from orchestrator.sending.publish import Parcel, headers_of, queue_name, refusals, shown
 from orchestrator.transport.store import Store
 
 #: Most recipients of one broadcast: one step must not keep Redis from others for a second.
@@ -105,20 +105,16 @@ def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, 
     Raises:
         BrokerUnavailable: Redis did not take it.
     """
-    nonce = new_nonce()
+    copies, undo = _Forms(app, hidden), _Forms(app, hidden)
     try:
         with app.producer_pool.acquire(block=True) as producer, producer.batch() as batch:
-
-            def make(parcel: Parcel) -> Mould:
-                return mould(app, parcel, hidden, batch, nonce=nonce)
-
-            copies = _Moulds(store, make)
-            undo = _Moulds(store, make)
-            calls = [copies.of(parcel) for parcel in cast.parcels]
-            members = [_member(undo, parcel) for parcel in cast.compensations]
+            numbers = [copies.number(parcel, batch) for parcel in cast.parcels]
+            members = [_member(undo, parcel, batch) for parcel in cast.compensations]
     except BatchPublishError as error:
         raise BrokerUnavailable(store.url, error) from error
-    texts = [undo.text_with_body(number, hidden) for number in range(len(undo.moulds))]
+    nonce = secrets.token_hex(16)
+    slots = {name: f'"@{nonce}:{name}@"' for name in ("id", "agent", "task", "queue")}
+    texts = [copy.filled(**slots) for copy in undo.copies]
     args: list[Any] = [
         store.keys.root,
         "1" if cast.strategy is Strategy.ALL_OR_NOTHING else "0",
@@ -127,56 +123,57 @@ def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, 
         len(texts),
         *texts,
     ]
-    body = body_of(cast.parcels[0].args)
-    argsrepr = shown(cast.parcels[0].args, hidden)
-    for place, (parcel, (number, step)) in enumerate(zip(cast.parcels, calls, strict=True)):
-        names = {
-            "id": parcel.id,
-            "tag": parcel.id,
-            "body": body,
-            "args": argsrepr,
-            "agent": parcel.supervision.agent,
-            "task": parcel.task,
-            "queue": queue_name(parcel),
-        }
-        message = filled(copies.parts[number], names)
-        args += (names["queue"], step, message, parcel.id, members[place] if members else "")
+    for place, (parcel, number) in enumerate(zip(cast.parcels, numbers, strict=True)):
+        queue, copy = queue_name(parcel), copies.copies[number]
+        message = copy.filled(encode(parcel.id), encode(parcel.supervision.agent), encode(parcel.task), encode(queue))
+        args += (queue, copy.step, message, parcel.id, members[place] if members else "")
     group = store.keys.group(cast.id) if members else ""
     _, refused = store.run("broadcast", [store.keys.leases, group], args)
     return {int(number) - 1: Refusal(why.decode()) for number, why, *_ in refused}
 
 
-class _Moulds:
-    """One mould for each kind of copy: those that differ in more than their recipient need more than one."""
+class _Copy:
+    """A form in which all is filled but the recipient and the id."""
 
-    def __init__(self, store: Store, make: Callable[[Parcel], Mould]) -> None:
-        self.moulds: list[Mould] = []
-        self.parts: list[list[str]] = []
-        self._models: list[Parcel] = []
-        self._store = store
-        self._make = make
-        self._numbers: dict[Hashable, tuple[int, str]] = {}
+    def __init__(self, form: Form, headers: Mapping[str, Any]) -> None:
+        mark = secrets.token_hex(16)
+        marked = {**headers, HEADER: {**headers[HEADER], "agent": mark}}
+        self._own = encode(marked)[1:-1].split(f'"{mark}"')
+        self._roots = form.written["root"] == form.written["id"]
+        self._form = form.but("id", "root", "task", "queue", "own")
+        self.step = form.step
 
-    def of(self, parcel: Parcel) -> tuple[int, str]:
-        """The number of a parcel's mould, and the step of the mailbox it goes to."""
+    def filled(self, id: str, agent: str, task: str, queue: str) -> str:
+        """Its text with these, each as JSON."""
+        root = id if self._roots else self._form.written["root"]
+        return self._form.filled(id=id, root=root, task=task, queue=queue, own=agent.join(self._own))
+
+
+class _Forms:
+    """One form for each kind of copy: those that differ in more than their recipient need more than one."""
+
+    def __init__(self, app: Celery, hidden: tuple[str, ...]) -> None:
+        self.copies: list[_Copy] = []
+        self._app = app
+        self._hidden = hidden
+        self._numbers: dict[Hashable, int] = {}
+
+    def number(self, parcel: Parcel, batch: Any) -> int:
+        """The place of a parcel's form among the copies.
+
+        Raises:
+            InvalidPolicy: its recipient cannot be told from others by the name of a queue.
+        """
         kind = _kind(parcel)
-        known = self._numbers.get(kind)
-        if known is None:
-            made = self._make(parcel)
-            stream = made.call[1][0]
-            step = stream.removeprefix(self._store.keys.step("", "").removesuffix(":")).split(":", 1)[0]
-            known = self._numbers[kind] = len(self.moulds), step
-            self.moulds.append(made)
-            self.parts.append(made.parts())
-            self._models.append(parcel)
-        return known
-
-    def text_with_body(self, number: int, hidden: tuple[str, ...]) -> str:
-        """A mould's text with its body, and slots for the rest."""
-        made, model = self.moulds[number], self._models[number]
-        names = {name: f"@{made.nonce}:{name}@" for name in ("id", "agent", "task", "queue")}
-        names |= {"tag": names["id"], "body": body_of(model.args), "args": shown(model.args, hidden)}
-        return filled(self.parts[number], names)
+        if kind not in self._numbers:
+            reprs = shown(parcel.args, self._hidden), shown(parcel.kwargs, self._hidden)
+            with refusals(self._app, parcel.task), headers_of(parcel) as headers:
+                form = write_form(self._app, parcel, headers, reprs, batch)
+            if form is None:
+                raise InvalidPolicy("recipient", parcel.supervision.agent, "an agent with one mailbox of its own")
+            self._numbers[kind] = len(self.copies)
+            self.copies.append(_Copy(form, headers))
+        return self._numbers[kind]
 
 
 #: What copies may differ in besides their recipient.
@@ -196,8 +193,9 @@ def _kind(parcel: Parcel) -> Hashable:
     return kind
 
 
-def _member(moulds: _Moulds, parcel: Parcel) -> str:
-    number, step = moulds.of(parcel)
+def _member(forms: _Forms, parcel: Parcel, batch: Any) -> str:
+    number = forms.number(parcel, batch)
+    step = forms.copies[number].step
     return json.dumps([number + 1, parcel.supervision.agent, parcel.task, queue_name(parcel), step, parcel.id])
 
 

@@ -9,18 +9,19 @@ from celery import Celery, signals
 from kombu.exceptions import BatchPublishError
 
 from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
-from orchestrator.sending.mould import body_at, body_of, filled, mould, new_nonce, shown
-from orchestrator.sending.publish import Parcel, publish
+from orchestrator.sending.form import Form, encode, write_form
+from orchestrator.sending.publish import Parcel, headers_of, publish, refusals, shown
 
 #: Messages in one round trip. More would keep Redis from others for longer than a few milliseconds.
-CHUNK: Final = 500
+CHUNK: Final = 250
 
-
-Writer = Callable[[Sequence[Parcel]], None]
+Writer = Callable[[Parcel], None]
 
 
 def publish_many(app: Celery, parcels: Sequence[Parcel], hidden: tuple[str, ...]) -> None:
     """Publish parcels to one agent, in their order; all have the same options.
+
+    While Redis takes one chunk the next is written.
 
     Raises:
         MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
@@ -31,12 +32,14 @@ def publish_many(app: Celery, parcels: Sequence[Parcel], hidden: tuple[str, ...]
     with app.producer_pool.acquire(block=True) as producer:
         try:
             with producer.batch(max_size=2 * CHUNK) as batch:
-                write = _one_by_one(app, hidden, batch) if _somebody_listens(app) else _cast(app, hidden, batch)
+                write = _one_by_one(app, hidden, batch) if _somebody_listens(app) else _alike(app, hidden, batch)
                 for start in range(0, len(parcels), CHUNK):
-                    chunk = parcels[start : start + CHUNK]
-                    write(chunk)
-                    batch.flush()
-                    done += len(chunk)
+                    for parcel in parcels[start : start + CHUNK]:
+                        write(parcel)
+                    batch.state.session.receive()
+                    done = start
+                    batch.state.session.send()
+                batch.flush()
         except BatchPublishError as error:
             raise _cause(app, error, done) from error
 
@@ -49,45 +52,38 @@ def _somebody_listens(app: Celery) -> bool:
 
 
 def _one_by_one(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
-    def write(chunk: Sequence[Parcel]) -> None:
-        for parcel in chunk:
-            publish(app, parcel, hidden, producer=batch.producer)
+    return lambda parcel: publish(app, parcel, hidden, producer=batch.producer)
+
+
+def _alike(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
+    forms: dict[str, Form | None] = {}
+    by_celery = _one_by_one(app, hidden, batch)
+
+    def write(parcel: Parcel) -> None:
+        if parcel.task not in forms:
+            forms[parcel.task] = _form(app, parcel, hidden, batch)
+        form = forms[parcel.task]
+        if form is None:
+            by_celery(parcel)
+            return
+        id_ = f'"{parcel.id}"'
+        message = form.filled(
+            id=id_, root=id_, body=form.body(parcel.args, {}), args=encode(shown(parcel.args, hidden))
+        )
+        batch.state.session.run(*form.call(parcel.id, message))
 
     return write
 
 
-def _cast(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
-    moulds: dict[str, tuple[list[str], str, list[str], list[Any], int]] = {}
-
-    def write(chunk: Sequence[Parcel]) -> None:
-        for parcel in chunk:
-            if parcel.task not in moulds:
-                waiting = batch.state.session.take_back() if batch.state.session is not None else []
-                made = mould(app, parcel, hidden, batch, nonce=new_nonce())
-                for call in waiting:
-                    batch.state.session.run(*call)
-                moulds[parcel.task] = (made.parts(), *made.call, body_at(made.call[0]))
-            parts, script, keys, args, at = moulds[parcel.task]
-            names = {
-                "id": parcel.id,
-                "tag": parcel.id,
-                "body": body_of(parcel.args),
-                "args": shown(parcel.args, hidden),
-                "agent": parcel.supervision.agent,
-                "task": parcel.task,
-                "queue": queue_name(parcel),
-            }
-            args[at] = filled(parts, names)
-            if script == "delay":
-                args[0] = f"{args[0].split('|', 1)[0]}|{parcel.id}"
-            batch.state.session.run(script, keys, args)
-
-    return write
-
-
-def queue_name(parcel: Parcel) -> str:
-    """The name of a parcel's mailbox."""
-    return str(getattr(parcel.queue, "name", parcel.queue))
+def _form(app: Celery, parcel: Parcel, hidden: tuple[str, ...], batch: Any) -> Form | None:
+    reprs = shown(parcel.args, hidden), shown(parcel.kwargs, hidden)
+    with refusals(app, parcel.task), headers_of(parcel) as headers:
+        form = write_form(app, parcel, headers, reprs, batch)
+    if form is None or form.embed is None:
+        return None
+    # Sent from within a task, all have the same root.
+    root = ("root",) if form.written["root"] == form.written["id"] else ()
+    return form.but("id", "body", "args", *root)
 
 
 def _cause(app: Celery, error: BatchPublishError, done: int) -> Exception:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery
-from celery.utils.saferepr import saferepr
 from kombu import Queue
 from kombu.exceptions import EncodeError, OperationalError
 from redis.exceptions import RedisError
@@ -16,14 +16,13 @@ from orchestrator.core.errors import BrokerUnavailable, InvalidMessage
 from orchestrator.core.policy import WhenDown
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER, Supervision
-from orchestrator.sending.quick import QuickPublisher
 from orchestrator.telemetry import tracing
 
 #: Of a message's arguments, so many characters are shown; Celery's own limit.
-_SHOWN = 1024
+_SHOWN: Final = 1024
 
-#: And so many levels.
-_DEPTH = 3
+#: Publishes a parcel with these headers, its arguments shown like this; or says that it is Celery's to do.
+Quick = Callable[["Parcel", Mapping[str, Any], tuple[str, str]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def publish(
     hidden: tuple[str, ...] = (),
     *,
     producer: Any = None,
-    quick: QuickPublisher | None = None,
+    quick: Quick | None = None,
 ) -> None:
     """Send a parcel; when this returns, Redis has it. Logs, events and Flower see the ``hidden`` fields redacted.
 
@@ -62,48 +61,69 @@ def publish(
             at the last moment it may have been taken all the same.
         InvalidMessage: its arguments are not JSON data.
     """
-    options: dict[str, Any] = {} if producer is None else {"producer": producer}
-    if parcel.queue is not None:
-        options["queue"] = parcel.queue
-    if parcel.priority is not None:
-        options["priority"] = parcel.priority
-    if parcel.link:
-        options["link"] = list(parcel.link)
-    if parcel.link_error:
-        options["link_error"] = list(parcel.link_error)
+    reprs = shown(parcel.args, hidden), shown(parcel.kwargs, hidden)
+    with refusals(app, parcel.task), headers_of(parcel) as headers:
+        if quick is None or not quick(parcel, headers, reprs):
+            by_celery(app, parcel, headers, reprs, {} if producer is None else {"producer": producer})
+
+
+def by_celery(
+    app: Celery, parcel: Parcel, headers: Mapping[str, Any], reprs: tuple[str, str], options: Mapping[str, Any]
+) -> None:
+    """Have Celery publish a parcel, with more of Celery's ``options``."""
+    said = {
+        "queue": parcel.queue,
+        "priority": parcel.priority,
+        "link": list(parcel.link) or None,
+        "link_error": list(parcel.link_error) or None,
+    }
+    app.send_task(
+        parcel.task,
+        args=list(parcel.args),
+        kwargs=dict(parcel.kwargs),
+        task_id=parcel.id,
+        countdown=parcel.countdown_s,
+        expires=parcel.expires_s,
+        argsrepr=reprs[0],
+        kwargsrepr=reprs[1],
+        headers=dict(headers),
+        ignore_result=_ignores_result(app, parcel),
+        **{name: value for name, value in said.items() if value is not None},
+        **options,
+    )
+
+
+@contextmanager
+def headers_of(parcel: Parcel) -> Iterator[dict[str, Any]]:
+    """Within the span of its sending, the headers of a parcel that are not Celery's."""
     headers: dict[str, Any] = {HEADER: parcel.supervision.to_wire()}
-    argsrepr, kwargsrepr = _shown(list(parcel.args), hidden), _shown(dict(parcel.kwargs), hidden)
+    with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
+        tracing.carry(headers)
+        yield headers
+
+
+@contextmanager
+def refusals(app: Celery, task: str) -> Iterator[None]:
+    """What Celery, kombu and redis-py raise, as this library's errors."""
     try:
-        with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
-            tracing.carry(headers)
-            if quick is not None and quick.publish(parcel, headers, (argsrepr, kwargsrepr)):
-                return
-            app.send_task(
-                parcel.task,
-                args=list(parcel.args),
-                kwargs=dict(parcel.kwargs),
-                task_id=parcel.id,
-                countdown=parcel.countdown_s,
-                expires=parcel.expires_s,
-                argsrepr=argsrepr,
-                kwargsrepr=kwargsrepr,
-                headers=headers,
-                ignore_result=_ignores_result(app, parcel),
-                **options,
-            )
+        yield
     except EncodeError as error:
-        raise InvalidMessage(parcel.task, [str(error)]) from error
+        raise InvalidMessage(task, [str(error)]) from error
     except (OperationalError, RedisError, OSError) as error:
         with app.connection_for_write() as connection:
             raise BrokerUnavailable(connection.as_uri(), error) from error
 
 
-def _shown(value: Any, hidden: tuple[str, ...]) -> str:
-    visible = redact(value, hidden) if value else value
-    text = repr(visible)
-    # Celery's own way to show arguments is slow, and differs only where they are long or deep.
-    plain = len(text) <= _SHOWN and text.count("[") + text.count("{") + text.count("(") <= _DEPTH
-    return text if plain else str(saferepr(visible, maxlen=_SHOWN))
+def shown(arguments: Sequence[Any] | Mapping[str, Any], hidden: tuple[str, ...]) -> str:
+    """A message's arguments as logs and Flower show them."""
+    plain = dict(arguments) if isinstance(arguments, Mapping) else list(arguments)
+    text = repr(redact(plain, hidden) if plain else plain)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def queue_name(parcel: Parcel) -> str:
+    """The name of a parcel's mailbox, where it says it."""
+    return str(getattr(parcel.queue, "name", parcel.queue))
 
 
 def _ignores_result(app: Celery, parcel: Parcel) -> bool | None:

@@ -29,11 +29,11 @@ from orchestrator.sending.broadcast import (
     publish_broadcast,
     recipients_of,
 )
-from orchestrator.sending.bulk import publish_many, queue_name
+from orchestrator.sending.bulk import publish_many
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker, await_in
 from orchestrator.sending.options import SendOptions
-from orchestrator.sending.publish import Parcel, publish
+from orchestrator.sending.publish import Parcel, publish, queue_name
 from orchestrator.sending.quick import QuickPublisher
 from orchestrator.sending.report import Receipt, Report
 from orchestrator.sending.tracker import RedisTracker
@@ -104,7 +104,7 @@ class BrokerDoor:
         self._must_supervise()
         self._declare(parcel)
         try:
-            publish(self._app, parcel, self._hidden, quick=self._quick)
+            publish(self._app, parcel, self._hidden, quick=self._quick.publish)
         except Twin as twin:
             return twin.first_id
         return parcel.id

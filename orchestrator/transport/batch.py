@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import BatchPublishError
 from redis.exceptions import NoScriptError, ResponseError
 
-from orchestrator.transport.flow import heard, insist
+from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.transport.flow import insist
+from orchestrator.transport.once import Call
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.wire import Wire
 
@@ -28,7 +31,8 @@ class PublishBatch:
     def __init__(self, channel: PublishingChannel, max_size: int) -> None:
         self.channel = channel
         self.max_size = max_size
-        self._calls: list[tuple[str, list[str], list[Any]]] = []
+        self._calls: list[Call] = []
+        self._sent: list[Call] = []
         self._size = 0
         self._failed: BaseException | None = None
         self._done = ""
@@ -43,7 +47,7 @@ class PublishBatch:
 
     def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> None:
         """Collect one script call; what the channel does instead of running it."""
-        self._size += len(args) - 2 if script == "publish" else 1
+        self._size += _count(script, args)
         last = self._calls[-1] if self._calls else None
         if script == "publish" and last and last[0] == script and last[1] == keys and last[2][0] == args[0]:
             last[2].extend(args[2:])
@@ -61,51 +65,73 @@ class PublishBatch:
         Raises:
             kombu.exceptions.BatchPublishError: Redis is away or refused a part; what was accepted is unknown.
         """
+        self.send()
+        self.receive()
+
+    def send(self) -> None:
+        """Send everything, and have Redis work on it while the next is collected. Raises as :meth:`flush`."""
+        self.receive()
         self._check()
         if not self._calls:
             return
         calls, self._calls, self._size = self._calls, [], 0
+        with self._failing():
+            self.channel.wire.begin(_packed(self.channel.wire, calls))
+            self._sent = calls
+
+    def receive(self) -> None:
+        """Wait for the replies to what was sent. Raises as :meth:`flush`."""
+        self._check()
+        if not self._sent:
+            return
+        calls, self._sent = self._sent, []
+        with self._failing():
+            self._heed(calls, self.channel.wire.end(len(calls)))
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
         try:
-            self._send(calls)
+            yield
         except BaseException as error:
             self._failed = error
             if isinstance(error, Exception):
                 raise BatchPublishError("publishing a batch failed; what was accepted is unknown") from error
             raise
 
-    def _send(self, calls: list[tuple[str, list[str], list[Any]]]) -> None:
-        wire = self.channel.wire
-        with wire.lock:
-            replies = _exchange(wire, calls)
+    def _heed(self, calls: list[Call], replies: list[Any]) -> None:
         unknown = [call for call, reply in zip(calls, replies, strict=True) if isinstance(reply, NoScriptError)]
         if unknown:
             # The server did not know the script, so these were not done.
+            wire = self.channel.wire
             for name in {name for name, _, _ in unknown}:
                 wire.call("SCRIPT", "LOAD", source(name))
-            with wire.lock:
-                replies = _exchange(wire, unknown)
-        for call, reply in zip(unknown or calls, replies, strict=True):
-            if isinstance(reply, ResponseError) and not isinstance(reply, NoScriptError):
+            wire.begin(_packed(wire, unknown))
+            calls, replies = unknown, wire.end(len(unknown))
+        accepted = 0
+        for call, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, ResponseError):
                 raise reply
-            if isinstance(reply, NoScriptError) and not unknown:
-                raise reply
-            if type(reply) is list and call[0] in _MAY_REFUSE:
-                self._insist(call, reply)
+            try:
+                if type(reply) is list and call[0] in _MAY_REFUSE:
+                    self._insist(call, reply)
+            except (MailboxFull, CircuitOpen) as error:
+                error.accepted += accepted
+                raise
+            accepted += _count(call[0], call[2])
 
-    def _insist(self, call: tuple[str, list[str], list[Any]], reply: list[Any]) -> None:
+    def _insist(self, call: Call, reply: list[Any]) -> None:
         script, keys, args = call
         # A plain publish may hold several messages, the other scripts one.
         head = 2 if script == "publish" else len(args)
-        count = len(args) - head if script == "publish" else 1
         queue = self.channel.keys.queue_of_ledger(keys[3] if script == "delay" else keys[1])
         insist(
             queue,
             reply,
-            count,
+            _count(script, args),
             lambda done: self.channel.wire.run(script, keys, [*args[:head], *args[head + done :]]),
         )
 
-    def take_back(self) -> list[tuple[str, list[str], list[Any]]]:
+    def take_back(self) -> list[Call]:
         """The script calls collected since the last flush, which are not sent then."""
         calls, self._calls, self._size = self._calls, [], 0
         return calls
@@ -114,10 +140,17 @@ class PublishBatch:
         """Forget what was not sent."""
         self._done = "aborted"
         self._calls = []
+        self._abandon()
 
     def close(self) -> None:
         """The batch can be used no more."""
         self._done = self._done or "closed"
+        self._abandon()
+
+    def _abandon(self) -> None:
+        if self._sent:
+            self._sent = []
+            self.channel.wire.abandon()
 
     def _check(self) -> None:
         if self._done:
@@ -126,7 +159,11 @@ class PublishBatch:
             raise BatchPublishError("a publish batch cannot be used after it failed") from self._failed
 
 
-def _exchange(wire: Wire, calls: list[tuple[str, list[str], list[Any]]]) -> list[Any]:
+def _count(script: str, args: Sequence[Any]) -> int:
+    return len(args) - 2 if script == "publish" else 1
+
+
+def _packed(wire: Wire, calls: list[Call]) -> list[bytes]:
     pack = wire.connection.pack_command
     packed: list[bytes] = []
     for script, keys, args in calls:
@@ -134,15 +171,4 @@ def _exchange(wire: Wire, calls: list[tuple[str, list[str], list[Any]]]) -> list
             packed.extend(pack("EVALSHA", sha(script), len(keys), *keys, *args))
         else:
             packed.extend(pack(*keys, *args))
-    try:
-        wire.send([b"".join(packed)])
-        replies = []
-        for _ in calls:
-            try:
-                replies.append(heard(wire.connection.read_response()))
-            except ResponseError as error:
-                replies.append(error)
-    except BaseException:
-        wire.drop()
-        raise
-    return replies
+    return packed

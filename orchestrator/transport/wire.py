@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from orchestrator.transport.flow import heard
 from orchestrator.transport.scripts import Script, sha, source
@@ -61,6 +61,39 @@ class Wire:
         """Send packed commands without waiting for their replies."""
         self.connection.send_packed_command(packed, check_health=False)
 
+    def begin(self, packed: Sequence[bytes]) -> None:
+        """Send packed commands; until :meth:`end` has read their replies, other threads have to wait."""
+        self.lock.acquire()
+        self._busy_in = threading.get_ident()
+        try:
+            self.send(packed)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def end(self, count: int) -> list[Any]:
+        """The replies to so many commands; an error that is a reply is among them."""
+        try:
+            replies = [self._reply() for _ in range(count)]
+        except BaseException:
+            self.abandon()
+            raise
+        self._busy_in = 0
+        self.lock.release()
+        return replies
+
+    def _reply(self) -> Any:
+        try:
+            return heard(self.connection.read_response())
+        except ResponseError as error:
+            return error
+
+    def abandon(self) -> None:
+        """Wait for no more replies to what was begun."""
+        self._busy_in = 0
+        self.lock.release()
+        self.drop()
+
     def call(self, *command: Any) -> Any:
         """Run one command and wait for its reply.
 
@@ -106,7 +139,7 @@ class Wire:
                 raise
             raise RedisConnectionError(str(error)) from error
         except BaseException as error:
-            if not _is_reply(error):
+            if not isinstance(error, ResponseError):
                 # A reply left unread would answer the next command.
                 self.drop()
             raise
@@ -120,9 +153,3 @@ class Wire:
         except NoScriptError:
             self.call("SCRIPT", "LOAD", known.source)
             return heard(self.call(*command))
-
-
-def _is_reply(error: BaseException) -> bool:
-    from redis.exceptions import ResponseError
-
-    return isinstance(error, ResponseError)

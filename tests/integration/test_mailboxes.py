@@ -90,6 +90,13 @@ def test_a_bulk_send_says_how_many_were_accepted(house: Orchestrator) -> None:
     assert row(house, "small").accepted == 3
 
 
+def test_a_bulk_send_of_what_is_not_yet_due_says_it_too(house: Orchestrator) -> None:
+    with pytest.raises(MailboxFull) as full:
+        house.send_many("small", [Work()] * 5, countdown_s=60)
+    assert full.value.accepted == 3
+    assert row(house, "small").accepted == 3
+
+
 def test_a_broadcast_passes_a_full_mailbox_by(house: Orchestrator) -> None:
     house.send_many("small", [Work()] * 3)
     k = house.store.keys

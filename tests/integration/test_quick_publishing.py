@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +15,10 @@ from celery import Celery, signals
 from redis import Redis
 
 from orchestrator import Agent, Exponential, Message, Orchestrator, Retry, handles
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.keys import Keys
 from orchestrator.sending import quick
+from orchestrator.sending.bulk import CHUNK
 
 KEYS = Keys()
 
@@ -75,7 +79,8 @@ def lying(redis: Any, queue: str, step: str = "0") -> list[dict[str, Any]]:
     found = []
     for _, fields in redis.xrange(KEYS.step(queue, step)):
         message = json.loads(fields[b"m"])
-        message["body"] = json.loads(base64.b64decode(message["body"]))
+        body = base64.b64decode(message["body"])
+        message["body"] = json.loads(zlib.decompress(body) if "compression" in message["headers"] else body)
         tag, id_ = message["properties"].pop("delivery_tag"), message["headers"].pop("id")
         assert tag
         assert id_ == message["properties"].pop("correlation_id") == message["headers"].pop("root_id")
@@ -111,7 +116,7 @@ def test_it_is_what_celery_would_have_sent(
 ) -> None:
     SENDS[name](orchestrator)
     assert by_celery() == []
-    monkeypatch.setattr(quick.QuickPublisher, "_form", lambda self, parcel: None)
+    monkeypatch.setattr(quick.QuickPublisher, "_nobody_has_a_say", lambda self, parcel: False)
     SENDS[name](orchestrator)
     assert len(by_celery()) == 1
     queue = "clerk" if name in ("agent", "unicode", "deep", "long", "options") else "celery"
@@ -121,6 +126,66 @@ def test_it_is_what_celery_would_have_sent(
     assert "hunter2" not in ours["headers"]["argsrepr"]
     accepted = redis.hget(KEYS.ledger(queue), "accepted")
     assert int(accepted or 0) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"priority": 6, "metadata": {"done": "50% of %(id)s"}, "track": False}])
+def test_of_many_each_is_what_celery_would_have_sent(
+    orchestrator: Orchestrator, redis: Any, options: dict[str, Any]
+) -> None:
+    texts = ["hello", 'äöü "quoted" \\ 字\n%s {0} %(id)s', "x" * 5000]
+    deliveries = orchestrator.send_many("clerk", [Text(text=text) for text in texts], **options)
+    ours = lying(redis, "clerk", "6" if options else "0")
+    ids = [
+        json.loads(fields[b"m"])["headers"]["id"] for _, fields in redis.xrange(KEYS.step("clerk", 6 if options else 0))
+    ]
+    assert ids == [delivery.id for delivery in deliveries]
+    redis.delete(KEYS.step("clerk", "6" if options else "0"))
+    orchestrator.app.conf.task_send_sent_event = True
+    for text in texts:
+        orchestrator.send("clerk", Text(text=text), **options)
+    assert ours == lying(redis, "clerk", "6" if options else "0")
+
+
+def test_many_chunks_keep_their_order_on_a_server_that_forgot_its_scripts(
+    orchestrator: Orchestrator, redis: Any
+) -> None:
+    orchestrator.send("clerk", Text(text="before"))
+    redis.script_flush()
+    texts = [str(number) for number in range(3 * CHUNK + 1)]
+    orchestrator.send_many("clerk", [Text(text=text) for text in texts])
+    assert [m["body"][0][0]["text"] for m in lying(redis, "clerk")] == ["before", *texts]
+    assert int(redis.hget(KEYS.ledger("clerk"), "accepted")) == len(texts) + 1
+
+
+def test_many_on_a_connection_that_broke_say_so_and_the_next_go_through(orchestrator: Orchestrator, redis: Any) -> None:
+    orchestrator.send_many("clerk", [Text(text="1")])
+    redis.client_kill_filter(_type="normal", skipme=True)
+    with contextlib.suppress(BrokerUnavailable):
+        orchestrator.send_many("clerk", [Text(text="lost or not")] * (2 * CHUNK))
+    orchestrator.send_many("clerk", [Text(text="2")])
+    assert lying(redis, "clerk")[-1]["body"][0][0]["text"] == "2"
+
+
+@pytest.mark.parametrize("settings", [{}, {"task_compression": "gzip"}])
+def test_a_copy_is_what_celery_would_have_sent(
+    orchestrator: Orchestrator, redis: Any, settings: dict[str, Any]
+) -> None:
+    redis.zadd(KEYS.leases, {"somebody": 1})
+    redis.hset(KEYS.incarnation("somebody"), "queues", '["clerk"]')
+    orchestrator.app.conf.update(settings)
+    message = Text(text="50% of %(id)s", password="hunter3")
+    report = orchestrator.broadcast(["clerk"], message, metadata={"a": "%s"})
+    assert not report.refused
+    orchestrator.app.conf.task_send_sent_event = True
+    orchestrator.send("clerk", message, metadata={"a": "%s"})
+    ours, theirs = lying(redis, "clerk")
+    assert ours == theirs
+
+
+def test_what_is_compressed_is_so_in_many_too(orchestrator: Orchestrator, redis: Any) -> None:
+    orchestrator.app.conf.task_compression = "gzip"
+    orchestrator.send_many("clerk", [Text(text="one"), Text(text="two")])
+    assert [m["body"][0][0]["text"] for m in lying(redis, "clerk")] == ["one", "two"]
 
 
 def test_it_says_who_sent_it_from_within_a_task(orchestrator: Orchestrator, redis: Any) -> None:

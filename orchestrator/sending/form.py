@@ -1,0 +1,134 @@
+"""Messages alike: Celery writes one of them, and the others are its text with the blanks filled in.
+
+Writing a message costs Celery more than all the rest of sending it, and what differs from one to the next are a few
+places in its text.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from celery import Celery
+from kombu.utils.json import JSONEncoder
+
+from orchestrator.sending.publish import Parcel, by_celery
+from orchestrator.transport.batch import PublishBatch
+from orchestrator.transport.once import Call
+
+#: kombu makes an encoder for each message.
+encode: Final = JSONEncoder().encode
+
+#: Where a script's arguments have the message.
+_MESSAGE_AT: Final = {"publish": 2, "delay": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A message's text with blanks in it, and how the message was to be published."""
+
+    #: As ``%`` wants it.
+    text: str
+    #: What Celery wrote into the blanks, as JSON: ``id``, ``root`` and ``parent`` (ids), ``task``, ``queue``, ``body``,
+    #: ``args`` and ``kwargs`` (as they are shown), ``reply_to``, ``priority``; and ``own``, all headers not Celery's.
+    written: Mapping[str, str]
+    #: What its body has beside the arguments; ``None`` if it is not plain JSON: then only Celery can make another.
+    embed: str | None
+    #: Whether messages like it may be made at any later time.
+    lasting: bool
+    step: str
+    script: str
+    keys: list[str]
+    _args: list[Any]
+
+    def filled(self, **blanks: str) -> str:
+        """The text with these blanks filled, and the others as Celery did."""
+        return self.text % {**self.written, **blanks}
+
+    def but(self, *open_: str, **blanks: str) -> Form:
+        """The form with all but the ``open_`` blanks filled."""
+        rest = {**self.written, **blanks}
+        escaped = {name: f"%({name})s" if name in open_ else text.replace("%", "%%") for name, text in rest.items()}
+        return replace(self, text=self.text % escaped)
+
+    def call(self, id: str, message: str) -> Call:
+        """The script call that publishes another message."""
+        args = list(self._args)
+        args[_MESSAGE_AT[self.script]] = message
+        if self.script == "delay":
+            args[0] = f"{self.step}|{id}"
+        return self.script, self.keys, args
+
+    def body(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The body of a message with these arguments.
+
+        Raises:
+            TypeError, ValueError, RecursionError: they are not JSON data.
+        """
+        text = f"[{encode(list(args))}, {encode(dict(kwargs))}, {self.embed}]"
+        return f'"{base64.b64encode(text.encode()).decode()}"'
+
+
+def write_form(
+    app: Celery, parcel: Parcel, headers: Mapping[str, Any], reprs: tuple[str, str], batch: Any
+) -> Form | None:
+    """The form of messages like ``parcel``, with its ``headers``; ``None`` if they do not each go to one mailbox.
+
+    ``batch`` is an open batch of a kombu producer; what Celery writes into it is taken out again.
+
+    Raises:
+        kombu.exceptions.EncodeError: its arguments are not JSON data.
+        kombu.exceptions.OperationalError, redis.exceptions.RedisError: its mailbox could not be declared.
+    """
+    before: PublishBatch | None = batch.state.session
+    waiting = before.take_back() if before is not None else []
+    by_celery(app, parcel, headers, reprs, {"producer": batch.producer, "add_to_parent": False})
+    session: PublishBatch = batch.state.session
+    calls = session.take_back()
+    for call in waiting:
+        session.run(*call)
+    return _form(session, headers, *calls[0]) if len(calls) == 1 and calls[0][0] in _MESSAGE_AT else None
+
+
+def _form(session: PublishBatch, own: Mapping[str, Any], script: str, keys: list[str], args: list[Any]) -> Form:
+    message = json.loads(args[_MESSAGE_AT[script]])
+    headers, properties = message["headers"], message["properties"]
+    info = properties["delivery_info"]
+    as_ever = message["content-type"] == "application/json" and properties.get("body_encoding") == "base64"
+    plain = as_ever and "compression" not in headers
+    embed = encode(json.loads(base64.b64decode(message["body"]))[2]) if plain else None
+    step = session.channel.step_of(message)
+    written: dict[str, str] = {}
+    nonce = secrets.token_hex(16)
+
+    def blank(name: str, *places: tuple[dict[str, Any], str]) -> None:
+        for place, key in places:
+            written.setdefault(name, encode(place[key]))
+            place[key] = f"{nonce}:{name}"
+
+    blank("id", (headers, "id"), (properties, "correlation_id"), (properties, "delivery_tag"))
+    blank("root", (headers, "root_id"))
+    blank("parent", (headers, "parent_id"))
+    blank("task", (headers, "task"))
+    blank("queue", (info, "routing_key"))
+    blank("body", (message, "body"))
+    blank("args", (headers, "argsrepr"))
+    blank("kwargs", (headers, "kwargsrepr"))
+    blank("reply_to", (properties, "reply_to"))
+    blank("priority", (properties, "priority"))
+    for name in own:
+        del headers[name]
+    headers[f"{nonce}:own"] = 0
+    written["own"] = encode(own)[1:-1]
+    for name in ("argsrepr", "kwargsrepr"):
+        # Celery says them a second time, where nobody looks for them.
+        properties.pop(name, None)
+    text = encode(message).replace("%", "%%").replace(f'"{nonce}:own": 0', "%(own)s")
+    for name in written:
+        text = text.replace(f'"{nonce}:{name}"', f"%({name})s")
+    lasting = plain and script == "publish" and not (headers["eta"] or headers["expires"] or info["exchange"])
+    return Form(text, written, embed, lasting, step, script, keys, args)
