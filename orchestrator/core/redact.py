@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 HIDDEN = "**redacted**"
+
+#: What holds nothing that could be hidden.
+_FLAT = frozenset({str, int, float, bool, type(None)})
 
 
 def redact(value: Any, names: Iterable[str]) -> Any:
@@ -14,14 +18,22 @@ def redact(value: Any, names: Iterable[str]) -> Any:
     What is nested too deep to be searched is hidden as a whole.
     """
     try:
-        return _redact(value, frozenset(name.lower() for name in names))
+        return _redact(value, _lower(tuple(names)))
     except RecursionError:
         return HIDDEN
 
 
+@lru_cache(maxsize=64)
+def _lower(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name.lower() for name in names)
+
+
 def _redact(value: Any, names: frozenset[str]) -> Any:
     if isinstance(value, dict):
-        return {k: HIDDEN if str(k).lower() in names else _redact(v, names) for k, v in value.items()}
+        return {
+            k: HIDDEN if str(k).lower() in names else v if type(v) in _FLAT else _redact(v, names)
+            for k, v in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_redact(item, names) for item in value]
     return value

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from celery import Celery, signals
 from kombu.exceptions import BatchPublishError
+from pydantic_core import to_json
 
 from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
 from orchestrator.sending.form import Form, encode, write_form
@@ -15,7 +17,7 @@ from orchestrator.sending.publish import Parcel, headers_of, publish, refusals, 
 #: Messages in one round trip. More would keep Redis from others for longer than a few milliseconds.
 CHUNK: Final = 250
 
-Writer = Callable[[Parcel], None]
+Writer = Callable[[Iterable[Parcel]], None]
 
 
 def publish_many(app: Celery, parcels: Sequence[Parcel], hidden: tuple[str, ...]) -> None:
@@ -34,8 +36,7 @@ def publish_many(app: Celery, parcels: Sequence[Parcel], hidden: tuple[str, ...]
             with producer.batch(max_size=2 * CHUNK) as batch:
                 write = _one_by_one(app, hidden, batch) if _somebody_listens(app) else _alike(app, hidden, batch)
                 for start in range(0, len(parcels), CHUNK):
-                    for parcel in parcels[start : start + CHUNK]:
-                        write(parcel)
+                    write(parcels[start : start + CHUNK])
                     batch.state.session.receive()
                     done = start
                     batch.state.session.send()
@@ -52,34 +53,47 @@ def _somebody_listens(app: Celery) -> bool:
 
 
 def _one_by_one(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
-    return lambda parcel: publish(app, parcel, hidden, producer=batch.producer)
+    def write(chunk: Iterable[Parcel]) -> None:
+        for parcel in chunk:
+            publish(app, parcel, hidden, producer=batch.producer)
+
+    return write
 
 
 def _alike(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
     forms: dict[str, Form | None] = {}
     by_celery = _one_by_one(app, hidden, batch)
 
-    def write(parcel: Parcel) -> None:
-        if parcel.task not in forms:
-            forms[parcel.task] = _form(app, parcel, hidden, batch)
-        form = forms[parcel.task]
-        if form is None:
-            by_celery(parcel)
-            return
-        id_ = f'"{parcel.id}"'
-        message = form.filled(
-            id=id_, root=id_, body=form.body(parcel.args, {}), args=encode(shown(parcel.args, hidden))
-        )
-        batch.state.session.run(*form.call(parcel.id, message))
+    def write(chunk: Iterable[Parcel]) -> None:
+        for task, alike in groupby(chunk, lambda parcel: parcel.task):
+            parcels = list(alike)
+            if task not in forms:
+                forms[task] = _form(app, parcels[0], hidden, batch)
+            form = forms[task]
+            if form is None:
+                by_celery(parcels)
+                continue
+            messages = {parcel.id: _filled(form, parcel, hidden) for parcel in parcels}
+            for call in form.calls(messages):
+                batch.state.session.run(*call)
 
     return write
+
+
+def _filled(form: Form, parcel: Parcel, hidden: tuple[str, ...]) -> str:
+    id_ = f'"{parcel.id}"'
+    # A Message's fields are plain JSON data (see core/message.py), which pydantic writes quickest.
+    args = to_json(parcel.args, inf_nan_mode="constants")
+    return form.text % {
+        "id": id_, "root": id_, "body": form.body(args), "args": encode(shown(parcel.args, hidden)),
+    }  # fmt: skip
 
 
 def _form(app: Celery, parcel: Parcel, hidden: tuple[str, ...], batch: Any) -> Form | None:
     reprs = shown(parcel.args, hidden), shown(parcel.kwargs, hidden)
     with refusals(app, parcel.task), headers_of(parcel) as headers:
         form = write_form(app, parcel, headers, reprs, batch)
-    if form is None or form.embed is None:
+    if form is None or not form.embed:
         return None
     # Sent from within a task, all have the same root.
     root = ("root",) if form.written["root"] == form.written["id"] else ()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from binascii import b2a_base64
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -36,8 +37,8 @@ class Form:
     #: What Celery wrote into the blanks, as JSON: ``id``, ``root`` and ``parent`` (ids), ``task``, ``queue``, ``body``,
     #: ``args`` and ``kwargs`` (as they are shown), ``reply_to``, ``priority``; and ``own``, all headers not Celery's.
     written: Mapping[str, str]
-    #: What its body has beside the arguments; ``None`` if it is not plain JSON: then only Celery can make another.
-    embed: str | None
+    #: What its body has beside the arguments; empty if it is not plain JSON: then only Celery can make another.
+    embed: bytes
     #: Whether messages like it may be made at any later time.
     lasting: bool
     step: str
@@ -55,22 +56,17 @@ class Form:
         escaped = {name: f"%({name})s" if name in open_ else text.replace("%", "%%") for name, text in rest.items()}
         return replace(self, text=self.text % escaped)
 
-    def call(self, id: str, message: str) -> Call:
-        """The script call that publishes another message."""
-        args = list(self._args)
-        args[_MESSAGE_AT[self.script]] = message
-        if self.script == "delay":
-            args[0] = f"{self.step}|{id}"
-        return self.script, self.keys, args
+    def calls(self, messages: Mapping[str, str]) -> list[Call]:
+        """The script calls that publish other messages, by their ids."""
+        args = self._args[: _MESSAGE_AT[self.script]]
+        if self.script == "publish":
+            return [(self.script, self.keys, [*args, *messages.values()])]
+        after = self._args[len(args) + 1 :]
+        return [(self.script, self.keys, [f"{self.step}|{id_}", text, *after]) for id_, text in messages.items()]
 
-    def body(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The body of a message with these arguments.
-
-        Raises:
-            TypeError, ValueError, RecursionError: they are not JSON data.
-        """
-        text = f"[{encode(list(args))}, {encode(dict(kwargs))}, {self.embed}]"
-        return f'"{base64.b64encode(text.encode()).decode()}"'
+    def body(self, args: bytes, kwargs: bytes = b"{}") -> str:
+        """The body of a message with these arguments, in JSON."""
+        return f'"{b2a_base64(b"[%b, %b, %b]" % (args, kwargs, self.embed), newline=False).decode()}"'
 
 
 def write_form(
@@ -100,7 +96,7 @@ def _form(session: PublishBatch, own: Mapping[str, Any], script: str, keys: list
     info = properties["delivery_info"]
     as_ever = message["content-type"] == "application/json" and properties.get("body_encoding") == "base64"
     plain = as_ever and "compression" not in headers
-    embed = encode(json.loads(base64.b64decode(message["body"]))[2]) if plain else None
+    embed = encode(json.loads(base64.b64decode(message["body"]))[2]).encode() if plain else b""
     step = session.channel.step_of(message)
     written: dict[str, str] = {}
     nonce = secrets.token_hex(16)

@@ -43,6 +43,23 @@ class Parcel:
     link: Sequence[Any] = ()
     link_error: Sequence[Any] = ()
 
+    def another(self, id: str, args: Sequence[Any]) -> Parcel:
+        """One that differs in nothing else."""
+        return Parcel(
+            id,
+            self.task,
+            args,
+            self.supervision,
+            self.kwargs,
+            self.queue,
+            self.countdown_s,
+            self.expires_s,
+            self.priority,
+            self.when_down,
+            self.link,
+            self.link_error,
+        )
+
 
 def publish(
     app: Celery,

@@ -136,7 +136,8 @@ class QuickPublisher:
         if form is None or not form.lasting:
             return False
         try:
-            body, own = form.body(parcel.args, parcel.kwargs), encode(headers)[1:-1]
+            body = form.body(encode(list(parcel.args)).encode(), encode(dict(parcel.kwargs)).encode())
+            own = encode(headers)[1:-1]
         except (TypeError, ValueError, RecursionError):
             # Celery says what is wrong.
             return False

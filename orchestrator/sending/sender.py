@@ -18,7 +18,7 @@ from orchestrator.core.message import Message
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import OnError, WhenDown
 from orchestrator.registry.agents import Registry
-from orchestrator.sending.address import Directory, to_agent, to_task
+from orchestrator.sending.address import Directory, to_agent, to_agent_each, to_task
 from orchestrator.sending.broadcast import (
     Cast,
     Refusal,
@@ -207,7 +207,7 @@ class Sender:
             MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
             BrokerUnavailable: Redis did not take it.
         """
-        parcels = [to_agent(self._directory, recipient, message, options) for message in messages]
+        parcels = to_agent_each(self._directory, recipient, messages, options)
         door = self._door()
         if not parcels:
             return Deliveries("", (), (), OnError.DEAD_LETTER, door.outcome, door.tracker, "")
