@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -168,13 +169,27 @@ def test_the_monitor_manager_was_stopped_and_goes_on(redis_url: str, tmp_path: P
     broker.close()
 
 
+class Consumer:
+    """One that is content with what it has. An incarnation that nobody consumes with leaves by itself."""
+
+    def on_fenced(self) -> None:
+        raise AssertionError("fenced")
+
+    def wants_messages(self) -> bool:
+        return False
+
+
 def test_two_hundred_start_at_once(redis_url: str) -> None:
     broker = BareBroker(redis_url)
     store = broker.store
-    holders = [
-        Holder(ConnectionPool.from_url(redis_url, socket_timeout=10), store.keys, store.options, store.steps)
-        for _ in range(200)
-    ]
+
+    def start(_: int) -> Holder:
+        holder = Holder(ConnectionPool.from_url(redis_url, socket_timeout=10), store.keys, store.options, store.steps)
+        holder.attach(Consumer(), "celery")
+        return holder
+
+    with ThreadPoolExecutor(50) as starting:
+        holders = list(starting.map(start, range(200)))
 
     def sweeps() -> int:
         return int(broker.redis.hget(store.keys.sweep, "sweeps") or 0)
