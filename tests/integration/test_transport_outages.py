@@ -13,7 +13,7 @@ from tests.eventually import eventually
 from tests.worker_process import WorkerProcess
 
 APP = "tests.apps.bare"
-POOLS = ["solo", "threads", "prefork"]
+POOLS = ["solo", "threads", "prefork", "gevent"]
 
 
 @pytest.fixture
