@@ -22,7 +22,7 @@ WAIT_S = 20
 INTERRUPTS = ("eager", "solo", "prefork")
 
 
-@pytest.fixture(scope="module", params=["eager", "solo", "threads", "prefork"])
+@pytest.fixture(scope="module", params=["eager", "solo", "threads", "prefork", "gevent"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -347,8 +347,8 @@ def test_an_agent_sends_to_itself_without_retries(house: House, kind: str) -> No
 
 
 def test_what_a_pool_cannot_do_is_said_when_its_worker_starts(house: House, kind: str) -> None:
-    if kind == "threads":
-        assert "worker.Hurried: a threads pool cannot interrupt what runs" in house.log()
+    if kind in ("threads", "gevent"):
+        assert f"worker.Hurried: a {kind} pool cannot interrupt what runs" in house.log()
     elif kind == "solo":
         assert "worker.Hurried: a solo pool interrupts at timeout_s, but cannot kill" in house.log()
     else:
