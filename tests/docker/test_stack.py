@@ -64,7 +64,8 @@ def test_work_of_a_killed_container_runs_elsewhere_promptly(stack: Stack) -> Non
     handled = stack.count("handled")
     restarted = stack.count("restarted")
     victim, survivor = stack.containers("auditor")
-    stack.hold_audits(6)
+    # More than one of them prefetches, so that the other has two as well.
+    stack.hold_audits(10)
     eventually(lambda: stack.running(victim) == stack.running(survivor) == 2, timeout_s=20, describe=stack.logs)
 
     killed_at_ms = stack.now_ms()
@@ -75,7 +76,7 @@ def test_work_of_a_killed_container_runs_elsewhere_promptly(stack: Stack) -> Non
     assert int(at.split("-")[0]) - killed_at_ms < 4000
 
     stack.release(survivor)
-    eventually(lambda: stack.count("handled") == handled + 6, timeout_s=20, describe=stack.logs)
+    eventually(lambda: stack.count("handled") == handled + 10, timeout_s=20, describe=stack.logs)
     # Only what was being executed is on the dead worker's account.
     assert stack.count("restarted") == restarted + 2
     assert (stack.count("dead"), stack.waiting()) == (0, 0)
