@@ -51,7 +51,7 @@ BULK = ("orchestrator", "dramatiq", "taskiq", "streaq", "saq")
 CONSUME = ("orchestrator", "dramatiq", "taskiq", "huey", "saq", "rq", "celery")
 
 #: Slow ones get fewer messages; rates are compared.
-SHARE = {"rq": 0.2, "celery": 0.5}
+SHARE = {"rq": 0.1, "celery": 0.5}
 
 
 class Noop(Message):
@@ -146,7 +146,10 @@ class Bench:
         return float(ran.stdout)
 
     def consume(self, name: str) -> float:
-        """No-op messages a second by two processes, from when both are at work until a twentieth is left."""
+        """No-op messages a second by two processes, from when both are at work until a twentieth is left.
+
+        Prints beside it what that took of processors, which other work on the machine disturbs less.
+        """
         messages = int(self.messages * SHARE.get(name, 1))
         if self.bulk(name, messages, warm_up=0) is None:
             raise SystemExit(f"{name} could not publish")
@@ -154,14 +157,34 @@ class Bench:
             processes = [self._worker(name, command, number, counts) for number, command in enumerate(WORKERS[name])]
             try:
                 begin = self._when(name, Path(counts), messages // 10, processes=2)
+                before = self._processor_us(processes)
                 end = self._when(name, Path(counts), messages * 19 // 20)
+                after = self._processor_us(processes)
             finally:
                 for process in processes:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait(timeout=30)
         if begin[1] > messages * 0.7:
             raise SystemExit(f"{name}: {begin[1]} of {messages} done when both processes were at work; more --messages")
-        return (end[1] - begin[1]) / (end[0] - begin[0])
+        done = end[1] - begin[1]
+        workers_us, redis_us = ((now - then) / done for now, then in zip(after, before, strict=True))
+        print(f"  {name}: {workers_us:.0f} us of processor time a message in its workers, {redis_us:.0f} in Redis")
+        return done / (end[0] - begin[0])
+
+    def _processor_us(self, workers: list[subprocess.Popen[bytes]]) -> tuple[float, float]:
+        """What the workers have used so far, with all their processes, and Redis."""
+        groups = {process.pid for process in workers}
+        ticks = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) in groups:
+                ticks += int(fields[11]) + int(fields[12])
+        redis_cpu: dict[str, float] = self.redis.info("cpu")
+        redis_s = redis_cpu["used_cpu_user"] + redis_cpu["used_cpu_sys"]
+        return ticks * 1e6 / os.sysconf("SC_CLK_TCK"), redis_s * 1e6
 
     def _worker(self, name: str, command: str, number: int, counts: str) -> subprocess.Popen[bytes]:
         program, *arguments = command.split()

@@ -145,8 +145,8 @@ class AgentSpec:
         policy = merge(("agent", self.policy))
         return Supervision(policy.retry, policy.on_error, self.name, message, track=False, timeout_s=policy.timeout_s)
 
-    def call(self, agent: Agent, handler: HandlerSpec, message: Message, context: Context) -> Any:
-        """Run a handler."""
+    def call(self, agent: Agent, handler: HandlerSpec, message: Message, context: Context | None) -> Any:
+        """Run a handler; the context is for one that wants it."""
         method = getattr(agent, handler.method)
         return method(message, context) if handler.wants_context else method(message)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
@@ -29,7 +29,10 @@ TRACEBACK_LIMIT = 8000
 MESSAGE_LIMIT = 2000
 
 #: Where a request keeps its supervision once it has been read.
-_KEPT = "_orchestrator_supervision"
+KEPT: Final = "_orchestrator_supervision"
+
+#: Where it keeps what the handler has raised, if that has been called already (see quick.py).
+FAILED: Final = "_orchestrator_failed"
 
 
 def supervision_of(request: Any) -> Supervision | None:
@@ -45,12 +48,12 @@ def supervision_of(request: Any) -> Supervision | None:
     if wire is None:
         return None
     # The handler's context asks again.
-    kept = vars(request).get(_KEPT)
+    kept = vars(request).get(KEPT)
     if kept is not None and kept[0] is wire:
         known: Supervision = kept[1]
         return known
     known = Supervision.from_wire(wire)
-    vars(request)[_KEPT] = wire, known
+    vars(request)[KEPT] = wire, known
     return known
 
 
@@ -75,12 +78,34 @@ def _text_of(error: BaseException) -> str:
         return f"<{type(error).__name__} without text>"
 
 
-def _as_json(result: Any) -> Any:
+def as_json(result: Any) -> Any:
     """A result as JSON data. The work is done, so whatever it cannot be is shown, not raised."""
     try:
         return to_jsonable_python(result, serialize_unknown=True)
     except (ValueError, TypeError, RecursionError):
         return f"{result!r:.1000}"
+
+
+def run_attempt(
+    name: str,
+    run: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    request: Any,
+    supervision: Supervision | None,
+) -> Any:
+    """Call a task's own function, in the time that is left for it."""
+    limit_s = None if supervision is None else supervision.limit_s(time.time())
+    if limit_s is None and not tracing.is_on():
+        return run(*args, **kwargs)
+    with tracing.span(
+        f"handle {name}",
+        "CONSUMER",
+        tracing.carried(request),
+        id=str(request.id),
+        attempt=(request.retries or 0) + 1,
+    ):
+        return run(*args, **kwargs) if limit_s is None else within(limit_s, name, run, args, kwargs)
 
 
 def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,16 +118,11 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     def attempt(*args: Any, **kwargs: Any) -> Any:
         request = task.request
         supervision = supervision_of(request)
-        limit_s = None if supervision is None else supervision.limit_s(time.time())
+        failed = vars(request).pop(FAILED, None)
         try:
-            with tracing.span(
-                f"handle {task.name}",
-                "CONSUMER",
-                tracing.carried(request),
-                id=str(request.id),
-                attempt=(request.retries or 0) + 1,
-            ):
-                result = run(*args, **kwargs) if limit_s is None else within(limit_s, task.name, run, args, kwargs)
+            if failed is not None:
+                raise failed
+            result = run_attempt(task.name, run, args, kwargs, request, supervision)
         except (CeleryRetry, Ignore, Reject):
             raise
         except Exception as error:
@@ -120,7 +140,7 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
             text = f"attempt {number} failed: {failure.type}: {failure.message}"
             raise Again(text, exc=error, when=pause_s, failure=failure.to_wire()) from error
         if supervision is not None and supervision.track:
-            results.keep(request.id, _as_json(result))
+            results.keep(request.id, as_json(result))
         return result
 
     return attempt

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import bootsteps
 
+from orchestrator.agents.quick import QuickWay
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
@@ -71,10 +72,11 @@ class Guard(bootsteps.StartStopStep):
 def _guarded(consumer: Any, on_task_received: Any) -> Any:
     """Celery's handler of arriving messages, which expects of them more than the network promises."""
     broken = (*consumer.connection_errors, *consumer.connection.channel_errors)
+    quick = QuickWay(consumer)
 
     def handle(message: Any) -> Any:
         try:
-            return on_task_received(message)
+            return None if quick.take(message) else on_task_received(message)
         except broken:
             raise
         except Exception as error:

@@ -53,7 +53,8 @@ def _runner(orchestrator: Orchestrator, spec: AgentSpec, handler: HandlerSpec, i
         if kwargs or len(args) != 1 or not isinstance(args[0], dict):
             raise InvalidMessage(message_name(handler.message), ["the body is not one object of fields"])
         message = decode(handler.message, args[0], hidden=orchestrator.settings.redact)
-        return spec.call(instance.get(), handler, message, _context(orchestrator, spec, task.request))
+        context = _context(orchestrator, spec, task.request) if handler.wants_context else None
+        return spec.call(instance.get(), handler, message, context)
 
     handle.__name__ = handler.method
     handle.__doc__ = getattr(spec.cls, handler.method).__doc__
@@ -82,7 +83,7 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
         fence=fence_of(request),
         worker=str(request.hostname),
         redelivered=bool(info.get("redelivered")),
-        metadata=supervision.metadata if supervision is not None else {},
+        metadata=dict(supervision.metadata) if supervision is not None else {},
         orchestrator=orchestrator,
         incarnation=str(getattr(request, "incarnation", None) or ""),
     )
@@ -96,7 +97,8 @@ def supervise_tasks(app: Celery) -> None:
         task.__supervised__ = True
         if task.Request in (CELERY_REQUEST, TRACKED_REQUEST):
             task.Request = REQUEST
-        task.run = supervised(task, task.run)
+        task.__handle__ = task.run
+        task.run = task.__attempt__ = supervised(task, task.run)
         task.on_replace = inherited(task, task.on_replace)
         task.__unsupervised__ = why_not_supervised(task)
 

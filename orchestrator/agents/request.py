@@ -143,8 +143,9 @@ class SupervisedRequest(TrackedRequest):
         channel = channel_of(self._message)
         if channel is None:
             return
-        outcome = Handled(value, self._attempt)
-        channel.settler.conclude(self._message.delivery_tag, "handled", self._record(outcome, runtime_s), self.id)
+        attempt = self._attempt
+        record = self._record(Handled(value, attempt), runtime_s)
+        channel.settler.conclude(self._message.delivery_tag, "handled", record, self.id)
         self.acknowledged = True
         emit(
             events.HANDLED,
@@ -152,7 +153,7 @@ class SupervisedRequest(TrackedRequest):
             agent=supervision.agent,
             message=supervision.message,
             id=self.id,
-            attempts=self._attempt,
+            attempts=attempt,
         )
 
     def _resolved(self) -> None:

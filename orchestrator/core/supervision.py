@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policy import OnError, Retry, next_pause_s
@@ -94,6 +94,21 @@ class Supervision:
         """
         if not isinstance(wire, Mapping):
             raise InvalidPolicy(HEADER, wire, "an object")
+        if not _COMMON.issuperset(wire):
+            return cls._read(wire)
+        # Most messages of one kind say the same.
+        said = repr(wire)
+        known = _known.get(said)
+        if known is None:
+            known = cls._read(wire)
+            if len(said) <= _KNOWN_LONGEST:
+                if len(_known) >= _KNOWN_MOST:
+                    _known.clear()
+                _known[said] = known
+        return known
+
+    @classmethod
+    def _read(cls, wire: Mapping[str, Any]) -> Supervision:
         try:
             return cls(
                 retry=Retry.from_wire(wire["retry"]),
@@ -138,6 +153,15 @@ class Pause:
 
     s: float | None
     out_of_time: bool = False
+
+
+#: What differs from one message to the next is not among these.
+_COMMON: Final = frozenset({"retry", "on_error", "agent", "message", "track", "timeout_s"})
+
+#: What has been read before, by its text, which tells ``1`` from ``True``; so many of them, so long at most.
+_known: dict[str, Supervision] = {}
+_KNOWN_MOST: Final = 1000
+_KNOWN_LONGEST: Final = 1000
 
 
 def _seconds(value: Any) -> float | None:

@@ -46,6 +46,11 @@ def switch_off() -> None:
     _tracer = None
 
 
+def is_on() -> bool:
+    """Whether spans are made."""
+    return _tracer is not None
+
+
 def span(
     name: str, kind: Kind, carried: Mapping[str, Any] | None = None, **attributes: str | int
 ) -> AbstractContextManager[None]:

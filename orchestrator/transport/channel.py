@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -60,7 +60,9 @@ class Channel(PublishingChannel):
 
     # -- consuming
 
-    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
+    ) -> Any:
         """Start consuming. The first consumer that acknowledges makes this process a holder."""
         if queue not in self._fanout_queues:
             self._make_streams([queue])
@@ -70,7 +72,22 @@ class Channel(PublishingChannel):
                 self._no_ack_queues.discard(queue)
                 self._hold(queue)
         self._empty = False
-        return super().basic_consume(queue, no_ack, *args, **kwargs)
+        result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        if queue not in self._fanout_queues:
+            self.connection._callbacks[queue] = self._receiver(no_ack, callback)
+        return result
+
+    def _receiver(self, no_ack: bool, callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """As kombu's, but it also takes a message that is made already."""
+
+        def receive(message: Any) -> Any:
+            if type(message) is dict:
+                message = self.Message(message, channel=self)
+            if not no_ack:
+                self.qos.append(message, message.delivery_tag)
+            return callback(message)
+
+        return receive
 
     def _hold(self, queue: str) -> None:
         holder = self.settler.holder
@@ -309,7 +326,7 @@ class Channel(PublishingChannel):
         try:
             payload = decode(raw, tag=claim.tag, queue=claim.queue, redelivered=redelivered)
             _due_now(payload)
-            self.Message(payload, channel=self)
+            message = self.Message(payload, channel=self)
         except MalformedEntry as error:
             self.settler.bury(
                 claim.tag, {"reason": "malformed", "error": {"type": "MalformedEntry", "message": str(error)}}
@@ -319,7 +336,7 @@ class Channel(PublishingChannel):
             text = f"{type(error).__name__}: {error}"
             self._bury_malformed(claim, text)
             return
-        self.connection._deliver(payload, claim.queue)
+        self.connection._callbacks[claim.queue](message)
         if claim.queue in self._no_ack_queues:
             self.settler.settle(claim.tag, "handled")
 

@@ -18,12 +18,18 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.transport.flow import heard
 from orchestrator.transport.scripts import sha, source
-from orchestrator.transport.wire import Pool, Wire
+from orchestrator.transport.wire import Pool, Wire, packed
 
 logger = logging.getLogger(__name__)
 
-#: Replies may lag behind this far before the sender reads some.
-_UNREAD_LIMIT = 128
+#: Replies may lag behind so far before whoever sends looks for some, and so far before it waits for them.
+_UNREAD_SOME, _UNREAD_LIMIT = 32, 128
+
+#: How often the flusher looks for replies, without waiting for them, before it does.
+_GLANCES = 20
+
+#: Longest time that a thread with something to send waits for another that is just sending.
+_TURN_S = 0.05
 
 #: Pause after Redis was found to be away.
 _RETRY_S = 0.2
@@ -51,6 +57,9 @@ class _Posted:
         self.args = args
         self.on_reply = on_reply
         self.refused = 0
+
+    def packed(self) -> bytes:
+        return packed(self.args if self.script is None else ("EVALSHA", sha(self.script), *self.args))
 
 
 class Outbox:
@@ -135,16 +144,18 @@ class Outbox:
                 ids = entries[start : start + 500]
                 self._queue.append(_Posted("settle", (2, stream, ledger, self._group, outcome, *ids), None))
 
-    def flush(self, *, wait_s: float = 0.0) -> bool:
+    def flush(self, *, wait_s: float = 0.0, glance: bool = False) -> bool:
         """Send what is queued. With ``wait_s``, also wait that long for every confirmation.
+
+        With ``glance``, read those that have come.
 
         Returns:
             Whether everything is sent (and, with ``wait_s``, confirmed).
         """
-        acquired = self._io.acquire(timeout=wait_s) if wait_s else self._io.acquire(blocking=False)
-        if not acquired:
-            # The thread that has the connection will send it when it is done: a mark of execution must not wait for
-            # the flusher. It may be done by now, so look again.
+        # Nobody waits for Redis in here unless told to, so a mark's turn comes before what it marks begins.
+        if not self._io.acquire(timeout=wait_s or _TURN_S):
+            # Or Redis is slow; the thread that waits for it will send this when it is done. It may be by now, so look
+            # again.
             self._posted_meanwhile = True
             if not self._io.acquire(blocking=False):
                 self._wake.set()
@@ -153,13 +164,13 @@ class Outbox:
         try:
             if self.unsent:
                 self._send()
-                self._read(everything=wait_s > 0)
+                self._read(everything=wait_s > 0, glance=glance)
         except (RedisError, OSError) as error:
             self._broken(error)
             return False
         finally:
             self._io.release()
-        return self.flush(wait_s=wait_s) if self._posted_meanwhile else True
+        return self.flush(wait_s=wait_s, glance=glance) if self._posted_meanwhile else True
 
     def _send(self) -> None:
         connection = self._wire.connection
@@ -176,20 +187,13 @@ class Outbox:
             self._unread.extend(batch)
         if not batch:
             return
-        pack = connection.pack_command
-        packed: list[bytes] = []
-        for posted in batch:
-            if posted.script is None:
-                packed.extend(pack(*posted.args))
-            else:
-                packed.extend(pack("EVALSHA", sha(posted.script), *posted.args))
-        self._wire.send([b"".join(packed)])
+        self._wire.send([b"".join([posted.packed() for posted in batch])])
         if self._away:
             self._away = False
             logger.warning("acknowledgements reach Redis again")
 
-    def _read(self, *, everything: bool) -> None:
-        if not self._unread:
+    def _read(self, *, everything: bool, glance: bool) -> None:
+        if not self._unread or not (everything or glance or len(self._unread) > _UNREAD_SOME):
             return
         connection = self._wire.connection
         while self._unread and (everything or len(self._unread) > _UNREAD_LIMIT or connection.can_read(timeout=0)):
@@ -250,9 +254,13 @@ class Outbox:
             pause.wait(_RETRY_S if self._away else self._flush_s)
             self._wake.clear()
             self.flush()
-            if self._unread and not self._away:
-                # Read the answers of the last batch too, or a refusal would go unnoticed until the next one.
+            # Read the answers of the last batch too, or a refusal would go unnoticed until the next one.
+            for _ in range(_GLANCES):
+                if not self._unread or self._away or self._closed.is_set():
+                    break
                 pause.wait(self._flush_s)
+                self.flush(glance=True)
+            else:
                 self.flush(wait_s=1.0)
 
     def close(self, *, wait_s: float) -> bool:

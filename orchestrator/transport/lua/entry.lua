@@ -59,8 +59,7 @@ local aftermath
 
 -- Records a tracked delivery's outcome where waiters look for it. A list of one, so that BLMOVE can wait for it.
 local function record(key, outcome, ttl_ms)
-  redis.call('DEL', key)
-  redis.call('RPUSH', key, outcome)
+  if redis.call('RPUSH', key, outcome) > 1 then redis.call('LTRIM', key, -1, -1) end
   redis.call('PEXPIRE', key, ttl_ms)
   if aftermath and redis.call('EXISTS', key .. ':then') == 1 then aftermath(key, outcome, ttl_ms) end
 end
