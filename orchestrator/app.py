@@ -274,6 +274,7 @@ class Orchestrator:
         expires_s: float | None = None,
         priority: int | None = None,
         when_down: WhenDown | str | None = None,
+        bury_expired: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
         track: bool = True,
         idempotency_key: str | None = None,
@@ -282,7 +283,8 @@ class Orchestrator:
         """Send a message to an agent, or a Celery signature to its task, under supervision.
 
         What is said here overrides the settings', the handler's and the agent's word. ``timeout_s`` bounds each
-        attempt, ``deadline_s`` all of them, counted from now; ``expires_s`` the wait for the first. It is not handled
+        attempt, ``deadline_s`` all of them, counted from now; ``expires_s`` the wait for the first, and with
+        ``bury_expired`` one that waited too long is a dead letter. It is not handled
         before ``countdown_s`` seconds have passed, or ``eta``. ``track=False`` records no outcome to wait for, which
         saves a little. Of sends to one recipient with the same ``idempotency_key`` the first is accepted; the others
         get its delivery, while it is pending and for ``idempotency_ttl_s`` after its outcome. In eager mode the send
@@ -310,6 +312,7 @@ class Orchestrator:
             expires_s=expires_s,
             priority=priority,
             when_down=when_down,
+            bury_expired=bury_expired,
             metadata=metadata,
             track=track,
             idempotency_key=idempotency_key,
@@ -363,6 +366,7 @@ class Orchestrator:
         expires_s: float | None = None,
         priority: int | None = None,
         when_down: WhenDown | str | None = None,
+        bury_expired: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
         track: bool = True,
     ) -> Deliveries:
@@ -381,6 +385,7 @@ class Orchestrator:
             expires_s=expires_s,
             priority=priority,
             when_down=when_down,
+            bury_expired=bury_expired,
             metadata=metadata,
             track=track,
         )
@@ -399,6 +404,7 @@ class Orchestrator:
         deadline_s: float | None = None,
         expires_s: float | None = None,
         priority: int | None = None,
+        bury_expired: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Report:
         """Send a copy of a message to each of many agents, in one step inside Redis.
@@ -419,6 +425,7 @@ class Orchestrator:
             deadline_s=deadline_s,
             expires_s=expires_s,
             priority=priority,
+            bury_expired=bury_expired,
             metadata=metadata,
         )
         return self._sender.broadcast(recipients, message, strategy_of(strategy), compensate, options)

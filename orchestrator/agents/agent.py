@@ -47,6 +47,8 @@ class Agent:
     deadline_s: ClassVar[float | None] = None
     #: How long a message may wait for its first attempt.
     expires_s: ClassVar[float | None] = None
+    #: Whether one that has waited longer becomes a dead letter.
+    bury_expired: ClassVar[bool | None] = None
     #: 0 (first) to 9 (last).
     priority: ClassVar[int | None] = None
     #: Whether a message waits for an agent that is down, or is refused.
@@ -81,6 +83,7 @@ def handles(
     expires_s: float | None = None,
     priority: int | None = None,
     when_down: WhenDown | str | None = None,
+    bury_expired: bool | None = None,
 ) -> Callable[[F], F]:
     """Mark a method as the handler of ``message``; it is called with the message and a :class:`Context`.
 
@@ -101,6 +104,7 @@ def handles(
         "expires_s": expires_s,
         "priority": priority,
         "when_down": when_down,
+        "bury_expired": bury_expired,
     }
 
     def mark(method: F) -> F:

@@ -107,5 +107,6 @@ class Directory:
     def _at(self, agent: str, message: str, queue: Queue | str, of_agent: Policy, of_handler: Policy) -> Address:
         task = f"{agent}.{message}"
         settings = self.timeouts.policy(task, agent)
-        policy = merge(("agent", of_agent), ("handler", of_handler), ("settings", settings))
+        floor = ("settings", self.timeouts.floor)
+        policy = merge(floor, ("agent", of_agent), ("handler", of_handler), ("settings", settings))
         return Address(agent, message, task, queue, policy)

@@ -22,11 +22,11 @@ from orchestrator.agents.eager_flow import EagerFlow
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.fence import FENCE
 from orchestrator.agents.host import supervise_tasks
-from orchestrator.agents.verdict import final_failure
+from orchestrator.agents.verdict import Verdict, expired, final_failure
 from orchestrator.core.errors import CircuitOpen, InvalidMessage, UnknownMessage
 from orchestrator.core.flow import Flow
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
-from orchestrator.core.outcome import Dead, Handled, Outcome, kind, to_wire
+from orchestrator.core.outcome import Dead, Expired, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.deadletters.memory import MemoryShelf
 from orchestrator.sending.broadcast import Cast, Refusal, Strategy
@@ -149,11 +149,12 @@ class EagerHouse:
             raise UnknownMessage(str(queue), parcel.task, sorted(self._app.tasks))
         self._count(queue, "accepted")
         supervision = parcel.supervision
-        outcome: Outcome | None = None
+        outcome: Outcome | None = self._too_late(parcel, args, kwargs, queue)
         retries = 0
         carried: dict[str, str] = {}
         with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
             tracing.carry(carried)
+        began = monotonic()
         while outcome is None:
             began = monotonic()
             result = task.apply(
@@ -224,9 +225,32 @@ class EagerHouse:
         if result.state == states.REJECTED:
             failure = replace(failure, type="Reject")
         verdict = final_failure(supervision, failure)
-        outcome = verdict.outcome
         if verdict.log:
-            logger.error("%s %s given up: %s", supervision.agent, supervision.message, outcome.error)
+            logger.error("%s %s given up: %s", supervision.agent, supervision.message, verdict.outcome.error)
+        return self._given_up(parcel, args, kwargs, queue, supervision, attempt, verdict, lineage)
+
+    def _too_late(self, parcel: Parcel, args: Any, kwargs: Any, queue: str) -> Outcome | None:
+        """The outcome of what may wait for less long than it is to. Nothing else waits here."""
+        countdown_s = parcel.countdown_s or 0.0
+        if parcel.expires_s is None or parcel.expires_s > countdown_s:
+            return None
+        if not parcel.supervision.bury_expired:
+            return Expired()
+        verdict = expired(now_text(), 0)
+        return self._given_up(parcel, args, kwargs, queue, parcel.supervision, 1, verdict, None)
+
+    def _given_up(
+        self,
+        parcel: Parcel,
+        args: Any,
+        kwargs: Any,
+        queue: str,
+        supervision: Supervision,
+        attempt: int,
+        verdict: Verdict,
+        lineage: Mapping[str, Any] | None,
+    ) -> Dead:
+        outcome = verdict.outcome
         if verdict.letter is not None:
             raw = _as_on_the_wire(parcel, args, kwargs, queue, supervision, attempt, lineage)
             letter = {"queue": queue, "by": _BY, "at": round(time.time() * 1000), **verdict.letter}

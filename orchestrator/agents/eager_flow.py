@@ -16,7 +16,13 @@ from orchestrator.sending.publish import Parcel
 from orchestrator.telemetry import emit, events
 
 #: Nothing about these is the agent's fault (as in ``breaker.lua``).
-_SENDERS_FAULT = (Reason.MALFORMED, Reason.VALIDATION, Reason.UNKNOWN_TASK, Reason.UNKNOWN_MESSAGE)
+_NOT_THE_AGENTS = (
+    Reason.MALFORMED,
+    Reason.VALIDATION,
+    Reason.UNKNOWN_TASK,
+    Reason.UNKNOWN_MESSAGE,
+    Reason.EXPIRED,
+)
 
 
 def _now_ms() -> int:
@@ -79,7 +85,7 @@ class EagerFlow:
     def failed(self, agent: str, reason: str = "") -> None:
         """An attempt has failed; ``reason`` is the outcome's, if it was the last one."""
         policy = self._flow(agent).breaker
-        if policy is not None and reason not in _SENDERS_FAULT:
+        if policy is not None and reason not in _NOT_THE_AGENTS:
             with self._lock:
                 self._turn(agent, breaker.failed(policy, self._state(agent), _now_ms()))
 

@@ -29,10 +29,10 @@ from orchestrator.agents.again import Again
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.fence import FENCE, fence_at
 from orchestrator.agents.readable import check_body, check_headers
-from orchestrator.agents.verdict import Verdict, final_failure
+from orchestrator.agents.verdict import Verdict, expired, final_failure
 from orchestrator.core.errors import HandlerTimeout
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
-from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome, Reason, kind, to_wire
+from orchestrator.core.outcome import Cancelled, Expired, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.message import LINEAGE, SENT
@@ -244,7 +244,7 @@ class SupervisedRequest(TrackedRequest):
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         supervision = self._supervision()
         channel = channel_of(self._message)
-        if expired and channel is not None and channel.options.bury_expired and not self.acknowledged:
+        if expired and channel is not None and not self.acknowledged and self._buries(channel, supervision):
             self._bury_expired(channel, supervision)
         elif supervision is not None and supervision.track and channel is not None and not self.acknowledged:
             outcome = Expired() if expired else Cancelled(by=reason)
@@ -260,28 +260,28 @@ class SupervisedRequest(TrackedRequest):
         last = Attempt(self._attempt, now_text(), str(self.hostname), how(outcome), took_s)
         return {**to_wire(outcome), HISTORY: history(self._supervision(), last)}
 
+    @staticmethod
+    def _buries(channel: Any, supervision: Supervision | None) -> bool:
+        asked = None if supervision is None else supervision.bury_expired
+        return bool(channel.options.bury_expired if asked is None else asked)
+
     def _bury_expired(self, channel: Any, supervision: Supervision | None) -> None:
         known = supervision or Supervision(message=self.name, track=False)
-        text = f"it expired at {self._request_dict.get('expires')}"
-        letter = {
-            "reason": Reason.EXPIRED.value,
-            "error": {"type": "Expired", "message": text},
-            "attempts": self._attempt - 1,
-            "by": str(self.hostname),
-        }
+        verdict = expired(str(self._request_dict.get("expires")), self._attempt - 1)
+        letter = {**(verdict.letter or {}), "by": str(self.hostname)}
         # Celery remembers it as revoked, and would not run it when the letter is sent again.
         revoked.discard(self.id)
-        outcome = Dead(Reason.EXPIRED.value, text, self._attempt - 1)
-        channel.settler.bury(self._message.delivery_tag, letter, self._record(outcome), self.id if known.track else "")
+        record = self._record(verdict.outcome)
+        channel.settler.bury(self._message.delivery_tag, letter, record, self.id if known.track else "")
         self.acknowledged = True
         emit(
             events.BURIED,
             agent=known.agent,
             message=known.message,
             id=self.id,
-            reason=Reason.EXPIRED.value,
-            error=text,
-            attempts=self._attempt - 1,
+            reason=verdict.outcome.reason,
+            error=verdict.outcome.error,
+            attempts=verdict.outcome.attempts,
         )
 
     def _failure(self, error: Any, traceback: Any) -> Failure:

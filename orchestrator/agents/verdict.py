@@ -30,6 +30,17 @@ class Verdict:
     log: bool
 
 
+def expired(when: str, attempts: int) -> Verdict:
+    """Judge a message that waited for longer than it may, and is to be kept as a dead letter."""
+    text = f"it expired at {when}"
+    letter = {
+        "reason": Reason.EXPIRED.value,
+        "error": {"type": "Expired", "message": text},
+        "attempts": attempts,
+    }
+    return Verdict(Dead(Reason.EXPIRED.value, text, attempts), letter, log=False)
+
+
 def final_failure(supervision: Supervision | None, last: Failure) -> Verdict:
     """Judge the last failed attempt. A plain Celery send is judged like one with default options."""
     known = supervision or Supervision(track=False)

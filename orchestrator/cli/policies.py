@@ -13,11 +13,12 @@ from orchestrator.app import Orchestrator
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.core.effective import Effective
 from orchestrator.core.errors import UnknownAgent
 from orchestrator.core.policy import Exponential, Fixed, Linear, Retry
 from orchestrator.sending.address import Address
 
-_OPTIONS = ("retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priority", "when_down")
+_OPTIONS = ("retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priority", "when_down", "bury_expired")
 
 
 @click.command(cls=CeleryCommand, name="policies", epilog=EXIT_CODES)
@@ -56,10 +57,15 @@ def _document(address: Address) -> dict[str, Any]:
     policy = address.policy
     options = {}
     for name in _OPTIONS:
-        value = getattr(policy, name)
+        value = _value(policy, name)
         shown = value.to_wire() if isinstance(value, Retry) else value
         options[name] = {"value": shown, "source": policy.sources.get(name, "default")}
     return {"agent": address.agent, "message": address.message, "options": options}
+
+
+def _value(policy: Effective, name: str) -> Any:
+    value = getattr(policy, name)
+    return bool(value) if name == "bury_expired" else value
 
 
 def _show(context: click.Context, addresses: list[Address], factor: float, said: list[str]) -> None:
@@ -69,7 +75,7 @@ def _show(context: click.Context, addresses: list[Address], factor: float, said:
     out = console(context)
     for address in addresses:
         rows = [
-            (name, _shown(getattr(address.policy, name)), address.policy.sources.get(name, "default"))
+            (name, _shown(_value(address.policy, name)), address.policy.sources.get(name, "default"))
             for name in _OPTIONS
         ]
         print_table(out, address.task, ("option", "value", "from"), rows, fold=("value",))

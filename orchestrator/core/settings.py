@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     letters_first_retry_s: Seconds = 60.0
     #: How often beat has the monitor manager look after the dead letters.
     letters_every_s: Seconds = 10.0
-    #: Whether a message that expires becomes a dead letter instead of a mere count.
+    #: Whether a message that expires becomes a dead letter instead of a mere count, unless agent, handler or send say.
     bury_expired: bool = False
     #: Names of fields whose values are never shown (case does not matter).
     redact: tuple[str, ...] = ("password", "secret", "token", "api_key", "authorization", "card_number")
@@ -158,7 +158,7 @@ class Settings(BaseSettings):
     @property
     def time_limits(self) -> Timeouts:
         """What the settings say about timeouts."""
-        return Timeouts(self.timeouts, self.deadlines, self.timeout_factor)
+        return Timeouts(self.timeouts, self.deadlines, self.timeout_factor, self.bury_expired)
 
     @classmethod
     def settings_customise_sources(

@@ -71,6 +71,8 @@ class Supervision:
     deadline_at_s: float | None = None
     #: Idempotency key, and for how many ms after the outcome it is remembered.
     once: tuple[str, int] | None = None
+    #: Whether it becomes a dead letter if it expires; ``None`` leaves it to the worker's settings.
+    bury_expired: bool | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON, without what is empty."""
@@ -81,6 +83,8 @@ class Supervision:
                 wire[name] = dict(value) if name == "metadata" else value
         if self.once is not None:
             wire["once"] = list(self.once)
+        if self.bury_expired is not None:
+            wire["bury_expired"] = self.bury_expired
         if self.failures:
             wire["failures"] = [failure.to_wire() for failure in self.failures]
         return wire
@@ -122,6 +126,7 @@ class Supervision:
                 timeout_s=_seconds(wire.get("timeout_s")),
                 deadline_at_s=_seconds(wire.get("deadline_at_s")),
                 once=_once(wire.get("once")),
+                bury_expired=None if wire.get("bury_expired") is None else bool(wire["bury_expired"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidPolicy(HEADER, wire, "what Supervision.to_wire() makes") from error

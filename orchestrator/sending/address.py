@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from celery import Celery
-from celery.canvas import Signature
+from celery.canvas import Signature, _chain, chain
 from celery.utils.functional import maybe_list
 from kombu import Queue
 
@@ -112,9 +112,10 @@ def to_task(
     """
     if message is not None:
         raise InvalidPolicy("message", message, "nothing, when a Celery signature is sent")
+    signature = _first_of(signature)
     if signature.task.startswith("celery."):
-        allowed = "a task's own signature; send a chain, group or chord with Celery, its tasks are supervised"
-        raise InvalidPolicy("recipient", signature, allowed)
+        allowed = "a task's signature, or a chain that begins with one; start this with its own apply_async()"
+        raise InvalidPolicy("recipient", signature, f"{allowed}, and each of its tasks is executed under supervision")
     own = {name: value for name, value in signature.options.items() if value is not None}
     refused = sorted(set(own) - _OF_A_SIGNATURE)
     if refused:
@@ -135,11 +136,31 @@ def to_task(
         kwargs=signature.kwargs,
         agent="",
         message=signature.task,
-        policy=merge(("settings", directory.timeouts.policy(signature.task)), ("signature", said)),
+        policy=merge(
+            ("settings", directory.timeouts.floor),
+            ("settings", directory.timeouts.policy(signature.task)),
+            ("signature", said),
+        ),
         queue=own.get("queue"),
         link=maybe_list(own.get("link")) or (),
         link_error=maybe_list(own.get("link_error")) or (),
     )
+
+
+def _first_of(signature: Signature) -> Signature:
+    """Of a chain its first task, with the others as its callback; of anything else that itself."""
+    while isinstance(signature, _chain) and signature.tasks:
+        # Celery's own way to give each task the chain's errbacks, and the last one its callbacks.
+        first, *rest = signature.unchain_tasks()
+        options = {name: value for name, value in signature.options.items() if name not in ("link", "link_error")}
+        last_id = options.pop("task_id", None)
+        if last_id is not None:
+            (rest or [first])[-1].set(task_id=last_id)
+        first = first.clone(signature.args).set(**options)
+        if rest:
+            first.link(chain(*rest) if len(rest) > 1 else rest[0])
+        signature = first
+    return signature
 
 
 def _parcel(
@@ -173,6 +194,7 @@ def _parcel(
             timeout_s=timeouts.scaled(effective.timeout_s),
             deadline_at_s=None if deadline_s is None else time.time() + deadline_s,
             once=options.once,
+            bury_expired=effective.bury_expired,
         ),
         kwargs or {},
         queue=queue,

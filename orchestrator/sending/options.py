@@ -44,6 +44,7 @@ class SendOptions:
         expires_s: float | None = None,
         priority: int | None = None,
         when_down: WhenDown | str | None = None,
+        bury_expired: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
         track: bool = True,
         idempotency_key: str | None = None,
@@ -62,6 +63,7 @@ class SendOptions:
             "expires_s": expires_s,
             "priority": priority,
             "when_down": when_down,
+            "bury_expired": bury_expired,
         }
         if timeout_s is not None and deadline_s is not None and seconds("timeout_s", timeout_s):
             seconds("deadline_s", deadline_s)

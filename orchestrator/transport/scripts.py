@@ -43,9 +43,16 @@ _PARTS = {
 @cache
 def source(name: str) -> bytes:
     """The script's text, with the shared functions in front."""
-    folder = files(__package__).joinpath("lua")
-    parts = _PARTS.get(name, ("entry", name))
-    return b"\n".join(folder.joinpath(f"{part}.lua").read_bytes() for part in parts)
+    return b"\n".join((_part("clock"), body(name)))
+
+
+def body(name: str) -> bytes:
+    """The script's text but for the clock it goes by."""
+    return b"\n".join(map(_part, _PARTS.get(name, ("entry", name))))
+
+
+def _part(name: str) -> bytes:
+    return files(__package__).joinpath("lua", f"{name}.lua").read_bytes()
 
 
 @cache
@@ -65,7 +72,8 @@ class Script:
 @cache
 def script_of(package: str, *names: str) -> Script:
     """The script made of these files of the package's ``lua`` folder, with the functions shared by all in front."""
-    shared = files(__package__).joinpath("lua", "entry.lua").read_bytes()
     folder = files(package).joinpath("lua")
-    text = b"\n".join((shared, *(folder.joinpath(f"{name}.lua").read_bytes() for name in names)))
+    text = b"\n".join(
+        (_part("clock"), _part("entry"), *(folder.joinpath(f"{name}.lua").read_bytes() for name in names))
+    )
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())

@@ -100,6 +100,10 @@ class Hurried(Message):
     """Has a timeout by declaration."""
 
 
+class Perishable(Message):
+    """Becomes a dead letter when it expires, by declaration."""
+
+
 class Deadly(Message):
     """Kills the process that runs it."""
 
@@ -251,6 +255,10 @@ class Worker(Agent):
     @handles(Hurried, timeout_s=30)
     def hurried(self, message: Hurried) -> None:
         pass
+
+    @handles(Perishable, expires_s=0.05, bury_expired=True)
+    def perishable(self, message: Perishable) -> str:
+        return "fresh"
 
     @handles(Deadly)
     def deadly(self, message: Deadly, context: Context) -> None:

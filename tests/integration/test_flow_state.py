@@ -1,7 +1,7 @@
 """A hypothesis state machine: bounded mailbox, circuit breaker and idempotency keys against a model, on a real Redis.
 
-The breaker's model is :mod:`orchestrator.core.breaker` itself, so the pure function and the script are compared step by
-step. Redis' clock is the test's: the scripts read a key instead of ``TIME``.
+The breaker's model is :mod:`orchestrator.core.breaker` itself; ``test_breaker_state.py`` has more of its moves. Redis'
+clock is the test's.
 """
 
 from __future__ import annotations
@@ -27,32 +27,24 @@ from orchestrator.core.flow import Breaker, Mailbox
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.flow import heard
-from orchestrator.transport.scripts import source
+from tests.redis_clock import TimedScripts
 
 QUEUE = "q"
 STEPS = steps_of([0, 3, 6, 9])
-NOW = "test:now"
 BEGIN_MS = 1_000_000
 TTL_MS = 3_600_000
-
-_CLOCK = b"now_ms = function() return tonumber(redis.call('GET', 'test:now')) end\nlocal function fields("
-
-
-def timed(name: str) -> bytes:
-    """A script by the test's clock."""
-    return source(name).replace(b"local function fields(", _CLOCK, 1)
 
 
 class Flow(RuleBasedStateMachine):
     """One mailbox, one reader."""
 
     url: ClassVar[str] = ""
-    shas: ClassVar[dict[str, str]] = {}
 
     def __init__(self) -> None:
         super().__init__()
         # redis-py types every answer as "bytes or str or nothing"; here they are bytes.
         self.redis: Any = redis.Redis.from_url(self.url)
+        self.scripts = TimedScripts(self.redis)
         self.keys = Keys()
         self.numbers = 0
         self.now = BEGIN_MS
@@ -66,9 +58,7 @@ class Flow(RuleBasedStateMachine):
         self.warned = False
 
     def run_script(self, name: str, keys: list[str], args: list[Any]) -> Any:
-        if name not in self.shas:
-            self.shas[name] = self.redis.script_load(timed(name).decode())
-        return heard(self.redis.evalsha(self.shas[name], len(keys), *keys, *args))
+        return heard(self.scripts.run(name, keys, args))
 
     @initialize(
         mailbox=st.sampled_from(
@@ -79,7 +69,7 @@ class Flow(RuleBasedStateMachine):
     def begin(self, mailbox: Mailbox | None, fuse: Breaker | None) -> None:
         self.mailbox, self.breaker = mailbox, fuse
         self.redis.flushall()
-        self.redis.set(NOW, self.now)
+        self.scripts.set(self.now)
         fields: dict[str, Any] = {
             "root": self.keys.root, "queue": QUEUE, "steps": " ".join(STEPS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
         }  # fmt: skip
@@ -149,7 +139,7 @@ class Flow(RuleBasedStateMachine):
     @rule(passed_ms=st.sampled_from([1, 400, 1000, 5000]))
     def time_passes(self, passed_ms: int) -> None:
         self.now += passed_ms
-        self.redis.set(NOW, self.now)
+        self.scripts.set(self.now)
 
     @rule(count=st.integers(1, 5))
     def send(self, count: int) -> None:
@@ -302,7 +292,7 @@ def message(name: str) -> str:
 
 
 def test_flow_control_is_what_the_model_says(redis_server: EmbeddedServer) -> None:
-    Flow.url, Flow.shas = redis_server.url, {}
+    Flow.url = redis_server.url
     run_state_machine_as_test(
         Flow,
         settings=settings(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+from celery import chain, chord, group
 
-from orchestrator import Cancelled, Cancelling, Dead, FellBack, Fixed, Handled, Retry, Status
+from orchestrator import Cancelled, Cancelling, Dead, Expired, FellBack, Fixed, Handled, Retry, Status
 from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed, UnknownAgent
+from orchestrator.core.outcome import Outcome
 from orchestrator.registry.agents import AgentEntry
+from orchestrator.sending.delivery import Delivery
 from tests.agent_house import House, hosted
 from tests.apps import agents_app as app
 from tests.eventually import eventually
@@ -35,6 +39,10 @@ def house(kind: str) -> Iterator[House]:
     environment = {"ORCHESTRATOR_KILL_AFTER_S": "0.5"}
     with hosted(kind, concurrency=1 if kind == "solo" else 2, environment=environment) as house:
         yield house
+
+
+def became(delivery: Delivery, outcome: Outcome) -> bool:
+    return delivery.outcome() == outcome
 
 
 def dead(outcome: Any) -> tuple[str, str, int]:
@@ -94,6 +102,88 @@ def test_a_plain_task_has_timeouts_too(house: House, kind: str) -> None:
     lasts = house.orchestrator.app.tasks["plain.lasts"]
     delivery = house.orchestrator.send(lasts.s(60), retry=Retry(max_retries=0), timeout_s=0.2)
     assert dead(delivery.wait(timeout_s=WAIT_S)) == ("timeout", "HandlerTimeout", 1)
+
+
+# -- what expires
+
+
+def test_what_expires_is_only_counted(house: House) -> None:
+    before = house.row().expired
+    letters = house.orchestrator.dead_letters.count()
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=0.05, countdown_s=0.1)
+    assert delivery.wait(timeout_s=WAIT_S) == Expired()
+    assert house.row().expired == before + 1
+    assert house.orchestrator.dead_letters.count() == letters
+
+
+def test_what_expires_is_a_dead_letter_if_its_handler_or_its_send_asks_for_it(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    add = house.orchestrator.app.tasks["plain.add"]
+    for delivery, result in (
+        (house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1), "fresh"),
+        (house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=0, countdown_s=0.1, bury_expired=True), 3),
+        (house.orchestrator.send(add.s(1, 2), expires_s=0.05, countdown_s=0.1, bury_expired=True), 3),
+    ):
+        outcome = delivery.wait(timeout_s=WAIT_S)
+        assert isinstance(outcome, Dead), outcome
+        assert (outcome.reason, outcome.attempts) == ("expired", 0)
+        assert outcome.error.startswith("it expired at ")
+        (letter,) = [letter for letter in log.list(50) if letter.delivery_id == delivery.id]
+        assert (letter.reason, letter.error_type, letter.attempts) == ("expired", "Expired", 0)
+        # Who sends it again does not want it to have expired again.
+        log.retry(letter.id)
+        eventually(partial(became, delivery, Handled(result, 1)), WAIT_S, house.log)
+
+
+def test_a_send_may_decline_the_dead_letter_that_its_handler_asks_for(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1, bury_expired=False)
+    assert delivery.wait(timeout_s=WAIT_S) == Expired()
+
+
+def test_what_expires_in_time_is_handled(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=60, bury_expired=True)
+    assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
+
+
+# -- chains
+
+
+def test_a_chains_first_task_is_supervised_and_calls_the_others_back(house: House, kind: str) -> None:
+    app.NOTED.clear()
+    tasks = house.orchestrator.app.tasks
+    name = f"chain {kind}"
+    steps = chain(tasks["plain.add"].s(1, 2), tasks["plain.add"].s(10), tasks["plain.noted"].s(name=name))
+    delivery = house.orchestrator.send(steps)
+    assert delivery.message == "plain.add"
+    assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
+    assert eventually(lambda: noted(house, name) == ["13"], describe=house.log)
+
+
+def test_a_chain_goes_on_once_its_first_task_succeeds_and_not_when_it_is_dead(house: House, kind: str) -> None:
+    app.NOTED.clear()
+    tasks = house.orchestrator.app.tasks
+    name = f"dead chain {kind}"
+    steps = chain(tasks["plain.fail"].s("no"), tasks["plain.noted"].si("went on", name=name))
+    steps.link_error(tasks["plain.noted"].si("gave up", name=name))
+    delivery = house.orchestrator.send(steps, retry=Retry(max_retries=2, backoff=app.SOON))
+    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("retries exhausted", "ValueError", 3)
+    assert eventually(lambda: noted(house, name) == ["gave up"], describe=house.log)
+
+
+def test_groups_and_chords_are_refused_and_started_as_ever_with_their_tasks_supervised(house: House) -> None:
+    tasks = house.orchestrator.app.tasks
+    for canvas in (
+        group(tasks["plain.add"].s(1, 2), tasks["plain.fail"].s("in a group")),
+        chord([tasks["plain.add"].s(1, 2)], tasks["plain.total"].s()),
+    ):
+        with pytest.raises(InvalidPolicy, match=r"start this with its own apply_async\(\)"):
+            house.orchestrator.send(canvas)
+    if house.worker is None:
+        return
+    letter = house.letter_after(
+        lambda: group(tasks["plain.add"].s(1, 2), tasks["plain.fail"].s("in a group")).apply_async()
+    )
+    assert (letter.task, letter.error_message) == ("plain.fail", "in a group")
 
 
 # -- which errors are repeated

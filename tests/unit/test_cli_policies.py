@@ -25,7 +25,16 @@ def test_each_value_is_shown_with_where_it_comes_from() -> None:
     assert shown["Add"]["retry"]["source"] == "agent"
     assert shown["Hopeless"]["retry"]["source"] == "handler"
     assert shown["Add"]["on_error"] == {"value": "dead_letter", "source": "default"}
+    assert shown["Add"]["bury_expired"] == {"value": False, "source": "default"}
+    assert shown["Perishable"]["bury_expired"] == {"value": True, "source": "handler"}
     assert document["timeout_factor"] == 2
+
+
+def test_the_setting_is_what_applies_where_nobody_says_otherwise() -> None:
+    document = json.loads(ask("worker", "--json", bury_expired=True).stdout)
+    shown = {entry["message"]: entry["options"]["bury_expired"] for entry in document["policies"]}
+    assert shown["Add"] == {"value": True, "source": "settings"}
+    assert shown["Perishable"] == {"value": True, "source": "handler"}
 
 
 def test_the_table_says_the_same_and_what_cannot_be_had() -> None:

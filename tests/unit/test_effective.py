@@ -40,7 +40,16 @@ def test_each_value_comes_from_the_nearest_level_that_says_something_about_it() 
     "policy",
     [
         Policy(),
-        Policy(Retry(7, Linear(1, 2, 3, 0.5), (), (OSError,)), OnError.IGNORE, 1, 2, 3, 4, WhenDown.ERROR),
+        Policy(
+            Retry(7, Linear(1, 2, 3, 0.5), (), (OSError,)),
+            OnError.IGNORE,
+            1,
+            2,
+            3,
+            4,
+            WhenDown.ERROR,
+            bury_expired=False,
+        ),
         Policy(Retry(1, Fixed(2), ("KeyError",))),
     ],
 )
@@ -60,6 +69,7 @@ def test_a_policy_goes_over_the_wire_and_back(policy: Policy) -> None:
         ({"expires_s": -1}, "expires_s=-1"),
         ({"priority": 10}, "priority=10"),
         ({"when_down": "wait"}, "when_down='wait'"),
+        ({"bury_expired": "yes"}, "bury_expired='yes'"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_name(said: dict[str, Any], name: str) -> None:
@@ -148,7 +158,7 @@ def test_a_dead_letter_that_is_sent_again_has_no_deadline() -> None:
 
 
 def test_a_supervision_with_limits_goes_over_the_wire_and_back() -> None:
-    supervision = Supervision(timeout_s=1.5, deadline_at_s=1.7e9)
+    supervision = Supervision(timeout_s=1.5, deadline_at_s=1.7e9, bury_expired=False)
     assert Supervision.from_wire(supervision.to_wire()) == supervision
     with pytest.raises(InvalidPolicy):
         Supervision.from_wire({**supervision.to_wire(), "timeout_s": "soon"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from celery import Celery, Task, chain, group
+from celery import Celery, Task, chain, chord, group
 
 from orchestrator import Dead, Orchestrator, Retry
 from orchestrator.core.errors import InvalidPolicy, NotSupervised
@@ -42,13 +44,16 @@ def test_their_failures_are_dead_letters() -> None:
     assert orchestrator.dead_letters.count() == 2
 
 
-@pytest.mark.parametrize("primitive", [chain, group])
-def test_a_canvas_is_refused(primitive: type) -> None:
+@pytest.mark.parametrize("build", [group, chord, lambda *tasks: chain(group(*tasks), tasks[0]), lambda *tasks: chain()])
+def test_what_does_not_begin_with_one_task_is_refused_with_what_to_do_instead(build: Any) -> None:
     """Regression: it was accepted, failed on the worker, and was counted as handled."""
     orchestrator = house()
     late = orchestrator.app.register_task(Late())
-    with pytest.raises(InvalidPolicy, match="a task's own signature"):
-        orchestrator.send(primitive(late.si(), late.si()))
+    canvas = chord([late.si()], late.si()) if build is chord else build(late.si(), late.si())
+    with pytest.raises(
+        InvalidPolicy, match=r"or a chain that begins with one; start this with its own apply_async\(\)"
+    ):
+        orchestrator.send(canvas)
 
 
 def test_a_broker_that_is_not_supervised_is_refused_by_send() -> None:

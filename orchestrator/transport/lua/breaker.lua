@@ -39,11 +39,12 @@ local function breaker_failed(flow)
   turn(b, 'open', '', now + b.open_ms)
 end
 
--- A message became a dead letter: a failure, unless nothing about it was the agent's.
-local senders_fault = {malformed = true, validation = true, ['unknown task'] = true, ['unknown message'] = true}
+-- A message became a dead letter: a failure, unless nothing about it was the agent's. What expired was never tried.
+local not_the_agents = {
+  malformed = true, validation = true, ['unknown task'] = true, ['unknown message'] = true, expired = true}
 local function breaker_buried(flow, letter)
   if redis.call('HEXISTS', flow, 'failures') == 0 then return end
-  if not senders_fault[cjson.decode(letter).reason] then breaker_failed(flow) end
+  if not not_the_agents[cjson.decode(letter).reason] then breaker_failed(flow) end
 end
 
 local function breaker_succeeded(flow)

@@ -1,11 +1,6 @@
 -- Shared by the scripts below; Python puts it in front of each.
 -- A mailbox entry has the fields m (the message, byte for byte as published); once somebody died of it, d (its
 -- deaths, a JSON array); and once somebody who held it died of who knows what, u (how often).
-local function now_ms()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
-end
-
 -- A full server (maxmemory) refuses a script's first write if it may grow; later ones it lets pass. Book-keeping,
 -- acknowledging and handing on must go on, or a full server could never be emptied; so they begin with this.
 local function even_when_full(key)
