@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from typing import Any
 from redis import Redis
 
 from orchestrator.core.fingerprint import fingerprint
-from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.core.keys import GROUP, Keys, indexed, steps_of
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.edit import Validate
 from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
@@ -302,26 +303,38 @@ def index_problems(redis: Any, keys: Keys) -> list[str]:
     letters = {entry.decode(): fields for entry, fields in redis.xrange(keys.dead_letters)}
     problems = []
     wanted: dict[str, set[str]] = {}
+    kinds: dict[str, tuple[str, ...]] = {}
     for letter_id, fields in letters.items():
-        for dimension, field in DIMENSIONS.items():
-            if value := fields.get(field, b""):
-                wanted.setdefault(keys.letters(dimension, value.decode()), set()).add(letter_id)
+        values = tuple(indexed(fields.get(field, b"").decode()) for field in DIMENSIONS.values())
+        kind = hashlib.sha1("\0".join(values).encode()).hexdigest()[:16]
+        kinds[kind] = values
+        wanted.setdefault(keys.letters_of(kind), set()).add(letter_id)
+        for dimension, value in zip(DIMENSIONS, values, strict=True):
+            if value:
+                wanted.setdefault(keys.letters(dimension, value), set()).add(kind)
     others = {keys.letter_acts, keys.parked_letters, keys.letter_notes, keys.letters_due, keys.letters_planned}
-    others |= {keys.letter_origins, keys.letters_expired}
+    others |= {keys.letter_origins, keys.letters_expired, keys.letter_kinds, keys.letter_kind_names}
     for raw in redis.scan_iter(f"{keys.root}letters:*"):
         key = raw.decode()
-        kind = key.removeprefix(f"{keys.root}letters:").split(":")[0]
-        if key in others or kind in ("act", "arrivals", "values"):
+        part = key.removeprefix(f"{keys.root}letters:").split(":")[0]
+        if key in others or part == "act":
             continue
-        there = {entry.decode() for entry, _ in redis.xrange(key)}
+        if part == "arrivals":
+            if not redis.exists(key.replace("letters:arrivals:", "letters:group:")):
+                problems.append(f"{key} is of no letter")
+            continue
+        there = (
+            {entry.decode() for entry, _ in redis.xrange(key)}
+            if part == "kind"
+            else {member.decode() for member in redis.smembers(key)}
+        )
         if there != wanted.pop(key, set()):
             problems.append(f"{key} has {there}")
     problems += [f"{key} is missing" for key in wanted]
-    for dimension, field in DIMENSIONS.items():
-        known = {value.decode() for value in redis.zrange(keys.letter_values(dimension), 0, -1)}
-        used = {fields[field].decode() for fields in letters.values() if fields.get(field)}
-        if known != used:
-            problems.append(f"values of {dimension}: {known} != {used}")
+    known = {raw.decode() for raw in redis.zrange(keys.letter_kinds, 0, -1)}
+    named = {kind.decode(): tuple(json.loads(names)) for kind, names in redis.hgetall(keys.letter_kind_names).items()}
+    if known != set(kinds) or named != kinds:
+        problems.append(f"kinds {known}, named {named}, but there are {kinds}")
     unpadded = {
         "-".join(str(int(part)) for part in member.decode().split("-"))
         for member in redis.zrange(keys.parked_letters, 0, -1)

@@ -228,7 +228,7 @@ def show_stats(context: click.Context, as_json: bool) -> None:
     log = orchestrator_of(context).dead_letters
     counts = {state: log.query(state=state).count() for state in STATES}
     by = {
-        dimension: {value: log.shelf.size_of(dimension, value) for value in log.shelf.values(dimension, 100)}
+        dimension: {value: log.shelf.size_of([(dimension, value)]) for value in log.shelf.values(dimension, 100)}
         for dimension in DIMENSIONS
         if dimension != "group"
     }

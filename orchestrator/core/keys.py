@@ -116,12 +116,22 @@ class Keys:
         return f"{self.root}dead-letters"
 
     def letters(self, dimension: str, value: str) -> str:
-        """Stream of the ids of the letters with that agent, message, error, reason or group (fingerprint)."""
+        """Set of the kinds of the letters with that agent, message, error, reason or group (fingerprint)."""
         return f"{self.root}letters:{dimension}:{indexed(value)}"
 
-    def letter_values(self, dimension: str) -> str:
-        """Sorted set of a dimension's values: value -> when a letter with it last came, in ms."""
-        return f"{self.root}letters:values:{dimension}"
+    def letters_of(self, kind: str) -> str:
+        """Stream of the ids of the letters of a kind: those that agree in all that is indexed."""
+        return f"{self.root}letters:kind:{kind}"
+
+    @property
+    def letter_kinds(self) -> str:
+        """Sorted set of the kinds there are letters of: kind -> when the last of it came, in ms."""
+        return f"{self.root}letters:kinds"
+
+    @property
+    def letter_kind_names(self) -> str:
+        """Hash: kind -> its agent, message, error, reason and group, as a JSON list."""
+        return f"{self.root}letters:kind-names"
 
     def letter_arrivals(self, group: str) -> str:
         """Hash of a group's arrivals: hour since 1970 -> letters. The last 48 hours that had any."""
@@ -200,7 +210,7 @@ class Keys:
         return f"{self.root}monitors-of:{owner}"
 
     def monitors_on(self, incarnation: str) -> str:
-        """Set of the refs that end when this incarnation does."""
+        """Sorted set of the refs that end when this incarnation does, in the order of their owners."""
         return f"{self.root}monitors-on:{incarnation}"
 
     @property

@@ -90,10 +90,10 @@ class MemoryShelf:
         """How many letters there are."""
         return len(self._rows)
 
-    def size_of(self, dimension: str, value: str) -> int:
-        """How many there are with that value."""
+    def size_of(self, indexed: Sequence[tuple[str, str]]) -> int:
+        """How many there are with those values."""
         with self._lock:
-            return sum(self._has(row, dimension, value) for row in self._rows.values())
+            return sum(all(self._has(row, *pair) for pair in indexed) for row in self._rows.values())
 
     def values(self, dimension: str, limit: int) -> list[str]:
         """Values there are letters of, the last to have come first."""
@@ -213,7 +213,7 @@ class MemoryShelf:
         self._due.pop(letter_id, None)
         self._origins.pop(row.get(b"o", b"").decode(), None)
         group = row[b"g"].decode()
-        if not self.size_of("group", group):
+        if not self.size_of([("group", group)]):
             self._arrivals.pop(group, None)
 
     def take_in(self, rows: Sequence[Row], act: str) -> list[str]:

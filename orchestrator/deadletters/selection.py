@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Letters that one page reads at most, where a filter needs them to be read.
 _READ = 20_000
 
+#: Ids that one step of a search brings, where they are dealt with in batches.
+_AHEAD = 1000
+
 _HOUR_MS = 3_600_000
 
 Progress = Callable[[int], None]
@@ -90,15 +93,12 @@ class Selection:
             high = f"({found.cursor}"
 
     def count(self) -> int:
-        """How many there are. At once where at most one index and no age is asked; else by looking at candidates."""
+        """How many there are. At once where an index answers and no age is asked; else by looking at candidates."""
         c = self.criteria
-        if not c.needs_reading and c.older_than_s is None and c.newer_than_s is None:
-            if c.state == "all" and len(c.indexed) <= 1:
-                return self._shelf.size_of(*c.indexed[0]) if c.indexed else self._shelf.size()
-            if c.state == "open" and len(c.indexed) <= 1:
-                whole = self._shelf.size_of(*c.indexed[0]) if c.indexed else self._shelf.size()
-                return whole - self._counted("parked")
-        return self._counted(c.state)
+        if c.needs_reading or c.state == "parked" or c.older_than_s is not None or c.newer_than_s is not None:
+            return self._counted(c.state)
+        whole = self._shelf.size_of(c.indexed) if c.indexed else self._shelf.size()
+        return whole if c.state == "all" else whole - self._counted("parked")
 
     def _counted(self, state: str) -> int:
         return sum(len(ids) for ids in self._ids(state=state))
@@ -216,13 +216,15 @@ class Selection:
                 return
             high = newest[0][0]
         left = at_most
+        # Ids come cheaper by the thousand. Letters that have to be read come by the batch.
+        ahead = _AHEAD if limit == BATCH and not self.criteria.needs_reading else limit
         while left is None or left > 0:
-            found = self._find(low, high, limit if left is None else min(limit, left), oldest_first=True, state=state)
+            found = self._find(low, high, ahead if left is None else min(ahead, left), oldest_first=True, state=state)
             ids = list(found.ids)
             if self.criteria.needs_reading:
                 ids = [letter.id for letter in self._read(found.ids)]
-            if ids:
-                yield ids
+            for at in range(0, len(ids), limit):
+                yield ids[at : at + limit]
             if not found.cursor:
                 return
             left = None if left is None else left - len(ids)

@@ -68,8 +68,8 @@ class Shelf(Protocol):
         """How many letters there are."""
         ...
 
-    def size_of(self, dimension: str, value: str) -> int:
-        """How many there are with that value."""
+    def size_of(self, indexed: Sequence[tuple[str, str]]) -> int:
+        """How many there are with all of these values of dimensions."""
         ...
 
     def values(self, dimension: str, limit: int) -> list[str]:

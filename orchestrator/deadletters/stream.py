@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.deadletters.letter import DIMENSIONS
 from orchestrator.deadletters.shelf import LOOK, Act, Found, Row, Sent
 from orchestrator.transport.flow import refusal
 from orchestrator.transport.store import Store
@@ -17,6 +19,9 @@ from orchestrator.transport.store import Store
 _ACTS = 10_000
 
 _FIELDS = (b"m", b"letter", b"d", b"q", b"a", b"n", b"e", b"y", b"g", b"r", b"s", b"o")
+
+#: Kinds of letters that are looked at in one step.
+_KINDS = 1000
 
 _WEEK_MS = 7 * 24 * 3600 * 1000
 
@@ -38,14 +43,32 @@ class StreamShelf:
         """How many letters there are."""
         return int(self._call(lambda: self._store.client.xlen(self._key)))
 
-    def size_of(self, dimension: str, value: str) -> int:
-        """How many there are with that value."""
-        return int(self._call(lambda: self._store.client.xlen(self._k.letters(dimension, value))))
+    def size_of(self, indexed: Sequence[tuple[str, str]]) -> int:
+        """How many there are with those values."""
+        pairs = [part for pair in indexed for part in pair]
+        counts: dict[bytes, int] = {}
+        cursor: Any = 0
+        while True:
+            cursor, *flat = self._store.run("count_letters", [], [self._k.root, cursor, _KINDS, *pairs])
+            counts.update(zip(flat[::2], flat[1::2], strict=True))
+            if not int(cursor):
+                return sum(counts.values())
 
     def values(self, dimension: str, limit: int) -> list[str]:
         """Values there are letters of, the last to have come first."""
-        key = self._k.letter_values(dimension)
-        return [raw.decode() for raw in self._call(lambda: self._store.client.zrevrange(key, 0, limit - 1))]
+        client: Any = self._store.client
+        place = list(DIMENSIONS).index(dimension)
+        found: dict[str, None] = {}
+        start = 0
+        while len(found) < limit:
+            kinds = self._call(partial(client.zrevrange, self._k.letter_kinds, start, start + _KINDS - 1))
+            if not kinds:
+                break
+            for names in self._call(partial(client.hmget, self._k.letter_kind_names, kinds)):
+                if names and (value := json.loads(names)[place]):
+                    found[value] = None
+            start += len(kinds)
+        return list(found)[:limit]
 
     def arrivals(self, group: str) -> Mapping[int, int]:
         """By hour."""
@@ -126,12 +149,18 @@ class StreamShelf:
     def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> list[Sent]:
         """Out of the log and into the mailboxes, each in one step."""
         flags = ["1" if auto else "0", "1" if watched else ""]
-        args = [self._k.root, self._store.steps[1], act, *flags, instead, *ids]
-        flat, kept = self._store.run("replay", [], args)
-        if kept and not flat:
-            raise refusal(kept[0].decode(), kept[1])
-        texts = [part.decode() for part in flat]
-        return [Sent(*texts[at : at + 4]) for at in range(0, len(texts), 4)]
+        sent: list[Sent] = []
+        left: Sequence[Any] = ids
+        while left:
+            args = [self._k.root, self._store.steps[1], act, *flags, instead, *left]
+            flat, kept, left = self._store.run("replay", [], args)
+            texts = [part.decode() for part in flat]
+            sent += [Sent(*texts[at : at + 4]) for at in range(0, len(texts), 4)]
+            if kept and not sent:
+                raise refusal(kept[0].decode(), kept[1])
+            if kept:
+                break
+        return sent
 
     def settled(self, sent: Sequence[Sent]) -> int:
         """By their recorded outcomes; a plain Celery message has come to an end when it has left its mailbox."""

@@ -68,7 +68,7 @@ class LeakSearch:
         firsts: dict[tuple[str, str], Record] = {}
         named = f"monitors-of:{owner}"
         records = []
-        for number, (ref, raw) in enumerate(m.page_through(m.store.keys.monitors_of(owner))):
+        for number, (ref, raw) in enumerate(m.owned(owner)):
             record = Record.parse(ref, raw)
             if record is None or record.owner != owner:
                 self._half_written(ref, raw, f"{named} names it, and it is not there", named)
@@ -92,7 +92,7 @@ class LeakSearch:
     def _target(self, target: str) -> Iterator[bool]:
         m = self._monitors
         named = f"monitors-on:{target}"
-        for number, (ref, raw) in enumerate(m.page_through(m.store.keys.monitors_on(target))):
+        for number, (ref, raw) in enumerate(m.monitoring(target)):
             record = Record.parse(ref, raw)
             if record is None or target not in record.incarnations:
                 self._half_written(ref, raw, f"{named} names it, and it is not there", named)

@@ -40,7 +40,7 @@ Names = list[str]
 #: Monitors per script call: Redis is never held for longer than a few milliseconds.
 BATCH = 200
 
-#: Monitors that one script ends: each was seen to cost Redis 65 µs on a busy machine,
+#: Monitors that one script ends: each was seen to cost Redis 23 µs on a busy machine,
 #: and nobody shall wait for it longer than 20 ms.
 _DEATH_BATCH = 100
 
@@ -235,9 +235,9 @@ class StoredMonitors(Monitors):
     def _records(self, owner: str | None, target: str | None) -> Iterator[Record]:
         k = self._store.keys
         client: Any = self._store.client
-        for name, key in ((owner, k.monitors_of), (target, k.monitors_on)):
+        for name, pages in ((owner, self.owned), (target, self.monitoring)):
             if name is not None and "#" in name:
-                for ref, raw in self.page_through(key(name)):
+                for ref, raw in pages(name):
                     if record := Record.parse(ref, raw):
                         yield record
                 return
@@ -250,11 +250,18 @@ class StoredMonitors(Monitors):
             if not int(cursor):
                 return
 
-    def page_through(self, key: str) -> Iterator[tuple[bytes, bytes]]:
-        """All refs of a set with their records; an empty one where there is none."""
+    def owned(self, owner: str) -> Iterator[tuple[bytes, bytes]]:
+        """The refs of an owner's set with their records; an empty one where there is none."""
+        return self._page_through(self._store.keys.monitors_of(owner), "SSCAN")
+
+    def monitoring(self, target: str) -> Iterator[tuple[bytes, bytes]]:
+        """The same of a target's."""
+        return self._page_through(self._store.keys.monitors_on(target), "ZSCAN")
+
+    def _page_through(self, key: str, scan: str) -> Iterator[tuple[bytes, bytes]]:
         cursor: Any = 0
         while True:
-            cursor, *flat = self._run("page", [key, self._store.keys.monitors], [cursor, _PAGE])
+            cursor, *flat = self._run("page", [key, self._store.keys.monitors], [cursor, _PAGE, scan])
             yield from zip(flat[::2], flat[1::2], strict=True)
             if not int(cursor):
                 return

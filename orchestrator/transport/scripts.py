@@ -35,6 +35,7 @@ _PARTS = {
     "park_letters": ("entry", "letters", "park_letters"),
     "unpark_letters": ("entry", "letters", "unpark_letters"),
     "import_letters": ("entry", "letters", "import_letters"),
+    "count_letters": ("entry", "letters", "count_letters"),
     "find_letters": ("entry", "letters", "find_letters"),
     "schedule_letters": ("entry", "letters", "schedule_letters"),
 }

@@ -97,6 +97,58 @@ def test_each_filter_finds_its_letters_and_all_of_them_together(bench: Bench) ->
     assert found(group=group, agent="billing") >= {plain}
 
 
+def test_letters_of_many_kinds_come_in_the_order_in_which_they_died(bench: Bench) -> None:
+    agents, errors = ("billing", "shipping"), ("KeyError", "ValueError", "TypeError")
+    made = [bench.bury(agent=agents[n % 2], error=errors[n % 3]) for n in range(240)]
+    billing = made[::2]
+    log, seen, before = bench.log, [], None
+    while True:
+        page = log.query(agent="billing").page(17, before=before)
+        seen += ids(page.letters)
+        if (before := page.before) is None:
+            break
+    assert seen == billing[::-1]
+    # Some from the front of their kinds, and some from the middle.
+    assert log.query(agent="billing").retry(at_most=110).sent == 110
+    assert ids(log.query(agent="billing").page().letters) == billing[110:][::-1]
+    for letter_id in (made[51], made[201], made[99]):
+        log.retry(letter_id)
+    left = [one for one in made[1::2] if one not in (made[51], made[201], made[99])]
+    assert ids(log.query(agent="shipping").page(1000).letters) == left[::-1]
+    assert (log.query(agent="shipping", error="KeyError").count(), log.query(agent="billing").count()) == (37, 10)
+    assert log.query(agent="shipping").retry().sent == len(left)
+
+
+def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: Bench) -> None:
+    made = [bench.bury(error=f"Error{n}") for n in range(1001)]
+    log = bench.log
+    log.query(error="Error7").park("look at it")
+    assert ids(log.query(agent="billing").page(20).letters) == made[::-1][:20]
+    assert ids(log.query(agent="billing", error="Error500").page().letters) == [made[500]]
+    assert ids(log.query(agent="billing", state="parked").page().letters) == [made[7]]
+    assert log.query(agent="nobody").page().letters == ()
+    counted = [log.query(agent="billing", state=state).count() for state in ("open", "parked", "all")]
+    assert counted == [1000, 1, 1001]
+    assert len(log.shelf.values("error", 2000)) == 1001
+    assert log.shelf.values("error", 2) == ["Error1000", "Error999"]
+    assert log.query(agent="billing").retry().sent == 1000
+
+
+def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: Bench) -> None:
+    made = [bench.bury() for _ in range(6)]
+    log = bench.log
+    act = log.begin("purge", "ann", "")
+    assert log.shelf.remove([made[0], made[3], made[1]], act) == 3
+    assert log.shelf.remove([made[5], made[2]], act) == 2
+    assert ids(log.list()) == [made[4]]
+
+
+def test_large_letters_are_all_sent_again(bench: Bench) -> None:
+    made = [bench.bury(body={"order_id": "x" * 600_000, "cents": n}) for n in range(4)]
+    assert bench.log.query().retry().sent == len(made)
+    assert (bench.accepted(), bench.log.count()) == (len(made), 0)
+
+
 def test_metadata_and_text_are_looked_for_in_the_letters(bench: Bench) -> None:
     one = bench.bury(metadata={"job": 1, "tags": []}, text="the bank is closed")
     two = bench.bury(metadata={"job": 2}, body={"password": "hunter2"})

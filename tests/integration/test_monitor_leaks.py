@@ -46,7 +46,7 @@ def test_every_injected_leak_is_found_and_mended(ground: OnRedis) -> None:
     ground.redis.zrem(k.leases, orphan_owner)
     unseen_death(ground, "other")
     ground.redis.srem(k.monitors_of(owner.id), torn[0])
-    ground.redis.srem(k.monitors_on(ground.incarnation("target")), torn[1])
+    ground.redis.zrem(k.monitors_on(ground.incarnation("target")), torn[1])
     ground.redis.hdel(k.monitors, torn[2])
     ground.redis.hset(k.monitors, torn[3], "what is this")
     ground.redis.srem(k.monitor_targets, ground.incarnation("target"))

@@ -29,6 +29,7 @@ while at <= #ARGV do
     target = ARGV[at], left = left}
   at = last + 1
 end
+local number = number_of(owner)
 local first = redis.call('INCRBY', KEYS[2], #wanted) - #wanted + 1
 local out = {first}
 local seen = {}
@@ -43,7 +44,7 @@ for i, m in ipairs(wanted) do
     redis.call('HSET', KEYS[1], ref, packed(m))
     refs[#refs + 1] = ref
     for _, incarnation in ipairs(m.left) do
-      redis.call('SADD', root .. 'monitors-on:' .. incarnation, ref)
+      redis.call('ZADD', root .. 'monitors-on:' .. incarnation, number, ref)
       if not seen[incarnation] then
         seen[incarnation] = true
         redis.call('SADD', KEYS[4], incarnation)

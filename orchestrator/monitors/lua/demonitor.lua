@@ -5,7 +5,7 @@ even_when_full(KEYS[1])
 local m = parsed(redis.call('HGET', KEYS[1], ARGV[2]))
 if m then
   local work = begin(ARGV[1])
-  unlink(work, ARGV[2], m)
+  unlink(work, {ARGV[2], m})
   count(work, 'manual', 1)
   finish(work)
   return {m.owner, m.agent, m.target}

@@ -18,6 +18,10 @@ local function all_gone(m)
   return true
 end
 
+local function named_on(incarnation, ref)
+  return redis.call('ZSCORE', root .. 'monitors-on:' .. incarnation, ref) and true or false
+end
+
 local function judged(kind, ref, more, m, record)
   if kind == 'half-written' then
     if more ~= '' then
@@ -27,11 +31,20 @@ local function judged(kind, ref, more, m, record)
         mine = more == 'monitors-of:' .. m.owner
         for _, incarnation in ipairs(m.left) do mine = mine or more == 'monitors-on:' .. incarnation end
       end
-      if mine or redis.call('SISMEMBER', root .. more, ref) == 0 then return false end
-      if mend then
-        redis.call('SREM', root .. more, ref)
-        if string.sub(more, 1, 12) == 'monitors-of:' then work.owners[string.sub(more, 13)] = true
-        else work.targets[string.sub(more, 13)] = true end
+      if mine then return false end
+      local id = string.sub(more, 13)
+      if string.sub(more, 1, 12) == 'monitors-of:' then
+        if redis.call('SISMEMBER', root .. more, ref) == 0 then return false end
+        if mend then
+          redis.call('SREM', root .. more, ref)
+          work.owners[id] = true
+        end
+      else
+        if not named_on(id, ref) then return false end
+        if mend then
+          redis.call('ZREM', root .. more, ref)
+          work.targets[id] = true
+        end
       end
       return true
     end
@@ -47,7 +60,7 @@ local function judged(kind, ref, more, m, record)
       and redis.call('SISMEMBER', root .. 'monitors-of:' .. m.owner, ref) == 1
     for _, incarnation in ipairs(m.left) do
       whole = whole and redis.call('SISMEMBER', root .. 'monitor-targets', incarnation) == 1
-        and redis.call('SISMEMBER', root .. 'monitors-on:' .. incarnation, ref) == 1
+        and named_on(incarnation, ref)
     end
     if whole then return false end
     if mend then
@@ -55,7 +68,7 @@ local function judged(kind, ref, more, m, record)
       redis.call('SADD', root .. 'monitors-of:' .. m.owner, ref)
       for _, incarnation in ipairs(m.left) do
         redis.call('SADD', root .. 'monitor-targets', incarnation)
-        redis.call('SADD', root .. 'monitors-on:' .. incarnation, ref)
+        redis.call('ZADD', root .. 'monitors-on:' .. incarnation, number_of(m.owner), ref)
       end
     end
     return true
@@ -64,14 +77,14 @@ local function judged(kind, ref, more, m, record)
   if kind == 'owner gone' then
     if not gone(m.owner) then return false end
     if mend then
-      unlink(work, ref, m)
+      unlink(work, {ref, m})
       count(work, 'owner_died', 1)
     end
     return true
   elseif kind == 'target gone' then
     if gone(m.owner) or not all_gone(m) then return false end
     if mend then
-      unlink(work, ref, m)
+      unlink(work, {ref, m})
       count(work, 'target_died', 1)
       down(work, ref, m, 'noproc')
     end
@@ -83,7 +96,7 @@ local function judged(kind, ref, more, m, record)
     return false
   end
   if mend then
-    unlink(work, ref, m)
+    unlink(work, {ref, m})
     count(work, 'leak', 1)
   end
   return true

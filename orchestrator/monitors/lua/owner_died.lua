@@ -4,14 +4,15 @@
 even_when_full(KEYS[1])
 local work = begin(ARGV[1])
 local refs = redis.call('SPOP', KEYS[2], ARGV[3])
-local removed = 0
-for _, ref in ipairs(refs) do
-  local m = parsed(redis.call('HGET', KEYS[1], ref))
-  if m and m.owner == ARGV[2] then
-    unlink(work, ref, m)
-    removed = removed + 1
+local ended = {}
+if #refs > 0 then
+  for i, record in ipairs(redis.call('HMGET', KEYS[1], unpack(refs))) do
+    local m = parsed(record)
+    if m and m.owner == ARGV[2] then ended[#ended + 1], ended[#ended + 2] = refs[i], m end
   end
 end
+unlink(work, ended)
+local removed = #ended / 2
 work.owners[ARGV[2]] = true
 if removed > 0 then count(work, 'owner_died', removed) end
 finish(work)

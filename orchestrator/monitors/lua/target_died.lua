@@ -5,27 +5,43 @@
 even_when_full(KEYS[1])
 local work = begin(ARGV[1], ARGV[2], ARGV[3], ARGV[4])
 local gone = ARGV[5]
-local refs = redis.call('SPOP', KEYS[2], ARGV[7])
-local told, ownerless = 0, 0
-for _, ref in ipairs(refs) do
-  local m = parsed(redis.call('HGET', KEYS[1], ref))
-  if m then
-    local left = {}
-    for _, incarnation in ipairs(m.left) do
-      if incarnation ~= gone then left[#left + 1] = incarnation end
-    end
-    if #left > 0 then
+local refs = {}
+for i, member in ipairs(redis.call('ZPOPMIN', KEYS[2], ARGV[7])) do
+  if i % 2 == 1 then refs[#refs + 1] = member end
+end
+local told, ownerless, ended = 0, 0, {}
+if #refs > 0 then
+  local owners, agents, seen = {}, {}, {}
+  for i, record in ipairs(redis.call('HMGET', KEYS[1], unpack(refs))) do
+    local m = parsed(record)
+    if m then
+      local left = {}
+      for _, incarnation in ipairs(m.left) do
+        if incarnation ~= gone then left[#left + 1] = incarnation end
+      end
       m.left = left
-      redis.call('HSET', KEYS[1], ref, packed(m))
-    else
-      unlink(work, ref, m)
-      if lives(work, m.owner) then
-        down(work, ref, m, ARGV[6])
-        told = told + 1
+      if #left > 0 then
+        redis.call('HSET', KEYS[1], refs[i], packed(m))
       else
-        ownerless = ownerless + 1
+        ended[#ended + 1], ended[#ended + 2] = refs[i], m
+        if not seen[m.owner] then
+          seen[m.owner] = true
+          owners[#owners + 1] = m.owner
+          if m.agent ~= '' then agents[#agents + 1] = m.agent end
+        end
       end
     end
+  end
+  unlink(work, ended)
+  look_up(work, owners, agents)
+end
+for i = 1, #ended, 2 do
+  local ref, m = ended[i], ended[i + 1]
+  if lives(work, m.owner) then
+    down(work, ref, m, ARGV[6])
+    told = told + 1
+  else
+    ownerless = ownerless + 1
   end
 end
 work.targets[gone] = true

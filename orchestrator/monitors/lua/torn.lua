@@ -18,7 +18,7 @@ for i = 1, #scanned[2], 2 do
   if whole then
     for _, incarnation in ipairs(m.left) do
       whole = whole and named('monitor-targets', incarnation)
-        and redis.call('SISMEMBER', root .. 'monitors-on:' .. incarnation, ref) == 1
+        and redis.call('ZSCORE', root .. 'monitors-on:' .. incarnation, ref)
     end
   end
   if not whole then

@@ -1,8 +1,10 @@
 -- Shared by the scripts that touch dead letters. A letter is an entry of the stream `dead-letters`:
 --   m message byte for byte, letter why (JSON), d deaths (JSON), q queue, a agent, n message's name, e error type,
 --   y reason, g group (fingerprint), r lineage (JSON), s when it was sent (ms), o its id where it was imported from
--- Beside it, for each value of a, n, e, y and g there is a stream whose entries have the letters' ids: a stream costs a
--- tenth of a sorted set, keeps the ids' order exactly, and knows its length.
+-- Letters that agree in a, n, e, y and g are of one kind. `letters:kind:KIND` is a stream whose entries have the ids of
+-- the letters of a kind, so that a letter is indexed once, whatever it is asked for by; the set `letters:agent:AGENT` has
+-- the kinds of that agent's letters, and so for each value of each dimension. `letters:kinds` is a sorted set: kind -> when
+-- the last of it came, in ms; `letters:kind-names` a hash: kind -> its values as JSON.
 local FIELDS = {'m', 'letter', 'd', 'q', 'a', 'n', 'e', 'y', 'g', 'r', 's', 'o'}
 local INDEXED = {{'a', 'agent'}, {'n', 'message'}, {'e', 'error'}, {'y', 'reason'}, {'g', 'group'}}
 local HOUR_MS = 3600000
@@ -41,7 +43,7 @@ end
 -- A replayed message travels with its lineage as the first member of its envelope, the other bytes untouched:
 -- decoding and encoding it here would turn [] into {} and round large numbers.
 local function wrapped(m, lineage)
-  if m:sub(1, 2) == '{"' then return '{"orc_lineage":' .. lineage .. ',' .. m:sub(2) end
+  if m:find('{"', 1, true) == 1 then return '{"orc_lineage":' .. lineage .. ',' .. m:sub(2) end
   local lead, rest = m:match('^(%s*){(%s*".*)$')
   if not lead then return m end
   return lead .. '{"orc_lineage":' .. lineage .. ',' .. rest
@@ -68,9 +70,26 @@ local function lineage_of(past)
 end
 
 local function lineage_after(row, act, auto)
-  local past = decoded(row.r) or {}
+  local past = decoded(row.r)
+  if not past then
+    return '{"of":"' .. row.id .. '","first":"' .. row.id .. '","replays":1,"auto":' .. auto .. ',"act":"' .. id_or(act, '') .. '"}'
+  end
   return lineage_of({of = row.id, first = id_or(past.first, row.id), replays = whole(past.replays) + 1,
     auto = whole(past.auto) + auto, act = act})
+end
+
+-- A kind's name, and its values as they are named in keys. Many letters of one script are of few kinds.
+local kinds_met = {}
+local function kind_of(row)
+  local values = (row.a or '') .. '\0' .. (row.n or '') .. '\0' .. (row.e or '') .. '\0' .. (row.y or '') .. '\0' .. (row.g or '')
+  local met = kinds_met[values]
+  if not met then
+    local names = {}
+    for i, dimension in ipairs(INDEXED) do names[i] = index_name(row[dimension[1]] or '') end
+    met = {redis.sha1hex(table.concat(names, '\0')):sub(1, 16), names}
+    kinds_met[values] = met
+  end
+  return met[1], met[2]
 end
 
 -- Adds a row to the log and to the index; returns its id.
@@ -84,12 +103,12 @@ local function add_letter(root, row)
   end
   local id = redis.call('XADD', root .. 'dead-letters', '*', unpack(flat))
   local ms = tonumber(id:match('^%d+'))
-  for _, dimension in ipairs(INDEXED) do
-    local value = row[dimension[1]] or ''
-    if value ~= '' then
-      value = index_name(value)
-      redis.call('XADD', root .. 'letters:' .. dimension[2] .. ':' .. value, id, 'i', '')
-      redis.call('ZADD', root .. 'letters:values:' .. dimension[2], ms, value)
+  local kind, names = kind_of(row)
+  redis.call('XADD', root .. 'letters:kind:' .. kind, id, 'i', '')
+  if redis.call('ZADD', root .. 'letters:kinds', ms, kind) == 1 then
+    redis.call('HSET', root .. 'letters:kind-names', kind, cjson.encode(names))
+    for i, dimension in ipairs(INDEXED) do
+      if names[i] ~= '' then redis.call('SADD', root .. 'letters:' .. dimension[2] .. ':' .. names[i], kind) end
     end
   end
   if (row.g or '') ~= '' then
@@ -136,18 +155,52 @@ local function letter_at(root, id)
   return entry and row_of(entry)
 end
 
+-- Forgets a kind that no letter is of any more.
+local function forget_kind(root, kind, names)
+  redis.call('DEL', root .. 'letters:kind:' .. kind)
+  redis.call('ZREM', root .. 'letters:kinds', kind)
+  redis.call('HDEL', root .. 'letters:kind-names', kind)
+  for i, dimension in ipairs(INDEXED) do
+    if names[i] ~= '' then
+      local kinds = root .. 'letters:' .. dimension[2] .. ':' .. names[i]
+      redis.call('SREM', kinds, kind)
+      if dimension[2] == 'group' and redis.call('EXISTS', kinds) == 0 then
+        redis.call('DEL', root .. 'letters:arrivals:' .. names[i])
+      end
+    end
+  end
+end
+
+-- Takes ids out of a kind's stream. What is done with many letters begins with the oldest, and cutting off the front is
+-- one step, where each single id is searched for among a hundred.
+local function remove_ids(key, ids)
+  local first = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  if first and first[1] == ids[1] then
+    local last = ids[#ids]
+    local front = redis.call('XRANGE', key, '-', last, 'COUNT', #ids + 1)
+    local same = #front == #ids
+    for i = 1, same and #ids or 0 do same = same and front[i][1] == ids[i] end
+    if same then
+      local ms, seq = last:match('^(%d+)-(%d+)$')
+      redis.call('XTRIM', key, 'MINID', '=', ('%s-%.0f'):format(ms, tonumber(seq) + 1))
+      return
+    end
+  end
+  redis.call('XDEL', key, unpack(ids))
+end
+
 -- Takes letters out of the log and of everything beside it.
 local function drop_letters(root, rows)
   if #rows == 0 then return end
-  local ids, index = {}, {a = {}, n = {}, e = {}, y = {}, g = {}}
+  local ids, kinds, of_kind = {}, {}, {}
   for at, row in ipairs(rows) do
     ids[at] = row.id
-    for field, values in pairs(index) do
-      local value = row[field]
-      if value and value ~= '' then
-        local there = values[value]
-        if there then there[#there + 1] = row.id else values[value] = {row.id} end
-      end
+    local kind, names = kind_of(row)
+    local there = of_kind[kind]
+    if there then
+      there[#there + 1] = row.id
+    else
+      of_kind[kind], kinds[kind] = {row.id}, names
     end
     if row.o and row.o ~= '' then redis.call('HDEL', root .. 'letters:origins', row.o) end
   end
@@ -159,17 +212,10 @@ local function drop_letters(root, rows)
     for at, id in ipairs(ids) do members[at] = padded(id) end
     redis.call('ZREM', root .. 'letters:parked', unpack(members))
   end
-  for _, dimension in ipairs(INDEXED) do
-    for value, of_it in pairs(index[dimension[1]]) do
-      local name = index_name(value)
-      local key = root .. 'letters:' .. dimension[2] .. ':' .. name
-      redis.call('XDEL', key, unpack(of_it))
-      if redis.call('XLEN', key) == 0 then
-        redis.call('DEL', key)
-        redis.call('ZREM', root .. 'letters:values:' .. dimension[2], name)
-        if dimension[2] == 'group' then redis.call('DEL', root .. 'letters:arrivals:' .. name) end
-      end
-    end
+  for kind, of_it in pairs(of_kind) do
+    local key = root .. 'letters:kind:' .. kind
+    remove_ids(key, of_it)
+    if redis.call('XLEN', key) == 0 then forget_kind(root, kind, kinds[kind]) end
   end
 end
 

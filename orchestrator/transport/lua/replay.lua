@@ -1,15 +1,21 @@
 -- Sends dead letters again: each is out of the log and in its mailbox in one step, so whoever comes second finds nothing.
 -- ARGV: root, step, act, 1 if automatic else 0, '1' if somebody watches the outcomes, a message instead of the letter's
 -- or '', ids…
--- Returns {{id, queue, entry in the mailbox, delivery id where outcomes are watched, …}, {queue, why, …}}; what flow
--- control refuses stays a letter, as the second list says: nothing is dropped for want of room.
+-- Returns {{id, queue, entry in the mailbox, delivery id where outcomes are watched, …}, {queue, why, …}, {id, …}}; what
+-- flow control refuses stays a letter, as the second list says: nothing is dropped for want of room. The third has the
+-- ids it did not come to, because what it moves at a time is bounded.
+local MOST_BYTES = 1048576
 local root = ARGV[1]
-local wanted, rows, sent, kept = {}, {}, {}, {}
+local wanted, rows, sent, kept, later, bytes = {}, {}, {}, {}, {}, 0
 even_when_full(root .. 'dead-letters')
 for i = 7, #ARGV do
-  local row = letter_at(root, ARGV[i])
+  local row = bytes < MOST_BYTES and letter_at(root, ARGV[i])
+  if bytes >= MOST_BYTES then later[#later + 1] = ARGV[i] end
   if row then
+    bytes = bytes + #(row.m or '')
     if not row.q then row.q = text((decoded(row.letter) or {}).queue) end
+    -- The largest part of it, which nobody needs from here on.
+    row.letter = nil
     if row.q ~= '' then
       local of_queue = wanted[row.q]
       if of_queue then of_queue[#of_queue + 1] = row else wanted[row.q] = {row} end
@@ -52,4 +58,4 @@ for queue, of_queue in pairs(wanted) do
 end
 drop_letters(root, rows)
 note_progress(root, ARGV[3], 'done', #rows)
-return answer({sent, kept})
+return answer({sent, kept, later})
