@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import redis
@@ -39,19 +40,47 @@ TRACEBACK = "Traceback (most recent call last):\n" + "".join(
 
 def message(number: int) -> bytes:
     """A supervised message after its last attempt."""
-    agent = AGENTS[number % len(AGENTS)]
-    wire = Supervision(agent=agent, message="Charge", metadata={"job": str(number)}).to_wire()
-    body = json.dumps([[{"order_id": f"o{number}", "cents": number}], {}, {}]).encode()
-    headers = {"lang": "py", "task": f"{agent}.Charge", "id": f"{number:032x}", "retries": 3, "orc": wire}
-    return json.dumps(
+    return _messages(AGENTS[number % len(AGENTS)]) % (number, number, number)
+
+
+@cache
+def _messages(agent: str) -> bytes:
+    # Encoding a million of them would take longer than burying them.
+    wire = Supervision(agent=agent, message="Charge", metadata={"job": "NUMBER"}).to_wire()
+    body = json.dumps([[{"order_id": "o1", "cents": 500}], {}, {}]).encode()
+    headers = {"lang": "py", "task": f"{agent}.Charge", "id": "NUMBER", "retries": 3, "orc": wire}
+    text = json.dumps(
         {
             "body": base64.b64encode(body).decode(),
             "content-type": "application/json",
             "content-encoding": "utf-8",
             "headers": headers,
-            "properties": {"body_encoding": "base64", "delivery_info": {"exchange": "", "routing_key": agent}},
+            "properties": {
+                "body_encoding": "base64",
+                "delivery_info": {"exchange": "", "routing_key": agent},
+                "delivery_tag": "NUMBER",
+            },
         }
-    ).encode()
+    )
+    assert "%" not in text
+    return text.replace("NUMBER", "%032x").encode()
+
+
+@cache
+def why_of(agent: str, error_number: int, reason_number: int) -> tuple[str, str, str, str]:
+    """A letter as JSON, its reason, error type and fingerprint."""
+    error, reason = ERRORS[error_number], REASONS[reason_number]
+    stack = f"{TRACEBACK}{error}: no"
+    failure = {"attempt": 4, "type": error, "message": "no", "traceback": stack, "at": "now", "by": "w1"}
+    letter = {
+        "queue": agent,
+        "reason": reason,
+        "error": {"type": error, "message": "no"},
+        "attempts": 4,
+        "failures": [failure],
+        "by": "w1",
+    }
+    return json.dumps(letter), reason, error, fingerprint(error, stack)
 
 
 class Bench:
@@ -80,19 +109,8 @@ class Bench:
 
     def burial(self, number: int, entry: str) -> list[Any]:
         """Keys and arguments of one burial."""
-        k, agent, error = self.keys, AGENTS[number % len(AGENTS)], ERRORS[number % len(ERRORS)]
-        reason = REASONS[number % len(REASONS)]
-        stack = f"{TRACEBACK}{error}: no"
-        failure = {"attempt": 4, "type": error, "message": "no", "traceback": stack, "at": "now", "by": "w1"}
-        letter = {
-            "queue": agent,
-            "reason": reason,
-            "error": {"type": error, "message": "no"},
-            "attempts": 4,
-            "failures": [failure],
-            "by": "w1",
-        }
-        why = [json.dumps(letter), reason, error, fingerprint(error, stack), '{"outcome":"dead"', 1000]
+        k, agent = self.keys, AGENTS[number % len(AGENTS)]
+        why = [*why_of(agent, number % len(ERRORS), number % len(REASONS)), '{"outcome":"dead"', 1000]
         return [k.step(agent, "0"), k.ledger(agent), "", GROUP, entry, k.root, agent, *why]
 
     def bury_s(self, count: int) -> float:

@@ -250,7 +250,7 @@ class Mailbox(RuleBasedStateMachine):
             name = self._name()
             args = [self.keys.root, "0", "1-1", 0, "", name, rows[0][0]]
             assert len(self.run_script("replay", [], args)[0]) == 4
-            assert self.run_script("replay", [], args) == [[], []]
+            assert self.run_script("replay", [], args) == [[], [], []]
             self.counts["accepted"] += 1
 
     @rule(batch=st.integers(1, 3))
