@@ -6,6 +6,7 @@ Both sides alternate within one run on one server; each figure is the median of 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import statistics
@@ -27,6 +28,9 @@ ROOT = Path(__file__).parent.parent
 SIDES = ("stock", "ours")
 TRANSPORT = "orchestrator.transport:Transport"
 
+#: Parts that are measured only when asked for.
+SELDOM = ("nothing",)
+
 
 def _noop(number: int) -> None:
     """Sent, never run."""
@@ -43,8 +47,8 @@ class Bench:
     def _app(self, side: str) -> Celery:
         app = Celery(f"sender-{side}", broker=self.url, set_as_current=False)
         app.conf.task_ignore_result = True
-        if side == "ours":
-            app.conf.broker_transport = TRANSPORT
+        if side != "stock":
+            app.conf.broker_transport = TRANSPORT if side == "ours" else "benchmarks.nothing:Nothing"
         return app
 
     def _fill(self, side: str) -> None:
@@ -164,6 +168,18 @@ class Bench:
         return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in sent)
 
 
+PARTS: dict[str, Callable[[Bench, str], float]] = {
+    "solo": lambda bench, side: bench.consume(side, "solo", 1),
+    "threads": lambda bench, side: bench.consume(side, "threads", 4),
+    "prefork": lambda bench, side: bench.consume(side, "prefork", 2),
+    "two_solo": lambda bench, side: bench.consume(side, "solo", 1, workers=2),
+    "publish": Bench.publish,
+    "batch": Bench.batch,
+    # The most that one by one could come to: apply_async over a transport that publishes nothing.
+    "nothing": lambda bench, side: bench.publish("nothing" if side == "ours" else side),
+}
+
+
 def ratio(name: str, rounds: int, measure: Callable[[str], float]) -> float:
     """Median of ours over stock, alternating which goes first."""
     ratios = []
@@ -181,22 +197,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="parts, with commas between: " + ", ".join((*PARTS, "idle")))
     options = parser.parse_args()
+    wanted = options.only.split(",") if options.only else [*(name for name in PARTS if name not in SELDOM), "idle"]
     print(f"machine: {machine()}")
     with EmbeddedServer() as server:
         bench = Bench(server.url, options.messages)
         print(f"redis: {bench.redis.info('server')['redis_version']}, {options.messages} messages a round")
         figures = {
-            "solo": ratio("solo", options.rounds, lambda s: bench.consume(s, "solo", 1)),
-            "threads": ratio("threads", options.rounds, lambda s: bench.consume(s, "threads", 4)),
-            "prefork": ratio("prefork", options.rounds, lambda s: bench.consume(s, "prefork", 2)),
-            "two_solo": ratio("two_solo", options.rounds, lambda s: bench.consume(s, "solo", 1, workers=2)),
-            "publish": ratio("publish", options.rounds, bench.publish),
-            "batch": ratio("batch", options.rounds, bench.batch),
+            name: ratio(name, options.rounds, functools.partial(measure, bench))
+            for name, measure in PARTS.items()
+            if name in wanted
         }
-        idle = bench.idle_ops_s()
-    shown = " ".join(f"{name}={value:.2f}" for name, value in figures.items())
-    print(f"bench-transport: {shown} idle_ops_s={idle:.1f}")
+        said = [f"{name}={value:.2f}" for name, value in figures.items()]
+        if "idle" in wanted:
+            said.append(f"idle_ops_s={bench.idle_ops_s():.1f}")
+    print("bench-transport: " + " ".join(said))
 
 
 if __name__ == "__main__":

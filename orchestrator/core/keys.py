@@ -62,6 +62,10 @@ class Keys:
         """Which delivery an idempotency key stands for."""
         return f"{self.root}once:{recipient}:{key}"
 
+    def last_publish(self, connection: str) -> str:
+        """The token of the last publish over one connection, so that a lost answer makes no second message."""
+        return f"{self.root}last-publish:{connection}"
+
     def group(self, broadcast: str) -> str:
         """Hash of a broadcast with a compensation, until its last copy has ended; ``…:handled`` beside it lists who
         would be sent one."""

@@ -156,7 +156,7 @@ class QuickPublisher:
             own=own,
         )
         line.declare(queue)
-        line.channel.accept(queue.name, line.channel.step(int(priority)), [message])
+        line.channel.accept(queue.name, line.channel.step(int(priority)), message, (queue.name, parcel.id, 0))
         return True
 
     def _form(

@@ -42,7 +42,8 @@ class PublishBatch:
         self._check()
         result = self.channel.basic_publish(message, _publish_batch=self, **kwargs)
         if self._size >= self.max_size:
-            self.flush()
+            # What becomes of it is known when the next is sent.
+            self.send()
         return result
 
     def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import JSONEncoder
 from redis import UnixDomainSocketConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, Keys, steps_of
@@ -24,6 +24,7 @@ from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.flow import insist
 from orchestrator.transport.once import Call, once_of
 from orchestrator.transport.options import Options
+from orchestrator.transport.unanswered import Unanswered
 from orchestrator.transport.unix_socket import unix_socket
 from orchestrator.transport.wire import Pool, Wire
 
@@ -39,6 +40,8 @@ _PURGE_BATCH = 1000
 
 #: kombu makes an encoder for each message.
 _encode = JSONEncoder().encode
+
+_unanswered = Unanswered()
 
 
 class PublishingChannel(kombu_redis.Channel):
@@ -114,24 +117,39 @@ class PublishingChannel(kombu_redis.Channel):
         """The step of its mailbox that a message's priority puts it in."""
         return self.step(self._get_message_priority(message, reverse=False))
 
-    def accept(self, queue: str, step: str, messages: Sequence[str], batch: PublishBatch | None = None) -> None:
-        """Put messages, as they will lie in Redis, into one step of a mailbox; with ``batch``, when that is sent.
+    def accept(self, queue: str, step: str, message: str, said: Hashable, batch: PublishBatch | None = None) -> None:
+        """Put a message, as it will lie in Redis, into one step of a mailbox; with ``batch``, when that is sent.
+
+        Who publishes again what was ``said``, because the answer was lost, adds no second message.
 
         Raises:
-            redis.exceptions.RedisError: Redis is away, or refused them.
-            MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
+            redis.exceptions.RedisError: Redis is away, or refused it.
+            MailboxFull, CircuitOpen: flow control stopped it.
         """
-        run = self.wire.run if batch is None else batch.run
         if queue in self._expires:
             # A message put into it is a use of it, so it lives on for that long.
-            run(*self._declaration(queue))
+            (self.wire.run if batch is None else batch.run)(*self._declaration(queue))
         keys = self._publish_keys.get((queue, step))
         if keys is None:
             keys = self._publish_keys[queue, step] = [self.keys.step(queue, step), self.keys.ledger(queue)]
         limit = self._max_length.get(queue, 0)
-        reply = run("publish", keys, [limit, GROUP, *messages])
+        if batch is not None:
+            batch.run("publish", keys, [limit, "", message])
+            return
+
+        def publish(said: Hashable) -> Any:
+            attempt = _unanswered.attempt(said, self.keys.last_publish(self.wire.name))
+            try:
+                return self.wire.run("publish", [*keys, attempt.key], [limit, attempt.token, message])
+            except ResponseError:
+                raise
+            except (RedisError, OSError):
+                _unanswered.lost(said, attempt)
+                raise
+
+        reply = publish(said)
         if type(reply) is list:
-            insist(queue, reply, len(messages), lambda done: run("publish", keys, [limit, GROUP, *messages[done:]]))
+            insist(queue, reply, 1, lambda _: publish(said))
 
     def _next_delivery_tag(self) -> str:
         # As unique as kombu's, at a fifth of the price.
@@ -139,27 +157,36 @@ class PublishingChannel(kombu_redis.Channel):
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         batch: PublishBatch | None = kwargs.get("_publish_batch")
-        delay_ms = _delay_ms(message)
+        headers = message.get("headers") or {}
+        delay_ms = _delay_ms(headers)
         body = _encode(message)
         once = once_of(message)
+        step = self.step_of(message)
+        said = queue, headers.get("id") or message["body"], headers.get("retries")
         if delay_ms <= 0 and once is None:
-            self.accept(queue, self.step_of(message), [body], batch)
+            self.accept(queue, step, body, said, batch)
             return
         run = self.wire.run if batch is None else batch.run
         k, expires_ms = self.keys, self._expires.get(queue, 0)
         if expires_ms:
             run(*self._declaration(queue))
-        step = self.step_of(message)
         call: Call
+        attempt = _unanswered.attempt(said, "")
         if once is not None:
             call = once.call(k, queue, step, message, body, delay_ms)
         else:
             call = (
                 "delay",
                 [k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), k.ledger(queue)],
-                [f"{step}|{message['properties']['delivery_tag']}", body, delay_ms, expires_ms],
+                [f"{step}|{attempt.token}", body, delay_ms, expires_ms],
             )
-        reply = run(*call)
+        try:
+            reply = run(*call)
+        except ResponseError:
+            raise
+        except (RedisError, OSError):
+            _unanswered.lost(said, attempt)
+            raise
         if type(reply) is list:
             insist(queue, reply, 1, lambda _: run(*call))
 
@@ -170,6 +197,10 @@ class PublishingChannel(kombu_redis.Channel):
 
     def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
         """Publish; a task message that no binding leads anywhere becomes a dead letter, where kombu loses it."""
+        if not exchange:
+            # To a mailbox by its name, as Celery does; nothing is to be looked up.
+            self._inplace_augment_message(message, exchange, routing_key)
+            return self._put(routing_key, message, **kwargs)
         self._unrouted = False
         result = super().basic_publish(message, exchange, routing_key, **kwargs)
         if self._unrouted and "task" in (message.get("headers") or {}):
@@ -281,12 +312,12 @@ class PublishingChannel(kombu_redis.Channel):
         )
 
 
-def _delay_ms(message: Mapping[str, Any]) -> int:
+def _delay_ms(headers: Mapping[str, Any]) -> int:
     """How long until the message is due, by the clock of the sender who set its ``eta``.
 
     Only the difference goes to Redis, so clocks that disagree do no harm.
     """
-    eta = (message.get("headers") or {}).get("eta")
+    eta = headers.get("eta")
     if not eta or not isinstance(eta, str):
         return 0
     try:

@@ -17,7 +17,7 @@ _ACCEPTS = (*_SETTLES, "letters", "mailbox")
 #: The parts of each script; only ``entry`` and itself where nothing is said. What comes after a script's own part is
 #: not even looked at by Redis where that returns: functions that are not needed are not made.
 _PARTS = {
-    "publish": ("entry", "publish", *_ACCEPTS, "publish_bounded"),
+    "publish": ("publish", "entry", *_ACCEPTS, "publish_bounded"),
     "settle": ("entry", "settle", *_SETTLES, "settle_told"),
     "conclude": ("entry", "conclude", *_SETTLES, "conclude_told"),
     "bury": ("entry", *_SETTLES, "letters", "bury"),
@@ -68,6 +68,12 @@ class Script:
 
     source: bytes
     sha: str
+
+
+@cache
+def own(name: str) -> Script:
+    """One of the transport's scripts."""
+    return Script(source(name), sha(name))
 
 
 @cache

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from orchestrator.transport.flow import heard
-from orchestrator.transport.scripts import Script, sha, source
+from orchestrator.transport.scripts import Script, own
 
 
 class Pool(Protocol):
@@ -32,6 +32,8 @@ class Wire:
         self._pool = pool
         self._connection: Any = None
         self._pid = os.getpid()
+        #: Nobody else's.
+        self.name = os.urandom(8).hex()
         self.lock = threading.Lock()
         self._busy_in = 0
 
@@ -45,6 +47,7 @@ class Wire:
         if self._pid != os.getpid():
             # A fork: the parent's connection is not ours to use, nor to close.
             self._pid = os.getpid()
+            self.name = os.urandom(8).hex()
             self._connection = None
         if self._connection is None:
             self._connection = self._pool.get_connection()
@@ -99,7 +102,7 @@ class Wire:
 
         A connection that turns out to be closed is opened again, once: after a restart of the server the first
         command must not fail. A command may so be run twice if the connection broke between its effect and its
-        reply. Every script bears that; of a publish it makes two messages with one id, each accepted and settled.
+        reply. Every script bears that.
 
         Raises:
             redis.exceptions.RedisError: Redis is away, or refused the command.
@@ -146,7 +149,7 @@ class Wire:
 
     def run(self, script: str | Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one of the scripts; loads it first if the server does not know it."""
-        known = script if isinstance(script, Script) else Script(source(script), sha(script))
+        known = script if isinstance(script, Script) else own(script)
         command = ("EVALSHA", known.sha, len(keys), *keys, *args)
         try:
             return heard(self.call(*command))
