@@ -82,7 +82,7 @@ class _Base(Agent):
 
     @handles(Hold)
     def hold(self, message: Hold, context: Context) -> int:
-        with redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"]) as client:
+        with redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None) as client:
             client.incr(f"test:began:{message.name}")
             client.blpop([f"test:go:{message.name}"], timeout=HOLD_S)
             client.rpush(f"test:fences:{message.name}", context.fence)
