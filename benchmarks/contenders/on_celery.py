@@ -12,6 +12,8 @@ app = Celery("contender", broker=os.environ["BENCH_URL"])
 app.conf.task_ignore_result = True
 app.conf.worker_hijack_root_logger = False
 app.conf.broker_connection_retry_on_startup = True
+# What Celery recommends for many short tasks.
+app.conf.worker_prefetch_multiplier = 64
 
 
 @app.task(name="noop")

@@ -11,6 +11,8 @@ from orchestrator import Agent, Message, Orchestrator, handles
 
 app = Celery("contender", broker=os.environ["BENCH_URL"])
 app.conf.worker_hijack_root_logger = False
+# What Celery recommends for many short tasks.
+app.conf.worker_prefetch_multiplier = 64
 orchestrator = Orchestrator(app)
 
 

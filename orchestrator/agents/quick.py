@@ -11,11 +11,10 @@ had called the handler itself (see ``FAILED`` in execute.py).
 
 from __future__ import annotations
 
-import json
 import logging
 import weakref
 from functools import cached_property
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final
 
 from celery import signals
@@ -40,6 +39,7 @@ from orchestrator.agents.host import REQUEST
 from orchestrator.agents.request import SupervisedRequest
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.transport.message import plain_loads
 from orchestrator.transport.request import TrackedRequest, channel_of
 
 _LISTENED: Final = tuple(
@@ -193,7 +193,7 @@ def _body_of(message: Any) -> list[Any] | None:
     ):
         return None
     try:
-        body = json.loads(raw.decode())
+        body = plain_loads(raw)
         args, kwargs, embed = body
     except (ValueError, TypeError, RecursionError):
         return None
@@ -316,10 +316,21 @@ class QuickRequest(SupervisedRequest):
         if self._open():
             self._handled(answer.kept, answer.runtime_s)
             self._resolved()
-        shown = ""
-        if _tells_of_tasks(self._eventer):
+        if not self.acknowledged or _tells_of_tasks(self._eventer):
             shown = saferepr(answer.result, self._task.resultrepr_maxsize)
-        return TrackedRequest.on_success(self, (0, shown, answer.runtime_s))
+            return TrackedRequest.on_success(self, (0, shown, answer.runtime_s))
+        state.task_ready(self)
+        return None
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A thread starts on this task."""
+        if _tells_of_tasks(self._eventer) or self._terminate_on_ack is not None:
+            super().on_accepted(pid, time_accepted)
+            return
+        self.worker_pid = pid
+        self.time_start = time() - (monotonic() - time_accepted)
+        state.task_accepted(self)
+        self.mark_started()
 
     def run(self) -> Any:
         """Call the handler."""

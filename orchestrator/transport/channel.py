@@ -27,7 +27,7 @@ from orchestrator.transport.solitude import is_last_chance
 logger = logging.getLogger(__name__)
 
 #: A solo pool runs tasks while we deliver; after this long the event loop gets its turn.
-_SLICE_S = 0.01
+_SLICE_S = 0.05
 
 # What was asked of Redis on the reading connection, hence what kind of answer comes.
 _CLAIM, _SLEEP, _NUDGE = "claim", "sleep", "nudge"

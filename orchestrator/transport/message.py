@@ -48,6 +48,29 @@ def read_past(raw: bytes) -> tuple[int, int]:
         return 0, 0
 
 
+_scan = json.JSONDecoder().raw_decode
+
+
+def plain_loads(raw: bytes) -> Any:
+    """As ``json.loads``, which first looks for other encodings than JSON's own, and for blanks around a value.
+
+    Raises:
+        ValueError: it is not JSON, or not that plain.
+    """
+    text = raw.decode()
+    value, end = _scan(text)
+    if end != len(text):
+        raise ValueError(f"more than one value, from {end} on")
+    return value
+
+
+def _loads(raw: bytes) -> Any:
+    try:
+        return plain_loads(raw)
+    except ValueError:
+        return json.loads(raw)
+
+
 def decode(raw: bytes, *, tag: str, queue: str, redelivered: bool) -> dict[str, Any]:
     """The payload of one entry, addressed to this delivery.
 
@@ -56,7 +79,7 @@ def decode(raw: bytes, *, tag: str, queue: str, redelivered: bool) -> dict[str, 
     """
     try:
         # kombu's decoder looks at every object for its own type marks; most messages have none.
-        payload = kombu_loads(raw) if b'"__type__"' in raw else json.loads(raw)
+        payload = kombu_loads(raw) if b'"__type__"' in raw else _loads(raw)
     except Exception as error:  # noqa: BLE001
         # kombu's decoders of typed values raise whatever their constructors do.
         raise MalformedEntry(f"not JSON: {type(error).__name__}: {error}") from None

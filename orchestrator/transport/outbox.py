@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
+from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.transport.flow import heard
 from orchestrator.transport.scripts import sha, source
-from orchestrator.transport.wire import Pool, Wire, packed
+from orchestrator.transport.wire import Pool, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class _Posted:
         self.refused = 0
 
     def packed(self) -> bytes:
-        return packed(self.args if self.script is None else ("EVALSHA", sha(self.script), *self.args))
+        # redis-py's packer looks at each argument before it calls this one.
+        raw: bytes = pack_command(self.args if self.script is None else ("EVALSHA", sha(self.script), *self.args))
+        return raw
 
 
 class Outbox:

@@ -57,6 +57,10 @@ class TrackedRequest(Request):
         """A pool process or thread starts on this task."""
         # Celery first: a signal that comes while the mark is being sent must find this among what runs.
         super().on_accepted(pid, time_accepted)
+        self.mark_started()
+
+    def mark_started(self) -> None:
+        """Have a death from here on be on this message's account."""
         channel = channel_of(self._message)
         if channel is not None and self.task.acks_late:
             channel.settler.started(self._message.delivery_tag)

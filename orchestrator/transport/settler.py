@@ -21,6 +21,9 @@ from orchestrator.transport.wire import Wire
 
 logger = logging.getLogger(__name__)
 
+#: json.dumps looks at seven options first.
+_encode = json.JSONEncoder().encode
+
 
 def _tell(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any]) -> None:
     if isinstance(letter_id, bytes):
@@ -49,6 +52,7 @@ class Settler:
         self.unheld: dict[str, Claim] = {}
         self._keys = keys
         self._options = options
+        self._outcome_ttl_ms = to_ms(options.outcome_ttl_s)
         self._wire = wire
         self._forget = on_settled
 
@@ -147,7 +151,7 @@ class Settler:
         self.holder.outbox.post(
             "conclude",
             [claim.stream, k.ledger(claim.queue), k.outcome(delivery)],
-            [GROUP, claim.entry, counter, json.dumps(outcome), to_ms(self._options.outcome_ttl_s)],
+            [GROUP, claim.entry, counter, _encode(outcome), self._outcome_ttl_ms],
             # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
             soon=bool(self.holder.held),
         )
