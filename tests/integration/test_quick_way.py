@@ -116,8 +116,10 @@ def test_what_runs_and_what_waits_is_shown(quick: Place) -> None:
 
 
 def test_a_revoked_message_is_not_run(quick: Place) -> None:
-    delivery = quick.send("fail", 8, countdown_s=3)
-    quick.orchestrator.app.control.revoke(delivery.id, reply=True, timeout=3)
+    control = quick.orchestrator.app.control
+    eventually(lambda: control.ping(timeout=1), WAIT_S, quick.worker.log)
+    delivery = quick.send("fail", 8, countdown_s=10)
+    assert control.revoke(delivery.id, reply=True, timeout=8), quick.worker.log()
     assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
     assert quick.noted() == []
 
