@@ -89,6 +89,15 @@ class Channel(PublishingChannel):
 
         return receive
 
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
+        try:
+            self.Message(message, channel=self)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # Whoever raises from here begins anew with the broker, and gives back what it has not begun.
+            logger.warning("no message, and ignored, on %s: %r (%s)", exchange, str(message)[:200], error)
+            return False
+        return bool(super()._deliver_fanout_message(message, exchange))
+
     def _hold(self, queue: str) -> None:
         holder = self.settler.holder
         if holder is None:

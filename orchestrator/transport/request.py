@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.exceptions import WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
@@ -79,12 +79,20 @@ class TrackedRequest(Request):
         except NotImplementedError:
             logger.debug("%s goes on until it ends: %s", self.id, type(pool).__name__)
 
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        """The task returned, or raised what is in the first element."""
+        if isinstance(failed__retval__runtime, ExceptionInfo):
+            # SystemExit, where the pool is not a process of its own; Celery's own fails here, and settles nothing.
+            return self.on_failure(failed__retval__runtime)
+        return super().on_success(failed__retval__runtime, **kwargs)
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """The task raised, or its process is gone."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
-        if isinstance(error, WorkerLostError):
+        # A child that leaves by SystemExit says so before it is gone.
+        if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
             channel = channel_of(self._message)
             self.death = channel.settler.death_of_child() if channel is not None else DeathReason.KILLED
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)

@@ -64,6 +64,21 @@ def once_deadly(name: str) -> None:
     record.hincrby("test:done", name, 1)
 
 
+@app.task(name="leaves_once")
+def leaves_once(name: str) -> None:
+    """Leaves the interpreter the first time it runs."""
+    if began(name) == 1:
+        raise SystemExit(3)
+    record.hincrby("test:done", name, 1)
+
+
+@app.task(name="leaves")
+def leaves(name: str) -> None:
+    """Leaves the interpreter whenever it runs."""
+    began(name)
+    raise SystemExit(3)
+
+
 @app.task(name="deadly")
 def deadly(name: str) -> None:
     """Kills its process whenever it runs."""

@@ -72,6 +72,33 @@ def test_a_message_that_kills_once_is_handled_the_second_time(broker: BareBroker
 
 
 @pytest.mark.parametrize("pool", POOLS)
+def test_a_task_that_leaves_the_interpreter_counts_as_a_death_and_is_settled(broker: BareBroker, pool: str) -> None:
+    broker.send("leaves_once", "x")
+    broker.send("leaves", "z")
+    broker.send("note", "y")
+    with worker(broker, pool=pool) as w:
+        eventually(lambda: broker.done() == {"x": 1, "y": 1}, timeout_s=40, describe=w.log)
+        eventually(lambda: broker.ledger().pending == 0, timeout_s=40, describe=w.log)
+        assert w.stop() == 0
+    row = broker.ledger()
+    assert (row.handled, row.dead, row.lost) == (2, 1, 0)
+    assert [name for name in broker.began() if name != "y"].count("z") == 3
+
+
+def test_rubbish_in_the_channel_of_remote_control_does_not_part_a_worker_from_its_broker(broker: BareBroker) -> None:
+    channel = f"/{broker.redis.connection_pool.connection_kwargs['db']}.celery.pidbox"
+    with worker(broker, pool="threads") as w:
+        eventually(lambda: broker.app.control.ping(timeout=1, limit=1), timeout_s=40, describe=w.log)
+        for rubbish in ("", "{}", "[]", "null", '"x"', '{"properties": 1}', '{"body": "x", "properties": {}}'):
+            assert broker.redis.publish(channel, rubbish) == 1
+        assert broker.app.control.ping(timeout=10, limit=1), w.log()
+        broker.send("note", "x")
+        eventually(lambda: broker.done() == {"x": 1}, timeout_s=40, describe=w.log)
+        assert "Connection to broker lost" not in w.log()
+        assert w.log().count("no message, and ignored") >= 6
+
+
+@pytest.mark.parametrize("pool", POOLS)
 def test_warm_shutdown_finishes_what_runs_and_returns_the_rest(broker: BareBroker, pool: str) -> None:
     broker.send("hold", "h0", "h1", "h2", "h3", "h4", "h5")
     with worker(broker, pool=pool) as w:
