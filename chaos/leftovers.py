@@ -29,8 +29,8 @@ def _problem(client: Any, store: Store, key: str) -> str:
     name = key.removeprefix(root)
     if fnmatchcase(key, _KOMBU) or (key != name and any(fnmatchcase(name, kept) for kept in _KEPT)):
         return ""
-    if key.startswith(f"{root}outcome:"):
-        return "" if client.pttl(key) > 0 else "an outcome that is kept for ever"
+    if key.startswith((f"{root}outcome:", f"{root}last-publish:")):
+        return "" if client.pttl(key) > 0 else "kept for ever"
     if key.startswith(f"{root}q:"):
         return _in_stream(client, store, key)
     return f"a {client.type(key).decode()} that nobody needs any more"

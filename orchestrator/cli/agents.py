@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -173,8 +174,16 @@ def _document(seen: Snapshot, deaths_shown: int, settings: Settings) -> dict[str
 
 def _watch(context: click.Context, orchestrator: Orchestrator, deaths_shown: int, every_s: float) -> None:
     never = threading.Event()
+    told: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        # What is raised in somebody's weak reference or destructor is swallowed there; what is noted is not.
+        told.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, end)
     with contextlib.suppress(KeyboardInterrupt):
-        while True:
+        while not told:
             try:
                 seen = take_snapshot(orchestrator)
             except BrokerUnavailable as error:
@@ -184,6 +193,7 @@ def _watch(context: click.Context, orchestrator: Orchestrator, deaths_shown: int
                 click.clear()
                 _show(context, seen, deaths_shown, orchestrator.settings)
             never.wait(every_s)
+    signal.signal(signal.SIGINT, before)
 
 
 def _show(context: click.Context, seen: Snapshot, deaths_shown: int, settings: Settings) -> None:

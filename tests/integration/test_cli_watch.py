@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
@@ -54,6 +55,14 @@ class Terminal:
         before, _, self.shown = self.shown.partition(text)
         return before
 
+    def read_out(self, timeout_s: float = 30.0) -> None:
+        """Read to the end: whoever ends with more to say than a terminal takes waits for somebody to read it."""
+        give_up = time.monotonic() + timeout_s
+        # Linux tells of the end by an error.
+        with contextlib.suppress(OSError):
+            while (left_s := give_up - time.monotonic()) > 0 and select.select([self._ours], [], [], left_s)[0]:
+                self.shown += os.read(self._ours, 65536)
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -77,6 +86,7 @@ def test_agents_are_drawn_anew_until_ctrl_c(redis_url: str) -> None:
         terminal.until(CLEAR)
         terminal.until(b"billing@joined:1#")
         os.kill(terminal.process.pid, signal.SIGINT)
+        terminal.read_out()
         assert terminal.process.wait(timeout=30) == 0
     finally:
         terminal.close()

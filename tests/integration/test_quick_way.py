@@ -117,9 +117,9 @@ def test_what_runs_and_what_waits_is_shown(quick: Place) -> None:
 
 def test_a_revoked_message_is_not_run(quick: Place) -> None:
     control = quick.orchestrator.app.control
-    eventually(lambda: control.ping(timeout=1), WAIT_S, quick.worker.log)
-    delivery = quick.send("fail", 8, countdown_s=10)
-    assert control.revoke(delivery.id, reply=True, timeout=8), quick.worker.log()
+    eventually(lambda: control.ping(timeout=1, limit=1), WAIT_S, quick.worker.log)
+    delivery = quick.send("fail", 8, countdown_s=5)
+    assert control.revoke(delivery.id, reply=True, timeout=8, limit=1), quick.worker.log()
     assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
     assert quick.noted() == []
 
@@ -128,10 +128,10 @@ def test_a_rate_limit_set_meanwhile_is_kept(quick: Place) -> None:
     control = quick.orchestrator.app.control
     assert quick.outcome("request").result["kind"] == "QuickContext"
     try:
-        control.rate_limit("plain.request", "1000/s", reply=True, timeout=5)
+        control.rate_limit("plain.request", "1000/s", reply=True, timeout=10, limit=1)
         assert quick.outcome("request").result["kind"] == "Context"
     finally:
-        control.rate_limit("plain.request", 0, reply=True, timeout=5)
+        control.rate_limit("plain.request", 0, reply=True, timeout=10, limit=1)
     assert quick.outcome("request").result["kind"] == "QuickContext"
 
 
@@ -156,7 +156,7 @@ def test_events_are_sent_once_they_are_on(quick: Place) -> None:
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
         assert ready.wait(WAIT_S)
-        celery.control.enable_events(reply=True, timeout=5)
+        celery.control.enable_events(reply=True, timeout=10, limit=1)
         try:
             delivery = quick.send("request")
             assert delivery.wait(timeout_s=WAIT_S).result["kind"] == "Context"
@@ -164,6 +164,6 @@ def test_events_are_sent_once_they_are_on(quick: Place) -> None:
             eventually(lambda: wanted <= {kind for kind, id_ in tuple(seen) if id_ == delivery.id}, WAIT_S)
         finally:
             stop.set()
-            celery.control.disable_events(reply=True, timeout=5)
+            celery.control.disable_events(reply=True, timeout=10, limit=1)
             thread.join(WAIT_S)
     assert quick.outcome("request").result["kind"] == "QuickContext"
