@@ -89,7 +89,11 @@ class Monitoring(RuleBasedStateMachine):
     @initialize(target=everyone)
     def begin(self) -> Any:
         """Each of two owners monitors a target, both, and the other owner, so that any death has consequences."""
+        # The counter goes on: by its value the library knows whether what it has read of incarnations still holds.
+        counter = self.ground.store.keys.incarnation_counter
+        joined = self.ground.redis.get(counter) or 0
         self.ground.redis.flushall()
+        self.ground.redis.set(counter, joined)
         watcher, session, *targets = (self._joined(agent) for agent in ("watcher", "session", "target", "target"))
         for owner, other in ((watcher, session), (session, watcher)):
             for on in (targets[0], other):
