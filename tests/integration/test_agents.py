@@ -19,7 +19,7 @@ from tests.eventually import eventually
 WAIT_S = 20
 
 
-@pytest.fixture(scope="module", params=["eager", "solo", "threads", "prefork", "gevent"])
+@pytest.fixture(scope="module", params=["eager", "solo", "threads", "prefork"])
 def house(request: pytest.FixtureRequest) -> Iterator[House]:
     """All places in which a message can be handled."""
     if request.param == "eager":
