@@ -28,8 +28,8 @@ _encode = json.JSONEncoder().encode
 def _tell(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any]) -> None:
     if isinstance(letter_id, bytes):
         error = letter.get("error") or {}
-        why = f"{letter['reason']}: {error.get('type', '')}: {error.get('message', '')}"[:300]
-        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, why)
+        why = ": ".join(filter(None, (letter["reason"], error.get("type"), error.get("message"))))
+        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, why[:300])
 
 
 def _group(error: str, failures: Any) -> str:
