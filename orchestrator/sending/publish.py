@@ -45,6 +45,7 @@ class Parcel:
 
     def another(self, id: str, args: Sequence[Any]) -> Parcel:
         """One that differs in nothing else."""
+        # Written out: for each of many messages, dataclasses.replace() would take twice as long.
         return Parcel(
             id,
             self.task,
