@@ -57,7 +57,7 @@ def _headline(options: Options) -> str:
 
 
 def _report(verdict: Verdict, logs: Path) -> None:
-    for name in ("violations", "duplicates", "bystanders", "events"):
+    for name in ("violations", "duplicates", "bystanders", "tardy", "events"):
         (logs / f"{name}.txt").write_text("\n".join(getattr(verdict, name)) + "\n")
     for violation in verdict.violations[:_SHOWN]:
         print(f"VIOLATION {violation}")

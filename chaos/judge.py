@@ -18,6 +18,9 @@ SKEW_MS = 50
 #: Deaths that make a message poison (the default that the run uses).
 _DEATHS = 3
 
+#: From a SIGKILL until what the victim held runs elsewhere: longer than this is told of.
+_PROMPT_S = 2.0
+
 #: Duplicated executions a kill may cost.
 _DUPLICATES_PER_KILL = 2
 
@@ -59,6 +62,8 @@ class Verdict:
     bystanders: tuple[str, ...] = ()
     #: The lives of messages that were executed too often.
     duplicates: tuple[str, ...] = ()
+    #: The lives of messages that a killed worker held, and that began elsewhere only after a while.
+    tardy: tuple[str, ...] = ()
     #: Kills, ends and starts in order.
     events: tuple[str, ...] = ()
     #: Monitors that were made, and DOWNs that were recorded.
@@ -147,6 +152,7 @@ def judge(evidence: Evidence) -> Verdict:
         violations=tuple(violations),
         bystanders=tuple(told(message_id, life, strikes) for message_id, life in lives.items() if _is_bystander(life)),
         duplicates=tuple(told(message_id, lives[message_id], strikes) for message_id in duplicates),
+        tardy=tuple(_tardy(strikes, lives)),
         events=tuple(_events(evidence.rows, lives)),
         monitors=sum(row.what == "watch" for row in evidence.rows),
         downs=evidence.downs,
@@ -255,16 +261,28 @@ def _fallen(rows: Iterable[Row], poisoned: Sequence[Row]) -> list[str]:
 
 def _recovered_s(strike: Row, lives: Mapping[str, Life]) -> float | None:
     """After the SIGKILL of a worker: until the last message that it held had started elsewhere."""
+    return max(_begun_again_s(strike, lives).values(), default=None)
+
+
+def _begun_again_s(strike: Row, lives: Mapping[str, Life]) -> dict[str, float]:
+    """Each message that a worker held when it was killed, with the time until it had started elsewhere."""
     if strike.note.get("kind") != "hard":
-        return None
+        return {}
     killed_ms, pids = int(strike.note["killed_ms"]), set(strike.note["pids"])
-    again = []
+    again = {}
     for message_id in strike.note["held"]:
         life = lives.get(message_id)
         starts = [r.at_ms for r in life.of("start") if r.at_ms >= killed_ms and r.pid not in pids] if life else []
         if starts:
-            again.append(min(starts))
-    return (max(again) - killed_ms) / 1000 if again else None
+            again[message_id] = (min(starts) - killed_ms) / 1000
+    return again
+
+
+def _tardy(strikes: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:
+    for strike in strikes:
+        for message_id, after_s in _begun_again_s(strike, lives).items():
+            if after_s > _PROMPT_S:
+                yield f"{after_s:.2f} s after the kill of {strike.node}: {told(message_id, lives[message_id], strikes)}"
 
 
 def _events(rows: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:

@@ -157,7 +157,16 @@ def test_poison_may_end_a_worker_and_counts_as_a_kill() -> None:
 def test_recovery_is_measured_to_the_last_message_that_the_victim_held() -> None:
     rows = [*sent("a"), *sent("b"), strike("hard", T + 100, pids=[7, 8], held=["a", "b"], killed_ms=T + 99)]
     rows += [*ran("a", T + 599, pid=5), *ran("b", T + 1099, pid=5)]
-    assert verdict(rows).recovered_s == (1.0,)
+    said = verdict(rows)
+    assert said.recovered_s == (1.0,)
+    assert said.tardy == ()
+
+
+def test_a_message_that_ran_elsewhere_only_after_a_while_is_told_of() -> None:
+    rows = [*sent("a"), *sent("b"), strike("hard", T + 100, pids=[7], held=["a", "b"], killed_ms=T + 99)]
+    rows += [*ran("a", T + 599, pid=5), *ran("b", T + 3099, pid=5)]
+    (tardy,) = verdict(rows).tardy
+    assert tardy.startswith("3.00 s after the kill of w: b (plain")
 
 
 def test_a_seed_makes_the_same_kills_and_each_kind_comes_in_turn() -> None:

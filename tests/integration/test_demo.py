@@ -154,8 +154,8 @@ def test_an_app_without_a_demo_says_so() -> None:
     ],
 )
 def test_whatever_ends_it_early_ends_all_it_started(demo: Demo, when: str, number: signal.Signals, code: int) -> None:
-    # All that is installed: thousands of files, so that it is not over before it can be ended.
-    process = demo.start(str(CELERY.parent))
+    # It is not over before it can be ended: whoever has the poison is yet to die three times.
+    process = demo.start(str(CELERY))
     assert process.stdout is not None
     for line in process.stdout:
         if when in line:
