@@ -21,7 +21,7 @@ from orchestrator.core.errors import InfrastructureError, InvalidMessage, Invali
 from orchestrator.core.masking import mask
 from orchestrator.core.message import Message, decode
 from orchestrator.core.outcome import Dead, Handled, Outcome, to_wire
-from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.redact import redact
 from orchestrator.sending.delivery import Delivery
 
@@ -57,6 +57,21 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 )
 @click.option("--countdown", type=float, cls=CeleryOption, help="Seconds before it may be handled.")
 @click.option("--expires", type=float, cls=CeleryOption, help="Seconds after which it is no longer to be handled.")
+@click.option(
+    "--bury-expired/--no-bury-expired",
+    default=None,
+    cls=CeleryOption,
+    help="Whether it becomes a dead letter when it expires, rather than vanish.",
+)
+@click.option("--timeout", type=float, cls=CeleryOption, help="Seconds that one attempt may take.")
+@click.option("--deadline", type=float, cls=CeleryOption, help="Seconds within which all attempts must have ended.")
+@click.option(
+    "--when-down",
+    type=click.Choice([choice.value for choice in WhenDown]),
+    cls=CeleryOption,
+    help="What becomes of it while no worker hosts the agent.",
+)
+@click.option("--idempotency-key", cls=CeleryOption, help="Messages with the same key run once, within a day.")
 @click.option("--priority", type=int, cls=CeleryOption, help="0 (first) to 9 (last).")
 @click.option(
     "--metadata",
@@ -79,6 +94,11 @@ def send(
     on_error: str | None,
     countdown: float | None,
     expires: float | None,
+    bury_expired: bool | None,
+    timeout: float | None,
+    deadline: float | None,
+    when_down: str | None,
+    idempotency_key: str | None,
     priority: int | None,
     metadata: Mapping[str, str],
     as_json: bool,
@@ -99,6 +119,11 @@ def send(
         on_error=on_error,
         countdown_s=countdown,
         expires_s=expires,
+        bury_expired=bury_expired,
+        timeout_s=timeout,
+        deadline_s=deadline,
+        when_down=when_down,
+        idempotency_key=idempotency_key,
         priority=priority,
         metadata=metadata,
     )

@@ -1,10 +1,11 @@
 """`send`, in eager mode: what is refused, what is printed, and the exit codes."""
 
 import json
+from typing import Any
 
 import pytest
 
-from orchestrator import Orchestrator
+from orchestrator import Delivery, Orchestrator
 from orchestrator.cli.dead_letters import dead_letters
 from orchestrator.cli.ledger import ledger
 from orchestrator.cli.send import send
@@ -82,6 +83,10 @@ def test_fields_from_standard_input(shop: Orchestrator) -> None:
         (("billing", "Charge", charge(), "--priority", "10"), "Error: priority=10 is not allowed; "),
         (("billing", "Charge", charge(), "--countdown", "nan"), "Error: countdown_s=nan is not allowed; "),
         (("billing", "Charge", charge(), "--expires", "-1"), "Error: expires_s=-1.0 is not allowed; "),
+        (("billing", "Charge", charge(), "--timeout", "0"), "Error: timeout_s=0.0 is not allowed; "),
+        (("billing", "Charge", charge(), "--deadline", "nan"), "Error: deadline_s=nan is not allowed; "),
+        (("billing", "Charge", charge(), "--timeout", "9", "--deadline", "5"), "Error: timeout_s=9.0 is not allowed; "),
+        (("billing", "Charge", charge(), "--idempotency-key", ""), "Error: idempotency_key='' is not allowed; "),
     ],
 )
 def test_what_cannot_be_sent_is_refused_in_one_line(shop: Orchestrator, arguments: tuple[str, ...], error: str) -> None:
@@ -101,6 +106,44 @@ def test_options_are_checked_before_anything_is_sent(shop: Orchestrator, option:
     assert result.exit_code == 2
     assert option[0] in result.stderr
     assert shop.ledger() == []
+
+
+def test_every_option_reaches_the_send(shop: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[str, object] = {}
+    real = shop.send
+
+    def heard(*args: Any, **options: Any) -> Delivery:
+        said.update(options)
+        return real(*args, **options)
+
+    monkeypatch.setattr(shop, "send", heard)
+    words = "--on-error log --countdown 0.5 --expires 60 --no-bury-expired --timeout 5 --deadline 30 --when-down error"
+    words += " --priority 3 --idempotency-key"
+    result = invoke(shop.app, send, "billing", "Charge", charge(), *words.split(), "order o1")
+    assert result.exit_code == 0, result.stderr
+    assert said == {
+        "retry": None,
+        "on_error": "log",
+        "countdown_s": 0.5,
+        "expires_s": 60.0,
+        "bury_expired": False,
+        "timeout_s": 5.0,
+        "deadline_s": 30.0,
+        "when_down": "error",
+        "priority": 3,
+        "idempotency_key": "order o1",
+        "metadata": {},
+    }
+    invoke(shop.app, send, "billing", "Charge", charge())
+    assert said["bury_expired"] is None
+
+
+def test_a_key_that_was_used_runs_nothing_again(shop: Orchestrator) -> None:
+    for _ in range(2):
+        said = invoke(shop.app, send, "billing", "Charge", charge(), "--idempotency-key", "order o1", "--wait", "1")
+        assert said.exit_code == 0, said.stderr
+    (row,) = shop.ledger()
+    assert row.accepted == 1
 
 
 def test_a_refused_secret_is_not_repeated(shop: Orchestrator) -> None:
