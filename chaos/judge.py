@@ -88,6 +88,8 @@ class Life:
     kind: str = ""
     intent_ms: int = 0
     countdown_ms: int = 0
+    #: 0 is the most urgent.
+    priority: int = 0
     accepted: bool = False
     uncertain: bool = False
     rows: list[Row] = field(default_factory=list)
@@ -119,6 +121,7 @@ def judge(evidence: Evidence) -> Verdict:
     lives = _lives(evidence)
     strikes = [row for row in evidence.rows if row.what == "strike"]
     poisoned = [row for row in evidence.rows if row.what == "start" and row.note.get("poison")]
+    deaths = [row for row in evidence.rows if row.what in ("strike", "fell")]
     kills = len(strikes) + len(poisoned)
     loads = total(row for row in evidence.ledger if row.queue in evidence.load_queues)
     violations = list(evidence.problems)
@@ -148,12 +151,12 @@ def judge(evidence: Evidence) -> Verdict:
         early=len(early),
         duplicated=duplicated,
         kills=kills,
-        recovered_s=tuple(s for strike in strikes if (s := _recovered_s(strike, lives)) is not None),
+        recovered_s=tuple(s for strike in strikes if (s := _recovered_s(strike, deaths, lives)) is not None),
         violations=tuple(violations),
         bystanders=tuple(told(message_id, life, strikes) for message_id, life in lives.items() if _is_bystander(life)),
         duplicates=tuple(told(message_id, lives[message_id], strikes) for message_id in duplicates),
-        tardy=tuple(_tardy(strikes, lives)),
-        events=tuple(_events(evidence.rows, lives)),
+        tardy=tuple(_tardy(strikes, deaths, lives)),
+        events=tuple(_events(evidence.rows, deaths, lives)),
         monitors=sum(row.what == "watch" for row in evidence.rows),
         downs=evidence.downs,
     )
@@ -171,6 +174,7 @@ def _lives(evidence: Evidence) -> dict[str, Life]:
                 life.kind = str(row.note.get("kind", ""))
                 life.intent_ms = row.at_ms
                 life.countdown_ms = int(row.note.get("countdown_ms", 0))
+                life.priority = int(row.note.get("priority") or 0)
             case "accepted":
                 life.accepted = True
             case "uncertain":
@@ -259,40 +263,51 @@ def _fallen(rows: Iterable[Row], poisoned: Sequence[Row]) -> list[str]:
     ]
 
 
-def _recovered_s(strike: Row, lives: Mapping[str, Life]) -> float | None:
+def _recovered_s(strike: Row, deaths: Sequence[Row], lives: Mapping[str, Life]) -> float | None:
     """After the SIGKILL of a worker: until the last message that it held had started elsewhere."""
-    return max(_begun_again_s(strike, lives).values(), default=None)
+    return max(_begun_again_s(strike, deaths, lives).values(), default=None)
 
 
-def _begun_again_s(strike: Row, lives: Mapping[str, Life]) -> dict[str, float]:
-    """Each message that a worker held when it was killed, with the time until it had started elsewhere."""
+def _begun_again_s(strike: Row, deaths: Sequence[Row], lives: Mapping[str, Life]) -> dict[str, float]:
+    """Messages that a worker held when it was killed, with the time until each had started elsewhere.
+
+    Without those whose next holder was killed before it came to them, for they have a time of that kill; and without
+    those that wait for all others by their sender's wish.
+    """
     if strike.note.get("kind") != "hard":
         return {}
-    killed_ms, pids = int(strike.note["killed_ms"]), set(strike.note["pids"])
+    killed_ms, pids = _died_ms(strike), set(strike.note["pids"])
     again = {}
     for message_id in strike.note["held"]:
         life = lives.get(message_id)
         starts = [r.at_ms for r in life.of("start") if r.at_ms >= killed_ms and r.pid not in pids] if life else []
-        if starts:
+        if life is None or not starts or life.priority > 0:
+            continue
+        held_by_others = (row for row in deaths if row is not strike and message_id in row.note.get("held", ()))
+        if not any(killed_ms < _died_ms(row) <= min(starts) for row in held_by_others):
             again[message_id] = (min(starts) - killed_ms) / 1000
     return again
 
 
-def _tardy(strikes: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:
+def _died_ms(row: Row) -> int:
+    return int(row.note.get("killed_ms", row.at_ms))
+
+
+def _tardy(strikes: Sequence[Row], deaths: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:
     for strike in strikes:
-        for message_id, after_s in _begun_again_s(strike, lives).items():
+        for message_id, after_s in _begun_again_s(strike, deaths, lives).items():
             if after_s > _PROMPT_S:
                 yield f"{after_s:.2f} s after the kill of {strike.node}: {told(message_id, lives[message_id], strikes)}"
 
 
-def _events(rows: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:
+def _events(rows: Sequence[Row], deaths: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:
     shown = [row for row in rows if not row.id or row.note.get("poison")]
     for row in shown:
         line = f"{(row.at_ms - shown[0].at_ms) / 1000:8.3f} s  {row.what} {row.node} (pid {row.pid})"
         line += "".join(f" {name}={value}" for name, value in row.note.items() if name not in ("held", "pids"))
         if row.note.get("held"):
             line += f", held {len(row.note['held'])}, the last of them began elsewhere after "
-            line += f"{_recovered_s(row, lives)} s"
+            line += f"{_recovered_s(row, deaths, lives)} s"
         yield line
 
 

@@ -127,7 +127,8 @@ class Run:
 
     def _fell(self, member: Member) -> None:
         # Poison kills a worker without our help; the judge knows whether it was that.
-        self._house.witness.write("fell", node=member.name, pid=member.pid, exit_code=member.exit_code)
+        held = sorted(self._held_by(member.pid))
+        self._house.witness.write("fell", node=member.name, pid=member.pid, exit_code=member.exit_code, held=held)
         self._bring_back(member, _FELL_S)
 
     def _bring_back(self, member: Member, pause_s: float) -> None:
@@ -193,14 +194,17 @@ class Run:
         pids = [victim.pid, *victim.children()]
         killed_ms = self._house.witness.now_ms()
         victim.kill()
-        held: set[str] = set()
-        if kind not in ("manager", "beat") and not self._redis_down:
-            try:
-                held = self._house.held_by(victim.pid)
-            except _AWAY:
-                held = set()
+        held = set() if kind in ("manager", "beat") else self._held_by(victim.pid)
         self._note(kind, victim.name, victim.pid, pids=pids, held=sorted(held), killed_ms=killed_ms)
         self._bring_back(victim, pause_s)
+
+    def _held_by(self, pid: int) -> set[str]:
+        if self._redis_down:
+            return set()
+        try:
+            return self._house.held_by(pid)
+        except _AWAY:
+            return set()
 
     def _child(self, victim: Member, strike: Strike) -> None:
         children = victim.children()

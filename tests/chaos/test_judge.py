@@ -169,6 +169,21 @@ def test_a_message_that_ran_elsewhere_only_after_a_while_is_told_of() -> None:
     assert tardy.startswith("3.00 s after the kill of w: b (plain")
 
 
+def test_a_message_whose_next_holder_is_killed_too_has_its_time_from_there() -> None:
+    rows = [*sent("a"), strike("hard", T + 101, pids=[7], held=["a"], killed_ms=T + 100)]
+    rows += [Row(T + 1100, "fell", pid=8, node="v", note={"held": ["a"]}), *ran("poison", T + 1050, pid=8, poison=True)]
+    rows += [strike("hard", T + 2101, pid=9, pids=[9], held=["a"], killed_ms=T + 2100)]
+    assert verdict([*rows, *ran("a", T + 2800, pid=5)]).recovered_s == (0.7,)
+
+
+def test_a_message_that_others_go_before_says_nothing_of_recovery() -> None:
+    first, accepted = sent("a")
+    rows = [Row(T, "intent", "a", note={**first.note, "priority": 9}), accepted]
+    rows += [strike("hard", T + 100, pids=[7], held=["a"], killed_ms=T + 99), *ran("a", T + 5099, pid=5)]
+    said = verdict(rows)
+    assert (said.recovered_s, said.tardy) == ((), ())
+
+
 def test_a_seed_makes_the_same_kills_and_each_kind_comes_in_turn() -> None:
     kinds = ("hard", "warm", "redis")
     strikes = plan(3, kinds, 60.0, 5.0)
