@@ -192,7 +192,7 @@ end
 -- Takes letters out of the log and of everything beside it.
 local function drop_letters(root, rows)
   if #rows == 0 then return end
-  local ids, kinds, of_kind = {}, {}, {}
+  local ids, origins, kinds, of_kind = {}, {}, {}, {}
   for at, row in ipairs(rows) do
     ids[at] = row.id
     local kind, names = kind_of(row)
@@ -202,8 +202,9 @@ local function drop_letters(root, rows)
     else
       of_kind[kind], kinds[kind] = {row.id}, names
     end
-    if row.o and row.o ~= '' then redis.call('HDEL', root .. 'letters:origins', row.o) end
+    if row.o and row.o ~= '' then origins[#origins + 1] = row.o end
   end
+  if origins[1] then redis.call('HDEL', root .. 'letters:origins', unpack(origins)) end
   redis.call('XDEL', root .. 'dead-letters', unpack(ids))
   redis.call('ZREM', root .. 'letters:due', unpack(ids))
   if redis.call('EXISTS', root .. 'letters:parked') == 1 then
