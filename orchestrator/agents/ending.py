@@ -11,7 +11,7 @@ from celery.exceptions import WorkerShutdown
 from celery.worker.control import control_command
 
 from orchestrator.core.death import DeathReason
-from orchestrator.transport.holder import HOLDERS
+from orchestrator.transport.holders import HOLDERS
 
 logger = logging.getLogger(__name__)
 

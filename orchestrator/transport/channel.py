@@ -16,7 +16,9 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, RETURNED
-from orchestrator.transport.holder import HOLDERS, Claim, Holder
+from orchestrator.transport.claim import Claim
+from orchestrator.transport.holder import Holder
+from orchestrator.transport.holders import HOLDERS
 from orchestrator.transport.message import MalformedEntry, decode, read_past
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.qos import QoS
@@ -337,13 +339,10 @@ class Channel(PublishingChannel):
             _due_now(payload)
             message = self.Message(payload, channel=self)
         except MalformedEntry as error:
-            self.settler.bury(
-                claim.tag, {"reason": "malformed", "error": {"type": "MalformedEntry", "message": str(error)}}
-            )
+            self._bury_malformed(claim, str(error))
             return
         except (TypeError, ValueError, KeyError, AttributeError, LookupError) as error:
-            text = f"{type(error).__name__}: {error}"
-            self._bury_malformed(claim, text)
+            self._bury_malformed(claim, f"{type(error).__name__}: {error}")
             return
         self.connection._callbacks[claim.queue](message)
         if claim.queue in self._no_ack_queues:
@@ -366,9 +365,7 @@ class Channel(PublishingChannel):
         try:
             payload = decode(raw, tag=claim.tag, queue=queue, redelivered=redelivered)
         except MalformedEntry as error:
-            self.settler.bury(
-                claim.tag, {"reason": "malformed", "error": {"type": "MalformedEntry", "message": str(error)}}
-            )
+            self._bury_malformed(claim, str(error))
             raise kombu_redis.Empty from None
         return payload
 

@@ -1,4 +1,4 @@
-"""The incarnation: one run of one process that holds messages, with its lease, its heartbeat and its outbox.
+"""The incarnation: one run of one process that holds messages, with its lease and its outbox.
 
 It outlives the kombu connection. When Celery reconnects, messages that are being executed stay this process',
 and their acknowledgements count; only what was not started goes back.
@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import atexit
 import functools
-import json
 import logging
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
@@ -31,10 +28,11 @@ from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.health.pulse import PULSE
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.oom import OomCounter
+from orchestrator.transport.claim import Claim
+from orchestrator.transport.heartbeat import Heartbeat
+from orchestrator.transport.holders import HOLDERS
 from orchestrator.transport.options import Options
 from orchestrator.transport.outbox import Outbox
-from orchestrator.transport.polling import Polling
 from orchestrator.transport.solitude import ALONE, RUNNING, Solitude
 from orchestrator.transport.standin import StandIn
 from orchestrator.transport.sweep import Sweeper
@@ -62,24 +60,6 @@ _LONGEST_ERROR = 500
 _COMPARE_EVERY_S = 5.0
 
 
-@dataclass(slots=True)
-class Claim:
-    """A message this process holds."""
-
-    tag: str
-    entry: str
-    stream: str
-    queue: str
-    deaths: int
-    #: Whether it must have the process to itself.
-    last_chance: bool = False
-    #: The mark it was given before it was delivered; 0: it is given one when a pool starts on it.
-    mark: int = 0
-    started_at: float | None = None
-    #: Whether a pool has it that cannot be asked to give it back.
-    handed: bool = False
-
-
 class User(Protocol):
     """A channel that consumes on behalf of a holder."""
 
@@ -96,7 +76,6 @@ class Holder:
         self.options = options
         self.fenced = False
         self.left = False
-        self.token = 0
         self.held: dict[str, Claim] = {}
         self.queues: set[str] = set()
         self.solitude = Solitude(self.held, wait_s=options.alone_wait_s, run_s=options.alone_run_s)
@@ -105,25 +84,17 @@ class Holder:
         self._users: set[User] = set()
         self._lock = threading.RLock()
         self._wire = Wire(pool)
-        self._socket: Any = None
-        self._client = ""
-        self._last_poll = monotonic()
-        self._polling = Polling(options.heartbeat_s)
-        self._said_silent = False
-        self._said: dict[str, str] = {}
-        self._ooms = OomCounter()
-        #: The count of OOM kills at the last two heartbeats.
-        self._oom_counts = (self._ooms.read(),) * 2
+        self._heartbeat = Heartbeat(self._wire, keys, options)
         self._idle_since = monotonic()
         self._linger_until = float("-inf")
         self._fenced_at: float | None = None
-        self._away_since: float | None = None
-        self._answered_at = monotonic()
-        self._sweep_age_ms = -1
         self._compared_at = monotonic()
         self._stop = threading.Event()
         self._sweeper = Sweeper(Wire(pool), keys, options, steps)
-        self.id = self._register()
+        self.token = self._heartbeat.register()
+        self.id = self._heartbeat.incarnation
+        logger.info("incarnation %s", self.id)
+        emit(events.AGENT_UP, incarnation=self.id)
         self._stand_in = StandIn(self._sweeper, options, self.id)
         self.outbox = Outbox(pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP)
         self._thread = threading.Thread(target=self._live, name="orchestrator-heartbeat", daemon=True)
@@ -133,19 +104,6 @@ class Holder:
         atexit.register(self.leave_at_exit)
 
     # -- joining and leaving
-
-    def _register(self) -> str:
-        k = self.keys
-        host = socket.gethostname()
-        node = f"{self.options.node_name or host}:{os.getpid()}"
-        fields = ["node", self.options.node_name or host, "pid", os.getpid(), "host", host, "queues", "[]"]
-        if self._ooms.group and self._oom_counts[1] is not None:
-            fields += ["oom_group", self._ooms.group, "oom_kills", self._oom_counts[1]]
-        raw, self.token = self._wire.run("register", [k.leases, k.incarnation_counter], [k.root, node, *fields])
-        name: str = raw.decode()
-        logger.info("incarnation %s", name)
-        emit(events.AGENT_UP, incarnation=name)
-        return name
 
     def attach(self, user: User, queue: str) -> None:
         """``user`` is about to claim from ``queue``; a death from now on finds what is claimed there."""
@@ -204,7 +162,7 @@ class Holder:
 
     def polled(self) -> None:
         """The broker was asked for messages just now."""
-        self._last_poll = monotonic()
+        self._heartbeat.polled_at = monotonic()
 
     def started(self, tag: str) -> None:
         """A pool starts on this message: from now on a death is on its account."""
@@ -258,9 +216,8 @@ class Holder:
             self.outbox.command(*self._marking(claim, RUNNING))
 
     def child_died(self) -> DeathReason:
-        """Why a process of the pool was killed just now: the kernel's count tells an OOM kill from another."""
-        now, before = self._ooms.read(), self._oom_counts[0]
-        return DeathReason.OOM if now is not None and before is not None and now > before else DeathReason.KILLED
+        """Why a process of the pool was killed just now."""
+        return self._heartbeat.child_died()
 
     def take(self, tag: str) -> Claim | None:
         """Let go of a message in order to settle it; ``None`` if it was settled before."""
@@ -320,36 +277,8 @@ class Holder:
         """What ``orchestrator health`` is told."""
         if self.left:
             return {}
-        now = monotonic()
-        return {
-            "incarnation": self.id,
-            "fenced_s": None if self._fenced_at is None else now - self._fenced_at,
-            "away": self._away_since is not None,
-            "beat_age_s": now - self._answered_at,
-            "silent_s": self._polling.silent_s,
-            "sweep_age_s": None if self._sweep_age_ms < 0 else now - self._answered_at + self._sweep_age_ms / 1000,
-            "stuck_s": self.options.stuck_s,
-            "sweep_stale_s": self.options.sweep_stale_s,
-        }
-
-    def _fields(self) -> dict[str, str]:
-        now = monotonic()
-        running = [c.started_at for c in list(self.held.values()) if c.started_at is not None]
-        fields = {
-            "client": self._client,
-            "queues": json.dumps(sorted(self.queues)),
-            "held": str(len(self.held)),
-            "running": str(len(running)),
-            "oldest_running_s": f"{now - min(running):.1f}" if running else "0",
-            "last_poll_s": f"{now - self._last_poll:.1f}",
-            "silent_s": f"{self._polling.silent_s:.1f}",
-            "host_load": f"{os.getloadavg()[0]:.2f}",
-        }
-        if self._oom_counts[1] is not None:
-            fields["oom_kills"] = str(self._oom_counts[1])
-        if self.options.describe is not None:
-            fields.update(self.options.describe())
-        return fields
+        fenced_s = None if self._fenced_at is None else monotonic() - self._fenced_at
+        return {**self._heartbeat.vital_signs(), "fenced_s": fenced_s}
 
     def _should_poll(self) -> bool:
         """Whether this process has a free hand for a message, and so ought to be asking for one."""
@@ -364,38 +293,9 @@ class Holder:
     def _beat(self) -> int:
         """One heartbeat. Returns ms since the last sweep, -1 if there never was one."""
         with self._lock:
-            connection = self._wire.connection
-            # The socket, not the object: redis-py opens a broken connection again as the same object.
-            if getattr(connection, "_sock", None) is not self._socket or self._socket is None:
-                name = quote(self.id, safe="@:#.-_")  # Redis allows no blanks and no accents in a client's name.
-                self._client = f"{self._wire.call('CLIENT', 'ID')} {name}"
-                self._wire.call("CLIENT", "SETNAME", name)
-                self._socket = self._wire.connection._sock
-            k = self.keys
-            ooms = self._ooms.read()
-            self._oom_counts = (self._oom_counts[1], ooms)
-            fields = self._fields()
-            changed = {name: value for name, value in fields.items() if self._said.get(name) != value}
-            silent = self._polling.silent_s > self.options.stuck_s
-            alive, *swept = self._wire.run(
-                "heartbeat",
-                [k.leases, k.incarnation(self.id), k.sweep, k.silent, k.oom(self._ooms.group)],
-                [
-                    self.id,
-                    "" if ooms is None or ooms == self._oom_counts[0] else ooms,
-                    "" if silent is self._said_silent else str(int(silent)),
-                    *(part for pair in changed.items() for part in pair),
-                ],
-            )
-            self._said, self._said_silent = fields, silent
-            self._answered_at = monotonic()
-            self._polling.after_heartbeat(self._answered_at, self._last_poll, self._should_poll())
-            if self._wire.connection._sock is not self._socket:
-                # Repaired on the way: what we have just said of our connection is no longer true.
-                self._socket = None
-        if alive:
-            self._sweep_age_ms = int(swept[0])
-            return self._sweep_age_ms
+            since_ms = self._heartbeat.beat(list(self.held.values()), self.queues, self._should_poll)
+        if since_ms is not None:
+            return since_ms
         if not self.fenced and not self.left:
             self._on_fenced()
         return 0
@@ -416,7 +316,7 @@ class Holder:
         """Whoever reads of its death must be able to see that the process lived on."""
         fields = {"incarnation": self.id, "reason": DeathReason.FENCED.value, "by": self.id}
         fields |= {"name": self.options.node_name, "host": socket.gethostname(), "pid": str(os.getpid())}
-        fields["agents"] = self._said.get("agents", "")
+        fields["agents"] = self._heartbeat.said("agents")
         flat = [part for pair in fields.items() for part in pair]
         self._wire.call("XADD", self.keys.deaths, "MAXLEN", "~", 1000, "*", *flat)
 
@@ -425,17 +325,15 @@ class Holder:
         return not self._users and not self.held and now > max(self._idle_since + _LINGER_S, self._linger_until)
 
     def _live(self) -> None:
-        while not self._stop.wait(self.options.heartbeat_s if self._away_since is None and self._socket else 0.1):
-            if self._away_since is None and self._is_deserted():
+        while not self._stop.wait(self.options.heartbeat_s if self._heartbeat.is_regular else 0.1):
+            if self._heartbeat.away_since is None and self._is_deserted():
                 self.leave()
                 return
             if self.fenced:
                 continue
             try:
                 since_ms = self._beat()
-                if self._away_since is not None:
-                    logger.warning("heartbeats reach Redis again after %.1f s", monotonic() - self._away_since)
-                    self._away_since = None
+                if self._heartbeat.answered_again():
                     self._linger_until = monotonic() + _LINGER_AFTER_OUTAGE_S
                 if monotonic() - self._compared_at > _COMPARE_EVERY_S:
                     self._compared_at = monotonic()
@@ -443,12 +341,8 @@ class Holder:
                 if not self.fenced:
                     self._stand_in.after_heartbeat(since_ms)
             except (RedisError, OSError) as error:
-                if self._away_since is None:
-                    self._away_since = monotonic()
-                    logger.warning("no heartbeat: Redis is away (%s)", error)
                 with self._lock:
-                    self._socket = None
-                    self._wire.drop()
+                    self._heartbeat.unanswered(error)
             except Exception:
                 # Without a heartbeat this worker would be declared dead; no error may end it.
                 logger.exception("heartbeat failed")
@@ -457,35 +351,3 @@ class Holder:
 def _tell(queue: str, said: list[bytes]) -> None:
     for _ in range(said.count(b"poison")):
         logger.warning("dead letter in %s: poison: a message has killed too many processes", queue)
-
-
-class Holders:
-    """The holders of this process, one per broker.
-
-    A process is one holder however many connections it opens, so this is the one thing here that lives as
-    long as the process. A forked child starts with none.
-    """
-
-    def __init__(self) -> None:
-        self._by_broker: dict[tuple[int, str], Holder] = {}
-        #: Why this process will have ended, once it has, and the error if it was one.
-        self.ending: tuple[DeathReason, str] = (DeathReason.DRAINED, "")
-        self._lock = threading.Lock()
-
-    def get(self, broker: str, make: Callable[[], Holder]) -> Holder:
-        """The holder for this broker; made if there is none, or the last one has left or was fenced."""
-        key = (os.getpid(), broker)
-        with self._lock:
-            holder = self._by_broker.get(key)
-            if holder is None or holder.left or holder.fenced:
-                holder = self._by_broker[key] = make()
-            return holder
-
-    def leave_all(self) -> None:
-        """Every incarnation of this process leaves, now rather than when the process ends."""
-        for (pid, _), holder in list(self._by_broker.items()):
-            if pid == os.getpid():
-                holder.leave()
-
-
-HOLDERS = Holders()

@@ -15,7 +15,8 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.fingerprint import fingerprint, normalised_stack
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
-from orchestrator.transport.holder import Claim, Holder
+from orchestrator.transport.claim import Claim
+from orchestrator.transport.holder import Holder
 from orchestrator.transport.options import Options
 from orchestrator.transport.wire import Wire
 

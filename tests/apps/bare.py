@@ -41,14 +41,14 @@ def began(name: str) -> int:
     return int(record.hincrby("test:runs", name, 1))
 
 
-@app.task(name="note")
+@app.task(name="note", shared=False)
 def note(name: str) -> None:
     """Run, and be seen."""
     began(name)
     record.hincrby("test:done", name, 1)
 
 
-@app.task(name="hold")
+@app.task(name="hold", shared=False)
 def hold(name: str) -> None:
     """Run until the test lets go: a push to ``test:go:NAME``, at most 60 s."""
     began(name)
@@ -56,7 +56,7 @@ def hold(name: str) -> None:
     record.hincrby("test:done", name, 1)
 
 
-@app.task(name="once_deadly")
+@app.task(name="once_deadly", shared=False)
 def once_deadly(name: str) -> None:
     """Kills its process the first time it runs."""
     if began(name) == 1:
@@ -64,7 +64,7 @@ def once_deadly(name: str) -> None:
     record.hincrby("test:done", name, 1)
 
 
-@app.task(name="leaves_once")
+@app.task(name="leaves_once", shared=False)
 def leaves_once(name: str) -> None:
     """Leaves the interpreter the first time it runs."""
     if began(name) == 1:
@@ -72,21 +72,21 @@ def leaves_once(name: str) -> None:
     record.hincrby("test:done", name, 1)
 
 
-@app.task(name="leaves")
+@app.task(name="leaves", shared=False)
 def leaves(name: str) -> None:
     """Leaves the interpreter whenever it runs."""
     began(name)
     raise SystemExit(3)
 
 
-@app.task(name="deadly")
+@app.task(name="deadly", shared=False)
 def deadly(name: str) -> None:
     """Kills its process whenever it runs."""
     began(name)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@app.task(name="nap")
+@app.task(name="nap", shared=False)
 def nap(name: str) -> None:
     """Runs for a moment, and notes what ran beside it."""
     began(name)
@@ -103,7 +103,7 @@ def _kill_worker() -> None:
     os.kill(int(os.environ["BARE_MAIN_PID"]), signal.SIGKILL)
 
 
-@app.task(name="kill_worker")
+@app.task(name="kill_worker", shared=False)
 def kill_worker(name: str) -> None:
     """Kills the whole worker, a moment after others have begun beside it."""
     began(name)
@@ -112,19 +112,19 @@ def kill_worker(name: str) -> None:
     _kill_worker()
 
 
-@app.task(name="kill_worker_at_once")
+@app.task(name="kill_worker_at_once", shared=False)
 def kill_worker_at_once(name: str) -> None:
     """Kills the whole worker before anybody knows that this runs."""
     _kill_worker()
 
 
-@app.task(name="early_hold", acks_late=False)
+@app.task(name="early_hold", acks_late=False, shared=False)
 def early_hold(name: str) -> None:
     """Acknowledged before it runs, and then as long as the test likes."""
     hold(name)
 
 
-@app.task(name="freeze")
+@app.task(name="freeze", shared=False)
 def freeze(name: str) -> None:
     """Let no thread of this process run for 1.2 s, as a long garbage collection or a bad C extension does."""
     began(name)
@@ -133,7 +133,7 @@ def freeze(name: str) -> None:
     record.hincrby("test:done", name, 1)
 
 
-@app.task(name="early", acks_late=False)
+@app.task(name="early", acks_late=False, shared=False)
 def early(name: str) -> None:
     """Acknowledged before it runs."""
     note(name)

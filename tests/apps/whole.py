@@ -30,39 +30,39 @@ app.conf.update(
 record = redis.Redis.from_url(URL, socket_timeout=90)
 
 
-@app.task(name="note")
+@app.task(name="note", shared=False)
 def note(name: str) -> str:
     """Run, and be seen: when, and in which worker process."""
     record.rpush(f"test:ran:{name}", f"{time.time()} {os.getpid()}")
     return name
 
 
-@app.task(name="hold")
+@app.task(name="hold", shared=False)
 def hold(name: str) -> None:
     """Run until the test lets go: a push to ``test:go:NAME``, at most 60 s."""
     note(name)
     record.blpop([f"test:go:{name}"], timeout=60)
 
 
-@app.task(name="limited", rate_limit="5/s")
+@app.task(name="limited", rate_limit="5/s", shared=False)
 def limited(name: str) -> None:
     """At most five of these a second."""
     note(name)
 
 
-@app.task(name="add")
+@app.task(name="add", shared=False)
 def add(a: int, b: int) -> int:
     """For canvas."""
     return a + b
 
 
-@app.task(name="total")
+@app.task(name="total", shared=False)
 def total(numbers: list[int]) -> int:
     """For chords."""
     return sum(numbers)
 
 
-@app.task(name="reluctant", bind=True)
+@app.task(name="reluctant", bind=True, shared=False)
 def reluctant(self: Task, name: str) -> str:
     """Refuses twice, then gives in."""
     note(name)
@@ -71,7 +71,7 @@ def reluctant(self: Task, name: str) -> str:
     return name
 
 
-@app.task(name="refused")
+@app.task(name="refused", shared=False)
 def refused(name: str) -> None:
     """Will not have it."""
     note(name)

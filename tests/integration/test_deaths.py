@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.agents.ending import Ending
 from orchestrator.core.death import DeathReason
-from orchestrator.transport.holder import HOLDERS
+from orchestrator.transport.holders import HOLDERS
 from tests.apps.shop import make
 from tests.bare_broker import BareBroker
 from tests.eventually import eventually

@@ -61,7 +61,7 @@ def orchestrator(network: LostAnswers) -> Iterator[Orchestrator]:
     orchestrator = Orchestrator(app)
     orchestrator.host(Clerk)
     orchestrator.host(Small)
-    app.task(_plain, name="plain", ignore_result=True)
+    app.task(_plain, shared=False, name="plain", ignore_result=True)
     yield orchestrator
     app.close()
 

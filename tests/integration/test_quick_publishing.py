@@ -42,8 +42,8 @@ def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
     app = Celery("quick", broker=redis_url, set_as_current=False)
     orchestrator = Orchestrator(app)
     orchestrator.host(Clerk)
-    app.task(_plain, name="plain", ignore_result=True)
-    app.task(_plain, name="limited", ignore_result=True, time_limit=9, soft_time_limit=8, priority=6)
+    app.task(_plain, shared=False, name="plain", ignore_result=True)
+    app.task(_plain, shared=False, name="limited", ignore_result=True, time_limit=9, soft_time_limit=8, priority=6)
     yield orchestrator
     app.close()
 
@@ -189,7 +189,7 @@ def test_what_is_compressed_is_so_in_many_too(orchestrator: Orchestrator, redis:
 
 
 def test_it_says_who_sent_it_from_within_a_task(orchestrator: Orchestrator, redis: Any) -> None:
-    @orchestrator.app.task(name="parent", bind=True)
+    @orchestrator.app.task(name="parent", bind=True, shared=False)
     def parent(task: Any) -> list[str]:
         orchestrator.send("clerk", Text(text="child"))
         return [child.id for child in task.request.children]

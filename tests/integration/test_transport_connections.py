@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport import Transport
-from orchestrator.transport.holder import HOLDERS
+from orchestrator.transport.holders import HOLDERS
 from tests.bare_broker import TRANSPORT, BareBroker, kombu_connection
 from tests.eventually import eventually
 from tests.tcp_proxy import TcpProxy

@@ -9,7 +9,7 @@ import pytest
 from kombu import Connection, Producer, Queue
 
 from orchestrator.core.keys import Keys
-from orchestrator.transport.holder import HOLDERS
+from orchestrator.transport.holders import HOLDERS
 from tests.bare_broker import BareBroker, kombu_connection
 from tests.eventually import eventually
 

@@ -13,7 +13,7 @@ from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import BatchPublishError
 
 from orchestrator.core.keys import Keys
-from orchestrator.transport.holder import HOLDERS
+from orchestrator.transport.holders import HOLDERS
 from tests.bare_broker import BareBroker, kombu_connection
 from tests.eventually import eventually
 

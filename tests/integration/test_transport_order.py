@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kombu import Connection, Consumer, Producer, Queue
 
-from orchestrator.transport.holder import HOLDERS
+from orchestrator.transport.holders import HOLDERS
 from tests.bare_broker import kombu_connection
 from tests.eventually import eventually
 

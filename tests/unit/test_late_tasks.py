@@ -34,7 +34,7 @@ def test_their_failures_are_dead_letters() -> None:
     late = orchestrator.app.register_task(Late())
     assert orchestrator.app.finalized
 
-    @orchestrator.app.task(name="late.function")
+    @orchestrator.app.task(name="late.function", shared=False)
     def fail() -> None:
         raise ValueError("later")
 

@@ -1,0 +1,23 @@
+"""A message that this process holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Claim:
+    """A message this process holds."""
+
+    tag: str
+    entry: str
+    stream: str
+    queue: str
+    deaths: int
+    #: Whether it must have the process to itself.
+    last_chance: bool = False
+    #: The mark it was given before it was delivered; 0: it is given one when a pool starts on it.
+    mark: int = 0
+    started_at: float | None = None
+    #: Whether a pool has it that cannot be asked to give it back.
+    handed: bool = False

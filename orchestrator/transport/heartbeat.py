@@ -1,0 +1,169 @@
+"""The heartbeat: what an incarnation tells Redis of itself, and what the answer tells it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection
+from time import monotonic
+from typing import Any
+from urllib.parse import quote
+
+from orchestrator.core.death import DeathReason
+from orchestrator.core.keys import Keys
+from orchestrator.transport.claim import Claim
+from orchestrator.transport.oom import OomCounter
+from orchestrator.transport.options import Options
+from orchestrator.transport.polling import Polling
+from orchestrator.transport.wire import Wire
+
+logger = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """One incarnation's word that it lives, and how it is. Not for two threads at once."""
+
+    def __init__(self, wire: Wire, keys: Keys, options: Options) -> None:
+        self.incarnation = ""
+        #: When the broker was last asked for messages, by the monotonic clock.
+        self.polled_at = monotonic()
+        #: Since when Redis has not answered.
+        self.away_since: float | None = None
+        self._wire = wire
+        self._keys = keys
+        self._options = options
+        self._host = socket.gethostname()
+        self._socket: Any = None
+        self._client = ""
+        self._polling = Polling(options.heartbeat_s)
+        self._said: dict[str, str] = {}
+        self._said_silent = False
+        self._ooms = OomCounter()
+        #: The count of OOM kills at the last two heartbeats.
+        self._oom_counts = (self._ooms.read(),) * 2
+        self._answered_at = monotonic()
+        self._sweep_age_ms = -1
+
+    def register(self) -> int:
+        """Begin a new incarnation; returns its fencing token.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        k, name = self._keys, self._options.node_name or self._host
+        fields = ["node", name, "pid", os.getpid(), "host", self._host, "queues", "[]"]
+        if self._ooms.group and self._oom_counts[1] is not None:
+            fields += ["oom_group", self._ooms.group, "oom_kills", self._oom_counts[1]]
+        args = [k.root, f"{name}:{os.getpid()}", *fields]
+        raw, token = self._wire.run("register", [k.leases, k.incarnation_counter], args)
+        self.incarnation = raw.decode()
+        return int(token)
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the next one may wait for its time: the last was answered, on a connection that is known."""
+        return self.away_since is None and self._socket is not None
+
+    def said(self, field: str) -> str:
+        """What the last one said of this."""
+        return self._said.get(field, "")
+
+    def beat(self, held: Collection[Claim], queues: Collection[str], should_poll: Callable[[], bool]) -> int | None:
+        """Tell Redis.
+
+        Returns:
+            Milliseconds since the last sweep, -1 if there never was one; ``None`` if this incarnation was given up.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        self._name_the_connection()
+        k, ooms = self._keys, self._ooms.read()
+        self._oom_counts = (self._oom_counts[1], ooms)
+        fields = self._fields(held, queues)
+        changed = {name: value for name, value in fields.items() if self._said.get(name) != value}
+        silent = self._polling.silent_s > self._options.stuck_s
+        alive, *swept = self._wire.run(
+            "heartbeat",
+            [k.leases, k.incarnation(self.incarnation), k.sweep, k.silent, k.oom(self._ooms.group)],
+            [
+                self.incarnation,
+                "" if ooms is None or ooms == self._oom_counts[0] else ooms,
+                "" if silent is self._said_silent else str(int(silent)),
+                *(part for pair in changed.items() for part in pair),
+            ],
+        )
+        self._said, self._said_silent = fields, silent
+        self._answered_at = monotonic()
+        self._polling.after_heartbeat(self._answered_at, self.polled_at, should_poll())
+        if self._wire.connection._sock is not self._socket:
+            # Repaired on the way: what we have just said of our connection is no longer true.
+            self._socket = None
+        if not alive:
+            return None
+        self._sweep_age_ms = int(swept[0])
+        return self._sweep_age_ms
+
+    def _name_the_connection(self) -> None:
+        # The socket, not the object: redis-py opens a broken connection again as the same object.
+        if self._socket is not None and getattr(self._wire.connection, "_sock", None) is self._socket:
+            return
+        name = quote(self.incarnation, safe="@:#.-_")  # Redis allows no blanks and no accents in a client's name.
+        self._client = f"{self._wire.call('CLIENT', 'ID')} {name}"
+        self._wire.call("CLIENT", "SETNAME", name)
+        self._socket = self._wire.connection._sock
+
+    def _fields(self, held: Collection[Claim], queues: Collection[str]) -> dict[str, str]:
+        now = monotonic()
+        running = [claim.started_at for claim in held if claim.started_at is not None]
+        fields = {
+            "client": self._client,
+            "queues": json.dumps(sorted(queues)),
+            "held": str(len(held)),
+            "running": str(len(running)),
+            "oldest_running_s": f"{now - min(running):.1f}" if running else "0",
+            "last_poll_s": f"{now - self.polled_at:.1f}",
+            "silent_s": f"{self._polling.silent_s:.1f}",
+            "host_load": f"{os.getloadavg()[0]:.2f}",
+        }
+        if self._oom_counts[1] is not None:
+            fields["oom_kills"] = str(self._oom_counts[1])
+        if self._options.describe is not None:
+            fields.update(self._options.describe())
+        return fields
+
+    def answered_again(self) -> bool:
+        """Take note that Redis answers; whether it had been away."""
+        if self.away_since is None:
+            return False
+        logger.warning("heartbeats reach Redis again after %.1f s", monotonic() - self.away_since)
+        self.away_since = None
+        return True
+
+    def unanswered(self, error: Exception) -> None:
+        """Take note that Redis does not answer; the next one is on a new connection."""
+        if self.away_since is None:
+            self.away_since = monotonic()
+            logger.warning("no heartbeat: Redis is away (%s)", error)
+        self._socket = None
+        self._wire.drop()
+
+    def child_died(self) -> DeathReason:
+        """Why a process of the pool was killed just now: the kernel's count tells an OOM kill from another."""
+        now, before = self._ooms.read(), self._oom_counts[0]
+        return DeathReason.OOM if now is not None and before is not None and now > before else DeathReason.KILLED
+
+    def vital_signs(self) -> dict[str, Any]:
+        """What ``orchestrator health`` is told."""
+        age_s = monotonic() - self._answered_at
+        return {
+            "incarnation": self.incarnation,
+            "away": self.away_since is not None,
+            "beat_age_s": age_s,
+            "silent_s": self._polling.silent_s,
+            "sweep_age_s": None if self._sweep_age_ms < 0 else age_s + self._sweep_age_ms / 1000,
+            "stuck_s": self._options.stuck_s,
+            "sweep_stale_s": self._options.sweep_stale_s,
+        }

@@ -1,0 +1,15 @@
+"""What one app of the tests declares is not another's: each file must pass beside any other, in any order."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from tests.apps import bare, whole
+
+
+def test_a_tests_app_shares_no_task_with_others() -> None:
+    other = Celery("other", set_as_current=False)
+    other.finalize()
+    own = {name for app in (bare.app, whole.app) for name in app.tasks if not name.startswith("celery.")}
+    assert own
+    assert not own & set(other.tasks)
