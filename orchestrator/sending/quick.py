@@ -16,6 +16,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from celery import Celery, signals
@@ -166,7 +167,8 @@ class QuickPublisher:
         key = (parcel.task, queue_name(parcel))
         known = self._forms.get(key)
         if known is None or known[0] is not task:
-            form = line.form(self._app, parcel, headers, reprs)
+            # What is kept for others must not have what this one says for itself.
+            form = line.form(self._app, replace(parcel, priority=None), headers, reprs)
             queue = parcel.queue
             if form is not None and not isinstance(queue, Queue):
                 queue = self._app.amqp.queues[json.loads(form.written["queue"])]

@@ -128,6 +128,32 @@ def test_it_is_what_celery_would_have_sent(
     assert int(accepted or 0) == 2
 
 
+def test_what_one_send_says_does_not_stick_to_the_next(
+    orchestrator: Orchestrator, redis: Any, by_celery: Callable[[], list[str]]
+) -> None:
+    said: dict[str, Any] = {
+        "priority": 9, "metadata": {"job": "7"}, "track": False, "on_error": "log", "timeout_s": 5, "deadline_s": 50,
+        "retry": Retry(0), "bury_expired": True,
+    }  # fmt: skip
+    orchestrator.send("clerk", Text(text="x"), **said)
+    orchestrator.send("clerk", Text(text="x"))
+    orchestrator.send("clerk", Text(text="x"), priority=3)
+    orchestrator.send("clerk", Text(text="x"), expires_s=60, countdown_s=0)
+    orchestrator.send("clerk", Text(text="x"))
+    assert by_celery() == ["clerk.Text"]
+    assert [len(lying(redis, "clerk", step)) for step in ("0", "3", "6", "9")] == [3, 1, 0, 1]
+    first, expiring, last = lying(redis, "clerk")
+    assert first == last
+    assert first["properties"]["priority"] == 0
+    assert first["headers"]["orc"] == {
+        name: value for name, value in expiring["headers"]["orc"].items() if name != "expires"
+    }
+    for priority in (4, None):
+        app = orchestrator.app
+        orchestrator.send(app.signature("limited", (1,), **({} if priority is None else {"priority": priority})))
+    assert [m["properties"]["priority"] for step in ("3", "6") for m in lying(redis, "celery", step)] == [4, 6]
+
+
 @pytest.mark.parametrize("options", [{}, {"priority": 6, "metadata": {"done": "50% of %(id)s"}, "track": False}])
 def test_of_many_each_is_what_celery_would_have_sent(
     orchestrator: Orchestrator, redis: Any, options: dict[str, Any]
