@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cached_property, partial
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, Task, signals
 from celery.canvas import Signature
 
 from orchestrator.agents.agent import Agent, AgentSpec
@@ -262,7 +262,7 @@ class Orchestrator:
 
     def send(
         self,
-        recipient: str | type[Agent] | Signature,
+        recipient: str | type[Agent] | Signature | Task,
         message: Message | None = None,
         *,
         retry: Retry | None = None,
@@ -280,7 +280,7 @@ class Orchestrator:
         idempotency_key: str | None = None,
         idempotency_ttl_s: float = 24 * 3600.0,
     ) -> Delivery:
-        """Send a message to an agent, or a Celery signature to its task, under supervision.
+        """Send a message to an agent, or a Celery signature (or task, without arguments), under supervision.
 
         What is said here overrides the settings', the handler's and the agent's word. ``timeout_s`` bounds each
         attempt, ``deadline_s`` all of them, counted from now; ``expires_s`` the wait for the first, and with
@@ -322,7 +322,7 @@ class Orchestrator:
 
     def call(
         self,
-        recipient: str | type[Agent] | Signature,
+        recipient: str | type[Agent] | Signature | Task,
         message: Message | None = None,
         *,
         timeout_s: float,

@@ -10,7 +10,7 @@ from kombu.utils.imports import symbol_by_name
 
 from orchestrator.agents.host import why_not_supervised
 from orchestrator.core.effective import impossible, wasteful
-from orchestrator.sending.address import Address
+from orchestrator.sending.address import Address, unreadable
 from orchestrator.transport.transport import TRANSPORT, Transport
 
 #: Pools whose running tasks nothing can interrupt.
@@ -23,7 +23,8 @@ _NAMED = 10
 def remarks(app: Celery, addresses: Iterable[Address], pool: str | type = "") -> list[str]:
     """Everything there is to say; ``pool`` is the worker's, if there is one."""
     known = list(addresses)
-    return [*_broker(app), *_tasks(app), *_policies(known), *_pool(_short(pool), known)]
+    factor = app.orchestrator.settings.timeout_factor if hasattr(app, "orchestrator") else 1.0
+    return [*_broker(app), *_tasks(app), *_contents(app), *_policies(known, factor), *_pool(_short(pool), known)]
 
 
 def _broker(app: Celery) -> list[str]:
@@ -39,6 +40,14 @@ def _tasks(app: Celery) -> list[str]:
     return [f"{name}: not supervised, {why}" for name, task in own_tasks(app) if (why := why_not_supervised(task))]
 
 
+def _contents(app: Celery) -> list[str]:
+    return grouped(
+        (name, f"serializer={task.serializer!r}, so each message becomes a dead letter (malformed); allowed: {why}")
+        for name, task in own_tasks(app)
+        if (why := unreadable(app, task))
+    )
+
+
 def own_tasks(app: Celery) -> list[tuple[str, Any]]:
     """The tasks that are neither Celery's nor this library's, by name."""
     return [
@@ -46,8 +55,8 @@ def own_tasks(app: Celery) -> list[tuple[str, Any]]:
     ]
 
 
-def _policies(addresses: list[Address]) -> list[str]:
-    return grouped((a.task, line) for a in addresses for line in (*impossible(a.policy), *wasteful(a.policy)))
+def _policies(addresses: list[Address], factor: float) -> list[str]:
+    return grouped((a.task, line) for a in addresses for line in (*impossible(a.policy), *wasteful(a.policy, factor)))
 
 
 def grouped(said: Iterable[tuple[str, str]]) -> list[str]:

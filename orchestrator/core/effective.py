@@ -111,18 +111,23 @@ def impossible(effective: Effective) -> list[str]:
     return [f"{said}; allowed: at most deadline_s={e.deadline_s:g} (said by {by['deadline_s']}), which ends it first"]
 
 
-def wasteful(effective: Effective) -> list[str]:
-    """What of it is allowed, but asks for more than can be had; with the values."""
+def wasteful(effective: Effective, factor: float = 1.0) -> list[str]:
+    """What of it is allowed, but asks for more than can be had; with the values.
+
+    Timeouts and deadlines are enforced ``factor`` times as long, the pauses between attempts are not.
+    """
     e = effective
     if e.deadline_s is None or impossible(e):
         return []
     attempts, pauses_s = e.retry.max_retries + 1, e.retry.pauses_s()
-    whole_s = (e.timeout_s or 0) * attempts + pauses_s
-    if whole_s <= e.deadline_s:
+    timeout_s, deadline_s = (e.timeout_s or 0) * factor, e.deadline_s * factor
+    whole_s = timeout_s * attempts + pauses_s
+    if whole_s <= deadline_s:
         return []
-    each = f" of up to {e.timeout_s:g} s" if e.timeout_s else ""
+    each = f" of up to {timeout_s:g} s" if timeout_s else ""
     whole = f"{attempts} attempts{each} with {pauses_s:g} s of pauses take up to {whole_s:g} s"
-    return [f"{whole}; deadline_s={e.deadline_s:g} cuts the last ones off"]
+    scaled = "" if factor == 1 else f" (times as timeout_factor={factor:g} makes them)"
+    return [f"{whole}; deadline_s={deadline_s:g} cuts the last ones off{scaled}"]
 
 
 def seconds(name: str, value: float | None, *, above: bool = False) -> float | None:

@@ -12,6 +12,7 @@ from celery import Celery
 from celery.canvas import Signature, _chain, chain
 from celery.utils.functional import maybe_list
 from kombu import Queue
+from kombu.serialization import prepare_accept_content, registry
 
 from orchestrator.core.effective import Effective, Policy, merge, priority_of, seconds
 from orchestrator.core.errors import InvalidPolicy
@@ -125,6 +126,8 @@ def to_task(
         raise InvalidPolicy("acks_late", False, f"True, for {signature.task} to be supervised")
     if why := getattr(task, "__unsupervised__", ""):
         raise InvalidPolicy("recipient", signature.task, f"a task that can be supervised; not this one, {why}")
+    if why := unreadable(app, task):
+        raise InvalidPolicy("serializer", task.serializer, f"for {signature.task}, {why}")
     said = Policy(expires_s=seconds("expires", own.get("expires")), priority=priority_of(own.get("priority")))
     countdown_s = seconds("countdown", own.get("countdown"))
     return _parcel(
@@ -145,6 +148,16 @@ def to_task(
         link=maybe_list(own.get("link")) or (),
         link_error=maybe_list(own.get("link_error")) or (),
     )
+
+
+def unreadable(app: Celery, task: Any) -> str:
+    """Of a task whose messages the app's own workers would refuse to read, what they do read; else empty."""
+    serializer, accepted = getattr(task, "serializer", None), app.conf.accept_content
+    if serializer is None or accepted is None:
+        return ""
+    types = prepare_accept_content(accepted)
+    content = registry.name_to_type.get(serializer, serializer)
+    return "" if content in types else ", ".join(sorted(accepted)) + " (the app's accept_content)"
 
 
 def _first_of(signature: Signature) -> Signature:

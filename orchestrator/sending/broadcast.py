@@ -16,7 +16,7 @@ from kombu.exceptions import BatchPublishError
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.form import Form, encode, write_form
-from orchestrator.sending.publish import Parcel, headers_of, queue_name, refusals, shown
+from orchestrator.sending.publish import Parcel, headers_of, producer_of, queue_name, refusals, shown
 from orchestrator.transport.store import Store
 
 #: Most recipients of one broadcast: one step must not keep Redis from others for a second.
@@ -103,11 +103,11 @@ def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, 
         sent anything.
 
     Raises:
-        BrokerUnavailable: Redis did not take it.
+        BrokerUnavailable: Redis did not take it, or no connection was free.
     """
     copies, undo = _Forms(app, hidden), _Forms(app, hidden)
     try:
-        with app.producer_pool.acquire(block=True) as producer, producer.batch() as batch:
+        with producer_of(app) as producer, producer.batch() as batch:
             numbers = [copies.number(parcel, batch) for parcel in cast.parcels]
             members = [_member(undo, parcel, batch) for parcel in cast.compensations]
     except BatchPublishError as error:

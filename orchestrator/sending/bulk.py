@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
 from orchestrator.sending.form import Form, encode, write_form
-from orchestrator.sending.publish import Parcel, headers_of, publish, refusals, shown
+from orchestrator.sending.publish import Parcel, headers_of, producer_of, publish, refusals, shown
 
 #: Messages in one round trip. More would keep Redis from others for longer than a few milliseconds.
 CHUNK: Final = 250
@@ -28,10 +28,11 @@ def publish_many(app: Celery, parcels: Sequence[Parcel], hidden: tuple[str, ...]
     Raises:
         MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
         InvalidMessage: the arguments of one are not JSON data.
-        BrokerUnavailable: Redis did not take it; of the last :data:`CHUNK`, what was accepted is unknown.
+        BrokerUnavailable: Redis did not take it; of the last :data:`CHUNK`, what was accepted is unknown. Or no
+            connection was free, and nothing was accepted.
     """
     done = 0
-    with app.producer_pool.acquire(block=True) as producer:
+    with producer_of(app) as producer:
         try:
             with producer.batch(max_size=2 * CHUNK) as batch:
                 write = _one_by_one(app, hidden, batch) if _somebody_listens(app) else _alike(app, hidden, batch)

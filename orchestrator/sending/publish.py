@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from celery import Celery
 from kombu import Queue
-from kombu.exceptions import EncodeError, OperationalError
+from kombu.exceptions import EncodeError, LimitExceeded, OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidMessage
@@ -20,6 +20,9 @@ from orchestrator.telemetry import tracing
 
 #: Of a message's arguments, so many characters are shown; Celery's own limit.
 _SHOWN: Final = 1024
+
+#: Longest wait for a connection while others have all of the pool's; what they publish takes milliseconds.
+PRODUCER_WAIT_S: Final = 30.0
 
 #: Publishes a parcel with these headers, its arguments shown like this; or says that it is Celery's to do.
 Quick = Callable[["Parcel", Mapping[str, Any], tuple[str, str]], bool]
@@ -76,13 +79,32 @@ def publish(
 
     Raises:
         BrokerUnavailable: Redis did not take it (after Celery's own publish retries). If the connection broke
-            at the last moment it may have been taken all the same.
+            at the last moment it may have been taken all the same. Or no connection was free (see :func:`producer_of`).
         InvalidMessage: its arguments are not JSON data.
     """
     reprs = shown(parcel.args, hidden), shown(parcel.kwargs, hidden)
     with refusals(app, parcel.task), headers_of(parcel) as headers:
-        if quick is None or not quick(parcel, headers, reprs):
-            by_celery(app, parcel, headers, reprs, {} if producer is None else {"producer": producer})
+        if quick is not None and quick(parcel, headers, reprs):
+            return
+        with producer_of(app) if producer is None else nullcontext(producer) as mine:
+            by_celery(app, parcel, headers, reprs, {"producer": mine})
+
+
+@contextmanager
+def producer_of(app: Celery) -> Iterator[Any]:
+    """A producer on one of the app's connections. Celery's pool of producers would wait for one without end.
+
+    Raises:
+        BrokerUnavailable: others have had all of them for :data:`PRODUCER_WAIT_S`.
+    """
+    try:
+        connection = app.pool.acquire(block=True, timeout=PRODUCER_WAIT_S)
+    except LimitExceeded as error:
+        limit = f"all connections were in use for {PRODUCER_WAIT_S:g} s; broker_pool_limit={app.conf.broker_pool_limit}"
+        with app.connection_for_write() as mine:
+            raise BrokerUnavailable(mine.as_uri(), limit) from error
+    with connection:
+        yield app.amqp.Producer(connection, auto_declare=False)
 
 
 def by_celery(
@@ -92,6 +114,8 @@ def by_celery(
     said = {
         "queue": parcel.queue,
         "priority": parcel.priority,
+        # Nothing at all, or Celery would take it for a word against the task's own.
+        "expires": parcel.expires_s,
         "link": list(parcel.link) or None,
         "link_error": list(parcel.link_error) or None,
     }
@@ -101,7 +125,6 @@ def by_celery(
         kwargs=dict(parcel.kwargs),
         task_id=parcel.id,
         countdown=parcel.countdown_s,
-        expires=parcel.expires_s,
         argsrepr=reprs[0],
         kwargsrepr=reprs[1],
         headers=dict(headers),

@@ -8,7 +8,7 @@ from functools import cached_property
 from time import monotonic
 from typing import Any, Protocol
 
-from celery import Celery
+from celery import Celery, Task
 from celery.canvas import Signature
 from kombu.utils.imports import symbol_by_name
 
@@ -162,9 +162,21 @@ class BrokerDoor:
 
 
 def queue_of(app: Celery, parcel: Parcel) -> str:
-    """The name of the mailbox that a parcel goes to."""
-    queue = getattr(parcel.queue, "name", parcel.queue)
-    return str(queue if queue is not None else app.amqp.router.route({}, parcel.task)["queue"].name)
+    """The name of the mailbox that a parcel goes to: what Celery makes of its task's own options and the routes."""
+    if parcel.queue is not None:
+        return queue_name(parcel)
+    task = app.tasks.get(parcel.task)
+    own = {} if task is None else {name: value for name, value in task._get_exec_options().items() if value is not None}
+    route = app.amqp.router.route(own, parcel.task, parcel.args, parcel.kwargs, task)
+    queue, exchange, key = route.get("queue"), route.get("exchange"), route.get("routing_key")
+    name = str(app.conf.task_default_queue if queue is None else queue.name)
+    if not exchange or not key:
+        return name
+    # As a direct exchange delivers, the only kind that kombu knows here without having declared it.
+    exchange = getattr(exchange, "name", exchange)
+    declared = app.amqp.queues.values()
+    bound = {str(other.name) for other in declared if (other.exchange.name, other.routing_key) == (exchange, key)}
+    return name if name in bound or not bound else min(bound)
 
 
 class Sender:
@@ -176,7 +188,7 @@ class Sender:
         self._door = door
 
     def send(self, recipient: Any, message: Message | None, options: SendOptions) -> Delivery:
-        """Send a message to an agent, or a signature to its task.
+        """Send a message to an agent, or a signature to its task; a task is its signature without arguments.
 
         Raises:
             CallerError: the recipient, the message or an option is not what it must be.
@@ -184,6 +196,8 @@ class Sender:
             BrokerUnavailable: Redis did not take it.
             SendFailed: it has its outcome already, is to raise, and was not handled.
         """
+        if isinstance(recipient, Task):
+            recipient = recipient.s()
         parcel = (
             to_task(self._app, self._directory, recipient, message, options)
             if isinstance(recipient, Signature)

@@ -126,6 +126,18 @@ def test_what_asks_for_more_than_can_be_had_is_said_with_its_values(policy: Poli
     assert impossible(effective) == []
 
 
+def test_what_wastes_is_reckoned_with_times_as_they_are_enforced() -> None:
+    effective = merge(("agent", Policy(Retry(2, Fixed(1)), timeout_s=5, deadline_s=16)))
+    # 15 s of attempts and 2 s of pauses: only the former grow with the deadline.
+    assert len(wasteful(effective)) == 1
+    assert wasteful(effective, factor=2) == []
+    (said,) = wasteful(effective, factor=0.5)
+    assert said == (
+        "3 attempts of up to 2.5 s with 2 s of pauses take up to 9.5 s; deadline_s=8 cuts the last ones off"
+        " (times as timeout_factor=0.5 makes them)"
+    )
+
+
 def test_what_can_never_be_is_told_apart_with_who_says_it() -> None:
     effective = merge(("agent", Policy(deadline_s=5)), ("settings", Policy(timeout_s=9)))
     (said,) = impossible(effective)
