@@ -53,6 +53,8 @@ class Channel(PublishingChannel):
         self._fenced = False
         self._read_on: Any = None
         self._kept_alive_at = float("-inf")
+        #: Since when Redis has been asked for what has not been taken in yet.
+        self._expecting_since: float | None = None
         super().__init__(*args, **kwargs)
         self.settler = Settler(self.keys, self.options, lambda: self.wire, self._on_settled)
 
@@ -140,9 +142,10 @@ class Channel(PublishingChannel):
             self.settler.holder.polled()
             if connection._sock is not self._read_on:
                 # A claim sent on the last connection may have been served with nobody to take the answer.
-                self.settler.holder.take_back_unanswered(0)
+                self.settler.holder.take_back_unanswered(0, reader=self)
                 self._read_on = connection._sock
         self._in_poll = connection
+        self._expecting_since = monotonic()
         self._brpop_sent_at = monotonic()
         if self._claimed:
             self._asked = _NUDGE
@@ -222,6 +225,7 @@ class Channel(PublishingChannel):
             self._in_poll = None
             self._flush_brpop_reauth()
         self._take_in(reply)
+        self._expecting_since = None
         if not self._claimed:
             raise kombu_redis.Empty
         self._deliver_claimed()
@@ -401,6 +405,11 @@ class Channel(PublishingChannel):
             return False
         return bool(self.active_queues) and self.qos.can_consume()
 
+    def expecting_s(self) -> float | None:
+        """For how long an answer of Redis has been on its way here, or has waited to be read; ``None`` if none is."""
+        since = self._expecting_since
+        return None if since is None else monotonic() - since
+
     def _stop_reading(self) -> None:
         """Take back what is asked of Redis, so that no message is given to a reader that has stopped."""
         connection = self._in_poll
@@ -410,10 +419,11 @@ class Channel(PublishingChannel):
                 connection.disconnect()
                 if self.settler.holder is not None:
                     # What was served before the connection closed, with nobody to take the answer.
-                    self.settler.holder.take_back_unanswered(0)
+                    self.settler.holder.take_back_unanswered(0, reader=self)
             except (RedisError, OSError):
                 logger.debug("closing the reading connection failed", exc_info=True)
         self._asked = ""
+        self._expecting_since = None
         self._empty = False
         if self.secluded is not None:
             self._claimed.append(self.secluded)

@@ -56,6 +56,9 @@ _LINGER_AFTER_OUTAGE_S = 40.0
 #: Characters of an error that are kept with a death.
 _LONGEST_ERROR = 500
 
+#: Longest time that looking for unread answers takes, or else it says nothing.
+_ANSWERED_WITHIN_S = 0.5
+
 #: How often Redis' idea of what we hold is compared with ours.
 _COMPARE_EVERY_S = 5.0
 
@@ -66,6 +69,8 @@ class User(Protocol):
     def on_fenced(self) -> None: ...
 
     def wants_messages(self) -> bool: ...
+
+    def expecting_s(self) -> float | None: ...
 
 
 class Holder:
@@ -101,6 +106,8 @@ class Holder:
         self._thread.start()
         PULSE.start(options.node_name or socket.gethostname())
         PULSE.watch(self.vital_signs)
+        # A fork that ends as a whole interpreter does would take its parent's leave.
+        self._pid = os.getpid()
         atexit.register(self.leave_at_exit)
 
     # -- joining and leaving
@@ -112,7 +119,11 @@ class Holder:
             if queue not in self.queues:
                 self.queues.add(queue)
                 # Before the first claim: the sweep looks for our messages in the queues named here.
-                self._beat()
+                try:
+                    self._beat()
+                except BaseException:
+                    self.queues.discard(queue)
+                    raise
 
     def detach(self, user: User) -> None:
         """``user`` claims no more.
@@ -148,6 +159,8 @@ class Holder:
 
     def leave_at_exit(self) -> None:
         """Leave, for the reason for which the process ends."""
+        if self._pid != os.getpid():
+            return
         reason, error = HOLDERS.ending
         uncaught = getattr(sys, "last_value", None)
         if reason is DeathReason.DRAINED and isinstance(uncaught, Exception):
@@ -243,15 +256,25 @@ class Holder:
             # The next claim goes over another connection, and would overtake what comes back first.
             self.outbox.flush(wait_s=_CONFIRM_S)
 
-    def take_back_unanswered(self, idle_s: float) -> None:
+    def take_back_unanswered(self, idle_s: float, *, reader: User | None = None) -> None:
         """Give back what Redis says we hold and we know nothing of: the answer to a claim that never arrived.
+
+        ``reader`` says that it expects no answer any more. What any other is still to read, however late it comes to
+        that, is not lost: Redis gave it out after it had been asked.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
         streams = [self.keys.step(queue, step) for queue in self.queues for step in self._steps]
+        asked_at = monotonic()
+        expecting = [s for user in tuple(self._users) if user is not reader and (s := user.expecting_s()) is not None]
+        if expecting:
+            idle_s = max(idle_s, max(expecting) + _ANSWERED_WITHIN_S)
         with self._lock:
             answer = self._wire.run("unanswered", streams, [GROUP, self.id, to_ms(idle_s)])
+        if expecting and monotonic() - asked_at > _ANSWERED_WITHIN_S:
+            # It may have been asked of Redis later than that; another time.
+            return
         unknown = [
             (streams[index - 1], entry.decode())
             for index, entry in zip(answer[::2], answer[1::2], strict=True)

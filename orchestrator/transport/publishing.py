@@ -137,19 +137,23 @@ class PublishingChannel(kombu_redis.Channel):
             batch.run("publish", keys, [limit, "", message])
             return
 
-        def publish(said: Hashable) -> Any:
-            attempt = _unanswered.attempt(said, self.keys.last_publish(self.wire.name))
-            try:
-                return self.wire.run("publish", [*keys, attempt.key], [limit, attempt.token, message])
-            except ResponseError:
-                raise
-            except (RedisError, OSError):
-                _unanswered.lost(said, attempt)
-                raise
-
-        reply = publish(said)
+        reply = self._once(said, "publish", keys, [limit], [message])
         if type(reply) is list:
-            insist(queue, reply, 1, lambda _: publish(said))
+            insist(queue, reply, 1, lambda _: self._once(said, "publish", keys, [limit], [message]))
+
+    def _once(self, said: Hashable, script: str, keys: list[str], before: list[Any], after: list[Any]) -> Any:
+        """Run a script that publishes what is ``said``, so that it is there once however often the answer is lost.
+
+        The connection's last publish is its last key, the token stands between the two parts of the arguments.
+        """
+        attempt = _unanswered.attempt(said, self.keys.last_publish(self.wire.name))
+        try:
+            return self.wire.run(script, [*keys, attempt.key], [*before, attempt.token, *after])
+        except ResponseError:
+            raise
+        except (RedisError, OSError):
+            _unanswered.lost(said, attempt)
+            raise
 
     def _next_delivery_tag(self) -> str:
         # As unique as kombu's, at a fifth of the price.
@@ -216,9 +220,10 @@ class PublishingChannel(kombu_redis.Channel):
             "attempts": 0,
             "at": to_ms(time.time()),
         }
-        args = [self.keys.root, routing_key, _encode(message), json.dumps(letter), letter["reason"], "Unroutable"]
-        self.wire.run("bury_unsent", [self.keys.ledger(routing_key)], args)
         headers = message["headers"]
+        said = exchange, routing_key, headers.get("id"), headers.get("retries")
+        args = [self.keys.root, routing_key, _encode(message), json.dumps(letter), letter["reason"], "Unroutable"]
+        self._once(said, "bury_unsent", [self.keys.ledger(routing_key)], args, [])
         emit(
             events.BURIED,
             agent="",

@@ -132,3 +132,21 @@ def test_a_refusal_whose_answer_is_lost_is_still_one(
     redis.delete(KEYS.step("small", 0))
     orchestrator.send("small", Note())
     assert redis.xlen(KEYS.step("small", 0)) == 1
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_what_nobody_is_bound_for_becomes_one_letter(
+    orchestrator: Orchestrator, network: LostAnswers, redis: Any, times: int
+) -> None:
+    """Regression: a letter that was buried, and whose answer was lost, was buried again."""
+
+    def publish() -> None:
+        orchestrator.app.send_task("plain", exchange="nowhere", routing_key="clerk", retry=True)
+
+    publish()
+    network.lose(times, sha("bury_unsent"), done_first=True)
+    publish()
+    publish()
+    assert network.left == 0
+    assert orchestrator.dead_letters.count() == 3
+    assert int(redis.hget(KEYS.ledger("clerk"), "accepted")) == 3

@@ -184,10 +184,8 @@ class Mailbox(RuleBasedStateMachine):
             )
             assert bool(moved) is not worker.fenced
             if moved:
-                # The next attempt is a new entry, which has killed nobody.
-                self.deaths.pop(held.name, None)
+                # Its deaths are the message's, not the attempt's; and this attempt has started for all to see.
                 self.unexplained.pop(held.name, None)
-                self.alone.pop(held.name, None)
 
     @rule(worker=workers, at=st.integers(0, 9), died=st.booleans())
     def give_back(self, worker: Worker, at: int, died: bool) -> None:
@@ -336,3 +334,24 @@ def test_the_mailbox_is_what_the_model_says(redis_server: EmbeddedServer) -> Non
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
+
+
+def test_deaths_outlive_an_attempt_that_merely_failed(redis_url: str) -> None:
+    """Regression: a message that killed its workers, and now and then raised an error, was never poison."""
+    mailbox = Mailbox()
+    mailbox.redis = redis.Redis.from_url(redis_url)
+    mailbox.begin(0)
+    mailbox.publish(0, 1)
+    first, second = mailbox.all_workers
+    mailbox.claim(first, 1)
+    mailbox.start_running(first, 0, 2)
+    mailbox.die(first, "killed", 3)
+    for _ in range(2):
+        mailbox.claim(second, 1)
+        assert len(second.held) == 1
+        mailbox.retry_now(second, 0)
+    mailbox.claim(second, 1)
+    assert mailbox.deaths == {second.held[0].name: 1}
+    mailbox.settle(second, 0, "handled")
+    assert not mailbox.redis.exists(mailbox.keys.delayed_bodies(QUEUE))
+    mailbox.teardown()

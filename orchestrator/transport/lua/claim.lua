@@ -13,14 +13,13 @@ local wait = -1
 even_when_full(KEYS[1])
 for base = 2, #KEYS, stride do
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[base], '-inf', now, 'LIMIT', 0, 100)) do
-    local body = redis.call('HGET', KEYS[base + 1], member)
+    local body, deaths = scheduled(KEYS[base + 1], member)
     local target = steps
     for s = 1, steps do
       if member:sub(1, #ARGV[4 + s] + 1) == ARGV[4 + s] .. '|' then target = s end
     end
-    redis.call('ZREM', KEYS[base], member)
-    redis.call('HDEL', KEYS[base + 1], member)
-    if body then put(KEYS[base + 1 + target], body) end
+    unschedule(KEYS[base], KEYS[base + 1], member)
+    if body then put(KEYS[base + 1 + target], body, deaths) end
   end
   local first = redis.call('ZRANGE', KEYS[base], 0, 0, 'WITHSCORES')
   if first[2] then

@@ -71,11 +71,23 @@ end
 
 -- Ring the bell when what was just scheduled is due before everything else: a reader that sleeps until the
 -- former first one has to sleep less.
-local function schedule(delayed, bodies, bell, member, body, due)
+local function schedule(delayed, bodies, bell, member, body, due, d)
   local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
   redis.call('HSET', bodies, member, body)
+  if d then redis.call('HSET', bodies, member .. '|d', d) end
   redis.call('ZADD', delayed, due, member)
   if not first[2] or due < tonumber(first[2]) then
     redis.call('XADD', bell, 'MAXLEN', 4, '*', 'b', '1')
   end
+end
+
+-- What was scheduled: the message, and its deaths if somebody died of it before (see retry.lua).
+local function scheduled(bodies, member)
+  local found = redis.call('HMGET', bodies, member, member .. '|d')
+  return found[1] or nil, found[2] or nil
+end
+
+local function unschedule(delayed, bodies, member)
+  redis.call('ZREM', delayed, member)
+  redis.call('HDEL', bodies, member, member .. '|d')
 end

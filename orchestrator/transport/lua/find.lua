@@ -23,8 +23,7 @@ if KEYS[5] == '' then
     local m = redis.call('HGET', KEYS[4], member)
     if is_it(m) then
       if ARGV[3] == '' then return {'scheduled', m} end
-      redis.call('ZREM', KEYS[3], member)
-      redis.call('HDEL', KEYS[4], member)
+      unschedule(KEYS[3], KEYS[4], member)
       return cancelled()
     end
   end

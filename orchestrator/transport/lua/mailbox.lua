@@ -102,10 +102,9 @@ local function drop_oldest(door, depth)
     else
       local delayed, bodies = door.root .. 'delayed:' .. door.queue, door.root .. 'delayed-body:' .. door.queue
       local member = redis.call('ZRANGE', delayed, 0, 0)[1]
-      local body = redis.call('HGET', bodies, member)
-      redis.call('ZREM', delayed, member)
-      redis.call('HDEL', bodies, member)
-      overflowed(door, body or '')
+      local body, d = scheduled(bodies, member)
+      unschedule(delayed, bodies, member)
+      overflowed(door, body or '', d)
     end
   end
 end

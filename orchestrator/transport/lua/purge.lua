@@ -7,8 +7,7 @@ local function drop(m)
 end
 for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, left - 1)) do
   local body = redis.call('HGET', KEYS[3], member)
-  redis.call('ZREM', KEYS[2], member)
-  redis.call('HDEL', KEYS[3], member)
+  unschedule(KEYS[2], KEYS[3], member)
   drop(body)
 end
 for k = 4, #KEYS do

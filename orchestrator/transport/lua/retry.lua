@@ -5,8 +5,13 @@ if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
   redis.call('HINCRBY', KEYS[2], 'duplicated', 1)
   return 0
 end
+-- Its deaths are of the message, not of the attempt. That a holder died before it was seen to start says nothing any
+-- more: this attempt has started, and ended.
+local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
+local _, d
+if entry then _, d = fields(entry) end
 redis.call('XDEL', KEYS[1], ARGV[2])
-schedule(KEYS[3], KEYS[4], KEYS[5], ARGV[3], ARGV[4], now_ms() + tonumber(ARGV[5]))
+schedule(KEYS[3], KEYS[4], KEYS[5], ARGV[3], ARGV[4], now_ms() + tonumber(ARGV[5]), d)
 redis.call('HINCRBY', KEYS[2], 'retried', 1)
 breaker_failed(flow_of(KEYS[2]))
 return answer(1)
