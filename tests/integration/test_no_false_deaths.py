@@ -178,6 +178,9 @@ class Consumer:
     def wants_messages(self) -> bool:
         return False
 
+    def expecting_s(self) -> float | None:
+        return None
+
 
 def test_two_hundred_start_at_once(redis_url: str) -> None:
     broker = BareBroker(redis_url)
