@@ -13,7 +13,9 @@ from typing import Any
 
 from redis import Redis
 
+from orchestrator.core.errors import MailboxFull
 from orchestrator.core.fingerprint import fingerprint
+from orchestrator.core.flow import Flow, Mailbox
 from orchestrator.core.keys import GROUP, Keys, indexed, steps_of
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.edit import Validate
@@ -21,6 +23,7 @@ from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.memory import MemoryShelf
 from orchestrator.deadletters.stream import StreamShelf
+from orchestrator.transport.flow import declare_flow
 from orchestrator.transport.message import decode
 from orchestrator.transport.options import Options
 from orchestrator.transport.store import Store
@@ -79,7 +82,8 @@ class Bench(ABC):
     log: DeadLetters
     #: Whether a replayed message that dies again is the same, byte for byte.
     keeps_bytes = True
-    all_die = False
+    #: Whether what is sent again dies; "silently" if no letter is kept of it.
+    all_die: bool | str = False
 
     def __init__(self) -> None:
         self.number = 0
@@ -127,6 +131,10 @@ class Bench(ABC):
     @abstractmethod
     def let_pass(self, seconds: float) -> None:
         """Time passes, as the log sees it."""
+
+    @abstractmethod
+    def bound(self, queue: str, limit: int) -> None:
+        """Have a mailbox refuse what is more than that."""
 
     @abstractmethod
     def worker(self) -> Any:
@@ -204,6 +212,9 @@ class ShelfInRedis(Bench):
             for q in self.redis.smembers(self.keys.queues)
         )
 
+    def bound(self, queue: str, limit: int) -> None:
+        declare_flow(self.store, queue, Flow(mailbox=Mailbox(limit)), serves=True)
+
     def let_pass(self, seconds: float) -> None:
         self.shelf.later_ms += round(seconds * 1000)
 
@@ -221,14 +232,15 @@ class ShelfInRedis(Bench):
         while not self.stop.wait(0.01):
             for stream, entry, raw in self._sent():
                 delivery = decode(raw, tag="t", queue=QUEUE, redelivered=False)["headers"]["id"]
-                if self.all_die:
+                if self.all_die is True:
                     letter = reasons("retries exhausted", "ValueError", "no", ("/a/b.py", "pay"), 1, QUEUE)
                     self._bury(stream, entry, letter, delivery)
                 else:
                     self.redis.xreadgroup(GROUP, "w", {stream: ">"})
                     k = self.keys
                     keys = [stream, k.ledger(QUEUE), k.outcome(delivery)]
-                    self.store.run("conclude", keys, [GROUP, entry, "handled", '{"outcome":"handled"}', 10**6])
+                    ends = "dead" if self.all_die else "handled"
+                    self.store.run("conclude", keys, [GROUP, entry, ends, f'{{"outcome":"{ends}"}}', 10**6])
 
     def index_problems(self) -> list[str]:
         return index_problems(self.redis, self.keys)
@@ -256,6 +268,8 @@ class ShelfInMemory(Bench):
         self.later_ms = 0
         self.now = 1_700_000_000_000
         self.again: list[tuple[str, bytes]] = []
+        self.limits: dict[str, int] = {}
+        self.room: dict[str, int] = {}
         self.count = 0
         self.working = False
         self.memory = MemoryShelf(self._send_again, lambda: self.now)
@@ -264,13 +278,24 @@ class ShelfInMemory(Bench):
     def put(self, raw: bytes, letter: dict[str, Any]) -> str:
         return self.memory.add(raw, letter)
 
-    def _send_again(self, queue: str, raw: bytes) -> None:
+    def _send_again(self, queue: str, raw: bytes) -> bool:
+        if self.room.get(queue, 1) <= 0:
+            raise MailboxFull(queue, depth=self.limits[queue], limit=self.limits[queue])
+        if queue in self.room:
+            self.room[queue] -= 1
         self.count += 1
         if self.working:
+            if self.all_die == "silently":
+                return True
             if self.all_die:
                 self.put(raw, reasons("retries exhausted", "ValueError", "no", ("/a/b.py", "pay"), 1, queue))
         else:
             self.again.append((queue, raw))
+        return False
+
+    def bound(self, queue: str, limit: int) -> None:
+        self.limits[queue] = limit
+        self.room[queue] = limit
 
     def sent_headers(self) -> list[dict[str, Any]]:
         return [json.loads(raw)["headers"] for _, raw in self.again]

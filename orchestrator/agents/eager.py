@@ -266,21 +266,21 @@ class EagerHouse:
         )
         return outcome
 
-    def _send_again(self, queue: str, raw: bytes) -> None:
+    def _send_again(self, queue: str, raw: bytes) -> bool:
         envelope = json.loads(raw)
         headers = envelope["headers"]
         args, kwargs, _ = json.loads(base64.b64decode(envelope["body"]))
-        self._run(
-            Parcel(
-                id=headers["id"],
-                task=headers["task"],
-                args=args,
-                kwargs=kwargs,
-                queue=queue,
-                supervision=Supervision.from_wire(headers[HEADER]),
-            ),
-            headers.get(LINEAGE),
+        parcel = Parcel(
+            id=headers["id"],
+            task=headers["task"],
+            args=args,
+            kwargs=kwargs,
+            queue=queue,
+            supervision=Supervision.from_wire(headers[HEADER]),
         )
+        self._flow.admit(parcel.supervision.agent)
+        outcome = self._run(parcel, headers.get(LINEAGE))
+        return isinstance(outcome, Dead) and outcome.letter_id is None
 
     def _count(self, queue: str, counter: str) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import click
@@ -228,7 +229,9 @@ def show_stats(context: click.Context, as_json: bool) -> None:
     log = orchestrator_of(context).dead_letters
     counts = {state: log.query(state=state).count() for state in STATES}
     by = {
-        dimension: {value: log.shelf.size_of([(dimension, value)]) for value in log.shelf.values(dimension, 100)}
+        dimension: {
+            value: log.shelf.size_of([(dimension, value)]) for value in islice(log.shelf.values(dimension), 100)
+        }
         for dimension in DIMENSIONS
         if dimension != "group"
     }

@@ -116,11 +116,14 @@ class DeadLetters:
     def _resend(self, letter: DeadLetter, act: str, instead: bytes = b"") -> str:
         if not letter.queue:
             raise CallerError(f"dead letter {letter.id!r} names no mailbox that it could be sent to")
-        sent = self.shelf.resend([letter.id], act, auto=False, watched=False, instead=instead)
-        if not sent:
+        resent = self.shelf.resend([letter.id], act, auto=False, watched=False, instead=instead)
+        if resent.refusal is not None:
+            raise resent.refusal
+        if not resent.sent:
             raise UnknownDeadLetter(letter.id)
-        emit(events.REPLAYED, letter_id=letter.id, queue=sent[0].queue)
-        return sent[0].queue
+        queue = resent.sent[0].queue
+        emit(events.REPLAYED, letter_id=letter.id, queue=queue)
+        return queue
 
     def edit(self, letter_id: str, changes: Mapping[str, Any]) -> Edit:
         """What the letter's message would be with some of its fields changed; nothing is done yet.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.core.fingerprint import fingerprint
 from orchestrator.deadletters.letter import DIMENSIONS, envelope_of, supervision_in
-from orchestrator.deadletters.shelf import Act, Found, Row, Sent
+from orchestrator.deadletters.shelf import Act, Found, Resent, Row, Sent, Settled
 from orchestrator.transport.message import LINEAGE, renewed
 
 _HOUR_MS = 3_600_000
@@ -25,12 +27,13 @@ def _order(letter_id: str) -> tuple[int, int]:
 class MemoryShelf:
     """Implements :class:`~orchestrator.deadletters.shelf.Shelf`.
 
-    ``send_again`` runs a message inline; ``now_ms`` is the clock.
+    ``send_again`` runs a message inline, unless flow control refuses it, and says whether it died without becoming a
+    letter; ``now_ms`` is the clock.
     """
 
     def __init__(
         self,
-        send_again: Callable[[str, bytes], None],
+        send_again: Callable[[str, bytes], bool],
         now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
     ) -> None:
         self._send_again = send_again
@@ -40,7 +43,10 @@ class MemoryShelf:
         self._due: dict[str, int] = {}
         self._origins: dict[str, str] = {}
         self._arrivals: dict[str, Counter[int]] = {}
-        self._acts: list[Act] = []
+        self._acts: dict[str, Act] = {}
+        self._numbers = itertools.count()
+        #: Letters whose watched replay died without a letter, until they are asked about.
+        self._silent: set[str] = set()
         self._progress: dict[str, Counter[str]] = {}
         self._last = (0, 0)
         self._planned = (0, 0)
@@ -95,11 +101,12 @@ class MemoryShelf:
         with self._lock:
             return sum(all(self._has(row, *pair) for pair in indexed) for row in self._rows.values())
 
-    def values(self, dimension: str, limit: int) -> list[str]:
+    def values(self, dimension: str, indexed: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
         """Values there are letters of, the last to have come first."""
         with self._lock:
-            found = dict.fromkeys(row[DIMENSIONS[dimension]].decode() for row in reversed(self._rows.values()))
-        return [value for value in found if value][:limit]
+            rows = [row for row in reversed(self._rows.values()) if all(self._has(row, *pair) for pair in indexed)]
+        found = dict.fromkeys(row[DIMENSIONS[dimension]].decode() for row in rows)
+        return (value for value in found if value)
 
     def arrivals(self, group: str) -> Mapping[int, int]:
         """By hour."""
@@ -144,8 +151,8 @@ class MemoryShelf:
     def begin(self, kind: str, who: str, why: str, detail: Mapping[str, Any]) -> str:
         """Record that an act begins."""
         with self._lock:
-            act = Act(f"{self._clock()}-{len(self._acts)}", kind, who, why, self._clock(), dict(detail))
-            self._acts.append(act)
+            act = Act(f"{self._clock()}-{next(self._numbers)}", kind, who, why, self._clock(), dict(detail))
+            self._acts[act.id] = act
             self._progress[act.id] = Counter()
             return act.id
 
@@ -154,31 +161,53 @@ class MemoryShelf:
         with self._lock:
             return [
                 Act(a.id, a.kind, a.who, a.why, a.at_ms, a.detail, self._progress[a.id]["done"], self.deaths_of(a.id))
-                for a in list(reversed(self._acts))[:limit]
+                for a in list(reversed(self._acts.values()))[:limit]
             ]
 
+    def withdraw(self, act: str) -> None:
+        """Forget an act."""
+        with self._lock:
+            self._acts.pop(act, None)
+            self._progress.pop(act, None)
+
     def deaths_of(self, act: str) -> int:
-        """How many have died again."""
+        """How many are letters anew."""
         return self._progress[act]["dead"]
 
-    def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> list[Sent]:
+    def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> Resent:
         """Send letters again, at once and inline."""
-        sent = []
+        sent, kept = [], []
+        why: MailboxFull | CircuitOpen | None = None
         for letter_id in ids:
             with self._lock:
                 row = self._rows.get(letter_id)
                 queue = row[b"q"].decode() if row else ""
                 if row is None or not queue:
                     continue
-                self._forget(letter_id)
+                put_back = self._forget(letter_id)
+            try:
+                silent = self._send_again(queue, _again(instead or row[b"m"], _lineage(letter_id, row, act, auto)))
+            except (MailboxFull, CircuitOpen) as error:
+                put_back()
+                why = why or error
+                kept.append(letter_id)
+                continue
+            except BaseException:
+                put_back()
+                raise
+            with self._lock:
                 self._progress[act]["done"] += 1
+                if silent and watched:
+                    self._silent.add(letter_id)
             sent.append(Sent(letter_id, queue))
-            self._send_again(queue, _again(instead or row[b"m"], _lineage(letter_id, row, act, auto)))
-        return sent
+        return Resent(tuple(sent), tuple(kept), why)
 
-    def settled(self, sent: Sequence[Sent]) -> int:
+    def settled(self, sent: Sequence[Sent]) -> Settled:
         """Nothing is ever pending."""
-        return len(sent)
+        with self._lock:
+            silent = self._silent & {one.letter_id for one in sent}
+            self._silent -= silent
+        return Settled(len(sent), len(silent))
 
     def park(self, ids: Sequence[str], act: str, note: str) -> int:
         """Put letters aside."""
@@ -207,14 +236,29 @@ class MemoryShelf:
             self._progress[act]["done"] += len(here)
             return len(here)
 
-    def _forget(self, letter_id: str) -> None:
+    def _forget(self, letter_id: str) -> Callable[[], None]:
+        """Take a letter out of everything; returns what puts it back as if nothing had been."""
         row = self._rows.pop(letter_id)
-        self._notes.pop(letter_id, None)
-        self._due.pop(letter_id, None)
-        self._origins.pop(row.get(b"o", b"").decode(), None)
-        group = row[b"g"].decode()
+        origin, group = row.get(b"o", b"").decode(), row[b"g"].decode()
+        held: list[tuple[dict[str, Any], str, Any]] = [
+            (there, name, there.pop(name))
+            for there, name in ((self._notes, letter_id), (self._due, letter_id), (self._origins, origin))
+            if name in there
+        ]
+        arrivals = self._arrivals.get(group)
         if not self.size_of([("group", group)]):
             self._arrivals.pop(group, None)
+
+        def put_back() -> None:
+            with self._lock:
+                self._rows[letter_id] = row
+                self._rows = dict(sorted(self._rows.items(), key=lambda item: _order(item[0])))
+                for there, name, value in held:
+                    there[name] = value
+                if arrivals is not None:
+                    self._arrivals.setdefault(group, arrivals)
+
+        return put_back
 
     def take_in(self, rows: Sequence[Row], act: str) -> list[str]:
         """Add letters of another log."""
@@ -253,6 +297,12 @@ class MemoryShelf:
         now = self._clock()
         with self._lock:
             return [i for i, at in sorted(self._due.items(), key=lambda item: item[1]) if at <= now][:limit]
+
+    def put_off(self, ids: Sequence[str], pause_ms: int) -> None:
+        """Have planned retries be due later."""
+        due_ms = self._clock() + pause_ms
+        with self._lock:
+            self._due.update((letter_id, due_ms) for letter_id in ids if letter_id in self._due)
 
     def unplan(self, ids: Sequence[str]) -> None:
         """Forget planned retries."""

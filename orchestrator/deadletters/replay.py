@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from orchestrator.core.errors import CircuitOpen, InvalidPolicy, MailboxFull
-from orchestrator.deadletters.shelf import BATCH, Sent, Shelf
+from orchestrator.core.errors import InvalidPolicy
+from orchestrator.deadletters.shelf import BATCH, Sent, Settled, Shelf
 from orchestrator.telemetry import emit, events
 
 #: Between two looks at how the canary fares.
@@ -72,7 +72,7 @@ class Replayed:
 
     act: str
     sent: int
-    #: Of those sent, how many were dead letters anew when it ended.
+    #: Of those sent, how many were dead letters anew when it ended; those a canary watched count without a letter too.
     dead: int
     #: Why it was stopped, by the canary or by a mailbox that took no more; empty if all were sent.
     stopped: str = ""
@@ -87,28 +87,35 @@ def replay(
     progress: Callable[[int], None] | None,
 ) -> Replayed:
     """Send letters again until there are none left, the canary stops it, or a mailbox takes no more."""
-    total = 0
-    lots = batches if canary is None else _in_lots(batches, canary.lots)
-    for ids in lots:
-        try:
-            sent = shelf.resend(ids, act, auto=False, watched=canary is not None)
-        except (MailboxFull, CircuitOpen) as error:
-            return _stopped(shelf, act, total, str(error))
-        for one in sent:
-            emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
+    total = silent = 0
+    stopped = ""
+    for lot in batches if canary is None else _in_lots(batches, canary.lots):
+        sent: list[Sent] = []
+        for ids in _in_pieces(lot, pace.batch):
+            resent = shelf.resend(ids, act, auto=False, watched=canary is not None)
+            for one in resent.sent:
+                emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
+            sent += resent.sent
+            if progress is not None:
+                progress(len(ids) - len(resent.kept))
+            if resent.refusal is not None:
+                stopped = str(resent.refusal)
+                break
+            pace.sent(len(resent.sent))
         total += len(sent)
-        if progress is not None:
-            progress(len(ids))
-        if canary is not None and (why := _watch(shelf, sent, act, total, canary)):
-            return _stopped(shelf, act, total, why)
-        pace.sent(len(sent))
-    return Replayed(act, total, shelf.deaths_of(act))
+        if canary is not None and not stopped:
+            settled, stopped = _watch(shelf, sent, act, total, silent, canary)
+            silent += settled.silent
+        if stopped:
+            break
+    dead = shelf.deaths_of(act) + silent
+    if stopped:
+        emit(events.REPLAY_STOPPED, {"sent": total, "dead": dead}, act=act, why=stopped)
+    return Replayed(act, total, dead, stopped)
 
 
-def _stopped(shelf: Shelf, act: str, total: int, why: str) -> Replayed:
-    dead = shelf.deaths_of(act)
-    emit(events.REPLAY_STOPPED, {"sent": total, "dead": dead}, act=act, why=why)
-    return Replayed(act, total, dead, why)
+def _in_pieces(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (ids[at : at + size] for at in range(0, len(ids), size))
 
 
 def _in_lots(batches: Iterable[Sequence[str]], sizes: Sequence[int]) -> Iterator[list[str]]:
@@ -124,17 +131,21 @@ def _in_lots(batches: Iterable[Sequence[str]], sizes: Sequence[int]) -> Iterator
         yield waiting
 
 
-def _watch(shelf: Shelf, sent: Sequence[Sent], act: str, total: int, canary: Canary) -> str:
+def _watch(
+    shelf: Shelf, sent: Sequence[Sent], act: str, total: int, silent: int, canary: Canary
+) -> tuple[Settled, str]:
+    """How a lot fared, and why the replay is to stop if it is; ``silent`` deaths are of the lots before."""
     until = monotonic() + canary.wait_s
     pause = threading.Event()
     while True:
         settled = shelf.settled(sent)
-        dead = shelf.deaths_of(act)
-        known = total - len(sent) + settled
+        dead = shelf.deaths_of(act) + silent + settled.silent
+        known = total - len(sent) + settled.ended
         if known and dead / known > canary.max_failure_rate:
-            return f"{dead} of {known} have died again; at most {canary.max_failure_rate:.0%} may"
-        if settled == len(sent):
-            return ""
+            return settled, f"{dead} of {known} have died again; at most {canary.max_failure_rate:.0%} may"
+        left = len(sent) - settled.ended
+        if not left:
+            return settled, ""
         if monotonic() > until:
-            return f"{len(sent) - settled} of {len(sent)} have not come to an end within {canary.wait_s:g} s"
+            return settled, f"{left} of {len(sent)} have not come to an end within {canary.wait_s:g} s"
         pause.wait(_LOOK_S)

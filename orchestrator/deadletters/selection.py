@@ -104,17 +104,21 @@ class Selection:
         return sum(len(ids) for ids in self._ids(state=state))
 
     def groups(self, limit: int = 50) -> list[Group]:
-        """The letters by fingerprint, the last to have come first; of the ``limit`` groups with the newest arrivals."""
+        """The letters by fingerprint, the last to have come first; of those there are, the ``limit`` newest."""
         c = self.criteria
-        names = [c.group] if c.group is not None else self._shelf.values("group", limit)
+        names = self._shelf.values("group", c.indexed)
         hour = self._shelf.now_ms() // _HOUR_MS
-        groups = []
-        for name in names:
+        groups: list[Group] = []
+        # Whether a group has letters of that age or state, only the letters tell.
+        while len(groups) < limit and (name := next(names, "")):
             part = self._log.query(**{**c.described(), "group": name})
-            newest = part.page(1).letters
+            page = part.page(1)
+            while not page.letters and page.before is not None:
+                page = part.page(1, before=page.before)
+            newest = page.letters
             if not newest:
                 continue
-            oldest = next(iter(part._ids(limit=1)), [newest[0].id])[0]
+            oldest = next((ids[0] for ids in part._ids(limit=1) if ids), newest[0].id)
             arrivals = self._shelf.arrivals(name)
             groups.append(
                 Group(

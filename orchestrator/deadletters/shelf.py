@@ -5,9 +5,11 @@ Ids bound a search as XRANGE has them: ``-``, ``+``, and ``(`` for what is not i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from orchestrator.core.errors import CircuitOpen, MailboxFull
 
 #: Letters moved, removed or parked in one step, so that none holds Redis for more than a few milliseconds.
 BATCH = 100
@@ -36,6 +38,27 @@ class Sent:
     entry: str = ""
     #: The delivery whose outcome tells how it went; empty for plain Celery messages.
     delivery_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resent:
+    """What became of letters that were to be sent again. Those in neither list were not there, or name no queue."""
+
+    sent: tuple[Sent, ...]
+    #: What flow control kept out: these stay letters.
+    kept: tuple[str, ...] = ()
+    #: Why it kept the first of them out; ``None`` if it kept out none.
+    refusal: MailboxFull | CircuitOpen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How letters that were sent again fare."""
+
+    #: How many have come to an end.
+    ended: int
+    #: How many of those are dead and no letter tells of it, because their policy keeps none.
+    silent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +95,11 @@ class Shelf(Protocol):
         """How many there are with all of these values of dimensions."""
         ...
 
-    def values(self, dimension: str, limit: int) -> list[str]:
-        """Values there are letters of, the last to have come first."""
+    def values(self, dimension: str, indexed: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
+        """Values there are letters of, with all of those values of dimensions; the last to have come first.
+
+        Asks for more only as more are taken.
+        """
         ...
 
     def arrivals(self, group: str) -> Mapping[int, int]:
@@ -109,20 +135,24 @@ class Shelf(Protocol):
         """Newest first."""
         ...
 
-    def deaths_of(self, act: str) -> int:
-        """How many of those that the act sent again have died again."""
+    def withdraw(self, act: str) -> None:
+        """Forget an act that came to nothing."""
         ...
 
-    def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> list[Sent]:
-        """Send letters again; those that are not there, or name no queue, are passed over.
+    def deaths_of(self, act: str) -> int:
+        """How many of those that the act sent again are letters anew."""
+        ...
 
-        Raises:
-            MailboxFull, CircuitOpen: flow control let none of them through; what it keeps out stays a letter.
+    def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> Resent:
+        """Send letters again, as many as flow control lets through.
+
+        Whoever asks for a delivery's outcome no longer finds the one that the letter told of. ``watched``: its next
+        outcome is recorded even if its sender wanted none.
         """
         ...
 
-    def settled(self, sent: Sequence[Sent]) -> int:
-        """How many of these have come to an end."""
+    def settled(self, sent: Sequence[Sent]) -> Settled:
+        """How these fare, which were sent again ``watched``."""
         ...
 
     def park(self, ids: Sequence[str], act: str, note: str) -> int:
@@ -147,6 +177,10 @@ class Shelf(Protocol):
 
     def due(self, limit: int) -> list[str]:
         """Letters whose automatic retry is due."""
+        ...
+
+    def put_off(self, ids: Sequence[str], pause_ms: int) -> None:
+        """Have planned retries be due that much later than now; what is not planned stays so."""
         ...
 
     def unplan(self, ids: Sequence[str]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
+from orchestrator.core.keys import indexed as index_name
 from orchestrator.deadletters.letter import DIMENSIONS
-from orchestrator.deadletters.shelf import LOOK, Act, Found, Row, Sent
+from orchestrator.deadletters.shelf import LOOK, Act, Found, Resent, Row, Sent, Settled
 from orchestrator.transport.flow import refusal
 from orchestrator.transport.store import Store
 
@@ -54,21 +55,23 @@ class StreamShelf:
             if not int(cursor):
                 return sum(counts.values())
 
-    def values(self, dimension: str, limit: int) -> list[str]:
+    def values(self, dimension: str, indexed: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
         """Values there are letters of, the last to have come first."""
         client: Any = self._store.client
-        place = list(DIMENSIONS).index(dimension)
-        found: dict[str, None] = {}
+        places = list(DIMENSIONS)
+        place = places.index(dimension)
+        wanted = [(places.index(name), index_name(value)) for name, value in indexed]
+        found: set[str] = set()
         start = 0
-        while len(found) < limit:
-            kinds = self._call(partial(client.zrevrange, self._k.letter_kinds, start, start + _KINDS - 1))
-            if not kinds:
-                break
-            for names in self._call(partial(client.hmget, self._k.letter_kind_names, kinds)):
-                if names and (value := json.loads(names)[place]):
-                    found[value] = None
+        while kinds := self._call(partial(client.zrevrange, self._k.letter_kinds, start, start + _KINDS - 1)):
+            for raw in self._call(partial(client.hmget, self._k.letter_kind_names, kinds)):
+                names = json.loads(raw) if raw else None
+                if names is None or any(names[at] != value for at, value in wanted):
+                    continue
+                if (value := names[place]) and value not in found:
+                    found.add(value)
+                    yield value
             start += len(kinds)
-        return list(found)[:limit]
 
     def arrivals(self, group: str) -> Mapping[int, int]:
         """By hour."""
@@ -142,40 +145,58 @@ class StreamShelf:
         acts: list[Act] = self._call(read)
         return acts
 
+    def withdraw(self, act: str) -> None:
+        """Forget an act."""
+
+        def forget() -> None:
+            with self._store.client.pipeline() as pipe:
+                pipe.xdel(self._k.letter_acts, act)
+                pipe.delete(self._k.letter_act(act))
+                pipe.execute()
+
+        self._call(forget)
+
     def deaths_of(self, act: str) -> int:
-        """How many have died again."""
+        """How many are letters anew."""
         return int(self._call(lambda: self._store.client.hget(self._k.letter_act(act), "dead")) or 0)
 
-    def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> list[Sent]:
+    def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> Resent:
         """Out of the log and into the mailboxes, each in one step."""
         flags = ["1" if auto else "0", "1" if watched else ""]
         sent: list[Sent] = []
+        kept: list[str] = []
+        why: MailboxFull | CircuitOpen | None = None
         left: Sequence[Any] = ids
         while left:
             args = [self._k.root, self._store.steps[1], act, *flags, instead, *left]
-            flat, kept, left = self._store.run("replay", [], args)
+            flat, refused, left = self._store.run("replay", [], args)
             texts = [part.decode() for part in flat]
             sent += [Sent(*texts[at : at + 4]) for at in range(0, len(texts), 4)]
-            if kept and not sent:
-                raise refusal(kept[0].decode(), kept[1])
-            if kept:
-                break
-        return sent
+            for queue, said, of_queue in refused:
+                why = why or refusal(queue.decode(), said)
+                kept += [letter_id.decode() for letter_id in of_queue]
+        return Resent(tuple(sent), tuple(kept), why)
 
-    def settled(self, sent: Sequence[Sent]) -> int:
+    def settled(self, sent: Sequence[Sent]) -> Settled:
         """By their recorded outcomes; a plain Celery message has come to an end when it has left its mailbox."""
 
         def read() -> list[Any]:
             with self._store.client.pipeline(transaction=False) as pipe:
                 for one in sent:
                     if one.delivery_id:
-                        pipe.exists(self._k.outcome(one.delivery_id))
+                        pipe.lindex(self._k.outcome(one.delivery_id), -1)
                     else:
                         pipe.xrange(self._k.step(one.queue, self._store.steps[1]), min=one.entry, max=one.entry)
                 return pipe.execute()
 
         said = self._call(read)
-        return sum(bool(s) if one.delivery_id else not s for one, s in zip(sent, said, strict=True))
+        ended = silent = 0
+        for one, answer in zip(sent, said, strict=True):
+            ended += bool(answer) is bool(one.delivery_id)
+            if one.delivery_id and answer:
+                outcome = json.loads(answer)
+                silent += outcome.get("outcome") == "dead" and not outcome.get("letter_id")
+        return Settled(ended, silent)
 
     def park(self, ids: Sequence[str], act: str, note: str) -> int:
         """Put letters aside."""
@@ -206,6 +227,12 @@ class StreamShelf:
         now, key = self.now_ms(), self._k.letters_due
         found = self._call(lambda: self._store.client.zrangebyscore(key, "-inf", now, start=0, num=limit))
         return [letter_id.decode() for letter_id in found]
+
+    def put_off(self, ids: Sequence[str], pause_ms: int) -> None:
+        """Have planned retries be due later."""
+        if ids:
+            due_ms = self.now_ms() + pause_ms
+            self._call(lambda: self._store.client.zadd(self._k.letters_due, dict.fromkeys(ids, due_ms), xx=True))
 
     def unplan(self, ids: Sequence[str]) -> None:
         """Forget planned retries."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import islice
 from time import monotonic
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.shelf import BATCH, LOOK
@@ -21,6 +21,9 @@ RETRIED = (Reason.EXHAUSTED.value, Reason.TIMEOUT.value, Reason.OVERFLOW.value)
 _BUDGET_S = 0.25
 
 _WHO = "monitor-manager"
+
+#: A retry that its mailbox refused is due again after as long as the first one waited, but after this at most.
+_LONGEST_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def keep(log: DeadLetters, keeping: Keeping, *, budget_s: float = _BUDGET_S) -> 
 
 def _retry(log: DeadLetters, keeping: Keeping, until: float) -> tuple[int, int]:
     shelf = log.shelf
-    parked = retried = 0
+    parked = 0
     looked_at = 1
     while looked_at and monotonic() < until:
         looked_at, spent = shelf.plan(keeping.retries, round(keeping.first_retry_s * 1000), RETRIED, BATCH)
@@ -67,20 +70,34 @@ def _retry(log: DeadLetters, keeping: Keeping, until: float) -> tuple[int, int]:
     if parked:
         logger.warning("%d dead letters parked: their automatic retries are used up", parked)
         emit(events.PARKED, {"count": parked})
+    return _send_due(log, keeping, until), parked
+
+
+def _send_due(log: DeadLetters, keeping: Keeping, until: float) -> int:
+    shelf = log.shelf
+    pause_ms = round(min(keeping.first_retry_s, _LONGEST_PAUSE_S) * 1000)
+    waiting: dict[str, None] = {}
+    retried = kept = 0
+    act = ""
     while monotonic() < until and (due := shelf.due(BATCH)):
-        act = log.begin("retry", _WHO, "automatic")
-        try:
-            sent = shelf.resend(due, act, auto=True, watched=False)
-        except (MailboxFull, CircuitOpen) as error:
-            logger.warning("automatic retries wait: %s", error)
-            break
-        if not sent:
-            # They name no queue, and would be due for ever.
-            shelf.unplan(due)
-        for one in sent:
+        act = act or log.begin("retry", _WHO, "automatic")
+        resent = shelf.resend(due, act, auto=True, watched=False)
+        # What a full mailbox keeps out must not stand before the letters of others.
+        shelf.put_off(resent.kept, pause_ms)
+        # What names no queue would be due for ever.
+        shelf.unplan(sorted({*due} - {*resent.kept} - {one.letter_id for one in resent.sent}))
+        for one in resent.sent:
             emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
-        retried += len(sent)
-    return retried, parked
+        retried += len(resent.sent)
+        kept += len(resent.kept)
+        if resent.refusal is not None:
+            waiting[str(resent.refusal)] = None
+    if kept:
+        logger.warning("%d automatic retries wait: %s", kept, "; ".join(islice(waiting, 3)))
+    if act and not retried:
+        # Else the operators' acts would make room for nothing.
+        shelf.withdraw(act)
+    return retried
 
 
 def _expire(log: DeadLetters, keeping: Keeping, until: float) -> int:

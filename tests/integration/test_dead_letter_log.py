@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
 
-from orchestrator.core.errors import CallerError, InvalidExport, InvalidMessage, InvalidPolicy, UnknownDeadLetter
+from orchestrator.core.errors import (
+    CallerError,
+    InvalidExport,
+    InvalidMessage,
+    InvalidPolicy,
+    MailboxFull,
+    UnknownDeadLetter,
+)
 from orchestrator.core.message import Message, decode, encode
 from orchestrator.deadletters import upkeep
 from orchestrator.deadletters.log import DeadLetters
@@ -129,8 +137,8 @@ def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: Bench) -> N
     assert log.query(agent="nobody").page().letters == ()
     counted = [log.query(agent="billing", state=state).count() for state in ("open", "parked", "all")]
     assert counted == [1000, 1, 1001]
-    assert len(log.shelf.values("error", 2000)) == 1001
-    assert log.shelf.values("error", 2) == ["Error1000", "Error999"]
+    assert len(list(log.shelf.values("error"))) == 1001
+    assert list(islice(log.shelf.values("error"), 2)) == ["Error1000", "Error999"]
     assert log.query(agent="billing").retry().sent == 1000
 
 
@@ -202,6 +210,20 @@ def test_letters_that_died_of_the_same_are_a_group(bench: Bench) -> None:
     assert sum(oldest.arrivals) == 2
     assert len(oldest.arrivals) == len(oldest.sparkline) == 24
     assert bench.log.query(group=oldest.fingerprint).count() == 2
+
+
+def test_the_groups_of_a_filter_are_found_behind_newer_ones_of_others(bench: Bench) -> None:
+    first = bench.bury(stack=("/a/bank.py", "pay"))
+    bench.bury(agent="audit", queue="audit", stack=("/a/books.py", "close"))
+    parked = bench.bury(stack=("/a/bank.py", "refund"))
+    bench.log.park(parked, "later")
+    for number in range(3):
+        bench.bury(agent="crm", queue="crm", stack=("/a/crm.py", f"f{number}"))
+    chosen = bench.log.query(agent="billing")
+    assert [group.example.id for group in chosen.groups(1)] == [first]
+    assert [group.example.id for group in bench.log.query(agent="billing", state="all").groups(2)] == [parked, first]
+    assert [group.example.agent for group in bench.log.query(text="books").groups(1)] == ["audit"]
+    assert bench.log.query(agent="nobody").groups() == []
 
 
 # -- acting
@@ -299,6 +321,73 @@ def test_a_canary_that_lives_lets_the_others_go(bench: Bench) -> None:
         done = bench.log.query().retry(canary=Canary(wait_s=20))
     assert (done.sent, done.dead, done.stopped) == (130, 0, "")
     assert bench.log.count() == 0
+
+
+def test_a_canary_sees_those_who_die_without_a_letter(bench: Bench) -> None:
+    for _ in range(30):
+        bench.bury()
+    bench.all_die = "silently"
+    with bench.worker():
+        done = bench.log.query().retry(canary=Canary(max_failure_rate=0.5, wait_s=20))
+    assert (done.sent, done.dead) == (1, 1)
+    assert "1 of 1 have died again" in done.stopped
+    assert bench.log.count() == 29
+
+
+def lots_of(bench: Bench, patch: pytest.MonkeyPatch, **options: Any) -> list[int]:
+    """The sizes in which letters are sent again."""
+    shelf: Any = bench.log.shelf
+    resend, sizes = shelf.resend, []
+
+    def noted(ids: Any, *args: Any, **more: Any) -> Any:
+        sizes.append(len(ids))
+        return resend(ids, *args, **more)
+
+    patch.setattr(shelf, "resend", noted)
+    with bench.worker():
+        done = bench.log.query().retry(canary=Canary(wait_s=20), **options)
+    assert (done.sent, done.stopped) == (sum(sizes), "")
+    return sizes
+
+
+def test_a_canary_sends_one_then_ten_then_a_hundred_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(230):
+        bench.bury()
+    assert lots_of(bench, monkeypatch) == [1, 10, 100, 100, 19]
+
+
+def test_a_rate_holds_within_a_canarys_lots(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(40):
+        bench.bury()
+    assert lots_of(bench, monkeypatch, rate_per_s=200) == [1, 10, 20, 9]
+
+
+def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(bench: Bench, heard: list[Event]) -> None:
+    first = [bench.bury() for _ in range(60)]
+    bench.bound("billing", 40)
+    done = bench.log.query().retry()
+    assert (done.sent, bench.accepted()) == (40, 40)
+    assert "billing" in done.stopped
+    assert "full" in done.stopped
+    assert ids(reversed(bench.log.list(100))) == first[40:]
+    assert bench.log.acts(1)[0].done == 40
+    assert [event.name for event in heard].count(events.REPLAY_STOPPED) == 1
+    with pytest.raises(MailboxFull):
+        bench.log.retry(first[-1])
+    assert bench.log.get(first[-1]).id == first[-1]
+
+
+def test_a_full_mailbox_keeps_no_other_letter_of_the_lot_back(bench: Bench) -> None:
+    # More than one step moves, so that some are left for the next.
+    for _ in range(6):
+        bench.bury(body={"text": "x" * 300_000})
+    for _ in range(6):
+        bench.bury(agent="audit", queue="audit", body={"text": "x" * 300_000})
+    bench.bound("billing", 1)
+    done = bench.log.query().retry()
+    assert done.sent == 7
+    assert "billing" in done.stopped
+    assert bench.log.query(agent="audit").count() == 0
 
 
 def test_an_edited_letter_is_sent_as_edited_and_keeps_its_line(bench: Bench) -> None:
@@ -449,6 +538,28 @@ def test_a_letter_is_retried_automatically_until_that_is_used_up_and_then_parked
     assert "3 times" in parked.note["note"]
     assert ids(bench.log.query().page().letters) == [hopeless]
     assert events.PARKED in [event.name for event in heard]
+
+
+def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: Bench) -> None:
+    for _ in range(130):
+        bench.bury()
+    other = bench.bury(agent="audit", queue="audit")
+    bench.bound("billing", 2)
+    bench.let_pass(61)
+    assert keep(bench.log, RETRYING).retried == 3
+    assert bench.log.query(agent="audit").count() == 0, f"{other} was not retried"
+    assert bench.log.query().count() == 128
+    (act,) = bench.log.acts()
+    assert (act.kind, act.done) == ("retry", 3)
+    # They are not forgotten, and what has no effect leaves no act.
+    for _ in range(3):
+        bench.let_pass(61)
+        assert keep(bench.log, RETRYING).retried == 0
+    assert bench.log.acts() == [act]
+    bench.bound("billing", 1000)
+    bench.let_pass(61)
+    assert keep(bench.log, RETRYING).retried == 128
+    assert bench.log.count() == 0
 
 
 def test_without_the_setting_nothing_is_retried_by_itself(bench: Bench) -> None:

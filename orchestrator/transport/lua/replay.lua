@@ -1,9 +1,9 @@
 -- Sends dead letters again: each is out of the log and in its mailbox in one step, so whoever comes second finds nothing.
 -- ARGV: root, step, act, 1 if automatic else 0, '1' if somebody watches the outcomes, a message instead of the letter's
 -- or '', ids…
--- Returns {{id, queue, entry in the mailbox, delivery id where outcomes are watched, …}, {queue, why, …}, {id, …}}; what
--- flow control refuses stays a letter, as the second list says: nothing is dropped for want of room. The third has the
--- ids it did not come to, because what it moves at a time is bounded.
+-- Returns {{id, queue, entry in the mailbox, delivery id where outcomes are watched, …}, {{queue, why, {id, …}}, …},
+-- {id, …}}; what flow control refuses stays a letter, as the second list says: nothing is dropped for want of room. The
+-- third has the ids it did not come to, because what it moves at a time is bounded.
 local MOST_BYTES = 1048576
 local root = ARGV[1]
 local wanted, rows, sent, kept, later, bytes = {}, {}, {}, {}, {}, 0
@@ -51,8 +51,9 @@ for queue, of_queue in pairs(wanted) do
     redis.call('SADD', root .. 'queues', queue)
   end
   if take < #of_queue then
-    kept[#kept + 1] = queue
-    kept[#kept + 1] = door.refusal
+    local refused = {}
+    for at = take + 1, #of_queue do refused[#refused + 1] = of_queue[at].id end
+    kept[#kept + 1] = {queue, door.refusal, refused}
   end
   if door then close_door(door) end
 end
