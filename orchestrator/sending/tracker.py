@@ -16,6 +16,7 @@ from orchestrator.core.outcome import Cancelled, to_wire
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.registry.agents import Registry
 from orchestrator.sending.delivery import Cancelling, Found, Status
+from orchestrator.transport.message import LINEAGE, renewed
 from orchestrator.transport.store import Store
 
 #: So many messages are looked through in one step; Redis does nothing else meanwhile (about a millisecond).
@@ -106,6 +107,10 @@ class RedisTracker:
 
 def _supervision(raw: bytes) -> Supervision:
     try:
-        return Supervision.from_wire(json.loads(raw)["headers"][HEADER])
+        message = json.loads(raw)
+        headers = message["headers"]
+        if isinstance(lineage := message.get(LINEAGE), dict):
+            headers = renewed(headers, lineage)
+        return Supervision.from_wire(headers[HEADER])
     except (ValueError, LookupError, TypeError, InvalidPolicy):
         return Supervision()

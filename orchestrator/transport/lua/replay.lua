@@ -23,6 +23,35 @@ for i = 7, #ARGV do
   end
 end
 
+-- Who asks for the delivery must not find how its last life ended. Its outcome names the letter, which saves decoding the
+-- message: whatever in it looks like its id is tried, and only an outcome that tells of this very letter goes.
+local function forget_outcome_of(row, id)
+  local key = root .. 'outcome:' .. id
+  local outcome = redis.pcall('LINDEX', key, -1)
+  -- A key of another type is no outcome's.
+  if type(outcome) ~= 'string' then return false end
+  local named = outcome:find('"letter_id":"' .. row.id .. '"', 1, true)
+    or row.o and outcome:find('"letter_id":"' .. row.o .. '"', 1, true)
+  return named and redis.call('DEL', key) == 1
+end
+
+local function forget_outcome(row)
+  local m, at, escaped = row.m or '', 1, false
+  while true do
+    local _, last = m:find('"id"', at, true)
+    if not last then break end
+    at = last + 1
+    local id = m:match('^%s*:%s*"([^"]*)"', at)
+    if id and id:find('\\', 1, true) then
+      escaped = true
+    elseif id and forget_outcome_of(row, id) then
+      return
+    end
+  end
+  local headers = escaped and (decoded(m) or {}).headers
+  if type(headers) == 'table' then forget_outcome_of(row, text(headers.id)) end
+end
+
 local function send(row)
   local delivery = ''
   if ARGV[5] == '1' then
@@ -31,6 +60,8 @@ local function send(row)
     -- Only what is supervised leaves an outcome. The one of its last life must not be taken for the next one's.
     if type(headers.orc) == 'table' then delivery = text(headers.id) end
     if delivery ~= '' then redis.call('DEL', root .. 'outcome:' .. delivery) end
+  else
+    forget_outcome(row)
   end
   local m = ARGV[6] ~= '' and ARGV[6] or row.m or ''
   local lineage = lineage_after(row, ARGV[3], tonumber(ARGV[4]))
