@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
     from orchestrator.core.policy import Exponential, Fixed, Linear, OnError, Retry, WhenDown
     from orchestrator.core.settings import Settings, load_settings
+    from orchestrator.deadletters.replay import Canary
     from orchestrator.sending.broadcast import Refusal, Strategy
     from orchestrator.sending.call import FellBack
     from orchestrator.sending.deliveries import Deliveries
@@ -44,6 +45,7 @@ _WHERE = {
     "WhenDown": "orchestrator.core.policy",
     "Settings": "orchestrator.core.settings",
     "load_settings": "orchestrator.core.settings",
+    "Canary": "orchestrator.deadletters.replay",
     "FellBack": "orchestrator.sending.call",
     "Cancelling": "orchestrator.sending.delivery",
     "Status": "orchestrator.sending.delivery",
@@ -58,6 +60,7 @@ _WHERE = {
 __all__ = [
     "Agent",
     "Breaker",
+    "Canary",
     "Cancelled",
     "Cancelling",
     "Context",

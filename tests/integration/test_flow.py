@@ -185,6 +185,24 @@ def test_a_compensation_that_a_recipient_does_not_handle_is_refused(house: House
         house.orchestrator.broadcast(["eu"], app.Reprice(), compensate=Unhandled())
 
 
+# -- dead letters
+
+
+def test_a_letter_is_not_sent_again_through_an_open_breaker(house: House) -> None:
+    trip(house, "long-fused")
+    log = house.orchestrator.dead_letters
+    chosen = log.query(agent="long-fused")
+    count = chosen.count()
+    letter = chosen.page(1).letters[0]
+    with pytest.raises(CircuitOpen):
+        log.retry(letter.id)
+    done = chosen.retry()
+    assert done.sent == 0
+    assert "long-fused" in done.stopped
+    assert chosen.count() == count
+    assert log.get(letter.id) == letter
+
+
 # -- many at once
 
 
