@@ -56,7 +56,7 @@ class Stack:
         assert compose is not None
         self._compose = [*compose, "--file", "docker/compose.yaml", "--project-name", project]
         # Flower on any free port: somebody may be at home on its own.
-        self._environment = {"ORCHESTRATOR_IMAGE": image, "FLOWER_PORT": "0"}
+        self._environment = {"AGENTS_IMAGE": image, "FLOWER_PORT": "0"}
         self._redis = ""
 
     def compose(self, *arguments: str) -> str:
