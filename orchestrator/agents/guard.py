@@ -109,10 +109,12 @@ def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
     tracked = isinstance(supervision, dict) and bool(supervision.get("track"))
     outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
     letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
-    channel.settler.bury(message.delivery_tag, letter, outcome, delivery if tracked else "")
+    queue = channel.settler.bury(message.delivery_tag, letter, outcome, delivery if tracked else "")
+    if queue is None:
+        return
     emit(
         events.BURIED,
-        agent=str(message.delivery_info.get("routing_key", "")),
+        agent=queue,
         message=str(headers.get("task", "")),
         id=delivery,
         reason=reason.value,

@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, RETURNED
+from orchestrator.telemetry import emit, events
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.holders import HOLDERS
@@ -375,7 +376,17 @@ class Channel(PublishingChannel):
 
     def _bury_malformed(self, claim: Claim, text: str) -> None:
         error = {"type": "MalformedEntry", "message": text}
-        self.settler.bury(claim.tag, {"reason": "malformed", "error": error})
+        if self.settler.bury(claim.tag, {"reason": "malformed", "error": error}) is not None:
+            # Nothing in it can be trusted to be its id, or what message it is.
+            emit(
+                events.BURIED,
+                agent=claim.queue,
+                message="",
+                id="",
+                reason="malformed",
+                error=f"MalformedEntry: {text}",
+                attempts=0,
+            )
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Claim one message, without waiting; ``None`` if there is none."""

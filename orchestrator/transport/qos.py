@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import virtual
 
+from orchestrator.telemetry import emit, events
+
 if TYPE_CHECKING:
     from orchestrator.transport.channel import Channel
 
@@ -33,8 +35,24 @@ class QoS(virtual.QoS):
         if requeue:
             self.channel.settler.give_back([delivery_tag])
         else:
-            self.channel.settler.bury(delivery_tag, {"reason": "rejected"})
+            self._bury(delivery_tag)
         super().ack(delivery_tag)
+
+    def _bury(self, delivery_tag: str) -> None:
+        headers = getattr(self._delivered.get(delivery_tag), "headers", None)
+        queue = self.channel.settler.bury(delivery_tag, {"reason": "rejected"})
+        # What rejects a message that is a letter already, as Celery does with what it cannot read, adds none.
+        if queue is not None:
+            known = headers if isinstance(headers, dict) else {}
+            emit(
+                events.BURIED,
+                agent=queue,
+                message=str(known.get("task") or ""),
+                id=str(known.get("id") or ""),
+                reason="rejected",
+                error="",
+                attempts=0,
+            )
 
     def settled(self, delivery_tag: str) -> None:
         """The message was settled elsewhere; it counts against the prefetch limit no more."""

@@ -105,14 +105,15 @@ class Settler:
 
     def bury(
         self, tag: str, letter: Mapping[str, Any], outcome: Mapping[str, Any] | None = None, delivery: str = ""
-    ) -> None:
-        """End a delivery as a dead letter.
+    ) -> str | None:
+        """End a delivery as a dead letter, of which the caller tells whoever listens.
 
-        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told.
+        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told. Returns the mailbox it lay in, or
+        ``None`` if it had ended before.
         """
         claim = self.holder.take(tag) if self.holder is not None else self.unheld.pop(tag, None)
         if claim is None:
-            return
+            return None
         self._forget(tag)
         k = self._keys
         keys = [claim.stream, k.ledger(claim.queue), k.outcome(delivery) if delivery else ""]
@@ -141,6 +142,7 @@ class Settler:
             self.holder.outbox.post("bury", keys, args, lambda said: _tell(said, claim, full))
         else:
             self._wire().run("bury", keys, args)
+        return claim.queue
 
     def conclude(self, tag: str, counter: str, outcome: Mapping[str, Any], delivery: str) -> None:
         """End a delivery and record its outcome for whoever waits for it."""

@@ -13,6 +13,7 @@ from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import BatchPublishError
 
 from orchestrator.core.keys import Keys
+from orchestrator.telemetry import Event, attach, detach, events
 from orchestrator.transport.holders import HOLDERS
 from tests.bare_broker import BareBroker, kombu_connection
 from tests.eventually import eventually
@@ -85,6 +86,53 @@ def test_publish_claim_ack(connection: Connection, broker: BareBroker) -> None:
         message.ack()
     eventually(lambda: broker.ledger("box").handled == 10)
     assert broker.ledger("box").pending == 0
+
+
+@pytest.fixture
+def buried() -> Iterator[list[dict[str, Any]]]:
+    told: list[dict[str, Any]] = []
+
+    def hear(event: Event) -> None:
+        told.append(dict(event.metadata))
+
+    attach(hear, events.BURIED)
+    yield told
+    detach(hear)
+
+
+def test_a_rejected_message_is_told_as_one_dead_letter(
+    connection: Connection, broker: BareBroker, buried: list[dict[str, Any]]
+) -> None:
+    publish(connection, "x", headers={"id": "m1", "task": "some.task"})
+    inbox = Inbox(connection)
+    (message,) = inbox.drain(1)
+    message.reject()
+    inbox.channel.basic_reject(message.delivery_tag)
+    eventually(lambda: broker.ledger("box").dead == 1)
+    assert buried == [
+        {"agent": "box", "message": "some.task", "id": "m1", "reason": "rejected", "error": "", "attempts": 0}
+    ]
+
+
+@pytest.mark.parametrize("how", ["consume", "get"])
+def test_an_entry_that_is_no_message_is_told_as_one_dead_letter(
+    connection: Connection, broker: BareBroker, buried: list[dict[str, Any]], how: str
+) -> None:
+    publish(connection, "good")
+    stream = next(stream for stream in broker.store.streams("box") if broker.redis.xlen(stream))
+    broker.redis.xadd(stream, {"m": "not json"})
+    if how == "consume":
+        inbox = Inbox(connection)
+        inbox.drain(1)
+        inbox.idle()
+    else:
+        with connection.channel() as channel:
+            assert channel.basic_get("box") is not None
+            assert channel.basic_get("box") is None
+    eventually(lambda: broker.letters())
+    (told,) = buried
+    assert (told["agent"], told["message"], told["id"], told["reason"], told["attempts"]) == ("box", "", "", "malformed", 0)
+    assert told["error"].startswith("MalformedEntry: not JSON")
 
 
 def test_no_message_is_ever_only_in_memory(connection: Connection, broker: BareBroker) -> None:
