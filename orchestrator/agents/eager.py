@@ -154,6 +154,8 @@ class EagerHouse:
         carried: dict[str, str] = {}
         with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
             tracing.carry(carried)
+        if parcel.trace is not None:
+            parcel.trace.update(carried)
         began = monotonic()
         while outcome is None:
             began = monotonic()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import overload
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 from orchestrator.core.policy import OnError
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker
@@ -22,6 +22,7 @@ class Deliveries(Sequence[Delivery]):
     _await: Awaiter
     _tracker: Tracker
     _queue: str
+    _trace: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -34,4 +35,6 @@ class Deliveries(Sequence[Delivery]):
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self.ids)))]
         message = self.messages[0] if len(self.messages) == 1 else self.messages[index]
-        return Delivery(self.ids[index], self.agent, message, self.on_error, self._await, self._tracker, self._queue)
+        return Delivery(
+            self.ids[index], self.agent, message, self.on_error, self._await, self._tracker, self._queue, self._trace
+        )

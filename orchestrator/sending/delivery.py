@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
 from typing import Any, Protocol
@@ -96,6 +96,8 @@ class Delivery:
     _tracker: Tracker | None = None
     #: Its mailbox.
     queue: str = ""
+    #: The trace context that its message carries, if it was sent with tracing switched on.
+    _trace: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def status(self) -> Status:
         """Where it is. Of one without an outcome, its mailbox is looked through: some ms per thousand that wait.
@@ -153,7 +155,7 @@ class Delivery:
         """
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= MAX_WAIT_S:
             raise InvalidPolicy("timeout_s", timeout_s, f"a number above 0, at most {MAX_WAIT_S:g}")
-        with tracing.span(f"wait {self.agent}.{self.message}", "CLIENT", id=self.id):
+        with tracing.span(f"wait {self.agent}.{self.message}", "CLIENT", self._trace, id=self.id):
             outcome = self._await(self.id, timeout_s)
         if outcome is None:
             raise DeliveryTimeout(self.id, timeout_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -45,6 +45,8 @@ class Parcel:
     #: Celery's callbacks and errbacks, for a task.
     link: Sequence[Any] = ()
     link_error: Sequence[Any] = ()
+    #: Where it is given, publishing notes the trace context here that the message carries.
+    trace: MutableMapping[str, Any] | None = None
 
     def another(self, id: str, args: Sequence[Any]) -> Parcel:
         """One that differs in nothing else."""
@@ -140,6 +142,8 @@ def headers_of(parcel: Parcel) -> Iterator[dict[str, Any]]:
     headers: dict[str, Any] = {HEADER: parcel.supervision.to_wire()}
     with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
         tracing.carry(headers)
+        if parcel.trace is not None:
+            tracing.carry(parcel.trace)
         yield headers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from time import monotonic
 from typing import Any, Protocol
@@ -37,7 +38,7 @@ from orchestrator.sending.publish import Parcel, publish, queue_name
 from orchestrator.sending.quick import QuickPublisher
 from orchestrator.sending.report import Receipt, Report
 from orchestrator.sending.tracker import RedisTracker
-from orchestrator.telemetry import emit, events
+from orchestrator.telemetry import emit, events, tracing
 from orchestrator.transport.flow import Twin, declare_flow
 from orchestrator.transport.store import Store
 from orchestrator.transport.transport import TRANSPORT, Transport
@@ -203,11 +204,14 @@ class Sender:
             if isinstance(recipient, Signature)
             else to_agent(self._directory, recipient, message, options)
         )
+        if tracing.is_on():
+            parcel = replace(parcel, trace={})
         door = self._door()
         delivery_id = _through(door, parcel)
         s = parcel.supervision
+        queue = queue_of(self._app, parcel)
         delivery = Delivery(
-            delivery_id, s.agent, s.message, s.on_error, door.outcome, door.tracker, queue_of(self._app, parcel)
+            delivery_id, s.agent, s.message, s.on_error, door.outcome, door.tracker, queue, parcel.trace
         )
         if door.inline and s.on_error is OnError.RAISE:
             delivery.wait(timeout_s=1)
@@ -225,11 +229,13 @@ class Sender:
         door = self._door()
         if not parcels:
             return Deliveries("", (), (), OnError.DEAD_LETTER, door.outcome, door.tracker, "")
-        with _telling(parcels):
+        s = parcels[0].supervision
+        trace: dict[str, Any] = {}
+        with _telling(parcels), tracing.span(f"send_many {s.agent}", "PRODUCER"):
+            tracing.carry(trace)
             _must_be_up(door, parcels[0])
             door.send_many(parcels)
         names = tuple(parcel.supervision.message for parcel in parcels)
-        s = parcels[0].supervision
         return Deliveries(
             s.agent,
             tuple(parcel.id for parcel in parcels),
@@ -238,6 +244,7 @@ class Sender:
             door.outcome,
             door.tracker,
             queue_name(parcels[0]),
+            trace,
         )
 
     def broadcast(
@@ -268,10 +275,20 @@ class Sender:
         cast = new_cast(strategy, parcels, undo)
         door = self._door()
         began = monotonic()
-        refused = door.broadcast(cast)
+        trace: dict[str, Any] = {}
+        with tracing.span(f"broadcast {parcels[0].supervision.message}", "PRODUCER", id=cast.id):
+            tracing.carry(trace)
+            refused = door.broadcast(cast)
         if refused and (
             strategy is Strategy.ALL_OR_NOTHING or (strategy is Strategy.AT_LEAST_ONE and len(refused) == len(parcels))
         ):
+            emit(
+                events.BROADCAST_REFUSED,
+                {"refused": len(refused), "duration_s": monotonic() - began},
+                id=cast.id,
+                message=parcels[0].supervision.message,
+                strategy=strategy.value,
+            )
             raise BroadcastRefused(strategy, named(cast, refused))
         emit(
             events.BROADCAST,
@@ -280,17 +297,21 @@ class Sender:
             message=parcels[0].supervision.message,
             strategy=strategy.value,
         )
-        return Report(cast.id, strategy, tuple(_receipts(cast, refused, door)), door.outcome)
+        return Report(cast.id, strategy, tuple(_receipts(cast, refused, door, trace)), door.outcome)
 
 
-def _receipts(cast: Cast, refused: Mapping[int, Refusal], door: Door) -> Iterator[Receipt]:
+def _receipts(
+    cast: Cast, refused: Mapping[int, Refusal], door: Door, trace: Mapping[str, Any]
+) -> Iterator[Receipt]:
     tracker = door.tracker
     for place, parcel in enumerate(cast.parcels):
         s = parcel.supervision
         if place in refused:
             yield Receipt(s.agent, refusal=refused[place])
         else:
-            delivery = Delivery(parcel.id, s.agent, s.message, s.on_error, door.outcome, tracker, queue_name(parcel))
+            delivery = Delivery(
+                parcel.id, s.agent, s.message, s.on_error, door.outcome, tracker, queue_name(parcel), trace
+            )
             yield Receipt(s.agent, delivery)
 
 

@@ -90,6 +90,12 @@ BROADCAST: Final = _event(
     measurements="accepted refused duration_s",
     metadata="id message strategy",
 )
+BROADCAST_REFUSED: Final = _event(
+    "broadcast.refused",
+    "A broadcast was not sent to anybody, because its strategy forbids it where so many recipients cannot take it.",
+    measurements="refused duration_s",
+    metadata="id message strategy",
+)
 COMPENSATED: Final = _event(
     "broadcast.compensated",
     "A recipient that handled its copy was sent the compensation, because another's copy died.",

@@ -117,8 +117,11 @@ def test_all_or_nothing_is_stopped_by_one_before_anything_is_sent(house: House) 
         trip(house, "long-fused")
     stopped_by, why = ("asia", "down") if house.real else ("long-fused", "open")
     before = house.row("eu").accepted
-    with pytest.raises(BroadcastRefused) as refused:
+    with heard("broadcast.sent", "broadcast.refused") as events, pytest.raises(BroadcastRefused) as refused:
         house.orchestrator.broadcast(["eu", stopped_by, "us"], app.Reprice(), strategy="all_or_nothing")
+    assert [(e.name, e.measurements["refused"], e.metadata["message"], e.metadata["strategy"]) for e in events] == [
+        ("broadcast.refused", 1, "Reprice", "all_or_nothing")
+    ]
     assert refused.value.members == {stopped_by: why}
     assert stopped_by in str(refused.value)
     assert house.row("eu").accepted == before
@@ -132,8 +135,11 @@ def test_at_least_one_is_content_with_one(house: House) -> None:
 
 def test_at_least_one_is_not_content_with_none(house: House) -> None:
     trip(house, "long-fused")
-    with pytest.raises(BroadcastRefused) as refused:
+    with heard("broadcast.sent", "broadcast.refused") as events, pytest.raises(BroadcastRefused) as refused:
         house.orchestrator.broadcast(["long-fused"], app.Reprice(), strategy="at_least_one")
+    assert [(e.name, e.measurements["refused"], e.metadata["strategy"]) for e in events] == [
+        ("broadcast.refused", 1, "at_least_one")
+    ]
     assert refused.value.members == {"long-fused": "open"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from orchestrator import Handled, Orchestrator
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.ports import free_port
 from orchestrator.telemetry import Event, attach, detach, events, tracing
+from tests.agent_house import envelope
 from tests.apps import traced_app
 from tests.eventually import eventually
 from tests.worker_process import WorkerProcess
@@ -74,6 +76,47 @@ def test_the_handler_on_the_worker_is_in_the_senders_trace_whatever_the_attempt(
     assert outcome.result[0] == trace_of(spans, "send guide.Where")
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_without_a_span_of_the_users_the_wait_is_in_the_same_trace(
+    place: Place, spans: InMemorySpanExporter, eager: bool
+) -> None:
+    orchestrator = traced_app.make(eager=True) if eager else place.orchestrator
+    outcome = orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
+    assert isinstance(outcome, Handled)
+    assert {outcome.result[0], *(trace_of(spans, name) for name in ("send guide.Where", "wait guide.Where"))} == {
+        outcome.result[0]
+    }
+    orchestrator.send("guide", traced_app.Where())
+    sends = [span.context for span in spans.get_finished_spans() if span.name == "send guide.Where"]
+    assert len({context.trace_id for context in sends if context is not None}) == 2, "each send has a trace of its own"
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("how", ["send_many", "broadcast"])
+def test_the_waits_for_many_are_in_the_trace_in_which_all_were_sent(
+    place: Place, spans: InMemorySpanExporter, how: str, eager: bool
+) -> None:
+    orchestrator = traced_app.make(eager=True) if eager else place.orchestrator
+    if how == "send_many":
+        deliveries = list(orchestrator.send_many("guide", [traced_app.Where(), traced_app.Where()]))
+    else:
+        deliveries = list(orchestrator.broadcast(["guide"], traced_app.Where()).deliveries.values())
+    outcomes = [delivery.wait(timeout_s=10) for delivery in deliveries]
+    traces = {outcome.result[0] for outcome in outcomes if isinstance(outcome, Handled)}
+    waits = {
+        f"{span.context.trace_id:x}"
+        for span in spans.get_finished_spans()
+        if span.name == "wait guide.Where" and span.context is not None
+    }
+    assert len(traces) == 1
+    assert waits == traces
+
+
+def test_a_call_is_one_trace(place: Place, spans: InMemorySpanExporter) -> None:
+    here, _ = place.orchestrator.call("guide", traced_app.Where(), timeout_s=10)
+    assert {here, trace_of(spans, "send guide.Where"), trace_of(spans, "wait guide.Where")} == {here}
+
+
 def test_within_a_span_of_the_users_the_wait_is_in_the_same_trace(place: Place, spans: InMemorySpanExporter) -> None:
     with tracing.span("checkout", "CLIENT"):
         place.orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
@@ -103,6 +146,32 @@ def test_a_worker_logs_events_with_their_fields(place: Place) -> None:
     delivery = place.orchestrator.send("guide", traced_app.Where())
     delivery.wait(timeout_s=10)
     eventually(lambda: f"id={delivery.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"not json",
+        b"{}",
+        json.dumps({**envelope("guide.Where"), "headers": []}).encode(),
+        json.dumps(envelope("guide.Where", **{"content-type": "application/x-yaml"})).encode(),
+        json.dumps(envelope("guide.Where", properties={"body_encoding": "rot13"})).encode(),
+        json.dumps(envelope("guide.Where", headers={"eta": "garbage"})).encode(),
+        json.dumps(envelope("nobody.Knows")).encode(),
+    ],
+    ids=lambda entry: repr(entry[:24]),
+)
+def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: Place, entry: bytes) -> None:
+    store = place.orchestrator.store
+    before = place.worker.log().count("dead_letter.added ")
+    store.run("publish", [store.keys.step("guide", store.steps[1]), store.keys.ledger("guide")], [0, store.group, entry])
+    after = place.orchestrator.send("guide", traced_app.Where())
+    after.wait(timeout_s=10)
+    eventually(lambda: f"id={after.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)
+    told = [line for line in place.worker.log().splitlines() if "dead_letter.added " in line][before:]
+    assert len(told) == 1, told
+    assert "agent=guide " in told[0]
+    assert "reason=malformed " in told[0] or "reason=unknown task " in told[0]
 
 
 def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(redis_url: str) -> None:
