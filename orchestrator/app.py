@@ -22,6 +22,7 @@ from orchestrator.agents.ending import Ending
 from orchestrator.agents.fitting import Fitting, refuse_app, refuse_policies, refuse_worker
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
+from orchestrator.agents.masked import mask_logs
 from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import remarks
 from orchestrator.agents.reporting import Reporting
@@ -76,7 +77,8 @@ class Orchestrator:
         self._description = Description(app, self._directory.declared, self.settings.app_version)
         configure(app, self.settings, self._description, lambda i, reason: self._stored.at_death(i, reason))
         refuse_app(app)
-        switch_on(self.settings.telemetry)
+        switch_on(self.settings.telemetry, self.settings.redact)
+        mask_logs(self.settings.redact)
         app.orchestrator = self
         app.steps["worker"].update((Ending, Fitting))
         app.steps["consumer"].update((Guard, Reaping, Reporting))

@@ -52,6 +52,7 @@ def configure(
         "max_deaths": settings.max_deaths,
         "outcome_ttl_s": settings.outcome_ttl_s,
         "bury_expired": settings.bury_expired,
+        "redact": settings.redact,
         "managed": True,
         "describe": describe,
         "at_death": _Shown(at_death),

@@ -26,6 +26,7 @@ from orchestrator.agents.verdict import Verdict, expired, final_failure
 from orchestrator.core.errors import CircuitOpen, InvalidMessage, UnknownMessage
 from orchestrator.core.flow import Flow
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
+from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Dead, Expired, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.deadletters.memory import MemoryShelf
@@ -228,7 +229,8 @@ class EagerHouse:
             failure = replace(failure, type="Reject")
         verdict = final_failure(supervision, failure)
         if verdict.log:
-            logger.error("%s %s given up: %s", supervision.agent, supervision.message, verdict.outcome.error)
+            text = mask(verdict.outcome.error, self._app.orchestrator.settings.redact)
+            logger.error("%s %s given up: %s", supervision.agent, supervision.message, text)
         return self._given_up(parcel, args, kwargs, queue, supervision, attempt, verdict, lineage)
 
     def _too_late(self, parcel: Parcel, args: Any, kwargs: Any, queue: str) -> Outcome | None:

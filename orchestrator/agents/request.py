@@ -32,6 +32,7 @@ from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, expired, final_failure
 from orchestrator.core.errors import HandlerTimeout
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
+from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Cancelled, Expired, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import emit, events
@@ -319,7 +320,8 @@ class SupervisedRequest(TrackedRequest):
     def _tell(self, verdict: Verdict, supervision: Supervision | None) -> None:
         known = supervision or Supervision(message=self.name)
         if verdict.log:
-            logger.error("%s %s given up: %s", known.agent, known.message, verdict.outcome.error)
+            error = mask(verdict.outcome.error, self._app.orchestrator.settings.redact)
+            logger.error("%s %s given up: %s", known.agent, known.message, error)
         emit(
             events.BURIED if verdict.letter is not None else events.DROPPED,
             agent=known.agent,

@@ -8,6 +8,9 @@ from typing import Any
 
 HIDDEN = "**redacted**"
 
+#: Names of fields that are hidden where nobody says otherwise.
+USUAL = ("password", "secret", "token", "api_key", "authorization", "card_number")
+
 #: What holds nothing that could be hidden.
 _FLAT = frozenset({str, int, float, bool, type(None)})
 

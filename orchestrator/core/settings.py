@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
 from orchestrator.core.flow import Breaker, Mailbox
+from orchestrator.core.redact import USUAL
 from orchestrator.core.timeouts import Timeouts
 
 #: Environment variable that names the profile file.
@@ -112,7 +113,7 @@ class Settings(BaseSettings):
     #: Whether a message that expires becomes a dead letter instead of a mere count, unless agent, handler or send say.
     bury_expired: bool = False
     #: Names of fields whose values are never shown (case does not matter).
-    redact: tuple[str, ...] = ("password", "secret", "token", "api_key", "authorization", "card_number")
+    redact: tuple[str, ...] = USUAL
 
     @field_validator("broker_url")
     @classmethod

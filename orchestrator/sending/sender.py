@@ -300,9 +300,7 @@ class Sender:
         return Report(cast.id, strategy, tuple(_receipts(cast, refused, door, trace)), door.outcome)
 
 
-def _receipts(
-    cast: Cast, refused: Mapping[int, Refusal], door: Door, trace: Mapping[str, Any]
-) -> Iterator[Receipt]:
+def _receipts(cast: Cast, refused: Mapping[int, Refusal], door: Door, trace: Mapping[str, Any]) -> Iterator[Receipt]:
     tracker = door.tracker
     for place, parcel in enumerate(cast.parcels):
         s = parcel.supervision

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from orchestrator.core.masking import mask
 from orchestrator.telemetry import events
 from orchestrator.telemetry.emit import Event
 
@@ -36,20 +37,23 @@ _UNKNOWN_TO_CELERY: Final = frozenset({"poison", "mailbox overflow"})
 class CeleryEventsHandler:
     """Sends ``orchestrator-<event>`` with the event's fields, and ``task-failed`` where Celery sends none.
 
-    ``send`` is the worker's event dispatcher's; it does nothing where events are switched off.
+    ``send`` is the worker's event dispatcher's; it does nothing where events are switched off. In texts the values of
+    the ``hidden`` fields are masked.
     """
 
-    def __init__(self, send: Callable[..., Any]) -> None:
+    def __init__(self, send: Callable[..., Any], hidden: Iterable[str] = ()) -> None:
         self._send = send
+        self._hidden = tuple(hidden)
 
     def __call__(self, event: Event) -> None:
         """Send one event."""
-        self._send(f"orchestrator-{event.name}", **event.metadata, **event.measurements)
+        metadata = mask(dict(event.metadata), self._hidden)
+        self._send(f"orchestrator-{event.name}", **metadata, **event.measurements)
         if event.name == events.BURIED and event.metadata.get("id") and self._is_news(event):
             self._send(
                 "task-failed",
                 uuid=event.metadata["id"],
-                exception=f"DeadLetter({event.metadata['reason']!r}, {event.metadata['error']!r})",
+                exception=f"DeadLetter({metadata['reason']!r}, {metadata['error']!r})",
                 traceback="",
             )
 

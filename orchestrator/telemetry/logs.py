@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Final
 
+from orchestrator.core.masking import mask
 from orchestrator.telemetry import events
 from orchestrator.telemetry.emit import Event
 
@@ -26,17 +28,28 @@ _CONCERNING: Final = frozenset(
 )
 
 
-def log_event(event: Event) -> None:
-    """Log one event: what concerns an operator as a warning, the rest as information.
+class EventLog:
+    """Logs events: what concerns an operator as a warning, the rest as information.
 
-    The record has the attributes ``event``, ``measurements`` and ``metadata``.
+    A record has the attributes ``event``, ``measurements`` and ``metadata``. In its texts the values of the hidden
+    fields are masked, for an error's text may hold anything.
     """
-    fields = {**event.metadata, **{name: f"{value:.6g}" for name, value in event.measurements.items()}}
-    text = " ".join(f"{name}={value}" for name, value in fields.items())
-    logging.getLogger(LOGGER).log(
-        logging.WARNING if event.name in _CONCERNING else logging.INFO,
-        "%s %s",
-        event.name,
-        text,
-        extra={"event": event.name, "measurements": dict(event.measurements), "metadata": dict(event.metadata)},
-    )
+
+    def __init__(self, hidden: Iterable[str] = ()) -> None:
+        self._hidden = frozenset(hidden)
+
+    def hide(self, names: Iterable[str]) -> None:
+        """Hide the values of these fields too."""
+        self._hidden |= frozenset(names)
+
+    def __call__(self, event: Event) -> None:
+        """Log one event."""
+        level = logging.WARNING if event.name in _CONCERNING else logging.INFO
+        logger = logging.getLogger(LOGGER)
+        if not logger.isEnabledFor(level):
+            return
+        metadata = mask(dict(event.metadata), self._hidden)
+        fields = {**metadata, **{name: f"{value:.6g}" for name, value in event.measurements.items()}}
+        text = " ".join(f"{name}={value}" for name, value in fields.items())
+        extra = {"event": event.name, "measurements": dict(event.measurements), "metadata": metadata}
+        logger.log(level, "%s %s", event.name, text, extra=extra)

@@ -4,35 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.telemetry import tracing
 from orchestrator.telemetry.emit import attach
 
+if TYPE_CHECKING:
+    from orchestrator.telemetry.logs import EventLog
+
 HandlerName = Literal["logging", "prometheus", "opentelemetry"]
 
 
-def switch_on(names: Iterable[HandlerName]) -> None:
-    """Have these handlers hear every event from now on.
+def switch_on(names: Iterable[HandlerName], hidden: Iterable[str] = ()) -> None:
+    """Have these handlers hear every event from now on. Where they show text, the ``hidden`` fields are masked.
 
     Raises:
         InvalidSettings: a handler needs a package that is not installed.
     """
+    # Each is imported where it is wanted: prometheus_client alone takes a while.
     for name in names:
-        _switch_on(name)
+        match name:
+            case "logging":
+                _event_log().hide(hidden)
+            case "prometheus":
+                _count()
+            case "opentelemetry":
+                _trace()
 
 
 @cache
-def _switch_on(name: HandlerName) -> None:
-    # Each is imported where it is wanted: prometheus_client alone takes a while.
-    match name:
-        case "logging":
-            from orchestrator.telemetry.logs import log_event
+def _event_log() -> EventLog:
+    from orchestrator.telemetry.logs import EventLog
 
-            attach(log_event)
-        case "prometheus":
-            from orchestrator.telemetry.prometheus import PrometheusHandler
+    log = EventLog()
+    attach(log)
+    return log
 
-            attach(PrometheusHandler())
-        case "opentelemetry":
-            tracing.switch_on()
+
+@cache
+def _count() -> None:
+    from orchestrator.telemetry.prometheus import PrometheusHandler
+
+    attach(PrometheusHandler())
+
+
+@cache
+def _trace() -> None:
+    tracing.switch_on()

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.redact import USUAL
 
-_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death", "bury_expired")
+_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death", "bury_expired", "redact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Options:
     managed: bool = False
     #: Whether a message that expires becomes a dead letter instead of a mere count.
     bury_expired: bool = False
+    #: Names of fields whose values are hidden where an error's text is logged.
+    redact: tuple[str, ...] = USUAL
     #: Further fields for the heartbeat, for whoever knows more about this worker than the transport does.
     describe: Callable[[], Mapping[str, str]] | None = None
     #: Called in a sweep with an incarnation that has ended, and why. It does a bounded amount of what that death

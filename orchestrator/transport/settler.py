@@ -15,6 +15,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.fingerprint import fingerprint, normalised_stack
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.core.masking import mask
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.options import Options
@@ -26,11 +27,11 @@ logger = logging.getLogger(__name__)
 _encode = json.JSONEncoder().encode
 
 
-def _tell(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any]) -> None:
+def _tell(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any], hidden: tuple[str, ...]) -> None:
     if isinstance(letter_id, bytes):
         error = letter.get("error") or {}
         why = ": ".join(filter(None, (letter["reason"], error.get("type"), error.get("message"))))
-        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, why[:300])
+        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, mask(why, hidden)[:300])
 
 
 def _group(error: str, failures: Any) -> str:
@@ -139,7 +140,7 @@ class Settler:
             to_ms(self._options.outcome_ttl_s),
         ]
         if self.holder is not None:
-            self.holder.outbox.post("bury", keys, args, lambda said: _tell(said, claim, full))
+            self.holder.outbox.post("bury", keys, args, lambda said: _tell(said, claim, full, self._options.redact))
         else:
             self._wire().run("bury", keys, args)
         return claim.queue

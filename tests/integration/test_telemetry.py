@@ -164,7 +164,8 @@ def test_a_worker_logs_events_with_their_fields(place: Place) -> None:
 def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: Place, entry: bytes) -> None:
     store = place.orchestrator.store
     before = place.worker.log().count("dead_letter.added ")
-    store.run("publish", [store.keys.step("guide", store.steps[1]), store.keys.ledger("guide")], [0, store.group, entry])
+    keys = [store.keys.step("guide", store.steps[1]), store.keys.ledger("guide")]
+    store.run("publish", keys, [0, store.group, entry])
     after = place.orchestrator.send("guide", traced_app.Where())
     after.wait(timeout_s=10)
     eventually(lambda: f"id={after.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from orchestrator.telemetry import Event, attach, detach, emit, events, tracing
 from orchestrator.telemetry.celery_events import CeleryEventsHandler
-from orchestrator.telemetry.logs import LOGGER, log_event
+from orchestrator.telemetry.logs import LOGGER, EventLog
 from orchestrator.telemetry.prometheus import PrometheusHandler
 
 
@@ -50,7 +50,7 @@ def test_a_handler_of_some_events_hears_no_others() -> None:
 @pytest.mark.parametrize("name", events.contract())
 def test_every_event_is_logged_with_all_its_fields(name: events.EventName, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, LOGGER):
-        log_event(example(name))
+        EventLog()(example(name))
     (record,) = caplog.records
     assert record.getMessage().startswith(name)
     assert all(f"{field}=" in record.getMessage() for field in (*name.measurements, *name.metadata))
@@ -60,9 +60,31 @@ def test_every_event_is_logged_with_all_its_fields(name: events.EventName, caplo
 
 def test_what_concerns_an_operator_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, LOGGER):
-        log_event(example(events.BURIED))
-        log_event(example(events.HANDLED))
+        EventLog()(example(events.BURIED))
+        EventLog()(example(events.HANDLED))
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_a_secret_in_an_errors_text_is_masked_in_every_form_of_a_logged_event(caplog: pytest.LogCaptureFixture) -> None:
+    log = EventLog(["token"])
+    log.hide(["pin"])
+    with caplog.at_level(logging.INFO, LOGGER):
+        log(Event(events.DROPPED, {}, {"id": "d1", "error": "ValueError: token=hunter2, pin: 4711"}))
+    (record,) = caplog.records
+    fields: Any = record
+    assert "ValueError: token=" in record.getMessage()
+    for secret in ("hunter2", "4711"):
+        assert secret not in record.getMessage()
+        assert secret not in str(fields.metadata)
+
+
+def test_a_secret_in_an_errors_text_is_masked_for_watchers() -> None:
+    sent: list[dict[str, Any]] = []
+    handler = CeleryEventsHandler(lambda _, **fields: sent.append(fields), ["token"])
+    told = {"agent": "billing", "message": "Charge", "id": "d1", "error": "token=hunter2", "attempts": 3}
+    handler(Event(events.BURIED, {}, {**told, "reason": "poison"}))
+    assert len(sent) == 2
+    assert "hunter2" not in str(sent)
 
 
 def exposed(*happened: Event) -> str:
