@@ -64,6 +64,7 @@ class Parcel:
             self.when_down,
             self.link,
             self.link_error,
+            self.trace,
         )
 
 

@@ -154,7 +154,7 @@ def test_a_worker_logs_events_with_their_fields(place: Place) -> None:
         b"not json",
         b"{}",
         json.dumps({**envelope("guide.Where"), "headers": []}).encode(),
-        json.dumps(envelope("guide.Where", **{"content-type": "application/x-yaml"})).encode(),
+        json.dumps({**envelope("guide.Where"), "content-type": "application/x-yaml"}).encode(),
         json.dumps(envelope("guide.Where", properties={"body_encoding": "rot13"})).encode(),
         json.dumps(envelope("guide.Where", headers={"eta": "garbage"})).encode(),
         json.dumps(envelope("nobody.Knows")).encode(),
