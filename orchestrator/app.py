@@ -34,7 +34,7 @@ from orchestrator.deadletters.shelf import Shelf
 from orchestrator.deadletters.stream import StreamShelf
 from orchestrator.deadletters.upkeep import Kept, keep
 from orchestrator.health.pulse import PULSE
-from orchestrator.monitors import manager, upkeep
+from orchestrator.monitors import manager
 from orchestrator.monitors.monitors import Monitors
 from orchestrator.monitors.remembered import RememberedMonitors
 from orchestrator.monitors.stored import StoredMonitors
@@ -86,7 +86,6 @@ class Orchestrator:
         if app.finalized:
             self._on_finalize()
         manager.install(app, self)
-        upkeep.install(app, self)
         signals.celeryd_init.connect(self._on_worker_init, weak=False)
         signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)
         signals.import_modules.connect(self._on_import_modules, sender=app, weak=False)
@@ -209,7 +208,7 @@ class Orchestrator:
         return DeadLetters(shelf, hidden, partial(checked_fields, self._directory.declared, hidden))
 
     def keep_letters(self) -> Kept:
-        """Retry, park, expire and trim dead letters, as the settings say. The monitor manager's task calls this.
+        """Retry, park, expire and trim dead letters, as the settings say. The monitor manager does this now and then.
 
         Raises:
             BrokerUnavailable: Redis is away.

@@ -95,6 +95,10 @@ class Keys:
         """Hash of the sweep: when it last ran, by whom, and until when nobody may be declared dead."""
         return f"{self.root}sweep"
 
+    def chore(self, name: str) -> str:
+        """Mark of a chore of the monitor managers that is not due yet; it expires."""
+        return f"{self.root}chore:{name}"
+
     @property
     def silent(self) -> str:
         """Sorted set of the living that beat but ask for no messages although they should: id -> since when."""

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     #: A monitor older than this is reported as a leak, though its owner and its target live.
     monitor_leak_age_s: Seconds = 24 * 3600.0
-    #: How often beat has leaked monitors looked for.
+    #: How often the monitor manager goes on looking for leaked monitors, with a sweep.
     leak_check_every_s: Seconds = 60.0
     #: Whether monitors remember where in the code they were made: always, one in sixteen, or never.
     monitor_origins: Literal["on", "sampled", "off"] = "sampled"
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     letters_retries: int = Field(default=0, ge=0, le=5)
     #: Until the first automatic retry; each further one waits twice as long.
     letters_first_retry_s: Seconds = 60.0
-    #: How often beat has the monitor manager look after the dead letters.
+    #: How often the monitor manager looks after the dead letters, with a sweep.
     letters_every_s: Seconds = 10.0
     #: Whether a message that expires becomes a dead letter instead of a mere count, unless agent, handler or send say.
     bury_expired: bool = False

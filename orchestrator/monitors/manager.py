@@ -1,4 +1,4 @@
-"""The monitor manager's sweep, as a task that beat schedules.
+"""The monitor manager's sweep, as a task that beat schedules, and the chores that come with it.
 
 Any worker may serve it; one that does nothing else does it best.
 """
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 
+from orchestrator.monitors import upkeep
+from orchestrator.monitors.chores import Chore, Chores
 from orchestrator.monitors.leak_check import LeakCheck
 from orchestrator.sending.mailbox import mailbox
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 QUEUE = "monitor-manager"
 TASK = "orchestrator.sweep"
 LEAKS_TASK = "orchestrator.monitor-leaks"
-_TASKS = (TASK, LEAKS_TASK)
 
 
 class _Quiet(logging.Filter):
@@ -35,34 +36,32 @@ class _Quiet(logging.Filter):
 
 
 def install(app: Celery, orchestrator: Orchestrator) -> None:
-    """Register the sweep and have beat send it."""
+    """Register the sweep, have beat send it, and have the chores done with it."""
+
+    settings = orchestrator.settings
+    check = LeakCheck(orchestrator.monitor_store)
+    app.task(check.run, name=LEAKS_TASK, acks_late=False, ignore_result=True, shared=False)
+    chores = Chores(
+        [upkeep.install(app, orchestrator), Chore(LEAKS_TASK, settings.leak_check_every_s, check.run)],
+        lambda: orchestrator.store,
+        settings.sweep_every_s,
+    )
 
     def sweep() -> dict[str, int]:
-        """Find dead workers and hand their messages on."""
+        """Find dead workers and hand their messages on; then do the chores that are due."""
         swept = orchestrator.sweep()
+        chores.do_due()
         return {"late": swept.late, "dead": len(swept.dead), "moved": swept.moved}
 
     # Acknowledged early: a sweep that was cut short is made good by the next one, not by itself.
     app.task(sweep, name=TASK, acks_late=False, ignore_result=True, shared=False)
-    check = LeakCheck(orchestrator.monitor_store)
-    app.task(check.run, name=LEAKS_TASK, acks_late=False, ignore_result=True, shared=False)
     for noisy in ("celery.worker.strategy", "celery.app.trace"):
         logger = logging.getLogger(noisy)
         if not any(isinstance(known, _Quiet) for known in logger.filters):
             logger.addFilter(_Quiet())
     app.amqp.queues.select_add(mailbox(QUEUE, longest=1))
-    leaks_every_s = orchestrator.settings.leak_check_every_s
-    every_s = orchestrator.settings.sweep_every_s
+    # It never expires: that would go by the clocks of two hosts, and one late sweep is all that can be waiting.
     app.conf.beat_schedule = {
         **(app.conf.beat_schedule or {}),
-        TASK: {
-            "task": TASK,
-            "schedule": every_s,
-            "options": {"queue": QUEUE, "expires": max(every_s * 2, 2.0)},
-        },
-        LEAKS_TASK: {
-            "task": LEAKS_TASK,
-            "schedule": leaks_every_s,
-            "options": {"queue": QUEUE, "expires": leaks_every_s},
-        },
+        TASK: {"task": TASK, "schedule": settings.sweep_every_s, "options": {"queue": QUEUE}},
     }

@@ -1,4 +1,4 @@
-"""The dead-letter log's upkeep, as a task that beat schedules and the monitor manager runs beside its sweep."""
+"""The dead-letter log's upkeep, as a chore of the monitor manager and as a task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from celery import Celery
 
 from orchestrator.core.settings import Settings
 from orchestrator.deadletters.upkeep import Keeping
-from orchestrator.monitors.manager import QUEUE
+from orchestrator.monitors.chores import Chore
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
@@ -26,8 +26,8 @@ def keeping_of(settings: Settings) -> Keeping:
     )
 
 
-def install(app: Celery, orchestrator: Orchestrator) -> None:
-    """Register the upkeep and have beat send it."""
+def install(app: Celery, orchestrator: Orchestrator) -> Chore:
+    """Register the upkeep as a task, for whoever wants it at once; returns the chore."""
 
     def keep_letters() -> dict[str, int]:
         """Retry, park, expire and trim dead letters."""
@@ -36,8 +36,4 @@ def install(app: Celery, orchestrator: Orchestrator) -> None:
 
     # Acknowledged early, as the sweep is; and like it, one that got lost is made good by the next.
     app.task(keep_letters, name=TASK, acks_late=False, ignore_result=True, shared=False)
-    every_s = orchestrator.settings.letters_every_s
-    app.conf.beat_schedule = {
-        **(app.conf.beat_schedule or {}),
-        TASK: {"task": TASK, "schedule": every_s, "options": {"queue": QUEUE, "expires": max(every_s, 2.0)}},
-    }
+    return Chore(TASK, orchestrator.settings.letters_every_s, keep_letters)

@@ -13,7 +13,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.monitors import manager
 from orchestrator.monitors.leak import LeakKind
 from orchestrator.monitors.leak_check import LeakCheck
 from orchestrator.telemetry import Event, attach, detach
@@ -136,14 +135,6 @@ def test_a_search_goes_on_from_run_to_run(ground: OnRedis, monkeypatch: pytest.M
         assert runs < 100
     assert found == 1
     assert runs > 3
-
-
-def test_beat_has_the_manager_look_for_leaks(ground: OnRedis) -> None:
-    entry = ground.orchestrator.app.conf.beat_schedule[manager.LEAKS_TASK]
-    assert entry["schedule"] == 60.0
-    assert entry["options"]["queue"] == manager.QUEUE
-    ground.monitors.monitor_many([("target", "x"), ("target", "x")], owner=ground.watcher())
-    assert ground.orchestrator.app.tasks[manager.LEAKS_TASK]() == 1
 
 
 @pytest.mark.parametrize(("mode", "noted"), [("on", 64), ("off", 0), ("sampled", None)])

@@ -1,17 +1,11 @@
-"""The dead-letter log's upkeep, as beat and the monitor manager see it."""
+"""The dead-letter log's upkeep, as the monitor manager sees it."""
 
 from __future__ import annotations
 
-from orchestrator.monitors.manager import QUEUE
 from orchestrator.monitors.upkeep import TASK, keeping_of
 from tests.apps import agents_app as house
 
 NOWHERE = "redis://127.0.0.1:1/0"
-
-
-def test_beat_sends_it_to_the_monitor_manager() -> None:
-    entry = house.make(NOWHERE, letters_every_s=7).app.conf.beat_schedule[TASK]
-    assert (entry["task"], entry["schedule"], entry["options"]["queue"]) == (TASK, 7, QUEUE)
 
 
 def test_the_task_keeps_letters_as_the_settings_say() -> None:
