@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,24 @@ class Record:
             owner_alive=self.owner in alive,
             target_alive=any(incarnation in alive for incarnation in self.incarnations),
         )
+
+
+def oldest(records: Iterable[Record], limit: int) -> list[Record]:
+    """The oldest of them, each once, in order. Keeps no more than ``limit`` however many there are."""
+    kept: dict[int, Record] = {}
+    #: Their refs, negative, so that the youngest is the first.
+    heap: list[int] = []
+    for record in records:
+        if record.ref in kept or limit <= 0:
+            continue
+        if len(kept) < limit:
+            heapq.heappush(heap, -record.ref)
+        elif record.ref < -heap[0]:
+            del kept[-heapq.heapreplace(heap, -record.ref)]
+        else:
+            continue
+        kept[record.ref] = record
+    return [kept[ref] for ref in sorted(kept)]
 
 
 def write_tag(tag: Any) -> str:

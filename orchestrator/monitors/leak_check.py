@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
-from collections.abc import Callable
-from itertools import groupby
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.monitors.leak import Leak
@@ -21,6 +22,9 @@ _SLICE_S = 0.4
 
 #: Refs named in a warning.
 _NAMED = 3
+
+#: Kinds and tags that one check warns of: whoever uses the numbers of orders as tags has as many tags as monitors.
+_TOLD = 20
 
 
 class LeakCheck:
@@ -47,19 +51,46 @@ class LeakCheck:
         return len(leaks)
 
 
-def report(leaks: list[Leak]) -> None:
-    """Warn of leaks, by tag and kind."""
+@dataclass(slots=True)
+class _Group:
+    """Leaks of one kind and tag."""
 
-    def group(leak: Leak) -> tuple[str, str]:
-        return leak.kind.value, repr(leak.tag)
+    kind: str
+    tag: str
+    oldest: Leak
+    count: int = 0
+    named: list[int] = field(default_factory=list)
 
-    for (kind, tag), some in groupby(sorted(leaks, key=group), key=group):
-        found = list(some)
-        oldest = max(found, key=lambda leak: leak.age_s)
-        refs = ", ".join(str(leak.ref) for leak in found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
+    def add(self, leak: Leak) -> None:
+        self.count += 1
+        if len(self.named) < _NAMED:
+            self.named.append(leak.ref)
+        if leak.age_s > self.oldest.age_s:
+            self.oldest = leak
+
+
+def report(leaks: Iterable[Leak]) -> None:
+    """Warn of leaks, by tag and kind; the largest groups first, and of what is left only how much it is."""
+    groups: dict[tuple[str, str], _Group] = {}
+    for leak in leaks:
+        key = leak.kind.value, repr(leak.tag)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group(*key, oldest=leak)
+        group.add(leak)
+    largest = heapq.nsmallest(_TOLD, groups.values(), key=lambda group: (-group.count, group.kind, group.tag))
+    for group in largest:
+        oldest = group.oldest
+        refs = ", ".join(map(str, group.named)) + (", …" if group.count > _NAMED else "")
         where = f"; made at {oldest.origin.splitlines()[0]}" if oldest.origin else ""
         logger.warning(
             "%d leaked monitors, tag %s: %s (%s); the oldest is %.0f s old%s; to mend it: %s",
-            *(len(found), tag, kind, refs, oldest.age_s, where, oldest.mend),
+            *(group.count, group.tag, group.kind, refs, oldest.age_s, where, oldest.mend),
         )
-        emit(events.LEAKED, {"count": len(found)}, kind=kind, tag=tag, oldest_s=round(oldest.age_s))
+        emit(events.LEAKED, {"count": group.count}, kind=group.kind, tag=group.tag, oldest_s=round(oldest.age_s))
+    others = len(groups) - len(largest)
+    if others:
+        count = sum(group.count for group in groups.values()) - sum(group.count for group in largest)
+        oldest_s = max(group.oldest.age_s for group in groups.values())
+        logger.warning("%d more leaked monitors, of %d other kinds and tags; `monitors leaks` lists all", count, others)
+        emit(events.LEAKED, {"count": count}, kind="", tag="", oldest_s=round(oldest_s))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -13,54 +12,67 @@ from orchestrator.monitors.leak import Leak, LeakKind
 if TYPE_CHECKING:
     from orchestrator.monitors.stored import StoredMonitors
 
+#: Suspects that are judged before somebody else gets a turn.
+_JUDGED = 200
+
 
 class LeakSearch:
     """One search through all monitors.
 
     What looks like a leak while others go on making and ending monitors is a suspect only: each is judged once more,
     in one step with nothing in between. So a healthy monitor is never reported.
+
+    ``everywhere`` also finds sets that nothing names any more. For that it goes through all the keys there are.
     """
 
-    def __init__(self, monitors: StoredMonitors, age_s: float) -> None:
+    def __init__(self, monitors: StoredMonitors, age_s: float, *, everywhere: bool = False) -> None:
         self._monitors = monitors
         self._age_s = age_s
-        self._suspects: list[Leak] = []
+        self._everywhere = everywhere
+        #: By what tells two of them apart: a set may name a member twice while it is read.
+        self._suspects: dict[tuple[LeakKind, int | str, str], Leak] = {}
+        self._proven: list[Leak] = []
         self._steps = self._look()
         self._done = False
 
     def go_on(self, for_s: float) -> bool:
-        """Look for about so long; returns whether everything was looked through.
+        """Look for about so long; returns whether everything was looked through, and every suspect judged.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
         until = monotonic() + for_s
-        while not self._done and monotonic() < until:
+        while not self._done:
             self._done = next(self._steps, None) is None
+            if monotonic() >= until:
+                break
         return self._done
 
     def leaks(self) -> list[Leak]:
-        """The suspects that are leaks, and not mended meanwhile.
-
-        Raises:
-            BrokerUnavailable: Redis is away.
-        """
-        once = {(leak.kind, leak.field or leak.ref, leak.more): leak for leak in self._suspects}
-        return self._monitors.judge(list(once.values()), age_s=self._age_s)
+        """The suspects that were found to be leaks."""
+        return self._proven
 
     def _look(self) -> Iterator[bool]:
         m = self._monitors
         k = m.store.keys
         self._now_ms, self._origins = m.now_ms(), m.origins()
-        for owner in m.parties(k.monitor_owners):
+        owners, targets = m.parties(k.monitor_owners), m.parties(k.monitor_targets)
+        if self._everywhere:
+            owners = sorted({*owners, *m.sets_there(k.monitors_of(""))})
+            targets = sorted({*targets, *m.sets_there(k.monitors_on(""))})
+        for owner in owners:
             yield from self._owner(owner)
-        for target in m.parties(k.monitor_targets):
+        for target in targets:
             yield from self._target(target)
         for ref, raw in m.torn():
             if ref:
                 self._half_written(ref, raw, "unreadable, or not in all the sets that should name it")
             else:
                 yield True
+        suspects = list(self._suspects.values())
+        for at in range(0, len(suspects), _JUDGED):
+            self._proven += m.judge(suspects[at : at + _JUDGED], age_s=self._age_s)
+            yield True
 
     def _owner(self, owner: str) -> Iterator[bool]:
         m = self._monitors
@@ -74,10 +86,16 @@ class LeakSearch:
                 self._half_written(ref, raw, f"{named} names it, and it is not there", named)
             else:
                 records.append(record)
+                key = record.target, record.tag_json
+                known = firsts.setdefault(key, record)
+                if record.ref < known.ref:
+                    firsts[key] = record
             if not number % 500:
                 yield True
-        for record in sorted(records, key=lambda r: r.ref):
-            first = firsts.setdefault((record.target, record.tag_json), record)
+        for number, record in enumerate(records):
+            if not number % 500:
+                yield True
+            first = firsts[record.target, record.tag_json]
             if owner not in alive:
                 self._suspect(LeakKind.OWNER_GONE, record, f"{owner} has no lease")
             elif not alive.intersection(record.incarnations):
@@ -100,19 +118,18 @@ class LeakSearch:
                 yield True
         yield True
 
-    def _suspect(self, kind: LeakKind, record: Record, detail: str, more: str = "") -> None:
-        self._suspects.append(
-            Leak(
-                kind=kind,
-                ref=record.ref,
-                owner=record.owner,
-                target=record.target,
-                tag=read_tag(record.tag_json),
-                age_s=max(0.0, (self._now_ms - record.created_ms) / 1000),
-                origin=self._origins.get(record.origin, ""),
-                detail=detail,
-                more=more,
-            )
+    def _suspect(self, kind: LeakKind, record: Record, detail: str, more: str = "", field: str = "") -> None:
+        self._suspects[kind, field or record.ref, more] = Leak(
+            kind=kind,
+            ref=record.ref,
+            owner=record.owner,
+            target=record.target,
+            tag=read_tag(record.tag_json),
+            age_s=max(0.0, (self._now_ms - record.created_ms) / 1000),
+            origin=self._origins.get(record.origin, ""),
+            detail=detail,
+            more=more,
+            field=field,
         )
 
     def _half_written(self, raw_ref: bytes, raw: Any, detail: str, named: str = "") -> None:
@@ -123,5 +140,4 @@ class LeakSearch:
         ref = int(raw_ref) if raw_ref.isdigit() else 0
         nothing = Record(ref, "", "", self._now_ms, '""', "", "", ())
         field = "" if ref else raw_ref.decode("utf-8", "replace")
-        self._suspect(LeakKind.HALF_WRITTEN, nothing, detail, named)
-        self._suspects[-1] = replace(self._suspects[-1], age_s=0.0, field=field)
+        self._suspect(LeakKind.HALF_WRITTEN, nothing, detail, named, field)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from time import monotonic
@@ -17,7 +18,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
-from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, stats_of
+from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, oldest, stats_of
 from orchestrator.monitors.envelope import DOWN, supervision_json, template
 from orchestrator.monitors.leak import Leak, Leaks
 from orchestrator.monitors.monitors import Monitors, checked_ref, tag_json
@@ -48,6 +49,9 @@ _DEATH_BATCH = 100
 _AT_DEATH_S = 0.9
 
 _PAGE = 500
+
+#: Keys that Redis looks at per call where all of them are gone through.
+_KEYS_PAGE = 1000
 
 #: What a look-up of names is tried again for: incarnations that join at every moment.
 _TRIES = 20
@@ -221,14 +225,14 @@ class StoredMonitors(Monitors):
     ) -> MonitorEntries:
         """Monitors, oldest first."""
         wanted = None if tag is ... else tag_json(tag)
-        found = [
+        fitting = (
             record
             for record in self._records(owner, target)
             if (owner is None or owner in (record.owner, record.agent))
             and (target is None or target == record.target or target in record.incarnations)
             and (wanted is None or wanted == record.tag_json)
-        ]
-        found = sorted(found, key=lambda record: record.ref)[:limit]
+        )
+        found = oldest(fitting, limit)
         alive, origins, now_ms = self.living(), self.origins(), self.now_ms()
         return [record.entry(now_ms, origins, alive) for record in found]
 
@@ -299,14 +303,17 @@ class StoredMonitors(Monitors):
 
     def find_leaks(self, age_s: float | None = None) -> Leaks:
         """Look through all monitors, and judge each suspect."""
-        search = self.search(age_s)
+        search = LeakSearch(self, self._leak_age_s(age_s), everywhere=True)
         while not search.go_on(for_s=60.0):
             pass
         return search.leaks()
 
     def search(self, age_s: float | None = None) -> LeakSearch:
         """A search for leaks that can be done a little at a time."""
-        return LeakSearch(self, self._settings.monitor_leak_age_s if age_s is None else age_s)
+        return LeakSearch(self, self._leak_age_s(age_s))
+
+    def _leak_age_s(self, age_s: float | None) -> float:
+        return self._settings.monitor_leak_age_s if age_s is None else age_s
 
     def note_leaked(self, count: int) -> None:
         """Keep how many leaks the last search has found."""
@@ -342,6 +349,13 @@ class StoredMonitors(Monitors):
         """The members of one of the sets that name sets."""
         raw: Any = self._read(lambda: self._store.client.smembers(key))
         return sorted(name.decode() for name in raw)
+
+    def sets_there(self, prefix: str) -> Names:
+        """What follows in the keys that begin so, whether anything names them or not. Goes through all keys."""
+        client: Any = self._store.client
+        pattern = re.sub(r"([][*?\\])", r"\\\1", prefix) + "*"
+        raw = self._read(lambda: set(client.scan_iter(pattern, count=_KEYS_PAGE)))
+        return sorted(key.decode().removeprefix(prefix) for key in raw)
 
     @property
     def store(self) -> Store:

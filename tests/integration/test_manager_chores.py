@@ -47,7 +47,12 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
     orchestrator = ground.orchestrator
     done: list[str] = []
     ground.monitors.monitor_many([("target", "x"), ("target", "x")], owner=ground.watcher())
-    monkeypatch.setattr(orchestrator, "keep_letters", lambda: done.append("letters") or Kept())
+
+    def keep() -> Kept:
+        done.append("letters")
+        return Kept()
+
+    monkeypatch.setattr(orchestrator, "keep_letters", keep)
     for _ in range(3):
         beat(orchestrator)
     ran = serve(orchestrator)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.monitors.leak import LeakKind
+from orchestrator.monitors.leak import Leak, LeakKind
 from orchestrator.monitors.leak_check import LeakCheck
 from orchestrator.telemetry import Event, attach, detach
 from tests.eventually import eventually
@@ -123,6 +124,74 @@ def test_the_periodic_check_warns_by_tag_and_tells(ground: OnRedis, caplog: pyte
     assert "test_monitor_leaks.py:" in warnings[0]
     assert [(e.metadata["tag"], e.measurements["count"]) for e in heard] == [("'a'", 2), ("'b'", 1)]
     assert ground.monitors.stats().leaked == 3
+
+
+def test_one_check_says_so_much_and_how_much_more_there_is(ground: OnRedis, caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[Event] = []
+    attach(heard.append, "monitor.leaked")
+    try:
+        tags = [*(f"order {n}" for n in range(40)), *["often"] * 3]
+        ground.monitors.monitor_many([("target", tag) for tag in (*tags, *tags)], owner=ground.watcher())
+        check = LeakCheck(ground.orchestrator.monitor_store)
+        with caplog.at_level(logging.WARNING):
+            assert check.run() == 45
+    finally:
+        detach(heard.append)
+    warnings = [r.getMessage() for r in caplog.records if "leaked monitors" in r.getMessage()]
+    assert len(warnings) == len(heard) == 21
+    assert warnings[0].startswith("5 leaked monitors, tag 'often'")
+    assert warnings[-1].startswith("21 more leaked monitors, of 21 other kinds and tags")
+    assert sum(e.measurements["count"] for e in heard) == 45
+
+
+def test_suspects_are_judged_a_few_at_a_time_and_others_get_their_turn(ground: OnRedis) -> None:
+    ground.monitors.monitor_many([("target", n % 500) for n in range(1000)], owner=ground.watcher())
+    search = ground.monitors.search()
+    judged: list[int] = []
+    judge = ground.monitors.judge
+
+    def count(leaks: Sequence[Leak], **more: Any) -> list[Leak]:
+        judged.append(len(leaks))
+        return judge(leaks, **more)
+
+    ground.monitors.judge = count  # type: ignore[method-assign]
+    turns = 0
+    while not search.go_on(1e-9):
+        turns += 1
+        # Only what was judged in this turn.
+        assert sum(judged) <= 200
+        judged.clear()
+    assert turns > 5
+    assert len(search.leaks()) == 500
+
+
+@pytest.mark.parametrize("side", ["owner", "target"])
+def test_a_set_that_nothing_names_any_more_is_found_and_mended(ground: OnRedis, side: str) -> None:
+    k, m = ground.store.keys, ground.monitors
+    refs = m.monitor_many([("target", n) for n in range(3)], owner=ground.watcher())
+    target, owner = ground.incarnation("target"), ground.watcher().id
+    kept, names, party = (k.monitors_of(owner), k.monitor_owners, owner)
+    if side == "target":
+        kept, names, party = (k.monitors_on(target), k.monitor_targets, target)
+    # As a tool leaves it that deletes what it takes for all there is.
+    ground.redis.delete(k.monitors, {"owner": k.monitors_on(target), "target": k.monitors_of(owner)}[side])
+    ground.redis.delete(k.monitor_owners, k.monitor_targets)
+    leaks = m.find_leaks()
+    assert {(leak.kind, leak.ref) for leak in leaks} == {(LeakKind.HALF_WRITTEN, ref) for ref in refs}
+    assert party in leaks[0].more
+    assert m.mend_leaks(leaks) == leaks
+    assert (ground.redis.exists(kept), ground.redis.sismember(names, party)) == (0, 0)
+    assert m.find_leaks() == []
+    assert [text for text in ground.dangling() if not text.startswith("created")] == []
+
+
+def test_the_periodic_check_goes_through_no_keys(ground: OnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **more: Any) -> None:
+        raise AssertionError("a scan of the keyspace")
+
+    monkeypatch.setattr(ground.store.client, "scan_iter", refuse)
+    monkeypatch.setattr(ground.monitors.store.client, "scan_iter", refuse)
+    assert LeakCheck(ground.orchestrator.monitor_store).run() == 0
 
 
 def test_a_search_goes_on_from_run_to_run(ground: OnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
