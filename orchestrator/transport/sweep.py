@@ -32,8 +32,14 @@ RECLAIM_BATCH = 200
 #: How long a connection may be missing after a gap before that counts as death: time to reconnect.
 _RECONNECT_GRACE_S = 2.0
 
-#: How often one sweeper looks for messages held by nobody it knows.
+#: How often one sweeper begins to look for messages held by nobody it knows.
 _STRAYS_EVERY_S = 10.0
+
+#: Of so many queues per sweep: what one script asks of Redis must not grow with how many there are.
+_STRAYS_QUEUES = 50
+
+#: Of those that ask for no messages, so many are looked at per sweep.
+_STUCK_BATCH = 100
 
 #: A sweeper that takes no step for this long has lost its turn. A step takes milliseconds; the next sweep is due after
 #: a second.
@@ -72,6 +78,8 @@ class Sweeper:
         self._steps = (*steps, DOORBELL)
         self._asked_on: Any = None
         self._looked_for_strays_at = float("-inf")
+        self._not_looked_through: list[bytes] = []
+        self._stuck_from = 0
         self._name = uuid.uuid4().hex
         #: Those among the dying whose deaths entail nothing more. Nothing is done to a fenced incarnation's name.
         self._mourned: set[str] = set()
@@ -113,21 +121,29 @@ class Sweeper:
         if silent:
             for raw_id, beat in self._stuck():
                 dead += self._end(turn, raw_id, beat, DeathReason.STUCK, by, max(0, now - int(float(beat))))
-        if monotonic() - self._looked_for_strays_at > _STRAYS_EVERY_S:
-            self._looked_for_strays_at = monotonic()
-            for stray in self._step(
-                "strays", [k.queues, k.leases, k.dying, k.sweep], [k.root, GROUP, turn, to_ms(TURN_S), *self._steps]
-            ):
-                logger.warning("%s held messages although it is long gone", stray.decode())
+        self._look_for_strays(turn)
         moved, dead_lettered = self._reclaim_all(turn)
         self._wire.run("end_turn", [k.sweep], [turn])
         emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
         return Swept(len(late), tuple(dead), moved, dead_lettered)
 
+    def _look_for_strays(self, turn: int) -> None:
+        k = self._keys
+        if not self._not_looked_through and monotonic() - self._looked_for_strays_at > _STRAYS_EVERY_S:
+            self._looked_for_strays_at = monotonic()
+            self._not_looked_through = list(self._wire.call("SMEMBERS", k.queues))
+        queues = self._not_looked_through[:_STRAYS_QUEUES]
+        if not queues:
+            return
+        args = [k.root, GROUP, turn, to_ms(TURN_S), len(self._steps), *self._steps, *queues]
+        for stray in self._step("strays", [k.leases, k.dying, k.sweep], args):
+            logger.warning("%s held messages although it is long gone", stray.decode())
+        del self._not_looked_through[:_STRAYS_QUEUES]
+
     def _stuck(self) -> list[tuple[bytes, bytes]]:
         k = self._keys
-        args = [to_ms(self._options.suspect_s), k.root, GROUP, *self._steps]
-        found = self._wire.run("stuck", [k.silent, k.leases], args)
+        args = [to_ms(self._options.suspect_s), k.root, GROUP, self._stuck_from, _STUCK_BATCH, *self._steps]
+        self._stuck_from, *found = self._wire.run("stuck", [k.silent, k.leases], args)
         return list(zip(found[::2], found[1::2], strict=True))
 
     def _end(

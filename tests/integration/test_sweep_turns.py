@@ -64,6 +64,7 @@ def test_a_sweeper_that_stalled_is_refused_whatever_it_goes_on_with(broker: Bare
     first.sweep("first")
     victim = register(broker)
     silence(broker, victim)
+    broker.redis.sadd(broker.store.keys.queues, "q")
     first._looked_for_strays_at = float("-inf")
 
     def other_takes_over() -> None:
@@ -92,7 +93,7 @@ def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -
     with pytest.raises(Exception, match="STALETURN"):
         store.run("reclaim", reclaim, [k.root, victim, GROUP, 3, 1000, 10, 0, 0, 2000, 1])
     with pytest.raises(Exception, match="STALETURN"):
-        store.run("strays", [k.queues, k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000])
+        store.run("strays", [k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000, 0, "q"])
     assert broker.redis.zscore(k.leases, victim) == beat
     turn = broker.redis.hget(k.sweep, "sweeps")
     assert store.run("fence", fence, [victim, int(beat), "killed", "now", turn, 2000, k.root, ""]) == b"killed"

@@ -1,8 +1,11 @@
 -- Which of those that ask for no messages have some waiting in their mailboxes? Their heartbeats must be fresh.
--- KEYS: silent, leases. ARGV: suspect after ms, root, group, steps… Returns {id, beat, …}
-local out = {}
+-- KEYS: silent, leases. ARGV: suspect after ms, root, group, from the how-manieth on, how many, steps…
+-- Returns {from which on to look the next time, id, beat, …}
 local now = now_ms()
-for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, 99)) do
+local from, many = tonumber(ARGV[4]), tonumber(ARGV[5])
+local ids = redis.call('ZRANGE', KEYS[1], from, from + many - 1)
+local out = {#ids < many and 0 or from + many}
+for _, id in ipairs(ids) do
   local beat = redis.call('ZSCORE', KEYS[2], id)
   if not beat then
     redis.call('ZREM', KEYS[1], id)
@@ -12,7 +15,7 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, 99)) do
     for _, queue in ipairs(names and cjson.decode(names) or {}) do
       local due = redis.call('ZRANGEBYSCORE', ARGV[2] .. 'delayed:' .. queue, '-inf', now, 'LIMIT', 0, 1)
       waits = waits or due[1] ~= nil
-      for s = 4, #ARGV do
+      for s = 6, #ARGV do
         local stream = ARGV[2] .. 'q:' .. ARGV[s] .. ':' .. queue
         local pending = redis.pcall('XPENDING', stream, ARGV[3])
         if not pending.err and redis.call('XLEN', stream) > pending[1] then waits = true end
