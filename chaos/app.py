@@ -98,8 +98,9 @@ def _watch_somebody(context: Context) -> None:
         living = orchestrator.registry.incarnations()
         if living:
             owner = Owner(context.incarnation, SENTRY)
-            ref = orchestrator.monitors.monitor(random.choice(living).id, owner=owner)
-            witness().write("watch", node=context.worker, ref=ref)
+            target = random.choice(living).id
+            ref = orchestrator.monitors.monitor(target, owner=owner)
+            witness().write("watch", node=context.worker, ref=ref, owner=owner.id, target=target)
     except InfrastructureError:
         # Redis is being killed, or this incarnation was; the load is not to suffer from it.
         return

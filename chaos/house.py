@@ -139,6 +139,13 @@ class House:
         client: Any = store.client
         return int(client.zcard(store.keys.leases)) + int(client.zcard(store.keys.dying))
 
+    def ended(self) -> dict[str, int]:
+        """When each incarnation was first on record as having ended, in ms."""
+        ended: dict[str, int] = {}
+        for death in self.orchestrator.registry.deaths(_MANY):
+            ended[death.incarnation] = min(death.at_ms, ended.get(death.incarnation, death.at_ms))
+        return ended
+
     def leased_pids(self) -> set[int]:
         """Process ids of the incarnations that live: who is here consumes."""
         store = self.orchestrator.store

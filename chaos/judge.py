@@ -21,8 +21,16 @@ _DEATHS = 3
 #: From a SIGKILL until what the victim held runs elsewhere: longer than this is told of.
 _PROMPT_S = 2.0
 
+#: Deaths that are kept on record at least.
+_RECORDED = 1000
+
 #: Duplicated executions a kill may cost.
 _DUPLICATES_PER_KILL = 2
+
+#: From the record of a death until its DOWNs are recorded, with sweepers and Redis being killed meanwhile. An owner
+#: that ended sooner than this after its target may have been told nothing; nor need there be a DOWN of a monitor that
+#: was ended so soon.
+_DOWN_MS = 10_000
 
 _ENDS = ("done", "fail")
 
@@ -42,6 +50,8 @@ class Evidence:
     #: DOWNs that were recorded, and what dangles among the monitors.
     downs: int = 0
     dangling: Sequence[str] = ()
+    #: Incarnations that are on record as having ended, and when.
+    ended: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +218,28 @@ def _down_problems(evidence: Evidence) -> list[str]:
     problems = [f"dangling: {text}" for text in evidence.dangling]
     if len(told) != evidence.downs:
         problems.append(f"{evidence.downs} DOWNs recorded, and {len(told)} monitors told of")
+    return problems + _untold(evidence, told)
+
+
+def _untold(evidence: Evidence, told: Set[int]) -> list[str]:
+    """Each monitor whose target died while its owner lived on has had its DOWN, and none whose target lives."""
+    ended = evidence.ended
+    until_ms = min((row.at_ms for row in evidence.rows if row.what == "unwatch"), default=0)
+    problems = []
+    for row in evidence.rows:
+        if row.what != "watch" or "target" not in row.note:
+            continue
+        ref, owner, target = int(row.note["ref"]), str(row.note["owner"]), str(row.note["target"])
+        who = f"monitor {ref} of {owner} on {target}"
+        if target not in ended:
+            # The record of deaths is capped; with none at all, nothing is known.
+            if ref in told and ended and len(ended) < _RECORDED:
+                problems.append(f"told of a death that is not on record: {who}")
+            continue
+        due_ms = max(ended[target], row.at_ms) + _DOWN_MS
+        # Every owner has ended when the evidence is taken; of one that is not on record nobody knows when.
+        if ref not in told and due_ms < ended.get(owner, 0) and due_ms < until_ms:
+            problems.append(f"no DOWN although its target has died and its owner lived on: {who}")
     return problems
 
 

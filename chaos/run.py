@@ -92,6 +92,7 @@ class Run:
             leftovers=left,
             problems=self._problems,
             downs=house.orchestrator.monitors.stats().downs,
+            ended=house.ended(),
             dangling=dangling(house.orchestrator.monitor_store()) if drained else (),
         )
 
@@ -298,6 +299,7 @@ class Run:
 
     def _end_monitors(self) -> bool:
         """End all monitors, and have every DOWN told that was recorded until then."""
+        self._house.witness.write("unwatch")
         self._house.end_monitors()
         return self._drain()
 

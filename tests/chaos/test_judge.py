@@ -205,3 +205,56 @@ def test_each_down_that_was_recorded_is_of_another_monitor_and_was_told(
 
 def test_what_dangles_among_the_monitors_is_a_violation() -> None:
     assert verdict([], dangling=["half-written: monitor 1"]).violations == ("dangling: half-written: monitor 1",)
+
+
+#: Long after everything that a test has happen.
+LATE = T + 100_000
+
+
+def watched(at_ms: int = T) -> list[Row]:
+    """Somebody monitors somebody, until all monitors are ended."""
+    watch = Row(at_ms, "watch", node="w", note={"ref": 1, "owner": "owner#1", "target": "target#2"})
+    return [watch, Row(LATE, "unwatch")]
+
+
+def down(at_ms: int, ref: int = 1) -> Row:
+    return Row(at_ms, "told", node="w", note={"ref": ref, "reason": "killed"})
+
+
+def test_a_monitor_whose_target_died_must_have_its_down() -> None:
+    ended = {"target#2": T + 100, "owner#1": LATE + 1}
+    (said,) = verdict(watched(), ended=ended).violations
+    assert said == "no DOWN although its target has died and its owner lived on: monitor 1 of owner#1 on target#2"
+    assert verdict([*watched(), down(T + 900)], ended=ended, downs=1).violations == ()
+    letter = DeadLetter("1-0", b"", "sentry", "poison", agent="sentry", delivery_id="down-1")
+    assert verdict(watched(), (letter,), ledger=LedgerRow("busy"), ended=ended, downs=1).violations == ()
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        {},
+        {"owner#1": T + 100},
+        {"target#2": T + 100},
+        {"target#2": T + 100, "owner#1": T + 99},
+        {"target#2": T + 100, "owner#1": T + 9_000},
+        {"target#2": LATE - 5_000, "owner#1": LATE + 50_000},
+        {"target#2": LATE + 5_000, "owner#1": LATE + 50_000},
+    ],
+)
+def test_nobody_is_accused_where_no_down_may_have_been_due(ended: dict[str, int]) -> None:
+    assert verdict(watched(), ended=ended).violations == ()
+
+
+def test_a_monitor_on_somebody_who_was_dead_already_is_told_from_when_it_was_made() -> None:
+    rows = watched(at_ms=T + 50_000)
+    assert verdict(rows, ended={"target#2": T, "owner#1": T + 55_000}).violations == ()
+    assert len(verdict(rows, ended={"target#2": T, "owner#1": T + 65_000}).violations) == 1
+
+
+def test_a_down_of_somebody_who_lives_is_found() -> None:
+    rows = [*watched(), down(T + 900)]
+    (said,) = verdict(rows, ended={"owner#1": LATE}, downs=1).violations
+    assert said == "told of a death that is not on record: monitor 1 of owner#1 on target#2"
+    capped = {f"other#{n}": T for n in range(1000)}
+    assert verdict(rows, ended=capped, downs=1).violations == ()
