@@ -9,7 +9,18 @@ from orchestrator.transport.store import Store
 
 #: Accounts, dead letters with their index, the record of deaths and what kombu knows of exchanges: they stay.
 _MONITORS = ("monitor", "monitor-stats", "monitor-origins", "down-supervision", "flushed:*")
-_KEPT = ("ledger:*", "queues", "agents", "incarnation", "sweep", "deaths", "dead-letters", "letters:*", *_MONITORS)
+_KEPT = (
+    "ledger:*",
+    "queues",
+    "agents",
+    "incarnation",
+    "sweep",
+    "chore:*",
+    "deaths",
+    "dead-letters",
+    "letters:*",
+    *_MONITORS,
+)
 _KOMBU = "_kombu.binding*"
 
 
