@@ -259,6 +259,26 @@ def test_a_redis_that_is_away_is_named_and_nobody_hangs() -> None:
         ground.close()
 
 
+def test_a_redis_that_hangs_keeps_nobody_waiting_and_all_goes_on_afterwards() -> None:
+    with EmbeddedServer() as server:
+        ground = OnRedis(server.url)
+        with ground.monitors.session() as session:
+            ref = session.monitor("target", "before")
+            server.pause()
+            try:
+                with pytest.raises(BrokerUnavailable):
+                    ground.monitors.stats()
+            finally:
+                server.resume()
+            assert [monitor.ref for monitor in ground.monitors.list()] == [ref]
+            assert ground.monitors.stats().active == 1
+            ground.die("target")
+            down = session.next_down(timeout_s=10)
+            assert down is not None
+            assert down.ref == ref
+        ground.close()
+
+
 def _gone(session: object) -> bool:
     try:
         session.next_down(timeout_s=0)  # type: ignore[attr-defined]

@@ -100,3 +100,5 @@ def test_a_stopped_worker_is_fenced_without_loss(broker: BareBroker, pool: str) 
             broker.send("hold", "h2")
             eventually(lambda: broker.done().get("h2") == 1, describe=sleeper.log)
     assert broker.ledger().lost == 0
+    ends = [fields for _, fields in broker.redis.xrange(broker.store.keys.deaths) if fields["incarnation"] == asleep]
+    assert [end["reason"] for end in ends] == ["lost", "fenced"]
