@@ -14,7 +14,7 @@ from tests.sentinel import MASTER, Watched, watched_pair
 from tests.worker_process import WorkerProcess
 
 APP = "tests.apps.bare"
-POOLS = ("prefork", "threads")
+POOLS = ("prefork", "threads", "solo", "gevent")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_every_worker_consumes_again_after_a_failover(watched: Watched, redis_ur
             worker.start(wait=False)
         for pool in POOLS:
             sender.send_task("note", args=[f"before {pool}"], queue=pool)
-        eventually(lambda: len(seen.done()) == 2, timeout_s=30, describe=workers[0].log)
+        eventually(lambda: len(seen.done()) == len(POOLS), timeout_s=30, describe=workers[0].log)
 
         watched.primary.kill()
         eventually(lambda: watched.primary_port() == watched.replica.port)
