@@ -312,7 +312,7 @@ class SupervisedRequest(TrackedRequest):
         elif waited_for:
             channel.settler.conclude(tag, "dead", self._record(verdict.outcome), waited_for)
         else:
-            channel.settler.settle(tag, "dead")
+            channel.settler.settle(tag, "dead", verdict.outcome.reason)
             channel.qos.settled(tag)
         self.acknowledged = True
         self._tell(verdict, supervision)

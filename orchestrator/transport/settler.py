@@ -68,8 +68,9 @@ class Settler:
     def _incarnation(self) -> str:
         return self.holder.id if self.holder is not None else ""
 
-    def settle(self, tag: str, outcome: str) -> None:
-        """End a delivery with a mere count; settling twice is harmless."""
+    def settle(self, tag: str, outcome: str, reason: str = "") -> None:
+        """End a delivery with a mere count; settling twice is harmless. A breaker goes by the ``reason``."""
+        outcome = f"{outcome} {reason}" if reason else outcome
         if self.holder is not None:
             self.holder.settle(tag, outcome)
             return

@@ -165,12 +165,18 @@ class Fuse(RuleBasedStateMachine):
         if reason not in INNOCENT:
             self.failed()
 
-    def dropped(self, name: str) -> None:
+    def dropped(self, name: str, reason: str = "timeout", *, tracked: bool = True) -> None:
         """It failed, and nobody wants a letter."""
         stream, entry = self.running.pop(name)
-        keys = [stream, self.keys.ledger(QUEUE), self.keys.outcome(name)]
-        self.script("conclude", keys, [GROUP, entry, "dead", json.dumps({"outcome": "dead"}), TTL_MS])
-        self.failed()
+        keys = [stream, self.keys.ledger(QUEUE)]
+        if tracked:
+            outcome = json.dumps({"outcome": "dead", "reason": reason})
+            self.script("conclude", [*keys, self.keys.outcome(name)], [GROUP, entry, "dead", outcome, TTL_MS])
+        else:
+            self.script("settle", keys, [GROUP, f"dead {reason}", entry])
+        assert int(self.redis.hget(self.keys.ledger(QUEUE), "dead")) > 0
+        if reason not in INNOCENT:
+            self.failed()
 
     def tried_again(self, name: str) -> None:
         """It failed, and there is another attempt, much later."""
@@ -207,6 +213,11 @@ class Fuse(RuleBasedStateMachine):
     @rule(data=st.data(), reason=st.sampled_from(INNOCENT))
     def be_refused(self, data: st.DataObject, reason: str) -> None:
         self.buried(self.one(data), reason)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), reason=st.sampled_from((*INNOCENT, *GUILTY)), tracked=st.booleans())
+    def end_without_a_letter(self, data: st.DataObject, reason: str, tracked: bool) -> None:
+        self.dropped(self.one(data), reason, tracked=tracked)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -250,6 +261,11 @@ ENDINGS: dict[str, Callable[[Fuse, str], None]] = {
     "handled, untracked": lambda fuse, name: fuse.handled(name, tracked=False),
     "dropped": Fuse.dropped,
     "tried again": Fuse.tried_again,
+    **{
+        f"dropped, {reason}, {tracked=}": partial(Fuse.dropped, reason=reason, tracked=tracked)
+        for reason in (*GUILTY, *INNOCENT)
+        for tracked in (True, False)
+    },
     **{reason: partial(Fuse.buried, reason=reason) for reason in (*GUILTY, *INNOCENT)},
 }
 

@@ -272,6 +272,24 @@ def test_a_probe_that_fails_opens_the_breaker_again(house: House) -> None:
     eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
 
 
+@pytest.mark.parametrize("track", [True, False])
+@pytest.mark.parametrize("on_error", ["dead_letter", "log", "ignore"])
+def test_what_its_sender_got_wrong_is_not_the_agents_failure(house: House, on_error: str, track: bool) -> None:
+    eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
+    for _ in range(4):
+        wrong = app.Work.model_construct(fails=[])  # type: ignore[arg-type]
+        delivery = house.orchestrator.send("fused", wrong, on_error=on_error, track=track)
+        if track:
+            outcome = delivery.wait(WAIT_S)
+            assert isinstance(outcome, Dead)
+            assert outcome.reason == "validation"
+    if house.real:
+        eventually(lambda: house.row("fused").pending == 0, WAIT_S)
+        with Redis.from_url(house.url) as client:
+            assert not client.hget(house.orchestrator.store.keys.flow("fused"), "failed_ms")
+    assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
+
+
 def _tried(house: House) -> Any:
     try:
         return house.orchestrator.send("fused", app.Work())

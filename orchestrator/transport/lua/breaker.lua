@@ -39,12 +39,16 @@ local function breaker_failed(flow)
   turn(b, 'open', '', now + b.open_ms)
 end
 
--- A message became a dead letter: a failure, unless nothing about it was the agent's. What expired was never tried.
+-- A message has no attempt left: a failure, unless nothing about it was the agent's. What expired was never tried.
 local not_the_agents = {
   malformed = true, validation = true, ['unknown task'] = true, ['unknown message'] = true, expired = true}
+local function breaker_dead(flow, reason)
+  if not not_the_agents[reason or ''] then breaker_failed(flow) end
+end
+
 local function breaker_buried(flow, letter)
   if redis.call('HEXISTS', flow, 'failures') == 0 then return end
-  if not not_the_agents[cjson.decode(letter).reason] then breaker_failed(flow) end
+  breaker_dead(flow, cjson.decode(letter).reason)
 end
 
 local function breaker_succeeded(flow)

@@ -3,6 +3,6 @@ aftermath(KEYS[3], ARGV[4], ARGV[5])
 if ARGV[3] == 'handled' then
   breaker_succeeded(flow)
 elseif ARGV[3] == 'dead' then
-  breaker_failed(flow)
+  breaker_dead(flow, cjson.decode(ARGV[4]).reason)
 end
 return answer(1)
