@@ -11,7 +11,6 @@ from orchestrator.core.supervision import Failure, Supervision
 
 _REASON_BY_ERROR = {
     "InvalidMessage": Reason.VALIDATION,
-    "UnknownMessage": Reason.UNKNOWN_MESSAGE,
     "HandlerTimeout": Reason.TIMEOUT,
     "DeadlinePassed": Reason.DEADLINE,
     "NotRegistered": Reason.UNKNOWN_TASK,

@@ -258,7 +258,8 @@ def test_an_unregistered_task_is_buried(house: House) -> None:
 
 
 def test_an_unknown_message_type_on_the_wire_is_buried(house: House) -> None:
-    assert_buried(house, raw(task="worker.Unhosted"), Reason.UNKNOWN_TASK, "worker.Unhosted")
+    said = "agent 'worker' does not handle 'Unhosted'; it handles: "
+    assert_buried(house, raw(task="worker.Unhosted"), Reason.UNKNOWN_MESSAGE, said)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ def failure(kind: str = "ValueError", attempt: int = 4) -> Failure:
         ("ValueError", 4, "retries exhausted"),
         ("ValueError", 1, "non-retryable error"),
         ("InvalidMessage", 1, "validation"),
-        ("UnknownMessage", 1, "unknown message"),
+        # Raised by a send of the handler's own; a message that nobody handles never comes so far.
+        ("UnknownMessage", 1, "non-retryable error"),
         ("NotRegistered", 1, "unknown task"),
         ("TimeLimitExceeded", 4, "timeout"),
         ("SoftTimeLimitExceeded", 1, "timeout"),
