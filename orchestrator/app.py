@@ -25,7 +25,7 @@ from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.masked import mask_logs
 from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import remarks
-from orchestrator.agents.reporting import Reporting
+from orchestrator.agents.reporting import Reporting, unseen
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.settings import Settings, load_settings
@@ -107,6 +107,8 @@ class Orchestrator:
         if instance is not None and instance.app is self.app:
             supervise_tasks(self.app)
             for line in remarks(self.app, self._directory.addresses(), instance.pool_cls):
+                logger.warning("%s", line)
+            for line in unseen(instance, self.settings.telemetry, manager.QUEUE):
                 logger.warning("%s", line)
 
     def _on_import_modules(self, **_: Any) -> None:

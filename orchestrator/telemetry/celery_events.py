@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -44,9 +45,13 @@ class CeleryEventsHandler:
     def __init__(self, send: Callable[..., Any], hidden: Iterable[str] = ()) -> None:
         self._send = send
         self._hidden = tuple(hidden)
+        self._pid = os.getpid()
 
     def __call__(self, event: Event) -> None:
         """Send one event."""
+        if os.getpid() != self._pid:
+            # A pool's process that was forked later has this handler too, and the connection of its parent.
+            return
         metadata = mask(dict(event.metadata), self._hidden)
         self._send(f"orchestrator-{event.name}", **metadata, **event.measurements)
         if event.name == events.BURIED and event.metadata.get("id") and self._is_news(event):

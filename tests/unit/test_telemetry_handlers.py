@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -128,6 +129,16 @@ def test_watchers_hear_of_poison_as_a_failed_task_because_celery_does_not_tell_t
         "orchestrator-dead_letter.added",
     ]
     assert sent[1][1]["uuid"] == "d1"
+
+
+def test_a_process_forked_from_a_worker_does_not_write_to_its_parents_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[str] = []
+    handler = CeleryEventsHandler(lambda type_, **_: sent.append(type_))
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    handler(example(events.PURGED))
+    assert sent == []
 
 
 @pytest.fixture
