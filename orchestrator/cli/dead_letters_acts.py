@@ -13,7 +13,7 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
-from orchestrator.cli.letter_filter import act_options, filter_options, must_be_meant, selection
+from orchestrator.cli.letter_filter import act_options, filter_options, must_be_meant, must_be_one, selection
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import lines, one_line
 from orchestrator.cli.progress import progress_bar
@@ -75,6 +75,14 @@ def retry_letters(
     """
     log = orchestrator_of(context).dead_letters
     if letter_id is not None:
+        must_be_one(options, every)
+        for name, given in (("--at-most", at_most), ("--rate", rate_per_s), ("--canary", canary or None)):
+            if given is not None:
+                raise Stop(f"{name} is for many letters, not for an ID", ExitCode.CALLER)
+        if dry_run:
+            log.get(letter_id)
+            _say(as_json, {"would_retry": 1}, f"{letter_id} would be sent again")
+            return
         queue = log.retry(letter_id, who=who, why=why)
         _say(as_json, {"id": letter_id, "queue": queue}, f"{letter_id} sent again to {one_line(queue)}")
         return
@@ -163,6 +171,7 @@ def park_letters(
     """Put dead letters aside: they are not retried or expired, and listed only with --state parked."""
     log = orchestrator_of(context).dead_letters
     if letter_id is not None:
+        must_be_one(options, every)
         log.park(letter_id, note, who=who, why=why)
         parked = 1
     else:
@@ -194,6 +203,7 @@ def unpark_letters(
     """Make parked dead letters open again."""
     log = orchestrator_of(context).dead_letters
     if letter_id is not None:
+        must_be_one(options, every)
         log.unpark(letter_id, who=who, why=why)
         opened = 1
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -52,15 +52,28 @@ def selection(log: DeadLetters, options: dict[str, Any]) -> Selection:
 
     Raises:
         InvalidPolicy: a value makes no sense.
+        Stop: metadata is not given as it should be.
     """
     given = {name: options.pop(name) for name in _NAMES}
-    pairs = [pair.partition("=") for pair in given.pop("metadata")]
-    return log.query(**given, metadata={name: _value(text) for name, _, text in pairs} or None)
+    metadata = {}
+    for pair in given.pop("metadata"):
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise Stop(f"--metadata {pair!r}: not NAME=VALUE", ExitCode.CALLER)
+        metadata[name] = _value(text)
+    return log.query(**given, metadata=metadata or None)
 
 
 def is_given(chosen: Selection) -> bool:
     """Whether the options mean anything but all open letters."""
     return set(chosen.criteria.described()) != {"state"} or chosen.criteria.state == "parked"
+
+
+def must_be_one(options: Mapping[str, Any], every: bool) -> None:
+    """Refuses to act on the letter of an ID where a filter is given as well, which would be ignored."""
+    given = {name for name in _NAMES if options[name] not in (None, ())}
+    if every or given - {"state"} or options["state"] != "open":
+        raise Stop("which letters? Give an ID, or a filter or --all, not both", ExitCode.CALLER)
 
 
 def must_be_meant(chosen: Selection, every: bool) -> None:

@@ -62,6 +62,56 @@ def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: ShelfInR
     assert "have not come to an end" in result.stderr
 
 
+def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    last = [bench.bury() for _ in range(6)][-1]
+    bench.bound("billing", 4)
+    result = invoke(shop.app, dead_letters, "retry", "--all", "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert document["sent"] == 4
+    assert "'billing' is full" in document["stopped"]
+    assert result.stderr == f"Error: stopped: {document['stopped']}\n"
+    result = invoke(shop.app, dead_letters, "retry", last)
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "'billing' is full" in result.stderr
+    assert asked(shop, "list")["count"] == 2
+
+
+def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    letter_id = bench.bury()
+    assert asked(shop, "retry", letter_id, "--dry-run") == {"would_retry": 1}
+    assert asked(shop, "list")["count"] == 1
+    assert invoke(shop.app, dead_letters, "retry", "1-1", "--dry-run").exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("retry",), ("park", "--note", "n"), ("unpark",)])
+@pytest.mark.parametrize("more", [("--all",), ("--agent", "shipping"), ("--state", "all"), ("--metadata", "job=1")])
+def test_one_letter_or_those_of_a_filter_are_meant(
+    shop: Orchestrator, bench: ShelfInRedis, command: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    letter_id = bench.bury()
+    refused = invoke(shop.app, dead_letters, *command, letter_id, *more)
+    assert refused.exit_code == 2
+    assert refused.stderr == "Error: which letters? Give an ID, or a filter or --all, not both\n"
+    assert asked(shop, "list")["count"] == 1
+    assert asked(shop, "acts")["acts"] == []
+
+
+@pytest.mark.parametrize("options", [("--at-most", "1"), ("--rate", "5"), ("--canary",)])
+def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: ShelfInRedis, options: tuple[str, ...]) -> None:
+    refused = invoke(shop.app, dead_letters, "retry", bench.bury(), *options)
+    assert refused.exit_code == 2
+    assert refused.stderr == f"Error: {options[0]} is for many letters, not for an ID\n"
+    assert asked(shop, "list")["count"] == 1
+
+
+@pytest.mark.parametrize("pair", ["job", "=1", ""])
+def test_metadata_needs_a_name_and_a_value(shop: Orchestrator, bench: ShelfInRedis, pair: str) -> None:
+    refused = invoke(shop.app, dead_letters, "list", "--metadata", pair)
+    assert refused.exit_code == 2
+    assert refused.stderr == f"Error: --metadata {pair!r}: not NAME=VALUE\n"
+
+
 def test_groups_and_stats_are_shown(shop: Orchestrator, bench: ShelfInRedis) -> None:
     for _ in range(3):
         bench.bury(error="KeyError", text="token=S3CRET")

@@ -262,3 +262,15 @@ def test_a_letter_that_is_handled_after_all_is_resolved_and_its_canary_content(h
     done = chosen.retry(canary=Canary(wait_s=WAIT_S))
     assert (done.sent, done.dead, done.stopped) == (3, 0, "")
     assert house.orchestrator.dead_letters.count() == 0
+
+
+def test_a_canary_sees_a_worker_fail_without_a_letter(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    for _ in range(2):
+        # What expires is buried here, whatever becomes of failures.
+        house.orchestrator.send("worker", app.Broken(), on_error="log", expires_s=0)
+    eventually(lambda: log.count() == 2, WAIT_S)
+    done = log.query(agent="worker").retry(canary=Canary(wait_s=WAIT_S))
+    assert (done.sent, done.dead) == (1, 1)
+    assert "1 of 1 have died again" in done.stopped
+    assert log.count() == 1
