@@ -339,7 +339,8 @@ def index_problems(redis: Any, keys: Keys) -> list[str]:
                 wanted.setdefault(keys.letters(dimension, value), set()).add(kind)
     others = {keys.letter_acts, keys.parked_letters, keys.letter_notes, keys.letters_due, keys.letters_planned}
     others |= {keys.letter_origins, keys.letters_expired, keys.letter_kinds, keys.letter_kind_names}
-    for raw in redis.scan_iter(f"{keys.root}letters:*"):
+    # SCAN may name a key twice.
+    for raw in set(redis.scan_iter(f"{keys.root}letters:*")):
         key = raw.decode()
         part = key.removeprefix(f"{keys.root}letters:").split(":")[0]
         if key in others or part == "act":
