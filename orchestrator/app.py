@@ -96,11 +96,19 @@ class Orchestrator:
     def _on_worker_init(self, sender: str = "", instance: Any = None, **_: Any) -> None:
         if instance is not None and instance.app is self.app:
             self._description.worker = instance
-            PULSE.start(sender)
+            PULSE.start(sender, self._should_consume)
             self.app.conf.broker_transport_options = {
                 **self.app.conf.broker_transport_options,
                 "node_name": sender,
             }
+
+    def _should_consume(self) -> bool:
+        state = sys.modules.get("celery.worker.state")
+        ends = (getattr(state, name, None) for name in ("should_stop", "should_terminate"))
+        # An exit code of 0 is a wish to stop, too.
+        if any(code is not None and code is not False for code in ends):
+            return False
+        return bool(self.app.amqp.queues.consume_from)
 
     def _on_worker_set_up(self, instance: Any = None, **_: Any) -> None:
         # Everything is imported by now, and nothing has run: tasks that came after finalizing are caught here.

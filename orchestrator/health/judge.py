@@ -9,7 +9,8 @@ from typing import Any
 #: A process that has written nothing for this long cannot run its threads: it hangs, or is stopped.
 HUNG_AFTER_S = 30.0
 
-#: A worker that was told to begin anew, or asks for no messages, and is still so after this long needs a restart.
+#: A worker that was told to begin anew, asks for no messages, or has lost its consumer, and is still so after this long
+#: needs a restart.
 WEDGED_AFTER_S = 60.0
 
 #: Without a sweep for this long (or three times ``sweep_stale_s``) nobody looks for the dead.
@@ -35,6 +36,8 @@ def liveness(signs: Mapping[str, Any], now_s: float) -> Verdict:
         return Exit.UNHEALTHY, f"hangs: it has said nothing for {silent_s:.0f} s"
     if (signs.get("fenced_s") or 0) > WEDGED_AFTER_S:
         return Exit.UNHEALTHY, f"was declared dead {signs['fenced_s']:.0f} s ago, and has not begun anew"
+    if signs.get("absent_s", 0) > WEDGED_AFTER_S:
+        return Exit.UNHEALTHY, f"has consumed nothing for {signs['absent_s']:.0f} s although Redis answers"
     if signs.get("silent_s", 0) > WEDGED_AFTER_S and not _is_away(signs):
         return Exit.UNHEALTHY, f"has asked for no messages for {signs['silent_s']:.0f} s"
     return Exit.HEALTHY, "alive"

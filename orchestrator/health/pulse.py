@@ -31,10 +31,15 @@ class Pulse:
         self._stop = threading.Event()
         self._node = ""
         self._signs: Signs = dict
+        self._consumes: Callable[[], bool] | None = None
 
-    def start(self, node: str) -> None:
-        """Begin; a second time it does nothing. Where no file can be written a warning says so, and that is all."""
+    def start(self, node: str, consumes: Callable[[], bool] | None = None) -> None:
+        """Begin; a second time it does nothing. Where no file can be written a warning says so, and that is all.
+
+        A worker says with ``consumes`` whether it is to consume at present.
+        """
         with self._lock:
+            self._consumes = consumes or self._consumes
             if self._pid == os.getpid():
                 return
             self._pid = os.getpid()
@@ -54,6 +59,18 @@ class Pulse:
     def watch(self, signs: Signs) -> None:
         """From now on, ``signs`` tells what there is to say of the incarnation; the last one told so counts."""
         self._signs = signs
+
+    def watches(self, signs: Signs) -> bool:
+        """Whether it is ``signs`` that counts."""
+        return self._signs == signs
+
+    def is_worker(self) -> bool:
+        """Whether this process is one that consumes for as long as it runs."""
+        return self._consumes is not None
+
+    def should_consume(self) -> bool:
+        """Whether this process is a worker that is to consume at present."""
+        return self._consumes is not None and self._consumes()
 
     def stop(self) -> None:
         """End, and leave no file."""

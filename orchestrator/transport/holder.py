@@ -59,6 +59,9 @@ _LONGEST_ERROR = 500
 #: Longest time that looking for unread answers takes, or else it says nothing.
 _ANSWERED_WITHIN_S = 0.5
 
+#: How often a worker without a consumer looks whether it might have one.
+_MISS_EVERY_S = 1.0
+
 #: How often Redis' idea of what we hold is compared with ours.
 _COMPARE_EVERY_S = 5.0
 
@@ -93,6 +96,8 @@ class Holder:
         self._idle_since = monotonic()
         self._linger_until = float("-inf")
         self._fenced_at: float | None = None
+        #: Since when this process has had no consumer, although it should have and Redis answers.
+        self._absent_since: float | None = None
         self._compared_at = monotonic()
         self._stop = threading.Event()
         self._sweeper = Sweeper(Wire(pool), keys, options, steps)
@@ -299,7 +304,8 @@ class Holder:
     def vital_signs(self) -> dict[str, Any]:
         """What ``orchestrator health`` is told."""
         if self.left:
-            return {}
+            since = self._absent_since
+            return {} if since is None else {"absent_s": monotonic() - since}
         fenced_s = None if self._fenced_at is None else monotonic() - self._fenced_at
         return {**self._heartbeat.vital_signs(), "fenced_s": fenced_s}
 
@@ -343,6 +349,27 @@ class Holder:
         flat = [part for pair in fields.items() for part in pair]
         self._wire.call("XADD", self.keys.deaths, "MAXLEN", "~", 1000, "*", *flat)
 
+    def _miss_the_consumer(self) -> None:
+        """Having left, note how long a worker goes without the next incarnation; a time in which Redis does not answer
+        proves nothing, nor one in which there is nothing to consume from."""
+        if not PULSE.is_worker():
+            return
+        self._absent_since = monotonic()
+        never = threading.Event()
+        while PULSE.watches(self.vital_signs) and not never.wait(_MISS_EVERY_S):
+            if not PULSE.should_consume() or not self._is_answered():
+                self._absent_since = monotonic()
+        self._wire.drop()
+        self._pool.disconnect()
+
+    def _is_answered(self) -> bool:
+        try:
+            self._wire.call("PING")
+        except (RedisError, OSError):
+            self._wire.drop()
+            return False
+        return True
+
     def _is_deserted(self) -> bool:
         now = monotonic()
         return not self._users and not self.held and now > max(self._idle_since + _LINGER_S, self._linger_until)
@@ -351,6 +378,7 @@ class Holder:
         while not self._stop.wait(self.options.heartbeat_s if self._heartbeat.is_regular else 0.1):
             if self._heartbeat.away_since is None and self._is_deserted():
                 self.leave()
+                self._miss_the_consumer()
                 return
             if self.fenced:
                 continue

@@ -63,6 +63,14 @@ def test_a_worker_that_starts_or_waits_for_redis_is_alive_and_not_ready() -> Non
     assert readiness(signs, 101.0)[0] is Exit.UNHEALTHY
 
 
+def test_a_worker_whose_consumer_never_came_back_needs_a_restart() -> None:
+    signs = {"node": "w1@h", "at_s": 100.0, "absent_s": 59.0}
+    assert liveness(signs, 101.0)[0] is Exit.HEALTHY
+    assert readiness(signs, 101.0)[0] is Exit.UNHEALTHY
+    code, said = liveness({**signs, "absent_s": 61.0}, 101.0)
+    assert (code, said) == (Exit.UNHEALTHY, "has consumed nothing for 61 s although Redis answers")
+
+
 @pytest.mark.parametrize(
     ("at_ms", "by", "code"),
     [
