@@ -6,7 +6,7 @@ its outcome. So history costs no key and no round trip of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -28,9 +28,9 @@ class Attempt:
     number: int
     #: ISO 8601, UTC, by the worker's clock.
     ended_at: str
-    #: The worker, as Celery names it.
+    #: The worker, as Celery names it; its incarnation, if it died.
     worker: str
-    #: ``handled``, ``expired``, ``cancelled``, or the error.
+    #: ``handled``, ``expired``, ``cancelled``, the error, or that its worker died and of what.
     how: str
     #: Known of the last attempt only.
     runtime_s: float | None = None
@@ -71,9 +71,22 @@ def _of(failure: Failure) -> Attempt:
 def attempts_in(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
     """The attempts in the record of an outcome; none, if it was recorded where they are not known."""
     rows = record.get(HISTORY)
-    return tuple(Attempt(*row) for row in rows if isinstance(row, list) and len(row) == 5) if rows else ()
+    if rows:
+        return tuple(Attempt(*row) for row in rows if isinstance(row, list) and len(row) == 5)
+    # Recorded by a script, which knows what was in the message and in its entry.
+    failures = tuple(Failure.from_wire(wire) for wire in record.get("failures") or () if isinstance(wire, Mapping))
+    return attempts_so_far(Supervision(failures=failures), record.get("deaths") or ())
 
 
-def attempts_so_far(supervision: Supervision) -> tuple[Attempt, ...]:
-    """The failed attempts of a delivery that is on its way."""
-    return tuple(_of(failure) for failure in supervision.failures)
+def attempts_so_far(supervision: Supervision, deaths: Iterable[Any] = ()) -> tuple[Attempt, ...]:
+    """The failed attempts of a delivery that is on its way, and those of the next one that worker's deaths ended."""
+    failed = tuple(_of(failure) for failure in supervision.failures)
+    number = failed[-1].number + 1 if failed else 1
+    return (*failed, *(_ended_by(death, number) for death in deaths if isinstance(death, Mapping)))
+
+
+def _ended_by(death: Mapping[str, Any], number: int) -> Attempt:
+    at_ms = death.get("at")
+    at = datetime.fromtimestamp(at_ms / 1000, UTC) if isinstance(at_ms, int | float) else None
+    ended_at = "" if at is None else at.isoformat(timespec="milliseconds")
+    return Attempt(number, ended_at, str(death.get("by", "")), f"its worker died: {death.get('reason', '')}")

@@ -69,6 +69,8 @@ class Found:
     supervision: Supervision
     #: The incarnation that has it, if one has.
     holder: str = ""
+    #: The deaths of those who ran it, as its entry has them.
+    deaths: tuple[Any, ...] = ()
 
 
 class Tracker(Protocol):
@@ -110,6 +112,9 @@ class Delivery:
     def history(self) -> tuple[Attempt, ...]:
         """The attempts so far: when and where each ended, and how.
 
+        Those that their worker's death ended are known while the delivery is on its way, of one that was cancelled
+        there, and of a poisonous one.
+
         Raises:
             BrokerUnavailable: Redis is away.
         """
@@ -125,7 +130,14 @@ class Delivery:
             record = self._tracker.record(self.id)
         if record is not None:
             return Status(str(record.get("outcome", Status.UNKNOWN))), attempts_in(record)
-        return (Status.UNKNOWN, ()) if found is None else (found.status, attempts_so_far(found.supervision))
+        return (
+            (Status.UNKNOWN, ())
+            if found is None
+            else (
+                found.status,
+                attempts_so_far(found.supervision, found.deaths),
+            )
+        )
 
     def cancel(self) -> Cancelling:
         """Have it not run. While it waits, it is removed and recorded as cancelled in one step.

@@ -54,11 +54,11 @@ class RedisTracker:
             case "scheduled":
                 return Found(Status.SCHEDULED, _supervision(rest[0]))
             case "waiting":
-                return Found(Status.PENDING, _supervision(rest[0]))
+                return Found(Status.PENDING, _supervision(rest[0]), deaths=_deaths(rest[1]))
             case "held":
                 # The delivery counter is the mark of execution (see the transport's holder).
                 status = Status.RUNNING if int(rest[2]) >= 2 else Status.CLAIMED
-                return Found(status, _supervision(rest[0]), rest[1].decode())
+                return Found(status, _supervision(rest[0]), rest[1].decode(), _deaths(rest[3]))
         return None
 
     def cancel(self, queue: str, delivery_id: str) -> Cancelling:
@@ -103,6 +103,13 @@ class RedisTracker:
                         return [where, *rest]
                     begin = rest[0].decode() if rest else ""
         return ["nowhere"]
+
+
+def _deaths(raw: bytes) -> tuple[Any, ...]:
+    try:
+        return tuple(json.loads(raw)) if raw else ()
+    except (ValueError, TypeError):
+        return ()
 
 
 def _supervision(raw: bytes) -> Supervision:

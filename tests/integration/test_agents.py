@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -377,6 +378,9 @@ def test_a_handler_that_kills_its_process_is_buried_with_its_history_and_its_nei
         outcome = deadly.wait(timeout_s=WAIT_S)
         assert isinstance(outcome, Dead)
         assert (outcome.reason, outcome.attempts) == ("poison", 3)
+        attempts = deadly.history()
+        assert [(a.number, a.how) for a in attempts] == [(1, "its worker died: killed")] * 3
+        assert all(a.worker and datetime.fromisoformat(a.ended_at).tzinfo for a in attempts)
         letter = house.orchestrator.dead_letters.get(str(outcome.letter_id))
         assert (letter.reason, letter.attempts, dict(letter.metadata)) == ("poison", 3, {"job": 1})
         assert [death["reason"] for death in letter.deaths] == ["killed"] * 3

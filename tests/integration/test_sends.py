@@ -318,6 +318,7 @@ def test_a_delivery_on_its_way_says_where_it_is(house: House, kind: str) -> None
         assert delivery.cancel() is Cancelling.CANCELLED
         assert delivery.status() is Status.CANCELLED
         assert delivery.wait(timeout_s=1) == Cancelled(by="sender")
+    assert [(a.number, a.how) for a in failed.history()] == [(1, "ValueError: broken")]
     house.redis.rpush(f"test:go:where {kind}", "1", "2")
     assert [d.wait(timeout_s=WAIT_S) for d in waiting[:-1]] == [Handled(n, 1) for n in range(29)]
     assert all(row.balanced for row in house.idle())

@@ -59,13 +59,26 @@ local function record(key, outcome, ttl_ms)
   if aftermath and redis.call('EXISTS', key .. ':then') == 1 then aftermath(key, outcome, ttl_ms) end
 end
 
+-- What a delivery has behind it that does not end in a worker: its failed attempts, and the deaths in its entry
+-- (see core/history.py).
+local function with_past(outcome, orc, deaths)
+  if type(orc) == 'table' and type(orc.failures) == 'table' and #orc.failures > 0 then
+    outcome.failures = orc.failures
+    for _, failure in ipairs(outcome.failures) do
+      if type(failure) == 'table' then failure.traceback = nil end
+    end
+  end
+  if type(deaths) == 'table' and #deaths > 0 then outcome.deaths = deaths end
+  return cjson.encode(outcome)
+end
+
 -- Records an outcome for a message that says in its headers that somebody may ask for it.
-local function tell(root, m, outcome, ttl_ms)
+local function tell(root, m, outcome, ttl_ms, deaths)
   local ok, message = pcall(cjson.decode, m or '')
   if not ok or type(message) ~= 'table' or type(message.headers) ~= 'table' then return end
   local headers = message.headers
   if type(headers.orc) == 'table' and headers.orc.track and type(headers.id) == 'string' then
-    record(root .. 'outcome:' .. headers.id, cjson.encode(outcome), ttl_ms)
+    record(root .. 'outcome:' .. headers.id, with_past(outcome, headers.orc, deaths), ttl_ms)
   end
 end
 

@@ -2,17 +2,18 @@
 -- with the record that it was cancelled.
 -- KEYS: ledger, outcome, delayed, bodies, and the stream to look through or ''.
 -- ARGV: group, delivery id, outcome as JSON or '' to look only, ms to keep it, where to begin, how many to look at
--- Returns {'ended'}, {'removed'}, {'scheduled' or 'waiting', message}, {'held', message, consumer, its delivery counter},
--- {'on', where to go on} or {'none'}.
+-- Returns {'ended'}, {'removed'}, {'scheduled', message}, {'waiting', message, deaths},
+-- {'held', message, consumer, its delivery counter, deaths}, {'on', where to go on} or {'none'}.
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'ended'} end
 local function is_it(m)
   if not m or not m:find(ARGV[2], 1, true) then return false end
   local ok, message = pcall(cjson.decode, m)
   return ok and type(message) == 'table' and type(message.headers) == 'table' and message.headers.id == ARGV[2]
 end
-local function cancelled()
+local function cancelled(m, d)
   redis.call('HINCRBY', KEYS[1], 'cancelled', 1)
-  record(KEYS[2], ARGV[3], ARGV[4])
+  local known, deaths = pcall(cjson.decode, d or '[]')
+  record(KEYS[2], with_past(cjson.decode(ARGV[3]), cjson.decode(m).headers.orc, known and deaths), ARGV[4])
   return answer({'removed'})
 end
 local count = tonumber(ARGV[6])
@@ -24,20 +25,20 @@ if KEYS[5] == '' then
     if is_it(m) then
       if ARGV[3] == '' then return {'scheduled', m} end
       unschedule(KEYS[3], KEYS[4], member)
-      return cancelled()
+      return cancelled(m)
     end
   end
   return #members == count and {'on', tostring(first + count)} or {'none'}
 end
 local entries = redis.call('XRANGE', KEYS[5], ARGV[5], '+', 'COUNT', count)
 for _, entry in ipairs(entries) do
-  local m = fields(entry)
+  local m, d = fields(entry)
   if is_it(m) then
     local pending = redis.pcall('XPENDING', KEYS[5], ARGV[1], entry[1], entry[1], 1)
-    if not pending.err and pending[1] then return {'held', m, pending[1][2], pending[1][4]} end
-    if ARGV[3] == '' then return {'waiting', m} end
+    if not pending.err and pending[1] then return {'held', m, pending[1][2], pending[1][4], d or ''} end
+    if ARGV[3] == '' then return {'waiting', m, d or ''} end
     redis.call('XDEL', KEYS[5], entry[1])
-    return cancelled()
+    return cancelled(m, d)
   end
 end
 return #entries == count and {'on', '(' .. entries[count][1]} or {'none'}

@@ -19,7 +19,7 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
       local dead = bury_letter(root, queue, m, d, letter, 'poison', 'WorkerLost', '', id:match('^%d+'))
       redis.call('HINCRBY', ledger, 'dead', 1)
       tell(root, m, {outcome = 'dead', reason = 'poison', attempts = #deaths, letter_id = dead,
-        error = 'worker died while running it'}, ttl_ms)
+        error = 'worker died while running it'}, ttl_ms, deaths)
       local message = decoded(m or '') or {}
       local headers = type(message.headers) == 'table' and message.headers or {}
       local orc = type(headers.orc) == 'table' and headers.orc or {}
