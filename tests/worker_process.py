@@ -130,12 +130,16 @@ class WorkerProcess:
         try:
             return self.start()
         except BaseException:
-            self.kill()
+            self.close()
             raise
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Kill it if it lives, and remove what it has left."""
         if self._process is not None:
             self.kill()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind is not None:
             sys.stderr.write(f"--- {self.name}\n{self.log()[-6000:]}\n")
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self.close()

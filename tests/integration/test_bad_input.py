@@ -412,4 +412,4 @@ def test_a_worker_whose_broker_does_not_answer_says_so_without_the_password() ->
             assert worker.is_running
             assert PASSWORD not in worker.log()
         finally:
-            worker.kill()
+            worker.close()

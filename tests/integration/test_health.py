@@ -70,4 +70,4 @@ def test_a_worker_that_starts_while_redis_is_away_is_alive(server: EmbeddedServe
         eventually(lambda: not worker.is_running, timeout_s=20, describe=worker.log)
         assert health("--pid", str(worker.pid)) == (1, f"no worker with pid {worker.pid} runs here\n")
     finally:
-        worker.__exit__(None, None, None)
+        worker.close()

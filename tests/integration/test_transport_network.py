@@ -37,7 +37,7 @@ def test_every_worker_consumes_again_when_the_network_is_back(broker: BareBroker
         workers = {}
         for pool in POOLS:
             workers[pool] = WorkerProcess(APP, redis_url, name=pool, pool=pool, queues=pool, environment=environment)
-            running.callback(workers[pool].kill)
+            running.callback(workers[pool].close)
             workers[pool].start(wait=False)
 
         def everybody_runs(what: str, timeout_s: float) -> None:

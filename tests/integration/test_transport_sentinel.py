@@ -56,6 +56,6 @@ def test_every_worker_consumes_again_after_a_failover(watched: Watched, redis_ur
         )
     finally:
         for worker in workers:
-            worker.kill()
+            worker.close()
         sender.close()
         seen.close()
