@@ -186,6 +186,7 @@ def death_to_down(url: str, rounds: int) -> list[float]:
     times = []
     workers: list[subprocess.Popen[bytes]] = []
     try:
+        _await_manager(orchestrator)
         with orchestrator.monitors.session() as session:
             for number in range(rounds):
                 workers = [start("worker", "-n", f"v{number}-{n}@%h", "-Q", "victim", *quiet) for n in range(2)]
@@ -210,6 +211,19 @@ def death_to_down(url: str, rounds: int) -> list[float]:
         for left in Path("/tmp").glob(f"bench-monitors-{os.getpid()}*"):
             left.unlink()
     return times
+
+
+def _await_manager(orchestrator: Orchestrator) -> None:
+    """Wait until it sweeps, and is past the time after nobody has swept in which it takes nobody for dead."""
+    store = orchestrator.store
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        now_s, _ = store.client.time()
+        by, counts_ms = store.client.hmget(store.keys.sweep, "by", "closed_counts_ms")
+        if by == b"monitor-manager" and now_s * 1000 > int(counts_ms or 0):
+            return
+        time.sleep(0.05)
+    raise SystemExit("the monitor manager does not sweep")
 
 
 def _incarnations(orchestrator: Orchestrator, pids: list[int]) -> list[str]:
