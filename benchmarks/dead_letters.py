@@ -109,7 +109,7 @@ class Bench:
                 fields = [message(number), letter, "", agent, agent, "Charge", error, reason, group, "", "1"]
                 args += [*fields, f"1-{number + 1}", ""]
             self.redis.evalsha(sha("import_letters"), 0, *args)
-        self.redis.delete(self.keys.letter_origins)
+        self.redis.unlink(self.keys.letter_origins)
 
     def burial(self, number: int, entry: str) -> list[Any]:
         """Keys and arguments of one burial."""
@@ -179,6 +179,7 @@ def main() -> None:
         bench.redis.config_set("slowlog-log-slower-than", 5000)
         began = time.perf_counter()
         bench.fill(options.letters)
+        bench.redis.slowlog_reset()
         print(f"  {options.letters} letters put in within {time.perf_counter() - began:.0f} s", flush=True)
         each = (bench.redis.info("memory")["used_memory"] - empty) / options.letters
         bare = len(message(1)) + len(bench.burial(1, "1-1")[7])
