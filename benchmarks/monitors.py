@@ -153,8 +153,11 @@ def _pings(url: str) -> Any:
     thread.join()
 
 
-def death_to_down(url: str, rounds: int) -> list[float]:
-    """Seconds from SIGKILL of a real worker to its DOWN in a session's hands; a monitor manager sweeps."""
+def deaths(url: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds from SIGKILL of a real worker to its DOWN in a session's hands, and to its mail running elsewhere.
+
+    A monitor manager sweeps. Of two workers, the one that has a message is killed first, then the one that it went to.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -180,10 +183,11 @@ def death_to_down(url: str, rounds: int) -> list[float]:
         start("worker", "-n", "manager@%h", "-Q", "monitor-manager", *quiet),
         start("beat", "-l", "ERROR", "-s", f"/tmp/bench-monitors-{os.getpid()}", "--pidfile", ""),
     ]
-    from benchmarks.monitors_app import make
+    from benchmarks.monitors_app import BEGAN, GO, Hold, make
 
     orchestrator = make(url)
-    times = []
+    client = redis.Redis.from_url(url)
+    downs, mails = [], []
     workers: list[subprocess.Popen[bytes]] = []
     try:
         _await_manager(orchestrator)
@@ -193,16 +197,22 @@ def death_to_down(url: str, rounds: int) -> list[float]:
                 found = _incarnations(orchestrator, [worker.pid for worker in workers])
                 for incarnation in found:
                     session.monitor(incarnation)
+                orchestrator.send("victim", Hold(), track=False)
+                busy, _ = _begun(client, BEGAN)
                 # At any moment between two sweeps.
                 time.sleep(0.1 + (number * 0.37) % 1.0)
-                for worker in workers:
-                    began = time.monotonic()
+                for worker in sorted(workers, key=lambda worker: worker.pid != busy):
+                    killed = time.monotonic()
                     os.killpg(worker.pid, signal.SIGKILL)
                     worker.wait()
                     down = session.next_down(timeout_s=20)
                     if down is None or down.reason != "killed":
                         raise SystemExit(f"no DOWN within 20 s, or a wrong one: {down}")
-                    times.append(time.monotonic() - began)
+                    downs.append(time.monotonic() - killed)
+                    if worker.pid == busy:
+                        mails.append(_begun(client, BEGAN)[1] - killed)
+                        client.rpush(GO, 1)
+                        _await_nothing_held(orchestrator)
     finally:
         for process in (*workers, *standing):
             with contextlib.suppress(ProcessLookupError):
@@ -210,7 +220,24 @@ def death_to_down(url: str, rounds: int) -> list[float]:
             process.wait(timeout=30)
         for left in Path("/tmp").glob(f"bench-monitors-{os.getpid()}*"):
             left.unlink()
-    return times
+        client.close()
+    return downs, mails
+
+
+def _begun(client: Any, key: str) -> tuple[int, float]:
+    said = client.blpop([key], timeout=30)
+    if said is None:
+        raise SystemExit("the message does not run")
+    pid, at_s = said[1].split()
+    return int(pid), float(at_s)
+
+
+def _await_nothing_held(orchestrator: Orchestrator) -> None:
+    give_up = time.monotonic() + 30
+    while any(row.pending for row in orchestrator.ledger() if row.queue == "victim"):
+        if time.monotonic() > give_up:
+            raise SystemExit("the message is not settled")
+        time.sleep(0.02)
 
 
 def _await_manager(orchestrator: Orchestrator) -> None:
@@ -277,11 +304,14 @@ def main() -> None:
             raise SystemExit("\n".join(wrong[:20]))
         bench.redis.flushall()
     with EmbeddedServer() as server:
-        times = death_to_down(server.url, options.rounds)
-    print(f"  {len(times)} deaths of real workers: median {statistics.median(times):.2f} s, worst {max(times):.2f} s")
+        downs, mails = deaths(server.url, options.rounds)
+    for what, times in (("DOWNs in a session's hands", downs), ("messages running elsewhere", mails)):
+        print(
+            f"  {len(times)} {what}: median {statistics.median(times):.2f} s after the kill, worst {max(times):.2f} s"
+        )
     print(
         f"bench-monitors: create_s={create_s:.0f} bulk_s={bulk_s:.0f} sweep_ratio={sweep_ratio:.2f} "
-        f"down_s={down_s:.2f} max_block_ms={block_ms:.1f} bytes={bytes_each:.0f} dead_to_down_p99_s={p99(times):.2f}"
+        f"down_s={down_s:.2f} max_block_ms={block_ms:.1f} bytes={bytes_each:.0f} dead_to_down_p99_s={p99(downs):.2f}"
     )
 
 
