@@ -12,6 +12,7 @@ from kombu import Connection
 
 from orchestrator.sending.ledger import LedgerRow, read_ledger, total
 from orchestrator.transport.store import Store, open_store
+from tests.worker_process import WorkerProcess
 
 TRANSPORT = "orchestrator.transport:Transport"
 
@@ -68,3 +69,8 @@ def kombu_connection(url: str, **options: Any) -> Iterator[Connection]:
     """A kombu connection over our transport."""
     with Connection(url, transport=TRANSPORT, transport_options=options) as connection:
         yield connection
+
+
+def worker(broker: BareBroker, name: str = "w1", **options: Any) -> WorkerProcess:
+    """A worker of the app that has the transport and nothing else."""
+    return WorkerProcess("tests.apps.bare", broker.url, name=name, **options)

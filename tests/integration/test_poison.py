@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,13 +14,6 @@ from tests.worker_process import WorkerProcess
 
 APP = "tests.apps.bare"
 POOLS = ["solo", "threads", "prefork"]
-
-
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[BareBroker]:
-    broker = BareBroker(redis_url)
-    yield broker
-    broker.close()
 
 
 def worker(broker: BareBroker, pool: str, **options: Any) -> WorkerProcess:

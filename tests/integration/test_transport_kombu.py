@@ -23,13 +23,6 @@ QUEUE = Queue("box", Exchange("box"), routing_key="box")
 
 
 @pytest.fixture
-def broker(redis_url: str) -> Iterator[BareBroker]:
-    broker = BareBroker(redis_url)
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
 def connection(redis_url: str) -> Iterator[Connection]:
     with kombu_connection(redis_url) as connection:
         yield connection

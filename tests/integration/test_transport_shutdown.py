@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.bare_broker import BareBroker
+from tests.bare_broker import BareBroker, worker
 from tests.eventually import eventually
-from tests.worker_process import WorkerProcess
 
-APP = "tests.apps.bare"
 POOLS = ["solo", "threads", "prefork", "gevent"]
-
-
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[BareBroker]:
-    broker = BareBroker(redis_url)
-    yield broker
-    broker.close()
-
-
-def worker(broker: BareBroker, name: str = "w1", **options: Any) -> WorkerProcess:
-    return WorkerProcess(APP, broker.url, name=name, **options)
 
 
 @pytest.mark.parametrize("pool", POOLS)

@@ -23,13 +23,6 @@ KEYS = Keys()
 BOX = Queue("box", routing_key="box")
 
 
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[BareBroker]:
-    broker = BareBroker(redis_url)
-    yield broker
-    broker.close()
-
-
 class Reader:
     """A consumer with a connection of its own; all readers here are one holder."""
 
