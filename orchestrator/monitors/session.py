@@ -187,7 +187,7 @@ class StoredSession:
         alive, *since = self._wire.run(
             "heartbeat",
             [k.leases, k.incarnation(self._id), k.sweep, k.silent, k.oom("")],
-            [self._id, "", "", "client", self._client],
+            [self._id, "", "", to_ms(self._store.options.missed_s), "client", self._client],
         )
         if self._wire.connection._sock is not self._socket:
             self._socket = None

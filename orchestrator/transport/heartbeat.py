@@ -7,10 +7,12 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
+from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import Keys
 from orchestrator.transport.claim import Claim
@@ -20,6 +22,16 @@ from orchestrator.transport.polling import Polling
 from orchestrator.transport.wire import Wire
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an incarnation that lives is told."""
+
+    #: Milliseconds since the last sweep, -1 if there never was one.
+    since_sweep_ms: int
+    #: Whether somebody has not been heard of for longer than a late heartbeat explains.
+    somebody_missed: bool
 
 
 class Heartbeat:
@@ -70,11 +82,11 @@ class Heartbeat:
         """What the last one said of this."""
         return self._said.get(field, "")
 
-    def beat(self, held: Collection[Claim], queues: Collection[str], should_poll: Callable[[], bool]) -> int | None:
+    def beat(self, held: Collection[Claim], queues: Collection[str], should_poll: Callable[[], bool]) -> Answer | None:
         """Tell Redis.
 
         Returns:
-            Milliseconds since the last sweep, -1 if there never was one; ``None`` if this incarnation was given up.
+            ``None`` if this incarnation was given up.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
@@ -85,13 +97,14 @@ class Heartbeat:
         fields = self._fields(held, queues)
         changed = {name: value for name, value in fields.items() if self._said.get(name) != value}
         silent = self._polling.silent_s > self._options.stuck_s
-        alive, *swept = self._wire.run(
+        alive, *told = self._wire.run(
             "heartbeat",
             [k.leases, k.incarnation(self.incarnation), k.sweep, k.silent, k.oom(self._ooms.group)],
             [
                 self.incarnation,
                 "" if ooms is None or ooms == self._oom_counts[0] else ooms,
                 "" if silent is self._said_silent else str(int(silent)),
+                to_ms(self._options.missed_s),
                 *(part for pair in changed.items() for part in pair),
             ],
         )
@@ -103,8 +116,8 @@ class Heartbeat:
             self._socket = None
         if not alive:
             return None
-        self._sweep_age_ms = int(swept[0])
-        return self._sweep_age_ms
+        self._sweep_age_ms = int(told[0])
+        return Answer(self._sweep_age_ms, bool(told[1]))
 
     def _name_the_connection(self) -> None:
         # The socket, not the object: redis-py opens a broken connection again as the same object.

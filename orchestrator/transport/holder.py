@@ -29,7 +29,7 @@ from orchestrator.core.keys import GROUP, Keys
 from orchestrator.health.pulse import PULSE
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.claim import Claim
-from orchestrator.transport.heartbeat import Heartbeat
+from orchestrator.transport.heartbeat import Answer, Heartbeat
 from orchestrator.transport.holders import HOLDERS
 from orchestrator.transport.options import Options
 from orchestrator.transport.outbox import Outbox
@@ -319,15 +319,13 @@ class Holder:
             return False
         return any(user.wants_messages() for user in tuple(self._users))
 
-    def _beat(self) -> int:
-        """One heartbeat. Returns ms since the last sweep, -1 if there never was one."""
+    def _beat(self) -> Answer | None:
+        """One heartbeat; ``None`` once this incarnation was declared dead."""
         with self._lock:
-            since_ms = self._heartbeat.beat(list(self.held.values()), self.queues, self._should_poll)
-        if since_ms is not None:
-            return since_ms
-        if not self.fenced and not self.left:
+            answer = self._heartbeat.beat(list(self.held.values()), self.queues, self._should_poll)
+        if answer is None and not self.fenced and not self.left:
             self._on_fenced()
-        return 0
+        return answer
 
     def _on_fenced(self) -> None:
         self.fenced = True
@@ -383,14 +381,14 @@ class Holder:
             if self.fenced:
                 continue
             try:
-                since_ms = self._beat()
+                answer = self._beat()
                 if self._heartbeat.answered_again():
                     self._linger_until = monotonic() + _LINGER_AFTER_OUTAGE_S
                 if monotonic() - self._compared_at > _COMPARE_EVERY_S:
                     self._compared_at = monotonic()
                     self.take_back_unanswered(2 * _COMPARE_EVERY_S)
-                if not self.fenced:
-                    self._stand_in.after_heartbeat(since_ms)
+                if answer is not None:
+                    self._stand_in.after_heartbeat(answer)
             except (RedisError, OSError) as error:
                 with self._lock:
                     self._heartbeat.unanswered(error)

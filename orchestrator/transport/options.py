@@ -86,6 +86,15 @@ class Options:
         if problems:
             raise InvalidSettings(problems)
 
+    @property
+    def missed_s(self) -> float:
+        """A heartbeat older than this has those that live sweep at once.
+
+        Half a heartbeat more than makes one late: by then most neighbours of whoever died have read how many processes
+        the kernel has killed in their control group.
+        """
+        return self.suspect_s + self.heartbeat_s / 2
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of all settings."""

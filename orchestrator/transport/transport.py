@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 from urllib.parse import quote
 
@@ -35,6 +36,12 @@ def _track_requests() -> None:
         task_module.Task.Request = TRACKED_REQUEST
 
 
+def _tell_what_is_scheduled() -> None:
+    """Have Celery's workers find what is scheduled where it is; only in a process that is one."""
+    if "celery.worker.control" in sys.modules:
+        import_module("orchestrator.transport.scheduled")
+
+
 class Transport(kombu_redis.Transport):
     """Redis Streams instead of lists; everything else as kombu's Redis transport has it.
 
@@ -54,6 +61,7 @@ class Transport(kombu_redis.Transport):
             self.Channel, self.default_port = SentinelChannel, SENTINEL_PORT
         _keep_transport(self.client)
         _track_requests()
+        _tell_what_is_scheduled()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Called when an event loop takes over."""

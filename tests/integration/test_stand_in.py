@@ -1,21 +1,15 @@
-"""Without beat and without a monitor manager, workers find the dead themselves, and say that they had to."""
+"""Workers find the dead themselves: at once when one is missed, and for good where no monitor manager does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 
-import pytest
-
-from tests.bare_broker import BareBroker
+from tests.bare_broker import BareBroker, worker
 from tests.eventually import eventually
 from tests.worker_process import WorkerProcess
 
-
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[BareBroker]:
-    broker = BareBroker(redis_url)
-    yield broker
-    broker.close()
+#: Nobody sweeps because nobody has for long.
+PATIENT = {"sweep_stale_s": 300, "sweep_gap_s": 400}
 
 
 def test_a_worker_stands_in_for_the_monitor_manager(broker: BareBroker) -> None:
@@ -31,3 +25,24 @@ def test_a_worker_stands_in_for_the_monitor_manager(broker: BareBroker) -> None:
         eventually(lambda: broker.redis.exists(keys.deaths), timeout_s=8, describe=b.log)
         ((_, death),) = broker.redis.xrange(keys.deaths)
         assert (death["incarnation"], death["reason"]) == (dead, "killed")
+
+
+def test_one_who_is_missed_is_swept_for_without_waiting_for_a_turn(redis_url: str) -> None:
+    broker = BareBroker(redis_url, **PATIENT)
+    k = broker.store.keys
+    # Somebody has swept before, and the graces of a first sweep are over.
+    broker.store.sweeper().sweep("manager")
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
+    options = {"BARE_OPTIONS": json.dumps(PATIENT)}
+    with (
+        worker(broker, "a", environment=options) as a,
+        worker(broker, "b", environment=options) as b,
+    ):
+        eventually(lambda: broker.redis.zcard(k.leases) == 2, timeout_s=20, describe=b.log)
+        dead = a.incarnation
+        a.kill()
+        eventually(lambda: broker.redis.exists(k.deaths), timeout_s=8, describe=b.log)
+        ((_, death),) = broker.redis.xrange(k.deaths)
+        assert (death["incarnation"], death["reason"], death["by"]) == (dead, "killed", b.incarnation)
+        assert "sweeps in its place" not in b.log()
+    broker.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -147,8 +148,14 @@ def test_inspect_and_control(shop: Shop) -> None:
     running, waiting = shop.send("hold", "inspected"), shop.send("note", "far", countdown=3600)
     shop.ran("inspected")
     eventually(lambda: [each["id"] for each in only(inspect.active())] == [running.id])
-    # What is scheduled waits in Redis, not in the worker.
-    assert only(inspect.scheduled()) == []
+    # What is scheduled waits in Redis, not in the worker, and is told of all the same.
+    (scheduled,) = only(inspect.scheduled())
+    eta = datetime.fromisoformat(scheduled["eta"])
+    assert 3500 < (eta - datetime.now(UTC)).total_seconds() <= 3600
+    told = scheduled["request"]
+    assert (told["id"], told["name"], told["args"], told["kwargs"]) == (waiting.id, "note", ["far"], {})
+    assert (told["acknowledged"], told["time_start"], told["worker_pid"]) == (False, None, None)
+    assert told["delivery_info"] == {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False}
     assert {each["name"] for each in only(inspect.active_queues())} >= {"celery", "europe"}
     assert only(inspect.stats())["broker"]["transport"] == "orchestrator.transport:Transport"
     assert "note" in only(inspect.registered())

@@ -237,7 +237,7 @@ class Mailbox(RuleBasedStateMachine):
         alive, *_ = self.run_script(
             "heartbeat",
             [k.leases, k.incarnation(worker.id) if not worker.fenced else "x", k.sweep, k.silent, k.oom("g")],
-            [worker.id, "", "", "a", 1],
+            [worker.id, "", "", 850, "a", 1],
         )
         assert bool(alive) is not worker.fenced
 

@@ -1,0 +1,78 @@
+"""When a worker sweeps out of turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.transport import standin
+from orchestrator.transport.heartbeat import Answer
+from orchestrator.transport.options import Options
+from orchestrator.transport.standin import StandIn
+from orchestrator.transport.sweep import Swept
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Sweeper:
+    """Notes when it was asked to sweep."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.at: list[float] = []
+
+    def sweep(self, by: str) -> Swept:
+        self.at.append(self._clock.now_s)
+        return Swept(0, (), 0, 0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(standin, "monotonic", clock)
+    return clock
+
+
+MANAGED = Options(managed=True, sweep_stale_s=3.0, sweep_gap_s=4.5)
+
+
+def make(clock: Clock, options: Options = MANAGED) -> tuple[StandIn, Sweeper]:
+    sweeper = Sweeper(clock)
+    return StandIn(sweeper, options, "w@h:1#1"), sweeper  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("since_ms", "missed", "sweeps"),
+    [(300, True, 1), (300, False, 0), (250, True, 0), (2900, False, 0), (3100, False, 1), (-1, True, 0)],
+)
+def test_it_sweeps_when_somebody_is_missed_or_nobody_has_swept(
+    clock: Clock, since_ms: int, missed: bool, sweeps: int
+) -> None:
+    stand_in, sweeper = make(clock)
+    stand_in.after_heartbeat(Answer(since_ms, missed))
+    assert len(sweeper.at) == sweeps
+
+
+def test_sweeping_for_one_who_is_missed_is_not_standing_in(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    stand_in, sweeper = make(clock)
+    stand_in.after_heartbeat(Answer(500, True))
+    clock.now_s += 1.5
+    stand_in.after_heartbeat(Answer(1500, False))
+    assert sweeper.at == [100.0]
+    assert caplog.text == ""
+
+
+def test_who_stands_in_does_not_take_its_own_sweep_for_somebody_elses(clock: Clock) -> None:
+    stand_in, sweeper = make(clock)
+    stand_in.after_heartbeat(Answer(3100, False))
+    clock.now_s += 0.5
+    stand_in.after_heartbeat(Answer(500, True))
+    clock.now_s += 0.5
+    stand_in.after_heartbeat(Answer(500, False))
+    clock.now_s += 0.5
+    stand_in.after_heartbeat(Answer(1000, False))
+    assert sweeper.at == [100.0, 100.5, 101.5]
