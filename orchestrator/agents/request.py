@@ -259,7 +259,11 @@ class SupervisedRequest(TrackedRequest):
             runtime_s = max(0.0, time.time() - self.time_start)
         took_s = None if runtime_s is None else round(runtime_s, 6)
         last = Attempt(self._attempt, now_text(), str(self.hostname), how(outcome), took_s)
-        return {**to_wire(outcome), HISTORY: history(self._supervision(), last)}
+        record = {**to_wire(outcome), HISTORY: history(self._supervision(), last)}
+        # Only what is delivered again can have cost somebody's life.
+        if self._message.delivery_info.get("redelivered") and (channel := channel_of(self._message)) is not None:
+            record["deaths"] = channel.settler.deaths_of(self._message.delivery_tag)
+        return record
 
     @staticmethod
     def _buries(channel: Any, supervision: Supervision | None) -> bool:

@@ -32,19 +32,15 @@ _optional_id = click.argument("letter_id", metavar="[ID]", required=False)
 @click.option(
     "--max-failure-rate",
     type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
     cls=CeleryOption,
-    help="The canary stops when more than this part of the replayed has died again.",
+    help=f"The canary stops when more than this part of them has died again; {Canary().max_failure_rate} by default.",
 )
 @click.option(
     "--wait",
     "wait_s",
     type=float,
-    default=60.0,
-    show_default=True,
     cls=CeleryOption,
-    help="Seconds the canary waits for each lot to come to its end, before it stops.",
+    help=f"Seconds the canary waits for each lot to come to its end before it stops; {Canary().wait_s:g} by default.",
 )
 @_every
 @filter_options
@@ -60,8 +56,8 @@ def retry_letters(
     rate_per_s: float | None,
     at_most: int | None,
     canary: bool,
-    max_failure_rate: float,
-    wait_s: float,
+    max_failure_rate: float | None,
+    wait_s: float | None,
     every: bool,
     dry_run: bool,
     who: str | None,
@@ -74,10 +70,14 @@ def retry_letters(
     Each leaves the log in the same step, so what two operators retry at once is sent once.
     """
     log = orchestrator_of(context).dead_letters
+    given: dict[str, Any] = {"max_failure_rate": max_failure_rate, "wait_s": wait_s}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not canary:
+        raise Stop("--max-failure-rate and --wait are the canary's; add --canary", ExitCode.CALLER)
     if letter_id is not None:
         must_be_one(options, every)
-        for name, given in (("--at-most", at_most), ("--rate", rate_per_s), ("--canary", canary or None)):
-            if given is not None:
+        for name, value in (("--at-most", at_most), ("--rate", rate_per_s), ("--canary", canary or None)):
+            if value is not None:
                 raise Stop(f"{name} is for many letters, not for an ID", ExitCode.CALLER)
         if dry_run:
             log.get(letter_id)
@@ -95,7 +95,7 @@ def retry_letters(
     with progress_bar("sending again", count) as progress:
         done = chosen.retry(
             rate_per_s=rate_per_s,
-            canary=Canary(max_failure_rate, wait_s) if canary else None,
+            canary=Canary(**given) if canary else None,
             at_most=at_most,
             who=who,
             why=why,

@@ -70,23 +70,31 @@ def _of(failure: Failure) -> Attempt:
 
 def attempts_in(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
     """The attempts in the record of an outcome; none, if it was recorded where they are not known."""
-    rows = record.get(HISTORY)
+    rows, deaths = record.get(HISTORY), record.get("deaths") or ()
     if rows:
-        return tuple(Attempt(*row) for row in rows if isinstance(row, list) and len(row) == 5)
+        ended = tuple(Attempt(*row) for row in rows if isinstance(row, list) and len(row) == 5)
+        return _with_deaths(ended, deaths, ended[-1].number if ended else 1)
     # Recorded by a script, which knows what was in the message and in its entry.
     failures = tuple(Failure.from_wire(wire) for wire in record.get("failures") or () if isinstance(wire, Mapping))
-    return attempts_so_far(Supervision(failures=failures), record.get("deaths") or ())
+    return attempts_so_far(Supervision(failures=failures), deaths)
 
 
 def attempts_so_far(supervision: Supervision, deaths: Iterable[Any] = ()) -> tuple[Attempt, ...]:
-    """The failed attempts of a delivery that is on its way, and those of the next one that worker's deaths ended."""
+    """The attempts of a delivery that is on its way: those that failed, and those that a worker's death ended."""
     failed = tuple(_of(failure) for failure in supervision.failures)
-    number = failed[-1].number + 1 if failed else 1
-    return (*failed, *(_ended_by(death, number) for death in deaths if isinstance(death, Mapping)))
+    return _with_deaths(failed, deaths, failed[-1].number + 1 if failed else 1)
 
 
-def _ended_by(death: Mapping[str, Any], number: int) -> Attempt:
+def _with_deaths(ended: tuple[Attempt, ...], deaths: Iterable[Any], last: int) -> tuple[Attempt, ...]:
+    """In the order in which they ended. A death ended an execution of the attempt that came to its own end next."""
+    died = [_ended_by(death, ended, last) for death in deaths if isinstance(death, Mapping)]
+    # The sort is stable: of one number, deaths come before the end of the attempt that was begun again after them.
+    return tuple(sorted((*died, *ended), key=lambda attempt: attempt.number)) if died else ended
+
+
+def _ended_by(death: Mapping[str, Any], ended: tuple[Attempt, ...], last: int) -> Attempt:
     at_ms = death.get("at")
     at = datetime.fromtimestamp(at_ms / 1000, UTC) if isinstance(at_ms, int | float) else None
     ended_at = "" if at is None else at.isoformat(timespec="milliseconds")
+    number = next((attempt.number for attempt in ended if attempt.ended_at >= ended_at), last) if ended_at else last
     return Attempt(number, ended_at, str(death.get("by", "")), f"its worker died: {death.get('reason', '')}")

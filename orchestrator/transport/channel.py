@@ -279,6 +279,7 @@ class Channel(PublishingChannel):
         claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, 0)
         if past:
             claim.deaths, unexplained = read_past(past)
+            claim.death_list = past.partition(b" ")[2] if claim.deaths else b""
             claim.last_chance = is_last_chance(
                 deaths=claim.deaths, unexplained=unexplained, max_deaths=int(self.options.max_deaths)
             )

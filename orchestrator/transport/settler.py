@@ -99,6 +99,11 @@ class Settler:
         """Why a process of the pool was killed just now."""
         return self.holder.child_died() if self.holder is not None else DeathReason.KILLED
 
+    def deaths_of(self, tag: str) -> list[Any]:
+        """The deaths of those who ran a message that is held, as its entry has them; the oldest first."""
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        return json.loads(claim.death_list) if claim is not None and claim.death_list else []
+
     def handed(self, tag: str) -> None:
         """A pool has the message that runs all it has, even after the connection was lost."""
         claim = self.holder.held.get(tag) if self.holder is not None else None

@@ -105,9 +105,10 @@ class Perishable(Message):
 
 
 class Deadly(Message):
-    """Kills the process that runs it."""
+    """Kills the process that runs it: always, or as ``lives`` says of each run: ``k`` kills, ``f`` fails."""
 
     name: str
+    lives: str = ""
 
 
 class FailsWhile(Message):
@@ -262,8 +263,13 @@ class Worker(Agent):
 
     @handles(Deadly)
     def deadly(self, message: Deadly, context: Context) -> None:
-        _record().rpush(f"test:ran:{message.name}", f"{os.getpid()} {context.attempt} {context.redelivered}")
-        os.kill(os.getpid(), signal.SIGKILL)
+        key = f"test:ran:{message.name}"
+        runs: Any = _record().rpush(key, f"{os.getpid()} {context.attempt} {context.redelivered}")
+        life = message.lives[runs - 1 : runs] if message.lives else "k"
+        if life == "f":
+            raise ConnectionError("a life")
+        if life == "k":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _record() -> redis.Redis:

@@ -371,6 +371,19 @@ def test_a_hard_time_limit_is_a_timeout_and_is_tried_again() -> None:
         assert (row.accepted, row.dead, row.retried, row.restarted, row.lost) == (1, 1, 1, 0, 0)
 
 
+def test_the_history_of_what_ended_in_a_worker_has_the_deaths_on_the_way() -> None:
+    with hosted("prefork", concurrency=1) as house:
+        retry = Retry(max_retries=1, backoff=app.SOON)
+        handled = house.orchestrator.send("worker", app.Deadly(name="h", lives="kfk."), retry=retry)
+        assert handled.wait(timeout_s=WAIT_S) == Handled(None, 2)
+        died, failed = "its worker died: killed", "ConnectionError: a life"
+        expected = [(1, died), (1, failed), (2, died), (2, "handled")]
+        assert [(a.number, a.how) for a in handled.history()] == expected
+        dead = house.orchestrator.send("worker", app.Deadly(name="d", lives="kff"), retry=retry)
+        assert isinstance(dead.wait(timeout_s=WAIT_S), Dead)
+        assert [(a.number, a.how) for a in dead.history()] == [(1, died), (1, failed), (2, failed)]
+
+
 def test_a_handler_that_kills_its_process_is_buried_with_its_history_and_its_neighbours_are_not_blamed() -> None:
     with hosted("prefork", concurrency=1, arguments=("--prefetch-multiplier=10",)) as house:
         deadly = house.orchestrator.send("worker", app.Deadly(name="d"), metadata={"job": 1})

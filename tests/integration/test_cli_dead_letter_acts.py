@@ -105,6 +105,15 @@ def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: ShelfInRedis
     assert asked(shop, "list")["count"] == 1
 
 
+@pytest.mark.parametrize("options", [("--wait", "5"), ("--max-failure-rate", "0.5")])
+def test_what_is_the_canarys_wants_one(shop: Orchestrator, bench: ShelfInRedis, options: tuple[str, ...]) -> None:
+    bench.bury()
+    refused = invoke(shop.app, dead_letters, "retry", "--all", *options)
+    assert refused.exit_code == 2
+    assert refused.stderr == "Error: --max-failure-rate and --wait are the canary's; add --canary\n"
+    assert asked(shop, "list")["count"] == 1
+
+
 @pytest.mark.parametrize("pair", ["job", "=1", ""])
 def test_metadata_needs_a_name_and_a_value(shop: Orchestrator, bench: ShelfInRedis, pair: str) -> None:
     refused = invoke(shop.app, dead_letters, "list", "--metadata", pair)
