@@ -19,7 +19,7 @@ from orchestrator.agents.again import Again
 from orchestrator.agents.limits import within
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policy import error_names
-from orchestrator.core.supervision import HEADER, Failure, Supervision
+from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import tracing
 
 #: Of a traceback, the last so many characters are kept.
@@ -128,10 +128,10 @@ def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             number = (request.retries or 0) + 1
             failure = failure_of(error, number, str(request.hostname))
-            pause_s = None
+            pause = Pause(None, final=supervision is not None)
             if supervision is not None and not isinstance(error, InvalidPolicy):
                 pause = supervision.pause_s(number, error_names(error), time.time())
-                pause_s, failure = pause.s, replace(failure, out_of_time=pause.out_of_time)
+            pause_s, failure = pause.s, replace(failure, out_of_time=pause.out_of_time, final=pause.final)
             if pause_s is None:
                 if supervision is not None or not (request.is_eager or request.called_directly):
                     # Of the error itself, the worker sees only what pickle lets through.

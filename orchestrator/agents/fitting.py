@@ -65,11 +65,9 @@ def refuse_worker(worker: Any, addresses: Iterable[Address], timeouts: Timeouts)
         said += ((name, line) for line in _limits("soft_time_limit", limits[0], "time_limit", limits[1]))
         timeout_s = timeouts.scaled(policy.timeout_s)
         # Elsewhere nobody is killed, so nothing comes before the timeout.
-        if prefork and timeout_s is not None and task.time_limit and timeout_s >= task.time_limit:
+        if prefork and timeout_s is not None and limits[1] and timeout_s >= limits[1]:
             by = policy.sources["timeout_s"]
-            said.append(
-                (name, f"timeout_s={timeout_s:g} (said by {by}); allowed: below time_limit={task.time_limit:g}")
-            )
+            said.append((name, f"timeout_s={timeout_s:g} (said by {by}); allowed: below time_limit={limits[1]:g}"))
     _refuse(grouped(said))
 
 

@@ -97,7 +97,7 @@ class SupervisedRequest(TrackedRequest):
         return result
 
     def _limits(self, pool: Any) -> tuple[float | None, float | None]:
-        """Celery's hard and soft limit for this attempt: its own, or the send's if that is less.
+        """Celery's hard and soft limit of this attempt: the task's or else the worker's, or the send's if it is less.
 
         Only a prefork pool is told of the send's: it can interrupt its processes, and kill those that go on.
         """
@@ -107,6 +107,8 @@ class SupervisedRequest(TrackedRequest):
         limit_s = None if supervision is None else supervision.limit_s(time.time())
         if limit_s is None or limit_s <= 0 or not isinstance(pool, PreforkPool):
             return hard_s, soft_s
+        # The pool knows its worker's, and forgets them where it is told others.
+        hard_s, soft_s = hard_s or pool.options.get("timeout"), soft_s or pool.options.get("soft_timeout")
         kill_s = limit_s + self._app.orchestrator.settings.kill_after_s
         return min(hard_s or kill_s, kill_s), min(soft_s or limit_s, limit_s)
 
@@ -139,15 +141,14 @@ class SupervisedRequest(TrackedRequest):
 
     def _handled(self, value: Any, runtime_s: float | None) -> None:
         supervision = self._supervision()
-        if supervision is None or not supervision.track:
-            return
-        channel = channel_of(self._message)
-        if channel is None:
+        if supervision is None:
             return
         attempt = self._attempt
-        record = self._record(Handled(value, attempt), runtime_s)
-        channel.settler.conclude(self._message.delivery_tag, "handled", record, self.id)
-        self.acknowledged = True
+        channel = channel_of(self._message)
+        if supervision.track and channel is not None:
+            record = self._record(Handled(value, attempt), runtime_s)
+            channel.settler.conclude(self._message.delivery_tag, "handled", record, self.id)
+            self.acknowledged = True
         emit(
             events.HANDLED,
             {"runtime_s": runtime_s or 0.0},
@@ -166,6 +167,8 @@ class SupervisedRequest(TrackedRequest):
         """The attempt failed and there is another."""
         error = _unwrapped(exc_info)
         if isinstance(error, Again) and self._open():
+            # It bounds the wait for the first attempt, which is over.
+            self._expires = None
             if self.revoked():
                 # Cancelled while it ran, where nothing could interrupt it.
                 return None
@@ -182,6 +185,7 @@ class SupervisedRequest(TrackedRequest):
             **self._message.headers,
             "retries": self._attempt,
             "eta": None,
+            "expires": None,
             SENT: self._message.headers.get(SENT) or int(self._message.delivery_tag.split("-")[0]),
             HEADER: supervision.after(failure).to_wire(),
         }
@@ -211,7 +215,7 @@ class SupervisedRequest(TrackedRequest):
                 if pause.s is not None:
                     self._try_again(failure, pause.s)
                     return None
-                failure = replace(failure, out_of_time=pause.out_of_time)
+                failure = replace(failure, out_of_time=pause.out_of_time, final=pause.final)
             self._failed(failure)
             if isinstance(error, MemoryError):
                 # Celery would raise it again here, in the main process, and so end a worker whose memory is fine.
@@ -307,6 +311,8 @@ class SupervisedRequest(TrackedRequest):
         channel = channel_of(self._message)
         if channel is None:
             return
+        # Who cancelled it came too late. Celery would remember it, and not run it when the letter is sent again.
+        revoked.discard(self.id)
         tag = self._message.delivery_tag
         waited_for = self.id if supervision is not None and supervision.track else ""
         if verdict.letter is not None:

@@ -45,7 +45,7 @@ def final_failure(supervision: Supervision | None, last: Failure) -> Verdict:
     known = supervision or Supervision(track=False)
     reason = Reason.DEADLINE if last.out_of_time else _REASON_BY_ERROR.get(last.type)
     if reason is None:
-        used_up = supervision is None or last.attempt > known.retry.max_retries
+        used_up = supervision is None or (last.attempt > known.retry.max_retries and not last.final)
         reason = Reason.EXHAUSTED if used_up else Reason.FINAL
     outcome = Dead(reason.value, f"{last.type}: {last.message}", attempts=last.attempt)
     keeps_letter = known.on_error in (OnError.DEAD_LETTER, OnError.RAISE)

@@ -28,6 +28,8 @@ class Failure:
     by: str
     #: Whether it was the last one because the deadline left no time for another.
     out_of_time: bool = False
+    #: Whether it was the last one because its policy does not repeat such an error.
+    final: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -39,8 +41,9 @@ class Failure:
             "at": self.at,
             "by": self.by,
         }
-        if self.out_of_time:
-            wire["out_of_time"] = True
+        for name in ("out_of_time", "final"):
+            if getattr(self, name):
+                wire[name] = True
         return wire
 
     @classmethod
@@ -49,7 +52,10 @@ class Failure:
         texts = {name: str(wire.get(name, "")) for name in ("type", "message", "traceback", "at", "by")}
         attempt = wire.get("attempt", 0)
         return cls(
-            attempt=attempt if isinstance(attempt, int) else 0, out_of_time=wire.get("out_of_time") is True, **texts
+            attempt=attempt if isinstance(attempt, int) else 0,
+            out_of_time=wire.get("out_of_time") is True,
+            final=wire.get("final") is True,
+            **texts,
         )
 
 
@@ -145,6 +151,8 @@ class Supervision:
 
     def pause_s(self, attempt: int, names: tuple[str, ...], now_s: float, draw: float | None = None) -> Pause:
         """What comes after failed attempt number ``attempt``; see :func:`next_pause_s`."""
+        if not self.retry.repeats(names):
+            return Pause(None, final=True)
         pause_s = next_pause_s(self.retry, attempt, names, draw)
         left_s = replace(self, timeout_s=None).limit_s(now_s)
         if pause_s is not None and left_s is not None and pause_s >= left_s:
@@ -154,10 +162,13 @@ class Supervision:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Seconds until the next attempt, or ``None`` when there is none, and whether only the deadline is to blame."""
+    """Seconds until the next attempt, or ``None`` when there is none."""
 
     s: float | None
+    #: Whether only the deadline is to blame.
     out_of_time: bool = False
+    #: Whether the policy does not repeat such an error, however many attempts are left.
+    final: bool = False
 
 
 #: What differs from one message to the next is not among these.

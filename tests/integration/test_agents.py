@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Cancelled, Dead, Expired, Exponential, Handled, Message, Retry
+from orchestrator import Cancelled, Cancelling, Dead, Expired, Exponential, Handled, Message, Retry, Status
 from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow
@@ -369,6 +369,30 @@ def test_a_hard_time_limit_is_a_timeout_and_is_tried_again() -> None:
         assert [failure.type for failure in letter.failures] == ["TimeLimitExceeded"] * 2
         (row,) = [row for row in house.idle() if row.accepted]
         assert (row.accepted, row.dead, row.retried, row.restarted, row.lost) == (1, 1, 1, 0, 0)
+
+
+def test_a_deadline_leaves_the_workers_own_time_limit_in_force() -> None:
+    environment = {"ORCHESTRATOR_TIMEOUTS": '{"worker.Hurried": 0.5}'}
+    with hosted("prefork", concurrency=1, arguments=("--time-limit=1",), environment=environment) as house:
+        delivery = house.orchestrator.send("worker", app.Hold(name="h"), retry=Retry(max_retries=0), deadline_s=30)
+        outcome = delivery.wait(timeout_s=WAIT_S)
+        assert isinstance(outcome, Dead)
+        assert (outcome.reason, outcome.error.partition(":")[0]) == ("timeout", "TimeLimitExceeded")
+
+
+def test_what_was_cancelled_too_late_runs_when_its_letter_is_sent_again() -> None:
+    with hosted("threads") as house:
+        delivery = house.orchestrator.send("worker", app.HoldAndFail(name="c"), retry=Retry(max_retries=0))
+        eventually(lambda: delivery.status() is Status.RUNNING, describe=house.log)
+        assert delivery.cancel() is Cancelling.WHEN_IT_ENDS
+        house.redis.rpush("test:go:c", "1")
+        assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
+        house.redis.rpush("test:go:c", "1")
+        (letter,) = house.orchestrator.dead_letters.list()
+        house.orchestrator.dead_letters.retry(letter.id)
+        outcome = delivery.wait(timeout_s=WAIT_S)
+        assert isinstance(outcome, Dead)
+        assert outcome.reason == "retries exhausted"
 
 
 def test_the_history_of_what_ended_in_a_worker_has_the_deaths_on_the_way() -> None:

@@ -116,6 +116,33 @@ def test_what_expires_is_only_counted(house: House) -> None:
     assert house.orchestrator.dead_letters.count() == letters
 
 
+def test_what_was_begun_in_time_expires_no_more(house: House) -> None:
+    """Regression: a retry that was due later than that expired, its error forgotten."""
+    retry = Retry(max_retries=1, backoff=Fixed(0.6))
+    delivery = house.orchestrator.send("worker", app.Flaky(failures=1), expires_s=0.5, retry=retry)
+    assert delivery.wait(timeout_s=WAIT_S) == Handled(2, 2)
+
+
+def test_an_attempt_that_outlasts_its_expiry_and_fails_is_tried_again(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    retry = Retry(max_retries=1, backoff=app.SOON)
+    held = house.orchestrator.send("worker", app.HoldAndFail(name=f"late {kind}"), expires_s=0.5, retry=retry)
+    expires_at = time.monotonic() + 0.5
+    eventually(lambda: held.status() is Status.RUNNING and time.monotonic() > expires_at, describe=house.log)
+    house.redis.rpush(f"test:go:late {kind}", "1", "2")
+    assert dead(held.wait(timeout_s=WAIT_S)) == ("retries exhausted", "ValueError", 2)
+
+
+def test_an_error_that_is_never_repeated_is_no_used_up_retry_at_the_last_attempt(house: House) -> None:
+    retry = Retry(max_retries=0, never=(ValueError,))
+    assert dead(house.orchestrator.send("worker", app.Broken(), retry=retry).wait(timeout_s=WAIT_S)) == (
+        "non-retryable error",
+        "ValueError",
+        1,
+    )
+
+
 def test_what_expires_is_a_dead_letter_if_its_handler_or_its_send_asks_for_it(house: House) -> None:
     log = house.orchestrator.dead_letters
     add = house.orchestrator.app.tasks["plain.add"]

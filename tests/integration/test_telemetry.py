@@ -148,6 +148,17 @@ def test_a_worker_logs_events_with_their_fields(place: Place) -> None:
     eventually(lambda: f"id={delivery.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)
 
 
+def test_what_nobody_may_ask_for_is_told_of_too(place: Place) -> None:
+    delivery = place.orchestrator.send("guide", traced_app.Where(), track=False)
+    eventually(
+        lambda: any(
+            f"id={delivery.id}" in line and "delivery.handled" in line for line in place.worker.log().splitlines()
+        ),
+        timeout_s=10,
+        describe=place.worker.log,
+    )
+
+
 @pytest.mark.parametrize(
     "entry",
     [

@@ -1,5 +1,7 @@
 """What becomes of a delivery whose last attempt has failed."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.agents.verdict import final_failure
@@ -31,6 +33,13 @@ def test_the_reason_follows_from_the_error_and_the_attempt(kind: str, attempt: i
     assert verdict.outcome == Dead(reason, f"{kind}: no", attempt)
     assert verdict.letter is not None
     assert verdict.letter["reason"] == reason
+
+
+def test_an_error_that_is_not_repeated_is_final_at_the_last_attempt_too() -> None:
+    last = replace(failure(attempt=4), final=True)
+    assert Failure.from_wire(last.to_wire()) == last
+    assert final_failure(Supervision(Retry(max_retries=3)), last).outcome.reason == "non-retryable error"
+    assert final_failure(None, last).outcome.reason == "retries exhausted"
 
 
 @pytest.mark.parametrize(
