@@ -110,7 +110,9 @@ class SupervisedRequest(TrackedRequest):
         # The pool knows its worker's, and forgets them where it is told others.
         hard_s, soft_s = hard_s or pool.options.get("timeout"), soft_s or pool.options.get("soft_timeout")
         kill_s = limit_s + self._app.orchestrator.settings.kill_after_s
-        return min(hard_s or kill_s, kill_s), min(soft_s or limit_s, limit_s)
+        hard_s, soft_s = min(hard_s or kill_s, kill_s), min(soft_s or limit_s, limit_s)
+        # The pool begins to count for the hard limit when the soft one has passed.
+        return hard_s, soft_s if soft_s < hard_s else None
 
     def _supervision(self) -> Supervision | None:
         return self._known
