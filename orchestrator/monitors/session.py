@@ -180,7 +180,7 @@ class StoredSession:
         connection = self._wire.connection
         if getattr(connection, "_sock", None) is not self._socket or self._socket is None:
             name = quote(self._id, safe="@:#.-_")
-            self._client = f"{self._wire.call('CLIENT', 'ID')} {name}"
+            self._client = f"{self._wire.call('CLIENT', 'ID')} {name} {self._wire.server()}".rstrip()
             self._wire.call("CLIENT", "SETNAME", name)
             self._socket = self._wire.connection._sock
         k = self._store.keys

@@ -192,12 +192,16 @@ class Channel(PublishingChannel):
             # Who comes back from a death rarely comes back alone: claim no more than is going to be kept.
             self._one_by_one = False
             return 1
-        if "can_consume" in vars(self.qos):
-            # Celery's ``worker_disable_prefetch`` has put its own question in place of ours: may one more be run?
+        return self._room(int(self.options.batch))
+
+    def _room(self, most: int) -> int:
+        """How many messages may be claimed now."""
+        if self.settler.holder is None or "can_consume" in vars(self.qos):
+            # Nobody would take back for us what we claimed and did not deliver; or Celery's ``worker_disable_prefetch``
+            # has put its own question in place of ours: may one more be run?
             return 1
-        batch = int(self.options.batch)
         left = self.qos.can_consume_max_estimate()
-        return batch if left is None else max(1, min(batch, left))
+        return most if left is None else max(1, min(most, left))
 
     def _brpop_read(self, **options: Any) -> bool:
         if self._fenced:
@@ -240,6 +244,7 @@ class Channel(PublishingChannel):
         elif self._asked == _SLEEP:
             self._empty = False
             self._take_in_read(reply)
+            self._give_back_surplus()
 
     def _take_in_claimed(self, reply: list[Any], queues: Sequence[str]) -> list[tuple[Claim, bytes]]:
         if reply[0] == -2:
@@ -273,6 +278,12 @@ class Channel(PublishingChannel):
                 values = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
                 past = b"%s %s" % (values.get(b"u", b""), values.get(b"d", b"")) if len(values) > 1 else b""
                 self._claimed.append(self._took(stream, queue, entry, values.get(b"m", b""), past))
+
+    def _give_back_surplus(self) -> None:
+        """A sleeping read takes one of each step and queue, where there had been none just before."""
+        if self.settler.holder is not None:
+            room = self._room(len(self._claimed))
+            self.settler.give_back([self._claimed.pop()[0].tag for _ in range(len(self._claimed) - room)])
 
     def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, past: bytes) -> tuple[Claim, bytes]:
         entry_id = entry.decode()
@@ -350,13 +361,22 @@ class Channel(PublishingChannel):
         except (TypeError, ValueError, KeyError, AttributeError, LookupError) as error:
             self._bury_malformed(claim, f"{type(error).__name__}: {error}")
             return
+        no_ack = claim.queue in self._no_ack_queues
+        if no_ack and self.settler.holder is None:
+            # It is its reader's now, or it was handed on because that had not read it for so long.
+            if self.settler.settle_unheld(claim.tag):
+                self.connection._callbacks[claim.queue](message)
+            return
         self.connection._callbacks[claim.queue](message)
-        if claim.queue in self._no_ack_queues:
+        if no_ack:
             self.settler.settle(claim.tag, "handled")
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
         if queue not in self._no_ack_queues:
             self._hold(queue)
+        if queue in self._expires:
+            # Being asked for messages is use.
+            self._make_streams([queue])
         asked = self._claim_command([queue], 1)
         try:
             reply = self.wire.call(*asked)
@@ -442,6 +462,12 @@ class Channel(PublishingChannel):
             self.secluded = None
         self.settler.give_back_unstarted([claim.tag for claim, _ in self._claimed])
         self._claimed.clear()
+        if self.settler.holder is None and self._no_ack_queues:
+            streams = [(stream, queue) for queue in self._no_ack_queues for stream in self._streams(queue)]
+            try:
+                self.settler.give_back_unread(self.incarnation, streams)
+            except (RedisError, OSError):
+                logger.debug("what was not read is handed on by a sweep", exc_info=True)
 
     def close(self) -> None:
         """Stop consuming; messages not started are back in their queues before this returns."""

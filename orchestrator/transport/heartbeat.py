@@ -124,9 +124,12 @@ class Heartbeat:
         if self._socket is not None and getattr(self._wire.connection, "_sock", None) is self._socket:
             return
         name = quote(self.incarnation, safe="@:#.-_")  # Redis allows no blanks and no accents in a client's name.
-        self._client = f"{self._wire.call('CLIENT', 'ID')} {name}"
+        ident = self._wire.call("CLIENT", "ID")
+        asked_on = self._wire.connection._sock
         self._wire.call("CLIENT", "SETNAME", name)
-        self._socket = self._wire.connection._sock
+        self._client = f"{ident} {name} {self._wire.server()}".rstrip()
+        # Repaired on the way, it is another one.
+        self._socket = asked_on if asked_on is self._wire.connection._sock else None
 
     def _fields(self, held: Collection[Claim], queues: Collection[str]) -> dict[str, str]:
         now = monotonic()

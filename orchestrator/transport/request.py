@@ -78,6 +78,13 @@ class TrackedRequest(Request):
             super().cancel(pool, signal=signal, emit_retry=emit_retry)
         except NotImplementedError:
             logger.debug("%s goes on until it ends: %s", self.id, type(pool).__name__)
+            return
+        channel = channel_of(self._message)
+        if channel is not None and self._already_cancelled and not state.should_terminate and not self.acknowledged:
+            # After a lost connection, where Celery takes it that the broker has the message again.
+            channel.settler.give_back([self._message.delivery_tag])
+            channel.qos.settled(self._message.delivery_tag)
+            self.acknowledged = True
 
     def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
         """The task returned, or raised what is in the first element."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kombu.utils.json import dumps
@@ -74,10 +74,29 @@ class Settler:
         if self.holder is not None:
             self.holder.settle(tag, outcome)
             return
+        self.settle_unheld(tag, outcome)
+
+    def settle_unheld(self, tag: str, outcome: str = "handled") -> bool:
+        """End, before this returns, what nobody acknowledges; whether it was still its reader's."""
         claim = self.unheld.pop(tag, None)
-        if claim is not None:
-            keys = [claim.stream, self._keys.ledger(claim.queue)]
-            self._wire().run("settle", keys, [GROUP, outcome, claim.entry])
+        if claim is None:
+            return False
+        keys = [claim.stream, self._keys.ledger(claim.queue)]
+        return bool(self._wire().run("settle", keys, [GROUP, outcome, claim.entry]))
+
+    def give_back_unread(self, reader: str, streams: Sequence[tuple[str, str]]) -> None:
+        """Return what a reader without a holder was given and has not settled.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away; a sweep finds them.
+        """
+        keys = [stream for stream, _ in streams]
+        answer = self._wire().run("unanswered", keys, [GROUP, reader, 0])
+        for at, entry in zip(answer[::2], answer[1::2], strict=True):
+            stream, queue = streams[at - 1]
+            args = [self._keys.root, queue, GROUP, int(self._options.max_deaths), self._outcome_ttl_ms, "", reader, "0"]
+            self._wire().run("giveback_held", [stream], [*args, entry])
+        self.unheld.clear()
 
     def started(self, tag: str) -> None:
         """A pool has started on the message."""

@@ -35,6 +35,9 @@ _RECONNECT_GRACE_S = 2.0
 #: How often one sweeper begins to look for messages held by nobody it knows.
 _STRAYS_EVERY_S = 10.0
 
+#: A consumer that acknowledges nothing is gone when it has not read for so long.
+_READER_S = 60.0
+
 #: Of so many queues per sweep: what one script asks of Redis must not grow with how many there are.
 _STRAYS_QUEUES = 50
 
@@ -76,7 +79,6 @@ class Sweeper:
         self._keys = keys
         self._options = options
         self._steps = (*steps, DOORBELL)
-        self._asked_on: Any = None
         self._looked_for_strays_at = float("-inf")
         self._not_looked_through: list[bytes] = []
         self._stuck_from = 0
@@ -135,7 +137,7 @@ class Sweeper:
         queues = self._not_looked_through[:_STRAYS_QUEUES]
         if not queues:
             return
-        args = [k.root, GROUP, turn, to_ms(TURN_S), len(self._steps), *self._steps, *queues]
+        args = [k.root, GROUP, turn, to_ms(TURN_S), to_ms(_READER_S), len(self._steps), *self._steps, *queues]
         for stray in self._step("strays", [k.leases, k.dying, k.sweep], args):
             logger.warning("%s held messages although it is long gone", stray.decode())
         del self._not_looked_through[:_STRAYS_QUEUES]
@@ -182,18 +184,20 @@ class Sweeper:
         return said.decode() if said else ""
 
     def _gone(self, clients: Sequence[bytes]) -> set[bytes]:
-        """Those of the connections (``id name``) that Redis no longer has.
+        """Those of the connections (``id name server``) that Redis no longer has.
 
-        Ids start anew when the server does, so after a restart a missing connection proves nothing until
-        the next round.
+        Ids start anew when the server does: whoever was not heard of since a restart or a failover may be on its way
+        here, so the lease alone tells of it.
         """
-        asked = {client: client.split(b" ", 1) for client in clients if b" " in client}
-        if not asked:
-            return set()
         try:
-            if self._restarted():
+            server = self._wire.server().encode()
+            parts = {client: client.split(b" ") for client in clients if b" " in client}
+            asked = {client: known[:2] for client, known in parts.items() if known[2:] in ([], [server])}
+            if not asked:
                 return set()
             listed = self._wire.call("CLIENT", "LIST", "ID", *(ident for ident, _ in asked.values()))
+            if self._wire.server().encode() != server:
+                return set()
         except ResponseError:
             # Not allowed here (ACL, a managed Redis): then only the lease tells.
             logger.debug("CLIENT LIST refused", exc_info=True)
@@ -205,30 +209,6 @@ class Sweeper:
             pairs = dict(part.split(b"=", 1) for part in line.split() if b"=" in part)
             alive.add((pairs.get(b"id"), pairs.get(b"name")))
         return {client for client, (ident, name) in asked.items() if (ident, name) not in alive}
-
-    def _restarted(self) -> bool:
-        """Whether the server is another one than the last sweep saw; then the living get time to reconnect.
-
-        Asked on a new connection only: no connection survives a restart. What was seen is kept in Redis, so that
-        several sweepers grant the grace once.
-        """
-        connection = self._wire.connection
-        if connection is self._asked_on:
-            return False
-        run = self._run_id()
-        seen = self._wire.call("HGET", self._keys.sweep, "server_run")
-        if seen != run:
-            seconds, micros = self._wire.call("TIME")
-            until = int(seconds) * 1000 + int(micros) // 1000 + to_ms(_RECONNECT_GRACE_S)
-            graces = ("closed_counts_ms", until) if seen is not None else ()
-            self._wire.call("HSET", self._keys.sweep, "server_run", run, *graces)
-        self._asked_on = connection
-        return seen is not None and seen != run
-
-    def _run_id(self) -> bytes:
-        info = self._wire.call("INFO", "server")
-        text: bytes = info.encode() if isinstance(info, str) else info
-        return next((line for line in text.splitlines() if line.startswith(b"run_id:")), b"")
 
     def _reclaim_all(self, turn: int) -> tuple[int, int]:
         moved = dead_lettered = 0

@@ -36,6 +36,9 @@ class Wire:
         self.name = os.urandom(8).hex()
         self.lock = threading.Lock()
         self._busy_in = 0
+        #: The socket on which the server was asked which one it is, and what it said.
+        self._asked_on: Any = None
+        self._server = ""
 
     @property
     def connection(self) -> Any:
@@ -146,6 +149,24 @@ class Wire:
                 # A reply left unread would answer the next command.
                 self.drop()
             raise
+
+    def server(self) -> str:
+        """The run of the server at the other end, which ids of its connections belong to; '' if it does not say.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        sock = self.connection._sock
+        if sock is None or sock is not self._asked_on:
+            try:
+                info = self.call("INFO", "server")
+            except ResponseError:
+                # Not allowed here (ACL, a managed Redis).
+                info = b""
+            lines = (info.encode() if isinstance(info, str) else info).splitlines()
+            found = next((line for line in lines if line.startswith(b"run_id:")), b"")
+            self._asked_on, self._server = self.connection._sock, found.partition(b":")[2].decode()
+        return self._server
 
     def run(self, script: str | Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one of the scripts; loads it first if the server does not know it."""

@@ -21,6 +21,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     task_routes={"early": {"queue": "early"}},
     worker_soft_shutdown_timeout=float(os.environ.get("BARE_SOFT_SHUTDOWN_S", "0")),
+    worker_cancel_long_running_tasks_on_connection_loss=bool(os.environ.get("BARE_CANCELS")),
     worker_prefetch_multiplier=int(os.environ.get("BARE_PREFETCH", "4")),
 )
 

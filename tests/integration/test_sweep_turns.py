@@ -58,6 +58,23 @@ def stalling(sweeper: Sweeper, script: str, meanwhile: Callable[[], Any]) -> Non
     wire.run = stalled
 
 
+def test_a_connection_to_another_run_of_the_server_proves_nothing(broker: BareBroker) -> None:
+    """Regression: after a quick restart whoever was not back yet was taken for killed."""
+    k, run = broker.store.keys, broker.redis.info("server")["run_id"]
+    clients = {"gone": f"99999 gone {run}", "older": "99999 older", "restarted": "99999 restarted 0123"}
+    names = {about: register(broker, about) for about in clients}
+    now_ms = broker.redis.time()[0] * 1000
+    for about, client in clients.items():
+        broker.redis.hset(k.incarnation(names[about]), "client", client)
+        broker.redis.zadd(k.leases, {names[about]: now_ms - 5000})
+    sweeper = broker.store.sweeper()
+    sweeper.sweep("first")
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
+    assert set(sweeper.sweep("second").dead) == {names["gone"], names["older"]}
+    broker.redis.zadd(k.leases, {names["restarted"]: now_ms - LONG_AGO_MS})
+    assert sweeper.sweep("third").dead == (names["restarted"],)
+
+
 @pytest.mark.parametrize("stalls_before", ["fence", "reclaim", "strays"])
 def test_a_sweeper_that_stalled_is_refused_whatever_it_goes_on_with(broker: BareBroker, stalls_before: str) -> None:
     first, second = broker.store.sweeper(), broker.store.sweeper()
@@ -93,7 +110,7 @@ def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -
     with pytest.raises(Exception, match="STALETURN"):
         store.run("reclaim", reclaim, [k.root, victim, GROUP, 3, 1000, 10, 0, 0, 2000, 1])
     with pytest.raises(Exception, match="STALETURN"):
-        store.run("strays", [k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000, 0, "q"])
+        store.run("strays", [k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000, 60_000, 0, "q"])
     assert broker.redis.zscore(k.leases, victim) == beat
     turn = broker.redis.hget(k.sweep, "sweeps")
     assert store.run("fence", fence, [victim, int(beat), "killed", "now", turn, 2000, k.root, ""]) == b"killed"

@@ -51,6 +51,17 @@ def test_a_queue_that_nobody_consumes_expires_with_every_priority(connection: Co
     eventually(lambda: not broker.redis.keys("orc:*brief*"))
 
 
+def test_asking_it_for_messages_one_by_one_is_use_and_no_more(connection: Connection, broker: BareBroker) -> None:
+    """Regression: asking made streams that never expired, and did not prolong those that were there."""
+    queue = Queue("asked", routing_key="asked", expires=0.4)(connection.default_channel)
+    queue.declare()
+    broker.redis.pexpire(KEYS.step("asked", 0), 1)
+    eventually(lambda: not broker.redis.exists(KEYS.step("asked", 0)))
+    assert queue.get(no_ack=True) is None
+    assert 0 < broker.redis.pttl(KEYS.step("asked", 0)) <= 400
+    eventually(lambda: not broker.redis.keys("orc:q:*asked*"))
+
+
 def test_putting_something_into_it_begins_its_time_anew(connection: Connection, broker: BareBroker) -> None:
     queue = Queue("used", routing_key="used", expires=30)
     put(connection, queue)

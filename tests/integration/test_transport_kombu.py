@@ -206,6 +206,46 @@ def test_without_acks_a_message_is_settled_when_delivered(connection: Connection
     assert broker.redis.zcard(KEYS.leases) == 0
 
 
+def test_a_sleeping_read_keeps_no_more_than_the_prefetch_limit(connection: Connection, broker: BareBroker) -> None:
+    inbox = Inbox(connection, prefetch=1)
+    publish(connection, "late", priority=9)
+    publish(connection, "soon", priority=0)
+    # They came between a claim that found nothing and the read that sleeps.
+    inbox.channel._empty = True
+    inbox.drain(1)
+    assert [message.payload for message in inbox.messages] == ["soon"]
+    eventually(lambda: (broker.ledger("box").ready, broker.ledger("box").held) == (1, 1))
+
+
+def test_what_was_read_ahead_without_acks_goes_back(connection: Connection, broker: BareBroker) -> None:
+    publish(connection, *range(10))
+    inbox = Inbox(connection, no_ack=True)
+    inbox.drain(1)
+    read = len(inbox.messages)
+    inbox.consumer.cancel()
+    inbox.channel.close()
+    row = broker.ledger("box")
+    assert (row.ready, row.held, row.handled) == (10 - read, 0, read)
+
+
+def test_what_a_reader_without_acks_died_with_is_handed_on(connection: Connection, broker: BareBroker) -> None:
+    publish(connection, "x")
+    stream = KEYS.step("box", "0")
+    broker.redis.sadd(KEYS.queues, "box")
+    broker.redis.xgroup_create(stream, "workers", 0)
+    broker.redis.xreadgroup("workers", "reader:dead", {stream: ">"})
+    broker.redis.xgroup_createconsumer(stream, "workers", "reader:idle")
+    k, store = KEYS, broker.store
+    keys, steps = [k.leases, k.dying, k.sweep], [len(store.steps), *store.steps]
+    assert store.run("strays", keys, [k.root, "workers", "", 0, 60_000, *steps, "box"]) == []
+    assert broker.ledger("box").held == 1, "it may be about to be read"
+    eventually(lambda: store.run("strays", keys, [k.root, "workers", "", 0, 0, *steps, "box"]) == [b"reader:dead"])
+    store.sweeper().sweep("test")
+    row = broker.ledger("box")
+    assert (row.ready, row.held) == (1, 0)
+    assert {one["name"] for one in broker.redis.xinfo_consumers(stream, "workers")} == {"reader:dead"}
+
+
 def test_basic_get(connection: Connection, broker: BareBroker) -> None:
     publish(connection, "x", "y")
     with connection.channel() as channel:

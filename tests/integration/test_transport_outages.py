@@ -71,6 +71,23 @@ def test_every_worker_consumes_again_after_redis_was_killed(
         assert no_deaths(broker)
 
 
+def test_what_celery_cancels_when_its_connection_is_lost_runs_again(
+    server: EmbeddedServer, broker: BareBroker, seen: BareBroker
+) -> None:
+    """Regression: it was held until the worker ended."""
+    environment = {"BARE_RECORD_URL": seen.url, "BARE_CANCELS": "1"}
+    with WorkerProcess(APP, server.url, pool="prefork", environment=environment) as w:
+        broker.send("hold", "h0")
+        eventually(lambda: seen.began() == ["h0"], describe=w.log)
+        server.kill()
+        server.restart()
+        eventually(lambda: seen.began() == ["h0", "h0"], timeout_s=20, describe=w.log)
+        seen.go("h0", "h0")
+        eventually(lambda: broker.ledger().handled == 1, timeout_s=20, describe=w.log)
+        assert no_deaths(broker)
+        assert broker.ledger().restarted == 0
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_what_was_running_when_redis_was_killed_is_settled_afterwards(
     server: EmbeddedServer, broker: BareBroker, seen: BareBroker, pool: str
