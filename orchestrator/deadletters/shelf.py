@@ -41,14 +41,42 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Lot:
+    """Letters that were sent again to one mailbox; the other two, by place, are known only of those somebody watches."""
+
+    queue: str
+    letter_ids: Sequence[str]
+    #: See :class:`Sent`.
+    entries: Sequence[str] = ()
+    delivery_ids: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Resent:
     """What became of letters that were to be sent again. Those in neither list were not there, or name no queue."""
 
-    sent: tuple[Sent, ...]
+    lots: tuple[Lot, ...] = ()
     #: What flow control kept out: these stay letters.
     kept: tuple[str, ...] = ()
     #: Why it kept the first of them out; ``None`` if it kept out none.
     refusal: MailboxFull | CircuitOpen | None = None
+    #: How many letters it came to, and where a search for them goes on; empty at the end.
+    came_to: int = 0
+    cursor: str = ""
+
+    @property
+    def count(self) -> int:
+        """How many were sent."""
+        return sum(len(lot.letter_ids) for lot in self.lots)
+
+    def each(self) -> Iterator[Sent]:
+        """One by one."""
+        for lot in self.lots:
+            for at, letter_id in enumerate(lot.letter_ids):
+                if lot.entries:
+                    yield Sent(letter_id, lot.queue, lot.entries[at], lot.delivery_ids[at])
+                else:
+                    yield Sent(letter_id, lot.queue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +177,20 @@ class Shelf(Protocol):
         Whoever asks for a delivery's outcome no longer finds the one that the letter told of. ``watched``: its next
         outcome is recorded even if its sender wanted none.
         """
+        ...
+
+    def resend_found(
+        self,
+        indexed: Sequence[tuple[str, str]],
+        state: str,
+        low: str,
+        high: str,
+        act: str,
+        *,
+        limit: int,
+        watched: bool,
+    ) -> Resent:
+        """One step of a search, oldest first, and what it finds is sent again in that step; else as :meth:`resend`."""
         ...
 
     def settled(self, sent: Sequence[Sent]) -> Settled:

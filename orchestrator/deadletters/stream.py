@@ -9,17 +9,20 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
-from orchestrator.core.keys import indexed as index_name
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.deadletters.letter import DIMENSIONS
-from orchestrator.deadletters.shelf import LOOK, Act, Found, Resent, Row, Sent, Settled
+from orchestrator.deadletters.shelf import LOOK, Act, Found, Lot, Resent, Row, Sent, Settled
 from orchestrator.transport.flow import refusal
 from orchestrator.transport.store import Store
 
 #: Acts remembered.
 _ACTS = 10_000
 
+#: What ``import_letters.lua`` takes of a letter.
 _FIELDS = (b"m", b"letter", b"d", b"q", b"a", b"n", b"e", b"y", b"g", b"r", b"s", b"o")
+
+#: What letters of a kind agree in, in the order of ``letters.lua``: the dimensions, and the queue.
+_OF_KIND = (*DIMENSIONS.values(), b"q")
 
 #: Kinds of letters that are looked at in one step.
 _KINDS = 1000
@@ -60,15 +63,15 @@ class StreamShelf:
         client: Any = self._store.client
         places = list(DIMENSIONS)
         place = places.index(dimension)
-        wanted = [(places.index(name), index_name(value)) for name, value in indexed]
+        wanted = [(places.index(name), value) for name, value in indexed]
         found: set[str] = set()
         start = 0
         while kinds := self._call(partial(client.zrevrange, self._k.letter_kinds, start, start + _KINDS - 1)):
             for raw in self._call(partial(client.hmget, self._k.letter_kind_names, kinds)):
-                names = json.loads(raw) if raw else None
-                if names is None or any(names[at] != value for at, value in wanted):
+                values = [part.decode("utf-8", "replace") for part in _values(raw)]
+                if not values or any(values[at] != value for at, value in wanted):
                     continue
-                if (value := names[place]) and value not in found:
+                if (value := values[place]) and value not in found:
                     found.add(value)
                     yield value
             start += len(kinds)
@@ -110,11 +113,26 @@ class StreamShelf:
         return self._noted(self._call(lambda: self._store.client.xrevrange(self._key, max=below, min="-", count=limit)))
 
     def _noted(self, entries: Sequence[Any]) -> list[Row]:
+        def read() -> tuple[list[bytes | None], list[bytes | None]]:
+            ids = [entry for entry, _ in entries]
+            kinds = [fields.get(b"k", b"") for _, fields in entries]
+            with self._store.client.pipeline(transaction=False) as pipe:
+                pipe.hmget(self._k.letter_notes, ids)
+                pipe.hmget(self._k.letter_kind_names, kinds)
+                notes, values = pipe.execute()
+            return notes, values
+
         if not entries:
             return []
-        ids = [entry for entry, _ in entries]
-        notes = self._call(lambda: self._store.client.hmget(self._k.letter_notes, ids))
-        return [(entry.decode(), fields, note or b"") for (entry, fields), note in zip(entries, notes, strict=True)]
+        rows: list[Row] = []
+        for (entry, fields), note, raw in zip(entries, *self._call(read), strict=True):
+            if raw is not None:
+                fields |= zip(_OF_KIND, _values(raw), strict=True)
+            # The last of its kind has left the log meanwhile, else the kind would be known.
+            elif b"k" in fields:
+                continue
+            rows.append((entry.decode(), fields, note or b""))
+        return rows
 
     def begin(self, kind: str, who: str, why: str, detail: Mapping[str, Any]) -> str:
         """One round trip."""
@@ -163,19 +181,33 @@ class StreamShelf:
     def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> Resent:
         """Out of the log and into the mailboxes, each in one step."""
         flags = ["1" if auto else "0", "1" if watched else ""]
-        sent: list[Sent] = []
-        kept: list[str] = []
-        why: MailboxFull | CircuitOpen | None = None
+        sent: list[Any] = []
+        kept: list[Any] = []
         left: Sequence[Any] = ids
         while left:
             args = [self._k.root, self._store.steps[1], act, *flags, instead, *left]
-            flat, refused, left = self._store.run("replay", [], args)
-            texts = [part.decode() for part in flat]
-            sent += [Sent(*texts[at : at + 4]) for at in range(0, len(texts), 4)]
-            for queue, said, of_queue in refused:
-                why = why or refusal(queue.decode(), said)
-                kept += [letter_id.decode() for letter_id in of_queue]
-        return Resent(tuple(sent), tuple(kept), why)
+            lots, refused, left = self._store.run("replay", [], args)
+            sent += lots
+            kept += refused
+        return _resent(sent, kept, len(ids))
+
+    def resend_found(
+        self,
+        indexed: Sequence[tuple[str, str]],
+        state: str,
+        low: str,
+        high: str,
+        act: str,
+        *,
+        limit: int,
+        watched: bool,
+    ) -> Resent:
+        """Found and sent again in one step."""
+        pairs = [part for pair in indexed for part in pair]
+        how = [self._k.root, self._store.steps[1], act, "1" if watched else ""]
+        args = [*how, low, high, limit, LOOK, state, *pairs]
+        sent, kept, cursor, came_to = self._store.run("replay_found", [], args)
+        return _resent(sent, kept, int(came_to), cursor.decode())
 
     def settled(self, sent: Sequence[Sent]) -> Settled:
         """By their recorded outcomes; a plain Celery message has come to an end when it has left its mailbox."""
@@ -252,6 +284,20 @@ class StreamShelf:
             return command()
         except RedisError as error:
             raise BrokerUnavailable(self._store.url, error) from error
+
+
+def _values(raw: bytes | None) -> list[bytes]:
+    """What letters of a kind agree in, byte for byte; empty if there is no such kind (any more)."""
+    texts: list[str] = json.loads(raw.decode("utf-8", "surrogateescape")) if raw else []
+    return [text.encode("utf-8", "surrogateescape") for text in texts]
+
+
+def _resent(sent: Sequence[Any], refused: Sequence[Any], came_to: int, cursor: str = "") -> Resent:
+    """What the scripts say of letters that were to be sent again; see ``resend.lua``."""
+    lots = tuple(Lot(queue.decode(), *([part.decode() for part in parts] for parts in listed)) for queue, *listed in sent)
+    kept = tuple(letter_id.decode() for _, _, of_queue in refused for letter_id in of_queue)
+    why = refusal(refused[0][0].decode(), refused[0][1]) if refused else None
+    return Resent(lots, kept, why, came_to, cursor)
 
 
 def _act(act: str, fields: Mapping[bytes, bytes], done: bytes | None, dead: bytes | None) -> Act:

@@ -26,7 +26,8 @@ _PARTS = {
     "delay": ("entry", *_ACCEPTS, "delay"),
     "accept": ("entry", *_ACCEPTS, "accept"),
     "broadcast": ("entry", *_ACCEPTS, "broadcast"),
-    "replay": ("entry", *_ACCEPTS, "replay"),
+    "replay": ("entry", *_ACCEPTS, "resend", "replay"),
+    "replay_found": ("entry", *_ACCEPTS, "search", "resend", "replay_found"),
     "giveback_held": ("entry", *_SETTLES, "letters", "giveback", "giveback_held"),
     "reclaim": ("entry", *_SETTLES, "letters", "giveback", "reclaim"),
     "purge": ("entry", "told", "aftermath", "purge"),
@@ -36,7 +37,7 @@ _PARTS = {
     "unpark_letters": ("entry", "letters", "unpark_letters"),
     "import_letters": ("entry", "letters", "import_letters"),
     "count_letters": ("entry", "letters", "count_letters"),
-    "find_letters": ("entry", "letters", "find_letters"),
+    "find_letters": ("entry", "letters", "search", "find_letters"),
     "schedule_letters": ("entry", "letters", "schedule_letters"),
 }
 

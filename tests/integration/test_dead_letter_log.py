@@ -337,13 +337,14 @@ def test_a_canary_sees_those_who_die_without_a_letter(bench: Bench) -> None:
 def lots_of(bench: Bench, patch: pytest.MonkeyPatch, **options: Any) -> list[int]:
     """The sizes in which letters are sent again."""
     shelf: Any = bench.log.shelf
-    resend, sizes = shelf.resend, []
+    resend, sizes = shelf.resend_found, []
 
-    def noted(ids: Any, *args: Any, **more: Any) -> Any:
-        sizes.append(len(ids))
-        return resend(ids, *args, **more)
+    def noted(*args: Any, **more: Any) -> Any:
+        resent = resend(*args, **more)
+        sizes.append(resent.came_to)
+        return resent
 
-    patch.setattr(shelf, "resend", noted)
+    patch.setattr(shelf, "resend_found", noted)
     with bench.worker():
         done = bench.log.query().retry(canary=Canary(wait_s=20), **options)
     assert (done.sent, done.stopped) == (sum(sizes), "")
