@@ -71,6 +71,9 @@ local function search_letters(root, asked)
   -- Whether ids of several streams have to be compared.
   local several = #readers > 1
 
+  -- How many were found.
+  local size = 0
+
   -- A reader's next id, which comes apart so that ids can be compared.
   local function step(reader)
     local at = reader.at + 1
@@ -78,7 +81,7 @@ local function search_letters(root, asked)
     if not entry and reader.more then
       reader.got = more_of(reader)
       reader.more = #reader.got == reader.count
-      reader.count = math.min(reader.count * 4, 500)
+      reader.count = math.max(2, math.min(reader.count * 4, limit - size + 1, 500))
       at = 1
       entry = reader.got[1]
     end
@@ -112,7 +115,8 @@ local function search_letters(root, asked)
     heap[at] = reader
   end
 
-  local count = math.min(math.ceil(limit / math.max(1, #readers)) + 1, budget)
+  -- Some more than its share, because asking again costs more than an id too many.
+  local count = math.min(math.ceil(limit * 1.3 / math.max(1, #readers)) + 3, budget)
   for _, reader in ipairs(readers) do
     reader.got, reader.at, reader.more, reader.count = {}, 0, true, count
     if step(reader) then heap[#heap + 1] = reader end
@@ -134,7 +138,7 @@ local function search_letters(root, asked)
   end
 
   local free = state == 'all' or not from_parked and aside == 0 and state == 'open'
-  local ids, kinds, entries, size, looked = found.ids, found.kinds, found.entries, 0, 0
+  local ids, kinds, entries, looked = found.ids, found.kinds, found.entries, 0
   while heap[1] do
     local first = heap[1]
     local id = first.id
