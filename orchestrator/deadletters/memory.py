@@ -216,7 +216,8 @@ class MemoryShelf:
     ) -> Resent:
         """Found, then sent again."""
         found = self.find(indexed, state, low, high, limit=limit, oldest_first=True)
-        return replace(self.resend(found.ids, act, auto=False, watched=watched), cursor=found.cursor)
+        low = f"({found.cursor}" if found.cursor else ""
+        return replace(self.resend(found.ids, act, auto=False, watched=watched), low=low)
 
     def settled(self, sent: Sequence[Sent]) -> Settled:
         """Nothing is ever pending."""

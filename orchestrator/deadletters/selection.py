@@ -151,31 +151,38 @@ class Selection:
         """
         pace = Pace(rate_per_s)
         act = self._log.begin("retry", who, why, filter=self.criteria.described(), canary=canary is not None)
-        send = self._sender_of_read if self.criteria.needs_reading else self._sender_of_found
-        return replay(self._shelf, send(act, at_most, watched=canary is not None), act, pace, canary, progress)
+        send = self._sender(act, at_most, watched=canary is not None)
+        return replay(self._shelf, send, act, pace, canary, progress)
 
-    def _sender_of_found(self, act: str, at_most: int | None, *, watched: bool) -> Source:
-        """Sends what an index finds."""
+    def _sender(self, act: str, at_most: int | None, *, watched: bool) -> Source:
+        """Sends what an index finds in the step that finds it, and what has to be looked for by its id."""
         c = self.criteria
         low, high = self._bounds_now()
         left = at_most
+        named: Source | None = None
 
         def send(most: int) -> Resent | None:
-            nonlocal low, left
-            while low and (left is None or left > 0):
-                limit = most if left is None else min(most, left)
-                resent = self._shelf.resend_found(c.indexed, c.state, low, high, act, limit=limit, watched=watched)
-                low = f"({resent.cursor}" if resent.cursor else ""
-                left = None if left is None else left - resent.came_to
-                if resent.came_to:
-                    return resent
-            return None
+            nonlocal low, left, named
+            if named is not None:
+                return named(most)
+            if not low or left == 0:
+                return None
+            limit = most if left is None else min(most, left)
+            resent = (
+                None
+                if c.needs_reading
+                else self._shelf.resend_found(c.indexed, c.state, low, high, act, limit=limit, watched=watched)
+            )
+            if resent is None:
+                named = self._sender_by_id(self._ids_within(low, high, at_most=left), act, watched=watched)
+                return named(most)
+            low = resent.low
+            left = None if left is None else left - resent.came_to
+            return resent if resent.came_to else None
 
         return send
 
-    def _sender_of_read(self, act: str, at_most: int | None, *, watched: bool) -> Source:
-        """Sends what has to be read to be found."""
-        batches = self._ids(at_most=at_most)
+    def _sender_by_id(self, batches: Iterator[list[str]], act: str, *, watched: bool) -> Source:
         waiting: list[str] = []
 
         def send(most: int) -> Resent | None:
@@ -253,9 +260,13 @@ class Selection:
             return letters
         return [letter for letter in letters if self.criteria.fits(letter, self._log.hidden)]
 
-    def _ids(self, *, limit: int = BATCH, at_most: int | None = None, state: str = "") -> Iterator[list[str]]:
+    def _ids(self, *, limit: int = BATCH, state: str = "") -> Iterator[list[str]]:
         """Ids of those that are there now, oldest first, some at a time."""
-        low, high = self._bounds_now()
+        return self._ids_within(*self._bounds_now(), limit=limit, state=state)
+
+    def _ids_within(
+        self, low: str, high: str, *, limit: int = BATCH, at_most: int | None = None, state: str = ""
+    ) -> Iterator[list[str]]:
         left = at_most
         # Ids come cheaper by the thousand. Letters that have to be read come by the batch.
         ahead = _AHEAD if limit == BATCH and not self.criteria.needs_reading else limit

@@ -60,9 +60,9 @@ class Resent:
     kept: tuple[str, ...] = ()
     #: Why it kept the first of them out; ``None`` if it kept out none.
     refusal: MailboxFull | CircuitOpen | None = None
-    #: How many letters it came to, and where a search for them goes on; empty at the end.
+    #: How many letters it came to, and the lower bound from which a search for them goes on; empty at the end.
     came_to: int = 0
-    cursor: str = ""
+    low: str = ""
 
     @property
     def count(self) -> int:
@@ -189,8 +189,11 @@ class Shelf(Protocol):
         *,
         limit: int,
         watched: bool,
-    ) -> Resent:
-        """One step of a search, oldest first, and what it finds is sent again in that step; else as :meth:`resend`."""
+    ) -> Resent | None:
+        """The next letters that a search finds, oldest first, each sent again in the step that finds it.
+
+        Else as :meth:`resend`. ``None``: it does not do that for these; find them first.
+        """
         ...
 
     def settled(self, sent: Sequence[Sent]) -> Settled:

@@ -113,22 +113,25 @@ class StreamShelf:
         return self._noted(self._call(lambda: self._store.client.xrevrange(self._key, max=below, min="-", count=limit)))
 
     def _noted(self, entries: Sequence[Any]) -> list[Row]:
-        def read() -> tuple[list[bytes | None], list[bytes | None]]:
-            ids = [entry for entry, _ in entries]
-            kinds = [fields.get(b"k", b"") for _, fields in entries]
+        """Letters from what the log has of them: with what their kinds' streams have, their kinds' values, their notes."""
+
+        def read() -> list[Any]:
             with self._store.client.pipeline(transaction=False) as pipe:
-                pipe.hmget(self._k.letter_notes, ids)
+                pipe.hmget(self._k.letter_notes, [entry for entry, _ in entries])
                 pipe.hmget(self._k.letter_kind_names, kinds)
-                notes, values = pipe.execute()
-            return notes, values
+                for (entry, _), kind in zip(entries, kinds, strict=True):
+                    pipe.xrange(self._k.letters_of(kind.decode()), min=entry, max=entry)
+                return pipe.execute()
 
         if not entries:
             return []
+        kinds = [fields.get(b"k", b"") for _, fields in entries]
+        notes, values, *others = self._call(read)
         rows: list[Row] = []
-        for (entry, fields), note, raw in zip(entries, *self._call(read), strict=True):
-            if raw is not None:
-                fields |= zip(_OF_KIND, _values(raw), strict=True)
-            # The last of its kind has left the log meanwhile, else the kind would be known.
+        for (entry, fields), note, raw, other in zip(entries, notes, values, others, strict=True):
+            if raw is not None and other:
+                fields |= dict(zip(_OF_KIND, _values(raw), strict=True)) | other[0][1]
+            # It has left the log meanwhile; else it would have been there.
             elif b"k" in fields:
                 continue
             rows.append((entry.decode(), fields, note or b""))
@@ -201,13 +204,23 @@ class StreamShelf:
         *,
         limit: int,
         watched: bool,
-    ) -> Resent:
-        """Found and sent again in one step."""
+    ) -> Resent | None:
+        """Each found and sent again in the same step."""
         pairs = [part for pair in indexed for part in pair]
         how = [self._k.root, self._store.steps[1], act, "1" if watched else ""]
-        args = [*how, low, high, limit, LOOK, state, *pairs]
-        sent, kept, cursor, came_to = self._store.run("replay_found", [], args)
-        return _resent(sent, kept, int(came_to), cursor.decode())
+        sent: list[Any] = []
+        kept: list[Any] = []
+        came_to = 0
+        while low and came_to < limit:
+            args = [*how, low, high, limit - came_to, LOOK, state, *pairs]
+            if not (said := self._store.run("replay_found", [], args)):
+                return _resent(sent, kept, came_to, low) if came_to else None
+            lots, refused, cursor, count = said
+            sent += lots
+            kept += refused
+            came_to += int(count)
+            low = f"({cursor.decode()}" if cursor else ""
+        return _resent(sent, kept, came_to, low)
 
     def settled(self, sent: Sequence[Sent]) -> Settled:
         """By their recorded outcomes; a plain Celery message has come to an end when it has left its mailbox."""
@@ -292,12 +305,12 @@ def _values(raw: bytes | None) -> list[bytes]:
     return [text.encode("utf-8", "surrogateescape") for text in texts]
 
 
-def _resent(sent: Sequence[Any], refused: Sequence[Any], came_to: int, cursor: str = "") -> Resent:
+def _resent(sent: Sequence[Any], refused: Sequence[Any], came_to: int, low: str = "") -> Resent:
     """What the scripts say of letters that were to be sent again; see ``resend.lua``."""
     lots = tuple(Lot(queue.decode(), *([part.decode() for part in parts] for parts in listed)) for queue, *listed in sent)
     kept = tuple(letter_id.decode() for _, _, of_queue in refused for letter_id in of_queue)
     why = refusal(refused[0][0].decode(), refused[0][1]) if refused else None
-    return Resent(lots, kept, why, came_to, cursor)
+    return Resent(lots, kept, why, came_to, low)
 
 
 def _act(act: str, fields: Mapping[bytes, bytes], done: bytes | None, dead: bytes | None) -> Act:

@@ -1,18 +1,21 @@
--- Shared by the scripts that touch dead letters. A letter is an entry of the stream `dead-letters`:
---   m message byte for byte, letter why (JSON), k its kind, s when it was sent (ms), i the delivery whose outcome tells of
---   it, or ''; and where there is such a thing: d deaths (JSON), r lineage (JSON), o its id where it was imported from
--- What reads letters by the thousand makes a string of each field, so there are few.
--- Letters that agree in a agent, n message's name, e error type, y reason, g group (fingerprint) and q queue are of one
--- kind, and have these from it: the hash `letters:kind-names` is kind -> its values as JSON, in that order.
--- `letters:kind:KIND` is a stream whose entries have the ids of the letters of a kind, so that a letter is indexed once,
--- whatever it is asked for by; the set `letters:agent:AGENT` has the kinds of that agent's letters, and so for each value
--- of each dimension. `letters:kinds` is a sorted set: kind -> when the last of it came, in ms.
+-- Shared by the scripts that touch dead letters. Letters that agree in a agent, n message's name, e error type, y reason,
+-- g group (fingerprint) and q queue are of one kind, and have these from it: the hash `letters:kind-names` is kind -> its
+-- values as JSON, in that order. A letter is two entries of one id:
+--   in the stream `dead-letters`, the log of all: letter why (JSON), k its kind, s when it was sent (ms); and where there is
+--   such a thing, d deaths (JSON), o its id where it was imported from, auto how often it was sent again automatically
+--   in the stream `letters:kind:KIND`: m message byte for byte, i the delivery whose outcome tells of it, or ''; and r
+--   lineage (JSON), o as above. A large message lies in the log instead, as its m.
+-- So what is sent again lies together, without what nobody needs for it, and a letter is indexed once, whatever it is asked
+-- for by: the set `letters:agent:AGENT` has the kinds of that agent's letters, and so for each value of each dimension.
+-- `letters:kinds` is a sorted set: kind -> when the last of it came, in ms.
 local KIND = {'a', 'n', 'e', 'y', 'g', 'q'}
 -- Where among them is what letters can be asked for by, and what it is called there.
 local INDEXED = {'agent', 'message', 'error', 'reason', 'group'}
 local REASON_AT, GROUP_AT, QUEUE_AT = 4, 5, 6
 local HOUR_MS = 3600000
 local HOURS_KEPT = 48
+-- More than a stream's block has. Whoever looks through an index must not come upon heavy things.
+local LARGE = 4096
 -- Nobody's headers are worth holding Redis for longer than decoding this takes.
 local READABLE = 2097152
 
@@ -27,10 +30,8 @@ local function padded(id)
   return ('%015d-%010d'):format(ms, seq)
 end
 
--- A letter as a table. It is made as large as it gets, because growing costs more than filling it.
 local function row_of(entry)
-  local row = {id = entry[1], m = nil, letter = nil, k = nil, s = nil, i = nil, d = nil, r = nil}
-  local flat = entry[2]
+  local row, flat = {id = entry[1]}, entry[2]
   for at = 1, #flat, 2 do row[flat[at]] = flat[at + 1] end
   return row
 end
@@ -75,6 +76,7 @@ local function lineage_of(past)
     id_or(past.of, ''), id_or(past.first, ''), whole(past.replays), whole(past.auto), id_or(past.act, ''))
 end
 
+-- The lineage of a letter that is sent again.
 local function lineage_after(row, act, auto)
   local past = decoded(row.r)
   if not past then
@@ -110,16 +112,22 @@ end
 -- Adds a row to the log and to the index; returns its id.
 local function add_letter(root, row)
   local kind, names, values = kind_of(row)
-  local flat = {'m', row.m or '', 'letter', row.letter or '', 'k', kind, 's', row.s or '', 'i', row.i or ''}
-  for _, name in ipairs({'d', 'r', 'o'}) do
-    if (row[name] or '') ~= '' then
-      flat[#flat + 1] = name
-      flat[#flat + 1] = row[name]
-    end
+  local m, large = row.m or '', #(row.m or '') > LARGE
+  local auto = row.r and whole((decoded(row.r) or {}).auto) or 0
+  local function with(flat, name, value)
+    if value and value ~= '' then flat[#flat + 1], flat[#flat + 2] = name, value end
   end
-  local id = redis.call('XADD', root .. 'dead-letters', '*', unpack(flat))
+  local why = {'letter', row.letter or '', 'k', kind, 's', row.s or ''}
+  with(why, 'd', row.d)
+  with(why, 'o', row.o)
+  with(why, 'auto', auto > 0 and auto)
+  with(why, 'm', large and m)
+  local id = redis.call('XADD', root .. 'dead-letters', '*', unpack(why))
   local ms = tonumber(id:match('^%d+'))
-  redis.call('XADD', root .. 'letters:kind:' .. kind, id, 'i', '')
+  local again = large and {'i', row.i or ''} or {'m', m, 'i', row.i or ''}
+  with(again, 'r', row.r)
+  with(again, 'o', row.o)
+  redis.call('XADD', root .. 'letters:kind:' .. kind, id, unpack(again))
   if redis.call('ZADD', root .. 'letters:kinds', ms, kind) == 1 then
     redis.call('HSET', root .. 'letters:kind-names', kind, names)
     for _, set in ipairs(sets_of(root, values)) do redis.call('SADD', set, kind) end
@@ -172,6 +180,7 @@ local function bury_letter(root, queue, m, d, why, reason, error, group, sent_ms
   return add_letter(root, row)
 end
 
+-- What the log has of a letter.
 local function letter_at(root, id)
   local entry = redis.call('XRANGE', root .. 'dead-letters', id, id)[1]
   return entry and row_of(entry)

@@ -2,15 +2,32 @@
 -- What is moved at a time is bounded.
 local MOST_BYTES = 1048576
 
--- The letters with these ids, in their order; entries are those that are read already, by their place. Returns rows, and
--- how many ids it came to.
-local function rows_to_send(root, ids, entries)
-  local log, rows, bytes = root .. 'dead-letters', {}, 0
+-- What it takes to send a letter again, of its entry in its kind's stream.
+local function row_again(root, kind, entry)
+  local flat = entry[2]
+  local row = {id = entry[1], k = kind, m = nil, i = nil}
+  for at = 1, #flat, 2 do row[flat[at]] = flat[at + 1] end
+  if not row.m then row.m = (letter_at(root, row.id) or {}).m end
+  return row
+end
+
+-- The same by its id; nil if there is no such letter.
+local function row_by(root, id)
+  local row = letter_at(root, id)
+  local entry = row and row.k and redis.call('XRANGE', root .. 'letters:kind:' .. row.k, id, id)[1]
+  return entry and row_again(root, row.k, entry) or row
+end
+
+-- The letters with these ids, in their order, and how many ids it came to. By its place, an id's kind and its entry in the
+-- kind's stream, where they are known.
+local function rows_to_send(root, ids, kinds, entries)
+  local rows, bytes = {}, 0
   for at, id in ipairs(ids) do
     if bytes >= MOST_BYTES then return rows, at - 1 end
-    local entry = entries and entries[at] or redis.call('XRANGE', log, id, id)[1]
-    if entry then
-      local row = row_of(entry)
+    local entry = entries and entries[at]
+    local row
+    if entry then row = row_again(root, kinds[at], entry) else row = row_by(root, id) end
+    if row then
       bytes = bytes + #(row.m or '')
       rows[#rows + 1] = row
     end

@@ -15,7 +15,7 @@ end
 for _, entry in ipairs(entries) do
   local row = row_of(entry)
   if row.k and wanted[reason_of(row.k)] and not redis.call('ZSCORE', root .. 'letters:parked', padded(row.id)) then
-    local auto = whole((decoded(row.r) or {}).auto)
+    local auto = tonumber(row.auto or 0)
     if auto >= most then
       out[#out + 1] = row.id
     else

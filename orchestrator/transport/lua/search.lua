@@ -5,10 +5,11 @@ local MOST_KINDS = 1000
 local MOST_READ = 500
 
 -- One step of a search. asked: forward (oldest first), low and high (as XRANGE takes them), limit (most to find), budget
--- (most to look at), state (open, parked, all), pairs (dimension, value, …).
+-- (most to look at), state (open, parked, all), pairs (dimension, value, …), most_kinds. With the last, the log is not looked
+-- through: nil if the letters asked for are of more kinds, or of none.
 -- Returns {cursor = where to go on or '', looked = how many were looked at, ids = {id, …}; by its place among the ids:
--- kinds = its kind, entries = its entry in the log, either where it is known; gapless = kind -> true where none was passed
--- over}.
+-- kinds = its kind, entries = its entry in the kind's stream, both nil where the log was looked through; gapless =
+-- kind -> true where none was passed over}.
 local function search_letters(root, asked)
   local forward, low, high, state = asked.forward, asked.low, asked.high, asked.state
   local limit, budget = asked.limit, asked.budget
@@ -25,16 +26,24 @@ local function search_letters(root, asked)
     fewest = math.min(fewest or many, many)
   end
   -- The streams to merge, as readers of them, and how many ids they have.
-  local readers, there = {{stream = log}}, redis.call('XLEN', log)
+  local in_log = redis.call('XLEN', log)
+  local readers, there, kinds_there = {{stream = log}}, in_log, nil
   if fewest and fewest <= MOST_KINDS then
+    kinds_there = redis.call('SINTER', unpack(sets))
+  elseif not fewest and asked.most_kinds and redis.call('ZCARD', root .. 'letters:kinds') <= asked.most_kinds then
+    kinds_there = redis.call('ZRANGE', root .. 'letters:kinds', 0, -1)
+  end
+  if asked.most_kinds and not (kinds_there and #kinds_there <= asked.most_kinds) then return nil end
+  if kinds_there then
     readers, there = {}, 0
-    for _, kind in ipairs(redis.call('SINTER', unpack(sets))) do
+    for _, kind in ipairs(kinds_there) do
       local stream = root .. 'letters:kind:' .. kind
       readers[#readers + 1] = {stream = stream, kind = kind}
       there = there + redis.call('XLEN', stream)
       found.gapless[kind] = true
     end
   end
+  if asked.most_kinds and not fewest and there < in_log then return nil end
   local from_parked = state == 'parked' and aside < there
   -- Whether a letter has to be read to know that it has the values asked for.
   local reading = #sets > 0 and (from_parked or fewest > MOST_KINDS)
@@ -116,7 +125,7 @@ local function search_letters(root, asked)
   end
 
   -- Some more than its share, because asking again costs more than an id too many.
-  local count = math.min(math.ceil(limit * 1.3 / math.max(1, #readers)) + 3, budget)
+  local count = math.min(math.ceil(limit * 1.3 / math.max(1, #readers)) + 1, budget)
   for _, reader in ipairs(readers) do
     reader.got, reader.at, reader.more, reader.count = {}, 0, true, count
     if step(reader) then heap[#heap + 1] = reader end
@@ -147,7 +156,7 @@ local function search_letters(root, asked)
       size = size + 1
       ids[size] = id
       kinds[size] = first.kind
-      if first.stream == log then entries[size] = first.got[first.at] end
+      if first.kind then entries[size] = first.got[first.at] end
     elseif first.kind then
       found.gapless[first.kind] = nil
     end
