@@ -23,7 +23,7 @@ from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.memory import MemoryShelf
 from orchestrator.deadletters.stream import StreamShelf
 from orchestrator.transport.flow import declare_flow
-from orchestrator.transport.message import decode
+from orchestrator.transport.message import decode, with_lineage
 from orchestrator.transport.options import Options
 from orchestrator.transport.store import Store
 
@@ -193,7 +193,9 @@ class ShelfInRedis(Bench):
 
     def _sent(self) -> list[tuple[str, str, bytes]]:
         streams = [self.keys.step(q.decode(), "0") for q in self.redis.smembers(self.keys.queues)]
-        return [(s, e.decode(), f[b"m"]) for s in streams for e, f in self.redis.xrange(s)]
+        return [
+            (s, e.decode(), with_lineage(f[b"m"], f.get(b"r", b""))) for s in streams for e, f in self.redis.xrange(s)
+        ]
 
     def sent_headers(self) -> list[dict[str, Any]]:
         return [decode(raw, tag="t", queue=QUEUE, redelivered=False)["headers"] for _, _, raw in self._sent()]

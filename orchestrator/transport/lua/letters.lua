@@ -47,21 +47,6 @@ local function decoded(json)
   return nil
 end
 
--- A replayed message travels with its lineage as the first member of its envelope, the other bytes untouched:
--- decoding and encoding it here would turn [] into {} and round large numbers.
-local function wrapped(m, lineage)
-  if m:find('{"', 1, true) == 1 then return '{"orc_lineage":' .. lineage .. ',' .. m:sub(2) end
-  local lead, rest = m:match('^(%s*){(%s*".*)$')
-  if not lead then return m end
-  return lead .. '{"orc_lineage":' .. lineage .. ',' .. rest
-end
-
-local function unwrapped(m)
-  local lead, lineage, rest = m:match('^(%s*){"orc_lineage":(%b{}),(.*)$')
-  if lineage then return lead .. '{' .. rest, lineage end
-  return m, nil
-end
-
 local function id_or(value, otherwise)
   if type(value) == 'string' and value:match('^%d+%-%d+$') then return value end
   return otherwise
@@ -76,13 +61,10 @@ local function lineage_of(past)
     id_or(past.of, ''), id_or(past.first, ''), whole(past.replays), whole(past.auto), id_or(past.act, ''))
 end
 
--- The lineage of a letter that is sent again.
-local function lineage_after(row, act, auto)
-  local past = decoded(row.r)
-  if not past then
-    return '{"of":"' .. row.id .. '","first":"' .. row.id .. '","replays":1,"auto":' .. auto .. ',"act":"' .. id_or(act, '') .. '"}'
-  end
-  return lineage_of({of = row.id, first = id_or(past.first, row.id), replays = whole(past.replays) + 1,
+-- The lineage of a letter that is sent again, after the one that it has.
+local function lineage_after(id, lineage, act, auto)
+  local past = decoded(lineage) or {}
+  return lineage_of({of = id, first = id_or(past.first, id), replays = whole(past.replays) + 1,
     auto = whole(past.auto) + auto, act = act})
 end
 
@@ -151,13 +133,11 @@ local function delivery_in(message)
 end
 
 -- A message becomes a letter. `why` is the letter as JSON; agent, name and lineage are read from the message, the group
--- is made of the error and the recipient where no stack is known. `told` is the delivery whose outcome the caller writes,
+-- is made of the error and the recipient where no stack is known; d and r are as in the mailbox. `told` is the delivery whose outcome the caller writes,
 -- where the message may be one that cannot be read here. Returns the letter's id.
 -- What the caller writes first must be even_when_full, or XACK'ed.
-local function bury_letter(root, queue, m, d, why, reason, error, group, sent_ms, told)
-  local lineage
-  m, lineage = unwrapped(m or '')
-  local row = {m = m, letter = why, d = d, q = queue, e = error, y = reason, g = group, r = lineage, s = sent_ms, a = '', n = ''}
+local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent_ms, told)
+  local row = {m = m, letter = why, d = d, q = queue, e = error, y = reason, g = group, r = r, s = sent_ms, a = '', n = ''}
   local message = decoded(m)
   row.i = told or delivery_in(message)
   local headers = message and message.headers
@@ -166,7 +146,7 @@ local function bury_letter(root, queue, m, d, why, reason, error, group, sent_ms
     row.a = text(orc.agent)
     row.n = text(orc.message)
     if row.n == '' then row.n = text(headers.task) end
-    if not lineage and type(headers.orc_lineage) == 'table' then
+    if not r and type(headers.orc_lineage) == 'table' then
       row.r = lineage_of(headers.orc_lineage)
     end
     if type(headers.orc_sent_ms) == 'number' then row.s = ('%d'):format(headers.orc_sent_ms) end
@@ -226,18 +206,10 @@ local function remove_ids(key, ids, gapless)
   redis.call('XDEL', key, unpack(ids))
 end
 
--- Takes letters out of the log and of everything beside it. `gapless` names kinds (see remove_ids).
-local function drop_letters(root, rows, gapless)
-  if #rows == 0 then return end
-  local ids, origins, of_kind = {}, {}, {}
-  for at, row in ipairs(rows) do
-    ids[at] = row.id
-    if row.k then
-      local there = of_kind[row.k]
-      if there then there[#there + 1] = row.id else of_kind[row.k] = {row.id} end
-    end
-    if row.o then origins[#origins + 1] = row.o end
-  end
+-- Takes letters out of the log and of everything beside it: their ids, kind -> its ids among them, and what imported ones
+-- were called where they came from. `gapless` names kinds (see remove_ids).
+local function drop_letters(root, ids, of_kind, origins, gapless)
+  if #ids == 0 then return end
   if origins[1] then redis.call('HDEL', root .. 'letters:origins', unpack(origins)) end
   redis.call('XDEL', root .. 'dead-letters', unpack(ids))
   if redis.call('EXISTS', root .. 'letters:due') == 1 then redis.call('ZREM', root .. 'letters:due', unpack(ids)) end

@@ -4,6 +4,6 @@
 -- Returns {what was sent, what was kept (both as resend.lua has them), {id, …}}; the last are those it did not come to.
 local how = {root = ARGV[1], step = ARGV[2], act = ARGV[3], auto = ARGV[4], watched = ARGV[5] == '1', instead = ARGV[6]}
 local ids = {unpack(ARGV, 7)}
-local rows, came_to = rows_to_send(how.root, ids)
-local sent, kept = resend(how, rows)
+local lots, came_to = lots_to_send(how.root, ids)
+local sent, kept = resend(how, lots)
 return answer({sent, kept, {unpack(ids, came_to + 1)}})

@@ -9,7 +9,7 @@ local found = search_letters(how.root, {forward = true, low = ARGV[5], high = AR
   budget = tonumber(ARGV[8]), state = ARGV[9], pairs = {unpack(ARGV, 10)}, most_kinds = MOST_MERGED})
 if not found then return {} end
 how.gapless = found.gapless
-local rows, came_to = rows_to_send(how.root, found.ids, found.kinds, found.entries)
+local lots, came_to = lots_to_send(how.root, found.ids, found.kinds, found.entries)
 local on = came_to < #found.ids and found.ids[came_to] or found.cursor
-local sent, kept = resend(how, rows)
+local sent, kept = resend(how, lots)
 return answer({sent, kept, on, came_to})

@@ -2,126 +2,134 @@
 -- What is moved at a time is bounded.
 local MOST_BYTES = 1048576
 
--- What it takes to send a letter again, of its entry in its kind's stream.
-local function row_again(root, kind, entry)
-  local flat = entry[2]
-  local row = {id = entry[1], k = kind, m = nil, i = nil}
-  for at = 1, #flat, 2 do row[flat[at]] = flat[at + 1] end
-  if not row.m then row.m = (letter_at(root, row.id) or {}).m end
-  return row
+-- What goes to one mailbox: lists by place, because a table for each letter would cost more than to fill it.
+local function lot_for(lots, queue)
+  local lot = lots[queue]
+  if not lot then
+    lot = {queue = queue, size = 0, ids = {}, messages = {}, kinds = {}, deliveries = {}, lineages = {}, origins = {}}
+    lots[queue] = lot
+  end
+  return lot
 end
 
--- The same by its id; nil if there is no such letter.
-local function row_by(root, id)
-  local row = letter_at(root, id)
-  local entry = row and row.k and redis.call('XRANGE', root .. 'letters:kind:' .. row.k, id, id)[1]
-  return entry and row_again(root, row.k, entry) or row
-end
-
--- The letters with these ids, in their order, and how many ids it came to. By its place, an id's kind and its entry in the
--- kind's stream, where they are known.
-local function rows_to_send(root, ids, kinds, entries)
-  local rows, bytes = {}, 0
+-- Reads letters, by their ids. By its place, an id's kind and its entry in the kind's stream, where they are known.
+-- Returns queue -> lot, in which the letters have the order of their ids, and how many ids it came to. What names no queue
+-- is in none.
+local function lots_to_send(root, ids, kinds, entries)
+  local lots, lot_of_kind, bytes = {}, {}, 0
   for at, id in ipairs(ids) do
-    if bytes >= MOST_BYTES then return rows, at - 1 end
-    local entry = entries and entries[at]
-    local row
-    if entry then row = row_again(root, kinds[at], entry) else row = row_by(root, id) end
-    if row then
-      bytes = bytes + #(row.m or '')
-      rows[#rows + 1] = row
+    if bytes >= MOST_BYTES then return lots, at - 1 end
+    local kind, entry, row = kinds and kinds[at], entries and entries[at], nil
+    if not entry then
+      row = letter_at(root, id)
+      kind = row and row.k
+      entry = kind and redis.call('XRANGE', root .. 'letters:kind:' .. kind, id, id)[1]
+    end
+    local lot, m, delivery, lineage, origin
+    if entry then
+      local flat = entry[2]
+      for i = 1, #flat, 2 do
+        local name, value = flat[i], flat[i + 1]
+        if name == 'm' then m = value elseif name == 'i' then delivery = value
+        elseif name == 'r' then lineage = value elseif name == 'o' then origin = value end
+      end
+      if not m then m = (row or letter_at(root, id) or {}).m end
+      lot = lot_of_kind[kind]
+      if lot == nil then
+        local queue = (values_of(root, kind) or {})[QUEUE_AT] or ''
+        lot = queue ~= '' and lot_for(lots, queue)
+        lot_of_kind[kind] = lot
+      end
+    elseif row then
+      m = row.m
+      local queue = text((decoded(row.letter) or {}).queue)
+      lot = queue ~= '' and lot_for(lots, queue)
+    end
+    if lot then
+      local size = lot.size + 1
+      m = m or ''
+      bytes = bytes + #m
+      lot.size, lot.ids[size], lot.messages[size] = size, id, m
+      lot.kinds[size], lot.deliveries[size] = kind or '', delivery or ''
+      lot.lineages[size], lot.origins[size] = lineage, origin
     end
   end
-  return rows, #ids
-end
-
--- Where a letter goes; '' if it does not say.
-local queues_of = {}
-local function queue_of(root, row)
-  if not row.k then return text((decoded(row.letter) or {}).queue) end
-  local queue = queues_of[row.k]
-  if not queue then
-    queue = (values_of(root, row.k) or {})[QUEUE_AT] or ''
-    queues_of[row.k] = queue
-  end
-  return queue
+  return lots, #ids
 end
 
 -- Who asks for a delivery must not find how its last life ended. Only an outcome that tells of this very letter goes.
 -- Most letters are older than outcomes get, so all are asked about at once.
-local function forget_outcomes(root, rows)
-  local keys, of = {}, {}
-  for _, row in ipairs(rows) do
-    if row.i and row.i ~= '' then
-      keys[#keys + 1] = root .. 'outcome:' .. row.i
-      of[#keys] = row
+local function forget_outcomes(root, lot, take)
+  local keys, places, size = {}, {}, 0
+  for at = 1, take do
+    local delivery = lot.deliveries[at]
+    if delivery ~= '' then
+      size = size + 1
+      keys[size], places[size] = root .. 'outcome:' .. delivery, at
     end
   end
-  if not keys[1] or redis.call('EXISTS', unpack(keys)) == 0 then return end
-  for at, key in ipairs(keys) do
-    local outcome, row = redis.pcall('LINDEX', key, -1), of[at]
+  if size == 0 or redis.call('EXISTS', unpack(keys)) == 0 then return end
+  for n, key in ipairs(keys) do
+    local outcome, id, origin = redis.pcall('LINDEX', key, -1), lot.ids[places[n]], lot.origins[places[n]]
     -- A key of another type is no outcome's.
-    if type(outcome) == 'string' and (outcome:find('"letter_id":"' .. row.id .. '"', 1, true)
-        or row.o and outcome:find('"letter_id":"' .. row.o .. '"', 1, true)) then
+    if type(outcome) == 'string' and (outcome:find('"letter_id":"' .. id .. '"', 1, true)
+        or origin and outcome:find('"letter_id":"' .. origin .. '"', 1, true)) then
       redis.call('DEL', key)
     end
   end
+end
+
+-- The deliveries that the first letters of a lot are. The outcome of its last life must not be taken for the next one's.
+local function begin_watching(root, lot, take)
+  local deliveries = {}
+  for at = 1, take do
+    deliveries[at] = delivery_in(decoded(lot.messages[at]))
+    if deliveries[at] ~= '' then redis.call('DEL', root .. 'outcome:' .. deliveries[at]) end
+  end
+  return deliveries
 end
 
 -- How: root, step, act, auto ('1' if automatic, else '0'), watched (somebody watches the outcomes), instead (a message
 -- instead of the letter's, or ''), gapless (see drop_letters; of a kind's letters, only the last are ever kept).
 -- Returns {{queue, {id, …}, {entry in the mailbox, …}, {delivery, …}}, …}, the last two only if watched, and
 -- {{queue, why, {id, …}}, …}. What flow control refuses stays a letter, as the second list says: nothing is dropped for
--- want of room. What names no queue stays too.
-local function resend(how, rows)
-  local root, watched = how.root, how.watched
-  local wanted, sent, kept, gone = {}, {}, {}, {}
+-- want of room.
+local function resend(how, lots)
+  local root, watched, instead = how.root, how.watched, how.instead ~= ''
+  local sent, kept, gone, of_kind, origins = {}, {}, {}, {}, {}
   even_when_full(root .. 'dead-letters')
-  for _, row in ipairs(rows) do
-    local queue = queue_of(root, row)
-    local of_queue = wanted[queue]
-    if of_queue then of_queue[#of_queue + 1] = row elseif queue ~= '' then wanted[queue] = {row} end
-  end
-  -- The lineage of a letter that was never sent again before, but for its id.
-  local first_replay = '","replays":1,"auto":' .. how.auto .. ',"act":"' .. id_or(how.act, '') .. '"'
+  -- The lineage of what was never sent again before, but for its id.
+  local first_time = '","replays":1,"auto":' .. how.auto .. ',"act":"' .. id_or(how.act, '') .. '"'
     .. (watched and ',"watched":true}' or '}')
-  for queue, of_queue in pairs(wanted) do
+  for queue, lot in pairs(lots) do
     local ledger, stream = root .. 'ledger:' .. queue, root .. 'q:' .. how.step .. ':' .. queue
-    local door = open_door(flow_of(ledger), #of_queue, true)
-    local take = door and door.take or #of_queue
-    local ids, entries, deliveries = {}, {}, {}
+    local door = open_door(flow_of(ledger), lot.size, true)
+    local take = door and door.take or lot.size
+    local ids, entries, count = {}, {}, #gone
     for at = 1, take do
-      local row = of_queue[at]
-      local lineage
-      if row.r then
-        lineage = lineage_after(row, how.act, tonumber(how.auto))
+      local id, lineage, kind = lot.ids[at], lot.lineages[at], lot.kinds[at]
+      if lineage then
+        lineage = lineage_after(id, lineage, how.act, tonumber(how.auto))
         if watched then lineage = lineage:sub(1, -2) .. ',"watched":true}' end
       else
-        lineage = '{"of":"' .. row.id .. '","first":"' .. row.id .. first_replay
+        lineage = '{"of":"' .. id .. '","first":"' .. id .. first_time
       end
-      local entry = redis.call('XADD', stream, '*', 'm', wrapped(how.instead ~= '' and how.instead or row.m or '', lineage))
-      ids[at] = row.id
-      gone[#gone + 1] = row
-      if watched then entries[at], deliveries[at] = entry, delivery_in(decoded(row.m)) end
+      entries[at] = redis.call('XADD', stream, '*', 'm', instead and how.instead or lot.messages[at], 'r', lineage)
+      ids[at], gone[count + at] = id, id
+      if lot.origins[at] then origins[#origins + 1] = lot.origins[at] end
+      local same_kind = of_kind[kind]
+      if same_kind then same_kind[#same_kind + 1] = id elseif kind ~= '' then of_kind[kind] = {id} end
     end
-    -- The outcome of its last life must not be taken for the next one's.
-    for _, delivery in ipairs(deliveries) do
-      if delivery ~= '' then redis.call('DEL', root .. 'outcome:' .. delivery) end
-    end
+    forget_outcomes(root, lot, take)
     if take > 0 then
+      sent[#sent + 1] = {queue, ids, watched and entries or {}, watched and begin_watching(root, lot, take) or {}}
       redis.call('HINCRBY', ledger, 'accepted', take)
       redis.call('SADD', root .. 'queues', queue)
-      sent[#sent + 1] = {queue, ids, entries, deliveries}
     end
-    if take < #of_queue then
-      local refused = {}
-      for at = take + 1, #of_queue do refused[#refused + 1] = of_queue[at].id end
-      kept[#kept + 1] = {queue, door.refusal, refused}
-    end
+    if take < lot.size then kept[#kept + 1] = {queue, door.refusal, {unpack(lot.ids, take + 1, lot.size)}} end
     if door then close_door(door) end
   end
-  forget_outcomes(root, gone)
-  drop_letters(root, gone, how.gapless)
+  drop_letters(root, gone, of_kind, origins, how.gapless)
   note_progress(root, how.act, 'done', #gone)
   return sent, kept
 end
