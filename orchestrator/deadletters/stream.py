@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
 from orchestrator.deadletters.letter import DIMENSIONS
 from orchestrator.deadletters.shelf import LOOK, Act, Found, Lot, Resent, Row, Sent, Settled
 from orchestrator.transport.flow import refusal
@@ -184,15 +184,14 @@ class StreamShelf:
     def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> Resent:
         """Out of the log and into the mailboxes, each in one step."""
         flags = ["1" if auto else "0", "1" if watched else ""]
-        sent: list[Any] = []
-        kept: list[Any] = []
-        left: Sequence[Any] = ids
+        answers = []
+        left: Sequence[str] = ids
         while left:
             args = [self._k.root, self._store.steps[1], act, *flags, instead, *left]
-            lots, refused, left = self._store.run("replay", [], args)
-            sent += lots
-            kept += refused
-        return _resent(sent, kept, len(ids))
+            not_yet, *said = self._store.run("replay", [], args)
+            left = not_yet.decode().split()
+            answers.append(said)
+        return _resent(answers, len(ids))
 
     def resend_found(
         self,
@@ -208,19 +207,17 @@ class StreamShelf:
         """Each found and sent again in the same step."""
         pairs = [part for pair in indexed for part in pair]
         how = [self._k.root, self._store.steps[1], act, "1" if watched else ""]
-        sent: list[Any] = []
-        kept: list[Any] = []
+        answers = []
         came_to = 0
         while low and came_to < limit:
             args = [*how, low, high, limit - came_to, LOOK, state, *pairs]
-            if not (said := self._store.run("replay_found", [], args)):
-                return _resent(sent, kept, came_to, low) if came_to else None
-            lots, refused, cursor, count = said
-            sent += lots
-            kept += refused
+            if not (answer := self._store.run("replay_found", [], args)):
+                return _resent(answers, came_to, low) if came_to else None
+            cursor, count, *said = answer
+            answers.append(said)
             came_to += int(count)
             low = f"({cursor.decode()}" if cursor else ""
-        return _resent(sent, kept, came_to, low)
+        return _resent(answers, came_to, low)
 
     def settled(self, sent: Sequence[Sent]) -> Settled:
         """By their recorded outcomes; a plain Celery message has come to an end when it has left its mailbox."""
@@ -305,12 +302,20 @@ def _values(raw: bytes | None) -> list[bytes]:
     return [text.encode("utf-8", "surrogateescape") for text in texts]
 
 
-def _resent(sent: Sequence[Any], refused: Sequence[Any], came_to: int, low: str = "") -> Resent:
+def _resent(answers: Sequence[Sequence[Any]], came_to: int, low: str = "") -> Resent:
     """What the scripts say of letters that were to be sent again; see ``resend.lua``."""
-    lots = tuple(Lot(queue.decode(), *([part.decode() for part in parts] for parts in listed)) for queue, *listed in sent)
-    kept = tuple(letter_id.decode() for _, _, of_queue in refused for letter_id in of_queue)
-    why = refusal(refused[0][0].decode(), refused[0][1]) if refused else None
-    return Resent(lots, kept, why, came_to, low)
+    lots: list[Lot] = []
+    kept: list[str] = []
+    why: MailboxFull | CircuitOpen | None = None
+    for refused, *sent in answers:
+        for queue, said, ids in refused or ():
+            why = why or refusal(queue.decode(), said)
+            kept += ids.decode().split()
+        for at in range(0, len(sent), 4):
+            queue, ids, entries, deliveries = sent[at : at + 4]
+            told = [delivery.decode() for delivery in deliveries] if deliveries else ()
+            lots.append(Lot(queue.decode(), ids.decode().split(), entries.decode().split(), told))
+    return Resent(tuple(lots), tuple(kept), why, came_to, low)
 
 
 def _act(act: str, fields: Mapping[bytes, bytes], done: bytes | None, dead: bytes | None) -> Act:

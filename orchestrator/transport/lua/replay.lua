@@ -1,9 +1,8 @@
 -- Sends dead letters again, by their ids.
 -- ARGV: root, step, act, 1 if automatic else 0, '1' if somebody watches the outcomes, a message instead of the letter's
 -- or '', ids…
--- Returns {what was sent, what was kept (both as resend.lua has them), {id, …}}; the last are those it did not come to.
+-- Returns {'id id …', what resend.lua says, …}; the first are those it did not come to.
 local how = {root = ARGV[1], step = ARGV[2], act = ARGV[3], auto = ARGV[4], watched = ARGV[5] == '1', instead = ARGV[6]}
 local ids = {unpack(ARGV, 7)}
 local lots, came_to = lots_to_send(how.root, ids)
-local sent, kept = resend(how, lots)
-return answer({sent, kept, {unpack(ids, came_to + 1)}})
+return answer(resend(how, lots, {table.concat(ids, ' ', came_to + 1)}))

@@ -91,12 +91,14 @@ end
 
 -- How: root, step, act, auto ('1' if automatic, else '0'), watched (somebody watches the outcomes), instead (a message
 -- instead of the letter's, or ''), gapless (see drop_letters; of a kind's letters, only the last are ever kept).
--- Returns {{queue, {id, …}, {entry in the mailbox, …}, {delivery, …}}, …}, the last two only if watched, and
--- {{queue, why, {id, …}}, …}. What flow control refuses stays a letter, as the second list says: nothing is dropped for
--- want of room.
-local function resend(how, lots)
+-- Returns `out`, to which it adds {{queue, why, 'id id …'}, …} of what flow control refuses, or false: nothing
+-- is dropped for want of room, these stay letters; then for each queue its name, 'id id …', and if watched 'entry entry …'
+-- (in the mailbox) and {delivery, …}, else '' twice. An answer of many parts is written in as many pieces.
+local function resend(how, lots, out)
   local root, watched, instead = how.root, how.watched, how.instead ~= ''
-  local sent, kept, gone, of_kind, origins = {}, {}, {}, {}, {}
+  local kept, gone, of_kind, origins = {}, {}, {}, {}
+  out[#out + 1] = kept
+  local kept_at = #out
   even_when_full(root .. 'dead-letters')
   -- The lineage of what was never sent again before, but for its id.
   local first_time = '","replays":1,"auto":' .. how.auto .. ',"act":"' .. id_or(how.act, '') .. '"'
@@ -122,14 +124,20 @@ local function resend(how, lots)
     end
     forget_outcomes(root, lot, take)
     if take > 0 then
-      sent[#sent + 1] = {queue, ids, watched and entries or {}, watched and begin_watching(root, lot, take) or {}}
+      out[#out + 1], out[#out + 2] = queue, table.concat(ids, ' ')
+      if watched then
+        out[#out + 1], out[#out + 2] = table.concat(entries, ' '), begin_watching(root, lot, take)
+      else
+        out[#out + 1], out[#out + 2] = '', ''
+      end
       redis.call('HINCRBY', ledger, 'accepted', take)
       redis.call('SADD', root .. 'queues', queue)
     end
-    if take < lot.size then kept[#kept + 1] = {queue, door.refusal, {unpack(lot.ids, take + 1, lot.size)}} end
+    if take < lot.size then kept[#kept + 1] = {queue, door.refusal, table.concat(lot.ids, ' ', take + 1, lot.size)} end
     if door then close_door(door) end
   end
   drop_letters(root, gone, of_kind, origins, how.gapless)
   note_progress(root, how.act, 'done', #gone)
-  return sent, kept
+  if not kept[1] then out[kept_at] = false end
+  return out
 end

@@ -60,16 +60,16 @@ local function search_letters(root, asked)
   end
 
   -- Some more entries of a stream, from where the last ones ended.
-  local function more_of(reader)
+  local function more_of(reader, count)
     local after = reader.id and '(' .. reader.id
     local lowest, highest = forward and after or low, not forward and after or high
     if not from_parked then
-      return forward and redis.call('XRANGE', reader.stream, lowest, highest, 'COUNT', reader.count)
-        or redis.call('XREVRANGE', reader.stream, highest, lowest, 'COUNT', reader.count)
+      return forward and redis.call('XRANGE', reader.stream, lowest, highest, 'COUNT', count)
+        or redis.call('XREVRANGE', reader.stream, highest, lowest, 'COUNT', count)
     end
     local from, to = bound(lowest, '-0'), bound(highest, '-9999999999')
-    local got = forward and redis.call('ZRANGEBYLEX', parked, from, to, 'LIMIT', 0, reader.count)
-      or redis.call('ZREVRANGEBYLEX', parked, to, from, 'LIMIT', 0, reader.count)
+    local got = forward and redis.call('ZRANGEBYLEX', parked, from, to, 'LIMIT', 0, count)
+      or redis.call('ZREVRANGEBYLEX', parked, to, from, 'LIMIT', 0, count)
     for i, member in ipairs(got) do
       local ms, seq = member:match('^(%d+)%-(%d+)$')
       got[i] = {('%d-%d'):format(ms, seq)}
@@ -80,17 +80,22 @@ local function search_letters(root, asked)
   -- Whether ids of several streams have to be compared.
   local several = #readers > 1
 
-  -- How many were found.
-  local size = 0
+  -- How many were found, and looked at.
+  local size, looked = 0, 0
+
+  -- How many more of a stream: its share of what is still to be found; more where little of what was looked at fits.
+  local function some_more()
+    return math.min(math.max(math.ceil((limit - size) / #readers) + 1, looked - size), 500, budget)
+  end
 
   -- A reader's next id, which comes apart so that ids can be compared.
   local function step(reader)
     local at = reader.at + 1
     local entry = reader.got[at]
     if not entry and reader.more then
-      reader.got = more_of(reader)
-      reader.more = #reader.got == reader.count
-      reader.count = math.max(2, math.min(reader.count * 4, limit - size + 1, 500))
+      local count = some_more()
+      reader.got = more_of(reader, count)
+      reader.more = #reader.got == count
       at = 1
       entry = reader.got[1]
     end
@@ -124,10 +129,8 @@ local function search_letters(root, asked)
     heap[at] = reader
   end
 
-  -- Some more than its share, because asking again costs more than an id too many.
-  local count = math.min(math.ceil(limit * 1.3 / math.max(1, #readers)) + 1, budget)
   for _, reader in ipairs(readers) do
-    reader.got, reader.at, reader.more, reader.count = {}, 0, true, count
+    reader.got, reader.at, reader.more = {}, 0, true
     if step(reader) then heap[#heap + 1] = reader end
   end
   for at = math.floor(#heap / 2), 1, -1 do sink(at) end
@@ -147,7 +150,7 @@ local function search_letters(root, asked)
   end
 
   local free = state == 'all' or not from_parked and aside == 0 and state == 'open'
-  local ids, kinds, entries, looked = found.ids, found.kinds, found.entries, 0
+  local ids, kinds, entries = found.ids, found.kinds, found.entries
   while heap[1] do
     local first = heap[1]
     local id = first.id
