@@ -12,6 +12,9 @@ from orchestrator.core.errors import InvalidPolicy
 from orchestrator.deadletters.shelf import BATCH, Resent, Sent, Settled, Shelf
 from orchestrator.telemetry import emit, events, heard
 
+#: Letters sent in one step where nothing holds them back: some ten milliseconds, in which the client's work is lost.
+_FREELY = 200
+
 #: Between two looks at how the canary fares.
 _LOOK_S = 0.05
 
@@ -58,7 +61,7 @@ class Pace:
     @property
     def batch(self) -> int:
         """Letters sent in one step: a tenth of a second's, so that the rate holds within the second too."""
-        return BATCH if self._rate is None else max(1, min(BATCH, int(self._rate / 10)))
+        return _FREELY if self._rate is None else max(1, min(BATCH, int(self._rate / 10)))
 
     def sent(self, count: int) -> None:
         """Wait until the next may be sent."""
