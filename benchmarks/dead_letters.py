@@ -112,8 +112,8 @@ class Bench:
                 fields = [message(number), letter, "", agent, agent, "Charge", error, reason, group, "", "1"]
                 args += [*fields, f"1-{number + 1}", ""]
             self.redis.evalsha(sha("import_letters"), 0, *args)
-            # What was buried came from nowhere. A million of these freed at once would leave holes everywhere in the memory
-            # of a server without jemalloc, as the embedded one is.
+            # What was buried came from nowhere. A million of these freed at once would leave holes everywhere in the
+            # memory of a server without jemalloc, as the embedded one is.
             self.redis.delete(self.keys.letter_origins)
 
     def burial(self, number: int, entry: str) -> list[Any]:

@@ -56,7 +56,10 @@ class BareBroker:
     def letters(self) -> list[dict[str, str]]:
         """The dead letters, with what the log and their kinds have of them."""
         rows = StreamShelf(self.store).newest(1000, "+")
-        return [{name.decode(): value.decode(errors="replace") for name, value in fields.items()} for _, fields, _ in reversed(rows)]
+        return [
+            {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+            for _, fields, _ in reversed(rows)
+        ]
 
     def close(self) -> None:
         """Close every connection."""

@@ -42,7 +42,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """Letters that were sent again to one mailbox; the other two, by place, are known only of those somebody watches."""
+    """Letters that were sent again to one mailbox; the last two, by place, are known of those that somebody watches."""
 
     queue: str
     letter_ids: Sequence[str]

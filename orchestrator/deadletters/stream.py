@@ -113,7 +113,7 @@ class StreamShelf:
         return self._noted(self._call(lambda: self._store.client.xrevrange(self._key, max=below, min="-", count=limit)))
 
     def _noted(self, entries: Sequence[Any]) -> list[Row]:
-        """Letters from what the log has of them: with what their kinds' streams have, their kinds' values, their notes."""
+        """Letters from what the log has of them: with what their kinds' streams have, their kinds' values and notes."""
 
         def read() -> list[Any]:
             with self._store.client.pipeline(transaction=False) as pipe:
@@ -184,7 +184,7 @@ class StreamShelf:
     def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> Resent:
         """Out of the log and into the mailboxes, each in one step."""
         flags = ["1" if auto else "0", "1" if watched else ""]
-        answers = []
+        answers: list[Any] = []
         left: Sequence[str] = ids
         while left:
             args = [self._k.root, self._store.steps[1], act, *flags, instead, *left]
@@ -207,7 +207,7 @@ class StreamShelf:
         """Each found and sent again in the same step."""
         pairs = [part for pair in indexed for part in pair]
         how = [self._k.root, self._store.steps[1], act, "1" if watched else ""]
-        answers = []
+        answers: list[Any] = []
         came_to = 0
         while low and came_to < limit:
             args = [*how, low, high, limit - came_to, LOOK, state, *pairs]

@@ -53,7 +53,7 @@ _OBJECT = re.compile(rb"\s*\{(?=\s*\")")
 
 
 def with_lineage(raw: bytes, lineage: bytes) -> bytes:
-    """A message as ``claim.lua`` gives it to who reads it: an entry's lineage, if it has one, before the other members."""
+    """A message as ``claim.lua`` gives it to who reads it: its entry's lineage, if any, before the other members."""
     if not lineage or (begins := _OBJECT.match(raw)) is None:
         return raw
     return b'%s"%s":%s,%s' % (raw[: begins.end()], LINEAGE.encode(), lineage, raw[begins.end() :])

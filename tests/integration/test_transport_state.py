@@ -311,7 +311,8 @@ class Mailbox(RuleBasedStateMachine):
     def a_letter_tells_which_deaths_were_solitary(self) -> None:
         letters: Any = self.redis.xrange(self.keys.dead_letters)
         for entry, letter in letters:
-            ((_, again),) = self.redis.xrange(self.keys.letters_of(letter[b"k"].decode()), entry, entry)
+            found: Any = self.redis.xrange(self.keys.letters_of(letter[b"k"].decode()), entry, entry)
+            ((_, again),) = found
             name, deaths = again[b"m"].decode(), json.loads(letter.get(b"d", b"[]"))
             assert len(deaths) == self.deaths.get(name, 0)
             assert sum(death.get("alone", False) for death in deaths) == self.alone.get(name, 0)
