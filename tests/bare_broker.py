@@ -10,6 +10,7 @@ import redis
 from celery import Celery
 from kombu import Connection
 
+from orchestrator.deadletters.stream import StreamShelf
 from orchestrator.sending.ledger import LedgerRow, read_ledger, total
 from orchestrator.transport.store import Store, open_store
 from tests.worker_process import WorkerProcess
@@ -53,8 +54,12 @@ class BareBroker:
             self.redis.rpush(f"test:go:{name}", "1")
 
     def letters(self) -> list[dict[str, str]]:
-        """The dead letters, as they lie in the stream."""
-        return [fields for _, fields in self.redis.xrange(self.store.keys.dead_letters)]
+        """The dead letters, with what the log and their kinds have of them."""
+        rows = StreamShelf(self.store).newest(1000, "+")
+        return [
+            {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+            for _, fields, _ in reversed(rows)
+        ]
 
     def close(self) -> None:
         """Close every connection."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import threading
 from abc import ABC, abstractmethod
@@ -24,7 +23,7 @@ from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.memory import MemoryShelf
 from orchestrator.deadletters.stream import StreamShelf
 from orchestrator.transport.flow import declare_flow
-from orchestrator.transport.message import decode
+from orchestrator.transport.message import decode, with_lineage
 from orchestrator.transport.options import Options
 from orchestrator.transport.store import Store
 
@@ -194,7 +193,9 @@ class ShelfInRedis(Bench):
 
     def _sent(self) -> list[tuple[str, str, bytes]]:
         streams = [self.keys.step(q.decode(), "0") for q in self.redis.smembers(self.keys.queues)]
-        return [(s, e.decode(), f[b"m"]) for s in streams for e, f in self.redis.xrange(s)]
+        return [
+            (s, e.decode(), with_lineage(f[b"m"], f.get(b"r", b""))) for s in streams for e, f in self.redis.xrange(s)
+        ]
 
     def sent_headers(self) -> list[dict[str, Any]]:
         return [decode(raw, tag="t", queue=QUEUE, redelivered=False)["headers"] for _, _, raw in self._sent()]
@@ -328,12 +329,16 @@ def index_problems(redis: Any, keys: Keys) -> list[str]:
     letters = {entry.decode(): fields for entry, fields in redis.xrange(keys.dead_letters)}
     problems = []
     wanted: dict[str, set[str]] = {}
-    kinds: dict[str, tuple[str, ...]] = {}
+    kinds: set[str] = set()
+    named = {kind.decode(): json.loads(names) for kind, names in redis.hgetall(keys.letter_kind_names).items()}
     for letter_id, fields in letters.items():
-        values = tuple(indexed(fields.get(field, b"").decode()) for field in DIMENSIONS.values())
-        kind = hashlib.sha1("\0".join(values).encode()).hexdigest()[:16]
-        kinds[kind] = values
+        kind = fields[b"k"].decode()
+        values = [indexed(value) for value in named.get(kind, [])[:-1]]
+        kinds.add(kind)
         wanted.setdefault(keys.letters_of(kind), set()).add(letter_id)
+        if not values:
+            problems.append(f"{letter_id} is of no known kind")
+            continue
         for dimension, value in zip(DIMENSIONS, values, strict=True):
             if value:
                 wanted.setdefault(keys.letters(dimension, value), set()).add(kind)
@@ -358,8 +363,7 @@ def index_problems(redis: Any, keys: Keys) -> list[str]:
             problems.append(f"{key} has {there}")
     problems += [f"{key} is missing" for key in wanted]
     known = {raw.decode() for raw in redis.zrange(keys.letter_kinds, 0, -1)}
-    named = {kind.decode(): tuple(json.loads(names)) for kind, names in redis.hgetall(keys.letter_kind_names).items()}
-    if known != set(kinds) or named != kinds:
+    if known != kinds or set(named) != kinds:
         problems.append(f"kinds {known}, named {named}, but there are {kinds}")
     unpadded = {
         "-".join(str(int(part)) for part in member.decode().split("-"))

@@ -14,6 +14,7 @@ from orchestrator.deadletters.criteria import Criteria
 from orchestrator.deadletters.edit import Edit, Validate, edited
 from orchestrator.deadletters.export import read_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
+from orchestrator.deadletters.replay import tell
 from orchestrator.deadletters.selection import Selection
 from orchestrator.deadletters.shelf import BATCH, Act, Row, Shelf
 from orchestrator.telemetry import emit, events
@@ -119,11 +120,10 @@ class DeadLetters:
         resent = self.shelf.resend([letter.id], act, auto=False, watched=False, instead=instead)
         if resent.refusal is not None:
             raise resent.refusal
-        if not resent.sent:
+        if not resent.lots:
             raise UnknownDeadLetter(letter.id)
-        queue = resent.sent[0].queue
-        emit(events.REPLAYED, letter_id=letter.id, queue=queue)
-        return queue
+        tell(resent)
+        return resent.lots[0].queue
 
     def edit(self, letter_id: str, changes: Mapping[str, Any]) -> Edit:
         """What the letter's message would be with some of its fields changed; nothing is done yet.

@@ -8,12 +8,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.core.fingerprint import fingerprint
 from orchestrator.deadletters.letter import DIMENSIONS, envelope_of, supervision_in
-from orchestrator.deadletters.shelf import Act, Found, Resent, Row, Sent, Settled
+from orchestrator.deadletters.shelf import Act, Found, Lot, Resent, Row, Sent, Settled
 from orchestrator.transport.message import LINEAGE, renewed
 
 _HOUR_MS = 3_600_000
@@ -199,8 +200,24 @@ class MemoryShelf:
                 self._progress[act]["done"] += 1
                 if silent and watched:
                     self._silent.add(letter_id)
-            sent.append(Sent(letter_id, queue))
-        return Resent(tuple(sent), tuple(kept), why)
+            sent.append(Lot(queue, (letter_id,)))
+        return Resent(tuple(sent), tuple(kept), why, len(ids))
+
+    def resend_found(
+        self,
+        indexed: Sequence[tuple[str, str]],
+        state: str,
+        low: str,
+        high: str,
+        act: str,
+        *,
+        limit: int,
+        watched: bool,
+    ) -> Resent:
+        """Found, then sent again."""
+        found = self.find(indexed, state, low, high, limit=limit, oldest_first=True)
+        low = f"({found.cursor}" if found.cursor else ""
+        return replace(self.resend(found.ids, act, auto=False, watched=watched), low=low)
 
     def settled(self, sent: Sequence[Sent]) -> Settled:
         """Nothing is ever pending."""

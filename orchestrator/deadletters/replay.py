@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from time import monotonic
 
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.deadletters.shelf import BATCH, Sent, Settled, Shelf
-from orchestrator.telemetry import emit, events
+from orchestrator.deadletters.shelf import BATCH, Resent, Sent, Settled, Shelf
+from orchestrator.telemetry import emit, events, heard
+
+#: Letters sent in one step where nothing holds them back: some ten milliseconds, in which the client's work is lost.
+_FREELY = 200
 
 #: Between two looks at how the canary fares.
 _LOOK_S = 0.05
@@ -57,7 +61,7 @@ class Pace:
     @property
     def batch(self) -> int:
         """Letters sent in one step: a tenth of a second's, so that the rate holds within the second too."""
-        return BATCH if self._rate is None else max(1, min(BATCH, int(self._rate / 10)))
+        return _FREELY if self._rate is None else max(1, min(BATCH, int(self._rate / 10)))
 
     def sent(self, count: int) -> None:
         """Wait until the next may be sent."""
@@ -78,9 +82,20 @@ class Replayed:
     stopped: str = ""
 
 
+#: Sends the next letters again, at most so many; ``None`` when there are none left.
+Source = Callable[[int], Resent | None]
+
+
+def tell(resent: Resent) -> None:
+    """Emit an event for each letter that was sent again."""
+    if heard(events.REPLAYED):
+        for one in resent.each():
+            emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
+
+
 def replay(
     shelf: Shelf,
-    batches: Iterable[Sequence[str]],
+    source: Source,
     act: str,
     pace: Pace,
     canary: Canary | None,
@@ -89,24 +104,30 @@ def replay(
     """Send letters again until there are none left, the canary stops it, or a mailbox takes no more."""
     total = silent = 0
     stopped = ""
-    for lot in batches if canary is None else _in_lots(batches, canary.lots):
+    ended = False
+    for size in _sizes((pace.batch,) if canary is None else canary.lots):
+        left = size
         sent: list[Sent] = []
-        for ids in _in_pieces(lot, pace.batch):
-            resent = shelf.resend(ids, act, auto=False, watched=canary is not None)
-            for one in resent.sent:
-                emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
-            sent += resent.sent
+        while left > 0 and not stopped:
+            resent = source(min(left, pace.batch))
+            if resent is None:
+                ended = True
+                break
+            tell(resent)
+            total += resent.count
+            if canary is not None:
+                sent += resent.each()
             if progress is not None:
-                progress(len(ids) - len(resent.kept))
+                progress(resent.came_to - len(resent.kept))
+            left -= resent.came_to
             if resent.refusal is not None:
                 stopped = str(resent.refusal)
-                break
-            pace.sent(len(resent.sent))
-        total += len(sent)
-        if canary is not None and not stopped:
+            else:
+                pace.sent(resent.count)
+        if canary is not None and sent and not stopped:
             settled, stopped = _watch(shelf, sent, act, total, silent, canary)
             silent += settled.silent
-        if stopped:
+        if stopped or ended:
             break
     dead = shelf.deaths_of(act) + silent
     if stopped:
@@ -114,21 +135,8 @@ def replay(
     return Replayed(act, total, dead, stopped)
 
 
-def _in_pieces(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (ids[at : at + size] for at in range(0, len(ids), size))
-
-
-def _in_lots(batches: Iterable[Sequence[str]], sizes: Sequence[int]) -> Iterator[list[str]]:
-    waiting: list[str] = []
-    number = 0
-    for ids in batches:
-        waiting += ids
-        while len(waiting) >= (size := sizes[min(number, len(sizes) - 1)]):
-            yield waiting[:size]
-            del waiting[:size]
-            number += 1
-    if waiting:
-        yield waiting
+def _sizes(lots: Sequence[int]) -> Iterator[int]:
+    return chain(lots, repeat(lots[-1]))
 
 
 def _watch(

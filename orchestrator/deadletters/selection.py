@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from orchestrator.deadletters.criteria import Criteria
 from orchestrator.deadletters.export import write_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
-from orchestrator.deadletters.replay import Canary, Pace, Replayed, replay
-from orchestrator.deadletters.shelf import BATCH, Found
+from orchestrator.deadletters.replay import Canary, Pace, Replayed, Source, replay
+from orchestrator.deadletters.shelf import BATCH, Found, Resent
 from orchestrator.telemetry import emit, events
 
 if TYPE_CHECKING:
@@ -151,7 +151,48 @@ class Selection:
         """
         pace = Pace(rate_per_s)
         act = self._log.begin("retry", who, why, filter=self.criteria.described(), canary=canary is not None)
-        return replay(self._shelf, self._ids(limit=pace.batch, at_most=at_most), act, pace, canary, progress)
+        send = self._sender(act, at_most, watched=canary is not None)
+        return replay(self._shelf, send, act, pace, canary, progress)
+
+    def _sender(self, act: str, at_most: int | None, *, watched: bool) -> Source:
+        """Sends what an index finds in the step that finds it, and what has to be looked for by its id."""
+        c = self.criteria
+        low, high = self._bounds_now()
+        left = at_most
+        named: Source | None = None
+
+        def send(most: int) -> Resent | None:
+            nonlocal low, left, named
+            if named is not None:
+                return named(most)
+            if not low or left == 0:
+                return None
+            limit = most if left is None else min(most, left)
+            resent = (
+                None
+                if c.needs_reading
+                else self._shelf.resend_found(c.indexed, c.state, low, high, act, limit=limit, watched=watched)
+            )
+            if resent is None:
+                named = self._sender_by_id(self._ids_within(low, high, at_most=left), act, watched=watched)
+                return named(most)
+            low = resent.low
+            left = None if left is None else left - resent.came_to
+            return resent if resent.came_to else None
+
+        return send
+
+    def _sender_by_id(self, batches: Iterator[list[str]], act: str, *, watched: bool) -> Source:
+        waiting: list[str] = []
+
+        def send(most: int) -> Resent | None:
+            while len(waiting) < most and (ids := next(batches, None)) is not None:
+                waiting.extend(ids)
+            ids = waiting[:most]
+            del waiting[:most]
+            return self._shelf.resend(ids, act, auto=False, watched=watched) if ids else None
+
+        return send
 
     def park(self, note: str, *, who: str | None = None, why: str = "", progress: Progress | None = None) -> int:
         """Put them aside; returns how many were open."""
@@ -201,6 +242,14 @@ class Selection:
         high = "+" if c.older_than_s is None else str(max(0, now - round(c.older_than_s * 1000)))
         return low, high
 
+    def _bounds_now(self) -> tuple[str, str]:
+        """The bounds of those that are there now; the lower one is empty if there are none."""
+        low, high = self._bounds()
+        if high != "+":
+            return low, high
+        newest = self._shelf.newest(1, "+")
+        return (low, newest[0][0]) if newest else ("", "")
+
     def _find(self, low: str, high: str, limit: int, *, oldest_first: bool, state: str = "") -> Found:
         c = self.criteria
         return self._shelf.find(c.indexed, state or c.state, low, high, limit=limit, oldest_first=oldest_first)
@@ -211,25 +260,22 @@ class Selection:
             return letters
         return [letter for letter in letters if self.criteria.fits(letter, self._log.hidden)]
 
-    def _ids(self, *, limit: int = BATCH, at_most: int | None = None, state: str = "") -> Iterator[list[str]]:
+    def _ids(self, *, limit: int = BATCH, state: str = "") -> Iterator[list[str]]:
         """Ids of those that are there now, oldest first, some at a time."""
-        low, high = self._bounds()
-        if high == "+":
-            newest = self._shelf.newest(1, "+")
-            if not newest:
-                return
-            high = newest[0][0]
+        return self._ids_within(*self._bounds_now(), limit=limit, state=state)
+
+    def _ids_within(
+        self, low: str, high: str, *, limit: int = BATCH, at_most: int | None = None, state: str = ""
+    ) -> Iterator[list[str]]:
         left = at_most
         # Ids come cheaper by the thousand. Letters that have to be read come by the batch.
         ahead = _AHEAD if limit == BATCH and not self.criteria.needs_reading else limit
-        while left is None or left > 0:
+        while low and (left is None or left > 0):
             found = self._find(low, high, ahead if left is None else min(ahead, left), oldest_first=True, state=state)
             ids = list(found.ids)
             if self.criteria.needs_reading:
                 ids = [letter.id for letter in self._read(found.ids)]
             for at in range(0, len(ids), limit):
                 yield ids[at : at + limit]
-            if not found.cursor:
-                return
             left = None if left is None else left - len(ids)
-            low = f"({found.cursor}"
+            low = f"({found.cursor}" if found.cursor else ""

@@ -41,14 +41,42 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Lot:
+    """Letters that were sent again to one mailbox; the last two, by place, are known of those that somebody watches."""
+
+    queue: str
+    letter_ids: Sequence[str]
+    #: See :class:`Sent`.
+    entries: Sequence[str] = ()
+    delivery_ids: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Resent:
     """What became of letters that were to be sent again. Those in neither list were not there, or name no queue."""
 
-    sent: tuple[Sent, ...]
+    lots: tuple[Lot, ...] = ()
     #: What flow control kept out: these stay letters.
     kept: tuple[str, ...] = ()
     #: Why it kept the first of them out; ``None`` if it kept out none.
     refusal: MailboxFull | CircuitOpen | None = None
+    #: How many letters it came to, and the lower bound from which a search for them goes on; empty at the end.
+    came_to: int = 0
+    low: str = ""
+
+    @property
+    def count(self) -> int:
+        """How many were sent."""
+        return sum(len(lot.letter_ids) for lot in self.lots)
+
+    def each(self) -> Iterator[Sent]:
+        """One by one."""
+        for lot in self.lots:
+            for at, letter_id in enumerate(lot.letter_ids):
+                if lot.entries:
+                    yield Sent(letter_id, lot.queue, lot.entries[at], lot.delivery_ids[at])
+                else:
+                    yield Sent(letter_id, lot.queue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +176,23 @@ class Shelf(Protocol):
 
         Whoever asks for a delivery's outcome no longer finds the one that the letter told of. ``watched``: its next
         outcome is recorded even if its sender wanted none.
+        """
+        ...
+
+    def resend_found(
+        self,
+        indexed: Sequence[tuple[str, str]],
+        state: str,
+        low: str,
+        high: str,
+        act: str,
+        *,
+        limit: int,
+        watched: bool,
+    ) -> Resent | None:
+        """The next letters that a search finds, oldest first, each sent again in the step that finds it.
+
+        Else as :meth:`resend`. ``None``: it does not do that for these; find them first.
         """
         ...
 

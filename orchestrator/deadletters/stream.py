@@ -10,16 +10,19 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
-from orchestrator.core.keys import indexed as index_name
 from orchestrator.deadletters.letter import DIMENSIONS
-from orchestrator.deadletters.shelf import LOOK, Act, Found, Resent, Row, Sent, Settled
+from orchestrator.deadletters.shelf import LOOK, Act, Found, Lot, Resent, Row, Sent, Settled
 from orchestrator.transport.flow import refusal
 from orchestrator.transport.store import Store
 
 #: Acts remembered.
 _ACTS = 10_000
 
+#: What ``import_letters.lua`` takes of a letter.
 _FIELDS = (b"m", b"letter", b"d", b"q", b"a", b"n", b"e", b"y", b"g", b"r", b"s", b"o")
+
+#: What letters of a kind agree in, in the order of ``letters.lua``: the dimensions, and the queue.
+_OF_KIND = (*DIMENSIONS.values(), b"q")
 
 #: Kinds of letters that are looked at in one step.
 _KINDS = 1000
@@ -60,15 +63,15 @@ class StreamShelf:
         client: Any = self._store.client
         places = list(DIMENSIONS)
         place = places.index(dimension)
-        wanted = [(places.index(name), index_name(value)) for name, value in indexed]
+        wanted = [(places.index(name), value) for name, value in indexed]
         found: set[str] = set()
         start = 0
         while kinds := self._call(partial(client.zrevrange, self._k.letter_kinds, start, start + _KINDS - 1)):
             for raw in self._call(partial(client.hmget, self._k.letter_kind_names, kinds)):
-                names = json.loads(raw) if raw else None
-                if names is None or any(names[at] != value for at, value in wanted):
+                values = [part.decode("utf-8", "replace") for part in _values(raw)]
+                if not values or any(values[at] != value for at, value in wanted):
                     continue
-                if (value := names[place]) and value not in found:
+                if (value := values[place]) and value not in found:
                     found.add(value)
                     yield value
             start += len(kinds)
@@ -110,11 +113,29 @@ class StreamShelf:
         return self._noted(self._call(lambda: self._store.client.xrevrange(self._key, max=below, min="-", count=limit)))
 
     def _noted(self, entries: Sequence[Any]) -> list[Row]:
+        """Letters from what the log has of them: with what their kinds' streams have, their kinds' values and notes."""
+
+        def read() -> list[Any]:
+            with self._store.client.pipeline(transaction=False) as pipe:
+                pipe.hmget(self._k.letter_notes, [entry for entry, _ in entries])
+                pipe.hmget(self._k.letter_kind_names, kinds)
+                for (entry, _), kind in zip(entries, kinds, strict=True):
+                    pipe.xrange(self._k.letters_of(kind.decode()), min=entry, max=entry)
+                return pipe.execute()
+
         if not entries:
             return []
-        ids = [entry for entry, _ in entries]
-        notes = self._call(lambda: self._store.client.hmget(self._k.letter_notes, ids))
-        return [(entry.decode(), fields, note or b"") for (entry, fields), note in zip(entries, notes, strict=True)]
+        kinds = [fields.get(b"k", b"") for _, fields in entries]
+        notes, values, *others = self._call(read)
+        rows: list[Row] = []
+        for (entry, fields), note, raw, other in zip(entries, notes, values, others, strict=True):
+            if raw is not None and other:
+                fields |= dict(zip(_OF_KIND, _values(raw), strict=True)) | other[0][1]
+            # It has left the log meanwhile; else it would have been there.
+            elif b"k" in fields:
+                continue
+            rows.append((entry.decode(), fields, note or b""))
+        return rows
 
     def begin(self, kind: str, who: str, why: str, detail: Mapping[str, Any]) -> str:
         """One round trip."""
@@ -163,19 +184,40 @@ class StreamShelf:
     def resend(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> Resent:
         """Out of the log and into the mailboxes, each in one step."""
         flags = ["1" if auto else "0", "1" if watched else ""]
-        sent: list[Sent] = []
-        kept: list[str] = []
-        why: MailboxFull | CircuitOpen | None = None
-        left: Sequence[Any] = ids
+        answers: list[Any] = []
+        left: Sequence[str] = ids
         while left:
             args = [self._k.root, self._store.steps[1], act, *flags, instead, *left]
-            flat, refused, left = self._store.run("replay", [], args)
-            texts = [part.decode() for part in flat]
-            sent += [Sent(*texts[at : at + 4]) for at in range(0, len(texts), 4)]
-            for queue, said, of_queue in refused:
-                why = why or refusal(queue.decode(), said)
-                kept += [letter_id.decode() for letter_id in of_queue]
-        return Resent(tuple(sent), tuple(kept), why)
+            not_yet, *said = self._store.run("replay", [], args)
+            left = not_yet.decode().split()
+            answers.append(said)
+        return _resent(answers, len(ids))
+
+    def resend_found(
+        self,
+        indexed: Sequence[tuple[str, str]],
+        state: str,
+        low: str,
+        high: str,
+        act: str,
+        *,
+        limit: int,
+        watched: bool,
+    ) -> Resent | None:
+        """Each found and sent again in the same step."""
+        pairs = [part for pair in indexed for part in pair]
+        how = [self._k.root, self._store.steps[1], act, "1" if watched else ""]
+        answers: list[Any] = []
+        came_to = 0
+        while low and came_to < limit:
+            args = [*how, low, high, limit - came_to, LOOK, state, *pairs]
+            if not (answer := self._store.run("replay_found", [], args)):
+                return _resent(answers, came_to, low) if came_to else None
+            cursor, count, *said = answer
+            answers.append(said)
+            came_to += int(count)
+            low = f"({cursor.decode()}" if cursor else ""
+        return _resent(answers, came_to, low)
 
     def settled(self, sent: Sequence[Sent]) -> Settled:
         """By their recorded outcomes; a plain Celery message has come to an end when it has left its mailbox."""
@@ -252,6 +294,28 @@ class StreamShelf:
             return command()
         except RedisError as error:
             raise BrokerUnavailable(self._store.url, error) from error
+
+
+def _values(raw: bytes | None) -> list[bytes]:
+    """What letters of a kind agree in, byte for byte; empty if there is no such kind (any more)."""
+    texts: list[str] = json.loads(raw.decode("utf-8", "surrogateescape")) if raw else []
+    return [text.encode("utf-8", "surrogateescape") for text in texts]
+
+
+def _resent(answers: Sequence[Sequence[Any]], came_to: int, low: str = "") -> Resent:
+    """What the scripts say of letters that were to be sent again; see ``resend.lua``."""
+    lots: list[Lot] = []
+    kept: list[str] = []
+    why: MailboxFull | CircuitOpen | None = None
+    for refused, *sent in answers:
+        for queue, said, ids in refused or ():
+            why = why or refusal(queue.decode(), said)
+            kept += ids.decode().split()
+        for at in range(0, len(sent), 4):
+            queue, ids, entries, deliveries = sent[at : at + 4]
+            told = [delivery.decode() for delivery in deliveries] if deliveries else ()
+            lots.append(Lot(queue.decode(), ids.decode().split(), entries.decode().split(), told))
+    return Resent(tuple(lots), tuple(kept), why, came_to, low)
 
 
 def _act(act: str, fields: Mapping[bytes, bytes], done: bytes | None, dead: bytes | None) -> Act:

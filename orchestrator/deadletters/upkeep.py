@@ -9,6 +9,7 @@ from time import monotonic
 
 from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.log import DeadLetters
+from orchestrator.deadletters.replay import tell
 from orchestrator.deadletters.shelf import BATCH, LOOK
 from orchestrator.telemetry import emit, events
 
@@ -85,10 +86,9 @@ def _send_due(log: DeadLetters, keeping: Keeping, until: float) -> int:
         # What a full mailbox keeps out must not stand before the letters of others.
         shelf.put_off(resent.kept, pause_ms)
         # What names no queue would be due for ever.
-        shelf.unplan(sorted({*due} - {*resent.kept} - {one.letter_id for one in resent.sent}))
-        for one in resent.sent:
-            emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
-        retried += len(resent.sent)
+        shelf.unplan(sorted({*due} - {*resent.kept} - {one.letter_id for one in resent.each()}))
+        tell(resent)
+        retried += resent.count
         kept += len(resent.kept)
         if resent.refusal is not None:
             waiting[str(resent.refusal)] = None

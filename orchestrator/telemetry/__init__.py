@@ -1,5 +1,5 @@
 """One door for everything worth telling: :func:`emit`. Like :mod:`logging`, one set of handlers per process."""
 
-from orchestrator.telemetry.emit import Event, attach, detach, emit
+from orchestrator.telemetry.emit import Event, attach, detach, emit, heard
 
-__all__ = ["Event", "attach", "detach", "emit"]
+__all__ = ["Event", "attach", "detach", "emit", "heard"]

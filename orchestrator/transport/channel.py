@@ -20,7 +20,7 @@ from orchestrator.telemetry import emit, events
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.holders import HOLDERS
-from orchestrator.transport.message import MalformedEntry, decode, read_past
+from orchestrator.transport.message import MalformedEntry, decode, read_past, with_lineage
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.qos import QoS
 from orchestrator.transport.scripts import sha, source
@@ -276,8 +276,12 @@ class Channel(PublishingChannel):
                     self.wire.call("XDEL", stream, entry)
                     continue
                 values = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-                past = b"%s %s" % (values.get(b"u", b""), values.get(b"d", b"")) if len(values) > 1 else b""
-                self._claimed.append(self._took(stream, queue, entry, values.get(b"m", b""), past))
+                raw = values.get(b"m", b"")
+                past = b""
+                if len(values) > 1:
+                    past = b"%s %s" % (values.get(b"u", b""), values.get(b"d", b""))
+                    raw = with_lineage(raw, values.get(b"r", b""))
+                self._claimed.append(self._took(stream, queue, entry, raw, past))
 
     def _give_back_surplus(self) -> None:
         """A sleeping read takes one of each step and queue, where there had been none just before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,16 @@ def read_past(raw: bytes) -> tuple[int, int]:
         return len(listed) if isinstance(listed, list) else 0, int(unexplained or 0)
     except ValueError:
         return 0, 0
+
+
+_OBJECT = re.compile(rb"\s*\{(?=\s*\")")
+
+
+def with_lineage(raw: bytes, lineage: bytes) -> bytes:
+    """A message as ``claim.lua`` gives it to who reads it: its entry's lineage, if any, before the other members."""
+    if not lineage or (begins := _OBJECT.match(raw)) is None:
+        return raw
+    return b'%s"%s":%s,%s' % (raw[: begins.end()], LINEAGE.encode(), lineage, raw[begins.end() :])
 
 
 _scan = json.JSONDecoder().raw_decode

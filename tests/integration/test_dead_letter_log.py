@@ -127,6 +127,34 @@ def test_letters_of_many_kinds_come_in_the_order_in_which_they_died(bench: Bench
     assert log.query(agent="shipping").retry().sent == len(left)
 
 
+@pytest.mark.parametrize("options", [{}, {"agent": "billing"}, {"reason": "timeout"}], ids=["all", "agent", "reason"])
+def test_letters_of_more_kinds_than_are_merged_are_sent_oldest_first(bench: Bench, options: Any) -> None:
+    made = [bench.bury(error=f"Error{n % 70}", reason="timeout") for n in range(150)]
+    log = bench.log
+    assert log.query(**options).retry(at_most=110).sent == 110
+    assert ids(log.query(**options).page(1000).letters) == made[110:][::-1]
+    assert bench.index_problems() == []
+    assert log.query(**options).retry().sent == 40
+    assert (bench.accepted(), bench.log.count()) == (150, 0)
+
+
+def test_small_and_large_letters_are_sent_oldest_first(bench: Bench) -> None:
+    errors = ("KeyError", "ValueError")
+    made = [bench.bury(error=errors[n % 2], body={"text": "x" * (6000 if n % 3 else 6)}) for n in range(30)]
+    log = bench.log
+    raws = {letter.id: letter.raw for letter in log.list(100)}
+    log.query(error="KeyError").park("later")
+    assert log.query(agent="billing").retry(at_most=4).sent == 4
+    assert log.query(agent="billing", state="parked").retry(at_most=4).sent == 4
+    left = [one for n, one in enumerate(made) if n >= 8]
+    assert ids(log.list(100)) == left[::-1]
+    assert {letter.id: letter.raw for letter in log.list(100)} == {one: raws[one] for one in left}
+    assert bench.index_problems() == []
+    assert log.query(state="all").retry().sent == 22
+    if bench.keeps_bytes:
+        assert sorted(letter.raw for letter in bench.die_again()) == sorted(raws.values())
+
+
 def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: Bench) -> None:
     made = [bench.bury(error=f"Error{n}") for n in range(1001)]
     log = bench.log
@@ -337,13 +365,14 @@ def test_a_canary_sees_those_who_die_without_a_letter(bench: Bench) -> None:
 def lots_of(bench: Bench, patch: pytest.MonkeyPatch, **options: Any) -> list[int]:
     """The sizes in which letters are sent again."""
     shelf: Any = bench.log.shelf
-    resend, sizes = shelf.resend, []
+    resend, sizes = shelf.resend_found, []
 
-    def noted(ids: Any, *args: Any, **more: Any) -> Any:
-        sizes.append(len(ids))
-        return resend(ids, *args, **more)
+    def noted(*args: Any, **more: Any) -> Any:
+        resent = resend(*args, **more)
+        sizes.append(resent.came_to)
+        return resent
 
-    patch.setattr(shelf, "resend", noted)
+    patch.setattr(shelf, "resend_found", noted)
     with bench.worker():
         done = bench.log.query().retry(canary=Canary(wait_s=20), **options)
     assert (done.sent, done.stopped) == (sum(sizes), "")

@@ -48,9 +48,9 @@ class Log(RuleBasedStateMachine):
         for agent in AGENTS:
             self.bury(agent, ERRORS[0])
 
-    @rule(agent=st.sampled_from(AGENTS), error=st.sampled_from(ERRORS))
-    def bury(self, agent: str, error: str) -> None:
-        letter_id = self.bench.bury(agent=agent, error=error)
+    @rule(agent=st.sampled_from(AGENTS), error=st.sampled_from(ERRORS), size=st.sampled_from([1, 5000]))
+    def bury(self, agent: str, error: str, size: int = 1) -> None:
+        letter_id = self.bench.bury(agent=agent, error=error, body={"text": "x" * size})
         self.letters[letter_id] = (agent, error)
         self.auto[letter_id] = 0
         self.buried += 1
@@ -75,13 +75,21 @@ class Log(RuleBasedStateMachine):
         self.resent += 1
         self._gone(letter_id)
 
-    @rule(agent=st.sampled_from(AGENTS), operators=st.integers(2, 3))
-    def retry_at_once(self, agent: str, operators: int) -> None:
+    @rule(
+        agent=st.sampled_from([None, *AGENTS]),
+        state=st.sampled_from(["open", "parked", "all"]),
+        operators=st.integers(1, 3),
+    )
+    def retry_at_once(self, agent: str | None, state: str, operators: int) -> None:
         """Several press the button; each letter is sent once."""
-        meant = [i for i, (a, _) in self.letters.items() if a == agent and i not in self.parked]
+        meant = [
+            i
+            for i, (a, _) in self.letters.items()
+            if agent in (None, a) and (state == "all" or (state == "parked") is (i in self.parked))
+        ]
         sent: list[int] = []
         threads = [
-            threading.Thread(target=lambda: sent.append(self.bench.log.query(agent=agent).retry().sent))
+            threading.Thread(target=lambda: sent.append(self.bench.log.query(agent=agent, state=state).retry().sent))
             for _ in range(operators)
         ]
         for thread in threads:

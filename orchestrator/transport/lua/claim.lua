@@ -40,10 +40,10 @@ for s = 1, steps do
       got = redis.call(unpack(read))
     end
     for _, entry in ipairs(got and got[1][2] or {}) do
-      local m, d, u = fields(entry)
+      local m, d, u, r = fields(entry)
       out[#out + 1] = index
       out[#out + 1] = entry[1]
-      out[#out + 1] = m or ''
+      out[#out + 1] = r and with_lineage(m or '', r) or m or ''
       out[#out + 1] = (d or u) and (u or 0) .. ' ' .. (d or '') or ''
       credit = credit - 1
     end

@@ -1,6 +1,7 @@
 -- Shared by the scripts below; Python puts it in front of each.
 -- A mailbox entry has the fields m (the message, byte for byte as published); once somebody died of it, d (its
--- deaths, a JSON array); and once somebody who held it died of who knows what, u (how often).
+-- deaths, a JSON array); once somebody who held it died of who knows what, u (how often); and if it was a dead letter, r
+-- (its lineage, a JSON object; see letters.lua).
 -- A full server (maxmemory) refuses a script's first write if it may grow; later ones it lets pass. Book-keeping,
 -- acknowledging and handing on must go on, or a full server could never be emptied; so they begin with this.
 local function even_when_full(key)
@@ -25,12 +26,13 @@ local function flow_of(ledger)
 end
 
 local function fields(entry)
-  local m, d, u
+  local m, d, u, r
   for i = 1, #entry[2], 2 do
     local name, value = entry[2][i], entry[2][i + 1]
-    if name == 'm' then m = value elseif name == 'd' then d = value elseif name == 'u' then u = value end
+    if name == 'm' then m = value elseif name == 'd' then d = value elseif name == 'u' then u = value
+    elseif name == 'r' then r = value end
   end
-  return m, d, u
+  return m, d, u, r
 end
 
 -- Takes an entry out of its stream; nil when somebody else has already settled or moved it.
@@ -41,10 +43,11 @@ local function take(stream, group, id)
   return entry
 end
 
-local function put(stream, m, d, u)
+local function put(stream, m, d, u, r)
   local entry = {'m', m}
   if d then entry[3], entry[4] = 'd', d end
   if u then entry[#entry + 1], entry[#entry + 2] = 'u', u end
+  if r then entry[#entry + 1], entry[#entry + 2] = 'r', r end
   return redis.call('XADD', stream, '*', unpack(entry))
 end
 

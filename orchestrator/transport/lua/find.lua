@@ -32,11 +32,11 @@ if KEYS[5] == '' then
 end
 local entries = redis.call('XRANGE', KEYS[5], ARGV[5], '+', 'COUNT', count)
 for _, entry in ipairs(entries) do
-  local m, d = fields(entry)
+  local m, d, _, r = fields(entry)
   if is_it(m) then
     local pending = redis.pcall('XPENDING', KEYS[5], ARGV[1], entry[1], entry[1], 1)
-    if not pending.err and pending[1] then return {'held', m, pending[1][2], pending[1][4], d or ''} end
-    if ARGV[3] == '' then return {'waiting', m, d or ''} end
+    if not pending.err and pending[1] then return {'held', with_lineage(m, r), pending[1][2], pending[1][4], d or ''} end
+    if ARGV[3] == '' then return {'waiting', with_lineage(m, r), d or ''} end
     redis.call('XDEL', KEYS[5], entry[1])
     return cancelled(m, d)
   end

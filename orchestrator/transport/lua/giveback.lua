@@ -4,7 +4,7 @@
 local function give_back(root, queue, stream, group, id, death, unexplained, max_deaths, ttl_ms)
   local entry = take(stream, group, id)
   if not entry then return nil end
-  local m, d, u = fields(entry)
+  local m, d, u, r = fields(entry)
   local ledger = root .. 'ledger:' .. queue
   if death then
     breaker_failed(flow_of(ledger))
@@ -16,7 +16,7 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
       local letter = cjson.encode({
         queue = queue, reason = 'poison', attempts = #deaths, at = death.at, by = death.by, incarnation = death.by,
         error = {type = 'WorkerLost', message = 'its worker died ' .. #deaths .. ' times while running it'}})
-      local dead = bury_letter(root, queue, m, d, letter, 'poison', 'WorkerLost', '', id:match('^%d+'))
+      local dead = bury_letter(root, queue, m, d, r, letter, 'poison', 'WorkerLost', '', id:match('^%d+'))
       redis.call('HINCRBY', ledger, 'dead', 1)
       tell(root, m, {outcome = 'dead', reason = 'poison', attempts = #deaths, letter_id = dead,
         error = 'worker died while running it'}, ttl_ms, deaths)
@@ -32,7 +32,7 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
   local step = stream:sub(#root + 3, -#queue - 2)
   if step:sub(1, 9) ~= 'returned-' then step = 'returned-' .. step end
   if unexplained > 0 then u = (tonumber(u) or 0) + unexplained end
-  put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u)
+  put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u, r)
   redis.call('HINCRBY', ledger, 'redelivered', 1)
   return 'returned'
 end

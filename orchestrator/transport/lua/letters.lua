@@ -1,14 +1,21 @@
--- Shared by the scripts that touch dead letters. A letter is an entry of the stream `dead-letters`:
---   m message byte for byte, letter why (JSON), d deaths (JSON), q queue, a agent, n message's name, e error type,
---   y reason, g group (fingerprint), r lineage (JSON), s when it was sent (ms), o its id where it was imported from
--- Letters that agree in a, n, e, y and g are of one kind. `letters:kind:KIND` is a stream whose entries have the ids of
--- the letters of a kind, so that a letter is indexed once, whatever it is asked for by; the set `letters:agent:AGENT` has
--- the kinds of that agent's letters, and so for each value of each dimension. `letters:kinds` is a sorted set: kind -> when
--- the last of it came, in ms; `letters:kind-names` a hash: kind -> its values as JSON.
-local FIELDS = {'m', 'letter', 'd', 'q', 'a', 'n', 'e', 'y', 'g', 'r', 's', 'o'}
-local INDEXED = {{'a', 'agent'}, {'n', 'message'}, {'e', 'error'}, {'y', 'reason'}, {'g', 'group'}}
+-- Shared by the scripts that touch dead letters. Letters that agree in a agent, n message's name, e error type, y reason,
+-- g group (fingerprint) and q queue are of one kind, and have these from it: the hash `letters:kind-names` is kind -> its
+-- values as JSON, in that order. A letter is two entries of one id:
+--   in the stream `dead-letters`, the log of all: letter why (JSON), k its kind, s when it was sent (ms); and where there is
+--   such a thing, d deaths (JSON), o its id where it was imported from, auto how often it was sent again automatically
+--   in the stream `letters:kind:KIND`: m message byte for byte, i the delivery whose outcome tells of it, or ''; and r
+--   lineage (JSON), o as above. A large message lies in the log instead, as its m.
+-- So what is sent again lies together, without what nobody needs for it, and a letter is indexed once, whatever it is asked
+-- for by: the set `letters:agent:AGENT` has the kinds of that agent's letters, and so for each value of each dimension.
+-- `letters:kinds` is a sorted set: kind -> when the last of it came, in ms.
+local KIND = {'a', 'n', 'e', 'y', 'g', 'q'}
+-- Where among them is what letters can be asked for by, and what it is called there.
+local INDEXED = {'agent', 'message', 'error', 'reason', 'group'}
+local REASON_AT, GROUP_AT, QUEUE_AT = 4, 5, 6
 local HOUR_MS = 3600000
 local HOURS_KEPT = 48
+-- More than a stream's block has. Whoever looks through an index must not come upon heavy things.
+local LARGE = 4096
 -- Nobody's headers are worth holding Redis for longer than decoding this takes.
 local READABLE = 2097152
 
@@ -24,8 +31,8 @@ local function padded(id)
 end
 
 local function row_of(entry)
-  local row = {id = entry[1]}
-  for i = 1, #entry[2], 2 do row[entry[2][i]] = entry[2][i + 1] end
+  local row, flat = {id = entry[1]}, entry[2]
+  for at = 1, #flat, 2 do row[flat[at]] = flat[at + 1] end
   return row
 end
 
@@ -38,21 +45,6 @@ local function decoded(json)
   local ok, value = pcall(cjson.decode, json)
   if ok and type(value) == 'table' then return value end
   return nil
-end
-
--- A replayed message travels with its lineage as the first member of its envelope, the other bytes untouched:
--- decoding and encoding it here would turn [] into {} and round large numbers.
-local function wrapped(m, lineage)
-  if m:find('{"', 1, true) == 1 then return '{"orc_lineage":' .. lineage .. ',' .. m:sub(2) end
-  local lead, rest = m:match('^(%s*){(%s*".*)$')
-  if not lead then return m end
-  return lead .. '{"orc_lineage":' .. lineage .. ',' .. rest
-end
-
-local function unwrapped(m)
-  local lead, lineage, rest = m:match('^(%s*){"orc_lineage":(%b{}),(.*)$')
-  if lineage then return lead .. '{' .. rest, lineage end
-  return m, nil
 end
 
 local function id_or(value, otherwise)
@@ -69,50 +61,62 @@ local function lineage_of(past)
     id_or(past.of, ''), id_or(past.first, ''), whole(past.replays), whole(past.auto), id_or(past.act, ''))
 end
 
-local function lineage_after(row, act, auto)
-  local past = decoded(row.r)
-  if not past then
-    return '{"of":"' .. row.id .. '","first":"' .. row.id .. '","replays":1,"auto":' .. auto .. ',"act":"' .. id_or(act, '') .. '"}'
-  end
-  return lineage_of({of = row.id, first = id_or(past.first, row.id), replays = whole(past.replays) + 1,
+-- The lineage of a letter that is sent again, after the one that it has.
+local function lineage_after(id, lineage, act, auto)
+  local past = decoded(lineage) or {}
+  return lineage_of({of = id, first = id_or(past.first, id), replays = whole(past.replays) + 1,
     auto = whole(past.auto) + auto, act = act})
 end
 
--- A kind's name, and its values as they are named in keys. Many letters of one script are of few kinds.
+-- The kind of what is to become a letter, and its values as JSON. Many letters of one script are of few kinds.
 local kinds_met = {}
 local function kind_of(row)
-  local values = (row.a or '') .. '\0' .. (row.n or '') .. '\0' .. (row.e or '') .. '\0' .. (row.y or '') .. '\0' .. (row.g or '')
-  local met = kinds_met[values]
-  if not met then
-    local names = {}
-    for i, dimension in ipairs(INDEXED) do names[i] = index_name(row[dimension[1]] or '') end
-    met = {redis.sha1hex(table.concat(names, '\0')):sub(1, 16), names}
-    kinds_met[values] = met
+  local values = {}
+  for at, name in ipairs(KIND) do values[at] = row[name] or '' end
+  local names = cjson.encode(values)
+  local kind = kinds_met[names]
+  if not kind then
+    kind = redis.sha1hex(names):sub(1, 16)
+    kinds_met[names] = kind
   end
-  return met[1], met[2]
+  return kind, names, values
+end
+
+-- Where a kind is found, by what it can be asked for.
+local function sets_of(root, values)
+  local sets = {}
+  for at, dimension in ipairs(INDEXED) do
+    if values[at] ~= '' then sets[#sets + 1] = root .. 'letters:' .. dimension .. ':' .. index_name(values[at]) end
+  end
+  return sets
 end
 
 -- Adds a row to the log and to the index; returns its id.
 local function add_letter(root, row)
-  local flat = {}
-  for _, name in ipairs(FIELDS) do
-    if name ~= 'o' or row.o then
-      flat[#flat + 1] = name
-      flat[#flat + 1] = row[name] or ''
-    end
+  local kind, names, values = kind_of(row)
+  local m, large = row.m or '', #(row.m or '') > LARGE
+  local auto = row.r and whole((decoded(row.r) or {}).auto) or 0
+  local function with(flat, name, value)
+    if value and value ~= '' then flat[#flat + 1], flat[#flat + 2] = name, value end
   end
-  local id = redis.call('XADD', root .. 'dead-letters', '*', unpack(flat))
+  local why = {'letter', row.letter or '', 'k', kind, 's', row.s or ''}
+  with(why, 'd', row.d)
+  with(why, 'o', row.o)
+  with(why, 'auto', auto > 0 and auto)
+  with(why, 'm', large and m)
+  local id = redis.call('XADD', root .. 'dead-letters', '*', unpack(why))
   local ms = tonumber(id:match('^%d+'))
-  local kind, names = kind_of(row)
-  redis.call('XADD', root .. 'letters:kind:' .. kind, id, 'i', '')
+  local again = large and {'i', row.i or ''} or {'m', m, 'i', row.i or ''}
+  with(again, 'r', row.r)
+  with(again, 'o', row.o)
+  redis.call('XADD', root .. 'letters:kind:' .. kind, id, unpack(again))
   if redis.call('ZADD', root .. 'letters:kinds', ms, kind) == 1 then
-    redis.call('HSET', root .. 'letters:kind-names', kind, cjson.encode(names))
-    for i, dimension in ipairs(INDEXED) do
-      if names[i] ~= '' then redis.call('SADD', root .. 'letters:' .. dimension[2] .. ':' .. names[i], kind) end
-    end
+    redis.call('HSET', root .. 'letters:kind-names', kind, names)
+    for _, set in ipairs(sets_of(root, values)) do redis.call('SADD', set, kind) end
   end
-  if (row.g or '') ~= '' then
-    local arrivals, hour = root .. 'letters:arrivals:' .. index_name(row.g), math.floor(ms / HOUR_MS)
+  local group = values[GROUP_AT]
+  if group ~= '' then
+    local arrivals, hour = root .. 'letters:arrivals:' .. index_name(group), math.floor(ms / HOUR_MS)
     if redis.call('HINCRBY', arrivals, hour, 1) == 1 and redis.call('HLEN', arrivals) > HOURS_KEPT then
       for _, old in ipairs(redis.call('HKEYS', arrivals)) do
         if tonumber(old) <= hour - HOURS_KEPT then redis.call('HDEL', arrivals, old) end
@@ -122,21 +126,27 @@ local function add_letter(root, row)
   return id
 end
 
+-- The delivery that a message is, if it may leave an outcome: only what is supervised does.
+local function delivery_in(message)
+  local headers = message and message.headers
+  return type(headers) == 'table' and type(headers.orc) == 'table' and text(headers.id) or ''
+end
+
 -- A message becomes a letter. `why` is the letter as JSON; agent, name and lineage are read from the message, the group
--- is made of the error and the recipient where no stack is known. Returns the letter's id.
+-- is made of the error and the recipient where no stack is known; d and r are as in the mailbox. `told` is the delivery whose outcome the caller writes,
+-- where the message may be one that cannot be read here. Returns the letter's id.
 -- What the caller writes first must be even_when_full, or XACK'ed.
-local function bury_letter(root, queue, m, d, why, reason, error, group, sent_ms)
-  local lineage
-  m, lineage = unwrapped(m or '')
-  local row = {m = m, letter = why, d = d, q = queue, e = error, y = reason, g = group, r = lineage, s = sent_ms, a = '', n = ''}
+local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent_ms, told)
+  local row = {m = m, letter = why, d = d, q = queue, e = error, y = reason, g = group, r = r, s = sent_ms, a = '', n = ''}
   local message = decoded(m)
+  row.i = told or delivery_in(message)
   local headers = message and message.headers
   if type(headers) == 'table' then
     local orc = type(headers.orc) == 'table' and headers.orc or {}
     row.a = text(orc.agent)
     row.n = text(orc.message)
     if row.n == '' then row.n = text(headers.task) end
-    if not lineage and type(headers.orc_lineage) == 'table' then
+    if not r and type(headers.orc_lineage) == 'table' then
       row.r = lineage_of(headers.orc_lineage)
     end
     if type(headers.orc_sent_ms) == 'number' then row.s = ('%d'):format(headers.orc_sent_ms) end
@@ -150,36 +160,43 @@ local function bury_letter(root, queue, m, d, why, reason, error, group, sent_ms
   return add_letter(root, row)
 end
 
+-- What the log has of a letter.
 local function letter_at(root, id)
   local entry = redis.call('XRANGE', root .. 'dead-letters', id, id)[1]
   return entry and row_of(entry)
 end
 
+-- What letters of a kind agree in; nil if there is no such kind.
+local function values_of(root, kind)
+  return decoded(redis.call('HGET', root .. 'letters:kind-names', kind))
+end
+
 -- Forgets a kind that no letter is of any more.
-local function forget_kind(root, kind, names)
+local function forget_kind(root, kind)
+  local values = values_of(root, kind) or {}
   redis.call('DEL', root .. 'letters:kind:' .. kind)
   redis.call('ZREM', root .. 'letters:kinds', kind)
   redis.call('HDEL', root .. 'letters:kind-names', kind)
-  for i, dimension in ipairs(INDEXED) do
-    if names[i] ~= '' then
-      local kinds = root .. 'letters:' .. dimension[2] .. ':' .. names[i]
-      redis.call('SREM', kinds, kind)
-      if dimension[2] == 'group' and redis.call('EXISTS', kinds) == 0 then
-        redis.call('DEL', root .. 'letters:arrivals:' .. names[i])
-      end
-    end
+  for _, set in ipairs(sets_of(root, values)) do redis.call('SREM', set, kind) end
+  local group = values[GROUP_AT] or ''
+  if group ~= '' and redis.call('EXISTS', root .. 'letters:group:' .. index_name(group)) == 0 then
+    redis.call('DEL', root .. 'letters:arrivals:' .. index_name(group))
   end
 end
 
 -- Takes ids out of a kind's stream. What is done with many letters begins with the oldest, and cutting off the front is
--- one step, where each single id is searched for among a hundred.
-local function remove_ids(key, ids)
+-- one step, where each single id is searched for among a hundred. `gapless` says that no letter of the kind lies between
+-- these, so that nothing but the first has to be looked at.
+local function remove_ids(key, ids, gapless)
   local first = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
   if first and first[1] == ids[1] then
     local last = ids[#ids]
-    local front = redis.call('XRANGE', key, '-', last, 'COUNT', #ids + 1)
-    local same = #front == #ids
-    for i = 1, same and #ids or 0 do same = same and front[i][1] == ids[i] end
+    local same = gapless
+    if not same then
+      local front = redis.call('XRANGE', key, '-', last, 'COUNT', #ids + 1)
+      same = #front == #ids
+      for i = 1, same and #ids or 0 do same = same and front[i][1] == ids[i] end
+    end
     if same then
       local ms, seq = last:match('^(%d+)-(%d+)$')
       redis.call('XTRIM', key, 'MINID', '=', ('%s-%.0f'):format(ms, tonumber(seq) + 1))
@@ -189,24 +206,13 @@ local function remove_ids(key, ids)
   redis.call('XDEL', key, unpack(ids))
 end
 
--- Takes letters out of the log and of everything beside it.
-local function drop_letters(root, rows)
-  if #rows == 0 then return end
-  local ids, origins, kinds, of_kind = {}, {}, {}, {}
-  for at, row in ipairs(rows) do
-    ids[at] = row.id
-    local kind, names = kind_of(row)
-    local there = of_kind[kind]
-    if there then
-      there[#there + 1] = row.id
-    else
-      of_kind[kind], kinds[kind] = {row.id}, names
-    end
-    if row.o and row.o ~= '' then origins[#origins + 1] = row.o end
-  end
+-- Takes letters out of the log and of everything beside it: their ids, kind -> its ids among them, and what imported ones
+-- were called where they came from. `gapless` names kinds (see remove_ids).
+local function drop_letters(root, ids, of_kind, origins, gapless)
+  if #ids == 0 then return end
   if origins[1] then redis.call('HDEL', root .. 'letters:origins', unpack(origins)) end
   redis.call('XDEL', root .. 'dead-letters', unpack(ids))
-  redis.call('ZREM', root .. 'letters:due', unpack(ids))
+  if redis.call('EXISTS', root .. 'letters:due') == 1 then redis.call('ZREM', root .. 'letters:due', unpack(ids)) end
   if redis.call('EXISTS', root .. 'letters:parked') == 1 then
     redis.call('HDEL', root .. 'letters:notes', unpack(ids))
     local members = {}
@@ -215,8 +221,8 @@ local function drop_letters(root, rows)
   end
   for kind, of_it in pairs(of_kind) do
     local key = root .. 'letters:kind:' .. kind
-    remove_ids(key, of_it)
-    if redis.call('XLEN', key) == 0 then forget_kind(root, kind, kinds[kind]) end
+    remove_ids(key, of_it, gapless and gapless[kind])
+    if redis.call('XLEN', key) == 0 then forget_kind(root, kind) end
   end
 end
 

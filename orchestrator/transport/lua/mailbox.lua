@@ -52,11 +52,11 @@ local function open_door(flow, wanted, strict, peek)
 end
 
 -- A message ends as a dead letter because its mailbox is full. It has been accepted.
-local function overflowed(door, m, d)
+local function overflowed(door, m, d, r)
   local text = 'the mailbox holds ' .. door.limit .. ' messages; ' .. door.overflow
   local letter = cjson.encode({queue = door.queue, reason = 'mailbox overflow', attempts = 0, at = now_ms(),
     error = {type = 'MailboxFull', message = text}})
-  local dead = bury_letter(door.root, door.queue, m, d or '', letter, 'mailbox overflow', 'MailboxFull', '', '')
+  local dead = bury_letter(door.root, door.queue, m, d, r, letter, 'mailbox overflow', 'MailboxFull', '', '')
   redis.call('HINCRBY', door.root .. 'ledger:' .. door.queue, 'dead', 1)
   tell(door.root, m, {outcome = 'dead', reason = 'mailbox overflow', attempts = 0, letter_id = dead, error = text},
     door.ttl_ms)
@@ -95,9 +95,9 @@ local function drop_oldest(door, depth)
           or first.ms == firsts[oldest].ms and first.seq < firsts[oldest].seq) then oldest = s end
     end
     if oldest then
-      local m, d = fields(firsts[oldest].entry)
+      local m, d, _, r = fields(firsts[oldest].entry)
       redis.call('XDEL', firsts[oldest].stream, firsts[oldest].entry[1])
-      overflowed(door, m or '', d)
+      overflowed(door, m or '', d, r)
       firsts[oldest] = first_of(oldest) or false
     else
       local delayed, bodies = door.root .. 'delayed:' .. door.queue, door.root .. 'delayed-body:' .. door.queue

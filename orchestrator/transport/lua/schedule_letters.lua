@@ -7,10 +7,15 @@ for i = 5, #ARGV do wanted[ARGV[i]] = true end
 local seen = redis.call('GET', root .. 'letters:planned') or '0-0'
 local entries = redis.call('XRANGE', root .. 'dead-letters', '(' .. seen, '+', 'COUNT', ARGV[2])
 local out = {#entries}
+local reasons = {}
+local function reason_of(kind)
+  if not reasons[kind] then reasons[kind] = (values_of(root, kind) or {})[REASON_AT] or '' end
+  return reasons[kind]
+end
 for _, entry in ipairs(entries) do
   local row = row_of(entry)
-  if wanted[row.y] and not redis.call('ZSCORE', root .. 'letters:parked', padded(row.id)) then
-    local auto = whole((decoded(row.r) or {}).auto)
+  if row.k and wanted[reason_of(row.k)] and not redis.call('ZSCORE', root .. 'letters:parked', padded(row.id)) then
+    local auto = tonumber(row.auto or 0)
     if auto >= most then
       out[#out + 1] = row.id
     else
