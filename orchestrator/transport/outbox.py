@@ -124,7 +124,8 @@ class Outbox:
             self._post(posted)
             return
         with self._mutex:
-            self._collect_acks()
+            if self._acks:
+                self._collect_acks()
             self._queue.append(posted)
             full = len(self._queue) >= self._flush_count
         if full:
@@ -142,7 +143,8 @@ class Outbox:
 
     def _post(self, posted: _Posted, *, may_wait: bool = False) -> None:
         with self._mutex:
-            self._collect_acks()
+            if self._acks:
+                self._collect_acks()
             self._queue.append(posted)
         self.flush(may_wait=may_wait)
 
