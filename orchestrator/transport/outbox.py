@@ -124,8 +124,7 @@ class Outbox:
             self._post(posted)
             return
         with self._mutex:
-            if self._acks:
-                self._collect_acks()
+            self._collect_acks()
             self._queue.append(posted)
             full = len(self._queue) >= self._flush_count
         if full:
@@ -143,12 +142,13 @@ class Outbox:
 
     def _post(self, posted: _Posted, *, may_wait: bool = False) -> None:
         with self._mutex:
-            if self._acks:
-                self._collect_acks()
+            self._collect_acks()
             self._queue.append(posted)
         self.flush(may_wait=may_wait)
 
     def _collect_acks(self) -> None:
+        if not self._acks:
+            return
         acks, self._acks, self._ack_count = self._acks, {}, 0
         for (stream, ledger, outcome), entries in acks.items():
             for start in range(0, len(entries), 500):
