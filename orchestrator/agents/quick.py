@@ -72,7 +72,6 @@ class _Lane:
         self.eventer = consumer.event_dispatcher
         self.connection_errors = consumer.connection_errors
         self.push_request = task.request_stack.push
-        self.pop_request = task.request_stack.pop
 
 
 class QuickWay:
@@ -329,7 +328,10 @@ class QuickRequest(SupervisedRequest):
             return
         self.worker_pid = pid
         self.time_start = time() - (monotonic() - time_accepted)
-        state.task_accepted(self)
+        # As ``state.task_accepted``, but for noting the request again, and a look at what kind of mapping is added.
+        state.active_requests.add(self)
+        state.total_count[self.name] += 1
+        state.all_total_count[0] += 1
         self.mark_started()
 
     def run(self) -> Any:
@@ -345,16 +347,15 @@ class QuickRequest(SupervisedRequest):
             }
         )
         began = monotonic()
-        _task_stack.push(task)
-        lane.push_request(context)
+        tasks, requests = _task_stack.push(task), lane.push_request(context)
         failed: BaseException | None = None
         try:
             result = run_attempt(task.name, lane.handle, self._args, self._kwargs, context, self._known)
         except BaseException as error:  # noqa: BLE001
             failed = error
         finally:
-            _task_stack.pop()
-            lane.pop_request()
+            _pop(_task_stack, tasks)
+            _pop(task.request_stack, requests)
         if failed is not None:
             return self._failed_with(failed)
         runtime_s = monotonic() - began
@@ -384,6 +385,15 @@ class QuickRequest(SupervisedRequest):
         finally:
             # The error's traceback holds this frame, and this frame the error.
             self._request_dict.pop(FAILED, None)
+
+
+def _pop(stack: Any, pushed: list[Any] | None) -> None:
+    """Undo a push. Celery's own way gives the list up with its last element, to make it anew for the next message."""
+    if pushed is None:
+        # With USE_FAST_LOCALS Celery has stacks that do not show their lists.
+        stack.pop()
+    else:
+        pushed.pop()
 
 
 def _run(request: QuickRequest) -> Any:

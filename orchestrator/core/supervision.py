@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -102,12 +103,15 @@ class Supervision:
         Raises:
             InvalidPolicy: the header holds something else.
         """
-        if not isinstance(wire, Mapping):
+        if type(wire) is not dict:
             raise InvalidPolicy(HEADER, wire, "an object")
         if not _COMMON.issuperset(wire):
             return cls._read(wire)
         # Most messages of one kind say the same.
-        said = repr(wire)
+        try:
+            said = marshal.dumps(wire, _MARSHAL_VERSION)
+        except ValueError:
+            return cls._read(wire)
         known = _known.get(said)
         if known is None:
             known = cls._read(wire)
@@ -174,8 +178,11 @@ class Pause:
 #: What differs from one message to the next is not among these.
 _COMMON: Final = frozenset({"retry", "on_error", "agent", "message", "track", "timeout_s"})
 
-#: What has been read before, by its text, which tells ``1`` from ``True``; so many of them, so long at most.
-_known: dict[str, Supervision] = {}
+#: The last one in which equal values always look alike, whoever else refers to their parts.
+_MARSHAL_VERSION: Final = 2
+
+#: What has been read before, by its bytes, which tell ``1`` from ``True``; so many of them, so long at most.
+_known: dict[bytes, Supervision] = {}
 _KNOWN_MOST: Final = 1000
 _KNOWN_LONGEST: Final = 1000
 

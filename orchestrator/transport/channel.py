@@ -18,6 +18,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, RETURNED
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.claim import Claim
+from orchestrator.transport.delivered import DeliveredMessage
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.holders import HOLDERS
 from orchestrator.transport.message import MalformedEntry, decode, read_past, with_lineage
@@ -40,6 +41,7 @@ class Channel(PublishingChannel):
     """The whole channel: it also claims messages, delivers them, and settles them."""
 
     QoS = QoS
+    Message = DeliveredMessage
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._claimed: deque[tuple[Claim, bytes]] = deque()

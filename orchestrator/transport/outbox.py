@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -17,6 +17,7 @@ from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from orchestrator.transport.cork import Cork
 from orchestrator.transport.flow import heard
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.wire import Pool, Wire
@@ -81,6 +82,7 @@ class Outbox:
         self._ack_count = 0
         self._unread: deque[_Posted] = deque()
         self._loaded_on: Any = None
+        self._cork: Cork | None = None
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._away = False
@@ -131,26 +133,32 @@ class Outbox:
             self._wake.set()
 
     def command(self, *args: Any) -> None:
-        """Run a plain command; sent now, after all that was posted before."""
-        self._post(_Posted(None, args, None))
+        """Run a plain command, after all that was posted before.
 
-    def _post(self, posted: _Posted) -> None:
+        It has left this process when this returns; from then on only the machine's end can stop it. In quick
+        succession, many reach Redis together (see cork.py).
+        """
+        self._post(_Posted(None, args, None), may_wait=True)
+
+    def _post(self, posted: _Posted, *, may_wait: bool = False) -> None:
         with self._mutex:
             self._collect_acks()
             self._queue.append(posted)
-        self.flush()
+        self.flush(may_wait=may_wait)
 
     def _collect_acks(self) -> None:
+        if not self._acks:
+            return
         acks, self._acks, self._ack_count = self._acks, {}, 0
         for (stream, ledger, outcome), entries in acks.items():
             for start in range(0, len(entries), 500):
                 ids = entries[start : start + 500]
                 self._queue.append(_Posted("settle", (2, stream, ledger, self._group, outcome, *ids), None))
 
-    def flush(self, *, wait_s: float = 0.0, glance: bool = False) -> bool:
+    def flush(self, *, wait_s: float = 0.0, glance: bool = False, may_wait: bool = False) -> bool:
         """Send what is queued. With ``wait_s``, also wait that long for every confirmation.
 
-        With ``glance``, read those that have come.
+        With ``glance``, read those that have come. With ``may_wait``, the kernel may hold it back for a moment.
 
         Returns:
             Whether everything is sent (and, with ``wait_s``, confirmed).
@@ -166,17 +174,26 @@ class Outbox:
         self._posted_meanwhile = False
         try:
             if self.unsent:
-                self._send()
+                self._send(may_wait)
                 self._read(everything=wait_s > 0, glance=glance)
         except (RedisError, OSError) as error:
             self._broken(error)
             return False
+        except BaseException:
+            # Raised by a signal's handler. Half a command may have been sent, or half the answers taken in.
+            self._begin_anew()
+            raise
         finally:
             self._io.release()
         return self.flush(wait_s=wait_s, glance=glance) if self._posted_meanwhile else True
 
-    def _send(self) -> None:
+    def _send(self, may_wait: bool) -> None:
         connection = self._wire.connection
+        cork = self._cork
+        if cork is None or cork.sock is not connection._sock:
+            cork = self._cork = Cork(connection)
+        if may_wait and len(self._unread) > cork.held:
+            self._take_in(cork.answers())
         with self._mutex:
             if self._acks:
                 self._collect_acks()
@@ -189,8 +206,14 @@ class Outbox:
             # Before sending: if that fails half-way, all of it is sent again.
             self._unread.extend(batch)
         if not batch:
+            cork.push()
             return
-        self._wire.send([b"".join([posted.packed() for posted in batch])])
+        packed, count = b"".join([posted.packed() for posted in batch]), len(batch)
+        if not may_wait or not cork.send(packed, count, len(self._unread) - count - cork.held, monotonic()):
+            self._wire.send([packed])
+            cork.held = 0
+        elif not self._wake.is_set():
+            self._wake.set()
         if self._away:
             self._away = False
             logger.warning("acknowledgements reach Redis again")
@@ -203,12 +226,21 @@ class Outbox:
             try:
                 reply = connection.read_response()
             except ResponseError as error:
-                self._refused(self._unread.popleft(), error)
-                continue
+                reply = error
+            self._take_in([reply])
+
+    def _take_in(self, replies: Iterable[Any]) -> None:
+        for reply in replies:
+            if isinstance(reply, RedisConnectionError):
+                # An answer that says that the server is none yet, or none any more.
+                raise reply
             posted = self._unread.popleft()
-            reply = heard(reply)
+            if isinstance(reply, ResponseError):
+                self._refused(posted, reply)
+                continue
+            said = heard(reply)
             if posted.on_reply is not None:
-                posted.on_reply(reply)
+                posted.on_reply(said)
 
     def _refused(self, posted: _Posted, error: ResponseError) -> None:
         posted.refused += 1
@@ -237,6 +269,10 @@ class Outbox:
         if not self._away:
             self._away = True
             logger.warning("acknowledgements wait: Redis is away (%s)", error)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Close the connection; what was not confirmed is sent again over the next."""
         # redis-py opens a broken connection again as the same object; the server may be another.
         self._loaded_on = None
         try:

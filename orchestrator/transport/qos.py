@@ -25,10 +25,14 @@ class QoS(virtual.QoS):
             return False
         return bool(super().can_consume())
 
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """A message is delivered."""
+        self._delivered[delivery_tag] = message
+
     def ack(self, delivery_tag: str) -> None:
         """The message was handled."""
         self.channel.settler.settle(delivery_tag, "handled")
-        super().ack(delivery_tag)
+        self.settled(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """The message goes back to the head of its queue, or becomes a dead letter."""
@@ -36,7 +40,7 @@ class QoS(virtual.QoS):
             self.channel.settler.give_back([delivery_tag])
         else:
             self._bury(delivery_tag)
-        super().ack(delivery_tag)
+        self.settled(delivery_tag)
 
     def _bury(self, delivery_tag: str) -> None:
         headers = getattr(self._delivered.get(delivery_tag), "headers", None)
@@ -56,11 +60,11 @@ class QoS(virtual.QoS):
 
     def settled(self, delivery_tag: str) -> None:
         """The message was settled elsewhere; it counts against the prefetch limit no more."""
-        super().ack(delivery_tag)
+        # kombu's own makes a note of it, to be followed up when the next one is delivered.
+        self._delivered.pop(delivery_tag, None)
 
     def restore_unacked(self) -> list[Any]:
         """Give back what was not started. What is running stays ours and will be settled when it ends."""
-        self._flush()
         self.channel.settler.give_back_unstarted(list(self._delivered))
         self._delivered.clear()
         return []

@@ -1,0 +1,95 @@
+"""Commands in quick succession wait for each other in the kernel, so that Redis is woken once for many of them.
+
+A mark of execution has to leave this process before what it marks begins, or a death could not be blamed on it. But it
+need not wake Redis at once: data that was sent with ``MSG_MORE`` is the kernel's, which sends it along with the next,
+when it is told to, after 200 ms, and when the socket is closed, however the process may end. With one exception: if an
+answer lies unread when the socket is closed, the kernel resets the connection and throws away what it has not sent. So
+nothing is held back while an answer is due, and never so much that the kernel would send a part of it by itself.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Any, Final
+
+import hiredis
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+#: Who sends less often than this may be waited for; then what is sent leaves at once.
+_RAPID_S: Final = 0.002
+
+#: Longest time that something is held back while more is being sent; who sends no more has it pushed (see outbox.py).
+_HELD_S: Final = 0.005
+
+#: Redis reads so much at a time.
+_MOST_BYTES: Final = 16 * 1024
+
+#: So many commands at most; their answers fit into one read.
+_MOST: Final = 32
+
+_MORE: Final = getattr(socket, "MSG_MORE", 0)
+
+
+class Cork:
+    """What the kernel holds back of one connection, which is a plain one over TCP. Not for two threads at once."""
+
+    def __init__(self, connection: Any) -> None:
+        self.sock: Any = connection._sock
+        self._reader: Any = getattr(getattr(connection, "_parser", None), "_reader", None)
+        self._fits = (
+            bool(_MORE)
+            and self.sock is not None
+            and self.sock.family in (socket.AF_INET, socket.AF_INET6)
+            # TLS takes no flags.
+            and not hasattr(self.sock, "pending")
+            and isinstance(self._reader, hiredis.Reader)
+        )
+        #: Commands that are held back.
+        self.held = 0
+        self._room = 0
+        self._since = self._sent_at = float("-inf")
+        if self._fits:
+            self._most_bytes = min(_MOST_BYTES, self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
+            self._poll = select.poll()
+            self._poll.register(self.sock, select.POLLIN)
+
+    def answers(self) -> list[Any]:
+        """What Redis has answered by now, errors included.
+
+        Raises:
+            redis.exceptions.ConnectionError: it has closed the connection.
+        """
+        if not self._fits or not self._poll.poll(0):
+            return []
+        data = self.sock.recv(65536)
+        if not data:
+            raise RedisConnectionError("the connection was closed")
+        self._reader.feed(data)
+        found = []
+        while (answer := self._reader.gets()) is not NOT_ENOUGH_DATA:
+            found.append(answer)
+        return found
+
+    def send(self, packed: bytes, count: int, due: int, now_s: float) -> bool:
+        """Send, if it may be held back; ``due`` answers are still to come to what is not. Else nothing is done."""
+        rapid = now_s - self._sent_at < _RAPID_S
+        self._sent_at = now_s
+        if not self._fits or due or not rapid:
+            return False
+        if not self.held:
+            self._since, self._room = now_s, self._most_bytes
+        self._room -= len(packed)
+        if self._room < 0 or self.held + count > _MOST or now_s - self._since > _HELD_S:
+            return False
+        self.sock.sendall(packed, _MORE)
+        self.held += count
+        return True
+
+    def push(self) -> None:
+        """Have the kernel send what it holds back."""
+        if self.held:
+            # Also when that is set already, it makes the kernel send.
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.held = 0
