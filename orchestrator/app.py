@@ -77,8 +77,7 @@ class Orchestrator:
         self._description = Description(app, self._directory.declared, self.settings.app_version)
         configure(app, self.settings, self._description, lambda i, reason: self._stored.at_death(i, reason))
         refuse_app(app)
-        switch_on(self.settings.telemetry, self.settings.redact)
-        mask_logs(self.settings.redact)
+        self._hide()
         app.orchestrator = self
         app.steps["worker"].update((Ending, Fitting))
         app.steps["consumer"].update((Guard, Reaping, Reporting))
@@ -97,9 +96,11 @@ class Orchestrator:
         if instance is not None and instance.app is self.app:
             self._description.worker = instance
             PULSE.start(sender, self._should_consume)
+            options = self.app.conf.broker_transport_options
             self.app.conf.broker_transport_options = {
-                **self.app.conf.broker_transport_options,
+                **options,
                 "node_name": sender,
+                "redact": (*options["redact"], *self._directory.secrets),
             }
 
     def _should_consume(self) -> bool:
@@ -140,8 +141,18 @@ class Orchestrator:
             if spec is not None:
                 refuse_policies(self._directory.addresses_of(spec))
                 register_handlers(self.app, self, spec)
+        self._hide()
         if self.app.finalized:
             supervise_tasks(self.app)
+
+    def _hide(self) -> None:
+        switch_on(self.settings.telemetry, self.hidden)
+        mask_logs(self.hidden)
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The names of fields that texts do not show: the settings', and the secrets of agents declared here."""
+        return (*self.settings.redact, *self._directory.secrets)
 
     def refuse_misfits(self, worker: Any) -> None:
         """Refuse to start a worker whose times cannot fit together; its bootstep calls this.

@@ -11,6 +11,7 @@ from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
 from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownAgent, UnknownMessage
 from orchestrator.core.flow import Flow
+from orchestrator.core.secret_names import secret_names
 from orchestrator.core.settings import Settings
 from orchestrator.core.timeouts import Timeouts, most_specific
 from orchestrator.registry.agents import AgentEntry
@@ -58,6 +59,12 @@ class Directory:
             for spec in self.declared.values()
             if spec.queue in consumed
         ]
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of the secret fields of all messages that are handled by an agent declared here."""
+        handlers = (handler for spec in self.declared.values() for handler in spec.handlers.values())
+        return tuple(sorted({name for handler in handlers for name in secret_names(handler.message)}))
 
     def addresses(self) -> list[Address]:
         """Of every message that is handled by an agent declared here."""

@@ -17,6 +17,7 @@ from kombu.serialization import prepare_accept_content, registry
 from orchestrator.core.effective import Effective, Policy, merge, priority_of, seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.message import Message, encode, message_name
+from orchestrator.core.secret_names import secret_names
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.options import SendOptions
@@ -80,6 +81,7 @@ def to_agent(directory: Directory, recipient: Any, message: Message | None, opti
         message=address.message,
         policy=address.policy,
         queue=address.queue,
+        hide=secret_names(type(message)),
     )
 
 
@@ -190,6 +192,7 @@ def _parcel(
     kwargs: Mapping[str, Any] | None = None,
     link: Sequence[Any] = (),
     link_error: Sequence[Any] = (),
+    hide: tuple[str, ...] = (),
 ) -> Parcel:
     effective = policy.over("send", options.policy)
     deadline_s = timeouts.scaled(effective.deadline_s)
@@ -208,6 +211,7 @@ def _parcel(
             deadline_at_s=None if deadline_s is None else time.time() + deadline_s,
             once=options.once,
             bury_expired=effective.bury_expired,
+            hide=hide,
         ),
         kwargs or {},
         queue=queue,

@@ -16,7 +16,7 @@ from kombu.exceptions import BatchPublishError
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.form import Form, encode, write_form
-from orchestrator.sending.publish import Parcel, headers_of, producer_of, queue_name, refusals, shown
+from orchestrator.sending.publish import Parcel, headers_of, producer_of, queue_name, refusals, reprs_of
 from orchestrator.transport.store import Store
 
 #: Most recipients of one broadcast: one step must not keep Redis from others for a second.
@@ -166,7 +166,7 @@ class _Forms:
         """
         kind = _kind(parcel)
         if kind not in self._numbers:
-            reprs = shown(parcel.args, self._hidden), shown(parcel.kwargs, self._hidden)
+            reprs = reprs_of(parcel, self._hidden)
             with refusals(self._app, parcel.task), headers_of(parcel) as headers:
                 form = write_form(self._app, parcel, headers, reprs, batch)
             if form is None:
