@@ -75,7 +75,10 @@ class Directory:
         return [self.address(spec.name, name) for name in sorted(spec.handlers)]
 
     def flow(self, agent: str) -> Flow:
-        """What flow control applies to an agent: as the settings say, else as it declares."""
+        """What flow control applies to an agent: as the settings say, else as it declares. None without an agent."""
+        if not agent:
+            # A plain task has none, and the pattern "*" means agents.
+            return Flow()
         spec = self.declared.get(agent)
         declared = spec.flow if spec is not None else Flow()
         if not self._settings.mailboxes and not self._settings.breakers:

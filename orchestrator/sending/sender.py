@@ -126,7 +126,7 @@ class BrokerDoor:
     def _declare(self, parcel: Parcel) -> None:
         """Have Redis know the recipient's flow control before its first message, in case no worker has told it yet."""
         agent = parcel.supervision.agent
-        if agent not in self._declared:
+        if agent and agent not in self._declared:
             flow = self._flow(agent)
             if flow.declared:
                 declare_flow(self._store(), queue_name(parcel), flow, serves=False)
