@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -93,6 +93,13 @@ def each_once(parcels: Sequence[Parcel]) -> None:
         if parcel.supervision.agent in seen:
             raise InvalidPolicy("recipients", parcel.supervision.agent, "each agent once")
         seen.add(parcel.supervision.agent)
+
+
+def at_any_time(parcel: Parcel) -> Parcel:
+    """A compensation: written now, but sent by Redis when there is cause for it, perhaps hours later."""
+    if parcel.expires_s is None and parcel.supervision.deadline_at_s is None:
+        return parcel
+    return replace(parcel, expires_s=None, supervision=replace(parcel.supervision, deadline_at_s=None))
 
 
 def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, ...]) -> dict[int, Refusal]:

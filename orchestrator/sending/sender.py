@@ -24,6 +24,7 @@ from orchestrator.sending.broadcast import (
     Cast,
     Refusal,
     Strategy,
+    at_any_time,
     each_once,
     named,
     new_cast,
@@ -270,7 +271,7 @@ class Sender:
         undo = (
             []
             if compensate is None
-            else [to_agent(self._directory, recipient, compensate, SendOptions()) for recipient in listed]
+            else [at_any_time(to_agent(self._directory, recipient, compensate, SendOptions())) for recipient in listed]
         )
         cast = new_cast(strategy, parcels, undo)
         door = self._door()

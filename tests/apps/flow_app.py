@@ -37,6 +37,10 @@ class Undo(Message):
     """Makes a Reprice good."""
 
 
+class UndoSoon(Message):
+    """The same, with little time for it by declaration."""
+
+
 class Work(Message):
     """Fails if it is to."""
 
@@ -66,6 +70,10 @@ class _Base(Agent):
 
     @handles(Undo)
     def undo(self, message: Undo, context: Context) -> str:
+        return f"undone at {context.agent}"
+
+    @handles(UndoSoon, expires_s=0.2, deadline_s=0.3)
+    def undo_soon(self, message: UndoSoon, context: Context) -> str:
         return f"undone at {context.agent}"
 
     @handles(Work)

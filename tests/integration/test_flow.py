@@ -11,7 +11,7 @@ import pytest
 from kombu.utils.uuid import uuid
 from redis import Redis
 
-from orchestrator import Dead, Handled, Message, Orchestrator, Refusal
+from orchestrator import Dead, Fixed, Handled, Message, Orchestrator, Refusal, Retry
 from orchestrator.core.errors import (
     BroadcastRefused,
     CircuitOpen,
@@ -155,6 +155,19 @@ def test_who_handled_a_copy_is_compensated_when_anothers_dies(house: House) -> N
     eventually(lambda: house.row("us").pending == 0, WAIT_S)
     assert house.row("us").accepted == before[1].accepted + 1, "who failed has nothing to undo"
     assert all(row.balanced for row in house.orchestrator.ledger())
+
+
+def test_a_compensation_has_time_however_late_it_is_sent(house: House) -> None:
+    before = house.row("eu")
+    report = house.orchestrator.broadcast(
+        ["eu", "us"],
+        app.Reprice(fails_at="us"),
+        compensate=app.UndoSoon(),
+        retry=Retry(max_retries=1, backoff=Fixed(0.5)),
+    )
+    assert isinstance(report.wait(WAIT_S)["us"], Dead)
+    eventually(lambda: house.row("eu").accepted == before.accepted + 2 and house.row("eu").pending == 0, WAIT_S)
+    assert house.row("eu").handled == before.handled + 2, house.row("eu")
 
 
 def test_nobody_is_compensated_when_all_handled_theirs(house: House) -> None:
