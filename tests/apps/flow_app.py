@@ -47,6 +47,10 @@ class Work(Message):
     fails: bool = False
 
 
+class Urgent(Message):
+    """Fails; who waits for it is to hear of it, and nobody sends it to an agent that is down."""
+
+
 class Fence(Message):
     """Returns its fencing tokens: of the attempts before, which fail, and of this one."""
 
@@ -81,6 +85,10 @@ class _Base(Agent):
         if message.fails:
             raise ValueError("work is to fail")
         return "worked"
+
+    @handles(Urgent, on_error="raise", when_down="error")
+    def urgent(self, message: Urgent) -> None:
+        raise ValueError("urgent is to fail")
 
     @handles(Fence, retry=Retry(max_retries=5, backoff=SOON))
     def fence(self, message: Fence, context: Context) -> int:

@@ -13,9 +13,11 @@ from redis import Redis
 
 from orchestrator import Dead, Fixed, Handled, Message, Orchestrator, Refusal, Retry
 from orchestrator.core.errors import (
+    AgentDown,
     BroadcastRefused,
     CircuitOpen,
     InvalidPolicy,
+    SendFailed,
     UnknownAgent,
     UnknownMessage,
 )
@@ -238,6 +240,22 @@ def test_many_messages_are_sent_in_their_order(house: House) -> None:
     )
     assert letter.metadata == {"job": "7"}
     assert letter.body() == [[{"fails": True}], {}]
+
+
+def test_each_of_many_goes_by_its_own_policy(house: House) -> None:
+    deliveries = house.orchestrator.send_many("eu", [app.Work(fails=True), app.Urgent(), app.Work(fails=True)])
+    assert isinstance(deliveries[0].wait(WAIT_S), Dead)
+    with pytest.raises(SendFailed):
+        deliveries[1].wait(WAIT_S)
+    assert isinstance(deliveries[2].wait(WAIT_S), Dead)
+    said = house.orchestrator.send_many("eu", [app.Work(fails=True), app.Urgent()], on_error="log")
+    assert all(isinstance(delivery.wait(WAIT_S), Dead) for delivery in said)
+
+
+def test_one_of_many_that_is_not_to_wait_for_an_agent_that_is_down_stops_all(real: House) -> None:
+    with pytest.raises(AgentDown):
+        real.orchestrator.send_many("asia", [app.Work(), app.Urgent()])
+    assert real.row("asia").accepted == 0
 
 
 def test_none_of_many_is_nothing(house: House) -> None:
