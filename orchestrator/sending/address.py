@@ -63,7 +63,8 @@ def to_agent(directory: Directory, recipient: Any, message: Message | None, opti
     """The parcel that takes a message to an agent.
 
     Raises:
-        CallerError: see :meth:`Directory.address`; or ``message`` is not a message.
+        CallerError: see :meth:`Directory.address`; or ``message`` is not a message; or its deadline passes before it
+            is due.
     """
     if not isinstance(message, Message):
         # A recipient that is none is the first thing to be told of.
@@ -196,6 +197,10 @@ def _parcel(
 ) -> Parcel:
     effective = policy.over("send", options.policy)
     deadline_s = timeouts.scaled(effective.deadline_s)
+    if deadline_s is not None and options.countdown_s is not None and deadline_s <= options.countdown_s:
+        by = effective.sources.get("deadline_s", "default")
+        due = f"more than the time until its countdown or eta, for it is due in {options.countdown_s:g} s"
+        raise InvalidPolicy("deadline_s", deadline_s, f"{due}; said by {by}")
     return Parcel(
         id,
         task,
