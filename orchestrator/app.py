@@ -42,7 +42,7 @@ from orchestrator.monitors.upkeep import keeping_of
 from orchestrator.registry.agents import AgentEntry, Registry
 from orchestrator.sending.address import Address
 from orchestrator.sending.broadcast import Strategy, strategy_of
-from orchestrator.sending.call import call, check_timeout
+from orchestrator.sending.call import call, check_fallback, check_timeout
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, read_ledger
@@ -348,7 +348,7 @@ class Orchestrator:
         message: Message | None = None,
         *,
         timeout_s: float,
-        fallback: bool | Mapping[str, Any] = False,
+        fallback: bool | Mapping[str, Any] | None = False,
     ) -> Any:
         """Ask, and wait for the reply: what the handler returned, as JSON data.
 
@@ -366,9 +366,7 @@ class Orchestrator:
         options = SendOptions.checked(
             retry=Retry(max_retries=0), on_error=OnError.IGNORE, deadline_s=timeout_s, when_down=WhenDown.ERROR
         )
-        later = (
-            None if fallback is False else SendOptions.checked(**(fallback if isinstance(fallback, Mapping) else {}))
-        )
+        later = check_fallback(fallback)
         return call(
             lambda: self._sender.send(recipient, message, options),
             patience_s,
