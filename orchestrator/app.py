@@ -24,7 +24,7 @@ from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.masked import mask_logs
 from orchestrator.agents.reaping import Reaping
-from orchestrator.agents.remarks import remarks
+from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting, unseen
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
@@ -115,7 +115,8 @@ class Orchestrator:
         # Everything is imported by now, and nothing has run: tasks that came after finalizing are caught here.
         if instance is not None and instance.app is self.app:
             supervise_tasks(self.app)
-            for line in remarks(self.app, self._directory.addresses(), instance.pool_cls):
+            known = [*self._directory.addresses(), *governed_tasks(self.app, self.settings.time_limits)]
+            for line in remarks(self.app, known, instance.pool_cls):
                 logger.warning("%s", line)
             for line in unseen(instance, self.settings.telemetry, manager.QUEUE):
                 logger.warning("%s", line)
