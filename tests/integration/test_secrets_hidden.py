@@ -10,8 +10,9 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from orchestrator import Orchestrator
+from orchestrator import Dead, Orchestrator
 from orchestrator.cli.dead_letters import dead_letters
+from orchestrator.cli.send import send
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import secrets_app as app
 from tests.apps.secrets_app import SECRET
@@ -83,6 +84,26 @@ def test_a_command_line_that_has_never_heard_of_the_message_hides_it(house: Hous
         assert "no money" in shown
         assert SECRET not in shown
     stranger.app.close()
+
+
+def test_the_command_line_that_sends_hides_it_in_the_outcome(house: House) -> None:
+    fields = json.dumps({"user": "u", "pin": SECRET})
+    for more in ((), ("--json",)):
+        shown = invoke(house.orchestrator.app, send, "clerk", "Pay", fields, "--wait", "20", *more).stdout
+        assert "no money" in shown
+        assert SECRET not in shown
+
+
+def test_a_worker_that_does_not_know_the_message_logs_it_without_secrets() -> None:
+    with EmbeddedServer() as server, WorkerProcess("tests.apps.agents_app", server.url, queues="clerk") as stranger:
+        orchestrator = app.make(server.url)
+        outcome = orchestrator.send("clerk", app.pay()).wait(timeout_s=20)
+        assert isinstance(outcome, Dead)
+        assert outcome.reason == "unknown task"
+        log = eventually(lambda: stranger.log() if "full contents of the message" in stranger.log() else "", 20)
+        assert "clerk.Pay" in log
+        assert SECRET not in log
+        orchestrator.app.close()
 
 
 def test_inspect_shows_what_runs_and_what_waits_without_secrets(house: House) -> None:
