@@ -24,7 +24,7 @@ from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.masked import mask_logs
 from orchestrator.agents.reaping import Reaping
-from orchestrator.agents.remarks import remarks
+from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting, unseen
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
@@ -42,7 +42,7 @@ from orchestrator.monitors.upkeep import keeping_of
 from orchestrator.registry.agents import AgentEntry, Registry
 from orchestrator.sending.address import Address
 from orchestrator.sending.broadcast import Strategy, strategy_of
-from orchestrator.sending.call import call, check_timeout
+from orchestrator.sending.call import call, check_fallback, check_timeout
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, read_ledger
@@ -77,8 +77,7 @@ class Orchestrator:
         self._description = Description(app, self._directory.declared, self.settings.app_version)
         configure(app, self.settings, self._description, lambda i, reason: self._stored.at_death(i, reason))
         refuse_app(app)
-        switch_on(self.settings.telemetry, self.settings.redact)
-        mask_logs(self.settings.redact)
+        self._hide()
         app.orchestrator = self
         app.steps["worker"].update((Ending, Fitting))
         app.steps["consumer"].update((Guard, Reaping, Reporting))
@@ -97,9 +96,11 @@ class Orchestrator:
         if instance is not None and instance.app is self.app:
             self._description.worker = instance
             PULSE.start(sender, self._should_consume)
+            options = self.app.conf.broker_transport_options
             self.app.conf.broker_transport_options = {
-                **self.app.conf.broker_transport_options,
+                **options,
                 "node_name": sender,
+                "redact": (*options["redact"], *self._directory.secrets),
             }
 
     def _should_consume(self) -> bool:
@@ -114,7 +115,8 @@ class Orchestrator:
         # Everything is imported by now, and nothing has run: tasks that came after finalizing are caught here.
         if instance is not None and instance.app is self.app:
             supervise_tasks(self.app)
-            for line in remarks(self.app, self._directory.addresses(), instance.pool_cls):
+            known = [*self._directory.addresses(), *governed_tasks(self.app, self.settings.time_limits)]
+            for line in remarks(self.app, known, instance.pool_cls):
                 logger.warning("%s", line)
             for line in unseen(instance, self.settings.telemetry, manager.QUEUE):
                 logger.warning("%s", line)
@@ -140,8 +142,18 @@ class Orchestrator:
             if spec is not None:
                 refuse_policies(self._directory.addresses_of(spec))
                 register_handlers(self.app, self, spec)
+        self._hide()
         if self.app.finalized:
             supervise_tasks(self.app)
+
+    def _hide(self) -> None:
+        switch_on(self.settings.telemetry, self.hidden)
+        mask_logs(self.hidden)
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The names of fields that texts do not show: the settings', and the secrets of agents declared here."""
+        return (*self.settings.redact, *self._directory.secrets)
 
     def refuse_misfits(self, worker: Any) -> None:
         """Refuse to start a worker whose times cannot fit together; its bootstep calls this.
@@ -337,7 +349,7 @@ class Orchestrator:
         message: Message | None = None,
         *,
         timeout_s: float,
-        fallback: bool | Mapping[str, Any] = False,
+        fallback: bool | Mapping[str, Any] | None = False,
     ) -> Any:
         """Ask, and wait for the reply: what the handler returned, as JSON data.
 
@@ -355,9 +367,7 @@ class Orchestrator:
         options = SendOptions.checked(
             retry=Retry(max_retries=0), on_error=OnError.IGNORE, deadline_s=timeout_s, when_down=WhenDown.ERROR
         )
-        later = (
-            None if fallback is False else SendOptions.checked(**(fallback if isinstance(fallback, Mapping) else {}))
-        )
+        later = check_fallback(fallback)
         return call(
             lambda: self._sender.send(recipient, message, options),
             patience_s,

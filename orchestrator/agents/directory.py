@@ -11,6 +11,7 @@ from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
 from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownAgent, UnknownMessage
 from orchestrator.core.flow import Flow
+from orchestrator.core.secret_names import secret_names
 from orchestrator.core.settings import Settings
 from orchestrator.core.timeouts import Timeouts, most_specific
 from orchestrator.registry.agents import AgentEntry
@@ -59,6 +60,12 @@ class Directory:
             if spec.queue in consumed
         ]
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of the secret fields of all messages that are handled by an agent declared here."""
+        handlers = (handler for spec in self.declared.values() for handler in spec.handlers.values())
+        return tuple(sorted({name for handler in handlers for name in secret_names(handler.message)}))
+
     def addresses(self) -> list[Address]:
         """Of every message that is handled by an agent declared here."""
         return [address for spec in self.declared.values() for address in self.addresses_of(spec)]
@@ -68,7 +75,10 @@ class Directory:
         return [self.address(spec.name, name) for name in sorted(spec.handlers)]
 
     def flow(self, agent: str) -> Flow:
-        """What flow control applies to an agent: as the settings say, else as it declares."""
+        """What flow control applies to an agent: as the settings say, else as it declares. None without an agent."""
+        if not agent:
+            # A plain task has none, and the pattern "*" means agents.
+            return Flow()
         spec = self.declared.get(agent)
         declared = spec.flow if spec is not None else Flow()
         if not self._settings.mailboxes and not self._settings.breakers:

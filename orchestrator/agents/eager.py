@@ -229,7 +229,7 @@ class EagerHouse:
             failure = replace(failure, type="Reject")
         verdict = final_failure(supervision, failure)
         if verdict.log:
-            text = mask(verdict.outcome.error, self._app.orchestrator.settings.redact)
+            text = mask(verdict.outcome.error, (*self._app.orchestrator.settings.redact, *supervision.hide))
             logger.error("%s %s given up: %s", supervision.agent, supervision.message, text)
         return self._given_up(parcel, args, kwargs, queue, supervision, attempt, verdict, lineage)
 

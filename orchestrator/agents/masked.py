@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from orchestrator.core.masking import mask
+from orchestrator.core.supervision import hide_in
 
 #: Loggers that print errors, tracebacks and messages as they are.
 _LOGGERS: Final = (
@@ -34,16 +35,20 @@ class Masked(logging.Filter):
         except Exception:  # noqa: BLE001
             # Whoever formats it will say so.
             return True
-        masked: Any = mask(text, self.hidden)
+        hidden = self.hidden
+        if isinstance(record.args, tuple):
+            # Of a message that this worker does not know, Celery logs everything; its headers name its secrets.
+            hidden = (*hidden, *(name for said in record.args for name in hide_in(said)))
+        masked: Any = mask(text, hidden)
         if masked != text:
             record.msg, record.args = masked, ()
         if record.exc_info and record.exc_info[0] is not None:
             # Formatters make this once and keep it here.
-            record.exc_text = mask(record.exc_text or _format_exception(record.exc_info), self.hidden)
+            record.exc_text = mask(record.exc_text or _format_exception(record.exc_info), hidden)
         data = getattr(record, "data", None)
         if isinstance(data, dict):
             # What Celery says once more as fields, for who collects logs as JSON.
-            record.data = mask(data, self.hidden)
+            record.data = mask(data, hidden)
         return True
 
 

@@ -9,7 +9,8 @@ from celery import Celery
 from kombu.utils.imports import symbol_by_name
 
 from orchestrator.agents.host import why_not_supervised
-from orchestrator.core.effective import impossible, wasteful
+from orchestrator.core.effective import impossible, merge, wasteful
+from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.address import Address, unreadable
 from orchestrator.transport.transport import TRANSPORT, Transport
 
@@ -53,6 +54,19 @@ def own_tasks(app: Celery) -> list[tuple[str, Any]]:
     return [
         (name, task) for name, task in sorted(app.tasks.items()) if not name.startswith(("celery.", "orchestrator."))
     ]
+
+
+def governed_tasks(app: Celery, timeouts: Timeouts) -> list[Address]:
+    """Plain tasks that the settings speak of, each as if it were a message: what applies to a send of it."""
+    agents = app.orchestrator.agents.values()
+    theirs = {spec.task_name(name) for spec in agents for name in spec.handlers} | {spec.down_task for spec in agents}
+    found = []
+    for name, task in own_tasks(app):
+        said = timeouts.policy(name)
+        if name not in theirs and not why_not_supervised(task) and (said.timeout_s or said.deadline_s):
+            policy = merge(("settings", timeouts.floor), ("settings", said))
+            found.append(Address("", name, name, "", policy))
+    return found
 
 
 def _policies(addresses: list[Address], factor: float) -> list[str]:

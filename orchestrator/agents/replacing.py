@@ -23,7 +23,8 @@ def inherited(task: Any, on_replace: Callable[[Signature], Any]) -> Callable[[Si
         request = task.request
         supervision = None if request.is_eager else supervision_of(request)
         if supervision is not None:
-            wire = replace(supervision, failures=()).to_wire()
+            # The idempotency key is this delivery's: under it, the replacement would count as accepted before.
+            wire = replace(supervision, failures=(), once=None).to_wire()
             for heir in _with_id(replacement, request.id):
                 heir.set(headers={**(heir.options.get("headers") or {}), HEADER: wire})
         return on_replace(replacement)

@@ -45,7 +45,7 @@ class Reporting(bootsteps.StartStopStep):
         dispatcher = consumer.event_dispatcher
         if dispatcher is not None:
             # Whether events are on is asked of it at each: Flower switches them on while the worker runs.
-            self._handler = CeleryEventsHandler(dispatcher.send, consumer.app.orchestrator.settings.redact)
+            self._handler = CeleryEventsHandler(dispatcher.send, consumer.app.orchestrator.hidden)
             attach(self._handler, *TOLD)
 
     def _answer_prometheus(self, app: Any) -> None:

@@ -34,7 +34,8 @@ from orchestrator.core.errors import HandlerTimeout
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Cancelled, Expired, Handled, Outcome, kind, to_wire
-from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
+from orchestrator.core.redact import redact
+from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision, hide_in
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.message import LINEAGE, SENT
 from orchestrator.transport.request import TrackedRequest, channel_of
@@ -116,6 +117,16 @@ class SupervisedRequest(TrackedRequest):
 
     def _supervision(self) -> Supervision | None:
         return self._known
+
+    def info(self, safe: bool = False) -> Any:
+        """As Celery's, which ``inspect`` shows, without what is hidden of the arguments."""
+        told = super().info(safe)
+        for name in () if safe else ("args", "kwargs"):
+            told[name] = redact(told[name], self._hidden())
+        return told
+
+    def _hidden(self) -> tuple[str, ...]:
+        return (*self._app.orchestrator.settings.redact, *hide_in(self._message.headers))
 
     @property
     def _attempt(self) -> int:
@@ -332,7 +343,7 @@ class SupervisedRequest(TrackedRequest):
     def _tell(self, verdict: Verdict, supervision: Supervision | None) -> None:
         known = supervision or Supervision(message=self.name)
         if verdict.log:
-            error = mask(verdict.outcome.error, self._app.orchestrator.settings.redact)
+            error = mask(verdict.outcome.error, self._hidden())
             logger.error("%s %s given up: %s", known.agent, known.message, error)
         emit(
             events.BURIED if verdict.letter is not None else events.DROPPED,

@@ -18,6 +18,7 @@ def letter_document(letter: DeadLetter, hidden: tuple[str, ...]) -> dict[str, An
 
 def raw_message(letter: DeadLetter, hidden: tuple[str, ...]) -> Any:
     """The message as it lay in its mailbox: JSON data with the body decoded, or text if it cannot be read."""
+    hidden = letter.hidden(hidden)
     try:
         envelope = json.loads(letter.raw)
     except (ValueError, RecursionError):

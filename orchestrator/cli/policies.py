@@ -8,7 +8,7 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand
 
-from orchestrator.agents.remarks import remarks
+from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.app import Orchestrator
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.errors import EXIT_CODES, reported
@@ -29,6 +29,8 @@ _OPTIONS = ("retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priori
 def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
     """Show the policy of every message of AGENT, or of all agents, and where each value comes from.
 
+    Without AGENT, plain tasks for which the settings have a timeout or a deadline are shown, too.
+
     A value comes from the default, the agent, its handler, or the settings, the later the stronger; a send may say
     otherwise. Below it: what is asked for but cannot be had, or does not fit together.
     """
@@ -36,6 +38,8 @@ def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
     addresses = [address for address in _addresses(orchestrator) if agent in (None, address.agent)]
     if agent is not None and not addresses:
         raise UnknownAgent(agent, {address.agent for address in _addresses(orchestrator)})
+    if agent is None:
+        addresses += governed_tasks(orchestrator.app, orchestrator.settings.time_limits)
     pools = [""] if orchestrator.eager else sorted({i.pool for i in orchestrator.registry.incarnations()} or {""})
     said = list(dict.fromkeys(line for pool in pools for line in remarks(orchestrator.app, addresses, pool)))
     factor = orchestrator.settings.timeout_factor

@@ -23,6 +23,7 @@ from orchestrator.core.message import Message, decode
 from orchestrator.core.outcome import Dead, Handled, Outcome, to_wire
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.redact import redact
+from orchestrator.core.secret_names import secret_names
 from orchestrator.sending.delivery import Delivery
 
 
@@ -110,8 +111,8 @@ def send(
     is 0 only if the message was handled.
     """
     orchestrator = orchestrator_of(context)
-    hidden = orchestrator.settings.redact
     built = build(orchestrator, agent, message, read_fields(message, fields))
+    hidden = (*orchestrator.settings.redact, *secret_names(type(built)))
     delivery = orchestrator.send(
         agent,
         built,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, Secret, SecretBytes, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import to_jsonable_python
 
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.redact import HIDDEN, redact
+from orchestrator.core.secret_names import secret_names
 
 
 class Message(BaseModel):
@@ -34,18 +34,9 @@ def message_name(message: type[Message]) -> str:
 def encode(message: Message) -> dict[str, Any]:
     """The message's fields as plain JSON data, secrets included: the handler needs them."""
     fields: dict[str, Any] = message.model_dump(mode="json")
-    if _has_secrets(type(message)):
+    if secret_names(type(message)):
         fields = _revealed(fields, message.model_dump())
     return fields
-
-
-@cache
-def _has_secrets(model: type[Message]) -> bool:
-    try:
-        return "'writeOnly': True" in repr(model.model_json_schema())
-    except PydanticUserError:
-        # It has no schema; then only looking can tell.
-        return True
 
 
 def _revealed(shown: Any, value: Any) -> Any:
@@ -79,7 +70,7 @@ def _problems(error: ValidationError, model: type[Message], hidden: Iterable[str
     problems = []
     for item in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in item["loc"]) or "message"
-        secret = _has_secrets(model) or any(str(part).lower() in names for part in item["loc"])
+        secret = bool(secret_names(model)) or any(str(part).lower() in names for part in item["loc"])
         shown = HIDDEN if secret else repr(redact(item["input"], names))
         problems.append(f"{where}={shown if len(shown) <= 80 else shown[:77] + '...'}: {item['msg']}")
     return problems

@@ -80,6 +80,8 @@ class Supervision:
     once: tuple[str, int] | None = None
     #: Whether it becomes a dead letter if it expires; ``None`` leaves it to the worker's settings.
     bury_expired: bool | None = None
+    #: Names of the message's secret fields, besides those that the settings hide.
+    hide: tuple[str, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON, without what is empty."""
@@ -92,6 +94,8 @@ class Supervision:
             wire["once"] = list(self.once)
         if self.bury_expired is not None:
             wire["bury_expired"] = self.bury_expired
+        if self.hide:
+            wire["hide"] = list(self.hide)
         if self.failures:
             wire["failures"] = [failure.to_wire() for failure in self.failures]
         return wire
@@ -137,6 +141,7 @@ class Supervision:
                 deadline_at_s=_seconds(wire.get("deadline_at_s")),
                 once=_once(wire.get("once")),
                 bury_expired=None if wire.get("bury_expired") is None else bool(wire["bury_expired"]),
+                hide=hide_in({HEADER: wire}),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidPolicy(HEADER, wire, "what Supervision.to_wire() makes") from error
@@ -176,7 +181,7 @@ class Pause:
 
 
 #: What differs from one message to the next is not among these.
-_COMMON: Final = frozenset({"retry", "on_error", "agent", "message", "track", "timeout_s"})
+_COMMON: Final = frozenset({"retry", "on_error", "agent", "message", "track", "timeout_s", "hide"})
 
 #: The last one in which equal values always look alike, whoever else refers to their parts.
 _MARSHAL_VERSION: Final = 2
@@ -185,6 +190,13 @@ _MARSHAL_VERSION: Final = 2
 _known: dict[bytes, Supervision] = {}
 _KNOWN_MOST: Final = 1000
 _KNOWN_LONGEST: Final = 1000
+
+
+def hide_in(headers: Any) -> tuple[str, ...]:
+    """The names of a message's secret fields, as its headers say them; never fails."""
+    wire = headers.get(HEADER) if isinstance(headers, Mapping) else None
+    names = wire.get("hide") if isinstance(wire, Mapping) else None
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
 def _seconds(value: Any) -> float | None:

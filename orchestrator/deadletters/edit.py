@@ -69,4 +69,4 @@ def edited(letter: DeadLetter, changes: Mapping[str, Any], validate: Validate | 
     except (TypeError, ValueError) as error:
         raise CallerError(f"changes are not JSON data: {error}") from None
     envelope["body"] = base64.b64encode(body.encode()).decode() if encoded else body
-    return Edit(letter, before, json.loads(body)[:2], json.dumps(envelope).encode(), hidden)
+    return Edit(letter, before, json.loads(body)[:2], json.dumps(envelope).encode(), letter.hidden(hidden))

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
-from orchestrator.core.supervision import HEADER, Failure, Supervision
+from orchestrator.core.supervision import HEADER, Failure, Supervision, hide_in
 
 #: What is known of each dimension that letters are indexed by: its field in the log's entries.
 DIMENSIONS = {"agent": b"a", "message": b"n", "error": b"e", "reason": b"y", "group": b"g"}
@@ -65,6 +65,8 @@ class DeadLetter:
     group: str = ""
     #: Why, by whom and since when it is parked; empty if it is open.
     note: Mapping[str, Any] = field(default_factory=dict)
+    #: Names of the message's secret fields, as its sender knew them.
+    hide: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
@@ -94,8 +96,13 @@ class DeadLetter:
         """The message's arguments as JSON data, or ``None`` if they cannot be read."""
         return _body(envelope_of(self.raw))
 
+    def hidden(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """What is not shown of it: the fields of these names, and its own secrets."""
+        return (*names, *self.hide)
+
     def shown(self, hidden: tuple[str, ...]) -> dict[str, Any]:
-        """Everything about the letter as JSON data, with the named fields redacted, in its texts too."""
+        """Everything about the letter as JSON data, without its secrets and the named fields, in its texts too."""
+        hidden = self.hidden(hidden)
         shown = {
             "id": self.id,
             "state": self.state,
@@ -212,6 +219,7 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"")
         ),
         group=fields.get(b"g", b"").decode("utf-8", "replace"),
         note=_json(note, {}),
+        hide=hide_in(headers),
     )
 
 

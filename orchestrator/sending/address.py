@@ -17,6 +17,7 @@ from kombu.serialization import prepare_accept_content, registry
 from orchestrator.core.effective import Effective, Policy, merge, priority_of, seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.message import Message, encode, message_name
+from orchestrator.core.secret_names import secret_names
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.options import SendOptions
@@ -62,7 +63,8 @@ def to_agent(directory: Directory, recipient: Any, message: Message | None, opti
     """The parcel that takes a message to an agent.
 
     Raises:
-        CallerError: see :meth:`Directory.address`; or ``message`` is not a message.
+        CallerError: see :meth:`Directory.address`; or ``message`` is not a message; or its deadline passes before it
+            is due.
     """
     if not isinstance(message, Message):
         # A recipient that is none is the first thing to be told of.
@@ -80,6 +82,7 @@ def to_agent(directory: Directory, recipient: Any, message: Message | None, opti
         message=address.message,
         policy=address.policy,
         queue=address.queue,
+        hide=secret_names(type(message)),
     )
 
 
@@ -190,9 +193,14 @@ def _parcel(
     kwargs: Mapping[str, Any] | None = None,
     link: Sequence[Any] = (),
     link_error: Sequence[Any] = (),
+    hide: tuple[str, ...] = (),
 ) -> Parcel:
     effective = policy.over("send", options.policy)
     deadline_s = timeouts.scaled(effective.deadline_s)
+    if deadline_s is not None and options.countdown_s is not None and deadline_s <= options.countdown_s:
+        by = effective.sources.get("deadline_s", "default")
+        due = f"more than the time until its countdown or eta, for it is due in {options.countdown_s:g} s"
+        raise InvalidPolicy("deadline_s", deadline_s, f"{due}; said by {by}")
     return Parcel(
         id,
         task,
@@ -208,6 +216,7 @@ def _parcel(
             deadline_at_s=None if deadline_s is None else time.time() + deadline_s,
             once=options.once,
             bury_expired=effective.bury_expired,
+            hide=hide,
         ),
         kwargs or {},
         queue=queue,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from kombu.exceptions import BatchPublishError
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.form import Form, encode, write_form
-from orchestrator.sending.publish import Parcel, headers_of, producer_of, queue_name, refusals, shown
+from orchestrator.sending.publish import Parcel, headers_of, producer_of, queue_name, refusals, reprs_of
 from orchestrator.transport.store import Store
 
 #: Most recipients of one broadcast: one step must not keep Redis from others for a second.
@@ -95,6 +95,13 @@ def each_once(parcels: Sequence[Parcel]) -> None:
         seen.add(parcel.supervision.agent)
 
 
+def at_any_time(parcel: Parcel) -> Parcel:
+    """A compensation: written now, but sent by Redis when there is cause for it, perhaps hours later."""
+    if parcel.expires_s is None and parcel.supervision.deadline_at_s is None:
+        return parcel
+    return replace(parcel, expires_s=None, supervision=replace(parcel.supervision, deadline_at_s=None))
+
+
 def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, ...]) -> dict[int, Refusal]:
     """Publish every copy in one script.
 
@@ -166,7 +173,7 @@ class _Forms:
         """
         kind = _kind(parcel)
         if kind not in self._numbers:
-            reprs = shown(parcel.args, self._hidden), shown(parcel.kwargs, self._hidden)
+            reprs = reprs_of(parcel, self._hidden)
             with refusals(self._app, parcel.task), headers_of(parcel) as headers:
                 form = write_form(self._app, parcel, headers, reprs, batch)
             if form is None:

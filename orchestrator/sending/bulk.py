@@ -12,7 +12,16 @@ from pydantic_core import to_json
 
 from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
 from orchestrator.sending.form import Form, encode, write_form
-from orchestrator.sending.publish import Parcel, headers_of, producer_of, publish, refusals, shown
+from orchestrator.sending.publish import (
+    Parcel,
+    headers_of,
+    hidden_in,
+    producer_of,
+    publish,
+    refusals,
+    reprs_of,
+    shown,
+)
 
 #: Messages in one round trip. More would keep Redis from others for longer than a few milliseconds.
 CHUNK: Final = 250
@@ -74,7 +83,8 @@ def _alike(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
             if form is None:
                 by_celery(parcels)
                 continue
-            messages = {parcel.id: _filled(form, parcel, hidden) for parcel in parcels}
+            names = hidden_in(parcels[0], hidden)
+            messages = {parcel.id: _filled(form, parcel, names) for parcel in parcels}
             for call in form.calls(messages):
                 batch.state.session.run(*call)
 
@@ -91,7 +101,7 @@ def _filled(form: Form, parcel: Parcel, hidden: tuple[str, ...]) -> str:
 
 
 def _form(app: Celery, parcel: Parcel, hidden: tuple[str, ...], batch: Any) -> Form | None:
-    reprs = shown(parcel.args, hidden), shown(parcel.kwargs, hidden)
+    reprs = reprs_of(parcel, hidden)
     with refusals(app, parcel.task), headers_of(parcel) as headers:
         form = write_form(app, parcel, headers, reprs, batch)
     if form is None or not form.embed:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed
-from orchestrator.core.outcome import Handled
-from orchestrator.sending.delivery import Delivery
+from orchestrator.core.outcome import Handled, Outcome
+from orchestrator.sending.delivery import Cancelling, Delivery
+from orchestrator.sending.options import SendOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,14 @@ def call(ask: Callable[[], Delivery], timeout_s: float, instead: Callable[[], De
     error: AgentDown | DeliveryTimeout | SendFailed
     try:
         delivery = ask()
+        outcome: Outcome | None
         try:
             outcome = delivery.wait(timeout_s)
         except DeliveryTimeout:
-            delivery.cancel()
-            raise
+            # The reply may have come while it was given up.
+            outcome = delivery.outcome() if delivery.cancel() is Cancelling.TOO_LATE else None
+            if outcome is None:
+                raise
         if isinstance(outcome, Handled):
             return outcome.result
         error = SendFailed(delivery.id, outcome)
@@ -58,3 +62,16 @@ def check_timeout(timeout_s: float) -> float:
     if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool) or not 0 < timeout_s <= 24 * 3600:
         raise InvalidPolicy("timeout_s", timeout_s, "a number above 0, at most 86400")
     return float(timeout_s)
+
+
+def check_fallback(fallback: bool | Mapping[str, Any] | None) -> SendOptions | None:
+    """How a call that does not succeed is to be sent instead; ``None`` if it is not.
+
+    Raises:
+        InvalidPolicy: it says neither whether nor how; or an option has a bad value.
+    """
+    if not isinstance(fallback, bool | Mapping | None):
+        raise InvalidPolicy("fallback", fallback, "True, False, or the options of a send")
+    if fallback is None or fallback is False:
+        return None
+    return SendOptions.checked(**({} if fallback is True else fallback))

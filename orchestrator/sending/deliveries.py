@@ -18,7 +18,8 @@ class Deliveries(Sequence[Delivery]):
     ids: tuple[str, ...]
     #: Names of the messages; one, if all have the same.
     messages: tuple[str, ...]
-    on_error: OnError
+    #: What each is to do if it is not handled; one, if all are to do the same.
+    on_errors: tuple[OnError, ...]
     _await: Awaiter
     _tracker: Tracker
     _queue: str
@@ -35,6 +36,7 @@ class Deliveries(Sequence[Delivery]):
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self.ids)))]
         message = self.messages[0] if len(self.messages) == 1 else self.messages[index]
+        on_error = self.on_errors[0] if len(self.on_errors) == 1 else self.on_errors[index]
         return Delivery(
-            self.ids[index], self.agent, message, self.on_error, self._await, self._tracker, self._queue, self._trace
+            self.ids[index], self.agent, message, on_error, self._await, self._tracker, self._queue, self._trace
         )

@@ -76,7 +76,8 @@ def publish(
     producer: Any = None,
     quick: Quick | None = None,
 ) -> None:
-    """Send a parcel; when this returns, Redis has it. Logs, events and Flower see the ``hidden`` fields redacted.
+    """Send a parcel; when this returns, Redis has it. Logs, events and Flower see the ``hidden`` fields redacted,
+    and the message's secrets.
 
     ``quick`` does it where it can.
 
@@ -85,7 +86,7 @@ def publish(
             at the last moment it may have been taken all the same. Or no connection was free (see :func:`producer_of`).
         InvalidMessage: its arguments are not JSON data.
     """
-    reprs = shown(parcel.args, hidden), shown(parcel.kwargs, hidden)
+    reprs = reprs_of(parcel, hidden)
     with refusals(app, parcel.task), headers_of(parcel) as headers:
         if quick is not None and quick(parcel, headers, reprs):
             return
@@ -158,6 +159,18 @@ def refusals(app: Celery, task: str) -> Iterator[None]:
     except (OperationalError, RedisError, OSError) as error:
         with app.connection_for_write() as connection:
             raise BrokerUnavailable(connection.as_uri(), error) from error
+
+
+def reprs_of(parcel: Parcel, hidden: tuple[str, ...]) -> tuple[str, str]:
+    """A parcel's arguments and keyword arguments as logs and Flower show them."""
+    names = hidden_in(parcel, hidden)
+    return shown(parcel.args, names), shown(parcel.kwargs, names)
+
+
+def hidden_in(parcel: Parcel, hidden: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the fields that are not shown of a parcel: those ``hidden`` in all, and its own secrets."""
+    hide = parcel.supervision.hide
+    return (*hidden, *hide) if hide else hidden
 
 
 def shown(arguments: Sequence[Any] | Mapping[str, Any], hidden: tuple[str, ...]) -> str:

@@ -24,6 +24,7 @@ from orchestrator.sending.broadcast import (
     Cast,
     Refusal,
     Strategy,
+    at_any_time,
     each_once,
     named,
     new_cast,
@@ -126,7 +127,7 @@ class BrokerDoor:
     def _declare(self, parcel: Parcel) -> None:
         """Have Redis know the recipient's flow control before its first message, in case no worker has told it yet."""
         agent = parcel.supervision.agent
-        if agent not in self._declared:
+        if agent and agent not in self._declared:
             flow = self._flow(agent)
             if flow.declared:
                 declare_flow(self._store(), queue_name(parcel), flow, serves=False)
@@ -222,25 +223,27 @@ class Sender:
 
         Raises:
             CallerError: the recipient, a message or an option is not what it must be; nothing was sent.
+            AgentDown: nobody is there, and one of them was not to wait; nothing was sent.
             MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
             BrokerUnavailable: Redis did not take it.
         """
         parcels = to_agent_each(self._directory, recipient, messages, options)
         door = self._door()
         if not parcels:
-            return Deliveries("", (), (), OnError.DEAD_LETTER, door.outcome, door.tracker, "")
+            return Deliveries("", (), (), (), door.outcome, door.tracker, "")
         s = parcels[0].supervision
         trace: dict[str, Any] = {}
         with _telling(parcels), tracing.span(f"send_many {s.agent}", "PRODUCER"):
             tracing.carry(trace)
-            _must_be_up(door, parcels[0])
+            _must_be_up(door, next((p for p in parcels if p.when_down is WhenDown.ERROR), parcels[0]))
             door.send_many(parcels)
         names = tuple(parcel.supervision.message for parcel in parcels)
+        on_errors = tuple(parcel.supervision.on_error for parcel in parcels)
         return Deliveries(
             s.agent,
             tuple(parcel.id for parcel in parcels),
             names[:1] if len(set(names)) == 1 else names,
-            s.on_error,
+            on_errors[:1] if len(set(on_errors)) == 1 else on_errors,
             door.outcome,
             door.tracker,
             queue_name(parcels[0]),
@@ -270,7 +273,7 @@ class Sender:
         undo = (
             []
             if compensate is None
-            else [to_agent(self._directory, recipient, compensate, SendOptions()) for recipient in listed]
+            else [at_any_time(to_agent(self._directory, recipient, compensate, SendOptions())) for recipient in listed]
         )
         cast = new_cast(strategy, parcels, undo)
         door = self._door()

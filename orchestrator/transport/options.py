@@ -53,7 +53,7 @@ class Options:
     managed: bool = False
     #: Whether a message that expires becomes a dead letter instead of a mere count.
     bury_expired: bool = False
-    #: Names of fields whose values are hidden where an error's text is logged.
+    #: Names of fields whose values are hidden where an error's text is logged, and in what ``inspect scheduled`` tells.
     redact: tuple[str, ...] = USUAL
     #: Further fields for the heartbeat, for whoever knows more about this worker than the transport does.
     describe: Callable[[], Mapping[str, str]] | None = None

@@ -16,6 +16,8 @@ from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from kombu.exceptions import KombuError
 
+from orchestrator.core.redact import redact
+from orchestrator.core.supervision import hide_in
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.message import MalformedEntry, decode
 from orchestrator.transport.store import Store, open_store
@@ -80,7 +82,10 @@ def _told(state: Any, consumer: Any, due_ms: float, queue: str, raw: bytes) -> d
         logger.debug("not told among what is scheduled in %s: %s", queue, error)
         return None
     eta = request.eta or datetime.fromtimestamp(due_ms / 1000, UTC)
-    return {"eta": eta.isoformat(), "priority": _TIMER_PRIORITY, "request": request.info()}
+    hidden = (*consumer.channel.options.redact, *hide_in(message.headers))
+    told = request.info()
+    told.update({name: redact(told[name], hidden) for name in ("args", "kwargs")})
+    return {"eta": eta.isoformat(), "priority": _TIMER_PRIORITY, "request": told}
 
 
 def _request(app: Any, message: Any, hostname: str) -> Request:

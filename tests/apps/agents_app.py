@@ -317,6 +317,7 @@ def replaced(task: Task, a: int, b: int, kind: str = "task") -> Any:
     add = tasks["plain.add"]
     by = {
         "task": add.s(a, b),
+        "self": task.s(a, b),
         "chain": chain(add.s(a, 0), add.s(b)),
         "chord": chord([add.s(a, 0), add.s(b, 0)], tasks["plain.total"].s()),
         "failing": tasks["plain.fail"].s(str(a)),

@@ -37,10 +37,18 @@ class Undo(Message):
     """Makes a Reprice good."""
 
 
+class UndoSoon(Message):
+    """The same, with little time for it by declaration."""
+
+
 class Work(Message):
     """Fails if it is to."""
 
     fails: bool = False
+
+
+class Urgent(Message):
+    """Fails; who waits for it is to hear of it, and nobody sends it to an agent that is down."""
 
 
 class Fence(Message):
@@ -68,11 +76,19 @@ class _Base(Agent):
     def undo(self, message: Undo, context: Context) -> str:
         return f"undone at {context.agent}"
 
+    @handles(UndoSoon, expires_s=0.2, deadline_s=0.3)
+    def undo_soon(self, message: UndoSoon, context: Context) -> str:
+        return f"undone at {context.agent}"
+
     @handles(Work)
     def work(self, message: Work) -> str:
         if message.fails:
             raise ValueError("work is to fail")
         return "worked"
+
+    @handles(Urgent, on_error="raise", when_down="error")
+    def urgent(self, message: Urgent) -> None:
+        raise ValueError("urgent is to fail")
 
     @handles(Fence, retry=Retry(max_retries=5, backoff=SOON))
     def fence(self, message: Fence, context: Context) -> int:

@@ -12,6 +12,7 @@ import pytest
 from orchestrator import Cancelled, Cancelling, Dead, Expired, Exponential, Handled, Message, Retry, Status
 from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed
 from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow
 from tests.agent_house import House, hosted
 from tests.apps import agents_app as app
@@ -249,6 +250,27 @@ def test_a_task_that_is_replaced_has_the_outcome_of_what_replaces_it(house: Hous
         assert (outcome.reason, outcome.error, outcome.attempts) == ("retries exhausted", "ValueError: 20", 2)
     else:
         assert outcome == Handled(42, 1)
+
+
+@pytest.mark.parametrize("kind", ["task", "self", "chain", "failing"])
+def test_a_task_under_an_idempotency_key_may_be_replaced(house: House, kind: str) -> None:
+    replaced = house.orchestrator.app.tasks["plain.replaced"]
+    key = f"{house.url}:{kind}"
+
+    def send() -> Delivery:
+        return house.orchestrator.send(
+            replaced.s(20, 22, kind), retry=Retry(max_retries=0), idempotency_key=key, idempotency_ttl_s=60
+        )
+
+    first = send()
+    outcome = first.wait(timeout_s=WAIT_S)
+    assert isinstance(outcome, Dead) if kind == "failing" else outcome == Handled(42, 1)
+    assert (send().id, send().wait(timeout_s=WAIT_S)) == (first.id, outcome)
+    if house.worker is not None:
+        house.idle()
+        left_ms = house.redis.pttl(house.keys.once("plain.replaced", key))
+        assert 0 < left_ms <= 60_000, "the key ages from the outcome of what has replaced the task"
+        assert not house.redis.exists(house.keys.once("plain.add", key))
 
 
 def test_callbacks_of_a_signature_are_called_after_success_and_errbacks_after_the_last_attempt(house: House) -> None:

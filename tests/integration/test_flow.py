@@ -11,11 +11,13 @@ import pytest
 from kombu.utils.uuid import uuid
 from redis import Redis
 
-from orchestrator import Dead, Handled, Message, Orchestrator, Refusal
+from orchestrator import Dead, Fixed, Handled, Message, Orchestrator, Refusal, Retry
 from orchestrator.core.errors import (
+    AgentDown,
     BroadcastRefused,
     CircuitOpen,
     InvalidPolicy,
+    SendFailed,
     UnknownAgent,
     UnknownMessage,
 )
@@ -157,6 +159,19 @@ def test_who_handled_a_copy_is_compensated_when_anothers_dies(house: House) -> N
     assert all(row.balanced for row in house.orchestrator.ledger())
 
 
+def test_a_compensation_has_time_however_late_it_is_sent(house: House) -> None:
+    before = house.row("eu")
+    report = house.orchestrator.broadcast(
+        ["eu", "us"],
+        app.Reprice(fails_at="us"),
+        compensate=app.UndoSoon(),
+        retry=Retry(max_retries=1, backoff=Fixed(0.5)),
+    )
+    assert isinstance(report.wait(WAIT_S)["us"], Dead)
+    eventually(lambda: house.row("eu").accepted == before.accepted + 2 and house.row("eu").pending == 0, WAIT_S)
+    assert house.row("eu").handled == before.handled + 2, house.row("eu")
+
+
 def test_nobody_is_compensated_when_all_handled_theirs(house: House) -> None:
     before = house.row("eu").accepted
     report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(), compensate=app.Undo())
@@ -225,6 +240,22 @@ def test_many_messages_are_sent_in_their_order(house: House) -> None:
     )
     assert letter.metadata == {"job": "7"}
     assert letter.body() == [[{"fails": True}], {}]
+
+
+def test_each_of_many_goes_by_its_own_policy(house: House) -> None:
+    deliveries = house.orchestrator.send_many("eu", [app.Work(fails=True), app.Urgent(), app.Work(fails=True)])
+    assert isinstance(deliveries[0].wait(WAIT_S), Dead)
+    with pytest.raises(SendFailed):
+        deliveries[1].wait(WAIT_S)
+    assert isinstance(deliveries[2].wait(WAIT_S), Dead)
+    said = house.orchestrator.send_many("eu", [app.Work(fails=True), app.Urgent()], on_error="log")
+    assert all(isinstance(delivery.wait(WAIT_S), Dead) for delivery in said)
+
+
+def test_one_of_many_that_is_not_to_wait_for_an_agent_that_is_down_stops_all(real: House) -> None:
+    with pytest.raises(AgentDown):
+        real.orchestrator.send_many("asia", [app.Work(), app.Urgent()])
+    assert real.row("asia").accepted == 0
 
 
 def test_none_of_many_is_nothing(house: House) -> None:

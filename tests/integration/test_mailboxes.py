@@ -217,3 +217,19 @@ def test_who_serves_the_mailbox_has_the_last_word(house: Orchestrator, redis_url
 
 def test_a_mailbox_keeps_what_it_is_told() -> None:
     assert Mailbox(limit=10, warn_at=0.75).warn_from == 8
+
+
+@pytest.mark.parametrize("queue", [None, "celery"])
+def test_a_pattern_for_all_agents_leaves_plain_tasks_alone(redis_url: str, queue: str | None) -> None:
+    o = app.make(redis_url, mailboxes={"*": {"limit": 1}}, breakers={"*": {"failures": 1}})
+
+    def nothing() -> None:
+        """Never run here."""
+
+    task = o.app.task(nothing, name="plain", shared=False)
+    for _ in range(2):
+        o.send(task.s().set(queue=queue) if queue else task)
+    assert o.store.client.keys(o.store.keys.flow("*")) == []
+    o.send("eu", Work())
+    assert o.store.client.keys(o.store.keys.flow("*")) == [o.store.keys.flow("eu").encode()]
+    o.app.close()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.cli.policies import policies
 from tests.apps import agents_app
 from tests.command_line import invoke
@@ -44,6 +45,25 @@ def test_the_table_says_the_same_and_what_cannot_be_had() -> None:
     assert "worker.Add: 3 attempts of up to 7 s with 0.03 s of pauses take up to 21.03 s; deadline_s=10 cuts" in text
     assert "plain.early: not supervised, acks_late=False" in text
     assert "plain.own: not supervised, its Request class is tests.apps.agents_app:OwnRequest" in text
+
+
+def test_plain_tasks_that_the_settings_speak_of_are_among_them() -> None:
+    settings: dict[str, Any] = {"timeouts": {"plain.a*": 7, "*.Down": 1, "*.early": 1}, "deadlines": {"plain.add": 10}}
+    document = json.loads(ask("--json", **settings).stdout)
+    shown = {entry["message"]: entry["options"] for entry in document["policies"] if not entry["agent"]}
+    assert set(shown) == {"plain.add", "plain.again"}
+    assert shown["plain.add"]["timeout_s"] == {"value": 7, "source": "settings"}
+    assert any(line.startswith("plain.add: 4 attempts of up to 7 s") for line in document["remarks"])
+    assert "plain.add" in ask(**settings).stdout
+    document = json.loads(ask("worker", "--json", **settings).stdout)
+    assert all(entry["agent"] for entry in document["policies"])
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_pool_that_cannot_interrupt_or_kill_plain_tasks_says_so(pool: str) -> None:
+    orchestrator = agents_app.make("redis://127.0.0.1:1/0", eager=True, timeouts={"plain.lasts": 7})
+    addresses = governed_tasks(orchestrator.app, orchestrator.settings.time_limits)
+    assert any(line.startswith(f"plain.lasts: a {pool} pool") for line in remarks(orchestrator.app, addresses, pool))
 
 
 @pytest.mark.parametrize("name", ["nobody", "Worker"])

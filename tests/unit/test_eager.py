@@ -5,6 +5,7 @@ What a worker does too is in ``tests/integration/test_agents.py``, which runs th
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from celery.result import EagerResult
 from orchestrator import Dead, Exponential, Handled, Orchestrator, Retry
 from orchestrator.core.errors import (
     InvalidMessage,
+    InvalidPolicy,
     SendFailed,
     UnknownDeadLetter,
     UnknownMessage,
@@ -53,6 +55,24 @@ def test_retries_do_not_wait(orchestrator: Orchestrator) -> None:
 
 def test_a_countdown_does_not_wait(orchestrator: Orchestrator) -> None:
     assert orchestrator.send("worker", house.Add(a=1, b=2), countdown_s=3600).outcome() == Handled(3, 1)
+
+
+@pytest.mark.parametrize(
+    "due", [{"countdown_s": 61}, {"countdown_s": 60}, {"eta": datetime.now(UTC) + timedelta(hours=1)}]
+)
+def test_a_deadline_that_passes_before_the_message_is_due_is_refused(due: dict[str, Any]) -> None:
+    hurried = house.make("redis://127.0.0.1:1/0", eager=True, deadlines={"worker.Pay": 30, "plain.add": 30})
+    for factor, said in ((1, "60.0 is not"), (0.5, "30.0 is not")):
+        slow = house.make("redis://127.0.0.1:1/0", eager=True, timeout_factor=factor)
+        with pytest.raises(InvalidPolicy, match=rf"deadline_s={said}.* due in \d+.*said by send"):
+            slow.send("worker", house.Add(a=1, b=2), deadline_s=60, **due)
+    with pytest.raises(InvalidPolicy, match="said by settings"):
+        hurried.send("worker", house.Pay(order_id="o", cents=1), **due)
+    with pytest.raises(InvalidPolicy, match="said by settings"):
+        hurried.send(hurried.app.tasks["plain.add"].s(1, 2).set(countdown=30))
+    if "eta" not in due:
+        with pytest.raises(InvalidPolicy):
+            hurried.send_many("worker", [house.Pay(order_id="o", cents=1)], **due)
 
 
 def test_raise_raises_at_the_send(orchestrator: Orchestrator) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Agent, Breaker, Mailbox, Message, handles, load_settings
+from orchestrator import Agent, Breaker, Dead, Mailbox, Message, Retry, handles, load_settings
 from orchestrator.agents.agent import inspect_agent
 from orchestrator.agents.fence import fence_at
 from orchestrator.core.breaker import BreakerState, Phase, asked, failed, succeeded
-from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, InvalidSettings
+from orchestrator.core.errors import CircuitOpen, InvalidDeclaration, InvalidPolicy, InvalidSettings
 from orchestrator.core.flow import Flow, Overflow
+from tests.apps import flow_app
 
 
 @pytest.mark.parametrize(
@@ -106,3 +107,17 @@ def test_a_late_failure_does_not_prolong_it() -> None:
 def test_a_fencing_token_is_the_entrys_place() -> None:
     assert fence_at("1-0@s") < fence_at("1-1@s") < fence_at("2-0@t")
     assert fence_at("nonsense") == 0
+
+
+def test_a_pattern_for_all_agents_gives_no_breaker_to_plain_tasks_in_eager_mode() -> None:
+    orchestrator = flow_app.make("redis://127.0.0.1:1/0", eager=True, breakers={"*": {"failures": 1}})
+
+    def fail() -> None:
+        raise ValueError("plain")
+
+    task = orchestrator.app.task(fail, name="plain", shared=False)
+    for _ in range(2):
+        assert isinstance(orchestrator.send(task, retry=Retry(max_retries=0)).outcome(), Dead)
+    orchestrator.send("eu", flow_app.Work(fails=True))
+    with pytest.raises(CircuitOpen):
+        orchestrator.send("eu", flow_app.Work())
