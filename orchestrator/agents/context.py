@@ -56,8 +56,9 @@ class Context:
     def send_self(self, message: Message, *, countdown_s: float = 0.0) -> None:
         """Send a message to this very agent, as Erlang's ``self() ! Message``: without retries, and untracked.
 
-        If its handler fails, it is a dead letter at once, whatever ``on_error`` says. For the rest the policy of agent and
-        handler holds, and it is of the trace of what is being handled. In eager mode it is handled before this returns.
+        If its handler fails, it is a dead letter at once, whatever ``on_error`` says. For the rest the policy of agent
+        and handler holds, and it is of the trace of what is being handled. In eager mode it is handled before this
+        returns.
 
         Raises:
             UnknownMessage: this agent does not handle that message.

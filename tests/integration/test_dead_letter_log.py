@@ -440,6 +440,34 @@ def test_a_parked_letter_is_out_of_the_way_until_it_is_unparked(bench: Bench) ->
     assert log.query(state="parked").unpark() == 1
 
 
+def test_a_selection_can_be_of_those_that_are_there_now(bench: Bench) -> None:
+    log = bench.log
+    nothing = log.query().until_now()
+    made = [bench.bury(agent=agent) for agent in ("billing", "shipping", "billing")]
+    parts = log.query().until_now(), log.query(agent="billing").until_now(), log.query(older_than_s=60).until_now()
+    late = bench.bury()
+    # Nor does it take what has grown old enough meanwhile.
+    bench.let_pass(61)
+    assert [part.count() for part in (nothing, *parts)] == [0, 3, 2, 0]
+    assert log.query(older_than_s=60).until_now().count() == 4
+    first = parts[0].page(2)
+    assert ids(first.letters) == made[:0:-1]
+    assert ids(parts[0].page(2, before=first.before).letters) == made[:1]
+    assert [part.purge() for part in (nothing, parts[2], parts[1], parts[0])] == [0, 0, 2, 1]
+    assert ids(log.list()) == [late]
+
+
+def test_how_many_are_wanted_is_a_number_from_0(bench: Bench) -> None:
+    bench.bury()
+    log = bench.log
+    assert (log.list(0), list(log.acts(0)), log.query().page(0).letters, log.query().groups(0)) == ([], [], (), [])
+    asks: list[Any] = [log.list, log.acts, log.query().page, log.query().groups]
+    for ask in asks:
+        for limit in (-1, 1.5, "5", None, True):
+            with pytest.raises(InvalidPolicy, match="limit="):
+                ask(limit)
+
+
 def test_purging_takes_what_the_filter_means(bench: Bench, heard: list[Event]) -> None:
     bench.bury(agent="billing")
     shipping = bench.bury(agent="shipping")
