@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.deadletters.criteria import Criteria
+from orchestrator.deadletters.criteria import Criteria, check_limit
 from orchestrator.deadletters.export import write_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
 from orchestrator.deadletters.replay import Canary, Pace, Replayed, replay
@@ -81,9 +81,13 @@ class Selection:
 
         Raises:
             UnknownDeadLetter: ``before`` is no letter's id.
+            InvalidPolicy: ``limit`` is no number of letters.
         """
+        check_limit(limit)
         if before is not None:
             self._log._known_form(before)
+        if not limit:
+            return Page((), before)
         low, high = self._bounds()
         if before is not None:
             # An age is a bound too; whichever is the older one holds.
@@ -113,7 +117,12 @@ class Selection:
         return sum(len(ids) for ids in self._ids(state=state))
 
     def groups(self, limit: int = 50) -> list[Group]:
-        """The letters by fingerprint, the last to have come first; of those there are, the ``limit`` newest."""
+        """The letters by fingerprint, the last to have come first; of those there are, the ``limit`` newest.
+
+        Raises:
+            InvalidPolicy: ``limit`` is no number of groups.
+        """
+        check_limit(limit)
         c = self.criteria
         names = self._shelf.values("group", c.indexed)
         hour = self._shelf.now_ms() // _HOUR_MS
