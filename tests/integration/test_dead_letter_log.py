@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import pytest
@@ -588,6 +588,34 @@ def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: Bench) -
     bench.let_pass(61)
     assert keep(bench.log, RETRYING).retried == 128
     assert bench.log.count() == 0
+
+
+def test_retries_that_take_all_the_time_there_is_leave_expiry_and_length_their_share(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(700):
+        bench.bury(reason="non-retryable error")
+    for _ in range(700):
+        bench.bury()
+    keeping = Keeping(keep_s=3600, most=1, retries=3)
+    assert keep(bench.log, Keeping(retries=3)) == Kept()
+    bench.let_pass(7200)
+    # By this clock there is time for ten steps or less.
+    ticks = count()
+    monkeypatch.setattr(upkeep, "monotonic", lambda: next(ticks) / 10)
+    kept = upkeep.keep(bench.log, keeping, budget_s=1)
+    assert (kept.retried > 0, kept.expired > 0, kept.trimmed > 0) == (True, True, True), kept
+
+
+def test_retries_get_the_time_that_nothing_else_needs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(700):
+        bench.bury()
+    bench.let_pass(1)
+    ticks = count()
+    monkeypatch.setattr(upkeep, "monotonic", lambda: next(ticks) / 100)
+    assert upkeep.keep(bench.log, Keeping(retries=3, first_retry_s=0.001), budget_s=0.5).retried == 700
+    (act,) = bench.log.acts()
+    assert act.done == 700
 
 
 def test_without_the_setting_nothing_is_retried_by_itself(bench: Bench) -> None:
