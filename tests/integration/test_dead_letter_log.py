@@ -468,6 +468,19 @@ def test_how_many_are_wanted_is_a_number_from_0(bench: Bench) -> None:
                 ask(limit)
 
 
+def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: Bench) -> None:
+    log = bench.log
+    before, after = bench.bury(), bench.bury()
+    log.park(before, "by hand, before it was planned")
+    keep(log, RETRYING)
+    log.park(after, "by hand, when it was planned")
+    log.unpark(before)
+    log.unpark(after)
+    bench.let_pass(3600)
+    assert keep(log, RETRYING) == Kept()
+    assert log.query().retry().sent == 2
+
+
 def test_purging_takes_what_the_filter_means(bench: Bench, heard: list[Event]) -> None:
     bench.bury(agent="billing")
     shipping = bench.bury(agent="shipping")
