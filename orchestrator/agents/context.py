@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.core.effective import seconds
-from orchestrator.core.errors import InvalidPolicy, NoOwner, NotSupervised
-from orchestrator.core.message import Message, encode, message_name
+from orchestrator.core.errors import NoOwner, NotSupervised
+from orchestrator.core.message import Message
+from orchestrator.core.policy import OnError, Retry, WhenDown
 
 if TYPE_CHECKING:
     from orchestrator.agents.agent import Agent
@@ -56,17 +56,24 @@ class Context:
     def send_self(self, message: Message, *, countdown_s: float = 0.0) -> None:
         """Send a message to this very agent, as Erlang's ``self() ! Message``: without retries, and untracked.
 
-        If its handler fails, it is a dead letter at once. In eager mode it is handled before this returns.
+        If its handler fails, it is a dead letter at once, whatever ``on_error`` says. For the rest the policy of agent
+        and handler holds, and it is of the trace of what is being handled. In eager mode it is handled before this
+        returns.
 
         Raises:
             UnknownMessage: this agent does not handle that message.
             InvalidPolicy: ``message`` is none, or the countdown is no time.
+            MailboxFull, CircuitOpen: the agent's own mailbox takes none now.
+            BrokerUnavailable: Redis did not take it.
         """
         if self.orchestrator is None:
             raise NotSupervised(f"the context of {self.agent!r} belongs to no Orchestrator")
-        if not isinstance(message, Message):
-            raise InvalidPolicy("message", message, "an instance of a Message class")
-        name = message_name(type(message))
-        address = self.orchestrator.address(self.agent, name)
-        task = self.orchestrator.app.tasks[address.task]
-        task.apply_async((encode(message),), queue=address.queue, countdown=seconds("countdown_s", countdown_s) or None)
+        self.orchestrator.send(
+            self.agent,
+            message,
+            retry=Retry(max_retries=0),
+            on_error=OnError.DEAD_LETTER,
+            countdown_s=countdown_s,
+            when_down=WhenDown.QUEUE,
+            track=False,
+        )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
-import json
 import logging
 import threading
 import time
@@ -19,11 +17,12 @@ from celery import Celery, states
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.eager_flow import EagerFlow
-from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
+from orchestrator.agents.eager_letters import Mail, Unreadable, mail_of, reopened, written
+from orchestrator.agents.execute import MESSAGE_LIMIT, TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.fence import FENCE
 from orchestrator.agents.host import supervise_tasks
 from orchestrator.agents.verdict import Verdict, expired, final_failure
-from orchestrator.core.errors import CircuitOpen, InvalidMessage, UnknownMessage
+from orchestrator.core.errors import CircuitOpen, UnknownMessage
 from orchestrator.core.flow import Flow
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
 from orchestrator.core.masking import mask
@@ -35,7 +34,6 @@ from orchestrator.sending.delivery import Cancelling, Found
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel
 from orchestrator.telemetry import emit, events, tracing
-from orchestrator.transport.message import LINEAGE
 
 logger = logging.getLogger(__name__)
 
@@ -138,35 +136,36 @@ class EagerHouse:
                     emit(events.COMPENSATED, agent=undo.supervision.agent, id=undo.id, broadcast=cast.id)
         return refused
 
-    def _run(self, parcel: Parcel, lineage: Mapping[str, Any] | None = None) -> Outcome:
-        supervise_tasks(self._app)
-        task = self._app.tasks.get(parcel.task)
+    def _run(self, parcel: Parcel) -> Outcome:
         queue = getattr(parcel.queue, "name", parcel.queue) or self._app.conf.task_default_queue
-        try:
-            args, kwargs = json.loads(json.dumps([list(parcel.args), dict(parcel.kwargs)]))
-        except (TypeError, ValueError) as error:
-            raise InvalidMessage(parcel.task, [str(error)]) from error
-        if task is None:
-            raise UnknownMessage(str(queue), parcel.task, sorted(self._app.tasks))
-        self._count(queue, "accepted")
-        supervision = parcel.supervision
-        outcome: Outcome | None = self._too_late(parcel, args, kwargs, queue)
-        retries = 0
         carried: dict[str, str] = {}
         with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
             tracing.carry(carried)
         if parcel.trace is not None:
             parcel.trace.update(carried)
+        mail = mail_of(parcel, str(queue), carried)
+        if parcel.task not in self._app.tasks:
+            raise UnknownMessage(mail.queue, parcel.task, sorted(self._app.tasks))
+        return self._deliver(mail)
+
+    def _deliver(self, mail: Mail) -> Outcome:
+        supervise_tasks(self._app)
+        parcel, queue = mail.parcel, mail.queue
+        task = self._app.tasks[parcel.task]
+        self._count(queue, "accepted")
+        supervision = parcel.supervision
+        outcome: Outcome | None = self._too_late(mail)
+        retries = 0
         began = monotonic()
         while outcome is None:
             began = monotonic()
             result = task.apply(
-                args,
-                kwargs,
+                mail.args,
+                mail.kwargs,
                 task_id=parcel.id,
                 retries=retries,
                 throw=False,
-                headers={HEADER: supervision.to_wire(), FENCE: next(self._fences), **carried},
+                headers={HEADER: supervision.to_wire(), FENCE: next(self._fences), **mail.carried},
                 link=list(parcel.link) or None,
                 link_error=list(parcel.link_error) or None,
             )
@@ -196,10 +195,10 @@ class EagerHouse:
                     id=parcel.id,
                     attempts=outcome.attempts,
                 )
-                if lineage:
-                    emit(events.RESOLVED, letter_id=str(lineage.get("of", "")), id=parcel.id)
+                if mail.lineage:
+                    emit(events.RESOLVED, letter_id=str(mail.lineage.get("of", "")), id=parcel.id)
             else:
-                outcome = self._failed(parcel, args, kwargs, queue, supervision, retries + 1, result, lineage)
+                outcome = self._failed(mail, supervision, retries + 1, result)
                 self._flow.failed(supervision.agent, outcome.reason)
         self._count(queue, kind(outcome))
         self._outcomes[parcel.id] = outcome
@@ -207,17 +206,8 @@ class EagerHouse:
         self._records[parcel.id] = {**to_wire(outcome), HISTORY: history(supervision, last)}
         return outcome
 
-    def _failed(
-        self,
-        parcel: Parcel,
-        args: Any,
-        kwargs: Any,
-        queue: str,
-        supervision: Supervision,
-        attempt: int,
-        result: Any,
-        lineage: Mapping[str, Any] | None,
-    ) -> Dead:
+    def _failed(self, mail: Mail, supervision: Supervision, attempt: int, result: Any) -> Dead:
+        parcel = mail.parcel
         error = result.result
         if not isinstance(error, BaseException):
             error = RuntimeError(f"{parcel.task} ended as {result.state}: {error!r}")
@@ -231,60 +221,55 @@ class EagerHouse:
         if verdict.log:
             text = mask(verdict.outcome.error, (*self._app.orchestrator.settings.redact, *supervision.hide))
             logger.error("%s %s given up: %s", supervision.agent, supervision.message, text)
-        return self._given_up(parcel, args, kwargs, queue, supervision, attempt, verdict, lineage)
+        return self._given_up(mail, supervision, attempt, verdict)
 
-    def _too_late(self, parcel: Parcel, args: Any, kwargs: Any, queue: str) -> Outcome | None:
+    def _too_late(self, mail: Mail) -> Outcome | None:
         """The outcome of what may wait for less long than it is to. Nothing else waits here."""
+        parcel = mail.parcel
         countdown_s = parcel.countdown_s or 0.0
         if parcel.expires_s is None or parcel.expires_s > countdown_s:
             return None
         if not parcel.supervision.bury_expired:
             return Expired()
         verdict = expired(now_text(), 0)
-        return self._given_up(parcel, args, kwargs, queue, parcel.supervision, 1, verdict, None)
+        return self._given_up(mail, parcel.supervision, 1, verdict)
 
-    def _given_up(
-        self,
-        parcel: Parcel,
-        args: Any,
-        kwargs: Any,
-        queue: str,
-        supervision: Supervision,
-        attempt: int,
-        verdict: Verdict,
-        lineage: Mapping[str, Any] | None,
-    ) -> Dead:
+    def _given_up(self, mail: Mail, supervision: Supervision, attempt: int, verdict: Verdict) -> Dead:
         outcome = verdict.outcome
         if verdict.letter is not None:
-            raw = _as_on_the_wire(parcel, args, kwargs, queue, supervision, attempt, lineage)
-            letter = {"queue": queue, "by": _BY, "at": round(time.time() * 1000), **verdict.letter}
-            outcome = replace(outcome, letter_id=self.letters.add(raw, letter))
+            raw = written(mail, supervision, attempt)
+            outcome = replace(outcome, letter_id=self._bury(raw, mail.queue, verdict.letter))
         emit(
             events.BURIED if verdict.letter is not None else events.DROPPED,
             agent=supervision.agent,
-            message=supervision.message,
-            id=parcel.id,
+            message=supervision.message or mail.parcel.task,
+            id=mail.parcel.id,
             reason=outcome.reason,
             error=outcome.error,
             attempts=outcome.attempts,
         )
         return outcome
 
+    def _bury(self, raw: bytes, queue: str, letter: Mapping[str, Any]) -> str:
+        return self.letters.add(raw, {"queue": queue, "by": _BY, "at": round(time.time() * 1000), **letter})
+
     def _send_again(self, queue: str, raw: bytes) -> bool:
-        envelope = json.loads(raw)
-        headers = envelope["headers"]
-        args, kwargs, _ = json.loads(base64.b64decode(envelope["body"]))
-        parcel = Parcel(
-            id=headers["id"],
-            task=headers["task"],
-            args=args,
-            kwargs=kwargs,
-            queue=queue,
-            supervision=Supervision.from_wire(headers[HEADER]),
-        )
-        self._flow.admit(parcel.supervision.agent)
-        outcome = self._run(parcel, headers.get(LINEAGE))
+        try:
+            mail = reopened(self._app, queue, raw)
+        except Unreadable as unreadable:
+            self._buried_unread(queue, raw, unreadable)
+            return False
+        self._flow.admit(mail.parcel.supervision.agent)
+        outcome = self._deliver(mail)
         return isinstance(outcome, Dead) and outcome.letter_id is None
+
+    def _buried_unread(self, queue: str, raw: bytes, why: Unreadable) -> None:
+        """As a worker buries what its doors have let nobody see (guard.py)."""
+        self._count(queue, "accepted")
+        error = {"type": why.error, "message": why.text[:MESSAGE_LIMIT]}
+        self._bury(raw, queue, {"reason": why.reason.value, "error": error, "attempts": 0})
+        self._count(queue, "dead")
+        emit(events.BURIED, agent=queue, message="", id="", reason=why.reason.value, error=why.error, attempts=0)
 
     def _count(self, queue: str, counter: str) -> None:
         with self._lock:
@@ -298,34 +283,3 @@ def _refusing(refused: dict[int, Refusal], place: int) -> Iterator[None]:
         yield
     except CircuitOpen:
         refused[place] = Refusal.OPEN
-
-
-def _as_on_the_wire(
-    parcel: Parcel,
-    args: Any,
-    kwargs: Any,
-    queue: str,
-    supervision: Supervision,
-    attempt: int,
-    lineage: Mapping[str, Any] | None,
-) -> bytes:
-    body = base64.b64encode(json.dumps([args, kwargs, {}]).encode()).decode()
-    return json.dumps(
-        {
-            "body": body,
-            "content-type": "application/json",
-            "content-encoding": "utf-8",
-            "headers": {
-                "task": parcel.task,
-                "id": parcel.id,
-                "retries": attempt - 1,
-                HEADER: supervision.to_wire(),
-                **({LINEAGE: dict(lineage)} if lineage else {}),
-            },
-            "properties": {
-                "body_encoding": "base64",
-                "correlation_id": parcel.id,
-                "delivery_info": {"exchange": "", "routing_key": queue},
-            },
-        }
-    ).encode()

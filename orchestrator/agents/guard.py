@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from traceback import walk_tb
 from typing import Any
 
 from celery import bootsteps
 
-from orchestrator.agents.agent import AgentSpec
 from orchestrator.agents.quick import QuickWay
-from orchestrator.core.errors import BrokerUnavailable, UnknownMessage
+from orchestrator.agents.unhandled import unhandled
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.request import channel_of
@@ -48,10 +47,10 @@ class Guard(bootsteps.StartStopStep):
             return on_unknown_message(body, message)
 
         def unknown_task(body: Any, message: Any, exc: BaseException) -> Any:
-            unhandled = _unhandled(orchestrator.agents, str((message.headers or {}).get("task", "")))
-            if unhandled is not None:
+            unknown = unhandled(orchestrator.agents, str((message.headers or {}).get("task", "")))
+            if unknown is not None:
                 # Sent by somebody who knows a newer agent, or an older one.
-                _bury(message, Reason.UNKNOWN_MESSAGE, type(unhandled).__name__, str(unhandled))
+                _bury(message, Reason.UNKNOWN_MESSAGE, type(unknown).__name__, str(unknown))
             else:
                 _bury(message, Reason.UNKNOWN_TASK, "NotRegistered", f"no task {exc} is registered on this worker")
             return on_unknown_task(body, message, exc)
@@ -99,16 +98,6 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
             return None
 
     return handle
-
-
-def _unhandled(agents: Mapping[str, AgentSpec], task: str) -> UnknownMessage | None:
-    """What is wrong with a task that nobody has registered, if its name is that of a message for one of the agents."""
-    spec = max(
-        (spec for name, spec in agents.items() if task.startswith(f"{name}.")),
-        key=lambda spec: len(spec.name),
-        default=None,
-    )
-    return None if spec is None else UnknownMessage(spec.name, task[len(spec.name) + 1 :], spec.handlers)
 
 
 def _is_a_signals(error: BaseException) -> bool:

@@ -228,7 +228,8 @@ def purge_letters(
     context: click.Context, /, yes: bool, dry_run: bool, who: str | None, why: str, as_json: bool, **options: Any
 ) -> None:
     """Remove dead letters: all open ones, or those a filter means. Asks first; what is removed is gone."""
-    chosen = selection(orchestrator_of(context).dead_letters, options)
+    # What comes while somebody thinks about the answer, nobody has agreed to.
+    chosen = selection(orchestrator_of(context).dead_letters, options).until_now()
     count = chosen.count()
     if dry_run:
         _say(as_json, {"would_remove": count}, f"{count} dead letters would be removed")

@@ -249,6 +249,11 @@ class Keys:
         """Mark of a monitor whose DOWN is not wanted any more; it expires."""
         return f"{self.root}flushed:{ref}"
 
+    @property
+    def cancelling(self) -> str:
+        """Set of the outcomes of deliveries that were cancelled while a worker had them, and have not ended yet."""
+        return f"{self.root}cancelling"
+
     def aftermath(self, delivery_id: str) -> str:
         """Hash of what else happens when that outcome is recorded; the scripts append ``:then`` to its key."""
         return f"{self.outcome(delivery_id)}:then"

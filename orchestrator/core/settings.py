@@ -147,6 +147,13 @@ class Settings(BaseSettings):
                 f"sweep_every_s={self.sweep_every_s:g}, sweep_stale_s={self.sweep_stale_s:g}; "
                 "allowed: sweep_every_s < sweep_stale_s"
             )
+        last_retry_s = self.letters_first_retry_s * 2 ** (self.letters_retries - 1)
+        if self.letters_retries and last_retry_s >= self.letters_keep_s:
+            raise ValueError(
+                f"letters_first_retry_s={self.letters_first_retry_s:g}, letters_retries={self.letters_retries}, "
+                f"letters_keep_s={self.letters_keep_s:g}; allowed: letters_keep_s above {last_retry_s:g}, "
+                "for which the last retry waits; the letter would expire first"
+            )
         for name, timeout_s in self.timeouts.items():
             deadline_s = self.deadlines.get(name)
             if deadline_s is not None and timeout_s > deadline_s:

@@ -75,3 +75,13 @@ class Criteria:
         """What was asked, for the record."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         return {name: dict(value) if name == "metadata" else value for name, value in given.items()}
+
+
+def check_limit(limit: int) -> None:
+    """Refuse what says how many are wanted, and is no number of letters.
+
+    Raises:
+        InvalidPolicy: it is none.
+    """
+    if type(limit) is not int or limit < 0:
+        raise InvalidPolicy("limit", limit, "a whole number from 0")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.core.errors import CallerError, InvalidPolicy, UnknownDeadLetter
-from orchestrator.deadletters.criteria import Criteria
+from orchestrator.deadletters.criteria import Criteria, check_limit
 from orchestrator.deadletters.edit import Edit, Validate, edited
 from orchestrator.deadletters.export import read_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
@@ -51,10 +51,13 @@ class DeadLetters:
 
         Raises:
             UnknownDeadLetter: ``before`` is no letter's id.
+            InvalidPolicy: ``limit`` is no number of letters.
         """
+        check_limit(limit)
         if before is not None:
             self._known_form(before)
-        return [read_letter(*row) for row in self.shelf.newest(limit, f"({before}" if before else "+")]
+        # Redis takes no 0 for a count.
+        return [read_letter(*row) for row in self.shelf.newest(limit, f"({before}" if before else "+")] if limit else []
 
     def count(self) -> int:
         """How many there are, parked ones included."""
@@ -94,8 +97,13 @@ class DeadLetters:
         return Selection(self, criteria)
 
     def acts(self, limit: int = 50) -> Sequence[Act]:
-        """What was done with letters, newest first."""
-        return self.shelf.acts(limit)
+        """What was done with letters, newest first.
+
+        Raises:
+            InvalidPolicy: ``limit`` is no number of acts.
+        """
+        check_limit(limit)
+        return self.shelf.acts(limit) if limit else []
 
     # -- acting
 

@@ -56,13 +56,15 @@ class MemoryShelf:
 
     def add(self, raw: bytes, letter: Mapping[str, Any]) -> str:
         """Keep a message; returns the letter's id."""
-        headers = envelope_of(raw).get("headers") or {}
+        headers = envelope_of(raw).get("headers")
+        headers = headers if isinstance(headers, dict) else {}
         supervision = supervision_in(headers)
         name = supervision.message or str(headers.get("task", ""))
         error = str((letter.get("error") or {}).get("type", ""))
         failures = letter.get("failures") or [{}]
         stack = str(failures[-1].get("traceback", ""))
         lineage = headers.get(LINEAGE)
+        lineage = lineage if isinstance(lineage, dict) else {}
         row = {
             b"m": raw,
             b"letter": json.dumps(dict(letter)).encode(),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.deadletters.criteria import Criteria
+from orchestrator.deadletters.criteria import Criteria, check_limit
 from orchestrator.deadletters.export import write_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
 from orchestrator.deadletters.replay import Canary, Pace, Replayed, Source, replay
@@ -60,10 +60,19 @@ class Group:
 class Selection:
     """What :meth:`DeadLetters.query` returns. Ages are of the moment at which it is asked something."""
 
-    def __init__(self, log: DeadLetters, criteria: Criteria) -> None:
+    def __init__(self, log: DeadLetters, criteria: Criteria, fixed: tuple[str, str] | None = None) -> None:
         self._log = log
         self._shelf = log.shelf
         self.criteria = criteria
+        #: Between which ids they lie, if that was fixed.
+        self._fixed = fixed
+
+    def until_now(self) -> Selection:
+        """Those of them that are there now: none that comes later, or grows old enough later, is among them."""
+        low, high = self._bounds()
+        newest = self._shelf.newest(1, "+")
+        last = newest[0][0] if newest else "0-0"
+        return Selection(self._log, self.criteria, (low, _lower(last, high)))
 
     # -- asking
 
@@ -72,14 +81,17 @@ class Selection:
 
         Raises:
             UnknownDeadLetter: ``before`` is no letter's id.
+            InvalidPolicy: ``limit`` is no number of letters.
         """
+        check_limit(limit)
         if before is not None:
             self._log._known_form(before)
+        if not limit:
+            return Page((), before)
         low, high = self._bounds()
         if before is not None:
             # An age is a bound too; whichever is the older one holds.
-            at = before.split("-")[0]
-            high = f"({before}" if high == "+" or int(at) <= int(high) else high
+            high = f"({before}" if _lower(before, high) == before else high
         letters: list[DeadLetter] = []
         read = 0
         while True:
@@ -95,7 +107,8 @@ class Selection:
     def count(self) -> int:
         """How many there are. At once where an index answers and no age is asked; else by looking at candidates."""
         c = self.criteria
-        if c.needs_reading or c.state == "parked" or c.older_than_s is not None or c.newer_than_s is not None:
+        aged = self._fixed is not None or c.older_than_s is not None or c.newer_than_s is not None
+        if aged or c.needs_reading or c.state == "parked":
             return self._counted(c.state)
         whole = self._shelf.size_of(c.indexed) if c.indexed else self._shelf.size()
         return whole if c.state == "all" else whole - self._counted("parked")
@@ -104,7 +117,12 @@ class Selection:
         return sum(len(ids) for ids in self._ids(state=state))
 
     def groups(self, limit: int = 50) -> list[Group]:
-        """The letters by fingerprint, the last to have come first; of those there are, the ``limit`` newest."""
+        """The letters by fingerprint, the last to have come first; of those there are, the ``limit`` newest.
+
+        Raises:
+            InvalidPolicy: ``limit`` is no number of groups.
+        """
+        check_limit(limit)
         c = self.criteria
         names = self._shelf.values("group", c.indexed)
         hour = self._shelf.now_ms() // _HOUR_MS
@@ -112,6 +130,7 @@ class Selection:
         # Whether a group has letters of that age or state, only the letters tell.
         while len(groups) < limit and (name := next(names, "")):
             part = self._log.query(**{**c.described(), "group": name})
+            part._fixed = self._fixed
             page = part.page(1)
             while not page.letters and page.before is not None:
                 page = part.page(1, before=page.before)
@@ -234,6 +253,8 @@ class Selection:
     # -- searching
 
     def _bounds(self) -> tuple[str, str]:
+        if self._fixed is not None:
+            return self._fixed
         c = self.criteria
         if c.older_than_s is None and c.newer_than_s is None:
             return "-", "+"
@@ -279,3 +300,12 @@ class Selection:
                 yield ids[at : at + limit]
             left = None if left is None else left - len(ids)
             low = f"({found.cursor}" if found.cursor else ""
+
+
+def _lower(letter_id: str, high: str) -> str:
+    """The lower one of an id and an upper bound, which is an id, or ``+``, or the ms up to whose end it reaches."""
+    if high == "+":
+        return letter_id
+    ms, _, number = high.partition("-")
+    place = tuple(int(part) for part in letter_id.split("-"))
+    return letter_id if place <= (int(ms), int(number) if number else float("inf")) else high

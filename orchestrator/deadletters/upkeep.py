@@ -50,15 +50,26 @@ class Kept:
 def keep(log: DeadLetters, keeping: Keeping, *, budget_s: float = _BUDGET_S) -> Kept:
     """One run, of ``budget_s`` seconds at most and what a step takes.
 
+    Each part has its share of them, so that none keeps another from its work; what is left over goes to the retries.
+
     Raises:
         BrokerUnavailable: Redis is away; the next run goes on from here.
     """
+    share_s = budget_s / 4
     until = monotonic() + budget_s
-    retried, parked = _retry(log, keeping, until) if keeping.retries else (0, 0)
-    return Kept(retried, parked, _expire(log, keeping, until), _trim(log, keeping, until))
+    retries = _Retries(log, keeping)
+    parked = 0
+    if keeping.retries:
+        parked = _plan(log, keeping, monotonic() + share_s)
+        retries.send(monotonic() + share_s)
+    expired = _expire(log, keeping, monotonic() + share_s)
+    trimmed = _trim(log, keeping, monotonic() + share_s)
+    if keeping.retries:
+        retries.send(until)
+    return Kept(retries.ended(), parked, expired, trimmed)
 
 
-def _retry(log: DeadLetters, keeping: Keeping, until: float) -> tuple[int, int]:
+def _plan(log: DeadLetters, keeping: Keeping, until: float) -> int:
     shelf = log.shelf
     parked = 0
     looked_at = 1
@@ -71,33 +82,43 @@ def _retry(log: DeadLetters, keeping: Keeping, until: float) -> tuple[int, int]:
     if parked:
         logger.warning("%d dead letters parked: their automatic retries are used up", parked)
         emit(events.PARKED, {"count": parked})
-    return _send_due(log, keeping, until), parked
+    return parked
 
 
-def _send_due(log: DeadLetters, keeping: Keeping, until: float) -> int:
-    shelf = log.shelf
-    pause_ms = round(min(keeping.first_retry_s, _LONGEST_PAUSE_S) * 1000)
-    waiting: dict[str, None] = {}
-    retried = kept = 0
-    act = ""
-    while monotonic() < until and (due := shelf.due(BATCH)):
-        act = act or log.begin("retry", _WHO, "automatic")
-        resent = shelf.resend(due, act, auto=True, watched=False)
-        # What a full mailbox keeps out must not stand before the letters of others.
-        shelf.put_off(resent.kept, pause_ms)
-        # What names no queue would be due for ever.
-        shelf.unplan(sorted({*due} - {*resent.kept} - {one.letter_id for one in resent.each()}))
-        tell(resent)
-        retried += resent.count
-        kept += len(resent.kept)
-        if resent.refusal is not None:
-            waiting[str(resent.refusal)] = None
-    if kept:
-        logger.warning("%d automatic retries wait: %s", kept, "; ".join(islice(waiting, 3)))
-    if act and not retried:
-        # Else the operators' acts would make room for nothing.
-        shelf.withdraw(act)
-    return retried
+class _Retries:
+    """What one run sends again."""
+
+    def __init__(self, log: DeadLetters, keeping: Keeping) -> None:
+        self._log = log
+        self._pause_ms = round(min(keeping.first_retry_s, _LONGEST_PAUSE_S) * 1000)
+        self._waiting: dict[str, None] = {}
+        self._retried = self._kept = 0
+        self._act = ""
+
+    def send(self, until: float) -> None:
+        """Send what is due, as much as there is time for."""
+        shelf = self._log.shelf
+        while monotonic() < until and (due := shelf.due(BATCH)):
+            self._act = self._act or self._log.begin("retry", _WHO, "automatic")
+            resent = shelf.resend(due, self._act, auto=True, watched=False)
+            # What a full mailbox keeps out must not stand before the letters of others.
+            shelf.put_off(resent.kept, self._pause_ms)
+            # What names no queue would be due for ever.
+            shelf.unplan(sorted({*due} - {*resent.kept} - {one.letter_id for one in resent.each()}))
+            tell(resent)
+            self._retried += resent.count
+            self._kept += len(resent.kept)
+            if resent.refusal is not None:
+                self._waiting[str(resent.refusal)] = None
+
+    def ended(self) -> int:
+        """Say what there is to say; returns how many were sent."""
+        if self._kept:
+            logger.warning("%d automatic retries wait: %s", self._kept, "; ".join(islice(self._waiting, 3)))
+        if self._act and not self._retried:
+            # Else the operators' acts would make room for nothing.
+            self._log.shelf.withdraw(self._act)
+        return self._retried
 
 
 def _expire(log: DeadLetters, keeping: Keeping, until: float) -> int:

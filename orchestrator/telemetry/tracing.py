@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["PRODUCER", "CONSUMER", "CLIENT"]
 
-_CARRIED: Final = ("traceparent", "tracestate")
+#: The headers that carry a context.
+CARRIED: Final = ("traceparent", "tracestate")
 
 _NOTHING: Final = nullcontext()
 
@@ -72,7 +73,7 @@ def carried(request: object) -> dict[str, str]:
     if _tracer is None:
         return found
     headers = getattr(request, "headers", None)
-    for name in _CARRIED:
+    for name in CARRIED:
         value = getattr(request, name, None)
         if value is None and isinstance(headers, Mapping):
             value = headers.get(name)

@@ -17,6 +17,7 @@ from orchestrator.core.death import DeathReason
 from orchestrator.core.fingerprint import fingerprint, normalised_stack
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.core.masking import mask
+from orchestrator.core.supervision import HEADER
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.options import Options
@@ -192,20 +193,33 @@ class Settler:
         )
 
     def retry_later(self, tag: str, payload: Mapping[str, Any], step: str, pause_s: float) -> None:
-        """End an attempt and schedule the next, which is ``payload`` in that step of the mailbox, as one step."""
+        """End an attempt and schedule the next, which is ``payload`` in that step of the mailbox, as one step.
+
+        Unless its sender has cancelled it meanwhile: then the delivery ends with the attempt.
+        """
         claim = self.holder.take(tag) if self.holder is not None else None
         if claim is None or self.holder is None:
             return
         self._forget(tag)
         k, queue = self._keys, claim.queue
+        headers = payload["headers"]
+        tracked = isinstance(headers.get(HEADER), dict) and headers[HEADER].get("track")
         self.holder.outbox.post(
             "retry",
-            [claim.stream, k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL)],
+            [
+                claim.stream,
+                k.ledger(queue),
+                k.delayed(queue),
+                k.delayed_bodies(queue),
+                k.step(queue, DOORBELL),
+                *([k.outcome(headers["id"])] if tracked else ()),
+            ],
             [
                 GROUP,
                 claim.entry,
                 f"{step}|{uuid()}",
                 dumps(payload),
                 to_ms(pause_s),
+                self._outcome_ttl_ms,
             ],
         )

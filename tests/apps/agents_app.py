@@ -336,6 +336,17 @@ def noted(task: Task, what: Any, name: str) -> None:
         _record().rpush(f"test:noted:{name}", str(what))
 
 
+#: What is shut in this process, where there is no Redis.
+SHUT: set[str] = set()
+
+
+def gated(task: Task, name: str) -> str:
+    """Fails while ``test:shut:NAME`` is there."""
+    if name in SHUT if task.request.is_eager else _record().exists(f"test:shut:{name}"):
+        raise ValueError(f"{name} is shut")
+    return name
+
+
 def lasts(for_s: float) -> None:
     threading.Event().wait(for_s)
 
@@ -358,7 +369,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, hosts: bool = Tr
     orchestrator = Orchestrator(app, load_settings(**settings))
     for function in (add, total, fail, hold, lasts):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
-    for method in (bound, again, replaced, noted):
+    for method in (bound, again, replaced, noted, gated):
         app.task(name=f"plain.{method.__name__}", bind=True, shared=False)(method)
     app.task(name="plain.limited", time_limit=1, shared=False)(hold)
     app.task(name="plain.early", acks_late=False, shared=False)(add)

@@ -15,6 +15,12 @@ class Where(Message):
     failures: int = 0
 
 
+class Further(Message):
+    """Tells which trace it is in, and has its agent send it on to where it fails."""
+
+    again: bool = True
+
+
 class Guide(Agent):
     name = "guide"
     retry = Retry(max_retries=2, backoff=Exponential(first_s=0.01, cap_s=0.02))
@@ -25,6 +31,13 @@ class Guide(Agent):
             raise ConnectionError(f"attempt {context.attempt}")
         here = trace.get_current_span().get_span_context()
         return [f"{here.trace_id:x}", f"{here.span_id:x}"]
+
+    @handles(Further, priority=3)
+    def further(self, message: Further, context: Context) -> str:
+        if message.again:
+            context.send_self(Further(again=False))
+            return f"{trace.get_current_span().get_span_context().trace_id:x}"
+        raise ConnectionError("for the record")
 
 
 def make(url: str | None = None, *, eager: bool = False) -> Orchestrator:

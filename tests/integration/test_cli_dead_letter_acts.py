@@ -166,6 +166,25 @@ def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: ShelfInRedis) -
     assert asked(shop, "list")["count"] == 1
 
 
+def test_what_comes_while_somebody_is_asked_is_not_purged(
+    shop: Orchestrator, bench: ShelfInRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.bury(agent="shipping")
+    bench.bury()
+    came: list[str] = []
+
+    def can_ask() -> bool:
+        came.append(bench.bury())
+        return True
+
+    monkeypatch.setattr("orchestrator.cli.dead_letters_acts.can_ask", can_ask)
+    for options, removed in ((("--agent", "shipping"), 1), ((), 2)):
+        result = invoke(shop.app, dead_letters, "purge", *options, stdin="y\n")
+        assert f"Remove {removed} dead letters?" in result.stderr
+        assert result.stdout == f"{removed} dead letters removed\n"
+    assert [letter["id"] for letter in asked(shop, "list")["letters"]] == came[1:]
+
+
 def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, bench: ShelfInRedis, tmp_path: Path) -> None:
     bench.bury()
     bench.bury_raw(b"\xff\x00")

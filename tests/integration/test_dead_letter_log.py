@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import pytest
@@ -469,6 +469,47 @@ def test_a_parked_letter_is_out_of_the_way_until_it_is_unparked(bench: Bench) ->
     assert log.query(state="parked").unpark() == 1
 
 
+def test_a_selection_can_be_of_those_that_are_there_now(bench: Bench) -> None:
+    log = bench.log
+    nothing = log.query().until_now()
+    made = [bench.bury(agent=agent) for agent in ("billing", "shipping", "billing")]
+    parts = log.query().until_now(), log.query(agent="billing").until_now(), log.query(older_than_s=60).until_now()
+    late = bench.bury()
+    # Nor does it take what has grown old enough meanwhile.
+    bench.let_pass(61)
+    assert [part.count() for part in (nothing, *parts)] == [0, 3, 2, 0]
+    assert log.query(older_than_s=60).until_now().count() == 4
+    first = parts[0].page(2)
+    assert ids(first.letters) == made[:0:-1]
+    assert ids(parts[0].page(2, before=first.before).letters) == made[:1]
+    assert [part.purge() for part in (nothing, parts[2], parts[1], parts[0])] == [0, 0, 2, 1]
+    assert ids(log.list()) == [late]
+
+
+def test_how_many_are_wanted_is_a_number_from_0(bench: Bench) -> None:
+    bench.bury()
+    log = bench.log
+    assert (log.list(0), list(log.acts(0)), log.query().page(0).letters, log.query().groups(0)) == ([], [], (), [])
+    asks: list[Any] = [log.list, log.acts, log.query().page, log.query().groups]
+    for ask in asks:
+        for limit in (-1, 1.5, "5", None, True):
+            with pytest.raises(InvalidPolicy, match="limit="):
+                ask(limit)
+
+
+def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: Bench) -> None:
+    log = bench.log
+    before, after = bench.bury(), bench.bury()
+    log.park(before, "by hand, before it was planned")
+    keep(log, RETRYING)
+    log.park(after, "by hand, when it was planned")
+    log.unpark(before)
+    log.unpark(after)
+    bench.let_pass(3600)
+    assert keep(log, RETRYING) == Kept()
+    assert log.query().retry().sent == 2
+
+
 def test_purging_takes_what_the_filter_means(bench: Bench, heard: list[Event]) -> None:
     bench.bury(agent="billing")
     shipping = bench.bury(agent="shipping")
@@ -589,6 +630,34 @@ def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: Bench) -
     bench.let_pass(61)
     assert keep(bench.log, RETRYING).retried == 128
     assert bench.log.count() == 0
+
+
+def test_retries_that_take_all_the_time_there_is_leave_expiry_and_length_their_share(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(700):
+        bench.bury(reason="non-retryable error")
+    for _ in range(700):
+        bench.bury()
+    keeping = Keeping(keep_s=3600, most=1, retries=3)
+    assert keep(bench.log, Keeping(retries=3)) == Kept()
+    bench.let_pass(7200)
+    # By this clock there is time for ten steps or less.
+    ticks = count()
+    monkeypatch.setattr(upkeep, "monotonic", lambda: next(ticks) / 10)
+    kept = upkeep.keep(bench.log, keeping, budget_s=1)
+    assert (kept.retried > 0, kept.expired > 0, kept.trimmed > 0) == (True, True, True), kept
+
+
+def test_retries_get_the_time_that_nothing_else_needs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(700):
+        bench.bury()
+    bench.let_pass(1)
+    ticks = count()
+    monkeypatch.setattr(upkeep, "monotonic", lambda: next(ticks) / 100)
+    assert upkeep.keep(bench.log, Keeping(retries=3, first_retry_s=0.001), budget_s=0.5).retried == 700
+    (act,) = bench.log.acts()
+    assert act.done == 700
 
 
 def test_without_the_setting_nothing_is_retried_by_itself(bench: Bench) -> None:

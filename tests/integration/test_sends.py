@@ -197,6 +197,37 @@ def test_a_chain_goes_on_once_its_first_task_succeeds_and_not_when_it_is_dead(ho
     assert eventually(lambda: noted(house, name) == ["gave up"], describe=house.log)
 
 
+def test_a_dead_chain_goes_on_once_its_letter_is_sent_again_and_handled(house: House, kind: str) -> None:
+    app.NOTED.clear()
+    tasks, log = house.orchestrator.app.tasks, house.orchestrator.dead_letters
+    name = f"shut {kind}"
+    steps = chain(
+        tasks["plain.gated"].s(name), tasks["plain.noted"].s(name=name), tasks["plain.noted"].si("last", name=name)
+    )
+    steps.link_error(tasks["plain.noted"].si("gave up", name=name))
+    keep_shut(house, name, True)
+    delivery = house.orchestrator.send(steps, retry=Retry(max_retries=1, backoff=app.SOON))
+    outcome = delivery.wait(timeout_s=WAIT_S)
+    assert isinstance(outcome, Dead)
+    # Dead once more, it has lost nothing of what follows.
+    again = house.letter_after(lambda: log.retry(str(outcome.letter_id)), WAIT_S)
+    keep_shut(house, name, False)
+    log.retry(again.id)
+    eventually(lambda: delivery.outcome() == Handled(name, 1), WAIT_S, house.log)
+    expected = sorted(["gave up", "gave up", name, "last"])
+    eventually(lambda: sorted(noted(house, name)) == expected, WAIT_S, lambda: f"{noted(house, name)} {house.log()}")
+
+
+def keep_shut(house: House, name: str, wanted: bool) -> None:
+    """Have ``plain.gated`` fail, or be handled again."""
+    if house.worker is None:
+        (app.SHUT.add if wanted else app.SHUT.discard)(name)
+    elif wanted:
+        house.redis.set(f"test:shut:{name}", 1)
+    else:
+        house.redis.delete(f"test:shut:{name}")
+
+
 def test_groups_and_chords_are_refused_and_started_as_ever_with_their_tasks_supervised(house: House) -> None:
     tasks = house.orchestrator.app.tasks
     for canvas in (
@@ -454,11 +485,12 @@ def test_an_agent_sends_to_itself_without_retries(house: House, kind: str) -> No
     before = house.orchestrator.dead_letters.count()
     house.orchestrator.send("worker", app.Ticks(name=f"ticks {kind}", left=3)).wait(timeout_s=WAIT_S)
     assert eventually(lambda: noted(house, f"ticks {kind}") == ["3 1", "2 1", "1 1", "0 1"], describe=house.log)
-    if kind == "eager":
-        return
+    app.NOTED.clear()
     house.orchestrator.send("worker", app.Ticks(name="fails", left=1)).wait(timeout_s=WAIT_S)
     eventually(lambda: house.orchestrator.dead_letters.count() == before + 1, describe=house.log)
     assert noted(house, "fails") == ["1 1", "0 1"]
+    (letter, *_) = house.orchestrator.dead_letters.list(1)
+    assert (letter.agent, letter.message, letter.attempts) == ("worker", "Ticks", 1)
 
 
 # -- what is said at start-up

@@ -132,6 +132,22 @@ def test_the_handler_is_in_the_senders_trace_in_eager_mode_too(spans: InMemorySp
     assert [[event.name for event in span.events] for span in attempts] == [["exception"], []]
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_an_agent_sends_to_itself_is_of_the_same_trace_and_as_urgent_as_its_policy_says(
+    place: Place, spans: InMemorySpanExporter, eager: bool
+) -> None:
+    orchestrator = traced_app.make(eager=True) if eager else place.orchestrator
+    log = orchestrator.dead_letters
+    outcome = orchestrator.send("guide", traced_app.Further()).wait(timeout_s=10)
+    assert isinstance(outcome, Handled)
+    letter = eventually(lambda: log.query(message="Further").page(1).letters)[0]
+    log.purge()
+    envelope = json.loads(letter.raw)
+    assert int(envelope["headers"]["traceparent"].split("-")[1], 16) == int(outcome.result, 16)
+    assert letter.attempts == 1
+    assert eager or envelope["properties"]["priority"] == 3
+
+
 def test_a_worker_answers_prometheus(place: Place) -> None:
     def counted() -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{place.metrics_port}/metrics", timeout=5) as response:

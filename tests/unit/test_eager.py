@@ -20,6 +20,9 @@ from orchestrator.core.errors import (
     UnknownDeadLetter,
     UnknownMessage,
 )
+from orchestrator.deadletters.log import DeadLetters
+from orchestrator.deadletters.memory import MemoryShelf
+from tests.agent_house import envelope
 from tests.apps import agents_app as house
 
 
@@ -159,3 +162,88 @@ def test_two_apps_share_nothing(orchestrator: Orchestrator) -> None:
     other = house.make("redis://127.0.0.1:1/0", eager=True)
     assert other.ledger() == []
     assert other.dead_letters.count() == 0
+
+
+def exported(raw: bytes, letter_id: str, reason: str = "retries exhausted") -> str:
+    """A letter as a log on Redis exports it."""
+    log = DeadLetters(MemoryShelf(lambda queue, raw: False, lambda: int(letter_id.split("-")[0])))
+    log.shelf.add(raw, {"queue": "celery", "reason": reason, "error": {"type": "ValueError", "message": "no"}})  # type: ignore[attr-defined]
+    (line,) = log.query().export()
+    return line
+
+
+def plain_letter(task: str, *args: Any, embed: Any = None, **headers: Any) -> bytes:
+    """A message as a plain `.delay()` leaves it in its letter."""
+    return json.dumps(
+        envelope(task, body=json.dumps([args, {}, embed or {}]).encode(), headers={"id": f"of {task}", **headers})
+    ).encode()
+
+
+def test_imported_letters_of_plain_sends_are_executed_without_retries(orchestrator: Orchestrator) -> None:
+    house.NOTED.clear()
+    log = orchestrator.dead_letters
+    noted = orchestrator.app.tasks["plain.noted"]
+    embed = {
+        "callbacks": [noted.s(name="x")],
+        "errbacks": None,
+        "chain": [noted.si("last", name="x"), noted.si("second", name="x")],
+        "chord": None,
+    }
+    lines = [
+        exported(plain_letter("plain.add", 1, 2, embed=embed), "1000-0"),
+        exported(plain_letter("plain.fail", "still broken"), "2000-0"),
+        exported(plain_letter("worker.Add", {"a": 1, "b": 2}), "3000-0"),
+    ]
+    assert log.import_lines(lines) == (3, 0)
+    assert log.query().retry().sent == 3
+    assert house.NOTED == ["3", "second", "last"]
+    (left,) = log.list()
+    assert (left.task, left.error_message, left.attempts) == ("plain.fail", "still broken", 1)
+    assert "orc" not in json.loads(left.raw)["headers"]
+    assert left.delivery_id == "of plain.fail"
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "error"),
+    [
+        (b"\xff\x00", "malformed", "MalformedEntry"),
+        (b"{}", "malformed", "MalformedEntry"),
+        (json.dumps(envelope("plain.add", body=b"[1")).encode(), "malformed", "DecodeError"),
+        (json.dumps(envelope("plain.add", body=b"[1]")).encode(), "malformed", "ValueError"),
+        (json.dumps(envelope("plain.add", body=b"[{}, {}, {}]")).encode(), "malformed", "InvalidTaskError"),
+        (json.dumps(envelope("plain.add", without=("id",))).encode(), "malformed", "InvalidTaskError"),
+        (json.dumps(envelope("plain.add", without=("task",))).encode(), "malformed", "UnknownFormat"),
+        (plain_letter("plain.add", 1, 2, orc={"retry": 5}), "malformed", "InvalidTaskError"),
+        (plain_letter("plain.gone", 1), "unknown task", "NotRegistered"),
+        (plain_letter("worker.Gone", 1), "unknown message", "UnknownMessage"),
+    ],
+)
+def test_what_cannot_be_executed_is_buried_anew_and_stops_nobody(
+    orchestrator: Orchestrator, raw: bytes, reason: str, error: str
+) -> None:
+    log = orchestrator.dead_letters
+    orchestrator.send("worker", house.Broken(), retry=Retry(max_retries=0))
+    log.import_lines([exported(raw, "1000-0"), exported(plain_letter("plain.add", 1, 2), "2000-0")])
+    before = {letter.id for letter in log.list()}
+    assert log.query().retry().sent == 3
+    dead = {letter.reason: letter for letter in log.list()}
+    assert set(dead) == {reason, "retries exhausted"}
+    assert dead[reason].error_type == error
+    assert not before & {letter.id for letter in log.list()}
+    assert all(row.balanced for row in orchestrator.ledger())
+    # It can be read as before, and as often as anybody likes.
+    assert log.query(reason=reason).retry().sent == 1
+    assert log.query(reason=reason).count() == 1
+
+
+def test_a_letter_keeps_the_trace_it_belongs_to(orchestrator: Orchestrator) -> None:
+    delivery = orchestrator.send("worker", house.Broken())
+    (letter,) = orchestrator.dead_letters.list()
+    envelope_ = json.loads(letter.raw)
+    envelope_["headers"]["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    orchestrator.dead_letters.purge()
+    orchestrator.dead_letters.import_lines([exported(json.dumps(envelope_).encode(), "1000-0")])
+    orchestrator.dead_letters.query().retry()
+    (again,) = orchestrator.dead_letters.list()
+    assert again.delivery_id == delivery.id
+    assert json.loads(again.raw)["headers"]["traceparent"] == envelope_["headers"]["traceparent"]

@@ -19,7 +19,7 @@ def test_the_task_keeps_letters_as_the_settings_say() -> None:
 
 def test_every_setting_reaches_it() -> None:
     settings = house.make(
-        NOWHERE, letters_keep_s=5, letters_most=6, letters_retries=4, letters_first_retry_s=7
+        NOWHERE, letters_keep_s=57, letters_most=6, letters_retries=4, letters_first_retry_s=7
     ).settings
     keeping = keeping_of(settings)
-    assert (keeping.keep_s, keeping.most, keeping.retries, keeping.first_retry_s) == (5, 6, 4, 7)
+    assert (keeping.keep_s, keeping.most, keeping.retries, keeping.first_retry_s) == (57, 6, 4, 7)

@@ -1,6 +1,7 @@
 -- What else happens when a delivery's outcome is recorded. The hash beside the outcome says it: `once` the key of its
 -- idempotency key, which is remembered as long as the outcome; `group` the broadcast it belongs to, and `member` what
--- it takes to send its recipient the compensation: [number of the text, agent, task, queue, step, id].
+-- it takes to send its recipient the compensation: [number of the text, agent, task, queue, step, id]; `cancel` that it
+-- was cancelled while a worker had it, and `cancelling` the set of all for which that holds.
 local function compensate(group, root, nonce, member)
   local c = cjson.decode(member)
   local text = redis.call('HGET', group, 'text:' .. c[1])
@@ -28,11 +29,15 @@ end
 
 aftermath = function(key, outcome, ttl_ms)
   local beside = key .. ':then'
-  local f = redis.call('HMGET', beside, 'once', 'once_ms', 'group', 'member')
+  local f = redis.call('HMGET', beside, 'once', 'once_ms', 'group', 'member', 'cancelling')
   if f[1] then
     redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))
     redis.call('PEXPIRE', f[1], f[2])
     redis.call('PEXPIRE', beside, f[2])
+  end
+  if f[5] then
+    redis.call('HDEL', beside, 'cancel', 'cancelling')
+    redis.call('SREM', f[5], key)
   end
   if f[3] then
     redis.call('HDEL', beside, 'group', 'member')

@@ -1,6 +1,6 @@
 -- Looks for a delivery among some of a mailbox' messages, and if asked to, removes it while nobody has it, as one step
--- with the record that it was cancelled.
--- KEYS: ledger, outcome, delayed, bodies, and the stream to look through or ''.
+-- with the record that it was cancelled. What somebody has is marked instead: it is not tried again (see cancelled.lua).
+-- KEYS: ledger, outcome, delayed, bodies, the stream to look through or '', cancelling.
 -- ARGV: group, delivery id, outcome as JSON or '' to look only, ms to keep it, where to begin, how many to look at
 -- Returns {'ended'}, {'removed'}, {'scheduled', message}, {'waiting', message, deaths},
 -- {'held', message, consumer, its delivery counter, deaths}, {'on', where to go on} or {'none'}.
@@ -35,7 +35,15 @@ for _, entry in ipairs(entries) do
   local m, d, _, r = fields(entry)
   if is_it(m) then
     local pending = redis.pcall('XPENDING', KEYS[5], ARGV[1], entry[1], entry[1], 1)
-    if not pending.err and pending[1] then return {'held', with_lineage(m, r), pending[1][2], pending[1][4], d or ''} end
+    if not pending.err and pending[1] then
+      local orc = cjson.decode(m).headers.orc
+      -- The mark goes when the outcome is recorded, so there is none where none will be.
+      if ARGV[3] ~= '' and type(orc) == 'table' and orc.track then
+        redis.call('HSET', KEYS[2] .. ':then', 'cancel', ARGV[3], 'cancelling', KEYS[6])
+        redis.call('SADD', KEYS[6], KEYS[2])
+      end
+      return {'held', with_lineage(m, r), pending[1][2], pending[1][4], d or ''}
+    end
     if ARGV[3] == '' then return {'waiting', with_lineage(m, r), d or ''} end
     redis.call('XDEL', KEYS[5], entry[1])
     return cancelled(m, d)

@@ -27,6 +27,15 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
       return 'poison'
     end
   end
+  -- Few are cancelled, and only for them is every message read.
+  if redis.call('EXISTS', root .. 'cancelling') == 1 then
+    local ok, message = pcall(cjson.decode, m or '')
+    local headers = ok and type(message) == 'table' and message.headers
+    if type(headers) == 'table' and type(headers.id) == 'string'
+        and cancelled_meanwhile(root .. 'outcome:' .. headers.id, ledger, m, d, ttl_ms) then
+      return 'cancelled'
+    end
+  end
   if death then redis.call('HINCRBY', ledger, 'restarted', 1) end
   -- Its stream is root .. 'q:STEP:' .. queue; what comes back a second time is in a step for it already.
   local step = stream:sub(#root + 3, -#queue - 2)

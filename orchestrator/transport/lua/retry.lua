@@ -1,5 +1,6 @@
 -- Ends an attempt and schedules the next one, as one step.
--- KEYS: stream, ledger, delayed, bodies, bell. ARGV: group, id, member, message, delay in ms
+-- KEYS: stream, ledger, delayed, bodies, bell, outcome if its delivery is tracked.
+-- ARGV: group, id, member, message, delay in ms, ms to keep the outcome
 even_when_full(KEYS[1])
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
   redis.call('HINCRBY', KEYS[2], 'duplicated', 1)
@@ -11,6 +12,10 @@ local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
 local _, d
 if entry then _, d = fields(entry) end
 redis.call('XDEL', KEYS[1], ARGV[2])
+if KEYS[6] and cancelled_meanwhile(KEYS[6], KEYS[2], ARGV[4], d, ARGV[6]) then
+  breaker_failed(flow_of(KEYS[2]))
+  return answer(1)
+end
 schedule(KEYS[3], KEYS[4], KEYS[5], ARGV[3], ARGV[4], now_ms() + tonumber(ARGV[5]), d)
 redis.call('HINCRBY', KEYS[2], 'retried', 1)
 breaker_failed(flow_of(KEYS[2]))
