@@ -80,8 +80,8 @@ class TrackedRequest(Request):
             logger.debug("%s goes on until it ends: %s", self.id, type(pool).__name__)
             return
         channel = channel_of(self._message)
-        if channel is not None and self._already_cancelled and not state.should_terminate and not self.acknowledged:
-            # After a lost connection, where Celery takes it that the broker has the message again.
+        if channel is not None and channel.closed and self._already_cancelled and not self.acknowledged:
+            # Its connection was lost, and Celery takes it that the broker has the message again.
             channel.settler.give_back([self._message.delivery_tag])
             channel.qos.settled(self._message.delivery_tag)
             self.acknowledged = True
