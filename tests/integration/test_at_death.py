@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.death import DeathReason
+from orchestrator.transport import sweep
 from orchestrator.transport.sweep import Sweeper
 from tests.bare_broker import BareBroker
 
@@ -96,3 +97,38 @@ def test_who_ends_by_its_own_word_is_forgotten_only_when_all_is_done(broker: Bar
     assert broker.redis.zcard(k.dying) == 1
     one.sweep("test")
     assert called == [(raw.decode(), "drained")]
+
+
+def test_a_hundred_whose_death_cannot_be_mourned_block_nobody_else(broker: BareBroker) -> None:
+    """Regression: only the first hundred of the dying were ever looked at."""
+    cursed = {dead(broker) for _ in range(100)}
+    victim = dead(broker)
+    broker.redis.zincrby(broker.store.keys.dying, 10_000, victim)
+
+    def at_death(incarnation: str, reason: str) -> bool:
+        if incarnation in cursed:
+            raise LookupError("no")
+        return True
+
+    one = sweeper(broker, at_death)
+    one.sweep("test")
+    one.sweep("test")
+    assert broker.redis.zscore(broker.store.keys.dying, victim) is None
+    assert broker.redis.zcard(broker.store.keys.dying) == 100
+
+
+def test_who_could_not_be_mourned_stands_at_the_end_of_the_line(
+    broker: BareBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_MOURN_S", -1)
+    both = {dead(broker), dead(broker)}
+    called: list[str] = []
+
+    def at_death(incarnation: str, reason: str) -> bool:
+        called.append(incarnation)
+        return False
+
+    one = sweeper(broker, at_death)
+    one.sweep("test")
+    one.sweep("test")
+    assert set(called) == both, "out of time, each sweep asks one, and not the same again"
