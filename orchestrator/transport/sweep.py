@@ -248,22 +248,29 @@ class Sweeper:
         return list(dying)
 
     def _mourn(self, dying: Sequence[str]) -> None:
-        at_death = self._options.at_death
-        if at_death is None:
+        if self._options.at_death is None:
             return
         self._mourned.intersection_update(dying)
         until = monotonic() + _MOURN_S
         for incarnation in _in_line([one for one in dying if one not in self._mourned], self._begun):
-            reason = self._wire.call("HGET", self._keys.incarnation(incarnation), "reason") or b"lost"
             _to_the_end(self._begun, incarnation)
-            try:
-                if at_death(incarnation, reason.decode()):
-                    self._mourned.add(incarnation)
-            except Exception:
-                # Handing mail on must not depend on it. It is called again in the next sweep.
-                logger.exception("what the death of %s entails is not done", incarnation)
+            self.mourn(incarnation)
             if monotonic() > until:
                 break
+
+    def mourn(self, incarnation: str) -> None:
+        """Do some of what a death entails beyond the mail. Once all is done, anybody may forget the dead."""
+        at_death, known = self._options.at_death, self._keys.incarnation(incarnation)
+        if at_death is None:
+            return
+        reason = self._wire.call("HGET", known, "reason") or b"lost"
+        try:
+            if at_death(incarnation, reason.decode()):
+                self._mourned.add(incarnation)
+                self._wire.call("HDEL", known, "at_death")
+        except Exception:
+            # Handing mail on must not depend on it. It is called again in the next sweep.
+            logger.exception("what the death of %s entails is not done", incarnation)
 
     def _reclaim(self, turn: int | str, incarnation: str) -> tuple[int, int]:
         k, o = self._keys, self._options
@@ -283,7 +290,7 @@ class Sweeper:
                     to_ms(2 * o.block_s + 1),
                     turn,
                     to_ms(TURN_S),
-                    int(self._options.at_death is None or incarnation in self._mourned),
+                    "" if o.at_death is None else int(incarnation in self._mourned),
                     *self._steps,
                 ],
             )

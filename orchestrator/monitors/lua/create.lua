@@ -48,6 +48,8 @@ for i, m in ipairs(wanted) do
       if not seen[incarnation] then
         seen[incarnation] = true
         redis.call('SADD', KEYS[4], incarnation)
+        -- Whoever sweeps and knows nothing of monitors must not forget it before its owners are told.
+        redis.call('HSET', root .. 'incarnation:' .. incarnation, 'at_death', 1)
       end
     end
   end
