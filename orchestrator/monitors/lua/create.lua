@@ -9,8 +9,8 @@
 local root, owner, agent = ARGV[1], ARGV[5], ARGV[6]
 local last = redis.call('HGET', KEYS[9], owner)
 if last then
-  local answered = cjson.decode(last)
-  if answered[1] == ARGV[10] then return answered[2] end
+  local answered = read_json(last)
+  if answered and answered[1] == ARGV[10] then return answered[2] end
 end
 if not redis.call('ZSCORE', root .. 'leases', owner) then return {-1} end
 if ARGV[7] ~= '' and (redis.call('GET', KEYS[6]) or '0') ~= ARGV[7] then return {-2} end

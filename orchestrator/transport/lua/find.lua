@@ -13,7 +13,7 @@ end
 local function cancelled(m, d)
   redis.call('HINCRBY', KEYS[1], 'cancelled', 1)
   local known, deaths = pcall(cjson.decode, d or '[]')
-  record(KEYS[2], with_past(cjson.decode(ARGV[3]), cjson.decode(m).headers.orc, known and deaths), ARGV[4])
+  record(KEYS[2], with_past(cjson.decode(ARGV[3]), cjson.decode(m).headers.orc, known and deaths), ARGV[4], 'cancelled')
   return answer({'removed'})
 end
 local count = tonumber(ARGV[6])

@@ -12,7 +12,7 @@ local root, id, group = ARGV[1], ARGV[2], ARGV[3]
 local budget = tonumber(ARGV[6])
 local reason = redis.call('HGET', KEYS[2], 'reason') or 'lost'
 local names = redis.call('HGET', KEYS[2], 'queues')
-local queues = names and cjson.decode(names) or redis.call('SMEMBERS', KEYS[3])
+local queues = names and queues_in(names) or redis.call('SMEMBERS', KEYS[3])
 local now = now_ms()
 local moved, buried = 0, 0
 for _, queue in ipairs(queues) do
