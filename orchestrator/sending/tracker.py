@@ -52,7 +52,7 @@ class RedisTracker:
         where, *rest = self._look(queue, delivery_id, "")
         match where:
             case "scheduled":
-                return Found(Status.SCHEDULED, _supervision(rest[0]))
+                return Found(Status.SCHEDULED, _supervision(rest[0]), deaths=_deaths(rest[1]))
             case "waiting":
                 return Found(Status.PENDING, _supervision(rest[0]), deaths=_deaths(rest[1]))
             case "held":

@@ -91,8 +91,9 @@ local function record(key, outcome, ttl_ms, ended)
 end
 
 -- What a delivery has behind it that does not end in a worker: its failed attempts, and the deaths in its entry
--- (see core/history.py).
+-- (see core/history.py), as they lie there or as a list.
 local function with_past(outcome, orc, deaths)
+  if type(deaths) == 'string' then deaths = read_json(deaths) end
   if type(orc) == 'table' and type(orc.failures) == 'table' and #orc.failures > 0 then
     outcome.failures = orc.failures
     for _, failure in ipairs(outcome.failures) do
