@@ -103,7 +103,11 @@ def _with_deaths(ended: tuple[Attempt, ...], deaths: Iterable[Any], last: int) -
 
 def _ended_by(death: Mapping[str, Any], ended: tuple[Attempt, ...], last: int) -> Attempt:
     at_ms = death.get("at")
-    at = datetime.fromtimestamp(at_ms / 1000, UTC) if isinstance(at_ms, int | float) else None
+    try:
+        at = datetime.fromtimestamp(at_ms / 1000, UTC) if isinstance(at_ms, int | float) else None
+    except (ValueError, OverflowError, OSError):
+        # Somebody else's hand: no time there is.
+        at = None
     ended_at = "" if at is None else at.isoformat(timespec="milliseconds")
     number = next((attempt.number for attempt in ended if attempt.ended_at >= ended_at), last) if ended_at else last
     return Attempt(number, ended_at, str(death.get("by", "")), f"its worker died: {death.get('reason', '')}")

@@ -20,6 +20,7 @@ from orchestrator.core.down import Down
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
 from orchestrator.monitors.owner import Owner, checked_wait, open_session
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.heartbeat import entails
 from orchestrator.transport.store import Store
 from orchestrator.transport.sweep import Sweeper
 from orchestrator.transport.wire import Wire
@@ -79,7 +80,7 @@ class StoredSession:
         """
         k, host = self._store.keys, socket.gethostname()
         fields = ["node", f"{KIND}@{host}", "kind", KIND, "pid", os.getpid(), "host", host]
-        fields += ["queues", "[]", "agents", "[]"]
+        fields += ["queues", "[]", "agents", "[]", *entails(self._store.options)]
         name = f"{KIND}@{host}:{os.getpid()}"
         raw, _ = self._store.run("register", [k.leases, k.incarnation_counter], [k.root, name, *fields])
         self._id = raw.decode()
@@ -104,7 +105,9 @@ class StoredSession:
         self._thread = None
         try:
             self._sweeper.retire(self._id, DeathReason.DRAINED)
-            self._monitors.clean_owner(self._id, monotonic() + _FAREWELL_S)
+            if self._monitors.clean_owner(self._id, monotonic() + _FAREWELL_S):
+                # Perhaps nobody who sweeps knows of monitors.
+                self._sweeper.mourn(self._id)
         except (RedisError, OSError, BrokerUnavailable) as away:
             logger.warning("%s could not say goodbye (%s); its lease will run out", self._id, away)
         self._wire.drop()

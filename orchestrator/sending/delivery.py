@@ -112,8 +112,7 @@ class Delivery:
     def history(self) -> tuple[Attempt, ...]:
         """The attempts so far: when and where each ended, and how.
 
-        Those that their worker's death ended are known while the delivery is on its way, of one that was cancelled
-        there, and of a poisonous one.
+        Those that their worker's death ended are among them.
 
         Raises:
             BrokerUnavailable: Redis is away.

@@ -52,7 +52,7 @@ class RedisTracker:
         where, *rest = self._look(queue, delivery_id, "")
         match where:
             case "scheduled":
-                return Found(Status.SCHEDULED, _supervision(rest[0]))
+                return Found(Status.SCHEDULED, _supervision(rest[0]), deaths=_deaths(rest[1]))
             case "waiting":
                 return Found(Status.PENDING, _supervision(rest[0]), deaths=_deaths(rest[1]))
             case "held":
@@ -108,7 +108,7 @@ class RedisTracker:
 def _deaths(raw: bytes) -> tuple[Any, ...]:
     try:
         return tuple(json.loads(raw)) if raw else ()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return ()
 
 
@@ -119,5 +119,5 @@ def _supervision(raw: bytes) -> Supervision:
         if isinstance(lineage := message.get(LINEAGE), dict):
             headers = renewed(headers, lineage)
         return Supervision.from_wire(headers[HEADER])
-    except (ValueError, LookupError, TypeError, InvalidPolicy):
+    except (ValueError, LookupError, TypeError, RecursionError, InvalidPolicy):
         return Supervision()

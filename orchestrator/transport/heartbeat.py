@@ -34,6 +34,11 @@ class Answer:
     somebody_missed: bool
 
 
+def entails(options: Options) -> tuple[str, ...]:
+    """What an incarnation says of itself if its death entails more than handing on its mail (see reclaim.lua)."""
+    return () if options.at_death is None else ("at_death", "1")
+
+
 class Heartbeat:
     """One incarnation's word that it lives, and how it is. Not for two threads at once."""
 
@@ -65,7 +70,7 @@ class Heartbeat:
             redis.exceptions.RedisError: Redis is away.
         """
         k, name = self._keys, self._options.node_name or self._host
-        fields = ["node", name, "pid", os.getpid(), "host", self._host, "queues", "[]"]
+        fields = ["node", name, "pid", os.getpid(), "host", self._host, "queues", "[]", *entails(self._options)]
         if self._ooms.group and self._oom_counts[1] is not None:
             fields += ["oom_group", self._ooms.group, "oom_kills", self._oom_counts[1]]
         args = [k.root, f"{name}:{os.getpid()}", *fields]

@@ -46,7 +46,7 @@ def read_past(raw: bytes) -> tuple[int, int]:
     try:
         listed = json.loads(deaths) if deaths else []
         return len(listed) if isinstance(listed, list) else 0, int(unexplained or 0)
-    except ValueError:
+    except (ValueError, RecursionError):
         return 0, 0
 
 

@@ -56,19 +56,27 @@ def scheduled(state: Any, **kwargs: Any) -> list[dict[str, Any]]:
 def _waiting(store: Store, queues: list[str]) -> Iterator[tuple[float, str, bytes]]:
     """When each is due in ms, its queue, and its bytes; the next of each queue."""
     client: Any = store.client
-    most_bytes = _MOST_BYTES / max(1, len(queues))
+    most_bytes = _MOST_BYTES // max(1, len(queues))
     for queue in queues:
-        read = at = 0
-        while at < MOST and read < most_bytes:
+        bodies, left = store.keys.delayed_bodies(queue), most_bytes
+        for at in range(0, MOST, _PAGE):
             page = client.zrange(store.keys.delayed(queue), at, at + _PAGE - 1, withscores=True)
-            bodies = client.hmget(store.keys.delayed_bodies(queue), [member for member, _ in page]) if page else []
-            for (_, due_ms), body in zip(page, bodies, strict=True):
-                if body is not None:
-                    read += len(body)
-                    yield due_ms, queue, body
-            if len(page) < _PAGE:
+            with client.pipeline(transaction=False) as pipe:
+                for member, _ in page:
+                    pipe.hstrlen(bodies, member)
+                sizes = pipe.execute() if page else []
+            # One that no answer could hold does not hide those behind it.
+            told = [(*one, size) for one, size in zip(page, sizes, strict=True) if 0 < size <= most_bytes]
+            fitting = []
+            for member, due_ms, size in told:
+                if size > left:
+                    break
+                left -= size
+                fitting.append((member, due_ms))
+            raws = client.hmget(bodies, [member for member, _ in fitting]) if fitting else []
+            yield from ((due_ms, queue, raw) for (_, due_ms), raw in zip(fitting, raws, strict=True) if raw)
+            if len(page) < _PAGE or len(fitting) < len(told):
                 break
-            at += _PAGE
 
 
 def _told(state: Any, consumer: Any, due_ms: float, queue: str, raw: bytes) -> dict[str, Any] | None:

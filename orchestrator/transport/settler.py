@@ -34,6 +34,11 @@ def _encode(outcome: Mapping[str, Any]) -> bytes | str:
         return json.dumps(outcome)
 
 
+def _why(counter: str, outcome: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a breaker goes by: Redis may be unable to read it in the outcome, whose error may be no text."""
+    return (str(outcome.get("reason", "")),) if counter == "dead" else ()
+
+
 def _tell(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any], hidden: tuple[str, ...]) -> None:
     if isinstance(letter_id, bytes):
         error = letter.get("error") or {}
@@ -187,7 +192,7 @@ class Settler:
         self.holder.outbox.post(
             "conclude",
             [claim.stream, k.ledger(claim.queue), k.outcome(delivery)],
-            [GROUP, claim.entry, counter, _encode(outcome), self._outcome_ttl_ms],
+            [GROUP, claim.entry, counter, _encode(outcome), self._outcome_ttl_ms, *_why(counter, outcome)],
             # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
             soon=bool(self.holder.held),
         )

@@ -51,6 +51,12 @@ TURN_S = 2.0
 #: Of a sweep, what deaths entail beyond their mail takes this long at most; the rest is for the next one.
 _MOURN_S = 1.0
 
+#: Of a sweep, looking again at those that were dealt with before takes this long at most; the others come next time.
+_AGAIN_S = 1.0
+
+#: The dying are listed so many at a time.
+_DYING_PAGE = 1000
+
 #: Who ends its own incarnation needs no turn.
 _OWN_WORD = ""
 
@@ -85,6 +91,10 @@ class Sweeper:
         self._name = uuid.uuid4().hex
         #: Those among the dying whose deaths entail nothing more. Nothing is done to a fenced incarnation's name.
         self._mourned: set[str] = set()
+        #: Those among the dying whose mail was handed on, and those whose deaths were begun to be mourned: each by when
+        #: that was last done, so that nobody waits behind others whose turn never ends.
+        self._reclaimed: dict[str, None] = {}
+        self._begun: dict[str, None] = {}
 
     def sweep(self, by: str) -> Swept:
         """One round, if it is not another sweeper's turn: judge who is late, fence the dead, hand on what they held.
@@ -212,30 +222,55 @@ class Sweeper:
 
     def _reclaim_all(self, turn: int) -> tuple[int, int]:
         moved = dead_lettered = 0
-        dying = [raw.decode() for raw in self._wire.call("ZRANGE", self._keys.dying, 0, 99)]
-        for incarnation in dying:
+        dying = self._dying()
+        until = None
+        for incarnation in _in_line(dying, self._reclaimed):
+            if incarnation in self._reclaimed:
+                # Nobody is left whose mail nobody has seen to.
+                until = until or monotonic() + _AGAIN_S
+                if monotonic() > until:
+                    break
             more, buried = self._reclaim(turn, incarnation)
+            _to_the_end(self._reclaimed, incarnation)
             moved += more
             dead_lettered += buried
         self._mourn(dying)
         return moved, dead_lettered
 
+    def _dying(self) -> list[str]:
+        """Those who were fenced, the first of them first."""
+        dying: dict[str, None] = {}
+        page = [b""] * _DYING_PAGE
+        while len(page) == _DYING_PAGE:
+            # Those who retire by their own word come and go meanwhile: a place in the list is not for ever.
+            page = self._wire.call("ZRANGE", self._keys.dying, len(dying), len(dying) + _DYING_PAGE - 1)
+            dying.update((raw.decode(), None) for raw in page)
+        return list(dying)
+
     def _mourn(self, dying: Sequence[str]) -> None:
-        at_death = self._options.at_death
-        if at_death is None:
+        if self._options.at_death is None:
             return
         self._mourned.intersection_update(dying)
         until = monotonic() + _MOURN_S
-        for incarnation in dying:
-            if incarnation in self._mourned or monotonic() > until:
-                continue
-            reason = self._wire.call("HGET", self._keys.incarnation(incarnation), "reason") or b"lost"
-            try:
-                if at_death(incarnation, reason.decode()):
-                    self._mourned.add(incarnation)
-            except Exception:
-                # Handing mail on must not depend on it. It is called again in the next sweep.
-                logger.exception("what the death of %s entails is not done", incarnation)
+        for incarnation in _in_line([one for one in dying if one not in self._mourned], self._begun):
+            _to_the_end(self._begun, incarnation)
+            self.mourn(incarnation)
+            if monotonic() > until:
+                break
+
+    def mourn(self, incarnation: str) -> None:
+        """Do some of what a death entails beyond the mail. Once all is done, anybody may forget the dead."""
+        at_death, known = self._options.at_death, self._keys.incarnation(incarnation)
+        if at_death is None:
+            return
+        reason = self._wire.call("HGET", known, "reason") or b"lost"
+        try:
+            if at_death(incarnation, reason.decode()):
+                self._mourned.add(incarnation)
+                self._wire.call("HDEL", known, "at_death")
+        except Exception:
+            # Handing mail on must not depend on it. It is called again in the next sweep.
+            logger.exception("what the death of %s entails is not done", incarnation)
 
     def _reclaim(self, turn: int | str, incarnation: str) -> tuple[int, int]:
         k, o = self._keys, self._options
@@ -255,7 +290,7 @@ class Sweeper:
                     to_ms(2 * o.block_s + 1),
                     turn,
                     to_ms(TURN_S),
-                    int(self._options.at_death is None or incarnation in self._mourned),
+                    "" if o.at_death is None else int(incarnation in self._mourned),
                     *self._steps,
                 ],
             )
@@ -265,3 +300,16 @@ class Sweeper:
             logger.warning("%s: %d messages handed on, %d of them dead letters", incarnation, moved, dead_lettered)
             emit(events.RECLAIMED, {"moved": moved, "dead_lettered": dead_lettered}, incarnation=incarnation)
         return moved, dead_lettered
+
+
+def _in_line(ids: Sequence[str], done: dict[str, None]) -> list[str]:
+    """Those nothing was done for yet, then the others by when it was last done. Who is gone is forgotten."""
+    there = set(ids)
+    for gone in [one for one in done if one not in there]:
+        del done[gone]
+    return [*(one for one in ids if one not in done), *done]
+
+
+def _to_the_end(line: dict[str, None], incarnation: str) -> None:
+    line.pop(incarnation, None)
+    line[incarnation] = None

@@ -16,6 +16,13 @@ from redis.exceptions import NoScriptError, ResponseError
 from orchestrator.transport.flow import heard
 from orchestrator.transport.scripts import Script, own
 
+_NOBODY = (0, 0)
+
+
+def _here() -> tuple[int, int]:
+    # A child's main thread has the number that its parent's has.
+    return os.getpid(), threading.get_ident()
+
 
 class Pool(Protocol):
     """What is needed of a redis-py connection pool."""
@@ -34,11 +41,19 @@ class Wire:
         self._pid = os.getpid()
         #: Nobody else's.
         self.name = os.urandom(8).hex()
-        self.lock = threading.Lock()
-        self._busy_in = 0
+        #: By process: who held it when this one was forked is not here to let it go.
+        self._locks: dict[int, threading.Lock] = {}
+        #: The process and the thread that are in the middle of a command.
+        self._busy_in = _NOBODY
         #: The socket on which the server was asked which one it is, and what it said.
         self._asked_on: Any = None
         self._server = ""
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Whose turn it is to use the connection."""
+        pid = os.getpid()
+        return self._locks.get(pid) or self._locks.setdefault(pid, threading.Lock())
 
     @property
     def connection(self) -> Any:
@@ -70,7 +85,7 @@ class Wire:
     def begin(self, packed: Sequence[bytes]) -> None:
         """Send packed commands; until :meth:`end` has read their replies, other threads have to wait."""
         self.lock.acquire()
-        self._busy_in = threading.get_ident()
+        self._busy_in = _here()
         try:
             self.send(packed)
         except BaseException:
@@ -84,7 +99,7 @@ class Wire:
         except BaseException:
             self.abandon()
             raise
-        self._busy_in = 0
+        self._busy_in = _NOBODY
         self.lock.release()
         return replies
 
@@ -96,7 +111,7 @@ class Wire:
 
     def abandon(self) -> None:
         """Wait for no more replies to what was begun."""
-        self._busy_in = 0
+        self._busy_in = _NOBODY
         self.lock.release()
         self.drop()
 
@@ -110,7 +125,7 @@ class Wire:
         Raises:
             redis.exceptions.RedisError: Redis is away, or refused the command.
         """
-        if self._busy_in == threading.get_ident():
+        if self._busy_in == _here():
             # A signal's handler, in the middle of a command of the same thread, whose reply it must not take.
             spare = Wire(self._pool)
             try:
@@ -118,11 +133,11 @@ class Wire:
             finally:
                 spare.drop()
         with self.lock:
-            self._busy_in = threading.get_ident()
+            self._busy_in = _here()
             try:
                 return self._call(command)
             finally:
-                self._busy_in = 0
+                self._busy_in = _NOBODY
 
     def _call(self, command: Sequence[Any]) -> Any:
         fresh = self._connection is None

@@ -28,9 +28,10 @@ HOLD_S = 30
 
 
 class Reprice(Message):
-    """Fails at the agent it names."""
+    """Fails at the agent it names, with an error that is no text if it is to be odd."""
 
     fails_at: str = ""
+    odd: bool = False
 
 
 class Undo(Message):
@@ -69,7 +70,7 @@ class _Base(Agent):
     @handles(Reprice)
     def reprice(self, message: Reprice, context: Context) -> str:
         if message.fails_at == context.agent:
-            raise ValueError(f"{context.agent} is to fail")
+            raise ValueError(os.fsdecode(b"\xe9") if message.odd else f"{context.agent} is to fail")
         return context.agent
 
     @handles(Undo)

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from orchestrator.core.death import DeathReason
+from orchestrator.transport import sweep
+from orchestrator.transport.heartbeat import Heartbeat
 from orchestrator.transport.sweep import Sweeper
+from orchestrator.transport.wire import Wire
+from tests.apps.monitors_app import make
 from tests.bare_broker import BareBroker
 
 
@@ -20,10 +24,11 @@ def broker(redis_url: str) -> Iterator[BareBroker]:
     broker.close()
 
 
-def dead(broker: BareBroker, reason: str = "killed") -> str:
+def dead(broker: BareBroker, reason: str = "killed", **fields: str) -> str:
     """An incarnation that was fenced so long ago that nothing can be served to it any more."""
     k = broker.store.keys
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w"])
+    said = [part for pair in fields.items() for part in pair]
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w", *said])
     incarnation = str(raw.decode())
     keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
     assert broker.store.run("fence", keys, [incarnation, "", reason, "test", "", 0, k.root, ""])
@@ -96,3 +101,96 @@ def test_who_ends_by_its_own_word_is_forgotten_only_when_all_is_done(broker: Bar
     assert broker.redis.zcard(k.dying) == 1
     one.sweep("test")
     assert called == [(raw.decode(), "drained")]
+
+
+def test_a_hundred_whose_death_cannot_be_mourned_block_nobody_else(broker: BareBroker) -> None:
+    """Regression: only the first hundred of the dying were ever looked at."""
+    cursed = {dead(broker) for _ in range(100)}
+    victim = dead(broker)
+    broker.redis.zincrby(broker.store.keys.dying, 10_000, victim)
+
+    def at_death(incarnation: str, reason: str) -> bool:
+        if incarnation in cursed:
+            raise LookupError("no")
+        return True
+
+    one = sweeper(broker, at_death)
+    one.sweep("test")
+    one.sweep("test")
+    assert broker.redis.zscore(broker.store.keys.dying, victim) is None
+    assert broker.redis.zcard(broker.store.keys.dying) == 100
+
+
+def test_who_could_not_be_mourned_stands_at_the_end_of_the_line(
+    broker: BareBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_MOURN_S", -1)
+    both = {dead(broker), dead(broker)}
+    called: list[str] = []
+
+    def at_death(incarnation: str, reason: str) -> bool:
+        called.append(incarnation)
+        return False
+
+    one = sweeper(broker, at_death)
+    one.sweep("test")
+    one.sweep("test")
+    assert set(called) == both, "out of time, each sweep asks one, and not the same again"
+
+
+def test_a_sweeper_that_does_not_mourn_forgets_nobody_whose_death_entails_more(broker: BareBroker) -> None:
+    """Regression: plain workers beside an orchestrator's forgot the dead before those who monitor them were told."""
+    k = broker.store.keys
+    mourned, _plain = dead(broker, at_death="1"), dead(broker)
+    broker.store.sweeper().sweep("plain")
+    broker.store.sweeper().sweep("plain")
+    assert broker.redis.zrange(k.dying, 0, -1) == [mourned]
+    called: list[str] = []
+
+    def at_death(incarnation: str, reason: str) -> bool:
+        called.append(incarnation)
+        return True
+
+    one = sweeper(broker, at_death)
+    one.sweep("test")
+    one.sweep("test")
+    assert (called, broker.redis.zcard(k.dying)) == ([mourned], 0)
+    assert not broker.redis.exists(k.incarnation(mourned))
+
+
+@pytest.mark.parametrize("mourns", [True, False])
+def test_a_holder_says_whether_its_death_entails_more(broker: BareBroker, mourns: bool) -> None:
+    store, k = broker.store, broker.store.keys
+    options = replace(store.options, at_death=(lambda *_: True) if mourns else None)
+    heart = Heartbeat(Wire(store.pool), k, options)
+    heart.register()
+    assert broker.redis.hget(k.incarnation(heart.incarnation), "at_death") == ("1" if mourns else None)
+
+
+def test_who_is_monitored_is_forgotten_only_when_that_has_been_told(broker: BareBroker) -> None:
+    """A plain worker that somebody monitors by its incarnation: its own options say nothing of it."""
+    k = broker.store.keys
+    orchestrator = make(broker.url)
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w"])
+    with orchestrator.monitors.session() as session:
+        session.monitor(raw.decode())
+        keys = [k.leases, k.dying, k.deaths, k.incarnation(raw.decode()), k.sweep, k.silent]
+        assert broker.store.run("fence", keys, [raw, "", "killed", "test", "", 0, k.root, ""])
+        broker.redis.zincrby(k.dying, -60_000, raw)
+        broker.store.sweeper().sweep("plain")
+        assert broker.redis.zcard(k.dying) == 1
+        orchestrator.sweep()
+        down = session.next_down(timeout_s=5)
+        assert down is not None
+        assert (down.target, down.reason) == (raw.decode(), "killed")
+        broker.store.sweeper().sweep("plain")
+        assert broker.redis.zcard(k.dying) == 0
+
+
+def test_a_session_that_was_closed_is_forgotten_where_nobody_else_mourns(broker: BareBroker) -> None:
+    k = broker.store.keys
+    with make(broker.url).monitors.session() as session:
+        assert broker.redis.hget(k.incarnation(session.id), "at_death") == "1"
+    broker.redis.zincrby(k.dying, -60_000, session.id)
+    broker.store.sweeper().sweep("plain")
+    assert broker.redis.zcard(k.dying) == 0

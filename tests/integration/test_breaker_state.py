@@ -171,7 +171,7 @@ class Fuse(RuleBasedStateMachine):
         keys = [stream, self.keys.ledger(QUEUE)]
         if tracked:
             outcome = json.dumps({"outcome": "dead", "reason": reason})
-            self.script("conclude", [*keys, self.keys.outcome(name)], [GROUP, entry, "dead", outcome, TTL_MS])
+            self.script("conclude", [*keys, self.keys.outcome(name)], [GROUP, entry, "dead", outcome, TTL_MS, reason])
         else:
             self.script("settle", keys, [GROUP, f"dead {reason}", entry])
         assert int(self.redis.hget(self.keys.ledger(QUEUE), "dead")) > 0

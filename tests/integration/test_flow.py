@@ -172,6 +172,18 @@ def test_a_compensation_has_time_however_late_it_is_sent(house: House) -> None:
     assert house.row("eu").handled == before.handled + 2, house.row("eu")
 
 
+def test_an_error_that_is_no_text_keeps_nobody_from_being_compensated(real: House) -> None:
+    """Regression: Redis could not read the outcome, and the group had been told by then that it had one."""
+    before = real.row("eu"), real.row("us")
+    message = app.Reprice(fails_at="us", odd=True)
+    report = real.orchestrator.broadcast(["eu", "us"], message, strategy="all_or_nothing", compensate=app.Undo())
+    assert isinstance(report.wait(WAIT_S)["us"], Dead)
+    eventually(lambda: real.row("eu").handled == before[0].handled + 2, WAIT_S)
+    with Redis.from_url(real.url) as client:
+        assert not list(client.scan_iter("orc:group:*")), "the last copy that ended has ended the group"
+    assert real.row("us").duplicated == before[1].duplicated
+
+
 def test_nobody_is_compensated_when_all_handled_theirs(house: House) -> None:
     before = house.row("eu").accepted
     report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(), compensate=app.Undo())

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.core.keys import GROUP
 from orchestrator.deadletters.stream import StreamShelf
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.transport.message import read_past
 from tests.bare_broker import BareBroker
 from tests.eventually import eventually
 from tests.unit.json_data import json_data
@@ -43,7 +45,20 @@ malformed = st.one_of(
 )
 
 #: What the transport itself notes beside a message, in somebody else's hand.
-pasts = st.dictionaries(st.sampled_from(["d", "u", "x"]), st.one_of(st.binary(max_size=12), st.just(b"[1]")))
+past = st.one_of(
+    st.binary(max_size=12),
+    st.sampled_from(
+        [b"[1]", b"[1e999]", b'["\\udce9"]', b'[{"at":1e300}]', b"1e999", b"[" * 5000, b"[" * 990 + b"]" * 990]
+    ),
+    json_data.map(lambda value: json.dumps(value).encode()),
+)
+pasts = st.dictionaries(st.sampled_from(["d", "u", "x"]), past)
+
+#: What is beside the task in the headers of a good message, from somebody who means no good.
+orcs = st.one_of(
+    json_data,
+    st.fixed_dictionaries({"track": st.just(True)}, optional={"failures": st.lists(json_data, max_size=2)}),
+)
 
 entries = st.tuples(malformed, pasts, st.booleans())
 
@@ -83,3 +98,51 @@ def test_each_is_a_dead_letter_and_the_next_good_one_is_handled(
     assert sorted(fields[b"m"] for _, fields, _ in letters) == sorted(raw for raw, _, _ in thrown)
     assert broker.redis.zcard(keys.leases) == 1
     assert not broker.redis.exists(keys.deaths), "the worker is the one that was started"
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(thrown=st.lists(st.tuples(orcs, pasts), min_size=1, max_size=6), max_deaths=st.sampled_from([1, 2, 100]))
+@example(thrown=[(None, {"d": b"[1e999]"}), (None, {"d": b"[" * 5000})], max_deaths=100)
+@example(thrown=[({"track": True, "failures": [float("inf")]}, {"d": b"[1e999]"})], max_deaths=1)
+def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies_beside_it(
+    redis_url: str, thrown: list[tuple[Any, dict[str, bytes]]], max_deaths: int
+) -> None:
+    broker = BareBroker(redis_url)
+    k, stream = broker.store.keys, broker.store.keys.step("celery", "0")
+    broker.redis.flushdb()
+    broker.redis.sadd(k.queues, "celery")
+    broker.redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
+    raws = []
+    for number, (orc, past) in enumerate(thrown):
+        headers = {"task": "note", "id": f"x{number}", "orc": orc}
+        raws.append(json.dumps({**_GOOD, "headers": headers}))
+        broker.redis.hincrby(k.ledger("celery"), "accepted", 1)
+        broker.redis.xadd(stream, {"m": raws[-1], **past})
+    broker.redis.xreadgroup(GROUP, "w:1#1", {stream: ">"})
+    entries = [one["message_id"] for one in broker.redis.xpending_range(stream, GROUP, "-", "+", 100)]
+    args = [k.root, "celery", GROUP, max_deaths, 60_000, "killed", "w:1#1", "0", *entries]
+    said = broker.store.run("giveback_held", [stream], args)
+    returned = [fields for _, fields in broker.redis.xrange(k.step("celery", "returned-0"))]
+    letters = broker.letters()
+    for fields in returned:
+        assert read_past(b"0 " + fields["d"].encode())[0] >= 1
+    assert set(said) <= {b"returned", b"poison"}
+    row = broker.ledger("celery")
+    assert sorted(fields["m"] for fields in (*returned, *letters)) == sorted(raws)
+    assert (row.ready, row.dead, row.lost) == (len(returned), len(letters), 0)
+    keys = [k.ledger("celery"), k.delayed("celery"), k.delayed_bodies("celery"), k.step("celery", "returned-0")]
+    broker.store.run("purge", keys, [GROUP, 100, k.root, 60_000])
+    assert (broker.ledger("celery").cancelled, broker.ledger("celery").lost) == (len(returned), 0)
+    broker.close()
+
+
+@given(past=st.one_of(past, st.just(b"0 " + b"[" * 200_000)))
+def test_whatever_a_past_says_it_is_read(past: bytes) -> None:
+    deaths, unexplained = read_past(past)
+    assert deaths >= 0
+    assert isinstance(unexplained, int)

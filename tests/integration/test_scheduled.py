@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from orchestrator.transport import scheduled
 from tests.bare_broker import BareBroker, worker
 from tests.eventually import eventually
@@ -46,3 +48,17 @@ def test_what_is_no_task_is_passed_over(broker: BareBroker) -> None:
             broker.redis.zadd(k.delayed("celery"), {f"m{number}": FAR_MS + number})
         broker.redis.zadd(k.delayed("celery"), {"no body": FAR_MS})
         assert [one["request"]["args"] for one in told(broker)] == [["fine"]]
+
+
+def test_no_more_bytes_are_read_than_an_answer_may_have(broker: BareBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: of each queue a hundred bodies were read, however large, before their sizes were looked at."""
+    monkeypatch.setattr(scheduled, "_MOST_BYTES", 200_000)
+    k = broker.store.keys
+    for number in range(150):
+        # The first alone is more than all may be.
+        broker.redis.hset(k.delayed_bodies("q"), f"m{number:03}", "x" * (60_000 if number else 500_000))
+        broker.redis.zadd(k.delayed("q"), {f"m{number:03}": FAR_MS + number})
+    broker.redis.zadd(k.delayed("q"), {"no body": FAR_MS})
+    before = broker.redis.info("stats")["total_net_output_bytes"]
+    assert [due_ms - FAR_MS for due_ms, _, _ in scheduled._waiting(broker.store, ["q"])] == [1, 2, 3]
+    assert broker.redis.info("stats")["total_net_output_bytes"] - before < 250_000

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import redis
 
 from orchestrator.transport.outbox import Outbox
 from orchestrator.transport.wire import Wire
+from tests.eventually import eventually
 
 
 def test_a_command_in_the_middle_of_another_neither_waits_for_it_nor_takes_its_reply(redis_url: str) -> None:
@@ -45,4 +49,35 @@ def test_what_is_posted_in_the_middle_of_a_post_is_sent_too(redis_url: str, monk
     assert outbox.close(wait_s=5)
     with redis.Redis.from_url(redis_url) as client:
         assert client.mget("inner", "outer") == [b"1", b"1"]
+    pool.disconnect()
+
+
+def test_a_child_forked_while_a_thread_waits_for_redis_has_a_lock_of_its_own(redis_url: str) -> None:
+    """Regression: whoever held the lock is not there any more in the child, which waited for it for ever."""
+    pool: Any = redis.ConnectionPool.from_url(redis_url)
+    wire = Wire(pool)
+    # redis-py's pool has a lock too, while it opens a connection.
+    wire.call("PING")
+    asked = threading.Thread(target=wire.call, args=("BLPOP", "test:go", 30))
+    asked.start()
+    with redis.Redis.from_url(redis_url) as client:
+        eventually(lambda: client.info("clients")["blocked_clients"])
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # Nothing of the tests' may run here, whatever happens.
+        signal.alarm(10)
+        try:
+            os.write(write, wire.call("ECHO", "child"))
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as said:
+        assert said.read() == b"child"
+    os.waitpid(pid, 0)
+    with redis.Redis.from_url(redis_url) as client:
+        client.rpush("test:go", "1")
+    asked.join(10)
+    assert not asked.is_alive(), "the parent's connection is the parent's still"
+    assert wire.call("ECHO", "parent") == b"parent"
     pool.disconnect()

@@ -9,8 +9,8 @@
 local root, owner, agent = ARGV[1], ARGV[5], ARGV[6]
 local last = redis.call('HGET', KEYS[9], owner)
 if last then
-  local answered = cjson.decode(last)
-  if answered[1] == ARGV[10] then return answered[2] end
+  local answered = read_json(last)
+  if answered and answered[1] == ARGV[10] then return answered[2] end
 end
 if not redis.call('ZSCORE', root .. 'leases', owner) then return {-1} end
 if ARGV[7] ~= '' and (redis.call('GET', KEYS[6]) or '0') ~= ARGV[7] then return {-2} end
@@ -48,6 +48,8 @@ for i, m in ipairs(wanted) do
       if not seen[incarnation] then
         seen[incarnation] = true
         redis.call('SADD', KEYS[4], incarnation)
+        -- Whoever sweeps and knows nothing of monitors must not forget it before its owners are told.
+        redis.call('HSET', root .. 'incarnation:' .. incarnation, 'at_death', 1)
       end
     end
   end

@@ -3,8 +3,9 @@
 -- it takes to send its recipient the compensation: [number of the text, agent, task, queue, step, id]; `cancel` that it
 -- was cancelled while a worker had it, and `cancelling` the set of all for which that holds.
 local function compensate(group, root, nonce, member)
-  local c = cjson.decode(member)
-  local text = redis.call('HGET', group, 'text:' .. c[1])
+  local c = read_json(member)
+  local text = c and redis.call('HGET', group, 'text:' .. tostring(c[1]))
+  if not text then return end
   local names = {agent = c[2], task = c[3], queue = c[4], id = c[6]}
   put(root .. 'q:' .. c[5] .. ':' .. c[4], (text:gsub('@' .. nonce .. ':(%a+)@', names)))
   redis.call('HINCRBY', root .. 'ledger:' .. c[4], 'accepted', 1)
@@ -13,11 +14,11 @@ end
 
 -- One copy of a broadcast has ended. The first one that dies has all who handled theirs compensated, and who handles one
 -- later is compensated then. The last one to end ends the group.
-local function member_ended(group, member, outcome)
+local function member_ended(group, member, ended)
   local f = redis.call('HMGET', group, 'root', 'nonce', 'failed')
   if not f[1] then return end
   local handled = group .. ':handled'
-  if cjson.decode(outcome).outcome == 'handled' then
+  if ended == 'handled' then
     if f[3] then compensate(group, f[1], f[2], member) else redis.call('RPUSH', handled, member) end
   elseif not f[3] then
     redis.call('HSET', group, 'failed', 1)
@@ -27,7 +28,7 @@ local function member_ended(group, member, outcome)
   if redis.call('HINCRBY', group, 'pending', -1) <= 0 then redis.call('DEL', group, handled) end
 end
 
-aftermath = function(key, outcome, ttl_ms)
+aftermath = function(key, ended, ttl_ms)
   local beside = key .. ':then'
   local f = redis.call('HMGET', beside, 'once', 'once_ms', 'group', 'member', 'cancelling')
   if f[1] then
@@ -41,6 +42,6 @@ aftermath = function(key, outcome, ttl_ms)
   end
   if f[3] then
     redis.call('HDEL', beside, 'group', 'member')
-    member_ended(f[3], f[4], outcome)
+    member_ended(f[3], f[4], ended)
   end
 end

@@ -46,11 +46,6 @@ local function breaker_dead(flow, reason)
   if not not_the_agents[reason or ''] then breaker_failed(flow) end
 end
 
-local function breaker_buried(flow, letter)
-  if redis.call('HEXISTS', flow, 'failures') == 0 then return end
-  breaker_dead(flow, cjson.decode(letter).reason)
-end
-
 local function breaker_succeeded(flow)
   if redis.call('HGET', flow, 'phase') ~= 'half_open' then return end
   local b = breaker_of(flow)

@@ -9,7 +9,7 @@ local served = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   local queues = redis.call('HGET', root .. 'incarnation:' .. id, 'queues')
   if queues then
-    for _, queue in ipairs(cjson.decode(queues)) do served[queue] = true end
+    for _, queue in ipairs(queues_in(queues) or {}) do served[queue] = true end
   end
 end
 local base = 5 + tonumber(ARGV[5])

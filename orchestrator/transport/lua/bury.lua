@@ -12,6 +12,6 @@ local m, d, _, r = fields(entry)
 local told = KEYS[3] ~= '' and KEYS[3]:sub(#ARGV[3] + 9) or nil
 local id = bury_letter(ARGV[3], ARGV[4], m, d, r, ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[2]:match('^%d+'), told)
 redis.call('HINCRBY', KEYS[2], 'dead', 1)
-if KEYS[3] ~= '' then record(KEYS[3], ARGV[9] .. ',"letter_id":"' .. id .. '"}', ARGV[10]) end
-breaker_buried(flow_of(KEYS[2]), ARGV[5])
+if KEYS[3] ~= '' then record(KEYS[3], ARGV[9] .. ',"letter_id":"' .. id .. '"}', ARGV[10], 'dead') end
+breaker_dead(flow_of(KEYS[2]), ARGV[6])
 return answer(id)

@@ -1,11 +1,11 @@
 -- Ends one delivery and records its outcome for whoever waits.
--- KEYS: stream, ledger, outcome. ARGV: group, id, counter, outcome as JSON, ms to keep it
+-- KEYS: stream, ledger, outcome. ARGV: group, id, counter, outcome as JSON, ms to keep it, the reason of one that is dead
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
   redis.call('HINCRBY', KEYS[2], 'duplicated', 1)
   return 0
 end
 redis.call('XDEL', KEYS[1], ARGV[2])
 redis.call('HINCRBY', KEYS[2], ARGV[3], 1)
-record(KEYS[3], ARGV[4], ARGV[5])
+record(KEYS[3], ARGV[4], ARGV[5], ARGV[3])
 local flow = flow_of(KEYS[2])
 if redis.call('EXISTS', flow, KEYS[3] .. ':then') == 0 then return 1 end

@@ -51,20 +51,49 @@ local function put(stream, m, d, u, r)
   return redis.call('XADD', stream, '*', unpack(entry))
 end
 
+-- JSON in whose hand ever: nil if cjson refuses it, as it does half a surrogate pair, which Python writes of a file's name
+-- that is no text. An error raised half-way through a script would leave half of what it does undone.
+local function read_json(json)
+  local ok, value = pcall(cjson.decode, json or '')
+  if ok and type(value) == 'table' then return value end
+  return nil
+end
+
+-- Those of a list that can be written again: cjson reads infinity and what is nested deep, and does not write it.
+local function writable(list)
+  local kept = {}
+  for _, one in ipairs(list) do
+    -- In an outcome they lie deeper than here.
+    if pcall(cjson.encode, {{{one}}}) then kept[#kept + 1] = one end
+  end
+  return kept
+end
+
+-- The queues that an incarnation says it serves; nil if that cannot be read.
+local function queues_in(json)
+  local queues = read_json(json)
+  for _, queue in ipairs(queues or {}) do
+    if type(queue) ~= 'string' then return nil end
+  end
+  return queues
+end
+
 -- What else happens then, where the hash beside the outcome says so (see aftermath.lua). A script that has no need of
 -- it until it has looked itself has it later, or not at all.
 local aftermath
 
--- Records a tracked delivery's outcome where waiters look for it. A list of one, so that BLMOVE can wait for it.
-local function record(key, outcome, ttl_ms)
+-- Records a tracked delivery's outcome where waiters look for it. A list of one, so that BLMOVE can wait for it. `ended`
+-- is the outcome in a word, for whoever need not read the JSON.
+local function record(key, outcome, ttl_ms, ended)
   if redis.call('RPUSH', key, outcome) > 1 then redis.call('LTRIM', key, -1, -1) end
   redis.call('PEXPIRE', key, ttl_ms)
-  if aftermath and redis.call('EXISTS', key .. ':then') == 1 then aftermath(key, outcome, ttl_ms) end
+  if aftermath and redis.call('EXISTS', key .. ':then') == 1 then aftermath(key, ended, ttl_ms) end
 end
 
 -- What a delivery has behind it that does not end in a worker: its failed attempts, and the deaths in its entry
--- (see core/history.py).
+-- (see core/history.py), as they lie there or as a list.
 local function with_past(outcome, orc, deaths)
+  if type(deaths) == 'string' then deaths = read_json(deaths) end
   if type(orc) == 'table' and type(orc.failures) == 'table' and #orc.failures > 0 then
     outcome.failures = orc.failures
     for _, failure in ipairs(outcome.failures) do
@@ -72,6 +101,12 @@ local function with_past(outcome, orc, deaths)
     end
   end
   if type(deaths) == 'table' and #deaths > 0 then outcome.deaths = deaths end
+  local ok, text = pcall(cjson.encode, outcome)
+  if ok then return text end
+  for _, past in ipairs({'failures', 'deaths'}) do
+    local kept = writable(outcome[past] or {})
+    outcome[past] = #kept > 0 and kept or nil
+  end
   return cjson.encode(outcome)
 end
 
@@ -81,7 +116,7 @@ local function tell(root, m, outcome, ttl_ms, deaths)
   if not ok or type(message) ~= 'table' or type(message.headers) ~= 'table' then return end
   local headers = message.headers
   if type(headers.orc) == 'table' and headers.orc.track and type(headers.id) == 'string' then
-    record(root .. 'outcome:' .. headers.id, with_past(outcome, headers.orc, deaths), ttl_ms)
+    record(root .. 'outcome:' .. headers.id, with_past(outcome, headers.orc, deaths), ttl_ms, outcome.outcome)
   end
 end
 

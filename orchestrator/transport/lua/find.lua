@@ -2,7 +2,7 @@
 -- with the record that it was cancelled. What somebody has is marked instead: it is not tried again (see cancelled.lua).
 -- KEYS: ledger, outcome, delayed, bodies, the stream to look through or '', cancelling.
 -- ARGV: group, delivery id, outcome as JSON or '' to look only, ms to keep it, where to begin, how many to look at
--- Returns {'ended'}, {'removed'}, {'scheduled', message}, {'waiting', message, deaths},
+-- Returns {'ended'}, {'removed'}, {'scheduled', message, deaths}, {'waiting', message, deaths},
 -- {'held', message, consumer, its delivery counter, deaths}, {'on', where to go on} or {'none'}.
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'ended'} end
 local function is_it(m)
@@ -12,8 +12,7 @@ local function is_it(m)
 end
 local function cancelled(m, d)
   redis.call('HINCRBY', KEYS[1], 'cancelled', 1)
-  local known, deaths = pcall(cjson.decode, d or '[]')
-  record(KEYS[2], with_past(cjson.decode(ARGV[3]), cjson.decode(m).headers.orc, known and deaths), ARGV[4])
+  record(KEYS[2], with_past(cjson.decode(ARGV[3]), cjson.decode(m).headers.orc, d), ARGV[4], 'cancelled')
   return answer({'removed'})
 end
 local count = tonumber(ARGV[6])
@@ -21,11 +20,11 @@ if KEYS[5] == '' then
   local first = tonumber(ARGV[5])
   local members = redis.call('ZRANGE', KEYS[3], first, first + count - 1)
   for _, member in ipairs(members) do
-    local m = redis.call('HGET', KEYS[4], member)
+    local m, d = scheduled(KEYS[4], member)
     if is_it(m) then
-      if ARGV[3] == '' then return {'scheduled', m} end
+      if ARGV[3] == '' then return {'scheduled', m, d or ''} end
       unschedule(KEYS[3], KEYS[4], member)
-      return cancelled(m)
+      return cancelled(m, d)
     end
   end
   return #members == count and {'on', tostring(first + count)} or {'none'}

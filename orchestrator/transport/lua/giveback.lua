@@ -2,16 +2,19 @@
 -- death to its name if there is one, and into the dead-letter stream when those are too many. `unexplained` is 1 if
 -- its holder died and it was not marked: nobody is blamed, but see solitude.py for what follows.
 local function give_back(root, queue, stream, group, id, death, unexplained, max_deaths, ttl_ms)
-  local entry = take(stream, group, id)
-  if not entry then return nil end
+  -- Its past is read and written before it is taken out: an error would leave it nowhere.
+  local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
   local m, d, u, r = fields(entry)
+  local deaths
+  if death then
+    deaths = writable(read_json(d) or {})
+    deaths[#deaths + 1] = death
+    d = cjson.encode(deaths)
+  end
+  if redis.call('XACK', stream, group, id) == 0 or redis.call('XDEL', stream, id) == 0 then return nil end
   local ledger = root .. 'ledger:' .. queue
   if death then
     breaker_failed(flow_of(ledger))
-    local known, deaths = pcall(cjson.decode, d or '[]')
-    if not known or type(deaths) ~= 'table' then deaths = {} end
-    deaths[#deaths + 1] = death
-    d = cjson.encode(deaths)
     if #deaths >= max_deaths then
       local letter = cjson.encode({
         queue = queue, reason = 'poison', attempts = #deaths, at = death.at, by = death.by, incarnation = death.by,

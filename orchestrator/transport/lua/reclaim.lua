@@ -1,7 +1,8 @@
 -- Hands on what a fenced incarnation held, some entries at a time.
 -- KEYS: dying, incarnation, queues, sweep.
 -- ARGV: root, id, group, max deaths, ms to keep outcomes, batch, linger ms, turn or '', ms a turn lasts,
---   1 if it may be forgotten, steps…
+--   1 if what its death entails is done, 0 if not, '' of a sweeper that does not know what deaths entail, steps…
+-- An incarnation whose field at_death is set entails something; nobody forgets it until somebody has done that.
 -- The incarnation lingers in `dying`: a read that was blocked in Redis when it died may still be served to it.
 -- Returns {entries moved, 1 if there may be more, dead letters made}
 even_when_full(KEYS[1])
@@ -11,7 +12,7 @@ local root, id, group = ARGV[1], ARGV[2], ARGV[3]
 local budget = tonumber(ARGV[6])
 local reason = redis.call('HGET', KEYS[2], 'reason') or 'lost'
 local names = redis.call('HGET', KEYS[2], 'queues')
-local queues = names and cjson.decode(names) or redis.call('SMEMBERS', KEYS[3])
+local queues = names and queues_in(names) or redis.call('SMEMBERS', KEYS[3])
 local now = now_ms()
 local moved, buried = 0, 0
 for _, queue in ipairs(queues) do
@@ -41,7 +42,8 @@ for _, queue in ipairs(queues) do
     end
   end
 end
-if ARGV[10] ~= '1' then return answer({moved, 0, buried}) end
+local entails = ARGV[10] == '0' or ARGV[10] == '' and redis.call('HEXISTS', KEYS[2], 'at_death') == 1
+if entails then return answer({moved, 0, buried}) end
 if now - tonumber(redis.call('ZSCORE', KEYS[1], id) or now) < tonumber(ARGV[7]) then return answer({moved, 0, buried}) end
 for _, queue in ipairs(queues) do
   for s = 11, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end

@@ -12,7 +12,7 @@ for _, id in ipairs(ids) do
   elseif now - tonumber(beat) <= tonumber(ARGV[1]) then
     local names = redis.call('HGET', ARGV[2] .. 'incarnation:' .. id, 'queues')
     local waits = false
-    for _, queue in ipairs(names and cjson.decode(names) or {}) do
+    for _, queue in ipairs(names and queues_in(names) or {}) do
       local due = redis.call('ZRANGEBYSCORE', ARGV[2] .. 'delayed:' .. queue, '-inf', now, 'LIMIT', 0, 1)
       waits = waits or due[1] ~= nil
       for s = 6, #ARGV do
