@@ -19,6 +19,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.transport.cork import Cork
 from orchestrator.transport.flow import heard
+from orchestrator.transport.refusal import is_full, is_passing
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.wire import Pool, Wire
 
@@ -41,12 +42,6 @@ _SCRIPTS = ("settle", "conclude", "retry", "bury", "giveback_held")
 
 #: A command that Redis refuses this often is given up; its message stays pending.
 _REFUSALS = 5
-
-#: Refusals that say something of the server, not of the command; then the outbox waits as if it were away.
-_FOR_A_WHILE = (
-    "NOREPLICAS", "MISCONF", "READONLY", "BUSY", "OOM", "LOADING", "MASTERDOWN", "TRYAGAIN",
-    "used memory", "read only",
-)  # fmt: skip
 
 Reply = Callable[[Any], None]
 
@@ -250,7 +245,7 @@ class Outbox:
                 self._queue.appendleft(posted)
                 self._queue.appendleft(load)
             self._wake.set()
-        elif str(error).split(" ", 1)[0] in _FOR_A_WHILE or any(word in str(error) for word in _FOR_A_WHILE):
+        elif is_passing(error) or is_full(error):
             posted.refused = 0
             with self._mutex:
                 self._queue.append(posted)
