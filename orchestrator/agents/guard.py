@@ -12,6 +12,7 @@ from orchestrator.agents.quick import QuickWay
 from orchestrator.agents.unhandled import unhandled
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.outcome import Reason
+from orchestrator.core.text import is_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.request import channel_of
 
@@ -90,6 +91,9 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
                 raise
             # An error that got away would end the worker, and then the next one that is given this message.
             logger.exception("a message that nothing could be made of")
+            if message.acknowledged:
+                # It is a letter; what failed is to tell a result backend of it.
+                return None
             if not (message.delivery_info or {}).get("redelivered"):
                 # It may have been this worker's trouble rather than the message's.
                 message.reject(requeue=True)
@@ -115,7 +119,9 @@ def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
     tracked = isinstance(supervision, dict) and bool(supervision.get("track"))
     outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
     letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
-    queue = channel.settler.bury(message.delivery_tag, letter, outcome, delivery if tracked else "")
+    queue = channel.settler.bury(
+        message.delivery_tag, letter, outcome, delivery if tracked and is_text(delivery) else ""
+    )
     if queue is None:
         return
     emit(

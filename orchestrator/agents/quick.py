@@ -39,6 +39,7 @@ from orchestrator.agents.host import REQUEST
 from orchestrator.agents.request import SupervisedRequest
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.core.text import is_text
 from orchestrator.transport.message import plain_loads
 from orchestrator.transport.request import TrackedRequest, channel_of
 
@@ -161,11 +162,11 @@ def _tells_of_tasks(eventer: Any) -> bool:
 def _supervision_in(headers: dict[str, Any]) -> Supervision | None:
     """How the message is supervised, if that and all else is as most messages have it."""
     delivery, retries = headers.get("id"), headers.get("retries")
-    if type(delivery) is not str or not delivery or type(retries) is not int or retries < 0:
+    if not delivery or not is_text(delivery) or type(retries) is not int or retries < 0:
         return None
     for name in _TEXTS:
         value = headers.get(name)
-        if value is not None and type(value) is not str:
+        if value is not None and not is_text(value):
             return None
     for name in _UNCOMMON:
         if headers.get(name):

@@ -10,6 +10,7 @@ from celery.utils.time import maybe_iso8601
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.core.text import is_text
 
 _TEXTS = ("root_id", "parent_id", "group")
 
@@ -20,10 +21,10 @@ def check_headers(headers: Mapping[str, Any]) -> Supervision | None:
     Raises:
         InvalidTaskError: names the header, its value and what is allowed.
     """
-    if not isinstance(headers.get("id"), str) or not headers["id"]:
+    if not headers.get("id") or not is_text(headers["id"]):
         raise _bad(headers, "id", "a text")
     for name in _TEXTS:
-        if not isinstance(headers.get(name), str | None):
+        if headers.get(name) is not None and not is_text(headers[name]):
             raise _bad(headers, name, "a text")
     retries = headers.get("retries")
     if retries is not None and (type(retries) is not int or retries < 0):

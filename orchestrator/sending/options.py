@@ -12,6 +12,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.effective import Policy, seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.text import is_text
 
 #: A send that leaves everything to the others.
 SILENT = Policy()
@@ -89,7 +90,7 @@ def _until(eta: datetime, countdown_s: float | None) -> float:
 
 
 def _once(key: str, ttl_s: float, track: bool) -> tuple[str, int]:
-    if not isinstance(key, str) or not 1 <= len(key) <= _LONGEST_KEY:
+    if not is_text(key) or not 1 <= len(key) <= _LONGEST_KEY:
         raise InvalidPolicy("idempotency_key", key, f"a text of 1 to {_LONGEST_KEY} characters")
     if not seconds("idempotency_ttl_s", ttl_s):
         raise InvalidPolicy("idempotency_ttl_s", ttl_s, "seconds above 0, at most a year")

@@ -289,7 +289,8 @@ class Channel(PublishingChannel):
         """A sleeping read takes one of each step and queue, where there had been none just before."""
         if self.settler.holder is not None:
             room = self._room(len(self._claimed))
-            self.settler.give_back([self._claimed.pop()[0].tag for _ in range(len(self._claimed) - room)])
+            surplus = [self._claimed.pop()[0].tag for _ in range(len(self._claimed) - room)]
+            self.settler.give_back(reversed(surplus))
 
     def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, past: bytes) -> tuple[Claim, bytes]:
         entry_id = entry.decode()
@@ -448,26 +449,34 @@ class Channel(PublishingChannel):
         since = self._expecting_since
         return None if since is None else monotonic() - since
 
-    def _stop_reading(self) -> None:
-        """Take back what is asked of Redis, so that no message is given to a reader that has stopped."""
-        connection = self._in_poll
+    def _stop_reading(self, *, for_good: bool = False) -> None:
+        """Take back what is asked of Redis, so that no message is given to a reader that has stopped.
+
+        ``for_good`` also gives back what was delivered and not started. All that goes back comes again in the order in
+        which it does, so the oldest goes first.
+        """
+        connection, self._in_poll = self._in_poll, None
         if connection:
-            self._in_poll = None
             try:
                 connection.disconnect()
-                if self.settler.holder is not None:
-                    # What was served before the connection closed, with nobody to take the answer.
-                    self.settler.holder.take_back_unanswered(0, reader=self)
             except (RedisError, OSError):
                 logger.debug("closing the reading connection failed", exc_info=True)
+        if for_good and self._qos is not None:
+            self._qos.restore_unacked_once()
         self._asked = ""
         self._expecting_since = None
         self._empty = False
         if self.secluded is not None:
-            self._claimed.append(self.secluded)
+            self._claimed.appendleft(self.secluded)
             self.secluded = None
         self.settler.give_back_unstarted([claim.tag for claim, _ in self._claimed])
         self._claimed.clear()
+        if connection and self.settler.holder is not None:
+            try:
+                # What was served before the connection closed, with nobody to take the answer.
+                self.settler.holder.take_back_unanswered(0, reader=self)
+            except (RedisError, OSError):
+                logger.debug("what was not answered is found later", exc_info=True)
         if self.settler.holder is None and self._no_ack_queues:
             streams = [(stream, queue) for queue in self._no_ack_queues for stream in self._streams(queue)]
             try:
@@ -479,13 +488,13 @@ class Channel(PublishingChannel):
         """Stop consuming; messages not started are back in their queues before this returns."""
         if self.closed:
             return
-        self._stop_reading()
-        if self._qos is not None:
-            self._qos.restore_unacked_once()
+        self._stop_reading(for_good=True)
         holder = self.settler.holder
-        super().close()
-        if holder is not None:
-            holder.detach(self)
+        try:
+            super().close()
+        finally:
+            if holder is not None:
+                holder.detach(self)
 
 
 def _due_now(payload: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.transport.cork import Cork
 from orchestrator.transport.flow import heard
+from orchestrator.transport.refusal import is_full, is_passing
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.wire import Pool, Wire
 
@@ -42,28 +43,20 @@ _SCRIPTS = ("settle", "conclude", "retry", "bury", "giveback_held")
 #: A command that Redis refuses this often is given up; its message stays pending.
 _REFUSALS = 5
 
-#: Refusals that say something of the server, not of the command; then the outbox waits as if it were away.
-_FOR_A_WHILE = (
-    "NOREPLICAS", "MISCONF", "READONLY", "BUSY", "OOM", "LOADING", "MASTERDOWN", "TRYAGAIN",
-    "used memory", "read only",
-)  # fmt: skip
-
 Reply = Callable[[Any], None]
 
 
 class _Posted:
-    __slots__ = ("args", "on_reply", "refused", "script")
+    __slots__ = ("name", "on_reply", "packed", "refused", "script")
 
     def __init__(self, script: str | None, args: tuple[Any, ...], on_reply: Reply | None) -> None:
         self.script = script
-        self.args = args
+        self.name = script or args[0]
         self.on_reply = on_reply
         self.refused = 0
-
-    def packed(self) -> bytes:
-        # redis-py's packer looks at each argument before it calls this one.
-        raw: bytes = pack_command(self.args if self.script is None else ("EVALSHA", sha(self.script), *self.args))
-        return raw
+        # By whoever posts, who so gets the error if it cannot be sent. redis-py's packer looks at each argument before
+        # it calls this one.
+        self.packed: bytes = pack_command(args if script is None else ("EVALSHA", sha(script), *args))
 
 
 class Outbox:
@@ -153,7 +146,12 @@ class Outbox:
         for (stream, ledger, outcome), entries in acks.items():
             for start in range(0, len(entries), 500):
                 ids = entries[start : start + 500]
-                self._queue.append(_Posted("settle", (2, stream, ledger, self._group, outcome, *ids), None))
+                args = (2, stream, ledger, self._group, outcome, *ids)
+                try:
+                    self._queue.append(_Posted("settle", args, None))
+                except ValueError:
+                    # Not the fault of whoever sends just now.
+                    logger.exception("%d messages cannot be settled; they stay pending", len(ids))
 
     def flush(self, *, wait_s: float = 0.0, glance: bool = False, may_wait: bool = False) -> bool:
         """Send what is queued. With ``wait_s``, also wait that long for every confirmation.
@@ -208,7 +206,7 @@ class Outbox:
         if not batch:
             cork.push()
             return
-        packed, count = b"".join([posted.packed() for posted in batch]), len(batch)
+        packed, count = b"".join([posted.packed for posted in batch]), len(batch)
         if not may_wait or not cork.send(packed, count, len(self._unread) - count - cork.held, monotonic()):
             self._wire.send([packed])
             cork.held = 0
@@ -250,20 +248,18 @@ class Outbox:
                 self._queue.appendleft(posted)
                 self._queue.appendleft(load)
             self._wake.set()
-        elif str(error).split(" ", 1)[0] in _FOR_A_WHILE or any(word in str(error) for word in _FOR_A_WHILE):
+        elif is_passing(error) or is_full(error):
             posted.refused = 0
             with self._mutex:
                 self._queue.append(posted)
             raise RedisConnectionError(str(error)) from error
         elif posted.refused < _REFUSALS:
-            logger.warning("Redis refused %s: %s; trying again", posted.script or posted.args[0], error)
+            logger.warning("Redis refused %s: %s; trying again", posted.name, error)
             with self._mutex:
                 self._queue.append(posted)
             self._wake.set()
         else:
-            logger.error(
-                "Redis refused %s for good: %s; its message stays pending", posted.script or posted.args[0], error
-            )
+            logger.error("Redis refused %s for good: %s; its message stays pending", posted.name, error)
 
     def _broken(self, error: Exception) -> None:
         if not self._away:
@@ -292,15 +288,23 @@ class Outbox:
                 return
             pause.wait(_RETRY_S if self._away else self._flush_s)
             self._wake.clear()
-            self.flush()
-            # Read the answers of the last batch too, or a refusal would go unnoticed until the next one.
-            for _ in range(_GLANCES):
-                if not self._unread or self._away or self._closed.is_set():
-                    break
-                pause.wait(self._flush_s)
-                self.flush(glance=True)
-            else:
-                self.flush(wait_s=1.0)
+            try:
+                self._flush_and_read(pause)
+            except Exception:
+                # Without this thread nothing would be acknowledged any more; what was not confirmed is queued again.
+                logger.exception("acknowledgements wait: sending them failed")
+                pause.wait(_RETRY_S)
+
+    def _flush_and_read(self, pause: threading.Event) -> None:
+        self.flush()
+        # Read the answers of the last batch too, or a refusal would go unnoticed until the next one.
+        for _ in range(_GLANCES):
+            if not self._unread or self._away or self._closed.is_set():
+                break
+            pause.wait(self._flush_s)
+            self.flush(glance=True)
+        else:
+            self.flush(wait_s=1.0)
 
     def close(self, *, wait_s: float) -> bool:
         """Send and confirm what is left, then close. Returns whether all of it was confirmed in time."""

@@ -24,6 +24,7 @@ from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.flow import insist
 from orchestrator.transport.once import Call, once_of
 from orchestrator.transport.options import Options
+from orchestrator.transport.refusal import RefusesForNow, as_away, is_full
 from orchestrator.transport.unanswered import Unanswered
 from orchestrator.transport.unix_socket import unix_socket
 from orchestrator.transport.wire import Pool, Wire
@@ -59,7 +60,9 @@ class PublishingChannel(kombu_redis.Channel):
         self._unix_socket = unix_socket(client.hostname, client.virtual_host)
         if self._unix_socket is not None:
             self.connection_class = UnixDomainSocketConnection
-        super().__init__(*args, **kwargs)
+        with as_away():
+            # With its disk full, Redis refuses even a PING.
+            super().__init__(*args, **kwargs)
         self.keys = Keys(self.global_keyprefix)
         self.steps = steps_of(self.priority_steps)
 
@@ -100,7 +103,8 @@ class PublishingChannel(kombu_redis.Channel):
             client = self.__dict__.get("_shared_client")
             if client is None:
                 client = self._shared_client = self._create_client()
-        yield client
+        with as_away():
+            yield client
 
     def _disconnect_pools(self) -> None:
         self._wire = None
@@ -149,7 +153,7 @@ class PublishingChannel(kombu_redis.Channel):
         attempt = _unanswered.attempt(said, self.keys.last_publish(self.wire.name))
         try:
             return self.wire.run(script, [*keys, attempt.key], [*before, attempt.token, *after])
-        except ResponseError:
+        except (ResponseError, RefusesForNow):
             raise
         except (RedisError, OSError):
             _unanswered.lost(said, attempt)
@@ -186,7 +190,7 @@ class PublishingChannel(kombu_redis.Channel):
             )
         try:
             reply = run(*call)
-        except ResponseError:
+        except (ResponseError, RefusesForNow):
             raise
         except (RedisError, OSError):
             _unanswered.lost(said, attempt)
@@ -256,7 +260,7 @@ class PublishingChannel(kombu_redis.Channel):
         try:
             super()._queue_bind(exchange, routing_key, pattern, queue)
         except ResponseError as error:
-            if not any(word in str(error) for word in ("OOM", "maxmemory")):
+            if not is_full(error):
                 raise
             # A worker must be able to start on a full server, or it could never be emptied.
             logger.warning("binding of %s to %s not recorded: %s", queue, exchange, error)
@@ -299,7 +303,13 @@ class PublishingChannel(kombu_redis.Channel):
         return total
 
     def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **kwargs: Any) -> None:
-        super()._delete(queue, exchange, routing_key, pattern, *args, **kwargs)
+        try:
+            super()._delete(queue, exchange, routing_key, pattern, *args, **kwargs)
+        except (RedisError, OSError):
+            if not self._closing:
+                raise
+            # Raised, it would leave this channel and all the connection's others half open.
+            logger.debug("binding of %s to %s not removed", queue, exchange, exc_info=True)
         if queue in self._fanout_queues:
             return
         k = self.keys

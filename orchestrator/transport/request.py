@@ -60,9 +60,14 @@ class TrackedRequest(Request):
         self.mark_started()
 
     def mark_started(self) -> None:
-        """Have a death from here on be on this message's account."""
+        """Have a death from here on be on this message's account, or nobody's if it is acknowledged early."""
         channel = channel_of(self._message)
-        if channel is not None and self.task.acks_late:
+        if channel is None:
+            return
+        if not self.task.acks_late:
+            # Celery leaves that to its event loop, which has no turn before a solo pool's task has ended.
+            channel.settler.settle_at_once(self._message.delivery_tag)
+        else:
             channel.settler.started(self._message.delivery_tag)
             if state.should_terminate and self._pool is not None:
                 # Celery cancelled what ran and now waits for the pool, in which this began too late for that.

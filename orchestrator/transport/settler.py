@@ -88,6 +88,12 @@ class Settler:
             return
         self.settle_unheld(tag, outcome)
 
+    def settle_at_once(self, tag: str) -> None:
+        """End a delivery whose handler is about to begin: before that, it has left this process."""
+        self.settle(tag, "handled")
+        if self.holder is not None:
+            self.holder.outbox.flush(may_wait=True)
+
     def settle_unheld(self, tag: str, outcome: str = "handled") -> bool:
         """End, before this returns, what nobody acknowledges; whether it was still its reader's."""
         claim = self.unheld.pop(tag, None)

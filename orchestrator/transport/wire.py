@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from orchestrator.transport.flow import heard
+from orchestrator.transport.refusal import RefusesForNow, is_passing
 from orchestrator.transport.scripts import Script, own
 
 _NOBODY = (0, 0)
@@ -123,6 +124,7 @@ class Wire:
         reply. Every script bears that.
 
         Raises:
+            RefusesForNow: Redis takes no writes at present; a connection error too, but nothing was done.
             redis.exceptions.RedisError: Redis is away, or refused the command.
         """
         if self._busy_in == _here():
@@ -143,6 +145,8 @@ class Wire:
         fresh = self._connection is None
         try:
             return self._roundtrip(command)
+        except RefusesForNow:
+            raise
         except RedisConnectionError:
             self.drop()
             if fresh:
@@ -159,10 +163,15 @@ class Wire:
             if isinstance(error, RedisConnectionError):
                 raise
             raise RedisConnectionError(str(error)) from error
-        except BaseException as error:
-            if not isinstance(error, ResponseError):
-                # A reply left unread would answer the next command.
-                self.drop()
+        except ResponseError as error:
+            if not is_passing(error):
+                raise
+            # By its name, the server may be another by now.
+            self.drop()
+            raise RefusesForNow(str(error)) from error
+        except BaseException:
+            # A reply left unread would answer the next command.
+            self.drop()
             raise
 
     def server(self) -> str:

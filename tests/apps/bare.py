@@ -119,6 +119,12 @@ def kill_worker_at_once(name: str) -> None:
     _kill_worker()
 
 
+@app.task(name="early_deadly", acks_late=False, shared=False)
+def early_deadly(name: str) -> None:
+    """Acknowledged before it runs, and then kills its process."""
+    deadly(name)
+
+
 @app.task(name="early_hold", acks_late=False, shared=False)
 def early_hold(name: str) -> None:
     """Acknowledged before it runs, and then as long as the test likes."""

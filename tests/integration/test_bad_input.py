@@ -208,6 +208,12 @@ def test_a_task_that_is_no_name_is_malformed_or_unknown(house: House, task: Any)
         {"id": []},
         {"id": {}},
         {"id": ""},
+        {"id": "\ud800x"},
+        {"id": "\ud800x", "orc": orc()},
+        {"id": "\ud800x", "orc": orc(), "timelimit": [None, None]},
+        {"id": "\ud800x", "retries": "x", "orc": orc()},
+        {"root_id": "\udfff"},
+        {"group": "\ud800"},
         {"root_id": {"a": 1}},
         {"group": 5},
         {"stamps": 5},
@@ -240,6 +246,10 @@ def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(house: Hous
         {"delivery_info": 5},
         {"unheard_of": [{}]},
         {"orc": orc(agent=5, message=None, replay_of=[])},
+        {"orc": orc(agent="\ud800", message="\ud800", replay_of="\ud800")},
+        {"orc": orc(once=["\ud800", 1000])},
+        {"argsrepr": "\ud800"},
+        {"shadow": "\ud800"},
         {"orc": None},
     ],
     ids=str,
@@ -255,6 +265,12 @@ def test_headers_that_say_nothing_or_nothing_we_know_do_no_harm(house: House, he
 
 def test_an_unregistered_task_is_buried(house: House) -> None:
     assert_buried(house, raw(task="nobody.Knows"), Reason.UNKNOWN_TASK, "nobody.Knows")
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_an_unregistered_task_with_an_id_that_is_no_text_is_buried(house: House, supervised: bool) -> None:
+    headers = {"id": "\ud800x", **({"orc": orc()} if supervised else {})}
+    assert_buried(house, raw(task="nobody.Knows", headers=headers), Reason.UNKNOWN_TASK)
 
 
 def test_an_unknown_message_type_on_the_wire_is_buried(house: House) -> None:

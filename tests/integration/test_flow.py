@@ -398,6 +398,7 @@ def test_twins_at_the_same_moment_are_one(house: House) -> None:
         {"idempotency_key": ""},
         {"idempotency_key": "x" * 201},
         {"idempotency_key": 7},
+        {"idempotency_key": "half a pair: \ud800"},
         {"idempotency_key": "k", "idempotency_ttl_s": 0},
         {"idempotency_key": "k", "track": False},
     ],

@@ -192,6 +192,51 @@ def test_a_send_that_is_interrupted_in_the_middle_is_begun_anew(outbox: Outbox, 
         assert client.get("second") == b"1"
 
 
+def test_what_cannot_be_sent_is_refused_where_it_is_posted_and_stops_nothing(outbox: Outbox, redis_url: str) -> None:
+    """Regression: it ended the flusher, and no acknowledgement arrived any more."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.xgroup_create("stream", "g", mkstream=True)
+        entries = [client.xadd("stream", {"m": "x"}).decode() for _ in range(3)]
+        client.xreadgroup("g", "c", {"stream": ">"})
+        replies: list[Any] = []
+        outbox.ack("stream", "ledger", "handled", entries[0])
+        for soon in (True, False):
+            with pytest.raises(UnicodeEncodeError):
+                outbox.post("conclude", ["stream", "ledger", "orc:outcome:\ud800x"], ["g", "1-1"], soon=soon)
+        with pytest.raises(UnicodeEncodeError):
+            outbox.command("SET", "\ud800", "1")
+        outbox.ack("stream", "ledger", "dead \ud800", entries[1])
+        outbox.ack("stream", "ledger", "handled", entries[2])
+        outbox.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
+        assert outbox.flush(wait_s=5)
+        assert outbox.unsent == 0
+        assert replies == [0]
+        assert client.xpending("stream", "g")["pending"] == 1
+
+
+def test_the_flusher_goes_on_whatever_a_flush_raises(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool: Any = redis.ConnectionPool.from_url(redis_url)
+    outbox = Outbox(pool, flush_s=0.01, flush_count=64, group="g")
+    send, left = outbox._send, [3]
+
+    def fail(may_wait: bool) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("some bug")
+        send(may_wait)
+
+    monkeypatch.setattr(outbox, "_send", fail)
+    with redis.Redis.from_url(redis_url) as client:
+        client.xgroup_create("stream", "g", mkstream=True)
+        entry = client.xadd("stream", {"m": "x"}).decode()
+        client.xreadgroup("g", "c", {"stream": ">"})
+        outbox.ack("stream", "ledger", "handled", entry)
+        eventually(lambda: client.xlen("stream") == 0)
+    eventually(lambda: outbox.unsent == 0)
+    assert outbox.close(wait_s=5)
+    pool.disconnect()
+
+
 def test_a_server_that_is_still_loading_has_taken_nothing(outbox: Outbox, redis_url: str) -> None:
     cork = _hold(outbox)
     answers = cork.answers

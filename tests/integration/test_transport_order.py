@@ -113,3 +113,25 @@ def test_several_consumers_of_one_queue_share_its_messages(redis_url: str, conne
     assert sorted(got[0] + got[1]) == list("abcdef")
     assert got[0]
     assert got[1]
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_what_a_closing_channel_gives_back_keeps_its_order(connection: Connection, count: int) -> None:
+    """Regression: what it had not delivered yet came before what it had."""
+    publish(connection, *[str(n) for n in range(count)])
+    got: list[Any] = []
+    channel = connection.channel()
+    consumer = Consumer(channel, [QUEUE], accept=["json"])
+    consumer.register_callback(lambda body, _message: got.append(body))
+    consumer.consume()
+    connection.drain_events(timeout=5)
+    assert got == ["0"]
+    channel.close()
+    got.clear()
+    with connection.channel() as another:
+        consumer = Consumer(another, [QUEUE], accept=["json"])
+        consumer.register_callback(lambda body, _message: got.append(body))
+        with consumer:
+            for _ in range(count):
+                connection.drain_events(timeout=5)
+    assert got == [str(n) for n in range(count)]

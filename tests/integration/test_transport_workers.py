@@ -92,3 +92,19 @@ def test_no_child_of_a_killed_worker_lingers(broker: BareBroker) -> None:
         assert children
         os.kill(w.pid, signal.SIGKILL)
         eventually(lambda: not any(psutil.pid_exists(pid) for pid in children))
+
+
+def test_an_early_acknowledgement_leaves_before_the_task_begins(broker: BareBroker) -> None:
+    """Regression: it waited for the event loop, which a solo pool's task holds up, and so never left."""
+    broker.send("early_deadly", "e")
+    with worker(broker, name="a") as a:
+        eventually(lambda: not a.is_running, describe=a.log)
+        assert broker.began() == ["e"]
+        with worker(broker, name="b") as b:
+            eventually(lambda: broker.redis.exists(broker.store.keys.deaths), timeout_s=20, describe=b.log)
+            broker.send("note", "next")
+            eventually(lambda: broker.done() == {"next": 1}, describe=b.log)
+            eventually(lambda: broker.ledger().pending == 0, describe=b.log)
+    assert broker.began() == ["e", "next"]
+    row = broker.ledger()
+    assert (row.handled, row.lost, row.restarted) == (2, 0, 0)
