@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator import Cancelled, Cancelling, Fixed, Handled, Retry, Status
+from orchestrator.core.keys import GROUP
 from orchestrator.sending.delivery import Delivery
 from tests.agent_house import APP, QUEUES, House
 from tests.apps import agents_app as app
+from tests.bare_broker import BareBroker
 from tests.eventually import eventually
 from tests.worker_process import WorkerProcess
 
@@ -95,3 +97,22 @@ def test_what_is_handled_although_it_was_cancelled_leaves_no_mark(house: House) 
     assert delivery.wait(timeout_s=WAIT_S) == Handled("handled", 1)
     assert not house.redis.exists(house.keys.cancelling)
     assert house.orchestrator.send("worker", app.Hold(name="handled"), idempotency_key="k").id == delivery.id
+
+
+def test_what_was_cancelled_ends_though_its_error_is_no_text(redis_url: str) -> None:
+    """Regression: Redis could not read the next attempt, and had let go of the message by then."""
+    broker = BareBroker(redis_url)
+    k, store = broker.store.keys, broker.store
+    stream, outcome = k.step("box", "0"), k.outcome("d")
+    store.run("publish", [stream, k.ledger("box")], [0, GROUP, "{}"])
+    broker.redis.sadd(k.queues, "box")
+    broker.redis.xgroup_create(stream, GROUP, id="0")
+    ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {stream: ">"})
+    broker.redis.hset(f"{outcome}:then", mapping={"cancel": '{"outcome":"cancelled"}', "cancelling": k.cancelling})
+    broker.redis.sadd(k.cancelling, outcome)
+    keys = [stream, k.ledger("box"), k.delayed("box"), k.delayed_bodies("box"), k.step("box", "bell"), outcome]
+    assert store.run("retry", keys, [GROUP, entry, "0|x", '{"headers": {"id": "\\ud800"}}', 1000, 1000]) == 1
+    assert broker.redis.lrange(outcome, 0, -1) == ['{"outcome":"cancelled"}']
+    assert (broker.ledger("box").cancelled, broker.ledger("box").pending) == (1, 0)
+    assert not broker.redis.exists(k.cancelling, f"{outcome}:then")
+    broker.close()

@@ -155,6 +155,20 @@ def test_small_and_large_letters_are_sent_oldest_first(bench: Bench) -> None:
         assert sorted(letter.raw for letter in bench.die_again()) == sorted(raws.values())
 
 
+@pytest.mark.parametrize("agent", ["billing", None])
+def test_parked_letters_are_sent_and_the_open_ones_between_them_stay(bench: Bench, agent: str | None) -> None:
+    """Regression: their messages were cut off with those of the parked ones."""
+    made = [bench.bury() for _ in range(6)]
+    log = bench.log
+    raws = {letter.id: letter.raw for letter in log.list()}
+    for parked in made[::2]:
+        log.park(parked, "later")
+    assert log.query(state="parked", agent=agent).retry().sent == 3
+    assert {letter.id: letter.raw for letter in log.list()} == {one: raws[one] for one in made[1::2]}
+    assert bench.index_problems() == []
+    assert log.query().retry().sent == 3
+
+
 def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: Bench) -> None:
     made = [bench.bury(error=f"Error{n}") for n in range(1001)]
     log = bench.log

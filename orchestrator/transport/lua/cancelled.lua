@@ -3,8 +3,8 @@
 local function cancelled_meanwhile(key, ledger, m, d, ttl_ms)
   local outcome = redis.call('HGET', key .. ':then', 'cancel')
   if not outcome then return false end
-  local known, deaths = pcall(cjson.decode, d or '[]')
+  local headers = (read_json(m) or {}).headers
   redis.call('HINCRBY', ledger, 'cancelled', 1)
-  record(key, with_past(cjson.decode(outcome), cjson.decode(m).headers.orc, known and deaths), ttl_ms)
+  record(key, with_past(cjson.decode(outcome), type(headers) == 'table' and headers.orc, d), ttl_ms, 'cancelled')
   return true
 end

@@ -40,6 +40,8 @@ for _, entry in ipairs(entries) do
       if ARGV[3] ~= '' and type(orc) == 'table' and orc.track then
         redis.call('HSET', KEYS[2] .. ':then', 'cancel', ARGV[3], 'cancelling', KEYS[6])
         redis.call('SADD', KEYS[6], KEYS[2])
+        -- What ends without an outcome leaves its mark; others are not to be looked through for it for ever.
+        redis.call('PEXPIRE', KEYS[6], 604800000)
       end
       return {'held', with_lineage(m, r), pending[1][2], pending[1][4], d or ''}
     end

@@ -45,9 +45,8 @@ local function lots_to_send(root, ids, kinds, entries)
       local queue = text((decoded(row.letter) or {}).queue)
       lot = queue ~= '' and lot_for(lots, queue)
     end
-    if lot then
+    if lot and m then
       local size = lot.size + 1
-      m = m or ''
       bytes = bytes + #m
       lot.size, lot.ids[size], lot.messages[size] = size, id, m
       lot.kinds[size], lot.deliveries[size] = kind or '', delivery or ''
@@ -76,6 +75,16 @@ local function forget_outcomes(root, lot, take)
         or origin and outcome:find('"letter_id":"' .. origin .. '"', 1, true)) then
       redis.call('DEL', key)
     end
+  end
+end
+
+-- Who sends a letter again wants it done, though its sender had given it up.
+local function forget_cancels(root, lot, take)
+  if redis.call('EXISTS', root .. 'cancelling') == 0 then return end
+  for at = 1, take do
+    local key = root .. 'outcome:' .. delivery_in(decoded(lot.messages[at]))
+    redis.call('HDEL', key .. ':then', 'cancel', 'cancelling')
+    redis.call('SREM', root .. 'cancelling', key)
   end
 end
 
@@ -123,6 +132,7 @@ local function resend(how, lots, out)
       if same_kind then same_kind[#same_kind + 1] = id elseif kind ~= '' then of_kind[kind] = {id} end
     end
     forget_outcomes(root, lot, take)
+    forget_cancels(root, lot, take)
     if take > 0 then
       out[#out + 1], out[#out + 2] = queue, table.concat(ids, ' ')
       if watched then

@@ -47,7 +47,8 @@ local function search_letters(root, asked)
   local from_parked = state == 'parked' and aside < there
   -- Whether a letter has to be read to know that it has the values asked for.
   local reading = #sets > 0 and (from_parked or fewest > MOST_KINDS)
-  if from_parked then readers = {{stream = parked}} end
+  -- Of those that are parked nothing is known of what lies between them.
+  if from_parked then readers, found.gapless = {{stream = parked}}, {} end
   if reading or readers[1] and readers[1].stream == log then budget = math.min(budget, MOST_READ) end
 
   -- Ends of the search among the padded ids of what is parked.
