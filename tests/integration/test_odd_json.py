@@ -37,37 +37,24 @@ def held(broker: BareBroker, raw: str = "{}", *, incarnation: str = "w:1#1", **f
 
 
 @pytest.mark.parametrize("how", ["conclude", "bury"])
-def test_the_breaker_is_told_of_an_error_without_words(broker: BareBroker, how: str) -> None:
+@pytest.mark.parametrize(("reason", "phase"), [("retries exhausted", "open"), ("validation", None)])
+def test_the_breaker_is_told_of_an_error_without_words(
+    broker: BareBroker, how: str, reason: str, phase: str | None
+) -> None:
     """Regression: the script raised after its message had ended, and was repeated as if it had done nothing."""
     k = broker.store.keys
     broker.redis.hset(k.flow(QUEUE), mapping=BREAKER)
     stream, entry = held(broker)
     keys = [stream, k.ledger(QUEUE), k.outcome("x")]
-    outcome = json.dumps({"outcome": "dead", "reason": "retries exhausted", "error": HALF})
+    outcome = json.dumps({"outcome": "dead", "reason": reason, "error": HALF})
     if how == "conclude":
-        broker.store.run("conclude", keys, [GROUP, entry, "dead", outcome, TTL_MS, "retries exhausted"])
+        broker.store.run("conclude", keys, [GROUP, entry, "dead", outcome, TTL_MS, reason])
     else:
-        letter = json.dumps({"queue": QUEUE, "reason": "retries exhausted", "error": {"message": HALF}})
-        args = [GROUP, entry, k.root, QUEUE, letter, "retries exhausted", "ValueError", "", outcome[:-1], TTL_MS]
+        letter = json.dumps({"queue": QUEUE, "reason": reason, "error": {"message": HALF}})
+        args = [GROUP, entry, k.root, QUEUE, letter, reason, "ValueError", "", outcome[:-1], TTL_MS]
         broker.store.run("bury", keys, args)
-    assert broker.redis.hget(k.flow(QUEUE), "phase") == "open"
+    assert broker.redis.hget(k.flow(QUEUE), "phase") == phase
     assert (broker.ledger().dead, broker.ledger().lost) == (1, 0)
-
-
-@pytest.mark.parametrize("how", ["conclude", "bury"])
-def test_an_error_without_words_that_is_not_the_agents_trips_no_breaker(broker: BareBroker, how: str) -> None:
-    k = broker.store.keys
-    broker.redis.hset(k.flow(QUEUE), mapping=BREAKER)
-    stream, entry = held(broker)
-    keys = [stream, k.ledger(QUEUE), k.outcome("x")]
-    outcome = json.dumps({"outcome": "dead", "reason": "validation", "error": HALF})
-    if how == "conclude":
-        broker.store.run("conclude", keys, [GROUP, entry, "dead", outcome, TTL_MS, "validation"])
-    else:
-        letter = json.dumps({"queue": QUEUE, "reason": "validation", "error": {"message": HALF}})
-        args = [GROUP, entry, k.root, QUEUE, letter, "validation", "ValueError", "", outcome[:-1], TTL_MS]
-        broker.store.run("bury", keys, args)
-    assert broker.redis.hget(k.flow(QUEUE), "phase") is None
 
 
 @pytest.mark.parametrize("scheduled", [True, False])

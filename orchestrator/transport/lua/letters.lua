@@ -132,9 +132,9 @@ local function delivery_in(message)
   return type(headers) == 'table' and type(headers.orc) == 'table' and text(headers.id) or ''
 end
 
--- A message becomes a letter. `why` is the letter as JSON; agent, name and lineage are read from the message, the group
--- is made of the error and the recipient where no stack is known; d and r are as in the mailbox. `told` is the delivery whose outcome the caller writes,
--- where the message may be one that cannot be read here. Returns the letter's id.
+-- A message becomes a letter. `why` is the letter as JSON; agent and name are read from the message, the group is made of
+-- the error and the recipient where no stack is known; d and r are as in the mailbox. `told` is the delivery whose outcome
+-- the caller writes, where the message may be one that cannot be read here. Returns the letter's id.
 -- What the caller writes first must be even_when_full, or XACK'ed.
 local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent_ms, told)
   local row = {m = m, letter = why, d = d, q = queue, e = error, y = reason, g = group, r = r, s = sent_ms, a = '', n = ''}
