@@ -15,15 +15,18 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.agents.agent import AgentSpec
 from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.loaded import orchestrator_of
-from orchestrator.cli.printable import age, moment, one_line
+from orchestrator.cli.printable import one_line
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 from orchestrator.core.settings import Settings
+from orchestrator.core.times import age, moment
 from orchestrator.registry.agents import AgentEntry, Death, IncarnationEntry
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
+    from orchestrator.cli.tables import Toned
 
 #: Deaths that are read; an agent's last one is looked for among them.
 _DEATHS_READ = 1000
@@ -124,10 +127,10 @@ def take_snapshot(orchestrator: Orchestrator) -> Snapshot:
 @click.option(
     "--watch",
     "every_s",
-    type=click.FloatRange(min=0.1, max=3600),
+    type=Duration(0.1, 3600),
     is_flag=False,
     flag_value=2.0,
-    metavar="SECONDS",
+    metavar=METAVAR,
     cls=CeleryOption,
     help="Show it again every so often (2 s if no number is given), until Ctrl-C.",
 )
@@ -208,7 +211,7 @@ def _show(context: click.Context, seen: Snapshot, deaths_shown: int, settings: S
         [
             (
                 a.name,
-                _up(a),
+                _toned(_up(a)),
                 len(a.incarnations),
                 sum(i.held for i in seen.hosts(a)),
                 _died(seen.last_death(a)),
@@ -218,6 +221,7 @@ def _show(context: click.Context, seen: Snapshot, deaths_shown: int, settings: S
             for a in seen.agents
         ],
         fold=("messages",),
+        drop=("messages", "mailbox", "last death"),
     )
     print_table(
         out,
@@ -226,7 +230,7 @@ def _show(context: click.Context, seen: Snapshot, deaths_shown: int, settings: S
         [
             (
                 i.id,
-                state_of(i, settings.suspect_s, settings.stuck_s),
+                _toned(state_of(i, settings.suspect_s, settings.stuck_s)),
                 age(i.heartbeat_age_s),
                 moment(i.started_ms),
                 ", ".join(i.agents),
@@ -240,6 +244,7 @@ def _show(context: click.Context, seen: Snapshot, deaths_shown: int, settings: S
             for i in seen.incarnations
         ],
         fold=("agents", "queues"),
+        drop=("version", "pool", "up", "queues", "oldest", "held", "running", "agents"),
     )
     print_table(
         out,
@@ -247,7 +252,21 @@ def _show(context: click.Context, seen: Snapshot, deaths_shown: int, settings: S
         ("incarnation", "reason", "when", "found by", "error"),
         [(d.incarnation, d.reason, moment(d.at_ms), d.by, d.error) for d in seen.deaths[:deaths_shown]],
         fold=("error",),
+        drop=("found by",),
     )
+
+
+def _toned(state: str) -> Toned:
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import Tone, Toned
+
+    match state:
+        case "up" | State.IDLE | State.BUSY:
+            return Toned(state, Tone.GOOD)
+        case State.LATE:
+            return Toned(state, Tone.WARNING)
+        case _:
+            return Toned(state, Tone.BAD)
 
 
 def _up(agent: KnownAgent) -> str:

@@ -17,9 +17,9 @@ from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.letter_filter import filter_options, selection
 from orchestrator.cli.letters import letter_document, raw_message
 from orchestrator.cli.loaded import orchestrator_of
-from orchestrator.cli.printable import age, moment
 from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
+from orchestrator.core.times import age, moment
 from orchestrator.deadletters.criteria import STATES
 from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
 from orchestrator.deadletters.selection import Group
@@ -72,6 +72,7 @@ def list_letters(context: click.Context, /, limit: int, before: str | None, as_j
         ("id", "age", "recipient", "message", "attempts", "why"),
         [_row(document) for document in documents],
         fold=("why",),
+        drop=("attempts", "message"),
     )
     if page.before is not None:
         click.echo(f"Older ones: --before {page.before}", err=True)
@@ -183,7 +184,14 @@ def show_groups(context: click.Context, /, limit: int, as_json: bool, **options:
             )
         )
     columns = ("group", "letters", "first seen", "last seen", "last 24 h", "recipient", "newest")
-    print_table(console(context), f"Groups of dead letters: {len(rows)}", columns, rows, fold=("newest",))
+    print_table(
+        console(context),
+        f"Groups of dead letters: {len(rows)}",
+        columns,
+        rows,
+        fold=("newest",),
+        drop=("last 24 h", "first seen", "recipient"),
+    )
 
 
 def _group_document(group: Group, hidden: tuple[str, ...]) -> dict[str, Any]:
@@ -217,7 +225,9 @@ def show_acts(context: click.Context, limit: int, as_json: bool) -> None:
         (moment(a["at_ms"]), a["kind"], a["who"], a["why"], a["done"], a["dead"], json.dumps(a["detail"])) for a in acts
     ]
     columns = ("when", "act", "who", "why", "letters", "dead again", "about")
-    print_table(console(context), f"Acts: {len(rows)}", columns, rows, fold=("about",))
+    print_table(
+        console(context), f"Acts: {len(rows)}", columns, rows, fold=("about", "why"), drop=("about", "dead again")
+    )
 
 
 @dead_letters.command(cls=CeleryCommand, name="stats", epilog=EXIT_CODES)

@@ -12,11 +12,13 @@ import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
 from orchestrator.cli.letter_filter import act_options, filter_options, must_be_meant, must_be_one, selection
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import lines, one_line
 from orchestrator.cli.progress import progress_bar
+from orchestrator.core.times import age
 from orchestrator.deadletters.replay import Canary
 
 _every = click.option("--all", "every", is_flag=True, cls=CeleryOption, help="All letters in that state.")
@@ -38,9 +40,10 @@ _optional_id = click.argument("letter_id", metavar="[ID]", required=False)
 @click.option(
     "--wait",
     "wait_s",
-    type=float,
+    type=Duration(),
+    metavar=METAVAR,
     cls=CeleryOption,
-    help=f"Seconds the canary waits for each lot to come to its end before it stops; {Canary().wait_s:g} by default.",
+    help=f"How long the canary waits for each lot to end before it stops; {age(Canary().wait_s)} by default.",
 )
 @_every
 @filter_options

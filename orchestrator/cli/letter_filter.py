@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 from celery.bin.base import CeleryOption
 
+from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.errors import ExitCode, Stop
 from orchestrator.deadletters.criteria import STATES
 from orchestrator.deadletters.log import DeadLetters
@@ -28,8 +29,8 @@ def filter_options(command: F) -> F:
             click.option("--error", cls=CeleryOption, help="With this type of error, as TimeoutError."),
             click.option("--reason", cls=CeleryOption, help="With this reason, as 'retries exhausted'."),
             click.option("--group", metavar="FINGERPRINT", cls=CeleryOption, help="Of this group (see `groups`)."),
-            click.option("--older-than", "older_than_s", type=float, metavar="SECONDS", cls=CeleryOption),
-            click.option("--newer-than", "newer_than_s", type=float, metavar="SECONDS", cls=CeleryOption),
+            click.option("--older-than", "older_than_s", type=Duration(), metavar=METAVAR, cls=CeleryOption),
+            click.option("--newer-than", "newer_than_s", type=Duration(), metavar=METAVAR, cls=CeleryOption),
             click.option(
                 "--metadata", multiple=True, metavar="NAME=VALUE", cls=CeleryOption, help="VALUE may be JSON."
             ),

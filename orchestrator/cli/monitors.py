@@ -9,9 +9,10 @@ import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
 from orchestrator.cli.loaded import orchestrator_of
-from orchestrator.cli.printable import age
+from orchestrator.core.times import age
 from orchestrator.monitors.leak import Leak, LeakKind
 
 #: The exit codes of `monitors leaks`.
@@ -68,6 +69,7 @@ def list_monitors(
             for entry in found
         ],
         fold=("tag",),
+        drop=("tag",),
     )
 
 
@@ -103,8 +105,8 @@ def show_stats(context: click.Context, as_json: bool) -> None:
 @click.option(
     "--age",
     "age_s",
-    metavar="SECONDS",
-    type=click.FloatRange(0),
+    metavar=METAVAR,
+    type=Duration(),
     cls=CeleryOption,
     help="Older ones count as leaks although both ends live. [default: the setting monitor_leak_age_s]",
 )
@@ -159,4 +161,5 @@ def _show(context: click.Context, leaks: list[Leak]) -> None:
             for leak in sorted(leaks, key=lambda leak: leak.ref)
         ],
         fold=("tag", "proof", "made at", "mend"),
+        drop=("tag", "made at", "age", "owner", "mend"),
     )

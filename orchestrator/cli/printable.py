@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 
 def printable(text: str, *, keep: str = "") -> str:
     """The text with everything a terminal would act on, or cannot show, written as an escape."""
@@ -22,21 +20,3 @@ def one_line(text: str) -> str:
 def lines(text: str) -> str:
     """The text with its lines kept."""
     return printable(text.replace("\t", "    "), keep="\n")
-
-
-def age(seconds: float) -> str:
-    """A duration, as precise as one reads it."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def moment(at_ms: int) -> str:
-    """A moment, in UTC."""
-    try:
-        return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return f"{at_ms} ms"

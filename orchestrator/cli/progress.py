@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import click
+
 
 @contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
@@ -13,11 +15,23 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int], None
     if not sys.stderr.isatty():
         yield lambda done: None
         return
-    # Here, so that `celery worker` does not load it.
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    if total is None:
+        with _counter(title) as count:
+            yield count
+        return
+    with click.progressbar(length=total, label=title, show_pos=True, file=sys.stderr) as bar:
+        yield bar.update
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda done: progress.advance(task, done)
+
+@contextmanager
+def _counter(title: str) -> Iterator[Callable[[int], None]]:
+    """How many are done, where nobody knows how many there are."""
+    total = 0
+
+    def count(done: int) -> None:
+        nonlocal total
+        total += done
+        click.echo(f"\r{title}: {total}", err=True, nl=False)
+
+    yield count
+    click.echo(err=True)

@@ -13,6 +13,7 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.app import Orchestrator
 from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import one_line
@@ -48,7 +49,14 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 @click.argument("agent")
 @click.argument("message")
 @click.argument("fields", metavar="JSON")
-@click.option("--wait", type=float, callback=_patience, cls=CeleryOption, help="Wait so many seconds for the outcome.")
+@click.option(
+    "--wait",
+    type=Duration(),
+    metavar=METAVAR,
+    callback=_patience,
+    cls=CeleryOption,
+    help="Wait at most this long for the outcome.",
+)
 @click.option("--retries", type=int, cls=CeleryOption, help="Retries after the first attempt, instead of the agent's.")
 @click.option(
     "--on-error",
@@ -56,16 +64,28 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     cls=CeleryOption,
     help="What becomes of the message when its attempts are used up, instead of the agent's choice.",
 )
-@click.option("--countdown", type=float, cls=CeleryOption, help="Seconds before it may be handled.")
-@click.option("--expires", type=float, cls=CeleryOption, help="Seconds after which it is no longer to be handled.")
+@click.option("--countdown", type=Duration(), metavar=METAVAR, cls=CeleryOption, help="Time before it may be handled.")
+@click.option(
+    "--expires",
+    type=Duration(),
+    metavar=METAVAR,
+    cls=CeleryOption,
+    help="Time after which it is no longer to be handled.",
+)
 @click.option(
     "--bury-expired/--no-bury-expired",
     default=None,
     cls=CeleryOption,
     help="Whether it becomes a dead letter when it expires, rather than vanish.",
 )
-@click.option("--timeout", type=float, cls=CeleryOption, help="Seconds that one attempt may take.")
-@click.option("--deadline", type=float, cls=CeleryOption, help="Seconds within which all attempts must have ended.")
+@click.option("--timeout", type=Duration(), metavar=METAVAR, cls=CeleryOption, help="Time that one attempt may take.")
+@click.option(
+    "--deadline",
+    type=Duration(),
+    metavar=METAVAR,
+    cls=CeleryOption,
+    help="Time within which all attempts must have ended.",
+)
 @click.option(
     "--when-down",
     type=click.Choice([choice.value for choice in WhenDown]),

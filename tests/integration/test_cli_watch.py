@@ -1,92 +1,69 @@
-"""`agents --watch` on a terminal: it is drawn anew when something changed, and Ctrl-C ends it well."""
+"""Commands on a terminal: tables fit it, states have colours, and `agents --watch` is drawn anew until Ctrl-C."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pty
-import select
 import signal
-import subprocess
-import sys
-import time
 
+import click
 import pytest
 
+from orchestrator import Orchestrator
 from tests.apps.shop import make
-from tests.worker_process import ROOT
-
-#: What a terminal is told before each drawing.
-CLEAR = b"\x1b[2J"
+from tests.terminal import CLEAR, Terminal
 
 
-class Terminal:
-    """A command on a terminal of its own, and what it has shown."""
-
-    def __init__(self, redis_url: str, *arguments: str) -> None:
-        self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "tests.apps.shop", *arguments],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "PYTHONWARNINGS": "ignore",
-                "ORCHESTRATOR_BROKER_URL": redis_url,
-                "COLUMNS": "250",
-                "TERM": "xterm",
-            },
-            cwd=ROOT,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self.shown = b""
-
-    def until(self, text: bytes, timeout_s: float = 60.0) -> bytes:
-        """Everything up to the first text like this from here on."""
-        give_up = time.monotonic() + timeout_s
-        while text not in self.shown:
-            left_s = give_up - time.monotonic()
-            if left_s <= 0 or not select.select([self._ours], [], [], left_s)[0]:
-                raise AssertionError(f"no {text!r} within {timeout_s:g} s, but {self.shown!r}")
-            self.shown += os.read(self._ours, 65536)
-        before, _, self.shown = self.shown.partition(text)
-        return before
-
-    def read_out(self, timeout_s: float = 30.0) -> None:
-        """Read to the end: whoever ends with more to say than a terminal takes waits for somebody to read it."""
-        give_up = time.monotonic() + timeout_s
-        # Linux tells of the end by an error.
-        with contextlib.suppress(OSError):
-            while (left_s := give_up - time.monotonic()) > 0 and select.select([self._ours], [], [], left_s)[0]:
-                self.shown += os.read(self._ours, 65536)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(timeout=30)
-        os.close(self._ours)
+def join(shop: Orchestrator) -> None:
+    """Register an incarnation that hosts the agent."""
+    fields = ["node", "w1", "queues", '["billing"]', "agents", '["billing"]', "pool", "prefork", "concurrency", "4"]
+    keys = [shop.store.keys.leases, shop.store.keys.incarnation_counter]
+    shop.store.run("register", keys, [shop.store.keys.root, "billing@a-host-of-the-shop.example.com:4711", *fields])
 
 
 @pytest.mark.timeout(150)
 def test_agents_are_drawn_anew_until_ctrl_c(redis_url: str) -> None:
     shop = make(redis_url)
-    store = shop.store
     terminal = Terminal(redis_url, "agents", "--watch", "0.1")
     try:
         terminal.until(CLEAR)
-        assert b"billing@joined" not in terminal.until(CLEAR)
-        fields = ["node", "w1", "queues", '["billing"]', "agents", '["billing"]']
-        keys = [store.keys.leases, store.keys.incarnation_counter]
-        store.run("register", keys, [store.keys.root, "billing@joined:1", *fields])
-        terminal.until(b"billing@joined:1#")
+        assert b"billing@a-host" not in terminal.until(CLEAR)
+        join(shop)
+        terminal.until(b"billing@a-host-of-the-shop.example.com:4711#")
         # It goes on by itself, on a cleared screen, and shows the same once more.
         terminal.until(CLEAR)
-        terminal.until(b"billing@joined:1#")
+        terminal.until(b"billing@a-host-of-the-shop.example.com:4711#")
         os.kill(terminal.process.pid, signal.SIGINT)
         terminal.read_out()
         assert terminal.process.wait(timeout=30) == 0
     finally:
         terminal.close()
+
+
+def test_at_80_columns_what_matters_of_agents_is_there_and_the_rest_is_named(redis_url: str) -> None:
+    join(make(redis_url))
+    terminal = Terminal(redis_url, "agents", columns=80)
+    try:
+        shown = click.unstyle(terminal.text())
+    finally:
+        terminal.close()
+    assert all(len(line) <= 80 for line in shown.splitlines() if "No room for" not in line)
+    agents, incarnations, _ = shown.split("\n\n", 2)
+    assert all(name in agents.splitlines()[1] for name in ("agent", "state", "incarnations", "in flight"))
+    assert "billing@a-host-of-the-shop.example.com:4711#" in incarnations
+    assert all(name in incarnations.splitlines()[1] for name in ("state", "heartbeat"))
+    assert "No room for: " in incarnations
+    assert "version" in incarnations.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_states_have_colours_unless_the_user_wants_none(
+    redis_url: str, environment: dict[str, str], coloured: bool
+) -> None:
+    terminal = Terminal(redis_url, "agents", environment=environment)
+    try:
+        shown = terminal.text()
+    finally:
+        terminal.close()
+    assert "billing" in shown
+    assert ("\x1b[31mdown\x1b[0m" in shown) is coloured
+    assert ("\x1b" in shown) is coloured

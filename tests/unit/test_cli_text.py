@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.cli.printable import age, lines, moment, one_line, printable
+from orchestrator.cli.printable import lines, one_line, printable
 from orchestrator.core.masking import mask
 
 HIDDEN = ("password", "card_number")
@@ -27,19 +27,6 @@ def test_one_line_is_one_line() -> None:
 
 def test_lines_keeps_lines_and_nothing_else() -> None:
     assert lines("a\n\tb\x1b") == "a\n    b\\x1b"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (42, "42 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172800, "2 d")],
-)
-def test_an_age_is_as_precise_as_one_reads_it(seconds: float, shown: str) -> None:
-    assert age(seconds) == shown
-
-
-def test_a_moment_is_in_utc() -> None:
-    assert moment(1_700_000_000_123) == "2023-11-14 22:13:20Z"
-    assert moment(10**30) == f"{10**30} ms"
 
 
 @pytest.mark.parametrize(
