@@ -46,6 +46,7 @@ from orchestrator.sending.call import call, check_fallback, check_timeout
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, read_ledger
+from orchestrator.sending.masked_amqp import mask_arguments
 from orchestrator.sending.options import SendOptions
 from orchestrator.sending.report import Report
 from orchestrator.sending.sender import BrokerDoor, Door, Sender
@@ -79,6 +80,7 @@ class Orchestrator:
         refuse_app(app)
         self._hide()
         app.orchestrator = self
+        mask_arguments(app)
         app.steps["worker"].update((Ending, Fitting))
         app.steps["consumer"].update((Guard, Reaping, Reporting))
         app.on_after_finalize.connect(self._on_finalize, weak=False)

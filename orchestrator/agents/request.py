@@ -34,8 +34,8 @@ from orchestrator.core.errors import HandlerTimeout
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Cancelled, Expired, Handled, Outcome, kind, to_wire
-from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision, hide_in
+from orchestrator.sending.shown_arguments import masked_args, masked_kwargs, masked_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.message import LINEAGE, SENT
 from orchestrator.transport.request import TrackedRequest, channel_of
@@ -120,13 +120,25 @@ class SupervisedRequest(TrackedRequest):
 
     def info(self, safe: bool = False) -> Any:
         """As Celery's, which ``inspect`` shows, without what is hidden of the arguments."""
-        told = super().info(safe)
-        for name in () if safe else ("args", "kwargs"):
-            told[name] = redact(told[name], self._hidden())
-        return told
+        shown = super().info(safe)
+        hidden = self._hidden()
+        if safe:
+            return {**shown, "args": self.argsrepr, "kwargs": self.kwargsrepr}
+        args, kwargs = masked_args(self._task, shown["args"], hidden), masked_kwargs(shown["kwargs"], hidden)
+        return {**shown, "args": args, "kwargs": kwargs}
+
+    @property
+    def argsrepr(self) -> str:
+        """The text of the positional arguments in logs and events. A sender without this library masks nothing."""
+        return masked_text(self._argsrepr or "", self._hidden())
+
+    @property
+    def kwargsrepr(self) -> str:
+        """The text of the keyword arguments in logs and events."""
+        return masked_text(self._kwargsrepr or "", self._hidden())
 
     def _hidden(self) -> tuple[str, ...]:
-        return (*self._app.orchestrator.settings.redact, *hide_in(self._message.headers))
+        return (*self._app.orchestrator.hidden, *hide_in(self._message.headers))
 
     @property
     def _attempt(self) -> int:

@@ -20,7 +20,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from celery import Celery, signals
-from celery.app.amqp import AMQP
 from kombu import Producer, Queue
 from kombu.exceptions import OperationalError
 from kombu.serialization import registry
@@ -29,6 +28,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.sending.form import Form, encode, write_form
+from orchestrator.sending.masked_amqp import MaskingAMQP
 from orchestrator.sending.publish import Parcel, queue_name
 from orchestrator.transport.publishing import PublishingChannel
 
@@ -66,7 +66,9 @@ class QuickPublisher:
         self._begin()
         self._limit = app.conf.broker_pool_limit or 0
         self._usable = (
-            type(app.amqp) is AMQP and app.conf.task_protocol == 2 and registry._encoders["json"].encoder is kombu_dumps
+            type(app.amqp) is MaskingAMQP
+            and app.conf.task_protocol == 2
+            and registry._encoders["json"].encoder is kombu_dumps
         )
 
     def _begin(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from celery import Celery
 from pydantic import SecretStr
 from redis import Redis
 
@@ -14,6 +16,7 @@ from orchestrator import Dead, Orchestrator
 from orchestrator.cli.dead_letters import dead_letters
 from orchestrator.cli.send import send
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.transport.transport import TRANSPORT
 from tests.apps import secrets_app as app
 from tests.apps.secrets_app import SECRET
 from tests.command_line import invoke
@@ -119,3 +122,25 @@ def test_inspect_shows_what_runs_and_what_waits_without_secrets(house: House) ->
     (waiting,) = scheduled
     assert waiting["args"][0]["user"] == "u"
     assert SECRET not in json.dumps(scheduled)
+
+
+def test_events_and_logs_of_a_worker_hide_what_a_sender_without_this_library_shows(house: House) -> None:
+    stranger = Celery("stranger", broker=house.url, set_as_current=False)
+    stranger.conf.update(broker_transport=TRANSPORT, task_serializer="json")
+    received: list[dict[str, Any]] = []
+    with stranger.connection_for_read() as connection:
+        receiver = stranger.events.Receiver(connection, handlers={"task-received": received.append})
+        with receiver.consumer_context(wakeup=False) as (draining, _, _):
+            id_ = stranger.send_task("clerk.Greet", [{"name": "n", "pin": SECRET}], queue="clerk").id
+            eventually(lambda: _drained(draining) and any(event["uuid"] == id_ for event in received), 20)
+    (event,) = (event for event in received if event["uuid"] == id_)
+    assert "'name': 'n'" in event["args"]
+    assert SECRET not in json.dumps(event)
+    assert SECRET not in house.worker.log()
+    stranger.close()
+
+
+def _drained(connection: Any) -> bool:
+    with contextlib.suppress(TimeoutError):
+        connection.drain_events(timeout=0.1)
+    return True
