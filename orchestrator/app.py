@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -26,6 +25,7 @@ from orchestrator.agents.masked import mask_logs
 from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting, unseen
+from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.settings import Settings, load_settings
@@ -55,7 +55,7 @@ from orchestrator.transport.flow import declare_flow
 from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.sweep import Sweeper, Swept
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Orchestrator:

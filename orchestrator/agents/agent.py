@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -14,11 +13,12 @@ from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
 from orchestrator.core.flow import Breaker, Flow, Mailbox
+from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.supervision import Supervision
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from orchestrator.agents.verdict import Verdict, expired, final_failure
 from orchestrator.core.errors import CircuitOpen, UnknownMessage
 from orchestrator.core.flow import Flow
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
+from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Dead, Expired, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Supervision
@@ -35,7 +35,7 @@ from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel
 from orchestrator.telemetry import emit, events, tracing
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _BY = "eager"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Any
 
@@ -11,9 +10,10 @@ from celery.exceptions import WorkerShutdown
 from celery.worker.control import control_command
 
 from orchestrator.core.death import DeathReason
+from orchestrator.core.log import get_logger
 from orchestrator.transport.holders import HOLDERS
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Ending(bootsteps.StartStopStep):

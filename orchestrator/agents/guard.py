@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from traceback import walk_tb
 from typing import Any
 
@@ -11,12 +10,13 @@ from celery import bootsteps
 from orchestrator.agents.quick import QuickWay
 from orchestrator.agents.unhandled import unhandled
 from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.core.text import is_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.request import channel_of
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Guard(bootsteps.StartStopStep):

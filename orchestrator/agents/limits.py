@@ -7,7 +7,6 @@ interrupting. In a thread or a greenlet nothing can: there, that an attempt took
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +18,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.utils.compat import detect_environment
 
 from orchestrator.core.errors import DeadlinePassed, HandlerTimeout
+from orchestrator.core.log import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: A handler that swallows the interruption gets another one each time so many seconds have passed.
 _AGAIN_S = 5.0

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
 from celery import bootsteps
 
+from orchestrator.core.log import get_logger
 from orchestrator.telemetry import attach, detach
 from orchestrator.telemetry.celery_events import TOLD, CeleryEventsHandler
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def unseen(worker: Any, telemetry: Iterable[str], chores: str) -> list[str]:

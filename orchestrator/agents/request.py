@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 import weakref
 from dataclasses import replace
@@ -32,6 +31,7 @@ from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, expired, final_failure
 from orchestrator.core.errors import HandlerTimeout
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
+from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Cancelled, Expired, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision, hide_in
@@ -40,7 +40,7 @@ from orchestrator.telemetry import emit, events
 from orchestrator.transport.message import LINEAGE, SENT
 from orchestrator.transport.request import TrackedRequest, channel_of
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: What ``Task.replace`` says when the task it names has taken over this delivery, id and all.
 _REPLACED = "Replaced by new task"

@@ -16,3 +16,11 @@ def is_text(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """The text with every character that a terminal acts on, or cannot show, written as an escape.
+
+    The characters in ``keep`` stay as they are.
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)

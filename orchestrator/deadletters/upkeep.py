@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
 
+from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.replay import tell
 from orchestrator.deadletters.shelf import BATCH, LOOK
 from orchestrator.telemetry import emit, events
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: What may pass by itself. A message that is wrong stays wrong, and one that kills its workers goes on killing.
 RETRIED = (Reason.EXHAUSTED.value, Reason.TIMEOUT.value, Reason.OVERFLOW.value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -11,9 +10,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from orchestrator.core.log import get_logger
 from orchestrator.health import files
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Between two writings. A probe takes thirty of them missed for a process that hangs.
 EVERY_S = 1.0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orchestrator.core.log import get_logger
 from orchestrator.monitors.leak import Leak
 from orchestrator.telemetry import emit, events
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.monitors.search import LeakSearch
     from orchestrator.monitors.stored import StoredMonitors
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Of one run. A million monitors take several: whoever looks for leaks also sweeps, and that is more urgent.
 _SLICE_S = 0.4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +12,12 @@ from celery import Celery
 from orchestrator.agents.agent import Agent
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InfrastructureError, InvalidPolicy
+from orchestrator.core.log import get_logger
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, write_tag
 from orchestrator.monitors.leak import Leak, Leaks
 from orchestrator.monitors.owner import Owner, owner_here
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Target = str | type[Agent]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import threading
@@ -18,6 +17,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.down import Down
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
+from orchestrator.core.log import get_logger
 from orchestrator.monitors.owner import Owner, checked_wait, open_session
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.heartbeat import entails
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.monitors.monitors import Target
     from orchestrator.monitors.stored import StoredMonitors
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: What sessions are called among the incarnations.
 KIND = "session"

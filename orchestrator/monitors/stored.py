@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -16,6 +15,7 @@ from redis.exceptions import RedisError
 from orchestrator.agents.agent import AgentSpec
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
+from orchestrator.core.log import get_logger
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, oldest, stats_of
@@ -32,7 +32,7 @@ from orchestrator.transport.scripts import Script, script_of
 from orchestrator.transport.store import Store
 from orchestrator.transport.wire import Wire
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

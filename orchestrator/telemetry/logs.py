@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
+from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.telemetry import events
 from orchestrator.telemetry.emit import Event
@@ -45,7 +46,7 @@ class EventLog:
     def __call__(self, event: Event) -> None:
         """Log one event."""
         level = logging.WARNING if event.name in _CONCERNING else logging.INFO
-        logger = logging.getLogger(LOGGER)
+        logger = get_logger(LOGGER)
         if not logger.isEnabledFor(level):
             return
         metadata = mask(dict(event.metadata), self._hidden)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, RETURNED
+from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.delivered import DeliveredMessage
@@ -28,7 +28,7 @@ from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.settler import Settler
 from orchestrator.transport.solitude import is_last_chance
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: A solo pool runs tasks while we deliver; after this long the event loop gets its turn.
 _SLICE_S = 0.05

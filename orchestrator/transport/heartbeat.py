@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 from collections.abc import Callable, Collection
@@ -15,13 +14,14 @@ from urllib.parse import quote
 from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import Keys
+from orchestrator.core.log import get_logger
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.oom import OomCounter
 from orchestrator.transport.options import Options
 from orchestrator.transport.polling import Polling
 from orchestrator.transport.wire import Wire
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

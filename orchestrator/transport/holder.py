@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import logging
 import os
 import socket
 import sys
@@ -26,6 +25,7 @@ from redis.exceptions import RedisError, ResponseError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys
+from orchestrator.core.log import get_logger
 from orchestrator.health.pulse import PULSE
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.claim import Claim
@@ -38,7 +38,7 @@ from orchestrator.transport.standin import StandIn
 from orchestrator.transport.sweep import Sweeper
 from orchestrator.transport.wire import Pool, Wire
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Longest time a stopping process waits for its last acknowledgements to be confirmed.
 _FAREWELL_S = 5.0

@@ -6,7 +6,6 @@ again. Nothing is lost if the process dies instead: what was not acknowledged is
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,13 +16,14 @@ from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from orchestrator.core.log import get_logger
 from orchestrator.transport.cork import Cork
 from orchestrator.transport.flow import heard
 from orchestrator.transport.refusal import is_full, is_passing
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.wire import Pool, Wire
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Replies may lag behind so far before whoever sends looks for some, and so far before it waits for them.
 _UNREAD_SOME, _UNREAD_LIMIT = 32, 128

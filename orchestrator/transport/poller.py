@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from kombu.asynchronous import get_event_loop
 from kombu.transport.redis import MultiChannelPoller
 
-logger = logging.getLogger(__name__)
+from orchestrator.core.log import get_logger
+
+logger = get_logger(__name__)
 
 #: How often to look for a connection on which Redis owes an answer.
 _WATCH_EVERY_S = 1.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, Keys, steps_of
+from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.batch import PublishBatch
@@ -29,7 +29,7 @@ from orchestrator.transport.unanswered import Unanswered
 from orchestrator.transport.unix_socket import unix_socket
 from orchestrator.transport.wire import Pool, Wire
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Patience with Redis where kombu's options set none: no wait without an end.
 _SOCKET_TIMEOUT_S = 5.0

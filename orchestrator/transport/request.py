@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -11,9 +10,10 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from orchestrator.core.death import DeathReason
+from orchestrator.core.log import get_logger
 from orchestrator.transport.channel import Channel
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def channel_of(message: Any) -> Channel | None:

@@ -5,7 +5,6 @@ Importing this puts the command in the place of Celery's.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -16,13 +15,14 @@ from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from kombu.exceptions import KombuError
 
+from orchestrator.core.log import get_logger
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import hide_in
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.message import MalformedEntry, decode
 from orchestrator.transport.store import Store, open_store
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Tasks told of by one worker, the next to be due. A worker's timer has what was prefetched; Redis may have millions.
 MOST = 1000

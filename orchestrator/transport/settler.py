@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.fingerprint import fingerprint, normalised_stack
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.supervision import HEADER
 from orchestrator.transport.claim import Claim
@@ -23,7 +23,7 @@ from orchestrator.transport.holder import Holder
 from orchestrator.transport.options import Options
 from orchestrator.transport.wire import Wire
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def _encode(outcome: Mapping[str, Any]) -> bytes | str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from time import monotonic
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.heartbeat import Answer
 from orchestrator.transport.options import Options
 from orchestrator.transport.sweep import Sweeper
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: How often a worker that stands in sweeps, once it does.
 _EVERY_S = 0.9

@@ -8,7 +8,6 @@ is refused. Whatever it saw before it stalled can so do no harm.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from redis.exceptions import ResponseError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.options import Options
 from orchestrator.transport.wire import Wire
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Entries handed on per script: Redis is never held for longer than a few milliseconds.
 RECLAIM_BATCH = 200

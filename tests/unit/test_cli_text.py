@@ -2,8 +2,9 @@
 
 import pytest
 
-from orchestrator.cli.printable import lines, one_line, printable
+from orchestrator.cli.printable import lines, one_line
 from orchestrator.core.masking import mask
+from orchestrator.core.text import printable
 
 HIDDEN = ("password", "card_number")
 

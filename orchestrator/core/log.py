@@ -1,0 +1,76 @@
+"""Loggers whose records are one line each, whatever the texts of errors, ids and names in them hold.
+
+An error's text, an agent's name or a message's id comes from elsewhere. A newline in it would begin a line of its own
+in the log, which could say anything; an escape sequence would reach the operator's terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from types import TracebackType
+
+from orchestrator.core.text import printable
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+#: A chain of causes longer than this is not looked through.
+_LONGEST_CHAIN = 50
+
+
+class OneLine(logging.Filter):
+    """Lets every record pass, with control characters in its text written as escapes.
+
+    A traceback keeps its lines, but an error's own text in it is one line too.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Escape what is not printable in the record."""
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001
+            # The handler that formats the record reports this.
+            return True
+        if not text.isprintable():
+            record.msg, record.args = printable(text), ()
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text = with_escaped_errors(
+                record.exc_text or logging.Formatter().formatException(record.exc_info), record.exc_info
+            )
+        return True
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of that name; its records are one line each."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(known, OneLine) for known in logger.filters):
+        logger.addFilter(OneLine())
+    return logger
+
+
+def with_escaped_errors(traceback: str, exc_info: _ExcInfo) -> str:
+    """A formatted traceback in which each error's own text is one line."""
+    for error in _chain(exc_info[1]):
+        try:
+            text = str(error)
+        except Exception:  # noqa: BLE001, S112
+            continue
+        if not text.isprintable():
+            traceback = traceback.replace(text, printable(text))
+    # In a group's traceback the lines of an error's text are indented: they stay, without control characters.
+    return printable(traceback, keep="\n\t")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, its causes and contexts, and the members of groups."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting and len(seen) < _LONGEST_CHAIN:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += [current.__cause__, current.__context__]
+        if isinstance(current, BaseExceptionGroup):
+            waiting += current.exceptions
