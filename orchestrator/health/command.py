@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _workers(node: str | None, pid: int | None, *, ready: bool) -> Verdict:
     try:
-        folder = files.checked_directory()
-        found = [s for s in files.living(folder) if _is_meant(s, node, pid)]
+        found = [s for folder in files.directories() for s in files.living(folder) if _is_meant(s, node, pid)]
     except FileNotFoundError:
         found = []
     except (OSError, files.UntrustedDirectory) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -14,34 +15,72 @@ DIRECTORY_VARIABLE = "ORCHESTRATOR_HEALTH_DIR"
 
 _SUFFIX = ".json"
 
+#: A file has some hundred bytes.
+_LARGEST = 64 * 1024
+
 
 class UntrustedDirectory(Exception):
     """The directory is somebody else's, or others may write to it."""
 
 
-def directory() -> Path:
-    """Where the files are."""
+def directories() -> list[Path]:
+    """The directories of this user that hold health files; only this user can write to them.
+
+    Without ``ORCHESTRATOR_HEALTH_DIR`` that is ``$TMPDIR/orchestrator-health-UID``. What another user has put under
+    that name is passed over; then there is one with a random ending.
+
+    Raises:
+        UntrustedDirectory: the directory that the environment names is not this user's alone.
+        FileNotFoundError: it is not there.
+    """
     named = os.environ.get(DIRECTORY_VARIABLE)
     if named:
-        return Path(named)
+        _check(Path(named))
+        return [Path(named)]
+    base = _usual()
+    return [path for path in (base, *sorted(base.parent.glob(f"{base.name}-*"))) if _is_ours(path)]
+
+
+def directory_to_write() -> Path:
+    """The directory of this user's health files, made if there is none.
+
+    Raises:
+        UntrustedDirectory: the directory that the environment names is not this user's alone.
+        OSError: it cannot be made.
+    """
+    named = os.environ.get(DIRECTORY_VARIABLE)
+    path = Path(named) if named else _usual()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    if named:
+        _check(path)
+        return path
+    known = directories()
+    if known:
+        return known[0]
+    path = path.with_name(f"{path.name}-{os.urandom(8).hex()}")
+    path.mkdir(mode=0o700)
+    return path
+
+
+def _usual() -> Path:
     # As `tempfile` has it, which takes a quarter of the probe's time to import. Whose the directory is gets checked.
     return Path(os.environ.get("TMPDIR") or "/tmp") / f"orchestrator-health-{os.getuid()}"  # noqa: S108
 
 
-def checked_directory(*, make: bool = False) -> Path:
-    """The directory, if only this user writes there.
+def _is_ours(path: Path) -> bool:
+    try:
+        _check(path)
+    except (OSError, UntrustedDirectory):
+        return False
+    return True
 
-    Raises:
-        UntrustedDirectory: it belongs to another user, or is no directory, or others may write to it.
-        OSError: it cannot be made, or is not there.
-    """
-    path = directory()
-    if make:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+def _check(path: Path) -> None:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise UntrustedDirectory(f"{path}: allowed: a directory of user {os.getuid()} that no other may write to")
-    return path
 
 
 def write(folder: Path, signs: Mapping[str, Any]) -> None:
@@ -52,7 +91,10 @@ def write(folder: Path, signs: Mapping[str, Any]) -> None:
     """
     pid = os.getpid()
     fresh = folder / f"{pid}.tmp"
-    fresh.write_text(json.dumps({**signs, "pid": pid, "born": born(pid)}))
+    fresh.unlink(missing_ok=True)
+    # Exclusive: what stands there by now (a pipe, a link) is not written to.
+    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(json.dumps({**signs, "pid": pid, "born": born(pid)}))
     fresh.replace(folder / f"{pid}{_SUFFIX}")
 
 
@@ -70,20 +112,35 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def living(folder: Path) -> Iterator[dict[str, Any]]:
-    """What each process that still runs has written last.
+    """What each process that still runs has written last. Anything else in the directory is passed over.
 
     Raises:
         OSError: the directory cannot be read.
     """
     for file in sorted(folder.glob(f"*{_SUFFIX}")):
         try:
-            signs = json.loads(file.read_text())
-        except (OSError, ValueError):
-            # Gone since it was listed.
+            signs = json.loads(_content(file))
+            pid, began = signs["pid"], signs["born"]
+            # A pid is given again; with the moment of its birth it is not.
+            if is_running(int(pid)) and began in (None, born(pid)) and isinstance(signs["node"], str):
+                yield signs
+        except (OSError, ValueError, TypeError, LookupError, OverflowError):
+            # Gone since it was listed, or not one of ours.
             continue
-        # A pid is given again; with the moment of its birth it is not.
-        if isinstance(signs, dict) and is_running(signs["pid"]) and signs["born"] in (None, born(signs["pid"])):
-            yield signs
+
+
+def _content(file: Path) -> bytes:
+    """A health file's bytes; nothing of what is no plain file of this user.
+
+    Raises:
+        OSError: it is gone, or a link.
+    """
+    # Opened without waiting: a pipe would be waited for without end.
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
+        found = os.fstat(opened.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+            return b""
+        return opened.read(_LARGEST)
 
 
 def is_running(pid: int) -> bool:

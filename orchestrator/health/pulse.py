@@ -30,6 +30,7 @@ class Pulse:
         self._pid = 0
         self._stop = threading.Event()
         self._node = ""
+        self._folder = Path()
         self._signs: Signs = dict
         self._consumes: Callable[[], bool] | None = None
 
@@ -46,7 +47,8 @@ class Pulse:
             self._node = node
             self._stop = threading.Event()
             try:
-                folder = files.checked_directory(make=True)
+                folder = files.directory_to_write()
+                self._folder = folder
                 files.remove_leftovers(folder)
                 self._write(folder)
             except (OSError, files.UntrustedDirectory) as error:
@@ -78,7 +80,7 @@ class Pulse:
         if self._thread is not None and self._pid == os.getpid():
             self._thread.join(timeout=EVERY_S)
             try:
-                files.remove(files.directory(), self._pid)
+                files.remove(self._folder, self._pid)
             except OSError as error:
                 logger.debug("health file not removed: %s", error)
 

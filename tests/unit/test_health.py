@@ -87,7 +87,7 @@ def test_a_sweep_counts_if_it_is_fresh_and_the_managers(at_ms: int | None, by: s
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ORCHESTRATOR_HEALTH_DIR", str(tmp_path / "health"))
-    return files.checked_directory(make=True)
+    return files.directory_to_write()
 
 
 def test_the_probe_names_whom_it_found_and_can_be_told_whom_to_look_for(
