@@ -76,6 +76,6 @@ def kombu_connection(url: str, **options: Any) -> Iterator[Connection]:
         yield connection
 
 
-def worker(broker: BareBroker, name: str = "w1", **options: Any) -> WorkerProcess:
-    """A worker of the app that has the transport and nothing else."""
-    return WorkerProcess("tests.apps.bare", broker.url, name=name, **options)
+def worker(broker: BareBroker, name: str = "w1", app: str = "tests.apps.bare", **options: Any) -> WorkerProcess:
+    """A worker; by default of the app that has the transport and nothing else."""
+    return WorkerProcess(app, broker.url, name=name, **options)

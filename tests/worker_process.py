@@ -47,7 +47,9 @@ class WorkerProcess:
         self._scratch = Path(tempfile.mkdtemp(prefix=f"worker-{name}-"))
         self._log = self._scratch / "log"
         self._log.touch()
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@%h", "-P", pool]
+        # The script, not `-m celery`: SIGHUP has Celery run the same command again, which fails for the module.
+        celery = str(Path(sys.executable).with_name("celery"))
+        command = [sys.executable, celery, "-A", app, "worker", "-n", f"{name}@%h", "-P", pool]
         command += ["-c", str(concurrency), "-l", "INFO", "--without-gossip", "--without-mingle"]
         command += ["-Q", queues] if queues else []
         self._command = [*command, *arguments]

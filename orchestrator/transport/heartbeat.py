@@ -19,6 +19,7 @@ from orchestrator.transport.claim import Claim
 from orchestrator.transport.oom import OomCounter
 from orchestrator.transport.options import Options
 from orchestrator.transport.polling import Polling
+from orchestrator.transport.stopping import WORKER_STATE
 from orchestrator.transport.wire import Wire
 
 logger = get_logger(__name__)
@@ -148,6 +149,7 @@ class Heartbeat:
             "last_poll_s": f"{now - self.polled_at:.1f}",
             "silent_s": f"{self._polling.silent_s:.1f}",
             "host_load": f"{os.getloadavg()[0]:.2f}",
+            "stopping": str(int(WORKER_STATE.is_stopping())),
         }
         if self._oom_counts[1] is not None:
             fields["oom_kills"] = str(self._oom_counts[1])

@@ -28,6 +28,7 @@ from orchestrator.core.keys import GROUP, Keys
 from orchestrator.core.log import get_logger
 from orchestrator.health.pulse import PULSE
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.child_end import ChildEnd
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.heartbeat import Answer, Heartbeat
 from orchestrator.transport.holders import HOLDERS
@@ -139,6 +140,11 @@ class Holder:
         with self._lock:
             self._users.discard(user)
             self._idle_since = monotonic()
+            if not self.left:
+                # atexit runs the last function registered first. Celery's restart by SIGHUP registers an exec there,
+                # after which no other function would run.
+                atexit.unregister(self.leave_at_exit)
+                atexit.register(self.leave_at_exit)
 
     def leave(self, reason: DeathReason = DeathReason.DRAINED, error: str = "") -> None:
         """End the incarnation: confirm what is done, give back what is not.
@@ -233,10 +239,6 @@ class Holder:
             claim.mark = RUNNING
             self.outbox.command(*self._marking(claim, RUNNING))
 
-    def child_died(self) -> DeathReason:
-        """Why a process of the pool was killed just now."""
-        return self._heartbeat.child_died()
-
     def take(self, tag: str) -> Claim | None:
         """Let go of a message in order to settle it; ``None`` if it was settled before."""
         return self.held.pop(tag, None)
@@ -247,19 +249,40 @@ class Holder:
         if claim is not None:
             self.outbox.ack(claim.stream, self.keys.ledger(claim.queue), outcome, claim.entry)
 
-    def give_back(self, tags: Iterable[str], *, death: str = "") -> None:
-        """Return messages to the head of their queues; with ``death``, a process died of them."""
-        by_stream: dict[tuple[str, str, bool], list[str]] = {}
+    def give_back(self, tags: Iterable[str]) -> None:
+        """Return messages to the head of their queues."""
+        by_stream: dict[tuple[str, str], list[str]] = {}
         for tag in tags:
             claim = self.take(tag)
             if claim is not None:
-                by_stream.setdefault((claim.stream, claim.queue, claim.mark == ALONE), []).append(claim.entry)
-        for (stream, queue, alone), entries in by_stream.items():
-            args = [*self._giveback_args(queue, death, alone), *entries]
-            self.outbox.post("giveback_held", [stream], args, functools.partial(_tell, queue))
+                by_stream.setdefault((claim.stream, claim.queue), []).append(claim.entry)
+        for (stream, queue), entries in by_stream.items():
+            self._post_giveback(stream, queue, [*self._giveback_args(queue), *entries])
         if by_stream:
             # The next claim goes over another connection, and would overtake what comes back first.
             self.outbox.flush(wait_s=_CONFIRM_S)
+
+    def give_back_interrupted(self, tag: str, end: ChildEnd) -> None:
+        """Return a message whose pool process ended while it ran.
+
+        A stop signal while the worker goes on may be the task's own (``os.kill(os.getpid(), SIGTERM)``) or somebody
+        else's. Such an end is unattributed, as that of a worker which died before the message was seen to start:
+        after two, the message runs alone (see solitude.py), and then an end is on its account.
+        """
+        claim = self.take(tag)
+        if claim is None:
+            return
+        alone = claim.mark == ALONE
+        if end is ChildEnd.DIED or (end is ChildEnd.STOP_SIGNAL and alone):
+            args = self._giveback_args(claim.queue, self._heartbeat.child_died(), "1" if alone else "0")
+        else:
+            how_it_ran = "stopping" if end is ChildEnd.STOPPING else "unattributed"
+            args = self._giveback_args(claim.queue, how_it_ran=how_it_ran)
+        self._post_giveback(claim.stream, claim.queue, [*args, claim.entry])
+        self.outbox.flush(wait_s=_CONFIRM_S)
+
+    def _post_giveback(self, stream: str, queue: str, args: list[Any]) -> None:
+        self.outbox.post("giveback_held", [stream], args, functools.partial(_tell, queue))
 
     def take_back_unanswered(self, idle_s: float, *, reader: User | None = None) -> None:
         """Give back what Redis says we hold and we know nothing of: the answer to a claim that never arrived.
@@ -295,9 +318,9 @@ class Holder:
             if said == b"returned":
                 logger.warning("%s: a claim was never answered; message %s goes back", self.id, entry)
 
-    def _giveback_args(self, queue: str, death: str = "", alone: bool = False) -> list[Any]:
+    def _giveback_args(self, queue: str, death: str = "", how_it_ran: str = "0") -> list[Any]:
         o, told = self.options, to_ms(self.options.outcome_ttl_s)
-        return [self.keys.root, queue, GROUP, int(o.max_deaths), told, death, self.id, "1" if alone else "0"]
+        return [self.keys.root, queue, GROUP, int(o.max_deaths), told, death, self.id, how_it_ran]
 
     # -- living
 

@@ -9,9 +9,10 @@ from celery.exceptions import WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
 
-from orchestrator.core.death import DeathReason
 from orchestrator.core.log import get_logger
 from orchestrator.transport.channel import Channel
+from orchestrator.transport.child_end import ChildEnd, end_of
+from orchestrator.transport.stopping import WORKER_STATE
 
 logger = get_logger(__name__)
 
@@ -25,8 +26,8 @@ def channel_of(message: Any) -> Channel | None:
 class TrackedRequest(Request):
     """Marks execution, so that a death blames the message being executed and no other."""
 
-    #: Why the process that ran this message died, once it did.
-    death = ""
+    #: How the process that ran this message ended, once it did.
+    child_end: ChildEnd | None = None
 
     acknowledged: bool
 
@@ -105,16 +106,15 @@ class TrackedRequest(Request):
             error = error.exc
         # A child that leaves by SystemExit says so before it is gone.
         if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
-            channel = channel_of(self._message)
-            self.death = channel.settler.death_of_child() if channel is not None else DeathReason.KILLED
+            self.child_end = end_of(error, stopping=WORKER_STATE.is_stopping())
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def reject(self, requeue: bool = False) -> None:
-        """Give the message back or bury it; a death goes on its account."""
+        """Give the message back or bury it; the end of the process that ran it counts, if the message may be why."""
         channel = channel_of(self._message)
-        if channel is not None and requeue and self.death and not self.acknowledged:
+        if channel is not None and requeue and self.child_end is not None and not self.acknowledged:
             tag = self._message.delivery_tag
-            channel.settler.give_back([tag], death=self.death)
+            channel.settler.give_back_interrupted(tag, self.child_end)
             channel.qos.settled(tag)
             self.acknowledged = True
             self.send_event("task-rejected", requeue=True)

@@ -12,12 +12,12 @@ from kombu.utils.uuid import uuid
 from pydantic_core import to_json
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.death import DeathReason
 from orchestrator.core.fingerprint import fingerprint, normalised_stack
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.supervision import HEADER
+from orchestrator.transport.child_end import ChildEnd
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.options import Options
@@ -121,20 +121,21 @@ class Settler:
         if self.holder is not None:
             self.holder.started(tag)
 
-    def give_back(self, tags: Iterable[str], *, death: str = "") -> None:
+    def give_back(self, tags: Iterable[str]) -> None:
         """Return messages to the head of their queue."""
         if self.holder is not None:
-            self.holder.give_back(tags, death=death)
+            self.holder.give_back(tags)
+
+    def give_back_interrupted(self, tag: str, end: ChildEnd) -> None:
+        """Return a message whose pool process ended while it ran."""
+        if self.holder is not None:
+            self.holder.give_back_interrupted(tag, end)
 
     def give_back_unstarted(self, tags: Iterable[str]) -> None:
         """Return those of the messages that no pool has started, or will start whatever we do."""
         if self.holder is not None:
             claims = [claim for tag in tags if (claim := self.holder.held.get(tag)) is not None]
             self.holder.give_back([c.tag for c in claims if c.started_at is None and not c.handed])
-
-    def death_of_child(self) -> str:
-        """Why a process of the pool was killed just now."""
-        return self.holder.child_died() if self.holder is not None else DeathReason.KILLED
 
     def deaths_of(self, tag: str) -> list[Any]:
         """The deaths of those who ran a message that is held, as its entry has them; the oldest first."""

@@ -15,6 +15,7 @@ from orchestrator.transport.channel import Channel
 from orchestrator.transport.poller import Poller
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.sentinel import SENTINEL_PORT, SentinelChannel
+from orchestrator.transport.stopping import WORKER_STATE
 from orchestrator.transport.unix_socket import UnixSocket, unix_socket
 
 #: What ``broker_transport`` says to have it.
@@ -61,6 +62,7 @@ class Transport(kombu_redis.Transport):
             self.Channel, self.default_port = SentinelChannel, SENTINEL_PORT
         _keep_transport(self.client)
         _track_requests()
+        WORKER_STATE.watch()
         _tell_what_is_scheduled()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:

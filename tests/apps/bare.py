@@ -87,6 +87,14 @@ def deadly(name: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(name="stops_itself", shared=False)
+def stops_itself(name: str) -> None:
+    """Sends its own process SIGTERM whenever it runs."""
+    began(name)
+    os.kill(os.getpid(), signal.SIGTERM)
+    record.blpop(["test:never"], timeout=20)
+
+
 @app.task(name="nap", shared=False)
 def nap(name: str) -> None:
     """Runs for a moment, and notes what ran beside it."""

@@ -1,7 +1,8 @@
 -- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
 -- death to its name if there is one, and into the dead-letter stream when those are too many. `unexplained` is 1 if
--- its holder died and it was not marked: nobody is blamed, but see solitude.py for what follows.
-local function give_back(root, queue, stream, group, id, death, unexplained, max_deaths, ttl_ms)
+-- its holder died and it was not marked: nobody is blamed, but see solitude.py for what follows. `interrupted` says
+-- that it was being executed.
+local function give_back(root, queue, stream, group, id, death, unexplained, max_deaths, ttl_ms, interrupted)
   -- Its past is read and written before it is taken out: an error would leave it nowhere.
   local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
   local m, d, u, r = fields(entry)
@@ -39,7 +40,7 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
       return 'cancelled'
     end
   end
-  if death then redis.call('HINCRBY', ledger, 'restarted', 1) end
+  if death or interrupted then redis.call('HINCRBY', ledger, 'restarted', 1) end
   -- Its stream is root .. 'q:STEP:' .. queue; what comes back a second time is in a step for it already.
   local step = stream:sub(#root + 3, -#queue - 2)
   if step:sub(1, 9) ~= 'returned-' then step = 'returned-' .. step end

@@ -11,6 +11,9 @@ if stale then return stale end
 local root, id, group = ARGV[1], ARGV[2], ARGV[3]
 local budget = tonumber(ARGV[6])
 local reason = redis.call('HGET', KEYS[2], 'reason') or 'lost'
+-- Whoever ends a worker that was told to stop (a container runtime, a process manager, in the end by SIGKILL) does so for
+-- no message's fault.
+local planned = reason == 'drained' or reason == 'deployed' or redis.call('HGET', KEYS[2], 'stopping') == '1'
 local names = redis.call('HGET', KEYS[2], 'queues')
 local queues = names and queues_in(names) or redis.call('SMEMBERS', KEYS[3])
 local now = now_ms()
@@ -29,13 +32,13 @@ for _, queue in ipairs(queues) do
           -- (see holder.py).
           local mark = tonumber(p[4])
           local death, unexplained = nil, 0
-          if reason ~= 'drained' and reason ~= 'deployed' then
+          if not planned then
             if mark >= 2 then death = {reason = reason, by = id, at = now, alone = mark >= 3 or nil}
             else unexplained = 1 end
           end
-          if give_back(root, queue, stream, group, p[1], death, unexplained, tonumber(ARGV[4]), ARGV[5]) == 'poison' then
-            buried = buried + 1
-          end
+          local said = give_back(root, queue, stream, group, p[1], death, unexplained, tonumber(ARGV[4]), ARGV[5],
+            mark >= 2 and reason ~= 'drained' and reason ~= 'deployed')
+          if said == 'poison' then buried = buried + 1 end
         end
         moved = moved + 1
       end
