@@ -62,9 +62,9 @@ class Keys:
         """Which delivery an idempotency key stands for."""
         return f"{self.root}once:{recipient}:{key}"
 
-    def last_publish(self, connection: str) -> str:
-        """The token of the last publish over one connection, so that a lost answer makes no second message."""
-        return f"{self.root}last-publish:{connection}"
+    def last_publishes(self, period: int) -> str:
+        """Hash of the publishes of a period: connection -> the token of its last one, for when an answer is lost."""
+        return f"{self.root}last-publish:{period}"
 
     def group(self, broadcast: str) -> str:
         """Hash of a broadcast with a compensation, until its last copy has ended; ``…:handled`` beside it lists who

@@ -12,12 +12,15 @@ from typing import Any, Final
 from celery import Celery
 from celery.utils import uuid
 from kombu.exceptions import BatchPublishError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.form import Form, encode, write_form
 from orchestrator.sending.publish import Parcel, headers_of, producer_of, queue_name, refusals, reprs_of
 from orchestrator.transport.store import Store
+from orchestrator.transport.unanswered import publishes_now
 
 #: Most recipients of one broadcast: one step must not keep Redis from others for a second.
 MAX_RECIPIENTS: Final = 50_000
@@ -135,7 +138,14 @@ def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, 
         message = copy.filled(encode(parcel.id), encode(parcel.supervision.agent), encode(parcel.task), encode(queue))
         args += (queue, copy.step, message, parcel.id, members[place] if members else "")
     group = store.keys.group(cast.id) if members else ""
-    _, refused = store.run("broadcast", [store.keys.leases, group], args)
+    keys = [store.keys.leases, group, publishes_now(store.keys)]
+    try:
+        _, refused = store.run("broadcast", keys, [cast.id, *args])
+    except BrokerUnavailable as error:
+        if not isinstance(error.__cause__, RedisConnectionError | RedisTimeoutError):
+            raise
+        # Whether it was sent is unknown; asked again, the script says what it did.
+        _, refused = store.run("broadcast", keys, [cast.id, *args])
     return {int(number) - 1: Refusal(why.decode()) for number, why, *_ in refused}
 
 

@@ -148,12 +148,16 @@ class PublishingChannel(kombu_redis.Channel):
     def _once(self, said: Hashable, script: str, keys: list[str], before: list[Any], after: list[Any]) -> Any:
         """Run a script that publishes what is ``said``, so that it is there once however often the answer is lost.
 
-        The connection's last publish is its last key, the token stands between the two parts of the arguments.
+        The hash of last publishes is its last key, the token stands between the two parts of the arguments.
         """
-        attempt = _unanswered.attempt(said, self.keys.last_publish(self.wire.name))
+        attempt = _unanswered.attempt(said, self.keys, self.wire.name)
         try:
             return self.wire.run(script, [*keys, attempt.key], [*before, attempt.token, *after])
-        except (ResponseError, RefusesForNow):
+        except ResponseError:
+            raise
+        except RefusesForNow:
+            # Nothing was done this time; an earlier try may have been.
+            _unanswered.lost(said, attempt)
             raise
         except (RedisError, OSError):
             _unanswered.lost(said, attempt)
@@ -179,24 +183,21 @@ class PublishingChannel(kombu_redis.Channel):
         if expires_ms:
             run(*self._declaration(queue))
         call: Call
-        attempt = _unanswered.attempt(said, "")
         if once is not None:
             call = once.call(k, queue, step, message, body, delay_ms)
         else:
             call = (
                 "delay",
                 [k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), k.ledger(queue)],
-                [f"{step}|{attempt.token}", body, delay_ms, expires_ms],
+                [f"{step}|{os.urandom(12).hex()}", body, delay_ms, expires_ms],
             )
-        try:
-            reply = run(*call)
-        except (ResponseError, RefusesForNow):
-            raise
-        except (RedisError, OSError):
-            _unanswered.lost(said, attempt)
-            raise
+        if batch is not None:
+            batch.run(*call)
+            return
+        script, keys, args = call
+        reply = self._once(said, script, keys, args, [])
         if type(reply) is list:
-            insist(queue, reply, 1, lambda _: run(*call))
+            insist(queue, reply, 1, lambda _: self._once(said, script, keys, args, []))
 
     def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> Any:
         found = super()._lookup(exchange, routing_key, default)

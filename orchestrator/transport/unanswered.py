@@ -1,25 +1,41 @@
 """A publish whose answer was lost, remembered until its thread publishes again: trying again makes no second message.
 
-Each connection writes down in Redis the token of its last publish, in the step that accepts the message. A publish with
-a token that is written there already has been done. So whoever tries again (the connection itself, once; then kombu,
-after a pause and over another one) has to come with the token and the key of the first try.
+The step that accepts a message records the publish's token as its connection's last. A publish with a token that is
+recorded already has been done. So whoever tries again (the connection itself, once; then kombu, after a pause and over
+another one) has to come with the token and the key of the first try.
+
+The tokens of all connections of one period lie in one hash, which expires: short-lived clients leave no key each.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.core.keys import Keys
+
+#: For how long a hash of last publishes is written to. It is kept for three times as long after the last connection
+#: has entered it (see ``publish.lua``).
+PERIOD_S: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A publish as Redis knows it again."""
 
-    #: Where its connection writes down its last publish.
+    #: The hash in which its connection's last publish is written down.
     key: str
+    #: Begins with the connection's name.
     token: str
+
+
+def publishes_now(keys: Keys) -> str:
+    """The hash of this period's last publishes."""
+    return keys.last_publishes(int(time.time() // PERIOD_S))
 
 
 class Unanswered(threading.local):
@@ -27,12 +43,12 @@ class Unanswered(threading.local):
 
     _said: tuple[Hashable, Attempt] | None = None
 
-    def attempt(self, said: Hashable, key: str) -> Attempt:
+    def attempt(self, said: Hashable, keys: Keys, connection: str) -> Attempt:
         """How to publish what is ``said``: as before, if the answer to just that was lost, else as something new."""
         before, self._said = self._said, None
         if before is not None and before[0] == said:
             return before[1]
-        return Attempt(key, os.urandom(12).hex())
+        return Attempt(publishes_now(keys), connection + os.urandom(8).hex())
 
     def lost(self, said: Hashable, attempt: Attempt) -> None:
         """There was no answer to that."""

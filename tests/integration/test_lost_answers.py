@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from celery import Celery
 from kombu import Connection, Producer
+from kombu.exceptions import OperationalError
 from redis import Redis
 
 from orchestrator import Agent, Mailbox, Message, Orchestrator, handles
 from orchestrator.core.errors import MailboxFull
 from orchestrator.core.keys import Keys
-from orchestrator.transport.scripts import sha
+from orchestrator.transport import publishing
+from orchestrator.transport.refusal import RefusesForNow
+from orchestrator.transport.scripts import sha, source
+from orchestrator.transport.wire import Wire
 from tests.lost_answers import LostAnswers
 
 KEYS = Keys()
@@ -92,6 +96,108 @@ def test_it_is_accepted_once(
     there = redis.zcard(KEYS.delayed("clerk")) if name == "delayed" else redis.xlen(KEYS.step("clerk", 0))
     assert there == 3
     assert int(redis.hget(KEYS.ledger("clerk"), "accepted")) == 3
+
+
+DUE_MEANWHILE: dict[str, Callable[[Orchestrator], Any]] = {
+    "delay": lambda o: o.send("clerk", Note(), countdown_s=60),
+    "accept": lambda o: o.send("clerk", Note(), countdown_s=60, idempotency_key="a", idempotency_ttl_s=1),
+}
+
+
+@pytest.mark.parametrize("script", DUE_MEANWHILE)
+def test_so_is_a_message_that_falls_due_before_its_sender_tries_again(
+    orchestrator: Orchestrator,
+    network: LostAnswers,
+    redis: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+) -> None:
+    """Regression: the second try found it neither scheduled nor written down, and wrote the key with the empty name."""
+    orchestrator.send("clerk", Note())
+    before = redis.hgetall(KEYS.ledger("clerk"))
+    redis.script_load(source(script))
+    network.lose(2, sha(script), done_first=True)
+    tries = iter([60_000])
+
+    def delay_ms(headers: Any) -> int:
+        if (delay := next(tries, None)) is not None:
+            return delay
+        # Redis moves what is due, and the outcome of one that has ended may be forgotten.
+        redis.delete(KEYS.delayed("clerk"), KEYS.delayed_bodies("clerk"), KEYS.once("clerk", "a"))
+        return 0
+
+    monkeypatch.setattr(publishing, "_delay_ms", delay_ms)
+    # The connection tries again once by itself, and kombu after that over others, when the message is due.
+    DUE_MEANWHILE[script](orchestrator)
+    assert network.left == 0
+    assert int(redis.hget(KEYS.ledger("clerk"), "accepted")) == int(before[b"accepted"]) + 1
+    assert redis.xlen(KEYS.step("clerk", 0)) == 1
+    assert not redis.exists("")
+
+
+def test_an_acl_that_allows_only_the_librarys_keys_is_enough(redis_url: str, redis: Any) -> None:
+    """Regression: a sender whose first answer was lost heard that its accepted message was refused."""
+    redis.acl_setuser(
+        "clerk", enabled=True, passwords=["+secret"], categories=["+@all"], keys=["orc:*", "_kombu*"], channels=["*"]
+    )
+    try:
+        with LostAnswers(redis_url) as network:
+            app = Celery("acl", broker=network.url.replace("//", "//clerk:secret@"), set_as_current=False)
+            orchestrator = Orchestrator(app)
+            orchestrator.host(Clerk)
+            for script, publish in {**DUE_MEANWHILE, "publish": PUBLISHES["send"]}.items():
+                network.lose(2, sha(script), done_first=True)
+                publish(orchestrator)
+                assert network.left == 0
+            app.close()
+    finally:
+        redis.acl_deluser("clerk")
+    assert int(redis.hget(KEYS.ledger("clerk"), "accepted")) == 3
+
+
+@pytest.mark.parametrize("done_first", [True, False])
+def test_a_broadcast_is_sent_once(
+    orchestrator: Orchestrator, network: LostAnswers, redis: Any, done_first: bool
+) -> None:
+    redis.zadd(KEYS.leases, {"clerk@here#1": 9e15})
+    redis.hset(KEYS.incarnation("clerk@here#1"), "queues", '["clerk"]')
+    redis.script_load(source("broadcast"))
+    network.lose(1, sha("broadcast"), done_first=done_first)
+    report = orchestrator.broadcast(["clerk", "small"], Note())
+    assert network.left == 0
+    assert [receipt.refusal for receipt in report.receipts] == [None, "down"]
+    assert redis.xlen(KEYS.step("clerk", 0)) == 1
+
+
+def test_a_server_that_refuses_between_two_tries_does_not_make_them_forget_the_first(
+    network: LostAnswers, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, refused = Wire.run, iter([False, True])
+
+    def refusing(self: Wire, script: Any, keys: Any, args: Any) -> Any:
+        if script == "publish" and next(refused, False):
+            raise RefusesForNow("LOADING")
+        return run(self, script, keys, args)
+
+    with Connection(network.url, transport="orchestrator.transport:Transport") as connection:
+        producer = Producer(connection.default_channel, serializer="json")
+        network.lose(2, sha("publish"), done_first=True)
+        monkeypatch.setattr(Wire, "run", refusing)
+        with pytest.raises(OperationalError):
+            producer.publish([1], routing_key="plain", retry=True)
+        producer.publish([1], routing_key="plain", retry=True)
+    assert network.left == 0
+    assert redis.xlen(KEYS.step("plain", 0)) == 1
+
+
+def test_clients_that_live_for_a_moment_leave_no_key_each(redis_url: str, redis: Any) -> None:
+    for _ in range(20):
+        with Connection(redis_url, transport="orchestrator.transport:Transport") as connection:
+            Producer(connection.default_channel, serializer="json").publish([1], routing_key="plain")
+    keys = redis.keys(f"{KEYS.root}last-publish:*")
+    assert 1 <= len(keys) <= 2
+    assert all(0 < redis.pttl(key) <= 900_000 for key in keys)
+    assert redis.xlen(KEYS.step("plain", 0)) == 20
 
 
 @pytest.mark.parametrize("times", TIMES)

@@ -141,4 +141,4 @@ def test_a_broadcast_goes_past_whoever_serves_a_queue_without_words(broker: Bare
         fields: list[Any] = ["node", "w", "queues", queues]
         broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", *fields])
     args = [k.root, "1", TTL_MS, "nonce", 0, QUEUE, "0", "{}", "x", ""]
-    assert broker.store.run("broadcast", [k.leases, ""], args) == [1, []]
+    assert broker.store.run("broadcast", [k.leases, "", k.last_publishes(0)], ["b", *args]) == [1, []]

@@ -1,9 +1,13 @@
 -- Accepts a message for each of many mailboxes, in one step. A mailbox that nobody living serves, that is full or whose
 -- breaker is open takes none; `all` says whether that stops the others too.
--- KEYS: leases, group or '' (of a broadcast with a compensation).
--- ARGV: root, '1' for all or nothing, ms a group lives, nonce, number of texts, texts…,
+-- KEYS: leases, group or '' (of a broadcast with a compensation), hash of last publishes.
+-- ARGV: the broadcast's id, root, '1' for all or nothing, ms a group lives, nonce, number of texts, texts…,
 --   then of each recipient: queue, step, message, delivery's id, member or ''
 -- Returns {accepted, {{number of a recipient from 1, why not, …}, …}}
+local id, publishes = table.remove(ARGV, 1), KEYS[3]
+-- Asked twice, because the first answer was lost: it is sent once, and answered alike.
+local answered = redis.call('HGET', publishes, id)
+if answered then return cjson.decode(answered) end
 local root, all = ARGV[1], ARGV[2] == '1'
 local served = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
@@ -56,4 +60,6 @@ if KEYS[2] ~= '' and accepted > 0 then
   for t = 1, tonumber(ARGV[5]) do redis.call('HSET', KEYS[2], 'text:' .. t, ARGV[5 + t]) end
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
 end
+redis.call('HSET', publishes, id, cjson.encode({accepted, refusals}))
+redis.call('PEXPIRE', publishes, 900000)
 return answer({accepted, refusals})

@@ -1,10 +1,14 @@
 -- Accepts a message that is due later.
--- KEYS: delayed, bodies, bell, ledger. ARGV: member, message, delay in ms, ms the queue lives unused (0: for ever)
+-- KEYS: delayed, bodies, bell, ledger, and outside a batch the hash of last publishes.
+-- ARGV: member, message, delay in ms, ms the queue lives unused (0: for ever), token of the publish (see unanswered.py)
 -- Asked twice, because the first answer was lost: it is accepted once.
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return ARGV[1] end
+if KEYS[5] and asked_before(KEYS[5], ARGV[5]) then return ARGV[1] end
 local door = open_door(flow_of(KEYS[4]), 1)
 if door and door.take == 0 then
-  if door.drop == 0 then return answer(refused(door)) end
+  if door.drop == 0 then
+    if KEYS[5] then not_accepted(KEYS[5], ARGV[5]) end
+    return answer(refused(door))
+  end
   redis.call('HINCRBY', KEYS[4], 'accepted', 1)
   overflowed(door, ARGV[2])
   return answer(ARGV[1])

@@ -8,6 +8,22 @@ local function even_when_full(key)
   redis.call('DEL', key .. '|nothing')
 end
 
+-- Whether just this publish was accepted before, and its answer lost; else it is written down as its connection's last. A
+-- token begins with the connection (see unanswered.py). The hash is of one period, and outlives it.
+local function asked_before(publishes, token)
+  local connection = token:sub(1, 16)
+  local last = redis.call('HGET', publishes, connection)
+  if last == token then return true end
+  redis.call('HSET', publishes, connection, token)
+  if not last then redis.call('PEXPIRE', publishes, 900000) end
+  return false
+end
+
+-- It was refused after all, and is to be refused again if it is asked again.
+local function not_accepted(publishes, token)
+  redis.call('HDEL', publishes, token:sub(1, 16))
+end
+
 -- Sweeping is one sweeper's at a time. Its turn has a number, the fencing token: a sweeper that stalled while another
 -- took over finds its number stale in every step it still takes, and each step it may take prolongs its turn.
 -- Who ends its own incarnation has no turn and needs none.

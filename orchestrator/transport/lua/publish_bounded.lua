@@ -2,7 +2,7 @@
 local wanted = #ARGV - 2
 local door = open_door(flow, wanted)
 local last = ''
-if door and door.refusal and KEYS[3] then redis.call('DEL', KEYS[3]) end
+if door and door.refusal and KEYS[3] then not_accepted(KEYS[3], ARGV[2]) end
 for i = 3, (door and door.take or wanted) + 2 do last = redis.call('XADD', KEYS[1], '*', 'm', ARGV[i]) end
 local counted = redis.call('PTTL', KEYS[1]) < 0
 if counted then redis.call('HINCRBY', KEYS[2], 'accepted', door and door.take + door.drop or wanted) end
