@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from celery import bootsteps
-from celery.exceptions import WorkerShutdown
+from celery.platforms import EX_OK
+from celery.worker import state as worker_state
 from celery.worker.control import control_command
 
 from orchestrator.core.death import DeathReason
@@ -27,8 +28,13 @@ class Ending(bootsteps.StartStopStep):
 
 
 @control_command()
-def deploy(state: Any, **_: Any) -> None:
-    """``celery control deploy``: a warm shutdown that the record of deaths calls a deployment."""
+def deploy(state: Any, **_: Any) -> dict[str, str]:
+    """``celery control deploy``: a warm shutdown that the record of deaths calls a deployment.
+
+    It is requested as a signal handler requests one, not raised: the reply is sent after this returns, and what a
+    greenlet raises does not reach the worker.
+    """
     logger.warning("shutting down: another version takes this worker's place")
     HOLDERS.ending = DeathReason.DEPLOYED, ""
-    raise WorkerShutdown(0)
+    worker_state.should_stop = EX_OK
+    return {"ok": "shutting down for a deployment"}

@@ -13,6 +13,7 @@ from orchestrator.core.death import DeathReason
 from orchestrator.transport.holders import HOLDERS
 from tests.apps.shop import make
 from tests.bare_broker import BareBroker
+from tests.command_line import celery
 from tests.eventually import eventually
 from tests.worker_process import ROOT, WorkerProcess
 
@@ -38,13 +39,21 @@ def deaths(broker: BareBroker) -> list[tuple[str, str]]:
     return [(f["reason"], f.get("error", "")) for _, f in broker.redis.xrange(broker.store.keys.deaths)]
 
 
-def test_a_worker_that_makes_room_for_another_version_is_deployed(redis_url: str, broker: BareBroker) -> None:
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork", "gevent"])
+def test_a_worker_that_makes_room_for_another_version_answers_and_is_deployed(
+    redis_url: str, broker: BareBroker, pool: str
+) -> None:
     shop = make(redis_url)
-    with WorkerProcess("tests.apps.shop", redis_url, queues="billing") as worker:
+    with WorkerProcess("tests.apps.shop", redis_url, pool=pool, queues="billing") as worker:
         # It says that it is ready before Redis knows that it listens.
         eventually(lambda: shop.app.control.ping(timeout=1), timeout_s=20, describe=worker.log)
-        shop.app.control.broadcast("deploy")
+        asked = celery(
+            "-A", "tests.apps.shop", "control", "--timeout", "3", "deploy", ORCHESTRATOR_BROKER_URL=redis_url
+        )
+        assert asked.returncode == 0, asked.stdout + asked.stderr
+        assert "OK" in asked.stdout
         eventually(lambda: not worker.is_running, timeout_s=20, describe=worker.log)
+        assert worker.stop() == 0
         (death,) = shop.registry.deaths()
         assert (death.reason, death.is_planned, death.agents) == ("deployed", True, ("billing",))
 
