@@ -46,6 +46,7 @@ from orchestrator.sending.call import call, check_fallback, check_timeout
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, read_ledger
+from orchestrator.sending.lookup import look_up
 from orchestrator.sending.masked_amqp import mask_arguments
 from orchestrator.sending.options import SendOptions
 from orchestrator.sending.report import Report
@@ -273,6 +274,26 @@ class Orchestrator:
         if self._sweeper is None:
             self._sweeper = self.store.sweeper()
         return self._sweeper.sweep("monitor-manager")
+
+    def delivery(self, delivery: str | Delivery) -> Delivery:
+        """The delivery with that id, wherever it was sent; or one that was unpickled, with a connection.
+
+        An id is looked for among the recorded outcomes, in every mailbox (about a millisecond per thousand waiting
+        messages), and among the newest dead letters. ``wait`` then returns the outcome whatever its ``on_error`` says.
+
+        Raises:
+            UnknownDelivery: the id is wrong, its record has expired, or it was not tracked and has ended.
+            NotSupervised: the app's broker is not one that this library supervises.
+            BrokerUnavailable: Redis is away.
+        """
+        door = self._door()
+        if isinstance(delivery, Delivery):
+            return delivery.attached(door.outcome, door.tracker)
+        return look_up(delivery, door.outcome, door.tracker, self._letter_record)
+
+    def _letter_record(self, delivery_id: str) -> Mapping[str, Any] | None:
+        letter = self.dead_letters.of_delivery(delivery_id)
+        return None if letter is None else letter.record()
 
     # -- sending
 

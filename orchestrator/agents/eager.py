@@ -76,6 +76,10 @@ class EagerHouse:
         """Nothing is ever on its way."""
         return None
 
+    def locate(self, delivery_id: str) -> tuple[str, Found] | None:
+        """Nothing is ever on its way."""
+        return None
+
     def cancel(self, queue: str, delivery_id: str) -> Cancelling:
         """Everything has its outcome by the time it can be cancelled."""
         return Cancelling.TOO_LATE if delivery_id in self._outcomes else Cancelling.UNKNOWN

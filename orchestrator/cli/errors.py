@@ -10,30 +10,55 @@ from typing import IO, Any, ParamSpec
 import click
 
 from orchestrator.cli.printable import one_line
-from orchestrator.core.errors import CallerError, DeliveryTimeout, InfrastructureError, OrchestratorError
+from orchestrator.core.errors import (
+    AgentDown,
+    CallerError,
+    CircuitOpen,
+    DeliveryTimeout,
+    InfrastructureError,
+    MailboxFull,
+    OrchestratorError,
+)
 
 P = ParamSpec("P")
 
 
 class ExitCode(IntEnum):
-    """What our subcommands exit with."""
+    """What our subcommands exit with: one code, one meaning, whatever the command."""
 
     OK = 0
-    #: A delivery was not handled, or a ledger does not balance.
+    #: The command ran, and what it looked at is not as it should be; each command says what that means.
     NOT_HANDLED = 1
     CALLER = 2
     PENDING = 3
     INFRASTRUCTURE = 4
+    REFUSED = 5
 
 
-#: Click collapses lines unless a paragraph begins with \b.
-EXIT_CODES = """\b
-Exit codes:
-  0  done
-  1  a delivery was not handled, or a ledger does not balance
-  2  what was asked for cannot be done as asked
-  3  a delivery is still pending
-  4  the broker did not answer"""
+_MEANINGS = {
+    ExitCode.OK: "done",
+    ExitCode.CALLER: "what was asked for cannot be done as asked",
+    ExitCode.PENDING: "a delivery is still pending",
+    ExitCode.INFRASTRUCTURE: "the broker did not answer",
+    ExitCode.REFUSED: "the recipient takes no message now: it is down, full, or its circuit breaker is open",
+}
+
+
+def exit_codes(*further: ExitCode, failed: str = "", ok: str = "") -> str:
+    """The exit codes of one command for its help: 0, 2, 4 and these; ``failed`` is what 1 means, if it ends so."""
+    meanings = {
+        **_MEANINGS,
+        **({ExitCode.OK: ok} if ok else {}),
+        **({ExitCode.NOT_HANDLED: failed} if failed else {}),
+    }
+    codes = {ExitCode.OK, ExitCode.CALLER, ExitCode.INFRASTRUCTURE, *further}
+    codes |= {ExitCode.NOT_HANDLED} if failed else set()
+    # Click collapses lines unless a paragraph begins with \b.
+    return "\n".join(["\b", "Exit codes:", *(f"  {code.value}  {meanings[code]}" for code in sorted(codes))])
+
+
+#: Of commands that only look.
+EXIT_CODES = exit_codes()
 
 
 class Stop(click.ClickException):
@@ -56,6 +81,8 @@ def exit_code_of(error: OrchestratorError) -> ExitCode:
             return ExitCode.CALLER
         case DeliveryTimeout():
             return ExitCode.PENDING
+        case AgentDown() | MailboxFull() | CircuitOpen():
+            return ExitCode.REFUSED
         case InfrastructureError():
             return ExitCode.INFRASTRUCTURE
         case _:

@@ -9,7 +9,7 @@ import click
 from celery.bin.base import CeleryCommand
 
 from orchestrator.cli.documents import as_json_option, print_document
-from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
+from orchestrator.cli.errors import ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.sending.ledger import LedgerRow, total
 
@@ -17,7 +17,11 @@ _CONSERVED = ("accepted", "handled", "dead", "expired", "cancelled", "pending", 
 _FURTHER = ("ready", "held", "delayed", "retried", "redelivered", "restarted", "duplicated")
 
 
-@click.command(cls=CeleryCommand, name="ledger", epilog=EXIT_CODES)
+@click.command(
+    cls=CeleryCommand,
+    name="ledger",
+    epilog=exit_codes(ok="it balances", failed="the ledger of a mailbox does not balance"),
+)
 @as_json_option
 @click.pass_context
 @reported

@@ -10,15 +10,13 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
-from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
+from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.core.times import age
 from orchestrator.monitors.leak import Leak, LeakKind
 
 #: The exit codes of `monitors leaks`.
-_LEAK_CODES = EXIT_CODES.replace(
-    "a delivery was not handled, or a ledger does not balance", "there are leaks, and they were not mended"
-)
+_LEAK_CODES = exit_codes(ok="there are no leaks, or all were mended", failed="there are leaks that were not mended")
 
 
 @click.group(name="monitors", epilog=EXIT_CODES)

@@ -14,18 +14,21 @@ from celery.bin.base import CeleryCommand, CeleryOption
 from orchestrator.app import Orchestrator
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
-from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
+from orchestrator.cli.errors import ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.outcomes import outcome_document, outcome_line
 from orchestrator.cli.printable import one_line
 from orchestrator.cli.undeclared import undeclared_message
 from orchestrator.core.errors import InfrastructureError, InvalidMessage, InvalidPolicy, SendFailed, UnknownMessage
-from orchestrator.core.masking import mask
 from orchestrator.core.message import Message, decode
-from orchestrator.core.outcome import Dead, Handled, Outcome, to_wire
+from orchestrator.core.outcome import Handled, Outcome
 from orchestrator.core.policy import OnError, Retry, WhenDown
-from orchestrator.core.redact import redact
 from orchestrator.core.secret_names import secret_names
 from orchestrator.sending.delivery import Delivery
+
+_EXIT_CODES = exit_codes(
+    ExitCode.PENDING, ExitCode.REFUSED, ok="sent; with --wait: handled", failed="with --wait: it was not handled"
+)
 
 
 def _patience(context: click.Context, parameter: click.Parameter, seconds: float | None) -> float | None:
@@ -45,7 +48,7 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     return pairs
 
 
-@click.command(cls=CeleryCommand, name="send", epilog=EXIT_CODES)
+@click.command(cls=CeleryCommand, name="send", epilog=_EXIT_CODES)
 @click.argument("agent")
 @click.argument("message")
 @click.argument("fields", metavar="JSON")
@@ -229,19 +232,8 @@ def await_outcome(delivery: Delivery, timeout_s: float) -> Outcome:
 
 
 def _print(delivery: Delivery, outcome: Outcome | None, hidden: tuple[str, ...], *, as_json: bool) -> None:
-    shown: dict[str, Any] = {} if outcome is None else mask(redact(to_wire(outcome), hidden), hidden)
     if as_json:
-        print_document(
-            {"id": delivery.id, "agent": delivery.agent, "message": delivery.message, "outcome": shown or None}
-        )
-        return
-    match outcome:
-        case Handled(_, attempts):
-            click.echo(f"handled at attempt {attempts}: {json.dumps(shown['result'])}")
-        case Dead(reason, _, attempts, letter_id):
-            where = f", dead letter {letter_id}" if letter_id else ""
-            click.echo(one_line(f"dead at attempt {attempts}{where}: {reason}: {shown['error']}"))
-        case None:
-            pass
-        case _:
-            click.echo(one_line(" by ".join(str(v) for v in shown.values() if v)))
+        shown = outcome_document(outcome, hidden)
+        print_document({"id": delivery.id, "agent": delivery.agent, "message": delivery.message, "outcome": shown})
+    elif outcome is not None:
+        click.echo(outcome_line(outcome, hidden))

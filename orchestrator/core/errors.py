@@ -93,6 +93,39 @@ class UnknownDeadLetter(CallerError):
         self.letter_id = letter_id
 
 
+class UnknownDelivery(CallerError):
+    """No delivery with that id is in a mailbox, has a recorded outcome, or is a dead letter."""
+
+    def __init__(self, delivery_id: object) -> None:
+        super().__init__(
+            f"unknown delivery {delivery_id!r}: no mailbox holds it, no outcome is recorded, and it is no dead letter; "
+            "outcomes are kept for outcome_ttl_s after the end, and those of sends with track=False are not recorded"
+        )
+        self.delivery_id = delivery_id
+
+
+class UntrackedDelivery(CallerError):
+    """A delivery was sent with ``track=False``, so no outcome will be recorded to wait for."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(
+            f"delivery {delivery_id} was sent with track=False: no outcome is recorded, so nothing can wait for it; "
+            "allowed while it is pending: status(), history(), cancel()"
+        )
+        self.delivery_id = delivery_id
+
+
+class DetachedDelivery(CallerError):
+    """A delivery that was pickled has no connection to a broker."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(
+            f"delivery {delivery_id} was unpickled and has no connection to a broker; "
+            f"allowed: orchestrator.delivery({delivery_id!r})"
+        )
+        self.delivery_id = delivery_id
+
+
 class NoOwner(CallerError):
     """A monitor was asked for where nobody could be told of the death."""
 

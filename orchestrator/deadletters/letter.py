@@ -78,6 +78,21 @@ class DeadLetter:
         """When its first attempt failed, as that worker's clock had it; empty if no attempt is known."""
         return self.failures[0].at if self.failures else ""
 
+    def record(self) -> dict[str, Any]:
+        """What is recorded of the outcome of a delivery that ended as this letter, as JSON data."""
+        return {
+            "outcome": "dead",
+            "reason": self.reason,
+            "error": f"{self.error_type}: {self.error_message}" if self.error_type else self.error_message,
+            "attempts": self.attempts,
+            "letter_id": self.id,
+            "agent": self.agent,
+            "message": self.message or self.task,
+            "queue": self.queue,
+            "failures": [failure.to_wire() for failure in self.failures],
+            "deaths": [dict(death) for death in self.deaths],
+        }
+
     def dimension(self, name: str) -> str:
         """The value that the letter is indexed by."""
         match name:

@@ -21,6 +21,9 @@ from orchestrator.telemetry import emit, events
 
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
+#: Letters among which that of a delivery is looked for; no index knows them by it.
+_LOOKED_AT = 10_000
+
 #: Beyond this, Redis knows no id.
 _LARGEST = 2**64
 
@@ -73,6 +76,19 @@ class DeadLetters:
         if not rows:
             raise UnknownDeadLetter(letter_id)
         return read_letter(*rows[0])
+
+    def of_delivery(self, delivery_id: str) -> DeadLetter | None:
+        """The newest letter of a delivery, looked for among the newest 10,000; ``None`` if none of them is."""
+        before: str | None = None
+        for _ in range(_LOOKED_AT // BATCH):
+            letters = self.list(BATCH, before=before)
+            for letter in letters:
+                if letter.delivery_id == delivery_id:
+                    return letter
+            if len(letters) < BATCH:
+                break
+            before = letters[-1].id
+        return None
 
     def query(
         self,

@@ -10,7 +10,7 @@ from orchestrator.core.policy import OnError
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Deliveries(Sequence[Delivery]):
     """One delivery for each message, in the order in which they were given. Each is made when it is asked for."""
 
@@ -20,10 +20,18 @@ class Deliveries(Sequence[Delivery]):
     messages: tuple[str, ...]
     #: What each is to do if it is not handled; one, if all are to do the same.
     on_errors: tuple[OnError, ...]
-    _await: Awaiter
-    _tracker: Tracker
+    _await: Awaiter | None = field(compare=False)
+    _tracker: Tracker | None = field(compare=False)
     _queue: str
-    _trace: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    _trace: Mapping[str, Any] | None = field(default=None, compare=False)
+    tracked: bool = True
+
+    def __repr__(self) -> str:
+        return f"<Deliveries: {len(self.ids)} to {self.agent or 'nobody'}>"
+
+    def __reduce__(self) -> Any:
+        known = self.agent, self.ids, self.messages, self.on_errors
+        return type(self), (*known, None, None, self._queue, None, self.tracked)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,5 +46,13 @@ class Deliveries(Sequence[Delivery]):
         message = self.messages[0] if len(self.messages) == 1 else self.messages[index]
         on_error = self.on_errors[0] if len(self.on_errors) == 1 else self.on_errors[index]
         return Delivery(
-            self.ids[index], self.agent, message, on_error, self._await, self._tracker, self._queue, self._trace
+            self.ids[index],
+            self.agent,
+            message,
+            on_error,
+            self._await,
+            self._tracker,
+            self._queue,
+            self._trace,
+            self.tracked,
         )

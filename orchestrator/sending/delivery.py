@@ -11,7 +11,14 @@ from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
-from orchestrator.core.errors import BrokerUnavailable, DeliveryTimeout, InvalidPolicy, SendFailed
+from orchestrator.core.errors import (
+    BrokerUnavailable,
+    DeliveryTimeout,
+    DetachedDelivery,
+    InvalidPolicy,
+    SendFailed,
+    UntrackedDelivery,
+)
 from orchestrator.core.history import Attempt, attempts_in, attempts_so_far
 from orchestrator.core.outcome import Handled, Outcome, from_wire
 from orchestrator.core.policy import OnError
@@ -82,24 +89,53 @@ class Tracker(Protocol):
     def find(self, queue: str, delivery_id: str) -> Found | None:
         """Look for it in its mailbox."""
 
+    def locate(self, delivery_id: str) -> tuple[str, Found] | None:
+        """Look for it in every mailbox; returns the mailbox, too."""
+
     def cancel(self, queue: str, delivery_id: str) -> Cancelling:
         """See :meth:`Delivery.cancel`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Delivery:
-    """One accepted message on its way."""
+    """One accepted message on its way.
+
+    It can be pickled, and then has no connection: pass it, or its id, to ``orchestrator.delivery()``.
+    """
 
     id: str
     agent: str
     message: str
     on_error: OnError
-    _await: Awaiter
-    _tracker: Tracker | None = None
+    _await: Awaiter | None = field(default=None, compare=False)
+    _tracker: Tracker | None = field(default=None, compare=False)
     #: Its mailbox.
     queue: str = ""
     #: The trace context that its message carries, if it was sent with tracing switched on.
-    _trace: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    _trace: Mapping[str, Any] | None = field(default=None, compare=False)
+    #: Whether its outcome is recorded.
+    tracked: bool = True
+
+    def __repr__(self) -> str:
+        what = ".".join(name for name in (self.agent, self.message) if name)
+        return f"<Delivery {self.id}{f' of {what}' if what else ''}>"
+
+    def __reduce__(self) -> Any:
+        return type(self), (*self._identity, None, None, self.queue, None, self.tracked)
+
+    @property
+    def _identity(self) -> tuple[str, str, str, OnError]:
+        return self.id, self.agent, self.message, self.on_error
+
+    def attached(self, awaiter: Awaiter, tracker: Tracker) -> Delivery:
+        """The same delivery, with a connection."""
+        return type(self)(*self._identity, awaiter, tracker, self.queue, self._trace, self.tracked)
+
+    @property
+    def _connected(self) -> Tracker:
+        if self._tracker is None:
+            raise DetachedDelivery(self.id)
+        return self._tracker
 
     def status(self) -> Status:
         """Where it is. Of one without an outcome, its mailbox is looked through: some ms per thousand that wait.
@@ -120,13 +156,12 @@ class Delivery:
         return self._where()[1]
 
     def _where(self) -> tuple[Status, tuple[Attempt, ...]]:
-        if self._tracker is None:
-            return Status.UNKNOWN, ()
-        record = self._tracker.record(self.id)
-        found = self._tracker.find(self.queue, self.id) if record is None else None
+        tracker = self._connected
+        record = tracker.record(self.id)
+        found = tracker.find(self.queue, self.id) if record is None else None
         if record is None and found is None:
             # It may have ended while it was looked for.
-            record = self._tracker.record(self.id)
+            record = tracker.record(self.id)
         if record is not None:
             return Status(str(record.get("outcome", Status.UNKNOWN))), attempts_in(record)
         return (
@@ -146,7 +181,7 @@ class Delivery:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return Cancelling.UNKNOWN if self._tracker is None else self._tracker.cancel(self.queue, self.id)
+        return self._connected.cancel(self.queue, self.id)
 
     def outcome(self) -> Outcome | None:
         """The recorded outcome, or ``None`` while the delivery is pending (or its record has expired).
@@ -154,7 +189,13 @@ class Delivery:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return self._await(self.id, 0)
+        return self._waiter(self.id, 0)
+
+    @property
+    def _waiter(self) -> Awaiter:
+        if self._await is None:
+            raise DetachedDelivery(self.id)
+        return self._await
 
     def wait(self, timeout_s: float) -> Outcome:
         """Wait for the outcome.
@@ -162,12 +203,16 @@ class Delivery:
         Raises:
             DeliveryTimeout: there is none after ``timeout_s`` seconds; the delivery goes on.
             SendFailed: it was sent with ``on_error="raise"`` and was not handled.
+            UntrackedDelivery: it was sent with ``track=False``.
+            DetachedDelivery: it was unpickled.
             BrokerUnavailable: Redis is away.
         """
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= MAX_WAIT_S:
             raise InvalidPolicy("timeout_s", timeout_s, f"a number above 0, at most {MAX_WAIT_S:g}")
+        if not self.tracked and self._tracker is not None and self._tracker.record(self.id) is None:
+            raise UntrackedDelivery(self.id)
         with tracing.span(f"wait {self.agent}.{self.message}", "CLIENT", self._trace, id=self.id):
-            outcome = self._await(self.id, timeout_s)
+            outcome = self._waiter(self.id, timeout_s)
         if outcome is None:
             raise DeliveryTimeout(self.id, timeout_s)
         if self.on_error is OnError.RAISE and not isinstance(outcome, Handled):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
-from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.errors import DetachedDelivery, InvalidPolicy
 from orchestrator.core.outcome import Outcome
 from orchestrator.sending.broadcast import Refusal, Strategy
 from orchestrator.sending.delivery import MAX_WAIT_S, Awaiter, Delivery
@@ -20,14 +21,20 @@ class Receipt:
     refusal: Refusal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """A broadcast as it was accepted: a receipt for each recipient, in the order in which they were given."""
 
     id: str
     strategy: Strategy
     receipts: tuple[Receipt, ...]
-    _await: Awaiter
+    _await: Awaiter | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Report {self.id}: {len(self.deliveries)} sent, {len(self.refused)} refused>"
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.id, self.strategy, self.receipts)
 
     @property
     def deliveries(self) -> dict[str, Delivery]:
@@ -56,5 +63,9 @@ class Report:
         for receipt in self.receipts:
             delivery = receipt.delivery
             left_s = max(0.0, until - monotonic())
-            ended[receipt.recipient] = receipt.refusal if delivery is None else self._await(delivery.id, left_s)
+            if delivery is not None and self._await is None:
+                raise DetachedDelivery(delivery.id)
+            ended[receipt.recipient] = (
+                receipt.refusal if delivery is None or self._await is None else self._await(delivery.id, left_s)
+            )
         return ended

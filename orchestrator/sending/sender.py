@@ -148,6 +148,7 @@ class BrokerDoor:
     @cached_property
     def tracker(self) -> Tracker:
         """See :class:`Door`."""
+        self._must_supervise()
         return RedisTracker(self._app, self._store, self._registry)
 
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
@@ -212,7 +213,7 @@ class Sender:
         s = parcel.supervision
         queue = queue_of(self._app, parcel)
         delivery = Delivery(
-            delivery_id, s.agent, s.message, s.on_error, door.outcome, door.tracker, queue, parcel.trace
+            delivery_id, s.agent, s.message, s.on_error, door.outcome, door.tracker, queue, parcel.trace, s.track
         )
         if door.inline and s.on_error is OnError.RAISE:
             delivery.wait(timeout_s=1)
@@ -248,6 +249,7 @@ class Sender:
             door.tracker,
             queue_name(parcels[0]),
             trace,
+            options.track,
         )
 
     def broadcast(

@@ -49,6 +49,9 @@ class RedisTracker:
 
     def find(self, queue: str, delivery_id: str) -> Found | None:
         """See :class:`orchestrator.sending.delivery.Tracker`."""
+        if not queue:
+            located = self.locate(delivery_id)
+            return None if located is None else located[1]
         where, *rest = self._look(queue, delivery_id, "")
         match where:
             case "scheduled":
@@ -61,8 +64,22 @@ class RedisTracker:
                 return Found(status, _supervision(rest[0]), rest[1].decode(), _deaths(rest[3]))
         return None
 
+    def locate(self, delivery_id: str) -> tuple[str, Found] | None:
+        """See :class:`orchestrator.sending.delivery.Tracker`."""
+        store = self._store
+        try:
+            queues: Any = store.client.smembers(store.keys.queues)
+        except RedisError as error:
+            raise BrokerUnavailable(store.url, error) from error
+        for queue in sorted(raw.decode("utf-8", "surrogateescape") for raw in queues):
+            if (found := self.find(queue, delivery_id)) is not None:
+                return queue, found
+        return None
+
     def cancel(self, queue: str, delivery_id: str) -> Cancelling:
         """See :class:`orchestrator.sending.delivery.Tracker`."""
+        if not queue and (located := self.locate(delivery_id)) is not None:
+            queue = located[0]
         where, *rest = self._look(queue, delivery_id, json.dumps(to_wire(Cancelled(by="sender"))))
         match where:
             case "removed":

@@ -1,0 +1,102 @@
+"""A web endpoint that answers 202 at once and the outcome later. Plain WSGI: any server runs ``application``.
+
+    POST   /charges            {"order_id": "o1", "cents": 500}  -> 202, Location: /deliveries/ID
+    GET    /deliveries/ID      -> 202 while it is pending, then 200 with its outcome; 404 if nobody knows it
+    DELETE /deliveries/ID      -> 200 with what cancelling came to
+
+No process has to remember anything between two requests: the id is enough, whichever process is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+from wsgiref.simple_server import make_server
+
+from celery import Celery
+from pydantic import PositiveInt
+
+from orchestrator import Agent, Message, Orchestrator, handles
+from orchestrator.core.errors import BrokerUnavailable, InvalidMessage, UnknownDelivery
+from orchestrator.core.message import decode
+from orchestrator.core.outcome import to_wire
+
+app = Celery("shop", broker=os.environ.get("ORCHESTRATOR_BROKER_URL"), set_as_current=False)
+orchestrator = Orchestrator(app)
+
+
+class Charge(Message):
+    order_id: str
+    cents: PositiveInt
+
+
+class Billing(Agent):
+    name = "billing"
+
+    @handles(Charge)
+    def charge(self, message: Charge) -> dict[str, Any]:
+        return {"order_id": message.order_id, "charged": message.cents}
+
+
+orchestrator.host(Billing)
+
+Answer = tuple[str, dict[str, str], Any]
+
+
+def charge(body: bytes) -> Answer:
+    """Accept a charge."""
+    try:
+        message = decode(Charge, json.loads(body))
+    except (ValueError, InvalidMessage) as error:
+        return "400 Bad Request", {}, {"error": str(error)}
+    delivery = orchestrator.send("billing", message)
+    where = f"/deliveries/{delivery.id}"
+    return "202 Accepted", {"Location": where}, {"id": delivery.id, "status": "pending", "see": where}
+
+
+def look(delivery_id: str) -> Answer:
+    """Where a charge is, and its outcome if it has one."""
+    delivery = orchestrator.delivery(delivery_id)
+    outcome = delivery.outcome()
+    if outcome is None:
+        return "202 Accepted", {"Retry-After": "1"}, {"id": delivery.id, "status": delivery.status()}
+    return "200 OK", {}, {"id": delivery.id, **to_wire(outcome)}
+
+
+def cancel(delivery_id: str) -> Answer:
+    """Have a charge not run."""
+    return "200 OK", {}, {"id": delivery_id, "cancelling": orchestrator.delivery(delivery_id).cancel()}
+
+
+def answer(method: str, path: str, body: bytes) -> Answer:
+    """Route a request."""
+    place, _, delivery_id = path.strip("/").partition("/")
+    try:
+        match method, place, delivery_id:
+            case "POST", "charges", "":
+                return charge(body)
+            case "GET", "deliveries", str(known) if known:
+                return look(known)
+            case "DELETE", "deliveries", str(known) if known:
+                return cancel(known)
+            case _:
+                return "404 Not Found", {}, {"error": f"no {method} {path}"}
+    except UnknownDelivery as error:
+        return "404 Not Found", {}, {"error": str(error)}
+    except BrokerUnavailable as error:
+        return "503 Service Unavailable", {"Retry-After": "1"}, {"error": str(error)}
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """The WSGI application."""
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    status, headers, document = answer(environ["REQUEST_METHOD"], environ["PATH_INFO"], body)
+    start_response(status, [("Content-Type", "application/json"), *headers.items()])
+    return [json.dumps(document).encode()]
+
+
+if __name__ == "__main__":
+    with make_server("127.0.0.1", int(os.environ.get("PORT", "8000")), application) as server:
+        server.serve_forever()
