@@ -29,6 +29,9 @@ class Late:
     def find(self, queue: str, delivery_id: str) -> Found | None:
         return None
 
+    def locate(self, delivery_id: str) -> tuple[str, Found] | None:
+        return None
+
     def cancel(self, queue: str, delivery_id: str) -> Cancelling:
         self.cancelled = True
         return self._says
