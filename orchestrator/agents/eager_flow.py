@@ -29,13 +29,18 @@ def _now_ms() -> int:
     return to_ms(time.time())
 
 
+def _recipient(parcel: Parcel, key: str) -> tuple[str, str, str]:
+    agent = parcel.supervision.agent
+    return (agent, "", key) if agent else ("", parcel.task, key)
+
+
 class EagerFlow:
     """What Redis keeps of flow control, for one process."""
 
     def __init__(self, flow: Callable[[str], Flow]) -> None:
         self._flow = flow
         self._breakers: dict[str, BreakerState] = {}
-        self._first: dict[tuple[str, str], tuple[str, int | None]] = {}
+        self._first: dict[tuple[str, str, str], tuple[str, int | None]] = {}
         self._lock = threading.RLock()
 
     def twin_of(self, parcel: Parcel) -> str | None:
@@ -43,7 +48,7 @@ class EagerFlow:
         supervision = parcel.supervision
         if supervision.once is None:
             return None
-        key = supervision.agent or parcel.task, supervision.once[0]
+        key = _recipient(parcel, supervision.once[0])
         with self._lock:
             first = self._first.get(key)
             if first is not None and (first[1] is None or _now_ms() < first[1]):
@@ -56,7 +61,7 @@ class EagerFlow:
         supervision = parcel.supervision
         if supervision.once is not None:
             with self._lock:
-                self._first.pop((supervision.agent or parcel.task, supervision.once[0]), None)
+                self._first.pop(_recipient(parcel, supervision.once[0]), None)
 
     def ended(self, parcel: Parcel) -> None:
         """A parcel has its outcome; from now on its idempotency key grows old."""
@@ -64,7 +69,7 @@ class EagerFlow:
         if supervision.once is not None:
             key, ttl_ms = supervision.once
             with self._lock:
-                self._first[supervision.agent or parcel.task, key] = parcel.id, _now_ms() + ttl_ms
+                self._first[_recipient(parcel, key)] = parcel.id, _now_ms() + ttl_ms
 
     def admit(self, agent: str, *, peek: bool = False) -> None:
         """Ask an agent's breaker. Who only wants to ``peek`` changes nothing.

@@ -1,10 +1,17 @@
-"""Names of everything the library keeps in Redis. Nothing else spells a key."""
+"""Names of everything the library keeps in Redis. Nothing else spells a key.
+
+Two different things never share a name, whatever texts users choose for queues, ids and keys: after its kind, a name
+has at most one free text, which comes last; where it has two, the length of the first precedes it. Scripts that build
+names follow the same rule.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from orchestrator.core.errors import InvalidSettings
 
 #: Consumer group that every worker joins on every mailbox stream.
 GROUP = "workers"
@@ -17,6 +24,12 @@ DOORBELL = "bell"
 
 _LONGEST_NAME = 100
 
+#: What the index calls a long value; a short one that begins like this is treated as a long one.
+_SUM = "sha1:"
+
+#: Kinds in whose names scripts exchange the kind, to find what belongs to it (``flow_of`` and ``hooks_of``).
+_EXCHANGED = ("ledger", "outcome")
+
 
 def steps_of(priorities: Iterable[int]) -> tuple[str, ...]:
     """The steps of a mailbox in the order in which they are read: per priority what came back, then what is new."""
@@ -28,6 +41,13 @@ class Keys:
     """Key names under kombu's ``global_keyprefix`` (empty by default)."""
 
     prefix: str = ""
+
+    def __post_init__(self) -> None:
+        for kind in _EXCHANGED:
+            if f"orc:{kind}:" in self.prefix:
+                raise InvalidSettings(
+                    [f"global_keyprefix={self.prefix!r}; allowed: a prefix without 'orc:{kind}:' in it"]
+                )
 
     @property
     def root(self) -> str:
@@ -58,9 +78,10 @@ class Keys:
         """Hash of a mailbox' flow control: its bound, its breaker's policy and state. Missing if none is declared."""
         return f"{self.root}flow:{queue}"
 
-    def once(self, recipient: str, key: str) -> str:
-        """Which delivery an idempotency key stands for."""
-        return f"{self.root}once:{recipient}:{key}"
+    def once(self, agent: str, task: str, key: str) -> str:
+        """Which delivery an idempotency key stands for, at an agent, or at a plain task where ``agent`` is empty."""
+        kind, recipient = ("agent", agent) if agent else ("task", task)
+        return f"{self.root}once:{kind}:{len(recipient)}:{recipient}:{key}"
 
     def last_publishes(self, period: int) -> str:
         """Hash of the publishes of a period: connection -> the token of its last one, for when an answer is lost."""
@@ -68,7 +89,7 @@ class Keys:
 
     def group(self, broadcast: str) -> str:
         """Hash of a broadcast with a compensation, until its last copy has ended; ``…:handled`` beside it lists who
-        would be sent one."""
+        would be sent one. Broadcasts' ids are ours, so neither can be taken for another's."""
         return f"{self.root}group:{broadcast}"
 
     @property
@@ -255,11 +276,13 @@ class Keys:
         return f"{self.root}cancelling"
 
     def aftermath(self, delivery_id: str) -> str:
-        """Hash of what else happens when that outcome is recorded; the scripts append ``:then`` to its key."""
-        return f"{self.outcome(delivery_id)}:then"
+        """Hash of what else happens when that outcome is recorded; scripts find it by ``hooks_of``."""
+        return f"{self.root}hooks:{delivery_id}"
 
 
 def indexed(value: str) -> str:
     """A dead letter's value as its index is named: long ones by their sum, so that no message makes a long key."""
     raw = value.encode("utf-8", "surrogatepass")
-    return value if len(raw) <= _LONGEST_NAME else f"sha1:{hashlib.sha1(raw, usedforsecurity=False).hexdigest()}"
+    if len(raw) <= _LONGEST_NAME and not value.startswith(_SUM):
+        return value
+    return f"{_SUM}{hashlib.sha1(raw, usedforsecurity=False).hexdigest()}"

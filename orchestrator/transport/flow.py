@@ -155,4 +155,5 @@ def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool) -> None:
             "open_ms": to_ms(flow.breaker.open_s),
         }
     flags = ["1" if flag else "0" for flag in (serves, flow.mailbox is not None, flow.breaker is not None)]
-    store.run("flow", [store.keys.flow(queue)], [*flags, *(part for pair in fields.items() for part in pair)])
+    said = [part for pair in fields.items() for part in pair]
+    store.run("flow", [store.keys.flow(queue)], [store.keys.root, *flags, *said])

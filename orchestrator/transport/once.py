@@ -20,7 +20,8 @@ _PENDING_MS: Final = 30 * 24 * 3600 * 1000
 class Once:
     """What a message's header says: under this key, for this recipient, only one is accepted."""
 
-    recipient: str
+    agent: str
+    task: str
     key: str
     ttl_ms: int
     delivery_id: str
@@ -34,7 +35,7 @@ class Once:
             [
                 keys.step(queue, step),
                 keys.ledger(queue),
-                keys.once(self.recipient, self.key),
+                keys.once(self.agent, self.task, self.key),
                 keys.aftermath(self.delivery_id),
                 keys.delayed(queue),
                 keys.delayed_bodies(queue),
@@ -61,5 +62,5 @@ def once_of(message: Mapping[str, Any]) -> Once | None:
     if not isinstance(supervision, dict) or "once" not in supervision:
         return None
     key, ttl_ms = supervision["once"]
-    recipient = supervision.get("agent") or headers.get("task")
-    return Once(str(recipient), str(key), int(ttl_ms), str(headers.get("id")))
+    agent = str(supervision.get("agent") or "")
+    return Once(agent, str(headers.get("task")), str(key), int(ttl_ms), str(headers.get("id")))

@@ -86,7 +86,8 @@ class Fuse(RuleBasedStateMachine):
             "root": k.root, "queue": QUEUE, "steps": " ".join(STEPS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
             "failures": failures, "window_ms": window_ms, "open_ms": open_ms,
         }  # fmt: skip
-        self.script("flow", [k.flow(QUEUE)], ["1", "0", "1", *(part for pair in fields.items() for part in pair)])
+        said = [part for pair in fields.items() for part in pair]
+        self.script("flow", [k.flow(QUEUE)], [k.root, "1", "0", "1", *said])
         self.script("declare", [k.queues, *(k.step(QUEUE, step) for step in STEPS)], [QUEUE, "1", GROUP, 0])
 
     def turn(self, state: BreakerState) -> None:

@@ -50,7 +50,7 @@ def executions(workers: list[WorkerProcess], delivery: Delivery) -> int:
 
 
 def no_mark_is_left(house: House) -> bool:
-    return not house.redis.exists(house.keys.cancelling) and not list(house.redis.scan_iter("*:then"))
+    return not house.redis.exists(house.keys.cancelling) and not list(house.redis.scan_iter("*hooks:*"))
 
 
 def test_a_failing_attempt_that_was_cancelled_is_the_last_one_on_any_worker(
@@ -108,11 +108,11 @@ def test_what_was_cancelled_ends_though_its_error_is_no_text(redis_url: str) -> 
     broker.redis.sadd(k.queues, "box")
     broker.redis.xgroup_create(stream, GROUP, id="0")
     ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {stream: ">"})
-    broker.redis.hset(f"{outcome}:then", mapping={"cancel": '{"outcome":"cancelled"}', "cancelling": k.cancelling})
+    broker.redis.hset(k.aftermath("d"), mapping={"cancel": '{"outcome":"cancelled"}', "cancelling": k.cancelling})
     broker.redis.sadd(k.cancelling, outcome)
     keys = [stream, k.ledger("box"), k.delayed("box"), k.delayed_bodies("box"), k.step("box", "bell"), outcome]
     assert store.run("retry", keys, [GROUP, entry, "0|x", '{"headers": {"id": "\\ud800"}}', 1000, 1000]) == 1
     assert broker.redis.lrange(outcome, 0, -1) == ['{"outcome":"cancelled"}']
     assert (broker.ledger("box").cancelled, broker.ledger("box").pending) == (1, 0)
-    assert not broker.redis.exists(k.cancelling, f"{outcome}:then")
+    assert not broker.redis.exists(k.cancelling, k.aftermath("d"))
     broker.close()

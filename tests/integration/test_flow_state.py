@@ -79,8 +79,9 @@ class Flow(RuleBasedStateMachine):
         if fuse is not None:
             fields |= {"failures": fuse.failures, "window_ms": 1000, "open_ms": 1000}
         flags = ["1", "01"[mailbox is not None], "01"[fuse is not None]]
-        self.run_script("flow", [self.keys.flow(QUEUE)], [*flags, *(part for pair in fields.items() for part in pair)])
         k = self.keys
+        said = [part for pair in fields.items() for part in pair]
+        self.run_script("flow", [k.flow(QUEUE)], [k.root, *flags, *said])
         self.run_script("declare", [k.queues, *(k.step(QUEUE, step) for step in STEPS)], [QUEUE, "1", GROUP, 0])
 
     # -- the model
@@ -174,7 +175,7 @@ class Flow(RuleBasedStateMachine):
         k = self.keys
         reply = self.run_script(
             "accept",
-            [k.step(QUEUE, "0"), k.ledger(QUEUE), k.once(QUEUE, key), k.aftermath(name), k.delayed(QUEUE),
+            [k.step(QUEUE, "0"), k.ledger(QUEUE), k.once(QUEUE, "", key), k.aftermath(name), k.delayed(QUEUE),
              k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
             [message(name), 0, f"0|{name}", name, TTL_MS, TTL_MS],
         )  # fmt: skip

@@ -1,5 +1,5 @@
 -- Accepts a message under an idempotency key, now or for later, unless one was accepted under that key before.
--- KEYS: stream, ledger, idempotency key, hash beside the outcome, delayed, bodies, bell, and outside a batch the hash of last
+-- KEYS: stream, ledger, idempotency key, the outcome's hooks, delayed, bodies, bell, and outside a batch the hash of last
 -- publishes.
 -- ARGV: message, delay in ms, member, delivery's id, ms the key is remembered after the outcome, ms it is before that, token of
 -- the publish (see unanswered.py)

@@ -1,4 +1,4 @@
--- What else happens when a delivery's outcome is recorded. The hash beside the outcome says it: `once` the key of its
+-- What else happens when a delivery's outcome is recorded. The outcome's hooks say it: `once` the key of its
 -- idempotency key, which is remembered as long as the outcome; `group` the broadcast it belongs to, and `member` what
 -- it takes to send its recipient the compensation: [number of the text, agent, task, queue, step, id]; `cancel` that it
 -- was cancelled while a worker had it, and `cancelling` the set of all for which that holds.
@@ -29,7 +29,7 @@ local function member_ended(group, member, ended)
 end
 
 aftermath = function(key, ended, ttl_ms)
-  local beside = key .. ':then'
+  local beside = hooks_of(key)
   local f = redis.call('HMGET', beside, 'once', 'once_ms', 'group', 'member', 'cancelling')
   if f[1] then
     redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))

@@ -48,8 +48,8 @@ for r = 1, recipients do
     put(root .. 'q:' .. ARGV[at - 3] .. ':' .. queue, ARGV[at - 2])
     redis.call('HINCRBY', root .. 'ledger:' .. queue, 'accepted', 1)
     if ARGV[at] ~= '' then
-      redis.call('HSET', root .. 'outcome:' .. ARGV[at - 1] .. ':then', 'group', KEYS[2], 'member', ARGV[at])
-      redis.call('PEXPIRE', root .. 'outcome:' .. ARGV[at - 1] .. ':then', ARGV[3])
+      redis.call('HSET', root .. 'hooks:' .. ARGV[at - 1], 'group', KEYS[2], 'member', ARGV[at])
+      redis.call('PEXPIRE', root .. 'hooks:' .. ARGV[at - 1], ARGV[3])
     end
     if door then close_door(door) end
     accepted = accepted + 1

@@ -1,7 +1,7 @@
 -- Ends what was about to be tried again or handed on, if its sender has cancelled it while a worker had it (find.lua left
 -- a mark then). Returns whether it did.
 local function cancelled_meanwhile(key, ledger, m, d, ttl_ms)
-  local outcome = redis.call('HGET', key .. ':then', 'cancel')
+  local outcome = redis.call('HGET', hooks_of(key), 'cancel')
   if not outcome then return false end
   local headers = (read_json(m) or {}).headers
   redis.call('HINCRBY', ledger, 'cancelled', 1)

@@ -8,4 +8,4 @@ redis.call('XDEL', KEYS[1], ARGV[2])
 redis.call('HINCRBY', KEYS[2], ARGV[3], 1)
 record(KEYS[3], ARGV[4], ARGV[5], ARGV[3])
 local flow = flow_of(KEYS[2])
-if redis.call('EXISTS', flow, KEYS[3] .. ':then') == 0 then return 1 end
+if redis.call('EXISTS', flow, hooks_of(KEYS[3])) == 0 then return 1 end

@@ -3,7 +3,8 @@
 -- deaths, a JSON array); once somebody who held it died of who knows what, u (how often); and if it was a dead letter, r
 -- (its lineage, a JSON object; see letters.lua).
 -- A full server (maxmemory) refuses a script's first write if it may grow; later ones it lets pass. Book-keeping,
--- acknowledging and handing on must go on, or a full server could never be emptied; so they begin with this.
+-- acknowledging and handing on must go on, or a full server could never be emptied; so they begin with this. The key is one
+-- that ends with no user's text, or what is deleted here could be somebody's.
 local function even_when_full(key)
   redis.call('DEL', key .. '|nothing')
 end
@@ -39,6 +40,11 @@ end
 -- Where a mailbox' flow control is (see mailbox.lua and breaker.lua). Most have none, and pay for looking only.
 local function flow_of(ledger)
   return (ledger:gsub('orc:ledger:', 'orc:flow:', 1))
+end
+
+-- Where is kept what else happens when an outcome is recorded (see aftermath.lua).
+local function hooks_of(outcome)
+  return (outcome:gsub('orc:outcome:', 'orc:hooks:', 1))
 end
 
 local function fields(entry)
@@ -94,7 +100,7 @@ local function queues_in(json)
   return queues
 end
 
--- What else happens then, where the hash beside the outcome says so (see aftermath.lua). A script that has no need of
+-- What else happens then, where the outcome's hooks say so (see aftermath.lua). A script that has no need of
 -- it until it has looked itself has it later, or not at all.
 local aftermath
 
@@ -103,7 +109,7 @@ local aftermath
 local function record(key, outcome, ttl_ms, ended)
   if redis.call('RPUSH', key, outcome) > 1 then redis.call('LTRIM', key, -1, -1) end
   redis.call('PEXPIRE', key, ttl_ms)
-  if aftermath and redis.call('EXISTS', key .. ':then') == 1 then aftermath(key, ended, ttl_ms) end
+  if aftermath and redis.call('EXISTS', hooks_of(key)) == 1 then aftermath(key, ended, ttl_ms) end
 end
 
 -- What a delivery has behind it that does not end in a worker: its failed attempts, and the deaths in its entry

@@ -38,7 +38,7 @@ for _, entry in ipairs(entries) do
       local orc = cjson.decode(m).headers.orc
       -- The mark goes when the outcome is recorded, so there is none where none will be.
       if ARGV[3] ~= '' and type(orc) == 'table' and orc.track then
-        redis.call('HSET', KEYS[2] .. ':then', 'cancel', ARGV[3], 'cancelling', KEYS[6])
+        redis.call('HSET', hooks_of(KEYS[2]), 'cancel', ARGV[3], 'cancelling', KEYS[6])
         redis.call('SADD', KEYS[6], KEYS[2])
         -- What ends without an outcome leaves its mark; others are not to be looked through for it for ever.
         redis.call('PEXPIRE', KEYS[6], 604800000)

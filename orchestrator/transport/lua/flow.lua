@@ -1,6 +1,6 @@
 -- Makes a mailbox' flow control known. Who serves the mailbox has the last word; a sender's word counts until then.
--- KEYS: flow. ARGV: '1' from who serves it, '1' with a bound, '1' with a breaker, field, value, …
-even_when_full(KEYS[1])
+-- KEYS: flow. ARGV: root, '1' from who serves it, '1' with a bound, '1' with a breaker, field, value, …
+even_when_full(table.remove(ARGV, 1) .. 'queues')
 if ARGV[1] == '0' and redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 if ARGV[2] == '0' then redis.call('HDEL', KEYS[1], 'limit', 'overflow', 'block_ms', 'warn_from', 'warned') end
 if ARGV[3] == '0' then

@@ -3,7 +3,7 @@
 -- ARGV: root, queue, group, max deaths, ms to keep outcomes, reason of death or '', by, how it ran, ids…
 -- How it ran: '1' alone, '0' beside others or not at all; 'stopping' or 'unattributed' if its pool process ended while it
 -- ran, of which nobody died: the worker stops, or a stop signal came from somebody.
-even_when_full(KEYS[1])
+even_when_full(ARGV[1] .. 'queues')
 local ran = ARGV[8]
 local interrupted = ran == 'stopping' or ran == 'unattributed'
 local result = {}

@@ -20,7 +20,7 @@ local LARGE = 4096
 local READABLE = 2097152
 
 local function index_name(value)
-  if #value > 100 then return 'sha1:' .. redis.sha1hex(value) end
+  if #value > 100 or value:sub(1, 5) == 'sha1:' then return 'sha1:' .. redis.sha1hex(value) end
   return value
 end
 

@@ -83,7 +83,7 @@ local function forget_cancels(root, lot, take)
   if redis.call('EXISTS', root .. 'cancelling') == 0 then return end
   for at = 1, take do
     local key = root .. 'outcome:' .. delivery_in(decoded(lot.messages[at]))
-    redis.call('HDEL', key .. ':then', 'cancel', 'cancelling')
+    redis.call('HDEL', hooks_of(key), 'cancel', 'cancelling')
     redis.call('SREM', root .. 'cancelling', key)
   end
 end

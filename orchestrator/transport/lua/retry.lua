@@ -1,7 +1,6 @@
 -- Ends an attempt and schedules the next one, as one step.
 -- KEYS: stream, ledger, delayed, bodies, bell, outcome if its delivery is tracked.
 -- ARGV: group, id, member, message, delay in ms, ms to keep the outcome
-even_when_full(KEYS[1])
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
   redis.call('HINCRBY', KEYS[2], 'duplicated', 1)
   return 0
