@@ -23,7 +23,7 @@ from orchestrator.core.settings import load_settings
 from orchestrator.core.supervision import HEADER
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors.manager import QUEUE as MANAGER_QUEUE
-from orchestrator.sending.ledger import LedgerRow
+from orchestrator.sending.ledger import LedgerRow, read_ledger
 
 _CONCURRENCY = {"solo": 1, "threads": 4, "prefork": 2}
 
@@ -101,7 +101,7 @@ class House:
 
     def ledger(self) -> list[LedgerRow]:
         """The broker's ledger."""
-        return self.orchestrator.ledger()
+        return read_ledger(self.orchestrator.store)
 
     def pending(self, *queues: str) -> int:
         """Messages without an outcome, in these mailboxes or in all."""

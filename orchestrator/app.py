@@ -24,7 +24,8 @@ from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.masked import mask_logs
 from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import governed_tasks, remarks
-from orchestrator.agents.reporting import Reporting, unseen
+from orchestrator.agents.reporting import Reporting
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
@@ -45,7 +46,7 @@ from orchestrator.sending.broadcast import Strategy, strategy_of
 from orchestrator.sending.call import call, check_fallback, check_timeout
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
-from orchestrator.sending.ledger import LedgerRow, read_ledger
+from orchestrator.sending.ledger import LedgerRow, housekeeping_of, mailboxes_of, read_ledger
 from orchestrator.sending.lookup import look_up
 from orchestrator.sending.masked_amqp import mask_arguments
 from orchestrator.sending.options import SendOptions
@@ -62,7 +63,7 @@ logger = get_logger(__name__)
 class Orchestrator:
     """Supervision for a Celery app: ``orchestrator = Orchestrator(app)``, once the app is configured.
 
-    Sets the transport, late acknowledgement, JSON as the only content, a beat entry for the monitor manager,
+    Sets the transport, late acknowledgement and JSON as the only content, has beat start the monitor manager's work,
     and has every task of the app executed and settled under supervision. The app's tasks, canvas, Flower and
     tests go on as before.
 
@@ -120,8 +121,6 @@ class Orchestrator:
             supervise_tasks(self.app)
             known = [*self._directory.addresses(), *governed_tasks(self.app, self.settings.time_limits)]
             for line in remarks(self.app, known, instance.pool_cls):
-                logger.warning("%s", line)
-            for line in unseen(instance, self.settings.telemetry, manager.QUEUE):
                 logger.warning("%s", line)
 
     def _on_import_modules(self, **_: Any) -> None:
@@ -258,22 +257,44 @@ class Orchestrator:
         return RememberedMonitors(self.app, self._house.send, lambda: self.agents)
 
     def ledger(self) -> list[LedgerRow]:
-        """Every mailbox' ledger, at one moment.
+        """Every mailbox' ledger, at one moment; the monitor manager's is :meth:`housekeeping_ledger`.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return self._house.ledger() if self.eager else read_ledger(self.store)
+        return self._house.ledger() if self.eager else mailboxes_of(read_ledger(self.store))
+
+    def housekeeping_ledger(self) -> LedgerRow:
+        """The ledger of the messages by which beat starts the monitor manager's work.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return housekeeping_of([] if self.eager else read_ledger(self.store))
 
     def sweep(self) -> Swept:
-        """Look for dead workers once, and hand their messages on. The monitor manager's task calls this.
+        """Look for dead workers once, and hand their messages on. The monitor manager calls this.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
         if self._sweeper is None:
             self._sweeper = self.store.sweeper()
-        return self._sweeper.sweep("monitor-manager")
+        return self._sweeper.sweep(HOUSEKEEPING_QUEUE)
+
+    @cached_property
+    def _manager(self) -> manager.Manager:
+        return manager.Manager(self)
+
+    def run_housekeeping(self) -> list[str]:
+        """Do one round of the monitor manager's work: a sweep, then the chores that are due. Returns the chores' names.
+
+        A worker that consumes ``monitor-manager`` calls this whenever beat asks for it; not for two threads at once.
+
+        Raises:
+            BrokerUnavailable, redis.exceptions.RedisError: Redis is away.
+        """
+        return self._manager.run()
 
     def delivery(self, delivery: str | Delivery) -> Delivery:
         """The delivery with that id, wherever it was sent; or one that was unpickled, with a connection.

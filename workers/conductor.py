@@ -193,7 +193,7 @@ class Conductor:
 
     def _close(self, result: Tally, sent: int) -> int:
         balanced = result.balanced and result.ledger.accepted == sent
-        self._say(f"Not counted: the monitor manager's own mailbox, {manager.QUEUE}, into which beat sends the sweeps.")
+        self._say(f"Not counted: the monitor manager's own mailbox, {manager.QUEUE}, for what beat sends it.")
         self._say(
             "In a deployment, the same is shown by celery -A APP ledger, dead-letters list and agents, and by Flower."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from celery import bootsteps
@@ -12,20 +11,6 @@ from orchestrator.telemetry import attach, detach
 from orchestrator.telemetry.celery_events import TOLD, CeleryEventsHandler
 
 logger = get_logger(__name__)
-
-
-def unseen(worker: Any, telemetry: Iterable[str], chores: str) -> list[str]:
-    """What a worker is to be told that serves the mailbox of the ``chores`` where nobody sees their events."""
-    seen_by = [
-        name
-        for name, wanted in (("Prometheus", "prometheus" in telemetry), ("Celery events", bool(worker.task_events)))
-        if wanted
-    ]
-    in_children = str(worker.pool_cls.__module__).endswith("prefork")
-    if not seen_by or not in_children or chores not in worker.app.amqp.queues.consume_from:
-        return []
-    what = "the events of sweeps, deaths and dead letters' upkeep happen in the pool's processes"
-    return [f"{chores}: {what}, where {' and '.join(seen_by)} cannot see them; use -P solo or -P threads for it"]
 
 
 class Reporting(bootsteps.StartStopStep):

@@ -31,18 +31,20 @@ def ledger(context: click.Context, as_json: bool) -> None:
     accepted = handled + dead + expired + cancelled + pending, or the exit code is 1. What is pending is ready in
     its mailbox, held by a worker, or delayed: not yet due.
     """
-    rows = orchestrator_of(context).ledger()
-    unbalanced = [row for row in rows if not row.balanced]
+    orchestrator = orchestrator_of(context)
+    rows, housekeeping = orchestrator.ledger(), orchestrator.housekeeping_ledger()
+    unbalanced = [row for row in (*rows, housekeeping) if not row.balanced]
     if as_json:
         print_document(
             {
                 "mailboxes": [_document(row) for row in rows],
                 "total": _document(total(rows)),
+                "housekeeping": _document(housekeeping),
                 "balanced": not unbalanced,
             }
         )
     else:
-        _show(context, rows)
+        _show(context, rows, housekeeping)
     if unbalanced:
         lost = ", ".join(f"{row.queue} {row.lost:+d}" for row in unbalanced)
         raise Stop(f"the ledger does not balance; lost: {lost}", ExitCode.NOT_HANDLED)
@@ -52,7 +54,7 @@ def _document(row: LedgerRow) -> dict[str, Any]:
     return {**asdict(row), "pending": row.pending, "lost": row.lost, "balanced": row.balanced}
 
 
-def _show(context: click.Context, rows: list[LedgerRow]) -> None:
+def _show(context: click.Context, rows: list[LedgerRow], housekeeping: LedgerRow) -> None:
     # Here, so that `celery worker` does not load it.
     from orchestrator.cli.tables import console, print_table
 
@@ -61,4 +63,10 @@ def _show(context: click.Context, rows: list[LedgerRow]) -> None:
     for title, names in (("Ledger", _CONSERVED), ("What is pending, and what happened more than once", _FURTHER)):
         print_table(
             out, title, ("mailbox", *names), [(row.queue, *(getattr(row, name) for name in names)) for row in shown]
+        )
+    if housekeeping.accepted:
+        click.echo(
+            f"Not in the total: {housekeeping.queue}, this library's own housekeeping: "
+            f"{housekeeping.accepted} accepted, {housekeeping.handled} handled, {housekeeping.expired} superseded, "
+            f"{housekeeping.pending} pending"
         )

@@ -18,7 +18,7 @@ logger = get_logger(__name__)
 #: What may pass by itself. A message that is wrong stays wrong, and one that kills its workers goes on killing.
 RETRIED = (Reason.EXHAUSTED.value, Reason.TIMEOUT.value, Reason.OVERFLOW.value)
 
-#: A run does so much and leaves the rest to the next; it shares its queue with the sweep.
+#: A run does so much and leaves the rest to the next; it shares its thread with the sweep.
 _BUDGET_S = 0.25
 
 _WHO = "monitor-manager"

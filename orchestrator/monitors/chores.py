@@ -15,7 +15,7 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """Done by whichever manager sweeps when it is due. ``name`` is also the task's by which it can be asked for."""
+    """Done by whichever manager sweeps when it is due. ``name`` also names its mark in Redis."""
 
     name: str
     every_s: float

@@ -1,67 +1,54 @@
-"""The monitor manager's sweep, as a task that beat schedules, and the chores that come with it.
-
-Any worker may serve it; one that does nothing else does it best.
-"""
+"""The monitor manager: whichever worker consumes its mailbox. Beat's process sets the pace."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from celery import Celery
 
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
+from orchestrator.core.log import get_logger
 from orchestrator.monitors import upkeep
 from orchestrator.monitors.chores import Chore, Chores
+from orchestrator.monitors.housekeeping import Housekeeping
+from orchestrator.monitors.housekeeping_clock import start_with_beat
 from orchestrator.monitors.leak_check import LeakCheck
 from orchestrator.sending.mailbox import mailbox
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
 
-#: The manager's mailbox. It holds one message at most: a sweep that waits makes the next one superfluous.
-QUEUE = "monitor-manager"
-TASK = "orchestrator.sweep"
-LEAKS_TASK = "orchestrator.monitor-leaks"
+logger = get_logger(__name__)
+
+QUEUE = HOUSEKEEPING_QUEUE
+LEAKS_CHORE = "orchestrator.monitor-leaks"
 
 
-class _Quiet(logging.Filter):
-    """Keeps Celery from telling every second that a sweep was received and succeeded."""
+class Manager:
+    """One round of housekeeping: a sweep, and then the chores that are due."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is shown."""
-        data = getattr(record, "data", None)
-        return not (
-            record.levelno <= logging.INFO and isinstance(data, dict) and data.get("name") in (TASK, LEAKS_TASK)
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        settings = orchestrator.settings
+        self._orchestrator = orchestrator
+        self._chores = Chores(
+            [
+                Chore(upkeep.CHORE, settings.letters_every_s, orchestrator.keep_letters),
+                Chore(LEAKS_CHORE, settings.leak_check_every_s, LeakCheck(orchestrator.monitor_store).run),
+            ],
+            lambda: orchestrator.store,
+            settings.sweep_every_s,
         )
+
+    def run(self) -> list[str]:
+        """Find dead workers and requeue their messages; then do the chores that are due. Returns those."""
+        swept = self._orchestrator.sweep()
+        done = self._chores.do_due()
+        logger.debug("swept: late=%d dead=%d moved=%d; chores: %s", swept.late, len(swept.dead), swept.moved, done)
+        return done
 
 
 def install(app: Celery, orchestrator: Orchestrator) -> None:
-    """Register the sweep, have beat send it, and have the chores done with it."""
-
-    settings = orchestrator.settings
-    check = LeakCheck(orchestrator.monitor_store)
-    app.task(check.run, name=LEAKS_TASK, acks_late=False, ignore_result=True, shared=False)
-    chores = Chores(
-        [upkeep.install(app, orchestrator), Chore(LEAKS_TASK, settings.leak_check_every_s, check.run)],
-        lambda: orchestrator.store,
-        settings.sweep_every_s,
-    )
-
-    def sweep() -> dict[str, int]:
-        """Find dead workers and hand their messages on; then do the chores that are due."""
-        swept = orchestrator.sweep()
-        chores.do_due()
-        return {"late": swept.late, "dead": len(swept.dead), "moved": swept.moved}
-
-    # Acknowledged early: a sweep that was cut short is made good by the next one, not by itself.
-    app.task(sweep, name=TASK, acks_late=False, ignore_result=True, shared=False)
-    for noisy in ("celery.worker.strategy", "celery.app.trace"):
-        logger = logging.getLogger(noisy)
-        if not any(isinstance(known, _Quiet) for known in logger.filters):
-            logger.addFilter(_Quiet())
+    """Declare the manager's mailbox; have beat fill it, and workers that consume it do the housekeeping."""
     app.amqp.queues.select_add(mailbox(QUEUE, longest=1))
-    # It never expires: that would go by the clocks of two hosts, and one late sweep is all that can be waiting.
-    app.conf.beat_schedule = {
-        **(app.conf.beat_schedule or {}),
-        TASK: {"task": TASK, "schedule": settings.sweep_every_s, "options": {"queue": QUEUE}},
-    }
+    app.steps["consumer"].add(Housekeeping)
+    start_with_beat(app, orchestrator.settings.sweep_every_s)

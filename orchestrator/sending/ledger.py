@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.transport.store import Store
 
 
@@ -66,8 +67,18 @@ _COUNTERS = (
 )
 
 
+def mailboxes_of(rows: Iterable[LedgerRow]) -> list[LedgerRow]:
+    """The rows of the user's mailboxes: without the monitor manager's, whose messages the library sends to itself."""
+    return [row for row in rows if row.queue != HOUSEKEEPING_QUEUE]
+
+
+def housekeeping_of(rows: Iterable[LedgerRow]) -> LedgerRow:
+    """The row of the monitor manager's mailbox."""
+    return next((row for row in rows if row.queue == HOUSEKEEPING_QUEUE), LedgerRow(HOUSEKEEPING_QUEUE))
+
+
 def read_ledger(store: Store) -> list[LedgerRow]:
-    """The ledger of every mailbox, by name.
+    """The ledger of every mailbox, by name; the monitor manager's too.
 
     Raises:
         BrokerUnavailable: Redis is away.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import queue
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from orchestrator import Orchestrator
 from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.housekeeping import HOUSEKEEPING_MESSAGE
 from orchestrator.deadletters.upkeep import Kept
 from orchestrator.monitors import manager, upkeep
 from orchestrator.monitors.chores import Chore, Chores
+from orchestrator.monitors.housekeeping import HousekeepingThread
+from orchestrator.monitors.housekeeping_clock import HousekeepingClock
 from tests.eventually import eventually
 from tests.monitor_ground import OnRedis
 
@@ -24,21 +28,10 @@ def ground(redis_url: str) -> Iterator[OnRedis]:
     ground.close()
 
 
-def beat(orchestrator: Orchestrator) -> None:
-    """Send what beat sends when everything is due."""
-    app = orchestrator.app
-    for entry in app.conf.beat_schedule.values():
-        app.send_task(entry["task"], **entry["options"])
-
-
-def serve(orchestrator: Orchestrator) -> list[str]:
-    """Run what lies in the manager's mailbox; returns the tasks."""
-    app, ran = orchestrator.app, []
-    with app.connection_for_read() as connection, connection.channel() as channel:
-        while message := channel.basic_get(manager.QUEUE, no_ack=True):
-            ran.append(message.headers["task"])
-            app.tasks[ran[-1]]()
-    return ran
+def waiting(ground: OnRedis) -> list[dict[str, Any]]:
+    """What waits in the manager's mailbox."""
+    streams = ground.store.streams(manager.QUEUE)
+    return [json.loads(fields[b"m"]) for stream in streams for _, fields in ground.redis.xrange(stream)]
 
 
 def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
@@ -53,17 +46,46 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
         return Kept()
 
     monkeypatch.setattr(orchestrator, "keep_letters", keep)
+    clock = HousekeepingClock(orchestrator.app, None, 1)
     for _ in range(3):
-        beat(orchestrator)
-    ran = serve(orchestrator)
-    assert ran.count(manager.TASK) == 1
+        clock._publish()
+    clock._close()
+    (message,) = waiting(ground)
+    assert message["headers"]["task"] == HOUSEKEEPING_MESSAGE
+    assert orchestrator.run_housekeeping() == [upkeep.CHORE, manager.LEAKS_CHORE]
     assert ground.monitors.stats().leaked == 1
     assert done == ["letters"]
-    assert orchestrator.ledger()[0].expired == orchestrator.ledger()[0].accepted - 1
+    row = orchestrator.housekeeping_ledger()
+    assert (row.accepted, row.expired, row.balanced) == (3, 2, True)
+    assert orchestrator.run_housekeeping() == []
 
 
-def test_a_sweep_expires_by_nobodys_clock(ground: OnRedis) -> None:
-    assert all("expires" not in e["options"] for e in ground.orchestrator.app.conf.beat_schedule.values())
+def test_a_housekeeping_message_expires_by_no_clock(ground: OnRedis) -> None:
+    clock = HousekeepingClock(ground.orchestrator.app, None, 1)
+    clock._publish()
+    clock._close()
+    (message,) = waiting(ground)
+    assert not {"expires", "eta", "expiration"} & {*message["headers"], *message["properties"]}
+
+
+def test_a_round_that_fails_is_one_error_line_and_the_next_request_tries_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rounds: queue.Queue[int] = queue.Queue()
+
+    def work() -> None:
+        rounds.put(rounds.qsize())
+        if rounds.qsize() == 1:
+            raise BrokerUnavailable("redis://x", "gone")
+
+    thread = HousekeepingThread(work)
+    with caplog.at_level(logging.DEBUG, logger="orchestrator.monitors.housekeeping"):
+        thread.request()
+        eventually(lambda: "housekeeping failed" in caplog.text)
+        thread.request()
+        eventually(lambda: rounds.qsize() == 2)
+    lines = [record for record in caplog.records if record.name == "orchestrator.monitors.housekeeping"]
+    assert [record.levelname for record in lines] == ["ERROR"]
 
 
 class Told:
@@ -104,10 +126,3 @@ def test_chores_are_done_when_redis_is_full(ground: OnRedis) -> None:
         assert told.chores.do_due() == ["0"]
     finally:
         ground.redis.config_set("maxmemory", 0)
-
-
-def test_each_can_be_asked_for_at_once(ground: OnRedis) -> None:
-    tasks: Any = ground.orchestrator.app.tasks
-    ground.monitors.monitor_many([("target", "x"), ("target", "x")], owner=ground.watcher())
-    assert tasks[manager.LEAKS_TASK]() == 1
-    assert tasks[upkeep.TASK]() == {"retried": 0, "parked": 0, "expired": 0, "trimmed": 0}

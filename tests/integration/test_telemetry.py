@@ -223,27 +223,6 @@ def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(red
     ]
 
 
-_UNSEEN = "happen in the pool's processes, where Prometheus"
-
-
-@pytest.mark.parametrize(
-    ("pool", "queues", "telemetry", "says"),
-    [
-        ("prefork", "guide,monitor-manager", '["prometheus"]', True),
-        ("prefork", "guide", '["prometheus"]', False),
-        ("prefork", "monitor-manager", '["logging"]', False),
-        ("solo", "monitor-manager", '["prometheus"]', False),
-    ],
-)
-def test_a_worker_says_at_start_up_which_events_of_its_nobody_will_see(
-    redis_url: str, pool: str, queues: str, telemetry: str, says: bool
-) -> None:
-    environment = {"ORCHESTRATOR_TELEMETRY": telemetry}
-    with WorkerProcess("tests.apps.traced_app", redis_url, pool=pool, queues=queues, environment=environment) as worker:
-        eventually(lambda: " ready." in worker.log(), timeout_s=10, describe=worker.log)
-        assert (_UNSEEN in worker.log()) is says
-
-
 def test_whoever_watches_a_celery_cluster_hears_of_dead_letters(place: Place) -> None:
     heard: list[dict[str, Any]] = []
     receivers: list[Any] = []

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from orchestrator.monitors.upkeep import TASK, keeping_of
+from orchestrator.deadletters.upkeep import Kept
+from orchestrator.monitors.upkeep import keeping_of
 from tests.apps import agents_app as house
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
-def test_the_task_keeps_letters_as_the_settings_say() -> None:
+def test_the_upkeep_keeps_letters_as_the_settings_say() -> None:
     orchestrator = house.make(NOWHERE, eager=True, letters_most=2)
     for _ in range(5):
         orchestrator.send("worker", house.Broken())
-    result = orchestrator.app.tasks[TASK].apply().get(timeout=5)
-    assert result == {"retried": 0, "parked": 0, "expired": 0, "trimmed": 3}
+    assert orchestrator.keep_letters() == Kept(trimmed=3)
     assert orchestrator.dead_letters.count() == 2
 
 
