@@ -14,9 +14,11 @@ class HalfOpen:
     """Forwards to a Redis on loopback until :meth:`freeze`."""
 
     def __init__(self, redis_url: str) -> None:
-        self._to = urlsplit(redis_url).port
+        parts = urlsplit(redis_url)
+        self._to = parts.port
+        login = f":{parts.password}@" if parts.password else ""
         self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        self.url = f"redis://{login}127.0.0.1:{self._server.getsockname()[1]}/0"
         self._readers: set[socket.socket] = set()
         self._frozen: set[socket.socket] = set()
         self._open: list[socket.socket] = []

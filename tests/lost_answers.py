@@ -14,9 +14,11 @@ class LostAnswers:
     """Forwards to a Redis on loopback, and closes a connection instead of losing something silently."""
 
     def __init__(self, redis_url: str) -> None:
-        self._to = urlsplit(redis_url).port
+        parts = urlsplit(redis_url)
+        self._to = parts.port
+        login = f":{parts.password}@" if parts.password else ""
         self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        self.url = f"redis://{login}127.0.0.1:{self._server.getsockname()[1]}/0"
         self._left = 0
         self._mark = b""
         self._done_first = True

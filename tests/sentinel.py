@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import redis
 from redis.exceptions import RedisError
@@ -20,7 +21,9 @@ from tests.eventually import eventually
 
 MASTER = "main"
 
-_AT_ONCE = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"}
+PASSWORD = "of both"
+
+_AT_ONCE = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0", "masterauth": f'"{PASSWORD}"'}
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Watched:
     @property
     def url(self) -> str:
         """The broker URL."""
-        return f"sentinel://{LOOPBACK}:{self.port}/0"
+        return f"sentinel://:{quote(PASSWORD)}@{LOOPBACK}:{self.port}/0"
 
     def primary_port(self) -> int:
         """Which of the two the Sentinel says is the primary."""
@@ -47,8 +50,8 @@ class Watched:
 def watched_pair() -> Iterator[Watched]:
     """Both servers in step, and the Sentinel knowing them. It gives a primary up after half a second."""
     with (
-        EmbeddedServer(config=_AT_ONCE) as primary,
-        EmbeddedServer(config={**_AT_ONCE, "replicaof": f"{LOOPBACK} {primary.port}"}) as replica,
+        EmbeddedServer(config=_AT_ONCE, password=PASSWORD) as primary,
+        EmbeddedServer(config={**_AT_ONCE, "replicaof": f"{LOOPBACK} {primary.port}"}, password=PASSWORD) as replica,
         tempfile.TemporaryDirectory(prefix="sentinel-") as directory,
     ):
         port = free_port()
@@ -56,6 +59,7 @@ def watched_pair() -> Iterator[Watched]:
         configuration.write_text(
             f"bind {LOOPBACK}\nport {port}\ndir {directory}\n"
             f"sentinel monitor {MASTER} {LOOPBACK} {primary.port} 1\n"
+            f'sentinel auth-pass {MASTER} "{PASSWORD}"\n'
             f"sentinel down-after-milliseconds {MASTER} 500\n"
             f"sentinel failover-timeout {MASTER} 3000\n"
         )

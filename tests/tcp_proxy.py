@@ -7,20 +7,23 @@ import socket
 import ssl
 import threading
 from types import TracebackType
+from urllib.parse import urlsplit
 
 from orchestrator.embedded.ports import LOOPBACK
 
 
 class TcpProxy:
-    """Forwards connections from a port of its own to another on loopback.
+    """Forwards connections from a port of its own to a Redis on loopback.
 
     With ``tls``, clients must speak TLS to it. While it is cut, it accepts connections and swallows every byte, and
     says nothing of it, as a network does that drops packets. Connections from before or during a cut stay dead
     when it is healed.
     """
 
-    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
-        self._target = (LOOPBACK, port)
+    def __init__(self, redis_url: str, tls: ssl.SSLContext | None = None) -> None:
+        parts = urlsplit(redis_url)
+        self._target = (LOOPBACK, parts.port or 0)
+        self._login = f":{parts.password}@" if parts.password else ""
         self._tls = tls
         self._listener = socket.create_server((LOOPBACK, 0))
         self._cut = threading.Event()
@@ -36,8 +39,8 @@ class TcpProxy:
 
     @property
     def url(self) -> str:
-        """Database 0 of the Redis behind it, without TLS."""
-        return f"redis://{LOOPBACK}:{self.port}/0"
+        """Database 0 of the Redis behind it."""
+        return f"{'redis' if self._tls is None else 'rediss'}://{self._login}{LOOPBACK}:{self.port}/0"
 
     def cut(self) -> None:
         """Swallow everything from now on."""

@@ -130,12 +130,12 @@ class SupervisedRequest(TrackedRequest):
     @property
     def argsrepr(self) -> str:
         """The text of the positional arguments in logs and events. A sender without this library masks nothing."""
-        return masked_text(self._argsrepr or "", self._hidden())
+        return masked_text(str(self._argsrepr or ""), self._hidden())
 
     @property
     def kwargsrepr(self) -> str:
         """The text of the keyword arguments in logs and events."""
-        return masked_text(self._kwargsrepr or "", self._hidden())
+        return masked_text(str(self._kwargsrepr or ""), self._hidden())
 
     def _hidden(self) -> tuple[str, ...]:
         return (*self._app.orchestrator.hidden, *hide_in(self._message.headers))

@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=0.0,
         help="after SIGTERM, serve on until nobody is connected, for at most this long; a second signal ends it (0)",
     )
+    parser.add_argument(
+        "--no-password",
+        action="store_true",
+        help="let every user of this machine in, but refuse the commands that could write files as you "
+        "(default: the URL has a random password)",
+    )
     options = parser.parse_args(arguments)
 
     wakeups, wake = os.pipe()
@@ -48,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, on_signal)
     try:
         config = {"appendonly": "yes"} if options.appendonly else {}
-        with EmbeddedServer(port=options.port, directory=options.dir, config=config) as server:
+        password = "" if options.no_password else None
+        with EmbeddedServer(port=options.port, directory=options.dir, config=config, password=password) as server:
             print(server.url, flush=True)
             while server.is_running:
                 if select.select([wakeups], [], [], _SERVER_CHECK_S)[0]:

@@ -21,15 +21,35 @@ _RESERVED = frozenset(
         "requirepass",
         "supervised",
         "tls-port",
+        "user",
     }
 )
 
+#: What whoever may run it can have the server do to its owner's files and process. A password keeps others out; without
+#: one these commands are refused to everybody.
+_OF_THE_OWNER = (
+    "acl",
+    "bgrewriteaof",
+    "bgsave",
+    "config",
+    "debug",
+    "failover",
+    "migrate",
+    "module",
+    "replicaof",
+    "save",
+    "shutdown",
+    "slaveof",
+)
 
-def render_configuration(port: int, directory: Path, overrides: Mapping[str, str]) -> str:
+
+def render_configuration(port: int, directory: Path, overrides: Mapping[str, str], password: str) -> str:
     """Return a redis.conf for a server on loopback that keeps nothing on disk unless an override says so.
 
-    Override values are written as in redis.conf: several words stay several words, and an empty string
-    stands for `""`.
+    With an empty password any user of this machine may use the server, and the commands that reach its owner's files
+    and process are refused.
+
+    Override values are written as in redis.conf: several words stay several words, and an empty string stands for `""`.
 
     Raises:
         EmbeddedServerError: an override names a directive that the embedded server sets itself, or would
@@ -48,6 +68,10 @@ def render_configuration(port: int, directory: Path, overrides: Mapping[str, str
         "daemonize": "no",
         "dir": _quoted(str(directory)),
     }
+    if password:
+        directives["requirepass"] = _quoted(password)
+    else:
+        directives["user"] = f"default on nopass ~* &* +@all {' '.join(f'-{command}' for command in _OF_THE_OWNER)}"
     return "".join(f"{name} {value}\n" for name, value in directives.items())
 
 

@@ -1,12 +1,14 @@
 """A Redis server that lives exactly as long as its owner."""
 
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
+from urllib.parse import quote
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -39,6 +41,8 @@ class EmbeddedServer:
             server gets a temporary directory for as long as it is not stopped.
         config: directives for its redis.conf, values written as there (an empty one stands for `""`).
         binary: the server to run, instead of the one `find_server_binary` finds.
+        password: what clients must know; it is part of `url`. Without it, a random one. An empty one lets every user of
+            this machine in; then the commands that could write files as the server's owner are refused.
 
     Every method raises `EmbeddedServerError` when it cannot do its work, or when called in a forked child.
     """
@@ -49,7 +53,9 @@ class EmbeddedServer:
         directory: str | os.PathLike[str] | None = None,
         config: Mapping[str, str] = MappingProxyType({}),
         binary: str | os.PathLike[str] | None = None,
+        password: str | None = None,
     ) -> None:
+        self._password = secrets.token_hex(16) if password is None else password
         self._port = port
         self._given_directory = None if directory is None else Path(directory).absolute()
         self._config = dict(config)
@@ -77,7 +83,8 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """The URL of its database 0, as redis-py, Celery and kombu take it."""
-        return f"redis://{LOOPBACK}:{self.port}/0"
+        login = f":{quote(self._password, safe='')}@" if self._password else ""
+        return f"redis://{login}{LOOPBACK}:{self.port}/0"
 
     @property
     def directory(self) -> Path:
@@ -200,8 +207,8 @@ class EmbeddedServer:
 
     def _start_on(self, port: int) -> None:
         link = self._guarded()
-        configuration = render_configuration(port, link.directory, self._config)
-        (link.directory / CONFIGURATION_FILE).write_text(configuration)
+        configuration = render_configuration(port, link.directory, self._config, self._password)
+        _write_private(link.directory / CONFIGURATION_FILE, configuration)
         log_start_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
         link.ask("start")
         deadline_s = time.monotonic() + _READY_TIMEOUT_S
@@ -220,6 +227,7 @@ class EmbeddedServer:
         with Redis(
             host=LOOPBACK,
             port=port,
+            password=self._password or None,
             socket_timeout=1.0,
             socket_connect_timeout=1.0,
             retry=Retry(NoBackoff(), 0),
@@ -238,6 +246,13 @@ class EmbeddedServer:
         return EmbeddedServerError(
             f"the embedded Redis server ended at once (exit code {exit_code}): {_last_lines(said)}"
         )
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read: it holds the password."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(text)
 
 
 def _last_lines(log: str) -> str:

@@ -15,10 +15,12 @@ from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 from redis import TimeoutError as RedisTimeoutError
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
 from orchestrator.embedded import EmbeddedServer, EmbeddedServerError, PortTakenError
 from orchestrator.embedded import server as server_module
+from orchestrator.embedded.guard import CONFIGURATION_FILE
 from orchestrator.embedded.ports import free_port
 from tests.eventually import eventually
 from tests.processes import is_gone
@@ -79,6 +81,45 @@ def test_listens_on_loopback_only():
     with EmbeddedServer() as server:
         listening = [c.laddr for c in psutil.Process(server.pid).net_connections() if c.status == psutil.CONN_LISTEN]
     assert [(address.ip, address.port) for address in listening] == [("127.0.0.1", server.port)]
+
+
+def test_nobody_gets_in_without_the_password_and_the_file_that_holds_it_is_the_owners():
+    with EmbeddedServer() as server:
+        with connect(f"redis://127.0.0.1:{server.port}/0") as stranger, pytest.raises(AuthenticationError):
+            stranger.ping()
+        assert (server.directory / CONFIGURATION_FILE).stat().st_mode & 0o777 == 0o600
+        with connect(server.url) as client:
+            assert client.config_get("requirepass")["requirepass"] in server.url
+
+
+def test_without_a_password_nobody_can_write_files_as_the_owner(tmp_path):
+    with EmbeddedServer(password="") as server, connect(server.url) as stranger:
+        assert server.url == f"redis://127.0.0.1:{server.port}/0"
+        assert stranger.set("mail", "1")
+        assert stranger.info("server")["tcp_port"] == server.port
+        for command in (
+            ("CONFIG", "SET", "dir", str(tmp_path)),
+            ("SAVE",),
+            ("BGSAVE",),
+            ("BGREWRITEAOF",),
+            ("MODULE", "LOAD", "x"),
+            ("REPLICAOF", "127.0.0.1", "1"),
+            ("DEBUG", "SEGFAULT"),
+            ("ACL", "SETUSER", "default", "+@all"),
+            ("SHUTDOWN",),
+            ("EVAL", "return redis.call('config', 'set', 'dir', '/')", "0"),
+        ):
+            with pytest.raises(ResponseError):
+                stranger.execute_command(*command)
+        assert stranger.ping()
+
+
+def test_the_foreground_server_may_do_without_a_password():
+    with foreground("--no-password") as process:
+        url = process.stdout.readline().strip()
+        assert "@" not in url
+        with connect(url) as client, pytest.raises(ResponseError):
+            client.config_set("dir", "/")
 
 
 def test_starts_again_after_stop():
@@ -253,8 +294,10 @@ def test_nothing_works_before_start():
 def test_foreground_server_stops_on_signal(stop_signal):
     port = free_port()
     with foreground("--port", str(port), "--appendonly") as process:
-        assert process.stdout.readline().strip() == f"redis://127.0.0.1:{port}/0"
-        with connect(f"redis://127.0.0.1:{port}/0") as client:
+        url = process.stdout.readline().strip()
+        assert url.startswith("redis://:")
+        assert url.endswith(f"@127.0.0.1:{port}/0")
+        with connect(url) as client:
             pid = client.info("server")["process_id"]
             assert client.config_get("appendonly") == {"appendonly": "yes"}
         process.send_signal(stop_signal)

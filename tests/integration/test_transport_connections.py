@@ -89,8 +89,8 @@ def test_tls(server: EmbeddedServer, certificate: tuple[Path, Path]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate[1], certificate[0])
     broker = BareBroker(server.url)
-    with TcpProxy(server.port, tls=context) as proxy:
-        url = f"rediss://127.0.0.1:{proxy.port}/0?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={certificate[1]}"
+    with TcpProxy(server.url, tls=context) as proxy:
+        url = f"{proxy.url}?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={certificate[1]}"
         environment = {"ORCHESTRATOR_BROKER_URL": url, "BARE_RECORD_URL": server.url}
         with WorkerProcess(APP, server.url, pool="threads", environment=environment) as w:
             with Connection(url, transport=TRANSPORT) as connection:

@@ -26,8 +26,7 @@ def broker(redis_url: str) -> Iterator[BareBroker]:
 
 def test_every_worker_consumes_again_when_the_network_is_back(broker: BareBroker, redis_url: str) -> None:
     """Regression: a worker waited half a minute for an answer that could not come any more."""
-    port = int(redis_url.rpartition(":")[2].split("/")[0])
-    with TcpProxy(port) as network, contextlib.ExitStack() as running:
+    with TcpProxy(redis_url) as network, contextlib.ExitStack() as running:
         environment = {
             "ORCHESTRATOR_BROKER_URL": network.url,
             "BARE_RECORD_URL": redis_url,
