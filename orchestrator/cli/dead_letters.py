@@ -17,9 +17,11 @@ from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.letter_filter import filter_options, selection
 from orchestrator.cli.letters import letter_document, raw_message
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.core.frames import own_frames
 from orchestrator.core.masking import mask
+from orchestrator.core.plural import counted
 from orchestrator.core.redact import redact
-from orchestrator.core.times import age, moment
+from orchestrator.core.times import age, moment, moment_of
 from orchestrator.deadletters.criteria import STATES
 from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
 from orchestrator.deadletters.selection import Group
@@ -27,11 +29,9 @@ from orchestrator.deadletters.selection import Group
 #: Of a reason, a list shows so many characters; `show` has it all.
 _LONGEST_WHY = 100
 
-#: What `show` shows of a letter as it is.
-_SHOWN = (
-    "state", "agent", "message", "task", "queue", "delivery_id", "reason", "group", "attempts", "by", "incarnation",
-    "first_seen", "replay_of",
-)  # fmt: skip
+#: What `show` shows of a letter, first and last.
+_FIRST = ("state", "agent", "message", "task", "reason")
+_LAST = ("delivery_id", "queue", "group", "by", "incarnation", "replay_of")
 
 
 @click.group(name="dead-letters", epilog=EXIT_CODES)
@@ -94,11 +94,12 @@ def _row(letter: dict[str, Any]) -> tuple[str | int, ...]:
 
 @dead_letters.command(cls=CeleryCommand, name="show", epilog=EXIT_CODES)
 @click.argument("letter_id", metavar="ID")
+@click.option("--raw", "wire", is_flag=True, cls=CeleryOption, help="Show the message as it lay in its mailbox, too.")
 @as_json_option
 @click.pass_context
 @reported
-def show_letter(context: click.Context, letter_id: str, as_json: bool) -> None:
-    """Show one dead letter: each failed attempt, the workers it killed, the traceback, and the message."""
+def show_letter(context: click.Context, letter_id: str, wire: bool, as_json: bool) -> None:
+    """Show one dead letter: what was sent, where in your code it failed, each failed attempt, the workers it killed."""
     orchestrator = orchestrator_of(context)
     letter = orchestrator.dead_letters.get(letter_id)
     hidden = orchestrator.settings.redact
@@ -106,34 +107,33 @@ def show_letter(context: click.Context, letter_id: str, as_json: bool) -> None:
     if as_json:
         print_document({**document, "raw": raw})
         return
-    _show(context, letter, document, raw)
+    _show(context, letter, document, raw, wire=wire)
 
 
-def _show(context: click.Context, letter: DeadLetter, document: dict[str, Any], raw: Any) -> None:
+def _show(context: click.Context, letter: DeadLetter, document: dict[str, Any], raw: Any, *, wire: bool) -> None:
     # Here, so that `celery worker` does not load it.
     from orchestrator.cli.tables import console, print_fields, print_table, print_text
 
     out = console(context)
-    fields: dict[str, str | int] = {name.replace("_", " "): document[name] for name in _SHOWN}
-    fields["sent"] = moment(letter.sent_ms) if letter.sent_ms else ""
+    failures, error = document["failures"], document["error"]
+    fields: dict[str, str | int] = {name: document[name] for name in _FIRST}
+    fields["error"] = f"{error['type']}: {error['message']}" if error["type"] else ""
+    fields["attempts"] = document["attempts"]
     fields["when"] = moment(letter.at_ms)
-    if letter.lineage.replays:
-        line = letter.lineage
-        fields["line"] = f"began with {line.first}, sent again {line.replays} times ({line.auto} automatically)"
     if letter.note:
         fields["note"] = f"{document['note'].get('note')} ({document['note'].get('who')})"
-    if document["error"]["type"]:
-        fields["error"] = f"{document['error']['type']}: {document['error']['message']}"
-    if document["metadata"]:
-        fields["metadata"] = json.dumps(document["metadata"])
     print_fields(out, f"Dead letter {letter.id}", fields)
-    failures = document["failures"]
+    print_text(out, "Payload", _payload(letter, document["body"], raw))
+    traceback = failures[-1]["traceback"].rstrip() if failures else ""
+    if traceback:
+        print_text(out, f"Your frames of attempt {failures[-1]['attempt']}", own_frames(traceback))
     print_table(
         out,
         "Failed attempts",
         ("attempt", "when", "worker", "error"),
-        [(f["attempt"], f["at"], f["by"], f"{f['type']}: {f['message']}") for f in failures],
+        [(f["attempt"], moment_of(f["at"]), f["by"], f"{f['type']}: {f['message']}") for f in failures],
         fold=("error",),
+        drop=("worker",),
     )
     if document["deaths"]:
         print_table(
@@ -142,9 +142,37 @@ def _show(context: click.Context, letter: DeadLetter, document: dict[str, Any], 
             ("worker", "reason", "when"),
             [(str(d.get("by", "")), str(d.get("reason", "")), _when(d.get("at"))) for d in document["deaths"]],
         )
-    if failures and failures[-1]["traceback"]:
-        print_text(out, f"Traceback of attempt {failures[-1]['attempt']}", failures[-1]["traceback"].rstrip())
-    print_text(out, f"Message ({len(letter.raw)} bytes)", raw if isinstance(raw, str) else json.dumps(raw, indent=2))
+    more: dict[str, str | int] = {name.replace("_", " "): document[name] for name in _LAST}
+    more["sent"] = moment(letter.sent_ms) if letter.sent_ms else ""
+    more["first failure"] = moment_of(document["first_seen"])
+    if letter.lineage.replays:
+        line = letter.lineage
+        more["line"] = (
+            f"began with {line.first}, sent again {counted(line.replays, 'time')} ({line.auto} automatically)"
+        )
+    more["metadata"] = json.dumps(document["metadata"]) if document["metadata"] else ""
+    print_fields(out, "More", more)
+    if traceback and own_frames(traceback) != traceback:
+        print_text(out, f"Traceback of attempt {failures[-1]['attempt']}", traceback)
+    if wire:
+        print_text(out, f"Message ({counted(len(letter.raw), 'byte')})", _text(raw))
+
+
+def _text(data: Any) -> str:
+    return data if isinstance(data, str) else json.dumps(data, indent=2)
+
+
+def _payload(letter: DeadLetter, body: Any, raw: Any) -> str:
+    """What was sent: a message's fields, or a task's arguments; the whole message where neither can be read."""
+    match body:
+        case None:
+            return _text(raw)
+        case [[fields], {}] if letter.agent:
+            return json.dumps(fields, indent=2)
+        case [args, kwargs]:
+            return json.dumps({"args": args, "kwargs": kwargs}, indent=2)
+        case _:
+            return json.dumps(body, indent=2)
 
 
 def _when(at_ms: Any) -> str:
@@ -222,12 +250,25 @@ def show_acts(context: click.Context, limit: int, as_json: bool) -> None:
     from orchestrator.cli.tables import console, print_table
 
     rows = [
-        (moment(a["at_ms"]), a["kind"], a["who"], a["why"], a["done"], a["dead"], json.dumps(a["detail"])) for a in acts
+        (
+            moment(a["at_ms"]),
+            a["kind"],
+            a["who"],
+            a["why"],
+            _known(a["done"]),
+            _known(a["dead"]),
+            json.dumps(a["detail"]),
+        )
+        for a in acts
     ]
     columns = ("when", "act", "who", "why", "letters", "dead again", "about")
     print_table(
         console(context), f"Acts: {len(rows)}", columns, rows, fold=("about", "why"), drop=("about", "dead again")
     )
+
+
+def _known(count: int | None) -> str | int:
+    return "unknown" if count is None else count
 
 
 @dead_letters.command(cls=CeleryCommand, name="stats", epilog=EXIT_CODES)
@@ -260,3 +301,5 @@ def show_stats(context: click.Context, as_json: bool) -> None:
 
 for _act in ACTS:
     dead_letters.add_command(_act)
+# As it was called before.
+dead_letters.add_command(ACTS[0], name="retry")

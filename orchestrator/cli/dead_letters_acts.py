@@ -1,4 +1,4 @@
-"""``celery -A APP dead-letters retry | edit | park | unpark | purge | export | import``."""
+"""``celery -A APP dead-letters replay | edit | park | unpark | purge | export | import``."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
-from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, reported
+from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.letter_filter import act_options, filter_options, must_be_meant, must_be_one, selection
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import lines, one_line
 from orchestrator.cli.progress import progress_bar
+from orchestrator.core.plural import counted
 from orchestrator.core.times import age
 from orchestrator.deadletters.replay import Canary
+from orchestrator.deadletters.shelf import Sent
 
 _every = click.option("--all", "every", is_flag=True, cls=CeleryOption, help="All letters in that state.")
 _dry_run = click.option("--dry-run", is_flag=True, cls=CeleryOption, help="Only say how many it would be.")
 _optional_id = click.argument("letter_id", metavar="[ID]", required=False)
 
 
-@click.command(cls=CeleryCommand, name="retry", epilog=EXIT_CODES)
+@click.command(
+    cls=CeleryCommand,
+    name="replay",
+    epilog=exit_codes(ExitCode.REFUSED, failed="it stopped before all were sent again"),
+)
 @_optional_id
 @click.option("--rate", "rate_per_s", type=float, metavar="N", cls=CeleryOption, help="At most so many a second.")
 @click.option("--at-most", type=click.IntRange(1), metavar="N", cls=CeleryOption, help="The oldest N.")
@@ -82,19 +88,21 @@ def retry_letters(
         for name, value in (("--at-most", at_most), ("--rate", rate_per_s), ("--canary", canary or None)):
             if value is not None:
                 raise Stop(f"{name} is for many letters, not for an ID", ExitCode.CALLER)
+        letter = log.get(letter_id)
         if dry_run:
-            log.get(letter_id)
             _say(as_json, {"would_retry": 1}, f"{letter_id} would be sent again")
             return
         queue = log.retry(letter_id, who=who, why=why)
-        _say(as_json, {"id": letter_id, "queue": queue}, f"{letter_id} sent again to {one_line(queue)}")
+        sent_one = Sent(letter_id, queue, delivery_id=letter.delivery_id)
+        _say(as_json, _document(sent_one), _sent_again(sent_one))
         return
     chosen = selection(log, options)
     must_be_meant(chosen, every)
     count = chosen.count() if at_most is None else min(at_most, chosen.count())
     if dry_run:
-        _say(as_json, {"would_retry": count}, f"{count} dead letters would be sent again")
+        _say(as_json, {"would_retry": count}, f"{counted(count, 'dead letter')} would be sent again")
         return
+    sent: list[Sent] = []
     with progress_bar("sending again", count) as progress:
         done = chosen.retry(
             rate_per_s=rate_per_s,
@@ -103,14 +111,35 @@ def retry_letters(
             who=who,
             why=why,
             progress=progress,
+            on_sent=sent.append,
         )
-    document = {"act": done.act, "sent": done.sent, "dead_again": done.dead, "stopped": done.stopped}
-    _say(as_json, document, f"{done.sent} dead letters sent again; {done.dead} of them are dead again so far")
+    document = {
+        "act": done.act,
+        "sent": done.sent,
+        "dead_again": done.dead,
+        "stopped": done.stopped,
+        "letters": [_document(one) for one in sent],
+    }
+    said = f"{counted(done.sent, 'dead letter')} sent again; {done.dead} of them dead again so far"
+    _say(as_json, document, "\n".join([*map(_sent_again, sent), said]))
     if done.stopped:
         raise Stop(f"stopped: {done.stopped}", ExitCode.NOT_HANDLED)
 
 
-@click.command(cls=CeleryCommand, name="edit", epilog=EXIT_CODES)
+def _document(sent: Sent) -> dict[str, Any]:
+    return {"id": sent.letter_id, "queue": sent.queue, "delivery_id": sent.delivery_id}
+
+
+def _sent_again(sent: Sent) -> str:
+    which = f" as delivery {one_line(sent.delivery_id)}" if sent.delivery_id else ""
+    return f"{sent.letter_id} sent again to {one_line(sent.queue)}{which}"
+
+
+@click.command(
+    cls=CeleryCommand,
+    name="edit",
+    epilog=exit_codes(ExitCode.REFUSED, failed="the question was answered with no"),
+)
 @click.argument("letter_id", metavar="ID")
 @click.argument("changes", metavar="CHANGES")
 @click.option("--yes", is_flag=True, cls=CeleryOption, help="Do not ask.")
@@ -147,8 +176,8 @@ def edit_letter(
         return
     _ask("Send it again, changed so?", f"{letter_id} would be sent again, changed", yes)
     queue = log.edit_and_retry(letter_id, wanted, who=who, why=why)
-    document = {"id": letter_id, "queue": queue, "diff": edit.diff()}
-    _say(as_json, document, f"{letter_id} sent again to {one_line(queue)}, changed")
+    sent = Sent(letter_id, queue, delivery_id=edit.letter.delivery_id)
+    _say(as_json, {**_document(sent), "diff": edit.diff()}, f"{_sent_again(sent)}, changed")
 
 
 @click.command(cls=CeleryCommand, name="park", epilog=EXIT_CODES)
@@ -176,13 +205,14 @@ def park_letters(
     if letter_id is not None:
         must_be_one(options, every)
         log.park(letter_id, note, who=who, why=why)
-        parked = 1
+        parked = [letter_id]
     else:
         chosen = selection(log, options)
         must_be_meant(chosen, every)
+        parked = []
         with progress_bar("parking", chosen.count()) as progress:
-            parked = chosen.park(note, who=who, why=why, progress=progress)
-    _say(as_json, {"parked": parked}, f"{parked} dead letters parked")
+            chosen.park(note, who=who, why=why, progress=progress, on_ids=parked.extend)
+    _say_ids(as_json, "parked", parked, f"{counted(len(parked), 'dead letter')} parked")
 
 
 @click.command(cls=CeleryCommand, name="unpark", epilog=EXIT_CODES)
@@ -208,18 +238,21 @@ def unpark_letters(
     if letter_id is not None:
         must_be_one(options, every)
         log.unpark(letter_id, who=who, why=why)
-        opened = 1
+        opened = [letter_id]
     else:
         given = {name for name, value in options.items() if value not in (None, ())} - {"state"}
         chosen = selection(log, {**options, "state": "parked"})
         if not given and not every:
             raise Stop("which letters? Give an ID, a filter, or --all", ExitCode.CALLER)
+        opened = []
         with progress_bar("opening", chosen.count()) as progress:
-            opened = chosen.unpark(who=who, why=why, progress=progress)
-    _say(as_json, {"unparked": opened}, f"{opened} dead letters are open again")
+            chosen.unpark(who=who, why=why, progress=progress, on_ids=opened.extend)
+    _say_ids(as_json, "unparked", opened, f"{counted(len(opened), 'dead letter')} open again")
 
 
-@click.command(cls=CeleryCommand, name="purge", epilog=EXIT_CODES)
+@click.command(cls=CeleryCommand, name="purge", epilog=exit_codes(failed="the question was answered with no"))
+@_optional_id
+@_every
 @click.option("--yes", is_flag=True, cls=CeleryOption, help="Do not ask.")
 @filter_options
 @_dry_run
@@ -228,22 +261,39 @@ def unpark_letters(
 @click.pass_context
 @reported
 def purge_letters(
-    context: click.Context, /, yes: bool, dry_run: bool, who: str | None, why: str, as_json: bool, **options: Any
+    context: click.Context,
+    /,
+    letter_id: str | None,
+    every: bool,
+    yes: bool,
+    dry_run: bool,
+    who: str | None,
+    why: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Remove dead letters: all open ones, or those a filter means. Asks first; what is removed is gone."""
-    # What comes while somebody thinks about the answer, nobody has agreed to.
-    chosen = selection(orchestrator_of(context).dead_letters, options).until_now()
+    """Remove one dead letter, or all that a filter means. Asks first; what is removed is gone."""
+    log = orchestrator_of(context).dead_letters
+    if letter_id is not None:
+        must_be_one(options, every)
+        log.get(letter_id)
+        chosen = log.query(state="all").only(letter_id)
+    else:
+        chosen = selection(log, options)
+        must_be_meant(chosen, every)
+        # What comes while somebody thinks about the answer, nobody has agreed to.
+        chosen = chosen.until_now()
     count = chosen.count()
+    letters = counted(count, "dead letter")
     if dry_run:
-        _say(as_json, {"would_remove": count}, f"{count} dead letters would be removed")
+        _say(as_json, {"would_remove": count}, f"{letters} would be removed")
         return
+    removed: list[str] = []
     if count:
-        _ask(f"Remove {count} dead letters?", f"{count} dead letters would be removed", yes)
-    removed = 0
-    if count:
+        _ask(f"Remove {letters}?", f"{letters} would be removed", yes)
         with progress_bar("removing", count) as progress:
-            removed = chosen.purge(who=who, why=why, progress=progress)
-    _say(as_json, {"removed": removed}, f"{removed} dead letters removed")
+            chosen.purge(who=who, why=why, progress=progress, on_ids=removed.extend)
+    _say_ids(as_json, "removed", removed, f"{counted(len(removed), 'dead letter')} removed")
 
 
 @click.command(cls=CeleryCommand, name="export", epilog=EXIT_CODES)
@@ -265,7 +315,7 @@ def export_letters(
             written += 1
             progress(1)
     if str(path) != "-":
-        _say(as_json, {"exported": written, "file": str(path)}, f"{written} dead letters written to {path}")
+        _say(as_json, {"exported": written, "file": str(path)}, f"{counted(written, 'dead letter')} written to {path}")
 
 
 @click.command(cls=CeleryCommand, name="import", epilog=EXIT_CODES)
@@ -288,7 +338,7 @@ def import_letters(context: click.Context, path: Path, dry_run: bool, who: str |
         return
     with progress_bar("importing", None) as progress, path.open("rb") as source:
         added, known = log.import_lines(source, who=who, why=why, progress=progress)
-    _say(as_json, {"added": added, "known": known}, f"{added} dead letters added, {known} were here already")
+    _say(as_json, {"added": added, "known": known}, f"{counted(added, 'dead letter')} added, {known} already here")
 
 
 def _private(path: Path) -> IO[str]:
@@ -306,6 +356,11 @@ def _say(as_json: bool, document: dict[str, Any], text: str) -> None:
         print_document(document)
     else:
         click.echo(text)
+
+
+def _say_ids(as_json: bool, did: str, ids: list[str], text: str) -> None:
+    """How many letters an act reached, and which."""
+    _say(as_json, {did: len(ids), "ids": ids}, "\n".join([*ids, text]))
 
 
 def _ask(question: str, would: str, yes: bool) -> None:

@@ -12,6 +12,7 @@ from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.core.plural import counted
 from orchestrator.core.times import age
 from orchestrator.monitors.leak import Leak, LeakKind
 
@@ -131,7 +132,11 @@ def find_leaks(
     else:
         _show(context, leaks)
         if sweep:
-            click.echo(f"{len(wanted)} would be mended" if dry_run else f"{len(mended)} mended")
+            click.echo(
+                f"{counted(len(wanted), 'leak')} would be mended"
+                if dry_run
+                else f"{counted(len(mended), 'leak')} mended"
+            )
     if len(mended) < len(leaks):
         context.exit(int(ExitCode.NOT_HANDLED))
 

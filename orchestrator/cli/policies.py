@@ -15,6 +15,7 @@ from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.core.effective import Effective
 from orchestrator.core.errors import UnknownAgent
+from orchestrator.core.plural import counted
 from orchestrator.core.policy import Exponential, Fixed, Linear, Retry
 from orchestrator.sending.address import Address
 
@@ -97,7 +98,7 @@ def _shown(value: Any) -> str:
         case Retry(max_retries, backoff, never, on):
             only = f", only on {', '.join(map(str, on))}" if on else ""
             not_on = f", never on {', '.join(map(str, never))}" if never else ""
-            return f"{max_retries} retries, {_pauses(backoff)}{only}{not_on}"
+            return f"{counted(max_retries, 'retry', 'retries')}, {_pauses(backoff)}{only}{not_on}"
         case _:
             return str(value)
 

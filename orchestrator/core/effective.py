@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.plural import counted
 from orchestrator.core.policy import OnError, Retry, WhenDown
 
 _YEAR_S: Final = 365 * 24 * 3600.0
@@ -125,7 +126,7 @@ def wasteful(effective: Effective, factor: float = 1.0) -> list[str]:
     if whole_s <= deadline_s:
         return []
     each = f" of up to {timeout_s:g} s" if timeout_s else ""
-    whole = f"{attempts} attempts{each} with {pauses_s:g} s of pauses take up to {whole_s:g} s"
+    whole = f"{counted(attempts, 'attempt')}{each} with {pauses_s:g} s of pauses take up to {whole_s:g} s"
     scaled = "" if factor == 1 else f" (times as timeout_factor={factor:g} makes them)"
     return [f"{whole}; deadline_s={deadline_s:g} cuts the last ones off{scaled}"]
 

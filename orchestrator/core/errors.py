@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from orchestrator.core.plural import counted
+
 #: Of many members of a broadcast, so many are named in a text.
 _NAMED: Final = 20
 
@@ -213,7 +215,7 @@ class MailboxFull(InfrastructureError):
     """The recipient's mailbox holds as many messages as it may, and its agent has chosen to refuse more."""
 
     def __init__(self, recipient: str, *, depth: int, limit: int) -> None:
-        super().__init__(f"the mailbox of {recipient!r} is full: {depth} messages wait; allowed: {limit}")
+        super().__init__(f"the mailbox of {recipient!r} is full: {counted(depth, 'message')} waiting; allowed: {limit}")
         self.recipient = recipient
         self.depth = depth
         self.limit = limit

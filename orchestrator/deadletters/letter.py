@@ -185,6 +185,12 @@ def _json(raw: bytes, empty: Any) -> Any:
     return loaded if isinstance(loaded, type(empty)) else empty
 
 
+def delivery_of(raw: bytes) -> str:
+    """The id of the delivery that a message is; empty if it is supervised by nobody."""
+    headers = _object(envelope_of(raw), "headers")
+    return str(headers.get("id", "")) if isinstance(headers.get(HEADER), dict) else ""
+
+
 def supervision_in(headers: Mapping[str, Any]) -> Supervision:
     """How a message was supervised; the defaults if its headers do not say."""
     try:

@@ -178,7 +178,7 @@ class DeadLetters:
         """
         letter = self.get(letter_id)
         act = self.begin("park", who, why, id=letter.id, note=note)
-        emit(events.PARKED, {"count": self.shelf.park([letter.id], act, self.note(note, who))})
+        emit(events.PARKED, {"count": len(self.shelf.park([letter.id], act, self.note(note, who)))})
 
     def note(self, note: str, who: str | None) -> str:
         """A note as it is kept."""
@@ -192,7 +192,7 @@ class DeadLetters:
         """
         letter = self.get(letter_id)
         opened = self.shelf.unpark([letter.id], self.begin("unpark", who, why, id=letter.id))
-        emit(events.UNPARKED, {"count": opened})
+        emit(events.UNPARKED, {"count": len(opened)})
 
     def purge(self, *, who: str | None = None, why: str = "") -> int:
         """Remove all that are there now, parked ones too; one added meanwhile stays. Returns how many."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.core.fingerprint import fingerprint
-from orchestrator.deadletters.letter import DIMENSIONS, envelope_of, supervision_in
+from orchestrator.deadletters.letter import DIMENSIONS, delivery_of, envelope_of, supervision_in
 from orchestrator.deadletters.shelf import Act, Found, Lot, Resent, Row, Sent, Settled
 from orchestrator.transport.message import LINEAGE, renewed
 
@@ -173,6 +173,11 @@ class MemoryShelf:
             self._acts.pop(act, None)
             self._progress.pop(act, None)
 
+    def progress(self, act: str, field: str, count: int) -> None:
+        """Add to it."""
+        with self._lock:
+            self._progress[act][field] += count
+
     def deaths_of(self, act: str) -> int:
         """How many are letters anew."""
         return self._progress[act]["dead"]
@@ -202,7 +207,7 @@ class MemoryShelf:
                 self._progress[act]["done"] += 1
                 if silent and watched:
                     self._silent.add(letter_id)
-            sent.append(Lot(queue, (letter_id,)))
+            sent.append(Lot(queue, (letter_id,), (), (delivery_of(row[b"m"]),)))
         return Resent(tuple(sent), tuple(kept), why, len(ids))
 
     def resend_found(
@@ -228,32 +233,32 @@ class MemoryShelf:
             self._silent -= silent
         return Settled(len(sent), len(silent))
 
-    def park(self, ids: Sequence[str], act: str, note: str) -> int:
+    def park(self, ids: Sequence[str], act: str, note: str) -> list[str]:
         """Put letters aside."""
         with self._lock:
             here = [i for i in ids if i in self._rows]
-            opened = sum(i not in self._notes for i in here)
+            opened = [i for i in here if i not in self._notes]
             for letter_id in here:
                 self._notes[letter_id] = note.encode()
                 self._due.pop(letter_id, None)
-            self._progress[act]["done"] += opened
+            self._progress[act]["done"] += len(opened)
             return opened
 
-    def unpark(self, ids: Sequence[str], act: str) -> int:
+    def unpark(self, ids: Sequence[str], act: str) -> list[str]:
         """Make letters open."""
         with self._lock:
-            parked = sum(self._notes.pop(i, None) is not None for i in ids)
-            self._progress[act]["done"] += parked
+            parked = [i for i in ids if self._notes.pop(i, None) is not None]
+            self._progress[act]["done"] += len(parked)
             return parked
 
-    def remove(self, ids: Sequence[str], act: str) -> int:
+    def remove(self, ids: Sequence[str], act: str) -> list[str]:
         """Remove letters."""
         with self._lock:
             here = [i for i in ids if i in self._rows]
             for letter_id in here:
                 self._forget(letter_id)
             self._progress[act]["done"] += len(here)
-            return len(here)
+            return here
 
     def _forget(self, letter_id: str) -> Callable[[], None]:
         """Take a letter out of everything; returns what puts it back as if nothing had been."""

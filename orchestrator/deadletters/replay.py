@@ -100,6 +100,7 @@ def replay(
     pace: Pace,
     canary: Canary | None,
     progress: Callable[[int], None] | None,
+    on_sent: Callable[[Sent], None] | None = None,
 ) -> Replayed:
     """Send letters again until there are none left, the canary stops it, or a mailbox takes no more."""
     total = silent = 0
@@ -114,6 +115,9 @@ def replay(
                 ended = True
                 break
             tell(resent)
+            if on_sent is not None:
+                for one in resent.each():
+                    on_sent(one)
             total += resent.count
             if canary is not None:
                 sent += resent.each()
@@ -130,6 +134,9 @@ def replay(
         if stopped or ended:
             break
     dead = shelf.deaths_of(act) + silent
+    if silent:
+        # No letter tells of these.
+        shelf.progress(act, "dead", silent)
     if stopped:
         emit(events.REPLAY_STOPPED, {"sent": total, "dead": dead}, act=act, why=stopped)
     return Replayed(act, total, dead, stopped)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.deadletters.criteria import Criteria, check_limit
 from orchestrator.deadletters.export import write_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
 from orchestrator.deadletters.replay import Canary, Pace, Replayed, Source, replay
-from orchestrator.deadletters.shelf import BATCH, Found, Resent
+from orchestrator.deadletters.shelf import BATCH, Found, Resent, Sent
 from orchestrator.telemetry import emit, events
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ _AHEAD = 1000
 _HOUR_MS = 3_600_000
 
 Progress = Callable[[int], None]
+
+#: Is given the letters that were acted on, a batch at a time.
+OnIds = Callable[[Sequence[str]], None]
+
+#: Is given each letter that was sent again.
+OnSent = Callable[[Sent], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,10 @@ class Selection:
         newest = self._shelf.newest(1, "+")
         last = newest[0][0] if newest else "0-0"
         return Selection(self._log, self.criteria, (low, _lower(last, high)))
+
+    def only(self, letter_id: str) -> Selection:
+        """The one of them with that id."""
+        return Selection(self._log, self.criteria, (letter_id, letter_id))
 
     # -- asking
 
@@ -162,6 +172,7 @@ class Selection:
         who: str | None = None,
         why: str = "",
         progress: Progress | None = None,
+        on_sent: OnSent | None = None,
     ) -> Replayed:
         """Send them again, oldest first; those that come meanwhile are left, so none is sent twice.
 
@@ -171,7 +182,7 @@ class Selection:
         pace = Pace(rate_per_s)
         act = self._log.begin("retry", who, why, filter=self.criteria.described(), canary=canary is not None)
         send = self._sender(act, at_most, watched=canary is not None)
-        return replay(self._shelf, send, act, pace, canary, progress)
+        return replay(self._shelf, send, act, pace, canary, progress, on_sent)
 
     def _sender(self, act: str, at_most: int | None, *, watched: bool) -> Source:
         """Sends what an index finds in the step that finds it, and what has to be looked for by its id."""
@@ -213,39 +224,68 @@ class Selection:
 
         return send
 
-    def park(self, note: str, *, who: str | None = None, why: str = "", progress: Progress | None = None) -> int:
+    def park(
+        self,
+        note: str,
+        *,
+        who: str | None = None,
+        why: str = "",
+        progress: Progress | None = None,
+        on_ids: OnIds | None = None,
+    ) -> int:
         """Put them aside; returns how many were open."""
         act = self._log.begin("park", who, why, filter=self.criteria.described(), note=note)
         kept = self._log.note(note, who)
-        done = self._each(lambda ids: self._shelf.park(ids, act, kept), progress)
+        done = self._each(lambda ids: self._shelf.park(ids, act, kept), progress, on_ids)
         emit(events.PARKED, {"count": done})
         return done
 
-    def unpark(self, *, who: str | None = None, why: str = "", progress: Progress | None = None) -> int:
+    def unpark(
+        self, *, who: str | None = None, why: str = "", progress: Progress | None = None, on_ids: OnIds | None = None
+    ) -> int:
         """Make them open again; returns how many were parked."""
         act = self._log.begin("unpark", who, why, filter=self.criteria.described())
-        done = self._each(lambda ids: self._shelf.unpark(ids, act), progress)
+        done = self._each(lambda ids: self._shelf.unpark(ids, act), progress, on_ids)
         emit(events.UNPARKED, {"count": done})
         return done
 
-    def purge(self, *, who: str | None = None, why: str = "", progress: Progress | None = None) -> int:
+    def purge(
+        self, *, who: str | None = None, why: str = "", progress: Progress | None = None, on_ids: OnIds | None = None
+    ) -> int:
         """Remove them for good; returns how many."""
-        act = self._log.begin("purge", who, why, filter=self.criteria.described())
-        done = self._each(lambda ids: self._shelf.remove(ids, act), progress)
+        act = self._log.begin("purge", who, why, **self._about())
+        done = self._each(lambda ids: self._shelf.remove(ids, act), progress, on_ids)
         emit(events.PURGED, {"count": done})
         return done
 
     def export(self, *, who: str | None = None, why: str = "") -> Iterator[str]:
         """Each letter as a line of JSON, oldest first, with its secrets: it must be possible to send it again."""
-        self._log.begin("export", who, why, filter=self.criteria.described())
+        act = self._log.begin("export", who, why, filter=self.criteria.described())
         for ids in self._ids():
-            for row in self._shelf.rows(ids):
-                yield write_line(row)
+            rows = self._shelf.rows(ids)
+            written = 0
+            try:
+                for row in rows:
+                    written += 1
+                    yield write_line(row)
+            finally:
+                # Whoever stops reading was given these.
+                if written:
+                    self._shelf.progress(act, "done", written)
 
-    def _each(self, act: Callable[[list[str]], int], progress: Progress | None) -> int:
+    def _about(self) -> dict[str, Any]:
+        """Which letters are meant, for the record of an act."""
+        if self._fixed is not None and self._fixed[0] == self._fixed[1]:
+            return {"id": self._fixed[0]}
+        return {"filter": self.criteria.described()}
+
+    def _each(self, act: Callable[[list[str]], list[str]], progress: Progress | None, on_ids: OnIds | None) -> int:
         done = 0
         for ids in self._ids():
-            done += act(ids)
+            reached = act(ids)
+            done += len(reached)
+            if on_ids is not None:
+                on_ids(reached)
             if progress is not None:
                 progress(len(ids))
         return done

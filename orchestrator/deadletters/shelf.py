@@ -36,17 +36,17 @@ class Sent:
     queue: str
     #: Where it lies in its mailbox.
     entry: str = ""
-    #: The delivery whose outcome tells how it went; empty for plain Celery messages.
+    #: The delivery that it is; empty for plain Celery messages.
     delivery_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """Letters that were sent again to one mailbox; the last two, by place, are known of those that somebody watches."""
+    """Letters that were sent again to one mailbox, and by place what :class:`Sent` has of each."""
 
     queue: str
     letter_ids: Sequence[str]
-    #: See :class:`Sent`.
+    #: Known of those that somebody watches.
     entries: Sequence[str] = ()
     delivery_ids: Sequence[str] = ()
 
@@ -73,10 +73,8 @@ class Resent:
         """One by one."""
         for lot in self.lots:
             for at, letter_id in enumerate(lot.letter_ids):
-                if lot.entries:
-                    yield Sent(letter_id, lot.queue, lot.entries[at], lot.delivery_ids[at])
-                else:
-                    yield Sent(letter_id, lot.queue)
+                entry = lot.entries[at] if lot.entries else ""
+                yield Sent(letter_id, lot.queue, entry, lot.delivery_ids[at] if lot.delivery_ids else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +97,9 @@ class Act:
     why: str
     at_ms: int
     detail: Mapping[str, Any] = field(default_factory=dict)
-    #: Letters it reached so far, and how many of those it sent again are dead letters anew. Known for a week.
-    done: int = 0
-    dead: int = 0
+    #: Letters it reached so far, and how many of those it sent again are dead anew. Known for a week, then ``None``.
+    done: int | None = 0
+    dead: int | None = 0
 
 
 #: A letter's entry and its note (empty unless parked).
@@ -167,6 +165,10 @@ class Shelf(Protocol):
         """Forget an act that came to nothing."""
         ...
 
+    def progress(self, act: str, field: str, count: int) -> None:
+        """Add to how many letters an act has ``done``, or how many of those are ``dead`` anew."""
+        ...
+
     def deaths_of(self, act: str) -> int:
         """How many of those that the act sent again are letters anew."""
         ...
@@ -200,16 +202,16 @@ class Shelf(Protocol):
         """How these fare, which were sent again ``watched``."""
         ...
 
-    def park(self, ids: Sequence[str], act: str, note: str) -> int:
-        """Put letters aside; returns how many were open."""
+    def park(self, ids: Sequence[str], act: str, note: str) -> list[str]:
+        """Put letters aside; returns those that were open."""
         ...
 
-    def unpark(self, ids: Sequence[str], act: str) -> int:
-        """Make letters open; returns how many were parked."""
+    def unpark(self, ids: Sequence[str], act: str) -> list[str]:
+        """Make letters open; returns those that were parked."""
         ...
 
-    def remove(self, ids: Sequence[str], act: str) -> int:
-        """Remove letters; returns how many there were."""
+    def remove(self, ids: Sequence[str], act: str) -> list[str]:
+        """Remove letters; returns those that were there."""
         ...
 
     def take_in(self, rows: Sequence[Row], act: str) -> list[str]:

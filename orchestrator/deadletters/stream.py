@@ -177,6 +177,17 @@ class StreamShelf:
 
         self._call(forget)
 
+    def progress(self, act: str, field: str, count: int) -> None:
+        """One round trip."""
+
+        def add() -> None:
+            with self._store.client.pipeline() as pipe:
+                pipe.hincrby(self._k.letter_act(act), field, count)
+                pipe.pexpire(self._k.letter_act(act), _WEEK_MS)
+                pipe.execute()
+
+        self._call(add)
+
     def deaths_of(self, act: str) -> int:
         """How many are letters anew."""
         return int(self._call(lambda: self._store.client.hget(self._k.letter_act(act), "dead")) or 0)
@@ -240,17 +251,17 @@ class StreamShelf:
                 silent += outcome.get("outcome") == "dead" and not outcome.get("letter_id")
         return Settled(ended, silent)
 
-    def park(self, ids: Sequence[str], act: str, note: str) -> int:
+    def park(self, ids: Sequence[str], act: str, note: str) -> list[str]:
         """Put letters aside."""
-        return int(self._store.run("park_letters", [], [self._k.root, act, note, *ids]))
+        return _ids(self._store.run("park_letters", [], [self._k.root, act, note, *ids]))
 
-    def unpark(self, ids: Sequence[str], act: str) -> int:
+    def unpark(self, ids: Sequence[str], act: str) -> list[str]:
         """Make letters open."""
-        return int(self._store.run("unpark_letters", [], [self._k.root, act, *ids]))
+        return _ids(self._store.run("unpark_letters", [], [self._k.root, act, *ids]))
 
-    def remove(self, ids: Sequence[str], act: str) -> int:
+    def remove(self, ids: Sequence[str], act: str) -> list[str]:
         """Remove letters."""
-        return int(self._store.run("purge_letters", [], [self._k.root, act, *ids]))
+        return _ids(self._store.run("purge_letters", [], [self._k.root, act, *ids]))
 
     def take_in(self, rows: Sequence[Row], act: str) -> list[str]:
         """Add letters of another log."""
@@ -296,6 +307,10 @@ class StreamShelf:
             raise BrokerUnavailable(self._store.url, error) from error
 
 
+def _ids(raw: Sequence[bytes]) -> list[str]:
+    return [letter_id.decode() for letter_id in raw]
+
+
 def _values(raw: bytes | None) -> list[bytes]:
     """What letters of a kind agree in, byte for byte; empty if there is no such kind (any more)."""
     texts: list[str] = json.loads(raw.decode("utf-8", "surrogateescape")) if raw else []
@@ -327,6 +342,7 @@ def _act(act: str, fields: Mapping[bytes, bytes], done: bytes | None, dead: byte
         why=text.get("why", ""),
         at_ms=int(act.split("-")[0]),
         detail=json.loads(text.get("detail") or "{}"),
-        done=int(done or 0),
-        dead=int(dead or 0),
+        done=None if done is None else int(done),
+        # Written with the first of them.
+        dead=None if done is None else int(dead or 0),
     )

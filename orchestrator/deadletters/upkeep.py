@@ -8,6 +8,8 @@ from time import monotonic
 
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
+from orchestrator.core.plural import counted
+from orchestrator.core.times import age
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.replay import tell
 from orchestrator.deadletters.shelf import BATCH, LOOK
@@ -77,10 +79,10 @@ def _plan(log: DeadLetters, keeping: Keeping, until: float) -> int:
         looked_at, spent = shelf.plan(keeping.retries, round(keeping.first_retry_s * 1000), RETRIED, BATCH)
         if spent:
             act = log.begin("park", _WHO, "automatic retries used up")
-            note = log.note(f"retried automatically {keeping.retries} times", _WHO)
-            parked += shelf.park(spent, act, note)
+            note = log.note(f"retried automatically {counted(keeping.retries, 'time')}", _WHO)
+            parked += len(shelf.park(spent, act, note))
     if parked:
-        logger.warning("%d dead letters parked: their automatic retries are used up", parked)
+        logger.warning("%s parked: no automatic retry is left", counted(parked, "dead letter"))
         emit(events.PARKED, {"count": parked})
     return parked
 
@@ -114,7 +116,11 @@ class _Retries:
     def ended(self) -> int:
         """Say what there is to say; returns how many were sent."""
         if self._kept:
-            logger.warning("%d automatic retries wait: %s", self._kept, "; ".join(islice(self._waiting, 3)))
+            logger.warning(
+                "%s waiting: %s",
+                counted(self._kept, "automatic retry", "automatic retries"),
+                "; ".join(islice(self._waiting, 3)),
+            )
         if self._act and not self._retried:
             # Else the operators' acts would make room for nothing.
             self._log.shelf.withdraw(self._act)
@@ -133,13 +139,13 @@ def _expire(log: DeadLetters, keeping: Keeping, until: float) -> int:
         found = shelf.find((), "open", low, high, limit=BATCH, oldest_first=True)
         if found.ids:
             act = act or log.begin("expire", _WHO, f"older than {keeping.keep_s:g} s")
-            removed += shelf.remove(found.ids, act)
+            removed += len(shelf.remove(found.ids, act))
         shelf.mark(found.cursor)
         if not found.cursor:
             break
         low = f"({found.cursor}"
     if removed:
-        logger.warning("%d dead letters expired unresolved, after %g s", removed, keeping.keep_s)
+        logger.warning("%s expired unresolved, after %s", counted(removed, "dead letter"), age(keeping.keep_s))
         emit(events.LETTERS_EXPIRED, {"count": removed}, reason="age")
     return removed
 
@@ -155,13 +161,13 @@ def _trim(log: DeadLetters, keeping: Keeping, until: float) -> int:
             found = shelf.find((), state, low, "+", limit=min(BATCH, LOOK, over - removed), oldest_first=True)
             if found.ids:
                 act = act or log.begin("trim", _WHO, f"more than {keeping.most}")
-                removed += shelf.remove(found.ids, act)
+                removed += len(shelf.remove(found.ids, act))
             if not found.cursor:
                 break
             low = f"({found.cursor}"
         else:
             break
     if removed:
-        logger.warning("%d dead letters removed unresolved, the oldest of more than %d", removed, keeping.most)
+        logger.warning("%s removed unresolved: more than %d are kept", counted(removed, "dead letter"), keeping.most)
         emit(events.LETTERS_EXPIRED, {"count": removed}, reason="length")
     return removed

@@ -46,7 +46,7 @@ def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench:
 
 def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: ShelfInRedis) -> None:
     bench.bury()
-    for command in (("retry",), ("park", "--note", "n"), ("unpark",)):
+    for command in (("replay",), ("retry",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")):
         refused = invoke(shop.app, dead_letters, *command)
         assert refused.exit_code == 2
         assert refused.stderr == "Error: which letters? Give an ID, a filter, or --all\n"
@@ -58,7 +58,7 @@ def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: ShelfInR
     bench.bury()
     result = invoke(shop.app, dead_letters, "retry", "--all", "--canary", "--wait", "0.05")
     assert result.exit_code == 1
-    assert "1 dead letters sent again" in result.stdout
+    assert "1 dead letter sent again" in result.stdout
     assert "have not come to an end" in result.stderr
 
 
@@ -72,7 +72,7 @@ def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, b
     assert "'billing' is full" in document["stopped"]
     assert result.stderr == f"Error: stopped: {document['stopped']}\n"
     result = invoke(shop.app, dead_letters, "retry", last)
-    assert (result.exit_code, result.stdout) == (4, "")
+    assert (result.exit_code, result.stdout) == (5, "")
     assert "'billing' is full" in result.stderr
     assert asked(shop, "list")["count"] == 2
 
@@ -84,7 +84,7 @@ def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: ShelfInRedis) -
     assert invoke(shop.app, dead_letters, "retry", "1-1", "--dry-run").exit_code == 2
 
 
-@pytest.mark.parametrize("command", [("retry",), ("park", "--note", "n"), ("unpark",)])
+@pytest.mark.parametrize("command", [("replay",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")])
 @pytest.mark.parametrize("more", [("--all",), ("--agent", "shipping"), ("--state", "all"), ("--metadata", "job=1")])
 def test_one_letter_or_those_of_a_filter_are_meant(
     shop: Orchestrator, bench: ShelfInRedis, command: tuple[str, ...], more: tuple[str, ...]
@@ -148,22 +148,26 @@ def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: ShelfInRedis
 
 def test_letters_are_parked_and_unparked(shop: Orchestrator, bench: ShelfInRedis) -> None:
     letter_id = bench.bury()
-    bench.bury()
-    assert asked(shop, "park", letter_id, "--note", "ask the bank", "--who", "ann") == {"parked": 1}
+    other = bench.bury()
+    parked = asked(shop, "park", letter_id, "--note", "ask the bank", "--who", "ann")
+    assert parked == {"parked": 1, "ids": [letter_id]}
     assert asked(shop, "list")["count"] == 1
     assert "ask the bank (ann)" in invoke(shop.app, dead_letters, "show", letter_id).stdout
-    assert asked(shop, "park", "--all", "--note", "too") == {"parked": 1}
+    assert asked(shop, "park", "--all", "--note", "too") == {"parked": 1, "ids": [other]}
     assert asked(shop, "list", "--state", "parked")["count"] == 2
-    assert asked(shop, "unpark", letter_id) == {"unparked": 1}
-    assert asked(shop, "unpark", "--all") == {"unparked": 1}
+    assert asked(shop, "unpark", letter_id) == {"unparked": 1, "ids": [letter_id]}
+    assert asked(shop, "unpark", "--all") == {"unparked": 1, "ids": [other]}
 
 
 def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: ShelfInRedis) -> None:
-    bench.bury(agent="shipping")
-    bench.bury()
+    first, second, third = bench.bury(agent="shipping"), bench.bury(), bench.bury()
     assert asked(shop, "purge", "--agent", "shipping", "--dry-run") == {"would_remove": 1}
-    assert asked(shop, "purge", "--agent", "shipping", "--yes") == {"removed": 1}
-    assert asked(shop, "list")["count"] == 1
+    assert asked(shop, "purge", "--agent", "shipping", "--yes") == {"removed": 1, "ids": [first]}
+    assert asked(shop, "purge", second, "--yes") == {"removed": 1, "ids": [second]}
+    assert [letter["id"] for letter in asked(shop, "list")["letters"]] == [third]
+    by_id, by_filter = asked(shop, "acts")["acts"]
+    assert (by_id["done"], by_id["detail"]) == (1, {"id": second})
+    assert (by_filter["done"], by_filter["detail"]["filter"]["agent"]) == (1, "shipping")
 
 
 def test_what_comes_while_somebody_is_asked_is_not_purged(
@@ -178,10 +182,10 @@ def test_what_comes_while_somebody_is_asked_is_not_purged(
         return True
 
     monkeypatch.setattr("orchestrator.cli.dead_letters_acts.can_ask", can_ask)
-    for options, removed in ((("--agent", "shipping"), 1), ((), 2)):
+    for options, removed in ((("--agent", "shipping"), "1 dead letter"), (("--all",), "2 dead letters")):
         result = invoke(shop.app, dead_letters, "purge", *options, stdin="y\n")
-        assert f"Remove {removed} dead letters?" in result.stderr
-        assert result.stdout == f"{removed} dead letters removed\n"
+        assert f"Remove {removed}?" in result.stderr
+        assert result.stdout.endswith(f"\n{removed} removed\n")
     assert [letter["id"] for letter in asked(shop, "list")["letters"]] == came[1:]
 
 
@@ -191,7 +195,7 @@ def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, bench: ShelfInRe
     path, again = tmp_path / "letters", tmp_path / "again"
     assert asked(shop, "export", str(path))["exported"] == 2
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert asked(shop, "purge", "--yes") == {"removed": 2}
+    assert asked(shop, "purge", "--all", "--yes")["removed"] == 2
     assert asked(shop, "import", str(path), "--dry-run") == {"valid": True}
     assert asked(shop, "import", str(path)) == {"added": 2, "known": 0}
     assert asked(shop, "import", str(path)) == {"added": 0, "known": 2}

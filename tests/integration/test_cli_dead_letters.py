@@ -35,7 +35,9 @@ def test_a_letter_tells_its_whole_story(shop: Orchestrator, redis_url: str) -> N
 
         shown = invoke(shop.app, dead_letters, "show", letter_id).stdout
         assert sent["id"] in shown
-        assert shown.count("ConnectionError: bank refused order o1") == 5  # error, three attempts, traceback
+        assert (
+            shown.count("ConnectionError: bank refused order o1") == 6
+        )  # error, own frames, three attempts, traceback
         assert "Traceback of attempt 3" in shown
         document = json.loads(invoke(shop.app, dead_letters, "show", letter_id, "--json").stdout)
         assert [failure["attempt"] for failure in document["failures"]] == [1, 2, 3]
@@ -44,7 +46,9 @@ def test_a_letter_tells_its_whole_story(shop: Orchestrator, redis_url: str) -> N
         for text in (listed, shown, json.dumps(document)):
             assert "S3CRET" not in text
 
-        assert invoke(shop.app, dead_letters, "retry", letter_id).stdout == f"{letter_id} sent again to billing\n"
+        assert invoke(shop.app, dead_letters, "retry", letter_id).stdout == (
+            f"{letter_id} sent again to billing as delivery {sent['id']}\n"
+        )
         again = invoke(shop.app, dead_letters, "retry", letter_id)
         assert again.exit_code == 2
         assert again.stderr.startswith(f"Error: unknown dead letter '{letter_id}'; ")
@@ -111,20 +115,22 @@ def test_pages_lead_to_the_oldest(shop: Orchestrator) -> None:
 
 
 def test_purging_asks_first(shop: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert invoke(shop.app, dead_letters, "purge").stdout == "0 dead letters removed\n"
+    assert invoke(shop.app, dead_letters, "purge", "--all").stdout == "0 dead letters removed\n"
     bury(shop, b"{}")
     bury(shop, b"{}")
-    refused = invoke(shop.app, dead_letters, "purge")
+    refused = invoke(shop.app, dead_letters, "purge", "--all")
     assert refused.exit_code == 2
     assert refused.stderr == "Error: 2 dead letters would be removed; say --yes, as nobody can be asked\n"
 
     monkeypatch.setattr("orchestrator.cli.dead_letters_acts.can_ask", lambda: True)
-    declined = invoke(shop.app, dead_letters, "purge", stdin="n\n")
+    declined = invoke(shop.app, dead_letters, "purge", "--all", stdin="n\n")
     assert declined.exit_code == 1
     assert "Remove 2 dead letters? [y/N]" in declined.stderr
     assert shop.dead_letters.count() == 2
-    assert invoke(shop.app, dead_letters, "purge", stdin="y\n").stdout == "2 dead letters removed\n"
+    removed = invoke(shop.app, dead_letters, "purge", "--all", stdin="y\n").stdout
+    assert removed.endswith("\n2 dead letters removed\n")
 
-    bury(shop, b"{}")
-    assert json.loads(invoke(shop.app, dead_letters, "purge", "--yes", "--json").stdout) == {"removed": 1}
+    last = bury(shop, b"{}")
+    purged = json.loads(invoke(shop.app, dead_letters, "purge", "--all", "--yes", "--json").stdout)
+    assert purged == {"removed": 1, "ids": [last]}
     assert shop.dead_letters.count() == 0

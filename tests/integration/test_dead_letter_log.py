@@ -188,8 +188,8 @@ def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: Bench) -> Non
     made = [bench.bury() for _ in range(6)]
     log = bench.log
     act = log.begin("purge", "ann", "")
-    assert log.shelf.remove([made[0], made[3], made[1]], act) == 3
-    assert log.shelf.remove([made[5], made[2]], act) == 2
+    assert log.shelf.remove([made[0], made[3], made[1]], act) == [made[0], made[3], made[1]]
+    assert log.shelf.remove([made[5], made[2]], act) == [made[5], made[2]]
     assert ids(log.list()) == [made[4]]
 
 

@@ -1,4 +1,4 @@
--- Removes dead letters. ARGV: root, act, ids… Returns how many there were.
+-- Removes dead letters. ARGV: root, act, ids… Returns the ids of those that were there.
 even_when_full(ARGV[1] .. 'dead-letters')
 local ids, of_kind, origins = {}, {}, {}
 for i = 3, #ARGV do
@@ -14,4 +14,4 @@ for i = 3, #ARGV do
 end
 drop_letters(ARGV[1], ids, of_kind, origins)
 note_progress(ARGV[1], ARGV[2], 'done', #ids)
-return #ids
+return ids

@@ -102,7 +102,7 @@ end
 -- instead of the letter's, or ''), gapless (see drop_letters; of a kind's letters, only the last are ever kept).
 -- Returns `out`, to which it adds {{queue, why, 'id id …'}, …} of what flow control refuses, or false: nothing
 -- is dropped for want of room, these stay letters; then for each queue its name, 'id id …', and if watched 'entry entry …'
--- (in the mailbox) and {delivery, …}, else '' twice. An answer of many parts is written in as many pieces.
+-- (in the mailbox), else '', and {delivery, …}, '' for each that is supervised by nobody. An answer of many parts is written in as many pieces.
 local function resend(how, lots, out)
   local root, watched, instead = how.root, how.watched, how.instead ~= ''
   local kept, gone, of_kind, origins = {}, {}, {}, {}
@@ -138,7 +138,7 @@ local function resend(how, lots, out)
       if watched then
         out[#out + 1], out[#out + 2] = table.concat(entries, ' '), begin_watching(root, lot, take)
       else
-        out[#out + 1], out[#out + 2] = '', ''
+        out[#out + 1], out[#out + 2] = '', {unpack(lot.deliveries, 1, take)}
       end
       redis.call('HINCRBY', ledger, 'accepted', take)
       redis.call('SADD', root .. 'queues', queue)

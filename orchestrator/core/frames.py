@@ -1,0 +1,29 @@
+"""Which frames of a traceback are the user's own."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_FRAME: Final = re.compile(r'^  File "([^"]*)", line \d+, in ')
+
+#: Paths of installed packages, of the standard library, and of this library where it is not installed.
+_FOREIGN: Final = re.compile(
+    r"/(site|dist)-packages/|/lib/python\d|^<frozen |/orchestrator/(agents|core|sending|transport|worker)/"
+)
+
+
+def own_frames(traceback: str) -> str:
+    """A traceback's text without the frames of libraries; all of it, if no other frame is in it."""
+    kept: list[str] = []
+    own = foreign = False
+    for line in traceback.splitlines():
+        if frame := _FRAME.match(line):
+            foreign = bool(_FOREIGN.search(frame[1]))
+            own = own or not foreign
+        elif not line.startswith("    "):
+            # The error itself, or how two of them hang together.
+            foreign = False
+        if not foreign:
+            kept.append(line)
+    return "\n".join(kept) if own else traceback
