@@ -42,7 +42,7 @@ def house(redis_url: str, tmp_path: Path) -> Iterator[House]:
 def automatic(house: House) -> int:
     """How many letters were sent again by themselves."""
     acts = house.orchestrator.dead_letters.acts(500)
-    return sum(act.done for act in acts if (act.kind, act.why) == ("retry", "automatic"))
+    return sum(act.done or 0 for act in acts if (act.kind, act.why) == ("retry", "automatic"))
 
 
 def test_a_letter_is_sent_again_five_times_by_itself_and_then_parked(house: House) -> None:
