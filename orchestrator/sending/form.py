@@ -82,7 +82,7 @@ def write_form(
     """
     before: PublishBatch | None = batch.state.session
     waiting = before.take_back() if before is not None else []
-    by_celery(app, parcel, headers, reprs, {"producer": batch.producer, "add_to_parent": False})
+    by_celery(app, parcel, headers, reprs, {"producer": batch.producer, "add_to_parent": False, "retry": False})
     session: PublishBatch = batch.state.session
     calls = session.take_back()
     for call in waiting:

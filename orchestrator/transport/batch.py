@@ -35,6 +35,8 @@ class PublishBatch:
         self._sent: list[Call] = []
         self._size = 0
         self._failed: BaseException | None = None
+        #: Over which the last calls were sent; the channel has another one once its connection was closed.
+        self._wire = channel.wire
         self._done = ""
 
     def publish(self, message: dict[str, Any], **kwargs: Any) -> Any:
@@ -77,7 +79,8 @@ class PublishBatch:
             return
         calls, self._calls, self._size = self._calls, [], 0
         with self._failing():
-            self.channel.wire.begin(_packed(self.channel.wire, calls))
+            self._wire = self.channel.wire
+            self._wire.begin(_packed(self._wire, calls))
             self._sent = calls
 
     def receive(self) -> None:
@@ -87,7 +90,7 @@ class PublishBatch:
             return
         calls, self._sent = self._sent, []
         with self._failing():
-            self._heed(calls, self.channel.wire.end(len(calls)))
+            self._heed(calls, self._wire.end(len(calls)))
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -103,7 +106,7 @@ class PublishBatch:
         unknown = [call for call, reply in zip(calls, replies, strict=True) if isinstance(reply, NoScriptError)]
         if unknown:
             # The server did not know the script, so these were not done.
-            wire = self.channel.wire
+            wire = self._wire
             for name in {name for name, _, _ in unknown}:
                 wire.call("SCRIPT", "LOAD", source(name))
             wire.begin(_packed(wire, unknown))
@@ -151,7 +154,7 @@ class PublishBatch:
     def _abandon(self) -> None:
         if self._sent:
             self._sent = []
-            self.channel.wire.abandon()
+            self._wire.abandon()
 
     def _check(self) -> None:
         if self._done:

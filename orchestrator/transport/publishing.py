@@ -13,6 +13,7 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import JSONEncoder
 from redis import UnixDomainSocketConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
@@ -69,6 +70,9 @@ class PublishingChannel(kombu_redis.Channel):
     # -- connections
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        if getattr(self.connection, "client", None) is None:
+            # kombu has given up this channel, perhaps within a publish that goes on with it. It is to try again over another.
+            raise RedisConnectionError("the channel was closed with its connection")
         params: dict[str, Any] = super()._connparams(asynchronous)
         for name in ("socket_timeout", "socket_connect_timeout"):
             if params.get(name) is None and (name == "socket_timeout" or "path" not in params):
