@@ -38,7 +38,7 @@ from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision, h
 from orchestrator.sending.shown_arguments import masked_args, masked_kwargs, masked_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.message import LINEAGE, SENT
-from orchestrator.transport.request import TrackedRequest, channel_of
+from orchestrator.transport.request import TrackedRequest, channel_of, is_unsent_retry
 
 logger = get_logger(__name__)
 
@@ -229,6 +229,8 @@ class SupervisedRequest(TrackedRequest):
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """The attempt failed for good, or its process is gone."""
         error = _unwrapped(exc_info)
+        if is_unsent_retry(error, exc_info):
+            error.requeue = True
         # A lost process gives the message back; the others have ways of their own.
         elsewhere = isinstance(error, CeleryRetry | Ignore | WorkerLostError | Terminated) or (
             isinstance(error, Reject) and error.requeue

@@ -84,7 +84,8 @@ def write_form(
     waiting = before.take_back() if before is not None else []
     by_celery(app, parcel, headers, reprs, {"producer": batch.producer, "add_to_parent": False, "retry": False})
     session: PublishBatch = batch.state.session
-    calls = session.take_back()
+    # Celery's task-sent event is of this one alone.
+    calls = [call for call in session.take_back() if call[0]]
     for call in waiting:
         session.run(*call)
     return _form(session, headers, *calls[0]) if len(calls) == 1 and calls[0][0] in _MESSAGE_AT else None

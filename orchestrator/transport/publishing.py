@@ -71,7 +71,7 @@ class PublishingChannel(kombu_redis.Channel):
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         if getattr(self.connection, "client", None) is None:
-            # kombu has given up this channel, perhaps within a publish that goes on with it. It is to try again over another.
+            # kombu has closed this channel, perhaps within a publish that goes on with it: it tries again over another.
             raise RedisConnectionError("the channel was closed with its connection")
         params: dict[str, Any] = super()._connparams(asynchronous)
         for name in ("socket_timeout", "socket_connect_timeout"):

@@ -20,6 +20,11 @@ _PASSING: Final = re.compile(r"\b(?:NOREPLICAS|MISCONF|READONLY|BUSY|LOADING|MAS
 #: Those of which redis-py takes the word away.
 _PASSING_KINDS: Final = (ReadOnlyError, MasterDownError, TryAgainError)
 
+#: Those that last until somebody changes something: rights, the type of a key, a full memory.
+_LASTING: Final = re.compile(
+    r"\b(?:NOPERM|NOAUTH|WRONGPASS|WRONGTYPE|OOM|maxmemory|permissions)\b|Authentication|used memory"
+)
+
 _FULL: Final = ("OOM", "used memory", "maxmemory")
 
 
@@ -36,6 +41,12 @@ def is_full(error: ResponseError) -> bool:
     """Whether the server's memory is full. It still serves, and can be emptied."""
     text = str(error)
     return any(word in text for word in _FULL)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what failed may succeed later, because the server is away or refuses for a while."""
+    text = str(error)
+    return _PASSING.search(text) is not None or _LASTING.search(text) is None
 
 
 @contextmanager

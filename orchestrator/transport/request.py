@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from celery.exceptions import WorkerLostError
+from celery.exceptions import Reject, WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from orchestrator.core.log import get_logger
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.child_end import ChildEnd, end_of
+from orchestrator.transport.refusal import may_pass
 from orchestrator.transport.stopping import WORKER_STATE
 
 logger = get_logger(__name__)
@@ -21,6 +24,16 @@ def channel_of(message: Any) -> Channel | None:
     """The channel a message came by, if it is one of ours."""
     channel = message.channel
     return channel if isinstance(channel, Channel) else None
+
+
+def is_unsent_retry(error: Any, exc_info: Any) -> bool:
+    """Whether Celery rejects a message only because its task's ``self.retry`` could not publish the next attempt.
+
+    The message is all there is of it then: it stays, and runs again.
+    """
+    if not isinstance(error, Reject) or error.requeue or ", in retry" not in str(exc_info.traceback or ""):
+        return False
+    return isinstance(error.reason, OperationalError | RedisError | OSError) and may_pass(error.reason)
 
 
 class TrackedRequest(Request):
@@ -107,6 +120,8 @@ class TrackedRequest(Request):
         # A child that leaves by SystemExit says so before it is gone.
         if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
             self.child_end = end_of(error, stopping=WORKER_STATE.is_stopping())
+        elif is_unsent_retry(error, exc_info):
+            error.requeue = True
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def reject(self, requeue: bool = False) -> None:
