@@ -42,6 +42,10 @@ class TcpProxy:
         """Database 0 of the Redis behind it."""
         return f"{'redis' if self._tls is None else 'rediss'}://{self._login}{LOOPBACK}:{self.port}/0"
 
+    def move(self, port: int) -> None:
+        """Forward new connections to another server; those that are open stay as they are."""
+        self._target = (LOOPBACK, port)
+
     def cut(self) -> None:
         """Swallow everything from now on."""
         self._cut.set()

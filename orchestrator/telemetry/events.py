@@ -128,6 +128,11 @@ AGENT_STUCK: Final = _event(
     metadata="incarnation by",
 )
 AGENT_FENCED: Final = _event("agent.fenced", "This process was declared dead while it was not.", metadata="incarnation")
+BROKER_SWITCHED: Final = _event(
+    "broker.switched",
+    "Of several servers, this process uses another one now for all of its connections.",
+    metadata="broker before",
+)
 RECLAIMED: Final = _event(
     "mail.reclaimed",
     "Messages of a dead incarnation were handed on.",

@@ -108,7 +108,7 @@ class Channel(PublishingChannel):
     def _hold(self, queue: str) -> None:
         holder = self.settler.holder
         if holder is None:
-            broker = f"{self.connection.broker}|{self.keys.root}"
+            broker = f"{self.connection.broker.name}|{self.keys.root}"
             holder = HOLDERS.get(broker, lambda: Holder(self.own_pool(), self.keys, self.options, self.steps))
             self.settler.holder = holder
         holder.attach(self, queue)

@@ -12,7 +12,6 @@ from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import JSONEncoder
-from redis import UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
@@ -22,6 +21,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.batch import PublishBatch
+from orchestrator.transport.connections import SocketConnection, TcpConnection, TlsConnection
 from orchestrator.transport.flow import insist
 from orchestrator.transport.once import Call, once_of
 from orchestrator.transport.options import Options
@@ -49,6 +49,9 @@ _unanswered = Unanswered()
 class PublishingChannel(kombu_redis.Channel):
     """A channel that keeps mailboxes in Redis streams. Fanout (events, remote control) stays as kombu has it."""
 
+    connection_class: type[Any] = TcpConnection
+    connection_class_ssl: type[Any] = TlsConnection
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._wire: Wire | None = None
         self._max_length: dict[str, int] = {}
@@ -60,7 +63,7 @@ class PublishingChannel(kombu_redis.Channel):
         self.options = Options.from_transport_options(client.transport_options)
         self._unix_socket = unix_socket(client.hostname, client.virtual_host)
         if self._unix_socket is not None:
-            self.connection_class = UnixDomainSocketConnection
+            self.connection_class = SocketConnection
         with as_away():
             # With its disk full, Redis refuses even a PING.
             super().__init__(*args, **kwargs)
@@ -74,6 +77,7 @@ class PublishingChannel(kombu_redis.Channel):
             # kombu has closed this channel, perhaps within a publish that goes on with it: it tries again over another.
             raise RedisConnectionError("the channel was closed with its connection")
         params: dict[str, Any] = super()._connparams(asynchronous)
+        params["broker"] = self.connection.broker
         for name in ("socket_timeout", "socket_connect_timeout"):
             if params.get(name) is None and (name == "socket_timeout" or "path" not in params):
                 # Longer than a gap in the sweeps: a Redis that hangs must be known to have hung before the first

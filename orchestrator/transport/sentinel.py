@@ -7,6 +7,7 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 
 from orchestrator.transport.channel import Channel
+from orchestrator.transport.connections import SentinelTcpConnection, SentinelTlsConnection
 from orchestrator.transport.wire import Pool
 
 #: Where a Sentinel listens unless the URL says otherwise.
@@ -16,6 +17,8 @@ SENTINEL_PORT = 26379
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):
     """Used where ``broker_transport_options`` name the primary (``master_name``)."""
 
+    connection_class: type[Any] = SentinelTcpConnection
+    connection_class_ssl: type[Any] = SentinelTlsConnection
     _sentinel_manager: Any
 
     def own_pool(self) -> Pool:

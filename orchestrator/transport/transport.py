@@ -11,10 +11,12 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.functional import dictfilter
 from kombu.utils.url import as_url, parse_url
 
+from orchestrator.transport.broker import BROKERS, Broker
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.poller import Poller
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.sentinel import SENTINEL_PORT, SentinelChannel
+from orchestrator.transport.server import Server, servers_of
 from orchestrator.transport.stopping import WORKER_STATE
 from orchestrator.transport.unix_socket import UnixSocket, unix_socket
 
@@ -60,7 +62,12 @@ class Transport(kombu_redis.Transport):
         self.cycle = Poller()
         if self.client.transport_options.get("master_name"):
             self.Channel, self.default_port = SentinelChannel, SENTINEL_PORT
+        #: Which of the URLs' servers is in use: the same answer for all connections of this process to them.
+        self.broker = self._broker()
         _keep_transport(self.client)
+        if self.broker.servers:
+            # It tries them all at each connect; kombu would switch each connection on its own.
+            self.client.cycle = None
         _track_requests()
         WORKER_STATE.watch()
         _tell_what_is_scheduled()
@@ -81,26 +88,34 @@ class Transport(kombu_redis.Transport):
     def _unix_socket(self) -> UnixSocket | None:
         return unix_socket(self.client.hostname, self.client.virtual_host)
 
-    @property
-    def broker(self) -> str:
-        """What tells one broker from another: its URL with its password, or the Sentinels that know where it is."""
+    def _broker(self) -> Broker:
         if self.Channel is SentinelChannel:
-            return f"{self.client.transport_options['master_name']} of {';'.join(self.client.alt)}"
-        return self.as_uri("", include_password=True)
+            return BROKERS.get(f"{self.client.transport_options['master_name']} of {';'.join(self.client.alt)}")
+        servers = servers_of(self.client, self.default_port)
+        return BROKERS.get(";".join(self.client.alt) or self._uri(servers[0], include_password=True), servers)
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """The broker URL as its user wrote it: ``redis://``, not this class' name."""
-        info = self.client.info()
+        current = self.broker.current
+        if current is None:
+            info = self.client.info()
+            current = Server(info["hostname"], info["port"], "", info["userid"], info["password"])
+        return self._uri(current, include_password=include_password, mask=mask)
+
+    def _uri(self, server: Server, *, include_password: bool = False, mask: str = "**") -> str:
         scheme = "sentinel" if self.Channel is SentinelChannel else "rediss" if self.client.ssl else "redis"
-        named = self._unix_socket() is None
+        virtual_host = str(self.client.virtual_host or "").strip("/") or "0"
+        if server.path:
+            named = self._unix_socket()
+            virtual_host = server.path[1:] + (f"/{named.database}" if named and named.database else "")
         url: str = as_url(
             scheme,
-            info["hostname"] if named else None,
-            info["port"] if named else None,
-            info["userid"],
-            info["password"],
-            quote(str(info["virtual_host"] or ""), safe="" if named else "/"),
-            sanitize=bool(info["password"]) and not include_password,
+            server.host or None,
+            server.port or None,
+            server.username,
+            server.password,
+            quote(virtual_host, safe="/" if server.path else ""),
+            sanitize=bool(server.password) and not include_password,
             mask=mask,
         )
         return url
@@ -118,7 +133,7 @@ def _parse_url(connection: Any) -> None:
 
 
 def _keep_transport(connection: Any) -> None:
-    """Have a kombu connection with several URLs stay with its transport when it switches to the next.
+    """Have a kombu connection with several URLs stay with its transport when somebody switches to another of them.
 
     kombu would take the transport from that URL's scheme, and so leave this one for its own.
     """

@@ -7,6 +7,7 @@ import ssl
 import pytest
 from kombu import Connection
 
+from orchestrator.core.errors import InvalidSettings
 from orchestrator.transport import Transport
 from orchestrator.transport.unix_socket import UnixSocket, unix_socket
 
@@ -63,11 +64,39 @@ def test_with_a_primary_s_name_the_urls_are_those_of_sentinels() -> None:
     assert connection.transport.broker == before
 
 
-def test_the_next_of_several_urls_is_used_with_the_same_transport() -> None:
+def test_a_connection_with_several_urls_keeps_its_transport() -> None:
     """Regression: kombu took the transport from the scheme of the URL that it switched to, which was its own."""
     connection = Connection(["redis://a:1/0", "redis://b:2/0"], transport=TRANSPORT)
     assert isinstance(connection.transport, Transport)
-    connection.maybe_switch_next()
+    connection.switch("redis://b:2/0")
     assert connection.hostname == "b"
     assert isinstance(connection.transport, Transport)
     assert isinstance(connection.clone().transport, Transport)
+
+
+def test_kombu_does_not_switch_one_connection_by_itself() -> None:
+    """The broker says which of the servers is in use, for all connections alike."""
+    connection = Connection("redis://a:1/0;redis://b:2/0", transport=TRANSPORT)
+    broker = connection.transport.broker
+    connection.maybe_switch_next()
+    assert connection.hostname == "a"
+    assert [str(server) for server in broker.servers] == ["a:1", "b:2"]
+    assert Connection(["redis://a:1/0", "redis://b:2/0"], transport=TRANSPORT).transport.broker is broker
+
+
+@pytest.mark.parametrize(
+    ("urls", "allowed"),
+    [
+        ("redis://a:1/0;rediss://b:2/0", "one scheme"),
+        ("redis://a:1/0;redis://b:2/1", "one database"),
+        ("redis://a:1/0;redis:///run/b.sock", "one kind"),
+    ],
+)
+def test_several_urls_differ_in_their_server_only(urls: str, allowed: str) -> None:
+    with pytest.raises(InvalidSettings, match=allowed):
+        _ = Connection(urls, transport=TRANSPORT).transport
+
+
+@pytest.mark.parametrize("urls", ["redis://a:1;redis://:secret@b/0", "redis:///run/a.sock/3;redis:///run/b.sock/3"])
+def test_several_urls_may_leave_out_what_is_usual(urls: str) -> None:
+    assert len(Connection(urls, transport=TRANSPORT).transport.broker.servers) == 2
