@@ -11,6 +11,7 @@ from time import monotonic
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.deadletters.shelf import BATCH, Resent, Sent, Settled, Shelf
 from orchestrator.telemetry import emit, events, heard
+from orchestrator.transport.patience import outlast
 
 #: Letters sent in one step where nothing holds them back: some ten milliseconds, in which the client's work is lost.
 _FREELY = 200
@@ -153,8 +154,8 @@ def _watch(
     until = monotonic() + canary.wait_s
     pause = threading.Event()
     while True:
-        settled = shelf.settled(sent)
-        dead = shelf.deaths_of(act) + silent + settled.silent
+        settled = outlast(until, lambda: shelf.settled(sent))
+        dead = outlast(until, lambda: shelf.deaths_of(act)) + silent + settled.silent
         known = total - len(sent) + settled.ended
         if known and dead / known > canary.max_failure_rate:
             return settled, f"{dead} of {known} have died again; at most {canary.max_failure_rate:.0%} may"

@@ -21,6 +21,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.monitors.owner import Owner, checked_wait, open_session
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.heartbeat import entails
+from orchestrator.transport.patience import outlast, sleep_on
 from orchestrator.transport.store import Store
 from orchestrator.transport.sweep import Sweeper
 from orchestrator.transport.wire import Wire
@@ -33,9 +34,6 @@ logger = get_logger(__name__)
 
 #: What sessions are called among the incarnations.
 KIND = "session"
-
-#: Longest single wait in Redis; shorter than the client's socket timeout.
-_SLICE_S = 2.0
 
 _FAREWELL_S = 5.0
 
@@ -117,21 +115,21 @@ class StoredSession:
         return self._monitors.monitor(target, tag, owner=self.owner)
 
     def next_down(self, timeout_s: float) -> Down | None:
-        """The next DOWN, waited for up to ``timeout_s`` seconds; ``None`` if there is none by then.
+        """The next DOWN, waited for up to ``timeout_s`` seconds, also while Redis is away; ``None`` if there is none.
 
         Each is returned once, also when the answer is lost with a connection.
 
         Raises:
             OwnerGone: the session is closed, or was declared dead (its process or Redis were stopped for longer than a
                 lease), and no DOWN is left: its monitors are gone.
-            BrokerUnavailable: Redis is away.
+            BrokerUnavailable: Redis did not answer when ``timeout_s`` seconds had passed.
         """
         key = self._store.keys.downs(self._id)
         until = monotonic() + checked_wait(timeout_s)
         client: Any = self._store.client
         with self._taking:
             while True:
-                alive, *text = self._monitors.run("next_down", [key], [self._store.keys.root, self._id, self._arrived])
+                alive, *text = outlast(until, lambda: self._monitors.run("next_down", [key], self._asking()))
                 if text:
                     down = Down.from_wire(json.loads(text[0]))
                     self._arrived = str(down.ref)
@@ -142,9 +140,12 @@ class StoredSession:
                 if left <= 0:
                     return None
                 try:
-                    client.blmove(key, key, max(0.01, min(left, _SLICE_S)), "LEFT", "LEFT")
+                    outlast(until, lambda: sleep_on(client, key, until))
                 except RedisError as error:
                     raise BrokerUnavailable(self._store.url, error) from error
+
+    def _asking(self) -> list[str]:
+        return [self._store.keys.root, self._id, self._arrived]
 
     # -- living
 

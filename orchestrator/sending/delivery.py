@@ -24,10 +24,8 @@ from orchestrator.core.outcome import Handled, Outcome, from_wire
 from orchestrator.core.policy import OnError
 from orchestrator.core.supervision import Supervision
 from orchestrator.telemetry import tracing
+from orchestrator.transport.patience import outlast, sleep_on
 from orchestrator.transport.store import Store
-
-#: Longest single wait in Redis; shorter than the client's socket timeout.
-_SLICE_S = 2.0
 
 #: Longest wait that may be asked for: a day.
 MAX_WAIT_S = 24 * 3600.0
@@ -198,14 +196,15 @@ class Delivery:
         return self._await
 
     def wait(self, timeout_s: float) -> Outcome:
-        """Wait for the outcome.
+        """Wait for the outcome, also while Redis is away.
 
         Raises:
             DeliveryTimeout: there is none after ``timeout_s`` seconds; the delivery goes on.
             SendFailed: it was sent with ``on_error="raise"`` and was not handled.
             UntrackedDelivery: it was sent with ``track=False``.
             DetachedDelivery: it was unpickled.
-            BrokerUnavailable: Redis is away.
+            BrokerUnavailable: Redis did not answer when ``timeout_s`` seconds had passed, so nobody knows; or it
+                refused for good.
         """
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= MAX_WAIT_S:
             raise InvalidPolicy("timeout_s", timeout_s, f"a number above 0, at most {MAX_WAIT_S:g}")
@@ -220,17 +219,20 @@ class Delivery:
         return outcome
 
 
-def await_in(store: Store) -> Awaiter:
-    """Waits on the list of one element that the settling script leaves; it stays for the next who asks."""
+def await_in(open_store: Callable[[], Store]) -> Awaiter:
+    """Waits on the list of one element that the settling script leaves; it stays for the next who asks.
+
+    While Redis is away it waits for that too.
+    """
 
     def wait(delivery_id: str, timeout_s: float) -> Outcome | None:
-        key = store.keys.outcome(delivery_id)
         until = monotonic() + timeout_s
+        store = outlast(until, open_store)
+        key = store.keys.outcome(delivery_id)
         try:
-            raw: Any = store.client.lindex(key, 0)
-            while raw is None and (left := until - monotonic()) > 0:
-                slice_s: Any = max(0.01, min(left, _SLICE_S))  # redis-py says int; Redis takes fractions
-                raw = store.client.blmove(key, key, slice_s, "LEFT", "LEFT")
+            raw: Any = outlast(until, lambda: store.client.lindex(key, 0))
+            while raw is None and until > monotonic():
+                raw = outlast(until, lambda: sleep_on(store.client, key, until))
         except RedisError as error:
             raise BrokerUnavailable(store.url, error) from error
         return None if raw is None else from_wire(json.loads(raw))

@@ -47,14 +47,14 @@ class Report:
         return {receipt.recipient: receipt.refusal for receipt in self.receipts if receipt.refusal is not None}
 
     def wait(self, timeout_s: float) -> dict[str, Outcome | Refusal | None]:
-        """Wait for every copy's outcome, up to ``timeout_s`` seconds altogether.
+        """Wait for every copy's outcome, up to ``timeout_s`` seconds altogether, also while Redis is away.
 
         Returns:
             By recipient, the outcome; the refusal, if it was sent none; ``None``, if it has no outcome by then.
 
         Raises:
             InvalidPolicy: ``timeout_s`` is no time to wait.
-            BrokerUnavailable: Redis is away.
+            BrokerUnavailable: Redis did not answer when ``timeout_s`` seconds had passed.
         """
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= MAX_WAIT_S:
             raise InvalidPolicy("timeout_s", timeout_s, f"a number above 0, at most {MAX_WAIT_S:g}")

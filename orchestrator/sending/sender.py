@@ -161,7 +161,7 @@ class BrokerDoor:
 
     @cached_property
     def _await(self) -> Awaiter:
-        return await_in(self._store())
+        return await_in(self._store)
 
 
 def queue_of(app: Celery, parcel: Parcel) -> str:
