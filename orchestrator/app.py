@@ -53,6 +53,7 @@ from orchestrator.sending.options import SendOptions
 from orchestrator.sending.report import Report
 from orchestrator.sending.sender import BrokerDoor, Door, Sender
 from orchestrator.telemetry.switch import switch_on
+from orchestrator.transport.dataset import DatasetRecord
 from orchestrator.transport.flow import declare_flow
 from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.sweep import Sweeper, Swept
@@ -271,6 +272,14 @@ class Orchestrator:
             BrokerUnavailable: Redis is away.
         """
         return housekeeping_of([] if self.eager else read_ledger(self.store))
+
+    def dataset(self) -> DatasetRecord | None:
+        """Since when Redis counts, and what it is known to have lost; ``None`` in eager mode, or before any worker.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return None if self.eager else self.store.dataset()
 
     def sweep(self) -> Swept:
         """Look for dead workers once, and hand their messages on. The monitor manager calls this.

@@ -11,7 +11,9 @@ from celery.bin.base import CeleryCommand
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.errors import ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.core.times import moment
 from orchestrator.sending.ledger import LedgerRow, total
+from orchestrator.transport.dataset import Loss
 
 _CONSERVED = ("accepted", "handled", "dead", "expired", "cancelled", "pending", "lost")
 _FURTHER = ("ready", "held", "delayed", "retried", "redelivered", "restarted", "duplicated")
@@ -20,19 +22,26 @@ _FURTHER = ("ready", "held", "delayed", "retried", "redelivered", "restarted", "
 @click.command(
     cls=CeleryCommand,
     name="ledger",
-    epilog=exit_codes(ok="it balances", failed="the ledger of a mailbox does not balance"),
+    epilog=exit_codes(ok="it balances", failed="the ledger of a mailbox does not balance, or Redis has lost data"),
 )
 @as_json_option
+@click.option(
+    "--acknowledge-loss", is_flag=True, help="Redis has lost data, and you know: from now on that is no error any more."
+)
 @click.pass_context
 @reported
-def ledger(context: click.Context, as_json: bool) -> None:
-    """Show each mailbox' ledger, all taken at one moment.
+def ledger(context: click.Context, as_json: bool, acknowledge_loss: bool) -> None:
+    """Show each mailbox' ledger, all taken at one moment, and since when it counts.
 
     accepted = handled + dead + expired + cancelled + pending, or the exit code is 1. What is pending is ready in
-    its mailbox, held by a worker, or delayed: not yet due.
+    its mailbox, held by a worker, or delayed: not yet due. The exit code is 1, too, if Redis is known to have lost data
+    and nobody has acknowledged that: such a ledger balances, for it knows nothing of what was lost.
     """
     orchestrator = orchestrator_of(context)
-    rows, housekeeping = orchestrator.ledger(), orchestrator.housekeeping_ledger()
+    if acknowledge_loss and not orchestrator.eager:
+        orchestrator.store.acknowledge_losses()
+    rows, housekeeping, record = orchestrator.ledger(), orchestrator.housekeeping_ledger(), orchestrator.dataset()
+    losses = record.losses if record is not None else ()
     unbalanced = [row for row in (*rows, housekeeping) if not row.balanced]
     if as_json:
         print_document(
@@ -41,13 +50,27 @@ def ledger(context: click.Context, as_json: bool) -> None:
                 "total": _document(total(rows)),
                 "housekeeping": _document(housekeeping),
                 "balanced": not unbalanced,
+                "dataset": None if record is None else asdict(record.dataset),
+                "losses": [asdict(loss) for loss in losses],
             }
         )
     else:
         _show(context, rows, housekeeping)
+        if record is not None:
+            click.echo(f"counted since {moment(record.dataset.born_ms)} (data set {record.dataset.id})")
     if unbalanced:
         lost = ", ".join(f"{row.queue} {row.lost:+d}" for row in unbalanced)
         raise Stop(f"the ledger does not balance; lost: {lost}", ExitCode.NOT_HANDLED)
+    if losses:
+        said = "; ".join(map(_said, losses))
+        raise Stop(f"Redis has lost data: {said}. If you know of it: ledger --acknowledge-loss", ExitCode.NOT_HANDLED)
+
+
+def _said(loss: Loss) -> str:
+    if loss.kind == "replaced":
+        began = moment(loss.born_ms)
+        return f"all that was accepted from {began} on and had no outcome (noticed {moment(loss.noticed_ms)})"
+    return f"the last {loss.lost_ms / 1000:.1f} s before it came back (noticed {moment(loss.noticed_ms)})"
 
 
 def _document(row: LedgerRow) -> dict[str, Any]:

@@ -22,6 +22,8 @@ class DeathReason(StrEnum):
     LOST = "lost"
     #: It was declared dead while it was not; it has learned of that, and its process has begun anew.
     FENCED = "fenced"
+    #: It had registered in a data set that Redis has lost; its process has registered anew.
+    DATASET_LOST = "dataset_lost"
     #: An error ended its main process.
     CRASHED = "crashed"
 

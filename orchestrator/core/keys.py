@@ -103,6 +103,11 @@ class Keys:
         return f"{self.root}leases"
 
     @property
+    def dataset(self) -> str:
+        """Hash of the data set's identity, and of the losses that are known."""
+        return f"{self.root}dataset"
+
+    @property
     def incarnation_counter(self) -> str:
         """Counter behind the ``#N`` of an incarnation; also its fencing token."""
         return f"{self.root}incarnation"

@@ -20,6 +20,7 @@ from orchestrator.core.errors import BrokerUnavailable, OwnerGone
 from orchestrator.core.log import get_logger
 from orchestrator.monitors.owner import Owner, checked_wait, open_session
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.dataset import Dataset, find_loss, identify, report_loss
 from orchestrator.transport.heartbeat import entails
 from orchestrator.transport.patience import outlast, sleep_on
 from orchestrator.transport.store import Store
@@ -52,6 +53,7 @@ class StoredSession:
         self._wire = Wire(store.pool)
         self._sweeper = Sweeper(self._wire, store.keys, store.options, store.steps)
         self._id = ""
+        self._dataset = Dataset("", 0, 0)
         self._arrived: str = ""
         self._taking = threading.Lock()
         self._ended = threading.Event()
@@ -77,6 +79,7 @@ class StoredSession:
             BrokerUnavailable: Redis is away.
         """
         k, host = self._store.keys, socket.gethostname()
+        self._dataset = self._identify()
         fields = ["node", f"{KIND}@{host}", "kind", KIND, "pid", os.getpid(), "host", host]
         fields += ["queues", "[]", "agents", "[]", *entails(self._store.options)]
         name = f"{KIND}@{host}:{os.getpid()}"
@@ -86,6 +89,12 @@ class StoredSession:
         self._thread.start()
         self._token = open_session.set(self.owner)
         return self
+
+    def _identify(self) -> Dataset:
+        store = self._store
+        known = identify(store.run, store.keys, store.broker.datasets.get(store.keys.root))
+        store.broker.datasets[store.keys.root] = known
+        return known
 
     def __exit__(self, *error: object) -> None:
         """Close it."""
@@ -157,8 +166,7 @@ class StoredSession:
             try:
                 since_ms = self._beat()
                 if since_ms is None:
-                    logger.error("%s was declared dead while it was not; its monitors are gone", self._id)
-                    emit(events.AGENT_FENCED, incarnation=self._id)
+                    self._given_up(to_ms(monotonic() - began))
                     return
                 if since_ms < 0:
                     since_ms = to_ms(monotonic() - began)
@@ -178,6 +186,15 @@ class StoredSession:
                 logger.exception("heartbeat of %s failed", self._id)
             if self._ended.wait(0.1 if away else o.heartbeat_s):
                 return
+
+    def _given_up(self, age_ms: int) -> None:
+        k, call = self._store.keys, self._wire.call
+        loss = find_loss(call, k, self._dataset, self._id, age_ms)
+        if loss is not None:
+            report_loss(loss, self._dataset, self._store.broker.address, self._id)
+            return
+        logger.error("%s was declared dead while it was not; its monitors are gone", self._id)
+        emit(events.AGENT_FENCED, incarnation=self._id)
 
     def _beat(self) -> int | None:
         """One heartbeat. Returns ms since the last sweep, -1 if there never was one; ``None`` once declared dead."""

@@ -133,6 +133,13 @@ BROKER_SWITCHED: Final = _event(
     "Of several servers, this process uses another one now for all of its connections.",
     metadata="broker before",
 )
+DATASET_LOST: Final = _event(
+    "dataset.lost",
+    "Redis has lost what it held: it came back with another data set (replaced), or with an earlier state (rewound, "
+    "and by how much).",
+    measurements="lost_s",
+    metadata="kind dataset born incarnation",
+)
 RECLAIMED: Final = _event(
     "mail.reclaimed",
     "Messages of a dead incarnation were handed on.",

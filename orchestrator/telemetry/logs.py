@@ -24,6 +24,8 @@ _CONCERNING: Final = frozenset(
         events.REPLAY_STOPPED,
         events.AGENT_DEAD,
         events.AGENT_FENCED,
+        events.DATASET_LOST,
+        events.BROKER_SWITCHED,
         events.SWEEP_STOOD_IN,
     }
 )

@@ -9,7 +9,6 @@ deployment so agree on the first primary of the list.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import threading
@@ -21,10 +20,12 @@ from redis.exceptions import AuthenticationError, AuthorizationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.dataset import Dataset
 from orchestrator.transport.server import Server, shown
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: With several servers, each gets this long to accept a connection and to answer its greeting.
 DIAL_S = 2.0
@@ -61,6 +62,8 @@ class Broker:
         #: What tells this broker from another one; not to be shown, for it may hold passwords.
         self.name = name
         self.servers = tuple(servers)
+        #: By key prefix, the data set that this process registered in last.
+        self.datasets: dict[str, Dataset] = {}
         self._at = 0
         self._address = ""
         self._start()

@@ -108,8 +108,11 @@ class Channel(PublishingChannel):
     def _hold(self, queue: str) -> None:
         holder = self.settler.holder
         if holder is None:
-            broker = f"{self.connection.broker.name}|{self.keys.root}"
-            holder = HOLDERS.get(broker, lambda: Holder(self.own_pool(), self.keys, self.options, self.steps))
+            broker = self.connection.broker
+            holder = HOLDERS.get(
+                f"{broker.name}|{self.keys.root}",
+                lambda: Holder(self.own_pool(), self.keys, self.options, self.steps, broker),
+            )
             self.settler.holder = holder
         holder.attach(self, queue)
 

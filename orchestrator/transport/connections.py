@@ -102,6 +102,9 @@ class FollowsBroker:
 
 
 def _is_primary(connection: Any) -> bool:
+    greeting = getattr(connection, "handshake_metadata", None)
+    if isinstance(greeting, dict) and (role := greeting.get(b"role", greeting.get("role"))):
+        return role not in (b"replica", "replica", b"slave", "slave")
     connection.send_command("ROLE", check_health=False)
     try:
         role = connection.read_response()

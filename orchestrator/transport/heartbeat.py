@@ -15,7 +15,9 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
+from orchestrator.transport.broker import Broker
 from orchestrator.transport.claim import Claim
+from orchestrator.transport.dataset import Dataset, Loss, find_loss, identify, record_rewind, report_loss
 from orchestrator.transport.oom import OomCounter
 from orchestrator.transport.options import Options
 from orchestrator.transport.polling import Polling
@@ -43,7 +45,7 @@ def entails(options: Options) -> tuple[str, ...]:
 class Heartbeat:
     """One incarnation's word that it lives, and how it is. Not for two threads at once."""
 
-    def __init__(self, wire: Wire, keys: Keys, options: Options) -> None:
+    def __init__(self, wire: Wire, keys: Keys, options: Options, broker: Broker) -> None:
         self.incarnation = ""
         #: When the broker was last asked for messages, by the monotonic clock.
         self.polled_at = monotonic()
@@ -52,6 +54,13 @@ class Heartbeat:
         self._wire = wire
         self._keys = keys
         self._options = options
+        self._broker = broker
+        #: The data set in which it is registered, and since when.
+        self.dataset = Dataset("", 0, 0)
+        self._registered_at = monotonic()
+        #: What Redis has lost, if that is why the incarnation has no lease any more.
+        self.loss: Loss | None = None
+        self._beat_ms = 0
         self._host = socket.gethostname()
         self._socket: Any = None
         self._client = ""
@@ -71,12 +80,15 @@ class Heartbeat:
             redis.exceptions.RedisError: Redis is away.
         """
         k, name = self._keys, self._options.node_name or self._host
+        self.dataset = identify(self._wire.run, k, self._broker.datasets.get(k.root))
         fields = ["node", name, "pid", os.getpid(), "host", self._host, "queues", "[]", *entails(self._options)]
         if self._ooms.group and self._oom_counts[1] is not None:
             fields += ["oom_group", self._ooms.group, "oom_kills", self._oom_counts[1]]
         args = [k.root, f"{name}:{os.getpid()}", *fields]
         raw, token = self._wire.run("register", [k.leases, k.incarnation_counter], args)
         self.incarnation = raw.decode()
+        self._broker.datasets[k.root] = self.dataset
+        self._registered_at = monotonic()
         return int(token)
 
     @property
@@ -121,9 +133,27 @@ class Heartbeat:
             # Repaired on the way: what we have just said of our connection is no longer true.
             self._socket = None
         if not alive:
+            self.loss = self._find_loss()
             return None
+        self._notice_rewind(*told[2:])
         self._sweep_age_ms = int(told[0])
         return Answer(self._sweep_age_ms, bool(told[1]))
+
+    def _find_loss(self) -> Loss | None:
+        age_ms = to_ms(monotonic() - self._registered_at)
+        loss = find_loss(self._wire.call, self._keys, self.dataset, self.incarnation, age_ms)
+        if loss is not None and loss.kind == "rewound":
+            record_rewind(self._wire.call, self._keys, loss)
+        return loss
+
+    def _notice_rewind(self, now_ms: int, before_ms: int) -> None:
+        """Compare the last heartbeat that Redis has with the last one that it confirmed."""
+        lost_ms, self._beat_ms = self._beat_ms - before_ms, now_ms
+        if lost_ms <= 0:
+            return
+        loss = Loss("rewound", now_ms, lost_ms=lost_ms)
+        record_rewind(self._wire.call, self._keys, loss)
+        report_loss(loss, self.dataset, self._broker.address, self.incarnation)
 
     def _name_the_connection(self) -> None:
         # The socket, not the object: redis-py opens a broken connection again as the same object.
@@ -183,6 +213,7 @@ class Heartbeat:
         age_s = monotonic() - self._answered_at
         return {
             "incarnation": self.incarnation,
+            "dataset": {"id": self.dataset.id, "born_ms": self.dataset.born_ms, "epoch": self.dataset.epoch},
             "away": self.away_since is not None,
             "beat_age_s": age_s,
             "silent_s": self._polling.silent_s,

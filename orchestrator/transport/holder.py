@@ -28,8 +28,10 @@ from orchestrator.core.keys import GROUP, Keys
 from orchestrator.core.log import get_logger
 from orchestrator.health.pulse import PULSE
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.broker import Broker
 from orchestrator.transport.child_end import ChildEnd
 from orchestrator.transport.claim import Claim
+from orchestrator.transport.dataset import report_loss
 from orchestrator.transport.heartbeat import Answer, Heartbeat
 from orchestrator.transport.holders import HOLDERS
 from orchestrator.transport.options import Options
@@ -80,7 +82,7 @@ class User(Protocol):
 class Holder:
     """This process as the holder of messages of one broker."""
 
-    def __init__(self, pool: Pool, keys: Keys, options: Options, steps: Sequence[str]) -> None:
+    def __init__(self, pool: Pool, keys: Keys, options: Options, steps: Sequence[str], broker: Broker) -> None:
         self.keys = keys
         self.options = options
         self.fenced = False
@@ -89,11 +91,12 @@ class Holder:
         self.queues: set[str] = set()
         self.solitude = Solitude(self.held, wait_s=options.alone_wait_s, run_s=options.alone_run_s)
         self._pool = pool
+        self._broker = broker
         self._steps = tuple(steps)
         self._users: set[User] = set()
         self._lock = threading.RLock()
         self._wire = Wire(pool)
-        self._heartbeat = Heartbeat(self._wire, keys, options)
+        self._heartbeat = Heartbeat(self._wire, keys, options, broker)
         self._idle_since = monotonic()
         self._linger_until = float("-inf")
         self._fenced_at: float | None = None
@@ -353,18 +356,22 @@ class Holder:
     def _on_fenced(self) -> None:
         self.fenced = True
         self._fenced_at = monotonic()
-        logger.error("%s was declared dead while it was not; it stops, and this process begins anew", self.id)
-        emit(events.AGENT_FENCED, incarnation=self.id)
+        loss = self._heartbeat.loss
+        if loss is None:
+            logger.error("%s was declared dead while it was not; it stops, and this process begins anew", self.id)
+            emit(events.AGENT_FENCED, incarnation=self.id)
+        else:
+            report_loss(loss, self._heartbeat.dataset, self._broker.address, self.id)
         for user in tuple(self._users):
             user.on_fenced()
         try:
-            self._record_fenced()
+            self._record_end(DeathReason.FENCED if loss is None else DeathReason.DATASET_LOST)
         except (RedisError, OSError) as error:
             logger.debug("the end of %s is not on record (%s)", self.id, error)
 
-    def _record_fenced(self) -> None:
+    def _record_end(self, reason: DeathReason) -> None:
         """Whoever reads of its death must be able to see that the process lived on."""
-        fields = {"incarnation": self.id, "reason": DeathReason.FENCED.value, "by": self.id}
+        fields = {"incarnation": self.id, "reason": reason.value, "by": self.id}
         fields |= {"name": self.options.node_name, "host": socket.gethostname(), "pid": str(os.getpid())}
         fields["agents"] = self._heartbeat.said("agents")
         flat = [part for pair in fields.items() for part in pair]

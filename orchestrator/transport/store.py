@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -13,6 +13,8 @@ from redis.exceptions import NoScriptError, RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, NotSupervised
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.transport.broker import Broker
+from orchestrator.transport.dataset import DatasetRecord, parse
 from orchestrator.transport.flow import heard
 from orchestrator.transport.options import Options
 from orchestrator.transport.scripts import Script, sha, source
@@ -31,6 +33,7 @@ class Store:
     steps: tuple[str, ...]
     pool: Any
     url: str
+    broker: Broker = field(default_factory=lambda: Broker(""), compare=False)
 
     def run(self, script: str | Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one of the transport's scripts, or another part's own.
@@ -46,6 +49,30 @@ class Store:
             except NoScriptError:
                 self.client.script_load(script.source.decode())
                 return heard(self.client.evalsha(script.sha, len(keys), *keys, *args))
+        except RedisError as error:
+            raise BrokerUnavailable(self.url, error) from error
+
+    def dataset(self) -> DatasetRecord | None:
+        """The identity of the data set, and what is known to be lost; ``None`` if no incarnation has ever registered.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        try:
+            fields: Any = self.client.hgetall(self.keys.dataset)
+        except RedisError as error:
+            raise BrokerUnavailable(self.url, error) from error
+        return parse(fields)
+
+    def acknowledge_losses(self) -> None:
+        """Have it on record that somebody knows of the losses so far.
+
+        Raises:
+            BrokerUnavailable: Redis is away or refused.
+        """
+        try:
+            seconds, micros = self.client.time()
+            self.client.hset(self.keys.dataset, "acknowledged_ms", str(seconds * 1000 + micros // 1000))
         except RedisError as error:
             raise BrokerUnavailable(self.url, error) from error
 
@@ -90,6 +117,7 @@ def open_store(connection: Connection) -> Store:
         steps=channel.steps,
         pool=pool,
         url=url,
+        broker=connection.transport.broker,
     )
     channel.close()
     connection.release()

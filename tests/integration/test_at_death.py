@@ -162,7 +162,7 @@ def test_a_sweeper_that_does_not_mourn_forgets_nobody_whose_death_entails_more(b
 def test_a_holder_says_whether_its_death_entails_more(broker: BareBroker, mourns: bool) -> None:
     store, k = broker.store, broker.store.keys
     options = replace(store.options, at_death=(lambda *_: True) if mourns else None)
-    heart = Heartbeat(Wire(store.pool), k, options)
+    heart = Heartbeat(Wire(store.pool), k, options, store.broker)
     heart.register()
     assert broker.redis.hget(k.incarnation(heart.incarnation), "at_death") == ("1" if mourns else None)
 

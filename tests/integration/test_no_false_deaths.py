@@ -187,7 +187,9 @@ def test_two_hundred_start_at_once(redis_url: str) -> None:
     store = broker.store
 
     def start(_: int) -> Holder:
-        holder = Holder(ConnectionPool.from_url(redis_url, socket_timeout=10), store.keys, store.options, store.steps)
+        holder = Holder(
+            ConnectionPool.from_url(redis_url, socket_timeout=10), store.keys, store.options, store.steps, store.broker
+        )
         holder.attach(Consumer(), "celery")
         return holder
 

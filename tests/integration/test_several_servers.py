@@ -101,6 +101,15 @@ def test_a_down_is_delivered_after_a_failover() -> None:
         assert (down.ref, down.target) == (ref, "victim")
 
 
+def test_after_a_failover_to_a_server_that_never_knew_them_workers_register_anew() -> None:
+    with independent() as servers, house(servers, "threads") as (orchestrator, (adder,)):
+        uses(orchestrator, adder)
+        servers.first.kill()
+        uses(orchestrator, adder)
+        with redis.Redis.from_url(servers.second.url, decode_responses=True) as second:
+            assert {row["reason"] for _, row in second.xrange("orc:deaths")} == {"dataset_lost"}, adder.log()
+
+
 def test_all_processes_go_back_to_the_first_server_once_it_is_a_primary_again() -> None:
     with independent() as servers, house(servers, "threads") as (orchestrator, (adder,)):
         uses(orchestrator, adder)

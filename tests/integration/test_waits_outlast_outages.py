@@ -44,7 +44,7 @@ def aside(act: Callable[[], Any]) -> Future[Any]:
     def run() -> None:
         try:
             future.set_result(act())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -1,9 +1,11 @@
 -- Renews a lease. KEYS: leases, incarnation, sweep, silent, OOM kills of its control group.
 -- ARGV: id, the group's count if it has changed or '', '1' if it asks for no messages although it should, '0' if it does
 -- again, '' if nothing has changed, ms after which a heartbeat is missed, field, value, … (only what has changed)
--- Returns {0} when fenced, else {1, ms since the last sweep or -1, 1 if somebody's heartbeat is missed else 0}
+-- Returns {0} without a lease, else {1, ms since the last sweep or -1, 1 if somebody's heartbeat is missed else 0, now, the
+-- heartbeat before}
 even_when_full(KEYS[1])
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return {0} end
+local before = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not before then return {0} end
 local now = now_ms()
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 if ARGV[5] then redis.call('HSET', KEYS[2], unpack(ARGV, 5)) end
@@ -13,4 +15,4 @@ if ARGV[3] == '1' then redis.call('ZADD', KEYS[4], now, ARGV[1]) end
 if ARGV[3] == '0' then redis.call('ZREM', KEYS[4], ARGV[1]) end
 local swept = redis.call('HGET', KEYS[3], 'at_ms')
 local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-return {1, swept and now - tonumber(swept) or -1, now - tonumber(oldest) > tonumber(ARGV[4]) and 1 or 0}
+return {1, swept and now - tonumber(swept) or -1, now - tonumber(oldest) > tonumber(ARGV[4]) and 1 or 0, now, tonumber(before)}
