@@ -12,7 +12,9 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.ports import LOOPBACK
 from tests.eventually import eventually
 
-_AT_ONCE = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"}
+PASSWORD = "of both"
+
+_AT_ONCE = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0", "masterauth": f'"{PASSWORD}"'}
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class TwoServers:
 def replicated() -> Iterator[TwoServers]:
     """A primary and its replica."""
     with (
-        EmbeddedServer(config=_AT_ONCE) as first,
-        EmbeddedServer(config={**_AT_ONCE, "replicaof": f"{LOOPBACK} {first.port}"}) as second,
+        EmbeddedServer(config=_AT_ONCE, password=PASSWORD) as first,
+        EmbeddedServer(config={**_AT_ONCE, "replicaof": f"{LOOPBACK} {first.port}"}, password=PASSWORD) as second,
     ):
         servers = TwoServers(first, second)
         servers.settled()

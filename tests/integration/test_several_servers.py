@@ -135,7 +135,7 @@ def test_a_first_server_that_was_made_a_replica_is_left() -> None:
 
 
 def test_a_new_process_does_not_hang_on_a_first_server_that_says_nothing() -> None:
-    with EmbeddedServer() as second, EmbeddedServer() as first, TcpProxy(first.port) as proxy:
+    with EmbeddedServer() as second, EmbeddedServer() as first, TcpProxy(first.url) as proxy:
         proxy.cut()
         with started(f"{proxy.url};{second.url}", second.url, "n", "adder,monitor-manager") as adder:
             orchestrator = failover_app.make(f"{proxy.url};{second.url}")
@@ -161,7 +161,7 @@ def test_everything_goes_on_after_a_failover_by_sentinel() -> None:
 def test_everything_goes_on_behind_an_address_that_moves() -> None:
     with (
         replicated() as servers,
-        TcpProxy(servers.first.port) as address,
+        TcpProxy(servers.first.url) as address,
         started(address.url, servers.first.url, "m", "adder,monitor-manager") as adder,
     ):
         orchestrator = failover_app.make(address.url)
@@ -186,10 +186,8 @@ def test_no_server_that_answers_is_an_error_that_names_them_all() -> None:
 
 
 def test_a_wrong_password_for_the_first_server_is_an_error_and_no_failover() -> None:
-    with EmbeddedServer() as first, EmbeddedServer() as second:
-        with redis.Redis.from_url(first.url) as client:
-            client.config_set("requirepass", "right")
-        bad = first.url.replace("redis://", "redis://:wrong@")
+    with EmbeddedServer(password="right") as first, EmbeddedServer() as second:
+        bad = first.url.replace("right", "wrong")
         orchestrator = failover_app.make(f"{bad};{second.url}")
         with pytest.raises(BrokerUnavailable, match=r"(?i)password"):
             orchestrator.ledger()
