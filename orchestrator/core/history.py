@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Final
 
 from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
@@ -27,6 +28,7 @@ _TEXT: Final = 300
 class Attempt:
     """One attempt."""
 
+    #: 1 for the first. One that its worker's death ended counts here, though not against the retry policy.
     number: int
     #: ISO 8601, UTC, by the worker's clock.
     ended_at: str
@@ -97,8 +99,18 @@ def attempts_so_far(supervision: Supervision, deaths: Iterable[Any] = ()) -> tup
 def _with_deaths(ended: tuple[Attempt, ...], deaths: Iterable[Any], last: int) -> tuple[Attempt, ...]:
     """In the order in which they ended. A death ended an execution of the attempt that came to its own end next."""
     died = [_ended_by(death, ended, last) for death in deaths if isinstance(death, Mapping)]
+    if not died:
+        return ended
     # The sort is stable: of one number, deaths come before the end of the attempt that was begun again after them.
-    return tuple(sorted((*died, *ended), key=lambda attempt: attempt.number)) if died else ended
+    both = sorted([*((attempt, 1) for attempt in died), *((attempt, 0) for attempt in ended)], key=_number)
+    before = accumulate((death for _, death in both), initial=0)
+    return tuple(
+        replace(attempt, number=attempt.number + deaths) for (attempt, _), deaths in zip(both, before, strict=False)
+    )
+
+
+def _number(attempt_and_death: tuple[Attempt, int]) -> int:
+    return attempt_and_death[0].number
 
 
 def _ended_by(death: Mapping[str, Any], ended: tuple[Attempt, ...], last: int) -> Attempt:

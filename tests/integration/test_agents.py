@@ -85,7 +85,6 @@ def send(house: House, message: Message, **options: Any) -> tuple[Any, DeadLette
         (app.Returns(what="model"), {"number": 7}),
         (app.Returns(what="tuple"), [1, 2]),
         (app.Returns(what="set"), [3]),
-        (app.Returns(what="object"), "<class 'object'>"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -423,11 +422,11 @@ def test_the_history_of_what_ended_in_a_worker_has_the_deaths_on_the_way() -> No
         handled = house.orchestrator.send("worker", app.Deadly(name="h", lives="kfk."), retry=retry)
         assert handled.wait(timeout_s=WAIT_S) == Handled(None, 2)
         died, failed = "its worker died: killed", "ConnectionError: a life"
-        expected = [(1, died), (1, failed), (2, died), (2, "handled")]
+        expected = [(1, died), (2, failed), (3, died), (4, "handled")]
         assert [(a.number, a.how) for a in handled.history()] == expected
         dead = house.orchestrator.send("worker", app.Deadly(name="d", lives="kff"), retry=retry)
         assert isinstance(dead.wait(timeout_s=WAIT_S), Dead)
-        assert [(a.number, a.how) for a in dead.history()] == [(1, died), (1, failed), (2, failed)]
+        assert [(a.number, a.how) for a in dead.history()] == [(1, died), (2, failed), (3, failed)]
 
 
 def test_a_handler_that_kills_its_process_is_buried_with_its_history_and_its_neighbours_are_not_blamed() -> None:
@@ -438,7 +437,7 @@ def test_a_handler_that_kills_its_process_is_buried_with_its_history_and_its_nei
         assert isinstance(outcome, Dead)
         assert (outcome.reason, outcome.attempts) == ("poison", 3)
         attempts = deadly.history()
-        assert [(a.number, a.how) for a in attempts] == [(1, "its worker died: killed")] * 3
+        assert [(a.number, a.how) for a in attempts] == [(n, "its worker died: killed") for n in (1, 2, 3)]
         assert all(a.worker and datetime.fromisoformat(a.ended_at).tzinfo for a in attempts)
         letter = house.orchestrator.dead_letters.get(str(outcome.letter_id))
         assert (letter.reason, letter.attempts, dict(letter.metadata)) == ("poison", 3, {"job": 1})
