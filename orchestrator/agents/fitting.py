@@ -31,6 +31,10 @@ def refuse_app(app: Celery) -> None:
     Raises:
         InvalidSettings: it cannot work.
     """
+    if app.conf.task_protocol != 2:
+        raise InvalidSettings(
+            [f"task_protocol={app.conf.task_protocol!r}; allowed: 2, whose headers carry supervision"]
+        )
     # The transport's options may have been set by hand, past our settings.
     Options.from_transport_options(app.conf.broker_transport_options or {})
     _refuse(_limits("task_soft_time_limit", app.conf.task_soft_time_limit, "task_time_limit", app.conf.task_time_limit))

@@ -135,6 +135,8 @@ class BrokerDoor:
 
     def _must_supervise(self) -> None:
         transport = self._app.conf.broker_transport
+        if self._app.conf.task_protocol != 2:
+            raise NotSupervised(f"task_protocol={self._app.conf.task_protocol!r}; allowed: 2")
         if not (transport and issubclass(symbol_by_name(transport), Transport)):
             raise NotSupervised(
                 f"the broker's transport is {transport or 'what its URL says'}; "
@@ -166,20 +168,43 @@ class BrokerDoor:
 
 def queue_of(app: Celery, parcel: Parcel) -> str:
     """The name of the mailbox that a parcel goes to: what Celery makes of its task's own options and the routes."""
+    return _destination(app, parcel)[0]
+
+
+def one_queue_of(app: Celery, parcel: Parcel) -> str:
+    """The name of a parcel's mailbox.
+
+    Raises:
+        InvalidPolicy: it goes to a broadcast queue: each worker reads a copy, so there is no one outcome.
+    """
+    name, exchange = _destination(app, parcel)
+    if parcel.supervision.agent:
+        return name
+    queues = app.amqp.queues
+    declared = queues.get(name) or queues.aliases.get(name)
+    used = [declared.exchange] if declared is not None and not exchange else []
+    used += [queue.exchange for queue in queues.values() if exchange and queue.exchange.name == exchange]
+    if any(exchange.type == "fanout" for exchange in used):
+        raise InvalidPolicy("queue", name, "a queue whose messages are read by one worker each, not a broadcast queue")
+    return name
+
+
+def _destination(app: Celery, parcel: Parcel) -> tuple[str, str]:
+    """The names of the queue and of the exchange; the latter is empty where the queue's own is used."""
     if parcel.queue is not None:
-        return queue_name(parcel)
+        return queue_name(parcel), ""
     task = app.tasks.get(parcel.task)
     own = {} if task is None else {name: value for name, value in task._get_exec_options().items() if value is not None}
     route = app.amqp.router.route(own, parcel.task, parcel.args, parcel.kwargs, task)
     queue, exchange, key = route.get("queue"), route.get("exchange"), route.get("routing_key")
     name = str(app.conf.task_default_queue if queue is None else queue.name)
+    exchange = str(getattr(exchange, "name", exchange) or "")
     if not exchange or not key:
-        return name
+        return name, exchange
     # As a direct exchange delivers, the only kind that kombu knows here without having declared it.
-    exchange = getattr(exchange, "name", exchange)
     declared = app.amqp.queues.values()
     bound = {str(other.name) for other in declared if (other.exchange.name, other.routing_key) == (exchange, key)}
-    return name if name in bound or not bound else min(bound)
+    return (name if name in bound or not bound else min(bound)), exchange
 
 
 class Sender:
@@ -209,9 +234,9 @@ class Sender:
         if tracing.is_on():
             parcel = replace(parcel, trace={})
         door = self._door()
+        queue = one_queue_of(self._app, parcel)
         delivery_id = _through(door, parcel)
         s = parcel.supervision
-        queue = queue_of(self._app, parcel)
         delivery = Delivery(
             delivery_id, s.agent, s.message, s.on_error, door.outcome, door.tracker, queue, parcel.trace, s.track
         )
