@@ -22,6 +22,7 @@ from orchestrator.agents.fitting import Fitting, refuse_app, refuse_policies, re
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.masked import mask_logs
+from orchestrator.agents.pools import release_tasks, why_unknown
 from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting
@@ -120,6 +121,8 @@ class Orchestrator:
         # Everything is imported by now, and nothing has run: tasks that came after finalizing are caught here.
         if instance is not None and instance.app is self.app:
             supervise_tasks(self.app)
+            if why := why_unknown(instance.pool_cls):
+                release_tasks(self.app, why)
             known = [*self._directory.addresses(), *governed_tasks(self.app, self.settings.time_limits)]
             for line in remarks(self.app, known, instance.pool_cls):
                 logger.warning("%s", line)

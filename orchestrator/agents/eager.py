@@ -9,24 +9,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import monotonic
+from traceback import format_exception
 from typing import Any
 
 from celery import Celery, states
+from celery.exceptions import Reject
+from celery.result import EagerResult
 
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.eager_flow import EagerFlow
 from orchestrator.agents.eager_letters import Mail, Unreadable, mail_of, reopened, written
 from orchestrator.agents.execute import MESSAGE_LIMIT, TRACEBACK_LIMIT, failure_of
-from orchestrator.agents.fence import FENCE
 from orchestrator.agents.host import supervise_tasks
 from orchestrator.agents.verdict import Verdict, expired, final_failure
-from orchestrator.core.errors import CircuitOpen, UnknownMessage
+from orchestrator.core.errors import CircuitOpen, ResultNotStored, UnknownMessage
 from orchestrator.core.flow import Flow
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Dead, Expired, Handled, Outcome, kind, to_wire
+from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.deadletters.memory import MemoryShelf
 from orchestrator.sending.broadcast import Cast, Refusal, Strategy
@@ -34,6 +37,7 @@ from orchestrator.sending.delivery import Cancelling, Found
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel
 from orchestrator.telemetry import emit, events, tracing
+from orchestrator.transport.own_fields import FENCE
 
 logger = get_logger(__name__)
 
@@ -56,6 +60,8 @@ class EagerHouse:
         self.letters = MemoryShelf(self._send_again)
         self._outcomes: dict[str, Outcome] = {}
         self._records: dict[str, dict[str, Any]] = {}
+        #: With ``task_eager_propagates``, what the last attempts of dead deliveries have raised.
+        self._raised: dict[str, BaseException] = {}
         self._counters: dict[str, dict[str, int]] = {}
         self._fences = itertools.count(1)
         self._lock = threading.Lock()
@@ -95,7 +101,16 @@ class EagerHouse:
         Raises:
             InvalidMessage: its arguments are not JSON data, which a broker would have refused too.
             CircuitOpen: its recipient's breaker is open.
+            Exception: what its last attempt has raised, with Celery's setting ``task_eager_propagates``.
         """
+        delivery_id = self._send(parcel)
+        error = self._raised.pop(parcel.id, None)
+        if error is not None:
+            raise error
+        return delivery_id
+
+    def _send(self, parcel: Parcel) -> str:
+        """As :meth:`send`, which alone raises what a handler has raised: of many, the others are to run."""
         twin = self._flow.twin_of(parcel)
         if twin is not None:
             return twin
@@ -112,7 +127,7 @@ class EagerHouse:
         """Run parcels one after the other."""
         for done, parcel in enumerate(parcels):
             try:
-                self.send(parcel)
+                self._send(parcel)
             except CircuitOpen as error:
                 error.accepted = done
                 raise
@@ -131,7 +146,7 @@ class EagerHouse:
                 return refused
         for place, parcel in enumerate(cast.parcels):
             with _refusing(refused, place):
-                self.send(parcel)
+                self._send(parcel)
         ended = [self._outcomes.get(parcel.id) for parcel in cast.parcels]
         if any(outcome is not None and not isinstance(outcome, Handled) for outcome in ended):
             for place, undo in enumerate(cast.compensations):
@@ -163,16 +178,7 @@ class EagerHouse:
         began = monotonic()
         while outcome is None:
             began = monotonic()
-            result = task.apply(
-                mail.args,
-                mail.kwargs,
-                task_id=parcel.id,
-                retries=retries,
-                throw=False,
-                headers={HEADER: supervision.to_wire(), FENCE: next(self._fences), **mail.carried},
-                link=list(parcel.link) or None,
-                link_error=list(parcel.link_error) or None,
-            )
+            result = self._attempt(task, mail, supervision, retries)
             again = result.result
             if result.state == states.RETRY and isinstance(again, Again):
                 supervision = supervision.after(again.past())
@@ -189,7 +195,8 @@ class EagerHouse:
                     error=again.past().type,
                 )
             elif result.state in (states.SUCCESS, states.IGNORED):
-                outcome = Handled(results.take(parcel.id), retries + 1)
+                kept = results.take(parcel.id)
+                outcome = Handled(kept.result if isinstance(kept, results.Returned) else None, retries + 1)
                 self._flow.handled(supervision.agent)
                 emit(
                     events.HANDLED,
@@ -210,17 +217,51 @@ class EagerHouse:
         self._records[parcel.id] = {**to_wire(outcome), HISTORY: history(supervision, last)}
         return outcome
 
+    def _attempt(self, task: Any, mail: Mail, supervision: Supervision, retries: int) -> Any:
+        """One attempt; its errors, and those of Celery's tracer, are in what it returns."""
+        parcel = mail.parcel
+        try:
+            return task.apply(
+                mail.args,
+                mail.kwargs,
+                task_id=parcel.id,
+                retries=retries,
+                throw=False,
+                headers={HEADER: supervision.to_wire(), FENCE: next(self._fences), **mail.carried},
+                link=list(parcel.link) or None,
+                link_error=list(parcel.link_error) or None,
+            )
+        except Reject as error:
+            return EagerResult(parcel.id, error, states.REJECTED)
+        except Exception as error:  # noqa: BLE001
+            # Of a loader, a hook or a callback: on a worker, Celery's tracer would make a failure of it.
+            number = retries + 1
+            pause = supervision.pause_s(number, error_names(error), time.time())
+            if pause.s is None or results.is_kept(parcel.id):
+                return EagerResult(parcel.id, error, states.FAILURE, "".join(format_exception(error)))
+            failure = failure_of(error, number, _BY)
+            text = f"attempt {number} failed: {failure.type}: {failure.message}"
+            again = Again(text, exc=error, when=pause.s, failure=failure.to_wire())
+            return EagerResult(parcel.id, again, states.RETRY)
+
     def _failed(self, mail: Mail, supervision: Supervision, attempt: int, result: Any) -> Dead:
         parcel = mail.parcel
         error = result.result
         if not isinstance(error, BaseException):
             error = RuntimeError(f"{parcel.task} ended as {result.state}: {error!r}")
         kept = results.take(parcel.id)
-        failure = Failure.from_wire(kept) if kept else failure_of(error, attempt, _BY)
-        if result.traceback and not kept:
+        if isinstance(kept, results.Failed):
+            failure = Failure.from_wire(kept.failure)
+        elif isinstance(kept, results.Returned):
+            failure = failure_of(ResultNotStored(parcel.task, f"{type(error).__name__}: {error}"), attempt, _BY)
+        else:
+            failure = failure_of(error, attempt, _BY)
+        if result.traceback and not isinstance(kept, results.Failed):
             failure = replace(failure, traceback=str(result.traceback)[-TRACEBACK_LIMIT:])
         if result.state == states.REJECTED:
             failure = replace(failure, type="Reject")
+        if self._app.conf.task_eager_propagates:
+            self._raised[parcel.id] = error
         verdict = final_failure(supervision, failure)
         if verdict.log:
             text = mask(verdict.outcome.error, (*self._app.orchestrator.settings.redact, *supervision.hide))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +17,11 @@ from pydantic_core import to_jsonable_python
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.limits import within
-from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.errors import HandlerNotRun, InvalidPolicy, InvalidResult
 from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import tracing
+from orchestrator.transport.own_fields import FAILED, FENCE, KEPT, own_field
 
 #: Of a traceback, the last so many characters are kept.
 TRACEBACK_LIMIT = 8000
@@ -28,11 +29,8 @@ TRACEBACK_LIMIT = 8000
 #: Of an error's text, the first so many.
 MESSAGE_LIMIT = 2000
 
-#: Where a request keeps its supervision once it has been read.
-KEPT: Final = "_orchestrator_supervision"
-
-#: Where it keeps what the handler has raised, if that has been called already (see quick.py).
-FAILED: Final = "_orchestrator_failed"
+#: Errors that another attempt would only repeat, or that come after the handler has run.
+_NEVER_REPEATED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult)
 
 
 def supervision_of(request: Any) -> Supervision | None:
@@ -41,10 +39,7 @@ def supervision_of(request: Any) -> Supervision | None:
     Raises:
         InvalidPolicy: its header is not what a supervised send writes.
     """
-    wire = getattr(request, HEADER, None)
-    if wire is None:
-        headers = getattr(request, "headers", None)
-        wire = headers.get(HEADER) if isinstance(headers, Mapping) else None
+    wire = own_field(request, HEADER)
     if wire is None:
         return None
     # The handler's context asks again.
@@ -78,12 +73,33 @@ def _text_of(error: BaseException) -> str:
         return f"<{type(error).__name__} without text>"
 
 
-def as_json(result: Any) -> Any:
-    """A result as JSON data. The work is done, so whatever it cannot be is shown, not raised."""
+def as_json(task: str, result: Any) -> Any:
+    """A result as JSON data.
+
+    Raises:
+        InvalidResult: it is not.
+    """
     try:
-        return to_jsonable_python(result, serialize_unknown=True)
-    except (ValueError, TypeError, RecursionError):
-        return f"{result!r:.1000}"
+        return to_jsonable_python(result)
+    except Exception as error:
+        # Models and iterators may raise anything.
+        raise InvalidResult(task, type(result).__name__, f"{error}"[:MESSAGE_LIMIT]) from error
+
+
+def check_ran(task: str, result: Any) -> None:
+    """Refuse a result that is the handler's code, not yet begun. Only a pool that knows of it would run it.
+
+    Raises:
+        HandlerNotRun: it is.
+    """
+    if inspect.iscoroutine(result):
+        # Python would warn of one that nobody has waited for.
+        result.close()
+    elif not inspect.isasyncgen(result) and not (
+        inspect.isgenerator(result) and inspect.getgeneratorstate(result) == inspect.GEN_CREATED
+    ):
+        return
+    raise HandlerNotRun(task, type(result).__name__)
 
 
 def run_attempt(
@@ -108,39 +124,37 @@ def run_attempt(
         return run(*args, **kwargs) if limit_s is None else within(limit_s, name, run, args, kwargs)
 
 
-def supervised(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run``, with its errors turned into another attempt while the policy allows one.
+def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What ``run`` returns, with its errors turned into another attempt while the policy allows one.
 
-    Plain Celery sends have none; their errors pass.
+    Plain Celery sends have no policy; their errors pass.
     """
-
-    @functools.wraps(run)
-    def attempt(*args: Any, **kwargs: Any) -> Any:
-        request = task.request
-        supervision = supervision_of(request)
-        failed = vars(request).pop(FAILED, None)
-        try:
-            if failed is not None:
-                raise failed
-            result = run_attempt(task.name, run, args, kwargs, request, supervision)
-        except (CeleryRetry, Ignore, Reject):
+    supervision = supervision_of(request)
+    failed = vars(request).pop(FAILED, None)
+    # Where a worker's main process settles the message, it asks for what is kept.
+    reported = getattr(request, FENCE, None) is not None
+    try:
+        if failed is not None:
+            raise failed
+        result = run_attempt(task.name, run, args, kwargs, request, supervision)
+        check_ran(task.name, result)
+        shown = as_json(task.name, result) if supervision is not None and supervision.track else None
+    except (CeleryRetry, Ignore, Reject):
+        raise
+    except Exception as error:
+        number = (request.retries or 0) + 1
+        failure = failure_of(error, number, str(request.hostname))
+        pause = Pause(None, final=supervision is not None)
+        if supervision is not None and not isinstance(error, _NEVER_REPEATED):
+            pause = supervision.pause_s(number, error_names(error), time.time())
+        pause_s, failure = pause.s, replace(failure, out_of_time=pause.out_of_time, final=pause.final)
+        if pause_s is None:
+            if supervision is not None or reported:
+                # Of the error itself, the worker sees only what pickle lets through.
+                results.keep(request.id, results.Failed(failure.to_wire()))
             raise
-        except Exception as error:
-            number = (request.retries or 0) + 1
-            failure = failure_of(error, number, str(request.hostname))
-            pause = Pause(None, final=supervision is not None)
-            if supervision is not None and not isinstance(error, InvalidPolicy):
-                pause = supervision.pause_s(number, error_names(error), time.time())
-            pause_s, failure = pause.s, replace(failure, out_of_time=pause.out_of_time, final=pause.final)
-            if pause_s is None:
-                if supervision is not None or not (request.is_eager or request.called_directly):
-                    # Of the error itself, the worker sees only what pickle lets through.
-                    results.keep(request.id, failure.to_wire())
-                raise
-            text = f"attempt {number} failed: {failure.type}: {failure.message}"
-            raise Again(text, exc=error, when=pause_s, failure=failure.to_wire()) from error
-        if supervision is not None and supervision.track:
-            results.keep(request.id, as_json(result))
-        return result
-
-    return attempt
+        text = f"attempt {number} failed: {failure.type}: {failure.message}"
+        raise Again(text, exc=error, when=pause_s, failure=failure.to_wire()) from error
+    if supervision is not None or reported:
+        results.keep(request.id, results.Returned(shown))
+    return result

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-#: How a request, or the headers of an eager one, carry it.
-FENCE: Final = "fence"
+from orchestrator.transport.own_fields import FENCE, own_field
 
 #: Redis counts entries within a millisecond; so many fit, and the token fits 63 bits until the year 2248.
 _PER_MS: Final = 1 << 20
@@ -25,5 +24,4 @@ def fence_at(delivery_tag: str) -> int:
 
 def fence_of(request: Any) -> int:
     """The token of the attempt behind a Celery request."""
-    fence = getattr(request, FENCE, None) or (getattr(request, "headers", None) or {}).get(FENCE)
-    return int(fence or 0)
+    return int(own_field(request, FENCE) or 0)

@@ -12,6 +12,7 @@ from orchestrator.agents.unhandled import unhandled
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
+from orchestrator.core.supervision import HEADER
 from orchestrator.core.text import is_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.request import channel_of
@@ -80,9 +81,14 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
     """Celery's handler of arriving messages, which expects of them more than the network promises."""
     broken = (*consumer.connection_errors, *consumer.connection.channel_errors)
     quick = QuickWay(consumer)
+    tasks = consumer.app.tasks
 
     def handle(message: Any) -> Any:
         try:
+            if why := _why_unsupervised(tasks, message):
+                _bury(message, Reason.UNSUPERVISED, "NotSupervised", why)
+                message.reject_log_error(logger, broken)
+                return None
             return None if quick.take(message) else on_task_received(message)
         except broken:
             raise
@@ -102,6 +108,18 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
             return None
 
     return handle
+
+
+def _why_unsupervised(tasks: Any, message: Any) -> str:
+    """Why a message that was sent under supervision cannot be supervised here; empty if it can, or was not."""
+    headers = message.headers
+    if not isinstance(headers, dict) or HEADER not in headers:
+        return ""
+    name = headers.get("task")
+    if name is None:
+        return "it is of Celery's task protocol 1; allowed: task_protocol=2"
+    why = getattr(tasks.get(name), "__unsupervised__", "") if isinstance(name, str) else ""
+    return f"{name} cannot be supervised here: {why}" if why else ""
 
 
 def _is_a_signals(error: BaseException) -> bool:

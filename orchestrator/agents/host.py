@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,16 @@ from celery import Celery
 from kombu.utils.imports import symbol_by_name
 
 from orchestrator.agents.agent import Agent, AgentSpec, HandlerSpec
+from orchestrator.agents.attempts import derive
 from orchestrator.agents.context import Context
-from orchestrator.agents.execute import supervised, supervision_of
+from orchestrator.agents.execute import supervision_of
 from orchestrator.agents.fence import fence_of
 from orchestrator.agents.replacing import inherited
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.message import decode, message_name
+from orchestrator.transport.own_fields import INCARNATION, own_field
+from orchestrator.transport.strategies import has_own_strategy
 from orchestrator.transport.transport import CELERY_REQUEST, TRACKED_REQUEST
 
 if TYPE_CHECKING:
@@ -85,21 +89,22 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
         redelivered=bool(info.get("redelivered")),
         metadata=dict(supervision.metadata) if supervision is not None else {},
         orchestrator=orchestrator,
-        incarnation=str(getattr(request, "incarnation", None) or ""),
+        incarnation=str(own_field(request, INCARNATION) or ""),
     )
 
 
 def supervise_tasks(app: Celery) -> None:
-    """Have every task of the app executed and settled by us; tasks with a request class of their own keep it."""
+    """Have every task of the app executed and settled by us, but those that settle for themselves."""
     for task in app.tasks.values():
         if task.name.startswith("celery.") or getattr(task, "__supervised__", False):
             continue
         task.__supervised__ = True
-        if task.Request in (CELERY_REQUEST, TRACKED_REQUEST):
-            task.Request = REQUEST
-        task.__handle__ = task.run
-        task.run = task.__attempt__ = supervised(task, task.run)
         task.on_replace = inherited(task, task.on_replace)
+        if not has_own_strategy(task):
+            if task.Request in (CELERY_REQUEST, TRACKED_REQUEST):
+                task.Request = REQUEST
+            derive(task)
+            task.__handle__ = task.run
         task.__unsupervised__ = why_not_supervised(task)
 
 
@@ -107,7 +112,17 @@ def why_not_supervised(task: Any) -> str:
     """Why a task's messages cannot be supervised; empty if they can."""
     if not task.acks_late:
         return "acks_late=False: acknowledged before it runs, so it is lost with its worker"
+    if has_own_strategy(task):
+        return f"its Strategy is {_shown(task.Strategy)}, which hands messages to the pool by itself"
+    if inspect.iscoroutinefunction(task.run) or inspect.isasyncgenfunction(task.run):
+        return "it is an async function; Celery's pools run plain functions"
+    if inspect.isgeneratorfunction(task.run):
+        return "it is a generator function; Celery's pools run plain functions"
     request = symbol_by_name(task.Request)
     if isinstance(request, type) and issubclass(request, symbol_by_name(REQUEST)):
         return ""
     return f"its Request class is {request.__module__}:{request.__qualname__}, which settles for itself"
+
+
+def _shown(strategy: Any) -> str:
+    return strategy if isinstance(strategy, str) else f"{strategy.__module__}:{strategy.__qualname__}"

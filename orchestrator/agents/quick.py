@@ -6,7 +6,7 @@ per task, or by looking whether a list is empty, and the message is read once.
 
 Only a success ends here. Where somebody has a say, or anything about a message is uncommon, it takes Celery's way from
 the start; so does every failure, with the error that the handler has raised: Celery's tracer is told of it as if it
-had called the handler itself (see ``FAILED`` in execute.py).
+had called the handler itself (see ``FAILED`` in own_fields.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from celery import signals
 from celery._state import _task_stack
 from celery.app import trace as celery_trace
 from celery.app.task import Context, Task
-from celery.app.trace import task_has_custom
 from celery.backends.base import Backend
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadPool
@@ -33,14 +32,18 @@ from kombu.utils.encoding import safe_repr
 from vine import promise
 
 from orchestrator.agents import results
-from orchestrator.agents.execute import FAILED, KEPT, as_json, run_attempt
-from orchestrator.agents.fence import FENCE, fence_at
+from orchestrator.agents.attempts import has_own
+from orchestrator.agents.execute import as_json, check_ran, run_attempt
+from orchestrator.agents.fence import fence_at
 from orchestrator.agents.host import REQUEST
 from orchestrator.agents.request import SupervisedRequest
+from orchestrator.agents.untouched import is_untouched
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.core.text import is_text
+from orchestrator.transport.callbacks import reporting
 from orchestrator.transport.message import plain_loads
+from orchestrator.transport.own_fields import FAILED, FENCE, INCARNATION, KEPT
 from orchestrator.transport.request import TrackedRequest, channel_of
 
 _LISTENED: Final = tuple(
@@ -50,14 +53,11 @@ _LISTENED: Final = tuple(
 #: Hooks of a task class that Celery's tracer calls around a success.
 _HOOKS: Final = ("before_start", "on_success", "after_return")
 
-#: Where ``Task.__call__`` is defined: by Celery, and by what Celery's worker puts in its place.
-_OWN_CALL: Final = ("celery.app.task", "celery.app.trace")
-
 #: Headers that are texts, if anything.
 _TEXTS: Final = ("root_id", "parent_id", "group")
 
 #: Headers that a message on the short way has not.
-_UNCOMMON: Final = ("eta", "expires", "eta_waited", "stamps", "stamped_headers", "compression")
+_UNCOMMON: Final = ("eta", "expires", "stamps", "stamped_headers", "compression")
 
 
 class _Lane:
@@ -85,8 +85,8 @@ class QuickWay:
         self._open = (
             type(consumer.pool) in (SoloPool, ThreadPool)
             and not consumer.app.conf.worker_deduplicate_successful_tasks
-            and type(consumer.app.loader).on_task_init is BaseLoader.on_task_init
-            and type(consumer.app.loader).on_process_cleanup is BaseLoader.on_process_cleanup
+            and getattr(consumer.app.loader.on_task_init, "__func__", None) is BaseLoader.on_task_init
+            and getattr(consumer.app.loader.on_process_cleanup, "__func__", None) is BaseLoader.on_process_cleanup
         )
 
     def take(self, message: Any) -> bool:
@@ -94,6 +94,8 @@ class QuickWay:
         if not self._open or any(_LISTENED):
             return False
         headers = message.headers
+        if message.eta_waited:
+            return False
         name = headers.get("task")
         try:
             lane = self._lanes[name]
@@ -133,12 +135,8 @@ class QuickWay:
             and task.Request == REQUEST
             and task.Strategy == Task.Strategy
             and task.acks_late
-            # Whoever wraps a task's function, or Celery's tracer, wants to be called.
-            and task.run is getattr(task, "__attempt__", None)
-            and getattr(task.__trace__, "__code__", None) is not None
-            and task.__trace__.__code__.co_filename == celery_trace.__file__
-            and type(task).__call__.__module__ in _OWN_CALL
-            and not any(task_has_custom(task, hook) for hook in _HOOKS)
+            and is_untouched(task, consumer.strategies[name])
+            and not any(has_own(type(task), hook) for hook in _HOOKS)
             and type(task.backend).process_cleanup is Backend.process_cleanup
         )
         return _Lane(consumer, task) if usual else None
@@ -214,8 +212,7 @@ class QuickContext(Context):
     @cached_property
     def headers(self) -> dict[str, Any] | None:
         """What the message's headers hold besides Celery's own, worked out for who asks."""
-        fields = {name: value for name, value in vars(self).items() if name != KEPT}
-        found: dict[str, Any] | None = self._get_custom_headers(fields)
+        found: dict[str, Any] | None = self._get_custom_headers(vars(self))
         return found
 
 
@@ -296,13 +293,13 @@ class QuickRequest(SupervisedRequest):
         self.hand_to(pool)
         channel = channel_of(self._message)
         if channel is not None:
-            self._request_dict["incarnation"] = channel.incarnation
+            self._request_dict[INCARNATION] = channel.incarnation
         result = pool.apply_async(
             _run,
             args=(self,),
             accept_callback=self.on_accepted,
-            callback=self.on_success,
-            error_callback=self.on_failure,
+            callback=reporting(self, self.on_success),
+            error_callback=reporting(self, self.on_failure),
             correlation_id=self.id,
         )
         self._apply_result = None if result is None else weakref.ref(result)
@@ -344,6 +341,7 @@ class QuickRequest(SupervisedRequest):
                 **self._Request__payload[2],
                 "is_eager": False,
                 "called_directly": False,
+                "_protected": 1,
                 KEPT: (self._request_dict[HEADER], self._known),
             }
         )
@@ -352,6 +350,8 @@ class QuickRequest(SupervisedRequest):
         failed: BaseException | None = None
         try:
             result = run_attempt(task.name, lane.handle, self._args, self._kwargs, context, self._known)
+            check_ran(task.name, result)
+            kept = as_json(task.name, result) if self._known.track else None
         except BaseException as error:  # noqa: BLE001
             failed = error
         finally:
@@ -362,7 +362,7 @@ class QuickRequest(SupervisedRequest):
         runtime_s = monotonic() - began
         if lane.says_success:
             self._say_success(result, runtime_s)
-        return _Done(result, as_json(result) if self._known.track else None, runtime_s)
+        return _Done(result, kept, runtime_s)
 
     def _say_success(self, result: Any, runtime_s: float) -> None:
         said = {

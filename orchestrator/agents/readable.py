@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
-from celery.utils.time import maybe_iso8601
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
@@ -36,12 +35,6 @@ def check_headers(headers: Mapping[str, Any]) -> Supervision | None:
         raise _bad(headers, "stamps", "an object")
     if not isinstance(headers.get("stamped_headers"), list | tuple | None):
         raise _bad(headers, "stamped_headers", "a list")
-    eta = headers.get("eta_waited")
-    if eta is not None:
-        try:
-            maybe_iso8601(eta)
-        except (TypeError, ValueError, AttributeError):
-            raise _bad(headers, "eta_waited", "an ISO 8601 time") from None
     wire = headers.get(HEADER)
     try:
         return None if wire is None else Supervision.from_wire(wire)

@@ -9,6 +9,7 @@ from celery import Celery
 from kombu.utils.imports import symbol_by_name
 
 from orchestrator.agents.host import why_not_supervised
+from orchestrator.agents.pools import why_unknown
 from orchestrator.core.effective import impossible, merge, wasteful
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.address import Address, unreadable
@@ -25,7 +26,14 @@ def remarks(app: Celery, addresses: Iterable[Address], pool: str | type = "") ->
     """Everything there is to say; ``pool`` is the worker's, if there is one."""
     known = list(addresses)
     factor = app.orchestrator.settings.timeout_factor if hasattr(app, "orchestrator") else 1.0
-    return [*_broker(app), *_tasks(app), *_contents(app), *_policies(known, factor), *_pool(_short(pool), known)]
+    return [
+        *_broker(app),
+        *_unknown_pool(pool),
+        *([] if pool and why_unknown(pool) else _tasks(app)),
+        *_contents(app),
+        *_policies(known, factor),
+        *_pool(_short(pool), known),
+    ]
 
 
 def _broker(app: Celery) -> list[str]:
@@ -35,6 +43,11 @@ def _broker(app: Celery) -> list[str]:
     has = f"its transport is {transport or 'what the broker URL says'}"
     allowed = f"a redis://, rediss:// or sentinel:// URL with broker_transport={TRANSPORT!r}"
     return [f"broker: nothing is supervised, {has}; allowed: {allowed}"]
+
+
+def _unknown_pool(pool: str | type) -> list[str]:
+    why = why_unknown(pool) if pool else ""
+    return [f"pool: nothing is supervised, {why}"] if why else []
 
 
 def _tasks(app: Celery) -> list[str]:

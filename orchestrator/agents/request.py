@@ -6,6 +6,7 @@ import copy
 import time
 import weakref
 from dataclasses import replace
+from traceback import format_exception
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -26,18 +27,22 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
-from orchestrator.agents.fence import FENCE, fence_at
+from orchestrator.agents.fence import fence_at
 from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, expired, final_failure
-from orchestrator.core.errors import HandlerTimeout
+from orchestrator.core.errors import HandlerTimeout, ResultNotStored
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Cancelled, Expired, Handled, Outcome, kind, to_wire
+from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision, hide_in
 from orchestrator.sending.shown_arguments import masked_args, masked_kwargs, masked_text
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.callbacks import reporting
+from orchestrator.transport.child_end import ChildEnd
 from orchestrator.transport.message import LINEAGE, SENT
+from orchestrator.transport.own_fields import FENCE, INCARNATION
 from orchestrator.transport.request import TrackedRequest, channel_of, is_unsent_retry
 
 logger = get_logger(__name__)
@@ -52,11 +57,14 @@ class SupervisedRequest(TrackedRequest):
     Settling comes first and Celery's own book-keeping after it, which then finds the message acknowledged.
     """
 
-    #: The failure of the last attempt, as the pool saw it.
-    _kept: Any = None
+    #: How the attempt ended where it ran, as the pool saw it.
+    _kept: results.Kept | None = None
 
     #: Whether another attempt follows a hard time limit.
     _goes_on = False
+
+    #: Whether the message became a dead letter, or nothing, because its last attempt failed.
+    _gave_up = False
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -81,15 +89,15 @@ class SupervisedRequest(TrackedRequest):
         channel = channel_of(self._message)
         if channel is not None:
             # The pool's processes hold no lease; who does is known here only.
-            self._request_dict["incarnation"] = channel.incarnation
+            self._request_dict[INCARNATION] = channel.incarnation
         hard_s, soft_s = self._limits(pool)
         result = pool.apply_async(
             results.fast_trace if self._app.use_fast_trace_task else results.trace,
             args=(self._type, self.id, self._request_dict, self._body, self._content_type, self._content_encoding),
             accept_callback=self.on_accepted,
-            timeout_callback=self.on_timeout,
-            callback=self.on_success,
-            error_callback=self.on_failure,
+            timeout_callback=reporting(self, self.on_timeout),
+            callback=reporting(self, self.on_success),
+            error_callback=reporting(self, self.on_failure),
             soft_timeout=soft_s,
             timeout=hard_s,
             correlation_id=self.id,
@@ -156,11 +164,11 @@ class SupervisedRequest(TrackedRequest):
         failed, (value, kept), runtime_s = failed__retval__runtime
         if kept is results.Instead.EXPIRED:
             return self._announce_revoked("expired", False, None, True)
+        self._kept = kept
         if failed:
-            self._kept = kept
             value = results.unpacked(value)
         elif self._open():
-            self._handled(kept, runtime_s)
+            self._handled(kept.result if isinstance(kept, results.Returned) else None, runtime_s)
             self._resolved()
         return super().on_success((failed, value, runtime_s), **kwargs)
 
@@ -238,12 +246,22 @@ class SupervisedRequest(TrackedRequest):
         if not elsewhere and not isinstance(error, SystemExit | KeyboardInterrupt) and self._open():
             failure = self._failure(error, exc_info.traceback)
             if isinstance(error, TimeLimitExceeded):
+                if self._supervision() is None and not self.task.acks_on_timeout:
+                    self._give_back_after_kill()
+                    return None
                 pause = self._after_kill(failure)
                 if pause.s is not None:
                     self._try_again(failure, pause.s)
                     return None
                 failure = replace(failure, out_of_time=pause.out_of_time, final=pause.final)
+            elif self._kept is None and not isinstance(error, Reject):
+                pause = self._after_tracer(failure, error)
+                if pause.s is not None:
+                    self._try_again(failure, pause.s)
+                    return None
+                failure = replace(failure, out_of_time=pause.out_of_time, final=pause.final)
             self._failed(failure)
+            self._gave_up = True
             if isinstance(error, MemoryError):
                 # Celery would raise it again here, in the main process, and so end a worker whose memory is fine.
                 task_ready(self)
@@ -252,6 +270,39 @@ class SupervisedRequest(TrackedRequest):
         elif isinstance(error, Ignore) and self._open() and str(error) != _REPLACED:
             self._handled(None, None)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def reject(self, requeue: bool = False) -> None:
+        """As Celery's, which would say nothing of a message that has been settled here before."""
+        super().reject(requeue)
+        if self._gave_up and not requeue:
+            self.send_event("task-rejected", requeue=False)
+
+    def _give_back_after_kill(self) -> None:
+        """A plain send whose task says ``acks_on_timeout=False``: it runs again, as often as a message may kill."""
+        channel, tag = channel_of(self._message), self._message.delivery_tag
+        if channel is None:
+            return
+        task_ready(self)
+        channel.settler.give_back_interrupted(tag, ChildEnd.DIED)
+        channel.qos.settled(tag)
+        self.acknowledged = True
+        self._goes_on = True
+        self.send_event("task-rejected", requeue=True)
+
+    def bury_unsettled(self, channel: Any, tag: str, error: Exception) -> None:
+        """As the base's, with the outcome that its sender waits for."""
+        try:
+            self._failed(replace(self._failure(error, "".join(format_exception(error))), final=True))
+        except Exception:
+            logger.exception("what is known of %s[%s] is of no use", self.name, self.id)
+            super().bury_unsettled(channel, tag, error)
+
+    def _after_tracer(self, failure: Failure, error: BaseException) -> Pause:
+        """What comes after an error of Celery's own or of a loader, before the attempt has come to an end."""
+        supervision = self._supervision()
+        if supervision is None:
+            return Pause(None)
+        return supervision.pause_s(self._attempt, (failure.type, *error_names(error)), time.time())
 
     def _after_kill(self, failure: Failure) -> Pause:
         """What comes after Celery's hard time limit has killed the process that ran this."""
@@ -321,13 +372,16 @@ class SupervisedRequest(TrackedRequest):
         )
 
     def _failure(self, error: Any, traceback: Any) -> Failure:
-        if isinstance(self._kept, dict):
-            return Failure.from_wire(self._kept)
+        if isinstance(self._kept, results.Failed):
+            return Failure.from_wire(self._kept.failure)
         # What could not be pickled comes wrapped, with the name of the class it was.
         name = getattr(error, "exc_cls_name", type(error).__name__)
         supervision = self._supervision()
         if isinstance(error, TimeLimitExceeded) and supervision is not None and supervision.timeout_s is not None:
             error = HandlerTimeout(str(self.name), supervision.timeout_s)
+            name = type(error).__name__
+        elif isinstance(self._kept, results.Returned):
+            error = ResultNotStored(str(self.name), f"{name}: {error}")
             name = type(error).__name__
         failure = failure_of(error, self._attempt, str(self.hostname))
         return replace(failure, type=name, traceback=str(traceback or "")[-TRACEBACK_LIMIT:])

@@ -4,29 +4,51 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from threading import get_ident
 from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo
-from celery.app.trace import fast_trace_task, trace_task_ret
+from celery.app import trace as celery_trace
 from celery.utils.time import maybe_iso8601
 
 from orchestrator.core.errors import HandlerFailed
 
-#: Of this process' attempts, between the handler's end and the pool's answer: the result, or the failure as it goes
-#: over the wire. By delivery and thread, because the next attempt of a delivery may begin in another thread before
-#: this one has been reported.
-_results: dict[tuple[str, int], Any] = {}
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The handler returned; the result as JSON data, if somebody may ask for it."""
+
+    result: Any = None
 
 
-def keep(delivery_id: str, result: Any) -> None:
-    """Remember a result or a failure until the attempt is reported."""
-    _results[delivery_id, get_ident()] = result
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt was the last, and failed; the failure as it goes over the wire."""
+
+    failure: Mapping[str, Any]
 
 
-def take(delivery_id: str) -> Any:
+Kept = Returned | Failed
+
+#: How this process' attempts ended, between the handler's end and the pool's answer. By delivery and thread, because
+#: the next attempt of a delivery may begin in another thread before this one has been reported.
+_results: dict[tuple[str, int], Kept] = {}
+
+
+def keep(delivery_id: str, kept: Kept) -> None:
+    """Remember how an attempt ended until it is reported."""
+    _results[delivery_id, get_ident()] = kept
+
+
+def is_kept(delivery_id: str) -> bool:
+    """Whether the attempt has come to an end that is remembered."""
+    return (delivery_id, get_ident()) in _results
+
+
+def take(delivery_id: str) -> Kept | None:
     """What was remembered, once."""
     return _results.pop((delivery_id, get_ident()), None)
 
@@ -83,11 +105,11 @@ def fast_trace(name: str, uuid: str, request: Any, *args: Any, **kwargs: Any) ->
     """Celery's fast trace, run by a pool; the value it returns becomes ``(value, result or failure)``."""
     if _too_late(request):
         return _INSTEAD_OF_RUNNING
-    return _with_result(fast_trace_task(name, uuid, request, *args, **kwargs), uuid)
+    return _with_result(celery_trace.fast_trace_task(name, uuid, request, *args, **kwargs), uuid)
 
 
 def trace(name: str, uuid: str, request: Any, *args: Any, **kwargs: Any) -> Any:
     """Celery's slow trace, likewise."""
     if _too_late(request):
         return _INSTEAD_OF_RUNNING
-    return _with_result(trace_task_ret(name, uuid, request, *args, **kwargs), uuid)
+    return _with_result(celery_trace.trace_task_ret(name, uuid, request, *args, **kwargs), uuid)

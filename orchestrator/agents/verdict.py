@@ -17,6 +17,8 @@ _REASON_BY_ERROR = {
     "TimeLimitExceeded": Reason.TIMEOUT,
     "SoftTimeLimitExceeded": Reason.TIMEOUT,
     "Reject": Reason.REJECTED,
+    "InvalidResult": Reason.RESULT,
+    "ResultNotStored": Reason.RESULT,
 }
 
 

@@ -355,7 +355,7 @@ def _say(as_json: bool, document: dict[str, Any], text: str) -> None:
     if as_json:
         print_document(document)
     else:
-        click.echo(lines(text))
+        click.echo(text)
 
 
 def _say_ids(as_json: bool, did: str, ids: list[str], text: str) -> None:

@@ -75,7 +75,7 @@ def _value(policy: Effective, name: str) -> Any:
 
 def _show(context: click.Context, addresses: list[Address], factor: float, said: list[str]) -> None:
     # Here, so that `celery worker` does not load it.
-    from orchestrator.cli.tables import console, print_list, print_table
+    from orchestrator.cli.tables import console, print_table, print_text
 
     out = console(context)
     for address in addresses:
@@ -87,8 +87,8 @@ def _show(context: click.Context, addresses: list[Address], factor: float, said:
     if not addresses:
         print_table(out, "Policies", (), [])
     if factor != 1:
-        print_list(out, "Timeouts", [f"all timeouts and deadlines are multiplied by {factor:g}"])
-    print_list(out, "Remarks", said)
+        print_text(out, "Timeouts", f"  all timeouts and deadlines are multiplied by {factor:g}")
+    print_text(out, "Remarks", "\n".join(f"  {line}" for line in said) or "  none")
 
 
 def _shown(value: Any) -> str:

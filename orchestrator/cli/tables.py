@@ -148,11 +148,3 @@ def print_text(out: Console, title: str, text: str) -> None:
     out.line(one_line(title), bold=True)
     out.line(lines(text))
     out.line()
-
-
-def print_list(out: Console, title: str, items: Collection[str]) -> None:
-    """Texts, each on a line of its own whatever it holds."""
-    out.line(one_line(title), bold=True)
-    for item in items or ("none",):
-        out.line(f"  {one_line(item)}")
-    out.line()

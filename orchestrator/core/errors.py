@@ -162,6 +162,29 @@ class HandlerFailed(AgentError):
     """A handler raised something that cannot be shown as what it was."""
 
 
+class HandlerNotRun(AgentError):
+    """A handler returned something that has yet to run: a coroutine or a generator."""
+
+    def __init__(self, handler: str, returned: str) -> None:
+        super().__init__(
+            f"{handler} returned a {returned}, so its code has not run; allowed: a function without async and yield"
+        )
+
+
+class InvalidResult(AgentError):
+    """A handler returned something that is not JSON data. The handler has run, so it is not retried."""
+
+    def __init__(self, handler: str, returned: str, problem: object) -> None:
+        super().__init__(f"{handler} returned a {returned}, which is not JSON data: {problem}")
+
+
+class ResultNotStored(AgentError):
+    """A handler returned, and then its result could not be stored or passed on. It is not retried."""
+
+    def __init__(self, handler: str, problem: str) -> None:
+        super().__init__(f"{handler} returned, but its result could not be stored or passed on: {problem}")
+
+
 class HandlerTimeout(AgentError):
     """A handler ran longer than its ``timeout_s``."""
 

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     OVERFLOW = "mailbox overflow"
     UNROUTABLE = "unroutable"
+    RESULT = "result not stored"
+    UNSUPERVISED = "not supervised"
 
 
 @dataclass(frozen=True, slots=True)

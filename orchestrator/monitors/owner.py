@@ -10,6 +10,7 @@ from celery import Celery
 
 from orchestrator.agents.execute import supervision_of
 from orchestrator.core.errors import InvalidPolicy, NoOwner
+from orchestrator.transport.own_fields import INCARNATION, own_field
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def owner_here(app: Celery) -> Owner:
         return session
     task: Any = app.current_task
     if task is not None:
-        incarnation = getattr(task.request, "incarnation", None)
+        incarnation = own_field(task.request, INCARNATION)
         supervision = supervision_of(task.request)
         if isinstance(incarnation, str) and incarnation and supervision is not None and supervision.agent:
             return Owner(incarnation, supervision.agent)

@@ -24,6 +24,7 @@ from orchestrator.monitors.origin import Origins
 from orchestrator.monitors.owner import Owner, checked_wait, open_session
 from orchestrator.sending.publish import Parcel
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.own_fields import INCARNATION, own_field
 
 #: What an agent's incarnation is called where there are no processes.
 _NODE = "eager"
@@ -103,7 +104,7 @@ class RememberedMonitors(Monitors):
     def owner_here(self) -> Owner:
         """As everywhere; an agent's handler acts for its present incarnation."""
         task: Any = self._app.current_task
-        if open_session.get() is None and task is not None and not getattr(task.request, "incarnation", None):
+        if open_session.get() is None and task is not None and not own_field(task.request, INCARNATION):
             agent = task.name.rpartition(".")[0]
             if agent in self._agents():
                 return Owner(self.incarnation(agent), agent)

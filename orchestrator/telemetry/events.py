@@ -45,6 +45,11 @@ SEND_FAILED: Final = _event(
 HANDLED: Final = _event(
     "delivery.handled", "A handler returned.", measurements="runtime_s", metadata="agent message id attempts"
 )
+SETTLING_FAILED: Final = _event(
+    "delivery.settling_failed",
+    "The end of an attempt could not be recorded as it should; the message became a dead letter unless it had ended.",
+    metadata="agent message id error",
+)
 RETRIED: Final = _event(
     "delivery.retried",
     "An attempt failed and another is scheduled.",

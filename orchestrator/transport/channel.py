@@ -363,8 +363,9 @@ class Channel(PublishingChannel):
         redelivered = claim.deaths > 0 or self._came_back(claim)
         try:
             payload = decode(raw, tag=claim.tag, queue=claim.queue, redelivered=redelivered)
-            _due_now(payload)
+            eta = _due_now(payload)
             message = self.Message(payload, channel=self)
+            message.eta_waited = eta
         except MalformedEntry as error:
             self._bury_malformed(claim, str(error))
             return
@@ -500,8 +501,10 @@ class Channel(PublishingChannel):
                 holder.detach(self)
 
 
-def _due_now(payload: Mapping[str, Any]) -> None:
-    """Redis has waited for the ``eta`` already; a worker whose clock is behind must not wait again."""
+def _due_now(payload: Mapping[str, Any]) -> Any:
+    """Redis has waited for the ``eta`` already; a worker whose clock is behind must not wait again. Returns it."""
     headers = payload["headers"]
-    if headers.get("eta"):
-        headers["eta_waited"], headers["eta"] = headers["eta"], None
+    eta = headers.get("eta")
+    if eta:
+        headers["eta"] = None
+    return eta

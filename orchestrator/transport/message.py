@@ -23,8 +23,9 @@ SENT = "orc_sent_ms"
 
 def renewed(headers: Mapping[str, Any], lineage: Mapping[str, Any]) -> dict[str, Any]:
     """The headers of a dead letter that is sent again: a first attempt, which says where it comes from."""
-    fresh = {**headers, "retries": 0, "eta": None, "expires": None, "redelivered": False, LINEAGE: dict(lineage)}
-    fresh.pop(SENT, None)
+    fresh = {**headers, "retries": 0, "eta": None, "expires": None, LINEAGE: dict(lineage)}
+    for name in (SENT, "redelivered"):
+        fresh.pop(name, None)
     if isinstance(headers.get(HEADER), dict):
         supervision = {name: value for name, value in headers[HEADER].items() if name != "failures"}
         fresh[HEADER] = {**supervision, "replay_of": str(lineage.get("of", ""))}

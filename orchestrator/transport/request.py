@@ -5,19 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from celery.exceptions import Reject, WorkerLostError
+from celery.exceptions import InvalidTaskError, Reject, WorkerLostError
+from celery.utils.time import maybe_iso8601
 from celery.worker import state
 from celery.worker.request import Request
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator.core.log import get_logger
+from orchestrator.core.outcome import Reason
+from orchestrator.telemetry import emit, events
+from orchestrator.transport.callbacks import ReportingPool
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.child_end import ChildEnd, end_of
+from orchestrator.transport.own_fields import hide_own_fields
 from orchestrator.transport.refusal import may_pass
 from orchestrator.transport.stopping import WORKER_STATE
 
 logger = get_logger(__name__)
+
+hide_own_fields()
 
 
 def channel_of(message: Any) -> Channel | None:
@@ -47,6 +54,17 @@ class TrackedRequest(Request):
     #: The pool that was given this message.
     _pool: Any = None
 
+    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(message, *args, **kwargs)
+        eta = getattr(message, "eta_waited", None)
+        if eta:
+            try:
+                maybe_iso8601(eta)
+            except (AttributeError, ValueError, TypeError) as error:
+                raise InvalidTaskError(f"invalid ETA value {eta!r}: {error}") from error
+            # For the task; the worker would wait once more.
+            self._request_dict["eta"] = eta
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # Celery derives a class per task with copies of these two that call no base; ours are needed.
@@ -58,7 +76,24 @@ class TrackedRequest(Request):
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         """Hand the task to the pool."""
         self.hand_to(pool)
-        return super().execute_using_pool(pool, **kwargs)
+        return super().execute_using_pool(ReportingPool(pool, self), **kwargs)
+
+    def settling_failed(self, error: Exception) -> None:
+        """A callback of the pool raised: log it, and bury the message unless it is settled."""
+        logger.exception("settling %s[%s] failed", self.name, self.id)
+        failure = f"{type(error).__name__}: {error}"
+        channel, tag = channel_of(self._message), self._message.delivery_tag
+        queue = str((self._message.delivery_info or {}).get("routing_key") or "")
+        emit(events.SETTLING_FAILED, agent=queue, message=str(self.name), id=str(self.id), error=failure)
+        if channel is not None and not self.acknowledged:
+            self.acknowledged = True
+            self.bury_unsettled(channel, tag, error)
+
+    def bury_unsettled(self, channel: Channel, tag: str, error: Exception) -> None:
+        """Make a dead letter of the message, whose end could not be reported."""
+        told = {"type": type(error).__name__, "message": str(error)[:2000]}
+        channel.settler.bury(tag, {"reason": Reason.RESULT.value, "error": told})
+        channel.qos.settled(tag)
 
     def hand_to(self, pool: Any) -> None:
         """Tell the transport if this pool runs whatever it has been given; prefork forgets it when told to."""

@@ -35,8 +35,12 @@ def _track_requests() -> None:
     only in a process that has Celery (the transport serves plain kombu as well).
     """
     task_module = sys.modules.get("celery.app.task")
-    if task_module is not None and task_module.Task.Request == CELERY_REQUEST:
+    if task_module is None:
+        return
+    if task_module.Task.Request == CELERY_REQUEST:
         task_module.Task.Request = TRACKED_REQUEST
+    if "celery.worker.strategy" in sys.modules:
+        import_module("orchestrator.transport.strategies").watch_strategies()
 
 
 def _tell_what_is_scheduled() -> None:

@@ -15,7 +15,7 @@ from orchestrator import Orchestrator, Retry, load_settings
 SIGNALS = ("task_received", "task_prerun", "task_success", "task_postrun")
 
 #: Of these one message's request differs from another's.
-OWN = ("id", "root_id", "correlation_id", "fence", "incarnation", "properties", "reply_to", "headers")
+OWN = ("id", "root_id", "correlation_id", "orc_fence", "orc_incarnation", "properties", "reply_to", "headers")
 
 
 class Hooked(Task):
@@ -58,7 +58,7 @@ def request_of(task: Task, number: int) -> dict[str, Any]:
             for name in names
             if not name.startswith("_") and name not in OWN and not callable(getattr(request, name))
         },
-        "headers": sorted(request.headers),
+        "headers": sorted(request.headers or {}),
         "current": current_task.name,
         "working": get_current_worker_task().name,
     }

@@ -1,0 +1,149 @@
+"""What belongs to an attempt, and what comes after it: in eager mode and on real workers alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from orchestrator import Dead, Handled, Orchestrator
+from orchestrator.embedded import EmbeddedServer
+from tests.apps import execution_app as app
+from tests.eventually import eventually
+from tests.worker_process import WorkerProcess
+
+WAIT_S = 20
+
+
+class Place:
+    """Somewhere to execute."""
+
+    def __init__(self, url: str, worker: WorkerProcess | None) -> None:
+        self.worker = worker
+        self.orchestrator: Orchestrator = app.make(url, eager=worker is None)
+        self.tasks = self.orchestrator.app.tasks
+        self.redis = None if worker is None else Redis.from_url(url, decode_responses=True)
+
+    def log(self) -> str:
+        return self.worker.log() if self.worker is not None else ""
+
+    def send(self, task: str, *args: Any, **options: Any) -> Any:
+        return self.orchestrator.send(self.tasks[f"plain.{task}"].s(*args), retry=app.SOON, **options)
+
+    def outcome(self, task: str, *args: Any, **options: Any) -> Any:
+        return self.send(task, *args, **options).wait(timeout_s=WAIT_S)
+
+    def noted(self) -> list[str]:
+        if self.redis is None:
+            return list(app.NOTED)
+        return [str(note) for note in self.redis.lrange("test:noted", 0, -1)]
+
+    def forget(self) -> None:
+        app.NOTED.clear()
+        if self.redis is not None:
+            self.redis.delete("test:noted")
+
+    def close(self) -> None:
+        self.orchestrator.app.close()
+        if self.redis is not None:
+            self.redis.close()
+
+
+@pytest.fixture(scope="module", params=["eager", "solo", "threads", "prefork"])
+def whole(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """All places in which a message can be handled."""
+    if request.param == "eager":
+        yield Place("redis://127.0.0.1:1/0", None)
+        return
+    with (
+        EmbeddedServer() as server,
+        WorkerProcess(
+            "tests.apps.execution_app", server.url, pool=request.param, concurrency=1, queues="celery,giver"
+        ) as worker,
+    ):
+        place = Place(server.url, worker)
+        yield place
+        place.close()
+
+
+@pytest.fixture
+def place(whole: Place) -> Place:
+    """With nothing noted."""
+    whole.forget()
+    return whole
+
+
+def test_an_error_before_the_function_is_retried_as_one_of_it(place: Place) -> None:
+    assert place.outcome("prepared") == Handled(True, 3)
+    assert place.noted() == ["before_start 0", "before_start 1", "before_start 2"]
+    assert place.outcome("called") == Handled(2, 3)
+
+
+def test_an_error_of_celerys_before_the_task_is_retried(place: Place) -> None:
+    assert place.outcome("loaded") == Handled(2, 3)
+
+
+def test_a_task_that_calls_its_own_function_sees_what_that_raises(place: Place) -> None:
+    assert place.outcome("catching", "it") == Handled("caught it", 1)
+    assert place.outcome("countdown", 2) == Handled("1 after none left", 1)
+
+
+def test_hooks_that_fail_decide_nothing(place: Place) -> None:
+    assert place.outcome("hooked_fail", 1) == Handled("ran", 2)
+    expected = ["ran 0", "on_retry", "ran 1", "on_success", "after_return"]
+    eventually(lambda: place.noted() == expected, describe=lambda: f"{place.noted()} {place.log()}")
+    place.forget()
+    dead = place.outcome("hooked_fail", 9)
+    assert isinstance(dead, Dead)
+    assert (dead.error, dead.attempts) == ("ValueError: failed", 4)
+    assert place.noted()[-3:] == ["ran 3", "on_failure", "after_return"]
+
+
+@pytest.mark.parametrize("kind", ["object", "nested", "circle", "bytes"])
+def test_a_result_that_is_not_json_is_refused_and_not_retried(place: Place, kind: str) -> None:
+    by_task = place.outcome("gives", kind)
+    by_agent = place.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S)
+    for outcome, name in ((by_task, "plain.gives"), (by_agent, "giver.Give")):
+        assert isinstance(outcome, Dead)
+        assert (outcome.reason, outcome.attempts) == ("result not stored", 1)
+        assert outcome.error.startswith(f"InvalidResult: {name} returned a ")
+        assert " at 0x" not in outcome.error
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "generator"])
+def test_what_did_not_run_is_not_handled(place: Place, kind: str) -> None:
+    for outcome in (
+        place.outcome("gives", kind),
+        place.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S),
+    ):
+        assert isinstance(outcome, Dead)
+        assert (outcome.reason, outcome.attempts) == ("non-retryable error", 1)
+        assert outcome.error.startswith("HandlerNotRun: ")
+        assert kind in outcome.error
+
+
+def test_a_result_that_cannot_be_stored_says_so(place: Place) -> None:
+    outcome = place.outcome("stored", "json")
+    if place.worker is None:
+        # Eager mode stores nothing.
+        assert outcome == Handled({"type": "report"}, 1)
+        return
+    assert isinstance(outcome, Dead)
+    assert (outcome.reason, outcome.attempts) == ("result not stored", 1)
+    said = "plain.stored returned, but its result could not be stored or passed on: EncodeError: too large"
+    assert outcome.error == f"ResultNotStored: {said}"
+
+
+def test_a_task_sees_its_senders_headers_and_no_others(place: Place) -> None:
+    assert place.outcome("seen").result["headers"] == {}
+    assert place.outcome("fails_then_seen").result["headers"] == {}
+    retried = place.outcome("seen", 2)
+    assert isinstance(retried, Handled)
+    assert retried.result == {"headers": {}, "eta": retried.result["eta"], "retries": 2}
+
+
+def test_headers_that_are_passed_on_do_not_supervise_a_child(place: Place) -> None:
+    assert isinstance(place.outcome("passes_on", "c"), Handled)
+    eventually(lambda: place.noted() == ["c False []"], describe=lambda: f"{place.noted()} {place.log()}")
