@@ -22,14 +22,21 @@ _KNOWN: Final = {
 }
 
 
+#: What a class overrides that runs messages in its own way.
+_RUNNING: Final = {"apply_async", "on_apply"}
+
+
 def why_unknown(pool: str | type) -> str:
     """Why messages that this pool runs cannot be supervised; empty if they can.
 
-    A class that is derived from a known one is known.
+    A class that is derived from a known one, and runs messages as that does, is known.
     """
     cls: Any = get_implementation(pool) if isinstance(pool, str) else pool
-    if any(f"{base.__module__}:{base.__qualname__}" in _KNOWN for base in cls.__mro__):
-        return ""
+    for base in cls.__mro__:
+        if f"{base.__module__}:{base.__qualname__}" in _KNOWN:
+            return ""
+        if _RUNNING & vars(base).keys():
+            break
     return f"the pool {cls.__module__}:{cls.__qualname__} is not known; known: {', '.join(_KNOWN.values())}"
 
 
