@@ -18,6 +18,7 @@ from orchestrator.agents.describe import Description
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.ending import Ending
+from orchestrator.agents.examine import Examination, ExamineRedis, warn_sender
 from orchestrator.agents.fitting import Fitting, refuse_app, refuse_policies, refuse_worker
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
@@ -85,7 +86,7 @@ class Orchestrator:
         self._hide()
         app.orchestrator = self
         mask_arguments(app)
-        app.steps["worker"].update((Ending, Fitting))
+        app.steps["worker"].update((Ending, ExamineRedis, Fitting))
         app.steps["consumer"].update((Guard, Reaping, Reporting))
         app.on_after_finalize.connect(self._on_finalize, weak=False)
         if app.finalized:
@@ -211,7 +212,18 @@ class Orchestrator:
     @cached_property
     def store(self) -> Store:
         """The Redis behind the app's broker URL."""
+        store = self._open_store()
+        if not PULSE.is_worker():
+            warn_sender(store, self.settings.eviction)
+        return store
+
+    def _open_store(self) -> Store:
         return open_store(self.app.connection_for_write())
+
+    @cached_property
+    def examination(self) -> Examination:
+        """What a worker does before it starts on this Redis."""
+        return Examination(self._open_store, self.settings.eviction)
 
     @cached_property
     def registry(self) -> Registry:

@@ -6,10 +6,12 @@ from traceback import walk_tb
 from typing import Any
 
 from celery import bootsteps
+from celery.exceptions import WorkerShutdown
+from celery.platforms import EX_FAILURE
 
 from orchestrator.agents.quick import QuickWay
 from orchestrator.agents.unhandled import unhandled
-from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.errors import BrokerUnavailable, UnsuitableRedis
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.core.supervision import HEADER
@@ -30,6 +32,7 @@ class Guard(bootsteps.StartStopStep):
         orchestrator = getattr(consumer.app, "orchestrator", None)
         if orchestrator is None:
             return
+        _examine(orchestrator)
         try:
             orchestrator.announce(consumer.app.amqp.queues.consume_from)
         except BrokerUnavailable as error:
@@ -75,6 +78,15 @@ class Guard(bootsteps.StartStopStep):
             consumer.create_task_handler = create_guarded_handler
         # The one that kombu calls for content it cannot even unpack; made before this step.
         consumer.task_consumer.on_decode_error = consumer.on_decode_error
+
+
+def _examine(orchestrator: Any) -> None:
+    """Look at Redis, which was away when the worker started, or may be another one now."""
+    try:
+        orchestrator.examination.run()
+    except UnsuitableRedis as error:
+        logger.critical("%s", error)
+        raise WorkerShutdown(EX_FAILURE) from error
 
 
 def _guarded(consumer: Any, on_task_received: Any) -> Any:

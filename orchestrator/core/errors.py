@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -85,6 +86,15 @@ class InvalidSettings(CallerError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("invalid settings: " + "; ".join(self.problems))
+
+
+class UnsuitableRedis(InvalidSettings):
+    """The Redis behind the broker URL cannot keep what this library promises."""
+
+    def __init__(self, url: str, problems: Iterable[str]) -> None:
+        self.url = url
+        self.problems = tuple(problems)
+        Exception.__init__(self, f"Redis at {url} is not fit: " + "; ".join(self.problems))
 
 
 class UnknownDeadLetter(CallerError):
@@ -222,8 +232,26 @@ class BrokerUnavailable(InfrastructureError):
     """Redis did not answer, or refused the command."""
 
     def __init__(self, url: str, reason: object) -> None:
-        super().__init__(f"broker {url} is not available: {reason}")
+        super().__init__(f"broker {url} {_refused(str(reason)) or f'is not available: {reason}'}")
         self.url = url
+
+
+#: By command, the Redis that has it first; of the others that are needed, 5.0 has all.
+_SINCE: Final = {"XAUTOCLAIM": "6.2", "BLMOVE": "6.2", "LMOVE": "6.2", "GETDEL": "6.2", "HELLO": "6.0", "ACL": "6.0"}
+
+_UNKNOWN_COMMAND: Final = re.compile(r"unknown command [`'\"]?([\w|]+)|(Unknown Redis command)", re.IGNORECASE)
+_FORBIDDEN_COMMAND: Final = re.compile(r"no permissions to run the '([\w|]+)' command", re.IGNORECASE)
+
+
+def _refused(reason: str) -> str:
+    """What it means that Redis does not know a command, or forbids it; empty if the reason is another one."""
+    if unknown := _UNKNOWN_COMMAND.search(reason):
+        name = (unknown[1] or "").upper()
+        needs = f"{name}, which Redis {_SINCE.get(name, '5.0')} has first" if name else "a command that a script needs"
+        return f"does not know {needs}; needed: Redis 6.2 or later, and no command renamed or disabled: {reason}"
+    if forbidden := _FORBIDDEN_COMMAND.search(reason):
+        return f"forbids {forbidden[1].upper()} to this user (ACL); `orchestrator doctor` names what it lacks: {reason}"
+    return ""
 
 
 class OwnerGone(InfrastructureError):

@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     letters_every_s: Seconds = 10.0
     #: Whether a message that expires becomes a dead letter instead of a mere count, unless agent, handler or send say.
     bury_expired: bool = False
+    #: Which eviction policies of Redis a worker accepts: none; ``volatile`` ones, which delete idempotency keys and
+    #: outcomes; or ``any``, which delete mailboxes too.
+    eviction: Literal["refuse", "volatile", "any"] = "refuse"
     #: Names of fields whose values are never shown (case does not matter).
     redact: tuple[str, ...] = USUAL
 

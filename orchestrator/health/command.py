@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from time import monotonic
 from typing import Any
 
@@ -28,6 +29,11 @@ Exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``orchestrator``; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["doctor"]:
+        # It needs what takes longer to import than the whole probe may.
+        code: int = import_module("orchestrator.cli.doctor").main(arguments[1:])
+        return code
     parser = argparse.ArgumentParser(prog="orchestrator", description="Supervision for Celery.")
     commands = parser.add_subparsers(dest="command", required=True)
     health = commands.add_parser(
@@ -37,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    commands.add_parser("doctor", help="whether Redis is fit: version, eviction, persistence, rights", add_help=False)
     which = health.add_mutually_exclusive_group()
     which.add_argument("--node", metavar="NAME", help="only the worker of this name (celery worker -n NAME)")
     which.add_argument("--pid", type=int, help="only the worker whose main process this is")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from kombu import Connection
@@ -21,6 +21,8 @@ from orchestrator.transport.scripts import Script, sha, source
 from orchestrator.transport.sweep import Sweeper
 from orchestrator.transport.transport import Transport
 from orchestrator.transport.wire import Pool, Wire
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,20 @@ class Store:
             self.client.hset(self.keys.dataset, "acknowledged_ms", str(seconds * 1000 + micros // 1000))
         except RedisError as error:
             raise BrokerUnavailable(self.url, error) from error
+
+    def ask(self, question: Callable[[Callable[..., Any]], Answer]) -> Answer:
+        """The answer to a question that is asked with commands of Redis.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        wire = Wire(self.pool)
+        try:
+            return question(wire.call)
+        except RedisError as error:
+            raise BrokerUnavailable(self.url, error) from error
+        finally:
+            wire.drop()
 
     def sweeper(self) -> Sweeper:
         """A sweeper with a connection of its own."""
