@@ -94,7 +94,6 @@ class Orchestrator:
         manager.install(app, self)
         signals.celeryd_init.connect(self._on_worker_init, weak=False)
         signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)
-        signals.import_modules.connect(self._on_import_modules, sender=app, weak=False)
 
     def _on_finalize(self, **_: Any) -> None:
         supervise_tasks(self.app)
@@ -127,13 +126,6 @@ class Orchestrator:
             known = [*self._directory.addresses(), *governed_tasks(self.app, self.settings.time_limits)]
             for line in remarks(self.app, known, instance.pool_cls):
                 logger.warning("%s", line)
-
-    def _on_import_modules(self, **_: Any) -> None:
-        # The one moment at which Flower lets an app speak before it serves.
-        if "flower.app" in sys.modules:
-            from orchestrator.dashboard import install
-
-            install()
 
     # -- agents
 

@@ -11,6 +11,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.functional import dictfilter
 from kombu.utils.url import as_url, parse_url
 
+from orchestrator.transport import flower_queues
 from orchestrator.transport.broker import BROKERS, Broker
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.poller import Poller
@@ -75,6 +76,7 @@ class Transport(kombu_redis.Transport):
         _track_requests()
         WORKER_STATE.watch()
         _tell_what_is_scheduled()
+        flower_queues.install()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Called when an event loop takes over."""

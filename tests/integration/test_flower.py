@@ -1,16 +1,7 @@
 """A real Flower beside a real worker: it shows the agents' workers, their tasks, and how much mail waits."""
 
-import json
-import os
 import re
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,37 +10,8 @@ from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
 from tests.apps.shop import Charge, Refund, make
 from tests.eventually import eventually
-from tests.worker_process import ROOT, WorkerProcess
-
-
-@dataclass(frozen=True)
-class Flower:
-    """A Flower that answers."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and body."""
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=20) as response:
-                return response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    def json(self, path: str) -> Any:
-        """A document of its API."""
-        status, body = self.get(path)
-        assert status == 200, body
-        return json.loads(body)
-
-    def lengths(self) -> dict[str, int]:
-        """Queue lengths as its API has them."""
-        return {q["name"]: q["messages"] for q in self.json("/api/queues/length")["active_queues"]}
-
-    def tasks(self) -> set[tuple[str, str]]:
-        """Names and states of the tasks it has seen."""
-        return {(task["name"], task["state"]) for task in self.json("/api/tasks").values()}
+from tests.flower_process import Flower, running_flower
+from tests.worker_process import WorkerProcess
 
 
 @pytest.fixture(scope="module")
@@ -67,34 +29,11 @@ def worker(server: EmbeddedServer) -> Iterator[WorkerProcess]:
 
 @pytest.fixture(scope="module")
 def flower(server: EmbeddedServer, worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
-    log: Path = tmp_path_factory.mktemp("flower") / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "tests.apps.shop", "flower", "--address=127.0.0.1", "--port=0"],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "PYTHONWARNINGS": "ignore",
-                "ORCHESTRATOR_BROKER_URL": server.url,
-                "FLOWER_UNAUTHENTICATED_API": "true",
-            },
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-        )
-    try:
-        found = eventually(
-            lambda: re.search(r"Visit me at (http://\S+:\d+)\n", log.read_text()), timeout_s=30, describe=log.read_text
-        )
-        assert found is not None
-        flower = Flower(found[1], process)
+    log = tmp_path_factory.mktemp("flower") / "log"
+    with running_flower("tests.apps.shop", server.url, log) as flower:
         # From here on it receives events.
         eventually(lambda: "w1@" in flower.get("/workers?json=1")[1], timeout_s=30, describe=log.read_text)
         yield flower
-    finally:
-        process.kill()
-        process.wait(timeout=10)
 
 
 @pytest.fixture(scope="module")
