@@ -27,6 +27,7 @@ from orchestrator.agents.pools import release_tasks, why_unknown
 from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting
+from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message
@@ -43,6 +44,7 @@ from orchestrator.monitors.remembered import RememberedMonitors
 from orchestrator.monitors.stored import StoredMonitors
 from orchestrator.monitors.upkeep import keeping_of
 from orchestrator.registry.agents import AgentEntry, Registry
+from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
 from orchestrator.sending.address import Address
 from orchestrator.sending.broadcast import Strategy, strategy_of
 from orchestrator.sending.call import call, check_fallback, check_timeout
@@ -56,7 +58,7 @@ from orchestrator.sending.report import Report
 from orchestrator.sending.sender import BrokerDoor, Door, Sender
 from orchestrator.telemetry.switch import switch_on
 from orchestrator.transport.dataset import DatasetRecord
-from orchestrator.transport.flow import declare_flow
+from orchestrator.transport.flow import close_breaker, declare_flow
 from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.sweep import Sweeper, Swept
 
@@ -311,6 +313,29 @@ class Orchestrator:
             BrokerUnavailable, redis.exceptions.RedisError: Redis is away.
         """
         return self._manager.run()
+
+    def mailboxes(self) -> list[MailboxState]:
+        """Every mailbox as it is now: what waits in it, since when, its bound and breaker, and who serves it.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return [] if self.eager else read_mailboxes(self.store, self.registry.incarnations())
+
+    def close_breaker(self, agent: str | type[Agent]) -> bool:
+        """Close an agent's circuit breaker by hand, so that sends go through again. Whether it was open or half-open.
+
+        Raises:
+            UnknownAgent: no such agent was declared here or announced by any worker.
+            InvalidPolicy: the agent has no circuit breaker.
+            BrokerUnavailable: Redis is away.
+        """
+        name = agent if isinstance(agent, str) else agent.name
+        queue = self._directory.queue_of(name)
+        was_open = self._house.close_breaker(name) if self.eager else close_breaker(self.store, queue)
+        if was_open is None:
+            raise InvalidPolicy("agent", name, "an agent that has a circuit breaker")
+        return was_open
 
     def delivery(self, delivery: str | Delivery) -> Delivery:
         """The delivery with that id, wherever it was sent; or one that was unpickled, with a connection.

@@ -66,6 +66,19 @@ class Directory:
         handlers = (handler for spec in self.declared.values() for handler in spec.handlers.values())
         return tuple(sorted({name for handler in handlers for name in secret_names(handler.message)}))
 
+    def queue_of(self, agent: str) -> str:
+        """The mailbox of an agent.
+
+        Raises:
+            UnknownAgent: no such agent was declared here or announced by any worker.
+        """
+        if agent in self.declared:
+            return self.declared[agent].queue
+        announced = self._announced()
+        if agent not in announced:
+            raise UnknownAgent(agent, {*self.declared, *announced})
+        return announced[agent].queue
+
     def addresses(self) -> list[Address]:
         """Of every message that is handled by an agent declared here."""
         return [address for spec in self.declared.values() for address in self.addresses_of(spec)]

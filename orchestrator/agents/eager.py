@@ -90,6 +90,10 @@ class EagerHouse:
         """Everything has its outcome by the time it can be cancelled."""
         return Cancelling.TOO_LATE if delivery_id in self._outcomes else Cancelling.UNKNOWN
 
+    def close_breaker(self, agent: str) -> bool | None:
+        """Close an agent's breaker by hand: whether it was not closed; ``None`` if there is none."""
+        return self._flow.close(agent)
+
     def ledger(self) -> list[LedgerRow]:
         """The ledger of what was sent eagerly."""
         with self._lock:

@@ -99,6 +99,15 @@ class EagerFlow:
         with self._lock:
             self._turn(agent, breaker.succeeded(self._state(agent)))
 
+    def close(self, agent: str) -> bool | None:
+        """Close an agent's breaker by hand: whether it was not closed; ``None`` if there is none."""
+        if self._flow(agent).breaker is None:
+            return None
+        with self._lock:
+            was_closed = self._state(agent).phase is Phase.CLOSED
+            self._turn(agent, BreakerState())
+        return not was_closed
+
     def _state(self, agent: str) -> BreakerState:
         return self._breakers.get(agent, BreakerState())
 

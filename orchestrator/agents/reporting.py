@@ -7,6 +7,8 @@ from typing import Any
 from celery import bootsteps
 
 from orchestrator.core.log import get_logger
+from orchestrator.health.pulse import PULSE
+from orchestrator.registry.gauges import read_gauges
 from orchestrator.telemetry import attach, detach
 from orchestrator.telemetry.celery_events import TOLD, CeleryEventsHandler
 
@@ -36,13 +38,17 @@ class Reporting(bootsteps.StartStopStep):
     def _answer_prometheus(self, app: Any) -> None:
         orchestrator = getattr(app, "orchestrator", None)
         port = orchestrator.settings.metrics_port if orchestrator is not None else 0
-        if not port or self._serving:
+        if orchestrator is None or not port or self._serving:
             return
+        from orchestrator.telemetry.gauge_collector import GaugeCollector
         from orchestrator.telemetry.prometheus import serve
 
         try:
-            serve(port)
+            taken = serve(port)
             self._serving = True
+            GaugeCollector(lambda: read_gauges(orchestrator.store, orchestrator.registry))
+            PULSE.publish(metrics_port=taken)
+            logger.info("metrics on http://127.0.0.1:%d/metrics", taken)
         except OSError as error:
             # Metrics are not worth a worker.
             logger.error("metrics_port=%d: no metrics from this worker: %s", port, error)

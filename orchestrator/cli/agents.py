@@ -19,14 +19,18 @@ from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import one_line
+from orchestrator.core.breaker import Phase
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.settings import Settings
 from orchestrator.core.times import age, moment
+from orchestrator.monitors.unserved import describe_unserved, unserved_of
 from orchestrator.registry.agents import AgentEntry, Death, IncarnationEntry
+from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
-    from orchestrator.cli.tables import Toned
+    from orchestrator.cli.tables import Cell, Toned
 
 #: Deaths that are read; an agent's last one is looked for among them.
 _DEATHS_READ = 1000
@@ -93,6 +97,11 @@ class Snapshot:
     agents: list[KnownAgent]
     incarnations: list[IncarnationEntry]
     deaths: list[Death]
+    mailboxes: list[MailboxState]
+
+    def mailbox(self, agent: KnownAgent) -> MailboxState:
+        """The state of an agent's mailbox."""
+        return next((one for one in self.mailboxes if one.queue == agent.queue), MailboxState(agent.queue))
 
     def hosts(self, agent: KnownAgent) -> list[IncarnationEntry]:
         """The living incarnations that host an agent."""
@@ -111,10 +120,11 @@ def take_snapshot(orchestrator: Orchestrator) -> Snapshot:
     """
     incarnations = orchestrator.registry.incarnations()
     known = known_agents(orchestrator.agents, orchestrator.registry.agents(), incarnations)
-    return Snapshot(known, incarnations, orchestrator.registry.deaths(_DEATHS_READ))
+    mailboxes = read_mailboxes(orchestrator.store, incarnations)
+    return Snapshot(known, incarnations, orchestrator.registry.deaths(_DEATHS_READ), mailboxes)
 
 
-@click.command(cls=CeleryCommand, name="agents", epilog=EXIT_CODES)
+@click.group(name="agents", epilog=EXIT_CODES, invoke_without_command=True)
 @click.option(
     "--deaths",
     "deaths_shown",
@@ -138,10 +148,13 @@ def take_snapshot(orchestrator: Orchestrator) -> Snapshot:
 @click.pass_context
 @reported
 def agents(context: click.Context, deaths_shown: int, every_s: float | None, as_json: bool) -> None:
-    """Show the agents, their living incarnations, and the last deaths with their reasons.
+    """Show the agents, their mailboxes, their living incarnations, and the last deaths with their reasons.
 
-    An agent without a living incarnation is down; its mail waits.
+    An agent without a living incarnation is down; its mail waits. A mailbox that has mail and that nobody serves is
+    warned of on stderr.
     """
+    if context.invoked_subcommand is not None:
+        return
     if every_s is not None and as_json:
         raise InvalidPolicy("--watch", every_s, "without --json, which prints one document")
     orchestrator = orchestrator_of(context)
@@ -154,6 +167,16 @@ def agents(context: click.Context, deaths_shown: int, every_s: float | None, as_
         _watch(context, orchestrator, deaths_shown, every_s)
 
 
+@agents.command(cls=CeleryCommand, name="close-breaker", epilog=EXIT_CODES)
+@click.argument("agent")
+@click.pass_context
+@reported
+def close_breaker(context: click.Context, agent: str) -> None:
+    """Close the circuit breaker of AGENT, so that sends go through again."""
+    was_open = orchestrator_of(context).close_breaker(agent)
+    click.echo(one_line(f"{agent}: breaker {'closed' if was_open else 'was closed already'}"))
+
+
 def _document(seen: Snapshot, deaths_shown: int, settings: Settings) -> dict[str, Any]:
     def agent_document(agent: KnownAgent) -> dict[str, Any]:
         hosts, death = seen.hosts(agent), seen.last_death(agent)
@@ -161,6 +184,7 @@ def _document(seen: Snapshot, deaths_shown: int, settings: Settings) -> dict[str
             **asdict(agent),
             "state": _up(agent),
             "held": sum(i.held for i in hosts),
+            "mailbox": _mailbox_document(seen.mailbox(agent)),
             "running": sum(i.running for i in hosts),
             "last_death": asdict(death) if death is not None else None,
         }
@@ -171,8 +195,13 @@ def _document(seen: Snapshot, deaths_shown: int, settings: Settings) -> dict[str
             {**asdict(i), "load": round(i.load, 2), "state": state_of(i, settings.suspect_s, settings.stuck_s)}
             for i in seen.incarnations
         ],
+        "mailboxes": [_mailbox_document(mailbox) for mailbox in seen.mailboxes],
         "deaths": [asdict(death) for death in seen.deaths[:deaths_shown]],
     }
+
+
+def _mailbox_document(mailbox: MailboxState) -> dict[str, Any]:
+    return {**asdict(mailbox), "unserved": mailbox.unserved}
 
 
 def _watch(context: click.Context, orchestrator: Orchestrator, deaths_shown: int, every_s: float) -> None:
@@ -207,13 +236,15 @@ def _show(context: click.Context, seen: Snapshot, deaths_shown: int, settings: S
     print_table(
         out,
         "Agents",
-        ("agent", "state", "incarnations", "in flight", "last death", "mailbox", "messages"),
+        ("agent", "state", "incarnations", "waiting", "in flight", "breaker", "last death", "mailbox", "messages"),
         [
             (
                 a.name,
                 _toned(_up(a)),
                 len(a.incarnations),
+                seen.mailbox(a).waiting,
                 sum(i.held for i in seen.hosts(a)),
+                _breaker(seen.mailbox(a)),
                 _died(seen.last_death(a)),
                 a.queue,
                 ", ".join(a.messages),
@@ -248,12 +279,58 @@ def _show(context: click.Context, seen: Snapshot, deaths_shown: int, settings: S
     )
     print_table(
         out,
+        "Mailboxes",
+        ("mailbox", "waiting", "oldest", "held", "delayed", "bound", "breaker", "served by"),
+        [
+            (
+                m.queue,
+                m.waiting,
+                "" if m.oldest_waiting_s is None else age(m.oldest_waiting_s),
+                m.held,
+                m.delayed,
+                "" if m.limit is None else f"{m.limit} {m.overflow}",
+                _breaker(m),
+                _served(m),
+            )
+            for m in seen.mailboxes
+            if m.queue != HOUSEKEEPING_QUEUE
+        ],
+        drop=("bound", "delayed", "held"),
+    )
+    print_table(
+        out,
         "Last deaths",
         ("incarnation", "reason", "when", "found by", "error"),
         [(d.incarnation, d.reason, moment(d.at_ms), d.by, d.error) for d in seen.deaths[:deaths_shown]],
         fold=("error",),
         drop=("found by",),
     )
+    for mailbox in unserved_of(seen.mailboxes):
+        click.echo(one_line(f"Warning: {describe_unserved(mailbox)}"), err=True)
+
+
+def _breaker(mailbox: MailboxState) -> Cell:
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import Tone, Toned
+
+    match mailbox.breaker:
+        case Phase.OPEN:
+            return Toned(f"open for {age(mailbox.breaker_open_for_s)}", Tone.BAD)
+        case Phase.HALF_OPEN:
+            return Toned("half-open", Tone.WARNING)
+        case Phase.CLOSED:
+            return "closed"
+        case _:
+            return ""
+
+
+def _served(mailbox: MailboxState) -> Cell:
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import Tone, Toned
+
+    if mailbox.served_by:
+        return f"{len(mailbox.served_by)} worker{'' if len(mailbox.served_by) == 1 else 's'}"
+    return Toned("nobody", Tone.BAD) if mailbox.unserved else "nobody"
 
 
 def _toned(state: str) -> Toned:

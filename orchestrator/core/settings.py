@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     outcome_ttl_s: Seconds = 3600.0
     #: Who hears of every event; Celery's watchers hear of the important ones in any case, where its events are on.
     telemetry: tuple[Literal["logging", "prometheus", "opentelemetry"], ...] = ()
-    #: Port on the loopback interface where a worker answers Prometheus; 0 for none.
+    #: First port on the loopback interface where a worker answers Prometheus, each its own; 0 for none.
     metrics_port: int = Field(default=0, ge=0, le=65535)
     #: A monitor older than this is reported as a leak, though its owner and its target live.
     monitor_leak_age_s: Seconds = 24 * 3600.0

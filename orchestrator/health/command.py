@@ -54,7 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="ask Redis (ORCHESTRATOR_BROKER_URL) whether beat and the manager do theirs",
     )
+    commands.add_parser(
+        "metrics",
+        help="where the workers on this host answer Prometheus",
+        description="Print where the workers on this host, of this user, answer Prometheus (setting metrics_port), "
+        "as JSON for file_sd_configs: orchestrator metrics > /etc/prometheus/orchestrator.json",
+    )
     options = parser.parse_args(arguments)
+    if options.command == "metrics":
+        return _metrics()
     if options.sweep:
         code, text = _sweep()
     else:
@@ -82,6 +90,17 @@ def _workers(node: str | None, pid: int | None, *, ready: bool) -> Verdict:
 
 def _is_meant(signs: dict[str, Any], node: str | None, pid: int | None) -> bool:
     return (node is None or signs["node"] == node) and (pid is None or signs["pid"] == pid)
+
+
+def _metrics() -> int:
+    from orchestrator.health.metrics_targets import targets
+
+    try:
+        print(targets())
+    except (OSError, files.UntrustedDirectory) as error:
+        print(error, file=sys.stderr)
+        return int(Exit.UNHEALTHY)
+    return int(Exit.HEALTHY)
 
 
 def _sweep() -> Verdict:

@@ -32,6 +32,7 @@ class Pulse:
         self._node = ""
         self._folder = Path()
         self._signs: Signs = dict
+        self._facts: dict[str, Any] = {}
         self._consumes: Callable[[], bool] | None = None
 
     def start(self, node: str, consumes: Callable[[], bool] | None = None) -> None:
@@ -57,6 +58,10 @@ class Pulse:
             self._thread = threading.Thread(target=self._beat, args=(folder,), name="orchestrator-pulse", daemon=True)
             self._thread.start()
             atexit.register(self.stop)
+
+    def publish(self, **facts: Any) -> None:
+        """Have these facts in the file from now on."""
+        self._facts.update(facts)
 
     def watch(self, signs: Signs) -> None:
         """From now on, ``signs`` tells what there is to say of the incarnation; the last one told so counts."""
@@ -85,7 +90,7 @@ class Pulse:
                 logger.debug("health file not removed: %s", error)
 
     def _write(self, folder: Path) -> None:
-        files.write(folder, {"node": self._node, "at_s": monotonic(), **self._signs()})
+        files.write(folder, {"node": self._node, "at_s": monotonic(), **self._facts, **self._signs()})
 
     def _beat(self, folder: Path) -> None:
         broken = False

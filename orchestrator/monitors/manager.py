@@ -13,6 +13,7 @@ from orchestrator.monitors.chores import Chore, Chores
 from orchestrator.monitors.housekeeping import Housekeeping
 from orchestrator.monitors.housekeeping_clock import start_with_beat
 from orchestrator.monitors.leak_check import LeakCheck
+from orchestrator.monitors.unserved import UnservedCheck
 from orchestrator.sending.mailbox import mailbox
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ logger = get_logger(__name__)
 
 QUEUE = HOUSEKEEPING_QUEUE
 LEAKS_CHORE = "orchestrator.monitor-leaks"
+UNSERVED_CHORE = "orchestrator.unserved-mailboxes"
+
+_UNSERVED_CHECK_INTERVAL_S = 10.0
 
 
 class Manager:
@@ -33,6 +37,7 @@ class Manager:
         self._chores = Chores(
             [
                 Chore(upkeep.CHORE, settings.letters_every_s, orchestrator.keep_letters),
+                Chore(UNSERVED_CHORE, _UNSERVED_CHECK_INTERVAL_S, UnservedCheck(orchestrator.mailboxes).run),
                 Chore(LEAKS_CHORE, settings.leak_check_every_s, LeakCheck(orchestrator.monitor_store).run),
             ],
             lambda: orchestrator.store,

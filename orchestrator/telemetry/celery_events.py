@@ -17,6 +17,7 @@ TOLD: Final = (
     events.PURGED,
     events.MAILBOX_WARNING,
     events.MAILBOX_OVERFLOW,
+    events.MAILBOX_UNSERVED,
     events.BREAKER_OPENED,
     events.BREAKER_HALF_OPEN,
     events.BREAKER_CLOSED,

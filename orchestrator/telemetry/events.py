@@ -78,6 +78,12 @@ MAILBOX_OVERFLOW: Final = _event(
     measurements="limit",
     metadata="agent message id overflow letter_id",
 )
+MAILBOX_UNSERVED: Final = _event(
+    "mailbox.unserved",
+    "A mailbox has mail and no living worker serves it.",
+    measurements="waiting oldest_s",
+    metadata="agent",
+)
 BREAKER_OPENED: Final = _event(
     "breaker.opened", "Too many attempts failed; sends are refused for a while.", metadata="agent"
 )

@@ -27,6 +27,7 @@ _CONCERNING: Final = frozenset(
         events.DATASET_LOST,
         events.BROKER_SWITCHED,
         events.SWEEP_STOOD_IN,
+        events.MAILBOX_UNSERVED,
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from typing import Final
 
@@ -66,10 +67,23 @@ class PrometheusHandler:
                 child.inc(value)
 
 
-def serve(port: int, registry: CollectorRegistry = REGISTRY) -> None:
-    """Answer scrapes on the loopback interface.
+#: So many workers of a host find a port each, from the one that the setting names.
+PORTS: Final = 100
+
+
+def serve(first_port: int, registry: CollectorRegistry = REGISTRY) -> int:
+    """Answer scrapes on the loopback interface, on the first free port from ``first_port`` on; returns it.
 
     Raises:
-        OSError: the port is taken.
+        OSError: none of them is free.
     """
-    start_http_server(port, addr="127.0.0.1", registry=registry)
+    last_port = min(first_port + PORTS - 1, 65535)
+    for port in range(first_port, last_port + 1):
+        try:
+            start_http_server(port, addr="127.0.0.1", registry=registry)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return port
+    raise OSError(errno.EADDRINUSE, f"no port from {first_port} to {last_port} is free")

@@ -128,6 +128,16 @@ def insist(recipient: str, reply: list[Any], count: int, again: Callable[[int], 
         answer = again(done)
 
 
+def close_breaker(store: Store, queue: str) -> bool | None:
+    """Close a mailbox' breaker by hand: whether it was not closed; ``None`` if there is none.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
+    was = store.run("close_breaker", [store.keys.flow(queue)], [])
+    return None if was < 0 else bool(was)
+
+
 def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool) -> None:
     """Have Redis enforce ``flow`` for a mailbox. A sender's word counts until who ``serves`` the mailbox gives its own.
 

@@ -33,6 +33,7 @@ _PARTS = {
     "purge": ("entry", "told", "aftermath", "purge"),
     "claim": ("entry", "lineage", "claim"),
     "find": ("entry", "told", "aftermath", "lineage", "find"),
+    "close_breaker": ("entry", "told", "breaker", "close_breaker"),
     "purge_letters": ("entry", "letters", "purge_letters"),
     "park_letters": ("entry", "letters", "park_letters"),
     "unpark_letters": ("entry", "letters", "unpark_letters"),

@@ -1,0 +1,16 @@
+"""A number that goes up and down, read whenever a monitoring system asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """``orchestrator_<name>``, with a value for each value of its one label; the label is empty if it has none."""
+
+    name: str
+    meaning: str
+    label: str
+    values: Mapping[str, float]

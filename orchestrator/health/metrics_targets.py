@@ -1,0 +1,25 @@
+"""Where the workers of this host answer Prometheus: a document for its file-based service discovery."""
+
+from __future__ import annotations
+
+import json
+
+from orchestrator.health import files
+
+
+def targets() -> str:
+    """The ports of this user's workers on this host, as ``file_sd`` JSON.
+
+    Raises:
+        OSError, UntrustedDirectory: the health files cannot be read.
+    """
+    try:
+        found = [signs for folder in files.directories() for signs in files.living(folder)]
+    except FileNotFoundError:
+        found = []
+    groups = [
+        {"targets": [f"127.0.0.1:{signs['metrics_port']}"], "labels": {"node": signs["node"]}}
+        for signs in found
+        if isinstance(signs.get("metrics_port"), int)
+    ]
+    return json.dumps(groups, indent=2)

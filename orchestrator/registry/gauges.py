@@ -1,0 +1,57 @@
+"""What Prometheus is told of the state in Redis whenever it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from redis.exceptions import RedisError
+
+from orchestrator.core.breaker import Phase
+from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.gauge import Gauge
+from orchestrator.registry.agents import Registry
+from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
+from orchestrator.transport.store import Store
+
+_PHASES = {Phase.CLOSED: 0.0, Phase.HALF_OPEN: 0.5, Phase.OPEN: 1.0}
+
+
+def read_gauges(store: Store, registry: Registry) -> Iterator[Gauge]:
+    """The gauges of this moment. Every worker gives the same: take their ``max``, not their sum.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
+    incarnations = registry.incarnations()
+    mailboxes = read_mailboxes(store, incarnations)
+
+    def of_mailboxes(name: str, meaning: str, value_of: Callable[[MailboxState], float | None]) -> Gauge:
+        values = {mailbox.queue: value_of(mailbox) for mailbox in mailboxes}
+        return Gauge(name, meaning, "queue", {queue: value for queue, value in values.items() if value is not None})
+
+    yield of_mailboxes("mailbox_waiting", "Messages that are due and claimed by nobody.", lambda m: m.waiting)
+    yield of_mailboxes("mailbox_delayed", "Messages that are not yet due.", lambda m: m.delayed)
+    yield of_mailboxes("mailbox_held", "Messages that workers have claimed.", lambda m: m.held)
+    yield of_mailboxes(
+        "mailbox_oldest_waiting_seconds",
+        "For how long the oldest waiting message has waited.",
+        lambda m: m.oldest_waiting_s if m.waiting else 0.0,
+    )
+    yield of_mailboxes("mailbox_limit", "The mailbox' bound.", lambda m: m.limit)
+    yield of_mailboxes("mailbox_workers", "Living workers that consume from it.", lambda m: len(m.served_by))
+    yield of_mailboxes(
+        "breaker_open",
+        "Whether the agent's circuit breaker is open (1), half-open (0.5) or closed (0).",
+        lambda m: None if m.breaker is None else _PHASES[m.breaker],
+    )
+    yield Gauge("workers", "Living workers.", "", {"": len(incarnations)})
+    try:
+        letters = int(store.client.xlen(store.keys.dead_letters))
+        at_ms = store.client.hget(store.keys.sweep, "at_ms")
+        seconds, microseconds = store.client.time()
+    except RedisError as error:
+        raise BrokerUnavailable(store.url, error) from error
+    yield Gauge("dead_letters", "Dead letters, open and parked.", "", {"": letters})
+    if at_ms is not None:
+        age_s = max(0.0, seconds + microseconds / 1e6 - int(at_ms) / 1000)
+        yield Gauge("sweep_age_seconds", "Since the last sweep.", "", {"": age_s})
