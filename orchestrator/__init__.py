@@ -1,14 +1,44 @@
 """Task orchestration on Celery with the supervision of Erlang/OTP."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from orchestrator.agents.agent import Agent, handles
     from orchestrator.agents.context import Context
     from orchestrator.app import Orchestrator
     from orchestrator.core.down import Down
-    from orchestrator.core.errors import OrchestratorError
+    from orchestrator.core.errors import (
+        AgentDown,
+        AgentError,
+        BroadcastRefused,
+        BrokerUnavailable,
+        CallerError,
+        CircuitOpen,
+        DeadlinePassed,
+        DeliveryTimeout,
+        EmbeddedServerError,
+        HandlerFailed,
+        HandlerTimeout,
+        InfrastructureError,
+        InvalidDeclaration,
+        InvalidExport,
+        InvalidMessage,
+        InvalidPolicy,
+        InvalidSettings,
+        MailboxFull,
+        NoOwner,
+        NotSupervised,
+        OrchestratorError,
+        OwnerGone,
+        SendFailed,
+        UnknownAgent,
+        UnknownDeadLetter,
+        UnknownMessage,
+    )
     from orchestrator.core.flow import Breaker, Mailbox
     from orchestrator.core.message import Message
     from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
@@ -28,7 +58,32 @@ _WHERE = {
     "Context": "orchestrator.agents.context",
     "Orchestrator": "orchestrator.app",
     "Down": "orchestrator.core.down",
+    "AgentDown": "orchestrator.core.errors",
+    "AgentError": "orchestrator.core.errors",
+    "BroadcastRefused": "orchestrator.core.errors",
+    "BrokerUnavailable": "orchestrator.core.errors",
+    "CallerError": "orchestrator.core.errors",
+    "CircuitOpen": "orchestrator.core.errors",
+    "DeadlinePassed": "orchestrator.core.errors",
+    "DeliveryTimeout": "orchestrator.core.errors",
+    "EmbeddedServerError": "orchestrator.core.errors",
+    "HandlerFailed": "orchestrator.core.errors",
+    "HandlerTimeout": "orchestrator.core.errors",
+    "InfrastructureError": "orchestrator.core.errors",
+    "InvalidDeclaration": "orchestrator.core.errors",
+    "InvalidExport": "orchestrator.core.errors",
+    "InvalidMessage": "orchestrator.core.errors",
+    "InvalidPolicy": "orchestrator.core.errors",
+    "InvalidSettings": "orchestrator.core.errors",
+    "MailboxFull": "orchestrator.core.errors",
+    "NoOwner": "orchestrator.core.errors",
+    "NotSupervised": "orchestrator.core.errors",
     "OrchestratorError": "orchestrator.core.errors",
+    "OwnerGone": "orchestrator.core.errors",
+    "SendFailed": "orchestrator.core.errors",
+    "UnknownAgent": "orchestrator.core.errors",
+    "UnknownDeadLetter": "orchestrator.core.errors",
+    "UnknownMessage": "orchestrator.core.errors",
     "Breaker": "orchestrator.core.flow",
     "Mailbox": "orchestrator.core.flow",
     "Message": "orchestrator.core.message",
@@ -59,41 +114,70 @@ _WHERE = {
 
 __all__ = [
     "Agent",
+    "AgentDown",
+    "AgentError",
     "Breaker",
+    "BroadcastRefused",
+    "BrokerUnavailable",
+    "CallerError",
     "Canary",
     "Cancelled",
     "Cancelling",
+    "CircuitOpen",
     "Context",
     "Dead",
+    "DeadlinePassed",
     "Deliveries",
     "Delivery",
+    "DeliveryTimeout",
     "Down",
+    "EmbeddedServerError",
     "Expired",
     "Exponential",
     "FellBack",
     "Fixed",
     "Handled",
+    "HandlerFailed",
+    "HandlerTimeout",
+    "InfrastructureError",
+    "InvalidDeclaration",
+    "InvalidExport",
+    "InvalidMessage",
+    "InvalidPolicy",
+    "InvalidSettings",
     "Linear",
     "Mailbox",
+    "MailboxFull",
     "Message",
+    "NoOwner",
+    "NotSupervised",
     "OnError",
     "Orchestrator",
     "OrchestratorError",
     "Outcome",
+    "OwnerGone",
     "Receipt",
     "Refusal",
     "Report",
     "Retry",
+    "SendFailed",
     "Settings",
     "Status",
     "Strategy",
+    "UnknownAgent",
+    "UnknownDeadLetter",
+    "UnknownMessage",
     "WhenDown",
+    "__version__",
     "handles",
     "load_settings",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        globals()[name] = version("celery-orchestrator")
+        return globals()[name]
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_WHERE[name]), name)

@@ -13,13 +13,13 @@ from celery.canvas import Signature
 
 from orchestrator.agents.agent import Agent, AgentSpec
 from orchestrator.agents.checking import checked_fields
-from orchestrator.agents.configure import configure
+from orchestrator.agents.configure import Configuration
 from orchestrator.agents.describe import Description
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.ending import Ending
 from orchestrator.agents.examine import Examination, ExamineRedis, warn_sender
-from orchestrator.agents.fitting import Fitting, refuse_app, refuse_policies, refuse_worker
+from orchestrator.agents.fitting import Fitting, equal_limits, refuse_app, refuse_policies, refuse_worker
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.masked import mask_logs
@@ -52,6 +52,7 @@ from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, housekeeping_of, mailboxes_of, read_ledger
 from orchestrator.sending.lookup import look_up
+from orchestrator.sending.mailbox import mailbox
 from orchestrator.sending.masked_amqp import mask_arguments
 from orchestrator.sending.options import SendOptions
 from orchestrator.sending.report import Report
@@ -61,19 +62,23 @@ from orchestrator.transport.dataset import DatasetRecord
 from orchestrator.transport.flow import close_breaker, declare_flow
 from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.sweep import Sweeper, Swept
+from orchestrator.transport.transport import is_supervised
 
 logger = get_logger(__name__)
 
 
 class Orchestrator:
-    """Supervision for a Celery app: ``orchestrator = Orchestrator(app)``, once the app is configured.
+    """Supervision for a Celery app: ``orchestrator = Orchestrator(app)``, before or after the app is configured.
 
     Sets the transport, late acknowledgement and JSON as the only content, has beat start the monitor manager's work,
     and has every task of the app executed and settled under supervision. The app's tasks, canvas, Flower and
     tests go on as before.
 
+    What the app's own configuration says is read when Celery reads it. What in it cannot work is refused by the first
+    send and by a worker's start.
+
     Raises:
-        InvalidSettings: a setting has a bad value, or two do not fit together.
+        InvalidSettings: a setting of this library has a bad value, or two do not fit together.
     """
 
     def __init__(self, app: Celery, settings: Settings | None = None) -> None:
@@ -83,8 +88,14 @@ class Orchestrator:
         self._sender = Sender(app, self._directory, self._door)
         self._sweeper: Sweeper | None = None
         self._description = Description(app, self._directory.declared, self.settings.app_version)
-        configure(app, self.settings, self._description, lambda i, reason: self._stored.at_death(i, reason))
-        refuse_app(app)
+        #: What is changed in the app's configuration.
+        self.configuration = Configuration(
+            app,
+            self.settings,
+            self._description,
+            lambda i, reason: self._stored.at_death(i, reason),
+            lambda: self.hidden,
+        )
         self._hide()
         app.orchestrator = self
         mask_arguments(app)
@@ -104,12 +115,7 @@ class Orchestrator:
         if instance is not None and instance.app is self.app:
             self._description.worker = instance
             PULSE.start(sender, self._should_consume)
-            options = self.app.conf.broker_transport_options
-            self.app.conf.broker_transport_options = {
-                **options,
-                "node_name": sender,
-                "redact": (*options["redact"], *self._directory.secrets),
-            }
+            self.configuration.node_name = sender
 
     def _should_consume(self) -> bool:
         state = sys.modules.get("celery.worker.state")
@@ -126,7 +132,7 @@ class Orchestrator:
             if why := why_unknown(instance.pool_cls):
                 release_tasks(self.app, why)
             known = [*self._directory.addresses(), *governed_tasks(self.app, self.settings.time_limits)]
-            for line in remarks(self.app, known, instance.pool_cls):
+            for line in (*remarks(self.app, known, instance.pool_cls), *equal_limits(instance)):
                 logger.warning("%s", line)
 
     # -- agents
@@ -142,6 +148,7 @@ class Orchestrator:
             spec = self._directory.declare(cls)
             if spec is not None:
                 refuse_policies(self._directory.addresses_of(spec))
+                self.configuration.add_mailbox(mailbox(spec.queue))
                 register_handlers(self.app, self, spec)
         self._hide()
         if self.app.finalized:
@@ -162,6 +169,7 @@ class Orchestrator:
         Raises:
             InvalidSettings: they cannot; says which, and what is allowed.
         """
+        refuse_app(self.app, self.configuration)
         refuse_worker(worker, self._directory.addresses(), self.settings.time_limits)
 
     @property
@@ -196,6 +204,7 @@ class Orchestrator:
 
     @cached_property
     def _broker(self) -> BrokerDoor:
+        refuse_app(self.app, self.configuration)
         return BrokerDoor(
             self.app, lambda: self.store, lambda: self.registry, self.settings.redact, self._directory.flow
         )
@@ -203,9 +212,24 @@ class Orchestrator:
     def _door(self) -> Door:
         return self._house if self.eager else self._broker
 
+    @property
+    def supervised(self) -> bool:
+        """Whether the app's broker is one that this library supervises.
+
+        Raises:
+            InvalidSettings: the broker's URL cannot be used.
+        """
+        return is_supervised(self.app.conf.broker_transport)
+
     @cached_property
     def store(self) -> Store:
-        """The Redis behind the app's broker URL."""
+        """The Redis behind the app's broker URL.
+
+        Raises:
+            InvalidSettings: the broker's URL cannot be used.
+            NotSupervised: the broker is not one that this library supervises.
+            BrokerUnavailable: Redis is away.
+        """
         store = self._open_store()
         if not PULSE.is_worker():
             warn_sender(store, self.settings.eviction)

@@ -43,7 +43,6 @@ class Directory:
         if known is not None:
             return None
         self.declared[spec.name] = spec
-        self._app.amqp.queues.select_add(mailbox(spec.queue))
         return spec
 
     def entries(self, queues: Iterable[str]) -> list[AgentEntry]:

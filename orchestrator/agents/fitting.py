@@ -8,12 +8,12 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.concurrency.prefork import TaskPool as PreforkPool
 
+from orchestrator.agents.configure import Configuration
 from orchestrator.agents.remarks import grouped, own_tasks
 from orchestrator.core.effective import impossible, merge
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.address import Address
-from orchestrator.transport.options import Options
 
 
 class Fitting(bootsteps.Step):
@@ -25,8 +25,8 @@ class Fitting(bootsteps.Step):
             orchestrator.refuse_misfits(parent)
 
 
-def refuse_app(app: Celery) -> None:
-    """Refuse what the app's own configuration says about times.
+def refuse_app(app: Celery, configuration: Configuration) -> None:
+    """Refuse what the app's own configuration says about times, contents and the transport.
 
     Raises:
         InvalidSettings: it cannot work.
@@ -35,9 +35,14 @@ def refuse_app(app: Celery) -> None:
         raise InvalidSettings(
             [f"task_protocol={app.conf.task_protocol!r}; allowed: 2, whose headers carry supervision"]
         )
-    # The transport's options may have been set by hand, past our settings.
-    Options.from_transport_options(app.conf.broker_transport_options or {})
-    _refuse(_limits("task_soft_time_limit", app.conf.task_soft_time_limit, "task_time_limit", app.conf.task_time_limit))
+    _refuse(
+        [
+            *configuration.problems(),
+            *_limits(
+                "task_soft_time_limit", app.conf.task_soft_time_limit, "task_time_limit", app.conf.task_time_limit
+            ),
+        ]
+    )
 
 
 def refuse_policies(addresses: Iterable[Address]) -> None:
@@ -56,7 +61,6 @@ def refuse_worker(worker: Any, addresses: Iterable[Address], timeouts: Timeouts)
         InvalidSettings: there is some.
     """
     app: Celery = worker.app
-    refuse_app(app)
     of_all = worker.soft_time_limit, worker.time_limit
     _refuse(_limits("soft_time_limit of the worker", of_all[0], "time_limit of the worker", of_all[1]))
     known = {address.task: address.policy for address in addresses}
@@ -75,13 +79,23 @@ def refuse_worker(worker: Any, addresses: Iterable[Address], timeouts: Timeouts)
     _refuse(grouped(said))
 
 
+def equal_limits(worker: Any) -> list[str]:
+    """What to say at start-up of tasks whose soft limit is their hard one, so that it may never be raised."""
+    said = []
+    for name, task in own_tasks(worker.app):
+        soft_s, hard_s = task.soft_time_limit or worker.soft_time_limit, task.time_limit or worker.time_limit
+        if soft_s and soft_s == hard_s:
+            said.append((name, f"soft_time_limit={soft_s:g} equals time_limit, which may kill before it interrupts"))
+    return grouped(said)
+
+
 def _limits(soft: str, soft_s: float | None, hard: str, hard_s: float | None) -> Iterator[str]:
     """Celery's soft and hard limit; it takes 0 for none."""
     for name, limit_s in ((soft, soft_s), (hard, hard_s)):
         if limit_s is not None and limit_s < 0:
             yield f"{name}={limit_s:g}; allowed: seconds above 0"
-    if soft_s and hard_s and 0 < hard_s <= soft_s:
-        yield f"{soft}={soft_s:g}; allowed: below {hard}={hard_s:g}, which kills what it would interrupt"
+    if soft_s and hard_s and 0 < hard_s < soft_s:
+        yield f"{soft}={soft_s:g}; allowed: at most {hard}={hard_s:g}, which kills what it would interrupt"
 
 
 def _refuse(problems: Iterable[str]) -> None:

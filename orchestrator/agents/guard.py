@@ -30,7 +30,8 @@ class Guard(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Called on every (re)connection, before the first message."""
         orchestrator = getattr(consumer.app, "orchestrator", None)
-        if orchestrator is None:
+        if orchestrator is None or not orchestrator.supervised:
+            # Whose messages are not ours goes Celery's way; the worker has said so.
             return
         _examine(orchestrator)
         try:

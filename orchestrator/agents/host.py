@@ -49,7 +49,17 @@ def register_handlers(app: Celery, orchestrator: Orchestrator, spec: AgentSpec) 
     instance = _Instance(spec.cls)
     runners = {spec.task_name(name): _runner(orchestrator, spec, h, instance) for name, h in spec.handlers.items()}
     for name, run in {**runners, spec.down_task: _down_runner(orchestrator, spec, instance)}.items():
-        app.task(run, name=name, bind=True, ignore_result=True, typing=False, shared=False)
+        # The app's setting is about its own tasks: an agent's message is supervised, so it is acknowledged late.
+        app.task(
+            run,
+            name=name,
+            bind=True,
+            ignore_result=True,
+            typing=False,
+            shared=False,
+            acks_late=True,
+            reject_on_worker_lost=True,
+        )
 
 
 def _runner(orchestrator: Orchestrator, spec: AgentSpec, handler: HandlerSpec, instance: _Instance) -> Any:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import Celery
-from kombu.utils.imports import symbol_by_name
 
 from orchestrator.agents.host import why_not_supervised
 from orchestrator.agents.pools import why_unknown
 from orchestrator.core.effective import impossible, merge, wasteful
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.address import Address, unreadable
-from orchestrator.transport.transport import TRANSPORT, Transport
+from orchestrator.transport.transport import why_not_supervised as why_broker_not_supervised
 
 #: Pools whose running tasks nothing can interrupt.
 _DEAF_POOLS = ("threads", "gevent", "eventlet")
@@ -37,12 +36,8 @@ def remarks(app: Celery, addresses: Iterable[Address], pool: str | type = "") ->
 
 
 def _broker(app: Celery) -> list[str]:
-    transport = app.conf.broker_transport
-    if transport and issubclass(symbol_by_name(transport), Transport):
-        return []
-    has = f"its transport is {transport or 'what the broker URL says'}"
-    allowed = f"a redis://, rediss:// or sentinel:// URL with broker_transport={TRANSPORT!r}"
-    return [f"broker: nothing is supervised, {has}; allowed: {allowed}"]
+    why = why_broker_not_supervised(app.conf)
+    return [f"nothing is supervised: {why}"] if why else []
 
 
 def _unknown_pool(pool: str | type) -> list[str]:
@@ -51,7 +46,9 @@ def _unknown_pool(pool: str | type) -> list[str]:
 
 
 def _tasks(app: Celery) -> list[str]:
-    return [f"{name}: not supervised, {why}" for name, task in own_tasks(app) if (why := why_not_supervised(task))]
+    return grouped(
+        (name, f"not supervised, {why}") for name, task in own_tasks(app) if (why := why_not_supervised(task))
+    )
 
 
 def _contents(app: Celery) -> list[str]:

@@ -239,9 +239,11 @@ class SupervisedRequest(TrackedRequest):
         error = _unwrapped(exc_info)
         if is_unsent_retry(error, exc_info):
             error.requeue = True
-        # A lost process gives the message back; the others have ways of their own.
-        elsewhere = isinstance(error, CeleryRetry | Ignore | WorkerLostError | Terminated) or (
-            isinstance(error, Reject) and error.requeue
+        # A lost process gives the message back, unless the user says otherwise; the others have ways of their own.
+        elsewhere = (
+            isinstance(error, CeleryRetry | Ignore | Terminated)
+            or (isinstance(error, WorkerLostError) and self.task.reject_on_worker_lost)
+            or (isinstance(error, Reject) and error.requeue)
         )
         if not elsewhere and not isinstance(error, SystemExit | KeyboardInterrupt) and self._open():
             failure = self._failure(error, exc_info.traceback)

@@ -33,11 +33,8 @@ def orchestrator_of(context: click.Context) -> Orchestrator:
     # As a worker does: agents may be declared in modules that only `include` names.
     app.loader.import_default_modules()
     if not orchestrator.eager:
-        app.conf.broker_transport_options = {
-            "socket_timeout": _SOCKET_TIMEOUT_S,
-            "socket_connect_timeout": _SOCKET_TIMEOUT_S,
-            **(app.conf.broker_transport_options or {}),
-        }
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            app.conf.broker_transport_options.setdefault(name, _SOCKET_TIMEOUT_S)
         try:
             # Asked first: publishing would try again for longer than anybody waits at a prompt.
             orchestrator.store  # noqa: B018

@@ -21,7 +21,7 @@ def report_bad_settings() -> None:
     """Have Celery's command line report settings that an operator has to correct, for every subcommand.
 
     Celery prints the stack trace of whatever an app's module raises, and lets a plug-in add commands only. So
-    this wraps the function by which its command line loads the app, and the two commands that import more; it is
+    this wraps the function by which its command line loads the app, and Celery's own commands; it is
     called when Celery loads our commands, and does nothing in any other process. Mistakes in the code of an app
     keep their stack trace.
     """
@@ -33,8 +33,9 @@ def report_bad_settings() -> None:
     find = _reporting(find_app)
     find.__reports_bad_settings__ = True  # type: ignore[attr-defined]
     command_line.find_app = find
-    # These import further modules, and look at what has come together.
-    for command in (command_line.worker, command_line.beat):
+    # These import further modules, look at what has come together, or connect to the broker.
+    commands: list[Any] = [value for value in vars(command_line).values() if isinstance(value, click.Command)]
+    for command in commands:
         command.invoke = _reporting(command.invoke)
 
 

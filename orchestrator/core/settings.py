@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
@@ -21,6 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from orchestrator.core.broker_url import ALLOWED, is_served, problem_of, servers, shown
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
 from orchestrator.core.flow import Breaker, Mailbox
 from orchestrator.core.redact import USUAL
@@ -121,19 +120,12 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _redis_only(cls, url: SecretStr) -> SecretStr:
-        schemes = ("redis://", "rediss://", "sentinel://")
         text = url.get_secret_value()
-        if not text.startswith(schemes):
-            raise ValueError(f"allowed: a URL that starts with {', '.join(schemes)}")
-        for server in text.split(";"):
-            try:
-                parts = urlsplit(server)
-                # Without a host, the path may be that of a Unix socket.
-                well_formed = parts.port != 0 and (not parts.hostname or (parts.path.strip("/") or "0").isdecimal())
-            except ValueError:
-                well_formed = False
-            if not well_formed:
-                raise ValueError("allowed: a port from 1 to 65535, and a database number after the slash")
+        if not is_served(text):
+            raise ValueError(ALLOWED)
+        for server in servers(text):
+            if why := problem_of(server):
+                raise ValueError(why)
         return url
 
     @model_validator(mode="after")
@@ -232,19 +224,10 @@ def _problems(error: ValidationError) -> list[str]:
         if item["type"] == "extra_forbidden":
             problems.append(f"{where}: no such setting; allowed: {', '.join(sorted(Settings.model_fields))}")
         elif where == "broker_url":
-            problems.append(f"{where}={_without_password(item['input'])}: {item['msg']}")
+            problems.append(f"{where}={shown(item['input'])}: {item['msg']}")
         elif not where:
             # The input is all settings, with the password.
             problems.append(f"settings: {item['msg']}")
         else:
             problems.append(f"{where}={item['input']!r}: {item['msg']}")
     return problems
-
-
-def _without_password(url: object) -> str:
-    shape = re.fullmatch(r"(\w+://)(?:([^:@/]*)(:.*)?@)?([^@]*)", url) if isinstance(url, str) else None
-    if shape is None:
-        return "(not shown)"
-    scheme, user, password, rest = shape.groups()
-    who = "" if user is None else f"{user}:**@" if password else f"{user}@"
-    return f"'{scheme}{who}{rest}'"

@@ -54,6 +54,6 @@ class Manager:
 
 def install(app: Celery, orchestrator: Orchestrator) -> None:
     """Declare the manager's mailbox; have beat fill it, and workers that consume it do the housekeeping."""
-    app.amqp.queues.select_add(mailbox(QUEUE, longest=1))
+    orchestrator.configuration.add_mailbox(mailbox(QUEUE, longest=1))
     app.steps["consumer"].add(Housekeeping)
     start_with_beat(app, orchestrator.settings.sweep_every_s)

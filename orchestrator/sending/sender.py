@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from celery import Celery, Task
 from celery.canvas import Signature
-from kombu.utils.imports import symbol_by_name
 
 from orchestrator.core.errors import AgentDown, BroadcastRefused, InvalidPolicy, NotSupervised
 from orchestrator.core.flow import Flow
@@ -42,7 +41,7 @@ from orchestrator.sending.tracker import RedisTracker
 from orchestrator.telemetry import emit, events, tracing
 from orchestrator.transport.flow import Twin, declare_flow
 from orchestrator.transport.store import Store
-from orchestrator.transport.transport import TRANSPORT, Transport
+from orchestrator.transport.transport import why_not_supervised
 
 
 class Door(Protocol):
@@ -134,14 +133,10 @@ class BrokerDoor:
             self._declared.add(agent)
 
     def _must_supervise(self) -> None:
-        transport = self._app.conf.broker_transport
         if self._app.conf.task_protocol != 2:
             raise NotSupervised(f"task_protocol={self._app.conf.task_protocol!r}; allowed: 2")
-        if not (transport and issubclass(symbol_by_name(transport), Transport)):
-            raise NotSupervised(
-                f"the broker's transport is {transport or 'what its URL says'}; "
-                f"allowed: a redis://, rediss:// or sentinel:// URL with broker_transport={TRANSPORT!r}"
-            )
+        if why := why_not_supervised(self._app.conf):
+            raise NotSupervised(why)
 
     def hosted(self, parcel: Parcel) -> bool:
         """See :class:`Door`."""

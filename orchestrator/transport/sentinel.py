@@ -15,7 +15,7 @@ SENTINEL_PORT = 26379
 
 
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):
-    """Used where ``broker_transport_options`` name the primary (``master_name``)."""
+    """Used for a ``sentinel://`` URL; ``broker_transport_options`` name the primary (``master_name``)."""
 
     connection_class: type[Any] = SentinelTcpConnection
     connection_class_ssl: type[Any] = SentinelTlsConnection

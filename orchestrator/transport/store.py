@@ -114,12 +114,16 @@ def open_store(connection: Connection) -> Store:
         NotSupervised: the connection uses another transport.
         BrokerUnavailable: the broker does not answer.
     """
-    url = connection.as_uri()
     if not isinstance(connection.transport, Transport):
+        url = connection.as_uri()
+        if not connection.password:
+            # kombu masks a password that is not there.
+            url = url.replace("://:**@", "://").replace(":**@", "@")
         raise NotSupervised(
             f"broker {url} uses {type(connection.transport).__module__}; "
             "allowed: broker_transport='orchestrator.transport:Transport'"
         )
+    url = connection.as_uri()
     try:
         # Not connection.channel(), which tries again after a pause; who asks wants to know now.
         channel = connection.transport.create_channel(connection.transport)

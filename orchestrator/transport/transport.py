@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 from urllib.parse import quote
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.functional import dictfilter
+from kombu.utils.imports import symbol_by_name
 from kombu.utils.url import as_url, parse_url
 
+from orchestrator.core.broker_url import problems_of, scheme_of, servers
+from orchestrator.core.errors import InvalidSettings
 from orchestrator.transport import flower_queues
 from orchestrator.transport.broker import BROKERS, Broker
 from orchestrator.transport.channel import Channel
@@ -23,6 +27,9 @@ from orchestrator.transport.unix_socket import UnixSocket, unix_socket
 
 #: What ``broker_transport`` says to have it.
 TRANSPORT = "orchestrator.transport:Transport"
+
+#: The transport's option by which a connection, and its clones, know that they had a ``sentinel://`` URL.
+_SENTINEL = "from_sentinel_url"
 
 #: Celery's default for ``Task.Request``, and what it is where this transport is in use.
 CELERY_REQUEST = "celery.worker.request:Request"
@@ -50,10 +57,36 @@ def _tell_what_is_scheduled() -> None:
         import_module("orchestrator.transport.scheduled")
 
 
+def is_supervised(transport: Any) -> bool:
+    """Whether what ``broker_transport`` says is this library's transport."""
+    if not transport:
+        return False
+    try:
+        return issubclass(symbol_by_name(transport), Transport)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        # An alias of kombu's, such as "redis".
+        return False
+
+
+def why_not_supervised(conf: Any) -> str:
+    """Why the broker of an app with this configuration is not supervised, and what would be; empty if it is.
+
+    Raises:
+        InvalidSettings: the broker's URL cannot be used.
+    """
+    transport = conf.broker_transport
+    if is_supervised(transport):
+        return ""
+    # Only the scheme: the URL may have a password.
+    has = transport or f"that of {scheme_of(servers(conf.broker_write_url or '')[0]) or 'amqp'}://"
+    allowed = f"a redis://, rediss:// or sentinel:// URL with broker_transport={TRANSPORT!r}"
+    return f"the broker's transport is {has}; allowed: {allowed}"
+
+
 class Transport(kombu_redis.Transport):
     """Redis Streams instead of lists; everything else as kombu's Redis transport has it.
 
-    With ``master_name`` in ``broker_transport_options`` the URLs are those of Sentinels.
+    A ``sentinel://`` URL is a Sentinel's; ``master_name`` in ``broker_transport_options`` names the primary there.
     """
 
     Channel: type[PublishingChannel] = Channel
@@ -62,11 +95,12 @@ class Transport(kombu_redis.Transport):
     can_parse_url = True
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
-        _parse_url(client)
+        is_sentinel = _parse_url(client)
         super().__init__(client, **kwargs)
         self.cycle = Poller()
-        if self.client.transport_options.get("master_name"):
+        if is_sentinel:
             self.Channel, self.default_port = SentinelChannel, SENTINEL_PORT
+            _require_primary(client.transport_options)
         #: Which of the URLs' servers is in use: the same answer for all connections of this process to them.
         self.broker = self._broker()
         _keep_transport(self.client)
@@ -96,7 +130,8 @@ class Transport(kombu_redis.Transport):
 
     def _broker(self) -> Broker:
         if self.Channel is SentinelChannel:
-            return BROKERS.get(f"{self.client.transport_options['master_name']} of {';'.join(self.client.alt)}")
+            sentinels = ";".join(self.client.alt) or f"{self.client.hostname}:{self.client.port}"
+            return BROKERS.get(f"{self.client.transport_options['master_name']} of {sentinels}")
         servers = servers_of(self.client, self.default_port)
         return BROKERS.get(";".join(self.client.alt) or self._uri(servers[0], include_password=True), servers)
 
@@ -127,15 +162,32 @@ class Transport(kombu_redis.Transport):
         return url
 
 
-def _parse_url(connection: Any) -> None:
-    """Have a kombu connection take its URL apart, as it does for transports that leave it to kombu."""
+def _parse_url(connection: Any) -> bool:
+    """Have a kombu connection take its URL apart, as it does for transports that leave it to kombu.
+
+    Returns whether it is a Sentinel's. The connection's clones have no URL any more, but the same options.
+
+    Raises:
+        InvalidSettings: the URL's port or database is not a number.
+    """
     url, transport = connection.hostname, connection.transport_cls
     if url and "://" in url:
+        problems = problems_of(url)
+        if problems:
+            raise InvalidSettings(problems)
+        if scheme_of(url) == "sentinel":
+            connection.transport_options = {**connection.transport_options, _SENTINEL: True}
         parts = parse_url(url)
         connection._initial_params.update(dictfilter(parts), hostname=parts["hostname"])
         # By its scheme kombu knows whether it is to speak TLS.
         connection._init_params(**connection._initial_params)
         connection._initial_params["transport"] = connection.transport_cls = transport
+    return bool(connection.transport_options.get(_SENTINEL))
+
+
+def _require_primary(options: Mapping[str, Any]) -> None:
+    if not options.get("master_name"):
+        raise InvalidSettings(["broker_transport_options: a sentinel:// URL needs master_name, the primary's name"])
 
 
 def _keep_transport(connection: Any) -> None:

@@ -30,9 +30,9 @@ AS_ROOT = {"C_FORCE_ROOT": "1"}
             "plain.add, plain.again: timeout_s=5 (said by settings); allowed: at most deadline_s=3 (said by settings)",
         ),
         (
-            ("--time-limit", "5", "--soft-time-limit", "5"),
+            ("--time-limit", "4", "--soft-time-limit", "5"),
             {},
-            "soft_time_limit of the worker=5; allowed: below time_limit of the worker=5",
+            "soft_time_limit of the worker=5; allowed: at most time_limit of the worker=4",
         ),
         (
             ("-P", "prefork"),

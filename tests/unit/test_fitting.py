@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.concurrency.prefork import TaskPool as PreforkPool
-from celery.concurrency.solo import TaskPool as SoloPool
 
 from orchestrator import Agent, Message, Orchestrator, handles, load_settings
-from orchestrator.agents.fitting import refuse_worker
+from orchestrator.agents.fitting import equal_limits
 from orchestrator.core.errors import InvalidSettings
+from tests.unit.workers_for_steps import Worker
 
 AWAY = "redis://127.0.0.1:1/0"
 
@@ -42,14 +42,6 @@ def nothing() -> None:
     pass
 
 
-class Worker:
-    """What a worker tells its bootsteps."""
-
-    def __init__(self, app: Celery, pool: type = SoloPool, *, soft: Any = None, hard: Any = None) -> None:
-        self.app, self.pool_cls = app, pool
-        self.soft_time_limit, self.time_limit = soft, hard
-
-
 def orchestrated(conf: dict[str, Any] | None = None, **settings: Any) -> Orchestrator:
     app = Celery("fitting", broker=AWAY, set_as_current=False)
     app.conf.update(conf or {})
@@ -57,7 +49,7 @@ def orchestrated(conf: dict[str, Any] | None = None, **settings: Any) -> Orchest
 
 
 def refuse(orchestrator: Orchestrator, worker: Worker) -> None:
-    refuse_worker(worker, orchestrator._directory.addresses(), orchestrator.settings.time_limits)
+    orchestrator.refuse_misfits(worker)
 
 
 def test_one_key_with_a_timeout_above_its_deadline() -> None:
@@ -81,26 +73,48 @@ def test_an_agent_whom_the_settings_contradict_is_not_hosted() -> None:
 @pytest.mark.parametrize(
     ("conf", "said"),
     [
-        ({"task_soft_time_limit": 9, "task_time_limit": 9}, "task_soft_time_limit=9; allowed: below task_time_limit=9"),
+        (
+            {"task_soft_time_limit": 9, "task_time_limit": 8},
+            "task_soft_time_limit=9; allowed: at most task_time",
+        ),
         ({"task_time_limit": -1}, "task_time_limit=-1; allowed: seconds above 0"),
         ({"broker_transport_options": {"lease_s": 0.3}}, "allowed: heartbeat_s < suspect_s < lease_s"),
         ({"broker_transport_options": {"heartbeat_s": 0}}, "heartbeat_s=0: allowed: a number above 0"),
     ],
 )
-def test_an_app_whose_configuration_cannot_work_gets_no_orchestrator(conf: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidSettings, match=said):
-        orchestrated(conf)
+def test_an_app_whose_configuration_cannot_work_is_refused_by_workers_and_senders(
+    conf: dict[str, Any], said: str
+) -> None:
+    orchestrator = orchestrated(conf)
+    task = orchestrator.app.task(name="plain.a", shared=False)(nothing)
+    for use in (lambda: refuse(orchestrator, Worker(orchestrator.app)), lambda: orchestrator.send(task.s())):
+        with pytest.raises(InvalidSettings, match=said):
+            use()
 
 
 def test_what_celery_takes_for_no_limit_is_none() -> None:
-    orchestrated({"task_soft_time_limit": 9, "task_time_limit": 0})
+    orchestrator = orchestrated({"task_soft_time_limit": 9, "task_time_limit": 0})
+    refuse(orchestrator, Worker(orchestrator.app))
+
+
+def test_a_soft_limit_that_is_the_hard_one_is_warned_of() -> None:
+    """Regression: Celery allows it, and the worker did not start."""
+    orchestrator = orchestrated({"task_soft_time_limit": 9, "task_time_limit": 9})
+    for name in "ab":
+        orchestrator.app.task(name=f"plain.{name}", shared=False)(nothing)
+    orchestrator.app.task(name="plain.c", shared=False, soft_time_limit=5, time_limit=6)(nothing)
+    worker = Worker(orchestrator.app, soft=9, hard=9)
+    refuse(orchestrator, worker)
+    assert equal_limits(worker) == [
+        "plain.a, plain.b: soft_time_limit=9 equals time_limit, which may kill before it interrupts"
+    ]
 
 
 def test_a_worker_is_refused_for_limits_given_at_its_command_line() -> None:
     orchestrator = orchestrated()
     refuse(orchestrator, Worker(orchestrator.app, soft=5, hard=6))
-    with pytest.raises(InvalidSettings, match="soft_time_limit of the worker=6; allowed: below time_limit of the wor"):
-        refuse(orchestrator, Worker(orchestrator.app, soft=6, hard=6))
+    with pytest.raises(InvalidSettings, match="soft_time_limit of the worker=7; allowed: at most time_limit of the w"):
+        refuse(orchestrator, Worker(orchestrator.app, soft=7, hard=6))
 
 
 def test_a_worker_is_refused_for_a_plain_tasks_times() -> None:
@@ -112,7 +126,7 @@ def test_a_worker_is_refused_for_a_plain_tasks_times() -> None:
         refuse(orchestrator, Worker(orchestrator.app))
     of_b, of_d = refused.value.problems
     assert of_b.startswith("plain.b: timeout_s=7 (said by settings); allowed: at most deadline_s=3 (said by settings)")
-    assert of_d == "plain.d: soft_time_limit=9; allowed: below time_limit=8, which kills what it would interrupt"
+    assert of_d == "plain.d: soft_time_limit=9; allowed: at most time_limit=8, which kills what it would interrupt"
 
 
 def test_a_timeout_that_celerys_hard_limit_comes_before_is_refused_where_there_is_one() -> None:

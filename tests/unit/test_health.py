@@ -162,7 +162,7 @@ def test_the_probe_loads_neither_celery_nor_a_redis_client_nor_pydantic(folder: 
 
 
 def test_what_is_loaded_when_asked_for_is_all_there() -> None:
-    assert sorted(orchestrator._WHERE) == sorted(orchestrator.__all__)
+    assert sorted({*orchestrator._WHERE, "__version__"}) == sorted(orchestrator.__all__)
     for name in orchestrator.__all__:
         assert getattr(orchestrator, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Orchestra'"):

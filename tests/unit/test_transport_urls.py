@@ -21,7 +21,6 @@ TRANSPORT = "orchestrator.transport:Transport"
         ("redis:///run/Redis/r.sock/3", UnixSocket("/run/Redis/r.sock", 3)),
         ("redis://user:secret@/run/redis.sock", UnixSocket("/run/redis.sock")),
         ("redis://localhost/3", None),
-        ("redis://localhost:6379//run/redis.sock", None),
         ("redis:///3", None),
         ("redis://", None),
     ],
@@ -100,3 +99,31 @@ def test_several_urls_differ_in_their_server_only(urls: str, allowed: str) -> No
 @pytest.mark.parametrize("urls", ["redis://a:1;redis://:secret@b/0", "redis:///run/a.sock/3;redis:///run/b.sock/3"])
 def test_several_urls_may_leave_out_what_is_usual(urls: str) -> None:
     assert len(Connection(urls, transport=TRANSPORT).transport.broker.servers) == 2
+
+
+def test_a_primary_s_name_makes_no_sentinel_of_a_redis_url() -> None:
+    """Regression: kombu ignores the option there; an app that always sets it never connected."""
+    connection = Connection("redis://a:6390/0", transport=TRANSPORT, transport_options={"master_name": "main"})
+    for each in (connection, connection.clone()):
+        assert each.as_uri() == "redis://a:6390/0"
+        assert each.transport.Channel.__name__ == "Channel"
+
+
+def test_a_clone_of_a_sentinel_s_connection_is_one_too() -> None:
+    connection = Connection("sentinel://a/0", transport=TRANSPORT, transport_options={"master_name": "main"})
+    assert connection.as_uri() == "sentinel://a:26379/0"
+    clone = connection.clone()
+    assert clone.transport.Channel.__name__ == "SentinelChannel"
+    assert clone.as_uri() == "sentinel://a:26379/0"
+    assert isinstance(clone.transport, Transport)
+
+
+def test_a_sentinel_s_url_without_a_primary_s_name_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match="needs master_name"):
+        _ = Connection("sentinel://a/0", transport=TRANSPORT).transport
+
+
+@pytest.mark.parametrize("url", ["redis://h/abc", "redis://h:0/0", "redis://h:65536/0", "rediss://h:x/0"])
+def test_a_url_that_cannot_be_used_is_refused_with_what_is_allowed(url: str) -> None:
+    with pytest.raises(InvalidSettings, match="allowed: a port from 1 to 65535, and a database number after the slash"):
+        _ = Connection(url, transport=TRANSPORT).transport

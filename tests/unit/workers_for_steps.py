@@ -1,0 +1,16 @@
+"""A stand-in for Celery's worker, as its bootsteps see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.concurrency.solo import TaskPool as SoloPool
+
+
+class Worker:
+    """What a worker tells its bootsteps."""
+
+    def __init__(self, app: Celery, pool: type = SoloPool, *, soft: Any = None, hard: Any = None) -> None:
+        self.app, self.pool_cls = app, pool
+        self.soft_time_limit, self.time_limit = soft, hard
