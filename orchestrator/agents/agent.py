@@ -205,6 +205,8 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
 def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
     if inspect.iscoroutinefunction(method):
         raise InvalidDeclaration(f"{cls.__qualname__}.{method.__name__} is async; Celery's pools run plain functions")
+    if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
+        raise InvalidDeclaration(f"{cls.__qualname__}.{method.__name__} yields; Celery's pools run plain functions")
     parameters = len(inspect.signature(method).parameters)
     if parameters not in (2, 3):
         raise InvalidDeclaration(

@@ -1,5 +1,6 @@
 """Agents are checked when they are declared and hosted, not when mail comes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -98,6 +99,14 @@ def test_an_async_handler_is_refused() -> None:
     async def ping(self: Agent, message: Ping) -> None: ...
 
     with pytest.raises(InvalidDeclaration, match="is async"):
+        inspect_agent(declared(ping=handles(Ping)(ping)))
+
+
+def test_a_handler_that_yields_is_refused() -> None:
+    def ping(self: Agent, message: Ping) -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(InvalidDeclaration, match="yields"):
         inspect_agent(declared(ping=handles(Ping)(ping)))
 
 
