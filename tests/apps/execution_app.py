@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,6 +42,15 @@ class Prepared(Task):
         if self.request.retries < 2:
             raise ConnectionError("not ready")
         kwargs["ready"] = True
+
+
+class Slow(Task):
+    """Takes its time before it begins."""
+
+    abstract = True
+
+    def before_start(self, *_: Any) -> None:
+        threading.Event().wait(30)
 
 
 class Called(Task):
@@ -140,6 +150,10 @@ def prepared(*, ready: bool = False) -> bool:
     return ready
 
 
+def slow() -> None:
+    """Nothing that takes time."""
+
+
 def called(task: Task) -> int:
     return int(task.request.retries)
 
@@ -225,6 +239,7 @@ def make(url: str | None = None, *, eager: bool = False, **settings: Any) -> Orc
     orchestrator = Orchestrator(celery, load_settings(**settings))
     for function, options in (
         (prepared, {"base": Prepared}),
+        (slow, {"base": Slow}),
         (called, {"base": Called, "bind": True}),
         (catching, {"base": Catching}),
         (countdown, {"bind": True}),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from orchestrator import Dead, Handled, Orchestrator
+from orchestrator import Dead, Handled, Orchestrator, Retry
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import execution_app as app
 from tests.eventually import eventually
@@ -20,8 +20,8 @@ WAIT_S = 20
 class Place:
     """Somewhere to execute."""
 
-    def __init__(self, url: str, worker: WorkerProcess | None) -> None:
-        self.worker = worker
+    def __init__(self, url: str, worker: WorkerProcess | None, pool: str) -> None:
+        self.worker, self.pool = worker, pool
         self.orchestrator: Orchestrator = app.make(url, eager=worker is None)
         self.tasks = self.orchestrator.app.tasks
         self.redis = None if worker is None else Redis.from_url(url, decode_responses=True)
@@ -55,7 +55,7 @@ class Place:
 def whole(request: pytest.FixtureRequest) -> Iterator[Place]:
     """All places in which a message can be handled."""
     if request.param == "eager":
-        yield Place("redis://127.0.0.1:1/0", None)
+        yield Place("redis://127.0.0.1:1/0", None, "eager")
         return
     with (
         EmbeddedServer() as server,
@@ -63,7 +63,7 @@ def whole(request: pytest.FixtureRequest) -> Iterator[Place]:
             "tests.apps.execution_app", server.url, pool=request.param, concurrency=1, queues="celery,giver"
         ) as worker,
     ):
-        place = Place(server.url, worker)
+        place = Place(server.url, worker, request.param)
         yield place
         place.close()
 
@@ -79,6 +79,18 @@ def test_an_error_before_the_function_is_retried_as_one_of_it(place: Place) -> N
     assert place.outcome("prepared") == Handled(True, 3)
     assert place.noted() == ["before_start 0", "before_start 1", "before_start 2"]
     assert place.outcome("called") == Handled(2, 3)
+
+
+def test_the_timeout_holds_for_what_comes_before_the_function(place: Place) -> None:
+    if place.pool == "threads":
+        pytest.skip("a thread cannot be interrupted")
+    send = place.orchestrator.send
+    outcome = send(place.tasks["plain.slow"].s(), timeout_s=0.5, retry=Retry(max_retries=0)).wait(timeout_s=WAIT_S)
+    assert isinstance(outcome, Dead)
+    assert (outcome.reason, outcome.error) == (
+        "timeout",
+        "HandlerTimeout: plain.slow did not finish within 0.5 s",
+    )
 
 
 def test_an_error_of_celerys_before_the_task_is_retried(place: Place) -> None:

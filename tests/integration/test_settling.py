@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from orchestrator.core.supervision import HEADER
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import settling_app
 from tests.bare_broker import BareBroker
@@ -17,6 +19,11 @@ from tests.eventually import eventually
 from tests.worker_process import WorkerProcess
 
 WAIT_S = 30
+
+
+def body_of(raw: str) -> str:
+    """The body of a message, which has the id in protocol 1."""
+    return base64.b64decode(json.loads(raw)["body"]).decode()
 
 
 class Place:
@@ -35,7 +42,8 @@ class Place:
         """The letter that a message becomes."""
 
         def found() -> list[dict[str, Any]]:
-            return [json.loads(row["letter"]) for row in self.broker.letters() if delivery in row["m"]]
+            rows = self.broker.letters()
+            return [json.loads(row["letter"]) for row in rows if delivery in row["m"] or delivery in body_of(row["m"])]
 
         (letter,) = eventually(found, WAIT_S, self.worker.log)
         return letter
@@ -101,6 +109,23 @@ def test_a_task_that_is_not_acknowledged_on_a_timeout_runs_again_but_not_without
     letter = place.letter(place.send("plain.lasts_again"))
     assert letter["reason"] == "poison"
     assert place.runs("plain.lasts_again") == 3
+
+
+def test_a_message_of_protocol_1_ends_like_any_other(place: Place) -> None:
+    old = settling_app.make(place.broker.url, bare=True)
+    old.conf.task_protocol = 1
+    before = place.broker.ledger("celery").dead
+    for task in ("plain.seen", "plain.rejects"):
+        old.send_task(task, args=("old",) if task == "plain.seen" else (), queue="celery")
+    eventually(lambda: place.redis.llen("test:seen:old") == 1, WAIT_S, place.worker.log)
+    eventually(lambda: place.broker.ledger("celery").pending == 0, WAIT_S, place.worker.log)
+    assert place.broker.ledger("celery").dead == before + 1
+    if not place.bare:
+        delivery = old.send_task("plain.seen", args=("supervised",), queue="celery", headers={HEADER: {}}).id
+        letter = place.letter(delivery)
+        assert (letter["reason"], letter["error"]["type"]) == ("not supervised", "NotSupervised")
+        assert "task_protocol=2" in letter["error"]["message"]
+    old.close()
 
 
 def events_of(place: Place, task: str) -> list[tuple[str, Any]]:
