@@ -24,6 +24,7 @@ from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.masked import mask_logs
 from orchestrator.agents.pools import release_tasks, why_unknown
+from orchestrator.agents.prefetch import claim_by_free_slots
 from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting
@@ -106,6 +107,7 @@ class Orchestrator:
             self._on_finalize()
         manager.install(app, self)
         signals.celeryd_init.connect(self._on_worker_init, weak=False)
+        signals.worker_init.connect(self._on_worker_configured, weak=False)
         signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)
 
     def _on_finalize(self, **_: Any) -> None:
@@ -116,6 +118,10 @@ class Orchestrator:
             self._description.worker = instance
             PULSE.start(sender, self._should_consume)
             self.configuration.node_name = sender
+
+    def _on_worker_configured(self, sender: Any = None, **_: Any) -> None:
+        if getattr(sender, "app", None) is self.app:
+            claim_by_free_slots(sender)
 
     def _should_consume(self) -> bool:
         state = sys.modules.get("celery.worker.state")

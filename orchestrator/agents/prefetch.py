@@ -1,0 +1,34 @@
+"""How many messages a worker claims ahead of the tasks it runs, where its user has not said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+_SETTING = "worker_prefetch_multiplier"
+_OLD_SETTING = "CELERYD_PREFETCH_MULTIPLIER"
+
+
+def claim_by_free_slots(worker: Any) -> None:
+    """Have a worker claim no more than it can run, unless its user set the prefetch multiplier.
+
+    Celery's default is 4: behind a slow message lie three that no other worker can have, though it may be idle.
+    """
+    if not _set_by_user(worker.app.conf):
+        worker.prefetch_multiplier = 1
+
+
+def _set_by_user(conf: Any) -> bool:
+    """Whether the setting or the option of ``celery worker`` was given."""
+    # Resolves a configuration that is pending.
+    conf.get(_SETTING)
+    # The last one is Celery's defaults.
+    if any(name in known for known in conf.maps[:-1] for name in (_SETTING, _OLD_SETTING)):
+        return True
+    context = click.get_current_context(silent=True)
+    # Click calls it the default where Celery's callback filled it in from the settings.
+    return context is not None and context.get_parameter_source("prefetch_multiplier") in (
+        click.core.ParameterSource.COMMANDLINE,
+        click.core.ParameterSource.ENVIRONMENT,
+    )
