@@ -44,6 +44,8 @@ class Bench:
         self.url = url
         self.messages = messages
         self.redis = redis.Redis.from_url(url)
+        #: Further arguments of `celery worker`.
+        self.arguments: list[str] = []
 
     def _app(self, side: str) -> Celery:
         app = Celery(f"sender-{side}", broker=self.url, set_as_current=False)
@@ -74,7 +76,7 @@ class Bench:
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.noop_app", "worker", "-n", f"{name}@%h"]
         command += ["-P", pool, "-c", str(concurrency), "-l", "WARNING", "--without-gossip", "--without-mingle"]
         return subprocess.Popen(
-            command,
+            [*command, *self.arguments],
             cwd=ROOT,
             env={**environment, "C_FORCE_ROOT": "1"},
             stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from celery import Task
 
 _SETTING = "worker_prefetch_multiplier"
 _OLD_SETTING = "CELERYD_PREFETCH_MULTIPLIER"
@@ -13,10 +14,16 @@ _OLD_SETTING = "CELERYD_PREFETCH_MULTIPLIER"
 def claim_by_free_slots(worker: Any) -> None:
     """Have a worker claim no more than it can run, unless its user set the prefetch multiplier.
 
+    A worker that has tasks with a ``Strategy`` of their own keeps Celery's: they collect messages before they run.
     Celery's default is 4: behind a slow message lie three that no other worker can have, though it may be idle.
     """
-    if not _set_by_user(worker.app.conf):
+    if not _collects(worker.app) and not _set_by_user(worker.app.conf):
         worker.prefetch_multiplier = 1
+
+
+def _collects(app: Any) -> bool:
+    """Whether a task has a strategy of its own."""
+    return any(task.Strategy != Task.Strategy for task in app.tasks.values())
 
 
 def _set_by_user(conf: Any) -> bool:

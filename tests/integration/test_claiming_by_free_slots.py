@@ -65,6 +65,18 @@ def test_the_users_setting_wins_be_it_the_default_one(setting: str, value: int) 
     assert worker.prefetch_multiplier == value
 
 
+def test_a_worker_whose_tasks_collect_messages_keeps_celerys_default() -> None:
+    app = Celery("collecting", set_as_current=False)
+    Orchestrator(app, load_settings())
+
+    def collect() -> None: ...
+
+    app.task(collect, name="batch", Strategy="celery.worker.strategy:other", shared=False)
+    worker = SimpleNamespace(app=app, prefetch_multiplier=4)
+    claim_by_free_slots(worker)
+    assert worker.prefetch_multiplier == 4
+
+
 def test_without_a_word_of_the_user_it_is_one() -> None:
     app = Celery("unset", set_as_current=False)
     Orchestrator(app, load_settings())
