@@ -34,6 +34,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.settings import Settings, load_settings
+from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.shelf import Shelf
 from orchestrator.deadletters.stream import StreamShelf
@@ -49,6 +50,7 @@ from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
 from orchestrator.sending.address import Address
 from orchestrator.sending.broadcast import Strategy, strategy_of
 from orchestrator.sending.call import call, check_fallback, check_timeout
+from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.ledger import LedgerRow, housekeeping_of, mailboxes_of, read_ledger
@@ -100,6 +102,7 @@ class Orchestrator:
         self._hide()
         app.orchestrator = self
         mask_arguments(app)
+        app.send_task = SendTask(app, self._to_agent)
         app.steps["worker"].update((Ending, ExamineRedis, Fitting))
         app.steps["consumer"].update((Guard, Reaping, Reporting))
         app.on_after_finalize.connect(self._on_finalize, weak=False)
@@ -109,6 +112,13 @@ class Orchestrator:
         signals.celeryd_init.connect(self._on_worker_init, weak=False)
         signals.worker_init.connect(self._on_worker_configured, weak=False)
         signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)
+
+    def _to_agent(self, task: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        return self._sender.by_celery(task, options)
+
+    def unsaid_supervision(self, agent: str, message: str) -> Supervision:
+        """How a message of an agent declared here is supervised that says nothing of it."""
+        return self._sender.unsaid(self._directory.address(agent, message))
 
     def _on_finalize(self, **_: Any) -> None:
         supervise_tasks(self.app)

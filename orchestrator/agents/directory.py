@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
+from typing import Final
 
 from celery import Celery
 from kombu import Queue
 
 from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
 from orchestrator.core.effective import Policy, merge
-from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownAgent, UnknownMessage
+from orchestrator.core.errors import (
+    InvalidDeclaration,
+    InvalidPolicy,
+    OrchestratorError,
+    UnknownAgent,
+    UnknownMessage,
+)
 from orchestrator.core.flow import Flow
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.settings import Settings
@@ -17,6 +25,9 @@ from orchestrator.core.timeouts import Timeouts, most_specific
 from orchestrator.registry.agents import AgentEntry
 from orchestrator.sending.address import Address
 from orchestrator.sending.mailbox import mailbox
+
+#: How long an answer of the registry about a task's name is good for.
+_REMEMBERED_S: Final = 5.0
 
 
 class Directory:
@@ -28,6 +39,8 @@ class Directory:
         self._app = app
         self._announced = announced
         self._addresses: dict[tuple[str, str], Address] = {}
+        #: Of names of tasks that no agent declared here has: until when that holds, and what the registry said.
+        self._named_elsewhere: dict[str, tuple[float, Address | None]] = {}
         self._settings = settings
 
     def declare(self, cls: type[Agent]) -> AgentSpec | None:
@@ -109,6 +122,28 @@ class Directory:
         if known is None and agent in self.declared:
             known = self._addresses[agent, message] = self._declared(self.declared[agent], message)
         return known or self._elsewhere(agent, message)
+
+    def by_task(self, task: str) -> Address | None:
+        """The address of the agent's message that a task's name stands for; ``None`` if it stands for none."""
+        agent, _, message = task.rpartition(".")
+        spec = self.declared.get(agent)
+        if spec is not None:
+            return self.address(agent, message) if message in spec.handlers else None
+        if not agent or task in self._app._tasks:
+            return None
+        until, known = self._named_elsewhere.get(task, (0.0, None))
+        if monotonic() > until:
+            try:
+                known = self._elsewhere(agent, message)
+            except OrchestratorError:
+                known = None
+            self._named_elsewhere[task] = monotonic() + _REMEMBERED_S, known
+        return known
+
+    def hidden_in(self, address: Address) -> tuple[str, ...]:
+        """The names of a message's secret fields, as far as its class is known here."""
+        spec = self.declared.get(address.agent)
+        return () if spec is None else secret_names(spec.handlers[address.message].message)
 
     def _declared(self, spec: AgentSpec, message: str) -> Address:
         handler = spec.handlers.get(message)

@@ -15,6 +15,7 @@ from typing import Any
 from celery import Celery, states
 from celery.exceptions import Reject
 from celery.result import EagerResult
+from celery.utils.functional import maybe_list
 
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
@@ -33,9 +34,11 @@ from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.deadletters.memory import MemoryShelf
 from orchestrator.sending.broadcast import Cast, Refusal, Strategy
+from orchestrator.sending.celery_sends import TaskSend, check_arguments, has_own_way, send_by_task
 from orchestrator.sending.delivery import Cancelling, Found
 from orchestrator.sending.ledger import LedgerRow
-from orchestrator.sending.publish import Parcel
+from orchestrator.sending.publish import Parcel, own_headers
+from orchestrator.sending.sender import Taken
 from orchestrator.telemetry import emit, events, tracing
 from orchestrator.transport.own_fields import FENCE
 
@@ -99,25 +102,39 @@ class EagerHouse:
         with self._lock:
             return [LedgerRow(queue, **counters) for queue, counters in sorted(self._counters.items())]
 
-    def send(self, parcel: Parcel) -> str:
-        """Run a parcel to its outcome, retries included; or find the delivery it repeats. Returns the delivery's id.
+    def prepare(self, parcel: Parcel) -> None:
+        """Nothing comes before a first message here."""
+
+    def send(self, parcel: Parcel) -> Taken:
+        """Run a parcel to its outcome, retries included; or find the delivery it repeats.
 
         Raises:
             InvalidMessage: its arguments are not JSON data, which a broker would have refused too.
             CircuitOpen: its recipient's breaker is open.
             Exception: what its last attempt has raised, with Celery's setting ``task_eager_propagates``.
         """
-        delivery_id = self._send(parcel)
-        error = self._raised.pop(parcel.id, None)
+        taken = self._send(parcel)
+        error = self._raised.pop(taken.id, None)
         if error is not None:
             raise error
-        return delivery_id
+        return taken
 
-    def _send(self, parcel: Parcel) -> str:
+    def _send(self, parcel: Parcel) -> Taken:
         """As :meth:`send`, which alone raises what a handler has raised: of many, the others are to run."""
+        task = None if parcel.supervision.agent else self._app.tasks.get(parcel.task)
+        place: Mapping[str, Any] | None = None
+        if task is not None and has_own_way(task):
+            supervise_tasks(self._app)
+            send = TaskSend(parcel, {}, inline=True)
+            send_by_task(task, send)
+            if not send.published:
+                return Taken(parcel.id, published=False)
+            parcel, place = _as_sent(parcel, send), send.place()
+        elif task is not None:
+            check_arguments(task, parcel.args, parcel.kwargs)
         twin = self._flow.twin_of(parcel)
         if twin is not None:
-            return twin
+            return Taken(twin)
         try:
             self._flow.admit(parcel.supervision.agent)
             self._run(parcel)
@@ -125,7 +142,7 @@ class EagerHouse:
             self._flow.forget(parcel)
             raise
         self._flow.ended(parcel)
-        return parcel.id
+        return Taken(parcel.id, place=place)
 
     def send_many(self, parcels: Sequence[Parcel]) -> None:
         """Run parcels one after the other."""
@@ -231,7 +248,12 @@ class EagerHouse:
                 task_id=parcel.id,
                 retries=retries,
                 throw=False,
-                headers={HEADER: supervision.to_wire(), FENCE: next(self._fences), **mail.carried},
+                headers={
+                    **own_headers(parcel),
+                    HEADER: supervision.to_wire(),
+                    FENCE: next(self._fences),
+                    **mail.carried,
+                },
                 link=list(parcel.link) or None,
                 link_error=list(parcel.link_error) or None,
             )
@@ -324,6 +346,21 @@ class EagerHouse:
         with self._lock:
             counters = self._counters.setdefault(queue, {})
             counters[counter] = counters.get(counter, 0) + 1
+
+
+def _as_sent(parcel: Parcel, send: TaskSend) -> Parcel:
+    """The parcel as its task's own class would have published it."""
+    said = send.options
+    return replace(
+        parcel,
+        id=send.id,
+        args=send.args,
+        kwargs=send.kwargs,
+        queue=said.get("queue") or parcel.queue,
+        link=maybe_list(said.get("link")) or (),
+        link_error=maybe_list(said.get("link_error")) or (),
+        options={**parcel.options, "headers": said.get("headers") or {}},
+    )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.outcome import Reason
 from orchestrator.core.policy import Retry
 from orchestrator.core.supervision import HEADER, Supervision
-from orchestrator.sending.publish import Parcel
+from orchestrator.sending.publish import Parcel, own_headers
 from orchestrator.telemetry import tracing
 from orchestrator.transport.message import LINEAGE, decode
 
@@ -84,6 +84,7 @@ def written(mail: Mail, supervision: Supervision, attempt: int) -> bytes:
                 "task": parcel.task,
                 "id": parcel.id,
                 "retries": attempt - 1,
+                **own_headers(parcel),
                 **({} if parcel.supervision == PLAIN else {HEADER: supervision.to_wire()}),
                 **({LINEAGE: dict(mail.lineage)} if mail.lineage else {}),
                 **mail.carried,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -18,6 +19,7 @@ from orchestrator.agents.replacing import inherited
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.message import decode, message_name
+from orchestrator.sending.celery_sends import noting
 from orchestrator.transport.own_fields import INCARNATION, own_field
 from orchestrator.transport.strategies import has_own_strategy
 from orchestrator.transport.transport import CELERY_REQUEST, TRACKED_REQUEST
@@ -47,19 +49,15 @@ class _Instance:
 def register_handlers(app: Celery, orchestrator: Orchestrator, spec: AgentSpec) -> None:
     """Make a Celery task of each handler."""
     instance = _Instance(spec.cls)
-    runners = {spec.task_name(name): _runner(orchestrator, spec, h, instance) for name, h in spec.handlers.items()}
-    for name, run in {**runners, spec.down_task: _down_runner(orchestrator, spec, instance)}.items():
-        # The app's setting is about its own tasks: an agent's message is supervised, so it is acknowledged late.
+    # The app's setting is about its own tasks: an agent's message is supervised, so it is acknowledged late.
+    late = {"acks_late": True, "reject_on_worker_lost": True}
+    options = {"bind": True, "ignore_result": True, "typing": False, "shared": False, **late}
+    for message, handler in spec.handlers.items():
+        unsaid = partial(orchestrator.unsaid_supervision, spec.name, message)
         app.task(
-            run,
-            name=name,
-            bind=True,
-            ignore_result=True,
-            typing=False,
-            shared=False,
-            acks_late=True,
-            reject_on_worker_lost=True,
+            _runner(orchestrator, spec, handler, instance), name=spec.task_name(message), __unsaid__=unsaid, **options
         )
+    app.task(_down_runner(orchestrator, spec, instance), name=spec.down_task, **options)
 
 
 def _runner(orchestrator: Orchestrator, spec: AgentSpec, handler: HandlerSpec, instance: _Instance) -> Any:
@@ -110,6 +108,7 @@ def supervise_tasks(app: Celery) -> None:
             continue
         task.__supervised__ = True
         task.on_replace = inherited(task, task.on_replace)
+        task.apply = noting(task, task.apply)
         if not has_own_strategy(task):
             if task.Request in (CELERY_REQUEST, TRACKED_REQUEST):
                 task.Request = REQUEST

@@ -55,7 +55,7 @@ def _contents(app: Celery) -> list[str]:
     return grouped(
         (name, f"serializer={task.serializer!r}, so each message becomes a dead letter (malformed); allowed: {why}")
         for name, task in own_tasks(app)
-        if (why := unreadable(app, task))
+        if (why := unreadable(app, getattr(task, "serializer", None)))
     )
 
 

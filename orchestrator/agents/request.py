@@ -70,7 +70,7 @@ class SupervisedRequest(TrackedRequest):
         try:
             super().__init__(message, *args, **kwargs)
             check_body(self._payload)
-            self._known = check_headers(self._request_dict)
+            self._known = check_headers(self._request_dict) or self._unsaid()
         except (InvalidTaskError, ContentDisallowed, DecodeError):
             raise
         except (TypeError, ValueError, LookupError, AttributeError) as error:
@@ -80,6 +80,15 @@ class SupervisedRequest(TrackedRequest):
             self._request_dict["retries"] = 0
         if self._request_dict.get("timelimit") is None:
             self._request_dict["timelimit"] = [None, None]
+
+    def _unsaid(self) -> Supervision | None:
+        """How an agent's message is supervised that was sent without this library, and so says nothing of it."""
+        unsaid = getattr(self.task, "__unsaid__", None)
+        if unsaid is None:
+            return None
+        known: Supervision = unsaid()
+        self._request_dict[HEADER] = known.to_wire()
+        return known
 
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         """As Celery's, with a trace function that also brings the result back."""

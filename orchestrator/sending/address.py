@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from celery import Celery
 from celery.canvas import Signature, _chain, chain
 from celery.utils.functional import maybe_list
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Queue
 from kombu.serialization import prepare_accept_content, registry
 
@@ -20,11 +22,19 @@ from orchestrator.core.message import Message, encode, message_name
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeouts import Timeouts
+from orchestrator.sending.celery_sends import has_own_way
 from orchestrator.sending.options import SendOptions
 from orchestrator.sending.publish import Parcel
 
-#: What a signature may say for itself. Callbacks run when Celery runs them: after success, or the last attempt.
-_OF_A_SIGNATURE = frozenset({"task_id", "queue", "countdown", "expires", "priority", "link", "link_error"})
+#: What a signature may say that a send has too. Callbacks run when Celery runs them: after success, or at the end.
+_OF_A_SEND = frozenset({"task_id", "queue", "countdown", "eta", "expires", "priority", "link", "link_error"})
+
+#: What else Celery knows. A class with an ``apply_async`` of its own may know more.
+_OF_CELERY = frozenset({
+    "headers", "exchange", "routing_key", "shadow", "serializer", "compression", "delivery_mode", "mandatory",
+    "immediate", "time_limit", "soft_time_limit", "ignore_result", "retry", "retry_policy", "argsrepr", "kwargsrepr",
+    "reply_to", "root_id", "parent_id", "group_id", "group_index", "chord", "stamped_headers", "add_to_parent",
+})  # fmt: skip
 
 
 def new_id() -> str:
@@ -58,6 +68,12 @@ class Directory(Protocol):
             UnknownMessage: the agent does not handle the message.
         """
 
+    def by_task(self, task: str) -> Address | None:
+        """The address of the agent's message that a task's name stands for, if it stands for one."""
+
+    def hidden_in(self, address: Address) -> tuple[str, ...]:
+        """The names of a message's secret fields."""
+
 
 def to_agent(directory: Directory, recipient: Any, message: Message | None, options: SendOptions) -> Parcel:
     """The parcel that takes a message to an agent.
@@ -83,6 +99,26 @@ def to_agent(directory: Directory, recipient: Any, message: Message | None, opti
         policy=address.policy,
         queue=address.queue,
         hide=secret_names(type(message)),
+    )
+
+
+def by_celery_to(address: Address, timeouts: Timeouts, countdown_s: float | None, hide: tuple[str, ...]) -> Parcel:
+    """How an agent's message goes that Celery sends by its task's name; nobody has its delivery in hand.
+
+    Raises:
+        InvalidPolicy: its deadline passes before it is due.
+    """
+    return _parcel(
+        timeouts,
+        SendOptions(track=False, countdown_s=countdown_s),
+        id="",
+        task=address.task,
+        args=(),
+        agent=address.agent,
+        message=address.message,
+        policy=address.policy,
+        queue=address.queue,
+        hide=hide,
     )
 
 
@@ -121,18 +157,24 @@ def to_task(
         allowed = "a task's signature, or a chain that begins with one; start this with its own apply_async()"
         raise InvalidPolicy("recipient", signature, f"{allowed}, and each of its tasks is executed under supervision")
     own = {name: value for name, value in signature.options.items() if value is not None}
-    refused = sorted(set(own) - _OF_A_SIGNATURE)
-    if refused:
-        raise InvalidPolicy("signature options", refused, ", ".join(sorted(_OF_A_SIGNATURE)))
     task = app.tasks.get(signature.task)
+    known = _OF_A_SEND | _OF_CELERY | frozenset(own.get("stamped_headers") or ())
+    if (task is None or not has_own_way(task)) and (refused := sorted(set(own) - known)):
+        raise InvalidPolicy("signature options", refused, ", ".join(sorted(_OF_A_SEND | _OF_CELERY)))
+    if not isinstance(own.get("headers", {}), Mapping):
+        raise InvalidPolicy("headers", own["headers"], "an object")
     if task is not None and not task.acks_late:
         raise InvalidPolicy("acks_late", False, f"True, for {signature.task} to be supervised")
     if why := getattr(task, "__unsupervised__", ""):
         raise InvalidPolicy("recipient", signature.task, f"a task that can be supervised; not this one, {why}")
-    if why := unreadable(app, task):
-        raise InvalidPolicy("serializer", task.serializer, f"for {signature.task}, {why}")
-    said = Policy(expires_s=seconds("expires", own.get("expires")), priority=priority_of(own.get("priority")))
-    countdown_s = seconds("countdown", own.get("countdown"))
+    if why := unreadable(app, own.get("serializer", getattr(task, "serializer", None))):
+        raise InvalidPolicy(
+            "serializer", own.get("serializer", getattr(task, "serializer", "")), f"for {signature.task}, {why}"
+        )
+    said = Policy(
+        expires_s=_seconds_until(app, "expires", own.get("expires")), priority=priority_of(own.get("priority"))
+    )
+    countdown_s = said_countdown(app, own)
     return _parcel(
         directory.timeouts,
         options if options.countdown_s is not None else replace(options, countdown_s=countdown_s),
@@ -150,12 +192,39 @@ def to_task(
         queue=own.get("queue"),
         link=maybe_list(own.get("link")) or (),
         link_error=maybe_list(own.get("link_error")) or (),
+        more={name: value for name, value in own.items() if name not in _OF_A_SEND},
     )
 
 
-def unreadable(app: Celery, task: Any) -> str:
-    """Of a task whose messages the app's own workers would refuse to read, what they do read; else empty."""
-    serializer, accepted = getattr(task, "serializer", None), app.conf.accept_content
+def said_countdown(app: Celery, said: Mapping[str, Any]) -> float | None:
+    """How long until what Celery is to send is due.
+
+    Raises:
+        InvalidPolicy: it says neither seconds nor a time.
+    """
+    if said.get("countdown") is not None:
+        return seconds("countdown", said["countdown"])
+    return _seconds_until(app, "eta", said.get("eta"))
+
+
+def _seconds_until(app: Celery, name: str, value: Any) -> float | None:
+    """How long until a moment that is said as Celery takes it: seconds, or a time, by the app's zone if it has none.
+
+    Raises:
+        InvalidPolicy: it is neither.
+    """
+    if isinstance(value, str | datetime):
+        try:
+            at = maybe_make_aware(maybe_iso8601(value), app.timezone)
+        except (TypeError, ValueError):
+            raise InvalidPolicy(name, value, "seconds, or a time") from None
+        value = max(0.0, (at - datetime.now(UTC)).total_seconds())
+    return seconds(name, value)
+
+
+def unreadable(app: Celery, serializer: str | None) -> str:
+    """Of messages in a serializer that the app's own workers would refuse to read, what they do read; else empty."""
+    accepted = app.conf.accept_content
     if serializer is None or accepted is None:
         return ""
     types = prepare_accept_content(accepted)
@@ -194,6 +263,7 @@ def _parcel(
     link: Sequence[Any] = (),
     link_error: Sequence[Any] = (),
     hide: tuple[str, ...] = (),
+    more: Mapping[str, Any] | None = None,
 ) -> Parcel:
     effective = policy.over("send", options.policy)
     deadline_s = timeouts.scaled(effective.deadline_s)
@@ -226,4 +296,5 @@ def _parcel(
         when_down=effective.when_down,
         link=link,
         link_error=link_error,
+        options=more or {},
     )

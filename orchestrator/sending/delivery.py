@@ -48,6 +48,8 @@ class Status(StrEnum):
     DEAD = "dead"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    #: Its task's own ``apply_async`` has not published it: not yet, or not at all.
+    NOT_PUBLISHED = "not published"
     #: Nowhere: its record has expired, or it was sent with ``track=False`` and has ended.
     UNKNOWN = "unknown"
 
@@ -113,13 +115,16 @@ class Delivery:
     _trace: Mapping[str, Any] | None = field(default=None, compare=False)
     #: Whether its outcome is recorded.
     tracked: bool = True
+    #: Whether its message was published when the send returned. One that its task's own ``apply_async`` puts off,
+    #: until a transaction commits for instance, has this id when it comes.
+    published: bool = True
 
     def __repr__(self) -> str:
         what = ".".join(name for name in (self.agent, self.message) if name)
         return f"<Delivery {self.id}{f' of {what}' if what else ''}>"
 
     def __reduce__(self) -> Any:
-        return type(self), (*self._identity, None, None, self.queue, None, self.tracked)
+        return type(self), (*self._identity, None, None, self.queue, None, self.tracked, self.published)
 
     @property
     def _identity(self) -> tuple[str, str, str, OnError]:
@@ -127,7 +132,7 @@ class Delivery:
 
     def attached(self, awaiter: Awaiter, tracker: Tracker) -> Delivery:
         """The same delivery, with a connection."""
-        return type(self)(*self._identity, awaiter, tracker, self.queue, self._trace, self.tracked)
+        return type(self)(*self._identity, awaiter, tracker, self.queue, self._trace, self.tracked, self.published)
 
     @property
     def _connected(self) -> Tracker:
@@ -163,7 +168,7 @@ class Delivery:
         if record is not None:
             return Status(str(record.get("outcome", Status.UNKNOWN))), attempts_in(record)
         return (
-            (Status.UNKNOWN, ())
+            (Status.UNKNOWN if self.published else Status.NOT_PUBLISHED, ())
             if found is None
             else (
                 found.status,

@@ -47,6 +47,8 @@ class Parcel:
     link_error: Sequence[Any] = ()
     #: Where it is given, publishing notes the trace context here that the message carries.
     trace: MutableMapping[str, Any] | None = None
+    #: What else a signature says, for its task's ``apply_async``.
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def another(self, id: str, args: Sequence[Any]) -> Parcel:
         """One that differs in nothing else."""
@@ -65,6 +67,7 @@ class Parcel:
             self.link,
             self.link_error,
             self.trace,
+            self.options,
         )
 
 
@@ -123,7 +126,9 @@ def by_celery(
         "link": list(parcel.link) or None,
         "link_error": list(parcel.link_error) or None,
     }
-    app.send_task(
+    # The Orchestrator's own send_task would look for what it has to add (see celery_sends.py).
+    send = getattr(app.send_task, "celery", app.send_task)
+    send(
         parcel.task,
         args=list(parcel.args),
         kwargs=dict(parcel.kwargs),
@@ -131,11 +136,19 @@ def by_celery(
         countdown=parcel.countdown_s,
         argsrepr=reprs[0],
         kwargsrepr=reprs[1],
-        headers=dict(headers),
+        headers={**own_headers(parcel), **headers},
         ignore_result=_ignores_result(app, parcel),
         **{name: value for name, value in said.items() if value is not None},
-        **options,
+        **{
+            **{name: value for name, value in parcel.options.items() if name not in ("headers", "ignore_result")},
+            **options,
+        },
     )
+
+
+def own_headers(parcel: Parcel) -> dict[str, Any]:
+    """The headers that a signature says for itself."""
+    return dict(parcel.options.get("headers") or {})
 
 
 @contextmanager
@@ -189,5 +202,7 @@ def _ignores_result(app: Celery, parcel: Parcel) -> bool | None:
     """Whether Celery's result backend has no part in this; else it would listen for a result at every send."""
     if parcel.supervision.agent:
         return True
+    if (said := parcel.options.get("ignore_result")) is not None:
+        return bool(said)
     task = app.tasks.get(parcel.task)
     return True if task is not None and task.ignore_result else None

@@ -27,6 +27,7 @@ from kombu.utils.json import dumps as kombu_dumps
 from redis.exceptions import RedisError
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.form import Form, encode, write_form
 from orchestrator.sending.masked_amqp import MaskingAMQP
 from orchestrator.sending.publish import Parcel, queue_name
@@ -129,8 +130,9 @@ class QuickPublisher:
             and not signals.task_sent.receivers
             and not app.conf.task_send_sent_event
             and not app.amqp.routes
+            and not parcel.options
             and type(app).send_task is _SEND_TASK
-            and "send_task" not in vars(app)
+            and isinstance(vars(app).get("send_task"), SendTask | None)
             and not (app.conf.task_inherit_parent_priority and app.current_worker_task)
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from time import monotonic
 from typing import Any, Protocol
@@ -17,8 +17,17 @@ from orchestrator.core.flow import Flow
 from orchestrator.core.message import Message
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import OnError, WhenDown
+from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.registry.agents import Registry
-from orchestrator.sending.address import Directory, to_agent, to_agent_each, to_task
+from orchestrator.sending.address import (
+    Address,
+    Directory,
+    by_celery_to,
+    said_countdown,
+    to_agent,
+    to_agent_each,
+    to_task,
+)
 from orchestrator.sending.broadcast import (
     Cast,
     Refusal,
@@ -31,6 +40,7 @@ from orchestrator.sending.broadcast import (
     recipients_of,
 )
 from orchestrator.sending.bulk import publish_many
+from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker, await_in
 from orchestrator.sending.options import SendOptions
@@ -44,6 +54,18 @@ from orchestrator.transport.store import Store
 from orchestrator.transport.transport import why_not_supervised
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a parcel became."""
+
+    #: Its delivery's id: another's, where that came before under its idempotency key.
+    id: str
+    #: Whether its message was published; a task's own ``apply_async`` may put that off.
+    published: bool = True
+    #: Where it was published to, if its task's class has a say in that: queue, exchange, routing_key.
+    place: Mapping[str, Any] | None = None
+
+
 class Door(Protocol):
     """Takes parcels, and knows their outcomes."""
 
@@ -54,14 +76,17 @@ class Door(Protocol):
     def tracker(self) -> Tracker:
         """Knows where what was sent is."""
 
-    def send(self, parcel: Parcel) -> str:
-        """Take a parcel, and return its delivery's id: another's, where that came before under its idempotency key.
+    def send(self, parcel: Parcel) -> Taken:
+        """Take a parcel, and say what it became.
 
         Raises:
             InvalidMessage: its arguments are not JSON data.
             BrokerUnavailable: Redis did not take it.
             NotSupervised: the app's broker is not one that this library supervises.
         """
+
+    def prepare(self, parcel: Parcel) -> None:
+        """Do what comes before an agent's first message that Celery itself sends. Raises as :meth:`send`."""
 
     def hosted(self, parcel: Parcel) -> bool:
         """Whether a living worker takes what is sent to where the parcel goes.
@@ -100,15 +125,19 @@ class BrokerDoor:
         self._store = store
         self._hidden = hidden
 
-    def send(self, parcel: Parcel) -> str:
+    def send(self, parcel: Parcel) -> Taken:
         """See :class:`Door`."""
         self._must_supervise()
         self._declare(parcel)
+        task = None if parcel.supervision.agent else self._app.tasks.get(parcel.task)
         try:
-            publish(self._app, parcel, self._hidden, quick=self._quick.publish)
+            if task is None:
+                publish(self._app, parcel, self._hidden, quick=self._quick.publish)
+                return Taken(parcel.id)
+            send = publish_task(self._app, task, parcel, self._hidden, self._quick.publish)
         except Twin as twin:
-            return twin.first_id
-        return parcel.id
+            return Taken(twin.first_id)
+        return Taken(parcel.id) if send is None else Taken(send.id or parcel.id, send.published, send.place())
 
     def send_many(self, parcels: Sequence[Parcel]) -> None:
         """See :class:`Door`."""
@@ -122,6 +151,11 @@ class BrokerDoor:
         for parcel in cast.parcels:
             self._declare(parcel)
         return publish_broadcast(self._app, self._store(), cast, self._hidden)
+
+    def prepare(self, parcel: Parcel) -> None:
+        """See :class:`Door`."""
+        self._must_supervise()
+        self._declare(parcel)
 
     def _declare(self, parcel: Parcel) -> None:
         """Have Redis know the recipient's flow control before its first message, in case no worker has told it yet."""
@@ -161,9 +195,12 @@ class BrokerDoor:
         return await_in(self._store)
 
 
-def queue_of(app: Celery, parcel: Parcel) -> str:
-    """The name of the mailbox that a parcel goes to: what Celery makes of its task's own options and the routes."""
-    return _destination(app, parcel)[0]
+def queue_of(app: Celery, parcel: Parcel, place: Mapping[str, Any] | None = None) -> str:
+    """The name of the mailbox that a parcel goes to: what Celery makes of its task's own options and the routes.
+
+    ``place`` is where its task's class has published it to.
+    """
+    return _destination(app, parcel, place)[0]
 
 
 def one_queue_of(app: Celery, parcel: Parcel) -> str:
@@ -184,12 +221,14 @@ def one_queue_of(app: Celery, parcel: Parcel) -> str:
     return name
 
 
-def _destination(app: Celery, parcel: Parcel) -> tuple[str, str]:
+def _destination(app: Celery, parcel: Parcel, place: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """The names of the queue and of the exchange; the latter is empty where the queue's own is used."""
-    if parcel.queue is not None:
-        return queue_name(parcel), ""
+    said = {**parcel.options, "queue": parcel.queue} if place is None else place
+    if said.get("queue") is not None and not said.get("exchange"):
+        return str(getattr(said["queue"], "name", said["queue"])), ""
     task = app.tasks.get(parcel.task)
     own = {} if task is None else {name: value for name, value in task._get_exec_options().items() if value is not None}
+    own |= {name: said[name] for name in ("queue", "exchange", "routing_key") if said.get(name) is not None}
     route = app.amqp.router.route(own, parcel.task, parcel.args, parcel.kwargs, task)
     queue, exchange, key = route.get("queue"), route.get("exchange"), route.get("routing_key")
     name = str(app.conf.task_default_queue if queue is None else queue.name)
@@ -229,15 +268,59 @@ class Sender:
         if tracing.is_on():
             parcel = replace(parcel, trace={})
         door = self._door()
-        queue = one_queue_of(self._app, parcel)
-        delivery_id = _through(door, parcel)
+        one_queue_of(self._app, parcel)
+        taken = _through(door, parcel)
         s = parcel.supervision
         delivery = Delivery(
-            delivery_id, s.agent, s.message, s.on_error, door.outcome, door.tracker, queue, parcel.trace, s.track
+            taken.id,
+            s.agent,
+            s.message,
+            s.on_error,
+            door.outcome,
+            door.tracker,
+            queue_of(self._app, parcel, taken.place),
+            parcel.trace,
+            s.track,
+            taken.published,
         )
-        if door.inline and s.on_error is OnError.RAISE:
+        if door.inline and taken.published and s.on_error is OnError.RAISE:
             delivery.wait(timeout_s=1)
         return delivery
+
+    def unsaid(self, address: Address) -> Supervision:
+        """How a message is supervised that was sent without saying so."""
+        hide = self._directory.hidden_in(address)
+        return by_celery_to(address, self._directory.timeouts, None, hide).supervision
+
+    def by_celery(self, task: str, said: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The options with which Celery is to send an agent's message; ``None`` if the task is no agent's.
+
+        It goes to the agent's mailbox unless it is ``said`` of this one send where it goes, and is supervised by the
+        agent's policy wherever that is.
+
+        Raises:
+            InvalidPolicy: its deadline passes before it is due.
+            AgentDown: nobody is there to take it, and the agent's messages do not wait.
+            BrokerUnavailable: Redis is away.
+        """
+        address = self._directory.by_task(task)
+        if address is None:
+            return None
+        countdown_s = said_countdown(self._app, said)
+        parcel = by_celery_to(address, self._directory.timeouts, countdown_s, self._directory.hidden_in(address))
+        door = self._door()
+        options = dict(said)
+        if not any(said.get(place) for place in ("queue", "exchange", "routing_key")) or _is_of(said, address):
+            options["queue"] = parcel.queue
+            if not door.inline:
+                _must_be_up(door, parcel)
+                door.prepare(parcel)
+        for name, value in (("expires", parcel.expires_s), ("priority", parcel.priority)):
+            if value is not None and options.get(name) is None:
+                options[name] = value
+        options["headers"] = {**(said.get("headers") or {}), HEADER: parcel.supervision.to_wire()}
+        options["ignore_result"] = True
+        return options
 
     def send_many(self, recipient: Any, messages: Iterable[Message], options: SendOptions) -> Deliveries:
         """Send messages to one agent, in their order and in few round trips.
@@ -325,6 +408,11 @@ class Sender:
         return Report(cast.id, strategy, tuple(_receipts(cast, refused, door, trace)), door.outcome)
 
 
+def _is_of(said: Mapping[str, Any], address: Address) -> bool:
+    """Whether what is said is the agent's own mailbox."""
+    return getattr(said.get("queue"), "name", said.get("queue")) == getattr(address.queue, "name", address.queue)
+
+
 def _receipts(cast: Cast, refused: Mapping[int, Refusal], door: Door, trace: Mapping[str, Any]) -> Iterator[Receipt]:
     tracker = door.tracker
     for place, parcel in enumerate(cast.parcels):
@@ -338,24 +426,26 @@ def _receipts(cast: Cast, refused: Mapping[int, Refusal], door: Door, trace: Map
             yield Receipt(s.agent, delivery)
 
 
-def _through(door: Door, parcel: Parcel) -> str:
+def _through(door: Door, parcel: Parcel) -> Taken:
     s = parcel.supervision
     emit(events.SEND_STARTED, agent=s.agent, message=s.message, id=parcel.id)
     began = monotonic()
     try:
         _must_be_up(door, parcel)
-        delivery_id = door.send(parcel)
+        taken = door.send(parcel)
     except Exception as error:
         _tell_failed(parcel, error, monotonic() - began)
         raise
-    emit(
-        events.SENT if delivery_id == parcel.id else events.REPEATED,
-        {"duration_s": monotonic() - began},
-        agent=s.agent,
-        message=s.message,
-        id=delivery_id,
-    )
-    return delivery_id
+    if taken.published:
+        emit(
+            # Its task's class may have given it another id; then it is no repetition.
+            events.SENT if taken.id == parcel.id or taken.place is not None else events.REPEATED,
+            {"duration_s": monotonic() - began},
+            agent=s.agent,
+            message=s.message,
+            id=taken.id,
+        )
+    return taken
 
 
 def _must_be_up(door: Door, parcel: Parcel) -> None:

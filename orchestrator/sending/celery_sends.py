@@ -1,0 +1,184 @@
+"""What Celery itself publishes: ``.delay()``, canvas, beat and ``app.send_task`` all end in ``Celery.send_task``.
+
+Two things happen there. A message for an agent is addressed and supervised as one that the Orchestrator sends. And a
+supervised send of a task, which goes through its class' ``apply_async``, gets its supervision, whatever that method did
+to the headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from celery import Celery, Task, states
+from celery.result import EagerResult
+
+from orchestrator.core.supervision import HEADER
+from orchestrator.sending.publish import Parcel, Quick, headers_of, own_headers, producer_of, refusals, reprs_of
+from orchestrator.transport.flow import Twin
+
+_APPLY_ASYNC: Final = Task.apply_async
+_SHADOW_NAME: Final = Task.shadow_name
+
+#: By which an explicit send says where its message goes.
+_PLACES: Final = ("queue", "exchange", "routing_key")
+
+
+def has_own_way(task: Any) -> bool:
+    """Whether somebody else than Celery has a say in how a task's messages are sent: its class, or who wraps Celery."""
+    cls = type(task)
+    return (
+        cls.apply_async is not _APPLY_ASYNC
+        or cls.shadow_name is not _SHADOW_NAME
+        or "apply_async" in vars(task)
+        or hasattr(_APPLY_ASYNC, "__wrapped__")
+    )
+
+
+@dataclass
+class TaskSend:
+    """A supervised send while its task's ``apply_async`` runs, and what came of it."""
+
+    parcel: Parcel
+    headers: Mapping[str, Any]
+    #: Whether what would be published is only noted, to be executed here.
+    inline: bool = False
+    #: Whether it was published.
+    published: bool = False
+    id: str = ""
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    error: BaseException | None = None
+
+    def note(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> None:
+        """It is published like this."""
+        self.published = True
+        self.id = str(options["task_id"])
+        self.args, self.kwargs, self.options = list(args or ()), dict(kwargs or {}), dict(options)
+
+    def place(self) -> dict[str, Any]:
+        """Where it was published to, as far as that was said."""
+        return {name: self.options[name] for name in _PLACES if self.options.get(name) is not None}
+
+
+_current: ContextVar[TaskSend | None] = ContextVar("orchestrator_task_send", default=None)
+
+
+def _expected(task: str) -> TaskSend | None:
+    send = _current.get()
+    return send if send is not None and send.parcel.task == task and not send.published else None
+
+
+def send_by_task(task: Any, send: TaskSend) -> None:
+    """Send as a task's own class does; that may publish it later, or not at all.
+
+    Raises:
+        Exception: what the class' ``apply_async`` raises. What publishing raised is the send's ``error``.
+    """
+    parcel = send.parcel
+    said = {
+        "queue": parcel.queue,
+        "priority": parcel.priority,
+        "countdown": parcel.countdown_s,
+        "expires": parcel.expires_s,
+        "link": list(parcel.link) or None,
+        "link_error": list(parcel.link_error) or None,
+    }
+    options = {**parcel.options, **{name: value for name, value in said.items() if value is not None}}
+    options["headers"] = {**own_headers(parcel), **send.headers}
+    token = _current.set(send)
+    try:
+        task.apply_async(list(parcel.args), dict(parcel.kwargs), task_id=parcel.id, **options)
+    finally:
+        _current.reset(token)
+
+
+def publish_task(app: Celery, task: Any, parcel: Parcel, hidden: tuple[str, ...], quick: Quick) -> TaskSend | None:
+    """Publish a parcel for a task of this app, as its class does; ``None`` if nobody but Celery has a say in it.
+
+    Raises:
+        BrokerUnavailable, InvalidMessage: as :func:`orchestrator.sending.publish.publish`.
+        TypeError: the arguments do not fit the task's signature.
+        Exception: what the class' own ``apply_async`` raises.
+    """
+    with headers_of(parcel) as headers:
+        if not has_own_way(task):
+            check_arguments(task, parcel.args, parcel.kwargs)
+            with refusals(app, parcel.task):
+                if quick(parcel, headers, reprs_of(parcel, hidden)):
+                    return None
+        send = TaskSend(parcel, headers)
+        try:
+            send_by_task(task, send)
+        except Exception as error:
+            if error is not send.error:
+                raise
+            with refusals(app, parcel.task):
+                raise
+    return send
+
+
+def check_arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Check arguments by a task's signature, as ``.delay()`` does.
+
+    Raises:
+        TypeError: they do not fit.
+    """
+    check = getattr(task, "__header__", None) if task.typing else None
+    if check is not None:
+        check(*args, **kwargs)
+
+
+class SendTask:
+    """The ``send_task`` of an app that has an Orchestrator; ``celery`` is the one that it was before."""
+
+    def __init__(self, app: Celery, to_agent: Callable[[str, dict[str, Any]], dict[str, Any] | None]) -> None:
+        self.celery: Callable[..., Any] = app.send_task
+        self._app = app
+        self._to_agent = to_agent
+
+    def __call__(self, name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+        """Publish. What is neither an agent's message nor a supervised send of a task is left to Celery."""
+        send = _expected(name)
+        if send is not None:
+            return self._supervised(send, name, args, kwargs, more, options)
+        if HEADER in (options.get("headers") or {}):
+            try:
+                return self.celery(name, args, kwargs, *more, **options)
+            except Twin as twin:
+                # A supervised send that its task's class put off, when no sender waits for it any more.
+                return self._app.AsyncResult(twin.first_id)
+        return self.celery(name, args, kwargs, *more, **(self._to_agent(name, options) or options))
+
+    def _supervised(self, send: TaskSend, name: str, args: Any, kwargs: Any, more: Any, options: dict[str, Any]) -> Any:
+        options["headers"] = {**(options.get("headers") or {}), **send.headers}
+        options["task_id"] = options.get("task_id") or send.parcel.id
+        has_one = any(options.get(name) for name in ("producer", "publisher", "connection"))
+        try:
+            with nullcontext() if has_one else producer_of(self._app) as mine:
+                if not has_one:
+                    options["producer"] = mine
+                result = self.celery(name, args, kwargs, *more, **options)
+        except Exception as error:
+            send.error = error
+            raise
+        send.note(args, kwargs, options)
+        return result
+
+
+def noting(task: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
+    """``Task.apply``, where ``apply_async`` ends in eager mode, for sends whose attempts are made elsewhere."""
+
+    def apply_or_note(args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+        send = _expected(task.name)
+        if send is None or not send.inline:
+            return apply(args, kwargs, *more, **options)
+        options["task_id"] = options.get("task_id") or send.parcel.id
+        send.note(args, kwargs, options)
+        return EagerResult(send.id, None, states.PENDING, name=task.name)
+
+    return apply_or_note
