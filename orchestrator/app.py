@@ -29,6 +29,7 @@ from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message
@@ -279,7 +280,8 @@ class Orchestrator:
 
     def _letters_on(self, shelf: Shelf) -> DeadLetters:
         hidden = self.settings.redact
-        return DeadLetters(shelf, hidden, partial(checked_fields, self._directory.declared, hidden))
+        checked = partial(checked_fields, self._directory.declared, hidden)
+        return DeadLetters(shelf, hidden, checked, TaskArguments(self.app))
 
     def keep_letters(self) -> Kept:
         """Retry, park, expire and trim dead letters, as the settings say. The monitor manager does this now and then.

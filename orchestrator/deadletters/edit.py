@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.core.errors import CallerError
 from orchestrator.core.masking import mask
@@ -17,6 +17,31 @@ from orchestrator.deadletters.letter import DeadLetter, envelope_of
 #: Checks an agent's message by its model: agent, message, fields -> fields as they are sent.
 #: Raises ``InvalidMessage``; returns ``None`` for what it does not know.
 Validate = Callable[[str, str, Mapping[str, Any]], Mapping[str, Any] | None]
+
+
+class Arguments(Protocol):
+    """Knows the signatures of plain tasks."""
+
+    def changed(
+        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with ``changes``, by the names of the task's parameters. Raises ``InvalidMessage``."""
+
+    def check(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Check arguments by the task's signature, if that is known. Raises ``InvalidMessage``."""
+
+
+class NoSignatures:
+    """Knows none: any keyword may be set."""
+
+    def changed(
+        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with ``changes`` over the keywords."""
+        return list(args), {**kwargs, **changes}
+
+    def check(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Anything fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +64,17 @@ class Edit:
         return "\n".join(difflib.unified_diff(old, new, self.letter.id, "edited", lineterm=""))
 
 
-def edited(letter: DeadLetter, changes: Mapping[str, Any], validate: Validate | None, hidden: tuple[str, ...]) -> Edit:
-    """The letter's message with ``changes`` over its fields, or over a plain task's keyword arguments.
+def edited(
+    letter: DeadLetter,
+    changes: Mapping[str, Any],
+    validate: Validate | None,
+    arguments: Arguments,
+    hidden: tuple[str, ...],
+) -> Edit:
+    """The letter's message with ``changes`` over its fields, or over a plain task's arguments by their names.
 
     Raises:
-        InvalidMessage: it would not fit its model.
+        InvalidMessage: it would not fit its model, or its task's signature.
         CallerError: the message cannot be read, or the changes are no JSON object.
     """
     if not isinstance(changes, Mapping) or not changes:
@@ -60,8 +91,8 @@ def edited(letter: DeadLetter, changes: Mapping[str, Any], validate: Validate | 
         fields = {**args[0], **changes}
         checked = validate(letter.agent, letter.message, fields) if validate is not None else None
         after = [[dict(fields if checked is None else checked)], kwargs]
-    elif isinstance(kwargs, dict):
-        after = [args, {**kwargs, **changes}]
+    elif not letter.agent and isinstance(args, list) and isinstance(kwargs, dict):
+        after = [*arguments.changed(letter.task, args, kwargs, changes)]
     else:
         raise CallerError(f"the message of dead letter {letter.id!r} has no fields that could be edited")
     try:

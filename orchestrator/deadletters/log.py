@@ -9,9 +9,10 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.core.errors import CallerError, InvalidPolicy, UnknownDeadLetter
+from orchestrator.core.errors import CallerError, InvalidExport, InvalidMessage, InvalidPolicy, UnknownDeadLetter
+from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.criteria import Criteria, check_limit
-from orchestrator.deadletters.edit import Edit, Validate, edited
+from orchestrator.deadletters.edit import Arguments, Edit, NoSignatures, Validate, edited
 from orchestrator.deadletters.export import read_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
 from orchestrator.deadletters.replay import tell
@@ -36,16 +37,27 @@ def operator() -> str:
         return f"somebody@{socket.gethostname()}"
 
 
+#: Letters that are such because their message fits nothing.
+_MISFITS = (Reason.MALFORMED, Reason.VALIDATION, Reason.UNKNOWN_TASK, Reason.UNKNOWN_MESSAGE)
+
+
 class DeadLetters:
     """Every method that acts takes ``who`` (this process' user by default) and ``why``, and records the act.
 
     In Redis, every method raises :class:`~orchestrator.core.errors.BrokerUnavailable` when it is away.
     """
 
-    def __init__(self, shelf: Shelf, hidden: tuple[str, ...] = (), validate: Validate | None = None) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        hidden: tuple[str, ...] = (),
+        validate: Validate | None = None,
+        arguments: Arguments | None = None,
+    ) -> None:
         self.shelf = shelf
         self.hidden = hidden
         self._validate = validate
+        self._arguments = arguments or NoSignatures()
 
     # -- asking
 
@@ -152,15 +164,15 @@ class DeadLetters:
     def edit(self, letter_id: str, changes: Mapping[str, Any]) -> Edit:
         """What the letter's message would be with some of its fields changed; nothing is done yet.
 
-        ``changes`` goes over the message's fields, or over a plain task's keyword arguments.
+        ``changes`` goes over the message's fields, or over a plain task's arguments, by the names of its parameters.
 
         Raises:
             UnknownDeadLetter: it is not there.
-            InvalidMessage: the message would not fit its model.
+            InvalidMessage: the message would not fit its model, or the task's signature.
             CallerError: the letter's message cannot be read.
         """
         letter = self.get(letter_id)
-        return edited(letter, changes, self._validate, self.hidden)
+        return edited(letter, changes, self._validate, self._arguments, self.hidden)
 
     def edit_and_retry(
         self, letter_id: str, changes: Mapping[str, Any], *, who: str | None = None, why: str = ""
@@ -213,7 +225,7 @@ class DeadLetters:
         line stops the import; those before it are in. ``check_only`` adds nothing.
 
         Raises:
-            InvalidExport: a line is not one of an export; names it.
+            InvalidExport: a line is not one of an export, or its arguments do not fit its task; names it.
         """
         act = "" if check_only else self.begin("import", who, why)
         added = known = 0
@@ -231,12 +243,29 @@ class DeadLetters:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    rows.append(read_line(number, line))
+                    rows.append(self._fitting(number, read_line(number, line)))
                 if len(rows) >= BATCH:
                     take_in()
         finally:
             take_in()
         return added, known
+
+    def _fitting(self, number: int, row: Row) -> Row:
+        """A letter to be taken in, if its arguments fit its task; one that died because they do not is as it was.
+
+        Raises:
+            InvalidExport: they do not.
+        """
+        letter = read_letter(*row)
+        body = letter.body()
+        if letter.agent or letter.reason in _MISFITS or letter.error_type == "TypeError":
+            return row
+        if isinstance(body, list) and len(body) == 2 and isinstance(body[0], list) and isinstance(body[1], dict):
+            try:
+                self._arguments.check(letter.task, *body)
+            except InvalidMessage as error:
+                raise InvalidExport(number, str(error)) from None
+        return row
 
     def _known_form(self, letter_id: str) -> str:
         if not isinstance(letter_id, str):
