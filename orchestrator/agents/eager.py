@@ -67,6 +67,8 @@ class EagerHouse:
         self._raised: dict[str, BaseException] = {}
         self._counters: dict[str, dict[str, int]] = {}
         self._fences = itertools.count(1)
+        #: By the id of a broadcast's copy that died: its compensation, should it be replayed, and the broadcast.
+        self._undo: dict[str, tuple[Parcel, str]] = {}
         self._lock = threading.Lock()
 
     def hosted(self, parcel: Parcel) -> bool:
@@ -172,9 +174,14 @@ class EagerHouse:
         if any(outcome is not None and not isinstance(outcome, Handled) for outcome in ended):
             for place, undo in enumerate(cast.compensations):
                 if isinstance(ended[place], Handled):
-                    self._run(undo)
-                    emit(events.COMPENSATED, agent=undo.supervision.agent, id=undo.id, broadcast=cast.id)
+                    self._compensate(undo, cast.id)
+                elif isinstance(ended[place], Dead):
+                    self._undo[cast.parcels[place].id] = undo, cast.id
         return refused
+
+    def _compensate(self, undo: Parcel, broadcast: str) -> None:
+        self._run(undo)
+        emit(events.COMPENSATED, agent=undo.supervision.agent, id=undo.id, broadcast=broadcast)
 
     def _run(self, parcel: Parcel) -> Outcome:
         queue = getattr(parcel.queue, "name", parcel.queue) or self._app.conf.task_default_queue
@@ -332,6 +339,8 @@ class EagerHouse:
             return False
         self._flow.admit(mail.parcel.supervision.agent)
         outcome = self._deliver(mail)
+        if isinstance(outcome, Handled) and (undo := self._undo.pop(mail.parcel.id, None)) is not None:
+            self._compensate(*undo)
         return isinstance(outcome, Dead) and outcome.letter_id is None
 
     def _buried_unread(self, queue: str, raw: bytes, why: Unreadable) -> None:

@@ -30,6 +30,7 @@ from orchestrator.monitors.targets import Targets
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.scripts import Script, script_of
 from orchestrator.transport.store import Store
+from orchestrator.transport.unanswered import publishes_now
 from orchestrator.transport.wire import Wire
 
 logger = get_logger(__name__)
@@ -163,11 +164,11 @@ class StoredMonitors(Monitors):
         """End a monitor."""
         number, k = checked_ref(ref), self._store.keys
         keep_ms = to_ms(self._settings.outcome_ttl_s) if flush else 0
-        keys = [k.monitors, k.monitor_counter, k.flushed(number)]
-        ended = self._run("demonitor", keys, [k.root, number, keep_ms])
+        keys = [k.monitors, k.monitor_counter, k.flushed(number), publishes_now(k)]
+        ended = self._run("demonitor", keys, [k.root, number, keep_ms, uuid4().hex])
         if ended is None:
             return False
-        emit(events.UNMONITORED, {"count": 1}, who=ended[0].decode(), why="removed")
+        emit(events.UNMONITORED, {"count": 1}, who=ended.decode(), why="removed")
         return True
 
     def is_flushed(self, ref: int) -> bool:
