@@ -28,8 +28,8 @@ from orchestrator.agents.prefetch import claim_by_free_slots
 from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting
-from orchestrator.core.errors import InvalidPolicy
 from orchestrator.agents.task_arguments import TaskArguments
+from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message

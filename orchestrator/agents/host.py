@@ -108,12 +108,12 @@ def supervise_tasks(app: Celery) -> None:
             continue
         task.__supervised__ = True
         task.on_replace = inherited(task, task.on_replace)
-        task.apply = noting(task, task.apply)
         if not has_own_strategy(task):
             if task.Request in (CELERY_REQUEST, TRACKED_REQUEST):
                 task.Request = REQUEST
             derive(task)
             task.__handle__ = task.run
+        task.apply = noting(task, task.apply)
         task.__unsupervised__ = why_not_supervised(task)
 
 

@@ -211,7 +211,7 @@ def test_imported_letters_of_plain_sends_are_executed_without_retries(orchestrat
         (json.dumps(envelope("plain.add", body=b"[1")).encode(), "malformed", "DecodeError"),
         (json.dumps(envelope("plain.add", body=b"[1]")).encode(), "malformed", "ValueError"),
         (json.dumps(envelope("plain.add", body=b"[{}, {}, {}]")).encode(), "malformed", "InvalidTaskError"),
-        (json.dumps(envelope("plain.add", without=("id",))).encode(), "malformed", "InvalidTaskError"),
+        (json.dumps(envelope("plain.add", (1, 2), without=("id",))).encode(), "malformed", "InvalidTaskError"),
         (json.dumps(envelope("plain.add", without=("task",))).encode(), "malformed", "UnknownFormat"),
         (plain_letter("plain.add", 1, 2, orc={"retry": 5}), "malformed", "InvalidTaskError"),
         (plain_letter("plain.gone", 1), "unknown task", "NotRegistered"),

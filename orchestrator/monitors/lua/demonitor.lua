@@ -1,5 +1,6 @@
 -- Ends a monitor. If it has ended before and its DOWN may still wait somewhere, that is marked as not wanted any more.
--- KEYS: monitors, counter, flushed, hash of last publishes. ARGV: root, ref, ms to keep the mark; 0 for none, token of this call
+-- KEYS: monitors, counter, flushed, hash of last publishes.
+-- ARGV: root, ref, ms to keep the mark; 0 for none, token of this call
 -- Returns the owner if there was one, also when it is asked again because the first answer was lost
 even_when_full(KEYS[1])
 local answered = redis.call('HGET', KEYS[4], ARGV[4])
