@@ -159,6 +159,25 @@ def test_who_handled_a_copy_is_compensated_when_anothers_dies(house: House) -> N
     assert all(row.balanced for row in house.orchestrator.ledger())
 
 
+def test_who_handles_a_copy_that_died_and_was_replayed_is_compensated_too(house: House) -> None:
+    """Regression: nothing undid what it did, though all the others were compensated."""
+    report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(fails_at="us"), compensate=app.Undo())
+    outcome = report.wait(WAIT_S)["us"]
+    assert isinstance(outcome, Dead)
+    assert outcome.letter_id is not None
+    eventually(lambda: house.row("us").pending == 0, WAIT_S)
+    before, log = house.row("us").handled, house.orchestrator.dead_letters
+    for fails_at in ("us", ""):
+        letter = next(letter for letter in log.list() if letter.delivery_id == report.receipts[1].delivery.id)
+        log.edit_and_retry(letter.id, {"fails_at": fails_at})
+        eventually(lambda: house.row("us").pending == 0, WAIT_S)
+        if fails_at:
+            eventually(lambda: log.list()[0].id != letter.id, WAIT_S)
+            assert house.row("us").handled == before
+    eventually(lambda: house.row("us").handled == before + 2, WAIT_S)
+    assert all(row.balanced for row in house.orchestrator.ledger())
+
+
 def test_a_compensation_has_time_however_late_it_is_sent(house: House) -> None:
     before = house.row("eu")
     report = house.orchestrator.broadcast(

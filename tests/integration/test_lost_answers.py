@@ -16,7 +16,7 @@ from orchestrator.core.errors import MailboxFull
 from orchestrator.core.keys import Keys
 from orchestrator.transport import publishing
 from orchestrator.transport.refusal import RefusesForNow
-from orchestrator.transport.scripts import sha, source
+from orchestrator.transport.scripts import script_of, sha, source
 from orchestrator.transport.wire import Wire
 from tests.lost_answers import LostAnswers
 
@@ -167,6 +167,18 @@ def test_a_broadcast_is_sent_once(
     assert network.left == 0
     assert [receipt.refusal for receipt in report.receipts] == [None, "down"]
     assert redis.xlen(KEYS.step("clerk", 0)) == 1
+
+
+def test_who_ends_a_monitor_learns_that_there_was_one(orchestrator: Orchestrator, network: LostAnswers) -> None:
+    """Regression: it was told that there was none, as the first try had ended it."""
+    script = script_of("orchestrator.monitors", "monitor", "demonitor")
+    with orchestrator.monitors.session() as session:
+        first, second = (session.monitor(session.id) for _ in range(2))
+        assert orchestrator.monitors.demonitor(first)
+        network.lose(1, script.sha, done_first=True)
+        assert orchestrator.monitors.demonitor(second)
+        assert network.left == 0
+        assert not orchestrator.monitors.demonitor(second)
 
 
 def test_a_server_that_refuses_between_two_tries_does_not_make_them_forget_the_first(
