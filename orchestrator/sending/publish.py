@@ -188,8 +188,9 @@ def hidden_in(parcel: Parcel, hidden: tuple[str, ...]) -> tuple[str, ...]:
 
 def shown(arguments: Sequence[Any] | Mapping[str, Any], hidden: tuple[str, ...]) -> str:
     """A message's arguments as logs and Flower show them."""
-    plain = dict(arguments) if isinstance(arguments, Mapping) else list(arguments)
-    text = repr(redact(plain, hidden) if plain else plain)
+    if not arguments:
+        return "{}" if isinstance(arguments, Mapping) else "()"
+    text = repr(redact(dict(arguments) if isinstance(arguments, Mapping) else list(arguments), hidden))
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
