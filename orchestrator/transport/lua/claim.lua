@@ -9,10 +9,12 @@ local steps = #ARGV - 4
 local stride = steps + 2
 local now = now_ms()
 local wait = -1
+local bytes = 0
 
 even_when_full(KEYS[1])
 for base = 2, #KEYS, stride do
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[base], '-inf', now, 'LIMIT', 0, 100)) do
+    if bytes >= MOST_BYTES then break end
     local body, deaths = scheduled(KEYS[base + 1], member)
     local target = steps
     for s = 1, steps do
@@ -20,6 +22,7 @@ for base = 2, #KEYS, stride do
     end
     unschedule(KEYS[base], KEYS[base + 1], member)
     if body then put(KEYS[base + 1 + target], body, deaths) end
+    bytes = bytes + #(body or '')
   end
   local first = redis.call('ZRANGE', KEYS[base], 0, 0, 'WITHSCORES')
   if first[2] then
@@ -29,23 +32,32 @@ for base = 2, #KEYS, stride do
 end
 
 local out = {wait}
+bytes = 0
 for s = 1, steps do
   for base = 2, #KEYS, stride do
-    if credit <= 0 then return out end
     local index = base + 1 + s
-    local read = {'XREADGROUP', 'GROUP', group, me, 'COUNT', credit, 'STREAMS', KEYS[index], '>'}
-    local got = redis.pcall(unpack(read))
-    if got and got.err then
-      redis.call('XGROUP', 'CREATE', KEYS[index], group, '0', 'MKSTREAM')
-      got = redis.call(unpack(read))
-    end
-    for _, entry in ipairs(got and got[1][2] or {}) do
-      local m, d, u, r = fields(entry)
-      out[#out + 1] = index
-      out[#out + 1] = entry[1]
-      out[#out + 1] = r and with_lineage(m or '', r) or m or ''
-      out[#out + 1] = (d or u) and (u or 0) .. ' ' .. (d or '') or ''
-      credit = credit - 1
+    local count = 1
+    while true do
+      if credit <= 0 or bytes >= MOST_BYTES then return out end
+      count = math.min(count, credit)
+      local read = {'XREADGROUP', 'GROUP', group, me, 'COUNT', count, 'STREAMS', KEYS[index], '>'}
+      local got = redis.pcall(unpack(read))
+      if got and got.err then
+        redis.call('XGROUP', 'CREATE', KEYS[index], group, '0', 'MKSTREAM')
+        got = redis.call(unpack(read))
+      end
+      local entries, before = got and got[1][2] or {}, bytes
+      for _, entry in ipairs(entries) do
+        local m, d, u, r = fields(entry)
+        out[#out + 1] = index
+        out[#out + 1] = entry[1]
+        out[#out + 1] = r and with_lineage(m or '', r) or m or ''
+        out[#out + 1] = (d or u) and (u or 0) .. ' ' .. (d or '') or ''
+        credit = credit - 1
+        bytes = bytes + #(m or '')
+      end
+      if #entries < count then break end
+      count = many_more(count, bytes - before)
     end
   end
 end

@@ -25,6 +25,15 @@ local function not_accepted(publishes, token)
   redis.call('HDEL', publishes, token:sub(1, 16))
 end
 
+-- A script that deals with several messages stops after so many bytes of them, and says that there may be more. What one
+-- message takes depends on its size alone.
+local MOST_BYTES = 1048576
+
+-- How many messages to read next, after `read` of `bytes` altogether, so that large ones come one at a time.
+local function many_more(read, bytes)
+  return math.max(1, math.min(2 * read, math.floor((MOST_BYTES - bytes) * read / math.max(bytes, 1))))
+end
+
 -- Sweeping is one sweeper's at a time. Its turn has a number, the fencing token: a sweeper that stalled while another
 -- took over finds its number stale in every step it still takes, and each step it may take prolongs its turn.
 -- Who ends its own incarnation has no turn and needs none.

@@ -16,11 +16,14 @@ local function cancelled(m, d)
   return answer({'removed'})
 end
 local count = tonumber(ARGV[6])
+local bytes = 0
 if KEYS[5] == '' then
   local first = tonumber(ARGV[5])
   local members = redis.call('ZRANGE', KEYS[3], first, first + count - 1)
-  for _, member in ipairs(members) do
+  for at, member in ipairs(members) do
+    if bytes >= MOST_BYTES then return {'on', tostring(first + at - 1)} end
     local m, d = scheduled(KEYS[4], member)
+    bytes = bytes + #(m or '')
     if is_it(m) then
       if ARGV[3] == '' then return {'scheduled', m, d or ''} end
       unschedule(KEYS[3], KEYS[4], member)
@@ -29,25 +32,34 @@ if KEYS[5] == '' then
   end
   return #members == count and {'on', tostring(first + count)} or {'none'}
 end
-local entries = redis.call('XRANGE', KEYS[5], ARGV[5], '+', 'COUNT', count)
-for _, entry in ipairs(entries) do
-  local m, d, _, r = fields(entry)
-  if is_it(m) then
-    local pending = redis.pcall('XPENDING', KEYS[5], ARGV[1], entry[1], entry[1], 1)
-    if not pending.err and pending[1] then
-      local orc = cjson.decode(m).headers.orc
-      -- The mark goes when the outcome is recorded, so there is none where none will be.
-      if ARGV[3] ~= '' and type(orc) == 'table' and orc.track then
-        redis.call('HSET', hooks_of(KEYS[2]), 'cancel', ARGV[3], 'cancelling', KEYS[6])
-        redis.call('SADD', KEYS[6], KEYS[2])
-        -- What ends without an outcome leaves its mark; others are not to be looked through for it for ever.
-        redis.call('PEXPIRE', KEYS[6], 604800000)
+local begin, looked, some = ARGV[5], 0, 1
+while true do
+  some = math.min(some, count - looked)
+  local before = bytes
+  local entries = redis.call('XRANGE', KEYS[5], begin, '+', 'COUNT', some)
+  for _, entry in ipairs(entries) do
+    local m, d, _, r = fields(entry)
+    bytes = bytes + #(m or '')
+    if is_it(m) then
+      local pending = redis.pcall('XPENDING', KEYS[5], ARGV[1], entry[1], entry[1], 1)
+      if not pending.err and pending[1] then
+        local orc = cjson.decode(m).headers.orc
+        -- The mark goes when the outcome is recorded, so there is none where none will be.
+        if ARGV[3] ~= '' and type(orc) == 'table' and orc.track then
+          redis.call('HSET', hooks_of(KEYS[2]), 'cancel', ARGV[3], 'cancelling', KEYS[6])
+          redis.call('SADD', KEYS[6], KEYS[2])
+          -- What ends without an outcome leaves its mark; others are not to be looked through for it for ever.
+          redis.call('PEXPIRE', KEYS[6], 604800000)
+        end
+        return {'held', with_lineage(m, r), pending[1][2], pending[1][4], d or ''}
       end
-      return {'held', with_lineage(m, r), pending[1][2], pending[1][4], d or ''}
+      if ARGV[3] == '' then return {'waiting', with_lineage(m, r), d or ''} end
+      redis.call('XDEL', KEYS[5], entry[1])
+      return cancelled(m, d)
     end
-    if ARGV[3] == '' then return {'waiting', with_lineage(m, r), d or ''} end
-    redis.call('XDEL', KEYS[5], entry[1])
-    return cancelled(m, d)
   end
+  if #entries < some then return {'none'} end
+  begin, looked = '(' .. entries[some][1], looked + some
+  if looked >= count or bytes >= MOST_BYTES then return {'on', begin} end
+  some = many_more(some, bytes - before)
 end
-return #entries == count and {'on', '(' .. entries[count][1]} or {'none'}

@@ -1,7 +1,7 @@
 -- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
 -- death to its name if there is one, and into the dead-letter stream when those are too many. `unexplained` is 1 if
 -- its holder died and it was not marked: nobody is blamed, but see solitude.py for what follows. `interrupted` says
--- that it was being executed.
+-- that it was being executed. Returns what became of it, and its bytes.
 local function give_back(root, queue, stream, group, id, death, unexplained, max_deaths, ttl_ms, interrupted)
   -- Its past is read and written before it is taken out: an error would leave it nowhere.
   local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
@@ -28,7 +28,7 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
       local headers = type(message.headers) == 'table' and message.headers or {}
       local orc = type(headers.orc) == 'table' and headers.orc or {}
       note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths))
-      return 'poison'
+      return 'poison', #(m or '')
     end
   end
   -- Few are cancelled, and only for them is every message read.
@@ -37,7 +37,7 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
     local headers = ok and type(message) == 'table' and message.headers
     if type(headers) == 'table' and type(headers.id) == 'string'
         and cancelled_meanwhile(root .. 'outcome:' .. headers.id, ledger, m, d, ttl_ms) then
-      return 'cancelled'
+      return 'cancelled', #m
     end
   end
   if death or interrupted then redis.call('HINCRBY', ledger, 'restarted', 1) end
@@ -47,5 +47,5 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
   if unexplained > 0 then u = (tonumber(u) or 0) + unexplained end
   put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u, r)
   redis.call('HINCRBY', ledger, 'redelivered', 1)
-  return 'returned'
+  return 'returned', #(m or '')
 end

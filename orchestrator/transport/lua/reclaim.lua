@@ -17,7 +17,7 @@ local planned = reason == 'drained' or reason == 'deployed' or redis.call('HGET'
 local names = redis.call('HGET', KEYS[2], 'queues')
 local queues = names and queues_in(names) or redis.call('SMEMBERS', KEYS[3])
 local now = now_ms()
-local moved, buried = 0, 0
+local moved, buried, bytes = 0, 0, 0
 for _, queue in ipairs(queues) do
   for s = 11, #ARGV do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
@@ -25,6 +25,7 @@ for _, queue in ipairs(queues) do
     local pending = redis.pcall('XPENDING', stream, group, '-', '+', budget - moved, id)
     if not pending.err then
       for _, p in ipairs(pending) do
+        if bytes >= MOST_BYTES then return answer({moved, 1, buried}) end
         if ARGV[s] == 'bell' then
           take(stream, group, p[1])
         else
@@ -36,9 +37,10 @@ for _, queue in ipairs(queues) do
             if mark >= 2 then death = {reason = reason, by = id, at = now, alone = mark >= 3 or nil}
             else unexplained = 1 end
           end
-          local said = give_back(root, queue, stream, group, p[1], death, unexplained, tonumber(ARGV[4]), ARGV[5],
+          local said, size = give_back(root, queue, stream, group, p[1], death, unexplained, tonumber(ARGV[4]), ARGV[5],
             mark >= 2 and reason ~= 'drained' and reason ~= 'deployed')
           if said == 'poison' then buried = buried + 1 end
+          bytes = bytes + (size or 0)
         end
         moved = moved + 1
       end

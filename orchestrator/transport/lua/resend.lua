@@ -1,6 +1,4 @@
 -- Sends letters again: each is out of the log and in its mailbox in one step, so whoever comes second finds nothing.
--- What is moved at a time is bounded.
-local MOST_BYTES = 1048576
 
 -- What goes to one mailbox: lists by place, because a table for each letter would cost more than to fill it.
 local function lot_for(lots, queue)
