@@ -43,7 +43,20 @@ def _broker() -> tuple[str, str]:
     return str(url), os.environ.get("ORCHESTRATOR_KEY_PREFIX", profile.get("key_prefix", ""))
 
 
-def _ask(url: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[Any]:
+def _ask(urls: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[Any]:
+    """What the first server that is a primary answers; of one server, whatever it is."""
+    *others, last = urls.split(";")
+    for url in others:
+        try:
+            role, *answers = _ask_one(url, [("ROLE",), *commands], timeout_s)
+        except OSError:
+            continue
+        if role[0] != b"slave":
+            return answers
+    return _ask_one(last, commands, timeout_s)
+
+
+def _ask_one(url: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[Any]:
     try:
         parts = urlsplit(url)
         address = parts.hostname or "127.0.0.1", parts.port or 6379

@@ -297,7 +297,7 @@ class Channel(PublishingChannel):
 
     def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, past: bytes) -> tuple[Claim, bytes]:
         entry_id = entry.decode()
-        claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, 0)
+        claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, 0, size=len(raw))
         if past:
             claim.deaths, unexplained = read_past(past)
             claim.death_list = past.partition(b" ")[2] if claim.deaths else b""

@@ -16,6 +16,8 @@ class Claim:
     deaths: int
     #: The deaths as its entry has them, a JSON list; empty if there were none.
     death_list: bytes = b""
+    #: Bytes of the message.
+    size: int = 0
     #: Whether it must have the process to itself.
     last_chance: bool = False
     #: The mark it was given before it was delivered; 0: it is given one when a pool starts on it.

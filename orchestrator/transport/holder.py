@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
@@ -48,6 +48,9 @@ _FAREWELL_S = 5.0
 
 #: Longest time that giving back waits to be confirmed.
 _CONFIRM_S = 0.5
+
+#: Bytes of the messages that one script gives back (as MOST_BYTES in entry.lua).
+_GIVEBACK_BYTES = 1 << 20
 
 #: How long an incarnation without a consumer waits for another one.
 _LINGER_S = 5.0
@@ -254,13 +257,14 @@ class Holder:
 
     def give_back(self, tags: Iterable[str]) -> None:
         """Return messages to the head of their queues."""
-        by_stream: dict[tuple[str, str], list[str]] = {}
+        by_stream: dict[tuple[str, str], list[Claim]] = {}
         for tag in tags:
             claim = self.take(tag)
             if claim is not None:
-                by_stream.setdefault((claim.stream, claim.queue), []).append(claim.entry)
-        for (stream, queue), entries in by_stream.items():
-            self._post_giveback(stream, queue, [*self._giveback_args(queue), *entries])
+                by_stream.setdefault((claim.stream, claim.queue), []).append(claim)
+        for (stream, queue), claims in by_stream.items():
+            for entries in _batches(claims):
+                self._post_giveback(stream, queue, [*self._giveback_args(queue), *entries])
         if by_stream:
             # The next claim goes over another connection, and would overtake what comes back first.
             self.outbox.flush(wait_s=_CONFIRM_S)
@@ -425,6 +429,20 @@ class Holder:
             except Exception:
                 # Without a heartbeat this worker would be declared dead; no error may end it.
                 logger.exception("heartbeat failed")
+
+
+def _batches(claims: Iterable[Claim]) -> Iterator[list[str]]:
+    """The entries of claims, as many together as one script may deal with."""
+    batch: list[str] = []
+    size = 0
+    for claim in claims:
+        if batch and size + claim.size > _GIVEBACK_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(claim.entry)
+        size += claim.size
+    if batch:
+        yield batch
 
 
 def _tell(queue: str, said: list[bytes]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.transport.claim import Claim
+from orchestrator.transport.holder import _batches
 from tests.bare_broker import BareBroker
 from tests.eventually import eventually
 
@@ -124,3 +126,9 @@ def test_large_messages_are_purged_one_at_a_time(broker: BareBroker) -> None:
     dropped = [store.run("purge", keys, [store.group, 1000, k.root, 1000]) for _ in range(MANY + 1)]
     assert dropped == [1] * MANY + [0]
     assert broker.ledger("large").cancelled == MANY
+
+
+def test_what_is_given_back_goes_in_batches_by_bytes() -> None:
+    claims = [Claim("", str(i), "s", "q", 0, size=size) for i, size in enumerate([10, MEGABYTE, 10, 10, 3 * MEGABYTE])]
+    assert list(_batches(claims)) == [["0"], ["1"], ["2", "3"], ["4"]]
+    assert list(_batches([])) == []

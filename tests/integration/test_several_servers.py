@@ -12,6 +12,7 @@ import redis
 from orchestrator import Handled, Orchestrator
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.health.ask_redis import last_sweep
 from orchestrator.sending.broadcast import Strategy
 from orchestrator.sending.delivery import Cancelling
 from tests.apps import failover_app
@@ -192,3 +193,15 @@ def test_a_wrong_password_for_the_first_server_is_an_error_and_no_failover() -> 
         with pytest.raises(BrokerUnavailable, match=r"(?i)password"):
             orchestrator.ledger()
         orchestrator.app.close()
+
+
+def test_the_health_probe_asks_the_server_that_is_a_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    with replicated() as servers:
+        monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", f"redis://127.0.0.1:1/0;{servers.second.url};{servers.first.url}")
+        with redis.Redis.from_url(servers.first.url) as first:
+            first.hset("orc:sweep", mapping={"at_ms": 1000, "by": "first"})
+        assert last_sweep(5)[:2] == (1000, "first")
+        servers.fail_over()
+        with redis.Redis.from_url(servers.second.url) as second:
+            second.hset("orc:sweep", mapping={"at_ms": 2000, "by": "second"})
+        assert last_sweep(5)[:2] == (2000, "second")
