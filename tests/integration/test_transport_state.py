@@ -247,7 +247,7 @@ class Mailbox(RuleBasedStateMachine):
         if rows:
             name = self._name()
             args = [self.keys.root, "0", "1-1", 0, "", name, rows[0][0]]
-            assert self.run_script("replay", [], args) == [b"", None, QUEUE.encode(), rows[0][0], b"", b""]
+            assert self.run_script("replay", [], args) == [b"", None, QUEUE.encode(), rows[0][0], b"", [b""]]
             assert self.run_script("replay", [], args) == [b"", None]
             self.counts["accepted"] += 1
 
