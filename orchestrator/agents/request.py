@@ -30,7 +30,7 @@ from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
 from orchestrator.agents.fence import fence_at
 from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, expired, final_failure
-from orchestrator.core.errors import HandlerTimeout, ResultNotStored
+from orchestrator.core.errors import HandlerTimeout, NotSupervised, ResultNotStored
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
@@ -49,6 +49,8 @@ logger = get_logger(__name__)
 
 #: What ``Task.replace`` says when the task it names has taken over this delivery, id and all.
 _REPLACED = "Replaced by new task"
+
+_FOREIGN_TRACER = "{} did not run as an attempt, so it is not known what came of it; allowed: Celery's own tracer"
 
 
 class SupervisedRequest(TrackedRequest):
@@ -176,10 +178,16 @@ class SupervisedRequest(TrackedRequest):
         self._kept = kept
         if failed:
             value = results.unpacked(value)
+        elif self._open() and kept is None and self._supervision() is not None and not self._was_run_before():
+            self._failed(self._failure(NotSupervised(_FOREIGN_TRACER.format(self.name)), ""))
         elif self._open():
             self._handled(kept.result if isinstance(kept, results.Returned) else None, runtime_s)
             self._resolved()
         return super().on_success((failed, value, runtime_s), **kwargs)
+
+    def _was_run_before(self) -> bool:
+        """Whether Celery may have found that a success of this very message is stored."""
+        return bool(self._app.conf.worker_deduplicate_successful_tasks)
 
     def _handled(self, value: Any, runtime_s: float | None) -> None:
         supervision = self._supervision()

@@ -19,6 +19,7 @@ _REASON_BY_ERROR = {
     "Reject": Reason.REJECTED,
     "InvalidResult": Reason.RESULT,
     "ResultNotStored": Reason.RESULT,
+    "NotSupervised": Reason.UNSUPERVISED,
 }
 
 

@@ -101,8 +101,11 @@ class _Pool(_View):
                 raise
 
         options |= {"accept_callback": on_accepted, "callback": on_ended, "error_callback": on_failed}
-        # Of a prefork pool, which alone has this, the children are sent the function.
-        return self._of.apply_async(target if "flush" in vars(self._of) else run, args, kwargs, **options)
+        if "flush" in vars(self._of):
+            # A prefork pool, which alone has this, sends its children the function.
+            return self._of.apply_async(target, args, kwargs, **options)
+        batch.handed()
+        return self._of.apply_async(run, args, kwargs, **options)
 
     def _given(self, args: Any, kwargs: Any) -> list[Any]:
         """The messages of the task that are in these arguments; if none is, all that were delivered."""
@@ -119,6 +122,10 @@ class _Batch:
         self._tags = [
             (channel, message.delivery_tag) for message in messages if (channel := channel_of(message)) is not None
         ]
+
+    def handed(self) -> None:
+        for channel, tag in self._tags:
+            channel.settler.handed(tag)
 
     def started(self) -> None:
         for channel, tag in self._tags:

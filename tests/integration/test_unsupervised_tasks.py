@@ -174,6 +174,18 @@ def test_a_pool_that_is_not_known_handles_nothing_under_supervision() -> None:
             assert "OddPool is not known" in outcome.error
 
 
+def test_a_task_that_a_foreign_tracer_runs_is_not_said_to_be_handled() -> None:
+    with (
+        EmbeddedServer() as server,
+        WorkerProcess(APP, server.url, queues="celery", environment={"FOREIGN_TRACER": "1"}) as worker,
+    ):
+        app = batches.make(server.url)
+        outcome = app.orchestrator.send(app.tasks["plain.plain"].s("a")).wait(timeout_s=WAIT_S)
+        assert isinstance(outcome, Dead), worker.log()
+        assert outcome.reason == "not supervised"
+        assert outcome.error.startswith("NotSupervised: plain.plain did not run as an attempt")
+
+
 def test_a_known_task_of_the_same_worker_is_handled(url: str, worker: WorkerProcess) -> None:
     app = batches.make(url)
     assert app.orchestrator.send(app.tasks["plain.plain"].s("a")).wait(timeout_s=WAIT_S) == Handled("a", 1)
