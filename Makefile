@@ -49,7 +49,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@printf '%s' "$(CURDIR)" > $@
 
 demo: setup ## Run the demo: real workers, a real SIGKILL, nothing lost
-	@$(BIN)/celery -A workers demo $(ARGS)
+	@$(BIN)/python -m workers $(ARGS)
 
 # Most tests wait for processes to start, so four at a time suit two cores. A file's tests share its fixtures.
 # In the order of the directories: the long ones first, so that all end together.

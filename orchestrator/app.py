@@ -30,6 +30,7 @@ from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.extras import require_extra
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message
@@ -186,6 +187,8 @@ class Orchestrator:
         Raises:
             InvalidSettings: they cannot; says which, and what is allowed.
         """
+        if self.settings.metrics_port:
+            require_extra(f"metrics_port={self.settings.metrics_port}", "prometheus_client", "prometheus")
         refuse_app(self.app, self.configuration)
         refuse_worker(worker, self._directory.addresses(), self.settings.time_limits)
 

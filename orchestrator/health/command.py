@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 from time import monotonic
 from typing import Any
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = import_module("orchestrator.cli.doctor").main(arguments[1:])
         return code
     parser = argparse.ArgumentParser(prog="orchestrator", description="Supervision for Celery.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('celery-orchestrator')}")
     commands = parser.add_subparsers(dest="command", required=True)
     health = commands.add_parser(
         "health",

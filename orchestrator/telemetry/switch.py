@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.core.extras import missing_extra
 from orchestrator.telemetry import tracing
 from orchestrator.telemetry.emit import attach
 
@@ -43,7 +44,10 @@ def _event_log() -> EventLog:
 
 @cache
 def _count() -> None:
-    from orchestrator.telemetry.prometheus import PrometheusHandler
+    try:
+        from orchestrator.telemetry.prometheus import PrometheusHandler
+    except ModuleNotFoundError as error:
+        raise missing_extra("telemetry has 'prometheus'", error, "prometheus") from None
 
     attach(PrometheusHandler())
 

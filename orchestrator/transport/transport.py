@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -54,6 +55,9 @@ def _track_requests() -> None:
 def _tell_what_is_scheduled() -> None:
     """Have Celery's workers find what is scheduled where it is; only in a process that is one."""
     if "celery.worker.control" in sys.modules:
+        # Celery warns in nine lines at each reconnect that it cancels nothing. What runs stays held here.
+        pending = import_module("celery.exceptions").CPendingDeprecationWarning
+        warnings.filterwarnings("ignore", r"\s*In Celery 5\.1 we introduced", pending)
         import_module("orchestrator.transport.scheduled")
 
 

@@ -16,7 +16,6 @@ import psutil
 import pytest
 from redis import Redis
 
-from tests import command_line
 from tests.eventually import eventually
 from tests.worker_process import ROOT
 
@@ -30,7 +29,7 @@ _LAST_LINE = re.compile(
 
 
 class Demo:
-    """``celery -A workers demo``, in a temporary directory of its own, with a mark on whatever it starts."""
+    """``python -m workers``, in a temporary directory of its own, with a mark on whatever it starts."""
 
     def __init__(self, temporary: Path) -> None:
         self.temporary = temporary
@@ -40,7 +39,7 @@ class Demo:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         inherited = {name: value for name, value in os.environ.items() if "BROKER" not in name}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "workers", "demo", *arguments],
+            [sys.executable, "-m", "workers", *arguments],
             cwd=ROOT,
             env={
                 **inherited,
@@ -135,13 +134,6 @@ def test_a_path_that_is_not_there_is_refused_in_one_line(demo: Demo) -> None:
     code, output = demo.run("/no/such/place")
     assert code == 2
     assert output == "Error: /no/such/place: No such file or directory\n"
-
-
-def test_an_app_without_a_demo_says_so() -> None:
-    answer = command_line.celery("-A", "tests.apps.bare", "demo")
-    assert answer.returncode == 2
-    assert "has no demo" in answer.stderr
-    assert "Traceback" not in answer.stderr
 
 
 @pytest.mark.parametrize(

@@ -82,15 +82,13 @@ def test_a_bad_value_in_the_environment_is_named_too(monkeypatch: pytest.MonkeyP
     assert "max_deaths='some'" in refusal()
 
 
-def test_a_list_in_the_environment_is_json_and_anything_else_is_refused_by_name(
+def test_a_list_in_the_environment_is_json_or_has_commas(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ORCHESTRATOR_REDACT", '["iban", "pin"]')
     assert load_settings().redact == ("iban", "pin")
     monkeypatch.setenv("ORCHESTRATOR_REDACT", "iban,pin")
-    text = refusal()
-    assert "redact" in text
-    assert "JSON" in text
+    assert load_settings().redact == ("iban", "pin")
 
 
 def test_every_bad_value_is_named_at_once() -> None:

@@ -6,13 +6,11 @@ import io
 from pathlib import Path
 
 import pytest
-from celery import Celery
+from click.testing import CliRunner
 from rich.console import Console
 
-from orchestrator.cli.demo import demo
 from orchestrator.migration import installed_packages_root
-from tests.command_line import invoke
-from workers.app import app
+from workers.__main__ import demo
 from workers.demo import NothingToAudit, find_sources
 from workers.progress import Bar, Lines, display
 
@@ -37,19 +35,13 @@ def test_a_place_without_python_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_one_line_at_the_command_line(tmp_path: Path) -> None:
-    result = invoke(app, demo, str(tmp_path))
+    result = CliRunner().invoke(demo, [str(tmp_path)])
     assert result.exit_code == 2
     assert result.stderr == f"Error: {tmp_path}: no Python file (*.py) there\n"
 
 
-def test_an_app_without_a_demo_is_told() -> None:
-    result = invoke(Celery("no_such_module"), demo)
-    assert result.exit_code == 2
-    assert "has no demo" in result.stderr
-
-
 def test_at_least_two_auditors(tmp_path: Path) -> None:
-    assert invoke(app, demo, str(tmp_path), "--auditors", "1").exit_code == 2
+    assert CliRunner().invoke(demo, [str(tmp_path), "--auditors", "1"]).exit_code == 2
 
 
 def test_without_a_terminal_a_line_for_each_quarter() -> None:

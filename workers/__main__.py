@@ -1,16 +1,12 @@
-"""``celery -A workers demo``: the app's own demonstration. What it shows is the app's business, not ours."""
+"""``python -m workers``, as ``make demo`` runs it: the demo's command line."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
-from celery.bin.base import CeleryCommand
 
 from orchestrator.cli.errors import ExitCode, Stop
 from orchestrator.core.errors import CallerError, OrchestratorError
@@ -23,7 +19,7 @@ Exit codes:
   130  Ctrl-C"""
 
 
-@click.command(cls=CeleryCommand, name="demo", epilog=_EXIT_CODES)
+@click.command(name="demo", epilog=_EXIT_CODES)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--chaos/--no-chaos",
@@ -39,20 +35,18 @@ Exit codes:
     show_default=True,
     help="How many workers audit. What a killed one held runs on another.",
 )
-@click.pass_context
-def demo(context: click.Context, /, path: Path | None, chaos: bool, auditors: int, **_: Any) -> None:
+def demo(path: Path | None, chaos: bool, auditors: int) -> None:
     """Audit a tree of Python files for unsupervised Celery sends, with real workers and a real SIGKILL.
 
     PATH is a directory or a file; without it, the installed packages of this environment. Redis is one of the
-    demo's own, unless a broker is named (-b, ORCHESTRATOR_BROKER_URL or a profile): there the demo keeps to a key
+    demo's own, unless a broker is named (ORCHESTRATOR_BROKER_URL or a profile): there the demo keeps to a key
     prefix of its own.
     """
-    main = context.obj.app.main
-    module = f"{main}.demo"
-    if not _exists(module):
-        raise Stop(f"the app {main!r} has no demo (no module {module}); try: celery -A workers demo", ExitCode.CALLER)
     try:
-        sys.exit(importlib.import_module(module).run(path, chaos=chaos, auditors=auditors))
+        # The app refuses bad settings when it is imported.
+        from workers.demo import run
+
+        sys.exit(run(path, chaos=chaos, auditors=auditors))
     except OrchestratorError as error:
         raise Stop(str(error), ExitCode.CALLER if isinstance(error, CallerError) else ExitCode.NOT_HANDLED) from error
     except KeyboardInterrupt:
@@ -60,8 +54,5 @@ def demo(context: click.Context, /, path: Path | None, chaos: bool, auditors: in
         sys.exit(128 + signal.SIGINT)
 
 
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ModuleNotFoundError, ValueError):
-        return False
+if __name__ == "__main__":
+    demo()
