@@ -230,16 +230,24 @@ class SupervisedRequest(TrackedRequest):
         channel = channel_of(self._message)
         if channel is None:
             return
+        tag = self._message.delivery_tag
+        if not channel.settler.holds(tag):
+            logger.warning(
+                "%s[%s] is not tried again: Redis holds no message for it (Broadcast, or handed on)", self.name, self.id
+            )
+            channel.qos.settled(tag)
+            self.acknowledged = True
+            return
         payload = copy.copy(self._message._raw)
         payload["headers"] = {
             **self._message.headers,
             "retries": self._attempt,
             "eta": None,
             "expires": None,
-            SENT: self._message.headers.get(SENT) or int(self._message.delivery_tag.split("-")[0]),
+            SENT: self._message.headers.get(SENT) or int(tag.split("-")[0]),
             HEADER: supervision.after(failure).to_wire(),
         }
-        channel.settler.retry_later(self._message.delivery_tag, payload, channel.step_of(payload), pause_s)
+        channel.settler.retry_later(tag, payload, channel.step_of(payload), pause_s)
         self.acknowledged = True
         emit(
             events.RETRIED,
@@ -416,9 +424,11 @@ class SupervisedRequest(TrackedRequest):
         tag = self._message.delivery_tag
         waited_for = self.id if supervision is not None and supervision.track else ""
         if verdict.letter is not None:
-            channel.settler.bury(
-                tag, {**verdict.letter, "by": str(self.hostname)}, self._record(verdict.outcome), waited_for
-            )
+            letter = {**verdict.letter, "by": str(self.hostname)}
+            if channel.settler.bury(tag, letter, self._record(verdict.outcome), waited_for) is None:
+                # Redis holds no message that could become a letter: Broadcast, or handed on.
+                self.acknowledged = True
+                return
         elif waited_for:
             channel.settler.conclude(tag, "dead", self._record(verdict.outcome), waited_for)
         else:

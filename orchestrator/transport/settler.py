@@ -77,6 +77,15 @@ class Settler:
         else:
             self.unheld[claim.tag] = claim
 
+    def holds(self, tag: str) -> bool:
+        """Whether Redis has this message for us. It has none of a Broadcast queue, nor of an incarnation that was fenced."""
+        return tag in (self.unheld if self.holder is None else self.holder.held)
+
+    def _ended(self, tag: str) -> Claim | None:
+        """Take the message that is about to be settled. Its prefetch slot is free, also if no claim is found."""
+        self._forget(tag)
+        return self.holder.take(tag) if self.holder is not None else self.unheld.pop(tag, None)
+
     def _incarnation(self) -> str:
         return self.holder.id if self.holder is not None else ""
 
@@ -156,10 +165,9 @@ class Settler:
         ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told. Returns the mailbox it lay in, or
         ``None`` if it had ended before.
         """
-        claim = self.holder.take(tag) if self.holder is not None else self.unheld.pop(tag, None)
+        claim = self._ended(tag)
         if claim is None:
             return None
-        self._forget(tag)
         k = self._keys
         keys = [claim.stream, k.ledger(claim.queue), k.outcome(delivery) if delivery else ""]
         incarnation = self._incarnation()
@@ -191,10 +199,9 @@ class Settler:
 
     def conclude(self, tag: str, counter: str, outcome: Mapping[str, Any], delivery: str) -> None:
         """End a delivery and record its outcome for whoever waits for it."""
-        claim = self.holder.take(tag) if self.holder is not None else None
+        claim = self._ended(tag)
         if claim is None or self.holder is None:
             return
-        self._forget(tag)
         k = self._keys
         self.holder.outbox.post(
             "conclude",
@@ -209,10 +216,9 @@ class Settler:
 
         Unless its sender has cancelled it meanwhile: then the delivery ends with the attempt.
         """
-        claim = self.holder.take(tag) if self.holder is not None else None
+        claim = self._ended(tag)
         if claim is None or self.holder is None:
             return
-        self._forget(tag)
         k, queue = self._keys, claim.queue
         headers = payload["headers"]
         tracked = isinstance(headers.get(HEADER), dict) and headers[HEADER].get("track")

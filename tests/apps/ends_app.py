@@ -1,0 +1,134 @@
+"""A Celery app whose messages end in many ways, with a result backend of its own.
+
+``ENDS_BARE=1`` has the transport alone, without an Orchestrator. What ended is recorded in Redis by receivers of Celery's
+signals and by errbacks, so that a test can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import redis
+from celery import Celery, Task, signals
+from celery.exceptions import Reject
+from kombu import Exchange, Queue
+from kombu.common import Broadcast
+
+from orchestrator import Agent, Mailbox, Message, Orchestrator, handles, load_settings
+
+URL = os.environ.get("ORCHESTRATOR_BROKER_URL", "redis://127.0.0.1:6379/0")
+BACKEND = os.environ.get("ENDS_BACKEND", URL)
+
+
+class Work(Message):
+    name: str = ""
+
+
+class Small(Agent):
+    """Its mailbox holds two messages and drops the oldest."""
+
+    name = "small"
+    mailbox = Mailbox(2, overflow="drop_oldest")
+
+    @handles(Work)
+    def work(self, message: Work) -> str:
+        return message.name
+
+
+def _record() -> Any:
+    return redis.Redis.from_url(URL, socket_timeout=90)
+
+
+def began(name: str) -> int:
+    return int(_record().hincrby("test:runs", name, 1))
+
+
+def note(name: str) -> str:
+    began(name)
+    return name
+
+
+def fails(name: str) -> None:
+    began(name)
+    raise ValueError(name)
+
+
+def deadly(name: str) -> None:
+    """Kills the process that runs it."""
+    began(name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hold(name: str) -> str:
+    """Runs until the test pushes to ``test:go:NAME``."""
+    began(name)
+    _record().blpop([f"test:go:{name}"], timeout=60)
+    return name
+
+
+def refuses(name: str, requeue: bool = False) -> None:
+    began(name)
+    raise Reject(name, requeue=requeue)
+
+
+def again(task: Task, name: str) -> str:
+    if began(name) < 3:
+        raise task.retry(countdown=0.01, max_retries=5)
+    return name
+
+
+def collected(values: list[Any]) -> str:
+    _record().rpush("test:collected", json.dumps(values))
+    return "collected"
+
+
+def errback(task_id: str) -> None:
+    _record().rpush("test:errbacks", task_id)
+
+
+def errback_with_error(request: Any, error: BaseException, traceback: Any) -> None:
+    _record().rpush("test:errbacks-old", f"{request.id} {type(error).__name__}")
+
+
+def make(broker_url: str | None = None, backend: str | None = None, *, bare: bool = False, **settings: Any) -> Celery:
+    """An app of its own; ``.orchestrator`` unless it is bare."""
+    app = Celery("ends", broker=broker_url or URL, backend=backend or BACKEND, set_as_current=False)
+    app.conf.task_queues = [
+        Queue("celery", Exchange("celery"), routing_key="celery"),
+        Queue("small", Exchange("small"), routing_key="small"),
+        Broadcast("everybody"),
+    ]
+    app.conf.broker_connection_retry_on_startup = True
+    app.conf.result_extended = True
+    app.conf.task_acks_late = app.conf.task_reject_on_worker_lost = True
+    app.conf.broker_transport_options = json.loads(os.environ.get("ENDS_OPTIONS", "{}"))
+    if bare:
+        app.conf.broker_transport = "orchestrator.transport:Transport"
+    else:
+        Orchestrator(app, load_settings(broker_url=broker_url or URL, **settings)).host(Small)
+    for function in (note, fails, deadly, hold, refuses, collected, errback, errback_with_error):
+        app.task(name=function.__name__, shared=False)(function)
+    app.task(name="again", bind=True, shared=False)(again)
+    app.task(name="quiet_deadly", ignore_result=True, shared=False)(deadly)
+    return app
+
+
+def _noting(name: str) -> Any:
+    def noted(sender: Any = None, **fields: Any) -> None:
+        request = fields.get("request")
+        task_id = fields.get("task_id") or getattr(request, "id", None) or fields.get("id")
+        error = fields.get("exception")
+        said = {"id": task_id, "error": type(error).__name__ if error is not None else "", "pid": os.getpid()}
+        said |= {"expired": fields["expired"]} if "expired" in fields else {}
+        _record().rpush(f"test:signal:{name}", json.dumps(said))
+
+    return noted
+
+
+if "ORCHESTRATOR_BROKER_URL" in os.environ:
+    app = make(bare="ENDS_BARE" in os.environ)
+    for _name in ("task_failure", "task_revoked", "task_unknown", "task_internal_error"):
+        getattr(signals, _name).connect(_noting(_name), weak=False)
