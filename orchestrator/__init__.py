@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from orchestrator.sending.deliveries import Deliveries
     from orchestrator.sending.delivery import Cancelling, Delivery, Status
     from orchestrator.sending.report import Receipt, Report
+    from orchestrator.transport.ended import MessageDropped, PoisonMessage, SettlementFailed
 
 # Imported when asked for: `orchestrator health` has no time for Celery and pydantic.
 _WHERE = {
@@ -124,6 +125,9 @@ _WHERE = {
     "Delivery": "orchestrator.sending.delivery",
     "Receipt": "orchestrator.sending.report",
     "Report": "orchestrator.sending.report",
+    "MessageDropped": "orchestrator.transport.ended",
+    "PoisonMessage": "orchestrator.transport.ended",
+    "SettlementFailed": "orchestrator.transport.ended",
 }
 
 __all__ = [
@@ -166,6 +170,7 @@ __all__ = [
     "Mailbox",
     "MailboxFull",
     "Message",
+    "MessageDropped",
     "NoOwner",
     "NotSupervised",
     "OnError",
@@ -173,12 +178,14 @@ __all__ = [
     "OrchestratorError",
     "Outcome",
     "OwnerGone",
+    "PoisonMessage",
     "Receipt",
     "Refusal",
     "Report",
     "ResultNotStored",
     "Retry",
     "SendFailed",
+    "SettlementFailed",
     "Settings",
     "Status",
     "Strategy",

@@ -150,8 +150,14 @@ def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
     tracked = isinstance(supervision, dict) and bool(supervision.get("track"))
     outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
     letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
+    malformed = reason is Reason.MALFORMED
     queue = channel.settler.bury(
-        message.delivery_tag, letter, outcome, delivery if tracked and is_text(delivery) else ""
+        message.delivery_tag,
+        letter,
+        outcome,
+        delivery if tracked and is_text(delivery) else "",
+        # As what Celery itself stores for an unknown task; it calls no errbacks for it, and completes no chord.
+        celery_error=("InvalidTaskError", text[:2000]) if malformed else ("NotRegistered", str(headers.get("task"))),
     )
     if queue is None:
         return

@@ -135,6 +135,21 @@ class Keys:
         return f"{self.root}oom:{group}"
 
     @property
+    def endings(self) -> str:
+        """Stream of messages that ended outside of an execution and of which Celery is still to be told."""
+        return f"{self.root}endings"
+
+    @property
+    def endings_taken(self) -> str:
+        """Sorted set of the endings that a worker is delivering: id -> until when no other worker may."""
+        return f"{self.root}endings:taken"
+
+    @property
+    def endings_failed(self) -> str:
+        """Hash of the endings whose delivery to Celery failed: id -> how often."""
+        return f"{self.root}endings:failed"
+
+    @property
     def dying(self) -> str:
         """Sorted set of fenced incarnations whose mail is being handed on: id -> when they were fenced."""
         return f"{self.root}dying"

@@ -35,6 +35,8 @@ class Answer:
     since_sweep_ms: int
     #: Whether somebody has not been heard of for longer than a late heartbeat explains.
     somebody_missed: bool
+    #: Whether there are endings that Celery has not been told of.
+    has_endings: bool = False
 
 
 def entails(options: Options) -> tuple[str, ...]:
@@ -117,7 +119,7 @@ class Heartbeat:
         silent = self._polling.silent_s > self._options.stuck_s
         alive, *told = self._wire.run(
             "heartbeat",
-            [k.leases, k.incarnation(self.incarnation), k.sweep, k.silent, k.oom(self._ooms.group)],
+            [k.leases, k.incarnation(self.incarnation), k.sweep, k.silent, k.oom(self._ooms.group), k.endings],
             [
                 self.incarnation,
                 "" if ooms is None or ooms == self._oom_counts[0] else ooms,
@@ -135,9 +137,9 @@ class Heartbeat:
         if not alive:
             self.loss = self._find_loss()
             return None
-        self._notice_rewind(*told[2:])
+        self._notice_rewind(*told[2:4])
         self._sweep_age_ms = int(told[0])
-        return Answer(self._sweep_age_ms, bool(told[1]))
+        return Answer(self._sweep_age_ms, bool(told[1]), bool(told[4]))
 
     def _find_loss(self) -> Loss | None:
         age_ms = to_ms(monotonic() - self._registered_at)

@@ -32,6 +32,8 @@ from orchestrator.transport.broker import Broker
 from orchestrator.transport.child_end import ChildEnd
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.dataset import report_loss
+from orchestrator.transport.endings import Endings
+from orchestrator.transport.endings_delivery import EndingsDelivery
 from orchestrator.transport.heartbeat import Answer, Heartbeat
 from orchestrator.transport.holders import HOLDERS
 from orchestrator.transport.options import Options
@@ -112,6 +114,7 @@ class Holder:
         self.id = self._heartbeat.incarnation
         logger.info("incarnation %s", self.id)
         emit(events.AGENT_UP, incarnation=self.id)
+        self._endings = EndingsDelivery(Endings(Wire(pool), keys))
         self._stand_in = StandIn(self._sweeper, options, self.id)
         self.outbox = Outbox(pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP)
         self._thread = threading.Thread(target=self._live, name="orchestrator-heartbeat", daemon=True)
@@ -162,6 +165,7 @@ class Holder:
                 return
             self.left = True
         self._stop.set()
+        self._endings.close()
         atexit.unregister(self.leave_at_exit)
         self.outbox.close(wait_s=_FAREWELL_S)
         if not self.fenced:
@@ -422,6 +426,8 @@ class Holder:
                     self._compared_at = monotonic()
                     self.take_back_unanswered(2 * _COMPARE_EVERY_S)
                 if answer is not None:
+                    if answer.has_endings:
+                        self._endings.wake()
                     self._stand_in.after_heartbeat(answer)
             except (RedisError, OSError) as error:
                 with self._lock:

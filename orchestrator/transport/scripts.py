@@ -12,7 +12,8 @@ from functools import cache
 from importlib.resources import files
 
 _SETTLES = ("told", "aftermath", "breaker")
-_ACCEPTS = (*_SETTLES, "letters", "mailbox")
+_ENDS = ("endings", *_SETTLES)
+_ACCEPTS = (*_ENDS, "letters", "mailbox")
 
 #: The parts of each script; only ``entry`` and itself where nothing is said. What comes after a script's own part is
 #: not even looked at by Redis where that returns: functions that are not needed are not made.
@@ -20,19 +21,20 @@ _PARTS = {
     "publish": ("publish", "entry", *_ACCEPTS, "publish_bounded"),
     "settle": ("entry", "settle", *_SETTLES, "settle_told"),
     "conclude": ("entry", "conclude", *_SETTLES, "conclude_told"),
-    "bury": ("entry", *_SETTLES, "letters", "bury"),
-    "bury_unsent": ("entry", "letters", "bury_unsent"),
-    "retry": ("entry", *_SETTLES, "cancelled", "retry"),
+    "bury": ("entry", *_ENDS, "letters", "bury"),
+    "bury_unsent": ("entry", "endings", "letters", "bury_unsent"),
+    "retry": ("entry", *_ENDS, "cancelled", "retry"),
     "delay": ("entry", *_ACCEPTS, "delay"),
     "accept": ("entry", *_ACCEPTS, "accept"),
     "broadcast": ("entry", *_ACCEPTS, "broadcast"),
     "replay": ("entry", *_ACCEPTS, "resend", "replay"),
     "replay_found": ("entry", *_ACCEPTS, "search", "resend", "replay_found"),
-    "giveback_held": ("entry", *_SETTLES, "letters", "cancelled", "giveback", "giveback_held"),
-    "reclaim": ("entry", *_SETTLES, "letters", "cancelled", "giveback", "reclaim"),
-    "purge": ("entry", "told", "aftermath", "purge"),
+    "giveback_held": ("entry", *_ENDS, "letters", "cancelled", "giveback", "giveback_held"),
+    "reclaim": ("entry", *_ENDS, "letters", "cancelled", "giveback", "reclaim"),
+    "purge": ("entry", "endings", "told", "aftermath", "drop", "purge"),
+    "delete": ("entry", "endings", "told", "aftermath", "drop", "delete"),
     "claim": ("entry", "lineage", "claim"),
-    "find": ("entry", "told", "aftermath", "lineage", "find"),
+    "find": ("entry", "endings", "told", "aftermath", "lineage", "find"),
     "close_breaker": ("entry", "told", "breaker", "close_breaker"),
     "purge_letters": ("entry", "letters", "purge_letters"),
     "park_letters": ("entry", "letters", "park_letters"),

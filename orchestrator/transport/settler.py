@@ -158,12 +158,19 @@ class Settler:
             claim.handed = True
 
     def bury(
-        self, tag: str, letter: Mapping[str, Any], outcome: Mapping[str, Any] | None = None, delivery: str = ""
+        self,
+        tag: str,
+        letter: Mapping[str, Any],
+        outcome: Mapping[str, Any] | None = None,
+        delivery: str = "",
+        *,
+        celery_error: tuple[str, str] | None = None,
     ) -> str | None:
         """End a delivery as a dead letter, of which the caller tells whoever listens.
 
-        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told. Returns the mailbox it lay in, or
-        ``None`` if it had ended before.
+        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told. ``celery_error``, class and text, is
+        what Celery is told of it later, where it does not know yet. Returns the mailbox it lay in, or ``None`` if it
+        had ended before.
         """
         claim = self._ended(tag)
         if claim is None:
@@ -190,6 +197,7 @@ class Settler:
             _group(error, full.get("failures")),
             json.dumps(outcome or {"outcome": "dead"})[:-1],
             to_ms(self._options.outcome_ttl_s),
+            *(celery_error or ()),
         ]
         if self.holder is not None:
             self.holder.outbox.post("bury", keys, args, lambda said: _tell(said, claim, full, self._options.redact))

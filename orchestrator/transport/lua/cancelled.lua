@@ -5,6 +5,7 @@ local function cancelled_meanwhile(key, ledger, m, d, ttl_ms)
   if not outcome then return false end
   local headers = (read_json(m) or {}).headers
   redis.call('HINCRBY', ledger, 'cancelled', 1)
+  end_for_celery(ledger, m, 'REVOKED', '', 'cancelled')
   record(key, with_past(cjson.decode(outcome), type(headers) == 'table' and headers.orc, d), ttl_ms, 'cancelled')
   return true
 end

@@ -12,6 +12,7 @@ local function is_it(m)
 end
 local function cancelled(m, d)
   redis.call('HINCRBY', KEYS[1], 'cancelled', 1)
+  end_for_celery(KEYS[1], m, 'REVOKED', '', 'cancelled')
   record(KEYS[2], with_past(cjson.decode(ARGV[3]), cjson.decode(m).headers.orc, d), ARGV[4], 'cancelled')
   return answer({'removed'})
 end

@@ -60,6 +60,7 @@ local function overflowed(door, m, d, r)
   redis.call('HINCRBY', door.root .. 'ledger:' .. door.queue, 'dead', 1)
   tell(door.root, m, {outcome = 'dead', reason = 'mailbox overflow', attempts = 0, letter_id = dead, error = text},
     door.ttl_ms, d)
+  end_for_celery(door.root .. 'ledger:' .. door.queue, m, 'FAILURE', 'MessageDropped', text)
   local ok, message = pcall(cjson.decode, m)
   local headers = ok and type(message) == 'table' and type(message.headers) == 'table' and message.headers or {}
   local orc = type(headers.orc) == 'table' and headers.orc or {}

@@ -1,4 +1,6 @@
 -- The rest of publish.lua, where there is a bound, a breaker, or a longest length.
+-- How long the outcome of what `x-max-length` drops can be asked for: the transport's default.
+local EXPIRED_TTL_MS = 3600000
 local wanted = #ARGV - 2
 local door = open_door(flow, wanted)
 local last = ''
@@ -17,7 +19,12 @@ if limit > 0 then
   local waiting = redis.call('XRANGE', KEYS[1], unread, '+')
   for i = 1, #waiting - limit do
     redis.call('XDEL', KEYS[1], waiting[i][1])
-    if counted then redis.call('HINCRBY', KEYS[2], 'expired', 1) end
+    if counted then
+      redis.call('HINCRBY', KEYS[2], 'expired', 1)
+      local m, d = fields(waiting[i])
+      tell(KEYS[2]:sub(1, KEYS[2]:find('orc:ledger:', 1, true) + 3), m, {outcome = 'expired'}, EXPIRED_TTL_MS, d)
+      end_for_celery(KEYS[2], m, 'REVOKED', 'expired', 'it was the oldest in a full queue (x-max-length)')
+    end
   end
 end
 if not door then return last end

@@ -1,9 +1,10 @@
--- Drops messages nobody holds, some at a time. KEYS: ledger, delayed, bodies, streams… ARGV: group, batch, root, ms to keep outcomes
+-- Drops messages nobody holds, some at a time.
+-- KEYS: ledger, delayed, bodies, streams… ARGV: group, batch, root, ms to keep outcomes
 local left = tonumber(ARGV[2])
 local dropped, bytes = 0, 0
 local function drop(m, d)
   bytes = bytes + #(m or '')
-  tell(ARGV[3], m, {outcome = 'cancelled', by = 'purge'}, ARGV[4], d)
+  drop_message(ARGV[3], KEYS[1], m, d, 'purge', ARGV[4])
   dropped = dropped + 1
 end
 for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, left - 1)) do
@@ -13,13 +14,7 @@ for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, left - 1)) do
   drop(body, d)
 end
 for k = 4, #KEYS do
-  local unread = '-'
-  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[k])
-  if not groups.err and groups[1] then
-    for i = 1, #groups[1], 2 do
-      if groups[1][i] == 'last-delivered-id' then unread = '(' .. groups[1][i + 1] end
-    end
-  end
+  local unread = unread_from(KEYS[k])
   local some = 1
   while left - dropped > 0 and bytes < MOST_BYTES do
     some = math.min(some, left - dropped)
