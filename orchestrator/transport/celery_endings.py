@@ -6,6 +6,7 @@ import base64
 import builtins
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo
@@ -87,13 +88,12 @@ def _fail(backend: Any, task: Any, request: Any, ending: Ending, stores: bool) -
 def error_of(ending: Ending) -> Exception:
     """The error that ended it, as an instance."""
     cls = _KNOWN.get(ending.error) or getattr(builtins, ending.error, None)
-    if not (isinstance(cls, type) and issubclass(cls, Exception)):
-        cls = create_exception_cls(ending.error or "Exception", "celery.exceptions")
-    try:
-        return cls(ending.text)
-    except Exception:  # noqa: BLE001
+    if isinstance(cls, type) and issubclass(cls, Exception):
         # UnicodeError and its like take more than a text.
-        return create_exception_cls(ending.error, "celery.exceptions")(ending.text)
+        with suppress(TypeError):
+            return cls(ending.text)
+    named: Exception = create_exception_cls(ending.error or "Exception", "celery.exceptions")(ending.text)
+    return named
 
 
 def request_of(app: Celery, ending: Ending) -> Any:

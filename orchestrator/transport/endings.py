@@ -1,7 +1,7 @@
 """The stream of messages that ended outside of an execution, until Celery's side of them has ended too.
 
-Whoever ends such a message (a sweep, a sender, a script of flow control) may have no result backend and know no errbacks.
-So the script that ends it appends it here, as one step, and any Celery worker of its app takes it from here.
+Whoever ends such a message (a sweep, a sender, a script of flow control) may have no result backend and know no
+errbacks. So the script that ends it appends it here, as one step, and any Celery worker of its app takes it from here.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Endings:
         begin = "-" if after == "-" else f"({after}"
         found = []
         for raw_id, flat in self._wire.call("XRANGE", self._keys.endings, begin, "+", "COUNT", count):
-            values: dict[bytes, bytes] = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+            values: dict[bytes, bytes] = (
+                flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+            )
             texts = [values.get(name, b"").decode("utf-8", "replace") for name in (b"q", b"s", b"e", b"t")]
             found.append(Ending(raw_id.decode(), values.get(b"m", b""), *texts))
         return found

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from orchestrator.core.log import get_logger
 from orchestrator.transport.endings import Ending, Endings, headers_of
 
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: How many endings are looked at, and taken, at a time.
 _PAGE: Final = 50

@@ -78,7 +78,7 @@ class Settler:
             self.unheld[claim.tag] = claim
 
     def holds(self, tag: str) -> bool:
-        """Whether Redis has this message for us. It has none of a Broadcast queue, nor of an incarnation that was fenced."""
+        """Whether Redis has this message for us. Not so for a Broadcast copy, or once fenced."""
         return tag in (self.unheld if self.holder is None else self.holder.held)
 
     def _ended(self, tag: str) -> Claim | None:

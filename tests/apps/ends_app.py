@@ -1,7 +1,7 @@
 """A Celery app whose messages end in many ways, with a result backend of its own.
 
-``ENDS_BARE=1`` has the transport alone, without an Orchestrator. What ended is recorded in Redis by receivers of Celery's
-signals and by errbacks, so that a test can read it.
+``ENDS_BARE=1`` has the transport alone, without an Orchestrator. Receivers of Celery's
+signals and errbacks record in Redis what has ended, for tests to read.
 """
 
 from __future__ import annotations

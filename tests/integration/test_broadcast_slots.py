@@ -22,12 +22,12 @@ class Everybody:
 
     def __init__(self, url: str, pool: str, *, bare: bool = False) -> None:
         self.app = ends_app.make(url, bare=True)
-        self._client = Redis.from_url(url)
+        self._client: Any = Redis.from_url(url, decode_responses=True)
         environment = {"ENDS_BARE": "1"} if bare else {}
         self.worker = WorkerProcess("tests.apps.ends_app", url, pool=pool, environment=environment)
 
     def ran(self) -> dict[str, int]:
-        return {name.decode(): int(count) for name, count in self._client.hgetall("test:runs").items()}
+        return {name: int(count) for name, count in self._client.hgetall("test:runs").items()}
 
     def send(self, task: str, *args: Any, queue: str = "everybody", **options: Any) -> None:
         declared = [self.app.amqp.queues[queue]]

@@ -76,7 +76,7 @@ def test_poison_that_nobody_waits_for_is_signalled_too(make: Callable[..., Ends]
 
 def test_a_full_mailbox_ends_what_it_drops(make: Callable[..., Ends]) -> None:
     ends = make()
-    orchestrator = ends.app.orchestrator  # type: ignore[attr-defined]
+    orchestrator = ends.app.orchestrator
     orchestrator.announce(["small"])
     sig = ends.sig("small.Work", {"name": "n"}, queue="small", ignore_result=False, link_error=[ends.sig("errback")])
     results = [sig.clone().apply_async(task_id=f"t{n}") for n in range(3)]
@@ -141,7 +141,7 @@ def test_what_is_purged_or_deleted_with_its_mailbox_is_revoked(
 
 def test_a_delivery_that_its_sender_cancels_is_revoked(make: Callable[..., Ends]) -> None:
     ends = make()
-    orchestrator = ends.app.orchestrator  # type: ignore[attr-defined]
+    orchestrator = ends.app.orchestrator
     delivery = orchestrator.send(ends.sig("note", "n"))
     delivery.cancel()
     with ends.worker() as w:
