@@ -28,6 +28,7 @@ from orchestrator.agents.prefetch import claim_by_free_slots
 from orchestrator.agents.reaping import Reaping
 from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.agents.reporting import Reporting
+from orchestrator.agents.storing import keep_storing
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.extras import require_extra
@@ -130,6 +131,7 @@ class Orchestrator:
             self._description.worker = instance
             PULSE.start(sender, self._should_consume)
             self.configuration.node_name = sender
+            keep_storing(self.app)
 
     def _on_worker_configured(self, sender: Any = None, **_: Any) -> None:
         if getattr(sender, "app", None) is self.app:

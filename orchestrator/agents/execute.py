@@ -139,7 +139,11 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
         result = run_attempt(task.name, run, args, kwargs, request, supervision)
         check_ran(task.name, result)
         shown = as_json(task.name, result) if supervision is not None and supervision.track else None
-    except (CeleryRetry, Ignore, Reject):
+    except CeleryRetry as again:
+        if reported:
+            results.keep(request.id, results.Repeated(again))
+        raise
+    except (Ignore, Reject):
         raise
     except Exception as error:
         number = (request.retries or 0) + 1
@@ -154,7 +158,10 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
                 results.keep(request.id, results.Failed(failure.to_wire()))
             raise
         text = f"attempt {number} failed: {failure.type}: {failure.message}"
-        raise Again(text, exc=error, when=pause_s, failure=failure.to_wire()) from error
+        repeated = Again(text, exc=error, when=pause_s, failure=failure.to_wire())
+        if reported:
+            results.keep(request.id, results.Repeated(repeated))
+        raise repeated from error
     if supervision is not None or reported:
-        results.keep(request.id, results.Returned(shown))
+        results.keep(request.id, results.Returned(shown, result))
     return result

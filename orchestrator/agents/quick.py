@@ -41,7 +41,6 @@ from orchestrator.agents.untouched import is_untouched
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.core.text import is_text
-from orchestrator.transport.callbacks import reporting
 from orchestrator.transport.message import plain_loads
 from orchestrator.transport.own_fields import FAILED, FENCE, INCARNATION, KEPT
 from orchestrator.transport.request import TrackedRequest, channel_of
@@ -290,16 +289,16 @@ class QuickRequest(SupervisedRequest):
 
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         """Hand the message to the pool; that it is not revoked was seen a moment ago."""
-        self.hand_to(pool)
+        guarded = self.hand_to(pool)
         channel = channel_of(self._message)
         if channel is not None:
             self._request_dict[INCARNATION] = channel.incarnation
-        result = pool.apply_async(
+        result = guarded.submit(
             _run,
-            args=(self,),
+            (self,),
             accept_callback=self.on_accepted,
-            callback=reporting(self, self.on_success),
-            error_callback=reporting(self, self.on_failure),
+            callback=self.on_success,
+            error_callback=self.on_failure,
             correlation_id=self.id,
         )
         self._apply_result = None if result is None else weakref.ref(result)
@@ -311,6 +310,7 @@ class QuickRequest(SupervisedRequest):
         if not isinstance(answer, _Done):
             return super().on_success(answer, **kwargs)
         if self._open():
+            self._returned = True
             self._handled(answer.kept, answer.runtime_s)
             self._resolved()
         if not self.acknowledged or _tells_of_tasks(self._eventer):
@@ -398,4 +398,7 @@ def _pop(stack: Any, pushed: list[Any] | None) -> None:
 
 
 def _run(request: QuickRequest) -> Any:
-    return request.run()
+    try:
+        return request.run()
+    except Exception:  # noqa: BLE001
+        return results.escaped(request.id)

@@ -13,6 +13,9 @@ from orchestrator.core.text import is_text
 
 _TEXTS = ("root_id", "parent_id", "group")
 
+#: Signatures that are more than one task.
+_SUBTASKS = ("chain", "group", "chord", "chunks", "xmap", "xstarmap")
+
 
 def check_headers(headers: Mapping[str, Any]) -> Supervision | None:
     """Refuse headers that would fail somewhere further on; returns how the message is supervised.
@@ -55,6 +58,35 @@ def check_body(body: Any) -> None:
         raise InvalidTaskError(f"the keyword arguments are not an object but {type(kwargs).__name__}")
     if not isinstance(embed, Mapping | None):
         raise InvalidTaskError(f"callbacks, errbacks, chain and chord are not an object but {type(embed).__name__}")
+    for name in ("callbacks", "errbacks", "chain"):
+        _check_signatures(name, (embed or {}).get(name))
+    chord = (embed or {}).get("chord")
+    if chord is not None and not _is_signature(chord):
+        raise InvalidTaskError(f"chord={chord!r:.100} is not allowed; allowed: a signature")
+
+
+def _check_signatures(name: str, listed: Any) -> None:
+    """Refuse what would be found to be no signature when the handler has run."""
+    if listed is None:
+        return
+    if not isinstance(listed, list | tuple):
+        raise InvalidTaskError(f"{name}={listed!r:.100} is not allowed; allowed: a list of signatures")
+    for one in listed:
+        # Celery takes a task's name for a signature, but not in a chain.
+        if not _is_signature(one) and not (isinstance(one, str) and one and name != "chain"):
+            raise InvalidTaskError(f"{name} holds {one!r:.100}; allowed: signatures")
+
+
+def _is_signature(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("task"), str)
+        and bool(value["task"])
+        and isinstance(value.get("args"), list | tuple | None)
+        and isinstance(value.get("kwargs"), Mapping | None)
+        and isinstance(value.get("options"), Mapping | None)
+        and (not value.get("subtask_type") or value["subtask_type"] in _SUBTASKS)
+    )
 
 
 def _limit(value: Any) -> bool:

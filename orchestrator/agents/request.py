@@ -39,11 +39,12 @@ from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision, hide_in
 from orchestrator.sending.shown_arguments import masked_args, masked_kwargs, masked_text
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.callbacks import reporting
+from orchestrator.transport.callbacks import ESCAPED
 from orchestrator.transport.child_end import ChildEnd
+from orchestrator.transport.endings import FAILURE, SUCCESS
 from orchestrator.transport.message import LINEAGE, SENT
 from orchestrator.transport.own_fields import FENCE, INCARNATION
-from orchestrator.transport.request import TrackedRequest, channel_of, is_unsent_retry
+from orchestrator.transport.request import TrackedRequest, channel_of, is_unsent_retry, name_and_text
 
 logger = get_logger(__name__)
 
@@ -96,19 +97,19 @@ class SupervisedRequest(TrackedRequest):
         """As Celery's, with a trace function that also brings the result back."""
         if self.revoked():
             raise TaskRevokedError(self.id)
-        self.hand_to(pool)
+        guarded = self.hand_to(pool)
         channel = channel_of(self._message)
         if channel is not None:
             # The pool's processes hold no lease; who does is known here only.
             self._request_dict[INCARNATION] = channel.incarnation
         hard_s, soft_s = self._limits(pool)
-        result = pool.apply_async(
+        result = guarded.submit(
             results.fast_trace if self._app.use_fast_trace_task else results.trace,
-            args=(self._type, self.id, self._request_dict, self._body, self._content_type, self._content_encoding),
+            (self._type, self.id, self._request_dict, self._body, self._content_type, self._content_encoding),
             accept_callback=self.on_accepted,
-            timeout_callback=reporting(self, self.on_timeout),
-            callback=reporting(self, self.on_success),
-            error_callback=reporting(self, self.on_failure),
+            timeout_callback=self.on_timeout,
+            callback=self.on_success,
+            error_callback=self.on_failure,
             soft_timeout=soft_s,
             timeout=hard_s,
             correlation_id=self.id,
@@ -178,9 +179,16 @@ class SupervisedRequest(TrackedRequest):
         self._kept = kept
         if failed:
             value = results.unpacked(value)
+            if runtime_s == ESCAPED and isinstance(kept, results.Returned):
+                return self._returned_unstored(kept, value)
+            if runtime_s == ESCAPED and isinstance(kept, results.Failed):
+                # What escaped came after the handler's own error.
+                self._end_later(FAILURE, str(kept.failure.get("type", "")), str(kept.failure.get("message", "")))
+                runtime_s = None
         elif self._open() and kept is None and self._supervision() is not None and not self._was_run_before():
             self._failed(self._failure(NotSupervised(_FOREIGN_TRACER.format(self.name)), ""))
         elif self._open():
+            self._returned = True
             self._handled(kept.result if isinstance(kept, results.Returned) else None, runtime_s)
             self._resolved()
         return super().on_success((failed, value, runtime_s), **kwargs)
@@ -188,6 +196,21 @@ class SupervisedRequest(TrackedRequest):
     def _was_run_before(self) -> bool:
         """Whether Celery may have found that a success of this very message is stored."""
         return bool(self._app.conf.worker_deduplicate_successful_tasks)
+
+    def _returned_unstored(self, kept: results.Returned, info: Any) -> Any:
+        """The handler has run, but neither its result nor a failure could be stored: a worker stores it later."""
+        name, text = name_and_text(info)
+        known = self._supervision() or Supervision(message=self.name)
+        logger.error("%s[%s] returned; its result is stored later: %s: %s", self.name, self.id, name, text)
+        emit(events.RESULT_WAITS, agent=known.agent, message=known.message, id=self.id, error=f"{name}: {text}")
+        if self._open():
+            self._returned = True
+            if not self._ignore_result or (self._payload[2] or {}).get("chord"):
+                ends = (SUCCESS, "", kept.stored) if kept.stored else (FAILURE, name, text)
+                self._end_later(*ends)
+            self._handled(kept.result, None)
+            self._resolved()
+        return TrackedRequest.on_success(self, (0, kept.shown, None))
 
     def _handled(self, value: Any, runtime_s: float | None) -> None:
         supervision = self._supervision()
@@ -316,6 +339,19 @@ class SupervisedRequest(TrackedRequest):
         self._goes_on = True
         self.send_event("task-rejected", requeue=True)
 
+    def settling_failed(self, error: Exception) -> None:
+        """As the base's, with the outcome that its sender waits for."""
+        supervision, channel = self._supervision(), channel_of(self._message)
+        if self._returned and self._open() and channel is not None and supervision is not None and supervision.track:
+            record = self._record(Handled(None, self._attempt))
+            channel.settler.conclude(self._message.delivery_tag, "handled", record, self.id)
+            self.acknowledged = True
+        super().settling_failed(error)
+
+    def _waited_for(self) -> str:
+        supervision = self._supervision()
+        return str(self.id) if supervision is not None and supervision.track else ""
+
     def bury_unsettled(self, channel: Any, tag: str, error: Exception) -> None:
         """As the base's, with the outcome that its sender waits for."""
         try:
@@ -349,6 +385,14 @@ class SupervisedRequest(TrackedRequest):
         if self._goes_on:
             logger.warning("%s[%s] did not finish within %s s and is tried again", self.name, self.id, timeout)
             return None
+        if not soft and self._open():
+            # A pool of greenlets, which tells nobody else of it.
+            failure = self._failure(TimeLimitExceeded(timeout), "")
+            pause = self._after_kill(failure)
+            if pause.s is not None:
+                self._try_again(failure, pause.s)
+                return None
+            self._failed(replace(failure, out_of_time=pause.out_of_time, final=pause.final))
         return super().on_timeout(soft, timeout)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:

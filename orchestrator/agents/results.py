@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from threading import get_ident
 from typing import Any, Final
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.app import trace as celery_trace
+from celery.exceptions import Retry
+from celery.utils.saferepr import saferepr
 from celery.utils.time import maybe_iso8601
+from kombu.utils.json import dumps
 
 from orchestrator.core.errors import HandlerFailed
+from orchestrator.transport.callbacks import ESCAPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,11 @@ class Returned:
     """The handler returned; the result as JSON data, if somebody may ask for it."""
 
     result: Any = None
+    #: What it returned, as long as that is in the process that ran it.
+    raw: Any = None
+    #: The same as JSON text for the result backend, and as a log shows it; only where storing it has failed.
+    stored: str = ""
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,14 @@ class Failed:
     failure: Mapping[str, Any]
 
 
-Kept = Returned | Failed
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Another attempt follows, as the error says."""
+
+    error: Retry
+
+
+Kept = Returned | Failed | Repeated
 
 #: How this process' attempts ended, between the handler's end and the pool's answer. By delivery and thread, because
 #: the next attempt of a delivery may begin in another thread before this one has been reported.
@@ -96,20 +112,60 @@ def _stand_in(text: str) -> ExceptionInfo:
 
 def _with_result(answer: Any, delivery_id: str) -> Any:
     failed, value, runtime_s = answer
+    kept = take(delivery_id)
+    if isinstance(kept, Repeated):
+        if not failed or not isinstance(_error_in(value), Retry):
+            # The result backend could not be told of the retry, and Celery's tracer takes that for the failure.
+            failed, value = 1, _info_of(kept.error)
+            runtime_s = 0.0
+        kept = None
+    elif isinstance(kept, Returned):
+        kept = _unstored(kept) if runtime_s == ESCAPED else Returned(kept.result)
     if failed:
         value = _packed(value)
-    return failed, (value, take(delivery_id)), runtime_s
+    return failed, (value, kept), runtime_s
 
 
-def fast_trace(name: str, uuid: str, request: Any, *args: Any, **kwargs: Any) -> Any:
-    """Celery's fast trace, run by a pool; the value it returns becomes ``(value, result or failure)``."""
+def _unstored(kept: Returned) -> Returned:
+    try:
+        stored = dumps(kept.raw)
+    except Exception:  # noqa: BLE001
+        stored = ""
+    return Returned(kept.result, None, stored, saferepr(kept.raw))
+
+
+def _error_in(info: Any) -> Any:
+    error = info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
+
+
+def _info_of(error: Exception) -> ExceptionInfo:
+    try:
+        raise error
+    except type(error):
+        return ExceptionInfo()
+
+
+def escaped(delivery_id: str) -> Any:
+    """The answer of a pool where an error escapes Celery's tracer; called while that error is handled."""
+    return _with_result((1, ExceptionInfo(), ESCAPED), delivery_id)
+
+
+def _traced(trace: Callable[..., Any], name: str, uuid: str, request: Any, *args: Any, **kwargs: Any) -> Any:
     if _too_late(request):
         return _INSTEAD_OF_RUNNING
-    return _with_result(celery_trace.fast_trace_task(name, uuid, request, *args, **kwargs), uuid)
+    try:
+        answer = trace(name, uuid, request, *args, **kwargs)
+    except Exception:  # noqa: BLE001
+        return escaped(uuid)
+    return _with_result(answer, uuid)
 
 
-def trace(name: str, uuid: str, request: Any, *args: Any, **kwargs: Any) -> Any:
+def fast_trace(*args: Any, **kwargs: Any) -> Any:
+    """Celery's fast trace, run by a pool; the value it returns becomes ``(value, how the attempt ended)``."""
+    return _traced(celery_trace.fast_trace_task, *args, **kwargs)
+
+
+def trace(*args: Any, **kwargs: Any) -> Any:
     """Celery's slow trace, likewise."""
-    if _too_late(request):
-        return _INSTEAD_OF_RUNNING
-    return _with_result(celery_trace.trace_task_ret(name, uuid, request, *args, **kwargs), uuid)
+    return _traced(celery_trace.trace_task_ret, *args, **kwargs)

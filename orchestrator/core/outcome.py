@@ -26,6 +26,7 @@ class Reason(StrEnum):
     UNROUTABLE = "unroutable"
     RESULT = "result not stored"
     UNSUPERVISED = "not supervised"
+    UNSETTLED = "unsettled"
 
 
 @dataclass(frozen=True, slots=True)

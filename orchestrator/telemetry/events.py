@@ -56,6 +56,16 @@ RETRIED: Final = _event(
     measurements="pause_s",
     metadata="agent message id attempt error",
 )
+RESULT_WAITS: Final = _event(
+    "delivery.result_waits",
+    "A handler returned, but the result backend could not be reached; the result is stored later.",
+    metadata="agent message id error",
+)
+ABANDONED: Final = _event(
+    "delivery.abandoned",
+    "A worker held a message for which no code ran any more; it went back to its mailbox or became a dead letter.",
+    metadata="message id became",
+)
 DROPPED: Final = _event(
     "delivery.dropped",
     "A message's attempts are used up and its sender wanted no dead letter.",

@@ -1,16 +1,29 @@
-"""The callbacks by which a pool reports how a message ended. Pools pass over what those raise, or only log it."""
+"""A worker's pool as requests see it: no error in what it runs, or calls, leaves a message with nobody.
+
+Pools pass over what their callbacks raise, or only log it. Those that are no processes (solo, threads, gevent,
+eventlet) also say nothing of an error that escapes Celery's tracer: the message would stay claimed, and count against
+the prefetch limit, for as long as the worker lives.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-_REPORTS = ("callback", "error_callback", "timeout_callback")
+from billiard.einfo import ExceptionInfo
+
+_REPORTS: Final = ("callback", "error_callback", "timeout_callback")
+
+#: In place of the runtime of an attempt whose tracer raised: the result backend does not know how the task ended.
+ESCAPED: Final = -1.0
 
 
 class Reporting(Protocol):
-    """A request, as its callbacks see it."""
+    """A request, as its pool sees it."""
+
+    #: How many of the callbacks are running.
+    settling: int
 
     @property
     def connection_errors(self) -> tuple[type[BaseException], ...]:
@@ -19,13 +32,15 @@ class Reporting(Protocol):
     def settling_failed(self, error: Exception) -> None:
         """End the message all the same, and say why."""
 
+    def start_failed(self, error: Exception) -> None:
+        """Say why the start was not noted; the task runs all the same."""
 
-def reporting(request: Reporting, callback: Callable[..., Any]) -> Callable[..., Any]:
-    """The callback; what it raises ends the message."""
-    return partial(_report, request, callback)
+    def watch(self, pool: Any, result: Any) -> None:
+        """Be told of what the pool has made of the message."""
 
 
 def _report(request: Reporting, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    request.settling += 1
     try:
         return callback(*args, **kwargs)
     except Exception as error:
@@ -33,18 +48,60 @@ def _report(request: Reporting, callback: Callable[..., Any], *args: Any, **kwar
         if isinstance(error, request.connection_errors):
             raise
         return None
+    finally:
+        request.settling -= 1
+
+
+def _start(request: Reporting, callback: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return callback(*args)
+    except Exception as error:  # noqa: BLE001
+        # Raised, it would keep the task from running.
+        return request.start_failed(error)
+
+
+def traced(trace: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What Celery's trace function returns; a failure, if an error escapes it."""
+    try:
+        return trace(*args, **kwargs)
+    except Exception:  # noqa: BLE001
+        return 1, ExceptionInfo(), ESCAPED
 
 
 class ReportingPool:
-    """A pool as Celery's own request uses it, for one message."""
+    """A pool, for one message."""
 
     def __init__(self, pool: Any, request: Reporting) -> None:
         self._pool = pool
         self._request = request
 
-    def apply_async(self, target: Callable[..., Any], **options: Any) -> Any:
-        """As the pool's."""
+    def apply_async(self, trace: Callable[..., Any], args: tuple[Any, ...] = (), **options: Any) -> Any:
+        """As the pool's, for one of Celery's trace functions."""
+        return self.submit(traced, (trace, *args), **options)
+
+    def submit(self, target: Callable[..., Any], args: tuple[Any, ...], **options: Any) -> Any:
+        """As the pool's, for a target that lets no error escape."""
         for name in _REPORTS:
             if options.get(name) is not None:
-                options[name] = reporting(self._request, options[name])
-        return self._pool.apply_async(target, **options)
+                options[name] = partial(_report, self._request, options[name])
+        if options.get("accept_callback") is not None:
+            options["accept_callback"] = partial(_start, self._request, options["accept_callback"])
+        result = self._pool.apply_async(target, args=args, **options)
+        self._request.watch(self._pool, result)
+        return result
+
+
+def is_done(pool: Any, result: Any) -> Callable[[], bool] | None:
+    """A question to a pool's handle of one run: is its code gone? ``None`` for a pool that is not known."""
+    match type(pool).__module__:
+        case "celery.concurrency.solo":
+            # It has run by the time it has been handed over.
+            return lambda: True
+        case "celery.concurrency.thread":
+            future = result.f
+            return lambda: bool(future.done())
+        case "celery.concurrency.gevent" | "celery.concurrency.prefork":
+            return lambda: bool(result.ready())
+        case "celery.concurrency.eventlet":
+            return lambda: bool(result.dead)
+    return None

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Run(Protocol):
+    """A pool's execution of a message."""
+
+    def is_over(self) -> bool:
+        """Whether no code runs for the message any more, although it is not settled."""
+
+    def abandon(self) -> None:
+        """End the message all the same."""
 
 
 @dataclass(slots=True)
@@ -25,3 +36,6 @@ class Claim:
     started_at: float | None = None
     #: Whether a pool has it that cannot be asked to give it back.
     handed: bool = False
+    #: What a pool does with it, once it has it; and since when that is seen to be over.
+    run: Run | None = None
+    over_since: float | None = None

@@ -28,7 +28,7 @@ _PAUSE_S: Final = 2.0
 _LONGEST_PAUSE_S: Final = 60.0
 
 #: An ending whose delivery fails this often, for another reason than a lost connection, is given up.
-_FAILURES: Final = 5
+_FAILURES: Final = 10
 
 #: After this long any worker delivers an ending, also one that knows neither the task nor the mailbox.
 _ANYBODY_MS: Final = 30_000
@@ -106,6 +106,10 @@ class EndingsDelivery:
 
         for at, ending in enumerate(lot):
             headers = headers_of(ending)
+            if not isinstance(headers.get("id"), str) or not isinstance(headers.get("task"), str):
+                logger.error("no message, and dropped from the endings: %r", ending.message[:200])
+                self._endings.finish(ending.id)
+                continue
             try:
                 end_for_celery(app, ending)
             except Exception as error:
@@ -119,7 +123,9 @@ class EndingsDelivery:
                         logger.warning("ends of tasks wait: the result backend is away (%s)", error)
                     self._failing = True
                     return False
-                if self._endings.leave(ending.id, _PAUSE_S, failed=True) < _FAILURES:
+                failures = self._endings.leave(ending.id, _PAUSE_S, failed=True)
+                if failures < _FAILURES:
+                    self._endings.leave(ending.id, min(_LONGEST_PAUSE_S, _PAUSE_S * 2**failures), failed=False)
                     logger.debug("the end of %s is not recorded yet: %s", headers.get("id"), error)
                     continue
                 logger.exception(

@@ -70,6 +70,9 @@ _ANSWERED_WITHIN_S = 0.5
 #: How often a worker without a consumer looks whether it might have one.
 _MISS_EVERY_S = 1.0
 
+#: How long a message may be unsettled after its execution is over; settling takes milliseconds.
+_ABANDONED_AFTER_S = 2.0
+
 #: How often Redis' idea of what we hold is compared with ours.
 _COMPARE_EVERY_S = 5.0
 
@@ -406,6 +409,17 @@ class Holder:
             return False
         return True
 
+    def _end_abandoned(self) -> None:
+        """Compare what is held with what the pool runs: nothing is held for which no code runs."""
+        now = monotonic()
+        for claim in list(self.held.values()):
+            if claim.run is None or not claim.run.is_over():
+                claim.over_since = None
+            elif claim.over_since is None:
+                claim.over_since = now
+            elif now - claim.over_since > _ABANDONED_AFTER_S:
+                claim.run.abandon()
+
     def _is_deserted(self) -> bool:
         now = monotonic()
         return not self._users and not self.held and now > max(self._idle_since + _LINGER_S, self._linger_until)
@@ -428,6 +442,7 @@ class Holder:
                 if answer is not None:
                     if answer.has_endings:
                         self._endings.wake()
+                    self._end_abandoned()
                     self._stand_in.after_heartbeat(answer)
             except (RedisError, OSError) as error:
                 with self._lock:

@@ -320,8 +320,18 @@ class PublishingChannel(kombu_redis.Channel):
                 raise
             # Raised, it would leave this channel and all the connection's others half open.
             logger.debug("binding of %s to %s not removed", queue, exchange, exc_info=True)
-        if queue in self._fanout_queues:
-            return
+        if queue not in self._fanout_queues:
+            self._delete_mailbox(queue)
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> Any:
+        """Delete a queue. kombu does nothing for one that this process has not declared."""
+        known = queue in self.state.queue_index
+        result = super().queue_delete(queue, if_unused=if_unused, if_empty=if_empty, **kwargs)
+        if not known and queue not in self._fanout_queues and not (if_empty and self._size(queue)):
+            self._delete_mailbox(queue)
+        return result
+
+    def _delete_mailbox(self, queue: str) -> None:
         k = self.keys
         keys = [k.ledger(queue), k.queues, k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL)]
         reply = "1" if queue in self._reply_queues else "0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -15,9 +16,10 @@ from redis.exceptions import RedisError
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.callbacks import ReportingPool
+from orchestrator.transport.callbacks import ESCAPED, ReportingPool, is_done
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.child_end import ChildEnd, end_of
+from orchestrator.transport.endings import FAILURE
 from orchestrator.transport.own_fields import hide_own_fields
 from orchestrator.transport.refusal import may_pass
 from orchestrator.transport.stopping import WORKER_STATE
@@ -43,6 +45,14 @@ def is_unsent_retry(error: Any, exc_info: Any) -> bool:
     return isinstance(error.reason, OperationalError | RedisError | OSError) and may_pass(error.reason)
 
 
+def name_and_text(info: Any) -> tuple[str, str]:
+    """The class and the text of the error in a billiard ``ExceptionInfo``."""
+    error = info.exception
+    if isinstance(error, ExceptionWithTraceback):
+        error = error.exc
+    return type(error).__name__, str(error)[:2000]
+
+
 class TrackedRequest(Request):
     """Marks execution, so that a death blames the message being executed and no other."""
 
@@ -53,6 +63,15 @@ class TrackedRequest(Request):
 
     #: The pool that was given this message.
     _pool: Any = None
+
+    #: Whether the pool's code for this message is gone; ``None`` where that is not known.
+    _is_done: Callable[[], bool] | None = None
+
+    #: How many of the pool's callbacks are running.
+    settling = 0
+
+    #: Whether the handler returned.
+    _returned = False
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
@@ -75,32 +94,103 @@ class TrackedRequest(Request):
 
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         """Hand the task to the pool."""
-        self.hand_to(pool)
-        return super().execute_using_pool(ReportingPool(pool, self), **kwargs)
+        return super().execute_using_pool(self.hand_to(pool), **kwargs)
+
+    def hand_to(self, pool: Any) -> ReportingPool:
+        """The pool, as this message sees it.
+
+        Tells the transport if this pool runs whatever it has been given; prefork forgets it when told to.
+        """
+        self._pool = pool
+        channel = channel_of(self._message)
+        if channel is not None and "flush" not in vars(pool):
+            channel.settler.handed(self._message.delivery_tag)
+        return ReportingPool(pool, self)
+
+    def start_failed(self, error: Exception) -> None:
+        """The start of the task could not be noted, or Celery had something to do then and could not."""
+        logger.exception("%s[%s] runs although its start could not be noted", self.name, self.id)
 
     def settling_failed(self, error: Exception) -> None:
-        """A callback of the pool raised: log it, and bury the message unless it is settled."""
+        """A callback of the pool raised: log it, and settle the message if that is still to be done."""
         logger.exception("settling %s[%s] failed", self.name, self.id)
         failure = f"{type(error).__name__}: {error}"
         channel, tag = channel_of(self._message), self._message.delivery_tag
         queue = str((self._message.delivery_info or {}).get("routing_key") or "")
         emit(events.SETTLING_FAILED, agent=queue, message=str(self.name), id=str(self.id), error=failure)
         if channel is not None and not self.acknowledged:
+            if self.child_end is not None:
+                self.reject(requeue=True)
+            elif self._returned:
+                channel.settler.settle(tag, "handled")
+                channel.qos.settled(tag)
+            else:
+                self.acknowledged = True
+                self.bury_unsettled(channel, tag, error)
             self.acknowledged = True
-            self.bury_unsettled(channel, tag, error)
+        state.task_ready(self)
 
     def bury_unsettled(self, channel: Channel, tag: str, error: Exception) -> None:
         """Make a dead letter of the message, whose end could not be reported."""
         told = {"type": type(error).__name__, "message": str(error)[:2000]}
-        channel.settler.bury(tag, {"reason": Reason.RESULT.value, "error": told})
+        self._bury(channel, tag, Reason.RESULT, told, ("SettlementFailed", f"{told['type']}: {told['message']}"))
         channel.qos.settled(tag)
 
-    def hand_to(self, pool: Any) -> None:
-        """Tell the transport if this pool runs whatever it has been given; prefork forgets it when told to."""
-        self._pool = pool
+    def _bury(
+        self, channel: Channel, tag: str, reason: Reason, error: Mapping[str, str], celery_error: tuple[str, str]
+    ) -> None:
+        outcome = {"outcome": "dead", "reason": reason.value, "error": error["message"], "attempts": 1}
+        letter = {"reason": reason.value, "error": error, "attempts": 1}
+        if channel.settler.bury(tag, letter, outcome, self._waited_for(), celery_error=celery_error) is not None:
+            queue = str((self._message.delivery_info or {}).get("routing_key") or "")
+            emit(
+                events.BURIED,
+                agent=queue,
+                message=str(self.name),
+                id=str(self.id),
+                reason=reason.value,
+                error=error["message"],
+                attempts=1,
+            )
+
+    def _waited_for(self) -> str:
+        """The delivery whose outcome somebody may ask for."""
+        return ""
+
+    def watch(self, pool: Any, result: Any) -> None:
+        """The pool has the message; the worker checks that code runs for it until it is settled."""
         channel = channel_of(self._message)
-        if channel is not None and "flush" not in vars(pool):
-            channel.settler.handed(self._message.delivery_tag)
+        if channel is not None and not self.acknowledged:
+            self._is_done = is_done(pool, result)
+            channel.settler.runs(self._message.delivery_tag, self)
+
+    def is_over(self) -> bool:
+        """Whether no code runs for this message any more, although it is not settled."""
+        return self._is_done is not None and self._is_done() and not self.settling and not self.acknowledged
+
+    def abandon(self) -> None:
+        """End a message for which no code runs any more; called by the worker's check of itself.
+
+        It goes back to its mailbox once: this may have been the worker's trouble. If it was handed out before, it is a
+        dead letter.
+        """
+        channel = channel_of(self._message)
+        if channel is None or self._already_cancelled or self._already_revoked or WORKER_STATE.is_stopping():
+            return
+        tag, text = self._message.delivery_tag, "its execution is over, and nothing has settled it"
+        returned = not self.delivery_info.get("redelivered")
+        logger.error(
+            "%s[%s]: %s; it %s", self.name, self.id, text, "goes back" if returned else "becomes a dead letter"
+        )
+        emit(events.ABANDONED, message=str(self.name), id=str(self.id), became="returned" if returned else "dead")
+        if returned:
+            channel.settler.give_back([tag])
+            channel.qos.settled(tag)
+        else:
+            told = {"type": "SettlementFailed", "message": text}
+            self._bury(channel, tag, Reason.UNSETTLED, told, ("SettlementFailed", text))
+        self.acknowledged = True
+        state.task_ready(self)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A pool process or thread starts on this task."""
@@ -145,7 +235,18 @@ class TrackedRequest(Request):
         if isinstance(failed__retval__runtime, ExceptionInfo):
             # SystemExit, where the pool is not a process of its own; Celery's own fails here, and settles nothing.
             return self.on_failure(failed__retval__runtime)
+        failed, value, runtime_s = failed__retval__runtime
+        self._returned = not failed
+        if failed and runtime_s == ESCAPED:
+            # The tracer could not store the failure, so a worker does later.
+            self._end_later(FAILURE, *name_and_text(value))
         return super().on_success(failed__retval__runtime, **kwargs)
+
+    def _end_later(self, state_name: str, error: str, text: str) -> None:
+        """Have Celery be told how this ended, when its result backend can be reached."""
+        channel = channel_of(self._message)
+        if channel is not None and not self.acknowledged:
+            channel.settler.end_later(self._message, state_name, error, text)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """The task raised, or its process is gone."""

@@ -18,7 +18,8 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.supervision import HEADER
 from orchestrator.transport.child_end import ChildEnd
-from orchestrator.transport.claim import Claim
+from orchestrator.transport.claim import Claim, Run
+from orchestrator.transport.endings import fields_of
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.options import Options
 from orchestrator.transport.wire import Wire
@@ -156,6 +157,20 @@ class Settler:
         claim = self.holder.held.get(tag) if self.holder is not None else None
         if claim is not None:
             claim.handed = True
+
+    def runs(self, tag: str, run: Run) -> None:
+        """A pool has the message; the worker checks that code runs for it until it is settled."""
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        if claim is not None:
+            claim.run = run
+
+    def end_later(self, message: Any, state: str, error: str, text: str) -> None:
+        """Have Celery be told of the end of a message that is about to be settled."""
+        tag = message.delivery_tag
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        if claim is not None and self.holder is not None:
+            fields = fields_of(dumps(message._raw), claim.queue, state, error, text)
+            self.holder.outbox.command("XADD", self._keys.endings, "*", *fields)
 
     def bury(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 from celery import Celery, Task, signals
-from celery.exceptions import Reject
+from celery.exceptions import Reject, WorkerShutdown
 from kombu import Exchange, Queue
 from kombu.common import Broadcast
 
@@ -56,10 +56,22 @@ def fails(name: str) -> None:
     raise ValueError(name)
 
 
+def fails_once(name: str) -> str:
+    if began(name) == 1:
+        raise ValueError(name)
+    return name
+
+
 def deadly(name: str) -> None:
     """Kills the process that runs it."""
     began(name)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leaves(name: str) -> None:
+    """Ends its thread or greenlet without a word: Celery's pools let this exception pass."""
+    began(name)
+    raise WorkerShutdown(0)
 
 
 def hold(name: str) -> str:
@@ -103,13 +115,15 @@ def make(broker_url: str | None = None, backend: str | None = None, *, bare: boo
     ]
     app.conf.broker_connection_retry_on_startup = True
     app.conf.result_extended = True
+    # Soon enough for a test.
+    app.conf.result_backend_max_retries = 2
     app.conf.task_acks_late = app.conf.task_reject_on_worker_lost = True
     app.conf.broker_transport_options = json.loads(os.environ.get("ENDS_OPTIONS", "{}"))
     if bare:
         app.conf.broker_transport = "orchestrator.transport:Transport"
     else:
         Orchestrator(app, load_settings(broker_url=broker_url or URL, **settings)).host(Small)
-    for function in (note, fails, deadly, hold, refuses, collected, errback, errback_with_error):
+    for function in (note, fails, fails_once, leaves, deadly, hold, refuses, collected, errback, errback_with_error):
         app.task(name=function.__name__, shared=False)(function)
     app.task(name="again", bind=True, shared=False)(again)
     app.task(name="quiet_deadly", ignore_result=True, shared=False)(deadly)

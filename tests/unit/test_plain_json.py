@@ -7,13 +7,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from orchestrator.transport.message import MalformedEntry, decode, plain_loads
 from orchestrator.transport.settler import _encode
 from tests.unit.json_data import json_data
 
 
+@settings(deadline=None)
 @given(json_data)
 def test_what_is_read_is_what_pythons_own_reads(value: Any) -> None:
     for text in (json.dumps(value), json.dumps(value, separators=(",", ":"), indent=1)):
@@ -22,6 +23,7 @@ def test_what_is_read_is_what_pythons_own_reads(value: Any) -> None:
             assert repr(plain_loads(text.encode())) == repr(json.loads(text))
 
 
+@settings(deadline=None)
 @given(json_data)
 def test_what_is_written_is_read_as_the_same(value: Any) -> None:
     assert repr(json.loads(_encode({"result": value}))) == repr(json.loads(json.dumps({"result": value})))
