@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from celery import Celery
@@ -142,7 +143,8 @@ def test_an_acl_that_allows_only_the_librarys_keys_is_enough(redis_url: str, red
     )
     try:
         with LostAnswers(redis_url) as network:
-            app = Celery("acl", broker=network.url.replace("//", "//clerk:secret@"), set_as_current=False)
+            url = f"redis://clerk:secret@127.0.0.1:{urlsplit(network.url).port}/0"
+            app = Celery("acl", broker=url, set_as_current=False)
             orchestrator = Orchestrator(app)
             orchestrator.host(Clerk)
             for script, publish in {**DUE_MEANWHILE, "publish": PUBLISHES["send"]}.items():
