@@ -19,7 +19,7 @@ from orchestrator.agents.directory import Directory
 from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.ending import Ending
 from orchestrator.agents.examine import Examination, ExamineRedis, warn_sender
-from orchestrator.agents.fitting import Fitting, equal_limits, refuse_app, refuse_policies, refuse_worker
+from orchestrator.agents.fitting import Fitting, refuse_app, refuse_policies, refuse_worker, useless_limits
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.masked import mask_logs
@@ -152,7 +152,7 @@ class Orchestrator:
             if why := why_unknown(instance.pool_cls):
                 release_tasks(self.app, why)
             known = [*self._directory.addresses(), *governed_tasks(self.app, self.settings.time_limits)]
-            for line in (*remarks(self.app, known, instance.pool_cls), *equal_limits(instance)):
+            for line in (*remarks(self.app, known, instance.pool_cls), *useless_limits(instance)):
                 logger.warning("%s", line)
 
     # -- agents

@@ -70,7 +70,8 @@ def refuse_worker(worker: Any, addresses: Iterable[Address], timeouts: Timeouts)
         policy = known.get(name) or merge(("settings", timeouts.policy(name)))
         said += ((name, line) for line in impossible(policy))
         limits = task.soft_time_limit or of_all[0], task.time_limit or of_all[1]
-        said += ((name, line) for line in _limits("soft_time_limit", limits[0], "time_limit", limits[1]))
+        if not _celery_refuses_sends(task):
+            said += ((name, line) for line in _limits("soft_time_limit", limits[0], "time_limit", limits[1]))
         timeout_s = timeouts.scaled(policy.timeout_s)
         # Elsewhere nobody is killed, so nothing comes before the timeout.
         if prefork and timeout_s is not None and limits[1] and timeout_s >= limits[1]:
@@ -79,12 +80,23 @@ def refuse_worker(worker: Any, addresses: Iterable[Address], timeouts: Timeouts)
     _refuse(grouped(said))
 
 
-def equal_limits(worker: Any) -> list[str]:
-    """What to say at start-up of tasks whose soft limit is their hard one, so that it may never be raised."""
+def _celery_refuses_sends(task: Any) -> bool:
+    """Whether the task's own limits are such that Celery raises ``ValueError`` wherever it is sent."""
+    return bool(task.soft_time_limit and task.time_limit and task.soft_time_limit > task.time_limit > 0)
+
+
+def useless_limits(worker: Any) -> list[str]:
+    """Startup warnings about tasks whose soft limit may never be raised, and tasks that Celery refuses to send.
+
+    Celery starts a worker with either, so it is no error here.
+    """
     said = []
     for name, task in own_tasks(worker.app):
         soft_s, hard_s = task.soft_time_limit or worker.soft_time_limit, task.time_limit or worker.time_limit
-        if soft_s and soft_s == hard_s:
+        if _celery_refuses_sends(task):
+            limits = f"soft_time_limit={task.soft_time_limit:g} is above time_limit={task.time_limit:g}"
+            said.append((name, f"{limits}, so Celery refuses to send it"))
+        elif soft_s and soft_s == hard_s:
             said.append((name, f"soft_time_limit={soft_s:g} equals time_limit, which may kill before it interrupts"))
     return grouped(said)
 
