@@ -51,7 +51,7 @@ def test_a_redis_that_refuses_to_tell_its_mailboxes_is_asked_in_flowers_own_way(
             "flower", enabled=True, passwords=["+secret"], keys=["celery*"], commands=["+llen", "+multi", "+exec"]
         )
         try:
-            url = redis_url.replace("redis://", "redis://flower:secret@")
+            url = f"redis://flower:secret@{redis_url.rpartition('@')[2].removeprefix('redis://')}"
             assert lengths(url, "celery") == [{"name": "celery", "messages": 2}]
         finally:
             client.acl_deluser("flower")
