@@ -23,6 +23,7 @@ from orchestrator.telemetry import emit, events
 from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.connections import SocketConnection, TcpConnection, TlsConnection
 from orchestrator.transport.flow import insist
+from orchestrator.transport.forks import INHERITED
 from orchestrator.transport.once import Call, once_of
 from orchestrator.transport.options import Options
 from orchestrator.transport.refusal import RefusesForNow, as_away, is_full
@@ -92,6 +93,11 @@ class PublishingChannel(kombu_redis.Channel):
 
     def _prepare_virtual_host(self, vhost: Any) -> Any:
         return self._unix_socket.database if self._unix_socket is not None else super()._prepare_virtual_host(vhost)
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        pool = super()._get_pool(asynchronous)
+        INHERITED.watch_pool(pool)
+        return pool
 
     def own_pool(self) -> Pool:
         """A pool that outlives this channel."""

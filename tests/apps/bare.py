@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
+import threading
 
 import redis
 from celery import Celery
@@ -85,6 +88,30 @@ def deadly(name: str) -> None:
     """Kills its process whenever it runs."""
     began(name)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="leaves_child", shared=False)
+def leaves_child(how: str) -> None:
+    """Start a child that outlives everything here, as a daemon that a task starts does, and go on for a minute."""
+    if how == "fork":
+        pid = os.fork()
+        if pid == 0:
+            _wait_for_ever()
+    elif how == "multiprocessing":
+        process = multiprocessing.get_context("fork").Process(target=_wait_for_ever)
+        process.start()
+        pid = process.pid or 0
+    else:
+        pid = subprocess.Popen(["sleep", "600"], close_fds=False).pid
+    record.rpush("test:child", pid)
+    hold(how)
+
+
+def _wait_for_ever() -> None:
+    try:
+        threading.Event().wait(600)
+    finally:
+        os._exit(0)
 
 
 @app.task(name="stops_itself", shared=False)
