@@ -161,6 +161,7 @@ class Configuration:
             "heartbeat_s": settings.heartbeat_s,
             "suspect_s": settings.suspect_s,
             "lease_s": settings.lease_s,
+            "heart": settings.heart,
             "sweep_stale_s": settings.sweep_stale_s,
             "sweep_gap_s": settings.sweep_stale_s + 3 * settings.heartbeat_s,
             "max_deaths": settings.max_deaths,

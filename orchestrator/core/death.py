@@ -31,3 +31,7 @@ class DeathReason(StrEnum):
     def is_planned(self) -> bool:
         """Whether somebody wanted it; what was being executed then is on nobody's account."""
         return self in (DeathReason.DRAINED, DeathReason.DEPLOYED)
+
+
+#: Reasons by which no message is convicted: nobody has proved that the process ended.
+UNPROVED = frozenset({DeathReason.LOST, DeathReason.STUCK})

@@ -155,6 +155,11 @@ class Keys:
         return f"{self.root}dying"
 
     @property
+    def disproved(self) -> str:
+        """Sorted set of incarnations whose deaths were disproved by their own processes: id -> when, in ms."""
+        return f"{self.root}disproved"
+
+    @property
     def deaths(self) -> str:
         """Capped stream of incarnations that were declared dead, and why."""
         return f"{self.root}deaths"

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     DEADLINE = "deadline passed"
     POISON = "poison"
+    WORKERS_LOST = "workers lost"
     REJECTED = "rejected"
     MALFORMED = "malformed"
     VALIDATION = "validation"

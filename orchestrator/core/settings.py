@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     suspect_s: Seconds = 0.6
     #: Silence with an open connection is death only after this.
     lease_s: Seconds = 10.0
+    #: Whether a small process beside each worker speaks for it while its interpreter is held up, and proves its death.
+    heart: bool = True
     #: A worker that beats and has a free hand, but has asked for no message for this long, is stuck if some wait.
     stuck_s: Seconds = 10.0
     #: How often beat has the monitor manager sweep.

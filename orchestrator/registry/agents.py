@@ -56,6 +56,8 @@ class IncarnationEntry:
     #: Celery's pool, and how many tasks it runs at once; 0 where it is not known (no Orchestrator, or just started).
     pool: str = ""
     concurrency: int = 0
+    #: Whether a heart speaks for it while its interpreter is held up, and will prove its death.
+    has_heart: bool = False
     app_version: str = ""
     library_version: str = ""
     #: The load average of its host over the last minute.
@@ -145,6 +147,7 @@ def _entry(name: str, fields: dict[bytes, bytes], age_s: float) -> IncarnationEn
         capabilities=_capabilities(_text(fields, "capabilities", "{}")),
         pool=_text(fields, "pool"),
         concurrency=_number(fields, "concurrency"),
+        has_heart=bool(_text(fields, "heart")),
         app_version=_text(fields, "app_version"),
         library_version=_text(fields, "library_version"),
         host_load=float(_text(fields, "host_load", "0")),

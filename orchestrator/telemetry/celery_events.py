@@ -33,7 +33,7 @@ TOLD: Final = (
 )
 
 #: Ends of a message that Celery does not know of; without our word Flower would show it as running for ever.
-_UNKNOWN_TO_CELERY: Final = frozenset({"poison", "mailbox overflow"})
+_UNKNOWN_TO_CELERY: Final = frozenset({"poison", "workers lost", "mailbox overflow"})
 
 
 class CeleryEventsHandler:

@@ -299,10 +299,11 @@ class Channel(PublishingChannel):
         entry_id = entry.decode()
         claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, 0, size=len(raw))
         if past:
-            claim.deaths, unexplained = read_past(past)
+            behind = read_past(past)
+            claim.deaths = behind.deaths
             claim.death_list = past.partition(b" ")[2] if claim.deaths else b""
             claim.last_chance = is_last_chance(
-                deaths=claim.deaths, unexplained=unexplained, max_deaths=int(self.options.max_deaths)
+                deaths=behind.counted, unexplained=behind.unattributed, max_deaths=int(self.options.max_deaths)
             )
         self.settler.took(claim)
         return claim, raw

@@ -71,13 +71,13 @@ def _tell(what: str, said: Sequence[str]) -> None:
                 error=text,
                 attempts=0,
             )
-        case "poison", [delivery_id, agent, message, deaths]:
+        case "poison", [delivery_id, agent, message, deaths, reason]:
             emit(
                 events.BURIED,
                 agent=agent,
                 message=message,
                 id=delivery_id,
-                reason="poison",
+                reason=reason,
                 error="WorkerLost",
                 attempts=int(deaths),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from time import monotonic
@@ -18,6 +19,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.transport.broker import Broker
 from orchestrator.transport.claim import Claim
 from orchestrator.transport.dataset import Dataset, Loss, find_loss, identify, record_rewind, report_loss
+from orchestrator.transport.heart_link import HeartLink
 from orchestrator.transport.oom import OomCounter
 from orchestrator.transport.options import Options
 from orchestrator.transport.polling import Polling
@@ -37,6 +39,15 @@ class Answer:
     somebody_missed: bool
     #: Whether there are endings that Celery has not been told of.
     has_endings: bool = False
+
+
+#: Of the last so many heartbeats the slowest says how long Redis may take to hear of this worker.
+_ROUND_TRIPS = 20
+
+
+def _coarse_ms(seconds: float) -> int:
+    """Rounded up to a power of two: it is sent when it changes, and then it is to have changed."""
+    return 1 << int(1000 * seconds).bit_length()
 
 
 def entails(options: Options) -> tuple[str, ...]:
@@ -74,6 +85,8 @@ class Heartbeat:
         self._oom_counts = (self._ooms.read(),) * 2
         self._answered_at = monotonic()
         self._sweep_age_ms = -1
+        self._round_trips_s: deque[float] = deque(maxlen=_ROUND_TRIPS)
+        self.heart: HeartLink | None = None
 
     def register(self) -> int:
         """Begin a new incarnation; returns its fencing token.
@@ -91,7 +104,14 @@ class Heartbeat:
         self.incarnation = raw.decode()
         self._broker.datasets[k.root] = self.dataset
         self._registered_at = monotonic()
+        self.heart = HeartLink(k, self._options, self.incarnation, self._ooms.file)
         return int(token)
+
+    def part(self) -> None:
+        """End the heart: this incarnation has ended."""
+        if self.heart is not None:
+            self.heart.stop()
+            self.heart = None
 
     @property
     def is_regular(self) -> bool:
@@ -111,6 +131,9 @@ class Heartbeat:
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
+        began = monotonic()
+        if self.heart is not None:
+            self.heart.word()
         self._name_the_connection()
         k, ooms = self._keys, self._ooms.read()
         self._oom_counts = (self._oom_counts[1], ooms)
@@ -130,6 +153,7 @@ class Heartbeat:
         )
         self._said, self._said_silent = fields, silent
         self._answered_at = monotonic()
+        self._round_trips_s.append(self._answered_at - began)
         self._polling.after_heartbeat(self._answered_at, self.polled_at, should_poll())
         if self._wire.connection._sock is not self._socket:
             # Repaired on the way: what we have just said of our connection is no longer true.
@@ -168,6 +192,8 @@ class Heartbeat:
         self._client = f"{ident} {name} {self._wire.server()}".rstrip()
         # Repaired on the way, it is another one.
         self._socket = asked_on if asked_on is self._wire.connection._sock else None
+        if self._socket is not None and self.heart is not None:
+            self.heart.follow(self._wire.connection, name, self._wire.server())
 
     def _fields(self, held: Collection[Claim], queues: Collection[str]) -> dict[str, str]:
         now = monotonic()
@@ -181,6 +207,7 @@ class Heartbeat:
             "last_poll_s": f"{now - self.polled_at:.1f}",
             "silent_s": f"{self._polling.silent_s:.1f}",
             "host_load": f"{os.getloadavg()[0]:.2f}",
+            "round_trip_ms": str(_coarse_ms(max(self._round_trips_s, default=0.0))),
             "stopping": str(int(WORKER_STATE.is_stopping())),
         }
         if self._oom_counts[1] is not None:

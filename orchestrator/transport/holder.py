@@ -77,6 +77,10 @@ _ABANDONED_AFTER_S = 2.0
 _COMPARE_EVERY_S = 5.0
 
 
+#: How long a death that was disproved is remembered; a message may come back that late.
+_REMEMBERED_DAYS = 30
+
+
 class User(Protocol):
     """A channel that consumes on behalf of a holder."""
 
@@ -108,6 +112,7 @@ class Holder:
         self._idle_since = monotonic()
         self._linger_until = float("-inf")
         self._fenced_at: float | None = None
+        self._end_recorded = False
         #: Since when this process has had no consumer, although it should have and Redis answers.
         self._absent_since: float | None = None
         self._compared_at = monotonic()
@@ -176,6 +181,7 @@ class Holder:
                 self._sweeper.retire(self.id, reason, error)
             except (RedisError, OSError) as away:
                 logger.warning("%s could not say goodbye (%s); its lease will run out", self.id, away)
+        self._heartbeat.part()
         if threading.current_thread() is not self._thread:
             # The thread may be in the middle of a heartbeat on these connections.
             self._thread.join(timeout=_FAREWELL_S)
@@ -366,6 +372,7 @@ class Holder:
 
     def _on_fenced(self) -> None:
         self.fenced = True
+        self._heartbeat.part()
         self._fenced_at = monotonic()
         loss = self._heartbeat.loss
         if loss is None:
@@ -376,17 +383,19 @@ class Holder:
         for user in tuple(self._users):
             user.on_fenced()
         try:
-            self._record_end(DeathReason.FENCED if loss is None else DeathReason.DATASET_LOST)
+            self._record_end()
         except (RedisError, OSError) as error:
-            logger.debug("the end of %s is not on record (%s)", self.id, error)
+            logger.debug("that %s was not dead is recorded later (%s)", self.id, error)
 
-    def _record_end(self, reason: DeathReason) -> None:
-        """Whoever reads of its death must be able to see that the process lived on."""
+    def _record_end(self) -> None:
+        """Record that the process lived on: for whoever reads of its death, and so that it convicts no message."""
+        reason = DeathReason.FENCED if self._heartbeat.loss is None else DeathReason.DATASET_LOST
         fields = {"incarnation": self.id, "reason": reason.value, "by": self.id}
         fields |= {"name": self.options.node_name, "host": socket.gethostname(), "pid": str(os.getpid())}
         fields["agents"] = self._heartbeat.said("agents")
         flat = [part for pair in fields.items() for part in pair]
-        self._wire.call("XADD", self.keys.deaths, "MAXLEN", "~", 1000, "*", *flat)
+        self._wire.run("disprove", [self.keys.disproved, self.keys.deaths], [self.id, _REMEMBERED_DAYS, *flat])
+        self._end_recorded = True
 
     def _miss_the_consumer(self) -> None:
         """Having left, note how long a worker goes without the next incarnation; a time in which Redis does not answer
@@ -430,9 +439,12 @@ class Holder:
                 self.leave()
                 self._miss_the_consumer()
                 return
-            if self.fenced:
+            if self.fenced and self._end_recorded:
                 continue
             try:
+                if self.fenced:
+                    self._record_end()
+                    continue
                 answer = self._beat()
                 if self._heartbeat.answered_again():
                     self._linger_until = monotonic() + _LINGER_AFTER_OUTAGE_S

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kombu.utils.json import loads as kombu_loads
 from pydantic_core import from_json
 
+from orchestrator.core.death import UNPROVED
 from orchestrator.core.supervision import HEADER
 
 #: What a replayed dead letter's envelope begins with, and the header that it becomes: the letter it was (``of``), the
@@ -38,17 +40,35 @@ class MalformedEntry(ValueError):
     """An entry that is not a message kombu could have published."""
 
 
-def read_past(raw: bytes) -> tuple[int, int]:
-    """What ``claim.lua`` says of a message's past: deaths, and how often a holder died unexplained.
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a message has behind it."""
+
+    #: Deaths of processes that ran it, whatever they say of it.
+    deaths: int = 0
+    #: Those that count against it (see giveback.lua).
+    counted: int = 0
+    #: Returns of which nobody knows whether it was the cause: unproved deaths, and holders that died before it began.
+    unattributed: int = 0
+
+
+def read_past(raw: bytes) -> Past:
+    """What ``claim.lua`` says of a message's past.
 
     Nobody but the transport writes it; if somebody did, the message has no past.
     """
-    unexplained, _, deaths = raw.partition(b" ")
+    unexplained, _, text = raw.partition(b" ")
     try:
-        listed = json.loads(deaths) if deaths else []
-        return len(listed) if isinstance(listed, list) else 0, int(unexplained or 0)
+        listed = json.loads(text) if text else []
+        deaths = listed if isinstance(listed, list) else []
+        counted = sum(_counts(death) for death in deaths)
+        return Past(len(deaths), counted, int(unexplained or 0) + len(deaths) - counted)
     except (ValueError, RecursionError):
-        return 0, 0
+        return Past()
+
+
+def _counts(death: Any) -> bool:
+    return not isinstance(death, dict) or not (death.get("disproved") or str(death.get("reason")) in UNPROVED)
 
 
 _OBJECT = re.compile(rb"\s*\{(?=\s*\")")

@@ -14,16 +14,17 @@ class OomCounter:
     """The count of one control group: this process'."""
 
     def __init__(self, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> None:
-        self._file = _find(proc, groups)
+        #: The file with the count; ``None`` if there is none.
+        self.file = _find(proc, groups)
         #: The group, so that two processes know whether they share one; empty if it has no count.
-        self.group = _identity(proc, self._file)
+        self.group = _identity(proc, self.file)
 
     def read(self) -> int | None:
         """The count now; ``None`` where the kernel keeps none for us."""
-        if self._file is None:
+        if self.file is None:
             return None
         try:
-            for line in self._file.read_text().splitlines():
+            for line in self.file.read_text().splitlines():
                 name, _, value = line.partition(" ")
                 if name == "oom_kill":
                     return int(value)

@@ -6,10 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.redact import USUAL
 
-_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death", "bury_expired", "redact")
+_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death", "bury_expired", "redact", "heart")
+
+#: Connecting and the heartbeat after it take so many round trips; and so much longer than usual is waited at most.
+_ROUND_TRIPS_TO_CONNECT = 6
+_LONGEST_MARGIN_MS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,9 @@ class Options:
     block_s: float = 1.0
     #: Deaths of workers that ran a message before it is a dead letter.
     max_deaths: int = 3
+    #: Whether a small process beside each worker (heart.py) speaks for it while its interpreter is held up, and proves
+    #: its death.
+    heart: bool = True
     #: A message's last chance waits at most this long for the worker to itself, and has it at most that long.
     alone_wait_s: float = 30.0
     alone_run_s: float = 300.0
@@ -68,6 +76,8 @@ class Options:
             for f in fields(self)
             if f.name not in _NOT_NUMBERS and not _positive(getattr(self, f.name))
         ]
+        if self.heart not in (True, False):
+            problems.append(f"heart={self.heart!r}: allowed: true, false")
         if not problems and not self.heartbeat_s < self.suspect_s < self.lease_s:
             problems.append(
                 f"heartbeat_s={self.heartbeat_s} suspect_s={self.suspect_s} lease_s={self.lease_s}: "
@@ -94,6 +104,16 @@ class Options:
         the kernel has killed in their control group.
         """
         return self.suspect_s + self.heartbeat_s / 2
+
+    def closed_after_ms(self, round_trip_ms: int, *, has_heart: bool) -> int:
+        """Silence after which closed connections are a death: a process that lives would have connected again.
+
+        The slower its round trips (a busy gevent hub, a proxy), the longer it is given. A heart has a whole heartbeat
+        for it: if it still lives, it proves the death at once.
+        """
+        usual_ms = to_ms(self.heartbeat_s if has_heart else 0.4 * self.heartbeat_s)
+        margin_ms = min(max(usual_ms, _ROUND_TRIPS_TO_CONNECT * round_trip_ms), _LONGEST_MARGIN_MS)
+        return min(to_ms(self.suspect_s) + margin_ms, to_ms(self.lease_s))
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

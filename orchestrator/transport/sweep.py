@@ -22,6 +22,7 @@ from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.options import Options
+from orchestrator.transport.proof import proof_of_death
 from orchestrator.transport.wire import Wire
 
 logger = get_logger(__name__)
@@ -120,10 +121,12 @@ class Sweeper:
         k = self._keys
         now, closed_counts, silence_counts, _since, silent, *late = seen
         dead: list[str] = []
-        gone = self._gone([client for _, _, client in late]) if late and closed_counts else set()
-        for raw_id, beat, client in late:
+        gone = self._gone([one for _, _, *both, _ in late for one in both]) if late and closed_counts else set()
+        for raw_id, beat, client, heart, round_trip_ms in late:
             silent_ms = now - int(float(beat))
-            if client in gone:
+            both_closed = client in gone and (not heart or heart in gone)
+            grace_ms = self._options.closed_after_ms(int(round_trip_ms), has_heart=bool(heart))
+            if both_closed and silent_ms > grace_ms:
                 reason = DeathReason.KILLED
             elif silence_counts and silent_ms > to_ms(self._options.lease_s):
                 reason = DeathReason.LOST
@@ -173,8 +176,16 @@ class Sweeper:
 
     def retire(self, incarnation: str, reason: DeathReason, error: str = "") -> None:
         """End an incarnation by its own word, and hand on at once what it still holds."""
-        self._fence(_OWN_WORD, incarnation, "", reason, incarnation, error)
+        self.prove_death(incarnation, reason, by=incarnation, error=error)
         self._reclaim(_OWN_WORD, incarnation)
+
+    def prove_death(self, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> bool:
+        """End an incarnation whose process is known to have ended, or which ends itself; whether it had a lease.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        return bool(self._wire.run(*proof_of_death(self._keys, incarnation, reason, by=by, error=error)))
 
     def _step(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 import redis
 from celery import Celery
@@ -172,6 +173,25 @@ def freeze(name: str) -> None:
     began(name)
     # Unlike CDLL, PyDLL keeps the interpreter's lock while it is in C.
     ctypes.PyDLL(None).usleep(1_200_000)
+    record.hincrby("test:done", name, 1)
+
+
+@app.task(name="hang", shared=False)
+def hang(name: str) -> None:
+    """Hold the interpreter's lock for 20 s, and do nothing."""
+    began(name)
+    ctypes.PyDLL(None).sleep(20)
+
+
+@app.task(name="compute", shared=False)
+def compute(name: str, seconds: float = 4.0) -> None:
+    """Hold the interpreter's lock for so long while it uses the processor, as a bad regular expression does."""
+    began(name)
+    million = 1_000_000
+    before = time.thread_time()
+    # The built-in sum of a range runs in C, and lets no other thread run meanwhile.
+    sum(range(million))
+    sum(range(int(million * seconds / (time.thread_time() - before))))
     record.hincrby("test:done", name, 1)
 
 

@@ -130,7 +130,7 @@ def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies
     returned = [fields for _, fields in broker.redis.xrange(k.step("celery", "returned-0"))]
     letters = broker.letters()
     for fields in returned:
-        assert read_past(b"0 " + fields["d"].encode())[0] >= 1
+        assert read_past(b"0 " + fields["d"].encode()).deaths >= 1
     assert set(said) <= {b"returned", b"poison"}
     row = broker.ledger("celery")
     assert sorted(fields["m"] for fields in (*returned, *letters)) == sorted(raws)
@@ -143,6 +143,6 @@ def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies
 
 @given(past=st.one_of(past, st.just(b"0 " + b"[" * 200_000)))
 def test_whatever_a_past_says_it_is_read(past: bytes) -> None:
-    deaths, unexplained = read_past(past)
-    assert deaths >= 0
-    assert isinstance(unexplained, int)
+    behind = read_past(past)
+    assert behind.deaths >= behind.counted >= 0
+    assert isinstance(behind.unattributed, int)

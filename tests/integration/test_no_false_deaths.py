@@ -183,7 +183,7 @@ class Consumer:
 
 
 def test_two_hundred_start_at_once(redis_url: str) -> None:
-    broker = BareBroker(redis_url)
+    broker = BareBroker(redis_url, heart=False)
     store = broker.store
 
     def start(_: int) -> Holder:

@@ -97,6 +97,8 @@ def test_tls(server: EmbeddedServer, certificate: tuple[Path, Path]) -> None:
                 assert isinstance(connection.transport, Transport)
             broker.send("note", "encrypted")
             eventually(lambda: broker.done() == {"encrypted": 1}, describe=w.log)
+            incarnation = broker.store.keys.incarnation(w.incarnation)
+            eventually(lambda: broker.redis.hget(incarnation, "heart"), describe=w.log)
         with pytest.raises(redis.exceptions.ConnectionError):
             # A certificate that nobody vouches for.
             Connection(url.partition("&")[0], transport=TRANSPORT).connect()

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.sending.ledger import LedgerRow
-from orchestrator.transport.message import read_past
+from orchestrator.transport.message import Past, read_past
 from orchestrator.transport.scripts import sha, source
 
 QUEUE = "q"
@@ -139,7 +139,8 @@ class Mailbox(RuleBasedStateMachine):
             name = raw.decode()
             assert name not in self.outcome
             assert not any(held.name == name for w in self._living() for held in w.held), "held twice"
-            assert read_past(past) == (self.deaths.get(name, 0), self.unexplained.get(name, 0))
+            deaths = self.deaths.get(name, 0)
+            assert read_past(past) == Past(deaths, deaths, self.unexplained.get(name, 0))
             worker.held.append(Held(streams[index - 4], entry.decode(), name))
 
     @rule(worker=workers, at=st.integers(0, 9), mark=st.sampled_from([2, 3]))

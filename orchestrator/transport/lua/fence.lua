@@ -20,6 +20,8 @@ end
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[6], ARGV[1])
 redis.call('HSET', KEYS[4], 'ended_ms', now, 'reason', reason)
+-- Of a death that was proved nobody misses a heartbeat; whoever beats next is told to sweep.
+if ARGV[5] == '' and reason ~= 'drained' and reason ~= 'deployed' then redis.call('HSET', KEYS[5], 'proved', '1') end
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', 1000, '*', 'incarnation', ARGV[1], 'reason', reason, 'by', ARGV[4],
   'last_beat_ms', beat, 'name', known.node, 'host', known.host, 'pid', known.pid, 'agents', known.agents,

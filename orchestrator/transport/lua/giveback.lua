@@ -1,3 +1,25 @@
+-- Deaths by which no message is convicted: nobody has proved that the process ended.
+local UNPROVED = {lost = true, stuck = true}
+-- A message whose holders ended so this often while they ran it is a dead letter too, though not as poison.
+local MOST_UNPROVED = 10
+
+-- How many of a message's deaths count against it. A death that its process has disproved since is marked as that; the
+-- death of a pool process was seen by its worker, whatever became of the worker.
+local function counted(root, deaths)
+  local count = 0
+  for _, one in ipairs(deaths) do
+    if type(one) ~= 'table' then
+      count = count + 1
+    else
+      if not one.child and type(one.by) == 'string' and redis.call('ZSCORE', root .. 'disproved', one.by) then
+        one.disproved = true
+      end
+      if not one.disproved and not UNPROVED[one.reason] then count = count + 1 end
+    end
+  end
+  return count
+end
+
 -- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
 -- death to its name if there is one, and into the dead-letter stream when those are too many. `unexplained` is 1 if
 -- its holder died and it was not marked: nobody is blamed, but see solitude.py for what follows. `interrupted` says
@@ -6,29 +28,36 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
   -- Its past is read and written before it is taken out: an error would leave it nowhere.
   local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
   local m, d, u, r = fields(entry)
-  local deaths
+  local deaths, count
   if death then
     deaths = writable(read_json(d) or {})
     deaths[#deaths + 1] = death
+    count = counted(root, deaths)
     d = cjson.encode(deaths)
   end
   if redis.call('XACK', stream, group, id) == 0 or redis.call('XDEL', stream, id) == 0 then return nil end
   local ledger = root .. 'ledger:' .. queue
   if death then
     breaker_failed(flow_of(ledger))
-    if #deaths >= max_deaths then
+    local reason, why
+    if count >= max_deaths then
+      reason, why = 'poison', 'its worker died ' .. count .. ' times while running it'
+    elseif #deaths - count >= MOST_UNPROVED then
+      reason, why = 'workers lost', 'its worker was taken for dead ' .. #deaths - count .. ' times while running it'
+    end
+    if reason then
       local letter = cjson.encode({
-        queue = queue, reason = 'poison', attempts = #deaths, at = death.at, by = death.by, incarnation = death.by,
-        error = {type = 'WorkerLost', message = 'its worker died ' .. #deaths .. ' times while running it'}})
-      local dead = bury_letter(root, queue, m, d, r, letter, 'poison', 'WorkerLost', '', id:match('^%d+'))
+        queue = queue, reason = reason, attempts = #deaths, at = death.at, by = death.by, incarnation = death.by,
+        error = {type = 'WorkerLost', message = why}})
+      local dead = bury_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', id:match('^%d+'))
       redis.call('HINCRBY', ledger, 'dead', 1)
-      tell(root, m, {outcome = 'dead', reason = 'poison', attempts = #deaths, letter_id = dead,
+      tell(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
         error = 'worker died while running it'}, ttl_ms, deaths)
       end_for_celery(ledger, m, 'FAILURE', 'PoisonMessage', 'its worker died ' .. #deaths .. ' times while running it', true)
       local message = decoded(m or '') or {}
       local headers = type(message.headers) == 'table' and message.headers or {}
       local orc = type(headers.orc) == 'table' and headers.orc or {}
-      note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths))
+      note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths), reason)
       return 'poison', #(m or '')
     end
   end

@@ -9,7 +9,9 @@ local interrupted = ran == 'stopping' or ran == 'unattributed'
 local result = {}
 for i = 9, #ARGV do
   local death = nil
-  if ARGV[6] ~= '' then death = {reason = ARGV[6], by = ARGV[7], at = now_ms(), alone = ran == '1' or nil} end
+  if ARGV[6] ~= '' then
+    death = {reason = ARGV[6], by = ARGV[7], at = now_ms(), alone = ran == '1' or nil, child = true}
+  end
   result[#result + 1] = give_back(ARGV[1], ARGV[2], KEYS[1], ARGV[3], ARGV[i], death, ran == 'unattributed' and 1 or 0,
     tonumber(ARGV[4]), ARGV[5], interrupted) or 'gone'
 end

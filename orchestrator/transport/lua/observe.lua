@@ -5,7 +5,7 @@
 -- to be heard first.
 -- Returns {0} while it is another sweeper's turn, else
 -- {turn, now, 1 if closed connections count, 1 if silence counts, ms since the last sweep or -1,
--- how many beat but ask for no messages, {id, beat, client, node}, …}
+-- how many beat but ask for no messages, {id, beat, its connection, its heart's or '', its round trip in ms}, …}
 even_when_full(KEYS[1])
 local now = now_ms()
 local turn_ms = tonumber(ARGV[8])
@@ -19,6 +19,7 @@ if last < 0 or now < last or now - last > tonumber(ARGV[2]) then
   redis.call('HSET', KEYS[2], 'closed_counts_ms', now + ARGV[3], 'silence_counts_ms', now + ARGV[4])
 end
 redis.call('HSET', KEYS[2], 'at_ms', now, 'by', ARGV[5], 'turn_of', ARGV[7], 'turn_until_ms', now + turn_ms)
+redis.call('HDEL', KEYS[2], 'proved')
 local turn = redis.call('HINCRBY', KEYS[2], 'sweeps', 1)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + 1000, '+inf')) do
   redis.call('ZADD', KEYS[1], now, id)
@@ -30,7 +31,7 @@ local out = {turn, now, counts('closed_counts_ms'), counts('silence_counts_ms'),
   redis.call('ZCARD', KEYS[3])}
 local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[1]), 'WITHSCORES', 'LIMIT', 0, 1000)
 for i = 1, #late, 2 do
-  local client = redis.call('HGET', ARGV[6] .. 'incarnation:' .. late[i], 'client')
-  out[#out + 1] = {late[i], late[i + 1], client or ''}
+  local known = redis.call('HMGET', ARGV[6] .. 'incarnation:' .. late[i], 'client', 'heart', 'round_trip_ms')
+  out[#out + 1] = {late[i], late[i + 1], known[1] or '', known[2] or '', known[3] or '0'}
 end
 return out
