@@ -65,6 +65,8 @@ def test_a_user_with_few_rights_over_a_unix_socket_with_a_prefix(server: Embedde
         admin.send("note", "now", "low", priority=9)
         admin.send("note", "later", countdown=0.2)
         eventually(lambda: set(record.done()) == {"now", "low", "later"}, describe=w.log)
+        incarnation = f"app:orc:incarnation:{w.incarnation}"
+        eventually(lambda: admin.redis.hget(incarnation, "heart"), describe=w.log)
         replies = admin.app.control.inspect(timeout=5, limit=1).ping()
         assert list(replies.values()) == [{"ok": "pong"}]
         assert "se/cret" not in w.log()
