@@ -23,6 +23,9 @@ _REDIS_TIMEOUT_S = 5.0
 _LOOK_EVERY_S = 1.0
 _LOOK_WITHOUT_PIDFD_S = 0.1
 
+#: How long the last bytes of a process that has ended may take to Redis.
+_LAST_WORDS_S = 0.1
+
 #: Between two samples of the worker's processor time while it gives no word.
 _SAMPLE_EVERY_S = 0.25
 
@@ -327,6 +330,8 @@ class Heart:
         now = self._oom_count()
         if now is not None and self._oom_before is not None and now > self._oom_before:
             orders.death[orders.reason_at] = orders.oom
+        # What the worker sent last, over other connections, must not be overtaken: marks of execution, acknowledgements.
+        time.sleep(_LAST_WORDS_S)
         until = time.monotonic() + orders.lease_s
         while time.monotonic() < until:
             try:

@@ -6,6 +6,12 @@
 even_when_full(KEYS[1])
 local before = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not before then return {0} end
+local own = redis.call('HGET', KEYS[2], 'own_beat_ms')
+if own then
+  -- Its heart has spoken for it since.
+  before = own
+  redis.call('HDEL', KEYS[2], 'own_beat_ms')
+end
 local now = now_ms()
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 if ARGV[5] then redis.call('HSET', KEYS[2], unpack(ARGV, 5)) end
