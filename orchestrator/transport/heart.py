@@ -330,7 +330,7 @@ class Heart:
         now = self._oom_count()
         if now is not None and self._oom_before is not None and now > self._oom_before:
             orders.death[orders.reason_at] = orders.oom
-        # What the worker sent last, over other connections, must not be overtaken: marks of execution, acknowledgements.
+        # What the worker sent last over other connections (marks, acknowledgements) must not be overtaken.
         time.sleep(_LAST_WORDS_S)
         until = time.monotonic() + orders.lease_s
         while time.monotonic() < until:
