@@ -37,6 +37,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.settings import Settings, load_settings
+from orchestrator.core.shown import hide_in_reprs
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.shelf import Shelf
@@ -177,6 +178,7 @@ class Orchestrator:
     def _hide(self) -> None:
         switch_on(self.settings.telemetry, self.hidden)
         mask_logs(self.hidden)
+        hide_in_reprs(self.hidden)
 
     @property
     def hidden(self) -> tuple[str, ...]:

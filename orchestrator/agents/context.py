@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.core.errors import NoOwner, NotSupervised
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.shown import summary
 
 if TYPE_CHECKING:
     from orchestrator.agents.agent import Agent
@@ -42,6 +43,9 @@ class Context:
     orchestrator: Orchestrator = field(default_factory=_none)
     #: The incarnation that runs this, as the registry names it.
     incarnation: str = ""
+
+    def __repr__(self) -> str:
+        return summary(self, ("id", "agent", "attempt", "worker", "redelivered", "metadata"))
 
     def monitor(self, target: str | type[Agent], tag: Any = "") -> int:
         """Have this incarnation told when ``target`` has died; returns the monitor's ref.

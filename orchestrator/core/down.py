@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.core.errors import InvalidMessage
+from orchestrator.core.shown import summary
 
 #: The reason when the target was not alive in the first place, as in OTP.
 NOPROC: Final = "noproc"
@@ -25,6 +26,9 @@ class Down:
     reason: str
     tag: Any
     owner: str
+
+    def __repr__(self) -> str:
+        return summary(self, ("ref", "target", "reason", "tag", "owner"))
 
     @classmethod
     def from_wire(cls, wire: Any) -> Down:

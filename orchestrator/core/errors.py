@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from orchestrator.core.plural import counted
+from orchestrator.core.shown import masked, shown
 
 #: Of many members of a broadcast, so many are named in a text.
 _NAMED: Final = 20
@@ -73,7 +74,7 @@ class InvalidPolicy(CallerError):
     """A retry policy or send option has a value that makes no sense."""
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
-        super().__init__(f"{name}={value!r} is not allowed; allowed: {allowed}")
+        super().__init__(f"{masked(f'{name}={shown(value)}')} is not allowed; allowed: {allowed}")
 
 
 class InvalidDeclaration(CallerError):

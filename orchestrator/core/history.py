@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
+from orchestrator.core.shown import summary
 from orchestrator.core.supervision import Failure, Supervision
 
 #: Its field in the record of an outcome.
@@ -38,6 +39,9 @@ class Attempt:
     how: str
     #: Known of the last attempt only.
     runtime_s: float | None = None
+
+    def __repr__(self) -> str:
+        return summary(self, ("number", "ended_at", "worker", "how", "runtime_s"))
 
     def to_wire(self) -> list[Any]:
         """As plain JSON, short."""

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, Vali
 from pydantic_core import to_jsonable_python
 
 from orchestrator.core.errors import InvalidMessage
-from orchestrator.core.redact import HIDDEN, redact
+from orchestrator.core.problems import problems_in
 from orchestrator.core.secret_names import secret_names
+from orchestrator.core.shown import masked
 
 
 class Message(BaseModel):
@@ -21,6 +22,12 @@ class Message(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __repr__(self) -> str:
+        return masked(super().__repr__(), secret_names(type(self)))
+
+    def __str__(self) -> str:
+        return masked(super().__str__(), secret_names(type(self)))
 
 
 M = TypeVar("M", bound=Message)
@@ -57,20 +64,9 @@ def decode(model: type[M], fields: Mapping[str, Any], *, hidden: Iterable[str] =
 
     Raises:
         InvalidMessage: the fields do not fit the model; names each offending field, its value and the rule.
-            Values of fields in ``hidden``, and all values where the model has secrets, are not shown.
+            Values of fields in ``hidden``, and of those that the model says are secret, are not shown.
     """
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise InvalidMessage(message_name(model), _problems(error, model, hidden)) from None
-
-
-def _problems(error: ValidationError, model: type[Message], hidden: Iterable[str]) -> list[str]:
-    names = frozenset(name.lower() for name in hidden)
-    problems = []
-    for item in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in item["loc"]) or "message"
-        secret = bool(secret_names(model)) or any(str(part).lower() in names for part in item["loc"])
-        shown = HIDDEN if secret else repr(redact(item["input"], names))
-        problems.append(f"{where}={shown if len(shown) <= 80 else shown[:77] + '...'}: {item['msg']}")
-    return problems
+        raise InvalidMessage(message_name(model), problems_in(error, model, fields, hidden)) from None

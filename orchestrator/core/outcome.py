@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
 
+from orchestrator.core.shown import shown, summary
+
 
 class Reason(StrEnum):
     """Why a message became a dead letter."""
@@ -37,6 +39,9 @@ class Handled:
     result: Any = None
     attempts: int = 1
 
+    def __repr__(self) -> str:
+        return f"Handled(result={shown(self.result)}, attempts={self.attempts})"
+
 
 @dataclass(frozen=True, slots=True)
 class Dead:
@@ -46,6 +51,9 @@ class Dead:
     error: str = ""
     attempts: int = 1
     letter_id: str | None = None
+
+    def __repr__(self) -> str:
+        return summary(self, ("reason", "error", "attempts", "letter_id"))
 
 
 @dataclass(frozen=True, slots=True)

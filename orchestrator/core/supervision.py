@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policy import OnError, Retry, next_pause_s
+from orchestrator.core.shown import summary
 
 #: The header's name.
 HEADER = "orc"
@@ -31,6 +32,9 @@ class Failure:
     out_of_time: bool = False
     #: Whether it was the last one because its policy does not repeat such an error.
     final: bool = False
+
+    def __repr__(self) -> str:
+        return summary(self, ("attempt", "type", "message", "at", "by"))
 
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -82,6 +86,9 @@ class Supervision:
     bury_expired: bool | None = None
     #: Names of the message's secret fields, besides those that the settings hide.
     hide: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return summary(self, ("agent", "message", "on_error", "metadata", "failures"), self.hide)
 
     def to_wire(self) -> dict[str, Any]:
         """As plain JSON, without what is empty."""

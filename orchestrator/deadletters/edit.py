@@ -55,6 +55,9 @@ class Edit:
     raw: bytes
     hidden: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"<Edit of {self.letter.id}>"
+
     def diff(self) -> str:
         """What changes, as a unified diff of the arguments, without secrets."""
         old, new = (

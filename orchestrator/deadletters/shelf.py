@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.core.shown import summary
 
 #: Letters moved, removed or parked in one step, so that none holds Redis for more than a few milliseconds.
 BATCH = 100
@@ -100,6 +101,9 @@ class Act:
     #: Letters it reached so far, and how many of those it sent again are dead anew. Known for a week, then ``None``.
     done: int | None = 0
     dead: int | None = 0
+
+    def __repr__(self) -> str:
+        return summary(self, ("id", "kind", "who", "why", "detail", "done", "dead"))
 
 
 #: A letter's entry and its note (empty unless parked).

@@ -12,6 +12,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.effective import Policy, seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.shown import summary
 from orchestrator.core.text import is_text
 
 #: A send that leaves everything to the others.
@@ -31,6 +32,9 @@ class SendOptions:
     track: bool = True
     #: Idempotency key, and for how many ms it is remembered.
     once: tuple[str, int] | None = None
+
+    def __repr__(self) -> str:
+        return summary(self, ("policy", "countdown_s", "metadata", "track", "once"))
 
     @classmethod
     def checked(

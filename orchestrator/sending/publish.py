@@ -50,6 +50,9 @@ class Parcel:
     #: What else a signature says, for its task's ``apply_async``.
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Parcel {self.id}: {self.task}>"
+
     def another(self, id: str, args: Sequence[Any]) -> Parcel:
         """One that differs in nothing else."""
         # Written out: for each of many messages, dataclasses.replace() would take twice as long.

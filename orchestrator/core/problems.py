@@ -1,0 +1,69 @@
+"""What is wrong with a message's fields, in words: the bad values are shown, the secret ones are not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.core.masking import mask
+from orchestrator.core.redact import HIDDEN, redact
+from orchestrator.core.secret_names import secret_names
+
+#: Characters of a value that are shown.
+_LONGEST: Final = 80
+
+#: Errors that say: here should have been an object.
+_NO_OBJECT: Final = ("model_type", "model_attributes_type", "dict_type", "dataclass_type", "mapping_type")
+
+
+def problems_in(error: ValidationError, model: type[BaseModel], fields: Any, hidden: Iterable[str]) -> list[str]:
+    """Each offending field with its value and the rule.
+
+    Not shown are the values of fields that the model says are secret, of fields in ``hidden``, of unknown fields whose
+    names nearly are those, and what stands in the place of an object with secrets.
+    """
+    secrets = secret_names(model)
+    names = frozenset(name.lower() for name in (*hidden, *secrets))
+    values = sorted(set(_values(fields, names)), key=len, reverse=True)
+    problems = []
+    for item in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in item["loc"]) or "message"
+        unseen = (
+            any(str(part).lower() in names for part in item["loc"])
+            or (item["type"] == "extra_forbidden" and _nearly(str(item["loc"][-1]).lower(), names))
+            or (bool(secrets) and item["type"] in _NO_OBJECT and not isinstance(item["input"], Mapping))
+        )
+        shown = HIDDEN if unseen else repr(redact(item["input"], names))
+        shown = shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
+        problems.append(f"{where}={shown}: {_rule(item['msg'], names, values)}")
+    return problems
+
+
+def _nearly(name: str, names: Iterable[str]) -> bool:
+    return bool(difflib.get_close_matches(name, list(names), n=1))
+
+
+def _rule(text: str, names: Iterable[str], values: Iterable[str]) -> str:
+    """The rule as the model words it, without secrets: a validator of the user's may repeat the value."""
+    for value in values:
+        text = text.replace(value, HIDDEN)
+    masked: str = mask(text, names)
+    return masked
+
+
+def _values(data: Any, names: frozenset[str], *, secret: bool = False) -> Iterator[str]:
+    """The texts and numbers in the named fields; what is too short to be told from other text is left out."""
+    try:
+        if isinstance(data, Mapping):
+            for key, value in data.items():
+                yield from _values(value, names, secret=secret or str(key).lower() in names)
+        elif isinstance(data, list | tuple):
+            for value in data:
+                yield from _values(value, names, secret=secret)
+        elif secret and isinstance(data, str | int | float) and not isinstance(data, bool) and len(str(data)) > 2:
+            yield str(data)
+    except RecursionError:
+        return
