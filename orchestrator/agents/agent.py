@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from orchestrator.agents.context import Context
+from orchestrator.agents.mistakes import mistaken_message, mistaken_settings
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
@@ -184,6 +185,9 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
     for name, kind in (("mailbox", Mailbox), ("breaker", Breaker)):
         if not isinstance(getattr(cls, name), kind | None):
             raise InvalidDeclaration(f"{cls.__qualname__}.{name}={getattr(cls, name)!r}; allowed: a {kind.__name__}")
+    if mistakes := list(mistaken_settings(Agent, cls)):
+        raise InvalidDeclaration("; ".join(mistakes))
+    marks = {getattr(method, _MARK).message.__name__ for _, method in inspect.getmembers(cls, _is_handler)}
     handlers: dict[str, HandlerSpec] = {}
     for method_name, method in inspect.getmembers(cls, callable):
         mark = getattr(method, _MARK, None)
@@ -194,12 +198,20 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
             raise InvalidDeclaration(
                 f"{cls.__qualname__}: {handlers[name].method} and {method_name} both handle {name}"
             )
+        if annotated := mistaken_message(method, mark.message, marks):
+            raise InvalidDeclaration(
+                f"{cls.__qualname__}.{method_name} handles {name}, but takes {annotated}; allowed: {name}"
+            )
         own = _policy(f"{cls.__qualname__}.{method_name}", mark.policy)
         handlers[name] = HandlerSpec(mark.message, method_name, own, _wants_context(cls, method))
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
     flow = Flow(cls.mailbox, cls.breaker)
     return AgentSpec(cls.name, cls, policy, handlers, flow, _wants_context(cls, cls.on_down))
+
+
+def _is_handler(member: Any) -> bool:
+    return callable(member) and hasattr(member, _MARK)
 
 
 def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from orchestrator.core.nearest import meant
 from orchestrator.core.plural import counted
 from orchestrator.core.shown import masked, shown
 
@@ -48,7 +49,8 @@ class UnknownAgent(CallerError):
     """No agent of that name was declared in this process or registered in Redis."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"unknown agent {name!r}; known agents: {_listed(known)}")
+        known = tuple(known)
+        super().__init__(f"unknown agent {name!r}; known agents: {_listed(known)}{meant(name, known)}")
         self.name = name
 
 
@@ -56,7 +58,10 @@ class UnknownMessage(CallerError):
     """The agent has no handler for that message type."""
 
     def __init__(self, agent: str, message: str, known: Iterable[str]) -> None:
-        super().__init__(f"agent {agent!r} does not handle {message!r}; it handles: {_listed(known)}")
+        known = tuple(known)
+        super().__init__(
+            f"agent {agent!r} does not handle {message!r}; it handles: {_listed(known)}{meant(message, known)}"
+        )
         self.agent = agent
         self.message = message
 

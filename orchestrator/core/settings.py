@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_origin
 
@@ -30,6 +31,7 @@ from pydantic_settings import (
 from orchestrator.core.broker_url import ALLOWED, is_served, problem_of, servers, shown
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
 from orchestrator.core.flow import Breaker, Mailbox
+from orchestrator.core.nearest import meant
 from orchestrator.core.redact import USUAL
 from orchestrator.core.timeouts import Timeouts
 
@@ -251,7 +253,13 @@ def _problems(error: ValidationError) -> list[str]:
     for item in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            problems.append(f"{where}: no such setting; allowed: {', '.join(sorted(Settings.model_fields))}")
+            allowed = f"; allowed: {', '.join(sorted(Settings.model_fields))}"
+            problems.append(f"{where}: no such setting{meant(where, Settings.model_fields) or allowed}")
+        elif item["type"] == "unexpected_keyword_argument":
+            *table, name = (str(part) for part in item["loc"])
+            options = [f.name for f in fields(Mailbox if table[0] == "mailboxes" else Breaker)]
+            allowed = f"; allowed: {', '.join(options)}"
+            problems.append(f"{'.'.join(table)}: no such option {name!r}{meant(name, options) or allowed}")
         elif where == "broker_url":
             problems.append(f"{where}={shown(item['input'])}: {item['msg']}")
         elif not where:

@@ -1,0 +1,99 @@
+"""Mistakes in an agent's class that Python does not notice: an attribute that is no setting, a wrong annotation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Final, get_args, get_type_hints
+
+from orchestrator.core.flow import Breaker, Mailbox
+from orchestrator.core.message import Message
+from orchestrator.core.nearest import nearest
+from orchestrator.core.policy import Retry
+
+#: What the settings of an agent may be taken for, besides what they are.
+_NUMBERS: Final = (int, float, timedelta)
+_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    "name": (str,),
+    "retry": (Retry, dict, *_NUMBERS),
+    "on_error": (str, Enum),
+    "timeout_s": _NUMBERS,
+    "deadline_s": _NUMBERS,
+    "expires_s": _NUMBERS,
+    "bury_expired": (bool,),
+    "priority": (int,),
+    "when_down": (str, Enum),
+    "mailbox": (Mailbox, dict, int),
+    "breaker": (Breaker, dict, int),
+}
+
+#: What other libraries, Celery first, call them.
+_ALIASES: Final[Mapping[str, str]] = {
+    "retries": "retry",
+    "max_retries": "retry",
+    "retry_policy": "retry",
+    "retry_backoff": "retry",
+    "retry_delay": "retry",
+    "default_retry_delay": "retry",
+    "backoff": "retry",
+    "time_limit": "timeout_s",
+    "soft_time_limit": "timeout_s",
+    "timeout": "timeout_s",
+    "deadline": "deadline_s",
+    "expires": "expires_s",
+    "ttl": "expires_s",
+    "mailbox_size": "mailbox",
+    "circuit_breaker": "breaker",
+}
+
+_LIKENESS: Final = 0.75
+
+
+def mistaken_settings(base: type, cls: type) -> Iterator[str]:
+    """Attributes that look like a setting of an agent and are none, each with the setting that is meant.
+
+    Whoever means an attribute of his own can have its name begin with an underscore.
+    """
+    for owner in cls.__mro__:
+        if owner is base or not issubclass(owner, base):
+            continue
+        for name, value in vars(owner).items():
+            if name in _KINDS or name.startswith("_") or name != name.lower() or isinstance(value, property):
+                continue
+            if callable(value) and not isinstance(value, type):
+                if name != "on_down" and nearest(name, ("on_down",), likeness=0.85):
+                    yield f"{cls.__qualname__}.{name}: never called; did you mean 'on_down'?"
+                continue
+            setting = _ALIASES.get(name) or nearest(name, _KINDS, likeness=_LIKENESS)
+            if setting and isinstance(value, _KINDS[setting]):
+                yield (
+                    f"{cls.__qualname__}.{name}={value!r}: no such setting; did you mean {setting!r}? "
+                    f"(an attribute of your own: _{name})"
+                )
+
+
+def mistaken_message(method: Callable[..., Any], message: type[Message], handled: Iterable[str]) -> str:
+    """What the first parameter of a handler is annotated with, if that can be no such message; else empty."""
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    if not parameters or parameters[0].annotation is inspect.Parameter.empty:
+        return ""
+    first = parameters[0]
+    try:
+        hint = get_type_hints(method).get(first.name)
+    except Exception:  # noqa: BLE001 - names of a function's own scope, or of imports for type checkers alone
+        written = str(first.annotation).strip("\"'").rpartition(".")[2]
+        return written if written != message.__name__ and written in set(handled) else ""
+    allowed = get_args(hint) or (hint,)
+    if all(isinstance(kind, type) and not _may_be(message, kind) for kind in allowed):
+        return getattr(hint, "__name__", str(hint))
+    return ""
+
+
+def _may_be(message: type[Message], kind: type) -> bool:
+    try:
+        return issubclass(message, kind)
+    except TypeError:
+        # A protocol that cannot be asked.
+        return True
