@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from functools import cached_property, partial
 from typing import Any
@@ -26,11 +27,13 @@ from orchestrator.agents.masked import mask_logs
 from orchestrator.agents.pools import release_tasks, why_unknown
 from orchestrator.agents.prefetch import claim_by_free_slots
 from orchestrator.agents.reaping import Reaping
-from orchestrator.agents.remarks import governed_tasks, remarks
+from orchestrator.agents.remarks import governed_tasks, own_tasks, remarks
 from orchestrator.agents.reporting import Reporting
+from orchestrator.agents.served import served_tasks
 from orchestrator.agents.storing import keep_storing
 from orchestrator.agents.task_arguments import TaskArguments
-from orchestrator.core.errors import InvalidPolicy
+from orchestrator.agents.unknown_names import unknown_names
+from orchestrator.core.errors import InvalidPolicy, OrchestratorError
 from orchestrator.core.extras import require_extra
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
@@ -153,8 +156,21 @@ class Orchestrator:
             if why := why_unknown(instance.pool_cls):
                 release_tasks(self.app, why)
             known = [*self._directory.addresses(), *governed_tasks(self.app, self.settings.time_limits)]
-            for line in (*remarks(self.app, known, instance.pool_cls), *useless_limits(instance)):
+            served = served_tasks(self.app, set(self.app.amqp.queues.consume_from), self._directory.mailboxes())
+            said = remarks(self.app, known, instance.pool_cls, served)
+            for line in (*said, *useless_limits(instance), *self.unknown_names()):
                 logger.warning("%s", line)
+
+    def unknown_names(self) -> list[str]:
+        """Names in the settings that nobody has, a line for each, as far as this process and Redis know."""
+        s = self.settings
+        if not (s.timeouts or s.deadlines or s.mailboxes or s.breakers):
+            return []
+        agents: dict[str, Collection[str]] = {}
+        with contextlib.suppress(OrchestratorError):
+            agents = {name: entry.messages for name, entry in self._announced().items()}
+        agents |= {name: [*spec.handlers, "on_down"] for name, spec in self.agents.items()}
+        return unknown_names(s, agents, [name for name, _ in own_tasks(self.app)])
 
     # -- agents
 

@@ -91,6 +91,11 @@ class Directory:
             raise UnknownAgent(agent, {*self.declared, *announced})
         return announced[agent].queue
 
+    def mailboxes(self) -> dict[str, str]:
+        """The mailbox of each task of an agent declared here."""
+        specs = self.declared.values()
+        return {spec.task_name(name): spec.queue for spec in specs for name in (*spec.handlers, "on_down")}
+
     def addresses(self) -> list[Address]:
         """Of every message that is handled by an agent declared here."""
         return [address for spec in self.declared.values() for address in self.addresses_of(spec)]

@@ -86,7 +86,7 @@ def mistaken_message(method: Callable[..., Any], message: type[Message], handled
         written = str(first.annotation).strip("\"'").rpartition(".")[2]
         return written if written != message.__name__ and written in set(handled) else ""
     allowed = get_args(hint) or (hint,)
-    if all(isinstance(kind, type) and not _may_be(message, kind) for kind in allowed):
+    if Any not in allowed and all(isinstance(kind, type) and not _may_be(message, kind) for kind in allowed):
         return getattr(hint, "__name__", str(hint))
     return ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from celery import Celery
@@ -21,15 +21,20 @@ _DEAF_POOLS = ("threads", "gevent", "eventlet")
 _NAMED = 10
 
 
-def remarks(app: Celery, addresses: Iterable[Address], pool: str | type = "") -> list[str]:
-    """Everything there is to say; ``pool`` is the worker's, if there is one."""
+def remarks(
+    app: Celery, addresses: Iterable[Address], pool: str | type = "", served: Collection[str] | None = None
+) -> list[str]:
+    """Everything there is to say; ``pool`` is the worker's, if there is one, ``served`` the tasks it serves."""
     known = list(addresses)
     factor = app.orchestrator.settings.timeout_factor if hasattr(app, "orchestrator") else 1.0
+    if served is not None:
+        known = [address for address in known if address.task in served]
+    tasks = [(name, task) for name, task in own_tasks(app) if served is None or name in served]
     return [
         *_broker(app),
         *_unknown_pool(pool),
-        *([] if pool and why_unknown(pool) else _tasks(app)),
-        *_contents(app),
+        *([] if pool and why_unknown(pool) else _tasks(tasks)),
+        *_contents(app, tasks),
         *_policies(known, factor),
         *_pool(_short(pool), known),
     ]
@@ -45,16 +50,14 @@ def _unknown_pool(pool: str | type) -> list[str]:
     return [f"pool: nothing is supervised, {why}"] if why else []
 
 
-def _tasks(app: Celery) -> list[str]:
-    return grouped(
-        (name, f"not supervised, {why}") for name, task in own_tasks(app) if (why := why_not_supervised(task))
-    )
+def _tasks(tasks: list[tuple[str, Any]]) -> list[str]:
+    return grouped((name, f"not supervised, {why}") for name, task in tasks if (why := why_not_supervised(task)))
 
 
-def _contents(app: Celery) -> list[str]:
+def _contents(app: Celery, tasks: list[tuple[str, Any]]) -> list[str]:
     return grouped(
         (name, f"serializer={task.serializer!r}, so each message becomes a dead letter (malformed); allowed: {why}")
-        for name, task in own_tasks(app)
+        for name, task in tasks
         if (why := unreadable(app, getattr(task, "serializer", None)))
     )
 

@@ -56,7 +56,7 @@ def dead_letters() -> None:
 def list_letters(context: click.Context, /, limit: int, before: str | None, as_json: bool, **options: Any) -> None:
     """List dead letters, newest first; all filters that are given must hold."""
     orchestrator = orchestrator_of(context)
-    chosen = selection(orchestrator.dead_letters, options)
+    chosen = selection(orchestrator, options)
     page, count = chosen.page(limit, before=before), chosen.count()
     hidden = orchestrator.settings.redact
     documents = [letter_document(letter, hidden) for letter in page.letters]
@@ -189,7 +189,7 @@ def show_groups(context: click.Context, /, limit: int, as_json: bool, **options:
     """Show letters that died of the same together: same error, same stack. The newest groups come first."""
     orchestrator = orchestrator_of(context)
     hidden = orchestrator.settings.redact
-    groups = selection(orchestrator.dead_letters, options).groups(limit)
+    groups = selection(orchestrator, options).groups(limit)
     if as_json:
         print_document({"groups": [_group_document(group, hidden) for group in groups]})
         return

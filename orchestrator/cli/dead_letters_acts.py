@@ -78,7 +78,8 @@ def retry_letters(
 
     Each leaves the log in the same step, so what two operators retry at once is sent once.
     """
-    log = orchestrator_of(context).dead_letters
+    orchestrator = orchestrator_of(context)
+    log = orchestrator.dead_letters
     given: dict[str, Any] = {"max_failure_rate": max_failure_rate, "wait_s": wait_s}
     given = {name: value for name, value in given.items() if value is not None}
     if given and not canary:
@@ -96,7 +97,7 @@ def retry_letters(
         sent_one = Sent(letter_id, queue, delivery_id=letter.delivery_id)
         _say(as_json, _document(sent_one), _sent_again(sent_one))
         return
-    chosen = selection(log, options)
+    chosen = selection(orchestrator, options)
     must_be_meant(chosen, every)
     count = chosen.count() if at_most is None else min(at_most, chosen.count())
     if dry_run:
@@ -162,7 +163,8 @@ def edit_letter(
 
     The message must fit its model. Shows what changes, and asks.
     """
-    log = orchestrator_of(context).dead_letters
+    orchestrator = orchestrator_of(context)
+    log = orchestrator.dead_letters
     try:
         wanted = json.loads(changes)
     except ValueError as error:
@@ -201,13 +203,14 @@ def park_letters(
     **options: Any,
 ) -> None:
     """Put dead letters aside: they are not retried or expired, and listed only with --state parked."""
-    log = orchestrator_of(context).dead_letters
+    orchestrator = orchestrator_of(context)
+    log = orchestrator.dead_letters
     if letter_id is not None:
         must_be_one(options, every)
         log.park(letter_id, note, who=who, why=why)
         parked = [letter_id]
     else:
-        chosen = selection(log, options)
+        chosen = selection(orchestrator, options)
         must_be_meant(chosen, every)
         parked = []
         with progress_bar("parking", chosen.count()) as progress:
@@ -234,14 +237,15 @@ def unpark_letters(
     **options: Any,
 ) -> None:
     """Make parked dead letters open again."""
-    log = orchestrator_of(context).dead_letters
+    orchestrator = orchestrator_of(context)
+    log = orchestrator.dead_letters
     if letter_id is not None:
         must_be_one(options, every)
         log.unpark(letter_id, who=who, why=why)
         opened = [letter_id]
     else:
         given = {name for name, value in options.items() if value not in (None, ())} - {"state"}
-        chosen = selection(log, {**options, "state": "parked"})
+        chosen = selection(orchestrator, {**options, "state": "parked"})
         if not given and not every:
             raise Stop("which letters? Give an ID, a filter, or --all", ExitCode.CALLER)
         opened = []
@@ -273,13 +277,14 @@ def purge_letters(
     **options: Any,
 ) -> None:
     """Remove one dead letter, or all that a filter means. Asks first; what is removed is gone."""
-    log = orchestrator_of(context).dead_letters
+    orchestrator = orchestrator_of(context)
+    log = orchestrator.dead_letters
     if letter_id is not None:
         must_be_one(options, every)
         log.get(letter_id)
         chosen = log.query(state="all").only(letter_id)
     else:
-        chosen = selection(log, options)
+        chosen = selection(orchestrator, options)
         must_be_meant(chosen, every)
         # What comes while somebody thinks about the answer, nobody has agreed to.
         chosen = chosen.until_now()
@@ -307,7 +312,7 @@ def export_letters(
     context: click.Context, /, path: Path, who: str | None, why: str, as_json: bool, **options: Any
 ) -> None:
     """Write dead letters to FILE (- for stdout), a line of JSON each. They keep their secrets: guard the file."""
-    chosen = selection(orchestrator_of(context).dead_letters, options)
+    chosen = selection(orchestrator_of(context), options)
     written = 0
     with progress_bar("exporting", chosen.count()) as progress, _private(path) as out:
         for line in chosen.export(who=who, why=why):
@@ -330,7 +335,8 @@ def import_letters(context: click.Context, path: Path, dry_run: bool, who: str |
 
     A letter that is here already is passed over, so importing a file twice does no harm.
     """
-    log = orchestrator_of(context).dead_letters
+    orchestrator = orchestrator_of(context)
+    log = orchestrator.dead_letters
     with progress_bar("checking", None) as progress, path.open("rb") as source:
         log.import_lines(source, check_only=True, progress=progress)
     if dry_run:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from celery.bin.base import CeleryOption
 
 from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.errors import ExitCode, Stop
+from orchestrator.cli.known_names import check_names
 from orchestrator.deadletters.criteria import STATES
-from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.selection import Selection
+
+if TYPE_CHECKING:
+    from orchestrator.app import Orchestrator
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,11 +51,12 @@ def act_options(command: F) -> F:
     return click.option("--who", cls=CeleryOption, help="Who acts; the user of this process by default.")(command)
 
 
-def selection(log: DeadLetters, options: dict[str, Any]) -> Selection:
+def selection(orchestrator: Orchestrator, options: dict[str, Any]) -> Selection:
     """The letters that the options mean; takes its own out of ``options``.
 
     Raises:
-        InvalidPolicy: a value makes no sense.
+        InvalidPolicy: a value makes no sense, or nobody knows the name.
+        UnknownAgent: nobody knows the agent.
         Stop: metadata is not given as it should be.
     """
     given = {name: options.pop(name) for name in _NAMES}
@@ -62,7 +66,9 @@ def selection(log: DeadLetters, options: dict[str, Any]) -> Selection:
         if not name or not equals:
             raise Stop(f"--metadata {pair!r}: not NAME=VALUE", ExitCode.CALLER)
         metadata[name] = _value(text)
-    return log.query(**given, metadata=metadata or None)
+    chosen = orchestrator.dead_letters.query(**given, metadata=metadata or None)
+    check_names(orchestrator, given)
+    return chosen
 
 
 def is_given(chosen: Selection) -> bool:

@@ -43,6 +43,8 @@ def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
         addresses += governed_tasks(orchestrator.app, orchestrator.settings.time_limits)
     pools = [""] if orchestrator.eager else sorted({i.pool for i in orchestrator.registry.incarnations()} or {""})
     said = list(dict.fromkeys(line for pool in pools for line in remarks(orchestrator.app, addresses, pool)))
+    if agent is None:
+        said += orchestrator.unknown_names()
     factor = orchestrator.settings.timeout_factor
     if as_json:
         print_document({"policies": [_document(a) for a in addresses], "timeout_factor": factor, "remarks": said})

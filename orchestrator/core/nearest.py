@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
     """The known name that is most like this one; empty if none is."""
-    folded = {other.lower(): other for other in known}
+    folded = {str(other).lower(): str(other) for other in known}
     found = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=likeness)
     return folded[found[0]] if found else ""
 

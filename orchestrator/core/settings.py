@@ -254,7 +254,7 @@ def _problems(error: ValidationError) -> list[str]:
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             allowed = f"; allowed: {', '.join(sorted(Settings.model_fields))}"
-            problems.append(f"{where}: no such setting{meant(where, Settings.model_fields) or allowed}")
+            problems.append(f"{where}: no such setting{allowed}{meant(where, Settings.model_fields)}")
         elif item["type"] == "unexpected_keyword_argument":
             *table, name = (str(part) for part in item["loc"])
             options = [f.name for f in fields(Mailbox if table[0] == "mailboxes" else Breaker)]

@@ -71,7 +71,7 @@ def test_fields_from_standard_input(shop: Orchestrator) -> None:
         (("nobody", "Charge", "{}"), "Error: unknown agent 'nobody'; known agents: billing\n"),
         (
             ("billing", "Charje", "{}"),
-            "Error: agent 'billing' does not handle 'Charje'; it handles: Charge, Reconcile, Refund\n",
+            "Error: agent 'billing' does not handle 'Charje'; it handles: Charge, Reconcile, Refund; did you mean",
         ),
         (("billing", "Charge", "{"), "Error: invalid Charge: not JSON: "),
         (("billing", "Charge", '{"cents": NaN}'), "Error: invalid Charge: not JSON: NaN is not JSON\n"),
