@@ -53,7 +53,7 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
       redis.call('HINCRBY', ledger, 'dead', 1)
       tell(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
         error = 'worker died while running it'}, ttl_ms, deaths)
-      end_for_celery(ledger, m, 'FAILURE', 'PoisonMessage', 'its worker died ' .. #deaths .. ' times while running it', true)
+      end_for_celery(ledger, m, 'FAILURE', 'PoisonMessage', why, true)
       local message = decoded(m or '') or {}
       local headers = type(message.headers) == 'table' and message.headers or {}
       local orc = type(headers.orc) == 'table' and headers.orc or {}
