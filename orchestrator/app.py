@@ -133,6 +133,7 @@ class Orchestrator:
     def _on_worker_init(self, sender: str = "", instance: Any = None, **_: Any) -> None:
         if instance is not None and instance.app is self.app:
             self._description.worker = instance
+            PULSE.publish(app=self.app.main or "", broker=self.app.connection_for_read().as_uri())
             PULSE.start(sender, self._should_consume)
             self.configuration.node_name = sender
             keep_storing(self.app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,13 @@ def last_sweep(timeout_s: float) -> tuple[int | None, str, int]:
     )  # fmt: skip
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     return (None if at_ms is None else int(float(at_ms))), (by or b"").decode(), now_ms
+
+
+def asked() -> str:
+    """The Redis that is asked, and its key prefix, without passwords."""
+    url, prefix = _broker()
+    shown = ";".join(re.sub(r"^(\w+://[^:@/]*):[^/]*@", r"\1:**@", one) for one in url.split(";"))
+    return f"{shown} (keys {prefix}…)" if prefix else shown
 
 
 def _broker() -> tuple[str, str]:

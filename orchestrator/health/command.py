@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which = health.add_mutually_exclusive_group()
     which.add_argument("--node", metavar="NAME", help="only the worker of this name (celery worker -n NAME)")
     which.add_argument("--pid", type=int, help="only the worker whose main process this is")
+    health.add_argument("--app", metavar="NAME", help="only workers of the Celery app of this name: Celery(NAME)")
     what = health.add_mutually_exclusive_group()
     what.add_argument("--ready", action="store_true", help="alive, consuming, and watched by a sweep that is fresh")
     what.add_argument(
@@ -68,30 +69,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.sweep:
         code, text = _sweep()
     else:
-        code, text = _workers(options.node, options.pid, ready=options.ready)
+        code, text = _workers(options.node, options.pid, options.app, ready=options.ready)
     print(text, file=sys.stderr if code else sys.stdout)
     return int(code)
 
 
-def _workers(node: str | None, pid: int | None, *, ready: bool) -> Verdict:
+def _workers(node: str | None, pid: int | None, app: str | None, *, ready: bool) -> Verdict:
     try:
-        found = [s for folder in files.directories() for s in files.living(folder) if _is_meant(s, node, pid)]
+        running = [signs for folder in files.directories() for signs in files.living(folder)]
     except FileNotFoundError:
-        found = []
+        running = []
     except (OSError, files.UntrustedDirectory) as error:
         return Exit.UNHEALTHY, str(error)
+    found = [signs for signs in running if _is_meant(signs, node, pid, app)]
     if not found:
-        which = f" called {node}" if node else f" with pid {pid}" if pid else ""
-        return Exit.UNHEALTHY, f"no worker{which} runs here"
+        which = (f" called {node}" if node else f" with pid {pid}" if pid else "") + (f" of app {app}" if app else "")
+        others = sorted({_name(signs, apart=True) for signs in running})
+        return Exit.UNHEALTHY, f"no worker{which} runs here" + (f"; here run: {', '.join(others)}" if others else "")
     judge, now_s = readiness if ready else liveness, monotonic()
-    said = [(signs["node"], *judge(signs, now_s)) for signs in found]
+    apart = len({signs.get("app", "") for signs in found}) > 1
+    said = [(_name(signs, apart=apart), *judge(signs, now_s)) for signs in found]
     # One that is broken outweighs one that only waits for Redis.
     worst = next((c for c in (Exit.UNHEALTHY, Exit.BROKER_AWAY) if c in {code for _, code, _ in said}), Exit.HEALTHY)
     return worst, "\n".join(f"{name}: {text}" for name, _, text in said)
 
 
-def _is_meant(signs: dict[str, Any], node: str | None, pid: int | None) -> bool:
-    return (node is None or signs["node"] == node) and (pid is None or signs["pid"] == pid)
+def _is_meant(signs: dict[str, Any], node: str | None, pid: int | None, app: str | None) -> bool:
+    return (
+        (node is None or signs["node"] == node)
+        and (pid is None or signs["pid"] == pid)
+        and (app is None or signs.get("app") == app)
+    )
+
+
+def _name(signs: dict[str, Any], *, apart: bool) -> str:
+    """A worker's name, with its app and broker where workers of several apps have to be told apart."""
+    app, broker = signs.get("app"), signs.get("broker")
+    return f"{signs['node']} (app {app}, {broker})" if apart and app else str(signs["node"])
 
 
 def _metrics() -> int:
@@ -107,7 +121,7 @@ def _metrics() -> int:
 
 def _sweep() -> Verdict:
     # Here, because of the time it takes to import what only this needs.
-    from orchestrator.health.ask_redis import BadAddress, last_sweep
+    from orchestrator.health.ask_redis import BadAddress, asked, last_sweep
     from orchestrator.health.judge import sweeps
 
     try:
@@ -115,5 +129,6 @@ def _sweep() -> Verdict:
     except BadAddress as error:
         return Exit.USAGE, str(error)
     except OSError as error:
-        return Exit.BROKER_AWAY, f"Redis: {error}"
-    return sweeps(at_ms, by, _MANAGER, now_ms)
+        return Exit.BROKER_AWAY, f"{asked()}: {error}"
+    code, text = sweeps(at_ms, by, _MANAGER, now_ms)
+    return code, f"{asked()}: {text}"
