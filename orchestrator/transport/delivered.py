@@ -11,6 +11,9 @@ from kombu.transport import virtual
 class DeliveredMessage(virtual.Message):
     """As kombu's, which hands everything on by name, and looks the body's codec up, for each message."""
 
+    #: The ``eta`` that Redis has waited for; none in a copy of a broadcast.
+    eta_waited: Any = None
+
     def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
         headers, properties = payload.get("headers"), payload["properties"]
         body = payload.get("body")

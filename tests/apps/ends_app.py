@@ -115,6 +115,8 @@ def make(broker_url: str | None = None, backend: str | None = None, *, bare: boo
     ]
     app.conf.broker_connection_retry_on_startup = True
     app.conf.result_extended = True
+    # More is claimed than runs.
+    app.conf.worker_prefetch_multiplier = 4
     # Soon enough for a test.
     app.conf.result_backend_max_retries = 2
     app.conf.task_acks_late = app.conf.task_reject_on_worker_lost = True

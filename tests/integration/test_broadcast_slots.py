@@ -43,8 +43,12 @@ class Everybody:
 
     def __enter__(self) -> Everybody:
         self.worker.__enter__()
-        # Whoever subscribes has missed what was before; so it is sent again.
-        eventually(self._subscribed, describe=self.worker.log)
+        try:
+            # Whoever subscribes has missed what was before; so it is sent again.
+            eventually(self._subscribed, describe=self.worker.log)
+        except BaseException:
+            self.worker.close()
+            raise
         return self
 
     def __exit__(self, *error: Any) -> None:

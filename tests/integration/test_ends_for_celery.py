@@ -78,10 +78,11 @@ def test_a_full_mailbox_ends_what_it_drops(make: Callable[..., Ends]) -> None:
     ends = make()
     orchestrator = ends.app.orchestrator
     orchestrator.announce(["small"])
-    sig = ends.sig("small.Work", {"name": "n"}, queue="small", ignore_result=False, link_error=[ends.sig("errback")])
-    results = [sig.clone().apply_async(task_id=f"t{n}") for n in range(3)]
-    with ends.worker() as w:
-        assert isinstance(ends.state(results[0], "FAILURE", w), MessageDropped)
+    # An agent's messages have no result in the backend.
+    sig = ends.sig("small.Work", {"name": "n"}, queue="small", link_error=[ends.sig("errback")])
+    for n in range(3):
+        sig.clone().apply_async(task_id=f"t{n}")
+    with ends.worker():
         assert ends.errbacks() == ["t0"]
         (said,) = ends.signals("task_failure")
         assert (said["id"], said["error"]) == ("t0", "MessageDropped")
