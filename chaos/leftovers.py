@@ -10,6 +10,7 @@ from orchestrator.transport.store import Store
 #: Accounts, dead letters with their index, the record of deaths and what kombu knows of exchanges: they stay.
 _MONITORS = ("monitor", "monitor-stats", "monitor-origins", "down-supervision", "flushed:*")
 _KEPT = (
+    "dataset",
     "ledger:*",
     "queues",
     "agents",
@@ -42,7 +43,7 @@ def _problem(client: Any, store: Store, key: str) -> str:
         return ""
     if key.startswith((f"{root}outcome:", f"{root}last-publish:")):
         return "" if client.pttl(key) > 0 else "kept for ever"
-    if key.startswith(f"{root}q:"):
+    if key.startswith(f"{root}q:") or name == "endings":
         return _in_stream(client, store, key)
     return f"a {client.type(key).decode()} that nobody needs any more"
 

@@ -60,8 +60,11 @@ def kill_one(store: Store, registry: Registry, auditors: Sequence[Child]) -> Kil
     if not candidates:
         return None
     victim, entry = max(candidates, key=lambda pair: len(_held_by(store, pair[1])))
-    held_before = _held_by(store, entry)
-    if not held_before:
+    # What a paused auditor holds, it holds when it is killed: it cannot settle it in between.
+    victim.pause()
+    held = _held_by(store, entry)
+    if not held:
+        victim.resume()
         return None
     seconds, microseconds = store.client.time()
     victim.kill()
@@ -70,8 +73,7 @@ def kill_one(store: Store, registry: Registry, auditors: Sequence[Child]) -> Kil
         pid=entry.pid,
         incarnation=entry.id,
         at_ms=seconds * 1000 + microseconds // 1000,
-        # It may have claimed more between the two looks, and settled some.
-        held=held_before | _held_by(store, entry),
+        held=held,
     )
 
 

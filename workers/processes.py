@@ -72,11 +72,23 @@ class Child:
         if self._process is not None:
             self._process.terminate()
 
-    def kill(self) -> None:
-        """SIGKILL it and its pool processes, as an OOM killer or a container runtime does; gone on return."""
+    def pause(self) -> None:
+        """SIGSTOP it and its pool processes."""
+        self._signal_group(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT them."""
+        self._signal_group(signal.SIGCONT)
+
+    def _signal_group(self, number: signal.Signals) -> None:
         # Until it is polled its pid cannot be anybody else's.
         if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL it and its pool processes, as an OOM killer or a container runtime does; gone on return."""
+        if self._process is not None:
+            self._signal_group(signal.SIGKILL)
             self._process.wait()
 
     def wait(self, timeout_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from typing import Any
@@ -15,6 +16,9 @@ from orchestrator.sending.mailbox import mailbox
 from orchestrator.transport.transport import Transport
 
 logger = get_logger(__name__)
+
+#: No arguments, and nothing that follows: one that is dropped concerns nobody.
+_BODY = json.dumps([[], {}, dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))])
 
 
 def start_with_beat(app: Celery, interval_s: float) -> None:
@@ -74,10 +78,10 @@ class HousekeepingClock(threading.Thread):
         channel = self._connection.default_channel
         # It never expires: expiry would compare the clocks of two hosts, and one late message is all that can wait.
         message = channel.prepare_message(
-            "[[], {}, null]",
+            _BODY,
             content_type="application/json",
             content_encoding="utf-8",
-            headers={"task": HOUSEKEEPING_MESSAGE, "id": str(uuid.uuid4()), "lang": "py"},
+            headers={"task": HOUSEKEEPING_MESSAGE, "id": str(uuid.uuid4()), "lang": "py", "ignore_result": True},
         )
         channel.basic_publish(message, exchange="", routing_key=HOUSEKEEPING_QUEUE)
 

@@ -34,6 +34,10 @@ _SAMPLE_EVERY_S = 0.25
 _WORKING_TICKS = 2
 _WORKING_WITHIN_S = 0.5
 
+#: Longest time for which a heart outlives its worker to report the death. If Redis is away for longer, a sweep
+#: concludes the death from the closed connections.
+_REPORT_S = 2.0
+
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
@@ -43,7 +47,7 @@ class Orders(NamedTuple):
     parent: int
     #: Without word for this long, the worker is late.
     late_s: float
-    #: So long the heart tries to report a death before it ends; and half as often it looks after its connection.
+    #: The connection is checked twice as often as this.
     lease_s: float
     #: The address that the worker is connected to: ``["tcp", host, port]`` or ``["unix", path]``.
     address: list[Any]
@@ -332,7 +336,7 @@ class Heart:
             orders.death[orders.reason_at] = orders.oom
         # What the worker sent last over other connections (marks, acknowledgements) must not be overtaken.
         time.sleep(_LAST_WORDS_S)
-        until = time.monotonic() + orders.lease_s
+        until = time.monotonic() + min(orders.lease_s, _REPORT_S)
         while time.monotonic() < until:
             try:
                 if self._connection is None:
