@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.core.broker_url import ENCODED, servers, shown
 from orchestrator.core.errors import InvalidSettings, NotSupervised
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def orchestrator_of(context: click.Context) -> Orchestrator:
         try:
             # Asked first: publishing would try again for longer than anybody waits at a prompt.
             orchestrator.store  # noqa: B018
-        except ValueError as error:
-            raise InvalidSettings([f"broker_url: {error}"]) from None
+        except ValueError:
+            # Its text may quote a part of the password.
+            urls = servers(app.conf.broker_read_url or app.conf.broker_url or "")
+            raise InvalidSettings([f"broker_url={shown(';'.join(urls))}: not a URL; {ENCODED}"]) from None
     return orchestrator

@@ -12,6 +12,14 @@ SCHEMES: Final = ("redis", "rediss", "sentinel")
 
 ALLOWED: Final = f"allowed: a URL that starts with {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
 
+ENCODED: Final = "allowed: %2F %3F %23 %3B %40 instead of / ? # ; @ in a user, a password or a query"
+
+#: Between two URLs. A semicolon that no URL follows is part of a password that should have been encoded.
+_BETWEEN: Final = re.compile(r";(?=[\w+.-]+://)")
+
+#: At the beginning of what follows ``://``: no host, or one that a port may follow.
+_HOST: Final = re.compile(r"(?:(?:\[[^\]/?#]*\]|[^:/?#\[\]]+)(?::\d{1,5})?)?(?=[/?#]|$)")
+
 #: kombu's own Redis URLs for which it ignores ``broker_transport``.
 _KOMBU_ONLY: Final = {
     "redis+socket": "kombu uses its own transport there; allowed: redis:///run/redis.sock (or …/DB)",
@@ -22,8 +30,8 @@ _KOMBU_ONLY: Final = {
 
 
 def servers(urls: str | Sequence[str]) -> list[str]:
-    """The URLs of a broker that may have several: a list, or one text with semicolons."""
-    return [server for url in ([urls] if isinstance(urls, str) else urls) for server in url.split(";")]
+    """The URLs of a broker that may have several: a list, or one text with a semicolon between each two."""
+    return [server for url in ([urls] if isinstance(urls, str) else urls) for server in _BETWEEN.split(url)]
 
 
 def scheme_of(url: str) -> str:
@@ -48,7 +56,15 @@ def problem_of(server: str) -> str:
         return _KOMBU_ONLY[scheme]
     if scheme not in SCHEMES:
         return ""
+    if not _is_encoded(server):
+        return ENCODED
     return "" if _well_formed(server) else "allowed: a port from 1 to 65535, and a database number after the slash"
+
+
+def _is_encoded(server: str) -> bool:
+    host, slash, rest = re.split("([/?#]|$)", server.partition("://")[2], maxsplit=1)
+    # Without a host, the path is that of a Unix socket. After a host, an @ is the end of a password.
+    return ";" not in server and ("@" not in rest or (not host and slash == "/"))
 
 
 def _well_formed(server: str) -> bool:
@@ -60,11 +76,36 @@ def _well_formed(server: str) -> bool:
         return False
 
 
-def shown(url: object) -> str:
-    """The URL without its password, in quotes."""
-    shape = re.fullmatch(r"([\w+.-]+://)(?:([^:@/]*)(:.*)?@)?([^@]*)", url) if isinstance(url, str) else None
-    if shape is None:
+def masked(urls: str) -> str:
+    """One URL, or several with semicolons, without passwords, however badly they are written.
+
+    A password may hold any character, so all before the last ``@`` is taken for a user and a password. Without an
+    ``@``, what follows the first colon is shown only if it is the port of a host. Of a query, nothing is shown.
+    """
+    return ";".join(_masked(url) for url in _BETWEEN.split(urls))
+
+
+def _masked(url: str) -> str:
+    scheme, found, rest = url.partition("://")
+    if not found or not re.fullmatch(r"[\w+.-]+", scheme):
         return "(not shown)"
-    scheme, user, password, rest = shape.groups()
-    who = "" if user is None else f"{user}:**@" if password else f"{user}@"
-    return f"'{scheme}{who}{rest}'"
+    who, at, where = rest.rpartition("@")
+    where = _without_query(where)
+    user, colon, _ = (who if at else rest).partition(":")
+    if (not at and _HOST.match(rest)) or (at and not colon and user.startswith("/")):
+        return f"{scheme}://{who}{at}{where}"
+    if re.search("[/?#;]", user):
+        # They begin or end a password: a colon is missing, or in the wrong place.
+        user, colon = "", ":"
+    return f"{scheme}://{user}{':**' if colon else ''}{at}{where}" if at else f"{scheme}://{user}:**"
+
+
+def _without_query(text: str) -> str:
+    before, mark, _ = text.partition("?")
+    return f"{before}{mark}…" if mark else before
+
+
+def shown(url: object) -> str:
+    """A URL, or several, in quotes and without passwords."""
+    text = masked(url) if isinstance(url, str) else "(not shown)"
+    return text if text == "(not shown)" else f"'{text}'"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from orchestrator.core.broker_url import masked, problem_of, scheme_of, servers, shown
 from orchestrator.core.keys import Keys
 
 
@@ -34,8 +34,7 @@ def last_sweep(timeout_s: float) -> tuple[int | None, str, int]:
 def asked() -> str:
     """The Redis that is asked, and its key prefix, without passwords."""
     url, prefix = _broker()
-    shown = ";".join(re.sub(r"^(\w+://[^:@/]*):[^/]*@", r"\1:**@", one) for one in url.split(";"))
-    return f"{shown} (keys {prefix}…)" if prefix else shown
+    return f"{masked(url)} (keys {prefix}…)" if prefix else masked(url)
 
 
 def _broker() -> tuple[str, str]:
@@ -53,7 +52,7 @@ def _broker() -> tuple[str, str]:
 
 def _ask(urls: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[Any]:
     """What the first server that is a primary answers; of one server, whatever it is."""
-    *others, last = urls.split(";")
+    *others, last = servers(urls)
     for url in others:
         try:
             role, *answers = _ask_one(url, [("ROLE",), *commands], timeout_s)
@@ -65,13 +64,12 @@ def _ask(urls: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[A
 
 
 def _ask_one(url: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[Any]:
-    try:
-        parts = urlsplit(url)
-        address = parts.hostname or "127.0.0.1", parts.port or 6379
-    except ValueError:
-        raise BadAddress("the broker's URL is none") from None
-    if parts.scheme not in ("redis", "rediss"):
-        raise BadAddress(f"{parts.scheme}:// cannot be asked; allowed: redis://, rediss://")
+    if scheme_of(url) not in ("redis", "rediss"):
+        raise BadAddress(f"broker_url={shown(url)} cannot be asked; allowed: redis://, rediss://")
+    if why := problem_of(url):
+        raise BadAddress(f"broker_url={shown(url)}: {why}")
+    parts = urlsplit(url)
+    address = parts.hostname or "127.0.0.1", parts.port or 6379
     greetings: list[tuple[str, ...]] = []
     if parts.password:
         greetings.append(("AUTH", *([unquote(parts.username)] if parts.username else []), unquote(parts.password)))

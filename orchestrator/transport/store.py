@@ -11,6 +11,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 from redis.exceptions import NoScriptError, RedisError
 
+from orchestrator.core.broker_url import masked
 from orchestrator.core.errors import BrokerUnavailable, NotSupervised
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
 from orchestrator.transport.broker import Broker
@@ -115,10 +116,10 @@ def open_store(connection: Connection) -> Store:
         BrokerUnavailable: the broker does not answer.
     """
     if not isinstance(connection.transport, Transport):
-        url = connection.as_uri()
+        url = masked(connection.as_uri())
         if not connection.password:
             # kombu masks a password that is not there.
-            url = url.replace("://:**@", "://").replace(":**@", "@")
+            url = url.replace(":**@", "@").replace("://@", "://")
         raise NotSupervised(
             f"broker {url} uses {type(connection.transport).__module__}; "
             "allowed: broker_transport='orchestrator.transport:Transport'"
