@@ -7,6 +7,7 @@ in the log, which could say anything; an escape sequence would reach the operato
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -55,10 +56,20 @@ def with_escaped_errors(traceback: str, exc_info: _ExcInfo) -> str:
             text = str(error)
         except Exception:  # noqa: BLE001, S112
             continue
-        if not text.isprintable():
-            traceback = traceback.replace(text, printable(text))
+        # Only after the error's name: a text of white space is found in any traceback.
+        traceback = _escaped(traceback, ": ", text)
+        for note in getattr(error, "__notes__", ()):
+            if isinstance(note, str) and not note.isspace():
+                traceback = _escaped(traceback, "\n", note)
     # In a group's traceback the lines of an error's text are indented: they stay, without control characters.
     return printable(traceback, keep="\n\t")
+
+
+def _escaped(traceback: str, before: str, text: str) -> str:
+    if text.isprintable():
+        return traceback
+    escaped = before + printable(text)
+    return re.sub(re.escape(before + text) + r"(?=\n|$)", lambda _: escaped, traceback)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

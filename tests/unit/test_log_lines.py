@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,40 @@ def test_a_traceback_keeps_its_lines_and_no_others(log: Log) -> None:
     log.assert_nothing_forged()
     assert "Traceback (most recent call last):\n" in log.text
     assert "RuntimeError: broke\\n[2026" in log.text
+
+
+@pytest.mark.parametrize("text", ["\n", "\r\n", " \n ", "\n\n", "\t", "\x1b", "\n    ", "\n\x1b[2J", "\n  File ", ""])
+def test_an_error_of_control_characters_leaves_the_rest_of_its_traceback(log: Log, text: str) -> None:
+    """Regression: each newline of the traceback was replaced, because it was found in the error's text."""
+    mask_logs(())
+    try:
+        raise KeyError("why") from ValueError(text)
+    except KeyError as error:
+        context = {"traceback": "".join(traceback.format_exception(error)), "exc": repr(error)}
+        get_logger("orchestrator.test").exception("failed")
+        logging.getLogger("celery.app.trace").error("Task raised: %(exc)s\n%(traceback)s", context, exc_info=True)
+    assert log.text.count("Traceback (most recent call last):\n") == 3
+    assert log.text.count('    raise KeyError("why") from ValueError(text)\n') == 3
+    assert log.text.count("KeyError: 'why'\n") == 3
+    said = printable(text) if text.strip() or not text else "ValueError"
+    assert log.text.count(said) >= 3
+    assert "\x1b" not in log.text
+
+
+def test_only_the_error_s_own_text_is_escaped(log: Log) -> None:
+    text = "\n\nThe above exception was the direct cause of the following exception:\n\n"
+    try:
+        raise KeyError("why") from ValueError(text)
+    except KeyError:
+        get_logger("orchestrator.test").exception("failed")
+    assert f"ValueError: {printable(text)}{text}Traceback" in log.text
+
+
+def test_a_note_forges_no_line(log: Log) -> None:
+    error = ValueError("broke")
+    error.add_note(FORGED)
+    get_logger("orchestrator.test").error("failed", exc_info=error)
+    log.assert_nothing_forged()
 
 
 def test_an_event_is_one_line(log: Log) -> None:
