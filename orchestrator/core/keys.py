@@ -140,6 +140,11 @@ class Keys:
         return f"{self.root}endings"
 
     @property
+    def endings_dropped(self) -> str:
+        """Number of endings that were not kept, until a worker has logged it."""
+        return f"{self.root}endings:dropped"
+
+    @property
     def endings_taken(self) -> str:
         """Sorted set of the endings that a worker is delivering: id -> until when no other worker may."""
         return f"{self.root}endings:taken"

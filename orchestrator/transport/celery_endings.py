@@ -100,7 +100,7 @@ def request_of(app: Celery, ending: Ending) -> Any:
     """The message as ``Task.request`` would show it; what cannot be read of its body is empty."""
     message = json.loads(ending.message)
     headers, properties = message["headers"], message.get("properties") or {}
-    args, kwargs, embed = _body_of(app, message)
+    args, kwargs, embed = ((), {}, _end_of(message)) if ending.is_cut else _body_of(app, message)
     fields = {
         **headers,
         **embed,
@@ -132,3 +132,18 @@ def _body_of(app: Celery, message: Mapping[str, Any]) -> tuple[Any, Any, Mapping
         # Anything may be in it; it ends all the same.
         return (), {}, {}
     return args, kwargs, embed if isinstance(embed, Mapping) else {}
+
+
+def _end_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Callbacks, errbacks, chain and chord: the object that ends just before the bracket that ends the body."""
+    try:
+        text = base64.b64decode(message["body"]).decode("utf-8", "replace").rstrip()
+    except Exception:  # noqa: BLE001
+        return {}
+    at = -1
+    while (at := text.find('{"callbacks"', at + 1)) >= 0:
+        with suppress(ValueError, RecursionError):
+            embed, end = json.JSONDecoder().raw_decode(text, at)
+            if text[end:] == "]":
+                return dict(embed)
+    return {}

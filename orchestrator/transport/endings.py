@@ -20,6 +20,9 @@ SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
 REVOKED: Final = "REVOKED"
 
+#: At most this many lie in the stream, also in ``endings.lua``.
+MOST_ENDINGS: Final = 100_000
+
 #: The error of one that is revoked because it expired.
 EXPIRED: Final = "expired"
 
@@ -34,6 +37,8 @@ class Ending:
     state: str
     error: str
     text: str
+    #: The body is only its end: the callbacks, errbacks, chain and chord, without the arguments.
+    is_cut: bool = False
 
     @property
     def at_ms(self) -> int:
@@ -65,8 +70,11 @@ class Endings:
             values: dict[bytes, bytes] = (
                 flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
             )
-            texts = [values.get(name, b"").decode("utf-8", "replace") for name in (b"q", b"s", b"e", b"t")]
-            found.append(Ending(raw_id.decode(), values.get(b"m", b""), *texts))
+            queue, state, error, text = (
+                values.get(n, b"").decode("utf-8", "replace") for n in (b"q", b"s", b"e", b"t")
+            )
+            is_cut = values.get(b"c") == b"1"
+            found.append(Ending(raw_id.decode(), values.get(b"m", b""), queue, state, error, text, is_cut))
         return found
 
     def take(self, ids: Sequence[str], hold_s: float) -> set[str]:
@@ -84,6 +92,10 @@ class Endings:
         """Leave one for another try; returns how often it has failed."""
         k, args = self._keys, [ending_id, to_ms(pause_s), int(failed)]
         return int(self._wire.run("return_ending", [k.endings_taken, k.endings_failed], args))
+
+    def take_dropped(self) -> int:
+        """How many were not kept since this was last asked."""
+        return int(self._wire.call("GETDEL", self._keys.endings_dropped) or 0)
 
     def now_ms(self) -> int:
         """The time by Redis' clock."""

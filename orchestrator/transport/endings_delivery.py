@@ -89,6 +89,12 @@ class EndingsDelivery:
         Raises:
             redis.exceptions.RedisError: the broker's Redis is away.
         """
+        if dropped := self._endings.take_dropped():
+            logger.warning(
+                "%d task outcomes not reported to Celery: Redis is nearly full, or too many were waiting or for too "
+                "long; the result backend does not know how these tasks ended, and their errbacks were not called",
+                dropped,
+            )
         after = "-"
         now_ms = self._endings.now_ms()
         while (page := self._endings.page(after, _PAGE)) and not self._closed.is_set():

@@ -142,7 +142,15 @@ class Heartbeat:
         silent = self._polling.silent_s > self._options.stuck_s
         alive, *told = self._wire.run(
             "heartbeat",
-            [k.leases, k.incarnation(self.incarnation), k.sweep, k.silent, k.oom(self._ooms.group), k.endings],
+            [
+                k.leases,
+                k.incarnation(self.incarnation),
+                k.sweep,
+                k.silent,
+                k.oom(self._ooms.group),
+                k.endings,
+                k.endings_dropped,
+            ],
             [
                 self.incarnation,
                 "" if ooms is None or ooms == self._oom_counts[0] else ooms,

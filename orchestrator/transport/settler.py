@@ -19,7 +19,7 @@ from orchestrator.core.masking import mask
 from orchestrator.core.supervision import HEADER
 from orchestrator.transport.child_end import ChildEnd
 from orchestrator.transport.claim import Claim, Run
-from orchestrator.transport.endings import fields_of
+from orchestrator.transport.endings import MOST_ENDINGS, fields_of
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.options import Options
 from orchestrator.transport.wire import Wire
@@ -170,7 +170,7 @@ class Settler:
         claim = self.holder.held.get(tag) if self.holder is not None else None
         if claim is not None and self.holder is not None:
             fields = fields_of(dumps(message._raw), claim.queue, state, error, text)
-            self.holder.outbox.command("XADD", self._keys.endings, "*", *fields)
+            self.holder.outbox.command("XADD", self._keys.endings, "MAXLEN", "~", MOST_ENDINGS, "*", *fields)
 
     def bury(
         self,

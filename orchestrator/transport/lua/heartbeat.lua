@@ -1,8 +1,9 @@
--- Renews a lease. KEYS: leases, incarnation, sweep, silent, OOM kills of its control group, endings.
+-- Renews a lease. KEYS: leases, incarnation, sweep, silent, OOM kills of its control group, endings,
+-- number of endings that were dropped.
 -- ARGV: id, the group's count if it has changed or '', '1' if it asks for no messages although it should, '0' if it does
 -- again, '' if nothing has changed, ms after which a heartbeat is missed, field, value, … (only what has changed)
 -- Returns {0} without a lease, else {1, ms since the last sweep or -1, 1 if somebody's heartbeat is missed or a death was
--- proved else 0, now, the heartbeat before, number of endings that Celery is still to be told of}
+-- proved else 0, now, the heartbeat before, number of endings that Celery is still to be told of, with 1 for dropped ones}
 even_when_full(KEYS[1])
 local before = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not before then return {0} end
@@ -23,4 +24,4 @@ local swept, proved = unpack(redis.call('HMGET', KEYS[3], 'at_ms', 'proved'))
 local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 local missed = proved or now - tonumber(oldest) > tonumber(ARGV[4])
 return {1, swept and now - tonumber(swept) or -1, missed and 1 or 0, now, tonumber(before),
-  KEYS[6] and redis.call('XLEN', KEYS[6]) or 0}
+  KEYS[6] and redis.call('XLEN', KEYS[6]) + redis.call('EXISTS', KEYS[7]) or 0}
