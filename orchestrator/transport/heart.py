@@ -1,12 +1,13 @@
-"""The heart of a worker: a small process beside it that speaks for it when it cannot, and proves its death.
+"""Watchdog process (*heart*): renews the worker's lease while its threads are starved; reports its exit.
 
-Erlang's `heart` is a port program beside the runtime; so is this one beside a Python worker. It is started as a script
-by `heart_link` and made of the standard library alone. While the worker gives word in time, it is silent. When the
-worker's interpreter is held up (a long regular expression, a C extension) while it uses the processor, it renews the
-lease in its place. When the worker's process has ended, it tells Redis at once. A worker that is stopped, or hangs
-without using the processor, is not spoken for: its lease runs out.
+Erlang's `heart` is a port program beside the runtime; this is one beside a Python worker. `heart_link` starts it as a
+script, made of the standard library alone. While the worker reports alive in time, it does nothing. While the worker's
+interpreter is blocked (a long regular expression, a C extension) and uses the processor, it renews the lease. When the
+worker's process has ended, it records the death in Redis at once. It does not renew the lease of a worker that is
+stopped, or hangs without using the processor.
 
-Orders and the worker's word come as lines of JSON on standard input. It ends with the worker, however that ends.
+Orders, and `"."` for "alive", come as lines of JSON on standard input. What Redis refuses is reported as lines on
+standard error, which the worker logs. It ends with the worker, however that ends.
 """
 
 import contextlib
@@ -23,10 +24,10 @@ _REDIS_TIMEOUT_S = 5.0
 _LOOK_EVERY_S = 1.0
 _LOOK_WITHOUT_PIDFD_S = 0.1
 
-#: How long the last bytes of a process that has ended may take to Redis.
-_LAST_WORDS_S = 0.1
+#: How long the final writes of a process that has ended may take to Redis.
+_FINAL_WRITES_S = 0.1
 
-#: Between two samples of the worker's processor time while it gives no word.
+#: Between two samples of the worker's processor time while it does not report.
 _SAMPLE_EVERY_S = 0.25
 
 #: A thread that has used so many clock ticks (10 ms) within so long is at work. One that only waits for the
@@ -40,12 +41,15 @@ _REPORT_S = 2.0
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
+#: Error replies of a server that will accept the command later.
+_TRANSIENT = ("LOADING", "READONLY", "MASTERDOWN", "BUSY", "NOREPLICAS", "MISCONF")
+
 
 class Orders(NamedTuple):
-    """What the worker has told its heart; told again when anything of it changes."""
+    """The worker's orders; sent again when any of them changes."""
 
     parent: int
-    #: Without word for this long, the worker is late.
+    #: Without a report for this long, the worker is late.
     late_s: float
     #: The connection is checked twice as often as this.
     lease_s: float
@@ -71,13 +75,29 @@ class RedisAway(Exception):
     """Redis cannot be reached, or does not answer."""
 
 
+class Refused(RedisAway):
+    """Redis answered with an error. Its text is left out: it may repeat the arguments, and so a password."""
+
+    def __init__(self, command: str, reply: str) -> None:
+        self.code = reply[1:].partition(" ")[0]
+        super().__init__(f"Redis refuses {command} ({self.code})")
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the server will accept the command later."""
+        return self.code in _TRANSIENT
+
+
 class Connection:
     """A connection to Redis that speaks RESP2."""
 
     def __init__(self, orders: Orders) -> None:
         try:
             self.sock = self._open(orders)
-            self._buffer = b""
+        except OSError as error:
+            raise RedisAway(str(error)) from error
+        self._buffer = b""
+        try:
             if orders.auth:
                 self.call("AUTH", *orders.auth)
             if orders.database:
@@ -85,8 +105,9 @@ class Connection:
             self.call("CLIENT", "SETNAME", orders.name)
             #: As in the worker's own heartbeat: id, name, run of the server.
             self.ident = f"{self.call('CLIENT', 'ID')} {orders.name} {orders.server}".rstrip()
-        except OSError as error:
-            raise RedisAway(str(error)) from error
+        except RedisAway:
+            self.close()
+            raise
 
     @staticmethod
     def _open(orders: Orders) -> Any:
@@ -101,18 +122,22 @@ class Connection:
         return sock if orders.tls is None else _with_tls(sock, orders.tls)
 
     def call(self, *command: str) -> str:
-        """Run one command; an answer that is an error is returned as text that begins with ``-``.
+        """Run one command.
 
         Raises:
-            RedisAway: it did not answer.
+            Refused: the reply is an error.
+            RedisAway: there is no reply.
         """
         parts = [part.encode("utf-8", "surrogateescape") for part in command]
         head = b"*%d\r\n" % len(parts)
         try:
             self.sock.sendall(head + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts))
-            return self._reply()
+            reply = self._reply()
         except OSError as error:
             raise RedisAway(str(error)) from error
+        if reply.startswith("-"):
+            raise Refused(command[0], reply)
+        return reply
 
     def _reply(self) -> str:
         line = self._line()
@@ -156,14 +181,14 @@ def _with_tls(sock: Any, tls: dict[str, Any]) -> Any:
 
 
 class ProcessorTime:
-    """Whether a process that gives no word is at work, by the processor time of its threads (Linux)."""
+    """Whether a process that does not report is at work, by the processor time of its threads (Linux)."""
 
     def __init__(self, pid: int) -> None:
         self._tasks = f"/proc/{pid}/task"
         self._before: list[tuple[float, dict[str, int]]] = []
 
     def forget(self) -> None:
-        """The process has given word; what was seen before says nothing of the next silence."""
+        """Drop the samples: the process has reported."""
         self._before.clear()
 
     def is_at_work(self, now: float) -> bool:
@@ -197,18 +222,19 @@ def _read(path: str) -> bytes:
 
 
 class Heart:
-    """Speaks for one worker."""
+    """The watchdog of one worker."""
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
         self._orders: Orders | None = None
         self._input = b""
-        self._word_at = time.monotonic()
-        self._spoke_at = float("-inf")
+        self._reported_at = time.monotonic()
+        self._renewed_at = float("-inf")
         self._used_at = time.monotonic()
         self._connection: Connection | None = None
         self._pause_s = 0.0
         self._try_at = 0.0
+        self._refusal = ""
         self._work = ProcessorTime(parent)
         self._oom_before: int | None = None
         self._pidfd = -1
@@ -217,7 +243,7 @@ class Heart:
                 self._pidfd = os.pidfd_open(parent)
 
     def beat(self) -> None:
-        """Until the worker has ended, or needs no heart any more."""
+        """Watch until the worker has ended, or closes its end of the pipe."""
         while True:
             watched = [0, *([self._pidfd] if self._pidfd >= 0 else []), *self._socket()]
             readable, _, _ = select.select(watched, [], [], self._wait_s())
@@ -253,13 +279,13 @@ class Heart:
         if orders is None:
             return _LOOK_EVERY_S
         wait_s = _LOOK_EVERY_S if self._pidfd >= 0 else _LOOK_WITHOUT_PIDFD_S
-        wait_s = min(wait_s, max(_SAMPLE_EVERY_S, self._word_at + orders.late_s - now))
+        wait_s = min(wait_s, max(_SAMPLE_EVERY_S, self._reported_at + orders.late_s - now))
         if self._connection is None:
             wait_s = min(wait_s, max(0.0, self._try_at - now))
         return wait_s
 
     def _take_orders(self) -> bool:
-        """Read what the worker says; whether it still wants its heart."""
+        """Read orders and reports; whether the worker still holds its end of the pipe."""
         received = os.read(0, 65536)
         if not received:
             # A process that ends closes its files first. One that lives has become another program, or closed what it
@@ -270,7 +296,7 @@ class Heart:
         *lines, self._input = (self._input + received).split(b"\n")
         for line in lines:
             said = json.loads(line)
-            self._word_at = time.monotonic()
+            self._reported_at = time.monotonic()
             self._work.forget()
             if said != ".":
                 self._follow(Orders(**said))
@@ -291,27 +317,36 @@ class Heart:
                 if now < self._try_at:
                     return
                 self._connect(orders)
-            elif now - self._word_at > orders.late_s:
-                if self._work.is_at_work(now) and now - self._spoke_at > orders.late_s / 2:
-                    self._speak(orders)
+            elif now - self._reported_at > orders.late_s:
+                if self._work.is_at_work(now) and now - self._renewed_at > orders.late_s / 2:
+                    self._renew_lease(orders)
             elif now - self._used_at > orders.lease_s / 2:
                 self._used_at = now
                 self._connection.call("PING")
-        except RedisAway:
+        except RedisAway as away:
+            self._report_refusal(away)
             self._drop()
+
+    def _report_refusal(self, away: RedisAway) -> None:
+        """Write a refusal to standard error, once until the lease was renewed or the refusal is another."""
+        if isinstance(away, Refused) and not away.is_transient and str(away) != self._refusal:
+            self._refusal = str(away)
+            with contextlib.suppress(OSError):
+                os.write(2, f"{away}\n".encode())
 
     def _connect(self, orders: Orders) -> None:
         self._pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * self._pause_s))
         self._try_at = time.monotonic() + self._pause_s
         self._connection = Connection(orders)
-        # That it has come back is also the worker's word: Redis may have closed the connections of both.
-        self._speak(orders)
+        # Redis may have closed the connections of both: one that is open again is evidence of life.
+        self._renew_lease(orders)
         self._pause_s = 0.0
 
-    def _speak(self, orders: Orders) -> None:
+    def _renew_lease(self, orders: Orders) -> None:
         if self._connection is not None:
             self._connection.call(*orders.pulse, self._connection.ident)
-            self._spoke_at = self._used_at = time.monotonic()
+            self._renewed_at = self._used_at = time.monotonic()
+            self._refusal = ""
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -334,15 +369,17 @@ class Heart:
         now = self._oom_count()
         if now is not None and self._oom_before is not None and now > self._oom_before:
             orders.death[orders.reason_at] = orders.oom
-        # What the worker sent last over other connections (marks, acknowledgements) must not be overtaken.
-        time.sleep(_LAST_WORDS_S)
+        # The worker's final writes over other connections (marks, acknowledgements) must not be overtaken.
+        time.sleep(_FINAL_WRITES_S)
         until = time.monotonic() + min(orders.lease_s, _REPORT_S)
         while time.monotonic() < until:
             try:
                 if self._connection is None:
                     self._connection = Connection(orders)
-                answer = self._connection.call(*orders.death)
-                if not answer.startswith(("-LOADING", "-READONLY", "-MASTERDOWN", "-BUSY", "-NOREPLICAS", "-MISCONF")):
+                self._connection.call(*orders.death)
+                return
+            except Refused as refused:
+                if not refused.is_transient:
                     return
             except RedisAway:
                 pass
@@ -351,8 +388,13 @@ class Heart:
 
 
 def main() -> None:
-    """Beat for the process whose id is the argument, which must be the parent."""
+    """Watch the process whose id is the argument, which must be the parent."""
+    # Stop signals are the worker's: a session of its own keeps them away (spawning cannot start one everywhere).
+    with contextlib.suppress(OSError):
+        os.setsid()
     os.closerange(3, 65536)
+    # A worker that does not read must not block its watchdog.
+    os.set_blocking(2, False)
     parent = int(sys.argv[1])
     if os.getppid() == parent:
         Heart(parent).beat()

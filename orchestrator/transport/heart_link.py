@@ -1,4 +1,4 @@
-"""The worker's end of its heart (see heart.py): starting it, giving it word, and parting from it."""
+"""The worker's end of its watchdog process (see heart.py): starts it, reports alive to it, logs its errors, ends it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,18 +25,21 @@ from orchestrator.transport.scripts import source
 
 logger = get_logger(__name__)
 
-#: A heart that ends although its worker lives is started again, after so long at the earliest.
+#: A watchdog process that ends although its worker lives is started again, after this long at the earliest.
 _AGAIN_AFTER_S = 5.0
 
-#: Who has found out, in the record of deaths.
+#: The reporter, in the record of deaths.
 _BY = "heart"
 
-#: A heartbeat that is late by so much more is in the heart's hands.
+#: Bytes of its standard error that are logged with one report.
+_MOST_ERRORS = 8192
+
+#: From this many heartbeats without a report on, the watchdog process may renew the lease.
 _LATE_FACTOR = 1.5
 
 
 class HeartLink:
-    """One incarnation's heart. For one thread at a time; without effect where no heart can run."""
+    """One incarnation's watchdog process. Without effect where none can run, in a forked child, and once stopped."""
 
     def __init__(self, keys: Keys, options: Options, incarnation: str, oom_file: Path | None) -> None:
         self._keys = keys
@@ -44,32 +48,47 @@ class HeartLink:
         self._oom_file = oom_file
         self._pid = 0
         self._pipe = -1
+        #: Its standard error.
+        self._errors = -1
         self._owner = os.getpid()
         self._orders: bytes | None = None
+        #: Whether the orders are still to be sent.
+        self._is_behind = False
         self._started_at = float("-inf")
+        #: A worker that leaves stops it while a heartbeat may be under way in another thread.
+        self._lock = threading.Lock()
+        self._is_stopped = False
 
     def follow(self, connection: Any, name: str, server: str) -> None:
-        """Have the heart connect to where the worker is connected now; starts it if need be."""
+        """Have it connect to where the worker is connected now; starts it if need be."""
         if not (self._options.heart and can_run()):
             return
         try:
-            self._orders = json.dumps(self._orders_for(connection, name, server)._asdict()).encode() + b"\n"
+            orders = json.dumps(self._orders_for(connection, name, server)._asdict()).encode() + b"\n"
         except Exception as error:  # noqa: BLE001
-            # A provider of credentials is the user's, and a heartbeat must not depend on a heart.
-            logger.debug("no heart for %s: %s", self._incarnation, error)
+            # A provider of credentials is the user's, and a heartbeat must not depend on the watchdog.
+            logger.warning("Could not update the watchdog process of %s: %s", self._incarnation, error)
             return
-        if not self._say(self._orders):
-            self._start()
+        with self._lock:
+            if not self._is_stopped:
+                self._orders, self._is_behind = orders, True
+                self._send()
 
-    def word(self) -> None:
-        """Say that the worker's threads run."""
-        if self._orders is not None and os.getpid() == self._owner and not self._say(b'"."\n'):
-            self._start()
+    def report_alive(self) -> None:
+        """Report that the worker's threads run."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            if self._orders is not None:
+                self._send()
+                self._log_errors()
 
     def stop(self) -> None:
-        """Part from it: the incarnation has ended by its own word, or is about to end."""
-        self._orders = None
-        if os.getpid() == self._owner:
+        """End it: the incarnation has ended, or is about to end."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            self._is_stopped, self._orders = True, None
             self._close()
 
     def _orders_for(self, connection: Any, name: str, server: str) -> heart.Orders:
@@ -90,37 +109,49 @@ class HeartLink:
             **_endpoint(connection),
         )
 
-    def _say(self, line: bytes) -> bool:
-        """Whether there is a heart to hear it."""
-        if self._pipe < 0:
-            return False
+    def _send(self) -> None:
+        """Send the orders if they are still to be sent, else a report; to a new process if the last one has ended."""
+        if self._pipe >= 0 and not self._write(self._orders if self._is_behind and self._orders else b'"."\n'):
+            self._log_errors()
+            logger.warning(
+                "Watchdog process %d of %s ended (%s); starting another", self._pid, self._incarnation, self._close()
+            )
+        if self._pipe < 0 and monotonic() - self._started_at >= _AGAIN_AFTER_S:
+            self._start()
+
+    def _write(self, line: bytes) -> bool:
+        """Whether the process may go on: it has the line, or can have it next time."""
         try:
             if os.write(self._pipe, line) < len(line):
-                # It hears no more of us until it has caught up, and would then hear half a line.
-                self._close()
+                # The rest of a line that it has half of cannot follow later lines.
                 return False
         except BlockingIOError:
-            pass
+            return True
         except OSError:
-            self._close()
             return False
+        self._is_behind = self._is_behind and line != self._orders
         return True
 
+    def _log_errors(self) -> None:
+        with contextlib.suppress(OSError):
+            for line in os.read(self._errors, _MOST_ERRORS).decode("utf-8", "replace").splitlines():
+                logger.warning("Watchdog process %d of %s: %s", self._pid, self._incarnation, line)
+
     def _start(self) -> None:
-        if self._orders is None or monotonic() - self._started_at < _AGAIN_AFTER_S:
-            return
         self._started_at = monotonic()
         self._owner = os.getpid()
         try:
             self._spawn()
-        except OSError as error:
-            logger.debug("no heart for %s: %s", self._incarnation, error)
+        except (OSError, NotImplementedError) as error:
+            logger.warning("Could not start the watchdog process of %s: %s", self._incarnation, error)
             self._orders = None
             return
-        self._say(self._orders)
+        self._is_behind = True
+        self._send()
 
     def _spawn(self) -> None:
-        listens, speaks = os.pipe()
+        theirs, ours = os.pipe()
+        errors, their_errors = os.pipe()
         try:
             # Not subprocess: gevent replaces it by a fork of its own, and other libraries by theirs.
             self._pid = os.posix_spawn(
@@ -128,33 +159,43 @@ class HeartLink:
                 [sys.executable, "-I", "-S", heart.__file__, str(os.getpid()), self._incarnation],
                 os.environ,
                 file_actions=[
-                    (os.POSIX_SPAWN_DUP2, listens, 0),
+                    (os.POSIX_SPAWN_DUP2, theirs, 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, their_errors, 2),
                 ],
-                # Stop signals are the worker's. It may take its time, and is spoken for until it has stopped.
-                setsid=True,
+                # Stop signals are the worker's. It may take its time, and is watched until it has stopped.
                 setsigmask=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT],
             )
         except BaseException:
-            os.close(speaks)
+            os.close(ours)
+            os.close(errors)
             raise
         finally:
-            os.close(listens)
-        os.set_blocking(speaks, False)
-        self._pipe = speaks
-        INHERITED.watch_file(speaks)
+            os.close(theirs)
+            os.close(their_errors)
+        self._pipe, self._errors = ours, errors
+        for descriptor in (ours, errors):
+            os.set_blocking(descriptor, False)
+            INHERITED.watch_file(descriptor)
 
-    def _close(self) -> None:
-        pipe, self._pipe = self._pipe, -1
-        if pipe < 0:
-            return
-        INHERITED.forget_file(pipe)
-        os.close(pipe)
-        with contextlib.suppress(OSError):
-            # Somebody else may have waited for it; then there is no such process.
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+    def _close(self) -> str:
+        """End the process; returns how it ended."""
+        if self._pipe < 0:
+            return ""
+        for descriptor in (self._pipe, self._errors):
+            INHERITED.forget_file(descriptor)
+            os.close(descriptor)
+        self._pipe = self._errors = -1
+        try:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid == 0:
+                os.kill(self._pid, signal.SIGKILL)
+                _, status = os.waitpid(self._pid, 0)
+        except OSError:
+            # Somebody else has waited for it. Its id may be another process' by now.
+            return "exit status unknown"
+        code = os.waitstatus_to_exitcode(status)
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def can_run() -> bool:

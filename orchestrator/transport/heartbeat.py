@@ -108,10 +108,9 @@ class Heartbeat:
         return int(token)
 
     def part(self) -> None:
-        """End the heart: this incarnation has ended."""
+        """End the watchdog process: this incarnation has ended. From any thread, a heartbeat may be under way."""
         if self.heart is not None:
             self.heart.stop()
-            self.heart = None
 
     @property
     def is_regular(self) -> bool:
@@ -133,7 +132,7 @@ class Heartbeat:
         """
         began = monotonic()
         if self.heart is not None:
-            self.heart.word()
+            self.heart.report_alive()
         self._name_the_connection()
         k, ooms = self._keys, self._ooms.read()
         self._oom_counts = (self._oom_counts[1], ooms)

@@ -180,7 +180,7 @@ class Holder:
             try:
                 self._sweeper.retire(self.id, reason, error)
             except (RedisError, OSError) as away:
-                logger.warning("%s could not say goodbye (%s); its lease will run out", self.id, away)
+                logger.warning("Could not deregister %s (%s); its lease will expire", self.id, away)
         self._heartbeat.part()
         if threading.current_thread() is not self._thread:
             # The thread may be in the middle of a heartbeat on these connections.
@@ -376,7 +376,7 @@ class Holder:
         self._fenced_at = monotonic()
         loss = self._heartbeat.loss
         if loss is None:
-            logger.error("%s was declared dead while it was not; it stops, and this process begins anew", self.id)
+            logger.error("%s was declared dead while it was not; it stops, and this process registers a new one", self.id)
             emit(events.AGENT_FENCED, incarnation=self.id)
         else:
             report_loss(loss, self._heartbeat.dataset, self._broker.address, self.id)
@@ -385,7 +385,7 @@ class Holder:
         try:
             self._record_end()
         except (RedisError, OSError) as error:
-            logger.debug("that %s was not dead is recorded later (%s)", self.id, error)
+            logger.debug("Could not record that %s is alive; will retry (%s)", self.id, error)
 
     def _record_end(self) -> None:
         """Record that the process lived on: for whoever reads of its death, and so that it convicts no message."""
