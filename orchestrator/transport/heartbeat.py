@@ -1,4 +1,4 @@
-"""The heartbeat: what an incarnation tells Redis of itself, and what the answer tells it."""
+"""The heartbeat: what an incarnation reports to Redis, and what it learns from the reply."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an incarnation that lives is told."""
+    """The reply to the heartbeat of an incarnation that has a lease."""
 
     #: Milliseconds since the last sweep, -1 if there never was one.
     since_sweep_ms: int
-    #: Whether somebody has not been heard of for longer than a late heartbeat explains.
+    #: Whether some incarnation's heartbeat is missed.
     somebody_missed: bool
     #: Whether there are endings that Celery has not been told of.
     has_endings: bool = False
@@ -51,12 +51,12 @@ def _coarse_ms(seconds: float) -> int:
 
 
 def entails(options: Options) -> tuple[str, ...]:
-    """What an incarnation says of itself if its death entails more than handing on its mail (see reclaim.lua)."""
+    """The field that an incarnation has if its death entails more than requeueing its messages (see reclaim.lua)."""
     return () if options.at_death is None else ("at_death", "1")
 
 
 class Heartbeat:
-    """One incarnation's word that it lives, and how it is. Not for two threads at once."""
+    """The heartbeats of one incarnation. Not for two threads at once."""
 
     def __init__(self, wire: Wire, keys: Keys, options: Options, broker: Broker) -> None:
         self.incarnation = ""
@@ -73,7 +73,8 @@ class Heartbeat:
         self._registered_at = monotonic()
         #: What Redis has lost, if that is why the incarnation has no lease any more.
         self.loss: Loss | None = None
-        self._beat_ms = 0
+        #: Milliseconds from registration to the last heartbeat that Redis has confirmed.
+        self._confirmed_age_ms = 0
         self._host = socket.gethostname()
         self._socket: Any = None
         self._client = ""
@@ -131,6 +132,7 @@ class Heartbeat:
             redis.exceptions.RedisError: Redis is away.
         """
         began = monotonic()
+        age_ms = to_ms(began - self._registered_at)
         if self.heart is not None:
             self.heart.report_alive()
         self._name_the_connection()
@@ -155,6 +157,8 @@ class Heartbeat:
                 "" if ooms is None or ooms == self._oom_counts[0] else ooms,
                 "" if silent is self._said_silent else str(int(silent)),
                 to_ms(self._options.missed_s),
+                "age_ms",
+                age_ms,
                 *(part for pair in changed.items() for part in pair),
             ],
         )
@@ -168,7 +172,7 @@ class Heartbeat:
         if not alive:
             self.loss = self._find_loss()
             return None
-        self._notice_rewind(*told[2:4])
+        self._notice_rewind(int(told[2]), int(told[3]), age_ms)
         self._sweep_age_ms = int(told[0])
         return Answer(self._sweep_age_ms, bool(told[1]), bool(told[4]))
 
@@ -179,9 +183,9 @@ class Heartbeat:
             record_rewind(self._wire.call, self._keys, loss)
         return loss
 
-    def _notice_rewind(self, now_ms: int, before_ms: int) -> None:
-        """Compare the last heartbeat that Redis has with the last one that it confirmed."""
-        lost_ms, self._beat_ms = self._beat_ms - before_ms, now_ms
+    def _notice_rewind(self, now_ms: int, known_age_ms: int, age_ms: int) -> None:
+        """Compare the last heartbeat that Redis has with the last one that it confirmed, by this process' clock."""
+        lost_ms, self._confirmed_age_ms = self._confirmed_age_ms - known_age_ms, age_ms
         if lost_ms <= 0:
             return
         loss = Loss("rewound", now_ms, lost_ms=lost_ms)

@@ -376,7 +376,9 @@ class Holder:
         self._fenced_at = monotonic()
         loss = self._heartbeat.loss
         if loss is None:
-            logger.error("%s was declared dead while it was not; it stops, and this process registers a new one", self.id)
+            logger.error(
+                "%s was declared dead while it was not; it stops, and this process registers a new one", self.id
+            )
             emit(events.AGENT_FENCED, incarnation=self.id)
         else:
             report_loss(loss, self._heartbeat.dataset, self._broker.address, self.id)

@@ -3,16 +3,12 @@
 -- ARGV: id, the group's count if it has changed or '', '1' if it asks for no messages although it should, '0' if it does
 -- again, '' if nothing has changed, ms after which a heartbeat is missed, field, value, … (only what has changed)
 -- Returns {0} without a lease, else {1, ms since the last sweep or -1, 1 if somebody's heartbeat is missed or a death was
--- proved else 0, now, the heartbeat before, number of endings that Celery is still to be told of, with 1 for dropped ones}
+-- proved else 0, now, age in ms that the heartbeat before reported or 0, number of endings that Celery is still to be told
+-- of, with 1 for dropped ones}
 even_when_full(KEYS[1])
-local before = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not before then return {0} end
-local own = redis.call('HGET', KEYS[2], 'own_beat_ms')
-if own then
-  -- Its heart has spoken for it since.
-  before = own
-  redis.call('HDEL', KEYS[2], 'own_beat_ms')
-end
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return {0} end
+-- Its age by its own clock shows a rewind: the times of leases follow Redis' clock wherever that jumps.
+local before = redis.call('HGET', KEYS[2], 'age_ms') or 0
 local now = now_ms()
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 if ARGV[5] then redis.call('HSET', KEYS[2], unpack(ARGV, 5)) end
