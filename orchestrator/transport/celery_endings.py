@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo
+from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
@@ -23,7 +24,15 @@ from orchestrator.transport.endings import EXPIRED, REVOKED, SUCCESS, Ending
 
 _KNOWN: Final = {
     cls.__name__: cls
-    for cls in (PoisonMessage, MessageDropped, SettlementFailed, InvalidTaskError, NotRegistered, TaskRevokedError)
+    for cls in (
+        PoisonMessage,
+        WorkerLostError,
+        MessageDropped,
+        SettlementFailed,
+        InvalidTaskError,
+        NotRegistered,
+        TaskRevokedError,
+    )
 }
 
 

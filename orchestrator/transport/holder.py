@@ -302,7 +302,7 @@ class Holder:
         self.outbox.flush(wait_s=_CONFIRM_S)
 
     def _post_giveback(self, stream: str, queue: str, args: list[Any]) -> None:
-        self.outbox.post("giveback_held", [stream], args, functools.partial(_tell, queue))
+        self.outbox.post("giveback_held", [stream], args, functools.partial(log_dead_letters, queue))
 
     def take_back_unanswered(self, idle_s: float, *, reader: User | None = None) -> None:
         """Give back what Redis says we hold and we know nothing of: the answer to a claim that never arrived.
@@ -480,6 +480,15 @@ def _batches(claims: Iterable[Claim]) -> Iterator[list[str]]:
         yield batch
 
 
-def _tell(queue: str, said: list[bytes]) -> None:
-    for _ in range(said.count(b"poison")):
-        logger.warning("dead letter in %s: poison: a message has killed too many processes", queue)
+#: Why messages that are given back become dead letters.
+_DEAD_BECAUSE = {
+    b"poison": "poison: a message has killed too many processes",
+    b"workers lost": "workers lost: a message's workers were declared dead too often while they ran it",
+}
+
+
+def log_dead_letters(queue: str, results: list[bytes]) -> None:
+    """Log each dead letter among the results of giving messages back."""
+    for result, why in _DEAD_BECAUSE.items():
+        for _ in range(results.count(result)):
+            logger.warning("dead letter in %s: %s", queue, why)

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from billiard.exceptions import WorkerLostError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import GROUP
+from orchestrator.transport.celery_endings import error_of
+from orchestrator.transport.endings import Ending
+from orchestrator.transport.holder import log_dead_letters
 from orchestrator.transport.message import read_past
 from orchestrator.transport.solitude import is_last_chance
 from tests.bare_broker import BareBroker, worker
@@ -89,6 +93,13 @@ def test_a_message_that_loses_every_worker_is_isolated_and_ends_as_no_poison(
     assert json.loads(letter["letter"])["reason"] == "workers lost"
     row = broker.ledger(QUEUE)
     assert (row.dead, row.restarted, row.lost) == (1, 9, 0)
+    ((_, told),) = broker.redis.xrange(broker.store.keys.endings)
+    assert told["e"] == "WorkerLostError"
+
+
+def test_a_worker_that_was_lost_is_celerys_own_error() -> None:
+    error = error_of(Ending("1-0", b"{}", QUEUE, "FAILURE", "WorkerLostError", "why"))
+    assert type(error) is WorkerLostError
 
 
 def test_deaths_that_were_disproved_convict_nobody(broker: BareBroker, holders: Holders) -> None:
@@ -115,6 +126,23 @@ def test_the_death_of_a_pool_process_counts_though_its_worker_was_wrongly_declar
         holders.disprove(incarnation)
     incarnation, tag, _ = holders.claim()
     assert holders.lose_child(incarnation, tag) == b"poison"
+
+
+def test_a_message_whose_pool_process_dies_last_is_no_poison_either(
+    broker: BareBroker, holders: Holders, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(10):
+        incarnation, _, _ = holders.claim()
+        assert holders.end(incarnation, "killed")[2] == 0, number
+        holders.disprove(incarnation)
+    incarnation, tag, _ = holders.claim()
+    said = holders.lose_child(incarnation, tag)
+    assert said == b"workers lost"
+    log_dead_letters(QUEUE, [b"returned", said, b"poison"])
+    assert [record.getMessage() for record in caplog.records if "dead letter in" in record.getMessage()] == [
+        f"dead letter in {QUEUE}: poison: a message has killed too many processes",
+        f"dead letter in {QUEUE}: workers lost: a message's workers were declared dead too often while they ran it",
+    ]
 
 
 def is_declared_dead_while_it_runs(broker: BareBroker, w: WorkerProcess, times: int) -> None:

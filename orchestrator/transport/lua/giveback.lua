@@ -23,7 +23,7 @@ end
 -- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
 -- death to its name if there is one, and into the dead-letter stream when those are too many. `unexplained` is 1 if
 -- its holder died and it was not marked: nobody is blamed, but see solitude.py for what follows. `interrupted` says
--- that it was being executed. Returns what became of it, and its bytes.
+-- that it was being executed. Returns what became of it (of a dead letter the reason), and its bytes.
 local function give_back(root, queue, stream, group, id, death, unexplained, max_deaths, ttl_ms, interrupted)
   -- Its past is read and written before it is taken out: an error would leave it nowhere.
   local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
@@ -53,12 +53,12 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
       redis.call('HINCRBY', ledger, 'dead', 1)
       tell(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
         error = 'worker died while running it'}, ttl_ms, deaths)
-      end_for_celery(ledger, m, 'FAILURE', 'PoisonMessage', why, true)
+      end_for_celery(ledger, m, 'FAILURE', reason == 'poison' and 'PoisonMessage' or 'WorkerLostError', why, true)
       local message = decoded(m or '') or {}
       local headers = type(message.headers) == 'table' and message.headers or {}
       local orc = type(headers.orc) == 'table' and headers.orc or {}
       note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths), reason)
-      return 'poison', #(m or '')
+      return reason, #(m or '')
     end
   end
   -- Few are cancelled, and only for them is every message read.

@@ -39,7 +39,7 @@ for _, queue in ipairs(queues) do
           end
           local said, size = give_back(root, queue, stream, group, p[1], death, unexplained, tonumber(ARGV[4]), ARGV[5],
             mark >= 2 and reason ~= 'drained' and reason ~= 'deployed')
-          if said == 'poison' then buried = buried + 1 end
+          if said == 'poison' or said == 'workers lost' then buried = buried + 1 end
           bytes = bytes + (size or 0)
         end
         moved = moved + 1
