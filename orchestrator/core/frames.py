@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 _FRAME: Final = re.compile(r'^  File "([^"]*)", line \d+, in ')
 
-#: Paths of installed packages, of the standard library, and of this library where it is not installed.
-_FOREIGN: Final = re.compile(
-    r"/(site|dist)-packages/|/lib/python\d|^<frozen |/orchestrator/(agents|core|sending|transport|worker)/"
-)
+#: This library, wherever it is imported from. A user's own package may have the same name.
+_LIBRARY: Final = f"{Path(__file__).parents[1]}/"
+
+#: Paths of installed packages, of the standard library, and of this library.
+_FOREIGN: Final = re.compile(rf"/(site|dist)-packages/|/lib/python\d|^<frozen |^{re.escape(_LIBRARY)}")
 
 
 def own_frames(traceback: str) -> str:

@@ -72,6 +72,8 @@ class Broker:
         self._lock = threading.Lock()
         self._live: weakref.WeakSet[Any] = weakref.WeakSet()
         self._watching = False
+        #: The last error of a probe that was no answer and no outage, so that it is logged once.
+        self._probe_error = ""
 
     def after_fork(self) -> None:
         """In a forked child: the parent's locks, connections and threads are not its own."""
@@ -182,10 +184,22 @@ class Broker:
                     self._watching = False
                     return
             for index in range(at):
-                seen[index] = seen[index] + 1 if is_primary(self.servers[index]) else 0
+                seen[index] = seen[index] + 1 if self._is_primary(is_primary, self.servers[index]) else 0
                 if seen[index] >= _RETURN_AFTER:
                     self._return(index, at)
                     break
+
+    def _is_primary(self, is_primary: Callable[[Server], bool], server: Server) -> bool:
+        try:
+            answer = is_primary(server)
+        except Exception as error:  # noqa: BLE001
+            # A provider of credentials is the user's, and this thread must outlive its errors.
+            if str(error) != self._probe_error:
+                self._probe_error = str(error)
+                logger.warning("Could not probe %s for the return to it; will retry: %r", server, error)
+            return False
+        self._probe_error = ""
+        return answer
 
     def _return(self, index: int, at: int) -> None:
         with self._lock:

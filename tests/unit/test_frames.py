@@ -1,5 +1,10 @@
 """A traceback without the frames of libraries."""
 
+from pathlib import Path
+
+import pytest
+
+import orchestrator
 from orchestrator.core.frames import own_frames
 
 TRACEBACK = """\
@@ -45,3 +50,16 @@ def test_a_traceback_without_any_is_kept_whole() -> None:
     assert own_frames(whole) == whole
     assert own_frames("") == ""
     assert own_frames("no traceback at all") == "no traceback at all"
+
+
+def frame(path: str) -> str:
+    return f'  File "{path}", line 3, in run\n    handler()\n'
+
+
+@pytest.mark.parametrize("folder", ["core", "agents", "worker", "transport"])
+def test_a_users_own_package_named_orchestrator_is_the_users(folder: str) -> None:
+    """Regression: it was taken for this library."""
+    own = frame(f"/srv/shop/orchestrator/{folder}/pay.py")
+    library = frame(f"{Path(orchestrator.__file__).parent}/registry/agents.py")
+    head, error = "Traceback (most recent call last):\n", "shop.Refused: no"
+    assert own_frames(head + library + own + error) == head + own + error
