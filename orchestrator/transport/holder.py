@@ -4,7 +4,7 @@ It outlives the kombu connection. When Celery reconnects, messages that are bein
 and their acknowledgements count; only what was not started goes back.
 
 The mark of execution is the delivery counter in the stream's pending list: 1 when claimed, 2 once a pool has
-started on it, 3 if it has the process to itself (see solitude.py). A death blames only the entries at 2 and 3.
+started on it, 3 if it has the process to itself (see solitude.py). A death counts against the entries at 2 and 3 only.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Holder:
     def leave(self, reason: DeathReason = DeathReason.DRAINED, error: str = "") -> None:
         """End the incarnation: confirm what is done, give back what is not.
 
-        Nobody is blamed for it, unless an error ended the process.
+        It counts against no message, unless an error ended the process.
         """
         with self._lock:
             if self.left:
@@ -208,7 +208,7 @@ class Holder:
         self._heartbeat.polled_at = monotonic()
 
     def started(self, tag: str) -> None:
-        """A pool starts on this message: from now on a death is on its account."""
+        """A pool starts on this message: from now on a death counts against it."""
         claim = self.held.get(tag)
         if claim is None:
             return
@@ -220,7 +220,7 @@ class Holder:
         return ("XCLAIM", claim.stream, GROUP, self.id, 0, claim.entry, "RETRYCOUNT", mark, "JUSTID")
 
     def give_last_chance(self, claim: Claim) -> bool:
-        """Whether this message may be delivered now. If so it is marked: a death is on its account from here on.
+        """Whether this message may be delivered now. If so it is marked: a death counts against it from here on.
 
         Raises:
             redis.exceptions.RedisError: Redis is away; the message must not be delivered.
@@ -287,7 +287,7 @@ class Holder:
 
         A stop signal while the worker goes on may be the task's own (``os.kill(os.getpid(), SIGTERM)``) or somebody
         else's. Such an end is unattributed, as that of a worker which died before the message was seen to start:
-        after two, the message runs alone (see solitude.py), and then an end is on its account.
+        after two, the message runs alone (see solitude.py), and then an end counts against it.
         """
         claim = self.take(tag)
         if claim is None:
@@ -390,7 +390,7 @@ class Holder:
             logger.debug("Could not record that %s is alive; will retry (%s)", self.id, error)
 
     def _record_end(self) -> None:
-        """Record that the process lived on: for whoever reads of its death, and so that it convicts no message."""
+        """Record that the process is alive, so that its recorded death counts against no message."""
         reason = DeathReason.FENCED if self._heartbeat.loss is None else DeathReason.DATASET_LOST
         fields = {"incarnation": self.id, "reason": reason.value, "by": self.id}
         fields |= {"name": self.options.node_name, "host": socket.gethostname(), "pid": str(os.getpid())}

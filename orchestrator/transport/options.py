@@ -42,8 +42,8 @@ class Options:
     block_s: float = 1.0
     #: Deaths of workers that ran a message before it is a dead letter.
     max_deaths: int = 3
-    #: Whether a small process beside each worker (heart.py) speaks for it while its interpreter is held up, and proves
-    #: its death.
+    #: Whether a watchdog process beside each worker (heart.py) renews its lease while its threads are starved, and
+    #: proves its death.
     heart: bool = True
     #: A message's last chance waits at most this long for the worker to itself, and has it at most that long.
     alone_wait_s: float = 30.0

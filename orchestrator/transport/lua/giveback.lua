@@ -1,4 +1,4 @@
--- Deaths by which no message is convicted: nobody has proved that the process ended.
+-- Deaths that count against no message: nobody has proved that the process ended.
 local UNPROVED = {lost = true, stuck = true}
 -- A message whose holders ended so this often while they ran it is a dead letter too, though not as poison.
 local MOST_UNPROVED = 10
@@ -21,10 +21,10 @@ local function counted(root, deaths)
 end
 
 -- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
--- death to its name if there is one, and into the dead-letter stream when those are too many. `unexplained` is 1 if
--- its holder died and it was not marked: nobody is blamed, but see solitude.py for what follows. `interrupted` says
+-- death to its name if there is one, and into the dead-letter stream when those are too many. `unattributed` is 1 if
+-- its holder died and it was not marked: it counts against no message, see solitude.py for what follows. `interrupted` says
 -- that it was being executed. Returns what became of it (of a dead letter the reason), and its bytes.
-local function give_back(root, queue, stream, group, id, death, unexplained, max_deaths, ttl_ms, interrupted)
+local function give_back(root, queue, stream, group, id, death, unattributed, max_deaths, ttl_ms, interrupted)
   -- Its past is read and written before it is taken out: an error would leave it nowhere.
   local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
   local m, d, u, r = fields(entry)
@@ -74,7 +74,7 @@ local function give_back(root, queue, stream, group, id, death, unexplained, max
   -- Its stream is root .. 'q:STEP:' .. queue; what comes back a second time is in a step for it already.
   local step = stream:sub(#root + 3, -#queue - 2)
   if step:sub(1, 9) ~= 'returned-' then step = 'returned-' .. step end
-  if unexplained > 0 then u = (tonumber(u) or 0) + unexplained end
+  if unattributed > 0 then u = (tonumber(u) or 0) + unattributed end
   put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u, r)
   redis.call('HINCRBY', ledger, 'redelivered', 1)
   return 'returned', #(m or '')
