@@ -4,7 +4,8 @@
     GET    /deliveries/ID      -> 202 while it is pending, then 200 with its outcome; 404 if nobody knows it
     DELETE /deliveries/ID      -> 200 with what cancelling came to
 
-No process has to remember anything between two requests: the id is enough, whichever process is asked.
+No process has to remember anything between two requests: the id is enough, whichever process is asked. An id that is
+unknown is looked for in every mailbox and among the newest dead letters: let only your users ask, and limit their rate.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
+from math import ceil
 from typing import Any
+from uuid import UUID
 from wsgiref.simple_server import make_server
 
 from celery import Celery
 from pydantic import PositiveInt
 
-from orchestrator import Agent, Message, Orchestrator, handles
-from orchestrator.core.errors import BrokerUnavailable, InvalidMessage, UnknownDelivery
+from orchestrator import Agent, Delivery, Message, Orchestrator, handles
+from orchestrator.core.errors import CircuitOpen, InfrastructureError, InvalidMessage, UnknownDelivery
 from orchestrator.core.message import decode
 from orchestrator.core.outcome import to_wire
 
@@ -56,9 +59,17 @@ def charge(body: bytes) -> Answer:
     return "202 Accepted", {"Location": where}, {"id": delivery.id, "status": "pending", "see": where}
 
 
+def known(delivery_id: str) -> Delivery:
+    """The delivery with that id. What is no id is refused before Redis is asked."""
+    try:
+        return orchestrator.delivery(str(UUID(delivery_id)))
+    except ValueError:
+        raise UnknownDelivery(delivery_id) from None
+
+
 def look(delivery_id: str) -> Answer:
     """Where a charge is, and its outcome if it has one."""
-    delivery = orchestrator.delivery(delivery_id)
+    delivery = known(delivery_id)
     outcome = delivery.outcome()
     if outcome is None:
         return "202 Accepted", {"Retry-After": "1"}, {"id": delivery.id, "status": delivery.status()}
@@ -67,7 +78,7 @@ def look(delivery_id: str) -> Answer:
 
 def cancel(delivery_id: str) -> Answer:
     """Have a charge not run."""
-    return "200 OK", {}, {"id": delivery_id, "cancelling": orchestrator.delivery(delivery_id).cancel()}
+    return "200 OK", {}, {"id": delivery_id, "cancelling": known(delivery_id).cancel()}
 
 
 def answer(method: str, path: str, body: bytes) -> Answer:
@@ -77,16 +88,18 @@ def answer(method: str, path: str, body: bytes) -> Answer:
         match method, place, delivery_id:
             case "POST", "charges", "":
                 return charge(body)
-            case "GET", "deliveries", str(known) if known:
-                return look(known)
-            case "DELETE", "deliveries", str(known) if known:
-                return cancel(known)
+            case "GET", "deliveries", str(id_) if id_:
+                return look(id_)
+            case "DELETE", "deliveries", str(id_) if id_:
+                return cancel(id_)
             case _:
                 return "404 Not Found", {}, {"error": f"no {method} {path}"}
     except UnknownDelivery as error:
         return "404 Not Found", {}, {"error": str(error)}
-    except BrokerUnavailable as error:
-        return "503 Service Unavailable", {"Retry-After": "1"}, {"error": str(error)}
+    except InfrastructureError as error:
+        # Redis is away, the mailbox is full, or the agent's circuit breaker is open.
+        after_s = error.retry_after_s if isinstance(error, CircuitOpen) else 1.0
+        return "503 Service Unavailable", {"Retry-After": str(ceil(after_s))}, {"error": str(error)}
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

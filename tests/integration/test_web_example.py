@@ -10,8 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
+from uuid import uuid4
 
+import pytest
+
+from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
 from tests.eventually import eventually
 from tests.worker_process import ROOT, WorkerProcess
 
@@ -51,6 +56,45 @@ def ask(method: str, url: str, document: Any = None) -> tuple[int, dict[str, str
         return error.code, dict(error.headers), json.load(error)
 
 
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", "redis://127.0.0.1:1/0")
+    spec = spec_from_file_location("web_example", EXAMPLES / "web.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    # Its annotations are looked up there.
+    monkeypatch.setitem(sys.modules, "web_example", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("error", "retry_after"),
+    [
+        (MailboxFull("billing", depth=5, limit=5), "1"),
+        (CircuitOpen("billing", 2.5), "3"),
+        (BrokerUnavailable("redis://x", "gone"), "1"),
+    ],
+)
+def test_a_charge_that_cannot_be_accepted_now_is_503_and_when_to_try_again(
+    example: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, retry_after: str
+) -> None:
+    def send(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(example.orchestrator, "send", send)
+    status, headers, document = example.answer("POST", "/charges", b'{"order_id": "o1", "cents": 5}')
+    assert (status[:3], headers["Retry-After"]) == ("503", retry_after)
+    assert document == {"error": str(error)}
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_what_is_no_id_is_404_without_asking_redis(example: Any, method: str) -> None:
+    assert example.answer(method, "/deliveries/nobody", b"")[0] == "404 Not Found"
+    assert example.answer(method, "/deliveries/0b5b8d37-8f4c-4d4c-9f5e-0f2f1c7a9d11", b"")[0][:3] == "503"
+
+
 def test_the_web_endpoint_answers_202_and_later_the_outcome(redis_url: str) -> None:
     with served(redis_url) as first, served(redis_url) as second:
         status, headers, accepted = ask("POST", f"{first}/charges", {"order_id": "o1", "cents": 500})
@@ -59,6 +103,7 @@ def test_the_web_endpoint_answers_202_and_later_the_outcome(redis_url: str) -> N
         assert ask("GET", second + where)[0] == 202
         assert ask("POST", f"{first}/charges", {"order_id": "o1", "cents": -1})[0] == 400
         assert ask("GET", f"{second}/deliveries/nobody")[0] == 404
+        assert ask("GET", f"{second}/deliveries/{uuid4()}")[0] == 404
 
         unwanted = ask("POST", f"{first}/charges", {"order_id": "o2", "cents": 1})[1]["Location"]
         assert ask("DELETE", second + unwanted)[2]["cancelling"] == "cancelled"
