@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from orchestrator.core.errors import InfrastructureError
+from orchestrator.core.errors import CallerError, InfrastructureError
 from orchestrator.core.gauge import Gauge
 from orchestrator.core.log import get_logger
 
@@ -16,7 +16,11 @@ logger = get_logger(__name__)
 
 
 class GaugeCollector(Collector):
-    """Asks ``read`` at each scrape. While Redis is away, ``orchestrator_redis_up`` is 0 and the others are absent."""
+    """Calls ``read`` at each scrape; whatever it raises, the process' other metrics are served.
+
+    While Redis is away, ``orchestrator_redis_up`` is 0 and the gauges are absent. With a broker that is not supervised,
+    that one is absent too: no Redis was asked.
+    """
 
     def __init__(self, read: Callable[[], Iterable[Gauge]], registry: CollectorRegistry = REGISTRY) -> None:
         self._read = read
@@ -33,6 +37,12 @@ class GaugeCollector(Collector):
             families = [_family(gauge) for gauge in self._read()]
         except InfrastructureError as error:
             logger.debug("no gauges: %s", error)
+            up = 0
+        except CallerError as error:
+            logger.debug("no gauges: %s", error)
+            return
+        except Exception:
+            logger.exception("could not read the gauges")
             up = 0
         yield GaugeMetricFamily("orchestrator_redis_up", "Whether Redis answered this scrape.", value=up)
         yield from families

@@ -9,10 +9,13 @@ import sys
 import urllib.request
 
 import pytest
+from celery import Celery
 
+from orchestrator import Orchestrator
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.gauge import Gauge
 from orchestrator.embedded.ports import free_port
+from orchestrator.registry.gauges import read_gauges
 from orchestrator.telemetry.gauge_collector import GaugeCollector
 from tests.apps import shop
 from tests.eventually import eventually
@@ -83,6 +86,35 @@ def test_while_redis_is_away_the_gauges_are_absent_and_a_scrape_says_so() -> Non
     text = generate_latest(registry).decode()
     assert 'orchestrator_depth{queue="a"} 1.0' in text
     assert "orchestrator_workers 2.0" in text
+
+
+@pytest.mark.parametrize("broker", ["memory://", "amqp://127.0.0.1:1//"])
+def test_without_redis_a_scrape_has_all_metrics_but_the_gauges(broker: str) -> None:
+    """Regression: the scrape failed as a whole."""
+    from prometheus_client import CollectorRegistry, Counter, generate_latest
+
+    registry = CollectorRegistry()
+    Counter("tasks", "Tasks.", registry=registry).inc()
+    orchestrator = Orchestrator(Celery("elsewhere", broker=broker, set_as_current=False))
+    GaugeCollector(lambda: read_gauges(orchestrator.store, orchestrator.registry), registry)
+    text = generate_latest(registry).decode()
+    assert "tasks_total 1.0" in text
+    assert "orchestrator_redis_up" not in text
+
+
+def test_an_unforeseen_error_costs_a_scrape_its_gauges_only(caplog: pytest.LogCaptureFixture) -> None:
+    from prometheus_client import CollectorRegistry, Counter, generate_latest
+
+    def read() -> list[Gauge]:
+        raise ValueError("no password today")
+
+    registry = CollectorRegistry()
+    Counter("tasks", "Tasks.", registry=registry).inc()
+    GaugeCollector(read, registry)
+    text = generate_latest(registry).decode()
+    assert "tasks_total 1.0" in text
+    assert "orchestrator_redis_up 0.0" in text
+    assert "could not read the gauges" in caplog.text
 
 
 def test_no_free_port_is_an_error_that_names_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
