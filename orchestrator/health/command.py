@@ -1,12 +1,9 @@
-"""``orchestrator health``: a probe for containers and their keepers. Imports neither the app nor Celery."""
+"""``orchestrator health`` and ``orchestrator metrics``: probes. They import neither the app nor Celery."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from importlib.metadata import version
 from time import monotonic
 from typing import Any
 
@@ -28,16 +25,8 @@ Exit codes:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``orchestrator``; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:1] == ["doctor"]:
-        # It needs what takes longer to import than the whole probe may.
-        code: int = import_module("orchestrator.cli.doctor").main(arguments[1:])
-        return code
-    parser = argparse.ArgumentParser(prog="orchestrator", description="Supervision for Celery.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('celery-orchestrator')}")
-    commands = parser.add_subparsers(dest="command", required=True)
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``health`` and ``metrics``."""
     health = commands.add_parser(
         "health",
         help="whether the workers on this host are well",
@@ -45,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands.add_parser("doctor", help="whether Redis is fit: version, eviction, persistence, rights", add_help=False)
+    health.set_defaults(run=_health)
     which = health.add_mutually_exclusive_group()
     which.add_argument("--node", metavar="NAME", help="only the worker of this name (celery worker -n NAME)")
     which.add_argument("--pid", type=int, help="only the worker whose main process this is")
@@ -57,15 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="ask Redis (ORCHESTRATOR_BROKER_URL) whether beat and the manager do theirs",
     )
-    commands.add_parser(
+    metrics = commands.add_parser(
         "metrics",
         help="where the workers on this host answer Prometheus",
         description="Print where the workers on this host, of this user, answer Prometheus (setting metrics_port), "
         "as JSON for file_sd_configs: orchestrator metrics > /etc/prometheus/orchestrator.json",
     )
-    options = parser.parse_args(arguments)
-    if options.command == "metrics":
-        return _metrics()
+    metrics.set_defaults(run=_metrics)
+
+
+def _health(options: argparse.Namespace) -> int:
     if options.sweep:
         code, text = _sweep()
     else:
@@ -108,7 +98,7 @@ def _name(signs: dict[str, Any], *, apart: bool) -> str:
     return f"{signs['node']} (app {app}, {broker})" if apart and app else str(signs["node"])
 
 
-def _metrics() -> int:
+def _metrics(_: argparse.Namespace) -> int:
     from orchestrator.health.metrics_targets import targets
 
     try:

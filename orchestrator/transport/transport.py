@@ -49,7 +49,9 @@ def _track_requests() -> None:
     if task_module.Task.Request == CELERY_REQUEST:
         task_module.Task.Request = TRACKED_REQUEST
     if "celery.worker.strategy" in sys.modules:
-        import_module("orchestrator.transport.strategies").watch_strategies()
+        from orchestrator.transport.strategies import watch_strategies
+
+        watch_strategies()
 
 
 def _tell_what_is_scheduled() -> None:
@@ -58,7 +60,7 @@ def _tell_what_is_scheduled() -> None:
         # Celery warns in nine lines at each reconnect that it cancels nothing. What runs stays held here.
         pending = import_module("celery.exceptions").CPendingDeprecationWarning
         warnings.filterwarnings("ignore", r"\s*In Celery 5\.1 we introduced", pending)
-        import_module("orchestrator.transport.scheduled")
+        import orchestrator.transport.scheduled  # noqa: F401
 
 
 def is_supervised(transport: Any) -> bool:

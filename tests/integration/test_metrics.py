@@ -44,7 +44,7 @@ def test_each_worker_of_a_host_has_a_port_of_its_own_and_all_are_listed(redis_ur
             command = [
                 sys.executable,
                 "-c",
-                "from orchestrator.health.command import main; raise SystemExit(main())",
+                "from orchestrator.command import main; raise SystemExit(main())",
                 "metrics",
             ]
             out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout

@@ -37,7 +37,7 @@ def admin(server: EmbeddedServer) -> Iterator[Any]:
 
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = "import sys; from orchestrator.health.command import main; sys.exit(main())"
+    command = "import sys; from orchestrator.command import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", command, "doctor", *arguments],
         env={**os.environ, **environment},

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import orchestrator
+from orchestrator.command import main
 from orchestrator.health import files
-from orchestrator.health.command import main
 from orchestrator.health.judge import Exit, liveness, readiness, sweeps
 from orchestrator.health.pulse import Pulse
 
@@ -153,7 +153,7 @@ def test_a_broker_that_cannot_be_asked_is_a_matter_of_usage(
 
 def test_the_probe_loads_neither_celery_nor_a_redis_client_nor_pydantic(folder: Path) -> None:
     program = (
-        "import sys; from orchestrator.health.command import main; import orchestrator.health.ask_redis;"
+        "import sys; from orchestrator.command import main; import orchestrator.health.ask_redis;"
         "main(['health']);"
         "print(sorted({'celery', 'kombu', 'redis', 'pydantic', 'click', 'orchestrator.app'} & set(sys.modules)))"
     )

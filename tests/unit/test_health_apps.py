@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.command import main
 from orchestrator.health import files
 from orchestrator.health.ask_redis import asked
-from orchestrator.health.command import main
 from orchestrator.health.judge import Exit
 
 

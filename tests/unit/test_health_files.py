@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.command import main
 from orchestrator.health import files
-from orchestrator.health.command import main
 from orchestrator.health.pulse import Pulse
 
 

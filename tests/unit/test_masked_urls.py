@@ -6,11 +6,11 @@ import pytest
 from kombu import Connection
 
 from orchestrator.cli.doctor import main as doctor
+from orchestrator.command import main as health
 from orchestrator.core.broker_url import masked, problems_of
 from orchestrator.core.errors import CallerError, InvalidSettings
 from orchestrator.core.settings import load_settings
 from orchestrator.health.ask_redis import asked
-from orchestrator.health.command import main as health
 from orchestrator.transport.store import open_store
 
 #: Passwords that have to be encoded, and are not.

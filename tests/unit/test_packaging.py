@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import tomllib
 import warnings
@@ -16,8 +17,8 @@ from celery.worker.consumer.consumer import CANCEL_TASKS_BY_DEFAULT
 from kombu import Connection
 
 import orchestrator
+from orchestrator.command import main
 from orchestrator.core import errors
-from orchestrator.health.command import main
 from orchestrator.telemetry import switch
 from tests.unit.workers_for_steps import Worker
 
@@ -37,6 +38,17 @@ def test_the_version_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
         main(["--version"])
     assert done.value.code == 0
     assert capsys.readouterr().out == f"orchestrator {orchestrator.__version__}\n"
+
+
+def test_the_command_that_is_installed_is_the_one_that_is_tested() -> None:
+    assert PROJECT["scripts"] == {"orchestrator": f"{main.__module__}:{main.__name__}"}
+
+
+def test_no_module_is_imported_by_a_name_that_the_import_linter_cannot_see() -> None:
+    """Foreign packages may be; of our own, only the package's lazy names, in its ``__init__``."""
+    package = Path(orchestrator.__file__).parent
+    hidden = re.compile(r"""(import_module|__import__)\(\s*f?["']orchestrator""")
+    assert [path for path in package.rglob("*.py") if hidden.search(path.read_text())] == []
 
 
 def test_a_production_install_has_no_flower_no_prometheus_and_no_redis_server() -> None:
