@@ -357,7 +357,7 @@ class SupervisedRequest(TrackedRequest):
         try:
             self._failed(replace(self._failure(error, "".join(format_exception(error))), final=True))
         except Exception:
-            logger.exception("what is known of %s[%s] is of no use", self.name, self.id)
+            logger.exception("could not build the failure record of %s[%s]", self.name, self.id)
             super().bury_unsettled(channel, tag, error)
 
     def _after_tracer(self, failure: Failure, error: BaseException) -> Pause:

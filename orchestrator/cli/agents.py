@@ -22,6 +22,7 @@ from orchestrator.cli.printable import one_line
 from orchestrator.core.breaker import Phase
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
+from orchestrator.core.plural import counted
 from orchestrator.core.settings import Settings
 from orchestrator.core.times import age, moment
 from orchestrator.monitors.unserved import describe_unserved, unserved_of
@@ -329,7 +330,7 @@ def _served(mailbox: MailboxState) -> Cell:
     from orchestrator.cli.tables import Tone, Toned
 
     if mailbox.served_by:
-        return f"{len(mailbox.served_by)} worker{'' if len(mailbox.served_by) == 1 else 's'}"
+        return counted(len(mailbox.served_by), "worker")
     return Toned("nobody", Tone.BAD) if mailbox.unserved else "nobody"
 
 

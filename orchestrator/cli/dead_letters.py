@@ -147,9 +147,7 @@ def _show(context: click.Context, letter: DeadLetter, document: dict[str, Any], 
     more["first failure"] = moment_of(document["first_seen"])
     if letter.lineage.replays:
         line = letter.lineage
-        more["line"] = (
-            f"began with {line.first}, sent again {counted(line.replays, 'time')} ({line.auto} automatically)"
-        )
+        more["line"] = f"began with {line.first}, replayed {counted(line.replays, 'time')} ({line.auto} automatically)"
     more["metadata"] = json.dumps(document["metadata"]) if document["metadata"] else ""
     print_fields(out, "More", more)
     if traceback and own_frames(traceback) != traceback:
@@ -263,7 +261,7 @@ def show_acts(context: click.Context, limit: int, as_json: bool) -> None:
     ]
     columns = ("when", "act", "who", "why", "letters", "dead again", "about")
     print_table(
-        console(context), f"Acts: {len(rows)}", columns, rows, fold=("about", "why"), drop=("about", "dead again")
+        console(context), f"Audit log: {len(rows)}", columns, rows, fold=("about", "why"), drop=("about", "dead again")
     )
 
 

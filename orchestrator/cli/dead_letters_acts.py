@@ -31,7 +31,7 @@ _optional_id = click.argument("letter_id", metavar="[ID]", required=False)
 @click.command(
     cls=CeleryCommand,
     name="replay",
-    epilog=exit_codes(ExitCode.REFUSED, failed="it stopped before all were sent again"),
+    epilog=exit_codes(ExitCode.REFUSED, failed="it stopped before all were replayed"),
 )
 @_optional_id
 @click.option("--rate", "rate_per_s", type=float, metavar="N", cls=CeleryOption, help="At most so many a second.")
@@ -91,20 +91,20 @@ def retry_letters(
                 raise Stop(f"{name} is for many letters, not for an ID", ExitCode.CALLER)
         letter = log.get(letter_id)
         if dry_run:
-            _say(as_json, {"would_retry": 1}, f"{letter_id} would be sent again")
+            _say(as_json, {"would_replay": 1}, f"{letter_id} would be replayed")
             return
         queue = log.retry(letter_id, who=who, why=why)
         sent_one = Sent(letter_id, queue, delivery_id=letter.delivery_id)
-        _say(as_json, _document(sent_one), _sent_again(sent_one))
+        _say(as_json, _document(sent_one), _describe_replay(sent_one))
         return
     chosen = selection(orchestrator, options)
     must_be_meant(chosen, every)
     count = chosen.count() if at_most is None else min(at_most, chosen.count())
     if dry_run:
-        _say(as_json, {"would_retry": count}, f"{counted(count, 'dead letter')} would be sent again")
+        _say(as_json, {"would_replay": count}, f"{counted(count, 'dead letter')} would be replayed")
         return
     sent: list[Sent] = []
-    with progress_bar("sending again", count) as progress:
+    with progress_bar("replaying", count) as progress:
         done = chosen.retry(
             rate_per_s=rate_per_s,
             canary=Canary(**given) if canary else None,
@@ -121,8 +121,8 @@ def retry_letters(
         "stopped": done.stopped,
         "letters": [_document(one) for one in sent],
     }
-    said = f"{counted(done.sent, 'dead letter')} sent again; {done.dead} of them dead again so far"
-    _say(as_json, document, "\n".join([*map(_sent_again, sent), said]))
+    said = f"{counted(done.sent, 'dead letter')} replayed; {done.dead} of them dead again so far"
+    _say(as_json, document, "\n".join([*map(_describe_replay, sent), said]))
     if done.stopped:
         raise Stop(f"stopped: {done.stopped}", ExitCode.NOT_HANDLED)
 
@@ -131,9 +131,9 @@ def _document(sent: Sent) -> dict[str, Any]:
     return {"id": sent.letter_id, "queue": sent.queue, "delivery_id": sent.delivery_id}
 
 
-def _sent_again(sent: Sent) -> str:
+def _describe_replay(sent: Sent) -> str:
     which = f" as delivery {one_line(sent.delivery_id)}" if sent.delivery_id else ""
-    return f"{sent.letter_id} sent again to {one_line(sent.queue)}{which}"
+    return f"{sent.letter_id} replayed to {one_line(sent.queue)}{which}"
 
 
 @click.command(
@@ -176,10 +176,10 @@ def edit_letter(
         if as_json:
             print_document({"id": letter_id, "diff": edit.diff()})
         return
-    _ask("Send it again, changed so?", f"{letter_id} would be sent again, changed", yes)
+    _ask("Replay it with these changes?", f"{letter_id} would be replayed, changed", yes)
     queue = log.edit_and_retry(letter_id, wanted, who=who, why=why)
     sent = Sent(letter_id, queue, delivery_id=edit.letter.delivery_id)
-    _say(as_json, {**_document(sent), "diff": edit.diff()}, f"{_sent_again(sent)}, changed")
+    _say(as_json, {**_document(sent), "diff": edit.diff()}, f"{_describe_replay(sent)}, changed")
 
 
 @click.command(cls=CeleryCommand, name="park", epilog=EXIT_CODES)

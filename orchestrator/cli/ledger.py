@@ -25,9 +25,7 @@ _FURTHER = ("ready", "held", "delayed", "retried", "redelivered", "restarted", "
     epilog=exit_codes(ok="it balances", failed="the ledger of a mailbox does not balance, or Redis has lost data"),
 )
 @as_json_option
-@click.option(
-    "--acknowledge-loss", is_flag=True, help="Redis has lost data, and you know: from now on that is no error any more."
-)
+@click.option("--acknowledge-loss", is_flag=True, help="Acknowledge the data loss: exit code 0 again.")
 @click.pass_context
 @reported
 def ledger(context: click.Context, as_json: bool, acknowledge_loss: bool) -> None:

@@ -17,7 +17,7 @@ from orchestrator.core.times import age
 from orchestrator.monitors.leak import Leak, LeakKind
 
 #: The exit codes of `monitors leaks`.
-_LEAK_CODES = exit_codes(ok="there are no leaks, or all were mended", failed="there are leaks that were not mended")
+_LEAK_CODES = exit_codes(ok="there are no leaks, or all were repaired", failed="there are leaks that were not repaired")
 
 
 @click.group(name="monitors", epilog=EXIT_CODES)
@@ -133,9 +133,9 @@ def find_leaks(
         _show(context, leaks)
         if sweep:
             click.echo(
-                f"{counted(len(wanted), 'leak')} would be mended"
+                f"{counted(len(wanted), 'leak')} would be repaired"
                 if dry_run
-                else f"{counted(len(mended), 'leak')} mended"
+                else f"{counted(len(mended), 'leak')} repaired"
             )
     if len(mended) < len(leaks):
         context.exit(int(ExitCode.NOT_HANDLED))

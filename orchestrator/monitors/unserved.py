@@ -7,6 +7,7 @@ from time import monotonic
 
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
+from orchestrator.core.plural import counted
 from orchestrator.core.times import age
 from orchestrator.registry.mailboxes import MailboxState
 from orchestrator.telemetry import emit, events
@@ -28,7 +29,7 @@ def unserved_of(mailboxes: Iterable[MailboxState]) -> list[MailboxState]:
 def describe_unserved(mailbox: MailboxState) -> str:
     """One line about a mailbox that nobody serves."""
     count = mailbox.waiting + mailbox.delayed
-    what = f"{count} message{'' if count == 1 else 's'} in {mailbox.queue}, which no living worker serves"
+    what = f"{counted(count, 'message')} in {mailbox.queue}, which no living worker serves"
     return (
         what if mailbox.oldest_waiting_s is None else f"{what}; the oldest has waited {age(mailbox.oldest_waiting_s)}"
     )

@@ -36,7 +36,7 @@ def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench:
     bench.bury(error="KeyError", metadata={"job": 1})
     other = bench.bury(error="ValueError")
     assert asked(shop, "list", "--error", "KeyError", "--metadata", "job=1")["count"] == 1
-    assert asked(shop, "retry", "--error", "KeyError", "--dry-run") == {"would_retry": 1}
+    assert asked(shop, "retry", "--error", "KeyError", "--dry-run") == {"would_replay": 1}
     assert asked(shop, "retry", "--error", "KeyError", "--why", "fixed")["sent"] == 1
     assert [letter["id"] for letter in asked(shop, "list")["letters"]] == [other]
     (act,) = asked(shop, "acts")["acts"]
@@ -58,7 +58,7 @@ def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: ShelfInR
     bench.bury()
     result = invoke(shop.app, dead_letters, "retry", "--all", "--canary", "--wait", "0.05")
     assert result.exit_code == 1
-    assert "1 dead letter sent again" in result.stdout
+    assert "1 dead letter replayed" in result.stdout
     assert "have not come to an end" in result.stderr
 
 
@@ -79,7 +79,7 @@ def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, b
 
 def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: ShelfInRedis) -> None:
     letter_id = bench.bury()
-    assert asked(shop, "retry", letter_id, "--dry-run") == {"would_retry": 1}
+    assert asked(shop, "retry", letter_id, "--dry-run") == {"would_replay": 1}
     assert asked(shop, "list")["count"] == 1
     assert invoke(shop.app, dead_letters, "retry", "1-1", "--dry-run").exit_code == 2
 

@@ -47,7 +47,7 @@ def test_a_letter_tells_its_whole_story(shop: Orchestrator, redis_url: str) -> N
             assert "S3CRET" not in text
 
         assert invoke(shop.app, dead_letters, "retry", letter_id).stdout == (
-            f"{letter_id} sent again to billing as delivery {sent['id']}\n"
+            f"{letter_id} replayed to billing as delivery {sent['id']}\n"
         )
         again = invoke(shop.app, dead_letters, "retry", letter_id)
         assert again.exit_code == 2

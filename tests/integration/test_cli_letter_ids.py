@@ -64,8 +64,8 @@ def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: She
     opened = invoke(shop.app, dead_letters, "unpark", "--all").stdout
     assert opened == f"{first}\n{second}\n2 dead letters open again\n"
     sent = invoke(shop.app, dead_letters, "replay", "--all", "--at-most", "1").stdout
-    assert sent.startswith(f"{first} sent again to billing")
-    assert sent.endswith("\n1 dead letter sent again; 0 of them dead again so far\n")
+    assert sent.startswith(f"{first} replayed to billing")
+    assert sent.endswith("\n1 dead letter replayed; 0 of them dead again so far\n")
     assert invoke(shop.app, dead_letters, "purge", "--all", "--yes").stdout == f"{second}\n1 dead letter removed\n"
     acts = asked(shop, "acts")["acts"]
     assert [(a["kind"], a["done"]) for a in acts] == [("purge", 1), ("retry", 1), ("unpark", 2), ("park", 2)]
