@@ -20,7 +20,7 @@ from orchestrator.agents.directory import Directory
 from orchestrator.agents.eager import EagerHouse
 from orchestrator.agents.ending import Ending
 from orchestrator.agents.examine import Examination, ExamineRedis, warn_sender
-from orchestrator.agents.fitting import Fitting, refuse_app, refuse_policies, refuse_worker, useless_limits
+from orchestrator.agents.fitting import ValidateTimeouts, refuse_app, refuse_policies, refuse_worker, useless_limits
 from orchestrator.agents.guard import Guard
 from orchestrator.agents.host import register_handlers, supervise_tasks
 from orchestrator.agents.masked import mask_logs
@@ -110,7 +110,7 @@ class Orchestrator:
         app.orchestrator = self
         mask_arguments(app)
         app.send_task = SendTask(app, self._to_agent)
-        app.steps["worker"].update((Ending, ExamineRedis, Fitting))
+        app.steps["worker"].update((Ending, ExamineRedis, ValidateTimeouts))
         app.steps["consumer"].update((Guard, Reaping, Reporting))
         app.on_after_finalize.connect(self._on_finalize, weak=False)
         if app.finalized:
@@ -123,9 +123,9 @@ class Orchestrator:
     def _to_agent(self, task: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
         return self._sender.by_celery(task, options)
 
-    def unsaid_supervision(self, agent: str, message: str) -> Supervision:
+    def default_supervision(self, agent: str, message: str) -> Supervision:
         """How a message of an agent declared here is supervised that says nothing of it."""
-        return self._sender.unsaid(self._directory.address(agent, message))
+        return self._sender.default_supervision(self._directory.address(agent, message))
 
     def _on_finalize(self, **_: Any) -> None:
         supervise_tasks(self.app)

@@ -17,7 +17,7 @@ from celery.app.utils import Settings as CelerySettings
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
-from orchestrator.core.broker_url import ALLOWED, is_served, problems_of, scheme_of, servers, shown
+from orchestrator.core.broker_url import ALLOWED, is_served, problems_of, quoted, scheme_of, servers
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.settings import Settings
 from orchestrator.transport.options import Options
@@ -214,7 +214,7 @@ def _problems(urls: tuple[str, ...]) -> list[str]:
     for server in urls:
         scheme = scheme_of(server)
         if not problems and scheme and "." not in scheme and scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-            problems.append(f"broker_url={shown(server)}: kombu has no transport {scheme!r}; {ALLOWED}")
+            problems.append(f"broker_url={quoted(server)}: kombu has no transport {scheme!r}; {ALLOWED}")
     return problems
 
 

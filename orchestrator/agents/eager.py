@@ -38,7 +38,7 @@ from orchestrator.sending.celery_sends import TaskSend, check_arguments, has_own
 from orchestrator.sending.delivery import Cancelling, Found
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel, own_headers
-from orchestrator.sending.sender import Taken
+from orchestrator.sending.sender import SendResult
 from orchestrator.telemetry import emit, events, tracing
 from orchestrator.transport.own_fields import FENCE
 
@@ -107,7 +107,7 @@ class EagerHouse:
     def prepare(self, parcel: Parcel) -> None:
         """Nothing comes before a first message here."""
 
-    def send(self, parcel: Parcel) -> Taken:
+    def send(self, parcel: Parcel) -> SendResult:
         """Run a parcel to its outcome, retries included; or find the delivery it repeats.
 
         Raises:
@@ -121,7 +121,7 @@ class EagerHouse:
             raise error
         return taken
 
-    def _send(self, parcel: Parcel) -> Taken:
+    def _send(self, parcel: Parcel) -> SendResult:
         """As :meth:`send`, which alone raises what a handler has raised: of many, the others are to run."""
         task = None if parcel.supervision.agent else self._app.tasks.get(parcel.task)
         place: Mapping[str, Any] | None = None
@@ -130,13 +130,13 @@ class EagerHouse:
             send = TaskSend(parcel, {}, inline=True)
             send_by_task(task, send)
             if not send.published:
-                return Taken(parcel.id, published=False)
+                return SendResult(parcel.id, published=False)
             parcel, place = _as_sent(parcel, send), send.place()
         elif task is not None:
             check_arguments(task, parcel.args, parcel.kwargs)
         twin = self._flow.twin_of(parcel)
         if twin is not None:
-            return Taken(twin)
+            return SendResult(twin)
         try:
             self._flow.admit(parcel.supervision.agent)
             self._run(parcel)
@@ -144,7 +144,7 @@ class EagerHouse:
             self._flow.forget(parcel)
             raise
         self._flow.ended(parcel)
-        return Taken(parcel.id, place=place)
+        return SendResult(parcel.id, place=place)
 
     def send_many(self, parcels: Sequence[Parcel]) -> None:
         """Run parcels one after the other."""

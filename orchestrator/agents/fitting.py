@@ -16,7 +16,7 @@ from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.address import Address
 
 
-class Fitting(bootsteps.Step):
+class ValidateTimeouts(bootsteps.Step):
     """A step of the worker: made when all is imported and configured and nothing has started, which it may prevent."""
 
     def __init__(self, parent: Any, **_: Any) -> None:

@@ -19,7 +19,7 @@ from orchestrator.agents.replacing import inherited
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.message import decode, message_name
-from orchestrator.sending.celery_sends import noting
+from orchestrator.sending.celery_sends import capture_apply
 from orchestrator.transport.own_fields import INCARNATION, own_field
 from orchestrator.transport.strategies import has_own_strategy
 from orchestrator.transport.transport import CELERY_REQUEST, TRACKED_REQUEST
@@ -53,9 +53,12 @@ def register_handlers(app: Celery, orchestrator: Orchestrator, spec: AgentSpec) 
     late = {"acks_late": True, "reject_on_worker_lost": True}
     options = {"bind": True, "ignore_result": True, "typing": False, "shared": False, **late}
     for message, handler in spec.handlers.items():
-        unsaid = partial(orchestrator.unsaid_supervision, spec.name, message)
+        supervision = partial(orchestrator.default_supervision, spec.name, message)
         app.task(
-            _runner(orchestrator, spec, handler, instance), name=spec.task_name(message), __unsaid__=unsaid, **options
+            _runner(orchestrator, spec, handler, instance),
+            name=spec.task_name(message),
+            __default_supervision__=supervision,
+            **options,
         )
     app.task(_down_runner(orchestrator, spec, instance), name=spec.down_task, **options)
 
@@ -113,16 +116,16 @@ def supervise_tasks(app: Celery) -> None:
                 task.Request = REQUEST
             derive(task)
             task.__handle__ = task.run
-        task.apply = noting(task, task.apply)
-        task.__unsupervised__ = why_not_supervised(task)
+        task.apply = capture_apply(task, task.apply)
+        task.__unsupervised__ = why_task_not_supervised(task)
 
 
-def why_not_supervised(task: Any) -> str:
+def why_task_not_supervised(task: Any) -> str:
     """Why a task's messages cannot be supervised; empty if they can."""
     if not task.acks_late:
         return "acks_late=False: acknowledged before it runs, so it is lost with its worker"
     if has_own_strategy(task):
-        return f"its Strategy is {_shown(task.Strategy)}, which hands messages to the pool by itself"
+        return f"its Strategy is {_import_name(task.Strategy)}, which hands messages to the pool by itself"
     if inspect.iscoroutinefunction(task.run) or inspect.isasyncgenfunction(task.run):
         return "it is an async function; Celery's pools run plain functions"
     if inspect.isgeneratorfunction(task.run):
@@ -133,5 +136,5 @@ def why_not_supervised(task: Any) -> str:
     return f"its Request class is {request.__module__}:{request.__qualname__}, which settles for itself"
 
 
-def _shown(strategy: Any) -> str:
+def _import_name(strategy: Any) -> str:
     return strategy if isinstance(strategy, str) else f"{strategy.__module__}:{strategy.__qualname__}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.agents.host import why_not_supervised
+from orchestrator.agents.host import why_task_not_supervised
 from orchestrator.agents.pools import why_unknown
 from orchestrator.core.effective import impossible, merge, wasteful
 from orchestrator.core.timeouts import Timeouts
@@ -51,7 +51,7 @@ def _unknown_pool(pool: str | type) -> list[str]:
 
 
 def _tasks(tasks: list[tuple[str, Any]]) -> list[str]:
-    return grouped((name, f"not supervised, {why}") for name, task in tasks if (why := why_not_supervised(task)))
+    return grouped((name, f"not supervised, {why}") for name, task in tasks if (why := why_task_not_supervised(task)))
 
 
 def _contents(app: Celery, tasks: list[tuple[str, Any]]) -> list[str]:
@@ -76,7 +76,7 @@ def governed_tasks(app: Celery, timeouts: Timeouts) -> list[Address]:
     found = []
     for name, task in own_tasks(app):
         said = timeouts.policy(name)
-        if name not in theirs and not why_not_supervised(task) and (said.timeout_s or said.deadline_s):
+        if name not in theirs and not why_task_not_supervised(task) and (said.timeout_s or said.deadline_s):
             policy = merge(("settings", timeouts.floor), ("settings", said))
             found.append(Address("", name, name, "", policy))
     return found

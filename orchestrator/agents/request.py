@@ -73,7 +73,7 @@ class SupervisedRequest(TrackedRequest):
         try:
             super().__init__(message, *args, **kwargs)
             check_body(self._payload)
-            self._known = check_headers(self._request_dict) or self._unsaid()
+            self._known = check_headers(self._request_dict) or self._default_supervision()
         except (InvalidTaskError, ContentDisallowed, DecodeError):
             raise
         except (TypeError, ValueError, LookupError, AttributeError) as error:
@@ -84,12 +84,12 @@ class SupervisedRequest(TrackedRequest):
         if self._request_dict.get("timelimit") is None:
             self._request_dict["timelimit"] = [None, None]
 
-    def _unsaid(self) -> Supervision | None:
+    def _default_supervision(self) -> Supervision | None:
         """How an agent's message is supervised that was sent without this library, and so says nothing of it."""
-        unsaid = getattr(self.task, "__unsaid__", None)
-        if unsaid is None:
+        default = getattr(self.task, "__default_supervision__", None)
+        if default is None:
             return None
-        known: Supervision = unsaid()
+        known: Supervision = default()
         self._request_dict[HEADER] = known.to_wire()
         return known
 
@@ -479,9 +479,9 @@ class SupervisedRequest(TrackedRequest):
             channel.settler.settle(tag, "dead", verdict.outcome.reason)
             channel.qos.settled(tag)
         self.acknowledged = True
-        self._tell(verdict, supervision)
+        self._emit_verdict(verdict, supervision)
 
-    def _tell(self, verdict: Verdict, supervision: Supervision | None) -> None:
+    def _emit_verdict(self, verdict: Verdict, supervision: Supervision | None) -> None:
         known = supervision or Supervision(message=self.name)
         if verdict.log:
             error = mask(verdict.outcome.error, self._hidden())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.core.broker_url import ENCODED, servers, shown
+from orchestrator.core.broker_url import ENCODED, quoted, servers
 from orchestrator.core.errors import InvalidSettings, NotSupervised
 
 if TYPE_CHECKING:
@@ -42,5 +42,5 @@ def orchestrator_of(context: click.Context) -> Orchestrator:
         except ValueError:
             # Its text may quote a part of the password.
             urls = servers(app.conf.broker_read_url or app.conf.broker_url or "")
-            raise InvalidSettings([f"broker_url={shown(';'.join(urls))}: not a URL; {ENCODED}"]) from None
+            raise InvalidSettings([f"broker_url={quoted(';'.join(urls))}: not a URL; {ENCODED}"]) from None
     return orchestrator

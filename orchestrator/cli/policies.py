@@ -82,7 +82,7 @@ def _show(context: click.Context, addresses: list[Address], factor: float, said:
     out = console(context)
     for address in addresses:
         rows = [
-            (name, _shown(_value(address.policy, name)), address.policy.sources.get(name, "default"))
+            (name, _format_option(_value(address.policy, name)), address.policy.sources.get(name, "default"))
             for name in _OPTIONS
         ]
         print_table(out, address.task, ("option", "value", "from"), rows, fold=("value",))
@@ -93,7 +93,7 @@ def _show(context: click.Context, addresses: list[Address], factor: float, said:
     print_text(out, "Remarks", "\n".join(f"  {line}" for line in said) or "  none")
 
 
-def _shown(value: Any) -> str:
+def _format_option(value: Any) -> str:
     match value:
         case None:
             return "none"

@@ -46,7 +46,7 @@ def is_served(urls: str | Sequence[str]) -> bool:
 
 def problems_of(urls: str | Sequence[str]) -> list[str]:
     """What keeps a Redis URL from being used, one line for each bad server; other brokers' URLs have none."""
-    return [f"broker_url={shown(server)}: {why}" for server in servers(urls) if (why := problem_of(server))]
+    return [f"broker_url={quoted(server)}: {why}" for server in servers(urls) if (why := problem_of(server))]
 
 
 def problem_of(server: str) -> str:
@@ -105,7 +105,7 @@ def _without_query(text: str) -> str:
     return f"{before}{mark}…" if mark else before
 
 
-def shown(url: object) -> str:
+def quoted(url: object) -> str:
     """A URL, or several, in quotes and without passwords."""
     text = masked(url) if isinstance(url, str) else "(not shown)"
     return text if text == "(not shown)" else f"'{text}'"

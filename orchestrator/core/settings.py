@@ -28,7 +28,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from orchestrator.core.broker_url import ALLOWED, is_served, problem_of, servers, shown
+from orchestrator.core.broker_url import ALLOWED, is_served, problem_of, quoted, servers
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
 from orchestrator.core.flow import Breaker, Mailbox
 from orchestrator.core.nearest import meant
@@ -261,7 +261,7 @@ def _problems(error: ValidationError) -> list[str]:
             allowed = f"; allowed: {', '.join(options)}"
             problems.append(f"{'.'.join(table)}: no such option {name!r}{meant(name, options) or allowed}")
         elif where == "broker_url":
-            problems.append(f"{where}={shown(item['input'])}: {item['msg']}")
+            problems.append(f"{where}={quoted(item['input'])}: {item['msg']}")
         elif not where:
             # The input is all settings, with the password.
             problems.append(f"settings: {item['msg']}")

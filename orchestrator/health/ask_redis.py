@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from orchestrator.core.broker_url import masked, problem_of, scheme_of, servers, shown
+from orchestrator.core.broker_url import masked, problem_of, quoted, scheme_of, servers
 from orchestrator.core.keys import Keys
 
 
@@ -65,9 +65,9 @@ def _ask(urls: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[A
 
 def _ask_one(url: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[Any]:
     if scheme_of(url) not in ("redis", "rediss"):
-        raise BadAddress(f"broker_url={shown(url)} cannot be asked; allowed: redis://, rediss://")
+        raise BadAddress(f"broker_url={quoted(url)} cannot be asked; allowed: redis://, rediss://")
     if why := problem_of(url):
-        raise BadAddress(f"broker_url={shown(url)}: {why}")
+        raise BadAddress(f"broker_url={quoted(url)}: {why}")
     parts = urlsplit(url)
     address = parts.hostname or "127.0.0.1", parts.port or 6379
     greetings: list[tuple[str, ...]] = []

@@ -170,7 +170,7 @@ class SendTask:
         return result
 
 
-def noting(task: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
+def capture_apply(task: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
     """``Task.apply``, where ``apply_async`` ends in eager mode, for sends whose attempts are made elsewhere."""
 
     def apply_or_note(args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:

@@ -55,7 +55,7 @@ from orchestrator.transport.transport import why_not_supervised
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class SendResult:
     """What a parcel became."""
 
     #: Its delivery's id: another's, where that came before under its idempotency key.
@@ -76,7 +76,7 @@ class Door(Protocol):
     def tracker(self) -> Tracker:
         """Knows where what was sent is."""
 
-    def send(self, parcel: Parcel) -> Taken:
+    def send(self, parcel: Parcel) -> SendResult:
         """Take a parcel, and say what it became.
 
         Raises:
@@ -125,7 +125,7 @@ class BrokerDoor:
         self._store = store
         self._hidden = hidden
 
-    def send(self, parcel: Parcel) -> Taken:
+    def send(self, parcel: Parcel) -> SendResult:
         """See :class:`Door`."""
         self._must_supervise()
         self._declare(parcel)
@@ -133,11 +133,11 @@ class BrokerDoor:
         try:
             if task is None:
                 publish(self._app, parcel, self._hidden, quick=self._quick.publish)
-                return Taken(parcel.id)
+                return SendResult(parcel.id)
             send = publish_task(self._app, task, parcel, self._hidden, self._quick.publish)
         except Twin as twin:
-            return Taken(twin.first_id)
-        return Taken(parcel.id) if send is None else Taken(send.id or parcel.id, send.published, send.place())
+            return SendResult(twin.first_id)
+        return SendResult(parcel.id) if send is None else SendResult(send.id or parcel.id, send.published, send.place())
 
     def send_many(self, parcels: Sequence[Parcel]) -> None:
         """See :class:`Door`."""
@@ -287,7 +287,7 @@ class Sender:
             delivery.wait(timeout_s=1)
         return delivery
 
-    def unsaid(self, address: Address) -> Supervision:
+    def default_supervision(self, address: Address) -> Supervision:
         """How a message is supervised that was sent without saying so."""
         hide = self._directory.hidden_in(address)
         return by_celery_to(address, self._directory.timeouts, None, hide).supervision
@@ -426,7 +426,7 @@ def _receipts(cast: Cast, refused: Mapping[int, Refusal], door: Door, trace: Map
             yield Receipt(s.agent, delivery)
 
 
-def _through(door: Door, parcel: Parcel) -> Taken:
+def _through(door: Door, parcel: Parcel) -> SendResult:
     s = parcel.supervision
     emit(events.SEND_STARTED, agent=s.agent, message=s.message, id=parcel.id)
     began = monotonic()

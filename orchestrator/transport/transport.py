@@ -14,7 +14,7 @@ from kombu.utils.functional import dictfilter
 from kombu.utils.imports import symbol_by_name
 from kombu.utils.url import as_url, parse_url
 
-from orchestrator.core.broker_url import ENCODED, problems_of, scheme_of, servers, shown
+from orchestrator.core.broker_url import ENCODED, problems_of, quoted, scheme_of, servers
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.transport import flower_queues
 from orchestrator.transport.broker import BROKERS, Broker
@@ -187,7 +187,7 @@ def _parse_url(connection: Any) -> bool:
             parts = parse_url(url)
         except ValueError:
             # Its text may quote a part of the password.
-            raise InvalidSettings([f"broker_url={shown(url)}: not a URL; {ENCODED}"]) from None
+            raise InvalidSettings([f"broker_url={quoted(url)}: not a URL; {ENCODED}"]) from None
         connection._initial_params.update(dictfilter(parts), hostname=parts["hostname"])
         # By its scheme kombu knows whether it is to speak TLS.
         connection._init_params(**connection._initial_params)
