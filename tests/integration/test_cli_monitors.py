@@ -49,7 +49,7 @@ def test_leaks_are_shown_then_tried_then_mended(ground: OnRedis) -> None:
     assert json.loads(tried.stdout)["would_mend"] == [second]
     assert ground.monitors.stats().active == 2
     mended = invoke(app, monitors, "leaks", "--sweep")
-    assert (mended.exit_code, "1 leak mended" in mended.stdout) == (0, True)
+    assert (mended.exit_code, "1 leak repaired" in mended.stdout) == (0, True)
     assert [entry.ref for entry in ground.monitors.list()] == [first]
 
     old = invoke(app, monitors, "leaks", "--age", "0", "--sweep", "--json")
