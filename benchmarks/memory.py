@@ -42,7 +42,7 @@ def _one_message(app: Celery, store: Store) -> bytes:
 
 def _settle_all(store: Store, count: int) -> None:
     k, client = store.keys, store.client
-    raw, _ = store.run("register", [k.leases, k.incarnation_counter], [k.root, "memory:1", "node", "memory"])
+    raw, _ = store.run("register", [k.leases, k.incarnation_counter], [k.root, "memory:1", 0, "node", "memory"])
     stream = k.step(_QUEUE, 0)
     claim: Any = client
     for _ in range(0, count, _BATCH):

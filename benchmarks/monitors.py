@@ -54,7 +54,7 @@ class Bench:
     def _join(self, agent: str) -> str:
         store = self.orchestrator.store
         fields = ["node", agent, "queues", json.dumps([agent]), "agents", json.dumps([agent])]
-        args = [store.keys.root, f"{agent}@host-{agent}:4711", *fields]
+        args = [store.keys.root, f"{agent}@host-{agent}:4711", 0, *fields]
         raw, _ = store.run("register", [store.keys.leases, store.keys.incarnation_counter], args)
         return str(raw.decode())
 

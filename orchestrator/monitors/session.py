@@ -83,8 +83,10 @@ class StoredSession:
         fields = ["node", f"{KIND}@{host}", "kind", KIND, "pid", os.getpid(), "host", host]
         fields += ["queues", "[]", "agents", "[]", *entails(self._store.options)]
         name = f"{KIND}@{host}:{os.getpid()}"
-        raw, _ = self._store.run("register", [k.leases, k.incarnation_counter], [k.root, name, *fields])
-        self._id = raw.decode()
+        numbers = self._store.broker.last_numbers
+        args = [k.root, name, numbers.get(k.root, 0), *fields]
+        raw, number = self._store.run("register", [k.leases, k.incarnation_counter], args)
+        self._id, numbers[k.root] = raw.decode(), int(number)
         self._thread = threading.Thread(target=self._live, name="orchestrator-session", daemon=True)
         self._thread.start()
         self._token = open_session.set(self.owner)

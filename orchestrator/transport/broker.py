@@ -64,6 +64,8 @@ class Broker:
         self.servers = tuple(servers)
         #: By key prefix, the data set that this process registered in last.
         self.datasets: dict[str, Dataset] = {}
+        #: By key root, the highest number of an incarnation of this process.
+        self.last_numbers: dict[str, int] = {}
         self._at = 0
         self._address = ""
         self._start()

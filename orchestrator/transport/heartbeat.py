@@ -100,10 +100,11 @@ class Heartbeat:
         fields = ["node", name, "pid", os.getpid(), "host", self._host, "queues", "[]", *entails(self._options)]
         if self._ooms.group and self._oom_counts[1] is not None:
             fields += ["oom_group", self._ooms.group, "oom_kills", self._oom_counts[1]]
-        args = [k.root, f"{name}:{os.getpid()}", *fields]
+        args = [k.root, f"{name}:{os.getpid()}", self._broker.last_numbers.get(k.root, 0), *fields]
         raw, token = self._wire.run("register", [k.leases, k.incarnation_counter], args)
         self.incarnation = raw.decode()
         self._broker.datasets[k.root] = self.dataset
+        self._broker.last_numbers[k.root] = int(token)
         self._registered_at = monotonic()
         self.heart = HeartLink(k, self._options, self.incarnation, self._ooms.file)
         return int(token)

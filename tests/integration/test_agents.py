@@ -469,7 +469,7 @@ def test_a_handler_that_leaves_the_interpreter_does_not_take_its_worker_along(po
 
 
 def test_a_worker_that_is_told_to_stop_finishes_what_it_runs_and_gives_back_the_rest() -> None:
-    with hosted("threads", concurrency=1) as house:
+    with hosted("threads", concurrency=1, arguments=("--prefetch-multiplier=4",)) as house:
         running = house.orchestrator.send("worker", app.Hold(name="last"))
         waiting = [house.orchestrator.send("worker", app.Add(a=n, b=0)) for n in range(3)]
         eventually(lambda: house.row().held > 1, describe=house.log)

@@ -28,7 +28,7 @@ def dead(broker: BareBroker, reason: str = "killed", **fields: str) -> str:
     """An incarnation that was fenced so long ago that nothing can be served to it any more."""
     k = broker.store.keys
     said = [part for pair in fields.items() for part in pair]
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w", *said])
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w", *said])
     incarnation = str(raw.decode())
     keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
     assert broker.store.run("fence", keys, [incarnation, "", reason, "test", "", 0, k.root, ""])
@@ -89,7 +89,7 @@ def test_its_errors_do_not_keep_mail_from_being_handed_on(broker: BareBroker, ca
 
 def test_who_ends_by_its_own_word_is_forgotten_only_when_all_is_done(broker: BareBroker) -> None:
     k = broker.store.keys
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w"])
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w"])
     called: list[tuple[str, str]] = []
 
     def at_death(incarnation: str, reason: str) -> bool:
@@ -103,8 +103,11 @@ def test_who_ends_by_its_own_word_is_forgotten_only_when_all_is_done(broker: Bar
     assert called == [(raw.decode(), "drained")]
 
 
-def test_a_hundred_whose_death_cannot_be_mourned_block_nobody_else(broker: BareBroker) -> None:
+def test_a_hundred_whose_death_cannot_be_mourned_block_nobody_else(
+    broker: BareBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Regression: only the first hundred of the dying were ever looked at."""
+    monkeypatch.setattr(sweep, "_MOURN_S", 60)
     cursed = {dead(broker) for _ in range(100)}
     victim = dead(broker)
     broker.redis.zincrby(broker.store.keys.dying, 10_000, victim)
@@ -171,7 +174,7 @@ def test_who_is_monitored_is_forgotten_only_when_that_has_been_told(broker: Bare
     """A plain worker that somebody monitors by its incarnation: its own options say nothing of it."""
     k = broker.store.keys
     orchestrator = make(broker.url)
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w"])
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w"])
     with orchestrator.monitors.session() as session:
         session.monitor(raw.decode())
         keys = [k.leases, k.dying, k.deaths, k.incarnation(raw.decode()), k.sweep, k.silent]

@@ -81,9 +81,9 @@ def test_a_kill_is_an_oom_kill_if_a_neighbour_has_seen_the_count_rise(
 ) -> None:
     k, store = broker.store.keys, broker.store
     about = ["oom_group", "g", "oom_kills", 4]
-    raw, _ = store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", *about])
+    raw, _ = store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, *about])
     victim = raw.decode()
-    raw, _ = store.run("register", [k.leases, k.incarnation_counter], [k.root, "n:1", *about])
+    raw, _ = store.run("register", [k.leases, k.incarnation_counter], [k.root, "n:1", 0, *about])
     neighbour = raw.decode()
     if count is not None:
         beat = [k.leases, k.incarnation(neighbour), k.sweep, k.silent, k.oom("g")]
@@ -97,7 +97,7 @@ def test_a_kill_is_an_oom_kill_if_a_neighbour_has_seen_the_count_rise(
 def test_a_sweep_asks_as_much_of_redis_whoever_lives(broker: BareBroker, living: int) -> None:
     k, store = broker.store.keys, broker.store
     for number in range(living):
-        store.run("register", [k.leases, k.incarnation_counter], [k.root, f"w:{number}", "node", "w"])
+        store.run("register", [k.leases, k.incarnation_counter], [k.root, f"w:{number}", 0, "node", "w"])
     sweeper = store.sweeper()
     sweeper.sweep("warm-up")
     broker.redis.config_resetstat()

@@ -47,7 +47,7 @@ def claim(broker: BareBroker, credit: int = 64) -> list[Any]:
 
 def registered(broker: BareBroker) -> str:
     k = broker.store.keys
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "queues", '["large"]'])
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "queues", '["large"]'])
     return str(raw.decode())
 
 

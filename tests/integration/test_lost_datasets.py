@@ -151,6 +151,16 @@ def test_a_session_learns_that_its_monitors_are_lost_with_the_data(redis_url: st
     orchestrator.app.close()
 
 
+def test_an_id_names_one_incarnation_of_a_process_though_redis_has_lost_its_counter(redis_url: str) -> None:
+    orchestrator = failover_app.make(redis_url)
+    with orchestrator.monitors.session() as first:
+        before = first.id
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    with orchestrator.monitors.session() as second:
+        assert int(second.id.rpartition("#")[2]) > int(before.rpartition("#")[2])
+
+
 def test_a_data_set_has_its_identity_once(broker: BareBroker) -> None:
     run, keys = broker.store.run, broker.store.keys
     first = identify(run, keys, None)

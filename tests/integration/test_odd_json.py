@@ -123,7 +123,7 @@ def test_a_queue_without_words_stops_no_sweep(broker: BareBroker) -> None:
     sweeper.sweep("before")
     for queues in (json.dumps([HALF]), "[[]]", "7", DEEP):
         raw, _ = broker.store.run(
-            "register", [k.leases, k.incarnation_counter], [k.root, "w:1", "node", "w", "queues", queues]
+            "register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w", "queues", queues]
         )
         held(broker, incarnation=raw.decode())
         broker.redis.zadd(k.silent, {raw: 1})
@@ -139,6 +139,6 @@ def test_a_broadcast_goes_past_whoever_serves_a_queue_without_words(broker: Bare
     k = broker.store.keys
     for queues in (json.dumps([HALF]), json.dumps([QUEUE])):
         fields: list[Any] = ["node", "w", "queues", queues]
-        broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", *fields])
+        broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, *fields])
     args = [k.root, "1", TTL_MS, "nonce", 0, QUEUE, "0", "{}", "x", ""]
     assert broker.store.run("broadcast", [k.leases, "", k.last_publishes(0)], ["b", *args]) == [1, []]

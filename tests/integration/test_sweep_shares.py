@@ -70,7 +70,7 @@ def test_whoever_is_stuck_is_found_behind_a_hundred_that_only_ask_for_nothing(br
     ids = []
     for n in range(251):
         fields = ["node", "w", "queues", json.dumps(["full" if n == 250 else "empty"])]
-        raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"w{n}@h:1", *fields])
+        raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"w{n}@h:1", 0, *fields])
         ids.append(raw.decode())
     broker.redis.zadd(k.silent, {one: n for n, one in enumerate(ids)})
     seconds, micros = broker.redis.time()
@@ -86,7 +86,7 @@ def died_at_once(broker: BareBroker, many: int) -> list[str]:
     k, ids = broker.store.keys, []
     for n in range(many):
         fields = ["node", "w", "queues", json.dumps([f"q{n % 10}"])]
-        raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"w{n}@h:1", *fields])
+        raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"w{n}@h:1", 0, *fields])
         ids.append(raw.decode())
         stream = k.step(f"q{n % 10}", "0")
         if n < 10:
@@ -134,7 +134,7 @@ def test_whoever_died_just_now_is_served_before_those_that_only_linger(broker: B
 def died_at_once_more(broker: BareBroker) -> str:
     """Another that holds nothing, fenced last of all."""
     k = broker.store.keys
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "late@h:1", "node", "w"])
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "late@h:1", 0, "node", "w"])
     keys = [k.leases, k.dying, k.deaths, k.incarnation(raw.decode()), k.sweep, k.silent]
     assert broker.store.run("fence", keys, [raw, "", "killed", "test", "", 0, k.root, ""])
     return str(raw.decode())

@@ -25,7 +25,7 @@ def broker(redis_url: str) -> Iterator[BareBroker]:
 def register(broker: BareBroker, name: str = "w") -> str:
     """An incarnation that nobody runs."""
     k = broker.store.keys
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"{name}:1", "node", name])
+    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"{name}:1", 0, "node", name])
     return str(raw.decode())
 
 

@@ -98,7 +98,7 @@ class Mailbox(RuleBasedStateMachine):
         raw, _ = self.run_script(
             "register",
             [self.keys.leases, self.keys.incarnation_counter],
-            [self.keys.root, "node:1", "node", "node", "queues", json.dumps([QUEUE])],
+            [self.keys.root, "node:1", 0, "node", "node", "queues", json.dumps([QUEUE])],
         )
         worker = Worker(raw.decode())
         self.all_workers.append(worker)

@@ -41,7 +41,7 @@ class Holders:
     def claim(self) -> tuple[str, str, bytes]:
         """An incarnation that has claimed the message and started it; its entry, and the message's past."""
         k, run = self._store.keys, self._store.run
-        raw, _ = run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", "queues", json.dumps([QUEUE])])
+        raw, _ = run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "queues", json.dumps([QUEUE])])
         keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in self.steps]]
         _, at, entry, _, past = run("claim", keys, [GROUP, raw, "1", 1, *self.steps])
         stream = k.step(QUEUE, self.steps[at - 4])
