@@ -202,6 +202,10 @@ class Orchestrator:
         """The names of fields that texts do not show: the settings', and the secrets of agents declared here."""
         return (*self.settings.redact, *self._directory.secrets)
 
+    def hidden_of(self, supervision: Supervision | None) -> tuple[str, ...]:
+        """The same, and the names of the secret fields of one message."""
+        return self.hidden if supervision is None else (*self.hidden, *supervision.hide)
+
     def refuse_misfits(self, worker: Any) -> None:
         """Refuse to start a worker whose times cannot fit together; its bootstep calls this.
 

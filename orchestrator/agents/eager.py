@@ -21,7 +21,7 @@ from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.eager_flow import EagerFlow
 from orchestrator.agents.eager_letters import Mail, Unreadable, mail_of, reopened, written
-from orchestrator.agents.execute import MESSAGE_LIMIT, TRACEBACK_LIMIT, failure_of
+from orchestrator.agents.execute import MESSAGE_LIMIT, failure_of
 from orchestrator.agents.host import supervise_tasks
 from orchestrator.agents.verdict import Verdict, expired, final_failure
 from orchestrator.core.errors import CircuitOpen, ResultNotStored, UnknownMessage
@@ -272,7 +272,7 @@ class EagerHouse:
             pause = supervision.pause_s(number, error_names(error), time.time())
             if pause.s is None or results.is_kept(parcel.id):
                 return EagerResult(parcel.id, error, states.FAILURE, "".join(format_exception(error)))
-            failure = failure_of(error, number, _BY)
+            failure = failure_of(error, number, _BY, self._app.orchestrator.hidden_of(supervision))
             text = f"attempt {number} failed: {failure.type}: {failure.message}"
             again = Again(text, exc=error, when=pause.s, failure=failure.to_wire())
             return EagerResult(parcel.id, again, states.RETRY)
@@ -285,20 +285,19 @@ class EagerHouse:
         kept = results.take(parcel.id)
         if isinstance(kept, results.Failed):
             failure = Failure.from_wire(kept.failure)
-        elif isinstance(kept, results.Returned):
-            failure = failure_of(ResultNotStored(parcel.task, f"{type(error).__name__}: {error}"), attempt, _BY)
         else:
-            failure = failure_of(error, attempt, _BY)
-        if result.traceback and not isinstance(kept, results.Failed):
-            failure = replace(failure, traceback=str(result.traceback)[-TRACEBACK_LIMIT:])
+            shown = error
+            if isinstance(kept, results.Returned):
+                shown = ResultNotStored(parcel.task, f"{type(error).__name__}: {error}")
+            stack = str(result.traceback) if result.traceback else None
+            failure = failure_of(shown, attempt, _BY, self._app.orchestrator.hidden_of(supervision), stack)
         if result.state == states.REJECTED:
             failure = replace(failure, type="Reject")
         if self._app.conf.task_eager_propagates:
             self._raised[parcel.id] = error
         verdict = final_failure(supervision, failure)
         if verdict.log:
-            text = mask(verdict.outcome.error, (*self._app.orchestrator.settings.redact, *supervision.hide))
-            logger.error("%s %s given up: %s", supervision.agent, supervision.message, text)
+            logger.error("%s %s given up: %s", supervision.agent, supervision.message, verdict.outcome.error)
         return self._given_up(mail, supervision, attempt, verdict)
 
     def _too_late(self, mail: Mail) -> Outcome | None:
@@ -346,7 +345,8 @@ class EagerHouse:
     def _buried_unread(self, queue: str, raw: bytes, why: Unreadable) -> None:
         """As a worker buries what its doors have let nobody see (guard.py)."""
         self._count(queue, "accepted")
-        error = {"type": why.error, "message": why.text[:MESSAGE_LIMIT]}
+        text = str(mask(why.text, self._app.orchestrator.hidden))
+        error = {"type": why.error, "message": text[:MESSAGE_LIMIT]}
         self._bury(raw, queue, {"reason": why.reason.value, "error": error, "attempts": 0})
         self._count(queue, "dead")
         emit(events.BURIED, agent=queue, message="", id="", reason=why.reason.value, error=why.error, attempts=0)

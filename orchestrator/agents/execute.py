@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,6 +18,7 @@ from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.limits import within
 from orchestrator.core.errors import HandlerNotRun, InvalidPolicy, InvalidResult
+from orchestrator.core.masking import mask
 from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import tracing
@@ -52,14 +53,21 @@ def supervision_of(request: Any) -> Supervision | None:
     return known
 
 
-def failure_of(error: BaseException, attempt: int, by: str) -> Failure:
-    """A failed attempt, for the record."""
-    text = "".join(traceback.format_exception(error))
+def failure_of(error: BaseException, attempt: int, by: str, hidden: Iterable[str], stack: str | None = None) -> Failure:
+    """A failed attempt, for the record; ``stack`` is its traceback where the error brings none.
+
+    The values of the ``hidden`` fields are masked in both texts, before these are cut: a cut must not part a name from
+    its value.
+    """
+    names = tuple(dict.fromkeys(hidden))
+    if stack is None:
+        stack = "".join(traceback.format_exception(error))
+    message, stack = mask([_text_of(error), stack], names)
     return Failure(
         attempt=attempt,
         type=type(error).__name__,
-        message=_text_of(error)[:MESSAGE_LIMIT],
-        traceback=text[-TRACEBACK_LIMIT:],
+        message=message[:MESSAGE_LIMIT],
+        traceback=stack[-TRACEBACK_LIMIT:],
         at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         by=by,
     )
@@ -147,7 +155,8 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
         raise
     except Exception as error:
         number = (request.retries or 0) + 1
-        failure = failure_of(error, number, str(request.hostname))
+        hidden = task.app.orchestrator.hidden_of(supervision)
+        failure = failure_of(error, number, str(request.hostname), hidden)
         pause = Pause(None, final=supervision is not None)
         if supervision is not None and not isinstance(error, _NEVER_REPEATED):
             pause = supervision.pause_s(number, error_names(error), time.time())

@@ -13,8 +13,9 @@ from orchestrator.agents.quick import QuickWay
 from orchestrator.agents.unhandled import unhandled
 from orchestrator.core.errors import BrokerUnavailable, UnsuitableRedis
 from orchestrator.core.log import get_logger
+from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Reason
-from orchestrator.core.supervision import HEADER
+from orchestrator.core.supervision import HEADER, hide_in
 from orchestrator.core.text import is_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.request import channel_of
@@ -147,6 +148,9 @@ def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
     headers = message.headers if isinstance(message.headers, dict) else {}
     delivery = str(headers.get("id") or "")
     supervision = headers.get("orc")
+    # What Celery is told stays as it is.
+    raw = text
+    text = str(mask(raw, (*channel.options.redact, *hide_in(headers))))
     tracked = isinstance(supervision, dict) and bool(supervision.get("track"))
     outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
     letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
@@ -157,7 +161,7 @@ def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
         outcome,
         delivery if tracked and is_text(delivery) else "",
         # As what Celery itself stores for an unknown task; it calls no errbacks for it, and completes no chord.
-        celery_error=("InvalidTaskError", text[:2000]) if malformed else ("NotRegistered", str(headers.get("task"))),
+        celery_error=("InvalidTaskError", raw[:2000]) if malformed else ("NotRegistered", str(headers.get("task"))),
     )
     if queue is None:
         return

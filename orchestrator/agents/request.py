@@ -26,7 +26,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
-from orchestrator.agents.execute import TRACEBACK_LIMIT, failure_of
+from orchestrator.agents.execute import failure_of
 from orchestrator.agents.fence import fence_at
 from orchestrator.agents.readable import check_body, check_headers
 from orchestrator.agents.verdict import Verdict, expired, final_failure
@@ -200,9 +200,10 @@ class SupervisedRequest(TrackedRequest):
     def _returned_unstored(self, kept: results.Returned, info: Any) -> Any:
         """The handler has run, but neither its result nor a failure could be stored: a worker stores it later."""
         name, text = name_and_text(info)
+        shown = mask(text, self._hidden())
         known = self._supervision() or Supervision(message=self.name)
-        logger.error("%s[%s] returned; its result is stored later: %s: %s", self.name, self.id, name, text)
-        emit(events.RESULT_WAITS, agent=known.agent, message=known.message, id=self.id, error=f"{name}: {text}")
+        logger.error("%s[%s] returned; its result is stored later: %s: %s", self.name, self.id, name, shown)
+        emit(events.RESULT_WAITS, agent=known.agent, message=known.message, id=self.id, error=f"{name}: {shown}")
         if self._open():
             self._returned = True
             if not self._ignore_result or (self._payload[2] or {}).get("chord"):
@@ -454,8 +455,8 @@ class SupervisedRequest(TrackedRequest):
         elif isinstance(self._kept, results.Returned):
             error = ResultNotStored(str(self.name), f"{name}: {error}")
             name = type(error).__name__
-        failure = failure_of(error, self._attempt, str(self.hostname))
-        return replace(failure, type=name, traceback=str(traceback or "")[-TRACEBACK_LIMIT:])
+        failure = failure_of(error, self._attempt, str(self.hostname), self._hidden(), str(traceback or ""))
+        return replace(failure, type=name)
 
     def _failed(self, failure: Failure) -> None:
         supervision = self._supervision()
@@ -484,8 +485,7 @@ class SupervisedRequest(TrackedRequest):
     def _emit_verdict(self, verdict: Verdict, supervision: Supervision | None) -> None:
         known = supervision or Supervision(message=self.name)
         if verdict.log:
-            error = mask(verdict.outcome.error, self._hidden())
-            logger.error("%s %s given up: %s", known.agent, known.message, error)
+            logger.error("%s %s given up: %s", known.agent, known.message, verdict.outcome.error)
         emit(
             events.BURIED if verdict.letter is not None else events.DROPPED,
             agent=known.agent,

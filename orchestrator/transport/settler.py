@@ -40,11 +40,11 @@ def _why(counter: str, outcome: Mapping[str, Any]) -> tuple[str, ...]:
     return (str(outcome.get("reason", "")),) if counter == "dead" else ()
 
 
-def _tell(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any], hidden: tuple[str, ...]) -> None:
+def _tell(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any]) -> None:
     if isinstance(letter_id, bytes):
         error = letter.get("error") or {}
         why = ": ".join(filter(None, (letter["reason"], error.get("type"), error.get("message"))))
-        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, mask(why, hidden)[:300])
+        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, why[:300])
 
 
 def _group(error: str, failures: Any) -> str:
@@ -183,9 +183,9 @@ class Settler:
     ) -> str | None:
         """End a delivery as a dead letter, of which the caller tells whoever listens.
 
-        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told. ``celery_error``, class and text, is
-        what Celery is told of it later, where it does not know yet. Returns the mailbox it lay in, or ``None`` if it
-        had ended before.
+        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told; both are masked. ``celery_error``,
+        class and text, is what Celery is told of it later, where it does not know yet. Returns the mailbox it lay in, or
+        ``None`` if it had ended before.
         """
         claim = self._ended(tag)
         if claim is None:
@@ -198,7 +198,7 @@ class Settler:
             "by": incarnation,
             "incarnation": incarnation,
             "at": to_ms(time.time()),
-            **letter,
+            **mask(letter, self._options.redact),
         }
         error = str((full.get("error") or {}).get("type", ""))
         args = [
@@ -210,12 +210,12 @@ class Settler:
             full["reason"],
             error,
             _group(error, full.get("failures")),
-            json.dumps(outcome or {"outcome": "dead"})[:-1],
+            json.dumps(mask(outcome or {"outcome": "dead"}, self._options.redact))[:-1],
             to_ms(self._options.outcome_ttl_s),
             *(celery_error or ()),
         ]
         if self.holder is not None:
-            self.holder.outbox.post("bury", keys, args, lambda said: _tell(said, claim, full, self._options.redact))
+            self.holder.outbox.post("bury", keys, args, lambda said: _tell(said, claim, full))
         else:
             self._wire().run("bury", keys, args)
         return claim.queue

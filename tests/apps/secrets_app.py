@@ -7,14 +7,17 @@ from typing import Any
 
 import redis
 from celery import Celery
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel, SecretBytes, SecretStr, model_serializer
 
-from orchestrator import Agent, Message, Orchestrator, Retry, handles, load_settings
+from orchestrator import Agent, Fixed, Message, Orchestrator, Retry, handles, load_settings
 
 SECRET = "S3CRET"
 
 #: Longest time a held message waits to be let go.
 HOLD_S = 30
+
+#: Another attempt follows the first.
+TWICE = Retry(max_retries=1, backoff=Fixed(0.01))
 
 #: The names of all fields that are, or hold, one.
 NAMES = ("door", "doors", "pin", "safe")
@@ -38,6 +41,23 @@ class Greet(Message):
     name: str
 
 
+class Complain(Message):
+    """Raises the text, or returns what is no JSON and has it in its own error."""
+
+    text: str
+    returned: bool = False
+
+
+class Unspeakable(BaseModel):
+    """Says the text when it is to become JSON."""
+
+    text: str
+
+    @model_serializer
+    def _say(self) -> str:
+        raise ValueError(self.text)
+
+
 class Hold(Message):
     """Runs until the test pushes to ``test:go``."""
 
@@ -55,6 +75,12 @@ class Clerk(Agent):
     @handles(Greet)
     def greet(self, message: Greet) -> str:
         return message.name
+
+    @handles(Complain)
+    def complain(self, message: Complain) -> Unspeakable:
+        if message.returned:
+            return Unspeakable(text=message.text)
+        raise ValueError(message.text)
 
     @handles(Hold)
     def hold(self, message: Hold) -> None:
