@@ -7,10 +7,10 @@ if not entry then
   redis.call('HINCRBY', KEYS[2], 'duplicated', 1)
   return 0
 end
-local m, d, _, r = fields(entry)
+local m, d, _, r, s = fields(entry)
 -- An outcome's key is the root, `outcome:`, and the delivery.
 local told = KEYS[3] ~= '' and KEYS[3]:sub(#ARGV[3] + 9) or nil
-local id = bury_letter(ARGV[3], ARGV[4], m, d, r, ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[2]:match('^%d+'), told)
+local id = bury_letter(ARGV[3], ARGV[4], m, d, r, ARGV[5], ARGV[6], ARGV[7], ARGV[8], s, told)
 redis.call('HINCRBY', KEYS[2], 'dead', 1)
 if KEYS[3] ~= '' then record(KEYS[3], ARGV[9] .. ',"letter_id":"' .. id .. '"}', ARGV[10], 'dead') end
 if ARGV[11] then end_for_celery(KEYS[2], m, 'FAILURE', ARGV[11], ARGV[12]) end

@@ -15,13 +15,13 @@ even_when_full(KEYS[1])
 for base = 2, #KEYS, stride do
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[base], '-inf', now, 'LIMIT', 0, 100)) do
     if bytes >= MOST_BYTES then break end
-    local body, deaths = scheduled(KEYS[base + 1], member)
+    local body, deaths, sent = scheduled(KEYS[base + 1], member)
     local target = steps
     for s = 1, steps do
       if member:sub(1, #ARGV[4 + s] + 1) == ARGV[4 + s] .. '|' then target = s end
     end
     unschedule(KEYS[base], KEYS[base + 1], member)
-    if body then put(KEYS[base + 1 + target], body, deaths) end
+    if body then put(KEYS[base + 1 + target], body, deaths, nil, nil, sent) end
     bytes = bytes + #(body or '')
   end
   local first = redis.call('ZRANGE', KEYS[base], 0, 0, 'WITHSCORES')

@@ -1,7 +1,7 @@
 -- Shared by the scripts below; Python puts it in front of each.
 -- A mailbox entry has the fields m (the message, byte for byte as published); once somebody died of it, d (its
--- deaths, a JSON array); once somebody who held it died of who knows what, u (how often); and if it was a dead letter, r
--- (its lineage, a JSON object; see letters.lua).
+-- deaths, a JSON array); once somebody who held it died of who knows what, u (how often); if it was a dead letter, r (its
+-- lineage, a JSON object; see letters.lua); and once it was returned, s (when it first lay in the mailbox, in ms).
 -- A full server (maxmemory) refuses a script's first write if it may grow; later ones it lets pass. Book-keeping,
 -- acknowledging and handing on must go on, or a full server could never be emptied; so they begin with this. The key is one
 -- that ends with no user's text, or what is deleted here could be somebody's.
@@ -57,13 +57,13 @@ local function hooks_of(outcome)
 end
 
 local function fields(entry)
-  local m, d, u, r
+  local m, d, u, r, s
   for i = 1, #entry[2], 2 do
     local name, value = entry[2][i], entry[2][i + 1]
     if name == 'm' then m = value elseif name == 'd' then d = value elseif name == 'u' then u = value
-    elseif name == 'r' then r = value end
+    elseif name == 'r' then r = value elseif name == 's' then s = value end
   end
-  return m, d, u, r
+  return m, d, u, r, s or entry[1] and entry[1]:match('^%d+')
 end
 
 -- Takes an entry out of its stream; nil when somebody else has already settled or moved it.
@@ -74,11 +74,12 @@ local function take(stream, group, id)
   return entry
 end
 
-local function put(stream, m, d, u, r)
+local function put(stream, m, d, u, r, s)
   local entry = {'m', m}
   if d then entry[3], entry[4] = 'd', d end
   if u then entry[#entry + 1], entry[#entry + 2] = 'u', u end
   if r then entry[#entry + 1], entry[#entry + 2] = 'r', r end
+  if s then entry[#entry + 1], entry[#entry + 2] = 's', s end
   return redis.call('XADD', stream, '*', unpack(entry))
 end
 
@@ -153,23 +154,24 @@ end
 
 -- Ring the bell when what was just scheduled is due before everything else: a reader that sleeps until the
 -- former first one has to sleep less.
-local function schedule(delayed, bodies, bell, member, body, due, d)
+local function schedule(delayed, bodies, bell, member, body, due, d, s)
   local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
   redis.call('HSET', bodies, member, body)
   if d then redis.call('HSET', bodies, member .. '|d', d) end
+  if s then redis.call('HSET', bodies, member .. '|s', s) end
   redis.call('ZADD', delayed, due, member)
   if not first[2] or due < tonumber(first[2]) then
     redis.call('XADD', bell, 'MAXLEN', 4, '*', 'b', '1')
   end
 end
 
--- What was scheduled: the message, and its deaths if somebody died of it before (see retry.lua).
+-- What was scheduled: the message; its deaths if somebody died of it before (see retry.lua), and the entry's field s.
 local function scheduled(bodies, member)
-  local found = redis.call('HMGET', bodies, member, member .. '|d')
-  return found[1] or nil, found[2] or nil
+  local found = redis.call('HMGET', bodies, member, member .. '|d', member .. '|s')
+  return found[1] or nil, found[2] or nil, found[3] or nil
 end
 
 local function unschedule(delayed, bodies, member)
   redis.call('ZREM', delayed, member)
-  redis.call('HDEL', bodies, member, member .. '|d')
+  redis.call('HDEL', bodies, member, member .. '|d', member .. '|s')
 end

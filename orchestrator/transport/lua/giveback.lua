@@ -27,7 +27,7 @@ end
 local function give_back(root, queue, stream, group, id, death, unattributed, max_deaths, ttl_ms, interrupted)
   -- Its past is read and written before it is taken out: an error would leave it nowhere.
   local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
-  local m, d, u, r = fields(entry)
+  local m, d, u, r, s = fields(entry)
   local deaths, count
   if death then
     deaths = writable(read_json(d) or {})
@@ -49,7 +49,7 @@ local function give_back(root, queue, stream, group, id, death, unattributed, ma
       local letter = cjson.encode({
         queue = queue, reason = reason, attempts = #deaths, at = death.at, by = death.by, incarnation = death.by,
         error = {type = 'WorkerLost', message = why}})
-      local dead = bury_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', id:match('^%d+'))
+      local dead = bury_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', s)
       redis.call('HINCRBY', ledger, 'dead', 1)
       tell(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
         error = 'worker died while running it'}, ttl_ms, deaths)
@@ -75,7 +75,7 @@ local function give_back(root, queue, stream, group, id, death, unattributed, ma
   local step = stream:sub(#root + 3, -#queue - 2)
   if step:sub(1, 9) ~= 'returned-' then step = 'returned-' .. step end
   if unattributed > 0 then u = (tonumber(u) or 0) + unattributed end
-  put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u, r)
+  put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u, r, s)
   redis.call('HINCRBY', ledger, 'redelivered', 1)
   return 'returned', #(m or '')
 end

@@ -149,7 +149,10 @@ local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent
     if not r and type(headers.orc_lineage) == 'table' then
       row.r = lineage_of(headers.orc_lineage)
     end
-    if type(headers.orc_sent_ms) == 'number' then row.s = ('%d'):format(headers.orc_sent_ms) end
+    -- That of a replayed letter is from before its replay. A message that was returned before its retry has both.
+    if not r and type(headers.orc_sent_ms) == 'number' then
+      row.s = ('%.0f'):format(math.min(headers.orc_sent_ms, tonumber(sent_ms) or headers.orc_sent_ms))
+    end
   end
   if (row.g or '') == '' then row.g = redis.sha1hex(error .. '\n' .. row.a .. '.' .. row.n):sub(1, 12) end
   local past = decoded(row.r)

@@ -52,11 +52,11 @@ local function open_door(flow, wanted, strict, peek)
 end
 
 -- A message ends as a dead letter because its mailbox is full. It has been accepted.
-local function overflowed(door, m, d, r)
+local function overflowed(door, m, d, r, s)
   local text = 'the mailbox holds ' .. door.limit .. ' messages; ' .. door.overflow
   local letter = cjson.encode({queue = door.queue, reason = 'mailbox overflow', attempts = 0, at = now_ms(),
     error = {type = 'MailboxFull', message = text}})
-  local dead = bury_letter(door.root, door.queue, m, d, r, letter, 'mailbox overflow', 'MailboxFull', '', '')
+  local dead = bury_letter(door.root, door.queue, m, d, r, letter, 'mailbox overflow', 'MailboxFull', '', s or '')
   redis.call('HINCRBY', door.root .. 'ledger:' .. door.queue, 'dead', 1)
   tell(door.root, m, {outcome = 'dead', reason = 'mailbox overflow', attempts = 0, letter_id = dead, error = text},
     door.ttl_ms, d)
@@ -85,7 +85,8 @@ local function drop_oldest(door, depth)
     local entry = redis.call('XRANGE', door.streams[s], unread[s], '+', 'COUNT', 1)[1]
     if not entry then return nil end
     local ms, seq = entry[1]:match('(%d+)-(%d+)')
-    return {stream = door.streams[s], entry = entry, ms = tonumber(ms), seq = tonumber(seq)}
+    local _, _, _, _, sent = fields(entry)
+    return {stream = door.streams[s], entry = entry, ms = tonumber(sent) or tonumber(ms), seq = tonumber(seq)}
   end
   local firsts = {}
   for s = 1, #door.streams do firsts[s] = first_of(s) or false end
@@ -96,16 +97,16 @@ local function drop_oldest(door, depth)
           or first.ms == firsts[oldest].ms and first.seq < firsts[oldest].seq) then oldest = s end
     end
     if oldest then
-      local m, d, _, r = fields(firsts[oldest].entry)
+      local m, d, _, r, sent = fields(firsts[oldest].entry)
       redis.call('XDEL', firsts[oldest].stream, firsts[oldest].entry[1])
-      overflowed(door, m or '', d, r)
+      overflowed(door, m or '', d, r, sent)
       firsts[oldest] = first_of(oldest) or false
     else
       local delayed, bodies = door.root .. 'delayed:' .. door.queue, door.root .. 'delayed-body:' .. door.queue
       local member = redis.call('ZRANGE', delayed, 0, 0)[1]
-      local body, d = scheduled(bodies, member)
+      local body, d, sent = scheduled(bodies, member)
       unschedule(delayed, bodies, member)
-      overflowed(door, body or '', d)
+      overflowed(door, body or '', d, nil, sent)
     end
   end
 end

@@ -20,7 +20,10 @@ local function first_unclaimed_ms(stream, length)
     if found['name'] == group then from = '(' .. found['last-delivered-id'] end
   end
   local first = redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
-  return first and tonumber(first[1]:match('^(%d+)'))
+  if not first then return nil end
+  -- What was returned has waited since before its entry's id.
+  local _, _, _, _, since = fields(first)
+  return tonumber(since)
 end
 
 local out = {}

@@ -8,14 +8,16 @@ end
 -- Its deaths are of the message, not of the attempt. That a holder died before it was seen to start says nothing any
 -- more: this attempt has started, and ended.
 local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
-local _, d
-if entry then _, d = fields(entry) end
+local _, d, s
+if entry then _, d, _, _, s = fields(entry) end
+-- The message says when it was sent, as far as its worker knows: that is this entry's id.
+if s == ARGV[2]:match('^%d+') then s = nil end
 redis.call('XDEL', KEYS[1], ARGV[2])
 if KEYS[6] and cancelled_meanwhile(KEYS[6], KEYS[2], ARGV[4], d, ARGV[6]) then
   breaker_failed(flow_of(KEYS[2]))
   return answer(1)
 end
-schedule(KEYS[3], KEYS[4], KEYS[5], ARGV[3], ARGV[4], now_ms() + tonumber(ARGV[5]), d)
+schedule(KEYS[3], KEYS[4], KEYS[5], ARGV[3], ARGV[4], now_ms() + tonumber(ARGV[5]), d, s)
 redis.call('HINCRBY', KEYS[2], 'retried', 1)
 breaker_failed(flow_of(KEYS[2]))
 return answer(1)
