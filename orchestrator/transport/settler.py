@@ -183,9 +183,9 @@ class Settler:
     ) -> str | None:
         """End a delivery as a dead letter, of which the caller tells whoever listens.
 
-        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told; both are masked. ``celery_error``,
-        class and text, is what Celery is told of it later, where it does not know yet. Returns the mailbox it lay in, or
-        ``None`` if it had ended before.
+        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told; both are masked.
+        ``celery_error``, class and text, is what Celery is told of it later, where it does not know yet. Returns
+        the mailbox it lay in, or ``None`` if it had ended before.
         """
         claim = self._ended(tag)
         if claim is None:
