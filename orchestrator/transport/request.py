@@ -256,15 +256,31 @@ class TrackedRequest(Request):
         # A child that leaves by SystemExit says so before it is gone.
         if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
             self.child_end = end_of(error, stopping=WORKER_STATE.is_stopping())
+            # Celery logs the error, although nothing failed: the message goes back, and `reject` logs that.
+            return_ok = return_ok or (self._was_told_to_stop() and self._goes_back())
         elif is_unsent_retry(error, exc_info):
             error.requeue = True
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def _was_told_to_stop(self) -> bool:
+        return self.child_end in (ChildEnd.STOPPING, ChildEnd.STOP_SIGNAL)
+
+    def _goes_back(self) -> bool:
+        """Whether the message returns to its mailbox when its process is lost."""
+        return bool(
+            channel_of(self._message) is not None
+            and not self.acknowledged
+            and self.task.acks_late
+            and self.task.reject_on_worker_lost
+        )
 
     def reject(self, requeue: bool = False) -> None:
         """Give the message back or bury it; the end of the process that ran it counts, if the message may be why."""
         channel = channel_of(self._message)
         if channel is not None and requeue and self.child_end is not None and not self.acknowledged:
             tag = self._message.delivery_tag
+            if self._was_told_to_stop():
+                logger.warning("%s[%s] goes back to its mailbox: its process was told to stop", self.name, self.id)
             channel.settler.give_back_interrupted(tag, self.child_end)
             channel.qos.settled(tag)
             self.acknowledged = True
