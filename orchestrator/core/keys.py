@@ -139,6 +139,10 @@ class Keys:
         """Stream of messages that ended outside of an execution and of which Celery is still to be told."""
         return f"{self.root}endings"
 
+    def endings_reader(self, app: str) -> str:
+        """Lease of the one worker of an app that reads the endings."""
+        return f"{self.root}endings:reader:{app}"
+
     @property
     def endings_dropped(self) -> str:
         """Number of endings that were not kept, until a worker has logged it."""

@@ -7,7 +7,6 @@ errbacks. So the script that ends it appends it here, as one step, and any Celer
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,6 +50,20 @@ def fields_of(message: str | bytes, queue: str, state: str, error: str, text: st
     return ["m", message, "q", queue, "s", state, "e", error, "t", text]
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some endings that no worker is delivering."""
+
+    endings: list[Ending]
+    #: Redis' time, in ms since 1970.
+    now_ms: int
+    #: Where the next page begins, and whether there may be more there.
+    after: str
+    has_more: bool
+    #: In how many ms one that was passed over because a worker has it can be taken; ``None`` if there was none.
+    taken_for_ms: int | None
+
+
 class Endings:
     """The stream, for one worker."""
 
@@ -58,30 +71,35 @@ class Endings:
         self._wire = wire
         self._keys = keys
 
-    def page(self, after: str, count: int) -> list[Ending]:
-        """The oldest of those that came after one; all from the first with ``after="-"``.
+    def read(self, app: str, reader: str, lease_s: float, after: str, count: int) -> Page | None:
+        """The oldest ones behind ``after`` (at first ``-``), about 1 MB; ``None`` if another worker of the app reads.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
-        begin = "-" if after == "-" else f"({after}"
-        found = []
-        for raw_id, flat in self._wire.call("XRANGE", self._keys.endings, begin, "+", "COUNT", count):
-            values: dict[bytes, bytes] = (
-                flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-            )
-            queue, state, error, text = (
-                values.get(n, b"").decode("utf-8", "replace") for n in (b"q", b"s", b"e", b"t")
-            )
-            is_cut = values.get(b"c") == b"1"
-            found.append(Ending(raw_id.decode(), values.get(b"m", b""), queue, state, error, text, is_cut))
-        return found
-
-    def take(self, ids: Sequence[str], hold_s: float) -> set[str]:
-        """Those of them that no other worker has; none will have them for that long."""
         k = self._keys
-        got = self._wire.run("take_endings", [k.endings, k.endings_taken], [to_ms(hold_s), *ids])
-        return {raw.decode() for raw in got}
+        keys = [k.endings, k.endings_taken, k.endings_reader(app)]
+        is_reader, *answer = self._wire.run("read_endings", keys, [reader, to_ms(lease_s), after, count])
+        if not is_reader:
+            return None
+        now_ms, more, begin, free_ms, *found = answer
+        endings = [_ending(raw_id, flat) for raw_id, flat in zip(found[::2], found[1::2], strict=True)]
+        return Page(endings, now_ms, begin.decode(), bool(more), free_ms if free_ms >= 0 else None)
+
+    def stop_reading(self, app: str, reader: str) -> None:
+        """Let another worker of the app read."""
+        lease = self._keys.endings_reader(app)
+        if self._wire.call("GET", lease) == reader.encode():
+            self._wire.call("DEL", lease)
+
+    def take(self, ending_id: str, hold_s: float) -> bool:
+        """Whether this worker has it now; no other gets it for that long."""
+        k = self._keys
+        return bool(self._wire.run("take_endings", [k.endings, k.endings_taken], [to_ms(hold_s), ending_id]))
+
+    def renew(self, ending_id: str, hold_s: float) -> None:
+        """Have one that was taken for that long from now."""
+        self._wire.run("renew_ending", [self._keys.endings_taken], [ending_id, to_ms(hold_s)])
 
     def finish(self, ending_id: str) -> None:
         """Remove one."""
@@ -97,10 +115,11 @@ class Endings:
         """How many were not kept since this was last asked."""
         return int(self._wire.call("GETDEL", self._keys.endings_dropped) or 0)
 
-    def now_ms(self) -> int:
-        """The time by Redis' clock."""
-        seconds, micros = self._wire.call("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
+
+def _ending(raw_id: bytes, flat: list[bytes]) -> Ending:
+    values = dict(zip(flat[::2], flat[1::2], strict=True))
+    queue, state, error, text = (values.get(n, b"").decode("utf-8", "replace") for n in (b"q", b"s", b"e", b"t"))
+    return Ending(raw_id.decode(), values.get(b"m", b""), queue, state, error, text, values.get(b"c") == b"1")
 
 
 def headers_of(ending: Ending) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Holder:
         self.id = self._heartbeat.incarnation
         logger.info("incarnation %s", self.id)
         emit(events.AGENT_UP, incarnation=self.id)
-        self._endings = EndingsDelivery(Endings(Wire(pool), keys))
+        self._endings = EndingsDelivery(Endings(Wire(pool), keys), Endings(Wire(pool), keys))
         self._stand_in = StandIn(self._sweeper, options, self.id)
         self.outbox = Outbox(pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP)
         self._thread = threading.Thread(target=self._live, name="orchestrator-heartbeat", daemon=True)

@@ -34,6 +34,7 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "incarnation": [texts],
     "chore": [texts],
     "oom": [texts],
+    "endings_reader": [texts],
     "letters": [st.sampled_from(["agent", "message", "error", "reason", "group"]), texts],
     "letters_of": [texts],
     "letter_arrivals": [texts],
