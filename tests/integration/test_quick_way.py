@@ -55,7 +55,7 @@ def _place(pool: str, **options: Any) -> Iterator[Place]:
 @pytest.fixture(scope="module", params=["solo", "threads"])
 def quick(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Nobody listens."""
-    yield from _place(request.param)
+    yield from _place(request.param, arguments=("--prefetch-multiplier=4",))
 
 
 @pytest.fixture(scope="module")

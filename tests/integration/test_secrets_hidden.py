@@ -130,7 +130,10 @@ def test_events_and_logs_of_a_worker_hide_what_a_sender_without_this_library_sho
     received: list[dict[str, Any]] = []
     with stranger.connection_for_read() as connection:
         receiver = stranger.events.Receiver(connection, handlers={"task-received": received.append})
-        with receiver.consumer_context(wakeup=False) as (draining, _, _):
+        with receiver.consumer_context(wakeup=False) as (draining, _, _), Redis.from_url(house.url) as client:
+            # Subscribed is who has begun to read; what is published before that reaches nobody.
+            patterns = client.pubsub_numpat()
+            eventually(lambda: _drained(draining) and client.pubsub_numpat() > patterns, 20)
             id_ = stranger.send_task("clerk.Greet", [{"name": "n", "pin": SECRET}], queue="clerk").id
             eventually(lambda: _drained(draining) and any(event["uuid"] == id_ for event in received), 20)
     (event,) = (event for event in received if event["uuid"] == id_)

@@ -429,8 +429,14 @@ def test_a_delayed_publish_whose_answer_was_lost_is_accepted_once(broker: BareBr
     for _ in range(2):
         store.run(
             "delay",
-            [keys.delayed("box"), keys.delayed_bodies("box"), keys.step("box", "bell"), keys.ledger("box")],
-            ["0|same", "body", 60_000],
+            [
+                keys.delayed("box"),
+                keys.delayed_bodies("box"),
+                keys.step("box", "bell"),
+                keys.ledger("box"),
+                keys.last_publishes(1),
+            ],
+            ["0|same", "body", 60_000, 0, "connection|token"],
         )
     row = broker.ledger("box")
     assert (row.accepted, row.delayed, row.lost) == (1, 1, 0)
