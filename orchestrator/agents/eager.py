@@ -152,7 +152,7 @@ class EagerHouse:
             try:
                 self._send(parcel)
             except CircuitOpen as error:
-                error.accepted = done
+                error.accepted, error.requested = done, len(parcels)
                 raise
 
     def broadcast(self, cast: Cast) -> Mapping[int, Refusal]:

@@ -268,7 +268,20 @@ class OwnerGone(InfrastructureError):
         self.owner = owner
 
 
-class MailboxFull(InfrastructureError):
+class _Refused(InfrastructureError):
+    """Flow control refused a message, or the rest of several."""
+
+    #: Of several messages sent at once, so many had been accepted.
+    accepted = 0
+    #: How many messages were sent at once; 0 if that is not known, or if it was one.
+    requested = 0
+
+    def __str__(self) -> str:
+        of = f" of {self.requested}" if self.requested else ""
+        return super().__str__() + (f"; accepted before that: {self.accepted}{of}" if self.accepted or of else "")
+
+
+class MailboxFull(_Refused):
     """The recipient's mailbox holds as many messages as it may, and its agent has chosen to refuse more."""
 
     def __init__(self, recipient: str, *, depth: int, limit: int) -> None:
@@ -276,11 +289,9 @@ class MailboxFull(InfrastructureError):
         self.recipient = recipient
         self.depth = depth
         self.limit = limit
-        #: Of several messages sent at once, so many had been accepted.
-        self.accepted = 0
 
 
-class CircuitOpen(InfrastructureError):
+class CircuitOpen(_Refused):
     """The recipient's circuit breaker is open: too many of its last attempts failed."""
 
     def __init__(self, recipient: str, retry_after_s: float) -> None:
@@ -288,8 +299,6 @@ class CircuitOpen(InfrastructureError):
         self.recipient = recipient
         #: Seconds until the next probe may be sent.
         self.retry_after_s = retry_after_s
-        #: Of several messages sent at once, so many had been accepted.
-        self.accepted = 0
 
 
 class BroadcastRefused(InfrastructureError):

@@ -52,7 +52,7 @@ def publish_many(app: Celery, parcels: Sequence[Parcel], hidden: tuple[str, ...]
                     batch.state.session.send()
                 batch.flush()
         except BatchPublishError as error:
-            raise _cause(app, error, done) from error
+            raise _cause(app, error, done, len(parcels)) from error
 
 
 def _somebody_listens(app: Celery) -> bool:
@@ -111,10 +111,11 @@ def _form(app: Celery, parcel: Parcel, hidden: tuple[str, ...], batch: Any) -> F
     return form.but("id", "body", "args", *root)
 
 
-def _cause(app: Celery, error: BatchPublishError, done: int) -> Exception:
+def _cause(app: Celery, error: BatchPublishError, done: int, requested: int) -> Exception:
     why = error.__cause__
     if isinstance(why, MailboxFull | CircuitOpen):
         why.accepted += done
+        why.requested = requested
         return why
     with app.connection_for_write() as connection:
         return BrokerUnavailable(connection.as_uri(), why or error)

@@ -15,10 +15,13 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.core.flow import Flow
 from orchestrator.core.keys import GROUP
+from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
 
 if TYPE_CHECKING:
     from orchestrator.transport.store import Store
+
+logger = get_logger(__name__)
 
 #: How long a sender that waits for room pauses between two looks: from the first to the second, growing.
 _PAUSE_FROM_S: Final = 0.005
@@ -71,7 +74,10 @@ def _tell(what: str, said: Sequence[str]) -> None:
                 error=text,
                 attempts=0,
             )
-        case "poison", [delivery_id, agent, message, deaths, reason]:
+        case "poison", [delivery_id, agent, message, deaths, reason, queue, letter_id, why, task]:
+            logger.warning(
+                "dead letter %s in %s: %s: %s; message %s, task %s", letter_id, queue, reason, why, delivery_id, task
+            )
             emit(
                 events.BURIED,
                 agent=agent,
@@ -85,11 +91,11 @@ def _tell(what: str, said: Sequence[str]) -> None:
             emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])
 
 
-def refusal(recipient: str, why: Sequence[bytes]) -> MailboxFull | CircuitOpen:
-    """The error that says why a mailbox did not take a message."""
+def refusal(recipient: str, why: Sequence[bytes], taken: int = 0) -> MailboxFull | CircuitOpen:
+    """The error that says why a mailbox did not take a message, after the same script took ``taken`` others."""
     if why[0] == b"open":
         return CircuitOpen(recipient, int(why[1]) / 1000)
-    return MailboxFull(recipient, depth=int(why[1]), limit=int(why[2]))
+    return MailboxFull(recipient, depth=int(why[1]) + taken, limit=int(why[2]))
 
 
 def insist(recipient: str, reply: list[Any], count: int, again: Callable[[int], Any]) -> None:
@@ -120,7 +126,7 @@ def insist(recipient: str, reply: list[Any], count: int, again: Callable[[int], 
             until, pause_s = monotonic() + block_s, _PAUSE_FROM_S
         left_s = until - monotonic()
         if left_s <= 0:
-            error = refusal(recipient, why)
+            error = refusal(recipient, why, taken)
             error.accepted = done
             raise error
         pause.wait(min(pause_s, left_s))

@@ -10,7 +10,6 @@ started on it, 3 if it has the process to itself (see solitude.py). A death coun
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import socket
 import sys
@@ -277,7 +276,7 @@ class Holder:
                 by_stream.setdefault((claim.stream, claim.queue), []).append(claim)
         for (stream, queue), claims in by_stream.items():
             for entries in _batches(claims):
-                self._post_giveback(stream, queue, [*self._giveback_args(queue), *entries])
+                self.outbox.post("giveback_held", [stream], [*self._giveback_args(queue), *entries])
         if by_stream:
             # The next claim goes over another connection, and would overtake what comes back first.
             self.outbox.flush(wait_s=_CONFIRM_S)
@@ -298,11 +297,8 @@ class Holder:
         else:
             how_it_ran = "stopping" if end is ChildEnd.STOPPING else "unattributed"
             args = self._giveback_args(claim.queue, how_it_ran=how_it_ran)
-        self._post_giveback(claim.stream, claim.queue, [*args, claim.entry])
+        self.outbox.post("giveback_held", [claim.stream], [*args, claim.entry])
         self.outbox.flush(wait_s=_CONFIRM_S)
-
-    def _post_giveback(self, stream: str, queue: str, args: list[Any]) -> None:
-        self.outbox.post("giveback_held", [stream], args, functools.partial(log_dead_letters, queue))
 
     def take_back_unanswered(self, idle_s: float, *, reader: User | None = None) -> None:
         """Give back what Redis says we hold and we know nothing of: the answer to a claim that never arrived.
@@ -478,17 +474,3 @@ def _batches(claims: Iterable[Claim]) -> Iterator[list[str]]:
         size += claim.size
     if batch:
         yield batch
-
-
-#: Why messages that are given back become dead letters.
-_DEAD_BECAUSE = {
-    b"poison": "poison: a message has killed too many processes",
-    b"workers lost": "workers lost: a message's workers were declared dead too often while they ran it",
-}
-
-
-def log_dead_letters(queue: str, results: list[bytes]) -> None:
-    """Log each dead letter among the results of giving messages back."""
-    for result, why in _DEAD_BECAUSE.items():
-        for _ in range(results.count(result)):
-            logger.warning("dead letter in %s: %s", queue, why)

@@ -87,6 +87,7 @@ def test_a_bulk_send_says_how_many_were_accepted(house: Orchestrator) -> None:
     with pytest.raises(MailboxFull) as full:
         house.send_many("small", [Work()] * 5)
     assert full.value.accepted == 3
+    assert str(full.value).endswith("is full: 3 messages waiting; allowed: 3; accepted before that: 3 of 5")
     assert row(house, "small").accepted == 3
 
 
@@ -94,6 +95,7 @@ def test_a_bulk_send_of_what_is_not_yet_due_says_it_too(house: Orchestrator) -> 
     with pytest.raises(MailboxFull) as full:
         house.send_many("small", [Work()] * 5, countdown_s=60)
     assert full.value.accepted == 3
+    assert str(full.value).endswith("is full: 3 messages waiting; allowed: 3; accepted before that: 3 of 5")
     assert row(house, "small").accepted == 3
 
 

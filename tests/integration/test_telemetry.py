@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from orchestrator import Handled, Orchestrator
+from orchestrator import Dead, Handled, Orchestrator
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.ports import free_port
 from orchestrator.telemetry import Event, attach, detach, events, tracing
@@ -202,7 +202,9 @@ def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: Place, ent
     assert "reason=malformed " in told[0] or "reason=unknown task " in told[0]
 
 
-def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(redis_url: str) -> None:
+def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     orchestrator = traced_app.make(redis_url)
     delivery = orchestrator.send("guide", traced_app.Where())
     store = orchestrator.store
@@ -221,6 +223,12 @@ def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(red
     assert [(event.metadata["id"], event.metadata["reason"], event.metadata["agent"]) for event in heard] == [
         (delivery.id, "poison", "guide")
     ]
+    why = "its worker died 1 times while running it"
+    (letter,) = orchestrator.dead_letters.list(2)
+    assert f"dead letter {letter.id} in guide: poison: {why}; message {delivery.id}, task guide.Where" in caplog.text
+    outcome = orchestrator.delivery(delivery.id).outcome()
+    assert isinstance(outcome, Dead)
+    assert (outcome.error, letter.error_message) == (why, why)
 
 
 def test_whoever_watches_a_celery_cluster_hears_of_dead_letters(place: Place) -> None:

@@ -52,12 +52,13 @@ local function give_back(root, queue, stream, group, id, death, unattributed, ma
       local dead = bury_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', s)
       redis.call('HINCRBY', ledger, 'dead', 1)
       tell(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
-        error = 'worker died while running it'}, ttl_ms, deaths)
+        error = why}, ttl_ms, deaths)
       end_for_celery(ledger, m, 'FAILURE', reason == 'poison' and 'PoisonMessage' or 'WorkerLostError', why, true)
       local message = decoded(m or '') or {}
       local headers = type(message.headers) == 'table' and message.headers or {}
       local orc = type(headers.orc) == 'table' and headers.orc or {}
-      note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths), reason)
+      note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths), reason,
+        queue, dead, why, text(headers.task))
       return reason, #(m or '')
     end
   end
