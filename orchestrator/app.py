@@ -162,6 +162,12 @@ class Orchestrator:
             for line in (*said, *useless_limits(instance), *self.unknown_names()):
                 logger.warning("%s", line)
 
+    def served(self, addresses: Iterable[Address], queues: Collection[str]) -> list[Address]:
+        """Those of the messages that a worker of these queues gets."""
+        tasks = served_tasks(self.app, queues, self._directory.mailboxes())
+        # Of an agent that is not declared here, only the mailbox is known.
+        return [a for a in addresses if a.task in tasks or (a.task not in self.app.tasks and str(a.queue) in queues)]
+
     def unknown_names(self) -> list[str]:
         """Names in the settings that nobody has, a line for each, as far as this process and Redis know."""
         s = self.settings

@@ -40,6 +40,11 @@ def remarks(
     ]
 
 
+def pool_remarks(pool: str, addresses: list[Address]) -> list[str]:
+    """What a worker's pool, by the name that the registry has of it, cannot do for the messages that it serves."""
+    return _pool(_short(pool), addresses) if _short(pool) in (*_DEAF_POOLS, "solo") else []
+
+
 def _broker(app: Celery) -> list[str]:
     why = why_broker_not_supervised(app.conf)
     return [f"nothing is supervised: {why}"] if why else []

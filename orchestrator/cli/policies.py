@@ -8,7 +8,7 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand
 
-from orchestrator.agents.remarks import governed_tasks, remarks
+from orchestrator.agents.remarks import governed_tasks, pool_remarks, remarks
 from orchestrator.app import Orchestrator
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.errors import EXIT_CODES, reported
@@ -41,8 +41,7 @@ def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
         raise UnknownAgent(agent, {address.agent for address in _addresses(orchestrator)})
     if agent is None:
         addresses += governed_tasks(orchestrator.app, orchestrator.settings.time_limits)
-    pools = [""] if orchestrator.eager else sorted({i.pool for i in orchestrator.registry.incarnations()} or {""})
-    said = list(dict.fromkeys(line for pool in pools for line in remarks(orchestrator.app, addresses, pool)))
+    said = list(dict.fromkeys([*remarks(orchestrator.app, addresses), *_of_pools(orchestrator, addresses)]))
     if agent is None:
         said += orchestrator.unknown_names()
     factor = orchestrator.settings.timeout_factor
@@ -58,6 +57,16 @@ def _addresses(orchestrator: Orchestrator) -> Iterator[Address]:
         spec = orchestrator.agents.get(name)
         messages = announced[name].messages if spec is None else sorted(spec.handlers)
         yield from (orchestrator.address(name, message) for message in messages)
+
+
+def _of_pools(orchestrator: Orchestrator, addresses: list[Address]) -> list[str]:
+    """What the pools of living workers cannot do for the messages that they serve."""
+    if orchestrator.eager:
+        return []
+    queues: dict[str, set[str]] = {}
+    for incarnation in orchestrator.registry.incarnations():
+        queues.setdefault(incarnation.pool, set()).update(incarnation.queues)
+    return [line for pool in sorted(queues) for line in pool_remarks(pool, orchestrator.served(addresses, queues[pool]))]
 
 
 def _document(address: Address) -> dict[str, Any]:

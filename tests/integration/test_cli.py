@@ -8,9 +8,13 @@ import pytest
 from orchestrator.cli.agents import agents
 from orchestrator.cli.dead_letters import dead_letters
 from orchestrator.cli.ledger import ledger
+from orchestrator.cli.policies import policies
 from orchestrator.embedded import EmbeddedServer
+from tests.apps import agents_app
 from tests.apps.shop import make
 from tests.command_line import celery, invoke
+from tests.eventually import eventually
+from tests.worker_process import WorkerProcess
 
 SHOP = ("-A", "tests.apps.shop")
 
@@ -98,3 +102,16 @@ def test_a_broker_that_has_gone_since() -> None:
         result = invoke(shop.app, command)
         assert result.exit_code == 4
         assert result.stderr.count("\n") == 1
+
+
+def test_what_a_pool_cannot_do_is_said_of_the_mailboxes_that_it_serves_only(redis_url: str) -> None:
+    app = agents_app.make(redis_url).app
+    solo, threads = "worker.Hurried: a solo pool", "worker.Hurried: a threads pool"
+    with WorkerProcess("tests.apps.agents_app", redis_url, name="elsewhere", pool="solo", queues="elsewhere") as idle:
+        eventually(lambda: '"solo"' in invoke(app, agents, "--json").stdout, describe=idle.log)
+        assert solo not in idle.log()
+        assert solo not in invoke(app, policies).stdout
+        with WorkerProcess("tests.apps.agents_app", redis_url, name="serves", pool="threads", queues="worker") as busy:
+            eventually(lambda: threads in invoke(app, policies).stdout, describe=busy.log)
+            assert solo not in invoke(app, policies).stdout
+            assert threads in busy.log()
