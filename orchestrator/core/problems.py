@@ -38,8 +38,13 @@ def problems_in(error: ValidationError, model: type[BaseModel], fields: Any, hid
         )
         shown = HIDDEN if unseen else repr(redact(item["input"], names))
         shown = shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
-        problems.append(f"{where}={shown}: {_rule(item['msg'], names, values)}")
+        problems.append(f"{where}={shown}: {_rule(_plain(item['msg']), names, values)}")
     return problems
+
+
+def _plain(rule: str) -> str:
+    """The text of a validator of the user's, without what pydantic puts before it."""
+    return rule.removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 
 def _nearly(name: str, names: Iterable[str]) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_origin
@@ -221,7 +223,8 @@ def load_settings(profile: Path | None = None, **values: Any) -> Settings:
     try:
         return Settings(**{**from_file, **values})
     except ValidationError as error:
-        raise InvalidSettings(_problems(error)) from None
+        origins = {name: f"profile {profile}" for name in from_file} | {name: "the caller" for name in values}
+        raise InvalidSettings(_problems(error, origins)) from None
     except SettingsError as error:
         raise InvalidSettings([str(error)]) from None
 
@@ -248,10 +251,12 @@ def _read(profile: Path) -> dict[str, Any]:
         raise InvalidSettings([f"profile {profile}: not TOML: {error}"]) from None
 
 
-def _problems(error: ValidationError) -> list[str]:
+def _problems(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
     problems = []
     for item in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in item["loc"])
+        # What pydantic puts before the text of our own validators.
+        rule = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             allowed = f"; allowed: {', '.join(sorted(Settings.model_fields))}"
             problems.append(f"{where}: no such setting{allowed}{meant(where, Settings.model_fields)}")
@@ -261,13 +266,24 @@ def _problems(error: ValidationError) -> list[str]:
             allowed = f"; allowed: {', '.join(options)}"
             problems.append(f"{'.'.join(table)}: no such option {name!r}{meant(name, options) or allowed}")
         elif where == "broker_url":
-            problems.append(f"{where}={quoted(item['input'])}: {item['msg']}")
+            problems.append(f"{where}={quoted(item['input'])}: {rule}")
         elif not where:
             # The input is all settings, with the password.
-            problems.append(f"settings: {item['msg']}")
+            problems.append(f"{rule} ({_sources(rule, origins)})")
         else:
-            problems.append(f"{where}={item['input']!r}: {item['msg']}")
+            problems.append(f"{where}={item['input']!r}: {rule}")
         variable = variable_of(where.partition(".")[0])
         if where and variable in os.environ:
             problems[-1] += f"; said by {variable}"
     return problems
+
+
+def _sources(rule: str, origins: Mapping[str, str]) -> str:
+    """Where each setting that a rule names has its value from."""
+    names = dict.fromkeys(re.findall(r"(\w+)(?:\[[^]]*\])?=", rule))
+    return ", ".join(f"{name} from {_source(name, origins)}" for name in names)
+
+
+def _source(name: str, origins: Mapping[str, str]) -> str:
+    variable = variable_of(name)
+    return variable if variable in os.environ else origins.get(name, "the default")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from time import monotonic
 from typing import Any
@@ -102,10 +103,14 @@ def _metrics(_: argparse.Namespace) -> int:
     from orchestrator.health.metrics_targets import targets
 
     try:
-        print(targets())
+        found = targets()
     except (OSError, files.UntrustedDirectory) as error:
         print(error, file=sys.stderr)
         return int(Exit.UNHEALTHY)
+    if not found:
+        hint = "set metrics_port (ORCHESTRATOR_METRICS_PORT) where the workers start"
+        print(f"no worker of this user on this host answers Prometheus; {hint}", file=sys.stderr)
+    print(json.dumps(found, indent=2))
     return int(Exit.HEALTHY)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 from orchestrator.health import files
 
 
-def targets() -> str:
-    """The ports of this user's workers on this host, as ``file_sd`` JSON.
+def targets() -> list[dict[str, Any]]:
+    """The ports of this user's workers on this host, as ``file_sd`` wants them.
 
     Raises:
         OSError, UntrustedDirectory: the health files cannot be read.
@@ -17,9 +17,8 @@ def targets() -> str:
         found = [signs for folder in files.directories() for signs in files.living(folder)]
     except FileNotFoundError:
         found = []
-    groups = [
+    return [
         {"targets": [f"127.0.0.1:{signs['metrics_port']}"], "labels": {"node": signs["node"]}}
         for signs in found
         if isinstance(signs.get("metrics_port"), int)
     ]
-    return json.dumps(groups, indent=2)

@@ -167,3 +167,13 @@ def test_what_is_loaded_when_asked_for_is_all_there() -> None:
         assert getattr(orchestrator, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Orchestra'"):
         getattr(orchestrator, "Orchestra")  # noqa: B009 - mypy would see through the plain form
+
+
+def test_metrics_without_a_port_say_which_setting_gives_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_HEALTH_DIR", str(tmp_path))
+    assert main(["metrics"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == []
+    assert "metrics_port" in printed.err

@@ -116,6 +116,24 @@ def test_times_that_do_not_fit_together_are_refused(values: dict[str, float], sa
     assert said in refusal(**values)
 
 
+def test_where_values_come_from_that_do_not_fit_together_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_HEARTBEAT_S", "5")
+    path = profile(tmp_path, "suspect_s = 2\n")
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings(path)
+    assert refused.value.problems == (
+        "heartbeat_s=5, suspect_s=2, lease_s=10; allowed: heartbeat_s < suspect_s < lease_s "
+        f"(heartbeat_s from ORCHESTRATOR_HEARTBEAT_S, suspect_s from profile {path}, lease_s from the default)",
+    )
+
+
+@pytest.mark.parametrize("values", [{"lease_s": 0.6}, {"broker_url": "x"}, {"mailboxes": {"a": {"limit": 0}}}])
+def test_a_refusal_is_in_words_of_this_library_only(values: dict[str, Any]) -> None:
+    assert "Value error" not in refusal(**values)
+
+
 def test_letters_that_are_not_retried_may_expire_before_their_first_retry() -> None:
     load_settings(letters_first_retry_s=9, letters_keep_s=9)
     load_settings(letters_retries=5, letters_first_retry_s=5399)
