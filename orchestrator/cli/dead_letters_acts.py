@@ -24,7 +24,13 @@ from orchestrator.deadletters.replay import Canary
 from orchestrator.deadletters.shelf import Sent
 
 _every = click.option("--all", "every", is_flag=True, cls=CeleryOption, help="All letters in that state.")
-_dry_run = click.option("--dry-run", is_flag=True, cls=CeleryOption, help="Only say how many it would be.")
+
+
+def _dry_run(help_: str) -> Any:
+    return click.option("--dry-run", is_flag=True, cls=CeleryOption, help=help_)
+
+
+_count_only = _dry_run("Only say how many it would be.")
 _optional_id = click.argument("letter_id", metavar="[ID]", required=False)
 
 
@@ -53,7 +59,7 @@ _optional_id = click.argument("letter_id", metavar="[ID]", required=False)
 )
 @_every
 @filter_options
-@_dry_run
+@_count_only
 @act_options
 @as_json_option
 @click.pass_context
@@ -144,7 +150,7 @@ def _describe_replay(sent: Sent) -> str:
 @click.argument("letter_id", metavar="ID")
 @click.argument("changes", metavar="CHANGES")
 @click.option("--yes", is_flag=True, cls=CeleryOption, help="Do not ask.")
-@_dry_run
+@_dry_run("Only show what would change.")
 @act_options
 @as_json_option
 @click.pass_context
@@ -259,7 +265,7 @@ def unpark_letters(
 @_every
 @click.option("--yes", is_flag=True, cls=CeleryOption, help="Do not ask.")
 @filter_options
-@_dry_run
+@_count_only
 @act_options
 @as_json_option
 @click.pass_context
@@ -325,7 +331,7 @@ def export_letters(
 
 @click.command(cls=CeleryCommand, name="import", epilog=EXIT_CODES)
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_dry_run
+@_dry_run("Only check the file.")
 @act_options
 @as_json_option
 @click.pass_context

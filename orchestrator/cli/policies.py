@@ -66,7 +66,9 @@ def _of_pools(orchestrator: Orchestrator, addresses: list[Address]) -> list[str]
     queues: dict[str, set[str]] = {}
     for incarnation in orchestrator.registry.incarnations():
         queues.setdefault(incarnation.pool, set()).update(incarnation.queues)
-    return [line for pool in sorted(queues) for line in pool_remarks(pool, orchestrator.served(addresses, queues[pool]))]
+    return [
+        line for pool in sorted(queues) for line in pool_remarks(pool, orchestrator.served(addresses, queues[pool]))
+    ]
 
 
 def _document(address: Address) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def load_settings(profile: Path | None = None, **values: Any) -> Settings:
     try:
         return Settings(**{**from_file, **values})
     except ValidationError as error:
-        origins = {name: f"profile {profile}" for name in from_file} | {name: "the caller" for name in values}
+        origins = dict.fromkeys(from_file, f"profile {profile}") | dict.fromkeys(values, "the caller")
         raise InvalidSettings(_problems(error, origins)) from None
     except SettingsError as error:
         raise InvalidSettings([str(error)]) from None

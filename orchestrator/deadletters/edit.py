@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from orchestrator.core.errors import CallerError
 from orchestrator.core.masking import mask
@@ -59,12 +59,45 @@ class Edit:
         return f"<Edit of {self.letter.id}>"
 
     def diff(self) -> str:
-        """What changes, as a unified diff of the arguments, without secrets."""
+        """What changes, as a unified diff of the arguments; of secrets only the names."""
         old, new = (
             json.dumps(mask(redact(body, self.hidden), self.hidden), indent=2, ensure_ascii=False).splitlines()
             for body in (self.before, self.after)
         )
-        return "\n".join(difflib.unified_diff(old, new, self.letter.id, "edited", lineterm=""))
+        diff = list(difflib.unified_diff(old, new, self.letter.id, "edited", lineterm=""))
+        hidden = self._changed_unseen()
+        if hidden:
+            diff.append(f"# changed, values hidden: {', '.join(hidden)}")
+        elif not diff:
+            same = self.before == self.after
+            diff.append("# nothing changes" if same else "# changed, in parts of values that are hidden")
+        return "\n".join(diff)
+
+    def _changed_unseen(self) -> list[str]:
+        """The paths of what changes under names whose values are hidden."""
+        names = {name.lower() for name in self.hidden}
+        paths: dict[str, None] = {}
+        _compare(self.before, self.after, "", names, paths)
+        return list(paths)
+
+
+#: A place in a message that has nothing.
+_ABSENT: Final = object()
+
+
+def _compare(before: Any, after: Any, path: str, hidden: Collection[str], found: dict[str, None]) -> None:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {**before, **after}:
+            old, new = before.get(name, _ABSENT), after.get(name, _ABSENT)
+            below = f"{path}.{name}" if path else str(name)
+            if str(name).lower() in hidden:
+                if old != new:
+                    found[below] = None
+            else:
+                _compare(old, new, below, hidden, found)
+    elif isinstance(before, list) and isinstance(after, list):
+        for old, new in zip(before, after, strict=False):
+            _compare(old, new, path, hidden, found)
 
 
 def edited(

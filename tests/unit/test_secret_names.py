@@ -12,6 +12,7 @@ import pytest
 from pydantic import ConfigDict, Field, RootModel, SecretStr
 
 from orchestrator import Dead, Message
+from orchestrator.cli.dead_letters import dead_letters
 from orchestrator.cli.letters import raw_message
 from orchestrator.core.message import encode
 from orchestrator.core.redact import HIDDEN
@@ -21,6 +22,7 @@ from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.publish import shown
 from tests.apps import secrets_app as app
 from tests.apps.secrets_app import SECRET
+from tests.command_line import invoke
 from tests.unit.test_letter import as_bytes, letter_of
 
 
@@ -119,6 +121,31 @@ def test_a_secret_cannot_be_searched_for_nor_seen_in_an_edit() -> None:
     assert SECRET not in diff
     log.edit_and_retry(letter.id, changes)
     assert SECRET not in repr(log.acts(10))
+
+
+def test_an_edit_names_the_secrets_that_it_changes() -> None:
+    orchestrator = app.make(eager=True, redact=())
+    orchestrator.send("clerk", app.pay())
+    log = orchestrator.dead_letters
+    (letter,) = log.list(1)
+    changes = {"pin": f"{SECRET}2", "doors": {"front": f"{SECRET}3"}, "homes": [{"street": "s", "door": SECRET}]}
+    diff = log.edit(letter.id, changes).diff()
+    assert diff.splitlines()[-1].startswith("# changed, values hidden: ")
+    assert {"pin", "doors"} <= set(diff.splitlines()[-1].partition(": ")[2].split(", "))
+    assert SECRET not in diff
+    assert log.edit(letter.id, {"user": letter.body()[0][0]["user"]}).diff() == "# nothing changes"
+    orchestrator.dead_letters.edit_and_retry(letter.id, changes)
+    assert "pin" in repr(log.acts(10))
+
+
+def test_a_dry_run_of_an_edit_of_a_secret_names_it() -> None:
+    orchestrator = app.make(eager=True, redact=())
+    orchestrator.send("clerk", app.pay())
+    (letter,) = orchestrator.dead_letters.list(1)
+    change = json.dumps({"pin": f"{SECRET}2"})
+    result = invoke(orchestrator.app, dead_letters, "edit", letter.id, change, "--dry-run")
+    assert result.stdout == "# changed, values hidden: pin\n"
+    assert "how many" not in invoke(orchestrator.app, dead_letters, "edit", "--help").stdout
 
 
 def test_a_secret_that_an_error_names_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
