@@ -123,9 +123,10 @@ def test_where_values_come_from_that_do_not_fit_together_is_said(
     path = profile(tmp_path, "suspect_s = 2\n")
     with pytest.raises(InvalidSettings) as refused:
         load_settings(path)
-    assert refused.value.problems == (
+    (problem,) = refused.value.problems
+    assert problem == (
         "heartbeat_s=5, suspect_s=2, lease_s=10; allowed: heartbeat_s < suspect_s < lease_s "
-        f"(heartbeat_s from ORCHESTRATOR_HEARTBEAT_S, suspect_s from profile {path}, lease_s from the default)",
+        f"(heartbeat_s from ORCHESTRATOR_HEARTBEAT_S, suspect_s from profile {path}, lease_s from the default)"
     )
 
 
