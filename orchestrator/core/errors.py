@@ -268,8 +268,8 @@ class OwnerGone(InfrastructureError):
         self.owner = owner
 
 
-class _Refused(InfrastructureError):
-    """Flow control refused a message, or the rest of several."""
+class _Refused:
+    """What the errors of flow control say of several messages sent at once."""
 
     #: Of several messages sent at once, so many had been accepted.
     accepted = 0
@@ -281,7 +281,7 @@ class _Refused(InfrastructureError):
         return super().__str__() + (f"; accepted before that: {self.accepted}{of}" if self.accepted or of else "")
 
 
-class MailboxFull(_Refused):
+class MailboxFull(_Refused, InfrastructureError):
     """The recipient's mailbox holds as many messages as it may, and its agent has chosen to refuse more."""
 
     def __init__(self, recipient: str, *, depth: int, limit: int) -> None:
@@ -291,7 +291,7 @@ class MailboxFull(_Refused):
         self.limit = limit
 
 
-class CircuitOpen(_Refused):
+class CircuitOpen(_Refused, InfrastructureError):
     """The recipient's circuit breaker is open: too many of its last attempts failed."""
 
     def __init__(self, recipient: str, retry_after_s: float) -> None:
