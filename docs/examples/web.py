@@ -21,8 +21,17 @@ from wsgiref.simple_server import make_server
 from celery import Celery
 from pydantic import PositiveInt
 
-from orchestrator import Agent, Delivery, Message, Orchestrator, handles
-from orchestrator.core.errors import CircuitOpen, InfrastructureError, InvalidMessage, UnknownDelivery
+from orchestrator import (
+    Agent,
+    CircuitOpen,
+    Delivery,
+    InfrastructureError,
+    InvalidMessage,
+    Message,
+    Orchestrator,
+    UnknownDelivery,
+    handles,
+)
 from orchestrator.core.message import decode
 from orchestrator.core.outcome import to_wire
 
