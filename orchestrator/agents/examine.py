@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from celery import bootsteps
 
 from orchestrator.core.errors import BrokerUnavailable, NotSupervised, UnsuitableRedis
 from orchestrator.core.log import get_logger
+from orchestrator.core.plural import counted
 from orchestrator.transport.checkup import Eviction, Level, gather, judge, look
+from orchestrator.transport.kombu_lists import left_in_lists
 from orchestrator.transport.store import Store
 
 logger = get_logger(__name__)
@@ -23,7 +25,7 @@ class ExamineRedis(bootsteps.Step):
     def __init__(self, parent: Any, **_: Any) -> None:
         orchestrator = getattr(parent.app, "orchestrator", None)
         if orchestrator is not None:
-            orchestrator.examination.run()
+            orchestrator.examination.run(tuple(parent.app.amqp.queues.consume_from))
 
 
 class Examination:
@@ -36,8 +38,8 @@ class Examination:
         #: Whether Redis was found suitable once. What changes later is logged, and stops nobody.
         self.passed = False
 
-    def run(self) -> None:
-        """Examine it, if it answers; log what does not forbid to start.
+    def run(self, queues: Collection[str] = ()) -> None:
+        """Examine it, if it answers; log what does not forbid to start, and what lies unread for ``queues``.
 
         Raises:
             UnsuitableRedis: it cannot keep what is promised.
@@ -46,6 +48,9 @@ class Examination:
             store = self._open_store()
             try:
                 facts = store.ask(lambda call: gather(call, store.keys, configuration=False))
+                steps = [step for step in store.steps if step.isdigit()]
+                prefix = store.keys.root.removesuffix("orc:")
+                left = store.ask(lambda call: left_in_lists(call, prefix, queues, steps))
             finally:
                 store.pool.disconnect()
         except (BrokerUnavailable, NotSupervised):
@@ -61,6 +66,12 @@ class Examination:
                 self._warned.add(finding.text)
                 log = logger.error if finding.level is Level.FAIL else logger.warning
                 log("Redis at %s: %s: %s (see `orchestrator doctor`)", store.url, finding.check, finding.text)
+        for queue, count in left.items():
+            logger.warning(
+                "queue %s: %s in the Redis lists of kombu's own transport, which this worker does not read (LLEN %s); "
+                "have a worker on that transport empty them",
+                queue, counted(count, "message"), queue,
+            )  # fmt: skip
 
 
 def warn_sender(store: Store, eviction: Eviction) -> None:
