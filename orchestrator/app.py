@@ -33,7 +33,7 @@ from orchestrator.agents.served import served_tasks
 from orchestrator.agents.storing import keep_storing
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.agents.unknown_names import unknown_names
-from orchestrator.core.errors import InvalidPolicy, OrchestratorError
+from orchestrator.core.errors import CallerError, InvalidPolicy, OrchestratorError
 from orchestrator.core.extras import require_extra
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
@@ -259,6 +259,19 @@ class Orchestrator:
         return BrokerDoor(
             self.app, lambda: self.store, lambda: self.registry, self.settings.redact, self._directory.flow
         )
+
+    def reset(self) -> None:
+        """Forget everything that eager mode has in memory: letters, outcomes, counts, breakers, keys, monitors.
+
+        For tests, which share an app. Objects got before, such as a dead-letter log, go on with the old state.
+
+        Raises:
+            CallerError: this is not eager mode; what is in Redis is not deleted.
+        """
+        if not self.eager:
+            raise CallerError("reset() is for eager mode; allowed: an app with task_always_eager")
+        for name in ("_house", "_eager_dead_letters", "_remembered"):
+            self.__dict__.pop(name, None)
 
     def _door(self) -> Door:
         return self._house if self.eager else self._broker
