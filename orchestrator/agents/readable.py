@@ -36,8 +36,12 @@ def check_headers(headers: Mapping[str, Any]) -> Supervision | None:
         raise _bad(headers, "timelimit", "two numbers of seconds")
     if not isinstance(headers.get("stamps"), Mapping | None):
         raise _bad(headers, "stamps", "an object")
-    if not isinstance(headers.get("stamped_headers"), list | tuple | None):
-        raise _bad(headers, "stamped_headers", "a list")
+    stamped = headers.get("stamped_headers")
+    if stamped is not None and not (isinstance(stamped, list | tuple) and all(map(is_text, stamped))):
+        raise _bad(headers, "stamped_headers", "a list of texts")
+    nesting = headers.get("replaced_task_nesting")
+    if nesting is not None and (type(nesting) is not int or nesting < 0):
+        raise _bad(headers, "replaced_task_nesting", "a whole number from 0")
     wire = headers.get(HEADER)
     try:
         return None if wire is None else Supervision.from_wire(wire)

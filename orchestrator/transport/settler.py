@@ -212,7 +212,8 @@ class Settler:
             _group(error, full.get("failures")),
             json.dumps(mask(outcome or {"outcome": "dead"}, self._options.redact))[:-1],
             to_ms(self._options.outcome_ttl_s),
-            *(celery_error or ()),
+            # An unknown task's name, for one, may be no UTF-8.
+            *(text.encode("utf-8", "backslashreplace") for text in celery_error or ()),
         ]
         if self.holder is not None:
             self.holder.outbox.post("bury", keys, args, lambda said: _tell(said, claim, full))

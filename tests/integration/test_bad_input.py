@@ -178,7 +178,7 @@ def test_headers_that_lack_what_celery_needs_are_malformed(house: House, without
     assert_buried(house, raw(without=(without,)), Reason.MALFORMED)
 
 
-@pytest.mark.parametrize("task", [None, 5, [], {}, ["worker.Add"]])
+@pytest.mark.parametrize("task", [None, 5, [], {}, ["worker.Add"], "\ud800", "no.\ud800such"])
 def test_a_task_that_is_no_name_is_malformed_or_unknown(house: House, task: Any) -> None:
     letter = house.letter_after(lambda: house.put(raw(task=task)))
     assert letter.reason in (Reason.MALFORMED.value, Reason.UNKNOWN_TASK.value)
@@ -218,6 +218,10 @@ def test_a_task_that_is_no_name_is_malformed_or_unknown(house: House, task: Any)
         {"group": 5},
         {"stamps": 5},
         {"stamped_headers": 5},
+        {"stamped_headers": [[1]]},
+        {"stamped_headers": [None]},
+        {"stamped_headers": [{"task": "x"}]},
+        {"replaced_task_nesting": [1, 2]},
         {"orc": []},
         {"orc": "text"},
         {"orc": 5},
