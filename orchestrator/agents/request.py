@@ -322,6 +322,14 @@ class SupervisedRequest(TrackedRequest):
             self._handled(None, None)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
+    def _success_was_stored(self) -> Any:
+        """Celery asks when a pool process was lost after it had stored the result: then the delivery is handled."""
+        stored = super()._success_was_stored()
+        if stored and self._open():
+            self._handled(stored.get("result"), None)
+            self._resolved()
+        return stored
+
     def reject(self, requeue: bool = False) -> None:
         """As Celery's, which would say nothing of a message that has been settled here before."""
         super().reject(requeue)
