@@ -12,6 +12,7 @@ from redis import Redis
 
 from orchestrator.transport.flower_queues import counting_streams
 from tests.bare_broker import BareBroker
+from tests.eventually import eventually
 from tests.flower_process import running_flower
 
 
@@ -29,7 +30,8 @@ def test_with_the_transport_alone_it_shows_what_waits(broker: BareBroker, tmp_pa
     broker.send("note", "a", "b", "c")
     broker.send("note", "later", countdown=1000)
     with running_flower("tests.apps.bare", broker.url, tmp_path / "log") as flower:
-        assert flower.lengths()["celery"] == 4
+        # Until Flower has opened its first connection, it asks in its own way.
+        eventually(lambda: flower.lengths()["celery"] == 4)
 
 
 def test_a_redis_without_mailboxes_is_asked_in_flowers_own_way(redis_url: str) -> None:
