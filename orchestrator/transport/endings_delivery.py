@@ -224,4 +224,7 @@ def _is_away(app: Celery, error: Exception) -> bool:
     from kombu.exceptions import OperationalError
 
     known: Any = (RedisError, OSError, OperationalError, BackendError)
+    if isinstance(error, KeyError):
+        # Among the connection errors of Celery's Redis backend; here it says that a signature is none.
+        return False
     return isinstance(error, known) or bool(app.backend.exception_safe_to_retry(error))
