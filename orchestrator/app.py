@@ -33,7 +33,7 @@ from orchestrator.agents.served import served_tasks
 from orchestrator.agents.storing import keep_storing
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.agents.unknown_names import unknown_names
-from orchestrator.core.errors import CallerError, InvalidPolicy, OrchestratorError
+from orchestrator.core.errors import CallerError, InvalidPolicy, InvalidSettings, OrchestratorError
 from orchestrator.core.extras import require_extra
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
@@ -88,10 +88,14 @@ class Orchestrator:
     send and by a worker's start.
 
     Raises:
-        InvalidSettings: a setting of this library has a bad value, or two do not fit together.
+        InvalidSettings: a setting of this library has a bad value, two do not fit together, or the app has one already.
     """
 
     def __init__(self, app: Celery, settings: Settings | None = None) -> None:
+        if getattr(app, "orchestrator", None) is not None:
+            raise InvalidSettings(
+                [f"Orchestrator({app!r}): the app has one already; allowed: one, as app.orchestrator"]
+            )
         self.app = app
         self.settings = settings or load_settings()
         self._directory = Directory(app, self._announced, self.settings)

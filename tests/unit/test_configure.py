@@ -308,3 +308,11 @@ def test_other_contents_are_the_users_business() -> None:
     app.conf.accept_content = ["json", "msgpack"]
     orchestrator.refuse_misfits(Worker(app, SoloPool))
     assert app.conf.accept_content == ["json", "msgpack"]
+
+
+def test_an_app_has_one_orchestrator() -> None:
+    app = Celery("twice", broker=AWAY, set_as_current=False)
+    first = Orchestrator(app)
+    with pytest.raises(InvalidSettings, match="the app has one already"):
+        Orchestrator(app)
+    assert app.orchestrator is first
