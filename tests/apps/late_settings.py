@@ -33,12 +33,12 @@ class Billing(Agent):
 orchestrator.host(Billing)
 
 
-@app.task
+@app.task(shared=False)
 def add(one: int, other: int) -> int:
     return one + other
 
 
-@app.task(reject_on_worker_lost=False)
+@app.task(reject_on_worker_lost=False, shared=False)
 def die_and_stay_dead() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
