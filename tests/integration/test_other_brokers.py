@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from celery import Celery
@@ -33,6 +35,17 @@ class Billing(Agent):
         """Do nothing."""
 
 
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """A worker in this process sets the root logger's level and handlers, for all tests after it."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
 @pytest.mark.parametrize("pool", ["solo", "threads"])
 def test_a_test_worker_on_memory_starts_works_and_stops(pool: str) -> None:
     """Regression: it hung, for its consumer had ended with NotSupervised."""
