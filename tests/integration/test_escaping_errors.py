@@ -92,7 +92,7 @@ def test_a_result_backend_that_cannot_store_costs_no_outcome(make: Callable[...,
     orchestrator = ends.app.orchestrator
     flaky = {"ENDS_BACKEND": f"tests.apps.flaky_backend:FlakyBackend+{ends.url}"}
     with ends.worker(pool, environment=flaky) as w:
-        orchestrator.call(ends.sig("note", "first"), timeout_s=20)
+        orchestrator.send(ends.sig("note", "first")).wait(timeout_s=20)
         ends.redis.set("test:backend", how)
         handled = [orchestrator.send(ends.sig("note", f"n{n}")) for n in range(COUNT)]
         failed = [orchestrator.send(ends.sig("fails", f"f{n}"), retry=Retry(max_retries=0)) for n in range(3)]
