@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from celery import Celery
 from celery.utils import uuid
-from kombu.exceptions import BatchPublishError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -19,6 +18,7 @@ from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.form import Form, encode, write_form
 from orchestrator.sending.publish import Parcel, headers_of, producer_of, queue_name, refusals, reprs_of
+from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
 from orchestrator.transport.unanswered import publishes_now
 
@@ -117,7 +117,7 @@ def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, 
     """
     copies, undo = _Forms(app, hidden), _Forms(app, hidden)
     try:
-        with producer_of(app) as producer, producer.batch() as batch:
+        with producer_of(app) as producer, open_batch(producer) as batch:
             numbers = [copies.number(parcel, batch) for parcel in cast.parcels]
             members = [_member(undo, parcel, batch) for parcel in cast.compensations]
     except BatchPublishError as error:

@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import Any, Final
 
 from celery import Celery, signals
-from kombu.exceptions import BatchPublishError
 from pydantic_core import to_json
 
 from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
@@ -22,6 +21,7 @@ from orchestrator.sending.publish import (
     reprs_of,
     shown,
 )
+from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 
 #: Messages in one round trip. More would keep Redis from others for longer than a few milliseconds.
 CHUNK: Final = 250
@@ -43,7 +43,7 @@ def publish_many(app: Celery, parcels: Sequence[Parcel], hidden: tuple[str, ...]
     done = 0
     with producer_of(app) as producer:
         try:
-            with producer.batch(max_size=2 * CHUNK) as batch:
+            with open_batch(producer, 2 * CHUNK) as batch:
                 write = _one_by_one(app, hidden, batch) if _somebody_listens(app) else _alike(app, hidden, batch)
                 for start in range(0, len(parcels), CHUNK):
                     write(parcels[start : start + CHUNK])

@@ -31,6 +31,7 @@ from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.form import Form, encode, write_form
 from orchestrator.sending.masked_amqp import MaskingAMQP
 from orchestrator.sending.publish import Parcel, queue_name
+from orchestrator.transport.producer_batch import open_batch
 from orchestrator.transport.publishing import PublishingChannel
 
 _SEND_TASK: Final = Celery.send_task
@@ -52,7 +53,7 @@ class _Line:
             self._declared.add(queue.name)
 
     def form(self, app: Celery, parcel: Parcel, headers: Mapping[str, Any], reprs: tuple[str, str]) -> Form | None:
-        with Producer(self.channel, auto_declare=False).batch() as batch:
+        with open_batch(Producer(self.channel, auto_declare=False)) as batch:
             return write_form(app, parcel, headers, reprs, batch)
 
     def close(self) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kombu.exceptions import BatchPublishError
 from redis.exceptions import NoScriptError, ResponseError
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.transport.flow import insist
 from orchestrator.transport.once import Call
+from orchestrator.transport.producer_batch import BatchPublishError
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.wire import Wire
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
-from kombu.utils.json import JSONEncoder
+from kombu.utils.json import JSONEncoder, dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
@@ -45,6 +45,9 @@ _DROP_BATCH = 250
 #: kombu makes an encoder for each message.
 _encode = JSONEncoder().encode
 
+#: kombu 5.6 has no batches.
+_KOMBU_COLLECTS_FANOUT = hasattr(kombu_redis.Channel, "create_publish_batch")
+
 _unanswered = Unanswered()
 
 
@@ -58,6 +61,7 @@ class PublishingChannel(kombu_redis.Channel):
         self._wire: Wire | None = None
         self._max_length: dict[str, int] = {}
         self._publish_keys: dict[tuple[str, str], list[str]] = {}
+        self._collects: PublishBatch | None = None
         self._reply_queues: set[str] = set()
         self._unrouted = False
         transport: Any = args[0] if args else kwargs["connection"]
@@ -221,6 +225,8 @@ class PublishingChannel(kombu_redis.Channel):
 
     def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
         """Publish; a task message that no binding leads anywhere becomes a dead letter, where kombu loses it."""
+        if self._collects is not None and "_publish_batch" not in kwargs:
+            return self._collects.publish(message, exchange=exchange, routing_key=routing_key, **kwargs)
         if not exchange:
             # To a mailbox by its name, as Celery does; nothing is to be looked up.
             self._inplace_augment_message(message, exchange, routing_key)
@@ -257,6 +263,22 @@ class PublishingChannel(kombu_redis.Channel):
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """A pipeline for ``kombu.Producer.batch()``."""
         return PublishBatch(self, max_size)
+
+    @contextmanager
+    def collecting(self, batch: PublishBatch) -> Iterator[None]:
+        """Collect in ``batch`` what is published meanwhile. Of use with kombu 5.6; see ``producer_batch.py``."""
+        self._collects = batch
+        try:
+            yield
+        finally:
+            self._collects = None
+
+    def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any) -> None:
+        batch: PublishBatch | None = kwargs.get("_publish_batch")
+        if batch is None or _KOMBU_COLLECTS_FANOUT:
+            super()._put_fanout(exchange, message, routing_key, **kwargs)
+        else:
+            batch.add("publish", self._get_publish_topic(exchange, routing_key), dumps(message))
 
     # -- queues
 

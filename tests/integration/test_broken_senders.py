@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu.exceptions import BatchPublishError, OperationalError
+from kombu.exceptions import OperationalError
 from redis import Redis
 
 from orchestrator import Agent, Message, Orchestrator, handles
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from tests.bare_broker import BareBroker, kombu_connection
 from tests.eventually import eventually
 from tests.worker_process import WorkerProcess
@@ -124,7 +125,7 @@ def test_a_batch_whose_connection_was_closed_meanwhile_says_that_it_failed(serve
     """Regression: it let go of a lock that another connection had never taken, a RuntimeError."""
 
     def publish(producer: Any) -> None:
-        with producer.batch() as batch:
+        with open_batch(producer) as batch:
             batch.producer.publish({}, routing_key="plain")
             batch.state.session.send()
             batch.state.session.channel._disconnect_pools()
