@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kombu.asynchronous import get_event_loop
-from kombu.transport.redis import MultiChannelPoller
 
 from orchestrator.core.log import get_logger
+from orchestrator.transport.older_kombu import KombuPoller
 
 logger = get_logger(__name__)
 
@@ -19,7 +19,7 @@ _WATCH_EVERY_S = 1.0
 _LOOK_EVERY_S = 0.05
 
 
-class Poller(MultiChannelPoller):
+class Poller(KombuPoller):
     """Waits for the reading connections of all channels. Nothing is restored by age: only death gives back."""
 
     _watching: Any = None

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from kombu.transport import redis as kombu_redis
-from kombu.utils.json import JSONEncoder, dumps
+from kombu.utils.json import JSONEncoder
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
@@ -24,6 +23,7 @@ from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.connections import SocketConnection, TcpConnection, TlsConnection
 from orchestrator.transport.flow import insist
 from orchestrator.transport.forks import INHERITED
+from orchestrator.transport.older_kombu import KombuChannel
 from orchestrator.transport.once import Call, once_of
 from orchestrator.transport.options import Options
 from orchestrator.transport.refusal import RefusesForNow, as_away, is_full
@@ -45,13 +45,10 @@ _DROP_BATCH = 250
 #: kombu makes an encoder for each message.
 _encode = JSONEncoder().encode
 
-#: kombu 5.6 has no batches.
-_KOMBU_COLLECTS_FANOUT = hasattr(kombu_redis.Channel, "create_publish_batch")
-
 _unanswered = Unanswered()
 
 
-class PublishingChannel(kombu_redis.Channel):
+class PublishingChannel(KombuChannel):
     """A channel that keeps mailboxes in Redis streams. Fanout (events, remote control) stays as kombu has it."""
 
     connection_class: type[Any] = TcpConnection
@@ -272,13 +269,6 @@ class PublishingChannel(kombu_redis.Channel):
             yield
         finally:
             self._collects = None
-
-    def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any) -> None:
-        batch: PublishBatch | None = kwargs.get("_publish_batch")
-        if batch is None or _KOMBU_COLLECTS_FANOUT:
-            super()._put_fanout(exchange, message, routing_key, **kwargs)
-        else:
-            batch.add("publish", self._get_publish_topic(exchange, routing_key), dumps(message))
 
     # -- queues
 

@@ -13,4 +13,6 @@ class Worker:
 
     def __init__(self, app: Celery, pool: type = SoloPool, *, soft: Any = None, hard: Any = None) -> None:
         self.app, self.pool_cls = app, pool
-        self.soft_time_limit, self.time_limit = soft, hard
+        # As Celery's worker: the command line's, or else the configuration's.
+        self.soft_time_limit = app.either("task_soft_time_limit", soft)
+        self.time_limit = app.either("task_time_limit", hard)
