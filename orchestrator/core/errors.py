@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from orchestrator.core.nearest import meant
 from orchestrator.core.plural import counted
+from orchestrator.core.redis_refusals import cause_of
 from orchestrator.core.shown import masked, shown
 
 #: Of many members of a broadcast, so many are named in a text.
@@ -235,29 +235,12 @@ class DeliveryTimeout(InfrastructureError):
 
 
 class BrokerUnavailable(InfrastructureError):
-    """Redis did not answer, or refused the command."""
+    """Redis did not answer, or refused the command. Its text begins with the cause of a refusal."""
 
     def __init__(self, url: str, reason: object) -> None:
-        super().__init__(f"broker {url} {_refused(str(reason)) or f'is not available: {reason}'}")
+        cause = cause_of(str(reason))
+        super().__init__(f"{cause}; broker {url}: {reason}" if cause else f"broker {url} is not available: {reason}")
         self.url = url
-
-
-#: By command, the Redis that has it first; of the others that are needed, 5.0 has all.
-_SINCE: Final = {"XAUTOCLAIM": "6.2", "BLMOVE": "6.2", "LMOVE": "6.2", "GETDEL": "6.2", "HELLO": "6.0", "ACL": "6.0"}
-
-_UNKNOWN_COMMAND: Final = re.compile(r"unknown command [`'\"]?([\w|]+)|(Unknown Redis command)", re.IGNORECASE)
-_FORBIDDEN_COMMAND: Final = re.compile(r"no permissions to run the '([\w|]+)' command", re.IGNORECASE)
-
-
-def _refused(reason: str) -> str:
-    """What it means that Redis does not know a command, or forbids it; empty if the reason is another one."""
-    if unknown := _UNKNOWN_COMMAND.search(reason):
-        name = (unknown[1] or "").upper()
-        needs = f"{name}, which Redis {_SINCE.get(name, '5.0')} has first" if name else "a command that a script needs"
-        return f"does not know {needs}; needed: Redis 6.2 or later, and no command renamed or disabled: {reason}"
-    if forbidden := _FORBIDDEN_COMMAND.search(reason):
-        return f"forbids {forbidden[1].upper()} to this user (ACL); `orchestrator doctor` names what it lacks: {reason}"
-    return ""
 
 
 class OwnerGone(InfrastructureError):
