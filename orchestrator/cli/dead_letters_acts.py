@@ -112,6 +112,7 @@ def retry_letters(
     sent: list[Sent] = []
     with progress_bar("replaying", count) as progress:
         done = chosen.retry(
+            all=every,
             rate_per_s=rate_per_s,
             canary=Canary(**given) if canary else None,
             at_most=at_most,
@@ -220,7 +221,7 @@ def park_letters(
         must_be_meant(chosen, every)
         parked = []
         with progress_bar("parking", chosen.count()) as progress:
-            chosen.park(note, who=who, why=why, progress=progress, on_ids=parked.extend)
+            chosen.park(note, all=every, who=who, why=why, progress=progress, on_ids=parked.extend)
     _say_ids(as_json, "parked", parked, f"{counted(len(parked), 'dead letter')} parked")
 
 
@@ -256,7 +257,7 @@ def unpark_letters(
             raise Stop("which letters? Give an ID, a filter, or --all", ExitCode.CALLER)
         opened = []
         with progress_bar("opening", chosen.count()) as progress:
-            chosen.unpark(who=who, why=why, progress=progress, on_ids=opened.extend)
+            chosen.unpark(all=every, who=who, why=why, progress=progress, on_ids=opened.extend)
     _say_ids(as_json, "unparked", opened, f"{counted(len(opened), 'dead letter')} open again")
 
 
@@ -303,7 +304,7 @@ def purge_letters(
     if count:
         _ask(f"Remove {letters}?", f"{letters} would be removed", yes)
         with progress_bar("removing", count) as progress:
-            chosen.purge(who=who, why=why, progress=progress, on_ids=removed.extend)
+            chosen.purge(all=every, who=who, why=why, progress=progress, on_ids=removed.extend)
     _say_ids(as_json, "removed", removed, f"{counted(len(removed), 'dead letter')} removed")
 
 

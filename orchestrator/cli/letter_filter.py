@@ -71,11 +71,6 @@ def selection(orchestrator: Orchestrator, options: dict[str, Any]) -> Selection:
     return chosen
 
 
-def is_given(chosen: Selection) -> bool:
-    """Whether the options mean anything but all open letters."""
-    return set(chosen.criteria.described()) != {"state"} or chosen.criteria.state == "parked"
-
-
 def must_be_one(options: Mapping[str, Any], every: bool) -> None:
     """Refuses to act on the letter of an ID where a filter is given as well, which would be ignored."""
     given = {name for name in _NAMES if options[name] not in (None, ())}
@@ -85,7 +80,7 @@ def must_be_one(options: Mapping[str, Any], every: bool) -> None:
 
 def must_be_meant(chosen: Selection, every: bool) -> None:
     """Refuses to act on all letters unless that was said."""
-    if not is_given(chosen) and not every:
+    if not chosen.criteria.selects and not every:
         raise Stop("which letters? Give an ID, a filter, or --all", ExitCode.CALLER)
 
 

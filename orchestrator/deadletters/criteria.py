@@ -58,6 +58,12 @@ class Criteria:
         return tuple((name, value) for name in DIMENSIONS if (value := getattr(self, name)) is not None)
 
     @property
+    def selects(self) -> bool:
+        """Whether anything was asked for but all letters, or all open ones."""
+        given = {f.name for f in fields(self) if getattr(self, f.name) not in (None, {})} - {"state"}
+        return bool(given) or self.state == "parked"
+
+    @property
     def needs_reading(self) -> bool:
         """Whether the letter itself has to be looked at."""
         return bool(self.metadata) or self.text is not None

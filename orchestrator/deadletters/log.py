@@ -206,9 +206,15 @@ class DeadLetters:
         opened = self.shelf.unpark([letter.id], self.begin("unpark", who, why, id=letter.id))
         emit(events.UNPARKED, {"count": len(opened)})
 
-    def purge(self, *, who: str | None = None, why: str = "") -> int:
-        """Remove all that are there now, parked ones too; one added meanwhile stays. Returns how many."""
-        return self.query(state="all").purge(who=who, why=why)
+    def purge(self, *, all: bool = False, who: str | None = None, why: str = "") -> int:
+        """Remove all that are there now, parked ones too; one added meanwhile stays. Returns how many.
+
+        Those that a filter means: ``query(agent=...).purge()``.
+
+        Raises:
+            InvalidPolicy: ``all=True`` was not said.
+        """
+        return self.query(state="all").purge(all=all, who=who, why=why)
 
     def import_lines(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.core.errors import InvalidPolicy
 from orchestrator.deadletters.criteria import Criteria, check_limit
 from orchestrator.deadletters.export import write_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
@@ -64,7 +65,10 @@ class Group:
 
 
 class Selection:
-    """What :meth:`DeadLetters.query` returns. Ages are of the moment at which it is asked something."""
+    """What :meth:`DeadLetters.query` returns. Ages are of the moment at which it is asked something.
+
+    Whatever acts on letters needs a filter, or an explicit ``all=True``: a forgotten filter must not reach all.
+    """
 
     def __init__(self, log: DeadLetters, criteria: Criteria, fixed: tuple[str, str] | None = None) -> None:
         self._log = log
@@ -163,9 +167,21 @@ class Selection:
 
     # -- acting
 
+    def _require_meant(self, act: str, every: bool) -> None:
+        """Refuse to act on every letter unless the caller asked for that."""
+        if every is not False and every is not True:
+            raise InvalidPolicy("all", every, "true, false")
+        if not every and not self.criteria.selects and not self._is_one:
+            raise InvalidPolicy("all", every, f"{act}(all=True), or a filter such as query(agent=...)")
+
+    @property
+    def _is_one(self) -> bool:
+        return self._fixed is not None and self._fixed[0] == self._fixed[1]
+
     def retry(
         self,
         *,
+        all: bool = False,
         rate_per_s: float | None = None,
         canary: Canary | None = None,
         at_most: int | None = None,
@@ -177,8 +193,9 @@ class Selection:
         """Send them again, oldest first; those that come meanwhile are left, so none is sent twice.
 
         Raises:
-            InvalidPolicy: ``rate_per_s`` is not above 0.
+            InvalidPolicy: ``rate_per_s`` is not above 0, or there is neither a filter nor ``all``.
         """
+        self._require_meant("retry", all)
         pace = Pace(rate_per_s)
         act = self._log.begin("retry", who, why, filter=self.criteria.described(), canary=canary is not None)
         send = self._sender(act, at_most, watched=canary is not None)
@@ -228,12 +245,18 @@ class Selection:
         self,
         note: str,
         *,
+        all: bool = False,
         who: str | None = None,
         why: str = "",
         progress: Progress | None = None,
         on_ids: OnIds | None = None,
     ) -> int:
-        """Put them aside; returns how many were open."""
+        """Put them aside; returns how many were open.
+
+        Raises:
+            InvalidPolicy: there is neither a filter nor ``all``.
+        """
+        self._require_meant("park", all)
         act = self._log.begin("park", who, why, filter=self.criteria.described(), note=note)
         kept = self._log.note(note, who)
         done = self._each(lambda ids: self._shelf.park(ids, act, kept), progress, on_ids)
@@ -241,18 +264,40 @@ class Selection:
         return done
 
     def unpark(
-        self, *, who: str | None = None, why: str = "", progress: Progress | None = None, on_ids: OnIds | None = None
+        self,
+        *,
+        all: bool = False,
+        who: str | None = None,
+        why: str = "",
+        progress: Progress | None = None,
+        on_ids: OnIds | None = None,
     ) -> int:
-        """Make them open again; returns how many were parked."""
+        """Make them open again; returns how many were parked.
+
+        Raises:
+            InvalidPolicy: there is neither a filter nor ``all``.
+        """
+        self._require_meant("unpark", all)
         act = self._log.begin("unpark", who, why, filter=self.criteria.described())
         done = self._each(lambda ids: self._shelf.unpark(ids, act), progress, on_ids)
         emit(events.UNPARKED, {"count": done})
         return done
 
     def purge(
-        self, *, who: str | None = None, why: str = "", progress: Progress | None = None, on_ids: OnIds | None = None
+        self,
+        *,
+        all: bool = False,
+        who: str | None = None,
+        why: str = "",
+        progress: Progress | None = None,
+        on_ids: OnIds | None = None,
     ) -> int:
-        """Remove them for good; returns how many."""
+        """Remove them for good; returns how many.
+
+        Raises:
+            InvalidPolicy: there is neither a filter nor ``all``.
+        """
+        self._require_meant("purge", all)
         act = self._log.begin("purge", who, why, **self._about())
         done = self._each(lambda ids: self._shelf.remove(ids, act), progress, on_ids)
         emit(events.PURGED, {"count": done})
@@ -275,7 +320,7 @@ class Selection:
 
     def _about(self) -> dict[str, Any]:
         """Which letters are meant, for the record of an act."""
-        if self._fixed is not None and self._fixed[0] == self._fixed[1]:
+        if self._fixed is not None and self._is_one:
             return {"id": self._fixed[0]}
         return {"filter": self.criteria.described()}
 

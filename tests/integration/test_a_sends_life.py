@@ -53,7 +53,7 @@ def shared(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterator[H
 @pytest.fixture
 def house(shared: House) -> House:
     """Without letters."""
-    shared.orchestrator.dead_letters.purge()
+    shared.orchestrator.dead_letters.purge(all=True)
     return shared
 
 
@@ -139,10 +139,10 @@ def test_all_are_retried_and_handled_once_their_cause_has_passed(house: House) -
     deliveries = [house.orchestrator.send("worker", app.FailsWhile(key="test:closed"), retry=ONCE) for _ in range(12)]
     assert all(isinstance(delivery.wait(timeout_s=WAIT_S), Dead) for delivery in deliveries)
     house.redis.delete("test:closed")
-    done = log.query().retry(why="it is open again")
+    done = log.query().retry(all=True, why="it is open again")
     assert (done.sent, log.count()) == (12, 0)
     eventually(lambda: all(delivery.outcome() == Handled(None, 1) for delivery in deliveries), WAIT_S, house.log)
-    assert log.query().retry().sent == 0
+    assert log.query().retry(all=True).sent == 0
     assert all(row.balanced for row in house.idle())
 
 
@@ -181,8 +181,8 @@ def test_all_are_purged(house: House) -> None:
     log = house.orchestrator.dead_letters
     for n in range(3):
         die(house, f"n{n}", retry=ONCE)
-    assert log.purge() == 3
-    assert (log.list(), log.purge()) == ([], 0)
+    assert log.purge(all=True) == 3
+    assert (log.list(), log.purge(all=True)) == ([], 0)
 
 
 def test_only_what_expired_is_purged(house: House) -> None:

@@ -408,7 +408,7 @@ def test_the_sender_is_told_at_once() -> None:
         lambda o: o.ledger(),
         lambda o: o.dead_letters.count(),
         lambda o: o.dead_letters.list(),
-        lambda o: o.dead_letters.purge(),
+        lambda o: o.dead_letters.purge(all=True),
     ],
 )
 def test_a_broker_that_does_not_answer_is_named_without_its_password(ask: Any) -> None:

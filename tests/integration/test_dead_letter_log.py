@@ -131,10 +131,10 @@ def test_letters_of_many_kinds_come_in_the_order_in_which_they_died(bench: Bench
 def test_letters_of_more_kinds_than_are_merged_are_sent_oldest_first(bench: Bench, options: Any) -> None:
     made = [bench.bury(error=f"Error{n % 70}", reason="timeout") for n in range(150)]
     log = bench.log
-    assert log.query(**options).retry(at_most=110).sent == 110
+    assert log.query(**options).retry(all=True, at_most=110).sent == 110
     assert ids(log.query(**options).page(1000).letters) == made[110:][::-1]
     assert bench.index_problems() == []
-    assert log.query(**options).retry().sent == 40
+    assert log.query(**options).retry(all=True).sent == 40
     assert (bench.accepted(), bench.log.count()) == (150, 0)
 
 
@@ -150,7 +150,7 @@ def test_small_and_large_letters_are_sent_oldest_first(bench: Bench) -> None:
     assert ids(log.list(100)) == left[::-1]
     assert {letter.id: letter.raw for letter in log.list(100)} == {one: raws[one] for one in left}
     assert bench.index_problems() == []
-    assert log.query(state="all").retry().sent == 22
+    assert log.query(state="all").retry(all=True).sent == 22
     if bench.keeps_bytes:
         assert sorted(letter.raw for letter in bench.die_again()) == sorted(raws.values())
 
@@ -166,7 +166,7 @@ def test_parked_letters_are_sent_and_the_open_ones_between_them_stay(bench: Benc
     assert log.query(state="parked", agent=agent).retry().sent == 3
     assert {letter.id: letter.raw for letter in log.list()} == {one: raws[one] for one in made[1::2]}
     assert bench.index_problems() == []
-    assert log.query().retry().sent == 3
+    assert log.query().retry(all=True).sent == 3
 
 
 def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: Bench) -> None:
@@ -196,7 +196,7 @@ def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: Bench) -> Non
 
 def test_large_letters_are_all_sent_again(bench: Bench) -> None:
     made = [bench.bury(body={"order_id": "x" * 600_000, "cents": n}) for n in range(4)]
-    assert bench.log.query().retry().sent == len(made)
+    assert bench.log.query().retry(all=True).sent == len(made)
     assert (bench.accepted(), bench.log.count()) == (len(made), 0)
 
 
@@ -302,9 +302,9 @@ def test_a_retried_message_is_a_first_attempt(bench: Bench) -> None:
 def test_retrying_all_sends_each_once(bench: Bench) -> None:
     for _ in range(450):
         bench.bury(queue="billing")
-    done = bench.log.query().retry()
+    done = bench.log.query().retry(all=True)
     assert (done.sent, bench.log.count(), bench.accepted()) == (450, 0, 450)
-    assert bench.log.query().retry().sent == 0
+    assert bench.log.query().retry(all=True).sent == 0
 
 
 def test_what_two_operators_retry_at_once_is_sent_once(bench: Bench) -> None:
@@ -339,10 +339,10 @@ def test_a_rate_holds(bench: Bench) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("orchestrator.deadletters.replay.monotonic", lambda: clock[0])
         patch.setattr("threading.Event.wait", wait)
-        assert bench.log.query().retry(rate_per_s=10).sent == 12
+        assert bench.log.query().retry(all=True, rate_per_s=10).sent == 12
     assert sum(waited) == pytest.approx(1.2)
     with pytest.raises(InvalidPolicy, match="rate_per_s"):
-        bench.log.query().retry(rate_per_s=0)
+        bench.log.query().retry(all=True, rate_per_s=0)
 
 
 def test_a_canary_that_dies_stops_the_replay(bench: Bench, heard: list[Event]) -> None:
@@ -350,7 +350,7 @@ def test_a_canary_that_dies_stops_the_replay(bench: Bench, heard: list[Event]) -
         bench.bury()
     bench.all_die = True
     with bench.worker():
-        done = bench.log.query().retry(canary=Canary(max_failure_rate=0.5, wait_s=20))
+        done = bench.log.query().retry(all=True, canary=Canary(max_failure_rate=0.5, wait_s=20))
     assert (done.sent, done.dead) == (1, 1)
     assert "1 of 1 have died again" in done.stopped
     assert bench.log.count() == 30
@@ -361,7 +361,7 @@ def test_a_canary_that_lives_lets_the_others_go(bench: Bench) -> None:
     for _ in range(130):
         bench.bury()
     with bench.worker():
-        done = bench.log.query().retry(canary=Canary(wait_s=20))
+        done = bench.log.query().retry(all=True, canary=Canary(wait_s=20))
     assert (done.sent, done.dead, done.stopped) == (130, 0, "")
     assert bench.log.count() == 0
 
@@ -371,7 +371,7 @@ def test_a_canary_sees_those_who_die_without_a_letter(bench: Bench) -> None:
         bench.bury()
     bench.all_die = "silently"
     with bench.worker():
-        done = bench.log.query().retry(canary=Canary(max_failure_rate=0.5, wait_s=20))
+        done = bench.log.query().retry(all=True, canary=Canary(max_failure_rate=0.5, wait_s=20))
     assert (done.sent, done.dead) == (1, 1)
     assert "1 of 1 have died again" in done.stopped
     assert bench.log.count() == 29
@@ -389,7 +389,7 @@ def lots_of(bench: Bench, patch: pytest.MonkeyPatch, **options: Any) -> list[int
 
     patch.setattr(shelf, "resend_found", noted)
     with bench.worker():
-        done = bench.log.query().retry(canary=Canary(wait_s=20), **options)
+        done = bench.log.query().retry(all=True, canary=Canary(wait_s=20), **options)
     assert (done.sent, done.stopped) == (sum(sizes), "")
     return sizes
 
@@ -409,7 +409,7 @@ def test_a_rate_holds_within_a_canarys_lots(bench: Bench, monkeypatch: pytest.Mo
 def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(bench: Bench, heard: list[Event]) -> None:
     first = [bench.bury() for _ in range(60)]
     bench.bound("billing", 40)
-    done = bench.log.query().retry()
+    done = bench.log.query().retry(all=True)
     assert (done.sent, bench.accepted()) == (40, 40)
     assert "billing" in done.stopped
     assert "full" in done.stopped
@@ -428,7 +428,7 @@ def test_a_full_mailbox_keeps_no_other_letter_of_the_lot_back(bench: Bench) -> N
     for _ in range(6):
         bench.bury(agent="audit", queue="audit", body={"text": "x" * 300_000})
     bench.bound("billing", 1)
-    done = bench.log.query().retry()
+    done = bench.log.query().retry(all=True)
     assert done.sent == 7
     assert "billing" in done.stopped
     assert bench.log.query(agent="audit").count() == 0
@@ -476,11 +476,11 @@ def test_a_parked_letter_is_out_of_the_way_until_it_is_unparked(bench: Bench) ->
     assert (log.query().count(), log.query(state="parked", agent="billing").count()) == (1, 1)
     letter = log.get(keep_me)
     assert (letter.state, letter.note["note"], letter.note["who"]) == ("parked", "ask the bank", "ann")
-    assert log.query().retry().sent == 1
+    assert log.query().retry(all=True).sent == 1
     log.unpark(keep_me)
     assert log.get(keep_me).state == "open"
     assert log.query().count() == 1
-    assert log.query().park("again") == 1
+    assert log.query().park("again", all=True) == 1
     assert log.query(state="parked").unpark() == 1
 
 
@@ -497,7 +497,7 @@ def test_a_selection_can_be_of_those_that_are_there_now(bench: Bench) -> None:
     first = parts[0].page(2)
     assert ids(first.letters) == made[:0:-1]
     assert ids(parts[0].page(2, before=first.before).letters) == made[:1]
-    assert [part.purge() for part in (nothing, parts[2], parts[1], parts[0])] == [0, 0, 2, 1]
+    assert [part.purge(all=True) for part in (nothing, parts[2], parts[1], parts[0])] == [0, 0, 2, 1]
     assert ids(log.list()) == [late]
 
 
@@ -522,7 +522,7 @@ def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: Benc
     log.unpark(after)
     bench.let_pass(3600)
     assert keep(log, RETRYING) == Kept()
-    assert log.query().retry().sent == 2
+    assert log.query().retry(all=True).sent == 2
 
 
 def test_purging_takes_what_the_filter_means(bench: Bench, heard: list[Event]) -> None:
@@ -532,7 +532,7 @@ def test_purging_takes_what_the_filter_means(bench: Bench, heard: list[Event]) -
     bench.log.park(parked, "keep")
     assert bench.log.query(agent="billing").purge() == 1
     assert set(ids(bench.log.list())) == {shipping, parked}
-    assert bench.log.purge() == 2
+    assert bench.log.purge(all=True) == 2
     assert bench.log.count() == 0
     assert [e.measurements["count"] for e in heard if e.name == events.PURGED] == [1, 2]
 
@@ -564,7 +564,7 @@ def test_what_is_exported_and_imported_is_the_same_byte_for_byte(bench: Bench) -
     bench.log.park(bench.bury(), "note")
     lines = list(bench.log.query(state="all").export())
     before = [letter.raw for letter in bench.log.list()]
-    bench.log.purge()
+    bench.log.purge(all=True)
     assert bench.log.import_lines(lines) == (3, 0)
     assert [letter.raw for letter in bench.log.list()] == before
     assert list(bench.log.query(state="all").export()) == lines
@@ -590,7 +590,7 @@ def test_a_letter_that_is_here_is_not_imported_again(bench: Bench) -> None:
 def test_a_bad_line_is_named(bench: Bench, line: str, problem: str) -> None:
     bench.bury()
     (good,) = bench.log.query().export()
-    bench.log.purge()
+    bench.log.purge(all=True)
     with pytest.raises(InvalidExport, match=problem) as raised:
         bench.log.import_lines([good, "", line, good])
     assert raised.value.line == 3

@@ -30,7 +30,7 @@ def shared() -> Iterator[House]:
 def house(shared: House) -> House:
     """Without letters; the ledger goes on from the test before."""
     shared.idle()
-    shared.orchestrator.dead_letters.purge()
+    shared.orchestrator.dead_letters.purge(all=True)
     return shared
 
 
@@ -165,8 +165,8 @@ def test_purge_removes_all_and_says_how_many(house: House) -> None:
         bury(house, f"n{n}")
     before = house.row()
     log = house.orchestrator.dead_letters
-    assert log.purge() == 3
-    assert (log.count(), log.list(), log.purge()) == (0, [], 0)
+    assert log.purge(all=True) == 3
+    assert (log.count(), log.list(), log.purge(all=True)) == (0, [], 0)
     assert house.row() == before
     assert before.balanced
 
@@ -176,7 +176,7 @@ def test_purge_removes_more_than_one_batch(house: House) -> None:
         for _ in range(4500):
             pipe.xadd(house.keys.dead_letters, {"m": "x"})
         pipe.execute()
-    assert house.orchestrator.dead_letters.purge() == 4500
+    assert house.orchestrator.dead_letters.purge(all=True) == 4500
 
 
 def test_a_letter_that_comes_while_others_are_purged_stays(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_a_letter_that_comes_while_others_are_purged_stays(house: House, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(log.shelf, "newest", look_and_add)
-        assert log.purge() == 1
+        assert log.purge(all=True) == 1
     assert [letter.raw for letter in log.list()] == [b"new"]
 
 

@@ -62,7 +62,7 @@ SENDS: dict[str, Callable[[Orchestrator], Any]] = {
 @pytest.mark.parametrize("name", SENDS)
 def test_whatever_the_door_headers_have_no_secret(house: House, name: str) -> None:
     log = house.orchestrator.dead_letters
-    house.orchestrator.dead_letters.purge()
+    house.orchestrator.dead_letters.purge(all=True)
     SENDS[name](house.orchestrator)
     expected = {"many": 2, "broadcast": 2, "compensation": 0}.get(name, 1)
     eventually(
@@ -78,7 +78,7 @@ def test_whatever_the_door_headers_have_no_secret(house: House, name: str) -> No
 
 
 def test_a_command_line_that_has_never_heard_of_the_message_hides_it(house: House) -> None:
-    house.orchestrator.dead_letters.purge()
+    house.orchestrator.dead_letters.purge(all=True)
     house.orchestrator.send("clerk", app.pay()).wait(timeout_s=20)
     stranger = app.make(house.url, hosts=False, redact=())
     (letter,) = stranger.dead_letters.list(10)

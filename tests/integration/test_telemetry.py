@@ -141,7 +141,7 @@ def test_what_an_agent_sends_to_itself_is_of_the_same_trace_and_as_urgent_as_its
     outcome = orchestrator.send("guide", traced_app.Further()).wait(timeout_s=10)
     assert isinstance(outcome, Handled)
     letter = eventually(lambda: log.query(message="Further").page(1).letters)[0]
-    log.purge()
+    log.purge(all=True)
     envelope = json.loads(letter.raw)
     assert int(envelope["headers"]["traceparent"].split("-")[1], 16) == int(outcome.result, 16)
     assert letter.attempts == 1

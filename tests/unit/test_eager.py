@@ -195,7 +195,7 @@ def test_imported_letters_of_plain_sends_are_executed_without_retries(orchestrat
         exported(plain_letter("worker.Add", {"a": 1, "b": 2}), "3000-0"),
     ]
     assert log.import_lines(lines) == (3, 0)
-    assert log.query().retry().sent == 3
+    assert log.query().retry(all=True).sent == 3
     assert house.NOTED == ["3", "second", "last"]
     (left,) = log.list()
     assert (left.task, left.error_message, left.attempts) == ("plain.fail", "still broken", 1)
@@ -225,7 +225,7 @@ def test_what_cannot_be_executed_is_buried_anew_and_stops_nobody(
     orchestrator.send("worker", house.Broken(), retry=Retry(max_retries=0))
     log.import_lines([exported(raw, "1000-0"), exported(plain_letter("plain.add", 1, 2), "2000-0")])
     before = {letter.id for letter in log.list()}
-    assert log.query().retry().sent == 3
+    assert log.query().retry(all=True).sent == 3
     dead = {letter.reason: letter for letter in log.list()}
     assert set(dead) == {reason, "retries exhausted"}
     assert dead[reason].error_type == error
@@ -241,9 +241,9 @@ def test_a_letter_keeps_the_trace_it_belongs_to(orchestrator: Orchestrator) -> N
     (letter,) = orchestrator.dead_letters.list()
     envelope_ = json.loads(letter.raw)
     envelope_["headers"]["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    orchestrator.dead_letters.purge()
+    orchestrator.dead_letters.purge(all=True)
     orchestrator.dead_letters.import_lines([exported(json.dumps(envelope_).encode(), "1000-0")])
-    orchestrator.dead_letters.query().retry()
+    orchestrator.dead_letters.query().retry(all=True)
     (again,) = orchestrator.dead_letters.list()
     assert again.delivery_id == delivery.id
     assert json.loads(again.raw)["headers"]["traceparent"] == envelope_["headers"]["traceparent"]

@@ -83,7 +83,7 @@ def test_of_a_task_that_is_not_known_here_only_what_is_there_is_changed(orchestr
         line.replace('\\"task\\": \\"free\\"', '\\"task\\": \\"gone\\"')
         for line in orchestrator.dead_letters.query().export()
     ]
-    orchestrator.dead_letters.purge()
+    orchestrator.dead_letters.purge(all=True)
     orchestrator.dead_letters.import_lines(lines)
     (letter,) = orchestrator.dead_letters.list(2)
     assert letter.task == "gone"
