@@ -20,6 +20,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from orchestrator.core.broker_url import ALLOWED, is_served, problems_of, quoted, scheme_of, servers
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.settings import Settings
+from orchestrator.transport.option_types import refuse_bad_options, refuse_bad_ssl
 from orchestrator.transport.options import Options
 from orchestrator.transport.transport import TRANSPORT, is_supervised
 
@@ -175,7 +176,8 @@ class Configuration:
             **({"global_keyprefix": settings.key_prefix} if settings.key_prefix else {}),
             **(users or {}),
             # Nobody means to show what an agent's message hides.
-            "redact": tuple(dict.fromkeys((*redact, *self._hidden()))),
+            # A text is a mistake, which the transport's options name.
+            "redact": redact if isinstance(redact, str) else tuple(dict.fromkeys((*redact, *self._hidden()))),
         }
 
     def problems(self) -> list[str]:
@@ -187,6 +189,8 @@ class Configuration:
         conf = self._app.conf
         if is_supervised(conf.broker_transport):
             Options.from_transport_options(conf.broker_transport_options)
+            refuse_bad_options(conf.broker_transport_options)
+            refuse_bad_ssl(conf.broker_use_ssl)
         return _contents(CelerySettings({}, conf.maps, conf._keys, conf.prefix))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from orchestrator.core.url_options import query_problem
+
 #: URL schemes that the transport serves.
 SCHEMES: Final = ("redis", "rediss", "sentinel")
 
@@ -58,7 +60,9 @@ def problem_of(server: str) -> str:
         return ""
     if not _is_encoded(server):
         return ENCODED
-    return "" if _well_formed(server) else "allowed: a port from 1 to 65535, and a database number after the slash"
+    if not _well_formed(server):
+        return "allowed: a port from 1 to 65535, and a database number after the slash"
+    return query_problem(server)
 
 
 def _is_encoded(server: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -76,8 +76,13 @@ class Options:
             for f in fields(self)
             if f.name not in _NOT_NUMBERS and not _positive(getattr(self, f.name))
         ]
-        if self.heart not in (True, False):
-            problems.append(f"heart={self.heart!r}: allowed: true, false")
+        problems += [
+            f"{name}={getattr(self, name)!r}: allowed: true, false"
+            for name in ("heart", "managed", "bury_expired")
+            if getattr(self, name) not in (True, False)
+        ]
+        if not _are_names(self.redact):
+            problems.append(f"redact={self.redact!r}: allowed: a list of names of fields")
         if not problems and not self.heartbeat_s < self.suspect_s < self.lease_s:
             problems.append(
                 f"heartbeat_s={self.heartbeat_s} suspect_s={self.suspect_s} lease_s={self.lease_s}: "
@@ -128,3 +133,7 @@ class Options:
 
 def _positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _are_names(value: object) -> bool:
+    return not isinstance(value, str) and isinstance(value, Iterable) and all(isinstance(name, str) for name in value)

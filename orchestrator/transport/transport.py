@@ -19,6 +19,7 @@ from orchestrator.core.errors import InvalidSettings
 from orchestrator.transport import flower_queues
 from orchestrator.transport.broker import BROKERS, Broker
 from orchestrator.transport.channel import Channel
+from orchestrator.transport.option_types import refuse_bad_options, refuse_bad_provider, refuse_bad_ssl
 from orchestrator.transport.poller import Poller
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.sentinel import SENTINEL_PORT, SentinelChannel
@@ -102,6 +103,9 @@ class Transport(kombu_redis.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         is_sentinel = _parse_url(client)
+        refuse_bad_options(client.transport_options)
+        refuse_bad_ssl(client.ssl)
+        refuse_bad_provider(client.credential_provider)
         super().__init__(client, **kwargs)
         self.cycle = Poller()
         if is_sentinel:
@@ -174,11 +178,11 @@ def _parse_url(connection: Any) -> bool:
     Returns whether it is a Sentinel's. The connection's clones have no URL any more, but the same options.
 
     Raises:
-        InvalidSettings: the URL's port or database is not a number.
+        InvalidSettings: the URL's port or database is not a number, or an option of its query cannot be used.
     """
     url, transport = connection.hostname, connection.transport_cls
     if url and "://" in url:
-        problems = problems_of(url)
+        problems = problems_of(list(dict.fromkeys((url, *connection.alt))))
         if problems:
             raise InvalidSettings(problems)
         if scheme_of(url) == "sentinel":
