@@ -87,7 +87,8 @@ class SupervisedRequest(TrackedRequest):
     def _default_supervision(self) -> Supervision | None:
         """How an agent's message is supervised that was sent without this library, and so says nothing of it."""
         default = getattr(self.task, "__default_supervision__", None)
-        if default is None:
+        if default is None or channel_of(self._message) is None:
+            # No agent's message, or one by a broker that could not settle it.
             return None
         known: Supervision = default()
         self._request_dict[HEADER] = known.to_wire()

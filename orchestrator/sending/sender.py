@@ -53,6 +53,12 @@ from orchestrator.transport.flow import Twin, declare_flow
 from orchestrator.transport.store import Store
 from orchestrator.transport.transport import why_not_supervised
 
+#: What still works on another broker.
+_WITHOUT_SUPERVISION = (
+    "without supervision, Celery's own sends reach the same agents and tasks there: "
+    "app.send_task('AGENT.MESSAGE', [FIELDS]), a beat entry, task.delay(...)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
@@ -170,7 +176,7 @@ class BrokerDoor:
         if self._app.conf.task_protocol != 2:
             raise NotSupervised(f"task_protocol={self._app.conf.task_protocol!r}; allowed: 2")
         if why := why_not_supervised(self._app.conf):
-            raise NotSupervised(why)
+            raise NotSupervised(f"{why}; {_WITHOUT_SUPERVISION}")
 
     def hosted(self, parcel: Parcel) -> bool:
         """See :class:`Door`."""
@@ -296,7 +302,7 @@ class Sender:
         """The options with which Celery is to send an agent's message; ``None`` if the task is no agent's.
 
         It goes to the agent's mailbox unless it is ``said`` of this one send where it goes, and is supervised by the
-        agent's policy wherever that is.
+        agent's policy wherever that is. On a broker that is not Redis it is not supervised, but gets there.
 
         Raises:
             InvalidPolicy: its deadline passes before it is due.
@@ -310,14 +316,17 @@ class Sender:
         parcel = by_celery_to(address, self._directory.timeouts, countdown_s, self._directory.hidden_in(address))
         door = self._door()
         options = dict(said)
+        supervised = door.inline or not why_not_supervised(self._app.conf)
         if not any(said.get(place) for place in ("queue", "exchange", "routing_key")) or _is_of(said, address):
             options["queue"] = parcel.queue
-            if not door.inline:
+            if supervised and not door.inline:
                 _must_be_up(door, parcel)
                 door.prepare(parcel)
         for name, value in (("expires", parcel.expires_s), ("priority", parcel.priority)):
             if value is not None and options.get(name) is None:
                 options[name] = value
+        if not supervised:
+            return options
         options["headers"] = {**(said.get("headers") or {}), HEADER: parcel.supervision.to_wire()}
         options["ignore_result"] = True
         return options

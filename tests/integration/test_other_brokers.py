@@ -6,13 +6,16 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from queue import Queue
+from typing import Any, ClassVar
 
 import pytest
 from celery import Celery
+from celery.beat import Scheduler
 from celery.contrib.testing.worker import start_worker
 
-from orchestrator import Agent, Message, NotSupervised, Orchestrator, handles
+from orchestrator import Agent, Context, Message, NotSupervised, Orchestrator, handles
 from tests.command_line import celery
 
 APP = "tests.apps.late_settings"
@@ -67,6 +70,80 @@ def test_a_test_worker_on_memory_starts_works_and_stops(pool: str) -> None:
             fail.delay().get(timeout=10)
         with pytest.raises(NotSupervised, match="memory://"):
             orchestrator.send(add.s(1, 2))
+
+
+class Noted(Message):
+    """A message whose handler notes what it knows."""
+
+    name: str
+    fails: bool = False
+
+
+class Clerk(Agent):
+    """Notes what it is sent."""
+
+    name = "clerk"
+    priority = 3
+    seen: ClassVar[Queue[tuple[str, int]]]
+
+    @handles(Noted)
+    def note(self, message: Noted, context: Context) -> str:
+        """Note it."""
+        type(self).seen.put((message.name, context.attempt))
+        if message.fails:
+            raise ValueError(message.name)
+        return message.name
+
+
+def by_name(app: Celery, body: dict[str, Any]) -> None:
+    app.send_task("clerk.Noted", [body])
+
+
+def by_task(app: Celery, body: dict[str, Any]) -> None:
+    app.tasks["clerk.Noted"].delay(body)
+
+
+def by_beat(app: Celery, body: dict[str, Any]) -> None:
+    app.conf.beat_schedule = {"note": {"task": "clerk.Noted", "schedule": 1.0, "args": [body]}}
+    scheduler = Scheduler(app=app)
+    scheduler.apply_async(scheduler.schedule["note"], producer=scheduler.producer)
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+@pytest.mark.parametrize("send", [by_name, by_task, by_beat])
+def test_celery_s_own_sends_reach_an_agent_on_memory_unsupervised(
+    send: Callable[[Celery, dict[str, Any]], None], pool: str
+) -> None:
+    """Regression: ``app.send_task`` and beat raised NotSupervised, so nothing could reach an agent there."""
+    Clerk.seen = Queue()
+    app = Celery("memory", broker="memory://", backend="cache+memory://", set_as_current=False)
+    orchestrator = Orchestrator(app)
+    orchestrator.host(Clerk)
+    with start_worker(app, perform_ping_check=False, pool=pool, concurrency=1, shutdown_timeout=30):
+        send(app, {"name": "first", "fails": True})
+        assert Clerk.seen.get(timeout=20) == ("first", 1)
+        send(app, {"name": "second"})
+        # Nobody retries there.
+        assert Clerk.seen.get(timeout=20) == ("second", 1)
+        with pytest.raises(NotSupervised, match=r"memory://; allowed: a redis://.*app\.send_task\('AGENT.MESSAGE', "):
+            orchestrator.send("clerk", Noted(name="third"))
+    assert Clerk.seen.empty()
+
+
+def test_a_message_for_an_agent_goes_to_its_mailbox_there_too() -> None:
+    app = Celery("memory", broker="memory://", set_as_current=False)
+    Orchestrator(app).host(Clerk)
+    app.send_task("clerk.Noted", [{"name": "n"}])
+    app.send_task("clerk.Noted", [{"name": "n"}], queue="elsewhere")
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        counts = {name: channel._size(name) for name in ("clerk", "elsewhere", "celery") if channel._has_queue(name)}
+        assert {name: size for name, size in counts.items() if size} == {"clerk": 1, "elsewhere": 1}
+        message = channel._get("clerk")
+        assert "orc" not in message["headers"]
+        assert message["properties"]["priority"] == 3
+        channel._purge("elsewhere")
 
 
 def test_a_worker_on_another_broker_says_once_that_nothing_is_supervised() -> None:
