@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.extras import missing_extra
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -29,15 +29,13 @@ def switch_on(tracer: Tracer | None = None) -> None:
     """Make spans from now on, with OpenTelemetry's global provider unless ``tracer`` is given.
 
     Raises:
-        InvalidSettings: OpenTelemetry is not installed.
+        InvalidSettings: OpenTelemetry is not installed; names the extra.
     """
     global _tracer
     try:
         from opentelemetry import trace
-    except ImportError:
-        raise InvalidSettings(
-            ["telemetry='opentelemetry': not installed; allowed: with celery-orchestrator[opentelemetry]"]
-        ) from None
+    except ModuleNotFoundError as error:
+        raise missing_extra("telemetry has 'opentelemetry'", error, "opentelemetry") from None
     _tracer = tracer or trace.get_tracer("orchestrator")
 
 

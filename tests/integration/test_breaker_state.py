@@ -276,12 +276,13 @@ def message(name: str) -> str:
     return json.dumps({"headers": {"id": name, "orc": {"track": True, "agent": QUEUE, "message": "M"}}})
 
 
+@pytest.mark.timeout(300)
 def test_the_scripts_breaker_is_the_pure_one(redis_server: EmbeddedServer) -> None:
     Fuse.url = redis_server.url
     run_state_machine_as_test(
         Fuse,
         settings=settings(
-            max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 

@@ -1,0 +1,196 @@
+"""The public API as a user's type checker sees it: ``mypy --strict`` on a file that only imports ``orchestrator``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import orchestrator
+
+PREAMBLE = """
+from collections.abc import Mapping
+from typing import Any, assert_never, assert_type
+
+from celery import Celery  # type: ignore[import-untyped]
+from pydantic import BaseModel, PositiveInt
+
+from orchestrator import (
+    Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, Down, Expired, Exponential, FellBack, Handled,
+    Message, Orchestrator, OrchestratorError, Outcome, Report, Retry, SendFailed, Status, handles,
+)
+
+app = Celery("shop", broker="redis://127.0.0.1:6379/0")
+orchestrator = Orchestrator(app)
+"""
+
+#: The README's agent, the sketch in the design, and what each promises.
+USER_CODE = """
+class Charge(Message):
+    order_id: str
+    cents: PositiveInt
+
+class Receipt(BaseModel):
+    text: str
+
+class Ship(Message):
+    order_id: str
+
+class Shipping(Agent):
+    name = "shipping"
+
+    @handles(Ship)
+    def ship(self, message: Ship) -> str:
+        return f"shipped {message.order_id}"
+
+class Billing(Agent):
+    name = "billing"
+    retry = Retry(max_retries=5, backoff=Exponential(first_s=0.5, cap_s=60))
+
+    @handles(Charge)
+    def charge(self, message: Charge, context: Context) -> Receipt:
+        assert_type(message.cents, int)
+        assert_type(context.attempt, int)
+        assert_type(context.fence, int)
+        assert_type(context.redelivered, bool)
+        assert_type(context.metadata, Mapping[str, Any])
+        assert_type(context.orchestrator, Orchestrator)
+        sent = context.orchestrator.send("shipping", Ship(order_id=message.order_id), countdown_s=5)
+        assert_type(sent, Delivery)
+        context.send_self(Charge(order_id=message.order_id, cents=1))
+        return Receipt(text=f"charged {message.cents}")
+
+    def on_down(self, down: Down, context: Context) -> None:
+        assert_type(down.reason, str)
+
+assert_type(Billing().charge(Charge(order_id="o", cents=1), Context("i", "a", 1, "w", False)), Receipt)
+
+orchestrator.host(Billing, Shipping)
+
+delivery = orchestrator.send("billing", Charge(order_id="o1", cents=500), on_error="dead_letter", metadata={"job": "1"})
+by_class = orchestrator.send(Billing, Charge(order_id="o1", cents=500), retry=Retry(max_retries=3), timeout_s=30)
+assert_type(delivery, Delivery)
+assert_type(delivery.status(), Status)
+assert_type(delivery.outcome(), Outcome | None)
+
+def told(outcome: Outcome) -> str:
+    match outcome:
+        case Handled(result=result, attempts=attempts):
+            assert_type(attempts, int)
+            return str(result)
+        case Dead():
+            return outcome.reason
+        case Expired():
+            return "expired"
+        case Cancelled():
+            return outcome.by
+        case _:
+            assert_never(outcome)
+
+print(told(delivery.wait(timeout_s=5)))
+
+receipt = orchestrator.call("billing", Charge(order_id="o1", cents=500), timeout_s=5, fallback={"priority": 1})
+if isinstance(receipt, FellBack):
+    assert_type(receipt.delivery, Delivery)
+
+many = orchestrator.send_many("billing", [Charge(order_id="o1", cents=n) for n in range(1, 9)])
+assert_type(many, Deliveries)
+
+report = orchestrator.broadcast(["billing", Shipping], Ship(order_id="o1"), strategy="all_or_nothing")
+assert_type(report, Report)
+
+ref = orchestrator.monitors.monitor("billing", tag="checkout")
+assert_type(ref, int)
+
+log = orchestrator.dead_letters
+done = log.query(agent="billing", error="TimeoutError").retry(rate_per_s=50, canary=Canary(max_failure_rate=0.1))
+assert_type(done.sent, int)
+assert_type(log.purge(all=True), int)
+
+@app.task  # type: ignore[untyped-decorator]
+def charge_card(order_id: str, cents: int) -> str:
+    return f"{order_id}: {cents}"
+
+assert_type(orchestrator.send(charge_card.s("o1", 500)), Delivery)
+
+try:
+    again = orchestrator.delivery(delivery.id)
+except SendFailed as error:
+    assert_type(error.delivery_id, str)
+except OrchestratorError:
+    raise
+"""
+
+#: What a checker must refuse, with the error code at that line. It cannot see that messages are frozen (only pydantic's
+#: own plugin knows), nor what is no recipient: Celery has no types, so a signature is anything.
+MISTAKES = """
+class Charge(Message):
+    cents: int
+
+class Billing(Agent):
+    name = "billing"
+
+    @handles(Charge)
+    def charge(self, message: Charge, context: Context) -> str:
+        context.orchestrator.sent("billing", message)  # attr-defined
+        context.attempt = 2  # misc
+        return 5  # return-value
+
+charge = Charge(cents="many")  # arg-type
+unknown = Charge(cents=1, colour="red")  # call-arg
+orchestrator.send("billing", {"cents": 1})  # call-overload, arg-type
+orchestrator.send("billing", charge, retries=7)  # call-overload, call-arg
+orchestrator.call("billing", charge)  # call-overload, call-arg
+outcome = orchestrator.send("billing", charge).wait(timeout_s=1)
+outcome.result  # union-attr
+if isinstance(outcome, Dead):
+    outcome.result  # attr-defined
+retry = Retry(max_retry=3)  # call-arg
+"""
+
+
+def check(code: str, tmp_path: Path) -> list[str]:
+    """What ``mypy --strict`` says of a file of a user's, who has this package installed."""
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed/orchestrator").symlink_to(Path(orchestrator.__file__).parent)
+    file = tmp_path / "user_code.py"
+    file.write_text(PREAMBLE + code)
+    # An installed package's own errors are not shown, and its configuration is not the user's.
+    options = ["--strict", "--config-file", os.devnull, "--follow-imports", "silent", "--no-error-summary"]
+    cache = ["--cache-dir", str(Path.cwd() / ".mypy_cache/public_api")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *cache, str(file)],
+        env={**os.environ, "MYPYPATH": str(tmp_path / "installed")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if ": note: " not in line]
+
+
+@pytest.mark.timeout(300)
+def test_what_a_user_writes_passes_mypy_strict(tmp_path: Path) -> None:
+    assert check(USER_CODE, tmp_path) == []
+
+
+@pytest.mark.timeout(300)
+def test_a_user_s_mistakes_are_found_where_they_are(tmp_path: Path) -> None:
+    found: dict[int, str] = {}
+    for line in check(MISTAKES, tmp_path):
+        found[int(line.split(":")[1])] = line.rpartition("[")[2].rstrip("]")
+    expected = {
+        number: line.partition("  # ")[2].split(", ")
+        for number, line in enumerate((PREAMBLE + MISTAKES).splitlines(), 1)
+        if "  # " in line and "type: ignore" not in line
+    }
+    assert set(found) == set(expected), found
+    assert {number: code for number, code in found.items() if code not in expected[number]} == {}
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert Path(orchestrator.__file__).with_name("py.typed").is_file()
