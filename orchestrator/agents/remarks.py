@@ -12,6 +12,7 @@ from orchestrator.agents.pools import why_unknown
 from orchestrator.core.effective import impossible, merge, wasteful
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.address import Address, unreadable
+from orchestrator.sending.mailbox import why_temporary
 from orchestrator.transport.transport import why_not_supervised as why_broker_not_supervised
 
 #: Pools whose running tasks nothing can interrupt.
@@ -34,6 +35,7 @@ def remarks(
         *_broker(app),
         *_unknown_pool(pool),
         *([] if pool and why_unknown(pool) else _tasks(tasks)),
+        *_temporary_queues(app),
         *_contents(app, tasks),
         *_policies(known, factor),
         *_pool(_short(pool), known),
@@ -57,6 +59,16 @@ def _unknown_pool(pool: str | type) -> list[str]:
 
 def _tasks(tasks: list[tuple[str, Any]]) -> list[str]:
     return grouped((name, f"not supervised, {why}") for name, task in tasks if (why := why_task_not_supervised(task)))
+
+
+def _temporary_queues(app: Celery) -> list[str]:
+    if why_broker_not_supervised(app.conf):
+        return []
+    return [
+        f"queue {queue.name!r}: supervised sends to it are refused, for it {why}, and its messages vanish with it"
+        for queue in app.amqp.queues.consume_from.values()
+        if queue.exchange.type != "fanout" and (why := why_temporary(queue))
+    ]
 
 
 def _contents(app: Celery, tasks: list[tuple[str, Any]]) -> list[str]:

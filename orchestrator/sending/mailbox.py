@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kombu import Exchange, Queue
 
 
@@ -12,3 +14,11 @@ def mailbox(name: str, *, longest: int | None = None) -> Queue:
     """
     arguments = {"x-max-length": longest} if longest else None
     return Queue(name, Exchange(""), routing_key=name, queue_arguments=arguments)
+
+
+def why_temporary(queue: Any) -> str:
+    """Why messages of this queue can vanish without an outcome; empty if they cannot. It is in no ledger then."""
+    arguments = getattr(queue, "queue_arguments", None) or {}
+    if getattr(queue, "expires", None) is not None or "x-expires" in arguments:
+        return "expires (x-expires)"
+    return "is deleted with its last consumer (auto_delete)" if getattr(queue, "auto_delete", False) else ""

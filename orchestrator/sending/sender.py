@@ -43,6 +43,7 @@ from orchestrator.sending.bulk import publish_many
 from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker, await_in
+from orchestrator.sending.mailbox import why_temporary
 from orchestrator.sending.options import SendOptions
 from orchestrator.sending.publish import Parcel, publish, queue_name
 from orchestrator.sending.quick import QuickPublisher
@@ -213,7 +214,8 @@ def one_queue_of(app: Celery, parcel: Parcel) -> str:
     """The name of a parcel's mailbox.
 
     Raises:
-        InvalidPolicy: it goes to a broadcast queue: each worker reads a copy, so there is no one outcome.
+        InvalidPolicy: it goes to a broadcast queue: each worker reads a copy, so there is no one outcome. Or to a queue
+            that expires: its messages would vanish without one.
     """
     name, exchange = _destination(app, parcel)
     if parcel.supervision.agent:
@@ -224,6 +226,10 @@ def one_queue_of(app: Celery, parcel: Parcel) -> str:
     used += [queue.exchange for queue in queues.values() if exchange and queue.exchange.name == exchange]
     if any(exchange.type == "fanout" for exchange in used):
         raise InvalidPolicy("queue", name, "a queue whose messages are read by one worker each, not a broadcast queue")
+    said = parcel.options.get("queue") if parcel.queue is None else parcel.queue
+    for queue in (said, declared):
+        if why := why_temporary(queue):
+            raise InvalidPolicy("queue", name, f"a queue that lasts; this one {why}, and its messages with it")
     return name
 
 
