@@ -17,7 +17,7 @@ from celery.app.utils import Settings as CelerySettings
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
-from orchestrator.core.broker_url import ALLOWED, is_served, problems_of, quoted, scheme_of, servers
+from orchestrator.core.broker_url import ALLOWED, is_served, masked, problems_of, quoted, scheme_of, servers
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.settings import Settings
 from orchestrator.transport.option_types import refuse_bad_options, refuse_bad_ssl
@@ -42,6 +42,8 @@ _NAMES: Final = {name: name for name in _CHANGED} | {
 }
 
 _MISSING: Final = object()
+
+_URLS: Final = ("broker_url", "broker_read_url", "broker_write_url")
 
 
 class _Shown:
@@ -68,6 +70,14 @@ class OrchestratedSettings(CelerySettings):
             self.finalize()
         configuration: Configuration = self.__dict__["configuration"]
         return configuration.value(name, self)
+
+    def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
+        """As Celery's, for ``celery report``. Celery masks a password in each broker URL, also where there is none."""
+        shown: dict[str, Any] = super().table(with_defaults, censored)
+        if censored:
+            urls = {name: self[name] for name in _URLS if shown.get(name)}
+            shown |= {name: url for name, said in urls.items() if (url := _shown_urls(said)) is not None}
+        return shown
 
 
 class Configuration:
@@ -192,6 +202,13 @@ class Configuration:
             refuse_bad_options(conf.broker_transport_options)
             refuse_bad_ssl(conf.broker_use_ssl)
         return _contents(CelerySettings({}, conf.maps, conf._keys, conf.prefix))
+
+
+def _shown_urls(said: object) -> str | None:
+    """Broker URLs without their passwords; ``None`` if it is no URL."""
+    if isinstance(said, str):
+        return masked(said)
+    return ";".join(masked(url) for url in said) if isinstance(said, list | tuple) else None
 
 
 class _Merged:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from celery import Celery
 from kombu import Connection
 
+from orchestrator import Orchestrator
 from orchestrator.cli.doctor import main as doctor
 from orchestrator.command import main as health
 from orchestrator.core.broker_url import masked, problems_of
@@ -102,3 +106,30 @@ def test_a_url_that_kombu_cannot_parse_is_refused_without_its_password(capsys: p
     said = capsys.readouterr().err
     assert "broker_url='amqp://user:**@host//': not a URL; allowed: %2F" in said
     assert_hidden(said)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://user:hunt@host/0", "redis://user:**@host/0"),
+        ("memory://", "memory://"),
+        (["redis://a/0", "redis://:hunt@b/0"], "redis://a/0;redis://:**@b/0"),
+    ],
+)
+@pytest.mark.parametrize("setting", ["broker_url", "broker_read_url", "broker_write_url"])
+def test_celerys_report_shows_a_password_only_where_there_is_one(setting: str, url: Any, expected: str) -> None:
+    """Regression: `celery report` showed every broker URL with a masked password."""
+    app = Celery("shop", set_as_current=False)
+    Orchestrator(app)
+    app.conf[setting] = url
+    assert f"{setting}: '{expected}'" in app.conf.humanize()
+    assert app.conf.table(censored=False)[setting] == url
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/0", "rediss://h:1/0", "redis:///run/redis.sock"])
+def test_celerys_banner_shows_no_password_where_there_is_none(url: str) -> None:
+    """The banner of a worker and of beat, and `Connected to`, are what kombu says of the connection."""
+    app = Celery("shop", broker=url, set_as_current=False)
+    Orchestrator(app)
+    assert app.connection().as_uri().removesuffix("/0") == url.removesuffix("/0")
