@@ -177,6 +177,7 @@ class Configuration:
             "sweep_gap_s": settings.sweep_stale_s + 3 * settings.heartbeat_s,
             "max_deaths": settings.max_deaths,
             "outcome_ttl_s": settings.outcome_ttl_s,
+            "max_message_bytes": settings.max_message_bytes,
             "bury_expired": settings.bury_expired,
             "managed": True,
             "describe": self._describe,

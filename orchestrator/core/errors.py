@@ -75,6 +75,19 @@ class InvalidMessage(CallerError):
         super().__init__(f"invalid {message}: " + "; ".join(self.problems))
 
 
+class MessageTooLarge(CallerError):
+    """A message has more bytes, as it would lie in Redis, than ``max_message_bytes`` allows."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"message of {size} bytes, as it would lie in Redis; allowed: {limit} (max_message_bytes); "
+            "keep what is large elsewhere, and send where it is"
+        )
+        #: In bytes, envelope and headers included.
+        self.size = size
+        self.limit = limit
+
+
 class InvalidPolicy(CallerError):
     """A retry policy or send option has a value that makes no sense."""
 

@@ -9,7 +9,14 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.core.errors import CallerError, InvalidExport, InvalidMessage, InvalidPolicy, UnknownDeadLetter
+from orchestrator.core.errors import (
+    CallerError,
+    InvalidExport,
+    InvalidMessage,
+    InvalidPolicy,
+    MessageTooLarge,
+    UnknownDeadLetter,
+)
 from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.criteria import Criteria, check_limit
 from orchestrator.deadletters.edit import Arguments, Edit, NoSignatures, Validate, edited
@@ -177,8 +184,12 @@ class DeadLetters:
     def edit_and_retry(
         self, letter_id: str, changes: Mapping[str, Any], *, who: str | None = None, why: str = ""
     ) -> str:
-        """Send it again with some fields changed; returns the queue. Raises as :meth:`edit` and :meth:`retry`."""
+        """Send it again with some fields changed; returns the queue.
+
+        Raises as :meth:`edit` and :meth:`retry`; and ``MessageTooLarge``: it would be larger than a message may be.
+        """
         edit = self.edit(letter_id, changes)
+        self._check_size(edit.raw)
         act = self.begin("edit", who, why, id=edit.letter.id, diff=edit.diff())
         return self._resend(edit.letter, act, edit.raw)
 
@@ -231,7 +242,8 @@ class DeadLetters:
         line stops the import; those before it are in. ``check_only`` adds nothing.
 
         Raises:
-            InvalidExport: a line is not one of an export, or its arguments do not fit its task; names it.
+            InvalidExport: a line is not one of an export, its arguments do not fit its task, or its message is larger
+                than one may be; names it.
         """
         act = "" if check_only else self.begin("import", who, why)
         added = known = 0
@@ -260,8 +272,12 @@ class DeadLetters:
         """A letter to be taken in, if its arguments fit its task; one that died because they do not is as it was.
 
         Raises:
-            InvalidExport: they do not.
+            InvalidExport: they do not, or the message is too large.
         """
+        try:
+            self._check_size(row[1].get(b"m", b""))
+        except MessageTooLarge as error:
+            raise InvalidExport(number, str(error)) from None
         letter = read_letter(*row)
         body = letter.body()
         if letter.agent or letter.reason in _MISFITS or letter.error_type == "TypeError":
@@ -272,6 +288,11 @@ class DeadLetters:
             except InvalidMessage as error:
                 raise InvalidExport(number, str(error)) from None
         return row
+
+    def _check_size(self, raw: bytes) -> None:
+        limit = self.shelf.max_message_bytes
+        if limit and len(raw) > limit:
+            raise MessageTooLarge(len(raw), limit)
 
     def _known_form(self, letter_id: str) -> str:
         if not isinstance(letter_id, str):

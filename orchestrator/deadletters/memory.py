@@ -37,6 +37,7 @@ class MemoryShelf:
         send_again: Callable[[str, bytes], bool],
         now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
     ) -> None:
+        self.max_message_bytes = 0
         self._send_again = send_again
         self._clock = now_ms
         self._rows: dict[str, dict[bytes, bytes]] = {}

@@ -111,7 +111,10 @@ Row = tuple[str, Mapping[bytes, bytes], bytes]
 
 
 class Shelf(Protocol):
-    """Each method is one step, or reads only."""
+    """Each method is one step, or several where letters are large, or reads only."""
+
+    #: Most bytes of a message, as it lies here; 0 for no limit.
+    max_message_bytes: int
 
     def now_ms(self) -> int:
         """The clock that ids are made by."""

@@ -25,7 +25,10 @@ _FIELDS = (b"m", b"letter", b"d", b"q", b"a", b"n", b"e", b"y", b"g", b"r", b"s"
 _OF_KIND = (*DIMENSIONS.values(), b"q")
 
 #: Kinds of letters that are looked at in one step.
-_KINDS = 1000
+_KINDS = 500
+
+#: Bytes of the letters that one step takes in, unless a single one has more.
+_MOST_BYTES = 1024 * 1024
 
 _WEEK_MS = 7 * 24 * 3600 * 1000
 
@@ -37,6 +40,7 @@ class StreamShelf:
         self._store = store
         self._k = store.keys
         self._key = store.keys.dead_letters
+        self.max_message_bytes = store.options.max_message_bytes
 
     def now_ms(self) -> int:
         """Redis' clock."""
@@ -253,7 +257,7 @@ class StreamShelf:
 
     def park(self, ids: Sequence[str], act: str, note: str) -> list[str]:
         """Put letters aside."""
-        return _ids(self._store.run("park_letters", [], [self._k.root, act, note, *ids]))
+        return self._in_parts("park_letters", [act, note], ids)
 
     def unpark(self, ids: Sequence[str], act: str) -> list[str]:
         """Make letters open."""
@@ -261,14 +265,31 @@ class StreamShelf:
 
     def remove(self, ids: Sequence[str], act: str) -> list[str]:
         """Remove letters."""
-        return _ids(self._store.run("purge_letters", [], [self._k.root, act, *ids]))
+        return self._in_parts("purge_letters", [act], ids)
+
+    def _in_parts(self, script: str, how: Sequence[str], ids: Sequence[str]) -> list[str]:
+        """Run a script that says how many of the ids it came to, until it came to all; returns those it reached."""
+        reached: list[str] = []
+        left = ids
+        while left:
+            came_to, *some = self._store.run(script, [], [self._k.root, *how, *left])
+            reached += _ids(some)
+            left = left[int(came_to) :]
+        return reached
 
     def take_in(self, rows: Sequence[Row], act: str) -> list[str]:
         """Add letters of another log."""
+        added: list[str] = []
         flat: list[Any] = []
-        for _, fields, note in rows:
-            flat += [*(fields.get(name, b"") for name in _FIELDS), note]
-        return [letter_id.decode() for letter_id in self._store.run("import_letters", [], [self._k.root, act, *flat])]
+        size = 0
+        for number, (_, fields, note) in enumerate(rows, 1):
+            values = [*(fields.get(name, b"") for name in _FIELDS), note]
+            flat += values
+            size += sum(map(len, values))
+            if size >= _MOST_BYTES or number == len(rows):
+                added += _ids(self._store.run("import_letters", [], [self._k.root, act, *flat]))
+                flat, size = [], 0
+        return added
 
     def plan(self, most: int, first_ms: int, reasons: Sequence[str], look: int) -> tuple[int, list[str]]:
         """Plan automatic retries."""

@@ -61,11 +61,13 @@ def read_mailboxes(store: Store, incarnations: Iterable[IncarnationEntry]) -> li
     except RedisError as error:
         raise BrokerUnavailable(store.url, error) from error
     states = []
-    for at in range(0, len(queues), _AT_ONCE):
+    at = 0
+    while at < len(queues):
         arguments = [store.keys.root, store.group, len(store.steps), *store.steps, *queues[at : at + _AT_ONCE]]
-        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms in store.run(
-            "mailbox_states", [store.keys.leases], arguments
-        ):
+        answer = store.run("mailbox_states", [store.keys.leases], arguments)
+        # Where messages are large it looks at fewer.
+        at += len(answer)
+        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms in answer:
             queue = raw.decode("utf-8", "replace")
             states.append(
                 MailboxState(

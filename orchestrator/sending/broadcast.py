@@ -1,4 +1,4 @@
-"""`broadcast`: one message to many agents, in one step inside Redis."""
+"""`broadcast`: one message to many agents, in few steps inside Redis."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from itertools import chain
 from typing import Any, Final
 
 from celery import Celery
@@ -14,7 +15,7 @@ from celery.utils import uuid
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
+from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy, MessageTooLarge
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.form import Form, encode, write_form
 from orchestrator.sending.publish import Parcel, headers_of, producer_of, queue_name, refusals, reprs_of
@@ -22,8 +23,17 @@ from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
 from orchestrator.transport.unanswered import publishes_now
 
-#: Most recipients of one broadcast: one step must not keep Redis from others for a second.
+#: Most recipients of one broadcast.
 MAX_RECIPIENTS: Final = 50_000
+
+#: Most recipients in one step, and most bytes of their messages unless a single one has more: no step keeps Redis from
+#: others for more than some milliseconds.
+STEP_RECIPIENTS: Final = 250
+STEP_BYTES: Final = 1024 * 1024
+
+#: Most of them where all or none are to be sent theirs: that is one step.
+MAX_AT_ONCE: Final = 500
+MAX_BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 
 #: The record of a broadcast with a compensation is kept at most so long: its copies should have ended by then.
 _GROUP_MS: Final = 30 * 24 * 3600 * 1000
@@ -106,14 +116,17 @@ def at_any_time(parcel: Parcel) -> Parcel:
 
 
 def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, ...]) -> dict[int, Refusal]:
-    """Publish every copy in one script.
+    """Publish every copy: in one script with ``all_or_nothing``, else in one for each :data:`STEP_RECIPIENTS`.
 
     Returns:
         By its place among the parcels, who was refused and why. With ``all_or_nothing``, if anybody was, nobody was
         sent anything.
 
     Raises:
-        BrokerUnavailable: Redis did not take it, or no connection was free.
+        BrokerUnavailable: Redis did not take it, or no connection was free. Of a broadcast of several steps, the first
+            recipients may have been sent theirs.
+        MessageTooLarge: a copy is larger than a message may be. Nobody was sent anything.
+        InvalidPolicy: with ``all_or_nothing``, there are more copies than one step takes.
     """
     copies, undo = _Forms(app, hidden), _Forms(app, hidden)
     try:
@@ -125,28 +138,72 @@ def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, 
     nonce = secrets.token_hex(16)
     slots = {name: f'"@{nonce}:{name}@"' for name in ("id", "agent", "task", "queue")}
     texts = [copy.filled(**slots) for copy in undo.copies]
-    args: list[Any] = [
-        store.keys.root,
-        "1" if cast.strategy is Strategy.ALL_OR_NOTHING else "0",
-        _GROUP_MS,
-        nonce,
-        len(texts),
-        *texts,
-    ]
+    told = []
     for place, (parcel, number) in enumerate(zip(cast.parcels, numbers, strict=True)):
         queue, copy = queue_name(parcel), copies.copies[number]
         message = copy.filled(encode(parcel.id), encode(parcel.supervision.agent), encode(parcel.task), encode(queue))
-        args += (queue, copy.step, message, parcel.id, members[place] if members else "")
-    group = store.keys.group(cast.id) if members else ""
-    keys = [store.keys.leases, group, publishes_now(store.keys)]
+        told.append((queue, copy.step, message, parcel.id, members[place] if members else ""))
+    _check_sizes(store, [*texts, *(message for _, _, message, *_ in told)])
+    parts = _parts(cast, told)
+    keys = [store.keys.leases, store.keys.group(cast.id) if members else "", publishes_now(store.keys)]
+    refused: dict[int, Refusal] = {}
+    first = 0
+    for number, part in enumerate(parts):
+        is_last = number == len(parts) - 1
+        # Until the last part is there, the group has one pending copy that is none.
+        ahead = (number == 0) - is_last
+        wordings = [] if number else texts
+        all_or_nothing = "1" if cast.strategy is Strategy.ALL_OR_NOTHING else "0"
+        args: list[Any] = [f"{cast.id}:{number}", store.keys.root, all_or_nothing, _GROUP_MS, nonce, ahead]
+        args += [len(wordings), *wordings, *chain.from_iterable(part)]
+        _, refusals_here = _run(store, keys, args)
+        refused |= {first + int(at) - 1: Refusal(why.decode()) for at, why, *_ in refusals_here}
+        first += len(part)
+    return refused
+
+
+def _run(store: Store, keys: list[str], args: list[Any]) -> Any:
     try:
-        _, refused = store.run("broadcast", keys, [cast.id, *args])
+        return store.run("broadcast", keys, args)
     except BrokerUnavailable as error:
         if not isinstance(error.__cause__, RedisConnectionError | RedisTimeoutError):
             raise
         # Whether it was sent is unknown; asked again, the script says what it did.
-        _, refused = store.run("broadcast", keys, [cast.id, *args])
-    return {int(number) - 1: Refusal(why.decode()) for number, why, *_ in refused}
+        return store.run("broadcast", keys, args)
+
+
+#: Of a copy: its queue, its step, the message, the delivery's id, and its place in the group.
+_Told = tuple[str, str, str, str, str]
+
+
+def _parts(cast: Cast, told: Sequence[_Told]) -> list[list[_Told]]:
+    """What goes in one step each."""
+    if cast.strategy is Strategy.ALL_OR_NOTHING:
+        size = sum(len(message) for _, _, message, *_ in told)
+        if len(told) > MAX_AT_ONCE or (len(told) > 1 and size > MAX_BYTES_AT_ONCE):
+            raise InvalidPolicy(
+                "strategy",
+                cast.strategy.value,
+                f"at most {MAX_AT_ONCE} recipients and {MAX_BYTES_AT_ONCE} bytes of messages, for they are accepted in "
+                f"one step; this broadcast has {len(told)} recipients and {size} bytes",
+            )
+        return [list(told)]
+    parts: list[list[_Told]] = []
+    size = 0
+    for one in told:
+        if not parts or len(parts[-1]) >= STEP_RECIPIENTS or size >= STEP_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(one)
+        size += len(one[2])
+    return parts
+
+
+def _check_sizes(store: Store, messages: Iterable[str]) -> None:
+    limit = store.options.max_message_bytes
+    size = max(map(len, messages))
+    if limit and size > limit:
+        raise MessageTooLarge(size, limit)
 
 
 class _Copy:

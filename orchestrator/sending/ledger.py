@@ -1,12 +1,19 @@
-"""The conservation ledger: every accepted message, and where it is now. All from one script, so at one moment."""
+"""The conservation ledger: every accepted message, and where it is now. Each mailbox' figures are of one moment."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
+from redis.exceptions import RedisError
+
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.transport.store import Store
+
+#: Mailboxes that one script looks at: a few milliseconds.
+_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +85,13 @@ def housekeeping_of(rows: Iterable[LedgerRow]) -> LedgerRow:
 
 
 def read_ledger(store: Store) -> list[LedgerRow]:
-    """The ledger of every mailbox, by name; the monitor manager's too.
+    """The ledger of every mailbox, by name; the monitor manager's too. The figures of one mailbox are of one moment.
 
     Raises:
         BrokerUnavailable: Redis is away.
     """
     rows = []
-    answer = store.run("depths", [store.keys.queues], [store.keys.root, store.group, *store.steps])
-    for raw_queue, ready, held, delayed, flat in answer:
+    for raw_queue, ready, held, delayed, flat in _depths(store):
         counted = {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}
         rows.append(
             LedgerRow(
@@ -97,3 +103,15 @@ def read_ledger(store: Store) -> list[LedgerRow]:
             )
         )
     return sorted(rows, key=lambda row: row.queue)
+
+
+def _depths(store: Store) -> Iterator[Any]:
+    try:
+        queues = sorted(store.client.smembers(store.keys.queues))
+    except RedisError as error:
+        raise BrokerUnavailable(store.url, error) from error
+    for at in range(0, len(queues), _AT_ONCE):
+        names = queues[at : at + _AT_ONCE]
+        yield from store.run(
+            "depths", [store.keys.queues], [store.keys.root, store.group, len(store.steps), *store.steps, *names]
+        )

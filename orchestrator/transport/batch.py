@@ -18,6 +18,13 @@ from orchestrator.transport.wire import Wire
 if TYPE_CHECKING:
     from orchestrator.transport.publishing import PublishingChannel
 
+#: What one script accepts: messages, and bytes of them unless one has more. Those for a full mailbox may be buried.
+_MOST_MESSAGES = 100
+_MOST_BYTES = 1024 * 1024
+
+#: Where a script's message is among its arguments; of ``publish``, where they begin.
+_MESSAGE_AT = {"publish": 2, "delay": 1, "accept": 0}
+
 #: Scripts that flow control may have refuse.
 _MAY_REFUSE = ("publish", "delay", "accept")
 
@@ -34,6 +41,8 @@ class PublishBatch:
         self._calls: list[Call] = []
         self._sent: list[Call] = []
         self._size = 0
+        #: Bytes of the messages in the last call.
+        self._bytes = 0
         self._failed: BaseException | None = None
         #: Over which the last calls were sent; the channel has another one once its connection was closed.
         self._wire = channel.wire
@@ -49,13 +58,33 @@ class PublishBatch:
         return result
 
     def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> None:
-        """Collect one script call; what the channel does instead of running it."""
-        self._size += _count(script, args)
-        last = self._calls[-1] if self._calls else None
-        if script == "publish" and last and last[0] == script and last[1] == keys and last[2][0] == args[0]:
-            last[2].extend(args[2:])
-        else:
+        """Collect one script call; what the channel does instead of running it.
+
+        Raises:
+            MessageTooLarge: a message is larger than it may be.
+        """
+        if script != "publish":
+            if script in _MESSAGE_AT:
+                self._check_size(keys, len(args[_MESSAGE_AT[script]]))
+            self._size += 1
             self._calls.append((script, list(keys), list(args)))
+            return
+        head, messages = args[:2], args[2:]
+        for message in messages:
+            self._check_size(keys, len(message))
+        self._size += len(messages)
+        last = self._calls[-1] if self._calls else None
+        alike = last is not None and last[0] == script and last[1] == keys and last[2][0] == head[0]
+        for message in messages:
+            if not alike or last is None or len(last[2]) - 2 >= _MOST_MESSAGES or self._bytes >= _MOST_BYTES:
+                last, alike, self._bytes = (script, list(keys), list(head)), True, 0
+                self._calls.append(last)
+            last[2].append(message)
+            self._bytes += len(message)
+
+    def _check_size(self, keys: Sequence[str], size: int) -> None:
+        if size > self.channel.largest_bytes:
+            self.channel.too_large(keys[0], size)
 
     def add(self, name: str, *args: Any) -> None:
         """Collect a plain command (kombu's fanout publishes with it)."""

@@ -10,7 +10,10 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.redact import USUAL
 
-_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death", "bury_expired", "redact", "heart")
+_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death", "bury_expired", "redact", "heart", "max_message_bytes")
+
+#: A script that moves a message of so many bytes holds Redis for about 80 ms.
+LARGE_BYTES = 16 * 1024 * 1024
 
 #: Connecting and the heartbeat after it take so many round trips; and so much longer than usual is waited at most.
 _ROUND_TRIPS_TO_CONNECT = 6
@@ -55,6 +58,9 @@ class Options:
     ack_flush_count: int = 64
     #: How long a tracked delivery's outcome can be asked for.
     outcome_ttl_s: float = 3600.0
+    #: A message with more bytes than this, as it would lie in Redis, is refused (``MessageTooLarge``). 0: none is, and
+    #: a warning is logged about those of more than :data:`LARGE_BYTES`.
+    max_message_bytes: int = 0
     #: What an incarnation is called before ``:pid#N``; the host's name by default.
     node_name: str = ""
     #: Whether a monitor manager is meant to sweep, so that having to stand in for it is worth a warning.
@@ -83,6 +89,9 @@ class Options:
         ]
         if not _are_names(self.redact):
             problems.append(f"redact={self.redact!r}: allowed: a list of names of fields")
+        most = self.max_message_bytes
+        if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+            problems.append(f"max_message_bytes={most!r}: allowed: a whole number of bytes; 0 for no limit")
         if not problems and not self.heartbeat_s < self.suspect_s < self.lease_s:
             problems.append(
                 f"heartbeat_s={self.heartbeat_s} suspect_s={self.suspect_s} lease_s={self.lease_s}: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.errors import MessageTooLarge
 from orchestrator.core.keys import DOORBELL, GROUP, Keys, steps_of
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
@@ -25,7 +26,7 @@ from orchestrator.transport.flow import insist
 from orchestrator.transport.forks import INHERITED
 from orchestrator.transport.older_kombu import KombuChannel
 from orchestrator.transport.once import Call, once_of
-from orchestrator.transport.options import Options
+from orchestrator.transport.options import LARGE_BYTES, Options
 from orchestrator.transport.refusal import RefusesForNow, as_away, is_full
 from orchestrator.transport.unanswered import Unanswered
 from orchestrator.transport.unix_socket import unix_socket
@@ -39,8 +40,8 @@ _SOCKET_TIMEOUT_S = 5.0
 #: What kombu says of every connection, and a Unix socket's cannot be told.
 _TCP_ONLY = ("host", "port", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options")
 
-#: Messages that one script drops: each is decoded twice.
-_DROP_BATCH = 250
+#: Messages that one script drops: each is decoded, and its outcome recorded.
+_DROP_BATCH = 100
 
 #: kombu makes an encoder for each message.
 _encode = JSONEncoder().encode
@@ -64,6 +65,8 @@ class PublishingChannel(KombuChannel):
         transport: Any = args[0] if args else kwargs["connection"]
         client = transport.client
         self.options = Options.from_transport_options(client.transport_options)
+        self.largest_bytes = self.options.max_message_bytes or LARGE_BYTES
+        self._warned_of: set[str] = set()
         self._unix_socket = unix_socket(client.hostname, client.virtual_host)
         if self._unix_socket is not None:
             self.connection_class = SocketConnection
@@ -145,7 +148,10 @@ class PublishingChannel(KombuChannel):
         Raises:
             redis.exceptions.RedisError: Redis is away, or refused it.
             MailboxFull, CircuitOpen: flow control stopped it.
+            MessageTooLarge: it is larger than it may be.
         """
+        if len(message) > self.largest_bytes:
+            self.too_large(queue, len(message))
         if queue in self._expires:
             # A message put into it is a use of it, so it lives on for that long.
             (self.wire.run if batch is None else batch.run)(*self._declaration(queue))
@@ -160,6 +166,24 @@ class PublishingChannel(KombuChannel):
         reply = self._once(said, "publish", keys, [limit], [message])
         if type(reply) is list:
             insist(queue, reply, 1, lambda _: self._once(said, "publish", keys, [limit], [message]))
+
+    def too_large(self, queue: str, size: int) -> None:
+        """Refuse a message of that many bytes, or warn of it where no limit is set.
+
+        Raises:
+            MessageTooLarge: it is larger than it may be.
+        """
+        limit = self.options.max_message_bytes
+        if limit and size > limit:
+            raise MessageTooLarge(size, limit)
+        if not limit and size > LARGE_BYTES and queue not in self._warned_of:
+            self._warned_of.add(queue)
+            logger.warning(
+                "message of %d bytes for %s: each script that moves it holds Redis from all others for a long time; "
+                "max_message_bytes refuses such messages",
+                size,
+                queue,
+            )
 
     def _once(self, said: Hashable, script: str, keys: list[str], before: list[Any], after: list[Any]) -> Any:
         """Run a script that publishes what is ``said``, so that it is there once however often the answer is lost.
@@ -194,6 +218,8 @@ class PublishingChannel(KombuChannel):
         if delay_ms <= 0 and once is None:
             self.accept(queue, step, body, said, batch)
             return
+        if len(body) > self.largest_bytes:
+            self.too_large(queue, len(body))
         run = self.wire.run if batch is None else batch.run
         k, expires_ms = self.keys, self._expires.get(queue, 0)
         if expires_ms:
@@ -322,12 +348,29 @@ class PublishingChannel(KombuChannel):
         return bool(self.wire.call("EXISTS", *self._streams(queue), self.keys.delayed(queue)))
 
     def _purge(self, queue: str) -> int:
+        """Drop what is there now and nobody holds; of what comes meanwhile, nothing beyond that number."""
         k = self.keys
-        keys = [k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue), *self._streams(queue)]
-        args = [GROUP, _DROP_BATCH, k.root, to_ms(self.options.outcome_ttl_s)]
+        mailbox = [k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue)]
+        args = [k.root, to_ms(self.options.outcome_ttl_s)]
+
+        def drop(stream: str, most: int) -> int:
+            return int(self.wire.run("purge", [*mailbox, stream] if stream else mailbox, [GROUP, most, *args]))
+
+        return self._drop_all(queue, drop)
+
+    def _drop_all(self, queue: str, drop: Callable[[str, int], int]) -> int:
+        """Drop as many messages as there are now, first those not yet due, some at a time; returns how many.
+
+        It ends though others publish faster. ``drop`` drops from a stream ('': of what is not yet due) at most so many.
+        """
         total = 0
-        while dropped := int(self.wire.run("purge", keys, args)):
-            total += dropped
+        for stream in ("", *self._streams(queue)):
+            # Once it is due, a message is in a stream, which is looked at after this.
+            counted = ("XLEN", stream) if stream else ("ZCARD", self.keys.delayed(queue))
+            left = int(self.wire.call(*counted))
+            while left > 0 and (dropped := drop(stream, min(left, _DROP_BATCH))):
+                left -= dropped
+                total += dropped
         return total
 
     def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **kwargs: Any) -> None:
@@ -350,12 +393,19 @@ class PublishingChannel(KombuChannel):
         return result
 
     def _delete_mailbox(self, queue: str) -> None:
-        k = self.keys
-        keys = [k.ledger(queue), k.queues, k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL)]
+        """Drop what is there now, and forget the mailbox; if others go on publishing, it stays with what came since."""
+        k, streams = self.keys, self._streams(queue)
+        keys = [k.ledger(queue), k.queues, k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), *streams]
         reply = "1" if queue in self._reply_queues else "0"
-        dropping = [queue, reply, GROUP, _DROP_BATCH, k.root, to_ms(self.options.outcome_ttl_s)]
-        while self.wire.run("delete", [*keys, *self._streams(queue)], dropping):
-            pass
+        told = [k.root, to_ms(self.options.outcome_ttl_s)]
+
+        def drop(stream: str, most: int) -> int:
+            number = streams.index(stream) + 1 if stream else 0
+            return int(self.wire.run("delete", keys, [queue, reply, GROUP, most, *told, number]))
+
+        self._drop_all(queue, drop)
+        # An empty mailbox goes too.
+        drop("", 0)
 
 
 def _delay_ms(headers: Mapping[str, Any]) -> int:

@@ -18,7 +18,7 @@ _ACCEPTS = (*_ENDS, "letters", "mailbox")
 #: The parts of each script; only ``entry`` and itself where nothing is said. What comes after a script's own part is
 #: not even looked at by Redis where that returns: functions that are not needed are not made.
 _PARTS = {
-    "publish": ("publish", "entry", *_ACCEPTS, "publish_bounded"),
+    "publish": ("publish", "entry", *_ACCEPTS, "drop", "publish_bounded"),
     "settle": ("entry", "settle", *_SETTLES, "settle_told"),
     "conclude": ("entry", "conclude", *_SETTLES, "conclude_told"),
     "bury": ("entry", *_ENDS, "letters", "bury"),

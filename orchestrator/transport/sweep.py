@@ -28,7 +28,7 @@ from orchestrator.transport.wire import Wire
 logger = get_logger(__name__)
 
 #: Entries handed on per script: Redis is never held for longer than a few milliseconds.
-RECLAIM_BATCH = 200
+RECLAIM_BATCH = 100
 
 #: How long a connection may be missing after a gap before that counts as death: time to reconnect.
 _RECONNECT_GRACE_S = 2.0

@@ -260,7 +260,9 @@ class Flow(RuleBasedStateMachine):
         if not hasattr(self, "mailbox"):
             return
         k = self.keys
-        ((_, ready, held, delayed, flat),) = self.run_script("depths", [k.queues], [k.root, GROUP, *STEPS])
+        ((_, ready, held, delayed, flat),) = self.run_script(
+            "depths", [k.queues], [k.root, GROUP, len(STEPS), *STEPS, QUEUE]
+        )
         counted = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
         assert (ready, held, delayed) == (len(self.ready), len(self.held), len(self.delayed))
         dead = [name for name, outcome in self.outcomes.items() if outcome == "dead"]

@@ -140,5 +140,5 @@ def test_a_broadcast_goes_past_whoever_serves_a_queue_without_words(broker: Bare
     for queues in (json.dumps([HALF]), json.dumps([QUEUE])):
         fields: list[Any] = ["node", "w", "queues", queues]
         broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, *fields])
-    args = [k.root, "1", TTL_MS, "nonce", 0, QUEUE, "0", "{}", "x", ""]
+    args = [k.root, "1", TTL_MS, "nonce", 0, 0, QUEUE, "0", "{}", "x", ""]
     assert broker.store.run("broadcast", [k.leases, "", k.last_publishes(0)], ["b", *args]) == [1, []]

@@ -3,7 +3,7 @@
 local function cancelled_meanwhile(key, ledger, m, d, ttl_ms)
   local outcome = redis.call('HGET', hooks_of(key), 'cancel')
   if not outcome then return false end
-  local headers = (read_json(m) or {}).headers
+  local headers = (message_of(m) or {}).headers
   redis.call('HINCRBY', ledger, 'cancelled', 1)
   end_for_celery(ledger, m, 'REVOKED', '', 'cancelled')
   record(key, with_past(cjson.decode(outcome), type(headers) == 'table' and headers.orc, d), ttl_ms, 'cancelled')

@@ -1,36 +1,37 @@
 -- Deletes a mailbox, some messages at a time. Each ends as cancelled, also one that a worker holds: that worker's end of
 -- it finds nothing, and counts as duplicated.
 -- KEYS: ledger, queues, delayed, bodies, bell, streams…
--- ARGV: queue, '1' if it was somebody's reply queue, group, batch, root, ms to keep outcomes
--- Returns how many were dropped; 0 once the mailbox is gone.
-even_when_full(KEYS[1])
-local left, dropped = tonumber(ARGV[4]), 0
+-- ARGV: queue, '1' if it was somebody's reply queue, group, most to drop, root, ms to keep outcomes, number of the stream to
+--   drop from; 0 for what is not yet due
+-- Returns how many were dropped. Once nothing is left the mailbox is gone.
+-- Costs: at most 1 MB and one message, which are read and decoded.
+local ledger, queues, delayed, bodies = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local queue, is_reply, group, most = ARGV[1], ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
+local root, ttl_ms, number = ARGV[5], ARGV[6], tonumber(ARGV[7])
+even_when_full(queues)
 local function drop(m, d, held)
-  drop_message(ARGV[5], KEYS[1], m, d, 'mailbox deleted', ARGV[6], held)
-  dropped = dropped + 1
+  drop_message(root, ledger, m, d, 'mailbox deleted', ttl_ms, held)
 end
-for _, member in ipairs(redis.call('ZRANGE', KEYS[3], 0, left - 1)) do
-  local body, d = scheduled(KEYS[4], member)
-  unschedule(KEYS[3], KEYS[4], member)
-  drop(body, d)
+local dropped
+if number > 0 then
+  local stream = KEYS[5 + number]
+  dropped = drop_waiting(stream, '-', most, function(entry)
+    local held = redis.pcall('XACK', stream, group, entry[1])
+    redis.call('XDEL', stream, entry[1])
+    local m, d = fields(entry)
+    drop(m, d, held == 1)
+  end)
+else
+  dropped = drop_delayed(delayed, bodies, most, drop)
 end
-for k = 6, #KEYS do
-  if left - dropped > 0 then
-    for _, entry in ipairs(redis.call('XRANGE', KEYS[k], '-', '+', 'COUNT', left - dropped)) do
-      local held = redis.pcall('XACK', KEYS[k], ARGV[3], entry[1])
-      redis.call('XDEL', KEYS[k], entry[1])
-      local m, d = fields(entry)
-      drop(m, d, held == 1)
-    end
-  end
-end
-if dropped == 0 then
+if dropped > 0 and not is_reply then redis.call('HINCRBY', ledger, 'cancelled', dropped) end
+local empty = redis.call('ZCARD', delayed) == 0
+for k = 6, #KEYS do empty = empty and redis.call('XLEN', KEYS[k]) == 0 end
+if empty then
   redis.call('DEL', unpack(KEYS, 3))
-  if ARGV[2] == '1' then
-    redis.call('DEL', KEYS[1])
-    redis.call('SREM', KEYS[2], ARGV[1])
+  if is_reply then
+    redis.call('DEL', ledger)
+    redis.call('SREM', queues, queue)
   end
-elseif ARGV[2] ~= '1' then
-  redis.call('HINCRBY', KEYS[1], 'cancelled', dropped)
 end
 return answer(dropped)

@@ -1,16 +1,22 @@
--- Every mailbox' counters and lengths at one moment.
--- KEYS: queues. ARGV: root, group, steps…
+-- Counters and lengths of some mailboxes, those of all at one moment.
+-- KEYS: queues (not read). ARGV: root, group, number of steps, steps…, queues…
 -- Returns {{queue, ready, held, delayed, {counter, value, …}}, …}
+-- Costs: two commands a stream, so callers name at most 100 queues.
+local root, group, steps = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local out = {}
-for _, queue in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+for q = 4 + steps, #ARGV do
+  local queue = ARGV[q]
   local length, held = 0, 0
-  for s = 3, #ARGV do
-    local stream = ARGV[1] .. 'q:' .. ARGV[s] .. ':' .. queue
-    length = length + redis.call('XLEN', stream)
-    local pending = redis.pcall('XPENDING', stream, ARGV[2])
-    if not pending.err then held = held + pending[1] end
+  for s = 4, 3 + steps do
+    local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
+    local there = redis.call('XLEN', stream)
+    if there > 0 then
+      local pending = redis.pcall('XPENDING', stream, group)
+      length = length + there
+      if not pending.err then held = held + pending[1] end
+    end
   end
-  out[#out + 1] = {queue, length - held, held, redis.call('ZCARD', ARGV[1] .. 'delayed:' .. queue),
-    redis.call('HGETALL', ARGV[1] .. 'ledger:' .. queue)}
+  out[#out + 1] = {queue, length - held, held, redis.call('ZCARD', root .. 'delayed:' .. queue),
+    redis.call('HGETALL', root .. 'ledger:' .. queue)}
 end
 return out

@@ -79,7 +79,7 @@ end
 
 -- Appends an ending. `always` also does so where nobody has an interest but receivers of signals.
 local function end_for_celery(ledger, m, state, error, text, always)
-  local message = read_json(m)
+  local message = message_of(m)
   local headers = message and message.headers
   if type(headers) ~= 'table' or type(headers.id) ~= 'string' or type(headers.task) ~= 'string' then return end
   if not always and not has_interest(message, headers) then return end

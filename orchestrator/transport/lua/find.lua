@@ -7,13 +7,13 @@
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'ended'} end
 local function is_it(m)
   if not m or not m:find(ARGV[2], 1, true) then return false end
-  local ok, message = pcall(cjson.decode, m)
-  return ok and type(message) == 'table' and type(message.headers) == 'table' and message.headers.id == ARGV[2]
+  local message = message_of(m)
+  return message and type(message.headers) == 'table' and message.headers.id == ARGV[2]
 end
 local function cancelled(m, d)
   redis.call('HINCRBY', KEYS[1], 'cancelled', 1)
   end_for_celery(KEYS[1], m, 'REVOKED', '', 'cancelled')
-  record(KEYS[2], with_past(cjson.decode(ARGV[3]), cjson.decode(m).headers.orc, d), ARGV[4], 'cancelled')
+  record(KEYS[2], with_past(cjson.decode(ARGV[3]), message_of(m).headers.orc, d), ARGV[4], 'cancelled')
   return answer({'removed'})
 end
 local count = tonumber(ARGV[6])
@@ -44,7 +44,7 @@ while true do
     if is_it(m) then
       local pending = redis.pcall('XPENDING', KEYS[5], ARGV[1], entry[1], entry[1], 1)
       if not pending.err and pending[1] then
-        local orc = cjson.decode(m).headers.orc
+        local orc = message_of(m).headers.orc
         -- The mark goes when the outcome is recorded, so there is none where none will be.
         if ARGV[3] ~= '' and type(orc) == 'table' and orc.track then
           redis.call('HSET', hooks_of(KEYS[2]), 'cancel', ARGV[3], 'cancelling', KEYS[6])

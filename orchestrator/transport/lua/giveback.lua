@@ -54,7 +54,7 @@ local function give_back(root, queue, stream, group, id, death, unattributed, ma
       tell(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
         error = why}, ttl_ms, deaths)
       end_for_celery(ledger, m, 'FAILURE', reason == 'poison' and 'PoisonMessage' or 'WorkerLostError', why, true)
-      local message = decoded(m or '') or {}
+      local message = readable(m) or {}
       local headers = type(message.headers) == 'table' and message.headers or {}
       local orc = type(headers.orc) == 'table' and headers.orc or {}
       note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths), reason,
@@ -64,8 +64,8 @@ local function give_back(root, queue, stream, group, id, death, unattributed, ma
   end
   -- Few are cancelled, and only for them is every message read.
   if redis.call('EXISTS', root .. 'cancelling') == 1 then
-    local ok, message = pcall(cjson.decode, m or '')
-    local headers = ok and type(message) == 'table' and message.headers
+    local message = message_of(m)
+    local headers = message and message.headers
     if type(headers) == 'table' and type(headers.id) == 'string'
         and cancelled_meanwhile(root .. 'outcome:' .. headers.id, ledger, m, d, ttl_ms) then
       return 'cancelled', #m

@@ -1,13 +1,15 @@
 -- Takes in letters of another log. One that is here, under its own id or as an import, is passed over.
 -- ARGV: root, act, then for each: m, letter, d, q, a, n, e, y, g, r, s, o, note or ''. Returns the ids added.
+-- Costs: what the letters weigh, so callers name at most 100, and 1 MB and one letter of them; and reads letters of the log that
+-- are here under their own ids.
 local FIELDS = {'m', 'letter', 'd', 'q', 'a', 'n', 'e', 'y', 'g', 'r', 's', 'o'}
 local root, out = ARGV[1], {}
 for base = 3, #ARGV, 13 do
   local row = {}
   for i, name in ipairs(FIELDS) do row[name] = ARGV[base + i - 1] end
-  local here = redis.call('HEXISTS', root .. 'letters:origins', row.o) == 1 or letter_at(root, row.o)
+  local here = redis.call('HEXISTS', root .. 'letters:origins', row.o) == 1 or (letter_at(root, row.o))
   if not here then
-    row.i = delivery_in(decoded(row.m))
+    row.i = delivery_in(readable(row.m))
     local id = add_letter(root, row)
     redis.call('HSET', root .. 'letters:origins', row.o, id)
     if ARGV[base + 12] ~= '' then

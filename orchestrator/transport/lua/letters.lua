@@ -42,9 +42,13 @@ end
 
 local function decoded(json)
   if not json or json == '' or #json > READABLE then return nil end
-  local ok, value = pcall(cjson.decode, json)
-  if ok and type(value) == 'table' then return value end
-  return nil
+  return read_json(json)
+end
+
+-- A message, if it may be looked into here.
+local function readable(m)
+  if not m or m == '' or #m > READABLE then return nil end
+  return message_of(m)
 end
 
 local function id_or(value, otherwise)
@@ -138,7 +142,7 @@ end
 -- What the caller writes first must be even_when_full, or XACK'ed.
 local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent_ms, told)
   local row = {m = m, letter = why, d = d, q = queue, e = error, y = reason, g = group, r = r, s = sent_ms, a = '', n = ''}
-  local message = decoded(m)
+  local message = readable(m)
   row.i = told or delivery_in(message)
   local headers = message and message.headers
   if type(headers) == 'table' then
@@ -163,10 +167,11 @@ local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent
   return add_letter(root, row)
 end
 
--- What the log has of a letter.
+-- What the log has of a letter, and its bytes: large messages lie there.
 local function letter_at(root, id)
   local entry = redis.call('XRANGE', root .. 'dead-letters', id, id)[1]
-  return entry and row_of(entry)
+  if not entry then return nil, 0 end
+  return row_of(entry), size_of(entry)
 end
 
 -- What letters of a kind agree in; nil if there is no such kind.

@@ -61,16 +61,20 @@ local function overflowed(door, m, d, r, s)
   tell(door.root, m, {outcome = 'dead', reason = 'mailbox overflow', attempts = 0, letter_id = dead, error = text},
     door.ttl_ms, d)
   end_for_celery(door.root .. 'ledger:' .. door.queue, m, 'FAILURE', 'MessageDropped', text)
-  local ok, message = pcall(cjson.decode, m)
-  local headers = ok and type(message) == 'table' and type(message.headers) == 'table' and message.headers or {}
+  local message = message_of(m)
+  local headers = message and type(message.headers) == 'table' and message.headers or {}
   local orc = type(headers.orc) == 'table' and headers.orc or {}
   note('overflow', door.queue, tostring(door.limit), door.overflow, dead, tostring(headers.id or ''),
     tostring(orc.agent or ''), tostring(orc.message or headers.task or ''), text)
 end
 
+-- More than a script accepts, it drops at most so many: of a mailbox that holds far more than it may, each drops some.
+local MOST_MORE_DROPPED = 20
+
 -- Drops what has waited longest until no more than the limit wait: of what nobody has claimed the first, else of what is
--- not yet due the next.
+-- not yet due the next. At most 1 MB and one message; returns how many wait then.
 local function drop_oldest(door, depth)
+  local bytes = 0
   local unread = {}
   for s, stream in ipairs(door.streams) do
     unread[s] = '-'
@@ -90,7 +94,8 @@ local function drop_oldest(door, depth)
   end
   local firsts = {}
   for s = 1, #door.streams do firsts[s] = first_of(s) or false end
-  for _ = 1, depth - door.limit do
+  for _ = 1, math.min(depth - door.limit, door.take + MOST_MORE_DROPPED) do
+    if bytes >= MOST_BYTES then break end
     local oldest
     for s, first in ipairs(firsts) do
       if first and (not oldest or first.ms < firsts[oldest].ms
@@ -100,6 +105,7 @@ local function drop_oldest(door, depth)
       local m, d, _, r, sent = fields(firsts[oldest].entry)
       redis.call('XDEL', firsts[oldest].stream, firsts[oldest].entry[1])
       overflowed(door, m or '', d, r, sent)
+      depth, bytes = depth - 1, bytes + #(m or '')
       firsts[oldest] = first_of(oldest) or false
     else
       local delayed, bodies = door.root .. 'delayed:' .. door.queue, door.root .. 'delayed-body:' .. door.queue
@@ -107,8 +113,10 @@ local function drop_oldest(door, depth)
       local body, d, sent = scheduled(bodies, member)
       unschedule(delayed, bodies, member)
       overflowed(door, body or '', d, nil, sent)
+      depth, bytes = depth - 1, bytes + #(body or '')
     end
   end
+  return depth
 end
 
 -- Once the admitted are in: makes room for them where the oldest go, and warns when the mailbox fills up. It warns
@@ -118,8 +126,7 @@ local function close_door(door)
   local depth = door.before + door.take
   -- Retries may have filled it beyond its limit; that alone drops nobody.
   if door.overflow == 'drop_oldest' and door.take > 0 and depth > door.limit then
-    drop_oldest(door, depth)
-    depth = door.limit
+    depth = drop_oldest(door, depth)
   end
   if door.before * 2 <= door.warn_from then redis.call('HDEL', door.flow, 'warned') end
   if depth >= door.warn_from and redis.call('HSETNX', door.flow, 'warned', 1) == 1 then

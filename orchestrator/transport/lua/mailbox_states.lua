@@ -1,14 +1,16 @@
--- What waits in some mailboxes, and how their flow control stands. At most 50 mailboxes a call: a mailbox costs up to five
--- commands a stream.
+-- What waits in some mailboxes, and how their flow control stands.
 -- KEYS: leases (not read). ARGV: root, group, number of steps, steps…, queues…
 -- Returns {{queue, waiting, not yet due, held, ms that the oldest has waited or -1, bound or '', overflow or '',
--- breaker's phase or '', ms until it lets a probe through}, …}
+-- breaker's phase or '', ms until it lets a probe through}, …}; of the first queues only, if their messages are large
+-- Costs: up to five commands a stream, so callers name at most 50 queues; it reads one message of each stream, at most 1 MB and
+-- those of one mailbox.
 local root, group, steps = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = now_ms()
 
 -- One message larger than this is not read for its age alone.
 local LARGE = 1048576
 
+local bytes_read = 0
 local function first_unclaimed_ms(stream, length)
   local bytes = redis.pcall('MEMORY', 'USAGE', stream, 'SAMPLES', 1)
   if type(bytes) == 'number' and bytes / length > LARGE then return nil end
@@ -21,6 +23,7 @@ local function first_unclaimed_ms(stream, length)
   end
   local first = redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
   if not first then return nil end
+  bytes_read = bytes_read + size_of(first)
   -- What was returned has waited since before its entry's id.
   local _, _, _, _, since = fields(first)
   return tonumber(since)
@@ -28,6 +31,7 @@ end
 
 local out = {}
 for q = 4 + steps, #ARGV do
+  if bytes_read >= MOST_BYTES then break end
   local queue = ARGV[q]
   local waiting, held, since = 0, 0, nil
   for s = 4, 3 + steps do

@@ -17,9 +17,9 @@ local function lots_to_send(root, ids, kinds, entries)
   local lots, lot_of_kind, bytes = {}, {}, 0
   for at, id in ipairs(ids) do
     if bytes >= MOST_BYTES then return lots, at - 1 end
-    local kind, entry, row = kinds and kinds[at], entries and entries[at], nil
+    local kind, entry, row, read = kinds and kinds[at], entries and entries[at], nil, 0
     if not entry then
-      row = letter_at(root, id)
+      row, read = letter_at(root, id)
       kind = row and row.k
       entry = kind and redis.call('XRANGE', root .. 'letters:kind:' .. kind, id, id)[1]
     end
@@ -31,7 +31,8 @@ local function lots_to_send(root, ids, kinds, entries)
         if name == 'm' then m = value elseif name == 'i' then delivery = value
         elseif name == 'r' then lineage = value elseif name == 'o' then origin = value end
       end
-      if not m then m = (row or letter_at(root, id) or {}).m end
+      if not m and not row then row, read = letter_at(root, id) end
+      m = m or (row or {}).m
       lot = lot_of_kind[kind]
       if lot == nil then
         local queue = (values_of(root, kind) or {})[QUEUE_AT] or ''
@@ -43,9 +44,9 @@ local function lots_to_send(root, ids, kinds, entries)
       local queue = text((decoded(row.letter) or {}).queue)
       lot = queue ~= '' and lot_for(lots, queue)
     end
+    bytes = bytes + math.max(read, #(m or ''))
     if lot and m then
       local size = lot.size + 1
-      bytes = bytes + #m
       lot.size, lot.ids[size], lot.messages[size] = size, id, m
       lot.kinds[size], lot.deliveries[size] = kind or '', delivery or ''
       lot.lineages[size], lot.origins[size] = lineage, origin
@@ -80,7 +81,7 @@ end
 local function forget_cancels(root, lot, take)
   if redis.call('EXISTS', root .. 'cancelling') == 0 then return end
   for at = 1, take do
-    local key = root .. 'outcome:' .. delivery_in(decoded(lot.messages[at]))
+    local key = root .. 'outcome:' .. delivery_in(readable(lot.messages[at]))
     redis.call('HDEL', hooks_of(key), 'cancel', 'cancelling')
     redis.call('SREM', root .. 'cancelling', key)
   end
@@ -90,7 +91,7 @@ end
 local function begin_watching(root, lot, take)
   local deliveries = {}
   for at = 1, take do
-    deliveries[at] = delivery_in(decoded(lot.messages[at]))
+    deliveries[at] = delivery_in(readable(lot.messages[at]))
     if deliveries[at] ~= '' then redis.call('DEL', root .. 'outcome:' .. deliveries[at]) end
   end
   return deliveries

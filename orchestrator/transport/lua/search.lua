@@ -1,12 +1,18 @@
 -- Searching letters: the ids of the letters of all kinds that fit, merged into the order in which they came.
 -- Of more kinds than this, merging takes longer than reading the log. Letters of so many kinds are few of each.
 local MOST_KINDS = 1000
--- The log's own entries are heavy; an index' are not.
+-- The log's own entries are heavy; an index' are not (see LARGE in letters.lua).
 local MOST_READ = 500
+local MOST_OF_INDEX_AT_ONCE = 128
+local MOST_OF_PARKED_AT_ONCE = 500
+-- Where streams are merged, so many entries are read at once of all together, and at least one of each.
+local MOST_TO_BEGIN_WITH = 500
 
 -- One step of a search. asked: forward (oldest first), low and high (as XRANGE takes them), limit (most to find), budget
 -- (most to look at), state (open, parked, all), pairs (dimension, value, …), most_kinds. With the last, the log is not looked
 -- through: nil if the letters asked for are of more kinds, or of none.
+-- It also stops after 1 MB of what it reads: of the log at most MOST_AT_ONCE letters more; where streams are merged, more than
+-- the first entries of each.
 -- Returns {cursor = where to go on or '', looked = how many were looked at, ids = {id, …}; by its place among the ids:
 -- kinds = its kind, entries = its entry in the kind's stream, both nil where the log was looked through; gapless =
 -- kind -> true where none was passed over}.
@@ -80,13 +86,17 @@ local function search_letters(root, asked)
 
   -- Whether ids of several streams have to be compared.
   local several = #readers > 1
+  local in_the_log = readers[1] and readers[1].stream == log
+  local at_once = from_parked and MOST_OF_PARKED_AT_ONCE or in_the_log and MOST_AT_ONCE or MOST_OF_INDEX_AT_ONCE
+  -- How much was read, and how much may be.
+  local bytes, most_bytes, out_of_bytes = 0, math.huge, false
 
   -- How many were found, and looked at.
   local size, looked = 0, 0
 
   -- How many more of a stream: its share of what is still to be found; more where little of what was looked at fits.
   local function some_more()
-    return math.min(math.max(math.ceil((limit - size) / #readers) + 1, looked - size), 500, budget)
+    return math.min(math.max(math.ceil((limit - size) / #readers) + 1, looked - size), at_once, budget)
   end
 
   -- A reader's next id, which comes apart so that ids can be compared.
@@ -94,8 +104,15 @@ local function search_letters(root, asked)
     local at = reader.at + 1
     local entry = reader.got[at]
     if not entry and reader.more then
+      if bytes >= most_bytes then
+        out_of_bytes = true
+        return false
+      end
       local count = some_more()
       reader.got = more_of(reader, count)
+      if not from_parked then
+        for _, one in ipairs(reader.got) do bytes = bytes + size_of(one) end
+      end
       reader.more = #reader.got == count
       at = 1
       entry = reader.got[1]
@@ -130,19 +147,23 @@ local function search_letters(root, asked)
     heap[at] = reader
   end
 
+  if several then at_once = math.max(1, math.min(at_once, math.floor(MOST_TO_BEGIN_WITH / #readers))) end
   for _, reader in ipairs(readers) do
     reader.got, reader.at, reader.more = {}, 0, true
     if step(reader) then heap[#heap + 1] = reader end
   end
   for at = math.floor(#heap / 2), 1, -1 do sink(at) end
+  most_bytes = several and bytes + MOST_BYTES or MOST_BYTES
 
-  local function fits(id)
+  local function fits(id, entry)
     if state ~= 'all' and not from_parked and aside > 0 then
       local is_parked = redis.call('ZSCORE', parked, padded(id)) and true or false
       if is_parked ~= (state == 'parked') then return false end
     end
     if not reading then return true end
-    local row = letter_at(root, id)
+    local row, read = nil, 0
+    if in_the_log then row = row_of(entry) else row, read = letter_at(root, id) end
+    bytes = bytes + read
     if not row or not row.k then return false end
     for _, set in ipairs(sets) do
       if redis.call('SISMEMBER', set, row.k) == 0 then return false end
@@ -156,7 +177,7 @@ local function search_letters(root, asked)
     local first = heap[1]
     local id = first.id
     looked = looked + 1
-    if free and not reading or fits(id) then
+    if free and not reading or fits(id, first.got[first.at]) then
       size = size + 1
       ids[size] = id
       kinds[size] = first.kind
@@ -165,12 +186,16 @@ local function search_letters(root, asked)
       found.gapless[first.kind] = nil
     end
     if not step(first) then
+      if out_of_bytes then
+        found.cursor = id
+        break
+      end
       heap[1] = heap[#heap]
       heap[#heap] = nil
     end
     if heap[1] then
       if several then sink(1) end
-      if size >= limit or looked >= budget then
+      if size >= limit or looked >= budget or reading and bytes >= most_bytes then
         found.cursor = id
         break
       end
