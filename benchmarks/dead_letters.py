@@ -1,7 +1,11 @@
 """``make bench-dead-letters``: what it costs to bury, to ask and to send again, with a million letters in the log.
 
 Everything goes through the library's own scripts on one embedded server; the letters are as large as real ones, with a
-traceback and metadata. The longest time that any script held Redis is Redis' own figure (``SLOWLOG``).
+traceback and metadata, and some have messages of 1 MiB: half of them among the others, half in a row.
+
+``max_block_ms`` is the longest command of the whole run, filling included, by Redis' own figure: ``SLOWLOG`` with a
+threshold of 1 ms. It includes the time for which the machine gave the processor to somebody else. Beside it another
+client sends PINGs; its longest wait is printed too, but depends on this process' interpreter lock as well.
 """
 
 from __future__ import annotations
@@ -17,13 +21,17 @@ from functools import cache
 from typing import Any
 
 import redis
+from celery import Celery
 
 from benchmarks.machine import machine
+from benchmarks.pings import longest_ms, pings, slowest_of
 from orchestrator.core.fingerprint import fingerprint
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
+from orchestrator.deadletters.shelf import Row
 from orchestrator.deadletters.stream import StreamShelf
+from orchestrator.deadletters.upkeep import Keeping, keep
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.options import Options
 from orchestrator.transport.scripts import sha, source
@@ -34,8 +42,11 @@ ERRORS = ["TimeoutError", "ConnectionError", "ValueError", "KeyError", "InvalidM
 REASONS = ["retries exhausted", "non-retryable error", "timeout"]
 STEPS = steps_of((0, 3, 6, 9))
 
-#: More scripts than are run, so that Redis forgets none of the long ones.
+#: More slow commands than there are, so that Redis forgets none of them.
 _SCRIPTS = 100_000
+
+#: Bytes of a large message.
+LARGE = 1024 * 1024
 
 TRACEBACK = "Traceback (most recent call last):\n" + "".join(
     f'  File "/srv/app/step_{depth}.py", line {depth}, in step_{depth}\n    return step_{depth + 1}(order)\n'
@@ -116,6 +127,42 @@ class Bench:
             # memory of a server without jemalloc, as the embedded one is.
             self.redis.delete(self.keys.letter_origins)
 
+    def fill_large(self, count: int, first: int) -> None:
+        """Letters with messages of 1 MiB, one after the other."""
+        rows: list[Row] = [("", self.large(first + number), b"") for number in range(count)]
+        for begin in range(0, count, 100):
+            self.log.shelf.take_in(rows[begin : begin + 100], "")
+        self.redis.delete(self.keys.letter_origins)
+
+    def large(self, number: int) -> dict[bytes, bytes]:
+        """The fields of a letter with a message of 1 MiB."""
+        _, _, _, _, _, _, agent, letter, reason, error, group, *_ = self.burial(number, "1-1")
+        text = message(number).decode().replace('"body": "', '"body": "' + "eHh4" * (LARGE // 4))
+        names = (b"m", b"letter", b"q", b"a", b"n", b"e", b"y", b"g", b"s", b"o")
+        values = (text, letter, agent, agent, "Charge", error, reason, group, "1", f"1-{number + 1}")
+        return dict(zip(names, (value.encode() for value in values), strict=True))
+
+    def acts(self) -> dict[str, float]:
+        """Seconds of what else is done with many letters."""
+        log = self.log
+        replayed = AGENTS[0]
+        channel = Celery("bench", broker=self.store.url, set_as_current=False)
+        channel.conf.broker_transport = "orchestrator.transport:Transport"
+
+        def purge_mailbox() -> None:
+            with channel.connection_for_write() as connection:
+                connection.default_channel.queue_purge(replayed)
+
+        done: dict[str, Callable[[], Any]] = {
+            "count by age": lambda: log.query(older_than_s=1).count(),
+            "plan automatic retries": lambda: keep(log, Keeping(keep_s=1e9, most=10**9, retries=1), budget_s=10),
+            "park those of an agent": lambda: log.query(agent=AGENTS[5]).park("bench"),
+            "unpark them": lambda: log.query(agent=AGENTS[5], state="parked").unpark(),
+            "remove those of an agent": lambda: log.query(agent=AGENTS[6]).purge(),
+            "purge a mailbox": purge_mailbox,
+        }
+        return {name: _took_s(act) for name, act in done.items()}
+
     def burial(self, number: int, entry: str) -> list[Any]:
         """Keys and arguments of one burial."""
         k, agent = self.keys, AGENTS[number % len(AGENTS)]
@@ -158,8 +205,18 @@ class Bench:
 
     def longest_script_ms(self) -> float:
         """The longest command Redis remembers since it was told to."""
-        entries: Any = self.redis.slowlog_get(_SCRIPTS)
-        return max((entry["duration"] for entry in entries), default=0) / 1000
+        return longest_ms(self.redis)
+
+    def describe_longest(self) -> None:
+        """Name the scripts and commands that held Redis longest."""
+        for name, ms in slowest_of(self.redis).items():
+            print(f"    {name:<26} {ms:7.1f} ms at most")
+
+
+def _took_s(act: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
 
 
 def _median_ms(ask: Callable[[], Any]) -> float:
@@ -175,18 +232,23 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--letters", type=int, default=1_000_000)
+    parser.add_argument("--large", type=int, default=500, help="letters with a message of 1 MiB, besides the others")
     options = parser.parse_args()
     print(f"machine: {machine()}")
-    with EmbeddedServer() as server:
+    with EmbeddedServer() as server, pings(server.url) as waits:
         bench = Bench(server.url)
         empty = bench.redis.info("memory")["used_memory"]
         bench.redis.config_set("slowlog-max-len", _SCRIPTS)
-        bench.redis.config_set("slowlog-log-slower-than", 5000)
+        bench.redis.config_set("slowlog-log-slower-than", 1000)
         began = time.perf_counter()
-        bench.fill(options.letters)
-        bench.redis.slowlog_reset()
+        spread = 20
+        for part in range(spread):
+            bench.fill_large(options.large // 2 // spread, part * (options.large // 2 // spread))
+            bench.fill(options.letters // spread)
+        each = (bench.redis.info("memory")["used_memory"] - empty - options.large // 2 * LARGE) / options.letters
+        bench.fill_large(options.large - options.large // 2, options.large // 2)
         print(f"  {options.letters} letters put in within {time.perf_counter() - began:.0f} s", flush=True)
-        each = (bench.redis.info("memory")["used_memory"] - empty) / options.letters
+        print(f"  and {options.large} with a message of 1 MiB; the longest script {bench.longest_script_ms():.1f} ms")
         bare = len(message(1)) + len(bench.burial(1, "1-1")[7])
         print(f"  {each:.0f} bytes a letter, of which {bare} are the message and why it died")
         asked = bench.query_ms()
@@ -194,11 +256,16 @@ def main() -> None:
             print(f"  {name:<26} {ms:7.2f} ms")
         bury_s = bench.bury_s(5000)
         sent, replay_s = bench.replay_s(3)
-        print(f"  {sent} letters sent again; the longest script held Redis {bench.longest_script_ms():.1f} ms")
+        print(f"  {sent} letters sent again; the longest script {bench.longest_script_ms():.1f} ms", flush=True)
+        for name, took_s in bench.acts().items():
+            print(f"  {name:<26} {took_s:7.2f} s; the longest script {bench.longest_script_ms():.1f} ms", flush=True)
+        block_ms = bench.longest_script_ms()
+        bench.describe_longest()
+    print(f"  longest wait of a PING beside it: {max(waits, default=0.0):.1f} ms")
     slowest = max(ms for name, ms in asked.items() if name.startswith("page"))
     print(
         f"bench-dead-letters: bury_s={bury_s:.0f} replay_s={replay_s:.0f} "
-        f"query_ms_1m={slowest:.2f} bytes_per_letter={each:.0f}"
+        f"query_ms_1m={slowest:.2f} bytes_per_letter={each:.0f} max_block_ms={block_ms:.1f}"
     )
 
 

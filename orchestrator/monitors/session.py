@@ -141,6 +141,8 @@ class StoredSession:
         with self._taking:
             while True:
                 alive, *text = outlast(until, lambda: self._monitors.run("next_down", [key], self._asking()))
+                if alive < 0:
+                    continue
                 if text:
                     down = Down.from_wire(json.loads(text[0]))
                     self._arrived = str(down.ref)

@@ -31,7 +31,8 @@ MAX_RECIPIENTS: Final = 50_000
 STEP_RECIPIENTS: Final = 250
 STEP_BYTES: Final = 1024 * 1024
 
-#: Most of them where all or none are to be sent theirs: that is one step.
+#: Most of them where all or none are to be sent theirs, which is one step; and with a compensation: all of those may be
+#: sent in the step that records one outcome.
 MAX_AT_ONCE: Final = 500
 MAX_BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 
@@ -126,7 +127,7 @@ def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, 
         BrokerUnavailable: Redis did not take it, or no connection was free. Of a broadcast of several steps, the first
             recipients may have been sent theirs.
         MessageTooLarge: a copy is larger than a message may be. Nobody was sent anything.
-        InvalidPolicy: with ``all_or_nothing``, there are more copies than one step takes.
+        InvalidPolicy: with ``all_or_nothing`` or a compensation, there are more copies than one step takes.
     """
     copies, undo = _Forms(app, hidden), _Forms(app, hidden)
     try:
@@ -144,6 +145,8 @@ def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, 
         message = copy.filled(encode(parcel.id), encode(parcel.supervision.agent), encode(parcel.task), encode(queue))
         told.append((queue, copy.step, message, parcel.id, members[place] if members else ""))
     _check_sizes(store, [*texts, *(message for _, _, message, *_ in told)])
+    if texts:
+        _check_at_once("compensate", len(told), len(told) * max(map(len, texts)))
     parts = _parts(cast, told)
     keys = [store.keys.leases, store.keys.group(cast.id) if members else "", publishes_now(store.keys)]
     refused: dict[int, Refusal] = {}
@@ -179,14 +182,7 @@ _Told = tuple[str, str, str, str, str]
 def _parts(cast: Cast, told: Sequence[_Told]) -> list[list[_Told]]:
     """What goes in one step each."""
     if cast.strategy is Strategy.ALL_OR_NOTHING:
-        size = sum(len(message) for _, _, message, *_ in told)
-        if len(told) > MAX_AT_ONCE or (len(told) > 1 and size > MAX_BYTES_AT_ONCE):
-            raise InvalidPolicy(
-                "strategy",
-                cast.strategy.value,
-                f"at most {MAX_AT_ONCE} recipients and {MAX_BYTES_AT_ONCE} bytes of messages, for they are accepted in "
-                f"one step; this broadcast has {len(told)} recipients and {size} bytes",
-            )
+        _check_at_once(Strategy.ALL_OR_NOTHING, len(told), sum(len(message) for _, _, message, *_ in told))
         return [list(told)]
     parts: list[list[_Told]] = []
     size = 0
@@ -197,6 +193,15 @@ def _parts(cast: Cast, told: Sequence[_Told]) -> list[list[_Told]]:
         parts[-1].append(one)
         size += len(one[2])
     return parts
+
+
+def _check_at_once(what: str, recipients: int, size: int) -> None:
+    if recipients > MAX_AT_ONCE or (recipients > 1 and size > MAX_BYTES_AT_ONCE):
+        raise InvalidPolicy(
+            what,
+            f"{recipients} recipients, {size} bytes",
+            f"at most {MAX_AT_ONCE} recipients and {MAX_BYTES_AT_ONCE} bytes of messages, for they go in one step",
+        )
 
 
 def _check_sizes(store: Store, messages: Iterable[str]) -> None:

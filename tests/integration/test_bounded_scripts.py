@@ -135,7 +135,8 @@ def test_emptying_a_mailbox_ends_though_others_publish_faster(
     """Regression: it went on for as long as there was a message."""
     declared(broker)
     publish(broker, [f"m{number}" for number in range(10)], size=1)
-    k, run, came = broker.store.keys, Wire.run, []
+    came: list[str] = []
+    k, run = broker.store.keys, Wire.run
 
     def busy(wire: Wire, script: Any, keys: Any, args: Any) -> Any:
         answer = run(wire, script, keys, args)
@@ -371,8 +372,10 @@ def test_all_or_nothing_is_refused_where_it_would_need_several_steps(
     house: Orchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broadcasting, "MAX_AT_ONCE", 1)
-    with pytest.raises(InvalidPolicy, match=r"all_or_nothing.*at most 1 recipients .* has 2 recipients"):
+    with pytest.raises(InvalidPolicy, match=r"all_or_nothing=.2 recipients, \d+ bytes.*at most 1 recipients"):
         house.broadcast(["eu", "us"], flow_app.Reprice(), strategy="all_or_nothing")
+    with pytest.raises(InvalidPolicy, match=r"compensate=.2 recipients"):
+        house.broadcast(["eu", "us"], flow_app.Reprice(), compensate=flow_app.Undo())
     assert sum(row.accepted for row in house.ledger()) == 0
     house.broadcast(["eu"], flow_app.Reprice(), strategy="all_or_nothing")
     house.broadcast(["eu", "us"], flow_app.Reprice())
