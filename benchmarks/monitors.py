@@ -114,7 +114,7 @@ class Bench:
         text = json.dumps({"headers": {"id": "m", "task": "victim.work"}, "body": "x" * 1024 * 1024, "properties": {}})
         for _ in range(count):
             store.run("publish", [stream, k.ledger("victim")], [0, "", text])
-        self.redis.xreadgroup(store.group, self.victim, {stream: ">"}, count=count)
+            self.redis.xreadgroup(store.group, self.victim, {stream: ">"}, count=1)
 
     def death(self, crowd: int) -> float:
         """Seconds until all DOWNs of a target that many monitor are recorded."""

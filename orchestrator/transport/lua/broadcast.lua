@@ -35,10 +35,12 @@ local refusals = {}
 local function refuse(number, why)
   refusals[#refusals + 1] = {number, unpack(why)}
 end
+local looked_at = {}
 if all then
   for r = 1, recipients do
-    local _, why = enter(ARGV[base + 5 * r - 4], true)
+    local door, why = enter(ARGV[base + 5 * r - 4], true)
     if why then refuse(r, why) end
+    looked_at[r] = door or false
   end
   if #refusals > 0 then return {0, refusals} end
 end
@@ -46,7 +48,9 @@ local accepted = 0
 for r = 1, recipients do
   local at = base + 5 * r
   local queue = ARGV[at - 4]
-  local door, why = enter(queue, false)
+  local door, why = looked_at[r], nil
+  -- Each is another mailbox, so what was seen of it still holds.
+  if door == nil or door and not door.is_asked then door, why = enter(queue, false) end
   if why then
     refuse(r, why)
   else

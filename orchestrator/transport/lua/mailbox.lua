@@ -47,6 +47,8 @@ local function open_door(flow, wanted, strict, peek)
       door.take = math.min(door.take, go)
       door.refusal = {'open', tostring(wait_ms)}
     end
+    -- Whether a look has done all that asking does.
+    door.is_asked = not peek or not wait_ms
   end
   return door
 end
