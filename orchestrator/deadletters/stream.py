@@ -27,6 +27,9 @@ _OF_KIND = (*DIMENSIONS.values(), b"q")
 #: Kinds of letters that are looked at in one step.
 _KINDS = 500
 
+#: Letters that one step sends again by their ids. Each may be the last of its kind, which goes with it.
+_AT_ONCE = 100
+
 #: Bytes of the letters that one step takes in, unless a single one has more.
 _MOST_BYTES = 1024 * 1024
 
@@ -202,9 +205,9 @@ class StreamShelf:
         answers: list[Any] = []
         left: Sequence[str] = ids
         while left:
-            args = [self._k.root, self._store.steps[1], act, *flags, instead, *left]
+            args = [self._k.root, self._store.steps[1], act, *flags, instead, *left[:_AT_ONCE]]
             not_yet, *said = self._store.run("replay", [], args)
-            left = not_yet.decode().split()
+            left = [*not_yet.decode().split(), *left[_AT_ONCE:]]
             answers.append(said)
         return _resent(answers, len(ids))
 
