@@ -10,6 +10,9 @@ from kombu.utils.imports import symbol_by_name
 
 from orchestrator.sending.shown_arguments import args_text, kwargs_text
 
+#: How deep Celery shows arguments unless its setting says otherwise.
+_SHOWN_LEVELS = 3
+
 
 class MaskedArguments:
     """A mix-in for :class:`celery.app.amqp.AMQP`: ``argsrepr`` and ``kwargsrepr`` do not show hidden fields.
@@ -45,7 +48,8 @@ class MaskedArguments:
 
     def _texts(self, name: str, args: Any, kwargs: Any) -> tuple[str, str]:
         args, kwargs = args or (), kwargs or {}
-        hidden, levels = self.app.orchestrator.hidden, self.app.conf.task_repr_maxlevels
+        # Celery 5.6 has no such setting, and always shows as many levels.
+        hidden, levels = self.app.orchestrator.hidden, self.app.conf.get("task_repr_maxlevels", _SHOWN_LEVELS)
         return (
             args_text(self.app.tasks.get(name), args, hidden, self.argsrepr_maxsize, levels),
             kwargs_text(kwargs, hidden, self.kwargsrepr_maxsize, levels),

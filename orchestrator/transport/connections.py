@@ -48,7 +48,7 @@ class FollowsBroker:
             self.broker.connect(this, lambda: dial(check_health, retry_socket_connect))
         finally:
             this.socket_timeout, this.socket_connect_timeout = patience
-        this.update_current_socket_timeout(-1)
+        _take_up_timeout(this)
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         """Greet the server, and refuse one that is a replica."""
@@ -99,6 +99,17 @@ class FollowsBroker:
         finally:
             with contextlib.suppress(RedisError, OSError):
                 connection.disconnect()
+
+
+def _take_up_timeout(connection: Any) -> None:
+    """Have an open connection wait for replies as long as its ``socket_timeout`` now says."""
+    if hasattr(connection, "update_current_socket_timeout"):
+        connection.update_current_socket_timeout(-1)
+        return
+    # redis-py 6.4. Its parser has the timeout of when it was connected, as an attribute or its buffer's.
+    if connection._sock is not None:
+        connection._sock.settimeout(connection.socket_timeout)
+        connection._parser.on_connect(connection)
 
 
 def _is_primary(connection: Any) -> bool:

@@ -23,6 +23,9 @@ class SentinelChannel(Channel, kombu_redis.SentinelChannel):
 
     def own_pool(self) -> Pool:
         """A pool that outlives this channel."""
+        if not hasattr(self, "_sentinel_manager"):
+            # kombu 5.6 does not close it.
+            return super().own_pool()
         kept = self._sentinel_manager
         try:
             return super().own_pool()
