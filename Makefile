@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+VERSIONS := .venv-versions
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 SOURCES := $(wildcard orchestrator workers benchmarks chaos tests config/*.py)
@@ -24,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-send format clean rebuild
+.PHONY: help setup demo test test-versions lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-send format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -55,6 +56,14 @@ demo: setup ## Run the demo: real workers, a real SIGKILL, nothing lost
 # In the order of the directories: the long ones first, so that all end together.
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4 --dist loadfile --no-loadscope-reorder) $(ARGS)
+
+# WITH replaces versions of the lock; ORCHESTRATOR_REDIS_SERVER names another server.
+test-versions: ## Run the tests with other versions, as in WITH="celery==5.6.3 kombu==5.6.2 redis==6.4.0" ARGS="tests/unit"
+	@rm -rf $(VERSIONS) && $(PYTHON) -m venv $(VERSIONS)
+	@for what in "--requirement requirements.lock" "$(WITH)" "--no-deps --no-build-isolation --editable ."; do \
+		test -z "$$what" || $(VERSIONS)/bin/python -m pip --quiet --disable-pip-version-check --no-input install $$what || exit 1; \
+	done
+	@$(VERSIONS)/bin/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
 lint: setup ## Check style, formatting, types and import layers
 	@$(BIN)/ruff check .
@@ -95,5 +104,5 @@ format: setup ## Format the code and sort its imports
 	@$(BIN)/ruff format .
 
 clean: ## Remove .venv, caches and local state
-	@rm -rf $(VENV) $(PEERS) .state build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(PEERS) $(VERSIONS) .state build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

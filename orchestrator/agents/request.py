@@ -298,7 +298,7 @@ class SupervisedRequest(TrackedRequest):
         if not elsewhere and not isinstance(error, SystemExit | KeyboardInterrupt) and self._open():
             failure = self._failure(error, exc_info.traceback)
             if isinstance(error, TimeLimitExceeded):
-                if self._supervision() is None and not self.task.acks_on_timeout:
+                if self._supervision() is None and not _acks_on_timeout(self.task):
                     self._give_back_after_kill()
                     return None
                 pause = self._after_kill(failure)
@@ -509,3 +509,8 @@ class SupervisedRequest(TrackedRequest):
 def _unwrapped(exc_info: Any) -> Any:
     error = exc_info.exception
     return error.exc if isinstance(error, ExceptionWithTraceback) else error
+
+
+def _acks_on_timeout(task: Any) -> bool:
+    """Whether a hard time limit acknowledges a message of this task; Celery 5.6 has one setting for it and failures."""
+    return bool(getattr(task, "acks_on_timeout", task.acks_on_failure_or_timeout))

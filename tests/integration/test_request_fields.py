@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import celery
 import pytest
 from celery import chain, chord, group
 from redis import Redis
@@ -92,7 +93,10 @@ def test_a_task_knows_when_it_was_due(place: Place) -> None:
     assert datetime.now(UTC) >= due
 
 
-@pytest.mark.parametrize("canvas", ["group", "chord", "chain"])
+NOT_BEFORE_5_7 = pytest.mark.skipif(celery.__version__ < "5.7", reason="Celery does not put off the header of a chord")
+
+
+@pytest.mark.parametrize("canvas", ["group", pytest.param("chord", marks=NOT_BEFORE_5_7), "chain"])
 def test_a_canvas_with_a_countdown_tells_its_tasks(place: Place, canvas: str) -> None:
     seen, name = place.app.tasks["plain.seen"], f"canvas {canvas}"
     made = {
