@@ -24,7 +24,7 @@ from orchestrator.agents.eager_letters import Mail, Unreadable, mail_of, reopene
 from orchestrator.agents.execute import MESSAGE_LIMIT, failure_of
 from orchestrator.agents.host import supervise_tasks
 from orchestrator.agents.verdict import Verdict, expired, final_failure
-from orchestrator.core.errors import CircuitOpen, ResultNotStored, UnknownMessage
+from orchestrator.core.errors import CircuitOpen, HandlerFailed, ResultNotStored, UnknownMessage
 from orchestrator.core.flow import Flow
 from orchestrator.core.history import HISTORY, Attempt, history, how, now_text
 from orchestrator.core.log import get_logger
@@ -40,6 +40,7 @@ from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.publish import Parcel, own_headers
 from orchestrator.sending.sender import SendResult
 from orchestrator.telemetry import emit, events, tracing
+from orchestrator.transport.callbacks import is_exit
 from orchestrator.transport.own_fields import FENCE
 
 logger = get_logger(__name__)
@@ -63,8 +64,6 @@ class EagerHouse:
         self.letters = MemoryShelf(self._send_again)
         self._outcomes: dict[str, Outcome] = {}
         self._records: dict[str, dict[str, Any]] = {}
-        #: With ``task_eager_propagates``, what the last attempts of dead deliveries have raised.
-        self._raised: dict[str, BaseException] = {}
         self._counters: dict[str, dict[str, int]] = {}
         self._fences = itertools.count(1)
         #: By the id of a broadcast's copy that died: its compensation, should it be replayed, and the broadcast.
@@ -115,14 +114,17 @@ class EagerHouse:
             CircuitOpen: its recipient's breaker is open.
             Exception: what its last attempt has raised, with Celery's setting ``task_eager_propagates``.
         """
-        taken = self._send(parcel)
-        error = self._raised.pop(taken.id, None)
-        if error is not None:
-            raise error
+        raised: list[BaseException] = []
+        taken = self._send(parcel, raised)
+        if raised and self._app.conf.task_eager_propagates:
+            raise raised[-1]
         return taken
 
-    def _send(self, parcel: Parcel) -> SendResult:
-        """As :meth:`send`, which alone raises what a handler has raised: of many, the others are to run."""
+    def _send(self, parcel: Parcel, raised: list[BaseException] | None = None) -> SendResult:
+        """As :meth:`send`, which alone raises what a handler has raised: of many, the others are to run.
+
+        What the last attempt has raised is added to ``raised``.
+        """
         task = None if parcel.supervision.agent else self._app.tasks.get(parcel.task)
         place: Mapping[str, Any] | None = None
         if task is not None and has_own_way(task):
@@ -139,7 +141,7 @@ class EagerHouse:
             return SendResult(twin)
         try:
             self._flow.admit(parcel.supervision.agent)
-            self._run(parcel)
+            self._run(parcel, raised)
         except BaseException:
             self._flow.forget(parcel)
             raise
@@ -183,7 +185,7 @@ class EagerHouse:
         self._run(undo)
         emit(events.COMPENSATED, agent=undo.supervision.agent, id=undo.id, broadcast=broadcast)
 
-    def _run(self, parcel: Parcel) -> Outcome:
+    def _run(self, parcel: Parcel, raised: list[BaseException] | None = None) -> Outcome:
         queue = getattr(parcel.queue, "name", parcel.queue) or self._app.conf.task_default_queue
         carried: dict[str, str] = {}
         with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
@@ -193,9 +195,9 @@ class EagerHouse:
         mail = mail_of(parcel, str(queue), carried)
         if parcel.task not in self._app.tasks:
             raise UnknownMessage(mail.queue, parcel.task, sorted(self._app.tasks))
-        return self._deliver(mail)
+        return self._deliver(mail, raised)
 
-    def _deliver(self, mail: Mail) -> Outcome:
+    def _deliver(self, mail: Mail, raised: list[BaseException] | None = None) -> Outcome:
         supervise_tasks(self._app)
         parcel, queue = mail.parcel, mail.queue
         task = self._app.tasks[parcel.task]
@@ -237,7 +239,10 @@ class EagerHouse:
                 if mail.lineage:
                     emit(events.RESOLVED, letter_id=str(mail.lineage.get("of", "")), id=parcel.id)
             else:
-                outcome = self._failed(mail, supervision, retries + 1, result)
+                error = _error_in(result, parcel)
+                if raised is not None:
+                    raised.append(_handlers_own(error))
+                outcome = self._failed(mail, supervision, retries + 1, result, error)
                 self._flow.failed(supervision.agent, outcome.reason)
         self._count(queue, kind(outcome))
         self._outcomes[parcel.id] = outcome
@@ -266,7 +271,9 @@ class EagerHouse:
             )
         except Reject as error:
             return EagerResult(parcel.id, error, states.REJECTED)
-        except Exception as error:  # noqa: BLE001
+        except BaseException as error:
+            if is_exit(error):
+                raise
             # Of a loader, a hook or a callback: on a worker, Celery's tracer would make a failure of it.
             number = retries + 1
             pause = supervision.pause_s(number, error_names(error), time.time())
@@ -277,11 +284,8 @@ class EagerHouse:
             again = Again(text, exc=error, when=pause.s, failure=failure.to_wire())
             return EagerResult(parcel.id, again, states.RETRY)
 
-    def _failed(self, mail: Mail, supervision: Supervision, attempt: int, result: Any) -> Dead:
+    def _failed(self, mail: Mail, supervision: Supervision, attempt: int, result: Any, error: BaseException) -> Dead:
         parcel = mail.parcel
-        error = result.result
-        if not isinstance(error, BaseException):
-            error = RuntimeError(f"{parcel.task} ended as {result.state}: {error!r}")
         kept = results.take(parcel.id)
         if isinstance(kept, results.Failed):
             failure = Failure.from_wire(kept.failure)
@@ -293,8 +297,6 @@ class EagerHouse:
             failure = failure_of(shown, attempt, _BY, self._app.orchestrator.hidden_of(supervision), stack)
         if result.state == states.REJECTED:
             failure = replace(failure, type="Reject")
-        if self._app.conf.task_eager_propagates:
-            self._raised[parcel.id] = error
         verdict = final_failure(supervision, failure)
         if verdict.log:
             logger.error("%s %s given up: %s", supervision.agent, supervision.message, verdict.outcome.error)
@@ -355,6 +357,19 @@ class EagerHouse:
         with self._lock:
             counters = self._counters.setdefault(queue, {})
             counters[counter] = counters.get(counter, 0) + 1
+
+
+def _error_in(result: Any, parcel: Parcel) -> BaseException:
+    error = result.result
+    if isinstance(error, BaseException):
+        return error
+    return RuntimeError(f"{parcel.task} ended as {result.state}: {error!r}")
+
+
+def _handlers_own(error: BaseException) -> BaseException:
+    """What the handler raised, if that is no ``Exception`` and so reached Celery's tracer as another error."""
+    cause = error.__cause__
+    return cause if isinstance(error, HandlerFailed) and cause is not None else error
 
 
 def _as_sent(parcel: Parcel, send: TaskSend) -> Parcel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,11 +18,12 @@ from pydantic_core import to_jsonable_python
 from orchestrator.agents import results
 from orchestrator.agents.again import Again
 from orchestrator.agents.limits import within
-from orchestrator.core.errors import HandlerNotRun, InvalidPolicy, InvalidResult
+from orchestrator.core.errors import HandlerFailed, HandlerNotRun, InvalidPolicy, InvalidResult
 from orchestrator.core.masking import mask
 from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import tracing
+from orchestrator.transport.callbacks import is_exit
 from orchestrator.transport.own_fields import FAILED, FENCE, KEPT, own_field
 
 #: Of a traceback, the last so many characters are kept.
@@ -32,6 +34,10 @@ MESSAGE_LIMIT = 2000
 
 #: Errors that another attempt would only repeat, or that come after the handler has run.
 _NEVER_REPEATED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult)
+
+
+#: JSON has no words for NaN and infinities.
+_strict_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def supervision_of(request: Any) -> Supervision | None:
@@ -88,7 +94,11 @@ def as_json(task: str, result: Any) -> Any:
         InvalidResult: it is not.
     """
     try:
-        return to_jsonable_python(result)
+        data = to_jsonable_python(result)
+        # What stays as it is in Python may be no JSON text: NaN, half of a surrogate pair, an endless number.
+        if data is not None and data is not True and data is not False:
+            (data if type(data) is str else _strict_json(data)).encode()
+        return data
     except Exception as error:
         # Models and iterators may raise anything.
         raise InvalidResult(task, type(result).__name__, f"{error}"[:MESSAGE_LIMIT]) from error
@@ -153,7 +163,10 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
         raise
     except (Ignore, Reject):
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A plain call that nobody reports raises what its task raised.
+        if is_exit(error) or not (isinstance(error, Exception) or supervision is not None or reported):
+            raise
         number = (request.retries or 0) + 1
         hidden = task.app.orchestrator.hidden_of(supervision)
         failure = failure_of(error, number, str(request.hostname), hidden)
@@ -165,7 +178,10 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
             if supervision is not None or reported:
                 # Of the error itself, the worker sees only what pickle lets through.
                 results.keep(request.id, results.Failed(failure.to_wire()))
-            raise
+            if isinstance(error, Exception):
+                raise
+            # Celery's tracer passes on what is no Exception, as if its process were to end.
+            raise HandlerFailed(f"{failure.type}: {failure.message}") from error
         text = f"attempt {number} failed: {failure.type}: {failure.message}"
         repeated = Again(text, exc=error, when=pause_s, failure=failure.to_wire())
         if reported:

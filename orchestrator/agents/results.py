@@ -18,7 +18,7 @@ from celery.utils.time import maybe_iso8601
 from kombu.utils.json import dumps
 
 from orchestrator.core.errors import HandlerFailed
-from orchestrator.transport.callbacks import ESCAPED
+from orchestrator.transport.callbacks import ESCAPED, is_exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,9 @@ def _traced(trace: Callable[..., Any], name: str, uuid: str, request: Any, *args
         return _INSTEAD_OF_RUNNING
     try:
         answer = trace(name, uuid, request, *args, **kwargs)
-    except Exception:  # noqa: BLE001
+    except BaseException as error:
+        if is_exit(error):
+            raise
         return escaped(uuid)
     return _with_result(answer, uuid)
 

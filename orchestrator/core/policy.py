@@ -219,7 +219,7 @@ ALWAYS_FINAL: Final = ("InvalidMessage", "UnknownMessage", "DeadlinePassed")
 
 def error_names(error: BaseException) -> tuple[str, ...]:
     """Names of the error's class and its bases, most specific first; policies match on these."""
-    return tuple(c.__name__ for c in type(error).__mro__ if issubclass(c, Exception))
+    return tuple(c.__name__ for c in type(error).__mro__ if issubclass(c, BaseException))
 
 
 def next_pause_s(retry: Retry, attempt: int, names: tuple[str, ...], draw: float | None = None) -> float | None:

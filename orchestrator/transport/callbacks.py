@@ -7,7 +7,9 @@ the prefetch limit, for as long as the worker lives.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -17,6 +19,34 @@ _REPORTS: Final = ("callback", "error_callback", "timeout_callback")
 
 #: In place of the runtime of an attempt whose tracer raised: the result backend does not know how the task ended.
 ESCAPED: Final = -1.0
+
+#: The hard time limit by which a pool of greenlets ends what it runs here.
+_limit_s: ContextVar[float | None] = ContextVar("orchestrator_pool_limit_s", default=None)
+
+
+def is_exit(error: BaseException) -> bool:
+    """Whether an error ends the process, thread or greenlet in which it was raised, and so is no failure of a task."""
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return True
+    greenlet = sys.modules.get("greenlet")
+    if greenlet is not None and isinstance(error, greenlet.GreenletExit):
+        return True
+    limit_s, gevent = _limit_s.get(), sys.modules.get("gevent.timeout")
+    # Celery's pool waits for its own Timeout. A task that lets one of its own escape has failed.
+    return (
+        limit_s is not None
+        and gevent is not None
+        and isinstance(error, gevent.Timeout)
+        and getattr(error, "seconds", None) == limit_s
+    )
+
+
+def _limited(limit_s: float, target: Callable[..., Any], *args: Any) -> Any:
+    before = _limit_s.set(limit_s)
+    try:
+        return target(*args)
+    finally:
+        _limit_s.reset(before)
 
 
 class Reporting(Protocol):
@@ -64,7 +94,9 @@ def traced(trace: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What Celery's trace function returns; a failure, if an error escapes it."""
     try:
         return trace(*args, **kwargs)
-    except Exception:  # noqa: BLE001
+    except BaseException as error:
+        if is_exit(error):
+            raise
         return 1, ExceptionInfo(), ESCAPED
 
 
@@ -86,7 +118,14 @@ class ReportingPool:
                 options[name] = partial(_report, self._request, options[name])
         if options.get("accept_callback") is not None:
             options["accept_callback"] = partial(_start, self._request, options["accept_callback"])
-        result = self._pool.apply_async(target, args=args, **options)
+        limit_s = options.get("timeout") or getattr(self._pool, "timeout", None)
+        if limit_s and type(self._pool).__module__ == "celery.concurrency.gevent":
+            target, args = _limited, (limit_s, target, *args)
+        try:
+            result = self._pool.apply_async(target, args=args, **options)
+        except Exception:
+            withdraw(self._pool, options.get("correlation_id"))
+            raise
         self._request.watch(self._pool, result)
         return result
 
@@ -100,8 +139,35 @@ def is_done(pool: Any, result: Any) -> Callable[[], bool] | None:
         case "celery.concurrency.thread":
             future = result.f
             return lambda: bool(future.done())
-        case "celery.concurrency.gevent" | "celery.concurrency.prefork":
+        case "celery.concurrency.prefork":
+            return lambda: bool(result.ready()) or _never_begins(pool, result)
+        case "celery.concurrency.gevent":
             return lambda: bool(result.ready())
         case "celery.concurrency.eventlet":
             return lambda: bool(result.dead)
     return None
+
+
+def withdraw(pool: Any, delivery_id: Any) -> None:
+    """Have a prefork pool forget a message that it did not take: it would wait for its end when the worker stops."""
+    if type(pool).__module__ != "celery.concurrency.prefork":
+        return
+    for job in list(pool._pool._cache.values()):
+        if getattr(job, "correlation_id", None) == delivery_id and not job.ready() and not _is_sent(job):
+            job.discard()
+
+
+def _is_sent(job: Any) -> bool:
+    return bool(job._accepted or job._write_to or job._scheduled_for)
+
+
+def _never_begins(pool: Any, job: Any) -> bool:
+    """Whether a prefork pool has neither sent the message to a process nor still means to."""
+    waiting = getattr(pool._pool, "outbound_buffer", None)
+    if waiting is None or _is_sent(job):
+        return False
+    try:
+        return job not in waiting
+    except RuntimeError:
+        # The event loop has changed it meanwhile; another time.
+        return False

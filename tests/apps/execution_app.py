@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -51,6 +52,15 @@ class Slow(Task):
 
     def before_start(self, *_: Any) -> None:
         threading.Event().wait(30)
+
+
+class Raising(Task):
+    """Fails before its function with something that is no exception."""
+
+    abstract = True
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        raise NO_EXCEPTIONS[args[0]](args[0])
 
 
 class Called(Task):
@@ -113,6 +123,24 @@ class Give(Message):
     kind: str
 
 
+class Weird(BaseException):
+    """No ``Exception``, as libraries have them that want to get past ``except Exception``."""
+
+
+#: What may be raised that is no ``Exception``, and yet ends nothing but the attempt.
+NO_EXCEPTIONS: dict[str, type[BaseException]] = {
+    "weird": Weird,
+    "generator": GeneratorExit,
+    "cancelled": asyncio.CancelledError,
+}
+
+
+class Raise(Message):
+    """Asks for an error of that kind."""
+
+    kind: str
+
+
 class Giver(Agent):
     name = "giver"
     retry = SOON
@@ -120,6 +148,10 @@ class Giver(Agent):
     @handles(Give)
     def give(self, message: Give) -> Any:
         return _give(message.kind)
+
+    @handles(Raise)
+    def fail(self, message: Raise) -> None:
+        raise NO_EXCEPTIONS[message.kind](message.kind)
 
 
 class _Coroutine:
@@ -139,6 +171,13 @@ def _give(kind: str) -> Any:
         "nested": lambda: {"inner": [object()]},
         "circle": lambda: circle,
         "bytes": lambda: b"\xff",
+        "nan": lambda: math.nan,
+        "infinite": lambda: -math.inf,
+        "nested_nan": lambda: {"inner": [math.nan]},
+        "half": lambda: "\ud800",
+        "nested_half": lambda: ["a", {"inner": "\udfff"}],
+        "half_key": lambda: {"\ud800": 1},
+        "long": lambda: 10**5000,
         "coroutine": _Coroutine(),
         "generator": counting,
         "json": lambda: {"type": "report"},
@@ -177,6 +216,16 @@ def hooked_fail(task: Task, failures: int) -> str:
     if task.request.retries < failures:
         raise ValueError("failed")
     return "ran"
+
+
+def raises(task: Task, kind: str, failures: int = 9) -> str:
+    if task.request.retries < failures:
+        raise NO_EXCEPTIONS[kind](kind)
+    return "recovered"
+
+
+def raises_before(kind: str) -> str:
+    return kind
 
 
 def gives(kind: str) -> Any:
@@ -244,6 +293,8 @@ def make(url: str | None = None, *, eager: bool = False, **settings: Any) -> Orc
         (catching, {"base": Catching}),
         (countdown, {"bind": True}),
         (hooked_fail, {"base": Hooked, "bind": True}),
+        (raises, {"bind": True}),
+        (raises_before, {"base": Raising}),
         (gives, {}),
         (stored, {"ignore_result": False}),
         (seen, {"bind": True}),

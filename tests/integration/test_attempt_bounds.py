@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from orchestrator import Dead, Handled, Orchestrator, Retry
+from orchestrator import Dead, Handled, Orchestrator, Retry, SendFailed
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import execution_app as app
 from tests.eventually import eventually
@@ -51,7 +52,7 @@ class Place:
             self.redis.close()
 
 
-@pytest.fixture(scope="module", params=["eager", "solo", "threads", "prefork"])
+@pytest.fixture(scope="module", params=["eager", "solo", "threads", "gevent", "prefork"])
 def whole(request: pytest.FixtureRequest) -> Iterator[Place]:
     """All places in which a message can be handled."""
     if request.param == "eager":
@@ -82,8 +83,8 @@ def test_an_error_before_the_function_is_retried_as_one_of_it(place: Place) -> N
 
 
 def test_the_timeout_holds_for_what_comes_before_the_function(place: Place) -> None:
-    if place.pool == "threads":
-        pytest.skip("a thread cannot be interrupted")
+    if place.pool in ("threads", "gevent"):
+        pytest.skip("a thread or a greenlet cannot be interrupted")
     send = place.orchestrator.send
     outcome = send(place.tasks["plain.slow"].s(), timeout_s=0.5, retry=Retry(max_retries=0)).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
@@ -113,7 +114,11 @@ def test_hooks_that_fail_decide_nothing(place: Place) -> None:
     assert place.noted()[-3:] == ["ran 3", "on_failure", "after_return"]
 
 
-@pytest.mark.parametrize("kind", ["object", "nested", "circle", "bytes"])
+NOT_JSON = ["object", "nested", "circle", "bytes"]
+NO_JSON_TEXT = ["nan", "infinite", "nested_nan", "half", "nested_half", "half_key", "long"]
+
+
+@pytest.mark.parametrize("kind", [*NOT_JSON, *NO_JSON_TEXT])
 def test_a_result_that_is_not_json_is_refused_and_not_retried(place: Place, kind: str) -> None:
     by_task = place.outcome("gives", kind)
     by_agent = place.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S)
@@ -159,3 +164,44 @@ def test_a_task_sees_its_senders_headers_and_no_others(place: Place) -> None:
 def test_headers_that_are_passed_on_do_not_supervise_a_child(place: Place) -> None:
     assert isinstance(place.outcome("passes_on", "c"), Handled)
     eventually(lambda: place.noted() == ["c False []"], describe=lambda: f"{place.noted()} {place.log()}")
+
+
+@pytest.mark.parametrize("kind", ["nan", "half"])
+def test_a_call_is_not_answered_with_what_is_no_json(place: Place, kind: str) -> None:
+    with pytest.raises(SendFailed, match="InvalidResult"):
+        place.orchestrator.call("giver", app.Give(kind=kind), timeout_s=WAIT_S)
+
+
+@pytest.mark.parametrize("kind", app.NO_EXCEPTIONS)
+def test_an_error_that_is_no_exception_fails_the_attempt(place: Place, kind: str) -> None:
+    by_task = place.outcome("raises", kind)
+    by_agent = place.orchestrator.send("giver", app.Raise(kind=kind)).wait(timeout_s=WAIT_S)
+    by_hook = place.outcome("raises_before", kind)
+    for outcome in (by_task, by_agent, by_hook):
+        assert isinstance(outcome, Dead)
+        assert (outcome.reason, outcome.attempts) == ("retries exhausted", 4)
+        assert outcome.error == f"{app.NO_EXCEPTIONS[kind].__name__}: {kind}"
+    assert place.outcome("raises", kind, 2) == Handled("recovered", 3)
+
+
+def test_a_policy_may_name_an_error_that_is_no_exception(place: Place) -> None:
+    task = place.tasks["plain.raises"]
+    for retry in (Retry(max_retries=3, never=(app.Weird,)), Retry(max_retries=3, on=("ValueError",))):
+        outcome = place.orchestrator.send(task.s("weird"), retry=retry).wait(timeout_s=WAIT_S)
+        assert isinstance(outcome, Dead)
+        assert (outcome.reason, outcome.attempts) == ("non-retryable error", 1)
+    named = replace(app.SOON, on=(app.Weird,))
+    assert place.orchestrator.send(task.s("weird", 2), retry=named).wait(timeout_s=WAIT_S) == Handled("recovered", 3)
+
+
+def test_a_plain_send_that_raises_no_exception_is_a_dead_letter(place: Place) -> None:
+    if place.worker is None:
+        pytest.skip("eager mode has no dead letters of plain sends")
+    result = place.tasks["plain.raises"].apply_async(("weird",), ignore_result=True)
+
+    def letters() -> list[Any]:
+        return [letter for letter in place.orchestrator.dead_letters.list(1000) if letter.delivery_id == result.id]
+
+    eventually(lambda: len(letters()) == 1, describe=place.log)
+    (letter,) = letters()
+    assert (letter.error_type, letter.error_message, letter.attempts) == ("Weird", "weird", 1)

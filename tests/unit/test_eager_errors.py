@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+from collections.abc import Iterator
+
 import pytest
 from celery import Task
 
-from orchestrator import Dead, Handled, Retry
+from orchestrator import Agent, Dead, Handled, Message, Retry, handles
 from orchestrator.core.errors import InvalidMessage
 from tests.apps import agents_app, execution_app
+
+
+class Kept(Exception):
+    """An error to look for."""
+
+
+@pytest.fixture
+def nothing_logged() -> Iterator[None]:
+    """Records of logs would keep errors."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("propagates", [False, True])
@@ -53,3 +69,48 @@ def test_a_plain_eager_task_shows_its_caller_every_error_as_celery_has_it() -> N
         hooked.delay(0)
     with pytest.raises(InvalidMessage):
         orchestrator.send(orchestrator.app.tasks["plain.catching"].s(object()))
+
+
+def test_what_leaves_the_interpreter_is_no_failed_attempt() -> None:
+    orchestrator = execution_app.make("redis://127.0.0.1:1/0", eager=True)
+    for error in (SystemExit, KeyboardInterrupt):
+
+        def leaves(error: type[BaseException] = error) -> None:
+            raise error
+
+        task = orchestrator.app.task(leaves, name=f"leaves.{error.__name__}", shared=False)
+        with pytest.raises(error):
+            orchestrator.send(task.s())
+
+
+def test_a_plain_eager_task_raises_what_is_no_exception_as_it_is() -> None:
+    orchestrator = execution_app.make("redis://127.0.0.1:1/0", eager=True)
+    raises = orchestrator.app.tasks["plain.raises"]
+    with pytest.raises(execution_app.Weird):
+        raises.apply(("weird",))
+    orchestrator.app.conf.task_eager_propagates = True
+    with pytest.raises(execution_app.Weird):
+        orchestrator.send(raises.s("weird"), retry=Retry(max_retries=0))
+
+
+def test_errors_of_what_nobody_waits_for_are_not_kept(nothing_logged: None) -> None:
+    orchestrator = agents_app.make("redis://127.0.0.1:1/0", eager=True)
+    orchestrator.app.conf.task_eager_propagates = True
+
+    class Keep(Message):
+        pass
+
+    class Keeper(Agent):
+        name = "keeper"
+
+        @handles(Keep)
+        def keep(self, message: Keep) -> None:
+            raise Kept
+
+    orchestrator.host(Keeper)
+    orchestrator.send_many("keeper", [Keep(), Keep()], retry=Retry(max_retries=0))
+    for letter in orchestrator.dead_letters.list():
+        orchestrator.dead_letters.retry(letter.id)
+    assert orchestrator.ledger()[0].dead == 4
+    gc.collect()
+    assert not [found for found in gc.get_objects() if type(found) is Kept]
