@@ -41,6 +41,7 @@ from orchestrator.agents.untouched import is_untouched
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.core.text import is_text
+from orchestrator.transport.callbacks import is_exit
 from orchestrator.transport.message import plain_loads
 from orchestrator.transport.own_fields import FAILED, FENCE, INCARNATION, KEPT
 from orchestrator.transport.request import TrackedRequest, channel_of
@@ -274,6 +275,7 @@ class QuickRequest(SupervisedRequest):
             "kwargs": self._kwargs,
             FENCE: fence_at(message.delivery_tag),
         }
+        self.note_reserved()
 
     def __getattr__(self, name: str) -> Any:
         """Celery's way to acknowledge or reject, which most never need."""
@@ -287,7 +289,7 @@ class QuickRequest(SupervisedRequest):
         setattr(self, name, made)
         return made
 
-    def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
+    def submit(self, pool: Any, **kwargs: Any) -> Any:
         """Hand the message to the pool; that it is not revoked was seen a moment ago."""
         guarded = self.hand_to(pool)
         channel = channel_of(self._message)
@@ -400,5 +402,7 @@ def _pop(stack: Any, pushed: list[Any] | None) -> None:
 def _run(request: QuickRequest) -> Any:
     try:
         return request.run()
-    except Exception:  # noqa: BLE001
+    except BaseException as error:
+        if is_exit(error):
+            raise
         return results.escaped(request.id)

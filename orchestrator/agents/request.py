@@ -66,6 +66,9 @@ class SupervisedRequest(TrackedRequest):
     #: Whether another attempt follows a hard time limit.
     _goes_on = False
 
+    #: Whether an error escaped Celery's tracer, so that the result backend does not know of a last failure.
+    _escaped = False
+
     #: Whether the message became a dead letter, or nothing, because its last attempt failed.
     _gave_up = False
 
@@ -94,7 +97,7 @@ class SupervisedRequest(TrackedRequest):
         self._request_dict[HEADER] = known.to_wire()
         return known
 
-    def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
+    def submit(self, pool: Any, **kwargs: Any) -> Any:
         """As Celery's, with a trace function that also brings the result back."""
         if self.revoked():
             raise TaskRevokedError(self.id)
@@ -186,6 +189,8 @@ class SupervisedRequest(TrackedRequest):
                 # What escaped came after the handler's own error.
                 self._end_later(FAILURE, str(kept.failure.get("type", "")), str(kept.failure.get("message", "")))
                 runtime_s = None
+            elif runtime_s == ESCAPED:
+                self._escaped, runtime_s = True, None
         elif self._open() and kept is None and self._supervision() is not None and not self._was_run_before():
             self._failed(self._failure(NotSupervised(_FOREIGN_TRACER.format(self.name)), ""))
         elif self._open():
@@ -312,6 +317,8 @@ class SupervisedRequest(TrackedRequest):
                     self._try_again(failure, pause.s)
                     return None
                 failure = replace(failure, out_of_time=pause.out_of_time, final=pause.final)
+            if self._escaped:
+                self._end_later(FAILURE, failure.type, failure.message)
             self._failed(failure)
             self._gave_up = True
             if isinstance(error, MemoryError):

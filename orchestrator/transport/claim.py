@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import ref
 
 
 class Run(Protocol):
@@ -14,6 +15,13 @@ class Run(Protocol):
 
     def abandon(self) -> None:
         """End the message all the same."""
+
+
+class Reserved(Protocol):
+    """A request for a message that a worker has reserved."""
+
+    def forgotten(self) -> None:
+        """End the message: nothing has begun to run it, and nothing will."""
 
 
 @dataclass(slots=True)
@@ -39,3 +47,5 @@ class Claim:
     #: What a pool does with it, once it has it; and since when that is seen to be over.
     run: Run | None = None
     over_since: float | None = None
+    #: Celery's request for it, until a pool has it.
+    reserved: ref[Reserved] | None = None

@@ -45,11 +45,6 @@ class Ending:
         return int(self.id.partition("-")[0])
 
 
-def fields_of(message: str | bytes, queue: str, state: str, error: str, text: str) -> list[str | bytes]:
-    """An ending as it lies in the stream; ``endings.lua`` writes the same."""
-    return ["m", message, "q", queue, "s", state, "e", error, "t", text]
-
-
 @dataclass(frozen=True, slots=True)
 class Page:
     """Some endings that no worker is delivering."""

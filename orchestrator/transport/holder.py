@@ -33,6 +33,7 @@ from orchestrator.transport.claim import Claim
 from orchestrator.transport.dataset import report_loss
 from orchestrator.transport.endings import Endings
 from orchestrator.transport.endings_delivery import EndingsDelivery
+from orchestrator.transport.forgotten import is_forgotten
 from orchestrator.transport.heartbeat import Answer, Heartbeat
 from orchestrator.transport.holders import HOLDERS
 from orchestrator.transport.options import Options
@@ -420,12 +421,15 @@ class Holder:
         """Compare what is held with what the pool runs: nothing is held for which no code runs."""
         now = monotonic()
         for claim in list(self.held.values()):
-            if claim.run is None or not claim.run.is_over():
+            if not _is_over(claim):
                 claim.over_since = None
             elif claim.over_since is None:
                 claim.over_since = now
             elif now - claim.over_since > _ABANDONED_AFTER_S:
-                claim.run.abandon()
+                if claim.run is not None:
+                    claim.run.abandon()
+                elif claim.reserved is not None and (request := claim.reserved()) is not None:
+                    request.forgotten()
 
     def _is_deserted(self) -> bool:
         now = monotonic()
@@ -460,6 +464,13 @@ class Holder:
             except Exception:
                 # Without a heartbeat this worker would be declared dead; no error may end it.
                 logger.exception("heartbeat failed")
+
+
+def _is_over(claim: Claim) -> bool:
+    """Whether no code runs for this message, or will."""
+    if claim.run is not None:
+        return claim.run.is_over()
+    return claim.reserved is not None and is_forgotten(claim.reserved)
 
 
 def _batches(claims: Iterable[Claim]) -> Iterator[list[str]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import ref
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from celery.exceptions import InvalidTaskError, Reject, WorkerLostError
+from celery.backends.base import DisabledBackend
+from celery.exceptions import InvalidTaskError, Reject, TaskRevokedError, WorkerLostError
 from celery.utils.time import maybe_iso8601
 from celery.worker import state
 from celery.worker.request import Request
@@ -16,7 +19,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.callbacks import ESCAPED, ReportingPool, is_done
+from orchestrator.transport.callbacks import ESCAPED, ReportingPool, is_done, withdraw
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.child_end import ChildEnd, end_of
 from orchestrator.transport.endings import FAILURE
@@ -33,6 +36,10 @@ def channel_of(message: Any) -> Channel | None:
     """The channel a message came by, if it is one of ours."""
     channel = message.channel
     return channel if isinstance(channel, Channel) else None
+
+
+def _nothing_runs() -> bool:
+    return True
 
 
 def is_unsent_retry(error: Any, exc_info: Any) -> bool:
@@ -73,6 +80,9 @@ class TrackedRequest(Request):
     #: Whether the handler returned.
     _returned = False
 
+    #: Whether the request is complete: Celery has others than this one settle what cannot become a request.
+    _is_made = False
+
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
         eta = getattr(message, "eta_waited", None)
@@ -83,6 +93,7 @@ class TrackedRequest(Request):
                 raise InvalidTaskError(f"invalid ETA value {eta!r}: {error}") from error
             # For the task; the worker would wait once more.
             self._request_dict["eta"] = eta
+        self.note_reserved()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -92,9 +103,51 @@ class TrackedRequest(Request):
                 if name in cls.__dict__:
                     delattr(cls, name)
 
+    def note_reserved(self) -> None:
+        """The request is complete; the worker checks that it is not lost on its way to the pool."""
+        self._is_made = True
+        channel = channel_of(self._message)
+        if channel is not None:
+            channel.settler.reserved(self._message.delivery_tag, ref(self))
+
+    def forgotten(self) -> None:
+        """End a message that was reserved and then lost."""
+        self.abandon("it was reserved, and then lost on its way to the pool")
+
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
-        """Hand the task to the pool."""
+        """Hand the task to the pool. If that fails, the message is ended as one that nothing has settled.
+
+        Raises:
+            TaskRevokedError: the task will not run, and its pool slot is free.
+        """
+        try:
+            return self.submit(pool, **kwargs)
+        except TaskRevokedError:
+            raise
+        except Exception as error:
+            # A solo pool has run the task by now, and settled it.
+            if self.acknowledged or channel_of(self._message) is None or WORKER_STATE.is_stopping():
+                raise
+            self.abandon(f"it could not be handed to the pool ({type(error).__name__}: {error})")
+            # Nobody sees the error itself where a slot that became free has called this, and the slot would be lost.
+            raise TaskRevokedError(self.id) from error
+
+    def submit(self, pool: Any, **kwargs: Any) -> Any:
+        """As Celery's ``execute_using_pool``."""
         return super().execute_using_pool(self.hand_to(pool), **kwargs)
+
+    def __del__(self) -> None:
+        """Nothing refers to this request any more. If its message is still held, nothing will ever settle it."""
+        try:
+            if not self._is_made or self.acknowledged or sys.is_finalizing():
+                return
+            channel, tag = channel_of(self._message), self._message.delivery_tag
+        except AttributeError:
+            return
+        if channel is not None and channel.settler.holds(tag):
+            # The claim keeps it alive until the worker's check of itself has ended the message.
+            self._is_done = _nothing_runs
+            channel.settler.runs(tag, self)
 
     def hand_to(self, pool: Any) -> ReportingPool:
         """The pool, as this message sees it.
@@ -168,8 +221,8 @@ class TrackedRequest(Request):
         """Whether no code runs for this message any more, although it is not settled."""
         return self._is_done is not None and self._is_done() and not self.settling and not self.acknowledged
 
-    def abandon(self) -> None:
-        """End a message for which no code runs any more; called by the worker's check of itself.
+    def abandon(self, text: str = "its execution is over, and nothing has settled it") -> None:
+        """End a message for which no code runs, or will run; called by the worker's check of itself, too.
 
         It goes back to its mailbox once: this may have been the worker's trouble. If it was handed out before, it is a
         dead letter.
@@ -177,7 +230,7 @@ class TrackedRequest(Request):
         channel = channel_of(self._message)
         if channel is None or self._already_cancelled or self._already_revoked or WORKER_STATE.is_stopping():
             return
-        tag, text = self._message.delivery_tag, "its execution is over, and nothing has settled it"
+        tag = self._message.delivery_tag
         returned = not self.delivery_info.get("redelivered")
         logger.error(
             "%s[%s]: %s; it %s", self.name, self.id, text, "goes back" if returned else "becomes a dead letter"
@@ -190,6 +243,8 @@ class TrackedRequest(Request):
             told = {"type": "SettlementFailed", "message": text}
             self._bury(channel, tag, Reason.UNSETTLED, told, ("SettlementFailed", text))
         self.acknowledged = True
+        if self._pool is not None:
+            withdraw(self._pool, self.id)
         state.task_ready(self)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -245,8 +300,20 @@ class TrackedRequest(Request):
     def _end_later(self, state_name: str, error: str, text: str) -> None:
         """Have Celery be told how this ended, when its result backend can be reached."""
         channel = channel_of(self._message)
-        if channel is not None and not self.acknowledged:
+        if channel is not None and not self.acknowledged and self._celery_waits():
             channel.settler.end_later(self._message, state_name, error, text)
+
+    def _celery_waits(self) -> bool:
+        """Whether a result backend, callbacks, errbacks, a chain or a chord are to get to know how this ended."""
+        stored = not self._ignore_result or self.task.store_errors_even_if_ignored
+        if stored and not isinstance(self.task.backend, DisabledBackend):
+            return True
+        try:
+            follows = self._payload[2] or {}
+            return any(follows.get(name) for name in ("callbacks", "errbacks", "chain", "chord"))
+        except Exception:  # noqa: BLE001
+            # A body that cannot be read: whoever delivers the ending sees.
+            return True
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """The task raised, or its process is gone."""

@@ -22,6 +22,7 @@ _PARTS = {
     "settle": ("entry", "settle", *_SETTLES, "settle_told"),
     "conclude": ("entry", "conclude", *_SETTLES, "conclude_told"),
     "bury": ("entry", *_ENDS, "letters", "bury"),
+    "end_later": ("entry", "endings", "end_later"),
     "bury_unsent": ("entry", "endings", "letters", "bury_unsent"),
     "retry": ("entry", *_ENDS, "cancelled", "retry"),
     "delay": ("entry", *_ACCEPTS, "delay"),

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from weakref import ref
 
 from kombu.utils.json import dumps
 from kombu.utils.uuid import uuid
@@ -18,8 +19,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.supervision import HEADER
 from orchestrator.transport.child_end import ChildEnd
-from orchestrator.transport.claim import Claim, Run
-from orchestrator.transport.endings import MOST_ENDINGS, fields_of
+from orchestrator.transport.claim import Claim, Reserved, Run
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.options import Options
 from orchestrator.transport.wire import Wire
@@ -158,6 +158,12 @@ class Settler:
         if claim is not None:
             claim.handed = True
 
+    def reserved(self, tag: str, request: ref[Reserved]) -> None:
+        """Celery has a request for the message; the worker checks that it does not get lost."""
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        if claim is not None:
+            claim.reserved = request
+
     def runs(self, tag: str, run: Run) -> None:
         """A pool has the message; the worker checks that code runs for it until it is settled."""
         claim = self.holder.held.get(tag) if self.holder is not None else None
@@ -169,8 +175,8 @@ class Settler:
         tag = message.delivery_tag
         claim = self.holder.held.get(tag) if self.holder is not None else None
         if claim is not None and self.holder is not None:
-            fields = fields_of(dumps(message._raw), claim.queue, state, error, text)
-            self.holder.outbox.command("XADD", self._keys.endings, "MAXLEN", "~", MOST_ENDINGS, "*", *fields)
+            args = [dumps(message._raw), state, error, text]
+            self.holder.outbox.post("end_later", [self._keys.ledger(claim.queue)], args)
 
     def bury(
         self,

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from typing import Any
 
 import redis
 from celery import Celery, Task, signals
+from celery.concurrency.base import BasePool
 from celery.exceptions import Reject, WorkerShutdown
+from celery.worker.worker import WorkController
 from kombu import Exchange, Queue
 from kombu.common import Broadcast
 
@@ -143,6 +146,38 @@ def _noting(name: str) -> Any:
 
     return noted
 
+
+def _lose_messages(where: str) -> None:
+    """Lose each message whose id begins with ``lost`` on its way to the pool, at one place."""
+    apply_async, process = BasePool.apply_async, WorkController._process_task
+
+    def refuse(pool: BasePool, target: Any, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
+        if str(options.get("correlation_id")).startswith("lost"):
+            if where == "pickled":
+                args = (*args, threading.Lock())
+            elif where == "pool":
+                raise RuntimeError("the pool takes nothing")
+        result = apply_async(pool, target, args, kwargs, **options)
+        if where == "sent" and str(options.get("correlation_id")).startswith("lost"):
+            pool._pool.outbound_buffer.remove(result)
+        return result
+
+    def drop(worker: WorkController, request: Any) -> None:
+        if where == "reserved" and request.id.startswith("lost"):
+            raise ValueError("an error between reserving and the pool")
+        process(worker, request)
+
+    def survive(worker: WorkController, request: Any) -> None:
+        try:
+            drop(worker, request)
+        except ValueError:
+            worker._quick_release() if worker.semaphore is not None else None
+
+    BasePool.apply_async, WorkController._process_task = refuse, survive
+
+
+if "ENDS_LOSES" in os.environ:
+    _lose_messages(os.environ["ENDS_LOSES"])
 
 if "ORCHESTRATOR_BROKER_URL" in os.environ:
     app = make(bare="ENDS_BARE" in os.environ)

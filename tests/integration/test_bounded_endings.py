@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -91,3 +92,13 @@ def test_outcomes_that_nobody_takes_expire(ends: Ends) -> None:
     purge(ends)
     assert 0 < ends.redis.ttl(k.endings) <= 7 * 24 * 3600
     assert int(ends.redis.get(ends.store.keys.endings_dropped)) >= 100
+
+
+def test_what_a_worker_adds_is_bounded_and_counted_too(ends: Ends) -> None:
+    k = ends.store.keys
+    ends.redis.eval(FILL, 1, k.endings, MOST_ENDINGS)
+    raw = json.dumps({"body": "", "headers": {"id": "i", "task": "note"}, "properties": {}})
+    ends.store.run("end_later", [k.ledger("celery")], [raw, "FAILURE", "ValueError", "bad"])
+    left = ends.redis.xlen(k.endings)
+    assert left <= MOST_ENDINGS
+    assert int(ends.redis.get(k.endings_dropped)) == MOST_ENDINGS + 1 - left
