@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from kombu.asynchronous import get_event_loop
+from kombu.utils.eventio import READ
 
 from orchestrator.core.log import get_logger
 from orchestrator.transport.older_kombu import KombuPoller
@@ -19,6 +22,34 @@ _WATCH_EVERY_S = 1.0
 _LOOK_EVERY_S = 0.05
 
 
+class _Wakeup:
+    """A pair of sockets by which a sleeping poll is woken, from any thread."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+        return self._reader.fileno()
+
+    def ring(self) -> None:
+        """Wake it. Once closed, this does nothing."""
+        with contextlib.suppress(OSError):
+            self._writer.send(b"x")
+
+    def drain(self) -> None:
+        """Let it sleep again."""
+        with contextlib.suppress(OSError):
+            self._reader.recv(4096)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._reader.close()
+        self._writer.close()
+
+
 class Poller(KombuPoller):
     """Waits for the reading connections of all channels. Nothing is restored by age: only death gives back."""
 
@@ -27,6 +58,9 @@ class Poller(KombuPoller):
     def __init__(self) -> None:
         super().__init__()
         self._look_again = False
+        #: Wakes a caller of :meth:`get` that waits for a slot: Celery in a gevent or eventlet pool.
+        self._slots: _Wakeup | None = None
+        self._awaits_slot = False
 
     def look_again(self) -> None:
         """Do not sleep for long: what is waited for does not announce itself to the event loop."""
@@ -45,6 +79,13 @@ class Poller(KombuPoller):
             if channel.secluded is not None:
                 channel.deliver_secluded()
         super().on_poll_start()
+
+    def close(self) -> None:
+        """Forget all channels."""
+        super().close()
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
 
     def on_poll_init(self, poller: Any) -> None:
         """Called when an event loop takes over."""
@@ -83,4 +124,32 @@ class Poller(KombuPoller):
         if self._look_again:
             self._look_again = False
             timeout = _LOOK_EVERY_S if timeout is None else min(timeout, _LOOK_EVERY_S)
-        super().get(callback, timeout)
+        self._awaits_slot = True
+        if all(not channel.active_queues or channel.qos.can_consume() for channel in self._channels):
+            self._awaits_slot = False
+            super().get(callback, timeout)
+            return
+        # Another thread or greenlet frees the slot, and nothing comes from Redis then.
+        self._slots = self._slots or _Wakeup()
+        descriptor = self._slots.fileno()
+        self.poller.register(descriptor, READ)
+        try:
+            super().get(callback, timeout)
+        finally:
+            self._awaits_slot = False
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                # Closed meanwhile, or forgotten with all else.
+                self.poller.unregister(descriptor)
+
+    def slot_freed(self) -> None:
+        """A delivery is settled: whoever waits for a slot may ask for another message. From any thread."""
+        if self._awaits_slot and self._slots is not None:
+            self._awaits_slot = False
+            self._slots.ring()
+
+    def handle_event(self, fileno: int, event: int) -> Any:
+        """Read what has come."""
+        if self._slots is not None and fileno == self._slots.fileno():
+            self._slots.drain()
+            return None
+        return super().handle_event(fileno, event)

@@ -62,6 +62,9 @@ class QoS(virtual.QoS):
         """The message was settled elsewhere; it counts against the prefetch limit no more."""
         # kombu's own makes a note of it, to be followed up when the next one is delivered.
         self._delivered.pop(delivery_tag, None)
+        connection = self.channel.connection
+        if connection is not None:
+            connection.cycle.slot_freed()
 
     def restore_unacked(self) -> list[Any]:
         """Give back what was not started. What is running stays ours and will be settled when it ends."""

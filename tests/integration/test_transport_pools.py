@@ -27,6 +27,13 @@ def test_many_messages_are_handled_once_each_and_leave_nothing(broker: BareBroke
     assert all(broker.redis.xlen(stream) == 0 for stream in broker.store.streams("celery"))
 
 
+def test_a_pool_of_greenlets_asks_for_the_next_message_as_soon_as_a_slot_is_free(broker: BareBroker) -> None:
+    """Regression: with its slots full it slept for 2 s, whatever ended meanwhile."""
+    broker.send("note", *[f"n{i}" for i in range(100)])
+    with worker(broker, pool="gevent", concurrency=2, arguments=("--prefetch-multiplier", "1")) as w:
+        eventually(lambda: broker.ledger().handled == 100, timeout_s=30, describe=w.log)
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_work_of_a_killed_worker_runs_elsewhere_promptly(broker: BareBroker, pool: str) -> None:
     broker.send("hold", "h0", "h1", "h2")
