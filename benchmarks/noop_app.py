@@ -10,6 +10,8 @@ from celery.signals import worker_ready
 
 #: Counter in Redis of the workers that are up.
 READY = "bench:ready"
+#: The variable that says whether our transport claims ahead: 1 or 0.
+CLAIM_AHEAD = "BENCH_CLAIM_AHEAD"
 
 app = Celery("noop", broker=os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0"))
 app.conf.task_ignore_result = True
@@ -17,6 +19,7 @@ app.conf.broker_connection_retry_on_startup = True
 app.conf.worker_hijack_root_logger = False
 if os.environ.get("BENCH_TRANSPORT") == "ours":
     app.conf.broker_transport = "orchestrator.transport:Transport"
+    app.conf.broker_transport_options = {"claim_ahead": os.environ.get(CLAIM_AHEAD) == "1"}
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

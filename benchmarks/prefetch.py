@@ -1,20 +1,23 @@
-"""``python -m benchmarks.prefetch``: no-op tasks with a prefetch multiplier of 1, and of more, in turns."""
+"""``python -m benchmarks.prefetch``: no-op tasks with prefetch multipliers of 1, also claiming ahead, and more."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 
 from benchmarks.machine import machine
+from benchmarks.noop_app import CLAIM_AHEAD
 from benchmarks.transport import Bench
 from orchestrator.embedded import EmbeddedServer
 
 _POOLS = (("solo", 1), ("threads", 4), ("prefork", 2))
-_MULTIPLIERS = (1, 4, 64)
+#: Prefetch multiplier, and whether the transport claims ahead.
+_VARIANTS = {"1": (1, False), "1, ahead": (1, True), "4": (4, False), "64": (64, False)}
 
 
 def main() -> None:
-    """Print the medians, and their ratio to Celery's default of 4."""
+    """Print the medians, and their ratio to a multiplier of 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=6000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -23,13 +26,14 @@ def main() -> None:
     with EmbeddedServer() as server:
         bench = Bench(server.url, options.messages)
         for pool, concurrency in _POOLS:
-            rates: dict[int, list[float]] = {multiplier: [] for multiplier in _MULTIPLIERS}
+            rates: dict[str, list[float]] = {name: [] for name in _VARIANTS}
             for _ in range(options.rounds):
-                for multiplier in _MULTIPLIERS:
+                for name, (multiplier, ahead) in _VARIANTS.items():
+                    os.environ[CLAIM_AHEAD] = str(int(ahead))
                     bench.arguments = ["--prefetch-multiplier", str(multiplier)]
-                    rates[multiplier].append(bench.consume("ours", pool, concurrency))
-            medians = {multiplier: statistics.median(found) for multiplier, found in rates.items()}
-            shown = "  ".join(f"{m}: {rate:.0f}/s ({rate / medians[4]:.2f})" for m, rate in medians.items())
+                    rates[name].append(bench.consume("ours", pool, concurrency))
+            medians = {name: statistics.median(found) for name, found in rates.items()}
+            shown = "  ".join(f"{name}: {rate:.0f}/s ({rate / medians['1']:.2f})" for name, rate in medians.items())
             print(f"{pool:8} {shown}", flush=True)
 
 

@@ -144,7 +144,7 @@ class Orchestrator:
 
     def _on_worker_configured(self, sender: Any = None, **_: Any) -> None:
         if getattr(sender, "app", None) is self.app:
-            claim_by_free_slots(sender)
+            self.configuration.claim_ahead = claim_by_free_slots(sender)
 
     def _should_consume(self) -> bool:
         state = sys.modules.get("celery.worker.state")

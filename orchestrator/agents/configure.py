@@ -104,6 +104,8 @@ class Configuration:
         self._mailboxes: list[Queue] = []
         #: How Celery names this worker, once this process is one.
         self.node_name = ""
+        #: Whether this worker claims ahead of its free slots, as long as its messages are short.
+        self.claim_ahead = False
         self.install()
         app.on_after_configure.connect(self.install, weak=False)
         app.on_after_finalize.connect(self.install, weak=False)
@@ -184,6 +186,7 @@ class Configuration:
             "at_death": self._at_death,
             "stuck_s": settings.stuck_s,
             **({"node_name": self.node_name} if self.node_name else {}),
+            **({"claim_ahead": True} if self.claim_ahead else {}),
             **({"global_keyprefix": settings.key_prefix} if settings.key_prefix else {}),
             **(users or {}),
             # Nobody means to show what an agent's message hides.

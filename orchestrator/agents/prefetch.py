@@ -1,4 +1,4 @@
-"""How many messages a worker claims ahead of the tasks it runs, where its user has not said."""
+"""How many messages a worker claims, where its user has not said."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ _SETTING = "worker_prefetch_multiplier"
 _OLD_SETTING = "CELERYD_PREFETCH_MULTIPLIER"
 
 
-def claim_by_free_slots(worker: Any) -> None:
-    """Have a worker claim no more than it can run, unless its user set the prefetch multiplier.
+def claim_by_free_slots(worker: Any) -> bool:
+    """Have a worker hold no more than it can run, unless its user set the prefetch multiplier.
 
     A worker that has tasks with a ``Strategy`` of their own keeps Celery's: they collect messages before they run.
     Celery's default is 4: behind a slow message lie three that no other worker can have, though it may be idle.
+
+    Returns:
+        Whether it does so; then its channel may claim ahead, and requeue what gets no slot soon.
     """
-    if not _collects(worker.app) and not _set_by_user(worker.app.conf):
-        worker.prefetch_multiplier = 1
+    if _collects(worker.app) or _set_by_user(worker.app.conf):
+        return False
+    worker.prefetch_multiplier = 1
+    return True
 
 
 def _collects(app: Any) -> bool:

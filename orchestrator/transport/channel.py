@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
@@ -18,6 +17,8 @@ from orchestrator.core.keys import DOORBELL, GROUP, RETURNED
 from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.claim import Claim
+from orchestrator.transport.claim_ahead import ClaimAhead
+from orchestrator.transport.claim_buffer import Buffered, ClaimBuffer
 from orchestrator.transport.delivered import DeliveredMessage
 from orchestrator.transport.holder import Holder
 from orchestrator.transport.holders import HOLDERS
@@ -27,6 +28,7 @@ from orchestrator.transport.qos import QoS
 from orchestrator.transport.scripts import sha, source
 from orchestrator.transport.settler import Settler
 from orchestrator.transport.solitude import is_last_chance
+from orchestrator.transport.stopping import WORKER_STATE
 
 logger = get_logger(__name__)
 
@@ -44,12 +46,14 @@ class Channel(PublishingChannel):
     Message = DeliveredMessage
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._claimed: deque[tuple[Claim, bytes]] = deque()
+        self._claimed = ClaimBuffer(self._requeue_stalled)
+        self._claim_ahead: ClaimAhead | None = None
         #: A message that waits for this process to itself.
         self.secluded: tuple[Claim, bytes] | None = None
         self._one_by_one = False
         self._asked = ""
         self._asked_queues: Sequence[str] = ()
+        self._asked_credit = 0
         self._empty = False
         self._due_ms = -1
         self._no_ack_queues: set[str] = set()
@@ -60,6 +64,8 @@ class Channel(PublishingChannel):
         self._expecting_since: float | None = None
         super().__init__(*args, **kwargs)
         self.settler = Settler(self.keys, self.options, lambda: self.wire, self._on_settled)
+        if self.options.claim_ahead:
+            self._claim_ahead = ClaimAhead(int(self.options.batch))
 
     def _on_settled(self, tag: str) -> None:
         if self._qos is not None:
@@ -158,6 +164,7 @@ class Channel(PublishingChannel):
             command: tuple[Any, ...] = ("PING",)
         elif self._empty:
             self._asked = _SLEEP
+            self._drained()
             sleep_ms = to_ms(min(self.options.block_s, self.brpop_timeout or self.options.block_s))
             if self._due_ms >= 0:
                 sleep_ms = max(1, min(sleep_ms, self._due_ms))
@@ -168,10 +175,22 @@ class Channel(PublishingChannel):
             )  # fmt: skip
         else:
             self._asked, self._asked_queues = _CLAIM, queues
-            command = self._claim_command(queues, self._credit())
+            self._drained()
+            self._asked_credit, ahead = self._credit()
+            command = self._claim_command(queues, self._asked_credit, ahead)
         connection.send_packed_command(connection.pack_command(*command), check_health=False)
 
-    def _claim_command(self, queues: Sequence[str], credit: int) -> tuple[Any, ...]:
+    def _drained(self) -> None:
+        if self._claim_ahead is not None:
+            self._claim_ahead.drained(monotonic())
+
+    def _requeue_stalled(self, stalled: list[Buffered]) -> None:
+        """Give back what was claimed ahead and got no slot. Called in the buffer's thread."""
+        if self._claim_ahead is not None:
+            self._claim_ahead.stalled()
+        self.settler.give_back([claim.tag for claim, _ in stalled])
+
+    def _claim_command(self, queues: Sequence[str], credit: int, ahead: int = 0) -> tuple[Any, ...]:
         k = self.keys
         keys = [k.leases]
         for queue in queues:
@@ -179,7 +198,7 @@ class Channel(PublishingChannel):
         leased = "1" if self.settler.holder is not None else "0"
         return (
             "EVALSHA", sha("claim"), len(keys), *keys,
-            GROUP, self.incarnation, leased, credit, *self.steps,
+            GROUP, self.incarnation, leased, credit, ahead, *self.steps,
         )  # fmt: skip
 
     def overdue_s(self) -> float | None:
@@ -192,12 +211,21 @@ class Channel(PublishingChannel):
             return None
         return None if kombu_redis._socket_readable(connection._sock) else waited_s
 
-    def _credit(self) -> int:
+    def _credit(self) -> tuple[int, int]:
+        """How many messages to claim: to be delivered now, and ahead of free slots."""
         if self._one_by_one:
             # Who comes back from a death rarely comes back alone: claim no more than is going to be kept.
             self._one_by_one = False
-            return 1
-        return self._room(int(self.options.batch))
+            return 1, 0
+        room = self._room(int(self.options.batch))
+        if self._claim_ahead is None or not self._may_claim_ahead():
+            return room, 0
+        return room, self._claim_ahead.count
+
+    def _may_claim_ahead(self) -> bool:
+        if self.settler.holder is None or "can_consume" in vars(self.qos) or WORKER_STATE.is_stopping():
+            return False
+        return self.qos.can_consume_max_estimate() is not None and not self._no_ack_queues
 
     def _room(self, most: int) -> int:
         """How many messages may be claimed now."""
@@ -243,15 +271,24 @@ class Channel(PublishingChannel):
 
     def _take_in(self, reply: Any) -> None:
         if self._asked == _CLAIM and reply is not None:
-            self._claimed.extend(self._take_in_claimed(reply, self._asked_queues))
+            taken = self._take_in_claimed(reply, self._asked_queues)
+            for claim, _ in taken[self._asked_credit :]:
+                claim.ahead = True
+            self._claimed.extend(taken)
+            self._note_claimed(len(taken))
             self._due_ms = int(reply[0])
             self._empty = len(reply) == 1
         elif self._asked == _SLEEP:
             self._empty = False
             self._take_in_read(reply)
             self._give_back_surplus()
+            self._note_claimed(len(self._claimed))
 
-    def _take_in_claimed(self, reply: list[Any], queues: Sequence[str]) -> list[tuple[Claim, bytes]]:
+    def _note_claimed(self, count: int) -> None:
+        if self._claim_ahead is not None:
+            self._claim_ahead.claimed(count, monotonic())
+
+    def _take_in_claimed(self, reply: list[Any], queues: Sequence[str]) -> list[Buffered]:
         if reply[0] == -2:
             self.on_fenced()
             raise RedisConnectionError(f"{self.incarnation} was fenced")
@@ -284,20 +321,24 @@ class Channel(PublishingChannel):
                 raw = values.get(b"m", b"")
                 past = b""
                 if len(values) > 1:
-                    past = b"%s %s" % (values.get(b"u", b""), values.get(b"d", b""))
+                    undelivered = b"n" if b"n" in values else b""
+                    past = b"%s%s %s" % (undelivered, values.get(b"u", b""), values.get(b"d", b""))
                     raw = with_lineage(raw, values.get(b"r", b""))
-                self._claimed.append(self._took(stream, queue, entry, raw, past))
+                self._claimed.extend([self._took(stream, queue, entry, raw, past)])
 
     def _give_back_surplus(self) -> None:
         """A sleeping read takes one of each step and queue, where there had been none just before."""
         if self.settler.holder is not None:
             room = self._room(len(self._claimed))
-            surplus = [self._claimed.pop()[0].tag for _ in range(len(self._claimed) - room)]
-            self.settler.give_back(reversed(surplus))
+            surplus = self._claimed.pop_last(max(0, len(self._claimed) - room))
+            self.settler.give_back([claim.tag for claim, _ in surplus])
 
-    def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, past: bytes) -> tuple[Claim, bytes]:
+    def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, past: bytes) -> Buffered:
         entry_id = entry.decode()
         claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, 0, size=len(raw))
+        undelivered = past.startswith(b"n")
+        claim.came_back = not undelivered and stream.startswith(f"{self.keys.root}q:{RETURNED}")
+        past = past[1:] if undelivered else past
         if past:
             behind = read_past(past)
             claim.deaths = behind.deaths
@@ -308,23 +349,23 @@ class Channel(PublishingChannel):
         self.settler.took(claim)
         return claim, raw
 
-    def _came_back(self, claim: Claim) -> bool:
-        return claim.stream.startswith(f"{self.keys.root}q:{RETURNED}")
-
     def deliver_next(self) -> bool:
         """Deliver one message that is here already, if there is one and the prefetch limit allows it."""
         if self.secluded is not None:
             return self.deliver_secluded()
-        if not self._claimed or not self.qos.can_consume():
-            return False
-        return self._deliver_or_seclude(*self._claimed.popleft())
+        return bool(self._claimed) and self.qos.can_consume() and self._deliver_first()
+
+    def _deliver_first(self) -> bool:
+        if self._fenced:
+            raise RedisConnectionError(f"{self.incarnation} was fenced")
+        taken = self._claimed.pop()
+        return taken is not None and self._deliver_or_seclude(*taken)
 
     def _deliver_or_seclude(self, claim: Claim, raw: bytes) -> bool:
         if not claim.last_chance or self.settler.holder is None or claim.queue in self._no_ack_queues:
             self._deliver(claim, raw)
             return True
-        self.settler.give_back([behind.tag for behind, _ in self._claimed])
-        self._claimed.clear()
+        self.settler.give_back([behind.tag for behind, _ in self._claimed.pop_all()])
         self._one_by_one = True
         self.secluded = claim, raw
         return self.deliver_secluded()
@@ -344,6 +385,14 @@ class Channel(PublishingChannel):
         self._deliver(claim, raw)
         return True
 
+    def can_deliver(self) -> bool:
+        """Whether a message is here already, nothing is being asked of Redis, and a slot is free."""
+        return bool(self._claimed) and not self._in_poll and bool(self.active_queues) and self.qos.can_consume()
+
+    def deliver_buffered(self) -> None:
+        """Deliver what is here already, as far as slots are free; it takes no round trip."""
+        self._deliver_claimed()
+
     def _deliver_claimed(self) -> None:
         if self.connection.cycle.one_at_a_time:
             self.deliver_next()
@@ -354,14 +403,17 @@ class Channel(PublishingChannel):
             if delivered and (monotonic() - began > _SLICE_S or not self.qos.can_consume()):
                 return
             delivered = True
-            self._deliver_or_seclude(*self._claimed.popleft())
+            self._deliver_first()
 
     def _deliver(self, claim: Claim, raw: bytes) -> None:
+        if claim.ahead and self.settler.holder is not None:
+            claim.ahead = False
+            self.settler.holder.delivered_ahead(claim)
         if self.connection is None or claim.queue not in self.connection._callbacks:
             # Cancelled while the message was on its way.
             self.settler.give_back([claim.tag])
             return
-        redelivered = claim.deaths > 0 or self._came_back(claim)
+        redelivered = claim.deaths > 0 or claim.came_back
         try:
             payload = decode(raw, tag=claim.tag, queue=claim.queue, redelivered=redelivered)
             eta = _due_now(payload)
@@ -399,7 +451,7 @@ class Channel(PublishingChannel):
         if not taken:
             raise kombu_redis.Empty
         ((claim, raw),) = taken
-        redelivered = claim.deaths > 0 or self._came_back(claim)
+        redelivered = claim.deaths > 0 or claim.came_back
         try:
             payload = decode(raw, tag=claim.tag, queue=queue, redelivered=redelivered)
         except MalformedEntry as error:
@@ -471,11 +523,11 @@ class Channel(PublishingChannel):
         self._asked = ""
         self._expecting_since = None
         self._empty = False
+        undelivered = self._claimed.pop_all()
         if self.secluded is not None:
-            self._claimed.appendleft(self.secluded)
+            undelivered.insert(0, self.secluded)
             self.secluded = None
-        self.settler.give_back_unstarted([claim.tag for claim, _ in self._claimed])
-        self._claimed.clear()
+        self.settler.give_back_unstarted([claim.tag for claim, _ in undelivered])
         if connection and self.settler.holder is not None:
             try:
                 # What was served before the connection closed, with nobody to take the answer.
@@ -494,6 +546,7 @@ class Channel(PublishingChannel):
         if self.closed:
             return
         self._stop_reading(for_good=True)
+        self._claimed.close()
         holder = self.settler.holder
         try:
             super().close()

@@ -37,6 +37,10 @@ class Claim:
     death_list: bytes = b""
     #: Bytes of the message.
     size: int = 0
+    #: Whether it was delivered before and came back.
+    came_back: bool = False
+    #: Whether it was claimed ahead of a free slot and is not delivered yet; Redis knows that (a delivery counter of 0).
+    ahead: bool = False
     #: Whether it must have the process to itself.
     last_chance: bool = False
     #: The mark it was given before it was delivered; 0: it is given one when a pool starts on it.

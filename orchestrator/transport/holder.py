@@ -3,8 +3,9 @@
 It outlives the kombu connection. When Celery reconnects, messages that are being executed stay this process',
 and their acknowledgements count; only what was not started goes back.
 
-The mark of execution is the delivery counter in the stream's pending list: 1 when claimed, 2 once a pool has
-started on it, 3 if it has the process to itself (see solitude.py). A death counts against the entries at 2 and 3 only.
+The mark of execution is the delivery counter in the stream's pending list: 0 while it is claimed ahead of a free slot
+(see claim_buffer.py), 1 when claimed or delivered, 2 once a pool has started on it, 3 if it has the process to itself
+(see solitude.py). A death counts against the entries at 2 and 3 only.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from orchestrator.transport.heartbeat import Answer, Heartbeat
 from orchestrator.transport.holders import HOLDERS
 from orchestrator.transport.options import Options
 from orchestrator.transport.outbox import Outbox
-from orchestrator.transport.solitude import ALONE, RUNNING, Solitude
+from orchestrator.transport.solitude import ALONE, DELIVERED, RUNNING, Solitude
 from orchestrator.transport.standin import StandIn
 from orchestrator.transport.sweep import Sweeper
 from orchestrator.transport.wire import Pool, Wire
@@ -207,6 +208,10 @@ class Holder:
         """The broker was asked for messages just now."""
         self._heartbeat.polled_at = monotonic()
 
+    def delivered_ahead(self, claim: Claim) -> None:
+        """A message that was claimed ahead is about to be delivered: a death from now on may be its doing."""
+        self.outbox.command(*self._marking(claim, DELIVERED))
+
     def started(self, tag: str) -> None:
         """A pool starts on this message: from now on a death counts against it."""
         claim = self.held.get(tag)
@@ -240,7 +245,7 @@ class Holder:
             # We were declared dead, and it was handed on; or somebody deleted its stream.
             self.take(claim.tag)
             return False
-        claim.mark = mark
+        claim.mark, claim.ahead = mark, False
         if mark != ALONE:
             logger.warning(
                 "%s: message %s in %s runs beside others although its workers keep dying; waited %g s",
@@ -270,14 +275,16 @@ class Holder:
 
     def give_back(self, tags: Iterable[str]) -> None:
         """Return messages to the head of their queues."""
-        by_stream: dict[tuple[str, str], list[Claim]] = {}
+        by_stream: dict[tuple[str, str, str], list[Claim]] = {}
         for tag in tags:
             claim = self.take(tag)
             if claim is not None:
-                by_stream.setdefault((claim.stream, claim.queue), []).append(claim)
-        for (stream, queue), claims in by_stream.items():
+                how_it_ran = "undelivered" if claim.ahead else "0"
+                by_stream.setdefault((claim.stream, claim.queue, how_it_ran), []).append(claim)
+        for (stream, queue, how_it_ran), claims in by_stream.items():
+            args = self._giveback_args(queue, how_it_ran=how_it_ran)
             for entries in _batches(claims):
-                self.outbox.post("giveback_held", [stream], [*self._giveback_args(queue), *entries])
+                self.outbox.post("giveback_held", [stream], [*args, *entries])
         if by_stream:
             # The next claim goes over another connection, and would overtake what comes back first.
             self.outbox.flush(wait_s=_CONFIRM_S)

@@ -10,7 +10,17 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.redact import USUAL
 
-_NOT_NUMBERS = ("node_name", "managed", "describe", "at_death", "bury_expired", "redact", "heart", "max_message_bytes")
+_NOT_NUMBERS = (
+    "node_name",
+    "managed",
+    "describe",
+    "at_death",
+    "bury_expired",
+    "redact",
+    "heart",
+    "max_message_bytes",
+    "claim_ahead",
+)
 
 #: A script that moves a message of so many bytes holds Redis for about 80 ms.
 LARGE_BYTES = 16 * 1024 * 1024
@@ -53,6 +63,9 @@ class Options:
     alone_run_s: float = 300.0
     #: Most messages claimed in one round trip where prefetching has no limit.
     batch: int = 64
+    #: Whether more messages are claimed than may be delivered, as many as are likely to be run within a moment; what is
+    #: not goes back soon.
+    claim_ahead: bool = False
     #: Acknowledgements wait for company at most this long, and at most so many of them.
     ack_flush_s: float = 0.01
     ack_flush_count: int = 64
@@ -84,7 +97,7 @@ class Options:
         ]
         problems += [
             f"{name}={getattr(self, name)!r}: allowed: true, false"
-            for name in ("heart", "managed", "bury_expired")
+            for name in ("heart", "managed", "bury_expired", "claim_ahead")
             if getattr(self, name) not in (True, False)
         ]
         if not _are_names(self.redact):

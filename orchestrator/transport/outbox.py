@@ -250,8 +250,8 @@ class Outbox:
             self._wake.set()
         elif is_passing(error) or is_full(error):
             posted.refused = 0
-            with self._mutex:
-                self._queue.append(posted)
+            # Before what was sent after it: of two marks of one message the later one is to stay.
+            self._unread.appendleft(posted)
             raise RedisConnectionError(str(error)) from error
         elif posted.refused < _REFUSALS:
             logger.warning("Redis refused %s: %s; trying again", posted.name, error)

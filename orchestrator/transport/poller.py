@@ -58,6 +58,10 @@ class Poller(KombuPoller):
     def __init__(self) -> None:
         super().__init__()
         self._look_again = False
+        self._loop: Any = None
+        #: Always readable: while the event loop watches it, the loop does not sleep.
+        self._always_readable: _Wakeup | None = None
+        self._is_watching_it = False
         #: Wakes a caller of :meth:`get` that waits for a slot: Celery in a gevent or eventlet pool.
         self._slots: _Wakeup | None = None
         self._awaits_slot = False
@@ -78,14 +82,38 @@ class Poller(KombuPoller):
         for channel in tuple(self._channels):
             if channel.secluded is not None:
                 channel.deliver_secluded()
+        self._keep_awake(not self.one_at_a_time and any(channel.can_deliver() for channel in self._channels))
         super().on_poll_start()
+
+    def _keep_awake(self, wanted: bool) -> None:
+        """Have the loop come back at once to deliver what is here already; that takes no round trip."""
+        if self._loop is None or wanted is self._is_watching_it:
+            return
+        if self._always_readable is None:
+            self._always_readable = _Wakeup()
+            self._always_readable.ring()
+        if wanted:
+            self._loop.add_reader(self._always_readable.fileno(), self._deliver_buffered)
+        else:
+            self._loop.remove_reader(self._always_readable.fileno())
+        self._is_watching_it = wanted
+
+    def _deliver_buffered(self) -> None:
+        for channel in tuple(self._channels):
+            if channel.can_deliver():
+                channel.deliver_buffered()
+
+    def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802
+        if not (self._is_watching_it and channel.can_deliver()):
+            super()._register_BRPOP(channel)
 
     def close(self) -> None:
         """Forget all channels."""
         super().close()
-        if self._slots is not None:
-            self._slots.close()
-            self._slots = None
+        self._keep_awake(wanted=False)
+        for wakeup in filter(None, (self._always_readable, self._slots)):
+            wakeup.close()
+        self._always_readable = self._slots = None
 
     def on_poll_init(self, poller: Any) -> None:
         """Called when an event loop takes over."""
@@ -98,6 +126,8 @@ class Poller(KombuPoller):
         """Look regularly for connections that died without a word. Called with each new event loop."""
         if self._watching is not None:
             self._watching.cancel()
+        # Another loop, or one that has forgotten all it watched.
+        self._loop, self._is_watching_it = loop, False
         self._watching = loop.call_repeatedly(_WATCH_EVERY_S, self.maybe_check_brpop_health)
 
     def maybe_check_brpop_health(self) -> None:

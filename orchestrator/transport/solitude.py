@@ -19,8 +19,8 @@ from time import monotonic
 #: So many deaths of holders that did not run a message are a coincidence; one more would be a pattern.
 UNEXPLAINED = 2
 
-#: The mark of execution (see holder.py), and the mark of execution with nothing beside it.
-RUNNING, ALONE = 2, 3
+#: Marks (see holder.py): delivered and not seen to start; running; running with nothing beside it.
+DELIVERED, RUNNING, ALONE = 1, 2, 3
 
 
 def is_last_chance(*, deaths: int, unexplained: int, max_deaths: int) -> bool:

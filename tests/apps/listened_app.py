@@ -68,6 +68,10 @@ def noted(number: int) -> None:
     _note(f"ran {number}")
 
 
+def quick(number: int) -> None:
+    """Takes no time."""
+
+
 def fail(number: int) -> None:
     _note(f"ran {number}")
     raise ValueError(f"number {number}")
@@ -84,6 +88,7 @@ def make(url: str | None = None) -> Orchestrator:
     orchestrator = Orchestrator(celery, load_settings())
     celery.task(request_of, name="plain.request", bind=True, shared=False)
     celery.task(noted, name="plain.hooked", base=Hooked, shared=False)
+    celery.task(quick, name="plain.quick", shared=False)
     celery.task(fail, name="plain.fail", base=Failing, shared=False)
     celery.task(hold, name="plain.hold", shared=False)
     return orchestrator

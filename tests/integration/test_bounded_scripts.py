@@ -96,7 +96,7 @@ def test_large_messages_behind_small_ones_are_not_all_claimed_at_once(broker: Ba
     k, store = broker.store.keys, broker.store
     keys = [k.leases, k.delayed("large"), k.delayed_bodies("large"), *(k.step("large", s) for s in store.steps)]
     steps = []
-    while answer := store.run("claim", keys, [store.group, "reader", "0", 200, *store.steps])[3::4]:
+    while answer := store.run("claim", keys, [store.group, "reader", "0", 200, 0, *store.steps])[3::4]:
         steps.append([len(raw) for raw in answer])
     assert sum(map(len, steps)) == 40 + 2 * MANY
     assert all(sum(step) < (AT_ONCE + 1) * (MEGABYTE + 1000) for step in steps)
@@ -319,7 +319,7 @@ def end(house: Orchestrator, queue: str, ended: str) -> None:
     """Have the next message of a mailbox end."""
     k, store = house.store.keys, house.store
     keys = [k.leases, k.delayed(queue), k.delayed_bodies(queue), *(k.step(queue, s) for s in store.steps)]
-    _, index, entry, raw, _ = store.run("claim", keys, [store.group, "reader", "0", 1, *store.steps])
+    _, index, entry, raw, _ = store.run("claim", keys, [store.group, "reader", "0", 1, 0, *store.steps])
     outcome = k.outcome(json.loads(raw)["headers"]["id"])
     how = [store.group, entry, ended, json.dumps({"outcome": ended}), 1000]
     store.run("conclude", [keys[index - 1], k.ledger(queue), outcome], how)

@@ -125,7 +125,7 @@ class Fuse(RuleBasedStateMachine):
         reply = self.script(
             "claim",
             [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *(k.step(QUEUE, step) for step in STEPS)],
-            [GROUP, "reader", "0", count, *STEPS],
+            [GROUP, "reader", "0", count, 0, *STEPS],
         )
         for at in range(1, len(reply), 4):
             index, entry, raw, _ = reply[at : at + 4]

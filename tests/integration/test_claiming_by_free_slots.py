@@ -43,6 +43,34 @@ def test_what_waits_behind_slow_messages_runs_on_another_worker(redis_url: str, 
             eventually(lambda: state(orchestrator) == (0, 0), 20, slow.log)
 
 
+@pytest.mark.parametrize(("pool", "concurrency"), [("solo", 1), ("threads", 2), ("prefork", 2), ("gevent", 2)])
+def test_what_was_claimed_ahead_of_slow_messages_runs_on_another_worker(
+    redis_url: str, pool: str, concurrency: int
+) -> None:
+    """Short messages have a worker claim ahead; then come slow ones."""
+    orchestrator = listened_app.make(redis_url)
+    orchestrator.app.send_task("plain.hooked", (-1,))
+    for number in range(200):
+        orchestrator.app.send_task("plain.quick", (number,))
+    for number in range(concurrency):
+        orchestrator.app.send_task("plain.hold", (number,))
+    for number in range(30):
+        orchestrator.app.send_task("plain.hooked", (number,))
+    options: dict[str, Any] = {"pool": pool, "concurrency": concurrency, "queues": "celery"}
+    with WorkerProcess(APP, redis_url, name="slow", **options) as slow, Redis.from_url(redis_url) as redis:
+        eventually(lambda: state(orchestrator) == (30, concurrency), 20, slow.log)
+        with WorkerProcess(APP, redis_url, name="free", queues="celery") as free:
+            ran = [f"ran {number}".encode() for number in range(30)]
+            eventually(lambda: state(orchestrator) == (0, concurrency), 20, free.log)
+            noted = [line for line in redis.lrange("test:noted", 0, -1) if line.startswith(b"ran ")]
+            assert noted == [b"ran -1", *ran]
+            for number in range(concurrency):
+                redis.rpush(f"test:go:{number}", 1)
+            eventually(lambda: state(orchestrator) == (0, 0), 20, slow.log)
+    (row,) = [row for row in orchestrator.ledger() if row.queue == "celery"]
+    assert (row.handled, row.redelivered, row.restarted) == (231 + concurrency, 0, 0)
+
+
 @pytest.mark.parametrize("multiplier", ["4", "2"])
 def test_the_option_of_the_worker_wins(redis_url: str, multiplier: str) -> None:
     orchestrator = listened_app.make(redis_url)
@@ -61,7 +89,7 @@ def test_the_users_setting_wins_be_it_the_default_one(setting: str, value: int) 
     app.config_from_object({setting: value})
     Orchestrator(app, load_settings())
     worker = SimpleNamespace(app=app, prefetch_multiplier=value)
-    claim_by_free_slots(worker)
+    assert not claim_by_free_slots(worker)
     assert worker.prefetch_multiplier == value
 
 
@@ -73,7 +101,7 @@ def test_a_worker_whose_tasks_collect_messages_keeps_celerys_default() -> None:
 
     app.task(collect, name="batch", Strategy="celery.worker.strategy:other", shared=False)
     worker = SimpleNamespace(app=app, prefetch_multiplier=4)
-    claim_by_free_slots(worker)
+    assert not claim_by_free_slots(worker)
     assert worker.prefetch_multiplier == 4
 
 
@@ -81,5 +109,5 @@ def test_without_a_word_of_the_user_it_is_one() -> None:
     app = Celery("unset", set_as_current=False)
     Orchestrator(app, load_settings())
     worker = SimpleNamespace(app=app, prefetch_multiplier=4)
-    claim_by_free_slots(worker)
+    assert claim_by_free_slots(worker)
     assert worker.prefetch_multiplier == 1

@@ -31,7 +31,7 @@ def claimed(bench: ShelfInRedis) -> tuple[str, str]:
     """The step and the entry that a worker is given."""
     k, steps = bench.keys, ["returned-0", "0"]
     keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in steps]]
-    _, at, entry, _, _ = bench.store.run("claim", keys, [GROUP, "w#1", "0", 1, *steps])
+    _, at, entry, _, _ = bench.store.run("claim", keys, [GROUP, "w#1", "0", 1, 0, *steps])
     return steps[int(at) - 4], entry.decode()
 
 

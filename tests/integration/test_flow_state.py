@@ -199,7 +199,7 @@ class Flow(RuleBasedStateMachine):
         reply = self.run_script(
             "claim",
             [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *(k.step(QUEUE, step) for step in STEPS)],
-            [GROUP, "reader", "0", credit, *STEPS],
+            [GROUP, "reader", "0", credit, 0, *STEPS],
         )
         for at in range(1, len(reply), 4):
             index, entry, raw, _ = reply[at : at + 4]

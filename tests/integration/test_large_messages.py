@@ -41,7 +41,7 @@ def scheduled(broker: BareBroker, size: int) -> None:
 def claim(broker: BareBroker, credit: int = 64) -> list[Any]:
     k, store = broker.store.keys, broker.store
     keys = [k.leases, k.delayed("large"), k.delayed_bodies("large"), *(k.step("large", s) for s in store.steps)]
-    answer = store.run("claim", keys, [store.group, "reader", "0", credit, *store.steps])
+    answer = store.run("claim", keys, [store.group, "reader", "0", credit, 0, *store.steps])
     return list(answer[3::4])
 
 

@@ -34,7 +34,7 @@ def claimed(bench: ShelfInRedis) -> tuple[str, bytes, bytes]:
     """What a worker is given: the entry, its message, its past."""
     k, steps = bench.keys, ["returned-0", "0"]
     keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in steps]]
-    _, _, entry, raw, past = bench.store.run("claim", keys, [GROUP, "w#1", "0", 1, *steps])
+    _, _, entry, raw, past = bench.store.run("claim", keys, [GROUP, "w#1", "0", 1, 0, *steps])
     return entry.decode(), raw, past
 
 

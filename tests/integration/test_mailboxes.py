@@ -44,7 +44,7 @@ def take_out(house: Orchestrator, queue: str, count: int = 1) -> int:
     store = house.store
     k, steps = store.keys, store.steps
     keys = [k.leases, k.delayed(queue), k.delayed_bodies(queue), *(k.step(queue, step) for step in steps)]
-    claimed = store.run("claim", keys, [store.group, "reader", "0", count, *steps])[1:]
+    claimed = store.run("claim", keys, [store.group, "reader", "0", count, 0, *steps])[1:]
     for at in range(0, len(claimed), 4):
         stream = keys[claimed[at] - 1]
         store.run("settle", [stream, k.ledger(queue)], [store.group, "handled", claimed[at + 1]])

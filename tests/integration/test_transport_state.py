@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.core.keys import GROUP, RETURNED, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.transport.message import Past, read_past
@@ -45,7 +45,7 @@ class Held:
     stream: str
     entry: str
     name: str
-    #: The delivery counter: 1 claimed, 2 running, 3 running with nothing beside it.
+    #: The delivery counter: 0 claimed ahead, 1 claimed, 2 running, 3 running with nothing beside it.
     mark: int = 1
 
 
@@ -73,6 +73,11 @@ class Mailbox(RuleBasedStateMachine):
         self.deaths: dict[str, int] = {}
         self.alone: dict[str, int] = {}
         self.unexplained: dict[str, int] = {}
+        #: What came back and had never been delivered.
+        self.undelivered: set[str] = set()
+        self.returned: set[str] = set()
+        self.redelivered = 0
+        self.returned_streams = {self.keys.step(QUEUE, step) for step in STEPS if step.startswith(RETURNED)}
         self.outcome: dict[str, str] = {}
         self.counts = dict.fromkeys(("accepted", "handled", "dead", "cancelled"), 0)
 
@@ -121,36 +126,47 @@ class Mailbox(RuleBasedStateMachine):
         )
         self.counts["accepted"] += 1
 
-    @rule(worker=workers, credit=st.integers(1, 5))
-    def claim(self, worker: Worker, credit: int) -> None:
+    @rule(worker=workers, credit=st.integers(1, 5), ahead=st.integers(0, 5))
+    def claim(self, worker: Worker, credit: int, ahead: int = 0) -> None:
         k = self.keys
         streams = [k.step(QUEUE, step) for step in STEPS]
         answer = self.run_script(
             "claim",
             [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *streams],
-            [GROUP, worker.id, "1", credit, *STEPS],
+            [GROUP, worker.id, "1", credit, ahead, *STEPS],
         )
         if worker.fenced:
             assert answer == [-2]
             return
         taken = [answer[at : at + 4] for at in range(1, len(answer), 4)]
-        assert len(taken) <= credit
-        for index, entry, raw, past in taken:
+        assert len(taken) <= credit + ahead
+        for at, (index, entry, raw, past) in enumerate(taken):
             name = raw.decode()
             assert name not in self.outcome
             assert not any(held.name == name for w in self._living() for held in w.held), "held twice"
             deaths = self.deaths.get(name, 0)
-            assert read_past(past) == Past(deaths, deaths, self.unexplained.get(name, 0))
-            worker.held.append(Held(streams[index - 4], entry.decode(), name))
+            assert past.startswith(b"n") is (name in self.undelivered)
+            assert (streams[index - 4] in self.returned_streams) is (name in self.returned)
+            assert read_past(past.removeprefix(b"n")) == Past(deaths, deaths, self.unexplained.get(name, 0))
+            worker.held.append(Held(streams[index - 4], entry.decode(), name, mark=int(at < credit)))
+
+    @rule(worker=workers, at=st.integers(0, 9))
+    def deliver(self, worker: Worker, at: int) -> None:
+        """What was claimed ahead has a slot now."""
+        if (held := self._pick(worker, at)) and held.mark == 0:
+            self._mark(worker, held, 1)
 
     @rule(worker=workers, at=st.integers(0, 9), mark=st.sampled_from([2, 3]))
     def start_running(self, worker: Worker, at: int, mark: int) -> None:
-        if held := self._pick(worker, at):
-            held.mark = mark
-            mine = self.redis.execute_command(
-                "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", mark, "JUSTID", parse_justid=True
-            )
-            assert bool(mine) is not worker.fenced, "what was handed on cannot be taken back"
+        if (held := self._pick(worker, at)) and held.mark:
+            self._mark(worker, held, mark)
+
+    def _mark(self, worker: Worker, held: Held, mark: int) -> None:
+        held.mark = mark
+        mine = self.redis.execute_command(
+            "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", mark, "JUSTID", parse_justid=True
+        )
+        assert bool(mine) is not worker.fenced, "what was handed on cannot be taken back"
 
     @rule(worker=workers, at=st.integers(0, 9), outcome=st.sampled_from(["handled", "cancelled"]))
     def settle(self, worker: Worker, at: int, outcome: str) -> None:
@@ -187,16 +203,19 @@ class Mailbox(RuleBasedStateMachine):
             if moved:
                 # Its deaths are the message's, not the attempt's; and this attempt has started for all to see.
                 self.unexplained.pop(held.name, None)
+                self.returned.discard(held.name)
+                self.undelivered.discard(held.name)
 
     @rule(worker=workers, at=st.integers(0, 9), died=st.booleans())
     def give_back(self, worker: Worker, at: int, died: bool) -> None:
         if held := self._take(worker, at):
+            died = died and held.mark > 0
             answer = self.run_script(
                 "giveback_held",
                 [held.stream],
                 [
                     *(self.keys.root, QUEUE, GROUP, MAX_DEATHS, 1000, "killed" if died else "", worker.id),
-                    *(str(held.mark // 3), held.entry),
+                    *("undelivered" if held.mark == 0 else str(held.mark // 3), held.entry),
                 ],
             )
             # With a poison message comes what there is to be said of it.
@@ -289,6 +308,12 @@ class Mailbox(RuleBasedStateMachine):
             self.counts[outcome] += 1
 
     def _returned(self, held: Held, died: bool, alone: bool) -> None:
+        if held.mark:
+            self.undelivered.discard(held.name)
+        elif held.name not in self.returned:
+            self.undelivered.add(held.name)
+        self.returned.add(held.name)
+        self.redelivered += held.mark > 0
         if not died:
             return
         self.alone[held.name] = self.alone.get(held.name, 0) + alone
@@ -296,6 +321,7 @@ class Mailbox(RuleBasedStateMachine):
         if self.deaths[held.name] >= MAX_DEATHS:
             self.outcome[held.name] = "dead"
             self.counts["dead"] += 1
+            self.redelivered -= 1
 
     def _row(self) -> LedgerRow:
         (answer,) = self.run_script("depths", [self.keys.queues], [self.keys.root, GROUP, len(STEPS), *STEPS, QUEUE])
@@ -320,6 +346,10 @@ class Mailbox(RuleBasedStateMachine):
             name, deaths = again[b"m"].decode(), json.loads(letter.get(b"d", b"[]"))
             assert len(deaths) == self.deaths.get(name, 0)
             assert sum(death.get("alone", False) for death in deaths) == self.alone.get(name, 0)
+
+    @invariant()
+    def only_what_was_delivered_counts_as_redelivered(self) -> None:
+        assert int(self.redis.hget(self.keys.ledger(QUEUE), "redelivered") or 0) == self.redelivered
 
     @invariant()
     def redis_knows_who_holds_what(self) -> None:

@@ -42,7 +42,7 @@ class Holders:
         k, run = self._store.keys, self._store.run
         raw, _ = run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "queues", json.dumps([QUEUE])])
         keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in self.steps]]
-        _, at, entry, _, past = run("claim", keys, [GROUP, raw, "1", 1, *self.steps])
+        _, at, entry, _, past = run("claim", keys, [GROUP, raw, "1", 1, 0, *self.steps])
         stream = k.step(QUEUE, self.steps[at - 4])
         self._broker.redis.xclaim(stream, GROUP, raw, 0, [entry], retrycount=2, justid=True)
         return raw.decode(), f"{entry.decode()}@{stream}", past

@@ -1,11 +1,14 @@
 -- Moves due messages into their mailbox, then gives the caller up to `credit` messages, most urgent step first.
 -- KEYS: leases, then per queue: delayed, bodies, stream of each step
--- ARGV: group, incarnation, '1' if it must hold a lease, credit, names of the steps…
+-- ARGV: group, incarnation, '1' if it must hold a lease, credit, how many more to claim ahead, names of the steps…
 -- Returns {ms until the next message is due or -1, key index, id, message, past, key index, …}; {-2} when fenced.
--- A message's past is '' for most, else how often a holder of it died of who knows what, a blank, its deaths.
-local group, me, credit = ARGV[1], ARGV[2], tonumber(ARGV[4])
+-- A message's past is '' for most, else how often a holder of it died of who knows what, a blank, its deaths; with an 'n' in
+-- front if it came back without ever having been delivered.
+-- What is claimed ahead gets a delivery counter of 0: no death of its holder is its doing.
+local group, me, credit = ARGV[1], ARGV[2], tonumber(ARGV[4]) + tonumber(ARGV[5])
+local ahead = tonumber(ARGV[5])
 if ARGV[3] == '1' and not redis.call('ZSCORE', KEYS[1], me) then return {-2} end
-local steps = #ARGV - 4
+local steps = #ARGV - 5
 local stride = steps + 2
 local now = now_ms()
 local wait = -1
@@ -18,7 +21,7 @@ for base = 2, #KEYS, stride do
     local body, deaths, sent = scheduled(KEYS[base + 1], member)
     local target = steps
     for s = 1, steps do
-      if member:sub(1, #ARGV[4 + s] + 1) == ARGV[4 + s] .. '|' then target = s end
+      if member:sub(1, #ARGV[5 + s] + 1) == ARGV[5 + s] .. '|' then target = s end
     end
     unschedule(KEYS[base], KEYS[base + 1], member)
     if body then put(KEYS[base + 1 + target], body, deaths, nil, nil, sent) end
@@ -47,14 +50,20 @@ for s = 1, steps do
         got = redis.call(unpack(read))
       end
       local entries, before = got and got[1][2] or {}, bytes
+      local later = {'XCLAIM', KEYS[index], group, me, 0}
       for _, entry in ipairs(entries) do
-        local m, d, u, r = fields(entry)
+        local m, d, u, r, _, n = fields(entry)
+        if credit <= ahead then later[#later + 1] = entry[1] end
         out[#out + 1] = index
         out[#out + 1] = entry[1]
         out[#out + 1] = r and with_lineage(m or '', r) or m or ''
-        out[#out + 1] = (d or u) and (u or 0) .. ' ' .. (d or '') or ''
+        out[#out + 1] = (n and 'n' or '') .. ((d or u) and (u or 0) .. ' ' .. (d or '') or '')
         credit = credit - 1
         bytes = bytes + #(m or '')
+      end
+      if #later > 5 then
+        later[#later + 1], later[#later + 2], later[#later + 3] = 'RETRYCOUNT', 0, 'JUSTID'
+        redis.call(unpack(later))
       end
       if #entries < count then break end
       count = many_more(count, bytes - before)

@@ -1,7 +1,8 @@
 -- Shared by the scripts below; Python puts it in front of each.
 -- A mailbox entry has the fields m (the message, byte for byte as published); once somebody died of it, d (its
 -- deaths, a JSON array); once somebody who held it died of who knows what, u (how often); if it was a dead letter, r (its
--- lineage, a JSON object; see letters.lua); and once it was returned, s (when it first lay in the mailbox, in ms).
+-- lineage, a JSON object; see letters.lua); once it was returned, s (when it first lay in the mailbox, in ms); and n if it
+-- was returned without ever having been delivered.
 -- A full server (maxmemory) refuses a script's first write if it may grow; later ones it lets pass. Book-keeping,
 -- acknowledging and handing on must go on, or a full server could never be emptied; so they begin with this. The key is one
 -- that ends with no user's text, or what is deleted here could be somebody's.
@@ -67,13 +68,13 @@ local function hooks_of(outcome)
 end
 
 local function fields(entry)
-  local m, d, u, r, s
+  local m, d, u, r, s, n
   for i = 1, #entry[2], 2 do
     local name, value = entry[2][i], entry[2][i + 1]
     if name == 'm' then m = value elseif name == 'd' then d = value elseif name == 'u' then u = value
-    elseif name == 'r' then r = value elseif name == 's' then s = value end
+    elseif name == 'r' then r = value elseif name == 's' then s = value elseif name == 'n' then n = value end
   end
-  return m, d, u, r, s or entry[1] and entry[1]:match('^%d+')
+  return m, d, u, r, s or entry[1] and entry[1]:match('^%d+'), n
 end
 
 -- Takes an entry out of its stream; nil when somebody else has already settled or moved it.
@@ -84,12 +85,13 @@ local function take(stream, group, id)
   return entry
 end
 
-local function put(stream, m, d, u, r, s)
+local function put(stream, m, d, u, r, s, n)
   local entry = {'m', m}
   if d then entry[3], entry[4] = 'd', d end
   if u then entry[#entry + 1], entry[#entry + 2] = 'u', u end
   if r then entry[#entry + 1], entry[#entry + 2] = 'r', r end
   if s then entry[#entry + 1], entry[#entry + 2] = 's', s end
+  if n then entry[#entry + 1], entry[#entry + 2] = 'n', n end
   return redis.call('XADD', stream, '*', unpack(entry))
 end
 

@@ -23,11 +23,13 @@ end
 -- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
 -- death to its name if there is one, and into the dead-letter stream when those are too many. `unattributed` is 1 if
 -- its holder died and it was not marked: it counts against no message, see solitude.py for what follows. `interrupted` says
--- that it was being executed. Returns what became of it (of a dead letter the reason), and its bytes.
-local function give_back(root, queue, stream, group, id, death, unattributed, max_deaths, ttl_ms, interrupted)
+-- that it was being executed, `undelivered` that it was claimed ahead and no more. Returns what became of it (of a dead
+-- letter the reason), and its bytes.
+local function give_back(root, queue, stream, group, id, death, unattributed, max_deaths, ttl_ms, interrupted,
+    undelivered)
   -- Its past is read and written before it is taken out: an error would leave it nowhere.
   local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
-  local m, d, u, r, s = fields(entry)
+  local m, d, u, r, s, n = fields(entry)
   local deaths, count
   if death then
     deaths = writable(read_json(d) or {})
@@ -74,9 +76,14 @@ local function give_back(root, queue, stream, group, id, death, unattributed, ma
   if death or interrupted then redis.call('HINCRBY', ledger, 'restarted', 1) end
   -- Its stream is root .. 'q:STEP:' .. queue; what comes back a second time is in a step for it already.
   local step = stream:sub(#root + 3, -#queue - 2)
+  if not undelivered then
+    n = nil
+  elseif step:sub(1, 9) ~= 'returned-' then
+    n = '1'
+  end
   if step:sub(1, 9) ~= 'returned-' then step = 'returned-' .. step end
   if unattributed > 0 then u = (tonumber(u) or 0) + unattributed end
-  put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u, r, s)
-  redis.call('HINCRBY', ledger, 'redelivered', 1)
+  put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u, r, s, n)
+  if not undelivered then redis.call('HINCRBY', ledger, 'redelivered', 1) end
   return 'returned', #(m or '')
 end

@@ -30,15 +30,15 @@ for _, queue in ipairs(queues) do
           take(stream, group, p[1])
         else
           -- A delivery counter of 2 is the mark that says: this one was being executed; 3: and nothing beside it
-          -- (see holder.py).
+          -- (see holder.py); 0: it was claimed ahead, and nobody has looked at it.
           local mark = tonumber(p[4])
           local death, unattributed = nil, 0
           if not planned then
             if mark >= 2 then death = {reason = reason, by = id, at = now, alone = mark >= 3 or nil}
-            else unattributed = 1 end
+            elseif mark == 1 then unattributed = 1 end
           end
           local said, size = give_back(root, queue, stream, group, p[1], death, unattributed, tonumber(ARGV[4]), ARGV[5],
-            mark >= 2 and reason ~= 'drained' and reason ~= 'deployed')
+            mark >= 2 and reason ~= 'drained' and reason ~= 'deployed', mark == 0)
           if said == 'poison' or said == 'workers lost' then buried = buried + 1 end
           bytes = bytes + (size or 0)
         end
