@@ -29,12 +29,12 @@ from orchestrator.core.fingerprint import fingerprint
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.shelf import Row
-from orchestrator.deadletters.stream import StreamShelf
-from orchestrator.deadletters.upkeep import Keeping, keep
+from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.deadletters.store import Row
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance
 from orchestrator.transport.options import Options
-from orchestrator.transport.scripts import sha, source
+from orchestrator.transport.redis.scripts import sha, source
 from orchestrator.transport.store import Store
 
 AGENTS = [f"agent-{number}" for number in range(20)]
@@ -108,7 +108,7 @@ class Bench:
         self.redis = redis.Redis.from_url(url)
         self.keys = Keys()
         self.store = Store(self.redis, self.keys, Options(), STEPS, self.redis.connection_pool, url)
-        self.log = DeadLetters(StreamShelf(self.store))
+        self.log = DeadLetters(RedisDeadLetterStore(self.store))
         self.redis.script_load(source("bury").decode())
 
     def fill(self, count: int) -> None:
@@ -131,7 +131,7 @@ class Bench:
         """Letters with messages of 1 MiB, one after the other."""
         rows: list[Row] = [("", self.large(first + number), b"") for number in range(count)]
         for begin in range(0, count, 100):
-            self.log.shelf.take_in(rows[begin : begin + 100], "")
+            self.log.store.take_in(rows[begin : begin + 100], "")
         self.redis.delete(self.keys.letter_origins)
 
     def large(self, number: int) -> dict[bytes, bytes]:
@@ -155,7 +155,9 @@ class Bench:
 
         done: dict[str, Callable[[], Any]] = {
             "count by age": lambda: log.query(older_than_s=1).count(),
-            "plan automatic retries": lambda: keep(log, Keeping(keep_s=1e9, most=10**9, retries=1), budget_s=10),
+            "plan automatic retries": lambda: run_maintenance(
+                log, RetentionPolicy(keep_s=1e9, most=10**9, retries=1), budget_s=10
+            ),
             "park those of an agent": lambda: log.query(agent=AGENTS[5]).park("bench"),
             "unpark them": lambda: log.query(agent=AGENTS[5], state="parked").unpark(),
             "remove those of an agent": lambda: log.query(agent=AGENTS[6]).purge(),

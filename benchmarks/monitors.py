@@ -30,7 +30,7 @@ from orchestrator import Orchestrator, load_settings
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors.check import dangling
 from orchestrator.monitors.owner import Owner
-from orchestrator.monitors.stored import StoredMonitors
+from orchestrator.monitors.redis_monitors import RedisMonitors
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +54,7 @@ class Bench:
         self.victim = self._join("victim")
 
     @property
-    def monitors(self) -> StoredMonitors:
+    def monitors(self) -> RedisMonitors:
         """The store."""
         return self.orchestrator.monitor_store()
 

@@ -13,8 +13,8 @@ from typing import Any
 import redis
 
 import orchestrator
-from orchestrator.monitors.stored import script
-from orchestrator.transport.scripts import sha
+from orchestrator.monitors.redis_monitors import script
+from orchestrator.transport.redis.scripts import sha
 
 
 @contextlib.contextmanager

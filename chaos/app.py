@@ -17,7 +17,7 @@ from orchestrator.core.errors import InfrastructureError
 from orchestrator.monitors.owner import Owner
 
 #: Pauses between attempts. Without jitter, so that the judge knows when an attempt is due.
-RETRY = Retry(max_retries=3, backoff=Exponential(first_s=0.05, factor=2.0, cap_s=0.5, jitter=0.0))
+RETRY = Retry(max_retries=3, backoff=Exponential(initial_s=0.05, factor=2.0, cap_s=0.5, jitter=0.0))
 
 #: Where the load goes.
 QUEUES = ("celery", "busy")

@@ -22,7 +22,7 @@ from orchestrator import Orchestrator
 from orchestrator.core.settings import load_settings
 from orchestrator.core.supervision import HEADER
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.monitors.manager import QUEUE as MANAGER_QUEUE
+from orchestrator.maintenance.manager import QUEUE as MANAGER_QUEUE
 from orchestrator.sending.ledger import LedgerRow, read_ledger
 
 _CONCURRENCY = {"solo": 1, "threads": 4, "prefork": 2}

@@ -267,8 +267,8 @@ def _has_cause(life: Life, letter: DeadLetter) -> bool:
     if letter.reason == Reason.POISON:
         # A worker marks what it starts just before the message itself can tell the witness. Nobody is convicted by a
         # death that others may have caused.
-        convicted = bool(letter.deaths) and letter.deaths[-1].get("alone") is True
-        return convicted and len(letter.deaths) >= _DEATHS and life.unfinished >= _DEATHS - 1
+        poison = bool(letter.deaths) and letter.deaths[-1].get("alone") is True
+        return poison and len(letter.deaths) >= _DEATHS and life.unfinished >= _DEATHS - 1
     if letter.reason == Reason.EXHAUSTED:
         failed = {row.attempt for row in life.of("fail")}
         return life.kind == "hopeless" and failed >= set(range(1, RETRY.max_retries + 2))

@@ -47,18 +47,18 @@ if TYPE_CHECKING:
         UnsuitableRedis,
         UntrackedDelivery,
     )
-    from orchestrator.core.flow import Breaker, Mailbox
+    from orchestrator.core.flow_policy import Breaker, Mailbox
     from orchestrator.core.message import Message
     from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
-    from orchestrator.core.policy import Exponential, Fixed, Linear, OnError, Retry, WhenDown
+    from orchestrator.core.policy import Constant, Exponential, Linear, OnError, Retry, WhenDown
     from orchestrator.core.settings import Settings, load_settings
     from orchestrator.deadletters.replay import Canary
     from orchestrator.sending.broadcast import Refusal, Strategy
-    from orchestrator.sending.call import FellBack
+    from orchestrator.sending.call import FallbackDelivery
     from orchestrator.sending.deliveries import Deliveries
-    from orchestrator.sending.delivery import Cancelling, Delivery, Status
+    from orchestrator.sending.delivery import CancelResult, Delivery, Status
     from orchestrator.sending.report import Receipt, Report
-    from orchestrator.transport.ended import MessageDropped, PoisonMessage, SettlementFailed
+    from orchestrator.transport.endings.errors_in_backend import MessageDropped, PoisonMessage, SettlementFailed
 
 # Imported when asked for: `orchestrator health` has no time for Celery and pydantic.
 _WHERE = {
@@ -101,8 +101,8 @@ _WHERE = {
     "UnknownAgent": "orchestrator.core.errors",
     "UnknownDeadLetter": "orchestrator.core.errors",
     "UnknownMessage": "orchestrator.core.errors",
-    "Breaker": "orchestrator.core.flow",
-    "Mailbox": "orchestrator.core.flow",
+    "Breaker": "orchestrator.core.flow_policy",
+    "Mailbox": "orchestrator.core.flow_policy",
     "Message": "orchestrator.core.message",
     "Cancelled": "orchestrator.core.outcome",
     "Dead": "orchestrator.core.outcome",
@@ -110,7 +110,7 @@ _WHERE = {
     "Handled": "orchestrator.core.outcome",
     "Outcome": "orchestrator.core.outcome",
     "Exponential": "orchestrator.core.policy",
-    "Fixed": "orchestrator.core.policy",
+    "Constant": "orchestrator.core.policy",
     "Linear": "orchestrator.core.policy",
     "OnError": "orchestrator.core.policy",
     "Retry": "orchestrator.core.policy",
@@ -118,8 +118,8 @@ _WHERE = {
     "Settings": "orchestrator.core.settings",
     "load_settings": "orchestrator.core.settings",
     "Canary": "orchestrator.deadletters.replay",
-    "FellBack": "orchestrator.sending.call",
-    "Cancelling": "orchestrator.sending.delivery",
+    "FallbackDelivery": "orchestrator.sending.call",
+    "CancelResult": "orchestrator.sending.delivery",
     "Status": "orchestrator.sending.delivery",
     "Refusal": "orchestrator.sending.broadcast",
     "Strategy": "orchestrator.sending.broadcast",
@@ -127,9 +127,9 @@ _WHERE = {
     "Delivery": "orchestrator.sending.delivery",
     "Receipt": "orchestrator.sending.report",
     "Report": "orchestrator.sending.report",
-    "MessageDropped": "orchestrator.transport.ended",
-    "PoisonMessage": "orchestrator.transport.ended",
-    "SettlementFailed": "orchestrator.transport.ended",
+    "MessageDropped": "orchestrator.transport.endings.errors_in_backend",
+    "PoisonMessage": "orchestrator.transport.endings.errors_in_backend",
+    "SettlementFailed": "orchestrator.transport.endings.errors_in_backend",
 }
 
 __all__ = [
@@ -141,9 +141,10 @@ __all__ = [
     "BrokerUnavailable",
     "CallerError",
     "Canary",
+    "CancelResult",
     "Cancelled",
-    "Cancelling",
     "CircuitOpen",
+    "Constant",
     "Context",
     "Dead",
     "DeadlinePassed",
@@ -155,8 +156,7 @@ __all__ = [
     "EmbeddedServerError",
     "Expired",
     "Exponential",
-    "FellBack",
-    "Fixed",
+    "FallbackDelivery",
     "Handled",
     "HandlerFailed",
     "HandlerNotRun",

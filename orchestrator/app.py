@@ -14,23 +14,7 @@ from celery.canvas import Signature
 
 from orchestrator.agents.agent import Agent, AgentSpec
 from orchestrator.agents.checking import checked_fields
-from orchestrator.agents.configure import Configuration
-from orchestrator.agents.describe import Description
 from orchestrator.agents.directory import Directory
-from orchestrator.agents.eager import EagerHouse
-from orchestrator.agents.ending import Ending
-from orchestrator.agents.examine import Examination, ExamineRedis, warn_sender
-from orchestrator.agents.fitting import ValidateTimeouts, refuse_app, refuse_policies, refuse_worker, useless_limits
-from orchestrator.agents.guard import Guard
-from orchestrator.agents.host import register_handlers, supervise_tasks
-from orchestrator.agents.masked import mask_logs
-from orchestrator.agents.pools import release_tasks, why_unknown
-from orchestrator.agents.prefetch import claim_by_free_slots
-from orchestrator.agents.reaping import Reaping
-from orchestrator.agents.remarks import governed_tasks, own_tasks, remarks
-from orchestrator.agents.reporting import Reporting
-from orchestrator.agents.served import served_tasks
-from orchestrator.agents.storing import keep_storing
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.errors import CallerError, InvalidPolicy, InvalidSettings, OrchestratorError
@@ -43,17 +27,18 @@ from orchestrator.core.settings import Settings, load_settings
 from orchestrator.core.shown import hide_in_reprs
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.shelf import Shelf
-from orchestrator.deadletters.stream import StreamShelf
-from orchestrator.deadletters.upkeep import Kept, keep
-from orchestrator.health.pulse import PULSE
-from orchestrator.monitors import manager
+from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.deadletters.store import DeadLetterStore
+from orchestrator.eager.backend import EagerBackend
+from orchestrator.health.health_reporter import HEALTH_REPORTER
+from orchestrator.maintenance import manager
+from orchestrator.maintenance.dead_letter_retention import retention_policy_of
+from orchestrator.maintenance.dead_letters import MaintenanceResult, run_maintenance
+from orchestrator.monitors.in_memory import InMemoryMonitors
 from orchestrator.monitors.monitors import Monitors
-from orchestrator.monitors.remembered import RememberedMonitors
-from orchestrator.monitors.stored import StoredMonitors
-from orchestrator.monitors.upkeep import keeping_of
-from orchestrator.registry.agents import AgentEntry, Registry
+from orchestrator.monitors.redis_monitors import RedisMonitors
 from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
+from orchestrator.registry.registry import AgentEntry, Registry
 from orchestrator.sending.address import Address
 from orchestrator.sending.broadcast import Strategy, strategy_of
 from orchestrator.sending.call import call, check_fallback, check_timeout
@@ -64,15 +49,36 @@ from orchestrator.sending.ledger import LedgerRow, housekeeping_of, mailboxes_of
 from orchestrator.sending.lookup import look_up
 from orchestrator.sending.mailbox import mailbox
 from orchestrator.sending.masked_amqp import mask_arguments
-from orchestrator.sending.options import SendOptions
 from orchestrator.sending.report import Report
-from orchestrator.sending.sender import BrokerDoor, Door, Sender
+from orchestrator.sending.send_options import SendOptions
+from orchestrator.sending.sender import Backend, RedisBackend, Sender
 from orchestrator.telemetry.switch import switch_on
-from orchestrator.transport.dataset import DatasetRecord
-from orchestrator.transport.flow import close_breaker, declare_flow
+from orchestrator.transport.admission.flow_control import close_breaker, declare_flow
+from orchestrator.transport.liveness.sweep import Sweeper, SweepResult
+from orchestrator.transport.redis.dataset import DatasetRecord
 from orchestrator.transport.store import Store, open_store
-from orchestrator.transport.sweep import Sweeper, Swept
 from orchestrator.transport.transport import is_supervised
+from orchestrator.worker.configuration import Configuration
+from orchestrator.worker.dead_letter_unprocessable import DeadLetterUnprocessable
+from orchestrator.worker.examine_redis import Examination, ExamineRedis, warn_sender
+from orchestrator.worker.exit_reason import RecordExitReason
+from orchestrator.worker.forward_telemetry import ForwardTelemetry
+from orchestrator.worker.heartbeat_fields import HeartbeatFields
+from orchestrator.worker.hosting import register_handlers, supervise_tasks
+from orchestrator.worker.masked_logs import mask_logs
+from orchestrator.worker.pools import release_tasks, why_unknown
+from orchestrator.worker.prefetch import claim_by_free_slots
+from orchestrator.worker.reap_pool import ReapPool
+from orchestrator.worker.result_storage import keep_storing
+from orchestrator.worker.served_tasks import served_tasks
+from orchestrator.worker.startup_warnings import governed_tasks, own_tasks, startup_warnings
+from orchestrator.worker.validate_timeouts import (
+    ValidateTimeouts,
+    refuse_app,
+    refuse_policies,
+    refuse_worker,
+    useless_limits,
+)
 
 logger = get_logger(__name__)
 
@@ -101,21 +107,21 @@ class Orchestrator:
         self._directory = Directory(app, self._announced, self.settings)
         self._sender = Sender(app, self._directory, self._door)
         self._sweeper: Sweeper | None = None
-        self._description = Description(app, self._directory.declared, self.settings.app_version)
+        self._description = HeartbeatFields(app, self._directory.declared, self.settings.app_version)
         #: What is changed in the app's configuration.
         self.configuration = Configuration(
             app,
             self.settings,
             self._description,
-            lambda i, reason: self._stored.at_death(i, reason),
+            lambda i, reason: self._stored.on_death(i, reason),
             lambda: self.hidden,
         )
         self._hide()
         app.orchestrator = self
         mask_arguments(app)
         app.send_task = SendTask(app, self._to_agent)
-        app.steps["worker"].update((Ending, ExamineRedis, ValidateTimeouts))
-        app.steps["consumer"].update((Guard, Reaping, Reporting))
+        app.steps["worker"].update((RecordExitReason, ExamineRedis, ValidateTimeouts))
+        app.steps["consumer"].update((DeadLetterUnprocessable, ReapPool, ForwardTelemetry))
         app.on_after_finalize.connect(self._on_finalize, weak=False)
         if app.finalized:
             self._on_finalize()
@@ -137,8 +143,8 @@ class Orchestrator:
     def _on_worker_init(self, sender: str = "", instance: Any = None, **_: Any) -> None:
         if instance is not None and instance.app is self.app:
             self._description.worker = instance
-            PULSE.publish(app=self.app.main or "", broker=self.app.connection_for_read().as_uri())
-            PULSE.start(sender, self._should_consume)
+            HEALTH_REPORTER.publish(app=self.app.main or "", broker=self.app.connection_for_read().as_uri())
+            HEALTH_REPORTER.start(sender, self._should_consume)
             self.configuration.node_name = sender
             keep_storing(self.app)
 
@@ -162,7 +168,7 @@ class Orchestrator:
                 release_tasks(self.app, why)
             known = [*self._directory.addresses(), *governed_tasks(self.app, self.settings.time_limits)]
             served = served_tasks(self.app, set(self.app.amqp.queues.consume_from), self._directory.mailboxes())
-            said = remarks(self.app, known, instance.pool_cls, served)
+            said = startup_warnings(self.app, known, instance.pool_cls, served)
             for line in (*said, *useless_limits(instance), *self.unknown_names()):
                 logger.warning("%s", line)
 
@@ -216,7 +222,7 @@ class Orchestrator:
         """The same, and the names of the secret fields of one message."""
         return self.hidden if supervision is None else (*self.hidden, *supervision.hide)
 
-    def refuse_misfits(self, worker: Any) -> None:
+    def validate_timeouts(self, worker: Any) -> None:
         """Refuse to start a worker whose times cannot fit together; its bootstep calls this.
 
         Raises:
@@ -254,13 +260,13 @@ class Orchestrator:
         return bool(self.app.conf.task_always_eager)
 
     @cached_property
-    def _house(self) -> EagerHouse:
-        return EagerHouse(self.app, self._directory.flow)
+    def _house(self) -> EagerBackend:
+        return EagerBackend(self.app, self._directory.flow)
 
     @cached_property
-    def _broker(self) -> BrokerDoor:
+    def _broker(self) -> RedisBackend:
         refuse_app(self.app, self.configuration)
-        return BrokerDoor(
+        return RedisBackend(
             self.app, lambda: self.store, lambda: self.registry, self.settings.redact, self._directory.flow
         )
 
@@ -277,7 +283,7 @@ class Orchestrator:
         for name in ("_house", "_eager_dead_letters", "_remembered"):
             self.__dict__.pop(name, None)
 
-    def _door(self) -> Door:
+    def _door(self) -> Backend:
         return self._house if self.eager else self._broker
 
     @property
@@ -299,7 +305,7 @@ class Orchestrator:
             BrokerUnavailable: Redis is away.
         """
         store = self._open_store()
-        if not PULSE.is_worker():
+        if not HEALTH_REPORTER.is_worker():
             warn_sender(store, self.settings.eviction)
         return store
 
@@ -323,41 +329,41 @@ class Orchestrator:
 
     @cached_property
     def _stream_dead_letters(self) -> DeadLetters:
-        return self._letters_on(StreamShelf(self.store))
+        return self._letters_on(RedisDeadLetterStore(self.store))
 
     @cached_property
     def _eager_dead_letters(self) -> DeadLetters:
         return self._letters_on(self._house.letters)
 
-    def _letters_on(self, shelf: Shelf) -> DeadLetters:
+    def _letters_on(self, store: DeadLetterStore) -> DeadLetters:
         hidden = self.settings.redact
         checked = partial(checked_fields, self._directory.declared, hidden)
-        return DeadLetters(shelf, hidden, checked, TaskArguments(self.app))
+        return DeadLetters(store, hidden, checked, TaskArguments(self.app))
 
-    def keep_letters(self) -> Kept:
+    def keep_letters(self) -> MaintenanceResult:
         """Retry, park, expire and trim dead letters, as the settings say. The monitor manager does this now and then.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return keep(self.dead_letters, keeping_of(self.settings))
+        return run_maintenance(self.dead_letters, retention_policy_of(self.settings))
 
     @property
     def monitors(self) -> Monitors:
         """Monitors: those of Redis, or of this process in eager mode."""
         return self._remembered if self.eager else self._stored
 
-    def monitor_store(self) -> StoredMonitors:
+    def monitor_store(self) -> RedisMonitors:
         """The monitors of Redis, whatever the mode."""
         return self._stored
 
     @cached_property
-    def _stored(self) -> StoredMonitors:
-        return StoredMonitors(self.app, lambda: self.store, lambda: self.agents, self.settings)
+    def _stored(self) -> RedisMonitors:
+        return RedisMonitors(self.app, lambda: self.store, lambda: self.agents, self.settings)
 
     @cached_property
-    def _remembered(self) -> RememberedMonitors:
-        return RememberedMonitors(self.app, self._house.send, lambda: self.agents)
+    def _remembered(self) -> InMemoryMonitors:
+        return InMemoryMonitors(self.app, self._house.send, lambda: self.agents)
 
     def ledger(self) -> list[LedgerRow]:
         """Every mailbox' ledger, at one moment; the monitor manager's is :meth:`housekeeping_ledger`.
@@ -383,7 +389,7 @@ class Orchestrator:
         """
         return None if self.eager else self.store.dataset()
 
-    def sweep(self) -> Swept:
+    def sweep(self) -> SweepResult:
         """Look for dead workers once, and hand their messages on. The monitor manager calls this.
 
         Raises:
@@ -475,7 +481,7 @@ class Orchestrator:
         expires_s: float | None = None,
         priority: int | None = None,
         when_down: WhenDown | str | None = None,
-        bury_expired: bool | None = None,
+        dead_letter_expired: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
         track: bool = True,
         idempotency_key: str | None = None,
@@ -485,7 +491,7 @@ class Orchestrator:
 
         What is said here overrides the settings', the handler's and the agent's word. ``timeout_s`` bounds each
         attempt, ``deadline_s`` all of them, counted from now; ``expires_s`` the wait for the first, and with
-        ``bury_expired`` one that waited too long is a dead letter. It is not handled
+        ``dead_letter_expired`` one that waited too long is a dead letter. It is not handled
         before ``countdown_s`` seconds have passed, or ``eta``. ``track=False`` records no outcome to wait for, which
         saves a little. Of sends to one recipient with the same ``idempotency_key`` the first is accepted; the others
         get its delivery, while it is pending and for ``idempotency_ttl_s`` after its outcome. In eager mode the send
@@ -513,7 +519,7 @@ class Orchestrator:
             expires_s=expires_s,
             priority=priority,
             when_down=when_down,
-            bury_expired=bury_expired,
+            dead_letter_expired=dead_letter_expired,
             metadata=metadata,
             track=track,
             idempotency_key=idempotency_key,
@@ -532,7 +538,8 @@ class Orchestrator:
         """Ask, and wait for the reply: what the handler returned, as JSON data.
 
         It is tried once and leaves no dead letter: its caller is told. With ``fallback`` (true, or the options of a
-        :meth:`send`) a call that does not succeed is sent under supervision instead, and a :class:`FellBack` says so.
+        :meth:`send`) a call that does not succeed is sent under supervision instead, and a
+        :class:`FallbackDelivery` says so.
         The settings' ``timeout_factor`` applies.
 
         Raises:
@@ -565,7 +572,7 @@ class Orchestrator:
         expires_s: float | None = None,
         priority: int | None = None,
         when_down: WhenDown | str | None = None,
-        bury_expired: bool | None = None,
+        dead_letter_expired: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
         track: bool = True,
     ) -> Deliveries:
@@ -584,7 +591,7 @@ class Orchestrator:
             expires_s=expires_s,
             priority=priority,
             when_down=when_down,
-            bury_expired=bury_expired,
+            dead_letter_expired=dead_letter_expired,
             metadata=metadata,
             track=track,
         )
@@ -603,7 +610,7 @@ class Orchestrator:
         deadline_s: float | None = None,
         expires_s: float | None = None,
         priority: int | None = None,
-        bury_expired: bool | None = None,
+        dead_letter_expired: bool | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Report:
         """Send a copy of a message to each of many agents, in one step inside Redis.
@@ -624,7 +631,7 @@ class Orchestrator:
             deadline_s=deadline_s,
             expires_s=expires_s,
             priority=priority,
-            bury_expired=bury_expired,
+            dead_letter_expired=dead_letter_expired,
             metadata=metadata,
         )
         return self._sender.broadcast(recipients, message, strategy_of(strategy), compensate, options)

@@ -10,7 +10,7 @@ import redis
 from celery import Celery
 from kombu import Connection
 
-from orchestrator.deadletters.stream import StreamShelf
+from orchestrator.deadletters.redis_store import RedisDeadLetterStore
 from orchestrator.sending.ledger import LedgerRow, read_ledger, total
 from orchestrator.transport.store import Store, open_store
 from tests.worker_process import WorkerProcess
@@ -55,7 +55,7 @@ class BareBroker:
 
     def letters(self) -> list[dict[str, str]]:
         """The dead letters, with what the log and their kinds have of them."""
-        rows = StreamShelf(self.store).newest(1000, "+")
+        rows = RedisDeadLetterStore(self.store).newest(1000, "+")
         return [
             {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
             for _, fields, _ in reversed(rows)

@@ -14,16 +14,16 @@ from redis import Redis
 
 from orchestrator.core.errors import MailboxFull
 from orchestrator.core.fingerprint import fingerprint
-from orchestrator.core.flow import Flow, Mailbox
+from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.core.keys import GROUP, Keys, indexed, steps_of
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.edit import Validate
+from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
 from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.memory import MemoryShelf
-from orchestrator.deadletters.stream import StreamShelf
-from orchestrator.transport.flow import declare_flow
-from orchestrator.transport.message import decode, with_lineage
+from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.transport.admission.flow_control import declare_flow
+from orchestrator.transport.mailbox_entry import decode, with_lineage
 from orchestrator.transport.options import Options
 from orchestrator.transport.store import Store
 
@@ -156,8 +156,8 @@ class ShelfInRedis(Bench):
         self.redis: Any = Redis.from_url(url)
         self.keys = Keys()
         self.store = Store(self.redis, self.keys, Options(), STEPS, self.redis.connection_pool, url)
-        self.shelf = _Later(self.store)
-        self.log = DeadLetters(self.shelf, hidden, validate)
+        self.letter_store = _Later(self.store)
+        self.log = DeadLetters(self.letter_store, hidden, validate)
         self.stop = threading.Event()
 
     def put(self, raw: bytes, letter: dict[str, Any]) -> str:
@@ -217,7 +217,7 @@ class ShelfInRedis(Bench):
         declare_flow(self.store, queue, Flow(mailbox=Mailbox(limit)), serves=True)
 
     def let_pass(self, seconds: float) -> None:
-        self.shelf.later_ms += round(seconds * 1000)
+        self.letter_store.later_ms += round(seconds * 1000)
 
     @contextmanager
     def worker(self) -> Iterator[None]:
@@ -241,7 +241,7 @@ class ShelfInRedis(Bench):
                     k = self.keys
                     keys = [stream, k.ledger(QUEUE), k.outcome(delivery)]
                     ends = "dead" if self.all_die else "handled"
-                    self.store.run("conclude", keys, [GROUP, entry, ends, f'{{"outcome":"{ends}"}}', 10**6])
+                    self.store.run("settle_with_outcome", keys, [GROUP, entry, ends, f'{{"outcome":"{ends}"}}', 10**6])
 
     def index_problems(self) -> list[str]:
         return index_problems(self.redis, self.keys)
@@ -250,7 +250,7 @@ class ShelfInRedis(Bench):
         self.redis.close()
 
 
-class _Later(StreamShelf):
+class _Later(RedisDeadLetterStore):
     """A shelf whose clock can be put on. Redis' own cannot."""
 
     later_ms = 0
@@ -273,7 +273,7 @@ class ShelfInMemory(Bench):
         self.room: dict[str, int] = {}
         self.count = 0
         self.working = False
-        self.memory = MemoryShelf(self._send_again, lambda: self.now)
+        self.memory = InMemoryDeadLetterStore(self._send_again, lambda: self.now)
         self.log = DeadLetters(self.memory, hidden, validate)
 
     def put(self, raw: bytes, letter: dict[str, Any]) -> str:

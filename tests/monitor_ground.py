@@ -13,7 +13,7 @@ from orchestrator import Agent, Context, Down, Message, Orchestrator, handles, l
 from orchestrator.monitors.check import dangling
 from orchestrator.monitors.monitors import Monitors
 from orchestrator.monitors.owner import Owner
-from orchestrator.monitors.stored import StoredMonitors
+from orchestrator.monitors.redis_monitors import RedisMonitors
 
 
 class Watch(Message):
@@ -111,7 +111,7 @@ class OnRedis:
             self.revive(agent)
 
     @property
-    def monitors(self) -> StoredMonitors:
+    def monitors(self) -> RedisMonitors:
         return self.orchestrator.monitor_store()
 
     def join(self, agent: str) -> str:

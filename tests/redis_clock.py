@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from orchestrator.transport.scripts import body
+from orchestrator.transport.redis.scripts import body
 
 KEY: Final = "test:now"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.errors import ExitCode, Stop
+from orchestrator.cli.reported_errors import ExitCode, Stop
 from orchestrator.core.errors import CallerError, OrchestratorError
 
 _EXIT_CODES = """\b

@@ -41,7 +41,7 @@ class Auditor(Agent):
     """
 
     name = "auditor"
-    retry = Retry(max_retries=3, backoff=Exponential(first_s=0.2, cap_s=1.0))
+    retry = Retry(max_retries=3, backoff=Exponential(initial_s=0.2, cap_s=1.0))
 
     @handles(Audit)
     def audit(self, message: Audit, context: Context) -> Report:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.registry.agents import IncarnationEntry, Registry
+from orchestrator.registry.registry import IncarnationEntry, Registry
 from orchestrator.transport.store import Store
 from workers.auditors import Audit, Auditor
 from workers.processes import Child
@@ -96,7 +96,7 @@ class Recovery:
 
     #: Those that did; the auditor had finished the others before it died.
     messages: int
-    first_s: float
+    initial_s: float
     #: When the last of them had started.
     last_s: float
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator import Orchestrator
 from orchestrator.core.errors import InfrastructureError
 from orchestrator.deadletters.letter import DeadLetter
-from orchestrator.monitors import manager
+from orchestrator.maintenance import manager
 from orchestrator.sending.ledger import LedgerRow
 from workers.app import assemble
 from workers.auditors import Audit, Auditor, Report

@@ -6,7 +6,7 @@ can keep it from looking for the dead. One is enough, two on two hosts are bette
 
 from __future__ import annotations
 
-from orchestrator.monitors.manager import QUEUE
+from orchestrator.maintenance.manager import QUEUE
 from workers.app import assemble
 
 orchestrator = assemble()

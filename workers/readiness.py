@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.monitors import manager
-from orchestrator.registry.agents import Registry
+from orchestrator.maintenance import manager
+from orchestrator.registry.registry import Registry
 from orchestrator.transport.store import Store
 
 

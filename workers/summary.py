@@ -78,7 +78,7 @@ def _deaths(tally: Tally) -> Iterable[tuple[str, str, str]]:
     )
     kill, recovered = tally.kill, tally.recovery
     if kill is not None and recovered is not None:
-        when = f"{recovered.first_s:.2f} to {recovered.last_s:.2f} s after its SIGKILL"
+        when = f"{recovered.initial_s:.2f} to {recovered.last_s:.2f} s after its SIGKILL"
         yield (
             f"  {kill.name}'s work elsewhere",
             f"{recovered.last_s:.2f} s",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.deadletters.letter import DeadLetter
-from orchestrator.registry.agents import Death
+from orchestrator.registry.registry import Death
 from orchestrator.sending.ledger import LedgerRow
 from workers.auditors import Report
 from workers.chaos import Kill, Recovery, recovery

@@ -13,7 +13,7 @@ from orchestrator.agents.mistakes import mistaken_message, mistaken_settings
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
-from orchestrator.core.flow import Breaker, Flow, Mailbox
+from orchestrator.core.flow_policy import Breaker, Flow, Mailbox
 from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry, WhenDown
@@ -49,7 +49,7 @@ class Agent:
     #: How long a message may wait for its first attempt.
     expires_s: ClassVar[float | None] = None
     #: Whether one that has waited longer becomes a dead letter.
-    bury_expired: ClassVar[bool | None] = None
+    dead_letter_expired: ClassVar[bool | None] = None
     #: 0 (first) to 9 (last).
     priority: ClassVar[int | None] = None
     #: Whether a message waits for an agent that is down, or is refused.
@@ -84,7 +84,7 @@ def handles(
     expires_s: float | None = None,
     priority: int | None = None,
     when_down: WhenDown | str | None = None,
-    bury_expired: bool | None = None,
+    dead_letter_expired: bool | None = None,
 ) -> Callable[[F], F]:
     """Mark a method as the handler of ``message``; it is called with the message and a :class:`Context`.
 
@@ -105,7 +105,7 @@ def handles(
         "expires_s": expires_s,
         "priority": priority,
         "when_down": when_down,
-        "bury_expired": bury_expired,
+        "dead_letter_expired": dead_letter_expired,
     }
 
     def mark(method: F) -> F:

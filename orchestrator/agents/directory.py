@@ -18,11 +18,11 @@ from orchestrator.core.errors import (
     UnknownAgent,
     UnknownMessage,
 )
-from orchestrator.core.flow import Flow
+from orchestrator.core.flow_policy import Flow
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.settings import Settings
 from orchestrator.core.timeouts import Timeouts, most_specific
-from orchestrator.registry.agents import AgentEntry
+from orchestrator.registry.registry import AgentEntry
 from orchestrator.sending.address import Address
 from orchestrator.sending.mailbox import mailbox
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Final, get_args, get_type_hints
 
-from orchestrator.core.flow import Breaker, Mailbox
+from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.message import Message
 from orchestrator.core.nearest import nearest
 from orchestrator.core.policy import Retry
@@ -22,7 +22,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "timeout_s": _NUMBERS,
     "deadline_s": _NUMBERS,
     "expires_s": _NUMBERS,
-    "bury_expired": (bool,),
+    "dead_letter_expired": (bool,),
     "priority": (int,),
     "when_down": (str, Enum),
     "mailbox": (Mailbox, dict, int),

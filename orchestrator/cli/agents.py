@@ -16,18 +16,18 @@ from celery.bin.base import CeleryCommand, CeleryOption
 from orchestrator.agents.agent import AgentSpec
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
-from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import one_line
+from orchestrator.cli.reported_errors import EXIT_CODES, reported
 from orchestrator.core.breaker import Phase
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.plural import counted
 from orchestrator.core.settings import Settings
 from orchestrator.core.times import age, moment
-from orchestrator.monitors.unserved import describe_unserved, unserved_of
-from orchestrator.registry.agents import AgentEntry, Death, IncarnationEntry
+from orchestrator.maintenance.unserved import describe_unserved, unserved_of
 from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
+from orchestrator.registry.registry import AgentEntry, Death, IncarnationEntry
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator

@@ -13,10 +13,10 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.dead_letters_acts import ACTS
 from orchestrator.cli.documents import as_json_option, print_document
-from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.letter_filter import filter_options, selection
 from orchestrator.cli.letters import letter_document, raw_message
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.reported_errors import EXIT_CODES, reported
 from orchestrator.core.frames import own_frames
 from orchestrator.core.masking import mask
 from orchestrator.core.plural import counted
@@ -279,7 +279,7 @@ def show_stats(context: click.Context, as_json: bool) -> None:
     counts = {state: log.query(state=state).count() for state in STATES}
     by = {
         dimension: {
-            value: log.shelf.size_of([(dimension, value)]) for value in islice(log.shelf.values(dimension), 100)
+            value: log.store.size_of([(dimension, value)]) for value in islice(log.store.values(dimension), 100)
         }
         for dimension in DIMENSIONS
         if dimension != "group"

@@ -13,15 +13,15 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
-from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.letter_filter import act_options, filter_options, must_be_meant, must_be_one, selection
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import lines, one_line
 from orchestrator.cli.progress import progress_bar
+from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.core.plural import counted
 from orchestrator.core.times import age
 from orchestrator.deadletters.replay import Canary
-from orchestrator.deadletters.shelf import Sent
+from orchestrator.deadletters.store import ReplayedLetter
 
 _every = click.option("--all", "every", is_flag=True, cls=CeleryOption, help="All letters in that state.")
 
@@ -100,7 +100,7 @@ def retry_letters(
             _say(as_json, {"would_replay": 1}, f"{letter_id} would be replayed")
             return
         queue = log.retry(letter_id, who=who, why=why)
-        sent_one = Sent(letter_id, queue, delivery_id=letter.delivery_id)
+        sent_one = ReplayedLetter(letter_id, queue, delivery_id=letter.delivery_id)
         _say(as_json, _document(sent_one), _describe_replay(sent_one))
         return
     chosen = selection(orchestrator, options)
@@ -109,7 +109,7 @@ def retry_letters(
     if dry_run:
         _say(as_json, {"would_replay": count}, f"{counted(count, 'dead letter')} would be replayed")
         return
-    sent: list[Sent] = []
+    sent: list[ReplayedLetter] = []
     with progress_bar("replaying", count) as progress:
         done = chosen.retry(
             all=every,
@@ -134,11 +134,11 @@ def retry_letters(
         raise Stop(f"stopped: {done.stopped}", ExitCode.NOT_HANDLED)
 
 
-def _document(sent: Sent) -> dict[str, Any]:
+def _document(sent: ReplayedLetter) -> dict[str, Any]:
     return {"id": sent.letter_id, "queue": sent.queue, "delivery_id": sent.delivery_id}
 
 
-def _describe_replay(sent: Sent) -> str:
+def _describe_replay(sent: ReplayedLetter) -> str:
     which = f" as delivery {one_line(sent.delivery_id)}" if sent.delivery_id else ""
     return f"{sent.letter_id} replayed to {one_line(sent.queue)}{which}"
 
@@ -185,7 +185,7 @@ def edit_letter(
         return
     _ask("Replay it with these changes?", f"{letter_id} would be replayed, changed", yes)
     queue = log.edit_and_retry(letter_id, wanted, who=who, why=why)
-    sent = Sent(letter_id, queue, delivery_id=edit.letter.delivery_id)
+    sent = ReplayedLetter(letter_id, queue, delivery_id=edit.letter.delivery_id)
     _say(as_json, {**_document(sent), "diff": edit.diff()}, f"{_describe_replay(sent)}, changed")
 
 

@@ -9,13 +9,13 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
-from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.outcomes import attempt_documents, outcome_document, outcome_line
+from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.core.errors import UnknownDelivery
 from orchestrator.core.outcome import Handled
 from orchestrator.core.times import age, moment_of
-from orchestrator.sending.delivery import MAX_WAIT_S, Cancelling
+from orchestrator.sending.delivery import MAX_WAIT_S, CancelResult
 
 _id = click.argument("delivery_id", metavar="ID")
 
@@ -25,9 +25,9 @@ _CANCEL_CODES = exit_codes(ok="it will not run, or not again", failed="too late:
 
 #: What cancelling came to, in words.
 _SAID = {
-    Cancelling.CANCELLED: "cancelled: it will not run",
-    Cancelling.INTERRUPTING: "a worker runs it; its process is being ended",
-    Cancelling.WHEN_IT_ENDS: "a worker has it and cannot interrupt it: if it runs it ends, but is not tried again",
+    CancelResult.CANCELLED: "cancelled: it will not run",
+    CancelResult.INTERRUPTING: "a worker runs it; its process is being ended",
+    CancelResult.WHEN_IT_ENDS: "a worker has it and cannot interrupt it: if it runs it ends, but is not tried again",
 }
 
 
@@ -146,11 +146,11 @@ def wait_for_delivery(context: click.Context, delivery_id: str, timeout_s: float
 def cancel_delivery(context: click.Context, delivery_id: str, as_json: bool) -> None:
     """Have a delivery not run: at once while it waits, else as far as its worker's pool can."""
     came_to = orchestrator_of(context).delivery(delivery_id).cancel()
-    if came_to is Cancelling.UNKNOWN:
+    if came_to is CancelResult.UNKNOWN:
         raise UnknownDelivery(delivery_id)
     if as_json:
         print_document({"id": delivery_id, "cancelling": came_to})
     elif came_to in _SAID:
         click.echo(_SAID[came_to])
-    if came_to is Cancelling.TOO_LATE:
+    if came_to is CancelResult.TOO_LATE:
         raise Stop(f"delivery {delivery_id} has its outcome already", ExitCode.NOT_HANDLED)

@@ -13,7 +13,7 @@ from kombu import Connection
 
 from orchestrator.core.errors import BrokerUnavailable, CallerError
 from orchestrator.core.settings import load_settings
-from orchestrator.transport.checkup import Level, gather, judge
+from orchestrator.transport.redis.checkup import Level, gather, judge
 from orchestrator.transport.store import open_store
 from orchestrator.transport.transport import TRANSPORT
 

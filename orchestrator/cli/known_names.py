@@ -56,8 +56,8 @@ def _messages(orchestrator: Orchestrator) -> Iterator[str]:
 
 
 def _has(orchestrator: Orchestrator, dimension: str, value: str) -> bool:
-    return bool(value) and orchestrator.dead_letters.shelf.size_of([(dimension, value)]) > 0
+    return bool(value) and orchestrator.dead_letters.store.size_of([(dimension, value)]) > 0
 
 
 def _values(orchestrator: Orchestrator, dimension: str) -> Iterable[str]:
-    return islice(orchestrator.dead_letters.shelf.values(dimension), _LOOKED_AT)
+    return islice(orchestrator.dead_letters.store.values(dimension), _LOOKED_AT)

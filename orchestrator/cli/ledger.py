@@ -9,11 +9,11 @@ import click
 from celery.bin.base import CeleryCommand
 
 from orchestrator.cli.documents import as_json_option, print_document
-from orchestrator.cli.errors import ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.reported_errors import ExitCode, Stop, exit_codes, reported
 from orchestrator.core.times import moment
 from orchestrator.sending.ledger import LedgerRow, total
-from orchestrator.transport.dataset import Loss
+from orchestrator.transport.redis.dataset import Loss
 
 _CONSERVED = ("accepted", "handled", "dead", "expired", "cancelled", "pending", "lost")
 _FURTHER = ("ready", "held", "delayed", "retried", "redelivered", "restarted", "duplicated")

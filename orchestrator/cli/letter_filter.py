@@ -10,8 +10,8 @@ import click
 from celery.bin.base import CeleryOption
 
 from orchestrator.cli.durations import METAVAR, Duration
-from orchestrator.cli.errors import ExitCode, Stop
 from orchestrator.cli.known_names import check_names
+from orchestrator.cli.reported_errors import ExitCode, Stop
 from orchestrator.deadletters.criteria import STATES
 from orchestrator.deadletters.selection import Selection
 

@@ -9,8 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from orchestrator.cli.errors import ExitCode
 from orchestrator.cli.printable import one_line
+from orchestrator.cli.reported_errors import ExitCode
 from orchestrator.core.errors import InvalidSettings
 
 P = ParamSpec("P")

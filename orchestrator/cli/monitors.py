@@ -10,8 +10,8 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
-from orchestrator.cli.errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.core.plural import counted
 from orchestrator.core.times import age
 from orchestrator.monitors.leak import Leak, LeakKind

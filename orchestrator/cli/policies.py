@@ -8,18 +8,18 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand
 
-from orchestrator.agents.remarks import governed_tasks, pool_remarks, remarks
 from orchestrator.app import Orchestrator
 from orchestrator.cli.documents import as_json_option, print_document
-from orchestrator.cli.errors import EXIT_CODES, reported
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.reported_errors import EXIT_CODES, reported
 from orchestrator.core.effective import Effective
 from orchestrator.core.errors import UnknownAgent
 from orchestrator.core.plural import counted
-from orchestrator.core.policy import Exponential, Fixed, Linear, Retry
+from orchestrator.core.policy import Constant, Exponential, Linear, Retry
 from orchestrator.sending.address import Address
+from orchestrator.worker.startup_warnings import governed_tasks, pool_warnings, startup_warnings
 
-_OPTIONS = ("retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priority", "when_down", "bury_expired")
+_OPTIONS = ("retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priority", "when_down", "dead_letter_expired")
 
 
 @click.command(cls=CeleryCommand, name="policies", epilog=EXIT_CODES)
@@ -41,7 +41,7 @@ def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
         raise UnknownAgent(agent, {address.agent for address in _addresses(orchestrator)})
     if agent is None:
         addresses += governed_tasks(orchestrator.app, orchestrator.settings.time_limits)
-    said = list(dict.fromkeys([*remarks(orchestrator.app, addresses), *_of_pools(orchestrator, addresses)]))
+    said = list(dict.fromkeys([*startup_warnings(orchestrator.app, addresses), *_of_pools(orchestrator, addresses)]))
     if agent is None:
         said += orchestrator.unknown_names()
     factor = orchestrator.settings.timeout_factor
@@ -67,7 +67,7 @@ def _of_pools(orchestrator: Orchestrator, addresses: list[Address]) -> list[str]
     for incarnation in orchestrator.registry.incarnations():
         queues.setdefault(incarnation.pool, set()).update(incarnation.queues)
     return [
-        line for pool in sorted(queues) for line in pool_remarks(pool, orchestrator.served(addresses, queues[pool]))
+        line for pool in sorted(queues) for line in pool_warnings(pool, orchestrator.served(addresses, queues[pool]))
     ]
 
 
@@ -83,7 +83,7 @@ def _document(address: Address) -> dict[str, Any]:
 
 def _value(policy: Effective, name: str) -> Any:
     value = getattr(policy, name)
-    return bool(value) if name == "bury_expired" else value
+    return bool(value) if name == "dead_letter_expired" else value
 
 
 def _show(context: click.Context, addresses: list[Address], factor: float, said: list[str]) -> None:
@@ -116,12 +116,12 @@ def _format_option(value: Any) -> str:
             return str(value)
 
 
-def _pauses(backoff: Exponential | Linear | Fixed) -> str:
+def _pauses(backoff: Exponential | Linear | Constant) -> str:
     jitter = f", jitter {backoff.jitter:g}" if backoff.jitter else ""
     match backoff:
-        case Exponential(first_s, factor, cap_s):
-            return f"{first_s:g} s times {factor:g} each, at most {cap_s:g} s{jitter}"
-        case Linear(first_s, step_s, cap_s):
-            return f"{first_s:g} s and {step_s:g} s more each, at most {cap_s:g} s{jitter}"
-        case Fixed(every_s):
-            return f"{every_s:g} s each{jitter}"
+        case Exponential(initial_s, factor, cap_s):
+            return f"{initial_s:g} s times {factor:g} each, at most {cap_s:g} s{jitter}"
+        case Linear(initial_s, step_s, cap_s):
+            return f"{initial_s:g} s and {step_s:g} s more each, at most {cap_s:g} s{jitter}"
+        case Constant(delay_s):
+            return f"{delay_s:g} s each{jitter}"

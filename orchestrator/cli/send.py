@@ -14,10 +14,10 @@ from celery.bin.base import CeleryCommand, CeleryOption
 from orchestrator.app import Orchestrator
 from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
-from orchestrator.cli.errors import ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.outcomes import outcome_document, outcome_line
 from orchestrator.cli.printable import one_line
+from orchestrator.cli.reported_errors import ExitCode, Stop, exit_codes, reported
 from orchestrator.cli.undeclared import undeclared_message
 from orchestrator.core.errors import InfrastructureError, InvalidMessage, InvalidPolicy, SendFailed, UnknownMessage
 from orchestrator.core.message import Message, decode
@@ -76,7 +76,7 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     help="Time after which it is no longer to be handled.",
 )
 @click.option(
-    "--bury-expired/--no-bury-expired",
+    "--dead-letter-expired/--no-dead-letter-expired",
     default=None,
     cls=CeleryOption,
     help="Whether it becomes a dead letter when it expires, rather than vanish.",
@@ -118,7 +118,7 @@ def send(
     on_error: str | None,
     countdown: float | None,
     expires: float | None,
-    bury_expired: bool | None,
+    dead_letter_expired: bool | None,
     timeout: float | None,
     deadline: float | None,
     when_down: str | None,
@@ -143,7 +143,7 @@ def send(
         on_error=on_error,
         countdown_s=countdown,
         expires_s=expires,
-        bury_expired=bury_expired,
+        dead_letter_expired=dead_letter_expired,
         timeout_s=timeout,
         deadline_s=deadline,
         when_down=when_down,

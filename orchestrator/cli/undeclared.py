@@ -9,7 +9,7 @@ from pydantic import ConfigDict, create_model
 
 from orchestrator.core.errors import UnknownAgent, UnknownMessage
 from orchestrator.core.message import Message, decode
-from orchestrator.registry.agents import AgentEntry
+from orchestrator.registry.registry import AgentEntry
 
 
 class _AsItIs(Message):

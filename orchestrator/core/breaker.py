@@ -1,6 +1,6 @@
 """The circuit breaker's transitions, as pure functions of its state, what happened, and the time.
 
-``transport/lua/breaker.lua`` is the same in Redis, where the state is shared; a test compares the two step by step.
+``breaker.lua`` is the same in Redis, where the state is shared; a test compares the two step by step.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.flow import Breaker
+from orchestrator.core.flow_policy import Breaker
 
 
 class Phase(StrEnum):

@@ -18,8 +18,8 @@ class Policy:
     """What one level says; ``None`` leaves a thing to the level before.
 
     ``timeout_s`` bounds each attempt, ``deadline_s`` all of them with their pauses, counted from the send;
-    ``expires_s`` is how long the message may wait for its first attempt, and ``bury_expired`` whether it becomes a dead
-    letter if that was too long.
+    ``expires_s`` is how long the message may wait for its first attempt,
+    and ``dead_letter_expired`` whether it becomes a dead letter if that was too long.
 
     Raises:
         InvalidPolicy: a value is out of range.
@@ -32,7 +32,7 @@ class Policy:
     expires_s: float | None = None
     priority: int | None = None
     when_down: WhenDown | None = None
-    bury_expired: bool | None = None
+    dead_letter_expired: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.retry, Retry | None):
@@ -41,8 +41,8 @@ class Policy:
             seconds(name, getattr(self, name), above=True)
         seconds("expires_s", self.expires_s)
         priority_of(self.priority)
-        if not isinstance(self.bury_expired, bool | None):
-            raise InvalidPolicy("bury_expired", self.bury_expired, "True or False")
+        if not isinstance(self.dead_letter_expired, bool | None):
+            raise InvalidPolicy("dead_letter_expired", self.dead_letter_expired, "True or False")
         object.__setattr__(self, "on_error", _choice("on_error", OnError, self.on_error))
         object.__setattr__(self, "when_down", _choice("when_down", WhenDown, self.when_down))
 
@@ -82,7 +82,7 @@ class Effective:
     expires_s: float | None = None
     priority: int | None = None
     #: ``None`` leaves it to the settings of the worker.
-    bury_expired: bool | None = None
+    dead_letter_expired: bool | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def over(self, source: str, policy: Policy) -> Effective:

@@ -81,7 +81,7 @@ class Keys:
     def once(self, agent: str, task: str, key: str) -> str:
         """Which delivery an idempotency key stands for, at an agent, or at a plain task where ``agent`` is empty."""
         kind, recipient = ("agent", agent) if agent else ("task", task)
-        return f"{self.root}once:{kind}:{len(recipient)}:{recipient}:{key}"
+        return f"{self.root}idempotency:{kind}:{len(recipient)}:{recipient}:{key}"
 
     def last_publishes(self, period: int) -> str:
         """Hash of the publishes of a period: connection -> the token of its last one, for when an answer is lost."""
@@ -309,7 +309,7 @@ class Keys:
         """Set of the outcomes of deliveries that were cancelled while a worker had them, and have not ended yet."""
         return f"{self.root}cancelling"
 
-    def aftermath(self, delivery_id: str) -> str:
+    def outcome_hooks(self, delivery_id: str) -> str:
         """Hash of what else happens when that outcome is recorded; scripts find it by ``hooks_of``."""
         return f"{self.root}hooks:{delivery_id}"
 

@@ -40,7 +40,7 @@ def _checked(name: str, value: float, low: float, high: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Exponential:
-    """Exponential backoff: ``first_s * factor ** (attempt - 1)``, at most ``cap_s``.
+    """Exponential backoff: ``initial_s * factor ** (attempt - 1)``, at most ``cap_s``.
 
     ``jitter`` is the share of the pause that is drawn at random: 0 none, 1 "full jitter" as in
     M. Brooker, *Exponential Backoff And Jitter* (AWS Architecture Blog, 2015).
@@ -49,13 +49,13 @@ class Exponential:
         InvalidPolicy: a value is out of range.
     """
 
-    first_s: float = 0.5
+    initial_s: float = 0.5
     factor: float = 2.0
     cap_s: float = 60.0
     jitter: float = 0.5
 
     def __post_init__(self) -> None:
-        _checked("first_s", self.first_s, 0, MAX_PAUSE_S)
+        _checked("initial_s", self.initial_s, 0, MAX_PAUSE_S)
         _checked("factor", self.factor, 1, 1000)
         _checked("cap_s", self.cap_s, 0, MAX_PAUSE_S)
         _checked("jitter", self.jitter, 0, 1)
@@ -63,76 +63,76 @@ class Exponential:
     def pause_s(self, attempt: int, draw: float) -> float:
         """Pause after failed attempt number ``attempt`` (from 1); ``draw`` is uniform in [0, 1)."""
         try:
-            full_s = min(self.cap_s, self.first_s * self.factor ** (attempt - 1))
+            full_s = min(self.cap_s, self.initial_s * self.factor ** (attempt - 1))
         except OverflowError:
-            full_s = self.cap_s if self.first_s else 0.0
+            full_s = self.cap_s if self.initial_s else 0.0
         return full_s * (1 - self.jitter * draw)
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """Linear backoff: ``first_s + step_s * (attempt - 1)``, at most ``cap_s``; ``jitter`` as in :class:`Exponential`.
+    """Linear backoff: ``initial_s + step_s * (attempt - 1)``, at most ``cap_s``; ``jitter`` as in :class:`Exponential`.
 
     Raises:
         InvalidPolicy: a value is out of range.
     """
 
-    first_s: float = 1.0
+    initial_s: float = 1.0
     step_s: float = 1.0
     cap_s: float = 60.0
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("first_s", "step_s", "cap_s"):
+        for name in ("initial_s", "step_s", "cap_s"):
             _checked(name, getattr(self, name), 0, MAX_PAUSE_S)
         _checked("jitter", self.jitter, 0, 1)
 
     def pause_s(self, attempt: int, draw: float) -> float:
         """Pause after failed attempt number ``attempt`` (from 1); ``draw`` is uniform in [0, 1)."""
-        return min(self.cap_s, self.first_s + self.step_s * (attempt - 1)) * (1 - self.jitter * draw)
+        return min(self.cap_s, self.initial_s + self.step_s * (attempt - 1)) * (1 - self.jitter * draw)
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class Constant:
     """The same pause after every attempt; ``jitter`` as in :class:`Exponential`.
 
     Raises:
         InvalidPolicy: a value is out of range.
     """
 
-    every_s: float = 1.0
+    delay_s: float = 1.0
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        _checked("every_s", self.every_s, 0, MAX_PAUSE_S)
+        _checked("every_s", self.delay_s, 0, MAX_PAUSE_S)
         _checked("jitter", self.jitter, 0, 1)
 
     def pause_s(self, attempt: int, draw: float) -> float:
         """Pause after any failed attempt; ``draw`` is uniform in [0, 1)."""
-        return self.every_s * (1 - self.jitter * draw)
+        return self.delay_s * (1 - self.jitter * draw)
 
 
-Backoff = Exponential | Linear | Fixed
+Backoff = Exponential | Linear | Constant
 
 
 def _backoff_to_wire(backoff: Backoff) -> list[Any]:
     match backoff:
-        case Exponential(first_s, factor, cap_s, jitter):
-            return [first_s, factor, cap_s, jitter]
-        case Linear(first_s, step_s, cap_s, jitter):
-            return ["linear", first_s, step_s, cap_s, jitter]
-        case Fixed(every_s, jitter):
-            return ["fixed", every_s, jitter]
+        case Exponential(initial_s, factor, cap_s, jitter):
+            return [initial_s, factor, cap_s, jitter]
+        case Linear(initial_s, step_s, cap_s, jitter):
+            return ["linear", initial_s, step_s, cap_s, jitter]
+        case Constant(delay_s, jitter):
+            return ["fixed", delay_s, jitter]
 
 
 def _backoff_from_wire(wire: Any) -> Backoff:
     match list(wire):
-        case ["linear", first_s, step_s, cap_s, jitter]:
-            return Linear(first_s, step_s, cap_s, jitter)
-        case ["fixed", every_s, jitter]:
-            return Fixed(every_s, jitter)
-        case [first_s, factor, cap_s, jitter]:
-            return Exponential(first_s, factor, cap_s, jitter)
+        case ["linear", initial_s, step_s, cap_s, jitter]:
+            return Linear(initial_s, step_s, cap_s, jitter)
+        case ["fixed", delay_s, jitter]:
+            return Constant(delay_s, jitter)
+        case [initial_s, factor, cap_s, jitter]:
+            return Exponential(initial_s, factor, cap_s, jitter)
     raise ValueError(wire)
 
 
@@ -176,7 +176,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         _attempts("max_retries", self.max_retries)
-        if not isinstance(self.backoff, Exponential | Linear | Fixed):
+        if not isinstance(self.backoff, Exponential | Linear | Constant):
             raise InvalidPolicy("backoff", self.backoff, "an Exponential, a Linear or a Fixed")
         object.__setattr__(self, "never", _names("never", self.never))
         object.__setattr__(self, "on", _names("on", self.on))

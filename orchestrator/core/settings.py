@@ -32,7 +32,7 @@ from pydantic_settings import (
 
 from orchestrator.core.broker_url import ALLOWED, is_served, problem_of, quoted, servers
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
-from orchestrator.core.flow import Breaker, Mailbox
+from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.nearest import meant
 from orchestrator.core.redact import USUAL
 from orchestrator.core.timeouts import Timeouts
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     #: A worker that beats and has a free hand, but has asked for no message for this long, is stuck if some wait.
     stuck_s: Seconds = 10.0
     #: How often beat has the monitor manager sweep.
-    sweep_every_s: Seconds = 1.0
+    sweep_interval_s: Seconds = 1.0
     #: Without a sweep for this long, any worker sweeps in the manager's place, and says so.
     sweep_stale_s: Seconds = 3.0
     #: The version of your app, shown with its workers and their deaths.
@@ -136,18 +136,18 @@ class Settings(BaseSettings):
     #: Circuit breakers, likewise (``{"*": {"failures": 5, "window_s": 30, "open_s": 10}}``).
     breakers: dict[str, Annotated[Breaker, _Checked]] = Field(default_factory=dict)
     #: A dead letter that is open and older than this is removed, and that is said.
-    letters_keep_s: float = Field(default=86400.0, gt=0, le=10 * 365 * 24 * 3600)
+    dead_letter_ttl_s: float = Field(default=86400.0, gt=0, le=10 * 365 * 24 * 3600)
     #: Of more dead letters than this, the oldest are removed, and that is said.
-    letters_most: int = Field(default=1_000_000, ge=1)
+    dead_letter_max_count: int = Field(default=1_000_000, ge=1)
     #: How often a dead letter is sent again by itself before it is parked; 0: never. Only what may pass by itself is:
     #: retries exhausted, timeouts, full mailboxes.
-    letters_retries: int = Field(default=0, ge=0, le=5)
+    dead_letter_auto_replays: int = Field(default=0, ge=0, le=5)
     #: Until the first automatic retry; each further one waits twice as long.
-    letters_first_retry_s: Seconds = 60.0
+    dead_letter_first_replay_s: Seconds = 60.0
     #: How often the monitor manager looks after the dead letters, with a sweep.
-    letters_every_s: Seconds = 10.0
+    dead_letter_maintenance_interval_s: Seconds = 10.0
     #: Whether a message that expires becomes a dead letter instead of a mere count, unless agent, handler or send say.
-    bury_expired: bool = False
+    dead_letter_expired: bool = False
     #: Which eviction policies of Redis a worker accepts: none; ``volatile`` ones, which delete idempotency keys and
     #: outcomes; or ``any``, which delete mailboxes too.
     eviction: Literal["refuse", "volatile", "any"] = "refuse"
@@ -174,16 +174,17 @@ class Settings(BaseSettings):
             )
         if not self.stuck_s > 2:
             raise ValueError(f"stuck_s={self.stuck_s:g}; allowed: more than 2, for a free worker may sleep a second")
-        if not self.sweep_every_s < self.sweep_stale_s:
+        if not self.sweep_interval_s < self.sweep_stale_s:
             raise ValueError(
-                f"sweep_every_s={self.sweep_every_s:g}, sweep_stale_s={self.sweep_stale_s:g}; "
-                "allowed: sweep_every_s < sweep_stale_s"
+                f"sweep_interval_s={self.sweep_interval_s:g}, sweep_stale_s={self.sweep_stale_s:g}; "
+                "allowed: sweep_interval_s < sweep_stale_s"
             )
-        last_retry_s = self.letters_first_retry_s * 2 ** (self.letters_retries - 1)
-        if self.letters_retries and last_retry_s >= self.letters_keep_s:
+        last_retry_s = self.dead_letter_first_replay_s * 2 ** (self.dead_letter_auto_replays - 1)
+        if self.dead_letter_auto_replays and last_retry_s >= self.dead_letter_ttl_s:
             raise ValueError(
-                f"letters_first_retry_s={self.letters_first_retry_s:g}, letters_retries={self.letters_retries}, "
-                f"letters_keep_s={self.letters_keep_s:g}; allowed: letters_keep_s above {last_retry_s:g}, "
+                f"dead_letter_first_replay_s={self.dead_letter_first_replay_s:g}, "
+                f"dead_letter_auto_replays={self.dead_letter_auto_replays}, "
+                f"dead_letter_ttl_s={self.dead_letter_ttl_s:g}; allowed: dead_letter_ttl_s above {last_retry_s:g}, "
                 "for which the last retry waits; the letter would expire first"
             )
         for name, timeout_s in self.timeouts.items():
@@ -198,7 +199,7 @@ class Settings(BaseSettings):
     @property
     def time_limits(self) -> Timeouts:
         """What the settings say about timeouts."""
-        return Timeouts(self.timeouts, self.deadlines, self.timeout_factor, self.bury_expired)
+        return Timeouts(self.timeouts, self.deadlines, self.timeout_factor, self.dead_letter_expired)
 
     @classmethod
     def settings_customise_sources(

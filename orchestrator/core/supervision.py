@@ -83,7 +83,7 @@ class Supervision:
     #: Idempotency key, and for how many ms after the outcome it is remembered.
     once: tuple[str, int] | None = None
     #: Whether it becomes a dead letter if it expires; ``None`` leaves it to the worker's settings.
-    bury_expired: bool | None = None
+    dead_letter_expired: bool | None = None
     #: Names of the message's secret fields, besides those that the settings hide.
     hide: tuple[str, ...] = ()
 
@@ -99,8 +99,8 @@ class Supervision:
                 wire[name] = dict(value) if name == "metadata" else value
         if self.once is not None:
             wire["once"] = list(self.once)
-        if self.bury_expired is not None:
-            wire["bury_expired"] = self.bury_expired
+        if self.dead_letter_expired is not None:
+            wire["dead_letter_expired"] = self.dead_letter_expired
         if self.hide:
             wire["hide"] = list(self.hide)
         if self.failures:
@@ -147,7 +147,9 @@ class Supervision:
                 timeout_s=_seconds(wire.get("timeout_s")),
                 deadline_at_s=_seconds(wire.get("deadline_at_s")),
                 once=_once(wire.get("once")),
-                bury_expired=None if wire.get("bury_expired") is None else bool(wire["bury_expired"]),
+                dead_letter_expired=None
+                if wire.get("dead_letter_expired") is None
+                else bool(wire["dead_letter_expired"]),
                 hide=hide_in({HEADER: wire}),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

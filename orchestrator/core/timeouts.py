@@ -39,12 +39,12 @@ class Timeouts:
     #: Multiplies every timeout and deadline, wherever it comes from.
     factor: float = 1.0
     #: Whether what expires becomes a dead letter, where nobody says otherwise.
-    bury_expired: bool = False
+    dead_letter_expired: bool = False
 
     @property
     def floor(self) -> Policy:
         """What the settings say where nobody else says anything."""
-        return Policy(bury_expired=self.bury_expired or None)
+        return Policy(dead_letter_expired=self.dead_letter_expired or None)
 
     def policy(self, task: str, agent: str = "") -> Policy:
         """What the settings say about a task."""

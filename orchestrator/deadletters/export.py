@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.errors import InvalidExport
-from orchestrator.deadletters.shelf import Row
+from orchestrator.deadletters.store import Row
 
 #: Names in a line -> fields of the entry.
 _NAMES = {

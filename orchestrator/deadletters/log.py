@@ -24,7 +24,7 @@ from orchestrator.deadletters.export import read_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
 from orchestrator.deadletters.replay import tell
 from orchestrator.deadletters.selection import Selection
-from orchestrator.deadletters.shelf import BATCH, Act, Row, Shelf
+from orchestrator.deadletters.store import BATCH, AuditEntry, DeadLetterStore, Row
 from orchestrator.telemetry import emit, events
 
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
@@ -56,12 +56,12 @@ class DeadLetters:
 
     def __init__(
         self,
-        shelf: Shelf,
+        store: DeadLetterStore,
         hidden: tuple[str, ...] = (),
         validate: Validate | None = None,
         arguments: Arguments | None = None,
     ) -> None:
-        self.shelf = shelf
+        self.store = store
         self.hidden = hidden
         self._validate = validate
         self._arguments = arguments or NoSignatures()
@@ -79,11 +79,11 @@ class DeadLetters:
         if before is not None:
             self._known_form(before)
         # Redis takes no 0 for a count.
-        return [read_letter(*row) for row in self.shelf.newest(limit, f"({before}" if before else "+")] if limit else []
+        return [read_letter(*row) for row in self.store.newest(limit, f"({before}" if before else "+")] if limit else []
 
     def count(self) -> int:
         """How many there are, parked ones included."""
-        return self.shelf.size()
+        return self.store.size()
 
     def get(self, letter_id: str) -> DeadLetter:
         """One letter.
@@ -91,7 +91,7 @@ class DeadLetters:
         Raises:
             UnknownDeadLetter: it is not there.
         """
-        rows = self.shelf.rows([self._known_form(letter_id)])
+        rows = self.store.rows([self._known_form(letter_id)])
         if not rows:
             raise UnknownDeadLetter(letter_id)
         return read_letter(*rows[0])
@@ -131,20 +131,20 @@ class DeadLetters:
         criteria = Criteria(agent, message, error, reason, group, older_than_s, newer_than_s, metadata, text, state)
         return Selection(self, criteria)
 
-    def acts(self, limit: int = 50) -> Sequence[Act]:
+    def acts(self, limit: int = 50) -> Sequence[AuditEntry]:
         """What was done with letters, newest first.
 
         Raises:
             InvalidPolicy: ``limit`` is no number of acts.
         """
         check_limit(limit)
-        return self.shelf.acts(limit) if limit else []
+        return self.store.acts(limit) if limit else []
 
     # -- acting
 
     def begin(self, kind: str, who: str | None, why: str, **detail: Any) -> str:
         """Record an act; returns its id."""
-        return self.shelf.begin(kind, who or operator(), why, detail)
+        return self.store.begin(kind, who or operator(), why, detail)
 
     def retry(self, letter_id: str, *, who: str | None = None, why: str = "") -> str:
         """Send it again, once, however many ask at the same time; returns the queue.
@@ -155,18 +155,18 @@ class DeadLetters:
             MailboxFull, CircuitOpen: its mailbox takes none now; it stays a letter.
         """
         letter = self.get(letter_id)
-        return self._resend(letter, self.begin("retry", who, why, id=letter.id))
+        return self._replay(letter, self.begin("retry", who, why, id=letter.id))
 
-    def _resend(self, letter: DeadLetter, act: str, instead: bytes = b"") -> str:
+    def _replay(self, letter: DeadLetter, act: str, instead: bytes = b"") -> str:
         if not letter.queue:
             raise CallerError(f"dead letter {letter.id!r} names no mailbox that it could be sent to")
-        resent = self.shelf.resend([letter.id], act, auto=False, watched=False, instead=instead)
-        if resent.refusal is not None:
-            raise resent.refusal
-        if not resent.lots:
+        replayed = self.store.replay([letter.id], act, auto=False, watched=False, instead=instead)
+        if replayed.refusal is not None:
+            raise replayed.refusal
+        if not replayed.batches:
             raise UnknownDeadLetter(letter.id)
-        tell(resent)
-        return resent.lots[0].queue
+        tell(replayed)
+        return replayed.batches[0].queue
 
     def edit(self, letter_id: str, changes: Mapping[str, Any]) -> Edit:
         """What the letter's message would be with some of its fields changed; nothing is done yet.
@@ -191,7 +191,7 @@ class DeadLetters:
         edit = self.edit(letter_id, changes)
         self._check_size(edit.raw)
         act = self.begin("edit", who, why, id=edit.letter.id, diff=edit.diff())
-        return self._resend(edit.letter, act, edit.raw)
+        return self._replay(edit.letter, act, edit.raw)
 
     def park(self, letter_id: str, note: str, *, who: str | None = None, why: str = "") -> None:
         """Put it aside: no filter for open letters finds it, it is neither expired nor retried by itself.
@@ -201,11 +201,11 @@ class DeadLetters:
         """
         letter = self.get(letter_id)
         act = self.begin("park", who, why, id=letter.id, note=note)
-        emit(events.PARKED, {"count": len(self.shelf.park([letter.id], act, self.note(note, who)))})
+        emit(events.PARKED, {"count": len(self.store.park([letter.id], act, self.note(note, who)))})
 
     def note(self, note: str, who: str | None) -> str:
         """A note as it is kept."""
-        return json.dumps({"note": note, "who": who or operator(), "at_ms": self.shelf.now_ms()})
+        return json.dumps({"note": note, "who": who or operator(), "at_ms": self.store.now_ms()})
 
     def unpark(self, letter_id: str, *, who: str | None = None, why: str = "") -> None:
         """Make it open again.
@@ -214,7 +214,7 @@ class DeadLetters:
             UnknownDeadLetter: it is not there.
         """
         letter = self.get(letter_id)
-        opened = self.shelf.unpark([letter.id], self.begin("unpark", who, why, id=letter.id))
+        opened = self.store.unpark([letter.id], self.begin("unpark", who, why, id=letter.id))
         emit(events.UNPARKED, {"count": len(opened)})
 
     def purge(self, *, all: bool = False, who: str | None = None, why: str = "") -> int:
@@ -251,7 +251,7 @@ class DeadLetters:
 
         def take_in() -> None:
             nonlocal added, known
-            new = [] if check_only or not rows else self.shelf.take_in(rows, act)
+            new = [] if check_only or not rows else self.store.take_in(rows, act)
             added += len(new)
             known += 0 if check_only else len(rows) - len(new)
             if progress is not None:
@@ -290,7 +290,7 @@ class DeadLetters:
         return row
 
     def _check_size(self, raw: bytes) -> None:
-        limit = self.shelf.max_message_bytes
+        limit = self.store.max_message_bytes
         if limit and len(raw) > limit:
             raise MessageTooLarge(len(raw), limit)
 

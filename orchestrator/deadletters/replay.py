@@ -9,9 +9,9 @@ from itertools import chain, repeat
 from time import monotonic
 
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.deadletters.shelf import BATCH, Resent, Sent, Settled, Shelf
+from orchestrator.deadletters.store import BATCH, DeadLetterStore, ReplayedLetter, ReplayProgress, ReplayResult
 from orchestrator.telemetry import emit, events, heard
-from orchestrator.transport.patience import outlast
+from orchestrator.transport.redis.patience import outlast
 
 #: Letters sent in one step where nothing holds them back: some ten milliseconds, in which the client's work is lost.
 _FREELY = 200
@@ -33,15 +33,15 @@ class Canary:
 
     max_failure_rate: float = 0.1
     wait_s: float = 60.0
-    lots: tuple[int, ...] = (1, 10, 100)
+    batches: tuple[int, ...] = (1, 10, 100)
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_failure_rate <= 1:
             raise InvalidPolicy("max_failure_rate", self.max_failure_rate, "0 to 1")
         if not 0 < self.wait_s <= 86400:
             raise InvalidPolicy("wait_s", self.wait_s, "seconds, above 0, at most a day")
-        if not self.lots or not all(1 <= lot <= BATCH for lot in self.lots):
-            raise InvalidPolicy("lots", self.lots, f"one or more numbers from 1 to {BATCH}")
+        if not self.batches or not all(1 <= lot <= BATCH for lot in self.batches):
+            raise InvalidPolicy("lots", self.batches, f"one or more numbers from 1 to {BATCH}")
 
 
 class Pace:
@@ -84,78 +84,78 @@ class Replayed:
 
 
 #: Sends the next letters again, at most so many; ``None`` when there are none left.
-Source = Callable[[int], Resent | None]
+Source = Callable[[int], ReplayResult | None]
 
 
-def tell(resent: Resent) -> None:
+def tell(replayed: ReplayResult) -> None:
     """Emit an event for each letter that was sent again."""
     if heard(events.REPLAYED):
-        for one in resent.each():
+        for one in replayed.each():
             emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
 
 
 def replay(
-    shelf: Shelf,
+    store: DeadLetterStore,
     source: Source,
     act: str,
     pace: Pace,
     canary: Canary | None,
     progress: Callable[[int], None] | None,
-    on_sent: Callable[[Sent], None] | None = None,
+    on_sent: Callable[[ReplayedLetter], None] | None = None,
 ) -> Replayed:
     """Send letters again until there are none left, the canary stops it, or a mailbox takes no more."""
     total = silent = 0
     stopped = ""
     ended = False
-    for size in _sizes((pace.batch,) if canary is None else canary.lots):
+    for size in _sizes((pace.batch,) if canary is None else canary.batches):
         left = size
-        sent: list[Sent] = []
+        sent: list[ReplayedLetter] = []
         while left > 0 and not stopped:
-            resent = source(min(left, pace.batch))
-            if resent is None:
+            replayed = source(min(left, pace.batch))
+            if replayed is None:
                 ended = True
                 break
-            tell(resent)
+            tell(replayed)
             if on_sent is not None:
-                for one in resent.each():
+                for one in replayed.each():
                     on_sent(one)
-            total += resent.count
+            total += replayed.count
             if canary is not None:
-                sent += resent.each()
+                sent += replayed.each()
             if progress is not None:
-                progress(resent.came_to - len(resent.kept))
-            left -= resent.came_to
-            if resent.refusal is not None:
-                stopped = str(resent.refusal)
+                progress(replayed.came_to - len(replayed.kept))
+            left -= replayed.came_to
+            if replayed.refusal is not None:
+                stopped = str(replayed.refusal)
             else:
-                pace.sent(resent.count)
+                pace.sent(replayed.count)
         if canary is not None and sent and not stopped:
-            settled, stopped = _watch(shelf, sent, act, total, silent, canary)
+            settled, stopped = _watch(store, sent, act, total, silent, canary)
             silent += settled.silent
         if stopped or ended:
             break
-    dead = shelf.deaths_of(act) + silent
+    dead = store.deaths_of(act) + silent
     if silent:
         # No letter tells of these.
-        shelf.progress(act, "dead", silent)
+        store.progress(act, "dead", silent)
     if stopped:
         emit(events.REPLAY_STOPPED, {"sent": total, "dead": dead}, act=act, why=stopped)
     return Replayed(act, total, dead, stopped)
 
 
-def _sizes(lots: Sequence[int]) -> Iterator[int]:
-    return chain(lots, repeat(lots[-1]))
+def _sizes(batches: Sequence[int]) -> Iterator[int]:
+    return chain(batches, repeat(batches[-1]))
 
 
 def _watch(
-    shelf: Shelf, sent: Sequence[Sent], act: str, total: int, silent: int, canary: Canary
-) -> tuple[Settled, str]:
+    store: DeadLetterStore, sent: Sequence[ReplayedLetter], act: str, total: int, silent: int, canary: Canary
+) -> tuple[ReplayProgress, str]:
     """How a lot fared, and why the replay is to stop if it is; ``silent`` deaths are of the lots before."""
     until = monotonic() + canary.wait_s
     pause = threading.Event()
     while True:
-        settled = outlast(until, lambda: shelf.settled(sent))
-        dead = outlast(until, lambda: shelf.deaths_of(act)) + silent + settled.silent
+        settled = outlast(until, lambda: store.settled(sent))
+        dead = outlast(until, lambda: store.deaths_of(act)) + silent + settled.silent
         known = total - len(sent) + settled.ended
         if known and dead / known > canary.max_failure_rate:
             return settled, f"{dead} of {known} have died again; at most {canary.max_failure_rate:.0%} may"

@@ -11,7 +11,7 @@ from orchestrator.deadletters.criteria import Criteria, check_limit
 from orchestrator.deadletters.export import write_line
 from orchestrator.deadletters.letter import DeadLetter, read_letter
 from orchestrator.deadletters.replay import Canary, Pace, Replayed, Source, replay
-from orchestrator.deadletters.shelf import BATCH, Found, Resent, Sent
+from orchestrator.deadletters.store import BATCH, Found, ReplayedLetter, ReplayResult
 from orchestrator.telemetry import emit, events
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Progress = Callable[[int], None]
 OnIds = Callable[[Sequence[str]], None]
 
 #: Is given each letter that was sent again.
-OnSent = Callable[[Sent], None]
+OnSent = Callable[[ReplayedLetter], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Selection:
 
     def __init__(self, log: DeadLetters, criteria: Criteria, fixed: tuple[str, str] | None = None) -> None:
         self._log = log
-        self._shelf = log.shelf
+        self._store = log.store
         self.criteria = criteria
         #: Between which ids they lie, if that was fixed.
         self._fixed = fixed
@@ -80,7 +80,7 @@ class Selection:
     def until_now(self) -> Selection:
         """Those of them that are there now: none that comes later, or grows old enough later, is among them."""
         low, high = self._bounds()
-        newest = self._shelf.newest(1, "+")
+        newest = self._store.newest(1, "+")
         last = newest[0][0] if newest else "0-0"
         return Selection(self._log, self.criteria, (low, _lower(last, high)))
 
@@ -124,7 +124,7 @@ class Selection:
         aged = self._fixed is not None or c.older_than_s is not None or c.newer_than_s is not None
         if aged or c.needs_reading or c.state == "parked":
             return self._counted(c.state)
-        whole = self._shelf.size_of(c.indexed) if c.indexed else self._shelf.size()
+        whole = self._store.size_of(c.indexed) if c.indexed else self._store.size()
         return whole if c.state == "all" else whole - self._counted("parked")
 
     def _counted(self, state: str) -> int:
@@ -138,8 +138,8 @@ class Selection:
         """
         check_limit(limit)
         c = self.criteria
-        names = self._shelf.values("group", c.indexed)
-        hour = self._shelf.now_ms() // _HOUR_MS
+        names = self._store.values("group", c.indexed)
+        hour = self._store.now_ms() // _HOUR_MS
         groups: list[Group] = []
         # Whether a group has letters of that age or state, only the letters tell.
         while len(groups) < limit and (name := next(names, "")):
@@ -152,7 +152,7 @@ class Selection:
             if not newest:
                 continue
             oldest = next((ids[0] for ids in part._ids(limit=1) if ids), newest[0].id)
-            arrivals = self._shelf.arrivals(name)
+            arrivals = self._store.arrivals(name)
             groups.append(
                 Group(
                     fingerprint=name,
@@ -199,7 +199,7 @@ class Selection:
         pace = Pace(rate_per_s)
         act = self._log.begin("retry", who, why, filter=self.criteria.described(), canary=canary is not None)
         send = self._sender(act, at_most, watched=canary is not None)
-        return replay(self._shelf, send, act, pace, canary, progress, on_sent)
+        return replay(self._store, send, act, pace, canary, progress, on_sent)
 
     def _sender(self, act: str, at_most: int | None, *, watched: bool) -> Source:
         """Sends what an index finds in the step that finds it, and what has to be looked for by its id."""
@@ -208,36 +208,36 @@ class Selection:
         left = at_most
         named: Source | None = None
 
-        def send(most: int) -> Resent | None:
+        def send(most: int) -> ReplayResult | None:
             nonlocal low, left, named
             if named is not None:
                 return named(most)
             if not low or left == 0:
                 return None
             limit = most if left is None else min(most, left)
-            resent = (
+            replayed = (
                 None
                 if c.needs_reading
-                else self._shelf.resend_found(c.indexed, c.state, low, high, act, limit=limit, watched=watched)
+                else self._store.resend_found(c.indexed, c.state, low, high, act, limit=limit, watched=watched)
             )
-            if resent is None:
+            if replayed is None:
                 named = self._sender_by_id(self._ids_within(low, high, at_most=left), act, watched=watched)
                 return named(most)
-            low = resent.low
-            left = None if left is None else left - resent.came_to
-            return resent if resent.came_to else None
+            low = replayed.low
+            left = None if left is None else left - replayed.came_to
+            return replayed if replayed.came_to else None
 
         return send
 
     def _sender_by_id(self, batches: Iterator[list[str]], act: str, *, watched: bool) -> Source:
         waiting: list[str] = []
 
-        def send(most: int) -> Resent | None:
+        def send(most: int) -> ReplayResult | None:
             while len(waiting) < most and (ids := next(batches, None)) is not None:
                 waiting.extend(ids)
             ids = waiting[:most]
             del waiting[:most]
-            return self._shelf.resend(ids, act, auto=False, watched=watched) if ids else None
+            return self._store.replay(ids, act, auto=False, watched=watched) if ids else None
 
         return send
 
@@ -259,7 +259,7 @@ class Selection:
         self._require_meant("park", all)
         act = self._log.begin("park", who, why, filter=self.criteria.described(), note=note)
         kept = self._log.note(note, who)
-        done = self._each(lambda ids: self._shelf.park(ids, act, kept), progress, on_ids)
+        done = self._each(lambda ids: self._store.park(ids, act, kept), progress, on_ids)
         emit(events.PARKED, {"count": done})
         return done
 
@@ -279,7 +279,7 @@ class Selection:
         """
         self._require_meant("unpark", all)
         act = self._log.begin("unpark", who, why, filter=self.criteria.described())
-        done = self._each(lambda ids: self._shelf.unpark(ids, act), progress, on_ids)
+        done = self._each(lambda ids: self._store.unpark(ids, act), progress, on_ids)
         emit(events.UNPARKED, {"count": done})
         return done
 
@@ -299,7 +299,7 @@ class Selection:
         """
         self._require_meant("purge", all)
         act = self._log.begin("purge", who, why, **self._about())
-        done = self._each(lambda ids: self._shelf.remove(ids, act), progress, on_ids)
+        done = self._each(lambda ids: self._store.remove(ids, act), progress, on_ids)
         emit(events.PURGED, {"count": done})
         return done
 
@@ -307,7 +307,7 @@ class Selection:
         """Each letter as a line of JSON, oldest first, with its secrets: it must be possible to send it again."""
         act = self._log.begin("export", who, why, filter=self.criteria.described())
         for ids in self._ids():
-            rows = self._shelf.rows(ids)
+            rows = self._store.rows(ids)
             written = 0
             try:
                 for row in rows:
@@ -316,7 +316,7 @@ class Selection:
             finally:
                 # Whoever stops reading was given these.
                 if written:
-                    self._shelf.progress(act, "done", written)
+                    self._store.progress(act, "done", written)
 
     def _about(self) -> dict[str, Any]:
         """Which letters are meant, for the record of an act."""
@@ -343,7 +343,7 @@ class Selection:
         c = self.criteria
         if c.older_than_s is None and c.newer_than_s is None:
             return "-", "+"
-        now = self._shelf.now_ms()
+        now = self._store.now_ms()
         low = "-" if c.newer_than_s is None else str(max(0, now - round(c.newer_than_s * 1000)))
         high = "+" if c.older_than_s is None else str(max(0, now - round(c.older_than_s * 1000)))
         return low, high
@@ -353,15 +353,15 @@ class Selection:
         low, high = self._bounds()
         if high != "+":
             return low, high
-        newest = self._shelf.newest(1, "+")
+        newest = self._store.newest(1, "+")
         return (low, newest[0][0]) if newest else ("", "")
 
     def _find(self, low: str, high: str, limit: int, *, oldest_first: bool, state: str = "") -> Found:
         c = self.criteria
-        return self._shelf.find(c.indexed, state or c.state, low, high, limit=limit, oldest_first=oldest_first)
+        return self._store.find(c.indexed, state or c.state, low, high, limit=limit, oldest_first=oldest_first)
 
     def _read(self, ids: tuple[str, ...]) -> list[DeadLetter]:
-        letters = [read_letter(*row) for row in self._shelf.rows(ids)]
+        letters = [read_letter(*row) for row in self._store.rows(ids)]
         if not self.criteria.needs_reading:
             return letters
         return [letter for letter in letters if self.criteria.fits(letter, self._log.hidden)]

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from orchestrator.embedded.errors import EmbeddedServerError
+from orchestrator.embedded.port_taken import EmbeddedServerError
 from orchestrator.embedded.server import EmbeddedServer
 
 _SERVER_CHECK_S = 1.0

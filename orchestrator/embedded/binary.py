@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.embedded.errors import EmbeddedServerError
+from orchestrator.embedded.port_taken import EmbeddedServerError
 
 BINARY_VARIABLE = "ORCHESTRATOR_REDIS_SERVER"
 """Environment variable that names the server to run: a path, or a name on PATH."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.embedded.errors import EmbeddedServerError
+from orchestrator.embedded.port_taken import EmbeddedServerError
 from orchestrator.embedded.ports import LOOPBACK
 
 _DEFAULTS = {"save": '""', "appendonly": "no"}

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.embedded import guard
-from orchestrator.embedded.errors import EmbeddedServerError
+from orchestrator.embedded.port_taken import EmbeddedServerError
 
 _ANSWER_TIMEOUT_S = 10.0
 

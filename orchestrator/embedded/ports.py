@@ -5,7 +5,7 @@ import random
 import socket
 from pathlib import Path
 
-from orchestrator.embedded.errors import EmbeddedServerError
+from orchestrator.embedded.port_taken import EmbeddedServerError
 
 LOOPBACK = "127.0.0.1"
 

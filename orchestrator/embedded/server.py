@@ -17,9 +17,9 @@ from redis.retry import Retry
 
 from orchestrator.embedded.binary import find_server_binary
 from orchestrator.embedded.configuration import render_configuration
-from orchestrator.embedded.errors import EmbeddedServerError, PortTakenError
 from orchestrator.embedded.guard import CONFIGURATION_FILE, LOG_FILE
 from orchestrator.embedded.guard_link import GuardLink
+from orchestrator.embedded.port_taken import EmbeddedServerError, PortTakenError
 from orchestrator.embedded.ports import LOOPBACK, free_port
 
 _READY_TIMEOUT_S = 30.0

@@ -67,36 +67,36 @@ def _health(options: argparse.Namespace) -> int:
 
 def _workers(node: str | None, pid: int | None, app: str | None, *, ready: bool) -> Verdict:
     try:
-        running = [signs for folder in files.directories() for signs in files.living(folder)]
+        running = [vitals for folder in files.directories() for vitals in files.living(folder)]
     except FileNotFoundError:
         running = []
     except (OSError, files.UntrustedDirectory) as error:
         return Exit.UNHEALTHY, str(error)
-    found = [signs for signs in running if _is_meant(signs, node, pid, app)]
+    found = [vitals for vitals in running if _is_meant(vitals, node, pid, app)]
     if not found:
         which = (f" called {node}" if node else f" with pid {pid}" if pid else "") + (f" of app {app}" if app else "")
-        others = sorted({_name(signs, apart=True) for signs in running})
+        others = sorted({_name(vitals, apart=True) for vitals in running})
         return Exit.UNHEALTHY, f"no worker{which} runs here" + (f"; here run: {', '.join(others)}" if others else "")
     judge, now_s = readiness if ready else liveness, monotonic()
-    apart = len({signs.get("app", "") for signs in found}) > 1
-    said = [(_name(signs, apart=apart), *judge(signs, now_s)) for signs in found]
+    apart = len({vitals.get("app", "") for vitals in found}) > 1
+    said = [(_name(vitals, apart=apart), *judge(vitals, now_s)) for vitals in found]
     # One that is broken outweighs one that only waits for Redis.
     worst = next((c for c in (Exit.UNHEALTHY, Exit.BROKER_AWAY) if c in {code for _, code, _ in said}), Exit.HEALTHY)
     return worst, "\n".join(f"{name}: {text}" for name, _, text in said)
 
 
-def _is_meant(signs: dict[str, Any], node: str | None, pid: int | None, app: str | None) -> bool:
+def _is_meant(vitals: dict[str, Any], node: str | None, pid: int | None, app: str | None) -> bool:
     return (
-        (node is None or signs["node"] == node)
-        and (pid is None or signs["pid"] == pid)
-        and (app is None or signs.get("app") == app)
+        (node is None or vitals["node"] == node)
+        and (pid is None or vitals["pid"] == pid)
+        and (app is None or vitals.get("app") == app)
     )
 
 
-def _name(signs: dict[str, Any], *, apart: bool) -> str:
+def _name(vitals: dict[str, Any], *, apart: bool) -> str:
     """A worker's name, with its app and broker where workers of several apps have to be told apart."""
-    app, broker = signs.get("app"), signs.get("broker")
-    return f"{signs['node']} (app {app}, {broker})" if apart and app else str(signs["node"])
+    app, broker = vitals.get("app"), vitals.get("broker")
+    return f"{vitals['node']} (app {app}, {broker})" if apart and app else str(vitals["node"])
 
 
 def _metrics(_: argparse.Namespace) -> int:

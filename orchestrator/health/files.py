@@ -83,7 +83,7 @@ def _check(path: Path) -> None:
         raise UntrustedDirectory(f"{path}: allowed: a directory of user {os.getuid()} that no other may write to")
 
 
-def write(folder: Path, signs: Mapping[str, Any]) -> None:
+def write(folder: Path, vitals: Mapping[str, Any]) -> None:
     """Replace this process' file in one step, so that nobody reads half of it.
 
     Raises:
@@ -94,7 +94,7 @@ def write(folder: Path, signs: Mapping[str, Any]) -> None:
     fresh.unlink(missing_ok=True)
     # Exclusive: what stands there by now (a pipe, a link) is not written to.
     with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(json.dumps({**signs, "pid": pid, "born": born(pid)}))
+        file.write(json.dumps({**vitals, "pid": pid, "born": born(pid)}))
     fresh.replace(folder / f"{pid}{_SUFFIX}")
 
 
@@ -119,11 +119,11 @@ def living(folder: Path) -> Iterator[dict[str, Any]]:
     """
     for file in sorted(folder.glob(f"*{_SUFFIX}")):
         try:
-            signs = json.loads(_content(file))
-            pid, began = signs["pid"], signs["born"]
+            vitals = json.loads(_content(file))
+            pid, began = vitals["pid"], vitals["born"]
             # A pid is given again; with the moment of its birth it is not.
-            if is_running(int(pid)) and began in (None, born(pid)) and isinstance(signs["node"], str):
-                yield signs
+            if is_running(int(pid)) and began in (None, born(pid)) and isinstance(vitals["node"], str):
+                yield vitals
         except (OSError, ValueError, TypeError, LookupError, OverflowError):
             # Gone since it was listed, or not one of ours.
             continue

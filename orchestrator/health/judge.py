@@ -29,37 +29,37 @@ class Exit(IntEnum):
 Verdict = tuple[Exit, str]
 
 
-def liveness(signs: Mapping[str, Any], now_s: float) -> Verdict:
+def liveness(vitals: Mapping[str, Any], now_s: float) -> Verdict:
     """Whether a restart would help. A broker that is away is no reason: a new process could not reach it either."""
-    silent_s = now_s - signs["at_s"]
+    silent_s = now_s - vitals["at_s"]
     if silent_s > HUNG_AFTER_S:
         return Exit.UNHEALTHY, f"hangs: it has said nothing for {silent_s:.0f} s"
-    if (signs.get("fenced_s") or 0) > WEDGED_AFTER_S:
-        return Exit.UNHEALTHY, f"was declared dead {signs['fenced_s']:.0f} s ago, and has not begun anew"
-    if signs.get("absent_s", 0) > WEDGED_AFTER_S:
-        return Exit.UNHEALTHY, f"has consumed nothing for {signs['absent_s']:.0f} s although Redis answers"
-    if signs.get("silent_s", 0) > WEDGED_AFTER_S and not _is_away(signs):
-        return Exit.UNHEALTHY, f"has asked for no messages for {signs['silent_s']:.0f} s"
+    if (vitals.get("fenced_s") or 0) > WEDGED_AFTER_S:
+        return Exit.UNHEALTHY, f"was declared dead {vitals['fenced_s']:.0f} s ago, and has not begun anew"
+    if vitals.get("absent_s", 0) > WEDGED_AFTER_S:
+        return Exit.UNHEALTHY, f"has consumed nothing for {vitals['absent_s']:.0f} s although Redis answers"
+    if vitals.get("silent_s", 0) > WEDGED_AFTER_S and not _is_away(vitals):
+        return Exit.UNHEALTHY, f"has asked for no messages for {vitals['silent_s']:.0f} s"
     return Exit.HEALTHY, "alive"
 
 
-def readiness(signs: Mapping[str, Any], now_s: float) -> Verdict:
+def readiness(vitals: Mapping[str, Any], now_s: float) -> Verdict:
     """Whether it does its work: alive, consuming, and under somebody's eyes."""
-    alive = liveness(signs, now_s)
+    alive = liveness(vitals, now_s)
     if alive[0] is not Exit.HEALTHY:
         return alive
-    if not signs.get("incarnation"):
+    if not vitals.get("incarnation"):
         return Exit.UNHEALTHY, "does not consume yet, or no more"
-    if signs.get("fenced_s") is not None:
+    if vitals.get("fenced_s") is not None:
         return Exit.UNHEALTHY, "was declared dead, and begins anew"
-    if _is_away(signs):
-        return Exit.BROKER_AWAY, f"no answer from Redis for {signs['beat_age_s']:.0f} s"
-    if signs["silent_s"] > signs["stuck_s"]:
-        return Exit.UNHEALTHY, f"has asked for no messages for {signs['silent_s']:.0f} s"
-    overdue_s = max(SWEEP_OVERDUE_S, 3 * signs["sweep_stale_s"])
-    if signs["sweep_age_s"] is None or signs["sweep_age_s"] > overdue_s:
-        return Exit.UNHEALTHY, "nobody looks for the dead: no sweep " + _age(signs["sweep_age_s"])
-    return Exit.HEALTHY, f"alive, consuming, swept {signs['sweep_age_s']:.1f} s ago"
+    if _is_away(vitals):
+        return Exit.BROKER_AWAY, f"no answer from Redis for {vitals['beat_age_s']:.0f} s"
+    if vitals["silent_s"] > vitals["stuck_s"]:
+        return Exit.UNHEALTHY, f"has asked for no messages for {vitals['silent_s']:.0f} s"
+    overdue_s = max(SWEEP_OVERDUE_S, 3 * vitals["sweep_stale_s"])
+    if vitals["sweep_age_s"] is None or vitals["sweep_age_s"] > overdue_s:
+        return Exit.UNHEALTHY, "nobody looks for the dead: no sweep " + _age(vitals["sweep_age_s"])
+    return Exit.HEALTHY, f"alive, consuming, swept {vitals['sweep_age_s']:.1f} s ago"
 
 
 def sweeps(at_ms: int | None, by: str, manager: str, now_ms: int) -> Verdict:
@@ -74,8 +74,8 @@ def sweeps(at_ms: int | None, by: str, manager: str, now_ms: int) -> Verdict:
     return Exit.HEALTHY, f"swept {age_s:.1f} s ago"
 
 
-def _is_away(signs: Mapping[str, Any]) -> bool:
-    return bool(signs.get("away")) or signs.get("beat_age_s", 0) > SWEEP_OVERDUE_S
+def _is_away(vitals: Mapping[str, Any]) -> bool:
+    return bool(vitals.get("away")) or vitals.get("beat_age_s", 0) > SWEEP_OVERDUE_S
 
 
 def _age(age_s: float | None) -> str:

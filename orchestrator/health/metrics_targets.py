@@ -14,11 +14,11 @@ def targets() -> list[dict[str, Any]]:
         OSError, UntrustedDirectory: the health files cannot be read.
     """
     try:
-        found = [signs for folder in files.directories() for signs in files.living(folder)]
+        found = [vitals for folder in files.directories() for vitals in files.living(folder)]
     except FileNotFoundError:
         found = []
     return [
-        {"targets": [f"127.0.0.1:{signs['metrics_port']}"], "labels": {"node": signs["node"]}}
-        for signs in found
-        if isinstance(signs.get("metrics_port"), int)
+        {"targets": [f"127.0.0.1:{vitals['metrics_port']}"], "labels": {"node": vitals["node"]}}
+        for vitals in found
+        if isinstance(vitals.get("metrics_port"), int)
     ]

@@ -6,10 +6,10 @@ from typing import Any
 
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.monitors.leak import LeakKind
-from orchestrator.monitors.stored import StoredMonitors
+from orchestrator.monitors.redis_monitors import RedisMonitors
 
 
-def dangling(monitors: StoredMonitors) -> list[str]:
+def dangling(monitors: RedisMonitors) -> list[str]:
     """What should not be, in words; empty if all is well. Sound while nothing changes meanwhile.
 
     Raises:
@@ -26,7 +26,7 @@ def dangling(monitors: StoredMonitors) -> list[str]:
     return found + _keys(monitors)
 
 
-def _keys(monitors: StoredMonitors) -> list[str]:
+def _keys(monitors: RedisMonitors) -> list[str]:
     store, k = monitors.store, monitors.store.keys
     client: Any = store.client
     living = monitors.living()

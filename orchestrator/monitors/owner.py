@@ -8,9 +8,9 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.agents.execute import supervision_of
 from orchestrator.core.errors import InvalidPolicy, NoOwner
-from orchestrator.transport.own_fields import INCARNATION, own_field
+from orchestrator.transport.celery.own_fields import INCARNATION, own_field
+from orchestrator.worker.execution import supervision_of
 
 
 @dataclass(frozen=True, slots=True)

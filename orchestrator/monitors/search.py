@@ -10,7 +10,7 @@ from orchestrator.monitors.entry import Record, read_tag
 from orchestrator.monitors.leak import Leak, LeakKind
 
 if TYPE_CHECKING:
-    from orchestrator.monitors.stored import StoredMonitors
+    from orchestrator.monitors.redis_monitors import RedisMonitors
 
 #: Suspects that are judged before somebody else gets a turn.
 _JUDGED = 200
@@ -25,7 +25,7 @@ class LeakSearch:
     ``everywhere`` also finds sets that nothing names any more. For that it goes through all the keys there are.
     """
 
-    def __init__(self, monitors: StoredMonitors, age_s: float, *, everywhere: bool = False) -> None:
+    def __init__(self, monitors: RedisMonitors, age_s: float, *, everywhere: bool = False) -> None:
         self._monitors = monitors
         self._age_s = age_s
         self._everywhere = everywhere

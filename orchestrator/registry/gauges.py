@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 from orchestrator.core.breaker import Phase
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.gauge import Gauge
-from orchestrator.registry.agents import Registry
 from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
+from orchestrator.registry.registry import Registry
 from orchestrator.transport.store import Store
 
 _PHASES = {Phase.CLOSED: 0.0, Phase.HALF_OPEN: 0.5, Phase.OPEN: 1.0}

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.core.breaker import Phase
 from orchestrator.core.errors import BrokerUnavailable
-from orchestrator.registry.agents import IncarnationEntry
+from orchestrator.registry.registry import IncarnationEntry
 from orchestrator.transport.store import Store
 
 #: Mailboxes that one script looks at: a few milliseconds.

@@ -23,8 +23,8 @@ from orchestrator.core.secret_names import secret_names
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.celery_sends import has_own_way
-from orchestrator.sending.options import SendOptions
-from orchestrator.sending.publish import Parcel
+from orchestrator.sending.publish import OutgoingMessage
+from orchestrator.sending.send_options import SendOptions
 
 #: What a signature may say that a send has too. Callbacks run when Celery runs them: after success, or at the end.
 _OF_A_SEND = frozenset({"task_id", "queue", "countdown", "eta", "expires", "priority", "link", "link_error"})
@@ -75,7 +75,9 @@ class Directory(Protocol):
         """The names of a message's secret fields."""
 
 
-def to_agent(directory: Directory, recipient: Any, message: Message | None, options: SendOptions) -> Parcel:
+def build_agent_message(
+    directory: Directory, recipient: Any, message: Message | None, options: SendOptions
+) -> OutgoingMessage:
     """The parcel that takes a message to an agent.
 
     Raises:
@@ -102,7 +104,9 @@ def to_agent(directory: Directory, recipient: Any, message: Message | None, opti
     )
 
 
-def by_celery_to(address: Address, timeouts: Timeouts, countdown_s: float | None, hide: tuple[str, ...]) -> Parcel:
+def by_celery_to(
+    address: Address, timeouts: Timeouts, countdown_s: float | None, hide: tuple[str, ...]
+) -> OutgoingMessage:
     """How an agent's message goes that Celery sends by its task's name; nobody has its delivery in hand.
 
     Raises:
@@ -122,29 +126,29 @@ def by_celery_to(address: Address, timeouts: Timeouts, countdown_s: float | None
     )
 
 
-def to_agent_each(
+def build_agent_messages(
     directory: Directory, recipient: Any, messages: Iterable[Message], options: SendOptions
-) -> list[Parcel]:
+) -> list[OutgoingMessage]:
     """The parcels that take messages to one agent; what is the same for all of one kind is asked once.
 
     Raises:
-        CallerError: as :func:`to_agent`.
+        CallerError: as :func:`build_agent_message`.
     """
-    first: dict[type, Parcel] = {}
+    first: dict[type, OutgoingMessage] = {}
     parcels = []
     for message in messages:
         like = first.get(type(message))
         if like is None:
-            like = first[type(message)] = to_agent(directory, recipient, message, options)
+            like = first[type(message)] = build_agent_message(directory, recipient, message, options)
             parcels.append(like)
         else:
-            parcels.append(like.another(new_id(), [encode(message)]))
+            parcels.append(like.with_body(new_id(), [encode(message)]))
     return parcels
 
 
-def to_task(
+def build_task_message(
     app: Celery, directory: Directory, signature: Signature, message: Message | None, options: SendOptions
-) -> Parcel:
+) -> OutgoingMessage:
     """The parcel that takes a Celery signature to its task.
 
     Raises:
@@ -264,14 +268,14 @@ def _parcel(
     link_error: Sequence[Any] = (),
     hide: tuple[str, ...] = (),
     more: Mapping[str, Any] | None = None,
-) -> Parcel:
+) -> OutgoingMessage:
     effective = policy.over("send", options.policy)
     deadline_s = timeouts.scaled(effective.deadline_s)
     if deadline_s is not None and options.countdown_s is not None and deadline_s <= options.countdown_s:
         by = effective.sources.get("deadline_s", "default")
         due = f"more than the time until its countdown or eta, for it is due in {options.countdown_s:g} s"
         raise InvalidPolicy("deadline_s", deadline_s, f"{due}; said by {by}")
-    return Parcel(
+    return OutgoingMessage(
         id,
         task,
         args,
@@ -285,7 +289,7 @@ def _parcel(
             timeout_s=timeouts.scaled(effective.timeout_s),
             deadline_at_s=None if deadline_s is None else time.time() + deadline_s,
             once=options.once,
-            bury_expired=effective.bury_expired,
+            dead_letter_expired=effective.dead_letter_expired,
             hide=hide,
         ),
         kwargs or {},

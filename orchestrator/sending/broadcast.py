@@ -17,11 +17,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy, MessageTooLarge
 from orchestrator.core.supervision import HEADER, Supervision
-from orchestrator.sending.form import Form, encode, write_form
-from orchestrator.sending.publish import Parcel, headers_of, producer_of, queue_name, refusals, reprs_of
+from orchestrator.sending.message_template import MessageTemplate, encode, write_template
+from orchestrator.sending.publish import OutgoingMessage, headers_of, producer_of, queue_name, refusals, reprs_of
+from orchestrator.transport.admission.publish_dedup import publishes_now
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
-from orchestrator.transport.unanswered import publishes_now
 
 #: Most recipients of one broadcast.
 MAX_RECIPIENTS: Final = 50_000
@@ -60,14 +60,14 @@ class Refusal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
+class BroadcastRequest:
     """A broadcast, addressed."""
 
     id: str
     strategy: Strategy
-    parcels: Sequence[Parcel]
+    parcels: Sequence[OutgoingMessage]
     #: For each parcel the one that makes good what it did, if somebody else's dies.
-    compensations: Sequence[Parcel] = ()
+    compensations: Sequence[OutgoingMessage] = ()
 
 
 def strategy_of(value: Strategy | str) -> Strategy:
@@ -96,7 +96,7 @@ def recipients_of(recipients: Iterable[Any]) -> list[Any]:
     return listed
 
 
-def each_once(parcels: Sequence[Parcel]) -> None:
+def each_once(parcels: Sequence[OutgoingMessage]) -> None:
     """Check that nobody is to get two copies.
 
     Raises:
@@ -109,14 +109,14 @@ def each_once(parcels: Sequence[Parcel]) -> None:
         seen.add(parcel.supervision.agent)
 
 
-def at_any_time(parcel: Parcel) -> Parcel:
+def at_any_time(parcel: OutgoingMessage) -> OutgoingMessage:
     """A compensation: written now, but sent by Redis when there is cause for it, perhaps hours later."""
     if parcel.expires_s is None and parcel.supervision.deadline_at_s is None:
         return parcel
     return replace(parcel, expires_s=None, supervision=replace(parcel.supervision, deadline_at_s=None))
 
 
-def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, ...]) -> dict[int, Refusal]:
+def publish_broadcast(app: Celery, store: Store, cast: BroadcastRequest, hidden: tuple[str, ...]) -> dict[int, Refusal]:
     """Publish every copy: in one script with ``all_or_nothing``, else in one for each :data:`STEP_RECIPIENTS`.
 
     Returns:
@@ -138,11 +138,11 @@ def publish_broadcast(app: Celery, store: Store, cast: Cast, hidden: tuple[str, 
         raise BrokerUnavailable(store.url, error) from error
     nonce = secrets.token_hex(16)
     slots = {name: f'"@{nonce}:{name}@"' for name in ("id", "agent", "task", "queue")}
-    texts = [copy.filled(**slots) for copy in undo.copies]
+    texts = [copy.render(**slots) for copy in undo.copies]
     told = []
     for place, (parcel, number) in enumerate(zip(cast.parcels, numbers, strict=True)):
         queue, copy = queue_name(parcel), copies.copies[number]
-        message = copy.filled(encode(parcel.id), encode(parcel.supervision.agent), encode(parcel.task), encode(queue))
+        message = copy.render(encode(parcel.id), encode(parcel.supervision.agent), encode(parcel.task), encode(queue))
         told.append((queue, copy.step, message, parcel.id, members[place] if members else ""))
     _check_sizes(store, [*texts, *(message for _, _, message, *_ in told)])
     if texts:
@@ -179,7 +179,7 @@ def _run(store: Store, keys: list[str], args: list[Any]) -> Any:
 _Told = tuple[str, str, str, str, str]
 
 
-def _parts(cast: Cast, told: Sequence[_Told]) -> list[list[_Told]]:
+def _parts(cast: BroadcastRequest, told: Sequence[_Told]) -> list[list[_Told]]:
     """What goes in one step each."""
     if cast.strategy is Strategy.ALL_OR_NOTHING:
         _check_at_once(Strategy.ALL_OR_NOTHING, len(told), sum(len(message) for _, _, message, *_ in told))
@@ -211,33 +211,33 @@ def _check_sizes(store: Store, messages: Iterable[str]) -> None:
         raise MessageTooLarge(size, limit)
 
 
-class _Copy:
+class _BroadcastTemplate:
     """A form in which all is filled but the recipient and the id."""
 
-    def __init__(self, form: Form, headers: Mapping[str, Any]) -> None:
+    def __init__(self, form: MessageTemplate, headers: Mapping[str, Any]) -> None:
         mark = secrets.token_hex(16)
         marked = {**headers, HEADER: {**headers[HEADER], "agent": mark}}
         self._own = encode(marked)[1:-1].split(f'"{mark}"')
-        self._roots = form.written["root"] == form.written["id"]
-        self._form = form.but("id", "root", "task", "queue", "own")
+        self._roots = form.values["root"] == form.values["id"]
+        self._form = form.bind("id", "root", "task", "queue", "own")
         self.step = form.step
 
-    def filled(self, id: str, agent: str, task: str, queue: str) -> str:
+    def render(self, id: str, agent: str, task: str, queue: str) -> str:
         """Its text with these, each as JSON."""
-        root = id if self._roots else self._form.written["root"]
-        return self._form.filled(id=id, root=root, task=task, queue=queue, own=agent.join(self._own))
+        root = id if self._roots else self._form.values["root"]
+        return self._form.render(id=id, root=root, task=task, queue=queue, own=agent.join(self._own))
 
 
 class _Forms:
     """One form for each kind of copy: those that differ in more than their recipient need more than one."""
 
     def __init__(self, app: Celery, hidden: tuple[str, ...]) -> None:
-        self.copies: list[_Copy] = []
+        self.copies: list[_BroadcastTemplate] = []
         self._app = app
         self._hidden = hidden
         self._numbers: dict[Hashable, int] = {}
 
-    def number(self, parcel: Parcel, batch: Any) -> int:
+    def number(self, parcel: OutgoingMessage, batch: Any) -> int:
         """The place of a parcel's form among the copies.
 
         Raises:
@@ -247,11 +247,11 @@ class _Forms:
         if kind not in self._numbers:
             reprs = reprs_of(parcel, self._hidden)
             with refusals(self._app, parcel.task), headers_of(parcel) as headers:
-                form = write_form(self._app, parcel, headers, reprs, batch)
+                form = write_template(self._app, parcel, headers, reprs, batch)
             if form is None:
                 raise InvalidPolicy("recipient", parcel.supervision.agent, "an agent with one mailbox of its own")
             self._numbers[kind] = len(self.copies)
-            self.copies.append(_Copy(form, headers))
+            self.copies.append(_BroadcastTemplate(form, headers))
         return self._numbers[kind]
 
 
@@ -259,7 +259,7 @@ class _Forms:
 _DIFFERS: Final = tuple(f.name for f in fields(Supervision) if f.name not in ("agent", "metadata", "deadline_at_s"))
 
 
-def _kind(parcel: Parcel) -> Hashable:
+def _kind(parcel: OutgoingMessage) -> Hashable:
     supervision = parcel.supervision
     deadline_at_s = supervision.deadline_at_s
     # Each was addressed a little later than the one before.
@@ -272,17 +272,19 @@ def _kind(parcel: Parcel) -> Hashable:
     return kind
 
 
-def _member(forms: _Forms, parcel: Parcel, batch: Any) -> str:
+def _member(forms: _Forms, parcel: OutgoingMessage, batch: Any) -> str:
     number = forms.number(parcel, batch)
     step = forms.copies[number].step
     return json.dumps([number + 1, parcel.supervision.agent, parcel.task, queue_name(parcel), step, parcel.id])
 
 
-def new_cast(strategy: Strategy, parcels: Sequence[Parcel], compensations: Sequence[Parcel] = ()) -> Cast:
+def new_broadcast_request(
+    strategy: Strategy, parcels: Sequence[OutgoingMessage], compensations: Sequence[OutgoingMessage] = ()
+) -> BroadcastRequest:
     """A broadcast with an id of its own."""
-    return Cast(uuid(), strategy, parcels, compensations)
+    return BroadcastRequest(uuid(), strategy, parcels, compensations)
 
 
-def named(cast: Cast, refused: Mapping[int, Refusal]) -> dict[str, str]:
+def named(cast: BroadcastRequest, refused: Mapping[int, Refusal]) -> dict[str, str]:
     """The recipients who were refused, by name."""
     return {cast.parcels[place].supervision.agent: why.value for place, why in refused.items()}

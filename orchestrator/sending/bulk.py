@@ -10,9 +10,9 @@ from celery import Celery, signals
 from pydantic_core import to_json
 
 from orchestrator.core.errors import BrokerUnavailable, CircuitOpen, MailboxFull
-from orchestrator.sending.form import Form, encode, write_form
+from orchestrator.sending.message_template import MessageTemplate, encode, write_template
 from orchestrator.sending.publish import (
-    Parcel,
+    OutgoingMessage,
     headers_of,
     hidden_in,
     producer_of,
@@ -26,10 +26,10 @@ from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 #: Messages in one round trip. More would keep Redis from others for longer than a few milliseconds.
 CHUNK: Final = 250
 
-Writer = Callable[[Iterable[Parcel]], None]
+Writer = Callable[[Iterable[OutgoingMessage]], None]
 
 
-def publish_many(app: Celery, parcels: Sequence[Parcel], hidden: tuple[str, ...]) -> None:
+def publish_many(app: Celery, parcels: Sequence[OutgoingMessage], hidden: tuple[str, ...]) -> None:
     """Publish parcels to one agent, in their order; all have the same options.
 
     While Redis takes one chunk the next is written.
@@ -63,7 +63,7 @@ def _somebody_listens(app: Celery) -> bool:
 
 
 def _one_by_one(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
-    def write(chunk: Iterable[Parcel]) -> None:
+    def write(chunk: Iterable[OutgoingMessage]) -> None:
         for parcel in chunk:
             publish(app, parcel, hidden, producer=batch.producer)
 
@@ -71,10 +71,10 @@ def _one_by_one(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
 
 
 def _alike(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
-    forms: dict[str, Form | None] = {}
+    forms: dict[str, MessageTemplate | None] = {}
     by_celery = _one_by_one(app, hidden, batch)
 
-    def write(chunk: Iterable[Parcel]) -> None:
+    def write(chunk: Iterable[OutgoingMessage]) -> None:
         for task, alike in groupby(chunk, lambda parcel: parcel.task):
             parcels = list(alike)
             if task not in forms:
@@ -91,7 +91,7 @@ def _alike(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writer:
     return write
 
 
-def _filled(form: Form, parcel: Parcel, hidden: tuple[str, ...]) -> str:
+def _filled(form: MessageTemplate, parcel: OutgoingMessage, hidden: tuple[str, ...]) -> str:
     id_ = f'"{parcel.id}"'
     # A Message's fields are plain JSON data (see core/message.py), which pydantic writes quickest.
     args = to_json(parcel.args, inf_nan_mode="constants")
@@ -100,15 +100,15 @@ def _filled(form: Form, parcel: Parcel, hidden: tuple[str, ...]) -> str:
     }  # fmt: skip
 
 
-def _form(app: Celery, parcel: Parcel, hidden: tuple[str, ...], batch: Any) -> Form | None:
+def _form(app: Celery, parcel: OutgoingMessage, hidden: tuple[str, ...], batch: Any) -> MessageTemplate | None:
     reprs = reprs_of(parcel, hidden)
     with refusals(app, parcel.task), headers_of(parcel) as headers:
-        form = write_form(app, parcel, headers, reprs, batch)
+        form = write_template(app, parcel, headers, reprs, batch)
     if form is None or not form.embed:
         return None
     # Sent from within a task, all have the same root.
-    root = ("root",) if form.written["root"] == form.written["id"] else ()
-    return form.but("id", "body", "args", *root)
+    root = ("root",) if form.values["root"] == form.values["id"] else ()
+    return form.bind("id", "body", "args", *root)
 
 
 def _cause(app: Celery, error: BatchPublishError, done: int, requested: int) -> Exception:

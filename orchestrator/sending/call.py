@@ -8,12 +8,12 @@ from typing import Any
 
 from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed
 from orchestrator.core.outcome import Handled, Outcome
-from orchestrator.sending.delivery import Cancelling, Delivery
-from orchestrator.sending.options import SendOptions
+from orchestrator.sending.delivery import CancelResult, Delivery
+from orchestrator.sending.send_options import SendOptions
 
 
 @dataclass(frozen=True, slots=True)
-class FellBack:
+class FallbackDelivery:
     """A call that did not succeed and was sent under supervision instead: not a reply, but a delivery."""
 
     delivery: Delivery
@@ -40,7 +40,7 @@ def call(ask: Callable[[], Delivery], timeout_s: float, instead: Callable[[], De
             outcome = delivery.wait(timeout_s)
         except DeliveryTimeout:
             # The reply may have come while it was given up.
-            outcome = delivery.outcome() if delivery.cancel() is Cancelling.TOO_LATE else None
+            outcome = delivery.outcome() if delivery.cancel() is CancelResult.TOO_LATE else None
             if outcome is None:
                 raise
         if isinstance(outcome, Handled):
@@ -50,7 +50,7 @@ def call(ask: Callable[[], Delivery], timeout_s: float, instead: Callable[[], De
         error = failed
     if instead is None:
         raise error
-    return FellBack(instead(), error)
+    return FallbackDelivery(instead(), error)
 
 
 def check_timeout(timeout_s: float) -> float:

@@ -17,8 +17,16 @@ from celery import Celery, Task, states
 from celery.result import EagerResult
 
 from orchestrator.core.supervision import HEADER
-from orchestrator.sending.publish import Parcel, Quick, headers_of, own_headers, producer_of, refusals, reprs_of
-from orchestrator.transport.flow import Twin
+from orchestrator.sending.publish import (
+    OutgoingMessage,
+    Quick,
+    headers_of,
+    own_headers,
+    producer_of,
+    refusals,
+    reprs_of,
+)
+from orchestrator.transport.admission.flow_control import DuplicateSend
 
 _APPLY_ASYNC: Final = Task.apply_async
 _SHADOW_NAME: Final = Task.shadow_name
@@ -42,7 +50,7 @@ def has_own_way(task: Any) -> bool:
 class TaskSend:
     """A supervised send while its task's ``apply_async`` runs, and what came of it."""
 
-    parcel: Parcel
+    parcel: OutgoingMessage
     headers: Mapping[str, Any]
     #: Whether what would be published is only noted, to be executed here.
     inline: bool = False
@@ -97,7 +105,9 @@ def send_by_task(task: Any, send: TaskSend) -> None:
         _current.reset(token)
 
 
-def publish_task(app: Celery, task: Any, parcel: Parcel, hidden: tuple[str, ...], quick: Quick) -> TaskSend | None:
+def publish_task(
+    app: Celery, task: Any, parcel: OutgoingMessage, hidden: tuple[str, ...], quick: Quick
+) -> TaskSend | None:
     """Publish a parcel for a task of this app, as its class does; ``None`` if nobody but Celery has a say in it.
 
     Raises:
@@ -136,10 +146,12 @@ def check_arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 class SendTask:
     """The ``send_task`` of an app that has an Orchestrator; ``celery`` is the one that it was before."""
 
-    def __init__(self, app: Celery, to_agent: Callable[[str, dict[str, Any]], dict[str, Any] | None]) -> None:
+    def __init__(
+        self, app: Celery, build_agent_message: Callable[[str, dict[str, Any]], dict[str, Any] | None]
+    ) -> None:
         self.celery: Callable[..., Any] = app.send_task
         self._app = app
-        self._to_agent = to_agent
+        self._to_agent = build_agent_message
 
     def __call__(self, name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
         """Publish. What is neither an agent's message nor a supervised send of a task is left to Celery."""
@@ -149,9 +161,9 @@ class SendTask:
         if HEADER in (options.get("headers") or {}):
             try:
                 return self.celery(name, args, kwargs, *more, **options)
-            except Twin as twin:
+            except DuplicateSend as duplicate:
                 # A supervised send that its task's class put off, when no sender waits for it any more.
-                return self._app.AsyncResult(twin.first_id)
+                return self._app.AsyncResult(duplicate.first_id)
         return self.celery(name, args, kwargs, *more, **(self._to_agent(name, options) or options))
 
     def _supervised(self, send: TaskSend, name: str, args: Any, kwargs: Any, more: Any, options: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from orchestrator.core.outcome import Handled, Outcome, from_wire
 from orchestrator.core.policy import OnError
 from orchestrator.core.supervision import Supervision
 from orchestrator.telemetry import tracing
-from orchestrator.transport.patience import outlast, sleep_on
+from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.store import Store
 
 #: Longest wait that may be asked for: a day.
@@ -54,7 +54,7 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Cancelling(StrEnum):
+class CancelResult(StrEnum):
     """What cancelling came to."""
 
     #: It will not run; that is on record.
@@ -92,7 +92,7 @@ class Tracker(Protocol):
     def locate(self, delivery_id: str) -> tuple[str, Found] | None:
         """Look for it in every mailbox; returns the mailbox, too."""
 
-    def cancel(self, queue: str, delivery_id: str) -> Cancelling:
+    def cancel(self, queue: str, delivery_id: str) -> CancelResult:
         """See :meth:`Delivery.cancel`."""
 
 
@@ -176,7 +176,7 @@ class Delivery:
             )
         )
 
-    def cancel(self) -> Cancelling:
+    def cancel(self) -> CancelResult:
         """Have it not run. While it waits, it is removed and recorded as cancelled in one step.
 
         A worker that has it is told; what that comes to depends on its pool, and the answer says which.

@@ -9,7 +9,7 @@ from orchestrator.core.errors import UnknownDelivery
 from orchestrator.core.outcome import Outcome, from_wire
 from orchestrator.core.policy import OnError
 from orchestrator.core.text import is_text
-from orchestrator.sending.delivery import Awaiter, Cancelling, Delivery, Found, Tracker
+from orchestrator.sending.delivery import Awaiter, CancelResult, Delivery, Found, Tracker
 
 #: The record of a delivery whose own has expired or never was, from its dead letter; ``None`` if it has none.
 LetterRecord = Callable[[str], Mapping[str, Any] | None]
@@ -65,6 +65,6 @@ class _Buried:
         """It is in no mailbox."""
         return None
 
-    def cancel(self, queue: str, delivery_id: str) -> Cancelling:
+    def cancel(self, queue: str, delivery_id: str) -> CancelResult:
         """It has ended."""
-        return Cancelling.TOO_LATE
+        return CancelResult.TOO_LATE

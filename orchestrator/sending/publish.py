@@ -25,11 +25,11 @@ _SHOWN: Final = 1024
 PRODUCER_WAIT_S: Final = 30.0
 
 #: Publishes a parcel with these headers, its arguments shown like this; or says that it is Celery's to do.
-Quick = Callable[["Parcel", Mapping[str, Any], tuple[str, str]], bool]
+Quick = Callable[["OutgoingMessage", Mapping[str, Any], tuple[str, str]], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class OutgoingMessage:
     """Everything a publish needs."""
 
     id: str
@@ -53,10 +53,10 @@ class Parcel:
     def __repr__(self) -> str:
         return f"<Parcel {self.id}: {self.task}>"
 
-    def another(self, id: str, args: Sequence[Any]) -> Parcel:
+    def with_body(self, id: str, args: Sequence[Any]) -> OutgoingMessage:
         """One that differs in nothing else."""
         # Written out: for each of many messages, dataclasses.replace() would take twice as long.
-        return Parcel(
+        return OutgoingMessage(
             id,
             self.task,
             args,
@@ -76,7 +76,7 @@ class Parcel:
 
 def publish(
     app: Celery,
-    parcel: Parcel,
+    parcel: OutgoingMessage,
     hidden: tuple[str, ...] = (),
     *,
     producer: Any = None,
@@ -118,7 +118,7 @@ def producer_of(app: Celery) -> Iterator[Any]:
 
 
 def by_celery(
-    app: Celery, parcel: Parcel, headers: Mapping[str, Any], reprs: tuple[str, str], options: Mapping[str, Any]
+    app: Celery, parcel: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str], options: Mapping[str, Any]
 ) -> None:
     """Have Celery publish a parcel, with more of Celery's ``options``."""
     said = {
@@ -149,13 +149,13 @@ def by_celery(
     )
 
 
-def own_headers(parcel: Parcel) -> dict[str, Any]:
+def own_headers(parcel: OutgoingMessage) -> dict[str, Any]:
     """The headers that a signature says for itself."""
     return dict(parcel.options.get("headers") or {})
 
 
 @contextmanager
-def headers_of(parcel: Parcel) -> Iterator[dict[str, Any]]:
+def headers_of(parcel: OutgoingMessage) -> Iterator[dict[str, Any]]:
     """Within the span of its sending, the headers of a parcel that are not Celery's."""
     headers: dict[str, Any] = {HEADER: parcel.supervision.to_wire()}
     with tracing.span(f"send {parcel.task}", "PRODUCER", id=parcel.id):
@@ -177,13 +177,13 @@ def refusals(app: Celery, task: str) -> Iterator[None]:
             raise BrokerUnavailable(connection.as_uri(), error) from error
 
 
-def reprs_of(parcel: Parcel, hidden: tuple[str, ...]) -> tuple[str, str]:
+def reprs_of(parcel: OutgoingMessage, hidden: tuple[str, ...]) -> tuple[str, str]:
     """A parcel's arguments and keyword arguments as logs and Flower show them."""
     names = hidden_in(parcel, hidden)
     return shown(parcel.args, names), shown(parcel.kwargs, names)
 
 
-def hidden_in(parcel: Parcel, hidden: tuple[str, ...]) -> tuple[str, ...]:
+def hidden_in(parcel: OutgoingMessage, hidden: tuple[str, ...]) -> tuple[str, ...]:
     """The names of the fields that are not shown of a parcel: those ``hidden`` in all, and its own secrets."""
     hide = parcel.supervision.hide
     return (*hidden, *hide) if hide else hidden
@@ -197,12 +197,12 @@ def shown(arguments: Sequence[Any] | Mapping[str, Any], hidden: tuple[str, ...])
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-def queue_name(parcel: Parcel) -> str:
+def queue_name(parcel: OutgoingMessage) -> str:
     """The name of a parcel's mailbox, where it says it."""
     return str(getattr(parcel.queue, "name", parcel.queue))
 
 
-def _ignores_result(app: Celery, parcel: Parcel) -> bool | None:
+def _ignores_result(app: Celery, parcel: OutgoingMessage) -> bool | None:
     """Whether Celery's result backend has no part in this; else it would listen for a result at every send."""
     if parcel.supervision.agent:
         return True

@@ -13,29 +13,29 @@ from celery import Celery, Task
 from celery.canvas import Signature
 
 from orchestrator.core.errors import AgentDown, BroadcastRefused, InvalidPolicy, NotSupervised
-from orchestrator.core.flow import Flow
+from orchestrator.core.flow_policy import Flow
 from orchestrator.core.message import Message
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import OnError, WhenDown
 from orchestrator.core.supervision import HEADER, Supervision
-from orchestrator.registry.agents import Registry
+from orchestrator.registry.registry import Registry
 from orchestrator.sending.address import (
     Address,
     Directory,
+    build_agent_message,
+    build_agent_messages,
+    build_task_message,
     by_celery_to,
     said_countdown,
-    to_agent,
-    to_agent_each,
-    to_task,
 )
 from orchestrator.sending.broadcast import (
-    Cast,
+    BroadcastRequest,
     Refusal,
     Strategy,
     at_any_time,
     each_once,
     named,
-    new_cast,
+    new_broadcast_request,
     publish_broadcast,
     recipients_of,
 )
@@ -43,14 +43,14 @@ from orchestrator.sending.bulk import publish_many
 from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker, await_in
+from orchestrator.sending.fast_publisher import FastPublisher
 from orchestrator.sending.mailbox import why_temporary
-from orchestrator.sending.options import SendOptions
-from orchestrator.sending.publish import Parcel, publish, queue_name
-from orchestrator.sending.quick import QuickPublisher
+from orchestrator.sending.publish import OutgoingMessage, publish, queue_name
 from orchestrator.sending.report import Receipt, Report
+from orchestrator.sending.send_options import SendOptions
 from orchestrator.sending.tracker import RedisTracker
 from orchestrator.telemetry import emit, events, tracing
-from orchestrator.transport.flow import Twin, declare_flow
+from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
 from orchestrator.transport.store import Store
 from orchestrator.transport.transport import why_not_supervised
 
@@ -73,7 +73,7 @@ class SendResult:
     place: Mapping[str, Any] | None = None
 
 
-class Door(Protocol):
+class Backend(Protocol):
     """Takes parcels, and knows their outcomes."""
 
     #: Whether a parcel has its outcome as soon as it is taken.
@@ -83,7 +83,7 @@ class Door(Protocol):
     def tracker(self) -> Tracker:
         """Knows where what was sent is."""
 
-    def send(self, parcel: Parcel) -> SendResult:
+    def send(self, parcel: OutgoingMessage) -> SendResult:
         """Take a parcel, and say what it became.
 
         Raises:
@@ -92,27 +92,27 @@ class Door(Protocol):
             NotSupervised: the app's broker is not one that this library supervises.
         """
 
-    def prepare(self, parcel: Parcel) -> None:
+    def prepare(self, parcel: OutgoingMessage) -> None:
         """Do what comes before an agent's first message that Celery itself sends. Raises as :meth:`send`."""
 
-    def hosted(self, parcel: Parcel) -> bool:
+    def hosted(self, parcel: OutgoingMessage) -> bool:
         """Whether a living worker takes what is sent to where the parcel goes.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
 
-    def send_many(self, parcels: Sequence[Parcel]) -> None:
+    def send_many(self, parcels: Sequence[OutgoingMessage]) -> None:
         """Take parcels for one agent, in their order. Raises as :meth:`send`; flow control says after how many."""
 
-    def broadcast(self, cast: Cast) -> Mapping[int, Refusal]:
+    def broadcast(self, cast: BroadcastRequest) -> Mapping[int, Refusal]:
         """Take the copies of a broadcast; returns who was refused (see :func:`publish_broadcast`)."""
 
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
         """Wait up to so many seconds for a recorded outcome; ``None`` if there is none by then."""
 
 
-class BrokerDoor:
+class RedisBackend:
     """The app's broker."""
 
     inline = False
@@ -132,8 +132,8 @@ class BrokerDoor:
         self._store = store
         self._hidden = hidden
 
-    def send(self, parcel: Parcel) -> SendResult:
-        """See :class:`Door`."""
+    def send(self, parcel: OutgoingMessage) -> SendResult:
+        """See :class:`Backend`."""
         self._must_supervise()
         self._declare(parcel)
         task = None if parcel.supervision.agent else self._app.tasks.get(parcel.task)
@@ -142,29 +142,29 @@ class BrokerDoor:
                 publish(self._app, parcel, self._hidden, quick=self._quick.publish)
                 return SendResult(parcel.id)
             send = publish_task(self._app, task, parcel, self._hidden, self._quick.publish)
-        except Twin as twin:
-            return SendResult(twin.first_id)
+        except DuplicateSend as duplicate:
+            return SendResult(duplicate.first_id)
         return SendResult(parcel.id) if send is None else SendResult(send.id or parcel.id, send.published, send.place())
 
-    def send_many(self, parcels: Sequence[Parcel]) -> None:
-        """See :class:`Door`."""
+    def send_many(self, parcels: Sequence[OutgoingMessage]) -> None:
+        """See :class:`Backend`."""
         self._must_supervise()
         self._declare(parcels[0])
         publish_many(self._app, parcels, self._hidden)
 
-    def broadcast(self, cast: Cast) -> Mapping[int, Refusal]:
-        """See :class:`Door`."""
+    def broadcast(self, cast: BroadcastRequest) -> Mapping[int, Refusal]:
+        """See :class:`Backend`."""
         self._must_supervise()
         for parcel in cast.parcels:
             self._declare(parcel)
         return publish_broadcast(self._app, self._store(), cast, self._hidden)
 
-    def prepare(self, parcel: Parcel) -> None:
-        """See :class:`Door`."""
+    def prepare(self, parcel: OutgoingMessage) -> None:
+        """See :class:`Backend`."""
         self._must_supervise()
         self._declare(parcel)
 
-    def _declare(self, parcel: Parcel) -> None:
+    def _declare(self, parcel: OutgoingMessage) -> None:
         """Have Redis know the recipient's flow control before its first message, in case no worker has told it yet."""
         agent = parcel.supervision.agent
         if agent and agent not in self._declared:
@@ -179,30 +179,30 @@ class BrokerDoor:
         if why := why_not_supervised(self._app.conf):
             raise NotSupervised(f"{why}; {_WITHOUT_SUPERVISION}")
 
-    def hosted(self, parcel: Parcel) -> bool:
-        """See :class:`Door`."""
+    def hosted(self, parcel: OutgoingMessage) -> bool:
+        """See :class:`Backend`."""
         return self._registry().hosted(parcel.supervision.agent, queue_of(self._app, parcel))
 
     @cached_property
     def tracker(self) -> Tracker:
-        """See :class:`Door`."""
+        """See :class:`Backend`."""
         self._must_supervise()
         return RedisTracker(self._app, self._store, self._registry)
 
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
-        """See :class:`Door`."""
+        """See :class:`Backend`."""
         return self._await(delivery_id, timeout_s)
 
     @cached_property
-    def _quick(self) -> QuickPublisher:
-        return QuickPublisher(self._app)
+    def _quick(self) -> FastPublisher:
+        return FastPublisher(self._app)
 
     @cached_property
     def _await(self) -> Awaiter:
         return await_in(self._store)
 
 
-def queue_of(app: Celery, parcel: Parcel, place: Mapping[str, Any] | None = None) -> str:
+def queue_of(app: Celery, parcel: OutgoingMessage, place: Mapping[str, Any] | None = None) -> str:
     """The name of the mailbox that a parcel goes to: what Celery makes of its task's own options and the routes.
 
     ``place`` is where its task's class has published it to.
@@ -210,7 +210,7 @@ def queue_of(app: Celery, parcel: Parcel, place: Mapping[str, Any] | None = None
     return _destination(app, parcel, place)[0]
 
 
-def one_queue_of(app: Celery, parcel: Parcel) -> str:
+def one_queue_of(app: Celery, parcel: OutgoingMessage) -> str:
     """The name of a parcel's mailbox.
 
     Raises:
@@ -233,7 +233,7 @@ def one_queue_of(app: Celery, parcel: Parcel) -> str:
     return name
 
 
-def _destination(app: Celery, parcel: Parcel, place: Mapping[str, Any] | None = None) -> tuple[str, str]:
+def _destination(app: Celery, parcel: OutgoingMessage, place: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """The names of the queue and of the exchange; the latter is empty where the queue's own is used."""
     said = {**parcel.options, "queue": parcel.queue} if place is None else place
     if said.get("queue") is not None and not said.get("exchange"):
@@ -256,7 +256,7 @@ def _destination(app: Celery, parcel: Parcel, place: Mapping[str, Any] | None = 
 class Sender:
     """Sends for one app. ``door`` is asked at each send: eager mode may be switched while the process runs."""
 
-    def __init__(self, app: Celery, directory: Directory, door: Callable[[], Door]) -> None:
+    def __init__(self, app: Celery, directory: Directory, door: Callable[[], Backend]) -> None:
         self._app = app
         self._directory = directory
         self._door = door
@@ -273,9 +273,9 @@ class Sender:
         if isinstance(recipient, Task):
             recipient = recipient.s()
         parcel = (
-            to_task(self._app, self._directory, recipient, message, options)
+            build_task_message(self._app, self._directory, recipient, message, options)
             if isinstance(recipient, Signature)
-            else to_agent(self._directory, recipient, message, options)
+            else build_agent_message(self._directory, recipient, message, options)
         )
         if tracing.is_on():
             parcel = replace(parcel, trace={})
@@ -346,7 +346,7 @@ class Sender:
             MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
             BrokerUnavailable: Redis did not take it.
         """
-        parcels = to_agent_each(self._directory, recipient, messages, options)
+        parcels = build_agent_messages(self._directory, recipient, messages, options)
         door = self._door()
         if not parcels:
             return Deliveries("", (), (), (), door.outcome, door.tracker, "")
@@ -388,14 +388,17 @@ class Sender:
         if not options.track or options.countdown_s is not None:
             raise InvalidPolicy("broadcast option", options, "tracked, and due at once")
         listed = recipients_of(recipients)
-        parcels = [to_agent(self._directory, recipient, message, options) for recipient in listed]
+        parcels = [build_agent_message(self._directory, recipient, message, options) for recipient in listed]
         each_once(parcels)
         undo = (
             []
             if compensate is None
-            else [at_any_time(to_agent(self._directory, recipient, compensate, SendOptions())) for recipient in listed]
+            else [
+                at_any_time(build_agent_message(self._directory, recipient, compensate, SendOptions()))
+                for recipient in listed
+            ]
         )
-        cast = new_cast(strategy, parcels, undo)
+        cast = new_broadcast_request(strategy, parcels, undo)
         door = self._door()
         began = monotonic()
         trace: dict[str, Any] = {}
@@ -428,7 +431,9 @@ def _is_of(said: Mapping[str, Any], address: Address) -> bool:
     return getattr(said.get("queue"), "name", said.get("queue")) == getattr(address.queue, "name", address.queue)
 
 
-def _receipts(cast: Cast, refused: Mapping[int, Refusal], door: Door, trace: Mapping[str, Any]) -> Iterator[Receipt]:
+def _receipts(
+    cast: BroadcastRequest, refused: Mapping[int, Refusal], door: Backend, trace: Mapping[str, Any]
+) -> Iterator[Receipt]:
     tracker = door.tracker
     for place, parcel in enumerate(cast.parcels):
         s = parcel.supervision
@@ -441,7 +446,7 @@ def _receipts(cast: Cast, refused: Mapping[int, Refusal], door: Door, trace: Map
             yield Receipt(s.agent, delivery)
 
 
-def _through(door: Door, parcel: Parcel) -> SendResult:
+def _through(door: Backend, parcel: OutgoingMessage) -> SendResult:
     s = parcel.supervision
     emit(events.SEND_STARTED, agent=s.agent, message=s.message, id=parcel.id)
     began = monotonic()
@@ -463,18 +468,18 @@ def _through(door: Door, parcel: Parcel) -> SendResult:
     return taken
 
 
-def _must_be_up(door: Door, parcel: Parcel) -> None:
+def _must_be_up(door: Backend, parcel: OutgoingMessage) -> None:
     if parcel.when_down is WhenDown.ERROR and not door.hosted(parcel):
         raise AgentDown(parcel.supervision.agent or parcel.task)
 
 
-def _tell_failed(parcel: Parcel, error: Exception, took_s: float) -> None:
+def _tell_failed(parcel: OutgoingMessage, error: Exception, took_s: float) -> None:
     s, name = parcel.supervision, type(error).__name__
     emit(events.SEND_FAILED, {"duration_s": took_s}, agent=s.agent, message=s.message, id=parcel.id, error=name)
 
 
 @contextmanager
-def _telling(parcels: Sequence[Parcel]) -> Iterator[None]:
+def _telling(parcels: Sequence[OutgoingMessage]) -> Iterator[None]:
     """The events of many sends at once. Each has taken as long as all together."""
     for parcel in parcels:
         s = parcel.supervision

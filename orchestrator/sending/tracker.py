@@ -14,9 +14,9 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 from orchestrator.core.outcome import Cancelled, to_wire
 from orchestrator.core.supervision import HEADER, Supervision
-from orchestrator.registry.agents import Registry
-from orchestrator.sending.delivery import Cancelling, Found, Status
-from orchestrator.transport.message import LINEAGE, renewed
+from orchestrator.registry.registry import Registry
+from orchestrator.sending.delivery import CancelResult, Found, Status
+from orchestrator.transport.mailbox_entry import LINEAGE, renewed
 from orchestrator.transport.store import Store
 
 #: So many messages are looked through in one step; Redis does nothing else meanwhile (about a millisecond).
@@ -76,21 +76,21 @@ class RedisTracker:
                 return queue, found
         return None
 
-    def cancel(self, queue: str, delivery_id: str) -> Cancelling:
+    def cancel(self, queue: str, delivery_id: str) -> CancelResult:
         """See :class:`orchestrator.sending.delivery.Tracker`."""
         if not queue and (located := self.locate(delivery_id)) is not None:
             queue = located[0]
         where, *rest = self._look(queue, delivery_id, json.dumps(to_wire(Cancelled(by="sender"))))
         match where:
             case "removed":
-                return Cancelling.CANCELLED
+                return CancelResult.CANCELLED
             case "ended":
-                return Cancelling.TOO_LATE
+                return CancelResult.TOO_LATE
             case "held":
                 return self._stop(delivery_id, rest[1].decode())
-        return Cancelling.UNKNOWN
+        return CancelResult.UNKNOWN
 
-    def _stop(self, delivery_id: str, holder: str) -> Cancelling:
+    def _stop(self, delivery_id: str, holder: str) -> CancelResult:
         found = next((i for i in self._registry().incarnations() if i.id == holder), None)
         can_interrupt = found is not None and found.pool == "prefork"
         try:
@@ -102,7 +102,7 @@ class RedisTracker:
             )
         except (OperationalError, RedisError, OSError) as error:
             raise BrokerUnavailable(self._store.url, error) from error
-        return Cancelling.INTERRUPTING if can_interrupt else Cancelling.WHEN_IT_ENDS
+        return CancelResult.INTERRUPTING if can_interrupt else CancelResult.WHEN_IT_ENDS
 
     def _look(self, queue: str, delivery_id: str, outcome: str) -> list[Any]:
         store = self._store

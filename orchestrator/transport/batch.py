@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull
-from orchestrator.transport.flow import insist
-from orchestrator.transport.once import Call
+from orchestrator.transport.admission.flow_control import retry_until_room
+from orchestrator.transport.admission.idempotency import Call
 from orchestrator.transport.producer_batch import BatchPublishError
-from orchestrator.transport.scripts import sha, source
-from orchestrator.transport.wire import Wire
+from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.scripts import sha, source
 
 if TYPE_CHECKING:
     from orchestrator.transport.publishing import PublishingChannel
@@ -45,7 +45,7 @@ class PublishBatch:
         self._bytes = 0
         self._failed: BaseException | None = None
         #: Over which the last calls were sent; the channel has another one once its connection was closed.
-        self._wire = channel.wire
+        self._commands = channel.wire
         self._done = ""
 
     def publish(self, message: dict[str, Any], **kwargs: Any) -> Any:
@@ -108,8 +108,8 @@ class PublishBatch:
             return
         calls, self._calls, self._size = self._calls, [], 0
         with self._failing():
-            self._wire = self.channel.wire
-            self._wire.begin(_packed(self._wire, calls))
+            self._commands = self.channel.wire
+            self._commands.begin(_packed(self._commands, calls))
             self._sent = calls
 
     def receive(self) -> None:
@@ -119,7 +119,7 @@ class PublishBatch:
             return
         calls, self._sent = self._sent, []
         with self._failing():
-            self._heed(calls, self._wire.end(len(calls)))
+            self._heed(calls, self._commands.end(len(calls)))
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -135,7 +135,7 @@ class PublishBatch:
         unknown = [call for call, reply in zip(calls, replies, strict=True) if isinstance(reply, NoScriptError)]
         if unknown:
             # The server did not know the script, so these were not done.
-            wire = self._wire
+            wire = self._commands
             for name in {name for name, _, _ in unknown}:
                 wire.call("SCRIPT", "LOAD", source(name))
             wire.begin(_packed(wire, unknown))
@@ -157,7 +157,7 @@ class PublishBatch:
         # A plain publish may hold several messages, the other scripts one.
         head = 2 if script == "publish" else len(args)
         queue = self.channel.keys.queue_of_ledger(keys[3] if script == "delay" else keys[1])
-        insist(
+        retry_until_room(
             queue,
             reply,
             _count(script, args),
@@ -183,7 +183,7 @@ class PublishBatch:
     def _abandon(self) -> None:
         if self._sent:
             self._sent = []
-            self._wire.abandon()
+            self._commands.abandon()
 
     def _check(self) -> None:
         if self._done:
@@ -196,7 +196,7 @@ def _count(script: str, args: Sequence[Any]) -> int:
     return len(args) - 2 if script == "publish" else 1
 
 
-def _packed(wire: Wire, calls: list[Call]) -> list[bytes]:
+def _packed(wire: CommandConnection, calls: list[Call]) -> list[bytes]:
     pack = wire.connection.pack_command
     packed: list[bytes] = []
     for script, keys, args in calls:

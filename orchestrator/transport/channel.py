@@ -16,19 +16,19 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP, RETURNED
 from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.claim import Claim
 from orchestrator.transport.claim_ahead import ClaimAhead
 from orchestrator.transport.claim_buffer import Buffered, ClaimBuffer
-from orchestrator.transport.delivered import DeliveredMessage
-from orchestrator.transport.holder import Holder
-from orchestrator.transport.holders import HOLDERS
-from orchestrator.transport.message import MalformedEntry, decode, read_past, with_lineage
+from orchestrator.transport.delivered_message import DeliveredMessage
+from orchestrator.transport.liveness.claim import Claim
+from orchestrator.transport.liveness.incarnation import Incarnation
+from orchestrator.transport.liveness.isolation import is_last_chance
+from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
+from orchestrator.transport.liveness.worker_state import WORKER_STATE
+from orchestrator.transport.mailbox_entry import MalformedEntry, decode, read_death_history, with_lineage
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.qos import QoS
-from orchestrator.transport.scripts import sha, source
-from orchestrator.transport.settler import Settler
-from orchestrator.transport.solitude import is_last_chance
-from orchestrator.transport.stopping import WORKER_STATE
+from orchestrator.transport.redis.scripts import sha, source
+from orchestrator.transport.settling.settler import Settler
 
 logger = get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Channel(PublishingChannel):
         self._claimed = ClaimBuffer(self._requeue_stalled)
         self._claim_ahead: ClaimAhead | None = None
         #: A message that waits for this process to itself.
-        self.secluded: tuple[Claim, bytes] | None = None
+        self.isolated: tuple[Claim, bytes] | None = None
         self._one_by_one = False
         self._asked = ""
         self._asked_queues: Sequence[str] = ()
@@ -115,9 +115,9 @@ class Channel(PublishingChannel):
         holder = self.settler.holder
         if holder is None:
             broker = self.connection.broker
-            holder = HOLDERS.get(
+            holder = PROCESS_INCARNATIONS.get(
                 f"{broker.name}|{self.keys.root}",
-                lambda: Holder(self.own_pool(), self.keys, self.options, self.steps, broker),
+                lambda: Incarnation(self.own_pool(), self.keys, self.options, self.steps, broker),
             )
             self.settler.holder = holder
         holder.attach(self, queue)
@@ -188,7 +188,7 @@ class Channel(PublishingChannel):
         """Give back what was claimed ahead and got no slot. Called in the buffer's thread."""
         if self._claim_ahead is not None:
             self._claim_ahead.stalled()
-        self.settler.give_back([claim.tag for claim, _ in stalled])
+        self.settler.requeue([claim.tag for claim, _ in stalled])
 
     def _claim_command(self, queues: Sequence[str], credit: int, ahead: int = 0) -> tuple[Any, ...]:
         k = self.keys
@@ -295,13 +295,13 @@ class Channel(PublishingChannel):
         stride = len(self.steps) + 2
         taken = []
         for at in range(1, len(reply), 4):
-            index, entry, raw, past = reply[at : at + 4]
+            index, entry, raw, death_history = reply[at : at + 4]
             # Lua counts from 1, and the first key is the lease's.
             queue_number, place = divmod(index - 2, stride)
             queue = queues[queue_number]
             self._queue_cycle.rotate(queue)
             stream = self.keys.step(queue, self.steps[place - 2])
-            taken.append(self._took(stream, queue, entry, raw, past))
+            taken.append(self._took(stream, queue, entry, raw, death_history))
         return taken
 
     def _take_in_read(self, reply: Any) -> None:
@@ -319,39 +319,39 @@ class Channel(PublishingChannel):
                     continue
                 values = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
                 raw = values.get(b"m", b"")
-                past = b""
+                death_history = b""
                 if len(values) > 1:
                     undelivered = b"n" if b"n" in values else b""
-                    past = b"%s%s %s" % (undelivered, values.get(b"u", b""), values.get(b"d", b""))
+                    death_history = b"%s%s %s" % (undelivered, values.get(b"u", b""), values.get(b"d", b""))
                     raw = with_lineage(raw, values.get(b"r", b""))
-                self._claimed.extend([self._took(stream, queue, entry, raw, past)])
+                self._claimed.extend([self._took(stream, queue, entry, raw, death_history)])
 
     def _give_back_surplus(self) -> None:
         """A sleeping read takes one of each step and queue, where there had been none just before."""
         if self.settler.holder is not None:
             room = self._room(len(self._claimed))
             surplus = self._claimed.pop_last(max(0, len(self._claimed) - room))
-            self.settler.give_back([claim.tag for claim, _ in surplus])
+            self.settler.requeue([claim.tag for claim, _ in surplus])
 
-    def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, past: bytes) -> Buffered:
+    def _took(self, stream: str, queue: str, entry: bytes, raw: bytes, death_history: bytes) -> Buffered:
         entry_id = entry.decode()
         claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, 0, size=len(raw))
-        undelivered = past.startswith(b"n")
+        undelivered = death_history.startswith(b"n")
         claim.came_back = not undelivered and stream.startswith(f"{self.keys.root}q:{RETURNED}")
-        past = past[1:] if undelivered else past
-        if past:
-            behind = read_past(past)
+        death_history = death_history[1:] if undelivered else death_history
+        if death_history:
+            behind = read_death_history(death_history)
             claim.deaths = behind.deaths
-            claim.death_list = past.partition(b" ")[2] if claim.deaths else b""
+            claim.death_list = death_history.partition(b" ")[2] if claim.deaths else b""
             claim.last_chance = is_last_chance(
-                deaths=behind.counted, unexplained=behind.unattributed, max_deaths=int(self.options.max_deaths)
+                deaths=behind.counted, unattributed_deaths=behind.unattributed, max_deaths=int(self.options.max_deaths)
             )
         self.settler.took(claim)
         return claim, raw
 
     def deliver_next(self) -> bool:
         """Deliver one message that is here already, if there is one and the prefetch limit allows it."""
-        if self.secluded is not None:
+        if self.isolated is not None:
             return self.deliver_secluded()
         return bool(self._claimed) and self.qos.can_consume() and self._deliver_first()
 
@@ -365,21 +365,21 @@ class Channel(PublishingChannel):
         if not claim.last_chance or self.settler.holder is None or claim.queue in self._no_ack_queues:
             self._deliver(claim, raw)
             return True
-        self.settler.give_back([behind.tag for behind, _ in self._claimed.pop_all()])
+        self.settler.requeue([behind.tag for behind, _ in self._claimed.pop_all()])
         self._one_by_one = True
-        self.secluded = claim, raw
+        self.isolated = claim, raw
         return self.deliver_secluded()
 
     def deliver_secluded(self) -> bool:
         """Deliver the message that waits for this process to itself, if it has it now."""
-        if self.secluded is None or self.settler.holder is None:
+        if self.isolated is None or self.settler.holder is None:
             return False
         if self._fenced:
             raise RedisConnectionError(f"{self.incarnation} was fenced")
-        claim, raw = self.secluded
+        claim, raw = self.isolated
         if claim.tag in self.settler.holder.held and not self.settler.holder.give_last_chance(claim):
             return False
-        self.secluded = None
+        self.isolated = None
         if claim.tag not in self.settler.holder.held:
             return False
         self._deliver(claim, raw)
@@ -411,7 +411,7 @@ class Channel(PublishingChannel):
             self.settler.holder.delivered_ahead(claim)
         if self.connection is None or claim.queue not in self.connection._callbacks:
             # Cancelled while the message was on its way.
-            self.settler.give_back([claim.tag])
+            self.settler.requeue([claim.tag])
             return
         redelivered = claim.deaths > 0 or claim.came_back
         try:
@@ -497,7 +497,7 @@ class Channel(PublishingChannel):
     def wants_messages(self) -> bool:
         """Whether it consumes, and its prefetch limit allows more."""
         holder = self.settler.holder
-        if holder is not None and holder.solitude.is_wanted:
+        if holder is not None and holder.isolation.is_wanted:
             return False
         return bool(self.active_queues) and self.qos.can_consume()
 
@@ -524,9 +524,9 @@ class Channel(PublishingChannel):
         self._expecting_since = None
         self._empty = False
         undelivered = self._claimed.pop_all()
-        if self.secluded is not None:
-            undelivered.insert(0, self.secluded)
-            self.secluded = None
+        if self.isolated is not None:
+            undelivered.insert(0, self.isolated)
+            self.isolated = None
         self.settler.give_back_unstarted([claim.tag for claim, _ in undelivered])
         if connection and self.settler.holder is not None:
             try:

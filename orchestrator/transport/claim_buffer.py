@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 
 from orchestrator.core.log import get_logger
-from orchestrator.transport.claim import Claim
+from orchestrator.transport.liveness.claim import Claim
 
 logger = get_logger(__name__)
 

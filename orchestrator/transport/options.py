@@ -14,8 +14,8 @@ _NOT_NUMBERS = (
     "node_name",
     "managed",
     "describe",
-    "at_death",
-    "bury_expired",
+    "on_death",
+    "dead_letter_expired",
     "redact",
     "heart",
     "max_message_bytes",
@@ -59,8 +59,8 @@ class Options:
     #: proves its death.
     heart: bool = True
     #: A message's last chance waits at most this long for the worker to itself, and has it at most that long.
-    alone_wait_s: float = 30.0
-    alone_run_s: float = 300.0
+    isolation_wait_s: float = 30.0
+    isolation_run_s: float = 300.0
     #: Most messages claimed in one round trip where prefetching has no limit.
     batch: int = 64
     #: Whether more messages are claimed than may be delivered, as many as are likely to be run within a moment; what is
@@ -79,7 +79,7 @@ class Options:
     #: Whether a monitor manager is meant to sweep, so that having to stand in for it is worth a warning.
     managed: bool = False
     #: Whether a message that expires becomes a dead letter instead of a mere count.
-    bury_expired: bool = False
+    dead_letter_expired: bool = False
     #: Names of fields whose values are hidden where an error's text is logged, and in what ``inspect scheduled`` tells.
     redact: tuple[str, ...] = USUAL
     #: Further fields for the heartbeat, for whoever knows more about this worker than the transport does.
@@ -87,7 +87,7 @@ class Options:
     #: Called in a sweep with an incarnation that has ended, and why. It does a bounded amount of what that death
     #: entails, and says whether all of it is done; until then the next sweep calls again. Whoever called last may have
     #: been killed in the middle.
-    at_death: Callable[[str, str], bool] | None = None
+    on_death: Callable[[str, str], bool] | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -97,7 +97,7 @@ class Options:
         ]
         problems += [
             f"{name}={getattr(self, name)!r}: allowed: true, false"
-            for name in ("heart", "managed", "bury_expired", "claim_ahead")
+            for name in ("heart", "managed", "dead_letter_expired", "claim_ahead")
             if getattr(self, name) not in (True, False)
         ]
         if not _are_names(self.redact):

@@ -80,7 +80,7 @@ class Poller(KombuPoller):
     def on_poll_start(self) -> None:
         """Ask for messages where more are allowed; deliver the one that waited to be alone."""
         for channel in tuple(self._channels):
-            if channel.secluded is not None:
+            if channel.isolated is not None:
                 channel.deliver_secluded()
         self._keep_awake(not self.one_at_a_time and any(channel.can_deliver() for channel in self._channels))
         super().on_poll_start()

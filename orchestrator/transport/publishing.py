@@ -20,17 +20,17 @@ from orchestrator.core.keys import DOORBELL, GROUP, Keys, steps_of
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.admission.flow_control import retry_until_room
+from orchestrator.transport.admission.idempotency import Call, idempotency_key_of
+from orchestrator.transport.admission.publish_dedup import Unanswered
 from orchestrator.transport.batch import PublishBatch
-from orchestrator.transport.connections import SocketConnection, TcpConnection, TlsConnection
-from orchestrator.transport.flow import insist
-from orchestrator.transport.forks import INHERITED
 from orchestrator.transport.older_kombu import KombuChannel
-from orchestrator.transport.once import Call, once_of
 from orchestrator.transport.options import LARGE_BYTES, Options
-from orchestrator.transport.refusal import RefusesForNow, as_away, is_full
-from orchestrator.transport.unanswered import Unanswered
-from orchestrator.transport.unix_socket import unix_socket
-from orchestrator.transport.wire import Pool, Wire
+from orchestrator.transport.redis.command_connection import CommandConnection, Pool
+from orchestrator.transport.redis.connections import SocketConnection, TcpConnection, TlsConnection
+from orchestrator.transport.redis.inherited_descriptors import INHERITED
+from orchestrator.transport.redis.refusals import RefusesForNow, as_unavailable, is_full
+from orchestrator.transport.redis.unix_socket import unix_socket
 
 logger = get_logger(__name__)
 
@@ -56,7 +56,7 @@ class PublishingChannel(KombuChannel):
     connection_class_ssl: type[Any] = TlsConnection
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._wire: Wire | None = None
+        self._commands: CommandConnection | None = None
         self._max_length: dict[str, int] = {}
         self._publish_keys: dict[tuple[str, str], list[str]] = {}
         self._collects: PublishBatch | None = None
@@ -70,7 +70,7 @@ class PublishingChannel(KombuChannel):
         self._unix_socket = unix_socket(client.hostname, client.virtual_host)
         if self._unix_socket is not None:
             self.connection_class = SocketConnection
-        with as_away():
+        with as_unavailable():
             # With its disk full, Redis refuses even a PING.
             super().__init__(*args, **kwargs)
         self.keys = Keys(self.global_keyprefix)
@@ -109,11 +109,11 @@ class PublishingChannel(KombuChannel):
         return pool
 
     @property
-    def wire(self) -> Wire:
+    def wire(self) -> CommandConnection:
         """Our own connection for publishing and administration."""
-        if self._wire is None:
-            self._wire = Wire(self.pool)
-        return self._wire
+        if self._commands is None:
+            self._commands = CommandConnection(self.pool)
+        return self._commands
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
@@ -122,11 +122,11 @@ class PublishingChannel(KombuChannel):
             client = self.__dict__.get("_shared_client")
             if client is None:
                 client = self._shared_client = self._create_client()
-        with as_away():
+        with as_unavailable():
             yield client
 
     def _disconnect_pools(self) -> None:
-        self._wire = None
+        self._commands = None
         self.__dict__.pop("_shared_client", None)
         super()._disconnect_pools()
 
@@ -165,7 +165,7 @@ class PublishingChannel(KombuChannel):
 
         reply = self._once(said, "publish", keys, [limit], [message])
         if type(reply) is list:
-            insist(queue, reply, 1, lambda _: self._once(said, "publish", keys, [limit], [message]))
+            retry_until_room(queue, reply, 1, lambda _: self._once(said, "publish", keys, [limit], [message]))
 
     def too_large(self, queue: str, size: int) -> None:
         """Refuse a message of that many bytes, or warn of it where no limit is set.
@@ -212,7 +212,7 @@ class PublishingChannel(KombuChannel):
         headers = message.get("headers") or {}
         delay_ms = _delay_ms(headers)
         body = _encode(message)
-        once = once_of(message)
+        once = idempotency_key_of(message)
         step = self.step_of(message)
         said = queue, headers.get("id") or message["body"], headers.get("retries")
         if delay_ms <= 0 and once is None:
@@ -239,7 +239,7 @@ class PublishingChannel(KombuChannel):
         script, keys, args = call
         reply = self._once(said, script, keys, args, [])
         if type(reply) is list:
-            insist(queue, reply, 1, lambda _: self._once(said, script, keys, args, []))
+            retry_until_room(queue, reply, 1, lambda _: self._once(said, script, keys, args, []))
 
     def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> Any:
         found = super()._lookup(exchange, routing_key, default)

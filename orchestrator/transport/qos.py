@@ -20,7 +20,7 @@ class QoS(virtual.QoS):
     def can_consume(self) -> bool:
         """Whether the prefetch limit, and the last chance of another message, allow more."""
         holder = self.channel.settler.holder
-        if holder is not None and holder.solitude.is_wanted and not holder.may_claim():
+        if holder is not None and holder.isolation.is_wanted and not holder.may_claim():
             self.channel.connection.cycle.look_again()
             return False
         return bool(super().can_consume())
@@ -37,7 +37,7 @@ class QoS(virtual.QoS):
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """The message goes back to the head of its queue, or becomes a dead letter."""
         if requeue:
-            self.channel.settler.give_back([delivery_tag])
+            self.channel.settler.requeue([delivery_tag])
         else:
             self._bury(delivery_tag)
         self.settled(delivery_tag)

@@ -7,8 +7,8 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 
 from orchestrator.transport.channel import Channel
-from orchestrator.transport.connections import SentinelTcpConnection, SentinelTlsConnection
-from orchestrator.transport.wire import Pool
+from orchestrator.transport.redis.command_connection import Pool
+from orchestrator.transport.redis.connections import SentinelTcpConnection, SentinelTlsConnection
 
 #: Where a Sentinel listens unless the URL says otherwise.
 SENTINEL_PORT = 26379

@@ -14,14 +14,14 @@ from redis.exceptions import NoScriptError, RedisError
 from orchestrator.core.broker_url import masked
 from orchestrator.core.errors import BrokerUnavailable, NotSupervised
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
-from orchestrator.transport.broker import Broker
-from orchestrator.transport.dataset import DatasetRecord, parse
-from orchestrator.transport.flow import heard
+from orchestrator.transport.admission.flow_control import unwrap_reply
+from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.options import Options
-from orchestrator.transport.scripts import Script, sha, source
-from orchestrator.transport.sweep import Sweeper
+from orchestrator.transport.redis.broker import Broker
+from orchestrator.transport.redis.command_connection import CommandConnection, Pool
+from orchestrator.transport.redis.dataset import DatasetRecord, parse
+from orchestrator.transport.redis.scripts import Script, sha, source
 from orchestrator.transport.transport import Transport
-from orchestrator.transport.wire import Pool, Wire
 
 Answer = TypeVar("Answer")
 
@@ -48,10 +48,10 @@ class Store:
             script = Script(source(script), sha(script))
         try:
             try:
-                return heard(self.client.evalsha(script.sha, len(keys), *keys, *args))
+                return unwrap_reply(self.client.evalsha(script.sha, len(keys), *keys, *args))
             except NoScriptError:
                 self.client.script_load(script.source.decode())
-                return heard(self.client.evalsha(script.sha, len(keys), *keys, *args))
+                return unwrap_reply(self.client.evalsha(script.sha, len(keys), *keys, *args))
         except RedisError as error:
             raise BrokerUnavailable(self.url, error) from error
 
@@ -85,7 +85,7 @@ class Store:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        wire = Wire(self.pool)
+        wire = CommandConnection(self.pool)
         try:
             return question(wire.call)
         except RedisError as error:
@@ -96,7 +96,7 @@ class Store:
     def sweeper(self) -> Sweeper:
         """A sweeper with a connection of its own."""
         pool: Pool = self.pool
-        return Sweeper(Wire(pool), self.keys, self.options, self.steps)
+        return Sweeper(CommandConnection(pool), self.keys, self.options, self.steps)
 
     def streams(self, queue: str) -> list[str]:
         """The streams of a mailbox, bell included."""

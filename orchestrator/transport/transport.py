@@ -17,15 +17,15 @@ from kombu.utils.url import as_url, parse_url
 from orchestrator.core.broker_url import ENCODED, problems_of, quoted, scheme_of, servers
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.transport import flower_queues
-from orchestrator.transport.broker import BROKERS, Broker
 from orchestrator.transport.channel import Channel
+from orchestrator.transport.liveness.worker_state import WORKER_STATE
 from orchestrator.transport.option_types import refuse_bad_options, refuse_bad_provider, refuse_bad_ssl
 from orchestrator.transport.poller import Poller
 from orchestrator.transport.publishing import PublishingChannel
+from orchestrator.transport.redis.broker import BROKERS, Broker
+from orchestrator.transport.redis.servers import Server, servers_of
+from orchestrator.transport.redis.unix_socket import UnixSocket, unix_socket
 from orchestrator.transport.sentinel import SENTINEL_PORT, SentinelChannel
-from orchestrator.transport.server import Server, servers_of
-from orchestrator.transport.stopping import WORKER_STATE
-from orchestrator.transport.unix_socket import UnixSocket, unix_socket
 
 #: What ``broker_transport`` says to have it.
 TRANSPORT = "orchestrator.transport:Transport"
@@ -35,7 +35,7 @@ _SENTINEL = "from_sentinel_url"
 
 #: Celery's default for ``Task.Request``, and what it is where this transport is in use.
 CELERY_REQUEST = "celery.worker.request:Request"
-TRACKED_REQUEST = "orchestrator.transport.request:TrackedRequest"
+TRACKED_REQUEST = "orchestrator.transport.celery.tracked_request:TrackedRequest"
 
 
 def _track_requests() -> None:
@@ -50,7 +50,7 @@ def _track_requests() -> None:
     if task_module.Task.Request == CELERY_REQUEST:
         task_module.Task.Request = TRACKED_REQUEST
     if "celery.worker.strategy" in sys.modules:
-        from orchestrator.transport.strategies import watch_strategies
+        from orchestrator.transport.celery.strategies import watch_strategies
 
         watch_strategies()
 
@@ -61,7 +61,7 @@ def _tell_what_is_scheduled() -> None:
         # Celery warns in nine lines at each reconnect that it cancels nothing. What runs stays held here.
         pending = import_module("celery.exceptions").CPendingDeprecationWarning
         warnings.filterwarnings("ignore", r"\s*In Celery 5\.1 we introduced", pending)
-        import orchestrator.transport.scheduled  # noqa: F401
+        import orchestrator.transport.celery.scheduled  # noqa: F401
 
 
 def is_supervised(transport: Any) -> bool:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, PositiveInt, SecretStr
 
 from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles, load_settings
 
-SOON = Exponential(first_s=0.01, cap_s=0.02)
+SOON = Exponential(initial_s=0.01, cap_s=0.02)
 
 #: Longest time a held task waits to be let go.
 HOLD_S = 30
@@ -257,7 +257,7 @@ class Worker(Agent):
     def hurried(self, message: Hurried) -> None:
         pass
 
-    @handles(Perishable, expires_s=0.05, bury_expired=True)
+    @handles(Perishable, expires_s=0.05, dead_letter_expired=True)
     def perishable(self, message: Perishable) -> str:
         return "fresh"
 

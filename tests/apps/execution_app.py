@@ -16,9 +16,9 @@ from celery.exceptions import Reject
 from kombu.exceptions import EncodeError
 
 from orchestrator import Agent, Exponential, Message, Orchestrator, Retry, handles, load_settings
-from orchestrator.agents.execute import supervision_of
+from orchestrator.worker.execution import supervision_of
 
-SOON = Retry(max_retries=3, backoff=Exponential(first_s=0.01, cap_s=0.02))
+SOON = Retry(max_retries=3, backoff=Exponential(initial_s=0.01, cap_s=0.02))
 
 #: What was noted in this process, where there is no Redis.
 NOTED: list[str] = []

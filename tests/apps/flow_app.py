@@ -21,7 +21,7 @@ from orchestrator import (
     load_settings,
 )
 
-SOON = Exponential(first_s=0.01, cap_s=0.02)
+SOON = Exponential(initial_s=0.01, cap_s=0.02)
 
 #: Longest time a held message waits to be let go.
 HOLD_S = 30

@@ -9,7 +9,7 @@ import redis
 from celery import Celery
 from pydantic import BaseModel, SecretBytes, SecretStr, model_serializer
 
-from orchestrator import Agent, Fixed, Message, Orchestrator, Retry, handles, load_settings
+from orchestrator import Agent, Constant, Message, Orchestrator, Retry, handles, load_settings
 
 SECRET = "S3CRET"
 
@@ -17,7 +17,7 @@ SECRET = "S3CRET"
 HOLD_S = 30
 
 #: Another attempt follows the first.
-TWICE = Retry(max_retries=1, backoff=Fixed(0.01))
+TWICE = Retry(max_retries=1, backoff=Constant(0.01))
 
 #: The names of all fields that are, or hold, one.
 NAMES = ("door", "doors", "pin", "safe")

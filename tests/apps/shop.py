@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 
 from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles, load_settings
 
-_SOON = Exponential(first_s=0.01, cap_s=0.02)
+_SOON = Exponential(initial_s=0.01, cap_s=0.02)
 
 
 class Charge(Message):

@@ -23,7 +23,7 @@ class Further(Message):
 
 class Guide(Agent):
     name = "guide"
-    retry = Retry(max_retries=2, backoff=Exponential(first_s=0.01, cap_s=0.02))
+    retry = Retry(max_retries=2, backoff=Exponential(initial_s=0.01, cap_s=0.02))
 
     @handles(Where)
     def where(self, message: Where, context: Context) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Dead, Fixed, Handled, Orchestrator, Retry, Status
+from orchestrator import Constant, Dead, Handled, Orchestrator, Retry, Status
 from orchestrator.core.errors import AgentDown, SendFailed
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.embedded import EmbeddedServer
@@ -23,7 +23,11 @@ WAIT_S = 30
 ONCE = Retry(max_retries=0)
 
 #: Automatic retries are due at once, and are planned when a test says so.
-LETTERS: dict[str, Any] = {"letters_retries": 2, "letters_first_retry_s": 0.001, "letters_every_s": 3600}
+LETTERS: dict[str, Any] = {
+    "dead_letter_auto_replays": 2,
+    "dead_letter_first_replay_s": 0.001,
+    "dead_letter_maintenance_interval_s": 3600,
+}
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +210,7 @@ def test_only_what_is_old_is_purged(house: House) -> None:
 
 
 def test_a_dead_recipient_refuses_or_keeps_its_mail_and_retries_when_it_is_back(redis_url: str) -> None:
-    retry = Retry(max_retries=2, backoff=Fixed(0.2))
+    retry = Retry(max_retries=2, backoff=Constant(0.2))
     sender: Orchestrator = app.make(redis_url)
     with WorkerProcess(APP, redis_url, queues=QUEUES) as worker:
         house = House(redis_url, worker, sender)
@@ -214,7 +218,7 @@ def test_a_dead_recipient_refuses_or_keeps_its_mail_and_retries_when_it_is_back(
             delivery = sender.send("worker", app.Add(a=1, b=2), when_down=when_down)
             assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
         # One is between two attempts when it dies.
-        failed = sender.send("worker", app.Flaky(failures=1), retry=Retry(max_retries=2, backoff=Fixed(2)))
+        failed = sender.send("worker", app.Flaky(failures=1), retry=Retry(max_retries=2, backoff=Constant(2)))
         eventually(lambda: failed.status() is Status.SCHEDULED, WAIT_S, worker.log)
         worker.kill()
 

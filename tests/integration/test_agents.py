@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Cancelled, Cancelling, Dead, Expired, Exponential, Handled, Message, Retry, Status
+from orchestrator import Cancelled, CancelResult, Dead, Expired, Exponential, Handled, Message, Retry, Status
 from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.delivery import Delivery
@@ -324,7 +324,7 @@ def test_who_does_not_want_to_wait_longer_is_told_that_it_is_pending(real: House
 
 
 def test_a_retry_waits_its_pause_in_redis_not_in_a_worker(real: House) -> None:
-    pause = Retry(max_retries=1, backoff=Exponential(first_s=3600, cap_s=3600, jitter=0))
+    pause = Retry(max_retries=1, backoff=Exponential(initial_s=3600, cap_s=3600, jitter=0))
     before = real.row()
     delivery = real.orchestrator.send("worker", app.Broken(), retry=pause)
     eventually(lambda: real.row().delayed == 1, describe=real.log)
@@ -405,7 +405,7 @@ def test_what_was_cancelled_too_late_runs_when_its_letter_is_sent_again() -> Non
     with hosted("threads") as house:
         delivery = house.orchestrator.send("worker", app.HoldAndFail(name="c"), retry=Retry(max_retries=0))
         eventually(lambda: delivery.status() is Status.RUNNING, describe=house.log)
-        assert delivery.cancel() is Cancelling.WHEN_IT_ENDS
+        assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
         house.redis.rpush("test:go:c", "1")
         assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
         house.redis.rpush("test:go:c", "1")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from celery import chain
 
-from orchestrator.transport.endings import MOST_ENDINGS
+from orchestrator.transport.endings.stream import MOST_ENDINGS
 from tests.ends import Ends
 from tests.eventually import eventually
 

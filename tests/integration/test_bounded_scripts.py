@@ -12,8 +12,8 @@ import pytest
 from orchestrator import BrokerUnavailable, InvalidPolicy, Orchestrator
 from orchestrator.registry.mailboxes import read_mailboxes
 from orchestrator.sending import broadcast as broadcasting
+from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.store import Store
-from orchestrator.transport.wire import Wire
 from tests.apps import flow_app
 from tests.bare_broker import BareBroker
 from tests.letters import ShelfInRedis, reasons
@@ -52,7 +52,7 @@ class Calls:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers: list[tuple[str, Any]] = []
-        for owner in (Store, Wire):
+        for owner in (Store, CommandConnection):
             monkeypatch.setattr(owner, "run", self._noting(owner.run))
 
     def _noting(self, run: Any) -> Any:
@@ -74,10 +74,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 @pytest.fixture
 def letters(redis_url: str) -> Iterator[ShelfInRedis]:
-    shelf = ShelfInRedis(redis_url, (), None)
-    yield shelf
-    assert shelf.index_problems() == []
-    shelf.close()
+    letter_store = ShelfInRedis(redis_url, (), None)
+    yield letter_store
+    assert letter_store.index_problems() == []
+    letter_store.close()
 
 
 def buried(letters: ShelfInRedis, count: int = MANY) -> list[str]:
@@ -136,9 +136,9 @@ def test_emptying_a_mailbox_ends_though_others_publish_faster(
     declared(broker)
     publish(broker, [f"m{number}" for number in range(10)], size=1)
     came: list[str] = []
-    k, run = broker.store.keys, Wire.run
+    k, run = broker.store.keys, CommandConnection.run
 
-    def busy(wire: Wire, script: Any, keys: Any, args: Any) -> Any:
+    def busy(wire: CommandConnection, script: Any, keys: Any, args: Any) -> Any:
         answer = run(wire, script, keys, args)
         if script == how:
             assert len(came) < 500, "it does not end"
@@ -148,7 +148,7 @@ def test_emptying_a_mailbox_ends_though_others_publish_faster(
             broker.store.run("delay", later, [f"0|{len(came)}", message(f"l{len(came)}", 1), 60_000, 0])
         return answer
 
-    monkeypatch.setattr(Wire, "run", busy)
+    monkeypatch.setattr(CommandConnection, "run", busy)
     _delete(broker, how)
     assert not broker.redis.exists(k.outcome("n0")) or how == "delete"
     assert all(broker.redis.exists(k.outcome(f"m{number}")) for number in range(10))
@@ -243,7 +243,7 @@ def test_large_letters_are_put_aside_in_parts(letters: ShelfInRedis, calls: Call
 def test_retries_of_large_letters_are_planned_in_parts(letters: ShelfInRedis) -> None:
     ids = buried(letters, 3 * MANY)
     looked_at = []
-    while step := letters.shelf.plan(3, 1000, ["retries exhausted"], 100)[0]:
+    while step := letters.letter_store.plan(3, 1000, ["retries exhausted"], 100)[0]:
         looked_at.append(step)
     assert sum(looked_at) == 3 * MANY
     assert max(looked_at) <= AT_ONCE
@@ -256,7 +256,7 @@ def test_the_log_is_searched_in_parts_where_letters_are_large(letters: ShelfInRe
     found: list[str] = []
     low, high = "-", "+"
     while True:
-        step = letters.shelf.find((), "all", low, high, limit=1000, oldest_first=oldest_first)
+        step = letters.letter_store.find((), "all", low, high, limit=1000, oldest_first=oldest_first)
         assert len(step.ids) <= AT_ONCE
         found += step.ids
         if not step.cursor:
@@ -267,7 +267,7 @@ def test_the_log_is_searched_in_parts_where_letters_are_large(letters: ShelfInRe
 
 def test_small_letters_are_searched_by_the_hundred(letters: ShelfInRedis) -> None:
     ids = [letters.bury() for _ in range(120)]
-    step = letters.shelf.find((), "all", "-", "+", limit=1000, oldest_first=True)
+    step = letters.letter_store.find((), "all", "-", "+", limit=1000, oldest_first=True)
     assert (list(step.ids), step.cursor) == (ids, "")
 
 
@@ -322,7 +322,7 @@ def end(house: Orchestrator, queue: str, ended: str) -> None:
     _, index, entry, raw, _ = store.run("claim", keys, [store.group, "reader", "0", 1, 0, *store.steps])
     outcome = k.outcome(json.loads(raw)["headers"]["id"])
     how = [store.group, entry, ended, json.dumps({"outcome": ended}), 1000]
-    store.run("conclude", [keys[index - 1], k.ledger(queue), outcome], how)
+    store.run("settle_with_outcome", [keys[index - 1], k.ledger(queue), outcome], how)
 
 
 def waiting(house: Orchestrator, queue: str) -> int:

@@ -26,11 +26,11 @@ from hypothesis.stateful import (
 
 from orchestrator.core import breaker
 from orchestrator.core.breaker import BreakerState, Phase
-from orchestrator.core.flow import Breaker
+from orchestrator.core.flow_policy import Breaker
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.telemetry import Event, attach, detach
-from orchestrator.transport.flow import heard
+from orchestrator.transport.admission.flow_control import unwrap_reply
 from tests.redis_clock import TimedScripts
 
 QUEUE = "q"
@@ -72,7 +72,7 @@ class Fuse(RuleBasedStateMachine):
         self.redis.close()
 
     def script(self, name: str, keys: list[str], args: list[Any]) -> Any:
-        return heard(self.scripts.run(name, keys, args))
+        return unwrap_reply(self.scripts.run(name, keys, args))
 
     @initialize(
         failures=st.sampled_from([1, 2, 3]),
@@ -149,7 +149,9 @@ class Fuse(RuleBasedStateMachine):
         k = self.keys
         if tracked:
             keys = [stream, k.ledger(QUEUE), k.outcome(name)]
-            self.script("conclude", keys, [GROUP, entry, "handled", json.dumps({"outcome": "handled"}), TTL_MS])
+            self.script(
+                "settle_with_outcome", keys, [GROUP, entry, "handled", json.dumps({"outcome": "handled"}), TTL_MS]
+            )
         else:
             self.script("settle", [stream, k.ledger(QUEUE)], [GROUP, "handled", entry])
         self.turn(breaker.succeeded(self.state))
@@ -172,7 +174,9 @@ class Fuse(RuleBasedStateMachine):
         keys = [stream, self.keys.ledger(QUEUE)]
         if tracked:
             outcome = json.dumps({"outcome": "dead", "reason": reason})
-            self.script("conclude", [*keys, self.keys.outcome(name)], [GROUP, entry, "dead", outcome, TTL_MS, reason])
+            self.script(
+                "settle_with_outcome", [*keys, self.keys.outcome(name)], [GROUP, entry, "dead", outcome, TTL_MS, reason]
+            )
         else:
             self.script("settle", keys, [GROUP, f"dead {reason}", entry])
         assert int(self.redis.hget(self.keys.ledger(QUEUE), "dead")) > 0

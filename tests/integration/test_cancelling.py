@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator import Cancelled, Cancelling, Fixed, Handled, Retry, Status
+from orchestrator import Cancelled, CancelResult, Constant, Handled, Retry, Status
 from orchestrator.core.keys import GROUP
 from orchestrator.sending.delivery import Delivery
 from tests.agent_house import APP, QUEUES, House
@@ -18,7 +18,7 @@ from tests.worker_process import WorkerProcess
 WAIT_S = 20
 
 #: The other worker has time enough to take the next attempt before the first one reads what it is told.
-PATIENT = Retry(max_retries=5, backoff=Fixed(0.2))
+PATIENT = Retry(max_retries=5, backoff=Constant(0.2))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_failing_attempt_that_was_cancelled_is_the_last_one_on_any_worker(
         name = f"round {round_}"
         delivery = house.orchestrator.send("worker", app.HoldAndFail(name=name), retry=PATIENT)
         running(house, delivery)
-        assert delivery.cancel() is Cancelling.WHEN_IT_ENDS
+        assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
         house.redis.rpush(f"test:go:{name}", *"123456")
         assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
         attempts = [(a.number, a.how) for a in delivery.history()]
@@ -77,7 +77,7 @@ def test_what_was_cancelled_and_whose_worker_dies_is_not_handed_on(house: House,
     beside = house.orchestrator.send("worker", app.Hold(name="beside"), retry=PATIENT)
     holder = running(house, delivery)
     running(house, beside)
-    assert delivery.cancel() is Cancelling.WHEN_IT_ENDS
+    assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
     (dies,) = [worker for worker in workers if holder.startswith(f"{worker.name}@")]
     dies.kill()
     assert delivery.wait(timeout_s=WAIT_S) == Cancelled(by="sender")
@@ -92,7 +92,7 @@ def test_what_was_cancelled_and_whose_worker_dies_is_not_handed_on(house: House,
 def test_what_is_handled_although_it_was_cancelled_leaves_no_mark(house: House) -> None:
     delivery = house.orchestrator.send("worker", app.Hold(name="handled"), idempotency_key="k")
     running(house, delivery)
-    assert delivery.cancel() is Cancelling.WHEN_IT_ENDS
+    assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
     house.redis.rpush("test:go:handled", "1")
     assert delivery.wait(timeout_s=WAIT_S) == Handled("handled", 1)
     assert not house.redis.exists(house.keys.cancelling)
@@ -108,11 +108,11 @@ def test_what_was_cancelled_ends_though_its_error_is_no_text(redis_url: str) -> 
     broker.redis.sadd(k.queues, "box")
     broker.redis.xgroup_create(stream, GROUP, id="0")
     ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {stream: ">"})
-    broker.redis.hset(k.aftermath("d"), mapping={"cancel": '{"outcome":"cancelled"}', "cancelling": k.cancelling})
+    broker.redis.hset(k.outcome_hooks("d"), mapping={"cancel": '{"outcome":"cancelled"}', "cancelling": k.cancelling})
     broker.redis.sadd(k.cancelling, outcome)
     keys = [stream, k.ledger("box"), k.delayed("box"), k.delayed_bodies("box"), k.step("box", "bell"), outcome]
     assert store.run("retry", keys, [GROUP, entry, "0|x", '{"headers": {"id": "\\ud800"}}', 1000, 1000]) == 1
     assert broker.redis.lrange(outcome, 0, -1) == ['{"outcome":"cancelled"}']
     assert (broker.ledger("box").cancelled, broker.ledger("box").pending) == (1, 0)
-    assert not broker.redis.exists(k.cancelling, k.aftermath("d"))
+    assert not broker.redis.exists(k.cancelling, k.outcome_hooks("d"))
     broker.close()

@@ -11,7 +11,7 @@ from kombu import Connection, Exchange, Producer, Queue
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.transport import claim_ahead, claim_buffer
-from orchestrator.transport.holders import HOLDERS
+from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from tests.bare_broker import BareBroker, kombu_connection
 from tests.eventually import eventually
 
@@ -64,7 +64,7 @@ def connection(redis_url: str) -> Iterator[Connection]:
             for number in range(MANY):
                 producer.publish(number, exchange="", routing_key="box")
         yield connection
-    HOLDERS.leave_all()
+    PROCESS_INCARNATIONS.leave_all()
 
 
 @pytest.fixture
@@ -159,5 +159,5 @@ def test_a_last_chance_that_was_claimed_ahead_keeps_its_mark(
     inbox.next()
     inbox.next()
     assert inbox.bodies == [0, 1]
-    assert inbox.channel.settler.holder.outbox.flush(wait_s=10)
+    assert inbox.channel.settler.holder.ack_pipeline.flush(wait_s=10)
     assert marks(broker) == [3]

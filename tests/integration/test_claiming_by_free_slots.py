@@ -10,7 +10,7 @@ from celery import Celery
 from redis import Redis
 
 from orchestrator import Orchestrator, load_settings
-from orchestrator.agents.prefetch import claim_by_free_slots
+from orchestrator.worker.prefetch import claim_by_free_slots
 from tests.apps import listened_app
 from tests.eventually import eventually
 from tests.worker_process import WorkerProcess

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.transport.heartbeat import Heartbeat
-from orchestrator.transport.scripts import Script
-from orchestrator.transport.wire import Wire
+from orchestrator.transport.liveness.heartbeat import Heartbeat
+from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.scripts import Script
 from tests.bare_broker import BareBroker
 from tests.eventually import eventually
 from tests.redis_clock import TimedScripts
@@ -19,7 +19,7 @@ NOW_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
 
 
-class TimedWire(Wire):
+class TimedWire(CommandConnection):
     """Runs scripts by the test's clock."""
 
     def __init__(self, broker: BareBroker, scripts: TimedScripts) -> None:

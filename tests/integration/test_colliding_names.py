@@ -13,7 +13,7 @@ from orchestrator import Agent, Message, Orchestrator, Status, handles
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.stream import StreamShelf
+from orchestrator.deadletters.redis_store import RedisDeadLetterStore
 from tests.bare_broker import BareBroker
 
 KEYS = Keys()
@@ -69,7 +69,7 @@ def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(brok
     k, store = broker.store.keys, broker.store
     store.run(
         "accept",
-        [k.step("box", "0"), k.ledger("box"), k.once("", "t", "k"), k.aftermath("x"), k.delayed("box"),
+        [k.step("box", "0"), k.ledger("box"), k.once("", "t", "k"), k.outcome_hooks("x"), k.delayed("box"),
          k.delayed_bodies("box"), k.step("box", "bell")],
         ["{}", 0, "0|x", "x", 1000, 60_000],
     )  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(brok
     ((_, entries),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
     for (entry, _), id_ in zip(entries, ("x", "x:then"), strict=True):
         keys = [k.step("box", "0"), k.ledger("box"), k.outcome(id_)]
-        assert store.run("conclude", keys, [GROUP, entry, "handled", '{"outcome":"handled"}', 1000]) == 1
+        assert store.run("settle_with_outcome", keys, [GROUP, entry, "handled", '{"outcome":"handled"}', 1000]) == 1
     assert broker.redis.lrange(k.outcome("x:then"), 0, -1) == ['{"outcome":"handled"}']
 
 
@@ -92,7 +92,7 @@ def test_a_queue_is_not_deleted_by_what_happens_in_another(broker: BareBroker) -
     keys = [k.step("box", "0"), k.ledger("box"), k.delayed("box"), k.delayed_bodies("box"), k.step("box", "bell")]
     store.run("retry", keys, [GROUP, entry, "0|x", "{}", 0, 1000])
     store.run("flow", [k.flow("box")], [k.root, "1", "0", "0", "root", k.root])
-    store.run("giveback_held", [k.step("box", "0")], [k.root, "box", GROUP, 3, 1000, "", "me", "0", entry])
+    store.run("requeue_held", [k.step("box", "0")], [k.root, "box", GROUP, 3, 1000, "", "me", "0", entry])
     assert broker.redis.xlen(k.step("box|nothing", "0")) == 1
 
 
@@ -104,7 +104,7 @@ def test_a_task_id_that_names_anothers_hooks_can_be_looked_for(orchestrator: Orc
 
 
 def test_letters_of_an_error_that_is_called_like_a_sum_are_found_apart(broker: BareBroker) -> None:
-    log = DeadLetters(StreamShelf(broker.store), ())
+    log = DeadLetters(RedisDeadLetterStore(broker.store), ())
     long = "E" * 101
     looks_like = KEYS.letters("error", long).rpartition("letters:error:")[2]
     for error in (long, looks_like):

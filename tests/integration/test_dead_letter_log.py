@@ -18,10 +18,10 @@ from orchestrator.core.errors import (
     UnknownDeadLetter,
 )
 from orchestrator.core.message import Message, decode, encode
-from orchestrator.deadletters import upkeep
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.replay import Canary
-from orchestrator.deadletters.upkeep import Keeping, Kept
+from orchestrator.maintenance import dead_letters
+from orchestrator.maintenance.dead_letters import MaintenanceResult, RetentionPolicy
 from orchestrator.telemetry import Event, attach, detach, events
 from tests.letters import Bench, ShelfInMemory, ShelfInRedis
 
@@ -54,9 +54,9 @@ def heard() -> Iterator[list[Event]]:
     detach(seen.append)
 
 
-def keep(log: DeadLetters, keeping: Keeping) -> Kept:
+def run_maintenance(log: DeadLetters, retention: RetentionPolicy) -> MaintenanceResult:
     """A run that has all the time it needs, however slow the machine is."""
-    return upkeep.keep(log, keeping, budget_s=60)
+    return dead_letters.run_maintenance(log, retention, budget_s=60)
 
 
 def ids(letters: Any) -> list[str]:
@@ -179,9 +179,9 @@ def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: Bench) -> N
     assert log.query(agent="nobody").page().letters == ()
     counted = [log.query(agent="billing", state=state).count() for state in ("open", "parked", "all")]
     assert counted == [1000, 1, 1001]
-    assert len(list(log.shelf.values("error"))) == 1001
+    assert len(list(log.store.values("error"))) == 1001
     # By their last arrival; some arrive in the same millisecond.
-    assert set(islice(log.shelf.values("error"), 3)) <= {f"Error{n}" for n in range(980, 1001)}
+    assert set(islice(log.store.values("error"), 3)) <= {f"Error{n}" for n in range(980, 1001)}
     assert log.query(agent="billing").retry().sent == 1000
 
 
@@ -189,8 +189,8 @@ def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: Bench) -> Non
     made = [bench.bury() for _ in range(6)]
     log = bench.log
     act = log.begin("purge", "ann", "")
-    assert log.shelf.remove([made[0], made[3], made[1]], act) == [made[0], made[3], made[1]]
-    assert log.shelf.remove([made[5], made[2]], act) == [made[5], made[2]]
+    assert log.store.remove([made[0], made[3], made[1]], act) == [made[0], made[3], made[1]]
+    assert log.store.remove([made[5], made[2]], act) == [made[5], made[2]]
     assert ids(log.list()) == [made[4]]
 
 
@@ -226,7 +226,7 @@ def test_pages_do_not_shift_when_letters_come_and_go(bench: Bench) -> None:
     first = chosen.page(4)
     assert ids(first.letters) == made[::-1][:4]
     bench.bury()
-    bench.log.shelf.remove([made[0], made[8]], bench.log.begin("purge", "test", ""))
+    bench.log.store.remove([made[0], made[8]], bench.log.begin("purge", "test", ""))
     second = chosen.page(4, before=first.before)
     assert ids(second.letters) == [made[4], made[3], made[2], made[1]]
     assert chosen.page(4, before=made[1]).letters == ()
@@ -379,15 +379,15 @@ def test_a_canary_sees_those_who_die_without_a_letter(bench: Bench) -> None:
 
 def lots_of(bench: Bench, patch: pytest.MonkeyPatch, **options: Any) -> list[int]:
     """The sizes in which letters are sent again."""
-    shelf: Any = bench.log.shelf
-    resend, sizes = shelf.resend_found, []
+    letter_store: Any = bench.log.store
+    replay, sizes = letter_store.resend_found, []
 
     def noted(*args: Any, **more: Any) -> Any:
-        resent = resend(*args, **more)
-        sizes.append(resent.came_to)
-        return resent
+        replayed = replay(*args, **more)
+        sizes.append(replayed.came_to)
+        return replayed
 
-    patch.setattr(shelf, "resend_found", noted)
+    patch.setattr(letter_store, "resend_found", noted)
     with bench.worker():
         done = bench.log.query().retry(all=True, canary=Canary(wait_s=20), **options)
     assert (done.sent, done.stopped) == (sum(sizes), "")
@@ -516,12 +516,12 @@ def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: Benc
     log = bench.log
     before, after = bench.bury(), bench.bury()
     log.park(before, "by hand, before it was planned")
-    keep(log, RETRYING)
+    run_maintenance(log, RETRYING)
     log.park(after, "by hand, when it was planned")
     log.unpark(before)
     log.unpark(after)
     bench.let_pass(3600)
-    assert keep(log, RETRYING) == Kept()
+    assert run_maintenance(log, RETRYING) == MaintenanceResult()
     assert log.query().retry(all=True).sent == 2
 
 
@@ -601,7 +601,7 @@ def test_a_bad_line_is_named(bench: Bench, line: str, problem: str) -> None:
 
 # -- by itself
 
-RETRYING = Keeping(retries=3, first_retry_s=60)
+RETRYING = RetentionPolicy(retries=3, first_retry_s=60)
 
 
 def test_a_letter_is_retried_automatically_until_that_is_used_up_and_then_parked(
@@ -610,13 +610,13 @@ def test_a_letter_is_retried_automatically_until_that_is_used_up_and_then_parked
     bench.bury(reason="retries exhausted")
     hopeless = bench.bury(reason="non-retryable error")
     for number in range(3):
-        assert keep(bench.log, RETRYING).retried == 0
+        assert run_maintenance(bench.log, RETRYING).retried == 0
         bench.let_pass(60 * 2**number)
-        assert keep(bench.log, RETRYING).retried == 1
+        assert run_maintenance(bench.log, RETRYING).retried == 1
         (again,) = bench.die_again()
         assert again.lineage.auto == number + 1
     bench.let_pass(10_000)
-    kept = keep(bench.log, RETRYING)
+    kept = run_maintenance(bench.log, RETRYING)
     assert (kept.retried, kept.parked) == (0, 1), "retried beyond the maximum"
     (parked,) = bench.log.query(state="parked").page().letters
     assert parked.lineage.auto == 3
@@ -631,7 +631,7 @@ def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: Bench) -
     other = bench.bury(agent="audit", queue="audit")
     bench.bound("billing", 2)
     bench.let_pass(61)
-    assert keep(bench.log, RETRYING).retried == 3
+    assert run_maintenance(bench.log, RETRYING).retried == 3
     assert bench.log.query(agent="audit").count() == 0, f"{other} was not retried"
     assert bench.log.query().count() == 128
     (act,) = bench.log.acts()
@@ -639,11 +639,11 @@ def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: Bench) -
     # They are not forgotten, and what has no effect leaves no act.
     for _ in range(3):
         bench.let_pass(61)
-        assert keep(bench.log, RETRYING).retried == 0
+        assert run_maintenance(bench.log, RETRYING).retried == 0
     assert bench.log.acts() == [act]
     bench.bound("billing", 1000)
     bench.let_pass(61)
-    assert keep(bench.log, RETRYING).retried == 128
+    assert run_maintenance(bench.log, RETRYING).retried == 128
     assert bench.log.count() == 0
 
 
@@ -654,13 +654,13 @@ def test_retries_that_take_all_the_time_there_is_leave_expiry_and_length_their_s
         bench.bury(reason="non-retryable error")
     for _ in range(700):
         bench.bury()
-    keeping = Keeping(keep_s=3600, most=1, retries=3)
-    assert keep(bench.log, Keeping(retries=3)) == Kept()
+    retention = RetentionPolicy(keep_s=3600, most=1, retries=3)
+    assert run_maintenance(bench.log, RetentionPolicy(retries=3)) == MaintenanceResult()
     bench.let_pass(7200)
     # By this clock there is time for ten steps or less.
     ticks = count()
-    monkeypatch.setattr(upkeep, "monotonic", lambda: next(ticks) / 10)
-    kept = upkeep.keep(bench.log, keeping, budget_s=1)
+    monkeypatch.setattr(dead_letters, "monotonic", lambda: next(ticks) / 10)
+    kept = dead_letters.run_maintenance(bench.log, retention, budget_s=1)
     assert (kept.retried > 0, kept.expired > 0, kept.trimmed > 0) == (True, True, True), kept
 
 
@@ -669,8 +669,11 @@ def test_retries_get_the_time_that_nothing_else_needs(bench: Bench, monkeypatch:
         bench.bury()
     bench.let_pass(1)
     ticks = count()
-    monkeypatch.setattr(upkeep, "monotonic", lambda: next(ticks) / 100)
-    assert upkeep.keep(bench.log, Keeping(retries=3, first_retry_s=0.001), budget_s=0.5).retried == 700
+    monkeypatch.setattr(dead_letters, "monotonic", lambda: next(ticks) / 100)
+    assert (
+        dead_letters.run_maintenance(bench.log, RetentionPolicy(retries=3, first_retry_s=0.001), budget_s=0.5).retried
+        == 700
+    )
     (act,) = bench.log.acts()
     assert act.done == 700
 
@@ -678,7 +681,7 @@ def test_retries_get_the_time_that_nothing_else_needs(bench: Bench, monkeypatch:
 def test_without_the_setting_nothing_is_retried_by_itself(bench: Bench) -> None:
     bench.bury()
     bench.let_pass(3600)
-    assert keep(bench.log, Keeping()).retried == 0
+    assert run_maintenance(bench.log, RetentionPolicy()).retried == 0
     assert bench.log.count() == 1
 
 
@@ -688,10 +691,10 @@ def test_only_what_is_old_and_open_expires_and_that_is_said(
     bench.bury()
     parked = bench.bury()
     bench.log.park(parked, "keep")
-    assert keep(bench.log, Keeping(keep_s=3000)).expired == 0
+    assert run_maintenance(bench.log, RetentionPolicy(keep_s=3000)).expired == 0
     bench.let_pass(3600)
-    assert keep(bench.log, Keeping(keep_s=3000)).expired == 1
-    assert keep(bench.log, Keeping(keep_s=3000)).expired == 0
+    assert run_maintenance(bench.log, RetentionPolicy(keep_s=3000)).expired == 1
+    assert run_maintenance(bench.log, RetentionPolicy(keep_s=3000)).expired == 0
     assert ids(bench.log.list()) == [parked]
     told = [event for event in heard if event.name == events.LETTERS_EXPIRED]
     assert [(e.measurements["count"], e.metadata["reason"]) for e in told] == [(1, "age")]
@@ -702,7 +705,7 @@ def test_only_what_is_old_and_open_expires_and_that_is_said(
 def test_a_log_that_is_too_long_loses_its_oldest_and_says_so(bench: Bench, heard: list[Event]) -> None:
     made = [bench.bury() for _ in range(10)]
     bench.log.park(made[0], "keep")
-    assert keep(bench.log, Keeping(most=4)).trimmed == 6
+    assert run_maintenance(bench.log, RetentionPolicy(most=4)).trimmed == 6
     assert set(ids(bench.log.list())) == {made[0], *made[7:]}
     assert [e.metadata["reason"] for e in heard if e.name == events.LETTERS_EXPIRED] == ["length"]
-    assert keep(bench.log, Keeping(most=4)).trimmed == 0
+    assert run_maintenance(bench.log, RetentionPolicy(most=4)).trimmed == 0

@@ -16,8 +16,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from orchestrator.deadletters.upkeep import Keeping, keep
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance
 from tests.letters import QUEUE, ShelfInRedis
 
 AGENTS = ("billing", "shipping")
@@ -38,7 +38,7 @@ class Log(RuleBasedStateMachine):
         self.auto: dict[str, int] = {}
         #: Old lines of letters that were sent again, by the letter they come from.
         self.sent: dict[str, tuple[str, str]] = {}
-        self.buried = self.resent = 0
+        self.buried = self.replayed = 0
         self.exported: list[str] = []
         self.hours = 0
 
@@ -72,7 +72,7 @@ class Log(RuleBasedStateMachine):
     def _resent(self, letter_id: str, *, by_itself: bool) -> None:
         self.sent[letter_id] = self.letters[letter_id]
         self.auto[letter_id] += by_itself
-        self.resent += 1
+        self.replayed += 1
         self._gone(letter_id)
 
     @rule(
@@ -148,14 +148,14 @@ class Log(RuleBasedStateMachine):
         """A week later; parked letters stay."""
         self.bench.let_pass(7 * 86400)
         meant = [i for i in self.letters if i not in self.parked]
-        assert keep(self.bench.log, Keeping(keep_s=86400), budget_s=60).expired == len(meant)
-        self.bench.shelf.later_ms = 0
+        assert run_maintenance(self.bench.log, RetentionPolicy(keep_s=86400), budget_s=60).expired == len(meant)
+        self.bench.letter_store.later_ms = 0
         for letter_id in meant:
             self._gone(letter_id)
 
     @rule(most=st.integers(1, 3))
     def trim(self, most: int) -> None:
-        trimmed = keep(self.bench.log, Keeping(most=most), budget_s=60).trimmed
+        trimmed = run_maintenance(self.bench.log, RetentionPolicy(most=most), budget_s=60).trimmed
         assert trimmed == max(0, len(self.letters) - most)
         there = {letter.id for letter in self.bench.log.list(1000)}
         for letter_id in set(self.letters) - there:
@@ -167,8 +167,10 @@ class Log(RuleBasedStateMachine):
         self.bench.let_pass(3600)
         before = set(self.bench.redis.zrange(self.bench.keys.letters_due, 0, -1))
         planned = self.bench.redis.get(self.bench.keys.letters_planned) or b"0-0"
-        kept = keep(self.bench.log, Keeping(keep_s=1e9, retries=RETRIES, first_retry_s=1), budget_s=60)
-        self.bench.shelf.later_ms = 0
+        kept = run_maintenance(
+            self.bench.log, RetentionPolicy(keep_s=1e9, retries=RETRIES, first_retry_s=1), budget_s=60
+        )
+        self.bench.letter_store.later_ms = 0
         new = [i for i in self.letters if _order(i) > _order(planned.decode()) and i not in self.parked]
         spent = {i for i in new if self.auto[i] >= RETRIES}
         due = {raw.decode() for raw in before} | (set(new) - spent)
@@ -213,7 +215,7 @@ class Log(RuleBasedStateMachine):
     @invariant()
     def the_ledger_counts_each_replay_once(self) -> None:
         ledger = self.bench.redis.hgetall(self.bench.keys.ledger(QUEUE))
-        assert int(ledger.get(b"accepted", 0)) == self.resent
+        assert int(ledger.get(b"accepted", 0)) == self.replayed
         assert int(ledger.get(b"dead", 0)) == self.buried
 
     def teardown(self) -> None:

@@ -182,7 +182,7 @@ def test_purge_removes_more_than_one_batch(house: House) -> None:
 def test_a_letter_that_comes_while_others_are_purged_stays(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     log: Any = house.orchestrator.dead_letters
     house.redis.xadd(house.keys.dead_letters, {"m": "old"})
-    look = log.shelf.newest
+    look = log.store.newest
 
     def look_and_add(*args: Any) -> Any:
         seen = look(*args)
@@ -190,7 +190,7 @@ def test_a_letter_that_comes_while_others_are_purged_stays(house: House, monkeyp
         return seen
 
     with monkeypatch.context() as patch:
-        patch.setattr(log.shelf, "newest", look_and_add)
+        patch.setattr(log.store, "newest", look_and_add)
         assert log.purge(all=True) == 1
     assert [letter.raw for letter in log.list()] == [b"new"]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.agents.ending import Ending
 from orchestrator.core.death import DeathReason
-from orchestrator.transport.holders import HOLDERS
+from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
+from orchestrator.worker.exit_reason import RecordExitReason
 from tests.apps.shop import make
 from tests.bare_broker import BareBroker
 from tests.command_line import celery
@@ -64,15 +64,15 @@ def test_a_process_that_an_error_ends_has_crashed_and_the_error_is_kept(redis_ur
 
 
 def test_the_error_that_ends_a_worker_is_noted_while_celery_handles_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HOLDERS, "ending", (DeathReason.DRAINED, ""))
-    step = Ending(None)
+    monkeypatch.setattr(PROCESS_INCARNATIONS, "ending", (DeathReason.DRAINED, ""))
+    step = RecordExitReason(None)
     step.stop(None)
-    assert HOLDERS.ending == (DeathReason.DRAINED, "")
+    assert PROCESS_INCARNATIONS.ending == (DeathReason.DRAINED, "")
     try:
         raise OSError("no space left")
     except OSError:
         step.stop(None)
-    assert HOLDERS.ending == (DeathReason.CRASHED, "OSError: no space left")
+    assert PROCESS_INCARNATIONS.ending == (DeathReason.CRASHED, "OSError: no space left")
 
 
 @pytest.mark.parametrize(("count", "reason"), [(None, "killed"), (4, "killed"), (5, "oom")])

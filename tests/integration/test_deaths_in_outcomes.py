@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from orchestrator import Cancelled, Cancelling, Exponential, Retry, Status
+from orchestrator import Cancelled, CancelResult, Exponential, Retry, Status
 from orchestrator.core.keys import GROUP
 from tests.agent_house import hosted
 from tests.apps import agents_app as app
@@ -65,7 +65,7 @@ def test_what_goes_for_want_of_room_has_its_deaths(broker: BareBroker, scheduled
 
 def test_what_is_cancelled_while_it_waits_for_its_retry_has_its_deaths() -> None:
     with hosted("prefork", concurrency=1) as house:
-        late = Retry(max_retries=2, backoff=Exponential(first_s=600, cap_s=600))
+        late = Retry(max_retries=2, backoff=Exponential(initial_s=600, cap_s=600))
         one, other = (
             house.orchestrator.send("worker", app.Deadly(name=name, lives="kf"), retry=late) for name in ("c", "p")
         )
@@ -77,7 +77,7 @@ def test_what_is_cancelled_while_it_waits_for_its_retry_has_its_deaths() -> None
                 house.log,
             )
             assert [(a.number, a.how) for a in delivery.history()] == expected
-        assert one.cancel() is Cancelling.CANCELLED
+        assert one.cancel() is CancelResult.CANCELLED
         with house.orchestrator.app.connection_for_write() as connection:
             connection.default_channel.queue_purge("worker")
         for delivery, by in ((one, "sender"), (other, "purge")):

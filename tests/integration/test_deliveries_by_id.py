@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Cancelled, Cancelling, Dead, Delivery, Handled, Orchestrator, Status
+from orchestrator import Cancelled, CancelResult, Dead, Delivery, Handled, Orchestrator, Status
 from orchestrator.cli.delivery import delivery as command
 from orchestrator.core.errors import DetachedDelivery, UnknownDelivery, UntrackedDelivery
 from tests.apps.shop import Charge, Reconcile, Refund, make
@@ -54,9 +54,9 @@ def test_what_waits_is_found_and_cancelled_by_its_id(shop: Orchestrator, elsewhe
     assert (found.id, found.agent, found.message, found.queue) == (sent.id, "billing", "Charge", "billing")
     assert found.status() is Status.PENDING
     assert found.outcome() is None
-    assert found.cancel() is Cancelling.CANCELLED
+    assert found.cancel() is CancelResult.CANCELLED
     assert elsewhere.delivery(sent.id).wait(timeout_s=5) == Cancelled("sender")
-    assert elsewhere.delivery(sent.id).cancel() is Cancelling.TOO_LATE
+    assert elsewhere.delivery(sent.id).cancel() is CancelResult.TOO_LATE
 
 
 def test_what_is_scheduled_and_plain_tasks_are_found_in_whatever_mailbox(
@@ -68,7 +68,7 @@ def test_what_is_scheduled_and_plain_tasks_are_found_in_whatever_mailbox(
     assert elsewhere.delivery(later.id).status() is Status.SCHEDULED
     assert elsewhere.delivery(plain.id).queue == "celery"
     assert elsewhere.delivery(celerys.id).queue == "another"
-    assert elsewhere.delivery(celerys.id).cancel() is Cancelling.CANCELLED
+    assert elsewhere.delivery(celerys.id).cancel() is CancelResult.CANCELLED
 
 
 @pytest.mark.parametrize("wrong", ["nobody", "", "a b", "\x00", "é\ud800", None, 5])
@@ -85,7 +85,7 @@ def test_what_is_not_tracked_cannot_be_waited_for(shop: Orchestrator, elsewhere:
         assert one.status() is Status.PENDING
         with pytest.raises(UntrackedDelivery, match="was sent with track=False"):
             one.wait(timeout_s=WAIT_S)
-    assert sent.cancel() is Cancelling.CANCELLED
+    assert sent.cancel() is CancelResult.CANCELLED
     tracked = shop.send("billing", CHARGE)
     shop.app.control.purge()
     assert elsewhere.delivery(tracked.id).status() is Status.CANCELLED
@@ -138,7 +138,7 @@ def test_what_a_worker_has_ended_is_found_by_its_id(
         outcome = found.wait(timeout_s=1)
         assert isinstance(outcome, Dead)
         assert (outcome.letter_id, outcome.attempts, len(found.history())) == (letter.id, 3, 3)
-        assert found.cancel() is Cancelling.TOO_LATE
+        assert found.cancel() is CancelResult.TOO_LATE
 
 
 def test_the_command_line_follows_an_id(redis_url: str, shop: Orchestrator) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.transport import celery_endings
-from orchestrator.transport.endings import Ending, Endings
-from orchestrator.transport.endings_delivery import EndingsDelivery
-from orchestrator.transport.wire import Wire
+from orchestrator.transport.endings import end_for_celery
+from orchestrator.transport.endings.delivery_thread import EndingsDelivery
+from orchestrator.transport.endings.stream import Ending, Endings
+from orchestrator.transport.redis.command_connection import CommandConnection
 from tests.ends import Ends
 
 
@@ -22,7 +22,7 @@ def ends(redis_url: str) -> Iterator[Ends]:
 
 
 def reading(ends: Ends) -> Endings:
-    return Endings(Wire(ends.store.pool), ends.store.keys)
+    return Endings(CommandConnection(ends.store.pool), ends.store.keys)
 
 
 def worker(ends: Ends) -> EndingsDelivery:
@@ -39,7 +39,7 @@ def message(task_id: str, size: int) -> str:
 
 
 def ends_by(monkeypatch: pytest.MonkeyPatch, end: Callable[[Ending], Any]) -> None:
-    monkeypatch.setattr(celery_endings, "end_for_celery", lambda app, ending: end(ending))
+    monkeypatch.setattr(end_for_celery, "end_for_celery", lambda app, ending: end(ending))
 
 
 def reads(ends: Ends) -> int:

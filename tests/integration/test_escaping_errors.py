@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Dead, Fixed, Handled, Retry
+from orchestrator import Constant, Dead, Handled, Retry
 from orchestrator.sending.ledger import read_ledger, total
 from tests.ends import Ends
 from tests.eventually import eventually
@@ -96,7 +96,7 @@ def test_a_result_backend_that_cannot_store_costs_no_outcome(make: Callable[...,
         ends.redis.set("test:backend", how)
         handled = [orchestrator.send(ends.sig("note", f"n{n}")) for n in range(COUNT)]
         failed = [orchestrator.send(ends.sig("fails", f"f{n}"), retry=Retry(max_retries=0)) for n in range(3)]
-        repeated = orchestrator.send(ends.sig("fails_once", "r"), retry=Retry(max_retries=1, backoff=Fixed(0.01)))
+        repeated = orchestrator.send(ends.sig("fails_once", "r"), retry=Retry(max_retries=1, backoff=Constant(0.01)))
         for n, delivery in enumerate(handled):
             assert delivery.wait(timeout_s=60) == Handled(f"n{n}", 1)
         for delivery in failed:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.core.flow import Flow, Mailbox
+from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.core.keys import DOORBELL, GROUP
-from orchestrator.transport.flow import declare_flow
+from orchestrator.transport.admission.flow_control import declare_flow
 from tests.letters import QUEUE, ShelfInRedis, wire_message
 
 #: Long ago, so that no test waits for time to pass.
@@ -35,11 +35,11 @@ def claimed(bench: ShelfInRedis) -> tuple[str, str]:
     return steps[int(at) - 4], entry.decode()
 
 
-def give_back(bench: ShelfInRedis, *, died: bool) -> bytes:
+def requeue(bench: ShelfInRedis, *, died: bool) -> bytes:
     step, entry = claimed(bench)
     death = ["killed", "w#1", ""] if died else ["", "", ""]
     args = [bench.keys.root, QUEUE, GROUP, 3, 1000, *death, entry]
-    (said,) = bench.store.run("giveback_held", [bench.keys.step(QUEUE, step)], args)
+    (said,) = bench.store.run("requeue_held", [bench.keys.step(QUEUE, step)], args)
     return bytes(said)
 
 
@@ -59,22 +59,22 @@ def sent_ms(bench: ShelfInRedis) -> int:
 
 def test_poison_says_when_it_was_first_accepted(bench: ShelfInRedis) -> None:
     accepted(bench)
-    assert [give_back(bench, died=True) for _ in range(3)] == [b"returned", b"returned", b"poison"]
+    assert [requeue(bench, died=True) for _ in range(3)] == [b"returned", b"returned", b"poison"]
     assert sent_ms(bench) == FIRST_MS
 
 
 def test_what_is_retried_after_a_death_says_it_too(bench: ShelfInRedis) -> None:
     accepted(bench)
-    give_back(bench, died=True)
+    requeue(bench, died=True)
     retry(bench)
-    assert [give_back(bench, died=True) for _ in range(2)] == [b"returned", b"poison"]
+    assert [requeue(bench, died=True) for _ in range(2)] == [b"returned", b"poison"]
     assert sent_ms(bench) == FIRST_MS
 
 
 def test_what_dies_after_a_retry_says_it_too(bench: ShelfInRedis) -> None:
     accepted(bench)
     retry(bench)
-    assert [give_back(bench, died=True) for _ in range(3)][-1] == b"poison"
+    assert [requeue(bench, died=True) for _ in range(3)][-1] == b"poison"
     assert sent_ms(bench) == FIRST_MS
 
 
@@ -82,16 +82,16 @@ def test_a_letter_that_is_replayed_and_dies_says_when_it_was_replayed(bench: She
     accepted(bench)
     retry(bench)
     for _ in range(3):
-        give_back(bench, died=True)
+        requeue(bench, died=True)
     (letter,) = bench.log.list()
     bench.log.retry(letter.id)
-    assert [give_back(bench, died=True) for _ in range(3)][-1] == b"poison"
+    assert [requeue(bench, died=True) for _ in range(3)][-1] == b"poison"
     assert sent_ms(bench) > FIRST_MS
 
 
 def test_the_oldest_that_waits_is_as_old_as_it_is_after_a_return(bench: ShelfInRedis) -> None:
     accepted(bench)
-    give_back(bench, died=False)
+    requeue(bench, died=False)
     (state,) = bench.store.run(
         "mailbox_states", [bench.keys.leases], [bench.keys.root, GROUP, 2, "returned-0", "0", QUEUE]
     )
@@ -106,7 +106,7 @@ def test_a_full_mailbox_drops_what_was_accepted_first_although_it_was_returned(b
     second = f"{FIRST_MS + 1}-0"
     bench.redis.xadd(k.step(QUEUE, "0"), {"m": wire_message(2)}, id=second)
     args = [k.root, QUEUE, GROUP, 3, 1000, "", "", "", entry]
-    bench.store.run("giveback_held", [k.step(QUEUE, "0")], args)
+    bench.store.run("requeue_held", [k.step(QUEUE, "0")], args)
     declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(2, overflow="drop_oldest")), serves=True)
     bench.store.run("publish", [k.step(QUEUE, "0"), k.ledger(QUEUE)], [0, "", wire_message(3)])
     (letter,) = bench.log.list()

@@ -11,7 +11,7 @@ import pytest
 from kombu.utils.uuid import uuid
 from redis import Redis
 
-from orchestrator import Dead, Fixed, Handled, Message, Orchestrator, Refusal, Retry
+from orchestrator import Constant, Dead, Handled, Message, Orchestrator, Refusal, Retry
 from orchestrator.core.errors import (
     AgentDown,
     BroadcastRefused,
@@ -187,7 +187,7 @@ def test_a_compensation_has_time_however_late_it_is_sent(house: House) -> None:
         ["eu", "us"],
         app.Reprice(fails_at="us"),
         compensate=app.UndoSoon(),
-        retry=Retry(max_retries=1, backoff=Fixed(0.5)),
+        retry=Retry(max_retries=1, backoff=Constant(0.5)),
     )
     assert isinstance(report.wait(WAIT_S)["us"], Dead)
     eventually(lambda: house.row("eu").accepted == before.accepted + 2 and house.row("eu").pending == 0, WAIT_S)
@@ -401,11 +401,11 @@ def test_twins_at_the_same_moment_are_one(house: House) -> None:
     ids: list[str] = []
     begin = threading.Barrier(8)
 
-    def twin() -> None:
+    def duplicate() -> None:
         begin.wait(WAIT_S)
         ids.append(house.orchestrator.send("eu", app.Work(), idempotency_key=key).id)
 
-    threads = [threading.Thread(target=twin) for _ in range(8)]
+    threads = [threading.Thread(target=duplicate) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -23,10 +23,10 @@ from hypothesis.stateful import (
 
 from orchestrator.core import breaker
 from orchestrator.core.breaker import BreakerState
-from orchestrator.core.flow import Breaker, Mailbox
+from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.transport.flow import heard
+from orchestrator.transport.admission.flow_control import unwrap_reply
 from tests.redis_clock import TimedScripts
 
 QUEUE = "q"
@@ -58,7 +58,7 @@ class Flow(RuleBasedStateMachine):
         self.warned = False
 
     def run_script(self, name: str, keys: list[str], args: list[Any]) -> Any:
-        return heard(self.scripts.run(name, keys, args))
+        return unwrap_reply(self.scripts.run(name, keys, args))
 
     @initialize(
         mailbox=st.sampled_from(
@@ -175,12 +175,12 @@ class Flow(RuleBasedStateMachine):
         k = self.keys
         reply = self.run_script(
             "accept",
-            [k.step(QUEUE, "0"), k.ledger(QUEUE), k.once(QUEUE, "", key), k.aftermath(name), k.delayed(QUEUE),
+            [k.step(QUEUE, "0"), k.ledger(QUEUE), k.once(QUEUE, "", key), k.outcome_hooks(name), k.delayed(QUEUE),
              k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
             [message(name), 0, f"0|{name}", name, TTL_MS, TTL_MS],
         )  # fmt: skip
         if key in self.first:
-            assert reply == [b"twin", self.first[key].encode()]
+            assert reply == [b"duplicate", self.first[key].encode()]
             return
         take, drop, why = self.may_enter([name])
         if take or drop:
@@ -212,7 +212,7 @@ class Flow(RuleBasedStateMachine):
     def handle(self, data: st.DataObject) -> None:
         name, stream, entry = self.pick(data)
         self.run_script(
-            "conclude",
+            "settle_with_outcome",
             [stream, self.keys.ledger(QUEUE), self.keys.outcome(name)],
             [GROUP, entry, "handled", json.dumps({"outcome": "handled"}), TTL_MS],
         )

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.keys import GROUP
-from orchestrator.deadletters.stream import StreamShelf
+from orchestrator.deadletters.redis_store import RedisDeadLetterStore
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.transport.message import read_past
+from orchestrator.transport.mailbox_entry import read_death_history
 from tests.bare_broker import BareBroker
 from tests.eventually import eventually
 from tests.unit.json_data import json_data
@@ -93,7 +93,7 @@ def test_each_is_a_dead_letter_and_the_next_good_one_is_handled(
     eventually(lambda: broker.ledger().pending == 0, describe=worker.log)
     row = broker.ledger()
     assert (row.dead - before.dead, row.lost) == (len(thrown), 0)
-    letters = StreamShelf(broker.store).newest(len(thrown), "+")
+    letters = RedisDeadLetterStore(broker.store).newest(len(thrown), "+")
     assert broker.redis.xlen(keys.dead_letters) == first + len(thrown)
     assert sorted(fields[b"m"] for _, fields, _ in letters) == sorted(raw for raw, _, _ in thrown)
     assert broker.redis.zcard(keys.leases) == 1
@@ -126,11 +126,11 @@ def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies
     broker.redis.xreadgroup(GROUP, "w:1#1", {stream: ">"})
     entries = [one["message_id"] for one in broker.redis.xpending_range(stream, GROUP, "-", "+", 100)]
     args = [k.root, "celery", GROUP, max_deaths, 60_000, "killed", "w:1#1", "0", *entries]
-    said = broker.store.run("giveback_held", [stream], args)
+    said = broker.store.run("requeue_held", [stream], args)
     returned = [fields for _, fields in broker.redis.xrange(k.step("celery", "returned-0"))]
     letters = broker.letters()
     for fields in returned:
-        assert read_past(b"0 " + fields["d"].encode()).deaths >= 1
+        assert read_death_history(b"0 " + fields["d"].encode()).deaths >= 1
     assert set(said) <= {b"returned", b"poison"}
     row = broker.ledger("celery")
     assert sorted(fields["m"] for fields in (*returned, *letters)) == sorted(raws)
@@ -143,6 +143,6 @@ def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies
 
 @given(past=st.one_of(past, st.just(b"0 " + b"[" * 200_000)))
 def test_whatever_a_past_says_it_is_read(past: bytes) -> None:
-    behind = read_past(past)
+    behind = read_death_history(past)
     assert behind.deaths >= behind.counted >= 0
     assert isinstance(behind.unattributed, int)

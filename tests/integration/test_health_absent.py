@@ -11,8 +11,8 @@ import pytest
 from kombu import Connection
 
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.health.pulse import Pulse
-from orchestrator.transport import holder as holders
+from orchestrator.health.health_reporter import HealthReporter
+from orchestrator.transport.liveness import incarnation as holders
 from tests.apps import agents_app as house
 from tests.bare_broker import kombu_connection
 from tests.eventually import eventually
@@ -25,9 +25,9 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-def pulse(monkeypatch: pytest.MonkeyPatch) -> Pulse:
+def pulse(monkeypatch: pytest.MonkeyPatch) -> HealthReporter:
     """The signs of life of a process of our own, in which everything happens soon."""
-    pulse = Pulse()
+    pulse = HealthReporter()
     pulse._pid = os.getpid()
     monkeypatch.setattr(holders, "PULSE", pulse)
     monkeypatch.setattr(holders, "_LINGER_S", 0.05)
@@ -36,7 +36,7 @@ def pulse(monkeypatch: pytest.MonkeyPatch) -> Pulse:
     return pulse
 
 
-def absent_s(pulse: Pulse) -> float:
+def absent_s(pulse: HealthReporter) -> float:
     return float(pulse._signs().get("absent_s", 0.0))
 
 
@@ -47,7 +47,7 @@ def consumed_once(connection: Connection, queue: str = "q") -> None:
     channel.close()
 
 
-def test_the_time_without_a_consumer_counts_while_redis_answers(server: EmbeddedServer, pulse: Pulse) -> None:
+def test_the_time_without_a_consumer_counts_while_redis_answers(server: EmbeddedServer, pulse: HealthReporter) -> None:
     pulse.start("w", lambda: True)
     with kombu_connection(server.url) as connection:
         consumed_once(connection)
@@ -66,7 +66,7 @@ def test_the_time_without_a_consumer_counts_while_redis_answers(server: Embedded
 
 @pytest.mark.parametrize("consumes", [None, lambda: False])
 def test_whoever_is_no_worker_or_has_no_queue_misses_nothing(
-    server: EmbeddedServer, pulse: Pulse, consumes: Any
+    server: EmbeddedServer, pulse: HealthReporter, consumes: Any
 ) -> None:
     pulse.start("w", consumes)
     with kombu_connection(server.url) as connection:

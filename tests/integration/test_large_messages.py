@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.transport.claim import Claim
-from orchestrator.transport.holder import _batches
+from orchestrator.transport.liveness.claim import Claim
+from orchestrator.transport.liveness.incarnation import _batches
 from tests.bare_broker import BareBroker
 from tests.eventually import eventually
 

@@ -55,7 +55,7 @@ def test_a_message_that_is_too_large_is_refused(app: Any, door: str) -> None:
     assert str(refused.value).startswith(f"message of {refused.value.size} bytes")
     assert f"allowed: {LIMIT} (max_message_bytes)" in str(refused.value)
     assert all(row.accepted == 0 for row in app.orchestrator.ledger())
-    assert not list(app.orchestrator.store.client.keys("*orc:once:*"))
+    assert not list(app.orchestrator.store.client.keys("*orc:idempotency:*"))
     DOORS[door](app, "x")
 
 
@@ -63,7 +63,7 @@ def test_an_edited_letter_and_an_imported_one_are_refused_too(redis_url: str) ->
     bench = ShelfInRedis(redis_url, (), None)
     letter_id = bench.bury(body={"order_id": "o1", "cents": 5})
     (line,) = bench.log.query().export()
-    bench.shelf.max_message_bytes = LIMIT
+    bench.letter_store.max_message_bytes = LIMIT
     with pytest.raises(MessageTooLarge):
         bench.log.edit_and_retry(letter_id, {"order_id": LARGE})
     assert [act.kind for act in bench.log.acts()] == ["export"]

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.core.errors import MailboxFull
-from orchestrator.core.flow import Flow, Mailbox
+from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.core.keys import GROUP
-from orchestrator.transport.flow import declare_flow
-from orchestrator.transport.message import with_lineage
+from orchestrator.transport.admission.flow_control import declare_flow
+from orchestrator.transport.mailbox_entry import with_lineage
 from tests.letters import QUEUE, ShelfInRedis, wire_message
 
 
@@ -41,7 +41,7 @@ def claimed(bench: ShelfInRedis) -> tuple[str, bytes, bytes]:
 def given_back(bench: ShelfInRedis, entry: str, step: str, *, died: bool) -> list[bytes]:
     stream, death = bench.keys.step(QUEUE, step), ["killed", "w#1", ""] if died else ["", "", ""]
     args = [bench.keys.root, QUEUE, GROUP, 2, 1000, *death, entry]
-    answer: list[bytes] = bench.store.run("giveback_held", [stream], args)
+    answer: list[bytes] = bench.store.run("requeue_held", [stream], args)
     return answer
 
 

@@ -16,9 +16,9 @@ from orchestrator import Agent, Mailbox, Message, Orchestrator, handles
 from orchestrator.core.errors import MailboxFull
 from orchestrator.core.keys import Keys
 from orchestrator.transport import publishing
-from orchestrator.transport.refusal import RefusesForNow
-from orchestrator.transport.scripts import script_of, sha, source
-from orchestrator.transport.wire import Wire
+from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.refusals import RefusesForNow
+from orchestrator.transport.redis.scripts import script_of, sha, source
 from tests.lost_answers import LostAnswers
 
 KEYS = Keys()
@@ -186,9 +186,9 @@ def test_who_ends_a_monitor_learns_that_there_was_one(orchestrator: Orchestrator
 def test_a_server_that_refuses_between_two_tries_does_not_make_them_forget_the_first(
     network: LostAnswers, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, refused = Wire.run, iter([False, True])
+    run, refused = CommandConnection.run, iter([False, True])
 
-    def refusing(self: Wire, script: Any, keys: Any, args: Any) -> Any:
+    def refusing(self: CommandConnection, script: Any, keys: Any, args: Any) -> Any:
         if script == "publish" and next(refused, False):
             raise RefusesForNow("LOADING")
         return run(self, script, keys, args)
@@ -196,7 +196,7 @@ def test_a_server_that_refuses_between_two_tries_does_not_make_them_forget_the_f
     with Connection(network.url, transport="orchestrator.transport:Transport") as connection:
         producer = Producer(connection.default_channel, serializer="json")
         network.lose(2, sha("publish"), done_first=True)
-        monkeypatch.setattr(Wire, "run", refusing)
+        monkeypatch.setattr(CommandConnection, "run", refusing)
         with pytest.raises(OperationalError):
             producer.publish([1], routing_key="plain", retry=True)
         producer.publish([1], routing_key="plain", retry=True)

@@ -14,7 +14,7 @@ from orchestrator import Handled, Orchestrator
 from orchestrator.core.errors import OwnerGone
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.telemetry import Event, attach, detach
-from orchestrator.transport.dataset import Dataset, identify
+from orchestrator.transport.redis.dataset import Dataset, identify
 from tests.apps import failover_app
 from tests.apps.failover_app import Add
 from tests.bare_broker import BareBroker

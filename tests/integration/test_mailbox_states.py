@@ -11,7 +11,7 @@ import pytest
 from orchestrator import Agent, Breaker, Mailbox, Message, Orchestrator, Retry, handles, load_settings
 from orchestrator.cli.agents import agents
 from orchestrator.core.errors import CircuitOpen, InvalidPolicy, UnknownAgent
-from orchestrator.monitors.unserved import UnservedCheck
+from orchestrator.maintenance.unserved import UnservedCheck
 from orchestrator.registry.mailboxes import MailboxState
 from orchestrator.telemetry import Event, attach, detach, events
 from tests.apps import shop
@@ -200,7 +200,7 @@ def test_the_manager_warns_of_an_unserved_mailbox_once_it_is_no_passing_state(
     told: list[Event] = []
     attach(told.append, events.MAILBOX_UNSERVED)
     try:
-        with caplog.at_level(logging.WARNING, logger="orchestrator.monitors.unserved"):
+        with caplog.at_level(logging.WARNING, logger="orchestrator.maintenance.unserved"):
             counts = [check.run() for _ in range(5)]
     finally:
         detach(told.append)

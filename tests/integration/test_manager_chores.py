@@ -12,11 +12,11 @@ import pytest
 
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.housekeeping import HOUSEKEEPING_MESSAGE
-from orchestrator.deadletters.upkeep import Kept
-from orchestrator.monitors import manager, upkeep
-from orchestrator.monitors.chores import Chore, Chores
-from orchestrator.monitors.housekeeping import HousekeepingThread
-from orchestrator.monitors.housekeeping_clock import HousekeepingClock
+from orchestrator.maintenance import dead_letter_retention, manager
+from orchestrator.maintenance.chores import Chore, Chores
+from orchestrator.maintenance.dead_letters import MaintenanceResult
+from orchestrator.maintenance.housekeeping import HousekeepingThread
+from orchestrator.maintenance.housekeeping_clock import HousekeepingClock
 from tests.eventually import eventually
 from tests.monitor_ground import OnRedis
 
@@ -41,9 +41,9 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
     done: list[str] = []
     ground.monitors.monitor_many([("target", "x"), ("target", "x")], owner=ground.watcher())
 
-    def keep() -> Kept:
+    def keep() -> MaintenanceResult:
         done.append("letters")
-        return Kept()
+        return MaintenanceResult()
 
     monkeypatch.setattr(orchestrator, "keep_letters", keep)
     clock = HousekeepingClock(orchestrator.app, None, 1)
@@ -52,7 +52,7 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
     clock._close()
     (message,) = waiting(ground)
     assert message["headers"]["task"] == HOUSEKEEPING_MESSAGE
-    assert orchestrator.run_housekeeping() == [upkeep.CHORE, manager.UNSERVED_CHORE, manager.LEAKS_CHORE]
+    assert orchestrator.run_housekeeping() == [dead_letter_retention.CHORE, manager.UNSERVED_CHORE, manager.LEAKS_CHORE]
     assert ground.monitors.stats().leaked == 1
     assert done == ["letters"]
     row = orchestrator.housekeeping_ledger()
@@ -79,12 +79,12 @@ def test_a_round_that_fails_is_one_error_line_and_the_next_request_tries_again(
             raise BrokerUnavailable("redis://x", "gone")
 
     thread = HousekeepingThread(work)
-    with caplog.at_level(logging.DEBUG, logger="orchestrator.monitors.housekeeping"):
+    with caplog.at_level(logging.DEBUG, logger="orchestrator.maintenance.housekeeping"):
         thread.request()
         eventually(lambda: "housekeeping failed" in caplog.text)
         thread.request()
         eventually(lambda: rounds.qsize() == 2)
-    lines = [record for record in caplog.records if record.name == "orchestrator.monitors.housekeeping"]
+    lines = [record for record in caplog.records if record.name == "orchestrator.maintenance.housekeeping"]
     assert [record.levelname for record in lines] == ["ERROR"]
 
 
@@ -94,7 +94,7 @@ class Told:
     def __init__(self, ground: OnRedis, *every_s: float) -> None:
         self.done: list[int] = []
         chores = [Chore(str(n), s, lambda n=n: self.done.append(n)) for n, s in enumerate(every_s)]  # type: ignore[misc]
-        self.chores = Chores(chores, lambda: ground.store, sweep_every_s=0.01)
+        self.chores = Chores(chores, lambda: ground.store, sweep_interval_s=0.01)
 
 
 def test_of_several_managers_one_does_what_is_due_and_again_when_it_is_due_again(ground: OnRedis) -> None:
@@ -111,7 +111,7 @@ def test_a_chore_that_fails_keeps_nobody_from_the_others(ground: OnRedis, caplog
 
     done: list[int] = []
     chores = Chores(
-        [Chore("a", 60, fail), Chore("b", 60, lambda: done.append(1))], lambda: ground.store, sweep_every_s=1
+        [Chore("a", 60, fail), Chore("b", 60, lambda: done.append(1))], lambda: ground.store, sweep_interval_s=1
     )
     with caplog.at_level(logging.ERROR):
         assert chores.do_due() == ["a", "b"]

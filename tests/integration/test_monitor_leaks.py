@@ -14,8 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.maintenance.leak_check import LeakCheck
 from orchestrator.monitors.leak import Leak, LeakKind
-from orchestrator.monitors.leak_check import LeakCheck
 from orchestrator.telemetry import Event, attach, detach
 from tests.eventually import eventually
 from tests.monitor_ground import OnRedis
@@ -39,7 +39,7 @@ def test_every_injected_leak_is_found_and_mended(ground: OnRedis) -> None:
     k, m, owner = ground.store.keys, ground.monitors, ground.watcher()
     healthy = m.monitor_many([("target", n) for n in range(50)], owner=owner)
     lonely = m.monitor("other", "lonely", owner=owner)
-    twin = m.monitor("target", 0, owner=owner)
+    duplicate = m.monitor("target", 0, owner=owner)
     torn = [m.monitor("target", f"torn {n}", owner=owner) for n in range(5)]
     orphan_owner = ground.join("watcher")
     orphan = m.monitor("target", "orphan", owner=type(owner)(orphan_owner, "watcher"))
@@ -53,13 +53,18 @@ def test_every_injected_leak_is_found_and_mended(ground: OnRedis) -> None:
     found = {(leak.kind, leak.ref) for leak in m.find_leaks()}
     expected = {
         (LeakKind.TARGET_GONE, lonely),
-        (LeakKind.DUPLICATE, twin),
+        (LeakKind.DUPLICATE, duplicate),
         (LeakKind.OWNER_GONE, orphan),
         *((LeakKind.HALF_WRITTEN, ref) for ref in torn[:4]),
     }
     # With the name of its set gone, every monitor on the target is half-written.
     assert found >= expected
-    assert {ref for kind, ref in found - expected if kind is LeakKind.HALF_WRITTEN} <= {*healthy, *torn, twin, orphan}
+    assert {ref for kind, ref in found - expected if kind is LeakKind.HALF_WRITTEN} <= {
+        *healthy,
+        *torn,
+        duplicate,
+        orphan,
+    }
     assert {kind for kind, _ in found - expected} == {LeakKind.HALF_WRITTEN}
     assert {leak.kind for leak in m.find_leaks() if not leak.detail or not leak.mend} == set()
     for _ in range(2):
@@ -94,7 +99,7 @@ def test_healthy_monitors_are_not_reported_while_others_come_and_go(ground: OnRe
                     agent = ground.join("target")
                     session.monitor(agent, rounds)
                     ground.fence(agent)
-                    ground.monitors.at_death(agent, "killed")
+                    ground.monitors.on_death(agent, "killed")
         return rounds
 
     with ThreadPoolExecutor(2) as pool:
@@ -195,7 +200,7 @@ def test_the_periodic_check_goes_through_no_keys(ground: OnRedis, monkeypatch: p
 
 
 def test_a_search_goes_on_from_run_to_run(ground: OnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.monitors.leak_check._SLICE_S", 1e-6)
+    monkeypatch.setattr("orchestrator.maintenance.leak_check._SLICE_S", 1e-6)
     ground.monitors.monitor_many([("target", n % 1500) for n in range(1501)], owner=ground.watcher())
     check = LeakCheck(ground.orchestrator.monitor_store)
     runs = 1
@@ -323,10 +328,10 @@ def test_a_monitor_on_an_agent_ends_with_the_last_of_its_incarnations(ground: On
 
 def test_a_death_with_more_than_one_sweep_can_do_goes_on(ground: OnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
     ground.monitors.monitor_many([("target", n) for n in range(900)], owner=ground.watcher())
-    monkeypatch.setattr("orchestrator.monitors.stored._AT_DEATH_S", 1e-9)
-    monkeypatch.setattr("orchestrator.monitors.stored.BATCH", 100)
+    monkeypatch.setattr("orchestrator.monitors.redis_monitors._ON_DEATH_S", 1e-9)
+    monkeypatch.setattr("orchestrator.monitors.redis_monitors.BATCH", 100)
     ground.fence(ground.incarnation("target"))
-    assert not ground.monitors.at_death(ground.incarnation("target"), "killed")
+    assert not ground.monitors.on_death(ground.incarnation("target"), "killed")
     monkeypatch.undo()
     ground.orchestrator.sweep()
     assert len({d.ref for d in ground.heard()}) == len(ground.heard()) == 900

@@ -203,7 +203,7 @@ class Monitoring(RuleBasedStateMachine):
         """All that was begun is done."""
         for life in self.model.lives:
             if life.fenced:
-                assert self.monitors.at_death(life.id, life.reason)
+                assert self.monitors.on_death(life.id, life.reason)
         downs, reasons = self._downs(), self._reasons()
         for watched in self.model.monitors.values():
             if watched.settled or not watched.ending:

@@ -12,7 +12,7 @@ import pytest
 from redis import ConnectionPool
 
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.transport.holder import Holder
+from orchestrator.transport.liveness.incarnation import Incarnation
 from tests.bare_broker import BareBroker
 from tests.eventually import eventually
 from tests.half_open import HalfOpen
@@ -186,8 +186,8 @@ def test_two_hundred_start_at_once(redis_url: str) -> None:
     broker = BareBroker(redis_url, heart=False)
     store = broker.store
 
-    def start(_: int) -> Holder:
-        holder = Holder(
+    def start(_: int) -> Incarnation:
+        holder = Incarnation(
             ConnectionPool.from_url(redis_url, socket_timeout=10), store.keys, store.options, store.steps, store.broker
         )
         holder.attach(Consumer(), "celery")

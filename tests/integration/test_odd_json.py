@@ -36,7 +36,7 @@ def held(broker: BareBroker, raw: str = "{}", *, incarnation: str = "w:1#1", **f
     return stream, entry
 
 
-@pytest.mark.parametrize("how", ["conclude", "bury"])
+@pytest.mark.parametrize("how", ["settle_with_outcome", "bury"])
 @pytest.mark.parametrize(("reason", "phase"), [("retries exhausted", "open"), ("validation", None)])
 def test_the_breaker_is_told_of_an_error_without_words(
     broker: BareBroker, how: str, reason: str, phase: str | None
@@ -47,8 +47,8 @@ def test_the_breaker_is_told_of_an_error_without_words(
     stream, entry = held(broker)
     keys = [stream, k.ledger(QUEUE), k.outcome("x")]
     outcome = json.dumps({"outcome": "dead", "reason": reason, "error": HALF})
-    if how == "conclude":
-        broker.store.run("conclude", keys, [GROUP, entry, "dead", outcome, TTL_MS, reason])
+    if how == "settle_with_outcome":
+        broker.store.run("settle_with_outcome", keys, [GROUP, entry, "dead", outcome, TTL_MS, reason])
     else:
         letter = json.dumps({"queue": QUEUE, "reason": reason, "error": {"message": HALF}})
         args = [GROUP, entry, k.root, QUEUE, letter, reason, "ValueError", "", outcome[:-1], TTL_MS]
@@ -97,7 +97,7 @@ def test_whatever_deaths_it_is_said_to_have_a_message_is_given_back_with_one_mor
     k = broker.store.keys
     stream, entry = held(broker, d=past)
     args = [k.root, QUEUE, GROUP, 3, TTL_MS, "killed", "w:1#1", "0", entry]
-    assert broker.store.run("giveback_held", [stream], args) == [b"returned"]
+    assert broker.store.run("requeue_held", [stream], args) == [b"returned"]
     ((_, fields),) = broker.redis.xrange(k.step(QUEUE, "returned-0"))
     *before, last = json.loads(fields["d"])
     assert (fields["m"], last["reason"]) == ("{}", "killed")
@@ -109,7 +109,7 @@ def test_what_dies_once_too_often_is_a_letter_whatever_its_headers_say(broker: B
     k = broker.store.keys
     stream, entry = held(broker, BEYOND, d='[{"by":"a"},{"by":"b"},1e999]')
     args = [k.root, QUEUE, GROUP, 3, TTL_MS, "killed", "w:1#1", "0", entry]
-    (said,) = broker.store.run("giveback_held", [stream], args)
+    (said,) = broker.store.run("requeue_held", [stream], args)
     assert said == b"poison"
     outcome = json.loads(broker.redis.lindex(k.outcome("x"), 0))
     assert outcome["reason"] == "poison"

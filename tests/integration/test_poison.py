@@ -32,13 +32,13 @@ def restarted_until_idle(w: WorkerProcess, broker: BareBroker, timeout_s: float 
     eventually(idle, timeout_s, w.log)
 
 
-def accused(broker: BareBroker, *names: str, deaths: int = 0, unexplained: int = 0) -> None:
+def suspects(broker: BareBroker, *names: str, deaths: int = 0, unattributed_deaths: int = 0) -> None:
     """Messages with a past, as a sweep would have handed them on."""
     keys, past = broker.store.keys, {}
     if deaths:
         past["d"] = json.dumps([{"reason": "killed"}] * deaths)
-    if unexplained:
-        past["u"] = str(unexplained)
+    if unattributed_deaths:
+        past["u"] = str(unattributed_deaths)
     broker.send("nap", *names, queue="forge")
     for stream in filter(broker.redis.exists, broker.store.streams("forge")):
         for entry, fields in broker.redis.xrange(stream):
@@ -51,14 +51,14 @@ def accused(broker: BareBroker, *names: str, deaths: int = 0, unexplained: int =
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_only_the_poison_is_buried_and_whoever_ran_beside_it_is_handled(broker: BareBroker, pool: str) -> None:
-    innocents = [f"n{i}" for i in range(12)]
-    broker.send("nap", *innocents[:2])
+    bystanders = [f"n{i}" for i in range(12)]
+    broker.send("nap", *bystanders[:2])
     broker.send("kill_worker", "poison")
-    broker.send("nap", *innocents[2:])
+    broker.send("nap", *bystanders[2:])
     with worker(broker, pool) as w:
         restarted_until_idle(w, broker)
         assert broker.began().count("poison") == 3
-        assert set(broker.done()) == set(innocents)
+        assert set(broker.done()) == set(bystanders)
         (letter,) = broker.letters()
         told = json.loads(letter["letter"])
         assert (told["reason"], told["attempts"]) == ("poison", 3)
@@ -73,23 +73,23 @@ def test_only_the_poison_is_buried_and_whoever_ran_beside_it_is_handled(broker: 
 
 
 def test_who_kills_the_main_process_at_once_is_convicted_too(broker: BareBroker) -> None:
-    innocents = [f"n{i}" for i in range(6)]
+    bystanders = [f"n{i}" for i in range(6)]
     broker.send("kill_worker_at_once", "poison")
-    broker.send("note", *innocents)
+    broker.send("note", *bystanders)
     with worker(broker, "prefork") as w:
         restarted_until_idle(w, broker, timeout_s=90)
         (letter,) = broker.letters()
         assert "poison" in letter["m"]
         assert len(json.loads(letter["d"])) == 3
-        assert set(broker.done()) == set(innocents)
+        assert set(broker.done()) == set(bystanders)
     # Three deaths, before which it was at most three times unmarked.
     assert broker.redis.xlen(broker.store.keys.deaths) <= 6
 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_last_chance_is_had_alone_and_the_innocent_are_handled(broker: BareBroker, pool: str) -> None:
-    accused(broker, "s0", "s1", deaths=2)
-    accused(broker, "s2", unexplained=2)
+    suspects(broker, "s0", "s1", deaths=2)
+    suspects(broker, "s2", unattributed_deaths=2)
     broker.send("nap", *[f"n{i}" for i in range(8)])
     with worker(broker, pool) as w:
         eventually(lambda: broker.ledger().handled == 11, timeout_s=30, describe=w.log)
@@ -107,7 +107,7 @@ def test_waiting_to_be_alone_ends_with_the_worker(broker: BareBroker, pool: str)
     broker.send("hold", "long")
     with worker(broker, pool) as w:
         eventually(lambda: broker.began() == ["long"], describe=w.log)
-        accused(broker, "s0", deaths=2)
+        suspects(broker, "s0", deaths=2)
         eventually(lambda: broker.ledger().held == 2, describe=w.log)
         broker.send("note", "later")
         w.signal(signal.SIGTERM)
@@ -121,9 +121,9 @@ def test_waiting_to_be_alone_ends_with_the_worker(broker: BareBroker, pool: str)
 
 def test_waiting_to_be_alone_has_an_end_and_the_mark_says_so(broker: BareBroker) -> None:
     broker.send("hold", "long")
-    with worker(broker, "threads", environment={"BARE_OPTIONS": '{"alone_wait_s": 0.3}'}) as w:
+    with worker(broker, "threads", environment={"BARE_OPTIONS": '{"isolation_wait_s": 0.3}'}) as w:
         eventually(lambda: broker.began() == ["long"], describe=w.log)
-        accused(broker, "s0", deaths=2)
+        suspects(broker, "s0", deaths=2)
         eventually(lambda: broker.done().get("s0") == 1, describe=w.log)
         assert "runs beside others" in w.log()
         broker.go("long")

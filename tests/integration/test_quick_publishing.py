@@ -17,7 +17,7 @@ from redis import Redis
 from orchestrator import Agent, Exponential, Message, Orchestrator, Retry, handles
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.keys import Keys
-from orchestrator.sending import quick
+from orchestrator.sending import fast_publisher
 from orchestrator.sending.bulk import CHUNK
 
 KEYS = Keys()
@@ -62,7 +62,7 @@ def redis(redis_url: str) -> Iterator[Any]:
 def by_celery(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """Tasks that Celery has published."""
     sent: list[str] = []
-    original = quick.QuickPublisher.publish
+    original = fast_publisher.FastPublisher.publish
 
     def publish(self: Any, parcel: Any, *args: Any) -> bool:
         done = original(self, parcel, *args)
@@ -70,7 +70,7 @@ def by_celery(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
             sent.append(parcel.task)
         return done
 
-    monkeypatch.setattr(quick.QuickPublisher, "publish", publish)
+    monkeypatch.setattr(fast_publisher.FastPublisher, "publish", publish)
     return lambda: sent
 
 
@@ -116,7 +116,7 @@ def test_it_is_what_celery_would_have_sent(
 ) -> None:
     SENDS[name](orchestrator)
     assert by_celery() == []
-    monkeypatch.setattr(quick.QuickPublisher, "_nobody_has_a_say", lambda self, parcel: False)
+    monkeypatch.setattr(fast_publisher.FastPublisher, "_nobody_has_a_say", lambda self, parcel: False)
     SENDS[name](orchestrator)
     assert len(by_celery()) == 1
     queue = "clerk" if name in ("agent", "unicode", "deep", "long", "options") else "celery"
@@ -133,7 +133,7 @@ def test_what_one_send_says_does_not_stick_to_the_next(
 ) -> None:
     said: dict[str, Any] = {
         "priority": 9, "metadata": {"job": "7"}, "track": False, "on_error": "log", "timeout_s": 5, "deadline_s": 50,
-        "retry": Retry(0), "bury_expired": True,
+        "retry": Retry(0), "dead_letter_expired": True,
     }  # fmt: skip
     orchestrator.send("clerk", Text(text="x"), **said)
     orchestrator.send("clerk", Text(text="x"))

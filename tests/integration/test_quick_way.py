@@ -74,7 +74,7 @@ def test_a_task_knows_of_its_message_what_celery_would_tell(quick: Place, listen
     (short, long) = (place.outcome("request") for place in (quick, listened))
     assert isinstance(short, Handled)
     assert isinstance(long, Handled)
-    assert (short.result.pop("kind"), long.result.pop("kind")) == ("QuickContext", "Context")
+    assert (short.result.pop("kind"), long.result.pop("kind")) == ("FastPathContext", "Context")
     assert short.result == long.result
 
 
@@ -126,13 +126,13 @@ def test_a_revoked_message_is_not_run(quick: Place) -> None:
 
 def test_a_rate_limit_set_meanwhile_is_kept(quick: Place) -> None:
     control = quick.orchestrator.app.control
-    assert quick.outcome("request").result["kind"] == "QuickContext"
+    assert quick.outcome("request").result["kind"] == "FastPathContext"
     try:
         control.rate_limit("plain.request", "1000/s", reply=True, timeout=10, limit=1)
         assert quick.outcome("request").result["kind"] == "Context"
     finally:
         control.rate_limit("plain.request", 0, reply=True, timeout=10, limit=1)
-    assert quick.outcome("request").result["kind"] == "QuickContext"
+    assert quick.outcome("request").result["kind"] == "FastPathContext"
 
 
 def test_events_are_sent_once_they_are_on(quick: Place) -> None:
@@ -166,4 +166,4 @@ def test_events_are_sent_once_they_are_on(quick: Place) -> None:
             stop.set()
             celery.control.disable_events(reply=True, timeout=10, limit=1)
             thread.join(WAIT_S)
-    assert quick.outcome("request").result["kind"] == "QuickContext"
+    assert quick.outcome("request").result["kind"] == "FastPathContext"

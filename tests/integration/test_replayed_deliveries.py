@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Cancelling, Dead, Delivery, Orchestrator, Status
+from orchestrator import CancelResult, Dead, Delivery, Orchestrator, Status
 from orchestrator.core.errors import DeliveryTimeout
 from orchestrator.core.keys import GROUP
 from orchestrator.deadletters.letter import DeadLetter
-from orchestrator.deadletters.upkeep import Keeping, keep
+from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance
 from tests.apps.shop import Charge, make
 from tests.letters import QUEUE, reasons
 
@@ -47,7 +47,7 @@ def waits_anew(delivery: Delivery) -> None:
     assert delivery.history() == (), "the attempts of its last life"
     with pytest.raises(DeliveryTimeout):
         delivery.wait(0.01)
-    assert delivery.cancel() is Cancelling.CANCELLED
+    assert delivery.cancel() is CancelResult.CANCELLED
     assert delivery.status() is Status.CANCELLED
 
 
@@ -67,7 +67,7 @@ def test_a_delivery_that_is_sent_again_waits_anew(shop: Orchestrator, how: str) 
         case "edited":
             log.edit_and_retry(letter.id, {"cents": 2})
         case _:
-            assert keep(log, Keeping(retries=1, first_retry_s=0), budget_s=60).retried == 1
+            assert run_maintenance(log, RetentionPolicy(retries=1, first_retry_s=0), budget_s=60).retried == 1
     waits_anew(delivery)
 
 

@@ -13,7 +13,7 @@ from celery import chain, chord, group
 from redis import Redis
 
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.stream import StreamShelf
+from orchestrator.deadletters.redis_store import RedisDeadLetterStore
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import settling_app
 from tests.bare_broker import BareBroker
@@ -115,7 +115,7 @@ def test_a_letter_that_is_sent_again_shows_the_senders_headers(place: Place) -> 
     if place.bare:
         pytest.skip("with the transport alone, a failure is Celery's to acknowledge")
     delivery = place.app.tasks["plain.seen"].apply_async(("replayed", "no number"), headers=MINE).id
-    log = DeadLetters(StreamShelf(place.broker.store))
+    log = DeadLetters(RedisDeadLetterStore(place.broker.store))
     (letter,) = eventually(
         lambda: [letter for letter in log.list(100) if letter.delivery_id == delivery], WAIT_S, place.worker.log
     )

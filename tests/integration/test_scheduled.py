@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.transport import scheduled
+from orchestrator.transport.celery import scheduled
 from tests.bare_broker import BareBroker, worker
 from tests.eventually import eventually
 

@@ -14,11 +14,11 @@ from celery import Celery
 from kombu import Exchange, Queue
 from redis import Redis
 
-from orchestrator import Agent, Cancelling, Message, Orchestrator, Status, handles
-from orchestrator.agents.remarks import remarks
+from orchestrator import Agent, CancelResult, Message, Orchestrator, Status, handles
 from orchestrator.core.errors import AgentDown, BrokerUnavailable, InvalidPolicy
 from orchestrator.core.keys import Keys
 from orchestrator.sending import publish
+from orchestrator.worker.startup_warnings import startup_warnings
 
 KEYS = Keys()
 
@@ -78,7 +78,7 @@ def test_a_delivery_is_looked_for_in_its_tasks_own_queue(orchestrator: Orchestra
     assert redis.xlen(KEYS.step("reports", "0")) == 1
     assert delivery.queue == "reports"
     assert delivery.status() is Status.PENDING
-    assert delivery.cancel() is Cancelling.CANCELLED
+    assert delivery.cancel() is CancelResult.CANCELLED
 
 
 def test_whether_a_task_is_up_is_asked_of_its_own_queue(
@@ -90,7 +90,7 @@ def test_whether_a_task_is_up_is_asked_of_its_own_queue(
         asked.append(queue)
         return False
 
-    monkeypatch.setattr("orchestrator.registry.agents.Registry.hosted", hosted)
+    monkeypatch.setattr("orchestrator.registry.registry.Registry.hosted", hosted)
     report = orchestrator.app.signature("report")
     with pytest.raises(AgentDown):
         orchestrator.send(report, when_down="error")
@@ -165,7 +165,7 @@ def test_a_task_whose_content_no_worker_takes_is_refused_and_said_at_start_up(or
     app = orchestrator.app
     with pytest.raises(InvalidPolicy, match=r"serializer='pickle' .*json"):
         orchestrator.send(app.signature("pickled"))
-    said = [line for line in remarks(app, ()) if "serializer" in line]
+    said = [line for line in startup_warnings(app, ()) if "serializer" in line]
     assert len(said) == 1
     assert said[0].startswith("pickled: serializer='pickle'")
     # Accepting it does not help: pickle is never accepted.

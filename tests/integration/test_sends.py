@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from celery import chain, chord, group
 
-from orchestrator import Cancelled, Cancelling, Dead, Expired, FellBack, Fixed, Handled, Retry, Status
+from orchestrator import Cancelled, CancelResult, Constant, Dead, Expired, FallbackDelivery, Handled, Retry, Status
 from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed, UnknownAgent
 from orchestrator.core.outcome import Outcome
-from orchestrator.registry.agents import AgentEntry
+from orchestrator.registry.registry import AgentEntry
 from orchestrator.sending.delivery import Delivery
 from tests.agent_house import House, hosted
 from tests.apps import agents_app as app
@@ -77,7 +77,7 @@ def test_a_handler_that_swallows_its_interruption_is_killed_where_the_pool_can(h
 
 
 def test_no_attempt_begins_that_the_deadline_leaves_no_time_for(house: House) -> None:
-    retry = Retry(max_retries=9, backoff=Fixed(3600))
+    retry = Retry(max_retries=9, backoff=Constant(3600))
     delivery = house.orchestrator.send("worker", app.Broken(), retry=retry, deadline_s=60)
     assert dead(delivery.wait(timeout_s=WAIT_S)) == ("deadline passed", "ValueError", 1)
 
@@ -118,7 +118,7 @@ def test_what_expires_is_only_counted(house: House) -> None:
 
 def test_what_was_begun_in_time_expires_no_more(house: House) -> None:
     """Regression: a retry that was due later than that expired, its error forgotten."""
-    retry = Retry(max_retries=1, backoff=Fixed(0.6))
+    retry = Retry(max_retries=1, backoff=Constant(0.6))
     delivery = house.orchestrator.send("worker", app.Flaky(failures=1), expires_s=0.5, retry=retry)
     assert delivery.wait(timeout_s=WAIT_S) == Handled(2, 2)
 
@@ -148,8 +148,13 @@ def test_what_expires_is_a_dead_letter_if_its_handler_or_its_send_asks_for_it(ho
     add = house.orchestrator.app.tasks["plain.add"]
     for delivery, result in (
         (house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1), "fresh"),
-        (house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=0, countdown_s=0.1, bury_expired=True), 3),
-        (house.orchestrator.send(add.s(1, 2), expires_s=0.05, countdown_s=0.1, bury_expired=True), 3),
+        (
+            house.orchestrator.send(
+                "worker", app.Add(a=1, b=2), expires_s=0, countdown_s=0.1, dead_letter_expired=True
+            ),
+            3,
+        ),
+        (house.orchestrator.send(add.s(1, 2), expires_s=0.05, countdown_s=0.1, dead_letter_expired=True), 3),
     ):
         outcome = delivery.wait(timeout_s=WAIT_S)
         assert isinstance(outcome, Dead), outcome
@@ -163,12 +168,12 @@ def test_what_expires_is_a_dead_letter_if_its_handler_or_its_send_asks_for_it(ho
 
 
 def test_a_send_may_decline_the_dead_letter_that_its_handler_asks_for(house: House) -> None:
-    delivery = house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1, bury_expired=False)
+    delivery = house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1, dead_letter_expired=False)
     assert delivery.wait(timeout_s=WAIT_S) == Expired()
 
 
 def test_what_expires_in_time_is_handled(house: House) -> None:
-    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=60, bury_expired=True)
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=60, dead_letter_expired=True)
     assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
 
 
@@ -249,7 +254,7 @@ def test_groups_and_chords_are_refused_and_started_as_ever_with_their_tasks_supe
 
 @pytest.mark.parametrize(("on", "attempts"), [((ValueError,), 3), (("KeyError",), 1), ((Exception,), 3)])
 def test_only_the_errors_named_are_repeated(house: House, on: Any, attempts: int) -> None:
-    retry = Retry(max_retries=2, backoff=Fixed(0.01), on=on)
+    retry = Retry(max_retries=2, backoff=Constant(0.01), on=on)
     outcome = house.orchestrator.send("worker", app.Broken(), retry=retry).wait(timeout_s=WAIT_S)
     assert dead(outcome)[1:] == ("ValueError", attempts)
 
@@ -363,7 +368,7 @@ def test_a_delivery_on_its_way_says_where_it_is(house: House, kind: str) -> None
         return
     later = house.orchestrator.send("worker", app.Add(a=1, b=2), countdown_s=3600)
     assert later.status() is Status.SCHEDULED
-    retry = Retry(max_retries=1, backoff=Fixed(3600))
+    retry = Retry(max_retries=1, backoff=Constant(3600))
     failed = house.orchestrator.send("worker", app.Broken(), retry=retry)
     eventually(lambda: failed.status() is Status.SCHEDULED, describe=house.log)
     assert [(a.number, a.how) for a in failed.history()] == [(1, "ValueError: broken")]
@@ -373,7 +378,7 @@ def test_a_delivery_on_its_way_says_where_it_is(house: House, kind: str) -> None
     assert waiting[-1].status() is Status.PENDING
     assert waiting[-1].history() == ()
     for delivery in (later, failed, waiting[-1]):
-        assert delivery.cancel() is Cancelling.CANCELLED
+        assert delivery.cancel() is CancelResult.CANCELLED
         assert delivery.status() is Status.CANCELLED
         assert delivery.wait(timeout_s=1) == Cancelled(by="sender")
     assert [(a.number, a.how) for a in failed.history()] == [(1, "ValueError: broken")]
@@ -388,13 +393,13 @@ def test_what_is_not_tracked_and_has_ended_is_nowhere(house: House, kind: str) -
     delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), track=False)
     house.idle()
     assert delivery.status() is Status.UNKNOWN
-    assert delivery.cancel() is Cancelling.UNKNOWN
+    assert delivery.cancel() is CancelResult.UNKNOWN
 
 
 def test_what_has_its_outcome_can_be_cancelled_no_more(house: House) -> None:
     delivery = house.orchestrator.send("worker", app.Add(a=1, b=2))
     delivery.wait(timeout_s=WAIT_S)
-    assert delivery.cancel() is Cancelling.TOO_LATE
+    assert delivery.cancel() is CancelResult.TOO_LATE
     assert delivery.outcome() == Handled(3, 1)
 
 
@@ -404,10 +409,10 @@ def test_what_runs_is_interrupted_where_the_pool_can(house: House, kind: str) ->
     delivery = house.orchestrator.send("worker", app.Hold(name=f"cancelled {kind}"))
     eventually(lambda: delivery.status() is Status.RUNNING, describe=house.log)
     if kind == "prefork":
-        assert delivery.cancel() is Cancelling.INTERRUPTING
+        assert delivery.cancel() is CancelResult.INTERRUPTING
         assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
     else:
-        assert delivery.cancel() is Cancelling.WHEN_IT_ENDS
+        assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
         house.redis.rpush(f"test:go:cancelled {kind}", "1")
         assert delivery.wait(timeout_s=WAIT_S) == Handled(f"cancelled {kind}", 1)
     assert all(row.balanced for row in house.idle())
@@ -417,10 +422,10 @@ def test_what_cannot_be_interrupted_is_not_tried_again_once_it_is_cancelled(hous
     if kind not in ("threads", "solo"):
         return
     house.redis.set("test:failing", "1")
-    retry = Retry(max_retries=5, backoff=Fixed(0.2))
+    retry = Retry(max_retries=5, backoff=Constant(0.2))
     delivery = house.orchestrator.send("worker", app.HoldAndFail(name=f"again {kind}"), retry=retry)
     eventually(lambda: delivery.status() is Status.RUNNING, describe=house.log)
-    assert delivery.cancel() is Cancelling.WHEN_IT_ENDS
+    assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
     house.redis.rpush(f"test:go:again {kind}", "1")
     assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
 
@@ -444,7 +449,7 @@ def test_a_call_that_fails_says_why_and_is_not_tried_again(house: House) -> None
 def test_a_call_that_fails_can_fall_back_to_a_send_and_says_so(house: House) -> None:
     fallback = {"retry": Retry(max_retries=1, backoff=app.SOON), "metadata": {"late": True}}
     result = house.orchestrator.call("worker", app.Broken(), timeout_s=WAIT_S, fallback=fallback)
-    assert isinstance(result, FellBack)
+    assert isinstance(result, FallbackDelivery)
     assert isinstance(result.error, SendFailed)
     assert dead(result.delivery.wait(timeout_s=WAIT_S)) == ("retries exhausted", "ValueError", 2)
     assert house.orchestrator.call("worker", app.Add(a=1, b=2), timeout_s=WAIT_S, fallback=True) == 3
@@ -470,10 +475,10 @@ def test_a_call_to_an_agent_that_is_down_fails_at_once_or_falls_back_at_once(hou
     with pytest.raises(AgentDown, match="'away'"):
         sender.call("away", app.Add(a=1, b=2), timeout_s=WAIT_S)
     result = sender.call("away", app.Add(a=1, b=2), timeout_s=WAIT_S, fallback=True)
-    assert isinstance(result, FellBack)
+    assert isinstance(result, FallbackDelivery)
     assert isinstance(result.error, AgentDown)
     assert result.delivery.status() is Status.PENDING
-    assert result.delivery.cancel() is Cancelling.CANCELLED
+    assert result.delivery.cancel() is CancelResult.CANCELLED
     sender.app.close()
 
 

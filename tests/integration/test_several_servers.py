@@ -14,7 +14,7 @@ from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.health.ask_redis import last_sweep
 from orchestrator.sending.broadcast import Strategy
-from orchestrator.sending.delivery import Cancelling
+from orchestrator.sending.delivery import CancelResult
 from tests.apps import failover_app
 from tests.apps.failover_app import Add
 from tests.command_line import celery
@@ -47,7 +47,7 @@ def uses(orchestrator: Orchestrator, adder: WorkerProcess) -> None:
     assert orchestrator.call("adder", Add(a=2, b=2), timeout_s=10) == 4
     report = orchestrator.broadcast(["adder"], Add(a=3, b=3), strategy=Strategy.ALL_OR_NOTHING)
     assert report.wait(timeout_s=10) == {"adder": Handled(6)}
-    assert orchestrator.send("adder", Add(a=4, b=4), countdown_s=60).cancel() is Cancelling.CANCELLED
+    assert orchestrator.send("adder", Add(a=4, b=4), countdown_s=60).cancel() is CancelResult.CANCELLED
     assert "adder" in orchestrator.registry.agents()
     assert orchestrator.dead_letters.list(10) is not None
     assert all(row.lost == 0 for row in orchestrator.ledger())

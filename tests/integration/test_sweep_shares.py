@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.keys import GROUP
-from orchestrator.transport.sweep import Sweeper
+from orchestrator.transport.liveness.sweep import Sweeper
 from tests.bare_broker import BareBroker
 
 
@@ -22,7 +22,7 @@ def broker(redis_url: str) -> Iterator[BareBroker]:
 
 def looked_through(sweeper: Sweeper, cost: list[int], redis: Any) -> None:
     """Note how many streams are asked for their consumers whenever strays are looked for."""
-    wire: Any = sweeper._wire
+    wire: Any = sweeper._commands
     run = wire.run
 
     def asked() -> int:
@@ -34,7 +34,7 @@ def looked_through(sweeper: Sweeper, cost: list[int], redis: Any) -> None:
     def noted(name: str, *args: Any) -> Any:
         before = asked()
         answer = run(name, *args)
-        if name == "strays":
+        if name == "orphans":
             cost.append(asked() - before)
         return answer
 
@@ -118,7 +118,7 @@ def test_whoever_died_just_now_is_served_before_those_that_only_linger(broker: B
     sweeper.sweep("test")
     late = died_at_once_more(broker)
     order: list[str] = []
-    wire: Any = sweeper._wire
+    wire: Any = sweeper._commands
     run = wire.run
 
     def noted(name: str, *args: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from orchestrator.core.keys import GROUP
-from orchestrator.transport.sweep import TURN_S, Sweeper
+from orchestrator.transport.liveness.sweep import TURN_S, Sweeper
 from tests.bare_broker import BareBroker
 
 LONG_AGO_MS = 60_000
@@ -45,7 +45,7 @@ def age(broker: BareBroker, by_s: float) -> None:
 
 def stalling(sweeper: Sweeper, script: str, meanwhile: Callable[[], Any]) -> None:
     """Have the sweeper stall just before it runs ``script``, and something happen meanwhile; once."""
-    wire: Any = sweeper._wire
+    wire: Any = sweeper._commands
     run = wire.run
     happened: list[str] = []
 
@@ -75,7 +75,7 @@ def test_a_connection_to_another_run_of_the_server_proves_nothing(broker: BareBr
     assert sweeper.sweep("third").dead == (names["restarted"],)
 
 
-@pytest.mark.parametrize("stalls_before", ["fence", "reclaim", "strays"])
+@pytest.mark.parametrize("stalls_before", ["fence", "reclaim", "orphans"])
 def test_a_sweeper_that_stalled_is_refused_whatever_it_goes_on_with(broker: BareBroker, stalls_before: str) -> None:
     first, second = broker.store.sweeper(), broker.store.sweeper()
     first.sweep("first")
@@ -110,7 +110,7 @@ def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -
     with pytest.raises(Exception, match="STALETURN"):
         store.run("reclaim", reclaim, [k.root, victim, GROUP, 3, 1000, 10, 0, 0, 2000, 1])
     with pytest.raises(Exception, match="STALETURN"):
-        store.run("strays", [k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000, 60_000, 0, "q"])
+        store.run("orphans", [k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000, 60_000, 0, "q"])
     assert broker.redis.zscore(k.leases, victim) == beat
     turn = broker.redis.hget(k.sweep, "sweeps")
     assert store.run("fence", fence, [victim, int(beat), "killed", "now", turn, 2000, k.root, ""]) == b"killed"

@@ -217,7 +217,7 @@ def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(
     attach(heard.append, events.BURIED)
     try:
         last = [store.keys.root, "guide", store.group, 1, 1000, "killed", "w#1", "1", entry]
-        assert store.run("giveback_held", [stream], last) == [b"poison"]
+        assert store.run("requeue_held", [stream], last) == [b"poison"]
     finally:
         detach(heard.append)
     assert [(event.metadata["id"], event.metadata["reason"], event.metadata["agent"]) for event in heard] == [

@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport import Transport
-from orchestrator.transport.holders import HOLDERS
+from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from tests.bare_broker import TRANSPORT, BareBroker, kombu_connection
 from tests.eventually import eventually
 from tests.tcp_proxy import TcpProxy
@@ -119,7 +119,7 @@ def test_the_second_url_is_used_when_the_first_does_not_answer(redis_url: str) -
         assert queue.get(no_ack=True).payload == "x"
         with redis.Redis.from_url(redis_url) as client:
             assert client.hget("orc:ledger:second", "accepted") == b"1"
-    HOLDERS.leave_all()
+    PROCESS_INCARNATIONS.leave_all()
 
 
 def test_two_apps_with_prefixes_share_a_server_and_nothing_else(redis_url: str) -> None:
@@ -136,4 +136,4 @@ def test_two_apps_with_prefixes_share_a_server_and_nothing_else(redis_url: str) 
             assert message.payload == each.transport_options
             message.ack()
             assert queue.get() is None
-    HOLDERS.leave_all()
+    PROCESS_INCARNATIONS.leave_all()

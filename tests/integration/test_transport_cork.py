@@ -16,9 +16,9 @@ import pytest
 import redis
 from redis.exceptions import BusyLoadingError
 
-from orchestrator.transport import outbox as outbox_module
-from orchestrator.transport.cork import Cork
-from orchestrator.transport.outbox import Outbox
+from orchestrator.transport.redis import ack_pipeline as outbox_module
+from orchestrator.transport.redis.ack_pipeline import AckPipeline
+from orchestrator.transport.redis.cork import Cork
 from tests.eventually import eventually
 
 #: Marks until the kernel has held back three, unless that must not be, and dies at once.
@@ -26,14 +26,14 @@ _CHILD = """
 import json, os, signal, sys
 import redis
 from redis.exceptions import BusyLoadingError
-from orchestrator.transport import outbox as module
-from orchestrator.transport.cork import Cork
+from orchestrator.transport.redis import ack_pipeline as module
+from orchestrator.transport.redis.cork import Cork
 
 url, reads = sys.argv[1:]
 module.monotonic = lambda: 0.0
 if reads == "unread":
     Cork.answers = lambda self: []
-outbox = module.Outbox(redis.ConnectionPool.from_url(url), flush_s=3600, flush_count=64, group="g")
+outbox = module.AckPipeline(redis.ConnectionPool.from_url(url), flush_s=3600, flush_count=64, group="g")
 marks = 0
 while (outbox._cork is None or outbox._cork.held < 3) and (reads == "read" or marks < 20):
     outbox.command("RPUSH", "marks", marks)
@@ -44,22 +44,22 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture
-def outbox(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
+def ack_pipeline(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[AckPipeline]:
     """One that holds back whatever it may: no time passes for it, and nobody pushes by himself."""
     monkeypatch.setattr(outbox_module, "monotonic", lambda: 0.0)
     pool: Any = redis.ConnectionPool.from_url(redis_url)
-    outbox = Outbox(pool, flush_s=3600, flush_count=64, group="g")
-    yield outbox
+    ack_pipeline = AckPipeline(pool, flush_s=3600, flush_count=64, group="g")
+    yield ack_pipeline
     monkeypatch.undo()
-    outbox.close(wait_s=5)
+    ack_pipeline.close(wait_s=5)
     pool.disconnect()
 
 
-def _hold(outbox: Outbox, commands: int = 1) -> Cork:
+def _hold(ack_pipeline: AckPipeline, commands: int = 1) -> Cork:
     """Sends until so many commands are held back."""
-    while outbox._cork is None or outbox._cork.held < commands:
-        outbox.command("RPUSH", "marks", "1")
-    return outbox._cork
+    while ack_pipeline._cork is None or ack_pipeline._cork.held < commands:
+        ack_pipeline.command("RPUSH", "marks", "1")
+    return ack_pipeline._cork
 
 
 @pytest.mark.parametrize("reads", ["read", "unread"])
@@ -84,59 +84,61 @@ def test_what_is_held_back_leaves_in_time_when_nothing_follows(redis_url: str, m
     pool: Any = redis.ConnectionPool.from_url(redis_url)
     with monkeypatch.context() as patch:
         patch.setattr(outbox_module, "monotonic", lambda: 0.0)
-        outbox = Outbox(pool, flush_s=0.01, flush_count=64, group="g")
-        cork = _hold(outbox)
+        ack_pipeline = AckPipeline(pool, flush_s=0.01, flush_count=64, group="g")
+        cork = _hold(ack_pipeline)
         with redis.Redis.from_url(redis_url) as client:
             client.delete("marks")
-            outbox.command("SET", "last", "1")
+            ack_pipeline.command("SET", "last", "1")
             eventually(lambda: client.get("last") == b"1")
-        eventually(lambda: outbox.unsent == 0)
+        eventually(lambda: ack_pipeline.unsent == 0)
         assert cork.held == 0
-    assert outbox.close(wait_s=5)
+    assert ack_pipeline.close(wait_s=5)
     pool.disconnect()
 
 
-def test_who_waits_for_confirmation_gets_it(outbox: Outbox, redis_url: str) -> None:
-    cork = _hold(outbox)
-    assert outbox.flush(wait_s=5)
-    assert (outbox.unsent, cork.held) == (0, 0)
+def test_who_waits_for_confirmation_gets_it(ack_pipeline: AckPipeline, redis_url: str) -> None:
+    cork = _hold(ack_pipeline)
+    assert ack_pipeline.flush(wait_s=5)
+    assert (ack_pipeline.unsent, cork.held) == (0, 0)
 
 
-def test_what_must_be_sent_now_takes_it_along(outbox: Outbox, redis_url: str) -> None:
-    cork = _hold(outbox, 3)
-    outbox.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"])
+def test_what_must_be_sent_now_takes_it_along(ack_pipeline: AckPipeline, redis_url: str) -> None:
+    cork = _hold(ack_pipeline, 3)
+    ack_pipeline.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"])
     assert cork.held == 0
 
 
-def test_no_more_is_held_back_than_the_kernel_keeps(outbox: Outbox) -> None:
-    cork = _hold(outbox)
+def test_no_more_is_held_back_than_the_kernel_keeps(ack_pipeline: AckPipeline) -> None:
+    cork = _hold(ack_pipeline)
     for _ in range(300):
-        outbox.command("SET", "large", "x" * 6000)
+        ack_pipeline.command("SET", "large", "x" * 6000)
         assert cork.held <= 3
     for _ in range(300):
-        outbox.command("SET", "small", "x")
+        ack_pipeline.command("SET", "small", "x")
         assert cork.held <= 32
 
 
 def test_nothing_is_held_back_where_the_next_may_be_long_in_coming(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    ack_pipeline: AckPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cork = _hold(outbox)
+    cork = _hold(ack_pipeline)
     now_s = 0.0
     for _ in range(50):
         now_s += 0.01
         monkeypatch.setattr(outbox_module, "monotonic", lambda now_s=now_s: now_s)
-        outbox.command("SET", "slow", "1")
+        ack_pipeline.command("SET", "slow", "1")
         assert cork.held == 0
 
 
-def test_nothing_is_held_back_for_long_however_much_follows(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    cork = _hold(outbox)
+def test_nothing_is_held_back_for_long_however_much_follows(
+    ack_pipeline: AckPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cork = _hold(ack_pipeline)
     now_s, since_s = 0.0, 0.0
     for _ in range(200):
         before, now_s = cork.held, now_s + 0.001
         monkeypatch.setattr(outbox_module, "monotonic", lambda now_s=now_s: now_s)
-        outbox.command("SET", "steady", "1")
+        ack_pipeline.command("SET", "steady", "1")
         if cork.held == 1 or not cork.held:
             since_s = now_s
         assert cork.held in (0, 1, before + 1)
@@ -171,53 +173,59 @@ class _Interrupted:
 
 
 @pytest.mark.parametrize("held", [0, 2])
-def test_a_send_that_is_interrupted_in_the_middle_is_begun_anew(outbox: Outbox, redis_url: str, held: int) -> None:
+def test_a_send_that_is_interrupted_in_the_middle_is_begun_anew(
+    ack_pipeline: AckPipeline, redis_url: str, held: int
+) -> None:
     if held:
-        _hold(outbox, held)
+        _hold(ack_pipeline, held)
     else:
-        outbox.command("SET", "first", "1")
-    _Interrupted(outbox._wire.connection)
+        ack_pipeline.command("SET", "first", "1")
+    _Interrupted(ack_pipeline._commands.connection)
     if held:
         # To the outbox it is no other connection than before.
-        assert outbox._cork is not None
-        outbox._cork.sock = outbox._wire.connection._sock
+        assert ack_pipeline._cork is not None
+        ack_pipeline._cork.sock = ack_pipeline._commands.connection._sock
     with pytest.raises(KeyboardInterrupt):
-        outbox.command("SET", "second", "1")
+        ack_pipeline.command("SET", "second", "1")
     replies: list[Any] = []
-    outbox.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
-    assert outbox.flush(wait_s=5)
-    assert outbox.unsent == 0
+    ack_pipeline.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
+    assert ack_pipeline.flush(wait_s=5)
+    assert ack_pipeline.unsent == 0
     assert replies == [0]
     with redis.Redis.from_url(redis_url) as client:
         assert client.get("second") == b"1"
 
 
-def test_what_cannot_be_sent_is_refused_where_it_is_posted_and_stops_nothing(outbox: Outbox, redis_url: str) -> None:
+def test_what_cannot_be_sent_is_refused_where_it_is_posted_and_stops_nothing(
+    ack_pipeline: AckPipeline, redis_url: str
+) -> None:
     """Regression: it ended the flusher, and no acknowledgement arrived any more."""
     with redis.Redis.from_url(redis_url) as client:
         client.xgroup_create("stream", "g", mkstream=True)
         entries = [client.xadd("stream", {"m": "x"}).decode() for _ in range(3)]
         client.xreadgroup("g", "c", {"stream": ">"})
         replies: list[Any] = []
-        outbox.ack("stream", "ledger", "handled", entries[0])
+        ack_pipeline.ack("stream", "ledger", "handled", entries[0])
         for soon in (True, False):
             with pytest.raises(UnicodeEncodeError):
-                outbox.post("conclude", ["stream", "ledger", "orc:outcome:\ud800x"], ["g", "1-1"], soon=soon)
+                ack_pipeline.post(
+                    "settle_with_outcome", ["stream", "ledger", "orc:outcome:\ud800x"], ["g", "1-1"], soon=soon
+                )
         with pytest.raises(UnicodeEncodeError):
-            outbox.command("SET", "\ud800", "1")
-        outbox.ack("stream", "ledger", "dead \ud800", entries[1])
-        outbox.ack("stream", "ledger", "handled", entries[2])
-        outbox.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
-        assert outbox.flush(wait_s=5)
-        assert outbox.unsent == 0
+            ack_pipeline.command("SET", "\ud800", "1")
+        ack_pipeline.ack("stream", "ledger", "dead \ud800", entries[1])
+        ack_pipeline.ack("stream", "ledger", "handled", entries[2])
+        ack_pipeline.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
+        assert ack_pipeline.flush(wait_s=5)
+        assert ack_pipeline.unsent == 0
         assert replies == [0]
         assert client.xpending("stream", "g")["pending"] == 1
 
 
 def test_the_flusher_goes_on_whatever_a_flush_raises(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pool: Any = redis.ConnectionPool.from_url(redis_url)
-    outbox = Outbox(pool, flush_s=0.01, flush_count=64, group="g")
-    send, left = outbox._send, [3]
+    ack_pipeline = AckPipeline(pool, flush_s=0.01, flush_count=64, group="g")
+    send, left = ack_pipeline._send, [3]
 
     def fail(may_wait: bool) -> None:
         if left[0]:
@@ -225,20 +233,20 @@ def test_the_flusher_goes_on_whatever_a_flush_raises(redis_url: str, monkeypatch
             raise RuntimeError("some bug")
         send(may_wait)
 
-    monkeypatch.setattr(outbox, "_send", fail)
+    monkeypatch.setattr(ack_pipeline, "_send", fail)
     with redis.Redis.from_url(redis_url) as client:
         client.xgroup_create("stream", "g", mkstream=True)
         entry = client.xadd("stream", {"m": "x"}).decode()
         client.xreadgroup("g", "c", {"stream": ">"})
-        outbox.ack("stream", "ledger", "handled", entry)
+        ack_pipeline.ack("stream", "ledger", "handled", entry)
         eventually(lambda: client.xlen("stream") == 0)
-    eventually(lambda: outbox.unsent == 0)
-    assert outbox.close(wait_s=5)
+    eventually(lambda: ack_pipeline.unsent == 0)
+    assert ack_pipeline.close(wait_s=5)
     pool.disconnect()
 
 
-def test_a_server_that_is_still_loading_has_taken_nothing(outbox: Outbox, redis_url: str) -> None:
-    cork = _hold(outbox)
+def test_a_server_that_is_still_loading_has_taken_nothing(ack_pipeline: AckPipeline, redis_url: str) -> None:
+    cork = _hold(ack_pipeline)
     answers = cork.answers
 
     def loading() -> list[Any]:
@@ -247,10 +255,10 @@ def test_a_server_that_is_still_loading_has_taken_nothing(outbox: Outbox, redis_
 
     cork.answers = loading  # type: ignore[method-assign]
     replies: list[Any] = []
-    outbox.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
-    outbox.command("RPUSH", "twice", "1")
-    assert outbox.flush(wait_s=5)
-    assert outbox.unsent == 0
+    ack_pipeline.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
+    ack_pipeline.command("RPUSH", "twice", "1")
+    assert ack_pipeline.flush(wait_s=5)
+    assert ack_pipeline.unsent == 0
     assert replies == [0]
     with redis.Redis.from_url(redis_url) as client:
         assert client.llen("twice") == 1

@@ -9,7 +9,7 @@ import pytest
 from kombu import Connection, Producer, Queue
 
 from orchestrator.core.keys import Keys
-from orchestrator.transport.holders import HOLDERS
+from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from tests.bare_broker import BareBroker, kombu_connection
 from tests.eventually import eventually
 
@@ -27,7 +27,7 @@ def broker(redis_url: str) -> Iterator[BareBroker]:
 def connection(redis_url: str) -> Iterator[Connection]:
     with kombu_connection(redis_url) as connection:
         yield connection
-    HOLDERS.leave_all()
+    PROCESS_INCARNATIONS.leave_all()
 
 
 def put(connection: Connection, queue: Queue, **options: Any) -> None:

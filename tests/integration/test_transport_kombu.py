@@ -13,7 +13,7 @@ from kombu import Connection, Exchange, Producer, Queue
 
 from orchestrator.core.keys import Keys
 from orchestrator.telemetry import Event, attach, detach, events
-from orchestrator.transport.holders import HOLDERS
+from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from orchestrator.transport.producer_batch import BatchPublishError, ProducerBatch, open_batch
 from tests.bare_broker import BareBroker, kombu_connection
 from tests.eventually import eventually
@@ -31,7 +31,7 @@ each_batch = pytest.mark.parametrize("open_", [open_batch, ProducerBatch])
 def connection(redis_url: str) -> Iterator[Connection]:
     with kombu_connection(redis_url) as connection:
         yield connection
-    HOLDERS.leave_all()
+    PROCESS_INCARNATIONS.leave_all()
 
 
 def publish(connection: Connection, *bodies: Any, **options: Any) -> None:
@@ -144,7 +144,7 @@ def test_a_secret_in_a_dead_letters_error_is_masked_in_the_log(
         error = {"type": "ValueError", "message": f"{name}=hunter2"}
         inbox.channel.settler.bury(message.delivery_tag, {"reason": "x", "error": error})
         # Who leaves has read what Redis says to all that it was sent.
-        HOLDERS.leave_all()
+        PROCESS_INCARNATIONS.leave_all()
     assert f"ValueError: {name}=" in caplog.text
     assert "hunter2" not in caplog.text
 
@@ -242,9 +242,9 @@ def test_what_a_reader_without_acks_died_with_is_handed_on(connection: Connectio
     broker.redis.xgroup_createconsumer(stream, "workers", "reader:idle")
     k, store = KEYS, broker.store
     keys, steps = [k.leases, k.dying, k.sweep], [len(store.steps), *store.steps]
-    assert store.run("strays", keys, [k.root, "workers", "", 0, 60_000, *steps, "box"]) == []
+    assert store.run("orphans", keys, [k.root, "workers", "", 0, 60_000, *steps, "box"]) == []
     assert broker.ledger("box").held == 1, "it may be about to be read"
-    eventually(lambda: store.run("strays", keys, [k.root, "workers", "", 0, 0, *steps, "box"]) == [b"reader:dead"])
+    eventually(lambda: store.run("orphans", keys, [k.root, "workers", "", 0, 0, *steps, "box"]) == [b"reader:dead"])
     store.sweeper().sweep("test")
     row = broker.ledger("box")
     assert (row.ready, row.held) == (1, 0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kombu import Connection, Consumer, Producer, Queue
 
-from orchestrator.transport.holders import HOLDERS
+from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from tests.bare_broker import kombu_connection
 from tests.eventually import eventually
 
@@ -20,7 +20,7 @@ QUEUE = Queue("ordered", routing_key="ordered")
 def connection(redis_url: str) -> Iterator[Connection]:
     with kombu_connection(redis_url) as connection:
         yield connection
-    HOLDERS.leave_all()
+    PROCESS_INCARNATIONS.leave_all()
 
 
 def publish(connection: Connection, *bodies: str, queue: Queue = QUEUE, **options: Any) -> None:

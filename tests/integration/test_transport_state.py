@@ -26,14 +26,14 @@ from hypothesis.stateful import (
 from orchestrator.core.keys import GROUP, RETURNED, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.sending.ledger import LedgerRow
-from orchestrator.transport.message import Past, read_past
-from orchestrator.transport.scripts import sha, source
+from orchestrator.transport.mailbox_entry import DeathHistory, read_death_history
+from orchestrator.transport.redis.scripts import sha, source
 
 QUEUE = "q"
 STEPS = steps_of([0, 3, 6, 9])
 MAX_DEATHS = 3
 SCRIPTS = (
-    "publish", "delay", "claim", "settle", "retry", "bury", "giveback_held", "register", "fence", "reclaim",
+    "publish", "delay", "claim", "settle", "retry", "bury", "requeue_held", "register", "fence", "reclaim",
     "depths", "purge", "replay", "declare", "heartbeat",
 )  # fmt: skip
 
@@ -72,7 +72,7 @@ class Mailbox(RuleBasedStateMachine):
         self.all_workers: list[Worker] = []
         self.deaths: dict[str, int] = {}
         self.alone: dict[str, int] = {}
-        self.unexplained: dict[str, int] = {}
+        self.unattributed_deaths: dict[str, int] = {}
         #: What came back and had never been delivered.
         self.undelivered: set[str] = set()
         self.returned: set[str] = set()
@@ -147,7 +147,9 @@ class Mailbox(RuleBasedStateMachine):
             deaths = self.deaths.get(name, 0)
             assert past.startswith(b"n") is (name in self.undelivered)
             assert (streams[index - 4] in self.returned_streams) is (name in self.returned)
-            assert read_past(past.removeprefix(b"n")) == Past(deaths, deaths, self.unexplained.get(name, 0))
+            assert read_death_history(past.removeprefix(b"n")) == DeathHistory(
+                deaths, deaths, self.unattributed_deaths.get(name, 0)
+            )
             worker.held.append(Held(streams[index - 4], entry.decode(), name, mark=int(at < credit)))
 
     @rule(worker=workers, at=st.integers(0, 9))
@@ -202,16 +204,16 @@ class Mailbox(RuleBasedStateMachine):
             assert bool(moved) is not worker.fenced
             if moved:
                 # Its deaths are the message's, not the attempt's; and this attempt has started for all to see.
-                self.unexplained.pop(held.name, None)
+                self.unattributed_deaths.pop(held.name, None)
                 self.returned.discard(held.name)
                 self.undelivered.discard(held.name)
 
     @rule(worker=workers, at=st.integers(0, 9), died=st.booleans())
-    def give_back(self, worker: Worker, at: int, died: bool) -> None:
+    def requeue(self, worker: Worker, at: int, died: bool) -> None:
         if held := self._take(worker, at):
             died = died and held.mark > 0
             answer = self.run_script(
-                "giveback_held",
+                "requeue_held",
                 [held.stream],
                 [
                     *(self.keys.root, QUEUE, GROUP, MAX_DEATHS, 1000, "killed" if died else "", worker.id),
@@ -248,7 +250,7 @@ class Mailbox(RuleBasedStateMachine):
             )
         for held in worker.held:
             if reason == "killed" and held.mark == 1:
-                self.unexplained[held.name] = self.unexplained.get(held.name, 0) + 1
+                self.unattributed_deaths[held.name] = self.unattributed_deaths.get(held.name, 0) + 1
             self._returned(held, held.mark > 1 and reason == "killed", alone=held.mark == 3)
             # What the worker still remembers, it may yet try to settle.
         assert not self.redis.exists(k.incarnation(worker.id))

@@ -13,8 +13,8 @@ from kombu import Connection, Message, Producer, Queue
 
 from orchestrator.core.keys import Keys
 from orchestrator.transport.channel import Channel
-from orchestrator.transport.holder import Holder
-from orchestrator.transport.holders import HOLDERS
+from orchestrator.transport.liveness.incarnation import Incarnation
+from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from tests.bare_broker import BareBroker, kombu_connection
 from tests.eventually import eventually
 from tests.worker_process import ROOT
@@ -38,7 +38,7 @@ class Reader:
         message.ack()
 
     @property
-    def holder(self) -> Holder:
+    def holder(self) -> Incarnation:
         assert self.channel.settler.holder is not None
         return self.channel.settler.holder
 
@@ -68,7 +68,7 @@ def readers(redis_url: str) -> Iterator[list[Reader]]:
     yield readers
     for reader in readers:
         reader.close()
-    HOLDERS.leave_all()
+    PROCESS_INCARNATIONS.leave_all()
 
 
 def publish(url: str, body: object) -> None:

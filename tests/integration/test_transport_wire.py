@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import redis
 
-from orchestrator.transport.outbox import Outbox
-from orchestrator.transport.wire import Wire
+from orchestrator.transport.redis.ack_pipeline import AckPipeline
+from orchestrator.transport.redis.command_connection import CommandConnection
 from tests.eventually import eventually
 
 
 def test_a_command_in_the_middle_of_another_neither_waits_for_it_nor_takes_its_reply(redis_url: str) -> None:
     pool: Any = redis.ConnectionPool.from_url(redis_url)
-    wire = Wire(pool)
+    wire = CommandConnection(pool)
     connection = wire.connection
     read_response = connection.read_response
     inner: list[bytes] = []
@@ -36,17 +36,17 @@ def test_a_command_in_the_middle_of_another_neither_waits_for_it_nor_takes_its_r
 
 def test_what_is_posted_in_the_middle_of_a_post_is_sent_too(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pool: Any = redis.ConnectionPool.from_url(redis_url)
-    outbox = Outbox(pool, flush_s=0.01, flush_count=64, group="g")
-    collect = outbox._collect_acks
+    ack_pipeline = AckPipeline(pool, flush_s=0.01, flush_count=64, group="g")
+    collect = ack_pipeline._collect_acks
 
     def interrupted() -> None:
-        monkeypatch.setattr(outbox, "_collect_acks", collect)
-        outbox.command("SET", "inner", "1")
+        monkeypatch.setattr(ack_pipeline, "_collect_acks", collect)
+        ack_pipeline.command("SET", "inner", "1")
         collect()
 
-    monkeypatch.setattr(outbox, "_collect_acks", interrupted)
-    outbox.command("SET", "outer", "1")
-    assert outbox.close(wait_s=5)
+    monkeypatch.setattr(ack_pipeline, "_collect_acks", interrupted)
+    ack_pipeline.command("SET", "outer", "1")
+    assert ack_pipeline.close(wait_s=5)
     with redis.Redis.from_url(redis_url) as client:
         assert client.mget("inner", "outer") == [b"1", b"1"]
     pool.disconnect()
@@ -55,7 +55,7 @@ def test_what_is_posted_in_the_middle_of_a_post_is_sent_too(redis_url: str, monk
 def test_a_child_forked_while_a_thread_waits_for_redis_has_a_lock_of_its_own(redis_url: str) -> None:
     """Regression: whoever held the lock is not there any more in the child, which waited for it for ever."""
     pool: Any = redis.ConnectionPool.from_url(redis_url)
-    wire = Wire(pool)
+    wire = CommandConnection(pool)
     # redis-py's pool has a lock too, while it opens a connection.
     wire.call("PING")
     asked = threading.Thread(target=wire.call, args=("BLPOP", "test:go", 30))

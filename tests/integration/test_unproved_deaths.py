@@ -12,10 +12,10 @@ from billiard.exceptions import WorkerLostError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import GROUP
-from orchestrator.transport.celery_endings import error_of
-from orchestrator.transport.endings import Ending
-from orchestrator.transport.message import read_past
-from orchestrator.transport.solitude import is_last_chance
+from orchestrator.transport.endings.end_for_celery import error_of
+from orchestrator.transport.endings.stream import Ending
+from orchestrator.transport.liveness.isolation import is_last_chance
+from orchestrator.transport.mailbox_entry import read_death_history
 from tests.bare_broker import BareBroker, worker
 from tests.eventually import eventually
 from tests.worker_process import WorkerProcess
@@ -27,7 +27,7 @@ MAX_DEATHS = 3
 SHORT = {"BARE_OPTIONS": json.dumps({"lease_s": 1.5, "block_s": 0.2, "stuck_s": 5, "sweep_gap_s": 1.6, "heart": False})}
 
 
-class Holders:
+class ProcessIncarnations:
     """Incarnations that exist in Redis only: each claims the message, runs it, and ends."""
 
     def __init__(self, broker: BareBroker) -> None:
@@ -68,24 +68,24 @@ class Holders:
         """A pool process of this incarnation dies of the message."""
         k, (entry, _, stream) = self._store.keys, tag.partition("@")
         args: list[Any] = [k.root, QUEUE, GROUP, MAX_DEATHS, 60_000, "killed", incarnation, "0", entry]
-        (said,) = self._store.run("giveback_held", [stream], args)
+        (said,) = self._store.run("requeue_held", [stream], args)
         return bytes(said)
 
 
 @pytest.fixture
-def holders(broker: BareBroker) -> Holders:
-    return Holders(broker)
+def holders(broker: BareBroker) -> ProcessIncarnations:
+    return ProcessIncarnations(broker)
 
 
 @pytest.mark.parametrize("reason", ["lost", "stuck"])
 def test_a_message_that_loses_every_worker_is_isolated_and_ends_as_no_poison(
-    broker: BareBroker, holders: Holders, reason: str
+    broker: BareBroker, holders: ProcessIncarnations, reason: str
 ) -> None:
     for number in range(10):
         incarnation, _, past = holders.claim()
-        behind = read_past(past)
+        behind = read_death_history(past)
         assert (behind.deaths, behind.counted, behind.unattributed) == (number, 0, number)
-        isolated = is_last_chance(deaths=behind.counted, unexplained=behind.unattributed, max_deaths=MAX_DEATHS)
+        isolated = is_last_chance(deaths=behind.counted, unattributed_deaths=behind.unattributed, max_deaths=MAX_DEATHS)
         assert isolated is (number >= 2)
         assert holders.end(incarnation, reason) == [1, 0, int(number == 9)]
     (letter,) = broker.letters()
@@ -101,14 +101,14 @@ def test_a_worker_that_was_lost_is_celerys_own_error() -> None:
     assert type(error) is WorkerLostError
 
 
-def test_deaths_that_were_disproved_convict_nobody(broker: BareBroker, holders: Holders) -> None:
+def test_deaths_that_were_disproved_convict_nobody(broker: BareBroker, holders: ProcessIncarnations) -> None:
     for _ in range(4):
         incarnation, _, _ = holders.claim()
         assert holders.end(incarnation, "killed")[2] == 0
         holders.disprove(incarnation)
     for number in range(MAX_DEATHS):
         incarnation, _, past = holders.claim()
-        assert read_past(past).deaths == 4 + number
+        assert read_death_history(past).deaths == 4 + number
         assert holders.end(incarnation, "killed")[2] == int(number == MAX_DEATHS - 1)
     (letter,) = broker.letters()
     told = json.loads(letter["letter"])
@@ -117,7 +117,7 @@ def test_deaths_that_were_disproved_convict_nobody(broker: BareBroker, holders: 
 
 
 def test_the_death_of_a_pool_process_counts_though_its_worker_was_wrongly_declared_dead(
-    broker: BareBroker, holders: Holders
+    broker: BareBroker, holders: ProcessIncarnations
 ) -> None:
     for _ in range(2):
         incarnation, tag, _ = holders.claim()
@@ -128,7 +128,7 @@ def test_the_death_of_a_pool_process_counts_though_its_worker_was_wrongly_declar
 
 
 def test_a_message_whose_pool_process_dies_last_is_no_poison_either(
-    broker: BareBroker, holders: Holders, caplog: pytest.LogCaptureFixture
+    broker: BareBroker, holders: ProcessIncarnations, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(10):
         incarnation, _, _ = holders.claim()

@@ -19,7 +19,8 @@ from celery import Celery  # type: ignore[import-untyped]
 from pydantic import BaseModel, PositiveInt
 
 from orchestrator import (
-    Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, Down, Expired, Exponential, FellBack, Handled,
+    Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, Down, Expired, Exponential, FallbackDelivery,
+    Handled,
     Message, Orchestrator, OrchestratorError, Outcome, Report, Retry, SendFailed, Status, handles,
 )
 
@@ -48,7 +49,7 @@ class Shipping(Agent):
 
 class Billing(Agent):
     name = "billing"
-    retry = Retry(max_retries=5, backoff=Exponential(first_s=0.5, cap_s=60))
+    retry = Retry(max_retries=5, backoff=Exponential(initial_s=0.5, cap_s=60))
 
     @handles(Charge)
     def charge(self, message: Charge, context: Context) -> Receipt:
@@ -93,7 +94,7 @@ def told(outcome: Outcome) -> str:
 print(told(delivery.wait(timeout_s=5)))
 
 receipt = orchestrator.call("billing", Charge(order_id="o1", cents=500), timeout_s=5, fallback={"priority": 1})
-if isinstance(receipt, FellBack):
+if isinstance(receipt, FallbackDelivery):
     assert_type(receipt.delivery, Delivery)
 
 many = orchestrator.send_many("billing", [Charge(order_id="o1", cents=n) for n in range(1, 9)])

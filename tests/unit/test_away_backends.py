@@ -8,7 +8,7 @@ from celery.exceptions import BackendStoreError
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from orchestrator.transport.endings_delivery import _is_away
+from orchestrator.transport.endings.delivery_thread import _is_away
 
 
 @pytest.mark.parametrize("backend", ["redis://127.0.0.1:1/0", "cache+memory://"])

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from orchestrator.transport import broker
-from orchestrator.transport.broker import Broker
-from orchestrator.transport.server import Server
+from orchestrator.transport.redis import broker
+from orchestrator.transport.redis.broker import Broker
+from orchestrator.transport.redis.servers import Server
 from tests.eventually import eventually
 
 

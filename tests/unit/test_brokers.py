@@ -9,8 +9,8 @@ from celery import Celery
 from celery.concurrency.solo import TaskPool as SoloPool
 
 from orchestrator import Agent, InvalidSettings, Message, NotSupervised, Orchestrator, handles
-from orchestrator.agents.remarks import remarks
 from orchestrator.transport.transport import TRANSPORT
+from orchestrator.worker.startup_warnings import startup_warnings
 from tests.unit.workers_for_steps import Worker
 
 AWAY = "redis://127.0.0.1:1/0"
@@ -85,7 +85,7 @@ def test_a_url_that_cannot_be_used_is_refused_in_one_line_by_whoever_uses_it(url
         lambda: orchestrator.send(Billing, Charge(cents=1)),
         task.delay,
         app.connection_for_read,
-        lambda: orchestrator.refuse_misfits(Worker(app, SoloPool)),
+        lambda: orchestrator.validate_timeouts(Worker(app, SoloPool)),
     ):
         with pytest.raises(InvalidSettings, match=said) as refused:
             use()
@@ -97,9 +97,9 @@ def test_a_url_that_cannot_be_used_is_refused_in_one_line_by_whoever_uses_it(url
 def test_another_broker_is_celerys_and_that_is_said(url: str) -> None:
     app = Celery("elsewhere", broker=url, set_as_current=False)
     orchestrator = orchestrated(app)
-    orchestrator.refuse_misfits(Worker(app, SoloPool))
+    orchestrator.validate_timeouts(Worker(app, SoloPool))
     assert (orchestrator.supervised, app.conf.broker_transport, app.conf.beat_schedule) == (False, None, {})
-    (line,) = remarks(app, [])
+    (line,) = startup_warnings(app, [])
     assert line.startswith(
         f"nothing is supervised: the broker's transport is that of {url.partition(':')[0]}://; allowed"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Cancelled, Cancelling, Dead, FellBack, Handled, OnError
+from orchestrator import Cancelled, CancelResult, Dead, FallbackDelivery, Handled, OnError
 from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed
 from orchestrator.core.outcome import Outcome
 from orchestrator.sending.call import call
@@ -18,7 +18,7 @@ from tests.apps import agents_app as house
 class Late:
     """A tracker of a delivery whose outcome is there when it is cancelled, and not before."""
 
-    def __init__(self, says: Cancelling, outcome: Outcome) -> None:
+    def __init__(self, says: CancelResult, outcome: Outcome) -> None:
         self._says = says
         self._outcome = outcome
         self.cancelled = False
@@ -32,7 +32,7 @@ class Late:
     def locate(self, delivery_id: str) -> tuple[str, Found] | None:
         return None
 
-    def cancel(self, queue: str, delivery_id: str) -> Cancelling:
+    def cancel(self, queue: str, delivery_id: str) -> CancelResult:
         self.cancelled = True
         return self._says
 
@@ -44,17 +44,17 @@ class Late:
 
 
 def test_a_reply_that_is_there_when_the_call_is_cancelled_is_returned() -> None:
-    assert call(Late(Cancelling.TOO_LATE, Handled(7)).delivery, 0.01, None) == 7
+    assert call(Late(CancelResult.TOO_LATE, Handled(7)).delivery, 0.01, None) == 7
 
 
 def test_a_failure_that_is_there_then_is_told() -> None:
     with pytest.raises(SendFailed, match="no money"):
-        call(Late(Cancelling.TOO_LATE, Dead("timeout", "no money")).delivery, 0.01, None)
+        call(Late(CancelResult.TOO_LATE, Dead("timeout", "no money")).delivery, 0.01, None)
 
 
 def test_what_was_cancelled_has_no_reply() -> None:
     with pytest.raises(DeliveryTimeout):
-        call(Late(Cancelling.CANCELLED, Cancelled("sender")).delivery, 0.01, None)
+        call(Late(CancelResult.CANCELLED, Cancelled("sender")).delivery, 0.01, None)
 
 
 def test_no_fallback_is_none() -> None:
@@ -62,7 +62,7 @@ def test_no_fallback_is_none() -> None:
     for fallback in (None, False):
         with pytest.raises(SendFailed):
             orchestrator.call("worker", house.Broken(), timeout_s=5, fallback=fallback)
-    assert isinstance(orchestrator.call("worker", house.Broken(), timeout_s=5, fallback={}), FellBack)
+    assert isinstance(orchestrator.call("worker", house.Broken(), timeout_s=5, fallback={}), FallbackDelivery)
     for wrong in (0, "yes", ()):
         with pytest.raises(InvalidPolicy, match="fallback="):
             orchestrator.call("worker", house.Broken(), timeout_s=5, fallback=wrong)  # type: ignore[arg-type]

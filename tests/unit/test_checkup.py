@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.errors import BrokerUnavailable
-from orchestrator.transport.checkup import Eviction, Facts, Finding, Level, judge
+from orchestrator.transport.redis.checkup import Eviction, Facts, Finding, Level, judge
 
 GOOD = {
     "redis_version": "7.2.4",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery.exceptions import WorkerLostError
 
-from orchestrator.transport.child_end import ChildEnd, end_of
+from orchestrator.transport.liveness.child_exit import ChildEnd, end_of
 from orchestrator.transport.options import Options
 
 LOST = "Worker exited prematurely: {} Job: 15."

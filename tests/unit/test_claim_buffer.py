@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from orchestrator.transport.claim import Claim
 from orchestrator.transport.claim_buffer import Buffered, ClaimBuffer
+from orchestrator.transport.liveness.claim import Claim
 
 
 class Requeued:

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.agents.agent import inspect_agent
 from orchestrator.cli.agents import State, known_agents, state_of
-from orchestrator.registry.agents import AgentEntry, IncarnationEntry
+from orchestrator.registry.registry import AgentEntry, IncarnationEntry
 from tests.apps.shop import Billing
 
 IDLE = IncarnationEntry(

@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from orchestrator.cli.errors import exit_code_of, reported
+from orchestrator.cli.reported_errors import exit_code_of, reported
 from orchestrator.core.errors import (
     BrokerUnavailable,
     DeliveryTimeout,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agents.remarks import governed_tasks, remarks
 from orchestrator.cli.policies import policies
+from orchestrator.worker.startup_warnings import governed_tasks, startup_warnings
 from tests.apps import agents_app
 from tests.command_line import invoke
 
@@ -26,14 +26,14 @@ def test_each_value_is_shown_with_where_it_comes_from() -> None:
     assert shown["Add"]["retry"]["source"] == "agent"
     assert shown["Hopeless"]["retry"]["source"] == "handler"
     assert shown["Add"]["on_error"] == {"value": "dead_letter", "source": "default"}
-    assert shown["Add"]["bury_expired"] == {"value": False, "source": "default"}
-    assert shown["Perishable"]["bury_expired"] == {"value": True, "source": "handler"}
+    assert shown["Add"]["dead_letter_expired"] == {"value": False, "source": "default"}
+    assert shown["Perishable"]["dead_letter_expired"] == {"value": True, "source": "handler"}
     assert document["timeout_factor"] == 2
 
 
 def test_the_setting_is_what_applies_where_nobody_says_otherwise() -> None:
-    document = json.loads(ask("worker", "--json", bury_expired=True).stdout)
-    shown = {entry["message"]: entry["options"]["bury_expired"] for entry in document["policies"]}
+    document = json.loads(ask("worker", "--json", dead_letter_expired=True).stdout)
+    shown = {entry["message"]: entry["options"]["dead_letter_expired"] for entry in document["policies"]}
     assert shown["Add"] == {"value": True, "source": "settings"}
     assert shown["Perishable"] == {"value": True, "source": "handler"}
 
@@ -63,7 +63,9 @@ def test_plain_tasks_that_the_settings_speak_of_are_among_them() -> None:
 def test_a_pool_that_cannot_interrupt_or_kill_plain_tasks_says_so(pool: str) -> None:
     orchestrator = agents_app.make("redis://127.0.0.1:1/0", eager=True, timeouts={"plain.lasts": 7})
     addresses = governed_tasks(orchestrator.app, orchestrator.settings.time_limits)
-    assert any(line.startswith(f"plain.lasts: a {pool} pool") for line in remarks(orchestrator.app, addresses, pool))
+    assert any(
+        line.startswith(f"plain.lasts: a {pool} pool") for line in startup_warnings(orchestrator.app, addresses, pool)
+    )
 
 
 @pytest.mark.parametrize("name", ["nobody", "Worker"])

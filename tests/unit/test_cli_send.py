@@ -126,7 +126,8 @@ def test_every_option_reaches_the_send(shop: Orchestrator, monkeypatch: pytest.M
         return real(*args, **options)
 
     monkeypatch.setattr(shop, "send", heard)
-    words = "--on-error log --countdown 0.5 --expires 60 --no-bury-expired --timeout 5 --deadline 30 --when-down error"
+    words = "--on-error log --countdown 0.5 --expires 60 --no-dead-letter-expired --timeout 5"
+    words += " --deadline 30 --when-down error"
     words += " --priority 3 --idempotency-key"
     result = invoke(shop.app, send, "billing", "Charge", charge(), *words.split(), "order o1")
     assert result.exit_code == 0, result.stderr
@@ -135,7 +136,7 @@ def test_every_option_reaches_the_send(shop: Orchestrator, monkeypatch: pytest.M
         "on_error": "log",
         "countdown_s": 0.5,
         "expires_s": 60.0,
-        "bury_expired": False,
+        "dead_letter_expired": False,
         "timeout_s": 5.0,
         "deadline_s": 30.0,
         "when_down": "error",
@@ -144,7 +145,7 @@ def test_every_option_reaches_the_send(shop: Orchestrator, monkeypatch: pytest.M
         "metadata": {},
     }
     invoke(shop.app, send, "billing", "Charge", charge())
-    assert said["bury_expired"] is None
+    assert said["dead_letter_expired"] is None
 
 
 def test_a_key_that_was_used_runs_nothing_again(shop: Orchestrator) -> None:

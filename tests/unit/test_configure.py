@@ -12,9 +12,9 @@ from celery import Celery
 from celery.concurrency.solo import TaskPool as SoloPool
 
 from orchestrator import Agent, InvalidSettings, Message, Orchestrator, handles
-from orchestrator.agents.remarks import remarks
 from orchestrator.core.settings import load_settings
 from orchestrator.transport.transport import TRANSPORT
+from orchestrator.worker.startup_warnings import startup_warnings
 from tests.unit.workers_for_steps import Worker
 
 AWAY = "redis://127.0.0.1:1/0"
@@ -60,7 +60,7 @@ class Billing(Agent):
         """Do nothing."""
 
 
-def one_by_one(app: Celery) -> None:
+def claim_single(app: Celery) -> None:
     for name, value in SAID.items():
         setattr(app.conf, name, value)
 
@@ -98,7 +98,7 @@ def as_defaults(app: Celery) -> None:
 
 
 WAYS = [
-    one_by_one, all_at_once, from_a_dict, from_a_dict_at_once, from_a_module, from_a_variable, as_django_does,
+    claim_single, all_at_once, from_a_dict, from_a_dict_at_once, from_a_module, from_a_variable, as_django_does,
     in_capitals, as_defaults,
 ]  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_the_users_settings_and_ours_hold_together_whenever_and_however_they_are
     task = app.task(name="shop.tidy", shared=False)(nothing)
     assert app.amqp.router.route({}, task.name)["queue"].name == "shop"
     assert task.acks_late
-    assert not remarks(app, [])
+    assert not startup_warnings(app, [])
 
 
 class Lazy(dict):
@@ -256,7 +256,7 @@ def test_early_acknowledgement_that_the_user_asks_for_is_kept_and_said(
     assert (early.acks_late, late.acks_late) == (False, True)
     # It is a word about the app's own tasks.
     assert app.tasks["billing.Charge"].acks_late
-    assert [line for line in remarks(app, []) if "not supervised" in line] == [
+    assert [line for line in startup_warnings(app, []) if "not supervised" in line] == [
         "shop.early: not supervised, acks_late=False: acknowledged before it runs, so it is lost with its worker"
     ]
 
@@ -297,7 +297,7 @@ def test_contents_that_contradict_the_promises_are_refused_by_name(conf: dict[st
     app.config_from_object(conf)
     assert "pickle" not in app.conf.accept_content
     with pytest.raises(InvalidSettings, match=said):
-        orchestrator.refuse_misfits(Worker(app, SoloPool))
+        orchestrator.validate_timeouts(Worker(app, SoloPool))
     with pytest.raises(InvalidSettings, match=said):
         orchestrator.send(Billing, Charge(cents=1))
 
@@ -306,7 +306,7 @@ def test_other_contents_are_the_users_business() -> None:
     app = Celery("shop", broker=AWAY, set_as_current=False)
     orchestrator = orchestrated(app)
     app.conf.accept_content = ["json", "msgpack"]
-    orchestrator.refuse_misfits(Worker(app, SoloPool))
+    orchestrator.validate_timeouts(Worker(app, SoloPool))
     assert app.conf.accept_content == ["json", "msgpack"]
 
 

@@ -216,6 +216,6 @@ def test_only_names_agents_and_signatures_are_recipients(orchestrator: Orchestra
 
 
 def test_pauses_of_an_agent_are_those_it_declares(orchestrator: Orchestrator) -> None:
-    assert inspect_agent(declared(retry=Retry(backoff=Exponential(first_s=9)))).policy.retry == Retry(
-        backoff=Exponential(first_s=9)
+    assert inspect_agent(declared(retry=Retry(backoff=Exponential(initial_s=9)))).policy.retry == Retry(
+        backoff=Exponential(initial_s=9)
     )

@@ -10,7 +10,7 @@ import pytest
 from kombu import Connection
 from kombu.transport import virtual
 
-from orchestrator.transport.delivered import DeliveredMessage
+from orchestrator.transport.delivered_message import DeliveredMessage
 
 _FIELDS = (
     "channel", "delivery_tag", "content_type", "content_encoding", "delivery_info", "headers", "properties", "body",

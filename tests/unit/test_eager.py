@@ -20,8 +20,8 @@ from orchestrator.core.errors import (
     UnknownDeadLetter,
     UnknownMessage,
 )
+from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.memory import MemoryShelf
 from tests.agent_house import envelope
 from tests.apps import agents_app as house
 
@@ -48,7 +48,7 @@ def test_a_send_is_handled_before_it_returns(orchestrator: Orchestrator) -> None
 def test_retries_do_not_wait(orchestrator: Orchestrator) -> None:
     before = time.monotonic()
     delivery = orchestrator.send(
-        "worker", house.Broken(), retry=Retry(max_retries=20, backoff=Exponential(first_s=60, cap_s=3600))
+        "worker", house.Broken(), retry=Retry(max_retries=20, backoff=Exponential(initial_s=60, cap_s=3600))
     )
     assert time.monotonic() - before < 30
     outcome = delivery.outcome()
@@ -166,8 +166,8 @@ def test_two_apps_share_nothing(orchestrator: Orchestrator) -> None:
 
 def exported(raw: bytes, letter_id: str, reason: str = "retries exhausted") -> str:
     """A letter as a log on Redis exports it."""
-    log = DeadLetters(MemoryShelf(lambda queue, raw: False, lambda: int(letter_id.split("-")[0])))
-    log.shelf.add(raw, {"queue": "celery", "reason": reason, "error": {"type": "ValueError", "message": "no"}})  # type: ignore[attr-defined]
+    log = DeadLetters(InMemoryDeadLetterStore(lambda queue, raw: False, lambda: int(letter_id.split("-")[0])))
+    log.store.add(raw, {"queue": "celery", "reason": reason, "error": {"type": "ValueError", "message": "no"}})  # type: ignore[attr-defined]
     (line,) = log.query().export()
     return line
 

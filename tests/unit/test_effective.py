@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Fixed, Linear, OnError, Retry, WhenDown, load_settings
+from orchestrator import Constant, Linear, OnError, Retry, WhenDown, load_settings
 from orchestrator.core.effective import Policy, impossible, merge, wasteful
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
 from orchestrator.core.supervision import Supervision
@@ -48,9 +48,9 @@ def test_each_value_comes_from_the_nearest_level_that_says_something_about_it() 
             3,
             4,
             WhenDown.ERROR,
-            bury_expired=False,
+            dead_letter_expired=False,
         ),
-        Policy(Retry(1, Fixed(2), ("KeyError",))),
+        Policy(Retry(1, Constant(2), ("KeyError",))),
     ],
 )
 def test_a_policy_goes_over_the_wire_and_back(policy: Policy) -> None:
@@ -69,7 +69,7 @@ def test_a_policy_goes_over_the_wire_and_back(policy: Policy) -> None:
         ({"expires_s": -1}, "expires_s=-1"),
         ({"priority": 10}, "priority=10"),
         ({"when_down": "wait"}, "when_down='wait'"),
-        ({"bury_expired": "yes"}, "bury_expired='yes'"),
+        ({"dead_letter_expired": "yes"}, "dead_letter_expired='yes'"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_name(said: dict[str, Any], name: str) -> None:
@@ -112,9 +112,12 @@ def test_bad_timeouts_are_bad_settings(timeouts: str, monkeypatch: pytest.Monkey
     ("policy", "line"),
     [
         (Policy(Retry(1), timeout_s=5), None),
-        (Policy(Retry(2, Fixed(1)), timeout_s=5, deadline_s=17), None),
+        (Policy(Retry(2, Constant(1)), timeout_s=5, deadline_s=17), None),
         (Policy(Retry(0), timeout_s=5, deadline_s=5), None),
-        (Policy(Retry(2, Fixed(1)), timeout_s=5, deadline_s=16), "3 attempts of up to 5 s with 2 s of pauses take up"),
+        (
+            Policy(Retry(2, Constant(1)), timeout_s=5, deadline_s=16),
+            "3 attempts of up to 5 s with 2 s of pauses take up",
+        ),
         (Policy(Retry(2, Linear(10, 10)), deadline_s=29), "with 30 s of pauses take up to 30 s; deadline_s=29 cuts"),
     ],
 )
@@ -127,7 +130,7 @@ def test_what_asks_for_more_than_can_be_had_is_said_with_its_values(policy: Poli
 
 
 def test_what_wastes_is_reckoned_with_times_as_they_are_enforced() -> None:
-    effective = merge(("agent", Policy(Retry(2, Fixed(1)), timeout_s=5, deadline_s=16)))
+    effective = merge(("agent", Policy(Retry(2, Constant(1)), timeout_s=5, deadline_s=16)))
     # 15 s of attempts and 2 s of pauses: only the former grow with the deadline.
     assert len(wasteful(effective)) == 1
     assert wasteful(effective, factor=2) == []
@@ -155,7 +158,7 @@ def test_an_attempt_may_take_its_timeout_or_what_is_left_until_the_deadline(
 
 
 def test_no_attempt_begins_after_the_deadline() -> None:
-    supervision = Supervision(Retry(3, Fixed(10)), deadline_at_s=115)
+    supervision = Supervision(Retry(3, Constant(10)), deadline_at_s=115)
     assert supervision.pause_s(1, ("OSError",), 100).s == 10
     late = supervision.pause_s(1, ("OSError",), 106)
     assert (late.s, late.out_of_time) == (None, True)
@@ -164,13 +167,13 @@ def test_no_attempt_begins_after_the_deadline() -> None:
 
 
 def test_a_dead_letter_that_is_sent_again_has_no_deadline() -> None:
-    replayed = Supervision(Retry(3, Fixed(10)), deadline_at_s=50, replay_of="1-0")
+    replayed = Supervision(Retry(3, Constant(10)), deadline_at_s=50, replay_of="1-0")
     assert replayed.limit_s(100) is None
     assert replayed.pause_s(1, ("OSError",), 100).s == 10
 
 
 def test_a_supervision_with_limits_goes_over_the_wire_and_back() -> None:
-    supervision = Supervision(timeout_s=1.5, deadline_at_s=1.7e9, bury_expired=False)
+    supervision = Supervision(timeout_s=1.5, deadline_at_s=1.7e9, dead_letter_expired=False)
     assert Supervision.from_wire(supervision.to_wire()) == supervision
     with pytest.raises(InvalidPolicy):
         Supervision.from_wire({**supervision.to_wire(), "timeout_s": "soon"})
@@ -186,7 +189,7 @@ def test_only_what_on_names_is_repeated_and_nothing_that_never_names() -> None:
 
 def test_pauses_grow_as_their_kind_says() -> None:
     assert [Linear(1, 2, 6).pause_s(n, 0) for n in (1, 2, 3, 4)] == [1, 3, 5, 6]
-    assert [Fixed(2, jitter=0.5).pause_s(n, 0.5) for n in (1, 9)] == [1.5, 1.5]
+    assert [Constant(2, jitter=0.5).pause_s(n, 0.5) for n in (1, 9)] == [1.5, 1.5]
     assert Retry(3, Linear(1, 1)).pauses_s() == 6
 
 

@@ -9,8 +9,8 @@ from celery import Celery
 from celery.concurrency.prefork import TaskPool as PreforkPool
 
 from orchestrator import Agent, Message, Orchestrator, handles, load_settings
-from orchestrator.agents.fitting import useless_limits
 from orchestrator.core.errors import InvalidSettings
+from orchestrator.worker.validate_timeouts import useless_limits
 from tests.unit.workers_for_steps import Worker
 
 AWAY = "redis://127.0.0.1:1/0"
@@ -49,7 +49,7 @@ def orchestrated(conf: dict[str, Any] | None = None, **settings: Any) -> Orchest
 
 
 def refuse(orchestrator: Orchestrator, worker: Worker) -> None:
-    orchestrator.refuse_misfits(worker)
+    orchestrator.validate_timeouts(worker)
 
 
 def test_one_key_with_a_timeout_above_its_deadline() -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from orchestrator import Agent, Breaker, Dead, Mailbox, Message, Retry, handles, load_settings
 from orchestrator.agents.agent import inspect_agent
-from orchestrator.agents.fence import fence_at
 from orchestrator.core.breaker import BreakerState, Phase, asked, failed, succeeded
 from orchestrator.core.errors import CircuitOpen, InvalidDeclaration, InvalidPolicy, InvalidSettings
-from orchestrator.core.flow import Flow, Overflow
+from orchestrator.core.flow_policy import Flow, Overflow
+from orchestrator.worker.fencing_token import fence_at
 from tests.apps import flow_app
 
 

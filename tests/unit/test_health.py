@@ -15,8 +15,8 @@ import pytest
 import orchestrator
 from orchestrator.command import main
 from orchestrator.health import files
+from orchestrator.health.health_reporter import HealthReporter
 from orchestrator.health.judge import Exit, liveness, readiness, sweeps
-from orchestrator.health.pulse import Pulse
 
 WELL = {
     "node": "w1@h",
@@ -52,22 +52,22 @@ WELL = {
 def test_liveness_asks_whether_a_restart_would_help_and_readiness_whether_it_works(
     changes: dict[str, Any], alive: Exit, ready: Exit
 ) -> None:
-    signs = {**WELL, **changes}
-    assert liveness(signs, 101.0)[0] is alive
-    assert readiness(signs, 101.0)[0] is ready
+    vitals = {**WELL, **changes}
+    assert liveness(vitals, 101.0)[0] is alive
+    assert readiness(vitals, 101.0)[0] is ready
 
 
 def test_a_worker_that_starts_or_waits_for_redis_is_alive_and_not_ready() -> None:
-    signs = {"node": "w1@h", "at_s": 100.0}
-    assert liveness(signs, 101.0)[0] is Exit.HEALTHY
-    assert readiness(signs, 101.0)[0] is Exit.UNHEALTHY
+    vitals = {"node": "w1@h", "at_s": 100.0}
+    assert liveness(vitals, 101.0)[0] is Exit.HEALTHY
+    assert readiness(vitals, 101.0)[0] is Exit.UNHEALTHY
 
 
 def test_a_worker_whose_consumer_never_came_back_needs_a_restart() -> None:
-    signs = {"node": "w1@h", "at_s": 100.0, "absent_s": 59.0}
-    assert liveness(signs, 101.0)[0] is Exit.HEALTHY
-    assert readiness(signs, 101.0)[0] is Exit.UNHEALTHY
-    code, said = liveness({**signs, "absent_s": 61.0}, 101.0)
+    vitals = {"node": "w1@h", "at_s": 100.0, "absent_s": 59.0}
+    assert liveness(vitals, 101.0)[0] is Exit.HEALTHY
+    assert readiness(vitals, 101.0)[0] is Exit.UNHEALTHY
+    code, said = liveness({**vitals, "absent_s": 61.0}, 101.0)
     assert (code, said) == (Exit.UNHEALTHY, "has consumed nothing for 61 s although Redis answers")
 
 
@@ -122,16 +122,16 @@ def test_a_directory_that_others_may_write_to_is_not_believed(
     folder.chmod(0o777)
     assert main(["health"]) == 1
     assert "no other may write to" in capsys.readouterr().err
-    Pulse().start("w1@h")
+    HealthReporter().start("w1@h")
     assert "`orchestrator health` will not know of this process" in caplog.text
 
 
 def test_a_pulse_says_what_it_is_told_and_leaves_nothing_behind(folder: Path) -> None:
-    pulse = Pulse()
+    pulse = HealthReporter()
     pulse.watch(lambda: {"incarnation": "w1@h:1#1"})
     pulse.start("w1@h")
-    (signs,) = files.living(folder)
-    assert (signs["node"], signs["incarnation"]) == ("w1@h", "w1@h:1#1")
+    (vitals,) = files.living(folder)
+    assert (vitals["node"], vitals["incarnation"]) == ("w1@h", "w1@h:1#1")
     pulse.stop()
     assert list(folder.iterdir()) == []
 

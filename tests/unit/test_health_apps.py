@@ -22,10 +22,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def beat(folder: Path, monkeypatch: pytest.MonkeyPatch, pid: int, **signs: Any) -> None:
+def beat(folder: Path, monkeypatch: pytest.MonkeyPatch, pid: int, **vitals: Any) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: pid)
-        files.write(folder, {"at_s": monotonic(), **signs})
+        files.write(folder, {"at_s": monotonic(), **vitals})
 
 
 def test_workers_of_another_app_do_not_count(

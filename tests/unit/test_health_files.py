@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.command import main
 from orchestrator.health import files
-from orchestrator.health.pulse import Pulse
+from orchestrator.health.health_reporter import HealthReporter
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_what_another_user_plants_under_the_usual_name_is_passed_over(
     PLANTED[what](usual)
     assert main(["health"]) == 1
     assert "no worker runs here" in capsys.readouterr().err
-    pulse = Pulse()
+    pulse = HealthReporter()
     pulse.start("w1@h")
     try:
         assert main(["health", "--node", "w1@h"]) == 0
@@ -77,7 +77,7 @@ def test_rubbish_among_the_files_does_not_stop_the_probe(usual: Path, what: str)
     folder = files.directory_to_write()
     (folder / "1.json").write_text(RUBBISH[what])
     files.write(folder, {"node": "w1@h", "at_s": monotonic()})
-    assert [signs["node"] for signs in files.living(folder)] == ["w1@h"]
+    assert [vitals["node"] for vitals in files.living(folder)] == ["w1@h"]
 
 
 def test_pipes_and_links_among_the_files_are_not_opened(usual: Path, tmp_path: Path) -> None:
@@ -87,4 +87,4 @@ def test_pipes_and_links_among_the_files_are_not_opened(usual: Path, tmp_path: P
     (tmp_path / "elsewhere.json").write_text(json.dumps({"node": "x", "pid": os.getpid(), "born": None}))
     (folder / "2.json").symlink_to(tmp_path / "elsewhere.json")
     files.write(folder, {"node": "w1@h", "at_s": monotonic()})
-    assert [signs["node"] for signs in files.living(folder)] == ["w1@h"]
+    assert [vitals["node"] for vitals in files.living(folder)] == ["w1@h"]

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from orchestrator.core.keys import Keys
-from orchestrator.transport import heart_link
-from orchestrator.transport.heart_link import HeartLink
+from orchestrator.transport.liveness import heart_link
+from orchestrator.transport.liveness.heart_link import HeartLink
 from orchestrator.transport.options import Options
 from tests.eventually import eventually
 

@@ -44,7 +44,7 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "monitors_on": [texts],
     "downs": [texts],
     "flushed": [st.integers(0, 10**9)],
-    "aftermath": [texts],
+    "outcome_hooks": [texts],
     "group": [st.uuids().map(str)],
 }
 NOT_NAMES = ("queue_of_ledger",)

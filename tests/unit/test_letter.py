@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orchestrator.core.redact import HIDDEN
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.letter import DeadLetter, read_letter
-from orchestrator.transport.message import renewed
+from orchestrator.transport.mailbox_entry import renewed
 from tests.unit.json_data import json_data, objects
 
 ENTRY = "1700000000000-0"

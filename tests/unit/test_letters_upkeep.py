@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from orchestrator.deadletters.upkeep import Kept
-from orchestrator.monitors.upkeep import keeping_of
+from orchestrator.maintenance.dead_letter_retention import retention_policy_of
+from orchestrator.maintenance.dead_letters import MaintenanceResult
 from tests.apps import agents_app as house
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
 def test_the_upkeep_keeps_letters_as_the_settings_say() -> None:
-    orchestrator = house.make(NOWHERE, eager=True, letters_most=2)
+    orchestrator = house.make(NOWHERE, eager=True, dead_letter_max_count=2)
     for _ in range(5):
         orchestrator.send("worker", house.Broken())
-    assert orchestrator.keep_letters() == Kept(trimmed=3)
+    assert orchestrator.keep_letters() == MaintenanceResult(trimmed=3)
     assert orchestrator.dead_letters.count() == 2
 
 
 def test_every_setting_reaches_it() -> None:
     settings = house.make(
-        NOWHERE, letters_keep_s=57, letters_most=6, letters_retries=4, letters_first_retry_s=7
+        NOWHERE, dead_letter_ttl_s=57, dead_letter_max_count=6, dead_letter_auto_replays=4, dead_letter_first_replay_s=7
     ).settings
-    keeping = keeping_of(settings)
-    assert (keeping.keep_s, keeping.most, keeping.retries, keeping.first_retry_s) == (57, 6, 4, 7)
+    retention = retention_policy_of(settings)
+    assert (retention.keep_s, retention.most, retention.retries, retention.first_retry_s) == (57, 6, 4, 7)

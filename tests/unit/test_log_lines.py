@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from celery.worker.consumer.consumer import INVALID_TASK_ERROR
 
-from orchestrator.agents.masked import mask_logs
 from orchestrator.core.log import get_logger
 from orchestrator.core.text import printable
 from orchestrator.telemetry.emit import Event
 from orchestrator.telemetry.logs import LOGGER, EventLog
+from orchestrator.worker.masked_logs import mask_logs
 
 FORGED = "broke\n[2026-01-01 00:00:00,000: ERROR/MainProcess] all letters purged\x1b[2J\r"
 

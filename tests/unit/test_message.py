@@ -12,8 +12,8 @@ from pydantic import PositiveInt, SecretStr, ValidationError, field_serializer, 
 from orchestrator import Message
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.message import decode, encode, message_name
-from orchestrator.transport.message import MalformedEntry
-from orchestrator.transport.message import decode as decode_entry
+from orchestrator.transport.mailbox_entry import MalformedEntry
+from orchestrator.transport.mailbox_entry import decode as decode_entry
 from tests.unit.json_data import json_data, objects
 
 PASSWORD = "hunter2"

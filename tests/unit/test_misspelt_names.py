@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Optional, Union
 import pytest
 
 from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles
-from orchestrator.agents.remarks import remarks
-from orchestrator.agents.served import served_tasks
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.errors import InvalidDeclaration, InvalidSettings, UnknownAgent
 from orchestrator.core.nearest import nearest
 from orchestrator.core.settings import load_settings
+from orchestrator.worker.served_tasks import served_tasks
+from orchestrator.worker.startup_warnings import startup_warnings
 from tests.apps.shop import make
 
 
@@ -48,7 +48,7 @@ def hosted(**attributes: Any) -> Orchestrator:
         ("prioritiy", 3, "priority"),
         ("mailbx", {"limit": 5}, "mailbox"),
         ("braker", {"failures": 5}, "breaker"),
-        ("burry_expired", True, "bury_expired"),
+        ("dead_letter_expird", True, "dead_letter_expired"),
     ],
 )
 def test_an_attribute_that_looks_like_a_setting_is_refused(name: str, value: Any, meant: str) -> None:
@@ -186,7 +186,7 @@ def test_what_is_unlike_everything_has_no_nearest() -> None:
 
 class Slow(Agent):
     name = "slow"
-    retry = Retry(max_retries=5, backoff=Exponential(first_s=60))
+    retry = Retry(max_retries=5, backoff=Exponential(initial_s=60))
     deadline_s: ClassVar[float | None] = 5
 
     @handles(Charge)
@@ -206,10 +206,10 @@ def test_a_worker_is_warned_of_what_it_serves_alone() -> None:
     mailboxes = {address.task: address.agent for address in addresses}
 
     def warned(*queues: str) -> str:
-        return "\n".join(remarks(app, addresses, "solo", served_tasks(app, queues, mailboxes)))
+        return "\n".join(startup_warnings(app, addresses, "solo", served_tasks(app, queues, mailboxes)))
 
     assert [name in warned("billing") for name in ("slow.Charge", "shop.early", "shop.routed")] == [False] * 3
     assert [name in warned("slow") for name in ("slow.Charge", "shop.early", "shop.routed")] == [True, False, False]
     assert [name in warned("celery") for name in ("slow.Charge", "shop.early", "shop.routed")] == [False, True, False]
     assert [name in warned("other") for name in ("slow.Charge", "shop.early", "shop.routed")] == [False, False, True]
-    assert "slow.Charge" in "\n".join(remarks(app, addresses, "solo"))
+    assert "slow.Charge" in "\n".join(startup_warnings(app, addresses, "solo"))

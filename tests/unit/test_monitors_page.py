@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator import Down
-from orchestrator.monitors.remembered import RememberedMonitors
+from orchestrator.monitors.in_memory import InMemoryMonitors
 from tests.apps import shop
 from tests.eventually import eventually
 from tests.worker_process import ROOT
@@ -24,7 +24,7 @@ def test_each_incarnation_of_an_agent_is_monitored_from_start_up() -> None:
     orchestrator = shop.make("redis://127.0.0.1:1/0")
     orchestrator.app.conf.task_always_eager = True
     monitors = orchestrator.monitors
-    assert isinstance(monitors, RememberedMonitors)
+    assert isinstance(monitors, InMemoryMonitors)
     page: dict[str, Any] = {}
     exec(RECIPE, page)
     told: list[Down] = []

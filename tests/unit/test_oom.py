@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.transport.oom import OomCounter
+from orchestrator.transport.liveness.oom import OomCounter
 
 V2 = "low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n"
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"

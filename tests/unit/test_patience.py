@@ -9,7 +9,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestrator.core.errors import BrokerUnavailable
-from orchestrator.transport.patience import outlast
+from orchestrator.transport.redis.patience import outlast
 
 
 class Away:

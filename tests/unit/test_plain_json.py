@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from orchestrator.transport.message import MalformedEntry, decode, plain_loads
-from orchestrator.transport.settler import _encode
+from orchestrator.transport.mailbox_entry import MalformedEntry, decode, plain_loads
+from orchestrator.transport.settling.settler import _encode
 from tests.unit.json_data import json_data
 
 

@@ -43,22 +43,22 @@ def test_jitter_takes_away_at_most_its_share(backoff: Exponential, attempt: int,
 
 @given(st.floats(1, 1000), seconds, attempts)
 def test_no_first_pause_means_no_pause_ever(factor: float, cap_s: float, attempt: int) -> None:
-    assert Exponential(first_s=0, factor=factor, cap_s=cap_s).pause_s(attempt, 0) == 0
+    assert Exponential(initial_s=0, factor=factor, cap_s=cap_s).pause_s(attempt, 0) == 0
 
 
 def test_pauses_double_up_to_the_cap() -> None:
-    backoff = Exponential(first_s=0.5, factor=2, cap_s=3, jitter=0)
+    backoff = Exponential(initial_s=0.5, factor=2, cap_s=3, jitter=0)
     assert [backoff.pause_s(n, 0.9) for n in range(1, 6)] == [0.5, 1, 2, 3, 3]
 
 
 def test_full_jitter_may_take_the_whole_pause() -> None:
-    backoff = Exponential(first_s=1, jitter=1)
+    backoff = Exponential(initial_s=1, jitter=1)
     assert backoff.pause_s(1, 0) == 1
     assert backoff.pause_s(1, 0.75) == 0.25
 
 
 def test_a_pause_is_drawn_anew_each_time() -> None:
-    retry = Retry(max_retries=1, backoff=Exponential(first_s=10, cap_s=10, jitter=0.5))
+    retry = Retry(max_retries=1, backoff=Exponential(initial_s=10, cap_s=10, jitter=0.5))
     pauses = {next_pause_s(retry, 1, ()) for _ in range(20)}
     assert len(pauses) > 1
     assert all(pause is not None and 5 <= pause <= 10 for pause in pauses)
@@ -133,11 +133,11 @@ def test_a_header_that_is_no_policy_is_refused(wire: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("first_s", -0.1),
-        ("first_s", math.nan),
-        ("first_s", math.inf),
-        ("first_s", "1"),
-        ("first_s", True),
+        ("initial_s", -0.1),
+        ("initial_s", math.nan),
+        ("initial_s", math.inf),
+        ("initial_s", "1"),
+        ("initial_s", True),
         ("factor", 0.5),
         ("factor", 1001),
         ("cap_s", -1),
@@ -168,7 +168,7 @@ def test_never_may_be_a_list() -> None:
     assert Retry(never=["ValueError"]).never == ("ValueError",)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", [None, 5, {"first_s": 1}])
+@pytest.mark.parametrize("value", [None, 5, {"initial_s": 1}])
 def test_a_backoff_is_an_exponential(value: Any) -> None:
     with pytest.raises(InvalidPolicy, match=r"backoff=.*allowed: an Exponential"):
         Retry(backoff=value)

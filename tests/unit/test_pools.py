@@ -8,7 +8,7 @@ import pytest
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 
-from orchestrator.agents.pools import why_unknown
+from orchestrator.worker.pools import why_unknown
 
 
 class Named(PreforkPool):

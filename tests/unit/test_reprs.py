@@ -18,9 +18,9 @@ from orchestrator.core.policy import OnError
 from orchestrator.core.shown import hide_in_reprs
 from orchestrator.core.supervision import Failure, Supervision
 from orchestrator.deadletters.letter import DeadLetter
-from orchestrator.deadletters.shelf import Act
-from orchestrator.sending.options import SendOptions
-from orchestrator.sending.publish import Parcel
+from orchestrator.deadletters.store import AuditEntry
+from orchestrator.sending.publish import OutgoingMessage
+from orchestrator.sending.send_options import SendOptions
 from tests.apps.shop import Charge, Refund, make
 
 SECRET = "S3CRET"
@@ -65,10 +65,10 @@ SHOWN = [
     DeadLetter("1-1", TEXT.encode(), "billing", "poison", "E", TEXT, metadata={"token": SECRET}, note={"note": TEXT}),
     DeadLetter("1-1", b"", "billing", "poison", "E", f"pin={SECRET}", hide=("pin",)),
     Context("d1", "billing", 1, "w1", False, {"token": SECRET}),
-    Act("1-0", "park", "ann", TEXT, 0, {"note": TEXT}),
+    AuditEntry("1-0", "park", "ann", TEXT, 0, {"note": TEXT}),
     Down(1, "billing", "killed", {"token": SECRET}, "w1"),
     SendOptions(metadata={"token": SECRET}),
-    Parcel("d1", "billing.Pay", ({"token": SECRET},), Supervision(metadata={"token": SECRET})),
+    OutgoingMessage("d1", "billing.Pay", ({"token": SECRET},), Supervision(metadata={"token": SECRET})),
     Pay(cents=5, pin=SecretStr(SECRET), token=SECRET, card=Card(pin=SecretStr(SECRET))),
     Refund(order_id="o1", card_number=SECRET),
     SendFailed("d1", Dead("retries exhausted", TEXT, 3)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.agents.execute import MESSAGE_LIMIT, failure_of
 from orchestrator.core.redact import HIDDEN
+from orchestrator.worker.execution import MESSAGE_LIMIT, failure_of
 
 
 def raised(text: str) -> Exception:

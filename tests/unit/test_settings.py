@@ -107,9 +107,12 @@ def test_an_unknown_setting_is_refused_and_the_known_ones_are_listed(tmp_path: P
     [
         ({"heartbeat_s": 1, "suspect_s": 1}, "heartbeat_s=1, suspect_s=1, lease_s=10"),
         ({"lease_s": 0.6}, "heartbeat_s < suspect_s < lease_s"),
-        ({"letters_retries": 5, "letters_first_retry_s": 5400}, "letters_keep_s above 86400"),
-        ({"letters_retries": 1, "letters_first_retry_s": 9, "letters_keep_s": 9}, "letters_keep_s above 9,"),
-        ({"sweep_every_s": 3, "sweep_stale_s": 3}, "sweep_every_s < sweep_stale_s"),
+        ({"dead_letter_auto_replays": 5, "dead_letter_first_replay_s": 5400}, "dead_letter_ttl_s above 86400"),
+        (
+            {"dead_letter_auto_replays": 1, "dead_letter_first_replay_s": 9, "dead_letter_ttl_s": 9},
+            "dead_letter_ttl_s above 9,",
+        ),
+        ({"sweep_interval_s": 3, "sweep_stale_s": 3}, "sweep_interval_s < sweep_stale_s"),
     ],
 )
 def test_times_that_do_not_fit_together_are_refused(values: dict[str, float], said: str) -> None:
@@ -136,8 +139,8 @@ def test_a_refusal_is_in_words_of_this_library_only(values: dict[str, Any]) -> N
 
 
 def test_letters_that_are_not_retried_may_expire_before_their_first_retry() -> None:
-    load_settings(letters_first_retry_s=9, letters_keep_s=9)
-    load_settings(letters_retries=5, letters_first_retry_s=5399)
+    load_settings(dead_letter_first_replay_s=9, dead_letter_ttl_s=9)
+    load_settings(dead_letter_auto_replays=5, dead_letter_first_replay_s=5399)
 
 
 def test_a_profile_that_is_not_there_is_named(tmp_path: Path) -> None:

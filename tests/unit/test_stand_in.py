@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.transport import standin
-from orchestrator.transport.heartbeat import Answer
+from orchestrator.transport.liveness import fallback_sweeper
+from orchestrator.transport.liveness.fallback_sweeper import FallbackSweeper
+from orchestrator.transport.liveness.heartbeat import HeartbeatReply
+from orchestrator.transport.liveness.sweep import SweepResult
 from orchestrator.transport.options import Options
-from orchestrator.transport.standin import StandIn
-from orchestrator.transport.sweep import Swept
 
 
 class Clock:
@@ -25,24 +25,24 @@ class Sweeper:
         self._clock = clock
         self.at: list[float] = []
 
-    def sweep(self, by: str) -> Swept:
+    def sweep(self, by: str) -> SweepResult:
         self.at.append(self._clock.now_s)
-        return Swept(0, (), 0, 0)
+        return SweepResult(0, (), 0, 0)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(standin, "monotonic", clock)
+    monkeypatch.setattr(fallback_sweeper, "monotonic", clock)
     return clock
 
 
 MANAGED = Options(managed=True, sweep_stale_s=3.0, sweep_gap_s=4.5)
 
 
-def make(clock: Clock, options: Options = MANAGED) -> tuple[StandIn, Sweeper]:
+def make(clock: Clock, options: Options = MANAGED) -> tuple[FallbackSweeper, Sweeper]:
     sweeper = Sweeper(clock)
-    return StandIn(sweeper, options, "w@h:1#1"), sweeper  # type: ignore[arg-type]
+    return FallbackSweeper(sweeper, options, "w@h:1#1"), sweeper  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -52,27 +52,27 @@ def make(clock: Clock, options: Options = MANAGED) -> tuple[StandIn, Sweeper]:
 def test_it_sweeps_when_somebody_is_missed_or_nobody_has_swept(
     clock: Clock, since_ms: int, missed: bool, sweeps: int
 ) -> None:
-    stand_in, sweeper = make(clock)
-    stand_in.after_heartbeat(Answer(since_ms, missed))
+    fallback_sweeper, sweeper = make(clock)
+    fallback_sweeper.after_heartbeat(HeartbeatReply(since_ms, missed))
     assert len(sweeper.at) == sweeps
 
 
 def test_sweeping_for_one_who_is_missed_is_not_standing_in(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    stand_in, sweeper = make(clock)
-    stand_in.after_heartbeat(Answer(500, True))
+    fallback_sweeper, sweeper = make(clock)
+    fallback_sweeper.after_heartbeat(HeartbeatReply(500, True))
     clock.now_s += 1.5
-    stand_in.after_heartbeat(Answer(1500, False))
+    fallback_sweeper.after_heartbeat(HeartbeatReply(1500, False))
     assert sweeper.at == [100.0]
     assert caplog.text == ""
 
 
 def test_who_stands_in_does_not_take_its_own_sweep_for_somebody_elses(clock: Clock) -> None:
-    stand_in, sweeper = make(clock)
-    stand_in.after_heartbeat(Answer(3100, False))
+    fallback_sweeper, sweeper = make(clock)
+    fallback_sweeper.after_heartbeat(HeartbeatReply(3100, False))
     clock.now_s += 0.5
-    stand_in.after_heartbeat(Answer(500, True))
+    fallback_sweeper.after_heartbeat(HeartbeatReply(500, True))
     clock.now_s += 0.5
-    stand_in.after_heartbeat(Answer(500, False))
+    fallback_sweeper.after_heartbeat(HeartbeatReply(500, False))
     clock.now_s += 0.5
-    stand_in.after_heartbeat(Answer(1000, False))
+    fallback_sweeper.after_heartbeat(HeartbeatReply(1000, False))
     assert sweeper.at == [100.0, 100.5, 101.5]

@@ -10,7 +10,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from orchestrator import Agent, InvalidPolicy, Message, Orchestrator, handles
-from orchestrator.agents.remarks import remarks
+from orchestrator.worker.startup_warnings import startup_warnings
 
 EXPIRING = Queue("brief", Exchange("brief"), routing_key="brief", expires=60)
 QUEUES = {
@@ -77,7 +77,7 @@ def test_a_lasting_queue_is_taken() -> None:
 
 @pytest.mark.parametrize("queue", QUEUES)
 def test_a_worker_of_it_says_so(queue: str) -> None:
-    (line,) = remarks(make(QUEUES[queue]), [])
+    (line,) = startup_warnings(make(QUEUES[queue]), [])
     assert line.startswith("queue 'brief': supervised sends to it are refused, for it ")
 
 

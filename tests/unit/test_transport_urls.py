@@ -9,7 +9,7 @@ from kombu import Connection
 
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.transport import Transport
-from orchestrator.transport.unix_socket import UnixSocket, unix_socket
+from orchestrator.transport.redis.unix_socket import UnixSocket, unix_socket
 
 TRANSPORT = "orchestrator.transport:Transport"
 

@@ -12,7 +12,7 @@ from celery.app.task import Task
 from celery.worker import request as celery_request
 from celery.worker import strategy
 
-from orchestrator.agents.untouched import is_untouched
+from orchestrator.worker.untouched import is_untouched
 from tests.apps import agents_app
 
 

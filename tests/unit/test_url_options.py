@@ -138,12 +138,12 @@ def test_a_provider_may_be_an_object() -> None:
         ("priority_steps", [], "a list of numbers"),
         ("queue_order_strategy", "sortd", "round_robin, sorted, priority"),
         ("heartbeat_s", "abc", "a number above 0"),
-        ("bury_expired", "no", "true, false"),
+        ("dead_letter_expired", "no", "true, false"),
         ("redact", "password", "a list of names"),
     ],
 )
 def test_an_option_of_a_wrong_type_is_refused_by_its_name(option: str, value: Any, allowed: str) -> None:
-    if option not in ("heartbeat_s", "bury_expired", "redact"):
+    if option not in ("heartbeat_s", "dead_letter_expired", "redact"):
         with pytest.raises(
             InvalidSettings, match=f"broker_transport_options: {option}=.*allowed: {allowed}"
         ) as refused:

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.agents.verdict import final_failure
 from orchestrator.core.outcome import Dead
 from orchestrator.core.policy import OnError, Retry
 from orchestrator.core.supervision import Failure, Supervision
+from orchestrator.worker.verdict import final_failure
 
 
 def failure(kind: str = "ValueError", attempt: int = 4) -> Failure:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.deadletters.letter import DeadLetter
-from orchestrator.registry.agents import Death
+from orchestrator.registry.registry import Death
 from orchestrator.sending.ledger import LedgerRow
 from workers.auditors import Report
 from workers.chaos import Kill, recovery
@@ -102,7 +102,7 @@ def test_recovery_is_the_latest_first_start_elsewhere() -> None:
         started(9000, "d1"),
     ]
     found = recovery(KILL, starts)
-    assert (found.messages, found.first_s, found.last_s) == (2, 0.5, 0.6)
+    assert (found.messages, found.initial_s, found.last_s) == (2, 0.5, 0.6)
 
 
 def test_what_the_killed_had_finished_needs_no_recovery() -> None:

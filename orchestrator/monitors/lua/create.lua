@@ -49,7 +49,7 @@ for i, m in ipairs(wanted) do
         seen[incarnation] = true
         redis.call('SADD', KEYS[4], incarnation)
         -- Whoever sweeps and knows nothing of monitors must not forget it before its owners are told.
-        redis.call('HSET', root .. 'incarnation:' .. incarnation, 'at_death', 1)
+        redis.call('HSET', root .. 'incarnation:' .. incarnation, 'on_death', 1)
       end
     end
   end

@@ -1,0 +1,1 @@
+"""Eager mode: the same attempts and outcomes, in this process, without Redis."""

@@ -1,0 +1,1 @@
+"""What the monitor manager does now and then: sweeps, retention, checks."""

@@ -1,0 +1,61 @@
+"""The monitor manager: whichever worker consumes its mailbox. Beat's process sets the pace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery import Celery
+
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
+from orchestrator.core.log import get_logger
+from orchestrator.maintenance import dead_letter_retention
+from orchestrator.maintenance.chores import Chore, Chores
+from orchestrator.maintenance.housekeeping import Housekeeping
+from orchestrator.maintenance.housekeeping_clock import start_with_beat
+from orchestrator.maintenance.leak_check import LeakCheck
+from orchestrator.maintenance.unserved import UnservedCheck
+from orchestrator.sending.mailbox import mailbox
+
+if TYPE_CHECKING:
+    from orchestrator.app import Orchestrator
+
+logger = get_logger(__name__)
+
+QUEUE = HOUSEKEEPING_QUEUE
+LEAKS_CHORE = "orchestrator.monitor-leaks"
+UNSERVED_CHORE = "orchestrator.unserved-mailboxes"
+
+_UNSERVED_CHECK_INTERVAL_S = 10.0
+
+
+class Manager:
+    """One round of housekeeping: a sweep, and then the chores that are due."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        settings = orchestrator.settings
+        self._orchestrator = orchestrator
+        self._chores = Chores(
+            [
+                Chore(
+                    dead_letter_retention.CHORE, settings.dead_letter_maintenance_interval_s, orchestrator.keep_letters
+                ),
+                Chore(UNSERVED_CHORE, _UNSERVED_CHECK_INTERVAL_S, UnservedCheck(orchestrator.mailboxes).run),
+                Chore(LEAKS_CHORE, settings.leak_check_every_s, LeakCheck(orchestrator.monitor_store).run),
+            ],
+            lambda: orchestrator.store,
+            settings.sweep_interval_s,
+        )
+
+    def run(self) -> list[str]:
+        """Find dead workers and requeue their messages; then do the chores that are due. Returns those."""
+        swept = self._orchestrator.sweep()
+        done = self._chores.do_due()
+        logger.debug("swept: late=%d dead=%d moved=%d; chores: %s", swept.late, len(swept.dead), swept.moved, done)
+        return done
+
+
+def install(app: Celery, orchestrator: Orchestrator) -> None:
+    """Declare the manager's mailbox; have beat fill it, and workers that consume it do the housekeeping."""
+    orchestrator.configuration.add_mailbox(mailbox(QUEUE, longest=1))
+    app.steps["consumer"].add(Housekeeping)
+    start_with_beat(app, orchestrator.settings.sweep_interval_s)

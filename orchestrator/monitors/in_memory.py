@@ -1,0 +1,303 @@
+"""Monitors of eager mode: in this process' memory, with no Redis. Nobody dies unless a test says so."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import Token
+from itertools import count
+from typing import Any
+
+from celery import Celery
+
+from orchestrator.agents.agent import AgentSpec
+from orchestrator.core.down import NOPROC, Down
+from orchestrator.core.errors import OwnerGone
+from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, stats_of, write_tag
+from orchestrator.monitors.envelope import DOWN
+from orchestrator.monitors.leak import Leak, LeakKind, Leaks
+from orchestrator.monitors.monitors import Monitors, Target, checked_ref, name_of
+from orchestrator.monitors.origin import Origins
+from orchestrator.monitors.owner import Owner, checked_wait, open_session
+from orchestrator.sending.publish import OutgoingMessage
+from orchestrator.telemetry import emit, events
+from orchestrator.transport.celery.own_fields import INCARNATION, own_field
+
+#: What an agent's incarnation is called where there are no processes.
+_NODE = "eager"
+
+
+class InMemoryMonitors(Monitors):
+    """Each declared agent has one living incarnation until :meth:`declare_dead` ends it."""
+
+    def __init__(
+        self, app: Celery, send: Callable[[OutgoingMessage], Any], agents: Callable[[], Mapping[str, AgentSpec]]
+    ) -> None:
+        super().__init__(app)
+        self._send = send
+        self._agents = agents
+        self._lock = threading.RLock()
+        self._numbers = count(1)
+        self._records: dict[int, Record] = {}
+        self._lives: dict[str, int] = {}
+        self._dead: set[str] = set()
+        self._sessions: dict[str, InMemorySession] = {}
+        self._flushed: set[int] = set()
+        self._counts: dict[str, int] = {}
+        self._origins = Origins("on")
+        self._places: dict[str, str] = {}
+
+    # -- who lives
+
+    def incarnation(self, agent: str) -> str:
+        """The name of an agent's present incarnation."""
+        return f"{agent}@{_NODE}#{self._lives.get(agent, 1)}"
+
+    def living(self) -> set[str]:
+        """Incarnations and sessions."""
+        agents = (self.incarnation(name) for name in self._agents() if name not in self._dead)
+        return {*agents, *self._sessions}
+
+    def declare_dead(self, target: Target, reason: str = "killed") -> None:
+        """Let an agent (or the incarnation of that id) have died; its owners are told before this returns.
+
+        It stays dead for monitors until :meth:`revive`; messages to it are handled all the same.
+        """
+        name = name_of(target)
+        agent = name.split("@", 1)[0] if "#" in name else name
+        with self._lock:
+            gone = self.incarnation(agent)
+            if name not in (agent, gone) or agent in self._dead:
+                return
+            self._dead.add(agent)
+            self._clean_owner(gone)
+            ended = [r for r in self._records.values() if gone in r.incarnations]
+            for record in ended:
+                del self._records[record.ref]
+        self._count("target_died", len(ended))
+        for record in sorted(ended, key=lambda r: r.ref):
+            self._deliver_down(record, reason)
+        if ended:
+            emit(events.UNMONITORED, {"count": len(ended)}, who=gone, why="target died")
+
+    def revive(self, target: Target) -> None:
+        """Let a dead agent be back, as a new incarnation."""
+        name = name_of(target)
+        with self._lock:
+            if name in self._dead:
+                self._dead.discard(name)
+                self._lives[name] = self._lives.get(name, 1) + 1
+
+    def _clean_owner(self, owner: str) -> None:
+        mine = [r.ref for r in self._records.values() if r.owner == owner]
+        for ref in mine:
+            del self._records[ref]
+        self._count("owner_died", len(mine))
+        if mine:
+            emit(events.UNMONITORED, {"count": len(mine)}, who=owner, why="owner died")
+
+    # -- what monitors offer
+
+    def owner_here(self) -> Owner:
+        """As everywhere; an agent's handler acts for its present incarnation."""
+        task: Any = self._app.current_task
+        if open_session.get() is None and task is not None and not own_field(task.request, INCARNATION):
+            agent = task.name.rpartition(".")[0]
+            if agent in self._agents():
+                return Owner(self.incarnation(agent), agent)
+        return super().owner_here()
+
+    def _create(self, owner: Owner, wanted: Sequence[tuple[str, str]]) -> list[int]:
+        refs = []
+        for target, tag in wanted:
+            with self._lock:
+                alive = self.living()
+                if owner.id not in alive:
+                    raise OwnerGone(owner.id)
+                origin = self._origins.here()
+                self._places[origin.name] = origin.text
+                incarnation = target if "#" in target else self.incarnation(target)
+                now_ms = round(time.time() * 1000)
+                record = Record(
+                    *(next(self._numbers), owner.id, owner.agent, now_ms, tag, origin.name, target, (incarnation,))
+                )
+                self._count("created", 1)
+                if incarnation in alive:
+                    self._records[record.ref] = record
+                else:
+                    self._count("target_died", 1)
+            if incarnation not in alive:
+                self._deliver_down(record, NOPROC)
+            refs.append(record.ref)
+        if refs:
+            emit(events.MONITORED, {"count": len(refs)}, owner=owner.id)
+        return refs
+
+    def _deliver_down(self, record: Record, reason: str) -> None:
+        down = Down(record.ref, record.target, reason, json.loads(record.tag_json), record.owner)
+        self._count("downs", 1)
+        emit(events.DOWN, {"count": 1}, target=record.target, reason=reason)
+        session = self._sessions.get(record.owner)
+        spec = self._agents().get(record.agent)
+        if session is not None:
+            session.put(down)
+        elif spec is not None:
+            fields = {name: getattr(down, name) for name in ("ref", "target", "reason", "tag", "owner")}
+            supervision = spec.untracked(DOWN)
+            self._send(OutgoingMessage(f"down-{down.ref}", spec.down_task, [fields], supervision, queue=spec.queue))
+
+    def demonitor(self, ref: int, *, flush: bool = True) -> bool:
+        """End a monitor."""
+        number = checked_ref(ref)
+        with self._lock:
+            record = self._records.pop(number, None)
+            if record is None:
+                if flush:
+                    self._flushed.add(number)
+                return False
+        self._count("manual", 1)
+        emit(events.UNMONITORED, {"count": 1}, who=record.owner, why="removed")
+        return True
+
+    def is_flushed(self, ref: int) -> bool:
+        """Whether a DOWN is not wanted any more."""
+        return ref in self._flushed
+
+    def session(self) -> InMemorySession:
+        """A session."""
+        return InMemorySession(self)
+
+    def join(self, session: InMemorySession) -> str:
+        """A session opens; returns its name."""
+        with self._lock:
+            name = f"session@{_NODE}#{next(self._numbers)}"
+            self._sessions[name] = session
+            return name
+
+    def part(self, name: str) -> None:
+        """A session closes."""
+        with self._lock:
+            if self._sessions.pop(name, None) is not None:
+                self._clean_owner(name)
+
+    def list(
+        self, *, owner: str | None = None, target: str | None = None, tag: Any = ..., limit: int = 1000
+    ) -> MonitorEntries:
+        """Monitors, oldest first."""
+        wanted = None if tag is ... else write_tag(tag)
+        with self._lock:
+            alive, now_ms = self.living(), round(time.time() * 1000)
+            found = [
+                record.entry(now_ms, self._places, alive)
+                for record in self._records.values()
+                if (owner is None or owner in (record.owner, record.agent))
+                and (target is None or target == record.target or target in record.incarnations)
+                and (wanted is None or wanted == record.tag_json)
+            ]
+        return found[:limit]
+
+    def stats(self) -> MonitorStats:
+        """How many monitors there are and were."""
+        with self._lock:
+            return stats_of(len(self._records), self._counts)
+
+    def find_leaks(self, age_s: float | None = None) -> Leaks:
+        """Old ones and duplicates; nothing else can leak in memory."""
+        firsts: dict[tuple[str, str, str], int] = {}
+        leaks = []
+        for entry in self.list(limit=2**31):
+            first = firsts.setdefault((entry.owner, entry.target, write_tag(entry.tag)), entry.ref)
+            if first != entry.ref:
+                kind, detail = LeakKind.DUPLICATE, f"monitor {first} has the same owner, target and tag"
+            elif age_s is not None and entry.age_s >= age_s:
+                kind, detail = LeakKind.OLD, f"older than {age_s:g} s"
+            else:
+                continue
+            leaks.append(Leak(kind, entry.ref, entry.owner, entry.target, entry.tag, entry.age_s, entry.origin, detail))
+        self._counts["leaked"] = len(leaks)
+        return leaks
+
+    def mend_leaks(self, leaks: Iterable[Leak]) -> Leaks:
+        """Remove them."""
+        mended = []
+        for leak in leaks:
+            with self._lock:
+                if self._records.pop(leak.ref, None) is not None:
+                    self._count("leak", 1)
+                    mended.append(leak)
+        return mended
+
+    def _count(self, name: str, n: int) -> None:
+        with self._lock:
+            self._counts[name] = self._counts.get(name, 0) + n
+
+
+class InMemorySession:
+    """A session in memory."""
+
+    def __init__(self, monitors: InMemoryMonitors) -> None:
+        self._monitors = monitors
+        self._downs: deque[Down] = deque()
+        self._more = threading.Condition()
+        self._open = False
+        self._id = ""
+        self._token: Token[Owner | None] | None = None
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return self._id
+
+    def __enter__(self) -> InMemorySession:
+        """Open it."""
+        self._id = self._monitors.join(self)
+        self._open = True
+        self._token = open_session.set(Owner(self._id))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close it."""
+        if self._token is not None:
+            open_session.reset(self._token)
+            self._token = None
+        self.close()
+
+    def close(self) -> None:
+        """End it; its monitors go."""
+        self._open = False
+        self._monitors.part(self._id)
+        with self._more:
+            self._more.notify_all()
+
+    def monitor(self, target: Target, tag: Any = "") -> int:
+        """Monitor on behalf of this session."""
+        return self._monitors.monitor(target, tag, owner=Owner(self._id))
+
+    def put(self, down: Down) -> None:
+        """A DOWN for it."""
+        with self._more:
+            self._downs.append(down)
+            self._more.notify_all()
+
+    def next_down(self, timeout_s: float) -> Down | None:
+        """The next DOWN; ``None`` if there is none within ``timeout_s`` seconds.
+
+        Raises:
+            OwnerGone: it is closed.
+        """
+        until = time.monotonic() + checked_wait(timeout_s)
+        with self._more:
+            while True:
+                while self._downs:
+                    down = self._downs.popleft()
+                    if not self._monitors.is_flushed(down.ref):
+                        return down
+                if not self._open:
+                    raise OwnerGone(self._id)
+                left = until - time.monotonic()
+                if left <= 0:
+                    return None
+                self._more.wait(left)

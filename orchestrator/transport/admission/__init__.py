@@ -1,0 +1,1 @@
+"""What a message must pass before it is accepted: bounds, breakers, idempotency keys."""

@@ -1,0 +1,175 @@
+"""What the scripts report becomes events, and their refusals errors.
+
+The rules of flow control themselves are in ``lua/mailbox.lua`` and ``lua/breaker.lua``, inside the step that accepts a
+message, so that they hold at every door and for all senders at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.core.flow_policy import Flow
+from orchestrator.core.keys import GROUP
+from orchestrator.core.log import get_logger
+from orchestrator.telemetry import emit, events
+
+if TYPE_CHECKING:
+    from orchestrator.transport.store import Store
+
+logger = get_logger(__name__)
+
+#: How long a sender that waits for room pauses between two looks: from the first to the second, growing.
+_PAUSE_FROM_S: Final = 0.005
+_PAUSE_TO_S: Final = 0.1
+
+
+class DuplicateSend(Exception):
+    """A message under this idempotency key was accepted before; not an error, so no part of the tree."""
+
+    def __init__(self, first_id: str) -> None:
+        super().__init__(first_id)
+        self.first_id = first_id
+
+
+def unwrap_reply(reply: Any) -> Any:
+    """A script's answer, once what it reports beside it has been emitted."""
+    if type(reply) is not list or len(reply) != 3 or reply[0] != b"told":
+        return reply
+    for what, *said in reply[2]:
+        _emit_event(what.decode(), [word.decode("utf-8", "replace") for word in said])
+    return reply[1]
+
+
+def _emit_event(what: str, said: Sequence[str]) -> None:
+    match what, said:
+        case "breaker", ["open", queue, _]:
+            emit(events.BREAKER_OPENED, agent=queue)
+        case "breaker", ["half_open", queue, _]:
+            emit(events.BREAKER_HALF_OPEN, agent=queue)
+        case "breaker", ["closed", queue, _]:
+            emit(events.BREAKER_CLOSED, agent=queue)
+        case "warning", [queue, depth, limit]:
+            emit(events.MAILBOX_WARNING, {"depth": int(depth), "limit": int(limit)}, agent=queue)
+        case "overflow", [queue, limit, overflow, letter_id, delivery_id, agent, message, text]:
+            emit(
+                events.MAILBOX_OVERFLOW,
+                {"limit": int(limit)},
+                agent=queue,
+                message=message,
+                id=delivery_id,
+                overflow=overflow,
+                letter_id=letter_id,
+            )
+            emit(
+                events.BURIED,
+                agent=agent,
+                message=message,
+                id=delivery_id,
+                reason="mailbox overflow",
+                error=text,
+                attempts=0,
+            )
+        case "poison", [delivery_id, agent, message, deaths, reason, queue, letter_id, why, task]:
+            logger.warning(
+                "dead letter %s in %s: %s: %s; message %s, task %s", letter_id, queue, reason, why, delivery_id, task
+            )
+            emit(
+                events.BURIED,
+                agent=agent,
+                message=message,
+                id=delivery_id,
+                reason=reason,
+                error="WorkerLost",
+                attempts=int(deaths),
+            )
+        case "compensated", [group, queue, delivery_id]:
+            emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])
+
+
+def refusal(recipient: str, why: Sequence[bytes], taken: int = 0) -> MailboxFull | CircuitOpen:
+    """The error that says why a mailbox did not take a message, after the same script took ``taken`` others."""
+    if why[0] == b"open":
+        return CircuitOpen(recipient, int(why[1]) / 1000)
+    return MailboxFull(recipient, depth=int(why[1]) + taken, limit=int(why[2]))
+
+
+def retry_until_room(recipient: str, reply: list[Any], count: int, again: Callable[[int], Any]) -> None:
+    """Deal with a script's refusal of messages: wait for room where the mailbox says so, else raise.
+
+    ``again(n)`` asks anew for all but the first ``n`` of the ``count`` messages.
+
+    Raises:
+        MailboxFull: there is no room, or none came in time. ``accepted`` says how many were accepted until then.
+        CircuitOpen: likewise.
+        Twin: see there.
+    """
+    done = 0
+    until: float | None = None
+    pause_s = _PAUSE_FROM_S
+    pause = threading.Event()
+    answer: Any = reply
+    while type(answer) is list:
+        if answer[0] == b"duplicate":
+            raise DuplicateSend(answer[1].decode())
+        _, taken, why = answer
+        done += taken
+        if done >= count:
+            return
+        if taken or until is None:
+            # While there is progress, the wait begins anew.
+            block_s = int(why[3]) / 1000 if why[0] == b"full" else 0.0
+            until, pause_s = monotonic() + block_s, _PAUSE_FROM_S
+        left_s = until - monotonic()
+        if left_s <= 0:
+            error = refusal(recipient, why, taken)
+            error.accepted = done
+            raise error
+        pause.wait(min(pause_s, left_s))
+        pause_s = min(2 * pause_s, _PAUSE_TO_S)
+        answer = again(done)
+
+
+def close_breaker(store: Store, queue: str) -> bool | None:
+    """Close a mailbox' breaker by hand: whether it was not closed; ``None`` if there is none.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
+    was = store.run("close_breaker", [store.keys.flow(queue)], [])
+    return None if was < 0 else bool(was)
+
+
+def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool) -> None:
+    """Have Redis enforce ``flow`` for a mailbox. A sender's word counts until who ``serves`` the mailbox gives its own.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
+    fields: dict[str, Any] = {
+        "root": store.keys.root,
+        "queue": queue,
+        "steps": " ".join(store.steps),
+        "group": GROUP,
+        "outcome_ttl_ms": to_ms(store.options.outcome_ttl_s),
+    }
+    if flow.mailbox is not None:
+        fields |= {
+            "limit": flow.mailbox.limit,
+            "overflow": str(flow.mailbox.overflow),
+            "block_ms": to_ms(flow.mailbox.block_s),
+            "warn_from": flow.mailbox.warn_from,
+        }
+    if flow.breaker is not None:
+        fields |= {
+            "failures": flow.breaker.failures,
+            "window_ms": to_ms(flow.breaker.window_s),
+            "open_ms": to_ms(flow.breaker.open_s),
+        }
+    flags = ["1" if flag else "0" for flag in (serves, flow.mailbox is not None, flow.breaker is not None)]
+    said = [part for pair in fields.items() for part in pair]
+    store.run("flow", [store.keys.flow(queue)], [store.keys.root, *flags, *said])

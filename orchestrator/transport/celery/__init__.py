@@ -1,0 +1,1 @@
+"""What the transport changes in a Celery worker."""

@@ -1,0 +1,163 @@
+"""Tasks with a ``Strategy`` of their own, which hand messages to the pool by themselves, several at once (batches).
+
+Celery's requests have no part in that. So such a strategy is given a view of the consumer whose pool marks the messages
+that it is given as executing: a death then counts on them, as with any task, and on no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.app.task import Task
+from celery.exceptions import WorkerLostError
+
+from orchestrator.core.log import get_logger
+from orchestrator.transport.celery.tracked_request import channel_of
+from orchestrator.transport.liveness.child_exit import end_of
+from orchestrator.transport.liveness.worker_state import WORKER_STATE
+
+logger = get_logger(__name__)
+
+#: The id of a message is looked for this deep in what the pool is given.
+_DEPTH: Final = 4
+
+_start_strategy: Final = Task.start_strategy
+
+
+def has_own_strategy(task: Any) -> bool:
+    """Whether a task's strategy is not Celery's."""
+    return bool(task.Strategy != Task.Strategy)
+
+
+def watch_strategies() -> None:
+    """Have every strategy that is not Celery's work with a :class:`_Consumer`."""
+    if Task.start_strategy is _start_strategy:
+        Task.start_strategy = _start_watched
+
+
+def _start_watched(task: Any, app: Any, consumer: Any, **kwargs: Any) -> Any:
+    if has_own_strategy(task):
+        consumer = _Consumer(consumer, task)
+    return _start_strategy(task, app, consumer, **kwargs)
+
+
+class _View:
+    """Everything of an object, but for what a subclass has itself."""
+
+    def __init__(self, of: Any) -> None:
+        vars(self)["_of"] = of
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._of, name, value)
+
+
+class _Consumer(_View):
+    def __init__(self, consumer: Any, task: Any) -> None:
+        super().__init__(consumer)
+        vars(self)["_task"] = task
+
+    @property
+    def pool(self) -> Any:
+        return _Pool(self._of.pool, self._of, self._task)
+
+
+class _Pool(_View):
+    def __init__(self, pool: Any, consumer: Any, task: Any) -> None:
+        super().__init__(pool)
+        vars(self)["_consumer"], vars(self)["_task"] = consumer, task
+
+    def apply_async(self, target: Callable[..., Any], args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """As the pool's, which also marks the messages as executing, and gives them back if its process ends."""
+        batch = _Batch(self._given(args, kwargs))
+        accepted, ended, failed = (options.get(f"{name}callback") for name in ("accept_", "", "error_"))
+
+        def on_accepted(*now: Any) -> None:
+            batch.started()
+            if accepted:
+                accepted(*now)
+
+        def on_ended(result: Any) -> None:
+            if isinstance(result, ExceptionInfo):
+                # SystemExit, where the pool is not a process of its own.
+                on_failed(result)
+            elif ended:
+                ended(result)
+
+        def on_failed(error: ExceptionInfo, *more: Any) -> None:
+            if failed:
+                failed(error, *more)
+            batch.failed(error)
+
+        def run(*given: Any, **named: Any) -> Any:
+            try:
+                return target(*given, **named)
+            except Exception:
+                batch.failed(ExceptionInfo())
+                raise
+
+        options |= {"accept_callback": on_accepted, "callback": on_ended, "error_callback": on_failed}
+        if "flush" in vars(self._of):
+            # A prefork pool, which alone has this, sends its children the function.
+            return self._of.apply_async(target, args, kwargs, **options)
+        batch.handed()
+        return self._of.apply_async(run, args, kwargs, **options)
+
+    def _given(self, args: Any, kwargs: Any) -> list[Any]:
+        """The messages of the task that are in these arguments; if none is, all that were delivered."""
+        channel = self._consumer.task_consumer.channel
+        held = [message for message in list(channel.qos._delivered.values()) if _task_of(message) == self._task.name]
+        ids = _mentioned((args, kwargs), {str(message.headers.get("id")) for message in held})
+        return [message for message in held if not ids or message.headers.get("id") in ids]
+
+
+class _Batch:
+    """Messages that a strategy has handed to the pool together."""
+
+    def __init__(self, messages: Iterable[Any]) -> None:
+        self._tags = [
+            (channel, message.delivery_tag) for message in messages if (channel := channel_of(message)) is not None
+        ]
+
+    def handed(self) -> None:
+        for channel, tag in self._tags:
+            channel.settler.handed(tag)
+
+    def started(self) -> None:
+        for channel, tag in self._tags:
+            channel.settler.started(tag)
+
+    def failed(self, failure: ExceptionInfo) -> None:
+        """Give back what a process died of, bury what an error ended; what the strategy has settled stays so."""
+        error = failure.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        for channel, tag in self._tags:
+            holder = channel.settler.holder
+            if holder is None or tag not in holder.held:
+                continue
+            if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
+                channel.settler.give_back_interrupted(tag, end_of(error, stopping=WORKER_STATE.is_stopping()))
+            else:
+                text = {"type": type(error).__name__, "message": str(error)[:2000]}
+                channel.settler.bury(tag, {"reason": "rejected", "error": text})
+            channel.qos.settled(tag)
+
+
+def _task_of(message: Any) -> Any:
+    return message.headers.get("task") if isinstance(message.headers, Mapping) else None
+
+
+def _mentioned(value: Any, ids: set[str], depth: int = _DEPTH) -> set[str]:
+    if isinstance(value, str):
+        return {value} & ids
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return set().union(*(_mentioned(item, ids, depth - 1) for item in value)) if depth else set()
+    own = getattr(value, "id", None)
+    return {own} & ids if isinstance(own, str) else set()

@@ -1,0 +1,1 @@
+"""Messages that ended outside of an execution, until Celery's side of them has ended too."""

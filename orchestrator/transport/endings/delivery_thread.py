@@ -1,0 +1,230 @@
+"""The thread of a Celery worker that ends messages for Celery which ended outside of an execution (see endings.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError
+
+from orchestrator.core.log import get_logger
+from orchestrator.transport.endings.stream import Ending, Endings, headers_of
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+#: How many endings are looked at, at most, at a time.
+_PAGE: Final = 200
+
+#: No other worker of the app reads the endings for so long after this one did.
+_READER_S: Final = 15.0
+
+#: No other worker delivers what this one has taken for so long, and for as long as its heartbeat prolongs that.
+_HOLD_S: Final = 60.0
+_LONGEST_HOLD_S: Final = 600.0
+
+#: Pause after the result backend could not be reached.
+_PAUSE_S: Final = 2.0
+_LONGEST_PAUSE_S: Final = 60.0
+
+#: An ending whose delivery fails this often, for another reason than a lost connection, is given up.
+_FAILURES: Final = 10
+
+#: After this long any worker delivers an ending, also one that knows neither the task nor the mailbox.
+_ANYBODY_MS: Final = 30_000
+
+
+def _worker_app() -> Celery | None:
+    """The app of the Celery worker in this process, if there is one."""
+    if "celery.worker.worker" not in sys.modules:
+        return None
+    from celery import _state
+
+    app: Celery | None = _state.default_app
+    return app
+
+
+class EndingsDelivery:
+    """Delivers while there is something to deliver. The thread begins with the first ending."""
+
+    def __init__(self, endings: Endings, heartbeat_endings: Endings) -> None:
+        self._endings = endings
+        #: On a connection of its own, for the thread of the heartbeat.
+        self._heartbeat_endings = heartbeat_endings
+        self._name = os.urandom(8).hex()
+        #: The app whose endings this worker reads, while no other one does.
+        self._app: str | None = None
+        #: How far the endings were read, and when they are read from the first one again.
+        self._after = "-"
+        self._again_at = 0.0
+        #: The ending that is being delivered, and since when; guarded, so that it is not renewed once it was left.
+        self._current: tuple[str, float] | None = None
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failing = False
+
+    def wake(self) -> None:
+        """There are endings; deliver those that concern this process' app."""
+        if self._thread is None and _worker_app() is not None and not self._closed.is_set():
+            self._thread = threading.Thread(target=self._run, name="orchestrator-endings", daemon=True)
+            self._thread.start()
+        self._wake.set()
+        self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            if self._current is not None and monotonic() - self._current[1] < _LONGEST_HOLD_S:
+                self._heartbeat_endings.renew(self._current[0], _HOLD_S)
+
+    def close(self) -> None:
+        """Deliver no more. What has been taken goes to another worker in time."""
+        self._closed.set()
+        self._wake.set()
+        if self._app is not None:
+            with suppress(RedisError, OSError):
+                self._heartbeat_endings.stop_reading(self._app, self._name)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            if self._closed.is_set():
+                return
+            self._wake.clear()
+            try:
+                app = _worker_app()
+                if app is not None and not self.deliver(app):
+                    self._closed.wait(_PAUSE_S)
+            except (RedisError, OSError) as error:
+                logger.debug("endings wait: Redis is away (%s)", error)
+            except Exception:
+                # Without this thread no ending would be delivered any more.
+                logger.exception("endings wait: delivering them failed")
+                self._closed.wait(_PAUSE_S)
+
+    def deliver(self, app: Celery) -> bool:
+        """Deliver what concerns the app. Returns ``False`` once the result backend cannot be reached.
+
+        Raises:
+            redis.exceptions.RedisError: the broker's Redis is away.
+        """
+        now = monotonic()
+        if now >= self._again_at:
+            self._after, self._again_at = "-", now + _ANYBODY_MS / 1000
+        name = self._app = _name_of(app)
+        while not self._closed.is_set():
+            page = self._endings.read(name, self._name, _READER_S, self._after, _PAGE)
+            if page is None:
+                # Once it is this one's turn, there may be some that the other one has left.
+                self._app, self._again_at = None, 0.0
+                return True
+            self._report_dropped()
+            if page.taken_for_ms is not None:
+                self._look_again_in(page.taken_for_ms / 1000)
+            for ending in page.endings:
+                if not _concerns(app, ending, page.now_ms):
+                    self._look_again_in((ending.at_ms + _ANYBODY_MS - page.now_ms) / 1000)
+                elif self._closed.is_set() or not self._take_and_deliver(app, ending):
+                    self._look_again_in(_PAUSE_S)
+                    return False
+            self._after = page.after
+            if not page.has_more:
+                return True
+        return True
+
+    def _report_dropped(self) -> None:
+        if dropped := self._endings.take_dropped():
+            logger.warning(
+                "%d task outcomes not reported to Celery: Redis is nearly full, or too many were waiting or for too "
+                "long; the result backend does not know how these tasks ended, and their errbacks were not called",
+                dropped,
+            )
+
+    def _look_again_in(self, pause_s: float) -> None:
+        self._again_at = min(self._again_at, monotonic() + max(_PAUSE_S, pause_s))
+
+    def _take_and_deliver(self, app: Celery, ending: Ending) -> bool:
+        if not self._endings.take(ending.id, _HOLD_S):
+            self._look_again_in(_HOLD_S)
+            return True
+        with self._lock:
+            self._current = ending.id, monotonic()
+        try:
+            error = self._end(app, ending)
+        finally:
+            with self._lock:
+                self._current = None
+        if error is None:
+            self._endings.finish(ending.id)
+            return True
+        failures = self._endings.leave(ending.id, _PAUSE_S, failed=True)
+        is_away = _is_away(app, error)
+        named = headers_of(ending)
+        if not is_away and failures >= _FAILURES:
+            logger.error(
+                "the end of %s[%s] (%s) is not recorded in the result backend; given up",
+                named.get("task"), named.get("id"), ending.state, exc_info=error,
+            )  # fmt: skip
+            self._endings.finish(ending.id)
+            return True
+        pause_s = min(_LONGEST_PAUSE_S, _PAUSE_S * 2**failures)
+        self._endings.leave(ending.id, pause_s, failed=False)
+        if not is_away:
+            self._look_again_in(pause_s)
+            logger.debug("the end of %s is not recorded yet: %s", named.get("id"), error)
+            return True
+        # Those behind it come first the next time: it may be this one that the backend refuses.
+        if not self._failing:
+            logger.warning("Result backend unreachable; task states will be stored later (%s)", error)
+        self._failing = True
+        return False
+
+    def _end(self, app: Celery, ending: Ending) -> Exception | None:
+        """End it for Celery; returns what was raised."""
+        from orchestrator.transport.endings.end_for_celery import end_for_celery
+
+        headers = headers_of(ending)
+        if not isinstance(headers.get("id"), str) or not isinstance(headers.get("task"), str):
+            logger.error("Discarded unreadable outcome report: %r", ending.message[:200])
+            return None
+        try:
+            end_for_celery(app, ending)
+        except Exception as error:  # noqa: BLE001
+            return error
+        self._failing = False
+        logger.info("%s[%s]: %s %s", headers.get("task"), headers.get("id"), ending.state, ending.text[:300])
+        return None
+
+
+def _name_of(app: Celery) -> str:
+    """The same for all workers of an app: of those that know the same tasks, one is enough."""
+    return hashlib.sha256("\0".join([app.main or "", *sorted(app.tasks)]).encode()).hexdigest()[:16]
+
+
+def _concerns(app: Celery, ending: Ending, now_ms: int) -> bool:
+    """Whether this app's workers are to deliver it: they know the task or serve the mailbox, or nobody else does."""
+    return (
+        headers_of(ending).get("task") in app.tasks
+        or ending.queue in app.amqp.queues.consume_from
+        or now_ms - ending.at_ms > _ANYBODY_MS
+    )
+
+
+def _is_away(app: Celery, error: Exception) -> bool:
+    """Whether the backend, or the broker of an errback, could not be reached."""
+    from celery.exceptions import BackendError
+    from kombu.exceptions import OperationalError
+
+    known: Any = (RedisError, OSError, OperationalError, BackendError)
+    if isinstance(error, KeyError):
+        # Among the connection errors of Celery's Redis backend; here it says that a signature is none.
+        return False
+    return isinstance(error, known) or bool(app.backend.exception_safe_to_retry(error))

@@ -1,0 +1,126 @@
+"""The stream of messages that ended outside of an execution, until Celery's side of them has ended too.
+
+Whoever ends such a message (a sweep, a sender, a script of flow control) may have no result backend and know no
+errbacks. So the script that ends it appends it here, as one step, and any Celery worker of its app takes it from here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.keys import Keys
+from orchestrator.transport.redis.command_connection import CommandConnection
+
+#: Celery's states, as an ending names them.
+SUCCESS: Final = "SUCCESS"
+FAILURE: Final = "FAILURE"
+REVOKED: Final = "REVOKED"
+
+#: At most this many lie in the stream, also in ``endings.lua``.
+MOST_ENDINGS: Final = 100_000
+
+#: The error of one that is revoked because it expired.
+EXPIRED: Final = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one message ended; ``error`` is the name of the class, ``text`` its text, or a result as JSON."""
+
+    id: str
+    message: bytes
+    queue: str
+    state: str
+    error: str
+    text: str
+    #: The body is only its end: the callbacks, errbacks, chain and chord, without the arguments.
+    is_cut: bool = False
+
+    @property
+    def at_ms(self) -> int:
+        """When it ended, in ms since 1970 by Redis' clock."""
+        return int(self.id.partition("-")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some endings that no worker is delivering."""
+
+    endings: list[Ending]
+    #: Redis' time, in ms since 1970.
+    now_ms: int
+    #: Where the next page begins, and whether there may be more there.
+    after: str
+    has_more: bool
+    #: In how many ms one that was passed over because a worker has it can be taken; ``None`` if there was none.
+    taken_for_ms: int | None
+
+
+class Endings:
+    """The stream, for one worker."""
+
+    def __init__(self, wire: CommandConnection, keys: Keys) -> None:
+        self._commands = wire
+        self._keys = keys
+
+    def read(self, app: str, reader: str, lease_s: float, after: str, count: int) -> Page | None:
+        """The oldest ones behind ``after`` (at first ``-``), about 1 MB; ``None`` if another worker of the app reads.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        k = self._keys
+        keys = [k.endings, k.endings_taken, k.endings_reader(app)]
+        is_reader, *answer = self._commands.run("read_endings", keys, [reader, to_ms(lease_s), after, count])
+        if not is_reader:
+            return None
+        now_ms, more, begin, free_ms, *found = answer
+        endings = [_ending(raw_id, flat) for raw_id, flat in zip(found[::2], found[1::2], strict=True)]
+        return Page(endings, now_ms, begin.decode(), bool(more), free_ms if free_ms >= 0 else None)
+
+    def stop_reading(self, app: str, reader: str) -> None:
+        """Let another worker of the app read."""
+        lease = self._keys.endings_reader(app)
+        if self._commands.call("GET", lease) == reader.encode():
+            self._commands.call("DEL", lease)
+
+    def take(self, ending_id: str, hold_s: float) -> bool:
+        """Whether this worker has it now; no other gets it for that long."""
+        k = self._keys
+        return bool(self._commands.run("take_endings", [k.endings, k.endings_taken], [to_ms(hold_s), ending_id]))
+
+    def renew(self, ending_id: str, hold_s: float) -> None:
+        """Have one that was taken for that long from now."""
+        self._commands.run("renew_ending", [self._keys.endings_taken], [ending_id, to_ms(hold_s)])
+
+    def finish(self, ending_id: str) -> None:
+        """Remove one."""
+        k = self._keys
+        self._commands.run("finish_ending", [k.endings, k.endings_taken, k.endings_failed], [ending_id])
+
+    def leave(self, ending_id: str, pause_s: float, *, failed: bool) -> int:
+        """Leave one for another try; returns how often it has failed."""
+        k, args = self._keys, [ending_id, to_ms(pause_s), int(failed)]
+        return int(self._commands.run("return_ending", [k.endings_taken, k.endings_failed], args))
+
+    def take_dropped(self) -> int:
+        """How many were not kept since this was last asked."""
+        return int(self._commands.call("GETDEL", self._keys.endings_dropped) or 0)
+
+
+def _ending(raw_id: bytes, flat: list[bytes]) -> Ending:
+    values = dict(zip(flat[::2], flat[1::2], strict=True))
+    queue, state, error, text = (values.get(n, b"").decode("utf-8", "replace") for n in (b"q", b"s", b"e", b"t"))
+    return Ending(raw_id.decode(), values.get(b"m", b""), queue, state, error, text, values.get(b"c") == b"1")
+
+
+def headers_of(ending: Ending) -> dict[str, Any]:
+    """The message's headers; empty if they cannot be read."""
+    try:
+        headers = json.loads(ending.message)["headers"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return headers if isinstance(headers, dict) else {}

@@ -1,0 +1,1 @@
+"""Who is alive: incarnations, leases, heartbeats, sweeps."""

@@ -1,0 +1,81 @@
+"""Sweeping out of turn: at once when somebody is missed, and in the place of a monitor manager that does not sweep."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.log import get_logger
+from orchestrator.telemetry import emit, events
+from orchestrator.transport.liveness.heartbeat import HeartbeatReply
+from orchestrator.transport.liveness.sweep import Sweeper
+from orchestrator.transport.options import Options
+
+logger = get_logger(__name__)
+
+#: How often a worker that stands in sweeps, once it does.
+_EVERY_S = 0.9
+
+#: While somebody is missed, so many milliseconds lie between two sweeps, whoever sweeps: one of all that live sees to
+#: it, and somebody who is merely stopped keeps Redis no busier than that until the lease has run out.
+_MISSED_EVERY_MS = 250
+
+#: A sweep this much younger than our own last one was somebody else's.
+_SOMEBODY_ELSE_MS = 200
+
+#: Between two warnings that the monitor manager does not sweep.
+_WARN_EVERY_S = 30.0
+
+
+class FallbackSweeper:
+    """Decides from the answer to each heartbeat whether this process has to sweep."""
+
+    def __init__(self, sweeper: Sweeper, options: Options, incarnation: str) -> None:
+        self._sweeper = sweeper
+        self._options = options
+        self._incarnation = incarnation
+        self._began_at = monotonic()
+        #: When it last swept, while it stands in.
+        self._swept_at: float | None = None
+        self._warned_at = float("-inf")
+
+    def after_heartbeat(self, answer: HeartbeatReply) -> None:
+        """Sweep if that is overdue, and then until somebody else does; or if somebody is missed.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        if self._must_stand_in(answer.since_sweep_ms):
+            self._fallback_sweeper(answer.since_sweep_ms)
+        elif answer.somebody_missed and answer.since_sweep_ms > _MISSED_EVERY_MS:
+            swept = self._sweep()
+            if swept and self._swept_at is not None:
+                self._swept_at = monotonic()
+
+    def _must_stand_in(self, since_ms: int) -> bool:
+        if since_ms < 0:
+            # Nobody ever has; give whoever should the time to start.
+            since_ms = to_ms(monotonic() - self._began_at)
+        if since_ms > to_ms(self._options.sweep_stale_s):
+            return True
+        if self._swept_at is None:
+            return False
+        if since_ms < to_ms(monotonic() - self._swept_at) - _SOMEBODY_ELSE_MS:
+            self._swept_at = None
+            return False
+        return since_ms > to_ms(_EVERY_S)
+
+    def _fallback_sweeper(self, since_ms: int) -> None:
+        if self._options.managed and monotonic() - self._warned_at > _WARN_EVERY_S:
+            self._warned_at = monotonic()
+            how_long = f"no sweep for {since_ms / 1000:.1f} s" if since_ms >= 0 else "no sweep yet"
+            logger.warning(
+                "%s: are beat and the monitor manager running? %s sweeps in its place", how_long, self._incarnation
+            )
+        if self._sweep():
+            emit(events.SWEEP_STOOD_IN, {"stale_s": since_ms / 1000}, by=self._incarnation)
+            self._swept_at = monotonic()
+
+    def _sweep(self) -> bool:
+        """Whether it was not another one's turn."""
+        return not self._sweeper.sweep(self._incarnation).stood_back

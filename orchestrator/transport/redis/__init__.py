@@ -1,0 +1,1 @@
+"""What the transport asks of Redis: connections, the broker, scripts."""

@@ -1,0 +1,273 @@
+"""Ending deliveries: each way is one script, sent through the holder's outbox."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+from weakref import ref
+
+from kombu.utils.json import dumps
+from kombu.utils.uuid import uuid
+from pydantic_core import to_json
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.fingerprint import fingerprint, normalised_stack
+from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.core.log import get_logger
+from orchestrator.core.masking import mask
+from orchestrator.core.supervision import HEADER
+from orchestrator.transport.liveness.child_exit import ChildEnd
+from orchestrator.transport.liveness.claim import Claim, Reserved, Run
+from orchestrator.transport.liveness.incarnation import Incarnation
+from orchestrator.transport.options import Options
+from orchestrator.transport.redis.command_connection import CommandConnection
+
+logger = get_logger(__name__)
+
+
+def _encode(outcome: Mapping[str, Any]) -> bytes | str:
+    """As JSON, by the quicker encoder if that can: it has no words for half a surrogate pair, among others."""
+    try:
+        return to_json(outcome)
+    except ValueError:
+        return json.dumps(outcome)
+
+
+def _why(counter: str, outcome: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a breaker goes by: Redis may be unable to read it in the outcome, whose error may be no text."""
+    return (str(outcome.get("reason", "")),) if counter == "dead" else ()
+
+
+def _emit_dead_lettered(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any]) -> None:
+    if isinstance(letter_id, bytes):
+        error = letter.get("error") or {}
+        why = ": ".join(filter(None, (letter["reason"], error.get("type"), error.get("message"))))
+        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, why[:300])
+
+
+def _group(error: str, failures: Any) -> str:
+    """The fingerprint where a stack is known; the script has the other case."""
+    stack = str(failures[-1].get("traceback", "")) if failures else ""
+    return fingerprint(error, stack) if normalised_stack(stack) else ""
+
+
+class Settler:
+    """Ends the deliveries of one channel. Ending one twice is harmless.
+
+    Until the channel acknowledges anything there is no holder; what it takes without acknowledging is in
+    ``unleased_claims`` and is settled at once.
+    """
+
+    def __init__(
+        self, keys: Keys, options: Options, wire: Callable[[], CommandConnection], on_settled: Callable[[str], None]
+    ) -> None:
+        self.holder: Incarnation | None = None
+        self.unleased_claims: dict[str, Claim] = {}
+        self._keys = keys
+        self._options = options
+        self._outcome_ttl_ms = to_ms(options.outcome_ttl_s)
+        self._commands = wire
+        self._forget = on_settled
+
+    def took(self, claim: Claim) -> None:
+        """Redis has given us a message."""
+        if self.holder is not None:
+            self.holder.claimed(claim)
+        else:
+            self.unleased_claims[claim.tag] = claim
+
+    def holds(self, tag: str) -> bool:
+        """Whether Redis has this message for us. Not so for a Broadcast copy, or once fenced."""
+        return tag in (self.unleased_claims if self.holder is None else self.holder.held)
+
+    def _ended(self, tag: str) -> Claim | None:
+        """Take the message that is about to be settled. Its prefetch slot is free, also if no claim is found."""
+        self._forget(tag)
+        return self.holder.take(tag) if self.holder is not None else self.unleased_claims.pop(tag, None)
+
+    def _incarnation(self) -> str:
+        return self.holder.id if self.holder is not None else ""
+
+    def settle(self, tag: str, outcome: str, reason: str = "") -> None:
+        """End a delivery with a mere count; settling twice is harmless. A breaker goes by the ``reason``."""
+        outcome = f"{outcome} {reason}" if reason else outcome
+        if self.holder is not None:
+            self.holder.settle(tag, outcome)
+            return
+        self.settle_unheld(tag, outcome)
+
+    def settle_at_once(self, tag: str) -> None:
+        """End a delivery whose handler is about to begin: before that, it has left this process."""
+        self.settle(tag, "handled")
+        if self.holder is not None:
+            self.holder.ack_pipeline.flush(may_wait=True)
+
+    def settle_unheld(self, tag: str, outcome: str = "handled") -> bool:
+        """End, before this returns, what nobody acknowledges; whether it was still its reader's."""
+        claim = self.unleased_claims.pop(tag, None)
+        if claim is None:
+            return False
+        keys = [claim.stream, self._keys.ledger(claim.queue)]
+        return bool(self._commands().run("settle", keys, [GROUP, outcome, claim.entry]))
+
+    def give_back_unread(self, reader: str, streams: Sequence[tuple[str, str]]) -> None:
+        """Return what a reader without a holder was given and has not settled.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away; a sweep finds them.
+        """
+        keys = [stream for stream, _ in streams]
+        answer = self._commands().run("unleased_claims", keys, [GROUP, reader, 0])
+        for at, entry in zip(answer[::2], answer[1::2], strict=True):
+            stream, queue = streams[at - 1]
+            args = [self._keys.root, queue, GROUP, int(self._options.max_deaths), self._outcome_ttl_ms, "", reader, "0"]
+            self._commands().run("requeue_held", [stream], [*args, entry])
+        self.unleased_claims.clear()
+
+    def started(self, tag: str) -> None:
+        """A pool has started on the message."""
+        if self.holder is not None:
+            self.holder.started(tag)
+
+    def requeue(self, tags: Iterable[str]) -> None:
+        """Return messages to the head of their queue."""
+        if self.holder is not None:
+            self.holder.requeue(tags)
+
+    def give_back_interrupted(self, tag: str, end: ChildEnd) -> None:
+        """Return a message whose pool process ended while it ran."""
+        if self.holder is not None:
+            self.holder.give_back_interrupted(tag, end)
+
+    def give_back_unstarted(self, tags: Iterable[str]) -> None:
+        """Return those of the messages that no pool has started, or will start whatever we do."""
+        if self.holder is not None:
+            claims = [claim for tag in tags if (claim := self.holder.held.get(tag)) is not None]
+            self.holder.requeue([c.tag for c in claims if c.started_at is None and not c.handed])
+
+    def deaths_of(self, tag: str) -> list[Any]:
+        """The deaths of those who ran a message that is held, as its entry has them; the oldest first."""
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        return json.loads(claim.death_list) if claim is not None and claim.death_list else []
+
+    def handed(self, tag: str) -> None:
+        """A pool has the message that runs all it has, even after the connection was lost."""
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        if claim is not None:
+            claim.handed = True
+
+    def reserved(self, tag: str, request: ref[Reserved]) -> None:
+        """Celery has a request for the message; the worker checks that it does not get lost."""
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        if claim is not None:
+            claim.reserved = request
+
+    def runs(self, tag: str, run: Run) -> None:
+        """A pool has the message; the worker checks that code runs for it until it is settled."""
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        if claim is not None:
+            claim.run = run
+
+    def end_later(self, message: Any, state: str, error: str, text: str) -> None:
+        """Have Celery be told of the end of a message that is about to be settled."""
+        tag = message.delivery_tag
+        claim = self.holder.held.get(tag) if self.holder is not None else None
+        if claim is not None and self.holder is not None:
+            args = [dumps(message._raw), state, error, text]
+            self.holder.ack_pipeline.post("end_later", [self._keys.ledger(claim.queue)], args)
+
+    def bury(
+        self,
+        tag: str,
+        letter: Mapping[str, Any],
+        outcome: Mapping[str, Any] | None = None,
+        delivery: str = "",
+        *,
+        celery_error: tuple[str, str] | None = None,
+    ) -> str | None:
+        """End a delivery as a dead letter, of which the caller tells whoever listens.
+
+        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told; both are masked.
+        ``celery_error``, class and text, is what Celery is told of it later, where it does not know yet. Returns
+        the mailbox it lay in, or ``None`` if it had ended before.
+        """
+        claim = self._ended(tag)
+        if claim is None:
+            return None
+        k = self._keys
+        keys = [claim.stream, k.ledger(claim.queue), k.outcome(delivery) if delivery else ""]
+        incarnation = self._incarnation()
+        full = {
+            "queue": claim.queue,
+            "by": incarnation,
+            "incarnation": incarnation,
+            "at": to_ms(time.time()),
+            **mask(letter, self._options.redact),
+        }
+        error = str((full.get("error") or {}).get("type", ""))
+        args = [
+            GROUP,
+            claim.entry,
+            k.root,
+            claim.queue,
+            json.dumps(full),
+            full["reason"],
+            error,
+            _group(error, full.get("failures")),
+            json.dumps(mask(outcome or {"outcome": "dead"}, self._options.redact))[:-1],
+            to_ms(self._options.outcome_ttl_s),
+            # An unknown task's name, for one, may be no UTF-8.
+            *(text.encode("utf-8", "backslashreplace") for text in celery_error or ()),
+        ]
+        if self.holder is not None:
+            self.holder.ack_pipeline.post("bury", keys, args, lambda said: _emit_dead_lettered(said, claim, full))
+        else:
+            self._commands().run("bury", keys, args)
+        return claim.queue
+
+    def settle_with_outcome(self, tag: str, counter: str, outcome: Mapping[str, Any], delivery: str) -> None:
+        """End a delivery and record its outcome for whoever waits for it."""
+        claim = self._ended(tag)
+        if claim is None or self.holder is None:
+            return
+        k = self._keys
+        self.holder.ack_pipeline.post(
+            "settle_with_outcome",
+            [claim.stream, k.ledger(claim.queue), k.outcome(delivery)],
+            [GROUP, claim.entry, counter, _encode(outcome), self._outcome_ttl_ms, *_why(counter, outcome)],
+            # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
+            soon=bool(self.holder.held),
+        )
+
+    def retry_later(self, tag: str, payload: Mapping[str, Any], step: str, pause_s: float) -> None:
+        """End an attempt and schedule the next, which is ``payload`` in that step of the mailbox, as one step.
+
+        Unless its sender has cancelled it meanwhile: then the delivery ends with the attempt.
+        """
+        claim = self._ended(tag)
+        if claim is None or self.holder is None:
+            return
+        k, queue = self._keys, claim.queue
+        headers = payload["headers"]
+        tracked = isinstance(headers.get(HEADER), dict) and headers[HEADER].get("track")
+        self.holder.ack_pipeline.post(
+            "retry",
+            [
+                claim.stream,
+                k.ledger(queue),
+                k.delayed(queue),
+                k.delayed_bodies(queue),
+                k.step(queue, DOORBELL),
+                *([k.outcome(headers["id"])] if tracked else ()),
+            ],
+            [
+                GROUP,
+                claim.entry,
+                f"{step}|{uuid()}",
+                dumps(payload),
+                to_ms(pause_s),
+                self._outcome_ttl_ms,
+            ],
+        )

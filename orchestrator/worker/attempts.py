@@ -1,0 +1,160 @@
+"""The bounds of an attempt: all that Celery's tracer runs of a task, ``before_start`` and ``__call__`` included.
+
+Celery has no hook around that, so a supervised task's class is derived from the user's own. ``run`` is left alone: a
+task that calls its own ``self.run()`` gets what that returns or raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery.app.task import Task
+from celery.exceptions import Reject
+
+from orchestrator.core.log import get_logger
+from orchestrator.core.supervision import HEADER
+from orchestrator.transport.celery.own_fields import FENCE, EagerHeaders, own_field
+from orchestrator.transport.mailbox_entry import LINEAGE
+from orchestrator.worker.execution import attempt
+
+logger = get_logger(__name__)
+
+#: Where a request keeps that its attempt has begun.
+_BEGUN: Final = "_orchestrator_begun"
+
+#: Where it keeps the arguments of ``before_start``, which is called within the attempt.
+_PREPARED: Final = "_orchestrator_prepared"
+
+#: Where ``Task.__call__`` is defined: by Celery, and by what Celery's worker puts in its place.
+_CELERYS_CALL: Final = ("celery.app.task", "celery.app.trace")
+
+#: The fields that go on with what takes this delivery's place: a retry of Celery's own kind.
+_INHERITED: Final = (HEADER, LINEAGE, FENCE)
+
+
+def has_own(cls: type, name: str) -> bool:
+    """Whether a class that the user wrote defines ``name``."""
+    mro = cls.mro()
+    return any(name in vars(node) and node not in _MIXINS for node in mro[: mro.index(Task)])
+
+
+def derive(task: Any) -> None:
+    """Give a task a class that runs each message as an attempt."""
+    cls = type(task)
+    mixins: list[type] = [Attempts]
+    if has_own(cls, "before_start"):
+        mixins.append(_WithinAttempt)
+    if any(has_own(cls, hook) for hook in ("on_failure", "on_retry", "on_success", "after_return")):
+        mixins.append(_LoggedHooks)
+    names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    task.__class__ = type(cls.__name__, (*mixins, cls), {**names, "__own_call__": has_own(cls, "__call__")})
+
+
+def underive(task: Any) -> None:
+    """Give a task its own class back."""
+    cls = type(task)
+    if issubclass(cls, Attempts):
+        task.__class__ = next(base for base in cls.__bases__ if base not in _MIXINS)
+
+
+def _traced(request: Any) -> bool:
+    """Whether Celery's tracer is about to run the task for this request."""
+    return request is not None and not request.called_directly and _BEGUN not in vars(request)
+
+
+class Attempts(Task):
+    """Runs a message as an attempt when Celery's tracer calls the task; else it is the user's own class."""
+
+    __own_call__ = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request = self.request_stack.top
+        call: Callable[..., Any] = super().__call__
+        if not _traced(request):
+            return call(*args, **kwargs)
+        if not self.__own_call__ and vars(Task)["__call__"].__module__ in _CELERYS_CALL:
+            # As Celery's tracer does where there is nothing in between. A call from within is not protected any more.
+            call, request._protected = self.run, 1
+        vars(request)[_BEGUN] = True
+        prepared = vars(request).pop(_PREPARED, None)
+        if prepared is not None:
+            return attempt(self, request, self._prepare_and_call, (prepared, call), {})
+        return attempt(self, request, call, args, kwargs)
+
+    def _prepare_and_call(self, prepared: tuple[str, Any, Any], call: Callable[..., Any]) -> Any:
+        self.before_start(*prepared)
+        _, args, kwargs = prepared
+        return call(*args, **kwargs)
+
+    def apply(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        *rest: Any,
+        headers: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """As Celery's; in an eager run too, the task does not see this library's headers."""
+        if headers is not None:
+            headers = EagerHeaders(headers)
+            if HEADER in headers.own:
+                # A retry of Celery's own kind, too: its outcome is recorded by who began with the first attempt.
+                options["throw"] = False
+        return super().apply(args, kwargs, *rest, headers=headers, **options)
+
+    def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
+        """As Celery's, which ``self.retry`` sends; what is sent as the same delivery is supervised as it was."""
+        request = self.request if request is None else request
+        signature = super().signature_from_request(request, *args, **options)
+        if signature.options.get("task_id") == request.id:
+            inherited = {name: value for name in _INHERITED if (value := own_field(request, name)) is not None}
+            if not request.is_eager:
+                inherited.pop(FENCE, None)
+            if inherited:
+                signature.set(headers={**(signature.options.get("headers") or {}), **inherited})
+        return signature
+
+
+class _WithinAttempt(Task):
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> Any:
+        """Called by Celery's tracer, which is told nothing yet: the user's own is run by the attempt."""
+        request = self.request_stack.top
+        if _traced(request):
+            vars(request)[_PREPARED] = task_id, args, kwargs
+            return None
+        return super().before_start(task_id, args, kwargs)
+
+
+class _LoggedHooks(Task):
+    """Hooks whose errors are logged: what happened to the message was decided before.
+
+    Celery logs two of the four, on workers. A plain eager run shows its caller the errors of all, as Celery has it.
+    """
+
+    def on_failure(self, *args: Any) -> None:
+        _logged(self, super().on_failure, args)
+
+    def on_retry(self, *args: Any) -> None:
+        _logged(self, super().on_retry, args)
+
+    def on_success(self, *args: Any) -> None:
+        _logged(self, super().on_success, args)
+
+    def after_return(self, *args: Any) -> None:
+        _logged(self, super().after_return, args)
+
+
+def _logged(task: Any, hook: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        hook(*args)
+    except (Reject, MemoryError):
+        raise
+    except Exception:
+        request = task.request_stack.top
+        if request is not None and request.is_eager and own_field(request, HEADER) is None:
+            raise
+        logger.exception("%s of task %s raised", hook.__name__, task.name)
+
+
+_MIXINS: Final = (Attempts, _WithinAttempt, _LoggedHooks)

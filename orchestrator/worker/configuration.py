@@ -1,0 +1,259 @@
+"""What an Orchestrator changes in a Celery app's configuration, all in one place.
+
+Nothing of it is written into the app's settings, and nothing is evaluated before Celery does so. Each of our values is
+worked out when that setting is read, from what the user's settings say at that moment. So it does not matter whether
+they were made before or after ``Orchestrator(app)``, nor in which way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from celery import Celery
+from celery.app import defaults
+from celery.app.base import PendingConfiguration
+from celery.app.utils import Settings as CelerySettings
+from kombu import Queue
+from kombu.transport import TRANSPORT_ALIASES
+
+from orchestrator.core.broker_url import ALLOWED, is_served, masked, problems_of, quoted, scheme_of, servers
+from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.settings import Settings
+from orchestrator.transport.option_types import refuse_bad_options, refuse_bad_ssl
+from orchestrator.transport.options import Options
+from orchestrator.transport.transport import TRANSPORT, is_supervised
+
+#: Names of the content type that is never accepted.
+_PICKLE: Final = ("pickle", "application/x-python-serialize")
+
+#: What holds unless the user says otherwise, in whatever way.
+_DEFAULTS: Final = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "broker_connection_retry_on_startup": True,
+}
+
+_CHANGED: Final = (*_DEFAULTS, "broker_url", "broker_transport", "broker_transport_options", "accept_content")
+
+#: The changed settings by each of their names, old ones included.
+_NAMES: Final = {name: name for name in _CHANGED} | {
+    old: name for name in _CHANGED if (old := defaults._TO_OLD_KEY.get(name)) is not None
+}
+
+_MISSING: Final = object()
+
+_URLS: Final = ("broker_url", "broker_read_url", "broker_write_url")
+
+
+class _Shown:
+    """A function among the transport's options, which Celery's remote control shows as JSON."""
+
+    def __init__(self, function: Callable[[str, str], bool]) -> None:
+        self._function = function
+
+    def __call__(self, incarnation: str, reason: str) -> bool:
+        return self._function(incarnation, reason)
+
+    def __json__(self) -> str:
+        return "monitors"
+
+
+class OrchestratedSettings(CelerySettings):
+    """Celery's settings, in which the changed ones are worked out when they are read."""
+
+    def __getitem__(self, key: str) -> Any:
+        name = _NAMES.get(key)
+        if name is None:
+            return super().__getitem__(key)
+        if isinstance(self.changes, PendingConfiguration):
+            self.finalize()
+        configuration: Configuration = self.__dict__["configuration"]
+        return configuration.value(name, self)
+
+    def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
+        """As Celery's, for ``celery report``. Celery masks a password in each broker URL, also where there is none."""
+        shown: dict[str, Any] = super().table(with_defaults, censored)
+        if censored:
+            urls = {name: self[name] for name in _URLS if shown.get(name)}
+            shown |= {name: url for name, said in urls.items() if (url := _shown_urls(said)) is not None}
+        return shown
+
+
+class Configuration:
+    """Our values for one app. ``describe``, ``on_death`` and ``hidden`` become options of the transport:
+
+    what a worker's heartbeat says of it besides what the transport knows, what an incarnation's death entails besides
+    its mail, and the names of fields whose values are not shown.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        settings: Settings,
+        describe: Callable[[], Mapping[str, str]],
+        on_death: Callable[[str, str], bool],
+        hidden: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._describe = describe
+        self._on_death = _Shown(on_death)
+        self._hidden = hidden
+        self._options = _Merged()
+        self._mailboxes: list[Queue] = []
+        #: How Celery names this worker, once this process is one.
+        self.node_name = ""
+        #: Whether this worker claims ahead of its free slots, as long as its messages are short.
+        self.claim_ahead = False
+        self.install()
+        app.on_after_configure.connect(self.install, weak=False)
+        app.on_after_finalize.connect(self.install, weak=False)
+        make_queues = app.amqp.Queues
+        app.amqp.Queues = lambda *args, **kwargs: self._with_mailboxes(make_queues(*args, **kwargs))
+
+    def install(self, **_: Any) -> None:
+        """Have the app's settings be ours, if they are not yet: Celery makes new ones whenever it reads them again."""
+        conf = self._app._conf
+        if type(conf) is CelerySettings:
+            # Not `conf.__class__ = …`, which would be a setting of that name.
+            object.__setattr__(conf, "__class__", OrchestratedSettings)
+        if isinstance(conf, OrchestratedSettings):
+            conf.__dict__["configuration"] = self
+
+    def add_mailbox(self, queue: Queue) -> None:
+        """Have workers consume from it, unless they are told what to consume from."""
+        self._mailboxes.append(queue)
+        if "queues" in vars(self._app.amqp):
+            self._app.amqp.queues.select_add(queue)
+
+    def _with_mailboxes(self, queues: Any) -> Any:
+        for queue in self._mailboxes:
+            queues.select_add(queue)
+        return queues
+
+    # -- the values
+
+    def value(self, name: str, conf: CelerySettings) -> Any:
+        """What a changed setting is at this moment.
+
+        Raises:
+            InvalidSettings: the broker's URL, on which it depends, cannot be used.
+        """
+        # All but Celery's own defaults.
+        users = CelerySettings({}, conf.maps[:-1], conf._keys, conf.prefix)
+        said = users.get(name, _MISSING)
+        if name in _DEFAULTS:
+            return _DEFAULTS[name] if said is _MISSING else said
+        if name == "broker_url":
+            said = None if said is _MISSING else said
+            return said or (None if users.get("broker_host") else self._own_url)
+        if name == "broker_transport":
+            return self._transport(conf) if said in (_MISSING, None) else said
+        if said is _MISSING:
+            said = CelerySettings.__getitem__(conf, name)
+        if name == "accept_content":
+            return [content for content in said or () if content not in _PICKLE]
+        return self._options.of(self._transport_options(said), said)
+
+    @property
+    def _own_url(self) -> str:
+        return self._settings.broker_url.get_secret_value()
+
+    def _transport(self, conf: CelerySettings) -> str | None:
+        urls = [url for url in (conf.broker_write_url, conf.broker_read_url) if url]
+        problems = [problem for url in dict.fromkeys(map(tuple, map(servers, urls))) for problem in _problems(url)]
+        if problems:
+            raise InvalidSettings(problems)
+        return TRANSPORT if urls and all(is_served(url) for url in urls) else None
+
+    def _transport_options(self, users: Mapping[str, Any] | None) -> dict[str, Any]:
+        settings = self._settings
+        redact = (users or {}).get("redact", settings.redact)
+        return {
+            "heartbeat_s": settings.heartbeat_s,
+            "suspect_s": settings.suspect_s,
+            "lease_s": settings.lease_s,
+            "heart": settings.heart,
+            "sweep_stale_s": settings.sweep_stale_s,
+            "sweep_gap_s": settings.sweep_stale_s + 3 * settings.heartbeat_s,
+            "max_deaths": settings.max_deaths,
+            "outcome_ttl_s": settings.outcome_ttl_s,
+            "max_message_bytes": settings.max_message_bytes,
+            "dead_letter_expired": settings.dead_letter_expired,
+            "managed": True,
+            "describe": self._describe,
+            "on_death": self._on_death,
+            "stuck_s": settings.stuck_s,
+            **({"node_name": self.node_name} if self.node_name else {}),
+            **({"claim_ahead": True} if self.claim_ahead else {}),
+            **({"global_keyprefix": settings.key_prefix} if settings.key_prefix else {}),
+            **(users or {}),
+            # Nobody means to show what an agent's message hides.
+            # A text is a mistake, which the transport's options name.
+            "redact": redact if isinstance(redact, str) else tuple(dict.fromkeys((*redact, *self._hidden()))),
+        }
+
+    def problems(self) -> list[str]:
+        """What in the app's settings contradicts what this library promises, one line each.
+
+        Raises:
+            InvalidSettings: the broker's URL or the transport's options cannot be used.
+        """
+        conf = self._app.conf
+        if is_supervised(conf.broker_transport):
+            Options.from_transport_options(conf.broker_transport_options)
+            refuse_bad_options(conf.broker_transport_options)
+            refuse_bad_ssl(conf.broker_use_ssl)
+        return _contents(CelerySettings({}, conf.maps, conf._keys, conf.prefix))
+
+
+def _shown_urls(said: object) -> str | None:
+    """Broker URLs without their passwords; ``None`` if it is no URL."""
+    if isinstance(said, str):
+        return masked(said)
+    return ";".join(masked(url) for url in said) if isinstance(said, list | tuple) else None
+
+
+class _Merged:
+    """A mapping of ours with the user's: one object until the user's is another, so that it can be changed in place."""
+
+    def __init__(self) -> None:
+        self._users: Any = None
+        self._before: dict[str, Any] = {}
+        self._merged: dict[str, Any] = {}
+
+    def of(self, merged: dict[str, Any], users: Any) -> dict[str, Any]:
+        """``merged``, made of ``users`` and ours, with what has been changed in place since."""
+        if users is not self._users:
+            self._users, self._before, self._merged = users, merged, dict(merged)
+        elif merged != self._before:
+            in_place = {k: v for k, v in self._merged.items() if self._before.get(k, _MISSING) is not v}
+            self._before, self._merged = merged, {**merged, **in_place}
+        return self._merged
+
+
+def _problems(urls: tuple[str, ...]) -> list[str]:
+    """What keeps the URLs from being used with any broker."""
+    problems = problems_of(urls)
+    for server in urls:
+        scheme = scheme_of(server)
+        if not problems and scheme and "." not in scheme and scheme.partition("+")[0] not in TRANSPORT_ALIASES:
+            problems.append(f"broker_url={quoted(server)}: kombu has no transport {scheme!r}; {ALLOWED}")
+    return problems
+
+
+def _contents(users: CelerySettings) -> list[str]:
+    problems = []
+    for name in ("accept_content", "result_accept_content"):
+        pickled = [content for content in users.get(name) or () if content in _PICKLE]
+        problems += [
+            f"{name} has {content!r}, which lets a message run any code; allowed: 'json'" for content in pickled
+        ]
+    for name in ("task_serializer", "result_serializer", "event_serializer"):
+        if users.get(name) in _PICKLE:
+            problems.append(f"{name}={users.get(name)!r}, which lets a message run any code; allowed: 'json'")
+    accepted = users.get("accept_content")
+    if accepted is not None and not {"json", "application/json"} & set(accepted):
+        problems.append(f"accept_content={list(accepted)!r}: supervised messages are JSON; allowed: with 'json'")
+    return problems

@@ -1,0 +1,176 @@
+"""A bootstep of the worker: what Celery would log and delete becomes a dead letter; and the agents are announced."""
+
+from __future__ import annotations
+
+from traceback import walk_tb
+from typing import Any
+
+from celery import bootsteps
+from celery.exceptions import WorkerShutdown
+from celery.platforms import EX_FAILURE
+
+from orchestrator.agents.unhandled import unhandled
+from orchestrator.core.errors import BrokerUnavailable, UnsuitableRedis
+from orchestrator.core.log import get_logger
+from orchestrator.core.masking import mask
+from orchestrator.core.outcome import Reason
+from orchestrator.core.supervision import HEADER, hide_in
+from orchestrator.core.text import is_text
+from orchestrator.telemetry import emit, events
+from orchestrator.transport.celery.tracked_request import channel_of
+from orchestrator.worker.fast_path import FastPath
+
+logger = get_logger(__name__)
+
+
+class DeadLetterUnprocessable(bootsteps.StartStopStep):
+    """Stands at the four doors by which a message leaves a worker without having been a task."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Called on every (re)connection, before the first message."""
+        orchestrator = getattr(consumer.app, "orchestrator", None)
+        if orchestrator is None or not orchestrator.supervised:
+            # Whose messages are not ours goes Celery's way; the worker has said so.
+            return
+        _examine(orchestrator)
+        try:
+            orchestrator.announce(consumer.app.amqp.queues.consume_from)
+        except BrokerUnavailable as error:
+            logger.warning("agents not announced: %s", error)
+
+        on_decode_error = consumer.on_decode_error
+        on_unknown_message = consumer.on_unknown_message
+        on_unknown_task = consumer.on_unknown_task
+        on_invalid_task = consumer.on_invalid_task
+
+        def decode_error(message: Any, exc: BaseException) -> Any:
+            _bury(message, Reason.MALFORMED, type(exc).__name__, str(exc))
+            return on_decode_error(message, exc)
+
+        def unknown_message(body: Any, message: Any) -> Any:
+            _bury(message, Reason.MALFORMED, "UnknownFormat", "not a Celery task message")
+            return on_unknown_message(body, message)
+
+        def unknown_task(body: Any, message: Any, exc: BaseException) -> Any:
+            unknown = unhandled(orchestrator.agents, str((message.headers or {}).get("task", "")))
+            if unknown is not None:
+                # Sent by somebody who knows a newer agent, or an older one.
+                _bury(message, Reason.UNKNOWN_MESSAGE, type(unknown).__name__, str(unknown))
+            else:
+                _bury(message, Reason.UNKNOWN_TASK, "NotRegistered", f"no task {exc} is registered on this worker")
+            return on_unknown_task(body, message, exc)
+
+        def invalid_task(body: Any, message: Any, exc: BaseException) -> Any:
+            _bury(message, Reason.MALFORMED, type(exc).__name__, str(exc))
+            return on_invalid_task(body, message, exc)
+
+        if not getattr(consumer, "__guarded__", False):
+            consumer.__guarded__ = True
+            consumer.on_decode_error = decode_error
+            consumer.on_unknown_message = unknown_message
+            consumer.on_unknown_task = unknown_task
+            consumer.on_invalid_task = invalid_task
+            create_task_handler = consumer.create_task_handler
+
+            def create_guarded_handler(*args: Any, **kwargs: Any) -> Any:
+                return _guarded(consumer, create_task_handler(*args, **kwargs))
+
+            consumer.create_task_handler = create_guarded_handler
+        # The one that kombu calls for content it cannot even unpack; made before this step.
+        consumer.task_consumer.on_decode_error = consumer.on_decode_error
+
+
+def _examine(orchestrator: Any) -> None:
+    """Look at Redis, which was away when the worker started, or may be another one now."""
+    try:
+        orchestrator.examination.run()
+    except UnsuitableRedis as error:
+        logger.critical("%s", error)
+        raise WorkerShutdown(EX_FAILURE) from error
+
+
+def _guarded(consumer: Any, on_task_received: Any) -> Any:
+    """Celery's handler of arriving messages, which expects of them more than the network promises."""
+    broken = (*consumer.connection_errors, *consumer.connection.channel_errors)
+    quick = FastPath(consumer)
+    tasks = consumer.app.tasks
+
+    def handle(message: Any) -> Any:
+        try:
+            if why := _why_unsupervised(tasks, message):
+                _bury(message, Reason.UNSUPERVISED, "NotSupervised", why)
+                message.reject_log_error(logger, broken)
+                return None
+            return None if quick.take(message) else on_task_received(message)
+        except broken:
+            raise
+        except Exception as error:
+            if _is_a_signals(error):
+                raise
+            # An error that got away would end the worker, and then the next one that is given this message.
+            logger.exception("a message that nothing could be made of")
+            if message.acknowledged:
+                # It is a letter; what failed is to tell a result backend of it.
+                return None
+            if not (message.delivery_info or {}).get("redelivered"):
+                # It may have been this worker's trouble rather than the message's.
+                message.reject(requeue=True)
+                return None
+            _bury(message, Reason.MALFORMED, type(error).__name__, str(error))
+            return None
+
+    return handle
+
+
+def _why_unsupervised(tasks: Any, message: Any) -> str:
+    """Why a message that was sent under supervision cannot be supervised here; empty if it can, or was not."""
+    headers = message.headers
+    if not isinstance(headers, dict) or HEADER not in headers:
+        return ""
+    name = headers.get("task")
+    if name is None:
+        return "it is of Celery's task protocol 1; allowed: task_protocol=2"
+    why = getattr(tasks.get(name), "__unsupervised__", "") if isinstance(name, str) else ""
+    return f"{name} cannot be supervised here: {why}" if why else ""
+
+
+def _is_a_signals(error: BaseException) -> bool:
+    """Whether it was raised by Celery's signal handlers, which run in whatever the main thread is doing."""
+    return any(frame.f_globals.get("__name__") == "celery.apps.worker" for frame, _ in walk_tb(error.__traceback__))
+
+
+def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
+    channel = channel_of(message)
+    if channel is None:
+        return
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    delivery = str(headers.get("id") or "")
+    supervision = headers.get("orc")
+    # What Celery is told stays as it is.
+    raw = text
+    text = str(mask(raw, (*channel.options.redact, *hide_in(headers))))
+    tracked = isinstance(supervision, dict) and bool(supervision.get("track"))
+    outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
+    letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
+    malformed = reason is Reason.MALFORMED
+    queue = channel.settler.bury(
+        message.delivery_tag,
+        letter,
+        outcome,
+        delivery if tracked and is_text(delivery) else "",
+        # As what Celery itself stores for an unknown task; it calls no errbacks for it, and completes no chord.
+        celery_error=("InvalidTaskError", raw[:2000]) if malformed else ("NotRegistered", str(headers.get("task"))),
+    )
+    if queue is None:
+        return
+    emit(
+        events.BURIED,
+        agent=queue,
+        message=str(headers.get("task", "")),
+        id=delivery,
+        reason=reason.value,
+        error=error,
+        attempts=0,
+    )

@@ -1,0 +1,85 @@
+"""Whether a worker may start on the Redis that it is given, and what a sender logs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from celery import bootsteps
+
+from orchestrator.core.errors import BrokerUnavailable, NotSupervised, UnsuitableRedis
+from orchestrator.core.log import get_logger
+from orchestrator.core.plural import counted
+from orchestrator.transport.kombu_lists import left_in_lists
+from orchestrator.transport.redis.checkup import Eviction, Level, gather, judge, look
+from orchestrator.transport.store import Store
+
+logger = get_logger(__name__)
+
+
+class ExamineRedis(bootsteps.Step):
+    """A step of the worker: refuses an unsuitable Redis before anything starts, if Redis answers by then."""
+
+    requires = ("orchestrator.worker.validate_timeouts:ValidateTimeouts",)
+
+    def __init__(self, parent: Any, **_: Any) -> None:
+        orchestrator = getattr(parent.app, "orchestrator", None)
+        if orchestrator is not None:
+            orchestrator.examination.run(tuple(parent.app.amqp.queues.consume_from))
+
+
+class Examination:
+    """Of the Redis of one app, by a worker."""
+
+    def __init__(self, open_store: Callable[[], Store], eviction: Eviction) -> None:
+        self._open_store = open_store
+        self._eviction = eviction
+        self._warned: set[str] = set()
+        #: Whether Redis was found suitable once. What changes later is logged, and stops nobody.
+        self.passed = False
+
+    def run(self, queues: Collection[str] = ()) -> None:
+        """Examine it, if it answers; log what does not forbid to start, and what lies unread for ``queues``.
+
+        Raises:
+            UnsuitableRedis: it cannot keep what is promised.
+        """
+        try:
+            store = self._open_store()
+            try:
+                facts = store.ask(lambda call: gather(call, store.keys, configuration=False))
+                steps = [step for step in store.steps if step.isdigit()]
+                prefix = store.keys.root.removesuffix("orc:")
+                left = store.ask(lambda call: left_in_lists(call, prefix, queues, steps))
+            finally:
+                store.pool.disconnect()
+        except (BrokerUnavailable, NotSupervised):
+            # Not there yet, or not supervised: others say so.
+            return
+        findings = judge(facts, self._eviction)
+        failed = [f"{finding.check}: {finding.text}" for finding in findings if finding.level is Level.FAIL]
+        if failed and not self.passed:
+            raise UnsuitableRedis(store.url, failed)
+        self.passed = True
+        for finding in findings:
+            if finding.level is not Level.OK and finding.text not in self._warned:
+                self._warned.add(finding.text)
+                log = logger.error if finding.level is Level.FAIL else logger.warning
+                log("Redis at %s: %s: %s (see `orchestrator doctor`)", store.url, finding.check, finding.text)
+        for queue, count in left.items():
+            logger.warning(
+                "queue %s: %s in the Redis lists of kombu's own transport, which this worker does not read (LLEN %s); "
+                "have a worker on that transport empty them",
+                queue, counted(count, "message"), queue,
+            )  # fmt: skip
+
+
+def warn_sender(store: Store, eviction: Eviction) -> None:
+    """Log what a sender should know of its Redis, at the price of one command."""
+    try:
+        findings = judge(store.ask(look), eviction)
+    except BrokerUnavailable:
+        return
+    for finding in findings:
+        if finding.level is Level.FAIL:
+            logger.warning("Redis at %s: %s: %s (see `orchestrator doctor`)", store.url, finding.check, finding.text)

@@ -1,0 +1,60 @@
+"""A step of the worker that tells Celery's watchers, Flower among them, what the library's events say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+from orchestrator.core.log import get_logger
+from orchestrator.health.health_reporter import HEALTH_REPORTER
+from orchestrator.registry.gauges import read_gauges
+from orchestrator.telemetry import attach, detach
+from orchestrator.telemetry.celery_events import TOLD, CeleryEventsHandler
+
+logger = get_logger(__name__)
+
+
+class ForwardTelemetry(bootsteps.StartStopStep):
+    """Sends through the worker's own event dispatcher, so that ``worker_send_task_events`` (``-E``) switches it."""
+
+    requires = ("celery.worker.consumer.events:Events",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._handler: CeleryEventsHandler | None = None
+        self._serving = False
+
+    def start(self, consumer: Any) -> None:
+        """Called on every (re)connection, which makes a new dispatcher."""
+        self.stop(consumer)
+        self._answer_prometheus(consumer.app)
+        dispatcher = consumer.event_dispatcher
+        if dispatcher is not None:
+            # Whether events are on is asked of it at each: Flower switches them on while the worker runs.
+            self._handler = CeleryEventsHandler(dispatcher.send, consumer.app.orchestrator.hidden)
+            attach(self._handler, *TOLD)
+
+    def _answer_prometheus(self, app: Any) -> None:
+        orchestrator = getattr(app, "orchestrator", None)
+        port = orchestrator.settings.metrics_port if orchestrator is not None else 0
+        if orchestrator is None or not port or self._serving:
+            return
+        from orchestrator.telemetry.gauge_collector import GaugeCollector
+        from orchestrator.telemetry.prometheus import serve
+
+        try:
+            taken = serve(port)
+            self._serving = True
+            GaugeCollector(lambda: read_gauges(orchestrator.store, orchestrator.registry))
+            HEALTH_REPORTER.publish(metrics_port=taken)
+            logger.info("metrics on http://127.0.0.1:%d/metrics", taken)
+        except OSError as error:
+            # Metrics are not worth a worker.
+            logger.error("metrics_port=%d: no metrics from this worker: %s", port, error)
+
+    def stop(self, consumer: Any) -> None:
+        """The connection is gone, or the worker ends."""
+        if self._handler is not None:
+            detach(self._handler)
+            self._handler = None

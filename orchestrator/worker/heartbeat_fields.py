@@ -1,0 +1,47 @@
+"""What a worker says of itself in its heartbeats, beyond what the transport knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from celery import Celery
+
+from orchestrator.agents.agent import AgentSpec
+
+
+class HeartbeatFields:
+    """Called for each heartbeat, so it only looks at what is there.
+
+    It lies among the transport's options, which Celery's remote control shows as JSON.
+    """
+
+    def __init__(self, app: Celery, declared: Mapping[str, AgentSpec], app_version: str) -> None:
+        self._app = app
+        self._declared = declared
+        self._app_version = app_version
+        self._library = version("celery-orchestrator")
+        #: The Celery worker of this process, once there is one.
+        self.worker: Any = None
+
+    def __call__(self) -> Mapping[str, str]:
+        """The fields, as text."""
+        consumed = self._app.amqp.queues.consume_from
+        hosted = {name: sorted(spec.handlers) for name, spec in sorted(self._declared.items())
+                  if spec.queue in consumed}  # fmt: skip
+        fields = {
+            "agents": json.dumps(list(hosted)),
+            "capabilities": json.dumps(hosted),
+            "app_version": self._app_version,
+            "library_version": self._library,
+        }
+        pool = getattr(self.worker, "pool", None)
+        if pool is not None:
+            fields["pool"] = type(pool).__module__.rpartition(".")[2]
+            fields["concurrency"] = str(pool.num_processes)
+        return fields
+
+    def __json__(self) -> str:
+        return "the agents hosted"

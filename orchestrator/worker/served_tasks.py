@@ -1,0 +1,28 @@
+"""Which of an app's tasks a worker serves: those whose messages come to the queues that it consumes from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from celery import Celery
+
+from orchestrator.core.supervision import Supervision
+from orchestrator.sending.publish import OutgoingMessage
+from orchestrator.sending.sender import queue_of
+
+
+def served_tasks(app: Celery, queues: Collection[str], mailboxes: Mapping[str, str]) -> set[str]:
+    """Names of the tasks whose messages come to these queues; ``mailboxes`` has those of agents' tasks.
+
+    A task whose queue depends on its arguments counts as served.
+    """
+    served = set()
+    for name in app.tasks:
+        try:
+            queue = mailboxes.get(name) or queue_of(app, OutgoingMessage("", name, (), Supervision()))
+        except Exception:  # noqa: BLE001 - a router of the user's, which was given no arguments
+            served.add(name)
+        else:
+            if queue in queues:
+                served.add(name)
+    return served
