@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parent.parent.parent
 

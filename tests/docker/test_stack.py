@@ -9,7 +9,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.docker.stack import Stack, docker, inspect
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 # The first one waits for the image, too.
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]

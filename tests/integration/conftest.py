@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bare_broker import BareBroker
+from tests.support.bare_broker import BareBroker
 
 
 @pytest.fixture

@@ -1,0 +1,316 @@
+"""A hypothesis state machine: the circuit breaker in Redis against :mod:`orchestrator.core.breaker`, move by move.
+
+The moves are the transport's own scripts, on a real Redis by the test's clock. An attempt may end in any phase whatever
+the phase was in which it began, or never be heard of again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from orchestrator.core import breaker
+from orchestrator.core.breaker import BreakerState, Phase
+from orchestrator.core.flow_policy import Breaker
+from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.telemetry import Event, attach, detach
+from orchestrator.transport.admission.flow_control import unwrap_reply
+from tests.support.redis_clock import TimedScripts
+
+QUEUE = "q"
+STEPS = steps_of([0, 3, 6, 9])
+BEGIN_MS = 10_000_000
+TTL_MS = 3_600_000
+
+TOLD = ("breaker.opened", "breaker.half_open", "breaker.closed")
+
+#: Reasons of dead letters: the agent's, and those about which nothing is.
+GUILTY = ("retries exhausted", "timeout")
+INNOCENT = ("validation", "malformed", "unknown task", "unknown message", "expired")
+
+
+class Fuse(RuleBasedStateMachine):
+    """One mailbox with a breaker, its senders and its workers."""
+
+    url: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # redis-py types every answer as "bytes or str or nothing"; here they are bytes.
+        self.redis: Any = redis.Redis.from_url(self.url)
+        self.redis.flushall()
+        self.scripts = TimedScripts(self.redis)
+        self.keys = Keys()
+        self.now = BEGIN_MS
+        self.scripts.set(self.now)
+        self.sent = 0
+        self.state = BreakerState()
+        #: Attempts under way: the stream and entry of each.
+        self.running: dict[str, tuple[str, str]] = {}
+        self.phases: list[str] = []
+        self.events: list[Event] = []
+        attach(self.events.append, *TOLD)
+
+    def teardown(self) -> None:
+        detach(self.events.append)
+        self.redis.close()
+
+    def script(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        return unwrap_reply(self.scripts.run(name, keys, args))
+
+    @initialize(
+        failures=st.sampled_from([1, 2, 3]),
+        window_ms=st.sampled_from([300, 1000]),
+        open_ms=st.sampled_from([300, 1000]),
+    )
+    def begin(self, failures: int, window_ms: int, open_ms: int) -> None:
+        self.breaker = Breaker(failures, window_ms / 1000, open_ms / 1000)
+        k = self.keys
+        fields = {
+            "root": k.root, "queue": QUEUE, "steps": " ".join(STEPS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
+            "failures": failures, "window_ms": window_ms, "open_ms": open_ms,
+        }  # fmt: skip
+        said = [part for pair in fields.items() for part in pair]
+        self.script("flow", [k.flow(QUEUE)], [k.root, "1", "0", "1", *said])
+        self.script("declare", [k.queues, *(k.step(QUEUE, step) for step in STEPS)], [QUEUE, "1", GROUP, 0])
+
+    def turn(self, state: BreakerState) -> None:
+        if state.phase is not self.state.phase:
+            self.phases.append({"open": "breaker.opened"}.get(state.phase, f"breaker.{state.phase}"))
+        self.state = state
+
+    # -- senders
+
+    @rule(count=st.integers(1, 3))
+    def send(self, count: int) -> None:
+        """Some ask; all who may are begun on at once."""
+        names = [f"m{self.sent + number}" for number in range(count)]
+        self.sent += count
+        k = self.keys
+        reply = self.script(
+            "publish", [k.step(QUEUE, "0"), k.ledger(QUEUE)], [0, GROUP, *(message(name) for name in names)]
+        )
+        state, wait_ms = breaker.asked(self.breaker, self.state, self.now)
+        may = 0 if wait_ms else 1 if state.phase is Phase.HALF_OPEN else count
+        self.turn(state)
+        if may < count:
+            assert reply[1] == may, reply
+            assert reply[2][0] == b"open"
+            # After a probe, the others are told when the next one may go.
+            assert int(reply[2][1]) == (wait_ms or round(self.breaker.open_s * 1000))
+        else:
+            assert type(reply) is bytes, reply
+        self.claim(may)
+
+    def claim(self, count: int) -> None:
+        if not count:
+            return
+        k = self.keys
+        reply = self.script(
+            "claim",
+            [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *(k.step(QUEUE, step) for step in STEPS)],
+            [GROUP, "reader", "0", count, 0, *STEPS],
+        )
+        for at in range(1, len(reply), 4):
+            index, entry, raw, _ = reply[at : at + 4]
+            self.running[json.loads(raw)["headers"]["id"]] = k.step(QUEUE, STEPS[index - 4]), entry.decode()
+        assert len(reply) == 1 + 4 * count, reply
+
+    @rule()
+    def peek(self) -> None:
+        """Somebody wants to know whether one may go, and changes nothing."""
+        more = "\nreturn {breaker_asked(KEYS[1], tonumber(ARGV[1]), true)}"
+        may, *wait = self.scripts.run("breaker", [self.keys.flow(QUEUE)], [1], more)
+        _, wait_ms = breaker.asked(self.breaker, self.state, self.now)
+        assert may == (0 if wait_ms else 1)
+        if wait_ms:
+            assert wait == [wait_ms]
+
+    # -- workers
+
+    def handled(self, name: str, *, tracked: bool) -> None:
+        stream, entry = self.running.pop(name)
+        k = self.keys
+        if tracked:
+            keys = [stream, k.ledger(QUEUE), k.outcome(name)]
+            self.script(
+                "settle_with_outcome", keys, [GROUP, entry, "handled", json.dumps({"outcome": "handled"}), TTL_MS]
+            )
+        else:
+            self.script("settle", [stream, k.ledger(QUEUE)], [GROUP, "handled", entry])
+        self.turn(breaker.succeeded(self.state))
+
+    def buried(self, name: str, reason: str) -> None:
+        stream, entry = self.running.pop(name)
+        k = self.keys
+        letter = json.dumps({"queue": QUEUE, "reason": reason})
+        self.script(
+            "bury",
+            [stream, k.ledger(QUEUE), k.outcome(name)],
+            [GROUP, entry, k.root, QUEUE, letter, reason, "ValueError", "", '{"outcome": "dead"', TTL_MS],
+        )
+        if reason not in INNOCENT:
+            self.failed()
+
+    def dropped(self, name: str, reason: str = "timeout", *, tracked: bool = True) -> None:
+        """It failed, and nobody wants a letter."""
+        stream, entry = self.running.pop(name)
+        keys = [stream, self.keys.ledger(QUEUE)]
+        if tracked:
+            outcome = json.dumps({"outcome": "dead", "reason": reason})
+            self.script(
+                "settle_with_outcome", [*keys, self.keys.outcome(name)], [GROUP, entry, "dead", outcome, TTL_MS, reason]
+            )
+        else:
+            self.script("settle", keys, [GROUP, f"dead {reason}", entry])
+        assert int(self.redis.hget(self.keys.ledger(QUEUE), "dead")) > 0
+        if reason not in INNOCENT:
+            self.failed()
+
+    def tried_again(self, name: str) -> None:
+        """It failed, and there is another attempt, much later."""
+        stream, entry = self.running.pop(name)
+        k = self.keys
+        self.script(
+            "retry",
+            [stream, k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
+            [GROUP, entry, f"0|{name}", message(name), 10**9],
+        )
+        self.failed()
+
+    def failed(self) -> None:
+        before = self.state
+        self.turn(breaker.failed(self.breaker, self.state, self.now))
+        # Not the model's word alone: a late failure leaves an open breaker as it is.
+        assert before.phase is not Phase.OPEN or self.until_ms == before.until_ms
+
+    def one(self, data: st.DataObject) -> str:
+        name: str = data.draw(st.sampled_from(sorted(self.running)))
+        return name
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), tracked=st.booleans())
+    def succeed(self, data: st.DataObject, tracked: bool) -> None:
+        self.handled(self.one(data), tracked=tracked)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), how=st.sampled_from([*GUILTY, "dropped", "tried again"]))
+    def fail(self, data: st.DataObject, how: str) -> None:
+        ENDINGS[how](self, self.one(data))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), reason=st.sampled_from(INNOCENT))
+    def be_refused(self, data: st.DataObject, reason: str) -> None:
+        self.buried(self.one(data), reason)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), reason=st.sampled_from((*INNOCENT, *GUILTY)), tracked=st.booleans())
+    def end_without_a_letter(self, data: st.DataObject, reason: str, tracked: bool) -> None:
+        self.dropped(self.one(data), reason, tracked=tracked)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def be_never_heard_of_again(self, data: st.DataObject) -> None:
+        self.running.pop(self.one(data))
+
+    # -- time
+
+    @rule(passed_ms=st.sampled_from([1, 150, 300, 301, 1000, 5000]))
+    def time_passes(self, passed_ms: int) -> None:
+        self.now += passed_ms
+        self.scripts.set(self.now)
+
+    @rule(back_ms=st.sampled_from([100, 5000]))
+    def the_clock_is_set_back(self, back_ms: int) -> None:
+        self.now -= back_ms
+        self.scripts.set(self.now)
+
+    # -- what must hold
+
+    @property
+    def until_ms(self) -> int:
+        return int(float(self.redis.hget(self.keys.flow(QUEUE), "until_ms") or 0))
+
+    @invariant()
+    def both_stand_at_the_same(self) -> None:
+        phase, failed = self.redis.hmget(self.keys.flow(QUEUE), "phase", "failed_ms")
+        stands = BreakerState(
+            Phase((phase or b"closed").decode()), tuple(int(at) for at in (failed or b"").split()), self.until_ms
+        )
+        assert stands == self.state
+
+    @invariant()
+    def each_change_was_told_once(self) -> None:
+        assert [event.name for event in self.events] == self.phases
+
+
+#: Every way in which an attempt ends.
+ENDINGS: dict[str, Callable[[Fuse, str], None]] = {
+    "handled": lambda fuse, name: fuse.handled(name, tracked=True),
+    "handled, untracked": lambda fuse, name: fuse.handled(name, tracked=False),
+    "dropped": Fuse.dropped,
+    "tried again": Fuse.tried_again,
+    **{
+        f"dropped, {reason}, {tracked=}": partial(Fuse.dropped, reason=reason, tracked=tracked)
+        for reason in (*GUILTY, *INNOCENT)
+        for tracked in (True, False)
+    },
+    **{reason: partial(Fuse.buried, reason=reason) for reason in (*GUILTY, *INNOCENT)},
+}
+
+
+def message(name: str) -> str:
+    """A tracked message."""
+    return json.dumps({"headers": {"id": name, "orc": {"track": True, "agent": QUEUE, "message": "M"}}})
+
+
+@pytest.mark.timeout(300)
+def test_the_scripts_breaker_is_the_pure_one(redis_server: EmbeddedServer) -> None:
+    Fuse.url = redis_server.url
+    run_state_machine_as_test(
+        Fuse,
+        settings=settings(
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("phase", Phase)
+def test_an_attempt_begun_before_ends_in_each_phase(redis_server: EmbeddedServer, phase: Phase, ending: str) -> None:
+    Fuse.url = redis_server.url
+    fuse = Fuse()
+    try:
+        fuse.begin(failures=2, window_ms=1000, open_ms=1000)
+        fuse.send(3)
+        if phase is not Phase.CLOSED:
+            fuse.buried("m1", "timeout")
+            fuse.tried_again("m2")
+        if phase is Phase.HALF_OPEN:
+            fuse.time_passes(1000)
+            fuse.send(1)
+        assert fuse.state.phase is phase
+        fuse.time_passes(150)
+        ENDINGS[ending](fuse, "m0")
+        fuse.both_stand_at_the_same()
+        fuse.each_change_was_told_once()
+        fuse.send(2)
+        fuse.both_stand_at_the_same()
+    finally:
+        fuse.teardown()

@@ -1,0 +1,113 @@
+"""When a message first lay in its mailbox is known after it was returned, retried or replayed; without a worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.core.flow_policy import Flow, Mailbox
+from orchestrator.core.keys import DOORBELL, GROUP
+from orchestrator.transport.admission.flow_control import declare_flow
+from tests.support.letters import QUEUE, ShelfInRedis, wire_message
+
+#: Long ago, so that no test waits for time to pass.
+FIRST_MS = 1_600_000_000_000
+
+
+@pytest.fixture
+def bench(redis_url: str) -> Iterator[ShelfInRedis]:
+    made = ShelfInRedis(redis_url, (), None)
+    yield made
+    made.close()
+
+
+def accepted(bench: ShelfInRedis) -> None:
+    bench.redis.xadd(bench.keys.step(QUEUE, "0"), {"m": wire_message(1)}, id=f"{FIRST_MS}-0")
+
+
+def claimed(bench: ShelfInRedis) -> tuple[str, str]:
+    """The step and the entry that a worker is given."""
+    k, steps = bench.keys, ["returned-0", "0"]
+    keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in steps]]
+    _, at, entry, _, _ = bench.store.run("claim", keys, [GROUP, "w#1", "0", 1, 0, *steps])
+    return steps[int(at) - 4], entry.decode()
+
+
+def requeue(bench: ShelfInRedis, *, died: bool) -> bytes:
+    step, entry = claimed(bench)
+    death = ["killed", "w#1", ""] if died else ["", "", ""]
+    args = [bench.keys.root, QUEUE, GROUP, 3, 1000, *death, entry]
+    (said,) = bench.store.run("requeue_held", [bench.keys.step(QUEUE, step)], args)
+    return bytes(said)
+
+
+def retry(bench: ShelfInRedis) -> None:
+    """As a worker does, which knows the entry's id only."""
+    step, entry = claimed(bench)
+    k, message = bench.keys, json.loads(wire_message(1))
+    message["headers"]["orc_sent_ms"] = int(entry.split("-")[0])
+    keys = [k.step(QUEUE, step), k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, DOORBELL)]
+    bench.store.run("retry", keys, [GROUP, entry, "0|x", json.dumps(message), 0, 1000])
+
+
+def sent_ms(bench: ShelfInRedis) -> int:
+    (letter,) = bench.log.list()
+    return letter.sent_ms
+
+
+def test_poison_says_when_it_was_first_accepted(bench: ShelfInRedis) -> None:
+    accepted(bench)
+    assert [requeue(bench, died=True) for _ in range(3)] == [b"returned", b"returned", b"poison"]
+    assert sent_ms(bench) == FIRST_MS
+
+
+def test_what_is_retried_after_a_death_says_it_too(bench: ShelfInRedis) -> None:
+    accepted(bench)
+    requeue(bench, died=True)
+    retry(bench)
+    assert [requeue(bench, died=True) for _ in range(2)] == [b"returned", b"poison"]
+    assert sent_ms(bench) == FIRST_MS
+
+
+def test_what_dies_after_a_retry_says_it_too(bench: ShelfInRedis) -> None:
+    accepted(bench)
+    retry(bench)
+    assert [requeue(bench, died=True) for _ in range(3)][-1] == b"poison"
+    assert sent_ms(bench) == FIRST_MS
+
+
+def test_a_letter_that_is_replayed_and_dies_says_when_it_was_replayed(bench: ShelfInRedis) -> None:
+    accepted(bench)
+    retry(bench)
+    for _ in range(3):
+        requeue(bench, died=True)
+    (letter,) = bench.log.list()
+    bench.log.retry(letter.id)
+    assert [requeue(bench, died=True) for _ in range(3)][-1] == b"poison"
+    assert sent_ms(bench) > FIRST_MS
+
+
+def test_the_oldest_that_waits_is_as_old_as_it_is_after_a_return(bench: ShelfInRedis) -> None:
+    accepted(bench)
+    requeue(bench, died=False)
+    (state,) = bench.store.run(
+        "mailbox_states", [bench.keys.leases], [bench.keys.root, GROUP, 2, "returned-0", "0", QUEUE]
+    )
+    seconds, _ = bench.redis.time()
+    assert abs(int(state[4]) / 1000 - (seconds - FIRST_MS / 1000)) < 60
+
+
+def test_a_full_mailbox_drops_what_was_accepted_first_although_it_was_returned(bench: ShelfInRedis) -> None:
+    accepted(bench)
+    _, entry = claimed(bench)
+    k = bench.keys
+    second = f"{FIRST_MS + 1}-0"
+    bench.redis.xadd(k.step(QUEUE, "0"), {"m": wire_message(2)}, id=second)
+    args = [k.root, QUEUE, GROUP, 3, 1000, "", "", "", entry]
+    bench.store.run("requeue_held", [k.step(QUEUE, "0")], args)
+    declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(2, overflow="drop_oldest")), serves=True)
+    bench.store.run("publish", [k.step(QUEUE, "0"), k.ledger(QUEUE)], [0, "", wire_message(3)])
+    (letter,) = bench.log.list()
+    assert (letter.raw, letter.sent_ms) == (wire_message(1), FIRST_MS)

@@ -1,0 +1,464 @@
+"""Broadcasts, breakers, idempotency keys and fencing tokens: the same tests in eager mode and on a real worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from kombu.utils.uuid import uuid
+from redis import Redis
+
+from orchestrator import Constant, Dead, Handled, Message, Orchestrator, Refusal, Retry
+from orchestrator.core.errors import (
+    AgentDown,
+    BroadcastRefused,
+    CircuitOpen,
+    InvalidPolicy,
+    SendFailed,
+    UnknownAgent,
+    UnknownMessage,
+)
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.sending.ledger import LedgerRow
+from orchestrator.telemetry import Event, attach, detach
+from tests.apps import flow_app as app
+from tests.support.eventually import eventually
+from tests.support.worker_process import WorkerProcess
+
+WAIT_S = 20
+
+HOSTED = "eu,us,fused,long-fused"
+
+
+class House:
+    """What a test asks and tells."""
+
+    def __init__(self, orchestrator: Orchestrator, url: str = "") -> None:
+        self.orchestrator = orchestrator
+        self.url = url
+
+    @property
+    def real(self) -> bool:
+        return bool(self.url)
+
+    def row(self, queue: str) -> LedgerRow:
+        return next((row for row in self.orchestrator.ledger() if row.queue == queue), LedgerRow(queue))
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[House]:
+    """A Redis and a worker."""
+    with EmbeddedServer() as server, WorkerProcess("tests.apps.flow_app", server.url, queues=HOSTED):
+        orchestrator = app.make(server.url)
+        yield House(orchestrator, server.url)
+        orchestrator.app.close()
+
+
+@pytest.fixture(scope="module", params=["eager", "real"])
+def house(request: pytest.FixtureRequest) -> House:
+    """All places in which a message can be handled."""
+    if request.param == "eager":
+        return House(app.make("redis://127.0.0.1:1/0", eager=True))
+    found: House = request.getfixturevalue("real")
+    return found
+
+
+@contextmanager
+def heard(*names: str) -> Iterator[list[Event]]:
+    """The events of these names that happen meanwhile in this process."""
+    found: list[Event] = []
+    attach(found.append, *names)
+    try:
+        yield found
+    finally:
+        detach(found.append)
+
+
+def trip(house: House, agent: str = "fused") -> None:
+    """Have an agent fail until its breaker opens, if it is not open already."""
+    for _ in range(3):
+        try:
+            outcome = house.orchestrator.send(agent, app.Work(fails=True)).wait(WAIT_S)
+        except CircuitOpen:
+            return
+        assert isinstance(outcome, Dead)
+    raise AssertionError(f"the breaker of {agent} has not opened")
+
+
+# -- broadcasts
+
+
+def test_best_effort_reaches_all_who_can_take_it(house: House) -> None:
+    with heard("broadcast.sent") as events:
+        report = house.orchestrator.broadcast(["eu", app.America], app.Reprice(), strategy="best_effort")
+    assert report.wait(WAIT_S) == {"eu": Handled("eu"), "us": Handled("us")}
+    assert [receipt.recipient for receipt in report.receipts] == ["eu", "us"]
+    assert report.refused == {}
+    (event,) = events
+    assert (event.measurements["accepted"], event.measurements["refused"]) == (2, 0)
+    assert event.metadata == {"id": report.id, "message": "Reprice", "strategy": "best_effort"}
+
+
+def test_best_effort_leaves_out_who_cannot_and_says_so(house: House) -> None:
+    trip(house, "long-fused")
+    report = house.orchestrator.broadcast(["eu", "long-fused"], app.Reprice())
+    assert report.wait(WAIT_S) == {"eu": Handled("eu"), "long-fused": Refusal.OPEN}
+    assert set(report.deliveries) == {"eu"}
+
+
+def test_all_or_nothing_reaches_all(house: House) -> None:
+    report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(), strategy="all_or_nothing")
+    assert report.wait(WAIT_S) == {"eu": Handled("eu"), "us": Handled("us")}
+
+
+def test_all_or_nothing_is_stopped_by_one_before_anything_is_sent(house: House) -> None:
+    if not house.real:
+        trip(house, "long-fused")
+    stopped_by, why = ("asia", "down") if house.real else ("long-fused", "open")
+    before = house.row("eu").accepted
+    with heard("broadcast.sent", "broadcast.refused") as events, pytest.raises(BroadcastRefused) as refused:
+        house.orchestrator.broadcast(["eu", stopped_by, "us"], app.Reprice(), strategy="all_or_nothing")
+    assert [(e.name, e.measurements["refused"], e.metadata["message"], e.metadata["strategy"]) for e in events] == [
+        ("broadcast.refused", 1, "Reprice", "all_or_nothing")
+    ]
+    assert refused.value.members == {stopped_by: why}
+    assert stopped_by in str(refused.value)
+    assert house.row("eu").accepted == before
+
+
+def test_at_least_one_is_content_with_one(house: House) -> None:
+    trip(house, "long-fused")
+    report = house.orchestrator.broadcast(["long-fused", "us"], app.Reprice(), strategy="at_least_one")
+    assert report.wait(WAIT_S) == {"long-fused": Refusal.OPEN, "us": Handled("us")}
+
+
+def test_at_least_one_is_not_content_with_none(house: House) -> None:
+    trip(house, "long-fused")
+    with heard("broadcast.sent", "broadcast.refused") as events, pytest.raises(BroadcastRefused) as refused:
+        house.orchestrator.broadcast(["long-fused"], app.Reprice(), strategy="at_least_one")
+    assert [(e.name, e.measurements["refused"], e.metadata["strategy"]) for e in events] == [
+        ("broadcast.refused", 1, "at_least_one")
+    ]
+    assert refused.value.members == {"long-fused": "open"}
+
+
+def test_who_handled_a_copy_is_compensated_when_anothers_dies(house: House) -> None:
+    before = house.row("eu"), house.row("us")
+    report = house.orchestrator.broadcast(
+        ["eu", "us"], app.Reprice(fails_at="us"), strategy="all_or_nothing", compensate=app.Undo()
+    )
+    outcomes = report.wait(WAIT_S)
+    assert outcomes["eu"] == Handled("eu")
+    assert isinstance(outcomes["us"], Dead)
+    eventually(lambda: house.row("eu").handled == before[0].handled + 2, WAIT_S)
+    eventually(lambda: house.row("us").pending == 0, WAIT_S)
+    assert house.row("us").accepted == before[1].accepted + 1, "who failed has nothing to undo"
+    assert all(row.balanced for row in house.orchestrator.ledger())
+
+
+def test_who_handles_a_copy_that_died_and_was_replayed_is_compensated_too(house: House) -> None:
+    """Regression: nothing undid what it did, though all the others were compensated."""
+    report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(fails_at="us"), compensate=app.Undo())
+    outcome = report.wait(WAIT_S)["us"]
+    assert isinstance(outcome, Dead)
+    assert outcome.letter_id is not None
+    eventually(lambda: house.row("us").pending == 0, WAIT_S)
+    before, log = house.row("us").handled, house.orchestrator.dead_letters
+    us = report.receipts[1].delivery
+    assert us is not None
+
+    def letters() -> list[str]:
+        return [letter.id for letter in log.list() if letter.delivery_id == us.id]
+
+    log.edit_and_retry(outcome.letter_id, {"fails_at": "us"})
+    eventually(lambda: letters() not in ([], [outcome.letter_id]), WAIT_S)
+    assert house.row("us").handled == before
+    log.edit_and_retry(letters()[0], {"fails_at": ""})
+    eventually(lambda: house.row("us").handled == before + 2, WAIT_S)
+    assert all(row.balanced for row in house.orchestrator.ledger())
+
+
+def test_a_compensation_has_time_however_late_it_is_sent(house: House) -> None:
+    before = house.row("eu")
+    report = house.orchestrator.broadcast(
+        ["eu", "us"],
+        app.Reprice(fails_at="us"),
+        compensate=app.UndoSoon(),
+        retry=Retry(max_retries=1, backoff=Constant(0.5)),
+    )
+    assert isinstance(report.wait(WAIT_S)["us"], Dead)
+    eventually(lambda: house.row("eu").accepted == before.accepted + 2 and house.row("eu").pending == 0, WAIT_S)
+    assert house.row("eu").handled == before.handled + 2, house.row("eu")
+
+
+def test_an_error_that_is_no_text_keeps_nobody_from_being_compensated(real: House) -> None:
+    """Regression: Redis could not read the outcome, and the group had been told by then that it had one."""
+    before = real.row("eu"), real.row("us")
+    message = app.Reprice(fails_at="us", odd=True)
+    report = real.orchestrator.broadcast(["eu", "us"], message, strategy="all_or_nothing", compensate=app.Undo())
+    assert isinstance(report.wait(WAIT_S)["us"], Dead)
+    eventually(lambda: real.row("eu").handled == before[0].handled + 2, WAIT_S)
+    with Redis.from_url(real.url) as client:
+        assert not list(client.scan_iter("orc:group:*")), "the last copy that ended has ended the group"
+    assert real.row("us").duplicated == before[1].duplicated
+
+
+def test_nobody_is_compensated_when_all_handled_theirs(house: House) -> None:
+    before = house.row("eu").accepted
+    report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(), compensate=app.Undo())
+    report.wait(WAIT_S)
+    assert house.row("eu").accepted == before + 1
+
+
+@pytest.mark.parametrize(
+    ("recipients", "options", "error"),
+    [
+        (["eu", "nobody"], {}, UnknownAgent),
+        (["eu", "eu"], {}, InvalidPolicy),
+        ([], {}, InvalidPolicy),
+        ("eu", {}, InvalidPolicy),
+        (["eu"], {"strategy": "some"}, InvalidPolicy),
+    ],
+)
+def test_a_broadcast_that_makes_no_sense_is_refused(
+    house: House, recipients: Any, options: dict[str, Any], error: type[Exception]
+) -> None:
+    before = house.row("eu").accepted
+    with pytest.raises(error):
+        house.orchestrator.broadcast(recipients, app.Reprice(), **options)
+    assert house.row("eu").accepted == before
+
+
+def test_a_compensation_that_a_recipient_does_not_handle_is_refused(house: House) -> None:
+    class Unhandled(Message):
+        pass
+
+    with pytest.raises(UnknownMessage):
+        house.orchestrator.broadcast(["eu"], app.Reprice(), compensate=Unhandled())
+
+
+# -- dead letters
+
+
+def test_a_letter_is_not_sent_again_through_an_open_breaker(house: House) -> None:
+    trip(house, "long-fused")
+    log = house.orchestrator.dead_letters
+    chosen = log.query(agent="long-fused")
+    count = chosen.count()
+    letter = chosen.page(1).letters[0]
+    with pytest.raises(CircuitOpen):
+        log.retry(letter.id)
+    done = chosen.retry()
+    assert done.sent == 0
+    assert "long-fused" in done.stopped
+    assert chosen.count() == count
+    assert log.get(letter.id) == letter
+
+
+# -- many at once
+
+
+def test_many_messages_are_sent_in_their_order(house: House) -> None:
+    messages = [app.Work(), app.Reprice(), app.Work(fails=True)]
+    deliveries = house.orchestrator.send_many("eu", messages, metadata={"job": "7"})
+    assert [delivery.message for delivery in deliveries] == ["Work", "Reprice", "Work"]
+    assert deliveries[0].wait(WAIT_S) == Handled("worked")
+    assert deliveries[1].wait(WAIT_S) == Handled("eu")
+    assert isinstance(deliveries[-1].wait(WAIT_S), Dead)
+    assert [delivery.id for delivery in deliveries[1:]] == [deliveries[1].id, deliveries[2].id]
+    letter = next(
+        letter for letter in house.orchestrator.dead_letters.list(100) if letter.delivery_id == deliveries[2].id
+    )
+    assert letter.metadata == {"job": "7"}
+    assert letter.body() == [[{"fails": True}], {}]
+
+
+def test_each_of_many_goes_by_its_own_policy(house: House) -> None:
+    deliveries = house.orchestrator.send_many("eu", [app.Work(fails=True), app.Urgent(), app.Work(fails=True)])
+    assert isinstance(deliveries[0].wait(WAIT_S), Dead)
+    with pytest.raises(SendFailed):
+        deliveries[1].wait(WAIT_S)
+    assert isinstance(deliveries[2].wait(WAIT_S), Dead)
+    said = house.orchestrator.send_many("eu", [app.Work(fails=True), app.Urgent()], on_error="log")
+    assert all(isinstance(delivery.wait(WAIT_S), Dead) for delivery in said)
+
+
+def test_one_of_many_that_is_not_to_wait_for_an_agent_that_is_down_stops_all(real: House) -> None:
+    with pytest.raises(AgentDown):
+        real.orchestrator.send_many("asia", [app.Work(), app.Urgent()])
+    assert real.row("asia").accepted == 0
+
+
+def test_none_of_many_is_nothing(house: House) -> None:
+    assert len(house.orchestrator.send_many("eu", [])) == 0
+
+
+# -- breakers
+
+
+def test_a_breaker_opens_lets_one_probe_through_and_closes(house: House) -> None:
+    with heard("breaker.opened", "breaker.half_open", "breaker.closed") as events:
+        trip(house)
+        with pytest.raises(CircuitOpen) as refused:
+            house.orchestrator.send("fused", app.Work())
+        assert refused.value.recipient == "fused"
+        assert 0 < refused.value.retry_after_s <= 0.3
+
+        def probe() -> Any:
+            try:
+                return house.orchestrator.send("fused", app.Work())
+            except CircuitOpen:
+                return None
+
+        delivery = eventually(probe, 5)
+        assert delivery.wait(WAIT_S) == Handled("worked")
+        assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
+    # Where a worker settles, it is the worker that tells what it has noticed.
+    here = ["breaker.half_open"] if house.real else ["breaker.opened", "breaker.half_open", "breaker.closed"]
+    assert [event.name for event in events] == here
+
+
+def test_a_probe_that_fails_opens_the_breaker_again(house: House) -> None:
+    trip(house)
+
+    def probe() -> Any:
+        try:
+            return house.orchestrator.send("fused", app.Work(fails=True))
+        except CircuitOpen:
+            return None
+
+    delivery = eventually(probe, 5)
+    assert isinstance(delivery.wait(WAIT_S), Dead)
+    with pytest.raises(CircuitOpen):
+        house.orchestrator.send("fused", app.Work())
+    eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
+
+
+@pytest.mark.parametrize("track", [True, False])
+@pytest.mark.parametrize("on_error", ["dead_letter", "log", "ignore"])
+def test_what_its_sender_got_wrong_is_not_the_agents_failure(house: House, on_error: str, track: bool) -> None:
+    eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
+    for _ in range(4):
+        wrong = app.Work.model_construct(fails=[])  # type: ignore[arg-type]
+        delivery = house.orchestrator.send("fused", wrong, on_error=on_error, track=track)
+        if track:
+            outcome = delivery.wait(WAIT_S)
+            assert isinstance(outcome, Dead)
+            assert outcome.reason == "validation"
+    if house.real:
+        eventually(lambda: house.row("fused").pending == 0, WAIT_S)
+        with Redis.from_url(house.url) as client:
+            assert not client.hget(house.orchestrator.store.keys.flow("fused"), "failed_ms")
+    assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
+
+
+def _tried(house: House) -> Any:
+    try:
+        return house.orchestrator.send("fused", app.Work())
+    except CircuitOpen:
+        return None
+
+
+# -- idempotency keys
+
+
+def test_the_same_key_runs_once(house: House) -> None:
+    key = uuid()
+    before = house.row("eu").accepted
+    with heard("send.repeated") as events:
+        first = house.orchestrator.send("eu", app.Work(), idempotency_key=key)
+        again = house.orchestrator.send("eu", app.Work(fails=True), idempotency_key=key)
+    assert again.id == first.id
+    assert first.wait(WAIT_S) == again.wait(WAIT_S) == Handled("worked")
+    assert house.orchestrator.send("eu", app.Work(), idempotency_key=key).outcome() == Handled("worked")
+    assert house.row("eu").accepted == before + 1
+    assert [event.metadata["id"] for event in events] == [first.id]
+
+
+def test_a_key_is_the_recipients_own(house: House) -> None:
+    key = uuid()
+    first = house.orchestrator.send("eu", app.Work(), idempotency_key=key)
+    other = house.orchestrator.send("us", app.Work(), idempotency_key=key)
+    assert first.id != other.id
+    assert other.wait(WAIT_S) == Handled("worked")
+
+
+def test_a_key_is_forgotten_in_time(house: House) -> None:
+    key = uuid()
+    first = house.orchestrator.send("eu", app.Work(), idempotency_key=key, idempotency_ttl_s=0.05)
+    first.wait(WAIT_S)
+    eventually(
+        lambda: house.orchestrator.send("eu", app.Work(), idempotency_key=key, idempotency_ttl_s=0.05).id != first.id,
+        5,
+    )
+
+
+def test_twins_at_the_same_moment_are_one(house: House) -> None:
+    key = uuid()
+    ids: list[str] = []
+    begin = threading.Barrier(8)
+
+    def duplicate() -> None:
+        begin.wait(WAIT_S)
+        ids.append(house.orchestrator.send("eu", app.Work(), idempotency_key=key).id)
+
+    threads = [threading.Thread(target=duplicate) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert len(ids) == 8
+    assert len(set(ids)) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"idempotency_key": ""},
+        {"idempotency_key": "x" * 201},
+        {"idempotency_key": 7},
+        {"idempotency_key": "half a pair: \ud800"},
+        {"idempotency_key": "k", "idempotency_ttl_s": 0},
+        {"idempotency_key": "k", "track": False},
+    ],
+)
+def test_a_key_that_makes_no_sense_is_refused(house: House, options: Any) -> None:
+    with pytest.raises(InvalidPolicy):
+        house.orchestrator.send("eu", app.Work(), **options)
+
+
+# -- fencing tokens
+
+
+def test_the_fencing_token_grows_with_each_attempt(house: House) -> None:
+    outcome = house.orchestrator.send("eu", app.Fence(failures=9)).wait(WAIT_S)
+    assert isinstance(outcome, Dead)
+    (letter,) = [letter for letter in house.orchestrator.dead_letters.list(100) if letter.id == outcome.letter_id]
+    fences = [int(failure.message) for failure in letter.failures]
+    assert len(fences) == 6
+    assert fences == sorted(set(fences))
+    assert fences[0] > 0
+    assert fences[-1] < 2**63
+
+
+# -- only where there is a Redis
+
+
+def test_a_breaker_is_shared_by_all_senders(real: House) -> None:
+    other = app.make(real.url)
+    trip(real, "long-fused")
+    with pytest.raises(CircuitOpen):
+        other.send("long-fused", app.Work())
+    other.app.close()
+
+
+def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(real: House) -> None:
+    with Redis.from_url(real.url) as client:
+        flow = real.orchestrator.store.keys.flow("fused")
+        before = client.hget(flow, "failed_ms")
+        real.orchestrator.app.send_task("fused.Work", args=[{"nonsense": 1}], queue="fused")
+        eventually(lambda: real.row("fused").pending == 0, WAIT_S)
+        assert client.hget(flow, "failed_ms") == before

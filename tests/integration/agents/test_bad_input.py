@@ -1,0 +1,435 @@
+"""Whatever comes out of the network: a clear error or a dead letter, and the worker that met it works on."""
+
+import base64
+import json
+import pickle
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection
+from pydantic import ValidationError
+
+from orchestrator import Handled, Orchestrator
+from orchestrator.core.errors import BrokerUnavailable, UnknownAgent, UnknownMessage
+from orchestrator.core.outcome import Reason
+from orchestrator.core.supervision import Supervision
+from tests.apps import agents_app as house_app
+from tests.support.agent_house import House, envelope, hosted, unhosted
+from tests.support.eventually import eventually
+from tests.support.worker_process import WorkerProcess
+
+PASSWORD = "hunter2"
+NOWHERE = f"redis://:{PASSWORD}@127.0.0.1:1/0"
+
+
+class Bomb:
+    """Unpickling it leaves a trace."""
+
+    def __reduce__(self) -> Any:
+        return exec, ("open('/tmp/bomb-of-test-bad-input', 'w').close()",)
+
+
+@pytest.fixture(scope="module", params=["solo", "prefork"])
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    with hosted(request.param) as house:
+        yield house
+
+
+@pytest.fixture(autouse=True)
+def _works_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After whatever a test did: the same process, an even ledger, and good messages are handled."""
+    if "house" not in request.fixturenames:
+        yield
+        return
+    house: House = request.getfixturevalue("house")
+    assert house.worker is not None
+    if not house.worker.is_running:
+        # The test before this one has failed by now.
+        house.redis.flushall()
+        house.worker.start()
+    yield
+    delivery = house.orchestrator.send("worker", house_app.Add(a=20, b=22))
+    try:
+        assert delivery.wait(timeout_s=20) == Handled(42, 1)
+    except Exception as error:
+        raise AssertionError(house.log()[-6000:]) from error
+    assert house.worker.is_running
+    for row in house.idle():
+        assert row.balanced, row
+        assert row.restarted == 0, row
+    incarnations = house.redis.zrange(house.keys.leases, 0, -1)
+    assert len(incarnations) == 1
+
+
+def orc(**changes: Any) -> dict[str, Any]:
+    return {**Supervision(agent="worker", message="Add").to_wire(), **changes}
+
+
+def raw(**parts: Any) -> bytes:
+    return json.dumps(envelope(**parts)).encode()
+
+
+def assert_buried(house: House, entry: bytes, reason: Reason, said: str = "") -> None:
+    letter = house.letter_after(lambda: house.put(entry))
+    assert letter.raw == entry
+    assert letter.reason == reason.value, letter
+    assert letter.queue == "worker"
+    assert letter.at_ms > 0
+    assert said in f"{letter.error_type}: {letter.error_message}"
+    json.dumps(letter.shown(()))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"not json",
+        b"{",
+        b"[" * 50_000,
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        raw(properties=None),
+        raw(properties=[]),
+        raw(body=5),
+        raw(body={}),
+        json.dumps({**envelope(), "headers": []}).encode(),
+        json.dumps({**envelope(), "headers": "task"}).encode(),
+        raw(properties={"body_encoding": "rot13"}),
+        raw(properties={"body_encoding": []}),
+        raw(body="!no base64!"),
+        raw(headers={"h": {"__type__": "uuid", "__value__": 5}}),
+        raw(headers={"h": {"__type__": "decimal", "__value__": "x"}}),
+        raw(headers={"h": {"__type__": [], "__value__": "x"}}),
+    ],
+    ids=lambda entry: repr(entry[:24]),
+)
+def test_an_entry_that_is_no_envelope_is_buried_as_malformed(house: House, entry: bytes) -> None:
+    assert_buried(house, entry, Reason.MALFORMED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"\xff\xfe",
+        b"null",
+        b"5",
+        b"true",
+        b'"text"',
+        b"[]",
+        b"{}",
+        b"[1]",
+        b"[[], {}]",
+        b"[[], {}, {}, {}]",
+        b"[[], [], {}]",
+        b"[5, {}, {}]",
+        b"[null, {}, {}]",
+        b"[{}, {}, 5]",
+        b"[[], null, {}]",
+        b"[[], {}, 5]",
+        b"[[], {}, [1]]",
+        b"[" * 50_000,
+        b'{"args": 5}',
+        b'{"args": [], "kwargs": [], "id": "x", "task": "worker.Add"}',
+        b'[[{"a": {"__type__": "uuid", "__value__": 5}}], {}, {}]',
+        b'[[{"a": {"__type__": "decimal", "__value__": "x"}}], {}, {}]',
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_a_body_that_is_no_celery_body_is_buried_as_malformed(house: House, body: bytes) -> None:
+    assert_buried(house, raw(body=body), Reason.MALFORMED)
+
+
+@pytest.mark.parametrize("content_type", ["application/x-python-serialize", "pickle"])
+def test_a_pickle_is_refused_and_never_loaded(house: House, content_type: str) -> None:
+    entry = raw(body=pickle.dumps(Bomb()), **{"content-type": content_type, "content-encoding": "binary"})
+    assert_buried(house, entry, Reason.MALFORMED)
+    assert not Path("/tmp/bomb-of-test-bad-input").exists()
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        {"content-type": "application/x-yaml"},
+        {"content-type": "text/nonsense"},
+        {"content-type": None},
+        {"content-type": 5},
+        {"content-type": []},
+        {"content-encoding": 5},
+        {"headers": {"task": "worker.Add", "id": "x", "compression": "application/x-gzip"}},
+        {"headers": {"task": "worker.Add", "id": "x", "compression": "nonsense"}},
+        {"headers": {"task": "worker.Add", "id": "x", "compression": 5}},
+    ],
+    ids=str,
+)
+def test_a_content_that_is_not_plain_json_is_buried_as_malformed(house: House, top: dict[str, Any]) -> None:
+    assert_buried(house, json.dumps({**envelope(), **top}).encode(), Reason.MALFORMED)
+
+
+@pytest.mark.parametrize("without", ["task", "id"])
+def test_headers_that_lack_what_celery_needs_are_malformed(house: House, without: str) -> None:
+    assert_buried(house, raw(without=(without,)), Reason.MALFORMED)
+
+
+@pytest.mark.parametrize("task", [None, 5, [], {}, ["worker.Add"], "\ud800", "no.\ud800such"])
+def test_a_task_that_is_no_name_is_malformed_or_unknown(house: House, task: Any) -> None:
+    letter = house.letter_after(lambda: house.put(raw(task=task)))
+    assert letter.reason in (Reason.MALFORMED.value, Reason.UNKNOWN_TASK.value)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retries": "x"},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"retries": []},
+        {"retries": True},
+        {"eta": "garbage"},
+        {"eta": 5},
+        {"eta": []},
+        {"eta": "9999-99-99"},
+        {"expires": "garbage"},
+        {"expires": []},
+        {"timelimit": "x"},
+        {"timelimit": 5},
+        {"timelimit": [1, 2, 3]},
+        {"timelimit": ["a", "b"]},
+        {"timelimit": [-1, None]},
+        {"id": None},
+        {"id": 5},
+        {"id": []},
+        {"id": {}},
+        {"id": ""},
+        {"id": "\ud800x"},
+        {"id": "\ud800x", "orc": orc()},
+        {"id": "\ud800x", "orc": orc(), "timelimit": [None, None]},
+        {"id": "\ud800x", "retries": "x", "orc": orc()},
+        {"root_id": "\udfff"},
+        {"group": "\ud800"},
+        {"root_id": {"a": 1}},
+        {"group": 5},
+        {"stamps": 5},
+        {"stamped_headers": 5},
+        {"stamped_headers": [[1]]},
+        {"stamped_headers": [None]},
+        {"stamped_headers": [{"task": "x"}]},
+        {"replaced_task_nesting": [1, 2]},
+        {"orc": []},
+        {"orc": "text"},
+        {"orc": 5},
+        {"orc": {}},
+        {"orc": orc(retry=None)},
+        {"orc": orc(retry={"n": "x", "b": []})},
+        {"orc": orc(on_error="explode")},
+        {"orc": orc(failures=5)},
+        {"orc": orc(metadata=[1])},
+    ],
+    ids=str,
+)
+def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(house: House, headers: dict[str, Any]) -> None:
+    assert_buried(house, raw(headers=headers), Reason.MALFORMED)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retries": None},
+        {"eta": None, "expires": None, "timelimit": [None, None]},
+        {"timelimit": None},
+        {"lang": 5},
+        {"argsrepr": {"a": 1}},
+        {"shadow": None},
+        {"delivery_info": 5},
+        {"unheard_of": [{}]},
+        {"orc": orc(agent=5, message=None, replay_of=[])},
+        {"orc": orc(agent="\ud800", message="\ud800", replay_of="\ud800")},
+        {"orc": orc(once=["\ud800", 1000])},
+        {"argsrepr": "\ud800"},
+        {"shadow": "\ud800"},
+        {"orc": None},
+    ],
+    ids=str,
+)
+def test_headers_that_say_nothing_or_nothing_we_know_do_no_harm(house: House, headers: dict[str, Any]) -> None:
+    before = house.idle()
+    handled = sum(row.handled for row in before)
+    house.put(raw(headers=headers))
+    after = house.idle()
+    assert sum(row.handled for row in after) == handled + 1
+    assert sum(row.dead for row in after) == sum(row.dead for row in before)
+
+
+def test_an_unregistered_task_is_buried(house: House) -> None:
+    assert_buried(house, raw(task="nobody.Knows"), Reason.UNKNOWN_TASK, "nobody.Knows")
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_an_unregistered_task_with_an_id_that_is_no_text_is_buried(house: House, supervised: bool) -> None:
+    headers = {"id": "\ud800x", **({"orc": orc()} if supervised else {})}
+    assert_buried(house, raw(task="nobody.Knows", headers=headers), Reason.UNKNOWN_TASK)
+
+
+def test_an_unknown_message_type_on_the_wire_is_buried(house: House) -> None:
+    said = "agent 'worker' does not handle 'Unhosted'; it handles: "
+    assert_buried(house, raw(task="worker.Unhosted"), Reason.UNKNOWN_MESSAGE, said)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"order_id": "o", "cents": 0}, "greater than 0"),
+        ({"order_id": "o"}, "cents"),
+        ({"order_id": 5, "cents": 5}, "order_id"),
+        ({"order_id": "o", "cents": 5, "cent": 5}, "cent"),
+        ({}, "order_id"),
+        (5, "not one object"),
+        (None, "not one object"),
+        ([], "not one object"),
+    ],
+)
+@pytest.mark.parametrize("supervised", [True, False])
+def test_a_message_that_fails_validation_is_buried_with_the_errors(
+    house: House, fields: Any, said: str, supervised: bool
+) -> None:
+    headers = {"orc": orc(message="Pay")} if supervised else {}
+    assert_buried(house, raw(task="worker.Pay", args=[fields], headers=headers), Reason.VALIDATION, said)
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [([], {}), ([{"a": 1, "b": 2}, 3], {}), ([], {"a": 1, "b": 2})])
+def test_a_body_that_is_not_one_message_is_buried(house: House, args: Any, kwargs: Any) -> None:
+    assert_buried(house, raw(args=args, kwargs=kwargs), Reason.VALIDATION, "not one object")
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"nope": 1}])
+def test_a_plain_task_with_the_wrong_arguments_is_buried(house: House, kwargs: Any) -> None:
+    letter = house.letter_after(lambda: house.put(raw(task="plain.add", args=[1], kwargs=kwargs)))
+    assert letter.error_type == "TypeError"
+
+
+def test_a_validation_failure_does_not_tell_secrets(house: House) -> None:
+    fields = {"order_id": "o", "cents": 0, "password": [PASSWORD]}
+    letter = house.letter_after(lambda: house.put(raw(task="worker.Pay", args=[fields], headers={"orc": orc()})))
+    assert letter.reason == Reason.VALIDATION.value
+    assert PASSWORD not in json.dumps(letter.shown(("password",)))
+
+
+def test_who_waits_for_a_buried_message_is_told(house: House) -> None:
+    """Its outcome is recorded, whichever of the doors it left by."""
+    for task, headers, reason in [
+        ("nobody.Knows", {}, Reason.UNKNOWN_TASK),
+        ("worker.Add", {"expires": "garbage"}, Reason.MALFORMED),
+        ("worker.Pay", {}, Reason.VALIDATION),
+    ]:
+        entry = raw(task=task, headers={"id": f"waited-{reason.name}", "orc": orc(), **headers})
+        letter = house.letter_after(partial(house.put, entry))
+        (outcome,) = house.redis.lrange(house.keys.outcome(f"waited-{reason.name}"), 0, -1)
+        assert json.loads(outcome)["outcome"] == "dead"
+        assert json.loads(outcome)["reason"] == reason.value
+        assert json.loads(outcome)["letter_id"] == letter.id
+
+
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        ("just text", {}),
+        ({"a": 1}, {}),
+        ([1, 2, 3], {}),
+        ({"a": 1}, {"headers": {"task": "nobody.Knows", "id": "x"}}),
+        (b"\x00\x01", {"content_type": "application/data", "content_encoding": "binary"}),
+        ({"task": "worker.Add", "id": "x", "args": 5, "kwargs": 7}, {}),
+        ({"task": "worker.Add", "id": ["x"], "args": [], "kwargs": {}}, {}),
+        ({"task": ["worker.Add"], "id": "x", "args": [], "kwargs": {}}, {}),
+    ],
+    ids=str,
+)
+def test_what_a_plain_kombu_producer_sends_is_buried(house: House, body: Any, options: dict[str, Any]) -> None:
+    def publish() -> None:
+        with Connection(house.url, transport="orchestrator.transport:Transport") as connection:
+            connection.Producer(serializer="json").publish(body, exchange="", routing_key="worker", **options)
+
+    letter = house.letter_after(publish)
+    assert letter.reason in (Reason.MALFORMED.value, Reason.UNKNOWN_TASK.value)
+
+
+def test_celerys_first_protocol_is_still_understood(house: House) -> None:
+    first = {"task": "plain.add", "id": "v1", "args": [1, 2], "kwargs": {}, "retries": 0, "eta": None}
+    handled = house.row().handled
+    with Connection(house.url, transport="orchestrator.transport:Transport") as connection:
+        connection.Producer(serializer="json").publish(first, exchange="", routing_key="worker")
+    assert sum(row.handled for row in house.idle() if row.queue == "worker") == handled + 1
+
+
+def test_the_letter_keeps_bytes_that_are_no_text(house: House) -> None:
+    entry = bytes(range(256))
+    letter = house.letter_after(lambda: house.put(entry))
+    assert letter.raw == entry
+    assert base64.b64encode(letter.raw)
+
+
+def test_a_hundred_bad_ones_among_good_ones_cost_nobody_anything(house: House) -> None:
+    before = house.row()
+    for n in range(100):
+        house.put(raw(headers={"id": f"good-{n}"}))
+        house.put(raw(headers={"id": f"bad-{n}", "retries": "x"}) if n % 2 else b"bad")
+    house.idle(timeout_s=30)
+    after = house.row()
+    assert (after.handled - before.handled, after.dead - before.dead) == (100, 100)
+
+
+# -- at the sender
+
+
+def test_the_sender_is_told_at_once() -> None:
+    with unhosted() as house:
+        orchestrator = house.orchestrator
+        with pytest.raises(UnknownAgent, match="unknown agent 'nobody'; known agents: worker"):
+            orchestrator.send("nobody", house_app.Add(a=1, b=2))
+        with pytest.raises(UnknownMessage, match="'worker' does not handle 'Unhosted'; it handles: Add,"):
+            orchestrator.send("worker", house_app.Unhosted())
+        with pytest.raises(ValidationError, match="greater than 0"):
+            orchestrator.send("worker", house_app.Pay(order_id="o", cents=0))
+        assert sum(row.accepted for row in orchestrator.ledger()) == 0
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda o: o.send("worker", house_app.Add(a=1, b=2)),
+        lambda o: o.send("nobody", house_app.Add(a=1, b=2)),
+        lambda o: o.send(o.app.tasks["plain.add"].s(1, 2)),
+        lambda o: o.ledger(),
+        lambda o: o.dead_letters.count(),
+        lambda o: o.dead_letters.list(),
+        lambda o: o.dead_letters.purge(all=True),
+    ],
+)
+def test_a_broker_that_does_not_answer_is_named_without_its_password(ask: Any) -> None:
+    orchestrator: Orchestrator = house_app.make(NOWHERE)
+    orchestrator.app.conf.result_backend = None
+    orchestrator.app.conf.task_publish_retry_policy = {"max_retries": 1, "interval_start": 0, "interval_max": 0}
+    with pytest.raises(BrokerUnavailable, match=r"broker redis://:.*@127.0.0.1:1/0 is not available") as refused:
+        ask(orchestrator)
+    assert PASSWORD not in str(refused.value)
+    orchestrator.app.close()
+
+
+def test_a_worker_whose_broker_does_not_answer_says_so_without_the_password() -> None:
+    worker = WorkerProcess("tests.apps.agents_app", NOWHERE)
+    with pytest.MonkeyPatch.context() as patch:
+        # There is no Redis to look for leases in.
+        patch.setattr(worker, "_leases", list)
+        worker.start(wait=False)
+        try:
+            eventually(lambda: "Cannot connect to redis://:" in worker.log(), 20, worker.log)
+            assert worker.is_running
+            assert PASSWORD not in worker.log()
+        finally:
+            worker.close()

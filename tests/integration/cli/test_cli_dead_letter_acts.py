@@ -1,0 +1,209 @@
+"""`dead-letters` acting on many letters at once, on a real Redis."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import Orchestrator
+from orchestrator.cli.dead_letters import dead_letters
+from tests.apps.shop import make
+from tests.support.command_line import invoke
+from tests.support.letters import ShelfInRedis
+
+
+@pytest.fixture
+def shop(redis_url: str) -> Orchestrator:
+    return make(redis_url)
+
+
+@pytest.fixture
+def bench(redis_url: str) -> ShelfInRedis:
+    return ShelfInRedis(redis_url, (), None)
+
+
+def asked(shop: Orchestrator, *arguments: str) -> Any:
+    result = invoke(shop.app, dead_letters, *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    bench.bury(error="KeyError", metadata={"job": 1})
+    other = bench.bury(error="ValueError")
+    assert asked(shop, "list", "--error", "KeyError", "--metadata", "job=1")["count"] == 1
+    assert asked(shop, "retry", "--error", "KeyError", "--dry-run") == {"would_replay": 1}
+    assert asked(shop, "retry", "--error", "KeyError", "--why", "fixed")["sent"] == 1
+    assert [letter["id"] for letter in asked(shop, "list")["letters"]] == [other]
+    (act,) = asked(shop, "acts")["acts"]
+    assert (act["kind"], act["why"], act["done"], act["detail"]["filter"]["error"]) == ("retry", "fixed", 1, "KeyError")
+    assert "fixed" in invoke(shop.app, dead_letters, "acts").stdout
+
+
+def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    bench.bury()
+    for command in (("replay",), ("retry",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")):
+        refused = invoke(shop.app, dead_letters, *command)
+        assert refused.exit_code == 2
+        assert refused.stderr == "Error: which letters? Give an ID, a filter, or --all\n"
+    assert asked(shop, "retry", "--all")["sent"] == 1
+
+
+def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    bench.bury()
+    bench.bury()
+    result = invoke(shop.app, dead_letters, "retry", "--all", "--canary", "--wait", "0.05")
+    assert result.exit_code == 1
+    assert "1 dead letter replayed" in result.stdout
+    assert "have not come to an end" in result.stderr
+
+
+def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    last = [bench.bury() for _ in range(6)][-1]
+    bench.bound("billing", 4)
+    result = invoke(shop.app, dead_letters, "retry", "--all", "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert document["sent"] == 4
+    assert "'billing' is full" in document["stopped"]
+    assert result.stderr == f"Error: stopped: {document['stopped']}\n"
+    result = invoke(shop.app, dead_letters, "retry", last)
+    assert (result.exit_code, result.stdout) == (5, "")
+    assert "'billing' is full" in result.stderr
+    assert asked(shop, "list")["count"] == 2
+
+
+def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    letter_id = bench.bury()
+    assert asked(shop, "retry", letter_id, "--dry-run") == {"would_replay": 1}
+    assert asked(shop, "list")["count"] == 1
+    assert invoke(shop.app, dead_letters, "retry", "1-1", "--dry-run").exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("replay",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")])
+@pytest.mark.parametrize("more", [("--all",), ("--agent", "shipping"), ("--state", "all"), ("--metadata", "job=1")])
+def test_one_letter_or_those_of_a_filter_are_meant(
+    shop: Orchestrator, bench: ShelfInRedis, command: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    letter_id = bench.bury()
+    refused = invoke(shop.app, dead_letters, *command, letter_id, *more)
+    assert refused.exit_code == 2
+    assert refused.stderr == "Error: which letters? Give an ID, or a filter or --all, not both\n"
+    assert asked(shop, "list")["count"] == 1
+    assert asked(shop, "acts")["acts"] == []
+
+
+@pytest.mark.parametrize("options", [("--at-most", "1"), ("--rate", "5"), ("--canary",)])
+def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: ShelfInRedis, options: tuple[str, ...]) -> None:
+    refused = invoke(shop.app, dead_letters, "retry", bench.bury(), *options)
+    assert refused.exit_code == 2
+    assert refused.stderr == f"Error: {options[0]} is for many letters, not for an ID\n"
+    assert asked(shop, "list")["count"] == 1
+
+
+@pytest.mark.parametrize("options", [("--wait", "5"), ("--max-failure-rate", "0.5")])
+def test_what_is_the_canarys_wants_one(shop: Orchestrator, bench: ShelfInRedis, options: tuple[str, ...]) -> None:
+    bench.bury()
+    refused = invoke(shop.app, dead_letters, "retry", "--all", *options)
+    assert refused.exit_code == 2
+    assert refused.stderr == "Error: --max-failure-rate and --wait are the canary's; add --canary\n"
+    assert asked(shop, "list")["count"] == 1
+
+
+@pytest.mark.parametrize("pair", ["job", "=1", ""])
+def test_metadata_needs_a_name_and_a_value(shop: Orchestrator, bench: ShelfInRedis, pair: str) -> None:
+    refused = invoke(shop.app, dead_letters, "list", "--metadata", pair)
+    assert refused.exit_code == 2
+    assert refused.stderr == f"Error: --metadata {pair!r}: not NAME=VALUE\n"
+
+
+def test_groups_and_stats_are_shown(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    for _ in range(3):
+        bench.bury(error="KeyError", text="token=S3CRET")
+    (group,) = asked(shop, "groups")["groups"]
+    assert (group["count"], sum(group["arrivals_24h"])) == (3, 3)
+    shown = invoke(shop.app, dead_letters, "groups").stdout
+    assert group["group"] in shown
+    assert "█" in shown
+    assert "S3CRET" not in shown
+    stats = asked(shop, "stats")
+    assert (stats["counts"]["open"], stats["by"]["error"]) == (3, {"KeyError": 3})
+    assert "KeyError" in invoke(shop.app, dead_letters, "stats").stdout
+
+
+def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    letter_id = bench.bury(agent="", message="", task="plain.pay", kwargs={"cents": -5})
+    assert '"cents": 5' in asked(shop, "edit", letter_id, '{"cents": 5}', "--dry-run")["diff"]
+    refused = invoke(shop.app, dead_letters, "edit", letter_id, '{"cents": 5}')
+    assert refused.exit_code == 2
+    assert "say --yes" in refused.stderr
+    assert invoke(shop.app, dead_letters, "edit", letter_id, "nonsense").exit_code == 2
+    assert asked(shop, "edit", letter_id, '{"cents": 5}', "--yes")["queue"] == "billing"
+    assert asked(shop, "list")["count"] == 0
+
+
+def test_letters_are_parked_and_unparked(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    letter_id = bench.bury()
+    other = bench.bury()
+    parked = asked(shop, "park", letter_id, "--note", "ask the bank", "--who", "ann")
+    assert parked == {"parked": 1, "ids": [letter_id]}
+    assert asked(shop, "list")["count"] == 1
+    assert "ask the bank (ann)" in invoke(shop.app, dead_letters, "show", letter_id).stdout
+    assert asked(shop, "park", "--all", "--note", "too") == {"parked": 1, "ids": [other]}
+    assert asked(shop, "list", "--state", "parked")["count"] == 2
+    assert asked(shop, "unpark", letter_id) == {"unparked": 1, "ids": [letter_id]}
+    assert asked(shop, "unpark", "--all") == {"unparked": 1, "ids": [other]}
+
+
+def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: ShelfInRedis) -> None:
+    first, second, third = bench.bury(agent="shipping"), bench.bury(), bench.bury()
+    assert asked(shop, "purge", "--agent", "shipping", "--dry-run") == {"would_remove": 1}
+    assert asked(shop, "purge", "--agent", "shipping", "--yes") == {"removed": 1, "ids": [first]}
+    assert asked(shop, "purge", second, "--yes") == {"removed": 1, "ids": [second]}
+    assert [letter["id"] for letter in asked(shop, "list")["letters"]] == [third]
+    by_id, by_filter = asked(shop, "acts")["acts"]
+    assert (by_id["done"], by_id["detail"]) == (1, {"id": second})
+    assert (by_filter["done"], by_filter["detail"]["filter"]["agent"]) == (1, "shipping")
+
+
+def test_what_comes_while_somebody_is_asked_is_not_purged(
+    shop: Orchestrator, bench: ShelfInRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.bury(agent="shipping")
+    bench.bury()
+    came: list[str] = []
+
+    def can_ask() -> bool:
+        came.append(bench.bury())
+        return True
+
+    monkeypatch.setattr("orchestrator.cli.dead_letters_acts.can_ask", can_ask)
+    for options, removed in ((("--agent", "shipping"), "1 dead letter"), (("--all",), "2 dead letters")):
+        result = invoke(shop.app, dead_letters, "purge", *options, stdin="y\n")
+        assert f"Remove {removed}?" in result.stderr
+        assert result.stdout.endswith(f"\n{removed} removed\n")
+    assert [letter["id"] for letter in asked(shop, "list")["letters"]] == came[1:]
+
+
+def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, bench: ShelfInRedis, tmp_path: Path) -> None:
+    bench.bury()
+    bench.bury_raw(b"\xff\x00")
+    path, again = tmp_path / "letters", tmp_path / "again"
+    assert asked(shop, "export", str(path))["exported"] == 2
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert asked(shop, "purge", "--all", "--yes")["removed"] == 2
+    assert asked(shop, "import", str(path), "--dry-run") == {"valid": True}
+    assert asked(shop, "import", str(path)) == {"added": 2, "known": 0}
+    assert asked(shop, "import", str(path)) == {"added": 0, "known": 2}
+    asked(shop, "export", str(again))
+    assert again.read_bytes() == path.read_bytes()
+
+    path.write_bytes(path.read_bytes() + b"nonsense\n")
+    bad = invoke(shop.app, dead_letters, "import", str(path))
+    assert bad.exit_code == 2
+    assert bad.stderr.startswith("Error: line 3: not JSON")
+    assert bad.stderr.count("\n") == 1

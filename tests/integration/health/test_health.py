@@ -1,0 +1,73 @@
+"""`orchestrator health` and a real worker: the probe as a container's keeper runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.embedded import EmbeddedServer
+from tests.support.eventually import eventually
+from tests.support.worker_process import WorkerProcess
+
+PROBE = Path(sys.executable).parent / "orchestrator"
+
+
+def health(*arguments: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [PROBE, "health", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer() as server:
+        yield server
+
+
+def test_a_broker_outage_is_no_reason_to_restart_a_worker(server: EmbeddedServer) -> None:
+    with WorkerProcess("tests.apps.shop", server.url, queues="billing,celery") as worker:
+        pid = str(worker.pid)
+        assert health("--pid", pid)[0] == 0
+        # Without a monitor manager the worker itself sweeps, after a while.
+        eventually(lambda: health("--ready", "--pid", pid)[0] == 0, timeout_s=20, describe=worker.log)
+        code, said = health("--sweep", ORCHESTRATOR_BROKER_URL=server.url)
+        assert (code, "sweeps in the place of beat and the monitor manager" in said) == (1, True)
+
+        server.kill()
+        eventually(lambda: health("--ready", "--pid", pid)[0] == 3, timeout_s=20, describe=worker.log)
+        assert health("--pid", pid)[0] == 0
+        assert health("--sweep", ORCHESTRATOR_BROKER_URL=server.url)[0] == 3
+        server.restart()
+        eventually(lambda: health("--ready", "--pid", pid)[0] == 0, timeout_s=30, describe=worker.log)
+
+        worker.kill()
+        assert health("--pid", pid)[0] == 1
+
+
+def test_a_worker_that_starts_while_redis_is_away_is_alive(server: EmbeddedServer) -> None:
+    """Otherwise it would be killed for not being up, and start again, for as long as the outage lasts."""
+    server.kill()
+    worker = WorkerProcess("tests.apps.shop", server.url, queues="billing")
+    worker.start(wait=False)
+    try:
+        eventually(lambda: health("--pid", str(worker.pid))[0] == 0, timeout_s=20, describe=worker.log)
+        assert health("--ready", "--pid", str(worker.pid))[0] == 1
+        server.restart()
+        eventually(lambda: health("--ready", "--pid", str(worker.pid))[0] == 0, timeout_s=30, describe=worker.log)
+        worker.signal(signal.SIGTERM)
+        eventually(lambda: not worker.is_running, timeout_s=20, describe=worker.log)
+        assert health("--pid", str(worker.pid)) == (1, f"no worker with pid {worker.pid} runs here\n")
+    finally:
+        worker.close()

@@ -1,0 +1,242 @@
+"""A send from its first attempt to its dead letter and beyond: the same tests in eager mode and on a real worker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orchestrator import Constant, Dead, Handled, Orchestrator, Retry, Status
+from orchestrator.core.errors import AgentDown, SendFailed
+from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.telemetry import Event, attach, detach, events
+from tests.apps import agents_app as app
+from tests.support.agent_house import APP, QUEUES, House
+from tests.support.eventually import eventually
+from tests.support.worker_process import WorkerProcess
+
+WAIT_S = 30
+
+ONCE = Retry(max_retries=0)
+
+#: Automatic retries are due at once, and are planned when a test says so.
+LETTERS: dict[str, Any] = {
+    "dead_letter_auto_replays": 2,
+    "dead_letter_first_replay_s": 0.001,
+    "dead_letter_maintenance_interval_s": 3600,
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["eager", "worker"])
+def shared(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterator[House]:
+    patch = pytest.MonkeyPatch()
+    # For handlers that ask Redis whether they are to fail.
+    patch.setenv("ORCHESTRATOR_BROKER_URL", server.url)
+    try:
+        if request.param == "eager":
+            yield House(server.url, None, app.make(server.url, eager=True, **LETTERS))
+            return
+        environment = {"ORCHESTRATOR_TELEMETRY": '["logging"]'}
+        with WorkerProcess(APP, server.url, queues=QUEUES, environment=environment) as worker:
+            house = House(server.url, worker, app.make(server.url, **LETTERS))
+            yield house
+            house.close()
+    finally:
+        patch.undo()
+
+
+@pytest.fixture
+def house(shared: House) -> House:
+    """Without letters."""
+    shared.orchestrator.dead_letters.purge(all=True)
+    return shared
+
+
+@pytest.fixture
+def heard() -> Iterator[list[Event]]:
+    found: list[Event] = []
+    attach(found.append)
+    yield found
+    detach(found.append)
+
+
+def told(house: House, heard: list[Event], delivery_id: str) -> list[str]:
+    """The events of a delivery: those of this process, and those that the worker has logged."""
+    here = [str(event.name) for event in heard if event.metadata.get("id") == delivery_id]
+    lines = [line for line in house.log().splitlines() if f"id={delivery_id}" in line]
+    known = [str(value) for value in vars(events).values() if isinstance(value, events.EventName)]
+    return sorted(here + [name for line in lines for name in known if f" {name} " in line])
+
+
+def die(house: House, text: str = "broken", **options: Any) -> DeadLetter:
+    outcome = house.orchestrator.send("worker", app.Broken(text=text), **options).wait(timeout_s=WAIT_S)
+    assert isinstance(outcome, Dead)
+    return house.orchestrator.dead_letters.get(str(outcome.letter_id))
+
+
+# -- events
+
+
+def test_a_success_is_told(house: House, heard: list[Event]) -> None:
+    delivery = house.orchestrator.send("worker", app.Flaky(failures=1))
+    assert delivery.wait(timeout_s=WAIT_S) == Handled(2, 2)
+    expected = sorted([events.SEND_STARTED, events.SENT, events.RETRIED, events.HANDLED])
+    eventually(lambda: told(house, heard, delivery.id) == expected, WAIT_S, house.log)
+
+
+def test_a_failure_is_told_with_its_letter(house: House, heard: list[Event]) -> None:
+    delivery = house.orchestrator.send("worker", app.Broken())
+    assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
+    expected = sorted([events.SEND_STARTED, events.SENT, events.RETRIED, events.RETRIED, events.BURIED])
+    eventually(lambda: told(house, heard, delivery.id) == expected, WAIT_S, house.log)
+    assert [letter.delivery_id for letter in house.orchestrator.dead_letters.list()] == [delivery.id]
+
+
+def test_what_is_given_up_without_a_letter_is_told_as_that(house: House, heard: list[Event]) -> None:
+    delivery = house.orchestrator.send("worker", app.Broken(), on_error="ignore", retry=ONCE)
+    assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
+    expected = sorted([events.SEND_STARTED, events.SENT, events.DROPPED])
+    eventually(lambda: told(house, heard, delivery.id) == expected, WAIT_S, house.log)
+    assert house.orchestrator.dead_letters.count() == 0
+
+
+# -- what becomes of an error
+
+
+def test_log_says_it_where_it_happens(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        outcome = house.orchestrator.send("worker", app.Broken(text="log it"), on_error="log").wait(timeout_s=WAIT_S)
+    assert isinstance(outcome, Dead)
+    eventually(lambda: "worker Broken given up: ValueError: log it" in house.log() + caplog.text, WAIT_S, house.log)
+    assert house.orchestrator.dead_letters.count() == 0
+
+
+def test_raise_raises_and_keeps_a_letter(house: House) -> None:
+    with pytest.raises(SendFailed):
+        house.orchestrator.send("worker", app.Broken(), on_error="raise").wait(timeout_s=WAIT_S)
+    assert house.orchestrator.dead_letters.count() == 1
+
+
+# -- letters
+
+
+def test_letters_are_listed_none_some_and_all(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    assert (log.list(), log.count()) == ([], 0)
+    made = [die(house, f"n{n}", retry=ONCE).id for n in range(7)]
+    assert [letter.id for letter in log.list(3)] == made[::-1][:3]
+    assert [letter.id for letter in log.list(1000)] == made[::-1]
+
+
+def test_all_are_retried_and_handled_once_their_cause_has_passed(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    house.redis.set("test:closed", 1)
+    deliveries = [house.orchestrator.send("worker", app.FailsWhile(key="test:closed"), retry=ONCE) for _ in range(12)]
+    assert all(isinstance(delivery.wait(timeout_s=WAIT_S), Dead) for delivery in deliveries)
+    house.redis.delete("test:closed")
+    done = log.query().retry(all=True, why="it is open again")
+    assert (done.sent, log.count()) == (12, 0)
+    eventually(lambda: all(delivery.outcome() == Handled(None, 1) for delivery in deliveries), WAIT_S, house.log)
+    assert log.query().retry(all=True).sent == 0
+    assert all(row.balanced for row in house.idle())
+
+
+def test_a_retry_that_fails_counts_its_attempts_and_its_line_counts_the_retries(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    first = letter = die(house)
+    assert (letter.attempts, letter.lineage.replays) == (3, 0)
+    for replays in (1, 2):
+        before = letter
+        letter = house.letter_after(lambda of=before: log.retry(of.id), WAIT_S)  # type: ignore[misc]
+        assert (letter.attempts, len(letter.failures), letter.replay_of) == (3, 3, before.id)
+        assert (letter.lineage.first, letter.lineage.replays, letter.lineage.auto) == (first.id, replays, 0)
+        assert letter.delivery_id == first.delivery_id
+    assert log.count() == 1
+
+
+def test_old_ones_are_retried_by_themselves_never_past_the_maximum(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    before = house.row().accepted
+    letter = die(house, retry=ONCE)
+
+    def parked() -> bool:
+        house.orchestrator.keep_letters()
+        return log.query(state="parked").count() == 1
+
+    eventually(parked, WAIT_S, house.log)
+    (last,) = log.query(state="parked").page().letters
+    assert (last.delivery_id, last.lineage.replays, last.lineage.auto) == (letter.delivery_id, 2, 2)
+    for _ in range(5):
+        assert house.orchestrator.keep_letters().retried == 0
+    assert house.row().accepted == before + 3
+    assert log.count() == 1
+
+
+def test_all_are_purged(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    for n in range(3):
+        die(house, f"n{n}", retry=ONCE)
+    assert log.purge(all=True) == 3
+    assert (log.list(), log.purge(all=True)) == ([], 0)
+
+
+def test_only_what_expired_is_purged(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    stays = die(house, retry=ONCE)
+    late = house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1)
+    assert isinstance(late.wait(timeout_s=WAIT_S), Dead)
+    assert log.query(reason="expired").purge(why="too late anyway") == 1
+    assert [letter.id for letter in log.list()] == [stays.id]
+
+
+def test_only_what_is_old_is_purged(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    die(house, "old", retry=ONCE)
+    # Whatever is a day old goes, and nothing else; ages in a test's hands are tried in test_dead_letter_log.py.
+    assert log.query(older_than_s=86400).purge() == 0
+    assert log.query(older_than_s=0).purge() == 1
+
+
+# -- where there is somebody to die
+
+
+def test_a_dead_recipient_refuses_or_keeps_its_mail_and_retries_when_it_is_back(redis_url: str) -> None:
+    retry = Retry(max_retries=2, backoff=Constant(0.2))
+    sender: Orchestrator = app.make(redis_url)
+    with WorkerProcess(APP, redis_url, queues=QUEUES) as worker:
+        house = House(redis_url, worker, sender)
+        for when_down in ("queue", "error"):
+            delivery = sender.send("worker", app.Add(a=1, b=2), when_down=when_down)
+            assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
+        # One is between two attempts when it dies.
+        failed = sender.send("worker", app.Flaky(failures=1), retry=Retry(max_retries=2, backoff=Constant(2)))
+        eventually(lambda: failed.status() is Status.SCHEDULED, WAIT_S, worker.log)
+        worker.kill()
+
+        def refused() -> bool:
+            try:
+                sender.send("worker", app.Add(a=1, b=2), when_down="error", track=False)
+            except AgentDown:
+                return True
+            return False
+
+        with WorkerProcess(APP, redis_url, name="other", queues="other"):
+            # Who sweeps finds it dead.
+            eventually(refused, WAIT_S)
+            waiting = sender.send("worker", app.Flaky(failures=2), retry=retry)
+            assert waiting.status() is Status.PENDING
+            assert waiting.outcome() is None
+        worker.start()
+        assert failed.wait(timeout_s=WAIT_S) == Handled(2, 2)
+        assert waiting.wait(timeout_s=WAIT_S) == Handled(3, 3)
+        assert all(row.balanced for row in house.idle())
+    sender.app.close()

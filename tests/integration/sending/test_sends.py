@@ -1,0 +1,523 @@
+"""What a send can ask for, in eager mode and on each pool: the same tests, and what differs said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+
+from orchestrator import Cancelled, CancelResult, Constant, Dead, Expired, FallbackDelivery, Handled, Retry, Status
+from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed, UnknownAgent
+from orchestrator.core.outcome import Outcome
+from orchestrator.registry.registry import AgentEntry
+from orchestrator.sending.delivery import Delivery
+from tests.apps import agents_app as app
+from tests.support.agent_house import House, hosted
+from tests.support.eventually import eventually
+
+WAIT_S = 20
+
+#: Where a handler can be interrupted.
+INTERRUPTS = ("eager", "solo", "prefork")
+
+
+@pytest.fixture(scope="module", params=["eager", "solo", "threads", "prefork", "gevent"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def house(kind: str) -> Iterator[House]:
+    if kind == "eager":
+        yield House("redis://127.0.0.1:1/0", None, app.make("redis://127.0.0.1:1/0", eager=True))
+        return
+    environment = {"ORCHESTRATOR_KILL_AFTER_S": "0.5"}
+    with hosted(kind, concurrency=1 if kind == "solo" else 2, environment=environment) as house:
+        yield house
+
+
+def became(delivery: Delivery, outcome: Outcome) -> bool:
+    return delivery.outcome() == outcome
+
+
+def dead(outcome: Any) -> tuple[str, str, int]:
+    assert isinstance(outcome, Dead), outcome
+    return outcome.reason, outcome.error.partition(":")[0], outcome.attempts
+
+
+# -- timeouts and deadlines
+
+
+def test_a_slow_handler_is_interrupted_at_each_attempts_timeout(house: House, kind: str) -> None:
+    delivery = house.orchestrator.send("worker", app.Lasts(for_s=60 if kind in INTERRUPTS else 0.4), timeout_s=0.2)
+    outcome = delivery.wait(timeout_s=WAIT_S)
+    if kind in INTERRUPTS:
+        assert dead(outcome) == ("timeout", "HandlerTimeout", 2)
+        assert "worker.Lasts did not finish within 0.2 s" in str(outcome)
+    else:
+        assert outcome == Handled(0.4, 1)
+        assert "allowed were 0.200 s; this pool cannot interrupt it" in house.log()
+
+
+def test_a_handler_that_ends_in_time_knows_nothing_of_it(house: House) -> None:
+    assert house.orchestrator.send("worker", app.Lasts(for_s=0.01), timeout_s=10).wait(WAIT_S) == Handled(0.01, 1)
+
+
+def test_a_handler_that_swallows_its_interruption_is_killed_where_the_pool_can(house: House, kind: str) -> None:
+    if kind != "prefork":
+        return
+    delivery = house.orchestrator.send("worker", app.Stubborn(for_s=60), timeout_s=0.2)
+    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("timeout", "HandlerTimeout", 1)
+    assert house.orchestrator.send("worker", app.Add(a=1, b=2)).wait(timeout_s=WAIT_S) == Handled(3, 1)
+
+
+def test_no_attempt_begins_that_the_deadline_leaves_no_time_for(house: House) -> None:
+    retry = Retry(max_retries=9, backoff=Constant(3600))
+    delivery = house.orchestrator.send("worker", app.Broken(), retry=retry, deadline_s=60)
+    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("deadline passed", "ValueError", 1)
+
+
+def test_a_message_that_comes_after_its_deadline_is_not_begun(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), deadline_s=1e-6)
+    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("deadline passed", "DeadlinePassed", 1)
+
+
+def test_the_deadline_interrupts_too(house: House, kind: str) -> None:
+    if kind not in INTERRUPTS:
+        return
+    delivery = house.orchestrator.send("worker", app.Lasts(for_s=60), deadline_s=0.5)
+    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("deadline passed", "HandlerTimeout", 1)
+
+
+def test_a_plain_task_has_timeouts_too(house: House, kind: str) -> None:
+    if kind not in INTERRUPTS:
+        return
+    lasts = house.orchestrator.app.tasks["plain.lasts"]
+    delivery = house.orchestrator.send(lasts.s(60), retry=Retry(max_retries=0), timeout_s=0.2)
+    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("timeout", "HandlerTimeout", 1)
+
+
+# -- what expires
+
+
+def test_what_expires_is_only_counted(house: House) -> None:
+    before = house.row().expired
+    letters = house.orchestrator.dead_letters.count()
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=0.05, countdown_s=0.1)
+    assert delivery.wait(timeout_s=WAIT_S) == Expired()
+    assert house.row().expired == before + 1
+    assert house.orchestrator.dead_letters.count() == letters
+
+
+def test_what_was_begun_in_time_expires_no_more(house: House) -> None:
+    """Regression: a retry that was due later than that expired, its error forgotten."""
+    retry = Retry(max_retries=1, backoff=Constant(0.6))
+    delivery = house.orchestrator.send("worker", app.Flaky(failures=1), expires_s=0.5, retry=retry)
+    assert delivery.wait(timeout_s=WAIT_S) == Handled(2, 2)
+
+
+def test_an_attempt_that_outlasts_its_expiry_and_fails_is_tried_again(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    retry = Retry(max_retries=1, backoff=app.SOON)
+    held = house.orchestrator.send("worker", app.HoldAndFail(name=f"late {kind}"), expires_s=0.5, retry=retry)
+    expires_at = time.monotonic() + 0.5
+    eventually(lambda: held.status() is Status.RUNNING and time.monotonic() > expires_at, describe=house.log)
+    house.redis.rpush(f"test:go:late {kind}", "1", "2")
+    assert dead(held.wait(timeout_s=WAIT_S)) == ("retries exhausted", "ValueError", 2)
+
+
+def test_an_error_that_is_never_repeated_is_no_used_up_retry_at_the_last_attempt(house: House) -> None:
+    retry = Retry(max_retries=0, never=(ValueError,))
+    assert dead(house.orchestrator.send("worker", app.Broken(), retry=retry).wait(timeout_s=WAIT_S)) == (
+        "non-retryable error",
+        "ValueError",
+        1,
+    )
+
+
+def test_what_expires_is_a_dead_letter_if_its_handler_or_its_send_asks_for_it(house: House) -> None:
+    log = house.orchestrator.dead_letters
+    add = house.orchestrator.app.tasks["plain.add"]
+    for delivery, result in (
+        (house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1), "fresh"),
+        (
+            house.orchestrator.send(
+                "worker", app.Add(a=1, b=2), expires_s=0, countdown_s=0.1, dead_letter_expired=True
+            ),
+            3,
+        ),
+        (house.orchestrator.send(add.s(1, 2), expires_s=0.05, countdown_s=0.1, dead_letter_expired=True), 3),
+    ):
+        outcome = delivery.wait(timeout_s=WAIT_S)
+        assert isinstance(outcome, Dead), outcome
+        assert (outcome.reason, outcome.attempts) == ("expired", 0)
+        assert outcome.error.startswith("it expired at ")
+        (letter,) = [letter for letter in log.list(50) if letter.delivery_id == delivery.id]
+        assert (letter.reason, letter.error_type, letter.attempts) == ("expired", "Expired", 0)
+        # Who sends it again does not want it to have expired again.
+        log.retry(letter.id)
+        eventually(partial(became, delivery, Handled(result, 1)), WAIT_S, house.log)
+
+
+def test_a_send_may_decline_the_dead_letter_that_its_handler_asks_for(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1, dead_letter_expired=False)
+    assert delivery.wait(timeout_s=WAIT_S) == Expired()
+
+
+def test_what_expires_in_time_is_handled(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=60, dead_letter_expired=True)
+    assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
+
+
+# -- chains
+
+
+def test_a_chains_first_task_is_supervised_and_calls_the_others_back(house: House, kind: str) -> None:
+    app.NOTED.clear()
+    tasks = house.orchestrator.app.tasks
+    name = f"chain {kind}"
+    steps = chain(tasks["plain.add"].s(1, 2), tasks["plain.add"].s(10), tasks["plain.noted"].s(name=name))
+    delivery = house.orchestrator.send(steps)
+    assert delivery.message == "plain.add"
+    assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
+    assert eventually(lambda: noted(house, name) == ["13"], describe=house.log)
+
+
+def test_a_chain_goes_on_once_its_first_task_succeeds_and_not_when_it_is_dead(house: House, kind: str) -> None:
+    app.NOTED.clear()
+    tasks = house.orchestrator.app.tasks
+    name = f"dead chain {kind}"
+    steps = chain(tasks["plain.fail"].s("no"), tasks["plain.noted"].si("went on", name=name))
+    steps.link_error(tasks["plain.noted"].si("gave up", name=name))
+    delivery = house.orchestrator.send(steps, retry=Retry(max_retries=2, backoff=app.SOON))
+    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("retries exhausted", "ValueError", 3)
+    assert eventually(lambda: noted(house, name) == ["gave up"], describe=house.log)
+
+
+def test_a_dead_chain_goes_on_once_its_letter_is_sent_again_and_handled(house: House, kind: str) -> None:
+    app.NOTED.clear()
+    tasks, log = house.orchestrator.app.tasks, house.orchestrator.dead_letters
+    name = f"shut {kind}"
+    steps = chain(
+        tasks["plain.gated"].s(name), tasks["plain.noted"].s(name=name), tasks["plain.noted"].si("last", name=name)
+    )
+    steps.link_error(tasks["plain.noted"].si("gave up", name=name))
+    keep_shut(house, name, True)
+    delivery = house.orchestrator.send(steps, retry=Retry(max_retries=1, backoff=app.SOON))
+    outcome = delivery.wait(timeout_s=WAIT_S)
+    assert isinstance(outcome, Dead)
+    # Dead once more, it has lost nothing of what follows.
+    again = house.letter_after(lambda: log.retry(str(outcome.letter_id)), WAIT_S)
+    keep_shut(house, name, False)
+    log.retry(again.id)
+    eventually(lambda: delivery.outcome() == Handled(name, 1), WAIT_S, house.log)
+    expected = sorted(["gave up", "gave up", name, "last"])
+    eventually(lambda: sorted(noted(house, name)) == expected, WAIT_S, lambda: f"{noted(house, name)} {house.log()}")
+
+
+def keep_shut(house: House, name: str, wanted: bool) -> None:
+    """Have ``plain.gated`` fail, or be handled again."""
+    if house.worker is None:
+        (app.SHUT.add if wanted else app.SHUT.discard)(name)
+    elif wanted:
+        house.redis.set(f"test:shut:{name}", 1)
+    else:
+        house.redis.delete(f"test:shut:{name}")
+
+
+def test_groups_and_chords_are_refused_and_started_as_ever_with_their_tasks_supervised(house: House) -> None:
+    tasks = house.orchestrator.app.tasks
+    for canvas in (
+        group(tasks["plain.add"].s(1, 2), tasks["plain.fail"].s("in a group")),
+        chord([tasks["plain.add"].s(1, 2)], tasks["plain.total"].s()),
+    ):
+        with pytest.raises(InvalidPolicy, match=r"start this with its own apply_async\(\)"):
+            house.orchestrator.send(canvas)
+    if house.worker is None:
+        return
+    letter = house.letter_after(
+        lambda: group(tasks["plain.add"].s(1, 2), tasks["plain.fail"].s("in a group")).apply_async()
+    )
+    assert (letter.task, letter.error_message) == ("plain.fail", "in a group")
+
+
+# -- which errors are repeated
+
+
+@pytest.mark.parametrize(("on", "attempts"), [((ValueError,), 3), (("KeyError",), 1), ((Exception,), 3)])
+def test_only_the_errors_named_are_repeated(house: House, on: Any, attempts: int) -> None:
+    retry = Retry(max_retries=2, backoff=Constant(0.01), on=on)
+    outcome = house.orchestrator.send("worker", app.Broken(), retry=retry).wait(timeout_s=WAIT_S)
+    assert dead(outcome)[1:] == ("ValueError", attempts)
+
+
+# -- recipients
+
+
+def test_a_recipient_that_is_up_takes_it_whatever_when_down_says(house: House) -> None:
+    for when_down in ("queue", "error"):
+        delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), when_down=when_down)
+        assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
+    task = house.orchestrator.app.tasks["plain.add"]
+    assert house.orchestrator.send(task.s(1, 2), when_down="error").wait(timeout_s=WAIT_S) == Handled(3, 1)
+
+
+def test_a_recipient_that_is_down_gets_its_mail_later_or_not_at_all(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    house.orchestrator.registry.announce([AgentEntry("gone", "gone", ("Add",))])
+    before = house.row("gone")
+    with pytest.raises(AgentDown, match="'gone' has no living incarnation"):
+        app.make(house.url).send("gone", app.Add(a=1, b=2), when_down="error")
+    assert house.row("gone") == before
+    delivery = app.make(house.url).send("gone", app.Add(a=1, b=2), when_down="queue")
+    assert house.row("gone").pending == 1
+    assert delivery.outcome() is None
+    with house.orchestrator.app.connection_for_write() as connection:
+        connection.default_channel.queue_purge("gone")
+
+
+def test_an_unknown_recipient_is_an_error_at_once(house: House) -> None:
+    for when_down in ("queue", "error"):
+        with pytest.raises(UnknownAgent, match="unknown agent 'nobody'"):
+            house.orchestrator.send("nobody", app.Add(a=1, b=2), when_down=when_down)
+
+
+def test_a_sender_that_does_not_declare_the_agent_goes_by_the_policy_that_was_announced(
+    house: House, kind: str
+) -> None:
+    if kind == "eager":
+        return
+    stranger = app.make(house.url, hosts=False)
+    policy = stranger.address("worker", "Hopeless").policy
+    assert (policy.retry.max_retries, policy.retry.never) == (5, ("LookupError",))
+    assert policy.sources["retry"] == "handler"
+    outcome = stranger.send("worker", app.Broken()).wait(timeout_s=WAIT_S)
+    assert dead(outcome) == ("retries exhausted", "ValueError", 3)
+    stranger.app.close()
+
+
+# -- when
+
+
+def test_an_eta_is_a_countdown(house: House) -> None:
+    before = time.monotonic()
+    eta = datetime.now(UTC) + timedelta(seconds=0.3)
+    assert house.orchestrator.send("worker", app.Add(a=1, b=2), eta=eta).wait(timeout_s=WAIT_S) == Handled(3, 1)
+    assert house.worker is None or time.monotonic() - before > 0.25
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"timeout_s": 0}, "timeout_s=0"),
+        ({"timeout_s": 5, "deadline_s": 4}, "timeout_s=5 is not allowed; allowed: at most deadline_s=4"),
+        ({"eta": datetime(2030, 1, 1)}, "eta=.*with a time zone"),  # noqa: DTZ001 - this is what is refused
+        ({"eta": datetime(2030, 1, 1, tzinfo=UTC), "countdown_s": 5}, "either eta or countdown_s"),
+        ({"when_down": "hope"}, "when_down='hope'"),
+        ({"priority": -1}, "priority=-1"),
+        ({"retry": 5}, "retry=5"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(house: House, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidPolicy, match=said):
+        house.orchestrator.send("worker", app.Add(a=1, b=2), **options)
+
+
+# -- where it is, and how it came there
+
+
+def noted(house: House, name: str) -> list[str]:
+    if house.worker is None:
+        return list(app.NOTED)
+    notes: Any = house.redis.lrange(f"test:noted:{name}", 0, -1)
+    return [note.decode() for note in notes]
+
+
+def test_a_delivery_that_has_ended_tells_each_attempt(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Flaky(failures=2))
+    assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 3)
+    assert delivery.status() is Status.HANDLED
+    attempts = delivery.history()
+    assert [(a.number, a.how) for a in attempts] == [
+        (1, "ConnectionError: attempt 1"),
+        (2, "ConnectionError: attempt 2"),
+        (3, "handled"),
+    ]
+    assert all(a.worker and datetime.fromisoformat(a.ended_at).tzinfo for a in attempts)
+    assert attempts[-1].runtime_s is not None
+
+
+def test_a_dead_delivery_tells_each_attempt_too(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Broken(), retry=Retry(max_retries=1, backoff=app.SOON))
+    delivery.wait(timeout_s=WAIT_S)
+    assert delivery.status() is Status.DEAD
+    assert [(a.number, a.how) for a in delivery.history()] == [(1, "ValueError: broken"), (2, "ValueError: broken")]
+
+
+def test_a_delivery_on_its_way_says_where_it_is(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    later = house.orchestrator.send("worker", app.Add(a=1, b=2), countdown_s=3600)
+    assert later.status() is Status.SCHEDULED
+    retry = Retry(max_retries=1, backoff=Constant(3600))
+    failed = house.orchestrator.send("worker", app.Broken(), retry=retry)
+    eventually(lambda: failed.status() is Status.SCHEDULED, describe=house.log)
+    assert [(a.number, a.how) for a in failed.history()] == [(1, "ValueError: broken")]
+    running = [house.orchestrator.send("worker", app.Hold(name=f"where {kind}")) for _ in range(2)]
+    eventually(lambda: running[0].status() is Status.RUNNING, describe=house.log)
+    waiting = [house.orchestrator.send("worker", app.Add(a=n, b=0)) for n in range(30)]
+    assert waiting[-1].status() is Status.PENDING
+    assert waiting[-1].history() == ()
+    for delivery in (later, failed, waiting[-1]):
+        assert delivery.cancel() is CancelResult.CANCELLED
+        assert delivery.status() is Status.CANCELLED
+        assert delivery.wait(timeout_s=1) == Cancelled(by="sender")
+    assert [(a.number, a.how) for a in failed.history()] == [(1, "ValueError: broken")]
+    house.redis.rpush(f"test:go:where {kind}", "1", "2")
+    assert [d.wait(timeout_s=WAIT_S) for d in waiting[:-1]] == [Handled(n, 1) for n in range(29)]
+    assert all(row.balanced for row in house.idle())
+
+
+def test_what_is_not_tracked_and_has_ended_is_nowhere(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), track=False)
+    house.idle()
+    assert delivery.status() is Status.UNKNOWN
+    assert delivery.cancel() is CancelResult.UNKNOWN
+
+
+def test_what_has_its_outcome_can_be_cancelled_no_more(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2))
+    delivery.wait(timeout_s=WAIT_S)
+    assert delivery.cancel() is CancelResult.TOO_LATE
+    assert delivery.outcome() == Handled(3, 1)
+
+
+def test_what_runs_is_interrupted_where_the_pool_can(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    delivery = house.orchestrator.send("worker", app.Hold(name=f"cancelled {kind}"))
+    eventually(lambda: delivery.status() is Status.RUNNING, describe=house.log)
+    if kind == "prefork":
+        assert delivery.cancel() is CancelResult.INTERRUPTING
+        assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
+    else:
+        assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
+        house.redis.rpush(f"test:go:cancelled {kind}", "1")
+        assert delivery.wait(timeout_s=WAIT_S) == Handled(f"cancelled {kind}", 1)
+    assert all(row.balanced for row in house.idle())
+
+
+def test_what_cannot_be_interrupted_is_not_tried_again_once_it_is_cancelled(house: House, kind: str) -> None:
+    if kind not in ("threads", "solo"):
+        return
+    house.redis.set("test:failing", "1")
+    retry = Retry(max_retries=5, backoff=Constant(0.2))
+    delivery = house.orchestrator.send("worker", app.HoldAndFail(name=f"again {kind}"), retry=retry)
+    eventually(lambda: delivery.status() is Status.RUNNING, describe=house.log)
+    assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
+    house.redis.rpush(f"test:go:again {kind}", "1")
+    assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
+
+
+# -- call
+
+
+def test_a_call_returns_the_reply(house: House) -> None:
+    assert house.orchestrator.call("worker", app.Add(a=1, b=2), timeout_s=WAIT_S) == 3
+    assert house.orchestrator.call(house.orchestrator.app.tasks["plain.add"].s(1, 2), timeout_s=WAIT_S) == 3
+
+
+def test_a_call_that_fails_says_why_and_is_not_tried_again(house: House) -> None:
+    before = house.orchestrator.dead_letters.count()
+    with pytest.raises(SendFailed, match="ValueError: broken") as failed:
+        house.orchestrator.call("worker", app.Broken(), timeout_s=WAIT_S)
+    assert dead(failed.value.outcome)[2] == 1
+    assert house.orchestrator.dead_letters.count() == before
+
+
+def test_a_call_that_fails_can_fall_back_to_a_send_and_says_so(house: House) -> None:
+    fallback = {"retry": Retry(max_retries=1, backoff=app.SOON), "metadata": {"late": True}}
+    result = house.orchestrator.call("worker", app.Broken(), timeout_s=WAIT_S, fallback=fallback)
+    assert isinstance(result, FallbackDelivery)
+    assert isinstance(result.error, SendFailed)
+    assert dead(result.delivery.wait(timeout_s=WAIT_S)) == ("retries exhausted", "ValueError", 2)
+    assert house.orchestrator.call("worker", app.Add(a=1, b=2), timeout_s=WAIT_S, fallback=True) == 3
+
+
+def test_a_call_has_an_end(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    with pytest.raises((DeliveryTimeout, SendFailed)):
+        house.orchestrator.call("worker", app.Hold(name=f"call {kind}"), timeout_s=0.3)
+    house.redis.rpush(f"test:go:call {kind}", "1")
+    house.idle()
+    house.redis.delete(f"test:go:call {kind}")
+    with pytest.raises(InvalidPolicy, match="timeout_s=0"):
+        house.orchestrator.call("worker", app.Add(a=1, b=2), timeout_s=0)
+
+
+def test_a_call_to_an_agent_that_is_down_fails_at_once_or_falls_back_at_once(house: House, kind: str) -> None:
+    if kind == "eager":
+        return
+    house.orchestrator.registry.announce([AgentEntry("away", "away", ("Add",))])
+    sender = app.make(house.url)
+    with pytest.raises(AgentDown, match="'away'"):
+        sender.call("away", app.Add(a=1, b=2), timeout_s=WAIT_S)
+    result = sender.call("away", app.Add(a=1, b=2), timeout_s=WAIT_S, fallback=True)
+    assert isinstance(result, FallbackDelivery)
+    assert isinstance(result.error, AgentDown)
+    assert result.delivery.status() is Status.PENDING
+    assert result.delivery.cancel() is CancelResult.CANCELLED
+    sender.app.close()
+
+
+# -- to oneself
+
+
+def test_an_agent_sends_to_itself_without_retries(house: House, kind: str) -> None:
+    app.NOTED.clear()
+    before = house.orchestrator.dead_letters.count()
+    house.orchestrator.send("worker", app.Ticks(name=f"ticks {kind}", left=3)).wait(timeout_s=WAIT_S)
+    assert eventually(lambda: noted(house, f"ticks {kind}") == ["3 1", "2 1", "1 1", "0 1"], describe=house.log)
+    app.NOTED.clear()
+    house.orchestrator.send("worker", app.Ticks(name="fails", left=1)).wait(timeout_s=WAIT_S)
+    eventually(lambda: house.orchestrator.dead_letters.count() == before + 1, describe=house.log)
+    assert noted(house, "fails") == ["1 1", "0 1"]
+    (letter, *_) = house.orchestrator.dead_letters.list(1)
+    assert (letter.agent, letter.message, letter.attempts) == ("worker", "Ticks", 1)
+
+
+# -- what is said at start-up
+
+
+def test_what_a_pool_cannot_do_is_said_when_its_worker_starts(house: House, kind: str) -> None:
+    if kind in ("threads", "gevent"):
+        assert f"worker.Hurried: a {kind} pool cannot interrupt what runs" in house.log()
+    elif kind == "solo":
+        assert "worker.Hurried: a solo pool interrupts at timeout_s, but cannot kill" in house.log()
+    else:
+        assert "worker.Hurried: a" not in house.log()
+    if kind != "eager":
+        assert "plain.early: not supervised, acks_late=False" in house.log()
+        assert "plain.own: not supervised, its Request class is tests.apps.agents_app:OwnRequest" in house.log()
+
+
+@pytest.mark.parametrize(("task", "said"), [("plain.early", "acks_late"), ("plain.own", "Request class")])
+def test_a_task_that_cannot_be_supervised_goes_on_working_and_is_refused_where_supervision_is_asked_for(
+    house: House, task: str, said: str
+) -> None:
+    tasks = house.orchestrator.app.tasks
+    assert tasks[task].delay(1, 2).get(timeout=WAIT_S) == 3
+    with pytest.raises(InvalidPolicy, match=said):
+        house.orchestrator.send(tasks[task].s(1, 2))

@@ -1,0 +1,162 @@
+"""How a message ends where a task, or Celery's result backend, has a word in it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import celery
+import pytest
+from redis import Redis
+
+from orchestrator.core.supervision import HEADER
+from orchestrator.embedded import EmbeddedServer
+from tests.apps import settling_app
+from tests.support.bare_broker import BareBroker
+from tests.support.eventually import eventually
+from tests.support.worker_process import WorkerProcess
+
+WAIT_S = 30
+
+
+def body_of(raw: str) -> str:
+    """The body of a message, which has the id in protocol 1."""
+    return base64.b64decode(json.loads(raw)["body"]).decode()
+
+
+class Place:
+    """A worker, its broker, and the events that it sends."""
+
+    def __init__(self, url: str, worker: WorkerProcess, pool: str, bare: bool) -> None:
+        self.worker, self.pool, self.bare = worker, pool, bare
+        self.broker = BareBroker(url)
+        self.redis = Redis.from_url(url, decode_responses=True)
+        self.app = settling_app.make(url, bare=True)
+
+    def send(self, task: str) -> str:
+        return str(self.app.tasks[task].apply_async().id)
+
+    def letter(self, delivery: str) -> dict[str, Any]:
+        """The letter that a message becomes."""
+
+        def found() -> list[dict[str, Any]]:
+            rows = self.broker.letters()
+            return [json.loads(row["letter"]) for row in rows if delivery in row["m"] or delivery in body_of(row["m"])]
+
+        (letter,) = eventually(found, WAIT_S, self.worker.log)
+        return letter
+
+    def runs(self, task: str) -> int:
+        return [str(name) for name in self.redis.lrange("test:ran", 0, -1)].count(task)
+
+    def close(self) -> None:
+        self.broker.close()
+        self.redis.close()
+        self.app.close()
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(pool, bare) for pool in ("prefork", "solo", "threads") for bare in ("", "1")],
+    ids=lambda param: f"{param[0]}-{'transport' if param[1] else 'orchestrator'}",
+)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    pool, bare = request.param
+    with (
+        EmbeddedServer() as server,
+        WorkerProcess(
+            "tests.apps.settling_app", server.url, pool=pool, queues="celery", arguments=("-E",),
+            environment={"BARE": bare},
+        ) as worker,
+    ):  # fmt: skip
+        place = Place(server.url, worker, pool, bool(bare))
+        yield place
+        place.close()
+
+
+def test_a_message_that_its_task_rejects_sends_celerys_event(place: Place) -> None:
+    for task in ("plain.rejects", "plain.fails"):
+        seen = events_of(place, task)
+        assert ("task-rejected", False) in seen, seen
+        assert place.runs(task) == 1
+        place.redis.delete("test:ran")
+
+
+@pytest.mark.skipif(celery.__version__ < "5.7", reason="Celery stores no failure of a message that its task rejects")
+def test_an_error_while_a_message_is_settled_is_logged_and_the_message_ends(place: Place) -> None:
+    place.letter(place.send("plain.rejects_stored"))
+    eventually(lambda: place.broker.ledger("celery").pending == 0, WAIT_S, place.worker.log)
+    eventually(lambda: "settling plain.rejects_stored[" in place.worker.log(), WAIT_S, place.worker.log)
+    assert "no FAILURE can be stored" in place.worker.log()
+
+
+def test_an_error_after_a_time_limit_is_logged_and_the_message_ends(place: Place) -> None:
+    if place.pool != "prefork":
+        pytest.skip("only prefork has hard time limits")
+    delivery = place.send("plain.lasts")
+    eventually(lambda: place.runs("plain.lasts") == 1, WAIT_S, place.worker.log)
+    if not place.bare:
+        # With the transport alone, Celery has acknowledged the failure by then.
+        place.letter(delivery)
+    eventually(lambda: place.broker.ledger("celery").pending == 0, WAIT_S, place.worker.log)
+    eventually(lambda: "settling plain.lasts[" in place.worker.log(), WAIT_S, place.worker.log)
+
+
+def test_a_task_that_is_not_acknowledged_on_a_timeout_runs_again_but_not_without_end(place: Place) -> None:
+    if place.pool != "prefork" or place.bare:
+        pytest.skip("only prefork has hard time limits; the transport alone leaves this to Celery")
+    letter = place.letter(place.send("plain.lasts_again"))
+    assert letter["reason"] == "poison"
+    assert place.runs("plain.lasts_again") == 3
+
+
+def test_a_message_of_protocol_1_ends_like_any_other(place: Place) -> None:
+    old = settling_app.make(place.broker.url, bare=True)
+    old.conf.task_protocol = 1
+    before = place.broker.ledger("celery").dead
+    for task in ("plain.seen", "plain.rejects"):
+        old.send_task(task, args=("old",) if task == "plain.seen" else (), queue="celery")
+    eventually(lambda: place.redis.llen("test:seen:old") == 1, WAIT_S, place.worker.log)
+    eventually(lambda: place.broker.ledger("celery").pending == 0, WAIT_S, place.worker.log)
+    assert place.broker.ledger("celery").dead == before + 1
+    if not place.bare:
+        delivery = old.send_task("plain.seen", args=("supervised",), queue="celery", headers={HEADER: {}}).id
+        letter = place.letter(delivery)
+        assert (letter["reason"], letter["error"]["type"]) == ("not supervised", "NotSupervised")
+        assert "task_protocol=2" in letter["error"]["message"]
+    old.close()
+
+
+def events_of(place: Place, task: str) -> list[tuple[str, Any]]:
+    """Send it, and return its events until it is rejected, with what they say of requeueing."""
+    seen: list[tuple[str, Any, Any]] = []
+    done, ready = threading.Event(), threading.Event()
+
+    def on_event(event: dict[str, Any]) -> None:
+        seen.append((event["type"], event.get("requeue"), event.get("uuid")))
+        if event["type"] == "task-rejected":
+            done.set()
+
+    with place.app.connection_for_read() as connection:
+        receiver = place.app.events.Receiver(connection, handlers={"*": on_event})
+
+        def listen() -> None:
+            consumer = receiver.itercapture(limit=None, timeout=None, wakeup=False)
+            next(consumer)
+            ready.set()
+            for _ in consumer:
+                if done.is_set():
+                    return
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        assert ready.wait(WAIT_S)
+        delivery = place.send(task)
+        ended = done.wait(WAIT_S)
+        done.set()
+        thread.join(WAIT_S)
+        assert ended, f"{seen}\n{place.worker.log()}"
+    return [(kind, requeue) for kind, requeue, uuid in seen if uuid == delivery]

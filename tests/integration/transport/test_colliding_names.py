@@ -1,0 +1,118 @@
+"""Names that users choose (queues, ids, idempotency keys) never meet in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from orchestrator import Agent, Message, Orchestrator, Status, handles
+from orchestrator.core.keys import GROUP, Keys
+from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.deadletters.log import DeadLetters
+from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from tests.support.bare_broker import BareBroker
+
+KEYS = Keys()
+
+
+class Text(Message):
+    text: str = ""
+
+
+class Clerk(Agent):
+    name = "t"
+
+    @handles(Text)
+    def read(self, message: Text) -> None:
+        """Never run here."""
+
+
+def _plain(*args: Any) -> None:
+    """Never run here."""
+
+
+@pytest.fixture(params=[False, True], ids=["redis", "eager"])
+def orchestrator(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Orchestrator]:
+    app = Celery("names", broker=redis_url, set_as_current=False)
+    app.conf.task_always_eager = request.param
+    orchestrator = Orchestrator(app)
+    orchestrator.host(Clerk)
+    for name in ("t", "t:a"):
+        app.task(_plain, shared=False, name=name, ignore_result=True)
+    yield orchestrator
+    app.close()
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Any]:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+def test_idempotency_keys_of_two_recipients_are_two(orchestrator: Orchestrator) -> None:
+    """Regression: of the recipient `t:a` with the key `k` and `t` with `a:k`, the second was silently not sent."""
+    plain = orchestrator.app.signature
+    deliveries = [
+        orchestrator.send(plain("t:a"), idempotency_key="k"),
+        orchestrator.send(plain("t"), idempotency_key="a:k"),
+        orchestrator.send("t", Text(), idempotency_key="a:k"),
+    ]
+    assert len({delivery.id for delivery in deliveries}) == 3
+    assert orchestrator.send(plain("t"), idempotency_key="a:k").id == deliveries[1].id
+
+
+def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(broker: BareBroker) -> None:
+    k, store = broker.store.keys, broker.store
+    store.run(
+        "accept",
+        [k.step("box", "0"), k.ledger("box"), k.once("", "t", "k"), k.outcome_hooks("x"), k.delayed("box"),
+         k.delayed_bodies("box"), k.step("box", "bell")],
+        ["{}", 0, "0|x", "x", 1000, 60_000],
+    )  # fmt: skip
+    store.run("publish", [k.step("box", "0"), k.ledger("box")], [0, "", "{}"])
+    broker.redis.xgroup_create(k.step("box", "0"), GROUP, id="0")
+    ((_, entries),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
+    for (entry, _), id_ in zip(entries, ("x", "x:then"), strict=True):
+        keys = [k.step("box", "0"), k.ledger("box"), k.outcome(id_)]
+        assert store.run("settle_with_outcome", keys, [GROUP, entry, "handled", '{"outcome":"handled"}', 1000]) == 1
+    assert broker.redis.lrange(k.outcome("x:then"), 0, -1) == ['{"outcome":"handled"}']
+
+
+def test_a_queue_is_not_deleted_by_what_happens_in_another(broker: BareBroker) -> None:
+    """Regression: what lay in a queue `box|nothing` was gone when something in `box` was tried again."""
+    k, store = broker.store.keys, broker.store
+    for queue in ("box", "box|nothing"):
+        store.run("publish", [k.step(queue, "0"), k.ledger(queue)], [0, "", "{}"])
+    broker.redis.xgroup_create(k.step("box", "0"), GROUP, id="0")
+    ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
+    keys = [k.step("box", "0"), k.ledger("box"), k.delayed("box"), k.delayed_bodies("box"), k.step("box", "bell")]
+    store.run("retry", keys, [GROUP, entry, "0|x", "{}", 0, 1000])
+    store.run("flow", [k.flow("box")], [k.root, "1", "0", "0", "root", k.root])
+    store.run("requeue_held", [k.step("box", "0")], [k.root, "box", GROUP, 3, 1000, "", "me", "0", entry])
+    assert broker.redis.xlen(k.step("box|nothing", "0")) == 1
+
+
+def test_a_task_id_that_names_anothers_hooks_can_be_looked_for(orchestrator: Orchestrator) -> None:
+    first = orchestrator.app.signature("t", task_id="x")
+    orchestrator.send(first, idempotency_key="k")
+    other = orchestrator.send(orchestrator.app.signature("t", task_id="x:then"))
+    assert other.status() is (Status.HANDLED if orchestrator.eager else Status.PENDING)
+
+
+def test_letters_of_an_error_that_is_called_like_a_sum_are_found_apart(broker: BareBroker) -> None:
+    log = DeadLetters(RedisDeadLetterStore(broker.store), ())
+    long = "E" * 101
+    looks_like = KEYS.letters("error", long).rpartition("letters:error:")[2]
+    for error in (long, looks_like):
+        store, k = broker.store, broker.store.keys
+        args = [k.root, "box", "{}", '{"reason":"exception","queue":"box"}', "exception", error, f"token-{error}"]
+        store.run("bury_unsent", [k.ledger("box"), k.last_publishes(0)], args)
+
+    def found(error: str) -> list[DeadLetter]:
+        return list(log.query(error=error).page(10).letters)
+
+    assert [len(found(error)) for error in (long, looks_like)] == [1, 1]

@@ -1,0 +1,304 @@
+"""A hypothesis state machine: bounded mailbox, circuit breaker and idempotency keys against a model, on a real Redis.
+
+The breaker's model is :mod:`orchestrator.core.breaker` itself; ``test_breaker_state.py`` has more of its moves. Redis'
+clock is the test's.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from orchestrator.core import breaker
+from orchestrator.core.breaker import BreakerState
+from orchestrator.core.flow_policy import Breaker, Mailbox
+from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.transport.admission.flow_control import unwrap_reply
+from tests.support.redis_clock import TimedScripts
+
+QUEUE = "q"
+STEPS = steps_of([0, 3, 6, 9])
+BEGIN_MS = 1_000_000
+TTL_MS = 3_600_000
+
+
+class Flow(RuleBasedStateMachine):
+    """One mailbox, one reader."""
+
+    url: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # redis-py types every answer as "bytes or str or nothing"; here they are bytes.
+        self.redis: Any = redis.Redis.from_url(self.url)
+        self.scripts = TimedScripts(self.redis)
+        self.keys = Keys()
+        self.numbers = 0
+        self.now = BEGIN_MS
+        self.state = BreakerState()
+        self.ready: list[str] = []
+        self.delayed: list[tuple[int, str]] = []
+        self.held: dict[str, tuple[str, str]] = {}
+        self.outcomes: dict[str, str] = {}
+        self.first: dict[str, str] = {}
+        self.accepted = 0
+        self.warned = False
+
+    def run_script(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        return unwrap_reply(self.scripts.run(name, keys, args))
+
+    @initialize(
+        mailbox=st.sampled_from(
+            [None, Mailbox(3), Mailbox(3, overflow="drop_oldest"), Mailbox(3, overflow="drop_newest")]
+        ),
+        fuse=st.sampled_from([None, Breaker(failures=2, window_s=1, open_s=1)]),
+    )
+    def begin(self, mailbox: Mailbox | None, fuse: Breaker | None) -> None:
+        self.mailbox, self.breaker = mailbox, fuse
+        self.redis.flushall()
+        self.scripts.set(self.now)
+        fields: dict[str, Any] = {
+            "root": self.keys.root, "queue": QUEUE, "steps": " ".join(STEPS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
+        }  # fmt: skip
+        if mailbox is not None:
+            fields |= {"limit": mailbox.limit, "overflow": str(mailbox.overflow), "block_ms": 0}
+            fields["warn_from"] = mailbox.warn_from
+        if fuse is not None:
+            fields |= {"failures": fuse.failures, "window_ms": 1000, "open_ms": 1000}
+        flags = ["1", "01"[mailbox is not None], "01"[fuse is not None]]
+        k = self.keys
+        said = [part for pair in fields.items() for part in pair]
+        self.run_script("flow", [k.flow(QUEUE)], [k.root, *flags, *said])
+        self.run_script("declare", [k.queues, *(k.step(QUEUE, step) for step in STEPS)], [QUEUE, "1", GROUP, 0])
+
+    # -- the model
+
+    def names(self, count: int) -> list[str]:
+        self.numbers += count
+        return [f"m{number:04}" for number in range(self.numbers - count, self.numbers)]
+
+    @property
+    def depth(self) -> int:
+        return len(self.ready) + len(self.delayed)
+
+    def may_enter(self, names: list[str]) -> tuple[list[str], list[str], str]:
+        """Who enters, who is dropped at once, and why the others are refused."""
+        take, why = names, ""
+        drop: list[str] = []
+        if self.mailbox is not None and self.mailbox.overflow != "drop_oldest":
+            room = max(0, self.mailbox.limit - self.depth)
+            take, rest = names[:room], names[room:]
+            if rest:
+                drop, why = (rest, "") if self.mailbox.overflow == "drop_newest" else ([], "full")
+        if self.breaker is not None and take + drop:
+            self.state, wait_ms = breaker.asked(self.breaker, self.state, self.now)
+            may = 0 if wait_ms else len(take) + len(drop)
+            if self.state.phase == "half_open" and not wait_ms:
+                may = 1
+            if may < len(take) + len(drop):
+                drop, take, why = drop[: max(0, may - len(take))], take[:may], "open"
+        return take, drop, why
+
+    def entered(self, take: list[str], drop: list[str]) -> None:
+        """What has entered is counted already; make room for it, if anything has."""
+        for name in drop:
+            self.outcomes[name] = "dead"
+        if not take:
+            return
+        while self.mailbox is not None and self.mailbox.overflow == "drop_oldest" and self.depth > self.mailbox.limit:
+            if self.ready:
+                self.outcomes[self.ready.pop(0)] = "dead"
+            else:
+                self.outcomes[self.delayed.pop(0)[1]] = "dead"
+
+    def failed(self) -> None:
+        if self.breaker is not None:
+            self.state = breaker.failed(self.breaker, self.state, self.now)
+
+    def check(self, reply: Any, taken: int, why: str) -> None:
+        if why:
+            assert type(reply) is list, reply
+            assert (reply[1], reply[2][0].decode()) == (taken, why)
+        else:
+            assert type(reply) is not list, reply
+
+    # -- what happens
+
+    @rule(passed_ms=st.sampled_from([1, 400, 1000, 5000]))
+    def time_passes(self, passed_ms: int) -> None:
+        self.now += passed_ms
+        self.scripts.set(self.now)
+
+    @rule(count=st.integers(1, 5))
+    def send(self, count: int) -> None:
+        names = self.names(count)
+        reply = self.run_script(
+            "publish", [self.keys.step(QUEUE, "0"), self.keys.ledger(QUEUE)], [0, GROUP, *map(message, names)]
+        )
+        take, drop, why = self.may_enter(names)
+        self.accepted += len(take) + len(drop)
+        self.ready += take
+        self.entered(take, drop)
+        self.check(reply, len(take) + len(drop), why)
+
+    @rule(delay_ms=st.sampled_from([10, 700]))
+    def send_later(self, delay_ms: int) -> None:
+        (name,) = self.names(1)
+        k = self.keys
+        reply = self.run_script(
+            "delay",
+            [k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell"), k.ledger(QUEUE)],
+            [f"0|{name}", message(name), delay_ms, 0],
+        )
+        take, drop, why = self.may_enter([name])
+        self.accepted += len(take) + len(drop)
+        self.delayed = sorted([*self.delayed, *((self.now + delay_ms, name) for name in take)])
+        self.entered(take, drop)
+        self.check(reply, 0, why)
+
+    @rule(key=st.sampled_from(["a", "b"]))
+    def send_once(self, key: str) -> None:
+        (name,) = self.names(1)
+        k = self.keys
+        reply = self.run_script(
+            "accept",
+            [k.step(QUEUE, "0"), k.ledger(QUEUE), k.once(QUEUE, "", key), k.outcome_hooks(name), k.delayed(QUEUE),
+             k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
+            [message(name), 0, f"0|{name}", name, TTL_MS, TTL_MS],
+        )  # fmt: skip
+        if key in self.first:
+            assert reply == [b"duplicate", self.first[key].encode()]
+            return
+        take, drop, why = self.may_enter([name])
+        if take or drop:
+            self.first[key] = name
+        self.accepted += len(take) + len(drop)
+        self.ready += take
+        self.entered(take, drop)
+        self.check(reply, 0, why)
+
+    @rule(credit=st.integers(1, 3))
+    def claim(self, credit: int) -> None:
+        k = self.keys
+        due = [name for at, name in self.delayed if at <= self.now]
+        self.delayed = [(at, name) for at, name in self.delayed if at > self.now]
+        self.ready += due
+        reply = self.run_script(
+            "claim",
+            [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *(k.step(QUEUE, step) for step in STEPS)],
+            [GROUP, "reader", "0", credit, 0, *STEPS],
+        )
+        for at in range(1, len(reply), 4):
+            index, entry, raw, _ = reply[at : at + 4]
+            name = json.loads(raw)["headers"]["id"]
+            self.ready.remove(name)
+            self.held[name] = k.step(QUEUE, STEPS[index - 4]), entry.decode()
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def handle(self, data: st.DataObject) -> None:
+        name, stream, entry = self.pick(data)
+        self.run_script(
+            "settle_with_outcome",
+            [stream, self.keys.ledger(QUEUE), self.keys.outcome(name)],
+            [GROUP, entry, "handled", json.dumps({"outcome": "handled"}), TTL_MS],
+        )
+        self.outcomes[name] = "handled"
+        self.state = breaker.succeeded(self.state)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), reason=st.sampled_from(["retries exhausted", "validation"]))
+    def fail_for_good(self, data: st.DataObject, reason: str) -> None:
+        name, stream, entry = self.pick(data)
+        k = self.keys
+        self.run_script(
+            "bury",
+            [stream, k.ledger(QUEUE), k.outcome(name)],
+            [
+                *(GROUP, entry, k.root, QUEUE, json.dumps({"queue": QUEUE, "reason": reason})),
+                *(reason, "ValueError", "", '{"outcome": "dead"', TTL_MS),
+            ],
+        )
+        self.outcomes[name] = "dead"
+        if reason != "validation":
+            self.failed()
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def fail_and_try_again(self, data: st.DataObject) -> None:
+        name, stream, entry = self.pick(data)
+        k = self.keys
+        self.run_script(
+            "retry",
+            [stream, k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
+            [GROUP, entry, f"0|{name}", message(name), 10],
+        )
+        self.delayed = sorted([*self.delayed, (self.now + 10, name)])
+        self.failed()
+
+    def pick(self, data: st.DataObject) -> tuple[str, str, str]:
+        name = data.draw(st.sampled_from(sorted(self.held)))
+        return (name, *self.held.pop(name))
+
+    # -- what must hold
+
+    @invariant()
+    def the_ledger_is_balanced_and_everything_is_where_it_should_be(self) -> None:
+        if not hasattr(self, "mailbox"):
+            return
+        k = self.keys
+        ((_, ready, held, delayed, flat),) = self.run_script(
+            "depths", [k.queues], [k.root, GROUP, len(STEPS), *STEPS, QUEUE]
+        )
+        counted = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
+        assert (ready, held, delayed) == (len(self.ready), len(self.held), len(self.delayed))
+        dead = [name for name, outcome in self.outcomes.items() if outcome == "dead"]
+        assert counted.get("accepted", 0) == self.accepted
+        assert counted.get("dead", 0) == len(dead) == self.redis.xlen(k.dead_letters)
+        assert counted.get("handled", 0) == len(self.outcomes) - len(dead)
+        assert self.accepted == len(self.outcomes) + ready + held + delayed
+
+    @invariant()
+    def every_outcome_is_recorded(self) -> None:
+        for name, outcome in self.outcomes.items():
+            assert json.loads(self.redis.lindex(self.keys.outcome(name), 0))["outcome"] == outcome
+
+    @invariant()
+    def the_breaker_stands_where_the_pure_function_says(self) -> None:
+        if getattr(self, "breaker", None) is None:
+            return
+        phase, failed, until = self.redis.hmget(self.keys.flow(QUEUE), "phase", "failed_ms", "until_ms")
+        assert (phase or b"closed").decode() == self.state.phase
+        assert tuple(int(at) for at in (failed or b"").split()) == self.state.failed_ms
+        assert int(float(until or 0)) == self.state.until_ms
+
+    def teardown(self) -> None:
+        self.redis.close()
+
+
+def message(name: str) -> str:
+    """A tracked message."""
+    return json.dumps({"headers": {"id": name, "orc": {"track": True, "agent": QUEUE, "message": "M"}}})
+
+
+def test_flow_control_is_what_the_model_says(redis_server: EmbeddedServer) -> None:
+    Flow.url = redis_server.url
+    run_state_machine_as_test(
+        Flow,
+        settings=settings(
+            max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

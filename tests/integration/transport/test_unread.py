@@ -1,0 +1,154 @@
+"""What Redis has given out and nobody has read yet is neither lost nor anybody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from kombu import Connection, Message, Producer, Queue
+
+from orchestrator.core.keys import Keys
+from orchestrator.transport.channel import Channel
+from orchestrator.transport.liveness.incarnation import Incarnation
+from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
+from tests.support.bare_broker import BareBroker, kombu_connection
+from tests.support.eventually import eventually
+from tests.support.worker_process import ROOT
+
+KEYS = Keys()
+BOX = Queue("box", routing_key="box")
+
+
+class Reader:
+    """A consumer with a connection of its own; all readers here are one holder."""
+
+    def __init__(self, url: str) -> None:
+        self._context = kombu_connection(url)
+        self.connection: Connection = self._context.__enter__()
+        self.taken: list[object] = []
+        self.channel: Channel = self.connection.channel()
+        self.connection.Consumer(BOX, callbacks=[self._take], channel=self.channel).consume()
+
+    def _take(self, body: object, message: Message) -> None:
+        self.taken.append(body)
+        message.ack()
+
+    @property
+    def holder(self) -> Incarnation:
+        assert self.channel.settler.holder is not None
+        return self.channel.settler.holder
+
+    def look(self) -> list[object]:
+        """One turn of the event loop, which asks for messages and takes in what has come; all that has come so far."""
+        with contextlib.suppress(TimeoutError):
+            self.connection.drain_events(timeout=0.05)
+        return self.taken
+
+    @property
+    def has_unread(self) -> bool:
+        sock = self.channel.client.connection._sock
+        return bool(select.select([sock], [], [], 0)[0])
+
+    def close(self) -> None:
+        self._context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def readers(redis_url: str) -> Iterator[list[Reader]]:
+    """Two that wait for a message, asleep in Redis."""
+    readers = [Reader(redis_url), Reader(redis_url)]
+    assert readers[0].holder is readers[1].holder
+    for reader in readers:
+        for _ in range(3):
+            reader.look()
+    yield readers
+    for reader in readers:
+        reader.close()
+    PROCESS_INCARNATIONS.leave_all()
+
+
+def publish(url: str, body: object) -> None:
+    with kombu_connection(url) as connection:
+        Producer(connection.default_channel, serializer="json").publish(body, routing_key="box")
+
+
+def served(readers: list[Reader]) -> tuple[Reader, Reader]:
+    """Who has the message on its socket, and the other one."""
+    found = eventually(lambda: [reader for reader in readers if reader.has_unread])
+    return found[0], readers[1 - readers.index(found[0])]
+
+
+def test_an_answer_that_is_read_late_is_not_given_back(
+    redis_url: str, broker: BareBroker, readers: list[Reader]
+) -> None:
+    """Regression: a worker that was busy for long had its message run twice."""
+    publish(redis_url, "once")
+    who, _ = served(readers)
+    who.holder.take_back_unanswered(0)
+    assert (broker.ledger("box").held, broker.ledger("box").redelivered) == (1, 0)
+    eventually(lambda: who.look() == ["once"])
+    eventually(lambda: broker.ledger("box").handled == 1)
+    assert (broker.ledger("box").pending, broker.ledger("box").duplicated) == (0, 0)
+
+
+def test_a_channel_that_closes_takes_nothing_from_another(
+    redis_url: str, broker: BareBroker, readers: list[Reader]
+) -> None:
+    publish(redis_url, "once")
+    who, other = served(readers)
+    other.channel.close()
+    assert (broker.ledger("box").held, broker.ledger("box").redelivered) == (1, 0)
+    eventually(lambda: who.look() == ["once"])
+
+
+def test_a_channel_that_closes_gives_back_its_own(redis_url: str, broker: BareBroker, readers: list[Reader]) -> None:
+    publish(redis_url, "once")
+    who, other = served(readers)
+    other.channel.close()
+    who.channel.close()
+    eventually(lambda: broker.ledger("box").ready == 1)
+    assert (broker.ledger("box").held, broker.ledger("box").redelivered) == (0, 1)
+
+
+def test_a_queue_whose_announcement_failed_is_announced_again(
+    broker: BareBroker, readers: list[Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a death did not find what had been claimed there."""
+    reader = readers[0]
+
+    def fails() -> int:
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader.holder, "_beat", fails)
+        with pytest.raises(ConnectionError):
+            reader.holder.attach(reader.channel, "late")
+    reader.holder.attach(reader.channel, "late")
+    assert '"late"' in broker.redis.hget(KEYS.incarnation(reader.holder.id), "queues")
+
+
+_FORKS = """
+import os, sys
+from kombu import Connection, Queue
+connection = Connection(sys.argv[1], transport="orchestrator.transport:Transport")
+channel = connection.channel()
+connection.Consumer(Queue("box"), channel=channel).consume()
+pid = os.fork()
+if not pid:
+    sys.exit(0)
+os.waitpid(pid, 0)
+holder = channel.settler.holder
+print(holder.left, channel.client.zscore(holder.keys.leases, holder.id) is not None, flush=True)
+"""
+
+
+def test_a_fork_does_not_take_its_parents_leave(redis_url: str) -> None:
+    """Regression: a forked child that ended as interpreters do had its parent fenced."""
+    said = subprocess.run(
+        [sys.executable, "-c", _FORKS, redis_url], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert said.stdout == "False True\n", said.stderr

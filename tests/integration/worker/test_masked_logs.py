@@ -1,0 +1,40 @@
+"""What a handler's error says of secrets is masked wherever a worker logs it, in its own lines and in Celery's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.apps import agents_app as app
+from tests.support.agent_house import House, hosted
+from tests.support.eventually import eventually
+
+SECRET = "hunter2"
+
+
+@pytest.fixture(scope="module", params=["solo", "prefork"])
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    with hosted(request.param, environment={"ORCHESTRATOR_TELEMETRY": '["logging"]'}) as house:
+        yield house
+
+
+def test_no_line_of_a_worker_shows_a_secret_in_an_errors_text(house: House) -> None:
+    delivery = house.orchestrator.send("worker", app.Broken(text=f"token={SECRET}"), on_error="log")
+    delivery.wait(timeout_s=20)
+    eventually(lambda: "given up: ValueError: token=" in house.log(), describe=house.log)
+    assert house.log().count("retry: attempt") == 2, house.log()
+    assert "Traceback" in house.log(), "what Celery prints is there, but for the secret"
+    house.letter_after(lambda: house.orchestrator.send("worker", app.Broken(text=f"token={SECRET}")))
+    house.letter_after(lambda: house.orchestrator.app.send_task("plain.fail", [f"api_key: {SECRET}"]))
+    eventually(lambda: house.log().count(" dead_letter.added ") == 2, describe=house.log)
+    eventually(lambda: "ValueError: api_key: **redacted**" in house.log(), describe=house.log)
+    assert SECRET not in house.log(), [line for line in house.log().splitlines() if SECRET in line]
+
+
+def test_nor_does_eager_mode(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        app.make(eager=True).send("worker", app.Broken(text=f"token={SECRET}"), on_error="log")
+    assert "given up: ValueError: token=" in caplog.text
+    assert SECRET not in caplog.text

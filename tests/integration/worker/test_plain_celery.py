@@ -1,0 +1,215 @@
+"""An existing Celery app under an Orchestrator goes on working: canvas, retries, results, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery import chain, chord, group, states
+from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult
+
+from orchestrator.sending.ledger import total
+from tests.support.agent_house import House, hosted
+from tests.support.eventually import eventually
+
+WAIT_S = 20
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads", "solo"])
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    with hosted(request.param, concurrency=2 if request.param != "solo" else 1) as house:
+        yield house
+
+
+@pytest.fixture(autouse=True)
+def _balanced(house: House) -> Iterator[None]:
+    """After every test nothing is pending, nothing is lost and nothing was done twice."""
+    yield
+    rows = house.idle()
+    assert all(row.balanced for row in rows), rows
+    assert total(rows).duplicated == 0
+    assert total(rows).redelivered == 0
+
+
+@pytest.fixture
+def tasks(house: House) -> Any:
+    return house.orchestrator.app.tasks
+
+
+def get(result: AsyncResult) -> Any:
+    return result.get(timeout=WAIT_S)
+
+
+def began(house: House, name: str, count: int = 1) -> None:
+    eventually(lambda: int(house.redis.get(f"test:began:{name}") or 0) >= count, describe=house.log)
+
+
+def test_a_task_has_its_result_and_its_state(house: House, tasks: Any) -> None:
+    result = tasks["plain.add"].delay(1, 2)
+    assert get(result) == 3
+    assert (result.state, result.successful()) == (states.SUCCESS, True)
+
+
+def test_a_bound_task_is_bound(tasks: Any) -> None:
+    assert get(tasks["plain.bound"].delay()) == "plain.bound"
+
+
+def test_a_chain_hands_on(tasks: Any) -> None:
+    add = tasks["plain.add"]
+    assert get(chain(add.s(1, 2), add.s(3), add.s(4))()) == 10
+
+
+def test_a_group_is_as_many_results(tasks: Any) -> None:
+    assert get(group(tasks["plain.add"].s(n, n) for n in range(10))()) == [n * 2 for n in range(10)]
+
+
+def test_a_chord_waits_for_its_header(tasks: Any) -> None:
+    header = [tasks["plain.add"].s(n, 1) for n in range(10)]
+    assert get(chord(header)(tasks["plain.total"].s())) == sum(range(1, 11))
+
+
+def test_a_chain_of_groups_is_a_chord(tasks: Any) -> None:
+    add, total_of = tasks["plain.add"], tasks["plain.total"]
+    assert get((group(add.s(1, 1), add.s(2, 2)) | total_of.s() | add.s(4))()) == 10
+
+
+def test_a_chord_whose_header_fails_fails(house: House, tasks: Any) -> None:
+    before = house.orchestrator.dead_letters.count()
+    result = chord([tasks["plain.add"].s(1, 1), tasks["plain.fail"].s("header")])(tasks["plain.total"].s())
+    with pytest.raises(Exception, match="header"):
+        get(result)
+    house.idle()
+    assert house.orchestrator.dead_letters.count() == before + 1
+
+
+def test_callbacks_and_errbacks_are_called(house: House, tasks: Any) -> None:
+    add = tasks["plain.add"]
+    linked = add.apply_async((1, 2), link=add.s(10))
+    assert get(linked) == 3
+    eventually(lambda: linked.children)
+    assert get(linked.children[0]) == 13
+
+
+def test_celerys_own_retry_goes_on_working(tasks: Any) -> None:
+    assert get(tasks["plain.again"].delay(2)) == 2
+
+
+def test_celerys_own_retry_that_gives_up_is_a_dead_letter(house: House, tasks: Any) -> None:
+    result = tasks["plain.again"].delay(9)
+    with pytest.raises(ValueError, match="again"):
+        get(result)
+    house.idle()
+    (letter, *_) = house.orchestrator.dead_letters.list()
+    assert (letter.task, letter.error_type) == ("plain.again", "ValueError")
+
+
+def test_a_base_class_of_the_users_own_is_used(house: House, tasks: Any) -> None:
+    before = int(house.redis.get("test:on_success") or 0)
+    assert get(tasks["plain.counted"].delay(1, 2)) == 3
+    assert eventually(lambda: int(house.redis.get("test:on_success") or 0) == before + 1)
+
+
+def test_a_task_that_fails_is_a_failure_for_celery_and_a_dead_letter_for_us(house: House, tasks: Any) -> None:
+    result = tasks["plain.fail"].delay("no")
+    with pytest.raises(ValueError, match="no"):
+        get(result)
+    assert result.state == states.FAILURE
+    house.idle()
+    (letter, *_) = house.orchestrator.dead_letters.list()
+    assert (letter.task, letter.delivery_id, letter.queue) == ("plain.fail", result.id, "celery")
+    assert (letter.error_type, letter.error_message, letter.attempts) == ("ValueError", "no", 1)
+    assert "raise ValueError(text)" in letter.failures[0].traceback
+    assert letter.body() == [["no"], {}]
+    assert letter.agent == ""
+
+
+def test_a_dead_letter_of_a_plain_task_can_be_sent_again(house: House, tasks: Any) -> None:
+    tasks["plain.fail"].delay("once more")
+    house.idle()
+    (letter, *_) = house.orchestrator.dead_letters.list()
+    again = house.letter_after(lambda: house.orchestrator.dead_letters.retry(letter.id))
+    assert (again.task, again.delivery_id) == (letter.task, letter.delivery_id)
+
+
+def test_a_countdown_waits_in_redis_and_an_eta_too(house: House, tasks: Any) -> None:
+    results = [
+        tasks["plain.add"].apply_async((1, 1), countdown=0.3),
+        tasks["plain.add"].apply_async((1, 1), eta=datetime.now(UTC) + timedelta(seconds=0.3)),
+    ]
+    assert next(row for row in house.orchestrator.ledger() if row.queue == "celery").delayed == 2
+    assert [get(result) for result in results] == [2, 2]
+
+
+def test_an_expired_task_is_revoked_and_counted(house: House, tasks: Any) -> None:
+    before = total(house.idle())
+    result = tasks["plain.add"].apply_async((1, 2), expires=datetime.now(UTC) - timedelta(seconds=1))
+    with pytest.raises(TaskRevokedError):
+        get(result)
+    after = total(house.idle())
+    assert (after.expired - before.expired, after.handled - before.handled) == (1, 0)
+
+
+def test_a_task_revoked_before_it_starts_does_not_start(house: House, tasks: Any) -> None:
+    before = total(house.idle())
+    result = tasks["plain.add"].apply_async((1, 2), countdown=0.5)
+    house.orchestrator.app.control.revoke(result.id, reply=True, limit=1, timeout=5)
+    with pytest.raises(TaskRevokedError):
+        get(result)
+    after = total(house.idle())
+    assert (after.cancelled - before.cancelled, after.handled - before.handled) == (1, 0)
+
+
+def test_a_task_terminated_while_it_runs_is_cancelled_and_runs_no_more(house: House, tasks: Any) -> None:
+    if "prefork" not in house.log():
+        return
+    before = total(house.idle())
+    result = tasks["plain.hold"].delay("terminated")
+    began(house, "terminated")
+    house.orchestrator.app.control.revoke(result.id, terminate=True, signal="SIGKILL", reply=True, limit=1, timeout=5)
+    with pytest.raises(TaskRevokedError):
+        get(result)
+    after = total(house.idle())
+    assert (after.cancelled - before.cancelled, after.restarted - before.restarted) == (1, 0)
+    assert house.redis.get("test:began:terminated") == b"1"
+    assert get(tasks["plain.add"].delay(1, 2)) == 3
+
+
+def test_a_hard_time_limit_is_a_failure_and_a_dead_letter(house: House, tasks: Any) -> None:
+    if "prefork" not in house.log():
+        return
+    result = tasks["plain.limited"].delay("limited")
+    with pytest.raises(Exception, match="TimeLimitExceeded"):
+        get(result)
+    house.idle()
+    (letter, *_) = house.orchestrator.dead_letters.list()
+    assert (letter.task, letter.reason) == ("plain.limited", "timeout")
+
+
+def test_an_unknown_task_is_a_dead_letter_and_a_failure(house: House) -> None:
+    result = house.orchestrator.app.send_task("plain.nobody_knows")
+    house.idle()
+    (letter, *_) = house.orchestrator.dead_letters.list()
+    assert (letter.task, letter.reason, letter.delivery_id) == ("plain.nobody_knows", "unknown task", result.id)
+    eventually(lambda: result.state == states.FAILURE)
+
+
+def test_inspect_and_ping_answer(house: House) -> None:
+    inspect = house.orchestrator.app.control.inspect(timeout=5, limit=1)
+    (node,) = inspect.ping()
+    assert "plain.add" in inspect.registered()[node]
+    assert {queue["name"] for queue in inspect.active_queues()[node]} >= {"worker", "celery"}
+
+
+def test_many_tasks_of_all_kinds_at_once(house: House, tasks: Any) -> None:
+    before = total(house.idle())
+    adds = [tasks["plain.add"].delay(n, 0) for n in range(100)]
+    fails = [tasks["plain.fail"].delay(str(n)) for n in range(20)]
+    soon = [tasks["plain.add"].apply_async((n, 0), countdown=0.05) for n in range(20)]
+    assert [get(result) for result in (*adds, *soon)] == [*range(100), *range(20)]
+    after = total(house.idle())
+    assert after.handled - before.handled == 120
+    assert after.dead - before.dead == 20
+    assert all(result.state == states.FAILURE for result in fails)

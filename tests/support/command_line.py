@@ -1,0 +1,37 @@
+"""Our subcommands, run within the test's process, and the real ``celery``, run in one of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import click
+from celery import Celery
+from celery.bin.base import CLIContext
+from click.testing import CliRunner, Result
+
+from tests.support.worker_process import ROOT
+
+
+def invoke(app: Celery, command: click.Command, *arguments: str, stdin: str | None = None) -> Result:
+    """Run a subcommand as ``celery -A APP`` would; an exception of its own fails the test."""
+    context = CLIContext(app=app, no_color=True, workdir=None)
+    result = CliRunner().invoke(command, arguments, obj=context, input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def celery(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the real ``celery``."""
+    return subprocess.run(
+        [sys.executable, "-m", "celery", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **environment},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -1,0 +1,82 @@
+"""A primary, a replica and a Redis Sentinel that watches over them, all on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import redis
+from redis.exceptions import RedisError
+
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.embedded.binary import find_server_binary
+from orchestrator.embedded.ports import LOOPBACK, free_port
+from tests.support.eventually import eventually
+
+MASTER = "main"
+
+PASSWORD = "of both"
+
+_AT_ONCE = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0", "masterauth": f'"{PASSWORD}"'}
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The two servers, and where the Sentinel listens."""
+
+    primary: EmbeddedServer
+    replica: EmbeddedServer
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The broker URL."""
+        return f"sentinel://:{quote(PASSWORD)}@{LOOPBACK}:{self.port}/0"
+
+    def primary_port(self) -> int:
+        """Which of the two the Sentinel says is the primary."""
+        with redis.Redis(port=self.port) as sentinel:
+            answer: Any = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+            return int(answer[1])
+
+
+@contextlib.contextmanager
+def watched_pair() -> Iterator[Watched]:
+    """Both servers in step, and the Sentinel knowing them. It gives a primary up after half a second."""
+    with (
+        EmbeddedServer(config=_AT_ONCE, password=PASSWORD) as primary,
+        EmbeddedServer(config={**_AT_ONCE, "replicaof": f"{LOOPBACK} {primary.port}"}, password=PASSWORD) as replica,
+        tempfile.TemporaryDirectory(prefix="sentinel-") as directory,
+    ):
+        port = free_port()
+        configuration = Path(directory) / "sentinel.conf"
+        configuration.write_text(
+            f"bind {LOOPBACK}\nport {port}\ndir {directory}\n"
+            f"sentinel monitor {MASTER} {LOOPBACK} {primary.port} 1\n"
+            f'sentinel auth-pass {MASTER} "{PASSWORD}"\n'
+            f"sentinel down-after-milliseconds {MASTER} 500\n"
+            f"sentinel failover-timeout {MASTER} 3000\n"
+        )
+        process = subprocess.Popen(
+            [find_server_binary(), configuration, "--sentinel"], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        )
+        try:
+            with redis.Redis(port=port) as sentinel:
+                eventually(lambda: _sees_replica(sentinel))
+            yield Watched(primary, replica, port)
+        finally:
+            process.kill()
+            process.wait(timeout=10)
+
+
+def _sees_replica(sentinel: Any) -> bool:
+    with contextlib.suppress(RedisError):
+        replicas = sentinel.sentinel_slaves(MASTER)
+        return bool(replicas) and replicas[0].get("master-link-status") == "ok"
+    return False

@@ -1,0 +1,147 @@
+"""Real workers in processes of their own, which tests may kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import redis
+
+from chaos.owner import VARIABLE as OWNER_VARIABLE
+from tests.support.eventually import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+class WorkerProcess:
+    """``celery -A APP worker …`` against a Redis; ready once it holds a lease there.
+
+    With ``transport_only``, the app has no Orchestrator, but its transport still takes out leases.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        redis_url: str,
+        *,
+        name: str = "w1",
+        pool: str = "solo",
+        concurrency: int = 1,
+        queues: str | None = None,
+        arguments: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        prefix: str = "",
+    ) -> None:
+        self.name = name
+        self._url = redis_url
+        self._prefix = prefix
+        # Also the worker's own temporary directory: a SIGKILLed one cleans up nothing.
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"worker-{name}-"))
+        self._log = self._scratch / "log"
+        self._log.touch()
+        # The script, not `-m celery`: SIGHUP has Celery run the same command again, which fails for the module.
+        celery = str(Path(sys.executable).with_name("celery"))
+        command = [sys.executable, celery, "-A", app, "worker", "-n", f"{name}@%h", "-P", pool]
+        command += ["-c", str(concurrency), "-l", "INFO", "--without-gossip", "--without-mingle"]
+        command += ["-Q", queues] if queues else []
+        self._command = [*command, *arguments]
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "C_FORCE_ROOT": "1",
+            "ORCHESTRATOR_BROKER_URL": redis_url,
+            "PYTHONWARNINGS": "ignore",
+            "TMPDIR": str(self._scratch),
+            OWNER_VARIABLE: str(os.getpid()),
+            **(environment or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait: bool = True) -> WorkerProcess:
+        """Start it (again)."""
+        before = set(self._leases()) if wait else set()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        if wait:
+            eventually(lambda: self._mine(before), timeout_s=30, describe=self.log)
+        return self
+
+    def _leases(self) -> list[str]:
+        with redis.Redis.from_url(self._url) as client:
+            return [raw.decode() for raw in client.zrange(f"{self._prefix}orc:leases", 0, -1)]
+
+    def _mine(self, before: set[str]) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            raise AssertionError(f"{self.name} stopped with {self._process.returncode}:\n{self.log()}")
+        return any(f":{self.pid}#" in lease for lease in self._leases() if lease not in before)
+
+    @property
+    def incarnation(self) -> str:
+        """Its id in Redis."""
+        return next(lease for lease in self._leases() if f":{self.pid}#" in lease)
+
+    @property
+    def pid(self) -> int:
+        """The main process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the main process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def log(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(errors="replace")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the main process alone."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL the main process and all its pool children, as an OOM killer or a container runtime does."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(timeout=10)
+
+    def stop(self, timeout_s: float = 30) -> int:
+        """Warm shutdown; returns the exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(timeout=timeout_s)
+
+    def __enter__(self) -> WorkerProcess:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Kill it if it lives, and remove what it has left."""
+        if self._process is not None:
+            self.kill()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:
+            sys.stderr.write(f"--- {self.name}\n{self.log()[-6000:]}\n")
+        self.close()
