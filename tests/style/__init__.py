@@ -1,0 +1,1 @@
+"""Checks of words and prose that ``make lint`` runs; no tests of behaviour."""
