@@ -224,7 +224,7 @@ def test_the_ledger_of_many_mailboxes_is_read_in_parts(broker: BareBroker, calls
 
 def test_large_letters_are_removed_in_parts(letters: ShelfInRedis, calls: Calls) -> None:
     ids = buried(letters)
-    assert letters.log.query().purge() == MANY
+    assert letters.log.query().purge(all=True) == MANY
     assert max(int(answer[0]) for answer in calls.of("purge_letters")) <= FEW
     assert [letter_id for answer in calls.of("purge_letters") for letter_id in answer[1:]] == [i.encode() for i in ids]
     assert letters.log.count() == 0
@@ -233,7 +233,7 @@ def test_large_letters_are_removed_in_parts(letters: ShelfInRedis, calls: Calls)
 
 def test_large_letters_are_put_aside_in_parts(letters: ShelfInRedis, calls: Calls) -> None:
     buried(letters)
-    assert letters.log.query().park("note") == MANY
+    assert letters.log.query().park("note", all=True) == MANY
     assert max(int(answer[0]) for answer in calls.of("park_letters")) <= FEW
     assert letters.log.query(state="parked").count() == MANY
     assert letters.log.query(state="parked").unpark() == MANY
@@ -273,7 +273,7 @@ def test_small_letters_are_searched_by_the_hundred(letters: ShelfInRedis) -> Non
 
 def test_large_letters_are_sent_again_in_parts(letters: ShelfInRedis, calls: Calls) -> None:
     buried(letters)
-    assert letters.log.query().retry().sent == MANY
+    assert letters.log.query().retry(all=True).sent == MANY
     came_to = [answer[1] for answer in calls.of("replay_found") if answer]
     assert came_to
     assert max(came_to) <= FEW
