@@ -55,7 +55,7 @@ def test_its_idempotency_keys_end(ends: Ends, orchestrator: Orchestrator, how: s
     for countdown_s in (None, 60.0):
         send(countdown_s)
     _delete(ends, how)
-    names = [name for name in ends.redis.keys(f"{Keys().root}*") if name.startswith(f"{Keys().root}once:")]
+    names = [name for name in ends.redis.keys(f"{Keys().root}*") if name.startswith(f"{Keys().root}idempotency:")]
     assert len(names) == 2
     # Not thirty days, as for one that has no outcome yet.
     assert all(0 < ends.redis.pttl(name) <= 24 * 3600 * 1000 for name in names)
