@@ -7,9 +7,9 @@ five seconds, in which the message that the process ran is with nobody.
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery import bootsteps
+
+from orchestrator.celery_types import Consumer, EventLoop
 
 _LOOK_EVERY_S = 0.25
 
@@ -19,6 +19,6 @@ class ReapPool(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
-    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+    def register_with_event_loop(self, consumer: Consumer, hub: EventLoop) -> None:
         """Called on every (re)connection, when the timers of the last one are gone."""
         hub.call_repeatedly(_LOOK_EVERY_S, consumer.pool.maintain_pool)

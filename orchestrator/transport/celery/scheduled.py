@@ -15,6 +15,7 @@ from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from kombu.exceptions import KombuError
 
+from orchestrator.celery_types import Message, QueueConsumer
 from orchestrator.core.log import get_logger
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import hide_in
@@ -79,7 +80,7 @@ def _waiting(store: Store, queues: list[str]) -> Iterator[tuple[float, str, byte
                 break
 
 
-def _told(state: Any, consumer: Any, due_ms: float, queue: str, raw: bytes) -> dict[str, Any] | None:
+def _told(state: Any, consumer: QueueConsumer, due_ms: float, queue: str, raw: bytes) -> dict[str, Any] | None:
     """As ``celery.worker.control`` tells of one; ``None`` if it is no task, which is found out when it is due."""
     try:
         payload = decode(raw, tag="", queue=queue, redelivered=False)
@@ -96,7 +97,7 @@ def _told(state: Any, consumer: Any, due_ms: float, queue: str, raw: bytes) -> d
     return {"eta": eta.isoformat(), "priority": _TIMER_PRIORITY, "request": told}
 
 
-def _request(app: Any, message: Any, hostname: str) -> Request:
+def _request(app: Any, message: Message, hostname: str) -> Request:
     # As Celery's strategy makes one. The task may be one that this worker does not have.
     payload = message.payload
     if isinstance(payload, dict):

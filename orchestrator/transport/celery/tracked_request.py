@@ -16,6 +16,7 @@ from celery.worker.request import Request
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from orchestrator.celery_types import Message
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
@@ -32,7 +33,7 @@ logger = get_logger(__name__)
 hide_own_fields()
 
 
-def channel_of(message: Any) -> Channel | None:
+def channel_of(message: Message) -> Channel | None:
     """The channel a message came by, if it is one of ours."""
     channel = message.channel
     return channel if isinstance(channel, Channel) else None
@@ -83,7 +84,7 @@ class TrackedRequest(Request):
     #: Whether the request is complete: Celery has others than this one settle what cannot become a request.
     _is_made = False
 
-    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, message: Message, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
         eta = getattr(message, "eta_waited", None)
         if eta:
