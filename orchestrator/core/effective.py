@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.plural import counted
 from orchestrator.core.policy import OnError, Retry, WhenDown
 
@@ -139,8 +140,7 @@ def seconds(name: str, value: float | None, *, above: bool = False) -> float | N
     """
     if value is None:
         return None
-    low = value > 0 if above and isinstance(value, int | float) else True
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _YEAR_S or not low:
+    if not is_number(value, 0, _YEAR_S) or (above and not value):
         raise InvalidPolicy(name, value, "seconds above 0, up to a year" if above else "seconds from 0 to a year")
     return float(value)
 
@@ -151,7 +151,7 @@ def priority_of(value: int | None) -> int | None:
     Raises:
         InvalidPolicy: it is something else.
     """
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 9):
+    if value is not None and not is_whole_number(value, 0, 9):
         raise InvalidPolicy("priority", value, "0 (first) to 9 (last)")
     return value
 

@@ -8,6 +8,7 @@ from math import ceil
 from typing import Final
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.numbers import check_number, check_whole_number
 
 #: Most messages a bound may allow; more is no bound.
 MAX_LIMIT: Final = 100_000_000
@@ -22,16 +23,6 @@ class Overflow(StrEnum):
     BLOCK = "block"
     DROP_OLDEST = "drop_oldest"
     DROP_NEWEST = "drop_newest"
-
-
-def _number(name: str, value: object, low: float, high: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidPolicy(name, value, f"a number from {low:g} to {high:g}")
-
-
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidPolicy(name, value, f"a whole number from {low} to {high}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +45,13 @@ class Mailbox:
     warn_at: float = 0.8
 
     def __post_init__(self) -> None:
-        _whole("limit", self.limit, 1, MAX_LIMIT)
+        check_whole_number("limit", self.limit, 1, MAX_LIMIT)
         try:
             object.__setattr__(self, "overflow", Overflow(self.overflow))
         except ValueError:
             raise InvalidPolicy("overflow", self.overflow, ", ".join(Overflow)) from None
-        _number("block_s", self.block_s, 0.001, 3600)
-        _number("warn_at", self.warn_at, 0.01, 1)
+        check_number("block_s", self.block_s, 0.001, 3600)
+        check_number("warn_at", self.warn_at, 0.01, 1)
 
     @property
     def warn_from(self) -> int:
@@ -85,9 +76,9 @@ class Breaker:
     open_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _whole("failures", self.failures, 1, 1000)
-        _number("window_s", self.window_s, 0.001, _A_DAY_S)
-        _number("open_s", self.open_s, 0.001, _A_DAY_S)
+        check_whole_number("failures", self.failures, 1, 1000)
+        check_number("window_s", self.window_s, 0.001, _A_DAY_S)
+        check_number("open_s", self.open_s, 0.001, _A_DAY_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
 
+from orchestrator.core.numbers import is_whole_number
 from orchestrator.core.shown import shown, summary
 
 
@@ -124,7 +125,7 @@ def from_wire(wire: Mapping[str, Any]) -> Outcome:
 
 
 def _attempts(wire: Mapping[str, Any]) -> int:
-    attempts = wire.get("attempts", 1)
-    if not isinstance(attempts, int) or isinstance(attempts, bool):
+    attempts: object = wire.get("attempts", 1)
+    if not is_whole_number(attempts):
         raise ValueError(f"attempts={attempts!r}; allowed: a whole number")
     return attempts

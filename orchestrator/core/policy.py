@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.numbers import check_number, check_whole_number
 
 #: Longest pause between two attempts that may be asked for: 30 days.
 MAX_PAUSE_S: Final = 30 * 24 * 3600.0
@@ -32,12 +33,6 @@ class WhenDown(StrEnum):
     ERROR = "error"
 
 
-def _checked(name: str, value: float, low: float, high: float) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidPolicy(name, value, f"a number from {low:g} to {high:g}")
-    return float(value)
-
-
 @dataclass(frozen=True, slots=True)
 class Exponential:
     """Exponential backoff: ``initial_s * factor ** (attempt - 1)``, at most ``cap_s``.
@@ -55,10 +50,10 @@ class Exponential:
     jitter: float = 0.5
 
     def __post_init__(self) -> None:
-        _checked("initial_s", self.initial_s, 0, MAX_PAUSE_S)
-        _checked("factor", self.factor, 1, 1000)
-        _checked("cap_s", self.cap_s, 0, MAX_PAUSE_S)
-        _checked("jitter", self.jitter, 0, 1)
+        check_number("initial_s", self.initial_s, 0, MAX_PAUSE_S)
+        check_number("factor", self.factor, 1, 1000)
+        check_number("cap_s", self.cap_s, 0, MAX_PAUSE_S)
+        check_number("jitter", self.jitter, 0, 1)
 
     def pause_s(self, attempt: int, draw: float) -> float:
         """Pause after failed attempt number ``attempt`` (from 1); ``draw`` is uniform in [0, 1)."""
@@ -84,8 +79,8 @@ class Linear:
 
     def __post_init__(self) -> None:
         for name in ("initial_s", "step_s", "cap_s"):
-            _checked(name, getattr(self, name), 0, MAX_PAUSE_S)
-        _checked("jitter", self.jitter, 0, 1)
+            check_number(name, getattr(self, name), 0, MAX_PAUSE_S)
+        check_number("jitter", self.jitter, 0, 1)
 
     def pause_s(self, attempt: int, draw: float) -> float:
         """Pause after failed attempt number ``attempt`` (from 1); ``draw`` is uniform in [0, 1)."""
@@ -104,8 +99,8 @@ class Constant:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        _checked("every_s", self.delay_s, 0, MAX_PAUSE_S)
-        _checked("jitter", self.jitter, 0, 1)
+        check_number("delay_s", self.delay_s, 0, MAX_PAUSE_S)
+        check_number("jitter", self.jitter, 0, 1)
 
     def pause_s(self, attempt: int, draw: float) -> float:
         """Pause after any failed attempt; ``draw`` is uniform in [0, 1)."""
@@ -122,14 +117,14 @@ def _backoff_to_wire(backoff: Backoff) -> list[Any]:
         case Linear(initial_s, step_s, cap_s, jitter):
             return ["linear", initial_s, step_s, cap_s, jitter]
         case Constant(delay_s, jitter):
-            return ["fixed", delay_s, jitter]
+            return ["constant", delay_s, jitter]
 
 
 def _backoff_from_wire(wire: Any) -> Backoff:
     match list(wire):
         case ["linear", initial_s, step_s, cap_s, jitter]:
             return Linear(initial_s, step_s, cap_s, jitter)
-        case ["fixed", delay_s, jitter]:
+        case ["constant", delay_s, jitter]:
             return Constant(delay_s, jitter)
         case [initial_s, factor, cap_s, jitter]:
             return Exponential(initial_s, factor, cap_s, jitter)
@@ -152,11 +147,6 @@ def _names(option: str, names: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _attempts(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1000:
-        raise InvalidPolicy(name, value, "a whole number from 0 to 1000")
-
-
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often and when a failed attempt is repeated.
@@ -175,9 +165,9 @@ class Retry:
     on: tuple[str | type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        _attempts("max_retries", self.max_retries)
+        check_whole_number("max_retries", self.max_retries, 0, 1000)
         if not isinstance(self.backoff, Exponential | Linear | Constant):
-            raise InvalidPolicy("backoff", self.backoff, "an Exponential, a Linear or a Fixed")
+            raise InvalidPolicy("backoff", self.backoff, "an Exponential, a Linear or a Constant")
         object.__setattr__(self, "never", _names("never", self.never))
         object.__setattr__(self, "on", _names("on", self.on))
 

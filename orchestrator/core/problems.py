@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.core.masking import mask
+from orchestrator.core.numbers import is_number
 from orchestrator.core.redact import HIDDEN, redact
 from orchestrator.core.secret_names import secret_names
 
@@ -68,7 +69,7 @@ def _values(data: Any, names: frozenset[str], *, secret: bool = False) -> Iterat
         elif isinstance(data, list | tuple):
             for value in data:
                 yield from _values(value, names, secret=secret)
-        elif secret and isinstance(data, str | int | float) and not isinstance(data, bool) and len(str(data)) > 2:
+        elif secret and (isinstance(data, str) or is_number(data)) and len(str(data)) > 2:
             yield str(data)
     except RecursionError:
         return

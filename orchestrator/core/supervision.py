@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.numbers import is_number
 from orchestrator.core.policy import OnError, Retry, next_pause_s
 from orchestrator.core.shown import summary
 
@@ -211,7 +212,7 @@ def hide_in(headers: Any) -> tuple[str, ...]:
 def _seconds(value: Any) -> float | None:
     if value is None:
         return None
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not is_number(value):
         raise TypeError(value)
     return float(value)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.numbers import is_number
 from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
 
 STATES = ("open", "parked", "all")
@@ -43,9 +44,7 @@ class Criteria:
                 raise InvalidPolicy(name, value, "a text")
         for name in ("older_than_s", "newer_than_s"):
             value = getattr(self, name)
-            if value is not None and (
-                not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1e10
-            ):
+            if value is not None and not is_number(value, 0, 1e10):
                 raise InvalidPolicy(name, value, "seconds, 0 or more")
         if self.metadata is not None and not isinstance(self.metadata, Mapping):
             raise InvalidPolicy("metadata", self.metadata, "an object")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed
+from orchestrator.core.numbers import is_number
 from orchestrator.core.outcome import Handled, Outcome
 from orchestrator.sending.delivery import CancelResult, Delivery
 from orchestrator.sending.send_options import SendOptions
@@ -59,7 +60,7 @@ def check_timeout(timeout_s: float) -> float:
     Raises:
         InvalidPolicy: it has no end, or has passed.
     """
-    if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool) or not 0 < timeout_s <= 24 * 3600:
+    if not is_number(timeout_s, 0, 24 * 3600) or not timeout_s:
         raise InvalidPolicy("timeout_s", timeout_s, "a number above 0, at most 86400")
     return float(timeout_s)
 

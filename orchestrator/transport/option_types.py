@@ -12,6 +12,7 @@ from kombu.utils.imports import symbol_by_name
 from redis import SSLConnection
 
 from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.shown import masked, shown
 
 _CERT_REQS: Final = ("required", "optional", "none", *ssl.VerifyMode)
@@ -21,7 +22,7 @@ _SSL_NAMES: Final = tuple(name for name in inspect.signature(SSLConnection).para
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return is_number(value, 0) and math.isfinite(value)
 
 
 def _is_positive(value: object) -> bool:
@@ -29,7 +30,7 @@ def _is_positive(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return is_whole_number(value, 0)
 
 
 def _are_steps(value: object) -> bool:

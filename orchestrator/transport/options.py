@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.redact import USUAL
 
 _NOT_NUMBERS = (
@@ -103,7 +104,7 @@ class Options:
         if not _are_names(self.redact):
             problems.append(f"redact={self.redact!r}: allowed: a list of names of fields")
         most = self.max_message_bytes
-        if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+        if not is_whole_number(most, 0):
             problems.append(f"max_message_bytes={most!r}: allowed: a whole number of bytes; 0 for no limit")
         if not problems and not self.heartbeat_s < self.suspect_s < self.lease_s:
             problems.append(
@@ -154,7 +155,7 @@ class Options:
 
 
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return is_number(value, 0) and value != 0
 
 
 def _are_names(value: object) -> bool:

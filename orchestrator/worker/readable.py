@@ -8,6 +8,7 @@ from typing import Any
 from celery.exceptions import InvalidTaskError
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.numbers import is_number
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.core.text import is_text
 
@@ -94,7 +95,7 @@ def _is_signature(value: Any) -> bool:
 
 
 def _limit(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value >= 0)
+    return value is None or is_number(value, 0)
 
 
 def _bad(headers: Mapping[str, Any], name: str, allowed: str) -> InvalidTaskError:
