@@ -25,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test test-versions lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-send format clean rebuild
+.PHONY: help setup demo test test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-send format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -65,9 +65,15 @@ test-versions: ## Run the tests with other versions, as in WITH="celery==5.6.3 k
 	done
 	@$(VERSIONS)/bin/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
-lint: setup ## Check style, formatting, types and import layers
+coverage: setup ## Run the unit tests with coverage; fails below the floor in pyproject.toml
+	@$(BIN)/coverage run -m pytest tests/unit $(ARGS)
+	@$(BIN)/coverage report --skip-covered
+
+lint: setup ## Check style, spelling, links, formatting, types and import layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@git ls-files -z | xargs -0 $(BIN)/codespell
+	@$(BIN)/python -m tests.style links
 	@$(BIN)/mypy $(SOURCES)
 	@$(BIN)/lint-imports --no-cache
 
@@ -104,5 +110,5 @@ format: setup ## Format the code and sort its imports
 	@$(BIN)/ruff format .
 
 clean: ## Remove .venv, caches and local state
-	@rm -rf $(VENV) $(PEERS) $(VERSIONS) .state build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(PEERS) $(VERSIONS) .state build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

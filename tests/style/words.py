@@ -1,0 +1,39 @@
+"""Retired words: no tracked file holds one that docs/glossary.md lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.style.tracked import tracked
+
+GLOSSARY = Path("docs/glossary.md")
+
+#: Files that may name what is retired: the list itself, the history, and the licence, whose words are not ours.
+EXEMPT = {"docs/glossary.md", "CHANGELOG.md", "LICENSE"}
+
+TEXT = (".py", ".lua", ".md", ".toml", ".yaml", ".yml", ".conf", ".html", "")
+
+_ROW = re.compile(r"^\| `(?P<pattern>.+?)` \| (?P<instead>.+?) \|$", re.MULTILINE)
+
+
+def retired_words(glossary: str) -> list[tuple[re.Pattern[str], str]]:
+    """The patterns of the glossary's last table, each with what to write instead."""
+    _, _, table = glossary.partition("## Retired words")
+    rows = [(row["pattern"].replace(r"\|", "|"), row["instead"]) for row in _ROW.finditer(table)]
+    return [(re.compile(pattern), instead) for pattern, instead in rows]
+
+
+def problems() -> Iterator[str]:
+    """One line for each retired word: where it is, and what to write instead."""
+    words = retired_words(GLOSSARY.read_text("utf-8"))
+    if not words:
+        yield f"{GLOSSARY}: no table of retired words"
+    for path in tracked(*TEXT):
+        if str(path) in EXEMPT:
+            continue
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            for pattern, instead in words:
+                if found := pattern.search(line):
+                    yield f"{path}:{number}: retired word {found[0]!r}; use: {instead}"
