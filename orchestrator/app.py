@@ -13,7 +13,7 @@ from celery import Celery, Task, signals
 from celery.canvas import Signature
 
 from orchestrator.agents.agent import Agent, AgentSpec
-from orchestrator.agents.checking import checked_fields
+from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.agents.unknown_names import unknown_names
@@ -21,10 +21,10 @@ from orchestrator.core.errors import CallerError, InvalidPolicy, InvalidSettings
 from orchestrator.core.extras import require_extra
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
+from orchestrator.core.masked_repr import hide_in_reprs
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.settings import Settings, load_settings
-from orchestrator.core.shown import hide_in_reprs
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.redis_store import RedisDeadLetterStore

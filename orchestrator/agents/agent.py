@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from orchestrator.agents.context import Context
-from orchestrator.agents.mistakes import mistaken_message, mistaken_settings
+from orchestrator.agents.declaration_mistakes import mistaken_message, mistaken_settings
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy

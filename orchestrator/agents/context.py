@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.errors import NoOwner, NotSupervised
+from orchestrator.core.masked_repr import summary
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
-from orchestrator.core.shown import summary
 
 if TYPE_CHECKING:
     from orchestrator.agents.agent import Agent

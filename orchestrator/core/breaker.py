@@ -1,19 +1,27 @@
-"""The circuit breaker's transitions, as pure functions of its state, what happened, and the time.
+"""The circuit breaker's transitions, as pure functions of its state, the event and the time.
 
-``breaker.lua`` is the same in Redis, where the state is shared; a test compares the two step by step.
+Eager mode calls them; ``breaker.lua`` has the same rules for Redis, where the state is shared. A test drives both with
+the same steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.flow_policy import Breaker
+from orchestrator.core.outcome import Reason
+
+#: Reasons of dead letters that are not the agent's fault: the sender's, or the message was never tried.
+_NOT_THE_AGENTS: Final = frozenset(
+    {Reason.MALFORMED, Reason.VALIDATION, Reason.UNKNOWN_TASK, Reason.UNKNOWN_MESSAGE, Reason.EXPIRED}
+)
 
 
 class Phase(StrEnum):
-    """Closed lets everything through, open nothing, half-open one probe."""
+    """Closed admits every message, open none, half-open one probe."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -22,32 +30,32 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """Where a breaker stands. Times in ms by one clock."""
+    """The state of a breaker. Times are in ms, all by the same clock."""
 
     phase: Phase = Phase.CLOSED
     #: When the last attempts failed, oldest first; closed only.
     failed_ms: tuple[int, ...] = ()
-    #: When the next probe may go; open and half-open only.
+    #: When the next probe may be sent; open and half-open only.
     until_ms: int = 0
 
 
 def asked(breaker: Breaker, state: BreakerState, now_ms: int) -> tuple[BreakerState, int]:
-    """A sender wants to send: the state after it, and 0 if it may, else how many ms until it is worth asking again.
+    """A sender asks to send a message. Returns the next state and 0 if it may, else the ms until it may ask again.
 
-    A probe whose end is never heard of makes room for another one after ``open_s``.
+    If a probe does not end within ``open_s``, another one may be sent.
     """
     if state.phase is Phase.CLOSED:
         return state, 0
     open_ms = to_ms(breaker.open_s)
     wait_ms = state.until_ms - now_ms
-    # Longer than any wait lasts: the clock has been set back.
+    # A wait longer than `open_s` means that the clock was set back.
     if 0 < wait_ms <= open_ms:
         return state, wait_ms
     return BreakerState(Phase.HALF_OPEN, until_ms=now_ms + open_ms), 0
 
 
 def failed(breaker: Breaker, state: BreakerState, now_ms: int) -> BreakerState:
-    """An attempt has failed."""
+    """The state after a failed attempt."""
     if state.phase is Phase.OPEN:
         return state
     if state.phase is Phase.CLOSED:
@@ -59,5 +67,10 @@ def failed(breaker: Breaker, state: BreakerState, now_ms: int) -> BreakerState:
 
 
 def succeeded(state: BreakerState) -> BreakerState:
-    """A message was handled. Only when half-open does that change anything."""
+    """The state after a handled message; it differs only from half-open."""
     return BreakerState() if state.phase is Phase.HALF_OPEN else state
+
+
+def counts_as_failure(reason: str) -> bool:
+    """Whether a delivery that ended as dead for this reason counts as a failure of its agent."""
+    return reason not in _NOT_THE_AGENTS

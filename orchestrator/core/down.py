@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.core.errors import InvalidMessage
-from orchestrator.core.shown import summary
+from orchestrator.core.masked_repr import summary
 
 #: The reason when the target was not alive in the first place, as in OTP.
 NOPROC: Final = "noproc"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from orchestrator.core.masked_repr import masked, masked_repr
 from orchestrator.core.nearest import meant
 from orchestrator.core.plural import counted
 from orchestrator.core.redis_refusals import cause_of
-from orchestrator.core.shown import masked, shown
 
 #: Of many members of a broadcast, so many are named in a text.
 _NAMED: Final = 20
@@ -92,7 +92,7 @@ class InvalidPolicy(CallerError):
     """A retry policy or send option has a value that makes no sense."""
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
-        super().__init__(f"{masked(f'{name}={shown(value)}')} is not allowed; allowed: {allowed}")
+        super().__init__(f"{masked(f'{name}={masked_repr(value)}')} is not allowed; allowed: {allowed}")
 
 
 class InvalidDeclaration(CallerError):
@@ -307,9 +307,9 @@ class BroadcastRefused(InfrastructureError):
     def __init__(self, strategy: str, members: Mapping[str, str]) -> None:
         self.strategy = strategy
         self.members = dict(members)
-        shown = [f"{name} ({why})" for name, why in list(self.members.items())[:_NAMED]]
+        refusals = [f"{name} ({why})" for name, why in list(self.members.items())[:_NAMED]]
         more = f" and {len(self.members) - _NAMED} more" if len(self.members) > _NAMED else ""
-        super().__init__(f"{strategy} broadcast not sent; could not take it: {', '.join(shown)}{more}")
+        super().__init__(f"{strategy} broadcast not sent; could not take it: {', '.join(refusals)}{more}")
 
 
 class EmbeddedServerError(InfrastructureError):

@@ -14,8 +14,8 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Final
 
+from orchestrator.core.masked_repr import summary
 from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
-from orchestrator.core.shown import summary
 from orchestrator.core.supervision import Failure, Supervision
 
 #: Its field in the record of an outcome.

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, Vali
 from pydantic_core import to_jsonable_python
 
 from orchestrator.core.errors import InvalidMessage
+from orchestrator.core.masked_repr import masked
 from orchestrator.core.problems import problems_in
 from orchestrator.core.secret_names import secret_names
-from orchestrator.core.shown import masked
 
 
 class Message(BaseModel):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
 
+from orchestrator.core.masked_repr import masked_repr, summary
 from orchestrator.core.numbers import is_whole_number
-from orchestrator.core.shown import shown, summary
 
 
 class Reason(StrEnum):
@@ -41,7 +41,7 @@ class Handled:
     attempts: int = 1
 
     def __repr__(self) -> str:
-        return f"Handled(result={shown(self.result)}, attempts={self.attempts})"
+        return f"Handled(result={masked_repr(self.result)}, attempts={self.attempts})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.masked_repr import summary
 from orchestrator.core.numbers import is_number
 from orchestrator.core.policy import OnError, Retry, next_pause_s
-from orchestrator.core.shown import summary
 
 #: The header's name.
 HEADER = "orc"

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
-from orchestrator.core.shown import shown
 from orchestrator.core.supervision import HEADER, Failure, Supervision, hide_in
 
 #: What is known of each dimension that letters are indexed by: its field in the log's entries.
@@ -71,7 +71,7 @@ class DeadLetter:
 
     def __repr__(self) -> str:
         what = ".".join(name for name in (self.agent, self.message or self.task) if name) or self.queue
-        why = shown(f"{self.error_type}: {self.error_message}" if self.error_type else "", self.hide)
+        why = masked_repr(f"{self.error_type}: {self.error_message}" if self.error_type else "", self.hide)
         error = f", error={why}" if self.error_type else ""
         return f"<DeadLetter {self.id} of {what}: {self.reason}{error}, attempts={self.attempts}>"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull
-from orchestrator.core.shown import summary
+from orchestrator.core.masked_repr import summary
 
 #: Letters moved, removed or parked in one step, so that none holds Redis for more than a few milliseconds.
 BATCH = 100

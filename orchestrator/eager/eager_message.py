@@ -1,4 +1,4 @@
-"""A message of eager mode as its dead letter has it, byte for byte what a broker would have had, and back again."""
+"""Eager mode's messages, encoded for their dead letters as a broker would have them, and decoded for a replay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 from kombu.utils.json import dumps
 
-from orchestrator.agents.unhandled import unhandled
+from orchestrator.agents.unhandled_message import unhandled
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.outcome import Reason
 from orchestrator.core.policy import Retry
@@ -22,90 +22,90 @@ from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.publish import OutgoingMessage, own_headers
 from orchestrator.telemetry import tracing
 from orchestrator.transport.mailbox_entry import LINEAGE, decode
-from orchestrator.worker.readable import check_body, check_headers
+from orchestrator.worker.message_format import check_body, check_headers
 
-#: How a message is executed that was sent by plain Celery.
+#: Supervision of a message that plain Celery sent: one attempt, no recorded outcome.
 PLAIN: Final = Supervision(retry=Retry(max_retries=0), track=False)
 
 
 @dataclass(frozen=True, slots=True)
 class EagerMessage:
-    """A parcel as it would lie in its mailbox: all that is to be executed, as JSON data."""
+    """An outgoing message as its mailbox would hold it: arguments and what follows it, as JSON data."""
 
-    parcel: OutgoingMessage
+    outgoing: OutgoingMessage
     args: Any
     kwargs: Any
-    #: What follows it: callbacks, errbacks, chain and chord, as Celery writes them.
+    #: Callbacks, errbacks, chain and chord, as Celery writes them.
     embed: Mapping[str, Any]
     queue: str
     #: The trace context in its headers.
-    carried: Mapping[str, str]
-    #: Where it comes from, if it is a dead letter that is sent again.
+    trace: Mapping[str, str]
+    #: The dead letter that it was replayed from, if it was.
     lineage: Mapping[str, Any] | None = None
 
 
-class Unreadable(ValueError):
-    """A letter whose message cannot be executed here; has what its next letter says of that."""
+class UnreadableMessage(ValueError):
+    """A dead letter's message cannot be executed here; ``reason``, ``error`` and ``text`` go into its next letter."""
 
     def __init__(self, reason: Reason, error: str, text: str) -> None:
         super().__init__(f"{error}: {text}")
         self.reason, self.error, self.text = reason, error, text
 
 
-def eager_message_of(parcel: OutgoingMessage, queue: str, carried: Mapping[str, str]) -> EagerMessage:
-    """A parcel that was handed in.
+def eager_message_of(outgoing: OutgoingMessage, queue: str, trace: Mapping[str, str]) -> EagerMessage:
+    """Encode the arguments and callbacks of a message that a sender has handed in.
 
     Raises:
         InvalidMessage: its arguments are not JSON data.
     """
-    follows = {
-        "callbacks": list(parcel.link) or None,
-        "errbacks": list(parcel.link_error) or None,
+    embed = {
+        "callbacks": list(outgoing.link) or None,
+        "errbacks": list(outgoing.link_error) or None,
         "chain": None,
         "chord": None,
     }
     try:
-        args, kwargs = json.loads(json.dumps([list(parcel.args), dict(parcel.kwargs)]))
-        return EagerMessage(parcel, args, kwargs, json.loads(dumps(follows)), queue, carried)
+        args, kwargs = json.loads(json.dumps([list(outgoing.args), dict(outgoing.kwargs)]))
+        return EagerMessage(outgoing, args, kwargs, json.loads(dumps(embed)), queue, trace)
     except (TypeError, ValueError) as error:
-        raise InvalidMessage(parcel.task, [str(error)]) from error
+        raise InvalidMessage(outgoing.task, [str(error)]) from error
 
 
-def encode_message(mail: EagerMessage, supervision: Supervision, attempt: int) -> bytes:
-    """The message as its letter keeps it after that attempt."""
-    parcel = mail.parcel
-    body = base64.b64encode(json.dumps([mail.args, mail.kwargs, mail.embed]).encode()).decode()
+def encode_message(message: EagerMessage, supervision: Supervision, attempt: int) -> bytes:
+    """The message as its dead letter keeps it after attempt number ``attempt``."""
+    outgoing = message.outgoing
+    body = base64.b64encode(json.dumps([message.args, message.kwargs, message.embed]).encode()).decode()
     return json.dumps(
         {
             "body": body,
             "content-type": "application/json",
             "content-encoding": "utf-8",
             "headers": {
-                "task": parcel.task,
-                "id": parcel.id,
+                "task": outgoing.task,
+                "id": outgoing.id,
                 "retries": attempt - 1,
-                **own_headers(parcel),
-                **({} if parcel.supervision == PLAIN else {HEADER: supervision.to_wire()}),
-                **({LINEAGE: dict(mail.lineage)} if mail.lineage else {}),
-                **mail.carried,
+                **own_headers(outgoing),
+                **({} if outgoing.supervision == PLAIN else {HEADER: supervision.to_wire()}),
+                **({LINEAGE: dict(message.lineage)} if message.lineage else {}),
+                **message.trace,
             },
             "properties": {
                 "body_encoding": "base64",
-                "correlation_id": parcel.id,
-                "delivery_info": {"exchange": "", "routing_key": mail.queue},
+                "correlation_id": outgoing.id,
+                "delivery_info": {"exchange": "", "routing_key": message.queue},
             },
         }
     ).encode()
 
 
 def decode_message(app: Celery, queue: str, raw: bytes) -> EagerMessage:
-    """What a letter holds, to be executed again.
+    """Decode a dead letter's message for a replay.
 
     Raises:
-        Unreadable: nothing can be made of it.
+        UnreadableMessage: it is malformed, or its task is not registered here.
     """
     try:
-        headers, body = _opened(app, queue, raw)
+        headers, body = _open(app, queue, raw)
         supervision = check_headers(headers)
         check_body(body)
         args, kwargs, embed = body
@@ -114,30 +114,30 @@ def decode_message(app: Celery, queue: str, raw: bytes) -> EagerMessage:
         # Celery keeps the rest of a chain with its next task at the end.
         if rest := _signatures(app, embed.get("chain"))[::-1]:
             link.append(chain(*rest, app=app) if len(rest) > 1 else rest[0])
-    except Unreadable:
+    except UnreadableMessage:
         raise
     except Exception as error:
-        # An imported letter holds whatever somebody has sent; decoders raise what their values' constructors do.
-        raise Unreadable(Reason.MALFORMED, type(error).__name__, str(error)) from error
+        # An imported letter may hold anything; decoders raise whatever their values' constructors raise.
+        raise UnreadableMessage(Reason.MALFORMED, type(error).__name__, str(error)) from error
     task = headers["task"]
     if task not in app.tasks:
         unknown = unhandled(app.orchestrator.agents, task)
         if unknown is not None:
-            raise Unreadable(Reason.UNKNOWN_MESSAGE, type(unknown).__name__, str(unknown))
-        raise Unreadable(Reason.UNKNOWN_TASK, "NotRegistered", f"no task {task!r} is registered here")
-    parcel = OutgoingMessage(
+            raise UnreadableMessage(Reason.UNKNOWN_MESSAGE, type(unknown).__name__, str(unknown))
+        raise UnreadableMessage(Reason.UNKNOWN_TASK, "NotRegistered", f"no task {task!r} is registered here")
+    outgoing = OutgoingMessage(
         headers["id"], task, args, supervision or PLAIN, kwargs, queue=queue, link=link, link_error=link_error
     )
-    carried = {name: headers[name] for name in tracing.CARRIED if isinstance(headers.get(name), str)}
-    return EagerMessage(parcel, args, kwargs, embed, queue, carried, headers.get(LINEAGE))
+    trace = {name: headers[name] for name in tracing.CARRIED if isinstance(headers.get(name), str)}
+    return EagerMessage(outgoing, args, kwargs, embed, queue, trace, headers.get(LINEAGE))
 
 
-def _opened(app: Celery, queue: str, raw: bytes) -> tuple[dict[str, Any], Any]:
-    """Headers and body of a message, as a worker would read them."""
+def _open(app: Celery, queue: str, raw: bytes) -> tuple[dict[str, Any], Any]:
+    """The headers and the decoded body of a message, read as a worker reads them."""
     payload = decode(raw, tag="", queue=queue, redelivered=False)
     headers: dict[str, Any] = payload["headers"]
     if not isinstance(headers.get("task"), str):
-        raise Unreadable(Reason.MALFORMED, "UnknownFormat", "not a Celery task message")
+        raise UnreadableMessage(Reason.MALFORMED, "UnknownFormat", "not a Celery task message")
     body = payload["body"]
     encoded = payload["properties"].get("body_encoding") == "base64"
     message = Message(
@@ -150,13 +150,13 @@ def _opened(app: Celery, queue: str, raw: bytes) -> tuple[dict[str, Any], Any]:
     return headers, message.decode()
 
 
-def _signatures(app: Celery, said: Any) -> list[Signature]:
-    return [_of_app(app, one) for one in said or ()]
+def _signatures(app: Celery, wires: Any) -> list[Signature]:
+    return [_of_app(app, wire) for wire in wires or ()]
 
 
-def _of_app(app: Celery, said: Any) -> Signature:
-    """A signature whose parts are the app's too; Celery would look for them in whatever app is current."""
-    signature = maybe_signature(dict(said), app=app)
+def _of_app(app: Celery, wire: Any) -> Signature:
+    """A signature whose parts are bound to the app as well; Celery would look them up in the current app."""
+    signature = maybe_signature(dict(wire), app=app)
     if isinstance(signature, _chain | group):
         signature.tasks = [_of_app(app, one) for one in signature.tasks]
     elif isinstance(signature, chord):

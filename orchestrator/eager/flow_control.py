@@ -11,68 +11,58 @@ from orchestrator.core.breaker import BreakerState, Phase
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
-from orchestrator.core.outcome import Reason
 from orchestrator.sending.publish import OutgoingMessage
 from orchestrator.telemetry import emit, events
-
-#: Nothing about these is the agent's fault (as in ``breaker.lua``).
-_NOT_THE_AGENTS = (
-    Reason.MALFORMED,
-    Reason.VALIDATION,
-    Reason.UNKNOWN_TASK,
-    Reason.UNKNOWN_MESSAGE,
-    Reason.EXPIRED,
-)
 
 
 def _now_ms() -> int:
     return to_ms(time.time())
 
 
-def _recipient(parcel: OutgoingMessage, key: str) -> tuple[str, str, str]:
-    agent = parcel.supervision.agent
-    return (agent, "", key) if agent else ("", parcel.task, key)
+def _recipient(message: OutgoingMessage, key: str) -> tuple[str, str, str]:
+    agent = message.supervision.agent
+    return (agent, "", key) if agent else ("", message.task, key)
 
 
 class EagerFlowControl:
-    """What Redis keeps of flow control, for one process."""
+    """Breakers and idempotency keys of one process. On a broker, Redis keeps both."""
 
     def __init__(self, flow: Callable[[str], Flow]) -> None:
         self._flow = flow
         self._breakers: dict[str, BreakerState] = {}
-        self._first: dict[tuple[str, str, str], tuple[str, int | None]] = {}
+        self._first_sends: dict[tuple[str, str, str], tuple[str, int | None]] = {}
         self._lock = threading.RLock()
 
-    def duplicate_of(self, parcel: OutgoingMessage) -> str | None:
-        """The delivery that was sent under a parcel's idempotency key before, if one was; else it is this one."""
-        supervision = parcel.supervision
+    def duplicate_of(self, message: OutgoingMessage) -> str | None:
+        """The delivery that a message's idempotency key stands for; ``None`` if it is this message's from now on."""
+        supervision = message.supervision
         if supervision.once is None:
             return None
-        key = _recipient(parcel, supervision.once[0])
+        key = _recipient(message, supervision.once[0])
         with self._lock:
-            first = self._first.get(key)
+            first = self._first_sends.get(key)
             if first is not None and (first[1] is None or _now_ms() < first[1]):
                 return first[0]
-            self._first[key] = parcel.id, None
+            self._first_sends[key] = message.id, None
         return None
 
-    def forget(self, parcel: OutgoingMessage) -> None:
-        """A parcel was refused after all."""
-        supervision = parcel.supervision
+    def forget(self, message: OutgoingMessage) -> None:
+        """Free a message's idempotency key, because the message was refused."""
+        supervision = message.supervision
         if supervision.once is not None:
             with self._lock:
-                self._first.pop(_recipient(parcel, supervision.once[0]), None)
+                self._first_sends.pop(_recipient(message, supervision.once[0]), None)
 
-    def ended(self, parcel: OutgoingMessage) -> None:
-        """A parcel has its outcome; from now on its idempotency key grows old."""
-        supervision = parcel.supervision
+    def ended(self, message: OutgoingMessage) -> None:
+        """Start the time to live of a message's idempotency key, because the message has its outcome."""
+        supervision = message.supervision
         if supervision.once is not None:
             key, ttl_ms = supervision.once
             with self._lock:
-                self._first[_recipient(parcel, key)] = parcel.id, _now_ms() + ttl_ms
+                self._first_sends[_recipient(message, key)] = message.id, _now_ms() + ttl_ms
 
     def admit(self, agent: str, *, peek: bool = False) -> None:
-        """Ask an agent's breaker. Who only wants to ``peek`` changes nothing.
+        """Ask an agent's breaker whether a message may be sent. With ``peek``, its state is not changed.
 
         Raises:
             CircuitOpen: it is open.
@@ -85,33 +75,33 @@ class EagerFlowControl:
             if wait_ms:
                 raise CircuitOpen(agent, wait_ms / 1000)
             if not peek:
-                self._turn(agent, state)
+                self._change(agent, state)
 
     def failed(self, agent: str, reason: str = "") -> None:
-        """An attempt has failed; ``reason`` is the outcome's, if it was the last one."""
+        """Record a failed attempt; ``reason`` is the outcome's, if it was the last one."""
         policy = self._flow(agent).breaker
-        if policy is not None and reason not in _NOT_THE_AGENTS:
+        if policy is not None and breaker.counts_as_failure(reason):
             with self._lock:
-                self._turn(agent, breaker.failed(policy, self._state(agent), _now_ms()))
+                self._change(agent, breaker.failed(policy, self._state(agent), _now_ms()))
 
     def handled(self, agent: str) -> None:
-        """A message was handled."""
+        """Record that a message was handled."""
         with self._lock:
-            self._turn(agent, breaker.succeeded(self._state(agent)))
+            self._change(agent, breaker.succeeded(self._state(agent)))
 
     def close(self, agent: str) -> bool | None:
-        """Close an agent's breaker by hand: whether it was not closed; ``None`` if there is none."""
+        """Close an agent's breaker by hand. Returns whether it was not closed; ``None`` if the agent has none."""
         if self._flow(agent).breaker is None:
             return None
         with self._lock:
             was_closed = self._state(agent).phase is Phase.CLOSED
-            self._turn(agent, BreakerState())
+            self._change(agent, BreakerState())
         return not was_closed
 
     def _state(self, agent: str) -> BreakerState:
         return self._breakers.get(agent, BreakerState())
 
-    def _turn(self, agent: str, state: BreakerState) -> None:
+    def _change(self, agent: str, state: BreakerState) -> None:
         before = self._state(agent).phase
         self._breakers[agent] = state
         if state.phase is before:

@@ -11,8 +11,8 @@ from typing import Any
 from orchestrator.core.clock import to_ms
 from orchestrator.core.effective import Policy, seconds
 from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.masked_repr import summary
 from orchestrator.core.policy import OnError, Retry, WhenDown
-from orchestrator.core.shown import summary
 from orchestrator.core.text import is_text
 
 #: A send that leaves everything to the others.

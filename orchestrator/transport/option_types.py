@@ -12,8 +12,8 @@ from kombu.utils.imports import symbol_by_name
 from redis import SSLConnection
 
 from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.masked_repr import masked, masked_repr
 from orchestrator.core.numbers import is_number, is_whole_number
-from orchestrator.core.shown import masked, shown
 
 _CERT_REQS: Final = ("required", "optional", "none", *ssl.VerifyMode)
 
@@ -77,7 +77,7 @@ def refuse_bad_options(options: Mapping[str, Any]) -> None:
         InvalidSettings: names each option, its value and what is allowed.
     """
     problems = [
-        f"broker_transport_options: {masked(f'{name}={shown(options[name])}')}; allowed: {allowed}"
+        f"broker_transport_options: {masked(f'{name}={masked_repr(options[name])}')}; allowed: {allowed}"
         for name, (is_allowed, allowed) in _KOMBU.items()
         if options.get(name) is not None and not is_allowed(options[name])
     ]
@@ -96,14 +96,14 @@ def refuse_bad_ssl(options: object) -> None:
     if not isinstance(options, Mapping):
         # kombu would connect without TLS.
         raise InvalidSettings(
-            [f"broker_use_ssl={shown(options)}: allowed: a mapping, as {{'ssl_cert_reqs': ssl.CERT_REQUIRED}}"]
+            [f"broker_use_ssl={masked_repr(options)}: allowed: a mapping, as {{'ssl_cert_reqs': ssl.CERT_REQUIRED}}"]
         )
     unknown = [name for name in options if name not in _SSL_NAMES]
     problems = [f"broker_use_ssl: unknown option {name!r}; allowed: {', '.join(_SSL_NAMES)}" for name in unknown]
     required = options.get("ssl_cert_reqs")
     if required is not None and required not in _CERT_REQS:
         allowed = "required, optional, none, or a constant of ssl.VerifyMode"
-        problems.append(f"broker_use_ssl: ssl_cert_reqs={shown(required)}; allowed: {allowed}")
+        problems.append(f"broker_use_ssl: ssl_cert_reqs={masked_repr(required)}; allowed: {allowed}")
     if problems:
         raise InvalidSettings(problems)
 
@@ -122,4 +122,4 @@ def refuse_bad_provider(provider: object) -> None:
         except (ImportError, AttributeError, ValueError, TypeError) as error:
             why = str(error)
         allowed = "the import path of a redis.CredentialProvider"
-        raise InvalidSettings([f"broker_url: credential_provider={shown(provider)}: {why}; allowed: {allowed}"])
+        raise InvalidSettings([f"broker_url: credential_provider={masked_repr(provider)}: {why}; allowed: {allowed}"])

@@ -9,7 +9,7 @@ from celery import bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.platforms import EX_FAILURE
 
-from orchestrator.agents.unhandled import unhandled
+from orchestrator.agents.unhandled_message import unhandled
 from orchestrator.core.errors import BrokerUnavailable, UnsuitableRedis
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask

@@ -44,7 +44,7 @@ from orchestrator.worker.execution import as_json, check_ran, run_attempt
 from orchestrator.worker.fencing_token import fence_at
 from orchestrator.worker.hosting import REQUEST
 from orchestrator.worker.supervised_request import SupervisedRequest
-from orchestrator.worker.untouched import is_untouched
+from orchestrator.worker.unmodified_celery import is_unmodified
 
 _LISTENED: Final = tuple(
     getattr(signals, name).receivers for name in ("task_received", "task_prerun", "task_success", "task_postrun")
@@ -135,7 +135,7 @@ class FastPath:
             and task.Request == REQUEST
             and task.Strategy == Task.Strategy
             and task.acks_late
-            and is_untouched(task, consumer.strategies[name])
+            and is_unmodified(task, consumer.strategies[name])
             and not any(has_own(type(task), hook) for hook in _HOOKS)
             and type(task.backend).process_cleanup is Backend.process_cleanup
         )

@@ -42,7 +42,7 @@ from orchestrator.transport.mailbox_entry import LINEAGE, SENT
 from orchestrator.worker import results
 from orchestrator.worker.execution import failure_of
 from orchestrator.worker.fencing_token import fence_at
-from orchestrator.worker.readable import check_body, check_headers
+from orchestrator.worker.message_format import check_body, check_headers
 from orchestrator.worker.retry_scheduled import RetryScheduled
 from orchestrator.worker.verdict import Verdict, expired, final_failure
 

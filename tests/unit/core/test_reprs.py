@@ -13,9 +13,9 @@ from orchestrator.agents.context import Context
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage, InvalidPolicy, SendFailed
 from orchestrator.core.history import Attempt
+from orchestrator.core.masked_repr import hide_in_reprs
 from orchestrator.core.message import decode
 from orchestrator.core.policy import OnError
-from orchestrator.core.shown import hide_in_reprs
 from orchestrator.core.supervision import Failure, Supervision
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.deadletters.store import AuditEntry

@@ -14,7 +14,7 @@ from orchestrator.core.errors import InvalidMessage
 from tests.apps import agents_app, execution_app
 
 
-class MaintenanceResult(Exception):
+class Uncollected(Exception):
     """An error to look for."""
 
 
@@ -105,7 +105,7 @@ def test_errors_of_what_nobody_waits_for_are_not_kept(nothing_logged: None) -> N
 
         @handles(Keep)
         def keep(self, message: Keep) -> None:
-            raise MaintenanceResult
+            raise Uncollected
 
     orchestrator.host(Keeper)
     orchestrator.send_many("keeper", [Keep(), Keep()], retry=Retry(max_retries=0))
@@ -113,4 +113,4 @@ def test_errors_of_what_nobody_waits_for_are_not_kept(nothing_logged: None) -> N
         orchestrator.dead_letters.retry(letter.id)
     assert orchestrator.ledger()[0].dead == 4
     gc.collect()
-    assert not [found for found in gc.get_objects() if type(found) is MaintenanceResult]
+    assert not [found for found in gc.get_objects() if type(found) is Uncollected]

@@ -12,7 +12,7 @@ from celery.app.task import Task
 from celery.worker import request as celery_request
 from celery.worker import strategy
 
-from orchestrator.worker.untouched import is_untouched
+from orchestrator.worker.unmodified_celery import is_unmodified
 from tests.apps import agents_app
 
 
@@ -57,8 +57,8 @@ def task() -> Any:
     return task
 
 
-def test_a_task_that_nobody_has_wrapped_is_untouched(task: Any) -> None:
-    assert is_untouched(task, _strategy())
+def test_a_task_that_nobody_has_wrapped_is_unmodified(task: Any) -> None:
+    assert is_unmodified(task, _strategy())
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_task_that_nobody_has_wrapped_is_untouched(task: Any) -> None:
 )
 def test_a_wrapper_of_celerys_own_is_seen(task: Any, monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
     monkeypatch.setattr(module, name, Proxy(vars(module)[name]))
-    assert not is_untouched(task, _strategy())
+    assert not is_unmodified(task, _strategy())
 
 
 def test_a_plain_function_in_the_place_of_celerys_is_seen(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_a_plain_function_in_the_place_of_celerys_is_seen(task: Any, monkeypatch
 
     build_tracer.__module__, build_tracer.__qualname__ = original.__module__, original.__qualname__
     monkeypatch.setattr(trace, "build_tracer", build_tracer)
-    assert not is_untouched(task, _strategy())
+    assert not is_unmodified(task, _strategy())
 
 
 def test_a_wrapped_task_is_seen(task: Any) -> None:
@@ -98,14 +98,14 @@ def test_a_wrapped_task_is_seen(task: Any) -> None:
     ):
         kept, run = task.__trace__, vars(task).get("run")
         wrap()
-        assert not is_untouched(task, _strategy())
+        assert not is_unmodified(task, _strategy())
         task.__trace__ = kept
         if run is None:
             vars(task).pop("run", None)
         if "__call__" in vars(type(task)):
             delattr(type(task), "__call__")
-        assert is_untouched(task, _strategy())
-    assert not is_untouched(task, Proxy(_strategy()))
+        assert is_unmodified(task, _strategy())
+    assert not is_unmodified(task, Proxy(_strategy()))
 
 
 def test_a_task_with_a_call_of_its_own_is_seen() -> None:
@@ -118,4 +118,4 @@ def test_a_task_with_a_call_of_its_own_is_seen() -> None:
     orchestrator.host()
     task = orchestrator.app.tasks["plain.called"]
     task.__trace__ = trace.build_tracer(task.name, task, app=task.app)
-    assert not is_untouched(task, _strategy())
+    assert not is_unmodified(task, _strategy())

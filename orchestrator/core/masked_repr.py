@@ -22,11 +22,11 @@ def hide_in_reprs(names: Iterable[str]) -> None:
 
 def masked(text: str, more: Iterable[str] = ()) -> str:
     """The text without the values of hidden fields."""
-    shown: str = mask(text, sorted({*_hidden, *more}))
-    return shown
+    result: str = mask(text, sorted({*_hidden, *more}))
+    return result
 
 
-def shown(value: Any, more: Iterable[str] = ()) -> str:
+def masked_repr(value: Any, more: Iterable[str] = ()) -> str:
     """The repr of a value, short and without the values of hidden fields."""
     names = {*_hidden, *more}
     if isinstance(value, dict | list | tuple):
@@ -40,5 +40,5 @@ def summary(value: object, names: Iterable[str], more: Iterable[str] = ()) -> st
     """``Dead(reason='poison', attempts=3)``: the class and these attributes, without those that are empty."""
     given = [(name, getattr(value, name)) for name in names]
     more = tuple(more)
-    parts = [f"{name}={shown(item, more)}" for name, item in given if item not in ("", None, (), {}, [])]
+    parts = [f"{name}={masked_repr(item, more)}" for name, item in given if item not in ("", None, (), {}, [])]
     return f"{type(value).__name__}({', '.join(parts)})"

@@ -23,7 +23,7 @@ _OF_THE_TASK: Final = ("task", "fun")
 _REQUEST_METHODS: Final = ("__init__", "execute_using_pool", "on_accepted", "on_success")
 
 
-def is_untouched(task: Any, strategy: Any) -> bool:
+def is_unmodified(task: Any, strategy: Any) -> bool:
     """Whether messages of this task are executed by nothing but Celery's functions and ours."""
     return (
         all(
