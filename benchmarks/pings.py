@@ -69,5 +69,5 @@ def _named(command: bytes) -> str:
 @cache
 def _scripts() -> dict[str, str]:
     package = Path(orchestrator.__file__).parent
-    own = {sha(path.stem): path.stem for path in (package / "transport/lua").glob("*.lua")}
-    return own | {script(path.stem).sha: path.stem for path in (package / "monitors/lua").glob("*.lua")}
+    own = {sha(path.stem): path.stem for path in (package / "transport/redis/lua/commands").glob("*.lua")}
+    return own | {script(path.stem).sha: path.stem for path in (package / "monitors/lua/commands").glob("*.lua")}

@@ -31,7 +31,7 @@ def fingerprint(error_type: str, traceback: str = "", place: str = "") -> str:
     """Twelve hexadecimal digits that failures of one kind share: of the error's type and its normalised stack.
 
     Where there is no stack (a worker died, a message could not be read), ``place`` counts, which is ``agent.message``.
-    ``letters.lua`` computes that second form too.
+    ``dead_letters.lua`` computes that second form too.
     """
     way = "\n".join(normalised_stack(traceback)) or place
     text = f"{error_type}\n{way}".encode("utf-8", "surrogatepass")

@@ -250,7 +250,7 @@ class Keys:
 
     @property
     def monitors(self) -> str:
-        """Hash of all monitors: ref -> owner, target and the rest (see ``monitors/lua/monitor.lua``)."""
+        """Hash of all monitors: ref -> owner, target and the rest (see ``monitors/lua/includes/monitors.lua``)."""
         return f"{self.root}monitors"
 
     @property

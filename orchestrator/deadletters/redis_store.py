@@ -30,7 +30,7 @@ _ACTS = 10_000
 #: What ``import_letters.lua`` takes of a letter.
 _FIELDS = (b"m", b"letter", b"d", b"q", b"a", b"n", b"e", b"y", b"g", b"r", b"s", b"o")
 
-#: What letters of a kind agree in, in the order of ``letters.lua``: the dimensions, and the queue.
+#: What letters of a kind agree in, in the order of ``dead_letters.lua``: the dimensions, and the queue.
 _OF_KIND = (*DIMENSIONS.values(), b"q")
 
 #: Kinds of letters that are looked at in one step.

@@ -44,7 +44,7 @@ class Chores:
         store, done = self._store(), []
         for chore in self._chores:
             wait_ms = max(1, to_ms(chore.every_s - self._early_s))
-            if not store.run("due", [store.keys.chore(chore.name)], [wait_ms]):
+            if not store.run("claim_chore", [store.keys.chore(chore.name)], [wait_ms]):
                 continue
             done.append(chore.name)
             try:

@@ -75,7 +75,7 @@ def stats_of(active: int, counts: Mapping[str, int]) -> MonitorStats:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A monitor as Redis keeps it; ``lua/monitor.lua`` writes it."""
+    """A monitor as Redis keeps it; ``lua/includes/monitors.lua`` writes it."""
 
     ref: int
     owner: str

@@ -60,7 +60,7 @@ _TRIES = 20
 
 def script(name: str) -> Script:
     """One of the scripts beside this file."""
-    return script_of("orchestrator.monitors", "monitor", name)
+    return script_of("orchestrator.monitors", name)
 
 
 class RedisMonitors(Monitors):
@@ -266,7 +266,7 @@ class RedisMonitors(Monitors):
     def _page_through(self, key: str, scan: str) -> Iterator[tuple[bytes, bytes]]:
         cursor: Any = 0
         while True:
-            cursor, *flat = self._run("page", [key, self._store.keys.monitors], [cursor, _PAGE, scan])
+            cursor, *flat = self._run("list_monitors", [key, self._store.keys.monitors], [cursor, _PAGE, scan])
             yield from zip(flat[::2], flat[1::2], strict=True)
             if not int(cursor):
                 return
@@ -331,7 +331,7 @@ class RedisMonitors(Monitors):
             batch = leaks[at : at + BATCH]
             flat = [part for leak in batch for part in (leak.kind.value, leak.field or leak.ref, leak.more)]
             args = [*self.telling, "mend" if mend else "judge", to_ms(age_s) if age_s else 0, *flat]
-            verdicts = self._run("mend", [self._store.keys.monitors], args)
+            verdicts = self._run("repair", [self._store.keys.monitors], args)
             proven += [leak for leak, yes in zip(batch, verdicts, strict=True) if yes]
         return proven
 
@@ -339,7 +339,7 @@ class RedisMonitors(Monitors):
         """Monitors that are unreadable or missing in a set, with pauses: ``(b"", b"")`` after each page."""
         k, cursor = self._store.keys, 0
         while True:
-            answer: Any = self._run("torn", [k.monitors], [k.root, cursor, _PAGE])
+            answer: Any = self._run("find_inconsistent", [k.monitors], [k.root, cursor, _PAGE])
             cursor, _, *flat = answer
             yield from zip(flat[::2], flat[1::2], strict=True)
             yield b"", b""

@@ -113,5 +113,7 @@ def _depths(store: Store) -> Iterator[Any]:
     for at in range(0, len(queues), _AT_ONCE):
         names = queues[at : at + _AT_ONCE]
         yield from store.run(
-            "depths", [store.keys.queues], [store.keys.root, store.group, len(store.steps), *store.steps, *names]
+            "mailbox_depths",
+            [store.keys.queues],
+            [store.keys.root, store.group, len(store.steps), *store.steps, *names],
         )

@@ -114,7 +114,7 @@ class RedisTracker:
                 begin = "-" if stream else "0"
                 while begin:
                     args = [store.group, delivery_id, outcome, ttl_ms, begin, _SLICE]
-                    said, *rest = store.run("find", [*keys, stream, k.cancelling], args)
+                    said, *rest = store.run("find_delivery", [*keys, stream, k.cancelling], args)
                     where = said.decode()
                     if where not in ("on", "none"):
                         return [where, *rest]

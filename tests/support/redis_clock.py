@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from orchestrator.transport.redis.scripts import body
+from orchestrator.transport.redis.scripts import command, resolve
 
 KEY: Final = "test:now"
 
-_CLOCK = f"local function now_ms() return tonumber(redis.call('GET', '{KEY}')) end\n"
+_CLOCK = f"local function now_ms() return tonumber(redis.call('GET', '{KEY}')) end\n".encode()
 
 
 class TimedScripts:
@@ -22,8 +22,12 @@ class TimedScripts:
         """It is so late."""
         self._redis.set(KEY, now_ms)
 
-    def run(self, name: str, keys: list[str], args: list[Any], more: str = "") -> Any:
-        """Run a script; ``more`` is Lua after its end, for those that only define functions."""
+    def run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        """Run one of the transport's commands."""
+        return self.run_text(name, command(name), keys, args)
+
+    def run_text(self, name: str, text: bytes, keys: list[str], args: list[Any]) -> Any:
+        """Run a script of this text, includes and all; a name always has the same text."""
         if name not in self._shas:
-            self._shas[name] = self._redis.script_load(_CLOCK + body(name).decode() + more)
+            self._shas[name] = self._redis.script_load(resolve(text, replaced={"clock": _CLOCK}))
         return self._redis.evalsha(self._shas[name], len(keys), *keys, *args)

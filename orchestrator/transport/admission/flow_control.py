@@ -1,6 +1,6 @@
 """What the scripts report becomes events, and their refusals errors.
 
-The rules of flow control themselves are in ``lua/mailbox.lua`` and ``lua/breaker.lua``, inside the step that accepts a
+The rules of flow control themselves are in ``admission.lua`` and ``breaker.lua``, inside the step that accepts a
 message, so that they hold at every door and for all senders at once.
 """
 
@@ -172,4 +172,4 @@ def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool) -> None:
         }
     flags = ["1" if flag else "0" for flag in (serves, flow.mailbox is not None, flow.breaker is not None)]
     said = [part for pair in fields.items() for part in pair]
-    store.run("flow", [store.keys.flow(queue)], [store.keys.root, *flags, *said])
+    store.run("declare_flow", [store.keys.flow(queue)], [store.keys.root, *flags, *said])

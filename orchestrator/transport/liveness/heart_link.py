@@ -101,7 +101,7 @@ class HeartLink:
             lease_s=o.lease_s,
             name=f"{name}/heart",
             server=server,
-            pulse=["EVAL", source("pulse").decode(), "2", *pulse, self._incarnation],
+            pulse=["EVAL", source("renew_lease").decode(), "2", *pulse, self._incarnation],
             death=["EVAL", source(script).decode(), str(len(keys)), *keys, *map(str, args)],
             reason_at=3 + len(keys) + REASON_AT,
             oom=DeathReason.OOM.value,

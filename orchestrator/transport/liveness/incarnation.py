@@ -52,7 +52,7 @@ _FAREWELL_S = 5.0
 #: Longest time that giving back waits to be confirmed.
 _CONFIRM_S = 0.5
 
-#: Bytes of the messages that one script gives back (as MOST_BYTES in entry.lua).
+#: Bytes of the messages that one script gives back (as MOST_BYTES in mailbox_entry.lua).
 _GIVEBACK_BYTES = 1 << 20
 
 #: How long an incarnation without a consumer waits for another one.
@@ -402,7 +402,9 @@ class Incarnation:
         fields |= {"name": self.options.node_name, "host": socket.gethostname(), "pid": str(os.getpid())}
         fields["agents"] = self._heartbeat.said("agents")
         flat = [part for pair in fields.items() for part in pair]
-        self._commands.run("disprove", [self.keys.disproved, self.keys.deaths], [self.id, _REMEMBERED_DAYS, *flat])
+        self._commands.run(
+            "disprove_death", [self.keys.disproved, self.keys.deaths], [self.id, _REMEMBERED_DAYS, *flat]
+        )
         self._end_recorded = True
 
     def _miss_the_consumer(self) -> None:

@@ -106,7 +106,7 @@ class Sweeper:
         o, k = self._options, self._keys
         graces = [to_ms(o.suspect_s), to_ms(o.sweep_gap_s), to_ms(_RECONNECT_GRACE_S), to_ms(o.lease_s)]
         turn, *seen = self._commands.run(
-            "observe", [k.leases, k.sweep, k.silent], [*graces, by, k.root, self._name, to_ms(TURN_S)]
+            "begin_sweep", [k.leases, k.sweep, k.silent], [*graces, by, k.root, self._name, to_ms(TURN_S)]
         )
         if not turn:
             return SweepResult(0, (), 0, 0, stood_back=True)
@@ -138,7 +138,7 @@ class Sweeper:
                 dead += self._end(turn, raw_id, beat, DeathReason.STUCK, by, max(0, now - int(float(beat))))
         self._look_for_strays(turn)
         moved, dead_lettered = self._reclaim_all(turn)
-        self._commands.run("end_turn", [k.sweep], [turn])
+        self._commands.run("end_sweep", [k.sweep], [turn])
         emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
         return SweepResult(len(late), tuple(dead), moved, dead_lettered)
 
@@ -151,14 +151,14 @@ class Sweeper:
         if not queues:
             return
         args = [k.root, GROUP, turn, to_ms(TURN_S), to_ms(_READER_S), len(self._steps), *self._steps, *queues]
-        for stray in self._step("orphans", [k.leases, k.dying, k.sweep], args):
+        for stray in self._step("find_orphans", [k.leases, k.dying, k.sweep], args):
             logger.warning("%s held messages although it is long gone", stray.decode())
         del self._not_looked_through[:_STRAYS_QUEUES]
 
     def _stuck(self) -> list[tuple[bytes, bytes]]:
         k = self._keys
         args = [to_ms(self._options.suspect_s), k.root, GROUP, self._stuck_from, _STUCK_BATCH, *self._steps]
-        self._stuck_from, *found = self._commands.run("stuck", [k.silent, k.leases], args)
+        self._stuck_from, *found = self._commands.run("find_stuck", [k.silent, k.leases], args)
         return list(zip(found[::2], found[1::2], strict=True))
 
     def _end(

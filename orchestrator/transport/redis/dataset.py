@@ -64,7 +64,7 @@ def identify(run: Run, keys: Keys, before: Dataset | None) -> Dataset:
         redis.exceptions.RedisError: Redis is away.
     """
     known = ("", "", "") if before is None else (before.id, before.born_ms, before.epoch)
-    raw, born_ms, epoch = run("identify", [keys.dataset], [os.urandom(8).hex(), *known])
+    raw, born_ms, epoch = run("identify_dataset", [keys.dataset], [os.urandom(8).hex(), *known])
     return Dataset(raw.decode(), int(born_ms), int(epoch))
 
 

@@ -1,92 +1,95 @@
-"""The Lua scripts beside this file, with the sums by which Redis knows them.
+"""The Lua scripts of the package, put together from their parts, with the sums by which Redis knows them.
 
-Each is one atomic step. They are loaded on every new connection that runs them, so that a restarted server has
-them again; a server that forgot them meanwhile answers NOSCRIPT, which the callers mend by loading them again.
+A package keeps its scripts in ``lua/commands``: each is one atomic step. A line ``--- @include "name"`` stands for the
+file of that name in ``lua/includes`` of the same package, or of this one. A part is included once, where it is named
+first. Redis skips what lies after a script's ``return``: rarely needed functions are included there, so that a common
+call need not define them.
+
+Scripts are loaded on every new connection that runs them. A server that has lost them answers NOSCRIPT; callers then
+load them again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
-_SETTLES = ("script_events", "outcome_hooks", "breaker")
-_ENDS = ("endings", *_SETTLES)
-_ACCEPTS = (*_ENDS, "letters", "mailbox")
-
-#: The parts of each script; only ``entry`` and itself where nothing is said. What comes after a script's own part is
-#: not even looked at by Redis where that returns: functions that are not needed are not made.
-_PARTS = {
-    "publish": ("publish", "entry", *_ACCEPTS, "drop", "publish_bounded"),
-    "settle": ("entry", "settle", *_SETTLES, "settle_reply"),
-    "settle_with_outcome": ("entry", "settle_with_outcome", *_SETTLES, "settle_with_outcome_reply"),
-    "bury": ("entry", *_ENDS, "letters", "bury"),
-    "end_later": ("entry", "endings", "end_later"),
-    "bury_unsent": ("entry", "endings", "letters", "bury_unsent"),
-    "retry": ("entry", *_ENDS, "cancelled", "retry"),
-    "delay": ("entry", *_ACCEPTS, "delay"),
-    "accept": ("entry", *_ACCEPTS, "accept"),
-    "broadcast": ("entry", *_ACCEPTS, "broadcast"),
-    "replay": ("entry", *_ACCEPTS, "replay_letters", "replay"),
-    "replay_found": ("entry", *_ACCEPTS, "search", "replay_letters", "replay_found"),
-    "requeue_held": ("entry", *_ENDS, "letters", "cancelled", "requeue", "requeue_held"),
-    "reclaim": ("entry", *_ENDS, "letters", "cancelled", "requeue", "reclaim"),
-    "purge": ("entry", "endings", "script_events", "outcome_hooks", "drop", "purge"),
-    "delete": ("entry", "endings", "script_events", "outcome_hooks", "drop", "delete"),
-    "claim": ("entry", "lineage", "claim"),
-    "find": ("entry", "endings", "script_events", "outcome_hooks", "lineage", "find"),
-    "close_breaker": ("entry", "script_events", "breaker", "close_breaker"),
-    "purge_letters": ("entry", "letters", "purge_letters"),
-    "park_letters": ("entry", "letters", "park_letters"),
-    "unpark_letters": ("entry", "letters", "unpark_letters"),
-    "import_letters": ("entry", "letters", "import_letters"),
-    "count_letters": ("entry", "letters", "count_letters"),
-    "find_letters": ("entry", "letters", "search", "find_letters"),
-    "schedule_letters": ("entry", "letters", "schedule_letters"),
-}
-
-
-@cache
-def source(name: str) -> bytes:
-    """The script's text, with the shared functions in front."""
-    return b"\n".join((_part("clock"), body(name)))
-
-
-def body(name: str) -> bytes:
-    """The script's text but for the clock it goes by."""
-    return b"\n".join(map(_part, _PARTS.get(name, ("entry", name))))
-
-
-def _part(name: str) -> bytes:
-    return files(__package__).joinpath("lua", f"{name}.lua").read_bytes()
-
-
-@cache
-def sha(name: str) -> str:
-    """The script's SHA-1, as EVALSHA wants it."""
-    return hashlib.sha1(source(name), usedforsecurity=False).hexdigest()
+_INCLUDE = re.compile(rb'^--- @include "([a-z_]+)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script of another part of the library: its text, shared functions included, and its SHA-1."""
+    """A script's text, includes resolved, and the SHA-1 that EVALSHA wants."""
 
     source: bytes
     sha: str
 
 
+def resolve(text: bytes, package: str = __package__, replaced: Mapping[str, bytes] | None = None) -> bytes:
+    """Put the includes of a package into a text; ``replaced`` holds other texts for includes of these names.
+
+    Raises:
+        FileNotFoundError: an include does not exist.
+    """
+    folders = [_folder(owner, "includes") for owner in dict.fromkeys((package, __package__))]
+    texts = replaced or {}
+    included: set[str] = set()
+
+    def include(found: re.Match[bytes]) -> bytes:
+        name = found[1].decode()
+        if name in included:
+            return b""
+        included.add(name)
+        return _INCLUDE.sub(include, texts[name] if name in texts else _read(folders, name))
+
+    return _INCLUDE.sub(include, text)
+
+
+def command(name: str, package: str = __package__) -> bytes:
+    """The text of a package's command, with its includes not yet resolved.
+
+    Raises:
+        FileNotFoundError: the package has no such command.
+    """
+    return _read([_folder(package, "commands")], name)
+
+
+def _folder(package: str, name: str) -> Traversable:
+    return files(package).joinpath("lua", name)
+
+
+def _read(folders: list[Traversable], name: str) -> bytes:
+    for folder in folders:
+        file = folder.joinpath(f"{name}.lua")
+        if file.is_file():
+            return file.read_bytes()
+    raise FileNotFoundError(f"{name}.lua is in none of {', '.join(map(str, folders))}")
+
+
+@cache
+def script_of(package: str, name: str) -> Script:
+    """The command of that name in the package's ``lua`` folder."""
+    text = resolve(command(name, package), package)
+    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
+
+
+def source(name: str) -> bytes:
+    """The text of one of the transport's commands."""
+    return script_of(__package__, name).source
+
+
+@cache
+def sha(name: str) -> str:
+    """The SHA-1 of one of the transport's commands."""
+    return script_of(__package__, name).sha
+
+
 @cache
 def own(name: str) -> Script:
-    """One of the transport's scripts."""
-    return Script(source(name), sha(name))
-
-
-@cache
-def script_of(package: str, *names: str) -> Script:
-    """The script made of these files of the package's ``lua`` folder, with the functions shared by all in front."""
-    folder = files(package).joinpath("lua")
-    text = b"\n".join(
-        (_part("clock"), _part("entry"), *(folder.joinpath(f"{name}.lua").read_bytes() for name in names))
-    )
-    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
+    """One of the transport's commands."""
+    return script_of(__package__, name)

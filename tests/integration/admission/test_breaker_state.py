@@ -44,6 +44,13 @@ TOLD = ("breaker.opened", "breaker.half_open", "breaker.closed")
 GUILTY = ("retries exhausted", "timeout")
 INNOCENT = ("validation", "malformed", "unknown task", "unknown message", "expired")
 
+#: Asks a breaker how many messages it would admit.
+PEEK = b"""
+--- @include "mailbox_entry"
+--- @include "breaker"
+return {breaker_asked(KEYS[1], tonumber(ARGV[1]), true)}
+"""
+
 
 class Fuse(RuleBasedStateMachine):
     """One mailbox with a breaker, its senders and its workers."""
@@ -87,7 +94,7 @@ class Fuse(RuleBasedStateMachine):
             "failures": failures, "window_ms": window_ms, "open_ms": open_ms,
         }  # fmt: skip
         said = [part for pair in fields.items() for part in pair]
-        self.script("flow", [k.flow(QUEUE)], [k.root, "1", "0", "1", *said])
+        self.script("declare_flow", [k.flow(QUEUE)], [k.root, "1", "0", "1", *said])
         self.script("declare", [k.queues, *(k.step(QUEUE, step) for step in STEPS)], [QUEUE, "1", GROUP, 0])
 
     def turn(self, state: BreakerState) -> None:
@@ -135,8 +142,7 @@ class Fuse(RuleBasedStateMachine):
     @rule()
     def peek(self) -> None:
         """Somebody wants to know whether one may go, and changes nothing."""
-        more = "\nreturn {breaker_asked(KEYS[1], tonumber(ARGV[1]), true)}"
-        may, *wait = self.scripts.run("breaker", [self.keys.flow(QUEUE)], [1], more)
+        may, *wait = self.scripts.run_text("peek", PEEK, [self.keys.flow(QUEUE)], [1])
         _, wait_ms = breaker.asked(self.breaker, self.state, self.now)
         assert may == (0 if wait_ms else 1)
         if wait_ms:

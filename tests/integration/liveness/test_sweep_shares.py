@@ -34,7 +34,7 @@ def looked_through(sweeper: Sweeper, cost: list[int], redis: Any) -> None:
     def noted(name: str, *args: Any) -> Any:
         before = asked()
         answer = run(name, *args)
-        if name == "orphans":
+        if name == "find_orphans":
             cost.append(asked() - before)
         return answer
 

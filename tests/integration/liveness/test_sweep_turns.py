@@ -75,7 +75,7 @@ def test_a_connection_to_another_run_of_the_server_proves_nothing(broker: BareBr
     assert sweeper.sweep("third").dead == (names["restarted"],)
 
 
-@pytest.mark.parametrize("stalls_before", ["fence", "reclaim", "orphans"])
+@pytest.mark.parametrize("stalls_before", ["fence", "reclaim", "find_orphans"])
 def test_a_sweeper_that_stalled_is_refused_whatever_it_goes_on_with(broker: BareBroker, stalls_before: str) -> None:
     first, second = broker.store.sweeper(), broker.store.sweeper()
     first.sweep("first")
@@ -110,7 +110,7 @@ def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -
     with pytest.raises(Exception, match="STALETURN"):
         store.run("reclaim", reclaim, [k.root, victim, GROUP, 3, 1000, 10, 0, 0, 2000, 1])
     with pytest.raises(Exception, match="STALETURN"):
-        store.run("orphans", [k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000, 60_000, 0, "q"])
+        store.run("find_orphans", [k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000, 60_000, 0, "q"])
     assert broker.redis.zscore(k.leases, victim) == beat
     turn = broker.redis.hget(k.sweep, "sweeps")
     assert store.run("fence", fence, [victim, int(beat), "killed", "now", turn, 2000, k.root, ""]) == b"killed"
@@ -119,7 +119,7 @@ def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -
 def test_while_one_sweeps_the_others_stand_back(broker: BareBroker) -> None:
     first, second = broker.store.sweeper(), broker.store.sweeper()
     seen = []
-    stalling(first, "end_turn", lambda: seen.append(second.sweep("second")))
+    stalling(first, "end_sweep", lambda: seen.append(second.sweep("second")))
     assert not first.sweep("first").stood_back
     assert [swept.stood_back for swept in seen] == [True]
     assert not second.sweep("second").stood_back
@@ -131,7 +131,7 @@ def test_a_sweeper_that_died_in_its_turn_holds_nobody_up_for_long(broker: BareBr
     def dies() -> None:
         raise ResponseError("killed")
 
-    stalling(first, "end_turn", dies)
+    stalling(first, "end_sweep", dies)
     with pytest.raises(ResponseError):
         first.sweep("first")
     assert second.sweep("second").stood_back
@@ -148,6 +148,6 @@ def test_a_turn_from_before_the_clock_jumped_holds_nobody_up(broker: BareBroker,
         age(broker, hours * 3600)
         seen.append(second.sweep("second").stood_back)
 
-    stalling(first, "end_turn", jumps)
+    stalling(first, "end_sweep", jumps)
     first.sweep("first")
     assert seen == [False]

@@ -62,7 +62,7 @@ class ProcessIncarnations:
     def disprove(self, incarnation: str) -> None:
         """As its process does when it learns that it was declared dead."""
         k = self._store.keys
-        self._store.run("disprove", [k.disproved, k.deaths], [incarnation, 30, "incarnation", incarnation])
+        self._store.run("disprove_death", [k.disproved, k.deaths], [incarnation, 30, "incarnation", incarnation])
 
     def lose_child(self, incarnation: str, tag: str) -> bytes:
         """A pool process of this incarnation dies of the message."""

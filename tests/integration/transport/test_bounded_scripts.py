@@ -24,7 +24,7 @@ MANY = 6
 #: What one step may come to of messages of 1 MB: one, or two that together just pass the bound.
 FEW = 2
 
-#: Messages of 1 MB that one command may read at once, though what it read before was small (MOST_AT_ONCE in entry.lua).
+#: Messages of 1 MB that one command may read at once, though what it read before was small (MOST_AT_ONCE in mailbox_entry.lua).
 AT_ONCE = 4
 
 
@@ -216,7 +216,7 @@ def test_the_ledger_of_many_mailboxes_is_read_in_parts(broker: BareBroker, calls
         store.run("declare", [k.queues], [f"q{number}", "1", store.group, 0])
         store.run("publish", [k.step(f"q{number}", "0"), k.ledger(f"q{number}")], [0, "", "{}"])
     assert broker.ledger().ready == 230
-    assert [len(answer) for answer in calls.of("depths")] == [100, 100, 30]
+    assert [len(answer) for answer in calls.of("mailbox_depths")] == [100, 100, 30]
 
 
 # -- dead letters

@@ -49,7 +49,7 @@ class Ground:
 
     def sweep(self) -> None:
         k = self.keys
-        self.scripts.run("observe", [k.leases, k.sweep, k.silent], [850, 2500, 500, 500, "test", k.root, "t", 1000])
+        self.scripts.run("begin_sweep", [k.leases, k.sweep, k.silent], [850, 2500, 500, 500, "test", k.root, "t", 1000])
 
     def losses(self) -> list[str]:
         record = self.broker.store.dataset()
@@ -83,7 +83,7 @@ def test_a_lease_that_the_heart_renewed_before_the_clock_jumped_is_no_loss(groun
     k, incarnation = ground.keys, ground.heartbeat.incarnation
     for now_ms in (NOW_MS + 500, NOW_MS - HOUR_MS):
         ground.scripts.set(now_ms)
-        assert ground.scripts.run("pulse", [k.leases, k.incarnation(incarnation)], [incarnation, "7 heart"]) == 1
+        assert ground.scripts.run("renew_lease", [k.leases, k.incarnation(incarnation)], [incarnation, "7 heart"]) == 1
     ground.sweep()
     ground.beat()
     assert ground.losses() == []

@@ -91,7 +91,7 @@ def test_a_queue_is_not_deleted_by_what_happens_in_another(broker: BareBroker) -
     ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
     keys = [k.step("box", "0"), k.ledger("box"), k.delayed("box"), k.delayed_bodies("box"), k.step("box", "bell")]
     store.run("retry", keys, [GROUP, entry, "0|x", "{}", 0, 1000])
-    store.run("flow", [k.flow("box")], [k.root, "1", "0", "0", "root", k.root])
+    store.run("declare_flow", [k.flow("box")], [k.root, "1", "0", "0", "root", k.root])
     store.run("requeue_held", [k.step("box", "0")], [k.root, "box", GROUP, 3, 1000, "", "me", "0", entry])
     assert broker.redis.xlen(k.step("box|nothing", "0")) == 1
 

@@ -81,7 +81,7 @@ class Flow(RuleBasedStateMachine):
         flags = ["1", "01"[mailbox is not None], "01"[fuse is not None]]
         k = self.keys
         said = [part for pair in fields.items() for part in pair]
-        self.run_script("flow", [k.flow(QUEUE)], [k.root, *flags, *said])
+        self.run_script("declare_flow", [k.flow(QUEUE)], [k.root, *flags, *said])
         self.run_script("declare", [k.queues, *(k.step(QUEUE, step) for step in STEPS)], [QUEUE, "1", GROUP, 0])
 
     # -- the model
@@ -261,7 +261,7 @@ class Flow(RuleBasedStateMachine):
             return
         k = self.keys
         ((_, ready, held, delayed, flat),) = self.run_script(
-            "depths", [k.queues], [k.root, GROUP, len(STEPS), *STEPS, QUEUE]
+            "mailbox_depths", [k.queues], [k.root, GROUP, len(STEPS), *STEPS, QUEUE]
         )
         counted = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
         assert (ready, held, delayed) == (len(self.ready), len(self.held), len(self.delayed))

@@ -242,9 +242,11 @@ def test_what_a_reader_without_acks_died_with_is_handed_on(connection: Connectio
     broker.redis.xgroup_createconsumer(stream, "workers", "reader:idle")
     k, store = KEYS, broker.store
     keys, steps = [k.leases, k.dying, k.sweep], [len(store.steps), *store.steps]
-    assert store.run("orphans", keys, [k.root, "workers", "", 0, 60_000, *steps, "box"]) == []
+    assert store.run("find_orphans", keys, [k.root, "workers", "", 0, 60_000, *steps, "box"]) == []
     assert broker.ledger("box").held == 1, "it may be about to be read"
-    eventually(lambda: store.run("orphans", keys, [k.root, "workers", "", 0, 0, *steps, "box"]) == [b"reader:dead"])
+    eventually(
+        lambda: store.run("find_orphans", keys, [k.root, "workers", "", 0, 0, *steps, "box"]) == [b"reader:dead"]
+    )
     store.sweeper().sweep("test")
     row = broker.ledger("box")
     assert (row.ready, row.held) == (1, 0)

@@ -88,7 +88,7 @@ def test_a_search_goes_on_after_each_large_message(broker: BareBroker, where: st
     keys = [k.ledger("large"), k.outcome("m5"), k.delayed("large"), k.delayed_bodies("large"), stream, k.cancelling]
     steps = 0
     while True:
-        said, *rest = store.run("find", keys, [store.group, "m5", "", 1000, begin, 500])
+        said, *rest = store.run("find_delivery", keys, [store.group, "m5", "", 1000, begin, 500])
         steps += 1
         if said != b"on":
             break

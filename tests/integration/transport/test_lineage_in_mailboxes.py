@@ -103,10 +103,10 @@ def test_who_looks_for_a_delivery_finds_its_line(bench: ShelfInRedis) -> None:
     k = bench.keys
     keys = [k.ledger(QUEUE), k.outcome("d1"), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "0")]
     args = [GROUP, "d1", "", 1000, "-", 100]
-    state, raw, _ = bench.store.run("find", keys, args)
+    state, raw, _ = bench.store.run("find_delivery", keys, args)
     assert (state, json.loads(raw)["orc_lineage"]["of"]) == (b"waiting", letter_id)
     claimed(bench)
-    state, raw, *_ = bench.store.run("find", keys, args)
+    state, raw, *_ = bench.store.run("find_delivery", keys, args)
     assert (state, json.loads(raw)["orc_lineage"]["of"]) == (b"held", letter_id)
 
 

@@ -173,7 +173,7 @@ def test_a_broadcast_is_sent_once(
 
 def test_who_ends_a_monitor_learns_that_there_was_one(orchestrator: Orchestrator, network: LostAnswers) -> None:
     """Regression: it was told that there was none, as the first try had ended it."""
-    script = script_of("orchestrator.monitors", "monitor", "demonitor")
+    script = script_of("orchestrator.monitors", "demonitor")
     with orchestrator.monitors.session() as session:
         first, second = (session.monitor(session.id) for _ in range(2))
         assert orchestrator.monitors.demonitor(first)

@@ -127,7 +127,7 @@ def test_a_queue_without_words_stops_no_sweep(broker: BareBroker) -> None:
         )
         held(broker, incarnation=raw.decode())
         broker.redis.zadd(k.silent, {raw: 1})
-    assert broker.store.run("stuck", [k.silent, k.leases], [10_000, k.root, GROUP, 0, 100, "0"]) == [0]
+    assert broker.store.run("find_stuck", [k.silent, k.leases], [10_000, k.root, GROUP, 0, 100, "0"]) == [0]
     now_s, _ = broker.redis.time()
     broker.redis.zadd(k.leases, dict.fromkeys(broker.redis.zrange(k.leases, 0, -1), now_s * 1000 - 60_000))
     broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})

@@ -34,7 +34,7 @@ STEPS = steps_of([0, 3, 6, 9])
 MAX_DEATHS = 3
 SCRIPTS = (
     "publish", "delay", "claim", "settle", "retry", "bury", "requeue_held", "register", "fence", "reclaim",
-    "depths", "purge", "replay", "declare", "heartbeat",
+    "mailbox_depths", "purge", "replay", "declare", "heartbeat",
 )  # fmt: skip
 
 
@@ -326,7 +326,9 @@ class Mailbox(RuleBasedStateMachine):
             self.redelivered -= 1
 
     def _row(self) -> LedgerRow:
-        (answer,) = self.run_script("depths", [self.keys.queues], [self.keys.root, GROUP, len(STEPS), *STEPS, QUEUE])
+        (answer,) = self.run_script(
+            "mailbox_depths", [self.keys.queues], [self.keys.root, GROUP, len(STEPS), *STEPS, QUEUE]
+        )
         counted = {answer[4][i].decode(): int(answer[4][i + 1]) for i in range(0, len(answer[4]), 2)}
         names = ("accepted", "handled", "dead", "cancelled", "expired")
         return LedgerRow(

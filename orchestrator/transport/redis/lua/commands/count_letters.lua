@@ -1,0 +1,24 @@
+-- How many letters there are of the kinds that have all of these values, some kinds at a time.
+-- ARGV: root, cursor, about how many kinds, dimension, value, …
+-- Returns {cursor, kind, how many, …}; a kind may come twice, as in SSCAN.
+--- @include "mailbox_entry"
+--- @include "dead_letters"
+local root, sets, smallest = ARGV[1], {}, nil
+for i = 4, #ARGV, 2 do
+  local set = root .. 'letters:' .. ARGV[i] .. ':' .. index_name(ARGV[i + 1])
+  sets[#sets + 1] = set
+  if not smallest or redis.call('SCARD', set) < redis.call('SCARD', smallest) then smallest = set end
+end
+local scanned = redis.call('SSCAN', smallest, ARGV[2], 'COUNT', ARGV[3])
+local out = {scanned[1]}
+for _, kind in ipairs(scanned[2]) do
+  local of_all = true
+  for _, set in ipairs(sets) do
+    of_all = of_all and (set == smallest or redis.call('SISMEMBER', set, kind) == 1)
+  end
+  if of_all then
+    out[#out + 1] = kind
+    out[#out + 1] = redis.call('XLEN', root .. 'letters:kind:' .. kind)
+  end
+end
+return out

@@ -1,0 +1,62 @@
+-- What waits in some mailboxes, and how their flow control stands.
+-- KEYS: leases (not read). ARGV: root, group, number of steps, steps…, queues…
+-- Returns {{queue, waiting, not yet due, held, ms that the oldest has waited or -1, bound or '', overflow or '',
+-- breaker's phase or '', ms until it lets a probe through}, …}; of the first queues only, if their messages are large
+-- Costs: up to five commands a stream, so callers name at most 50 queues; it reads one message of each stream, at most 1 MB and
+-- those of one mailbox.
+--- @include "mailbox_entry"
+local root, group, steps = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local now = now_ms()
+
+-- One message larger than this is not read for its age alone.
+local LARGE = 1048576
+
+local bytes_read = 0
+local function first_unclaimed_ms(stream, length)
+  local bytes = redis.pcall('MEMORY', 'USAGE', stream, 'SAMPLES', 1)
+  if type(bytes) == 'number' and bytes / length > LARGE then return nil end
+  local from = '-'
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, fields in ipairs(groups.err and {} or groups) do
+    local found = {}
+    for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
+    if found['name'] == group then from = '(' .. found['last-delivered-id'] end
+  end
+  local first = redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
+  if not first then return nil end
+  bytes_read = bytes_read + size_of(first)
+  -- What was returned has waited since before its entry's id.
+  local _, _, _, _, since = fields(first)
+  return tonumber(since)
+end
+
+local out = {}
+for q = 4 + steps, #ARGV do
+  if bytes_read >= MOST_BYTES then break end
+  local queue = ARGV[q]
+  local waiting, held, since = 0, 0, nil
+  for s = 4, 3 + steps do
+    local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
+    local length = redis.call('XLEN', stream)
+    local pending = length > 0 and redis.pcall('XPENDING', stream, group)
+    local claimed = pending and not pending.err and pending[1] or 0
+    held = held + claimed
+    if length > claimed then
+      waiting = waiting + length - claimed
+      local ms = first_unclaimed_ms(stream, length)
+      if ms then since = math.min(since or ms, ms) end
+    end
+  end
+  local delayed = root .. 'delayed:' .. queue
+  local due = redis.call('ZCOUNT', delayed, '-inf', now)
+  if due > 0 then
+    local ms = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
+    since = math.min(since or ms, ms)
+  end
+  local flow = redis.call('HMGET', root .. 'flow:' .. queue, 'limit', 'overflow', 'failures', 'phase', 'until_ms')
+  local phase = flow[3] and (flow[4] or 'closed') or ''
+  out[#out + 1] = {queue, waiting + due, redis.call('ZCARD', delayed) - due, held,
+    since and math.max(0, now - since) or -1, flow[1] or '', flow[2] or '', phase,
+    phase == 'open' and math.max(0, tonumber(flow[5] or 0) - now) or 0}
+end
+return out

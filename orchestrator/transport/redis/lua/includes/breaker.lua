@@ -1,0 +1,54 @@
+--- @include "script_events"
+-- The circuit breaker before a mailbox: core/breaker.py, in Redis. Its policy and state are fields of the mailbox'
+-- flow hash; a mailbox without the field `failures` has none.
+local function breaker_of(flow)
+  local f = redis.call('HMGET', flow, 'failures', 'window_ms', 'open_ms', 'phase', 'failed_ms', 'until_ms', 'queue')
+  if not f[1] then return nil end
+  return {flow = flow, failures = tonumber(f[1]), window_ms = tonumber(f[2]), open_ms = tonumber(f[3]),
+    phase = f[4] or 'closed', failed_ms = f[5] or '', until_ms = tonumber(f[6] or 0), queue = f[7] or ''}
+end
+
+local function turn(b, phase, failed_ms, until_ms)
+  redis.call('HSET', b.flow, 'phase', phase, 'failed_ms', failed_ms, 'until_ms', until_ms)
+  if phase ~= b.phase then note('breaker', phase, b.queue, tostring(until_ms)) end
+end
+
+-- Returns how many of `wanted` messages may go, and the ms until it is worth asking again if not all may. Who only
+-- wants to `peek` changes nothing.
+local function breaker_asked(flow, wanted, peek)
+  local b = breaker_of(flow)
+  if not b or b.phase == 'closed' then return wanted end
+  local now = now_ms()
+  local wait = b.until_ms - now
+  if wait > 0 and wait <= b.open_ms then return 0, wait end
+  if not peek then turn(b, 'half_open', '', now + b.open_ms) end
+  return 1, b.open_ms
+end
+
+local function breaker_failed(flow)
+  local b = breaker_of(flow)
+  if not b or b.phase == 'open' then return end
+  local now = now_ms()
+  if b.phase == 'closed' then
+    local recent = {}
+    for at in b.failed_ms:gmatch('%d+') do
+      if tonumber(at) > now - b.window_ms and tonumber(at) <= now then recent[#recent + 1] = at end
+    end
+    recent[#recent + 1] = string.format('%.0f', now)
+    if #recent < b.failures then return turn(b, 'closed', table.concat(recent, ' '), 0) end
+  end
+  turn(b, 'open', '', now + b.open_ms)
+end
+
+-- A message has no attempt left: a failure, unless nothing about it was the agent's. What expired was never tried.
+local not_the_agents = {
+  malformed = true, validation = true, ['unknown task'] = true, ['unknown message'] = true, expired = true}
+local function breaker_dead(flow, reason)
+  if not not_the_agents[reason or ''] then breaker_failed(flow) end
+end
+
+local function breaker_succeeded(flow)
+  if redis.call('HGET', flow, 'phase') ~= 'half_open' then return end
+  local b = breaker_of(flow)
+  if b then turn(b, 'closed', '', 0) end
+end

@@ -1,0 +1,60 @@
+--- @include "endings"
+-- Messages that are dropped with their mailbox, or from it.
+
+-- Where in a stream begins what nobody has been given.
+local function unread_from(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  if groups.err or not groups[1] then return '-' end
+  for i = 1, #groups[1], 2 do
+    if groups[1][i] == 'last-delivered-id' then return '(' .. groups[1][i + 1] end
+  end
+  return '-'
+end
+
+-- How many messages of a stream somebody has been given.
+local function claimed_in(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  if groups.err or not groups[1] then return 0 end
+  for i = 1, #groups[1], 2 do
+    if groups[1][i] == 'pending' then return groups[1][i + 1] end
+  end
+  return 0
+end
+
+-- Ends a message as cancelled. `held` says that a worker has it: that runs it, and tells Celery of it.
+local function drop_message(root, ledger, m, d, by, ttl_ms, held)
+  tell(root, m, {outcome = 'cancelled', by = by}, ttl_ms, d)
+  if not held then end_for_celery(ledger, m or '', 'REVOKED', '', by) end
+end
+
+-- Calls `drop(m, d)` for the next messages that are not yet due, at most so many and 1 MB and one message of them, each taken
+-- out before. Returns how many.
+local function drop_delayed(delayed, bodies, most, drop)
+  local dropped, bytes = 0, 0
+  for _, member in ipairs(redis.call('ZRANGE', delayed, 0, most - 1)) do
+    if bytes >= MOST_BYTES then break end
+    local body, d = scheduled(bodies, member)
+    unschedule(delayed, bodies, member)
+    drop(body, d)
+    dropped, bytes = dropped + 1, bytes + #(body or '')
+  end
+  return dropped
+end
+
+-- The same with the first messages of a stream from an id on: calls `drop(entry)`, which takes it out.
+local function drop_waiting(stream, from, most, drop)
+  local dropped, bytes, some = 0, 0, 1
+  while dropped < most do
+    some = math.min(some, most - dropped)
+    local before = bytes
+    local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', some)
+    for _, entry in ipairs(entries) do
+      if bytes >= MOST_BYTES then return dropped end
+      drop(entry)
+      dropped, bytes = dropped + 1, bytes + size_of(entry)
+    end
+    if #entries < some or bytes >= MOST_BYTES then break end
+    some = many_more(some, bytes - before)
+  end
+  return dropped
+end

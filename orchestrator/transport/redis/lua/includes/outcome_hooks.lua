@@ -1,0 +1,67 @@
+--- @include "script_events"
+-- What else happens when a delivery's outcome is recorded. The outcome's hooks say it: `once` the key of its
+-- idempotency key, which is remembered as long as the outcome; `group` the broadcast it belongs to, and `member` what
+-- it takes to send its recipient the compensation: [number of the text, agent, task, queue, step, id]; `cancel` that it
+-- was cancelled while a worker had it, and `cancelling` the set of all for which that holds; `undo` the compensation of a
+-- copy that died, ready to be sent should the copy be replayed and handled, with `undo_of` its group, root, step, queue, id.
+local function compensation(group, root, nonce, member)
+  local c = read_json(member)
+  local text = c and redis.call('HGET', group, 'text:' .. tostring(c[1]))
+  if not text then return nil end
+  local names = {agent = c[2], task = c[3], queue = c[4], id = c[6]}
+  return (text:gsub('@' .. nonce .. ':(%a+)@', names)), {group, root, c[5], c[4], c[6]}
+end
+
+local function send_compensation(text, of)
+  local group, root, step, queue, id = unpack(of)
+  put(root .. 'q:' .. step .. ':' .. queue, text)
+  redis.call('HINCRBY', root .. 'ledger:' .. queue, 'accepted', 1)
+  note('compensated', group, queue, id)
+end
+
+local function compensate(group, root, nonce, member)
+  local text, of = compensation(group, root, nonce, member)
+  if text then send_compensation(text, of) end
+end
+
+-- One copy of a broadcast has ended. The first one that dies has all who handled theirs compensated, and who handles one
+-- later is compensated then. The last one to end ends the group.
+local function member_ended(hooks, group, member, ended)
+  local f = redis.call('HMGET', group, 'root', 'nonce', 'failed')
+  if not f[1] then return end
+  local handled = group .. ':handled'
+  if ended == 'handled' then
+    if f[3] then compensate(group, f[1], f[2], member) else redis.call('RPUSH', handled, member) end
+  end
+  if ended == 'dead' then
+    local text, of = compensation(group, f[1], f[2], member)
+    if text then redis.call('HSET', hooks, 'undo', text, 'undo_of', cjson.encode(of)) end
+  end
+  if ended ~= 'handled' and not f[3] then
+    redis.call('HSET', group, 'failed', 1)
+    for _, other in ipairs(redis.call('LRANGE', handled, 0, -1)) do compensate(group, f[1], f[2], other) end
+    redis.call('DEL', handled)
+  end
+  if redis.call('HINCRBY', group, 'pending', -1) <= 0 then redis.call('DEL', group, handled) end
+end
+
+aftermath = function(key, ended, ttl_ms)
+  local beside = hooks_of(key)
+  local f = redis.call('HMGET', beside, 'once', 'once_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of')
+  if f[1] then
+    redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))
+    redis.call('PEXPIRE', f[1], f[2])
+    redis.call('PEXPIRE', beside, f[2])
+  end
+  if f[5] then
+    redis.call('HDEL', beside, 'cancel', 'cancelling')
+    redis.call('SREM', f[5], key)
+  end
+  if f[3] then
+    redis.call('HDEL', beside, 'group', 'member')
+    member_ended(beside, f[3], f[4], ended)
+  elseif f[6] and ended ~= 'dead' then
+    redis.call('HDEL', beside, 'undo', 'undo_of')
+    if ended == 'handled' then send_compensation(f[6], read_json(f[7])) end
+  end
+end

@@ -1,0 +1,93 @@
+--- @include "endings"
+--- @include "breaker"
+--- @include "dead_letters"
+--- @include "cancel_mark"
+-- Deaths that count against no message: nobody has proved that the process ended.
+local UNPROVED = {lost = true, stuck = true}
+-- A message whose holders ended so this often while they ran it is a dead letter too, though not as poison.
+local MOST_UNPROVED = 10
+
+-- How many of a message's deaths count against it. A death that its process has disproved since is marked as that; the
+-- death of a pool process was seen by its worker, whatever became of the worker.
+local function counted(root, deaths)
+  local count = 0
+  for _, one in ipairs(deaths) do
+    if type(one) ~= 'table' then
+      count = count + 1
+    else
+      if not one.child and type(one.by) == 'string' and redis.call('ZSCORE', root .. 'disproved', one.by) then
+        one.disproved = true
+      end
+      if not one.disproved and not UNPROVED[one.reason] then count = count + 1 end
+    end
+  end
+  return count
+end
+
+-- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
+-- death to its name if there is one, and into the dead-letter stream when those are too many. `unattributed` is 1 if
+-- its holder died and it was not marked: it counts against no message, see solitude.py for what follows. `interrupted` says
+-- that it was being executed, `undelivered` that it was claimed ahead and no more. Returns what became of it (of a dead
+-- letter the reason), and its bytes.
+local function requeue(root, queue, stream, group, id, death, unattributed, max_deaths, ttl_ms, interrupted,
+    undelivered)
+  -- Its past is read and written before it is taken out: an error would leave it nowhere.
+  local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
+  local m, d, u, r, s, n = fields(entry)
+  local deaths, count
+  if death then
+    deaths = writable(read_json(d) or {})
+    deaths[#deaths + 1] = death
+    count = counted(root, deaths)
+    d = cjson.encode(deaths)
+  end
+  if redis.call('XACK', stream, group, id) == 0 or redis.call('XDEL', stream, id) == 0 then return nil end
+  local ledger = root .. 'ledger:' .. queue
+  if death then
+    breaker_failed(flow_of(ledger))
+    local reason, why
+    if count >= max_deaths then
+      reason, why = 'poison', 'its worker died ' .. count .. ' times while running it'
+    elseif #deaths - count >= MOST_UNPROVED then
+      reason, why = 'workers lost', 'its worker was taken for dead ' .. #deaths - count .. ' times while running it'
+    end
+    if reason then
+      local letter = cjson.encode({
+        queue = queue, reason = reason, attempts = #deaths, at = death.at, by = death.by, incarnation = death.by,
+        error = {type = 'WorkerLost', message = why}})
+      local dead = bury_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', s)
+      redis.call('HINCRBY', ledger, 'dead', 1)
+      tell(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
+        error = why}, ttl_ms, deaths)
+      end_for_celery(ledger, m, 'FAILURE', reason == 'poison' and 'PoisonMessage' or 'WorkerLostError', why, true)
+      local message = readable(m) or {}
+      local headers = type(message.headers) == 'table' and message.headers or {}
+      local orc = type(headers.orc) == 'table' and headers.orc or {}
+      note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths), reason,
+        queue, dead, why, text(headers.task))
+      return reason, #(m or '')
+    end
+  end
+  -- Few are cancelled, and only for them is every message read.
+  if redis.call('EXISTS', root .. 'cancelling') == 1 then
+    local message = message_of(m)
+    local headers = message and message.headers
+    if type(headers) == 'table' and type(headers.id) == 'string'
+        and cancelled_meanwhile(root .. 'outcome:' .. headers.id, ledger, m, d, ttl_ms) then
+      return 'cancelled', #m
+    end
+  end
+  if death or interrupted then redis.call('HINCRBY', ledger, 'restarted', 1) end
+  -- Its stream is root .. 'q:STEP:' .. queue; what comes back a second time is in a step for it already.
+  local step = stream:sub(#root + 3, -#queue - 2)
+  if not undelivered then
+    n = nil
+  elseif step:sub(1, 9) ~= 'returned-' then
+    n = '1'
+  end
+  if step:sub(1, 9) ~= 'returned-' then step = 'returned-' .. step end
+  if unattributed > 0 then u = (tonumber(u) or 0) + unattributed end
+  put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u, r, s, n)
+  if not undelivered then redis.call('HINCRBY', ledger, 'redelivered', 1) end
+  return 'returned', #(m or '')
+end

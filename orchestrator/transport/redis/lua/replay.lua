@@ -1,8 +1,0 @@
--- Sends dead letters again, by their ids.
--- ARGV: root, step, act, 1 if automatic else 0, '1' if somebody watches the outcomes, a message instead of the letter's
--- or '', ids…
--- Returns {'id id …', what replay_letters.lua says, …}; the first are those it did not come to.
-local how = {root = ARGV[1], step = ARGV[2], act = ARGV[3], auto = ARGV[4], watched = ARGV[5] == '1', instead = ARGV[6]}
-local ids = {unpack(ARGV, 7)}
-local lots, came_to = lots_to_send(how.root, ids)
-return answer(resend(how, lots, {table.concat(ids, ' ', came_to + 1)}))
