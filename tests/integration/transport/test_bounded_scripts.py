@@ -24,7 +24,7 @@ MANY = 6
 #: What one step may come to of messages of 1 MB: one, or two that together just pass the bound.
 FEW = 2
 
-#: Messages of 1 MB that one command may read at once, though what it read before was small (MOST_AT_ONCE in mailbox_entry.lua).
+#: Messages of 1 MB that one command may read at once, however small the ones before were (MOST_AT_ONCE in Lua).
 AT_ONCE = 4
 
 
