@@ -10,24 +10,24 @@ import pytest
 from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.core.keys import DOORBELL, GROUP
 from orchestrator.transport.admission.flow_control import declare_flow
-from tests.support.letters import QUEUE, ShelfInRedis, wire_message
+from tests.support.letters_under_test import QUEUE, LettersInRedis, wire_message
 
 #: Long ago, so that no test waits for time to pass.
 FIRST_MS = 1_600_000_000_000
 
 
 @pytest.fixture
-def bench(redis_url: str) -> Iterator[ShelfInRedis]:
-    made = ShelfInRedis(redis_url, (), None)
+def bench(redis_url: str) -> Iterator[LettersInRedis]:
+    made = LettersInRedis(redis_url, (), None)
     yield made
     made.close()
 
 
-def accepted(bench: ShelfInRedis) -> None:
+def accepted(bench: LettersInRedis) -> None:
     bench.redis.xadd(bench.keys.step(QUEUE, "0"), {"m": wire_message(1)}, id=f"{FIRST_MS}-0")
 
 
-def claimed(bench: ShelfInRedis) -> tuple[str, str]:
+def claimed(bench: LettersInRedis) -> tuple[str, str]:
     """The step and the entry that a worker is given."""
     k, steps = bench.keys, ["returned-0", "0"]
     keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in steps]]
@@ -35,7 +35,7 @@ def claimed(bench: ShelfInRedis) -> tuple[str, str]:
     return steps[int(at) - 4], entry.decode()
 
 
-def requeue(bench: ShelfInRedis, *, died: bool) -> bytes:
+def requeue(bench: LettersInRedis, *, died: bool) -> bytes:
     step, entry = claimed(bench)
     death = ["killed", "w#1", ""] if died else ["", "", ""]
     args = [bench.keys.root, QUEUE, GROUP, 3, 1000, *death, entry]
@@ -43,7 +43,7 @@ def requeue(bench: ShelfInRedis, *, died: bool) -> bytes:
     return bytes(said)
 
 
-def retry(bench: ShelfInRedis) -> None:
+def retry(bench: LettersInRedis) -> None:
     """As a worker does, which knows the entry's id only."""
     step, entry = claimed(bench)
     k, message = bench.keys, json.loads(wire_message(1))
@@ -52,18 +52,18 @@ def retry(bench: ShelfInRedis) -> None:
     bench.store.run("retry", keys, [GROUP, entry, "0|x", json.dumps(message), 0, 1000])
 
 
-def sent_ms(bench: ShelfInRedis) -> int:
+def sent_ms(bench: LettersInRedis) -> int:
     (letter,) = bench.log.list()
     return letter.sent_ms
 
 
-def test_poison_says_when_it_was_first_accepted(bench: ShelfInRedis) -> None:
+def test_poison_says_when_it_was_first_accepted(bench: LettersInRedis) -> None:
     accepted(bench)
     assert [requeue(bench, died=True) for _ in range(3)] == [b"returned", b"returned", b"poison"]
     assert sent_ms(bench) == FIRST_MS
 
 
-def test_what_is_retried_after_a_death_says_it_too(bench: ShelfInRedis) -> None:
+def test_what_is_retried_after_a_death_says_it_too(bench: LettersInRedis) -> None:
     accepted(bench)
     requeue(bench, died=True)
     retry(bench)
@@ -71,14 +71,14 @@ def test_what_is_retried_after_a_death_says_it_too(bench: ShelfInRedis) -> None:
     assert sent_ms(bench) == FIRST_MS
 
 
-def test_what_dies_after_a_retry_says_it_too(bench: ShelfInRedis) -> None:
+def test_what_dies_after_a_retry_says_it_too(bench: LettersInRedis) -> None:
     accepted(bench)
     retry(bench)
     assert [requeue(bench, died=True) for _ in range(3)][-1] == b"poison"
     assert sent_ms(bench) == FIRST_MS
 
 
-def test_a_letter_that_is_replayed_and_dies_says_when_it_was_replayed(bench: ShelfInRedis) -> None:
+def test_a_letter_that_is_replayed_and_dies_says_when_it_was_replayed(bench: LettersInRedis) -> None:
     accepted(bench)
     retry(bench)
     for _ in range(3):
@@ -89,7 +89,7 @@ def test_a_letter_that_is_replayed_and_dies_says_when_it_was_replayed(bench: She
     assert sent_ms(bench) > FIRST_MS
 
 
-def test_the_oldest_that_waits_is_as_old_as_it_is_after_a_return(bench: ShelfInRedis) -> None:
+def test_the_oldest_that_waits_is_as_old_as_it_is_after_a_return(bench: LettersInRedis) -> None:
     accepted(bench)
     requeue(bench, died=False)
     (state,) = bench.store.run(
@@ -99,7 +99,7 @@ def test_the_oldest_that_waits_is_as_old_as_it_is_after_a_return(bench: ShelfInR
     assert abs(int(state[4]) / 1000 - (seconds - FIRST_MS / 1000)) < 60
 
 
-def test_a_full_mailbox_drops_what_was_accepted_first_although_it_was_returned(bench: ShelfInRedis) -> None:
+def test_a_full_mailbox_drops_what_was_accepted_first_although_it_was_returned(bench: LettersInRedis) -> None:
     accepted(bench)
     _, entry = claimed(bench)
     k = bench.keys

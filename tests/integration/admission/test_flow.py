@@ -11,7 +11,7 @@ import pytest
 from kombu.utils.uuid import uuid
 from redis import Redis
 
-from orchestrator import Constant, Dead, Handled, Message, Orchestrator, Refusal, Retry
+from orchestrator import Constant, Dead, Handled, Message, Refusal, Retry
 from orchestrator.core.errors import (
     AgentDown,
     BroadcastRefused,
@@ -22,9 +22,9 @@ from orchestrator.core.errors import (
     UnknownMessage,
 )
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.sending.ledger import LedgerRow
 from orchestrator.telemetry import Event, attach, detach
 from tests.apps import flow_app as app
+from tests.support.cluster import NO_REDIS, Cluster
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
@@ -33,36 +33,21 @@ WAIT_S = 20
 HOSTED = "eu,us,fused,long-fused"
 
 
-class House:
-    """What a test asks and tells."""
-
-    def __init__(self, orchestrator: Orchestrator, url: str = "") -> None:
-        self.orchestrator = orchestrator
-        self.url = url
-
-    @property
-    def real(self) -> bool:
-        return bool(self.url)
-
-    def row(self, queue: str) -> LedgerRow:
-        return next((row for row in self.orchestrator.ledger() if row.queue == queue), LedgerRow(queue))
-
-
 @pytest.fixture(scope="module")
-def real() -> Iterator[House]:
+def real() -> Iterator[Cluster]:
     """A Redis and a worker."""
-    with EmbeddedServer() as server, WorkerProcess("tests.apps.flow_app", server.url, queues=HOSTED):
-        orchestrator = app.make(server.url)
-        yield House(orchestrator, server.url)
-        orchestrator.app.close()
+    with EmbeddedServer() as server, WorkerProcess("tests.apps.flow_app", server.url, queues=HOSTED) as worker:
+        cluster = Cluster(server.url, worker, app.make(server.url))
+        yield cluster
+        cluster.close()
 
 
 @pytest.fixture(scope="module", params=["eager", "real"])
-def house(request: pytest.FixtureRequest) -> House:
+def house(request: pytest.FixtureRequest) -> Cluster:
     """All places in which a message can be handled."""
     if request.param == "eager":
-        return House(app.make("redis://127.0.0.1:1/0", eager=True))
-    found: House = request.getfixturevalue("real")
+        return Cluster(NO_REDIS, None, app.make(NO_REDIS, eager=True))
+    found: Cluster = request.getfixturevalue("real")
     return found
 
 
@@ -77,7 +62,7 @@ def heard(*names: str) -> Iterator[list[Event]]:
         detach(found.append)
 
 
-def trip(house: House, agent: str = "fused") -> None:
+def trip(house: Cluster, agent: str = "fused") -> None:
     """Have an agent fail until its breaker opens, if it is not open already."""
     for _ in range(3):
         try:
@@ -91,7 +76,7 @@ def trip(house: House, agent: str = "fused") -> None:
 # -- broadcasts
 
 
-def test_best_effort_reaches_all_who_can_take_it(house: House) -> None:
+def test_best_effort_reaches_all_who_can_take_it(house: Cluster) -> None:
     with heard("broadcast.sent") as events:
         report = house.orchestrator.broadcast(["eu", app.America], app.Reprice(), strategy="best_effort")
     assert report.wait(WAIT_S) == {"eu": Handled("eu"), "us": Handled("us")}
@@ -102,22 +87,22 @@ def test_best_effort_reaches_all_who_can_take_it(house: House) -> None:
     assert event.metadata == {"id": report.id, "message": "Reprice", "strategy": "best_effort"}
 
 
-def test_best_effort_leaves_out_who_cannot_and_says_so(house: House) -> None:
+def test_best_effort_leaves_out_who_cannot_and_says_so(house: Cluster) -> None:
     trip(house, "long-fused")
     report = house.orchestrator.broadcast(["eu", "long-fused"], app.Reprice())
     assert report.wait(WAIT_S) == {"eu": Handled("eu"), "long-fused": Refusal.OPEN}
     assert set(report.deliveries) == {"eu"}
 
 
-def test_all_or_nothing_reaches_all(house: House) -> None:
+def test_all_or_nothing_reaches_all(house: Cluster) -> None:
     report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(), strategy="all_or_nothing")
     assert report.wait(WAIT_S) == {"eu": Handled("eu"), "us": Handled("us")}
 
 
-def test_all_or_nothing_is_stopped_by_one_before_anything_is_sent(house: House) -> None:
-    if not house.real:
+def test_all_or_nothing_is_stopped_by_one_before_anything_is_sent(house: Cluster) -> None:
+    if not house.has_worker:
         trip(house, "long-fused")
-    stopped_by, why = ("asia", "down") if house.real else ("long-fused", "open")
+    stopped_by, why = ("asia", "down") if house.has_worker else ("long-fused", "open")
     before = house.row("eu").accepted
     with heard("broadcast.sent", "broadcast.refused") as events, pytest.raises(BroadcastRefused) as refused:
         house.orchestrator.broadcast(["eu", stopped_by, "us"], app.Reprice(), strategy="all_or_nothing")
@@ -129,13 +114,13 @@ def test_all_or_nothing_is_stopped_by_one_before_anything_is_sent(house: House) 
     assert house.row("eu").accepted == before
 
 
-def test_at_least_one_is_content_with_one(house: House) -> None:
+def test_at_least_one_is_content_with_one(house: Cluster) -> None:
     trip(house, "long-fused")
     report = house.orchestrator.broadcast(["long-fused", "us"], app.Reprice(), strategy="at_least_one")
     assert report.wait(WAIT_S) == {"long-fused": Refusal.OPEN, "us": Handled("us")}
 
 
-def test_at_least_one_is_not_content_with_none(house: House) -> None:
+def test_at_least_one_is_not_content_with_none(house: Cluster) -> None:
     trip(house, "long-fused")
     with heard("broadcast.sent", "broadcast.refused") as events, pytest.raises(BroadcastRefused) as refused:
         house.orchestrator.broadcast(["long-fused"], app.Reprice(), strategy="at_least_one")
@@ -145,7 +130,7 @@ def test_at_least_one_is_not_content_with_none(house: House) -> None:
     assert refused.value.members == {"long-fused": "open"}
 
 
-def test_who_handled_a_copy_is_compensated_when_anothers_dies(house: House) -> None:
+def test_who_handled_a_copy_is_compensated_when_anothers_dies(house: Cluster) -> None:
     before = house.row("eu"), house.row("us")
     report = house.orchestrator.broadcast(
         ["eu", "us"], app.Reprice(fails_at="us"), strategy="all_or_nothing", compensate=app.Undo()
@@ -159,7 +144,7 @@ def test_who_handled_a_copy_is_compensated_when_anothers_dies(house: House) -> N
     assert all(row.balanced for row in house.orchestrator.ledger())
 
 
-def test_who_handles_a_copy_that_died_and_was_replayed_is_compensated_too(house: House) -> None:
+def test_who_handles_a_copy_that_died_and_was_replayed_is_compensated_too(house: Cluster) -> None:
     """Regression: nothing undid what it did, though all the others were compensated."""
     report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(fails_at="us"), compensate=app.Undo())
     outcome = report.wait(WAIT_S)["us"]
@@ -181,7 +166,7 @@ def test_who_handles_a_copy_that_died_and_was_replayed_is_compensated_too(house:
     assert all(row.balanced for row in house.orchestrator.ledger())
 
 
-def test_a_compensation_has_time_however_late_it_is_sent(house: House) -> None:
+def test_a_compensation_has_time_however_late_it_is_sent(house: Cluster) -> None:
     before = house.row("eu")
     report = house.orchestrator.broadcast(
         ["eu", "us"],
@@ -194,7 +179,7 @@ def test_a_compensation_has_time_however_late_it_is_sent(house: House) -> None:
     assert house.row("eu").handled == before.handled + 2, house.row("eu")
 
 
-def test_an_error_that_is_no_text_keeps_nobody_from_being_compensated(real: House) -> None:
+def test_an_error_that_is_no_text_keeps_nobody_from_being_compensated(real: Cluster) -> None:
     """Regression: Redis could not read the outcome, and the group had been told by then that it had one."""
     before = real.row("eu"), real.row("us")
     message = app.Reprice(fails_at="us", odd=True)
@@ -206,7 +191,7 @@ def test_an_error_that_is_no_text_keeps_nobody_from_being_compensated(real: Hous
     assert real.row("us").duplicated == before[1].duplicated
 
 
-def test_nobody_is_compensated_when_all_handled_theirs(house: House) -> None:
+def test_nobody_is_compensated_when_all_handled_theirs(house: Cluster) -> None:
     before = house.row("eu").accepted
     report = house.orchestrator.broadcast(["eu", "us"], app.Reprice(), compensate=app.Undo())
     report.wait(WAIT_S)
@@ -224,7 +209,7 @@ def test_nobody_is_compensated_when_all_handled_theirs(house: House) -> None:
     ],
 )
 def test_a_broadcast_that_makes_no_sense_is_refused(
-    house: House, recipients: Any, options: dict[str, Any], error: type[Exception]
+    house: Cluster, recipients: Any, options: dict[str, Any], error: type[Exception]
 ) -> None:
     before = house.row("eu").accepted
     with pytest.raises(error):
@@ -232,7 +217,7 @@ def test_a_broadcast_that_makes_no_sense_is_refused(
     assert house.row("eu").accepted == before
 
 
-def test_a_compensation_that_a_recipient_does_not_handle_is_refused(house: House) -> None:
+def test_a_compensation_that_a_recipient_does_not_handle_is_refused(house: Cluster) -> None:
     class Unhandled(Message):
         pass
 
@@ -243,7 +228,7 @@ def test_a_compensation_that_a_recipient_does_not_handle_is_refused(house: House
 # -- dead letters
 
 
-def test_a_letter_is_not_sent_again_through_an_open_breaker(house: House) -> None:
+def test_a_letter_is_not_sent_again_through_an_open_breaker(house: Cluster) -> None:
     trip(house, "long-fused")
     log = house.orchestrator.dead_letters
     chosen = log.query(agent="long-fused")
@@ -261,7 +246,7 @@ def test_a_letter_is_not_sent_again_through_an_open_breaker(house: House) -> Non
 # -- many at once
 
 
-def test_many_messages_are_sent_in_their_order(house: House) -> None:
+def test_many_messages_are_sent_in_their_order(house: Cluster) -> None:
     messages = [app.Work(), app.Reprice(), app.Work(fails=True)]
     deliveries = house.orchestrator.send_many("eu", messages, metadata={"job": "7"})
     assert [delivery.message for delivery in deliveries] == ["Work", "Reprice", "Work"]
@@ -276,7 +261,7 @@ def test_many_messages_are_sent_in_their_order(house: House) -> None:
     assert letter.body() == [[{"fails": True}], {}]
 
 
-def test_each_of_many_goes_by_its_own_policy(house: House) -> None:
+def test_each_of_many_goes_by_its_own_policy(house: Cluster) -> None:
     deliveries = house.orchestrator.send_many("eu", [app.Work(fails=True), app.Urgent(), app.Work(fails=True)])
     assert isinstance(deliveries[0].wait(WAIT_S), Dead)
     with pytest.raises(SendFailed):
@@ -286,20 +271,20 @@ def test_each_of_many_goes_by_its_own_policy(house: House) -> None:
     assert all(isinstance(delivery.wait(WAIT_S), Dead) for delivery in said)
 
 
-def test_one_of_many_that_is_not_to_wait_for_an_agent_that_is_down_stops_all(real: House) -> None:
+def test_one_of_many_that_is_not_to_wait_for_an_agent_that_is_down_stops_all(real: Cluster) -> None:
     with pytest.raises(AgentDown):
         real.orchestrator.send_many("asia", [app.Work(), app.Urgent()])
     assert real.row("asia").accepted == 0
 
 
-def test_none_of_many_is_nothing(house: House) -> None:
+def test_none_of_many_is_nothing(house: Cluster) -> None:
     assert len(house.orchestrator.send_many("eu", [])) == 0
 
 
 # -- breakers
 
 
-def test_a_breaker_opens_lets_one_probe_through_and_closes(house: House) -> None:
+def test_a_breaker_opens_lets_one_probe_through_and_closes(house: Cluster) -> None:
     with heard("breaker.opened", "breaker.half_open", "breaker.closed") as events:
         trip(house)
         with pytest.raises(CircuitOpen) as refused:
@@ -317,11 +302,11 @@ def test_a_breaker_opens_lets_one_probe_through_and_closes(house: House) -> None
         assert delivery.wait(WAIT_S) == Handled("worked")
         assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
     # Where a worker settles, it is the worker that tells what it has noticed.
-    here = ["breaker.half_open"] if house.real else ["breaker.opened", "breaker.half_open", "breaker.closed"]
+    here = ["breaker.half_open"] if house.has_worker else ["breaker.opened", "breaker.half_open", "breaker.closed"]
     assert [event.name for event in events] == here
 
 
-def test_a_probe_that_fails_opens_the_breaker_again(house: House) -> None:
+def test_a_probe_that_fails_opens_the_breaker_again(house: Cluster) -> None:
     trip(house)
 
     def probe() -> Any:
@@ -339,7 +324,7 @@ def test_a_probe_that_fails_opens_the_breaker_again(house: House) -> None:
 
 @pytest.mark.parametrize("track", [True, False])
 @pytest.mark.parametrize("on_error", ["dead_letter", "log", "ignore"])
-def test_what_its_sender_got_wrong_is_not_the_agents_failure(house: House, on_error: str, track: bool) -> None:
+def test_what_its_sender_got_wrong_is_not_the_agents_failure(house: Cluster, on_error: str, track: bool) -> None:
     eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
     for _ in range(4):
         wrong = app.Work.model_construct(fails=[])  # type: ignore[arg-type]
@@ -348,14 +333,14 @@ def test_what_its_sender_got_wrong_is_not_the_agents_failure(house: House, on_er
             outcome = delivery.wait(WAIT_S)
             assert isinstance(outcome, Dead)
             assert outcome.reason == "validation"
-    if house.real:
+    if house.has_worker:
         eventually(lambda: house.row("fused").pending == 0, WAIT_S)
         with Redis.from_url(house.url) as client:
             assert not client.hget(house.orchestrator.store.keys.flow("fused"), "failed_ms")
     assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
 
 
-def _tried(house: House) -> Any:
+def _tried(house: Cluster) -> Any:
     try:
         return house.orchestrator.send("fused", app.Work())
     except CircuitOpen:
@@ -365,7 +350,7 @@ def _tried(house: House) -> Any:
 # -- idempotency keys
 
 
-def test_the_same_key_runs_once(house: House) -> None:
+def test_the_same_key_runs_once(house: Cluster) -> None:
     key = uuid()
     before = house.row("eu").accepted
     with heard("send.repeated") as events:
@@ -378,7 +363,7 @@ def test_the_same_key_runs_once(house: House) -> None:
     assert [event.metadata["id"] for event in events] == [first.id]
 
 
-def test_a_key_is_the_recipients_own(house: House) -> None:
+def test_a_key_is_the_recipients_own(house: Cluster) -> None:
     key = uuid()
     first = house.orchestrator.send("eu", app.Work(), idempotency_key=key)
     other = house.orchestrator.send("us", app.Work(), idempotency_key=key)
@@ -386,7 +371,7 @@ def test_a_key_is_the_recipients_own(house: House) -> None:
     assert other.wait(WAIT_S) == Handled("worked")
 
 
-def test_a_key_is_forgotten_in_time(house: House) -> None:
+def test_a_key_is_forgotten_in_time(house: Cluster) -> None:
     key = uuid()
     first = house.orchestrator.send("eu", app.Work(), idempotency_key=key, idempotency_ttl_s=0.05)
     first.wait(WAIT_S)
@@ -396,7 +381,7 @@ def test_a_key_is_forgotten_in_time(house: House) -> None:
     )
 
 
-def test_twins_at_the_same_moment_are_one(house: House) -> None:
+def test_twins_at_the_same_moment_are_one(house: Cluster) -> None:
     key = uuid()
     ids: list[str] = []
     begin = threading.Barrier(8)
@@ -425,7 +410,7 @@ def test_twins_at_the_same_moment_are_one(house: House) -> None:
         {"idempotency_key": "k", "track": False},
     ],
 )
-def test_a_key_that_makes_no_sense_is_refused(house: House, options: Any) -> None:
+def test_a_key_that_makes_no_sense_is_refused(house: Cluster, options: Any) -> None:
     with pytest.raises(InvalidPolicy):
         house.orchestrator.send("eu", app.Work(), **options)
 
@@ -433,7 +418,7 @@ def test_a_key_that_makes_no_sense_is_refused(house: House, options: Any) -> Non
 # -- fencing tokens
 
 
-def test_the_fencing_token_grows_with_each_attempt(house: House) -> None:
+def test_the_fencing_token_grows_with_each_attempt(house: Cluster) -> None:
     outcome = house.orchestrator.send("eu", app.Fence(failures=9)).wait(WAIT_S)
     assert isinstance(outcome, Dead)
     (letter,) = [letter for letter in house.orchestrator.dead_letters.list(100) if letter.id == outcome.letter_id]
@@ -447,7 +432,7 @@ def test_the_fencing_token_grows_with_each_attempt(house: House) -> None:
 # -- only where there is a Redis
 
 
-def test_a_breaker_is_shared_by_all_senders(real: House) -> None:
+def test_a_breaker_is_shared_by_all_senders(real: Cluster) -> None:
     other = app.make(real.url)
     trip(real, "long-fused")
     with pytest.raises(CircuitOpen):
@@ -455,7 +440,7 @@ def test_a_breaker_is_shared_by_all_senders(real: House) -> None:
     other.app.close()
 
 
-def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(real: House) -> None:
+def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(real: Cluster) -> None:
     with Redis.from_url(real.url) as client:
         flow = real.orchestrator.store.keys.flow("fused")
         before = client.hget(flow, "failed_ms")

@@ -12,7 +12,7 @@ import pytest
 from orchestrator import Handled
 from orchestrator.core.errors import CircuitOpen
 from tests.apps import flow_app as app
-from tests.support.agent_house import House
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.sender_process import SenderProcess, message
 from tests.support.worker_process import WorkerProcess
@@ -25,14 +25,14 @@ SHORT = {"ORCHESTRATOR_LEASE_S": "1.5"}
 
 
 @pytest.fixture
-def house(redis_url: str) -> Iterator[House]:
+def house(redis_url: str) -> Iterator[Cluster]:
     """A Redis and a sender in this process; each test starts the workers it needs."""
-    house = House(redis_url, None, app.make(redis_url))
+    house = Cluster(redis_url, None, app.make(redis_url))
     yield house
     house.close()
 
 
-def count(house: House, key: str) -> int:
+def count(house: Cluster, key: str) -> int:
     found: Any = house.redis.get(key)
     return int(found or 0)
 
@@ -42,7 +42,7 @@ def count(house: House, key: str) -> int:
 
 @pytest.mark.parametrize("pool", ["solo", "prefork"])
 def test_the_late_outcome_of_a_stopped_worker_is_refused_and_its_fence_is_the_lower_one(
-    house: House, pool: str
+    house: Cluster, pool: str
 ) -> None:
     options: dict[str, Any] = {"queues": "eu", "pool": pool, "environment": SHORT}
     with WorkerProcess(APP, house.url, name="sleeper", **options) as sleeper:
@@ -74,7 +74,7 @@ def test_the_late_outcome_of_a_stopped_worker_is_refused_and_its_fence_is_the_lo
 # -- a sender that is killed
 
 
-def test_a_compensation_is_sent_though_the_sender_was_killed_before_a_copy_died(house: House) -> None:
+def test_a_compensation_is_sent_though_the_sender_was_killed_before_a_copy_died(house: Cluster) -> None:
     with (
         WorkerProcess(APP, house.url, name="eu", queues="eu") as eu,
         WorkerProcess(APP, house.url, name="us", queues="us") as us,
@@ -105,7 +105,7 @@ def test_a_compensation_is_sent_though_the_sender_was_killed_before_a_copy_died(
 # -- two senders, one breaker
 
 
-def test_two_processes_share_one_breaker_and_its_one_probe(house: House) -> None:
+def test_two_processes_share_one_breaker_and_its_one_probe(house: Cluster) -> None:
     flow = house.orchestrator.store.keys.flow("long-fused")
     with (
         WorkerProcess(APP, house.url, queues="long-fused") as worker,

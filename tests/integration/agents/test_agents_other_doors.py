@@ -20,7 +20,8 @@ from orchestrator.core.errors import AgentDown, CircuitOpen, MailboxFull
 from orchestrator.core.keys import Keys
 from orchestrator.core.supervision import Supervision
 from orchestrator.embedded import EmbeddedServer
-from tests.support.agent_house import House, hosted
+from tests.support.agents_cluster import hosted
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 
 KEYS = Keys()
@@ -155,12 +156,12 @@ def test_other_tasks_go_where_celery_sends_them(orchestrator: Orchestrator, redi
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
+def house() -> Iterator[Cluster]:
     with hosted("threads") as house:
         yield house
 
 
-def test_a_sender_that_only_the_registry_tells_of_the_agent_sends_it_there(house: House) -> None:
+def test_a_sender_that_only_the_registry_tells_of_the_agent_sends_it_there(house: Cluster) -> None:
     app = Celery("elsewhere", broker=house.url, set_as_current=False)
     Orchestrator(app)
     before = house.row("worker").accepted
@@ -171,7 +172,7 @@ def test_a_sender_that_only_the_registry_tells_of_the_agent_sends_it_there(house
 
 
 @pytest.mark.parametrize("queue", ["celery", "worker"])
-def test_what_a_foreign_app_sends_is_retried_and_buried_as_the_agents_policy_says(house: House, queue: str) -> None:
+def test_what_a_foreign_app_sends_is_retried_and_buried_as_the_agents_policy_says(house: Cluster, queue: str) -> None:
     """Regression: it was tried once."""
     app = Celery("foreign", broker=house.url, set_as_current=False)
     app.conf.broker_transport = "orchestrator.transport:Transport"

@@ -17,7 +17,9 @@ from orchestrator.core.errors import BrokerUnavailable, UnknownAgent, UnknownMes
 from orchestrator.core.outcome import Reason
 from orchestrator.core.supervision import Supervision
 from tests.apps import agents_app as house_app
-from tests.support.agent_house import House, envelope, hosted, unhosted
+from tests.support.agents_cluster import hosted, unhosted
+from tests.support.cluster import Cluster
+from tests.support.envelope import envelope
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
@@ -33,7 +35,7 @@ class Bomb:
 
 
 @pytest.fixture(scope="module", params=["solo", "prefork"])
-def house(request: pytest.FixtureRequest) -> Iterator[House]:
+def house(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with hosted(request.param) as house:
         yield house
 
@@ -44,8 +46,7 @@ def _works_on(request: pytest.FixtureRequest) -> Iterator[None]:
     if "house" not in request.fixturenames:
         yield
         return
-    house: House = request.getfixturevalue("house")
-    assert house.worker is not None
+    house: Cluster = request.getfixturevalue("house")
     if not house.worker.is_running:
         # The test before this one has failed by now.
         house.redis.flushall()
@@ -72,7 +73,7 @@ def raw(**parts: Any) -> bytes:
     return json.dumps(envelope(**parts)).encode()
 
 
-def assert_buried(house: House, entry: bytes, reason: Reason, said: str = "") -> None:
+def assert_buried(house: Cluster, entry: bytes, reason: Reason, said: str = "") -> None:
     letter = house.letter_after(lambda: house.put(entry))
     assert letter.raw == entry
     assert letter.reason == reason.value, letter
@@ -109,7 +110,7 @@ def assert_buried(house: House, entry: bytes, reason: Reason, said: str = "") ->
     ],
     ids=lambda entry: repr(entry[:24]),
 )
-def test_an_entry_that_is_no_envelope_is_buried_as_malformed(house: House, entry: bytes) -> None:
+def test_an_entry_that_is_no_envelope_is_buried_as_malformed(house: Cluster, entry: bytes) -> None:
     assert_buried(house, entry, Reason.MALFORMED)
 
 
@@ -143,12 +144,12 @@ def test_an_entry_that_is_no_envelope_is_buried_as_malformed(house: House, entry
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_a_body_that_is_no_celery_body_is_buried_as_malformed(house: House, body: bytes) -> None:
+def test_a_body_that_is_no_celery_body_is_buried_as_malformed(house: Cluster, body: bytes) -> None:
     assert_buried(house, raw(body=body), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "pickle"])
-def test_a_pickle_is_refused_and_never_loaded(house: House, content_type: str) -> None:
+def test_a_pickle_is_refused_and_never_loaded(house: Cluster, content_type: str) -> None:
     entry = raw(body=pickle.dumps(Bomb()), **{"content-type": content_type, "content-encoding": "binary"})
     assert_buried(house, entry, Reason.MALFORMED)
     assert not Path("/tmp/bomb-of-test-bad-input").exists()
@@ -169,17 +170,17 @@ def test_a_pickle_is_refused_and_never_loaded(house: House, content_type: str) -
     ],
     ids=str,
 )
-def test_a_content_that_is_not_plain_json_is_buried_as_malformed(house: House, top: dict[str, Any]) -> None:
+def test_a_content_that_is_not_plain_json_is_buried_as_malformed(house: Cluster, top: dict[str, Any]) -> None:
     assert_buried(house, json.dumps({**envelope(), **top}).encode(), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("without", ["task", "id"])
-def test_headers_that_lack_what_celery_needs_are_malformed(house: House, without: str) -> None:
+def test_headers_that_lack_what_celery_needs_are_malformed(house: Cluster, without: str) -> None:
     assert_buried(house, raw(without=(without,)), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("task", [None, 5, [], {}, ["worker.Add"], "\ud800", "no.\ud800such"])
-def test_a_task_that_is_no_name_is_malformed_or_unknown(house: House, task: Any) -> None:
+def test_a_task_that_is_no_name_is_malformed_or_unknown(house: Cluster, task: Any) -> None:
     letter = house.letter_after(lambda: house.put(raw(task=task)))
     assert letter.reason in (Reason.MALFORMED.value, Reason.UNKNOWN_TASK.value)
 
@@ -234,7 +235,7 @@ def test_a_task_that_is_no_name_is_malformed_or_unknown(house: House, task: Any)
     ],
     ids=str,
 )
-def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(house: House, headers: dict[str, Any]) -> None:
+def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(house: Cluster, headers: dict[str, Any]) -> None:
     assert_buried(house, raw(headers=headers), Reason.MALFORMED)
 
 
@@ -258,7 +259,7 @@ def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(house: Hous
     ],
     ids=str,
 )
-def test_headers_that_say_nothing_or_nothing_we_know_do_no_harm(house: House, headers: dict[str, Any]) -> None:
+def test_headers_that_say_nothing_or_nothing_we_know_do_no_harm(house: Cluster, headers: dict[str, Any]) -> None:
     before = house.idle()
     handled = sum(row.handled for row in before)
     house.put(raw(headers=headers))
@@ -267,17 +268,17 @@ def test_headers_that_say_nothing_or_nothing_we_know_do_no_harm(house: House, he
     assert sum(row.dead for row in after) == sum(row.dead for row in before)
 
 
-def test_an_unregistered_task_is_buried(house: House) -> None:
+def test_an_unregistered_task_is_buried(house: Cluster) -> None:
     assert_buried(house, raw(task="nobody.Knows"), Reason.UNKNOWN_TASK, "nobody.Knows")
 
 
 @pytest.mark.parametrize("supervised", [True, False])
-def test_an_unregistered_task_with_an_id_that_is_no_text_is_buried(house: House, supervised: bool) -> None:
+def test_an_unregistered_task_with_an_id_that_is_no_text_is_buried(house: Cluster, supervised: bool) -> None:
     headers = {"id": "\ud800x", **({"orc": orc()} if supervised else {})}
     assert_buried(house, raw(task="nobody.Knows", headers=headers), Reason.UNKNOWN_TASK)
 
 
-def test_an_unknown_message_type_on_the_wire_is_buried(house: House) -> None:
+def test_an_unknown_message_type_on_the_wire_is_buried(house: Cluster) -> None:
     said = "agent 'worker' does not handle 'Unhosted'; it handles: "
     assert_buried(house, raw(task="worker.Unhosted"), Reason.UNKNOWN_MESSAGE, said)
 
@@ -297,31 +298,31 @@ def test_an_unknown_message_type_on_the_wire_is_buried(house: House) -> None:
 )
 @pytest.mark.parametrize("supervised", [True, False])
 def test_a_message_that_fails_validation_is_buried_with_the_errors(
-    house: House, fields: Any, said: str, supervised: bool
+    house: Cluster, fields: Any, said: str, supervised: bool
 ) -> None:
     headers = {"orc": orc(message="Pay")} if supervised else {}
     assert_buried(house, raw(task="worker.Pay", args=[fields], headers=headers), Reason.VALIDATION, said)
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [([], {}), ([{"a": 1, "b": 2}, 3], {}), ([], {"a": 1, "b": 2})])
-def test_a_body_that_is_not_one_message_is_buried(house: House, args: Any, kwargs: Any) -> None:
+def test_a_body_that_is_not_one_message_is_buried(house: Cluster, args: Any, kwargs: Any) -> None:
     assert_buried(house, raw(args=args, kwargs=kwargs), Reason.VALIDATION, "not one object")
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"nope": 1}])
-def test_a_plain_task_with_the_wrong_arguments_is_buried(house: House, kwargs: Any) -> None:
+def test_a_plain_task_with_the_wrong_arguments_is_buried(house: Cluster, kwargs: Any) -> None:
     letter = house.letter_after(lambda: house.put(raw(task="plain.add", args=[1], kwargs=kwargs)))
     assert letter.error_type == "TypeError"
 
 
-def test_a_validation_failure_does_not_tell_secrets(house: House) -> None:
+def test_a_validation_failure_does_not_tell_secrets(house: Cluster) -> None:
     fields = {"order_id": "o", "cents": 0, "password": [PASSWORD]}
     letter = house.letter_after(lambda: house.put(raw(task="worker.Pay", args=[fields], headers={"orc": orc()})))
     assert letter.reason == Reason.VALIDATION.value
     assert PASSWORD not in json.dumps(letter.shown(("password",)))
 
 
-def test_who_waits_for_a_buried_message_is_told(house: House) -> None:
+def test_who_waits_for_a_buried_message_is_told(house: Cluster) -> None:
     """Its outcome is recorded, whichever of the doors it left by."""
     for task, headers, reason in [
         ("nobody.Knows", {}, Reason.UNKNOWN_TASK),
@@ -350,7 +351,7 @@ def test_who_waits_for_a_buried_message_is_told(house: House) -> None:
     ],
     ids=str,
 )
-def test_what_a_plain_kombu_producer_sends_is_buried(house: House, body: Any, options: dict[str, Any]) -> None:
+def test_what_a_plain_kombu_producer_sends_is_buried(house: Cluster, body: Any, options: dict[str, Any]) -> None:
     def publish() -> None:
         with Connection(house.url, transport="orchestrator.transport:Transport") as connection:
             connection.Producer(serializer="json").publish(body, exchange="", routing_key="worker", **options)
@@ -359,7 +360,7 @@ def test_what_a_plain_kombu_producer_sends_is_buried(house: House, body: Any, op
     assert letter.reason in (Reason.MALFORMED.value, Reason.UNKNOWN_TASK.value)
 
 
-def test_celerys_first_protocol_is_still_understood(house: House) -> None:
+def test_celerys_first_protocol_is_still_understood(house: Cluster) -> None:
     first = {"task": "plain.add", "id": "v1", "args": [1, 2], "kwargs": {}, "retries": 0, "eta": None}
     handled = house.row().handled
     with Connection(house.url, transport="orchestrator.transport:Transport") as connection:
@@ -367,14 +368,14 @@ def test_celerys_first_protocol_is_still_understood(house: House) -> None:
     assert sum(row.handled for row in house.idle() if row.queue == "worker") == handled + 1
 
 
-def test_the_letter_keeps_bytes_that_are_no_text(house: House) -> None:
+def test_the_letter_keeps_bytes_that_are_no_text(house: Cluster) -> None:
     entry = bytes(range(256))
     letter = house.letter_after(lambda: house.put(entry))
     assert letter.raw == entry
     assert base64.b64encode(letter.raw)
 
 
-def test_a_hundred_bad_ones_among_good_ones_cost_nobody_anything(house: House) -> None:
+def test_a_hundred_bad_ones_among_good_ones_cost_nobody_anything(house: Cluster) -> None:
     before = house.row()
     for n in range(100):
         house.put(raw(headers={"id": f"good-{n}"}))

@@ -13,7 +13,7 @@ from orchestrator.cli.policies import policies
 from tests.apps.shop import make
 from tests.support.command_line import invoke
 from tests.support.eventually import eventually
-from tests.support.letters import ShelfInRedis
+from tests.support.letters_under_test import LettersInRedis
 from tests.support.worker_process import WorkerProcess
 
 
@@ -25,8 +25,8 @@ def shop(redis_url: str) -> Iterator[Orchestrator]:
 
 
 @pytest.fixture
-def bench(redis_url: str) -> Iterator[ShelfInRedis]:
-    bench = ShelfInRedis(redis_url, (), None)
+def bench(redis_url: str) -> Iterator[LettersInRedis]:
+    bench = LettersInRedis(redis_url, (), None)
     yield bench
     bench.close()
 
@@ -75,7 +75,7 @@ def test_a_worker_says_nothing_of_what_others_serve(redis_url: str) -> None:
     ],
 )
 def test_a_name_that_nobody_has_is_no_filter(
-    shop: Orchestrator, bench: ShelfInRedis, command: tuple[str, ...], option: str, value: str, said: str
+    shop: Orchestrator, bench: LettersInRedis, command: tuple[str, ...], option: str, value: str, said: str
 ) -> None:
     bench.bury(agent="shipping")
     refused = invoke(shop.app, dead_letters, *command, option, value)
@@ -84,7 +84,7 @@ def test_a_name_that_nobody_has_is_no_filter(
     assert refused.stderr.count("\n") == 1
 
 
-def test_a_name_that_somebody_has_is_a_filter_without_letters_too(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_a_name_that_somebody_has_is_a_filter_without_letters_too(shop: Orchestrator, bench: LettersInRedis) -> None:
     bench.bury(agent="shipping", error="KeyError")
     for option, value, count in (
         ("--reason", "poison", 0), ("--agent", "billing", 0), ("--agent", "shipping", 1), ("--message", "Refund", 0),

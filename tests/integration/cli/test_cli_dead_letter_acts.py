@@ -13,7 +13,7 @@ from orchestrator import Orchestrator
 from orchestrator.cli.dead_letters import dead_letters
 from tests.apps.shop import make
 from tests.support.command_line import invoke
-from tests.support.letters import ShelfInRedis
+from tests.support.letters_under_test import LettersInRedis
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def shop(redis_url: str) -> Orchestrator:
 
 
 @pytest.fixture
-def bench(redis_url: str) -> ShelfInRedis:
-    return ShelfInRedis(redis_url, (), None)
+def bench(redis_url: str) -> LettersInRedis:
+    return LettersInRedis(redis_url, (), None)
 
 
 def asked(shop: Orchestrator, *arguments: str) -> Any:
@@ -32,7 +32,7 @@ def asked(shop: Orchestrator, *arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
-def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench: LettersInRedis) -> None:
     bench.bury(error="KeyError", metadata={"job": 1})
     other = bench.bury(error="ValueError")
     assert asked(shop, "list", "--error", "KeyError", "--metadata", "job=1")["count"] == 1
@@ -44,7 +44,7 @@ def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench:
     assert "fixed" in invoke(shop.app, dead_letters, "acts").stdout
 
 
-def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: LettersInRedis) -> None:
     bench.bury()
     for command in (("replay",), ("retry",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")):
         refused = invoke(shop.app, dead_letters, *command)
@@ -53,7 +53,7 @@ def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: S
     assert asked(shop, "retry", "--all")["sent"] == 1
 
 
-def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: LettersInRedis) -> None:
     bench.bury()
     bench.bury()
     result = invoke(shop.app, dead_letters, "retry", "--all", "--canary", "--wait", "0.05")
@@ -62,7 +62,7 @@ def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: ShelfInR
     assert "have not come to an end" in result.stderr
 
 
-def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, bench: LettersInRedis) -> None:
     last = [bench.bury() for _ in range(6)][-1]
     bench.bound("billing", 4)
     result = invoke(shop.app, dead_letters, "retry", "--all", "--json")
@@ -77,7 +77,7 @@ def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, b
     assert asked(shop, "list")["count"] == 2
 
 
-def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: LettersInRedis) -> None:
     letter_id = bench.bury()
     assert asked(shop, "retry", letter_id, "--dry-run") == {"would_replay": 1}
     assert asked(shop, "list")["count"] == 1
@@ -87,7 +87,7 @@ def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: ShelfInRedis) -
 @pytest.mark.parametrize("command", [("replay",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")])
 @pytest.mark.parametrize("more", [("--all",), ("--agent", "shipping"), ("--state", "all"), ("--metadata", "job=1")])
 def test_one_letter_or_those_of_a_filter_are_meant(
-    shop: Orchestrator, bench: ShelfInRedis, command: tuple[str, ...], more: tuple[str, ...]
+    shop: Orchestrator, bench: LettersInRedis, command: tuple[str, ...], more: tuple[str, ...]
 ) -> None:
     letter_id = bench.bury()
     refused = invoke(shop.app, dead_letters, *command, letter_id, *more)
@@ -98,7 +98,7 @@ def test_one_letter_or_those_of_a_filter_are_meant(
 
 
 @pytest.mark.parametrize("options", [("--at-most", "1"), ("--rate", "5"), ("--canary",)])
-def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: ShelfInRedis, options: tuple[str, ...]) -> None:
+def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: LettersInRedis, options: tuple[str, ...]) -> None:
     refused = invoke(shop.app, dead_letters, "retry", bench.bury(), *options)
     assert refused.exit_code == 2
     assert refused.stderr == f"Error: {options[0]} is for many letters, not for an ID\n"
@@ -106,7 +106,7 @@ def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: ShelfInRedis
 
 
 @pytest.mark.parametrize("options", [("--wait", "5"), ("--max-failure-rate", "0.5")])
-def test_what_is_the_canarys_wants_one(shop: Orchestrator, bench: ShelfInRedis, options: tuple[str, ...]) -> None:
+def test_what_is_the_canarys_wants_one(shop: Orchestrator, bench: LettersInRedis, options: tuple[str, ...]) -> None:
     bench.bury()
     refused = invoke(shop.app, dead_letters, "retry", "--all", *options)
     assert refused.exit_code == 2
@@ -115,13 +115,13 @@ def test_what_is_the_canarys_wants_one(shop: Orchestrator, bench: ShelfInRedis, 
 
 
 @pytest.mark.parametrize("pair", ["job", "=1", ""])
-def test_metadata_needs_a_name_and_a_value(shop: Orchestrator, bench: ShelfInRedis, pair: str) -> None:
+def test_metadata_needs_a_name_and_a_value(shop: Orchestrator, bench: LettersInRedis, pair: str) -> None:
     refused = invoke(shop.app, dead_letters, "list", "--metadata", pair)
     assert refused.exit_code == 2
     assert refused.stderr == f"Error: --metadata {pair!r}: not NAME=VALUE\n"
 
 
-def test_groups_and_stats_are_shown(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_groups_and_stats_are_shown(shop: Orchestrator, bench: LettersInRedis) -> None:
     for _ in range(3):
         bench.bury(error="KeyError", text="token=S3CRET")
     (group,) = asked(shop, "groups")["groups"]
@@ -135,7 +135,7 @@ def test_groups_and_stats_are_shown(shop: Orchestrator, bench: ShelfInRedis) -> 
     assert "KeyError" in invoke(shop.app, dead_letters, "stats").stdout
 
 
-def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: LettersInRedis) -> None:
     letter_id = bench.bury(agent="", message="", task="plain.pay", kwargs={"cents": -5})
     assert '"cents": 5' in asked(shop, "edit", letter_id, '{"cents": 5}', "--dry-run")["diff"]
     refused = invoke(shop.app, dead_letters, "edit", letter_id, '{"cents": 5}')
@@ -146,7 +146,7 @@ def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: ShelfInRedis
     assert asked(shop, "list")["count"] == 0
 
 
-def test_letters_are_parked_and_unparked(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_letters_are_parked_and_unparked(shop: Orchestrator, bench: LettersInRedis) -> None:
     letter_id = bench.bury()
     other = bench.bury()
     parked = asked(shop, "park", letter_id, "--note", "ask the bank", "--who", "ann")
@@ -159,7 +159,7 @@ def test_letters_are_parked_and_unparked(shop: Orchestrator, bench: ShelfInRedis
     assert asked(shop, "unpark", "--all") == {"unparked": 1, "ids": [other]}
 
 
-def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: LettersInRedis) -> None:
     first, second, third = bench.bury(agent="shipping"), bench.bury(), bench.bury()
     assert asked(shop, "purge", "--agent", "shipping", "--dry-run") == {"would_remove": 1}
     assert asked(shop, "purge", "--agent", "shipping", "--yes") == {"removed": 1, "ids": [first]}
@@ -171,7 +171,7 @@ def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: ShelfInRedis) -
 
 
 def test_what_comes_while_somebody_is_asked_is_not_purged(
-    shop: Orchestrator, bench: ShelfInRedis, monkeypatch: pytest.MonkeyPatch
+    shop: Orchestrator, bench: LettersInRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.bury(agent="shipping")
     bench.bury()
@@ -189,7 +189,7 @@ def test_what_comes_while_somebody_is_asked_is_not_purged(
     assert [letter["id"] for letter in asked(shop, "list")["letters"]] == came[1:]
 
 
-def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, bench: ShelfInRedis, tmp_path: Path) -> None:
+def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, bench: LettersInRedis, tmp_path: Path) -> None:
     bench.bury()
     bench.bury_raw(b"\xff\x00")
     path, again = tmp_path / "letters", tmp_path / "again"

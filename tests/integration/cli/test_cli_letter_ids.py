@@ -14,7 +14,7 @@ from orchestrator.cli.delivery import delivery as delivery_command
 from tests.apps.shop import Refund, make
 from tests.support.command_line import invoke
 from tests.support.eventually import eventually
-from tests.support.letters import ShelfInRedis
+from tests.support.letters_under_test import LettersInRedis
 from tests.support.worker_process import WorkerProcess
 
 
@@ -26,8 +26,8 @@ def shop(redis_url: str) -> Iterator[Orchestrator]:
 
 
 @pytest.fixture
-def bench(redis_url: str) -> Iterator[ShelfInRedis]:
-    bench = ShelfInRedis(redis_url, (), None)
+def bench(redis_url: str) -> Iterator[LettersInRedis]:
+    bench = LettersInRedis(redis_url, (), None)
     yield bench
     bench.close()
 
@@ -57,7 +57,7 @@ def test_what_is_sent_again_can_be_followed(redis_url: str, shop: Orchestrator) 
         assert (shown["status"], shown["agent"]) == ("pending", "billing")
 
 
-def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: LettersInRedis) -> None:
     first, second = bench.bury(), bench.bury()
     parked = invoke(shop.app, dead_letters, "park", "--all", "--note", "n").stdout
     assert parked == f"{first}\n{second}\n2 dead letters parked\n"
@@ -71,7 +71,7 @@ def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: She
     assert [(a["kind"], a["done"]) for a in acts] == [("purge", 1), ("retry", 1), ("unpark", 2), ("park", 2)]
 
 
-def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: LettersInRedis) -> None:
     for _ in range(3):
         bench.bury()
     lines = shop.dead_letters.query().export()
@@ -81,7 +81,7 @@ def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: 
     assert [a.done for a in shop.dead_letters.acts()] == [3, 1]
 
 
-def test_what_is_no_longer_known_of_an_act_is_not_said_to_be_none(shop: Orchestrator, bench: ShelfInRedis) -> None:
+def test_what_is_no_longer_known_of_an_act_is_not_said_to_be_none(shop: Orchestrator, bench: LettersInRedis) -> None:
     bench.bury()
     act = shop.dead_letters.query().retry(all=True).act
     shop.store.client.delete(shop.store.keys.letter_act(act))

@@ -9,17 +9,17 @@ import pytest
 
 from orchestrator.cli.monitors import monitors
 from tests.support.command_line import invoke
-from tests.support.monitor_ground import OnRedis
+from tests.support.monitors_under_test import RedisUnderTest
 
 
 @pytest.fixture
-def ground(redis_url: str) -> Iterator[OnRedis]:
-    ground = OnRedis(redis_url)
+def ground(redis_url: str) -> Iterator[RedisUnderTest]:
+    ground = RedisUnderTest(redis_url)
     yield ground
     ground.close()
 
 
-def test_listing_and_counting(ground: OnRedis) -> None:
+def test_listing_and_counting(ground: RedisUnderTest) -> None:
     app = ground.orchestrator.app
     assert "none" in invoke(app, monitors, "list").stdout
     ref = ground.monitors.monitor("target", "checkout", owner=ground.watcher())
@@ -35,7 +35,7 @@ def test_listing_and_counting(ground: OnRedis) -> None:
     assert "created" in invoke(app, monitors, "stats").stdout
 
 
-def test_leaks_are_shown_then_tried_then_mended(ground: OnRedis) -> None:
+def test_leaks_are_shown_then_tried_then_mended(ground: RedisUnderTest) -> None:
     app = ground.orchestrator.app
     clean = invoke(app, monitors, "leaks")
     assert (clean.exit_code, "none" in clean.stdout) == (0, True)

@@ -23,7 +23,7 @@ from orchestrator.deadletters.replay import Canary
 from orchestrator.maintenance import dead_letters
 from orchestrator.maintenance.dead_letters import MaintenanceResult, RetentionPolicy
 from orchestrator.telemetry import Event, attach, detach, events
-from tests.support.letters import Bench, ShelfInMemory, ShelfInRedis
+from tests.support.letters_under_test import LettersInMemory, LettersInRedis, LettersUnderTest
 
 
 class Charge(Message):
@@ -36,11 +36,11 @@ def validate(agent: str, message: str, fields: Any) -> Any:
 
 
 @pytest.fixture(params=["redis", "memory"])
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest) -> Iterator[LettersUnderTest]:
     if request.param == "redis":
-        made: Bench = ShelfInRedis(request.getfixturevalue("redis_url"), ("password",), validate)
+        made: LettersUnderTest = LettersInRedis(request.getfixturevalue("redis_url"), ("password",), validate)
     else:
-        made = ShelfInMemory(("password",), validate)
+        made = LettersInMemory(("password",), validate)
     yield made
     assert made.index_problems() == []
     made.close()
@@ -66,7 +66,7 @@ def ids(letters: Any) -> list[str]:
 # -- asking
 
 
-def test_an_empty_log_has_nothing(bench: Bench) -> None:
+def test_an_empty_log_has_nothing(bench: LettersUnderTest) -> None:
     log = bench.log
     assert (log.list(), log.count(), log.query().page().letters, log.query().count(), log.query().groups()) == (
         [],
@@ -77,13 +77,13 @@ def test_an_empty_log_has_nothing(bench: Bench) -> None:
     )
 
 
-def test_listing_is_limited_or_not(bench: Bench) -> None:
+def test_listing_is_limited_or_not(bench: LettersUnderTest) -> None:
     made = [bench.bury() for _ in range(7)]
     assert ids(bench.log.list(3)) == made[::-1][:3]
     assert ids(bench.log.list(1000)) == made[::-1]
 
 
-def test_each_filter_finds_its_letters_and_all_of_them_together(bench: Bench) -> None:
+def test_each_filter_finds_its_letters_and_all_of_them_together(bench: LettersUnderTest) -> None:
     plain = bench.bury(agent="billing", message="Charge", error="ValueError", reason="retries exhausted")
     other_agent = bench.bury(agent="shipping", message="Charge", error="ValueError", reason="retries exhausted")
     other_message = bench.bury(agent="billing", message="Refund", error="ValueError", reason="retries exhausted")
@@ -105,7 +105,7 @@ def test_each_filter_finds_its_letters_and_all_of_them_together(bench: Bench) ->
     assert found(group=group, agent="billing") >= {plain}
 
 
-def test_letters_of_many_kinds_come_in_the_order_in_which_they_died(bench: Bench) -> None:
+def test_letters_of_many_kinds_come_in_the_order_in_which_they_died(bench: LettersUnderTest) -> None:
     agents, errors = ("billing", "shipping"), ("KeyError", "ValueError", "TypeError")
     made = [bench.bury(agent=agents[n % 2], error=errors[n % 3]) for n in range(240)]
     billing = made[::2]
@@ -128,7 +128,7 @@ def test_letters_of_many_kinds_come_in_the_order_in_which_they_died(bench: Bench
 
 
 @pytest.mark.parametrize("options", [{}, {"agent": "billing"}, {"reason": "timeout"}], ids=["all", "agent", "reason"])
-def test_letters_of_more_kinds_than_are_merged_are_sent_oldest_first(bench: Bench, options: Any) -> None:
+def test_letters_of_more_kinds_than_are_merged_are_sent_oldest_first(bench: LettersUnderTest, options: Any) -> None:
     made = [bench.bury(error=f"Error{n % 70}", reason="timeout") for n in range(150)]
     log = bench.log
     assert log.query(**options).retry(all=True, at_most=110).sent == 110
@@ -138,7 +138,7 @@ def test_letters_of_more_kinds_than_are_merged_are_sent_oldest_first(bench: Benc
     assert (bench.accepted(), bench.log.count()) == (150, 0)
 
 
-def test_small_and_large_letters_are_sent_oldest_first(bench: Bench) -> None:
+def test_small_and_large_letters_are_sent_oldest_first(bench: LettersUnderTest) -> None:
     errors = ("KeyError", "ValueError")
     made = [bench.bury(error=errors[n % 2], body={"text": "x" * (6000 if n % 3 else 6)}) for n in range(30)]
     log = bench.log
@@ -156,7 +156,9 @@ def test_small_and_large_letters_are_sent_oldest_first(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("agent", ["billing", None])
-def test_parked_letters_are_sent_and_the_open_ones_between_them_stay(bench: Bench, agent: str | None) -> None:
+def test_parked_letters_are_sent_and_the_open_ones_between_them_stay(
+    bench: LettersUnderTest, agent: str | None
+) -> None:
     """Regression: their messages were cut off with those of the parked ones."""
     made = [bench.bury() for _ in range(6)]
     log = bench.log
@@ -169,7 +171,7 @@ def test_parked_letters_are_sent_and_the_open_ones_between_them_stay(bench: Benc
     assert log.query().retry(all=True).sent == 3
 
 
-def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: Bench) -> None:
+def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: LettersUnderTest) -> None:
     made = [bench.bury(error=f"Error{n}") for n in range(1001)]
     log = bench.log
     log.query(error="Error7").park("look at it")
@@ -185,7 +187,7 @@ def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: Bench) -> N
     assert log.query(agent="billing").retry().sent == 1000
 
 
-def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: Bench) -> None:
+def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: LettersUnderTest) -> None:
     made = [bench.bury() for _ in range(6)]
     log = bench.log
     act = log.begin("purge", "ann", "")
@@ -194,13 +196,13 @@ def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: Bench) -> Non
     assert ids(log.list()) == [made[4]]
 
 
-def test_large_letters_are_all_sent_again(bench: Bench) -> None:
+def test_large_letters_are_all_sent_again(bench: LettersUnderTest) -> None:
     made = [bench.bury(body={"order_id": "x" * 600_000, "cents": n}) for n in range(4)]
     assert bench.log.query().retry(all=True).sent == len(made)
     assert (bench.accepted(), bench.log.count()) == (len(made), 0)
 
 
-def test_metadata_and_text_are_looked_for_in_the_letters(bench: Bench) -> None:
+def test_metadata_and_text_are_looked_for_in_the_letters(bench: LettersUnderTest) -> None:
     one = bench.bury(metadata={"job": 1, "tags": []}, text="the bank is closed")
     two = bench.bury(metadata={"job": 2}, body={"password": "hunter2"})
     log = bench.log
@@ -212,7 +214,7 @@ def test_metadata_and_text_are_looked_for_in_the_letters(bench: Bench) -> None:
     assert ids(log.query(metadata={"job": 2}).page().letters) == [two]
 
 
-def test_ages_count_from_the_burial(bench: Bench) -> None:
+def test_ages_count_from_the_burial(bench: LettersUnderTest) -> None:
     bench.bury()
     log = bench.log
     assert log.query(newer_than_s=3600).count() == 1
@@ -220,7 +222,7 @@ def test_ages_count_from_the_burial(bench: Bench) -> None:
     assert log.query(older_than_s=0, newer_than_s=3600).count() == 1
 
 
-def test_pages_do_not_shift_when_letters_come_and_go(bench: Bench) -> None:
+def test_pages_do_not_shift_when_letters_come_and_go(bench: LettersUnderTest) -> None:
     made = [bench.bury() for _ in range(9)]
     chosen = bench.log.query(agent="billing")
     first = chosen.page(4)
@@ -236,12 +238,12 @@ def test_pages_do_not_shift_when_letters_come_and_go(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "options", [{"agent": ""}, {"state": "shut"}, {"older_than_s": -1}, {"metadata": 5}, {"newer_than_s": True}]
 )
-def test_a_filter_that_makes_no_sense_is_refused(bench: Bench, options: Any) -> None:
+def test_a_filter_that_makes_no_sense_is_refused(bench: LettersUnderTest, options: Any) -> None:
     with pytest.raises(InvalidPolicy, match="allowed"):
         bench.log.query(**options)
 
 
-def test_letters_that_died_of_the_same_are_a_group(bench: Bench) -> None:
+def test_letters_that_died_of_the_same_are_a_group(bench: LettersUnderTest) -> None:
     first = bench.bury(error="ValueError", stack=("/a/bank.py", "pay"))
     last = bench.bury(error="ValueError", stack=("/b/elsewhere/bank.py", "pay"), line=99)
     other = bench.bury(error="ValueError", stack=("/a/bank.py", "refund"))
@@ -255,7 +257,7 @@ def test_letters_that_died_of_the_same_are_a_group(bench: Bench) -> None:
     assert bench.log.query(group=oldest.fingerprint).count() == 2
 
 
-def test_the_groups_of_a_filter_are_found_behind_newer_ones_of_others(bench: Bench) -> None:
+def test_the_groups_of_a_filter_are_found_behind_newer_ones_of_others(bench: LettersUnderTest) -> None:
     first = bench.bury(stack=("/a/bank.py", "pay"))
     bench.bury(agent="audit", queue="audit", stack=("/a/books.py", "close"))
     parked = bench.bury(stack=("/a/bank.py", "refund"))
@@ -272,7 +274,7 @@ def test_the_groups_of_a_filter_are_found_behind_newer_ones_of_others(bench: Ben
 # -- acting
 
 
-def test_a_retried_letter_is_gone_and_its_successor_knows_it(bench: Bench) -> None:
+def test_a_retried_letter_is_gone_and_its_successor_knows_it(bench: LettersUnderTest) -> None:
     letter_id = bench.bury(metadata={"tags": [], "big": 2**60, "pi": 3.14159265358979})
     raw = bench.log.get(letter_id).raw
     assert bench.log.retry(letter_id) == "billing"
@@ -289,7 +291,7 @@ def test_a_retried_letter_is_gone_and_its_successor_knows_it(bench: Bench) -> No
     assert (third.replay_of, third.lineage.first, third.lineage.replays) == (again.id, letter_id, 2)
 
 
-def test_a_retried_message_is_a_first_attempt(bench: Bench) -> None:
+def test_a_retried_message_is_a_first_attempt(bench: LettersUnderTest) -> None:
     letter_id = bench.bury()
     bench.log.retry(letter_id)
     (headers,) = bench.sent_headers()
@@ -299,7 +301,7 @@ def test_a_retried_message_is_a_first_attempt(bench: Bench) -> None:
     assert headers["orc_lineage"]["of"] == letter_id
 
 
-def test_retrying_all_sends_each_once(bench: Bench) -> None:
+def test_retrying_all_sends_each_once(bench: LettersUnderTest) -> None:
     for _ in range(450):
         bench.bury(queue="billing")
     done = bench.log.query().retry(all=True)
@@ -307,7 +309,7 @@ def test_retrying_all_sends_each_once(bench: Bench) -> None:
     assert bench.log.query().retry(all=True).sent == 0
 
 
-def test_what_two_operators_retry_at_once_is_sent_once(bench: Bench) -> None:
+def test_what_two_operators_retry_at_once_is_sent_once(bench: LettersUnderTest) -> None:
     for _ in range(600):
         bench.bury()
     sent: list[int] = []
@@ -326,7 +328,7 @@ def test_what_two_operators_retry_at_once_is_sent_once(bench: Bench) -> None:
     assert bench.log.count() == 0
 
 
-def test_a_rate_holds(bench: Bench) -> None:
+def test_a_rate_holds(bench: LettersUnderTest) -> None:
     for _ in range(12):
         bench.bury()
     waited: list[float] = []
@@ -345,7 +347,7 @@ def test_a_rate_holds(bench: Bench) -> None:
         bench.log.query().retry(all=True, rate_per_s=0)
 
 
-def test_a_canary_that_dies_stops_the_replay(bench: Bench, heard: list[Event]) -> None:
+def test_a_canary_that_dies_stops_the_replay(bench: LettersUnderTest, heard: list[Event]) -> None:
     for _ in range(30):
         bench.bury()
     bench.all_die = True
@@ -357,7 +359,7 @@ def test_a_canary_that_dies_stops_the_replay(bench: Bench, heard: list[Event]) -
     assert events.REPLAY_STOPPED in [event.name for event in heard]
 
 
-def test_a_canary_that_lives_lets_the_others_go(bench: Bench) -> None:
+def test_a_canary_that_lives_lets_the_others_go(bench: LettersUnderTest) -> None:
     for _ in range(130):
         bench.bury()
     with bench.worker():
@@ -366,7 +368,7 @@ def test_a_canary_that_lives_lets_the_others_go(bench: Bench) -> None:
     assert bench.log.count() == 0
 
 
-def test_a_canary_sees_those_who_die_without_a_letter(bench: Bench) -> None:
+def test_a_canary_sees_those_who_die_without_a_letter(bench: LettersUnderTest) -> None:
     for _ in range(30):
         bench.bury()
     bench.all_die = "silently"
@@ -377,7 +379,7 @@ def test_a_canary_sees_those_who_die_without_a_letter(bench: Bench) -> None:
     assert bench.log.count() == 29
 
 
-def lots_of(bench: Bench, patch: pytest.MonkeyPatch, **options: Any) -> list[int]:
+def lots_of(bench: LettersUnderTest, patch: pytest.MonkeyPatch, **options: Any) -> list[int]:
     """The sizes in which letters are sent again."""
     letter_store: Any = bench.log.store
     replay, sizes = letter_store.resend_found, []
@@ -394,19 +396,21 @@ def lots_of(bench: Bench, patch: pytest.MonkeyPatch, **options: Any) -> list[int
     return sizes
 
 
-def test_a_canary_sends_one_then_ten_then_a_hundred_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_canary_sends_one_then_ten_then_a_hundred_at_a_time(
+    bench: LettersUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(230):
         bench.bury()
     assert lots_of(bench, monkeypatch) == [1, 10, 100, 100, 19]
 
 
-def test_a_rate_holds_within_a_canarys_lots(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_holds_within_a_canarys_lots(bench: LettersUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(40):
         bench.bury()
     assert lots_of(bench, monkeypatch, rate_per_s=200) == [1, 10, 20, 9]
 
 
-def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(bench: Bench, heard: list[Event]) -> None:
+def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(bench: LettersUnderTest, heard: list[Event]) -> None:
     first = [bench.bury() for _ in range(60)]
     bench.bound("billing", 40)
     done = bench.log.query().retry(all=True)
@@ -421,7 +425,7 @@ def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(bench: Bench, heard: l
     assert bench.log.get(first[-1]).id == first[-1]
 
 
-def test_a_full_mailbox_keeps_no_other_letter_of_the_lot_back(bench: Bench) -> None:
+def test_a_full_mailbox_keeps_no_other_letter_of_the_lot_back(bench: LettersUnderTest) -> None:
     # More than one step moves, so that some are left for the next.
     for _ in range(6):
         bench.bury(body={"text": "x" * 300_000})
@@ -434,7 +438,7 @@ def test_a_full_mailbox_keeps_no_other_letter_of_the_lot_back(bench: Bench) -> N
     assert bench.log.query(agent="audit").count() == 0
 
 
-def test_an_edited_letter_is_sent_as_edited_and_keeps_its_line(bench: Bench) -> None:
+def test_an_edited_letter_is_sent_as_edited_and_keeps_its_line(bench: LettersUnderTest) -> None:
     letter_id = bench.bury(body={"order_id": "o1", "cents": -5})
     edit = bench.log.edit(letter_id, {"cents": 500})
     changed = [line for line in edit.diff().splitlines() if line[0] in "+-" and "cents" in line]
@@ -448,7 +452,7 @@ def test_an_edited_letter_is_sent_as_edited_and_keeps_its_line(bench: Bench) -> 
     assert (act.who, act.why, act.done) == ("ann", "wrong sign", 1)
 
 
-def test_an_edit_must_fit_the_model(bench: Bench) -> None:
+def test_an_edit_must_fit_the_model(bench: LettersUnderTest) -> None:
     letter_id = bench.bury(body={"order_id": "o1", "cents": 5})
     with pytest.raises(InvalidMessage, match="cents"):
         bench.log.edit(letter_id, {"cents": "many"})
@@ -459,14 +463,14 @@ def test_an_edit_must_fit_the_model(bench: Bench) -> None:
     assert bench.log.count() == 1
 
 
-def test_a_diff_shows_no_secrets(bench: Bench) -> None:
+def test_a_diff_shows_no_secrets(bench: LettersUnderTest) -> None:
     letter_id = bench.bury(agent="", message="", task="plain.pay", kwargs={"password": "hunter2", "a": 1})
     diff = bench.log.edit(letter_id, {"password": "hunter3", "a": 2}).diff()
     assert "hunter" not in diff
     assert '"a": 2' in diff
 
 
-def test_a_parked_letter_is_out_of_the_way_until_it_is_unparked(bench: Bench) -> None:
+def test_a_parked_letter_is_out_of_the_way_until_it_is_unparked(bench: LettersUnderTest) -> None:
     keep_me, open_one = bench.bury(), bench.bury()
     log = bench.log
     log.park(keep_me, "ask the bank", who="ann")
@@ -484,7 +488,7 @@ def test_a_parked_letter_is_out_of_the_way_until_it_is_unparked(bench: Bench) ->
     assert log.query(state="parked").unpark() == 1
 
 
-def test_a_selection_can_be_of_those_that_are_there_now(bench: Bench) -> None:
+def test_a_selection_can_be_of_those_that_are_there_now(bench: LettersUnderTest) -> None:
     log = bench.log
     nothing = log.query().until_now()
     made = [bench.bury(agent=agent) for agent in ("billing", "shipping", "billing")]
@@ -501,7 +505,7 @@ def test_a_selection_can_be_of_those_that_are_there_now(bench: Bench) -> None:
     assert ids(log.list()) == [late]
 
 
-def test_how_many_are_wanted_is_a_number_from_0(bench: Bench) -> None:
+def test_how_many_are_wanted_is_a_number_from_0(bench: LettersUnderTest) -> None:
     bench.bury()
     log = bench.log
     assert (log.list(0), list(log.acts(0)), log.query().page(0).letters, log.query().groups(0)) == ([], [], (), [])
@@ -512,7 +516,7 @@ def test_how_many_are_wanted_is_a_number_from_0(bench: Bench) -> None:
                 ask(limit)
 
 
-def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: Bench) -> None:
+def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: LettersUnderTest) -> None:
     log = bench.log
     before, after = bench.bury(), bench.bury()
     log.park(before, "by hand, before it was planned")
@@ -525,7 +529,7 @@ def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: Benc
     assert log.query().retry(all=True).sent == 2
 
 
-def test_purging_takes_what_the_filter_means(bench: Bench, heard: list[Event]) -> None:
+def test_purging_takes_what_the_filter_means(bench: LettersUnderTest, heard: list[Event]) -> None:
     bench.bury(agent="billing")
     shipping = bench.bury(agent="shipping")
     parked = bench.bury(agent="billing")
@@ -537,7 +541,7 @@ def test_purging_takes_what_the_filter_means(bench: Bench, heard: list[Event]) -
     assert [e.measurements["count"] for e in heard if e.name == events.PURGED] == [1, 2]
 
 
-def test_every_act_is_recorded(bench: Bench) -> None:
+def test_every_act_is_recorded(bench: LettersUnderTest) -> None:
     letter_id = bench.bury()
     bench.log.park(letter_id, "n", who="ann", why="because")
     bench.log.unpark(letter_id, who="bob")
@@ -558,7 +562,7 @@ def test_every_act_is_recorded(bench: Bench) -> None:
 # -- export and import
 
 
-def test_what_is_exported_and_imported_is_the_same_byte_for_byte(bench: Bench) -> None:
+def test_what_is_exported_and_imported_is_the_same_byte_for_byte(bench: LettersUnderTest) -> None:
     bench.bury(metadata={"tags": []})
     bench.bury_raw(b"\xff\x00nonsense \r\n")
     bench.log.park(bench.bury(), "note")
@@ -572,7 +576,7 @@ def test_what_is_exported_and_imported_is_the_same_byte_for_byte(bench: Bench) -
     assert bench.log.import_lines(lines) == (0, 3), "imported twice"
 
 
-def test_a_letter_that_is_here_is_not_imported_again(bench: Bench) -> None:
+def test_a_letter_that_is_here_is_not_imported_again(bench: LettersUnderTest) -> None:
     bench.bury()
     assert bench.log.import_lines(list(bench.log.query().export())) == (0, 1)
 
@@ -587,7 +591,7 @@ def test_a_letter_that_is_here_is_not_imported_again(bench: Bench) -> None:
         ('{"id": "1-1", "colour": 1}', "unknown: colour"),
     ],
 )
-def test_a_bad_line_is_named(bench: Bench, line: str, problem: str) -> None:
+def test_a_bad_line_is_named(bench: LettersUnderTest, line: str, problem: str) -> None:
     bench.bury()
     (good,) = bench.log.query().export()
     bench.log.purge(all=True)
@@ -605,7 +609,7 @@ RETRYING = RetentionPolicy(retries=3, first_retry_s=60)
 
 
 def test_a_letter_is_retried_automatically_until_that_is_used_up_and_then_parked(
-    bench: Bench, heard: list[Event]
+    bench: LettersUnderTest, heard: list[Event]
 ) -> None:
     bench.bury(reason="retries exhausted")
     hopeless = bench.bury(reason="non-retryable error")
@@ -625,7 +629,7 @@ def test_a_letter_is_retried_automatically_until_that_is_used_up_and_then_parked
     assert events.PARKED in [event.name for event in heard]
 
 
-def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: Bench) -> None:
+def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: LettersUnderTest) -> None:
     for _ in range(130):
         bench.bury()
     other = bench.bury(agent="audit", queue="audit")
@@ -648,7 +652,7 @@ def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: Bench) -
 
 
 def test_retries_that_take_all_the_time_there_is_leave_expiry_and_length_their_share(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: LettersUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(700):
         bench.bury(reason="non-retryable error")
@@ -664,7 +668,7 @@ def test_retries_that_take_all_the_time_there_is_leave_expiry_and_length_their_s
     assert (kept.retried > 0, kept.expired > 0, kept.trimmed > 0) == (True, True, True), kept
 
 
-def test_retries_get_the_time_that_nothing_else_needs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_get_the_time_that_nothing_else_needs(bench: LettersUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(700):
         bench.bury()
     bench.let_pass(1)
@@ -678,7 +682,7 @@ def test_retries_get_the_time_that_nothing_else_needs(bench: Bench, monkeypatch:
     assert act.done == 700
 
 
-def test_without_the_setting_nothing_is_retried_by_itself(bench: Bench) -> None:
+def test_without_the_setting_nothing_is_retried_by_itself(bench: LettersUnderTest) -> None:
     bench.bury()
     bench.let_pass(3600)
     assert run_maintenance(bench.log, RetentionPolicy()).retried == 0
@@ -686,7 +690,7 @@ def test_without_the_setting_nothing_is_retried_by_itself(bench: Bench) -> None:
 
 
 def test_only_what_is_old_and_open_expires_and_that_is_said(
-    bench: Bench, heard: list[Event], caplog: pytest.LogCaptureFixture
+    bench: LettersUnderTest, heard: list[Event], caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.bury()
     parked = bench.bury()
@@ -702,7 +706,7 @@ def test_only_what_is_old_and_open_expires_and_that_is_said(
     assert bench.log.acts(1)[0].kind == "expire"
 
 
-def test_a_log_that_is_too_long_loses_its_oldest_and_says_so(bench: Bench, heard: list[Event]) -> None:
+def test_a_log_that_is_too_long_loses_its_oldest_and_says_so(bench: LettersUnderTest, heard: list[Event]) -> None:
     made = [bench.bury() for _ in range(10)]
     bench.log.park(made[0], "keep")
     assert run_maintenance(bench.log, RetentionPolicy(most=4)).trimmed == 6

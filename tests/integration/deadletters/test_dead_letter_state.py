@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance
-from tests.support.letters import QUEUE, ShelfInRedis
+from tests.support.letters_under_test import QUEUE, LettersInRedis
 
 AGENTS = ("billing", "shipping")
 ERRORS = ("ValueError", "KeyError")
@@ -32,7 +32,7 @@ class Log(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = ShelfInRedis(self.url, (), None)
+        self.bench = LettersInRedis(self.url, (), None)
         self.letters: dict[str, tuple[str, str]] = {}
         self.parked: set[str] = set()
         self.auto: dict[str, int] = {}

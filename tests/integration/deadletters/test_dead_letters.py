@@ -14,33 +14,35 @@ from orchestrator.core.errors import CallerError, UnknownDeadLetter
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.deadletters.replay import Canary
 from tests.apps import agents_app as app
-from tests.support.agent_house import House, envelope, hosted
+from tests.support.agents_cluster import hosted
+from tests.support.cluster import Cluster
+from tests.support.envelope import envelope
 from tests.support.eventually import eventually
 
 WAIT_S = 20
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[House]:
+def shared() -> Iterator[Cluster]:
     with hosted("threads", concurrency=2, environment={"ORCHESTRATOR_BURY_EXPIRED": "1"}) as house:
         yield house
 
 
 @pytest.fixture
-def house(shared: House) -> House:
+def house(shared: Cluster) -> Cluster:
     """Without letters; the ledger goes on from the test before."""
     shared.idle()
     shared.orchestrator.dead_letters.purge(all=True)
     return shared
 
 
-def bury(house: House, text: str = "broken", **options: Any) -> DeadLetter:
+def bury(house: Cluster, text: str = "broken", **options: Any) -> DeadLetter:
     outcome = house.orchestrator.send("worker", app.Broken(text=text), **options).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
     return house.orchestrator.dead_letters.get(str(outcome.letter_id))
 
 
-def test_a_letter_holds_the_message_byte_for_byte(house: House) -> None:
+def test_a_letter_holds_the_message_byte_for_byte(house: Cluster) -> None:
     # Not as any JSON library writes it: order, spaces, escapes and numbers must survive. It fits no model, so it is not
     # tried again, which would write it anew.
     raw = json.dumps(envelope(task="worker.Broken", args=[{"text": 1}]), indent=3).replace('"text"', '"te\\u0078t"')
@@ -49,7 +51,7 @@ def test_a_letter_holds_the_message_byte_for_byte(house: House) -> None:
     assert letter.raw == entry
 
 
-def test_letters_come_newest_first_and_page_by_page(house: House) -> None:
+def test_letters_come_newest_first_and_page_by_page(house: Cluster) -> None:
     letters = [bury(house, f"n{n}") for n in range(5)]
     log = house.orchestrator.dead_letters
     assert log.count() == 5
@@ -63,7 +65,7 @@ def test_letters_come_newest_first_and_page_by_page(house: House) -> None:
     assert log.get(letters[2].id) == letters[2]
 
 
-def test_a_letter_shown_has_everything_but_secrets(house: House) -> None:
+def test_a_letter_shown_has_everything_but_secrets(house: Cluster) -> None:
     letter = bury(house, metadata={"job": 1, "token": "hunter2"})
     shown = letter.shown(house.orchestrator.settings.redact)
     assert shown["metadata"] == {"job": 1, "token": "**redacted**"}
@@ -74,7 +76,7 @@ def test_a_letter_shown_has_everything_but_secrets(house: House) -> None:
     json.dumps(shown)
 
 
-def test_a_letter_sent_again_is_gone_from_the_log_and_accepted_anew(house: House) -> None:
+def test_a_letter_sent_again_is_gone_from_the_log_and_accepted_anew(house: Cluster) -> None:
     before = house.row()
     house.redis.delete("test:go:again")
     outcome = house.orchestrator.send("worker", app.Flaky(failures=3), metadata={"job": 1}).wait(timeout_s=WAIT_S)
@@ -92,7 +94,7 @@ def test_a_letter_sent_again_is_gone_from_the_log_and_accepted_anew(house: House
     assert after.balanced
 
 
-def test_a_letter_whose_cause_is_gone_is_handled_when_it_is_sent_again(house: House) -> None:
+def test_a_letter_whose_cause_is_gone_is_handled_when_it_is_sent_again(house: Cluster) -> None:
     raw = envelope(task="plain.add", args=[1, 2], headers={"id": "late", "retries": "x"})
     letter = house.letter_after(lambda: house.put(json.dumps(raw).encode()))
     assert letter.reason == "malformed"
@@ -103,7 +105,7 @@ def test_a_letter_whose_cause_is_gone_is_handled_when_it_is_sent_again(house: Ho
     assert house.row().handled == before.handled + 1
 
 
-def test_who_waited_for_the_first_outcome_can_see_the_second(house: House) -> None:
+def test_who_waited_for_the_first_outcome_can_see_the_second(house: Cluster) -> None:
     house.redis.set("test:fail", "1")
     delivery = house.orchestrator.send("worker", app.FailsWhile(key="test:fail"))
     outcome = delivery.wait(timeout_s=WAIT_S)
@@ -113,14 +115,14 @@ def test_who_waited_for_the_first_outcome_can_see_the_second(house: House) -> No
     assert eventually(lambda: isinstance(delivery.outcome(), Handled))
 
 
-def test_what_is_no_message_at_all_can_be_sent_again_and_comes_back(house: House) -> None:
+def test_what_is_no_message_at_all_can_be_sent_again_and_comes_back(house: Cluster) -> None:
     letter = house.letter_after(lambda: house.put(b"\xff\x00nonsense"))
     again = house.letter_after(lambda: house.orchestrator.dead_letters.retry(letter.id))
     assert again.raw == letter.raw == b"\xff\x00nonsense"
     assert house.row().balanced
 
 
-def test_many_who_retry_one_letter_at_once_send_it_once(house: House) -> None:
+def test_many_who_retry_one_letter_at_once_send_it_once(house: Cluster) -> None:
     letter = bury(house)
     before = house.row()
     done: list[str] = []
@@ -147,7 +149,7 @@ def test_many_who_retry_one_letter_at_once_send_it_once(house: House) -> None:
 @pytest.mark.parametrize(
     "name", ["", "5-5", "nonsense", "-", "+", "5", "5-5-5", "99999999999999999999999-0", "0-0", "١-٠"]
 )
-def test_a_letter_that_is_not_there_is_unknown(house: House, name: str) -> None:
+def test_a_letter_that_is_not_there_is_unknown(house: Cluster, name: str) -> None:
     log = house.orchestrator.dead_letters
     for ask in (log.get, log.retry):
         with pytest.raises(UnknownDeadLetter, match="unknown dead letter"):
@@ -155,12 +157,12 @@ def test_a_letter_that_is_not_there_is_unknown(house: House, name: str) -> None:
 
 
 @pytest.mark.parametrize("before", ["nonsense", "99999999999999999999999-0", "5-5-5", "١-٠"])
-def test_a_page_before_nonsense_is_refused(house: House, before: str) -> None:
+def test_a_page_before_nonsense_is_refused(house: Cluster, before: str) -> None:
     with pytest.raises(UnknownDeadLetter):
         house.orchestrator.dead_letters.list(before=before)
 
 
-def test_purge_removes_all_and_says_how_many(house: House) -> None:
+def test_purge_removes_all_and_says_how_many(house: Cluster) -> None:
     for n in range(3):
         bury(house, f"n{n}")
     before = house.row()
@@ -171,7 +173,7 @@ def test_purge_removes_all_and_says_how_many(house: House) -> None:
     assert before.balanced
 
 
-def test_purge_removes_more_than_one_batch(house: House) -> None:
+def test_purge_removes_more_than_one_batch(house: Cluster) -> None:
     with house.redis.pipeline() as pipe:
         for _ in range(4500):
             pipe.xadd(house.keys.dead_letters, {"m": "x"})
@@ -179,7 +181,7 @@ def test_purge_removes_more_than_one_batch(house: House) -> None:
     assert house.orchestrator.dead_letters.purge(all=True) == 4500
 
 
-def test_a_letter_that_comes_while_others_are_purged_stays(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_letter_that_comes_while_others_are_purged_stays(house: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     log: Any = house.orchestrator.dead_letters
     house.redis.xadd(house.keys.dead_letters, {"m": "old"})
     look = log.store.newest
@@ -195,7 +197,7 @@ def test_a_letter_that_comes_while_others_are_purged_stays(house: House, monkeyp
     assert [letter.raw for letter in log.list()] == [b"new"]
 
 
-def test_foreign_entries_in_the_stream_are_shown_not_stumbled_over(house: House) -> None:
+def test_foreign_entries_in_the_stream_are_shown_not_stumbled_over(house: Cluster) -> None:
     house.redis.xadd(house.keys.dead_letters, {"something": "else"})
     house.redis.xadd(house.keys.dead_letters, {"m": b"\xff", "letter": b"\xff", "d": b"\xff"})
     house.redis.xadd(house.keys.dead_letters, {"m": b"{}", "letter": b'{"attempts": 1e999, "failures": 5}', "d": b"5"})
@@ -203,14 +205,14 @@ def test_foreign_entries_in_the_stream_are_shown_not_stumbled_over(house: House)
         json.dumps(letter.shown(()))
 
 
-def test_a_letter_of_no_queue_cannot_be_sent_anywhere(house: House) -> None:
+def test_a_letter_of_no_queue_cannot_be_sent_anywhere(house: Cluster) -> None:
     entry: Any = house.redis.xadd(house.keys.dead_letters, {"m": b"{}"})
     with pytest.raises(CallerError, match="names no mailbox"):
         house.orchestrator.dead_letters.retry(entry.decode())
     assert house.orchestrator.dead_letters.count() == 1
 
 
-def test_letters_of_two_prefixes_do_not_mix(house: House) -> None:
+def test_letters_of_two_prefixes_do_not_mix(house: Cluster) -> None:
     bury(house)
     other = app.make(house.url, key_prefix="other:")
     assert other.dead_letters.count() == 0
@@ -218,7 +220,7 @@ def test_letters_of_two_prefixes_do_not_mix(house: House) -> None:
     other.app.close()
 
 
-def test_a_letter_knows_where_and_when_it_was_handled_last(house: House) -> None:
+def test_a_letter_knows_where_and_when_it_was_handled_last(house: Cluster) -> None:
     letter = bury(house)
     assert letter.incarnation in [incarnation.id for incarnation in house.orchestrator.registry.incarnations()]
     assert 0 < letter.sent_ms <= letter.buried_ms
@@ -226,7 +228,7 @@ def test_a_letter_knows_where_and_when_it_was_handled_last(house: House) -> None
     assert letter.group in [group.fingerprint for group in house.orchestrator.dead_letters.query().groups()]
 
 
-def test_a_message_that_expires_becomes_a_letter_if_that_was_asked_for(house: House) -> None:
+def test_a_message_that_expires_becomes_a_letter_if_that_was_asked_for(house: Cluster) -> None:
     before = house.row()
     outcome = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=0).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
@@ -239,7 +241,7 @@ def test_a_message_that_expires_becomes_a_letter_if_that_was_asked_for(house: Ho
     assert house.row().handled == before.handled + 1
 
 
-def test_a_task_that_no_queue_is_bound_for_becomes_a_letter(house: House) -> None:
+def test_a_task_that_no_queue_is_bound_for_becomes_a_letter(house: Cluster) -> None:
     letter = house.letter_after(
         lambda: house.orchestrator.app.send_task("plain.add", args=[1, 2], exchange="nowhere", routing_key="celery")
     )
@@ -249,7 +251,7 @@ def test_a_task_that_no_queue_is_bound_for_becomes_a_letter(house: House) -> Non
     assert house.orchestrator.dead_letters.count() == 0
 
 
-def test_a_letter_that_is_handled_after_all_is_resolved_and_its_canary_content(house: House) -> None:
+def test_a_letter_that_is_handled_after_all_is_resolved_and_its_canary_content(house: Cluster) -> None:
     house.redis.set("test:fail", "1")
     for _ in range(3):
         house.orchestrator.send("worker", app.FailsWhile(key="test:fail"), track=False)
@@ -263,7 +265,7 @@ def test_a_letter_that_is_handled_after_all_is_resolved_and_its_canary_content(h
     assert house.orchestrator.dead_letters.count() == 0
 
 
-def test_a_canary_sees_a_worker_fail_without_a_letter(house: House) -> None:
+def test_a_canary_sees_a_worker_fail_without_a_letter(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     for _ in range(2):
         # What expires is buried here, whatever becomes of failures.

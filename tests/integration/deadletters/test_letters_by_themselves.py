@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator import Dead, Handled, Retry
 from tests.apps import agents_app as app
-from tests.support.agent_house import APP, House
+from tests.support.agents_cluster import APP, agents_on
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
@@ -26,26 +27,26 @@ ONCE = Retry(max_retries=0)
 
 
 @pytest.fixture
-def house(redis_url: str, tmp_path: Path) -> Iterator[House]:
+def house(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
     """An agent's worker, and a monitor manager whose beat is embedded in it, as ``Procfile`` starts them apart."""
     beat = ("-B", "-s", str(tmp_path / "beat"))
     with (
         WorkerProcess(APP, redis_url, queues="worker", environment=SOON) as worker,
         WorkerProcess(APP, redis_url, name="m", queues="monitor-manager", arguments=beat, environment=SOON) as manager,
     ):
-        house = House(redis_url, worker)
+        house = agents_on(redis_url, worker)
         yield house
         print(manager.log()[-3000:])  # noqa: T201 - shown where a test fails
         house.close()
 
 
-def automatic(house: House) -> int:
+def automatic(house: Cluster) -> int:
     """How many letters were sent again by themselves."""
     acts = house.orchestrator.dead_letters.acts(500)
     return sum(act.done or 0 for act in acts if (act.kind, act.why) == ("retry", "automatic"))
 
 
-def test_a_letter_is_sent_again_five_times_by_itself_and_then_parked(house: House) -> None:
+def test_a_letter_is_sent_again_five_times_by_itself_and_then_parked(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     before = house.row().accepted
     delivery = house.orchestrator.send("worker", app.Broken(text="for ever"), retry=ONCE)
@@ -67,7 +68,7 @@ def test_a_letter_is_sent_again_five_times_by_itself_and_then_parked(house: Hous
     assert house.log().count(f"worker.Broken[{delivery.id}] received") == 6
 
 
-def test_a_letter_whose_cause_has_passed_is_handled_by_itself(house: House) -> None:
+def test_a_letter_whose_cause_has_passed_is_handled_by_itself(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     house.redis.set("test:broken", 1)
     delivery = house.orchestrator.send("worker", app.FailsWhile(key="test:broken"), retry=ONCE)
@@ -79,7 +80,7 @@ def test_a_letter_whose_cause_has_passed_is_handled_by_itself(house: House) -> N
     assert all(row.balanced for row in house.idle())
 
 
-def test_what_no_repeating_helps_is_left_alone(house: House) -> None:
+def test_what_no_repeating_helps_is_left_alone(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     wrong = house.orchestrator.send("worker", app.Hopeless())
     assert isinstance(wrong.wait(timeout_s=WAIT_S), Dead)

@@ -9,7 +9,7 @@ import pytest
 from orchestrator import Cancelled, CancelResult, Exponential, Retry, Status
 from orchestrator.core.keys import GROUP
 from tests.apps import agents_app as app
-from tests.support.agent_house import hosted
+from tests.support.agents_cluster import hosted
 from tests.support.bare_broker import BareBroker
 from tests.support.eventually import eventually
 

@@ -18,24 +18,24 @@ from orchestrator.maintenance.dead_letters import MaintenanceResult
 from orchestrator.maintenance.housekeeping import HousekeepingThread
 from orchestrator.maintenance.housekeeping_clock import HousekeepingClock
 from tests.support.eventually import eventually
-from tests.support.monitor_ground import OnRedis
+from tests.support.monitors_under_test import RedisUnderTest
 
 
 @pytest.fixture
-def ground(redis_url: str) -> Iterator[OnRedis]:
-    ground = OnRedis(redis_url)
+def ground(redis_url: str) -> Iterator[RedisUnderTest]:
+    ground = RedisUnderTest(redis_url)
     yield ground
     ground.close()
 
 
-def waiting(ground: OnRedis) -> list[dict[str, Any]]:
+def waiting(ground: RedisUnderTest) -> list[dict[str, Any]]:
     """What waits in the manager's mailbox."""
     streams = ground.store.streams(manager.QUEUE)
     return [json.loads(fields[b"m"]) for stream in streams for _, fields in ground.redis.xrange(stream)]
 
 
 def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
-    ground: OnRedis, monkeypatch: pytest.MonkeyPatch
+    ground: RedisUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orchestrator = ground.orchestrator
     done: list[str] = []
@@ -60,7 +60,7 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
     assert orchestrator.run_housekeeping() == []
 
 
-def test_a_housekeeping_message_expires_by_no_clock(ground: OnRedis) -> None:
+def test_a_housekeeping_message_expires_by_no_clock(ground: RedisUnderTest) -> None:
     clock = HousekeepingClock(ground.orchestrator.app, None, 1)
     clock._publish()
     clock._close()
@@ -91,13 +91,13 @@ def test_a_round_that_fails_is_one_error_line_and_the_next_request_tries_again(
 class Told:
     """Chores that note that they were done."""
 
-    def __init__(self, ground: OnRedis, *every_s: float) -> None:
+    def __init__(self, ground: RedisUnderTest, *every_s: float) -> None:
         self.done: list[int] = []
         chores = [Chore(str(n), s, lambda n=n: self.done.append(n)) for n, s in enumerate(every_s)]  # type: ignore[misc]
         self.chores = Chores(chores, lambda: ground.store, sweep_interval_s=0.01)
 
 
-def test_of_several_managers_one_does_what_is_due_and_again_when_it_is_due_again(ground: OnRedis) -> None:
+def test_of_several_managers_one_does_what_is_due_and_again_when_it_is_due_again(ground: RedisUnderTest) -> None:
     first, second = Told(ground, 3600, 0.05), Told(ground, 3600, 0.05)
     assert first.chores.do_due() == ["0", "1"]
     assert ground.redis.pttl(ground.store.keys.chore("0")) > 3_590_000
@@ -105,7 +105,9 @@ def test_of_several_managers_one_does_what_is_due_and_again_when_it_is_due_again
     assert (first.done, second.done) == ([0, 1], [1])
 
 
-def test_a_chore_that_fails_keeps_nobody_from_the_others(ground: OnRedis, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_chore_that_fails_keeps_nobody_from_the_others(
+    ground: RedisUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail() -> None:
         raise BrokerUnavailable("redis://x", "gone")
 
@@ -119,7 +121,7 @@ def test_a_chore_that_fails_keeps_nobody_from_the_others(ground: OnRedis, caplog
     assert "a failed; it is done again in 60 s" in caplog.text
 
 
-def test_chores_are_done_when_redis_is_full(ground: OnRedis) -> None:
+def test_chores_are_done_when_redis_is_full(ground: RedisUnderTest) -> None:
     told = Told(ground, 60)
     ground.redis.config_set("maxmemory", 1)
     try:

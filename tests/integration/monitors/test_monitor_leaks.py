@@ -18,24 +18,24 @@ from orchestrator.maintenance.leak_check import LeakCheck
 from orchestrator.monitors.leak import Leak, LeakKind
 from orchestrator.telemetry import Event, attach, detach
 from tests.support.eventually import eventually
-from tests.support.monitor_ground import OnRedis
+from tests.support.monitors_under_test import RedisUnderTest
 
 
 @pytest.fixture
-def ground(redis_url: str) -> Iterator[OnRedis]:
-    ground = OnRedis(redis_url)
+def ground(redis_url: str) -> Iterator[RedisUnderTest]:
+    ground = RedisUnderTest(redis_url)
     yield ground
     ground.close()
 
 
-def unseen_death(ground: OnRedis, agent: str) -> str:
+def unseen_death(ground: RedisUnderTest, agent: str) -> str:
     """An incarnation that is gone without anybody having cleaned up, as a broken tool leaves it."""
     incarnation = ground.incarnation(agent)
     ground.redis.zrem(ground.store.keys.leases, incarnation)
     return incarnation
 
 
-def test_every_injected_leak_is_found_and_mended(ground: OnRedis) -> None:
+def test_every_injected_leak_is_found_and_mended(ground: RedisUnderTest) -> None:
     k, m, owner = ground.store.keys, ground.monitors, ground.watcher()
     healthy = m.monitor_many([("target", n) for n in range(50)], owner=owner)
     lonely = m.monitor("other", "lonely", owner=owner)
@@ -78,7 +78,7 @@ def test_every_injected_leak_is_found_and_mended(ground: OnRedis) -> None:
     assert {d.ref for d in ground.heard()} == {lonely, *healthy, torn[0], torn[1], torn[4]}
 
 
-def test_what_is_being_cleaned_is_no_leak(ground: OnRedis) -> None:
+def test_what_is_being_cleaned_is_no_leak(ground: RedisUnderTest) -> None:
     ground.monitors.monitor("target", owner=ground.watcher())
     ground.fence(ground.incarnation("target"))
     assert ground.monitors.find_leaks() == []
@@ -86,7 +86,7 @@ def test_what_is_being_cleaned_is_no_leak(ground: OnRedis) -> None:
     assert ground.monitors.find_leaks() == []
 
 
-def test_healthy_monitors_are_not_reported_while_others_come_and_go(ground: OnRedis) -> None:
+def test_healthy_monitors_are_not_reported_while_others_come_and_go(ground: RedisUnderTest) -> None:
     stop = threading.Event()
 
     def churn() -> int:
@@ -110,7 +110,7 @@ def test_healthy_monitors_are_not_reported_while_others_come_and_go(ground: OnRe
         assert all(r.result(10) > 20 for r in rounds)
 
 
-def test_the_periodic_check_warns_by_tag_and_tells(ground: OnRedis, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_periodic_check_warns_by_tag_and_tells(ground: RedisUnderTest, caplog: pytest.LogCaptureFixture) -> None:
     heard: list[Event] = []
     attach(heard.append, "monitor.leaked")
     try:
@@ -131,7 +131,9 @@ def test_the_periodic_check_warns_by_tag_and_tells(ground: OnRedis, caplog: pyte
     assert ground.monitors.stats().leaked == 3
 
 
-def test_one_check_says_so_much_and_how_much_more_there_is(ground: OnRedis, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_check_says_so_much_and_how_much_more_there_is(
+    ground: RedisUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
     heard: list[Event] = []
     attach(heard.append, "monitor.leaked")
     try:
@@ -149,7 +151,7 @@ def test_one_check_says_so_much_and_how_much_more_there_is(ground: OnRedis, capl
     assert sum(e.measurements["count"] for e in heard) == 45
 
 
-def test_suspects_are_judged_a_few_at_a_time_and_others_get_their_turn(ground: OnRedis) -> None:
+def test_suspects_are_judged_a_few_at_a_time_and_others_get_their_turn(ground: RedisUnderTest) -> None:
     ground.monitors.monitor_many([("target", n % 500) for n in range(1000)], owner=ground.watcher())
     search = ground.monitors.search()
     judged: list[int] = []
@@ -171,7 +173,7 @@ def test_suspects_are_judged_a_few_at_a_time_and_others_get_their_turn(ground: O
 
 
 @pytest.mark.parametrize("side", ["owner", "target"])
-def test_a_set_that_nothing_names_any_more_is_found_and_mended(ground: OnRedis, side: str) -> None:
+def test_a_set_that_nothing_names_any_more_is_found_and_mended(ground: RedisUnderTest, side: str) -> None:
     k, m = ground.store.keys, ground.monitors
     refs = m.monitor_many([("target", n) for n in range(3)], owner=ground.watcher())
     target, owner = ground.incarnation("target"), ground.watcher().id
@@ -190,7 +192,7 @@ def test_a_set_that_nothing_names_any_more_is_found_and_mended(ground: OnRedis, 
     assert [text for text in ground.dangling() if not text.startswith("created")] == []
 
 
-def test_the_periodic_check_goes_through_no_keys(ground: OnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_periodic_check_goes_through_no_keys(ground: RedisUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **more: Any) -> None:
         raise AssertionError("a scan of the keyspace")
 
@@ -199,7 +201,7 @@ def test_the_periodic_check_goes_through_no_keys(ground: OnRedis, monkeypatch: p
     assert LeakCheck(ground.orchestrator.monitor_store).run() == 0
 
 
-def test_a_search_goes_on_from_run_to_run(ground: OnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_goes_on_from_run_to_run(ground: RedisUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.maintenance.leak_check._SLICE_S", 1e-6)
     ground.monitors.monitor_many([("target", n % 1500) for n in range(1501)], owner=ground.watcher())
     check = LeakCheck(ground.orchestrator.monitor_store)
@@ -213,7 +215,7 @@ def test_a_search_goes_on_from_run_to_run(ground: OnRedis, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("mode", "noted"), [("on", 64), ("off", 0), ("sampled", None)])
 def test_stacks_are_captured_as_the_setting_says(redis_url: str, mode: str, noted: int | None) -> None:
-    ground = OnRedis(redis_url, monitor_origins=mode)
+    ground = RedisUnderTest(redis_url, monitor_origins=mode)
     for n in range(64):
         ground.monitors.monitor("target", n, owner=ground.watcher())
     origins = [entry.origin for entry in ground.monitors.list()]
@@ -225,7 +227,7 @@ def test_stacks_are_captured_as_the_setting_says(redis_url: str, mode: str, note
     ground.close()
 
 
-def test_messages_nobody_expects_hurt_nobody(ground: OnRedis) -> None:
+def test_messages_nobody_expects_hurt_nobody(ground: RedisUnderTest) -> None:
     k, m = ground.store.keys, ground.monitors
     with m.session() as session:
         ref = session.monitor("target")
@@ -243,7 +245,7 @@ def test_messages_nobody_expects_hurt_nobody(ground: OnRedis) -> None:
 
 def test_a_redis_that_is_away_is_named_and_nobody_hangs() -> None:
     with EmbeddedServer() as server:
-        ground = OnRedis(server.url)
+        ground = RedisUnderTest(server.url)
         with ground.monitors.session() as session:
             ref = session.monitor("target", "before")
             server.kill()
@@ -266,7 +268,7 @@ def test_a_redis_that_is_away_is_named_and_nobody_hangs() -> None:
 
 def test_a_redis_that_hangs_keeps_nobody_waiting_and_all_goes_on_afterwards() -> None:
     with EmbeddedServer() as server:
-        ground = OnRedis(server.url)
+        ground = RedisUnderTest(server.url)
         with ground.monitors.session() as session:
             ref = session.monitor("target", "before")
             server.pause()
@@ -296,7 +298,7 @@ def _gone(session: object) -> bool:
     return False
 
 
-def test_a_down_is_a_message_like_any_other(ground: OnRedis) -> None:
+def test_a_down_is_a_message_like_any_other(ground: RedisUnderTest) -> None:
     ref = ground.monitors.monitor("target", owner=ground.watcher())
     ground.die("target")
     (message,) = ground.messages()
@@ -309,7 +311,7 @@ def test_a_down_is_a_message_like_any_other(ground: OnRedis) -> None:
     assert (row.accepted, row.pending, row.lost) == (1, 1, 0)
 
 
-def test_a_monitor_on_an_agent_ends_with_the_last_of_its_incarnations(ground: OnRedis) -> None:
+def test_a_monitor_on_an_agent_ends_with_the_last_of_its_incarnations(ground: RedisUnderTest) -> None:
     second = ground.join("target")
     ref = ground.monitors.monitor("target", owner=ground.watcher())
     (entry,) = ground.monitors.list()
@@ -326,7 +328,9 @@ def test_a_monitor_on_an_agent_ends_with_the_last_of_its_incarnations(ground: On
     assert ground.dangling() == []
 
 
-def test_a_death_with_more_than_one_sweep_can_do_goes_on(ground: OnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_death_with_more_than_one_sweep_can_do_goes_on(
+    ground: RedisUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ground.monitors.monitor_many([("target", n) for n in range(900)], owner=ground.watcher())
     monkeypatch.setattr("orchestrator.monitors.redis_monitors._ON_DEATH_S", 1e-9)
     monkeypatch.setattr("orchestrator.monitors.redis_monitors.BATCH", 100)

@@ -14,23 +14,23 @@ from orchestrator.core.errors import InvalidPolicy, NoOwner, OwnerGone
 from orchestrator.monitors.leak import LeakKind
 from orchestrator.telemetry import Event, attach, detach
 from tests.support.eventually import eventually
-from tests.support.monitor_ground import Ground, InMemory, OnRedis, Target
+from tests.support.monitors_under_test import InMemoryUnderTest, MonitorsUnderTest, RedisUnderTest, Target
 
 SOON_S = 5.0
 
 
 @pytest.fixture(params=["in memory", "on Redis"])
-def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+def ground(request: pytest.FixtureRequest) -> Iterator[MonitorsUnderTest]:
     if request.param == "in memory":
-        yield InMemory()
+        yield InMemoryUnderTest()
         return
-    ground = OnRedis(request.getfixturevalue("redis_url"))
+    ground = RedisUnderTest(request.getfixturevalue("redis_url"))
     yield ground
     ground.close()
 
 
 @pytest.fixture(autouse=True)
-def _nothing_dangles(ground: Ground) -> Iterator[None]:
+def _nothing_dangles(ground: MonitorsUnderTest) -> Iterator[None]:
     yield
     assert ground.dangling() == []
 
@@ -49,7 +49,7 @@ def told() -> Iterator[list[Event]]:
     detach(hear)
 
 
-def test_a_live_target_is_monitored_and_its_death_is_told_once(ground: Ground, told: list[Event]) -> None:
+def test_a_live_target_is_monitored_and_its_death_is_told_once(ground: MonitorsUnderTest, told: list[Event]) -> None:
     with ground.monitors.session() as session:
         ref = ground.monitors.monitor("target", tag="checkout")
         assert session.next_down(timeout_s=0) is None
@@ -65,7 +65,7 @@ def test_a_live_target_is_monitored_and_its_death_is_told_once(ground: Ground, t
     ]
 
 
-def test_a_dead_target_is_told_of_at_once(ground: Ground) -> None:
+def test_a_dead_target_is_told_of_at_once(ground: MonitorsUnderTest) -> None:
     gone = ground.incarnation("target")
     ground.die("target")
     with ground.monitors.session() as session:
@@ -79,7 +79,7 @@ def test_a_dead_target_is_told_of_at_once(ground: Ground) -> None:
         assert ground.monitors.list() == []
 
 
-def test_an_agent_is_told_in_its_mailbox(ground: Ground) -> None:
+def test_an_agent_is_told_in_its_mailbox(ground: MonitorsUnderTest) -> None:
     ref = ground.monitors.monitor(Target, tag={"job": [1]}, owner=ground.watcher())
     owner = ground.watcher().id
     assert ground.heard() == []
@@ -90,7 +90,7 @@ def test_an_agent_is_told_in_its_mailbox(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("tag", ["", "ä\n\x00\"'\\@ID@%1", 0, -1.5, True, None, [], {"b": 1, "a": [None, "\u2028"]}])
-def test_kinds_of_tags(ground: Ground, tag: Any) -> None:
+def test_kinds_of_tags(ground: MonitorsUnderTest, tag: Any) -> None:
     with ground.monitors.session() as session:
         session.monitor("target", tag)
         ground.monitors.monitor("target", tag, owner=ground.watcher())
@@ -104,18 +104,18 @@ def test_kinds_of_tags(ground: Ground, tag: Any) -> None:
 
 
 @pytest.mark.parametrize("tag", [object(), float("nan"), "x" * 1001, {1, 2}])
-def test_tags_that_are_none(ground: Ground, tag: Any) -> None:
+def test_tags_that_are_none(ground: MonitorsUnderTest, tag: Any) -> None:
     with ground.monitors.session(), pytest.raises(InvalidPolicy, match="tag="):
         ground.monitors.monitor("target", tag)
 
 
 @pytest.mark.parametrize("target", ["", "a\nb", 5, None, object, "x" * 301])
-def test_targets_that_are_none(ground: Ground, target: Any) -> None:
+def test_targets_that_are_none(ground: MonitorsUnderTest, target: Any) -> None:
     with ground.monitors.session(), pytest.raises(InvalidPolicy, match="target="):
         ground.monitors.monitor(target)
 
 
-def test_a_removed_monitor_tells_nothing(ground: Ground, told: list[Event]) -> None:
+def test_a_removed_monitor_tells_nothing(ground: MonitorsUnderTest, told: list[Event]) -> None:
     with ground.monitors.session() as session:
         ref, other = session.monitor("target", "a"), session.monitor("target", "b")
         assert ground.monitors.demonitor(ref)
@@ -129,7 +129,7 @@ def test_a_removed_monitor_tells_nothing(ground: Ground, told: list[Event]) -> N
 
 
 @pytest.mark.parametrize("flush", [True, False])
-def test_a_down_that_was_not_taken_yet_can_be_flushed(ground: Ground, flush: bool) -> None:
+def test_a_down_that_was_not_taken_yet_can_be_flushed(ground: MonitorsUnderTest, flush: bool) -> None:
     with ground.monitors.session() as session:
         ref = session.monitor("target")
         ground.die("target")
@@ -139,17 +139,17 @@ def test_a_down_that_was_not_taken_yet_can_be_flushed(ground: Ground, flush: boo
 
 
 @pytest.mark.parametrize("ref", [99_999_999, 2**52])
-def test_an_unknown_ref_is_no_error_as_in_otp(ground: Ground, ref: int) -> None:
+def test_an_unknown_ref_is_no_error_as_in_otp(ground: MonitorsUnderTest, ref: int) -> None:
     assert ground.monitors.demonitor(ref) is False
 
 
 @pytest.mark.parametrize("ref", ["1", None, 0, -1, 1.0, True, 2**53])
-def test_what_is_no_ref_is_refused(ground: Ground, ref: Any) -> None:
+def test_what_is_no_ref_is_refused(ground: MonitorsUnderTest, ref: Any) -> None:
     with pytest.raises(InvalidPolicy, match="what monitor\\(\\) returned"):
         ground.monitors.demonitor(ref)
 
 
-def test_monitors_go_with_their_owner(ground: Ground, told: list[Event]) -> None:
+def test_monitors_go_with_their_owner(ground: MonitorsUnderTest, told: list[Event]) -> None:
     owner = ground.watcher()
     ground.monitors.monitor_many([("target", n) for n in range(3)] + [("other", "")], owner=owner)
     with ground.monitors.session() as session:
@@ -164,7 +164,7 @@ def test_monitors_go_with_their_owner(ground: Ground, told: list[Event]) -> None
     assert (stats.created, stats.owner_died, stats.target_died, stats.active) == (5, 4, 1, 0)
 
 
-def test_monitors_go_with_their_session(ground: Ground) -> None:
+def test_monitors_go_with_their_session(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session:
         session.monitor("target")
     assert ground.monitors.list() == []
@@ -175,7 +175,7 @@ def test_monitors_go_with_their_session(ground: Ground) -> None:
         session.next_down(timeout_s=0)
 
 
-def test_an_owner_that_is_gone_makes_no_monitors(ground: Ground) -> None:
+def test_an_owner_that_is_gone_makes_no_monitors(ground: MonitorsUnderTest) -> None:
     owner = ground.watcher()
     ground.die("watcher")
     with pytest.raises(OwnerGone):
@@ -183,7 +183,7 @@ def test_an_owner_that_is_gone_makes_no_monitors(ground: Ground) -> None:
     assert ground.monitors.stats().created == 0
 
 
-def test_several_monitors_of_one_owner_are_told_one_by_one(ground: Ground) -> None:
+def test_several_monitors_of_one_owner_are_told_one_by_one(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session:
         refs = ground.monitors.monitor_many([("target", n) for n in range(5)])
         other = session.monitor("other")
@@ -194,14 +194,14 @@ def test_several_monitors_of_one_owner_are_told_one_by_one(ground: Ground) -> No
         assert [entry.ref for entry in ground.monitors.list()] == [other]
 
 
-def test_who_monitors_itself_is_cleaned_and_not_told(ground: Ground) -> None:
+def test_who_monitors_itself_is_cleaned_and_not_told(ground: MonitorsUnderTest) -> None:
     ground.monitors.monitor(ground.incarnation("watcher"), owner=ground.watcher())
     ground.die("watcher")
     assert ground.heard() == []
     assert ground.monitors.stats().owner_died == 1
 
 
-def test_a_revived_target_is_another_incarnation(ground: Ground) -> None:
+def test_a_revived_target_is_another_incarnation(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session:
         first = session.monitor("target")
         ground.die("target")
@@ -214,14 +214,14 @@ def test_a_revived_target_is_another_incarnation(ground: Ground) -> None:
         assert session.next_down(timeout_s=0) is None
 
 
-def test_the_list_is_empty_at_first(ground: Ground) -> None:
+def test_the_list_is_empty_at_first(ground: MonitorsUnderTest) -> None:
     assert ground.monitors.list() == []
     assert ground.monitors.find_leaks() == []
     stats = ground.monitors.stats()
     assert (stats.created, stats.active, stats.cleaned, stats.leaked, stats.downs) == (0, 0, 0, 0, 0)
 
 
-def test_the_list_says_what_there_is_to_say(ground: Ground) -> None:
+def test_the_list_says_what_there_is_to_say(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session:
         ref = ground.monitors.monitor("target", "t")
         ground.monitors.monitor(ground.incarnation("other"), "o", owner=ground.watcher())
@@ -241,7 +241,7 @@ def test_the_list_says_what_there_is_to_say(ground: Ground) -> None:
         assert [e.tag for e in by(limit=1)] == ["t"]
 
 
-def test_statistics_add_up(ground: Ground) -> None:
+def test_statistics_add_up(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session:
         refs = ground.monitors.monitor_many([("target", n) for n in range(4)])
         session.monitor("nobody")
@@ -253,7 +253,7 @@ def test_statistics_add_up(ground: Ground) -> None:
         assert (stats.removed, stats.target_died, stats.owner_died, stats.downs) == (1, 4, 0, 4)
 
 
-def test_a_block_is_monitored_while_it_runs(ground: Ground) -> None:
+def test_a_block_is_monitored_while_it_runs(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session:
         with ground.monitors.monitored("target", "block") as ref:
             assert [entry.ref for entry in ground.monitors.list()] == [ref]
@@ -266,14 +266,14 @@ def test_a_block_is_monitored_while_it_runs(ground: Ground) -> None:
         assert session.next_down(timeout_s=0) is None, "what was not taken in the block is flushed"
 
 
-def test_somebody_must_own_a_monitor(ground: Ground) -> None:
+def test_somebody_must_own_a_monitor(ground: MonitorsUnderTest) -> None:
     with pytest.raises(NoOwner, match="with orchestrator"):
         ground.monitors.monitor("target")
     with pytest.raises(NoOwner), ground.monitors.monitored("target"):
         raise AssertionError("not reached")
 
 
-def test_sessions_nest_and_belong_to_a_thread(ground: Ground) -> None:
+def test_sessions_nest_and_belong_to_a_thread(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as outer:
         with ground.monitors.session() as inner:
             ground.monitors.monitor("target", "in")
@@ -286,7 +286,7 @@ def test_sessions_nest_and_belong_to_a_thread(ground: Ground) -> None:
                 pool.submit(ground.monitors.monitor, "target").result(SOON_S)
 
 
-def test_waiting_for_a_down_ends_with_it(ground: Ground) -> None:
+def test_waiting_for_a_down_ends_with_it(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session, ThreadPoolExecutor(1) as pool:
         ref = session.monitor("target")
         waiting = pool.submit(session.next_down, 20.0)
@@ -297,19 +297,19 @@ def test_waiting_for_a_down_ends_with_it(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [-1, float("nan"), "5", 10**9])
-def test_waits_have_an_end(ground: Ground, timeout_s: Any) -> None:
+def test_waits_have_an_end(ground: MonitorsUnderTest, timeout_s: Any) -> None:
     with ground.monitors.session() as session, pytest.raises(InvalidPolicy, match="timeout_s"):
         session.next_down(timeout_s)
 
 
-def test_there_are_no_leaks_among_healthy_monitors(ground: Ground) -> None:
+def test_there_are_no_leaks_among_healthy_monitors(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session():
         ground.monitors.monitor_many([("target", n) for n in range(300)] + [("other", n) for n in range(300)])
         ground.monitors.monitor_many([("target", n) for n in range(300)], owner=ground.watcher())
         assert ground.monitors.find_leaks(age_s=3600) == []
 
 
-def test_old_monitors_and_duplicates_are_leaks(ground: Ground) -> None:
+def test_old_monitors_and_duplicates_are_leaks(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session:
         first, second = session.monitor("target", "twice"), session.monitor("target", "twice")
         session.monitor("other", "twice")
@@ -326,7 +326,7 @@ def test_old_monitors_and_duplicates_are_leaks(ground: Ground) -> None:
         assert [e.ref for e in ground.monitors.list(target="target")] == [first]
 
 
-def test_dead_ones_are_no_leaks(ground: Ground) -> None:
+def test_dead_ones_are_no_leaks(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session:
         session.monitor("target")
         ground.monitors.monitor("other", owner=ground.watcher())
@@ -335,7 +335,7 @@ def test_dead_ones_are_no_leaks(ground: Ground) -> None:
         assert ground.monitors.find_leaks(age_s=0) == []
 
 
-def test_many_at_once_from_many_threads(ground: Ground) -> None:
+def test_many_at_once_from_many_threads(ground: MonitorsUnderTest) -> None:
     """Made, removed and told concurrently; each monitor ends in exactly one way."""
     downs: list[Down] = []
     with ground.monitors.session() as session, ThreadPoolExecutor(8) as pool:
@@ -359,7 +359,7 @@ def test_many_at_once_from_many_threads(ground: Ground) -> None:
     assert sorted(down.ref for down in downs) == kept
 
 
-def test_made_and_removed_in_quick_succession(ground: Ground) -> None:
+def test_made_and_removed_in_quick_succession(ground: MonitorsUnderTest) -> None:
     with ground.monitors.session() as session:
         for n in range(200):
             with ground.monitors.monitored("target", n):
@@ -370,7 +370,7 @@ def test_made_and_removed_in_quick_succession(ground: Ground) -> None:
         assert (stats.created, stats.removed, stats.active) == (200, 200, 0)
 
 
-def test_eventually_nothing_is_left(ground: Ground) -> None:
+def test_eventually_nothing_is_left(ground: MonitorsUnderTest) -> None:
     ground.monitors.monitor_many([("target", n) for n in range(450)], owner=ground.watcher())
     ground.die("target")
     assert eventually(lambda: len(ground.heard())) == 450

@@ -28,7 +28,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors.check import dangling
 from orchestrator.monitors.leak import LeakKind
 from orchestrator.monitors.owner import Owner
-from tests.support.monitor_ground import OnRedis
+from tests.support.monitors_under_test import RedisUnderTest
 
 REASONS = ("killed", "oom", "drained")
 
@@ -73,7 +73,7 @@ class Model:
 class Monitoring(RuleBasedStateMachine):
     """Owners, targets, monitors, deaths."""
 
-    ground: ClassVar[OnRedis]
+    ground: ClassVar[RedisUnderTest]
     everyone = Bundle("everyone")
     refs = Bundle("refs")
 
@@ -269,7 +269,7 @@ class Monitoring(RuleBasedStateMachine):
 
 
 def test_monitors_are_what_the_model_says(redis_server: EmbeddedServer) -> None:
-    Monitoring.ground = OnRedis(redis_server.url)
+    Monitoring.ground = RedisUnderTest(redis_server.url)
     try:
         run_state_machine_as_test(
             Monitoring,

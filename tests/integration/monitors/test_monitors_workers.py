@@ -9,31 +9,25 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from redis import Redis
 
-from orchestrator import Handled, Orchestrator
+from orchestrator import Handled
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors.check import dangling
 from tests.apps import monitors_app
 from tests.apps.monitors_app import Watch
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
 APP = "tests.apps.monitors_app"
 
 
-class House:
-    """A sentry, in a pool of processes, and what it is set upon."""
-
-    def __init__(self, url: str, sentry: WorkerProcess) -> None:
-        self.url = url
-        self.sentry = sentry
-        self.orchestrator: Orchestrator = monitors_app.make(url)
-        self.redis: Any = Redis.from_url(url)
+class SentryCluster(Cluster):
+    """A worker with a sentry, in a pool of processes, and the workers that it monitors."""
 
     def watch(self, target: str, tag: str = "") -> int:
         outcome = self.orchestrator.send("sentry", Watch(target=target, tag=tag)).wait(timeout_s=20)
-        assert isinstance(outcome, Handled), f"{outcome}\n{self.sentry.log()}"
+        assert isinstance(outcome, Handled), f"{outcome}\n{self.log()}"
         return int(outcome.result)
 
     def downs(self) -> list[dict[str, Any]]:
@@ -46,7 +40,7 @@ class House:
             self.orchestrator.sweep()
             return next((down for down in self.downs() if down["ref"] == ref), None)
 
-        return eventually(found, 15, self.sentry.log) or {}
+        return eventually(found, 15, self.log) or {}
 
     @contextmanager
     def victim(self) -> Iterator[WorkerProcess]:
@@ -56,28 +50,27 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
+def house() -> Iterator[SentryCluster]:
     with (
         EmbeddedServer() as server,
         WorkerProcess(APP, server.url, name="sentry", queues="sentry", pool="prefork", concurrency=2) as sentry,
     ):
-        house = House(server.url, sentry)
+        house = SentryCluster(server.url, sentry, monitors_app.make(server.url))
         yield house
-        house.orchestrator.app.close()
-        house.redis.close()
+        house.close()
 
 
-def test_an_agent_is_told_of_a_killed_one(house: House) -> None:
+def test_an_agent_is_told_of_a_killed_one(house: SentryCluster) -> None:
     with house.victim() as victim:
         incarnation = victim.incarnation
         by_name, by_id = house.watch("victim", "name"), house.watch(incarnation, "id")
         (entry,) = house.orchestrator.monitors.list(tag="name")
-        assert entry.owner == house.sentry.incarnation
+        assert entry.owner == house.worker.incarnation
         assert entry.agent == "sentry"
         victim.kill()
         down = house.down(by_name)
         assert (down["target"], down["reason"], down["tag"]) == ("victim", "killed", "name")
-        assert down["owner"] == house.sentry.incarnation
+        assert down["owner"] == house.worker.incarnation
         assert (house.down(by_id)["target"], house.down(by_id)["tag"]) == (incarnation, "id")
     late = house.watch("victim")
     assert house.down(late)["reason"] == "noproc"
@@ -85,7 +78,7 @@ def test_an_agent_is_told_of_a_killed_one(house: House) -> None:
     assert dangling(house.orchestrator.monitor_store()) == []
 
 
-def test_an_agent_is_told_of_one_that_was_stopped_and_a_failing_on_down_is_tried_again(house: House) -> None:
+def test_an_agent_is_told_of_one_that_was_stopped_and_a_failing_on_down_is_tried_again(house: SentryCluster) -> None:
     with house.victim() as victim:
         ref = house.watch("victim", "broken")
         victim.stop()
@@ -95,12 +88,12 @@ def test_an_agent_is_told_of_one_that_was_stopped_and_a_failing_on_down_is_tried
     assert all(row.balanced and row.dead == 0 for row in rows)
 
 
-def test_monitors_made_during_shutdown_go_with_their_owner(house: House) -> None:
+def test_monitors_made_during_shutdown_go_with_their_owner(house: SentryCluster) -> None:
     with (
         house.victim(),
         WorkerProcess(APP, house.url, name="last", queues="sentry", pool="threads", concurrency=2) as last,
     ):
-        house.sentry.kill()
+        house.worker.kill()
         eventually(lambda: house.orchestrator.sweep() and len(house.orchestrator.registry.incarnations()) == 2)
         before = house.orchestrator.monitors.stats().created
         house.orchestrator.send("sentry", Watch(target="victim", tag="late", hold=True))

@@ -14,7 +14,8 @@ from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.telemetry import Event, attach, detach, events
 from tests.apps import agents_app as app
-from tests.support.agent_house import APP, QUEUES, House
+from tests.support.agents_cluster import APP, QUEUES
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
@@ -37,17 +38,17 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture(scope="module", params=["eager", "worker"])
-def shared(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterator[House]:
+def shared(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterator[Cluster]:
     patch = pytest.MonkeyPatch()
     # For handlers that ask Redis whether they are to fail.
     patch.setenv("ORCHESTRATOR_BROKER_URL", server.url)
     try:
         if request.param == "eager":
-            yield House(server.url, None, app.make(server.url, eager=True, **LETTERS))
+            yield Cluster(server.url, None, app.make(server.url, eager=True, **LETTERS))
             return
         environment = {"ORCHESTRATOR_TELEMETRY": '["logging"]'}
         with WorkerProcess(APP, server.url, queues=QUEUES, environment=environment) as worker:
-            house = House(server.url, worker, app.make(server.url, **LETTERS))
+            house = Cluster(server.url, worker, app.make(server.url, **LETTERS))
             yield house
             house.close()
     finally:
@@ -55,7 +56,7 @@ def shared(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterator[H
 
 
 @pytest.fixture
-def house(shared: House) -> House:
+def house(shared: Cluster) -> Cluster:
     """Without letters."""
     shared.orchestrator.dead_letters.purge(all=True)
     return shared
@@ -69,7 +70,7 @@ def heard() -> Iterator[list[Event]]:
     detach(found.append)
 
 
-def told(house: House, heard: list[Event], delivery_id: str) -> list[str]:
+def told(house: Cluster, heard: list[Event], delivery_id: str) -> list[str]:
     """The events of a delivery: those of this process, and those that the worker has logged."""
     here = [str(event.name) for event in heard if event.metadata.get("id") == delivery_id]
     lines = [line for line in house.log().splitlines() if f"id={delivery_id}" in line]
@@ -77,7 +78,7 @@ def told(house: House, heard: list[Event], delivery_id: str) -> list[str]:
     return sorted(here + [name for line in lines for name in known if f" {name} " in line])
 
 
-def die(house: House, text: str = "broken", **options: Any) -> DeadLetter:
+def die(house: Cluster, text: str = "broken", **options: Any) -> DeadLetter:
     outcome = house.orchestrator.send("worker", app.Broken(text=text), **options).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
     return house.orchestrator.dead_letters.get(str(outcome.letter_id))
@@ -86,14 +87,14 @@ def die(house: House, text: str = "broken", **options: Any) -> DeadLetter:
 # -- events
 
 
-def test_a_success_is_told(house: House, heard: list[Event]) -> None:
+def test_a_success_is_told(house: Cluster, heard: list[Event]) -> None:
     delivery = house.orchestrator.send("worker", app.Flaky(failures=1))
     assert delivery.wait(timeout_s=WAIT_S) == Handled(2, 2)
     expected = sorted([events.SEND_STARTED, events.SENT, events.RETRIED, events.HANDLED])
     eventually(lambda: told(house, heard, delivery.id) == expected, WAIT_S, house.log)
 
 
-def test_a_failure_is_told_with_its_letter(house: House, heard: list[Event]) -> None:
+def test_a_failure_is_told_with_its_letter(house: Cluster, heard: list[Event]) -> None:
     delivery = house.orchestrator.send("worker", app.Broken())
     assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
     expected = sorted([events.SEND_STARTED, events.SENT, events.RETRIED, events.RETRIED, events.BURIED])
@@ -101,7 +102,7 @@ def test_a_failure_is_told_with_its_letter(house: House, heard: list[Event]) -> 
     assert [letter.delivery_id for letter in house.orchestrator.dead_letters.list()] == [delivery.id]
 
 
-def test_what_is_given_up_without_a_letter_is_told_as_that(house: House, heard: list[Event]) -> None:
+def test_what_is_given_up_without_a_letter_is_told_as_that(house: Cluster, heard: list[Event]) -> None:
     delivery = house.orchestrator.send("worker", app.Broken(), on_error="ignore", retry=ONCE)
     assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
     expected = sorted([events.SEND_STARTED, events.SENT, events.DROPPED])
@@ -112,7 +113,7 @@ def test_what_is_given_up_without_a_letter_is_told_as_that(house: House, heard: 
 # -- what becomes of an error
 
 
-def test_log_says_it_where_it_happens(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_says_it_where_it_happens(house: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         outcome = house.orchestrator.send("worker", app.Broken(text="log it"), on_error="log").wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
@@ -120,7 +121,7 @@ def test_log_says_it_where_it_happens(house: House, caplog: pytest.LogCaptureFix
     assert house.orchestrator.dead_letters.count() == 0
 
 
-def test_raise_raises_and_keeps_a_letter(house: House) -> None:
+def test_raise_raises_and_keeps_a_letter(house: Cluster) -> None:
     with pytest.raises(SendFailed):
         house.orchestrator.send("worker", app.Broken(), on_error="raise").wait(timeout_s=WAIT_S)
     assert house.orchestrator.dead_letters.count() == 1
@@ -129,7 +130,7 @@ def test_raise_raises_and_keeps_a_letter(house: House) -> None:
 # -- letters
 
 
-def test_letters_are_listed_none_some_and_all(house: House) -> None:
+def test_letters_are_listed_none_some_and_all(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     assert (log.list(), log.count()) == ([], 0)
     made = [die(house, f"n{n}", retry=ONCE).id for n in range(7)]
@@ -137,7 +138,7 @@ def test_letters_are_listed_none_some_and_all(house: House) -> None:
     assert [letter.id for letter in log.list(1000)] == made[::-1]
 
 
-def test_all_are_retried_and_handled_once_their_cause_has_passed(house: House) -> None:
+def test_all_are_retried_and_handled_once_their_cause_has_passed(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     house.redis.set("test:closed", 1)
     deliveries = [house.orchestrator.send("worker", app.FailsWhile(key="test:closed"), retry=ONCE) for _ in range(12)]
@@ -150,7 +151,7 @@ def test_all_are_retried_and_handled_once_their_cause_has_passed(house: House) -
     assert all(row.balanced for row in house.idle())
 
 
-def test_a_retry_that_fails_counts_its_attempts_and_its_line_counts_the_retries(house: House) -> None:
+def test_a_retry_that_fails_counts_its_attempts_and_its_line_counts_the_retries(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     first = letter = die(house)
     assert (letter.attempts, letter.lineage.replays) == (3, 0)
@@ -163,7 +164,7 @@ def test_a_retry_that_fails_counts_its_attempts_and_its_line_counts_the_retries(
     assert log.count() == 1
 
 
-def test_old_ones_are_retried_by_themselves_never_past_the_maximum(house: House) -> None:
+def test_old_ones_are_retried_by_themselves_never_past_the_maximum(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     before = house.row().accepted
     letter = die(house, retry=ONCE)
@@ -181,7 +182,7 @@ def test_old_ones_are_retried_by_themselves_never_past_the_maximum(house: House)
     assert log.count() == 1
 
 
-def test_all_are_purged(house: House) -> None:
+def test_all_are_purged(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     for n in range(3):
         die(house, f"n{n}", retry=ONCE)
@@ -189,7 +190,7 @@ def test_all_are_purged(house: House) -> None:
     assert (log.list(), log.purge(all=True)) == ([], 0)
 
 
-def test_only_what_expired_is_purged(house: House) -> None:
+def test_only_what_expired_is_purged(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     stays = die(house, retry=ONCE)
     late = house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1)
@@ -198,7 +199,7 @@ def test_only_what_expired_is_purged(house: House) -> None:
     assert [letter.id for letter in log.list()] == [stays.id]
 
 
-def test_only_what_is_old_is_purged(house: House) -> None:
+def test_only_what_is_old_is_purged(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     die(house, "old", retry=ONCE)
     # Whatever is a day old goes, and nothing else; ages in a test's hands are tried in test_dead_letter_log.py.
@@ -213,7 +214,7 @@ def test_a_dead_recipient_refuses_or_keeps_its_mail_and_retries_when_it_is_back(
     retry = Retry(max_retries=2, backoff=Constant(0.2))
     sender: Orchestrator = app.make(redis_url)
     with WorkerProcess(APP, redis_url, queues=QUEUES) as worker:
-        house = House(redis_url, worker, sender)
+        house = Cluster(redis_url, worker, sender)
         for when_down in ("queue", "error"):
             delivery = sender.send("worker", app.Add(a=1, b=2), when_down=when_down)
             assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)

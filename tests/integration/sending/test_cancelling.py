@@ -10,8 +10,9 @@ from orchestrator import Cancelled, CancelResult, Constant, Handled, Retry, Stat
 from orchestrator.core.keys import GROUP
 from orchestrator.sending.delivery import Delivery
 from tests.apps import agents_app as app
-from tests.support.agent_house import APP, QUEUES, House
+from tests.support.agents_cluster import APP, QUEUES, agents_on
 from tests.support.bare_broker import BareBroker
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
@@ -31,13 +32,13 @@ def workers(redis_url: str) -> Iterator[list[WorkerProcess]]:
 
 
 @pytest.fixture
-def house(redis_url: str, workers: list[WorkerProcess]) -> Iterator[House]:
-    house = House(redis_url, workers[0])
+def house(redis_url: str, workers: list[WorkerProcess]) -> Iterator[Cluster]:
+    house = agents_on(redis_url, workers[0])
     yield house
     house.close()
 
 
-def running(house: House, delivery: Delivery) -> str:
+def running(house: Cluster, delivery: Delivery) -> str:
     """Waits until it runs; returns its holder."""
     eventually(lambda: delivery.status() is Status.RUNNING, WAIT_S, house.log)
     found = house.orchestrator._door().tracker.find("worker", delivery.id)
@@ -49,12 +50,12 @@ def executions(workers: list[WorkerProcess], delivery: Delivery) -> int:
     return sum(worker.log().count(f"[{delivery.id}] received") for worker in workers)
 
 
-def no_mark_is_left(house: House) -> bool:
+def no_mark_is_left(house: Cluster) -> bool:
     return not house.redis.exists(house.keys.cancelling) and not list(house.redis.scan_iter("*hooks:*"))
 
 
 def test_a_failing_attempt_that_was_cancelled_is_the_last_one_on_any_worker(
-    house: House, workers: list[WorkerProcess]
+    house: Cluster, workers: list[WorkerProcess]
 ) -> None:
     for round_ in range(4):
         name = f"round {round_}"
@@ -72,7 +73,9 @@ def test_a_failing_attempt_that_was_cancelled_is_the_last_one_on_any_worker(
     assert (house.row().cancelled, house.row().retried) == (4, 0)
 
 
-def test_what_was_cancelled_and_whose_worker_dies_is_not_handed_on(house: House, workers: list[WorkerProcess]) -> None:
+def test_what_was_cancelled_and_whose_worker_dies_is_not_handed_on(
+    house: Cluster, workers: list[WorkerProcess]
+) -> None:
     delivery = house.orchestrator.send("worker", app.Hold(name="dies"), retry=PATIENT)
     beside = house.orchestrator.send("worker", app.Hold(name="beside"), retry=PATIENT)
     holder = running(house, delivery)
@@ -89,7 +92,7 @@ def test_what_was_cancelled_and_whose_worker_dies_is_not_handed_on(house: House,
     assert all(row.balanced for row in house.idle())
 
 
-def test_what_is_handled_although_it_was_cancelled_leaves_no_mark(house: House) -> None:
+def test_what_is_handled_although_it_was_cancelled_leaves_no_mark(house: Cluster) -> None:
     delivery = house.orchestrator.send("worker", app.Hold(name="handled"), idempotency_key="k")
     running(house, delivery)
     assert delivery.cancel() is CancelResult.WHEN_IT_ENDS

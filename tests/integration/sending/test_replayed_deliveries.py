@@ -14,7 +14,7 @@ from orchestrator.core.keys import GROUP
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance
 from tests.apps.shop import Charge, make
-from tests.support.letters import QUEUE, reasons
+from tests.support.letters_under_test import QUEUE, reasons
 
 
 @pytest.fixture

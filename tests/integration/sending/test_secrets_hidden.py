@@ -19,20 +19,14 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.transport import TRANSPORT
 from tests.apps import secrets_app as app
 from tests.apps.secrets_app import SECRET
+from tests.support.cluster import Cluster
 from tests.support.command_line import invoke
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
 
-class House:
-    def __init__(self, url: str, worker: WorkerProcess) -> None:
-        self.url = url
-        self.worker = worker
-        self.orchestrator = app.make(url, redact=())
-
-
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
+def house() -> Iterator[Cluster]:
     with (
         EmbeddedServer() as server,
         WorkerProcess(
@@ -45,9 +39,9 @@ def house() -> Iterator[House]:
             environment={"ORCHESTRATOR_TELEMETRY": '["logging"]', "ORCHESTRATOR_REDACT": "[]"},
         ) as worker,
     ):
-        house = House(server.url, worker)
+        house = Cluster(server.url, worker, app.make(server.url, redact=()))
         yield house
-        house.orchestrator.app.close()
+        house.close()
 
 
 SENDS: dict[str, Callable[[Orchestrator], Any]] = {
@@ -60,7 +54,7 @@ SENDS: dict[str, Callable[[Orchestrator], Any]] = {
 
 
 @pytest.mark.parametrize("name", SENDS)
-def test_whatever_the_door_headers_have_no_secret(house: House, name: str) -> None:
+def test_whatever_the_door_headers_have_no_secret(house: Cluster, name: str) -> None:
     log = house.orchestrator.dead_letters
     house.orchestrator.dead_letters.purge(all=True)
     SENDS[name](house.orchestrator)
@@ -77,7 +71,7 @@ def test_whatever_the_door_headers_have_no_secret(house: House, name: str) -> No
     assert SECRET not in house.worker.log()
 
 
-def test_a_command_line_that_has_never_heard_of_the_message_hides_it(house: House) -> None:
+def test_a_command_line_that_has_never_heard_of_the_message_hides_it(house: Cluster) -> None:
     house.orchestrator.dead_letters.purge(all=True)
     house.orchestrator.send("clerk", app.pay()).wait(timeout_s=20)
     stranger = app.make(house.url, hosts=False, redact=())
@@ -89,7 +83,7 @@ def test_a_command_line_that_has_never_heard_of_the_message_hides_it(house: Hous
     stranger.app.close()
 
 
-def test_the_command_line_that_sends_hides_it_in_the_outcome(house: House) -> None:
+def test_the_command_line_that_sends_hides_it_in_the_outcome(house: Cluster) -> None:
     fields = json.dumps({"user": "u", "pin": SECRET})
     for more in ((), ("--json",)):
         shown = invoke(house.orchestrator.app, send, "clerk", "Pay", fields, "--wait", "20", *more).stdout
@@ -109,7 +103,7 @@ def test_a_worker_that_does_not_know_the_message_logs_it_without_secrets() -> No
         orchestrator.app.close()
 
 
-def test_inspect_shows_what_runs_and_what_waits_without_secrets(house: House) -> None:
+def test_inspect_shows_what_runs_and_what_waits_without_secrets(house: Cluster) -> None:
     o, hold = house.orchestrator, app.Hold(pin=SecretStr(SECRET))
     o.send("clerk", hold)
     o.send("clerk", app.pay(), countdown_s=3600)
@@ -124,7 +118,7 @@ def test_inspect_shows_what_runs_and_what_waits_without_secrets(house: House) ->
     assert SECRET not in json.dumps(scheduled)
 
 
-def test_events_and_logs_of_a_worker_hide_what_a_sender_without_this_library_shows(house: House) -> None:
+def test_events_and_logs_of_a_worker_hide_what_a_sender_without_this_library_shows(house: Cluster) -> None:
     stranger = Celery("stranger", broker=house.url, set_as_current=False)
     stranger.conf.update(broker_transport=TRANSPORT, task_serializer="json")
     received: list[dict[str, Any]] = []

@@ -10,14 +10,11 @@ from typing import Any
 
 import celery
 import pytest
-from redis import Redis
 
 from orchestrator.core.supervision import HEADER
-from orchestrator.embedded import EmbeddedServer
 from tests.apps import settling_app
-from tests.support.bare_broker import BareBroker
 from tests.support.eventually import eventually
-from tests.support.worker_process import WorkerProcess
+from tests.support.settling_cluster import WITHOUT_ORCHESTRATOR, SettlingCluster, settling
 
 WAIT_S = 30
 
@@ -27,93 +24,73 @@ def body_of(raw: str) -> str:
     return base64.b64decode(json.loads(raw)["body"]).decode()
 
 
-class Place:
-    """A worker, its broker, and the events that it sends."""
+def letter_of(place: SettlingCluster, delivery: str) -> dict[str, Any]:
+    """The letter that a message becomes."""
 
-    def __init__(self, url: str, worker: WorkerProcess, pool: str, bare: bool) -> None:
-        self.worker, self.pool, self.bare = worker, pool, bare
-        self.broker = BareBroker(url)
-        self.redis = Redis.from_url(url, decode_responses=True)
-        self.app = settling_app.make(url, bare=True)
+    def found() -> list[dict[str, Any]]:
+        rows = place.broker.letters()
+        return [json.loads(row["letter"]) for row in rows if delivery in row["m"] or delivery in body_of(row["m"])]
 
-    def send(self, task: str) -> str:
-        return str(self.app.tasks[task].apply_async().id)
+    (letter,) = eventually(found, WAIT_S, place.worker.log)
+    return letter
 
-    def letter(self, delivery: str) -> dict[str, Any]:
-        """The letter that a message becomes."""
 
-        def found() -> list[dict[str, Any]]:
-            rows = self.broker.letters()
-            return [json.loads(row["letter"]) for row in rows if delivery in row["m"] or delivery in body_of(row["m"])]
+def send(place: SettlingCluster, task: str) -> str:
+    return str(place.app.tasks[task].apply_async().id)
 
-        (letter,) = eventually(found, WAIT_S, self.worker.log)
-        return letter
 
-    def runs(self, task: str) -> int:
-        return [str(name) for name in self.redis.lrange("test:ran", 0, -1)].count(task)
-
-    def close(self) -> None:
-        self.broker.close()
-        self.redis.close()
-        self.app.close()
+def runs(place: SettlingCluster, task: str) -> int:
+    return [str(name) for name in place.redis.lrange("test:ran", 0, -1)].count(task)
 
 
 @pytest.fixture(
     scope="module",
-    params=[(pool, bare) for pool in ("prefork", "solo", "threads") for bare in ("", "1")],
+    params=[(pool, bare) for pool in ("prefork", "solo", "threads") for bare in WITHOUT_ORCHESTRATOR],
     ids=lambda param: f"{param[0]}-{'transport' if param[1] else 'orchestrator'}",
 )
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest) -> Iterator[SettlingCluster]:
     pool, bare = request.param
-    with (
-        EmbeddedServer() as server,
-        WorkerProcess(
-            "tests.apps.settling_app", server.url, pool=pool, queues="celery", arguments=("-E",),
-            environment={"BARE": bare},
-        ) as worker,
-    ):  # fmt: skip
-        place = Place(server.url, worker, pool, bool(bare))
+    with settling(pool, bare, arguments=("-E",)) as place:
         yield place
-        place.close()
 
 
-def test_a_message_that_its_task_rejects_sends_celerys_event(place: Place) -> None:
+def test_a_message_that_its_task_rejects_sends_celerys_event(place: SettlingCluster) -> None:
     for task in ("plain.rejects", "plain.fails"):
         seen = events_of(place, task)
         assert ("task-rejected", False) in seen, seen
-        assert place.runs(task) == 1
+        assert runs(place, task) == 1
         place.redis.delete("test:ran")
 
 
 @pytest.mark.skipif(celery.__version__ < "5.7", reason="Celery stores no failure of a message that its task rejects")
-def test_an_error_while_a_message_is_settled_is_logged_and_the_message_ends(place: Place) -> None:
-    place.letter(place.send("plain.rejects_stored"))
+def test_an_error_while_a_message_is_settled_is_logged_and_the_message_ends(place: SettlingCluster) -> None:
+    letter_of(place, send(place, "plain.rejects_stored"))
     eventually(lambda: place.broker.ledger("celery").pending == 0, WAIT_S, place.worker.log)
     eventually(lambda: "settling plain.rejects_stored[" in place.worker.log(), WAIT_S, place.worker.log)
     assert "no FAILURE can be stored" in place.worker.log()
 
 
-def test_an_error_after_a_time_limit_is_logged_and_the_message_ends(place: Place) -> None:
+def test_an_error_after_a_time_limit_is_logged_and_the_message_ends(place: SettlingCluster) -> None:
     if place.pool != "prefork":
         pytest.skip("only prefork has hard time limits")
-    delivery = place.send("plain.lasts")
-    eventually(lambda: place.runs("plain.lasts") == 1, WAIT_S, place.worker.log)
+    delivery = send(place, "plain.lasts")
+    eventually(lambda: runs(place, "plain.lasts") == 1, WAIT_S, place.worker.log)
     if not place.bare:
         # With the transport alone, Celery has acknowledged the failure by then.
-        place.letter(delivery)
+        letter_of(place, delivery)
     eventually(lambda: place.broker.ledger("celery").pending == 0, WAIT_S, place.worker.log)
     eventually(lambda: "settling plain.lasts[" in place.worker.log(), WAIT_S, place.worker.log)
 
 
-def test_a_task_that_is_not_acknowledged_on_a_timeout_runs_again_but_not_without_end(place: Place) -> None:
+def test_a_task_that_is_not_acknowledged_on_a_timeout_runs_again_but_not_without_end(place: SettlingCluster) -> None:
     if place.pool != "prefork" or place.bare:
         pytest.skip("only prefork has hard time limits; the transport alone leaves this to Celery")
-    letter = place.letter(place.send("plain.lasts_again"))
+    letter = letter_of(place, send(place, "plain.lasts_again"))
     assert letter["reason"] == "poison"
-    assert place.runs("plain.lasts_again") == 3
+    assert runs(place, "plain.lasts_again") == 3
 
 
-def test_a_message_of_protocol_1_ends_like_any_other(place: Place) -> None:
+def test_a_message_of_protocol_1_ends_like_any_other(place: SettlingCluster) -> None:
     old = settling_app.make(place.broker.url, bare=True)
     old.conf.task_protocol = 1
     before = place.broker.ledger("celery").dead
@@ -124,13 +101,13 @@ def test_a_message_of_protocol_1_ends_like_any_other(place: Place) -> None:
     assert place.broker.ledger("celery").dead == before + 1
     if not place.bare:
         delivery = old.send_task("plain.seen", args=("supervised",), queue="celery", headers={HEADER: {}}).id
-        letter = place.letter(delivery)
+        letter = letter_of(place, delivery)
         assert (letter["reason"], letter["error"]["type"]) == ("not supervised", "NotSupervised")
         assert "task_protocol=2" in letter["error"]["message"]
     old.close()
 
 
-def events_of(place: Place, task: str) -> list[tuple[str, Any]]:
+def events_of(place: SettlingCluster, task: str) -> list[tuple[str, Any]]:
     """Send it, and return its events until it is rejected, with what they say of requeueing."""
     seen: list[tuple[str, Any, Any]] = []
     done, ready = threading.Event(), threading.Event()
@@ -154,7 +131,7 @@ def events_of(place: Place, task: str) -> list[tuple[str, Any]]:
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
         assert ready.wait(WAIT_S)
-        delivery = place.send(task)
+        delivery = send(place, task)
         ended = done.wait(WAIT_S)
         done.set()
         thread.join(WAIT_S)

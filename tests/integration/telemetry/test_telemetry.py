@@ -7,7 +7,6 @@ import json
 import threading
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,25 +15,27 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from orchestrator import Dead, Handled, Orchestrator
+from orchestrator import Dead, Handled
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.ports import free_port
 from orchestrator.telemetry import Event, attach, detach, events, tracing
 from tests.apps import traced_app
-from tests.support.agent_house import envelope
+from tests.support.cluster import Cluster
+from tests.support.envelope import envelope
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
 
-@dataclass(frozen=True)
-class Place:
-    orchestrator: Orchestrator
-    metrics_port: int
-    worker: WorkerProcess
+class TracedCluster(Cluster):
+    """A worker that answers Prometheus on ``metrics_port`` and sends Celery's events."""
+
+    def __init__(self, url: str, worker: WorkerProcess, metrics_port: int) -> None:
+        super().__init__(url, worker, traced_app.make(url))
+        self.metrics_port = metrics_port
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+def place() -> Iterator[TracedCluster]:
     port = free_port()
     environment = {
         "ORCHESTRATOR_TELEMETRY": '["logging", "prometheus", "opentelemetry"]',
@@ -46,7 +47,9 @@ def place() -> Iterator[Place]:
             "tests.apps.traced_app", server.url, queues="guide", environment=environment, arguments=("-E",)
         ) as worker,
     ):
-        yield Place(traced_app.make(server.url), port, worker)
+        place = TracedCluster(server.url, worker, port)
+        yield place
+        place.close()
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def trace_of(spans: InMemorySpanExporter, name: str) -> str:
 
 @pytest.mark.parametrize("failures", [0, 2])
 def test_the_handler_on_the_worker_is_in_the_senders_trace_whatever_the_attempt(
-    place: Place, spans: InMemorySpanExporter, failures: int
+    place: TracedCluster, spans: InMemorySpanExporter, failures: int
 ) -> None:
     delivery = place.orchestrator.send("guide", traced_app.Where(failures=failures))
     outcome = delivery.wait(timeout_s=10)
@@ -78,7 +81,7 @@ def test_the_handler_on_the_worker_is_in_the_senders_trace_whatever_the_attempt(
 
 @pytest.mark.parametrize("eager", [False, True])
 def test_without_a_span_of_the_users_the_wait_is_in_the_same_trace(
-    place: Place, spans: InMemorySpanExporter, eager: bool
+    place: TracedCluster, spans: InMemorySpanExporter, eager: bool
 ) -> None:
     orchestrator = traced_app.make(eager=True) if eager else place.orchestrator
     outcome = orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
@@ -94,7 +97,7 @@ def test_without_a_span_of_the_users_the_wait_is_in_the_same_trace(
 @pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("how", ["send_many", "broadcast"])
 def test_the_waits_for_many_are_in_the_trace_in_which_all_were_sent(
-    place: Place, spans: InMemorySpanExporter, how: str, eager: bool
+    place: TracedCluster, spans: InMemorySpanExporter, how: str, eager: bool
 ) -> None:
     orchestrator = traced_app.make(eager=True) if eager else place.orchestrator
     if how == "send_many":
@@ -112,12 +115,14 @@ def test_the_waits_for_many_are_in_the_trace_in_which_all_were_sent(
     assert waits == traces
 
 
-def test_a_call_is_one_trace(place: Place, spans: InMemorySpanExporter) -> None:
+def test_a_call_is_one_trace(place: TracedCluster, spans: InMemorySpanExporter) -> None:
     here, _ = place.orchestrator.call("guide", traced_app.Where(), timeout_s=10)
     assert {here, trace_of(spans, "send guide.Where"), trace_of(spans, "wait guide.Where")} == {here}
 
 
-def test_within_a_span_of_the_users_the_wait_is_in_the_same_trace(place: Place, spans: InMemorySpanExporter) -> None:
+def test_within_a_span_of_the_users_the_wait_is_in_the_same_trace(
+    place: TracedCluster, spans: InMemorySpanExporter
+) -> None:
     with tracing.span("checkout", "CLIENT"):
         place.orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
     assert len({trace_of(spans, name) for name in ("checkout", "send guide.Where", "wait guide.Where")}) == 1
@@ -134,7 +139,7 @@ def test_the_handler_is_in_the_senders_trace_in_eager_mode_too(spans: InMemorySp
 
 @pytest.mark.parametrize("eager", [False, True])
 def test_what_an_agent_sends_to_itself_is_of_the_same_trace_and_as_urgent_as_its_policy_says(
-    place: Place, spans: InMemorySpanExporter, eager: bool
+    place: TracedCluster, spans: InMemorySpanExporter, eager: bool
 ) -> None:
     orchestrator = traced_app.make(eager=True) if eager else place.orchestrator
     log = orchestrator.dead_letters
@@ -148,7 +153,7 @@ def test_what_an_agent_sends_to_itself_is_of_the_same_trace_and_as_urgent_as_its
     assert eager or envelope["properties"]["priority"] == 3
 
 
-def test_a_worker_answers_prometheus(place: Place) -> None:
+def test_a_worker_answers_prometheus(place: TracedCluster) -> None:
     def counted() -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{place.metrics_port}/metrics", timeout=5) as response:
             text: str = response.read().decode()
@@ -158,13 +163,13 @@ def test_a_worker_answers_prometheus(place: Place) -> None:
     assert eventually(counted, timeout_s=5, describe=place.worker.log)
 
 
-def test_a_worker_logs_events_with_their_fields(place: Place) -> None:
+def test_a_worker_logs_events_with_their_fields(place: TracedCluster) -> None:
     delivery = place.orchestrator.send("guide", traced_app.Where())
     delivery.wait(timeout_s=10)
     eventually(lambda: f"id={delivery.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)
 
 
-def test_what_nobody_may_ask_for_is_told_of_too(place: Place) -> None:
+def test_what_nobody_may_ask_for_is_told_of_too(place: TracedCluster) -> None:
     delivery = place.orchestrator.send("guide", traced_app.Where(), track=False)
     eventually(
         lambda: any(
@@ -188,7 +193,7 @@ def test_what_nobody_may_ask_for_is_told_of_too(place: Place) -> None:
     ],
     ids=lambda entry: repr(entry[:24]),
 )
-def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: Place, entry: bytes) -> None:
+def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: TracedCluster, entry: bytes) -> None:
     store = place.orchestrator.store
     before = place.worker.log().count("dead_letter.added ")
     keys = [store.keys.step("guide", store.steps[1]), store.keys.ledger("guide")]
@@ -231,7 +236,7 @@ def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(
     assert (outcome.error, letter.error_message) == (why, why)
 
 
-def test_whoever_watches_a_celery_cluster_hears_of_dead_letters(place: Place) -> None:
+def test_whoever_watches_a_celery_cluster_hears_of_dead_letters(place: TracedCluster) -> None:
     heard: list[dict[str, Any]] = []
     receivers: list[Any] = []
     ready, enough = threading.Event(), threading.Event()

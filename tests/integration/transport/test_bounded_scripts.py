@@ -16,7 +16,7 @@ from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.store import Store
 from tests.apps import flow_app
 from tests.support.bare_broker import BareBroker
-from tests.support.letters import ShelfInRedis, reasons
+from tests.support.letters_under_test import LettersInRedis, reasons
 
 MEGABYTE = 1 << 20
 MANY = 6
@@ -73,14 +73,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 @pytest.fixture
-def letters(redis_url: str) -> Iterator[ShelfInRedis]:
-    letter_store = ShelfInRedis(redis_url, (), None)
+def letters(redis_url: str) -> Iterator[LettersInRedis]:
+    letter_store = LettersInRedis(redis_url, (), None)
     yield letter_store
     assert letter_store.index_problems() == []
     letter_store.close()
 
 
-def buried(letters: ShelfInRedis, count: int = MANY) -> list[str]:
+def buried(letters: LettersInRedis, count: int = MANY) -> list[str]:
     raws = [message(f"m{number}").encode() for number in range(count)]
     letter = reasons("retries exhausted", "ValueError", "no", ("/a/bank.py", "pay"), 1, "billing")
     return [letters.put(raw, letter) for raw in raws]
@@ -222,7 +222,7 @@ def test_the_ledger_of_many_mailboxes_is_read_in_parts(broker: BareBroker, calls
 # -- dead letters
 
 
-def test_large_letters_are_removed_in_parts(letters: ShelfInRedis, calls: Calls) -> None:
+def test_large_letters_are_removed_in_parts(letters: LettersInRedis, calls: Calls) -> None:
     ids = buried(letters)
     assert letters.log.query().purge(all=True) == MANY
     assert max(int(answer[0]) for answer in calls.of("purge_letters")) <= FEW
@@ -231,7 +231,7 @@ def test_large_letters_are_removed_in_parts(letters: ShelfInRedis, calls: Calls)
     assert letters.log.acts(1)[0].done == MANY
 
 
-def test_large_letters_are_put_aside_in_parts(letters: ShelfInRedis, calls: Calls) -> None:
+def test_large_letters_are_put_aside_in_parts(letters: LettersInRedis, calls: Calls) -> None:
     buried(letters)
     assert letters.log.query().park("note", all=True) == MANY
     assert max(int(answer[0]) for answer in calls.of("park_letters")) <= FEW
@@ -240,7 +240,7 @@ def test_large_letters_are_put_aside_in_parts(letters: ShelfInRedis, calls: Call
     assert letters.log.acts(1)[0].done == MANY
 
 
-def test_retries_of_large_letters_are_planned_in_parts(letters: ShelfInRedis) -> None:
+def test_retries_of_large_letters_are_planned_in_parts(letters: LettersInRedis) -> None:
     ids = buried(letters, 3 * MANY)
     looked_at = []
     while step := letters.letter_store.plan(3, 1000, ["retries exhausted"], 100)[0]:
@@ -251,7 +251,7 @@ def test_retries_of_large_letters_are_planned_in_parts(letters: ShelfInRedis) ->
 
 
 @pytest.mark.parametrize("oldest_first", [True, False])
-def test_the_log_is_searched_in_parts_where_letters_are_large(letters: ShelfInRedis, oldest_first: bool) -> None:
+def test_the_log_is_searched_in_parts_where_letters_are_large(letters: LettersInRedis, oldest_first: bool) -> None:
     ids = buried(letters, 3 * MANY)
     found: list[str] = []
     low, high = "-", "+"
@@ -265,13 +265,13 @@ def test_the_log_is_searched_in_parts_where_letters_are_large(letters: ShelfInRe
     assert found == ids if oldest_first else found == ids[::-1]
 
 
-def test_small_letters_are_searched_by_the_hundred(letters: ShelfInRedis) -> None:
+def test_small_letters_are_searched_by_the_hundred(letters: LettersInRedis) -> None:
     ids = [letters.bury() for _ in range(120)]
     step = letters.letter_store.find((), "all", "-", "+", limit=1000, oldest_first=True)
     assert (list(step.ids), step.cursor) == (ids, "")
 
 
-def test_large_letters_are_sent_again_in_parts(letters: ShelfInRedis, calls: Calls) -> None:
+def test_large_letters_are_sent_again_in_parts(letters: LettersInRedis, calls: Calls) -> None:
     buried(letters)
     assert letters.log.query().retry(all=True).sent == MANY
     came_to = [answer[1] for answer in calls.of("replay_found") if answer]
@@ -279,7 +279,7 @@ def test_large_letters_are_sent_again_in_parts(letters: ShelfInRedis, calls: Cal
     assert max(came_to) <= FEW
 
 
-def test_large_letters_are_taken_in_in_parts(letters: ShelfInRedis, calls: Calls) -> None:
+def test_large_letters_are_taken_in_in_parts(letters: LettersInRedis, calls: Calls) -> None:
     buried(letters)
     lines = list(letters.log.query().export())
     letters.redis.flushall()

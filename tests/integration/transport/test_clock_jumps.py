@@ -32,7 +32,7 @@ class TimedWire(CommandConnection):
         return [part.encode() if isinstance(part, str) else part for part in answer]
 
 
-class Ground:
+class TimedIncarnation:
     """One incarnation, a sweep, and a clock."""
 
     def __init__(self, broker: BareBroker) -> None:
@@ -58,14 +58,14 @@ class Ground:
 
 
 @pytest.fixture
-def ground(broker: BareBroker) -> Ground:
-    return Ground(broker)
+def ground(broker: BareBroker) -> TimedIncarnation:
+    return TimedIncarnation(broker)
 
 
 @pytest.mark.parametrize("jump_ms", [-HOUR_MS, -1_500, HOUR_MS])
 @pytest.mark.parametrize("swept", [True, False])
 def test_a_clock_that_jumps_between_two_heartbeats_is_no_loss(
-    ground: Ground, jump_ms: int, swept: bool, caplog: pytest.LogCaptureFixture
+    ground: TimedIncarnation, jump_ms: int, swept: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Regression: a sweep puts leases from the future back, which was taken for a data set from an hour ago."""
     ground.beat()
@@ -78,7 +78,7 @@ def test_a_clock_that_jumps_between_two_heartbeats_is_no_loss(
     assert "went back" not in caplog.text
 
 
-def test_a_lease_that_the_heart_renewed_before_the_clock_jumped_is_no_loss(ground: Ground) -> None:
+def test_a_lease_that_the_heart_renewed_before_the_clock_jumped_is_no_loss(ground: TimedIncarnation) -> None:
     ground.beat()
     k, incarnation = ground.keys, ground.heartbeat.incarnation
     for now_ms in (NOW_MS + 500, NOW_MS - HOUR_MS):
@@ -91,7 +91,7 @@ def test_a_lease_that_the_heart_renewed_before_the_clock_jumped_is_no_loss(groun
 
 @pytest.mark.parametrize("jump_ms", [-HOUR_MS, 0, HOUR_MS])
 def test_a_heartbeat_that_redis_has_forgotten_is_a_loss_of_that_long_whatever_the_clock_says(
-    ground: Ground, jump_ms: int
+    ground: TimedIncarnation, jump_ms: int
 ) -> None:
     ground.beat()
     k, incarnation = ground.keys, ground.heartbeat.incarnation

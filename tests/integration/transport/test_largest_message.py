@@ -16,7 +16,7 @@ from orchestrator.transport import publishing
 from orchestrator.transport.options import Options
 from tests.apps import flow_app
 from tests.support.bare_broker import BareBroker
-from tests.support.letters import ShelfInRedis
+from tests.support.letters_under_test import LettersInRedis
 
 LIMIT = 4000
 LARGE = "x" * LIMIT
@@ -60,7 +60,7 @@ def test_a_message_that_is_too_large_is_refused(app: Any, door: str) -> None:
 
 
 def test_an_edited_letter_and_an_imported_one_are_refused_too(redis_url: str) -> None:
-    bench = ShelfInRedis(redis_url, (), None)
+    bench = LettersInRedis(redis_url, (), None)
     letter_id = bench.bury(body={"order_id": "o1", "cents": 5})
     (line,) = bench.log.query().export()
     bench.letter_store.max_message_bytes = LIMIT

@@ -12,25 +12,25 @@ from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.core.keys import GROUP
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.mailbox_entry import with_lineage
-from tests.support.letters import QUEUE, ShelfInRedis, wire_message
+from tests.support.letters_under_test import QUEUE, LettersInRedis, wire_message
 
 
 @pytest.fixture
-def bench(redis_url: str) -> Iterator[ShelfInRedis]:
-    made = ShelfInRedis(redis_url, (), None)
+def bench(redis_url: str) -> Iterator[LettersInRedis]:
+    made = LettersInRedis(redis_url, (), None)
     yield made
     made.close()
 
 
-def malformed(bench: ShelfInRedis, raw: bytes) -> str:
+def malformed(bench: LettersInRedis, raw: bytes) -> str:
     return bench.put(raw, {"queue": QUEUE, "reason": "malformed", "error": {"type": "MalformedEntry", "message": ""}})
 
 
-def entries(bench: ShelfInRedis, step: str = "0") -> list[dict[bytes, bytes]]:
+def entries(bench: LettersInRedis, step: str = "0") -> list[dict[bytes, bytes]]:
     return [fields for _, fields in bench.redis.xrange(bench.keys.step(QUEUE, step))]
 
 
-def claimed(bench: ShelfInRedis) -> tuple[str, bytes, bytes]:
+def claimed(bench: LettersInRedis) -> tuple[str, bytes, bytes]:
     """What a worker is given: the entry, its message, its past."""
     k, steps = bench.keys, ["returned-0", "0"]
     keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in steps]]
@@ -38,7 +38,7 @@ def claimed(bench: ShelfInRedis) -> tuple[str, bytes, bytes]:
     return entry.decode(), raw, past
 
 
-def given_back(bench: ShelfInRedis, entry: str, step: str, *, died: bool) -> list[bytes]:
+def given_back(bench: LettersInRedis, entry: str, step: str, *, died: bool) -> list[bytes]:
     stream, death = bench.keys.step(QUEUE, step), ["killed", "w#1", ""] if died else ["", "", ""]
     args = [bench.keys.root, QUEUE, GROUP, 2, 1000, *death, entry]
     answer: list[bytes] = bench.store.run("requeue_held", [stream], args)
@@ -50,7 +50,7 @@ def given_back(bench: ShelfInRedis, entry: str, step: str, *, died: bool) -> lis
     [wire_message(1), b' \n { "a": [1e400, []] }', b"{}", b"[1]", b"nonsense", b"", b'{"broken'],
     ids=["message", "blanks", "empty", "list", "nonsense", "nothing", "broken"],
 )
-def test_a_reader_finds_the_line_before_the_other_members(bench: ShelfInRedis, raw: bytes) -> None:
+def test_a_reader_finds_the_line_before_the_other_members(bench: LettersInRedis, raw: bytes) -> None:
     letter_id = malformed(bench, raw)
     bench.log.retry(letter_id)
     (fields,) = entries(bench)
@@ -64,7 +64,7 @@ def test_a_reader_finds_the_line_before_the_other_members(bench: ShelfInRedis, r
     assert (member in seen) is (b'"' in raw), "where there are members"
 
 
-def test_what_comes_back_and_kills_its_worker_keeps_its_line(bench: ShelfInRedis) -> None:
+def test_what_comes_back_and_kills_its_worker_keeps_its_line(bench: LettersInRedis) -> None:
     letter_id = bench.bury()
     bench.log.retry(letter_id)
     assert given_back(bench, claimed(bench)[0], "0", died=False) == [b"returned"]
@@ -80,7 +80,7 @@ def test_what_comes_back_and_kills_its_worker_keeps_its_line(bench: ShelfInRedis
     assert (letter.replay_of, letter.lineage.first, letter.lineage.replays) == (letter_id, letter_id, 1)
 
 
-def test_what_a_full_mailbox_drops_keeps_its_line(bench: ShelfInRedis) -> None:
+def test_what_a_full_mailbox_drops_keeps_its_line(bench: LettersInRedis) -> None:
     letter_id = bench.bury()
     bench.log.retry(letter_id)
     declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(1, overflow="drop_oldest")), serves=True)
@@ -90,14 +90,14 @@ def test_what_a_full_mailbox_drops_keeps_its_line(bench: ShelfInRedis) -> None:
     assert (letter.reason, letter.replay_of, letter.raw) == ("mailbox overflow", letter_id, wire_message(1))
 
 
-def test_a_malformed_message_keeps_its_line_too(bench: ShelfInRedis) -> None:
+def test_a_malformed_message_keeps_its_line_too(bench: LettersInRedis) -> None:
     letter_id = malformed(bench, b"nonsense")
     bench.log.retry(letter_id)
     (again,) = bench.die_again()
     assert (again.raw, again.replay_of, again.lineage.replays) == (b"nonsense", letter_id, 1)
 
 
-def test_who_looks_for_a_delivery_finds_its_line(bench: ShelfInRedis) -> None:
+def test_who_looks_for_a_delivery_finds_its_line(bench: LettersInRedis) -> None:
     letter_id = bench.bury()
     bench.log.retry(letter_id)
     k = bench.keys
@@ -110,7 +110,7 @@ def test_who_looks_for_a_delivery_finds_its_line(bench: ShelfInRedis) -> None:
     assert (state, json.loads(raw)["orc_lineage"]["of"]) == (b"held", letter_id)
 
 
-def test_a_refused_letter_leaves_its_kind_and_its_message_as_they_were(bench: ShelfInRedis) -> None:
+def test_a_refused_letter_leaves_its_kind_and_its_message_as_they_were(bench: LettersInRedis) -> None:
     made = [bench.bury(body={"text": "x" * size}) for size in (1, 9000, 1, 9000)]
     lines = list(bench.log.query().export())
     bench.bound(QUEUE, 1)

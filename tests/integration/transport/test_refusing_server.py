@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import agents_app
-from tests.support.agent_house import House
+from tests.support.agents_cluster import agents_on
 from tests.support.bare_broker import BareBroker, kombu_connection
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
@@ -160,7 +160,7 @@ def test_a_sender_is_told_and_may_send_again(broker: BareBroker, refuse: AuditEn
 def test_who_sends_to_an_agent_is_told_that_the_broker_is_not_available(
     server: EmbeddedServer, refuse: AuditEntry, relent: AuditEntry
 ) -> None:
-    house = House(server.url, None)
+    house = agents_on(server.url, None)
     try:
         house.orchestrator.send("worker", agents_app.Add(a=1, b=2))
         refuse(house.redis)

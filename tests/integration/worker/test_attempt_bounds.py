@@ -7,56 +7,30 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from redis import Redis
 
-from orchestrator import Dead, Handled, Orchestrator, Retry, SendFailed
+from orchestrator import Dead, Handled, Retry, SendFailed
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import execution_app as app
+from tests.support.cluster import NO_REDIS, TaskCluster
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
 WAIT_S = 20
 
 
-class Place:
-    """Somewhere to execute."""
+class ExecutionCluster(TaskCluster):
+    """A pool to execute in, or eager mode."""
 
     def __init__(self, url: str, worker: WorkerProcess | None, pool: str) -> None:
-        self.worker, self.pool = worker, pool
-        self.orchestrator: Orchestrator = app.make(url, eager=worker is None)
-        self.tasks = self.orchestrator.app.tasks
-        self.redis = None if worker is None else Redis.from_url(url, decode_responses=True)
-
-    def log(self) -> str:
-        return self.worker.log() if self.worker is not None else ""
-
-    def send(self, task: str, *args: Any, **options: Any) -> Any:
-        return self.orchestrator.send(self.tasks[f"plain.{task}"].s(*args), retry=app.SOON, **options)
-
-    def outcome(self, task: str, *args: Any, **options: Any) -> Any:
-        return self.send(task, *args, **options).wait(timeout_s=WAIT_S)
-
-    def noted(self) -> list[str]:
-        if self.redis is None:
-            return list(app.NOTED)
-        return [str(note) for note in self.redis.lrange("test:noted", 0, -1)]
-
-    def forget(self) -> None:
-        app.NOTED.clear()
-        if self.redis is not None:
-            self.redis.delete("test:noted")
-
-    def close(self) -> None:
-        self.orchestrator.app.close()
-        if self.redis is not None:
-            self.redis.close()
+        super().__init__(url, worker, app.make(url, eager=worker is None), app.SOON, app.NOTED)
+        self.pool = pool
 
 
 @pytest.fixture(scope="module", params=["eager", "solo", "threads", "gevent", "prefork"])
-def whole(request: pytest.FixtureRequest) -> Iterator[Place]:
+def whole(request: pytest.FixtureRequest) -> Iterator[ExecutionCluster]:
     """All places in which a message can be handled."""
     if request.param == "eager":
-        yield Place("redis://127.0.0.1:1/0", None, "eager")
+        yield ExecutionCluster(NO_REDIS, None, "eager")
         return
     with (
         EmbeddedServer() as server,
@@ -64,25 +38,25 @@ def whole(request: pytest.FixtureRequest) -> Iterator[Place]:
             "tests.apps.execution_app", server.url, pool=request.param, concurrency=1, queues="celery,giver"
         ) as worker,
     ):
-        place = Place(server.url, worker, request.param)
+        place = ExecutionCluster(server.url, worker, request.param)
         yield place
         place.close()
 
 
 @pytest.fixture
-def place(whole: Place) -> Place:
+def place(whole: ExecutionCluster) -> ExecutionCluster:
     """With nothing noted."""
     whole.forget()
     return whole
 
 
-def test_an_error_before_the_function_is_retried_as_one_of_it(place: Place) -> None:
+def test_an_error_before_the_function_is_retried_as_one_of_it(place: ExecutionCluster) -> None:
     assert place.outcome("prepared") == Handled(True, 3)
     assert place.noted() == ["before_start 0", "before_start 1", "before_start 2"]
     assert place.outcome("called") == Handled(2, 3)
 
 
-def test_the_timeout_holds_for_what_comes_before_the_function(place: Place) -> None:
+def test_the_timeout_holds_for_what_comes_before_the_function(place: ExecutionCluster) -> None:
     if place.pool in ("threads", "gevent"):
         pytest.skip("a thread or a greenlet cannot be interrupted")
     send = place.orchestrator.send
@@ -94,16 +68,16 @@ def test_the_timeout_holds_for_what_comes_before_the_function(place: Place) -> N
     )
 
 
-def test_an_error_of_celerys_before_the_task_is_retried(place: Place) -> None:
+def test_an_error_of_celerys_before_the_task_is_retried(place: ExecutionCluster) -> None:
     assert place.outcome("loaded") == Handled(2, 3)
 
 
-def test_a_task_that_calls_its_own_function_sees_what_that_raises(place: Place) -> None:
+def test_a_task_that_calls_its_own_function_sees_what_that_raises(place: ExecutionCluster) -> None:
     assert place.outcome("catching", "it") == Handled("caught it", 1)
     assert place.outcome("countdown", 2) == Handled("1 after none left", 1)
 
 
-def test_hooks_that_fail_decide_nothing(place: Place) -> None:
+def test_hooks_that_fail_decide_nothing(place: ExecutionCluster) -> None:
     assert place.outcome("hooked_fail", 1) == Handled("ran", 2)
     expected = ["ran 0", "on_retry", "ran 1", "on_success", "after_return"]
     eventually(lambda: place.noted() == expected, describe=lambda: f"{place.noted()} {place.log()}")
@@ -119,7 +93,7 @@ NO_JSON_TEXT = ["nan", "infinite", "nested_nan", "half", "nested_half", "half_ke
 
 
 @pytest.mark.parametrize("kind", [*NOT_JSON, *NO_JSON_TEXT])
-def test_a_result_that_is_not_json_is_refused_and_not_retried(place: Place, kind: str) -> None:
+def test_a_result_that_is_not_json_is_refused_and_not_retried(place: ExecutionCluster, kind: str) -> None:
     by_task = place.outcome("gives", kind)
     by_agent = place.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S)
     for outcome, name in ((by_task, "plain.gives"), (by_agent, "giver.Give")):
@@ -130,7 +104,7 @@ def test_a_result_that_is_not_json_is_refused_and_not_retried(place: Place, kind
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "generator"])
-def test_what_did_not_run_is_not_handled(place: Place, kind: str) -> None:
+def test_what_did_not_run_is_not_handled(place: ExecutionCluster, kind: str) -> None:
     for outcome in (
         place.outcome("gives", kind),
         place.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S),
@@ -141,19 +115,19 @@ def test_what_did_not_run_is_not_handled(place: Place, kind: str) -> None:
         assert kind in outcome.error
 
 
-def test_a_result_that_cannot_be_stored_says_so(place: Place) -> None:
+def test_a_result_that_cannot_be_stored_says_so(place: ExecutionCluster) -> None:
     outcome = place.outcome("stored", "json")
-    if place.worker is None:
+    if not place.has_worker:
         # Eager mode stores nothing.
         assert outcome == Handled({"type": "report"}, 1)
-        return
-    assert isinstance(outcome, Dead)
-    assert (outcome.reason, outcome.attempts) == ("result not stored", 1)
-    said = "plain.stored returned, but its result could not be stored or passed on: EncodeError: too large"
-    assert outcome.error == f"ResultNotStored: {said}"
+    else:
+        assert isinstance(outcome, Dead)
+        assert (outcome.reason, outcome.attempts) == ("result not stored", 1)
+        said = "plain.stored returned, but its result could not be stored or passed on: EncodeError: too large"
+        assert outcome.error == f"ResultNotStored: {said}"
 
 
-def test_a_task_sees_its_senders_headers_and_no_others(place: Place) -> None:
+def test_a_task_sees_its_senders_headers_and_no_others(place: ExecutionCluster) -> None:
     assert place.outcome("seen").result["headers"] == {}
     assert place.outcome("fails_then_seen").result["headers"] == {}
     retried = place.outcome("seen", 2)
@@ -161,19 +135,19 @@ def test_a_task_sees_its_senders_headers_and_no_others(place: Place) -> None:
     assert retried.result == {"headers": {}, "eta": retried.result["eta"], "retries": 2}
 
 
-def test_headers_that_are_passed_on_do_not_supervise_a_child(place: Place) -> None:
+def test_headers_that_are_passed_on_do_not_supervise_a_child(place: ExecutionCluster) -> None:
     assert isinstance(place.outcome("passes_on", "c"), Handled)
     eventually(lambda: place.noted() == ["c False []"], describe=lambda: f"{place.noted()} {place.log()}")
 
 
 @pytest.mark.parametrize("kind", ["nan", "half"])
-def test_a_call_is_not_answered_with_what_is_no_json(place: Place, kind: str) -> None:
+def test_a_call_is_not_answered_with_what_is_no_json(place: ExecutionCluster, kind: str) -> None:
     with pytest.raises(SendFailed, match="InvalidResult"):
         place.orchestrator.call("giver", app.Give(kind=kind), timeout_s=WAIT_S)
 
 
 @pytest.mark.parametrize("kind", app.NO_EXCEPTIONS)
-def test_an_error_that_is_no_exception_fails_the_attempt(place: Place, kind: str) -> None:
+def test_an_error_that_is_no_exception_fails_the_attempt(place: ExecutionCluster, kind: str) -> None:
     by_task = place.outcome("raises", kind)
     by_agent = place.orchestrator.send("giver", app.Raise(kind=kind)).wait(timeout_s=WAIT_S)
     by_hook = place.outcome("raises_before", kind)
@@ -184,7 +158,7 @@ def test_an_error_that_is_no_exception_fails_the_attempt(place: Place, kind: str
     assert place.outcome("raises", kind, 2) == Handled("recovered", 3)
 
 
-def test_a_policy_may_name_an_error_that_is_no_exception(place: Place) -> None:
+def test_a_policy_may_name_an_error_that_is_no_exception(place: ExecutionCluster) -> None:
     task = place.tasks["plain.raises"]
     for retry in (Retry(max_retries=3, never=(app.Weird,)), Retry(max_retries=3, on=("ValueError",))):
         outcome = place.orchestrator.send(task.s("weird"), retry=retry).wait(timeout_s=WAIT_S)
@@ -194,8 +168,8 @@ def test_a_policy_may_name_an_error_that_is_no_exception(place: Place) -> None:
     assert place.orchestrator.send(task.s("weird", 2), retry=named).wait(timeout_s=WAIT_S) == Handled("recovered", 3)
 
 
-def test_a_plain_send_that_raises_no_exception_is_a_dead_letter(place: Place) -> None:
-    if place.worker is None:
+def test_a_plain_send_that_raises_no_exception_is_a_dead_letter(place: ExecutionCluster) -> None:
+    if not place.has_worker:
         pytest.skip("eager mode has no dead letters of plain sends")
     result = place.tasks["plain.raises"].apply_async(("weird",), ignore_result=True)
 

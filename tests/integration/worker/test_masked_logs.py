@@ -8,19 +8,20 @@ from collections.abc import Iterator
 import pytest
 
 from tests.apps import agents_app as app
-from tests.support.agent_house import House, hosted
+from tests.support.agents_cluster import hosted
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 
 SECRET = "hunter2"
 
 
 @pytest.fixture(scope="module", params=["solo", "prefork"])
-def house(request: pytest.FixtureRequest) -> Iterator[House]:
+def house(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with hosted(request.param, environment={"ORCHESTRATOR_TELEMETRY": '["logging"]'}) as house:
         yield house
 
 
-def test_no_line_of_a_worker_shows_a_secret_in_an_errors_text(house: House) -> None:
+def test_no_line_of_a_worker_shows_a_secret_in_an_errors_text(house: Cluster) -> None:
     delivery = house.orchestrator.send("worker", app.Broken(text=f"token={SECRET}"), on_error="log")
     delivery.wait(timeout_s=20)
     eventually(lambda: "given up: ValueError: token=" in house.log(), describe=house.log)

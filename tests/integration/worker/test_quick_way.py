@@ -7,59 +7,36 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from redis import Redis
 
-from orchestrator import Cancelled, Dead, Handled, Orchestrator
+from orchestrator import Cancelled, Dead, Handled
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import listened_app as app
+from tests.support.cluster import TaskCluster
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
 WAIT_S = 20
 
 
-class Place:
-    """A worker, and somebody who sends to it."""
-
-    def __init__(self, url: str, worker: WorkerProcess) -> None:
-        self.worker = worker
-        self.orchestrator: Orchestrator = app.make(url)
-        self.tasks = self.orchestrator.app.tasks
-        self.redis = Redis.from_url(url, decode_responses=True)
-
-    def send(self, task: str, number: int = 7, **options: Any) -> Any:
-        return self.orchestrator.send(self.tasks[f"plain.{task}"].s(number), retry=app.NEVER, **options)
-
-    def outcome(self, task: str, number: int = 7) -> Any:
-        return self.send(task, number).wait(timeout_s=WAIT_S)
-
-    def noted(self) -> list[str]:
-        return [str(note) for note in self.redis.lrange("test:noted", 0, -1)]
-
-    def close(self) -> None:
-        self.orchestrator.app.close()
-        self.redis.close()
-
-
-def _place(pool: str, **options: Any) -> Iterator[Place]:
+def _place(pool: str, **options: Any) -> Iterator[TaskCluster]:
     concurrency = 2 if pool == "threads" else 1
     with (
         EmbeddedServer() as server,
         WorkerProcess("tests.apps.listened_app", server.url, pool=pool, concurrency=concurrency, **options) as worker,
     ):
-        place = Place(server.url, worker)
+        place = TaskCluster(server.url, worker, app.make(server.url), app.NEVER, [])
         yield place
         place.close()
 
 
 @pytest.fixture(scope="module", params=["solo", "threads"])
-def quick(request: pytest.FixtureRequest) -> Iterator[Place]:
+def quick(request: pytest.FixtureRequest) -> Iterator[TaskCluster]:
     """Nobody listens."""
     yield from _place(request.param, arguments=("--prefetch-multiplier=4",))
 
 
 @pytest.fixture(scope="module")
-def listened() -> Iterator[Place]:
+def listened() -> Iterator[TaskCluster]:
     """A receiver of each signal."""
     yield from _place("solo", environment={"LISTENS": "1"})
 
@@ -70,26 +47,26 @@ def _nothing_noted(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue(name).redis.delete("test:noted")
 
 
-def test_a_task_knows_of_its_message_what_celery_would_tell(quick: Place, listened: Place) -> None:
-    (short, long) = (place.outcome("request") for place in (quick, listened))
+def test_a_task_knows_of_its_message_what_celery_would_tell(quick: TaskCluster, listened: TaskCluster) -> None:
+    (short, long) = (place.outcome("request", 7) for place in (quick, listened))
     assert isinstance(short, Handled)
     assert isinstance(long, Handled)
     assert (short.result.pop("kind"), long.result.pop("kind")) == ("FastPathContext", "Context")
     assert short.result == long.result
 
 
-def test_signals_are_sent_to_who_listens(listened: Place) -> None:
-    assert listened.outcome("request").result["kind"] == "Context"
+def test_signals_are_sent_to_who_listens(listened: TaskCluster) -> None:
+    assert listened.outcome("request", 7).result["kind"] == "Context"
     eventually(lambda: set(app.SIGNALS) <= set(listened.noted()), describe=listened.worker.log)
 
 
-def test_hooks_of_a_task_class_are_called(quick: Place) -> None:
-    assert isinstance(quick.outcome("hooked"), Handled)
+def test_hooks_of_a_task_class_are_called(quick: TaskCluster) -> None:
+    assert isinstance(quick.outcome("hooked", 7), Handled)
     assert quick.noted() == ["before_start", "ran 7", "on_success", "after_return SUCCESS"]
 
 
-def test_a_failure_is_celerys_and_happens_once(quick: Place) -> None:
-    outcome = quick.outcome("fail")
+def test_a_failure_is_celerys_and_happens_once(quick: TaskCluster) -> None:
+    outcome = quick.outcome("fail", 7)
     assert isinstance(outcome, Dead)
     assert outcome.error == "ValueError: number 7"
     assert quick.noted() == ["ran 7", "on_failure number 7"]
@@ -100,7 +77,7 @@ def test_a_failure_is_celerys_and_happens_once(quick: Place) -> None:
 
 # A solo worker answers when it has nothing to run.
 @pytest.mark.parametrize("quick", ["threads"], indirect=True)
-def test_what_runs_and_what_waits_is_shown(quick: Place) -> None:
+def test_what_runs_and_what_waits_is_shown(quick: TaskCluster) -> None:
     deliveries = [quick.send("hold", number) for number in range(3)]
     inspect = quick.orchestrator.app.control.inspect(timeout=1)
 
@@ -115,7 +92,7 @@ def test_what_runs_and_what_waits_is_shown(quick: Place) -> None:
     eventually(lambda: not ids(inspect.active()), 15, quick.worker.log)
 
 
-def test_a_revoked_message_is_not_run(quick: Place) -> None:
+def test_a_revoked_message_is_not_run(quick: TaskCluster) -> None:
     control = quick.orchestrator.app.control
     eventually(lambda: control.ping(timeout=1, limit=1), WAIT_S, quick.worker.log)
     delivery = quick.send("fail", 8, countdown_s=5)
@@ -124,18 +101,18 @@ def test_a_revoked_message_is_not_run(quick: Place) -> None:
     assert quick.noted() == []
 
 
-def test_a_rate_limit_set_meanwhile_is_kept(quick: Place) -> None:
+def test_a_rate_limit_set_meanwhile_is_kept(quick: TaskCluster) -> None:
     control = quick.orchestrator.app.control
-    assert quick.outcome("request").result["kind"] == "FastPathContext"
+    assert quick.outcome("request", 7).result["kind"] == "FastPathContext"
     try:
         control.rate_limit("plain.request", "1000/s", reply=True, timeout=10, limit=1)
-        assert quick.outcome("request").result["kind"] == "Context"
+        assert quick.outcome("request", 7).result["kind"] == "Context"
     finally:
         control.rate_limit("plain.request", 0, reply=True, timeout=10, limit=1)
-    assert quick.outcome("request").result["kind"] == "FastPathContext"
+    assert quick.outcome("request", 7).result["kind"] == "FastPathContext"
 
 
-def test_events_are_sent_once_they_are_on(quick: Place) -> None:
+def test_events_are_sent_once_they_are_on(quick: TaskCluster) -> None:
     celery = quick.orchestrator.app
     seen: list[tuple[str, str]] = []
     ready = threading.Event()
@@ -158,7 +135,7 @@ def test_events_are_sent_once_they_are_on(quick: Place) -> None:
         assert ready.wait(WAIT_S)
         celery.control.enable_events(reply=True, timeout=10, limit=1)
         try:
-            delivery = quick.send("request")
+            delivery = quick.send("request", 7)
             assert delivery.wait(timeout_s=WAIT_S).result["kind"] == "Context"
             wanted = {"task-received", "task-started", "task-succeeded"}
             eventually(lambda: wanted <= {kind for kind, id_ in tuple(seen) if id_ == delivery.id}, WAIT_S)
@@ -166,4 +143,4 @@ def test_events_are_sent_once_they_are_on(quick: Place) -> None:
             stop.set()
             celery.control.disable_events(reply=True, timeout=10, limit=1)
             thread.join(WAIT_S)
-    assert quick.outcome("request").result["kind"] == "FastPathContext"
+    assert quick.outcome("request", 7).result["kind"] == "FastPathContext"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
-from tests.support.agent_house import APP, hosted
+from tests.support.agents_cluster import APP, hosted
 from tests.support.command_line import celery
 
 AS_ROOT = {"C_FORCE_ROOT": "1"}

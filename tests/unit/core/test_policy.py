@@ -102,8 +102,9 @@ def test_anything_else_on_the_wire_is_refused_or_a_policy(wire: Any) -> None:
     try:
         retry = Retry.from_wire(wire)
     except InvalidPolicy:
-        return
-    assert Retry.from_wire(retry.to_wire()) == retry
+        pass
+    else:
+        assert Retry.from_wire(retry.to_wire()) == retry
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,9 @@ def test_a_header_with_a_policy_and_anything_else_in_it_is_refused_or_read(wire:
     try:
         supervision = Supervision.from_wire({**GOOD, **wire})
     except InvalidPolicy:
-        return
-    json.dumps(supervision.to_wire())
+        pass
+    else:
+        json.dumps(supervision.to_wire())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import Canary
 from orchestrator.core.outcome import Reason
-from tests.support.letters import ShelfInMemory
+from tests.support.letters_under_test import LettersInMemory
 
 PAGE = (Path(__file__).parents[3] / "docs" / "dead-letters.md").read_text(encoding="utf-8")
 
@@ -23,7 +23,7 @@ def test_the_table_has_each_reason_and_no_other() -> None:
 
 
 def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
-    bench = ShelfInMemory((), None)
+    bench = LettersInMemory((), None)
     names: dict[str, Any] = {"orchestrator": SimpleNamespace(dead_letters=bench.log)}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     assert len(blocks) == 4

@@ -23,7 +23,7 @@ from orchestrator.core.errors import (
 from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
 from orchestrator.deadletters.log import DeadLetters
 from tests.apps import agents_app as house
-from tests.support.agent_house import envelope
+from tests.support.envelope import envelope
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,11 @@
 """Monitors in eager mode: what a handler does. The rest is in ``tests/integration/monitors/test_monitors.py``."""
 
 from orchestrator import Handled
-from tests.support.monitor_ground import InMemory, Watch
+from tests.support.monitors_under_test import InMemoryUnderTest, Watch
 
 
 def test_a_handler_makes_monitors_for_its_incarnation_and_its_agent_is_told() -> None:
-    ground = InMemory()
+    ground = InMemoryUnderTest()
     outcome = ground.orchestrator.send("watcher", Watch(target="target", tag="x")).wait(1)
     assert isinstance(outcome, Handled)
     ref = outcome.result

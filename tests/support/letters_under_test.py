@@ -1,4 +1,4 @@
-"""A dead-letter log to be tried, in Redis or in memory, with hands that bury, work and let time pass."""
+"""A dead-letter log in Redis or in memory, in which a test adds letters, handles replays and moves the clock."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def reasons(reason: str, error: str, text: str, stack: tuple[str, str], line: in
     }
 
 
-class Bench(ABC):
+class LettersUnderTest(ABC):
     """What the tests of the log need."""
 
     log: DeadLetters
@@ -148,7 +148,7 @@ class Bench(ABC):
         """The end."""
 
 
-class ShelfInRedis(Bench):
+class LettersInRedis(LettersUnderTest):
     """On a real Redis, with the transport's own scripts."""
 
     def __init__(self, url: str, hidden: tuple[str, ...], validate: Validate | None) -> None:
@@ -251,7 +251,7 @@ class ShelfInRedis(Bench):
 
 
 class _Later(RedisDeadLetterStore):
-    """A shelf whose clock can be put on. Redis' own cannot."""
+    """A store whose clock the test can advance; Redis' own clock it cannot."""
 
     later_ms = 0
 
@@ -259,7 +259,7 @@ class _Later(RedisDeadLetterStore):
         return super().now_ms() + self.later_ms
 
 
-class ShelfInMemory(Bench):
+class LettersInMemory(LettersUnderTest):
     """As eager mode has it."""
 
     keeps_bytes = False

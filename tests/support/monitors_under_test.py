@@ -57,7 +57,7 @@ def make(url: str, **settings: Any) -> Orchestrator:
     return orchestrator
 
 
-class Ground(Protocol):
+class MonitorsUnderTest(Protocol):
     orchestrator: Orchestrator
 
     @property
@@ -70,7 +70,7 @@ class Ground(Protocol):
     def dangling(self) -> list[str]: ...
 
 
-class InMemory:
+class InMemoryUnderTest:
     """Eager mode."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class InMemory:
         return [] if stats.created == stats.active + stats.cleaned else [str(stats)]
 
 
-class OnRedis:
+class RedisUnderTest:
     """A real Redis. Incarnations hold leases that nobody renews, so they live for ten seconds at most."""
 
     def __init__(self, url: str, **settings: Any) -> None:
@@ -161,4 +161,4 @@ class OnRedis:
         self.redis.close()
 
 
-Make = Callable[[], Ground]
+Make = Callable[[], MonitorsUnderTest]
