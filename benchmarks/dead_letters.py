@@ -131,7 +131,7 @@ class Bench:
         """Letters with messages of 1 MiB, one after the other."""
         rows: list[Row] = [("", self.large(first + number), b"") for number in range(count)]
         for begin in range(0, count, 100):
-            self.log.store.take_in(rows[begin : begin + 100], "")
+            self.log.store.import_rows(rows[begin : begin + 100], "")
         self.redis.delete(self.keys.letter_origins)
 
     def large(self, number: int) -> dict[bytes, bytes]:
@@ -156,7 +156,7 @@ class Bench:
         done: dict[str, Callable[[], Any]] = {
             "count by age": lambda: log.query(older_than_s=1).count(),
             "plan automatic retries": lambda: run_maintenance(
-                log, RetentionPolicy(keep_s=1e9, most=10**9, retries=1), budget_s=10
+                log, RetentionPolicy(ttl_s=1e9, max_count=10**9, auto_replays=1), budget_s=10
             ),
             "park those of an agent": lambda: log.query(agent=AGENTS[5]).park("bench"),
             "unpark them": lambda: log.query(agent=AGENTS[5], state="parked").unpark(),
@@ -187,7 +187,7 @@ class Bench:
     def replay_s(self, agents: int) -> tuple[int, float]:
         """Letters a second sent again, by filters that an index answers."""
         began = time.perf_counter()
-        sent = sum(self.log.query(agent=agent).retry().sent for agent in AGENTS[:agents])
+        sent = sum(self.log.query(agent=agent).replay().sent for agent in AGENTS[:agents])
         return sent, sent / (time.perf_counter() - began)
 
     def query_ms(self) -> dict[str, float]:

@@ -340,7 +340,7 @@ class Orchestrator:
         checked = partial(checked_fields, self._directory.declared, hidden)
         return DeadLetters(store, hidden, checked, TaskArguments(self.app))
 
-    def keep_letters(self) -> MaintenanceResult:
+    def maintain_dead_letters(self) -> MaintenanceResult:
         """Retry, park, expire and trim dead letters, as the settings say. The monitor manager does this now and then.
 
         Raises:

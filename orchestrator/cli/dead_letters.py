@@ -23,8 +23,8 @@ from orchestrator.core.plural import counted
 from orchestrator.core.redact import redact
 from orchestrator.core.times import age, moment, moment_of
 from orchestrator.deadletters.criteria import STATES
+from orchestrator.deadletters.groups import Group
 from orchestrator.deadletters.letter import DIMENSIONS, DeadLetter
-from orchestrator.deadletters.selection import Group
 
 #: Of a reason, a list shows so many characters; `show` has it all.
 _LONGEST_WHY = 100
@@ -231,18 +231,18 @@ def _group_document(group: Group, hidden: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-@dead_letters.command(cls=CeleryCommand, name="acts", epilog=EXIT_CODES)
+@dead_letters.command(cls=CeleryCommand, name="audit", epilog=EXIT_CODES)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, cls=CeleryOption)
 @as_json_option
 @click.pass_context
 @reported
-def show_acts(context: click.Context, limit: int, as_json: bool) -> None:
-    """Show what was done with dead letters: what, who, when and why; newest first."""
+def show_audit(context: click.Context, limit: int, as_json: bool) -> None:
+    """Show the audit log: what was done with dead letters, by whom, when and why; newest first."""
     orchestrator = orchestrator_of(context)
     hidden = orchestrator.settings.redact
-    acts = mask(redact([asdict(act) for act in orchestrator.dead_letters.acts(limit)], hidden), hidden)
+    entries = mask(redact([asdict(entry) for entry in orchestrator.dead_letters.audit(limit)], hidden), hidden)
     if as_json:
-        print_document({"acts": acts})
+        print_document({"audit": entries})
         return
     # Here, so that `celery worker` does not load it.
     from orchestrator.cli.tables import console, print_table
@@ -257,9 +257,9 @@ def show_acts(context: click.Context, limit: int, as_json: bool) -> None:
             _known(a["dead"]),
             json.dumps(a["detail"]),
         )
-        for a in acts
+        for a in entries
     ]
-    columns = ("when", "act", "who", "why", "letters", "dead again", "about")
+    columns = ("when", "action", "who", "why", "letters", "dead again", "about")
     print_table(
         console(context), f"Audit log: {len(rows)}", columns, rows, fold=("about", "why"), drop=("about", "dead again")
     )

@@ -99,7 +99,7 @@ def retry_letters(
         if dry_run:
             _say(as_json, {"would_replay": 1}, f"{letter_id} would be replayed")
             return
-        queue = log.retry(letter_id, who=who, why=why)
+        queue = log.replay(letter_id, who=who, why=why)
         sent_one = ReplayedLetter(letter_id, queue, delivery_id=letter.delivery_id)
         _say(as_json, _document(sent_one), _describe_replay(sent_one))
         return
@@ -111,7 +111,7 @@ def retry_letters(
         return
     sent: list[ReplayedLetter] = []
     with progress_bar("replaying", count) as progress:
-        done = chosen.retry(
+        done = chosen.replay(
             all=every,
             rate_per_s=rate_per_s,
             canary=Canary(**given) if canary else None,
@@ -122,7 +122,7 @@ def retry_letters(
             on_sent=sent.append,
         )
     document = {
-        "act": done.act,
+        "audit_id": done.audit_id,
         "sent": done.sent,
         "dead_again": done.dead,
         "stopped": done.stopped,
@@ -184,7 +184,7 @@ def edit_letter(
             print_document({"id": letter_id, "diff": edit.diff()})
         return
     _ask("Replay it with these changes?", f"{letter_id} would be replayed, changed", yes)
-    queue = log.edit_and_retry(letter_id, wanted, who=who, why=why)
+    queue = log.edit_and_replay(letter_id, wanted, who=who, why=why)
     sent = ReplayedLetter(letter_id, queue, delivery_id=edit.letter.delivery_id)
     _say(as_json, {**_document(sent), "diff": edit.diff()}, f"{_describe_replay(sent)}, changed")
 

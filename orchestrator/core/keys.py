@@ -212,12 +212,12 @@ class Keys:
 
     @property
     def letters_due(self) -> str:
-        """Sorted set of letters to be retried automatically: id -> when, in ms."""
+        """Sorted set of letters to be replayed automatically: id -> when, in ms."""
         return f"{self.root}letters:due"
 
     @property
     def letters_planned(self) -> str:
-        """The last letter that an automatic retry was planned for, or was found to need none."""
+        """The last letter that was examined for an automatic replay."""
         return f"{self.root}letters:planned"
 
     @property
@@ -231,13 +231,13 @@ class Keys:
         return f"{self.root}letters:origins"
 
     @property
-    def letter_acts(self) -> str:
+    def letter_audit(self) -> str:
         """Capped stream of what was done with letters: what, who, when, why."""
-        return f"{self.root}letters:acts"
+        return f"{self.root}letters:audit"
 
-    def letter_act(self, act: str) -> str:
-        """Hash of one act's progress: done, dead (of the replayed). Kept for a week."""
-        return f"{self.root}letters:act:{act}"
+    def letter_audit_progress(self, audit_id: str) -> str:
+        """Hash of an audit entry's counters: done, dead (of the replayed letters). Kept for a week."""
+        return f"{self.root}letters:audit:{audit_id}"
 
     @property
     def agents(self) -> str:

@@ -1,1 +1,1 @@
-"""Dead letters: what could not be handled, kept with the reason, ready to be sent again."""
+"""Dead letters: messages that could not be handled, kept with the reason, ready to be replayed."""

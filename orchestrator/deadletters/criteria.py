@@ -1,4 +1,4 @@
-"""Which letters are meant."""
+"""The criteria of a search for dead letters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ STATES = ("open", "parked", "all")
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What a letter must be to be meant; all that is given must hold.
+    """A letter matches if all criteria that are given hold.
 
-    ``message`` is a message's name, or a plain task's. ``group`` is a fingerprint. Ages count from the burial.
-    ``metadata``: these keys with these values. ``text``: occurs, in whatever case, in what is shown of the letter, so a
-    secret cannot be searched for.
+    ``message`` is a message's name, or a plain task's. ``group`` is a fingerprint. An age is the time since the message
+    became a letter. ``metadata``: the letter has these keys with these values. ``text`` occurs in the letter as it is
+    shown, regardless of case; secrets are not shown, so they cannot be searched for.
 
     Raises:
-        InvalidPolicy: a value makes no sense.
+        InvalidPolicy: a value is not allowed.
     """
 
     agent: str | None = None
@@ -53,22 +53,22 @@ class Criteria:
 
     @property
     def indexed(self) -> tuple[tuple[str, str], ...]:
-        """What an index answers: pairs of dimension and value."""
+        """The criteria that the index answers, as pairs of dimension and value."""
         return tuple((name, value) for name in DIMENSIONS if (value := getattr(self, name)) is not None)
 
     @property
     def selects(self) -> bool:
-        """Whether anything was asked for but all letters, or all open ones."""
+        """Whether the criteria select anything but all letters, or all open ones."""
         given = {f.name for f in fields(self) if getattr(self, f.name) not in (None, {})} - {"state"}
         return bool(given) or self.state == "parked"
 
     @property
     def needs_reading(self) -> bool:
-        """Whether the letter itself has to be looked at."""
+        """Whether letters have to be read, because the index does not answer all criteria."""
         return bool(self.metadata) or self.text is not None
 
     def fits(self, letter: DeadLetter, hidden: tuple[str, ...]) -> bool:
-        """Whether what no index answers holds too."""
+        """Whether a letter matches the criteria that the index does not answer."""
         for name, value in (self.metadata or {}).items():
             if name not in letter.metadata or letter.metadata[name] != value:
                 return False
@@ -77,16 +77,16 @@ class Criteria:
         return self.text.lower() in json.dumps(letter.shown(hidden), ensure_ascii=False).lower()
 
     def described(self) -> dict[str, Any]:
-        """What was asked, for the record."""
+        """The criteria that were given, for the audit entry."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         return {name: dict(value) if name == "metadata" else value for name, value in given.items()}
 
 
 def check_limit(limit: int) -> None:
-    """Refuse what says how many are wanted, and is no number of letters.
+    """Check a number of letters, groups or entries.
 
     Raises:
-        InvalidPolicy: it is none.
+        InvalidPolicy: ``limit`` is not a whole number from 0.
     """
     if type(limit) is not int or limit < 0:
         raise InvalidPolicy("limit", limit, "a whole number from 0")

@@ -1,4 +1,4 @@
-"""Changing a letter's message before it is sent again."""
+"""Changing a letter's message before its replay."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
 from orchestrator.deadletters.letter import DeadLetter, envelope_of
 
-#: Checks an agent's message by its model: agent, message, fields -> fields as they are sent.
-#: Raises ``InvalidMessage``; returns ``None`` for what it does not know.
+#: Validates an agent's message by its model: (agent, message, fields) -> fields as they are sent.
+#: Raises ``InvalidMessage``; returns ``None`` if the agent or the message is not declared.
 Validate = Callable[[str, str, Mapping[str, Any]], Mapping[str, Any] | None]
 
 
@@ -32,7 +32,7 @@ class Arguments(Protocol):
 
 
 class NoSignatures:
-    """Knows none: any keyword may be set."""
+    """Used where no signature is known: any keyword may be set."""
 
     def changed(
         self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]
@@ -41,7 +41,7 @@ class NoSignatures:
         return list(args), {**kwargs, **changes}
 
     def check(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Anything fits."""
+        """Accept any arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class Edit:
         return f"<Edit of {self.letter.id}>"
 
     def diff(self) -> str:
-        """What changes, as a unified diff of the arguments; of secrets only the names."""
+        """The changes as a unified diff of the arguments; of secrets only the names."""
         old, new = (
             json.dumps(mask(redact(body, self.hidden), self.hidden), indent=2, ensure_ascii=False).splitlines()
             for body in (self.before, self.after)
         )
         diff = list(difflib.unified_diff(old, new, self.letter.id, "edited", lineterm=""))
-        hidden = self._changed_unseen()
+        hidden = self._changed_secrets()
         if hidden:
             diff.append(f"# changed, values hidden: {', '.join(hidden)}")
         elif not diff:
@@ -73,15 +73,15 @@ class Edit:
             diff.append("# nothing changes" if same else "# changed, in parts of values that are hidden")
         return "\n".join(diff)
 
-    def _changed_unseen(self) -> list[str]:
-        """The paths of what changes under names whose values are hidden."""
+    def _changed_secrets(self) -> list[str]:
+        """Paths of changed fields whose values are hidden."""
         names = {name.lower() for name in self.hidden}
         paths: dict[str, None] = {}
         _compare(self.before, self.after, "", names, paths)
         return list(paths)
 
 
-#: A place in a message that has nothing.
+#: Stands for a field that does not exist.
 _ABSENT: Final = object()
 
 
@@ -110,8 +110,8 @@ def edited(
     """The letter's message with ``changes`` over its fields, or over a plain task's arguments by their names.
 
     Raises:
-        InvalidMessage: it would not fit its model, or its task's signature.
-        CallerError: the message cannot be read, or the changes are no JSON object.
+        InvalidMessage: the changed message does not fit its model, or its task's signature.
+        CallerError: the message cannot be read, or the changes are not a JSON object.
     """
     if not isinstance(changes, Mapping) or not changes:
         raise CallerError(f"changes={changes!r}; allowed: an object with one or more fields")

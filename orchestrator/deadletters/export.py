@@ -1,4 +1,4 @@
-"""A letter as a line of JSON. What was written is read back byte for byte."""
+"""A letter as a line of JSON, which is read back byte for byte."""
 
 from __future__ import annotations
 
@@ -10,30 +10,44 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.errors import InvalidExport
+from orchestrator.deadletters.letter import (
+    FIELD_AGENT,
+    FIELD_DEATHS,
+    FIELD_ERROR,
+    FIELD_GROUP,
+    FIELD_LETTER,
+    FIELD_LINEAGE,
+    FIELD_MESSAGE,
+    FIELD_NAME,
+    FIELD_ORIGIN,
+    FIELD_QUEUE,
+    FIELD_REASON,
+    FIELD_SENT_MS,
+)
 from orchestrator.deadletters.store import Row
 
-#: Names in a line -> fields of the entry.
+#: Names in a line -> fields of the row.
 _NAMES = {
-    "message": b"m",
-    "letter": b"letter",
-    "deaths": b"d",
-    "queue": b"q",
-    "agent": b"a",
-    "name": b"n",
-    "error": b"e",
-    "reason": b"y",
-    "group": b"g",
-    "lineage": b"r",
-    "sent_ms": b"s",
+    "message": FIELD_MESSAGE,
+    "letter": FIELD_LETTER,
+    "deaths": FIELD_DEATHS,
+    "queue": FIELD_QUEUE,
+    "agent": FIELD_AGENT,
+    "name": FIELD_NAME,
+    "error": FIELD_ERROR,
+    "reason": FIELD_REASON,
+    "group": FIELD_GROUP,
+    "lineage": FIELD_LINEAGE,
+    "sent_ms": FIELD_SENT_MS,
 }
 
 _ID = re.compile(r"[0-9]{1,15}-[0-9]{1,10}")
 
 
 def write_line(row: Row) -> str:
-    """One letter. Its id is the one it had where it died first, however often it was exported and imported since."""
+    """One letter. Its id is that of the log where it first died, after any number of exports and imports."""
     letter_id, fields, note = row
-    line: dict[str, Any] = {"id": fields.get(b"o", b"").decode() or letter_id}
+    line: dict[str, Any] = {"id": fields.get(FIELD_ORIGIN, b"").decode() or letter_id}
     for name, field in _NAMES.items():
         line[name] = _text(fields.get(field, b""))
     if note:
@@ -52,7 +66,7 @@ def read_line(number: int, text: str | bytes) -> Row:
     """Inverse of :func:`write_line`.
 
     Raises:
-        InvalidExport: it is not such a line; says which and why.
+        InvalidExport: the text is not such a line; names the line and the reason.
     """
     try:
         line = json.loads(text)
@@ -66,15 +80,15 @@ def read_line(number: int, text: str | bytes) -> Row:
     if not isinstance(letter_id, str) or not _ID.fullmatch(letter_id):
         raise InvalidExport(number, f"id={letter_id!r} is no dead letter's")
     fields = {field: _bytes(number, name, line) for name, field in _NAMES.items()}
-    written = _json(fields[b"letter"])
+    written = _json(fields[FIELD_LETTER])
     if not isinstance(written, Mapping) or not isinstance(written.get("reason"), str):
         raise InvalidExport(number, "letter: not an object with a reason")
-    if fields[b"r"] and not isinstance(_json(fields[b"r"]), Mapping):
+    if fields[FIELD_LINEAGE] and not isinstance(_json(fields[FIELD_LINEAGE]), Mapping):
         raise InvalidExport(number, "lineage: not an object")
     note = _bytes(number, "parked", line) if "parked" in line else b""
     if note and not isinstance(_json(note), Mapping):
         raise InvalidExport(number, "parked: not an object")
-    fields[b"o"] = letter_id.encode()
+    fields[FIELD_ORIGIN] = letter_id.encode()
     return letter_id, fields, note
 
 

@@ -1,4 +1,4 @@
-"""One dead letter, as it is read back from the log."""
+"""One dead letter, as it is read from the log."""
 
 from __future__ import annotations
 
@@ -15,27 +15,49 @@ from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
 from orchestrator.core.supervision import HEADER, Failure, Supervision, hide_in
 
-#: What is known of each dimension that letters are indexed by: its field in the log's entries.
-DIMENSIONS = {"agent": b"a", "message": b"n", "error": b"e", "reason": b"y", "group": b"g"}
+# Fields of a letter; one-letter names save real bytes in Redis. ``dead_letters.lua`` describes them.
+FIELD_MESSAGE = b"m"
+FIELD_LETTER = b"letter"
+FIELD_DEATHS = b"d"
+FIELD_QUEUE = b"q"
+FIELD_AGENT = b"a"
+FIELD_NAME = b"n"
+FIELD_ERROR = b"e"
+FIELD_REASON = b"y"
+FIELD_GROUP = b"g"
+FIELD_LINEAGE = b"r"
+FIELD_SENT_MS = b"s"
+#: The id where the letter first died, if it was imported.
+FIELD_ORIGIN = b"o"
+FIELD_KIND = b"k"
+
+#: The dimensions that letters are indexed by -> the field of each.
+DIMENSIONS = {
+    "agent": FIELD_AGENT,
+    "message": FIELD_NAME,
+    "error": FIELD_ERROR,
+    "reason": FIELD_REASON,
+    "group": FIELD_GROUP,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Where a replayed message comes from."""
+    """The history of a replayed message."""
 
-    #: The letter that was sent again, and the one that the line began with.
+    #: The letter that was replayed, and the first letter of the line.
     of: str = ""
     first: str = ""
-    #: How often the line was sent again; how often of that automatically.
+    #: Number of replays of the line, and of automatic ones among them.
     replays: int = 0
     auto: int = 0
-    #: The act that sent it again.
-    act: str = ""
+    #: The audit entry of the last replay.
+    audit_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Why a message ended here, and the message itself, byte for byte (``raw``). Times are in ms since 1970."""
+    """A message (``raw``, byte for byte) and why it died. Times are in ms since 1970."""
 
     id: str
     raw: bytes
@@ -54,19 +76,19 @@ class DeadLetter:
     agent: str = ""
     message: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    #: The letter that it was sent again from.
+    #: The letter that the message was replayed from.
     replay_of: str = ""
-    #: The incarnation that had it last.
+    #: The last incarnation that held it.
     incarnation: str = ""
-    #: When it first lay in its mailbox (after a replay: since that), and when the log took it.
+    #: When it was accepted by its mailbox (after a replay: by that one), and when it became a letter.
     sent_ms: int = 0
     buried_ms: int = 0
     lineage: Lineage = Lineage()
-    #: Fingerprint: letters that died of the same share it (see :mod:`orchestrator.core.fingerprint`).
+    #: Fingerprint: letters with the same failure share it (see :mod:`orchestrator.core.fingerprint`).
     group: str = ""
-    #: Why, by whom and since when it is parked; empty if it is open.
+    #: Why, by whom and since when it is parked; empty if open.
     note: Mapping[str, Any] = field(default_factory=dict)
-    #: Names of the message's secret fields, as its sender knew them.
+    #: Names of the message's secret fields, as declared by its sender.
     hide: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -82,11 +104,11 @@ class DeadLetter:
 
     @property
     def first_seen(self) -> str:
-        """When its first attempt failed, as that worker's clock had it; empty if no attempt is known."""
+        """When its first attempt failed, by that worker's clock; empty if no attempt is known."""
         return self.failures[0].at if self.failures else ""
 
     def record(self) -> dict[str, Any]:
-        """What is recorded of the outcome of a delivery that ended as this letter, as JSON data."""
+        """The recorded outcome of the delivery that ended as this letter, as JSON data."""
         return {
             "outcome": "dead",
             "reason": self.reason,
@@ -101,7 +123,7 @@ class DeadLetter:
         }
 
     def dimension(self, name: str) -> str:
-        """The value that the letter is indexed by."""
+        """The letter's value of a dimension."""
         match name:
             case "agent":
                 return self.agent
@@ -119,11 +141,11 @@ class DeadLetter:
         return _body(envelope_of(self.raw))
 
     def hidden(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """What is not shown of it: the fields of these names, and its own secrets."""
+        """Names of the fields that are not shown: these, and the letter's own secrets."""
         return (*names, *self.hide)
 
     def shown(self, hidden: tuple[str, ...]) -> dict[str, Any]:
-        """Everything about the letter as JSON data, without its secrets and the named fields, in its texts too."""
+        """The letter as JSON data. Its secrets and the named fields are masked, in texts too."""
         hidden = self.hidden(hidden)
         shown = {
             "id": self.id,
@@ -157,7 +179,7 @@ class DeadLetter:
 
 
 def envelope_of(raw: bytes) -> dict[str, Any]:
-    """A message as JSON data; empty if it is none."""
+    """A message as JSON data; empty if it cannot be read."""
     try:
         loaded = json.loads(raw)
     except (ValueError, RecursionError):
@@ -193,13 +215,13 @@ def _json(raw: bytes, empty: Any) -> Any:
 
 
 def delivery_of(raw: bytes) -> str:
-    """The id of the delivery that a message is; empty if it is supervised by nobody."""
+    """The id of the delivery that a message is; empty if the message is not supervised."""
     headers = _object(envelope_of(raw), "headers")
     return str(headers.get("id", "")) if isinstance(headers.get(HEADER), dict) else ""
 
 
 def supervision_in(headers: Mapping[str, Any]) -> Supervision:
-    """How a message was supervised; the defaults if its headers do not say."""
+    """The supervision in a message's headers; the defaults if there is none."""
     try:
         return Supervision.from_wire(headers[HEADER])
     except (KeyError, InvalidPolicy):
@@ -207,15 +229,15 @@ def supervision_in(headers: Mapping[str, Any]) -> Supervision:
 
 
 def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"") -> DeadLetter:
-    """A letter from its entry. Never fails: what cannot be read is left empty."""
-    raw = fields.get(b"m", b"")
-    written: dict[str, Any] = _json(fields.get(b"letter", b""), {})
-    deaths: list[Any] = _json(fields.get(b"d", b""), [])
+    """A letter from its row. Never fails: unreadable fields are left empty."""
+    raw = fields.get(FIELD_MESSAGE, b"")
+    written: dict[str, Any] = _json(fields.get(FIELD_LETTER, b""), {})
+    deaths: list[Any] = _json(fields.get(FIELD_DEATHS, b""), [])
     headers = _object(envelope_of(raw), "headers")
     supervision = supervision_in(headers)
     error = _object(written, "error")
     failures = written.get("failures")
-    lineage: dict[str, Any] = _json(fields.get(b"r", b""), {})
+    lineage: dict[str, Any] = _json(fields.get(FIELD_LINEAGE, b""), {})
     buried_ms = _whole(entry_id.split("-")[0])
     return DeadLetter(
         id=entry_id,
@@ -236,16 +258,16 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"")
         metadata=supervision.metadata,
         replay_of=str(lineage.get("of") or supervision.replay_of),
         incarnation=str(written.get("incarnation", "")),
-        sent_ms=_whole(fields.get(b"s")),
+        sent_ms=_whole(fields.get(FIELD_SENT_MS)),
         buried_ms=buried_ms,
         lineage=Lineage(
             of=str(lineage.get("of", "")),
             first=str(lineage.get("first", "")),
             replays=_whole(lineage.get("replays")),
             auto=_whole(lineage.get("auto")),
-            act=str(lineage.get("act", "")),
+            audit_id=str(lineage.get("audit", "")),
         ),
-        group=fields.get(b"g", b"").decode("utf-8", "replace"),
+        group=fields.get(FIELD_GROUP, b"").decode("utf-8", "replace"),
         note=_json(note, {}),
         hide=hide_in(headers),
     )

@@ -1,4 +1,4 @@
-"""Sending many letters again: at a pace, and with a canary that goes first."""
+"""Replaying many letters: at a rate, and with a canary that goes first."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from itertools import chain, repeat
 from time import monotonic
 
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.deadletters.store import BATCH, DeadLetterStore, ReplayedLetter, ReplayProgress, ReplayResult
+from orchestrator.deadletters.store import BATCH, LetterReplayer, ReplayedLetter, ReplayProgress, ReplayResult
 from orchestrator.telemetry import emit, events, heard
 from orchestrator.transport.redis.patience import outlast
 
-#: Letters sent in one step where nothing holds them back: some ten milliseconds, in which the client's work is lost.
-_FREELY = 200
+#: Letters replayed in one step without a rate: some 10 ms of Redis, next to which the client's own time is small.
+_BATCH_WITHOUT_RATE = 200
 
-#: Between two looks at how the canary fares.
-_LOOK_S = 0.05
+#: Seconds between two looks at the canary's outcomes.
+_LOOK_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """One letter goes first, then ten, then the others a hundred at a time; each lot waits for the one before.
+    """Replays 1 letter, then 10, then the others 100 at a time; each batch waits for the outcomes of the one before.
 
-    It stops when, of those whose end is known, more than ``max_failure_rate`` have died again, or when a lot has not
-    come to its end within ``wait_s``.
+    The replay stops when more than ``max_failure_rate`` (0 to 1) of the letters with a known outcome have died again,
+    or when a batch has not ended within ``wait_s`` seconds.
 
     Raises:
-        InvalidPolicy: a value makes no sense.
+        InvalidPolicy: a value is out of range.
     """
 
     max_failure_rate: float = 0.1
@@ -40,12 +40,12 @@ class Canary:
             raise InvalidPolicy("max_failure_rate", self.max_failure_rate, "0 to 1")
         if not 0 < self.wait_s <= 86400:
             raise InvalidPolicy("wait_s", self.wait_s, "seconds, above 0, at most a day")
-        if not self.batches or not all(1 <= lot <= BATCH for lot in self.batches):
-            raise InvalidPolicy("lots", self.batches, f"one or more numbers from 1 to {BATCH}")
+        if not self.batches or not all(1 <= size <= BATCH for size in self.batches):
+            raise InvalidPolicy("batches", self.batches, f"one or more numbers from 1 to {BATCH}")
 
 
-class Pace:
-    """So many letters a second at most.
+class RateLimit:
+    """At most ``rate_per_s`` letters a second; ``None`` for no limit.
 
     Raises:
         InvalidPolicy: ``rate_per_s`` is not above 0.
@@ -56,91 +56,95 @@ class Pace:
             raise InvalidPolicy("rate_per_s", rate_per_s, "letters a second, above 0")
         self._rate = rate_per_s
         self._began = monotonic()
-        self._sent = 0
+        self._replayed = 0
         self._pause = threading.Event()
 
     @property
     def batch(self) -> int:
-        """Letters sent in one step: a tenth of a second's, so that the rate holds within the second too."""
-        return _FREELY if self._rate is None else max(1, min(BATCH, int(self._rate / 10)))
+        """Letters replayed in one step: those of 0.1 s, so that the rate holds within a second too."""
+        return _BATCH_WITHOUT_RATE if self._rate is None else max(1, min(BATCH, int(self._rate / 10)))
 
-    def sent(self, count: int) -> None:
-        """Wait until the next may be sent."""
-        self._sent += count
+    def wait_after(self, count: int) -> None:
+        """Count ``count`` replayed letters, and wait until the next one may be replayed."""
+        self._replayed += count
         if self._rate is not None:
-            self._pause.wait(max(0.0, self._sent / self._rate - (monotonic() - self._began)))
+            self._pause.wait(max(0.0, self._replayed / self._rate - (monotonic() - self._began)))
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of a replay."""
+    """The result of a bulk replay."""
 
-    act: str
+    audit_id: str
     sent: int
-    #: Of those sent, how many were dead letters anew when it ended; those a canary watched count without a letter too.
+    #: Letters among those sent that were dead again when the replay ended; with a canary also those without a letter.
     dead: int
-    #: Why it was stopped, by the canary or by a mailbox that took no more; empty if all were sent.
+    #: Why the replay stopped early: the canary's verdict, or a mailbox that refused; empty if all were replayed.
     stopped: str = ""
 
 
-#: Sends the next letters again, at most so many; ``None`` when there are none left.
+#: Replays the next letters, at most as many as its argument; returns ``None`` when no letter is left.
 Source = Callable[[int], ReplayResult | None]
 
 
-def tell(replayed: ReplayResult) -> None:
-    """Emit an event for each letter that was sent again."""
+def emit_replayed(result: ReplayResult) -> None:
+    """Emit one event per replayed letter."""
     if heard(events.REPLAYED):
-        for one in replayed.each():
+        for one in result.each():
             emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
 
 
-def replay(
-    store: DeadLetterStore,
+def replay_all(
+    store: LetterReplayer,
     source: Source,
-    act: str,
-    pace: Pace,
+    audit_id: str,
+    rate: RateLimit,
     canary: Canary | None,
     progress: Callable[[int], None] | None,
     on_sent: Callable[[ReplayedLetter], None] | None = None,
 ) -> Replayed:
-    """Send letters again until there are none left, the canary stops it, or a mailbox takes no more."""
-    total = silent = 0
+    """Replay letters until none is left, the canary stops the replay, or a mailbox refuses."""
+    total = dead_without_letter = 0
     stopped = ""
-    ended = False
-    for size in _sizes((pace.batch,) if canary is None else canary.batches):
+    at_end = False
+    for size in _sizes((rate.batch,) if canary is None else canary.batches):
         left = size
-        sent: list[ReplayedLetter] = []
+        batch: list[ReplayedLetter] = []
         while left > 0 and not stopped:
-            replayed = source(min(left, pace.batch))
-            if replayed is None:
-                ended = True
+            result = source(min(left, rate.batch))
+            if result is None:
+                at_end = True
                 break
-            tell(replayed)
+            emit_replayed(result)
             if on_sent is not None:
-                for one in replayed.each():
+                for one in result.each():
                     on_sent(one)
-            total += replayed.count
+            total += result.count
             if canary is not None:
-                sent += replayed.each()
+                batch += result.each()
             if progress is not None:
-                progress(replayed.came_to - len(replayed.kept))
-            left -= replayed.came_to
-            if replayed.refusal is not None:
-                stopped = str(replayed.refusal)
+                progress(result.processed - len(result.refused))
+            left -= result.processed
+            if result.refusal is not None:
+                stopped = str(result.refusal)
             else:
-                pace.sent(replayed.count)
-        if canary is not None and sent and not stopped:
-            settled, stopped = _watch(store, sent, act, total, silent, canary)
-            silent += settled.silent
-        if stopped or ended:
+                rate.wait_after(result.count)
+        if canary is not None and batch and not stopped:
+            ended, stopped = _watch(store, batch, audit_id, total, dead_without_letter, canary)
+            dead_without_letter += ended.dead_without_letter
+        if stopped or at_end:
             break
-    dead = store.deaths_of(act) + silent
-    if silent:
-        # No letter tells of these.
-        store.progress(act, "dead", silent)
+    return _finish(store, audit_id, total, dead_without_letter, stopped)
+
+
+def _finish(store: LetterReplayer, audit_id: str, total: int, dead_without_letter: int, stopped: str) -> Replayed:
+    dead = store.count_dead_again(audit_id) + dead_without_letter
+    if dead_without_letter:
+        # The scripts count only deaths that leave a letter.
+        store.add_dead_again(audit_id, dead_without_letter)
     if stopped:
-        emit(events.REPLAY_STOPPED, {"sent": total, "dead": dead}, act=act, why=stopped)
-    return Replayed(act, total, dead, stopped)
+        emit(events.REPLAY_STOPPED, {"sent": total, "dead": dead}, audit_id=audit_id, why=stopped)
+    return Replayed(audit_id, total, dead, stopped)
 
 
 def _sizes(batches: Sequence[int]) -> Iterator[int]:
@@ -148,20 +152,29 @@ def _sizes(batches: Sequence[int]) -> Iterator[int]:
 
 
 def _watch(
-    store: DeadLetterStore, sent: Sequence[ReplayedLetter], act: str, total: int, silent: int, canary: Canary
+    store: LetterReplayer,
+    batch: Sequence[ReplayedLetter],
+    audit_id: str,
+    total: int,
+    dead_without_letter: int,
+    canary: Canary,
 ) -> tuple[ReplayProgress, str]:
-    """How a lot fared, and why the replay is to stop if it is; ``silent`` deaths are of the lots before."""
+    """Wait for a batch to end; returns its progress, and why the replay must stop if it must.
+
+    ``dead_without_letter`` counts such deaths of the batches before.
+    """
     until = monotonic() + canary.wait_s
     pause = threading.Event()
     while True:
-        settled = outlast(until, lambda: store.settled(sent))
-        dead = outlast(until, lambda: store.deaths_of(act)) + silent + settled.silent
-        known = total - len(sent) + settled.ended
+        batch_progress = outlast(until, lambda: store.replay_progress(batch))
+        dead = outlast(until, lambda: store.count_dead_again(audit_id))
+        dead += dead_without_letter + batch_progress.dead_without_letter
+        known = total - len(batch) + batch_progress.ended
         if known and dead / known > canary.max_failure_rate:
-            return settled, f"{dead} of {known} have died again; at most {canary.max_failure_rate:.0%} may"
-        left = len(sent) - settled.ended
+            return batch_progress, f"{dead} of {known} have died again; at most {canary.max_failure_rate:.0%} may"
+        left = len(batch) - batch_progress.ended
         if not left:
-            return settled, ""
+            return batch_progress, ""
         if monotonic() > until:
-            return settled, f"{left} of {len(sent)} have not come to an end within {canary.wait_s:g} s"
-        pause.wait(_LOOK_S)
+            return batch_progress, f"{left} of {len(batch)} have not ended within {canary.wait_s:g} s"
+        pause.wait(_LOOK_INTERVAL_S)

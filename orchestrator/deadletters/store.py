@@ -1,6 +1,7 @@
-"""Where letters lie: what the log needs of Redis (:mod:`.stream`), or in eager mode of this process (:mod:`.memory`).
+"""What the dead-letter log needs of its storage, in four narrow protocols.
 
-Ids bound a search as XRANGE has them: ``-``, ``+``, and ``(`` for what is not included.
+Implemented in Redis (:mod:`.redis_store`), and for eager mode in memory (:mod:`.in_memory_store`). Searches are bounded
+by ids as in XRANGE: ``-``, ``+``, and ``(`` in front of an id that is not included.
 """
 
 from __future__ import annotations
@@ -12,93 +13,95 @@ from typing import Any, Protocol
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.core.masked_repr import summary
 
-#: Letters moved, removed or parked in one step, so that none holds Redis for more than a few milliseconds.
+#: Letters replayed, removed or parked in one step, so that no step holds Redis for more than a few milliseconds.
 BATCH = 100
 
-#: Candidates that one step of a search looks at.
-LOOK = 2000
+#: Candidates that one step of a search reads at most.
+CANDIDATES_PER_STEP = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One step of a search."""
+    """The result of one step of a search."""
 
     ids: tuple[str, ...]
-    #: Where to go on; empty at the end.
+    #: Id after which the search continues; empty at the end.
     cursor: str
-    looked_at: int
+    examined: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedLetter:
-    """One letter that was sent again."""
+    """One letter that was replayed."""
 
     letter_id: str
     queue: str
-    #: Where it lies in its mailbox.
+    #: The id of its entry in the mailbox.
     entry: str = ""
-    #: The delivery that it is; empty for plain Celery messages.
+    #: The delivery that the message is; empty for plain Celery messages.
     delivery_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayBatch:
-    """Letters that were sent again to one mailbox, and by place what :class:`ReplayedLetter` has of each."""
+    """Letters replayed to one mailbox. The sequences are parallel."""
 
     queue: str
     letter_ids: Sequence[str]
-    #: Known of those that somebody watches.
+    #: Known only for letters whose outcome is watched.
     entries: Sequence[str] = ()
     delivery_ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What became of letters that were to be sent again. Those in neither list were not there, or name no queue."""
+    """The result of one replay step. A letter in neither list was not in the log, or names no queue."""
 
     batches: tuple[ReplayBatch, ...] = ()
-    #: What flow control kept out: these stay letters.
-    kept: tuple[str, ...] = ()
-    #: Why it kept the first of them out; ``None`` if it kept out none.
+    #: Ids of letters that flow control refused; they stay in the log.
+    refused: tuple[str, ...] = ()
+    #: Why the first of them was refused; ``None`` if none was.
     refusal: MailboxFull | CircuitOpen | None = None
-    #: How many letters it came to, and the lower bound from which a search for them goes on; empty at the end.
-    came_to: int = 0
-    low: str = ""
+    #: Number of letters processed, refused and missing ones included.
+    processed: int = 0
+    #: Lower bound with which the search for letters continues; empty at the end.
+    next_low: str = ""
 
     @property
     def count(self) -> int:
-        """How many were sent."""
-        return sum(len(lot.letter_ids) for lot in self.batches)
+        """Number of letters replayed."""
+        return sum(len(batch.letter_ids) for batch in self.batches)
 
     def each(self) -> Iterator[ReplayedLetter]:
-        """One by one."""
-        for lot in self.batches:
-            for at, letter_id in enumerate(lot.letter_ids):
-                entry = lot.entries[at] if lot.entries else ""
-                yield ReplayedLetter(letter_id, lot.queue, entry, lot.delivery_ids[at] if lot.delivery_ids else "")
+        """The replayed letters, one by one."""
+        for batch in self.batches:
+            for at, letter_id in enumerate(batch.letter_ids):
+                entry = batch.entries[at] if batch.entries else ""
+                delivery_id = batch.delivery_ids[at] if batch.delivery_ids else ""
+                yield ReplayedLetter(letter_id, batch.queue, entry, delivery_id)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayProgress:
-    """How letters that were sent again fare."""
+    """How many replayed letters have ended."""
 
-    #: How many have come to an end.
     ended: int
-    #: How many of those are dead and no letter tells of it, because their policy keeps none.
-    silent: int = 0
+    #: Those among them that ended dead without a new letter, because their policy keeps none.
+    dead_without_letter: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Something that was done with letters."""
+    """The record of one action on dead letters."""
 
     id: str
+    #: ``replay``, ``edit``, ``park``, ``unpark``, ``purge``, ``export``, ``import``, ``expire`` or ``trim``.
     kind: str
     who: str
     why: str
     at_ms: int
     detail: Mapping[str, Any] = field(default_factory=dict)
-    #: Letters it reached so far, and how many of those it sent again are dead anew. Known for a week, then ``None``.
+    #: Letters processed so far, and replayed ones that are dead again. Kept for a week, then ``None``.
     done: int | None = 0
     dead: int | None = 0
 
@@ -106,37 +109,34 @@ class AuditEntry:
         return summary(self, ("id", "kind", "who", "why", "detail", "done", "dead"))
 
 
-#: A letter's entry and its note (empty unless parked).
+#: A letter's id, its fields, and its parking note (empty unless parked).
 Row = tuple[str, Mapping[bytes, bytes], bytes]
 
 
-class DeadLetterStore(Protocol):
-    """Each method is one step, or several where letters are large, or reads only."""
-
-    #: Most bytes of a message, as it lies here; 0 for no limit.
-    max_message_bytes: int
+class LetterReader(Protocol):
+    """Reads letters."""
 
     def now_ms(self) -> int:
-        """The clock that ids are made by."""
+        """The clock that letter ids are made by, in ms since 1970."""
         ...
 
     def size(self) -> int:
-        """How many letters there are."""
+        """Number of letters."""
         ...
 
     def size_of(self, indexed: Sequence[tuple[str, str]]) -> int:
-        """How many there are with all of these values of dimensions."""
+        """Number of letters that have all of these values of dimensions."""
         ...
 
     def values(self, dimension: str, indexed: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
-        """Values there are letters of, with all of those values of dimensions; the last to have come first.
+        """Values of a dimension among letters that have all values in ``indexed``; the most recent first.
 
-        Asks for more only as more are taken.
+        Lazy: reads more only when more is consumed.
         """
         ...
 
     def arrivals(self, group: str) -> Mapping[int, int]:
-        """Hour since 1970 -> letters of the group that came in it, whatever became of them."""
+        """Hour since 1970 -> letters of the group that arrived in it, removed ones included."""
         ...
 
     def find(
@@ -149,98 +149,130 @@ class DeadLetterStore(Protocol):
         limit: int,
         oldest_first: bool,
     ) -> Found:
-        """One step of a search between two ids (as XRANGE takes them)."""
+        """Do one step of a search between two ids."""
         ...
 
     def rows(self, ids: Sequence[str]) -> list[Row]:
-        """Those of the letters that are there."""
+        """The rows of those ids that are in the log."""
         ...
 
     def newest(self, limit: int, below: str) -> list[Row]:
-        """Newest first; ``below`` as XREVRANGE takes it."""
+        """Rows, newest first; ``below`` as XREVRANGE takes it."""
         ...
 
-    def begin(self, kind: str, who: str, why: str, detail: Mapping[str, Any]) -> str:
-        """Record that an act begins; returns its id."""
+
+class LetterEditor(Protocol):
+    """Parks, removes and imports letters, and keeps the audit log."""
+
+    #: Largest message in bytes, as it is stored; 0 for no limit.
+    max_message_bytes: int
+
+    def add_audit_entry(self, kind: str, who: str, why: str, detail: Mapping[str, Any]) -> str:
+        """Record that an action begins; returns the audit entry's id."""
         ...
 
-    def acts(self, limit: int) -> list[AuditEntry]:
-        """Newest first."""
+    def remove_audit_entry(self, audit_id: str) -> None:
+        """Remove the entry of an action that had no effect."""
         ...
 
-    def withdraw(self, act: str) -> None:
-        """Forget an act that came to nothing."""
+    def audit_entries(self, limit: int) -> list[AuditEntry]:
+        """Audit entries, newest first."""
         ...
 
-    def progress(self, act: str, field: str, count: int) -> None:
-        """Add to how many letters an act has ``done``, or how many of those are ``dead`` anew."""
+    def add_done(self, audit_id: str, count: int) -> None:
+        """Add to the letters that an action has processed."""
         ...
 
-    def deaths_of(self, act: str) -> int:
-        """How many of those that the act sent again are letters anew."""
+    def park(self, ids: Sequence[str], audit_id: str, note: str) -> list[str]:
+        """Park letters; returns the ids of those that were open."""
         ...
 
-    def replay(self, ids: Sequence[str], act: str, *, auto: bool, watched: bool, instead: bytes = b"") -> ReplayResult:
-        """Send letters again, as many as flow control lets through.
+    def unpark(self, ids: Sequence[str], audit_id: str) -> list[str]:
+        """Open parked letters; returns the ids of those that were parked."""
+        ...
 
-        Whoever asks for a delivery's outcome no longer finds the one that the letter told of. ``watched``: its next
-        outcome is recorded even if its sender wanted none.
+    def remove(self, ids: Sequence[str], audit_id: str) -> list[str]:
+        """Remove letters; returns the ids of those that were in the log."""
+        ...
+
+    def import_rows(self, rows: Sequence[Row], audit_id: str) -> list[str]:
+        """Add letters of another log, except those that are in this one; returns the new ids."""
+        ...
+
+
+class LetterReplayer(Protocol):
+    """Replays letters and reports what becomes of them."""
+
+    def replay(
+        self, ids: Sequence[str], audit_id: str, *, auto: bool, watched: bool, replacement: bytes = b""
+    ) -> ReplayResult:
+        """Move letters from the log to their mailboxes, as many as flow control admits.
+
+        The previous outcomes of their deliveries are forgotten. ``watched``: the next outcome is recorded even if the
+        sender asked for none. ``replacement``: sent instead of the letter's message.
         """
         ...
 
-    def resend_found(
+    def replay_found(
         self,
         indexed: Sequence[tuple[str, str]],
         state: str,
         low: str,
         high: str,
-        act: str,
+        audit_id: str,
         *,
         limit: int,
         watched: bool,
     ) -> ReplayResult | None:
-        """The next letters that a search finds, oldest first, each sent again in the step that finds it.
+        """Find the next letters, oldest first, and replay each in the step that finds it; else as :meth:`replay`.
 
-        Else as :meth:`replay`. ``None``: it does not do that for these; find them first.
+        Returns ``None`` if this search cannot be combined with replaying: find the ids first.
         """
         ...
 
-    def settled(self, sent: Sequence[ReplayedLetter]) -> ReplayProgress:
-        """How these fare, which were sent again ``watched``."""
+    def replay_progress(self, replayed: Sequence[ReplayedLetter]) -> ReplayProgress:
+        """How many of these letters, which were replayed ``watched``, have ended."""
         ...
 
-    def park(self, ids: Sequence[str], act: str, note: str) -> list[str]:
-        """Put letters aside; returns those that were open."""
+    def count_dead_again(self, audit_id: str) -> int:
+        """Number of letters replayed by this action that are dead letters again."""
         ...
 
-    def unpark(self, ids: Sequence[str], act: str) -> list[str]:
-        """Make letters open; returns those that were parked."""
+    def add_dead_again(self, audit_id: str, count: int) -> None:
+        """Add replayed letters that died again without a new letter, which nothing else counts."""
         ...
 
-    def remove(self, ids: Sequence[str], act: str) -> list[str]:
-        """Remove letters; returns those that were there."""
-        ...
 
-    def take_in(self, rows: Sequence[Row], act: str) -> list[str]:
-        """Add letters of another log, unless they are here; returns the new ids."""
-        ...
+class ReplaySchedule(Protocol):
+    """Schedules automatic replays, and remembers how far expiry has come."""
 
-    def plan(self, most: int, first_ms: int, reasons: Sequence[str], look: int) -> tuple[int, list[str]]:
-        """Plan automatic retries of letters not looked at yet; returns how many it looked at, and those to park."""
+    def schedule(self, max_replays: int, first_ms: int, reasons: Sequence[str], limit: int) -> tuple[int, list[str]]:
+        """Schedule automatic replays of at most ``limit`` letters that were not examined before.
+
+        Returns how many it examined, and the ids of letters whose automatic replays are used up.
+        """
         ...
 
     def due(self, limit: int) -> list[str]:
-        """Letters whose automatic retry is due."""
+        """Ids of letters whose automatic replay is due."""
         ...
 
-    def put_off(self, ids: Sequence[str], pause_ms: int) -> None:
-        """Have planned retries be due that much later than now; what is not planned stays so."""
+    def postpone(self, ids: Sequence[str], delay_ms: int) -> None:
+        """Make scheduled replays due ``delay_ms`` from now; ids without one are ignored."""
         ...
 
-    def unplan(self, ids: Sequence[str]) -> None:
-        """Forget planned retries."""
+    def unschedule(self, ids: Sequence[str]) -> None:
+        """Cancel scheduled replays."""
         ...
 
-    def mark(self, value: str | None = None) -> str:
-        """How far the last round of expiry came; with ``value``, note it."""
+    def expiry_cursor(self) -> str:
+        """Id up to which the current round of expiry has come; empty at its beginning."""
         ...
+
+    def save_expiry_cursor(self, letter_id: str) -> None:
+        """Store :meth:`expiry_cursor`."""
+        ...
+
+
+class DeadLetterStore(LetterReader, LetterEditor, LetterReplayer, ReplaySchedule, Protocol):
+    """All four, as :class:`~.log.DeadLetters` is given them. A method is one atomic step unless letters are large."""

@@ -1,4 +1,4 @@
-"""What the log does by itself: retry, park, expire, and keep its length. A little at a time, by the monitor manager."""
+"""Maintenance of the dead-letter log by the monitor manager: automatic replays, parking, expiry, maximum length."""
 
 from __future__ import annotations
 
@@ -11,163 +11,170 @@ from orchestrator.core.outcome import Reason
 from orchestrator.core.plural import counted
 from orchestrator.core.times import age
 from orchestrator.deadletters.log import DeadLetters
-from orchestrator.deadletters.replay import tell
-from orchestrator.deadletters.store import BATCH, LOOK
+from orchestrator.deadletters.replay import emit_replayed
+from orchestrator.deadletters.store import BATCH, CANDIDATES_PER_STEP
 from orchestrator.telemetry import emit, events
 
 logger = get_logger(__name__)
 
-#: What may pass by itself. A message that is wrong stays wrong, and one that kills its workers goes on killing.
-RETRIED = (Reason.EXHAUSTED.value, Reason.TIMEOUT.value, Reason.OVERFLOW.value)
+#: Reasons whose cause may pass without a change to the message or the code.
+TRANSIENT_REASONS = (Reason.EXHAUSTED.value, Reason.TIMEOUT.value, Reason.OVERFLOW.value)
 
-#: A run does so much and leaves the rest to the next; it shares its thread with the sweep.
+#: Seconds that one run works; the next run continues. It shares its thread with the sweep.
 _BUDGET_S = 0.25
 
 _WHO = "monitor-manager"
 
-#: A retry that its mailbox refused is due again after as long as the first one waited, but after this at most.
-_LONGEST_PAUSE_S = 60.0
+#: A refused replay is postponed by the delay before a first replay, but at most by this.
+_MAX_POSTPONE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How letters are kept. ``retries`` 0 switches automatic retries off."""
+    """How long and how many letters are kept. ``auto_replays=0`` switches automatic replays off."""
 
-    keep_s: float = 86400.0
-    most: int = 1_000_000
-    retries: int = 0
-    first_retry_s: float = 60.0
+    ttl_s: float = 86400.0
+    max_count: int = 1_000_000
+    auto_replays: int = 0
+    first_replay_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceResult:
-    """What one run did."""
+    """Letters that one run replayed, parked, removed as too old, and removed as too many."""
 
-    retried: int = 0
+    replayed: int = 0
     parked: int = 0
     expired: int = 0
     trimmed: int = 0
 
 
 def run_maintenance(log: DeadLetters, retention: RetentionPolicy, *, budget_s: float = _BUDGET_S) -> MaintenanceResult:
-    """One run, of ``budget_s`` seconds at most and what a step takes.
+    """Do one run, which takes at most ``budget_s`` seconds and one step.
 
-    Each part has its share of them, so that none keeps another from its work; what is left over goes to the retries.
+    Each part may use a quarter of the budget; automatic replays use what is left over.
 
     Raises:
-        BrokerUnavailable: Redis is away; the next run goes on from here.
+        BrokerUnavailable: Redis cannot be reached; the next run continues from here.
     """
     share_s = budget_s / 4
     until = monotonic() + budget_s
-    retries = _Retries(log, retention)
+    replays = _AutomaticReplays(log, retention)
     parked = 0
-    if retention.retries:
-        parked = _plan(log, retention, monotonic() + share_s)
-        retries.send(monotonic() + share_s)
+    if retention.auto_replays:
+        parked = _schedule(log, retention, monotonic() + share_s)
+        replays.run(monotonic() + share_s)
     expired = _expire(log, retention, monotonic() + share_s)
     trimmed = _trim(log, retention, monotonic() + share_s)
-    if retention.retries:
-        retries.send(until)
-    return MaintenanceResult(retries.ended(), parked, expired, trimmed)
+    if retention.auto_replays:
+        replays.run(until)
+    return MaintenanceResult(replays.finish(), parked, expired, trimmed)
 
 
-def _plan(log: DeadLetters, retention: RetentionPolicy, until: float) -> int:
+def _schedule(log: DeadLetters, retention: RetentionPolicy, until: float) -> int:
+    """Schedule automatic replays of new letters, and park letters that have none left; returns how many it parked."""
     store = log.store
+    first_ms = round(retention.first_replay_s * 1000)
     parked = 0
-    looked_at = 1
-    while looked_at and monotonic() < until:
-        looked_at, spent = store.plan(retention.retries, round(retention.first_retry_s * 1000), RETRIED, BATCH)
-        if spent:
-            act = log.begin("park", _WHO, "automatic retries used up")
-            note = log.note(f"retried automatically {counted(retention.retries, 'time')}", _WHO)
-            parked += len(store.park(spent, act, note))
+    examined = 1
+    while examined and monotonic() < until:
+        examined, used_up = store.schedule(retention.auto_replays, first_ms, TRANSIENT_REASONS, BATCH)
+        if used_up:
+            audit_id = log.record("park", _WHO, "automatic replays used up")
+            note = log.park_note(f"replayed automatically {counted(retention.auto_replays, 'time')}", _WHO)
+            parked += len(store.park(used_up, audit_id, note))
     if parked:
-        logger.warning("%s parked: no automatic retry is left", counted(parked, "dead letter"))
+        logger.warning("%s parked: automatic replays used up", counted(parked, "dead letter"))
         emit(events.PARKED, {"count": parked})
     return parked
 
 
-class _Retries:
-    """What one run sends again."""
+class _AutomaticReplays:
+    """The automatic replays of one run."""
 
     def __init__(self, log: DeadLetters, retention: RetentionPolicy) -> None:
         self._log = log
-        self._pause_ms = round(min(retention.first_retry_s, _LONGEST_PAUSE_S) * 1000)
-        self._waiting: dict[str, None] = {}
-        self._retried = self._kept = 0
-        self._act = ""
+        self._postpone_ms = round(min(retention.first_replay_s, _MAX_POSTPONE_S) * 1000)
+        self._refusals: dict[str, None] = {}
+        self._replayed = self._refused = 0
+        self._audit_id = ""
 
-    def send(self, until: float) -> None:
-        """Send what is due, as much as there is time for."""
+    def run(self, until: float) -> None:
+        """Replay letters that are due, until the time is up."""
         store = self._log.store
         while monotonic() < until and (due := store.due(BATCH)):
-            self._act = self._act or self._log.begin("retry", _WHO, "automatic")
-            replayed = store.replay(due, self._act, auto=True, watched=False)
-            # What a full mailbox keeps out must not stand before the letters of others.
-            store.put_off(replayed.kept, self._pause_ms)
-            # What names no queue would be due for ever.
-            store.unplan(sorted({*due} - {*replayed.kept} - {one.letter_id for one in replayed.each()}))
-            tell(replayed)
-            self._retried += replayed.count
-            self._kept += len(replayed.kept)
-            if replayed.refusal is not None:
-                self._waiting[str(replayed.refusal)] = None
+            self._audit_id = self._audit_id or self._log.record("replay", _WHO, "automatic")
+            result = store.replay(due, self._audit_id, auto=True, watched=False)
+            # Refused letters would otherwise be first again, before letters to other mailboxes.
+            store.postpone(result.refused, self._postpone_ms)
+            # Letters that name no queue would otherwise be due for ever.
+            store.unschedule(sorted({*due} - {*result.refused} - {one.letter_id for one in result.each()}))
+            emit_replayed(result)
+            self._replayed += result.count
+            self._refused += len(result.refused)
+            if result.refusal is not None:
+                self._refusals[str(result.refusal)] = None
 
-    def ended(self) -> int:
-        """Say what there is to say; returns how many were sent."""
-        if self._kept:
+    def finish(self) -> int:
+        """Log refusals; returns how many letters were replayed."""
+        if self._refused:
             logger.warning(
-                "%s waiting: %s",
-                counted(self._kept, "automatic retry", "automatic retries"),
-                "; ".join(islice(self._waiting, 3)),
+                "%s postponed: %s",
+                counted(self._refused, "automatic replay"),
+                "; ".join(islice(self._refusals, 3)),
             )
-        if self._act and not self._retried:
-            # Else the operators' acts would make room for nothing.
-            self._log.store.withdraw(self._act)
-        return self._retried
+        if self._audit_id and not self._replayed:
+            # Entries without an effect would displace those of operators.
+            self._log.store.remove_audit_entry(self._audit_id)
+        return self._replayed
 
 
 def _expire(log: DeadLetters, retention: RetentionPolicy, until: float) -> int:
+    """Remove open letters older than ``ttl_s``; returns how many."""
     store = log.store
-    high = str(max(0, store.now_ms() - round(retention.keep_s * 1000)))
-    # Parked letters do not expire. A round goes past them once, not in every run.
-    mark = store.mark()
-    low = f"({mark}" if mark else "-"
+    high = str(max(0, store.now_ms() - round(retention.ttl_s * 1000)))
+    # Parked letters do not expire; the cursor makes one round of several runs, so that not every run reads them again.
+    cursor = store.expiry_cursor()
+    low = f"({cursor}" if cursor else "-"
     removed = 0
-    act = ""
+    audit_id = ""
     while monotonic() < until:
         found = store.find((), "open", low, high, limit=BATCH, oldest_first=True)
         if found.ids:
-            act = act or log.begin("expire", _WHO, f"older than {retention.keep_s:g} s")
-            removed += len(store.remove(found.ids, act))
-        store.mark(found.cursor)
+            audit_id = audit_id or log.record("expire", _WHO, f"older than {retention.ttl_s:g} s")
+            removed += len(store.remove(found.ids, audit_id))
+        store.save_expiry_cursor(found.cursor)
         if not found.cursor:
             break
         low = f"({found.cursor}"
     if removed:
-        logger.warning("%s expired unresolved, after %s", counted(removed, "dead letter"), age(retention.keep_s))
+        logger.warning("%s expired unresolved, after %s", counted(removed, "dead letter"), age(retention.ttl_s))
         emit(events.LETTERS_EXPIRED, {"count": removed}, reason="age")
     return removed
 
 
 def _trim(log: DeadLetters, retention: RetentionPolicy, until: float) -> int:
+    """Remove the oldest letters above ``max_count``, open ones first; returns how many."""
     store = log.store
-    over = store.size() - retention.most
+    excess = store.size() - retention.max_count
     removed = 0
-    act = ""
+    audit_id = ""
     for state in ("open", "parked"):
         low = "-"
-        while over - removed > 0 and monotonic() < until:
-            found = store.find((), state, low, "+", limit=min(BATCH, LOOK, over - removed), oldest_first=True)
+        while excess - removed > 0 and monotonic() < until:
+            limit = min(BATCH, CANDIDATES_PER_STEP, excess - removed)
+            found = store.find((), state, low, "+", limit=limit, oldest_first=True)
             if found.ids:
-                act = act or log.begin("trim", _WHO, f"more than {retention.most}")
-                removed += len(store.remove(found.ids, act))
+                audit_id = audit_id or log.record("trim", _WHO, f"more than {retention.max_count}")
+                removed += len(store.remove(found.ids, audit_id))
             if not found.cursor:
                 break
             low = f"({found.cursor}"
         else:
             break
     if removed:
-        logger.warning("%s removed unresolved: more than %d are kept", counted(removed, "dead letter"), retention.most)
+        logger.warning(
+            "%s removed unresolved: the log keeps at most %d", counted(removed, "dead letter"), retention.max_count
+        )
         emit(events.LETTERS_EXPIRED, {"count": removed}, reason="length")
     return removed

@@ -37,7 +37,9 @@ class Manager:
         self._chores = Chores(
             [
                 Chore(
-                    dead_letter_retention.CHORE, settings.dead_letter_maintenance_interval_s, orchestrator.keep_letters
+                    dead_letter_retention.CHORE,
+                    settings.dead_letter_maintenance_interval_s,
+                    orchestrator.maintain_dead_letters,
                 ),
                 Chore(UNSERVED_CHORE, _UNSERVED_CHECK_INTERVAL_S, UnservedCheck(orchestrator.mailboxes).run),
                 Chore(LEAKS_CHORE, settings.leak_check_every_s, LeakCheck(orchestrator.monitor_store).run),

@@ -74,7 +74,7 @@ DROPPED: Final = _event(
 BURIED: Final = _event(
     "dead_letter.added", "A message became a dead letter.", metadata="agent message id reason error attempts"
 )
-REPLAYED: Final = _event("dead_letter.retried", "A dead letter was sent again.", metadata="letter_id queue")
+REPLAYED: Final = _event("dead_letter.replayed", "A dead letter was replayed.", metadata="letter_id queue")
 PURGED: Final = _event("dead_letter.purged", "Dead letters were removed by hand.", measurements="count")
 MAILBOX_WARNING: Final = _event(
     "mailbox.warning",
@@ -122,9 +122,7 @@ COMPENSATED: Final = _event(
     "A recipient that handled its copy was sent the compensation, because another's copy died.",
     metadata="agent id broadcast",
 )
-RESOLVED: Final = _event(
-    "dead_letter.resolved", "A dead letter that was sent again was handled.", metadata="letter_id id"
-)
+RESOLVED: Final = _event("dead_letter.resolved", "A replayed dead letter was handled.", metadata="letter_id id")
 PARKED: Final = _event("dead_letter.parked", "Dead letters were put aside.", measurements="count")
 UNPARKED: Final = _event("dead_letter.unparked", "Parked dead letters were made open again.", measurements="count")
 LETTERS_EXPIRED: Final = _event(
@@ -135,9 +133,9 @@ LETTERS_EXPIRED: Final = _event(
 )
 REPLAY_STOPPED: Final = _event(
     "replay.stopped",
-    "A canary, or a mailbox that took no more, has stopped a replay.",
+    "A replay was stopped by its canary, or because a mailbox refused.",
     measurements="sent dead",
-    metadata="act why",
+    metadata="audit_id why",
 )
 AGENT_UP: Final = _event("agent.up", "An incarnation took out its lease.", metadata="incarnation")
 AGENT_DEAD: Final = _event(

@@ -273,13 +273,13 @@ class LettersInMemory(LettersUnderTest):
         self.room: dict[str, int] = {}
         self.count = 0
         self.working = False
-        self.memory = InMemoryDeadLetterStore(self._send_again, lambda: self.now)
+        self.memory = InMemoryDeadLetterStore(self._send, lambda: self.now)
         self.log = DeadLetters(self.memory, hidden, validate)
 
     def put(self, raw: bytes, letter: dict[str, Any]) -> str:
         return self.memory.add(raw, letter)
 
-    def _send_again(self, queue: str, raw: bytes) -> bool:
+    def _send(self, queue: str, raw: bytes) -> bool:
         if self.room.get(queue, 1) <= 0:
             raise MailboxFull(queue, depth=self.limits[queue], limit=self.limits[queue])
         if queue in self.room:
@@ -342,13 +342,13 @@ def index_problems(redis: Any, keys: Keys) -> list[str]:
         for dimension, value in zip(DIMENSIONS, values, strict=True):
             if value:
                 wanted.setdefault(keys.letters(dimension, value), set()).add(kind)
-    others = {keys.letter_acts, keys.parked_letters, keys.letter_notes, keys.letters_due, keys.letters_planned}
+    others = {keys.letter_audit, keys.parked_letters, keys.letter_notes, keys.letters_due, keys.letters_planned}
     others |= {keys.letter_origins, keys.letters_expired, keys.letter_kinds, keys.letter_kind_names}
     # SCAN may name a key twice.
     for raw in set(redis.scan_iter(f"{keys.root}letters:*")):
         key = raw.decode()
         part = key.removeprefix(f"{keys.root}letters:").split(":")[0]
-        if key in others or part == "act":
+        if key in others or part == "audit":
             continue
         if part == "arrivals":
             if not redis.exists(key.replace("letters:arrivals:", "letters:group:")):

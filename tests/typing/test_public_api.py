@@ -107,7 +107,7 @@ ref = orchestrator.monitors.monitor("billing", tag="checkout")
 assert_type(ref, int)
 
 log = orchestrator.dead_letters
-done = log.query(agent="billing", error="TimeoutError").retry(rate_per_s=50, canary=Canary(max_failure_rate=0.1))
+done = log.query(agent="billing", error="TimeoutError").replay(rate_per_s=50, canary=Canary(max_failure_rate=0.1))
 assert_type(done.sent, int)
 assert_type(log.purge(all=True), int)
 

@@ -84,7 +84,7 @@ def test_a_letter_that_is_replayed_and_dies_says_when_it_was_replayed(bench: Let
     for _ in range(3):
         requeue(bench, died=True)
     (letter,) = bench.log.list()
-    bench.log.retry(letter.id)
+    bench.log.replay(letter.id)
     assert [requeue(bench, died=True) for _ in range(3)][-1] == b"poison"
     assert sent_ms(bench) > FIRST_MS
 

@@ -158,10 +158,10 @@ def test_who_handles_a_copy_that_died_and_was_replayed_is_compensated_too(house:
     def letters() -> list[str]:
         return [letter.id for letter in log.list() if letter.delivery_id == us.id]
 
-    log.edit_and_retry(outcome.letter_id, {"fails_at": "us"})
+    log.edit_and_replay(outcome.letter_id, {"fails_at": "us"})
     eventually(lambda: letters() not in ([], [outcome.letter_id]), WAIT_S)
     assert house.row("us").handled == before
-    log.edit_and_retry(letters()[0], {"fails_at": ""})
+    log.edit_and_replay(letters()[0], {"fails_at": ""})
     eventually(lambda: house.row("us").handled == before + 2, WAIT_S)
     assert all(row.balanced for row in house.orchestrator.ledger())
 
@@ -235,8 +235,8 @@ def test_a_letter_is_not_sent_again_through_an_open_breaker(house: Cluster) -> N
     count = chosen.count()
     letter = chosen.page(1).letters[0]
     with pytest.raises(CircuitOpen):
-        log.retry(letter.id)
-    done = chosen.retry()
+        log.replay(letter.id)
+    done = chosen.replay()
     assert done.sent == 0
     assert "long-fused" in done.stopped
     assert chosen.count() == count

@@ -410,7 +410,7 @@ def test_what_was_cancelled_too_late_runs_when_its_letter_is_sent_again() -> Non
         assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
         house.redis.rpush("test:go:c", "1")
         (letter,) = house.orchestrator.dead_letters.list()
-        house.orchestrator.dead_letters.retry(letter.id)
+        house.orchestrator.dead_letters.replay(letter.id)
         outcome = delivery.wait(timeout_s=WAIT_S)
         assert isinstance(outcome, Dead)
         assert outcome.reason == "retries exhausted"

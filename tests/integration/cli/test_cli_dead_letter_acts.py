@@ -39,9 +39,9 @@ def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench:
     assert asked(shop, "retry", "--error", "KeyError", "--dry-run") == {"would_replay": 1}
     assert asked(shop, "retry", "--error", "KeyError", "--why", "fixed")["sent"] == 1
     assert [letter["id"] for letter in asked(shop, "list")["letters"]] == [other]
-    (act,) = asked(shop, "acts")["acts"]
+    (act,) = asked(shop, "audit")["audit"]
     assert (act["kind"], act["why"], act["done"], act["detail"]["filter"]["error"]) == ("retry", "fixed", 1, "KeyError")
-    assert "fixed" in invoke(shop.app, dead_letters, "acts").stdout
+    assert "fixed" in invoke(shop.app, dead_letters, "audit").stdout
 
 
 def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: LettersInRedis) -> None:
@@ -94,7 +94,7 @@ def test_one_letter_or_those_of_a_filter_are_meant(
     assert refused.exit_code == 2
     assert refused.stderr == "Error: which letters? Give an ID, or a filter or --all, not both\n"
     assert asked(shop, "list")["count"] == 1
-    assert asked(shop, "acts")["acts"] == []
+    assert asked(shop, "audit")["audit"] == []
 
 
 @pytest.mark.parametrize("options", [("--at-most", "1"), ("--rate", "5"), ("--canary",)])
@@ -165,7 +165,7 @@ def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: LettersInRedis)
     assert asked(shop, "purge", "--agent", "shipping", "--yes") == {"removed": 1, "ids": [first]}
     assert asked(shop, "purge", second, "--yes") == {"removed": 1, "ids": [second]}
     assert [letter["id"] for letter in asked(shop, "list")["letters"]] == [third]
-    by_id, by_filter = asked(shop, "acts")["acts"]
+    by_id, by_filter = asked(shop, "audit")["audit"]
     assert (by_id["done"], by_id["detail"]) == (1, {"id": second})
     assert (by_filter["done"], by_filter["detail"]["filter"]["agent"]) == (1, "shipping")
 

@@ -67,7 +67,7 @@ def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: Let
     assert sent.startswith(f"{first} replayed to billing")
     assert sent.endswith("\n1 dead letter replayed; 0 of them dead again so far\n")
     assert invoke(shop.app, dead_letters, "purge", "--all", "--yes").stdout == f"{second}\n1 dead letter removed\n"
-    acts = asked(shop, "acts")["acts"]
+    acts = asked(shop, "audit")["audit"]
     assert [(a["kind"], a["done"]) for a in acts] == [("purge", 1), ("retry", 1), ("unpark", 2), ("park", 2)]
 
 
@@ -78,16 +78,16 @@ def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: 
     next(lines)
     del lines
     assert len(list(shop.dead_letters.query().export())) == 3
-    assert [a.done for a in shop.dead_letters.acts()] == [3, 1]
+    assert [a.done for a in shop.dead_letters.audit()] == [3, 1]
 
 
 def test_what_is_no_longer_known_of_an_act_is_not_said_to_be_none(shop: Orchestrator, bench: LettersInRedis) -> None:
     bench.bury()
-    act = shop.dead_letters.query().retry(all=True).act
-    shop.store.client.delete(shop.store.keys.letter_act(act))
-    (known,) = asked(shop, "acts")["acts"]
+    act = shop.dead_letters.query().replay(all=True).audit_id
+    shop.store.client.delete(shop.store.keys.letter_audit_progress(act))
+    (known,) = asked(shop, "audit")["audit"]
     assert (known["done"], known["dead"]) == (None, None)
-    assert "unknown" in invoke(shop.app, dead_letters, "acts").stdout
+    assert "unknown" in invoke(shop.app, dead_letters, "audit").stdout
 
 
 def test_show_begins_with_the_payload_and_the_users_own_frames(redis_url: str, shop: Orchestrator) -> None:

@@ -117,24 +117,24 @@ def test_letters_of_many_kinds_come_in_the_order_in_which_they_died(bench: Lette
             break
     assert seen == billing[::-1]
     # Some from the front of their kinds, and some from the middle.
-    assert log.query(agent="billing").retry(at_most=110).sent == 110
+    assert log.query(agent="billing").replay(at_most=110).sent == 110
     assert ids(log.query(agent="billing").page().letters) == billing[110:][::-1]
     for letter_id in (made[51], made[201], made[99]):
-        log.retry(letter_id)
+        log.replay(letter_id)
     left = [one for one in made[1::2] if one not in (made[51], made[201], made[99])]
     assert ids(log.query(agent="shipping").page(1000).letters) == left[::-1]
     assert (log.query(agent="shipping", error="KeyError").count(), log.query(agent="billing").count()) == (37, 10)
-    assert log.query(agent="shipping").retry().sent == len(left)
+    assert log.query(agent="shipping").replay().sent == len(left)
 
 
 @pytest.mark.parametrize("options", [{}, {"agent": "billing"}, {"reason": "timeout"}], ids=["all", "agent", "reason"])
 def test_letters_of_more_kinds_than_are_merged_are_sent_oldest_first(bench: LettersUnderTest, options: Any) -> None:
     made = [bench.bury(error=f"Error{n % 70}", reason="timeout") for n in range(150)]
     log = bench.log
-    assert log.query(**options).retry(all=True, at_most=110).sent == 110
+    assert log.query(**options).replay(all=True, at_most=110).sent == 110
     assert ids(log.query(**options).page(1000).letters) == made[110:][::-1]
     assert bench.index_problems() == []
-    assert log.query(**options).retry(all=True).sent == 40
+    assert log.query(**options).replay(all=True).sent == 40
     assert (bench.accepted(), bench.log.count()) == (150, 0)
 
 
@@ -144,13 +144,13 @@ def test_small_and_large_letters_are_sent_oldest_first(bench: LettersUnderTest) 
     log = bench.log
     raws = {letter.id: letter.raw for letter in log.list(100)}
     log.query(error="KeyError").park("later")
-    assert log.query(agent="billing").retry(at_most=4).sent == 4
-    assert log.query(agent="billing", state="parked").retry(at_most=4).sent == 4
+    assert log.query(agent="billing").replay(at_most=4).sent == 4
+    assert log.query(agent="billing", state="parked").replay(at_most=4).sent == 4
     left = [one for n, one in enumerate(made) if n >= 8]
     assert ids(log.list(100)) == left[::-1]
     assert {letter.id: letter.raw for letter in log.list(100)} == {one: raws[one] for one in left}
     assert bench.index_problems() == []
-    assert log.query(state="all").retry(all=True).sent == 22
+    assert log.query(state="all").replay(all=True).sent == 22
     if bench.keeps_bytes:
         assert sorted(letter.raw for letter in bench.die_again()) == sorted(raws.values())
 
@@ -165,10 +165,10 @@ def test_parked_letters_are_sent_and_the_open_ones_between_them_stay(
     raws = {letter.id: letter.raw for letter in log.list()}
     for parked in made[::2]:
         log.park(parked, "later")
-    assert log.query(state="parked", agent=agent).retry().sent == 3
+    assert log.query(state="parked", agent=agent).replay().sent == 3
     assert {letter.id: letter.raw for letter in log.list()} == {one: raws[one] for one in made[1::2]}
     assert bench.index_problems() == []
-    assert log.query().retry(all=True).sent == 3
+    assert log.query().replay(all=True).sent == 3
 
 
 def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: LettersUnderTest) -> None:
@@ -184,13 +184,13 @@ def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: LettersUnde
     assert len(list(log.store.values("error"))) == 1001
     # By their last arrival; some arrive in the same millisecond.
     assert set(islice(log.store.values("error"), 3)) <= {f"Error{n}" for n in range(980, 1001)}
-    assert log.query(agent="billing").retry().sent == 1000
+    assert log.query(agent="billing").replay().sent == 1000
 
 
 def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: LettersUnderTest) -> None:
     made = [bench.bury() for _ in range(6)]
     log = bench.log
-    act = log.begin("purge", "ann", "")
+    act = log.record("purge", "ann", "")
     assert log.store.remove([made[0], made[3], made[1]], act) == [made[0], made[3], made[1]]
     assert log.store.remove([made[5], made[2]], act) == [made[5], made[2]]
     assert ids(log.list()) == [made[4]]
@@ -198,7 +198,7 @@ def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: LettersUnderT
 
 def test_large_letters_are_all_sent_again(bench: LettersUnderTest) -> None:
     made = [bench.bury(body={"order_id": "x" * 600_000, "cents": n}) for n in range(4)]
-    assert bench.log.query().retry(all=True).sent == len(made)
+    assert bench.log.query().replay(all=True).sent == len(made)
     assert (bench.accepted(), bench.log.count()) == (len(made), 0)
 
 
@@ -228,7 +228,7 @@ def test_pages_do_not_shift_when_letters_come_and_go(bench: LettersUnderTest) ->
     first = chosen.page(4)
     assert ids(first.letters) == made[::-1][:4]
     bench.bury()
-    bench.log.store.remove([made[0], made[8]], bench.log.begin("purge", "test", ""))
+    bench.log.store.remove([made[0], made[8]], bench.log.record("purge", "test", ""))
     second = chosen.page(4, before=first.before)
     assert ids(second.letters) == [made[4], made[3], made[2], made[1]]
     assert chosen.page(4, before=made[1]).letters == ()
@@ -277,7 +277,7 @@ def test_the_groups_of_a_filter_are_found_behind_newer_ones_of_others(bench: Let
 def test_a_retried_letter_is_gone_and_its_successor_knows_it(bench: LettersUnderTest) -> None:
     letter_id = bench.bury(metadata={"tags": [], "big": 2**60, "pi": 3.14159265358979})
     raw = bench.log.get(letter_id).raw
-    assert bench.log.retry(letter_id) == "billing"
+    assert bench.log.replay(letter_id) == "billing"
     with pytest.raises(UnknownDeadLetter):
         bench.log.get(letter_id)
     (again,) = bench.die_again()
@@ -286,14 +286,14 @@ def test_a_retried_letter_is_gone_and_its_successor_knows_it(bench: LettersUnder
     assert dict(again.metadata) == {"tags": [], "big": 2**60, "pi": 3.14159265358979}
     if bench.keeps_bytes:
         assert again.raw == raw
-    bench.log.retry(again.id)
+    bench.log.replay(again.id)
     (third,) = bench.die_again()
     assert (third.replay_of, third.lineage.first, third.lineage.replays) == (again.id, letter_id, 2)
 
 
 def test_a_retried_message_is_a_first_attempt(bench: LettersUnderTest) -> None:
     letter_id = bench.bury()
-    bench.log.retry(letter_id)
+    bench.log.replay(letter_id)
     (headers,) = bench.sent_headers()
     assert headers["retries"] == 0
     assert "failures" not in headers["orc"]
@@ -304,9 +304,9 @@ def test_a_retried_message_is_a_first_attempt(bench: LettersUnderTest) -> None:
 def test_retrying_all_sends_each_once(bench: LettersUnderTest) -> None:
     for _ in range(450):
         bench.bury(queue="billing")
-    done = bench.log.query().retry(all=True)
+    done = bench.log.query().replay(all=True)
     assert (done.sent, bench.log.count(), bench.accepted()) == (450, 0, 450)
-    assert bench.log.query().retry(all=True).sent == 0
+    assert bench.log.query().replay(all=True).sent == 0
 
 
 def test_what_two_operators_retry_at_once_is_sent_once(bench: LettersUnderTest) -> None:
@@ -317,7 +317,7 @@ def test_what_two_operators_retry_at_once_is_sent_once(bench: LettersUnderTest) 
 
     def press() -> None:
         gate.wait()
-        sent.append(bench.log.query(agent="billing").retry(who="someone").sent)
+        sent.append(bench.log.query(agent="billing").replay(who="someone").sent)
 
     threads = [threading.Thread(target=press) for _ in range(4)]
     for thread in threads:
@@ -341,10 +341,10 @@ def test_a_rate_holds(bench: LettersUnderTest) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("orchestrator.deadletters.replay.monotonic", lambda: clock[0])
         patch.setattr("threading.Event.wait", wait)
-        assert bench.log.query().retry(all=True, rate_per_s=10).sent == 12
+        assert bench.log.query().replay(all=True, rate_per_s=10).sent == 12
     assert sum(waited) == pytest.approx(1.2)
     with pytest.raises(InvalidPolicy, match="rate_per_s"):
-        bench.log.query().retry(all=True, rate_per_s=0)
+        bench.log.query().replay(all=True, rate_per_s=0)
 
 
 def test_a_canary_that_dies_stops_the_replay(bench: LettersUnderTest, heard: list[Event]) -> None:
@@ -352,7 +352,7 @@ def test_a_canary_that_dies_stops_the_replay(bench: LettersUnderTest, heard: lis
         bench.bury()
     bench.all_die = True
     with bench.worker():
-        done = bench.log.query().retry(all=True, canary=Canary(max_failure_rate=0.5, wait_s=20))
+        done = bench.log.query().replay(all=True, canary=Canary(max_failure_rate=0.5, wait_s=20))
     assert (done.sent, done.dead) == (1, 1)
     assert "1 of 1 have died again" in done.stopped
     assert bench.log.count() == 30
@@ -363,7 +363,7 @@ def test_a_canary_that_lives_lets_the_others_go(bench: LettersUnderTest) -> None
     for _ in range(130):
         bench.bury()
     with bench.worker():
-        done = bench.log.query().retry(all=True, canary=Canary(wait_s=20))
+        done = bench.log.query().replay(all=True, canary=Canary(wait_s=20))
     assert (done.sent, done.dead, done.stopped) == (130, 0, "")
     assert bench.log.count() == 0
 
@@ -373,7 +373,7 @@ def test_a_canary_sees_those_who_die_without_a_letter(bench: LettersUnderTest) -
         bench.bury()
     bench.all_die = "silently"
     with bench.worker():
-        done = bench.log.query().retry(all=True, canary=Canary(max_failure_rate=0.5, wait_s=20))
+        done = bench.log.query().replay(all=True, canary=Canary(max_failure_rate=0.5, wait_s=20))
     assert (done.sent, done.dead) == (1, 1)
     assert "1 of 1 have died again" in done.stopped
     assert bench.log.count() == 29
@@ -382,16 +382,16 @@ def test_a_canary_sees_those_who_die_without_a_letter(bench: LettersUnderTest) -
 def lots_of(bench: LettersUnderTest, patch: pytest.MonkeyPatch, **options: Any) -> list[int]:
     """The sizes in which letters are sent again."""
     letter_store: Any = bench.log.store
-    replay, sizes = letter_store.resend_found, []
+    replay, sizes = letter_store.replay_found, []
 
     def noted(*args: Any, **more: Any) -> Any:
         replayed = replay(*args, **more)
-        sizes.append(replayed.came_to)
+        sizes.append(replayed.processed)
         return replayed
 
-    patch.setattr(letter_store, "resend_found", noted)
+    patch.setattr(letter_store, "replay_found", noted)
     with bench.worker():
-        done = bench.log.query().retry(all=True, canary=Canary(wait_s=20), **options)
+        done = bench.log.query().replay(all=True, canary=Canary(wait_s=20), **options)
     assert (done.sent, done.stopped) == (sum(sizes), "")
     return sizes
 
@@ -413,15 +413,15 @@ def test_a_rate_holds_within_a_canarys_lots(bench: LettersUnderTest, monkeypatch
 def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(bench: LettersUnderTest, heard: list[Event]) -> None:
     first = [bench.bury() for _ in range(60)]
     bench.bound("billing", 40)
-    done = bench.log.query().retry(all=True)
+    done = bench.log.query().replay(all=True)
     assert (done.sent, bench.accepted()) == (40, 40)
     assert "billing" in done.stopped
     assert "full" in done.stopped
     assert ids(reversed(bench.log.list(100))) == first[40:]
-    assert bench.log.acts(1)[0].done == 40
+    assert bench.log.audit(1)[0].done == 40
     assert [event.name for event in heard].count(events.REPLAY_STOPPED) == 1
     with pytest.raises(MailboxFull):
-        bench.log.retry(first[-1])
+        bench.log.replay(first[-1])
     assert bench.log.get(first[-1]).id == first[-1]
 
 
@@ -432,7 +432,7 @@ def test_a_full_mailbox_keeps_no_other_letter_of_the_lot_back(bench: LettersUnde
     for _ in range(6):
         bench.bury(agent="audit", queue="audit", body={"text": "x" * 300_000})
     bench.bound("billing", 1)
-    done = bench.log.query().retry(all=True)
+    done = bench.log.query().replay(all=True)
     assert done.sent == 7
     assert "billing" in done.stopped
     assert bench.log.query(agent="audit").count() == 0
@@ -444,11 +444,11 @@ def test_an_edited_letter_is_sent_as_edited_and_keeps_its_line(bench: LettersUnd
     changed = [line for line in edit.diff().splitlines() if line[0] in "+-" and "cents" in line]
     assert [line.replace(" ", "") for line in changed] == ['-"cents":-5', '+"cents":500']
     assert bench.log.count() == 1
-    assert bench.log.edit_and_retry(letter_id, {"cents": 500}, who="ann", why="wrong sign") == "billing"
+    assert bench.log.edit_and_replay(letter_id, {"cents": 500}, who="ann", why="wrong sign") == "billing"
     (again,) = bench.die_again()
     assert again.body()[0] == [{"order_id": "o1", "cents": 500}]
     assert again.replay_of == letter_id
-    (act,) = [act for act in bench.log.acts() if act.kind == "edit"]
+    (act,) = [act for act in bench.log.audit() if act.kind == "edit"]
     assert (act.who, act.why, act.done) == ("ann", "wrong sign", 1)
 
 
@@ -457,7 +457,7 @@ def test_an_edit_must_fit_the_model(bench: LettersUnderTest) -> None:
     with pytest.raises(InvalidMessage, match="cents"):
         bench.log.edit(letter_id, {"cents": "many"})
     with pytest.raises(InvalidMessage, match="colour"):
-        bench.log.edit_and_retry(letter_id, {"colour": "red"})
+        bench.log.edit_and_replay(letter_id, {"colour": "red"})
     with pytest.raises(CallerError, match="allowed"):
         bench.log.edit(letter_id, {})
     assert bench.log.count() == 1
@@ -480,7 +480,7 @@ def test_a_parked_letter_is_out_of_the_way_until_it_is_unparked(bench: LettersUn
     assert (log.query().count(), log.query(state="parked", agent="billing").count()) == (1, 1)
     letter = log.get(keep_me)
     assert (letter.state, letter.note["note"], letter.note["who"]) == ("parked", "ask the bank", "ann")
-    assert log.query().retry(all=True).sent == 1
+    assert log.query().replay(all=True).sent == 1
     log.unpark(keep_me)
     assert log.get(keep_me).state == "open"
     assert log.query().count() == 1
@@ -508,8 +508,8 @@ def test_a_selection_can_be_of_those_that_are_there_now(bench: LettersUnderTest)
 def test_how_many_are_wanted_is_a_number_from_0(bench: LettersUnderTest) -> None:
     bench.bury()
     log = bench.log
-    assert (log.list(0), list(log.acts(0)), log.query().page(0).letters, log.query().groups(0)) == ([], [], (), [])
-    asks: list[Any] = [log.list, log.acts, log.query().page, log.query().groups]
+    assert (log.list(0), list(log.audit(0)), log.query().page(0).letters, log.query().groups(0)) == ([], [], (), [])
+    asks: list[Any] = [log.list, log.audit, log.query().page, log.query().groups]
     for ask in asks:
         for limit in (-1, 1.5, "5", None, True):
             with pytest.raises(InvalidPolicy, match="limit="):
@@ -526,7 +526,7 @@ def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: Lett
     log.unpark(after)
     bench.let_pass(3600)
     assert run_maintenance(log, RETRYING) == MaintenanceResult()
-    assert log.query().retry(all=True).sent == 2
+    assert log.query().replay(all=True).sent == 2
 
 
 def test_purging_takes_what_the_filter_means(bench: LettersUnderTest, heard: list[Event]) -> None:
@@ -545,18 +545,18 @@ def test_every_act_is_recorded(bench: LettersUnderTest) -> None:
     letter_id = bench.bury()
     bench.log.park(letter_id, "n", who="ann", why="because")
     bench.log.unpark(letter_id, who="bob")
-    bench.log.query(agent="billing").retry(who="eve", why="fixed")
-    acts = bench.log.acts()
+    bench.log.query(agent="billing").replay(who="eve", why="fixed")
+    acts = bench.log.audit()
     assert [(a.kind, a.who, a.why, a.done) for a in acts] == [
-        ("retry", "eve", "fixed", 1),
+        ("replay", "eve", "fixed", 1),
         ("unpark", "bob", "", 1),
         ("park", "ann", "because", 1),
     ]
     assert acts[0].detail["filter"] == {"agent": "billing", "state": "open"}
     bench.die_again()
-    assert bench.log.acts(1)[0].dead == 1
-    bench.log.retry(bench.log.list()[0].id)
-    assert "@" in bench.log.acts(1)[0].who
+    assert bench.log.audit(1)[0].dead == 1
+    bench.log.replay(bench.log.list()[0].id)
+    assert "@" in bench.log.audit(1)[0].who
 
 
 # -- export and import
@@ -605,7 +605,7 @@ def test_a_bad_line_is_named(bench: LettersUnderTest, line: str, problem: str) -
 
 # -- by itself
 
-RETRYING = RetentionPolicy(retries=3, first_retry_s=60)
+RETRYING = RetentionPolicy(auto_replays=3, first_replay_s=60)
 
 
 def test_a_letter_is_retried_automatically_until_that_is_used_up_and_then_parked(
@@ -614,14 +614,14 @@ def test_a_letter_is_retried_automatically_until_that_is_used_up_and_then_parked
     bench.bury(reason="retries exhausted")
     hopeless = bench.bury(reason="non-retryable error")
     for number in range(3):
-        assert run_maintenance(bench.log, RETRYING).retried == 0
+        assert run_maintenance(bench.log, RETRYING).replayed == 0
         bench.let_pass(60 * 2**number)
-        assert run_maintenance(bench.log, RETRYING).retried == 1
+        assert run_maintenance(bench.log, RETRYING).replayed == 1
         (again,) = bench.die_again()
         assert again.lineage.auto == number + 1
     bench.let_pass(10_000)
     kept = run_maintenance(bench.log, RETRYING)
-    assert (kept.retried, kept.parked) == (0, 1), "retried beyond the maximum"
+    assert (kept.replayed, kept.parked) == (0, 1), "retried beyond the maximum"
     (parked,) = bench.log.query(state="parked").page().letters
     assert parked.lineage.auto == 3
     assert "3 times" in parked.note["note"]
@@ -635,19 +635,19 @@ def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: LettersU
     other = bench.bury(agent="audit", queue="audit")
     bench.bound("billing", 2)
     bench.let_pass(61)
-    assert run_maintenance(bench.log, RETRYING).retried == 3
+    assert run_maintenance(bench.log, RETRYING).replayed == 3
     assert bench.log.query(agent="audit").count() == 0, f"{other} was not retried"
     assert bench.log.query().count() == 128
-    (act,) = bench.log.acts()
-    assert (act.kind, act.done) == ("retry", 3)
+    (act,) = bench.log.audit()
+    assert (act.kind, act.done) == ("replay", 3)
     # They are not forgotten, and what has no effect leaves no act.
     for _ in range(3):
         bench.let_pass(61)
-        assert run_maintenance(bench.log, RETRYING).retried == 0
-    assert bench.log.acts() == [act]
+        assert run_maintenance(bench.log, RETRYING).replayed == 0
+    assert bench.log.audit() == [act]
     bench.bound("billing", 1000)
     bench.let_pass(61)
-    assert run_maintenance(bench.log, RETRYING).retried == 128
+    assert run_maintenance(bench.log, RETRYING).replayed == 128
     assert bench.log.count() == 0
 
 
@@ -658,14 +658,14 @@ def test_retries_that_take_all_the_time_there_is_leave_expiry_and_length_their_s
         bench.bury(reason="non-retryable error")
     for _ in range(700):
         bench.bury()
-    retention = RetentionPolicy(keep_s=3600, most=1, retries=3)
-    assert run_maintenance(bench.log, RetentionPolicy(retries=3)) == MaintenanceResult()
+    retention = RetentionPolicy(ttl_s=3600, max_count=1, auto_replays=3)
+    assert run_maintenance(bench.log, RetentionPolicy(auto_replays=3)) == MaintenanceResult()
     bench.let_pass(7200)
     # By this clock there is time for ten steps or less.
     ticks = count()
     monkeypatch.setattr(dead_letters, "monotonic", lambda: next(ticks) / 10)
     kept = dead_letters.run_maintenance(bench.log, retention, budget_s=1)
-    assert (kept.retried > 0, kept.expired > 0, kept.trimmed > 0) == (True, True, True), kept
+    assert (kept.replayed > 0, kept.expired > 0, kept.trimmed > 0) == (True, True, True), kept
 
 
 def test_retries_get_the_time_that_nothing_else_needs(bench: LettersUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -675,17 +675,19 @@ def test_retries_get_the_time_that_nothing_else_needs(bench: LettersUnderTest, m
     ticks = count()
     monkeypatch.setattr(dead_letters, "monotonic", lambda: next(ticks) / 100)
     assert (
-        dead_letters.run_maintenance(bench.log, RetentionPolicy(retries=3, first_retry_s=0.001), budget_s=0.5).retried
+        dead_letters.run_maintenance(
+            bench.log, RetentionPolicy(auto_replays=3, first_replay_s=0.001), budget_s=0.5
+        ).replayed
         == 700
     )
-    (act,) = bench.log.acts()
+    (act,) = bench.log.audit()
     assert act.done == 700
 
 
 def test_without_the_setting_nothing_is_retried_by_itself(bench: LettersUnderTest) -> None:
     bench.bury()
     bench.let_pass(3600)
-    assert run_maintenance(bench.log, RetentionPolicy()).retried == 0
+    assert run_maintenance(bench.log, RetentionPolicy()).replayed == 0
     assert bench.log.count() == 1
 
 
@@ -695,21 +697,21 @@ def test_only_what_is_old_and_open_expires_and_that_is_said(
     bench.bury()
     parked = bench.bury()
     bench.log.park(parked, "keep")
-    assert run_maintenance(bench.log, RetentionPolicy(keep_s=3000)).expired == 0
+    assert run_maintenance(bench.log, RetentionPolicy(ttl_s=3000)).expired == 0
     bench.let_pass(3600)
-    assert run_maintenance(bench.log, RetentionPolicy(keep_s=3000)).expired == 1
-    assert run_maintenance(bench.log, RetentionPolicy(keep_s=3000)).expired == 0
+    assert run_maintenance(bench.log, RetentionPolicy(ttl_s=3000)).expired == 1
+    assert run_maintenance(bench.log, RetentionPolicy(ttl_s=3000)).expired == 0
     assert ids(bench.log.list()) == [parked]
     told = [event for event in heard if event.name == events.LETTERS_EXPIRED]
     assert [(e.measurements["count"], e.metadata["reason"]) for e in told] == [(1, "age")]
     assert "expired unresolved" in caplog.text
-    assert bench.log.acts(1)[0].kind == "expire"
+    assert bench.log.audit(1)[0].kind == "expire"
 
 
 def test_a_log_that_is_too_long_loses_its_oldest_and_says_so(bench: LettersUnderTest, heard: list[Event]) -> None:
     made = [bench.bury() for _ in range(10)]
     bench.log.park(made[0], "keep")
-    assert run_maintenance(bench.log, RetentionPolicy(most=4)).trimmed == 6
+    assert run_maintenance(bench.log, RetentionPolicy(max_count=4)).trimmed == 6
     assert set(ids(bench.log.list())) == {made[0], *made[7:]}
     assert [e.metadata["reason"] for e in heard if e.name == events.LETTERS_EXPIRED] == ["length"]
-    assert run_maintenance(bench.log, RetentionPolicy(most=4)).trimmed == 0
+    assert run_maintenance(bench.log, RetentionPolicy(max_count=4)).trimmed == 0

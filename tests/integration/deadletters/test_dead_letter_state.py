@@ -66,7 +66,7 @@ class Log(RuleBasedStateMachine):
     @rule(at=st.integers(0, 9))
     def retry(self, at: int) -> None:
         letter_id = self._pick(at)
-        assert self.bench.log.retry(letter_id) == QUEUE
+        assert self.bench.log.replay(letter_id) == QUEUE
         self._resent(letter_id, by_itself=False)
 
     def _resent(self, letter_id: str, *, by_itself: bool) -> None:
@@ -89,7 +89,7 @@ class Log(RuleBasedStateMachine):
         ]
         sent: list[int] = []
         threads = [
-            threading.Thread(target=lambda: sent.append(self.bench.log.query(agent=agent, state=state).retry().sent))
+            threading.Thread(target=lambda: sent.append(self.bench.log.query(agent=agent, state=state).replay().sent))
             for _ in range(operators)
         ]
         for thread in threads:
@@ -148,14 +148,14 @@ class Log(RuleBasedStateMachine):
         """A week later; parked letters stay."""
         self.bench.let_pass(7 * 86400)
         meant = [i for i in self.letters if i not in self.parked]
-        assert run_maintenance(self.bench.log, RetentionPolicy(keep_s=86400), budget_s=60).expired == len(meant)
+        assert run_maintenance(self.bench.log, RetentionPolicy(ttl_s=86400), budget_s=60).expired == len(meant)
         self.bench.letter_store.later_ms = 0
         for letter_id in meant:
             self._gone(letter_id)
 
     @rule(most=st.integers(1, 3))
     def trim(self, most: int) -> None:
-        trimmed = run_maintenance(self.bench.log, RetentionPolicy(most=most), budget_s=60).trimmed
+        trimmed = run_maintenance(self.bench.log, RetentionPolicy(max_count=most), budget_s=60).trimmed
         assert trimmed == max(0, len(self.letters) - most)
         there = {letter.id for letter in self.bench.log.list(1000)}
         for letter_id in set(self.letters) - there:
@@ -168,13 +168,13 @@ class Log(RuleBasedStateMachine):
         before = set(self.bench.redis.zrange(self.bench.keys.letters_due, 0, -1))
         planned = self.bench.redis.get(self.bench.keys.letters_planned) or b"0-0"
         kept = run_maintenance(
-            self.bench.log, RetentionPolicy(keep_s=1e9, retries=RETRIES, first_retry_s=1), budget_s=60
+            self.bench.log, RetentionPolicy(ttl_s=1e9, auto_replays=RETRIES, first_replay_s=1), budget_s=60
         )
         self.bench.letter_store.later_ms = 0
         new = [i for i in self.letters if _order(i) > _order(planned.decode()) and i not in self.parked]
         spent = {i for i in new if self.auto[i] >= RETRIES}
         due = {raw.decode() for raw in before} | (set(new) - spent)
-        assert (kept.retried, kept.parked) == (len(due), len(spent))
+        assert (kept.replayed, kept.parked) == (len(due), len(spent))
         self.parked |= spent
         for letter_id in due:
             self._resent(letter_id, by_itself=True)

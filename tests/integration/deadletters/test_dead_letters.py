@@ -82,7 +82,7 @@ def test_a_letter_sent_again_is_gone_from_the_log_and_accepted_anew(house: Clust
     outcome = house.orchestrator.send("worker", app.Flaky(failures=3), metadata={"job": 1}).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
     letter = house.orchestrator.dead_letters.get(str(outcome.letter_id))
-    again = house.letter_after(lambda: house.orchestrator.dead_letters.retry(letter.id))
+    again = house.letter_after(lambda: house.orchestrator.dead_letters.replay(letter.id))
     assert again.id != letter.id
     assert again.replay_of == letter.id
     assert (again.attempts, len(again.failures), dict(again.metadata)) == (3, 3, {"job": 1})
@@ -99,7 +99,7 @@ def test_a_letter_whose_cause_is_gone_is_handled_when_it_is_sent_again(house: Cl
     letter = house.letter_after(lambda: house.put(json.dumps(raw).encode()))
     assert letter.reason == "malformed"
     before = house.row()
-    assert house.orchestrator.dead_letters.retry(letter.id) == "worker"
+    assert house.orchestrator.dead_letters.replay(letter.id) == "worker"
     house.idle()
     assert house.orchestrator.dead_letters.count() == 0
     assert house.row().handled == before.handled + 1
@@ -111,13 +111,13 @@ def test_who_waited_for_the_first_outcome_can_see_the_second(house: Cluster) -> 
     outcome = delivery.wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
     house.redis.delete("test:fail")
-    house.orchestrator.dead_letters.retry(str(outcome.letter_id))
+    house.orchestrator.dead_letters.replay(str(outcome.letter_id))
     assert eventually(lambda: isinstance(delivery.outcome(), Handled))
 
 
 def test_what_is_no_message_at_all_can_be_sent_again_and_comes_back(house: Cluster) -> None:
     letter = house.letter_after(lambda: house.put(b"\xff\x00nonsense"))
-    again = house.letter_after(lambda: house.orchestrator.dead_letters.retry(letter.id))
+    again = house.letter_after(lambda: house.orchestrator.dead_letters.replay(letter.id))
     assert again.raw == letter.raw == b"\xff\x00nonsense"
     assert house.row().balanced
 
@@ -132,7 +132,7 @@ def test_many_who_retry_one_letter_at_once_send_it_once(house: Cluster) -> None:
     def retry() -> None:
         gate.wait()
         try:
-            done.append(house.orchestrator.dead_letters.retry(letter.id))
+            done.append(house.orchestrator.dead_letters.replay(letter.id))
         except UnknownDeadLetter as error:
             refused.append(error)
 
@@ -151,7 +151,7 @@ def test_many_who_retry_one_letter_at_once_send_it_once(house: Cluster) -> None:
 )
 def test_a_letter_that_is_not_there_is_unknown(house: Cluster, name: str) -> None:
     log = house.orchestrator.dead_letters
-    for ask in (log.get, log.retry):
+    for ask in (log.get, log.replay):
         with pytest.raises(UnknownDeadLetter, match="unknown dead letter"):
             ask(name)
 
@@ -208,7 +208,7 @@ def test_foreign_entries_in_the_stream_are_shown_not_stumbled_over(house: Cluste
 def test_a_letter_of_no_queue_cannot_be_sent_anywhere(house: Cluster) -> None:
     entry: Any = house.redis.xadd(house.keys.dead_letters, {"m": b"{}"})
     with pytest.raises(CallerError, match="names no mailbox"):
-        house.orchestrator.dead_letters.retry(entry.decode())
+        house.orchestrator.dead_letters.replay(entry.decode())
     assert house.orchestrator.dead_letters.count() == 1
 
 
@@ -236,7 +236,7 @@ def test_a_message_that_expires_becomes_a_letter_if_that_was_asked_for(house: Cl
     letter = house.orchestrator.dead_letters.get(str(outcome.letter_id))
     assert (letter.reason, letter.error_type, letter.agent) == ("expired", "Expired", "worker")
     assert house.row().dead == before.dead + 1
-    assert house.orchestrator.dead_letters.retry(letter.id) == "worker"
+    assert house.orchestrator.dead_letters.replay(letter.id) == "worker"
     house.idle()
     assert house.row().handled == before.handled + 1
 
@@ -246,7 +246,7 @@ def test_a_task_that_no_queue_is_bound_for_becomes_a_letter(house: Cluster) -> N
         lambda: house.orchestrator.app.send_task("plain.add", args=[1, 2], exchange="nowhere", routing_key="celery")
     )
     assert (letter.reason, letter.task, letter.queue) == ("unroutable", "plain.add", "celery")
-    house.orchestrator.dead_letters.retry(letter.id)
+    house.orchestrator.dead_letters.replay(letter.id)
     house.idle()
     assert house.orchestrator.dead_letters.count() == 0
 
@@ -257,10 +257,10 @@ def test_a_letter_that_is_handled_after_all_is_resolved_and_its_canary_content(h
         house.orchestrator.send("worker", app.FailsWhile(key="test:fail"), track=False)
     eventually(lambda: house.orchestrator.dead_letters.count() == 3)
     chosen = house.orchestrator.dead_letters.query(agent="worker", message="FailsWhile")
-    done = chosen.retry(canary=Canary(wait_s=WAIT_S))
+    done = chosen.replay(canary=Canary(wait_s=WAIT_S))
     assert (done.sent, bool(done.stopped)) == (1, True)
     house.redis.delete("test:fail")
-    done = chosen.retry(canary=Canary(wait_s=WAIT_S))
+    done = chosen.replay(canary=Canary(wait_s=WAIT_S))
     assert (done.sent, done.dead, done.stopped) == (3, 0, "")
     assert house.orchestrator.dead_letters.count() == 0
 
@@ -271,7 +271,7 @@ def test_a_canary_sees_a_worker_fail_without_a_letter(house: Cluster) -> None:
         # What expires is buried here, whatever becomes of failures.
         house.orchestrator.send("worker", app.Broken(), on_error="log", expires_s=0)
     eventually(lambda: log.count() == 2, WAIT_S)
-    done = log.query(agent="worker").retry(canary=Canary(wait_s=WAIT_S))
+    done = log.query(agent="worker").replay(canary=Canary(wait_s=WAIT_S))
     assert (done.sent, done.dead) == (1, 1)
     assert "1 of 1 have died again" in done.stopped
     assert log.count() == 1

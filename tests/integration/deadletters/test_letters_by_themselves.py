@@ -42,8 +42,8 @@ def house(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
 
 def automatic(house: Cluster) -> int:
     """How many letters were sent again by themselves."""
-    acts = house.orchestrator.dead_letters.acts(500)
-    return sum(act.done or 0 for act in acts if (act.kind, act.why) == ("retry", "automatic"))
+    acts = house.orchestrator.dead_letters.audit(500)
+    return sum(act.done or 0 for act in acts if (act.kind, act.why) == ("replay", "automatic"))
 
 
 def test_a_letter_is_sent_again_five_times_by_itself_and_then_parked(house: Cluster) -> None:
@@ -53,7 +53,7 @@ def test_a_letter_is_sent_again_five_times_by_itself_and_then_parked(house: Clus
     (letter,) = eventually(lambda: log.query(state="parked").page(10).letters, WAIT_S, house.log)
     assert letter.delivery_id == delivery.id
     assert (letter.lineage.replays, letter.lineage.auto) == (5, 5)
-    assert letter.note["note"] == "retried automatically 5 times"
+    assert letter.note["note"] == "replayed automatically 5 times"
     assert letter.note["who"] == "monitor-manager"
     assert log.count() == 1
     assert house.row().accepted == before + 6

@@ -45,7 +45,7 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
         done.append("letters")
         return MaintenanceResult()
 
-    monkeypatch.setattr(orchestrator, "keep_letters", keep)
+    monkeypatch.setattr(orchestrator, "maintain_dead_letters", keep)
     clock = HousekeepingClock(orchestrator.app, None, 1)
     for _ in range(3):
         clock._publish()

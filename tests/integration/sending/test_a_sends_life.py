@@ -144,10 +144,10 @@ def test_all_are_retried_and_handled_once_their_cause_has_passed(house: Cluster)
     deliveries = [house.orchestrator.send("worker", app.FailsWhile(key="test:closed"), retry=ONCE) for _ in range(12)]
     assert all(isinstance(delivery.wait(timeout_s=WAIT_S), Dead) for delivery in deliveries)
     house.redis.delete("test:closed")
-    done = log.query().retry(all=True, why="it is open again")
+    done = log.query().replay(all=True, why="it is open again")
     assert (done.sent, log.count()) == (12, 0)
     eventually(lambda: all(delivery.outcome() == Handled(None, 1) for delivery in deliveries), WAIT_S, house.log)
-    assert log.query().retry(all=True).sent == 0
+    assert log.query().replay(all=True).sent == 0
     assert all(row.balanced for row in house.idle())
 
 
@@ -157,7 +157,7 @@ def test_a_retry_that_fails_counts_its_attempts_and_its_line_counts_the_retries(
     assert (letter.attempts, letter.lineage.replays) == (3, 0)
     for replays in (1, 2):
         before = letter
-        letter = house.letter_after(lambda of=before: log.retry(of.id), WAIT_S)  # type: ignore[misc]
+        letter = house.letter_after(lambda of=before: log.replay(of.id), WAIT_S)  # type: ignore[misc]
         assert (letter.attempts, len(letter.failures), letter.replay_of) == (3, 3, before.id)
         assert (letter.lineage.first, letter.lineage.replays, letter.lineage.auto) == (first.id, replays, 0)
         assert letter.delivery_id == first.delivery_id
@@ -170,14 +170,14 @@ def test_old_ones_are_retried_by_themselves_never_past_the_maximum(house: Cluste
     letter = die(house, retry=ONCE)
 
     def parked() -> bool:
-        house.orchestrator.keep_letters()
+        house.orchestrator.maintain_dead_letters()
         return log.query(state="parked").count() == 1
 
     eventually(parked, WAIT_S, house.log)
     (last,) = log.query(state="parked").page().letters
     assert (last.delivery_id, last.lineage.replays, last.lineage.auto) == (letter.delivery_id, 2, 2)
     for _ in range(5):
-        assert house.orchestrator.keep_letters().retried == 0
+        assert house.orchestrator.maintain_dead_letters().replayed == 0
     assert house.row().accepted == before + 3
     assert log.count() == 1
 

@@ -61,13 +61,13 @@ def test_a_delivery_that_is_sent_again_waits_anew(shop: Orchestrator, how: str) 
     log = shop.dead_letters
     match how:
         case "one":
-            log.retry(letter.id)
+            log.replay(letter.id)
         case "many":
-            assert log.query().retry(all=True).sent == 1
+            assert log.query().replay(all=True).sent == 1
         case "edited":
-            log.edit_and_retry(letter.id, {"cents": 2})
+            log.edit_and_replay(letter.id, {"cents": 2})
         case _:
-            assert run_maintenance(log, RetentionPolicy(retries=1, first_retry_s=0), budget_s=60).retried == 1
+            assert run_maintenance(log, RetentionPolicy(auto_replays=1, first_replay_s=0), budget_s=60).replayed == 1
     waits_anew(delivery)
 
 
@@ -76,7 +76,7 @@ def test_a_delivery_whose_id_is_escaped_waits_anew_too(shop: Orchestrator) -> No
     delivery = shop.send(task.s({"order_id": "o", "cents": 1}).set(queue=QUEUE, task_id='"é\\"'))
     assert delivery.id == '"é\\"'
     letter = died(shop, delivery)
-    shop.dead_letters.retry(letter.id)
+    shop.dead_letters.replay(letter.id)
     assert delivery.outcome() is None
 
 
@@ -87,7 +87,7 @@ def test_an_outcome_that_tells_of_another_letter_is_kept(shop: Orchestrator) -> 
     died(shop, shop.send("billing", Charge(order_id="p", cents=1), metadata={"id": other.id}))
     newest = shop.dead_letters.list(1)[0]
     assert newest.id != letter.id
-    shop.dead_letters.retry(newest.id)
+    shop.dead_letters.replay(newest.id)
     outcome = other.outcome()
     assert isinstance(outcome, Dead)
     assert outcome.letter_id == letter.id
@@ -100,5 +100,5 @@ def test_an_imported_letters_delivery_waits_anew(shop: Orchestrator) -> None:
     lines = list(log.query().export())
     log.purge(all=True)
     assert log.import_lines(lines) == (1, 0)
-    log.retry(log.list(1)[0].id)
+    log.replay(log.list(1)[0].id)
     waits_anew(delivery)

@@ -166,7 +166,7 @@ def test_what_expires_is_a_dead_letter_if_its_handler_or_its_send_asks_for_it(ho
         (letter,) = [letter for letter in log.list(50) if letter.delivery_id == delivery.id]
         assert (letter.reason, letter.error_type, letter.attempts) == ("expired", "Expired", 0)
         # Who sends it again does not want it to have expired again.
-        log.retry(letter.id)
+        log.replay(letter.id)
         eventually(partial(became, delivery, Handled(result, 1)), WAIT_S, house.log)
 
 
@@ -218,9 +218,9 @@ def test_a_dead_chain_goes_on_once_its_letter_is_sent_again_and_handled(house: C
     outcome = delivery.wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
     # Dead once more, it has lost nothing of what follows.
-    again = house.letter_after(lambda: log.retry(str(outcome.letter_id)), WAIT_S)
+    again = house.letter_after(lambda: log.replay(str(outcome.letter_id)), WAIT_S)
     keep_shut(house, name, False)
-    log.retry(again.id)
+    log.replay(again.id)
     eventually(lambda: delivery.outcome() == Handled(name, 1), WAIT_S, house.log)
     expected = sorted(["gave up", "gave up", name, "last"])
     eventually(lambda: sorted(noted(house, name)) == expected, WAIT_S, lambda: f"{noted(house, name)} {house.log()}")

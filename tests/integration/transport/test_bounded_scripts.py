@@ -228,7 +228,7 @@ def test_large_letters_are_removed_in_parts(letters: LettersInRedis, calls: Call
     assert max(int(answer[0]) for answer in calls.of("purge_letters")) <= FEW
     assert [letter_id for answer in calls.of("purge_letters") for letter_id in answer[1:]] == [i.encode() for i in ids]
     assert letters.log.count() == 0
-    assert letters.log.acts(1)[0].done == MANY
+    assert letters.log.audit(1)[0].done == MANY
 
 
 def test_large_letters_are_put_aside_in_parts(letters: LettersInRedis, calls: Calls) -> None:
@@ -237,13 +237,13 @@ def test_large_letters_are_put_aside_in_parts(letters: LettersInRedis, calls: Ca
     assert max(int(answer[0]) for answer in calls.of("park_letters")) <= FEW
     assert letters.log.query(state="parked").count() == MANY
     assert letters.log.query(state="parked").unpark() == MANY
-    assert letters.log.acts(1)[0].done == MANY
+    assert letters.log.audit(1)[0].done == MANY
 
 
 def test_retries_of_large_letters_are_planned_in_parts(letters: LettersInRedis) -> None:
     ids = buried(letters, 3 * MANY)
     looked_at = []
-    while step := letters.letter_store.plan(3, 1000, ["retries exhausted"], 100)[0]:
+    while step := letters.letter_store.schedule(3, 1000, ["retries exhausted"], 100)[0]:
         looked_at.append(step)
     assert sum(looked_at) == 3 * MANY
     assert max(looked_at) <= AT_ONCE
@@ -273,7 +273,7 @@ def test_small_letters_are_searched_by_the_hundred(letters: LettersInRedis) -> N
 
 def test_large_letters_are_sent_again_in_parts(letters: LettersInRedis, calls: Calls) -> None:
     buried(letters)
-    assert letters.log.query().retry(all=True).sent == MANY
+    assert letters.log.query().replay(all=True).sent == MANY
     came_to = [answer[1] for answer in calls.of("replay_found") if answer]
     assert came_to
     assert max(came_to) <= FEW
@@ -285,7 +285,7 @@ def test_large_letters_are_taken_in_in_parts(letters: LettersInRedis, calls: Cal
     letters.redis.flushall()
     assert letters.log.import_lines(lines) == (MANY, 0)
     assert [len(answer) for answer in calls.of("import_letters")] == [1] * MANY
-    assert letters.log.acts(1)[0].done == MANY
+    assert letters.log.audit(1)[0].done == MANY
 
 
 # -- sending

@@ -65,8 +65,8 @@ def test_an_edited_letter_and_an_imported_one_are_refused_too(redis_url: str) ->
     (line,) = bench.log.query().export()
     bench.letter_store.max_message_bytes = LIMIT
     with pytest.raises(MessageTooLarge):
-        bench.log.edit_and_retry(letter_id, {"order_id": LARGE})
-    assert [act.kind for act in bench.log.acts()] == ["export"]
+        bench.log.edit_and_replay(letter_id, {"order_id": LARGE})
+    assert [act.kind for act in bench.log.audit()] == ["export"]
     row = json.loads(line) | {"id": "1-1"}
     row["message"] = json.dumps({"headers": {"task": "t"}, "body": LARGE})
     with pytest.raises(InvalidExport, match=rf"line 2\b.*message of \d+ bytes.*allowed: {LIMIT}"):

@@ -52,7 +52,7 @@ def given_back(bench: LettersInRedis, entry: str, step: str, *, died: bool) -> l
 )
 def test_a_reader_finds_the_line_before_the_other_members(bench: LettersInRedis, raw: bytes) -> None:
     letter_id = malformed(bench, raw)
-    bench.log.retry(letter_id)
+    bench.log.replay(letter_id)
     (fields,) = entries(bench)
     assert fields[b"m"] == raw, "byte for byte"
     assert json.loads(fields[b"r"])["of"] == letter_id
@@ -66,7 +66,7 @@ def test_a_reader_finds_the_line_before_the_other_members(bench: LettersInRedis,
 
 def test_what_comes_back_and_kills_its_worker_keeps_its_line(bench: LettersInRedis) -> None:
     letter_id = bench.bury()
-    bench.log.retry(letter_id)
+    bench.log.replay(letter_id)
     assert given_back(bench, claimed(bench)[0], "0", died=False) == [b"returned"]
     (fields,) = entries(bench, "returned-0")
     assert json.loads(fields[b"r"])["of"] == letter_id
@@ -82,7 +82,7 @@ def test_what_comes_back_and_kills_its_worker_keeps_its_line(bench: LettersInRed
 
 def test_what_a_full_mailbox_drops_keeps_its_line(bench: LettersInRedis) -> None:
     letter_id = bench.bury()
-    bench.log.retry(letter_id)
+    bench.log.replay(letter_id)
     declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(1, overflow="drop_oldest")), serves=True)
     k = bench.keys
     bench.store.run("publish", [k.step(QUEUE, "0"), k.ledger(QUEUE)], [0, "", wire_message(2)])
@@ -92,14 +92,14 @@ def test_what_a_full_mailbox_drops_keeps_its_line(bench: LettersInRedis) -> None
 
 def test_a_malformed_message_keeps_its_line_too(bench: LettersInRedis) -> None:
     letter_id = malformed(bench, b"nonsense")
-    bench.log.retry(letter_id)
+    bench.log.replay(letter_id)
     (again,) = bench.die_again()
     assert (again.raw, again.replay_of, again.lineage.replays) == (b"nonsense", letter_id, 1)
 
 
 def test_who_looks_for_a_delivery_finds_its_line(bench: LettersInRedis) -> None:
     letter_id = bench.bury()
-    bench.log.retry(letter_id)
+    bench.log.replay(letter_id)
     k = bench.keys
     keys = [k.ledger(QUEUE), k.outcome("d1"), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "0")]
     args = [GROUP, "d1", "", 1000, "-", 100]
@@ -114,8 +114,8 @@ def test_a_refused_letter_leaves_its_kind_and_its_message_as_they_were(bench: Le
     made = [bench.bury(body={"text": "x" * size}) for size in (1, 9000, 1, 9000)]
     lines = list(bench.log.query().export())
     bench.bound(QUEUE, 1)
-    bench.log.retry(made[0])
+    bench.log.replay(made[0])
     with pytest.raises(MailboxFull):
-        bench.log.retry(made[1])
+        bench.log.replay(made[1])
     assert list(bench.log.query().export()) == lines[1:]
     assert bench.index_problems() == []

@@ -168,10 +168,10 @@ def test_a_dead_letter_is_not_sent_into_a_full_mailbox(house: Orchestrator) -> N
     outcome = house.send_many("oldest", [Work()] * 4)[3].wait(5)
     assert isinstance(outcome, Dead)
     with pytest.raises(MailboxFull):
-        house.dead_letters.retry(str(outcome.letter_id))
+        house.dead_letters.replay(str(outcome.letter_id))
     assert house.dead_letters.count() == 1
     take_out(house, "oldest")
-    house.dead_letters.retry(str(outcome.letter_id))
+    house.dead_letters.replay(str(outcome.letter_id))
     assert house.dead_letters.count() == 0
 
 

@@ -20,7 +20,7 @@ from tests.support.worker_process import WorkerProcess
 
 #: What Celery says; the second where even a PING is refused.
 REFUSED = re.compile("Connection to broker lost|Cannot connect to")
-AuditEntry = Callable[[Any], Any]
+ServerChange = Callable[[Any], Any]
 
 
 def too_few_replicas(client: Any) -> None:
@@ -91,7 +91,7 @@ def refused_twice(worker: WorkerProcess) -> None:
 @pytest.mark.parametrize("pool", ["solo", "prefork", "gevent"])
 @pytest.mark.parametrize(("refuse", "relent"), WAYS)
 def test_a_worker_outlives_a_server_that_refuses(
-    broker: BareBroker, seen: BareBroker, refuse: AuditEntry, relent: AuditEntry, pool: str
+    broker: BareBroker, seen: BareBroker, refuse: ServerChange, relent: ServerChange, pool: str
 ) -> None:
     """Regression: it came back after the first refusal, and ended with "Unrecoverable error" at the next."""
     with WorkerProcess("tests.apps.bare", broker.url, pool=pool, environment={"BARE_RECORD_URL": seen.url}) as w:
@@ -127,7 +127,13 @@ def test_what_runs_while_the_server_refuses_is_settled_afterwards(broker: BareBr
     ("app", "task", "args"), [("tests.apps.bare", "note", ["n"]), ("tests.apps.agents_app", "plain.add", [1, 2])]
 )
 def test_a_worker_that_starts_while_the_server_refuses_waits(
-    broker: BareBroker, seen: BareBroker, refuse: AuditEntry, relent: AuditEntry, app: str, task: str, args: list[Any]
+    broker: BareBroker,
+    seen: BareBroker,
+    refuse: ServerChange,
+    relent: ServerChange,
+    app: str,
+    task: str,
+    args: list[Any],
 ) -> None:
     """Regression: it ended with "Unrecoverable error"."""
     refuse(broker.redis)
@@ -144,7 +150,7 @@ def test_a_worker_that_starts_while_the_server_refuses_waits(
 
 
 @pytest.mark.parametrize(("refuse", "relent"), WAYS)
-def test_a_sender_is_told_and_may_send_again(broker: BareBroker, refuse: AuditEntry, relent: AuditEntry) -> None:
+def test_a_sender_is_told_and_may_send_again(broker: BareBroker, refuse: ServerChange, relent: ServerChange) -> None:
     broker.send("note", "before")
     refuse(broker.redis)
     with pytest.raises(OperationalError):
@@ -158,7 +164,7 @@ def test_a_sender_is_told_and_may_send_again(broker: BareBroker, refuse: AuditEn
 
 @pytest.mark.parametrize(("refuse", "relent"), WAYS)
 def test_who_sends_to_an_agent_is_told_that_the_broker_is_not_available(
-    server: EmbeddedServer, refuse: AuditEntry, relent: AuditEntry
+    server: EmbeddedServer, refuse: ServerChange, relent: ServerChange
 ) -> None:
     house = agents_on(server.url, None)
     try:

@@ -97,6 +97,6 @@ def test_a_letter_that_is_sent_again_shows_the_senders_headers(place: SettlingCl
     (letter,) = eventually(
         lambda: [letter for letter in log.list(100) if letter.delivery_id == delivery], WAIT_S, place.worker.log
     )
-    log.retry(letter.id)
+    log.replay(letter.id)
     rows = seen_by(place, "replayed", 2)
     assert [row["headers"] for row in rows] == [MINE, MINE]

@@ -131,7 +131,7 @@ def test_a_dead_letter_of_a_plain_task_can_be_sent_again(house: Cluster, tasks: 
     tasks["plain.fail"].delay("once more")
     house.idle()
     (letter, *_) = house.orchestrator.dead_letters.list()
-    again = house.letter_after(lambda: house.orchestrator.dead_letters.retry(letter.id))
+    again = house.letter_after(lambda: house.orchestrator.dead_letters.replay(letter.id))
     assert (again.task, again.delivery_id) == (letter.task, letter.delivery_id)
 
 

@@ -38,7 +38,7 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "letters": [st.sampled_from(["agent", "message", "error", "reason", "group"]), texts],
     "letters_of": [texts],
     "letter_arrivals": [texts],
-    "letter_act": [texts],
+    "letter_audit_progress": [texts],
     "outcome": [texts],
     "monitors_of": [texts],
     "monitors_on": [texts],

@@ -119,8 +119,8 @@ def test_a_secret_cannot_be_searched_for_nor_seen_in_an_edit() -> None:
     diff = log.edit(letter.id, changes).diff()
     assert "v" in diff
     assert SECRET not in diff
-    log.edit_and_retry(letter.id, changes)
-    assert SECRET not in repr(log.acts(10))
+    log.edit_and_replay(letter.id, changes)
+    assert SECRET not in repr(log.audit(10))
 
 
 def test_an_edit_names_the_secrets_that_it_changes() -> None:
@@ -134,8 +134,8 @@ def test_an_edit_names_the_secrets_that_it_changes() -> None:
     assert {"pin", "doors"} <= set(diff.splitlines()[-1].partition(": ")[2].split(", "))
     assert SECRET not in diff
     assert log.edit(letter.id, {"user": letter.body()[0][0]["user"]}).diff() == "# nothing changes"
-    orchestrator.dead_letters.edit_and_retry(letter.id, changes)
-    assert "pin" in repr(log.acts(10))
+    orchestrator.dead_letters.edit_and_replay(letter.id, changes)
+    assert "pin" in repr(log.audit(10))
 
 
 def test_a_dry_run_of_an_edit_of_a_secret_names_it() -> None:

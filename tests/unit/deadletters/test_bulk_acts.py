@@ -45,7 +45,7 @@ ACTS: dict[str, Callable[..., int]] = {
     "purge": lambda chosen, **said: chosen.purge(**said),
     "park": lambda chosen, **said: chosen.park("later", **said),
     "unpark": lambda chosen, **said: chosen.unpark(**said),
-    "retry": lambda chosen, **said: sent(chosen.retry(**said)),
+    "replay": lambda chosen, **said: sent(chosen.replay(**said)),
 }
 
 UNFILTERED: list[dict[str, Any]] = [{}, {"state": "all"}, {"metadata": {}}]
@@ -64,7 +64,7 @@ def test_an_act_without_a_filter_is_refused_and_touches_nothing(
     with pytest.raises(InvalidPolicy, match=rf"all=False .* allowed: {act}\(all=True\), or a filter such as query\("):
         ACTS[act](chosen)
     assert [letter.id for letter in log.list()] == before
-    assert log.acts() == []
+    assert log.audit() == []
 
 
 @pytest.mark.parametrize("act", ACTS)

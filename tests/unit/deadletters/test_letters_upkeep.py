@@ -13,7 +13,7 @@ def test_the_upkeep_keeps_letters_as_the_settings_say() -> None:
     orchestrator = house.make(NOWHERE, eager=True, dead_letter_max_count=2)
     for _ in range(5):
         orchestrator.send("worker", house.Broken())
-    assert orchestrator.keep_letters() == MaintenanceResult(trimmed=3)
+    assert orchestrator.maintain_dead_letters() == MaintenanceResult(trimmed=3)
     assert orchestrator.dead_letters.count() == 2
 
 
@@ -22,4 +22,4 @@ def test_every_setting_reaches_it() -> None:
         NOWHERE, dead_letter_ttl_s=57, dead_letter_max_count=6, dead_letter_auto_replays=4, dead_letter_first_replay_s=7
     ).settings
     retention = retention_policy_of(settings)
-    assert (retention.keep_s, retention.most, retention.retries, retention.first_retry_s) == (57, 6, 4, 7)
+    assert (retention.ttl_s, retention.max_count, retention.auto_replays, retention.first_replay_s) == (57, 6, 4, 7)

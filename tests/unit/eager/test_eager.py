@@ -133,7 +133,7 @@ def test_dead_letters_come_newest_first_and_page_by_page(orchestrator: Orchestra
 def test_a_retried_letter_runs_at_once_and_its_letter_says_where_it_came_from(orchestrator: Orchestrator) -> None:
     orchestrator.send("worker", house.Broken(), metadata={"job": 1})
     (letter,) = orchestrator.dead_letters.list()
-    assert orchestrator.dead_letters.retry(letter.id) == "worker"
+    assert orchestrator.dead_letters.replay(letter.id) == "worker"
     (again,) = orchestrator.dead_letters.list()
     assert again.replay_of == letter.id
     assert again.attempts == 3
@@ -144,7 +144,7 @@ def test_a_retried_letter_runs_at_once_and_its_letter_says_where_it_came_from(or
 
 def test_an_unknown_letter_is_said_to_be_unknown(orchestrator: Orchestrator) -> None:
     log = orchestrator.dead_letters
-    for ask in (log.get, log.retry):
+    for ask in (log.get, log.replay):
         with pytest.raises(UnknownDeadLetter, match="unknown dead letter '5-5'"):
             ask("5-5")
 
@@ -195,7 +195,7 @@ def test_imported_letters_of_plain_sends_are_executed_without_retries(orchestrat
         exported(plain_letter("worker.Add", {"a": 1, "b": 2}), "3000-0"),
     ]
     assert log.import_lines(lines) == (3, 0)
-    assert log.query().retry(all=True).sent == 3
+    assert log.query().replay(all=True).sent == 3
     assert house.NOTED == ["3", "second", "last"]
     (left,) = log.list()
     assert (left.task, left.error_message, left.attempts) == ("plain.fail", "still broken", 1)
@@ -225,14 +225,14 @@ def test_what_cannot_be_executed_is_buried_anew_and_stops_nobody(
     orchestrator.send("worker", house.Broken(), retry=Retry(max_retries=0))
     log.import_lines([exported(raw, "1000-0"), exported(plain_letter("plain.add", 1, 2), "2000-0")])
     before = {letter.id for letter in log.list()}
-    assert log.query().retry(all=True).sent == 3
+    assert log.query().replay(all=True).sent == 3
     dead = {letter.reason: letter for letter in log.list()}
     assert set(dead) == {reason, "retries exhausted"}
     assert dead[reason].error_type == error
     assert not before & {letter.id for letter in log.list()}
     assert all(row.balanced for row in orchestrator.ledger())
     # It can be read as before, and as often as anybody likes.
-    assert log.query(reason=reason).retry().sent == 1
+    assert log.query(reason=reason).replay().sent == 1
     assert log.query(reason=reason).count() == 1
 
 
@@ -243,7 +243,7 @@ def test_a_letter_keeps_the_trace_it_belongs_to(orchestrator: Orchestrator) -> N
     envelope_["headers"]["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     orchestrator.dead_letters.purge(all=True)
     orchestrator.dead_letters.import_lines([exported(json.dumps(envelope_).encode(), "1000-0")])
-    orchestrator.dead_letters.query().retry(all=True)
+    orchestrator.dead_letters.query().replay(all=True)
     (again,) = orchestrator.dead_letters.list()
     assert again.delivery_id == delivery.id
     assert json.loads(again.raw)["headers"]["traceparent"] == envelope_["headers"]["traceparent"]

@@ -110,7 +110,7 @@ def test_errors_of_what_nobody_waits_for_are_not_kept(nothing_logged: None) -> N
     orchestrator.host(Keeper)
     orchestrator.send_many("keeper", [Keep(), Keep()], retry=Retry(max_retries=0))
     for letter in orchestrator.dead_letters.list():
-        orchestrator.dead_letters.retry(letter.id)
+        orchestrator.dead_letters.replay(letter.id)
     assert orchestrator.ledger()[0].dead == 4
     gc.collect()
     assert not [found for found in gc.get_objects() if type(found) is Uncollected]

@@ -89,7 +89,7 @@ def test_dead_letters_tell_when_they_are_retried_and_purged(heard: list[Event], 
     outcome = orchestrator.send("worker", house.Broken()).outcome()
     assert outcome is not None
     (letter,) = orchestrator.dead_letters.list()
-    orchestrator.dead_letters.retry(letter.id)
+    orchestrator.dead_letters.replay(letter.id)
     assert orchestrator.dead_letters.purge(all=True) == 1
     replayed = next(event for event in heard if event.name == events.REPLAYED)
     assert (replayed.metadata["letter_id"], replayed.metadata["queue"]) == (letter.id, "worker")

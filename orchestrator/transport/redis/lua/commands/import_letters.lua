@@ -1,5 +1,5 @@
 -- Takes in letters of another log. One that is here, under its own id or as an import, is passed over.
--- ARGV: root, act, then for each: m, letter, d, q, a, n, e, y, g, r, s, o, note or ''. Returns the ids added.
+-- ARGV: root, audit_id, then for each: m, letter, d, q, a, n, e, y, g, r, s, o, note or ''. Returns the ids added.
 -- Costs: what the letters weigh, so callers name at most 100, and 1 MB and one letter of them; and reads letters of the log that
 -- are here under their own ids.
 --- @include "mailbox_entry"

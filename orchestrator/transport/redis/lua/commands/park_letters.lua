@@ -1,9 +1,9 @@
--- Puts letters aside, with a note; no filter for open letters finds them then. ARGV: root, act, note as JSON, ids…
+-- Puts letters aside, with a note; no filter for open letters finds them then. ARGV: root, audit_id, note as JSON, ids…
 -- Returns {how many ids it came to, the ids of those that were open, …}
 -- Costs: reads at most 1 MB and one letter of the log; callers name at most 100.
 --- @include "mailbox_entry"
 --- @include "dead_letters"
-local root, act, note, out = ARGV[1], ARGV[2], ARGV[3], {0}
+local root, audit_id, note, out = ARGV[1], ARGV[2], ARGV[3], {0}
 local bytes = 0
 for i = 4, #ARGV do
   if bytes >= MOST_BYTES then break end
@@ -16,5 +16,5 @@ for i = 4, #ARGV do
     redis.call('ZREM', root .. 'letters:due', id)
   end
 end
-note_progress(root, act, 'done', #out - 1)
+note_progress(root, audit_id, 'done', #out - 1)
 return out

@@ -1,9 +1,9 @@
--- Removes dead letters. ARGV: root, act, ids…
+-- Removes dead letters. ARGV: root, audit_id, ids…
 -- Returns {how many ids it came to, the ids of those that were there, …}
 -- Costs: reads and removes at most 1 MB and one letter of the log; callers name at most 100.
 --- @include "mailbox_entry"
 --- @include "dead_letters"
-local root, act, came_to, bytes = ARGV[1], ARGV[2], 0, 0
+local root, audit_id, came_to, bytes = ARGV[1], ARGV[2], 0, 0
 even_when_full(root .. 'dead-letters')
 local ids, of_kind, origins = {}, {}, {}
 for i = 3, #ARGV do
@@ -20,5 +20,5 @@ for i = 3, #ARGV do
   end
 end
 drop_letters(root, ids, of_kind, origins)
-note_progress(root, act, 'done', #ids)
+note_progress(root, audit_id, 'done', #ids)
 return {came_to, unpack(ids)}

@@ -1,4 +1,4 @@
--- Makes parked letters open again. ARGV: root, act, ids… Returns the ids of those that were parked.
+-- Makes parked letters open again. ARGV: root, audit_id, ids… Returns the ids of those that were parked.
 --- @include "mailbox_entry"
 --- @include "dead_letters"
 local root, opened = ARGV[1], {}

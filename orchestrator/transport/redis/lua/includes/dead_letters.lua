@@ -61,15 +61,15 @@ local function whole(value)
 end
 
 local function lineage_of(past)
-  return ('{"of":"%s","first":"%s","replays":%d,"auto":%d,"act":"%s"}'):format(
-    id_or(past.of, ''), id_or(past.first, ''), whole(past.replays), whole(past.auto), id_or(past.act, ''))
+  return ('{"of":"%s","first":"%s","replays":%d,"auto":%d,"audit":"%s"}'):format(
+    id_or(past.of, ''), id_or(past.first, ''), whole(past.replays), whole(past.auto), id_or(past.audit, ''))
 end
 
 -- The lineage of a letter that is sent again, after the one that it has.
-local function lineage_after(id, lineage, act, auto)
+local function lineage_after(id, lineage, audit_id, auto)
   local past = decoded(lineage) or {}
   return lineage_of({of = id, first = id_or(past.first, id), replays = whole(past.replays) + 1,
-    auto = whole(past.auto) + auto, act = act})
+    auto = whole(past.auto) + auto, audit = audit_id})
 end
 
 -- The kind of what is to become a letter, and its values as JSON. Many letters of one script are of few kinds.
@@ -160,9 +160,9 @@ local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent
   end
   if (row.g or '') == '' then row.g = redis.sha1hex(error .. '\n' .. row.a .. '.' .. row.n):sub(1, 12) end
   local past = decoded(row.r)
-  if past and id_or(past.act, nil) then
-    local act = root .. 'letters:act:' .. past.act
-    if redis.call('EXISTS', act) == 1 then redis.call('HINCRBY', act, 'dead', 1) end
+  if past and id_or(past.audit, nil) then
+    local progress = root .. 'letters:audit:' .. past.audit
+    if redis.call('EXISTS', progress) == 1 then redis.call('HINCRBY', progress, 'dead', 1) end
   end
   return add_letter(root, row)
 end
@@ -234,10 +234,10 @@ local function drop_letters(root, ids, of_kind, origins, gapless)
   end
 end
 
--- How far an act has come is told by the act, in the step that does it.
-local function note_progress(root, act, field, count)
-  if act ~= '' and count > 0 then
-    local key = root .. 'letters:act:' .. act
+-- Counts what an audited action has done so far; called in the step that does it.
+local function note_progress(root, audit_id, field, count)
+  if audit_id ~= '' and count > 0 then
+    local key = root .. 'letters:audit:' .. audit_id
     redis.call('HINCRBY', key, field, count)
     redis.call('PEXPIRE', key, 604800000)
   end

@@ -98,19 +98,19 @@ local function begin_watching(root, lot, take)
   return deliveries
 end
 
--- How: root, step, act, auto ('1' if automatic, else '0'), watched (somebody watches the outcomes), instead (a message
+-- How: root, step, audit_id, auto ('1' if automatic, else '0'), watched (somebody watches the outcomes), instead (a message
 -- instead of the letter's, or ''), gapless (see drop_letters; of a kind's letters, only the last are ever kept).
 -- Returns `out`, to which it adds {{queue, why, 'id id …'}, …} of what flow control refuses, or false: nothing
 -- is dropped for want of room, these stay letters; then for each queue its name, 'id id …', and if watched 'entry entry …'
 -- (in the mailbox), else '', and {delivery, …}, '' for each that is supervised by nobody. An answer of many parts is written in as many pieces.
-local function resend(how, lots, out)
+local function replay_lots(how, lots, out)
   local root, watched, instead = how.root, how.watched, how.instead ~= ''
   local kept, gone, of_kind, origins = {}, {}, {}, {}
   out[#out + 1] = kept
   local kept_at = #out
   even_when_full(root .. 'dead-letters')
   -- The lineage of what was never sent again before, but for its id.
-  local first_time = '","replays":1,"auto":' .. how.auto .. ',"act":"' .. id_or(how.act, '') .. '"'
+  local first_time = '","replays":1,"auto":' .. how.auto .. ',"audit":"' .. id_or(how.audit_id, '') .. '"'
     .. (watched and ',"watched":true}' or '}')
   for queue, lot in pairs(lots) do
     local ledger, stream = root .. 'ledger:' .. queue, root .. 'q:' .. how.step .. ':' .. queue
@@ -120,7 +120,7 @@ local function resend(how, lots, out)
     for at = 1, take do
       local id, lineage, kind = lot.ids[at], lot.lineages[at], lot.kinds[at]
       if lineage then
-        lineage = lineage_after(id, lineage, how.act, tonumber(how.auto))
+        lineage = lineage_after(id, lineage, how.audit_id, tonumber(how.auto))
         if watched then lineage = lineage:sub(1, -2) .. ',"watched":true}' end
       else
         lineage = '{"of":"' .. id .. '","first":"' .. id .. first_time
@@ -147,7 +147,7 @@ local function resend(how, lots, out)
     if door then close_door(door) end
   end
   drop_letters(root, gone, of_kind, origins, how.gapless)
-  note_progress(root, how.act, 'done', #gone)
+  note_progress(root, how.audit_id, 'done', #gone)
   if not kept[1] then out[kept_at] = false end
   return out
 end

@@ -1,0 +1,56 @@
+"""A message and why it died, as a row of the log. ``dead_letters.lua`` makes the same row of the same message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.core.fingerprint import fingerprint
+from orchestrator.deadletters.letter import (
+    FIELD_AGENT,
+    FIELD_DEATHS,
+    FIELD_ERROR,
+    FIELD_GROUP,
+    FIELD_LETTER,
+    FIELD_LINEAGE,
+    FIELD_MESSAGE,
+    FIELD_NAME,
+    FIELD_QUEUE,
+    FIELD_REASON,
+    FIELD_SENT_MS,
+    envelope_of,
+    supervision_in,
+)
+from orchestrator.transport.mailbox_entry import LINEAGE
+
+
+def letter_row(raw: bytes, letter: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The fields of a message that died; ``letter`` says why, as the worker writes it."""
+    headers = envelope_of(raw).get("headers")
+    headers = headers if isinstance(headers, dict) else {}
+    supervision = supervision_in(headers)
+    name = supervision.message or str(headers.get("task", ""))
+    error = str((letter.get("error") or {}).get("type", ""))
+    failures = letter.get("failures") or [{}]
+    stack = str(failures[-1].get("traceback", ""))
+    lineage = headers.get(LINEAGE)
+    return {
+        FIELD_MESSAGE: raw,
+        FIELD_LETTER: json.dumps(dict(letter)).encode(),
+        FIELD_DEATHS: b"",
+        FIELD_QUEUE: str(letter.get("queue", "")).encode(),
+        FIELD_AGENT: supervision.agent.encode(),
+        FIELD_NAME: name.encode(),
+        FIELD_ERROR: error.encode(),
+        FIELD_REASON: str(letter.get("reason", "")).encode(),
+        FIELD_GROUP: fingerprint(error, stack, f"{supervision.agent}.{name}").encode(),
+        FIELD_LINEAGE: json.dumps(lineage).encode() if isinstance(lineage, dict) and lineage else b"",
+        FIELD_SENT_MS: str(letter.get("at", 0)).encode(),
+    }
+
+
+def audit_id_of(row: Mapping[bytes, bytes]) -> str:
+    """The audit entry of the replay after which a message died; empty if it was not replayed."""
+    lineage = json.loads(row[FIELD_LINEAGE] or b"{}")
+    return str(lineage.get("audit", ""))
