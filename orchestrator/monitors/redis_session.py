@@ -9,7 +9,6 @@ import threading
 from contextvars import Token
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from redis.exceptions import RedisError
 
@@ -20,10 +19,10 @@ from orchestrator.core.errors import BrokerUnavailable, OwnerGone
 from orchestrator.core.log import get_logger
 from orchestrator.monitors.owner import Owner, checked_wait, open_session
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.liveness.heartbeat import death_hook_fields
+from orchestrator.transport.liveness.lease import Lease
 from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.redis.command_connection import CommandConnection
-from orchestrator.transport.redis.dataset import Dataset, find_loss, identify, report_loss
+from orchestrator.transport.redis.dataset import report_loss
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.store import Store
 
@@ -36,7 +35,11 @@ logger = get_logger(__name__)
 #: What sessions are called among the incarnations.
 KIND = "session"
 
-_FAREWELL_S = 5.0
+#: Longest wait for its thread to end, and for Redis to remove its monitors.
+_CLOSE_S = 5.0
+
+#: Pause before the next heartbeat after one that Redis did not answer.
+_AGAIN_AFTER_S = 0.1
 
 
 class RedisSession:
@@ -52,25 +55,22 @@ class RedisSession:
         self._store = store
         self._commands = CommandConnection(store.pool)
         self._sweeper = Sweeper(self._commands, store.keys, store.options, store.steps)
-        self._id = ""
-        self._dataset = Dataset("", 0, 0)
+        self._lease = Lease(self._commands, store.keys, store.options, store.broker)
         self._arrived: str = ""
         self._taking = threading.Lock()
         self._ended = threading.Event()
-        self._socket: Any = None
-        self._client = ""
         self._thread: threading.Thread | None = None
         self._token: Token[Owner | None] | None = None
 
     @property
     def id(self) -> str:
         """Its name among the incarnations; empty before it is opened."""
-        return self._id
+        return self._lease.incarnation
 
     @property
     def owner(self) -> Owner:
         """It as an owner."""
-        return Owner(self._id)
+        return Owner(self.id)
 
     def __enter__(self) -> RedisSession:
         """Take out the lease.
@@ -78,25 +78,17 @@ class RedisSession:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        k, host = self._store.keys, socket.gethostname()
-        self._dataset = self._identify()
+        host = socket.gethostname()
         fields = ["node", f"{KIND}@{host}", "kind", KIND, "pid", os.getpid(), "host", host]
-        fields += ["queues", "[]", "agents", "[]", *death_hook_fields(self._store.options)]
-        name = f"{KIND}@{host}:{os.getpid()}"
-        numbers = self._store.broker.last_numbers
-        args = [k.root, name, numbers.get(k.root, 0), *fields]
-        raw, number = self._store.run("register", [k.leases, k.incarnation_counter], args)
-        self._id, numbers[k.root] = raw.decode(), int(number)
+        try:
+            self._lease.register(f"{KIND}@{host}", [*fields, "queues", "[]", "agents", "[]"])
+        except (RedisError, OSError) as error:
+            self._commands.drop()
+            raise BrokerUnavailable(self._store.url, error) from error
         self._thread = threading.Thread(target=self._live, name="orchestrator-session", daemon=True)
         self._thread.start()
         self._token = open_session.set(self.owner)
         return self
-
-    def _identify(self) -> Dataset:
-        store = self._store
-        known = identify(store.run, store.keys, store.broker.datasets.get(store.keys.root))
-        store.broker.datasets[store.keys.root] = known
-        return known
 
     def __exit__(self, *error: object) -> None:
         """Close it."""
@@ -110,15 +102,15 @@ class RedisSession:
         self._ended.set()
         if self._thread is None:
             return
-        self._thread.join(timeout=_FAREWELL_S)
+        self._thread.join(timeout=_CLOSE_S)
         self._thread = None
         try:
-            self._sweeper.retire(self._id, DeathReason.DRAINED)
-            if self._monitors.clean_owner(self._id, monotonic() + _FAREWELL_S):
+            self._sweeper.retire(self.id, DeathReason.DRAINED)
+            if self._monitors.clean_owner(self.id, monotonic() + _CLOSE_S):
                 # Perhaps nobody who sweeps knows of monitors.
-                self._sweeper.run_death_hooks(self._id)
+                self._sweeper.run_death_hooks(self.id)
         except (RedisError, OSError, BrokerUnavailable) as away:
-            logger.warning("%s could not say goodbye (%s); its lease will run out", self._id, away)
+            logger.warning("Could not deregister %s (%s); its lease will expire", self.id, away)
         self._commands.drop()
 
     def monitor(self, target: Target, tag: Any = "") -> int:
@@ -135,7 +127,7 @@ class RedisSession:
                 lease), and no DOWN is left: its monitors are gone.
             BrokerUnavailable: Redis did not answer when ``timeout_s`` seconds had passed.
         """
-        key = self._store.keys.downs(self._id)
+        key = self._store.keys.downs(self.id)
         until = monotonic() + checked_wait(timeout_s)
         client: Any = self._store.client
         with self._taking:
@@ -148,7 +140,7 @@ class RedisSession:
                     self._arrived = str(down.ref)
                     return down
                 if not alive:
-                    raise OwnerGone(self._id)
+                    raise OwnerGone(self.id)
                 left = until - monotonic()
                 if left <= 0:
                     return None
@@ -158,62 +150,43 @@ class RedisSession:
                     raise BrokerUnavailable(self._store.url, error) from error
 
     def _asking(self) -> list[str]:
-        return [self._store.keys.root, self._id, self._arrived]
+        return [self._store.keys.root, self.id, self._arrived]
 
     # -- living
 
     def _live(self) -> None:
-        o = self._store.options
-        away = False
-        began = monotonic()
+        lease = self._lease
         while True:
             try:
-                since_ms = self._beat()
-                if since_ms is None:
-                    self._given_up(to_ms(monotonic() - began))
+                since_sweep_ms = self._beat()
+                if since_sweep_ms is None:
+                    self._on_lease_lost()
                     return
-                if since_ms < 0:
-                    since_ms = to_ms(monotonic() - began)
-                if since_ms > to_ms(o.sweep_stale_s):
-                    # Nobody else is there to find out who has died.
-                    emit(events.SWEEP_STOOD_IN, {"stale_s": since_ms / 1000}, by=self._id)
-                    self._sweeper.sweep(self._id)
-                away = False
+                if since_sweep_ms < 0:
+                    since_sweep_ms = lease.age_ms()
+                if since_sweep_ms > to_ms(self._store.options.sweep_stale_s):
+                    # No worker looks for the dead.
+                    emit(events.SWEEP_STOOD_IN, {"stale_s": since_sweep_ms / 1000}, by=self.id)
+                    self._sweeper.sweep(self.id)
+                lease.record_reply()
             except (RedisError, OSError) as error:
-                if not away:
-                    logger.warning("%s: no heartbeat: Redis is away (%s)", self._id, error)
-                away = True
-                self._socket = None
-                self._commands.drop()
+                lease.record_failure(error)
             except Exception:
                 # Without a heartbeat it would be declared dead; no error may end it.
-                logger.exception("heartbeat of %s failed", self._id)
-            if self._ended.wait(0.1 if away else o.heartbeat_s):
+                logger.exception("heartbeat of %s failed", self.id)
+            if self._ended.wait(_AGAIN_AFTER_S if lease.away_since is not None else self._store.options.heartbeat_s):
                 return
 
-    def _given_up(self, age_ms: int) -> None:
-        k, call = self._store.keys, self._commands.call
-        loss = find_loss(call, k, self._dataset, self._id, age_ms)
-        if loss is not None:
-            report_loss(loss, self._dataset, self._store.broker.address, self._id)
-            return
-        logger.error("%s was declared dead while it was not; its monitors are gone", self._id)
-        emit(events.AGENT_FENCED, incarnation=self._id)
-
     def _beat(self) -> int | None:
-        """One heartbeat. Returns ms since the last sweep, -1 if there never was one; ``None`` once declared dead."""
-        connection = self._commands.connection
-        if getattr(connection, "_sock", None) is not self._socket or self._socket is None:
-            name = quote(self._id, safe="@:#.-_")
-            self._client = f"{self._commands.call('CLIENT', 'ID')} {name} {self._commands.server()}".rstrip()
-            self._commands.call("CLIENT", "SETNAME", name)
-            self._socket = self._commands.connection._sock
-        k = self._store.keys
-        alive, *since = self._commands.run(
-            "heartbeat",
-            [k.leases, k.incarnation(self._id), k.sweep, k.silent, k.oom("")],
-            [self._id, "", "", to_ms(self._store.options.missed_s), "client", self._client],
-        )
-        if self._commands.connection._sock is not self._socket:
-            self._socket = None
-        return int(since[0]) if alive else None
+        """Send one heartbeat; returns the ms since the last sweep (-1: none), ``None`` if the lease is gone."""
+        self._lease.name_connection()
+        reply = self._lease.renew(["client", self._lease.client])
+        return None if reply is None else reply[0]
+
+    def _on_lease_lost(self) -> None:
+        loss = self._lease.find_loss()
+        if loss is not None:
+            report_loss(loss, self._lease.dataset, self._store.broker.address, self.id)
+            return
+        logger.error("%s was fenced: declared dead while it lives; its monitors are gone", self.id)
+        emit(events.AGENT_FENCED, incarnation=self.id)

@@ -154,7 +154,7 @@ class Channel(PublishingChannel):
             self.settler.holder.polled()
             if connection._sock is not self._read_on:
                 # A claim sent on the last connection may have been served with nobody to take the answer.
-                self.settler.holder.take_back_unanswered(0, reader=self)
+                self.settler.holder.requeue_unreceived(0, reader=self)
                 self._read_on = connection._sock
         self._in_poll = connection
         self._expecting_since = monotonic()
@@ -377,10 +377,10 @@ class Channel(PublishingChannel):
         if self._fenced:
             raise RedisConnectionError(f"{self.incarnation} was fenced")
         claim, raw = self.isolated
-        if claim.tag in self.settler.holder.held and not self.settler.holder.give_last_chance(claim):
+        if claim.tag in self.settler.holder.claims and not self.settler.holder.claims.mark_last_chance(claim):
             return False
         self.isolated = None
-        if claim.tag not in self.settler.holder.held:
+        if claim.tag not in self.settler.holder.claims:
             return False
         self._deliver(claim, raw)
         return True
@@ -408,7 +408,7 @@ class Channel(PublishingChannel):
     def _deliver(self, claim: Claim, raw: bytes) -> None:
         if claim.ahead and self.settler.holder is not None:
             claim.ahead = False
-            self.settler.holder.delivered_ahead(claim)
+            self.settler.holder.claims.mark_delivered(claim)
         if self.connection is None or claim.queue not in self.connection._callbacks:
             # Cancelled while the message was on its way.
             self.settler.requeue([claim.tag])
@@ -497,7 +497,7 @@ class Channel(PublishingChannel):
     def wants_messages(self) -> bool:
         """Whether it consumes, and its prefetch limit allows more."""
         holder = self.settler.holder
-        if holder is not None and holder.isolation.is_wanted:
+        if holder is not None and holder.claims.isolation.is_wanted:
             return False
         return bool(self.active_queues) and self.qos.can_consume()
 
@@ -527,17 +527,17 @@ class Channel(PublishingChannel):
         if self.isolated is not None:
             undelivered.insert(0, self.isolated)
             self.isolated = None
-        self.settler.give_back_unstarted([claim.tag for claim, _ in undelivered])
+        self.settler.requeue_unstarted([claim.tag for claim, _ in undelivered])
         if connection and self.settler.holder is not None:
             try:
                 # What was served before the connection closed, with nobody to take the answer.
-                self.settler.holder.take_back_unanswered(0, reader=self)
+                self.settler.holder.requeue_unreceived(0, reader=self)
             except (RedisError, OSError):
                 logger.debug("what was not answered is found later", exc_info=True)
         if self.settler.holder is None and self._no_ack_queues:
             streams = [(stream, queue) for queue in self._no_ack_queues for stream in self._streams(queue)]
             try:
-                self.settler.give_back_unread(self.incarnation, streams)
+                self.settler.requeue_unread(self.incarnation, streams)
             except (RedisError, OSError):
                 logger.debug("what was not read is handed on by a sweep", exc_info=True)
 

@@ -20,7 +20,7 @@ class QoS(virtual.QoS):
     def can_consume(self) -> bool:
         """Whether the prefetch limit, and the last chance of another message, allow more."""
         holder = self.channel.settler.holder
-        if holder is not None and holder.isolation.is_wanted and not holder.may_claim():
+        if holder is not None and holder.claims.isolation.is_wanted and not holder.claims.may_claim():
             self.channel.connection.cycle.look_again()
             return False
         return bool(super().can_consume())
@@ -68,6 +68,6 @@ class QoS(virtual.QoS):
 
     def restore_unacked(self) -> list[Any]:
         """Give back what was not started. What is running stays ours and will be settled when it ends."""
-        self.channel.settler.give_back_unstarted(list(self._delivered))
+        self.channel.settler.requeue_unstarted(list(self._delivered))
         self._delivered.clear()
         return []

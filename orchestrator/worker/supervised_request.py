@@ -350,7 +350,7 @@ class SupervisedRequest(TrackedRequest):
         if channel is None:
             return
         task_ready(self)
-        channel.settler.give_back_interrupted(tag, ChildEnd.DIED)
+        channel.settler.requeue_interrupted(tag, ChildEnd.DIED)
         channel.qos.settled(tag)
         self.acknowledged = True
         self._goes_on = True

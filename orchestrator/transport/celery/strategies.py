@@ -138,10 +138,10 @@ class _Batch:
             error = error.exc
         for channel, tag in self._tags:
             holder = channel.settler.holder
-            if holder is None or tag not in holder.held:
+            if holder is None or tag not in holder.claims:
                 continue
             if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
-                channel.settler.give_back_interrupted(tag, end_of(error, stopping=WORKER_STATE.is_stopping()))
+                channel.settler.requeue_interrupted(tag, end_of(error, stopping=WORKER_STATE.is_stopping()))
             else:
                 text = {"type": type(error).__name__, "message": str(error)[:2000]}
                 channel.settler.bury(tag, {"reason": "rejected", "error": text})

@@ -349,7 +349,7 @@ class TrackedRequest(Request):
             tag = self._message.delivery_tag
             if self._was_told_to_stop():
                 logger.warning("%s[%s] goes back to its mailbox: its process was told to stop", self.name, self.id)
-            channel.settler.give_back_interrupted(tag, self.child_end)
+            channel.settler.requeue_interrupted(tag, self.child_end)
             channel.qos.settled(tag)
             self.acknowledged = True
             self.send_event("task-rejected", requeue=True)

@@ -74,18 +74,18 @@ class Settler:
     def took(self, claim: Claim) -> None:
         """Redis has given us a message."""
         if self.holder is not None:
-            self.holder.claimed(claim)
+            self.holder.claims.add(claim)
         else:
             self.unleased_claims[claim.tag] = claim
 
     def holds(self, tag: str) -> bool:
         """Whether Redis has this message for us. Not so for a Broadcast copy, or once fenced."""
-        return tag in (self.unleased_claims if self.holder is None else self.holder.held)
+        return tag in (self.unleased_claims if self.holder is None else self.holder.claims)
 
     def _ended(self, tag: str) -> Claim | None:
         """Take the message that is about to be settled. Its prefetch slot is free, also if no claim is found."""
         self._forget(tag)
-        return self.holder.take(tag) if self.holder is not None else self.unleased_claims.pop(tag, None)
+        return self.holder.claims.take(tag) if self.holder is not None else self.unleased_claims.pop(tag, None)
 
     def _incarnation(self) -> str:
         return self.holder.id if self.holder is not None else ""
@@ -94,7 +94,7 @@ class Settler:
         """End a delivery with a mere count; settling twice is harmless. A breaker goes by the ``reason``."""
         outcome = f"{outcome} {reason}" if reason else outcome
         if self.holder is not None:
-            self.holder.settle(tag, outcome)
+            self.holder.claims.settle(tag, outcome)
             return
         self.settle_unheld(tag, outcome)
 
@@ -112,7 +112,7 @@ class Settler:
         keys = [claim.stream, self._keys.ledger(claim.queue)]
         return bool(self._commands().run("settle", keys, [GROUP, outcome, claim.entry]))
 
-    def give_back_unread(self, reader: str, streams: Sequence[tuple[str, str]]) -> None:
+    def requeue_unread(self, reader: str, streams: Sequence[tuple[str, str]]) -> None:
         """Return what a reader without a holder was given and has not settled.
 
         Raises:
@@ -129,51 +129,51 @@ class Settler:
     def started(self, tag: str) -> None:
         """A pool has started on the message."""
         if self.holder is not None:
-            self.holder.started(tag)
+            self.holder.claims.mark_started(tag)
 
     def requeue(self, tags: Iterable[str]) -> None:
         """Return messages to the head of their queue."""
         if self.holder is not None:
-            self.holder.requeue(tags)
+            self.holder.claims.requeue(tags)
 
-    def give_back_interrupted(self, tag: str, end: ChildEnd) -> None:
+    def requeue_interrupted(self, tag: str, end: ChildEnd) -> None:
         """Return a message whose pool process ended while it ran."""
         if self.holder is not None:
-            self.holder.give_back_interrupted(tag, end)
+            self.holder.requeue_interrupted(tag, end)
 
-    def give_back_unstarted(self, tags: Iterable[str]) -> None:
+    def requeue_unstarted(self, tags: Iterable[str]) -> None:
         """Return those of the messages that no pool has started, or will start whatever we do."""
         if self.holder is not None:
-            claims = [claim for tag in tags if (claim := self.holder.held.get(tag)) is not None]
-            self.holder.requeue([c.tag for c in claims if c.started_at is None and not c.handed])
+            claims = [claim for tag in tags if (claim := self.holder.claims.get(tag)) is not None]
+            self.holder.claims.requeue([c.tag for c in claims if c.started_at is None and not c.handed])
 
     def deaths_of(self, tag: str) -> list[Any]:
         """The deaths of those who ran a message that is held, as its entry has them; the oldest first."""
-        claim = self.holder.held.get(tag) if self.holder is not None else None
+        claim = self.holder.claims.get(tag) if self.holder is not None else None
         return json.loads(claim.death_list) if claim is not None and claim.death_list else []
 
     def handed(self, tag: str) -> None:
         """A pool has the message that runs all it has, even after the connection was lost."""
-        claim = self.holder.held.get(tag) if self.holder is not None else None
+        claim = self.holder.claims.get(tag) if self.holder is not None else None
         if claim is not None:
             claim.handed = True
 
     def reserved(self, tag: str, request: ref[Reserved]) -> None:
         """Celery has a request for the message; the worker checks that it does not get lost."""
-        claim = self.holder.held.get(tag) if self.holder is not None else None
+        claim = self.holder.claims.get(tag) if self.holder is not None else None
         if claim is not None:
             claim.reserved = request
 
     def runs(self, tag: str, run: Run) -> None:
         """A pool has the message; the worker checks that code runs for it until it is settled."""
-        claim = self.holder.held.get(tag) if self.holder is not None else None
+        claim = self.holder.claims.get(tag) if self.holder is not None else None
         if claim is not None:
             claim.run = run
 
     def end_later(self, message: Any, state: str, error: str, text: str) -> None:
         """Have Celery be told of the end of a message that is about to be settled."""
         tag = message.delivery_tag
-        claim = self.holder.held.get(tag) if self.holder is not None else None
+        claim = self.holder.claims.get(tag) if self.holder is not None else None
         if claim is not None and self.holder is not None:
             args = [dumps(message._raw), state, error, text]
             self.holder.ack_pipeline.post("end_later", [self._keys.ledger(claim.queue)], args)
@@ -238,7 +238,7 @@ class Settler:
             [claim.stream, k.ledger(claim.queue), k.outcome(delivery)],
             [GROUP, claim.entry, counter, _encode(outcome), self._outcome_ttl_ms, *_why(counter, outcome)],
             # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
-            soon=bool(self.holder.held),
+            soon=len(self.holder.claims) > 0,
         )
 
     def retry_later(self, tag: str, payload: Mapping[str, Any], step: str, pause_s: float) -> None:

@@ -12,7 +12,7 @@ from kombu import Connection
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.health.health_reporter import HealthReporter
-from orchestrator.transport.liveness import incarnation as holders
+from orchestrator.transport.liveness import consumer_absence, incarnation
 from tests.apps import agents_app as house
 from tests.support.bare_broker import kombu_connection
 from tests.support.eventually import eventually
@@ -29,10 +29,11 @@ def pulse(monkeypatch: pytest.MonkeyPatch) -> HealthReporter:
     """The signs of life of a process of our own, in which everything happens soon."""
     pulse = HealthReporter()
     pulse._pid = os.getpid()
-    monkeypatch.setattr(holders, "PULSE", pulse)
-    monkeypatch.setattr(holders, "_LINGER_S", 0.05)
-    monkeypatch.setattr(holders, "_LINGER_AFTER_OUTAGE_S", 0.05)
-    monkeypatch.setattr(holders, "_MISS_EVERY_S", 0.05)
+    for module in (incarnation, consumer_absence):
+        monkeypatch.setattr(module, "HEALTH_REPORTER", pulse)
+    monkeypatch.setattr(incarnation, "_LINGER_S", 0.05)
+    monkeypatch.setattr(incarnation, "_LINGER_AFTER_OUTAGE_S", 0.05)
+    monkeypatch.setattr(consumer_absence, "_CHECK_EVERY_S", 0.05)
     return pulse
 
 

@@ -107,7 +107,7 @@ def test_a_hundred_whose_death_cannot_be_mourned_block_nobody_else(
     broker: BareBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: only the first hundred of the dying were ever looked at."""
-    monkeypatch.setattr(sweep, "_MOURN_S", 60)
+    monkeypatch.setattr(sweep, "_DEATH_HOOKS_S", 60)
     cursed = {dead(broker) for _ in range(100)}
     victim = dead(broker)
     broker.redis.zincrby(broker.store.keys.dying, 10_000, victim)
@@ -127,7 +127,7 @@ def test_a_hundred_whose_death_cannot_be_mourned_block_nobody_else(
 def test_who_could_not_be_mourned_stands_at_the_end_of_the_line(
     broker: BareBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "_MOURN_S", -1)
+    monkeypatch.setattr(sweep, "_DEATH_HOOKS_S", -1)
     both = {dead(broker), dead(broker)}
     called: list[str] = []
 

@@ -82,7 +82,7 @@ def test_a_sweeper_that_stalled_is_refused_whatever_it_goes_on_with(broker: Bare
     victim = register(broker)
     silence(broker, victim)
     broker.redis.sadd(broker.store.keys.queues, "q")
-    first._looked_for_strays_at = float("-inf")
+    first._orphans_searched_at = float("-inf")
 
     def other_takes_over() -> None:
         age(broker, TURN_S + 0.1)

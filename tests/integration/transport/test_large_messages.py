@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.transport.liveness.claim import Claim
-from orchestrator.transport.liveness.incarnation import _batches
+from orchestrator.transport.liveness.held_claims import batches
 from tests.support.bare_broker import BareBroker
 from tests.support.eventually import eventually
 
@@ -125,5 +125,5 @@ def test_large_messages_are_purged_one_at_a_time(broker: BareBroker) -> None:
 
 def test_what_is_given_back_goes_in_batches_by_bytes() -> None:
     claims = [Claim("", str(i), "s", "q", 0, size=size) for i, size in enumerate([10, MEGABYTE, 10, 10, 3 * MEGABYTE])]
-    assert list(_batches(claims)) == [["0"], ["1"], ["2", "3"], ["4"]]
-    assert list(_batches([])) == []
+    assert list(batches(claims)) == [["0"], ["1"], ["2", "3"], ["4"]]
+    assert list(batches([])) == []

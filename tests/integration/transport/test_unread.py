@@ -88,7 +88,7 @@ def test_an_answer_that_is_read_late_is_not_given_back(
     """Regression: a worker that was busy for long had its message run twice."""
     publish(redis_url, "once")
     who, _ = served(readers)
-    who.holder.take_back_unanswered(0)
+    who.holder.requeue_unreceived(0)
     assert (broker.ledger("box").held, broker.ledger("box").redelivered) == (1, 0)
     eventually(lambda: who.look() == ["once"])
     eventually(lambda: broker.ledger("box").handled == 1)

@@ -38,7 +38,7 @@ for _, queue in ipairs(queues) do
           take(stream, group, p[1])
         else
           -- A delivery counter of 2 is the mark that says: this one was being executed; 3: and nothing beside it
-          -- (see holder.py); 0: it was claimed ahead, and nobody has looked at it.
+          -- (see held_claims.py); 0: it was claimed ahead, and nobody has looked at it.
           local mark = tonumber(p[4])
           local death, unattributed = nil, 0
           if not planned then

@@ -26,7 +26,7 @@ end
 
 -- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
 -- death to its name if there is one, and into the dead-letter stream when those are too many. `unattributed` is 1 if
--- its holder died and it was not marked: it counts against no message, see solitude.py for what follows. `interrupted` says
+-- its holder died and it was not marked: it counts against no message, see isolation.py for what follows. `interrupted` says
 -- that it was being executed, `undelivered` that it was claimed ahead and no more. Returns what became of it (of a dead
 -- letter the reason), and its bytes.
 local function requeue(root, queue, stream, group, id, death, unattributed, max_deaths, ttl_ms, interrupted,
