@@ -18,7 +18,7 @@ logger = get_logger(__name__)
 #: How often to look for a connection on which Redis owes an answer.
 _WATCH_EVERY_S = 1.0
 
-#: While a message waits to have the process to itself, or has it, the loop looks this often whether it goes on.
+#: How often the event loop checks for the end of an isolation.
 _LOOK_EVERY_S = 0.05
 
 
@@ -51,7 +51,7 @@ class _Wakeup:
 
 
 class Poller(KombuPoller):
-    """Waits for the reading connections of all channels. Nothing is restored by age: only death gives back."""
+    """Waits for the reading connections of all channels. Nothing is restored by age: only a death requeues."""
 
     _watching: Any = None
 
@@ -78,11 +78,11 @@ class Poller(KombuPoller):
         self._look_again = False
 
     def on_poll_start(self) -> None:
-        """Ask for messages where more are allowed; deliver the one that waited to be alone."""
+        """Ask for messages where more are allowed; deliver the isolated one."""
         for channel in tuple(self._channels):
-            if channel.isolated is not None:
-                channel.deliver_secluded()
-        self._keep_awake(not self.one_at_a_time and any(channel.can_deliver() for channel in self._channels))
+            if channel.delivery.isolated is not None:
+                channel.delivery.deliver_isolated()
+        self._keep_awake(not self.one_at_a_time and any(channel.delivery.is_possible() for channel in self._channels))
         super().on_poll_start()
 
     def _keep_awake(self, wanted: bool) -> None:
@@ -100,11 +100,11 @@ class Poller(KombuPoller):
 
     def _deliver_buffered(self) -> None:
         for channel in tuple(self._channels):
-            if channel.can_deliver():
-                channel.deliver_buffered()
+            if channel.delivery.is_possible():
+                channel.delivery.deliver_buffered()
 
     def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802
-        if not (self._is_watching_it and channel.can_deliver()):
+        if not (self._is_watching_it and channel.delivery.is_possible()):
             super()._register_BRPOP(channel)
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class Poller(KombuPoller):
         for channel in tuple(self._channels):
             overdue_s = channel.overdue_s()
             if overdue_s is not None:
-                logger.warning("Redis has not answered for %.0f s; connecting again", overdue_s)
+                logger.warning("No reply from Redis for %.0f s; connecting again", overdue_s)
                 channel.client.connection.disconnect()
 
     @property
@@ -149,7 +149,7 @@ class Poller(KombuPoller):
     def get(self, callback: Callable[..., Any], timeout: float | None = None) -> None:
         """Deliver one message; those that came in the same answer from Redis first."""
         for channel in tuple(self._channels):
-            if channel.deliver_next():
+            if channel.delivery.deliver_next():
                 return
         if self._look_again:
             self._look_again = False

@@ -17,7 +17,7 @@ from orchestrator.core.outcome import Reason
 from orchestrator.core.supervision import HEADER, hide_in
 from orchestrator.core.text import is_text
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.celery.tracked_request import channel_of
+from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.worker.fast_path import FastPath
 
 logger = get_logger(__name__)

@@ -34,9 +34,10 @@ from vine import promise
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.core.text import is_text
+from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, INCARNATION, KEPT
 from orchestrator.transport.celery.reporting_pool import is_exit
-from orchestrator.transport.celery.tracked_request import TrackedRequest, channel_of
+from orchestrator.transport.celery.tracked_request import TrackedRequest
 from orchestrator.transport.mailbox_entry import plain_loads
 from orchestrator.worker import results
 from orchestrator.worker.attempts import has_own

@@ -33,9 +33,10 @@ from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision, hide_in
 from orchestrator.sending.shown_arguments import masked_args, masked_kwargs, masked_text
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.celery.own_fields import FENCE, INCARNATION
 from orchestrator.transport.celery.reporting_pool import ESCAPED
-from orchestrator.transport.celery.tracked_request import TrackedRequest, channel_of, is_unsent_retry, name_and_text
+from orchestrator.transport.celery.tracked_request import TrackedRequest, is_unsent_retry, name_and_text
 from orchestrator.transport.endings.stream import FAILURE, SUCCESS
 from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.transport.mailbox_entry import LINEAGE, SENT

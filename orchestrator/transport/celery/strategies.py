@@ -14,7 +14,7 @@ from celery.app.task import Task
 from celery.exceptions import WorkerLostError
 
 from orchestrator.core.log import get_logger
-from orchestrator.transport.celery.tracked_request import channel_of
+from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.liveness.child_exit import end_of
 from orchestrator.transport.liveness.worker_state import WORKER_STATE
 

@@ -42,7 +42,7 @@ def test_what_ends_without_a_word_goes_back_once_and_is_then_a_dead_letter(
         eventually(lambda: ends.ledger().handled == 1, describe=w.log)
         row = ends.ledger()
         assert (row.pending, row.lost, row.redelivered, row.duplicated) == (0, 0, COUNT, 0)
-        assert w.log().count("settled it; it goes back") == COUNT
+        assert w.log().count("settled it; it is requeued") == COUNT
         assert w.log().count("settled it; it becomes a dead letter") == COUNT
 
 

@@ -51,7 +51,7 @@ class Inbox:
     def claim_ahead(self) -> None:
         """Take messages until some wait for the slot."""
         self.next()
-        while not len(self.channel._claimed):
+        while not len(self.channel.delivery.buffer):
             self.next()
 
 
@@ -82,7 +82,7 @@ def marks(broker: BareBroker) -> list[int]:
 def test_only_what_is_delivered_can_be_blamed(connection: Connection, broker: BareBroker) -> None:
     inbox = Inbox(connection)
     inbox.claim_ahead()
-    ahead = len(inbox.channel._claimed)
+    ahead = len(inbox.channel.delivery.buffer)
     eventually(lambda: marks(broker) == [1, *[0] * ahead])
     inbox.next()
     eventually(lambda: marks(broker) == [1, *[0] * (ahead - 1)])
@@ -95,7 +95,7 @@ def test_what_gets_no_slot_goes_back_and_comes_in_the_same_order_as_new(
     for _ in range(3):
         inbox.claim_ahead()
         eventually(lambda: broker.ledger().held == 1)
-        assert not len(inbox.channel._claimed)
+        assert not len(inbox.channel.delivery.buffer)
     while len(inbox.bodies) < MANY:
         inbox.next()
     inbox.current.ack()
@@ -136,7 +136,7 @@ def test_of_a_killed_worker_nothing_that_was_claimed_ahead_is_suspect(
 ) -> None:
     inbox = Inbox(connection)
     inbox.claim_ahead()
-    ahead = len(inbox.channel._claimed)
+    ahead = len(inbox.channel.delivery.buffer)
     eventually(lambda: marks(broker) == [1, *[0] * ahead])
     sweeper = broker.store.sweeper()
     assert sweeper.prove_death(inbox.channel.incarnation, DeathReason.KILLED, by="test")

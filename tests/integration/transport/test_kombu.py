@@ -216,7 +216,7 @@ def test_a_sleeping_read_keeps_no_more_than_the_prefetch_limit(connection: Conne
     publish(connection, "late", priority=9)
     publish(connection, "soon", priority=0)
     # They came between a claim that found nothing and the read that sleeps.
-    inbox.channel._empty = True
+    inbox.channel.reader.is_empty = True
     inbox.drain(1)
     assert [message.payload for message in inbox.messages] == ["soon"]
     eventually(lambda: (broker.ledger("box").ready, broker.ledger("box").held) == (1, 1))

@@ -1,0 +1,139 @@
+"""The channel's mailboxes: the streams of its queues are declared, measured, purged and deleted here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.keys import DOORBELL, GROUP
+from orchestrator.core.log import get_logger
+from orchestrator.transport.connected_channel import ConnectedChannel
+from orchestrator.transport.redis.refusals import is_full
+
+logger = get_logger(__name__)
+
+#: Messages that one script drops: each is decoded, and its outcome recorded.
+_DROP_BATCH = 100
+
+
+class MailboxChannel(ConnectedChannel):
+    """A channel that keeps queues as mailboxes in Redis streams. Fanout (events, remote control) stays as in kombu."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        #: ``x-max-length`` of the queues that have one.
+        self._max_length: dict[str, int] = {}
+        self._reply_queues: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
+        super()._new_queue(queue, auto_delete=auto_delete, **kwargs)
+        if queue in self._fanout_queues:
+            return
+        limit = (kwargs.get("arguments") or {}).get("x-max-length")
+        if isinstance(limit, int) and limit > 0:
+            self._max_length[queue] = limit
+        if queue in self._expires or auto_delete:
+            self._reply_queues.add(queue)
+        else:
+            self.wire.run("declare", [self.keys.queues], [queue, "1", GROUP, 0])
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+        except ResponseError as error:
+            if not is_full(error):
+                raise
+            # A worker must be able to start on a full server: only workers empty it.
+            logger.warning("binding of %s to %s not recorded: %s", queue, exchange, error)
+
+    def _streams(self, queue: str, *, bell: bool = False) -> list[str]:
+        steps = (*self.steps, DOORBELL) if bell else self.steps
+        return [self.keys.step(queue, step) for step in steps]
+
+    def _make_streams(self, queues: Iterable[str]) -> None:
+        for queue in queues:
+            self.wire.run(*self._declaration(queue))
+
+    def _declaration(self, queue: str) -> tuple[str, list[str], list[Any]]:
+        """The script call that makes a mailbox's streams and, if it expires, starts its time again."""
+        listed = "0" if queue in self._reply_queues else "1"
+        keys = [self.keys.queues, *self._streams(queue, bell=True)]
+        return "declare", keys, [queue, listed, GROUP, self._expires.get(queue, 0)]
+
+    def _size(self, queue: str) -> int:
+        total = int(self.wire.call("ZCARD", self.keys.delayed(queue)))
+        for stream in self._streams(queue):
+            total += int(self.wire.call("XLEN", stream))
+            try:
+                total -= int(self.wire.call("XPENDING", stream, GROUP)[0])
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+        return total
+
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        return bool(self.wire.call("EXISTS", *self._streams(queue), self.keys.delayed(queue)))
+
+    def _purge(self, queue: str) -> int:
+        """Drop what waits; at most as many messages as there were at the beginning. Held messages stay."""
+        k = self.keys
+        mailbox = [k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue)]
+        args = [k.root, to_ms(self.options.outcome_ttl_s)]
+
+        def drop(stream: str, most: int) -> int:
+            return int(self.wire.run("purge", [*mailbox, stream] if stream else mailbox, [GROUP, most, *args]))
+
+        return self._drop_all(queue, drop)
+
+    def _drop_all(self, queue: str, drop: Callable[[str, int], int]) -> int:
+        """Drop as many messages as there are now, delayed ones first, in batches; returns how many were dropped.
+
+        It ends even if others publish faster. ``drop(stream, most)`` drops at most that many from one stream, from the
+        delayed messages if ``stream`` is '', and returns how many.
+        """
+        total = 0
+        for stream in ("", *self._streams(queue)):
+            # A delayed message that falls due meanwhile is in a stream, which comes later.
+            counted = ("XLEN", stream) if stream else ("ZCARD", self.keys.delayed(queue))
+            left = int(self.wire.call(*counted))
+            while left > 0 and (dropped := drop(stream, min(left, _DROP_BATCH))):
+                left -= dropped
+                total += dropped
+        return total
+
+    def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._delete(queue, exchange, routing_key, pattern, *args, **kwargs)
+        except (RedisError, OSError):
+            if not self._closing:
+                raise
+            # An error raised here would leave this channel and the connection's others half open.
+            logger.debug("binding of %s to %s not removed", queue, exchange, exc_info=True)
+        if queue not in self._fanout_queues:
+            self._delete_mailbox(queue)
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> Any:
+        """Delete a queue, also one that this process has not declared; kombu would ignore that."""
+        known = queue in self.state.queue_index
+        result = super().queue_delete(queue, if_unused=if_unused, if_empty=if_empty, **kwargs)
+        if not known and queue not in self._fanout_queues and not (if_empty and self._size(queue)):
+            self._delete_mailbox(queue)
+        return result
+
+    def _delete_mailbox(self, queue: str) -> None:
+        """Drop what waits, and the mailbox itself. If others go on publishing, it stays, with what came since."""
+        k, streams = self.keys, self._streams(queue)
+        keys = [k.ledger(queue), k.queues, k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), *streams]
+        reply = "1" if queue in self._reply_queues else "0"
+        args = [k.root, to_ms(self.options.outcome_ttl_s)]
+
+        def drop(stream: str, most: int) -> int:
+            number = streams.index(stream) + 1 if stream else 0
+            return int(self.wire.run("delete", keys, [queue, reply, GROUP, most, *args, number]))
+
+        self._drop_all(queue, drop)
+        # An empty mailbox goes too.
+        drop("", 0)

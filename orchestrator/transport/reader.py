@@ -1,0 +1,181 @@
+"""The reading connection's commands and replies: what a channel asks Redis for next, and what a reply holds.
+
+Nothing here sends or waits; the channel does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from orchestrator.core.keys import DOORBELL, GROUP, RETURNED, Keys
+from orchestrator.transport.claim_ahead import ClaimAhead
+from orchestrator.transport.claim_buffer import Buffered
+from orchestrator.transport.liveness.claim import Claim
+from orchestrator.transport.liveness.isolation import is_last_chance
+from orchestrator.transport.mailbox_entry import read_death_history, with_lineage
+from orchestrator.transport.options import Options
+from orchestrator.transport.redis.scripts import sha
+
+#: What was asked of Redis, hence which kind of reply comes.
+_CLAIM, _SLEEP, _NUDGE = "claim", "sleep", "nudge"
+
+#: The claim script's reply to an incarnation without a lease.
+_NO_LEASE = -2
+
+
+class NoLease(Exception):
+    """The claim was refused: the incarnation has no lease any more."""
+
+
+class Reader:
+    """Remembers what was asked for. Asks for messages while there are some, and sleeps in Redis when there are none."""
+
+    def __init__(self, keys: Keys, steps: Sequence[str], options: Options) -> None:
+        self._keys = keys
+        self._steps = steps
+        self._max_deaths = int(options.max_deaths)
+        self._asked = ""
+        self._asked_queues: Sequence[str] = ()
+        self._asked_credit = 0
+        #: Whether the last claim found no message, and the ms until the next delayed one is due (-1: there is none).
+        self.is_empty = False
+        self.due_ms = -1
+        #: How many messages are claimed beyond the free slots; ``None`` if none ever are.
+        self.ahead = ClaimAhead(int(options.batch)) if options.claim_ahead else None
+
+    def forget(self) -> None:
+        """No reply is expected any more."""
+        self._asked = ""
+        self.is_empty = False
+
+    # -- commands
+
+    def nudge(self) -> tuple[Any, ...]:
+        """A command whose reply comes at once, because messages are here already."""
+        self._asked = _NUDGE
+        return ("PING",)
+
+    def sleep(self, streams: Sequence[str], incarnation: str, longest_ms: int) -> tuple[Any, ...]:
+        """The command that sleeps in Redis until a message comes, a delayed one is due, or the time is over."""
+        self._asked = _SLEEP
+        self._drained()
+        sleep_ms = longest_ms if self.due_ms < 0 else max(1, min(longest_ms, self.due_ms))
+        return (
+            "XREADGROUP", "GROUP", GROUP, incarnation, "COUNT", 1, "BLOCK", sleep_ms,
+            "STREAMS", *streams, *[">"] * len(streams),
+        )  # fmt: skip
+
+    def claim(
+        self, queues: Sequence[str], incarnation: str, credit: int, ahead: int, *, leased: bool
+    ) -> tuple[Any, ...]:
+        """The command that claims up to ``credit`` messages to deliver now, and ``ahead`` more."""
+        self._asked, self._asked_queues, self._asked_credit = _CLAIM, queues, credit
+        self._drained()
+        return self.claim_command(queues, incarnation, credit, ahead, leased=leased)
+
+    def claim_command(
+        self, queues: Sequence[str], incarnation: str, credit: int, ahead: int = 0, *, leased: bool
+    ) -> tuple[Any, ...]:
+        """As :meth:`claim`, for a connection of which nothing is remembered."""
+        k = self._keys
+        keys = [k.leases]
+        for queue in queues:
+            keys += [k.delayed(queue), k.delayed_bodies(queue), *(k.step(queue, step) for step in self._steps)]
+        return (
+            "EVALSHA", sha("claim"), len(keys), *keys,
+            GROUP, incarnation, "1" if leased else "0", credit, ahead, *self._steps,
+        )  # fmt: skip
+
+    def _drained(self) -> None:
+        if self.ahead is not None:
+            self.ahead.drained(monotonic())
+
+    # -- replies
+
+    @property
+    def slept(self) -> bool:
+        """Whether the last reply was to a sleep, which may bring one message of each stream, whatever is allowed."""
+        return self._asked == _SLEEP
+
+    def read(self, reply: Any) -> tuple[list[Buffered], list[tuple[str, Any]]]:
+        """The messages in a reply, and the doorbells, as stream and entry id, which are to be removed.
+
+        Raises:
+            NoLease: the incarnation was fenced.
+        """
+        if self._asked == _CLAIM and reply is not None:
+            claimed = self.read_claimed(reply, self._asked_queues)
+            for claim, _ in claimed[self._asked_credit :]:
+                claim.ahead = True
+            self.due_ms = int(reply[0])
+            self.is_empty = len(reply) == 1
+            return claimed, []
+        if self._asked == _SLEEP:
+            self.is_empty = False
+            return self._read_slept(reply)
+        return [], []
+
+    def count_claimed(self, count: int) -> None:
+        """``count`` messages of the last reply are here; how soon they are delivered decides what is claimed ahead."""
+        if self.ahead is not None:
+            self.ahead.claimed(count, monotonic())
+
+    def read_claimed(self, reply: list[Any], queues: Sequence[str]) -> list[Buffered]:
+        """The messages in a reply to a claim from these queues.
+
+        Raises:
+            NoLease: the incarnation was fenced.
+        """
+        if reply[0] == _NO_LEASE:
+            raise NoLease
+        stride = len(self._steps) + 2
+        claimed = []
+        for at in range(1, len(reply), 4):
+            index, entry, raw, death_history = reply[at : at + 4]
+            # Lua counts from 1, and the first key is the lease's.
+            queue_number, place = divmod(index - 2, stride)
+            queue = queues[queue_number]
+            stream = self._keys.step(queue, self._steps[place - 2])
+            claimed.append(self._claimed(stream, queue, entry, raw, death_history))
+        return claimed
+
+    def _read_slept(self, reply: Any) -> tuple[list[Buffered], list[tuple[str, Any]]]:
+        claimed: list[Buffered] = []
+        doorbells: list[tuple[str, Any]] = []
+        # RESP3 answers with a mapping, RESP2 with pairs.
+        pairs = reply.items() if isinstance(reply, dict) else reply or ()
+        for raw_stream, entries in pairs:
+            stream = raw_stream.decode()
+            step, queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)
+            if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], list):
+                entries = entries[0]
+            for entry, flat in entries:
+                if step == DOORBELL:
+                    doorbells.append((stream, entry))
+                    continue
+                values = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+                raw = values.get(b"m", b"")
+                death_history = b""
+                if len(values) > 1:
+                    undelivered = b"n" if b"n" in values else b""
+                    death_history = b"%s%s %s" % (undelivered, values.get(b"u", b""), values.get(b"d", b""))
+                    raw = with_lineage(raw, values.get(b"r", b""))
+                claimed.append(self._claimed(stream, queue, entry, raw, death_history))
+        return claimed, doorbells
+
+    def _claimed(self, stream: str, queue: str, entry: bytes, raw: bytes, death_history: bytes) -> Buffered:
+        entry_id = entry.decode()
+        claim = Claim(f"{entry_id}@{stream}", entry_id, stream, queue, 0, size=len(raw))
+        undelivered = death_history.startswith(b"n")
+        claim.came_back = not undelivered and stream.startswith(f"{self._keys.root}q:{RETURNED}")
+        death_history = death_history[1:] if undelivered else death_history
+        if death_history:
+            history = read_death_history(death_history)
+            claim.deaths = history.deaths
+            claim.death_list = death_history.partition(b" ")[2] if claim.deaths else b""
+            claim.last_chance = is_last_chance(
+                deaths=history.counted, unattributed_deaths=history.unattributed, max_deaths=self._max_deaths
+            )
+        return claim, raw
