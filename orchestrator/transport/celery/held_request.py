@@ -33,10 +33,10 @@ def _nothing_runs() -> bool:
 
 
 class HeldRequest(Request):
-    """A request that the worker checks: from its reservation to its settlement, some code is about to run it or runs it.
+    """A request that the worker checks until it is settled: some code runs it, or is about to.
 
-    Celery's own requests leave a message claimed for as long as the worker lives, when an error keeps them from their pool
-    or escapes a callback.
+    When an error keeps Celery's own request from its pool, or escapes a callback, the message stays claimed for as long
+    as the worker lives.
     """
 
     #: How the process that ran this message ended, once it did.
