@@ -1,4 +1,4 @@
-"""What a channel has delivered and not yet settled. Unlike kombu's, it writes nothing: Redis has it already."""
+"""The messages that a channel has delivered and not settled. Unlike kombu's, it writes nothing: Redis knows them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class QoS(virtual.QoS):
-    """Prefetch accounting; acknowledgements go through the holder's outbox."""
+    """Prefetch accounting; acknowledgements go through the incarnation's pipeline."""
 
     channel: Channel
 
@@ -45,7 +45,7 @@ class QoS(virtual.QoS):
     def _bury(self, delivery_tag: str) -> None:
         headers = getattr(self._delivered.get(delivery_tag), "headers", None)
         queue = self.channel.settler.bury(delivery_tag, {"reason": "rejected"})
-        # What rejects a message that is a letter already, as Celery does with what it cannot read, adds none.
+        # Celery also rejects messages that are dead letters already: those that it cannot read.
         if queue is not None:
             known = headers if isinstance(headers, dict) else {}
             emit(
@@ -59,15 +59,15 @@ class QoS(virtual.QoS):
             )
 
     def settled(self, delivery_tag: str) -> None:
-        """The message was settled elsewhere; it counts against the prefetch limit no more."""
-        # kombu's own makes a note of it, to be followed up when the next one is delivered.
+        """The message was settled elsewhere; it no longer counts against the prefetch limit."""
+        # kombu's own would only do so when the next message is delivered.
         self._delivered.pop(delivery_tag, None)
         connection = self.channel.connection
         if connection is not None:
             connection.cycle.slot_freed()
 
     def restore_unacked(self) -> list[Any]:
-        """Give back what was not started. What is running stays ours and will be settled when it ends."""
+        """Requeue what was not started. What runs stays with this process and is settled when it ends."""
         self.channel.settler.requeue_unstarted(list(self._delivered))
         self._delivered.clear()
         return []

@@ -41,14 +41,14 @@ class Claim:
     came_back: bool = False
     #: Whether it was claimed ahead of a free slot and is not delivered yet; Redis knows that (a delivery counter of 0).
     ahead: bool = False
-    #: Whether it must have the process to itself.
+    #: Whether it must run in isolation.
     last_chance: bool = False
-    #: The mark it was given before it was delivered; 0: it is given one when a pool starts on it.
+    #: The mark it got before it was delivered; 0 if it gets one when a pool starts on it.
     mark: int = 0
     started_at: float | None = None
-    #: Whether a pool has it that cannot be asked to give it back.
+    #: Whether a pool has it that runs whatever it has been given.
     handed: bool = False
-    #: What a pool does with it, once it has it; and since when that is seen to be over.
+    #: Its execution by a pool, and since when that is seen to be over.
     run: Run | None = None
     over_since: float | None = None
     #: Celery's request for it, until a pool has it.

@@ -1,4 +1,4 @@
-"""Sweeping out of turn: at once when somebody is missed, and in the place of a monitor manager that does not sweep."""
+"""Sweeps by workers: at once when a heartbeat is missed, and when the monitor manager does not sweep."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from orchestrator.transport.options import Options
 
 logger = get_logger(__name__)
 
-#: How often a worker that stands in sweeps, once it does.
+#: Between two sweeps of a worker that sweeps in the place of the monitor manager.
 _EVERY_S = 0.9
 
-#: While somebody is missed, so many milliseconds lie between two sweeps, whoever sweeps: one of all that live sees to
-#: it, and somebody who is merely stopped keeps Redis no busier than that until the lease has run out.
+#: Milliseconds between two sweeps while a heartbeat is missed, whichever worker sweeps. A process that is merely
+#: stopped costs no more than that until its lease has expired.
 _MISSED_EVERY_MS = 250
 
-#: A sweep this much younger than our own last one was somebody else's.
+#: A sweep that is this many ms younger than this worker's last one was another sweeper's.
 _SOMEBODY_ELSE_MS = 200
 
 #: Between two warnings that the monitor manager does not sweep.
@@ -28,33 +28,33 @@ _WARN_EVERY_S = 30.0
 
 
 class FallbackSweeper:
-    """Decides from the answer to each heartbeat whether this process has to sweep."""
+    """Decides from the reply to each heartbeat whether this process has to sweep."""
 
     def __init__(self, sweeper: Sweeper, options: Options, incarnation: str) -> None:
         self._sweeper = sweeper
         self._options = options
         self._incarnation = incarnation
         self._began_at = monotonic()
-        #: When it last swept, while it stands in.
+        #: When it last swept, while the monitor manager does not.
         self._swept_at: float | None = None
         self._warned_at = float("-inf")
 
-    def after_heartbeat(self, answer: HeartbeatReply) -> None:
-        """Sweep if that is overdue, and then until somebody else does; or if somebody is missed.
+    def after_heartbeat(self, reply: HeartbeatReply) -> None:
+        """Sweep if a sweep is overdue, and go on until another sweeper does; or if a heartbeat is missed.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
-        if self._must_stand_in(answer.since_sweep_ms):
-            self._fallback_sweeper(answer.since_sweep_ms)
-        elif answer.somebody_missed and answer.since_sweep_ms > _MISSED_EVERY_MS:
+        if self._is_overdue(reply.since_sweep_ms):
+            self._sweep_as_fallback(reply.since_sweep_ms)
+        elif reply.somebody_missed and reply.since_sweep_ms > _MISSED_EVERY_MS:
             swept = self._sweep()
             if swept and self._swept_at is not None:
                 self._swept_at = monotonic()
 
-    def _must_stand_in(self, since_ms: int) -> bool:
+    def _is_overdue(self, since_ms: int) -> bool:
         if since_ms < 0:
-            # Nobody ever has; give whoever should the time to start.
+            # There was no sweep yet; the monitor manager gets time to start.
             since_ms = to_ms(monotonic() - self._began_at)
         if since_ms > to_ms(self._options.sweep_stale_s):
             return True
@@ -65,7 +65,7 @@ class FallbackSweeper:
             return False
         return since_ms > to_ms(_EVERY_S)
 
-    def _fallback_sweeper(self, since_ms: int) -> None:
+    def _sweep_as_fallback(self, since_ms: int) -> None:
         if self._options.managed and monotonic() - self._warned_at > _WARN_EVERY_S:
             self._warned_at = monotonic()
             how_long = f"no sweep for {since_ms / 1000:.1f} s" if since_ms >= 0 else "no sweep yet"
@@ -77,5 +77,5 @@ class FallbackSweeper:
             self._swept_at = monotonic()
 
     def _sweep(self) -> bool:
-        """Whether it was not another one's turn."""
+        """Sweep; returns whether it was this sweeper's turn."""
         return not self._sweeper.sweep(self._incarnation).stood_back

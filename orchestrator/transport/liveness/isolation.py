@@ -1,13 +1,13 @@
-"""A message's last chance: it has the worker to itself.
+"""Isolation: a suspect message has the worker to itself for its last attempt.
 
-When a whole worker dies, everything it was running may have done it, and all of that comes back together; the
-harmless would be convicted along with the deadly. And a message that kills the main process at once is never even
-seen to start. So a message that one more death would bury, and one whose holders keep dying without an explanation,
-is *secluded*: the worker gives back what it has not delivered, claims nothing more, waits until all it has delivered
-is settled, marks the message and only then delivers it. If the worker dies now, it was this message.
+When a whole worker dies, any of the messages it was running may be the cause, and all of them are requeued together; so
+bystanders would be dead-lettered along with the poison. And a message that kills the main process at once is not even
+seen to start. So a message that one more death would make a dead letter, and one whose holders keep dying without a
+known cause, is *isolated*: the worker requeues what it has not delivered, claims nothing more, waits until all it has
+delivered is settled, marks the message and only then delivers it. If the worker dies now, this message is the cause.
 
-The waiting has an end, and so has the being alone: where others run for very long, it runs beside them, and the death
-that may follow does not say that it was alone.
+Both the wait and the isolation are limited: where other messages run for very long, the message runs beside them, and
+a death that follows is not recorded as one in isolation.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
-#: So many deaths of holders that did not run a message are a coincidence; one more would be a pattern.
+#: Unattributed deaths from which on a message runs in isolation.
 UNATTRIBUTED_DEATHS = 2
 
-#: Marks (see holder.py): delivered and not seen to start; running; running with nothing beside it.
+#: Marks (see held_claims.py): delivered and not seen to start; running; running in isolation.
 DELIVERED, RUNNING, ALONE = 1, 2, 3
 
 
 def is_last_chance(*, deaths: int, unattributed_deaths: int, max_deaths: int) -> bool:
     """Whether a message must have the worker to itself.
 
-    Where one death is enough (``max_deaths`` 1), nobody has a last chance: it would be everybody's.
+    Where one death is enough (``max_deaths`` 1), no message has a last chance: each first attempt would be one.
     """
     return 1 < max_deaths <= deaths + 1 or unattributed_deaths >= UNATTRIBUTED_DEATHS
 
@@ -50,11 +50,11 @@ class PoisonIsolation:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody is, or wants to be, alone; then nothing is claimed and nothing else delivered."""
+        """Whether a message is isolated or waits for it; then nothing is claimed, and nothing else delivered."""
         return self._guest is not None
 
     def enter(self, tag: str) -> int:
-        """Ask to be delivered now; asked again until the answer is yes.
+        """Ask whether a message may be delivered now; asked again until it may.
 
         Returns:
             The mark to put on the message; 0 while it has to wait.
@@ -72,9 +72,9 @@ class PoisonIsolation:
         return guest.mark
 
     def leave(self, on_overstay: Callable[[str], None]) -> bool:
-        """Whether claiming may go on: the message is settled or given back, or has been alone for long enough.
+        """Whether claiming may go on: the message is settled or requeued, or its isolation has lasted long enough.
 
-        ``on_overstay`` is told of one that will not be alone any more.
+        In the latter case ``on_overstay`` is called with its tag.
         """
         guest = self._guest
         if guest is None:

@@ -18,7 +18,7 @@ class PollWatchdog:
         self.silent_s = 0.0
 
     def after_heartbeat(self, now_s: float, polled_at_s: float, should_poll: bool) -> None:
-        """Take note of a heartbeat that Redis has answered. All times by the same monotonic clock."""
+        """Count a heartbeat that Redis has answered. All times are of one monotonic clock."""
         if self._beat_at is None or not should_poll or polled_at_s != self._polled_at:
             self.silent_s = 0.0
         else:

@@ -1,4 +1,4 @@
-"""The holders of this process, and why it will have ended."""
+"""The incarnations of this process, and why the process will have ended."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class ProcessIncarnations:
-    """The holders of this process, one per broker.
+    """The incarnations of this process, one for each broker.
 
-    A process is one holder however many connections it opens, so this is the one thing here that lives as
-    long as the process. A forked child starts with none.
+    A process has one incarnation however many connections it opens, so this object lives as long as the process. A
+    forked child starts with none.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class ProcessIncarnations:
         self._lock = threading.Lock()
 
     def get(self, broker: str, make: Callable[[], Incarnation]) -> Incarnation:
-        """The holder for this broker; made if there is none, or the last one has left or was fenced."""
+        """The incarnation for this broker; made if there is none, or the last one has left or was fenced."""
         key = (os.getpid(), broker)
         with self._lock:
             holder = self._by_broker.get(key)
@@ -36,7 +36,7 @@ class ProcessIncarnations:
             return holder
 
     def leave_all(self) -> None:
-        """Every incarnation of this process leaves, now rather than when the process ends."""
+        """End every incarnation of this process, now rather than when the process ends."""
         for (pid, _), holder in list(self._by_broker.items()):
             if pid == os.getpid():
                 holder.leave()

@@ -1,6 +1,6 @@
-"""Proof of death: whoever has seen a process end says so, and no silence has to pass.
+"""Proof of death: a process that has seen another one end records it, so that no silence has to pass.
 
-The proof is given by the incarnation itself (it leaves), by its heart (heart.py), or by whoever waits for the process.
+The proof is given by the incarnation itself when it leaves, by its heart (heart.py), or by a waiting parent process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orchestrator.core.keys import Keys
 #: Which argument of the script is the reason.
 REASON_AT = 2
 
-#: Whoever proves a death needs no turn as a sweeper, and is not refused by a heartbeat.
+#: A proof needs no turn as a sweeper, and a heartbeat does not refute it.
 _NO_BEAT = _NO_TURN = ""
 
 
@@ -22,8 +22,8 @@ def proof_of_death(
 ) -> tuple[str, list[str], list[Any]]:
     """The script that ends an incarnation of which is known that it has ended: its name, keys and arguments.
 
-    Run twice, or for one that has ended before, it does nothing. With the next heartbeat of any worker its mail is
-    handed on.
+    Run a second time, or for an incarnation that has ended before, it does nothing. After the next heartbeat of any
+    worker, its messages are requeued.
     """
     return (
         "fence",

@@ -1,4 +1,4 @@
-"""Ending deliveries: each way is one script, sent through the holder's outbox."""
+"""Ending deliveries: each way is one script, sent through the incarnation's acknowledgement pipeline."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ logger = get_logger(__name__)
 
 
 def _encode(outcome: Mapping[str, Any]) -> bytes | str:
-    """As JSON, by the quicker encoder if that can: it has no words for half a surrogate pair, among others."""
+    """As JSON, by the faster encoder if possible; that refuses half a surrogate pair, among others."""
     try:
         return to_json(outcome)
     except ValueError:
         return json.dumps(outcome)
 
 
-def _why(counter: str, outcome: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a breaker goes by: Redis may be unable to read it in the outcome, whose error may be no text."""
+def _breaker_reason(counter: str, outcome: Mapping[str, Any]) -> tuple[str, ...]:
+    """The reason, for the breaker: Redis may be unable to read it in the outcome, whose error may be no text."""
     return (str(outcome.get("reason", "")),) if counter == "dead" else ()
 
 
@@ -48,7 +48,7 @@ def _emit_dead_lettered(letter_id: bytes | int, claim: Claim, letter: Mapping[st
 
 
 def _group(error: str, failures: Any) -> str:
-    """The fingerprint where a stack is known; the script has the other case."""
+    """The fingerprint if a stack is known; otherwise the script makes one."""
     stack = str(failures[-1].get("traceback", "")) if failures else ""
     return fingerprint(error, stack) if normalised_stack(stack) else ""
 
@@ -56,8 +56,8 @@ def _group(error: str, failures: Any) -> str:
 class Settler:
     """Ends the deliveries of one channel. Ending one twice is harmless.
 
-    Until the channel acknowledges anything there is no holder; what it takes without acknowledging is in
-    ``unleased_claims`` and is settled at once.
+    Until the channel consumes with acknowledgement there is no holder; what it takes without acknowledging is in
+    ``unleased_claims``, and is settled at once.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Settler:
         return tag in (self.unleased_claims if self.holder is None else self.holder.claims)
 
     def _ended(self, tag: str) -> Claim | None:
-        """Take the message that is about to be settled. Its prefetch slot is free, also if no claim is found."""
+        """Take out the claim that is about to be settled. Its prefetch slot is free, also if there is no claim."""
         self._forget(tag)
         return self.holder.claims.take(tag) if self.holder is not None else self.unleased_claims.pop(tag, None)
 
@@ -91,7 +91,7 @@ class Settler:
         return self.holder.id if self.holder is not None else ""
 
     def settle(self, tag: str, outcome: str, reason: str = "") -> None:
-        """End a delivery with a mere count; settling twice is harmless. A breaker goes by the ``reason``."""
+        """End a delivery with a mere count; settling twice is harmless. The ``reason`` is for the breaker."""
         outcome = f"{outcome} {reason}" if reason else outcome
         if self.holder is not None:
             self.holder.claims.settle(tag, outcome)
@@ -99,13 +99,13 @@ class Settler:
         self.settle_unheld(tag, outcome)
 
     def settle_at_once(self, tag: str) -> None:
-        """End a delivery whose handler is about to begin: before that, it has left this process."""
+        """End a delivery before its handler begins: returns once the acknowledgement has left this process."""
         self.settle(tag, "handled")
         if self.holder is not None:
             self.holder.ack_pipeline.flush(may_wait=True)
 
     def settle_unheld(self, tag: str, outcome: str = "handled") -> bool:
-        """End, before this returns, what nobody acknowledges; whether it was still its reader's."""
+        """End a delivery that needs no acknowledgement, before this returns; returns whether it was still claimed."""
         claim = self.unleased_claims.pop(tag, None)
         if claim is None:
             return False
@@ -113,7 +113,7 @@ class Settler:
         return bool(self._commands().run("settle", keys, [GROUP, outcome, claim.entry]))
 
     def requeue_unread(self, reader: str, streams: Sequence[tuple[str, str]]) -> None:
-        """Return what a reader without a holder was given and has not settled.
+        """Requeue what a reader without a lease was given and has not settled.
 
         Raises:
             redis.exceptions.RedisError: Redis is away; a sweep finds them.
@@ -132,7 +132,7 @@ class Settler:
             self.holder.claims.mark_started(tag)
 
     def requeue(self, tags: Iterable[str]) -> None:
-        """Return messages to the head of their queue."""
+        """Return messages to the head of their mailboxes."""
         if self.holder is not None:
             self.holder.claims.requeue(tags)
 
@@ -142,24 +142,24 @@ class Settler:
             self.holder.requeue_interrupted(tag, end)
 
     def requeue_unstarted(self, tags: Iterable[str]) -> None:
-        """Return those of the messages that no pool has started, or will start whatever we do."""
+        """Requeue those of the messages that no pool has started, or holds and will start in any case."""
         if self.holder is not None:
             claims = [claim for tag in tags if (claim := self.holder.claims.get(tag)) is not None]
             self.holder.claims.requeue([c.tag for c in claims if c.started_at is None and not c.handed])
 
     def deaths_of(self, tag: str) -> list[Any]:
-        """The deaths of those who ran a message that is held, as its entry has them; the oldest first."""
+        """The deaths of processes that ran a held message, as in its entry; the oldest first."""
         claim = self.holder.claims.get(tag) if self.holder is not None else None
         return json.loads(claim.death_list) if claim is not None and claim.death_list else []
 
     def handed(self, tag: str) -> None:
-        """A pool has the message that runs all it has, even after the connection was lost."""
+        """The message was given to a pool that runs whatever it has been given, even after the connection was lost."""
         claim = self.holder.claims.get(tag) if self.holder is not None else None
         if claim is not None:
             claim.handed = True
 
     def reserved(self, tag: str, request: ref[Reserved]) -> None:
-        """Celery has a request for the message; the worker checks that it does not get lost."""
+        """Celery has a request for the message; the worker checks that it is not lost."""
         claim = self.holder.claims.get(tag) if self.holder is not None else None
         if claim is not None:
             claim.reserved = request
@@ -171,7 +171,7 @@ class Settler:
             claim.run = run
 
     def end_later(self, message: Any, state: str, error: str, text: str) -> None:
-        """Have Celery be told of the end of a message that is about to be settled."""
+        """Have a worker record for Celery the end of a message that is about to be settled."""
         tag = message.delivery_tag
         claim = self.holder.claims.get(tag) if self.holder is not None else None
         if claim is not None and self.holder is not None:
@@ -187,11 +187,17 @@ class Settler:
         *,
         celery_error: tuple[str, str] | None = None,
     ) -> str | None:
-        """End a delivery as a dead letter, of which the caller tells whoever listens.
+        """End a delivery as a dead letter; the caller emits the event.
 
-        ``letter`` says why; ``outcome`` is what waiters for ``delivery`` are told; both are masked.
-        ``celery_error``, class and text, is what Celery is told of it later, where it does not know yet. Returns
-        the mailbox it lay in, or ``None`` if it had ended before.
+        Args:
+            tag: the delivery tag.
+            letter: the reason and the error; masked.
+            outcome: what is recorded for ``delivery``; masked.
+            delivery: the delivery id under which the outcome is recorded; '' if it is not.
+            celery_error: class and text of the error that a worker records for Celery later, if Celery does not know.
+
+        Returns:
+            The message's mailbox; ``None`` if the delivery had ended before.
         """
         claim = self._ended(tag)
         if claim is None:
@@ -228,7 +234,7 @@ class Settler:
         return claim.queue
 
     def settle_with_outcome(self, tag: str, counter: str, outcome: Mapping[str, Any], delivery: str) -> None:
-        """End a delivery and record its outcome for whoever waits for it."""
+        """End a delivery and record its outcome."""
         claim = self._ended(tag)
         if claim is None or self.holder is None:
             return
@@ -236,15 +242,15 @@ class Settler:
         self.holder.ack_pipeline.post(
             "settle_with_outcome",
             [claim.stream, k.ledger(claim.queue), k.outcome(delivery)],
-            [GROUP, claim.entry, counter, _encode(outcome), self._outcome_ttl_ms, *_why(counter, outcome)],
+            [GROUP, claim.entry, counter, _encode(outcome), self._outcome_ttl_ms, *_breaker_reason(counter, outcome)],
             # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
             soon=len(self.holder.claims) > 0,
         )
 
     def retry_later(self, tag: str, payload: Mapping[str, Any], step: str, pause_s: float) -> None:
-        """End an attempt and schedule the next, which is ``payload`` in that step of the mailbox, as one step.
+        """End an attempt and schedule the next one, ``payload`` in that step of the mailbox, in one script.
 
-        Unless its sender has cancelled it meanwhile: then the delivery ends with the attempt.
+        If the sender has cancelled the delivery meanwhile, it ends with this attempt.
         """
         claim = self._ended(tag)
         if claim is None or self.holder is None:
