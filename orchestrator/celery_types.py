@@ -21,6 +21,8 @@ class Message(Protocol):
     delivery_tag: Any
     headers: Any
     body: Any
+    content_type: Any
+    content_encoding: Any
 
     @property
     def properties(self) -> Any: ...

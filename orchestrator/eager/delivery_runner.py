@@ -146,7 +146,7 @@ class DeliveryRunner:
                 raise
             # Raised by a loader, a hook or a callback. On a worker, Celery's tracer would make a failure of it.
             pause = supervision.pause_s(attempt, error_names(error), time.time())
-            if pause.s is None or results.is_kept(outgoing.id):
+            if pause.s is None or results.is_remembered(outgoing.id):
                 return EagerResult(outgoing.id, error, states.FAILURE, "".join(format_exception(error)))
             failure = failure_of(error, attempt, _WORKER, self._app.orchestrator.hidden_of(supervision))
             text = f"attempt {attempt} failed: {failure.type}: {failure.message}"

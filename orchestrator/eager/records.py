@@ -6,8 +6,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.core.history import HISTORY, Attempt, history
-from orchestrator.core.outcome import Outcome, kind, to_wire
+from orchestrator.core.history import Attempt, outcome_record
+from orchestrator.core.outcome import Outcome, kind
 from orchestrator.core.supervision import Supervision
 from orchestrator.sending.ledger import LedgerRow
 
@@ -39,7 +39,7 @@ class EagerRecords:
         """Record the outcome of a delivery, whose attempt ``last`` was its last, and count it."""
         self.count(queue, kind(outcome))
         self._outcomes[delivery_id] = outcome
-        self._records[delivery_id] = {**to_wire(outcome), HISTORY: history(supervision, last)}
+        self._records[delivery_id] = outcome_record(outcome, supervision, last)
 
     def ledger(self) -> list[LedgerRow]:
         """The counters of each mailbox, by name."""

@@ -1,4 +1,4 @@
-"""One attempt, where the pool runs it: decode, call the handler, and on an error decide whether there is another."""
+"""One attempt, where the pool runs it: call the handler, and after an error decide whether another attempt follows."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from orchestrator.worker import results
 from orchestrator.worker.retry_scheduled import RetryScheduled
 from orchestrator.worker.time_limits import within
 
-#: Of a traceback, the last so many characters are kept.
+#: Characters of a traceback that are kept: its last ones.
 TRACEBACK_LIMIT = 8000
 
-#: Of an error's text, the first so many.
+#: Characters of an error's text that are kept: its first ones.
 MESSAGE_LIMIT = 2000
 
-#: Errors that another attempt would only repeat, or that come after the handler has run.
-_NEVER_REPEATED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult)
+#: Errors that another attempt would only repeat, or that are raised after the handler has run.
+_NEVER_RETRIED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult)
 
 
-#: JSON has no words for NaN and infinities.
+#: JSON has no NaN and no infinities.
 _strict_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def supervision_of(request: Any) -> Supervision | None:
-    """How the message behind a Celery request is supervised; ``None`` if it is a plain Celery send.
+    """The supervision of a Celery request's message; ``None`` for a plain Celery send.
 
     Raises:
         InvalidPolicy: its header is not what a supervised send writes.
@@ -49,10 +49,10 @@ def supervision_of(request: Any) -> Supervision | None:
     wire = own_field(request, HEADER)
     if wire is None:
         return None
-    # The handler's context asks again.
-    kept = vars(request).get(KEPT)
-    if kept is not None and kept[0] is wire:
-        known: Supervision = kept[1]
+    # Read again for the handler's context.
+    cached = vars(request).get(KEPT)
+    if cached is not None and cached[0] is wire:
+        known: Supervision = cached[1]
         return known
     known = Supervision.from_wire(wire)
     vars(request)[KEPT] = wire, known
@@ -60,10 +60,10 @@ def supervision_of(request: Any) -> Supervision | None:
 
 
 def failure_of(error: BaseException, attempt: int, by: str, hidden: Iterable[str], stack: str | None = None) -> Failure:
-    """A failed attempt, for the record; ``stack`` is its traceback where the error brings none.
+    """The record of a failed attempt; ``stack`` is its traceback if the error has none.
 
-    The values of the ``hidden`` fields are masked in both texts, before these are cut: a cut must not part a name from
-    its value.
+    The values of the ``hidden`` fields are masked in both texts before these are cut, because a cut may separate a
+    name from its value.
     """
     names = tuple(dict.fromkeys(hidden))
     if stack is None:
@@ -95,23 +95,23 @@ def as_json(task: str, result: Any) -> Any:
     """
     try:
         data = to_jsonable_python(result)
-        # What stays as it is in Python may be no JSON text: NaN, half of a surrogate pair, an endless number.
+        # pydantic leaves some Python values as they are that JSON text cannot hold: NaN, lone surrogates, infinities.
         if data is not None and data is not True and data is not False:
             (data if type(data) is str else _strict_json(data)).encode()
         return data
     except Exception as error:
-        # Models and iterators may raise anything.
+        # Models' serialisers and iterators may raise anything.
         raise InvalidResult(task, type(result).__name__, f"{error}"[:MESSAGE_LIMIT]) from error
 
 
 def check_ran(task: str, result: Any) -> None:
-    """Refuse a result that is the handler's code, not yet begun. Only a pool that knows of it would run it.
+    """Refuse a result that is a coroutine or generator: no pool would run it.
 
     Raises:
-        HandlerNotRun: it is.
+        HandlerNotRun: it is one.
     """
     if inspect.iscoroutine(result):
-        # Python would warn of one that nobody has waited for.
+        # Python would warn that it was never awaited.
         result.close()
     elif not inspect.isasyncgen(result) and not (
         inspect.isgenerator(result) and inspect.getgeneratorstate(result) == inspect.GEN_CREATED
@@ -128,7 +128,7 @@ def run_attempt(
     request: Any,
     supervision: Supervision | None,
 ) -> Any:
-    """Call a task's own function, in the time that is left for it."""
+    """Call a task's own function, within the time that is left for it."""
     limit_s = None if supervision is None else supervision.limit_s(time.time())
     if limit_s is None and not tracing.is_on():
         return run(*args, **kwargs)
@@ -143,50 +143,50 @@ def run_attempt(
 
 
 def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What ``run`` returns, with its errors turned into another attempt while the policy allows one.
+    """Call ``run`` and return its result. An error becomes ``RetryScheduled`` while the policy allows another attempt.
 
-    Plain Celery sends have no policy; their errors pass.
+    Plain Celery sends have no policy, so their errors are raised as they are.
     """
     supervision = supervision_of(request)
     failed = vars(request).pop(HANDLER_ERROR, None)
-    # Where a worker's main process settles the message, it asks for what is kept.
+    # A worker's main process settles the message by the end that is remembered.
     reported = getattr(request, FENCE, None) is not None
     try:
         if failed is not None:
             raise failed
         result = run_attempt(task.name, run, args, kwargs, request, supervision)
         check_ran(task.name, result)
-        shown = as_json(task.name, result) if supervision is not None and supervision.track else None
-    except CeleryRetry as again:
+        data = as_json(task.name, result) if supervision is not None and supervision.track else None
+    except CeleryRetry as retry:
         if reported:
-            results.keep(request.id, results.Repeated(again))
+            results.remember(request.id, results.Retried(retry))
         raise
     except (Ignore, Reject):
         raise
     except BaseException as error:
-        # A plain call that nobody reports raises what its task raised.
+        # A plain call outside of a worker raises what its task raised.
         if is_exit(error) or not (isinstance(error, Exception) or supervision is not None or reported):
             raise
         number = (request.retries or 0) + 1
         hidden = task.app.orchestrator.hidden_of(supervision)
         failure = failure_of(error, number, str(request.hostname), hidden)
         pause = Pause(None, final=supervision is not None)
-        if supervision is not None and not isinstance(error, _NEVER_REPEATED):
+        if supervision is not None and not isinstance(error, _NEVER_RETRIED):
             pause = supervision.pause_s(number, error_names(error), time.time())
         pause_s, failure = pause.s, replace(failure, out_of_time=pause.out_of_time, final=pause.final)
         if pause_s is None:
             if supervision is not None or reported:
-                # Of the error itself, the worker sees only what pickle lets through.
-                results.keep(request.id, results.Failed(failure.to_wire()))
+                # The worker's main process sees only as much of the error as can be pickled.
+                results.remember(request.id, results.Failed(failure.to_wire()))
             if isinstance(error, Exception):
                 raise
-            # Celery's tracer passes on what is no Exception, as if its process were to end.
+            # Celery's tracer lets other errors than Exception through, as if its process were to end.
             raise HandlerFailed(f"{failure.type}: {failure.message}") from error
         text = f"attempt {number} failed: {failure.type}: {failure.message}"
-        repeated = RetryScheduled(text, exc=error, when=pause_s, failure=failure.to_wire())
+        scheduled = RetryScheduled(text, exc=error, when=pause_s, failure=failure.to_wire())
         if reported:
-            results.keep(request.id, results.Repeated(repeated))
-        raise repeated from error
+            results.remember(request.id, results.Retried(scheduled))
+        raise scheduled from error
     if supervision is not None or reported:
-        results.keep(request.id, results.Returned(shown, result))
+        results.remember(request.id, results.Returned(data, result))
     return result

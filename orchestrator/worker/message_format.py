@@ -1,25 +1,31 @@
-"""Whether a message's headers and body are what Celery and we go by. From the network comes anything."""
+"""Reads a message's headers and body: refuses what would fail later, and recognises what most messages have."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from celery.exceptions import InvalidTaskError
 
+from orchestrator.celery_types import Message
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.numbers import is_number
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.core.text import is_text
+from orchestrator.transport.mailbox_entry import plain_loads
 
-_TEXTS = ("root_id", "parent_id", "group")
+#: Headers that are texts, or absent.
+_TEXTS: Final = ("root_id", "parent_id", "group")
 
-#: Signatures that are more than one task.
-_SUBTASKS = ("chain", "group", "chord", "chunks", "xmap", "xstarmap")
+#: Headers that a message on the fast path has not.
+_UNCOMMON: Final = ("eta", "expires", "stamps", "stamped_headers", "compression")
+
+#: Types of signatures that stand for more than one task.
+_SUBTASKS: Final = ("chain", "group", "chord", "chunks", "xmap", "xstarmap")
 
 
 def check_headers(headers: Mapping[str, Any]) -> Supervision | None:
-    """Refuse headers that would fail somewhere further on; returns how the message is supervised.
+    """Refuse headers that would fail later. Returns the message's supervision; ``None`` for a plain Celery send.
 
     Raises:
         InvalidTaskError: names the header, its value and what is allowed.
@@ -50,11 +56,59 @@ def check_headers(headers: Mapping[str, Any]) -> Supervision | None:
         raise InvalidTaskError(str(error)) from None
 
 
+def common_supervision(headers: Mapping[str, Any]) -> Supervision | None:
+    """The supervision of a message whose headers have nothing uncommon; ``None`` if they have, or have none."""
+    delivery, retries = headers.get("id"), headers.get("retries")
+    if not delivery or not is_text(delivery) or type(retries) is not int or retries < 0:
+        return None
+    for name in _TEXTS:
+        value = headers.get(name)
+        if value is not None and not is_text(value):
+            return None
+    for name in _UNCOMMON:
+        if headers.get(name):
+            return None
+    if headers.get("timelimit") != [None, None]:
+        return None
+    try:
+        return Supervision.from_wire(headers[HEADER])
+    except (KeyError, InvalidPolicy):
+        return None
+
+
+def common_body(message: Message) -> list[Any] | None:
+    """Arguments, keyword arguments and embedded options of a JSON body after which nothing follows a success.
+
+    ``None`` if it is another body, or a malformed one.
+    """
+    raw, accept = message.body, message.accept
+    if (
+        message.content_type != "application/json"
+        or message.content_encoding != "utf-8"
+        or type(raw) is not bytes
+        # A value of a type that kombu decodes.
+        or b'"__type__"' in raw
+        or (accept is not None and "application/json" not in accept)
+    ):
+        return None
+    try:
+        body = plain_loads(raw)
+        args, kwargs, embed = body
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if type(args) is not list or type(kwargs) is not dict or type(embed) is not dict:
+        return None
+    if embed.get("callbacks") or embed.get("chain") or embed.get("chord"):
+        return None
+    whole: list[Any] = body
+    return whole
+
+
 def check_body(body: Any) -> None:
-    """Refuse a body that is not arguments, keyword arguments and what belongs to them.
+    """Refuse a body that is not arguments, keyword arguments and an object of callbacks, errbacks, chain and chord.
 
     Raises:
-        InvalidTaskError: says what is not as it should be.
+        InvalidTaskError: names the part, its type and what is allowed.
     """
     args, kwargs, embed = body
     if not isinstance(args, list | tuple):
@@ -71,13 +125,13 @@ def check_body(body: Any) -> None:
 
 
 def _check_signatures(name: str, listed: Any) -> None:
-    """Refuse what would be found to be no signature when the handler has run."""
+    """Refuse values that Celery would find to be no signatures only after the handler has run."""
     if listed is None:
         return
     if not isinstance(listed, list | tuple):
         raise InvalidTaskError(f"{name}={listed!r:.100} is not allowed; allowed: a list of signatures")
     for one in listed:
-        # Celery takes a task's name for a signature, but not in a chain.
+        # Celery accepts a task's name as a signature, but not in a chain.
         if not _is_signature(one) and not (isinstance(one, str) and one and name != "chain"):
             raise InvalidTaskError(f"{name} holds {one!r:.100}; allowed: signatures")
 

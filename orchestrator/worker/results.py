@@ -1,4 +1,4 @@
-"""Bringing a handler's result, or its failure, to where it is settled. Celery's pools bring back only a repr."""
+"""Brings a handler's result or failure to the process that settles it. Celery's pools bring back only a repr."""
 
 from __future__ import annotations
 
@@ -23,63 +23,64 @@ from orchestrator.transport.celery.reporting_pool import ESCAPED, is_exit
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """The handler returned; the result as JSON data, if somebody may ask for it."""
+    """The handler returned."""
 
+    #: The result as JSON data, if the delivery is tracked.
     result: Any = None
-    #: What it returned, as long as that is in the process that ran it.
+    #: The result itself; only within the process that ran the handler.
     raw: Any = None
-    #: The same as JSON text for the result backend, and as a log shows it; only where storing it has failed.
+    #: The result as JSON text for the result backend, and as a log shows it; only if storing it failed.
     stored: str = ""
     shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The attempt was the last, and failed; the failure as it goes over the wire."""
+    """The last attempt failed; ``failure`` is :meth:`Failure.to_wire`'s."""
 
     failure: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Repeated:
-    """Another attempt follows, as the error says."""
+class Retried:
+    """Another attempt follows; the error has its time."""
 
     error: Retry
 
 
-MaintenanceResult = Returned | Failed | Repeated
+AttemptEnd = Returned | Failed | Retried
 
-#: How this process' attempts ended, between the handler's end and the pool's answer. By delivery and thread, because
-#: the next attempt of a delivery may begin in another thread before this one has been reported.
-_results: dict[tuple[str, int], MaintenanceResult] = {}
+#: How attempts in this process ended, until the pool has reported them. By delivery and thread, because the next
+#: attempt of a delivery may begin in another thread before this one is reported.
+_ends: dict[tuple[str, int], AttemptEnd] = {}
 
 
-def keep(delivery_id: str, kept: MaintenanceResult) -> None:
+def remember(delivery_id: str, end: AttemptEnd) -> None:
     """Remember how an attempt ended until it is reported."""
-    _results[delivery_id, get_ident()] = kept
+    _ends[delivery_id, get_ident()] = end
 
 
-def is_kept(delivery_id: str) -> bool:
-    """Whether the attempt has come to an end that is remembered."""
-    return (delivery_id, get_ident()) in _results
+def is_remembered(delivery_id: str) -> bool:
+    """Whether the attempt's end is remembered and not yet reported."""
+    return (delivery_id, get_ident()) in _ends
 
 
-def take(delivery_id: str) -> MaintenanceResult | None:
-    """What was remembered, once."""
-    return _results.pop((delivery_id, get_ident()), None)
+def take(delivery_id: str) -> AttemptEnd | None:
+    """Remove and return the attempt's end; ``None`` if none is remembered."""
+    return _ends.pop((delivery_id, get_ident()), None)
 
 
 class SkipReason(Enum):
-    """What may have happened in place of the handler."""
+    """Why the handler was not called."""
 
     EXPIRED = "expired"
 
 
-_INSTEAD_OF_RUNNING: Final = (0, (None, SkipReason.EXPIRED), 0.0)
+_SKIPPED_AS_EXPIRED: Final = (0, (None, SkipReason.EXPIRED), 0.0)
 
 
-def _too_late(request: Mapping[str, Any]) -> bool:
-    """Whether the message has expired since it was given to the pool, where it may have waited for a thread."""
+def _has_expired(request: Mapping[str, Any]) -> bool:
+    """Whether the message has expired while it waited in the pool for a thread."""
     expires = request.get("expires")
     if not isinstance(expires, str):
         return False
@@ -88,22 +89,22 @@ def _too_late(request: Mapping[str, Any]) -> bool:
 
 
 def _packed(value: Any) -> bytes:
-    """A failure, so packed that the pool does not unpack it: its class may exist only where the task ran."""
+    """A failure, pickled so that the pool does not unpickle it: its class may exist only where the task ran."""
     try:
         return pickle.dumps(value)
     except Exception as error:  # noqa: BLE001
-        return pickle.dumps(_fallback_sweeper(f"the error cannot be pickled: {error}"))
+        return pickle.dumps(_handler_failed(f"the error cannot be pickled: {error}"))
 
 
 def unpacked(packed: Any) -> Any:
-    """A failure as Celery knows it; if its class cannot be found here, one of ours that says so."""
+    """A failure as Celery knows it; ``HandlerFailed`` if its class cannot be imported here."""
     try:
         return pickle.loads(packed)  # noqa: S301
     except Exception as error:  # noqa: BLE001
-        return _fallback_sweeper(f"the error cannot be unpickled here: {error}")
+        return _handler_failed(f"the error cannot be unpickled here: {error}")
 
 
-def _fallback_sweeper(text: str) -> ExceptionInfo:
+def _handler_failed(text: str) -> ExceptionInfo:
     try:
         raise HandlerFailed(text)
     except HandlerFailed:
@@ -112,26 +113,26 @@ def _fallback_sweeper(text: str) -> ExceptionInfo:
 
 def _with_result(answer: Any, delivery_id: str) -> Any:
     failed, value, runtime_s = answer
-    kept = take(delivery_id)
-    if isinstance(kept, Repeated):
+    end = take(delivery_id)
+    if isinstance(end, Retried):
         if not failed or not isinstance(_error_in(value), Retry):
-            # The result backend could not be told of the retry, and Celery's tracer takes that for the failure.
-            failed, value = 1, _info_of(kept.error)
+            # The result backend could not store the retry, and Celery's tracer reports that error instead.
+            failed, value = 1, _info_of(end.error)
             runtime_s = 0.0
-        kept = None
-    elif isinstance(kept, Returned):
-        kept = _unstored(kept) if runtime_s == ESCAPED else Returned(kept.result)
+        end = None
+    elif isinstance(end, Returned):
+        end = _unstored(end) if runtime_s == ESCAPED else Returned(end.result)
     if failed:
         value = _packed(value)
-    return failed, (value, kept), runtime_s
+    return failed, (value, end), runtime_s
 
 
-def _unstored(kept: Returned) -> Returned:
+def _unstored(end: Returned) -> Returned:
     try:
-        stored = dumps(kept.raw)
+        stored = dumps(end.raw)
     except Exception:  # noqa: BLE001
         stored = ""
-    return Returned(kept.result, None, stored, saferepr(kept.raw))
+    return Returned(end.result, None, stored, saferepr(end.raw))
 
 
 def _error_in(info: Any) -> Any:
@@ -147,13 +148,13 @@ def _info_of(error: Exception) -> ExceptionInfo:
 
 
 def escaped(delivery_id: str) -> Any:
-    """The answer of a pool where an error escapes Celery's tracer; called while that error is handled."""
+    """What the pool reports when an error escapes Celery's tracer; called in the ``except`` block of that error."""
     return _with_result((1, ExceptionInfo(), ESCAPED), delivery_id)
 
 
 def _traced(trace: Callable[..., Any], name: str, uuid: str, request: Any, *args: Any, **kwargs: Any) -> Any:
-    if _too_late(request):
-        return _INSTEAD_OF_RUNNING
+    if _has_expired(request):
+        return _SKIPPED_AS_EXPIRED
     try:
         answer = trace(name, uuid, request, *args, **kwargs)
     except BaseException as error:
@@ -169,5 +170,5 @@ def fast_trace(*args: Any, **kwargs: Any) -> Any:
 
 
 def trace(*args: Any, **kwargs: Any) -> Any:
-    """Celery's slow trace, likewise."""
+    """Celery's slow trace, with the same return value as :func:`fast_trace`."""
     return _traced(celery_trace.trace_task_ret, *args, **kwargs)

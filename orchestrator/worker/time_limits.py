@@ -1,8 +1,8 @@
-"""The time an attempt may take, where the pool runs it.
+"""The time limits of an attempt.
 
-A prefork pool interrupts its processes itself (Celery's soft time limit) and kills those that go on (the hard one).
-In a main thread, which is where a solo pool and eager mode run a handler, an alarm of the operating system does the
-interrupting. In a thread or a greenlet nothing can: there, that an attempt took too long is only said when it ends.
+A prefork pool interrupts its processes itself (Celery's soft time limit) and kills those that continue (the hard one).
+In a main thread, where a solo pool and eager mode run a handler, an alarm of the kernel interrupts it. Nothing can
+interrupt a thread or a greenlet: there, an attempt that took too long is logged when it ends.
 """
 
 from __future__ import annotations
@@ -14,24 +14,44 @@ from time import monotonic
 from typing import Any
 
 from billiard.process import current_process
+from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.utils.compat import detect_environment
 
+from orchestrator.celery_types import Pool
 from orchestrator.core.errors import DeadlinePassed, HandlerTimeout
 from orchestrator.core.log import get_logger
 
 logger = get_logger(__name__)
 
-#: A handler that swallows the interruption gets another one each time so many seconds have passed.
-_AGAIN_S = 5.0
+#: Seconds after which a handler that has swallowed an interruption is interrupted again.
+_INTERRUPTED_AGAIN_AFTER_S = 5.0
+
+
+def pool_limits(
+    pool: Pool, hard_s: float | None, soft_s: float | None, limit_s: float | None, kill_after_s: float
+) -> tuple[float | None, float | None]:
+    """Celery's hard and soft limit for an attempt, in seconds: the task's (or worker's), or the send's if it is less.
+
+    Only a prefork pool gets the send's ``limit_s``: it can interrupt its processes, and kill those that continue for
+    another ``kill_after_s``.
+    """
+    if limit_s is None or limit_s <= 0 or not isinstance(pool, PreforkPool):
+        return hard_s, soft_s
+    # The pool has its worker's limits as defaults, which any explicit limit replaces.
+    hard_s, soft_s = hard_s or pool.options.get("timeout"), soft_s or pool.options.get("soft_timeout")
+    kill_s = limit_s + kill_after_s
+    hard_s, soft_s = min(hard_s or kill_s, kill_s), min(soft_s or limit_s, limit_s)
+    # The pool starts to count for the hard limit when the soft one has passed.
+    return hard_s, soft_s if soft_s < hard_s else None
 
 
 def within(limit_s: float, task: str, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What ``run`` returns, if it does so in time.
+    """Call ``run`` and return its result, interrupted after ``limit_s`` seconds where that is possible.
 
     Raises:
-        DeadlinePassed: it was not begun, for no time is left.
-        HandlerTimeout: it was interrupted by Celery's ``SoftTimeLimitExceeded``, which it may have caught to clean up.
+        DeadlinePassed: no time is left, so ``run`` was not called.
+        HandlerTimeout: ``run`` was interrupted by ``SoftTimeLimitExceeded``, which it may have caught to clean up.
     """
     if limit_s <= 0:
         raise DeadlinePassed(task, round(-limit_s, 3))
@@ -40,20 +60,20 @@ def within(limit_s: float, task: str, run: Callable[..., Any], args: Sequence[An
         result = _alarmed(limit_s, run, args, kwargs) if _can_alarm(limit_s) else run(*args, **kwargs)
     except SoftTimeLimitExceeded as error:
         if monotonic() - began < limit_s * 0.9:
-            # Not ours: the handler's own, or a shorter limit of the task.
+            # Raised by the handler itself, or by a shorter limit of the task.
             raise
         raise HandlerTimeout(task, round(limit_s, 3)) from error
     took_s = monotonic() - began
     if took_s > limit_s:
-        logger.warning("%s took %.3f s, allowed were %.3f s; this pool cannot interrupt it", task, took_s, limit_s)
+        logger.warning("%s took %.3f s; allowed: %.3f s; this pool cannot interrupt it", task, took_s, limit_s)
     return result
 
 
 def _can_alarm(limit_s: float) -> bool:
-    # There is one alarm only. Somebody else's that comes first is left alone; a later one is put back afterwards.
+    # A process has one alarm. An earlier one of other code is left alone; a later one is set again afterwards.
     others_s = signal.getitimer(signal.ITIMER_REAL)[0]
     return (
-        # Billiard numbers the processes of its pools; those have their limits from outside.
+        # Only processes of billiard's pools have an index; their main process enforces their limits.
         getattr(current_process(), "index", None) is None
         and threading.current_thread() is threading.main_thread()
         and detect_environment() == "default"
@@ -71,7 +91,7 @@ def _alarmed(limit_s: float, run: Callable[..., Any], args: Sequence[Any], kwarg
 
     began = monotonic()
     handler_before = signal.signal(signal.SIGALRM, ring)
-    others_s, others_again_s = signal.setitimer(signal.ITIMER_REAL, limit_s, _AGAIN_S)
+    others_s, others_again_s = signal.setitimer(signal.ITIMER_REAL, limit_s, _INTERRUPTED_AGAIN_AFTER_S)
     try:
         result = run(*args, **kwargs)
         running = False

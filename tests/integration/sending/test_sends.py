@@ -64,7 +64,7 @@ def test_a_slow_handler_is_interrupted_at_each_attempts_timeout(house: Cluster, 
         assert "worker.Lasts did not finish within 0.2 s" in str(outcome)
     else:
         assert outcome == Handled(0.4, 1)
-        assert "allowed were 0.200 s; this pool cannot interrupt it" in house.log()
+        assert "allowed: 0.200 s; this pool cannot interrupt it" in house.log()
 
 
 def test_a_handler_that_ends_in_time_knows_nothing_of_it(house: Cluster) -> None:

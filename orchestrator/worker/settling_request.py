@@ -1,0 +1,180 @@
+"""A request's ways to end an attempt: each is one script in Redis, the record of the outcome, and one event.
+
+Which of them an attempt takes is decided in ``supervised_request.py``, by what Celery's pools report.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+from typing import Any
+
+from celery.exceptions import TimeLimitExceeded
+from celery.worker.state import revoked
+
+from orchestrator.core.errors import HandlerTimeout, ResultNotStored
+from orchestrator.core.history import Attempt, how, now_text, outcome_record
+from orchestrator.core.log import get_logger
+from orchestrator.core.outcome import Handled, Outcome, kind
+from orchestrator.core.supervision import HEADER, Failure, Supervision, hide_in
+from orchestrator.transport.celery.held_request import channel_of
+from orchestrator.transport.celery.tracked_request import TrackedRequest
+from orchestrator.transport.mailbox_entry import LINEAGE, SENT
+from orchestrator.worker import results
+from orchestrator.worker.execution import failure_of
+from orchestrator.worker.outcome_events import emit_dead, emit_handled, emit_resolved, emit_retried
+from orchestrator.worker.verdict import expired, final_failure
+
+logger = get_logger(__name__)
+
+
+class SettlingRequest(TrackedRequest):
+    """Settles its message: handled, retried, dead, expired or cancelled.
+
+    Each way sets ``acknowledged``, so that Celery's own book-keeping, which follows, sends nothing to the broker.
+    """
+
+    #: How the message is supervised; ``None`` for a plain Celery send.
+    supervision: Supervision | None = None
+
+    #: How the attempt ended where it ran, as the pool reported it.
+    attempt_end: results.AttemptEnd | None = None
+
+    @property
+    def attempt_number(self) -> int:
+        """1 for the first attempt."""
+        return int(self._request_dict["retries"]) + 1
+
+    def is_open(self) -> bool:
+        """Whether this message is to be settled here, and not settled yet."""
+        return channel_of(self._message) is not None and not self.acknowledged and self.task.acks_late
+
+    def hidden(self) -> tuple[str, ...]:
+        """Names of the fields whose values no log, event or record shows."""
+        return (*self._app.orchestrator.hidden, *hide_in(self._message.headers))
+
+    def settle_handled(self, result: Any, runtime_s: float | None) -> None:
+        """Record that the handler returned ``result``, which is JSON data."""
+        supervision = self.supervision
+        if supervision is None:
+            return
+        attempts = self.attempt_number
+        channel = channel_of(self._message)
+        if supervision.track and channel is not None:
+            record = self._record(Handled(result, attempts), runtime_s)
+            channel.settler.settle_with_outcome(self._message.delivery_tag, "handled", record, self.id)
+            self.acknowledged = True
+        emit_handled(supervision, self.id, attempts, runtime_s or 0.0)
+
+    def emit_resolved(self) -> None:
+        """Emit that the dead letter that this message was replayed from is handled, if it is a replay."""
+        emit_resolved(self._message.headers.get(LINEAGE), self.id)
+
+    def settle_retried(self, failure: Failure, pause_s: float) -> None:
+        """Replace the message by its next attempt, which is due in ``pause_s`` seconds."""
+        supervision = self.supervision or Supervision()
+        channel = channel_of(self._message)
+        if channel is None:
+            return
+        tag = self._message.delivery_tag
+        if not channel.settler.holds(tag):
+            logger.warning(
+                "%s[%s] is not retried: Redis has no claim of it (sent by Broadcast, or requeued after a sweep)",
+                self.name, self.id,
+            )  # fmt: skip
+            channel.qos.settled(tag)
+            self.acknowledged = True
+            return
+        payload = copy.copy(self._message._raw)
+        payload["headers"] = {
+            **self._message.headers,
+            "retries": self.attempt_number,
+            "eta": None,
+            "expires": None,
+            SENT: self._message.headers.get(SENT) or int(tag.split("-")[0]),
+            HEADER: supervision.after(failure).to_wire(),
+        }
+        channel.settler.retry_later(tag, payload, channel.step_of(payload), pause_s)
+        self.acknowledged = True
+        emit_retried(supervision, self.id, self.attempt_number, failure, pause_s)
+
+    def settle_dead(self, failure: Failure) -> None:
+        """End the delivery, whose last attempt failed, as dead; its policy says whether a dead letter is kept."""
+        supervision = self.supervision
+        verdict = final_failure(supervision, failure)
+        channel = channel_of(self._message)
+        if channel is None:
+            return
+        # A cancellation came too late. Celery would remember it, and not run the message when it is replayed.
+        revoked.discard(self.id)
+        tag = self._message.delivery_tag
+        waited_for = self._waited_for()
+        if verdict.letter is not None:
+            letter = {**verdict.letter, "by": str(self.hostname)}
+            if channel.settler.bury(tag, letter, self._record(verdict.outcome), waited_for) is None:
+                # Redis has no message that could become a letter: it was sent by Broadcast, or requeued.
+                self.acknowledged = True
+                return
+        elif waited_for:
+            channel.settler.settle_with_outcome(tag, "dead", self._record(verdict.outcome), waited_for)
+        else:
+            channel.settler.settle(tag, "dead", verdict.outcome.reason)
+            channel.qos.settled(tag)
+        self.acknowledged = True
+        known = supervision or Supervision(message=self.name)
+        if verdict.log:
+            logger.error("%s %s given up: %s", known.agent, known.message, verdict.outcome.error)
+        emit_dead(verdict, agent=known.agent, message=known.message, delivery_id=self.id)
+
+    def settle_expired_as_dead(self, channel: Any) -> None:
+        """Make a dead letter of a message that expired before its first attempt."""
+        known = self.supervision or Supervision(message=self.name, track=False)
+        verdict = expired(str(self._request_dict.get("expires")), self.attempt_number - 1)
+        letter = {**(verdict.letter or {}), "by": str(self.hostname)}
+        # Celery remembers an expired message as revoked, and would not run it when it is replayed.
+        revoked.discard(self.id)
+        record = self._record(verdict.outcome)
+        channel.settler.bury(self._message.delivery_tag, letter, record, self.id if known.track else "")
+        self.acknowledged = True
+        emit_dead(verdict, agent=known.agent, message=known.message, delivery_id=self.id)
+
+    def settle_with_outcome(self, outcome: Outcome) -> None:
+        """Settle the message and record its outcome, if the delivery is tracked."""
+        channel = channel_of(self._message)
+        if self._waited_for() and channel is not None and not self.acknowledged:
+            channel.settler.settle_with_outcome(
+                self._message.delivery_tag, kind(outcome), self._record(outcome), self.id
+            )
+            self.acknowledged = True
+
+    def _waited_for(self) -> str:
+        return str(self.id) if self.supervision is not None and self.supervision.track else ""
+
+    def _record(self, outcome: Outcome, runtime_s: float | None = None) -> dict[str, Any]:
+        """The outcome and its history, as JSON data."""
+        if runtime_s is None and self.time_start:
+            runtime_s = max(0.0, time.time() - self.time_start)
+        rounded_s = None if runtime_s is None else round(runtime_s, 6)
+        last = Attempt(self.attempt_number, now_text(), str(self.hostname), how(outcome), rounded_s)
+        record = outcome_record(outcome, self.supervision, last)
+        # Only a message that is delivered again can have been held by a worker that died.
+        if self._message.delivery_info.get("redelivered") and (channel := channel_of(self._message)) is not None:
+            record["deaths"] = channel.settler.deaths_of(self._message.delivery_tag)
+        return record
+
+    def failure_from(self, error: Any, traceback: Any) -> Failure:
+        """The record of the failed attempt: as the pool's process made it, else made of ``error``."""
+        if isinstance(self.attempt_end, results.Failed):
+            return Failure.from_wire(self.attempt_end.failure)
+        # An error that could not be pickled comes in a wrapper that has the name of its class.
+        name = getattr(error, "exc_cls_name", type(error).__name__)
+        supervision = self.supervision
+        if isinstance(error, TimeLimitExceeded) and supervision is not None and supervision.timeout_s is not None:
+            error = HandlerTimeout(str(self.name), supervision.timeout_s)
+            name = type(error).__name__
+        elif isinstance(self.attempt_end, results.Returned):
+            error = ResultNotStored(str(self.name), f"{name}: {error}")
+            name = type(error).__name__
+        failure = failure_of(error, self.attempt_number, str(self.hostname), self.hidden(), str(traceback or ""))
+        return replace(failure, type=name)
