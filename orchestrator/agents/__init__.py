@@ -1,1 +1,1 @@
-"""The agent's side: declare one, host it on a worker, execute its messages, settle them."""
+"""The declaration of agents, and the directory of those that are known."""

@@ -1,4 +1,4 @@
-"""Declaring agents: a class with a name and a handler for each message."""
+"""The declaration of an agent: a class with a name and a handler for each message."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ class Agent:
     instance per process; handlers of one process may run at the same time where the pool has threads.
     """
 
-    #: What senders call it; also the name of its mailbox.
+    #: Its name for senders; also the name of its mailbox.
     name: ClassVar[str] = ""
     # Its policy, unless the handler, the settings or the send say otherwise; ``None`` leaves it to the defaults.
-    #: How failed attempts are repeated.
+    #: How failed attempts are retried.
     retry: ClassVar[Retry | None] = None
-    #: What becomes of a message whose attempts are used up.
+    #: What happens to a message that has no attempt left.
     on_error: ClassVar[OnError | str | None] = None
     #: Longest time of one attempt, and of all of them with their pauses.
     timeout_s: ClassVar[float | None] = None
     deadline_s: ClassVar[float | None] = None
     #: How long a message may wait for its first attempt.
     expires_s: ClassVar[float | None] = None
-    #: Whether one that has waited longer becomes a dead letter.
+    #: Whether a message that has waited longer becomes a dead letter.
     dead_letter_expired: ClassVar[bool | None] = None
     #: 0 (first) to 9 (last).
     priority: ClassVar[int | None] = None
     #: Whether a message waits for an agent that is down, or is refused.
     when_down: ClassVar[WhenDown | str | None] = None
-    #: How many messages may wait for it, and what becomes of one more; without one, as many as Redis has room for.
+    #: How many messages may wait for it, and what happens to one more; ``None`` for no bound.
     mailbox: ClassVar[Mailbox | None] = None
-    #: When its senders are refused because too many attempts fail; without one, never.
+    #: When its senders are refused because too many attempts fail; ``None`` for never.
     breaker: ClassVar[Breaker | None] = None
 
     def on_down(self, down: Down, context: Context) -> None:
@@ -65,7 +65,7 @@ class Agent:
         It may leave the context out. Any incarnation of the agent may be called; ``down.owner`` says which one made
         the monitor.
         """
-        logger.warning("agent %s has no on_down; nobody acts on the death of %s (%s)", self.name, down.target, down)
+        logger.warning("agent %s has no on_down; the death of %s is ignored (%s)", self.name, down.target, down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def handles(
 ) -> Callable[[F], F]:
     """Mark a method as the handler of ``message``; it is called with the message and a :class:`Context`.
 
-    A handler that does not want the context may leave the parameter out. The options are those of :class:`Agent`,
+    A handler without a second parameter is called with the message alone. The options are those of :class:`Agent`,
     for this message.
 
     Raises:
@@ -146,12 +146,12 @@ class AgentSpec:
         return f"{self.name}.{message}"
 
     def untracked(self, message: str) -> Supervision:
-        """How a message is supervised that no handler is declared for, and nobody waits for."""
+        """Supervision of a message without a declared handler, such as a DOWN; its outcome is not recorded."""
         policy = merge(("agent", self.policy))
         return Supervision(policy.retry, policy.on_error, self.name, message, track=False, timeout_s=policy.timeout_s)
 
     def call(self, agent: Agent, handler: HandlerSpec, message: Message, context: Context | None) -> Any:
-        """Run a handler; the context is for one that wants it."""
+        """Call a handler, with the context if it takes one."""
         method = getattr(agent, handler.method)
         return method(message, context) if handler.wants_context else method(message)
 
@@ -161,7 +161,7 @@ class AgentSpec:
         return f"{self.name}.on_down"
 
     def call_down(self, agent: Agent, down: Down, context: Context) -> None:
-        """Run :meth:`Agent.on_down`."""
+        """Call :meth:`Agent.on_down`, with the context if it takes one."""
         on_down: Callable[..., None] = agent.on_down
         if self.down_wants_context:
             on_down(down, context)
@@ -173,7 +173,7 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
     """Check a declaration.
 
     Raises:
-        InvalidDeclaration: it cannot be hosted; says what is wrong with it.
+        InvalidDeclaration: it cannot be hosted; names the attribute or method, its value and what is allowed.
     """
     if not (isinstance(cls, type) and issubclass(cls, Agent)):
         raise InvalidDeclaration(f"{cls!r} is not a subclass of Agent")
@@ -228,8 +228,8 @@ def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
     return parameters == 3
 
 
-def _policy(where: str, said: Mapping[str, Any]) -> Policy:
+def _policy(where: str, values: Mapping[str, Any]) -> Policy:
     try:
-        return Policy(**said)
+        return Policy(**values)
     except InvalidPolicy as error:
         raise InvalidDeclaration(f"{where}: {error}") from None

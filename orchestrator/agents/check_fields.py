@@ -1,4 +1,4 @@
-"""Checking a message's fields by the model that its agent declares, for whoever changes them."""
+"""Checks the changed fields of a message by the model that its agent declares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.core.message import decode, encode
 def checked_fields(
     agents: Mapping[str, AgentSpec], hidden: tuple[str, ...], agent: str, message: str, fields: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
-    """The fields as they are sent; ``None`` if the agent, or that message of it, was not declared in this process.
+    """The fields as they are sent; ``None`` if the agent or its message is not declared in this process.
 
     Raises:
         InvalidMessage: they do not fit the model.

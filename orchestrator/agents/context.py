@@ -1,4 +1,4 @@
-"""What a handler knows about the message it handles, besides the message."""
+"""The context of a handler: the delivery, the attempt, and the worker that runs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _none() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Handed to every handler that asks for it."""
+    """The second argument of a handler, if it takes one."""
 
     #: The delivery's id.
     id: str
@@ -35,9 +35,9 @@ class Context:
     redelivered: bool
     #: What the sender attached.
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    #: Grows from one attempt of a delivery to the next, wherever they run. What a handler writes elsewhere should carry
-    #: it and be refused there once a higher one has been seen: then an attempt that was taken for dead, and has been
-    #: repeated meanwhile, can spoil nothing.
+    #: The fencing token, which grows from each attempt of a delivery to the next, wherever they run. Another system
+    #: should store it with what a handler writes, and refuse writes with a lower one: then an attempt that was declared
+    #: dead by mistake, and was repeated meanwhile, overwrites nothing.
     fence: int = 0
     #: Sends from a handler: ``context.orchestrator.send(…)``. Only a context that a test makes by hand may lack it.
     orchestrator: Orchestrator = field(default_factory=_none)
@@ -48,14 +48,15 @@ class Context:
         return summary(self, ("id", "agent", "attempt", "worker", "redelivered", "metadata"))
 
     def monitor(self, target: str | type[Agent], tag: Any = "") -> int:
-        """Have this incarnation told when ``target`` has died; returns the monitor's ref.
+        """Monitor ``target`` for this incarnation; returns the monitor's ref.
 
-        The agent's ``on_down`` is called. See :class:`orchestrator.monitors.monitors.Monitors`.
+        When the target has died, the agent's ``on_down`` is called.
+        See :class:`orchestrator.monitors.monitors.Monitors`.
 
         Raises:
             NoOwner: this context does not come from a worker.
             OwnerGone: this incarnation was declared dead.
-            InvalidPolicy: target or tag are not what they may be.
+            InvalidPolicy: ``target`` or ``tag`` has a value that is not allowed.
             BrokerUnavailable: Redis is away.
         """
         known: Any = self.orchestrator
@@ -64,17 +65,17 @@ class Context:
         return self.orchestrator.monitors.monitor(target, tag)
 
     def send_self(self, message: Message, *, countdown_s: float = 0.0) -> None:
-        """Send a message to this very agent, as Erlang's ``self() ! Message``: without retries, and untracked.
+        """Send a message to this agent, as Erlang's ``self() ! Message``: without retries, and untracked.
 
-        If its handler fails, it is a dead letter at once, whatever ``on_error`` says. For the rest the policy of agent
-        and handler holds, and it is of the trace of what is being handled. In eager mode it is handled before this
-        returns.
+        If its handler fails, it becomes a dead letter at once, whatever ``on_error`` says. Otherwise the policy of
+        agent and handler applies, and it belongs to the trace of the current message. In eager mode it is handled
+        before this returns.
 
         Raises:
             UnknownMessage: this agent does not handle that message.
-            InvalidPolicy: ``message`` is none, or the countdown is no time.
-            MailboxFull, CircuitOpen: the agent's own mailbox takes none now.
-            BrokerUnavailable: Redis did not take it.
+            InvalidPolicy: ``message`` is no message, or the countdown is out of range.
+            MailboxFull, CircuitOpen: flow control refuses it.
+            BrokerUnavailable: Redis did not accept it.
         """
         known: Any = self.orchestrator
         if known is None:

@@ -1,4 +1,4 @@
-"""Mistakes in an agent's class that Python does not notice: an attribute that is no setting, a wrong annotation."""
+"""Finds mistakes in an agent's class that Python accepts: a misspelt setting, a wrong annotation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.core.message import Message
 from orchestrator.core.nearest import nearest
 from orchestrator.core.policy import Retry
 
-#: What the settings of an agent may be taken for, besides what they are.
+#: Types of values that make an attribute look like a setting.
 _NUMBERS: Final = (int, float, timedelta)
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "name": (str,),
@@ -29,7 +29,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "breaker": (Breaker, dict, int),
 }
 
-#: What other libraries, Celery first, call them.
+#: Names of the settings in other libraries, Celery first.
 _ALIASES: Final[Mapping[str, str]] = {
     "retries": "retry",
     "max_retries": "retry",
@@ -52,9 +52,9 @@ _LIKENESS: Final = 0.75
 
 
 def mistaken_settings(base: type, cls: type) -> Iterator[str]:
-    """Attributes that look like a setting of an agent and are none, each with the setting that is meant.
+    """Attributes that look like a misspelt setting of an agent, each with the likeliest setting.
 
-    Whoever means an attribute of his own can have its name begin with an underscore.
+    An attribute whose name begins with an underscore is never taken for one.
     """
     for owner in cls.__mro__:
         if owner is base or not issubclass(owner, base):
@@ -75,7 +75,7 @@ def mistaken_settings(base: type, cls: type) -> Iterator[str]:
 
 
 def mistaken_message(method: Callable[..., Any], message: type[Message], handled: Iterable[str]) -> str:
-    """What the first parameter of a handler is annotated with, if that can be no such message; else empty."""
+    """The annotation of a handler's first parameter if no such message fits it; else empty."""
     parameters = list(inspect.signature(method).parameters.values())[1:]
     if not parameters or parameters[0].annotation is inspect.Parameter.empty:
         return ""
@@ -95,5 +95,5 @@ def _may_be(message: type[Message], kind: type) -> bool:
     try:
         return issubclass(message, kind)
     except TypeError:
-        # A protocol that cannot be asked.
+        # A protocol that does not support `issubclass`.
         return True

@@ -1,4 +1,4 @@
-"""The agents that are known here: declared in this process, or announced by a worker."""
+"""The directory of agents: those declared in this process, and those announced by workers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from orchestrator.registry.registry import AgentEntry
 from orchestrator.sending.address import Address
 from orchestrator.sending.mailbox import mailbox
 
-#: How long an answer of the registry about a task's name is good for.
-_REMEMBERED_S: Final = 5.0
+#: Seconds for which the registry's reply about a task's name is cached.
+_CACHED_S: Final = 5.0
 
 
 class Directory:
-    """Who there is. ``announced`` reads the registry; it is asked only for agents that are not declared here."""
+    """Finds agents by name. ``announced`` reads the registry; it is called only for agents not declared here."""
 
     def __init__(self, app: Celery, announced: Callable[[], Mapping[str, AgentEntry]], settings: Settings) -> None:
         self.declared: dict[str, AgentSpec] = {}
@@ -39,12 +39,12 @@ class Directory:
         self._app = app
         self._announced = announced
         self._addresses: dict[tuple[str, str], Address] = {}
-        #: Of names of tasks that no agent declared here has: until when that holds, and what the registry said.
+        #: By names of tasks that no agent declared here has: until when it is cached, and the registry's reply.
         self._named_elsewhere: dict[str, tuple[float, Address | None]] = {}
         self._settings = settings
 
     def declare(self, cls: type[Agent]) -> AgentSpec | None:
-        """Enter a declaration; ``None`` when it is known already.
+        """Add a declaration; ``None`` if it was added before.
 
         Raises:
             InvalidDeclaration: it cannot be hosted, or its name is taken.
@@ -97,17 +97,17 @@ class Directory:
         return {spec.task_name(name): spec.queue for spec in specs for name in (*spec.handlers, "on_down")}
 
     def addresses(self) -> list[Address]:
-        """Of every message that is handled by an agent declared here."""
+        """The address of every message that an agent declared here handles."""
         return [address for spec in self.declared.values() for address in self.addresses_of(spec)]
 
     def addresses_of(self, spec: AgentSpec) -> list[Address]:
-        """Of every message that an agent handles."""
+        """The address of every message that an agent handles."""
         return [self.address(spec.name, name) for name in sorted(spec.handlers)]
 
     def flow(self, agent: str) -> Flow:
-        """What flow control applies to an agent: as the settings say, else as it declares. None without an agent."""
+        """The flow control of an agent: the settings', else its declaration's. An empty name has none."""
         if not agent:
-            # A plain task has none, and the pattern "*" means agents.
+            # A plain task has none; the pattern "*" is for agents.
             return Flow()
         spec = self.declared.get(agent)
         declared = spec.flow if spec is not None else Flow()
@@ -142,7 +142,7 @@ class Directory:
                 known = self._elsewhere(agent, message)
             except OrchestratorError:
                 known = None
-            self._named_elsewhere[task] = monotonic() + _REMEMBERED_S, known
+            self._named_elsewhere[task] = monotonic() + _CACHED_S, known
         return known
 
     def hidden_in(self, address: Address) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A plain task's arguments by its signature, for whoever changes a message or takes one in from elsewhere."""
+"""Checks and changes a plain task's arguments by its signature."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class TaskArguments:
-    """Knows the tasks that are registered here; of others, only what their messages say."""
+    """Uses the signatures of registered tasks; of other tasks, only the keywords in their messages."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What is wrong with a task that nobody has registered, when its name says that it was meant for an agent."""
+"""The error of an unregistered task whose name is that of an agent's message."""
 
 from __future__ import annotations
 

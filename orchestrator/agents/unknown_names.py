@@ -1,4 +1,4 @@
-"""Names in the settings that nobody has: of agents, messages and tasks; each with what is nearest."""
+"""Finds names in the settings that no agent, message or task has, each with the most similar known name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from orchestrator.core.settings import Settings
 
 
 def unknown_names(settings: Settings, agents: Mapping[str, Collection[str]], tasks: Collection[str]) -> list[str]:
-    """A line for each name in the settings' tables that fits none of these agents, their messages, and plain tasks.
+    """A line for each name in the settings' tables that matches no agent, message or plain task.
 
-    They may be another deployment's, which has not announced its agents yet; so these are warnings.
+    These are warnings: another deployment may have the name, and not have announced its agents yet.
     """
     messages = {f"{agent}.{message}" for agent, names in agents.items() for message in names}
     of_agents, of_all = set(agents), {*agents, *messages, *tasks}

@@ -1,4 +1,4 @@
-"""What a broker URL must look like to be served by this library's transport, and how it is shown."""
+"""Checks a broker URL for this library's transport, and masks its password."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def is_served(urls: str | Sequence[str]) -> bool:
 
 
 def problems_of(urls: str | Sequence[str]) -> list[str]:
-    """What keeps a Redis URL from being used, one line for each bad server; other brokers' URLs have none."""
+    """Problems of a Redis URL, one line for each bad server; none for other brokers' URLs."""
     return [f"broker_url={quoted(server)}: {why}" for server in servers(urls) if (why := problem_of(server))]
 
 
 def problem_of(server: str) -> str:
-    """Why one server's Redis URL cannot be used; empty if it can, or is another broker's."""
+    """The problem of one server's Redis URL; empty if it has none, or is another broker's."""
     scheme = scheme_of(server)
     if scheme in _KOMBU_ONLY:
         return _KOMBU_ONLY[scheme]
@@ -83,8 +83,8 @@ def _well_formed(server: str) -> bool:
 def masked(urls: str) -> str:
     """One URL, or several with semicolons, without passwords, however badly they are written.
 
-    A password may hold any character, so all before the last ``@`` is taken for a user and a password. Without an
-    ``@``, what follows the first colon is shown only if it is the port of a host. Of a query, nothing is shown.
+    A password may hold any character, so the text before the last ``@`` is taken for a user and a password. Without an
+    ``@``, the text after the first colon is shown only if it is the port of a host. A query is never shown.
     """
     return ";".join(_masked(url) for url in _BETWEEN.split(urls))
 
@@ -99,7 +99,7 @@ def _masked(url: str) -> str:
     if (not at and _HOST.match(rest)) or (at and not colon and user.startswith("/")):
         return f"{scheme}://{who}{at}{where}"
     if re.search("[/?#;]", user):
-        # They begin or end a password: a colon is missing, or in the wrong place.
+        # One of these in a user means a password whose colon is missing or in the wrong place.
         user, colon = "", ":"
     return f"{scheme}://{user}{':**' if colon else ''}{at}{where}" if at else f"{scheme}://{user}:**"
 

@@ -1,8 +1,8 @@
-"""The one function that says what a duration in seconds is on Redis' wire."""
+"""Durations in seconds as the milliseconds that Redis' scripts count in."""
 
 from __future__ import annotations
 
 
 def to_ms(seconds: float) -> int:
-    """Whole milliseconds, never below zero; Redis' scripts count in them."""
+    """Seconds as whole milliseconds, at least 0."""
     return max(0, round(seconds * 1000))

@@ -1,4 +1,4 @@
-"""Why an incarnation ended. Kept apart, because each asks for something else to be done."""
+"""Why an incarnation ended. An operator acts differently on each reason."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from enum import StrEnum
 
 
 class DeathReason(StrEnum):
-    """The reasons in the record of deaths."""
+    """The reasons in the stream of deaths."""
 
     #: Its connection is gone: SIGKILL, a crash of the interpreter, the machine.
     KILLED = "killed"
-    #: As KILLED, and the kernel's count of processes killed for want of memory has risen in its control group.
+    #: As KILLED, and the kernel's count of OOM kills in its control group has risen.
     OOM = "oom"
-    #: It stopped when told to (SIGTERM, Ctrl-C) and gave back what it had not done.
+    #: It stopped on a signal (SIGTERM, Ctrl-C) and requeued the messages that it had not finished.
     DRAINED = "drained"
     #: As DRAINED, by ``celery control deploy``: another version takes its place.
     DEPLOYED = "deployed"
-    #: It beat, but asked for no messages while some waited.
+    #: It sent heartbeats but did not claim, although messages waited.
     STUCK = "stuck"
-    #: Its lease ran out, with the connection still open: stopped, hung, or cut off.
+    #: Its lease ran out while its connection was open: the process was stopped or hung, or the network was cut.
     LOST = "lost"
-    #: It was declared dead while it was not; it has learned of that, and its process has begun anew.
+    #: It was declared dead by mistake, noticed it, and its process has registered a new incarnation.
     FENCED = "fenced"
-    #: It had registered in a data set that Redis has lost; its process has registered anew.
+    #: It was registered in a data set that Redis has lost; its process has registered a new incarnation.
     DATASET_LOST = "dataset_lost"
     #: An error ended its main process.
     CRASHED = "crashed"
 
     @property
     def is_planned(self) -> bool:
-        """Whether somebody wanted it; what was being executed then is on nobody's account."""
+        """Whether an operator stopped it. Such a death does not count against the messages that ran."""
         return self in (DeathReason.DRAINED, DeathReason.DEPLOYED)
 
 
-#: Reasons by which no message is convicted: nobody has proved that the process ended.
+#: Reasons that do not count against a message: it is not proved that the process ended.
 UNPROVED = frozenset({DeathReason.LOST, DeathReason.STUCK})

@@ -1,4 +1,4 @@
-"""`Down`: what the owner of a monitor is told when its target has died."""
+"""`Down`: the message that a monitor's owner gets when the target has died."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOPROC: Final = "noproc"
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """A monitor's target has died. There is exactly one of these for each monitor that is not removed before.
+    """A monitor's target has died. Each monitor that is not removed before causes exactly one.
 
     ``target`` is what was monitored, as it was named; ``owner`` the incarnation or session that monitored it.
     ``reason`` is the death's (``killed``, ``lost``, ``drained``, …), of an agent's last incarnation, or ``noproc``.

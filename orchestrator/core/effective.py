@@ -1,4 +1,4 @@
-"""Which policy applies to a send: each value comes from the nearest level that says something about it."""
+"""The policy that applies to a send: each value comes from the nearest level that has one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _YEAR_S: Final = 365 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one level says; ``None`` leaves a thing to the level before.
+    """The policy of one level; ``None`` leaves a value to the level before.
 
     ``timeout_s`` bounds each attempt, ``deadline_s`` all of them with their pauses, counted from the send;
     ``expires_s`` is how long the message may wait for its first attempt,
@@ -48,7 +48,7 @@ class Policy:
         object.__setattr__(self, "when_down", _choice("when_down", WhenDown, self.when_down))
 
     def to_wire(self) -> dict[str, Any]:
-        """As plain JSON, without what is not said."""
+        """As JSON data, without the values that are ``None``."""
         wire = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         if self.retry is not None:
             wire["retry"] = self.retry.to_wire()
@@ -56,10 +56,10 @@ class Policy:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Policy:
-        """Inverse of :meth:`to_wire`; what a newer version may have added is left out.
+        """Inverse of :meth:`to_wire`; unknown names, as a newer version may have, are ignored.
 
         Raises:
-            InvalidPolicy: it is something else.
+            InvalidPolicy: a value is out of range.
         """
         said = {f.name: wire[f.name] for f in fields(cls) if f.name in wire}
         if "retry" in said:
@@ -67,13 +67,13 @@ class Policy:
         return cls(**said)
 
 
-#: What has a value even when nobody says anything.
+#: Options that have a default.
 _DEFAULTS: Final = ("retry", "on_error", "when_down")
 
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """What applies, and which level each value comes from."""
+    """The merged policy, and the level that each value comes from."""
 
     retry: Retry
     on_error: OnError
@@ -87,7 +87,7 @@ class Effective:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def over(self, source: str, policy: Policy) -> Effective:
-        """What applies once a nearer level has spoken too."""
+        """This policy with the values of a nearer level."""
         said = {name: value for name in _OPTIONS if (value := getattr(policy, name)) is not None}
         return replace(self, **said, sources={**self.sources, **dict.fromkeys(said, source)}) if said else self
 
@@ -96,7 +96,7 @@ _OPTIONS: Final = tuple(f.name for f in fields(Policy))
 
 
 def merge(*levels: tuple[str, Policy]) -> Effective:
-    """What applies when these levels, from the farthest to the nearest, say what they say."""
+    """Merge levels, from the farthest to the nearest."""
     effective = Effective(Retry(), OnError.DEAD_LETTER, WhenDown.QUEUE, sources=dict.fromkeys(_DEFAULTS, "default"))
     for source, policy in levels:
         effective = effective.over(source, policy)
@@ -104,7 +104,7 @@ def merge(*levels: tuple[str, Policy]) -> Effective:
 
 
 def impossible(effective: Effective) -> list[str]:
-    """What of it can never come to pass: each with the values, who says them, and what is allowed."""
+    """Values that contradict each other: one line each, with their sources and what is allowed."""
     e = effective
     if e.deadline_s is None or e.timeout_s is None or e.timeout_s <= e.deadline_s:
         return []
@@ -114,9 +114,9 @@ def impossible(effective: Effective) -> list[str]:
 
 
 def wasteful(effective: Effective, factor: float = 1.0) -> list[str]:
-    """What of it is allowed, but asks for more than can be had; with the values.
+    """Values that are allowed, but leave no time for all attempts: one line each.
 
-    Timeouts and deadlines are enforced ``factor`` times as long, the pauses between attempts are not.
+    Timeouts and deadlines are multiplied by ``factor``, the pauses between attempts are not.
     """
     e = effective
     if e.deadline_s is None or impossible(e):
@@ -133,10 +133,10 @@ def wasteful(effective: Effective, factor: float = 1.0) -> list[str]:
 
 
 def seconds(name: str, value: float | None, *, above: bool = False) -> float | None:
-    """Seconds, at most a year; ``above`` zero.
+    """Check seconds: at most a year, with ``above`` more than 0, else 0 or more.
 
     Raises:
-        InvalidPolicy: it is something else.
+        InvalidPolicy: the value is none of these.
     """
     if value is None:
         return None
@@ -146,10 +146,10 @@ def seconds(name: str, value: float | None, *, above: bool = False) -> float | N
 
 
 def priority_of(value: int | None) -> int | None:
-    """Celery's priorities, as Redis has them: the lowest number first.
+    """Check a priority: 0 (first) to 9 (last), as in kombu's Redis transport.
 
     Raises:
-        InvalidPolicy: it is something else.
+        InvalidPolicy: the value is none of these.
     """
     if value is not None and not is_whole_number(value, 0, 9):
         raise InvalidPolicy("priority", value, "0 (first) to 9 (last)")

@@ -1,4 +1,4 @@
-"""Every error this library raises, in one tree: the caller's fault, the agent's, or the infrastructure's."""
+"""All errors of this library in one tree: the caller's fault, the agent's, or the infrastructure's."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from orchestrator.core.nearest import meant
 from orchestrator.core.plural import counted
 from orchestrator.core.redis_refusals import cause_of
 
-#: Of many members of a broadcast, so many are named in a text.
+#: Members of a broadcast that a text names, at most.
 _NAMED: Final = 20
 
 
 class OrchestratorError(Exception):
-    """Root of every error the library raises on purpose."""
+    """Base of all errors of this library."""
 
     def __reduce__(self) -> Any:
-        # The arguments of most are not what ``args`` holds; pools and result backends pickle errors.
+        # `args` has the text, not the arguments of `__init__`; pools and result backends pickle errors.
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
@@ -29,15 +29,15 @@ def _rebuilt(cls: type[OrchestratorError], args: tuple[Any, ...], state: dict[st
 
 
 class CallerError(OrchestratorError):
-    """What was asked for cannot be done as asked; asking again unchanged will fail again."""
+    """The request is wrong; the same request will fail again."""
 
 
 class AgentError(OrchestratorError):
-    """An agent's handler did not do its work."""
+    """An agent's handler failed."""
 
 
 class InfrastructureError(OrchestratorError):
-    """Redis, a worker or the machine did not answer; asking again later may succeed."""
+    """Redis, a worker or the machine is not available; the same request may succeed later."""
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -46,7 +46,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 class UnknownAgent(CallerError):
-    """No agent of that name was declared in this process or registered in Redis."""
+    """No agent of that name is declared in this process or registered in Redis."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         known = tuple(known)
@@ -76,7 +76,7 @@ class InvalidMessage(CallerError):
 
 
 class MessageTooLarge(CallerError):
-    """A message has more bytes, as it would lie in Redis, than ``max_message_bytes`` allows."""
+    """A message has more bytes in Redis than ``max_message_bytes`` allows."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
@@ -89,18 +89,18 @@ class MessageTooLarge(CallerError):
 
 
 class InvalidPolicy(CallerError):
-    """A retry policy or send option has a value that makes no sense."""
+    """A policy, an option or an argument has a value that is not allowed."""
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
         super().__init__(f"{masked(f'{name}={masked_repr(value)}')} is not allowed; allowed: {allowed}")
 
 
 class InvalidDeclaration(CallerError):
-    """An agent class is declared in a way that cannot be hosted."""
+    """A worker cannot host an agent class as it is declared."""
 
 
 class InvalidSettings(CallerError):
-    """Settings from the environment or a profile file have bad values."""
+    """Settings of the environment, a profile file, Celery or the transport have values that are not allowed."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -108,7 +108,7 @@ class InvalidSettings(CallerError):
 
 
 class UnsuitableRedis(InvalidSettings):
-    """The Redis behind the broker URL cannot keep what this library promises."""
+    """The Redis of the broker URL cannot keep this library's guarantees."""
 
     def __init__(self, url: str, problems: Iterable[str]) -> None:
         self.url = url
@@ -117,7 +117,7 @@ class UnsuitableRedis(InvalidSettings):
 
 
 class UnknownDeadLetter(CallerError):
-    """There is no dead letter with that id (or no longer)."""
+    """There is no dead letter with that id, or it was removed."""
 
     def __init__(self, letter_id: str) -> None:
         super().__init__(f"unknown dead letter {letter_id!r}; `dead-letters list` shows those there are")
@@ -158,7 +158,7 @@ class DetachedDelivery(CallerError):
 
 
 class NoOwner(CallerError):
-    """A monitor was asked for where nobody could be told of the death."""
+    """A monitor was requested outside of a handler and a session, so no owner could get the DOWN."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -167,7 +167,7 @@ class NoOwner(CallerError):
 
 
 class InvalidExport(CallerError):
-    """A line of a file of dead letters is not one that an export wrote."""
+    """A line of an export file is not a dead letter."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(f"line {line}: {problem}; allowed: a line of `dead-letters export`")
@@ -175,7 +175,7 @@ class InvalidExport(CallerError):
 
 
 class NotSupervised(CallerError):
-    """The Celery app has no Orchestrator, or its broker cannot give what was asked for."""
+    """The Celery app has no Orchestrator, or its broker does not support what was requested."""
 
 
 class SendFailed(AgentError):
@@ -188,11 +188,11 @@ class SendFailed(AgentError):
 
 
 class HandlerFailed(AgentError):
-    """A handler raised something that cannot be shown as what it was."""
+    """A handler raised an error that could not be passed on as it was."""
 
 
 class HandlerNotRun(AgentError):
-    """A handler returned something that has yet to run: a coroutine or a generator."""
+    """A handler returned a coroutine or a generator, whose code has not run."""
 
     def __init__(self, handler: str, returned: str) -> None:
         super().__init__(
@@ -201,14 +201,14 @@ class HandlerNotRun(AgentError):
 
 
 class InvalidResult(AgentError):
-    """A handler returned something that is not JSON data. The handler has run, so it is not retried."""
+    """A handler returned a value that is not JSON data. The handler has run, so it is not retried."""
 
     def __init__(self, handler: str, returned: str, problem: object) -> None:
         super().__init__(f"{handler} returned a {returned}, which is not JSON data: {problem}")
 
 
 class ResultNotStored(AgentError):
-    """A handler returned, and then its result could not be stored or passed on. It is not retried."""
+    """A handler returned, but its result could not be stored or passed on. It is not retried."""
 
     def __init__(self, handler: str, problem: str) -> None:
         super().__init__(f"{handler} returned, but its result could not be stored or passed on: {problem}")
@@ -231,7 +231,7 @@ class DeadlinePassed(AgentError):
 
 
 class AgentDown(InfrastructureError):
-    """A known agent that no living worker hosts was sent a message with ``when_down="error"``."""
+    """A message with ``when_down="error"`` was sent to an agent that no living worker hosts."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name!r} has no living incarnation; nothing was sent (when_down='error')")
@@ -239,7 +239,7 @@ class AgentDown(InfrastructureError):
 
 
 class DeliveryTimeout(InfrastructureError):
-    """No outcome was recorded within the time the caller was willing to wait."""
+    """No outcome was recorded within the caller's timeout."""
 
     def __init__(self, delivery_id: str, timeout_s: float) -> None:
         super().__init__(f"delivery {delivery_id} has no recorded outcome after {timeout_s:g} s")
@@ -248,7 +248,7 @@ class DeliveryTimeout(InfrastructureError):
 
 
 class BrokerUnavailable(InfrastructureError):
-    """Redis did not answer, or refused the command. Its text begins with the cause of a refusal."""
+    """Redis did not reply, or refused the command. The text begins with the cause of a refusal."""
 
     def __init__(self, url: str, reason: object) -> None:
         cause = cause_of(str(reason))
@@ -257,7 +257,7 @@ class BrokerUnavailable(InfrastructureError):
 
 
 class OwnerGone(InfrastructureError):
-    """A monitor's owner is no longer alive as far as Redis knows: its lease ran out or it has ended."""
+    """A monitor's owner has no lease in Redis: it ran out, or the owner has ended."""
 
     def __init__(self, owner: str) -> None:
         super().__init__(f"{owner} has no lease any more, so it owns no monitors; those it had are gone")
@@ -265,11 +265,11 @@ class OwnerGone(InfrastructureError):
 
 
 class _Refused:
-    """What the errors of flow control say of several messages sent at once."""
+    """The counts that the errors of flow control have after a bulk send."""
 
-    #: Of several messages sent at once, so many had been accepted.
+    #: Number of messages accepted before the failure.
     accepted = 0
-    #: How many messages were sent at once; 0 if that is not known, or if it was one.
+    #: Number of messages in the bulk send; 0 if it is not known, or for a single send.
     requested = 0
 
     def __str__(self) -> str:
@@ -278,7 +278,7 @@ class _Refused:
 
 
 class MailboxFull(_Refused, InfrastructureError):
-    """The recipient's mailbox holds as many messages as it may, and its agent has chosen to refuse more."""
+    """The recipient's mailbox is full, and its agent's ``overflow`` refuses more messages."""
 
     def __init__(self, recipient: str, *, depth: int, limit: int) -> None:
         super().__init__(f"the mailbox of {recipient!r} is full: {counted(depth, 'message')} waiting; allowed: {limit}")
@@ -291,17 +291,17 @@ class CircuitOpen(_Refused, InfrastructureError):
     """The recipient's circuit breaker is open: too many of its last attempts failed."""
 
     def __init__(self, recipient: str, retry_after_s: float) -> None:
-        super().__init__(f"the circuit breaker of {recipient!r} is open; the next probe may go in {retry_after_s:g} s")
+        super().__init__(f"the circuit breaker of {recipient!r} is open; the next probe is due in {retry_after_s:g} s")
         self.recipient = recipient
         #: Seconds until the next probe may be sent.
         self.retry_after_s = retry_after_s
 
 
 class BroadcastRefused(InfrastructureError):
-    """A broadcast was sent to nobody.
+    """No copy of a broadcast was sent.
 
-    With ``all_or_nothing`` a member could not take it, with ``at_least_one`` none could. ``members`` says of each that
-    could not why.
+    With ``all_or_nothing`` at least one member could not accept it, with ``at_least_one`` none could. ``members`` maps
+    each of these members to its reason.
     """
 
     def __init__(self, strategy: str, members: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Packages that come with an extra of this distribution, and the error for one that is missing."""
+"""The error for a package that is installed with an extra of this distribution and is missing."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from importlib.util import find_spec
 from orchestrator.core.errors import InvalidSettings
 
 
-def require_extra(asked: str, package: str, extra: str) -> None:
-    """Refuse ``asked`` if a package that it needs is not installed.
+def require_extra(option: str, package: str, extra: str) -> None:
+    """Refuse an option if the package that it needs is not installed.
 
     Raises:
-        InvalidSettings: it is not; names the extra.
+        InvalidSettings: the package is missing; names the extra.
     """
     if find_spec(package) is None:
-        raise InvalidSettings([_line(asked, package, extra)])
+        raise InvalidSettings([_line(option, package, extra)])
 
 
-def missing_extra(asked: str, error: ModuleNotFoundError, extra: str) -> InvalidSettings:
-    """The error to raise where ``asked`` needs a package that is not installed."""
-    return InvalidSettings([_line(asked, str(error.name), extra)])
+def missing_extra(option: str, error: ModuleNotFoundError, extra: str) -> InvalidSettings:
+    """The error for an option whose package could not be imported."""
+    return InvalidSettings([_line(option, str(error.name), extra)])
 
 
-def _line(asked: str, package: str, extra: str) -> str:
-    return f"{asked}: {package} is not installed; allowed: pip install 'celery-orchestrator[{extra}]'"
+def _line(option: str, package: str, extra: str) -> str:
+    return f"{option}: {package} is not installed; allowed: pip install 'celery-orchestrator[{extra}]'"

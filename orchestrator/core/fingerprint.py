@@ -1,4 +1,4 @@
-"""What makes two failures the same: the error and the way to it, without what differs from run to run."""
+"""The fingerprint of a failure: its error type and its stack, without what differs from run to run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _FRAME = re.compile(r'^\s*File "([^"]*)", line \d+, in (.+)$', re.MULTILINE)
 
 _SEPARATOR = re.compile(r"[/\\]")
 
-#: Deepest frames that count; recursion would otherwise make a group of each depth.
+#: Number of the deepest frames that count, so that recursion does not make a group of each depth.
 _FRAMES = 12
 
 
@@ -28,7 +28,7 @@ def normalised_stack(traceback: str) -> tuple[str, ...]:
 
 
 def fingerprint(error_type: str, traceback: str = "", place: str = "") -> str:
-    """Twelve hexadecimal digits that failures of one kind share: of the error's type and its normalised stack.
+    """Twelve hexadecimal digits, the same for failures with the same error type and normalised stack.
 
     Where there is no stack (a worker died, a message could not be read), ``place`` counts, which is ``agent.message``.
     ``dead_letters.lua`` computes that second form too.

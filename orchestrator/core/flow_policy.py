@@ -1,4 +1,4 @@
-"""Flow control as an agent declares it: how much its mailbox holds, and when senders are to leave it alone."""
+"""Flow control as an agent declares it: the bound of its mailbox, and its circuit breaker."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Final
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.numbers import check_number, check_whole_number
 
-#: Most messages a bound may allow; more is no bound.
+#: The highest bound of a mailbox, in messages.
 MAX_LIMIT: Final = 100_000_000
 
 _A_DAY_S: Final = 24 * 3600.0
 
 
 class Overflow(StrEnum):
-    """What becomes of a message that a full mailbox is sent."""
+    """What happens when a message is sent to a full mailbox."""
 
     REJECT = "reject"
     BLOCK = "block"
@@ -27,13 +27,13 @@ class Overflow(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """A bound on what waits for an agent: messages that no worker has claimed yet, and those not yet due.
+    """A bound on the messages that wait for an agent: unclaimed ones, and those not yet due.
 
-    A message counts when it is accepted. What was accepted is never refused later: retries, messages taken back
-    from a dead worker and messages that fall due pass a full mailbox. ``overflow`` says what a new message meets:
-    an error (``reject``), an error after waiting ``block_s`` seconds for room (``block``), or a place for it at the
-    cost of the message that has waited longest (``drop_oldest``) or of itself (``drop_newest``); what is dropped
-    becomes a dead letter. ``warn_at`` is the share of ``limit`` at which an event warns.
+    A message is counted when it is accepted. An accepted message is never refused later: retries, messages requeued
+    from a dead worker and messages that fall due enter a full mailbox. ``overflow`` says what happens to a new message:
+    its sender gets an error, at once (``reject``) or after waiting ``block_s`` seconds for room (``block``); or the
+    message that has waited longest (``drop_oldest``) or the new one (``drop_newest``) is dropped and becomes a dead
+    letter. ``warn_at`` is the share of ``limit`` at which an event is emitted.
 
     Raises:
         InvalidPolicy: a value is out of range.
@@ -55,16 +55,16 @@ class Mailbox:
 
     @property
     def warn_from(self) -> int:
-        """How many waiting messages are worth a warning."""
+        """The number of waiting messages from which an event is emitted."""
         return max(1, ceil(self.limit * self.warn_at))
 
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """A circuit breaker before an agent, shared by all its senders.
+    """A circuit breaker of an agent, shared by all senders.
 
     ``failures`` failed attempts within ``window_s`` seconds open it, and sends are refused. ``open_s`` seconds
-    later one message is let through as a probe; how it ends closes the breaker or opens it again. After M. Nygard,
+    later one message is admitted as a probe; its end closes the breaker or opens it again. After M. Nygard,
     *Release It!* (2007), "Circuit Breaker".
 
     Raises:
@@ -83,12 +83,12 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What applies to one agent; nothing, if both are ``None``."""
+    """The flow control of one agent; none if both are ``None``."""
 
     mailbox: Mailbox | None = None
     breaker: Breaker | None = None
 
     @property
     def declared(self) -> bool:
-        """Whether there is anything to enforce."""
+        """Whether a bound or a breaker is declared."""
         return self.mailbox is not None or self.breaker is not None

@@ -1,4 +1,4 @@
-"""Which frames of a traceback are the user's own."""
+"""Reduces a traceback to the frames of the user's own code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 _FRAME: Final = re.compile(r'^  File "([^"]*)", line \d+, in ')
 
-#: This library, wherever it is imported from. A user's own package may have the same name.
+#: The path of this library. A user's own package may have the same name, but not the same path.
 _LIBRARY: Final = f"{Path(__file__).parents[1]}/"
 
 #: Paths of installed packages, of the standard library, and of this library.
@@ -16,16 +16,16 @@ _FOREIGN: Final = re.compile(rf"/(site|dist)-packages/|/lib/python\d|^<frozen |^
 
 
 def own_frames(traceback: str) -> str:
-    """A traceback's text without the frames of libraries; all of it, if no other frame is in it."""
-    kept: list[str] = []
+    """A traceback's text without the frames of libraries; unchanged if it has no other frames."""
+    lines: list[str] = []
     own = foreign = False
     for line in traceback.splitlines():
         if frame := _FRAME.match(line):
             foreign = bool(_FOREIGN.search(frame[1]))
             own = own or not foreign
         elif not line.startswith("    "):
-            # The error itself, or how two of them hang together.
+            # The error itself, or the sentence between an error and its cause.
             foreign = False
         if not foreign:
-            kept.append(line)
-    return "\n".join(kept) if own else traceback
+            lines.append(line)
+    return "\n".join(lines) if own else traceback

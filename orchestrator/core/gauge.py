@@ -1,4 +1,4 @@
-"""A number that goes up and down, read whenever a monitoring system asks."""
+"""A gauge: a number that a monitoring system reads when it scrapes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Names of everything the library keeps in Redis. Nothing else spells a key.
+"""The names of all keys in Redis; no other Python module spells one.
 
-Two different things never share a name, whatever texts users choose for queues, ids and keys: after its kind, a name
-has at most one free text, which comes last; where it has two, the length of the first precedes it. Scripts that build
-names follow the same rule.
+No two things share a name, whatever users choose as queues, ids and idempotency keys: after its kind, a name has at
+most one free text, at the end; if it has two, the length of the first precedes it. Scripts that build names follow the
+same rule.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from orchestrator.core.errors import InvalidSettings
 #: Consumer group that every worker joins on every mailbox stream.
 GROUP = "workers"
 
-#: How the step before each priority's own begins: messages of that priority, taken back from their holder.
+#: Prefix of the step before each priority's own: requeued messages of that priority.
 RETURNED = "returned-"
 
-#: Step that never holds a message; an entry there only wakes one blocked reader (see ``delay.lua``).
+#: Step that never holds a message; an entry in it wakes one blocked reader (see ``delay.lua``).
 DOORBELL = "bell"
 
 _LONGEST_NAME = 100
 
-#: What the index calls a long value; a short one that begins like this is treated as a long one.
+#: Prefix of a long value's name in the index. A short value with this prefix is treated as a long one.
 _SUM = "sha1:"
 
-#: Kinds in whose names scripts exchange the kind, to find what belongs to it (``flow_of`` and ``hooks_of``).
-_EXCHANGED = ("ledger", "outcome")
+#: Kinds that scripts replace in a name to get the name of a related key (``flow_of`` and ``hooks_of``).
+_REPLACED_IN_NAMES = ("ledger", "outcome")
 
 
 def steps_of(priorities: Iterable[int]) -> tuple[str, ...]:
-    """The steps of a mailbox in the order in which they are read: per priority what came back, then what is new."""
+    """The steps of a mailbox in the order in which they are read: of each priority requeued messages, then new ones."""
     return tuple(step for priority in priorities for step in (f"{RETURNED}{priority}", str(priority)))
 
 
@@ -43,7 +43,7 @@ class Keys:
     prefix: str = ""
 
     def __post_init__(self) -> None:
-        for kind in _EXCHANGED:
+        for kind in _REPLACED_IN_NAMES:
             if f"orc:{kind}:" in self.prefix:
                 raise InvalidSettings(
                     [f"global_keyprefix={self.prefix!r}; allowed: a prefix without 'orc:{kind}:' in it"]
@@ -79,17 +79,20 @@ class Keys:
         return f"{self.root}flow:{queue}"
 
     def once(self, agent: str, task: str, key: str) -> str:
-        """Which delivery an idempotency key stands for, at an agent, or at a plain task where ``agent`` is empty."""
+        """The delivery that an idempotency key stands for, at an agent, or at a plain task if ``agent`` is empty."""
         kind, recipient = ("agent", agent) if agent else ("task", task)
         return f"{self.root}idempotency:{kind}:{len(recipient)}:{recipient}:{key}"
 
     def last_publishes(self, period: int) -> str:
-        """Hash of the publishes of a period: connection -> the token of its last one, for when an answer is lost."""
+        """Hash of the publishes of a period: connection -> token of its last publish, in case the reply is lost."""
         return f"{self.root}last-publish:{period}"
 
     def group(self, broadcast: str) -> str:
-        """Hash of a broadcast with a compensation, until its last copy has ended; ``…:handled`` beside it lists who
-        would be sent one. Broadcasts' ids are ours, so neither can be taken for another's."""
+        """Hash of a broadcast with a compensation, until its last copy has ended.
+
+        ``…:handled`` beside it lists the recipients of the compensation. Ids of broadcasts are made by this library,
+        so neither name can be another broadcast's.
+        """
         return f"{self.root}group:{broadcast}"
 
     @property
@@ -104,7 +107,7 @@ class Keys:
 
     @property
     def dataset(self) -> str:
-        """Hash of the data set's identity, and of the losses that are known."""
+        """Hash of the data set's identity, and of its known losses."""
         return f"{self.root}dataset"
 
     @property
@@ -113,30 +116,30 @@ class Keys:
         return f"{self.root}incarnation"
 
     def incarnation(self, incarnation: str) -> str:
-        """Hash that describes one incarnation (its heartbeat)."""
+        """Hash of one incarnation's heartbeat."""
         return f"{self.root}incarnation:{incarnation}"
 
     @property
     def sweep(self) -> str:
-        """Hash of the sweep: when it last ran, by whom, and until when nobody may be declared dead."""
+        """Hash of the sweep: the time of the last one, its sweeper, and until when no death may be declared."""
         return f"{self.root}sweep"
 
     def chore(self, name: str) -> str:
-        """Mark of a chore of the monitor managers that is not due yet; it expires."""
+        """Mark of a maintenance chore that is not due yet; it expires."""
         return f"{self.root}chore:{name}"
 
     @property
     def silent(self) -> str:
-        """Sorted set of the living that beat but ask for no messages although they should: id -> since when."""
+        """Sorted set of incarnations that send heartbeats but do not claim although they could: id -> since when."""
         return f"{self.root}silent"
 
     def oom(self, group: str) -> str:
-        """A control group's count of OOM kills, as a member of it last read it; kept for a minute after it rose."""
+        """A control group's count of OOM kills when a process in it last read it; expires a minute after it rose."""
         return f"{self.root}oom:{group}"
 
     @property
     def endings(self) -> str:
-        """Stream of messages that ended outside of an execution and of which Celery is still to be told."""
+        """Stream of endings: messages that ended outside of an execution, until a worker has told Celery."""
         return f"{self.root}endings"
 
     def endings_reader(self, app: str) -> str:
@@ -145,7 +148,7 @@ class Keys:
 
     @property
     def endings_dropped(self) -> str:
-        """Number of endings that were not kept, until a worker has logged it."""
+        """Number of endings that were dropped, until a worker has logged it."""
         return f"{self.root}endings:dropped"
 
     @property
@@ -160,7 +163,7 @@ class Keys:
 
     @property
     def dying(self) -> str:
-        """Sorted set of fenced incarnations whose mail is being handed on: id -> when they were fenced."""
+        """Sorted set of fenced incarnations whose messages are being requeued: id -> when they were fenced."""
         return f"{self.root}dying"
 
     @property
@@ -188,7 +191,7 @@ class Keys:
 
     @property
     def letter_kinds(self) -> str:
-        """Sorted set of the kinds there are letters of: kind -> when the last of it came, in ms."""
+        """Sorted set of the kinds of letters: kind -> when its last letter was added, in ms."""
         return f"{self.root}letters:kinds"
 
     @property
@@ -202,7 +205,7 @@ class Keys:
 
     @property
     def parked_letters(self) -> str:
-        """Sorted set, by name, of the ids of parked letters, padded so that they sort as they came."""
+        """Sorted set, by name, of the ids of parked letters, padded so that they sort in the order of arrival."""
         return f"{self.root}letters:parked"
 
     @property
@@ -222,12 +225,12 @@ class Keys:
 
     @property
     def letters_expired(self) -> str:
-        """The letter up to which expiry has come in this round."""
+        """The last letter that this round of expiry has looked at."""
         return f"{self.root}letters:expired"
 
     @property
     def letter_origins(self) -> str:
-        """Hash: an imported letter's id where it came from -> its id here."""
+        """Hash: an imported letter's id in its first Redis -> its id here."""
         return f"{self.root}letters:origins"
 
     @property
@@ -288,7 +291,7 @@ class Keys:
 
     @property
     def monitor_answers(self) -> str:
-        """Hash: owner -> its last call that made monitors, and the answer, for a call whose answer was lost."""
+        """Hash: owner -> its last call that made monitors, and the reply, in case the reply is lost."""
         return f"{self.root}monitor-answers"
 
     @property
@@ -297,25 +300,25 @@ class Keys:
         return f"{self.root}down-supervision"
 
     def downs(self, session: str) -> str:
-        """List of the DOWNs that a session has not taken yet."""
+        """List of the DOWNs that a session has not read yet."""
         return f"{self.root}downs:{session}"
 
     def flushed(self, ref: int) -> str:
-        """Mark of a monitor whose DOWN is not wanted any more; it expires."""
+        """Mark of a flushed monitor, whose DOWN is not delivered; it expires."""
         return f"{self.root}flushed:{ref}"
 
     @property
     def cancelling(self) -> str:
-        """Set of the outcomes of deliveries that were cancelled while a worker had them, and have not ended yet."""
+        """Set of the outcome keys of deliveries that were cancelled while a worker held them, and are pending."""
         return f"{self.root}cancelling"
 
     def outcome_hooks(self, delivery_id: str) -> str:
-        """Hash of what else happens when that outcome is recorded; scripts find it by ``hooks_of``."""
+        """Hash of the outcome hooks of a delivery; scripts get the name by ``hooks_of``."""
         return f"{self.root}hooks:{delivery_id}"
 
 
 def indexed(value: str) -> str:
-    """A dead letter's value as its index is named: long ones by their sum, so that no message makes a long key."""
+    """A dead letter's value as the index names it: a long one by its SHA-1, so that no key gets long."""
     raw = value.encode("utf-8", "surrogatepass")
     if len(raw) <= _LONGEST_NAME and not value.startswith(_SUM):
         return value

@@ -1,7 +1,7 @@
-"""Loggers whose records are one line each, whatever the texts of errors, ids and names in them hold.
+"""Loggers whose records are one line each.
 
-An error's text, an agent's name or a message's id comes from elsewhere. A newline in it would begin a line of its own
-in the log, which could say anything; an escape sequence would reach the operator's terminal.
+The text of an error, the name of an agent and the id of a message come from other processes. A newline in one would
+forge a line of the log; an escape sequence would reach the operator's terminal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from orchestrator.core.text import printable
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
-#: A chain of causes longer than this is not looked through.
+#: Errors of a chain of causes that are escaped, at most.
 _LONGEST_CHAIN = 50
 
 

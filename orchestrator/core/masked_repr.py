@@ -1,4 +1,4 @@
-"""Short reprs without secrets, for values that end up in logs, tracebacks and consoles."""
+"""Short reprs without secrets, for values in logs, tracebacks and consoles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Final
 from orchestrator.core.masking import mask
 from orchestrator.core.redact import USUAL, redact
 
-#: Characters of one value that a repr shows.
+#: Characters of one value that a repr shows, at most.
 _LONGEST: Final = 200
 
-#: Names of fields whose values no repr shows: those of every Orchestrator in this process. Names are only added.
+#: Names of fields whose values no repr shows, of every Orchestrator in this process. Names are only added.
 _hidden: set[str] = set(USUAL)
 
 
@@ -21,13 +21,13 @@ def hide_in_reprs(names: Iterable[str]) -> None:
 
 
 def masked(text: str, more: Iterable[str] = ()) -> str:
-    """The text without the values of hidden fields."""
+    """The text with the values of hidden fields masked."""
     result: str = mask(text, sorted({*_hidden, *more}))
     return result
 
 
 def masked_repr(value: Any, more: Iterable[str] = ()) -> str:
-    """The repr of a value, short and without the values of hidden fields."""
+    """The repr of a value, shortened, with the values of hidden fields masked."""
     names = {*_hidden, *more}
     if isinstance(value, dict | list | tuple):
         value = redact(value, names)
@@ -37,7 +37,7 @@ def masked_repr(value: Any, more: Iterable[str] = ()) -> str:
 
 
 def summary(value: object, names: Iterable[str], more: Iterable[str] = ()) -> str:
-    """``Dead(reason='poison', attempts=3)``: the class and these attributes, without those that are empty."""
+    """``Dead(reason='poison', attempts=3)``: the class and those of these attributes that are not empty."""
     given = [(name, getattr(value, name)) for name in names]
     more = tuple(more)
     parts = [f"{name}={masked_repr(item, more)}" for name, item in given if item not in ("", None, (), {}, [])]

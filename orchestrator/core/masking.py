@@ -1,4 +1,4 @@
-"""Hiding secrets in text, where no structure says which part of it is a field's value."""
+"""Masks secrets in text: ``name=value`` and ``"name": value`` for secret names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.core.redact import HIDDEN
 
-#: What a value may look like; each may have been cut off at the end.
+#: The forms of a value in text; each may have been cut off at the end.
 _VALUE = "|".join(
     (
         r"(?:Bearer|Basic)\s+\S+",
@@ -16,7 +16,7 @@ _VALUE = "|".join(
         r"'(?:[^'\\]|\\.)*'?",
         r"\[[^\]]*\]?",
         r"\{[^}]*\}?",
-        # A word; the colon after it belongs to the sentence.
+        # A word without the colon that may follow it.
         r"[^\s,;&)}\]]+?(?=:?(?:[\s,;&)}\]]|$))",
     )
 )
@@ -28,7 +28,7 @@ def mask(value: Any, names: Iterable[str]) -> Any:
     if not names:
         return value
     known = "|".join(re.escape(name) for name in names)
-    # The name, perhaps quoted (or quoted within a quoted text), and its sign.
+    # The name, with optional quotes (escaped ones within a quoted text), and ":" or "=".
     key = rf"""(?<![A-Za-z0-9_])((?:{known})(?:\\*["'])?\s*[:=]\s*)"""
     pattern = re.compile(f"{key}({_VALUE})", re.IGNORECASE | re.DOTALL)
     try:

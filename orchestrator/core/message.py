@@ -1,4 +1,4 @@
-"""`Message`: what agents are sent. A frozen pydantic model, JSON on the wire."""
+"""`Message`: the base class of messages to agents, a frozen pydantic model that is sent as JSON."""
 
 from __future__ import annotations
 

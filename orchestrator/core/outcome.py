@@ -1,4 +1,4 @@
-"""How a delivery can end. The union is closed: there is no fifth way."""
+"""The outcomes of a delivery, a closed union of four."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Handled:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """No attempt is left; ``letter_id`` names the dead letter when one was kept."""
+    """No attempt is left; ``letter_id`` is the id of the dead letter, if one was kept."""
 
     reason: str
     error: str = ""

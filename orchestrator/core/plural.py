@@ -1,4 +1,4 @@
-"""Numbers with a noun that agrees."""
+"""A count with its noun in the singular or plural."""
 
 from __future__ import annotations
 

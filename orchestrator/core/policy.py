@@ -1,4 +1,4 @@
-"""Retry policies: what happens after a failed attempt, as pure functions of the attempt and the error."""
+"""Retry policies, as pure functions of the attempt and the error."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Final
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.numbers import check_number, check_whole_number
 
-#: Longest pause between two attempts that may be asked for: 30 days.
+#: The longest pause between two attempts that a policy may have: 30 days.
 MAX_PAUSE_S: Final = 30 * 24 * 3600.0
 
 
 class OnError(StrEnum):
-    """What to do with a message whose attempts are used up."""
+    """What happens to a message that has no attempt left."""
 
     RAISE = "raise"
     LOG = "log"
@@ -25,7 +25,7 @@ class OnError(StrEnum):
 
 
 class WhenDown(StrEnum):
-    """What to do with a message for an agent that no living incarnation hosts."""
+    """What happens to a message for an agent that no living incarnation hosts."""
 
     #: It waits in the mailbox.
     QUEUE = "queue"
@@ -132,7 +132,7 @@ def _backoff_from_wire(wire: Any) -> Backoff:
 
 
 def _names(option: str, names: Any) -> tuple[str, ...]:
-    # A mere string would be searched for parts of names.
+    # A string would match parts of names.
     allowed = "a tuple of exception classes or their names"
     if not isinstance(names, tuple | list):
         raise InvalidPolicy(option, names, allowed)
@@ -149,11 +149,11 @@ def _names(option: str, names: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and when a failed attempt is repeated.
+    """How often and when a failed attempt is retried.
 
-    ``max_retries`` repeats come after the first attempt, so a message is tried at most
-    ``max_retries + 1`` times. ``on`` and ``never`` hold exception classes or their names (base classes count):
-    with ``on``, nothing else is repeated; what ``never`` names is not, whatever ``on`` says.
+    ``max_retries`` come after the first attempt, so a message has at most ``max_retries + 1`` attempts. ``on`` and
+    ``never`` hold exception classes or their names (base classes count): with ``on``, other errors are not retried;
+    errors in ``never`` are not retried even if they are in ``on``.
 
     Raises:
         InvalidPolicy: a value is out of range.
@@ -193,17 +193,17 @@ class Retry:
             raise InvalidPolicy("retry", wire, "what Retry.to_wire() makes") from error
 
     def repeats(self, names: tuple[str, ...]) -> bool:
-        """Whether an error with these names (its own and its bases') is worth repeating."""
+        """Whether an error with these names (its own and its bases') is retried."""
         if any(name in self.never or name in ALWAYS_FINAL for name in names):
             return False
         return not self.on or any(name in self.on for name in names)
 
     def pauses_s(self) -> float:
-        """All pauses together, at their longest."""
+        """The sum of all pauses, without jitter."""
         return sum(self.backoff.pause_s(attempt, 0.0) for attempt in range(1, self.max_retries + 1))
 
 
-#: Never repeated: the library's own word that repeating cannot help.
+#: Errors of this library that are never retried, because a retry cannot succeed.
 ALWAYS_FINAL: Final = ("InvalidMessage", "UnknownMessage", "DeadlinePassed")
 
 
@@ -219,5 +219,5 @@ def next_pause_s(retry: Retry, attempt: int, names: tuple[str, ...], draw: float
     """
     if attempt > retry.max_retries or not retry.repeats(names):
         return None
-    # Jitter only spreads load; nothing secret hangs on it.
+    # Jitter only spreads load, so it need not be unpredictable.
     return retry.backoff.pause_s(attempt, random.random() if draw is None else draw)

@@ -1,4 +1,4 @@
-"""What is wrong with a message's fields, in words: the bad values are shown, the secret ones are not."""
+"""Describes the invalid fields of a message, with their values unless these are secret."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from orchestrator.core.numbers import is_number
 from orchestrator.core.redact import HIDDEN, redact
 from orchestrator.core.secret_names import secret_names
 
-#: Characters of a value that are shown.
+#: Characters of a value that are shown, at most.
 _LONGEST: Final = 80
 
-#: Errors that say: here should have been an object.
+#: pydantic's types of errors for a value that should be an object.
 _NO_OBJECT: Final = ("model_type", "model_attributes_type", "dict_type", "dataclass_type", "mapping_type")
 
 
 def problems_in(error: ValidationError, model: type[BaseModel], fields: Any, hidden: Iterable[str]) -> list[str]:
     """Each offending field with its value and the rule.
 
-    Not shown are the values of fields that the model says are secret, of fields in ``hidden``, of unknown fields whose
-    names nearly are those, and what stands in the place of an object with secrets.
+    Not shown are the values of fields that are secret in the model or in ``hidden``, of unknown fields with similar
+    names, and values in the place of an object that may hold secrets.
     """
     secrets = secret_names(model)
     names = frozenset(name.lower() for name in (*hidden, *secrets))
@@ -44,7 +44,7 @@ def problems_in(error: ValidationError, model: type[BaseModel], fields: Any, hid
 
 
 def _plain(rule: str) -> str:
-    """The text of a validator of the user's, without what pydantic puts before it."""
+    """The text of a user's validator, without pydantic's prefix."""
     return rule.removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 
@@ -53,7 +53,7 @@ def _nearly(name: str, names: Iterable[str]) -> bool:
 
 
 def _rule(text: str, names: Iterable[str], values: Iterable[str]) -> str:
-    """The rule as the model words it, without secrets: a validator of the user's may repeat the value."""
+    """The rule in the model's words, without secrets: a user's validator may repeat the value."""
     for value in values:
         text = text.replace(value, HIDDEN)
     masked: str = mask(text, names)
@@ -61,7 +61,7 @@ def _rule(text: str, names: Iterable[str], values: Iterable[str]) -> str:
 
 
 def _values(data: Any, names: frozenset[str], *, secret: bool = False) -> Iterator[str]:
-    """The texts and numbers in the named fields; what is too short to be told from other text is left out."""
+    """The texts and numbers in the named fields, without those of 1 or 2 characters, which would match other text."""
     try:
         if isinstance(data, Mapping):
             for key, value in data.items():

@@ -1,4 +1,4 @@
-"""Hiding secrets wherever a message is shown."""
+"""Replaces the values of secret fields in JSON data."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 HIDDEN = "**redacted**"
 
-#: Names of fields that are hidden where nobody says otherwise.
+#: Names of fields that are secret by default.
 USUAL = ("password", "secret", "token", "api_key", "authorization", "card_number")
 
-#: What holds nothing that could be hidden.
+#: Types whose values cannot contain a field.
 _FLAT = frozenset({str, int, float, bool, type(None)})
 
 
 def redact(value: Any, names: Iterable[str]) -> Any:
-    """A copy of JSON data in which the values of the named fields are hidden, at any depth.
+    """A copy of JSON data in which the values of the named fields are replaced by ``HIDDEN``, at any depth.
 
-    What is nested too deep to be searched is hidden as a whole.
+    Data nested too deeply for Python's recursion limit is replaced as a whole.
     """
     try:
         return _redact(value, _lower(tuple(names)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-#: By command, the Redis that has it first; of the others that are needed, 5.0 has all.
+#: The first version of Redis with a command; 5.0 has all the others that are needed.
 _SINCE: Final = {"XAUTOCLAIM": "6.2", "BLMOVE": "6.2", "LMOVE": "6.2", "GETDEL": "6.2", "HELLO": "6.0", "ACL": "6.0"}
 
 _UNKNOWN_COMMAND: Final = re.compile(r"unknown command [`'\"]?([\w|]+)|(Unknown Redis command)", re.IGNORECASE)

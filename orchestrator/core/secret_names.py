@@ -1,4 +1,4 @@
-"""Which fields of a model are secret: what is sent says their names, so that it is hidden wherever it is shown."""
+"""Which fields of a model are secret. Their names travel with the message, so that every reader masks their values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema
 
-#: Where a JSON schema has other schemas by name: those of fields, and those of what is referred to.
+#: Keywords of a JSON schema that map names to schemas.
 _NAMED = ("properties", "$defs")
 
 

@@ -1,4 +1,4 @@
-"""Settings from the environment and a profile file. A bad value names itself, its value and what is allowed."""
+"""Settings from the environment and a profile file. An error names the setting, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
 
 class _Environment(EnvSettingsSource):
-    """The environment, in which a list may be written with commas, and an error names the variable and its value."""
+    """Reads the environment. A list may be written with commas; an error names the variable and its value."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """A list or a table: JSON, or of a list its items with commas between them."""
+        """Read a list or a table from JSON, or a list from items with commas between them."""
         try:
             return json.loads(value)
         except ValueError:
@@ -78,77 +78,78 @@ def variable_of(setting: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, with its default. Environment: ``ORCHESTRATOR_`` and the name in capitals.
+    """All settings with their defaults. Environment: ``ORCHESTRATOR_`` and the name in capitals.
 
     The environment wins over the profile file, which wins over the defaults.
     """
 
     model_config = SettingsConfigDict(env_prefix="ORCHESTRATOR_", extra="forbid", frozen=True)
 
-    #: Where Redis is. Secret because it may hold a password.
+    #: Redis' URL. It may hold a password, so it is a secret.
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     #: Prefix of every key in Redis (kombu's ``global_keyprefix``).
     key_prefix: str = ""
-    #: Between two heartbeats of a worker.
+    #: Seconds between two heartbeats of a worker.
     heartbeat_s: Seconds = 0.5
-    #: A heartbeat older than this has the sweep look whether the connection is still open.
+    #: When a heartbeat is older than this, the sweep checks whether the worker's connection is open.
     suspect_s: Seconds = 0.6
-    #: Silence with an open connection is death only after this.
+    #: An incarnation whose connection is open is declared dead when its last heartbeat is older than this.
     lease_s: Seconds = 10.0
-    #: Whether a small process beside each worker speaks for it while its interpreter is held up, and proves its death.
+    #: Whether each worker has a heart: a process that renews its lease while its interpreter is blocked, and proves its
+    #: death.
     heart: bool = True
-    #: A worker that beats and has a free hand, but has asked for no message for this long, is stuck if some wait.
+    #: A worker that sends heartbeats and has a free slot, but has not claimed for this long, is stuck if messages wait.
     stuck_s: Seconds = 10.0
-    #: How often beat has the monitor manager sweep.
+    #: Seconds between two sweeps of the monitor manager; beat publishes the messages that start them.
     sweep_interval_s: Seconds = 1.0
-    #: Without a sweep for this long, any worker sweeps in the manager's place, and says so.
+    #: After this long without a sweep, a worker sweeps in the manager's place, and logs that.
     sweep_stale_s: Seconds = 3.0
     #: The version of your app, shown with its workers and their deaths.
     app_version: str = ""
     #: Worker deaths on one message before it is a dead letter.
     max_deaths: int = Field(default=3, ge=1, le=100)
-    #: How long a delivery's outcome can be asked for.
+    #: Seconds for which a delivery's outcome is kept.
     outcome_ttl_s: Seconds = 3600.0
-    #: A message of more bytes than this, as it would lie in Redis, is refused at every send (``MessageTooLarge``). A
-    #: script that moves one keeps Redis from all others: 3 ms at 1 MiB, 40 ms at 8 MiB, more than 1 s at 64 MiB.
+    #: A message of more bytes than this in Redis is refused at every send (``MessageTooLarge``). A script that moves
+    #: one blocks Redis: 3 ms at 1 MiB, 40 ms at 8 MiB, more than 1 s at 64 MiB.
     max_message_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=512 * 1024 * 1024)
-    #: Who hears of every event; Celery's watchers hear of the important ones in any case, where its events are on.
+    #: Handlers that get every event. Where Celery's events are on, its monitors get the important ones in any case.
     telemetry: tuple[Literal["logging", "prometheus", "opentelemetry"], ...] = ()
-    #: First port on the loopback interface where a worker answers Prometheus, each its own; 0 for none.
+    #: First port on the loopback interface for Prometheus; each worker takes a free one from there on. 0: none.
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    #: A monitor older than this is reported as a leak, though its owner and its target live.
+    #: A monitor older than this is reported as a leak, even if its owner and its target live.
     monitor_leak_age_s: Seconds = 24 * 3600.0
-    #: How often the monitor manager goes on looking for leaked monitors, with a sweep.
+    #: Seconds between two searches of the monitor manager for leaked monitors.
     leak_check_every_s: Seconds = 60.0
-    #: Whether monitors remember where in the code they were made: always, one in sixteen, or never.
+    #: Whether a monitor records the place in the code that made it: always, one in sixteen, or never.
     monitor_origins: Literal["on", "sampled", "off"] = "sampled"
     #: Longest time of an attempt, by ``agent.Message``, ``agent``, task or pattern; the most specific wins.
     timeouts: dict[str, Seconds] = {}
-    #: Longest time of all attempts of a send with their pauses, likewise.
+    #: Longest time of all attempts of a send with their pauses, by the same keys.
     deadlines: dict[str, Seconds] = {}
     #: Multiplies every timeout and deadline, wherever it comes from; for slow machines.
     timeout_factor: float = Field(default=1.0, gt=0, le=1000)
-    #: An attempt that goes on for so long after its timeout is killed with its process, where the pool can.
+    #: An attempt that continues this long after its timeout is killed with its process, if the pool can do that.
     kill_after_s: Seconds = 5.0
     #: Bounds of mailboxes by agent's name or pattern (``{"billing-*": {"limit": 1000, "overflow": "reject"}}``); the
-    #: most specific one counts, and more than what the agent declares.
+    #: most specific one counts, and overrides the agent's declaration.
     mailboxes: dict[str, Annotated[Mailbox, _Checked]] = Field(default_factory=dict)
-    #: Circuit breakers, likewise (``{"*": {"failures": 5, "window_s": 30, "open_s": 10}}``).
+    #: Circuit breakers by the same keys (``{"*": {"failures": 5, "window_s": 30, "open_s": 10}}``).
     breakers: dict[str, Annotated[Breaker, _Checked]] = Field(default_factory=dict)
-    #: A dead letter that is open and older than this is removed, and that is said.
+    #: An open dead letter older than this is removed, and an event is emitted.
     dead_letter_ttl_s: float = Field(default=86400.0, gt=0, le=10 * 365 * 24 * 3600)
-    #: Of more dead letters than this, the oldest are removed, and that is said.
+    #: When there are more dead letters than this, the oldest are removed, and an event is emitted.
     dead_letter_max_count: int = Field(default=1_000_000, ge=1)
-    #: How often a dead letter is sent again by itself before it is parked; 0: never. Only what may pass by itself is:
+    #: Automatic replays of a dead letter before it is parked; 0: none. Only failures that may pass are replayed so:
     #: retries exhausted, timeouts, full mailboxes.
     dead_letter_auto_replays: int = Field(default=0, ge=0, le=5)
-    #: Until the first automatic retry; each further one waits twice as long.
+    #: Seconds until the first automatic replay; each further one waits twice as long.
     dead_letter_first_replay_s: Seconds = 60.0
-    #: How often the monitor manager looks after the dead letters, with a sweep.
+    #: Seconds between two runs of the monitor manager's maintenance of dead letters.
     dead_letter_maintenance_interval_s: Seconds = 10.0
-    #: Whether a message that expires becomes a dead letter instead of a mere count, unless agent, handler or send say.
+    #: Whether an expired message becomes a dead letter, unless agent, handler or send say otherwise.
     dead_letter_expired: bool = False
-    #: Which eviction policies of Redis a worker accepts: none; ``volatile`` ones, which delete idempotency keys and
+    #: Eviction policies of Redis that a worker accepts: none; ``volatile`` ones, which delete idempotency keys and
     #: outcomes; or ``any``, which delete mailboxes too.
     eviction: Literal["refuse", "volatile", "any"] = "refuse"
     #: Names of fields whose values are never shown (case does not matter).
@@ -179,13 +180,13 @@ class Settings(BaseSettings):
                 f"sweep_interval_s={self.sweep_interval_s:g}, sweep_stale_s={self.sweep_stale_s:g}; "
                 "allowed: sweep_interval_s < sweep_stale_s"
             )
-        last_retry_s = self.dead_letter_first_replay_s * 2 ** (self.dead_letter_auto_replays - 1)
-        if self.dead_letter_auto_replays and last_retry_s >= self.dead_letter_ttl_s:
+        last_replay_s = self.dead_letter_first_replay_s * 2 ** (self.dead_letter_auto_replays - 1)
+        if self.dead_letter_auto_replays and last_replay_s >= self.dead_letter_ttl_s:
             raise ValueError(
                 f"dead_letter_first_replay_s={self.dead_letter_first_replay_s:g}, "
                 f"dead_letter_auto_replays={self.dead_letter_auto_replays}, "
-                f"dead_letter_ttl_s={self.dead_letter_ttl_s:g}; allowed: dead_letter_ttl_s above {last_retry_s:g}, "
-                "for which the last retry waits; the letter would expire first"
+                f"dead_letter_ttl_s={self.dead_letter_ttl_s:g}; allowed: dead_letter_ttl_s above {last_replay_s:g}, "
+                "for which the last replay waits; the letter would expire first"
             )
         for name, timeout_s in self.timeouts.items():
             deadline_s = self.deadlines.get(name)
@@ -198,7 +199,7 @@ class Settings(BaseSettings):
 
     @property
     def time_limits(self) -> Timeouts:
-        """What the settings say about timeouts."""
+        """The settings of timeouts and deadlines."""
         return Timeouts(self.timeouts, self.deadlines, self.timeout_factor, self.dead_letter_expired)
 
     @classmethod
@@ -210,7 +211,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment before what is passed in, because what is passed in is the profile file."""
+        """The environment precedes the arguments, which come from the profile file."""
         return _Environment(settings_cls), init_settings
 
 
@@ -218,7 +219,7 @@ def load_settings(profile: Path | None = None, **values: Any) -> Settings:
     """Settings from the environment, then ``values``, then the profile file (or the one in ``ORCHESTRATOR_CONFIG``).
 
     Raises:
-        InvalidSettings: a value, or the file, is not usable; says which setting, its value and what is allowed.
+        InvalidSettings: a value or the file is not usable; names the setting, its value and what is allowed.
     """
     _refuse_unknown_variables()
     if profile is None and os.environ.get(PROFILE_VARIABLE):
@@ -259,7 +260,7 @@ def _problems(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
     problems = []
     for item in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in item["loc"])
-        # What pydantic puts before the text of our own validators.
+        # pydantic's prefix of the text of our own validators.
         rule = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             allowed = f"; allowed: {', '.join(sorted(Settings.model_fields))}"
@@ -283,7 +284,7 @@ def _problems(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
 
 
 def _sources(rule: str, origins: Mapping[str, str]) -> str:
-    """Where each setting that a rule names has its value from."""
+    """The source of each setting that a rule names."""
     names = dict.fromkeys(re.findall(r"(\w+)(?:\[[^]]*\])?=", rule))
     return ", ".join(f"{name} from {_source(name, origins)}" for name in names)
 

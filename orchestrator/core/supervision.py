@@ -1,4 +1,4 @@
-"""What a supervised send carries in its message's headers, under ``orc``."""
+"""Supervision: the header ``orc`` of a message that this library has sent."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from orchestrator.core.policy import OnError, Retry, next_pause_s
 #: The header's name.
 HEADER = "orc"
 
-#: Failed attempts remembered in a message; the first ones are forgotten when there are more.
-_REMEMBERED = 10
+#: Failed attempts that a message carries, at most; the oldest are dropped.
+_FAILURES_KEPT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,14 @@ class Failure:
     by: str
     #: Whether it was the last one because the deadline left no time for another.
     out_of_time: bool = False
-    #: Whether it was the last one because its policy does not repeat such an error.
+    #: Whether it was the last one because its policy does not retry such an error.
     final: bool = False
 
     def __repr__(self) -> str:
         return summary(self, ("attempt", "type", "message", "at", "by"))
 
     def to_wire(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """As JSON data."""
         wire: dict[str, Any] = {
             "attempt": self.attempt,
             "type": self.type,
@@ -54,7 +54,7 @@ class Failure:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Failure:
-        """Inverse of :meth:`to_wire`; what is missing is empty."""
+        """Inverse of :meth:`to_wire`; missing values are empty."""
         texts = {name: str(wire.get(name, "")) for name in ("type", "message", "traceback", "at", "by")}
         attempt = wire.get("attempt", 0)
         return cls(
@@ -67,7 +67,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """How one message is supervised, and how it has fared so far."""
+    """How one message is supervised, and its failed attempts so far."""
 
     retry: Retry = field(default_factory=Retry)
     on_error: OnError = OnError.DEAD_LETTER
@@ -77,22 +77,22 @@ class Supervision:
     failures: tuple[Failure, ...] = ()
     track: bool = True
     replay_of: str = ""
-    #: How long one attempt may take.
+    #: The longest time of one attempt.
     timeout_s: float | None = None
     #: When all attempts must be over, in seconds since 1970 by the sender's clock.
     deadline_at_s: float | None = None
-    #: Idempotency key, and for how many ms after the outcome it is remembered.
+    #: Idempotency key, and the ms after the outcome for which it is kept.
     once: tuple[str, int] | None = None
     #: Whether it becomes a dead letter if it expires; ``None`` leaves it to the worker's settings.
     dead_letter_expired: bool | None = None
-    #: Names of the message's secret fields, besides those that the settings hide.
+    #: Names of the message's secret fields, in addition to those in the settings.
     hide: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return summary(self, ("agent", "message", "on_error", "metadata", "failures"), self.hide)
 
     def to_wire(self) -> dict[str, Any]:
-        """As plain JSON, without what is empty."""
+        """As JSON data, without empty values."""
         wire: dict[str, Any] = {"retry": self.retry.to_wire(), "on_error": self.on_error.value}
         for name in ("agent", "message", "metadata", "track", "replay_of", "timeout_s", "deadline_at_s"):
             value = getattr(self, name)
@@ -119,18 +119,18 @@ class Supervision:
             raise InvalidPolicy(HEADER, wire, "an object")
         if not _COMMON.issuperset(wire):
             return cls._read(wire)
-        # Most messages of one kind say the same.
+        # Most messages of one type have the same header.
         try:
-            said = marshal.dumps(wire, _MARSHAL_VERSION)
+            key = marshal.dumps(wire, _MARSHAL_VERSION)
         except ValueError:
             return cls._read(wire)
-        known = _known.get(said)
+        known = _read_before.get(key)
         if known is None:
             known = cls._read(wire)
-            if len(said) <= _KNOWN_LONGEST:
-                if len(_known) >= _KNOWN_MOST:
-                    _known.clear()
-                _known[said] = known
+            if len(key) <= _LONGEST_KEY:
+                if len(_read_before) >= _MOST_KEYS:
+                    _read_before.clear()
+                _read_before[key] = known
         return known
 
     @classmethod
@@ -158,18 +158,18 @@ class Supervision:
 
     def after(self, failure: Failure) -> Supervision:
         """The supervision of the next attempt."""
-        return replace(self, failures=(*self.failures, failure)[-_REMEMBERED:])
+        return replace(self, failures=(*self.failures, failure)[-_FAILURES_KEPT:])
 
     def limit_s(self, now_s: float) -> float | None:
-        """How long an attempt that begins now may take; 0 or less if it comes too late, ``None`` if for ever."""
-        # Who sends a dead letter again wants it done, however late it is.
+        """Seconds that an attempt may take if it begins now; 0 or less after the deadline, ``None`` if unlimited."""
+        # A replayed dead letter has no deadline: its operator wants it handled, however late.
         left_s = None if self.deadline_at_s is None or self.replay_of else self.deadline_at_s - now_s
         if left_s is None or self.timeout_s is None:
             return self.timeout_s if left_s is None else left_s
         return min(self.timeout_s, left_s)
 
     def pause_s(self, attempt: int, names: tuple[str, ...], now_s: float, draw: float | None = None) -> Pause:
-        """What comes after failed attempt number ``attempt``; see :func:`next_pause_s`."""
+        """The pause after failed attempt number ``attempt``; see :func:`next_pause_s`."""
         if not self.retry.repeats(names):
             return Pause(None, final=True)
         pause_s = next_pause_s(self.retry, attempt, names, draw)
@@ -184,26 +184,27 @@ class Pause:
     """Seconds until the next attempt, or ``None`` when there is none."""
 
     s: float | None
-    #: Whether only the deadline is to blame.
+    #: Whether there is no next attempt only because of the deadline.
     out_of_time: bool = False
-    #: Whether the policy does not repeat such an error, however many attempts are left.
+    #: Whether there is none because the policy does not retry such an error.
     final: bool = False
 
 
-#: What differs from one message to the next is not among these.
+#: Members of the header that are the same for most messages of a type.
 _COMMON: Final = frozenset({"retry", "on_error", "agent", "message", "track", "timeout_s", "hide"})
 
-#: The last one in which equal values always look alike, whoever else refers to their parts.
+#: The last version in which equal values have equal bytes, even if parts of them are shared.
 _MARSHAL_VERSION: Final = 2
 
-#: What has been read before, by its bytes, which tell ``1`` from ``True``; so many of them, so long at most.
-_known: dict[bytes, Supervision] = {}
-_KNOWN_MOST: Final = 1000
-_KNOWN_LONGEST: Final = 1000
+#: Headers read before, by their marshalled bytes, which distinguish ``1`` from ``True``.
+_read_before: dict[bytes, Supervision] = {}
+_MOST_KEYS: Final = 1000
+#: In bytes.
+_LONGEST_KEY: Final = 1000
 
 
 def hide_in(headers: Any) -> tuple[str, ...]:
-    """The names of a message's secret fields, as its headers say them; never fails."""
+    """The names of a message's secret fields by its headers; empty if these are malformed."""
     wire = headers.get(HEADER) if isinstance(headers, Mapping) else None
     names = wire.get("hide") if isinstance(wire, Mapping) else None
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()

@@ -1,4 +1,4 @@
-"""Texts from elsewhere: JSON can say what no UTF-8 can, and what goes to Redis is UTF-8."""
+"""Checks of text from other processes: JSON can hold text that UTF-8, which Redis gets, cannot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a text that can be sent, without half a surrogate pair in it."""
+    """Whether the value is a text without lone surrogates, so that it can be sent."""
     if not isinstance(value, str):
         return False
     if value.isascii():
@@ -19,7 +19,7 @@ def is_text(value: Any) -> bool:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """The text with every character that a terminal acts on, or cannot show, written as an escape.
+    """The text with each control or unprintable character written as an escape.
 
     The characters in ``keep`` stay as they are.
     """

@@ -13,10 +13,10 @@ V = TypeVar("V")
 
 
 def most_specific(patterns: Mapping[str, V], names: tuple[str, ...]) -> V | None:
-    """The value of the pattern (as in :mod:`fnmatch`) that says most about one of the names.
+    """The value of the most specific pattern (as in :mod:`fnmatch`) that matches one of the names.
 
-    A name itself counts before any pattern, an earlier name before a later; then the pattern with most letters
-    that are not wild.
+    A name itself precedes all patterns, an earlier name a later one; of several patterns, the one with the most
+    characters that are no wildcards counts.
     """
     for name in names:
         if name in patterns:
@@ -29,7 +29,7 @@ def most_specific(patterns: Mapping[str, V], names: tuple[str, ...]) -> V | None
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The settings' own level of policy.
+    """The policy level of the settings.
 
     Keys are ``agent.Message``, ``agent``, a task's name, or a pattern of these.
     """
@@ -38,19 +38,19 @@ class Timeouts:
     deadlines: Mapping[str, float] = field(default_factory=dict)
     #: Multiplies every timeout and deadline, wherever it comes from.
     factor: float = 1.0
-    #: Whether what expires becomes a dead letter, where nobody says otherwise.
+    #: Whether an expired message becomes a dead letter, unless another level says otherwise.
     dead_letter_expired: bool = False
 
     @property
     def floor(self) -> Policy:
-        """What the settings say where nobody else says anything."""
+        """The settings' values that apply where no other level has one."""
         return Policy(dead_letter_expired=self.dead_letter_expired or None)
 
     def policy(self, task: str, agent: str = "") -> Policy:
-        """What the settings say about a task."""
+        """The settings' policy for a task."""
         names = (task, agent) if agent else (task,)
         return Policy(timeout_s=most_specific(self.timeouts, names), deadline_s=most_specific(self.deadlines, names))
 
     def scaled(self, value_s: float | None) -> float | None:
-        """A timeout or deadline as it is enforced here."""
+        """A timeout or deadline, multiplied by ``factor``."""
         return None if value_s is None else value_s * self.factor

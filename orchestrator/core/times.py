@@ -1,4 +1,4 @@
-"""The one spelling of durations (``1h30m``) and of moments (``2026-11-28 16:10:28Z``) that an operator reads."""
+"""Durations (``1h30m``) and moments (``2026-11-28 16:10:28Z``) as text for operators."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def moment(at_ms: int) -> str:
 
 
 def moment_of(iso: str) -> str:
-    """A moment given in ISO 8601; what is none is returned as it is."""
+    """A moment given in ISO 8601; other text is returned unchanged."""
     try:
         at = datetime.fromisoformat(iso)
     except ValueError:

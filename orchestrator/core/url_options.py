@@ -1,4 +1,4 @@
-"""The query of a broker URL: which options it may have, and which values."""
+"""Checks the options in a broker URL's query."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.core.nearest import meant
 
 _CERT_REQS: Final = ("CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE", "required", "optional", "none")
 
-#: Only what looks like the name of an option is repeated in an error: all else may be part of a password.
+#: An error repeats a text only if it has the form of an option's name: other text may be part of a password.
 _NAME: Final = re.compile(r"[a-z][a-z_]{0,40}")
 
 
@@ -29,7 +29,7 @@ def _any_text(value: str) -> bool:
     return bool(value)
 
 
-#: By option, whether a value is allowed, and what is.
+#: By option, the check of its value, and what is allowed.
 _OPTIONS: Final[dict[str, tuple[Callable[[str], bool], str]]] = {
     "ssl_cert_reqs": (_CERT_REQS.__contains__, ", ".join(_CERT_REQS)),
     "ssl_check_hostname": (lambda value: value.lower() in ("true", "false"), "true, false"),
@@ -42,7 +42,7 @@ _OPTIONS: Final[dict[str, tuple[Callable[[str], bool], str]]] = {
     "heartbeat": (_is_seconds, "seconds, 0 or more"),
 }
 
-#: Where what is often written into the query belongs.
+#: The right place of options that are often written into the query.
 _ELSEWHERE: Final = {
     "password": "redis://USER:PASSWORD@HOST",
     "username": "redis://USER:PASSWORD@HOST",
@@ -58,7 +58,7 @@ _ELSEWHERE: Final = {
 
 
 def query_problem(url: str) -> str:
-    """What is wrong with a broker URL's query; empty if nothing is. Secrets are not repeated."""
+    """The problem of a broker URL's query; empty if it has none. Secrets are not repeated."""
     try:
         pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True)
     except ValueError:
@@ -71,7 +71,7 @@ def query_problem(url: str) -> str:
             return f"option {name} has a value that is not allowed; allowed: {allowed}"
     for name, times in Counter(name for name, _ in pairs).items():
         if times > 1:
-            return f"option {name} is there {times} times; allowed: once"
+            return f"option {name} occurs {times} times; allowed: once"
     return ""
 
 

@@ -1,7 +1,7 @@
-"""The bounds of an attempt: all that Celery's tracer runs of a task, ``before_start`` and ``__call__`` included.
+"""Derives a supervised task's class, so that all user code that Celery's tracer calls for a message is one attempt.
 
-Celery has no hook around that, so a supervised task's class is derived from the user's own. ``run`` is left alone: a
-task that calls its own ``self.run()`` gets what that returns or raises.
+That is ``before_start`` and ``__call__``; Celery has no hook around both. ``run`` is not changed: a task that calls
+``self.run()`` gets its result or error.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from orchestrator.worker.execution import attempt
 
 logger = get_logger(__name__)
 
-#: Where a request keeps that its attempt has begun.
+#: Attribute of a request whose attempt has begun.
 _BEGUN: Final = "_orchestrator_begun"
 
-#: Where it keeps the arguments of ``before_start``, which is called within the attempt.
+#: Attribute of a request with the arguments of ``before_start``, which is called within the attempt.
 _PREPARED: Final = "_orchestrator_prepared"
 
-#: Where ``Task.__call__`` is defined: by Celery, and by what Celery's worker puts in its place.
+#: Modules of ``Task.__call__``: Celery's own, and its replacement in Celery's worker.
 _CELERYS_CALL: Final = ("celery.app.task", "celery.app.trace")
 
-#: The fields that go on with what takes this delivery's place: a retry of Celery's own kind.
+#: Headers that a retry by ``self.retry``, which is the same delivery, inherits.
 _INHERITED: Final = (HEADER, LINEAGE, FENCE)
 
 
 def has_own(cls: type, name: str) -> bool:
-    """Whether a class that the user wrote defines ``name``."""
+    """Whether a user's class defines ``name``."""
     mro = cls.mro()
     return any(name in vars(node) and node not in _MIXINS for node in mro[: mro.index(Task)])
 
 
 def derive(task: Any) -> None:
-    """Give a task a class that runs each message as an attempt."""
+    """Derive a task's class so that it runs each message as an attempt."""
     cls = type(task)
     mixins: list[type] = [Attempts]
     if has_own(cls, "before_start"):
@@ -52,7 +52,7 @@ def derive(task: Any) -> None:
 
 
 def underive(task: Any) -> None:
-    """Give a task its own class back."""
+    """Undo :func:`derive`."""
     cls = type(task)
     if issubclass(cls, Attempts):
         task.__class__ = next(base for base in cls.__bases__ if base not in _MIXINS)
@@ -64,7 +64,7 @@ def _traced(request: Any) -> bool:
 
 
 class Attempts(Task):
-    """Runs a message as an attempt when Celery's tracer calls the task; else it is the user's own class."""
+    """Runs a message as an attempt when Celery's tracer calls the task; a direct call is the user's own."""
 
     __own_call__ = False
 
@@ -74,7 +74,7 @@ class Attempts(Task):
         if not _traced(request):
             return call(*args, **kwargs)
         if not self.__own_call__ and vars(Task)["__call__"].__module__ in _CELERYS_CALL:
-            # As Celery's tracer does where there is nothing in between. A call from within is not protected any more.
+            # As Celery's tracer does if `__call__` is its own; a nested call is not protected any more.
             call, request._protected = self.run, 1
         vars(request)[_BEGUN] = True
         prepared = vars(request).pop(_PREPARED, None)
@@ -95,16 +95,16 @@ class Attempts(Task):
         headers: dict[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """As Celery's; in an eager run too, the task does not see this library's headers."""
+        """As Celery's, but the task does not see this library's headers in an eager run either."""
         if headers is not None:
             headers = EagerHeaders(headers)
             if HEADER in headers.own:
-                # A retry of Celery's own kind, too: its outcome is recorded by who began with the first attempt.
+                # For `self.retry` as well: the caller of the first attempt records the outcome.
                 options["throw"] = False
         return super().apply(args, kwargs, *rest, headers=headers, **options)
 
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
-        """As Celery's, which ``self.retry`` sends; what is sent as the same delivery is supervised as it was."""
+        """As Celery's, which ``self.retry`` sends; a signature with the same id inherits the supervision."""
         request = self.request if request is None else request
         signature = super().signature_from_request(request, *args, **options)
         if signature.options.get("task_id") == request.id:
@@ -118,7 +118,7 @@ class Attempts(Task):
 
 class _WithinAttempt(Task):
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> Any:
-        """Called by Celery's tracer, which is told nothing yet: the user's own is run by the attempt."""
+        """Called by Celery's tracer. Only stores the arguments; the attempt calls the user's own."""
         request = self.request_stack.top
         if _traced(request):
             vars(request)[_PREPARED] = task_id, args, kwargs
@@ -127,9 +127,9 @@ class _WithinAttempt(Task):
 
 
 class _LoggedHooks(Task):
-    """Hooks whose errors are logged: what happened to the message was decided before.
+    """Hooks whose errors are logged, because the message was settled before.
 
-    Celery logs two of the four, on workers. A plain eager run shows its caller the errors of all, as Celery has it.
+    Celery logs errors of two of the four, on workers. A plain eager run raises the errors of all, as in Celery.
     """
 
     def on_failure(self, *args: Any) -> None:

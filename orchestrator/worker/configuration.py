@@ -1,8 +1,8 @@
-"""What an Orchestrator changes in a Celery app's configuration, all in one place.
+"""All changes that an Orchestrator makes to a Celery app's configuration.
 
-Nothing of it is written into the app's settings, and nothing is evaluated before Celery does so. Each of our values is
-worked out when that setting is read, from what the user's settings say at that moment. So it does not matter whether
-they were made before or after ``Orchestrator(app)``, nor in which way.
+Nothing is written into the app's settings, and nothing is evaluated before Celery evaluates it. Each of our values is
+computed when its setting is read, from the user's settings at that moment. So the user may configure the app before or
+after ``Orchestrator(app)``, and in any way.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from orchestrator.transport.option_types import refuse_bad_options, refuse_bad_s
 from orchestrator.transport.options import Options
 from orchestrator.transport.transport import TRANSPORT, is_supervised
 
-#: Names of the content type that is never accepted.
+#: Names of pickle's content type, which is never accepted.
 _PICKLE: Final = ("pickle", "application/x-python-serialize")
 
-#: What holds unless the user says otherwise, in whatever way.
+#: Values of settings that the user has not set.
 _DEFAULTS: Final = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
@@ -46,8 +46,8 @@ _MISSING: Final = object()
 _URLS: Final = ("broker_url", "broker_read_url", "broker_write_url")
 
 
-class _Shown:
-    """A function among the transport's options, which Celery's remote control shows as JSON."""
+class _JsonCallback:
+    """A function among the transport's options, which Celery's remote control serialises as JSON."""
 
     def __init__(self, function: Callable[[str, str], bool]) -> None:
         self._function = function
@@ -60,7 +60,7 @@ class _Shown:
 
 
 class OrchestratedSettings(CelerySettings):
-    """Celery's settings, in which the changed ones are worked out when they are read."""
+    """Celery's settings; the changed ones are computed when they are read."""
 
     def __getitem__(self, key: str) -> Any:
         name = _NAMES.get(key)
@@ -72,19 +72,19 @@ class OrchestratedSettings(CelerySettings):
         return configuration.value(name, self)
 
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
-        """As Celery's, for ``celery report``. Celery masks a password in each broker URL, also where there is none."""
-        shown: dict[str, Any] = super().table(with_defaults, censored)
+        """As Celery's, for ``celery report``, which adds masks to broker URLs without a password."""
+        table: dict[str, Any] = super().table(with_defaults, censored)
         if censored:
-            urls = {name: self[name] for name in _URLS if shown.get(name)}
-            shown |= {name: url for name, said in urls.items() if (url := _shown_urls(said)) is not None}
-        return shown
+            urls = {name: self[name] for name in _URLS if table.get(name)}
+            table |= {name: url for name, value in urls.items() if (url := _masked_urls(value)) is not None}
+        return table
 
 
 class Configuration:
-    """Our values for one app. ``describe``, ``on_death`` and ``hidden`` become options of the transport:
+    """The changed settings of one app.
 
-    what a worker's heartbeat says of it besides what the transport knows, what an incarnation's death entails besides
-    its mail, and the names of fields whose values are not shown.
+    ``describe``, ``on_death`` and ``hidden`` become options of the transport: additional fields of a worker's
+    heartbeat, the death hook, and the names of fields whose values are not shown.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ class Configuration:
         self._app = app
         self._settings = settings
         self._describe = describe
-        self._on_death = _Shown(on_death)
+        self._on_death = _JsonCallback(on_death)
         self._hidden = hidden
         self._options = _Merged()
         self._mailboxes: list[Queue] = []
-        #: How Celery names this worker, once this process is one.
+        #: Celery's name of this worker; empty in a process that is none.
         self.node_name = ""
-        #: Whether this worker claims ahead of its free slots, as long as its messages are short.
+        #: Whether this worker claims ahead of its free slots while its messages are short.
         self.claim_ahead = False
         self.install()
         app.on_after_configure.connect(self.install, weak=False)
@@ -113,7 +113,7 @@ class Configuration:
         app.amqp.Queues = lambda *args, **kwargs: self._with_mailboxes(make_queues(*args, **kwargs))
 
     def install(self, **_: Any) -> None:
-        """Have the app's settings be ours, if they are not yet: Celery makes new ones whenever it reads them again."""
+        """Make the app's settings ours. Called again when Celery has made a new object by loading its configuration."""
         conf = self._app._conf
         if type(conf) is CelerySettings:
             # Not `conf.__class__ = …`, which would be a setting of that name.
@@ -122,7 +122,7 @@ class Configuration:
             conf.__dict__["configuration"] = self
 
     def add_mailbox(self, queue: Queue) -> None:
-        """Have workers consume from it, unless they are told what to consume from."""
+        """Have workers consume from a mailbox, unless their queues are selected (``-Q``)."""
         self._mailboxes.append(queue)
         if "queues" in vars(self._app.amqp):
             self._app.amqp.queues.select_add(queue)
@@ -135,26 +135,26 @@ class Configuration:
     # -- the values
 
     def value(self, name: str, conf: CelerySettings) -> Any:
-        """What a changed setting is at this moment.
+        """The value of a changed setting at this moment.
 
         Raises:
-            InvalidSettings: the broker's URL, on which it depends, cannot be used.
+            InvalidSettings: it depends on the broker's URL, which cannot be used.
         """
         # All but Celery's own defaults.
         users = CelerySettings({}, conf.maps[:-1], conf._keys, conf.prefix)
-        said = users.get(name, _MISSING)
+        value = users.get(name, _MISSING)
         if name in _DEFAULTS:
-            return _DEFAULTS[name] if said is _MISSING else said
+            return _DEFAULTS[name] if value is _MISSING else value
         if name == "broker_url":
-            said = None if said is _MISSING else said
-            return said or (None if users.get("broker_host") else self._own_url)
+            value = None if value is _MISSING else value
+            return value or (None if users.get("broker_host") else self._own_url)
         if name == "broker_transport":
-            return self._transport(conf) if said in (_MISSING, None) else said
-        if said is _MISSING:
-            said = CelerySettings.__getitem__(conf, name)
+            return self._transport(conf) if value in (_MISSING, None) else value
+        if value is _MISSING:
+            value = CelerySettings.__getitem__(conf, name)
         if name == "accept_content":
-            return [content for content in said or () if content not in _PICKLE]
-        return self._options.of(self._transport_options(said), said)
+            return [content for content in value or () if content not in _PICKLE]
+        return self._options.of(self._transport_options(value), value)
 
     @property
     def _own_url(self) -> str:
@@ -189,13 +189,12 @@ class Configuration:
             **({"claim_ahead": True} if self.claim_ahead else {}),
             **({"global_keyprefix": settings.key_prefix} if settings.key_prefix else {}),
             **(users or {}),
-            # Nobody means to show what an agent's message hides.
-            # A text is a mistake, which the transport's options name.
+            # Fields that an agent's message hides stay hidden. A text is a mistake, which `Options` refuses.
             "redact": redact if isinstance(redact, str) else tuple(dict.fromkeys((*redact, *self._hidden()))),
         }
 
     def problems(self) -> list[str]:
-        """What in the app's settings contradicts what this library promises, one line each.
+        """Settings of the app that contradict this library's guarantees, one line each.
 
         Raises:
             InvalidSettings: the broker's URL or the transport's options cannot be used.
@@ -208,15 +207,15 @@ class Configuration:
         return _contents(CelerySettings({}, conf.maps, conf._keys, conf.prefix))
 
 
-def _shown_urls(said: object) -> str | None:
+def _masked_urls(value: object) -> str | None:
     """Broker URLs without their passwords; ``None`` if it is no URL."""
-    if isinstance(said, str):
-        return masked(said)
-    return ";".join(masked(url) for url in said) if isinstance(said, list | tuple) else None
+    if isinstance(value, str):
+        return masked(value)
+    return ";".join(masked(url) for url in value) if isinstance(value, list | tuple) else None
 
 
 class _Merged:
-    """A mapping of ours with the user's: one object until the user's is another, so that it can be changed in place."""
+    """Our mapping merged with the user's. The same object until the user's is replaced, so that it can be changed."""
 
     def __init__(self) -> None:
         self._users: Any = None
@@ -224,7 +223,7 @@ class _Merged:
         self._merged: dict[str, Any] = {}
 
     def of(self, merged: dict[str, Any], users: Any) -> dict[str, Any]:
-        """``merged``, made of ``users`` and ours, with what has been changed in place since."""
+        """``merged``, made of ``users`` and ours, with later changes in place."""
         if users is not self._users:
             self._users, self._before, self._merged = users, merged, dict(merged)
         elif merged != self._before:
@@ -234,7 +233,7 @@ class _Merged:
 
 
 def _problems(urls: tuple[str, ...]) -> list[str]:
-    """What keeps the URLs from being used with any broker."""
+    """Problems of the URLs with any broker, one line each."""
     problems = problems_of(urls)
     for server in urls:
         scheme = scheme_of(server)

@@ -1,4 +1,4 @@
-"""A bootstep of the worker: what Celery would log and delete becomes a dead letter; and the agents are announced."""
+"""A bootstep of the consumer: messages that Celery would log and delete become dead letters; agents are announced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = get_logger(__name__)
 
 
 class DeadLetterUnprocessable(bootsteps.StartStopStep):
-    """Stands at the four doors by which a message leaves a worker without having been a task."""
+    """Wraps the four callbacks of Celery's consumer for messages that cannot become a request."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -32,13 +32,13 @@ class DeadLetterUnprocessable(bootsteps.StartStopStep):
         """Called on every (re)connection, before the first message."""
         orchestrator = getattr(consumer.app, "orchestrator", None)
         if orchestrator is None or not orchestrator.supervised:
-            # Whose messages are not ours goes Celery's way; the worker has said so.
+            # The messages of another broker are Celery's; the worker has logged that.
             return
         _examine(orchestrator)
         try:
             orchestrator.announce(consumer.app.amqp.queues.consume_from)
         except BrokerUnavailable as error:
-            logger.warning("agents not announced: %s", error)
+            logger.warning("could not announce the agents: %s", error)
 
         on_decode_error = consumer.on_decode_error
         on_unknown_message = consumer.on_unknown_message
@@ -56,7 +56,7 @@ class DeadLetterUnprocessable(bootsteps.StartStopStep):
         def unknown_task(body: Any, message: Any, exc: BaseException) -> Any:
             unknown = unhandled(orchestrator.agents, str((message.headers or {}).get("task", "")))
             if unknown is not None:
-                # Sent by somebody who knows a newer agent, or an older one.
+                # Sent by a process with a newer or older version of the agent.
                 _bury(message, Reason.UNKNOWN_MESSAGE, type(unknown).__name__, str(unknown))
             else:
                 _bury(message, Reason.UNKNOWN_TASK, "NotRegistered", f"no task {exc} is registered on this worker")
@@ -78,12 +78,12 @@ class DeadLetterUnprocessable(bootsteps.StartStopStep):
                 return _guarded(consumer, create_task_handler(*args, **kwargs))
 
             consumer.create_task_handler = create_guarded_handler
-        # The one that kombu calls for content it cannot even unpack; made before this step.
+        # kombu calls this one for content that it cannot decode; it was set before this step.
         consumer.task_consumer.on_decode_error = consumer.on_decode_error
 
 
 def _examine(orchestrator: Any) -> None:
-    """Look at Redis, which was away when the worker started, or may be another one now."""
+    """Examine Redis, which was away when the worker started, or may be another one now."""
     try:
         orchestrator.examination.run()
     except UnsuitableRedis as error:
@@ -92,9 +92,9 @@ def _examine(orchestrator: Any) -> None:
 
 
 def _guarded(consumer: Any, on_task_received: Any) -> Any:
-    """Celery's handler of arriving messages, which expects of them more than the network promises."""
+    """Celery's handler of arriving messages, protected against malformed ones."""
     broken = (*consumer.connection_errors, *consumer.connection.channel_errors)
-    quick = FastPath(consumer)
+    fast_path = FastPath(consumer)
     tasks = consumer.app.tasks
 
     def handle(message: Any) -> Any:
@@ -103,19 +103,19 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
                 _bury(message, Reason.UNSUPERVISED, "NotSupervised", why)
                 message.reject_log_error(logger, broken)
                 return None
-            return None if quick.take(message) else on_task_received(message)
+            return None if fast_path.take(message) else on_task_received(message)
         except broken:
             raise
         except Exception as error:
-            if _is_a_signals(error):
+            if _is_from_a_signal_handler(error):
                 raise
-            # An error that got away would end the worker, and then the next one that is given this message.
-            logger.exception("a message that nothing could be made of")
+            # An error that escaped would end the worker, and then the next worker that claims this message.
+            logger.exception("could not make a request of a message")
             if message.acknowledged:
-                # It is a letter; what failed is to tell a result backend of it.
+                # It is a dead letter already; only the result backend failed.
                 return None
             if not (message.delivery_info or {}).get("redelivered"):
-                # It may have been this worker's trouble rather than the message's.
+                # The cause may be this worker rather than the message.
                 message.reject(requeue=True)
                 return None
             _bury(message, Reason.MALFORMED, type(error).__name__, str(error))
@@ -125,7 +125,7 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
 
 
 def _why_unsupervised(tasks: Any, message: Any) -> str:
-    """Why a message that was sent under supervision cannot be supervised here; empty if it can, or was not."""
+    """Why a supervised message cannot be supervised here; empty if it can, or was sent by plain Celery."""
     headers = message.headers
     if not isinstance(headers, dict) or HEADER not in headers:
         return ""
@@ -136,8 +136,8 @@ def _why_unsupervised(tasks: Any, message: Any) -> str:
     return f"{name} cannot be supervised here: {why}" if why else ""
 
 
-def _is_a_signals(error: BaseException) -> bool:
-    """Whether it was raised by Celery's signal handlers, which run in whatever the main thread is doing."""
+def _is_from_a_signal_handler(error: BaseException) -> bool:
+    """Whether Celery's signal handlers raised the error; they interrupt any code of the main thread."""
     return any(frame.f_globals.get("__name__") == "celery.apps.worker" for frame, _ in walk_tb(error.__traceback__))
 
 
@@ -148,7 +148,7 @@ def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
     headers = message.headers if isinstance(message.headers, dict) else {}
     delivery = str(headers.get("id") or "")
     supervision = headers.get("orc")
-    # What Celery is told stays as it is.
+    # Celery gets the unmasked text.
     raw = text
     text = str(mask(raw, (*channel.options.redact, *hide_in(headers))))
     tracked = isinstance(supervision, dict) and bool(supervision.get("track"))

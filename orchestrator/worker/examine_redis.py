@@ -1,4 +1,4 @@
-"""Whether a worker may start on the Redis that it is given, and what a sender logs of it."""
+"""Examines Redis before a worker starts, and for a sender's log."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class ExamineRedis(bootsteps.Step):
 
 
 class Examination:
-    """Of the Redis of one app, by a worker."""
+    """A worker's examination of its app's Redis."""
 
     def __init__(self, open_store: Callable[[], Store], eviction: Eviction) -> None:
         self._open_store = open_store
         self._eviction = eviction
         self._warned: set[str] = set()
-        #: Whether Redis was found suitable once. What changes later is logged, and stops nobody.
+        #: Whether Redis was found suitable once. Later changes are logged, and do not stop the worker.
         self.passed = False
 
     def run(self, queues: Collection[str] = ()) -> None:
-        """Examine it, if it answers; log what does not forbid to start, and what lies unread for ``queues``.
+        """Examine Redis, if it replies. Logs problems that do not prevent a start, and unread messages of ``queues``.
 
         Raises:
-            UnsuitableRedis: it cannot keep what is promised.
+            UnsuitableRedis: it cannot keep this library's guarantees.
         """
         try:
             store = self._open_store()
@@ -54,7 +54,7 @@ class Examination:
             finally:
                 store.pool.disconnect()
         except (BrokerUnavailable, NotSupervised):
-            # Not there yet, or not supervised: others say so.
+            # Not available yet, or not supervised: logged elsewhere.
             return
         findings = judge(facts, self._eviction)
         failed = [f"{finding.check}: {finding.text}" for finding in findings if finding.level is Level.FAIL]
@@ -75,7 +75,7 @@ class Examination:
 
 
 def warn_sender(store: Store, eviction: Eviction) -> None:
-    """Log what a sender should know of its Redis, at the price of one command."""
+    """Log the problems of a sender's Redis that one command can find."""
     try:
         findings = judge(store.ask(look), eviction)
     except BrokerUnavailable:

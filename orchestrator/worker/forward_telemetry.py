@@ -1,4 +1,4 @@
-"""A step of the worker that tells Celery's watchers, Flower among them, what the library's events say."""
+"""A bootstep of the consumer that forwards this library's events to Celery's monitors, Flower among them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class ForwardTelemetry(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Called on every (re)connection, which makes a new dispatcher."""
         self.stop(consumer)
-        self._answer_prometheus(consumer.app)
+        self._serve_metrics(consumer.app)
         dispatcher = consumer.event_dispatcher
         if dispatcher is not None:
-            # Whether events are on is asked of it at each: Flower switches them on while the worker runs.
+            # The dispatcher checks for each event whether events are on: Flower switches them on at run time.
             self._handler = CeleryEventsHandler(dispatcher.send, consumer.app.orchestrator.hidden)
             attach(self._handler, *TOLD)
 
-    def _answer_prometheus(self, app: Any) -> None:
+    def _serve_metrics(self, app: Any) -> None:
         orchestrator = getattr(app, "orchestrator", None)
         port = orchestrator.settings.metrics_port if orchestrator is not None else 0
         if orchestrator is None or not port or self._serving:
@@ -50,11 +50,11 @@ class ForwardTelemetry(bootsteps.StartStopStep):
             HEALTH_REPORTER.publish(metrics_port=taken)
             logger.info("metrics on http://127.0.0.1:%d/metrics", taken)
         except OSError as error:
-            # Metrics are not worth a worker.
+            # The worker runs without metrics rather than not at all.
             logger.error("metrics_port=%d: no metrics from this worker: %s", port, error)
 
     def stop(self, consumer: Any) -> None:
-        """The connection is gone, or the worker ends."""
+        """Called when the connection is lost or the worker stops."""
         if self._handler is not None:
             detach(self._handler)
             self._handler = None

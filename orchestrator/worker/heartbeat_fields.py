@@ -1,4 +1,4 @@
-"""What a worker says of itself in its heartbeats, beyond what the transport knows."""
+"""Fields of a worker's heartbeats that the transport does not know: its agents, versions and pool."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from orchestrator.agents.agent import AgentSpec
 
 
 class HeartbeatFields:
-    """Called for each heartbeat, so it only looks at what is there.
+    """Called for each heartbeat, so it only reads attributes.
 
-    It lies among the transport's options, which Celery's remote control shows as JSON.
+    It is one of the transport's options, which Celery's remote control serialises as JSON.
     """
 
     def __init__(self, app: Celery, declared: Mapping[str, AgentSpec], app_version: str) -> None:

@@ -31,7 +31,7 @@ REQUEST = "orchestrator.worker.supervised_request:SupervisedRequest"
 
 
 class _Instance:
-    """One agent instance per process, made when its first message comes."""
+    """One agent instance per process, made for its first message."""
 
     def __init__(self, cls: type[Agent]) -> None:
         self._cls = cls
@@ -49,7 +49,7 @@ class _Instance:
 def register_handlers(app: Celery, orchestrator: Orchestrator, spec: AgentSpec) -> None:
     """Make a Celery task of each handler."""
     instance = _Instance(spec.cls)
-    # The app's setting is about its own tasks: an agent's message is supervised, so it is acknowledged late.
+    # The app's setting is for its own tasks: an agent's message is supervised, so it is acknowledged late.
     late = {"acks_late": True, "reject_on_worker_lost": True}
     options = {"bind": True, "ignore_result": True, "typing": False, "shared": False, **late}
     for message, handler in spec.handlers.items():
@@ -105,7 +105,7 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
 
 
 def supervise_tasks(app: Celery) -> None:
-    """Have every task of the app executed and settled by us, but those that settle for themselves."""
+    """Have this library execute and settle every task of the app, except those with their own way of settling."""
     for task in app.tasks.values():
         if task.name.startswith("celery.") or getattr(task, "__supervised__", False):
             continue

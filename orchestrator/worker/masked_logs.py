@@ -1,4 +1,4 @@
-"""Masking secrets in the lines that Celery logs about a task: it prints what a handler raised."""
+"""Masks secrets in log lines about tasks: Celery logs the errors that handlers raise."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ class SecretMaskingFilter(logging.Filter):
         try:
             text, escaped = record.getMessage(), _text(record)
         except Exception:  # noqa: BLE001
-            # Whoever formats it will say so.
+            # The handler that formats the record reports this.
             return True
         hidden = self.hidden
         if isinstance(record.args, tuple):
-            # Of a message that this worker does not know, Celery logs everything; its headers name its secrets.
-            hidden = (*hidden, *(name for said in record.args for name in hide_in(said)))
+            # Celery logs unknown messages whole; their headers name their secrets.
+            hidden = (*hidden, *(name for argument in record.args for name in hide_in(argument)))
         masked: Any = mask(escaped, hidden)
         if masked != text:
             record.msg, record.args = masked, ()
         if record.exc_info and record.exc_info[0] is not None:
-            # Formatters make this once and keep it here.
+            # Formatters cache the traceback here.
             traceback = record.exc_text or _format_exception(record.exc_info)
             record.exc_text = mask(with_escaped_errors(traceback, record.exc_info), hidden)
         data = getattr(record, "data", None)
         if isinstance(data, dict):
-            # What Celery says once more as fields, for who collects logs as JSON.
+            # The same values as fields, for logs in JSON.
             record.data = mask(data, hidden)
         return True
 
 
 def _text(record: logging.LogRecord) -> str:
-    """What Celery logs, without the lines that ids, names and errors bring along; a traceback keeps its own.
+    """The record's text with line breaks of ids, names and errors escaped; a traceback keeps its own lines.
 
     Raises:
         Exception: the record's arguments do not fit its message.
@@ -88,7 +88,7 @@ class _Printable:
 
 
 def mask_logs(hidden: Iterable[str]) -> None:
-    """Mask what these loggers say in this process from now on; more names may be added, none removed."""
+    """Mask these loggers' records in this process from now on. Names can be added by another call, not removed."""
     names = tuple(hidden)
     for name in _LOGGERS:
         logger = logging.getLogger(name)

@@ -1,4 +1,4 @@
-"""The worker pools whose ways of running and reporting are known here."""
+"""The worker pools that this library can supervise."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _KNOWN: Final = {
 }
 
 
-#: What a class overrides that runs messages in its own way.
+#: Methods that a pool class overrides if it runs messages in another way.
 _RUNNING: Final = {"apply_async", "on_apply"}
 
 
 def why_unknown(pool: str | type) -> str:
     """Why messages that this pool runs cannot be supervised; empty if they can.
 
-    A class that is derived from a known one, and runs messages as that does, is known.
+    A class that is derived from a known one and does not override these methods is known.
     """
     cls: Any = get_implementation(pool) if isinstance(pool, str) else pool
     for base in cls.__mro__:
@@ -41,7 +41,7 @@ def why_unknown(pool: str | type) -> str:
 
 
 def release_tasks(app: Celery, why: str) -> None:
-    """Have the worker's pool run every task as Celery alone would; supervised messages are refused, and told why."""
+    """Have the worker's pool run every task as Celery would. Supervised messages become dead letters that say why."""
     for task in app.tasks.values():
         if getattr(task, "__supervised__", False):
             underive(task)

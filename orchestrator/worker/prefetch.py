@@ -1,4 +1,4 @@
-"""How many messages a worker claims, where its user has not said."""
+"""The number of messages that a worker claims if its user has not set it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _OLD_SETTING = "CELERYD_PREFETCH_MULTIPLIER"
 
 
 def claim_by_free_slots(worker: Any) -> bool:
-    """Have a worker hold no more than it can run, unless its user set the prefetch multiplier.
+    """Have a worker hold no more messages than it can run, unless its user set the prefetch multiplier.
 
-    A worker that has tasks with a ``Strategy`` of their own keeps Celery's: they collect messages before they run.
-    Celery's default is 4: behind a slow message lie three that no other worker can have, though it may be idle.
+    With Celery's default of 4, three messages wait behind a slow one, although another worker may be idle. A worker
+    that has tasks with their own ``Strategy`` keeps the default, because these collect messages before they run.
 
     Returns:
-        Whether it does so; then its channel may claim ahead, and requeue what gets no slot soon.
+        Whether it does so; then its channel may claim ahead and requeue messages that get no slot soon.
     """
     if _collects(worker.app) or _set_by_user(worker.app.conf):
         return False

@@ -1,8 +1,8 @@
-"""Has a prefork worker notice at once that one of its pool processes has died.
+"""A bootstep of the consumer that has a prefork worker notice the death of a pool process within 0.25 s.
 
-Celery is told by a pipe that closes with the process, and asks the kernel for its exit code a moment too early as
-often as not: a dying process closes its files before it can be waited for. Then it does not ask again for up to
-five seconds, in which the message that the process ran is with nobody.
+Celery sees the process' pipe close and then asks the kernel for its exit code, often too early: a dying process closes
+its files before it can be waited for. Celery then asks again only after up to 5 s, in which nothing is done about the
+message that the process ran.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from celery import bootsteps
 
 from orchestrator.celery_types import Consumer, EventLoop
 
-_LOOK_EVERY_S = 0.25
+_INTERVAL_S = 0.25
 
 
 class ReapPool(bootsteps.StartStopStep):
-    """A step of the consumer that looks after the pool more often than Celery does."""
+    """Has the pool look for dead processes more often than Celery does."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def register_with_event_loop(self, consumer: Consumer, hub: EventLoop) -> None:
-        """Called on every (re)connection, when the timers of the last one are gone."""
-        hub.call_repeatedly(_LOOK_EVERY_S, consumer.pool.maintain_pool)
+        """Called on every (re)connection, which removes the timers of the last one."""
+        hub.call_repeatedly(_INTERVAL_S, consumer.pool.maintain_pool)

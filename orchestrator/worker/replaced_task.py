@@ -1,4 +1,4 @@
-"""Celery's ``Task.replace``: what takes over a delivery's id takes over its supervision, and so its waiter."""
+"""Celery's ``Task.replace``: the task that takes over a delivery's id inherits its supervision."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from orchestrator.worker.execution import supervision_of
 
 
 def inherited(task: Any, on_replace: Callable[[Signature], Any]) -> Callable[[Signature], Any]:
-    """``on_replace``, Celery's hook that sends the replacement, with the supervision of what it replaces.
+    """Wrap ``on_replace``, Celery's hook that sends the replacement, so that the replacement is supervised as well.
 
-    In eager mode the replacement runs inside the attempt that asks for it, which is supervised as it is.
+    In eager mode the replacement runs within the supervised attempt that it replaces, so nothing is added.
     """
 
     def send(replacement: Signature) -> Any:
         request = task.request
         supervision = None if request.is_eager else supervision_of(request)
         if supervision is not None:
-            # The idempotency key is this delivery's: under it, the replacement would count as accepted before.
+            # Without the idempotency key: with it, the replacement would be a duplicate of this delivery.
             wire = replace(supervision, failures=(), once=None).to_wire()
             for heir in _with_id(replacement, request.id):
                 heir.set(headers={**(heir.options.get("headers") or {}), HEADER: wire})
@@ -33,7 +33,7 @@ def inherited(task: Any, on_replace: Callable[[Signature], Any]) -> Callable[[Si
 
 
 def _with_id(signature: Any, task_id: str) -> Iterator[Signature]:
-    """The task that has taken over the id; of a chain or chord it is the last one, or one before what followed."""
+    """The tasks with this id: in a chain, one of its steps; in a chord, within its body."""
     match signature:
         case chain():
             for step in signature.tasks:

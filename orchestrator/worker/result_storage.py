@@ -1,4 +1,4 @@
-"""How long a worker tries to store a task's result while the result backend cannot be reached."""
+"""How long a worker retries to store a task's result while the result backend is not available."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from celery import Celery
 
-#: Celery's settings for it: with these it tries for about 30 s, and gives up by default at once.
+#: Celery's settings for about 30 s of retries; its default is none.
 _SETTINGS: Final = {
     "result_backend_always_retry": True,
     "result_backend_max_retries": 60,
@@ -15,7 +15,7 @@ _SETTINGS: Final = {
 
 
 def keep_storing(app: Celery) -> None:
-    """Have this worker try again for a while, unless the app's own settings say how it is to."""
+    """Have this worker retry to store results for about 30 s, unless the app's own settings say otherwise."""
     if app.conf.result_backend_always_retry:
         return
     # The last of the maps are Celery's defaults.

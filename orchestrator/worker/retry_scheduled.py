@@ -1,4 +1,4 @@
-"""The word by which an attempt says: not yet, once more."""
+"""The error that a failed attempt raises when it will be retried."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from orchestrator.core.supervision import Failure
 
 
 class RetryScheduled(CeleryRetry):
-    """Raised where the handler ran; the worker's main process schedules the next attempt when it sees it.
+    """Raised in the pool's process; the worker's main process then schedules the next attempt.
 
-    Celery takes it for its own ``Retry``, so states, events and signals are what its users know.
+    Celery handles it as its own ``Retry``, with the same states, events and signals.
     """
 
     def __init__(self, message: str | None = None, exc: Any = None, when: Any = 0, failure: Any = None) -> None:

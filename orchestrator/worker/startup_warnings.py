@@ -1,4 +1,4 @@
-"""What an app asks for and will not get, said before it matters: a line each, at start-up and in ``policies``."""
+"""Warnings about settings, policies and tasks that will not work as declared; for start-up and ``policies``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from orchestrator.worker.pools import why_unknown
 #: Pools whose running tasks nothing can interrupt.
 _DEAF_POOLS = ("threads", "gevent", "eventlet")
 
-#: Of many tasks to which the same applies, so many are named.
+#: Tasks that one warning names, at most.
 _NAMED = 10
 
 
 def startup_warnings(
     app: Celery, addresses: Iterable[Address], pool: str | type = "", served: Collection[str] | None = None
 ) -> list[str]:
-    """Everything there is to say; ``pool`` is the worker's, if there is one, ``served`` the tasks it serves."""
+    """All warnings, one line each; ``pool`` is the worker's, if there is one, ``served`` the tasks it serves."""
     known = list(addresses)
     factor = app.orchestrator.settings.timeout_factor if hasattr(app, "orchestrator") else 1.0
     if served is not None:
@@ -43,7 +43,7 @@ def startup_warnings(
 
 
 def pool_warnings(pool: str, addresses: list[Address]) -> list[str]:
-    """What a worker's pool, by the name that the registry has of it, cannot do for the messages that it serves."""
+    """Warnings about what a worker's pool cannot do; ``pool`` is its name in the registry."""
     return _pool(_short(pool), addresses) if _short(pool) in (*_DEAF_POOLS, "solo") else []
 
 
@@ -87,15 +87,15 @@ def own_tasks(app: Celery) -> list[tuple[str, Any]]:
 
 
 def governed_tasks(app: Celery, timeouts: Timeouts) -> list[Address]:
-    """Plain tasks that the settings speak of, each as if it were a message: what applies to a send of it."""
+    """Plain tasks with timeouts or deadlines in the settings, each with the policy of a send of it."""
     agents = app.orchestrator.agents.values()
     theirs = {spec.task_name(name) for spec in agents for name in spec.handlers} | {spec.down_task for spec in agents}
     found = []
     for name, task in own_tasks(app):
-        said = timeouts.policy(name)
-        if name not in theirs and not why_task_not_supervised(task) and (said.timeout_s or said.deadline_s):
-            policy = merge(("settings", timeouts.floor), ("settings", said))
-            found.append(Address("", name, name, "", policy))
+        policy = timeouts.policy(name)
+        if name not in theirs and not why_task_not_supervised(task) and (policy.timeout_s or policy.deadline_s):
+            merged = merge(("settings", timeouts.floor), ("settings", policy))
+            found.append(Address("", name, name, "", merged))
     return found
 
 
@@ -103,10 +103,10 @@ def _policies(addresses: list[Address], factor: float) -> list[str]:
     return grouped((a.task, line) for a in addresses for line in (*impossible(a.policy), *wasteful(a.policy, factor)))
 
 
-def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
-    """What is said of tasks, each line once with all whom it concerns."""
+def grouped(lines: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines about tasks: each line once, with all tasks that it is about."""
     of: dict[str, list[str]] = {}
-    for task, line in said:
+    for task, line in lines:
         of.setdefault(line, []).append(task)
     return [f"{_listed(tasks)}: {line}" for line, tasks in of.items()]
 
@@ -129,6 +129,6 @@ def _pool(pool: str, addresses: list[Address]) -> list[str]:
     if not limited or pool in ("", "prefork", "processes"):
         return []
     if pool in _DEAF_POOLS:
-        instead = "timeout_s is only noted when the attempt ends, deadline_s only checked between attempts"
+        instead = "timeout_s is only logged when the attempt ends, deadline_s only checked between attempts"
         return [f"{limited}: a {pool} pool cannot interrupt what runs; {instead}"]
-    return [f"{limited}: a {pool} pool interrupts at timeout_s, but cannot kill a handler that goes on"]
+    return [f"{limited}: a {pool} pool interrupts at timeout_s, but cannot kill a handler that continues"]

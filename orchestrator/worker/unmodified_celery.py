@@ -1,7 +1,7 @@
-"""Whether anybody has put something of their own into Celery's way of executing a task: then they want to be called.
+"""Whether Celery's functions for the execution of a task are its own, or were wrapped by another tool.
 
-Agents of New Relic, Sentry and others replace Celery's functions, or a task, by wrappers. A wrapt proxy answers every
-question as what it wraps, its module, code and ``isinstance`` included; what it cannot fake is ``type()`` and identity.
+Agents of New Relic, Sentry and others replace Celery's functions, or a task, by wrappers, which the fast path would not
+call. A wrapt proxy imitates the wrapped object's attributes and ``isinstance``, but not ``type()`` and identity.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from celery.worker import strategy as celery_strategy
 
 from orchestrator.worker.attempts import Attempts
 
-#: What Celery's tracer keeps of a task: the task itself, and what it calls.
+#: Variables of Celery's tracer that hold the task, and the function that it calls.
 _OF_THE_TASK: Final = ("task", "fun")
 
-#: The methods of Celery's request that only its own way calls.
+#: Methods of Celery's request that the fast path does not call.
 _REQUEST_METHODS: Final = ("__init__", "execute_using_pool", "on_accepted", "on_success")
 
 
 def is_unmodified(task: Any, strategy: Any) -> bool:
-    """Whether messages of this task are executed by nothing but Celery's functions and ours."""
+    """Whether only Celery's functions and ours execute messages of this task."""
     return (
         all(
             _is_of(vars(module).get(name), module)
@@ -44,20 +44,20 @@ def is_unmodified(task: Any, strategy: Any) -> bool:
 
 
 def _is_of(function: Any, module: ModuleType) -> bool:
-    """Whether it is a plain function that this module has defined."""
+    """Whether the function is a plain function defined in this module."""
     return type(function) is FunctionType and function.__globals__ is vars(module)
 
 
 def _calls_only(tracer: Any, task: Any) -> bool:
-    """Whether it is Celery's tracer, of this very task: a tracer may be built of a wrapper as well."""
+    """Whether the tracer is Celery's and was built for this task, not for a wrapper of it."""
     if not _is_of(tracer, celery_trace):
         return False
-    kept = dict(zip(tracer.__code__.co_freevars, tracer.__closure__ or (), strict=False))
-    return all(name in kept and kept[name].cell_contents is task for name in _OF_THE_TASK)
+    variables = dict(zip(tracer.__code__.co_freevars, tracer.__closure__ or (), strict=False))
+    return all(name in variables and variables[name].cell_contents is task for name in _OF_THE_TASK)
 
 
 def _has_own_call(task: Any) -> bool:
-    """Whether calling the task is our attempt, and that calls nothing but ``run``."""
+    """Whether a call of the task is our attempt, which calls only ``run``."""
     cls = type(task)
     called = vars(celery_task.Task).get("__call__")
     return (

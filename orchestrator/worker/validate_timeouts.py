@@ -1,4 +1,4 @@
-"""Refuses timeouts that contradict each other before anything runs. Wasteful ones are in ``startup_warnings.py``."""
+"""Refuses timeouts that contradict each other before a worker starts. ``startup_warnings.py`` has the wasteful ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.worker.startup_warnings import grouped, own_tasks
 
 
 class ValidateTimeouts(bootsteps.Step):
-    """A step of the worker: made when all is imported and configured and nothing has started, which it may prevent."""
+    """A bootstep of the worker, made after imports and configuration; by raising, it prevents the start."""
 
     def __init__(self, parent: Any, **_: Any) -> None:
         orchestrator = getattr(parent.app, "orchestrator", None)
@@ -26,10 +26,10 @@ class ValidateTimeouts(bootsteps.Step):
 
 
 def refuse_app(app: Celery, configuration: Configuration) -> None:
-    """Refuse what the app's own configuration says about times, contents and the transport.
+    """Check the app's own configuration of time limits, contents and the transport.
 
     Raises:
-        InvalidSettings: it cannot work.
+        InvalidSettings: values contradict each other, or are not supported.
     """
     if app.conf.task_protocol != 2:
         raise InvalidSettings(
@@ -46,7 +46,7 @@ def refuse_app(app: Celery, configuration: Configuration) -> None:
 
 
 def refuse_policies(addresses: Iterable[Address]) -> None:
-    """Refuse policies of which a part can never come to pass.
+    """Check policies for values that contradict each other.
 
     Raises:
         InvalidSettings: there are some.
@@ -55,29 +55,29 @@ def refuse_policies(addresses: Iterable[Address]) -> None:
 
 
 def refuse_worker(worker: Any, addresses: Iterable[Address], timeouts: Timeouts) -> None:
-    """Refuse what a worker is to run if it cannot work.
+    """Check the time limits and policies of the tasks that a worker runs.
 
     Raises:
-        InvalidSettings: there is some.
+        InvalidSettings: values contradict each other.
     """
     app: Celery = worker.app
     of_all = worker.soft_time_limit, worker.time_limit
     _refuse(_limits("soft_time_limit of the worker", of_all[0], "time_limit of the worker", of_all[1]))
     known = {address.task: address.policy for address in addresses}
     prefork = isinstance(worker.pool_cls, type) and issubclass(worker.pool_cls, PreforkPool)
-    said: list[tuple[str, str]] = []
+    lines: list[tuple[str, str]] = []
     for name, task in own_tasks(app):
         policy = known.get(name) or merge(("settings", timeouts.policy(name)))
-        said += ((name, line) for line in impossible(policy))
+        lines += ((name, line) for line in impossible(policy))
         limits = task.soft_time_limit or of_all[0], task.time_limit or of_all[1]
         if not _celery_refuses_sends(task):
-            said += ((name, line) for line in _limits("soft_time_limit", limits[0], "time_limit", limits[1]))
+            lines += ((name, line) for line in _limits("soft_time_limit", limits[0], "time_limit", limits[1]))
         timeout_s = timeouts.scaled(policy.timeout_s)
-        # Elsewhere nobody is killed, so nothing comes before the timeout.
+        # Only prefork kills, so only there a hard limit can come before the timeout.
         if prefork and timeout_s is not None and limits[1] and timeout_s >= limits[1]:
             by = policy.sources["timeout_s"]
-            said.append((name, f"timeout_s={timeout_s:g} (said by {by}); allowed: below time_limit={limits[1]:g}"))
-    _refuse(grouped(said))
+            lines.append((name, f"timeout_s={timeout_s:g} (said by {by}); allowed: below time_limit={limits[1]:g}"))
+    _refuse(grouped(lines))
 
 
 def _celery_refuses_sends(task: Any) -> bool:
@@ -90,15 +90,15 @@ def useless_limits(worker: Any) -> list[str]:
 
     Celery starts a worker with either, so it is no error here.
     """
-    said = []
+    lines = []
     for name, task in own_tasks(worker.app):
         soft_s, hard_s = task.soft_time_limit or worker.soft_time_limit, task.time_limit or worker.time_limit
         if _celery_refuses_sends(task):
             limits = f"soft_time_limit={task.soft_time_limit:g} is above time_limit={task.time_limit:g}"
-            said.append((name, f"{limits}, so Celery refuses to send it"))
+            lines.append((name, f"{limits}, so Celery refuses to send it"))
         elif soft_s and soft_s == hard_s:
-            said.append((name, f"soft_time_limit={soft_s:g} equals time_limit, which may kill before it interrupts"))
-    return grouped(said)
+            lines.append((name, f"soft_time_limit={soft_s:g} equals time_limit, which may kill before it interrupts"))
+    return grouped(lines)
 
 
 def _limits(soft: str, soft_s: float | None, hard: str, hard_s: float | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What becomes of a delivery whose last attempt has failed. Pure: the worker and eager mode both act on it."""
+"""The verdict on a delivery whose last attempt has failed: pure functions for the worker and eager mode."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REASON_BY_ERROR = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome, and the letter if one is to be kept."""
+    """The outcome, the dead letter if one is kept, and whether the policy wants an error in the log."""
 
     outcome: Dead
     letter: dict[str, Any] | None
@@ -33,7 +33,7 @@ class Verdict:
 
 
 def expired(when: str, attempts: int) -> Verdict:
-    """Judge a message that waited for longer than it may, and is to be kept as a dead letter."""
+    """The verdict on a message that expired and becomes a dead letter."""
     text = f"it expired at {when}"
     letter = {
         "reason": Reason.EXPIRED.value,
@@ -44,12 +44,12 @@ def expired(when: str, attempts: int) -> Verdict:
 
 
 def final_failure(supervision: Supervision | None, last: Failure) -> Verdict:
-    """Judge the last failed attempt. A plain Celery send is judged like one with default options."""
+    """The verdict on the last failed attempt. A plain Celery send has the default policy."""
     known = supervision or Supervision(track=False)
     reason = Reason.DEADLINE if last.out_of_time else _REASON_BY_ERROR.get(last.type)
     if reason is None:
-        used_up = supervision is None or (last.attempt > known.retry.max_retries and not last.final)
-        reason = Reason.EXHAUSTED if used_up else Reason.FINAL
+        exhausted = supervision is None or (last.attempt > known.retry.max_retries and not last.final)
+        reason = Reason.EXHAUSTED if exhausted else Reason.FINAL
     outcome = Dead(reason.value, f"{last.type}: {last.message}", attempts=last.attempt)
     keeps_letter = known.on_error in (OnError.DEAD_LETTER, OnError.RAISE)
     letter = {

@@ -54,7 +54,7 @@ def connect(url: str, **options: Any) -> Any:
         ("heartbeat=abc", "option heartbeat .* allowed: seconds, 0 or more"),
         ("connect_timeout=-1", "option connect_timeout .* allowed: seconds, 0 or more"),
         ("heartbeat=nan", "option heartbeat .* allowed: seconds, 0 or more"),
-        ("ssl_cert_reqs=none&ssl_cert_reqs=required", "option ssl_cert_reqs is there 2 times; allowed: once"),
+        ("ssl_cert_reqs=none&ssl_cert_reqs=required", "option ssl_cert_reqs occurs 2 times; allowed: once"),
         ("hunter2", "unknown option in its query"),
     ],
 )
