@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
@@ -12,10 +12,13 @@ from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.outcomes import attempt_documents, outcome_document, outcome_line
 from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
-from orchestrator.core.errors import UnknownDelivery
-from orchestrator.core.outcome import Handled
+from orchestrator.core.errors import UnknownDeadLetter, UnknownDelivery
+from orchestrator.core.outcome import Dead, Handled
 from orchestrator.core.times import age, moment_of
 from orchestrator.sending.delivery import MAX_WAIT_S, CancelResult
+
+if TYPE_CHECKING:
+    from orchestrator.app import Orchestrator
 
 _id = click.argument("delivery_id", metavar="ID")
 
@@ -48,14 +51,17 @@ def show_delivery(context: click.Context, delivery_id: str, as_json: bool) -> No
     found = orchestrator.delivery(delivery_id)
     status, outcome = found.status(), found.outcome()
     attempts = attempt_documents(found.history(), hidden)
+    agent, message, queue = found.agent, found.message, found.queue
+    if not message and isinstance(outcome, Dead):
+        agent, message, queue = _recipient_in_letter(orchestrator, outcome)
     if as_json:
         print_document(
             {
                 "id": found.id,
                 "status": status,
-                "agent": found.agent,
-                "message": found.message,
-                "queue": found.queue,
+                "agent": agent,
+                "message": message,
+                "queue": queue,
                 "tracked": found.tracked,
                 "outcome": outcome_document(outcome, hidden),
                 "history": attempts,
@@ -68,14 +74,23 @@ def show_delivery(context: click.Context, delivery_id: str, as_json: bool) -> No
     out = console(context)
     fields: dict[str, str | int] = {
         "status": status,
-        "agent": found.agent,
-        "message": found.message,
-        "mailbox": found.queue,
+        "agent": agent,
+        "message": message,
+        "mailbox": queue,
         "tracked": "" if found.tracked else "no: its outcome will not be recorded",
         "outcome": "" if outcome is None else outcome_line(outcome, hidden),
     }
     print_fields(out, f"Delivery {found.id}", fields)
     _print_attempts(out, attempts)
+
+
+def _recipient_in_letter(orchestrator: Orchestrator, outcome: Dead) -> tuple[str, str, str]:
+    """Agent, message and mailbox by a dead delivery's letter; its outcome has none. Empty without a letter."""
+    try:
+        letter = orchestrator.dead_letters.get(outcome.letter_id or "")
+    except UnknownDeadLetter:
+        return "", "", ""
+    return letter.agent, letter.message or letter.task, letter.queue
 
 
 @delivery.command(cls=CeleryCommand, name="history", epilog=EXIT_CODES)

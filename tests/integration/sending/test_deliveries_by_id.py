@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Cancelled, CancelResult, Dead, Delivery, Handled, Orchestrator, Status
+from orchestrator import Cancelled, CancelResult, Dead, Delivery, Handled, Orchestrator, Retry, Status
 from orchestrator.cli.delivery import delivery as command
 from orchestrator.core.errors import DetachedDelivery, UnknownDelivery, UntrackedDelivery
 from tests.apps.shop import Charge, Reconcile, Refund, make
@@ -167,6 +167,17 @@ def test_the_command_line_follows_an_id(redis_url: str, shop: Orchestrator) -> N
     assert "cancelled by sender" in done.stdout
     helped = celery("-A", "tests.apps.shop", "delivery", "wait", "--help")
     assert "3  a delivery is still pending" in helped.stdout
+
+
+def test_a_dead_delivery_is_shown_with_its_recipient(redis_url: str, shop: Orchestrator) -> None:
+    sent = shop.send("billing", Reconcile(failures=99), retry=Retry(max_retries=0))
+    with WorkerProcess("tests.apps.shop", redis_url):
+        assert isinstance(sent.wait(WAIT_S), Dead)
+    shown = json.loads(invoke(shop.app, command, "show", sent.id, "--json").stdout)
+    assert (shown["agent"], shown["message"], shown["queue"]) == ("billing", "Reconcile", "billing")
+    shop.dead_letters.purge(all=True)
+    shown = json.loads(invoke(shop.app, command, "show", sent.id, "--json").stdout)
+    assert (shown["status"], shown["agent"], shown["message"]) == ("dead", "", "")
 
 
 def test_secrets_are_not_shown(redis_url: str, shop: Orchestrator) -> None:
