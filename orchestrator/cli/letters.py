@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
-from orchestrator.core.supervision import HEADER
+from orchestrator.core.supervision import header_in
 from orchestrator.deadletters.letter import DeadLetter
 
 
@@ -28,9 +28,8 @@ def raw_message(letter: DeadLetter, hidden: tuple[str, ...]) -> Any:
         body = letter.body()
         if body is not None:
             envelope["body"] = body
-        headers = envelope.get("headers")
-        supervision = headers.get(HEADER) if isinstance(headers, dict) else None
-        if isinstance(supervision, dict):
-            # The letter tells them.
+        supervision = header_in(envelope.get("headers"))
+        if supervision is not None:
+            # The letter has them as well.
             supervision.pop("failures", None)
     return mask(redact(envelope, hidden), hidden)

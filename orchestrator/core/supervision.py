@@ -203,10 +203,24 @@ _MOST_KEYS: Final = 1000
 _LONGEST_KEY: Final = 1000
 
 
-def hide_in(headers: Any) -> tuple[str, ...]:
-    """The names of a message's secret fields by its headers; empty if these are malformed."""
+def header_in(headers: object) -> dict[str, Any] | None:
+    """This library's header of a message; ``None`` if plain Celery has sent it, or its headers are malformed."""
     wire = headers.get(HEADER) if isinstance(headers, Mapping) else None
-    names = wire.get("hide") if isinstance(wire, Mapping) else None
+    return wire if isinstance(wire, dict) else None
+
+
+def supervision_in(headers: object) -> Supervision | None:
+    """The supervision of a message; ``None`` if plain Celery has sent it, or its headers are malformed."""
+    wire = header_in(headers)
+    try:
+        return None if wire is None else Supervision.from_wire(wire)
+    except InvalidPolicy:
+        return None
+
+
+def hide_in(headers: object) -> tuple[str, ...]:
+    """The names of a message's secret fields by its headers; empty if these are malformed."""
+    names = (header_in(headers) or {}).get("hide")
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 

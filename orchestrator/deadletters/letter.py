@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
-from orchestrator.core.supervision import HEADER, Failure, Supervision, hide_in
+from orchestrator.core.supervision import Failure, Supervision, header_in, hide_in, supervision_in
 
 # Fields of a letter; one-letter names save real bytes in Redis. ``dead_letters.lua`` describes them.
 FIELD_MESSAGE = b"m"
@@ -217,15 +216,7 @@ def _json(raw: bytes, empty: Any) -> Any:
 def delivery_of(raw: bytes) -> str:
     """The id of the delivery that a message is; empty if the message is not supervised."""
     headers = _object(envelope_of(raw), "headers")
-    return str(headers.get("id", "")) if isinstance(headers.get(HEADER), dict) else ""
-
-
-def supervision_in(headers: Mapping[str, Any]) -> Supervision:
-    """The supervision in a message's headers; the defaults if there is none."""
-    try:
-        return Supervision.from_wire(headers[HEADER])
-    except (KeyError, InvalidPolicy):
-        return Supervision()
+    return "" if header_in(headers) is None else str(headers.get("id", ""))
 
 
 def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"") -> DeadLetter:
@@ -234,7 +225,7 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"")
     written: dict[str, Any] = _json(fields.get(FIELD_LETTER, b""), {})
     deaths: list[Any] = _json(fields.get(FIELD_DEATHS, b""), [])
     headers = _object(envelope_of(raw), "headers")
-    supervision = supervision_in(headers)
+    supervision = supervision_in(headers) or Supervision()
     error = _object(written, "error")
     failures = written.get("failures")
     lineage: dict[str, Any] = _json(fields.get(FIELD_LINEAGE, b""), {})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.fingerprint import fingerprint
+from orchestrator.core.supervision import Supervision, supervision_in
 from orchestrator.deadletters.letter import (
     FIELD_AGENT,
     FIELD_DEATHS,
@@ -20,7 +21,6 @@ from orchestrator.deadletters.letter import (
     FIELD_REASON,
     FIELD_SENT_MS,
     envelope_of,
-    supervision_in,
 )
 from orchestrator.transport.mailbox_entry import LINEAGE
 
@@ -29,7 +29,7 @@ def letter_row(raw: bytes, letter: Mapping[str, Any]) -> dict[bytes, bytes]:
     """The fields of a message that died; ``letter`` says why, as the worker writes it."""
     headers = envelope_of(raw).get("headers")
     headers = headers if isinstance(headers, dict) else {}
-    supervision = supervision_in(headers)
+    supervision = supervision_in(headers) or Supervision()
     name = supervision.message or str(headers.get("task", ""))
     error = str((letter.get("error") or {}).get("type", ""))
     failures = letter.get("failures") or [{}]

@@ -11,9 +11,9 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.outcome import Cancelled, to_wire
-from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.core.supervision import Supervision, supervision_in
 from orchestrator.registry.registry import Registry
 from orchestrator.sending.delivery import CancelResult, Found, Status
 from orchestrator.transport.mailbox_entry import LINEAGE, renewed
@@ -135,6 +135,6 @@ def _supervision(raw: bytes) -> Supervision:
         headers = message["headers"]
         if isinstance(lineage := message.get(LINEAGE), dict):
             headers = renewed(headers, lineage)
-        return Supervision.from_wire(headers[HEADER])
-    except (ValueError, LookupError, TypeError, RecursionError, InvalidPolicy):
+        return supervision_in(headers) or Supervision()
+    except (ValueError, LookupError, TypeError, RecursionError):
         return Supervision()

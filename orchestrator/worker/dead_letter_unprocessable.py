@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from traceback import walk_tb
 from typing import Any
 
@@ -10,11 +11,12 @@ from celery.exceptions import WorkerShutdown
 from celery.platforms import EX_FAILURE
 
 from orchestrator.agents.unhandled_message import unhandled
+from orchestrator.celery_types import Message
 from orchestrator.core.errors import BrokerUnavailable, UnsuitableRedis
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Reason
-from orchestrator.core.supervision import HEADER, hide_in
+from orchestrator.core.supervision import HEADER, header_in, hide_in
 from orchestrator.core.text import is_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.celery.held_request import channel_of
@@ -97,7 +99,7 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
     fast_path = FastPath(consumer)
     tasks = consumer.app.tasks
 
-    def handle(message: Any) -> Any:
+    def handle(message: Message) -> Any:
         try:
             if why := _why_unsupervised(tasks, message):
                 _bury(message, Reason.UNSUPERVISED, "NotSupervised", why)
@@ -124,7 +126,7 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
     return handle
 
 
-def _why_unsupervised(tasks: Any, message: Any) -> str:
+def _why_unsupervised(tasks: Mapping[str, Any], message: Message) -> str:
     """Why a supervised message cannot be supervised here; empty if it can, or was sent by plain Celery."""
     headers = message.headers
     if not isinstance(headers, dict) or HEADER not in headers:
@@ -141,17 +143,16 @@ def _is_from_a_signal_handler(error: BaseException) -> bool:
     return any(frame.f_globals.get("__name__") == "celery.apps.worker" for frame, _ in walk_tb(error.__traceback__))
 
 
-def _bury(message: Any, reason: Reason, error: str, text: str) -> None:
+def _bury(message: Message, reason: Reason, error: str, text: str) -> None:
     channel = channel_of(message)
     if channel is None:
         return
     headers = message.headers if isinstance(message.headers, dict) else {}
     delivery = str(headers.get("id") or "")
-    supervision = headers.get("orc")
     # Celery gets the unmasked text.
     raw = text
     text = str(mask(raw, (*channel.options.redact, *hide_in(headers))))
-    tracked = isinstance(supervision, dict) and bool(supervision.get("track"))
+    tracked = bool((header_in(headers) or {}).get("track"))
     outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
     letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
     malformed = reason is Reason.MALFORMED

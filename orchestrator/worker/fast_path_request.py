@@ -20,6 +20,7 @@ from celery.worker import state
 from kombu.utils.encoding import safe_repr
 from vine import promise
 
+from orchestrator.celery_types import Message, Pool
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, INCARNATION, KEPT
@@ -80,7 +81,7 @@ class FastPathRequest(SupervisedRequest):
 
     supervision: Supervision
 
-    def __init__(self, message: Any, of_task: TaskFastPath, body: list[Any], supervision: Supervision) -> None:
+    def __init__(self, message: Message, of_task: TaskFastPath, body: list[Any], supervision: Supervision) -> None:
         """Sets the attributes that Celery's own ``__init__`` sets, from what is known already."""
         headers, properties = message.headers, message.properties
         info = message.delivery_info
@@ -137,7 +138,7 @@ class FastPathRequest(SupervisedRequest):
         setattr(self, name, made)
         return made
 
-    def submit(self, pool: Any, **kwargs: Any) -> Any:
+    def submit(self, pool: Pool, **kwargs: Any) -> Any:
         """Pass the message to the pool. That it is not revoked was checked a moment ago."""
         guarded = self.hand_to(pool)
         channel = channel_of(self._message)

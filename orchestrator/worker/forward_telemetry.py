@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import bootsteps
 
+from orchestrator.celery_types import Consumer
 from orchestrator.core.log import get_logger
 from orchestrator.health.health_reporter import HEALTH_REPORTER
 from orchestrator.registry.gauges import read_gauges
@@ -20,12 +21,12 @@ class ForwardTelemetry(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.events:Events",)
 
-    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+    def __init__(self, consumer: Consumer, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self._handler: CeleryEventsHandler | None = None
         self._serving = False
 
-    def start(self, consumer: Any) -> None:
+    def start(self, consumer: Consumer) -> None:
         """Called on every (re)connection, which makes a new dispatcher."""
         self.stop(consumer)
         self._serve_metrics(consumer.app)
@@ -53,7 +54,7 @@ class ForwardTelemetry(bootsteps.StartStopStep):
             # The worker runs without metrics rather than not at all.
             logger.error("metrics_port=%d: no metrics from this worker: %s", port, error)
 
-    def stop(self, consumer: Any) -> None:
+    def stop(self, consumer: Consumer) -> None:
         """Called when the connection is lost or the worker stops."""
         if self._handler is not None:
             detach(self._handler)

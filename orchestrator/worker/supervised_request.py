@@ -22,6 +22,7 @@ from celery.exceptions import Retry as CeleryRetry
 from celery.worker.state import task_ready
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from orchestrator.celery_types import Message, Pool
 from orchestrator.core.errors import InvalidResult, NotSupervised
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
@@ -67,7 +68,7 @@ class SupervisedRequest(SettlingRequest):
     #: Whether the delivery ended as dead because its last attempt failed.
     _gave_up = False
 
-    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, message: Message, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(message, *args, **kwargs)
             check_body(self._payload)
@@ -92,7 +93,7 @@ class SupervisedRequest(SettlingRequest):
         self._request_dict[HEADER] = supervision.to_wire()
         return supervision
 
-    def submit(self, pool: Any, **kwargs: Any) -> Any:
+    def submit(self, pool: Pool, **kwargs: Any) -> Any:
         """As Celery's, with a trace function that also brings the result back."""
         if self.revoked():
             raise TaskRevokedError(self.id)
@@ -116,7 +117,7 @@ class SupervisedRequest(SettlingRequest):
         self._apply_result = None if result is None else weakref.ref(result)
         return result
 
-    def _limits(self, pool: Any) -> tuple[float | None, float | None]:
+    def _limits(self, pool: Pool) -> tuple[float | None, float | None]:
         """Celery's hard and soft limit of this attempt, in seconds."""
         hard_s, soft_s = self.time_limits
         hard_s, soft_s = hard_s or self.task.time_limit, soft_s or self.task.soft_time_limit
