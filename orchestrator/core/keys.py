@@ -78,7 +78,7 @@ class Keys:
         """Hash of a mailbox' flow control: its bound, its breaker's policy and state. Missing if none is declared."""
         return f"{self.root}flow:{queue}"
 
-    def once(self, agent: str, task: str, key: str) -> str:
+    def idempotency(self, agent: str, task: str, key: str) -> str:
         """The delivery that an idempotency key stands for, at an agent, or at a plain task if ``agent`` is empty."""
         kind, recipient = ("agent", agent) if agent else ("task", task)
         return f"{self.root}idempotency:{kind}:{len(recipient)}:{recipient}:{key}"

@@ -82,7 +82,7 @@ class Supervision:
     #: When all attempts must be over, in seconds since 1970 by the sender's clock.
     deadline_at_s: float | None = None
     #: Idempotency key, and the ms after the outcome for which it is kept.
-    once: tuple[str, int] | None = None
+    idempotency: tuple[str, int] | None = None
     #: Whether it becomes a dead letter if it expires; ``None`` leaves it to the worker's settings.
     dead_letter_expired: bool | None = None
     #: Names of the message's secret fields, in addition to those in the settings.
@@ -98,8 +98,8 @@ class Supervision:
             value = getattr(self, name)
             if value:
                 wire[name] = dict(value) if name == "metadata" else value
-        if self.once is not None:
-            wire["once"] = list(self.once)
+        if self.idempotency is not None:
+            wire["idempotency"] = list(self.idempotency)
         if self.dead_letter_expired is not None:
             wire["dead_letter_expired"] = self.dead_letter_expired
         if self.hide:
@@ -147,7 +147,7 @@ class Supervision:
                 replay_of=str(wire.get("replay_of", "")),
                 timeout_s=_seconds(wire.get("timeout_s")),
                 deadline_at_s=_seconds(wire.get("deadline_at_s")),
-                once=_once(wire.get("once")),
+                idempotency=_idempotency(wire.get("idempotency")),
                 dead_letter_expired=None
                 if wire.get("dead_letter_expired") is None
                 else bool(wire["dead_letter_expired"]),
@@ -232,7 +232,7 @@ def _seconds(value: Any) -> float | None:
     return float(value)
 
 
-def _once(wire: Any) -> tuple[str, int] | None:
+def _idempotency(wire: Any) -> tuple[str, int] | None:
     if wire is None:
         return None
     key, ttl_ms = wire

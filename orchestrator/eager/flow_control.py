@@ -36,9 +36,9 @@ class EagerFlowControl:
     def duplicate_of(self, message: OutgoingMessage) -> str | None:
         """The delivery that a message's idempotency key stands for; ``None`` if it is this message's from now on."""
         supervision = message.supervision
-        if supervision.once is None:
+        if supervision.idempotency is None:
             return None
-        key = _recipient(message, supervision.once[0])
+        key = _recipient(message, supervision.idempotency[0])
         with self._lock:
             first = self._first_sends.get(key)
             if first is not None and (first[1] is None or _now_ms() < first[1]):
@@ -49,15 +49,15 @@ class EagerFlowControl:
     def forget(self, message: OutgoingMessage) -> None:
         """Free a message's idempotency key, because the message was refused."""
         supervision = message.supervision
-        if supervision.once is not None:
+        if supervision.idempotency is not None:
             with self._lock:
-                self._first_sends.pop(_recipient(message, supervision.once[0]), None)
+                self._first_sends.pop(_recipient(message, supervision.idempotency[0]), None)
 
     def ended(self, message: OutgoingMessage) -> None:
         """Start the time to live of a message's idempotency key, because the message has its outcome."""
         supervision = message.supervision
-        if supervision.once is not None:
-            key, ttl_ms = supervision.once
+        if supervision.idempotency is not None:
+            key, ttl_ms = supervision.idempotency
             with self._lock:
                 self._first_sends[_recipient(message, key)] = message.id, _now_ms() + ttl_ms
 

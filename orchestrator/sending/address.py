@@ -288,7 +288,7 @@ def _parcel(
             track=options.track,
             timeout_s=timeouts.scaled(effective.timeout_s),
             deadline_at_s=None if deadline_s is None else time.time() + deadline_s,
-            once=options.once,
+            idempotency=options.idempotency,
             dead_letter_expired=effective.dead_letter_expired,
             hide=hide,
         ),

@@ -123,7 +123,7 @@ class FastPublisher:
             self._usable
             and not parcel.countdown_s
             and parcel.expires_s is None
-            and parcel.supervision.once is None
+            and parcel.supervision.idempotency is None
             and not parcel.link
             and not parcel.link_error
             # Only where Celery's result backend has no part in it.

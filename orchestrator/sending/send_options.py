@@ -31,10 +31,10 @@ class SendOptions:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     track: bool = True
     #: Idempotency key, and for how many ms it is remembered.
-    once: tuple[str, int] | None = None
+    idempotency: tuple[str, int] | None = None
 
     def __repr__(self) -> str:
-        return summary(self, ("policy", "countdown_s", "metadata", "track", "once"))
+        return summary(self, ("policy", "countdown_s", "metadata", "track", "idempotency"))
 
     @classmethod
     def checked(
@@ -79,7 +79,7 @@ class SendOptions:
             seconds("countdown_s", countdown_s) if eta is None else _until(eta, countdown_s),
             {} if metadata is None else _json_object("metadata", metadata),
             track,
-            None if idempotency_key is None else _once(idempotency_key, idempotency_ttl_s, track),
+            None if idempotency_key is None else _idempotency(idempotency_key, idempotency_ttl_s, track),
         )
 
 
@@ -93,7 +93,7 @@ def _until(eta: datetime, countdown_s: float | None) -> float:
     return left_s
 
 
-def _once(key: str, ttl_s: float, track: bool) -> tuple[str, int]:
+def _idempotency(key: str, ttl_s: float, track: bool) -> tuple[str, int]:
     if not is_text(key) or not 1 <= len(key) <= _LONGEST_KEY:
         raise InvalidPolicy("idempotency_key", key, f"a text of 1 to {_LONGEST_KEY} characters")
     if not seconds("idempotency_ttl_s", ttl_s):

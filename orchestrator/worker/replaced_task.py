@@ -24,7 +24,7 @@ def inherited(task: Any, on_replace: Callable[[Signature], Any]) -> Callable[[Si
         supervision = None if request.is_eager else supervision_of(request)
         if supervision is not None:
             # Without the idempotency key: with it, the replacement would be a duplicate of this delivery.
-            wire = replace(supervision, failures=(), once=None).to_wire()
+            wire = replace(supervision, failures=(), idempotency=None).to_wire()
             for heir in _with_id(replacement, request.id):
                 heir.set(headers={**(heir.options.get("headers") or {}), HEADER: wire})
         return on_replace(replacement)

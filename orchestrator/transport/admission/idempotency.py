@@ -35,7 +35,7 @@ class IdempotencyKey:
             [
                 keys.step(queue, step),
                 keys.ledger(queue),
-                keys.once(self.agent, self.task, self.key),
+                keys.idempotency(self.agent, self.task, self.key),
                 keys.outcome_hooks(self.delivery_id),
                 keys.delayed(queue),
                 keys.delayed_bodies(queue),
@@ -59,8 +59,8 @@ def idempotency_key_of(message: Mapping[str, Any]) -> IdempotencyKey | None:
     if not isinstance(headers, dict) or headers.get("retries"):
         return None
     supervision = headers.get(HEADER)
-    if not isinstance(supervision, dict) or "once" not in supervision:
+    if not isinstance(supervision, dict) or "idempotency" not in supervision:
         return None
-    key, ttl_ms = supervision["once"]
+    key, ttl_ms = supervision["idempotency"]
     agent = str(supervision.get("agent") or "")
     return IdempotencyKey(agent, str(headers.get("task")), str(key), int(ttl_ms), str(headers.get("id")))

@@ -267,9 +267,9 @@ def test_a_task_under_an_idempotency_key_may_be_replaced(house: Cluster, kind: s
     assert (send().id, send().wait(timeout_s=WAIT_S)) == (first.id, outcome)
     if house.has_worker:
         house.idle()
-        left_ms = house.redis.pttl(house.keys.once("", "plain.replaced", key))
+        left_ms = house.redis.pttl(house.keys.idempotency("", "plain.replaced", key))
         assert 0 < left_ms <= 60_000, "the key ages from the outcome of what has replaced the task"
-        assert not house.redis.exists(house.keys.once("", "plain.add", key))
+        assert not house.redis.exists(house.keys.idempotency("", "plain.add", key))
 
 
 def test_callbacks_of_a_signature_are_called_after_success_and_errbacks_after_the_last_attempt(house: Cluster) -> None:

@@ -252,7 +252,7 @@ def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(house: Clus
         {"unheard_of": [{}]},
         {"orc": orc(agent=5, message=None, replay_of=[])},
         {"orc": orc(agent="\ud800", message="\ud800", replay_of="\ud800")},
-        {"orc": orc(once=["\ud800", 1000])},
+        {"orc": orc(idempotency=["\ud800", 1000])},
         {"argsrepr": "\ud800"},
         {"shadow": "\ud800"},
         {"orc": None},

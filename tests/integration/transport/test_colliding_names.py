@@ -69,7 +69,7 @@ def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(brok
     k, store = broker.store.keys, broker.store
     store.run(
         "accept",
-        [k.step("box", "0"), k.ledger("box"), k.once("", "t", "k"), k.outcome_hooks("x"), k.delayed("box"),
+        [k.step("box", "0"), k.ledger("box"), k.idempotency("", "t", "k"), k.outcome_hooks("x"), k.delayed("box"),
          k.delayed_bodies("box"), k.step("box", "bell")],
         ["{}", 0, "0|x", "x", 1000, 60_000],
     )  # fmt: skip

@@ -175,8 +175,8 @@ class Flow(RuleBasedStateMachine):
         k = self.keys
         reply = self.run_script(
             "accept",
-            [k.step(QUEUE, "0"), k.ledger(QUEUE), k.once(QUEUE, "", key), k.outcome_hooks(name), k.delayed(QUEUE),
-             k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
+            [k.step(QUEUE, "0"), k.ledger(QUEUE), k.idempotency(QUEUE, "", key), k.outcome_hooks(name),
+             k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
             [message(name), 0, f"0|{name}", name, TTL_MS, TTL_MS],
         )  # fmt: skip
         if key in self.first:

@@ -124,7 +124,7 @@ def test_so_is_a_message_that_falls_due_before_its_sender_tries_again(
         if (delay := next(tries, None)) is not None:
             return delay
         # Redis moves what is due, and the outcome of one that has ended may be forgotten.
-        redis.delete(KEYS.delayed("clerk"), KEYS.delayed_bodies("clerk"), KEYS.once("clerk", "", "a"))
+        redis.delete(KEYS.delayed("clerk"), KEYS.delayed_bodies("clerk"), KEYS.idempotency("clerk", "", "a"))
         return 0
 
     monkeypatch.setattr(publishing, "_delay_ms", delay_ms)

@@ -29,7 +29,7 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "delayed_bodies": [texts],
     "ledger": [texts],
     "flow": [texts],
-    "once": [texts, recipients, texts],
+    "idempotency": [texts, recipients, texts],
     "last_publishes": [st.integers(0, 10**9)],
     "incarnation": [texts],
     "chore": [texts],
@@ -53,7 +53,7 @@ SINGLE = sorted(name for name, value in vars(Keys).items() if isinstance(value, 
 
 def named(kind: str) -> st.SearchStrategy[tuple[str, tuple[Any, ...]]]:
     parts = st.tuples(*MADE_OF[kind])
-    if kind == "once":
+    if kind == "idempotency":
         # A task's name plays no part where there is an agent.
         parts = parts.map(lambda said: (said[0], "" if said[0] else said[1], said[2]))
     return parts.map(lambda said: (kind, said))
@@ -86,7 +86,7 @@ def test_so_have_two_things_of_one_kind(kind: str, data: st.DataObject) -> None:
     assert (key_of(one) == key_of(other)) == (one == other)
 
 
-COLLIDED = [("once", ("", "t:a", "k")), ("outcome", ("x:then",)), ("step", ("box|nothing", "0"))]
+COLLIDED = [("idempotency", ("", "t:a", "k")), ("outcome", ("x:then",)), ("step", ("box|nothing", "0"))]
 
 
 @pytest.mark.parametrize("thing", COLLIDED)

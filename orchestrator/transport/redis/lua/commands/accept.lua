@@ -24,7 +24,7 @@ if door and door.take + door.drop == 0 then
   return answer(refused(door))
 end
 redis.call('SET', KEYS[3], id, 'PX', ARGV[6])
-redis.call('HSET', KEYS[4], 'once', KEYS[3], 'once_ms', ARGV[5])
+redis.call('HSET', KEYS[4], 'idempotency', KEYS[3], 'idempotency_ms', ARGV[5])
 redis.call('PEXPIRE', KEYS[4], ARGV[6])
 redis.call('HINCRBY', KEYS[2], 'accepted', 1)
 if door and door.drop == 1 then

@@ -47,7 +47,7 @@ end
 
 aftermath = function(key, ended, ttl_ms)
   local beside = hooks_of(key)
-  local f = redis.call('HMGET', beside, 'once', 'once_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of')
+  local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of')
   if f[1] then
     redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))
     redis.call('PEXPIRE', f[1], f[2])
