@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery, signals
@@ -11,6 +12,8 @@ from celery import Celery, signals
 from orchestrator import Orchestrator, load_settings
 
 URL = os.environ.get("ORCHESTRATOR_BROKER_URL", "redis://127.0.0.1:6379/0")
+
+DAY = datetime(2026, 11, 28, tzinfo=UTC)
 
 
 def make(url: str) -> Orchestrator:
@@ -22,6 +25,10 @@ def make(url: str) -> Orchestrator:
     def double(number: int) -> int:
         return 2 * number
 
+    @app.task(name="lost_later.day", shared=False)
+    def day() -> datetime:
+        return DAY
+
     return orchestrator
 
 
@@ -32,5 +39,5 @@ app = orchestrator.app
 @signals.task_postrun.connect
 def end_the_pool_process(task: Any = None, **_: Any) -> None:
     """The kernel kills for want of memory at any moment."""
-    if task.name == "lost_later.double" and os.environ.get("KILLS"):
+    if task.name.startswith("lost_later.") and os.environ.get("KILLS"):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -19,3 +19,13 @@ def test_what_was_stored_before_its_process_was_lost_is_handled(redis_url: str) 
         (row,) = (row for row in orchestrator.ledger() if row.queue == "celery")
         assert (row.accepted, row.handled, row.lost) == (1, 1, 0)
     orchestrator.app.close()
+
+
+def test_a_stored_result_that_celery_decodes_is_json_data_in_the_outcome(redis_url: str) -> None:
+    orchestrator = lost_later.make(redis_url)
+    with WorkerProcess(
+        "tests.apps.lost_later", redis_url, pool="prefork", queues="celery", environment={"KILLS": "1"}
+    ) as worker:
+        outcome = orchestrator.send(orchestrator.app.tasks["lost_later.day"].s()).wait(timeout_s=30)
+        assert outcome == Handled("2026-11-28T00:00:00Z"), worker.log()
+    orchestrator.app.close()
