@@ -1,4 +1,4 @@
-"""Messages that were claimed and not delivered yet; what was claimed ahead goes back if it lies here for long."""
+"""Messages that are claimed and not delivered; those claimed ahead are requeued if they stay here for long."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HOLD_S = 0.2
 
 
 class ClaimBuffer:
-    """The messages of one channel, in the order of delivery. Safe for several threads: who takes one out has it alone.
+    """The messages of one channel, in the order of delivery. Safe for several threads: a message is taken out once.
 
-    A thread takes out what was claimed ahead ``HOLD_S`` after its claim and hands it to ``requeue``. It is no timer of
-    the event loop, because a solo pool keeps the loop for as long as its task runs.
+    A thread takes out what was claimed ahead ``HOLD_S`` after its claim, and calls ``requeue`` with it. It is no timer
+    of the event loop, because a solo pool keeps the loop for as long as its task runs.
     """
 
     def __init__(self, requeue: Callable[[list[Buffered]], None]) -> None:
@@ -84,7 +84,7 @@ class ClaimBuffer:
                 try:
                     self._requeue(expired)
                 except Exception:
-                    # They are held still, and given back with all else when the channel or the process ends.
+                    # They are still held, and requeued when the channel or the process ends.
                     logger.exception("%d messages that were claimed ahead could not be requeued", len(expired))
 
     def _pop_expired(self) -> list[Buffered] | None:

@@ -106,7 +106,7 @@ def retry_until_room(recipient: str, reply: list[Any], count: int, again: Callab
     Raises:
         MailboxFull: there is no room, or none came in time. ``accepted`` says how many were accepted until then.
         CircuitOpen: likewise.
-        Twin: see there.
+        DuplicateSend: the idempotency key is taken.
     """
     done = 0
     until: float | None = None

@@ -1,6 +1,6 @@
-"""``inspect scheduled``: what is not due yet waits in Redis, and is told as Celery tells of what waits in a worker.
+"""``inspect scheduled``: lists the delayed messages in Redis in the form that Celery has for those in a worker.
 
-Importing this puts the command in the place of Celery's.
+Importing this replaces Celery's command.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from orchestrator.transport.store import Store, open_store
 
 logger = get_logger(__name__)
 
-#: Tasks told of by one worker, the next to be due. A worker's timer has what was prefetched; Redis may have millions.
+#: Tasks listed by one worker, the next to be due. A worker's timer has what was prefetched; Redis may have millions.
 MOST = 1000
 
-#: After so many bytes no more are read: the answer is one message, which the asker reads whole.
+#: Most bytes of messages in one reply, which the asker reads whole.
 _MOST_BYTES = 4 * 1024 * 1024
 
 _PAGE = 100
@@ -49,7 +49,7 @@ def scheduled(state: Any, **kwargs: Any) -> list[dict[str, Any]]:
     store = open_store(state.app.connection_for_read())
     try:
         waiting = sorted(_waiting(store, [queue.name for queue in consumer.queues]))[:MOST]
-        return [*known, *(told for at in waiting if (told := _told(state, consumer, *at)) is not None)]
+        return [*known, *(entry for at in waiting if (entry := _listed(state, consumer, *at)) is not None)]
     finally:
         store.pool.disconnect()
 
@@ -66,35 +66,35 @@ def _waiting(store: Store, queues: list[str]) -> Iterator[tuple[float, str, byte
                 for member, _ in page:
                     pipe.hstrlen(bodies, member)
                 sizes = pipe.execute() if page else []
-            # One that no answer could hold does not hide those behind it.
-            told = [(*one, size) for one, size in zip(page, sizes, strict=True) if 0 < size <= most_bytes]
+            # A message too large for any reply does not hide those behind it.
+            fits_alone = [(*one, size) for one, size in zip(page, sizes, strict=True) if 0 < size <= most_bytes]
             fitting = []
-            for member, due_ms, size in told:
+            for member, due_ms, size in fits_alone:
                 if size > left:
                     break
                 left -= size
                 fitting.append((member, due_ms))
             raws = client.hmget(bodies, [member for member, _ in fitting]) if fitting else []
             yield from ((due_ms, queue, raw) for (_, due_ms), raw in zip(fitting, raws, strict=True) if raw)
-            if len(page) < _PAGE or len(fitting) < len(told):
+            if len(page) < _PAGE or len(fitting) < len(fits_alone):
                 break
 
 
-def _told(state: Any, consumer: QueueConsumer, due_ms: float, queue: str, raw: bytes) -> dict[str, Any] | None:
-    """As ``celery.worker.control`` tells of one; ``None`` if it is no task, which is found out when it is due."""
+def _listed(state: Any, consumer: QueueConsumer, due_ms: float, queue: str, raw: bytes) -> dict[str, Any] | None:
+    """One entry as ``celery.worker.control`` lists it; ``None`` if it is no task, which shows when it is due."""
     try:
         payload = decode(raw, tag="", queue=queue, redelivered=False)
         message = consumer.channel.Message(payload, channel=consumer.channel)
         message.accept = consumer.accept
         request = _request(state.app, message, state.hostname)
     except (MalformedEntry, KombuError, InvalidTaskError, TypeError, ValueError, KeyError, AttributeError) as error:
-        logger.debug("not told among what is scheduled in %s: %s", queue, error)
+        logger.debug("left out of the scheduled messages of %s: %s", queue, error)
         return None
     eta = request.eta or datetime.fromtimestamp(due_ms / 1000, UTC)
     hidden = (*consumer.channel.options.redact, *hide_in(message.headers))
-    told = request.info()
-    told.update({name: redact(told[name], hidden) for name in ("args", "kwargs")})
-    return {"eta": eta.isoformat(), "priority": _TIMER_PRIORITY, "request": told}
+    shown = request.info()
+    shown.update({name: redact(shown[name], hidden) for name in ("args", "kwargs")})
+    return {"eta": eta.isoformat(), "priority": _TIMER_PRIORITY, "request": shown}
 
 
 def _request(app: Any, message: Message, hostname: str) -> Request:

@@ -190,7 +190,7 @@ class TrackedRequest(HeldRequest):
         if channel is not None and requeue and self.child_end is not None and not self.acknowledged:
             tag = self._message.delivery_tag
             if self._was_told_to_stop():
-                logger.warning("%s[%s] is requeued: its process was told to stop", self.name, self.id)
+                logger.warning("%s[%s] is requeued: its process got a stop signal", self.name, self.id)
             channel.settler.requeue_interrupted(tag, self.child_end)
             channel.qos.settled(tag)
             self.acknowledged = True

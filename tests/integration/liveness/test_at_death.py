@@ -75,7 +75,7 @@ def test_another_sweeper_goes_on_where_the_first_was_killed(broker: BareBroker) 
     assert broker.redis.zcard(broker.store.keys.dying) == 0
 
 
-def test_its_errors_do_not_keep_mail_from_being_handed_on(broker: BareBroker, caplog: pytest.LogCaptureFixture) -> None:
+def test_its_errors_do_not_keep_messages_from_a_requeue(broker: BareBroker, caplog: pytest.LogCaptureFixture) -> None:
     victim = dead(broker)
 
     def on_death(incarnation: str, reason: str) -> Any:
@@ -103,7 +103,7 @@ def test_who_ends_by_its_own_word_is_forgotten_only_when_all_is_done(broker: Bar
     assert called == [(raw.decode(), "drained")]
 
 
-def test_a_hundred_whose_death_cannot_be_mourned_block_nobody_else(
+def test_a_hundred_whose_death_cannot_be_with_hooks_block_nobody_else(
     broker: BareBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: only the first hundred of the dying were ever looked at."""
@@ -124,7 +124,7 @@ def test_a_hundred_whose_death_cannot_be_mourned_block_nobody_else(
     assert broker.redis.zcard(broker.store.keys.dying) == 100
 
 
-def test_who_could_not_be_mourned_stands_at_the_end_of_the_line(
+def test_who_could_not_be_with_hooks_stands_at_the_end_of_the_line(
     broker: BareBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "_DEATH_HOOKS_S", -1)
@@ -142,12 +142,12 @@ def test_who_could_not_be_mourned_stands_at_the_end_of_the_line(
 
 
 def test_a_sweeper_that_does_not_mourn_forgets_nobody_whose_death_entails_more(broker: BareBroker) -> None:
-    """Regression: plain workers beside an orchestrator's forgot the dead before those who monitor them were told."""
+    """Regression: plain workers beside an orchestrator's forgot a dead incarnation before its monitors had fired."""
     k = broker.store.keys
-    mourned, _plain = dead(broker, on_death="1"), dead(broker)
+    with_hooks, _plain = dead(broker, on_death="1"), dead(broker)
     broker.store.sweeper().sweep("plain")
     broker.store.sweeper().sweep("plain")
-    assert broker.redis.zrange(k.dying, 0, -1) == [mourned]
+    assert broker.redis.zrange(k.dying, 0, -1) == [with_hooks]
     called: list[str] = []
 
     def on_death(incarnation: str, reason: str) -> bool:
@@ -157,17 +157,17 @@ def test_a_sweeper_that_does_not_mourn_forgets_nobody_whose_death_entails_more(b
     one = sweeper(broker, on_death)
     one.sweep("test")
     one.sweep("test")
-    assert (called, broker.redis.zcard(k.dying)) == ([mourned], 0)
-    assert not broker.redis.exists(k.incarnation(mourned))
+    assert (called, broker.redis.zcard(k.dying)) == ([with_hooks], 0)
+    assert not broker.redis.exists(k.incarnation(with_hooks))
 
 
-@pytest.mark.parametrize("mourns", [True, False])
-def test_a_holder_says_whether_its_death_entails_more(broker: BareBroker, mourns: bool) -> None:
+@pytest.mark.parametrize("has_hooks", [True, False])
+def test_an_incarnation_records_whether_it_has_death_hooks(broker: BareBroker, has_hooks: bool) -> None:
     store, k = broker.store, broker.store.keys
-    options = replace(store.options, on_death=(lambda *_: True) if mourns else None)
+    options = replace(store.options, on_death=(lambda *_: True) if has_hooks else None)
     heart = Heartbeat(CommandConnection(store.pool), k, options, store.broker)
     heart.register()
-    assert broker.redis.hget(k.incarnation(heart.incarnation), "on_death") == ("1" if mourns else None)
+    assert broker.redis.hget(k.incarnation(heart.incarnation), "on_death") == ("1" if has_hooks else None)
 
 
 def test_who_is_monitored_is_forgotten_only_when_that_has_been_told(broker: BareBroker) -> None:
@@ -190,7 +190,7 @@ def test_who_is_monitored_is_forgotten_only_when_that_has_been_told(broker: Bare
         assert broker.redis.zcard(k.dying) == 0
 
 
-def test_a_session_that_was_closed_is_forgotten_where_nobody_else_mourns(broker: BareBroker) -> None:
+def test_a_session_that_was_closed_is_forgotten_where_nobody_else_has_hooks(broker: BareBroker) -> None:
     k = broker.store.keys
     with make(broker.url).monitors.session() as session:
         assert broker.redis.hget(k.incarnation(session.id), "on_death") == "1"

@@ -1,4 +1,4 @@
-"""Who kills is convicted, after three deaths; who ran beside it is not, in any pool."""
+"""A message that kills its worker is poison after three deaths; a bystander is not, in any pool."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def broker(redis_url: str) -> Iterator[BareBroker]:
 
 
 def looked_through(sweeper: Sweeper, cost: list[int], redis: Any) -> None:
-    """Note how many streams are asked for their consumers whenever strays are looked for."""
+    """Note how many streams are asked for their consumers whenever orphans are looked for."""
     wire: Any = sweeper._commands
     run = wire.run
 
@@ -51,7 +51,7 @@ def with_message(broker: BareBroker, queue: str, holder: str = "") -> None:
         broker.redis.xreadgroup(GROUP, holder, {stream: ">"})
 
 
-def test_strays_are_looked_for_in_a_few_queues_per_sweep_and_all_are_found(broker: BareBroker) -> None:
+def test_orphans_are_looked_for_in_a_few_queues_per_sweep_and_all_are_found(broker: BareBroker) -> None:
     for n in range(1, 81):
         with_message(broker, f"q{n}", f"w{n}@h:1#{n}")
     sweeper = broker.store.sweeper()

@@ -1,4 +1,4 @@
-"""No message is convicted by a death that nobody has proved, or that the process itself has disproved."""
+"""A death without a proof, or one that the process itself has disproved, makes no message poison."""
 
 from __future__ import annotations
 

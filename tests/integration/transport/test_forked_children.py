@@ -38,7 +38,7 @@ def children(broker: BareBroker) -> Iterator[None]:
     ],
 )
 def test_a_child_that_outlives_its_worker_holds_no_connection(broker: BareBroker, pool: str, how: str) -> None:
-    """Regression: Redis took the worker for connected, and its messages were handed on only after a whole lease."""
+    """Regression: Redis took the worker for connected, and its messages were requeued only after a whole lease."""
     broker.send("leaves_child", how)
     before = connections(broker)
     with worker(broker, pool=pool) as w:

@@ -168,7 +168,7 @@ class Mailbox(RuleBasedStateMachine):
         mine = self.redis.execute_command(
             "XCLAIM", held.stream, GROUP, worker.id, 0, held.entry, "RETRYCOUNT", mark, "JUSTID", parse_justid=True
         )
-        assert bool(mine) is not worker.fenced, "what was handed on cannot be taken back"
+        assert bool(mine) is not worker.fenced, "what was requeued cannot be taken back"
 
     @rule(worker=workers, at=st.integers(0, 9), outcome=st.sampled_from(["handled", "cancelled"]))
     def settle(self, worker: Worker, at: int, outcome: str) -> None:
@@ -230,7 +230,7 @@ class Mailbox(RuleBasedStateMachine):
 
     @rule(worker=workers, reason=st.sampled_from(["killed", "drained"]), batch=st.integers(1, 3))
     def die(self, worker: Worker, reason: str, batch: int) -> None:
-        """A worker is fenced; its mail is handed on in steps, other things may happen in between."""
+        """A worker is fenced; its messages are requeued in steps, other things may happen in between."""
         k = self.keys
         fenced = self.run_script(
             "fence",
