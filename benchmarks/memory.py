@@ -1,4 +1,4 @@
-"""What waiting messages cost Redis, and what is given back once they are settled: ``python -m benchmarks.memory``.
+"""What waiting messages cost Redis, and what is freed once they are settled: ``python -m benchmarks.memory``.
 
 Real Celery messages; claimed and settled by the transport's own scripts. The last line is the result.
 """

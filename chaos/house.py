@@ -134,7 +134,7 @@ class House:
         return found
 
     def incarnations(self) -> int:
-        """Leases, and incarnations whose messages are being handed on."""
+        """Leases, and incarnations whose messages are being requeued."""
         store = self.orchestrator.store
         client: Any = store.client
         return int(client.zcard(store.keys.leases)) + int(client.zcard(store.keys.dying))

@@ -265,7 +265,7 @@ def _letter_problems(lives: Mapping[str, Life], strikes: Sequence[Row]) -> list[
 
 def _has_cause(life: Life, letter: DeadLetter) -> bool:
     if letter.reason == Reason.POISON:
-        # A worker marks what it starts just before the message itself can tell the witness. Nobody is convicted by a
+        # A worker marks what it starts just before the message itself can tell the witness. No message is blamed for a
         # death that others may have caused.
         poison = bool(letter.deaths) and letter.deaths[-1].get("alone") is True
         return poison and len(letter.deaths) >= _DEATHS and life.unfinished >= _DEATHS - 1

@@ -47,7 +47,7 @@ def _rows(tally: Tally, below: Sequence[Path], took_s: float) -> Iterable[tuple[
     yield from _findings(tally)
     yield "messages accepted", str(row.accepted), f"handled {row.handled}, dead {row.dead}, pending {row.pending}"
     yield "retries", str(row.retried), "attempts that failed and were made again, after a pause"
-    yield "redelivered", str(row.redelivered), "taken back from a worker or pool process that died, and handed on"
+    yield "redelivered", str(row.redelivered), "taken back from a worker or pool process that died, and requeued"
     yield (
         "executed again",
         str(tally.duplicated),

@@ -161,7 +161,7 @@ DATASET_LOST: Final = _event(
 )
 RECLAIMED: Final = _event(
     "mail.reclaimed",
-    "Messages of a dead incarnation were handed on.",
+    "Messages of a dead incarnation were requeued.",
     measurements="moved dead_lettered",
     metadata="incarnation",
 )
