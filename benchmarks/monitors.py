@@ -28,7 +28,7 @@ from benchmarks.machine import machine
 from benchmarks.pings import longest_ms, pings, slowest_of
 from orchestrator import Orchestrator, load_settings
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.monitors.check import dangling
+from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.owner import Owner
 from orchestrator.monitors.redis_monitors import RedisMonitors
 
@@ -296,7 +296,7 @@ def main() -> None:
         leaks = bench.monitors.find_leaks()
         print(f"  a search for leaks: {time.perf_counter() - began:.1f} s, {len(leaks)} found", flush=True)
         bench.stay_alive()
-        wrong = dangling(bench.monitors)
+        wrong = inconsistencies(bench.monitors)
         if wrong:
             raise SystemExit("\n".join(wrong[:20]))
         block_ms = longest_ms(bench.redis)

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 import orchestrator
-from orchestrator.monitors.redis_monitors import script
+from orchestrator.monitors.redis_calls import script
 from orchestrator.transport.redis.scripts import sha
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from chaos.house import House
+from chaos.cluster import Cluster
 from chaos.judge import Verdict, judge, percentile
 from chaos.options import Options, parse
 from chaos.run import Run
@@ -31,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(text: str) -> None:
         print(f"  {time.monotonic() - began:6.1f} s  {text}", flush=True)
 
-    house = House(options, logs)
+    cluster = Cluster(options, logs)
     try:
-        house.open()
-        evidence = Run(house, options, say).run()
+        cluster.open()
+        evidence = Run(cluster, options, say).run()
     finally:
-        house.close()
+        cluster.close()
     verdict = judge(evidence)
     _report(verdict, logs)
     with (logs / "witness.jsonl").open("w") as kept:

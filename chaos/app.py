@@ -1,4 +1,4 @@
-"""The Celery app under chaos: ``celery -A chaos.app worker`` serves it. Every task tells the witness what it does."""
+"""The Celery app under chaos: ``celery -A chaos.app worker`` serves it. Every task reports to the witness."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class Poison(Message):
 
 
 class Sentry(Agent):
-    """Is told of the deaths of what the others have monitored in its name."""
+    """Handles the DOWNs of monitors that the other agents create in its name."""
 
     name = SENTRY
 
     @handles(Work)
     def work(self, message: Work) -> None:
-        """Nobody sends it any."""
+        """Never called: no message is sent to it."""
 
     def on_down(self, down: Down, context: Context) -> None:
-        """Tell the witness, who counts them."""
+        """Write the DOWN to the witness."""
         witness().write("told", node=context.worker, ref=down.ref, reason=down.reason)
 
 

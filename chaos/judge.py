@@ -18,7 +18,7 @@ SKEW_MS = 50
 #: Deaths that make a message poison (the default that the run uses).
 _DEATHS = 3
 
-#: From a SIGKILL until what the victim held runs elsewhere: longer than this is told of.
+#: Seconds from a SIGKILL until the victim's messages run elsewhere, above which the report names the case.
 _PROMPT_S = 2.0
 
 #: Deaths that are kept on record at least.
@@ -49,7 +49,7 @@ class Evidence:
     problems: Sequence[str] = ()
     #: DOWNs that were recorded, and what dangles among the monitors.
     downs: int = 0
-    dangling: Sequence[str] = ()
+    inconsistencies: Sequence[str] = ()
     #: Incarnations that are on record as having ended, and when.
     ended: Mapping[str, int] = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ class Verdict:
     kills: int
     recovered_s: tuple[float, ...]
     violations: tuple[str, ...]
-    #: Messages that harm nobody, and were killed as often as poison kills.
+    #: Harmless messages whose workers died as often as poison kills.
     bystanders: tuple[str, ...] = ()
     #: The lives of messages that were executed too often.
     duplicates: tuple[str, ...] = ()
@@ -141,9 +141,9 @@ def judge(evidence: Evidence) -> Verdict:
         for message_id, life in lives.items()
         if life.accepted and not life.done and not life.letters and message_id not in evidence.waiting
     ]
-    violations += [f"lost: {told(message_id, lives[message_id], strikes)}" for message_id in lost]
+    violations += [f"lost: {describe(message_id, lives[message_id], strikes)}" for message_id in lost]
     early = [message_id for message_id, life in lives.items() if _is_early(life)]
-    violations += [f"early: {told(message_id, lives[message_id], strikes)}" for message_id in early]
+    violations += [f"early: {describe(message_id, lives[message_id], strikes)}" for message_id in early]
     violations += _down_problems(evidence)
     violations += _letter_problems(lives, strikes)
     duplicates = {message_id: n for message_id, life in lives.items() if (n := _duplicated(life))}
@@ -163,8 +163,10 @@ def judge(evidence: Evidence) -> Verdict:
         kills=kills,
         recovered_s=tuple(s for strike in strikes if (s := _recovered_s(strike, deaths, lives)) is not None),
         violations=tuple(violations),
-        bystanders=tuple(told(message_id, life, strikes) for message_id, life in lives.items() if _is_bystander(life)),
-        duplicates=tuple(told(message_id, lives[message_id], strikes) for message_id in duplicates),
+        bystanders=tuple(
+            describe(message_id, life, strikes) for message_id, life in lives.items() if _is_bystander(life)
+        ),
+        duplicates=tuple(describe(message_id, lives[message_id], strikes) for message_id in duplicates),
         tardy=tuple(_tardy(strikes, deaths, lives)),
         events=tuple(_events(evidence.rows, deaths, lives)),
         monitors=sum(row.what == "watch" for row in evidence.rows),
@@ -212,16 +214,16 @@ def _ledger_problems(evidence: Evidence, lives: Mapping[str, Life]) -> list[str]
 
 
 def _down_problems(evidence: Evidence) -> list[str]:
-    """Each monitor has one DOWN at most, and each DOWN that was recorded was told, once or (after a death) again."""
-    told = {int(row.note["ref"]) for row in evidence.rows if row.what == "told"}
-    told |= {int(letter.delivery_id.removeprefix("down-")) for letter in evidence.letters if letter.agent == SENTRY}
-    problems = [f"dangling: {text}" for text in evidence.dangling]
-    if len(told) != evidence.downs:
-        problems.append(f"{evidence.downs} DOWNs recorded, and {len(told)} monitors told of")
-    return problems + _untold(evidence, told)
+    """Each monitor has at most one DOWN, and each recorded DOWN was handled, once or (after a death) again."""
+    handled = {int(row.note["ref"]) for row in evidence.rows if row.what == "told"}
+    handled |= {int(letter.delivery_id.removeprefix("down-")) for letter in evidence.letters if letter.agent == SENTRY}
+    problems = [f"inconsistent: {text}" for text in evidence.inconsistencies]
+    if len(handled) != evidence.downs:
+        problems.append(f"{evidence.downs} DOWNs recorded, {len(handled)} handled")
+    return problems + _unhandled(evidence, handled)
 
 
-def _untold(evidence: Evidence, told: Set[int]) -> list[str]:
+def _unhandled(evidence: Evidence, handled: Set[int]) -> list[str]:
     """Each monitor whose target died while its owner lived on has had its DOWN, and none whose target lives."""
     ended = evidence.ended
     until_ms = min((row.at_ms for row in evidence.rows if row.what == "unwatch"), default=0)
@@ -233,12 +235,12 @@ def _untold(evidence: Evidence, told: Set[int]) -> list[str]:
         who = f"monitor {ref} of {owner} on {target}"
         if target not in ended:
             # The record of deaths is capped; with none at all, nothing is known.
-            if ref in told and ended and len(ended) < _RECORDED:
-                problems.append(f"told of a death that is not on record: {who}")
+            if ref in handled and ended and len(ended) < _RECORDED:
+                problems.append(f"a DOWN of a death that is not on record: {who}")
             continue
         due_ms = max(ended[target], row.at_ms) + _DOWN_MS
         # Every owner has ended when the evidence is taken; of one that is not on record nobody knows when.
-        if ref not in told and due_ms < ended.get(owner, 0) and due_ms < until_ms:
+        if ref not in handled and due_ms < ended.get(owner, 0) and due_ms < until_ms:
             problems.append(f"no DOWN although its target has died and its owner lived on: {who}")
     return problems
 
@@ -257,16 +259,16 @@ def _letter_problems(lives: Mapping[str, Life], strikes: Sequence[Row]) -> list[
     for message_id, life in lives.items():
         for letter in life.letters:
             if not _has_cause(life, letter):
-                problems.append(f"dead letter without cause ({letter.reason}): {told(message_id, life, strikes)}")
+                problems.append(f"dead letter without cause ({letter.reason}): {describe(message_id, life, strikes)}")
         if life.of("start") and not life.kind:
-            problems.append(f"executed but never sent: {told(message_id, life, strikes)}")
+            problems.append(f"executed but never sent: {describe(message_id, life, strikes)}")
     return problems
 
 
 def _has_cause(life: Life, letter: DeadLetter) -> bool:
     if letter.reason == Reason.POISON:
-        # A worker marks what it starts just before the message itself can tell the witness. No message is blamed for a
-        # death that others may have caused.
+        # A worker marks what it starts just before the message itself can write to the witness. A death counts against
+        # a message only if no other message can have caused it.
         poison = bool(letter.deaths) and letter.deaths[-1].get("alone") is True
         return poison and len(letter.deaths) >= _DEATHS and life.unfinished >= _DEATHS - 1
     if letter.reason == Reason.EXHAUSTED:
@@ -329,7 +331,8 @@ def _tardy(strikes: Sequence[Row], deaths: Sequence[Row], lives: Mapping[str, Li
     for strike in strikes:
         for message_id, after_s in _begun_again_s(strike, deaths, lives).items():
             if after_s > _PROMPT_S:
-                yield f"{after_s:.2f} s after the kill of {strike.node}: {told(message_id, lives[message_id], strikes)}"
+                what = describe(message_id, lives[message_id], strikes)
+                yield f"{after_s:.2f} s after the kill of {strike.node}: {what}"
 
 
 def _events(rows: Sequence[Row], deaths: Sequence[Row], lives: Mapping[str, Life]) -> Iterable[str]:
@@ -343,8 +346,8 @@ def _events(rows: Sequence[Row], deaths: Sequence[Row], lives: Mapping[str, Life
         yield line
 
 
-def told(message_id: str, life: Life, strikes: Sequence[Row]) -> str:
-    """The life of a message, with the kills that hit whoever had it, in order."""
+def describe(message_id: str, life: Life, strikes: Sequence[Row]) -> str:
+    """The life of a message, with the kills of its holders, in order."""
     pids = {pid for row in life.of("start") for pid in (row.pid, row.parent_pid)}
     around = [s for s in strikes if pids & {s.pid, *s.note.get("pids", ())} or message_id in s.note.get("held", ())]
     if life.rows:

@@ -1,4 +1,4 @@
-"""What a chaos run is told."""
+"""The options of a chaos run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that ends when whoever started it is gone, SIGKILL included."""
+"""Ends a process when the process that started it is gone, also after a SIGKILL."""
 
 from __future__ import annotations
 

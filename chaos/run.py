@@ -14,14 +14,14 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from chaos.app import QUEUES, SENTRY
-from chaos.house import House
+from chaos.cluster import Cluster
 from chaos.judge import Evidence
 from chaos.leftovers import leftovers
 from chaos.options import Options
 from chaos.process import Member
 from chaos.strikes import Strike, plan
 from orchestrator.core.errors import BrokerUnavailable
-from orchestrator.monitors.check import dangling
+from orchestrator.monitors.check import inconsistencies
 
 _TICK_S = 0.02
 
@@ -45,10 +45,10 @@ Say = Callable[[str], None]
 
 
 class Run:
-    """Does to a house what was planned, and keeps account of it."""
+    """Executes the plan on a cluster, and records what it did."""
 
-    def __init__(self, house: House, options: Options, say: Say) -> None:
-        self._house = house
+    def __init__(self, cluster: Cluster, options: Options, say: Say) -> None:
+        self._cluster = cluster
         self._options = options
         self._say = say
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -65,40 +65,40 @@ class Run:
 
     def run(self) -> Evidence:
         """All of it; returns what the judge needs."""
-        house, options = self._house, self._options
+        cluster, options = self._cluster, self._options
         self._await_workers()
         self._say("workers ready; load and kills begin")
-        house.witness.write("load", rate=options.rate)
-        house.sender.start()
+        cluster.witness.write("load", rate=options.rate)
+        cluster.sender.start()
         began = time.monotonic()
         for strike in plan(options.seed, options.kills, options.duration_s, options.every_s):
             self._at(began + strike.at_s, partial(self._strike, strike))
-        told = began
-        while time.monotonic() < began + options.duration_s and house.sender.is_running:
+        reported_at = began
+        while time.monotonic() < began + options.duration_s and cluster.sender.is_running:
             self._tend()
-            if time.monotonic() - told > 30:
-                told = time.monotonic()
-                self._say(f"{told - began:.0f} s, {self._kills} kills")
+            if time.monotonic() - reported_at > 30:
+                reported_at = time.monotonic()
+                self._say(f"{reported_at - began:.0f} s, {self._kills} kills")
         self._stop_load()
         drained = self._drain() and self._end_monitors()
         self._stop_all()
         left = self._settle_down() if drained else []
         return Evidence(
-            rows=house.witness.rows(),
-            ledger=house.ledger(),
+            rows=cluster.witness.rows(),
+            ledger=cluster.ledger(),
             load_queues=QUEUES,
-            letters=house.orchestrator.dead_letters.list(100_000),
-            waiting=house.waiting(),
+            letters=cluster.orchestrator.dead_letters.list(100_000),
+            waiting=cluster.waiting(),
             leftovers=left,
             problems=self._problems,
-            downs=house.orchestrator.monitors.stats().downs,
-            ended=house.ended(),
-            dangling=dangling(house.orchestrator.monitor_store()) if drained else (),
+            downs=cluster.orchestrator.monitors.stats().downs,
+            ended=cluster.ended(),
+            inconsistencies=inconsistencies(cluster.orchestrator.monitor_store()) if drained else (),
         )
 
     def _await_workers(self) -> None:
         until = time.monotonic() + _START_S
-        while not all(member.pid in self._ready for member in (*self._house.workers, self._house.manager)):
+        while not all(member.pid in self._ready for member in (*self._cluster.workers, self._cluster.manager)):
             if time.monotonic() > until:
                 self._problems.append(f"not all workers were ready after {_START_S:g} s")
                 return
@@ -114,13 +114,13 @@ class Run:
         """Do what is due, and look after the fallen."""
         while self._due and self._due[0][0] <= time.monotonic():
             heapq.heappop(self._due)[2]()
-        for member in self._house.served:
+        for member in self._cluster.served:
             if not member.is_running and member.name not in self._expected_down:
                 self._fell(member)
         if not self._redis_down and time.monotonic() - self._looked_at > _LOOK_EVERY_S:
             self._looked_at = time.monotonic()
             try:
-                self._ready |= self._house.leased_pids()
+                self._ready |= self._cluster.leased_pids()
             except _AWAY:
                 # Just gone; asked again soon.
                 return
@@ -129,7 +129,7 @@ class Run:
     def _fell(self, member: Member) -> None:
         # Poison kills a worker without our help; the judge knows whether it was that.
         held = sorted(self._held_by(member.pid))
-        self._house.witness.write("fell", node=member.name, pid=member.pid, exit_code=member.exit_code, held=held)
+        self._cluster.witness.write("fell", node=member.name, pid=member.pid, exit_code=member.exit_code, held=held)
         self._bring_back(member, _FELL_S)
 
     def _bring_back(self, member: Member, pause_s: float) -> None:
@@ -138,7 +138,7 @@ class Run:
         def start() -> None:
             member.kill()
             member.start()
-            self._house.witness.write("up", node=member.name, pid=member.pid)
+            self._cluster.witness.write("up", node=member.name, pid=member.pid)
             self._expected_down.discard(member.name)
 
         self._in(pause_s, start)
@@ -171,29 +171,29 @@ class Run:
     def _victim(self, strike: Strike) -> Member | None:
         match strike.kind:
             case "manager":
-                candidates = [self._house.manager]
+                candidates = [self._cluster.manager]
             case "beat":
-                candidates = [self._house.beat]
+                candidates = [self._cluster.beat]
             case "child":
-                candidates = [worker for worker in self._house.workers if worker.name.startswith("prefork")]
+                candidates = [worker for worker in self._cluster.workers if worker.name.startswith("prefork")]
             case _:
-                candidates = self._house.workers
+                candidates = self._cluster.workers
         up = [
             member
             for member in candidates
             if member.is_running
             and member.name not in self._expected_down
-            and (member.pid in self._ready or member is self._house.beat)
+            and (member.pid in self._ready or member is self._cluster.beat)
         ]
         return up[int(strike.draw * len(up))] if up else None
 
     def _note(self, kind: str, name: str, pid: int = 0, **more: Any) -> int:
         self._kills += 1
-        return self._house.witness.write("strike", node=name, pid=pid, kind=kind, **more)
+        return self._cluster.witness.write("strike", node=name, pid=pid, kind=kind, **more)
 
     def _hard(self, victim: Member, kind: str, pause_s: float) -> None:
         pids = [victim.pid, *victim.children()]
-        killed_ms = self._house.witness.now_ms()
+        killed_ms = self._cluster.witness.now_ms()
         victim.kill()
         held = set() if kind in ("manager", "beat") else self._held_by(victim.pid)
         self._note(kind, victim.name, victim.pid, pids=pids, held=sorted(held), killed_ms=killed_ms)
@@ -203,7 +203,7 @@ class Run:
         if self._redis_down:
             return set()
         try:
-            return self._house.held_by(pid)
+            return self._cluster.held_by(pid)
         except _AWAY:
             return set()
 
@@ -226,7 +226,7 @@ class Run:
 
         def look() -> None:
             if not victim.is_running:
-                self._house.witness.write("ended", node=victim.name, pid=victim.pid, exit_code=victim.exit_code)
+                self._cluster.witness.write("ended", node=victim.name, pid=victim.pid, exit_code=victim.exit_code)
                 self._bring_back(victim, pause_s)
             elif time.monotonic() > until:
                 if grace_s >= _GRACE_S:
@@ -245,7 +245,7 @@ class Run:
 
         def go_on() -> None:
             victim.signal(signal.SIGCONT, group=True)
-            self._house.witness.write("continued", node=victim.name, pid=victim.pid)
+            self._cluster.witness.write("continued", node=victim.name, pid=victim.pid)
             self._expected_down.discard(victim.name)
 
         self._in(strike.pause_s, go_on)
@@ -255,12 +255,12 @@ class Run:
             return
         self._redis_down = True
         self._note("redis", "redis")
-        self._house.broker.kill()
+        self._cluster.broker.kill()
 
         def restart() -> None:
-            self._house.broker.restart()
+            self._cluster.broker.restart()
             self._redis_down = False
-            self._house.witness.write("up", node="redis")
+            self._cluster.witness.write("up", node="redis")
 
         self._in(strike.pause_s, restart)
 
@@ -268,14 +268,14 @@ class Run:
 
     def _stop_load(self) -> None:
         self._say("load ends; waiting for what is left")
-        if not self._house.sender.is_running:
-            self._problems.append(f"the sender ended by itself with {self._house.sender.exit_code}")
-        self._house.sender.signal(signal.SIGTERM)
+        if not self._cluster.sender.is_running:
+            self._problems.append(f"the sender ended by itself with {self._cluster.sender.exit_code}")
+        self._cluster.sender.signal(signal.SIGTERM)
         until = time.monotonic() + _GRACE_S
-        while self._house.sender.is_running:
+        while self._cluster.sender.is_running:
             if time.monotonic() > until:
                 self._problems.append("the sender did not stop")
-                self._house.sender.kill()
+                self._cluster.sender.kill()
             self._tend()
 
     def _drain(self) -> bool:
@@ -284,7 +284,7 @@ class Run:
         while True:
             self._tend()
             try:
-                rows = [row for row in self._house.ledger() if row.queue in (*QUEUES, SENTRY)]
+                rows = [row for row in self._cluster.ledger() if row.queue in (*QUEUES, SENTRY)]
             except _AWAY:
                 continue
             if not self._due and not self._redis_down and not any(row.pending for row in rows):
@@ -298,20 +298,20 @@ class Run:
                 return False
 
     def _end_monitors(self) -> bool:
-        """End all monitors, and have every DOWN told that was recorded until then."""
-        self._house.witness.write("unwatch")
-        self._house.end_monitors()
+        """End all monitors, and wait until every recorded DOWN is handled."""
+        self._cluster.witness.write("unwatch")
+        self._cluster.end_monitors()
         return self._drain()
 
     def _stop_all(self) -> None:
         """Beat first, so that nothing is sent any more; the sweeper last."""
-        house = self._house
-        self._end([house.beat])
-        self._end(house.workers)
+        cluster = self._cluster
+        self._end([cluster.beat])
+        self._end(cluster.workers)
         until = time.monotonic() + _GRACE_S
-        while house.pending() and time.monotonic() < until:
+        while cluster.pending() and time.monotonic() < until:
             time.sleep(_TICK_S)
-        self._end([house.manager])
+        self._end([cluster.manager])
 
     def _end(self, members: Iterable[Member]) -> None:
         members = list(members)
@@ -327,15 +327,15 @@ class Run:
 
     def _hung(self, member: Member) -> None:
         self._say(f"{member.name} did not end within {_GRACE_S:g} s; the stacks are in its log")
-        self._house.witness.write("hung", node=member.name, pid=member.pid)
+        self._cluster.witness.write("hung", node=member.name, pid=member.pid)
         member.say_where()
 
     def _settle_down(self) -> list[str]:
-        """Sweep until nobody is left who died; then look what is left."""
+        """Sweep until no dead incarnation is left; then list what is left."""
         until = time.monotonic() + _LINGER_S
-        while self._house.incarnations():
+        while self._cluster.incarnations():
             if time.monotonic() > until:
                 break
-            self._house.orchestrator.sweep()
+            self._cluster.orchestrator.sweep()
             time.sleep(0.2)
-        return leftovers(self._house.orchestrator.store)
+        return leftovers(self._cluster.orchestrator.store)

@@ -1,4 +1,4 @@
-"""The sender, a process of its own: it tells the witness what it is about to send, and what was accepted."""
+"""The sender, a process of its own: it writes to the witness what it is about to send, and what was accepted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AWAY = (OperationalError, RedisError, BrokerUnavailable, OSError)
 
 
 class Sender:
-    """Sends at a steady rate until it is told to stop."""
+    """Sends at a steady rate until it is stopped."""
 
     def __init__(self, seed: int, rate: float, poison_every: int) -> None:
         self._orders = orders(seed, poison_every)

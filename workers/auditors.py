@@ -1,4 +1,4 @@
-"""The auditor: an agent that reads Python files and reports the Celery sends nobody supervises."""
+"""The auditor: an agent that reads Python files and reports unsupervised Celery sends."""
 
 from __future__ import annotations
 

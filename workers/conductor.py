@@ -21,13 +21,13 @@ from workers.auditors import Audit, Auditor, Report
 from workers.chaos import Kill, bad_input, kill_one
 from workers.coordination import Coordinator
 from workers.ending import Ending
-from workers.ground import Ground
 from workers.processes import Child, Crew
 from workers.progress import Display, display
 from workers.readiness import is_up
 from workers.records import Records
 from workers.summary import summarize
 from workers.tally import Tally, tally
+from workers.workspace import Workspace
 
 #: Give up when no message has got anywhere for so long.
 STALLED_S = 30.0
@@ -51,16 +51,16 @@ class Conductor:
     """One run of the demo."""
 
     def __init__(
-        self, console: Console, ground: Ground, run: str, ending: Ending, *, chaos: bool, auditors: int
+        self, console: Console, workspace: Workspace, run: str, ending: Ending, *, chaos: bool, auditors: int
     ) -> None:
         self._console = console
-        self._ground = ground
+        self._workspace = workspace
         self._run = run
         self._ending = ending
         self._chaos = chaos
         self._count = auditors
         # Celery's command line made an app before there was a Redis to name to it; this one knows.
-        self._orchestrator: Orchestrator = assemble(ground.settings)
+        self._orchestrator: Orchestrator = assemble(workspace.settings)
         self._auditors: list[Child] = []
         self._kill: Kill | None = None
 
@@ -77,7 +77,7 @@ class Conductor:
         self._say(f"demo: {self._count} auditors, a monitor manager, beat; Redis: {store.url}")
         audits = self._audits(files)
         try:
-            with Crew(self._ground.environment, self._ground.directory) as crew:
+            with Crew(self._workspace.environment, self._workspace.directory) as crew:
                 self._start(crew)
                 self._until_up(crew)
                 coordinator = Coordinator(self._orchestrator, audits)
@@ -87,10 +87,10 @@ class Conductor:
                 took_s = monotonic() - began
                 result = self._count_up()
         finally:
-            if not self._ground.own_redis:
+            if not self._workspace.own_redis:
                 self._forget_later()
         self._console.print()
-        summarize(self._console, result, (self._ground.directory, root), took_s)
+        summarize(self._console, result, (self._workspace.directory, root), took_s)
         return self._close(result, coordinator.sent)
 
     def _audits(self, files: list[Path]) -> list[Audit]:
@@ -103,12 +103,12 @@ class Conductor:
                 "be decoded and a message that kills its worker (--no-chaos leaves all of this out)"
             )
             early = len(audits) // 10
-            audits[early:early] = bad_input(self._ground.directory, self._run)
+            audits[early:early] = bad_input(self._workspace.directory, self._run)
         return audits
 
     def _start(self, crew: Crew) -> None:
         crew.start("manager", *_WORKER, "-n", "manager@%h", "-Q", manager.QUEUE, "-P", "solo")
-        crew.start("beat", "beat", "-l", "INFO", "-s", str(self._ground.directory / "beat-schedule"))
+        crew.start("beat", "beat", "-l", "INFO", "-s", str(self._workspace.directory / "beat-schedule"))
         names = [f"auditor{k}" for k in range(1, self._count + 1)]
         prefork = ("-P", "prefork", "-c", "1")
         self._auditors = [
@@ -121,7 +121,7 @@ class Conductor:
             if monotonic() > until:
                 raise Stalled(f"the workers were not up within {STALLED_S:g} s")
             self._ending.check()
-            crew.mend()
+            crew.restart_ended()
             sleep(_LOOK_EVERY_S)
 
     def _until_settled(self, crew: Crew, coordinator: Coordinator, shown: Display) -> None:
@@ -138,7 +138,7 @@ class Conductor:
                 before, moved_at = row, monotonic()
             elif monotonic() - moved_at > STALLED_S:
                 raise Stalled(f"no message got anywhere for {STALLED_S:g} s; {row.pending} are pending")
-            for child in crew.mend():
+            for child in crew.restart_ended():
                 shown.say(f"demo: {child.name} is dead, and started again")
             if self._chaos and self._kill is None and done * 3 >= coordinator.total:
                 self._kill_one(shown)
@@ -188,7 +188,7 @@ class Conductor:
     def _forget_later(self) -> None:
         """What the demo has left in the user's Redis is to be looked at for a while, not for ever."""
         client = self._orchestrator.store.client
-        for key in client.scan_iter(match=f"{self._ground.settings.key_prefix}*", count=_PAGE):
+        for key in client.scan_iter(match=f"{self._workspace.settings.key_prefix}*", count=_PAGE):
             client.expire(key, _KEPT_S)
 
     def _close(self, result: Tally, sent: int) -> int:
@@ -197,13 +197,13 @@ class Conductor:
         self._say(
             "In a deployment, the same is shown by celery -A APP ledger, dead-letters list and agents, and by Flower."
         )
-        if not self._ground.own_redis:
-            prefix = self._ground.settings.key_prefix
+        if not self._workspace.own_redis:
+            prefix = self._workspace.settings.key_prefix
             self._say(f"With ORCHESTRATOR_KEY_PREFIX={prefix} these commands show this run, for an hour.")
         if result.recovery is not None and result.recovery.last_s > PROMISED_S:
             self._say(f"demo: slower than promised: {result.recovery.last_s:.2f} s, not {PROMISED_S:g}")
         if not balanced:
-            kept = self._ground.keep_logs()
+            kept = self._workspace.keep_logs()
             self._say(f"demo: the ledger does not balance ({sent} were sent); the logs are kept in {kept}")
         self._say(result.last_line)
         return 0 if balanced else 1

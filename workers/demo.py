@@ -13,7 +13,7 @@ from orchestrator.migration import installed_packages_root, python_files
 from workers.app import orchestrator
 from workers.conductor import Conductor
 from workers.ending import Ending
-from workers.ground import prepare
+from workers.workspace import prepare
 
 #: Where there is no terminal to tell, such as in a CI log.
 _WIDTH_OF_LOGS = 120
@@ -37,12 +37,12 @@ def run(path: Path | None, *, chaos: bool, auditors: int) -> int:
         console.width = _WIDTH_OF_LOGS
     run_id = uuid4().hex[:8]
     ending = Ending()
-    with ending.heeded(), prepare(orchestrator.settings, run_id) as ground:
+    with ending.heeded(), prepare(orchestrator.settings, run_id) as workspace:
         try:
-            conductor = Conductor(console, ground, run_id, ending, chaos=chaos, auditors=auditors)
+            conductor = Conductor(console, workspace, run_id, ending, chaos=chaos, auditors=auditors)
             return conductor.conduct(root, files)
         except OrchestratorError:
-            if (kept := ground.keep_logs()) is not None:
+            if (kept := workspace.keep_logs()) is not None:
                 console.print(f"demo: the logs are kept in {kept}", markup=False, soft_wrap=True)
             raise
 

@@ -1,4 +1,4 @@
-"""Being told to stop, so that it is not forgotten."""
+"""Signals to stop, recorded so that none is lost."""
 
 from __future__ import annotations
 

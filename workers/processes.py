@@ -113,11 +113,11 @@ class Crew:
         child.start()
         return child
 
-    def mend(self) -> list[Child]:
-        """Start again whoever has died, and tell whom.
+    def restart_ended(self) -> list[Child]:
+        """Restart processes that have ended; returns them.
 
         Raises:
-            KeepsDying: it was not the first time, nor the second.
+            KeepsDying: a process has ended too often.
         """
         dead = []
         for child in self.children:
@@ -136,7 +136,7 @@ class Crew:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         try:
-            # Whoever is leaving early does not want to wait for good manners.
+            # After an error, kill at once.
             if kind is None:
                 self._dismiss()
         finally:

@@ -1,4 +1,4 @@
-"""Names given to `dead-letters` as a filter: one that nobody has is an error, not an empty answer."""
+"""Names given to `dead-letters` as a filter: an unknown name is an error, not an empty result."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _LOOKED_AT = 10_000
 
 
 def check_names(orchestrator: Orchestrator, options: Mapping[str, Any]) -> None:
-    """Refuse a reason, agent or message that nobody knows: neither this app, nor a worker, nor a letter.
+    """Refuse a reason, agent or message that is unknown to this app, to the workers and to the letters.
 
     Of an error it cannot be known what there is; it is only said that no letter has it.
 
     Raises:
-        InvalidPolicy: nobody knows the reason or the message.
-        UnknownAgent: nobody knows the agent.
+        InvalidPolicy: the reason or the message is unknown.
+        UnknownAgent: the agent is unknown.
         BrokerUnavailable: Redis is away.
     """
     reason, agent, message, error = (options[name] for name in ("reason", "agent", "message", "error"))

@@ -1,4 +1,4 @@
-"""The options by which `dead-letters` is told which letters are meant, and who acts why."""
+"""The options of `dead-letters` that select letters, and those for the audit log."""
 
 from __future__ import annotations
 
@@ -24,40 +24,75 @@ _NAMES = ("agent", "message", "error", "reason", "group", "older_than_s", "newer
 
 
 def filter_options(command: F) -> F:
-    """Adds the filter's options; all that is given must hold."""
+    """Add the filter's options; a letter must match all that are given."""
     for option in reversed(
         (
-            click.option("--agent", cls=CeleryOption, help="Letters of this agent."),
-            click.option("--message", cls=CeleryOption, help="Of this message, or of this plain task."),
-            click.option("--error", cls=CeleryOption, help="With this type of error, as TimeoutError."),
-            click.option("--reason", cls=CeleryOption, help="With this reason, as 'retries exhausted'."),
-            click.option("--group", metavar="FINGERPRINT", cls=CeleryOption, help="Of this group (see `groups`)."),
-            click.option("--older-than", "older_than_s", type=Duration(), metavar=METAVAR, cls=CeleryOption),
-            click.option("--newer-than", "newer_than_s", type=Duration(), metavar=METAVAR, cls=CeleryOption),
+            click.option("--agent", cls=CeleryOption, help="Select letters of this agent."),
+            click.option("--message", cls=CeleryOption, help="Select letters of this message or plain task."),
             click.option(
-                "--metadata", multiple=True, metavar="NAME=VALUE", cls=CeleryOption, help="VALUE may be JSON."
+                "--error", cls=CeleryOption, help="Select letters with this error type, such as TimeoutError."
             ),
-            click.option("--text", cls=CeleryOption, help="In what is shown of the letter, in whatever case."),
-            click.option("--state", type=click.Choice(STATES), default="open", show_default=True, cls=CeleryOption),
+            click.option(
+                "--reason", cls=CeleryOption, help="Select letters with this reason, such as 'retries exhausted'."
+            ),
+            click.option(
+                "--group", metavar="FINGERPRINT", cls=CeleryOption, help="Select letters of this group (see `groups`)."
+            ),
+            click.option(
+                "--older-than",
+                "older_than_s",
+                type=Duration(),
+                metavar=METAVAR,
+                cls=CeleryOption,
+                help="Select letters older than this.",
+            ),
+            click.option(
+                "--newer-than",
+                "newer_than_s",
+                type=Duration(),
+                metavar=METAVAR,
+                cls=CeleryOption,
+                help="Select letters newer than this.",
+            ),
+            click.option(
+                "--metadata",
+                multiple=True,
+                metavar="NAME=VALUE",
+                cls=CeleryOption,
+                help="Select letters with this metadata; VALUE may be JSON.",
+            ),
+            click.option(
+                "--text", cls=CeleryOption, help="Select letters that contain this text, as shown, regardless of case."
+            ),
+            click.option(
+                "--state",
+                type=click.Choice(STATES),
+                default="open",
+                show_default=True,
+                cls=CeleryOption,
+                help="Select letters in this state.",
+            ),
         )
     ):
         command = option(command)
     return command
 
 
-def act_options(command: F) -> F:
-    """Adds the options for the record of acts."""
-    command = click.option("--why", default="", cls=CeleryOption, help="Goes into the record of acts.")(command)
-    return click.option("--who", cls=CeleryOption, help="Who acts; the user of this process by default.")(command)
+def audit_options(command: F) -> F:
+    """Add the options for the audit log."""
+    command = click.option("--why", default="", cls=CeleryOption, help="Record this reason in the audit log.")(command)
+    return click.option("--who", cls=CeleryOption, help="Record this operator in the audit log. [default: user@host]")(
+        command
+    )
 
 
 def selection(orchestrator: Orchestrator, options: dict[str, Any]) -> Selection:
-    """The letters that the options mean; takes its own out of ``options``.
+    """The letters that the options select; removes its options from ``options``.
 
     Raises:
-        InvalidPolicy: a value makes no sense, or nobody knows the name.
-        UnknownAgent: nobody knows the agent.
-        Stop: metadata is not given as it should be.
+        InvalidPolicy: a value is not allowed, or a name is unknown.
+        UnknownAgent: the agent is unknown.
+        Stop: ``--metadata`` is not NAME=VALUE.
     """
     given = {name: options.pop(name) for name in _NAMES}
     metadata = {}
@@ -71,17 +106,17 @@ def selection(orchestrator: Orchestrator, options: dict[str, Any]) -> Selection:
     return chosen
 
 
-def must_be_one(options: Mapping[str, Any], every: bool) -> None:
-    """Refuses to act on the letter of an ID where a filter is given as well, which would be ignored."""
+def require_only_id(options: Mapping[str, Any], every: bool) -> None:
+    """Refuse an ID together with a filter, which would be ignored."""
     given = {name for name in _NAMES if options[name] not in (None, ())}
     if every or given - {"state"} or options["state"] != "open":
-        raise Stop("which letters? Give an ID, or a filter or --all, not both", ExitCode.CALLER)
+        raise Stop("an ID cannot be combined with a filter or --all", ExitCode.CALLER)
 
 
-def must_be_meant(chosen: Selection, every: bool) -> None:
-    """Refuses to act on all letters unless that was said."""
+def require_selection(chosen: Selection, every: bool) -> None:
+    """Refuse to change all letters without ``--all``."""
     if not chosen.criteria.selects and not every:
-        raise Stop("which letters? Give an ID, a filter, or --all", ExitCode.CALLER)
+        raise Stop("no letters selected; give an ID, a filter, or --all", ExitCode.CALLER)
 
 
 def _value(text: str) -> Any:

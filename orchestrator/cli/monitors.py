@@ -1,4 +1,4 @@
-"""``celery -A APP monitors``: who monitors whom, how many there are, and which have leaked."""
+"""``celery -A APP monitors``: list and count monitors, and find and repair leaked ones."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _LEAK_CODES = exit_codes(ok="there are no leaks, or all were repaired", failed="
 
 @click.group(name="monitors", epilog=EXIT_CODES)
 def monitors() -> None:
-    """Look at monitors, and find and mend those that have leaked."""
+    """List and count monitors, and find and repair leaked ones."""
 
 
 @monitors.command(cls=CeleryCommand, name="list", epilog=EXIT_CODES)
-@click.option("--owner", metavar="NAME", cls=CeleryOption, help="Of this incarnation, session or agent.")
-@click.option("--target", metavar="NAME", cls=CeleryOption, help="On this agent or incarnation.")
-@click.option("--tag", metavar="TEXT", cls=CeleryOption, help="With this text as their tag.")
+@click.option("--owner", metavar="NAME", cls=CeleryOption, help="List monitors of this incarnation, session or agent.")
+@click.option("--target", metavar="NAME", cls=CeleryOption, help="List monitors on this agent or incarnation.")
+@click.option("--tag", metavar="TEXT", cls=CeleryOption, help="List monitors with this text as their tag.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 100_000),
     default=50,
     show_default=True,
     cls=CeleryOption,
-    help="How many are shown.",
+    help="Show at most this many.",
 )
 @as_json_option
 @click.pass_context
@@ -43,7 +43,7 @@ def monitors() -> None:
 def list_monitors(
     context: click.Context, owner: str | None, target: str | None, tag: str | None, limit: int, as_json: bool
 ) -> None:
-    """List monitors, oldest first, and whether both their ends are alive."""
+    """List monitors, oldest first, with whether owner and target are alive."""
     chosen: dict[str, Any] = {} if tag is None else {"tag": tag}
     found = orchestrator_of(context).monitors.list(owner=owner, target=target, limit=limit, **chosen)
     if as_json:
@@ -89,7 +89,7 @@ def _alive(owner: bool, target: bool) -> str:
 @click.pass_context
 @reported
 def show_stats(context: click.Context, as_json: bool) -> None:
-    """Show how many monitors there are and were, and why they ended."""
+    """Show numbers of monitors: active, created, ended and why."""
     stats = asdict(orchestrator_of(context).monitors.stats())
     if as_json:
         print_document(stats)
@@ -107,37 +107,39 @@ def show_stats(context: click.Context, as_json: bool) -> None:
     metavar=METAVAR,
     type=Duration(),
     cls=CeleryOption,
-    help="Older ones count as leaks although both ends live. [default: the setting monitor_leak_age_s]",
+    help="Report monitors older than this too. [default: the setting monitor_leak_age_s]",
 )
-@click.option("--sweep", is_flag=True, cls=CeleryOption, help="Mend them; old ones only with --old.")
-@click.option("--old", is_flag=True, cls=CeleryOption, help="With --sweep: remove old ones too.")
-@click.option("--dry-run", is_flag=True, cls=CeleryOption, help="With --sweep: only say what would be done.")
+@click.option("--sweep", is_flag=True, cls=CeleryOption, help="Repair the leaks; old monitors only with --old.")
+@click.option("--old", is_flag=True, cls=CeleryOption, help="With --sweep: remove old monitors too.")
+@click.option(
+    "--dry-run", is_flag=True, cls=CeleryOption, help="With --sweep: print what would be repaired, and repair nothing."
+)
 @as_json_option
 @click.pass_context
 @reported
 def find_leaks(
     context: click.Context, age_s: float | None, sweep: bool, old: bool, dry_run: bool, as_json: bool
 ) -> None:
-    """Find leaked monitors: each with what proves it, where it was made, and what mends it."""
+    """Find leaked monitors: each with its proof, where it was created, and how it is repaired."""
     if (old or dry_run) and not sweep:
-        raise Stop("--old and --dry-run say how to --sweep", ExitCode.CALLER)
-    kept = orchestrator_of(context).monitors
-    leaks = kept.find_leaks(age_s)
+        raise Stop("--old and --dry-run need --sweep", ExitCode.CALLER)
+    store = orchestrator_of(context).monitors
+    leaks = store.find_leaks(age_s)
     wanted = [leak for leak in leaks if sweep and (old or leak.kind is not LeakKind.OLD)]
-    mended = [] if dry_run else kept.mend_leaks(wanted)
+    repaired = [] if dry_run else store.repair_leaks(wanted)
     if as_json:
-        would = {"would_mend": [leak.ref for leak in wanted]} if dry_run else {}
-        documents = [{**asdict(leak), "mend": leak.mend, "mended": leak in mended} for leak in leaks]
-        print_document({"leaks": documents, "mended": len(mended), **would})
+        would = {"would_repair": [leak.ref for leak in wanted]} if dry_run else {}
+        documents = [{**asdict(leak), "repair": leak.repair, "repaired": leak in repaired} for leak in leaks]
+        print_document({"leaks": documents, "repaired": len(repaired), **would})
     else:
         _show(context, leaks)
         if sweep:
             click.echo(
                 f"{counted(len(wanted), 'leak')} would be repaired"
                 if dry_run
-                else f"{counted(len(mended), 'leak')} repaired"
+                else f"{counted(len(repaired), 'leak')} repaired"
             )
-    if len(mended) < len(leaks):
+    if len(repaired) < len(leaks):
         context.exit(int(ExitCode.NOT_HANDLED))
 
 
@@ -148,7 +150,7 @@ def _show(context: click.Context, leaks: list[Leak]) -> None:
     print_table(
         console(context),
         f"Leaked monitors: {len(leaks)}",
-        ("ref", "kind", "owner", "target", "tag", "age", "proof", "made at", "mend"),
+        ("ref", "kind", "owner", "target", "tag", "age", "proof", "created at", "repair"),
         [
             (
                 leak.ref,
@@ -159,10 +161,10 @@ def _show(context: click.Context, leaks: list[Leak]) -> None:
                 age(leak.age_s),
                 leak.detail,
                 leak.origin.splitlines()[0] if leak.origin else "",
-                leak.mend,
+                leak.repair,
             )
             for leak in sorted(leaks, key=lambda leak: leak.ref)
         ],
-        fold=("tag", "proof", "made at", "mend"),
-        drop=("tag", "made at", "age", "owner", "mend"),
+        fold=("tag", "proof", "created at", "repair"),
+        drop=("tag", "created at", "age", "owner", "repair"),
     )

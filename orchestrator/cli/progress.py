@@ -1,4 +1,4 @@
-"""A bar for work that takes a while, where somebody is watching."""
+"""A progress bar on stderr, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 @contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A function to be told of what was done; it draws on stderr if that is a terminal."""
+    """A function to call with the number of items done; it draws on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done: None
         return
@@ -25,7 +25,7 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int], None
 
 @contextmanager
 def _counter(title: str) -> Iterator[Callable[[int], None]]:
-    """How many are done, where nobody knows how many there are."""
+    """A counter, for work of unknown size."""
     total = 0
 
     def count(done: int) -> None:

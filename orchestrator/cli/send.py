@@ -193,7 +193,7 @@ def build(orchestrator: Orchestrator, agent: str, message: str, fields: Mapping[
     """The message, checked against its model if the app declares the agent.
 
     Raises:
-        UnknownAgent: nobody knows the agent.
+        UnknownAgent: the agent is unknown.
         UnknownMessage: the agent does not handle the message.
         InvalidMessage: the fields do not fit the model.
         BrokerUnavailable: Redis is away.

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--linger-s",
         type=_linger_s,
         default=0.0,
-        help="after SIGTERM, serve on until nobody is connected, for at most this long; a second signal ends it (0)",
+        help="after SIGTERM, serve until no client is connected, for at most this long; a second signal ends it (0)",
     )
     parser.add_argument(
         "--no-password",
@@ -76,7 +76,7 @@ def _linger_s(text: str) -> float:
 
 
 def _linger(server: EmbeddedServer, linger_s: float, wakeups: int) -> None:
-    """Whoever is told to stop together with us still has messages to give back, and says goodbye."""
+    """Serve until no client is connected: processes that stop at the same time still requeue and deregister."""
     until = time.monotonic() + linger_s
     with Redis.from_url(server.url, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)) as client:
         try:
@@ -84,7 +84,7 @@ def _linger(server: EmbeddedServer, linger_s: float, wakeups: int) -> None:
                 if select.select([wakeups], [], [], _CLIENTS_CHECK_S)[0]:
                     return
         except RedisError:
-            # Gone already; then there is nobody to wait for.
+            # The server has stopped: no client is left.
             return
 
 

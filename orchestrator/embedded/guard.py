@@ -68,7 +68,7 @@ class DeadLetterUnprocessable:
         }
 
     def obey(self, command: str) -> State:
-        """Carry out one command and tell how things stand after it."""
+        """Execute one command and report the state after it."""
         error = None
         try:
             self._commands[command]()

@@ -1,4 +1,4 @@
-"""What the monitor manager does now and then beside its sweep."""
+"""Periodic work of the monitor manager in addition to its sweep."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """Done by whichever manager sweeps when it is due. ``name`` also names its mark in Redis."""
+    """Work that is due every ``every_s`` seconds. ``name`` also names its key in Redis."""
 
     name: str
     every_s: float
@@ -23,23 +23,23 @@ class Chore:
 
 
 class Chores:
-    """Does what is due.
+    """Does the chores that are due.
 
-    Chores have no messages of their own: the mailbox of the manager holds the last sweep and nothing else, so that one
-    which was busy is not behind. That they are due is kept in Redis, by its clock and for all managers.
+    Chores have no messages: the manager's mailbox holds at most one message, so that a manager that was busy has no
+    backlog. When a chore is due is stored in Redis, by its clock, for all managers.
     """
 
     def __init__(self, chores: Sequence[Chore], store: Callable[[], Store], sweep_interval_s: float) -> None:
         self._chores = tuple(chores)
         self._store = store
-        # A chore comes with the sweep that is nearest to its time, rather than always with the one after.
+        # A chore is done with the sweep nearest to its time, not always with the one after.
         self._early_s = sweep_interval_s / 2
 
     def do_due(self) -> list[str]:
-        """Do them, one after the other; returns which.
+        """Do the chores that are due, one after the other; returns their names.
 
         Raises:
-            BrokerUnavailable: Redis is away.
+            BrokerUnavailable: Redis cannot be reached.
         """
         store, done = self._store(), []
         for chore in self._chores:
@@ -50,6 +50,6 @@ class Chores:
             try:
                 chore.run()
             except Exception:
-                # One that fails whenever it is done must keep nobody from doing the others.
-                logger.exception("%s failed; it is done again in %g s", chore.name, chore.every_s)
+                # A chore that always fails must not prevent the others.
+                logger.exception("%s failed; next run in %g s", chore.name, chore.every_s)
         return done

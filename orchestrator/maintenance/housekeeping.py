@@ -32,7 +32,7 @@ class HousekeepingThread:
             self._thread.start()
 
     def stop(self) -> None:
-        """Log no more errors, until the next request: the worker stops, or its connection is gone."""
+        """Log no errors until the next request: the worker stops, or its connection is lost."""
         self._stopping = True
 
     def _run(self) -> None:
@@ -69,13 +69,13 @@ class Housekeeping(bootsteps.StartStopStep):
             return
 
         def housekeeping_strategy(message: Any, *_: Any, **__: Any) -> None:
-            # Acknowledged early: a round that is cut short is made good by the next one, not by itself.
+            # Acknowledged early: the next round does what an interrupted one has left.
             message.ack_log_error(logger, consumer.connection_errors)
             thread.request()
 
         consumer.strategies[HOUSEKEEPING_MESSAGE] = housekeeping_strategy
 
     def stop(self, consumer: Any) -> None:
-        """The connection is gone, or the worker stops."""
+        """The connection is lost, or the worker stops."""
         if self._thread is not None:
             self._thread.stop()

@@ -17,12 +17,12 @@ from orchestrator.transport.transport import Transport
 
 logger = get_logger(__name__)
 
-#: No arguments, and nothing that follows: one that is dropped concerns nobody.
+#: No arguments and no callbacks: a dropped message has no effect.
 _BODY = json.dumps([[], {}, dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))])
 
 
 def start_with_beat(app: Celery, interval_s: float) -> None:
-    """Start a :class:`HousekeepingClock` in each beat of the app, with any scheduler class, embedded ones included."""
+    """Start a :class:`HousekeepingClock` in each beat service of the app, embedded ones and any scheduler included."""
 
     def on_beat_init(sender: Any = None, **_: Any) -> None:
         if getattr(sender, "app", None) is app:

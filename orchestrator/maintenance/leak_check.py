@@ -1,4 +1,4 @@
-"""The periodic search for leaked monitors: a warning, and an event, for each kind and tag."""
+"""The periodic search for leaked monitors: one warning and one event for each kind and tag."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-#: Of one run. A million monitors take several: whoever looks for leaks also sweeps, and that is more urgent.
+#: Seconds that one run searches; a million monitors take several runs. The same worker sweeps, which is more urgent.
 _SLICE_S = 0.4
 
 #: Refs named in a warning.
 _NAMED = 3
 
-#: Kinds and tags that one check warns of: whoever uses the numbers of orders as tags has as many tags as monitors.
-_TOLD = 20
+#: Groups that one check warns about; with order numbers as tags there are as many groups as monitors.
+_REPORTED = 20
 
 
 class LeakCheck:
-    """Goes on with one search at each run, and reports when it is through."""
+    """Continues one search at each run, and reports when the search is complete."""
 
     def __init__(self, monitors: Callable[[], RedisMonitors]) -> None:
         self._monitors = monitors
         self._search: LeakSearch | None = None
 
     def run(self) -> int:
-        """Look for a while. Returns how many leaks were reported.
+        """Search for a while. Returns how many leaks were reported.
 
         Raises:
-            BrokerUnavailable: Redis is away; the next run begins anew.
+            BrokerUnavailable: Redis cannot be reached; the next run begins a new search.
         """
         monitors = self._monitors()
         search, self._search = self._search or monitors.search(), None
@@ -46,7 +46,7 @@ class LeakCheck:
             self._search = search
             return 0
         leaks = search.leaks()
-        monitors.note_leaked(len(leaks))
+        monitors.save_leak_count(len(leaks))
         report(leaks)
         return len(leaks)
 
@@ -70,7 +70,7 @@ class _Group:
 
 
 def report(leaks: Iterable[Leak]) -> None:
-    """Warn of leaks, by tag and kind; the largest groups first, and of what is left only how much it is."""
+    """Log a warning for each of the largest groups of leaks, and one with the number of the others."""
     groups: dict[tuple[str, str], _Group] = {}
     for leak in leaks:
         key = leak.kind.value, repr(leak.tag)
@@ -78,14 +78,14 @@ def report(leaks: Iterable[Leak]) -> None:
         if group is None:
             group = groups[key] = _Group(*key, oldest=leak)
         group.add(leak)
-    largest = heapq.nsmallest(_TOLD, groups.values(), key=lambda group: (-group.count, group.kind, group.tag))
+    largest = heapq.nsmallest(_REPORTED, groups.values(), key=lambda group: (-group.count, group.kind, group.tag))
     for group in largest:
         oldest = group.oldest
         refs = ", ".join(map(str, group.named)) + (", …" if group.count > _NAMED else "")
-        where = f"; made at {oldest.origin.splitlines()[0]}" if oldest.origin else ""
+        where = f"; created at {oldest.origin.splitlines()[0]}" if oldest.origin else ""
         logger.warning(
-            "%d leaked monitors, tag %s: %s (%s); the oldest is %.0f s old%s; to mend it: %s",
-            *(group.count, group.tag, group.kind, refs, oldest.age_s, where, oldest.mend),
+            "%d leaked monitors, tag %s: %s (%s); the oldest is %.0f s old%s; to repair it: %s",
+            *(group.count, group.tag, group.kind, refs, oldest.age_s, where, oldest.repair),
         )
         emit(events.LEAKED, {"count": group.count}, kind=group.kind, tag=group.tag, oldest_s=round(oldest.age_s))
     others = len(groups) - len(largest)

@@ -1,4 +1,4 @@
-"""The monitor manager: whichever worker consumes its mailbox. Beat's process sets the pace."""
+"""The monitor manager: the worker that consumes its mailbox. Beat publishes a message for each round."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Manager:
         )
 
     def run(self) -> list[str]:
-        """Find dead workers and requeue their messages; then do the chores that are due. Returns those."""
+        """Find dead workers and requeue their messages; then do the chores that are due. Returns their names."""
         swept = self._orchestrator.sweep()
         done = self._chores.do_due()
         logger.debug("swept: late=%d dead=%d moved=%d; chores: %s", swept.late, len(swept.dead), swept.moved, done)
@@ -57,7 +57,7 @@ class Manager:
 
 
 def install(app: Celery, orchestrator: Orchestrator) -> None:
-    """Declare the manager's mailbox; have beat fill it, and workers that consume it do the housekeeping."""
+    """Declare the manager's mailbox, and install the clock in beat and the housekeeping step in workers."""
     orchestrator.configuration.add_mailbox(mailbox(QUEUE, longest=1))
     app.steps["consumer"].add(Housekeeping)
     start_with_beat(app, orchestrator.settings.sweep_interval_s)

@@ -1,4 +1,4 @@
-"""Mailboxes that have mail and that nobody serves: a warning and an event, by the monitor manager."""
+"""Mailboxes with messages and without a living worker: a warning and an event, by the monitor manager."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from orchestrator.telemetry import emit, events
 
 logger = get_logger(__name__)
 
-#: Between two warnings of one mailbox.
+#: Seconds between two warnings about one mailbox.
 _WARN_EVERY_S = 300.0
 
-#: Mailboxes that one run warns of: whoever has a mailbox a customer may have thousands.
+#: Mailboxes that one run names; with one mailbox per customer there may be thousands.
 _NAMED = 20
 
 
 def unserved_of(mailboxes: Iterable[MailboxState]) -> list[MailboxState]:
-    """Those that have mail and that nobody serves. The manager's own is swept for by any worker."""
+    """Mailboxes with messages and without a living worker, except the manager's own: any worker can sweep instead."""
     return [mailbox for mailbox in mailboxes if mailbox.unserved and mailbox.queue != HOUSEKEEPING_QUEUE]
 
 
 def describe_unserved(mailbox: MailboxState) -> str:
-    """One line about a mailbox that nobody serves."""
+    """One line about a mailbox without a living worker."""
     count = mailbox.waiting + mailbox.delayed
     what = f"{counted(count, 'message')} in {mailbox.queue}, which no living worker serves"
     return (
@@ -36,7 +36,7 @@ def describe_unserved(mailbox: MailboxState) -> str:
 
 
 class UnservedCheck:
-    """Warns of a mailbox that two runs in a row found unserved, so not while workers are starting or are replaced."""
+    """Warns about a mailbox that two runs in a row found unserved, so not while workers start or are replaced."""
 
     def __init__(self, mailboxes: Callable[[], Iterable[MailboxState]]) -> None:
         self._mailboxes = mailboxes
@@ -44,10 +44,10 @@ class UnservedCheck:
         self._warned_at: dict[str, float] = {}
 
     def run(self) -> int:
-        """Look once. Returns of how many mailboxes it warned.
+        """Check once. Returns the number of mailboxes it warned about.
 
         Raises:
-            BrokerUnavailable: Redis is away.
+            BrokerUnavailable: Redis cannot be reached.
         """
         found = unserved_of(self._mailboxes())
         now = monotonic()
@@ -65,5 +65,7 @@ class UnservedCheck:
             measured = {"waiting": mailbox.waiting, "oldest_s": mailbox.oldest_waiting_s or 0.0}
             emit(events.MAILBOX_UNSERVED, measured, agent=mailbox.queue)
         if len(due) > _NAMED:
-            logger.warning("%d more mailboxes have mail and no living worker; `agents` lists all", len(due) - _NAMED)
+            logger.warning(
+                "%d more mailboxes have messages and no living worker; `agents` lists all", len(due) - _NAMED
+            )
         return len(due)

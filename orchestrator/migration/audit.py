@@ -1,4 +1,4 @@
-"""Finds the sends of a Python source that nobody supervises."""
+"""Finds unsupervised sends in Python sources."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ Confidence: TypeAlias = Literal["certain", "possible"]
 
 
 class FindingKind(StrEnum):
-    """A way to send or to wait that nobody supervises."""
+    """A kind of unsupervised send or wait."""
 
     DELAY = "delay"
     APPLY_ASYNC = "apply_async"

@@ -1,1 +1,1 @@
-"""The monitor manager: finds the dead and hands their work on."""
+"""Monitors: an owner gets one DOWN when the target of its monitor has died."""

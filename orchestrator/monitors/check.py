@@ -1,4 +1,4 @@
-"""Proof that nothing dangles: every set, inbox and counter of the monitors agrees with the monitors there are."""
+"""A consistency check: every set, inbox and counter of the monitors agrees with the monitors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from orchestrator.monitors.leak import LeakKind
 from orchestrator.monitors.redis_monitors import RedisMonitors
 
 
-def dangling(monitors: RedisMonitors) -> list[str]:
-    """What should not be, in words; empty if all is well. Sound while nothing changes meanwhile.
+def inconsistencies(monitors: RedisMonitors) -> list[str]:
+    """Descriptions of what is inconsistent. Reliable only while no process changes monitors.
 
     Raises:
-        BrokerUnavailable: Redis is away.
+        BrokerUnavailable: Redis cannot be reached.
     """
     found = [
         f"{leak.kind}: monitor {leak.ref} of {leak.owner or '?'} on {leak.target or '?'}: {leak.detail}"
@@ -30,15 +30,15 @@ def _keys(monitors: RedisMonitors) -> list[str]:
     store, k = monitors.store, monitors.store.keys
     client: Any = store.client
     living = monitors.living()
-    owners, targets = set(monitors.parties(k.monitor_owners)), set(monitors.parties(k.monitor_targets))
+    owners, targets = set(monitors.members(k.monitor_owners)), set(monitors.members(k.monitor_targets))
     named = {k.monitors_of(owner) for owner in owners} | {k.monitors_on(target) for target in targets}
     found = []
     try:
         for pattern in (k.monitors_of("*"), k.monitors_on("*")):
             there = {raw.decode() for raw in client.scan_iter(pattern, count=1000)}
-            found += [f"{key}: nothing names this set" for key in sorted(there - named)]
+            found += [f"{key}: no set of names has this key" for key in sorted(there - named)]
             named -= there
-        found += [f"{key}: named, but not there" for key in sorted(named)]
+        found += [f"{key}: named, but missing" for key in sorted(named)]
         for raw in client.scan_iter(k.downs("*"), count=1000):
             session = raw.decode().removeprefix(k.downs(""))
             if session not in living and client.zscore(k.dying, session) is None:

@@ -17,18 +17,18 @@ class MonitorEntry:
     """One monitor."""
 
     ref: int
-    #: The incarnation or session that is told.
+    #: The incarnation or session that gets the DOWN.
     owner: str
     #: The agent in whose mailbox the DOWN is put; empty for a session.
     agent: str
-    #: What is monitored, as it was named: an agent or an incarnation.
+    #: The agent or incarnation that is monitored, as the caller named it.
     target: str
-    #: Those of its incarnations that have not ended yet.
+    #: The monitored incarnations that have not ended yet.
     incarnations: tuple[str, ...]
     tag: Any
     created_ms: int
     age_s: float
-    #: Where in the code it was made, innermost line first; empty if that was not noted.
+    #: Where in the code it was created, innermost line first; empty if not recorded.
     origin: str
     owner_alive: bool
     target_alive: bool
@@ -40,9 +40,9 @@ MonitorEntries = list[MonitorEntry]
 
 @dataclass(frozen=True, slots=True)
 class MonitorStats:
-    """Counts since there are monitors; ``created = active + cleaned``.
+    """Counts since the first monitor; ``created = active + cleaned``.
 
-    A monitor is cleaned when it is removed by hand, its owner or its target has died, or it was mended as a leak.
+    A monitor is cleaned when it is removed by hand, its owner or its target has died, or it was repaired as a leak.
     ``leaked`` is what the last search for leaks has found.
     """
 
@@ -53,12 +53,12 @@ class MonitorStats:
     removed: int = 0
     owner_died: int = 0
     target_died: int = 0
-    mended: int = 0
+    repaired: int = 0
     downs: int = 0
 
 
 def stats_of(active: int, counts: Mapping[str, int]) -> MonitorStats:
-    """The statistics from the counters by which they are kept."""
+    """The statistics from the stored counters."""
     manual, owner, target, leak = (counts.get(name, 0) for name in ("manual", "owner_died", "target_died", "leak"))
     return MonitorStats(
         created=counts.get("created", 0),
@@ -68,14 +68,14 @@ def stats_of(active: int, counts: Mapping[str, int]) -> MonitorStats:
         removed=manual,
         owner_died=owner,
         target_died=target,
-        mended=leak,
+        repaired=leak,
         downs=counts.get("downs", 0),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A monitor as Redis keeps it; ``lua/includes/monitors.lua`` writes it."""
+    """A monitor as stored in Redis; ``lua/includes/monitors.lua`` writes it."""
 
     ref: int
     owner: str
@@ -88,7 +88,7 @@ class Record:
 
     @classmethod
     def parse(cls, ref: bytes, raw: bytes) -> Record | None:
-        """The record; ``None`` if it is not one."""
+        """The record; ``None`` if it is unreadable."""
         parts = raw.decode("utf-8", "replace").split("\n")
         if len(parts) < 7 or not (parts[0] and parts[2].isdecimal() and ref.isdigit()):
             return None
@@ -112,22 +112,22 @@ class Record:
         )
 
 
-def oldest(records: Iterable[Record], limit: int) -> list[Record]:
-    """The oldest of them, each once, in order. Keeps no more than ``limit`` however many there are."""
-    kept: dict[int, Record] = {}
+def oldest_records(records: Iterable[Record], limit: int) -> list[Record]:
+    """The oldest records, each once, in order. Holds at most ``limit`` records in memory."""
+    found: dict[int, Record] = {}
     #: Their refs, negative, so that the youngest is the first.
     heap: list[int] = []
     for record in records:
-        if record.ref in kept or limit <= 0:
+        if record.ref in found or limit <= 0:
             continue
-        if len(kept) < limit:
+        if len(found) < limit:
             heapq.heappush(heap, -record.ref)
         elif record.ref < -heap[0]:
-            del kept[-heapq.heapreplace(heap, -record.ref)]
+            del found[-heapq.heapreplace(heap, -record.ref)]
         else:
             continue
-        kept[record.ref] = record
-    return [kept[ref] for ref in sorted(kept)]
+        found[record.ref] = record
+    return [found[ref] for ref in sorted(found)]
 
 
 def write_tag(tag: Any) -> str:

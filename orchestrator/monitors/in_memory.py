@@ -1,13 +1,11 @@
-"""Monitors of eager mode: in this process' memory, with no Redis. Nobody dies unless a test says so."""
+"""Monitors of eager mode: in this process' memory, with no Redis. An agent dies only when a test declares it dead."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import Token
 from itertools import count
 from typing import Any
 
@@ -18,15 +16,16 @@ from orchestrator.core.down import NOPROC, Down
 from orchestrator.core.errors import OwnerGone
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, stats_of, write_tag
 from orchestrator.monitors.envelope import DOWN
+from orchestrator.monitors.in_memory_session import InMemorySession
 from orchestrator.monitors.leak import Leak, LeakKind, Leaks
 from orchestrator.monitors.monitors import Monitors, Target, checked_ref, name_of
-from orchestrator.monitors.origin import Origins
-from orchestrator.monitors.owner import Owner, checked_wait, open_session
+from orchestrator.monitors.origin import OriginRecorder
+from orchestrator.monitors.owner import Owner, open_session
 from orchestrator.sending.publish import OutgoingMessage
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.celery.own_fields import INCARNATION, own_field
 
-#: What an agent's incarnation is called where there are no processes.
+#: The host part of an incarnation's id; eager mode has no processes.
 _NODE = "eager"
 
 
@@ -47,24 +46,24 @@ class InMemoryMonitors(Monitors):
         self._sessions: dict[str, InMemorySession] = {}
         self._flushed: set[int] = set()
         self._counts: dict[str, int] = {}
-        self._origins = Origins("on")
+        self._origin_recorder = OriginRecorder("on")
         self._places: dict[str, str] = {}
 
-    # -- who lives
+    # -- liveness
 
     def incarnation(self, agent: str) -> str:
-        """The name of an agent's present incarnation."""
+        """The id of an agent's present incarnation."""
         return f"{agent}@{_NODE}#{self._lives.get(agent, 1)}"
 
     def living(self) -> set[str]:
-        """Incarnations and sessions."""
+        """Ids of the living incarnations and open sessions."""
         agents = (self.incarnation(name) for name in self._agents() if name not in self._dead)
         return {*agents, *self._sessions}
 
     def declare_dead(self, target: Target, reason: str = "killed") -> None:
-        """Let an agent (or the incarnation of that id) have died; its owners are told before this returns.
+        """Declare an agent (or an incarnation, by id) dead; DOWNs are delivered before this returns.
 
-        It stays dead for monitors until :meth:`revive`; messages to it are handled all the same.
+        It is dead for monitors until :meth:`revive`; messages to it are still handled.
         """
         name = name_of(target)
         agent = name.split("@", 1)[0] if "#" in name else name
@@ -84,7 +83,7 @@ class InMemoryMonitors(Monitors):
             emit(events.UNMONITORED, {"count": len(ended)}, who=gone, why="target died")
 
     def revive(self, target: Target) -> None:
-        """Let a dead agent be back, as a new incarnation."""
+        """Bring a dead agent back as a new incarnation."""
         name = name_of(target)
         with self._lock:
             if name in self._dead:
@@ -99,10 +98,10 @@ class InMemoryMonitors(Monitors):
         if mine:
             emit(events.UNMONITORED, {"count": len(mine)}, who=owner, why="owner died")
 
-    # -- what monitors offer
+    # -- Monitors
 
     def owner_here(self) -> Owner:
-        """As everywhere; an agent's handler acts for its present incarnation."""
+        """As in Redis; the owner of a handler is the agent's present incarnation."""
         task: Any = self._app.current_task
         if open_session.get() is None and task is not None and not own_field(task.request, INCARNATION):
             agent = task.name.rpartition(".")[0]
@@ -117,7 +116,7 @@ class InMemoryMonitors(Monitors):
                 alive = self.living()
                 if owner.id not in alive:
                     raise OwnerGone(owner.id)
-                origin = self._origins.here()
+                origin = self._origin_recorder.capture()
                 self._places[origin.name] = origin.text
                 incarnation = target if "#" in target else self.incarnation(target)
                 now_ms = round(time.time() * 1000)
@@ -163,22 +162,22 @@ class InMemoryMonitors(Monitors):
         return True
 
     def is_flushed(self, ref: int) -> bool:
-        """Whether a DOWN is not wanted any more."""
+        """Whether the DOWN of a monitor must not be delivered any more."""
         return ref in self._flushed
 
     def session(self) -> InMemorySession:
         """A session."""
         return InMemorySession(self)
 
-    def join(self, session: InMemorySession) -> str:
-        """A session opens; returns its name."""
+    def add_session(self, session: InMemorySession) -> str:
+        """Register a session; returns its id."""
         with self._lock:
             name = f"session@{_NODE}#{next(self._numbers)}"
             self._sessions[name] = session
             return name
 
-    def part(self, name: str) -> None:
-        """A session closes."""
+    def remove_session(self, name: str) -> None:
+        """Remove a session and its monitors."""
         with self._lock:
             if self._sessions.pop(name, None) is not None:
                 self._clean_owner(name)
@@ -200,12 +199,12 @@ class InMemoryMonitors(Monitors):
         return found[:limit]
 
     def stats(self) -> MonitorStats:
-        """How many monitors there are and were."""
+        """Numbers of monitors."""
         with self._lock:
             return stats_of(len(self._records), self._counts)
 
     def find_leaks(self, age_s: float | None = None) -> Leaks:
-        """Old ones and duplicates; nothing else can leak in memory."""
+        """Old monitors and duplicates; other leaks cannot occur in memory."""
         firsts: dict[tuple[str, str, str], int] = {}
         leaks = []
         for entry in self.list(limit=2**31):
@@ -220,84 +219,16 @@ class InMemoryMonitors(Monitors):
         self._counts["leaked"] = len(leaks)
         return leaks
 
-    def mend_leaks(self, leaks: Iterable[Leak]) -> Leaks:
+    def repair_leaks(self, leaks: Iterable[Leak]) -> Leaks:
         """Remove them."""
-        mended = []
+        repaired = []
         for leak in leaks:
             with self._lock:
                 if self._records.pop(leak.ref, None) is not None:
                     self._count("leak", 1)
-                    mended.append(leak)
-        return mended
+                    repaired.append(leak)
+        return repaired
 
     def _count(self, name: str, n: int) -> None:
         with self._lock:
             self._counts[name] = self._counts.get(name, 0) + n
-
-
-class InMemorySession:
-    """A session in memory."""
-
-    def __init__(self, monitors: InMemoryMonitors) -> None:
-        self._monitors = monitors
-        self._downs: deque[Down] = deque()
-        self._more = threading.Condition()
-        self._open = False
-        self._id = ""
-        self._token: Token[Owner | None] | None = None
-
-    @property
-    def id(self) -> str:
-        """Its name."""
-        return self._id
-
-    def __enter__(self) -> InMemorySession:
-        """Open it."""
-        self._id = self._monitors.join(self)
-        self._open = True
-        self._token = open_session.set(Owner(self._id))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close it."""
-        if self._token is not None:
-            open_session.reset(self._token)
-            self._token = None
-        self.close()
-
-    def close(self) -> None:
-        """End it; its monitors go."""
-        self._open = False
-        self._monitors.part(self._id)
-        with self._more:
-            self._more.notify_all()
-
-    def monitor(self, target: Target, tag: Any = "") -> int:
-        """Monitor on behalf of this session."""
-        return self._monitors.monitor(target, tag, owner=Owner(self._id))
-
-    def put(self, down: Down) -> None:
-        """A DOWN for it."""
-        with self._more:
-            self._downs.append(down)
-            self._more.notify_all()
-
-    def next_down(self, timeout_s: float) -> Down | None:
-        """The next DOWN; ``None`` if there is none within ``timeout_s`` seconds.
-
-        Raises:
-            OwnerGone: it is closed.
-        """
-        until = time.monotonic() + checked_wait(timeout_s)
-        with self._more:
-            while True:
-                while self._downs:
-                    down = self._downs.popleft()
-                    if not self._monitors.is_flushed(down.ref):
-                        return down
-                if not self._open:
-                    raise OwnerGone(self._id)
-                left = until - time.monotonic()
-                if left <= 0:
-                    return None
-                self._more.wait(left)

@@ -1,4 +1,4 @@
-"""What a leaked monitor is, and what mends it."""
+"""Leaked monitors, and how each kind is repaired."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class LeakKind(StrEnum):
     OLD = "old"
 
 
-#: The act that mends each kind.
-MENDED_BY = {
-    LeakKind.OWNER_GONE: "remove it: there is nobody to tell",
+#: How each kind is repaired.
+REPAIRS = {
+    LeakKind.OWNER_GONE: "remove it: its owner is gone",
     LeakKind.TARGET_GONE: "record its DOWN, reason noproc",
     LeakKind.DUPLICATE: "remove it: an older one of the same owner, target and tag stays",
     LeakKind.HALF_WRITTEN: "complete it, or remove what is left of it",
-    LeakKind.OLD: "demonitor it, if nobody needs it any more: both ends are alive",
+    LeakKind.OLD: "demonitor it, if it is not needed any more: both ends are alive",
 }
 
 
@@ -39,15 +39,15 @@ class Leak:
     age_s: float
     origin: str
     detail: str
-    #: What else there is to it: the older monitor's ref, or the set that names it.
+    #: The older monitor's ref, or the set that names it.
     more: str = ""
-    #: What stands in the ref's place in Redis, where that is no number and ``ref`` is 0.
+    #: The text in place of the ref in Redis, if it is not a number; ``ref`` is 0 then.
     field: str = ""
 
     @property
-    def mend(self) -> str:
-        """What mends it."""
-        return MENDED_BY[self.kind]
+    def repair(self) -> str:
+        """How it is repaired."""
+        return REPAIRS[self.kind]
 
 
 #: For classes with a method called ``list``.

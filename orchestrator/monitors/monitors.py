@@ -1,4 +1,4 @@
-"""`orchestrator.monitors`: what it offers, wherever monitors are kept."""
+"""`orchestrator.monitors`: its interface, in Redis and in eager mode."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Target = str | type[Agent]
 
 
 class Session(Protocol):
-    """An owner that is no agent: a web process or a script. Use it as a context manager."""
+    """An owner that is not an agent: a web process or a script. Use it as a context manager."""
 
     @property
     def id(self) -> str: ...
@@ -35,20 +35,20 @@ class Session(Protocol):
 
 
 class Monitors(ABC):
-    """Monitors: their owner is told once when their target has died.
+    """Monitors: the owner gets one DOWN when the target has died.
 
-    The owner is the incarnation whose handler runs, or the session that is open. A target is an agent, by name or
+    The owner is the incarnation whose handler runs, or the open session. A target is an agent, by name or
     class, or one incarnation, by id. A monitor on an agent is on the incarnations that host it at that moment; its one
     DOWN comes when the last of them is gone. Those that join later are not monitored by it.
 
-    Every method raises :class:`BrokerUnavailable` when Redis is away.
+    Every method raises :class:`BrokerUnavailable` while Redis cannot be reached.
     """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
     def owner_here(self) -> Owner:
-        """Who owns a monitor made here.
+        """The owner of a monitor that is created here.
 
         Raises:
             NoOwner: no handler runs here and no session is open.
@@ -58,12 +58,12 @@ class Monitors(ABC):
     def monitor(self, target: Target, tag: Any = "", *, owner: Owner | None = None) -> int:
         """Monitor a target; returns the monitor's ref. If the target is not alive its DOWN comes at once (``noproc``).
 
-        ``tag`` is any JSON data, for the owner to know the monitor by.
+        ``tag`` is any JSON data; the DOWN carries it.
 
         Raises:
             NoOwner: no handler runs here and no session is open.
             OwnerGone: the owner was declared dead, or has ended.
-            InvalidPolicy: target or tag are not what they may be.
+            InvalidPolicy: target or tag is not allowed.
         """
         (ref,) = self._create(owner or self.owner_here(), [(name_of(target), tag_json(tag))])
         return ref
@@ -71,13 +71,13 @@ class Monitors(ABC):
     def monitor_many(self, wanted: Iterable[tuple[Target, Any]], *, owner: Owner | None = None) -> list[int]:
         """Monitor many targets, each with its tag; returns the refs in that order. Raises as :meth:`monitor`.
 
-        If it raises in the middle, those made until then are there.
+        If it raises in the middle, the monitors created until then stay.
         """
         return self._create(owner or self.owner_here(), [(name_of(target), tag_json(tag)) for target, tag in wanted])
 
     @contextmanager
     def monitored(self, target: Target, tag: Any = "") -> Iterator[int | None]:
-        """Monitor a target while the block runs; the monitor and an untaken DOWN are gone afterwards.
+        """Monitor a target while the block runs; afterwards the monitor and an undelivered DOWN are removed.
 
         If Redis cannot be reached the block runs all the same, with ``None`` and a warning.
 
@@ -100,13 +100,13 @@ class Monitors(ABC):
 
     @abstractmethod
     def _create(self, owner: Owner, wanted: Sequence[tuple[str, str]]) -> list[int]:
-        """Make monitors on named targets with tags in JSON."""
+        """Create monitors on targets (by name) with tags (as JSON)."""
 
     @abstractmethod
     def demonitor(self, ref: int, *, flush: bool = True) -> bool:
         """End a monitor; returns whether there was one. An unknown ref is no error, as in OTP.
 
-        After it, no DOWN is recorded. With ``flush``, one that was recorded and not yet taken is not delivered either.
+        No DOWN is recorded afterwards. With ``flush``, a DOWN that was recorded and not yet handled is not delivered.
 
         Raises:
             InvalidPolicy: ``ref`` is not what :meth:`monitor` returns.
@@ -114,7 +114,7 @@ class Monitors(ABC):
 
     @abstractmethod
     def is_flushed(self, ref: int) -> bool:
-        """Whether a DOWN is not wanted any more; asked before it is handled."""
+        """Whether the DOWN of a monitor must not be delivered any more."""
 
     @abstractmethod
     def session(self) -> Session:
@@ -128,25 +128,25 @@ class Monitors(ABC):
 
     @abstractmethod
     def stats(self) -> MonitorStats:
-        """How many monitors there are and were."""
+        """Numbers of monitors: active, created, ended and why."""
 
     @abstractmethod
     def find_leaks(self, age_s: float | None = None) -> Leaks:
-        """Monitors that nobody needs or that are not whole, each with proof.
+        """Monitors without a living owner or target, duplicates, incomplete ones, and old ones, each with proof.
 
-        With both owner and target alive, a monitor older than ``age_s`` (setting ``monitor_leak_age_s``) counts.
+        Old: older than ``age_s`` seconds (default: the setting ``monitor_leak_age_s``) with owner and target alive.
         """
 
     @abstractmethod
-    def mend_leaks(self, leaks: Iterable[Leak]) -> Leaks:
-        """Do what mends each leak, if it still is one; returns those that were mended."""
+    def repair_leaks(self, leaks: Iterable[Leak]) -> Leaks:
+        """Repair each leak that still is one; returns those that were repaired."""
 
 
 def name_of(target: Target) -> str:
     """A target's name.
 
     Raises:
-        InvalidPolicy: it has none.
+        InvalidPolicy: ``target`` is not an agent or an id.
     """
     name = target.name if isinstance(target, type) and issubclass(target, Agent) else target
     if not isinstance(name, str) or not 0 < len(name) <= 300 or not name.isprintable():
@@ -155,7 +155,7 @@ def name_of(target: Target) -> str:
 
 
 def tag_json(tag: Any) -> str:
-    """A tag as it is kept.
+    """A tag as it is stored.
 
     Raises:
         InvalidPolicy: it is not JSON data of moderate size.
@@ -167,10 +167,10 @@ def tag_json(tag: Any) -> str:
 
 
 def checked_ref(ref: object) -> int:
-    """A ref, if it is one.
+    """The ref.
 
     Raises:
-        InvalidPolicy: it is not.
+        InvalidPolicy: it is not a ref.
     """
     if type(ref) is not int or not 0 < ref < 2**53:
         raise InvalidPolicy("ref", ref, "what monitor() returned")

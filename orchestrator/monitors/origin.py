@@ -1,4 +1,4 @@
-"""Where in the code a monitor was made: a few lines of stack, captured without building a traceback."""
+"""Where in the code a monitor was created: a few lines of stack, captured without building a traceback."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 #: Lines of stack, innermost first.
 _LINES = 4
 
-#: With "sampled", one in so many.
-_ONE_IN = 16
+#: With "sampled", 1 in this many is recorded.
+_SAMPLE_SIZE = 16
 
-_OURS = str(Path(__file__).parent.parent)
+_LIBRARY = str(Path(__file__).parent.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +28,22 @@ class Origin:
 NOWHERE = Origin()
 
 
-class Origins:
-    """Captures origins as the setting says."""
+class OriginRecorder:
+    """Captures origins; ``mode`` is the setting ``monitor_origins``: on, sampled or off."""
 
     def __init__(self, mode: str) -> None:
         self._mode = mode
 
-    def here(self) -> Origin:
-        """The callers of the library, if this one is to be noted."""
-        # A comparison of strings and a draw: nothing to notice beside a round trip to Redis.
-        if self._mode == "off" or (self._mode == "sampled" and random.randrange(_ONE_IN)):
+    def capture(self) -> Origin:
+        """The innermost callers outside of the library; :data:`NOWHERE` if this one is not recorded."""
+        # A comparison and a random number cost nothing next to the round trip to Redis.
+        if self._mode == "off" or (self._mode == "sampled" and random.randrange(_SAMPLE_SIZE)):
             return NOWHERE
         lines: list[str] = []
         frame = sys._getframe(1)
         while frame is not None and len(lines) < _LINES:
             code = frame.f_code
-            if not code.co_filename.startswith(_OURS) and not code.co_filename.endswith("contextlib.py"):
+            if not code.co_filename.startswith(_LIBRARY) and not code.co_filename.endswith("contextlib.py"):
                 lines.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}")
             frame = frame.f_back  # type: ignore[assignment]
         text = "\n".join(lines)

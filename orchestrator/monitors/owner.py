@@ -1,4 +1,4 @@
-"""Who is told of a death: the incarnation whose handler runs here, or the session that is open here."""
+"""The owner of a monitor: the incarnation whose handler runs here, or the session that is open here."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Owner:
     agent: str = ""
 
 
-#: Longest wait for a DOWN that may be asked for: a day.
+#: Longest allowed wait for a DOWN: a day.
 _MAX_WAIT_S = 24 * 3600.0
 
 
 def checked_wait(timeout_s: float) -> float:
-    """A time to wait, if it is one.
+    """The time to wait, in seconds.
 
     Raises:
-        InvalidPolicy: it is not.
+        InvalidPolicy: it is not a number from 0 to a day.
     """
     if not isinstance(timeout_s, int | float) or not 0 <= timeout_s <= _MAX_WAIT_S:
         raise InvalidPolicy("timeout_s", timeout_s, f"a number from 0 to {_MAX_WAIT_S:g}")
@@ -41,10 +41,10 @@ open_session: ContextVar[Owner | None] = ContextVar("orchestrator_session", defa
 
 
 def owner_here(app: Celery) -> Owner:
-    """The owner of a monitor made here.
+    """The owner of a monitor that is created here.
 
     Raises:
-        NoOwner: neither a session is open nor does an agent's handler run.
+        NoOwner: no session is open and no agent's handler runs.
     """
     session = open_session.get()
     if session is not None:

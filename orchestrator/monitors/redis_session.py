@@ -1,4 +1,4 @@
-"""A client session: an owner of monitors that is no worker, with a lease of its own."""
+"""A client session: an owner of monitors that is not a worker, with its own lease."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-#: What sessions are called among the incarnations.
+#: The first part of a session's id.
 KIND = "session"
 
-#: Longest wait for its thread to end, and for Redis to remove its monitors.
-_CLOSE_S = 5.0
+#: Seconds that closing waits for the thread to end, and again for its monitors to be removed.
+_CLOSE_TIMEOUT_S = 5.0
 
 #: Pause before the next heartbeat after one that Redis did not answer.
-_AGAIN_AFTER_S = 0.1
+_RETRY_PAUSE_S = 0.1
 
 
 class RedisSession:
@@ -56,7 +56,7 @@ class RedisSession:
         self._commands = CommandConnection(store.pool)
         self._sweeper = Sweeper(self._commands, store.keys, store.options, store.steps)
         self._lease = Lease(self._commands, store.keys, store.options, store.broker)
-        self._arrived: str = ""
+        self._last_ref: str = ""
         self._taking = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -64,12 +64,12 @@ class RedisSession:
 
     @property
     def id(self) -> str:
-        """Its name among the incarnations; empty before it is opened."""
+        """Its id among the incarnations; empty before it is opened."""
         return self._lease.incarnation
 
     @property
     def owner(self) -> Owner:
-        """It as an owner."""
+        """The session as an owner."""
         return Owner(self.id)
 
     def __enter__(self) -> RedisSession:
@@ -98,19 +98,19 @@ class RedisSession:
         self.close()
 
     def close(self) -> None:
-        """End the lease; all its monitors go. If Redis is away they go when the lease runs out."""
+        """End the lease and remove its monitors; if Redis cannot be reached, that happens when the lease runs out."""
         self._ended.set()
         if self._thread is None:
             return
-        self._thread.join(timeout=_CLOSE_S)
+        self._thread.join(timeout=_CLOSE_TIMEOUT_S)
         self._thread = None
         try:
             self._sweeper.retire(self.id, DeathReason.DRAINED)
-            if self._monitors.clean_owner(self.id, monotonic() + _CLOSE_S):
-                # Perhaps nobody who sweeps knows of monitors.
+            if self._monitors.clean_owner(self.id, monotonic() + _CLOSE_TIMEOUT_S):
+                # The process that sweeps may be one without monitors.
                 self._sweeper.run_death_hooks(self.id)
         except (RedisError, OSError, BrokerUnavailable) as away:
-            logger.warning("Could not deregister %s (%s); its lease will expire", self.id, away)
+            logger.warning("could not deregister %s: %s; its lease will expire", self.id, away)
         self._commands.drop()
 
     def monitor(self, target: Target, tag: Any = "") -> int:
@@ -120,7 +120,7 @@ class RedisSession:
     def next_down(self, timeout_s: float) -> Down | None:
         """The next DOWN, waited for up to ``timeout_s`` seconds, also while Redis is away; ``None`` if there is none.
 
-        Each is returned once, also when the answer is lost with a connection.
+        Each is returned once, also if a reply is lost with its connection.
 
         Raises:
             OwnerGone: the session is closed, or was declared dead (its process or Redis were stopped for longer than a
@@ -132,12 +132,12 @@ class RedisSession:
         client: Any = self._store.client
         with self._taking:
             while True:
-                alive, *text = outlast(until, lambda: self._monitors.run("next_down", [key], self._asking()))
+                alive, *text = outlast(until, lambda: self._monitors.run("next_down", [key], self._next_down_args()))
                 if alive < 0:
                     continue
                 if text:
                     down = Down.from_wire(json.loads(text[0]))
-                    self._arrived = str(down.ref)
+                    self._last_ref = str(down.ref)
                     return down
                 if not alive:
                     raise OwnerGone(self.id)
@@ -149,8 +149,8 @@ class RedisSession:
                 except RedisError as error:
                     raise BrokerUnavailable(self._store.url, error) from error
 
-    def _asking(self) -> list[str]:
-        return [self._store.keys.root, self.id, self._arrived]
+    def _next_down_args(self) -> list[str]:
+        return [self._store.keys.root, self.id, self._last_ref]
 
     # -- living
 
@@ -174,7 +174,7 @@ class RedisSession:
             except Exception:
                 # Without a heartbeat it would be declared dead; no error may end it.
                 logger.exception("heartbeat of %s failed", self.id)
-            if self._ended.wait(_AGAIN_AFTER_S if lease.away_since is not None else self._store.options.heartbeat_s):
+            if self._ended.wait(_RETRY_PAUSE_S if lease.away_since is not None else self._store.options.heartbeat_s):
                 return
 
     def _beat(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Looking for leaked monitors, a little at a time: nobody who also sweeps may be kept from it for long."""
+"""The search for leaked monitors, in small steps, so that the same worker can sweep in between."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from orchestrator.monitors.leak import Leak, LeakKind
 if TYPE_CHECKING:
     from orchestrator.monitors.redis_monitors import RedisMonitors
 
-#: Suspects that are judged before somebody else gets a turn.
-_JUDGED = 200
+#: Suspects that one step judges.
+_JUDGED_PER_STEP = 200
 
 
 class LeakSearch:
     """One search through all monitors.
 
-    What looks like a leak while others go on making and ending monitors is a suspect only: each is judged once more,
-    in one step with nothing in between. So a healthy monitor is never reported.
+    The scan runs while other processes create and end monitors, so it finds only suspects. Each suspect is judged again
+    by one script, so that a healthy monitor is never reported.
 
-    ``everywhere`` also finds sets that nothing names any more. For that it goes through all the keys there are.
+    ``everywhere`` also finds sets that nothing names any more, by a scan of the whole database.
     """
 
     def __init__(self, monitors: RedisMonitors, age_s: float, *, everywhere: bool = False) -> None:
         self._monitors = monitors
         self._age_s = age_s
         self._everywhere = everywhere
-        #: By what tells two of them apart: a set may name a member twice while it is read.
+        #: Keyed by kind, ref and detail: a scan may return a member twice.
         self._suspects: dict[tuple[LeakKind, int | str, str], Leak] = {}
         self._proven: list[Leak] = []
-        self._steps = self._look()
+        self._steps = self._search()
         self._done = False
 
     def go_on(self, for_s: float) -> bool:
-        """Look for about so long; returns whether everything was looked through, and every suspect judged.
+        """Search for about ``for_s`` seconds; returns whether the search is complete.
 
         Raises:
-            BrokerUnavailable: Redis is away.
+            BrokerUnavailable: Redis cannot be reached.
         """
         until = monotonic() + for_s
         while not self._done:
@@ -49,29 +49,29 @@ class LeakSearch:
         return self._done
 
     def leaks(self) -> list[Leak]:
-        """The suspects that were found to be leaks."""
+        """The suspects that proved to be leaks."""
         return self._proven
 
-    def _look(self) -> Iterator[bool]:
+    def _search(self) -> Iterator[bool]:
         m = self._monitors
         k = m.store.keys
         self._now_ms, self._origins = m.now_ms(), m.origins()
-        owners, targets = m.parties(k.monitor_owners), m.parties(k.monitor_targets)
+        owners, targets = m.members(k.monitor_owners), m.members(k.monitor_targets)
         if self._everywhere:
-            owners = sorted({*owners, *m.sets_there(k.monitors_of(""))})
-            targets = sorted({*targets, *m.sets_there(k.monitors_on(""))})
+            owners = sorted({*owners, *m.existing_sets(k.monitors_of(""))})
+            targets = sorted({*targets, *m.existing_sets(k.monitors_on(""))})
         for owner in owners:
             yield from self._owner(owner)
         for target in targets:
             yield from self._target(target)
-        for ref, raw in m.torn():
+        for ref, raw in m.find_inconsistent():
             if ref:
                 self._half_written(ref, raw, "unreadable, or not in all the sets that should name it")
             else:
                 yield True
         suspects = list(self._suspects.values())
-        for at in range(0, len(suspects), _JUDGED):
-            self._proven += m.judge(suspects[at : at + _JUDGED], age_s=self._age_s)
+        for at in range(0, len(suspects), _JUDGED_PER_STEP):
+            self._proven += m.judge(suspects[at : at + _JUDGED_PER_STEP], age_s=self._age_s)
             yield True
 
     def _owner(self, owner: str) -> Iterator[bool]:
@@ -80,7 +80,7 @@ class LeakSearch:
         firsts: dict[tuple[str, str], Record] = {}
         named = f"monitors-of:{owner}"
         records = []
-        for number, (ref, raw) in enumerate(m.owned(owner)):
+        for number, (ref, raw) in enumerate(m.records_of_owner(owner)):
             record = Record.parse(ref, raw)
             if record is None or record.owner != owner:
                 self._half_written(ref, raw, f"{named} names it, and it is not there", named)
@@ -110,7 +110,7 @@ class LeakSearch:
     def _target(self, target: str) -> Iterator[bool]:
         m = self._monitors
         named = f"monitors-on:{target}"
-        for number, (ref, raw) in enumerate(m.monitoring(target)):
+        for number, (ref, raw) in enumerate(m.records_on_target(target)):
             record = Record.parse(ref, raw)
             if record is None or target not in record.incarnations:
                 self._half_written(ref, raw, f"{named} names it, and it is not there", named)

@@ -10,16 +10,16 @@ from typing import Any
 
 from orchestrator.transport.store import Store
 
-#: Longest trust in what was read; incarnations that join or end are noticed at once all the same.
-_FRESH_S = 1.0
+#: Seconds for which a look-up is used; the scripts notice incarnations that join or end meanwhile.
+_CACHE_S = 1.0
 
-#: An incarnation says what it hosts shortly after it joins.
-_NOT_SAID_YET_FRESH_S = 0.05
+#: The same while an incarnation has joined and not yet announced its agents.
+_CACHE_UNANNOUNCED_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """Who hosts what, as of a value of the incarnation counter."""
+    """Agents -> incarnations that host them, as of a value of the incarnation counter."""
 
     counter: str
     by_agent: dict[str, tuple[str, ...]]
@@ -27,21 +27,21 @@ class Hosts:
 
 
 class Targets:
-    """Looks up agents' incarnations. The scripts that use it check that nobody has joined since."""
+    """Looks up agents' incarnations. The scripts check that no incarnation has joined since the look-up."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._hosts = Hosts("", {}, float("-inf"))
         self._lock = threading.Lock()
 
-    def hosts(self, *, anew: bool = False) -> Hosts:
-        """Who hosts what.
+    def hosts(self, *, refresh: bool = False) -> Hosts:
+        """The incarnations of each agent; read again if ``refresh`` or if the cache is too old.
 
         Raises:
-            redis.exceptions.RedisError: Redis is away.
+            redis.exceptions.RedisError: Redis cannot be reached.
         """
         with self._lock:
-            if anew or monotonic() > self._hosts.until:
+            if refresh or monotonic() > self._hosts.until:
                 self._hosts = self._read()
             return self._hosts
 
@@ -53,13 +53,13 @@ class Targets:
         with client.pipeline(transaction=False) as pipe:
             for incarnation in living:
                 pipe.hget(k.incarnation(incarnation), "agents")
-            said = pipe.execute() if living else []
+            announced = pipe.execute() if living else []
         by_agent: dict[str, list[str]] = {}
-        for incarnation, raw in zip(living, said, strict=True):
+        for incarnation, raw in zip(living, announced, strict=True):
             for agent in _names(raw):
                 by_agent.setdefault(agent, []).append(incarnation)
-        fresh_s = _FRESH_S if all(raw is not None for raw in said) else _NOT_SAID_YET_FRESH_S
-        return Hosts(counter.decode(), {agent: tuple(ids) for agent, ids in by_agent.items()}, monotonic() + fresh_s)
+        cache_s = _CACHE_S if all(raw is not None for raw in announced) else _CACHE_UNANNOUNCED_S
+        return Hosts(counter.decode(), {agent: tuple(ids) for agent, ids in by_agent.items()}, monotonic() + cache_s)
 
 
 def _names(raw: bytes | None) -> list[str]:

@@ -200,11 +200,13 @@ def test_each_down_that_was_recorded_is_of_another_monitor_and_was_told(
 ) -> None:
     rows = [Row(T + ref, "told", node="w", note={"ref": ref}) for ref in refs]
     said = verdict(rows, downs=downs)
-    assert said.violations == (() if right else (f"{downs} DOWNs recorded, and {len(set(refs))} monitors told of",))
+    assert said.violations == (() if right else (f"{downs} DOWNs recorded, {len(set(refs))} handled",))
 
 
 def test_what_dangles_among_the_monitors_is_a_violation() -> None:
-    assert verdict([], dangling=["half-written: monitor 1"]).violations == ("dangling: half-written: monitor 1",)
+    assert verdict([], inconsistencies=["half-written: monitor 1"]).violations == (
+        "inconsistent: half-written: monitor 1",
+    )
 
 
 #: Long after everything that a test has happen.
@@ -255,6 +257,6 @@ def test_a_monitor_on_somebody_who_was_dead_already_is_told_from_when_it_was_mad
 def test_a_down_of_somebody_who_lives_is_found() -> None:
     rows = [*watched(), down(T + 900)]
     (said,) = verdict(rows, ended={"owner#1": LATE}, downs=1).violations
-    assert said == "told of a death that is not on record: monitor 1 of owner#1 on target#2"
+    assert said == "a DOWN of a death that is not on record: monitor 1 of owner#1 on target#2"
     capped = {f"other#{n}": T for n in range(1000)}
     assert verdict(rows, ended=capped, downs=1).violations == ()

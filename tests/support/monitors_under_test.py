@@ -10,7 +10,7 @@ import redis
 from celery import Celery
 
 from orchestrator import Agent, Context, Down, Message, Orchestrator, handles, load_settings
-from orchestrator.monitors.check import dangling
+from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.monitors import Monitors
 from orchestrator.monitors.owner import Owner
 from orchestrator.monitors.redis_monitors import RedisMonitors
@@ -67,7 +67,7 @@ class MonitorsUnderTest(Protocol):
     def incarnation(self, agent: str) -> str: ...
     def watcher(self) -> Owner: ...
     def heard(self) -> list[Down]: ...
-    def dangling(self) -> list[str]: ...
+    def inconsistencies(self) -> list[str]: ...
 
 
 class InMemoryUnderTest:
@@ -94,7 +94,7 @@ class InMemoryUnderTest:
     def heard(self) -> list[Down]:
         return list(heard)
 
-    def dangling(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         stats = self.monitors.stats()
         return [] if stats.created == stats.active + stats.cleaned else [str(stats)]
 
@@ -151,8 +151,8 @@ class RedisUnderTest:
     def heard(self) -> list[Down]:
         return [Down.from_wire(json.loads(message["body"])[0][0]) for message in self.messages()]
 
-    def dangling(self) -> list[str]:
-        return dangling(self.monitors)
+    def inconsistencies(self) -> list[str]:
+        return inconsistencies(self.monitors)
 
     def close(self) -> None:
         self.orchestrator.app.close()

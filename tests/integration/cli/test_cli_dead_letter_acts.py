@@ -40,7 +40,12 @@ def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench:
     assert asked(shop, "retry", "--error", "KeyError", "--why", "fixed")["sent"] == 1
     assert [letter["id"] for letter in asked(shop, "list")["letters"]] == [other]
     (act,) = asked(shop, "audit")["audit"]
-    assert (act["kind"], act["why"], act["done"], act["detail"]["filter"]["error"]) == ("retry", "fixed", 1, "KeyError")
+    assert (act["kind"], act["why"], act["done"], act["detail"]["filter"]["error"]) == (
+        "replay",
+        "fixed",
+        1,
+        "KeyError",
+    )
     assert "fixed" in invoke(shop.app, dead_letters, "audit").stdout
 
 
@@ -49,7 +54,7 @@ def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: L
     for command in (("replay",), ("retry",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")):
         refused = invoke(shop.app, dead_letters, *command)
         assert refused.exit_code == 2
-        assert refused.stderr == "Error: which letters? Give an ID, a filter, or --all\n"
+        assert refused.stderr == "Error: no letters selected; give an ID, a filter, or --all\n"
     assert asked(shop, "retry", "--all")["sent"] == 1
 
 
@@ -59,7 +64,7 @@ def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: LettersI
     result = invoke(shop.app, dead_letters, "retry", "--all", "--canary", "--wait", "0.05")
     assert result.exit_code == 1
     assert "1 dead letter replayed" in result.stdout
-    assert "have not come to an end" in result.stderr
+    assert "have not ended within" in result.stderr
 
 
 def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, bench: LettersInRedis) -> None:
@@ -92,7 +97,7 @@ def test_one_letter_or_those_of_a_filter_are_meant(
     letter_id = bench.bury()
     refused = invoke(shop.app, dead_letters, *command, letter_id, *more)
     assert refused.exit_code == 2
-    assert refused.stderr == "Error: which letters? Give an ID, or a filter or --all, not both\n"
+    assert refused.stderr == "Error: an ID cannot be combined with a filter or --all\n"
     assert asked(shop, "list")["count"] == 1
     assert asked(shop, "audit")["audit"] == []
 
@@ -101,7 +106,7 @@ def test_one_letter_or_those_of_a_filter_are_meant(
 def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: LettersInRedis, options: tuple[str, ...]) -> None:
     refused = invoke(shop.app, dead_letters, "retry", bench.bury(), *options)
     assert refused.exit_code == 2
-    assert refused.stderr == f"Error: {options[0]} is for many letters, not for an ID\n"
+    assert refused.stderr == f"Error: {options[0]} cannot be combined with an ID\n"
     assert asked(shop, "list")["count"] == 1
 
 
@@ -110,7 +115,7 @@ def test_what_is_the_canarys_wants_one(shop: Orchestrator, bench: LettersInRedis
     bench.bury()
     refused = invoke(shop.app, dead_letters, "retry", "--all", *options)
     assert refused.exit_code == 2
-    assert refused.stderr == "Error: --max-failure-rate and --wait are the canary's; add --canary\n"
+    assert refused.stderr == "Error: --max-failure-rate and --wait need --canary\n"
     assert asked(shop, "list")["count"] == 1
 
 
@@ -140,7 +145,7 @@ def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: LettersInRed
     assert '"cents": 5' in asked(shop, "edit", letter_id, '{"cents": 5}', "--dry-run")["diff"]
     refused = invoke(shop.app, dead_letters, "edit", letter_id, '{"cents": 5}')
     assert refused.exit_code == 2
-    assert "say --yes" in refused.stderr
+    assert "confirm with --yes" in refused.stderr
     assert invoke(shop.app, dead_letters, "edit", letter_id, "nonsense").exit_code == 2
     assert asked(shop, "edit", letter_id, '{"cents": 5}', "--yes")["queue"] == "billing"
     assert asked(shop, "list")["count"] == 0
@@ -181,7 +186,7 @@ def test_what_comes_while_somebody_is_asked_is_not_purged(
         came.append(bench.bury())
         return True
 
-    monkeypatch.setattr("orchestrator.cli.dead_letters_acts.can_ask", can_ask)
+    monkeypatch.setattr("orchestrator.cli.dead_letter_options.can_ask", can_ask)
     for options, removed in ((("--agent", "shipping"), "1 dead letter"), (("--all",), "2 dead letters")):
         result = invoke(shop.app, dead_letters, "purge", *options, stdin="y\n")
         assert f"Remove {removed}?" in result.stderr

@@ -109,7 +109,7 @@ def test_pages_lead_to_the_oldest(shop: Orchestrator) -> None:
         if before is None:
             break
     assert [letter_id for page in pages for letter_id in page] == ids[::-1]
-    assert invoke(shop.app, dead_letters, "list", "--limit", "2").stderr == f"Older ones: --before {ids[3]}\n"
+    assert invoke(shop.app, dead_letters, "list", "--limit", "2").stderr == f"Older letters: --before {ids[3]}\n"
     assert invoke(shop.app, dead_letters, "list", "--before", "nonsense").exit_code == 2
     assert invoke(shop.app, dead_letters, "list", "--limit", "0").exit_code == 2
 
@@ -120,9 +120,12 @@ def test_purging_asks_first(shop: Orchestrator, monkeypatch: pytest.MonkeyPatch)
     bury(shop, b"{}")
     refused = invoke(shop.app, dead_letters, "purge", "--all")
     assert refused.exit_code == 2
-    assert refused.stderr == "Error: 2 dead letters would be removed; say --yes, as nobody can be asked\n"
+    assert (
+        refused.stderr
+        == "Error: 2 dead letters would be removed; confirm with --yes, because stdin is not a terminal\n"
+    )
 
-    monkeypatch.setattr("orchestrator.cli.dead_letters_acts.can_ask", lambda: True)
+    monkeypatch.setattr("orchestrator.cli.dead_letter_options.can_ask", lambda: True)
     declined = invoke(shop.app, dead_letters, "purge", "--all", stdin="n\n")
     assert declined.exit_code == 1
     assert "Remove 2 dead letters? [y/N]" in declined.stderr

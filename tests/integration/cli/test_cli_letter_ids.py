@@ -68,7 +68,7 @@ def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: Let
     assert sent.endswith("\n1 dead letter replayed; 0 of them dead again so far\n")
     assert invoke(shop.app, dead_letters, "purge", "--all", "--yes").stdout == f"{second}\n1 dead letter removed\n"
     acts = asked(shop, "audit")["audit"]
-    assert [(a["kind"], a["done"]) for a in acts] == [("purge", 1), ("retry", 1), ("unpark", 2), ("park", 2)]
+    assert [(a["kind"], a["done"]) for a in acts] == [("purge", 1), ("replay", 1), ("unpark", 2), ("park", 2)]
 
 
 def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: LettersInRedis) -> None:

@@ -46,15 +46,15 @@ def test_leaks_are_shown_then_tried_then_mended(ground: RedisUnderTest) -> None:
     assert "test_cli_monitors.py" in shown.stdout
     tried = invoke(app, monitors, "leaks", "--sweep", "--dry-run", "--json")
     assert tried.exit_code == 1
-    assert json.loads(tried.stdout)["would_mend"] == [second]
+    assert json.loads(tried.stdout)["would_repair"] == [second]
     assert ground.monitors.stats().active == 2
-    mended = invoke(app, monitors, "leaks", "--sweep")
-    assert (mended.exit_code, "1 leak repaired" in mended.stdout) == (0, True)
+    repaired = invoke(app, monitors, "leaks", "--sweep")
+    assert (repaired.exit_code, "1 leak repaired" in repaired.stdout) == (0, True)
     assert [entry.ref for entry in ground.monitors.list()] == [first]
 
     old = invoke(app, monitors, "leaks", "--age", "0", "--sweep", "--json")
-    assert old.exit_code == 1, "old ones are mended only when that is asked for"
-    assert [(leak["kind"], leak["mended"]) for leak in json.loads(old.stdout)["leaks"]] == [("old", False)]
+    assert old.exit_code == 1, "old ones are repaired only when that is asked for"
+    assert [(leak["kind"], leak["repaired"]) for leak in json.loads(old.stdout)["leaks"]] == [("old", False)]
     assert invoke(app, monitors, "leaks", "--age", "0", "--sweep", "--old").exit_code == 0
     assert ground.monitors.list() == []
     assert invoke(app, monitors, "leaks", "--old").exit_code == 2

@@ -118,7 +118,7 @@ def test_a_chore_that_fails_keeps_nobody_from_the_others(
     with caplog.at_level(logging.ERROR):
         assert chores.do_due() == ["a", "b"]
     assert done == [1]
-    assert "a failed; it is done again in 60 s" in caplog.text
+    assert "a failed; next run in 60 s" in caplog.text
 
 
 def test_chores_are_done_when_redis_is_full(ground: RedisUnderTest) -> None:

@@ -40,42 +40,42 @@ def test_every_injected_leak_is_found_and_mended(ground: RedisUnderTest) -> None
     healthy = m.monitor_many([("target", n) for n in range(50)], owner=owner)
     lonely = m.monitor("other", "lonely", owner=owner)
     duplicate = m.monitor("target", 0, owner=owner)
-    torn = [m.monitor("target", f"torn {n}", owner=owner) for n in range(5)]
+    damaged = [m.monitor("target", f"damaged {n}", owner=owner) for n in range(5)]
     orphan_owner = ground.join("watcher")
     orphan = m.monitor("target", "orphan", owner=type(owner)(orphan_owner, "watcher"))
     ground.redis.zrem(k.leases, orphan_owner)
     unseen_death(ground, "other")
-    ground.redis.srem(k.monitors_of(owner.id), torn[0])
-    ground.redis.zrem(k.monitors_on(ground.incarnation("target")), torn[1])
-    ground.redis.hdel(k.monitors, torn[2])
-    ground.redis.hset(k.monitors, torn[3], "what is this")
+    ground.redis.srem(k.monitors_of(owner.id), damaged[0])
+    ground.redis.zrem(k.monitors_on(ground.incarnation("target")), damaged[1])
+    ground.redis.hdel(k.monitors, damaged[2])
+    ground.redis.hset(k.monitors, damaged[3], "what is this")
     ground.redis.srem(k.monitor_targets, ground.incarnation("target"))
     found = {(leak.kind, leak.ref) for leak in m.find_leaks()}
     expected = {
         (LeakKind.TARGET_GONE, lonely),
         (LeakKind.DUPLICATE, duplicate),
         (LeakKind.OWNER_GONE, orphan),
-        *((LeakKind.HALF_WRITTEN, ref) for ref in torn[:4]),
+        *((LeakKind.HALF_WRITTEN, ref) for ref in damaged[:4]),
     }
     # With the name of its set gone, every monitor on the target is half-written.
     assert found >= expected
     assert {ref for kind, ref in found - expected if kind is LeakKind.HALF_WRITTEN} <= {
         *healthy,
-        *torn,
+        *damaged,
         duplicate,
         orphan,
     }
     assert {kind for kind, _ in found - expected} == {LeakKind.HALF_WRITTEN}
-    assert {leak.kind for leak in m.find_leaks() if not leak.detail or not leak.mend} == set()
+    assert {leak.kind for leak in m.find_leaks() if not leak.detail or not leak.repair} == set()
     for _ in range(2):
-        m.mend_leaks(m.find_leaks())
+        m.repair_leaks(m.find_leaks())
     assert m.find_leaks() == []
-    assert [e.ref for e in m.list()] == [*healthy, torn[0], torn[1], torn[4]]
+    assert [e.ref for e in m.list()] == [*healthy, damaged[0], damaged[1], damaged[4]]
     assert [(d.ref, d.reason) for d in ground.heard()] == [(lonely, "noproc")]
     # The one that was deleted behind our back is missing in the count, and that is noticed too.
-    assert [text for text in ground.dangling() if not text.startswith("created")] == []
+    assert [text for text in ground.inconsistencies() if not text.startswith("created")] == []
     ground.die("target")
-    assert {d.ref for d in ground.heard()} == {lonely, *healthy, torn[0], torn[1], torn[4]}
+    assert {d.ref for d in ground.heard()} == {lonely, *healthy, damaged[0], damaged[1], damaged[4]}
 
 
 def test_what_is_being_cleaned_is_no_leak(ground: RedisUnderTest) -> None:
@@ -186,10 +186,10 @@ def test_a_set_that_nothing_names_any_more_is_found_and_mended(ground: RedisUnde
     leaks = m.find_leaks()
     assert {(leak.kind, leak.ref) for leak in leaks} == {(LeakKind.HALF_WRITTEN, ref) for ref in refs}
     assert party in leaks[0].more
-    assert m.mend_leaks(leaks) == leaks
+    assert m.repair_leaks(leaks) == leaks
     assert (ground.redis.exists(kept), ground.redis.sismember(names, party)) == (0, 0)
     assert m.find_leaks() == []
-    assert [text for text in ground.dangling() if not text.startswith("created")] == []
+    assert [text for text in ground.inconsistencies() if not text.startswith("created")] == []
 
 
 def test_the_periodic_check_goes_through_no_keys(ground: RedisUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,7 @@ def test_messages_nobody_expects_hurt_nobody(ground: RedisUnderTest) -> None:
         down = session.next_down(timeout_s=5)
         assert down is not None
         assert down.ref == ref
-        m.mend_leaks(m.find_leaks())
+        m.repair_leaks(m.find_leaks())
         assert m.find_leaks() == []
 
 
@@ -325,18 +325,18 @@ def test_a_monitor_on_an_agent_ends_with_the_last_of_its_incarnations(ground: Re
     ground.orchestrator.sweep()
     assert [(d.ref, d.target, d.reason) for d in ground.heard()] == [(ref, "target", "drained")]
     assert third in ground.monitors.living(), "who joins later is not monitored"
-    assert ground.dangling() == []
+    assert ground.inconsistencies() == []
 
 
 def test_a_death_with_more_than_one_sweep_can_do_goes_on(
     ground: RedisUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground.monitors.monitor_many([("target", n) for n in range(900)], owner=ground.watcher())
-    monkeypatch.setattr("orchestrator.monitors.redis_monitors._ON_DEATH_S", 1e-9)
+    monkeypatch.setattr("orchestrator.monitors.redis_deaths._ON_DEATH_S", 1e-9)
     monkeypatch.setattr("orchestrator.monitors.redis_monitors.BATCH", 100)
     ground.fence(ground.incarnation("target"))
     assert not ground.monitors.on_death(ground.incarnation("target"), "killed")
     monkeypatch.undo()
     ground.orchestrator.sweep()
     assert len({d.ref for d in ground.heard()}) == len(ground.heard()) == 900
-    assert ground.dangling() == []
+    assert ground.inconsistencies() == []

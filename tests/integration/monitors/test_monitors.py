@@ -32,7 +32,7 @@ def ground(request: pytest.FixtureRequest) -> Iterator[MonitorsUnderTest]:
 @pytest.fixture(autouse=True)
 def _nothing_dangles(ground: MonitorsUnderTest) -> Iterator[None]:
     yield
-    assert ground.dangling() == []
+    assert ground.inconsistencies() == []
 
 
 @pytest.fixture
@@ -317,11 +317,11 @@ def test_old_monitors_and_duplicates_are_leaks(ground: MonitorsUnderTest) -> Non
         assert (leak.kind, leak.ref, leak.tag, leak.owner) == (LeakKind.DUPLICATE, second, "twice", session.id)
         assert f"monitor {first} " in leak.detail
         assert "in test_old_monitors_and_duplicates_are_leaks" in leak.origin
-        assert leak.mend.startswith("remove it")
+        assert leak.repair.startswith("remove it")
         kinds = [(leak.kind, leak.ref) for leak in ground.monitors.find_leaks(age_s=0)]
         assert (LeakKind.OLD, first) in kinds
         assert len(kinds) == 3
-        assert [leak.ref for leak in ground.monitors.mend_leaks(ground.monitors.find_leaks(age_s=3600))] == [second]
+        assert [leak.ref for leak in ground.monitors.repair_leaks(ground.monitors.find_leaks(age_s=3600))] == [second]
         assert ground.monitors.find_leaks(age_s=3600) == []
         assert [e.ref for e in ground.monitors.list(target="target")] == [first]
 

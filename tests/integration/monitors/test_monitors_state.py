@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from orchestrator.core.errors import OwnerGone
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.monitors.check import dangling
+from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.leak import LeakKind
 from orchestrator.monitors.owner import Owner
 from tests.support.monitors_under_test import RedisUnderTest
@@ -196,7 +196,7 @@ class Monitoring(RuleBasedStateMachine):
                 keys = [k.monitors, k.monitors_of(who.id), k.downs(who.id), k.monitor_owners, k.monitor_answers]
                 _, more = m.run("owner_died", keys, [k.root, who.id, batch])
             else:
-                m.run("target_died", [k.monitors, k.monitors_on(who.id)], [*m.telling, who.id, who.reason, batch])
+                m.run("target_died", [k.monitors, k.monitors_on(who.id)], [*m.down_args, who.id, who.reason, batch])
 
     @rule()
     def sweep(self) -> None:
@@ -218,7 +218,7 @@ class Monitoring(RuleBasedStateMachine):
                 assert reasons[watched.ref] in {life.reason for life in watched.on}
         active = {ref for ref, watched in self.model.monitors.items() if not watched.settled}
         assert {entry.ref for entry in self.monitors.list(limit=10_000)} == active
-        assert dangling(self.monitors) == []
+        assert inconsistencies(self.monitors) == []
 
     # -- at every step
 

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator import Handled
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.monitors.check import dangling
+from orchestrator.monitors.check import inconsistencies
 from tests.apps import monitors_app
 from tests.apps.monitors_app import Watch
 from tests.support.cluster import Cluster
@@ -75,7 +75,7 @@ def test_an_agent_is_told_of_a_killed_one(house: SentryCluster) -> None:
     late = house.watch("victim")
     assert house.down(late)["reason"] == "noproc"
     assert len(house.downs()) == len({down["ref"] for down in house.downs()})
-    assert dangling(house.orchestrator.monitor_store()) == []
+    assert inconsistencies(house.orchestrator.monitor_store()) == []
 
 
 def test_an_agent_is_told_of_one_that_was_stopped_and_a_failing_on_down_is_tried_again(house: SentryCluster) -> None:
@@ -104,4 +104,4 @@ def test_monitors_made_during_shutdown_go_with_their_owner(house: SentryCluster)
         eventually(lambda: not last.is_running, 20, last.log)
         assert house.orchestrator.monitors.stats().created == before + 1, last.log()
         eventually(lambda: house.orchestrator.sweep() and not house.orchestrator.monitors.list(tag="late"), 10)
-        assert dangling(house.orchestrator.monitor_store()) == []
+        assert inconsistencies(house.orchestrator.monitor_store()) == []

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.agents.agent import inspect_agent
-from orchestrator.cli.agents import State, known_agents, state_of
+from orchestrator.cli.agents_snapshot import State, known_agents, state_of
 from orchestrator.registry.registry import AgentEntry, IncarnationEntry
 from tests.apps.shop import Billing
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from orchestrator.monitors.entry import Record, oldest
+from orchestrator.monitors.entry import Record, oldest_records
 
 
 def record(ref: int) -> Record:
@@ -18,4 +18,4 @@ def test_the_oldest_come_in_order_and_once_although_redis_repeats_some(limit: in
     dice = random.Random(5)
     refs = [*range(1, 101), *dice.choices(range(1, 101), k=60)]
     dice.shuffle(refs)
-    assert [r.ref for r in oldest(map(record, refs), limit)] == list(range(1, 101))[:limit]
+    assert [r.ref for r in oldest_records(map(record, refs), limit)] == list(range(1, 101))[:limit]

@@ -1,10 +1,10 @@
--- Judges suspects once more, each as one step, and mends those that are leaks if told to.
--- KEYS: monitors. ARGV: root, template, step, default supervision, 'mend' or 'judge', age in ms from which a monitor is
+-- Judges suspects once more, each as one step, and repairs those that are leaks if told to.
+-- KEYS: monitors. ARGV: root, template, step, default supervision, 'repair' or 'judge', age in ms from which a monitor is
 --   old, then of each suspect: kind, ref, and what else there is to it (another ref, or the name of a set)
--- Returns for each 1 if it is a leak (and mended, if told to), else 0
+-- Returns for each 1 if it is a leak (and repaired, if told to), else 0
 --- @include "monitors"
 even_when_full(KEYS[1])
-local root, mend = ARGV[1], ARGV[5] == 'mend'
+local root, repair = ARGV[1], ARGV[5] == 'repair'
 local work = begin(root, ARGV[2], ARGV[3], ARGV[4])
 local now = now_ms()
 
@@ -36,13 +36,13 @@ local function judged(kind, ref, more, m, record)
       local id = string.sub(more, 13)
       if string.sub(more, 1, 12) == 'monitors-of:' then
         if redis.call('SISMEMBER', root .. more, ref) == 0 then return false end
-        if mend then
+        if repair then
           redis.call('SREM', root .. more, ref)
           work.owners[id] = true
         end
       else
         if not named_on(id, ref) then return false end
-        if mend then
+        if repair then
           redis.call('ZREM', root .. more, ref)
           work.targets[id] = true
         end
@@ -51,7 +51,7 @@ local function judged(kind, ref, more, m, record)
     end
     if not record then return false end
     if not m then
-      if mend then
+      if repair then
         redis.call('HDEL', KEYS[1], ref)
         if tonumber(ref) then count(work, 'leak', 1) end
       end
@@ -64,7 +64,7 @@ local function judged(kind, ref, more, m, record)
         and named_on(incarnation, ref)
     end
     if whole then return false end
-    if mend then
+    if repair then
       redis.call('SADD', root .. 'monitor-owners', m.owner)
       redis.call('SADD', root .. 'monitors-of:' .. m.owner, ref)
       for _, incarnation in ipairs(m.left) do
@@ -77,14 +77,14 @@ local function judged(kind, ref, more, m, record)
   if not m then return false end
   if kind == 'owner gone' then
     if not gone(m.owner) then return false end
-    if mend then
+    if repair then
       unlink(work, {ref, m})
       count(work, 'owner_died', 1)
     end
     return true
   elseif kind == 'target gone' then
     if gone(m.owner) or not all_gone(m) then return false end
-    if mend then
+    if repair then
       unlink(work, {ref, m})
       count(work, 'target_died', 1)
       down(work, ref, m, 'noproc')
@@ -96,7 +96,7 @@ local function judged(kind, ref, more, m, record)
   elseif now - m.at < tonumber(ARGV[6]) or gone(m.owner) or all_gone(m) then
     return false
   end
-  if mend then
+  if repair then
     unlink(work, {ref, m})
     count(work, 'leak', 1)
   end

@@ -27,15 +27,15 @@ from orchestrator.sending.ledger import LedgerRow, read_ledger
 
 _CONCURRENCY = {"solo": 1, "threads": 4, "prefork": 2}
 
-#: A message that kills its process is sent about this often.
-_POISON_EVERY_S = 20
+#: Seconds between two messages that kill their process, on average.
+_POISON_INTERVAL_S = 20
 
-#: Room for what the broker says of one worker's messages.
-_MANY = 10_000
+#: Pending entries, or deaths, that one call reads at most.
+_READ_LIMIT = 10_000
 
 
-class House:
-    """Redis, its witness, workers, monitor manager, beat and sender."""
+class Cluster:
+    """Redis, the witness, workers, monitor manager, beat and sender of one run."""
 
     def __init__(self, options: Options, logs: Path) -> None:
         self.options = options
@@ -45,11 +45,11 @@ class House:
         self._witness_server = EmbeddedServer()
 
     def open(self) -> None:
-        """Start everything but the load."""
+        """Start everything except the load."""
         self.broker.start()
         self._witness_server.start()
         self.witness = Witness(self._witness_server.url)
-        # The settings that the processes get, and an app of our own, which only looks.
+        # An app with the settings of the processes, which only reads.
         self.orchestrator = Orchestrator(
             Celery("chaos-judge", broker=self.broker.url, set_as_current=False),
             load_settings(broker_url=self.broker.url),
@@ -60,13 +60,13 @@ class House:
             "beat", *_celery_command("beat"), "-s", str(self.logs / "beat-schedule"), "--pidfile", "", "-l", "INFO"
         )
         seed, rate = self.options.seed, self.options.rate
-        self.sender = self._member("sender", "chaos.sender", *map(str, (seed, rate, int(rate * _POISON_EVERY_S))))
+        self.sender = self._member("sender", "chaos.sender", *map(str, (seed, rate, int(rate * _POISON_INTERVAL_S))))
         for member in self.served:
             member.start()
 
     @property
     def served(self) -> list[Member]:
-        """All that are restarted when they end."""
+        """The processes that are restarted when they end."""
         return [*self.workers, self.manager, self.beat]
 
     def _worker(self, number: int) -> Member:
@@ -79,11 +79,11 @@ class House:
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parent.parent),
             "PYTHONWARNINGS": "ignore",
-            # With SIGABRT, a process that hangs says where.
+            # With SIGABRT, a process that hangs prints its stacks.
             "PYTHONFAULTHANDLER": "1",
             "C_FORCE_ROOT": "1",
             "ORCHESTRATOR_BROKER_URL": self.broker.url,
-            # What a SIGKILLed process leaves behind goes with it.
+            # Files that a killed process leaves behind are removed with the directory.
             "TMPDIR": str(self._scratch),
             VARIABLE: self._witness_server.url,
             OWNER_VARIABLE: str(os.getpid()),
@@ -91,13 +91,13 @@ class House:
         return Member(name, [sys.executable, "-m", module, *arguments], environment, self.logs)
 
     def end_monitors(self) -> None:
-        """Remove those that are left: what is told after the last worker has ended, nobody would hear."""
+        """Remove all monitors: no worker is left to handle their DOWNs."""
         monitors = self.orchestrator.monitors
         while left := monitors.list():
             for entry in left:
                 monitors.demonitor(entry.ref, flush=False)
 
-    # -- looking
+    # -- reading
 
     def ledger(self) -> list[LedgerRow]:
         """The broker's ledger."""
@@ -108,7 +108,7 @@ class House:
         return sum(row.pending for row in self.ledger() if not queues or row.queue in queues)
 
     def held_by(self, pid: int) -> set[str]:
-        """Ids, as the witness knows them, of the messages that a process' incarnations hold."""
+        """Witness ids of the messages that a process' incarnations hold."""
         store = self.orchestrator.store
         client: Any = store.client
         held: set[str] = set()
@@ -117,13 +117,15 @@ class House:
             for consumer in client.xinfo_consumers(stream, store.group):
                 if mine not in consumer["name"].decode():
                     continue
-                for entry in client.xpending_range(stream, store.group, "-", "+", _MANY, consumername=consumer["name"]):
+                for entry in client.xpending_range(
+                    stream, store.group, "-", "+", _READ_LIMIT, consumername=consumer["name"]
+                ):
                     place = entry["message_id"]
                     held.update(_id_of(fields) for _, fields in client.xrange(stream, place, place) if b"m" in fields)
         return held
 
     def waiting(self) -> set[str]:
-        """Ids, as the witness knows them, of all messages that lie in the broker."""
+        """Witness ids of all messages in the broker."""
         store = self.orchestrator.store
         client: Any = store.client
         found: set[str] = set()
@@ -134,7 +136,7 @@ class House:
         return found
 
     def incarnations(self) -> int:
-        """Leases, and incarnations whose messages are being requeued."""
+        """Number of leases, and of incarnations whose messages are being requeued."""
         store = self.orchestrator.store
         client: Any = store.client
         return int(client.zcard(store.keys.leases)) + int(client.zcard(store.keys.dying))
@@ -142,18 +144,18 @@ class House:
     def ended(self) -> dict[str, int]:
         """When each incarnation was first on record as having ended, in ms."""
         ended: dict[str, int] = {}
-        for death in self.orchestrator.registry.deaths(_MANY):
+        for death in self.orchestrator.registry.deaths(_READ_LIMIT):
             ended[death.incarnation] = min(death.at_ms, ended.get(death.incarnation, death.at_ms))
         return ended
 
     def leased_pids(self) -> set[int]:
-        """Process ids of the incarnations that live: who is here consumes."""
+        """Process ids of living incarnations."""
         store = self.orchestrator.store
         client: Any = store.client
         return {int(raw.rsplit(b":", 1)[1].split(b"#")[0]) for raw in client.zrange(store.keys.leases, 0, -1)}
 
     def close(self) -> None:
-        """End all of it at once; whoever wants it gently has done so before."""
+        """Kill all processes and stop the servers."""
         for name in ("workers", "manager", "beat", "sender"):
             members = getattr(self, name, [])
             for member in members if isinstance(members, list) else [members]:

@@ -1,4 +1,4 @@
-"""The Redis and the directory a demo works in; neither holds anything of anybody else."""
+"""The Redis and the directory of a demo; both are its own."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ class UnsuitableBroker(CallerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """Where a demo works."""
+class Workspace:
+    """The settings and the directory of a demo."""
 
     settings: Settings
     directory: Path
-    #: Whether the Redis is the demo's own, and ends with it.
+    #: Whether the demo started the Redis, and stops it at its end.
     own_redis: bool
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The environment of a process that is to work here too."""
+        """The environment of a process of the demo."""
         inherited = {name: value for name, value in os.environ.items() if name not in _CELERYS_VARIABLES}
         return {
             **inherited,
             "ORCHESTRATOR_BROKER_URL": self.settings.broker_url.get_secret_value(),
             "ORCHESTRATOR_KEY_PREFIX": self.settings.key_prefix,
-            # A pool that is SIGKILLed cannot tidy up behind itself.
+            # A killed pool cannot remove its files.
             "TMPDIR": str(self.directory),
         }
 
     def keep_logs(self) -> Path | None:
-        """Copy the logs to where they outlive the demo; ``None`` if nothing was started yet."""
+        """Copy the logs to a directory that outlives the demo; ``None`` if there are none."""
         logs = list(self.directory.glob("*.log"))
         if not logs:
             return None
@@ -57,11 +57,11 @@ class Ground:
 
 
 @contextmanager
-def prepare(settings: Settings, run: str) -> Iterator[Ground]:
-    """An embedded Redis; or the one that the user has named, under a key prefix of the run's own.
+def prepare(settings: Settings, run: str) -> Iterator[Workspace]:
+    """An embedded Redis, or the broker that the user has configured, with a key prefix for this run.
 
     Raises:
-        UnsuitableBroker: what the user has named is no Redis.
+        UnsuitableBroker: the configured broker is not Redis.
         EmbeddedServerError: the embedded one does not start.
     """
     named = os.environ.get("CELERY_BROKER_URL", "")
@@ -72,9 +72,9 @@ def prepare(settings: Settings, run: str) -> Iterator[Ground]:
             raise UnsuitableBroker(f"the demo needs a Redis broker: {', '.join(_SCHEMES)}")
         changed = {"broker_url": SecretStr(named), "key_prefix": f"{settings.key_prefix}demo-{run}:"}
         with tempfile.TemporaryDirectory(prefix="orchestrator-demo-") as directory:
-            yield Ground(settings.model_copy(update=changed), Path(directory), own_redis=False)
+            yield Workspace(settings.model_copy(update=changed), Path(directory), own_redis=False)
         return
     with EmbeddedServer() as server:
-        # Whatever lies in the server's directory is removed with it, even if this process is SIGKILLed.
+        # The server removes its directory, even if this process is killed.
         changed = {"broker_url": SecretStr(server.url), "key_prefix": ""}
-        yield Ground(settings.model_copy(update=changed), server.directory, own_redis=True)
+        yield Workspace(settings.model_copy(update=changed), server.directory, own_redis=True)
