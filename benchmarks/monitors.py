@@ -56,10 +56,10 @@ class Bench:
     @property
     def monitors(self) -> RedisMonitors:
         """The store."""
-        return self.orchestrator.monitor_store()
+        return self.orchestrator.runtime.redis_monitors()
 
     def _join(self, agent: str) -> str:
-        store = self.orchestrator.store
+        store = self.orchestrator.runtime.store
         fields = ["node", agent, "queues", json.dumps([agent]), "agents", json.dumps([agent])]
         args = [store.keys.root, f"{agent}@host-{agent}:4711", 0, *fields]
         raw, _ = store.run("register", [store.keys.leases, store.keys.incarnation_counter], args)
@@ -69,7 +69,9 @@ class Bench:
         """Heartbeats for all of them, in one command."""
         seconds, _ = self.redis.time()
         living = [owner.id for owner in self.owners] + [self.victim]
-        self.redis.zadd(self.orchestrator.store.keys.leases, dict.fromkeys(living, seconds * 1000 + 900), xx=True)
+        self.redis.zadd(
+            self.orchestrator.runtime.store.keys.leases, dict.fromkeys(living, seconds * 1000 + 900), xx=True
+        )
 
     def memory(self) -> int:
         """Bytes that Redis uses."""
@@ -97,7 +99,7 @@ class Bench:
         """Seconds that a sweep with nobody dead takes."""
         self.stay_alive()
         began = time.perf_counter()
-        self.orchestrator.sweep()
+        self.orchestrator.runtime.sweep()
         return time.perf_counter() - began
 
     def log_slow_commands(self) -> None:
@@ -108,7 +110,7 @@ class Bench:
 
     def hold_large(self, count: int) -> None:
         """Have the victim hold messages of 1 MiB."""
-        store = self.orchestrator.store
+        store = self.orchestrator.runtime.store
         stream, k = store.keys.step("victim", "0"), store.keys
         store.run("declare", [k.queues, stream], ["victim", "1", store.group, 0])
         text = json.dumps({"headers": {"id": "m", "task": "victim.work"}, "body": "x" * 1024 * 1024, "properties": {}})
@@ -122,14 +124,14 @@ class Bench:
         for owner in self.owners:
             self.monitors.monitor_many([(self.victim, n) for n in range(each)], owner=owner)
         self.stay_alive()
-        k, store = self.orchestrator.store.keys, self.orchestrator.store
+        k, store = self.orchestrator.runtime.store.keys, self.orchestrator.runtime.store
         keys = [k.leases, k.dying, k.deaths, k.incarnation(self.victim), k.sweep, k.silent]
         downs = self.monitors.stats().downs
         began = time.perf_counter()
         store.run("fence", keys, [self.victim, "", "killed", "bench", "", 0, k.root, ""])
         while self.monitors.stats().downs - downs < each * len(self.owners):
             self.stay_alive()
-            self.orchestrator.sweep()
+            self.orchestrator.runtime.sweep()
         return time.perf_counter() - began
 
 
@@ -236,7 +238,7 @@ def _await_nothing_held(orchestrator: Orchestrator) -> None:
 
 def _await_manager(orchestrator: Orchestrator) -> None:
     """Wait until it sweeps, and is past the time after nobody has swept in which it takes nobody for dead."""
-    store = orchestrator.store
+    store = orchestrator.runtime.store
     give_up = time.monotonic() + 60
     while time.monotonic() < give_up:
         now_s, _ = store.client.time()

@@ -101,7 +101,7 @@ class Cluster:
 
     def ledger(self) -> list[LedgerRow]:
         """The broker's ledger."""
-        return read_ledger(self.orchestrator.store)
+        return read_ledger(self.orchestrator.runtime.store)
 
     def pending(self, *queues: str) -> int:
         """Messages without an outcome, in these mailboxes or in all."""
@@ -109,7 +109,7 @@ class Cluster:
 
     def held_by(self, pid: int) -> set[str]:
         """Witness ids of the messages that a process' incarnations hold."""
-        store = self.orchestrator.store
+        store = self.orchestrator.runtime.store
         client: Any = store.client
         held: set[str] = set()
         mine = f":{pid}#"
@@ -126,7 +126,7 @@ class Cluster:
 
     def waiting(self) -> set[str]:
         """Witness ids of all messages in the broker."""
-        store = self.orchestrator.store
+        store = self.orchestrator.runtime.store
         client: Any = store.client
         found: set[str] = set()
         for queue in QUEUES:
@@ -137,7 +137,7 @@ class Cluster:
 
     def incarnations(self) -> int:
         """Number of leases, and of incarnations whose messages are being requeued."""
-        store = self.orchestrator.store
+        store = self.orchestrator.runtime.store
         client: Any = store.client
         return int(client.zcard(store.keys.leases)) + int(client.zcard(store.keys.dying))
 
@@ -150,7 +150,7 @@ class Cluster:
 
     def leased_pids(self) -> set[int]:
         """Process ids of living incarnations."""
-        store = self.orchestrator.store
+        store = self.orchestrator.runtime.store
         client: Any = store.client
         return {int(raw.rsplit(b":", 1)[1].split(b"#")[0]) for raw in client.zrange(store.keys.leases, 0, -1)}
 

@@ -93,7 +93,7 @@ class Run:
             problems=self._problems,
             downs=cluster.orchestrator.monitors.stats().downs,
             ended=cluster.ended(),
-            inconsistencies=inconsistencies(cluster.orchestrator.monitor_store()) if drained else (),
+            inconsistencies=inconsistencies(cluster.orchestrator.runtime.redis_monitors()) if drained else (),
         )
 
     def _await_workers(self) -> None:
@@ -336,6 +336,6 @@ class Run:
         while self._cluster.incarnations():
             if time.monotonic() > until:
                 break
-            self._cluster.orchestrator.sweep()
+            self._cluster.orchestrator.runtime.sweep()
             time.sleep(0.2)
-        return leftovers(self._cluster.orchestrator.store)
+        return leftovers(self._cluster.orchestrator.runtime.store)

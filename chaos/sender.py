@@ -61,7 +61,7 @@ class Sender:
     def _wait_for_broker(self) -> None:
         while not self._stopping:
             try:
-                orchestrator.store.client.ping()
+                orchestrator.runtime.store.client.ping()
             except _AWAY:
                 time.sleep(0.05)
             else:

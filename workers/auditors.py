@@ -48,7 +48,7 @@ class Auditor(Agent):
         """Audit one file."""
         records = None
         if message.run and context.orchestrator is not None:
-            records = Records(context.orchestrator.store, message.run)
+            records = Records(context.orchestrator.runtime.store, message.run)
             records.note_start(context.id, context.attempt, context.worker)
         if message.kills_its_worker:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -72,7 +72,7 @@ class Conductor:
             KeepsDying: a process does not stay alive.
             BrokerUnavailable: Redis is away.
         """
-        store = self._orchestrator.store
+        store = self._orchestrator.runtime.store
         self._say(f"demo: {len(files)} Python files below {root}")
         self._say(f"demo: {self._count} auditors, a monitor manager, beat; Redis: {store.url}")
         audits = self._audits(files)
@@ -117,7 +117,7 @@ class Conductor:
 
     def _until_up(self, crew: Crew) -> None:
         until = monotonic() + STALLED_S
-        while not is_up(self._orchestrator.store, self._orchestrator.registry, self._count + 1):
+        while not is_up(self._orchestrator.runtime.store, self._orchestrator.registry, self._count + 1):
             if monotonic() > until:
                 raise Stalled(f"the workers were not up within {STALLED_S:g} s")
             self._ending.check()
@@ -150,7 +150,7 @@ class Conductor:
             shown.say("demo: no auditor was killed: so few messages that none was held by anybody one third through")
 
     def _kill_one(self, shown: Display) -> None:
-        self._kill = kill_one(self._orchestrator.store, self._orchestrator.registry, self._auditors)
+        self._kill = kill_one(self._orchestrator.runtime.store, self._orchestrator.registry, self._auditors)
         if self._kill is not None:
             shown.say(f"demo: {self._kill.name} is SIGKILLed; messages it holds: {len(self._kill.held)}")
 
@@ -167,7 +167,7 @@ class Conductor:
             if monotonic() > until:
                 raise Stalled(f"{self._kill.incarnation} was not declared dead within {_DECLARED_WITHIN_S:g} s")
             sleep(_LOOK_EVERY_S)
-        records = Records(self._orchestrator.store, self._run)
+        records = Records(self._orchestrator.runtime.store, self._run)
         return tally(
             ledger=self._row(),
             reports=[Report.model_validate_json(report) for report in records.reports().values()],
@@ -187,7 +187,7 @@ class Conductor:
 
     def _forget_later(self) -> None:
         """What the demo has left in the user's Redis is to be looked at for a while, not for ever."""
-        client = self._orchestrator.store.client
+        client = self._orchestrator.runtime.store.client
         for key in client.scan_iter(match=f"{self._workspace.settings.key_prefix}*", count=_PAGE):
             client.expire(key, _KEPT_S)
 

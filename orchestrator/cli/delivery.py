@@ -47,7 +47,7 @@ def delivery() -> None:
 def show_delivery(context: click.Context, delivery_id: str, as_json: bool) -> None:
     """Show where a delivery is, its attempts, and its outcome if it has one."""
     orchestrator = orchestrator_of(context)
-    hidden = orchestrator.hidden
+    hidden = orchestrator.runtime.hidden
     found = orchestrator.delivery(delivery_id)
     status, outcome = found.status(), found.outcome()
     attempts = attempt_documents(found.history(), hidden)
@@ -101,7 +101,7 @@ def _recipient_in_letter(orchestrator: Orchestrator, outcome: Dead) -> tuple[str
 def show_history(context: click.Context, delivery_id: str, as_json: bool) -> None:
     """Show a delivery's attempts so far: when and where each ended, and how."""
     orchestrator = orchestrator_of(context)
-    attempts = attempt_documents(orchestrator.delivery(delivery_id).history(), orchestrator.hidden)
+    attempts = attempt_documents(orchestrator.delivery(delivery_id).history(), orchestrator.runtime.hidden)
     if as_json:
         print_document({"id": delivery_id, "history": attempts})
         return
@@ -146,9 +146,9 @@ def wait_for_delivery(context: click.Context, delivery_id: str, timeout_s: float
     orchestrator = orchestrator_of(context)
     outcome = orchestrator.delivery(delivery_id).wait(timeout_s)
     if as_json:
-        print_document({"id": delivery_id, "outcome": outcome_document(outcome, orchestrator.hidden)})
+        print_document({"id": delivery_id, "outcome": outcome_document(outcome, orchestrator.runtime.hidden)})
     else:
-        click.echo(outcome_line(outcome, orchestrator.hidden))
+        click.echo(outcome_line(outcome, orchestrator.runtime.hidden))
     if not isinstance(outcome, Handled):
         raise Stop(f"delivery {delivery_id} was not handled", ExitCode.NOT_HANDLED)
 

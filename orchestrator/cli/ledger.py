@@ -37,7 +37,7 @@ def ledger(context: click.Context, as_json: bool, acknowledge_loss: bool) -> Non
     """
     orchestrator = orchestrator_of(context)
     if acknowledge_loss and not orchestrator.eager:
-        orchestrator.store.acknowledge_losses()
+        orchestrator.runtime.store.acknowledge_losses()
     rows, housekeeping, record = orchestrator.ledger(), orchestrator.housekeeping_ledger(), orchestrator.dataset()
     losses = record.losses if record is not None else ()
     unbalanced = [row for row in (*rows, housekeeping) if not row.balanced]

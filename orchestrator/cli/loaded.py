@@ -38,7 +38,7 @@ def orchestrator_of(context: click.Context) -> Orchestrator:
             app.conf.broker_transport_options.setdefault(name, _SOCKET_TIMEOUT_S)
         try:
             # Asked first: publishing would try again for longer than anybody waits at a prompt.
-            orchestrator.store  # noqa: B018
+            orchestrator.runtime.store  # noqa: B018
         except ValueError:
             # Its text may quote a part of the password.
             urls = servers(app.conf.broker_read_url or app.conf.broker_url or "")

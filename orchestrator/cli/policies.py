@@ -43,7 +43,7 @@ def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
         addresses += governed_tasks(orchestrator.app, orchestrator.settings.time_limits)
     said = list(dict.fromkeys([*startup_warnings(orchestrator.app, addresses), *_of_pools(orchestrator, addresses)]))
     if agent is None:
-        said += orchestrator.unknown_names()
+        said += orchestrator.runtime.unknown_names()
     factor = orchestrator.settings.timeout_factor
     if as_json:
         print_document({"policies": [_document(a) for a in addresses], "timeout_factor": factor, "remarks": said})
@@ -56,7 +56,7 @@ def _addresses(orchestrator: Orchestrator) -> Iterator[Address]:
     for name in sorted({*orchestrator.agents, *announced}):
         spec = orchestrator.agents.get(name)
         messages = announced[name].messages if spec is None else sorted(spec.handlers)
-        yield from (orchestrator.address(name, message) for message in messages)
+        yield from (orchestrator.runtime.directory.address(name, message) for message in messages)
 
 
 def _of_pools(orchestrator: Orchestrator, addresses: list[Address]) -> list[str]:
@@ -67,7 +67,9 @@ def _of_pools(orchestrator: Orchestrator, addresses: list[Address]) -> list[str]
     for incarnation in orchestrator.registry.incarnations():
         queues.setdefault(incarnation.pool, set()).update(incarnation.queues)
     return [
-        line for pool in sorted(queues) for line in pool_warnings(pool, orchestrator.served(addresses, queues[pool]))
+        line
+        for pool in sorted(queues)
+        for line in pool_warnings(pool, orchestrator.runtime.served(addresses, queues[pool]))
     ]
 
 

@@ -212,7 +212,7 @@ def _retry(orchestrator: Orchestrator, agent: str, message: str, retries: int | 
     if retries is None:
         return None
     try:
-        return replace(orchestrator.address(agent, message).policy.retry, max_retries=retries)
+        return replace(orchestrator.runtime.directory.address(agent, message).policy.retry, max_retries=retries)
     except InvalidPolicy:
         raise InvalidPolicy("retries", retries, "a whole number from 0 to 1000") from None
 

@@ -114,7 +114,7 @@ class DeliveryRunner:
     def bury_unreadable(self, queue: str, raw: bytes, why: UnreadableMessage) -> None:
         """Keep a message that cannot be executed as a dead letter again, as ``DeadLetterUnprocessable`` does."""
         self._records.count(queue, "accepted")
-        text = str(mask(why.text, self._app.orchestrator.hidden))
+        text = str(mask(why.text, self._app.orchestrator.runtime.hidden))
         error = {"type": why.error, "message": text[:MESSAGE_LIMIT]}
         self._bury(raw, queue, {"reason": why.reason.value, "error": error, "attempts": 0})
         self._records.count(queue, "dead")
@@ -148,7 +148,7 @@ class DeliveryRunner:
             pause = supervision.pause_s(attempt, error_names(error), time.time())
             if pause.s is None or results.is_remembered(outgoing.id):
                 return EagerResult(outgoing.id, error, states.FAILURE, "".join(format_exception(error)))
-            failure = failure_of(error, attempt, _WORKER, self._app.orchestrator.hidden_of(supervision))
+            failure = failure_of(error, attempt, _WORKER, self._app.orchestrator.runtime.hidden_of(supervision))
             text = f"attempt {attempt} failed: {failure.type}: {failure.message}"
             scheduled = RetryScheduled(text, exc=error, when=pause.s, failure=failure.to_wire())
             return EagerResult(outgoing.id, scheduled, states.RETRY)
@@ -166,7 +166,9 @@ class DeliveryRunner:
             if isinstance(ended, results.Returned):
                 recorded = ResultNotStored(task, f"{type(error).__name__}: {error}")
             stack = str(result.traceback) if result.traceback else None
-            failure = failure_of(recorded, attempt, _WORKER, self._app.orchestrator.hidden_of(supervision), stack)
+            failure = failure_of(
+                recorded, attempt, _WORKER, self._app.orchestrator.runtime.hidden_of(supervision), stack
+            )
         if result.state == states.REJECTED:
             failure = replace(failure, type="Reject")
         verdict = final_failure(supervision, failure)

@@ -60,7 +60,7 @@ class Housekeeping(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         orchestrator = getattr(consumer.app, "orchestrator", None)
-        self._thread = None if orchestrator is None else HousekeepingThread(orchestrator.run_housekeeping)
+        self._thread = None if orchestrator is None else HousekeepingThread(orchestrator.runtime.run_housekeeping)
 
     def start(self, consumer: Any) -> None:
         """Called on every (re)connection, after Celery has renewed its strategies."""

@@ -17,7 +17,7 @@ from orchestrator.maintenance.unserved import UnservedCheck
 from orchestrator.sending.mailbox import mailbox
 
 if TYPE_CHECKING:
-    from orchestrator.app import Orchestrator
+    from orchestrator.runtime import Runtime
 
 logger = get_logger(__name__)
 
@@ -31,33 +31,33 @@ _UNSERVED_CHECK_INTERVAL_S = 10.0
 class Manager:
     """One round of housekeeping: a sweep, and then the chores that are due."""
 
-    def __init__(self, orchestrator: Orchestrator) -> None:
-        settings = orchestrator.settings
-        self._orchestrator = orchestrator
+    def __init__(self, runtime: Runtime) -> None:
+        settings = runtime.settings
+        self._runtime = runtime
         self._chores = Chores(
             [
                 Chore(
                     dead_letter_retention.CHORE,
                     settings.dead_letter_maintenance_interval_s,
-                    orchestrator.maintain_dead_letters,
+                    runtime.maintain_dead_letters,
                 ),
-                Chore(UNSERVED_CHORE, _UNSERVED_CHECK_INTERVAL_S, UnservedCheck(orchestrator.mailboxes).run),
-                Chore(LEAKS_CHORE, settings.leak_check_every_s, LeakCheck(orchestrator.monitor_store).run),
+                Chore(UNSERVED_CHORE, _UNSERVED_CHECK_INTERVAL_S, UnservedCheck(runtime.mailboxes).run),
+                Chore(LEAKS_CHORE, settings.leak_check_every_s, LeakCheck(runtime.redis_monitors).run),
             ],
-            lambda: orchestrator.store,
+            lambda: runtime.store,
             settings.sweep_interval_s,
         )
 
     def run(self) -> list[str]:
         """Find dead workers and requeue their messages; then do the chores that are due. Returns their names."""
-        swept = self._orchestrator.sweep()
+        swept = self._runtime.sweep()
         done = self._chores.do_due()
         logger.debug("swept: late=%d dead=%d moved=%d; chores: %s", swept.late, len(swept.dead), swept.moved, done)
         return done
 
 
-def install(app: Celery, orchestrator: Orchestrator) -> None:
+def install(app: Celery, runtime: Runtime) -> None:
     """Declare the manager's mailbox, and install the clock in beat and the housekeeping step in workers."""
-    orchestrator.configuration.add_mailbox(mailbox(QUEUE, longest=1))
+    runtime.configuration.add_mailbox(mailbox(QUEUE, longest=1))
     app.steps["consumer"].add(Housekeeping)
-    start_with_beat(app, orchestrator.settings.sweep_interval_s)
+    start_with_beat(app, runtime.settings.sweep_interval_s)

@@ -24,7 +24,7 @@ from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.celery_sends import has_own_way
 from orchestrator.sending.publish import OutgoingMessage
-from orchestrator.sending.send_options import SendOptions
+from orchestrator.sending.send_options import CheckedOptions
 
 #: What a signature may say that a send has too. Callbacks run when Celery runs them: after success, or at the end.
 _OF_A_SEND = frozenset({"task_id", "queue", "countdown", "eta", "expires", "priority", "link", "link_error"})
@@ -76,7 +76,7 @@ class Directory(Protocol):
 
 
 def build_agent_message(
-    directory: Directory, recipient: Any, message: Message | None, options: SendOptions
+    directory: Directory, recipient: Any, message: Message | None, options: CheckedOptions
 ) -> OutgoingMessage:
     """The parcel that takes a message to an agent.
 
@@ -114,7 +114,7 @@ def by_celery_to(
     """
     return _parcel(
         timeouts,
-        SendOptions(track=False, countdown_s=countdown_s),
+        CheckedOptions(track=False, countdown_s=countdown_s),
         id="",
         task=address.task,
         args=(),
@@ -127,7 +127,7 @@ def by_celery_to(
 
 
 def build_agent_messages(
-    directory: Directory, recipient: Any, messages: Iterable[Message], options: SendOptions
+    directory: Directory, recipient: Any, messages: Iterable[Message], options: CheckedOptions
 ) -> list[OutgoingMessage]:
     """The parcels that take messages to one agent; what is the same for all of one kind is asked once.
 
@@ -147,7 +147,7 @@ def build_agent_messages(
 
 
 def build_task_message(
-    app: Celery, directory: Directory, signature: Signature, message: Message | None, options: SendOptions
+    app: Celery, directory: Directory, signature: Signature, message: Message | None, options: CheckedOptions
 ) -> OutgoingMessage:
     """The parcel that takes a Celery signature to its task.
 
@@ -254,7 +254,7 @@ def _first_of(signature: Signature) -> Signature:
 
 def _parcel(
     timeouts: Timeouts,
-    options: SendOptions,
+    options: CheckedOptions,
     *,
     id: str,
     task: str,

@@ -9,8 +9,9 @@ from typing import Any
 from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed
 from orchestrator.core.numbers import is_number
 from orchestrator.core.outcome import Handled, Outcome
+from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.sending.delivery import CancelResult, Delivery
-from orchestrator.sending.send_options import SendOptions
+from orchestrator.sending.send_options import CheckedOptions, SendOptions, check_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,18 @@ def call(ask: Callable[[], Delivery], timeout_s: float, instead: Callable[[], De
     return FallbackDelivery(instead(), error)
 
 
+def request_options(timeout_s: float) -> CheckedOptions:
+    """The options of a request: one attempt, by a living worker, and no dead letter.
+
+    Raises:
+        InvalidPolicy: ``timeout_s`` is not a valid deadline.
+    """
+    options = SendOptions(
+        retry=Retry(max_retries=0), on_error=OnError.IGNORE, deadline_s=timeout_s, when_down=WhenDown.ERROR
+    )
+    return check_options(options)
+
+
 def check_timeout(timeout_s: float) -> float:
     """How long a caller is willing to wait.
 
@@ -65,7 +78,7 @@ def check_timeout(timeout_s: float) -> float:
     return float(timeout_s)
 
 
-def check_fallback(fallback: bool | Mapping[str, Any] | None) -> SendOptions | None:
+def check_fallback(fallback: bool | Mapping[str, Any] | None) -> CheckedOptions | None:
     """How a call that does not succeed is to be sent instead; ``None`` if it is not.
 
     Raises:
@@ -75,4 +88,5 @@ def check_fallback(fallback: bool | Mapping[str, Any] | None) -> SendOptions | N
         raise InvalidPolicy("fallback", fallback, "True, False, or the options of a send")
     if fallback is None or fallback is False:
         return None
-    return SendOptions.checked(**({} if fallback is True else fallback))
+    options: Any = {} if fallback is True else fallback
+    return check_options(options)

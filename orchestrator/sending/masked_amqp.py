@@ -49,7 +49,7 @@ class MaskedArguments:
     def _texts(self, name: str, args: Any, kwargs: Any) -> tuple[str, str]:
         args, kwargs = args or (), kwargs or {}
         # Celery 5.6 has no such setting, and always shows as many levels.
-        hidden, levels = self.app.orchestrator.hidden, self.app.conf.get("task_repr_maxlevels", _SHOWN_LEVELS)
+        hidden, levels = self.app.orchestrator.runtime.hidden, self.app.conf.get("task_repr_maxlevels", _SHOWN_LEVELS)
         return (
             args_text(self.app.tasks.get(name), args, hidden, self.argsrepr_maxsize, levels),
             kwargs_text(kwargs, hidden, self.kwargsrepr_maxsize, levels),

@@ -1,4 +1,4 @@
-"""What may be said with a send, and whether it was said right."""
+"""The options of a send, and their check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, TypedDict
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.effective import Policy, seconds
@@ -15,16 +15,78 @@ from orchestrator.core.masked_repr import summary
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.text import is_text
 
-#: A send that leaves everything to the others.
-SILENT = Policy()
+#: A policy that leaves every value to the message's handler, agent and settings.
+SILENT: Final = Policy()
 
 #: Keys end up in Redis keys.
-_LONGEST_KEY = 200
+_LONGEST_KEY: Final = 200
+
+_DAY_S: Final = 24 * 3600.0
+
+
+class BroadcastOptions(TypedDict, total=False):
+    """What a broadcast, like every send, may set. ``None`` is as if the option were not given."""
+
+    #: How often, and after which pauses, a failed attempt is retried.
+    retry: Retry | None
+    #: What happens when the last attempt has failed: ``"dead_letter"``, ``"ignore"`` or ``"raise"``.
+    on_error: OnError | str | None
+    #: How long one attempt may take, in seconds.
+    timeout_s: float | None
+    #: When all attempts must have ended, in seconds from now; at least ``timeout_s``.
+    deadline_s: float | None
+    #: After how many seconds of waiting the message is not handled any more.
+    expires_s: float | None
+    #: As in Celery on Redis: 0 is handled first.
+    priority: int | None
+    #: Whether an expired message becomes a dead letter.
+    dead_letter_expired: bool | None
+    #: JSON data that handlers see in their context.
+    metadata: Mapping[str, Any] | None
+
+
+class SendManyOptions(BroadcastOptions, total=False):
+    """What :meth:`Orchestrator.send_many` may set, for all of its messages alike."""
+
+    #: The messages are handled after this many seconds at the earliest.
+    countdown_s: float | None
+    #: What happens if no living worker hosts the agent: ``"queue"`` or ``"error"``.
+    when_down: WhenDown | str | None
+    #: Whether an outcome is recorded that one can wait for; true unless said otherwise.
+    track: bool
+
+
+class SendOptions(SendManyOptions, total=False):
+    """What a single send may set."""
+
+    #: The moment before which the message is not handled, with a time zone; instead of ``countdown_s``.
+    eta: datetime | None
+    #: Of sends to one recipient with the same key, only the first is accepted. 1 to 200 characters.
+    idempotency_key: str | None
+    #: How long the key is remembered after the outcome, in seconds; a day unless said otherwise.
+    idempotency_ttl_s: float
+
+
+BROADCAST_OPTIONS: Final = BroadcastOptions.__optional_keys__
+SEND_MANY_OPTIONS: Final = SendManyOptions.__optional_keys__
+SEND_OPTIONS: Final = SendOptions.__optional_keys__
+
+#: The options that are part of a policy.
+_POLICY: Final = (
+    "retry",
+    "on_error",
+    "timeout_s",
+    "deadline_s",
+    "expires_s",
+    "priority",
+    "when_down",
+    "dead_letter_expired",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class SendOptions:
-    """A send's own words, checked."""
+class CheckedOptions:
+    """The options of one send, checked."""
 
     policy: Policy = SILENT
     countdown_s: float | None = None
@@ -36,54 +98,44 @@ class SendOptions:
     def __repr__(self) -> str:
         return summary(self, ("policy", "countdown_s", "metadata", "track", "idempotency"))
 
-    @classmethod
-    def checked(
-        cls,
-        *,
-        retry: Retry | None = None,
-        on_error: OnError | str | None = None,
-        timeout_s: float | None = None,
-        deadline_s: float | None = None,
-        countdown_s: float | None = None,
-        eta: datetime | None = None,
-        expires_s: float | None = None,
-        priority: int | None = None,
-        when_down: WhenDown | str | None = None,
-        dead_letter_expired: bool | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        track: bool = True,
-        idempotency_key: str | None = None,
-        idempotency_ttl_s: float = 24 * 3600.0,
-    ) -> SendOptions:
-        """From what a caller said.
 
-        Raises:
-            InvalidPolicy: an option has a bad value, or two do not fit together.
-        """
-        said: dict[str, Any] = {
-            "retry": retry,
-            "on_error": on_error,
-            "timeout_s": timeout_s,
-            "deadline_s": deadline_s,
-            "expires_s": expires_s,
-            "priority": priority,
-            "when_down": when_down,
-            "dead_letter_expired": dead_letter_expired,
-        }
-        if timeout_s is not None and deadline_s is not None and seconds("timeout_s", timeout_s):
-            seconds("deadline_s", deadline_s)
-            if timeout_s > deadline_s:
-                raise InvalidPolicy("timeout_s", timeout_s, f"at most deadline_s={deadline_s!r}")
-        return cls(
-            Policy(**said) if any(value is not None for value in said.values()) else SILENT,
-            seconds("countdown_s", countdown_s) if eta is None else _until(eta, countdown_s),
-            {} if metadata is None else _json_object("metadata", metadata),
-            track,
-            None if idempotency_key is None else _idempotency(idempotency_key, idempotency_ttl_s, track),
+def check_options(
+    options: BroadcastOptions, allowed: frozenset[str] = SEND_OPTIONS, method: str = "send"
+) -> CheckedOptions:
+    """Check the options that were given to a ``method``.
+
+    Raises:
+        InvalidPolicy: an option has a bad value, or two do not fit together.
+        TypeError: the method has no such option.
+    """
+    given: Mapping[str, Any] = options
+    if not given:
+        return CheckedOptions()
+    if not given.keys() <= allowed:
+        unknown = min(given.keys() - allowed)
+        raise TypeError(
+            f"{method}() got an unexpected keyword argument {unknown!r}; allowed: {', '.join(sorted(allowed))}"
         )
+    get = given.get
+    timeout_s, deadline_s, countdown_s, metadata = (
+        get(name) for name in ("timeout_s", "deadline_s", "countdown_s", "metadata")
+    )
+    if timeout_s is not None and deadline_s is not None and seconds("timeout_s", timeout_s):
+        seconds("deadline_s", deadline_s)
+        if timeout_s > deadline_s:
+            raise InvalidPolicy("timeout_s", timeout_s, f"at most deadline_s={deadline_s!r}")
+    policy = {name: get(name) for name in _POLICY}
+    track, eta, key = get("track", True), get("eta"), get("idempotency_key")
+    return CheckedOptions(
+        Policy(**policy) if any(value is not None for value in policy.values()) else SILENT,
+        seconds("countdown_s", countdown_s) if eta is None else _seconds_until(eta, countdown_s),
+        {} if metadata is None else _json_object("metadata", metadata),
+        track,
+        None if key is None else _idempotency(key, get("idempotency_ttl_s", _DAY_S), track),
+    )
 
 
-def _until(eta: datetime, countdown_s: float | None) -> float:
+def _seconds_until(eta: datetime, countdown_s: float | None) -> float:
     if countdown_s is not None:
         raise InvalidPolicy("eta", eta, "either eta or countdown_s")
     if not isinstance(eta, datetime) or eta.tzinfo is None:

@@ -38,8 +38,10 @@ from orchestrator.sending.broadcast import (
     new_broadcast_request,
     publish_broadcast,
     recipients_of,
+    strategy_of,
 )
 from orchestrator.sending.bulk import publish_many
+from orchestrator.sending.call import call, check_fallback, check_timeout, request_options
 from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Awaiter, Delivery, Tracker, await_in
@@ -47,7 +49,15 @@ from orchestrator.sending.fast_publisher import FastPublisher
 from orchestrator.sending.mailbox import why_temporary
 from orchestrator.sending.publish import OutgoingMessage, publish, queue_name
 from orchestrator.sending.report import Receipt, Report
-from orchestrator.sending.send_options import SendOptions
+from orchestrator.sending.send_options import (
+    BROADCAST_OPTIONS,
+    SEND_MANY_OPTIONS,
+    BroadcastOptions,
+    CheckedOptions,
+    SendManyOptions,
+    SendOptions,
+    check_options,
+)
 from orchestrator.sending.tracker import RedisTracker
 from orchestrator.telemetry import emit, events, tracing
 from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
@@ -270,6 +280,29 @@ class Sender:
             BrokerUnavailable: Redis did not take it.
             SendFailed: it has its outcome already, is to raise, and was not handled.
         """
+        return self._send(recipient, message, check_options(options))
+
+    def call(
+        self, recipient: Any, message: Message | None, timeout_s: float, fallback: bool | Mapping[str, Any] | None
+    ) -> Any:
+        """Send a request and wait for its reply; see :func:`orchestrator.sending.call.call`.
+
+        Raises:
+            AgentDown: no living worker hosts the agent.
+            DeliveryTimeout: there was no reply in time.
+            SendFailed: the request was not handled.
+            CallerError, BrokerUnavailable: as :meth:`send`.
+        """
+        patience_s = check_timeout(timeout_s) * self._directory.timeouts.factor
+        request = request_options(timeout_s)
+        later = check_fallback(fallback)
+        return call(
+            lambda: self._send(recipient, message, request),
+            patience_s,
+            None if later is None else lambda: self._send(recipient, message, later),
+        )
+
+    def _send(self, recipient: Any, message: Message | None, options: CheckedOptions) -> Delivery:
         if isinstance(recipient, Task):
             recipient = recipient.s()
         parcel = (
@@ -337,7 +370,7 @@ class Sender:
         options["ignore_result"] = True
         return options
 
-    def send_many(self, recipient: Any, messages: Iterable[Message], options: SendOptions) -> Deliveries:
+    def send_many(self, recipient: Any, messages: Iterable[Message], options: SendManyOptions) -> Deliveries:
         """Send messages to one agent, in their order and in few round trips.
 
         Raises:
@@ -346,7 +379,8 @@ class Sender:
             MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
             BrokerUnavailable: Redis did not take it.
         """
-        parcels = build_agent_messages(self._directory, recipient, messages, options)
+        checked = check_options(options, SEND_MANY_OPTIONS, "send_many")
+        parcels = build_agent_messages(self._directory, recipient, messages, checked)
         door = self._door()
         if not parcels:
             return Deliveries("", (), (), (), door.outcome, door.tracker, "")
@@ -367,16 +401,16 @@ class Sender:
             door.tracker,
             queue_name(parcels[0]),
             trace,
-            options.track,
+            checked.track,
         )
 
     def broadcast(
         self,
         recipients: Iterable[Any],
         message: Message,
-        strategy: Strategy,
+        strategy: Strategy | str,
         compensate: Message | None,
-        options: SendOptions,
+        options: BroadcastOptions,
     ) -> Report:
         """Send a copy to each of many agents.
 
@@ -385,16 +419,16 @@ class Sender:
             BroadcastRefused: the strategy forbids to send it; nothing was sent.
             BrokerUnavailable: Redis did not take it.
         """
-        if not options.track or options.countdown_s is not None:
-            raise InvalidPolicy("broadcast option", options, "tracked, and due at once")
+        checked = check_options(options, BROADCAST_OPTIONS, "broadcast")
+        strategy = strategy_of(strategy)
         listed = recipients_of(recipients)
-        parcels = [build_agent_message(self._directory, recipient, message, options) for recipient in listed]
+        parcels = [build_agent_message(self._directory, recipient, message, checked) for recipient in listed]
         each_once(parcels)
         undo = (
             []
             if compensate is None
             else [
-                at_any_time(build_agent_message(self._directory, recipient, compensate, SendOptions()))
+                at_any_time(build_agent_message(self._directory, recipient, compensate, CheckedOptions()))
                 for recipient in listed
             ]
         )

@@ -33,12 +33,12 @@ class DeadLetterUnprocessable(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Called on every (re)connection, before the first message."""
         orchestrator = getattr(consumer.app, "orchestrator", None)
-        if orchestrator is None or not orchestrator.supervised:
+        if orchestrator is None or not orchestrator.runtime.supervised:
             # The messages of another broker are Celery's; the worker has logged that.
             return
         _examine(orchestrator)
         try:
-            orchestrator.announce(consumer.app.amqp.queues.consume_from)
+            orchestrator.runtime.announce(consumer.app.amqp.queues.consume_from)
         except BrokerUnavailable as error:
             logger.warning("could not announce the agents: %s", error)
 
@@ -87,7 +87,7 @@ class DeadLetterUnprocessable(bootsteps.StartStopStep):
 def _examine(orchestrator: Any) -> None:
     """Examine Redis, which was away when the worker started, or may be another one now."""
     try:
-        orchestrator.examination.run()
+        orchestrator.runtime.redis.examination.run()
     except UnsuitableRedis as error:
         logger.critical("%s", error)
         raise WorkerShutdown(EX_FAILURE) from error

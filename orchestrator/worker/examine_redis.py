@@ -25,7 +25,7 @@ class ExamineRedis(bootsteps.Step):
     def __init__(self, parent: Any, **_: Any) -> None:
         orchestrator = getattr(parent.app, "orchestrator", None)
         if orchestrator is not None:
-            orchestrator.examination.run(tuple(parent.app.amqp.queues.consume_from))
+            orchestrator.runtime.redis.examination.run(tuple(parent.app.amqp.queues.consume_from))
 
 
 class Examination:

@@ -168,7 +168,7 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
         if is_exit(error) or not (isinstance(error, Exception) or supervision is not None or reported):
             raise
         number = (request.retries or 0) + 1
-        hidden = task.app.orchestrator.hidden_of(supervision)
+        hidden = task.app.orchestrator.runtime.hidden_of(supervision)
         failure = failure_of(error, number, str(request.hostname), hidden)
         pause = Pause(None, final=supervision is not None)
         if supervision is not None and not isinstance(error, _NEVER_RETRIED):

@@ -33,7 +33,7 @@ class ForwardTelemetry(bootsteps.StartStopStep):
         dispatcher = consumer.event_dispatcher
         if dispatcher is not None:
             # The dispatcher checks for each event whether events are on: Flower switches them on at run time.
-            self._handler = CeleryEventsHandler(dispatcher.send, consumer.app.orchestrator.hidden)
+            self._handler = CeleryEventsHandler(dispatcher.send, consumer.app.orchestrator.runtime.hidden)
             attach(self._handler, *TOLD)
 
     def _serve_metrics(self, app: Any) -> None:
@@ -47,7 +47,7 @@ class ForwardTelemetry(bootsteps.StartStopStep):
         try:
             taken = serve(port)
             self._serving = True
-            GaugeCollector(lambda: read_gauges(orchestrator.store, orchestrator.registry))
+            GaugeCollector(lambda: read_gauges(orchestrator.runtime.store, orchestrator.registry))
             HEALTH_REPORTER.publish(metrics_port=taken)
             logger.info("metrics on http://127.0.0.1:%d/metrics", taken)
         except OSError as error:

@@ -53,7 +53,7 @@ def register_handlers(app: Celery, orchestrator: Orchestrator, spec: AgentSpec) 
     late = {"acks_late": True, "reject_on_worker_lost": True}
     options = {"bind": True, "ignore_result": True, "typing": False, "shared": False, **late}
     for message, handler in spec.handlers.items():
-        supervision = partial(orchestrator.default_supervision, spec.name, message)
+        supervision = partial(orchestrator.runtime.default_supervision, spec.name, message)
         app.task(
             _runner(orchestrator, spec, handler, instance),
             name=spec.task_name(message),

@@ -52,7 +52,7 @@ class SettlingRequest(TrackedRequest):
 
     def hidden(self) -> tuple[str, ...]:
         """Names of the fields whose values no log, event or record shows."""
-        return (*self._app.orchestrator.hidden, *hide_in(self._message.headers))
+        return (*self._app.orchestrator.runtime.hidden, *hide_in(self._message.headers))
 
     def settle_handled(self, result: Any, runtime_s: float | None) -> None:
         """Record that the handler returned ``result``, which is JSON data."""

@@ -22,7 +22,7 @@ class ValidateTimeouts(bootsteps.Step):
     def __init__(self, parent: Any, **_: Any) -> None:
         orchestrator = getattr(parent.app, "orchestrator", None)
         if orchestrator is not None:
-            orchestrator.validate_timeouts(parent)
+            orchestrator.runtime.validate_timeouts(parent)
 
 
 def refuse_app(app: Celery, configuration: Configuration) -> None:

@@ -40,7 +40,7 @@ class Cluster:
     @property
     def keys(self) -> Any:
         """The names of Redis' keys."""
-        return self.orchestrator.store.keys
+        return self.orchestrator.runtime.store.keys
 
     def log(self) -> str:
         """What the worker has printed."""
@@ -61,7 +61,7 @@ class Cluster:
 
     def put(self, raw: bytes, queue: str = "worker") -> None:
         """Accept an entry that none of our publishers would write."""
-        k, store = self.keys, self.orchestrator.store
+        k, store = self.keys, self.orchestrator.runtime.store
         store.run("publish", [k.step(queue, store.steps[1]), k.ledger(queue)], [0, store.group, raw])
 
     def letter_after(self, act: Callable[[], Any], timeout_s: float = 10.0) -> DeadLetter:

@@ -104,7 +104,7 @@ class RedisUnderTest:
 
     def __init__(self, url: str, **settings: Any) -> None:
         self.orchestrator = make(url, **settings)
-        self.store = self.orchestrator.store
+        self.store = self.orchestrator.runtime.store
         self.redis: Any = redis.Redis.from_url(url)
         self._ids: dict[str, str] = {}
         for agent in ("watcher", "target", "other"):
@@ -112,7 +112,7 @@ class RedisUnderTest:
 
     @property
     def monitors(self) -> RedisMonitors:
-        return self.orchestrator.monitor_store()
+        return self.orchestrator.runtime.redis_monitors()
 
     def join(self, agent: str) -> str:
         """One more incarnation of an agent."""
@@ -131,7 +131,7 @@ class RedisUnderTest:
         incarnation = self._ids.pop(agent, None)
         if incarnation is not None:
             self.fence(incarnation, reason)
-            self.orchestrator.sweep()
+            self.orchestrator.runtime.sweep()
 
     def revive(self, agent: str) -> None:
         if agent not in self._ids:

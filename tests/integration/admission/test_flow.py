@@ -336,7 +336,7 @@ def test_what_its_sender_got_wrong_is_not_the_agents_failure(house: Cluster, on_
     if house.has_worker:
         eventually(lambda: house.row("fused").pending == 0, WAIT_S)
         with Redis.from_url(house.url) as client:
-            assert not client.hget(house.orchestrator.store.keys.flow("fused"), "failed_ms")
+            assert not client.hget(house.orchestrator.runtime.store.keys.flow("fused"), "failed_ms")
     assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
 
 
@@ -442,7 +442,7 @@ def test_a_breaker_is_shared_by_all_senders(real: Cluster) -> None:
 
 def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(real: Cluster) -> None:
     with Redis.from_url(real.url) as client:
-        flow = real.orchestrator.store.keys.flow("fused")
+        flow = real.orchestrator.runtime.store.keys.flow("fused")
         before = client.hget(flow, "failed_ms")
         real.orchestrator.app.send_task("fused.Work", args=[{"nonsense": 1}], queue="fused")
         eventually(lambda: real.row("fused").pending == 0, WAIT_S)

@@ -106,7 +106,7 @@ def test_a_compensation_is_sent_though_the_sender_was_killed_before_a_copy_died(
 
 
 def test_two_processes_share_one_breaker_and_its_one_probe(house: Cluster) -> None:
-    flow = house.orchestrator.store.keys.flow("long-fused")
+    flow = house.orchestrator.runtime.store.keys.flow("long-fused")
     with (
         WorkerProcess(APP, house.url, queues="long-fused") as worker,
         SenderProcess(house.url) as one,

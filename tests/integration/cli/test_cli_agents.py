@@ -48,7 +48,7 @@ def test_an_agent_is_up_while_its_worker_lives_and_its_death_has_a_reason(redis_
         assert unknown.stderr.startswith("Error: agent 'billing' does not handle 'Charje'; it handles: Charge, ")
         worker.kill()
 
-        eventually(lambda: shop.sweep().dead or shop.registry.deaths())
+        eventually(lambda: shop.runtime.sweep().dead or shop.registry.deaths())
         after = json.loads(invoke(shop.app, agents, "--json").stdout)
         assert after["incarnations"] == []
         assert [(a["name"], a["state"]) for a in after["agents"]] == [("billing", "down")]
@@ -89,7 +89,7 @@ def test_the_ledger_balances_or_the_exit_code_says_so(redis_url: str) -> None:
     assert (billing["accepted"], billing["pending"], billing["ready"], billing["lost"]) == (1, 1, 1, 0)
     assert document["total"]["accepted"] == 1
     # A message that vanishes behind the ledger's back is what the ledger is for.
-    shop.store.client.delete(*shop.store.streams("billing"))
+    shop.runtime.store.client.delete(*shop.runtime.store.streams("billing"))
     result = invoke(shop.app, ledger)
     assert result.exit_code == 1
     assert "total" in result.stdout

@@ -19,7 +19,9 @@ def shop(redis_url: str) -> Orchestrator:
 
 def bury(shop: Orchestrator, raw: bytes, letter: bytes = b"{}", deaths: bytes = b"") -> str:
     """A letter as the transport's scripts write it, whatever is in it."""
-    entry = shop.store.client.xadd(shop.store.keys.dead_letters, {"m": raw, "letter": letter, "d": deaths})
+    entry = shop.runtime.store.client.xadd(
+        shop.runtime.store.keys.dead_letters, {"m": raw, "letter": letter, "d": deaths}
+    )
     return entry.decode() if isinstance(entry, bytes) else entry
 
 

@@ -84,7 +84,7 @@ def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: 
 def test_what_is_no_longer_known_of_an_act_is_not_said_to_be_none(shop: Orchestrator, bench: LettersInRedis) -> None:
     bench.bury()
     act = shop.dead_letters.query().replay(all=True).audit_id
-    shop.store.client.delete(shop.store.keys.letter_audit_progress(act))
+    shop.runtime.store.client.delete(shop.runtime.store.keys.letter_audit_progress(act))
     (known,) = asked(shop, "audit")["audit"]
     assert (known["done"], known["dead"]) == (None, None)
     assert "unknown" in invoke(shop.app, dead_letters, "audit").stdout

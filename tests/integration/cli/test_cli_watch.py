@@ -16,8 +16,10 @@ from tests.support.terminal import CLEAR, Terminal
 def join(shop: Orchestrator) -> None:
     """Register an incarnation that hosts the agent."""
     fields = ["node", "w1", "queues", '["billing"]', "agents", '["billing"]', "pool", "prefork", "concurrency", "4"]
-    keys = [shop.store.keys.leases, shop.store.keys.incarnation_counter]
-    shop.store.run("register", keys, [shop.store.keys.root, "billing@a-host-of-the-shop.example.com:4711", 0, *fields])
+    keys = [shop.runtime.store.keys.leases, shop.runtime.store.keys.incarnation_counter]
+    shop.runtime.store.run(
+        "register", keys, [shop.runtime.store.keys.root, "billing@a-host-of-the-shop.example.com:4711", 0, *fields]
+    )
 
 
 @pytest.mark.timeout(150)

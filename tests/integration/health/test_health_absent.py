@@ -13,6 +13,7 @@ from kombu import Connection
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.health.health_reporter import HealthReporter
 from orchestrator.transport.liveness import consumer_absence, incarnation
+from orchestrator.worker.start import should_consume
 from tests.apps import agents_app as house
 from tests.support.bare_broker import kombu_connection
 from tests.support.eventually import eventually
@@ -82,12 +83,12 @@ def test_a_worker_is_to_consume_unless_it_stops_or_was_told_not_to(monkeypatch: 
     import celery.worker.state as state  # what a worker has loaded
 
     assert sys.modules["celery.worker.state"] is state
-    assert orchestrator._should_consume()
+    assert should_consume(orchestrator.app)
     queues = orchestrator.app.amqp.queues
     for name in tuple(queues.consume_from):
         queues.deselect(name)
-    assert not orchestrator._should_consume()
+    assert not should_consume(orchestrator.app)
     queues.select_add("worker")
-    assert orchestrator._should_consume()
+    assert should_consume(orchestrator.app)
     monkeypatch.setattr(state, "should_stop", 0)
-    assert not orchestrator._should_consume()
+    assert not should_consume(orchestrator.app)

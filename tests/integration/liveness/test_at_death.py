@@ -182,7 +182,7 @@ def test_who_is_monitored_is_forgotten_only_when_that_has_been_told(broker: Bare
         broker.redis.zincrby(k.dying, -60_000, raw)
         broker.store.sweeper().sweep("plain")
         assert broker.redis.zcard(k.dying) == 1
-        orchestrator.sweep()
+        orchestrator.runtime.sweep()
         down = session.next_down(timeout_s=5)
         assert down is not None
         assert (down.target, down.reason) == (raw.decode(), "killed")

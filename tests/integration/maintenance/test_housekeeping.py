@@ -43,7 +43,7 @@ def beat(redis_url: str, directory: Path, *arguments: str) -> Iterator[subproces
 
 def swept_by_manager(orchestrator: Orchestrator, rounds: int = 1) -> bool:
     """Whether so many housekeeping messages were handled, and the manager swept last."""
-    store: Any = orchestrator.store
+    store: Any = orchestrator.runtime.store
     by = store.client.hget(store.keys.sweep, "by")
     return by == HOUSEKEEPING_QUEUE.encode() and orchestrator.housekeeping_ledger().handled >= rounds
 

@@ -45,19 +45,19 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
         done.append("letters")
         return MaintenanceResult()
 
-    monkeypatch.setattr(orchestrator, "maintain_dead_letters", keep)
+    monkeypatch.setattr(orchestrator.runtime, "maintain_dead_letters", keep)
     clock = HousekeepingClock(orchestrator.app, None, 1)
     for _ in range(3):
         clock._publish()
     clock._close()
     (message,) = waiting(ground)
     assert message["headers"]["task"] == HOUSEKEEPING_MESSAGE
-    assert orchestrator.run_housekeeping() == [dead_letter_retention.CHORE, manager.UNSERVED_CHORE, manager.LEAKS_CHORE]
+    assert orchestrator.runtime.run_housekeeping() == [dead_letter_retention.CHORE, manager.UNSERVED_CHORE, manager.LEAKS_CHORE]
     assert ground.monitors.stats().leaked == 1
     assert done == ["letters"]
     row = orchestrator.housekeeping_ledger()
     assert (row.accepted, row.expired, row.balanced) == (3, 2, True)
-    assert orchestrator.run_housekeeping() == []
+    assert orchestrator.runtime.run_housekeeping() == []
 
 
 def test_a_housekeeping_message_expires_by_no_clock(ground: RedisUnderTest) -> None:

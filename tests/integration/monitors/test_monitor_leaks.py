@@ -116,7 +116,7 @@ def test_the_periodic_check_warns_by_tag_and_tells(ground: RedisUnderTest, caplo
     try:
         for tag in ("a", "a", "a", "b", "b", "c"):
             ground.monitors.monitor("target", tag, owner=ground.watcher())
-        check = LeakCheck(ground.orchestrator.monitor_store)
+        check = LeakCheck(ground.orchestrator.runtime.redis_monitors)
         with caplog.at_level(logging.WARNING):
             assert check.run() == 3
     finally:
@@ -139,7 +139,7 @@ def test_one_check_says_so_much_and_how_much_more_there_is(
     try:
         tags = [*(f"order {n}" for n in range(40)), *["often"] * 3]
         ground.monitors.monitor_many([("target", tag) for tag in (*tags, *tags)], owner=ground.watcher())
-        check = LeakCheck(ground.orchestrator.monitor_store)
+        check = LeakCheck(ground.orchestrator.runtime.redis_monitors)
         with caplog.at_level(logging.WARNING):
             assert check.run() == 45
     finally:
@@ -198,13 +198,13 @@ def test_the_periodic_check_goes_through_no_keys(ground: RedisUnderTest, monkeyp
 
     monkeypatch.setattr(ground.store.client, "scan_iter", refuse)
     monkeypatch.setattr(ground.monitors.store.client, "scan_iter", refuse)
-    assert LeakCheck(ground.orchestrator.monitor_store).run() == 0
+    assert LeakCheck(ground.orchestrator.runtime.redis_monitors).run() == 0
 
 
 def test_a_search_goes_on_from_run_to_run(ground: RedisUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.maintenance.leak_check._SLICE_S", 1e-6)
     ground.monitors.monitor_many([("target", n % 1500) for n in range(1501)], owner=ground.watcher())
-    check = LeakCheck(ground.orchestrator.monitor_store)
+    check = LeakCheck(ground.orchestrator.runtime.redis_monitors)
     runs = 1
     while not (found := check.run()):
         runs += 1
@@ -322,7 +322,7 @@ def test_a_monitor_on_an_agent_ends_with_the_last_of_its_incarnations(ground: Re
     (entry,) = ground.monitors.list()
     assert entry.incarnations == (second,)
     ground.fence(second, "drained")
-    ground.orchestrator.sweep()
+    ground.orchestrator.runtime.sweep()
     assert [(d.ref, d.target, d.reason) for d in ground.heard()] == [(ref, "target", "drained")]
     assert third in ground.monitors.living(), "who joins later is not monitored"
     assert ground.inconsistencies() == []
@@ -337,6 +337,6 @@ def test_a_death_with_more_than_one_sweep_can_do_goes_on(
     ground.fence(ground.incarnation("target"))
     assert not ground.monitors.on_death(ground.incarnation("target"), "killed")
     monkeypatch.undo()
-    ground.orchestrator.sweep()
+    ground.orchestrator.runtime.sweep()
     assert len({d.ref for d in ground.heard()}) == len(ground.heard()) == 900
     assert ground.inconsistencies() == []

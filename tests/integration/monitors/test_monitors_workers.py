@@ -37,7 +37,7 @@ class SentryCluster(Cluster):
         """The DOWN of a monitor, once it has been handled."""
 
         def found() -> dict[str, Any] | None:
-            self.orchestrator.sweep()
+            self.orchestrator.runtime.sweep()
             return next((down for down in self.downs() if down["ref"] == ref), None)
 
         return eventually(found, 15, self.log) or {}
@@ -75,7 +75,7 @@ def test_an_agent_is_told_of_a_killed_one(house: SentryCluster) -> None:
     late = house.watch("victim")
     assert house.down(late)["reason"] == "noproc"
     assert len(house.downs()) == len({down["ref"] for down in house.downs()})
-    assert inconsistencies(house.orchestrator.monitor_store()) == []
+    assert inconsistencies(house.orchestrator.runtime.redis_monitors()) == []
 
 
 def test_an_agent_is_told_of_one_that_was_stopped_and_a_failing_on_down_is_tried_again(house: SentryCluster) -> None:
@@ -94,7 +94,7 @@ def test_monitors_made_during_shutdown_go_with_their_owner(house: SentryCluster)
         WorkerProcess(APP, house.url, name="last", queues="sentry", pool="threads", concurrency=2) as last,
     ):
         house.worker.kill()
-        eventually(lambda: house.orchestrator.sweep() and len(house.orchestrator.registry.incarnations()) == 2)
+        eventually(lambda: house.orchestrator.runtime.sweep() and len(house.orchestrator.registry.incarnations()) == 2)
         before = house.orchestrator.monitors.stats().created
         house.orchestrator.send("sentry", Watch(target="victim", tag="late", hold=True))
         assert house.redis.blpop(["test:began"], timeout=20)
@@ -103,5 +103,5 @@ def test_monitors_made_during_shutdown_go_with_their_owner(house: SentryCluster)
         house.redis.rpush("test:go", "1")
         eventually(lambda: not last.is_running, 20, last.log)
         assert house.orchestrator.monitors.stats().created == before + 1, last.log()
-        eventually(lambda: house.orchestrator.sweep() and not house.orchestrator.monitors.list(tag="late"), 10)
-        assert inconsistencies(house.orchestrator.monitor_store()) == []
+        eventually(lambda: house.orchestrator.runtime.sweep() and not house.orchestrator.monitors.list(tag="late"), 10)
+        assert inconsistencies(house.orchestrator.runtime.redis_monitors()) == []

@@ -66,9 +66,9 @@ def test_it_counts_what_waits(flower: Flower, shop: Orchestrator) -> None:
     for number in range(7):
         shop.app.send_task("shop.add", (1, number), queue="nobodys", priority=number)
     # What a worker holds waits no longer.
-    stream = next(s for s in shop.store.streams("nobodys") if shop.store.client.xlen(s))
-    shop.store.client.xgroup_create(stream, GROUP, "0")
-    assert shop.store.client.xreadgroup(GROUP, "somebody", {stream: ">"}, count=1)
+    stream = next(s for s in shop.runtime.store.streams("nobodys") if shop.runtime.store.client.xlen(s))
+    shop.runtime.store.client.xgroup_create(stream, GROUP, "0")
+    assert shop.runtime.store.client.xreadgroup(GROUP, "somebody", {stream: ">"}, count=1)
 
     lengths = flower.lengths()
     assert lengths["billing"] == 2
@@ -84,16 +84,16 @@ def test_it_counts_what_waits(flower: Flower, shop: Orchestrator) -> None:
 
 def test_it_leaves_no_connections_behind(flower: Flower, shop: Orchestrator) -> None:
     flower.lengths()
-    before = len(shop.store.client.client_list())
+    before = len(shop.runtime.store.client.client_list())
     for _ in range(10):
         flower.lengths()
-    eventually(lambda: len(shop.store.client.client_list()) <= before + 1)
+    eventually(lambda: len(shop.runtime.store.client.client_list()) <= before + 1)
 
 
 def test_it_counts_the_lists_of_celerys_own_transport(flower: Flower, shop: Orchestrator) -> None:
-    shop.store.client.rpush("celery", "left over from before the change of transport")
+    shop.runtime.store.client.rpush("celery", "left over from before the change of transport")
     assert flower.lengths()["celery"] == 1
-    shop.store.client.delete("celery")
+    shop.runtime.store.client.delete("celery")
 
 
 def test_it_lives_on_while_redis_is_away(flower: Flower, server: EmbeddedServer) -> None:

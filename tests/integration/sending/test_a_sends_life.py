@@ -170,14 +170,14 @@ def test_old_ones_are_retried_by_themselves_never_past_the_maximum(house: Cluste
     letter = die(house, retry=ONCE)
 
     def parked() -> bool:
-        house.orchestrator.maintain_dead_letters()
+        house.orchestrator.runtime.maintain_dead_letters()
         return log.query(state="parked").count() == 1
 
     eventually(parked, WAIT_S, house.log)
     (last,) = log.query(state="parked").page().letters
     assert (last.delivery_id, last.lineage.replays, last.lineage.auto) == (letter.delivery_id, 2, 2)
     for _ in range(5):
-        assert house.orchestrator.maintain_dead_letters().replayed == 0
+        assert house.orchestrator.runtime.maintain_dead_letters().replayed == 0
     assert house.row().accepted == before + 3
     assert log.count() == 1
 

@@ -41,7 +41,7 @@ def house(redis_url: str, workers: list[WorkerProcess]) -> Iterator[Cluster]:
 def running(house: Cluster, delivery: Delivery) -> str:
     """Waits until it runs; returns its holder."""
     eventually(lambda: delivery.status() is Status.RUNNING, WAIT_S, house.log)
-    found = house.orchestrator._door().tracker.find("worker", delivery.id)
+    found = house.orchestrator.runtime.backend().tracker.find("worker", delivery.id)
     assert found is not None
     return found.holder
 

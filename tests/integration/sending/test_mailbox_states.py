@@ -63,7 +63,7 @@ def state(orchestrator: Orchestrator, queue: str) -> MailboxState:
 
 def trip(orchestrator: Orchestrator) -> None:
     """Have the breaker of the guarded agent opened, as failing attempts do."""
-    store: Any = orchestrator.store
+    store: Any = orchestrator.runtime.store
     store.client.hset(store.keys.flow("guarded"), mapping={"phase": "open", "until_ms": 4_000_000_000_000})
 
 
@@ -86,7 +86,7 @@ def test_what_waits_what_is_not_due_and_what_is_held_are_told_apart(redis_url: s
 
 def test_the_oldest_is_the_first_that_nobody_has_claimed_or_that_fell_due(redis_url: str) -> None:
     orchestrator = make(redis_url)
-    store: Any = orchestrator.store
+    store: Any = orchestrator.runtime.store
     stream = store.keys.step("plain", store.steps[1])
     orchestrator.send("plain", Work())
     store.client.delete(stream)
@@ -108,7 +108,7 @@ def test_the_oldest_is_the_first_that_nobody_has_claimed_or_that_fell_due(redis_
 
 def test_a_message_too_large_to_be_read_for_its_age_is_counted_all_the_same(redis_url: str) -> None:
     orchestrator = make(redis_url)
-    store: Any = orchestrator.store
+    store: Any = orchestrator.runtime.store
     orchestrator.send("plain", Work())
     stream = store.keys.step("plain", store.steps[1])
     store.client.delete(stream)
@@ -216,4 +216,4 @@ def test_the_manager_warns_of_an_unserved_mailbox_once_it_is_no_passing_state(
 
 
 def test_housekeeping_looks_for_unserved_mailboxes(redis_url: str) -> None:
-    assert "orchestrator.unserved-mailboxes" in make(redis_url).run_housekeeping()
+    assert "orchestrator.unserved-mailboxes" in make(redis_url).runtime.run_housekeeping()

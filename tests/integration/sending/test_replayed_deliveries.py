@@ -20,15 +20,15 @@ from tests.support.letters_under_test import QUEUE, reasons
 @pytest.fixture
 def shop(redis_url: str) -> Iterator[Orchestrator]:
     made = make(redis_url)
-    stream = made.store.keys.step(QUEUE, made.store.steps[1])
-    made.store.run("declare", [made.store.keys.queues, stream], [QUEUE, "1", GROUP, 0])
+    stream = made.runtime.store.keys.step(QUEUE, made.runtime.store.steps[1])
+    made.runtime.store.run("declare", [made.runtime.store.keys.queues, stream], [QUEUE, "1", GROUP, 0])
     yield made
     made.app.close()
 
 
 def died(shop: Orchestrator, delivery: Delivery) -> DeadLetter:
     """Its only attempt fails, as a worker has it."""
-    store: Any = shop.store
+    store: Any = shop.runtime.store
     k = store.keys
     stream = k.step(QUEUE, store.steps[1])
     ((_, entries),) = store.client.xreadgroup(GROUP, "w", {stream: ">"})

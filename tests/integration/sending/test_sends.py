@@ -299,7 +299,7 @@ def test_a_sender_that_does_not_declare_the_agent_goes_by_the_policy_that_was_an
     if kind == "eager":
         pytest.skip(EAGER)
     stranger = app.make(house.url, hosts=False)
-    policy = stranger.address("worker", "Hopeless").policy
+    policy = stranger.runtime.directory.address("worker", "Hopeless").policy
     assert (policy.retry.max_retries, policy.retry.never) == (5, ("LookupError",))
     assert policy.sources["retry"] == "handler"
     outcome = stranger.send("worker", app.Broken()).wait(timeout_s=WAIT_S)

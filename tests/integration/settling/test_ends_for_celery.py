@@ -77,7 +77,7 @@ def test_poison_that_nobody_waits_for_is_signalled_too(make: Callable[..., Ends]
 def test_a_full_mailbox_ends_what_it_drops(make: Callable[..., Ends]) -> None:
     ends = make()
     orchestrator = ends.app.orchestrator
-    orchestrator.announce(["small"])
+    orchestrator.runtime.announce(["small"])
     # An agent's messages have no result in the backend.
     sig = ends.sig("small.Work", {"name": "n"}, queue="small", link_error=[ends.sig("errback")])
     for n in range(3):

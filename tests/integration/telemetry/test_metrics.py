@@ -96,7 +96,7 @@ def test_without_redis_a_scrape_has_all_metrics_but_the_gauges(broker: str) -> N
     registry = CollectorRegistry()
     Counter("tasks", "Tasks.", registry=registry).inc()
     orchestrator = Orchestrator(Celery("elsewhere", broker=broker, set_as_current=False))
-    GaugeCollector(lambda: read_gauges(orchestrator.store, orchestrator.registry), registry)
+    GaugeCollector(lambda: read_gauges(orchestrator.runtime.store, orchestrator.registry), registry)
     text = generate_latest(registry).decode()
     assert "tasks_total 1.0" in text
     assert "orchestrator_redis_up" not in text

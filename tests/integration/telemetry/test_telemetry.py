@@ -194,7 +194,7 @@ def test_what_nobody_may_ask_for_is_told_of_too(place: TracedCluster) -> None:
     ids=lambda entry: repr(entry[:24]),
 )
 def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: TracedCluster, entry: bytes) -> None:
-    store = place.orchestrator.store
+    store = place.orchestrator.runtime.store
     before = place.worker.log().count("dead_letter.added ")
     keys = [store.keys.step("guide", store.steps[1]), store.keys.ledger("guide")]
     store.run("publish", keys, [0, store.group, entry])
@@ -212,7 +212,7 @@ def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(
 ) -> None:
     orchestrator = traced_app.make(redis_url)
     delivery = orchestrator.send("guide", traced_app.Where())
-    store = orchestrator.store
+    store = orchestrator.runtime.store
     client: Any = store.client
     stream = store.keys.step("guide", 0)
     ((entry, _),) = client.xrange(stream)

@@ -307,7 +307,7 @@ def test_a_batch_s_messages_go_by_scripts_of_bounded_size(broker: BareBroker) ->
 @pytest.fixture
 def house(redis_url: str) -> Iterator[Orchestrator]:
     orchestrator = flow_app.make(redis_url)
-    k, client = orchestrator.store.keys, orchestrator.store.client
+    k, client = orchestrator.runtime.store.keys, orchestrator.runtime.store.client
     client.zadd(k.leases, {"nobody#1": 1})
     client.hset(k.incarnation("nobody#1"), "queues", json.dumps(["eu", "us", "small"]))
     yield orchestrator
@@ -317,7 +317,7 @@ def house(redis_url: str) -> Iterator[Orchestrator]:
 
 def end(house: Orchestrator, queue: str, ended: str) -> None:
     """Have the next message of a mailbox end."""
-    k, store = house.store.keys, house.store
+    k, store = house.runtime.store.keys, house.runtime.store
     keys = [k.leases, k.delayed(queue), k.delayed_bodies(queue), *(k.step(queue, s) for s in store.steps)]
     _, index, entry, raw, _ = store.run("claim", keys, [store.group, "reader", "0", 1, 0, *store.steps])
     outcome = k.outcome(json.loads(raw)["headers"]["id"])
@@ -341,13 +341,13 @@ def test_a_broadcast_goes_in_parts(
     report = house.broadcast(to, message, compensate=flow_app.Undo())
     assert [answer[0] for answer in calls.of("broadcast")] == [1, 1]
     assert not report.refused
-    groups = list(house.store.client.keys("*orc:group:*"))
-    assert [house.store.client.hget(key, "pending") for key in groups] == [b"2"]
+    groups = list(house.runtime.store.client.keys("*orc:group:*"))
+    assert [house.runtime.store.client.hget(key, "pending") for key in groups] == [b"2"]
     end(house, "eu", "handled")
     assert waiting(house, "eu") == 0
     end(house, "us", "dead")
     assert waiting(house, "eu") == 1, "who handled its copy is compensated"
-    assert not house.store.client.keys("*orc:group:*")
+    assert not house.runtime.store.client.keys("*orc:group:*")
 
 
 def test_a_broadcast_whose_first_copies_have_ended_before_its_last_is_sent_compensates(
@@ -365,7 +365,7 @@ def test_a_broadcast_whose_first_copies_have_ended_before_its_last_is_sent_compe
     monkeypatch.setattr(Store, "run", ending)
     house.broadcast(["eu", "us"], flow_app.Reprice(), compensate=flow_app.Undo())
     assert waiting(house, "eu") == 1
-    assert not house.store.client.keys("*orc:group:*")
+    assert not house.runtime.store.client.keys("*orc:group:*")
 
 
 def test_all_or_nothing_is_refused_where_it_would_need_several_steps(
@@ -401,7 +401,7 @@ def test_a_broadcast_that_stops_half_way_says_so(house: Orchestrator, monkeypatc
 
 def test_downs_that_nobody_wants_are_passed_in_parts(redis_url: str) -> None:
     orchestrator = flow_app.make(redis_url)
-    store = orchestrator.monitor_store()
+    store = orchestrator.runtime.redis_monitors()
     with store.session() as session:
         k, client = store.store.keys, store.store.client
         inbox = k.downs(session.id)

@@ -55,7 +55,7 @@ def test_a_message_that_is_too_large_is_refused(app: Any, door: str) -> None:
     assert str(refused.value).startswith(f"message of {refused.value.size} bytes")
     assert f"allowed: {LIMIT} (max_message_bytes)" in str(refused.value)
     assert all(row.accepted == 0 for row in app.orchestrator.ledger())
-    assert not list(app.orchestrator.store.client.keys("*orc:idempotency:*"))
+    assert not list(app.orchestrator.runtime.store.client.keys("*orc:idempotency:*"))
     DOORS[door](app, "x")
 
 

@@ -41,7 +41,7 @@ def row(house: Orchestrator, queue: str) -> LedgerRow:
 
 def take_out(house: Orchestrator, queue: str, count: int = 1) -> int:
     """Have so many messages handled, if they are there; returns how many were."""
-    store = house.store
+    store = house.runtime.store
     k, steps = store.keys, store.steps
     keys = [k.leases, k.delayed(queue), k.delayed_bodies(queue), *(k.step(queue, step) for step in steps)]
     claimed = store.run("claim", keys, [store.group, "reader", "0", count, 0, *steps])[1:]
@@ -74,7 +74,7 @@ def test_what_is_not_yet_due_counts_and_is_never_refused_when_it_is(house: Orche
 
 
 def test_plain_celery_meets_the_same_bound(house: Orchestrator) -> None:
-    house.announce(["small"])
+    house.runtime.announce(["small"])
     task = house.app.tasks["small.Work"]
     for _ in range(3):
         task.apply_async(args=[{}], queue="small")
@@ -101,9 +101,9 @@ def test_a_bulk_send_of_what_is_not_yet_due_says_it_too(house: Orchestrator) -> 
 
 def test_a_broadcast_passes_a_full_mailbox_by(house: Orchestrator) -> None:
     house.send_many("small", [Work()] * 3)
-    k = house.store.keys
-    house.store.client.zadd(k.leases, {"nobody#1": 1})
-    house.store.client.hset(k.incarnation("nobody#1"), "queues", json.dumps(["small", "eu"]))
+    k = house.runtime.store.keys
+    house.runtime.store.client.zadd(k.leases, {"nobody#1": 1})
+    house.runtime.store.client.hset(k.incarnation("nobody#1"), "queues", json.dumps(["small", "eu"]))
     report = house.broadcast(["small", "eu"], Work())
     assert report.refused == {"small": "full"}
     with pytest.raises(Exception, match=r"small \(full\)"):
@@ -205,7 +205,7 @@ def test_settings_say_more_than_the_agent(redis_url: str) -> None:
 def test_who_serves_the_mailbox_has_the_last_word(house: Orchestrator, redis_url: str) -> None:
     house.send_many("small", [Work()] * 3)
     worker = app.make(redis_url, mailboxes={"small": {"limit": 4}})
-    worker.announce(["small"])
+    worker.runtime.announce(["small"])
     house.send("small", Work())
     with pytest.raises(MailboxFull):
         house.send("small", Work())
@@ -231,7 +231,7 @@ def test_a_pattern_for_all_agents_leaves_plain_tasks_alone(redis_url: str, queue
     task = o.app.task(nothing, name="plain", shared=False)
     for _ in range(2):
         o.send(task.s().set(queue=queue) if queue else task)
-    assert o.store.client.keys(o.store.keys.flow("*")) == []
+    assert o.runtime.store.client.keys(o.runtime.store.keys.flow("*")) == []
     o.send("eu", Work())
-    assert o.store.client.keys(o.store.keys.flow("*")) == [o.store.keys.flow("eu").encode()]
+    assert o.runtime.store.client.keys(o.runtime.store.keys.flow("*")) == [o.runtime.store.keys.flow("eu").encode()]
     o.app.close()

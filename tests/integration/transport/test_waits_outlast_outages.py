@@ -177,7 +177,7 @@ def test_a_wait_goes_on_while_redis_is_full(server: EmbeddedServer, orchestrator
 def test_the_first_command_after_a_restart_succeeds_on_each_pooled_connection(
     server: EmbeddedServer, orchestrator: Orchestrator
 ) -> None:
-    store = orchestrator.store
+    store = orchestrator.runtime.store
     connections = [store.pool.get_connection() for _ in range(4)]
     for connection in connections:
         store.pool.release(connection)

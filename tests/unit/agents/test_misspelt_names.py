@@ -202,7 +202,7 @@ def test_a_worker_is_warned_of_what_it_serves_alone() -> None:
     app = made.app
     app.task(name="shop.early", shared=False, acks_late=False)(_early)
     app.task(name="shop.routed", shared=False, acks_late=False, queue="other")(_early)
-    addresses = [made.address("slow", "Charge"), made.address("billing", "Charge")]
+    addresses = [made.runtime.directory.address("slow", "Charge"), made.runtime.directory.address("billing", "Charge")]
     mailboxes = {address.task: address.agent for address in addresses}
 
     def warned(*queues: str) -> str:

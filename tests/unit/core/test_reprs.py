@@ -20,7 +20,7 @@ from orchestrator.core.supervision import Failure, Supervision
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.deadletters.store import AuditEntry
 from orchestrator.sending.publish import OutgoingMessage
-from orchestrator.sending.send_options import SendOptions
+from orchestrator.sending.send_options import CheckedOptions
 from tests.apps.shop import Charge, Refund, make
 
 SECRET = "S3CRET"
@@ -67,7 +67,7 @@ SHOWN = [
     Context("d1", "billing", 1, "w1", False, {"token": SECRET}),
     AuditEntry("1-0", "park", "ann", TEXT, 0, {"note": TEXT}),
     Down(1, "billing", "killed", {"token": SECRET}, "w1"),
-    SendOptions(metadata={"token": SECRET}),
+    CheckedOptions(metadata={"token": SECRET}),
     OutgoingMessage("d1", "billing.Pay", ({"token": SECRET},), Supervision(metadata={"token": SECRET})),
     Pay(cents=5, pin=SecretStr(SECRET), token=SECRET, card=Card(pin=SecretStr(SECRET))),
     Refund(order_id="o1", card_number=SECRET),

@@ -13,7 +13,7 @@ def test_the_upkeep_keeps_letters_as_the_settings_say() -> None:
     orchestrator = house.make(NOWHERE, eager=True, dead_letter_max_count=2)
     for _ in range(5):
         orchestrator.send("worker", house.Broken())
-    assert orchestrator.maintain_dead_letters() == MaintenanceResult(trimmed=3)
+    assert orchestrator.runtime.maintain_dead_letters() == MaintenanceResult(trimmed=3)
     assert orchestrator.dead_letters.count() == 2
 
 

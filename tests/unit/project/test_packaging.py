@@ -71,7 +71,7 @@ def test_a_missing_extra_is_named_where_it_is_asked_for(monkeypatch: pytest.Monk
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
     made = orchestrator.Orchestrator(app, orchestrator.load_settings(metrics_port=9999))
     with pytest.raises(orchestrator.InvalidSettings, match=f"metrics_port=9999: {said}"):
-        made.validate_timeouts(Worker(app))
+        made.runtime.validate_timeouts(Worker(app))
 
 
 def test_celery_s_warning_at_each_reconnect_is_not_shown() -> None:

@@ -85,7 +85,7 @@ def test_a_url_that_cannot_be_used_is_refused_in_one_line_by_whoever_uses_it(url
         lambda: orchestrator.send(Billing, Charge(cents=1)),
         task.delay,
         app.connection_for_read,
-        lambda: orchestrator.validate_timeouts(Worker(app, SoloPool)),
+        lambda: orchestrator.runtime.validate_timeouts(Worker(app, SoloPool)),
     ):
         with pytest.raises(InvalidSettings, match=said) as refused:
             use()
@@ -97,8 +97,8 @@ def test_a_url_that_cannot_be_used_is_refused_in_one_line_by_whoever_uses_it(url
 def test_another_broker_is_celerys_and_that_is_said(url: str) -> None:
     app = Celery("elsewhere", broker=url, set_as_current=False)
     orchestrator = orchestrated(app)
-    orchestrator.validate_timeouts(Worker(app, SoloPool))
-    assert (orchestrator.supervised, app.conf.broker_transport, app.conf.beat_schedule) == (False, None, {})
+    orchestrator.runtime.validate_timeouts(Worker(app, SoloPool))
+    assert (orchestrator.runtime.supervised, app.conf.broker_transport, app.conf.beat_schedule) == (False, None, {})
     (line,) = startup_warnings(app, [])
     assert line.startswith(
         f"nothing is supervised: the broker's transport is that of {url.partition(':')[0]}://; allowed"
@@ -106,11 +106,11 @@ def test_another_broker_is_celerys_and_that_is_said(url: str) -> None:
     with pytest.raises(NotSupervised, match="redis://"):
         orchestrator.send(Billing, Charge(cents=1))
     with pytest.raises(NotSupervised) as refused:
-        _ = orchestrator.store
+        _ = orchestrator.runtime.store
     assert "**" not in str(refused.value)
 
 
 def test_a_broker_that_celerys_own_variable_names_is_supervised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", AWAY)
     app = Celery("shop", broker="amqp://127.0.0.1:1//", set_as_current=False)
-    assert orchestrated(app).supervised
+    assert orchestrated(app).runtime.supervised

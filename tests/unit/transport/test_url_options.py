@@ -80,7 +80,7 @@ def test_whoever_uses_it_is_told(url: str) -> None:
     app = Celery("shop", broker=url, set_as_current=False)
     orchestrator = Orchestrator(app)
     orchestrator.host(Billing)
-    for use in (lambda: orchestrator.send("billing", Charge(cents=1)), lambda: orchestrator.store):
+    for use in (lambda: orchestrator.send("billing", Charge(cents=1)), lambda: orchestrator.runtime.store):
         with pytest.raises(InvalidSettings, match="option"):
             use()
 

@@ -156,7 +156,7 @@ def test_the_users_settings_and_ours_hold_together_whenever_and_however_they_are
     app = new_app()
     orchestrator = when(app, configure)
     conf = app.conf
-    assert (conf.broker_url, conf.broker_transport, orchestrator.supervised) == (AWAY, TRANSPORT, True)
+    assert (conf.broker_url, conf.broker_transport, orchestrator.runtime.supervised) == (AWAY, TRANSPORT, True)
     options = conf.broker_transport_options
     assert (options["global_keyprefix"], options["max_deaths"], options["lease_s"]) == ("shop:", 7, 20)
     assert conf.beat_schedule["tidy"] == SHOP
@@ -199,7 +199,7 @@ def test_options_may_be_changed_in_place() -> None:
     app = new_app()
     orchestrator = orchestrated(app)
     app.conf.broker_transport_options["socket_timeout"] = 3
-    orchestrator.configuration.node_name = "w1@host"
+    orchestrator.runtime.configuration.node_name = "w1@host"
     options = app.conf.broker_transport_options
     assert (options["socket_timeout"], options["node_name"], options["lease_s"]) == (3, "w1@host", 20)
     app.conf.broker_transport_options = {"socket_timeout": 4}
@@ -215,7 +215,7 @@ def test_a_queue_named_afterwards_is_the_one_that_is_read_and_sent_to() -> None:
     assert "shop" in app.amqp.queues.consume_from
     assert "celery" not in app.amqp.queues.consume_from
     assert app.amqp.router.route({}, task.name)["queue"].name == "shop"
-    assert orchestrator.supervised
+    assert orchestrator.runtime.supervised
 
 
 def test_an_agent_that_is_hosted_when_queues_exist_gets_its_mailbox() -> None:
@@ -297,7 +297,7 @@ def test_contents_that_contradict_the_promises_are_refused_by_name(conf: dict[st
     app.config_from_object(conf)
     assert "pickle" not in app.conf.accept_content
     with pytest.raises(InvalidSettings, match=said):
-        orchestrator.validate_timeouts(Worker(app, SoloPool))
+        orchestrator.runtime.validate_timeouts(Worker(app, SoloPool))
     with pytest.raises(InvalidSettings, match=said):
         orchestrator.send(Billing, Charge(cents=1))
 
@@ -306,7 +306,7 @@ def test_other_contents_are_the_users_business() -> None:
     app = Celery("shop", broker=AWAY, set_as_current=False)
     orchestrator = orchestrated(app)
     app.conf.accept_content = ["json", "msgpack"]
-    orchestrator.validate_timeouts(Worker(app, SoloPool))
+    orchestrator.runtime.validate_timeouts(Worker(app, SoloPool))
     assert app.conf.accept_content == ["json", "msgpack"]
 
 

@@ -49,7 +49,7 @@ def orchestrated(conf: dict[str, Any] | None = None, **settings: Any) -> Orchest
 
 
 def refuse(orchestrator: Orchestrator, worker: Worker) -> None:
-    orchestrator.validate_timeouts(worker)
+    orchestrator.runtime.validate_timeouts(worker)
 
 
 def test_one_key_with_a_timeout_above_its_deadline() -> None:

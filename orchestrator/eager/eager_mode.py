@@ -1,0 +1,66 @@
+"""An app in eager mode: its backend, dead letters and monitors, all in the memory of this process."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from celery import Celery
+
+from orchestrator.agents.check_fields import checked_fields
+from orchestrator.agents.directory import Directory
+from orchestrator.agents.task_arguments import TaskArguments
+from orchestrator.core.settings import Settings
+from orchestrator.deadletters.log import DeadLetters
+from orchestrator.eager.backend import EagerBackend
+from orchestrator.monitors.in_memory import InMemoryMonitors
+from orchestrator.sending.ledger import LedgerRow, housekeeping_of
+
+if TYPE_CHECKING:
+    from orchestrator.registry.mailboxes import MailboxState
+
+
+class EagerMode:
+    """What one app has in memory; see :class:`orchestrator.redis_mode.RedisMode` for the same in Redis."""
+
+    def __init__(self, app: Celery, settings: Settings, directory: Directory) -> None:
+        self._app = app
+        self._settings = settings
+        self._directory = directory
+        self.backend = EagerBackend(app, directory.flow)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters."""
+        hidden = self._settings.redact
+        checked = partial(checked_fields, self._directory.declared, hidden)
+        return DeadLetters(self.backend.letters, hidden, checked, TaskArguments(self._app))
+
+    @cached_property
+    def monitors(self) -> InMemoryMonitors:
+        """The monitors."""
+        return InMemoryMonitors(self._app, self.backend.send, lambda: dict(self._directory.declared))
+
+    def ledger(self) -> list[LedgerRow]:
+        """The ledger of every mailbox."""
+        return self.backend.ledger()
+
+    def housekeeping_ledger(self) -> LedgerRow:
+        """An empty row: eager mode has no monitor manager."""
+        return housekeeping_of([])
+
+    def dataset(self) -> None:
+        """``None``: nothing counts in Redis."""
+
+    def mailboxes(self) -> list[MailboxState]:
+        """An empty list: nothing waits in eager mode."""
+        return []
+
+    def close_breaker(self, agent: str) -> bool | None:
+        """Close an agent's breaker; whether it was open or half-open, ``None`` if it has none.
+
+        Raises:
+            UnknownAgent: no such agent was declared here.
+        """
+        self._directory.queue_of(agent)
+        return self.backend.close_breaker(agent)

@@ -1,0 +1,156 @@
+"""An app whose messages are in Redis: its backend, stores and registry, each made when it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from celery import Celery
+
+from orchestrator.agents.check_fields import checked_fields
+from orchestrator.agents.directory import Directory
+from orchestrator.agents.task_arguments import TaskArguments
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
+from orchestrator.core.settings import Settings
+from orchestrator.health.health_reporter import HEALTH_REPORTER
+from orchestrator.registry.registry import AgentEntry, Registry
+from orchestrator.sending.sender import RedisBackend
+from orchestrator.transport.admission.flow_control import close_breaker, declare_flow
+from orchestrator.transport.liveness.sweep import Sweeper, SweepResult
+from orchestrator.transport.store import Store, open_store
+from orchestrator.worker.configuration import Configuration
+
+if TYPE_CHECKING:
+    from orchestrator.deadletters.log import DeadLetters
+    from orchestrator.monitors.redis_monitors import RedisMonitors
+    from orchestrator.registry.mailboxes import MailboxState
+    from orchestrator.sending.ledger import LedgerRow
+    from orchestrator.transport.redis.dataset import DatasetRecord
+    from orchestrator.worker.examine_redis import Examination
+
+
+class RedisMode:
+    """What one app has in Redis."""
+
+    def __init__(self, app: Celery, settings: Settings, directory: Directory, configuration: Configuration) -> None:
+        self._app = app
+        self._settings = settings
+        self._directory = directory
+        self._configuration = configuration
+
+    @cached_property
+    def store(self) -> Store:
+        """The Redis behind the app's broker URL.
+
+        Raises:
+            InvalidSettings: the broker's URL cannot be used.
+            NotSupervised: the broker is not one that this library supervises.
+            BrokerUnavailable: Redis is away.
+        """
+        store = self._open_store()
+        if not HEALTH_REPORTER.is_worker():
+            from orchestrator.worker.examine_redis import warn_sender
+
+            warn_sender(store, self._settings.eviction)
+        return store
+
+    def _open_store(self) -> Store:
+        return open_store(self._app.connection_for_write())
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Agents, incarnations and deaths. Raises as :attr:`store`."""
+        return Registry(self.store)
+
+    @cached_property
+    def backend(self) -> RedisBackend:
+        """Where sends go.
+
+        Raises:
+            InvalidSettings: the app's configuration cannot work.
+        """
+        from orchestrator.worker.validate_timeouts import refuse_app
+
+        refuse_app(self._app, self._configuration)
+        return RedisBackend(
+            self._app, lambda: self.store, lambda: self.registry, self._settings.redact, self._directory.flow
+        )
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters. Raises as :attr:`store`."""
+        from orchestrator.deadletters.log import DeadLetters
+        from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+
+        hidden = self._settings.redact
+        checked = partial(checked_fields, self._directory.declared, hidden)
+        return DeadLetters(RedisDeadLetterStore(self.store), hidden, checked, TaskArguments(self._app))
+
+    @cached_property
+    def monitors(self) -> RedisMonitors:
+        """The monitors; connects when it is used."""
+        from orchestrator.monitors.redis_monitors import RedisMonitors
+
+        return RedisMonitors(self._app, lambda: self.store, lambda: dict(self._directory.declared), self._settings)
+
+    @cached_property
+    def examination(self) -> Examination:
+        """Checks, before a worker starts, whether this Redis is fit for it."""
+        from orchestrator.worker.examine_redis import Examination
+
+        return Examination(self._open_store, self._settings.eviction)
+
+    @cached_property
+    def _sweeper(self) -> Sweeper:
+        return self.store.sweeper()
+
+    def sweep(self) -> SweepResult:
+        """Look for dead workers once, and requeue their messages.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        return self._sweeper.sweep(HOUSEKEEPING_QUEUE)
+
+    def announce(self, entries: Iterable[AgentEntry]) -> None:
+        """Enter agents that this process hosts in the registry, and their flow control in Redis.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        entries = list(entries)
+        self.registry.announce(entries)
+        for entry in entries:
+            declare_flow(self.store, entry.queue, self._directory.flow(entry.name), serves=True)
+
+    def ledger(self) -> list[LedgerRow]:
+        """The ledger of every mailbox but the monitor manager's. Raises as :attr:`store`."""
+        from orchestrator.sending.ledger import mailboxes_of, read_ledger
+
+        return mailboxes_of(read_ledger(self.store))
+
+    def housekeeping_ledger(self) -> LedgerRow:
+        """The ledger of the monitor manager's mailbox. Raises as :attr:`store`."""
+        from orchestrator.sending.ledger import housekeeping_of, read_ledger
+
+        return housekeeping_of(read_ledger(self.store))
+
+    def dataset(self) -> DatasetRecord | None:
+        """When counting began, and what is known to be lost; ``None`` before any worker. Raises as :attr:`store`."""
+        return self.store.dataset()
+
+    def mailboxes(self) -> list[MailboxState]:
+        """Every mailbox as it is now. Raises as :attr:`store`."""
+        from orchestrator.registry.mailboxes import read_mailboxes
+
+        return read_mailboxes(self.store, self.registry.incarnations())
+
+    def close_breaker(self, agent: str) -> bool | None:
+        """Close an agent's breaker; whether it was open or half-open, ``None`` if it has none.
+
+        Raises:
+            UnknownAgent: no such agent was declared here or announced by any worker.
+            BrokerUnavailable: Redis is away.
+        """
+        return close_breaker(self.store, self._directory.queue_of(agent))

@@ -1,0 +1,342 @@
+"""The wiring under :class:`orchestrator.app.Orchestrator`: what boot steps, the command line and handlers' tasks use.
+
+Nothing here is part of the public interface. What depends on where messages are is in one of two classes:
+:class:`orchestrator.redis_mode.RedisMode`, or :class:`orchestrator.eager.eager_mode.EagerMode` for an app with
+``task_always_eager``. Which of them applies is looked up at each use: a process may switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, signals
+
+from orchestrator.agents.agent import Agent
+from orchestrator.agents.directory import Directory
+from orchestrator.agents.unknown_names import unknown_names
+from orchestrator.core.errors import CallerError, InvalidPolicy, OrchestratorError
+from orchestrator.core.log import get_logger
+from orchestrator.core.masked_repr import hide_in_reprs
+from orchestrator.core.settings import Settings
+from orchestrator.core.supervision import Supervision
+from orchestrator.maintenance import manager
+from orchestrator.sending.celery_sends import SendTask
+from orchestrator.sending.delivery import Delivery
+from orchestrator.sending.lookup import look_up
+from orchestrator.sending.mailbox import mailbox
+from orchestrator.sending.masked_amqp import mask_arguments
+from orchestrator.sending.sender import Backend, Sender
+from orchestrator.telemetry.switch import switch_on
+from orchestrator.transport.transport import is_supervised
+from orchestrator.worker.configuration import Configuration
+from orchestrator.worker.heartbeat_fields import HeartbeatFields
+from orchestrator.worker.hosting import register_handlers, supervise_tasks
+from orchestrator.worker.masked_logs import mask_logs
+
+if TYPE_CHECKING:
+    from orchestrator.deadletters.log import DeadLetters
+    from orchestrator.eager.eager_mode import EagerMode
+    from orchestrator.maintenance.dead_letters import MaintenanceResult
+    from orchestrator.monitors.monitors import Monitors
+    from orchestrator.monitors.redis_monitors import RedisMonitors
+    from orchestrator.redis_mode import RedisMode
+    from orchestrator.registry.mailboxes import MailboxState
+    from orchestrator.registry.registry import AgentEntry, Registry
+    from orchestrator.sending.address import Address
+    from orchestrator.transport.liveness.sweep import SweepResult
+    from orchestrator.transport.store import Store
+
+logger = get_logger(__name__)
+
+# By name: only a worker imports them.
+_WORKER_STEPS = (
+    "orchestrator.worker.exit_reason:RecordExitReason",
+    "orchestrator.worker.examine_redis:ExamineRedis",
+    "orchestrator.worker.validate_timeouts:ValidateTimeouts",
+)
+_CONSUMER_STEPS = (
+    "orchestrator.worker.dead_letter_unprocessable:DeadLetterUnprocessable",
+    "orchestrator.worker.reap_pool:ReapPool",
+    "orchestrator.worker.forward_telemetry:ForwardTelemetry",
+)
+
+
+class Runtime:
+    """The parts that belong to one app, and the mode that it is in."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self.directory = Directory(app, self.announced, settings)
+        self.sender = Sender(app, self.directory, self.backend)
+        self.heartbeat_fields = HeartbeatFields(app, self.directory.declared, settings.app_version)
+        self.configuration = Configuration(
+            app, settings, self.heartbeat_fields, self._run_death_hooks, lambda: self.hidden
+        )
+        self._redis: RedisMode | None = None
+        self._eager: EagerMode | None = None
+        self._manager: manager.Manager | None = None
+        self._hide()
+
+    def install(self) -> None:
+        """Put the sends, boot steps and signal handlers into the app, which has its Orchestrator by now."""
+        app = self.app
+        mask_arguments(app)
+        app.send_task = SendTask(app, lambda task, options: self.sender.by_celery(task, options))
+        app.steps["worker"].update(_WORKER_STEPS)
+        app.steps["consumer"].update(_CONSUMER_STEPS)
+        app.on_after_finalize.connect(self._on_finalize, weak=False)
+        if app.finalized:
+            self._on_finalize()
+        manager.install(app, self)
+        signals.celeryd_init.connect(self._on_worker_init, weak=False)
+        signals.worker_init.connect(self._on_worker_configured, weak=False)
+        signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)
+
+    def _on_finalize(self, **_: Any) -> None:
+        supervise_tasks(self.app)
+
+    # -- a worker's start
+
+    def _on_worker_init(self, sender: str = "", instance: Any = None, **_: Any) -> None:
+        if instance is not None and instance.app is self.app:
+            from orchestrator.worker.start import begin_worker
+
+            begin_worker(self, sender, instance)
+
+    def _on_worker_configured(self, sender: Any = None, **_: Any) -> None:
+        if getattr(sender, "app", None) is self.app:
+            from orchestrator.worker.prefetch import claim_by_free_slots
+
+            self.configuration.claim_ahead = claim_by_free_slots(sender)
+
+    def _on_worker_set_up(self, instance: Any = None, **_: Any) -> None:
+        # Everything is imported by now, and nothing has run: tasks that came after finalizing are caught here.
+        if instance is not None and instance.app is self.app:
+            from orchestrator.worker.start import warn_at_start
+
+            supervise_tasks(self.app)
+            warn_at_start(self, instance)
+
+    def validate_timeouts(self, worker: Any) -> None:
+        """Refuse to start a worker whose timeouts contradict each other.
+
+        Raises:
+            InvalidSettings: they do; names the values, and what is allowed.
+        """
+        from orchestrator.worker.start import refuse_start
+
+        refuse_start(self, worker)
+
+    def announce(self, queues: Iterable[str]) -> None:
+        """Enter in the registry which agents this worker hosts; called when a worker starts consuming.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        self.redis.announce(self.directory.entries(queues))
+
+    # -- agents
+
+    def host(self, agents: Iterable[type[Agent]]) -> None:
+        """Declare agents; see :meth:`orchestrator.app.Orchestrator.host`."""
+        from orchestrator.worker.validate_timeouts import refuse_policies
+
+        for cls in agents:
+            spec = self.directory.declare(cls)
+            if spec is not None:
+                refuse_policies(self.directory.addresses_of(spec))
+                self.configuration.add_mailbox(mailbox(spec.queue))
+                register_handlers(self.app, self.app.orchestrator, spec)
+        self._hide()
+        if self.app.finalized:
+            supervise_tasks(self.app)
+
+    def announced(self) -> Mapping[str, AgentEntry]:
+        """The agents that workers have entered in the registry; none in eager mode.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return {} if self.eager else self.registry.agents()
+
+    def default_supervision(self, agent: str, message: str) -> Supervision:
+        """The supervision of a message, for an agent declared here, whose send sets no options."""
+        return self.sender.default_supervision(self.directory.address(agent, message))
+
+    def served(self, addresses: Iterable[Address], queues: Collection[str]) -> list[Address]:
+        """Those of the addresses whose messages go to a worker that consumes these queues."""
+        from orchestrator.worker.served_tasks import served_tasks
+
+        tasks = served_tasks(self.app, queues, self.directory.mailboxes())
+        # Of an agent that is not declared here, only the mailbox is known.
+        return [a for a in addresses if a.task in tasks or (a.task not in self.app.tasks and str(a.queue) in queues)]
+
+    def unknown_names(self) -> list[str]:
+        """Names in the settings that no agent, message or task has: a line for each.
+
+        Looks at what is declared in this process and announced in Redis.
+        """
+        s = self.settings
+        if not (s.timeouts or s.deadlines or s.mailboxes or s.breakers):
+            return []
+        from orchestrator.worker.startup_warnings import own_tasks
+
+        agents: dict[str, Collection[str]] = {}
+        with suppress(OrchestratorError):
+            agents = {name: entry.messages for name, entry in self.announced().items()}
+        agents |= {name: [*spec.handlers, "on_down"] for name, spec in self.directory.declared.items()}
+        return unknown_names(s, agents, [name for name, _ in own_tasks(self.app)])
+
+    # -- hidden fields
+
+    def _hide(self) -> None:
+        switch_on(self.settings.telemetry, self.hidden)
+        mask_logs(self.hidden)
+        hide_in_reprs(self.hidden)
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The names of fields whose values are masked: the settings', and the secrets of agents declared here."""
+        return (*self.settings.redact, *self.directory.secrets)
+
+    def hidden_of(self, supervision: Supervision | None) -> tuple[str, ...]:
+        """The same, and the names of the secret fields of one message."""
+        return self.hidden if supervision is None else (*self.hidden, *supervision.hide)
+
+    # -- where messages are
+
+    @property
+    def eager(self) -> bool:
+        """Whether sends run inline (Celery's ``task_always_eager``)."""
+        return bool(self.app.conf.task_always_eager)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the app's broker is one that this library supervises.
+
+        Raises:
+            InvalidSettings: the broker's URL cannot be used.
+        """
+        return is_supervised(self.app.conf.broker_transport)
+
+    @property
+    def mode(self) -> RedisMode | EagerMode:
+        """Eager mode or Redis, as the app's settings say now."""
+        return self.eager_mode if self.eager else self.redis
+
+    @property
+    def redis(self) -> RedisMode:
+        """What Redis holds, whatever the mode. Nothing connects before it is used."""
+        if self._redis is None:
+            from orchestrator.redis_mode import RedisMode
+
+            self._redis = RedisMode(self.app, self.settings, self.directory, self.configuration)
+        return self._redis
+
+    @property
+    def eager_mode(self) -> EagerMode:
+        """What eager mode holds in memory."""
+        if self._eager is None:
+            from orchestrator.eager.eager_mode import EagerMode
+
+            self._eager = EagerMode(self.app, self.settings, self.directory)
+        return self._eager
+
+    def reset_eager_mode(self) -> None:
+        """Begin again with nothing in memory.
+
+        Raises:
+            CallerError: this is not eager mode.
+        """
+        if not self.eager:
+            raise CallerError("reset() is for eager mode; allowed: an app with task_always_eager")
+        self._eager = None
+
+    def backend(self) -> Backend:
+        """Where a send goes now."""
+        return self.mode.backend
+
+    @property
+    def store(self) -> Store:
+        """The Redis behind the app's broker URL; see :attr:`orchestrator.redis_mode.RedisMode.store`."""
+        return self.redis.store
+
+    @property
+    def registry(self) -> Registry:
+        """Agents, incarnations and deaths in Redis. Raises as :attr:`store`."""
+        return self.redis.registry
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the current mode."""
+        return self.mode.dead_letters
+
+    @property
+    def monitors(self) -> Monitors:
+        """The monitors of the current mode."""
+        return self.mode.monitors
+
+    def redis_monitors(self) -> RedisMonitors:
+        """The monitors in Redis, whatever the mode."""
+        return self.redis.monitors
+
+    def mailboxes(self) -> list[MailboxState]:
+        """Every mailbox; see :meth:`orchestrator.app.Orchestrator.mailboxes`."""
+        return self.mode.mailboxes()
+
+    def close_breaker(self, agent: str) -> bool:
+        """Close an agent's breaker; see :meth:`orchestrator.app.Orchestrator.close_breaker`."""
+        was_open = self.mode.close_breaker(agent)
+        if was_open is None:
+            raise InvalidPolicy("agent", agent, "an agent that has a circuit breaker")
+        return was_open
+
+    def delivery(self, delivery: str | Delivery) -> Delivery:
+        """The delivery with that id; see :meth:`orchestrator.app.Orchestrator.delivery`."""
+        backend = self.backend()
+        if isinstance(delivery, Delivery):
+            return delivery.attached(backend.outcome, backend.tracker)
+        return look_up(delivery, backend.outcome, backend.tracker, self._letter_record)
+
+    def _letter_record(self, delivery_id: str) -> Mapping[str, Any] | None:
+        letter = self.dead_letters.of_delivery(delivery_id)
+        return None if letter is None else letter.record()
+
+    def _run_death_hooks(self, incarnation: str, reason: str) -> bool:
+        return self.redis.monitors.on_death(incarnation, reason)
+
+    # -- the monitor manager
+
+    def sweep(self) -> SweepResult:
+        """Look for dead workers once, and requeue their messages. The monitor manager calls this.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        return self.redis.sweep()
+
+    def maintain_dead_letters(self) -> MaintenanceResult:
+        """Replay, park, expire and trim dead letters, as the settings say. The monitor manager calls this.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        from orchestrator.maintenance.dead_letter_retention import retention_policy_of
+        from orchestrator.maintenance.dead_letters import run_maintenance
+
+        return run_maintenance(self.dead_letters, retention_policy_of(self.settings))
+
+    def run_housekeeping(self) -> list[str]:
+        """Do one round of the monitor manager's work: a sweep, then the chores that are due. Returns the chores' names.
+
+        A worker that consumes ``monitor-manager`` calls this whenever beat asks for it. Not for two threads at once.
+
+        Raises:
+            BrokerUnavailable, redis.exceptions.RedisError: Redis is away.
+        """
+        if self._manager is None:
+            self._manager = manager.Manager(self)
+        return self._manager.run()
