@@ -15,7 +15,7 @@ from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.settings import Settings
 from orchestrator.health.health_reporter import HEALTH_REPORTER
 from orchestrator.registry.registry import AgentEntry, Registry
-from orchestrator.sending.sender import RedisBackend
+from orchestrator.sending.redis_backend import RedisBackend
 from orchestrator.transport.admission.flow_control import close_breaker, declare_flow
 from orchestrator.transport.liveness.sweep import Sweeper, SweepResult
 from orchestrator.transport.store import Store, open_store

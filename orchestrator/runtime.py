@@ -22,12 +22,13 @@ from orchestrator.core.masked_repr import hide_in_reprs
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
 from orchestrator.maintenance import manager
+from orchestrator.sending.backend import Backend
 from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.lookup import look_up
 from orchestrator.sending.mailbox import mailbox
 from orchestrator.sending.masked_amqp import mask_arguments
-from orchestrator.sending.sender import Backend, Sender
+from orchestrator.sending.sender import Sender
 from orchestrator.telemetry.switch import switch_on
 from orchestrator.transport.transport import is_supervised
 from orchestrator.worker.configuration import Configuration

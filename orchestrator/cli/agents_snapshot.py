@@ -102,5 +102,5 @@ def take_snapshot(orchestrator: Orchestrator) -> Snapshot:
     """
     incarnations = orchestrator.registry.incarnations()
     known = known_agents(orchestrator.agents, orchestrator.registry.agents(), incarnations)
-    mailboxes = read_mailboxes(orchestrator.store, incarnations)
+    mailboxes = read_mailboxes(orchestrator.runtime.store, incarnations)
     return Snapshot(known, incarnations, orchestrator.registry.deaths(DEATHS_READ), mailboxes)

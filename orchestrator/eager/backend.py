@@ -18,12 +18,12 @@ from orchestrator.eager.delivery_runner import DeliveryRunner
 from orchestrator.eager.eager_message import UnreadableMessage, decode_message
 from orchestrator.eager.flow_control import EagerFlowControl
 from orchestrator.eager.records import EagerRecords
+from orchestrator.sending.backend import SendResult
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal, Strategy
 from orchestrator.sending.celery_sends import TaskSend, check_arguments, has_own_way, send_by_task
 from orchestrator.sending.delivery import CancelResult, Found
 from orchestrator.sending.ledger import LedgerRow
-from orchestrator.sending.publish import OutgoingMessage
-from orchestrator.sending.sender import SendResult
+from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 from orchestrator.worker.hosting import supervise_tasks
 
@@ -117,21 +117,21 @@ class EagerBackend:
         """
         refused: dict[int, Refusal] = {}
         if request.strategy is Strategy.ALL_OR_NOTHING:
-            for place, message in enumerate(request.parcels):
+            for place, message in enumerate(request.copies):
                 with _refusing(refused, place):
                     self._flow.admit(message.supervision.agent, peek=True)
             if refused:
                 return refused
-        for place, message in enumerate(request.parcels):
+        for place, message in enumerate(request.copies):
             with _refusing(refused, place):
                 self._send(message)
-        outcomes = [self._records.outcome(message.id) for message in request.parcels]
+        outcomes = [self._records.outcome(message.id) for message in request.copies]
         if any(outcome is not None and not isinstance(outcome, Handled) for outcome in outcomes):
             for place, compensation in enumerate(request.compensations):
                 if isinstance(outcomes[place], Handled):
                     self._compensate(compensation, request.id)
                 elif isinstance(outcomes[place], Dead):
-                    self._compensations[request.parcels[place].id] = compensation, request.id
+                    self._compensations[request.copies[place].id] = compensation, request.id
         return refused
 
     def _compensate(self, compensation: OutgoingMessage, broadcast: str) -> None:

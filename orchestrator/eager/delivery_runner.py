@@ -25,7 +25,7 @@ from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
 from orchestrator.eager.eager_message import EagerMessage, UnreadableMessage, eager_message_of, encode_message
 from orchestrator.eager.flow_control import EagerFlowControl
 from orchestrator.eager.records import EagerRecords
-from orchestrator.sending.publish import OutgoingMessage, own_headers
+from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
 from orchestrator.telemetry import emit, events, tracing
 from orchestrator.transport.celery.own_fields import FENCE
 from orchestrator.transport.celery.reporting_pool import is_exit

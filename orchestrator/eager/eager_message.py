@@ -19,7 +19,7 @@ from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.outcome import Reason
 from orchestrator.core.policy import Retry
 from orchestrator.core.supervision import HEADER, Supervision
-from orchestrator.sending.publish import OutgoingMessage, own_headers
+from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
 from orchestrator.telemetry import tracing
 from orchestrator.transport.mailbox_entry import LINEAGE, decode
 from orchestrator.worker.message_format import check_body, check_headers

@@ -11,7 +11,7 @@ from orchestrator.core.breaker import BreakerState, Phase
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
-from orchestrator.sending.publish import OutgoingMessage
+from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 
 

@@ -21,7 +21,7 @@ from orchestrator.monitors.leak import Leak, LeakKind, Leaks
 from orchestrator.monitors.monitors import Monitors, Target, checked_ref, name_of
 from orchestrator.monitors.origin import OriginRecorder
 from orchestrator.monitors.owner import Owner, open_session
-from orchestrator.sending.publish import OutgoingMessage
+from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.celery.own_fields import INCARNATION, own_field
 

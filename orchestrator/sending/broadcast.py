@@ -18,7 +18,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy, MessageTooLarge
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.message_template import MessageTemplate, encode, write_template
-from orchestrator.sending.publish import OutgoingMessage, headers_of, producer_of, queue_name, refusals, reprs_of
+from orchestrator.sending.message_texts import reprs_of
+from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.publish import headers_of, library_errors, producer_of
 from orchestrator.transport.admission.publish_dedup import publishes_now
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
@@ -26,17 +28,17 @@ from orchestrator.transport.store import Store
 #: Most recipients of one broadcast.
 MAX_RECIPIENTS: Final = 50_000
 
-#: Most recipients in one step, and most bytes of their messages unless a single one has more: no step keeps Redis from
-#: others for more than some milliseconds.
+#: Most recipients in one step, and most bytes of their messages unless a single one has more, so that no step holds
+#: Redis for more than some milliseconds.
 STEP_RECIPIENTS: Final = 250
 STEP_BYTES: Final = 1024 * 1024
 
-#: Most of them where all or none are to be sent theirs, which is one step; and with a compensation: all of those may be
-#: sent in the step that records one outcome.
+#: Most recipients, and most bytes, with ``all_or_nothing``, which is one step, and with a compensation: one step may
+#: record an outcome and send all compensations.
 MAX_AT_ONCE: Final = 500
 MAX_BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 
-#: The record of a broadcast with a compensation is kept at most so long: its copies should have ended by then.
+#: How long the record of a broadcast with a compensation is kept; its copies should have ended by then.
 _GROUP_MS: Final = 30 * 24 * 3600 * 1000
 
 
@@ -49,7 +51,7 @@ class Strategy(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a recipient was not sent its copy."""
+    """Why a recipient's copy was not sent."""
 
     #: No living worker serves its mailbox.
     DOWN = "down"
@@ -65,8 +67,8 @@ class BroadcastRequest:
 
     id: str
     strategy: Strategy
-    parcels: Sequence[OutgoingMessage]
-    #: For each parcel the one that makes good what it did, if somebody else's dies.
+    copies: Sequence[OutgoingMessage]
+    #: For each copy the message that undoes what it did, if the copy of another recipient dies.
     compensations: Sequence[OutgoingMessage] = ()
 
 
@@ -83,7 +85,7 @@ def strategy_of(value: Strategy | str) -> Strategy:
 
 
 def recipients_of(recipients: Iterable[Any]) -> list[Any]:
-    """The recipients, each of whom gets one copy.
+    """The recipients of a broadcast, as a list.
 
     Raises:
         InvalidPolicy: there are none, or too many.
@@ -96,69 +98,71 @@ def recipients_of(recipients: Iterable[Any]) -> list[Any]:
     return listed
 
 
-def each_once(parcels: Sequence[OutgoingMessage]) -> None:
-    """Check that nobody is to get two copies.
+def refuse_duplicates(copies: Sequence[OutgoingMessage]) -> None:
+    """Check that each recipient is named once.
 
     Raises:
-        InvalidPolicy: somebody is.
+        InvalidPolicy: one is named twice.
     """
     seen: set[str] = set()
-    for parcel in parcels:
-        if parcel.supervision.agent in seen:
-            raise InvalidPolicy("recipients", parcel.supervision.agent, "each agent once")
-        seen.add(parcel.supervision.agent)
+    for copy in copies:
+        if copy.supervision.agent in seen:
+            raise InvalidPolicy("recipients", copy.supervision.agent, "each agent once")
+        seen.add(copy.supervision.agent)
 
 
-def at_any_time(parcel: OutgoingMessage) -> OutgoingMessage:
-    """A compensation: written now, but sent by Redis when there is cause for it, perhaps hours later."""
-    if parcel.expires_s is None and parcel.supervision.deadline_at_s is None:
-        return parcel
-    return replace(parcel, expires_s=None, supervision=replace(parcel.supervision, deadline_at_s=None))
+def without_time_limits(message: OutgoingMessage) -> OutgoingMessage:
+    """A compensation without expiry and deadline: Redis sends it when a copy has died, perhaps hours later."""
+    if message.expires_s is None and message.supervision.deadline_at_s is None:
+        return message
+    return replace(message, expires_s=None, supervision=replace(message.supervision, deadline_at_s=None))
 
 
-def publish_broadcast(app: Celery, store: Store, cast: BroadcastRequest, hidden: tuple[str, ...]) -> dict[int, Refusal]:
+def publish_broadcast(
+    app: Celery, store: Store, request: BroadcastRequest, hidden: tuple[str, ...]
+) -> dict[int, Refusal]:
     """Publish every copy: in one script with ``all_or_nothing``, else in one for each :data:`STEP_RECIPIENTS`.
 
     Returns:
-        By its place among the parcels, who was refused and why. With ``all_or_nothing``, if anybody was, nobody was
-        sent anything.
+        By place among the copies, why a copy was refused. With ``all_or_nothing``, one refused copy means that none
+        was sent.
 
     Raises:
-        BrokerUnavailable: Redis did not take it, or no connection was free. Of a broadcast of several steps, the first
-            recipients may have been sent theirs.
+        BrokerUnavailable: Redis did not accept it, or no connection was free. Of a broadcast of several steps, the
+            copies for the first recipients may have been sent.
         MessageTooLarge: a copy is larger than a message may be. Nobody was sent anything.
         InvalidPolicy: with ``all_or_nothing`` or a compensation, there are more copies than one step takes.
     """
-    copies, undo = _Forms(app, hidden), _Forms(app, hidden)
+    templates, undo = _Templates(app, hidden), _Templates(app, hidden)
     try:
         with producer_of(app) as producer, open_batch(producer) as batch:
-            numbers = [copies.number(parcel, batch) for parcel in cast.parcels]
-            members = [_member(undo, parcel, batch) for parcel in cast.compensations]
+            numbers = [templates.number(copy, batch) for copy in request.copies]
+            members = [_member(undo, message, batch) for message in request.compensations]
     except BatchPublishError as error:
         raise BrokerUnavailable(store.url, error) from error
     nonce = secrets.token_hex(16)
     slots = {name: f'"@{nonce}:{name}@"' for name in ("id", "agent", "task", "queue")}
-    texts = [copy.render(**slots) for copy in undo.copies]
-    told = []
-    for place, (parcel, number) in enumerate(zip(cast.parcels, numbers, strict=True)):
-        queue, copy = queue_name(parcel), copies.copies[number]
-        message = copy.render(encode(parcel.id), encode(parcel.supervision.agent), encode(parcel.task), encode(queue))
-        told.append((queue, copy.step, message, parcel.id, members[place] if members else ""))
-    _check_sizes(store, [*texts, *(message for _, _, message, *_ in told)])
+    texts = [template.render(**slots) for template in undo.templates]
+    rows: list[_Row] = []
+    for place, (copy, number) in enumerate(zip(request.copies, numbers, strict=True)):
+        queue, template = queue_name(copy), templates.templates[number]
+        text = template.render(encode(copy.id), encode(copy.supervision.agent), encode(copy.task), encode(queue))
+        rows.append((queue, template.step, text, copy.id, members[place] if members else ""))
+    _check_sizes(store, [*texts, *(text for _, _, text, *_ in rows)])
     if texts:
-        _check_at_once("compensate", len(told), len(told) * max(map(len, texts)))
-    parts = _parts(cast, told)
-    keys = [store.keys.leases, store.keys.group(cast.id) if members else "", publishes_now(store.keys)]
+        _check_at_once("compensate", len(rows), len(rows) * max(map(len, texts)))
+    parts = _parts(request, rows)
+    keys = [store.keys.leases, store.keys.group(request.id) if members else "", publishes_now(store.keys)]
     refused: dict[int, Refusal] = {}
     first = 0
     for number, part in enumerate(parts):
         is_last = number == len(parts) - 1
-        # Until the last part is there, the group has one pending copy that is none.
+        # Until the last part is sent, the group counts one pending copy more than it has, so that it stays open.
         ahead = (number == 0) - is_last
-        wordings = [] if number else texts
-        all_or_nothing = "1" if cast.strategy is Strategy.ALL_OR_NOTHING else "0"
-        args: list[Any] = [f"{cast.id}:{number}", store.keys.root, all_or_nothing, _GROUP_MS, nonce, ahead]
-        args += [len(wordings), *wordings, *chain.from_iterable(part)]
+        sent_texts = [] if number else texts
+        all_or_nothing = "1" if request.strategy is Strategy.ALL_OR_NOTHING else "0"
+        args: list[Any] = [f"{request.id}:{number}", store.keys.root, all_or_nothing, _GROUP_MS, nonce, ahead]
+        args += [len(sent_texts), *sent_texts, *chain.from_iterable(part)]
         _, refusals_here = _run(store, keys, args)
         refused |= {first + int(at) - 1: Refusal(why.decode()) for at, why, *_ in refusals_here}
         first += len(part)
@@ -171,22 +175,22 @@ def _run(store: Store, keys: list[str], args: list[Any]) -> Any:
     except BrokerUnavailable as error:
         if not isinstance(error.__cause__, RedisConnectionError | RedisTimeoutError):
             raise
-        # Whether it was sent is unknown; asked again, the script says what it did.
+        # Whether it was sent is unknown. Run again, the script returns what it did the first time.
         return store.run("broadcast", keys, args)
 
 
 #: Of a copy: its queue, its step, the message, the delivery's id, and its place in the group.
-_Told = tuple[str, str, str, str, str]
+_Row = tuple[str, str, str, str, str]
 
 
-def _parts(cast: BroadcastRequest, told: Sequence[_Told]) -> list[list[_Told]]:
-    """What goes in one step each."""
-    if cast.strategy is Strategy.ALL_OR_NOTHING:
-        _check_at_once(Strategy.ALL_OR_NOTHING, len(told), sum(len(message) for _, _, message, *_ in told))
-        return [list(told)]
-    parts: list[list[_Told]] = []
+def _parts(request: BroadcastRequest, rows: Sequence[_Row]) -> list[list[_Row]]:
+    """The rows of each step."""
+    if request.strategy is Strategy.ALL_OR_NOTHING:
+        _check_at_once(Strategy.ALL_OR_NOTHING, len(rows), sum(len(text) for _, _, text, *_ in rows))
+        return [list(rows)]
+    parts: list[list[_Row]] = []
     size = 0
-    for one in told:
+    for one in rows:
         if not parts or len(parts[-1]) >= STEP_RECIPIENTS or size >= STEP_BYTES:
             parts.append([])
             size = 0
@@ -200,7 +204,7 @@ def _check_at_once(what: str, recipients: int, size: int) -> None:
         raise InvalidPolicy(
             what,
             f"{recipients} recipients, {size} bytes",
-            f"at most {MAX_AT_ONCE} recipients and {MAX_BYTES_AT_ONCE} bytes of messages, for they go in one step",
+            f"at most {MAX_AT_ONCE} recipients and {MAX_BYTES_AT_ONCE} bytes of messages, which are sent in one step",
         )
 
 
@@ -212,46 +216,46 @@ def _check_sizes(store: Store, messages: Iterable[str]) -> None:
 
 
 class _BroadcastTemplate:
-    """A form in which all is filled but the recipient and the id."""
+    """A message template in which only the recipient and the id are missing."""
 
-    def __init__(self, form: MessageTemplate, headers: Mapping[str, Any]) -> None:
+    def __init__(self, template: MessageTemplate, headers: Mapping[str, Any]) -> None:
         mark = secrets.token_hex(16)
         marked = {**headers, HEADER: {**headers[HEADER], "agent": mark}}
         self._own = encode(marked)[1:-1].split(f'"{mark}"')
-        self._roots = form.values["root"] == form.values["id"]
-        self._form = form.bind("id", "root", "task", "queue", "own")
-        self.step = form.step
+        self._roots = template.values["root"] == template.values["id"]
+        self._template = template.bind("id", "root", "task", "queue", "own")
+        self.step = template.step
 
     def render(self, id: str, agent: str, task: str, queue: str) -> str:
-        """Its text with these, each as JSON."""
-        root = id if self._roots else self._form.values["root"]
-        return self._form.render(id=id, root=root, task=task, queue=queue, own=agent.join(self._own))
+        """The message's text; each argument is JSON."""
+        root = id if self._roots else self._template.values["root"]
+        return self._template.render(id=id, root=root, task=task, queue=queue, own=agent.join(self._own))
 
 
-class _Forms:
-    """One form for each kind of copy: those that differ in more than their recipient need more than one."""
+class _Templates:
+    """One template for each kind of copy; copies that differ only in their recipient share one."""
 
     def __init__(self, app: Celery, hidden: tuple[str, ...]) -> None:
-        self.copies: list[_BroadcastTemplate] = []
+        self.templates: list[_BroadcastTemplate] = []
         self._app = app
         self._hidden = hidden
         self._numbers: dict[Hashable, int] = {}
 
-    def number(self, parcel: OutgoingMessage, batch: Any) -> int:
-        """The place of a parcel's form among the copies.
+    def number(self, message: OutgoingMessage, batch: Any) -> int:
+        """The place of a message's template in ``templates``; it is written if it is the first of its kind.
 
         Raises:
-            InvalidPolicy: its recipient cannot be told from others by the name of a queue.
+            InvalidPolicy: the recipient has no mailbox of its own.
         """
-        kind = _kind(parcel)
+        kind = _kind(message)
         if kind not in self._numbers:
-            reprs = reprs_of(parcel, self._hidden)
-            with refusals(self._app, parcel.task), headers_of(parcel) as headers:
-                form = write_template(self._app, parcel, headers, reprs, batch)
-            if form is None:
-                raise InvalidPolicy("recipient", parcel.supervision.agent, "an agent with one mailbox of its own")
-            self._numbers[kind] = len(self.copies)
-            self.copies.append(_BroadcastTemplate(form, headers))
+            reprs = reprs_of(message, self._hidden)
+            with library_errors(self._app, message.task), headers_of(message) as headers:
+                template = write_template(self._app, message, headers, reprs, batch)
+            if template is None:
+                raise InvalidPolicy("recipient", message.supervision.agent, "an agent with one mailbox of its own")
+            self._numbers[kind] = len(self.templates)
+            self.templates.append(_BroadcastTemplate(template, headers))
         return self._numbers[kind]
 
 
@@ -259,12 +263,12 @@ class _Forms:
 _DIFFERS: Final = tuple(f.name for f in fields(Supervision) if f.name not in ("agent", "metadata", "deadline_at_s"))
 
 
-def _kind(parcel: OutgoingMessage) -> Hashable:
-    supervision = parcel.supervision
+def _kind(message: OutgoingMessage) -> Hashable:
+    supervision = message.supervision
     deadline_at_s = supervision.deadline_at_s
-    # Each was addressed a little later than the one before.
+    # Each copy was built a little later than the one before.
     about = None if deadline_at_s is None else round(deadline_at_s)
-    kind = (about, parcel.priority, parcel.expires_s, *[getattr(supervision, name) for name in _DIFFERS])
+    kind = (about, message.priority, message.expires_s, *[getattr(supervision, name) for name in _DIFFERS])
     try:
         hash(kind)
     except TypeError:
@@ -272,19 +276,19 @@ def _kind(parcel: OutgoingMessage) -> Hashable:
     return kind
 
 
-def _member(forms: _Forms, parcel: OutgoingMessage, batch: Any) -> str:
-    number = forms.number(parcel, batch)
-    step = forms.copies[number].step
-    return json.dumps([number + 1, parcel.supervision.agent, parcel.task, queue_name(parcel), step, parcel.id])
+def _member(templates: _Templates, message: OutgoingMessage, batch: Any) -> str:
+    number = templates.number(message, batch)
+    step = templates.templates[number].step
+    return json.dumps([number + 1, message.supervision.agent, message.task, queue_name(message), step, message.id])
 
 
 def new_broadcast_request(
-    strategy: Strategy, parcels: Sequence[OutgoingMessage], compensations: Sequence[OutgoingMessage] = ()
+    strategy: Strategy, copies: Sequence[OutgoingMessage], compensations: Sequence[OutgoingMessage] = ()
 ) -> BroadcastRequest:
     """A broadcast with an id of its own."""
-    return BroadcastRequest(uuid(), strategy, parcels, compensations)
+    return BroadcastRequest(uuid(), strategy, copies, compensations)
 
 
-def named(cast: BroadcastRequest, refused: Mapping[int, Refusal]) -> dict[str, str]:
-    """The recipients who were refused, by name."""
-    return {cast.parcels[place].supervision.agent: why.value for place, why in refused.items()}
+def refused_by_name(request: BroadcastRequest, refused: Mapping[int, Refusal]) -> dict[str, str]:
+    """Why a recipient was refused, by the recipient's name."""
+    return {request.copies[place].supervision.agent: why.value for place, why in refused.items()}

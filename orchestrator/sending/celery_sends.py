@@ -17,26 +17,20 @@ from celery import Celery, Task, states
 from celery.result import EagerResult
 
 from orchestrator.core.supervision import HEADER
-from orchestrator.sending.publish import (
-    OutgoingMessage,
-    Quick,
-    headers_of,
-    own_headers,
-    producer_of,
-    refusals,
-    reprs_of,
-)
+from orchestrator.sending.message_texts import reprs_of
+from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
+from orchestrator.sending.publish import TryFast, headers_of, library_errors, producer_of
 from orchestrator.transport.admission.flow_control import DuplicateSend
 
 _APPLY_ASYNC: Final = Task.apply_async
 _SHADOW_NAME: Final = Task.shadow_name
 
-#: By which an explicit send says where its message goes.
+#: Options of a send that name where its message goes.
 _PLACES: Final = ("queue", "exchange", "routing_key")
 
 
 def has_own_way(task: Any) -> bool:
-    """Whether somebody else than Celery has a say in how a task's messages are sent: its class, or who wraps Celery."""
+    """Whether a task's messages are not sent as Celery does: by its class, or by a wrapper around ``apply_async``."""
     cls = type(task)
     return (
         cls.apply_async is not _APPLY_ASYNC
@@ -48,11 +42,11 @@ def has_own_way(task: Any) -> bool:
 
 @dataclass
 class TaskSend:
-    """A supervised send while its task's ``apply_async`` runs, and what came of it."""
+    """A supervised send while its task's ``apply_async`` runs, and its result."""
 
-    parcel: OutgoingMessage
+    message: OutgoingMessage
     headers: Mapping[str, Any]
-    #: Whether what would be published is only noted, to be executed here.
+    #: Whether what would be published is only recorded, to be executed in this process.
     inline: bool = False
     #: Whether it was published.
     published: bool = False
@@ -62,14 +56,14 @@ class TaskSend:
     options: Mapping[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
 
-    def note(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> None:
-        """It is published like this."""
+    def record(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> None:
+        """Record that it was published, and how."""
         self.published = True
         self.id = str(options["task_id"])
         self.args, self.kwargs, self.options = list(args or ()), dict(kwargs or {}), dict(options)
 
     def place(self) -> dict[str, Any]:
-        """Where it was published to, as far as that was said."""
+        """Where it was published to, as far as options named it."""
         return {name: self.options[name] for name in _PLACES if self.options.get(name) is not None}
 
 
@@ -78,7 +72,7 @@ _current: ContextVar[TaskSend | None] = ContextVar("orchestrator_task_send", def
 
 def _expected(task: str) -> TaskSend | None:
     send = _current.get()
-    return send if send is not None and send.parcel.task == task and not send.published else None
+    return send if send is not None and send.message.task == task and not send.published else None
 
 
 def send_by_task(task: Any, send: TaskSend) -> None:
@@ -87,47 +81,47 @@ def send_by_task(task: Any, send: TaskSend) -> None:
     Raises:
         Exception: what the class' ``apply_async`` raises. What publishing raised is the send's ``error``.
     """
-    parcel = send.parcel
-    said = {
-        "queue": parcel.queue,
-        "priority": parcel.priority,
-        "countdown": parcel.countdown_s,
-        "expires": parcel.expires_s,
-        "link": list(parcel.link) or None,
-        "link_error": list(parcel.link_error) or None,
+    message = send.message
+    given = {
+        "queue": message.queue,
+        "priority": message.priority,
+        "countdown": message.countdown_s,
+        "expires": message.expires_s,
+        "link": list(message.link) or None,
+        "link_error": list(message.link_error) or None,
     }
-    options = {**parcel.options, **{name: value for name, value in said.items() if value is not None}}
-    options["headers"] = {**own_headers(parcel), **send.headers}
+    options = {**message.options, **{name: value for name, value in given.items() if value is not None}}
+    options["headers"] = {**own_headers(message), **send.headers}
     token = _current.set(send)
     try:
-        task.apply_async(list(parcel.args), dict(parcel.kwargs), task_id=parcel.id, **options)
+        task.apply_async(list(message.args), dict(message.kwargs), task_id=message.id, **options)
     finally:
         _current.reset(token)
 
 
 def publish_task(
-    app: Celery, task: Any, parcel: OutgoingMessage, hidden: tuple[str, ...], quick: Quick
+    app: Celery, task: Any, message: OutgoingMessage, hidden: tuple[str, ...], try_fast: TryFast
 ) -> TaskSend | None:
-    """Publish a parcel for a task of this app, as its class does; ``None`` if nobody but Celery has a say in it.
+    """Publish a message for a task of this app, as its class does; ``None`` if it was published by ``try_fast``.
 
     Raises:
         BrokerUnavailable, InvalidMessage: as :func:`orchestrator.sending.publish.publish`.
         TypeError: the arguments do not fit the task's signature.
         Exception: what the class' own ``apply_async`` raises.
     """
-    with headers_of(parcel) as headers:
+    with headers_of(message) as headers:
         if not has_own_way(task):
-            check_arguments(task, parcel.args, parcel.kwargs)
-            with refusals(app, parcel.task):
-                if quick(parcel, headers, reprs_of(parcel, hidden)):
+            check_arguments(task, message.args, message.kwargs)
+            with library_errors(app, message.task):
+                if try_fast(message, headers, reprs_of(message, hidden)):
                     return None
-        send = TaskSend(parcel, headers)
+        send = TaskSend(message, headers)
         try:
             send_by_task(task, send)
         except Exception as error:
             if error is not send.error:
                 raise
-            with refusals(app, parcel.task):
+            with library_errors(app, message.task):
                 raise
     return send
 
@@ -154,7 +148,7 @@ class SendTask:
         self._to_agent = build_agent_message
 
     def __call__(self, name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
-        """Publish. What is neither an agent's message nor a supervised send of a task is left to Celery."""
+        """Publish. Celery sends what is neither for an agent nor a supervised send of a task."""
         send = _expected(name)
         if send is not None:
             return self._supervised(send, name, args, kwargs, more, options)
@@ -162,13 +156,13 @@ class SendTask:
             try:
                 return self.celery(name, args, kwargs, *more, **options)
             except DuplicateSend as duplicate:
-                # A supervised send that its task's class put off, when no sender waits for it any more.
+                # A supervised send that its task's class has delayed; no sender waits for it any more.
                 return self._app.AsyncResult(duplicate.first_id)
         return self.celery(name, args, kwargs, *more, **(self._to_agent(name, options) or options))
 
     def _supervised(self, send: TaskSend, name: str, args: Any, kwargs: Any, more: Any, options: dict[str, Any]) -> Any:
         options["headers"] = {**(options.get("headers") or {}), **send.headers}
-        options["task_id"] = options.get("task_id") or send.parcel.id
+        options["task_id"] = options.get("task_id") or send.message.id
         has_one = any(options.get(name) for name in ("producer", "publisher", "connection"))
         try:
             with nullcontext() if has_one else producer_of(self._app) as mine:
@@ -178,19 +172,19 @@ class SendTask:
         except Exception as error:
             send.error = error
             raise
-        send.note(args, kwargs, options)
+        send.record(args, kwargs, options)
         return result
 
 
 def capture_apply(task: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
     """``Task.apply``, where ``apply_async`` ends in eager mode, for sends whose attempts are made elsewhere."""
 
-    def apply_or_note(args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+    def apply_or_record(args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
         send = _expected(task.name)
         if send is None or not send.inline:
             return apply(args, kwargs, *more, **options)
-        options["task_id"] = options.get("task_id") or send.parcel.id
-        send.note(args, kwargs, options)
+        options["task_id"] = options.get("task_id") or send.message.id
+        send.record(args, kwargs, options)
         return EagerResult(send.id, None, states.PENDING, name=task.name)
 
-    return apply_or_note
+    return apply_or_record

@@ -1,12 +1,11 @@
-"""Publishing without what Celery and kombu work out anew for every message, where the answer is always the same.
+"""Publishing without what Celery and kombu compute for every message though the result is always the same.
 
 Of a raw ``apply_async`` on our transport, three quarters is spent on settings, routing, copies of queues, pools and
 shapes of messages that do not change from one send to the next (see docs/performance.md). Here Celery writes a message
-once per task and queue (see form.py), and each send fills in its blanks.
+once per task and queue (see message_template.py), and each send fills in the placeholders.
 
-Where somebody has a say in a single message (a signal's receiver, a router, ``task-sent`` events, a result backend,
-compression, a serializer of one's own, a countdown) it goes through Celery as ever; so does what fails here, since
-Celery knows how to try again.
+Celery publishes a message that something may change or observe (a signal's receiver, a router, ``task-sent`` events, a
+result backend, compression, another serializer, a countdown), and one that failed here, to retry it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.masked_amqp import MaskingAMQP
 from orchestrator.sending.message_template import MessageTemplate, encode, write_template
-from orchestrator.sending.publish import OutgoingMessage, queue_name
+from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.transport.producer_batch import open_batch
 from orchestrator.transport.publishing import PublishingChannel
 
@@ -41,7 +40,7 @@ class PublishChannel:
     """A channel of our own, and the mailboxes it has declared."""
 
     def __init__(self, app: Celery) -> None:
-        # Not connection.channel(), which tries again after a pause; Celery will, and with the user's policy.
+        # Not connection.channel(), which retries after a pause; Celery retries with the user's policy.
         self.connection = app.connection_for_write()
         transport = self.connection.transport
         self.channel: PublishingChannel = transport.create_channel(transport)
@@ -52,11 +51,11 @@ class PublishChannel:
             queue(self.channel).declare()
             self._declared.add(queue.name)
 
-    def form(
-        self, app: Celery, parcel: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]
+    def template(
+        self, app: Celery, message: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]
     ) -> MessageTemplate | None:
         with open_batch(Producer(self.channel, auto_declare=False)) as batch:
-            return write_template(app, parcel, headers, reprs, batch)
+            return write_template(app, message, headers, reprs, batch)
 
     def close(self) -> None:
         self.connection.collect()
@@ -77,84 +76,84 @@ class FastPublisher:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._forms: dict[tuple[str, str], tuple[Any, MessageTemplate | None, Queue]] = {}
+        self._templates: dict[tuple[str, str], tuple[Any, MessageTemplate | None, Queue]] = {}
         self._idle: deque[PublishChannel] = deque()
         self._made = 0
         self._lock = threading.Lock()
 
     # -- one message
 
-    def publish(self, parcel: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]) -> bool:
-        """Publish, or say ``False``: then it is Celery's to do.
+    def publish(self, message: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]) -> bool:
+        """Publish; returns false if Celery has to publish it.
 
         Raises:
-            redis.exceptions.RedisError: Redis did not take it, and the app's settings say not to try again.
-            MailboxFull, CircuitOpen: flow control did not.
+            redis.exceptions.RedisError: Redis did not accept it, and the app's settings forbid retries.
+            MailboxFull, CircuitOpen: flow control refused it.
         """
-        if not self._nobody_has_a_say(parcel):
+        if not self._is_plain(message):
             return False
         if self._pid != os.getpid():
             # A fork: the parent's channels are not ours to use, and its name is not our origin.
             self._begin()
-        line = self._take()
-        if line is None:
+        channel = self._take()
+        if channel is None:
             return False
         try:
-            done = self._publish(line, parcel, headers, reprs)
+            done = self._publish(channel, message, headers, reprs)
         except (RedisError, OperationalError, OSError):
-            self._drop(line)
+            self._drop(channel)
             if self._app.conf.task_publish_retry:
                 return False
             raise
         except (MailboxFull, CircuitOpen):
-            self._idle.append(line)
+            self._idle.append(channel)
             raise
         except BaseException:
-            self._drop(line)
+            self._drop(channel)
             raise
-        self._idle.append(line)
+        self._idle.append(channel)
         if done and (current := self._app.current_worker_task):
-            current.add_trail(self._app.AsyncResult(parcel.id))
+            current.add_trail(self._app.AsyncResult(message.id))
         return done
 
-    def _nobody_has_a_say(self, parcel: OutgoingMessage) -> bool:
+    def _is_plain(self, message: OutgoingMessage) -> bool:
         app = self._app
         return bool(
             self._usable
-            and not parcel.countdown_s
-            and parcel.expires_s is None
-            and parcel.supervision.idempotency is None
-            and not parcel.link
-            and not parcel.link_error
+            and not message.countdown_s
+            and message.expires_s is None
+            and message.supervision.idempotency is None
+            and not message.link
+            and not message.link_error
             # Only where Celery's result backend has no part in it.
-            and (parcel.supervision.agent or getattr(app._tasks.get(parcel.task), "ignore_result", False))
+            and (message.supervision.agent or getattr(app._tasks.get(message.task), "ignore_result", False))
             and not signals.before_task_publish.receivers
             and not signals.after_task_publish.receivers
             and not signals.task_sent.receivers
             and not app.conf.task_send_sent_event
             and not app.amqp.routes
-            and not parcel.options
+            and not message.options
             and type(app).send_task is _SEND_TASK
             and isinstance(vars(app).get("send_task"), SendTask | None)
             and not (app.conf.task_inherit_parent_priority and app.current_worker_task)
         )
 
     def _publish(
-        self, line: PublishChannel, parcel: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]
+        self, channel: PublishChannel, message: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]
     ) -> bool:
-        form, queue = self._form(line, parcel, headers, reprs)
-        if form is None or not form.lasting:
+        template, queue = self._template(channel, message, headers, reprs)
+        if template is None or not template.lasting:
             return False
         try:
-            body = form.body(encode(list(parcel.args)).encode(), encode(dict(parcel.kwargs)).encode())
+            body = template.body(encode(list(message.args)).encode(), encode(dict(message.kwargs)).encode())
             own = encode(headers)[1:-1]
         except (TypeError, ValueError, RecursionError):
-            # Celery says what is wrong.
+            # Celery raises the error.
             return False
-        id_ = encode(parcel.id)
+        id_ = encode(message.id)
         current = self._app.current_worker_task
-        priority = form.values["priority"] if parcel.priority is None else str(parcel.priority)
-        message = form.render(
+        priority = template.values["priority"] if message.priority is None else str(message.priority)
+        text = template.render(
             id=id_,
             root=encode(current.request.root_id or current.request.id) if current else id_,
             parent=encode(current.request.id) if current else "null",
@@ -165,23 +164,23 @@ class FastPublisher:
             priority=priority,
             own=own,
         )
-        line.declare(queue)
-        line.channel.accept(queue.name, line.channel.step(int(priority)), message, (queue.name, parcel.id, 0))
+        channel.declare(queue)
+        channel.channel.accept(queue.name, channel.channel.step(int(priority)), text, (queue.name, message.id, 0))
         return True
 
-    def _form(
-        self, line: PublishChannel, parcel: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]
+    def _template(
+        self, channel: PublishChannel, message: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str]
     ) -> tuple[MessageTemplate | None, Queue]:
-        task = self._app._tasks.get(parcel.task)
-        key = (parcel.task, queue_name(parcel))
-        known = self._forms.get(key)
+        task = self._app._tasks.get(message.task)
+        key = (message.task, queue_name(message))
+        known = self._templates.get(key)
         if known is None or known[0] is not task:
-            # What is kept for others must not have what this one says for itself.
-            form = line.form(self._app, replace(parcel, priority=None), headers, reprs)
-            queue = parcel.queue
-            if form is not None and not isinstance(queue, Queue):
-                queue = self._app.amqp.queues[json.loads(form.values["queue"])]
-            known = self._forms[key] = task, form, queue
+            # The template is for all sends, so it must not have this send's priority.
+            template = channel.template(self._app, replace(message, priority=None), headers, reprs)
+            queue = message.queue
+            if template is not None and not isinstance(queue, Queue):
+                queue = self._app.amqp.queues[json.loads(template.values["queue"])]
+            known = self._templates[key] = task, template, queue
         return known[1:]
 
     # -- channels
@@ -202,7 +201,7 @@ class FastPublisher:
                 self._made -= 1
             return None
 
-    def _drop(self, line: PublishChannel) -> None:
+    def _drop(self, channel: PublishChannel) -> None:
         with self._lock:
             self._made -= 1
-        line.close()
+        channel.close()

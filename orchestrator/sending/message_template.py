@@ -1,7 +1,7 @@
-"""Messages alike: Celery writes one of them, and the others are its text with the blanks filled in.
+"""Templates of messages: Celery writes one message, and others are made from its text by filling in placeholders.
 
-Writing a message costs Celery more than all the rest of sending it, and what differs from one to the next are a few
-places in its text.
+Writing a message costs Celery more than all the rest of sending it, and similar messages differ in a few places of
+their text only.
 """
 
 from __future__ import annotations
@@ -17,29 +17,32 @@ from typing import Any, Final
 from celery import Celery
 from kombu.utils.json import JSONEncoder
 
-from orchestrator.sending.publish import OutgoingMessage, by_celery
+from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.publish import publish_by_celery
 from orchestrator.transport.admission.idempotency import Call
 from orchestrator.transport.batch import PublishBatch
 
-#: kombu makes an encoder for each message.
+#: One encoder for all messages; kombu makes one for each.
 encode: Final = JSONEncoder().encode
 
-#: Where a script's arguments have the message.
+#: The index of the message among a script's arguments.
 _MESSAGE_AT: Final = {"publish": 2, "delay": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class MessageTemplate:
-    """A message's text with blanks in it, and how the message was to be published."""
+    """A message's text with placeholders, and the script call that was to publish it."""
 
-    #: As ``%`` wants it.
+    #: A format for the ``%`` operator.
     text: str
-    #: What Celery wrote into the blanks, as JSON: ``id``, ``root`` and ``parent`` (ids), ``task``, ``queue``, ``body``,
-    #: ``args`` and ``kwargs`` (as they are shown), ``reply_to``, ``priority``; and ``own``, all headers not Celery's.
+    #: What Celery wrote in place of the placeholders, as JSON: ``id``, ``root`` and ``parent`` (ids), ``task``,
+    #: ``queue``, ``body``, ``args`` and ``kwargs`` (their texts), ``reply_to``, ``priority``; and ``own``, all headers
+    #: that are not Celery's.
     values: Mapping[str, str]
-    #: What its body has beside the arguments; empty if it is not plain JSON: then only Celery can make another.
+    #: The third part of its body, after the arguments; empty if the body is not plain JSON, so that only Celery can
+    #: write it.
     embed: bytes
-    #: Whether messages like it may be made at any later time.
+    #: Whether the template can be used at any later time.
     lasting: bool
     step: str
     script: str
@@ -47,11 +50,11 @@ class MessageTemplate:
     _args: list[Any]
 
     def render(self, **placeholders: str) -> str:
-        """The text with these blanks filled, and the others as Celery did."""
+        """The text with these placeholders filled in, and the others as Celery wrote them."""
         return self.text % {**self.values, **placeholders}
 
     def bind(self, *open_: str, **placeholders: str) -> MessageTemplate:
-        """The form with all but the ``open_`` blanks filled."""
+        """The template with all placeholders but the ``open_`` ones filled in."""
         rest = {**self.values, **placeholders}
         escaped = {name: f"%({name})s" if name in open_ else text.replace("%", "%%") for name, text in rest.items()}
         return replace(self, text=self.text % escaped)
@@ -70,11 +73,11 @@ class MessageTemplate:
 
 
 def write_template(
-    app: Celery, parcel: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str], batch: Any
+    app: Celery, outgoing: OutgoingMessage, headers: Mapping[str, Any], reprs: tuple[str, str], batch: Any
 ) -> MessageTemplate | None:
-    """The form of messages like ``parcel``, with its ``headers``; ``None`` if they do not each go to one mailbox.
+    """The template of a message with its ``headers``; ``None`` if it does not go to exactly one mailbox.
 
-    ``batch`` is an open batch of a kombu producer; what Celery writes into it is taken out again.
+    ``batch`` is an open batch of a kombu producer; what Celery writes into it is removed again.
 
     Raises:
         kombu.exceptions.EncodeError: its arguments are not JSON data.
@@ -82,16 +85,17 @@ def write_template(
     """
     before: PublishBatch | None = batch.state.session
     waiting = before.take_back() if before is not None else []
-    by_celery(app, parcel, headers, reprs, {"producer": batch.producer, "add_to_parent": False, "retry": False})
+    options = {"producer": batch.producer, "add_to_parent": False, "retry": False}
+    publish_by_celery(app, outgoing, headers, reprs, options)
     session: PublishBatch = batch.state.session
-    # Celery's task-sent event is of this one alone.
+    # Without the task-sent event of this message.
     calls = [call for call in session.take_back() if call[0]]
     for call in waiting:
         session.run(*call)
-    return _form(session, headers, *calls[0]) if len(calls) == 1 and calls[0][0] in _MESSAGE_AT else None
+    return _template_of(session, headers, *calls[0]) if len(calls) == 1 and calls[0][0] in _MESSAGE_AT else None
 
 
-def _form(
+def _template_of(
     session: PublishBatch, own: Mapping[str, Any], script: str, keys: list[str], args: list[Any]
 ) -> MessageTemplate:
     message = json.loads(args[_MESSAGE_AT[script]])
@@ -104,27 +108,27 @@ def _form(
     values: dict[str, str] = {}
     nonce = secrets.token_hex(16)
 
-    def blank(name: str, *places: tuple[dict[str, Any], str]) -> None:
+    def placeholder(name: str, *places: tuple[dict[str, Any], str]) -> None:
         for place, key in places:
             values.setdefault(name, encode(place[key]))
             place[key] = f"{nonce}:{name}"
 
-    blank("id", (headers, "id"), (properties, "correlation_id"), (properties, "delivery_tag"))
-    blank("root", (headers, "root_id"))
-    blank("parent", (headers, "parent_id"))
-    blank("task", (headers, "task"))
-    blank("queue", (info, "routing_key"))
-    blank("body", (message, "body"))
-    blank("args", (headers, "argsrepr"))
-    blank("kwargs", (headers, "kwargsrepr"))
-    blank("reply_to", (properties, "reply_to"))
-    blank("priority", (properties, "priority"))
+    placeholder("id", (headers, "id"), (properties, "correlation_id"), (properties, "delivery_tag"))
+    placeholder("root", (headers, "root_id"))
+    placeholder("parent", (headers, "parent_id"))
+    placeholder("task", (headers, "task"))
+    placeholder("queue", (info, "routing_key"))
+    placeholder("body", (message, "body"))
+    placeholder("args", (headers, "argsrepr"))
+    placeholder("kwargs", (headers, "kwargsrepr"))
+    placeholder("reply_to", (properties, "reply_to"))
+    placeholder("priority", (properties, "priority"))
     for name in own:
         del headers[name]
     headers[f"{nonce}:own"] = 0
     values["own"] = encode(own)[1:-1]
     for name in ("argsrepr", "kwargsrepr"):
-        # Celery says them a second time, where nobody looks for them.
+        # Celery writes them a second time, where they are not read.
         properties.pop(name, None)
     text = encode(message).replace("%", "%%").replace(f'"{nonce}:own": 0', "%(own)s")
     for name in values:

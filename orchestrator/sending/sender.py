@@ -1,54 +1,40 @@
-"""The sender: every way of sending ends in its one door."""
+"""The sender: every public way of sending ends here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from celery import Celery, Task
 from celery.canvas import Signature
 
-from orchestrator.core.errors import AgentDown, BroadcastRefused, InvalidPolicy, NotSupervised
-from orchestrator.core.flow_policy import Flow
+from orchestrator.core.errors import AgentDown, BroadcastRefused
 from orchestrator.core.message import Message
-from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import OnError, WhenDown
 from orchestrator.core.supervision import HEADER, Supervision
-from orchestrator.registry.registry import Registry
-from orchestrator.sending.address import (
-    Address,
-    Directory,
-    build_agent_message,
-    build_agent_messages,
-    build_task_message,
-    by_celery_to,
-    said_countdown,
-)
+from orchestrator.sending.address import Address, Directory
+from orchestrator.sending.agent_messages import build_agent_message, build_agent_messages, build_celery_message
+from orchestrator.sending.backend import Backend, SendResult
 from orchestrator.sending.broadcast import (
     BroadcastRequest,
     Refusal,
     Strategy,
-    at_any_time,
-    each_once,
-    named,
     new_broadcast_request,
-    publish_broadcast,
     recipients_of,
+    refuse_duplicates,
+    refused_by_name,
     strategy_of,
+    without_time_limits,
 )
-from orchestrator.sending.bulk import publish_many
 from orchestrator.sending.call import call, check_fallback, check_timeout, request_options
-from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.deliveries import Deliveries
-from orchestrator.sending.delivery import Awaiter, Delivery, Tracker, await_in
-from orchestrator.sending.fast_publisher import FastPublisher
-from orchestrator.sending.mailbox import why_temporary
-from orchestrator.sending.publish import OutgoingMessage, publish, queue_name
+from orchestrator.sending.delivery import Delivery
+from orchestrator.sending.destination import checked_queue_of, queue_of
+from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.report import Receipt, Report
+from orchestrator.sending.send_events import emit_failed, emit_sent, emit_started, events_of_many
 from orchestrator.sending.send_options import (
     BROADCAST_OPTIONS,
     SEND_MANY_OPTIONS,
@@ -58,227 +44,30 @@ from orchestrator.sending.send_options import (
     SendOptions,
     check_options,
 )
-from orchestrator.sending.tracker import RedisTracker
+from orchestrator.sending.task_messages import build_task_message, countdown_of
 from orchestrator.telemetry import emit, events, tracing
-from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
-from orchestrator.transport.store import Store
 from orchestrator.transport.transport import why_not_supervised
 
-#: What still works on another broker.
-_WITHOUT_SUPERVISION = (
-    "without supervision, Celery's own sends reach the same agents and tasks there: "
-    "app.send_task('AGENT.MESSAGE', [FIELDS]), a beat entry, task.delay(...)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SendResult:
-    """What a parcel became."""
-
-    #: Its delivery's id: another's, where that came before under its idempotency key.
-    id: str
-    #: Whether its message was published; a task's own ``apply_async`` may put that off.
-    published: bool = True
-    #: Where it was published to, if its task's class has a say in that: queue, exchange, routing_key.
-    place: Mapping[str, Any] | None = None
-
-
-class Backend(Protocol):
-    """Takes parcels, and knows their outcomes."""
-
-    #: Whether a parcel has its outcome as soon as it is taken.
-    inline: bool
-
-    @property
-    def tracker(self) -> Tracker:
-        """Knows where what was sent is."""
-
-    def send(self, parcel: OutgoingMessage) -> SendResult:
-        """Take a parcel, and say what it became.
-
-        Raises:
-            InvalidMessage: its arguments are not JSON data.
-            BrokerUnavailable: Redis did not take it.
-            NotSupervised: the app's broker is not one that this library supervises.
-        """
-
-    def prepare(self, parcel: OutgoingMessage) -> None:
-        """Do what comes before an agent's first message that Celery itself sends. Raises as :meth:`send`."""
-
-    def hosted(self, parcel: OutgoingMessage) -> bool:
-        """Whether a living worker takes what is sent to where the parcel goes.
-
-        Raises:
-            BrokerUnavailable: Redis is away.
-        """
-
-    def send_many(self, parcels: Sequence[OutgoingMessage]) -> None:
-        """Take parcels for one agent, in their order. Raises as :meth:`send`; flow control says after how many."""
-
-    def broadcast(self, cast: BroadcastRequest) -> Mapping[int, Refusal]:
-        """Take the copies of a broadcast; returns who was refused (see :func:`publish_broadcast`)."""
-
-    def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
-        """Wait up to so many seconds for a recorded outcome; ``None`` if there is none by then."""
-
-
-class RedisBackend:
-    """The app's broker."""
-
-    inline = False
-
-    def __init__(
-        self,
-        app: Celery,
-        store: Callable[[], Store],
-        registry: Callable[[], Registry],
-        hidden: tuple[str, ...],
-        flow: Callable[[str], Flow],
-    ) -> None:
-        self._app = app
-        self._registry = registry
-        self._flow = flow
-        self._declared: set[str] = set()
-        self._store = store
-        self._hidden = hidden
-
-    def send(self, parcel: OutgoingMessage) -> SendResult:
-        """See :class:`Backend`."""
-        self._must_supervise()
-        self._declare(parcel)
-        task = None if parcel.supervision.agent else self._app.tasks.get(parcel.task)
-        try:
-            if task is None:
-                publish(self._app, parcel, self._hidden, quick=self._quick.publish)
-                return SendResult(parcel.id)
-            send = publish_task(self._app, task, parcel, self._hidden, self._quick.publish)
-        except DuplicateSend as duplicate:
-            return SendResult(duplicate.first_id)
-        return SendResult(parcel.id) if send is None else SendResult(send.id or parcel.id, send.published, send.place())
-
-    def send_many(self, parcels: Sequence[OutgoingMessage]) -> None:
-        """See :class:`Backend`."""
-        self._must_supervise()
-        self._declare(parcels[0])
-        publish_many(self._app, parcels, self._hidden)
-
-    def broadcast(self, cast: BroadcastRequest) -> Mapping[int, Refusal]:
-        """See :class:`Backend`."""
-        self._must_supervise()
-        for parcel in cast.parcels:
-            self._declare(parcel)
-        return publish_broadcast(self._app, self._store(), cast, self._hidden)
-
-    def prepare(self, parcel: OutgoingMessage) -> None:
-        """See :class:`Backend`."""
-        self._must_supervise()
-        self._declare(parcel)
-
-    def _declare(self, parcel: OutgoingMessage) -> None:
-        """Have Redis know the recipient's flow control before its first message, in case no worker has told it yet."""
-        agent = parcel.supervision.agent
-        if agent and agent not in self._declared:
-            flow = self._flow(agent)
-            if flow.declared:
-                declare_flow(self._store(), queue_name(parcel), flow, serves=False)
-            self._declared.add(agent)
-
-    def _must_supervise(self) -> None:
-        if self._app.conf.task_protocol != 2:
-            raise NotSupervised(f"task_protocol={self._app.conf.task_protocol!r}; allowed: 2")
-        if why := why_not_supervised(self._app.conf):
-            raise NotSupervised(f"{why}; {_WITHOUT_SUPERVISION}")
-
-    def hosted(self, parcel: OutgoingMessage) -> bool:
-        """See :class:`Backend`."""
-        return self._registry().hosted(parcel.supervision.agent, queue_of(self._app, parcel))
-
-    @cached_property
-    def tracker(self) -> Tracker:
-        """See :class:`Backend`."""
-        self._must_supervise()
-        return RedisTracker(self._app, self._store, self._registry)
-
-    def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
-        """See :class:`Backend`."""
-        return self._await(delivery_id, timeout_s)
-
-    @cached_property
-    def _quick(self) -> FastPublisher:
-        return FastPublisher(self._app)
-
-    @cached_property
-    def _await(self) -> Awaiter:
-        return await_in(self._store)
-
-
-def queue_of(app: Celery, parcel: OutgoingMessage, place: Mapping[str, Any] | None = None) -> str:
-    """The name of the mailbox that a parcel goes to: what Celery makes of its task's own options and the routes.
-
-    ``place`` is where its task's class has published it to.
-    """
-    return _destination(app, parcel, place)[0]
-
-
-def one_queue_of(app: Celery, parcel: OutgoingMessage) -> str:
-    """The name of a parcel's mailbox.
-
-    Raises:
-        InvalidPolicy: it goes to a broadcast queue: each worker reads a copy, so there is no one outcome. Or to a queue
-            that expires: its messages would vanish without one.
-    """
-    name, exchange = _destination(app, parcel)
-    if parcel.supervision.agent:
-        return name
-    queues = app.amqp.queues
-    declared = queues.get(name) or queues.aliases.get(name)
-    used = [declared.exchange] if declared is not None and not exchange else []
-    used += [queue.exchange for queue in queues.values() if exchange and queue.exchange.name == exchange]
-    if any(exchange.type == "fanout" for exchange in used):
-        raise InvalidPolicy("queue", name, "a queue whose messages are read by one worker each, not a broadcast queue")
-    said = parcel.options.get("queue") if parcel.queue is None else parcel.queue
-    for queue in (said, declared):
-        if why := why_temporary(queue):
-            raise InvalidPolicy("queue", name, f"a queue that lasts; this one {why}, and its messages with it")
-    return name
-
-
-def _destination(app: Celery, parcel: OutgoingMessage, place: Mapping[str, Any] | None = None) -> tuple[str, str]:
-    """The names of the queue and of the exchange; the latter is empty where the queue's own is used."""
-    said = {**parcel.options, "queue": parcel.queue} if place is None else place
-    if said.get("queue") is not None and not said.get("exchange"):
-        return str(getattr(said["queue"], "name", said["queue"])), ""
-    task = app.tasks.get(parcel.task)
-    own = {} if task is None else {name: value for name, value in task._get_exec_options().items() if value is not None}
-    own |= {name: said[name] for name in ("queue", "exchange", "routing_key") if said.get(name) is not None}
-    route = app.amqp.router.route(own, parcel.task, parcel.args, parcel.kwargs, task)
-    queue, exchange, key = route.get("queue"), route.get("exchange"), route.get("routing_key")
-    name = str(app.conf.task_default_queue if queue is None else queue.name)
-    exchange = str(getattr(exchange, "name", exchange) or "")
-    if not exchange or not key:
-        return name, exchange
-    # As a direct exchange delivers, the only kind that kombu knows here without having declared it.
-    declared = app.amqp.queues.values()
-    bound = {str(other.name) for other in declared if (other.exchange.name, other.routing_key) == (exchange, key)}
-    return (name if name in bound or not bound else min(bound)), exchange
+#: Options of Celery that say where a message goes.
+_PLACES = ("queue", "exchange", "routing_key")
 
 
 class Sender:
-    """Sends for one app. ``door`` is asked at each send: eager mode may be switched while the process runs."""
+    """Sends for one app. ``backend`` is asked at each send: eager mode may be switched while the process runs."""
 
-    def __init__(self, app: Celery, directory: Directory, door: Callable[[], Backend]) -> None:
+    def __init__(self, app: Celery, directory: Directory, backend: Callable[[], Backend]) -> None:
         self._app = app
         self._directory = directory
-        self._door = door
+        self._backend = backend
 
     def send(self, recipient: Any, message: Message | None, options: SendOptions) -> Delivery:
         """Send a message to an agent, or a signature to its task; a task is its signature without arguments.
 
         Raises:
-            CallerError: the recipient, the message or an option is not what it must be.
-            AgentDown: nobody is there to take it, and it was not to wait.
-            BrokerUnavailable: Redis did not take it.
-            SendFailed: it has its outcome already, is to raise, and was not handled.
+            CallerError: the recipient, the message or an option is not valid.
+            AgentDown: no living worker hosts the agent, and ``when_down`` is ``"error"``.
+            BrokerUnavailable: Redis did not accept it.
+            SendFailed: it has its outcome already, has ``on_error="raise"``, and was not handled.
         """
         return self._send(recipient, message, check_options(options))
 
@@ -293,80 +82,82 @@ class Sender:
             SendFailed: the request was not handled.
             CallerError, BrokerUnavailable: as :meth:`send`.
         """
-        patience_s = check_timeout(timeout_s) * self._directory.timeouts.factor
+        wait_s = check_timeout(timeout_s) * self._directory.timeouts.factor
         request = request_options(timeout_s)
         later = check_fallback(fallback)
         return call(
             lambda: self._send(recipient, message, request),
-            patience_s,
+            wait_s,
             None if later is None else lambda: self._send(recipient, message, later),
         )
 
     def _send(self, recipient: Any, message: Message | None, options: CheckedOptions) -> Delivery:
         if isinstance(recipient, Task):
             recipient = recipient.s()
-        parcel = (
+        outgoing = (
             build_task_message(self._app, self._directory, recipient, message, options)
             if isinstance(recipient, Signature)
             else build_agent_message(self._directory, recipient, message, options)
         )
         if tracing.is_on():
-            parcel = replace(parcel, trace={})
-        door = self._door()
-        one_queue_of(self._app, parcel)
-        taken = _through(door, parcel)
-        s = parcel.supervision
+            outgoing = replace(outgoing, trace={})
+        backend = self._backend()
+        checked_queue_of(self._app, outgoing)
+        sent = _send_with_events(backend, outgoing)
+        s = outgoing.supervision
         delivery = Delivery(
-            taken.id,
+            sent.id,
             s.agent,
             s.message,
             s.on_error,
-            door.outcome,
-            door.tracker,
-            queue_of(self._app, parcel, taken.place),
-            parcel.trace,
+            backend.outcome,
+            backend.tracker,
+            queue_of(self._app, outgoing, sent.place),
+            outgoing.trace,
             s.track,
-            taken.published,
+            sent.published,
         )
-        if door.inline and taken.published and s.on_error is OnError.RAISE:
+        if backend.inline and sent.published and s.on_error is OnError.RAISE:
             delivery.wait(timeout_s=1)
         return delivery
 
     def default_supervision(self, address: Address) -> Supervision:
-        """How a message is supervised that was sent without saying so."""
+        """The supervision of a message whose send sets no options."""
         hide = self._directory.hidden_in(address)
-        return by_celery_to(address, self._directory.timeouts, None, hide).supervision
+        return build_celery_message(address, self._directory.timeouts, None, hide).supervision
 
-    def by_celery(self, task: str, said: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The options with which Celery is to send an agent's message; ``None`` if the task is no agent's.
+    def by_celery(self, task: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The options with which Celery is to send an agent's message; ``None`` if the task is not an agent's.
 
-        It goes to the agent's mailbox unless it is ``said`` of this one send where it goes, and is supervised by the
-        agent's policy wherever that is. On a broker that is not Redis it is not supervised, but gets there.
+        The message goes to the agent's mailbox unless the ``given`` options of this send name a place, and is
+        supervised by the agent's policy in either case. On a broker other than Redis it arrives unsupervised.
 
         Raises:
             InvalidPolicy: its deadline passes before it is due.
-            AgentDown: nobody is there to take it, and the agent's messages do not wait.
+            AgentDown: no living worker hosts the agent, whose ``when_down`` is ``"error"``.
             BrokerUnavailable: Redis is away.
         """
         address = self._directory.by_task(task)
         if address is None:
             return None
-        countdown_s = said_countdown(self._app, said)
-        parcel = by_celery_to(address, self._directory.timeouts, countdown_s, self._directory.hidden_in(address))
-        door = self._door()
-        options = dict(said)
-        supervised = door.inline or not why_not_supervised(self._app.conf)
-        if not any(said.get(place) for place in ("queue", "exchange", "routing_key")) or _is_of(said, address):
-            options["queue"] = parcel.queue
-            if supervised and not door.inline:
-                _must_be_up(door, parcel)
-                door.prepare(parcel)
-        for name, value in (("expires", parcel.expires_s), ("priority", parcel.priority)):
+        countdown_s = countdown_of(self._app, given)
+        outgoing = build_celery_message(
+            address, self._directory.timeouts, countdown_s, self._directory.hidden_in(address)
+        )
+        backend = self._backend()
+        options = dict(given)
+        supervised = backend.inline or not why_not_supervised(self._app.conf)
+        if not any(given.get(place) for place in _PLACES) or _names_own_mailbox(given, address):
+            options["queue"] = outgoing.queue
+            if supervised and not backend.inline:
+                _refuse_if_down(backend, outgoing)
+                backend.prepare(outgoing)
+        for name, value in (("expires", outgoing.expires_s), ("priority", outgoing.priority)):
             if value is not None and options.get(name) is None:
                 options[name] = value
         if not supervised:
             return options
-        options["headers"] = {**(said.get("headers") or {}), HEADER: parcel.supervision.to_wire()}
+        options["headers"] = {**(given.get("headers") or {}), HEADER: outgoing.supervision.to_wire()}
         options["ignore_result"] = True
         return options
 
@@ -374,32 +165,32 @@ class Sender:
         """Send messages to one agent, in their order and in few round trips.
 
         Raises:
-            CallerError: the recipient, a message or an option is not what it must be; nothing was sent.
-            AgentDown: nobody is there, and one of them was not to wait; nothing was sent.
+            CallerError: the recipient, a message or an option is not valid; nothing was sent.
+            AgentDown: no living worker hosts the agent, and ``when_down`` of one is ``"error"``; nothing was sent.
             MailboxFull, CircuitOpen: flow control stopped it; ``accepted`` says after how many.
-            BrokerUnavailable: Redis did not take it.
+            BrokerUnavailable: Redis did not accept it.
         """
         checked = check_options(options, SEND_MANY_OPTIONS, "send_many")
-        parcels = build_agent_messages(self._directory, recipient, messages, checked)
-        door = self._door()
-        if not parcels:
-            return Deliveries("", (), (), (), door.outcome, door.tracker, "")
-        s = parcels[0].supervision
+        outgoing = build_agent_messages(self._directory, recipient, messages, checked)
+        backend = self._backend()
+        if not outgoing:
+            return Deliveries("", (), (), (), backend.outcome, backend.tracker, "")
+        s = outgoing[0].supervision
         trace: dict[str, Any] = {}
-        with _telling(parcels), tracing.span(f"send_many {s.agent}", "PRODUCER"):
+        with events_of_many(outgoing), tracing.span(f"send_many {s.agent}", "PRODUCER"):
             tracing.carry(trace)
-            _must_be_up(door, next((p for p in parcels if p.when_down is WhenDown.ERROR), parcels[0]))
-            door.send_many(parcels)
-        names = tuple(parcel.supervision.message for parcel in parcels)
-        on_errors = tuple(parcel.supervision.on_error for parcel in parcels)
+            _refuse_if_down(backend, next((one for one in outgoing if one.when_down is WhenDown.ERROR), outgoing[0]))
+            backend.send_many(outgoing)
+        names = tuple(one.supervision.message for one in outgoing)
+        on_errors = tuple(one.supervision.on_error for one in outgoing)
         return Deliveries(
             s.agent,
-            tuple(parcel.id for parcel in parcels),
+            tuple(one.id for one in outgoing),
             names[:1] if len(set(names)) == 1 else names,
             on_errors[:1] if len(set(on_errors)) == 1 else on_errors,
-            door.outcome,
-            door.tracker,
-            queue_name(parcels[0]),
+            backend.outcome,
+            backend.tracker,
+            queue_name(outgoing[0]),
             trace,
             checked.track,
         )
@@ -415,121 +206,80 @@ class Sender:
         """Send a copy to each of many agents.
 
         Raises:
-            CallerError: a recipient, a message or an option is not what it must be; nothing was sent.
+            CallerError: a recipient, a message or an option is not valid; nothing was sent.
             BroadcastRefused: the strategy forbids to send it; nothing was sent.
-            BrokerUnavailable: Redis did not take it.
+            BrokerUnavailable: Redis did not accept it.
         """
         checked = check_options(options, BROADCAST_OPTIONS, "broadcast")
-        strategy = strategy_of(strategy)
-        listed = recipients_of(recipients)
-        parcels = [build_agent_message(self._directory, recipient, message, checked) for recipient in listed]
-        each_once(parcels)
-        undo = (
-            []
-            if compensate is None
-            else [
-                at_any_time(build_agent_message(self._directory, recipient, compensate, CheckedOptions()))
-                for recipient in listed
-            ]
-        )
-        cast = new_broadcast_request(strategy, parcels, undo)
-        door = self._door()
+        request = self._broadcast_request(recipients, message, strategy_of(strategy), compensate, checked)
+        backend = self._backend()
         began = monotonic()
         trace: dict[str, Any] = {}
-        with tracing.span(f"broadcast {parcels[0].supervision.message}", "PRODUCER", id=cast.id):
+        name = request.copies[0].supervision.message
+        with tracing.span(f"broadcast {name}", "PRODUCER", id=request.id):
             tracing.carry(trace)
-            refused = door.broadcast(cast)
-        if refused and (
-            strategy is Strategy.ALL_OR_NOTHING or (strategy is Strategy.AT_LEAST_ONE and len(refused) == len(parcels))
-        ):
-            emit(
-                events.BROADCAST_REFUSED,
-                {"refused": len(refused), "duration_s": monotonic() - began},
-                id=cast.id,
-                message=parcels[0].supervision.message,
-                strategy=strategy.value,
-            )
-            raise BroadcastRefused(strategy, named(cast, refused))
-        emit(
-            events.BROADCAST,
-            {"accepted": len(parcels) - len(refused), "refused": len(refused), "duration_s": monotonic() - began},
-            id=cast.id,
-            message=parcels[0].supervision.message,
-            strategy=strategy.value,
-        )
-        return Report(cast.id, strategy, tuple(_receipts(cast, refused, door, trace)), door.outcome)
+            refused = backend.broadcast(request)
+        accepted, strategy = len(request.copies) - len(refused), request.strategy
+        fields = {"id": request.id, "message": name, "strategy": strategy.value}
+        if refused and (strategy is Strategy.ALL_OR_NOTHING or (strategy is Strategy.AT_LEAST_ONE and not accepted)):
+            measured = {"refused": len(refused), "duration_s": monotonic() - began}
+            emit(events.BROADCAST_REFUSED, measured, **fields)
+            raise BroadcastRefused(strategy, refused_by_name(request, refused))
+        measured = {"accepted": accepted, "refused": len(refused), "duration_s": monotonic() - began}
+        emit(events.BROADCAST, measured, **fields)
+        return Report(request.id, strategy, tuple(_receipts(request, refused, backend, trace)), backend.outcome)
+
+    def _broadcast_request(
+        self,
+        recipients: Iterable[Any],
+        message: Message,
+        strategy: Strategy,
+        compensate: Message | None,
+        options: CheckedOptions,
+    ) -> BroadcastRequest:
+        listed = recipients_of(recipients)
+        copies = [build_agent_message(self._directory, recipient, message, options) for recipient in listed]
+        refuse_duplicates(copies)
+        if compensate is None:
+            return new_broadcast_request(strategy, copies)
+        undo = (build_agent_message(self._directory, recipient, compensate, CheckedOptions()) for recipient in listed)
+        return new_broadcast_request(strategy, copies, [without_time_limits(one) for one in undo])
 
 
-def _is_of(said: Mapping[str, Any], address: Address) -> bool:
-    """Whether what is said is the agent's own mailbox."""
-    return getattr(said.get("queue"), "name", said.get("queue")) == getattr(address.queue, "name", address.queue)
+def _names_own_mailbox(given: Mapping[str, Any], address: Address) -> bool:
+    """Whether the queue that is given is the agent's own mailbox."""
+    return getattr(given.get("queue"), "name", given.get("queue")) == getattr(address.queue, "name", address.queue)
 
 
 def _receipts(
-    cast: BroadcastRequest, refused: Mapping[int, Refusal], door: Backend, trace: Mapping[str, Any]
+    request: BroadcastRequest, refused: Mapping[int, Refusal], backend: Backend, trace: Mapping[str, Any]
 ) -> Iterator[Receipt]:
-    tracker = door.tracker
-    for place, parcel in enumerate(cast.parcels):
-        s = parcel.supervision
+    tracker = backend.tracker
+    for place, copy in enumerate(request.copies):
+        s = copy.supervision
         if place in refused:
             yield Receipt(s.agent, refusal=refused[place])
         else:
             delivery = Delivery(
-                parcel.id, s.agent, s.message, s.on_error, door.outcome, tracker, queue_name(parcel), trace
+                copy.id, s.agent, s.message, s.on_error, backend.outcome, tracker, queue_name(copy), trace
             )
             yield Receipt(s.agent, delivery)
 
 
-def _through(door: Backend, parcel: OutgoingMessage) -> SendResult:
-    s = parcel.supervision
-    emit(events.SEND_STARTED, agent=s.agent, message=s.message, id=parcel.id)
+def _send_with_events(backend: Backend, message: OutgoingMessage) -> SendResult:
+    emit_started(message)
     began = monotonic()
     try:
-        _must_be_up(door, parcel)
-        taken = door.send(parcel)
+        _refuse_if_down(backend, message)
+        sent = backend.send(message)
     except Exception as error:
-        _tell_failed(parcel, error, monotonic() - began)
+        emit_failed(message, error, monotonic() - began)
         raise
-    if taken.published:
-        emit(
-            # Its task's class may have given it another id; then it is no repetition.
-            events.SENT if taken.id == parcel.id or taken.place is not None else events.REPEATED,
-            {"duration_s": monotonic() - began},
-            agent=s.agent,
-            message=s.message,
-            id=taken.id,
-        )
-    return taken
+    if sent.published:
+        emit_sent(message, sent, monotonic() - began)
+    return sent
 
 
-def _must_be_up(door: Backend, parcel: OutgoingMessage) -> None:
-    if parcel.when_down is WhenDown.ERROR and not door.hosted(parcel):
-        raise AgentDown(parcel.supervision.agent or parcel.task)
-
-
-def _tell_failed(parcel: OutgoingMessage, error: Exception, took_s: float) -> None:
-    s, name = parcel.supervision, type(error).__name__
-    emit(events.SEND_FAILED, {"duration_s": took_s}, agent=s.agent, message=s.message, id=parcel.id, error=name)
-
-
-@contextmanager
-def _telling(parcels: Sequence[OutgoingMessage]) -> Iterator[None]:
-    """The events of many sends at once. Each has taken as long as all together."""
-    for parcel in parcels:
-        s = parcel.supervision
-        emit(events.SEND_STARTED, agent=s.agent, message=s.message, id=parcel.id)
-    began = monotonic()
-    accepted = 0
-    try:
-        yield
-        accepted = len(parcels)
-    except Exception as error:
-        accepted = getattr(error, "accepted", 0)
-        for parcel in parcels[accepted:]:
-            _tell_failed(parcel, error, monotonic() - began)
-        raise
-    finally:
-        took_s = monotonic() - began
-        for parcel in parcels[:accepted]:
-            s = parcel.supervision
-            emit(events.SENT, {"duration_s": took_s}, agent=s.agent, message=s.message, id=parcel.id)
+def _refuse_if_down(backend: Backend, message: OutgoingMessage) -> None:
+    if message.when_down is WhenDown.ERROR and not backend.hosted(message):
+        raise AgentDown(message.supervision.agent or message.task)

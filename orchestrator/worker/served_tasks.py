@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from celery import Celery
 
 from orchestrator.core.supervision import Supervision
-from orchestrator.sending.publish import OutgoingMessage
-from orchestrator.sending.sender import queue_of
+from orchestrator.sending.destination import queue_of
+from orchestrator.sending.outgoing_message import OutgoingMessage
 
 
 def served_tasks(app: Celery, queues: Collection[str], mailboxes: Mapping[str, str]) -> set[str]:

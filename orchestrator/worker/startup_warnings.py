@@ -9,8 +9,9 @@ from celery import Celery
 
 from orchestrator.core.effective import impossible, merge, wasteful
 from orchestrator.core.timeouts import Timeouts
-from orchestrator.sending.address import Address, unreadable
+from orchestrator.sending.address import Address
 from orchestrator.sending.mailbox import why_temporary
+from orchestrator.sending.task_messages import unreadable
 from orchestrator.transport.transport import why_not_supervised as why_broker_not_supervised
 from orchestrator.worker.hosting import why_task_not_supervised
 from orchestrator.worker.pools import why_unknown

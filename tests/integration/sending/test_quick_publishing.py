@@ -116,7 +116,7 @@ def test_it_is_what_celery_would_have_sent(
 ) -> None:
     SENDS[name](orchestrator)
     assert by_celery() == []
-    monkeypatch.setattr(fast_publisher.FastPublisher, "_nobody_has_a_say", lambda self, parcel: False)
+    monkeypatch.setattr(fast_publisher.FastPublisher, "_is_plain", lambda self, parcel: False)
     SENDS[name](orchestrator)
     assert len(by_celery()) == 1
     queue = "clerk" if name in ("agent", "unicode", "deep", "long", "options") else "celery"

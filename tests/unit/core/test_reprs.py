@@ -19,7 +19,7 @@ from orchestrator.core.policy import OnError
 from orchestrator.core.supervision import Failure, Supervision
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.deadletters.store import AuditEntry
-from orchestrator.sending.publish import OutgoingMessage
+from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions
 from tests.apps.shop import Charge, Refund, make
 

@@ -19,7 +19,7 @@ from orchestrator.core.redact import HIDDEN
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.supervision import HEADER, Supervision, hide_in
 from orchestrator.deadletters.letter import DeadLetter
-from orchestrator.sending.publish import shown
+from orchestrator.sending.message_texts import arguments_text
 from tests.apps import secrets_app as app
 from tests.apps.secrets_app import SECRET
 from tests.support.command_line import invoke
@@ -79,7 +79,7 @@ def test_headers_of_any_kind_are_asked(headers: Any) -> None:
 
 
 def test_arguments_are_shown_without_secrets() -> None:
-    assert SECRET not in shown([encode(app.pay())], app.NAMES)
+    assert SECRET not in arguments_text([encode(app.pay())], app.NAMES)
 
 
 @pytest.fixture

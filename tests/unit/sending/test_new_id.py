@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from orchestrator.sending.address import new_id
+from orchestrator.sending.agent_messages import new_id
 
 
 def test_an_id_is_a_random_uuid_as_others_write_it() -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from orchestrator.core.policy import Retry
 from orchestrator.core.supervision import Supervision
-from orchestrator.sending.publish import OutgoingMessage
+from orchestrator.sending.outgoing_message import OutgoingMessage
 
 
-def test_another_parcel_forgets_no_field() -> None:
+def test_a_message_with_another_body_keeps_every_other_field() -> None:
     supervision = Supervision(Retry(), agent="a", message="m")
     required: dict[str, Any] = {"id": "1", "task": "t", "args": ["x"], "supervision": supervision}
     # Of each field a value of its own, whatever its type: one that is left out would have its default.
     marked: dict[str, Any] = {f.name: required.get(f.name, object()) for f in fields(OutgoingMessage)}
-    parcel = OutgoingMessage(**marked)
-    assert parcel.with_body("2", ["y"]) == replace(parcel, id="2", args=["y"])
+    message = OutgoingMessage(**marked)
+    assert message.with_body("2", ["y"]) == replace(message, id="2", args=["y"])

@@ -1,0 +1,125 @@
+"""The backend that publishes to the app's broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Final
+
+from celery import Celery
+
+from orchestrator.core.errors import NotSupervised
+from orchestrator.core.flow_policy import Flow
+from orchestrator.core.outcome import Outcome
+from orchestrator.registry.registry import Registry
+from orchestrator.sending.backend import SendResult
+from orchestrator.sending.broadcast import BroadcastRequest, Refusal, publish_broadcast
+from orchestrator.sending.bulk import publish_many
+from orchestrator.sending.celery_sends import publish_task
+from orchestrator.sending.delivery import Awaiter, Tracker, await_in
+from orchestrator.sending.destination import queue_of
+from orchestrator.sending.fast_publisher import FastPublisher
+from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.publish import publish
+from orchestrator.sending.tracker import RedisTracker
+from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
+from orchestrator.transport.store import Store
+from orchestrator.transport.transport import why_not_supervised
+
+#: What still works on another broker.
+_WITHOUT_SUPERVISION: Final = (
+    "without supervision, Celery's own sends reach the same agents and tasks there: "
+    "app.send_task('AGENT.MESSAGE', [FIELDS]), a beat entry, task.delay(...)"
+)
+
+
+class RedisBackend:
+    """Publishes to Redis, and reads outcomes there."""
+
+    inline = False
+
+    def __init__(
+        self,
+        app: Celery,
+        store: Callable[[], Store],
+        registry: Callable[[], Registry],
+        hidden: tuple[str, ...],
+        flow: Callable[[str], Flow],
+    ) -> None:
+        self._app = app
+        self._registry = registry
+        self._flow = flow
+        self._declared: set[str] = set()
+        self._store = store
+        self._hidden = hidden
+
+    def send(self, message: OutgoingMessage) -> SendResult:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        self._must_supervise()
+        self._declare(message)
+        task = None if message.supervision.agent else self._app.tasks.get(message.task)
+        try:
+            if task is None:
+                publish(self._app, message, self._hidden, try_fast=self._fast.publish)
+                return SendResult(message.id)
+            send = publish_task(self._app, task, message, self._hidden, self._fast.publish)
+        except DuplicateSend as duplicate:
+            return SendResult(duplicate.first_id)
+        return (
+            SendResult(message.id) if send is None else SendResult(send.id or message.id, send.published, send.place())
+        )
+
+    def send_many(self, messages: Sequence[OutgoingMessage]) -> None:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        self._must_supervise()
+        self._declare(messages[0])
+        publish_many(self._app, messages, self._hidden)
+
+    def broadcast(self, request: BroadcastRequest) -> Mapping[int, Refusal]:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        self._must_supervise()
+        for message in request.copies:
+            self._declare(message)
+        return publish_broadcast(self._app, self._store(), request, self._hidden)
+
+    def prepare(self, message: OutgoingMessage) -> None:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        self._must_supervise()
+        self._declare(message)
+
+    def _declare(self, message: OutgoingMessage) -> None:
+        """Write the recipient's flow control to Redis before its first message, if no worker has written it yet."""
+        agent = message.supervision.agent
+        if agent and agent not in self._declared:
+            flow = self._flow(agent)
+            if flow.declared:
+                declare_flow(self._store(), queue_name(message), flow, serves=False)
+            self._declared.add(agent)
+
+    def _must_supervise(self) -> None:
+        if self._app.conf.task_protocol != 2:
+            raise NotSupervised(f"task_protocol={self._app.conf.task_protocol!r}; allowed: 2")
+        if why := why_not_supervised(self._app.conf):
+            raise NotSupervised(f"{why}; {_WITHOUT_SUPERVISION}")
+
+    def hosted(self, message: OutgoingMessage) -> bool:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        return self._registry().hosted(message.supervision.agent, queue_of(self._app, message))
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        self._must_supervise()
+        return RedisTracker(self._app, self._store, self._registry)
+
+    def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        return self._await(delivery_id, timeout_s)
+
+    @cached_property
+    def _fast(self) -> FastPublisher:
+        return FastPublisher(self._app)
+
+    @cached_property
+    def _await(self) -> Awaiter:
+        return await_in(self._store)

@@ -1,0 +1,139 @@
+"""Building outgoing messages for plain Celery tasks, from their signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import Celery
+from celery.canvas import Signature, _chain, chain
+from celery.utils.functional import maybe_list
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.serialization import prepare_accept_content, registry
+
+from orchestrator.core.effective import Policy, merge, priority_of, seconds
+from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.message import Message
+from orchestrator.sending.address import Directory
+from orchestrator.sending.agent_messages import build_message, new_id
+from orchestrator.sending.celery_sends import has_own_way
+from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.send_options import CheckedOptions
+
+#: Options of a signature that a send has too. Celery runs callbacks after success, errbacks after the last failure.
+_OF_A_SEND = frozenset({"task_id", "queue", "countdown", "eta", "expires", "priority", "link", "link_error"})
+
+#: Other options that Celery knows. A task class with its own ``apply_async`` may know more.
+_OF_CELERY = frozenset({
+    "headers", "exchange", "routing_key", "shadow", "serializer", "compression", "delivery_mode", "mandatory",
+    "immediate", "time_limit", "soft_time_limit", "ignore_result", "retry", "retry_policy", "argsrepr", "kwargsrepr",
+    "reply_to", "root_id", "parent_id", "group_id", "group_index", "chord", "stamped_headers", "add_to_parent",
+})  # fmt: skip
+
+
+def build_task_message(
+    app: Celery, directory: Directory, signature: Signature, message: Message | None, options: CheckedOptions
+) -> OutgoingMessage:
+    """The outgoing message that takes a Celery signature to its task.
+
+    Raises:
+        InvalidPolicy: the signature cannot be sent under supervision.
+    """
+    if message is not None:
+        raise InvalidPolicy("message", message, "nothing, when a Celery signature is sent")
+    signature = _first_of(signature)
+    if signature.task.startswith("celery."):
+        allowed = "a task's signature, or a chain that begins with one; start this with its own apply_async()"
+        raise InvalidPolicy("recipient", signature, f"{allowed}, and each of its tasks is executed under supervision")
+    own = {name: value for name, value in signature.options.items() if value is not None}
+    task = app.tasks.get(signature.task)
+    known = _OF_A_SEND | _OF_CELERY | frozenset(own.get("stamped_headers") or ())
+    if (task is None or not has_own_way(task)) and (refused := sorted(set(own) - known)):
+        raise InvalidPolicy("signature options", refused, ", ".join(sorted(_OF_A_SEND | _OF_CELERY)))
+    if not isinstance(own.get("headers", {}), Mapping):
+        raise InvalidPolicy("headers", own["headers"], "an object")
+    if task is not None and not task.acks_late:
+        raise InvalidPolicy("acks_late", False, f"True, for {signature.task} to be supervised")
+    if why := getattr(task, "__unsupervised__", ""):
+        raise InvalidPolicy("recipient", signature.task, f"a task that can be supervised; not this one, {why}")
+    if why := unreadable(app, own.get("serializer", getattr(task, "serializer", None))):
+        raise InvalidPolicy(
+            "serializer", own.get("serializer", getattr(task, "serializer", "")), f"for {signature.task}, {why}"
+        )
+    of_signature = Policy(
+        expires_s=_seconds_until(app, "expires", own.get("expires")), priority=priority_of(own.get("priority"))
+    )
+    countdown_s = countdown_of(app, own)
+    return build_message(
+        directory.timeouts,
+        options if options.countdown_s is not None else replace(options, countdown_s=countdown_s),
+        id=own.get("task_id") or new_id(),
+        task=signature.task,
+        args=signature.args,
+        kwargs=signature.kwargs,
+        agent="",
+        message=signature.task,
+        policy=merge(
+            ("settings", directory.timeouts.floor),
+            ("settings", directory.timeouts.policy(signature.task)),
+            ("signature", of_signature),
+        ),
+        queue=own.get("queue"),
+        link=maybe_list(own.get("link")) or (),
+        link_error=maybe_list(own.get("link_error")) or (),
+        more={name: value for name, value in own.items() if name not in _OF_A_SEND},
+    )
+
+
+def countdown_of(app: Celery, options: Mapping[str, Any]) -> float | None:
+    """Seconds until a message with Celery's ``options`` is due; ``None`` if it is due at once.
+
+    Raises:
+        InvalidPolicy: ``countdown`` is no number of seconds, or ``eta`` no time.
+    """
+    if options.get("countdown") is not None:
+        return seconds("countdown", options["countdown"])
+    return _seconds_until(app, "eta", options.get("eta"))
+
+
+def _seconds_until(app: Celery, name: str, value: Any) -> float | None:
+    """Seconds until a moment in any form that Celery takes: seconds, or a time, in the app's zone if it names none.
+
+    Raises:
+        InvalidPolicy: it is neither.
+    """
+    if isinstance(value, str | datetime):
+        try:
+            at = maybe_make_aware(maybe_iso8601(value), app.timezone)
+        except (TypeError, ValueError):
+            raise InvalidPolicy(name, value, "seconds, or a time") from None
+        value = max(0.0, (at - datetime.now(UTC)).total_seconds())
+    return seconds(name, value)
+
+
+def unreadable(app: Celery, serializer: str | None) -> str:
+    """What the app's workers accept, if they would refuse messages of this serializer; otherwise empty."""
+    accepted = app.conf.accept_content
+    if serializer is None or accepted is None:
+        return ""
+    types = prepare_accept_content(accepted)
+    content = registry.name_to_type.get(serializer, serializer)
+    return "" if content in types else ", ".join(sorted(accepted)) + " (the app's accept_content)"
+
+
+def _first_of(signature: Signature) -> Signature:
+    """The first task of a chain, with the other tasks as its callback; any other signature unchanged."""
+    while isinstance(signature, _chain) and signature.tasks:
+        # Celery's own way to give each task the chain's errbacks, and the last one its callbacks.
+        first, *rest = signature.unchain_tasks()
+        options = {name: value for name, value in signature.options.items() if name not in ("link", "link_error")}
+        last_id = options.pop("task_id", None)
+        if last_id is not None:
+            (rest or [first])[-1].set(task_id=last_id)
+        first = first.clone(signature.args).set(**options)
+        if rest:
+            first.link(chain(*rest) if len(rest) > 1 else rest[0])
+        signature = first
+    return signature
