@@ -25,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-send format clean rebuild
+.PHONY: help setup demo test test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-send format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -94,6 +94,9 @@ bench-monitors: setup ## Measure monitors: a million of them, and deaths of real
 
 bench-dead-letters: setup ## Bury a million letters, ask for some, send some again (about five minutes)
 	@$(BIN)/python -m benchmarks.dead_letters $(ARGS)
+
+bench-import: setup ## Compare importing this library with importing Celery (half a minute)
+	@$(BIN)/python -m benchmarks.imports $(ARGS)
 
 bench-send: setup $(PEERS)/.setup-done ## Compare supervised sends with Celery's and with other libraries (about eight minutes)
 	@$(BIN)/python -m benchmarks.send $(ARGS)

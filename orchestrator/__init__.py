@@ -7,202 +7,194 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
 
-    from orchestrator.agents.agent import Agent, handles
-    from orchestrator.agents.context import Context
-    from orchestrator.app import Orchestrator
-    from orchestrator.core.down import Down
-    from orchestrator.core.errors import (
-        AgentDown,
-        AgentError,
-        BroadcastRefused,
-        BrokerUnavailable,
-        CallerError,
-        CircuitOpen,
-        DeadlinePassed,
-        DeliveryTimeout,
-        DetachedDelivery,
-        EmbeddedServerError,
-        HandlerFailed,
-        HandlerNotRun,
-        HandlerTimeout,
-        InfrastructureError,
-        InvalidDeclaration,
-        InvalidExport,
-        InvalidMessage,
-        InvalidPolicy,
-        InvalidResult,
-        InvalidSettings,
-        MailboxFull,
-        MessageTooLarge,
-        NoOwner,
-        NotSupervised,
-        OrchestratorError,
-        OwnerGone,
-        ResultNotStored,
-        SendFailed,
-        UnknownAgent,
-        UnknownDeadLetter,
-        UnknownDelivery,
-        UnknownMessage,
-        UnsuitableRedis,
-        UntrackedDelivery,
+    # "as" makes a name public for a type checker; isort would write a statement for each.
+    # isort: off
+
+    from orchestrator.agents.agent import (
+        Agent as Agent,
+        handles as handles,
     )
-    from orchestrator.core.flow_policy import Breaker, Mailbox
-    from orchestrator.core.message import Message
-    from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
-    from orchestrator.core.policy import Constant, Exponential, Linear, OnError, Retry, WhenDown
-    from orchestrator.core.settings import Settings, load_settings
-    from orchestrator.deadletters.replay import Canary
-    from orchestrator.sending.broadcast import Refusal, Strategy
-    from orchestrator.sending.call import FallbackDelivery
-    from orchestrator.sending.deliveries import Deliveries
-    from orchestrator.sending.delivery import CancelResult, Delivery, Status
-    from orchestrator.sending.report import Receipt, Report
-    from orchestrator.transport.endings.errors_in_backend import MessageDropped, PoisonMessage, SettlementFailed
+    from orchestrator.agents.context import Context as Context
+    from orchestrator.app import Orchestrator as Orchestrator
+    from orchestrator.core.down import Down as Down
+    from orchestrator.core.errors import (
+        AgentDown as AgentDown,
+        AgentError as AgentError,
+        BroadcastRefused as BroadcastRefused,
+        BrokerUnavailable as BrokerUnavailable,
+        CallerError as CallerError,
+        CircuitOpen as CircuitOpen,
+        DeadlinePassed as DeadlinePassed,
+        DeliveryTimeout as DeliveryTimeout,
+        DetachedDelivery as DetachedDelivery,
+        EmbeddedServerError as EmbeddedServerError,
+        HandlerFailed as HandlerFailed,
+        HandlerNotRun as HandlerNotRun,
+        HandlerTimeout as HandlerTimeout,
+        InfrastructureError as InfrastructureError,
+        InvalidDeclaration as InvalidDeclaration,
+        InvalidExport as InvalidExport,
+        InvalidMessage as InvalidMessage,
+        InvalidPolicy as InvalidPolicy,
+        InvalidResult as InvalidResult,
+        InvalidSettings as InvalidSettings,
+        MailboxFull as MailboxFull,
+        MessageTooLarge as MessageTooLarge,
+        NoOwner as NoOwner,
+        NotSupervised as NotSupervised,
+        OrchestratorError as OrchestratorError,
+        OwnerGone as OwnerGone,
+        ResultNotStored as ResultNotStored,
+        SendFailed as SendFailed,
+        UnknownAgent as UnknownAgent,
+        UnknownDeadLetter as UnknownDeadLetter,
+        UnknownDelivery as UnknownDelivery,
+        UnknownMessage as UnknownMessage,
+        UnsuitableRedis as UnsuitableRedis,
+        UntrackedDelivery as UntrackedDelivery,
+    )
+    from orchestrator.core.flow_policy import (
+        Breaker as Breaker,
+        Mailbox as Mailbox,
+    )
+    from orchestrator.core.message import Message as Message
+    from orchestrator.core.outcome import (
+        Cancelled as Cancelled,
+        Dead as Dead,
+        Expired as Expired,
+        Handled as Handled,
+        Outcome as Outcome,
+    )
+    from orchestrator.core.policy import (
+        Constant as Constant,
+        Exponential as Exponential,
+        Linear as Linear,
+        OnError as OnError,
+        Retry as Retry,
+        WhenDown as WhenDown,
+    )
+    from orchestrator.core.settings import (
+        Settings as Settings,
+        load_settings as load_settings,
+    )
+    from orchestrator.deadletters.replay import Canary as Canary
+    from orchestrator.sending.broadcast import (
+        Refusal as Refusal,
+        Strategy as Strategy,
+    )
+    from orchestrator.sending.call import FallbackDelivery as FallbackDelivery
+    from orchestrator.sending.deliveries import Deliveries as Deliveries
+    from orchestrator.sending.delivery import (
+        CancelResult as CancelResult,
+        Delivery as Delivery,
+        Status as Status,
+    )
+    from orchestrator.sending.report import (
+        Receipt as Receipt,
+        Report as Report,
+    )
+    from orchestrator.transport.endings.errors_in_backend import (
+        MessageDropped as MessageDropped,
+        PoisonMessage as PoisonMessage,
+        SettlementFailed as SettlementFailed,
+    )
+    # isort: on
 
-# Imported when asked for: `orchestrator health` has no time for Celery and pydantic.
-_WHERE = {
-    "ResultNotStored": "orchestrator.core.errors",
-    "InvalidResult": "orchestrator.core.errors",
-    "HandlerNotRun": "orchestrator.core.errors",
-    "DetachedDelivery": "orchestrator.core.errors",
-    "UntrackedDelivery": "orchestrator.core.errors",
-    "UnknownDelivery": "orchestrator.core.errors",
-    "UnsuitableRedis": "orchestrator.core.errors",
-    "Agent": "orchestrator.agents.agent",
-    "handles": "orchestrator.agents.agent",
-    "Context": "orchestrator.agents.context",
-    "Orchestrator": "orchestrator.app",
-    "Down": "orchestrator.core.down",
-    "AgentDown": "orchestrator.core.errors",
-    "AgentError": "orchestrator.core.errors",
-    "BroadcastRefused": "orchestrator.core.errors",
-    "BrokerUnavailable": "orchestrator.core.errors",
-    "CallerError": "orchestrator.core.errors",
-    "CircuitOpen": "orchestrator.core.errors",
-    "DeadlinePassed": "orchestrator.core.errors",
-    "DeliveryTimeout": "orchestrator.core.errors",
-    "EmbeddedServerError": "orchestrator.core.errors",
-    "HandlerFailed": "orchestrator.core.errors",
-    "HandlerTimeout": "orchestrator.core.errors",
-    "InfrastructureError": "orchestrator.core.errors",
-    "InvalidDeclaration": "orchestrator.core.errors",
-    "InvalidExport": "orchestrator.core.errors",
-    "InvalidMessage": "orchestrator.core.errors",
-    "InvalidPolicy": "orchestrator.core.errors",
-    "InvalidSettings": "orchestrator.core.errors",
-    "MailboxFull": "orchestrator.core.errors",
-    "MessageTooLarge": "orchestrator.core.errors",
-    "NoOwner": "orchestrator.core.errors",
-    "NotSupervised": "orchestrator.core.errors",
-    "OrchestratorError": "orchestrator.core.errors",
-    "OwnerGone": "orchestrator.core.errors",
-    "SendFailed": "orchestrator.core.errors",
-    "UnknownAgent": "orchestrator.core.errors",
-    "UnknownDeadLetter": "orchestrator.core.errors",
-    "UnknownMessage": "orchestrator.core.errors",
-    "Breaker": "orchestrator.core.flow_policy",
-    "Mailbox": "orchestrator.core.flow_policy",
-    "Message": "orchestrator.core.message",
-    "Cancelled": "orchestrator.core.outcome",
-    "Dead": "orchestrator.core.outcome",
-    "Expired": "orchestrator.core.outcome",
-    "Handled": "orchestrator.core.outcome",
-    "Outcome": "orchestrator.core.outcome",
-    "Exponential": "orchestrator.core.policy",
-    "Constant": "orchestrator.core.policy",
-    "Linear": "orchestrator.core.policy",
-    "OnError": "orchestrator.core.policy",
-    "Retry": "orchestrator.core.policy",
-    "WhenDown": "orchestrator.core.policy",
-    "Settings": "orchestrator.core.settings",
-    "load_settings": "orchestrator.core.settings",
-    "Canary": "orchestrator.deadletters.replay",
-    "FallbackDelivery": "orchestrator.sending.call",
-    "CancelResult": "orchestrator.sending.delivery",
-    "Status": "orchestrator.sending.delivery",
-    "Refusal": "orchestrator.sending.broadcast",
-    "Strategy": "orchestrator.sending.broadcast",
-    "Deliveries": "orchestrator.sending.deliveries",
-    "Delivery": "orchestrator.sending.delivery",
-    "Receipt": "orchestrator.sending.report",
-    "Report": "orchestrator.sending.report",
-    "MessageDropped": "orchestrator.transport.endings.errors_in_backend",
-    "PoisonMessage": "orchestrator.transport.endings.errors_in_backend",
-    "SettlementFailed": "orchestrator.transport.endings.errors_in_backend",
+# Imported when first used, because `orchestrator health` must not wait for Celery and pydantic. A test checks that the
+# names are those above.
+_NAMES = {
+    "orchestrator.agents.agent": (
+        "Agent",
+        "handles",
+    ),
+    "orchestrator.agents.context": ("Context",),
+    "orchestrator.app": ("Orchestrator",),
+    "orchestrator.core.down": ("Down",),
+    "orchestrator.core.errors": (
+        "AgentDown",
+        "AgentError",
+        "BroadcastRefused",
+        "BrokerUnavailable",
+        "CallerError",
+        "CircuitOpen",
+        "DeadlinePassed",
+        "DeliveryTimeout",
+        "DetachedDelivery",
+        "EmbeddedServerError",
+        "HandlerFailed",
+        "HandlerNotRun",
+        "HandlerTimeout",
+        "InfrastructureError",
+        "InvalidDeclaration",
+        "InvalidExport",
+        "InvalidMessage",
+        "InvalidPolicy",
+        "InvalidResult",
+        "InvalidSettings",
+        "MailboxFull",
+        "MessageTooLarge",
+        "NoOwner",
+        "NotSupervised",
+        "OrchestratorError",
+        "OwnerGone",
+        "ResultNotStored",
+        "SendFailed",
+        "UnknownAgent",
+        "UnknownDeadLetter",
+        "UnknownDelivery",
+        "UnknownMessage",
+        "UnsuitableRedis",
+        "UntrackedDelivery",
+    ),
+    "orchestrator.core.flow_policy": (
+        "Breaker",
+        "Mailbox",
+    ),
+    "orchestrator.core.message": ("Message",),
+    "orchestrator.core.outcome": (
+        "Cancelled",
+        "Dead",
+        "Expired",
+        "Handled",
+        "Outcome",
+    ),
+    "orchestrator.core.policy": (
+        "Constant",
+        "Exponential",
+        "Linear",
+        "OnError",
+        "Retry",
+        "WhenDown",
+    ),
+    "orchestrator.core.settings": (
+        "Settings",
+        "load_settings",
+    ),
+    "orchestrator.deadletters.replay": ("Canary",),
+    "orchestrator.sending.broadcast": (
+        "Refusal",
+        "Strategy",
+    ),
+    "orchestrator.sending.call": ("FallbackDelivery",),
+    "orchestrator.sending.deliveries": ("Deliveries",),
+    "orchestrator.sending.delivery": (
+        "CancelResult",
+        "Delivery",
+        "Status",
+    ),
+    "orchestrator.sending.report": (
+        "Receipt",
+        "Report",
+    ),
+    "orchestrator.transport.endings.errors_in_backend": (
+        "MessageDropped",
+        "PoisonMessage",
+        "SettlementFailed",
+    ),
 }
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "Agent",
-    "AgentDown",
-    "AgentError",
-    "Breaker",
-    "BroadcastRefused",
-    "BrokerUnavailable",
-    "CallerError",
-    "Canary",
-    "CancelResult",
-    "Cancelled",
-    "CircuitOpen",
-    "Constant",
-    "Context",
-    "Dead",
-    "DeadlinePassed",
-    "Deliveries",
-    "Delivery",
-    "DeliveryTimeout",
-    "DetachedDelivery",
-    "Down",
-    "EmbeddedServerError",
-    "Expired",
-    "Exponential",
-    "FallbackDelivery",
-    "Handled",
-    "HandlerFailed",
-    "HandlerNotRun",
-    "HandlerTimeout",
-    "InfrastructureError",
-    "InvalidDeclaration",
-    "InvalidExport",
-    "InvalidMessage",
-    "InvalidPolicy",
-    "InvalidResult",
-    "InvalidSettings",
-    "Linear",
-    "Mailbox",
-    "MailboxFull",
-    "Message",
-    "MessageDropped",
-    "MessageTooLarge",
-    "NoOwner",
-    "NotSupervised",
-    "OnError",
-    "Orchestrator",
-    "OrchestratorError",
-    "Outcome",
-    "OwnerGone",
-    "PoisonMessage",
-    "Receipt",
-    "Refusal",
-    "Report",
-    "ResultNotStored",
-    "Retry",
-    "SendFailed",
-    "Settings",
-    "SettlementFailed",
-    "Status",
-    "Strategy",
-    "UnknownAgent",
-    "UnknownDeadLetter",
-    "UnknownDelivery",
-    "UnknownMessage",
-    "UnsuitableRedis",
-    "UntrackedDelivery",
-    "WhenDown",
-    "__version__",
-    "handles",
-    "load_settings",
-]
+__all__ = [*sorted(_WHERE), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,11 +17,11 @@ from orchestrator.agents.agent import Agent
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.errors import CallerError, InvalidPolicy, OrchestratorError
-from orchestrator.core.log import get_logger
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.masked_repr import hide_in_reprs
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
-from orchestrator.maintenance import manager
+from orchestrator.maintenance.housekeeping_clock import start_with_beat
 from orchestrator.sending.backend import Backend
 from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.delivery import Delivery
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.eager.eager_mode import EagerMode
     from orchestrator.maintenance.dead_letters import MaintenanceResult
+    from orchestrator.maintenance.manager import Manager
     from orchestrator.monitors.monitors import Monitors
     from orchestrator.monitors.redis_monitors import RedisMonitors
     from orchestrator.redis_mode import RedisMode
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from orchestrator.sending.address import Address
     from orchestrator.transport.liveness.sweep import SweepResult
     from orchestrator.transport.store import Store
-
-logger = get_logger(__name__)
 
 # By name: only a worker imports them.
 _WORKER_STEPS = (
@@ -61,6 +60,7 @@ _CONSUMER_STEPS = (
     "orchestrator.worker.dead_letter_unprocessable:DeadLetterUnprocessable",
     "orchestrator.worker.reap_pool:ReapPool",
     "orchestrator.worker.forward_telemetry:ForwardTelemetry",
+    "orchestrator.maintenance.housekeeping:Housekeeping",
 )
 
 
@@ -78,7 +78,7 @@ class Runtime:
         )
         self._redis: RedisMode | None = None
         self._eager: EagerMode | None = None
-        self._manager: manager.Manager | None = None
+        self._manager: Manager | None = None
         self._hide()
 
     def install(self) -> None:
@@ -91,7 +91,9 @@ class Runtime:
         app.on_after_finalize.connect(self._on_finalize, weak=False)
         if app.finalized:
             self._on_finalize()
-        manager.install(app, self)
+        # The monitor manager: beat fills its mailbox, and workers that consume it do the housekeeping.
+        self.configuration.add_mailbox(mailbox(HOUSEKEEPING_QUEUE, longest=1))
+        start_with_beat(app, self.settings.sweep_interval_s)
         signals.celeryd_init.connect(self._on_worker_init, weak=False)
         signals.worker_init.connect(self._on_worker_configured, weak=False)
         signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)
@@ -339,5 +341,7 @@ class Runtime:
             BrokerUnavailable, redis.exceptions.RedisError: Redis is away.
         """
         if self._manager is None:
-            self._manager = manager.Manager(self)
+            from orchestrator.maintenance.manager import Manager
+
+            self._manager = Manager(self)
         return self._manager.run()

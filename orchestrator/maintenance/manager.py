@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery import Celery
-
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
 from orchestrator.maintenance import dead_letter_retention
 from orchestrator.maintenance.chores import Chore, Chores
-from orchestrator.maintenance.housekeeping import Housekeeping
-from orchestrator.maintenance.housekeeping_clock import start_with_beat
 from orchestrator.maintenance.leak_check import LeakCheck
 from orchestrator.maintenance.unserved import UnservedCheck
-from orchestrator.sending.mailbox import mailbox
 
 if TYPE_CHECKING:
     from orchestrator.runtime import Runtime
@@ -54,10 +49,3 @@ class Manager:
         done = self._chores.do_due()
         logger.debug("swept: late=%d dead=%d moved=%d; chores: %s", swept.late, len(swept.dead), swept.moved, done)
         return done
-
-
-def install(app: Celery, runtime: Runtime) -> None:
-    """Declare the manager's mailbox, and install the clock in beat and the housekeeping step in workers."""
-    runtime.configuration.add_mailbox(mailbox(QUEUE, longest=1))
-    app.steps["consumer"].add(Housekeeping)
-    start_with_beat(app, runtime.settings.sweep_interval_s)

@@ -52,7 +52,11 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
     clock._close()
     (message,) = waiting(ground)
     assert message["headers"]["task"] == HOUSEKEEPING_MESSAGE
-    assert orchestrator.runtime.run_housekeeping() == [dead_letter_retention.CHORE, manager.UNSERVED_CHORE, manager.LEAKS_CHORE]
+    assert orchestrator.runtime.run_housekeeping() == [
+        dead_letter_retention.CHORE,
+        manager.UNSERVED_CHORE,
+        manager.LEAKS_CHORE,
+    ]
     assert ground.monitors.stats().leaked == 1
     assert done == ["letters"]
     row = orchestrator.housekeeping_ledger()
