@@ -20,9 +20,14 @@ def emit_started(message: OutgoingMessage) -> None:
 def emit_sent(message: OutgoingMessage, sent: SendResult, took_s: float) -> None:
     """A message was published, or its idempotency key was taken."""
     s = message.supervision
-    # If its task's class has chosen the id, another id does not mean that the send was repeated.
-    event = events.SENT if sent.id == message.id or sent.place is not None else events.REPEATED
-    emit(event, {"duration_s": took_s}, agent=s.agent, message=s.message, id=sent.id)
+    emit(
+        # If its task's class has chosen the id, another id does not mean that the send was repeated.
+        events.SENT if sent.id == message.id or sent.place is not None else events.REPEATED,
+        {"duration_s": took_s},
+        agent=s.agent,
+        message=s.message,
+        id=sent.id,
+    )
 
 
 def emit_failed(message: OutgoingMessage, error: Exception, took_s: float) -> None:

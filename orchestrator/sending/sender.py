@@ -220,13 +220,22 @@ class Sender:
             tracing.carry(trace)
             refused = backend.broadcast(request)
         accepted, strategy = len(request.copies) - len(refused), request.strategy
-        fields = {"id": request.id, "message": name, "strategy": strategy.value}
         if refused and (strategy is Strategy.ALL_OR_NOTHING or (strategy is Strategy.AT_LEAST_ONE and not accepted)):
-            measured = {"refused": len(refused), "duration_s": monotonic() - began}
-            emit(events.BROADCAST_REFUSED, measured, **fields)
+            emit(
+                events.BROADCAST_REFUSED,
+                {"refused": len(refused), "duration_s": monotonic() - began},
+                id=request.id,
+                message=name,
+                strategy=strategy.value,
+            )
             raise BroadcastRefused(strategy, refused_by_name(request, refused))
-        measured = {"accepted": accepted, "refused": len(refused), "duration_s": monotonic() - began}
-        emit(events.BROADCAST, measured, **fields)
+        emit(
+            events.BROADCAST,
+            {"accepted": accepted, "refused": len(refused), "duration_s": monotonic() - began},
+            id=request.id,
+            message=name,
+            strategy=strategy.value,
+        )
         return Report(request.id, strategy, tuple(_receipts(request, refused, backend, trace)), backend.outcome)
 
     def _broadcast_request(
