@@ -69,11 +69,11 @@ coverage: setup ## Run the unit tests with coverage; fails below the floor in py
 	@$(BIN)/coverage run -m pytest tests/unit $(ARGS)
 	@$(BIN)/coverage report --skip-covered
 
-lint: setup ## Check style, spelling, links, formatting, types and import layers
+lint: setup ## Check style, spelling, links, Lua, formatting, types and import layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@git ls-files -z | xargs -0 $(BIN)/codespell
-	@$(BIN)/python -m tests.style links
+	@$(BIN)/python -m tests.style links lua
 	@$(BIN)/mypy $(SOURCES)
 	@$(BIN)/lint-imports --no-cache
 

@@ -14,12 +14,12 @@ from redis.exceptions import NoScriptError, RedisError
 from orchestrator.core.broker_url import masked
 from orchestrator.core.errors import BrokerUnavailable, NotSupervised
 from orchestrator.core.keys import DOORBELL, GROUP, Keys
-from orchestrator.transport.admission.flow_control import unwrap_reply
 from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.options import Options
 from orchestrator.transport.redis.broker import Broker
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
 from orchestrator.transport.redis.dataset import DatasetRecord, parse
+from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import Script, sha, source
 from orchestrator.transport.transport import Transport
 

@@ -1,15 +1,16 @@
-"""``python -m tests.style [words] [links] [prose]``: print every problem; without arguments, run all checks."""
+"""``python -m tests.style [words] [links] [lua] [prose]``: print every problem; without arguments, run all checks."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from tests.style import links, prose, words
+from tests.style import links, lua, prose, words
 
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     "words": words.problems,
     "links": links.problems,
+    "lua": lua.problems,
     "prose": prose.problems,
 }
 

@@ -1,4 +1,4 @@
-"""What the scripts report becomes events, and their refusals errors.
+"""Refusals of the scripts that accept messages become errors; a mailbox' flow control is declared.
 
 The rules of flow control themselves are in ``admission.lua`` and ``breaker.lua``, inside the step that accepts a
 message, so that they hold at every door and for all senders at once.
@@ -15,13 +15,9 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.core.flow_policy import Flow
 from orchestrator.core.keys import GROUP
-from orchestrator.core.log import get_logger
-from orchestrator.telemetry import emit, events
 
 if TYPE_CHECKING:
     from orchestrator.transport.store import Store
-
-logger = get_logger(__name__)
 
 #: How long a sender that waits for room pauses between two looks: from the first to the second, growing.
 _PAUSE_FROM_S: Final = 0.005
@@ -34,61 +30,6 @@ class DuplicateSend(Exception):
     def __init__(self, first_id: str) -> None:
         super().__init__(first_id)
         self.first_id = first_id
-
-
-def unwrap_reply(reply: Any) -> Any:
-    """A script's answer, once what it reports beside it has been emitted."""
-    if type(reply) is not list or len(reply) != 3 or reply[0] != b"told":
-        return reply
-    for what, *said in reply[2]:
-        _emit_event(what.decode(), [word.decode("utf-8", "replace") for word in said])
-    return reply[1]
-
-
-def _emit_event(what: str, said: Sequence[str]) -> None:
-    match what, said:
-        case "breaker", ["open", queue, _]:
-            emit(events.BREAKER_OPENED, agent=queue)
-        case "breaker", ["half_open", queue, _]:
-            emit(events.BREAKER_HALF_OPEN, agent=queue)
-        case "breaker", ["closed", queue, _]:
-            emit(events.BREAKER_CLOSED, agent=queue)
-        case "warning", [queue, depth, limit]:
-            emit(events.MAILBOX_WARNING, {"depth": int(depth), "limit": int(limit)}, agent=queue)
-        case "overflow", [queue, limit, overflow, letter_id, delivery_id, agent, message, text]:
-            emit(
-                events.MAILBOX_OVERFLOW,
-                {"limit": int(limit)},
-                agent=queue,
-                message=message,
-                id=delivery_id,
-                overflow=overflow,
-                letter_id=letter_id,
-            )
-            emit(
-                events.BURIED,
-                agent=agent,
-                message=message,
-                id=delivery_id,
-                reason="mailbox overflow",
-                error=text,
-                attempts=0,
-            )
-        case "poison", [delivery_id, agent, message, deaths, reason, queue, letter_id, why, task]:
-            logger.warning(
-                "dead letter %s in %s: %s: %s; message %s, task %s", letter_id, queue, reason, why, delivery_id, task
-            )
-            emit(
-                events.BURIED,
-                agent=agent,
-                message=message,
-                id=delivery_id,
-                reason=reason,
-                error="WorkerLost",
-                attempts=int(deaths),
-            )
-        case "compensated", [group, queue, delivery_id]:
-            emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])
 
 
 def refusal(recipient: str, why: Sequence[bytes], taken: int = 0) -> MailboxFull | CircuitOpen:

@@ -17,10 +17,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.core.log import get_logger
-from orchestrator.transport.admission.flow_control import unwrap_reply
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
 from orchestrator.transport.redis.cork import Cork
 from orchestrator.transport.redis.refusals import is_full, is_passing
+from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import sha, source
 
 logger = get_logger(__name__)

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from orchestrator.transport.admission.flow_control import unwrap_reply
 from orchestrator.transport.redis.refusals import RefusesForNow, is_passing
+from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import Script, own
 
 _NOBODY = (0, 0)

@@ -30,7 +30,7 @@ from orchestrator.core.flow_policy import Breaker
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.telemetry import Event, attach, detach
-from orchestrator.transport.admission.flow_control import unwrap_reply
+from orchestrator.transport.redis.script_events import unwrap_reply
 from tests.support.redis_clock import TimedScripts
 
 QUEUE = "q"
@@ -48,7 +48,7 @@ INNOCENT = ("validation", "malformed", "unknown task", "unknown message", "expir
 PEEK = b"""
 --- @include "mailbox_entry"
 --- @include "breaker"
-return {breaker_asked(KEYS[1], tonumber(ARGV[1]), true)}
+return {breaker_admits(KEYS[1], tonumber(ARGV[1]), true)}
 """
 
 

@@ -26,7 +26,7 @@ from orchestrator.core.breaker import BreakerState
 from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.transport.admission.flow_control import unwrap_reply
+from orchestrator.transport.redis.script_events import unwrap_reply
 from tests.support.redis_clock import TimedScripts
 
 QUEUE = "q"

@@ -221,7 +221,7 @@ class Mailbox(RuleBasedStateMachine):
                 ],
             )
             # With a poison message comes what there is to be said of it.
-            (said,) = answer[1] if answer[0] == b"told" else answer
+            (said,) = answer[1] if answer[0] == b"events" else answer
             if worker.fenced:
                 assert said == b"gone"
             else:

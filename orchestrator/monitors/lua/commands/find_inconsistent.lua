@@ -1,9 +1,11 @@
--- Looks through some of all monitors for those that are not whole: unreadable, or missing in a set.
--- KEYS: monitors. ARGV: root, cursor, about how many
--- Returns {cursor, how many were looked at, ref, record, …}
+-- Looks through some of all monitors for inconsistent ones: unreadable, or missing in a set.
+-- KEYS: monitors. ARGV: root, cursor, about how many.
+-- Returns {cursor, how many were looked at, ref, record, …}.
+-- Costs: about as many monitors as asked for; callers ask for 500.
 --- @include "monitors"
-local root = ARGV[1]
-local scanned = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
+local monitors = KEYS[1]
+local root, cursor, about = ARGV[1], ARGV[2], ARGV[3]
+local scanned = redis.call('HSCAN', monitors, cursor, 'COUNT', about)
 local out = {scanned[1], #scanned[2] / 2}
 local listed = {}
 local function named(set, id)

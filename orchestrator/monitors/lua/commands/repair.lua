@@ -1,11 +1,15 @@
--- Judges suspects once more, each as one step, and repairs those that are leaks if told to.
--- KEYS: monitors. ARGV: root, template, step, default supervision, 'repair' or 'judge', age in ms from which a monitor is
---   old, then of each suspect: kind, ref, and what else there is to it (another ref, or the name of a set)
--- Returns for each 1 if it is a leak (and repaired, if told to), else 0
+-- Judges suspects once more, each as one step, and repairs those that are leaks if asked to.
+-- KEYS: monitors. ARGV: root, template, step, default supervision, 'repair' or 'judge', age in ms from which a monitor is old,
+-- then of each suspect: kind, ref, and what else belongs to it (another ref, or the name of a set).
+-- Returns for each 1 if it is a leak (and repaired, if asked to), else 0.
+-- Costs: at most 200 suspects, which callers see to.
 --- @include "monitors"
-even_when_full(KEYS[1])
-local root, repair = ARGV[1], ARGV[5] == 'repair'
-local work = begin(root, ARGV[2], ARGV[3], ARGV[4])
+local monitors = KEYS[1]
+local root, template, step, default_supervision, action, old_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local FIRST_SUSPECT = 7
+even_when_full(monitors)
+local repairs = action == 'repair'
+local work = begin(root, template, step, default_supervision)
 local now = now_ms()
 
 local function gone(id)
@@ -36,13 +40,13 @@ local function judged(kind, ref, more, m, record)
       local id = string.sub(more, 13)
       if string.sub(more, 1, 12) == 'monitors-of:' then
         if redis.call('SISMEMBER', root .. more, ref) == 0 then return false end
-        if repair then
+        if repairs then
           redis.call('SREM', root .. more, ref)
           work.owners[id] = true
         end
       else
         if not named_on(id, ref) then return false end
-        if repair then
+        if repairs then
           redis.call('ZREM', root .. more, ref)
           work.targets[id] = true
         end
@@ -51,8 +55,8 @@ local function judged(kind, ref, more, m, record)
     end
     if not record then return false end
     if not m then
-      if repair then
-        redis.call('HDEL', KEYS[1], ref)
+      if repairs then
+        redis.call('HDEL', monitors, ref)
         if tonumber(ref) then count(work, 'leak', 1) end
       end
       return true
@@ -64,7 +68,7 @@ local function judged(kind, ref, more, m, record)
         and named_on(incarnation, ref)
     end
     if whole then return false end
-    if repair then
+    if repairs then
       redis.call('SADD', root .. 'monitor-owners', m.owner)
       redis.call('SADD', root .. 'monitors-of:' .. m.owner, ref)
       for _, incarnation in ipairs(m.left) do
@@ -77,26 +81,26 @@ local function judged(kind, ref, more, m, record)
   if not m then return false end
   if kind == 'owner gone' then
     if not gone(m.owner) then return false end
-    if repair then
+    if repairs then
       unlink(work, {ref, m})
       count(work, 'owner_died', 1)
     end
     return true
   elseif kind == 'target gone' then
     if gone(m.owner) or not all_gone(m) then return false end
-    if repair then
+    if repairs then
       unlink(work, {ref, m})
       count(work, 'target_died', 1)
       down(work, ref, m, 'noproc')
     end
     return true
   elseif kind == 'duplicate' then
-    local first = parsed(redis.call('HGET', KEYS[1], more))
+    local first = parsed(redis.call('HGET', monitors, more))
     if not first or first.owner ~= m.owner or first.target ~= m.target or first.tag ~= m.tag then return false end
-  elseif now - m.at < tonumber(ARGV[6]) or gone(m.owner) or all_gone(m) then
+  elseif now - m.at < tonumber(old_ms) or gone(m.owner) or all_gone(m) then
     return false
   end
-  if repair then
+  if repairs then
     unlink(work, {ref, m})
     count(work, 'leak', 1)
   end
@@ -104,8 +108,8 @@ local function judged(kind, ref, more, m, record)
 end
 
 local out = {}
-for i = 7, #ARGV, 3 do
-  local record = redis.call('HGET', KEYS[1], ARGV[i + 1])
+for i = FIRST_SUSPECT, #ARGV, 3 do
+  local record = redis.call('HGET', monitors, ARGV[i + 1])
   out[#out + 1] = judged(ARGV[i], ARGV[i + 1], ARGV[i + 2], parsed(record), record) and 1 or 0
 end
 finish(work)

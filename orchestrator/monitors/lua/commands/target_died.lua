@@ -1,19 +1,22 @@
--- Removes monitors on an incarnation that is gone, some at a time, and in the same step records their DOWNs. A monitor
--- on an agent ends with the last of the incarnations it was made on.
--- KEYS: monitors, the target's set. ARGV: root, template, step, default supervision, incarnation, reason, batch
--- Returns how many DOWNs, how many whose owner is gone as well, and whether there may be more
+-- Removes monitors on an incarnation that is gone, some at a time, and records their DOWNs in the same step. A monitor on an
+-- agent ends with the last of the incarnations it was made on.
+-- KEYS: monitors, the target's set. ARGV: root, template, step, default supervision, incarnation, reason, batch.
+-- Returns {number of DOWNs, number of monitors whose owner is gone as well, 1 if there may be more}.
+-- Costs: at most `batch` monitors; callers name 100.
 --- @include "monitors"
-even_when_full(KEYS[1])
-local work = begin(ARGV[1], ARGV[2], ARGV[3], ARGV[4])
-local gone = ARGV[5]
+local monitors, watched = KEYS[1], KEYS[2]
+local root, template, step, default_supervision, gone, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local batch = ARGV[7]
+even_when_full(monitors)
+local work = begin(root, template, step, default_supervision)
 local refs = {}
-for i, member in ipairs(redis.call('ZPOPMIN', KEYS[2], ARGV[7])) do
+for i, member in ipairs(redis.call('ZPOPMIN', watched, batch)) do
   if i % 2 == 1 then refs[#refs + 1] = member end
 end
-local told, ownerless, ended = 0, 0, {}
+local downs, ownerless, ended = 0, 0, {}
 if #refs > 0 then
   local owners, agents, seen = {}, {}, {}
-  for i, record in ipairs(redis.call('HMGET', KEYS[1], unpack(refs))) do
+  for i, record in ipairs(redis.call('HMGET', monitors, unpack(refs))) do
     local m = parsed(record)
     if m then
       local left = {}
@@ -22,7 +25,7 @@ if #refs > 0 then
       end
       m.left = left
       if #left > 0 then
-        redis.call('HSET', KEYS[1], refs[i], packed(m))
+        redis.call('HSET', monitors, refs[i], packed(m))
       else
         ended[#ended + 1], ended[#ended + 2] = refs[i], m
         if not seen[m.owner] then
@@ -39,14 +42,14 @@ end
 for i = 1, #ended, 2 do
   local ref, m = ended[i], ended[i + 1]
   if lives(work, m.owner) then
-    down(work, ref, m, ARGV[6])
-    told = told + 1
+    down(work, ref, m, reason)
+    downs = downs + 1
   else
     ownerless = ownerless + 1
   end
 end
 work.targets[gone] = true
-if told > 0 then count(work, 'target_died', told) end
+if downs > 0 then count(work, 'target_died', downs) end
 if ownerless > 0 then count(work, 'owner_died', ownerless) end
 finish(work)
-return {told, ownerless, #refs == tonumber(ARGV[7]) and 1 or 0}
+return {downs, ownerless, #refs == tonumber(batch) and 1 or 0}

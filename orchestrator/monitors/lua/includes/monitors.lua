@@ -133,7 +133,7 @@ local function down(work, ref, m, reason)
   work.accepted[agent] = (work.accepted[agent] or 0) + 1
 end
 
--- Takes monitors out of the hash and of every set: `ended` is ref, monitor, ref, monitor … Each set is told once, as every
+-- Takes monitors out of the hash and of every set: `ended` is ref, monitor, ref, monitor … Each set is changed once, as every
 -- command costs much more than one more argument.
 local function unlink(work, ended)
   if #ended == 0 then return end

@@ -1,38 +1,40 @@
--- Accepts a message under an idempotency key, now or for later, unless one was accepted under that key before.
--- KEYS: stream, ledger, idempotency key, the outcome's hooks, delayed, bodies, bell, and outside a batch the hash of last
+-- Accepts a message under an idempotency key, now or for later, unless the key is taken.
+-- KEYS: stream, ledger, idempotency key, the outcome's hooks, delayed, bodies, bell; outside of a batch also the hash of last
 -- publishes.
--- ARGV: message, delay in ms, member, delivery's id, ms the key is remembered after the outcome, ms it is before that, token of
--- the publish (see unanswered.py)
--- Returns the delivery's id; {'duplicate', id of the first}; {'refused', …} by flow control.
+-- ARGV: message, delay in ms, member, the delivery's id, ms to remember the key after the outcome, ms to remember it before
+-- that, token of the publish (see publish_dedup.py).
+-- Returns the delivery's id; {'duplicate', id of the first}; {'refused', …} by flow control. A repeated call returns the id
+-- again.
+-- Costs: one message; where the mailbox drops its oldest, at most 1 MB and one message more.
 --- @include "mailbox_entry"
---- @include "endings"
 --- @include "script_events"
 --- @include "outcome_hooks"
---- @include "breaker"
---- @include "dead_letters"
 --- @include "admission"
-local id = ARGV[4]
-local first = redis.call('GET', KEYS[3])
--- Asked twice, because the first answer was lost: it is accepted once.
-if first == id then return id end
+local stream, ledger, idempotency_key, hooks = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local delayed, bodies, bell, publishes = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local message, delay_ms, member, delivery, remembered_ms, pending_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local token = ARGV[7]
+local first = redis.call('GET', idempotency_key)
+-- A repeated call, because the first reply was lost: the message is accepted once.
+if first == delivery then return delivery end
 if first then return {'duplicate', first} end
 -- Its key may be forgotten already.
-if KEYS[8] and asked_before(KEYS[8], ARGV[7]) then return id end
-local door = open_door(flow_of(KEYS[2]), 1)
-if door and door.take + door.drop == 0 then
-  if KEYS[8] then not_accepted(KEYS[8], ARGV[7]) end
-  return answer(refused(door))
+if publishes and is_repeated_publish(publishes, token) then return delivery end
+local admission = admit(flow_of(ledger), 1)
+if admission and admission.take + admission.drop == 0 then
+  if publishes then forget_publish(publishes, token) end
+  return with_events(refused(admission))
 end
-redis.call('SET', KEYS[3], id, 'PX', ARGV[6])
-redis.call('HSET', KEYS[4], 'idempotency', KEYS[3], 'idempotency_ms', ARGV[5])
-redis.call('PEXPIRE', KEYS[4], ARGV[6])
-redis.call('HINCRBY', KEYS[2], 'accepted', 1)
-if door and door.drop == 1 then
-  overflowed(door, ARGV[1])
-elseif ARGV[2] == '0' then
-  put(KEYS[1], ARGV[1])
+redis.call('SET', idempotency_key, delivery, 'PX', pending_ms)
+redis.call('HSET', hooks, 'idempotency', idempotency_key, 'idempotency_ms', remembered_ms)
+redis.call('PEXPIRE', hooks, pending_ms)
+redis.call('HINCRBY', ledger, 'accepted', 1)
+if admission and admission.drop == 1 then
+  overflowed(admission, message)
+elseif delay_ms == '0' then
+  put(stream, message)
 else
-  schedule(KEYS[5], KEYS[6], KEYS[7], ARGV[3], ARGV[1], now_ms() + tonumber(ARGV[2]))
+  schedule(delayed, bodies, bell, member, message, now_ms() + tonumber(delay_ms))
 end
-if door then close_door(door) end
-return answer(id)
+if admission then after_admission(admission) end
+return with_events(delivery)

@@ -1,12 +1,18 @@
--- A message that no mailbox took becomes a dead letter: accepted and dead in one step.
+-- Makes a message that no mailbox took a dead letter: accepted and dead in one step.
 -- KEYS: ledger, hash of last publishes.
--- ARGV: root, queue, message, letter as JSON, reason, error type, token of the publish (see unanswered.py), text
+-- ARGV: root, queue, message, letter as JSON, reason, error type, token of the publish (see publish_dedup.py), text.
+-- Returns the letter's id; the token if the call is repeated.
+-- Costs: one message, decoded once.
 --- @include "mailbox_entry"
 --- @include "endings"
 --- @include "dead_letters"
-if asked_before(KEYS[2], ARGV[7]) then return ARGV[7] end
-local id = bury_letter(ARGV[1], ARGV[2], ARGV[3], nil, nil, ARGV[4], ARGV[5], ARGV[6], '', ('%d'):format(now_ms()))
-redis.call('HINCRBY', KEYS[1], 'accepted', 1)
-redis.call('HINCRBY', KEYS[1], 'dead', 1)
-end_for_celery(KEYS[1], ARGV[3], 'FAILURE', 'MessageDropped', ARGV[8])
+local ledger, publishes = KEYS[1], KEYS[2]
+local root, queue, message, letter, reason, error_type = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local token = ARGV[7]
+local text_of_error = ARGV[8]
+if is_repeated_publish(publishes, token) then return token end
+local id = bury_letter(root, queue, message, nil, nil, letter, reason, error_type, '', ('%d'):format(now_ms()))
+redis.call('HINCRBY', ledger, 'accepted', 1)
+redis.call('HINCRBY', ledger, 'dead', 1)
+end_for_celery(ledger, message, 'FAILURE', 'MessageDropped', text_of_error)
 return id

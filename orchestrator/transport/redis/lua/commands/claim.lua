@@ -1,29 +1,33 @@
 -- Moves due messages into their mailbox, then gives the caller up to `credit` messages, most urgent step first.
--- KEYS: leases, then per queue: delayed, bodies, stream of each step
+-- KEYS: leases, then for each queue: delayed, bodies, the stream of each step.
 -- ARGV: group, incarnation, '1' if it must hold a lease, credit, how many more to claim ahead, names of the steps…
--- Returns {ms until the next message is due or -1, key index, id, message, past, key index, …}; {-2} when fenced.
--- A message's past is '' for most, else how often a holder of it died of who knows what, a blank, its deaths; with an 'n' in
--- front if it came back without ever having been delivered.
--- What is claimed ahead gets a delivery counter of 0: no death of its holder is its doing.
+-- Returns {ms until the next message is due or -1, key index, id, message, death history, key index, …}; {-2} when fenced.
+-- Death history: '' if none, else "<unattributed deaths> <deaths JSON>"; an 'n' in front says that the message was returned
+-- without ever having been delivered. One text, because each part of a reply costs every claim.
+-- A message claimed ahead has a delivery counter of 0: it is no suspect if its holder dies.
+-- Costs: moves at most 100 messages a queue and 1 MB; reads at most 1 MB and MOST_AT_ONCE messages.
 --- @include "mailbox_entry"
 --- @include "lineage"
-local group, me, credit = ARGV[1], ARGV[2], tonumber(ARGV[4]) + tonumber(ARGV[5])
+local leases = KEYS[1]
+local group, incarnation, needs_lease = ARGV[1], ARGV[2], ARGV[3]
 local ahead = tonumber(ARGV[5])
-if ARGV[3] == '1' and not redis.call('ZSCORE', KEYS[1], me) then return {-2} end
-local steps = #ARGV - 5
+local credit = tonumber(ARGV[4]) + ahead
+local FIRST_QUEUE, FIRST_STEP = 2, 6
+if needs_lease == '1' and not redis.call('ZSCORE', leases, incarnation) then return {-2} end
+local steps = #ARGV - FIRST_STEP + 1
 local stride = steps + 2
 local now = now_ms()
 local wait = -1
 local bytes = 0
 
-even_when_full(KEYS[1])
-for base = 2, #KEYS, stride do
+even_when_full(leases)
+for base = FIRST_QUEUE, #KEYS, stride do
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[base], '-inf', now, 'LIMIT', 0, 100)) do
     if bytes >= MOST_BYTES then break end
     local body, deaths, sent = scheduled(KEYS[base + 1], member)
     local target = steps
     for s = 1, steps do
-      if member:sub(1, #ARGV[5 + s] + 1) == ARGV[5 + s] .. '|' then target = s end
+      if member:sub(1, #ARGV[FIRST_STEP - 1 + s] + 1) == ARGV[FIRST_STEP - 1 + s] .. '|' then target = s end
     end
     unschedule(KEYS[base], KEYS[base + 1], member)
     if body then put(KEYS[base + 1 + target], body, deaths, nil, nil, sent) end
@@ -39,20 +43,20 @@ end
 local out = {wait}
 bytes = 0
 for s = 1, steps do
-  for base = 2, #KEYS, stride do
+  for base = FIRST_QUEUE, #KEYS, stride do
     local index = base + 1 + s
     local count = 1
     while true do
       if credit <= 0 or bytes >= MOST_BYTES then return out end
       count = math.min(count, credit)
-      local read = {'XREADGROUP', 'GROUP', group, me, 'COUNT', count, 'STREAMS', KEYS[index], '>'}
+      local read = {'XREADGROUP', 'GROUP', group, incarnation, 'COUNT', count, 'STREAMS', KEYS[index], '>'}
       local got = redis.pcall(unpack(read))
       if got and got.err then
         redis.call('XGROUP', 'CREATE', KEYS[index], group, '0', 'MKSTREAM')
         got = redis.call(unpack(read))
       end
       local entries, before = got and got[1][2] or {}, bytes
-      local later = {'XCLAIM', KEYS[index], group, me, 0}
+      local later = {'XCLAIM', KEYS[index], group, incarnation, 0}
       for _, entry in ipairs(entries) do
         local m, d, u, r, _, n = fields(entry)
         if credit <= ahead then later[#later + 1] = entry[1] end
@@ -68,7 +72,7 @@ for s = 1, steps do
         redis.call(unpack(later))
       end
       if #entries < count then break end
-      count = many_more(count, bytes - before)
+      count = next_count(count, bytes - before)
     end
   end
 end

@@ -1,11 +1,16 @@
 -- Makes a mailbox known, and its streams readable.
--- KEYS: queues, streams… ARGV: queue, '1' to list it, group, ms to live or 0
+-- KEYS: queues, streams… ARGV: queue, '1' to list it, group, ms to live or 0.
+-- Returns 1.
+-- Costs: two commands a stream.
 --- @include "mailbox_entry"
-even_when_full(KEYS[1])
-if ARGV[2] == '1' then redis.call('SADD', KEYS[1], ARGV[1]) end
-for k = 2, #KEYS do
+local queues = KEYS[1]
+local queue, is_listed, group, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local FIRST_STREAM = 2
+even_when_full(queues)
+if is_listed == '1' then redis.call('SADD', queues, queue) end
+for k = FIRST_STREAM, #KEYS do
   -- Fails where the group exists already, which is as good.
-  redis.pcall('XGROUP', 'CREATE', KEYS[k], ARGV[3], '0', 'MKSTREAM')
-  if ARGV[4] ~= '0' then redis.call('PEXPIRE', KEYS[k], ARGV[4]) end
+  redis.pcall('XGROUP', 'CREATE', KEYS[k], group, '0', 'MKSTREAM')
+  if ttl_ms ~= '0' then redis.call('PEXPIRE', KEYS[k], ttl_ms) end
 end
 return 1

@@ -1,11 +1,16 @@
--- Makes a mailbox' flow control known. Who serves the mailbox has the last word; a sender's word counts until then.
--- KEYS: flow. ARGV: root, '1' from who serves it, '1' with a bound, '1' with a breaker, field, value, …
+-- Records a mailbox' flow control. A worker that serves the mailbox overrides what senders have declared.
+-- KEYS: flow. ARGV: root, '1' if the caller serves it, '1' with a bound, '1' with a breaker, field, value, …
+-- Returns 1; 0 if the caller does not serve the mailbox and its flow control is known already.
+-- Costs: at most five commands.
 --- @include "mailbox_entry"
-even_when_full(table.remove(ARGV, 1) .. 'queues')
-if ARGV[1] == '0' and redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-if ARGV[2] == '0' then redis.call('HDEL', KEYS[1], 'limit', 'overflow', 'block_ms', 'warn_from', 'warned') end
-if ARGV[3] == '0' then
-  redis.call('HDEL', KEYS[1], 'failures', 'window_ms', 'open_ms', 'phase', 'failed_ms', 'until_ms')
+local flow, root = KEYS[1], ARGV[1]
+local serves, has_bound, has_breaker = ARGV[2] == '1', ARGV[3] == '1', ARGV[4] == '1'
+local FIRST_FIELD = 5
+even_when_full(root .. 'queues')
+if not serves and redis.call('EXISTS', flow) == 1 then return 0 end
+if not has_bound then redis.call('HDEL', flow, 'limit', 'overflow', 'block_ms', 'warn_from', 'warned') end
+if not has_breaker then
+  redis.call('HDEL', flow, 'failures', 'window_ms', 'open_ms', 'phase', 'failed_ms', 'until_ms')
 end
-if ARGV[2] == '0' and ARGV[3] == '0' then redis.call('DEL', KEYS[1]) else redis.call('HSET', KEYS[1], unpack(ARGV, 4)) end
+if has_bound or has_breaker then redis.call('HSET', flow, unpack(ARGV, FIRST_FIELD)) else redis.call('DEL', flow) end
 return 1

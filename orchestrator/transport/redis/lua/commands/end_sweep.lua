@@ -1,5 +1,10 @@
--- A sweep is over: the next one need not wait for the turn to run out. KEYS: sweep. ARGV: turn
+-- Ends a sweeper's turn, so that the next sweep need not wait for it to run out.
+-- KEYS: sweep. ARGV: turn.
+-- Returns 0 if it is not the caller's turn any more.
+-- Costs: two commands.
 --- @include "mailbox_entry"
-even_when_full(KEYS[1])
-if redis.call('HGET', KEYS[1], 'sweeps') ~= ARGV[1] then return 0 end
-return redis.call('HDEL', KEYS[1], 'turn_of', 'turn_until_ms')
+local sweep = KEYS[1]
+local turn = ARGV[1]
+even_when_full(sweep)
+if redis.call('HGET', sweep, 'sweeps') ~= turn then return 0 end
+return redis.call('HDEL', sweep, 'turn_of', 'turn_until_ms')

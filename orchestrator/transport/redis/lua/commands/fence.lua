@@ -1,30 +1,35 @@
--- Ends an incarnation, unless it was heard from meanwhile. From here on its heartbeats and claims are refused.
+-- Ends an incarnation, unless a heartbeat has come meanwhile. From here on its heartbeats and claims are refused.
 -- KEYS: leases, dying, deaths, incarnation, sweep, silent.
--- ARGV: id, the heartbeat it is judged by or '' for its own word, reason, by, turn or '', ms a turn lasts, root, error or ''
+-- ARGV: id, the heartbeat that it is judged by or '' if it is known to have ended, reason, by, turn or '', ms a turn lasts, root,
+-- error or ''.
 -- Returns the reason as it was recorded, or 0.
+-- Costs: ten commands.
 --- @include "mailbox_entry"
-even_when_full(KEYS[1])
-local stale = turn_lost(KEYS[5], ARGV[5], ARGV[6])
+local leases, dying, deaths, incarnation_key, sweep, silent = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local id, judged_beat, judged_reason, by, turn, turn_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local root, error = ARGV[7], ARGV[8]
+even_when_full(leases)
+local stale = turn_lost(sweep, turn, turn_ms)
 if stale then return stale end
-local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not beat or (ARGV[2] ~= '' and tonumber(beat) ~= tonumber(ARGV[2])) then return 0 end
+local beat = redis.call('ZSCORE', leases, id)
+if not beat or (judged_beat ~= '' and tonumber(beat) ~= tonumber(judged_beat)) then return 0 end
 local now = now_ms()
 local names = {'node', 'host', 'pid', 'agents', 'started_ms', 'app_version', 'oom_group', 'oom_kills'}
 local known = {}
-for i, value in ipairs(redis.call('HMGET', KEYS[4], unpack(names))) do known[names[i]] = value or '' end
-local reason = ARGV[3]
+for i, value in ipairs(redis.call('HMGET', incarnation_key, unpack(names))) do known[names[i]] = value or '' end
+local reason = judged_reason
 if reason == 'killed' and known.oom_group ~= '' then
   -- What a neighbour in its control group has read since, against what it last read itself.
-  local count = tonumber(redis.call('GET', ARGV[7] .. 'oom:' .. known.oom_group) or 0)
+  local count = tonumber(redis.call('GET', root .. 'oom:' .. known.oom_group) or 0)
   if count > (tonumber(known.oom_kills) or count) then reason = 'oom' end
 end
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[6], ARGV[1])
-redis.call('HSET', KEYS[4], 'ended_ms', now, 'reason', reason)
--- Of a death that was proved nobody misses a heartbeat; whoever beats next is told to sweep.
-if ARGV[5] == '' and reason ~= 'drained' and reason ~= 'deployed' then redis.call('HSET', KEYS[5], 'proved', '1') end
-redis.call('ZADD', KEYS[2], now, ARGV[1])
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', 1000, '*', 'incarnation', ARGV[1], 'reason', reason, 'by', ARGV[4],
+redis.call('ZREM', leases, id)
+redis.call('ZREM', silent, id)
+redis.call('HSET', incarnation_key, 'ended_ms', now, 'reason', reason)
+-- No heartbeat is missed after a proved death, so the next heartbeat's reply asks for a sweep.
+if turn == '' and reason ~= 'drained' and reason ~= 'deployed' then redis.call('HSET', sweep, 'proved', '1') end
+redis.call('ZADD', dying, now, id)
+redis.call('XADD', deaths, 'MAXLEN', '~', 1000, '*', 'incarnation', id, 'reason', reason, 'by', by,
   'last_beat_ms', beat, 'name', known.node, 'host', known.host, 'pid', known.pid, 'agents', known.agents,
-  'started_ms', known.started_ms, 'app_version', known.app_version, 'error', ARGV[8])
+  'started_ms', known.started_ms, 'app_version', known.app_version, 'error', error)
 return reason

@@ -1,71 +1,74 @@
--- Looks for a delivery among some of a mailbox' messages, and if asked to, removes it while nobody has it, as one step
--- with the record that it was cancelled. What somebody has is marked instead: it is not tried again (see cancelled.lua).
+-- Looks for a delivery among some of a mailbox' messages; with an outcome, removes it while no worker holds it, and records that
+-- it was cancelled in the same step. A claimed message is marked instead, and is not tried again (see cancel_mark.lua).
 -- KEYS: ledger, outcome, delayed, bodies, the stream to look through or '', cancelling.
--- ARGV: group, delivery id, outcome as JSON or '' to look only, ms to keep it, where to begin, how many to look at
+-- ARGV: group, delivery id, outcome as JSON or '' to look only, ms to keep it, where to begin, how many to look at.
 -- Returns {'ended'}, {'removed'}, {'scheduled', message, deaths}, {'waiting', message, deaths},
--- {'held', message, consumer, its delivery counter, deaths}, {'on', where to go on} or {'none'}.
+-- {'held', message, consumer, its delivery counter, deaths}, {'on', where to continue} or {'none'}.
+-- Costs: reads at most 1 MB and MOST_AT_ONCE messages, and decodes those that contain the id.
 --- @include "mailbox_entry"
 --- @include "endings"
 --- @include "script_events"
 --- @include "outcome_hooks"
 --- @include "lineage"
-if redis.call('EXISTS', KEYS[2]) == 1 then return {'ended'} end
+local ledger, outcome_key, delayed, bodies, stream, cancelling = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local group, delivery, outcome, ttl_ms, begin_at = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local count = tonumber(ARGV[6])
+if redis.call('EXISTS', outcome_key) == 1 then return {'ended'} end
 local function is_it(m)
-  if not m or not m:find(ARGV[2], 1, true) then return false end
+  if not m or not m:find(delivery, 1, true) then return false end
   local message = message_of(m)
-  return message and type(message.headers) == 'table' and message.headers.id == ARGV[2]
+  return message and type(message.headers) == 'table' and message.headers.id == delivery
 end
 local function cancelled(m, d)
-  redis.call('HINCRBY', KEYS[1], 'cancelled', 1)
-  end_for_celery(KEYS[1], m, 'REVOKED', '', 'cancelled')
-  record(KEYS[2], with_past(cjson.decode(ARGV[3]), message_of(m).headers.orc, d), ARGV[4], 'cancelled')
-  return answer({'removed'})
+  redis.call('HINCRBY', ledger, 'cancelled', 1)
+  end_for_celery(ledger, m, 'REVOKED', '', 'cancelled')
+  record(outcome_key, with_history(cjson.decode(outcome), message_of(m).headers.orc, d), ttl_ms, 'cancelled')
+  return with_events({'removed'})
 end
-local count = tonumber(ARGV[6])
 local bytes = 0
-if KEYS[5] == '' then
-  local first = tonumber(ARGV[5])
-  local members = redis.call('ZRANGE', KEYS[3], first, first + count - 1)
+if stream == '' then
+  local first = tonumber(begin_at)
+  local members = redis.call('ZRANGE', delayed, first, first + count - 1)
   for at, member in ipairs(members) do
     if bytes >= MOST_BYTES then return {'on', tostring(first + at - 1)} end
-    local m, d = scheduled(KEYS[4], member)
+    local m, d = scheduled(bodies, member)
     bytes = bytes + #(m or '')
     if is_it(m) then
-      if ARGV[3] == '' then return {'scheduled', m, d or ''} end
-      unschedule(KEYS[3], KEYS[4], member)
+      if outcome == '' then return {'scheduled', m, d or ''} end
+      unschedule(delayed, bodies, member)
       return cancelled(m, d)
     end
   end
   return #members == count and {'on', tostring(first + count)} or {'none'}
 end
-local begin, looked, some = ARGV[5], 0, 1
+local begin, looked, some = begin_at, 0, 1
 while true do
   some = math.min(some, count - looked)
   local before = bytes
-  local entries = redis.call('XRANGE', KEYS[5], begin, '+', 'COUNT', some)
+  local entries = redis.call('XRANGE', stream, begin, '+', 'COUNT', some)
   for _, entry in ipairs(entries) do
     local m, d, _, r = fields(entry)
     bytes = bytes + #(m or '')
     if is_it(m) then
-      local pending = redis.pcall('XPENDING', KEYS[5], ARGV[1], entry[1], entry[1], 1)
+      local pending = redis.pcall('XPENDING', stream, group, entry[1], entry[1], 1)
       if not pending.err and pending[1] then
         local orc = message_of(m).headers.orc
         -- The mark goes when the outcome is recorded, so there is none where none will be.
-        if ARGV[3] ~= '' and type(orc) == 'table' and orc.track then
-          redis.call('HSET', hooks_of(KEYS[2]), 'cancel', ARGV[3], 'cancelling', KEYS[6])
-          redis.call('SADD', KEYS[6], KEYS[2])
+        if outcome ~= '' and type(orc) == 'table' and orc.track then
+          redis.call('HSET', hooks_of(outcome_key), 'cancel', outcome, 'cancelling', cancelling)
+          redis.call('SADD', cancelling, outcome_key)
           -- What ends without an outcome leaves its mark; others are not to be looked through for it for ever.
-          redis.call('PEXPIRE', KEYS[6], 604800000)
+          redis.call('PEXPIRE', cancelling, 604800000)
         end
         return {'held', with_lineage(m, r), pending[1][2], pending[1][4], d or ''}
       end
-      if ARGV[3] == '' then return {'waiting', with_lineage(m, r), d or ''} end
-      redis.call('XDEL', KEYS[5], entry[1])
+      if outcome == '' then return {'waiting', with_lineage(m, r), d or ''} end
+      redis.call('XDEL', stream, entry[1])
       return cancelled(m, d)
     end
   end
   if #entries < some then return {'none'} end
   begin, looked = '(' .. entries[some][1], looked + some
   if looked >= count or bytes >= MOST_BYTES then return {'on', begin} end
-  some = many_more(some, bytes - before)
+  some = next_count(some, bytes - before)
 end

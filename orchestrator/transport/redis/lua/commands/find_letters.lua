@@ -1,10 +1,13 @@
--- One step of a search.
--- ARGV: root, '1' for oldest first, lowest id, highest id (both as XRANGE takes them), most to find, most to look at,
--- state (open, parked, all), dimension, value, …
--- Returns {where to go on or '', how many were looked at, id, …}
---- @include "mailbox_entry"
---- @include "dead_letters"
+-- One step of a search for dead letters.
+-- KEYS: none.
+-- ARGV: root, '1' for oldest first, lowest id, highest id (both as XRANGE takes them), most to find, most to look at, state
+-- (open, parked, all), dimension, value, …
+-- Returns {where to continue or '', how many were looked at, id, …}.
+-- Costs: see search_letters.lua.
 --- @include "search_letters"
-local found = search_letters(ARGV[1], {forward = ARGV[2] == '1', low = ARGV[3], high = ARGV[4], limit = tonumber(ARGV[5]),
-  budget = tonumber(ARGV[6]), state = ARGV[7], pairs = {unpack(ARGV, 8)}})
+local root, is_forward, low, high, limit, budget = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local state = ARGV[7]
+local FIRST_PAIR = 8
+local found = search_letters(root, {forward = is_forward == '1', low = low, high = high, limit = tonumber(limit),
+  budget = tonumber(budget), state = state, pairs = {unpack(ARGV, FIRST_PAIR)}})
 return {found.cursor, found.looked, unpack(found.ids)}

@@ -1,20 +1,24 @@
--- Finds consumers that hold messages and are neither alive nor being cleared away, and has them cleared away.
--- A reader that slept in Redis when it was given up, or that was stopped just before it fell asleep, may be served
--- after its mail was handed on. KEYS: leases, dying, sweep.
--- ARGV: root, group, turn, ms a turn lasts, ms of idleness after which a reader is gone, how many steps, steps…, queues…
--- A reader acknowledges nothing and has no lease; it settles what it reads before it does anything else with it.
+-- Finds consumers that hold messages and are neither alive nor dying, and marks them as dying: a read that was blocked in Redis
+-- when its reader died may be served after the reader's messages were requeued.
+-- KEYS: leases, dying, sweep.
+-- ARGV: root, group, turn, ms a turn lasts, ms of idleness after which a reader is gone, number of steps, steps…, queues…
+-- A reader does not acknowledge and has no lease; it settles each message before it uses it.
 -- Returns their ids.
+-- Costs: one command a stream; callers name some queues at a time.
 --- @include "mailbox_entry"
-even_when_full(KEYS[1])
-local stale = turn_lost(KEYS[3], ARGV[3], ARGV[4])
+local leases, dying, sweep = KEYS[1], KEYS[2], KEYS[3]
+local root, group, turn, turn_ms, reader_idle_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local FIRST_STEP = 7
+local last_step = FIRST_STEP - 1 + tonumber(ARGV[6])
+even_when_full(leases)
+local stale = turn_lost(sweep, turn, turn_ms)
 if stale then return stale end
 local found = {}
-local last_step = 6 + tonumber(ARGV[6])
 for q = last_step + 1, #ARGV do
   local queue = ARGV[q]
-  for s = 7, last_step do
-    local stream = ARGV[1] .. 'q:' .. ARGV[s] .. ':' .. queue
-    local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, ARGV[2])
+  for s = FIRST_STEP, last_step do
+    local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
+    local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
     if not consumers.err then
       for _, consumer in ipairs(consumers) do
         local name, pending, idle
@@ -23,12 +27,12 @@ for q = last_step + 1, #ARGV do
           if consumer[i] == 'pending' then pending = consumer[i + 1] end
           if consumer[i] == 'idle' then idle = consumer[i + 1] end
         end
-        local gone = name:find('#', 1, true) or name:sub(1, 7) == 'reader:' and idle > tonumber(ARGV[5])
+        local gone = name:find('#', 1, true) or name:sub(1, 7) == 'reader:' and idle > tonumber(reader_idle_ms)
         if gone and pending == 0 and name:sub(1, 7) == 'reader:' then
-          redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[2], name)
-        elseif gone and pending > 0 and not redis.call('ZSCORE', KEYS[1], name)
-            and not redis.call('ZSCORE', KEYS[2], name) then
-          redis.call('ZADD', KEYS[2], now_ms(), name)
+          redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
+        elseif gone and pending > 0 and not redis.call('ZSCORE', leases, name)
+            and not redis.call('ZSCORE', dying, name) then
+          redis.call('ZADD', dying, now_ms(), name)
           found[#found + 1] = name
         end
       end

@@ -1,24 +1,29 @@
--- Which of those that ask for no messages have some waiting in their mailboxes? Their heartbeats must be fresh.
--- KEYS: silent, leases. ARGV: suspect after ms, root, group, from the how-manieth on, how many, steps…
--- Returns {from which on to look the next time, id, beat, …}
+-- Finds incarnations that send heartbeats and do not consume, though messages wait in their mailboxes.
+-- KEYS: silent, leases. ARGV: ms after which an incarnation is suspect, root, group, offset of the first one to look at, how
+-- many to look at, steps…
+-- Returns {offset for the next call, id, heartbeat, …}.
+-- Costs: three commands for each stream of an incarnation; callers name at most 100 incarnations.
 --- @include "mailbox_entry"
-local now = now_ms()
+local silent, leases = KEYS[1], KEYS[2]
+local suspect_ms, root, group = ARGV[1], ARGV[2], ARGV[3]
 local from, many = tonumber(ARGV[4]), tonumber(ARGV[5])
-local ids = redis.call('ZRANGE', KEYS[1], from, from + many - 1)
+local FIRST_STEP = 6
+local now = now_ms()
+local ids = redis.call('ZRANGE', silent, from, from + many - 1)
 local out = {#ids < many and 0 or from + many}
 for _, id in ipairs(ids) do
-  local beat = redis.call('ZSCORE', KEYS[2], id)
+  local beat = redis.call('ZSCORE', leases, id)
   if not beat then
-    redis.call('ZREM', KEYS[1], id)
-  elseif now - tonumber(beat) <= tonumber(ARGV[1]) then
-    local names = redis.call('HGET', ARGV[2] .. 'incarnation:' .. id, 'queues')
+    redis.call('ZREM', silent, id)
+  elseif now - tonumber(beat) <= tonumber(suspect_ms) then
+    local names = redis.call('HGET', root .. 'incarnation:' .. id, 'queues')
     local waits = false
     for _, queue in ipairs(names and queues_in(names) or {}) do
-      local due = redis.call('ZRANGEBYSCORE', ARGV[2] .. 'delayed:' .. queue, '-inf', now, 'LIMIT', 0, 1)
+      local due = redis.call('ZRANGEBYSCORE', root .. 'delayed:' .. queue, '-inf', now, 'LIMIT', 0, 1)
       waits = waits or due[1] ~= nil
-      for s = 6, #ARGV do
-        local stream = ARGV[2] .. 'q:' .. ARGV[s] .. ':' .. queue
-        local pending = redis.pcall('XPENDING', stream, ARGV[3])
+      for s = FIRST_STEP, #ARGV do
+        local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
+        local pending = redis.pcall('XPENDING', stream, group)
         if not pending.err and redis.call('XLEN', stream) > pending[1] then waits = true end
       end
     end

@@ -1,7 +1,11 @@
--- Removes an ending that Celery has been given.
--- KEYS: endings, taken, failed. ARGV: id
+-- Removes an ending that was delivered to Celery.
+-- KEYS: endings, taken, failed. ARGV: id.
+-- Returns 1 if it was there.
+-- Costs: four commands.
 --- @include "mailbox_entry"
-even_when_full(KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[1])
-return redis.call('XDEL', KEYS[1], ARGV[1])
+local endings, taken, failed = KEYS[1], KEYS[2], KEYS[3]
+local id = ARGV[1]
+even_when_full(endings)
+redis.call('ZREM', taken, id)
+redis.call('HDEL', failed, id)
+return redis.call('XDEL', endings, id)

@@ -1,14 +1,15 @@
--- Counters and lengths of some mailboxes, those of all at one moment.
+-- Counters and lengths of some mailboxes, read at one moment.
 -- KEYS: queues (not read). ARGV: root, group, number of steps, steps…, queues…
--- Returns {{queue, ready, held, delayed, {counter, value, …}}, …}
+-- Returns {{queue, ready, held, delayed, {counter, value, …}}, …}.
 -- Costs: two commands a stream, so callers name at most 100 queues.
---- @include "mailbox_entry"
-local root, group, steps = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local root, group = ARGV[1], ARGV[2]
+local steps = tonumber(ARGV[3])
+local FIRST_STEP = 4
 local out = {}
-for q = 4 + steps, #ARGV do
+for q = FIRST_STEP + steps, #ARGV do
   local queue = ARGV[q]
   local length, held = 0, 0
-  for s = 4, 3 + steps do
+  for s = FIRST_STEP, FIRST_STEP - 1 + steps do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
     local there = redis.call('XLEN', stream)
     if there > 0 then

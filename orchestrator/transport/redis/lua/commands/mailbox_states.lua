@@ -1,11 +1,13 @@
--- What waits in some mailboxes, and how their flow control stands.
+-- How many messages wait in some mailboxes, and the state of their flow control.
 -- KEYS: leases (not read). ARGV: root, group, number of steps, steps…, queues…
--- Returns {{queue, waiting, not yet due, held, ms that the oldest has waited or -1, bound or '', overflow or '',
--- breaker's phase or '', ms until it lets a probe through}, …}; of the first queues only, if their messages are large
--- Costs: up to five commands a stream, so callers name at most 50 queues; it reads one message of each stream, at most 1 MB and
+-- Returns {{queue, waiting, not yet due, held, ms that the oldest has waited or -1, bound or '', overflow or '', breaker's phase
+-- or '', ms until it admits a probe}, …}; of the first queues only, if their messages are large.
+-- Costs: up to five commands a stream, so callers name at most 50 queues; reads one message of each stream, at most 1 MB and
 -- those of one mailbox.
 --- @include "mailbox_entry"
-local root, group, steps = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local root, group = ARGV[1], ARGV[2]
+local steps = tonumber(ARGV[3])
+local FIRST_STEP = 4
 local now = now_ms()
 
 -- One message larger than this is not read for its age alone.
@@ -17,9 +19,9 @@ local function first_unclaimed_ms(stream, length)
   if type(bytes) == 'number' and bytes / length > LARGE then return nil end
   local from = '-'
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, fields in ipairs(groups.err and {} or groups) do
+  for _, reported in ipairs(groups.err and {} or groups) do
     local found = {}
-    for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
+    for i = 1, #reported, 2 do found[reported[i]] = reported[i + 1] end
     if found['name'] == group then from = '(' .. found['last-delivered-id'] end
   end
   local first = redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
@@ -31,11 +33,11 @@ local function first_unclaimed_ms(stream, length)
 end
 
 local out = {}
-for q = 4 + steps, #ARGV do
+for q = FIRST_STEP + steps, #ARGV do
   if bytes_read >= MOST_BYTES then break end
   local queue = ARGV[q]
   local waiting, held, since = 0, 0, nil
-  for s = 4, 3 + steps do
+  for s = FIRST_STEP, FIRST_STEP - 1 + steps do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
     local length = redis.call('XLEN', stream)
     local pending = length > 0 and redis.pcall('XPENDING', stream, group)

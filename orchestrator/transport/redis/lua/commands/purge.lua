@@ -1,14 +1,15 @@
--- Drops messages nobody holds, some at a time.
--- KEYS: ledger, delayed, bodies, the stream to drop from; without one, what is not yet due is dropped
--- ARGV: group, most to drop, root, ms to keep outcomes
--- Returns how many were dropped. Costs: at most 1 MB and one message, which are read and decoded.
+-- Drops messages that are not claimed, some at a time.
+-- KEYS: ledger, delayed, bodies, the stream to drop from; without one, what is not yet due is dropped.
+-- ARGV: group, most to drop, root, ms to keep outcomes.
+-- Returns the number of dropped messages.
+-- Costs: at most 1 MB and one message, which are read and decoded.
 --- @include "mailbox_entry"
---- @include "endings"
 --- @include "script_events"
 --- @include "outcome_hooks"
 --- @include "drop_messages"
 local ledger, delayed, bodies, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local most, root, ttl_ms = tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local root, ttl_ms = ARGV[3], ARGV[4]
+local most = tonumber(ARGV[2])
 local function drop(m, d)
   drop_message(root, ledger, m, d, 'purge', ttl_ms)
 end
@@ -22,4 +23,4 @@ else
   dropped = drop_delayed(delayed, bodies, most, drop)
 end
 if dropped > 0 then redis.call('HINCRBY', ledger, 'cancelled', dropped) end
-return answer(dropped)
+return with_events(dropped)

@@ -1,15 +1,18 @@
--- Removes dead letters. ARGV: root, audit_id, ids…
--- Returns {how many ids it came to, the ids of those that were there, …}
+-- Removes dead letters.
+-- KEYS: none. ARGV: root, audit_id, ids…
+-- Returns {number of ids that were looked at, the ids of those that were there, …}.
 -- Costs: reads and removes at most 1 MB and one letter of the log; callers name at most 100.
 --- @include "mailbox_entry"
 --- @include "dead_letters"
-local root, audit_id, came_to, bytes = ARGV[1], ARGV[2], 0, 0
+local root, audit_id = ARGV[1], ARGV[2]
+local FIRST_ID = 3
+local looked_at, bytes = 0, 0
 even_when_full(root .. 'dead-letters')
 local ids, of_kind, origins = {}, {}, {}
-for i = 3, #ARGV do
+for i = FIRST_ID, #ARGV do
   if bytes >= MOST_BYTES then break end
   local row, size = letter_at(root, ARGV[i])
-  bytes, came_to = bytes + size, i - 2
+  bytes, looked_at = bytes + size, i - FIRST_ID + 1
   if row then
     ids[#ids + 1] = row.id
     if row.o then origins[#origins + 1] = row.o end
@@ -21,4 +24,4 @@ for i = 3, #ARGV do
 end
 drop_letters(root, ids, of_kind, origins)
 note_progress(root, audit_id, 'done', #ids)
-return {came_to, unpack(ids)}
+return {looked_at, unpack(ids)}

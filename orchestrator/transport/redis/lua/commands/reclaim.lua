@@ -1,53 +1,54 @@
--- Hands on what a fenced incarnation held, some entries at a time.
+-- Requeues what a fenced incarnation held, some entries at a time.
 -- KEYS: dying, incarnation, queues, sweep.
--- ARGV: root, id, group, max deaths, ms to keep outcomes, batch, linger ms, turn or '', ms a turn lasts,
---   1 if what its death entails is done, 0 if not, '' of a sweeper that does not know what deaths entail, steps…
--- An incarnation whose field on_death is set entails something; nobody forgets it until somebody has done that.
+-- ARGV: root, id, group, max deaths, ms to keep outcomes, batch, linger ms, turn or '', ms a turn lasts, '1' if its death hooks
+-- are done, '0' if not, '' from a sweeper that does not run death hooks, steps…
+-- An incarnation whose field on_death is set has death hooks; it is not forgotten until they are done.
 -- The incarnation lingers in `dying`: a read that was blocked in Redis when it died may still be served to it.
--- Returns {entries moved, 1 if there may be more, dead letters made}
+-- Returns {entries moved, 1 if there may be more, dead letters made}.
+-- Costs: at most `batch` entries, of 1 MB and one message.
 --- @include "mailbox_entry"
---- @include "endings"
 --- @include "script_events"
 --- @include "outcome_hooks"
 --- @include "breaker"
---- @include "dead_letters"
---- @include "cancel_mark"
 --- @include "requeue"
-even_when_full(KEYS[1])
-local stale = turn_lost(KEYS[4], ARGV[8], ARGV[9])
+local dying, incarnation_key, queues_key, sweep = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local root, id, group, ttl_ms, linger_ms, turn = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7], ARGV[8]
+local turn_ms, hooks_done = ARGV[9], ARGV[10]
+local max_deaths, budget = tonumber(ARGV[4]), tonumber(ARGV[6])
+local FIRST_STEP = 11
+even_when_full(dying)
+local stale = turn_lost(sweep, turn, turn_ms)
 if stale then return stale end
-local root, id, group = ARGV[1], ARGV[2], ARGV[3]
-local budget = tonumber(ARGV[6])
-local reason = redis.call('HGET', KEYS[2], 'reason') or 'lost'
--- Whoever ends a worker that was told to stop (a container runtime, a process manager, in the end by SIGKILL) does so for
--- no message's fault.
-local planned = reason == 'drained' or reason == 'deployed' or redis.call('HGET', KEYS[2], 'stopping') == '1'
-local names = redis.call('HGET', KEYS[2], 'queues')
-local queues = names and queues_in(names) or redis.call('SMEMBERS', KEYS[3])
+local reason = redis.call('HGET', incarnation_key, 'reason') or 'lost'
+-- A worker that was asked to stop may be killed in the end (by a container runtime or a process manager): no message is
+-- suspect.
+local planned = reason == 'drained' or reason == 'deployed' or redis.call('HGET', incarnation_key, 'stopping') == '1'
+local names = redis.call('HGET', incarnation_key, 'queues')
+local queues = names and queues_in(names) or redis.call('SMEMBERS', queues_key)
 local now = now_ms()
 local moved, buried, bytes = 0, 0, 0
 for _, queue in ipairs(queues) do
-  for s = 11, #ARGV do
+  for s = FIRST_STEP, #ARGV do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
-    if budget - moved <= 0 then return answer({moved, 1, buried}) end
+    if budget - moved <= 0 then return with_events({moved, 1, buried}) end
     local pending = redis.pcall('XPENDING', stream, group, '-', '+', budget - moved, id)
     if not pending.err then
       for _, p in ipairs(pending) do
-        if bytes >= MOST_BYTES then return answer({moved, 1, buried}) end
+        if bytes >= MOST_BYTES then return with_events({moved, 1, buried}) end
         if ARGV[s] == 'bell' then
           take(stream, group, p[1])
         else
-          -- A delivery counter of 2 is the mark that says: this one was being executed; 3: and nothing beside it
-          -- (see held_claims.py); 0: it was claimed ahead, and nobody has looked at it.
+          -- The delivery counter is a mark (see held_claims.py): 2, it was being executed; 3, alone; 0, it was claimed ahead and not
+          -- looked at.
           local mark = tonumber(p[4])
           local death, unattributed = nil, 0
           if not planned then
             if mark >= 2 then death = {reason = reason, by = id, at = now, alone = mark >= 3 or nil}
             elseif mark == 1 then unattributed = 1 end
           end
-          local said, size = requeue(root, queue, stream, group, p[1], death, unattributed, tonumber(ARGV[4]), ARGV[5],
+          local result, size = requeue(root, queue, stream, group, p[1], death, unattributed, max_deaths, ttl_ms,
             mark >= 2 and reason ~= 'drained' and reason ~= 'deployed', mark == 0)
-          if said == 'poison' or said == 'workers lost' then buried = buried + 1 end
+          if result == 'poison' or result == 'workers lost' then buried = buried + 1 end
           bytes = bytes + (size or 0)
         end
         moved = moved + 1
@@ -55,12 +56,12 @@ for _, queue in ipairs(queues) do
     end
   end
 end
-local entails = ARGV[10] == '0' or ARGV[10] == '' and redis.call('HEXISTS', KEYS[2], 'on_death') == 1
-if entails then return answer({moved, 0, buried}) end
-if now - tonumber(redis.call('ZSCORE', KEYS[1], id) or now) < tonumber(ARGV[7]) then return answer({moved, 0, buried}) end
+local has_death_hooks = hooks_done == '0' or hooks_done == '' and redis.call('HEXISTS', incarnation_key, 'on_death') == 1
+if has_death_hooks then return with_events({moved, 0, buried}) end
+if now - tonumber(redis.call('ZSCORE', dying, id) or now) < tonumber(linger_ms) then return with_events({moved, 0, buried}) end
 for _, queue in ipairs(queues) do
-  for s = 11, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end
+  for s = FIRST_STEP, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end
 end
-redis.call('ZREM', KEYS[1], id)
-redis.call('DEL', KEYS[2])
-return answer({moved, 0, buried})
+redis.call('ZREM', dying, id)
+redis.call('DEL', incarnation_key)
+return with_events({moved, 0, buried})

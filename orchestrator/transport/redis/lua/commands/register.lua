@@ -1,17 +1,21 @@
--- A new incarnation takes out a lease.
+-- Gives a new incarnation its id and its lease.
 -- KEYS: leases, counter. ARGV: root, node name, number of this process' last incarnation or 0, field, value, …
--- Numbers go on above that one where Redis has lost its data: an id never names two incarnations of a process.
--- Returns {id, fencing token}
+-- Where Redis has lost its data, numbers continue above that one: an id never names two incarnations of a process.
+-- Returns {id, fencing token}.
+-- Costs: four commands.
 --- @include "mailbox_entry"
-even_when_full(KEYS[1])
-local token = redis.call('INCR', KEYS[2])
+local leases, counter = KEYS[1], KEYS[2]
+local root, name = ARGV[1], ARGV[2]
 local last = tonumber(ARGV[3])
+local FIRST_FIELD = 4
+even_when_full(leases)
+local token = redis.call('INCR', counter)
 if token <= last then
   token = last + 1
-  redis.call('SET', KEYS[2], token)
+  redis.call('SET', counter, token)
 end
-local id = ARGV[2] .. '#' .. token
+local id = name .. '#' .. token
 local now = now_ms()
-redis.call('HSET', ARGV[1] .. 'incarnation:' .. id, 'started_ms', now, 'token', token, unpack(ARGV, 4))
-redis.call('ZADD', KEYS[1], now, id)
+redis.call('HSET', root .. 'incarnation:' .. id, 'started_ms', now, 'token', token, unpack(ARGV, FIRST_FIELD))
+redis.call('ZADD', leases, now, id)
 return {id, token}

@@ -1,13 +1,14 @@
--- Plans automatic retries for letters that came since it was last asked.
--- ARGV: root, how many to look at, most automatic retries, ms before the first, reasons…
--- Returns {how many were looked at, id to park, …}; fewer than asked for if they are large
+-- Plans automatic replays for letters that came since the last call.
+-- KEYS: none. ARGV: root, how many to look at, most automatic replays, ms before the first, reasons…
+-- Returns {how many were looked at, id to park, …}; fewer than asked for if they are large.
 -- Costs: reads at most 1 MB of the log and MOST_AT_ONCE letters.
 --- @include "mailbox_entry"
 --- @include "dead_letters"
-local root, most, first_ms = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local root = ARGV[1]
+local count, most, first_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local FIRST_REASON = 5
 local wanted = {}
-for i = 5, #ARGV do wanted[ARGV[i]] = true end
-local count = tonumber(ARGV[2])
+for i = FIRST_REASON, #ARGV do wanted[ARGV[i]] = true end
 local seen = redis.call('GET', root .. 'letters:planned') or '0-0'
 local out = {0}
 local reasons = {}
@@ -38,7 +39,7 @@ while out[1] < count and bytes < MOST_BYTES do
   end
   out[1] = out[1] + #entries
   if #entries < some then break end
-  some = many_more(some, bytes - before)
+  some = next_count(some, bytes - before)
 end
 if out[1] > 0 then redis.call('SET', root .. 'letters:planned', seen) end
 return out

@@ -1,25 +1,28 @@
--- Ends one delivery and records its outcome for whoever waits.
--- KEYS: stream, ledger, outcome. ARGV: group, id, counter, outcome as JSON, ms to keep it, the reason of one that is dead
+-- Ends one delivery and records its outcome for those that wait for it.
+-- KEYS: stream, ledger, outcome. ARGV: group, entry id, counter, outcome as JSON, ms to keep it, the reason if it is dead.
+-- Returns 1; 0 if the entry is no longer pending, which counts as duplicated.
+-- Costs: at most seven commands; with outcome hooks, what they send.
 --- @include "mailbox_entry"
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
-  redis.call('HINCRBY', KEYS[2], 'duplicated', 1)
+local stream, ledger, outcome_key = KEYS[1], KEYS[2], KEYS[3]
+local group, entry_id, counter, outcome, ttl_ms, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+if redis.call('XACK', stream, group, entry_id) == 0 then
+  redis.call('HINCRBY', ledger, 'duplicated', 1)
   return 0
 end
-redis.call('XDEL', KEYS[1], ARGV[2])
-redis.call('HINCRBY', KEYS[2], ARGV[3], 1)
-record(KEYS[3], ARGV[4], ARGV[5], ARGV[3])
-local flow = flow_of(KEYS[2])
-if redis.call('EXISTS', flow, hooks_of(KEYS[3])) == 0 then return 1 end
+redis.call('XDEL', stream, entry_id)
+redis.call('HINCRBY', ledger, counter, 1)
+record(outcome_key, outcome, ttl_ms, counter)
+local flow = flow_of(ledger)
+if redis.call('EXISTS', flow, hooks_of(outcome_key)) == 0 then return 1 end
 
 --- @include "script_events"
 --- @include "outcome_hooks"
 --- @include "breaker"
 
--- The rest of settle_with_outcome.lua, where a breaker is to be told, or more follows from the outcome.
-aftermath(KEYS[3], ARGV[3], ARGV[5])
-if ARGV[3] == 'handled' then
+run_outcome_hooks(outcome_key, counter, ttl_ms)
+if counter == 'handled' then
   breaker_succeeded(flow)
-elseif ARGV[3] == 'dead' then
-  breaker_dead(flow, ARGV[6])
+elseif counter == 'dead' then
+  breaker_dead(flow, reason)
 end
-return answer(1)
+return with_events(1)

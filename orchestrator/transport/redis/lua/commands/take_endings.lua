@@ -1,12 +1,16 @@
 -- Takes endings for one worker to deliver; until its time is over, no other worker gets them.
 -- KEYS: endings, taken. ARGV: ms a worker has, ids…
 -- Returns the ids that it got.
---- @include "mailbox_entry"
+-- Costs: three commands an id.
+--- @include "clock"
+local endings, taken = KEYS[1], KEYS[2]
+local hold_ms = ARGV[1]
+local FIRST_ID = 2
 local got, now = {}, now_ms()
-for i = 2, #ARGV do
-  local until_ms = redis.call('ZSCORE', KEYS[2], ARGV[i])
-  if not (until_ms and tonumber(until_ms) > now) and redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1] then
-    redis.call('ZADD', KEYS[2], now + tonumber(ARGV[1]), ARGV[i])
+for i = FIRST_ID, #ARGV do
+  local until_ms = redis.call('ZSCORE', taken, ARGV[i])
+  if not (until_ms and tonumber(until_ms) > now) and redis.call('XRANGE', endings, ARGV[i], ARGV[i])[1] then
+    redis.call('ZADD', taken, now + tonumber(hold_ms), ARGV[i])
     got[#got + 1] = ARGV[i]
   end
 end

@@ -1,3 +1,4 @@
+--- @include "clock"
 --- @include "script_events"
 -- The circuit breaker before a mailbox: core/breaker.py, in Redis. Its policy and state are fields of the mailbox'
 -- flow hash; a mailbox without the field `failures` has none.
@@ -10,12 +11,12 @@ end
 
 local function turn(b, phase, failed_ms, until_ms)
   redis.call('HSET', b.flow, 'phase', phase, 'failed_ms', failed_ms, 'until_ms', until_ms)
-  if phase ~= b.phase then note('breaker', phase, b.queue, tostring(until_ms)) end
+  if phase ~= b.phase then emit_event('breaker', phase, b.queue, tostring(until_ms)) end
 end
 
--- Returns how many of `wanted` messages may go, and the ms until it is worth asking again if not all may. Who only
--- wants to `peek` changes nothing.
-local function breaker_asked(flow, wanted, peek)
+-- Returns the number admitted of `wanted` messages, and the ms to wait before asking again if not all are. With `peek`, state is
+-- not changed.
+local function breaker_admits(flow, wanted, peek)
   local b = breaker_of(flow)
   if not b or b.phase == 'closed' then return wanted end
   local now = now_ms()
@@ -40,7 +41,7 @@ local function breaker_failed(flow)
   turn(b, 'open', '', now + b.open_ms)
 end
 
--- A message has no attempt left: a failure, unless nothing about it was the agent's. What expired was never tried.
+-- A message has no attempt left: a failure, unless it was not the agent's fault. What expired was never tried.
 local not_the_agents = {
   malformed = true, validation = true, ['unknown task'] = true, ['unknown message'] = true, expired = true}
 local function breaker_dead(flow, reason)

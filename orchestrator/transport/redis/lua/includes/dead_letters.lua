@@ -1,3 +1,4 @@
+--- @include "mailbox_entry"
 -- Shared by the scripts that touch dead letters. Letters that agree in a agent, n message's name, e error type, y reason,
 -- g group (fingerprint) and q queue are of one kind, and have these from it: the hash `letters:kind-names` is kind -> its
 -- values as JSON, in that order. A letter is two entries of one id:
@@ -5,8 +6,8 @@
 --   such a thing, d deaths (JSON), o its id where it was imported from, auto how often it was sent again automatically
 --   in the stream `letters:kind:KIND`: m message byte for byte, i the delivery whose outcome tells of it, or ''; and r
 --   lineage (JSON), o as above. A large message lies in the log instead, as its m.
--- So what is sent again lies together, without what nobody needs for it, and a letter is indexed once, whatever it is asked
--- for by: the set `letters:agent:AGENT` has the kinds of that agent's letters, and so for each value of each dimension.
+-- So what a replay needs lies together, without anything else, and a letter is indexed once, whatever it is searched
+-- by: the set `letters:agent:AGENT` has the kinds of that agent's letters, and so for each value of each dimension.
 -- `letters:kinds` is a sorted set: kind -> when the last of it came, in ms.
 local KIND = {'a', 'n', 'e', 'y', 'g', 'q'}
 -- Where among them is what letters can be asked for by, and what it is called there.
@@ -60,16 +61,16 @@ local function whole(value)
   return type(value) == 'number' and value >= 0 and value < 1e9 and math.floor(value) or 0
 end
 
-local function lineage_of(past)
+local function lineage_of(lineage)
   return ('{"of":"%s","first":"%s","replays":%d,"auto":%d,"audit":"%s"}'):format(
-    id_or(past.of, ''), id_or(past.first, ''), whole(past.replays), whole(past.auto), id_or(past.audit, ''))
+    id_or(lineage.of, ''), id_or(lineage.first, ''), whole(lineage.replays), whole(lineage.auto), id_or(lineage.audit, ''))
 end
 
 -- The lineage of a letter that is sent again, after the one that it has.
 local function lineage_after(id, lineage, audit_id, auto)
-  local past = decoded(lineage) or {}
-  return lineage_of({of = id, first = id_or(past.first, id), replays = whole(past.replays) + 1,
-    auto = whole(past.auto) + auto, audit = audit_id})
+  local before = decoded(lineage) or {}
+  return lineage_of({of = id, first = id_or(before.first, id), replays = whole(before.replays) + 1,
+    auto = whole(before.auto) + auto, audit = audit_id})
 end
 
 -- The kind of what is to become a letter, and its values as JSON. Many letters of one script are of few kinds.
@@ -137,13 +138,13 @@ local function delivery_in(message)
 end
 
 -- A message becomes a letter. `why` is the letter as JSON; agent and name are read from the message, the group is made of
--- the error and the recipient where no stack is known; d and r are as in the mailbox. `told` is the delivery whose outcome
+-- the error and the recipient where no stack is known; d and r are as in the mailbox. `delivery` is the one whose outcome
 -- the caller writes, where the message may be one that cannot be read here. Returns the letter's id.
 -- What the caller writes first must be even_when_full, or XACK'ed.
-local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent_ms, told)
+local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent_ms, delivery)
   local row = {m = m, letter = why, d = d, q = queue, e = error, y = reason, g = group, r = r, s = sent_ms, a = '', n = ''}
   local message = readable(m)
-  row.i = told or delivery_in(message)
+  row.i = delivery or delivery_in(message)
   local headers = message and message.headers
   if type(headers) == 'table' then
     local orc = type(headers.orc) == 'table' and headers.orc or {}
@@ -159,9 +160,9 @@ local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent
     end
   end
   if (row.g or '') == '' then row.g = redis.sha1hex(error .. '\n' .. row.a .. '.' .. row.n):sub(1, 12) end
-  local past = decoded(row.r)
-  if past and id_or(past.audit, nil) then
-    local progress = root .. 'letters:audit:' .. past.audit
+  local lineage = decoded(row.r)
+  if lineage and id_or(lineage.audit, nil) then
+    local progress = root .. 'letters:audit:' .. lineage.audit
     if redis.call('EXISTS', progress) == 1 then redis.call('HINCRBY', progress, 'dead', 1) end
   end
   return add_letter(root, row)

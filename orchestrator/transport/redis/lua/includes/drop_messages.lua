@@ -1,7 +1,8 @@
+--- @include "mailbox_entry"
 --- @include "endings"
 -- Messages that are dropped with their mailbox, or from it.
 
--- Where in a stream begins what nobody has been given.
+-- Where a stream's unclaimed messages begin, for XRANGE.
 local function unread_from(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   if groups.err or not groups[1] then return '-' end
@@ -11,7 +12,7 @@ local function unread_from(stream)
   return '-'
 end
 
--- How many messages of a stream somebody has been given.
+-- The number of claimed messages of a stream.
 local function claimed_in(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   if groups.err or not groups[1] then return 0 end
@@ -23,7 +24,7 @@ end
 
 -- Ends a message as cancelled. `held` says that a worker has it: that runs it, and tells Celery of it.
 local function drop_message(root, ledger, m, d, by, ttl_ms, held)
-  tell(root, m, {outcome = 'cancelled', by = by}, ttl_ms, d)
+  record_if_tracked(root, m, {outcome = 'cancelled', by = by}, ttl_ms, d)
   if not held then end_for_celery(ledger, m or '', 'REVOKED', '', by) end
 end
 
@@ -54,7 +55,7 @@ local function drop_waiting(stream, from, most, drop)
       dropped, bytes = dropped + 1, bytes + size_of(entry)
     end
     if #entries < some or bytes >= MOST_BYTES then break end
-    some = many_more(some, bytes - before)
+    some = next_count(some, bytes - before)
   end
   return dropped
 end

@@ -1,6 +1,7 @@
+--- @include "mailbox_entry"
 -- Messages that end outside of an execution, for Celery: its result backend, errbacks and chords are known to its workers
 -- only. What they need is appended to the stream `endings` by the script that ends the message, and a worker takes it
--- from there (see endings.py). Fields: m message, q queue, s Celery's state, e error class or `expired`, t text, c '1' if
+-- from there (see endings/stream.py). Fields: m message, q queue, s Celery's state, e error class or `expired`, t text, c '1' if
 -- the message's arguments are left out.
 -- The stream is bounded by number, bytes and age. `endings:dropped` counts what was not kept, until a worker has logged it.
 local MOST_ENDINGS, MOST_ENDINGS_BYTES, ENDINGS_TTL_MS = 100000, 134217728, 604800000
@@ -45,7 +46,7 @@ local function embed_at(body)
   return first
 end
 
--- The message without its arguments; nil if they cannot be told apart. Cut as text: cjson would not write what it read.
+-- The message without its arguments; nil if they cannot be found. Cut as text: cjson would not write what it read.
 local function without_arguments(m, body)
   local from = type(body) == 'string' and embed_at(body)
   local at = from and m:find(body, 1, true)
@@ -77,7 +78,7 @@ local function has_room(endings)
   return endings_kept
 end
 
--- Appends an ending. `always` also does so where nobody has an interest but receivers of signals.
+-- Appends an ending; with `always`, also where only receivers of signals are interested.
 local function end_for_celery(ledger, m, state, error, text, always)
   local message = message_of(m)
   local headers = message and message.headers

@@ -1,19 +1,20 @@
 --- @include "clock"
--- Shared by the scripts below; Python puts it in front of each.
--- A mailbox entry has the fields m (the message, byte for byte as published); once somebody died of it, d (its
--- deaths, a JSON array); once somebody who held it died of who knows what, u (how often); if it was a dead letter, r (its
--- lineage, a JSON object; see dead_letters.lua); once it was returned, s (when it first lay in the mailbox, in ms); and n if it
--- was returned without ever having been delivered.
--- A full server (maxmemory) refuses a script's first write if it may grow; later ones it lets pass. Book-keeping,
--- acknowledging and handing on must go on, or a full server could never be emptied; so they begin with this. The key is one
--- that ends with no user's text, or what is deleted here could be somebody's.
+-- Entries of mailboxes, and what scripts of several kinds need.
+-- Fields of an entry: m, the message byte for byte as published; d, its deaths as a JSON array, once a holder has died while
+-- running it; u, the number of unattributed deaths of its holders; r, its lineage as a JSON object if it was a dead letter (see
+-- dead_letters.lua); s, when it was first in the mailbox in ms, once it was returned; n, if it was returned without ever having
+-- been delivered.
+
+-- Lets the rest of the script write on a full server. A server at maxmemory refuses a script's first write if it may grow, and
+-- no later one. Book-keeping, acknowledging and requeueing must go on, or a full server could never be emptied. The key must
+-- not end with a user's text, or a user's key could be deleted here.
 local function even_when_full(key)
   redis.call('DEL', key .. '|nothing')
 end
 
--- Whether just this publish was accepted before, and its answer lost; else it is written down as its connection's last. A
--- token begins with the connection (see unanswered.py). The hash is of one period, and outlives it.
-local function asked_before(publishes, token)
+-- Whether this publish was accepted before, and its reply lost; else records it as its connection's last. A token begins with
+-- the connection (see publish_dedup.py). The hash is of one period, and outlives it.
+local function is_repeated_publish(publishes, token)
   local connection = token:sub(1, 16)
   local last = redis.call('HGET', publishes, connection)
   if last == token then return true end
@@ -22,20 +23,20 @@ local function asked_before(publishes, token)
   return false
 end
 
--- It was refused after all, and is to be refused again if it is asked again.
-local function not_accepted(publishes, token)
+-- Forgets a publish that was refused after all, so that a repeated call is refused again.
+local function forget_publish(publishes, token)
   redis.call('HDEL', publishes, token:sub(1, 16))
 end
 
--- A script that deals with several messages stops after so many bytes of them, and says that there may be more. What one
--- message takes depends on its size alone.
+-- A script that handles several messages stops after this many bytes of them, and reports that there may be more. The time
+-- that one message takes depends on its size alone.
 local MOST_BYTES = 1048576
 
--- At most so many messages are read by one command: small ones say nothing of the size of those behind them.
+-- At most this many messages are read by one command: the size of small ones says nothing about the next.
 local MOST_AT_ONCE = 4
 
 -- How many messages to read next, after `read` of `bytes` altogether, so that large ones come one at a time.
-local function many_more(read, bytes)
+local function next_count(read, bytes)
   return math.max(1, math.min(2 * read, MOST_AT_ONCE, math.floor((MOST_BYTES - bytes) * read / math.max(bytes, 1))))
 end
 
@@ -46,9 +47,9 @@ local function size_of(entry)
   return bytes
 end
 
--- Sweeping is one sweeper's at a time. Its turn has a number, the fencing token: a sweeper that stalled while another
--- took over finds its number stale in every step it still takes, and each step it may take prolongs its turn.
--- Who ends its own incarnation has no turn and needs none.
+-- One sweeper sweeps at a time. Its turn has a number, the fencing token: if a sweeper stalls and another takes over, every later
+-- step of the first one fails because its number is stale. Each step that succeeds extends the turn. A process that ends its own
+-- incarnation needs no turn.
 local function turn_lost(sweep, token, turn_ms)
   if token == '' then return nil end
   if redis.call('HGET', sweep, 'sweeps') ~= token then
@@ -58,12 +59,12 @@ local function turn_lost(sweep, token, turn_ms)
   return nil
 end
 
--- Where a mailbox' flow control is (see admission.lua and breaker.lua). Most have none, and pay for looking only.
+-- The key of a mailbox' flow control (see admission.lua and breaker.lua). Most mailboxes have none, and pay for a look only.
 local function flow_of(ledger)
   return (ledger:gsub('orc:ledger:', 'orc:flow:', 1))
 end
 
--- Where is kept what else happens when an outcome is recorded (see outcome_hooks.lua).
+-- The key of an outcome's hooks (see outcome_hooks.lua).
 local function hooks_of(outcome)
   return (outcome:gsub('orc:outcome:', 'orc:hooks:', 1))
 end
@@ -78,7 +79,7 @@ local function fields(entry)
   return m, d, u, r, s or entry[1] and entry[1]:match('^%d+'), n
 end
 
--- Takes an entry out of its stream; nil when somebody else has already settled or moved it.
+-- Takes an entry out of its stream; nil if it was already settled or moved.
 local function take(stream, group, id)
   if redis.call('XACK', stream, group, id) == 0 then return nil end
   local entry = redis.call('XRANGE', stream, id, id)[1]
@@ -96,16 +97,16 @@ local function put(stream, m, d, u, r, s, n)
   return redis.call('XADD', stream, '*', unpack(entry))
 end
 
--- JSON in whose hand ever: nil if cjson refuses it, as it does half a surrogate pair, which Python writes of a file's name
--- that is no text. An error raised half-way through a script would leave half of what it does undone.
+-- JSON of any origin: nil if cjson refuses it, as it does half a surrogate pair, which Python writes for a file name that is not
+-- text. An error raised half-way through a script would leave half of its work undone.
 local function read_json(json)
   local ok, value = pcall(cjson.decode, json or '')
   if ok and type(value) == 'table' then return value end
   return nil
 end
 
--- A message as a table. The last one is remembered, because most scripts that end a message look into it several times,
--- and decoding 1 MB takes Redis a millisecond. Nobody writes to what is read from it but with_past.
+-- A message as a table. The last one is cached, because most scripts that end a message look into it several times, and decoding
+-- 1 MB takes Redis a millisecond. Only with_history writes to it.
 local last_json, last_message
 local function message_of(m)
   if m ~= last_json or not m then last_json, last_message = m, read_json(m) end
@@ -114,12 +115,12 @@ end
 
 -- Those of a list that can be written again: cjson reads infinity and what is nested deep, and does not write it.
 local function writable(list)
-  local kept = {}
+  local result = {}
   for _, one in ipairs(list) do
-    -- In an outcome they lie deeper than here.
-    if pcall(cjson.encode, {{{one}}}) then kept[#kept + 1] = one end
+    -- In an outcome they are nested deeper than here.
+    if pcall(cjson.encode, {{{one}}}) then result[#result + 1] = one end
   end
-  return kept
+  return result
 end
 
 -- The queues that an incarnation says it serves; nil if that cannot be read.
@@ -131,21 +132,20 @@ local function queues_in(json)
   return queues
 end
 
--- What else happens then, where the outcome's hooks say so (see outcome_hooks.lua). A script that has no need of
--- it until it has looked itself has it later, or not at all.
-local aftermath
+-- Set by outcome_hooks.lua. A script that looks for hooks itself includes that later, or not at all.
+local run_outcome_hooks
 
--- Records a tracked delivery's outcome where waiters look for it. A list of one, so that BLMOVE can wait for it. `ended`
--- is the outcome in a word, for whoever need not read the JSON.
+-- Records a tracked delivery's outcome where waiters look for it. A list of one, so that BLMOVE can wait for it. `ended` is the
+-- outcome in one word, so that the JSON need not be read.
 local function record(key, outcome, ttl_ms, ended)
   if redis.call('RPUSH', key, outcome) > 1 then redis.call('LTRIM', key, -1, -1) end
   redis.call('PEXPIRE', key, ttl_ms)
-  if aftermath and redis.call('EXISTS', hooks_of(key)) == 1 then aftermath(key, ended, ttl_ms) end
+  if run_outcome_hooks and redis.call('EXISTS', hooks_of(key)) == 1 then run_outcome_hooks(key, ended, ttl_ms) end
 end
 
--- What a delivery has behind it that does not end in a worker: its failed attempts, and the deaths in its entry
--- (see core/history.py), as they lie there or as a list.
-local function with_past(outcome, orc, deaths)
+-- The outcome as JSON, with the history of a delivery that does not end in a worker: its failed attempts, and the deaths in its
+-- entry (see core/history.py), as JSON or as a list.
+local function with_history(outcome, orc, deaths)
   if type(deaths) == 'string' then deaths = read_json(deaths) end
   if type(orc) == 'table' and type(orc.failures) == 'table' and #orc.failures > 0 then
     outcome.failures = orc.failures
@@ -156,20 +156,20 @@ local function with_past(outcome, orc, deaths)
   if type(deaths) == 'table' and #deaths > 0 then outcome.deaths = deaths end
   local ok, text = pcall(cjson.encode, outcome)
   if ok then return text end
-  for _, past in ipairs({'failures', 'deaths'}) do
-    local kept = writable(outcome[past] or {})
-    outcome[past] = #kept > 0 and kept or nil
+  for _, name in ipairs({'failures', 'deaths'}) do
+    local history = writable(outcome[name] or {})
+    outcome[name] = #history > 0 and history or nil
   end
   return cjson.encode(outcome)
 end
 
--- Records an outcome for a message that says in its headers that somebody may ask for it.
-local function tell(root, m, outcome, ttl_ms, deaths)
+-- Records an outcome for a message whose headers say that it is tracked.
+local function record_if_tracked(root, m, outcome, ttl_ms, deaths)
   local message = message_of(m)
   if not message or type(message.headers) ~= 'table' then return end
   local headers = message.headers
   if type(headers.orc) == 'table' and headers.orc.track and type(headers.id) == 'string' then
-    record(root .. 'outcome:' .. headers.id, with_past(outcome, headers.orc, deaths), ttl_ms, outcome.outcome)
+    record(root .. 'outcome:' .. headers.id, with_history(outcome, headers.orc, deaths), ttl_ms, outcome.outcome)
   end
 end
 
@@ -186,7 +186,7 @@ local function schedule(delayed, bodies, bell, member, body, due, d, s)
   end
 end
 
--- What was scheduled: the message; its deaths if somebody died of it before (see retry.lua), and the entry's field s.
+-- What was scheduled: the message, its deaths (see retry.lua), and the entry's field s.
 local function scheduled(bodies, member)
   local found = redis.call('HMGET', bodies, member, member .. '|d', member .. '|s')
   return found[1] or nil, found[2] or nil, found[3] or nil

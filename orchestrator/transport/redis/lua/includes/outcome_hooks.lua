@@ -1,5 +1,6 @@
+--- @include "mailbox_entry"
 --- @include "script_events"
--- What else happens when a delivery's outcome is recorded. The outcome's hooks say it: `once` the key of its
+-- What else happens when a delivery's outcome is recorded. The outcome's hooks say it: `idempotency` the key of its
 -- idempotency key, which is remembered as long as the outcome; `group` the broadcast it belongs to, and `member` what
 -- it takes to send its recipient the compensation: [number of the text, agent, task, queue, step, id]; `cancel` that it
 -- was cancelled while a worker had it, and `cancelling` the set of all for which that holds; `undo` the compensation of a
@@ -16,7 +17,7 @@ local function send_compensation(text, of)
   local group, root, step, queue, id = unpack(of)
   put(root .. 'q:' .. step .. ':' .. queue, text)
   redis.call('HINCRBY', root .. 'ledger:' .. queue, 'accepted', 1)
-  note('compensated', group, queue, id)
+  emit_event('compensated', group, queue, id)
 end
 
 local function compensate(group, root, nonce, member)
@@ -24,8 +25,8 @@ local function compensate(group, root, nonce, member)
   if text then send_compensation(text, of) end
 end
 
--- One copy of a broadcast has ended. The first one that dies has all who handled theirs compensated, and who handles one
--- later is compensated then. The last one to end ends the group.
+-- One copy of a broadcast has ended. The first one that dies has all handled copies compensated; a copy that is handled later is
+-- compensated then. The last one to end ends the group.
 local function member_ended(hooks, group, member, ended)
   local f = redis.call('HMGET', group, 'root', 'nonce', 'failed')
   if not f[1] then return end
@@ -45,7 +46,7 @@ local function member_ended(hooks, group, member, ended)
   if redis.call('HINCRBY', group, 'pending', -1) <= 0 then redis.call('DEL', group, handled) end
 end
 
-aftermath = function(key, ended, ttl_ms)
+run_outcome_hooks = function(key, ended, ttl_ms)
   local beside = hooks_of(key)
   local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of')
   if f[1] then

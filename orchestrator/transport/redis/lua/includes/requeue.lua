@@ -1,8 +1,9 @@
+--- @include "mailbox_entry"
 --- @include "endings"
 --- @include "breaker"
 --- @include "dead_letters"
 --- @include "cancel_mark"
--- Deaths that count against no message: nobody has proved that the process ended.
+-- Deaths that count against no message: it is not proved that the process ended.
 local UNPROVED = {lost = true, stuck = true}
 -- A message whose holders ended so this often while they ran it is a dead letter too, though not as poison.
 local MOST_UNPROVED = 10
@@ -24,14 +25,13 @@ local function counted(root, deaths)
   return count
 end
 
--- Takes an entry from its holder and puts it where it is read next, before all other mail of its priority; with a
--- death to its name if there is one, and into the dead-letter stream when those are too many. `unattributed` is 1 if
--- its holder died and it was not marked: it counts against no message, see isolation.py for what follows. `interrupted` says
--- that it was being executed, `undelivered` that it was claimed ahead and no more. Returns what became of it (of a dead
--- letter the reason), and its bytes.
+-- Takes an entry from its holder and puts it before all other messages of its priority; with a death in its history if there is
+-- one, and into the dead-letter stream when those are too many. `unattributed` is 1 if its holder died and it was not marked: no
+-- message is suspect then, see isolation.py. `interrupted` says that it was being executed, `undelivered` that it was only
+-- claimed ahead. Returns 'returned', 'cancelled' or the reason of its dead letter, and its bytes; nil if it was not pending.
 local function requeue(root, queue, stream, group, id, death, unattributed, max_deaths, ttl_ms, interrupted,
     undelivered)
-  -- Its past is read and written before it is taken out: an error would leave it nowhere.
+  -- Its deaths are decoded and encoded before it is taken out: an error after that would lose it.
   local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
   local m, d, u, r, s, n = fields(entry)
   local deaths, count
@@ -57,13 +57,13 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
         error = {type = 'WorkerLost', message = why}})
       local dead = bury_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', s)
       redis.call('HINCRBY', ledger, 'dead', 1)
-      tell(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
+      record_if_tracked(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
         error = why}, ttl_ms, deaths)
       end_for_celery(ledger, m, 'FAILURE', reason == 'poison' and 'PoisonMessage' or 'WorkerLostError', why, true)
       local message = readable(m) or {}
       local headers = type(message.headers) == 'table' and message.headers or {}
       local orc = type(headers.orc) == 'table' and headers.orc or {}
-      note('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths), reason,
+      emit_event('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths), reason,
         queue, dead, why, text(headers.task))
       return reason, #(m or '')
     end

@@ -1,9 +1,10 @@
--- What happened on the way and is worth an event. The script's answer carries it to Python, which emits it.
-local told = {}
-local function note(...)
-  told[#told + 1] = {...}
+-- Events of a script: they travel to Python with its reply, and are emitted there (see script_events.py).
+local events = {}
+local function emit_event(...)
+  events[#events + 1] = {...}
 end
-local function answer(result)
-  if #told == 0 then return result end
-  return {'told', result, told}
+-- A script's reply, with its events if there are any.
+local function with_events(reply)
+  if #events == 0 then return reply end
+  return {'events', reply, events}
 end

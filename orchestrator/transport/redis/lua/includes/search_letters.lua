@@ -1,3 +1,4 @@
+--- @include "mailbox_entry"
 --- @include "dead_letters"
 -- Searching letters: the ids of the letters of all kinds that fit, merged into the order in which they came.
 -- Of more kinds than this, merging takes longer than reading the log. Letters of so many kinds are few of each.
@@ -21,7 +22,7 @@ local function search_letters(root, asked)
   local forward, low, high, state = asked.forward, asked.low, asked.high, asked.state
   local limit, budget = asked.limit, asked.budget
   local log, parked = root .. 'dead-letters', root .. 'letters:parked'
-  local aside = redis.call('ZCARD', parked)
+  local parked_count = redis.call('ZCARD', parked)
   local found = {cursor = '', looked = 0, ids = {}, kinds = {}, entries = {}, gapless = {}}
 
   local sets, fewest = {}, nil
@@ -51,7 +52,7 @@ local function search_letters(root, asked)
     end
   end
   if asked.most_kinds and not fewest and there < in_log then return nil end
-  local from_parked = state == 'parked' and aside < there
+  local from_parked = state == 'parked' and parked_count < there
   -- Whether a letter has to be read to know that it has the values asked for.
   local reading = #sets > 0 and (from_parked or fewest > MOST_KINDS)
   -- Of those that are parked nothing is known of what lies between them.
@@ -157,7 +158,7 @@ local function search_letters(root, asked)
   most_bytes = several and bytes + MOST_BYTES or MOST_BYTES
 
   local function fits(id, entry)
-    if state ~= 'all' and not from_parked and aside > 0 then
+    if state ~= 'all' and not from_parked and parked_count > 0 then
       local is_parked = redis.call('ZSCORE', parked, padded(id)) and true or false
       if is_parked ~= (state == 'parked') then return false end
     end
@@ -172,7 +173,7 @@ local function search_letters(root, asked)
     return true
   end
 
-  local free = state == 'all' or not from_parked and aside == 0 and state == 'open'
+  local free = state == 'all' or not from_parked and parked_count == 0 and state == 'open'
   local ids, kinds, entries = found.ids, found.kinds, found.entries
   while heap[1] do
     local first = heap[1]

@@ -1,0 +1,66 @@
+"""Events of the scripts: they come with a reply (``includes/script_events.lua``), and are emitted when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.core.log import get_logger
+from orchestrator.telemetry import emit, events
+
+logger = get_logger(__name__)
+
+
+def unwrap_reply(reply: Any) -> Any:
+    """A script's reply, without the events that came with it: they are emitted here."""
+    if type(reply) is not list or len(reply) != 3 or reply[0] != b"events":
+        return reply
+    for kind, *values in reply[2]:
+        _emit_event(kind.decode(), [value.decode("utf-8", "replace") for value in values])
+    return reply[1]
+
+
+def _emit_event(kind: str, values: Sequence[str]) -> None:
+    match kind, values:
+        case "breaker", ["open", queue, _]:
+            emit(events.BREAKER_OPENED, agent=queue)
+        case "breaker", ["half_open", queue, _]:
+            emit(events.BREAKER_HALF_OPEN, agent=queue)
+        case "breaker", ["closed", queue, _]:
+            emit(events.BREAKER_CLOSED, agent=queue)
+        case "warning", [queue, depth, limit]:
+            emit(events.MAILBOX_WARNING, {"depth": int(depth), "limit": int(limit)}, agent=queue)
+        case "overflow", [queue, limit, overflow, letter_id, delivery_id, agent, message, text]:
+            emit(
+                events.MAILBOX_OVERFLOW,
+                {"limit": int(limit)},
+                agent=queue,
+                message=message,
+                id=delivery_id,
+                overflow=overflow,
+                letter_id=letter_id,
+            )
+            emit(
+                events.BURIED,
+                agent=agent,
+                message=message,
+                id=delivery_id,
+                reason="mailbox overflow",
+                error=text,
+                attempts=0,
+            )
+        case "poison", [delivery_id, agent, message, deaths, reason, queue, letter_id, why, task]:
+            logger.warning(
+                "dead letter %s in %s: %s: %s; message %s, task %s", letter_id, queue, reason, why, delivery_id, task
+            )
+            emit(
+                events.BURIED,
+                agent=agent,
+                message=message,
+                id=delivery_id,
+                reason=reason,
+                error="WorkerLost",
+                attempts=int(deaths),
+            )
+        case "compensated", [group, queue, delivery_id]:
+            emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])
