@@ -34,6 +34,7 @@ from orchestrator.deadletters.store import Row
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.scripts import sha, source
 from orchestrator.transport.store import Store
 
@@ -114,7 +115,7 @@ class Bench:
     def fill(self, count: int) -> None:
         """Put letters into the log with the function that buries them, a hundred in a script (that of imports)."""
         for agent in AGENTS:
-            self.store.run("declare", [self.keys.queues, self.keys.step(agent, "0")], [agent, "1", GROUP, 0])
+            self.store.run(*commands.declare(self.keys, agent, [self.keys.step(agent, "0")]))
         self.redis.script_load(source("import_letters").decode())
         for begin in range(0, count, 100):
             args: list[Any] = [self.keys.root, ""]

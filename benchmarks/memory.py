@@ -13,6 +13,7 @@ from celery import Celery
 from benchmarks.machine import machine
 from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store, open_store
 
 _BATCH = 1000
@@ -42,13 +43,13 @@ def _one_message(app: Celery, store: Store) -> bytes:
 
 def _settle_all(store: Store, count: int) -> None:
     k, client = store.keys, store.client
-    raw, _ = store.run("register", [k.leases, k.incarnation_counter], [k.root, "memory:1", 0, "node", "memory"])
+    raw, _ = store.run(*commands.register(k, "memory:1", {"node": "memory"}))
     stream = k.step(_QUEUE, 0)
     claim: Any = client
     for _ in range(0, count, _BATCH):
         ((_, entries),) = claim.xreadgroup(GROUP, raw, {stream: ">"}, count=_BATCH)
         ids = [entry for entry, _ in entries]
-        store.run("settle", [stream, k.ledger(_QUEUE)], [GROUP, "handled", *ids])
+        store.run(*commands.settle(stream, k.ledger(_QUEUE), "handled", ids))
 
 
 def main() -> None:
@@ -63,10 +64,10 @@ def main() -> None:
         message = _one_message(app, store)
         k = store.keys
         stream = k.step(_QUEUE, 0)
-        store.run("declare", [k.queues, stream], [_QUEUE, "1", GROUP, 0])
+        store.run(*commands.declare(k, _QUEUE, [stream]))
         empty = _used(store.client)
         for _ in range(0, count, _BATCH):
-            store.run("publish", [stream, k.ledger(_QUEUE)], [0, GROUP, *[message] * _BATCH])
+            store.run(*commands.publish(stream, k.ledger(_QUEUE), [message] * _BATCH))
         waiting = _used(store.client) - empty
         payload = len(message) * count
         print(f"{count} messages of {len(message)} bytes: payload {payload / 1e6:.0f} MB, Redis {waiting / 1e6:.0f} MB")

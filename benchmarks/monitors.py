@@ -31,6 +31,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.owner import Owner
 from orchestrator.monitors.redis_monitors import RedisMonitors
+from orchestrator.transport.redis import commands
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,10 +113,10 @@ class Bench:
         """Have the victim hold messages of 1 MiB."""
         store = self.orchestrator.runtime.store
         stream, k = store.keys.step("victim", "0"), store.keys
-        store.run("declare", [k.queues, stream], ["victim", "1", store.group, 0])
+        store.run(*commands.declare(k, "victim", [stream]))
         text = json.dumps({"headers": {"id": "m", "task": "victim.work"}, "body": "x" * 1024 * 1024, "properties": {}})
         for _ in range(count):
-            store.run("publish", [stream, k.ledger("victim")], [0, "", text])
+            store.run(*commands.publish(stream, k.ledger("victim"), [text]))
             self.redis.xreadgroup(store.group, self.victim, {stream: ">"}, count=1)
 
     def death(self, crowd: int) -> float:
@@ -125,10 +126,9 @@ class Bench:
             self.monitors.monitor_many([(self.victim, n) for n in range(each)], owner=owner)
         self.stay_alive()
         k, store = self.orchestrator.runtime.store.keys, self.orchestrator.runtime.store
-        keys = [k.leases, k.dying, k.deaths, k.incarnation(self.victim), k.sweep, k.silent]
         downs = self.monitors.stats().downs
         began = time.perf_counter()
-        store.run("fence", keys, [self.victim, "", "killed", "bench", "", 0, k.root, ""])
+        store.run(*commands.fence(k, self.victim, "killed", "bench"))
         while self.monitors.stats().downs - downs < each * len(self.owners):
             self.stay_alive()
             self.orchestrator.runtime.sweep()

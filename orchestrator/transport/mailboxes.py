@@ -11,6 +11,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import DOORBELL, GROUP
 from orchestrator.core.log import get_logger
 from orchestrator.transport.connected_channel import ConnectedChannel
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.refusals import is_full
 
 logger = get_logger(__name__)
@@ -38,7 +39,7 @@ class MailboxChannel(ConnectedChannel):
         if queue in self._expires or auto_delete:
             self._reply_queues.add(queue)
         else:
-            self.wire.run("declare", [self.keys.queues], [queue, "1", GROUP, 0])
+            self.wire.run(*commands.declare(self.keys, queue))
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         try:
@@ -57,11 +58,15 @@ class MailboxChannel(ConnectedChannel):
         for queue in queues:
             self.wire.run(*self._declaration(queue))
 
-    def _declaration(self, queue: str) -> tuple[str, list[str], list[Any]]:
+    def _declaration(self, queue: str) -> commands.Call:
         """The script call that makes a mailbox's streams and, if it expires, starts its time again."""
-        listed = "0" if queue in self._reply_queues else "1"
-        keys = [self.keys.queues, *self._streams(queue, bell=True)]
-        return "declare", keys, [queue, listed, GROUP, self._expires.get(queue, 0)]
+        return commands.declare(
+            self.keys,
+            queue,
+            self._streams(queue, bell=True),
+            listed=queue not in self._reply_queues,
+            ttl_ms=self._expires.get(queue, 0),
+        )
 
     def _size(self, queue: str) -> int:
         total = int(self.wire.call("ZCARD", self.keys.delayed(queue)))
@@ -80,11 +85,13 @@ class MailboxChannel(ConnectedChannel):
     def _purge(self, queue: str) -> int:
         """Drop what waits; at most as many messages as there were at the beginning. Held messages stay."""
         k = self.keys
-        mailbox = [k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue)]
-        args = [k.root, to_ms(self.options.outcome_ttl_s)]
+        mailbox, ttl_ms = (
+            (k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue)),
+            to_ms(self.options.outcome_ttl_s),
+        )
 
         def drop(stream: str, most: int) -> int:
-            return int(self.wire.run("purge", [*mailbox, stream] if stream else mailbox, [GROUP, most, *args]))
+            return int(self.wire.run(*commands.purge(*mailbox, most, k.root, ttl_ms, stream=stream)))
 
         return self._drop_all(queue, drop)
 

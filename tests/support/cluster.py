@@ -10,6 +10,7 @@ from redis import Redis
 from orchestrator import Orchestrator, Retry
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow
+from orchestrator.transport.redis import commands
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 
@@ -62,7 +63,7 @@ class Cluster:
     def put(self, raw: bytes, queue: str = "worker") -> None:
         """Accept an entry that none of our publishers would write."""
         k, store = self.keys, self.orchestrator.runtime.store
-        store.run("publish", [k.step(queue, store.steps[1]), k.ledger(queue)], [0, store.group, raw])
+        store.run(*commands.publish(k.step(queue, store.steps[1]), k.ledger(queue), [raw]))
 
     def letter_after(self, act: Callable[[], Any], timeout_s: float = 10.0) -> DeadLetter:
         """Call ``act``, and return the one dead letter that is made after it."""

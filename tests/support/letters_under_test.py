@@ -25,6 +25,7 @@ from orchestrator.deadletters.redis_store import RedisDeadLetterStore
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.mailbox_entry import decode, with_lineage
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
 STEPS = steps_of((0, 3, 6, 9))
@@ -163,7 +164,7 @@ class LettersInRedis(LettersUnderTest):
     def put(self, raw: bytes, letter: dict[str, Any]) -> str:
         k = self.keys
         stream = k.step(letter["queue"], "0")
-        self.store.run("declare", [k.queues, stream], [letter["queue"], "1", GROUP, 0])
+        self.store.run(*commands.declare(k, letter["queue"], [stream]))
         entry: Any = self.redis.xadd(stream, {"m": raw})
         return self._bury(stream, entry.decode(), letter)
 
@@ -241,7 +242,11 @@ class LettersInRedis(LettersUnderTest):
                     k = self.keys
                     keys = [stream, k.ledger(QUEUE), k.outcome(delivery)]
                     ends = "dead" if self.all_die else "handled"
-                    self.store.run("settle_with_outcome", keys, [GROUP, entry, ends, f'{{"outcome":"{ends}"}}', 10**6])
+                    self.store.run(
+                        *commands.settle_with_outcome(
+                            keys[0], keys[1], keys[2], entry, ends, f'{{"outcome":"{ends}"}}', 10**6
+                        )
+                    )
 
     def index_problems(self) -> list[str]:
         return index_problems(self.redis, self.keys)

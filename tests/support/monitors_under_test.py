@@ -14,6 +14,7 @@ from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.monitors import Monitors
 from orchestrator.monitors.owner import Owner
 from orchestrator.monitors.redis_monitors import RedisMonitors
+from orchestrator.transport.redis import commands
 
 
 class Watch(Message):
@@ -124,8 +125,8 @@ class RedisUnderTest:
     def fence(self, incarnation: str, reason: str = "killed") -> None:
         """End an incarnation, and no more."""
         k = self.store.keys
-        keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
-        self.store.run("fence", keys, [incarnation, "", reason, "test", "", 0, k.root, ""])
+        [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
+        self.store.run(*commands.fence(k, incarnation, reason, "test"))
 
     def die(self, agent: str, reason: str = "killed") -> None:
         incarnation = self._ids.pop(agent, None)

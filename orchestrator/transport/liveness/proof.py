@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import Keys
+from orchestrator.transport.redis import commands
 
 #: Which argument of the script is the reason.
 REASON_AT = 2
@@ -25,8 +26,4 @@ def proof_of_death(
     Run a second time, or for an incarnation that has ended before, it does nothing. After the next heartbeat of any
     worker, its messages are requeued.
     """
-    return (
-        "fence",
-        [keys.leases, keys.dying, keys.deaths, keys.incarnation(incarnation), keys.sweep, keys.silent],
-        [incarnation, _NO_BEAT, reason.value, by, _NO_TURN, 0, keys.root, error],
-    )
+    return commands.fence(keys, incarnation, reason.value, by, error=error)

@@ -24,6 +24,7 @@ from orchestrator.telemetry import emit, events
 from orchestrator.transport.liveness.closed_clients import closed_clients
 from orchestrator.transport.liveness.proof import proof_of_death
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 
 logger = get_logger(__name__)
@@ -207,9 +208,10 @@ class Sweeper:
         self, turn: int | str, incarnation: str, beat: bytes | str, reason: DeathReason, by: str, error: str = ""
     ) -> str:
         """Fence an incarnation; returns the recorded reason, or '' if a heartbeat came meanwhile."""
-        k = self._keys
-        keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
-        said = self._step("fence", keys, [incarnation, beat, reason.value, by, turn, to_ms(TURN_S), k.root, error])
+        call = commands.fence(
+            self._keys, incarnation, reason.value, by, beat=beat, turn=turn, turn_ms=to_ms(TURN_S), error=error
+        )
+        said = self._step(*call)
         return said.decode() if said else ""
 
     def _reclaim_all(self, turn: int) -> tuple[int, int]:

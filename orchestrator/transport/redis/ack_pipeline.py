@@ -17,6 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.core.log import get_logger
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
 from orchestrator.transport.redis.cork import Cork
 from orchestrator.transport.redis.refusals import is_full, is_passing
@@ -146,9 +147,9 @@ class AckPipeline:
         for (stream, ledger, outcome), entries in acks.items():
             for start in range(0, len(entries), 500):
                 ids = entries[start : start + 500]
-                args = (2, stream, ledger, self._group, outcome, *ids)
+                script, keys, args = commands.settle(stream, ledger, outcome, ids, group=self._group)
                 try:
-                    self._queue.append(_PostedCommand("settle", args, None))
+                    self._queue.append(_PostedCommand(script, (len(keys), *keys, *args), None))
                 except ValueError:
                     # Not the fault of whoever sends just now.
                     logger.exception("%d messages cannot be settled; they stay pending", len(ids))

@@ -22,6 +22,7 @@ from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.transport.liveness.claim import Claim, Reserved, Run
 from orchestrator.transport.liveness.incarnation import Incarnation
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 
 logger = get_logger(__name__)
@@ -109,8 +110,8 @@ class Settler:
         claim = self.unleased_claims.pop(tag, None)
         if claim is None:
             return False
-        keys = [claim.stream, self._keys.ledger(claim.queue)]
-        return bool(self._commands().run("settle", keys, [GROUP, outcome, claim.entry]))
+        call = commands.settle(claim.stream, self._keys.ledger(claim.queue), outcome, [claim.entry])
+        return bool(self._commands().run(*call))
 
     def requeue_unread(self, reader: str, streams: Sequence[tuple[str, str]]) -> None:
         """Requeue what a reader without a lease was given and has not settled.

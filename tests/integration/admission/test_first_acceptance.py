@@ -10,6 +10,7 @@ import pytest
 from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.core.keys import DOORBELL, GROUP
 from orchestrator.transport.admission.flow_control import declare_flow
+from orchestrator.transport.redis import commands
 from tests.support.letters_under_test import QUEUE, LettersInRedis, wire_message
 
 #: Long ago, so that no test waits for time to pass.
@@ -108,6 +109,6 @@ def test_a_full_mailbox_drops_what_was_accepted_first_although_it_was_returned(b
     args = [k.root, QUEUE, GROUP, 3, 1000, "", "", "", entry]
     bench.store.run("requeue_held", [k.step(QUEUE, "0")], args)
     declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(2, overflow="drop_oldest")), serves=True)
-    bench.store.run("publish", [k.step(QUEUE, "0"), k.ledger(QUEUE)], [0, "", wire_message(3)])
+    bench.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), [wire_message(3)]))
     (letter,) = bench.log.list()
     assert (letter.raw, letter.sent_ms) == (wire_message(1), FIRST_MS)

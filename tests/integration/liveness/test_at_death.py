@@ -12,6 +12,7 @@ from orchestrator.core.death import DeathReason
 from orchestrator.transport.liveness import sweep
 from orchestrator.transport.liveness.heartbeat import Heartbeat
 from orchestrator.transport.liveness.sweep import Sweeper
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 from tests.apps.monitors_app import make
 from tests.support.bare_broker import BareBroker
@@ -30,8 +31,8 @@ def dead(broker: BareBroker, reason: str = "killed", **fields: str) -> str:
     said = [part for pair in fields.items() for part in pair]
     raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w", *said])
     incarnation = str(raw.decode())
-    keys = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
-    assert broker.store.run("fence", keys, [incarnation, "", reason, "test", "", 0, k.root, ""])
+    [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
+    assert broker.store.run(*commands.fence(k, incarnation, reason, "test"))
     now_s, _ = broker.redis.time()
     broker.redis.zadd(k.dying, {incarnation: now_s * 1000 - 60_000})
     return incarnation
@@ -89,7 +90,7 @@ def test_its_errors_do_not_keep_messages_from_a_requeue(broker: BareBroker, capl
 
 def test_who_ends_by_its_own_word_is_forgotten_only_when_all_is_done(broker: BareBroker) -> None:
     k = broker.store.keys
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w"])
+    raw, _ = broker.store.run(*commands.register(k, "w:1", {"node": "w"}))
     called: list[tuple[str, str]] = []
 
     def on_death(incarnation: str, reason: str) -> bool:
@@ -174,11 +175,11 @@ def test_who_is_monitored_is_forgotten_only_when_that_has_been_told(broker: Bare
     """A plain worker that somebody monitors by its incarnation: its own options say nothing of it."""
     k = broker.store.keys
     orchestrator = make(broker.url)
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w"])
+    raw, _ = broker.store.run(*commands.register(k, "w:1", {"node": "w"}))
     with orchestrator.monitors.session() as session:
         session.monitor(raw.decode())
-        keys = [k.leases, k.dying, k.deaths, k.incarnation(raw.decode()), k.sweep, k.silent]
-        assert broker.store.run("fence", keys, [raw, "", "killed", "test", "", 0, k.root, ""])
+        [k.leases, k.dying, k.deaths, k.incarnation(raw.decode()), k.sweep, k.silent]
+        assert broker.store.run(*commands.fence(k, raw.decode(), "killed", "test"))
         broker.redis.zincrby(k.dying, -60_000, raw)
         broker.store.sweeper().sweep("plain")
         assert broker.redis.zcard(k.dying) == 1

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.core.death import DeathReason
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
+from orchestrator.transport.redis import commands
 from orchestrator.worker.exit_reason import RecordExitReason
 from tests.apps.shop import make
 from tests.support.bare_broker import BareBroker
@@ -88,8 +89,8 @@ def test_a_kill_is_an_oom_kill_if_a_neighbour_has_seen_the_count_rise(
     if count is not None:
         beat = [k.leases, k.incarnation(neighbour), k.sweep, k.silent, k.oom("g")]
         assert store.run("heartbeat", beat, [neighbour, count, "", 850])[0] == 1
-    fence = [k.leases, k.dying, k.deaths, k.incarnation(victim), k.sweep, k.silent]
-    store.run("fence", fence, [victim, "", "killed", "test", "", 0, k.root, ""])
+    [k.leases, k.dying, k.deaths, k.incarnation(victim), k.sweep, k.silent]
+    store.run(*commands.fence(k, victim, "killed", "test"))
     assert deaths(broker) == [(reason, "")]
 
 
@@ -97,7 +98,7 @@ def test_a_kill_is_an_oom_kill_if_a_neighbour_has_seen_the_count_rise(
 def test_a_sweep_asks_as_much_of_redis_whoever_lives(broker: BareBroker, living: int) -> None:
     k, store = broker.store.keys, broker.store
     for number in range(living):
-        store.run("register", [k.leases, k.incarnation_counter], [k.root, f"w:{number}", 0, "node", "w"])
+        store.run(*commands.register(k, f"w:{number}", {"node": "w"}))
     # However long this takes, nobody's heartbeat is late.
     far = broker.redis.time()[0] * 1000 + 3_600_000
     broker.redis.zadd(k.leases, dict.fromkeys(broker.redis.zrange(k.leases, 0, -1), far))

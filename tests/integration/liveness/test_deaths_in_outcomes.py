@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator import Cancelled, CancelResult, Exponential, Retry, Status
 from orchestrator.core.keys import GROUP
+from orchestrator.transport.redis import commands
 from tests.apps import agents_app as app
 from tests.support.agents_cluster import hosted
 from tests.support.bare_broker import BareBroker
@@ -58,7 +59,7 @@ def test_what_goes_for_want_of_room_has_its_deaths(broker: BareBroker, scheduled
         broker.redis.zadd(k.delayed(QUEUE), {"0|m": 1})
         broker.store.run("delay", keys, ["0|n", "{}", 3_600_000])
     else:
-        broker.store.run("publish", [k.step(QUEUE, "0"), k.ledger(QUEUE)], [0, GROUP, "{}"])
+        broker.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), ["{}"]))
     assert told(broker) == DEATHS
     assert broker.ledger(QUEUE).dead == 1
 

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.core.keys import GROUP
 from orchestrator.transport.liveness.sweep import Sweeper
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
 
 
@@ -134,7 +135,7 @@ def test_whoever_died_just_now_is_served_before_those_that_only_linger(broker: B
 def died_at_once_more(broker: BareBroker) -> str:
     """Another that holds nothing, fenced last of all."""
     k = broker.store.keys
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "late@h:1", 0, "node", "w"])
-    keys = [k.leases, k.dying, k.deaths, k.incarnation(raw.decode()), k.sweep, k.silent]
-    assert broker.store.run("fence", keys, [raw, "", "killed", "test", "", 0, k.root, ""])
+    raw, _ = broker.store.run(*commands.register(k, "late@h:1", {"node": "w"}))
+    [k.leases, k.dying, k.deaths, k.incarnation(raw.decode()), k.sweep, k.silent]
+    assert broker.store.run(*commands.fence(k, raw.decode(), "killed", "test"))
     return str(raw.decode())

@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from orchestrator.core.keys import GROUP
 from orchestrator.transport.liveness.sweep import TURN_S, Sweeper
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
 
 LONG_AGO_MS = 60_000
@@ -25,7 +26,7 @@ def broker(redis_url: str) -> Iterator[BareBroker]:
 def register(broker: BareBroker, name: str = "w") -> str:
     """An incarnation that nobody runs."""
     k = broker.store.keys
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"{name}:1", 0, "node", name])
+    raw, _ = broker.store.run(*commands.register(k, f"{name}:1", {"node": name}))
     return str(raw.decode())
 
 

@@ -9,6 +9,7 @@ import pytest
 from orchestrator import Cancelled, CancelResult, Constant, Handled, Retry, Status
 from orchestrator.core.keys import GROUP
 from orchestrator.sending.delivery import Delivery
+from orchestrator.transport.redis import commands
 from tests.apps import agents_app as app
 from tests.support.agents_cluster import APP, QUEUES, agents_on
 from tests.support.bare_broker import BareBroker
@@ -107,7 +108,7 @@ def test_what_was_cancelled_ends_though_its_error_is_no_text(redis_url: str) -> 
     broker = BareBroker(redis_url)
     k, store = broker.store.keys, broker.store
     stream, outcome = k.step("box", "0"), k.outcome("d")
-    store.run("publish", [stream, k.ledger("box")], [0, GROUP, "{}"])
+    store.run(*commands.publish(stream, k.ledger("box"), ["{}"]))
     broker.redis.sadd(k.queues, "box")
     broker.redis.xgroup_create(stream, GROUP, id="0")
     ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {stream: ">"})

@@ -13,6 +13,7 @@ from orchestrator.core.errors import DeliveryTimeout
 from orchestrator.core.keys import GROUP
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.maintenance.dead_letters import RetentionPolicy, run_maintenance
+from orchestrator.transport.redis import commands
 from tests.apps.shop import Charge, make
 from tests.support.letters_under_test import QUEUE, reasons
 
@@ -21,7 +22,7 @@ from tests.support.letters_under_test import QUEUE, reasons
 def shop(redis_url: str) -> Iterator[Orchestrator]:
     made = make(redis_url)
     stream = made.runtime.store.keys.step(QUEUE, made.runtime.store.steps[1])
-    made.runtime.store.run("declare", [made.runtime.store.keys.queues, stream], [QUEUE, "1", GROUP, 0])
+    made.runtime.store.run(*commands.declare(made.runtime.store.keys, QUEUE, [stream]))
     yield made
     made.app.close()
 

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator import Constant, Dead, Handled, Retry
 from orchestrator.sending.ledger import read_ledger, total
+from orchestrator.transport.redis import commands
 from tests.support.ends import Ends
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
@@ -53,7 +54,7 @@ def _put(ends: Ends, embed: Any, number: int) -> str:
     message = {"body": body, "content-type": "application/json", "content-encoding": "utf-8"}
     raw = json.dumps({**message, "headers": headers, "properties": properties})
     k = ends.store.keys
-    ends.store.run("publish", [k.step("celery", ends.store.steps[1]), k.ledger("celery")], [0, ends.store.group, raw])
+    ends.store.run(*commands.publish(k.step("celery", ends.store.steps[1]), k.ledger("celery"), [raw]))
     return f"odd{number}"
 
 

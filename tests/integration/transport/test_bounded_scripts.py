@@ -12,6 +12,7 @@ import pytest
 from orchestrator import BrokerUnavailable, InvalidPolicy, Orchestrator
 from orchestrator.registry.mailboxes import read_mailboxes
 from orchestrator.sending import broadcast as broadcasting
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.store import Store
 from tests.apps import flow_app
@@ -35,12 +36,12 @@ def message(name: str, size: int = MEGABYTE) -> str:
 def publish(broker: BareBroker, names: list[str], size: int = MEGABYTE, limit: int = 0) -> None:
     k = broker.store.keys
     for name in names:
-        broker.store.run("publish", [k.step("large", "0"), k.ledger("large")], [limit, "", message(name, size)])
+        broker.store.run(*commands.publish(k.step("large", "0"), k.ledger("large"), [message(name, size)], limit=limit))
 
 
 def declared(broker: BareBroker) -> None:
     k, store = broker.store.keys, broker.store
-    store.run("declare", [k.queues, *store.streams("large")], ["large", "1", store.group, 0])
+    store.run(*commands.declare(k, "large", store.streams("large")))
 
 
 def length(broker: BareBroker) -> int:
@@ -201,9 +202,9 @@ def test_the_state_of_mailboxes_with_large_messages_is_read_in_parts(broker: Bar
     k, store = broker.store.keys, broker.store
     queues = [f"q{number}" for number in range(MANY)]
     for queue in queues:
-        store.run("declare", [k.queues, *store.streams(queue)], [queue, "1", store.group, 0])
+        store.run(*commands.declare(k, queue, store.streams(queue)))
         for size in (MEGABYTE, 1, 1):
-            store.run("publish", [k.step(queue, "0"), k.ledger(queue)], [0, "", message("m", size)])
+            store.run(*commands.publish(k.step(queue, "0"), k.ledger(queue), [message("m", size)]))
     found = read_mailboxes(store, [])
     assert [(one.queue, one.waiting) for one in found] == [(queue, 3) for queue in queues]
     assert all(one.oldest_waiting_s is not None for one in found)
@@ -213,8 +214,8 @@ def test_the_state_of_mailboxes_with_large_messages_is_read_in_parts(broker: Bar
 def test_the_ledger_of_many_mailboxes_is_read_in_parts(broker: BareBroker, calls: Calls) -> None:
     k, store = broker.store.keys, broker.store
     for number in range(230):
-        store.run("declare", [k.queues], [f"q{number}", "1", store.group, 0])
-        store.run("publish", [k.step(f"q{number}", "0"), k.ledger(f"q{number}")], [0, "", "{}"])
+        store.run(*commands.declare(k, f"q{number}"))
+        store.run(*commands.publish(k.step(f"q{number}", "0"), k.ledger(f"q{number}"), ["{}"]))
     assert broker.ledger().ready == 230
     assert [len(answer) for answer in calls.of("mailbox_depths")] == [100, 100, 30]
 

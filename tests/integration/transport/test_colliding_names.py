@@ -14,6 +14,7 @@ from orchestrator.core.keys import GROUP, Keys
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.redis_store import RedisDeadLetterStore
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
 
 KEYS = Keys()
@@ -73,12 +74,19 @@ def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(brok
          k.delayed_bodies("box"), k.step("box", "bell")],
         ["{}", 0, "0|x", "x", 1000, 60_000],
     )  # fmt: skip
-    store.run("publish", [k.step("box", "0"), k.ledger("box")], [0, "", "{}"])
+    store.run(*commands.publish(k.step("box", "0"), k.ledger("box"), ["{}"]))
     broker.redis.xgroup_create(k.step("box", "0"), GROUP, id="0")
     ((_, entries),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
     for (entry, _), id_ in zip(entries, ("x", "x:then"), strict=True):
         keys = [k.step("box", "0"), k.ledger("box"), k.outcome(id_)]
-        assert store.run("settle_with_outcome", keys, [GROUP, entry, "handled", '{"outcome":"handled"}', 1000]) == 1
+        assert (
+            store.run(
+                *commands.settle_with_outcome(
+                    keys[0], keys[1], keys[2], entry, "handled", '{"outcome":"handled"}', 1000
+                )
+            )
+            == 1
+        )
     assert broker.redis.lrange(k.outcome("x:then"), 0, -1) == ['{"outcome":"handled"}']
 
 
@@ -86,13 +94,13 @@ def test_a_queue_is_not_deleted_by_what_happens_in_another(broker: BareBroker) -
     """Regression: what lay in a queue `box|nothing` was gone when something in `box` was tried again."""
     k, store = broker.store.keys, broker.store
     for queue in ("box", "box|nothing"):
-        store.run("publish", [k.step(queue, "0"), k.ledger(queue)], [0, "", "{}"])
+        store.run(*commands.publish(k.step(queue, "0"), k.ledger(queue), ["{}"]))
     broker.redis.xgroup_create(k.step("box", "0"), GROUP, id="0")
     ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
     keys = [k.step("box", "0"), k.ledger("box"), k.delayed("box"), k.delayed_bodies("box"), k.step("box", "bell")]
     store.run("retry", keys, [GROUP, entry, "0|x", "{}", 0, 1000])
     store.run("declare_flow", [k.flow("box")], [k.root, "1", "0", "0", "root", k.root])
-    store.run("requeue_held", [k.step("box", "0")], [k.root, "box", GROUP, 3, 1000, "", "me", "0", entry])
+    store.run(*commands.requeue_held(k, "box", k.step("box", "0"), [entry], max_deaths=3, ttl_ms=1000, by="me"))
     assert broker.redis.xlen(k.step("box|nothing", "0")) == 1
 
 

@@ -26,6 +26,7 @@ from orchestrator.core.breaker import BreakerState
 from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.script_events import unwrap_reply
 from tests.support.redis_clock import TimedScripts
 
@@ -82,7 +83,7 @@ class Flow(RuleBasedStateMachine):
         k = self.keys
         said = [part for pair in fields.items() for part in pair]
         self.run_script("declare_flow", [k.flow(QUEUE)], [k.root, *flags, *said])
-        self.run_script("declare", [k.queues, *(k.step(QUEUE, step) for step in STEPS)], [QUEUE, "1", GROUP, 0])
+        self.run_script(*commands.declare(k, QUEUE, (k.step(QUEUE, step) for step in STEPS)))
 
     # -- the model
 
@@ -146,7 +147,7 @@ class Flow(RuleBasedStateMachine):
     def send(self, count: int) -> None:
         names = self.names(count)
         reply = self.run_script(
-            "publish", [self.keys.step(QUEUE, "0"), self.keys.ledger(QUEUE)], [0, GROUP, *map(message, names)]
+            *commands.publish(self.keys.step(QUEUE, "0"), self.keys.ledger(QUEUE), map(message, names))
         )
         take, drop, why = self.may_enter(names)
         self.accepted += len(take) + len(drop)
@@ -212,9 +213,15 @@ class Flow(RuleBasedStateMachine):
     def handle(self, data: st.DataObject) -> None:
         name, stream, entry = self.pick(data)
         self.run_script(
-            "settle_with_outcome",
-            [stream, self.keys.ledger(QUEUE), self.keys.outcome(name)],
-            [GROUP, entry, "handled", json.dumps({"outcome": "handled"}), TTL_MS],
+            *commands.settle_with_outcome(
+                stream,
+                self.keys.ledger(QUEUE),
+                self.keys.outcome(name),
+                entry,
+                "handled",
+                json.dumps({"outcome": "handled"}),
+                TTL_MS,
+            ),
         )
         self.outcomes[name] = "handled"
         self.state = breaker.succeeded(self.state)

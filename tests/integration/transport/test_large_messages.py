@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.transport.liveness.claim import Claim
 from orchestrator.transport.liveness.held_claims import batches
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
 from tests.support.eventually import eventually
 
@@ -24,9 +25,9 @@ def message(name: str, size: int) -> str:
 def waiting(broker: BareBroker, size: int, count: int = MANY) -> list[str]:
     k, store = broker.store.keys, broker.store
     names = [f"m{i}" for i in range(count)]
-    store.run("declare", [k.queues, *store.streams("large")], ["large", "1", store.group, 0])
+    store.run(*commands.declare(k, "large", store.streams("large")))
     for name in names:
-        store.run("publish", [k.step("large", "0"), k.ledger("large")], [0, "", message(name, size)])
+        store.run(*commands.publish(k.step("large", "0"), k.ledger("large"), [message(name, size)]))
     return names
 
 
@@ -47,7 +48,7 @@ def claim(broker: BareBroker, credit: int = 64) -> list[Any]:
 
 def registered(broker: BareBroker) -> str:
     k = broker.store.keys
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "queues", '["large"]'])
+    raw, _ = broker.store.run(*commands.register(k, "w:1", {"queues": '["large"]'}))
     return str(raw.decode())
 
 
@@ -101,8 +102,8 @@ def test_a_dead_worker_s_large_messages_are_handed_on_one_at_a_time(broker: Bare
     waiting(broker, 3 * MEGABYTE)
     worker = registered(broker)
     broker.redis.xreadgroup(store.group, worker, {k.step("large", "0"): ">"}, count=MANY)
-    keys = [k.leases, k.dying, k.deaths, k.incarnation(worker), k.sweep, k.silent]
-    assert store.run("fence", keys, [worker, "", "killed", "test", "", 0, k.root, ""])
+    [k.leases, k.dying, k.deaths, k.incarnation(worker), k.sweep, k.silent]
+    assert store.run(*commands.fence(k, worker, "killed", "test"))
     args = [k.root, worker, store.group, 3, 1000, 200, 0, "", 0, 1, *store.steps, "bell"]
     moved = []
     more = 1

@@ -12,6 +12,7 @@ from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.core.keys import GROUP
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.mailbox_entry import with_lineage
+from orchestrator.transport.redis import commands
 from tests.support.letters_under_test import QUEUE, LettersInRedis, wire_message
 
 
@@ -85,7 +86,7 @@ def test_what_a_full_mailbox_drops_keeps_its_line(bench: LettersInRedis) -> None
     bench.log.replay(letter_id)
     declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(1, overflow="drop_oldest")), serves=True)
     k = bench.keys
-    bench.store.run("publish", [k.step(QUEUE, "0"), k.ledger(QUEUE)], [0, "", wire_message(2)])
+    bench.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), [wire_message(2)]))
     (letter,) = bench.log.list()
     assert (letter.reason, letter.replay_of, letter.raw) == ("mailbox overflow", letter_id, wire_message(1))
 

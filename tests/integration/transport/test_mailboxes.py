@@ -13,6 +13,7 @@ from orchestrator import Dead, Mailbox, Orchestrator
 from orchestrator.core.errors import MailboxFull
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.telemetry import Event, attach, detach
+from orchestrator.transport.redis import commands
 from tests.apps import flow_app as app
 from tests.apps.flow_app import Work
 
@@ -47,7 +48,7 @@ def take_out(house: Orchestrator, queue: str, count: int = 1) -> int:
     claimed = store.run("claim", keys, [store.group, "reader", "0", count, 0, *steps])[1:]
     for at in range(0, len(claimed), 4):
         stream = keys[claimed[at] - 1]
-        store.run("settle", [stream, k.ledger(queue)], [store.group, "handled", claimed[at + 1]])
+        store.run(*commands.settle(stream, k.ledger(queue), "handled", [claimed[at + 1]]))
     return len(claimed) // 4
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.keys import GROUP
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
 
 QUEUE = "q"
@@ -48,7 +49,9 @@ def test_the_breaker_is_told_of_an_error_without_words(
     keys = [stream, k.ledger(QUEUE), k.outcome("x")]
     outcome = json.dumps({"outcome": "dead", "reason": reason, "error": HALF})
     if how == "settle_with_outcome":
-        broker.store.run("settle_with_outcome", keys, [GROUP, entry, "dead", outcome, TTL_MS, reason])
+        broker.store.run(
+            *commands.settle_with_outcome(keys[0], keys[1], keys[2], entry, "dead", outcome, TTL_MS, reason=reason)
+        )
     else:
         letter = json.dumps({"queue": QUEUE, "reason": reason, "error": {"message": HALF}})
         args = [GROUP, entry, k.root, QUEUE, letter, reason, "ValueError", "", outcome[:-1], TTL_MS]
@@ -83,7 +86,7 @@ def test_a_past_that_cannot_be_written_keeps_nobody_out_of_a_full_mailbox(broker
     fields = {"root": k.root, "queue": QUEUE, "steps": "0", "group": GROUP, "limit": 1, "overflow": "drop_oldest"}
     broker.redis.hset(k.flow(QUEUE), mapping={**fields, "block_ms": 0, "warn_from": 9, "outcome_ttl_ms": TTL_MS})
     for raw in (BEYOND, "{}"):
-        broker.store.run("publish", [k.step(QUEUE, "0"), k.ledger(QUEUE)], [0, GROUP, raw])
+        broker.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), [raw]))
     row = broker.ledger(QUEUE)
     assert (row.accepted, row.dead, row.lost) == (2, 1, 0)
     assert json.loads(broker.redis.lindex(k.outcome("x"), 0))["reason"] == "mailbox overflow"
@@ -122,9 +125,7 @@ def test_a_queue_without_words_stops_no_sweep(broker: BareBroker) -> None:
     k, sweeper = broker.store.keys, broker.store.sweeper()
     sweeper.sweep("before")
     for queues in (json.dumps([HALF]), "[[]]", "7", DEEP):
-        raw, _ = broker.store.run(
-            "register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w", "queues", queues]
-        )
+        raw, _ = broker.store.run(*commands.register(k, "w:1", {"node": "w", "queues": queues}))
         held(broker, incarnation=raw.decode())
         broker.redis.zadd(k.silent, {raw: 1})
     assert broker.store.run("find_stuck", [k.silent, k.leases], [10_000, k.root, GROUP, 0, 100, "0"]) == [0]

@@ -27,6 +27,7 @@ from orchestrator.core.keys import GROUP, RETURNED, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.transport.mailbox_entry import DeathHistory, read_death_history
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.scripts import sha, source
 
 QUEUE = "q"
@@ -91,7 +92,7 @@ class Mailbox(RuleBasedStateMachine):
         for name in SCRIPTS:
             self.redis.script_load(source(name).decode())
         streams = [self.keys.step(QUEUE, step) for step in STEPS]
-        self.run_script("declare", [self.keys.queues, *streams], [QUEUE, "1", GROUP, 0])
+        self.run_script(*commands.declare(self.keys, QUEUE, streams))
         for _ in range(waiting):
             self.publish(0, 1)
         return multiple(self.start_worker(), self.start_worker())
@@ -101,9 +102,7 @@ class Mailbox(RuleBasedStateMachine):
     @rule(target=workers)
     def start_worker(self) -> Worker:
         raw, _ = self.run_script(
-            "register",
-            [self.keys.leases, self.keys.incarnation_counter],
-            [self.keys.root, "node:1", 0, "node", "node", "queues", json.dumps([QUEUE])],
+            *commands.register(self.keys, "node:1", {"node": "node", "queues": json.dumps([QUEUE])}),
         )
         worker = Worker(raw.decode())
         self.all_workers.append(worker)
@@ -112,7 +111,7 @@ class Mailbox(RuleBasedStateMachine):
     @rule(priority=st.sampled_from([0, 3, 9]), many=st.integers(1, 4))
     def publish(self, priority: int, many: int) -> None:
         names = [self._name() for _ in range(many)]
-        self.run_script("publish", [self.keys.step(QUEUE, priority), self.keys.ledger(QUEUE)], [0, GROUP, *names])
+        self.run_script(*commands.publish(self.keys.step(QUEUE, priority), self.keys.ledger(QUEUE), names))
         self.counts["accepted"] += many
 
     @rule(due_ms=st.sampled_from([0, 3_600_000]))
@@ -173,7 +172,7 @@ class Mailbox(RuleBasedStateMachine):
     @rule(worker=workers, at=st.integers(0, 9), outcome=st.sampled_from(["handled", "cancelled"]))
     def settle(self, worker: Worker, at: int, outcome: str) -> None:
         if held := self._take(worker, at):
-            ended = self.run_script("settle", [held.stream, self.keys.ledger(QUEUE)], [GROUP, outcome, held.entry])
+            ended = self.run_script(*commands.settle(held.stream, self.keys.ledger(QUEUE), outcome, [held.entry]))
             self._ended(worker, held, ended, outcome)
 
     @rule(worker=workers, at=st.integers(0, 9))
@@ -233,9 +232,7 @@ class Mailbox(RuleBasedStateMachine):
         """A worker is fenced; its messages are requeued in steps, other things may happen in between."""
         k = self.keys
         fenced = self.run_script(
-            "fence",
-            [k.leases, k.dying, k.deaths, k.incarnation(worker.id), k.sweep, k.silent],
-            [worker.id, "", reason, "test", "", 0, k.root, ""],
+            *commands.fence(k, worker.id, reason, "test"),
         )
         assert bool(fenced) is not worker.fenced
         if not fenced:
