@@ -89,7 +89,9 @@ class Log(RuleBasedStateMachine):
         ]
         sent: list[int] = []
         threads = [
-            threading.Thread(target=lambda: sent.append(self.bench.log.query(agent=agent, state=state).replay().sent))
+            threading.Thread(
+                target=lambda: sent.append(self.bench.log.query(agent=agent, state=state).replay(all=True).sent)
+            )
             for _ in range(operators)
         ]
         for thread in threads:

@@ -24,7 +24,7 @@ WAIT_S = 20
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Cluster]:
-    with hosted("threads", concurrency=2, environment={"ORCHESTRATOR_BURY_EXPIRED": "1"}) as house:
+    with hosted("threads", concurrency=2, environment={"ORCHESTRATOR_DEAD_LETTER_EXPIRED": "1"}) as house:
         yield house
 
 
