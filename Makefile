@@ -73,7 +73,7 @@ lint: setup ## Check style, spelling, links, Lua, formatting, types and import l
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@git ls-files -z | xargs -0 $(BIN)/codespell
-	@$(BIN)/python -m tests.style links lua
+	@$(BIN)/python -m tests.style
 	@$(BIN)/mypy $(SOURCES)
 	@$(BIN)/lint-imports --no-cache
 

@@ -77,7 +77,7 @@ class Options:
     max_message_bytes: int = 0
     #: What an incarnation is called before ``:pid#N``; the host's name by default.
     node_name: str = ""
-    #: Whether a monitor manager is meant to sweep, so that having to stand in for it is worth a warning.
+    #: Whether a monitor manager is meant to sweep, so that a sweep in place of it is worth a warning.
     managed: bool = False
     #: Whether a message that expires becomes a dead letter instead of a mere count.
     dead_letter_expired: bool = False

@@ -308,12 +308,12 @@ def test_foreground_server_stops_on_signal(stop_signal):
 def test_a_foreground_server_that_lingers_serves_on_until_its_last_client_has_left():
     with foreground("--linger-s", "30") as process:
         with connect(process.stdout.readline().strip()) as client:
-            client.set("goodbye", "not yet said")
+            client.set("key", "not yet saved")
             process.send_signal(signal.SIGTERM)
             for _ in range(5):
                 with pytest.raises(subprocess.TimeoutExpired):
                     process.wait(0.2)
-                assert client.get("goodbye") == "not yet said"
+                assert client.get("key") == "not yet saved"
         assert process.wait(10) == 0
 
 

@@ -41,8 +41,11 @@ def told(broker: BareBroker) -> object:
 def test_what_is_purged_has_its_deaths(broker: BareBroker, scheduled: bool) -> None:
     k = broker.store.keys
     waits(broker, scheduled=scheduled)
-    keys = [k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "0")]
-    assert broker.store.run("purge", keys, [GROUP, 100, k.root, TTL_MS]) == 1
+    stream = "" if scheduled else k.step(QUEUE, "0")
+    call = commands.purge(
+        k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), 100, k.root, TTL_MS, stream=stream
+    )
+    assert broker.store.run(*call) == 1
     assert told(broker) == DEATHS
     assert not broker.redis.exists(k.delayed_bodies(QUEUE))
 

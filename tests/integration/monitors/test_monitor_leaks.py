@@ -1,4 +1,4 @@
-"""Leaks with proof: injected ones are all found, healthy monitors never, and what mends them does."""
+"""Leaks with proof: injected ones are all found, healthy monitors never, and what repairs them does."""
 
 from __future__ import annotations
 
