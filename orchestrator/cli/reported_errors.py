@@ -75,7 +75,7 @@ class Stop(click.ClickException):
 
 
 def exit_code_of(error: OrchestratorError) -> ExitCode:
-    """Whose fault it was."""
+    """The exit code that stands for an error."""
     match error:
         case CallerError():
             return ExitCode.CALLER

@@ -164,7 +164,7 @@ class EagerBackend:
         return SendResult(message.id, place=place)
 
     def _replay(self, queue: str, raw: bytes) -> bool:
-        """Run a dead letter's message again. Returns whether it died and no letter of it was kept."""
+        """Replay a dead letter's message. Returns whether it is dead without a letter (``on_error``)."""
         try:
             message = decode_message(self._app, queue, raw)
         except UnreadableMessage as unreadable:

@@ -50,21 +50,21 @@ class _Buried:
         self._record = record
 
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
-        """What its dead letter says."""
+        """The outcome that the dead letter records, at once."""
         return from_wire(self._record)
 
     def record(self, delivery_id: str) -> Mapping[str, Any] | None:
-        """What its dead letter says."""
+        """The delivery's record, made from the dead letter."""
         return self._record
 
     def find(self, queue: str, delivery_id: str) -> Found | None:
-        """It is in no mailbox."""
+        """``None``: a dead delivery is in no mailbox."""
         return None
 
     def locate(self, delivery_id: str) -> tuple[str, Found] | None:
-        """It is in no mailbox."""
+        """``None``: a dead delivery is in no mailbox."""
         return None
 
     def cancel(self, queue: str, delivery_id: str) -> CancelResult:
-        """It has ended."""
+        """``TOO_LATE``: a dead delivery has its outcome."""
         return CancelResult.TOO_LATE

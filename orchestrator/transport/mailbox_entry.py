@@ -15,8 +15,8 @@ from orchestrator.core.death import UNPROVED
 from orchestrator.core.supervision import HEADER
 
 #: What a replayed dead letter's envelope begins with, and the header that it becomes: the letter it was (``of``), the
-#: one its line began with (``first``), how often it was sent again (``replays``), how often of that automatically
-#: (``auto``), and in which act.
+#: one its line began with (``first``), how often it was replayed (``replays``), how often of that automatically
+#: (``auto``), and the audit entry of the replay.
 LINEAGE = "orc_lineage"
 
 #: The header in which a retried message keeps when it was first accepted, in ms.
@@ -24,7 +24,7 @@ SENT = "orc_sent_ms"
 
 
 def renewed(headers: Mapping[str, Any], lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """The headers of a dead letter that is sent again: a first attempt, which says where it comes from."""
+    """The headers of a replayed dead letter: those of a first attempt, with its lineage."""
     fresh = {**headers, "retries": 0, "eta": None, "expires": None, LINEAGE: dict(lineage)}
     for name in (SENT, "redelivered"):
         fresh.pop(name, None)

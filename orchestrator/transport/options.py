@@ -114,7 +114,7 @@ class Options:
         if not problems and not self.sweep_stale_s + 2 * self.heartbeat_s < self.sweep_gap_s:
             problems.append(
                 f"sweep_stale_s={self.sweep_stale_s} heartbeat_s={self.heartbeat_s} sweep_gap_s={self.sweep_gap_s}: "
-                "allowed: sweep_stale_s + 2 * heartbeat_s < sweep_gap_s, or every stand-in's sweep looks like a gap"
+                "allowed: sweep_stale_s + 2 * heartbeat_s < sweep_gap_s, or every fallback sweep looks like a gap"
             )
         if not problems and not 2 * self.block_s < self.stuck_s:
             problems.append(

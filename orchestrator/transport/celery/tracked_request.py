@@ -176,7 +176,7 @@ class TrackedRequest(HeldRequest):
         return self.child_end in (ChildEnd.STOPPING, ChildEnd.STOP_SIGNAL)
 
     def _goes_back(self) -> bool:
-        """Whether the message returns to its mailbox when its process is lost."""
+        """Whether the message is requeued when the pool process that runs it is lost."""
         return bool(
             channel_of(self._message) is not None
             and not self.acknowledged

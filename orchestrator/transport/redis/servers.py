@@ -68,5 +68,5 @@ def _server(
 
 
 def shown(servers: Sequence[Server]) -> str:
-    """Several servers in one text."""
+    """The servers' addresses in one text, with commas between them."""
     return ", ".join(map(str, servers))
