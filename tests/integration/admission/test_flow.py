@@ -1,10 +1,8 @@
-"""Broadcasts, breakers, idempotency keys and fencing tokens: the same tests in eager mode and on a real worker."""
+"""Broadcasts, many messages, idempotency keys and fencing tokens: the same tests in eager mode and on a real worker."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,63 +13,15 @@ from orchestrator import Constant, Dead, Handled, Message, Refusal, Retry
 from orchestrator.core.errors import (
     AgentDown,
     BroadcastRefused,
-    CircuitOpen,
     InvalidPolicy,
     SendFailed,
     UnknownAgent,
     UnknownMessage,
 )
-from orchestrator.embedded import EmbeddedServer
-from orchestrator.telemetry import Event, attach, detach
 from tests.apps import flow_app as app
-from tests.support.cluster import NO_REDIS, Cluster
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
-from tests.support.worker_process import WorkerProcess
-
-WAIT_S = 20
-
-HOSTED = "eu,us,fused,long-fused"
-
-
-@pytest.fixture(scope="module")
-def real() -> Iterator[Cluster]:
-    """A Redis and a worker."""
-    with EmbeddedServer() as server, WorkerProcess("tests.apps.flow_app", server.url, queues=HOSTED) as worker:
-        cluster = Cluster(server.url, worker, app.make(server.url))
-        yield cluster
-        cluster.close()
-
-
-@pytest.fixture(scope="module", params=["eager", "real"])
-def house(request: pytest.FixtureRequest) -> Cluster:
-    """All places in which a message can be handled."""
-    if request.param == "eager":
-        return Cluster(NO_REDIS, None, app.make(NO_REDIS, eager=True))
-    found: Cluster = request.getfixturevalue("real")
-    return found
-
-
-@contextmanager
-def heard(*names: str) -> Iterator[list[Event]]:
-    """The events of these names that happen meanwhile in this process."""
-    found: list[Event] = []
-    attach(found.append, *names)
-    try:
-        yield found
-    finally:
-        detach(found.append)
-
-
-def trip(house: Cluster, agent: str = "fused") -> None:
-    """Have an agent fail until its breaker opens, if it is not open already."""
-    for _ in range(3):
-        try:
-            outcome = house.orchestrator.send(agent, app.Work(fails=True)).wait(WAIT_S)
-        except CircuitOpen:
-            return
-        assert isinstance(outcome, Dead)
-    raise AssertionError(f"the breaker of {agent} has not opened")
-
+from tests.support.flow import WAIT_S, heard, trip
 
 # -- broadcasts
 
@@ -225,24 +175,6 @@ def test_a_compensation_that_a_recipient_does_not_handle_is_refused(house: Clust
         house.orchestrator.broadcast(["eu"], app.Reprice(), compensate=Unhandled())
 
 
-# -- dead letters
-
-
-def test_a_letter_is_not_sent_again_through_an_open_breaker(house: Cluster) -> None:
-    trip(house, "long-fused")
-    log = house.orchestrator.dead_letters
-    chosen = log.query(agent="long-fused")
-    count = chosen.count()
-    letter = chosen.page(1).letters[0]
-    with pytest.raises(CircuitOpen):
-        log.replay(letter.id)
-    done = chosen.replay()
-    assert done.sent == 0
-    assert "long-fused" in done.stopped
-    assert chosen.count() == count
-    assert log.get(letter.id) == letter
-
-
 # -- many at once
 
 
@@ -279,72 +211,6 @@ def test_one_of_many_that_is_not_to_wait_for_an_agent_that_is_down_stops_all(rea
 
 def test_none_of_many_is_nothing(house: Cluster) -> None:
     assert len(house.orchestrator.send_many("eu", [])) == 0
-
-
-# -- breakers
-
-
-def test_a_breaker_opens_lets_one_probe_through_and_closes(house: Cluster) -> None:
-    with heard("breaker.opened", "breaker.half_open", "breaker.closed") as events:
-        trip(house)
-        with pytest.raises(CircuitOpen) as refused:
-            house.orchestrator.send("fused", app.Work())
-        assert refused.value.recipient == "fused"
-        assert 0 < refused.value.retry_after_s <= 0.3
-
-        def probe() -> Any:
-            try:
-                return house.orchestrator.send("fused", app.Work())
-            except CircuitOpen:
-                return None
-
-        delivery = eventually(probe, 5)
-        assert delivery.wait(WAIT_S) == Handled("worked")
-        assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
-    # Where a worker settles, it is the worker that tells what it has noticed.
-    here = ["breaker.half_open"] if house.has_worker else ["breaker.opened", "breaker.half_open", "breaker.closed"]
-    assert [event.name for event in events] == here
-
-
-def test_a_probe_that_fails_opens_the_breaker_again(house: Cluster) -> None:
-    trip(house)
-
-    def probe() -> Any:
-        try:
-            return house.orchestrator.send("fused", app.Work(fails=True))
-        except CircuitOpen:
-            return None
-
-    delivery = eventually(probe, 5)
-    assert isinstance(delivery.wait(WAIT_S), Dead)
-    with pytest.raises(CircuitOpen):
-        house.orchestrator.send("fused", app.Work())
-    eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
-
-
-@pytest.mark.parametrize("track", [True, False])
-@pytest.mark.parametrize("on_error", ["dead_letter", "log", "ignore"])
-def test_what_its_sender_got_wrong_is_not_the_agents_failure(house: Cluster, on_error: str, track: bool) -> None:
-    eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
-    for _ in range(4):
-        wrong = app.Work.model_construct(fails=[])  # type: ignore[arg-type]
-        delivery = house.orchestrator.send("fused", wrong, on_error=on_error, track=track)
-        if track:
-            outcome = delivery.wait(WAIT_S)
-            assert isinstance(outcome, Dead)
-            assert outcome.reason == "validation"
-    if house.has_worker:
-        eventually(lambda: house.row("fused").pending == 0, WAIT_S)
-        with Redis.from_url(house.url) as client:
-            assert not client.hget(house.orchestrator.runtime.store.keys.flow("fused"), "failed_ms")
-    assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
-
-
-def _tried(house: Cluster) -> Any:
-    try:
-        return house.orchestrator.send("fused", app.Work())
-    except CircuitOpen:
-        return None
 
 
 # -- idempotency keys
@@ -427,23 +293,3 @@ def test_the_fencing_token_grows_with_each_attempt(house: Cluster) -> None:
     assert fences == sorted(set(fences))
     assert fences[0] > 0
     assert fences[-1] < 2**63
-
-
-# -- only where there is a Redis
-
-
-def test_a_breaker_is_shared_by_all_senders(real: Cluster) -> None:
-    other = app.make(real.url)
-    trip(real, "long-fused")
-    with pytest.raises(CircuitOpen):
-        other.send("long-fused", app.Work())
-    other.app.close()
-
-
-def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(real: Cluster) -> None:
-    with Redis.from_url(real.url) as client:
-        flow = real.orchestrator.runtime.store.keys.flow("fused")
-        before = client.hget(flow, "failed_ms")
-        real.orchestrator.app.send_task("fused.Work", args=[{"nonsense": 1}], queue="fused")
-        eventually(lambda: real.row("fused").pending == 0, WAIT_S)
-        assert client.hget(flow, "failed_ms") == before

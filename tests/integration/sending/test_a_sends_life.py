@@ -202,7 +202,7 @@ def test_only_what_expired_is_purged(house: Cluster) -> None:
 def test_only_what_is_old_is_purged(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     die(house, "old", retry=ONCE)
-    # Whatever is a day old goes, and nothing else; ages in a test's hands are tried in test_dead_letter_log.py.
+    # Whatever is a day old goes, and nothing else; ages in a test's hands are tried in test_dead_letter_queries.py.
     assert log.query(older_than_s=86400).purge() == 0
     assert log.query(older_than_s=0).purge() == 1
 

@@ -3,182 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import pytest
 from celery import chain, chord, group
 
-from orchestrator import Cancelled, CancelResult, Constant, Dead, Expired, FallbackDelivery, Handled, Retry, Status
+from orchestrator import Cancelled, CancelResult, Constant, Dead, FallbackDelivery, Handled, Retry, Status
 from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed, UnknownAgent
-from orchestrator.core.outcome import Outcome
 from orchestrator.registry.registry import AgentEntry
-from orchestrator.sending.delivery import Delivery
 from tests.apps import agents_app as app
-from tests.support.agents_cluster import hosted
-from tests.support.cluster import NO_REDIS, Cluster
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
-
-WAIT_S = 20
-
-#: Where a handler can be interrupted.
-INTERRUPTS = ("eager", "solo", "prefork")
-
-EAGER = "in eager mode a send has ended before anything else can happen"
-
-
-@pytest.fixture(scope="module", params=["eager", "solo", "threads", "prefork", "gevent"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def house(kind: str) -> Iterator[Cluster]:
-    if kind == "eager":
-        yield Cluster(NO_REDIS, None, app.make(NO_REDIS, eager=True))
-        return
-    environment = {"ORCHESTRATOR_KILL_AFTER_S": "0.5"}
-    with hosted(kind, concurrency=1 if kind == "solo" else 2, environment=environment) as house:
-        yield house
-
-
-def became(delivery: Delivery, outcome: Outcome) -> bool:
-    return delivery.outcome() == outcome
-
-
-def dead(outcome: Any) -> tuple[str, str, int]:
-    assert isinstance(outcome, Dead), outcome
-    return outcome.reason, outcome.error.partition(":")[0], outcome.attempts
-
-
-# -- timeouts and deadlines
-
-
-def test_a_slow_handler_is_interrupted_at_each_attempts_timeout(house: Cluster, kind: str) -> None:
-    delivery = house.orchestrator.send("worker", app.Lasts(for_s=60 if kind in INTERRUPTS else 0.4), timeout_s=0.2)
-    outcome = delivery.wait(timeout_s=WAIT_S)
-    if kind in INTERRUPTS:
-        assert dead(outcome) == ("timeout", "HandlerTimeout", 2)
-        assert "worker.Lasts did not finish within 0.2 s" in str(outcome)
-    else:
-        assert outcome == Handled(0.4, 1)
-        assert "allowed: 0.200 s; this pool cannot interrupt it" in house.log()
-
-
-def test_a_handler_that_ends_in_time_knows_nothing_of_it(house: Cluster) -> None:
-    assert house.orchestrator.send("worker", app.Lasts(for_s=0.01), timeout_s=10).wait(WAIT_S) == Handled(0.01, 1)
-
-
-def test_a_handler_that_swallows_its_interruption_is_killed_where_the_pool_can(house: Cluster, kind: str) -> None:
-    if kind != "prefork":
-        pytest.skip("only prefork can kill what ignores its interruption")
-    delivery = house.orchestrator.send("worker", app.Stubborn(for_s=60), timeout_s=0.2)
-    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("timeout", "HandlerTimeout", 1)
-    assert house.orchestrator.send("worker", app.Add(a=1, b=2)).wait(timeout_s=WAIT_S) == Handled(3, 1)
-
-
-def test_no_attempt_begins_that_the_deadline_leaves_no_time_for(house: Cluster) -> None:
-    retry = Retry(max_retries=9, backoff=Constant(3600))
-    delivery = house.orchestrator.send("worker", app.Broken(), retry=retry, deadline_s=60)
-    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("deadline passed", "ValueError", 1)
-
-
-def test_a_message_that_comes_after_its_deadline_is_not_begun(house: Cluster, kind: str) -> None:
-    if kind == "eager":
-        pytest.skip(EAGER)
-    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), deadline_s=1e-6)
-    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("deadline passed", "DeadlinePassed", 1)
-
-
-def test_the_deadline_interrupts_too(house: Cluster, kind: str) -> None:
-    if kind not in INTERRUPTS:
-        pytest.skip("this pool cannot interrupt a handler")
-    delivery = house.orchestrator.send("worker", app.Lasts(for_s=60), deadline_s=0.5)
-    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("deadline passed", "HandlerTimeout", 1)
-
-
-def test_a_plain_task_has_timeouts_too(house: Cluster, kind: str) -> None:
-    if kind not in INTERRUPTS:
-        pytest.skip("this pool cannot interrupt a handler")
-    lasts = house.orchestrator.app.tasks["plain.lasts"]
-    delivery = house.orchestrator.send(lasts.s(60), retry=Retry(max_retries=0), timeout_s=0.2)
-    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("timeout", "HandlerTimeout", 1)
-
-
-# -- what expires
-
-
-def test_what_expires_is_only_counted(house: Cluster) -> None:
-    before = house.row().expired
-    letters = house.orchestrator.dead_letters.count()
-    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=0.05, countdown_s=0.1)
-    assert delivery.wait(timeout_s=WAIT_S) == Expired()
-    assert house.row().expired == before + 1
-    assert house.orchestrator.dead_letters.count() == letters
-
-
-def test_what_was_begun_in_time_expires_no_more(house: Cluster) -> None:
-    """Regression: a retry that was due later than that expired, its error forgotten."""
-    retry = Retry(max_retries=1, backoff=Constant(0.6))
-    delivery = house.orchestrator.send("worker", app.Flaky(failures=1), expires_s=0.5, retry=retry)
-    assert delivery.wait(timeout_s=WAIT_S) == Handled(2, 2)
-
-
-def test_an_attempt_that_outlasts_its_expiry_and_fails_is_tried_again(house: Cluster, kind: str) -> None:
-    if kind == "eager":
-        pytest.skip(EAGER)
-    retry = Retry(max_retries=1, backoff=app.SOON)
-    held = house.orchestrator.send("worker", app.HoldAndFail(name=f"late {kind}"), expires_s=0.5, retry=retry)
-    expires_at = time.monotonic() + 0.5
-    eventually(lambda: held.status() is Status.RUNNING and time.monotonic() > expires_at, describe=house.log)
-    house.redis.rpush(f"test:go:late {kind}", "1", "2")
-    assert dead(held.wait(timeout_s=WAIT_S)) == ("retries exhausted", "ValueError", 2)
-
-
-def test_an_error_that_is_never_repeated_is_no_used_up_retry_at_the_last_attempt(house: Cluster) -> None:
-    retry = Retry(max_retries=0, never=(ValueError,))
-    assert dead(house.orchestrator.send("worker", app.Broken(), retry=retry).wait(timeout_s=WAIT_S)) == (
-        "non-retryable error",
-        "ValueError",
-        1,
-    )
-
-
-def test_what_expires_is_a_dead_letter_if_its_handler_or_its_send_asks_for_it(house: Cluster) -> None:
-    log = house.orchestrator.dead_letters
-    add = house.orchestrator.app.tasks["plain.add"]
-    for delivery, result in (
-        (house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1), "fresh"),
-        (
-            house.orchestrator.send(
-                "worker", app.Add(a=1, b=2), expires_s=0, countdown_s=0.1, dead_letter_expired=True
-            ),
-            3,
-        ),
-        (house.orchestrator.send(add.s(1, 2), expires_s=0.05, countdown_s=0.1, dead_letter_expired=True), 3),
-    ):
-        outcome = delivery.wait(timeout_s=WAIT_S)
-        assert isinstance(outcome, Dead), outcome
-        assert (outcome.reason, outcome.attempts) == ("expired", 0)
-        assert outcome.error.startswith("it expired at ")
-        (letter,) = [letter for letter in log.list(50) if letter.delivery_id == delivery.id]
-        assert (letter.reason, letter.error_type, letter.attempts) == ("expired", "Expired", 0)
-        # Who sends it again does not want it to have expired again.
-        log.replay(letter.id)
-        eventually(partial(became, delivery, Handled(result, 1)), WAIT_S, house.log)
-
-
-def test_a_send_may_decline_the_dead_letter_that_its_handler_asks_for(house: Cluster) -> None:
-    delivery = house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1, dead_letter_expired=False)
-    assert delivery.wait(timeout_s=WAIT_S) == Expired()
-
-
-def test_what_expires_in_time_is_handled(house: Cluster) -> None:
-    delivery = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=60, dead_letter_expired=True)
-    assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
-
+from tests.support.sends import EAGER, WAIT_S, dead
 
 # -- chains
 

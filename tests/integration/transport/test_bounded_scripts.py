@@ -395,25 +395,3 @@ def test_a_broadcast_that_stops_half_way_says_so(house: Orchestrator, monkeypatc
     with pytest.raises(BrokerUnavailable):
         house.broadcast(["eu", "us"], flow_app.Reprice())
     assert (waiting(house, "eu"), waiting(house, "us")) == (1, 0)
-
-
-# -- monitors
-
-
-def test_downs_that_nobody_wants_are_passed_in_parts(redis_url: str) -> None:
-    orchestrator = flow_app.make(redis_url)
-    store = orchestrator.runtime.redis_monitors()
-    with store.session() as session:
-        k, client = store.store.keys, store.store.client
-        inbox = k.downs(session.id)
-        for ref in range(1, 2502):
-            down = {"ref": ref, "target": "eu", "reason": "killed", "tag": "", "owner": session.id}
-            client.rpush(inbox, json.dumps(down, separators=(",", ":")))
-            if ref <= 2500:
-                client.set(k.flushed(ref), "1")
-        assert store.run("next_down", [inbox], [k.root, session.id, ""]) == [-1]
-        assert client.llen(inbox) == 1501
-        found = session.next_down(timeout_s=10)
-        assert found is not None
-        assert found.ref == 2501
-    orchestrator.app.close()

@@ -9,8 +9,7 @@ import pytest
 from kombu import Connection, Producer, Queue
 
 from orchestrator.core.keys import Keys
-from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
-from tests.support.bare_broker import BareBroker, kombu_connection
+from tests.support.bare_broker import BareBroker
 from tests.support.eventually import eventually
 
 KEYS = Keys()
@@ -21,13 +20,6 @@ def broker(redis_url: str) -> Iterator[BareBroker]:
     broker = BareBroker(redis_url)
     yield broker
     broker.close()
-
-
-@pytest.fixture
-def connection(redis_url: str) -> Iterator[Connection]:
-    with kombu_connection(redis_url) as connection:
-        yield connection
-    PROCESS_INCARNATIONS.leave_all()
 
 
 def put(connection: Connection, queue: Queue, **options: Any) -> None:

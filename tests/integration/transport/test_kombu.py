@@ -5,73 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kombu import Connection, Exchange, Producer, Queue
 
-from orchestrator.core.keys import Keys
 from orchestrator.telemetry import Event, attach, detach, events
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
-from orchestrator.transport.producer_batch import BatchPublishError, ProducerBatch, open_batch
 from tests.support.bare_broker import BareBroker, kombu_connection
 from tests.support.eventually import eventually
-
-KEYS = Keys()
-QUEUE = Queue("box", Exchange("box"), routing_key="box")
-
-OpenBatch = Callable[[Producer, int], Any]
-
-#: kombu's batch where kombu has one, and the one for kombu 5.6.
-each_batch = pytest.mark.parametrize("open_", [open_batch, ProducerBatch])
-
-
-@pytest.fixture
-def connection(redis_url: str) -> Iterator[Connection]:
-    with kombu_connection(redis_url) as connection:
-        yield connection
-    PROCESS_INCARNATIONS.leave_all()
-
-
-def publish(connection: Connection, *bodies: Any, **options: Any) -> None:
-    with connection.channel() as channel:
-        producer = Producer(channel, serializer="json")
-        for body in bodies:
-            producer.publish(body, exchange="", routing_key="box", **options)
-
-
-class Inbox:
-    """A consumer that keeps what it gets and settles nothing."""
-
-    def __init__(self, connection: Connection, *, prefetch: int = 0, no_ack: bool = False) -> None:
-        self.connection = connection
-        self.messages: list[Any] = []
-        self.channel = connection.channel()
-        self.consumer = connection.Consumer(
-            QUEUE, callbacks=[lambda _body, message: self.messages.append(message)], channel=self.channel, no_ack=no_ack
-        )
-        if prefetch:
-            self.consumer.qos(prefetch_count=prefetch)
-        self.consumer.consume()
-
-    def drain(self, until: int, timeout_s: float = 5) -> list[Any]:
-        """Take in messages until there are so many."""
-
-        def enough() -> bool:
-            with contextlib.suppress(socket.timeout):
-                while len(self.messages) < until:
-                    self.connection.drain_events(timeout=0.2)
-            return len(self.messages) >= until
-
-        eventually(enough, timeout_s)
-        return self.messages
-
-    def idle(self) -> None:
-        """Give it every chance to take in one more."""
-        for _ in range(3):
-            with contextlib.suppress(socket.timeout):
-                self.connection.drain_events(timeout=0.2)
+from tests.support.kombu_inbox import KEYS, QUEUE, Inbox, publish
 
 
 def test_publish_claim_ack(connection: Connection, broker: BareBroker) -> None:
@@ -281,58 +225,6 @@ def test_purge_and_length_count_what_waits_but_not_what_is_held(connection: Conn
     eventually(lambda: broker.ledger("box").pending == 0)
     row = broker.ledger("box")
     assert (row.cancelled, row.handled, row.lost) == (6, 2, 0)
-
-
-@each_batch
-def test_batch_publishing_is_one_ledger_entry_per_message(
-    connection: Connection, broker: BareBroker, open_: OpenBatch
-) -> None:
-    with connection.channel() as channel:
-        QUEUE(channel).declare()
-        producer = Producer(channel, serializer="json")
-        with open_(producer, 100) as batch:
-            assert batch.producer is producer
-            for number in range(250):
-                producer.publish(number, exchange="", routing_key="box")
-            producer.publish("later", exchange="", routing_key="box", headers={"eta": "2999-01-01T00:00:00+00:00"})
-            assert broker.ledger("box").accepted < 251
-        row = broker.ledger("box")
-        assert (row.accepted, row.ready, row.delayed) == (251, 250, 1)
-        producer.publish("alone", exchange="", routing_key="box")
-    assert broker.ledger("box").accepted == 252
-    assert [m.payload for m in Inbox(connection).drain(250)] == list(range(250))
-
-
-@each_batch
-def test_a_batch_that_raises_is_not_sent(connection: Connection, broker: BareBroker, open_: OpenBatch) -> None:
-    with connection.channel() as channel:
-        QUEUE(channel).declare()
-        producer = Producer(channel, serializer="json")
-        with contextlib.suppress(KeyError), open_(producer, 100):
-            producer.publish(1, exchange="", routing_key="box")
-            raise KeyError
-        assert broker.ledger("box").accepted == 0
-        producer.publish(2, exchange="", routing_key="box")
-    assert broker.ledger("box").accepted == 1
-
-
-@each_batch
-def test_a_batch_collects_fanout_too(connection: Connection, broker: BareBroker, open_: OpenBatch) -> None:
-    news = Exchange("news", type="fanout")
-    with connection.channel() as channel:
-        producer = Producer(channel, serializer="json")
-        with open_(producer, 100) as batch:
-            producer.publish("x", exchange=news, declare=[news])
-            assert [script for script, _, _ in batch.state.session.take_back()] == [""]
-
-
-@each_batch
-def test_a_batch_that_fails_says_so(connection: Connection, broker: BareBroker, open_: OpenBatch) -> None:
-    with connection.channel() as channel:
-        producer = Producer(channel, serializer="json")
-        broker.redis.set(KEYS.step("box", 0), "not a stream")
-        with pytest.raises(BatchPublishError), open_(producer, 100):
-            producer.publish(1, exchange="", routing_key="box")
 
 
 def test_topic_exchange_reaches_every_match(connection: Connection, broker: BareBroker) -> None:

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kombu import Connection, Consumer, Producer, Queue
 
-from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from tests.support.bare_broker import kombu_connection
 from tests.support.eventually import eventually
 
 QUEUE = Queue("ordered", routing_key="ordered")
-
-
-@pytest.fixture
-def connection(redis_url: str) -> Iterator[Connection]:
-    with kombu_connection(redis_url) as connection:
-        yield connection
-    PROCESS_INCARNATIONS.leave_all()
 
 
 def publish(connection: Connection, *bodies: str, queue: Queue = QUEUE, **options: Any) -> None:

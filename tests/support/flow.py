@@ -1,0 +1,36 @@
+"""Trips an agent's breaker, and collects events while a test runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator import Dead
+from orchestrator.core.errors import CircuitOpen
+from orchestrator.telemetry import Event, attach, detach
+from tests.apps import flow_app as app
+from tests.support.cluster import Cluster
+
+WAIT_S = 20
+
+
+@contextmanager
+def heard(*names: str) -> Iterator[list[Event]]:
+    """The events of these names that happen meanwhile in this process."""
+    found: list[Event] = []
+    attach(found.append, *names)
+    try:
+        yield found
+    finally:
+        detach(found.append)
+
+
+def trip(house: Cluster, agent: str = "fused") -> None:
+    """Have an agent fail until its breaker opens, if it is not open already."""
+    for _ in range(3):
+        try:
+            outcome = house.orchestrator.send(agent, app.Work(fails=True)).wait(WAIT_S)
+        except CircuitOpen:
+            return
+        assert isinstance(outcome, Dead)
+    raise AssertionError(f"the breaker of {agent} has not opened")
