@@ -1,7 +1,8 @@
 """Lua scripts: what luacheck would find, with a parser that PyPI has.
 
-A script may use no global but Redis' own and set none. Problems are also: a local that is not used, an include that is
-not needed, a function of an include that no script uses, and a command whose header leaves something out.
+A script may use no global but Redis' own and set none. Problems are also: a local that is not used or is declared
+twice in a block, an include that is not needed, a function of an include that no script uses, and a command whose header
+leaves something out.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Resolver:
         self.scopes: list[Scope] = [Scope()]
         self.undefined: list[str] = []
         self.unused: list[str] = []
+        self.redeclared: list[str] = []
 
     def check(self, tree: Any) -> None:
         """Look at a whole script; its own locals stay in the first scope."""
@@ -50,6 +52,8 @@ class Resolver:
 
     def _declare(self, name: str) -> None:
         scope = self.scopes[-1]
+        if name in scope.used and name != "_":
+            self.redeclared.append(name)
         if scope is not self.scopes[0] and name != "_" and scope.used.get(name) == 0:
             self.unused.append(name)
         scope.used[name] = 0
@@ -198,6 +202,7 @@ def problems() -> Iterator[str]:
             unused.update(name for name in _top_level(text) if not top[name])
         yield from (f"{path}: global {name!r}" for name in dict.fromkeys(resolver.undefined))
         yield from (f"{path}: {name!r} is not used" for name in sorted(unused))
+        yield from (f"{path}: {name!r} is declared twice" for name in dict.fromkeys(resolver.redeclared))
         if len(top) > MOST_LOCALS:
             yield f"{path}: more than {MOST_LOCALS} locals"
     for path in files.includes:

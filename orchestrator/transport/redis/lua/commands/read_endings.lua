@@ -8,8 +8,8 @@ local endings, taken, lease = KEYS[1], KEYS[2], KEYS[3]
 local reader, lease_ms, begin_at = ARGV[1], ARGV[2], ARGV[3]
 local count = tonumber(ARGV[4])
 even_when_full(endings)
-local reader = redis.call('GET', lease)
-if reader and reader ~= reader then return {0} end
+local current_reader = redis.call('GET', lease)
+if current_reader and current_reader ~= reader then return {0} end
 redis.call('SET', lease, reader, 'PX', lease_ms)
 local now = now_ms()
 local begin, looked, bytes, some, free = begin_at, 0, 0, 1, -1

@@ -12,12 +12,12 @@
 --- @include "breaker"
 --- @include "requeue"
 local dying, incarnation_key, queues_key, sweep = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local root, id, group, ttl_ms, linger_ms, turn = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7], ARGV[8]
+local root, id, group, ttl_ms, linger_ms, token = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7], ARGV[8]
 local turn_ms, hooks_done = ARGV[9], ARGV[10]
 local max_deaths, budget = tonumber(ARGV[4]), tonumber(ARGV[6])
 local FIRST_STEP = 11
 even_when_full(dying)
-local stale = turn_lost(sweep, turn, turn_ms)
+local stale = turn_lost(sweep, token, turn_ms)
 if stale then return stale end
 local reason = redis.call('HGET', incarnation_key, 'reason') or 'lost'
 -- A worker that was asked to stop may be killed in the end (by a container runtime or a process manager): no message is
