@@ -7,8 +7,10 @@ Nothing here is part of the public interface. What depends on where messages are
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
@@ -94,6 +96,9 @@ class Runtime:
         # The monitor manager: beat fills its mailbox, and workers that consume it do the housekeeping.
         self.configuration.add_mailbox(mailbox(HOUSEKEEPING_QUEUE, longest=1))
         start_with_beat(app, self.settings.sweep_interval_s)
+        if "celery.bin" in sys.modules:
+            # `celery control` knows the commands that are registered once the app is loaded: ours is `deploy`.
+            import_module("orchestrator.worker.exit_reason")
         signals.celeryd_init.connect(self._on_worker_init, weak=False)
         signals.worker_init.connect(self._on_worker_configured, weak=False)
         signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)

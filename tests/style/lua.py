@@ -1,8 +1,8 @@
 """Lua scripts: what luacheck would find, with a parser that PyPI has.
 
 A script may use no global but Redis' own and set none. Problems are also: a local that is not used or is declared
-twice in a block, an include that is not needed, a function of an include that no script uses, and a command whose header
-leaves something out.
+twice in a block, an include that is not needed, a function of an include that no script uses, and a command whose
+header leaves something out.
 """
 
 from __future__ import annotations
