@@ -125,7 +125,6 @@ class RedisUnderTest:
     def fence(self, incarnation: str, reason: str = "killed") -> None:
         """End an incarnation, and no more."""
         k = self.store.keys
-        [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
         self.store.run(*commands.fence(k, incarnation, reason, "test"))
 
     def die(self, agent: str, reason: str = "killed") -> None:

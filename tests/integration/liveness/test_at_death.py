@@ -31,7 +31,6 @@ def dead(broker: BareBroker, reason: str = "killed", **fields: str) -> str:
     said = [part for pair in fields.items() for part in pair]
     raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w", *said])
     incarnation = str(raw.decode())
-    [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
     assert broker.store.run(*commands.fence(k, incarnation, reason, "test"))
     now_s, _ = broker.redis.time()
     broker.redis.zadd(k.dying, {incarnation: now_s * 1000 - 60_000})
@@ -178,7 +177,6 @@ def test_who_is_monitored_is_forgotten_only_when_that_has_been_told(broker: Bare
     raw, _ = broker.store.run(*commands.register(k, "w:1", {"node": "w"}))
     with orchestrator.monitors.session() as session:
         session.monitor(raw.decode())
-        [k.leases, k.dying, k.deaths, k.incarnation(raw.decode()), k.sweep, k.silent]
         assert broker.store.run(*commands.fence(k, raw.decode(), "killed", "test"))
         broker.redis.zincrby(k.dying, -60_000, raw)
         broker.store.sweeper().sweep("plain")

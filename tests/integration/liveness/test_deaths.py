@@ -89,7 +89,6 @@ def test_a_kill_is_an_oom_kill_if_a_neighbour_has_seen_the_count_rise(
     if count is not None:
         beat = [k.leases, k.incarnation(neighbour), k.sweep, k.silent, k.oom("g")]
         assert store.run("heartbeat", beat, [neighbour, count, "", 850])[0] == 1
-    [k.leases, k.dying, k.deaths, k.incarnation(victim), k.sweep, k.silent]
     store.run(*commands.fence(k, victim, "killed", "test"))
     assert deaths(broker) == [(reason, "")]
 

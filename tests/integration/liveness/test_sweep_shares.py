@@ -136,6 +136,5 @@ def died_at_once_more(broker: BareBroker) -> str:
     """Another that holds nothing, fenced last of all."""
     k = broker.store.keys
     raw, _ = broker.store.run(*commands.register(k, "late@h:1", {"node": "w"}))
-    [k.leases, k.dying, k.deaths, k.incarnation(raw.decode()), k.sweep, k.silent]
     assert broker.store.run(*commands.fence(k, raw.decode(), "killed", "test"))
     return str(raw.decode())

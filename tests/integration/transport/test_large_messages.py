@@ -102,7 +102,6 @@ def test_a_dead_worker_s_large_messages_are_handed_on_one_at_a_time(broker: Bare
     waiting(broker, 3 * MEGABYTE)
     worker = registered(broker)
     broker.redis.xreadgroup(store.group, worker, {k.step("large", "0"): ">"}, count=MANY)
-    [k.leases, k.dying, k.deaths, k.incarnation(worker), k.sweep, k.silent]
     assert store.run(*commands.fence(k, worker, "killed", "test"))
     args = [k.root, worker, store.group, 3, 1000, 200, 0, "", 0, 1, *store.steps, "bell"]
     moved = []
