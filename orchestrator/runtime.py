@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
@@ -98,7 +97,7 @@ class Runtime:
         start_with_beat(app, self.settings.sweep_interval_s)
         if "celery.bin" in sys.modules:
             # `celery control` knows the commands that are registered once the app is loaded: ours is `deploy`.
-            import_module("orchestrator.worker.exit_reason")
+            from orchestrator.worker import exit_reason  # noqa: F401
         signals.celeryd_init.connect(self._on_worker_init, weak=False)
         signals.worker_init.connect(self._on_worker_configured, weak=False)
         signals.celeryd_after_setup.connect(self._on_worker_set_up, weak=False)
