@@ -50,6 +50,10 @@ class _Wakeup:
         self._writer.close()
 
 
+def _ask_again() -> None:
+    """Nothing to do: the loop asks for messages before it sleeps again."""
+
+
 class Poller(KombuPoller):
     """Waits for the reading connections of all channels. Nothing is restored by age: only a death requeues."""
 
@@ -65,6 +69,8 @@ class Poller(KombuPoller):
         #: Wakes a caller of :meth:`get` that waits for a slot: Celery in a gevent or eventlet pool.
         self._slots: _Wakeup | None = None
         self._awaits_slot = False
+        #: Whether a channel asked for nothing at the last poll, as all slots were taken: then a free slot wakes the loop.
+        self._is_full = False
 
     def look_again(self) -> None:
         """Do not sleep for long: what is waited for does not announce itself to the event loop."""
@@ -83,7 +89,10 @@ class Poller(KombuPoller):
             if channel.delivery.isolated is not None:
                 channel.delivery.deliver_isolated()
         self._keep_awake(not self.one_at_a_time and any(channel.delivery.is_possible() for channel in self._channels))
+        # Set first: a slot that another thread frees meanwhile must wake the loop, too.
+        self._is_full = True
         super().on_poll_start()
+        self._is_full = any(channel.active_queues and not channel.qos.can_consume() for channel in self._channels)
 
     def _keep_awake(self, wanted: bool) -> None:
         """Have the loop come back at once to deliver what is here already; that takes no round trip."""
@@ -176,6 +185,10 @@ class Poller(KombuPoller):
         if self._awaits_slot and self._slots is not None:
             self._awaits_slot = False
             self._slots.ring()
+        if self._is_full and self._loop is not None:
+            # A pool of threads settles beside the loop, which else sleeps until its next timer.
+            self._is_full = False
+            self._loop.call_soon(_ask_again)
 
     def handle_event(self, fileno: int, event: int) -> Any:
         """Read what has come."""
