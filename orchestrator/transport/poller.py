@@ -69,7 +69,7 @@ class Poller(KombuPoller):
         #: Wakes a caller of :meth:`get` that waits for a slot: Celery in a gevent or eventlet pool.
         self._slots: _Wakeup | None = None
         self._awaits_slot = False
-        #: Whether a channel asked for nothing at the last poll, because no slot was free: a free slot then wakes the loop.
+        #: Whether a channel asked for nothing at the last poll, with no free slot: a free slot then wakes the loop.
         self._is_full = False
 
     def look_again(self) -> None:
