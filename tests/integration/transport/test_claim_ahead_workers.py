@@ -136,7 +136,9 @@ def test_a_pool_that_grows_takes_from_the_buffer_and_one_that_shrinks_goes_on(br
         eventually(lambda: set(broker.done()) == set(names), WAIT_S, w.log)
         eventually(lambda: broker.ledger().pending == 0, WAIT_S, w.log)
     row = broker.ledger()
-    assert (row.handled, row.lost, row.redelivered, row.restarted) == (len(names), 0, 0, 0)
+    assert (row.handled, row.lost) == (len(names), 0)
+    # Celery may end a process that has just been given a message.
+    assert (row.redelivered, row.restarted) in [(0, 0), (1, 1)]
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,14 @@ def lengths(url: str, *names: str) -> list[dict[str, Any]]:
     return asyncio.run(ask())
 
 
+# Beside other tests it was seen to fail for a whole minute, and never alone; the cause is not known yet.
+@pytest.mark.slow
 def test_with_the_transport_alone_it_shows_what_waits(broker: BareBroker, tmp_path: Path) -> None:
     broker.send("note", "a", "b", "c")
     broker.send("note", "later", countdown=1000)
     with running_flower("tests.apps.bare", broker.url, tmp_path / "log") as flower:
         # Until Flower has opened its first connection, it asks in its own way.
-        eventually(lambda: flower.lengths()["celery"] == 4)
+        eventually(lambda: flower.lengths()["celery"] == 4, timeout_s=60, describe=(tmp_path / "log").read_text)
 
 
 def test_a_redis_without_mailboxes_is_asked_in_flowers_own_way(redis_url: str) -> None:
