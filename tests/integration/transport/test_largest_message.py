@@ -79,11 +79,11 @@ def test_the_transport_alone_warns_once_for_a_queue(
     broker: BareBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(publishing, "LARGE_BYTES", LIMIT)
-    with caplog.at_level(logging.WARNING, logger="orchestrator.transport.publishing"):
-        # A connection of its own: a channel that was opened before has the limit of then.
-        with broker.app.connection_for_write() as connection:
-            for text in (LARGE, LARGE, "x"):
-                broker.app.send_task("note", (text,), connection=connection)
+    warnings = caplog.at_level(logging.WARNING, logger="orchestrator.transport.publishing")
+    # A connection of its own: a channel that was opened before has the limit of then.
+    with warnings, broker.app.connection_for_write() as connection:
+        for text in (LARGE, LARGE, "x"):
+            broker.app.send_task("note", (text,), connection=connection)
     # Threads of other apps in this process log, too.
     (record,) = [one for one in caplog.records if one.name == "orchestrator.transport.publishing"]
     assert "bytes for celery" in record.getMessage()
