@@ -30,7 +30,7 @@ from orchestrator.transport.store import Store
 #: Longest wait that may be asked for: a day.
 MAX_WAIT_S = 24 * 3600.0
 
-#: Waits up to so many seconds for a recorded outcome; ``None`` if there is none by then.
+#: Waits for a recorded outcome, at most this number of seconds; ``None`` if there is none by then.
 Awaiter = Callable[[str, float], Outcome | None]
 
 

@@ -23,7 +23,7 @@ _NOT_NUMBERS = (
     "claim_ahead",
 )
 
-#: A script that moves a message of so many bytes holds Redis for about 80 ms.
+#: A script that moves a message of this many bytes holds Redis for about 80 ms.
 LARGE_BYTES = 16 * 1024 * 1024
 
 #: Connecting and the heartbeat after it take so many round trips; and so much longer than usual is waited at most.

@@ -55,8 +55,8 @@ class _PostedCommand:
         self.name = script or args[0]
         self.on_reply = on_reply
         self.refused = 0
-        # By whoever posts, who so gets the error if it cannot be sent. redis-py's packer looks at each argument before
-        # it calls this one.
+        # Pack in the caller's thread, so that encoding errors reach the caller. redis-py's packer looks at each
+        # argument before it calls this one.
         self.packed: bytes = pack_command(args if script is None else ("EVALSHA", sha(script), *args))
 
 

@@ -95,5 +95,5 @@ def requeue_held(
 
 
 def purge(ledger: str, delayed: str, bodies: str, most: int, root: str, ttl_ms: int, *, stream: str = "") -> Call:
-    """Drop at most so many messages that are not claimed, of a stream or of what is not yet due."""
+    """Drop at most ``most`` messages that are not claimed, of a stream or of what is not yet due."""
     return "purge", [ledger, delayed, bodies, *([stream] if stream else [])], [GROUP, most, root, ttl_ms]
