@@ -8,6 +8,10 @@ from redis import Redis
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.binary import find_server_binary, server_version
+from tests.support.quiet_endings import drop_results_without_redis, format_errors_without_parsing
+
+drop_results_without_redis()
+format_errors_without_parsing()
 
 
 def pytest_report_header() -> str:
