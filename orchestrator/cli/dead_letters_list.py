@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -23,7 +24,7 @@ from orchestrator.deadletters.criteria import STATES
 from orchestrator.deadletters.groups import Group
 from orchestrator.deadletters.letter import DIMENSIONS
 
-#: Characters of a reason in a list; `show` prints all of it.
+#: Characters of a reason, or of what an audit entry is about, in a table; `show` and `--json` print all of it.
 _MAX_WHY = 100
 
 
@@ -76,7 +77,7 @@ def _row(letter: dict[str, Any]) -> tuple[str | int, ...]:
         letter["agent"] or letter["queue"],
         letter["message"] or letter["task"],
         letter["attempts"],
-        why if len(why) <= _MAX_WHY else why[: _MAX_WHY - 3] + "...",
+        _cut(why),
     )
 
 
@@ -169,17 +170,36 @@ def show_audit(context: click.Context, limit: int, as_json: bool) -> None:
             moment(entry["at_ms"]),
             entry["kind"],
             entry["who"],
-            entry["why"],
+            _cut(entry["why"]),
+            _cut(_summary(entry["detail"])),
             _known(entry["done"]),
             _known(entry["dead"]),
-            json.dumps(entry["detail"]),
         )
         for entry in entries
     ]
-    columns = ("when", "action", "who", "why", "letters", "dead again", "about")
     print_table(
-        console(context), f"Audit log: {len(rows)}", columns, rows, fold=("about", "why"), drop=("about", "dead again")
+        console(context),
+        f"Audit log: {len(rows)}",
+        ("when", "action", "who", "why", "about", "letters", "dead again"),
+        rows,
+        fold=("who", "why", "about"),
+        drop=("dead again", "about"),
     )
+
+
+def _summary(detail: Mapping[str, Any]) -> str:
+    """What an audit entry is about, as NAME=VALUE; the criteria of a filter one by one."""
+    named = {**detail, **(detail.get("filter") or {})}
+    named.pop("filter", None)
+    return " ".join(f"{name}={_text(value)}" for name, value in named.items() if value not in (None, "", False))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_WHY else text[: _MAX_WHY - 3] + "..."
 
 
 def _known(count: int | None) -> str | int:

@@ -104,8 +104,8 @@ def replay_letters(
         if dry_run:
             print_result(as_json, {"would_replay": 1}, f"{letter_id} would be replayed")
             return
-        queue = log.replay(letter_id, who=who, why=why)
-        sent_one = ReplayedLetter(letter_id, queue, delivery_id=letter.delivery_id)
+        delivery_id = log.replay(letter_id, who=who, why=why)
+        sent_one = ReplayedLetter(letter_id, letter.queue, delivery_id=delivery_id)
         print_result(as_json, _document(sent_one), _describe_replay(sent_one))
         return
     chosen = selection(orchestrator, options)
@@ -189,6 +189,6 @@ def edit_letter(
             print_document({"id": letter_id, "diff": edit.diff()})
         return
     confirm("Replay it with these changes?", f"{letter_id} would be replayed, changed", yes)
-    queue = log.edit_and_replay(letter_id, wanted, who=who, why=why)
-    sent = ReplayedLetter(letter_id, queue, delivery_id=edit.letter.delivery_id)
+    delivery_id = log.edit_and_replay(letter_id, wanted, who=who, why=why)
+    sent = ReplayedLetter(letter_id, edit.letter.queue, delivery_id=delivery_id)
     print_result(as_json, {**_document(sent), "diff": edit.diff()}, f"{_describe_replay(sent)}, changed")

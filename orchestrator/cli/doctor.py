@@ -13,8 +13,8 @@ from kombu import Connection
 
 from orchestrator.core.errors import BrokerUnavailable, CallerError
 from orchestrator.core.settings import load_settings
-from orchestrator.transport.redis.checkup import Level, gather, judge
-from orchestrator.transport.store import open_store
+from orchestrator.transport.redis.checkup import Eviction, Level, gather, judge
+from orchestrator.transport.store import Store, open_store
 from orchestrator.transport.transport import TRANSPORT
 
 #: Patience with Redis.
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="orchestrator doctor",
-        description="Check the Redis of ORCHESTRATOR_BROKER_URL or the profile. Nothing is written to it.",
+        description="Check the Redis of ORCHESTRATOR_BROKER_URL or the profile. Nothing is written to it. "
+        "`celery -A APP doctor` checks the Redis of an app.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,16 +72,24 @@ def _check(broker: str | None, master_name: str | None, *, as_json: bool) -> int
     }
     store = open_store(Connection(url, transport=TRANSPORT, transport_options=transport_options))
     try:
-        facts = store.ask(lambda call: gather(call, store.keys, configuration=True))
+        text, passed = examine(store, settings.eviction, as_json=as_json)
     finally:
         store.pool.disconnect()
-    findings = judge(facts, settings.eviction)
-    failed = any(finding.level is Level.FAIL for finding in findings)
+    print(text)
+    return Exit.OK if passed else Exit.FAILED
+
+
+def examine(store: Store, eviction: Eviction, *, as_json: bool) -> tuple[str, bool]:
+    """Check a Redis; returns the findings as text or as a JSON document, and whether no check has failed.
+
+    Raises:
+        BrokerUnavailable: Redis cannot be reached.
+    """
+    facts = store.ask(lambda call: gather(call, store.keys, configuration=True))
+    findings = judge(facts, eviction)
+    passed = all(finding.level is not Level.FAIL for finding in findings)
     if as_json:
-        document = {"broker": store.url, "ok": not failed, "checks": [asdict(finding) for finding in findings]}
-        print(json.dumps(document, indent=2))
-    else:
-        print(f"Redis at {store.url}")
-        for finding in findings:
-            print(f"{finding.level:<4}  {finding.check}: {finding.text}")
-    return Exit.FAILED if failed else Exit.OK
+        document = {"broker": store.url, "ok": passed, "checks": [asdict(finding) for finding in findings]}
+        return json.dumps(document, indent=2), passed
+    checks = (f"{finding.level:<4}  {finding.check}: {finding.text}" for finding in findings)
+    return "\n".join([f"Redis at {store.url}", *checks]), passed

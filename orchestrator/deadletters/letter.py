@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.masking import mask
-from orchestrator.core.redact import redact
+from orchestrator.core.redact import USUAL, redact
 from orchestrator.core.supervision import Failure, Supervision, header_in, hide_in, supervision_in
 
 # Fields of a letter; one-letter names save real bytes in Redis. ``dead_letters.lua`` describes them.
@@ -143,8 +143,12 @@ class DeadLetter:
         """Names of the fields that are not shown: these, and the letter's own secrets."""
         return (*names, *self.hide)
 
-    def shown(self, hidden: tuple[str, ...]) -> dict[str, Any]:
-        """The letter as JSON data. Its secrets and the named fields are masked, in texts too."""
+    def shown(self, hidden: tuple[str, ...] = USUAL) -> dict[str, Any]:
+        """The letter as JSON data. Its secret fields and those named in ``hidden`` are masked, in texts too.
+
+        By default ``hidden`` is what the setting ``redact`` is by default; if you changed the setting, pass
+        ``orchestrator.settings.redact``.
+        """
         hidden = self.hidden(hidden)
         shown = {
             "id": self.id,

@@ -137,7 +137,10 @@ class DeadLetters:
         return self.store.add_audit_entry(kind, who or operator(), why, detail)
 
     def replay(self, letter_id: str, *, who: str | None = None, why: str = "") -> str:
-        """Replay a letter; concurrent calls replay it once. Returns the queue.
+        """Replay a letter; concurrent calls replay it once.
+
+        Returns the id of its delivery, which is pending again: ``orchestrator.delivery(id).wait(timeout_s=5)``. For a
+        plain task it is the Celery task id; it is empty if the message has none.
 
         Raises:
             UnknownDeadLetter: the log has no letter with this id (any more).
@@ -156,7 +159,7 @@ class DeadLetters:
         if not result.batches:
             raise UnknownDeadLetter(letter.id)
         emit_replayed(result)
-        return result.batches[0].queue
+        return letter.delivery_id
 
     def edit(self, letter_id: str, changes: Mapping[str, Any]) -> Edit:
         """A changed copy of the letter's message; nothing is sent.
@@ -174,7 +177,7 @@ class DeadLetters:
     def edit_and_replay(
         self, letter_id: str, changes: Mapping[str, Any], *, who: str | None = None, why: str = ""
     ) -> str:
-        """Replay a letter with some fields changed; returns the queue.
+        """Replay a letter with some fields changed; returns the id of its delivery, as :meth:`replay`.
 
         Raises as :meth:`edit` and :meth:`replay`, and ``MessageTooLarge`` if the changed message exceeds the limit.
         """

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Orchestrator
+from orchestrator.cli import tables
 from orchestrator.cli.dead_letters import dead_letters
 from tests.apps.shop import make
 from tests.support.command_line import invoke
@@ -212,3 +213,16 @@ def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, bench: LettersIn
     assert bad.exit_code == 2
     assert bad.stderr.startswith("Error: line 3: not JSON")
     assert bad.stderr.count("\n") == 1
+
+
+def test_the_audit_log_fits_a_terminal_of_80_columns(
+    shop: Orchestrator, bench: LettersInRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        bench.bury(body={"order_id": "o" * 300, "cents": 5})
+    shop.dead_letters.query(agent="billing", error="ValueError").park("ask the bank " * 20, why="closed " * 40)
+    monkeypatch.setattr(tables, "console", lambda _: tables.Console(80, colour=False))
+    lines = invoke(shop.app, dead_letters, "audit").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("about" in line for line in lines)
+    assert "No room for: dead again" in "\n".join(lines)

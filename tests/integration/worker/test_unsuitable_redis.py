@@ -17,6 +17,7 @@ from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import failover_app
 from tests.apps.failover_app import Add
+from tests.support.command_line import celery
 from tests.support.eventually import eventually
 from tests.support.two_servers import replicated
 from tests.support.worker_process import WorkerProcess
@@ -120,6 +121,17 @@ def test_the_doctor_names_each_check(server: EmbeddedServer, admin: Any) -> None
     assert (sick.returncode, document["ok"], levels["eviction"]) == (1, False, "fail")
     assert set(levels) == {"version", "mode", "role", "commands", "eviction", "persistence"}
     assert [key for key in admin.keys("*") if b"doctor" in key] == []
+
+
+def test_the_doctor_of_an_app_checks_the_same(server: EmbeddedServer, admin: Any) -> None:
+    fine = celery("-A", APP, "doctor", ORCHESTRATOR_BROKER_URL=server.url)
+    assert fine.returncode == 0, fine.stderr
+    assert "ok    eviction: maxmemory-policy=noeviction" in fine.stdout
+    admin.config_set("maxmemory-policy", "volatile-lru")
+    sick = celery("-A", APP, "doctor", "--json", ORCHESTRATOR_BROKER_URL=server.url)
+    assert (sick.returncode, json.loads(sick.stdout)["ok"]) == (1, False)
+    away = celery("-A", APP, "doctor", ORCHESTRATOR_BROKER_URL="redis://127.0.0.1:1/0")
+    assert (away.returncode, "not available" in away.stderr) == (4, True)
 
 
 def test_the_doctor_says_what_a_user_with_few_rights_lacks(server: EmbeddedServer, admin: Any) -> None:

@@ -133,7 +133,7 @@ def test_dead_letters_come_newest_first_and_page_by_page(orchestrator: Orchestra
 def test_a_retried_letter_runs_at_once_and_its_letter_says_where_it_came_from(orchestrator: Orchestrator) -> None:
     orchestrator.send("worker", house.Broken(), metadata={"job": 1})
     (letter,) = orchestrator.dead_letters.list()
-    assert orchestrator.dead_letters.replay(letter.id) == "worker"
+    assert orchestrator.dead_letters.replay(letter.id) == letter.delivery_id
     (again,) = orchestrator.dead_letters.list()
     assert again.replay_of == letter.id
     assert again.attempts == 3
