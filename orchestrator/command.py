@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="orchestrator",
         description="Supervision for Celery: what needs no app.",
-        epilog="With an app: celery -A APP agents | dead-letters | delivery | doctor | ledger | monitors | policies | send",
+        epilog="For an app: celery -A APP agents|dead-letters|delivery|doctor|ledger|monitors|policies|send",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('celery-orchestrator')}")
     commands = parser.add_subparsers(dest="command", required=True)
