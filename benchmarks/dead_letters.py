@@ -102,6 +102,12 @@ def why_of(agent: str, error_number: int, reason_number: int) -> tuple[str, str,
     return json.dumps(letter), reason, error, fingerprint(error, stack)
 
 
+def letter_of(number: int) -> tuple[str, str, str, str, str]:
+    """The agent, the letter as JSON, its reason, its error and its fingerprint."""
+    agent = AGENTS[number % len(AGENTS)]
+    return (agent, *why_of(agent, number % len(ERRORS), number % len(REASONS)))
+
+
 class Bench:
     """One server with its letters."""
 
@@ -120,7 +126,7 @@ class Bench:
         for begin in range(0, count, 100):
             args: list[Any] = [self.keys.root, ""]
             for number in range(begin, min(begin + 100, count)):
-                _, _, _, _, _, _, agent, letter, reason, error, group, *_ = self.burial(number, "1-1")
+                agent, letter, reason, error, group = letter_of(number)
                 fields = [message(number), letter, "", agent, agent, "Charge", error, reason, group, "", "1"]
                 args += [*fields, f"1-{number + 1}", ""]
             self.redis.evalsha(sha("import_letters"), 0, *args)
@@ -137,7 +143,7 @@ class Bench:
 
     def large(self, number: int) -> dict[bytes, bytes]:
         """The fields of a letter with a message of 1 MiB."""
-        _, _, _, _, _, _, agent, letter, reason, error, group, *_ = self.burial(number, "1-1")
+        agent, letter, reason, error, group = letter_of(number)
         text = message(number).decode().replace('"body": "', '"body": "' + "eHh4" * (LARGE // 4))
         names = (b"m", b"letter", b"q", b"a", b"n", b"e", b"y", b"g", b"s", b"o")
         values = (text, letter, agent, agent, "Charge", error, reason, group, "1", f"1-{number + 1}")
@@ -166,23 +172,20 @@ class Bench:
         }
         return {name: _took_s(act) for name, act in done.items()}
 
-    def burial(self, number: int, entry: str) -> list[Any]:
-        """Keys and arguments of one burial."""
-        k, agent = self.keys, AGENTS[number % len(AGENTS)]
-        why = [*why_of(agent, number % len(ERRORS), number % len(REASONS)), '{"outcome":"dead"', 1000]
-        return [k.step(agent, "0"), k.ledger(agent), "", GROUP, entry, k.root, agent, *why]
-
     def bury_s(self, count: int) -> float:
         """Burials a second, one after the other, each waited for: one round trip."""
         waiting = []
         for number in range(count):
-            stream = self.keys.step(AGENTS[number % len(AGENTS)], "0")
+            agent, letter, reason, error, group = letter_of(number)
+            stream = self.keys.step(agent, "0")
             entry: Any = self.redis.xadd(stream, {"m": message(number)})
             self.redis.xreadgroup(GROUP, "w", {stream: ">"}, count=1)
-            waiting.append(self.burial(number, entry.decode()))
+            waiting.append(
+                commands.bury(self.keys, agent, stream, entry, letter, reason, error, fingerprint=group, ttl_ms=1000)
+            )
         began = time.perf_counter()
-        for burial in waiting:
-            self.redis.evalsha(sha("bury"), 3, *burial)
+        for script, keys, args in waiting:
+            self.redis.evalsha(sha(script), len(keys), *keys, *args)
         return count / (time.perf_counter() - began)
 
     def replay_s(self, agents: int) -> tuple[int, float]:
@@ -252,7 +255,7 @@ def main() -> None:
         bench.fill_large(options.large - options.large // 2, options.large // 2)
         print(f"  {options.letters} letters put in within {time.perf_counter() - began:.0f} s", flush=True)
         print(f"  and {options.large} with a message of 1 MiB; the longest script {bench.longest_script_ms():.1f} ms")
-        bare = len(message(1)) + len(bench.burial(1, "1-1")[7])
+        bare = len(message(1)) + len(letter_of(1)[1])
         print(f"  {each:.0f} bytes a letter, of which {bare} are the message and why it died")
         asked = bench.query_ms()
         for name, ms in asked.items():

@@ -79,9 +79,10 @@ class RedisSession:
             BrokerUnavailable: Redis is away.
         """
         host = socket.gethostname()
-        fields = ["node", f"{KIND}@{host}", "kind", KIND, "pid", os.getpid(), "host", host]
+        node = f"{KIND}@{host}"
+        fields = {"node": node, "kind": KIND, "pid": os.getpid(), "host": host, "queues": "[]", "agents": "[]"}
         try:
-            self._lease.register(f"{KIND}@{host}", [*fields, "queues", "[]", "agents", "[]"])
+            self._lease.register(node, fields)
         except (RedisError, OSError) as error:
             self._commands.drop()
             raise BrokerUnavailable(self._store.url, error) from error
@@ -180,7 +181,7 @@ class RedisSession:
     def _beat(self) -> int | None:
         """Send one heartbeat; returns the ms since the last sweep (-1: none), ``None`` if the lease is gone."""
         self._lease.name_connection()
-        reply = self._lease.renew(["client", self._lease.client])
+        reply = self._lease.renew({"client": self._lease.client})
         return None if reply is None else reply[0]
 
     def _on_lease_lost(self) -> None:

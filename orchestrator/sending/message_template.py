@@ -19,8 +19,8 @@ from kombu.utils.json import JSONEncoder
 
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.publish import publish_by_celery
-from orchestrator.transport.admission.idempotency import Call
 from orchestrator.transport.batch import PublishBatch
+from orchestrator.transport.redis.commands import Call
 
 #: One encoder for all messages; kombu makes one for each.
 encode: Final = JSONEncoder().encode

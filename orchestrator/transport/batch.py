@@ -10,9 +10,9 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.transport.admission.flow_control import retry_until_room
-from orchestrator.transport.admission.idempotency import Call
 from orchestrator.transport.producer_batch import BatchPublishError
 from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.scripts import sha, source
 
 if TYPE_CHECKING:

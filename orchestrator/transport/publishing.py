@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -15,16 +15,17 @@ from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import MessageTooLarge
-from orchestrator.core.keys import DOORBELL
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.admission.flow_control import retry_until_room
-from orchestrator.transport.admission.idempotency import Call, idempotency_key_of
+from orchestrator.transport.admission.idempotency import idempotency_key_of
 from orchestrator.transport.admission.publish_dedup import Unanswered
 from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.mailboxes import MailboxChannel
 from orchestrator.transport.options import LARGE_BYTES
+from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.commands import Attempt, Call
 from orchestrator.transport.redis.refusals import RefusesForNow
 
 logger = get_logger(__name__)
@@ -39,7 +40,7 @@ class PublishingChannel(MailboxChannel):
     """A channel that publishes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._publish_keys: dict[tuple[str, str], list[str]] = {}
+        self._publish_keys: dict[tuple[str, str], tuple[str, str]] = {}
         #: The batch that collects what is published, if there is one.
         self._collects: PublishBatch | None = None
         self._unrouted = False
@@ -74,15 +75,18 @@ class PublishingChannel(MailboxChannel):
             (self.wire.run if batch is None else batch.run)(*self._declaration(queue))
         keys = self._publish_keys.get((queue, step))
         if keys is None:
-            keys = self._publish_keys[queue, step] = [self.keys.step(queue, step), self.keys.ledger(queue)]
+            keys = self._publish_keys[queue, step] = (self.keys.step(queue, step), self.keys.ledger(queue))
         limit = self._max_length.get(queue, 0)
         if batch is not None:
-            batch.run("publish", keys, [limit, "", message])
+            batch.run(*commands.publish(*keys, [message], limit=limit))
             return
 
-        reply = self._once(said, "publish", keys, [limit], [message])
+        def call(attempt: Attempt) -> Call:
+            return commands.publish(*keys, [message], limit=limit, attempt=attempt)
+
+        reply = self._once(said, call)
         if type(reply) is list:
-            retry_until_room(queue, reply, 1, lambda _: self._once(said, "publish", keys, [limit], [message]))
+            retry_until_room(queue, reply, 1, lambda _: self._once(said, call))
 
     def too_large(self, queue: str, size: int) -> None:
         """Refuse a message of that many bytes, or warn of it where no limit is set.
@@ -102,14 +106,11 @@ class PublishingChannel(MailboxChannel):
                 queue,
             )
 
-    def _once(self, said: Hashable, script: str, keys: list[str], before: list[Any], after: list[Any]) -> Any:
-        """Run a script that publishes what is ``said``, so that it is accepted once however often the reply is lost.
-
-        The hash of last publishes is its last key, the token stands between the two parts of the arguments.
-        """
+    def _once(self, said: Hashable, call: Callable[[Attempt], Call]) -> Any:
+        """Run a script that publishes what is ``said``, so that it is accepted once however often the reply is lost."""
         attempt = _unanswered.attempt(said, self.keys, self.wire.name)
         try:
-            return self.wire.run(script, [*keys, attempt.key], [*before, attempt.token, *after])
+            return self.wire.run(*call(attempt))
         except ResponseError:
             raise
         except RefusesForNow:
@@ -141,22 +142,19 @@ class PublishingChannel(MailboxChannel):
         k, expires_ms = self.keys, self._expires.get(queue, 0)
         if expires_ms:
             run(*self._declaration(queue))
-        call: Call
-        if once is not None:
-            call = once.call(k, queue, step, message, body, delay_ms)
-        else:
-            call = (
-                "delay",
-                [k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), k.ledger(queue)],
-                [f"{step}|{os.urandom(12).hex()}", body, delay_ms, expires_ms],
-            )
+        member = f"{step}|{os.urandom(12).hex()}"
+
+        def call(attempt: Attempt | None = None) -> Call:
+            if once is not None:
+                return once.call(k, queue, step, message, body, delay_ms, attempt)
+            return commands.delay(k, queue, member, body, delay_ms, expires_ms=expires_ms, attempt=attempt)
+
         if batch is not None:
-            batch.run(*call)
+            batch.run(*call())
             return
-        script, keys, args = call
-        reply = self._once(said, script, keys, args, [])
+        reply = self._once(said, call)
         if type(reply) is list:
-            retry_until_room(queue, reply, 1, lambda _: self._once(said, script, keys, args, []))
+            retry_until_room(queue, reply, 1, lambda _: self._once(said, call))
 
     def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> Any:
         found = super()._lookup(exchange, routing_key, default)
@@ -188,8 +186,13 @@ class PublishingChannel(MailboxChannel):
         }
         headers = message["headers"]
         said = exchange, routing_key, headers.get("id"), headers.get("retries")
-        args = [self.keys.root, routing_key, _encode(message), json.dumps(letter), letter["reason"], "Unroutable"]
-        self._once(said, "bury_unsent", [self.keys.ledger(routing_key)], args, [text])
+        raw, full = _encode(message), json.dumps(letter)
+        self._once(
+            said,
+            lambda attempt: commands.bury_unsent(
+                self.keys, routing_key, raw, full, Reason.UNROUTABLE.value, "Unroutable", text, attempt=attempt
+            ),
+        )
         emit(
             events.BURIED,
             agent="",

@@ -174,21 +174,11 @@ class LettersInRedis(LettersUnderTest):
         error = letter["error"]["type"]
         stack = letter.get("failures", [{}])[-1].get("traceback", "")
         group = fingerprint(error, stack) if stack else ""
+        full, reason = json.dumps(letter), letter["reason"]
         said: Any = self.store.run(
-            "bury",
-            [stream, k.ledger(queue), k.outcome(delivery) if delivery else ""],
-            [
-                GROUP,
-                entry,
-                k.root,
-                queue,
-                json.dumps(letter),
-                letter["reason"],
-                error,
-                group,
-                '{"outcome":"dead"',
-                10**6,
-            ],
+            *commands.bury(
+                k, queue, stream, entry, full, reason, error, fingerprint=group, delivery=delivery, ttl_ms=10**6
+            )
         )
         return str(said.decode())
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator.core.keys import DOORBELL, Keys
+from orchestrator.core.keys import Keys
 from orchestrator.core.supervision import HEADER
-
-#: Script, keys, arguments.
-Call = tuple[str, list[str], list[Any]]
+from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.commands import Attempt, Call
 
 #: A key is remembered at least this long while its delivery has no outcome yet; in ms.
 _PENDING_MS: Final = 30 * 24 * 3600 * 1000
@@ -27,28 +26,28 @@ class IdempotencyKey:
     delivery_id: str
 
     def call(
-        self, keys: Keys, queue: str, step: str, message: Mapping[str, Any], body: str | bytes, delay_ms: int
+        self,
+        keys: Keys,
+        queue: str,
+        step: str,
+        message: Mapping[str, Any],
+        body: str | bytes,
+        delay_ms: int,
+        attempt: Attempt | None = None,
     ) -> Call:
         """The script call that accepts the message."""
-        return (
-            "accept",
-            [
-                keys.step(queue, step),
-                keys.ledger(queue),
-                keys.idempotency(self.agent, self.task, self.key),
-                keys.outcome_hooks(self.delivery_id),
-                keys.delayed(queue),
-                keys.delayed_bodies(queue),
-                keys.step(queue, DOORBELL),
-            ],
-            [
-                body,
-                max(0, delay_ms),
-                f"{step}|{message['properties']['delivery_tag']}",
-                self.delivery_id,
-                self.ttl_ms,
-                _PENDING_MS + max(0, delay_ms),
-            ],
+        return commands.accept(
+            keys,
+            queue,
+            step,
+            body,
+            idempotency_key=keys.idempotency(self.agent, self.task, self.key),
+            delivery=self.delivery_id,
+            member=f"{step}|{message['properties']['delivery_tag']}",
+            ttl_ms=self.ttl_ms,
+            pending_ms=_PENDING_MS + max(0, delay_ms),
+            delay_ms=max(0, delay_ms),
+            attempt=attempt,
         )
 
 

@@ -13,24 +13,14 @@ import os
 import threading
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.core.keys import Keys
+from orchestrator.transport.redis.commands import Attempt
 
 #: For how long a hash of last publishes is written to. It is kept for three times as long after the last connection
 #: has entered it (see ``publish.lua``).
 PERIOD_S: Final = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A publish as Redis knows it again."""
-
-    #: The hash in which its connection's last publish is written down.
-    key: str
-    #: Begins with the connection's name.
-    token: str
 
 
 def publishes_now(keys: Keys) -> str:

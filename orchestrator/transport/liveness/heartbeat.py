@@ -86,9 +86,9 @@ class Heartbeat:
             redis.exceptions.RedisError: Redis is unreachable.
         """
         name = self._options.node_name or self._host
-        fields = ["node", name, "pid", os.getpid(), "host", self._host, "queues", "[]"]
+        fields: dict[str, Any] = {"node": name, "pid": os.getpid(), "host": self._host, "queues": "[]"}
         if self._ooms.group and self._oom_counts[1] is not None:
-            fields += ["oom_group", self._ooms.group, "oom_kills", self._oom_counts[1]]
+            fields |= {"oom_group": self._ooms.group, "oom_kills": self._oom_counts[1]}
         self.lease.register(name, fields)
         self.heart = HeartLink(self._keys, self._options, self.incarnation, self._ooms.file)
         return self.lease.number
@@ -124,7 +124,7 @@ class Heartbeat:
         changed = {name: value for name, value in fields.items() if self._sent_fields.get(name) != value}
         silent = self._poll_watchdog.silent_s > self._options.stuck_s
         reply = self.lease.renew(
-            ["age_ms", age_ms, *(part for pair in changed.items() for part in pair)],
+            {"age_ms": age_ms, **changed},
             oom_group=self._ooms.group,
             oom_kills=None if ooms == self._oom_counts[0] else ooms,
             silent=None if silent is self._sent_silent else silent,

@@ -24,8 +24,10 @@ from orchestrator.transport.liveness.claim import Claim
 from orchestrator.transport.liveness.forgotten import is_forgotten
 from orchestrator.transport.liveness.isolation import ALONE, DELIVERED, RUNNING, PoisonIsolation
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.ack_pipeline import AckPipeline
 from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.commands import Call
 
 logger = get_logger(__name__)
 
@@ -51,15 +53,15 @@ class HeldClaims:
         incarnation: str,
         keys: Keys,
         options: Options,
-        commands: CommandConnection,
+        connection: CommandConnection,
         lock: threading.RLock,
         ack_pipeline: AckPipeline,
     ) -> None:
-        """``lock`` guards ``commands``, which the heartbeat uses as well."""
+        """``lock`` guards ``connection``, which the heartbeat uses as well."""
         self._incarnation = incarnation
         self._keys = keys
         self._options = options
-        self._commands = commands
+        self._commands = connection
         self._lock = lock
         self._ack_pipeline = ack_pipeline
         self._by_tag: dict[str, Claim] = {}
@@ -163,9 +165,8 @@ class HeldClaims:
                 how_it_ran = "undelivered" if claim.ahead else "0"
                 by_stream.setdefault((claim.stream, claim.queue, how_it_ran), []).append(claim)
         for (stream, queue, how_it_ran), claims in by_stream.items():
-            args = self._requeue_args(queue, how_it_ran=how_it_ran)
             for entries in batches(claims):
-                self._ack_pipeline.post("requeue_held", [stream], [*args, *entries])
+                self._ack_pipeline.post(*self._requeue_call(queue, stream, entries, how_it_ran=how_it_ran))
         if by_stream:
             # The next claim goes over another connection, and would overtake what comes back first.
             self._ack_pipeline.flush(wait_s=_CONFIRM_S)
@@ -182,11 +183,10 @@ class HeldClaims:
             return
         alone = claim.mark == ALONE
         if end is ChildEnd.DIED or (end is ChildEnd.STOP_SIGNAL and alone):
-            args = self._requeue_args(claim.queue, death(), "1" if alone else "0")
+            reason, how_it_ran = death().value, "1" if alone else "0"
         else:
-            how_it_ran = "stopping" if end is ChildEnd.STOPPING else "unattributed"
-            args = self._requeue_args(claim.queue, how_it_ran=how_it_ran)
-        self._ack_pipeline.post("requeue_held", [claim.stream], [*args, claim.entry])
+            reason, how_it_ran = "", "stopping" if end is ChildEnd.STOPPING else "unattributed"
+        self._ack_pipeline.post(*self._requeue_call(claim.queue, claim.stream, [claim.entry], reason, how_it_ran))
         self._ack_pipeline.flush(wait_s=_CONFIRM_S)
 
     def requeue_unreceived(
@@ -221,13 +221,24 @@ class HeldClaims:
         for stream, entry in unknown:
             queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)[1]
             with self._lock:
-                (result,) = self._commands.run("requeue_held", [stream], [*self._requeue_args(queue), entry])
+                (result,) = self._commands.run(*self._requeue_call(queue, stream, [entry]))
             if result == b"returned":
                 logger.warning("%s: requeued message %s, whose claim never arrived", self._incarnation, entry)
 
-    def _requeue_args(self, queue: str, death: str = "", how_it_ran: str = "0") -> list[Any]:
-        o, outcome_ttl_ms = self._options, to_ms(self._options.outcome_ttl_s)
-        return [self._keys.root, queue, GROUP, int(o.max_deaths), outcome_ttl_ms, death, self._incarnation, how_it_ran]
+    def _requeue_call(
+        self, queue: str, stream: str, entries: Iterable[str], reason: str = "", how_it_ran: str = "0"
+    ) -> Call:
+        return commands.requeue_held(
+            self._keys,
+            queue,
+            stream,
+            entries,
+            max_deaths=int(self._options.max_deaths),
+            ttl_ms=to_ms(self._options.outcome_ttl_s),
+            by=self._incarnation,
+            reason=reason,
+            ran=how_it_ran,
+        )
 
     # -- comparing with the pool
 

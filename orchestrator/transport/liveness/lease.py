@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.broker import Broker
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.dataset import Dataset, Loss, find_loss, identify
@@ -22,7 +23,7 @@ logger = get_logger(__name__)
 class Lease:
     """The lease of one incarnation. Not for two threads at once."""
 
-    def __init__(self, commands: CommandConnection, keys: Keys, options: Options, broker: Broker) -> None:
+    def __init__(self, connection: CommandConnection, keys: Keys, options: Options, broker: Broker) -> None:
         #: The incarnation's id, and its number, which is its fencing token. Empty and 0 before it is registered.
         self.incarnation = ""
         self.number = 0
@@ -32,15 +33,15 @@ class Lease:
         self.away_since: float | None = None
         #: How a sweep finds the heartbeat's connection: its id, its name, and the run of the server.
         self.client = ""
-        self._commands = commands
+        self._commands = connection
         self._keys = keys
         self._options = options
         self._broker = broker
         self._registered_at = monotonic()
         self._socket: Any = None
 
-    def register(self, node: str, fields: Iterable[Any]) -> None:
-        """Take out the lease for a new incarnation of ``node``, with these names and values in its record.
+    def register(self, node: str, fields: Mapping[str, Any]) -> None:
+        """Take out the lease for a new incarnation of ``node``, with these fields in its record.
 
         Raises:
             redis.exceptions.RedisError: Redis is unreachable.
@@ -49,9 +50,9 @@ class Lease:
         self.dataset = identify(self._commands.run, k, broker.datasets.get(k.root))
         if self._options.on_death is not None:
             # Its death means more than requeueing its messages (see reclaim.lua).
-            fields = [*fields, "on_death", "1"]
-        args = [k.root, f"{node}:{os.getpid()}", broker.last_numbers.get(k.root, 0), *fields]
-        raw, number = self._commands.run("register", [k.leases, k.incarnation_counter], args)
+            fields = {**fields, "on_death": "1"}
+        last = broker.last_numbers.get(k.root, 0)
+        raw, number = self._commands.run(*commands.register(k, f"{node}:{os.getpid()}", fields, last=last))
         self.incarnation, self.number = raw.decode(), int(number)
         broker.datasets[k.root] = self.dataset
         broker.last_numbers[k.root] = self.number
@@ -72,16 +73,15 @@ class Lease:
         Raises:
             redis.exceptions.RedisError: Redis is unreachable.
         """
-        commands = self._commands
         # The socket, not the object: redis-py opens a broken connection again as the same object.
-        if self._socket is not None and getattr(commands.connection, "_sock", None) is self._socket:
+        if self._socket is not None and getattr(self._commands.connection, "_sock", None) is self._socket:
             return False
-        connection_id = commands.call("CLIENT", "ID")
-        asked_on = commands.connection._sock
-        commands.call("CLIENT", "SETNAME", self.connection_name)
-        self.client = f"{connection_id} {self.connection_name} {commands.server()}".rstrip()
+        connection_id = self._commands.call("CLIENT", "ID")
+        asked_on = self._commands.connection._sock
+        self._commands.call("CLIENT", "SETNAME", self.connection_name)
+        self.client = f"{connection_id} {self.connection_name} {self._commands.server()}".rstrip()
         # If it was opened again meanwhile, the id is another connection's.
-        self._socket = asked_on if asked_on is commands.connection._sock else None
+        self._socket = asked_on if asked_on is self._commands.connection._sock else None
         return self._socket is not None
 
     @property
@@ -91,17 +91,17 @@ class Lease:
 
     def renew(
         self,
-        fields: Iterable[Any],
+        fields: Mapping[str, Any],
         *,
         oom_group: str = "",
         oom_kills: int | None = None,
         silent: bool | None = None,
         with_endings: bool = False,
     ) -> list[int] | None:
-        """Send one heartbeat, which enters names and values in the incarnation's record.
+        """Send one heartbeat, which enters fields in the incarnation's record.
 
         Args:
-            fields: names and values, alternating; at least one pair.
+            fields: what has changed in the record.
             oom_group: the process' control group.
             oom_kills: its count of OOM kills, if that has changed.
             silent: whether the process asks for no messages although it should, if that has changed.
@@ -115,25 +115,17 @@ class Lease:
         Raises:
             redis.exceptions.RedisError: Redis is unreachable.
         """
-        k = self._keys
-        alive, *rest = self._commands.run(
-            "heartbeat",
-            [
-                k.leases,
-                k.incarnation(self.incarnation),
-                k.sweep,
-                k.silent,
-                k.oom(oom_group),
-                *([k.endings, k.endings_dropped] if with_endings else ()),
-            ],
-            [
-                self.incarnation,
-                "" if oom_kills is None else oom_kills,
-                "" if silent is None else str(int(silent)),
-                to_ms(self._options.missed_s),
-                *fields,
-            ],
+        call = commands.heartbeat(
+            self._keys,
+            self.incarnation,
+            fields,
+            missed_ms=to_ms(self._options.missed_s),
+            oom_group=oom_group,
+            oom_kills=oom_kills,
+            silent=silent,
+            with_endings=with_endings,
         )
+        alive, *rest = self._commands.run(*call)
         if self._commands.connection._sock is not self._socket:
             # It was opened again on the way: the record now names a connection that is gone.
             self._socket = None

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.fingerprint import fingerprint, normalised_stack
-from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.core.keys import GROUP, Keys
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.supervision import HEADER
@@ -34,11 +34,6 @@ def _encode(outcome: Mapping[str, Any]) -> bytes | str:
         return to_json(outcome)
     except ValueError:
         return json.dumps(outcome)
-
-
-def _breaker_reason(counter: str, outcome: Mapping[str, Any]) -> tuple[str, ...]:
-    """The reason, for the breaker: Redis may be unable to read it in the outcome, whose error may be no text."""
-    return (str(outcome.get("reason", "")),) if counter == "dead" else ()
 
 
 def _emit_dead_lettered(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any]) -> None:
@@ -123,8 +118,11 @@ class Settler:
         answer = self._commands().run("unleased_claims", keys, [GROUP, reader, 0])
         for at, entry in zip(answer[::2], answer[1::2], strict=True):
             stream, queue = streams[at - 1]
-            args = [self._keys.root, queue, GROUP, int(self._options.max_deaths), self._outcome_ttl_ms, "", reader, "0"]
-            self._commands().run("requeue_held", [stream], [*args, entry])
+            deaths, ttl_ms = int(self._options.max_deaths), self._outcome_ttl_ms
+            call = commands.requeue_held(
+                self._keys, queue, stream, [entry], max_deaths=deaths, ttl_ms=ttl_ms, by=reader
+            )
+            self._commands().run(*call)
         self.unleased_claims.clear()
 
     def started(self, tag: str) -> None:
@@ -203,8 +201,6 @@ class Settler:
         claim = self._ended(tag)
         if claim is None:
             return None
-        k = self._keys
-        keys = [claim.stream, k.ledger(claim.queue), k.outcome(delivery) if delivery else ""]
         incarnation = self._incarnation()
         full = {
             "queue": claim.queue,
@@ -214,24 +210,25 @@ class Settler:
             **mask(letter, self._options.redact),
         }
         error = str((full.get("error") or {}).get("type", ""))
-        args = [
-            GROUP,
-            claim.entry,
-            k.root,
+        call = commands.bury(
+            self._keys,
             claim.queue,
+            claim.stream,
+            claim.entry,
             json.dumps(full),
             full["reason"],
             error,
-            _group(error, full.get("failures")),
-            json.dumps(mask(outcome or {"outcome": "dead"}, self._options.redact))[:-1],
-            to_ms(self._options.outcome_ttl_s),
+            fingerprint=_group(error, full.get("failures")),
+            delivery=delivery,
+            outcome=json.dumps(mask(outcome or {"outcome": "dead"}, self._options.redact)),
+            ttl_ms=self._outcome_ttl_ms,
             # An unknown task's name, for one, may be no UTF-8.
-            *(text.encode("utf-8", "backslashreplace") for text in celery_error or ()),
-        ]
+            celery_error=[text.encode("utf-8", "backslashreplace") for text in celery_error or ()],
+        )
         if self.holder is not None:
-            self.holder.ack_pipeline.post("bury", keys, args, lambda said: _emit_dead_lettered(said, claim, full))
+            self.holder.ack_pipeline.post(*call, lambda said: _emit_dead_lettered(said, claim, full))
         else:
-            self._commands().run("bury", keys, args)
+            self._commands().run(*call)
         return claim.queue
 
     def settle_with_outcome(self, tag: str, counter: str, outcome: Mapping[str, Any], delivery: str) -> None:
@@ -240,13 +237,19 @@ class Settler:
         if claim is None or self.holder is None:
             return
         k = self._keys
-        self.holder.ack_pipeline.post(
-            "settle_with_outcome",
-            [claim.stream, k.ledger(claim.queue), k.outcome(delivery)],
-            [GROUP, claim.entry, counter, _encode(outcome), self._outcome_ttl_ms, *_breaker_reason(counter, outcome)],
-            # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
-            soon=len(self.holder.claims) > 0,
+        call = commands.settle_with_outcome(
+            claim.stream,
+            k.ledger(claim.queue),
+            k.outcome(delivery),
+            claim.entry,
+            counter,
+            _encode(outcome),
+            self._outcome_ttl_ms,
+            # For the breaker: Redis may be unable to read it in the outcome, whose error may be no text.
+            reason=str(outcome.get("reason", "")),
         )
+        # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
+        self.holder.ack_pipeline.post(*call, soon=len(self.holder.claims) > 0)
 
     def retry_later(self, tag: str, payload: Mapping[str, Any], step: str, pause_s: float) -> None:
         """End an attempt and schedule the next one, ``payload`` in that step of the mailbox, in one script.
@@ -256,25 +259,17 @@ class Settler:
         claim = self._ended(tag)
         if claim is None or self.holder is None:
             return
-        k, queue = self._keys, claim.queue
         headers = payload["headers"]
         tracked = isinstance(headers.get(HEADER), dict) and headers[HEADER].get("track")
-        self.holder.ack_pipeline.post(
-            "retry",
-            [
-                claim.stream,
-                k.ledger(queue),
-                k.delayed(queue),
-                k.delayed_bodies(queue),
-                k.step(queue, DOORBELL),
-                *([k.outcome(headers["id"])] if tracked else ()),
-            ],
-            [
-                GROUP,
-                claim.entry,
-                f"{step}|{uuid()}",
-                dumps(payload),
-                to_ms(pause_s),
-                self._outcome_ttl_ms,
-            ],
+        call = commands.retry(
+            self._keys,
+            claim.queue,
+            claim.stream,
+            claim.entry,
+            f"{step}|{uuid()}",
+            dumps(payload),
+            to_ms(pause_s),
+            ttl_ms=self._outcome_ttl_ms,
+            delivery=headers["id"] if tracked else "",
         )
+        self.holder.ack_pipeline.post(*call)

@@ -30,6 +30,7 @@ from orchestrator.core.flow_policy import Breaker
 from orchestrator.core.keys import GROUP, Keys, steps_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.telemetry import Event, attach, detach
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.script_events import unwrap_reply
 from tests.support.redis_clock import TimedScripts
 
@@ -95,7 +96,7 @@ class Fuse(RuleBasedStateMachine):
         }  # fmt: skip
         said = [part for pair in fields.items() for part in pair]
         self.script("declare_flow", [k.flow(QUEUE)], [k.root, "1", "0", "1", *said])
-        self.script("declare", [k.queues, *(k.step(QUEUE, step) for step in STEPS)], [QUEUE, "1", GROUP, 0])
+        self.script(*commands.declare(k, QUEUE, [k.step(QUEUE, step) for step in STEPS]))
 
     def turn(self, state: BreakerState) -> None:
         if state.phase is not self.state.phase:
@@ -110,9 +111,7 @@ class Fuse(RuleBasedStateMachine):
         names = [f"m{self.sent + number}" for number in range(count)]
         self.sent += count
         k = self.keys
-        reply = self.script(
-            "publish", [k.step(QUEUE, "0"), k.ledger(QUEUE)], [0, GROUP, *(message(name) for name in names)]
-        )
+        reply = self.script(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), [message(name) for name in names]))
         state, wait_ms = breaker.asked(self.breaker, self.state, self.now)
         may = 0 if wait_ms else 1 if state.phase is Phase.HALF_OPEN else count
         self.turn(state)
@@ -154,22 +153,21 @@ class Fuse(RuleBasedStateMachine):
         stream, entry = self.running.pop(name)
         k = self.keys
         if tracked:
-            keys = [stream, k.ledger(QUEUE), k.outcome(name)]
+            outcome = json.dumps({"outcome": "handled"})
             self.script(
-                "settle_with_outcome", keys, [GROUP, entry, "handled", json.dumps({"outcome": "handled"}), TTL_MS]
+                *commands.settle_with_outcome(
+                    stream, k.ledger(QUEUE), k.outcome(name), entry, "handled", outcome, TTL_MS
+                )
             )
         else:
-            self.script("settle", [stream, k.ledger(QUEUE)], [GROUP, "handled", entry])
+            self.script(*commands.settle(stream, k.ledger(QUEUE), "handled", [entry]))
         self.turn(breaker.succeeded(self.state))
 
     def buried(self, name: str, reason: str) -> None:
         stream, entry = self.running.pop(name)
-        k = self.keys
         letter = json.dumps({"queue": QUEUE, "reason": reason})
         self.script(
-            "bury",
-            [stream, k.ledger(QUEUE), k.outcome(name)],
-            [GROUP, entry, k.root, QUEUE, letter, reason, "ValueError", "", '{"outcome": "dead"', TTL_MS],
+            *commands.bury(self.keys, QUEUE, stream, entry, letter, reason, "ValueError", delivery=name, ttl_ms=TTL_MS)
         )
         if reason not in INNOCENT:
             self.failed()
@@ -177,14 +175,16 @@ class Fuse(RuleBasedStateMachine):
     def dropped(self, name: str, reason: str = "timeout", *, tracked: bool = True) -> None:
         """It failed, and nobody wants a letter."""
         stream, entry = self.running.pop(name)
-        keys = [stream, self.keys.ledger(QUEUE)]
+        ledger = self.keys.ledger(QUEUE)
         if tracked:
             outcome = json.dumps({"outcome": "dead", "reason": reason})
             self.script(
-                "settle_with_outcome", [*keys, self.keys.outcome(name)], [GROUP, entry, "dead", outcome, TTL_MS, reason]
+                *commands.settle_with_outcome(
+                    stream, ledger, self.keys.outcome(name), entry, "dead", outcome, TTL_MS, reason=reason
+                )
             )
         else:
-            self.script("settle", keys, [GROUP, f"dead {reason}", entry])
+            self.script(*commands.settle(stream, ledger, f"dead {reason}", [entry]))
         assert int(self.redis.hget(self.keys.ledger(QUEUE), "dead")) > 0
         if reason not in INNOCENT:
             self.failed()
@@ -192,12 +192,7 @@ class Fuse(RuleBasedStateMachine):
     def tried_again(self, name: str) -> None:
         """It failed, and there is another attempt, much later."""
         stream, entry = self.running.pop(name)
-        k = self.keys
-        self.script(
-            "retry",
-            [stream, k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
-            [GROUP, entry, f"0|{name}", message(name), 10**9],
-        )
+        self.script(*commands.retry(self.keys, QUEUE, stream, entry, f"0|{name}", message(name), 10**9, ttl_ms=TTL_MS))
         self.failed()
 
     def failed(self) -> None:

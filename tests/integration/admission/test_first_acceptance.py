@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.core.flow_policy import Flow, Mailbox
-from orchestrator.core.keys import DOORBELL, GROUP
+from orchestrator.core.keys import GROUP
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.redis import commands
 from tests.support.letters_under_test import QUEUE, LettersInRedis, wire_message
@@ -38,9 +38,11 @@ def claimed(bench: LettersInRedis) -> tuple[str, str]:
 
 def requeue(bench: LettersInRedis, *, died: bool) -> bytes:
     step, entry = claimed(bench)
-    death = ["killed", "w#1", ""] if died else ["", "", ""]
-    args = [bench.keys.root, QUEUE, GROUP, 3, 1000, *death, entry]
-    (said,) = bench.store.run("requeue_held", [bench.keys.step(QUEUE, step)], args)
+    k, reason = bench.keys, "killed" if died else ""
+    stream = k.step(QUEUE, step)
+    (said,) = bench.store.run(
+        *commands.requeue_held(k, QUEUE, stream, [entry], max_deaths=3, ttl_ms=1000, by="w#1", reason=reason)
+    )
     return bytes(said)
 
 
@@ -49,8 +51,8 @@ def retry(bench: LettersInRedis) -> None:
     step, entry = claimed(bench)
     k, message = bench.keys, json.loads(wire_message(1))
     message["headers"]["orc_sent_ms"] = int(entry.split("-")[0])
-    keys = [k.step(QUEUE, step), k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, DOORBELL)]
-    bench.store.run("retry", keys, [GROUP, entry, "0|x", json.dumps(message), 0, 1000])
+    text = json.dumps(message)
+    bench.store.run(*commands.retry(k, QUEUE, k.step(QUEUE, step), entry, "0|x", text, 0, ttl_ms=1000))
 
 
 def sent_ms(bench: LettersInRedis) -> int:

@@ -81,14 +81,14 @@ def test_a_kill_is_an_oom_kill_if_a_neighbour_has_seen_the_count_rise(
     broker: BareBroker, count: int | None, reason: str
 ) -> None:
     k, store = broker.store.keys, broker.store
-    about = ["oom_group", "g", "oom_kills", 4]
-    raw, _ = store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, *about])
+    about = {"oom_group": "g", "oom_kills": 4}
+    raw, _ = store.run(*commands.register(k, "w:1", about))
     victim = raw.decode()
-    raw, _ = store.run("register", [k.leases, k.incarnation_counter], [k.root, "n:1", 0, *about])
+    raw, _ = store.run(*commands.register(k, "n:1", about))
     neighbour = raw.decode()
     if count is not None:
-        beat = [k.leases, k.incarnation(neighbour), k.sweep, k.silent, k.oom("g")]
-        assert store.run("heartbeat", beat, [neighbour, count, "", 850])[0] == 1
+        beat = commands.heartbeat(k, neighbour, {}, missed_ms=850, oom_group="g", oom_kills=count)
+        assert store.run(*beat)[0] == 1
     store.run(*commands.fence(k, victim, "killed", "test"))
     assert deaths(broker) == [(reason, "")]
 

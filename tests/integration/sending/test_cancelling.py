@@ -114,8 +114,9 @@ def test_what_was_cancelled_ends_though_its_error_is_no_text(redis_url: str) -> 
     ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {stream: ">"})
     broker.redis.hset(k.outcome_hooks("d"), mapping={"cancel": '{"outcome":"cancelled"}', "cancelling": k.cancelling})
     broker.redis.sadd(k.cancelling, outcome)
-    keys = [stream, k.ledger("box"), k.delayed("box"), k.delayed_bodies("box"), k.step("box", "bell"), outcome]
-    assert store.run("retry", keys, [GROUP, entry, "0|x", '{"headers": {"id": "\\ud800"}}', 1000, 1000]) == 1
+    next_attempt = '{"headers": {"id": "\\ud800"}}'
+    call = commands.retry(k, "box", stream, entry, "0|x", next_attempt, 1000, ttl_ms=1000, delivery="d")
+    assert store.run(*call) == 1
     assert broker.redis.lrange(outcome, 0, -1) == ['{"outcome":"cancelled"}']
     assert (broker.ledger("box").cancelled, broker.ledger("box").pending) == (1, 0)
     assert not broker.redis.exists(k.cancelling, k.outcome_hooks("d"))

@@ -35,10 +35,11 @@ def died(shop: Orchestrator, delivery: Delivery) -> DeadLetter:
     ((_, entries),) = store.client.xreadgroup(GROUP, "w", {stream: ">"})
     ((entry, _),) = entries
     letter = reasons("retries exhausted", "ValueError", "no", ("/a/bank.py", "pay"), 1, QUEUE)
-    outcome = '{"outcome":"dead","reason":"retries exhausted","error":"no","attempts":1,"letter_id":null'
-    keys = [stream, k.ledger(QUEUE), k.outcome(delivery.id)]
-    why = [letter["reason"], "ValueError", "", outcome, 10**6]
-    store.run("bury", keys, [GROUP, entry, k.root, QUEUE, json.dumps(letter), *why])
+    outcome = '{"outcome":"dead","reason":"retries exhausted","error":"no","attempts":1,"letter_id":null}'
+    full, reason, id_ = json.dumps(letter), letter["reason"], delivery.id
+    store.run(
+        *commands.bury(k, QUEUE, stream, entry, full, reason, "ValueError", delivery=id_, outcome=outcome, ttl_ms=10**6)
+    )
     return shop.dead_letters.list(1)[0]
 
 

@@ -322,8 +322,8 @@ def end(house: Orchestrator, queue: str, ended: str) -> None:
     keys = [k.leases, k.delayed(queue), k.delayed_bodies(queue), *(k.step(queue, s) for s in store.steps)]
     _, index, entry, raw, _ = store.run("claim", keys, [store.group, "reader", "0", 1, 0, *store.steps])
     outcome = k.outcome(json.loads(raw)["headers"]["id"])
-    how = [store.group, entry, ended, json.dumps({"outcome": ended}), 1000]
-    store.run("settle_with_outcome", [keys[index - 1], k.ledger(queue), outcome], how)
+    text = json.dumps({"outcome": ended})
+    store.run(*commands.settle_with_outcome(keys[index - 1], k.ledger(queue), outcome, entry, ended, text, 1000))
 
 
 def waiting(house: Orchestrator, queue: str) -> int:

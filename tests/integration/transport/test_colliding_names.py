@@ -69,10 +69,10 @@ def test_idempotency_keys_of_two_recipients_are_two(orchestrator: Orchestrator) 
 def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(broker: BareBroker) -> None:
     k, store = broker.store.keys, broker.store
     store.run(
-        "accept",
-        [k.step("box", "0"), k.ledger("box"), k.idempotency("", "t", "k"), k.outcome_hooks("x"), k.delayed("box"),
-         k.delayed_bodies("box"), k.step("box", "bell")],
-        ["{}", 0, "0|x", "x", 1000, 60_000],
+        *commands.accept(
+            k, "box", "0", "{}",
+            idempotency_key=k.idempotency("", "t", "k"), delivery="x", member="0|x", ttl_ms=1000, pending_ms=60_000,
+        )
     )  # fmt: skip
     store.run(*commands.publish(k.step("box", "0"), k.ledger("box"), ["{}"]))
     broker.redis.xgroup_create(k.step("box", "0"), GROUP, id="0")
@@ -97,8 +97,7 @@ def test_a_queue_is_not_deleted_by_what_happens_in_another(broker: BareBroker) -
         store.run(*commands.publish(k.step(queue, "0"), k.ledger(queue), ["{}"]))
     broker.redis.xgroup_create(k.step("box", "0"), GROUP, id="0")
     ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
-    keys = [k.step("box", "0"), k.ledger("box"), k.delayed("box"), k.delayed_bodies("box"), k.step("box", "bell")]
-    store.run("retry", keys, [GROUP, entry, "0|x", "{}", 0, 1000])
+    store.run(*commands.retry(k, "box", k.step("box", "0"), entry, "0|x", "{}", 0, ttl_ms=1000))
     store.run("declare_flow", [k.flow("box")], [k.root, "1", "0", "0", "root", k.root])
     store.run(*commands.requeue_held(k, "box", k.step("box", "0"), [entry], max_deaths=3, ttl_ms=1000, by="me"))
     assert broker.redis.xlen(k.step("box|nothing", "0")) == 1
@@ -117,8 +116,11 @@ def test_letters_of_an_error_that_is_called_like_a_sum_are_found_apart(broker: B
     looks_like = KEYS.letters("error", long).rpartition("letters:error:")[2]
     for error in (long, looks_like):
         store, k = broker.store, broker.store.keys
-        args = [k.root, "box", "{}", '{"reason":"exception","queue":"box"}', "exception", error, f"token-{error}"]
-        store.run("bury_unsent", [k.ledger("box"), k.last_publishes(0)], args)
+        letter, attempt = (
+            '{"reason":"exception","queue":"box"}',
+            commands.Attempt(k.last_publishes(0), f"token-{error}"),
+        )
+        store.run(*commands.bury_unsent(k, "box", "{}", letter, "exception", error, "", attempt=attempt))
 
     def found(error: str) -> list[DeadLetter]:
         return list(log.query(error=error).page(10).letters)

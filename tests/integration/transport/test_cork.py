@@ -17,9 +17,13 @@ import redis
 from redis.exceptions import BusyLoadingError
 
 from orchestrator.transport.redis import ack_pipeline as outbox_module
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.ack_pipeline import AckPipeline
 from orchestrator.transport.redis.cork import Cork
 from tests.support.eventually import eventually
+
+#: The end of a message that nobody holds.
+SETTLE = commands.settle("stream", "ledger", "handled", ["1-1"])
 
 #: Marks until the kernel has held back three, unless that must not be, and dies at once.
 _CHILD = """
@@ -104,7 +108,7 @@ def test_who_waits_for_confirmation_gets_it(ack_pipeline: AckPipeline, redis_url
 
 def test_what_must_be_sent_now_takes_it_along(ack_pipeline: AckPipeline, redis_url: str) -> None:
     cork = _hold(ack_pipeline, 3)
-    ack_pipeline.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"])
+    ack_pipeline.post(*SETTLE)
     assert cork.held == 0
 
 
@@ -188,7 +192,7 @@ def test_a_send_that_is_interrupted_in_the_middle_is_begun_anew(
     with pytest.raises(KeyboardInterrupt):
         ack_pipeline.command("SET", "second", "1")
     replies: list[Any] = []
-    ack_pipeline.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
+    ack_pipeline.post(*SETTLE, replies.append)
     assert ack_pipeline.flush(wait_s=5)
     assert ack_pipeline.unsent == 0
     assert replies == [0]
@@ -209,13 +213,14 @@ def test_what_cannot_be_sent_is_refused_where_it_is_posted_and_stops_nothing(
         for soon in (True, False):
             with pytest.raises(UnicodeEncodeError):
                 ack_pipeline.post(
-                    "settle_with_outcome", ["stream", "ledger", "orc:outcome:\ud800x"], ["g", "1-1"], soon=soon
+                    *commands.settle_with_outcome("stream", "ledger", "orc:outcome:\ud800x", "1-1", "handled", "{}", 1),
+                    soon=soon,
                 )
         with pytest.raises(UnicodeEncodeError):
             ack_pipeline.command("SET", "\ud800", "1")
         ack_pipeline.ack("stream", "ledger", "dead \ud800", entries[1])
         ack_pipeline.ack("stream", "ledger", "handled", entries[2])
-        ack_pipeline.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
+        ack_pipeline.post(*SETTLE, replies.append)
         assert ack_pipeline.flush(wait_s=5)
         assert ack_pipeline.unsent == 0
         assert replies == [0]
@@ -255,7 +260,7 @@ def test_a_server_that_is_still_loading_has_taken_nothing(ack_pipeline: AckPipel
 
     cork.answers = loading  # type: ignore[method-assign]
     replies: list[Any] = []
-    ack_pipeline.post("settle", ["stream", "ledger"], ["g", "handled", "1-1"], replies.append)
+    ack_pipeline.post(*SETTLE, replies.append)
     ack_pipeline.command("RPUSH", "twice", "1")
     assert ack_pipeline.flush(wait_s=5)
     assert ack_pipeline.unsent == 0

@@ -158,12 +158,7 @@ class Flow(RuleBasedStateMachine):
     @rule(delay_ms=st.sampled_from([10, 700]))
     def send_later(self, delay_ms: int) -> None:
         (name,) = self.names(1)
-        k = self.keys
-        reply = self.run_script(
-            "delay",
-            [k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell"), k.ledger(QUEUE)],
-            [f"0|{name}", message(name), delay_ms, 0],
-        )
+        reply = self.run_script(*commands.delay(self.keys, QUEUE, f"0|{name}", message(name), delay_ms))
         take, drop, why = self.may_enter([name])
         self.accepted += len(take) + len(drop)
         self.delayed = sorted([*self.delayed, *((self.now + delay_ms, name) for name in take)])
@@ -175,10 +170,11 @@ class Flow(RuleBasedStateMachine):
         (name,) = self.names(1)
         k = self.keys
         reply = self.run_script(
-            "accept",
-            [k.step(QUEUE, "0"), k.ledger(QUEUE), k.idempotency(QUEUE, "", key), k.outcome_hooks(name),
-             k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
-            [message(name), 0, f"0|{name}", name, TTL_MS, TTL_MS],
+            *commands.accept(
+                k, QUEUE, "0", message(name),
+                idempotency_key=k.idempotency(QUEUE, "", key), delivery=name, member=f"0|{name}",
+                ttl_ms=TTL_MS, pending_ms=TTL_MS,
+            )
         )  # fmt: skip
         if key in self.first:
             assert reply == [b"duplicate", self.first[key].encode()]
@@ -230,14 +226,9 @@ class Flow(RuleBasedStateMachine):
     @rule(data=st.data(), reason=st.sampled_from(["retries exhausted", "validation"]))
     def fail_for_good(self, data: st.DataObject, reason: str) -> None:
         name, stream, entry = self.pick(data)
-        k = self.keys
+        letter = json.dumps({"queue": QUEUE, "reason": reason})
         self.run_script(
-            "bury",
-            [stream, k.ledger(QUEUE), k.outcome(name)],
-            [
-                *(GROUP, entry, k.root, QUEUE, json.dumps({"queue": QUEUE, "reason": reason})),
-                *(reason, "ValueError", "", '{"outcome": "dead"', TTL_MS),
-            ],
+            *commands.bury(self.keys, QUEUE, stream, entry, letter, reason, "ValueError", delivery=name, ttl_ms=TTL_MS)
         )
         self.outcomes[name] = "dead"
         if reason != "validation":
@@ -247,12 +238,7 @@ class Flow(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail_and_try_again(self, data: st.DataObject) -> None:
         name, stream, entry = self.pick(data)
-        k = self.keys
-        self.run_script(
-            "retry",
-            [stream, k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
-            [GROUP, entry, f"0|{name}", message(name), 10],
-        )
+        self.run_script(*commands.retry(self.keys, QUEUE, stream, entry, f"0|{name}", message(name), 10, ttl_ms=TTL_MS))
         self.delayed = sorted([*self.delayed, (self.now + 10, name)])
         self.failed()
 

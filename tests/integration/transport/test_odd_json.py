@@ -46,16 +46,19 @@ def test_the_breaker_is_told_of_an_error_without_words(
     k = broker.store.keys
     broker.redis.hset(k.flow(QUEUE), mapping=BREAKER)
     stream, entry = held(broker)
-    keys = [stream, k.ledger(QUEUE), k.outcome("x")]
     outcome = json.dumps({"outcome": "dead", "reason": reason, "error": HALF})
     if how == "settle_with_outcome":
         broker.store.run(
-            *commands.settle_with_outcome(keys[0], keys[1], keys[2], entry, "dead", outcome, TTL_MS, reason=reason)
+            *commands.settle_with_outcome(
+                stream, k.ledger(QUEUE), k.outcome("x"), entry, "dead", outcome, TTL_MS, reason=reason
+            )
         )
     else:
         letter = json.dumps({"queue": QUEUE, "reason": reason, "error": {"message": HALF}})
-        args = [GROUP, entry, k.root, QUEUE, letter, reason, "ValueError", "", outcome[:-1], TTL_MS]
-        broker.store.run("bury", keys, args)
+        call = commands.bury(
+            k, QUEUE, stream, entry, letter, reason, "ValueError", delivery="x", outcome=outcome, ttl_ms=TTL_MS
+        )
+        broker.store.run(*call)
     assert broker.redis.hget(k.flow(QUEUE), "phase") == phase
     assert (broker.ledger().dead, broker.ledger().lost) == (1, 0)
 

@@ -117,12 +117,7 @@ class Mailbox(RuleBasedStateMachine):
     @rule(due_ms=st.sampled_from([0, 3_600_000]))
     def delay(self, due_ms: int) -> None:
         name = self._name()
-        k = self.keys
-        self.run_script(
-            "delay",
-            [k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell"), k.ledger(QUEUE)],
-            [f"0|{name}", name, due_ms],
-        )
+        self.run_script(*commands.delay(self.keys, QUEUE, f"0|{name}", name, due_ms))
         self.counts["accepted"] += 1
 
     @rule(worker=workers, credit=st.integers(1, 5), ahead=st.integers(0, 5))
@@ -179,26 +174,25 @@ class Mailbox(RuleBasedStateMachine):
     def settle_twice(self, worker: Worker, at: int) -> None:
         """An acknowledgement that is sent again after a broken connection."""
         if held := self._take(worker, at):
-            keys, args = [held.stream, self.keys.ledger(QUEUE)], [GROUP, "handled", held.entry]
-            self._ended(worker, held, self.run_script("settle", keys, args), "handled")
-            assert self.run_script("settle", keys, args) == 0
+            call = commands.settle(held.stream, self.keys.ledger(QUEUE), "handled", [held.entry])
+            self._ended(worker, held, self.run_script(*call), "handled")
+            assert self.run_script(*call) == 0
 
     @rule(worker=workers, at=st.integers(0, 9))
     def bury(self, worker: Worker, at: int) -> None:
         if held := self._take(worker, at):
-            keys = [held.stream, self.keys.ledger(QUEUE), ""]
-            why = ['{"reason":"x"}', "x", "E", "", "{}", 1000]
-            ended = self.run_script("bury", keys, [GROUP, held.entry, self.keys.root, QUEUE, *why])
+            letter = '{"reason":"x"}'
+            ended = self.run_script(
+                *commands.bury(self.keys, QUEUE, held.stream, held.entry, letter, "x", "E", ttl_ms=1000)
+            )
             self._ended(worker, held, ended, "dead")
 
     @rule(worker=workers, at=st.integers(0, 9))
     def retry_now(self, worker: Worker, at: int) -> None:
         if held := self._take(worker, at):
-            k = self.keys
+            name = held.name
             moved = self.run_script(
-                "retry",
-                [held.stream, k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell")],
-                [GROUP, held.entry, f"0|{held.name}", held.name, 0],
+                *commands.retry(self.keys, QUEUE, held.stream, held.entry, f"0|{name}", name, 0, ttl_ms=1000)
             )
             assert bool(moved) is not worker.fenced
             if moved:
@@ -212,12 +206,17 @@ class Mailbox(RuleBasedStateMachine):
         if held := self._take(worker, at):
             died = died and held.mark > 0
             answer = self.run_script(
-                "requeue_held",
-                [held.stream],
-                [
-                    *(self.keys.root, QUEUE, GROUP, MAX_DEATHS, 1000, "killed" if died else "", worker.id),
-                    *("undelivered" if held.mark == 0 else str(held.mark // 3), held.entry),
-                ],
+                *commands.requeue_held(
+                    self.keys,
+                    QUEUE,
+                    held.stream,
+                    [held.entry],
+                    max_deaths=MAX_DEATHS,
+                    ttl_ms=1000,
+                    by=worker.id,
+                    reason="killed" if died else "",
+                    ran="undelivered" if held.mark == 0 else str(held.mark // 3),
+                )
             )
             # With a poison message comes what there is to be said of it.
             (said,) = answer[1] if answer[0] == b"events" else answer
@@ -254,12 +253,8 @@ class Mailbox(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def heartbeat(self, worker: Worker) -> None:
-        k = self.keys
-        alive, *_ = self.run_script(
-            "heartbeat",
-            [k.leases, k.incarnation(worker.id) if not worker.fenced else "x", k.sweep, k.silent, k.oom("g")],
-            [worker.id, "", "", 850, "a", 1],
-        )
+        call = commands.heartbeat(self.keys, worker.id, {"a": 1}, missed_ms=850, oom_group="g")
+        alive, *_ = self.run_script(*call)
         assert bool(alive) is not worker.fenced
 
     @rule()

@@ -1,0 +1,80 @@
+"""The scripts that accept messages.
+
+A publish outside of a batch passes an :class:`Attempt`, so that it is accepted once however often it is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from orchestrator.core.keys import DOORBELL, Keys
+from orchestrator.transport.redis.commands.call import Attempt, Call
+
+
+def publish(
+    stream: str, ledger: str, messages: Iterable[bytes | str], *, limit: int = 0, attempt: Attempt | None = None
+) -> Call:
+    """Accept messages into a step of a mailbox; the longest the step may become is ``limit``, if not 0."""
+    if attempt is None:
+        return "publish", [stream, ledger], [limit, "", *messages]
+    return "publish", [stream, ledger, attempt.key], [limit, attempt.token, *messages]
+
+
+def delay(
+    keys: Keys,
+    queue: str,
+    member: str,
+    message: bytes | str,
+    delay_ms: int,
+    *,
+    expires_ms: int = 0,
+    attempt: Attempt | None = None,
+) -> Call:
+    """Accept a message that is due in ``delay_ms``.
+
+    Its ``member`` begins with its step and a ``|``. A queue that expires lives for ``expires_ms`` when unused; 0: for
+    ever.
+    """
+    return (
+        "delay",
+        _once([*_delayed(keys, queue), keys.ledger(queue)], attempt),
+        [member, message, delay_ms, expires_ms, *_token(attempt)],
+    )
+
+
+def accept(
+    keys: Keys,
+    queue: str,
+    step: str,
+    message: bytes | str,
+    *,
+    idempotency_key: str,
+    delivery: str,
+    member: str,
+    ttl_ms: int,
+    pending_ms: int,
+    delay_ms: int = 0,
+    attempt: Attempt | None = None,
+) -> Call:
+    """Accept a message now or in ``delay_ms``, unless its idempotency key is taken.
+
+    The key is remembered for ``ttl_ms`` after the outcome, and for ``pending_ms`` until there is one.
+    """
+    first = [keys.step(queue, step), keys.ledger(queue), idempotency_key, keys.outcome_hooks(delivery)]
+    return (
+        "accept",
+        _once([*first, *_delayed(keys, queue)], attempt),
+        [message, delay_ms, member, delivery, ttl_ms, pending_ms, *_token(attempt)],
+    )
+
+
+def _delayed(keys: Keys, queue: str) -> list[str]:
+    return [keys.delayed(queue), keys.delayed_bodies(queue), keys.step(queue, DOORBELL)]
+
+
+def _once(keys: Sequence[str], attempt: Attempt | None) -> list[str]:
+    return [*keys, *([attempt.key] if attempt is not None else ())]
+
+
+def _token(attempt: Attempt | None) -> tuple[str, ...]:
+    return (attempt.token,) if attempt is not None else ()
