@@ -254,4 +254,4 @@ def _run(request: FastPathRequest) -> Any:
     except BaseException as error:
         if is_exit(error):
             raise
-        return results.escaped(request.id)
+        return results.escaped(request.id, error)

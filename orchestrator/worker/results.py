@@ -18,7 +18,7 @@ from celery.utils.time import maybe_iso8601
 from kombu.utils.json import dumps
 
 from orchestrator.core.errors import HandlerFailed
-from orchestrator.transport.celery.reporting_pool import ESCAPED, is_exit
+from orchestrator.transport.celery.reporting_pool import ESCAPED, failure_info, is_exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +147,9 @@ def _info_of(error: Exception) -> ExceptionInfo:
         return ExceptionInfo()
 
 
-def escaped(delivery_id: str) -> Any:
+def escaped(delivery_id: str, error: BaseException) -> Any:
     """What the pool reports when an error escapes Celery's tracer; called in the ``except`` block of that error."""
-    return _with_result((1, ExceptionInfo(), ESCAPED), delivery_id)
+    return _with_result((1, failure_info(error), ESCAPED), delivery_id)
 
 
 def _traced(trace: Callable[..., Any], name: str, uuid: str, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -160,7 +160,7 @@ def _traced(trace: Callable[..., Any], name: str, uuid: str, request: Any, *args
     except BaseException as error:
         if is_exit(error):
             raise
-        return escaped(uuid)
+        return escaped(uuid, error)
     return _with_result(answer, uuid)
 
 

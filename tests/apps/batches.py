@@ -14,6 +14,7 @@ import redis
 from celery import Celery, Task
 from celery.app import trace
 from celery.concurrency.base import BasePool
+from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import consumer
 from celery.worker.request import create_request_cls
 from kombu import Queue
@@ -109,6 +110,8 @@ def collect(requests: list[Simple]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if any(name.startswith("fail") for name in names):
         raise ValueError("the batch")
+    if any(name.startswith("stop") for name in names):
+        raise WorkerShutdown(0)
 
 
 async def sleeps(name: str) -> str:

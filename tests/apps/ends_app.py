@@ -71,10 +71,16 @@ def deadly(name: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leaves(name: str) -> None:
-    """Ends its thread or greenlet without a word: Celery's pools let this exception pass."""
+def stops(name: str) -> None:
+    """Raises what Celery's own code raises to stop a worker."""
     began(name)
     raise WorkerShutdown(0)
+
+
+def interrupts(name: str) -> None:
+    """Leaves the interpreter, as Ctrl+C does."""
+    began(name)
+    raise KeyboardInterrupt
 
 
 def hold(name: str) -> str:
@@ -128,8 +134,9 @@ def make(broker_url: str | None = None, backend: str | None = None, *, bare: boo
         app.conf.broker_transport = "orchestrator.transport:Transport"
     else:
         Orchestrator(app, load_settings(broker_url=broker_url or URL, **settings)).host(Small)
-    for function in (note, fails, fails_once, leaves, deadly, hold, refuses, collected, errback, errback_with_error):
+    for function in (note, fails, fails_once, stops, interrupts, deadly, hold, refuses, collected, errback):
         app.task(name=function.__name__, shared=False)(function)
+    app.task(name="errback_with_error", shared=False)(errback_with_error)
     app.task(name="again", bind=True, shared=False)(again)
     app.task(name="quiet_deadly", ignore_result=True, shared=False)(deadly)
     return app
@@ -147,6 +154,16 @@ def _noting(name: str) -> Any:
     return noted
 
 
+def _run_and_leave(target: Any) -> Any:
+    """End the pool's thread or greenlet without a word: Celery's pools let this exception pass."""
+
+    def run(*args: Any, **kwargs: Any) -> None:
+        began("silent")
+        raise WorkerShutdown(0)
+
+    return run
+
+
 def _lose_messages(where: str) -> None:
     """Lose each message whose id begins with ``lost`` on its way to the pool, at one place."""
     apply_async, process = BasePool.apply_async, WorkController._process_task
@@ -157,6 +174,8 @@ def _lose_messages(where: str) -> None:
                 args = (*args, threading.Lock())
             elif where == "pool":
                 raise RuntimeError("the pool takes nothing")
+            elif where == "silent":
+                target = _run_and_leave(target)
         result = apply_async(pool, target, args, kwargs, **options)
         if where == "sent" and str(options.get("correlation_id")).startswith("lost"):
             pool._pool.outbound_buffer.remove(result)
@@ -178,6 +197,20 @@ def _lose_messages(where: str) -> None:
 
 if "ENDS_LOSES" in os.environ:
     _lose_messages(os.environ["ENDS_LOSES"])
+
+
+def _stop_in(name: str) -> None:
+    """Have a receiver of this signal raise what stops a worker, at each message of the task ``fails_once``."""
+
+    def stop(sender: Any = None, **_: Any) -> None:
+        if getattr(sender, "name", "") == "fails_once":
+            raise WorkerShutdown(0)
+
+    getattr(signals, name).connect(stop, weak=False)
+
+
+if "ENDS_STOPS_IN" in os.environ:
+    _stop_in(os.environ["ENDS_STOPS_IN"])
 
 if "ORCHESTRATOR_BROKER_URL" in os.environ:
     app = make(bare="ENDS_BARE" in os.environ)

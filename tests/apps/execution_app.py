@@ -12,7 +12,7 @@ from typing import Any
 import redis
 from celery import Celery, Task
 from celery.backends.cache import CacheBackend
-from celery.exceptions import Reject
+from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
 from kombu.exceptions import EncodeError
 
 from orchestrator import Agent, Exponential, Message, Orchestrator, Retry, handles, load_settings
@@ -132,6 +132,8 @@ NO_EXCEPTIONS: dict[str, type[BaseException]] = {
     "weird": Weird,
     "generator": GeneratorExit,
     "cancelled": asyncio.CancelledError,
+    "shutdown": WorkerShutdown,
+    "terminate": WorkerTerminate,
 }
 
 

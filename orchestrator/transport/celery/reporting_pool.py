@@ -8,12 +8,17 @@ the prefetch limit, for as long as the worker lives.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, Protocol
 
 from billiard.einfo import ExceptionInfo
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+
+from orchestrator.core.errors import HandlerFailed
+from orchestrator.transport.liveness.worker_state import WORKER_STATE
 
 _REPORTS: Final = ("callback", "error_callback", "timeout_callback")
 
@@ -25,7 +30,13 @@ _limit_s: ContextVar[float | None] = ContextVar("orchestrator_pool_limit_s", def
 
 
 def is_exit(error: BaseException) -> bool:
-    """Whether an error ends the process, thread or greenlet in which it was raised, and so is no failure of a task."""
+    """Whether an error ends the process, thread or greenlet in which it was raised, and so is no failure of a task.
+
+    Celery stops a worker by ``WorkerShutdown`` and ``WorkerTerminate``. Only the handler of a second signal raises one
+    into a task: in a solo pool, and when the worker is stopping. Any other is the task's own, and stops no worker.
+    """
+    if isinstance(error, WorkerShutdown | WorkerTerminate):
+        return WORKER_STATE.is_stopping() and threading.current_thread() is threading.main_thread()
     if isinstance(error, SystemExit | KeyboardInterrupt):
         return True
     greenlet = sys.modules.get("greenlet")
@@ -97,7 +108,17 @@ def traced(trace: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     except BaseException as error:
         if is_exit(error):
             raise
-        return 1, ExceptionInfo(), ESCAPED
+        return 1, failure_info(error), ESCAPED
+
+
+def failure_info(error: BaseException) -> ExceptionInfo:
+    """The error that is being handled, for Celery's callbacks, which would raise a ``SystemExit`` again."""
+    if not isinstance(error, SystemExit):
+        return ExceptionInfo()
+    try:
+        raise HandlerFailed(f"{type(error).__name__}: {error}") from error
+    except HandlerFailed:
+        return ExceptionInfo()
 
 
 class ReportingPool:

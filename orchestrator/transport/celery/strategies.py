@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.app.task import Task
-from celery.exceptions import WorkerLostError
+from celery.exceptions import WorkerLostError, WorkerShutdown, WorkerTerminate
 
 from orchestrator.core.log import get_logger
 from orchestrator.transport.celery.held_request import channel_of
+from orchestrator.transport.celery.reporting_pool import failure_info, is_exit
 from orchestrator.transport.liveness.child_exit import end_of
 from orchestrator.transport.liveness.worker_state import WORKER_STATE
 
@@ -83,7 +84,7 @@ class _Pool(_View):
 
         def on_ended(result: Any) -> None:
             if isinstance(result, ExceptionInfo):
-                # SystemExit, where the pool is not a process of its own.
+                # It raised a SystemExit, where the pool is not a process of its own.
                 on_failed(result)
             elif ended:
                 ended(result)
@@ -99,6 +100,10 @@ class _Pool(_View):
             except Exception:
                 batch.failed(ExceptionInfo())
                 raise
+            except (WorkerShutdown, WorkerTerminate) as error:
+                if is_exit(error):
+                    raise
+                return failure_info(error)
 
         options |= {"accept_callback": on_accepted, "callback": on_ended, "error_callback": on_failed}
         if "flush" in vars(self._of):

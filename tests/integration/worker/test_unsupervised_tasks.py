@@ -146,13 +146,16 @@ def test_a_batch_that_kills_its_process_is_bounded_and_its_neighbours_are_not_bl
         broker.close()
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_a_batch_that_fails_is_not_held_for_ever(pool: str) -> None:
+@pytest.mark.parametrize(
+    ("pool", "how"), [("threads", "fail"), ("prefork", "fail"), ("threads", "stop"), ("solo", "stop")]
+)
+def test_a_batch_that_fails_is_not_held_for_ever(pool: str, how: str) -> None:
     with EmbeddedServer() as server, WorkerProcess(APP, server.url, pool=pool, environment={"BARE": "1"}) as worker:
         broker = BareBroker(server.url)
-        broker.send("plain.collect", "fail", "b", "c")
+        broker.send("plain.collect", how, "b", "c")
         eventually(lambda: broker.ledger("celery").pending == 0, WAIT_S, worker.log)
         assert (broker.ledger("celery").dead, broker.ledger("celery").handled) == (3, 0)
+        assert worker.is_running
         broker.close()
 
 
