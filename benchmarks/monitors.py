@@ -61,9 +61,8 @@ class Bench:
 
     def _join(self, agent: str) -> str:
         store = self.orchestrator.runtime.store
-        fields = ["node", agent, "queues", json.dumps([agent]), "agents", json.dumps([agent])]
-        args = [store.keys.root, f"{agent}@host-{agent}:4711", 0, *fields]
-        raw, _ = store.run("register", [store.keys.leases, store.keys.incarnation_counter], args)
+        fields = {"node": agent, "queues": json.dumps([agent]), "agents": json.dumps([agent])}
+        raw, _ = store.run(*commands.register(store.keys, f"{agent}@host-{agent}:4711", fields))
         return str(raw.decode())
 
     def stay_alive(self) -> None:

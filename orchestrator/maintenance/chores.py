@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.log import get_logger
+from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
 logger = get_logger(__name__)
@@ -44,7 +45,7 @@ class Chores:
         store, done = self._store(), []
         for chore in self._chores:
             wait_ms = max(1, to_ms(chore.every_s - self._early_s))
-            if not store.run("claim_chore", [store.keys.chore(chore.name)], [wait_ms]):
+            if not store.run(*commands.claim_chore(store.keys, chore.name, wait_ms)):
                 continue
             done.append(chore.name)
             try:

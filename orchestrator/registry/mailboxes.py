@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.breaker import Phase
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.registry.registry import IncarnationEntry
+from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
 #: Mailboxes that one script looks at: a few milliseconds.
@@ -63,8 +64,7 @@ def read_mailboxes(store: Store, incarnations: Iterable[IncarnationEntry]) -> li
     states = []
     at = 0
     while at < len(queues):
-        arguments = [store.keys.root, store.group, len(store.steps), *store.steps, *queues[at : at + _AT_ONCE]]
-        answer = store.run("mailbox_states", [store.keys.leases], arguments)
+        answer = store.run(*commands.mailbox_states(store.keys, store.steps, queues[at : at + _AT_ONCE]))
         # Where messages are large it looks at fewer.
         at += len(answer)
         for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms in answer:

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from itertools import chain
 from typing import Any, Final
 
 from celery import Celery
@@ -23,6 +22,8 @@ from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import headers_of, library_errors, producer_of
 from orchestrator.transport.admission.publish_dedup import publishes_now
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
+from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.store import Store
 
 #: Most recipients of one broadcast.
@@ -152,31 +153,39 @@ def publish_broadcast(
     if texts:
         _check_at_once("compensate", len(rows), len(rows) * max(map(len, texts)))
     parts = _parts(request, rows)
-    keys = [store.keys.leases, store.keys.group(request.id) if members else "", publishes_now(store.keys)]
+    publishes = publishes_now(store.keys)
     refused: dict[int, Refusal] = {}
     first = 0
     for number, part in enumerate(parts):
         is_last = number == len(parts) - 1
         # Until the last part is sent, the group counts one pending copy more than it has, so that it stays open.
         ahead = (number == 0) - is_last
-        sent_texts = [] if number else texts
-        all_or_nothing = "1" if request.strategy is Strategy.ALL_OR_NOTHING else "0"
-        args: list[Any] = [f"{request.id}:{number}", store.keys.root, all_or_nothing, _GROUP_MS, nonce, ahead]
-        args += [len(sent_texts), *sent_texts, *chain.from_iterable(part)]
-        _, refusals_here = _run(store, keys, args)
+        call = commands.broadcast(
+            store.keys,
+            f"{request.id}:{number}",
+            part,
+            publishes=publishes,
+            group=store.keys.group(request.id) if members else "",
+            group_ms=_GROUP_MS,
+            all_or_nothing=request.strategy is Strategy.ALL_OR_NOTHING,
+            nonce=nonce,
+            ahead=ahead,
+            texts=[] if number else texts,
+        )
+        _, refusals_here = _run(store, call)
         refused |= {first + int(at) - 1: Refusal(why.decode()) for at, why, *_ in refusals_here}
         first += len(part)
     return refused
 
 
-def _run(store: Store, keys: list[str], args: list[Any]) -> Any:
+def _run(store: Store, call: Call) -> Any:
     try:
-        return store.run("broadcast", keys, args)
+        return store.run(*call)
     except BrokerUnavailable as error:
         if not isinstance(error.__cause__, RedisConnectionError | RedisTimeoutError):
             raise
         # Whether it was sent is unknown. Run again, the script returns what it did the first time.
-        return store.run("broadcast", keys, args)
+        return store.run(*call)
 
 
 #: Of a copy: its queue, its step, the message, the delivery's id, and its place in the group.

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
+from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
 #: Mailboxes that one script looks at: a few milliseconds.
@@ -112,8 +113,4 @@ def _depths(store: Store) -> Iterator[Any]:
         raise BrokerUnavailable(store.url, error) from error
     for at in range(0, len(queues), _AT_ONCE):
         names = queues[at : at + _AT_ONCE]
-        yield from store.run(
-            "mailbox_depths",
-            [store.keys.queues],
-            [store.keys.root, store.group, len(store.steps), *store.steps, *names],
-        )
+        yield from store.run(*commands.mailbox_depths(store.keys, store.steps, names))

@@ -17,6 +17,7 @@ from orchestrator.core.supervision import Supervision, supervision_in
 from orchestrator.registry.registry import Registry
 from orchestrator.sending.delivery import CancelResult, Found, Status
 from orchestrator.transport.mailbox_entry import LINEAGE, renewed
+from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
 #: So many messages are looked through in one step; Redis does nothing else meanwhile (about a millisecond).
@@ -107,14 +108,15 @@ class RedisTracker:
     def _look(self, queue: str, delivery_id: str, outcome: str) -> list[Any]:
         store = self._store
         k = store.keys
-        keys = [k.ledger(queue), k.outcome(delivery_id), k.delayed(queue), k.delayed_bodies(queue)]
         ttl_ms = to_ms(store.options.outcome_ttl_s)
         for _ in range(_TRIES):
             for stream in ("", *(k.step(queue, step) for step in store.steps)):
                 begin = "-" if stream else "0"
                 while begin:
-                    args = [store.group, delivery_id, outcome, ttl_ms, begin, _SLICE]
-                    said, *rest = store.run("find_delivery", [*keys, stream, k.cancelling], args)
+                    call = commands.find_delivery(
+                        k, queue, delivery_id, stream=stream, begin=begin, count=_SLICE, outcome=outcome, ttl_ms=ttl_ms
+                    )
+                    said, *rest = store.run(*call)
                     where = said.decode()
                     if where not in ("on", "none"):
                         return [where, *rest]

@@ -84,14 +84,10 @@ class MailboxChannel(ConnectedChannel):
 
     def _purge(self, queue: str) -> int:
         """Drop what waits; at most as many messages as there were at the beginning. Held messages stay."""
-        k = self.keys
-        mailbox, ttl_ms = (
-            (k.ledger(queue), k.delayed(queue), k.delayed_bodies(queue)),
-            to_ms(self.options.outcome_ttl_s),
-        )
+        ttl_ms = to_ms(self.options.outcome_ttl_s)
 
         def drop(stream: str, most: int) -> int:
-            return int(self.wire.run(*commands.purge(*mailbox, most, k.root, ttl_ms, stream=stream)))
+            return int(self.wire.run(*commands.purge(self.keys, queue, most, ttl_ms=ttl_ms, stream=stream)))
 
         return self._drop_all(queue, drop)
 
@@ -132,14 +128,12 @@ class MailboxChannel(ConnectedChannel):
 
     def _delete_mailbox(self, queue: str) -> None:
         """Drop what waits, and the mailbox itself. If others go on publishing, it stays, with what came since."""
-        k, streams = self.keys, self._streams(queue)
-        keys = [k.ledger(queue), k.queues, k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), *streams]
-        reply = "1" if queue in self._reply_queues else "0"
-        args = [k.root, to_ms(self.options.outcome_ttl_s)]
+        streams, ttl_ms = self._streams(queue), to_ms(self.options.outcome_ttl_s)
+        is_reply = queue in self._reply_queues
 
         def drop(stream: str, most: int) -> int:
-            number = streams.index(stream) + 1 if stream else 0
-            return int(self.wire.run("delete", keys, [queue, reply, GROUP, most, *args, number]))
+            call = commands.delete(self.keys, queue, streams, most, ttl_ms=ttl_ms, stream=stream, is_reply=is_reply)
+            return int(self.wire.run(*call))
 
         self._drop_all(queue, drop)
         # An empty mailbox goes too.

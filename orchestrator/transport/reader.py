@@ -16,6 +16,7 @@ from orchestrator.transport.liveness.claim import Claim
 from orchestrator.transport.liveness.isolation import is_last_chance
 from orchestrator.transport.mailbox_entry import read_death_history, with_lineage
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.scripts import sha
 
 #: What was asked of Redis, hence which kind of reply comes.
@@ -79,14 +80,10 @@ class Reader:
         self, queues: Sequence[str], incarnation: str, credit: int, ahead: int = 0, *, leased: bool
     ) -> tuple[Any, ...]:
         """As :meth:`claim`, for a connection of which nothing is remembered."""
-        k = self._keys
-        keys = [k.leases]
-        for queue in queues:
-            keys += [k.delayed(queue), k.delayed_bodies(queue), *(k.step(queue, step) for step in self._steps)]
-        return (
-            "EVALSHA", sha("claim"), len(keys), *keys,
-            GROUP, incarnation, "1" if leased else "0", credit, ahead, *self._steps,
-        )  # fmt: skip
+        script, keys, args = commands.claim(
+            self._keys, queues, self._steps, incarnation, credit, ahead=ahead, leased=leased
+        )
+        return "EVALSHA", sha(script), len(keys), *keys, *args
 
     def _drained(self) -> None:
         if self.ahead is not None:

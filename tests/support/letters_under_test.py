@@ -230,11 +230,10 @@ class LettersInRedis(LettersUnderTest):
                 else:
                     self.redis.xreadgroup(GROUP, "w", {stream: ">"})
                     k = self.keys
-                    keys = [stream, k.ledger(QUEUE), k.outcome(delivery)]
                     ends = "dead" if self.all_die else "handled"
                     self.store.run(
                         *commands.settle_with_outcome(
-                            keys[0], keys[1], keys[2], entry, ends, f'{{"outcome":"{ends}"}}', 10**6
+                            stream, k.ledger(QUEUE), k.outcome(delivery), entry, ends, f'{{"outcome":"{ends}"}}', 10**6
                         )
                     )
 

@@ -118,8 +118,8 @@ class RedisUnderTest:
     def join(self, agent: str) -> str:
         """One more incarnation of an agent."""
         k = self.store.keys
-        fields = ["node", agent, "queues", json.dumps([agent]), "agents", json.dumps([agent])]
-        raw, _ = self.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"{agent}@h:1", 0, *fields])
+        fields = {"node": agent, "queues": json.dumps([agent]), "agents": json.dumps([agent])}
+        raw, _ = self.store.run(*commands.register(k, f"{agent}@h:1", fields))
         return str(raw.decode())
 
     def fence(self, incarnation: str, reason: str = "killed") -> None:

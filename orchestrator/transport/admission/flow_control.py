@@ -15,6 +15,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.core.flow_policy import Flow
 from orchestrator.core.keys import GROUP
+from orchestrator.transport.redis import commands
 
 if TYPE_CHECKING:
     from orchestrator.transport.store import Store
@@ -81,7 +82,7 @@ def close_breaker(store: Store, queue: str) -> bool | None:
     Raises:
         BrokerUnavailable: Redis is away.
     """
-    was = store.run("close_breaker", [store.keys.flow(queue)], [])
+    was = store.run(*commands.close_breaker(store.keys, queue))
     return None if was < 0 else bool(was)
 
 
@@ -111,6 +112,6 @@ def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool) -> None:
             "window_ms": to_ms(flow.breaker.window_s),
             "open_ms": to_ms(flow.breaker.open_s),
         }
-    flags = ["1" if flag else "0" for flag in (serves, flow.mailbox is not None, flow.breaker is not None)]
-    said = [part for pair in fields.items() for part in pair]
-    store.run("declare_flow", [store.keys.flow(queue)], [store.keys.root, *flags, *said])
+    has_bound, has_breaker = flow.mailbox is not None, flow.breaker is not None
+    call = commands.declare_flow(store.keys, queue, fields, serves=serves, has_bound=has_bound, has_breaker=has_breaker)
+    store.run(*call)

@@ -18,8 +18,10 @@ from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.transport.liveness import heart
-from orchestrator.transport.liveness.proof import REASON_AT, proof_of_death
+from orchestrator.transport.liveness.proof import proof_of_death
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.inherited_descriptors import INHERITED
 from orchestrator.transport.redis.scripts import source
 
@@ -93,17 +95,17 @@ class HeartLink:
 
     def _orders_for(self, connection: Any, name: str, server: str) -> heart.Orders:
         k, o = self._keys, self._options
-        script, keys, args = proof_of_death(k, self._incarnation, DeathReason.KILLED, by=_BY)
-        pulse = [k.leases, k.incarnation(self._incarnation)]
+        death = proof_of_death(k, self._incarnation, DeathReason.KILLED, by=_BY)
+        pulse = commands.renew_lease(k, self._incarnation)
         return heart.Orders(
             parent=os.getpid(),
             late_s=_LATE_FACTOR * o.heartbeat_s,
             lease_s=o.lease_s,
             name=f"{name}/heart",
             server=server,
-            pulse=["EVAL", source("renew_lease").decode(), "2", *pulse, self._incarnation],
-            death=["EVAL", source(script).decode(), str(len(keys)), *keys, *map(str, args)],
-            reason_at=3 + len(keys) + REASON_AT,
+            pulse=_eval(pulse),
+            death=_eval(death),
+            reason_at=len(_eval(death)) - len(death[2]) + commands.FENCE_REASON_AT,
             oom=DeathReason.OOM.value,
             oom_file="" if self._oom_file is None else str(self._oom_file),
             **_endpoint(connection),
@@ -196,6 +198,12 @@ class HeartLink:
             return "exit status unknown"
         code = os.waitstatus_to_exitcode(status)
         return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _eval(call: Call) -> list[str]:
+    """A script with its text, as the heart loads none."""
+    script, keys, args = call
+    return ["EVAL", source(script).decode(), str(len(keys)), *keys, *map(str, args)]
 
 
 def can_run() -> bool:

@@ -206,7 +206,7 @@ class HeldClaims:
         if waits_s:
             idle_s = max(idle_s, max(waits_s) + _COMPARE_WITHIN_S)
         with self._lock:
-            answer = self._commands.run("unleased_claims", streams, [GROUP, self._incarnation, to_ms(idle_s)])
+            answer = self._commands.run(*commands.unleased_claims(streams, self._incarnation, idle_ms=to_ms(idle_s)))
         if waits_s and monotonic() - asked_at > _COMPARE_WITHIN_S:
             # Redis may have looked later than `idle_s` allows for; another time.
             return

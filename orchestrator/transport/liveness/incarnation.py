@@ -32,6 +32,7 @@ from orchestrator.transport.liveness.held_claims import HeldClaims
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.options import Options
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.ack_pipeline import AckPipeline
 from orchestrator.transport.redis.broker import Broker
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
@@ -260,10 +261,7 @@ class Incarnation:
         fields = {"incarnation": self.id, "reason": reason.value, "by": self.id}
         fields |= {"name": self.options.node_name, "host": socket.gethostname(), "pid": str(os.getpid())}
         fields["agents"] = self._heartbeat.sent_field("agents")
-        flat = [part for pair in fields.items() for part in pair]
-        self._commands.run(
-            "disprove_death", [self.keys.disproved, self.keys.deaths], [self.id, _REMEMBERED_DAYS, *flat]
-        )
+        self._commands.run(*commands.disprove_death(self.keys, self.id, fields, days=_REMEMBERED_DAYS))
         self._end_recorded = True
 
     def _is_deserted(self) -> bool:

@@ -5,22 +5,13 @@ The proof is given by the incarnation itself when it leaves, by its heart (heart
 
 from __future__ import annotations
 
-from typing import Any
-
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import Keys
 from orchestrator.transport.redis import commands
-
-#: Which argument of the script is the reason.
-REASON_AT = 2
-
-#: A proof needs no turn as a sweeper, and a heartbeat does not refute it.
-_NO_BEAT = _NO_TURN = ""
+from orchestrator.transport.redis.commands import Call
 
 
-def proof_of_death(
-    keys: Keys, incarnation: str, reason: DeathReason, *, by: str, error: str = ""
-) -> tuple[str, list[str], list[Any]]:
+def proof_of_death(keys: Keys, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> Call:
     """The script that ends an incarnation of which is known that it has ended: its name, keys and arguments.
 
     Run a second time, or for an incarnation that has ended before, it does nothing. After the next heartbeat of any

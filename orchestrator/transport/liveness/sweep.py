@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.death import DeathReason
-from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.core.keys import DOORBELL, Keys
 from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.liveness.closed_clients import closed_clients
@@ -26,6 +26,7 @@ from orchestrator.transport.liveness.proof import proof_of_death
 from orchestrator.transport.options import Options
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.commands import Call
 
 logger = get_logger(__name__)
 
@@ -107,11 +108,18 @@ class Sweeper:
         Raises:
             redis.exceptions.RedisError: Redis is unreachable; the next round goes on from here.
         """
-        o, k = self._options, self._keys
-        graces = [to_ms(o.suspect_s), to_ms(o.sweep_gap_s), to_ms(_RECONNECT_GRACE_S), to_ms(o.lease_s)]
-        turn, *seen = self._commands.run(
-            "begin_sweep", [k.leases, k.sweep, k.silent], [*graces, by, k.root, self._name, to_ms(TURN_S)]
+        o = self._options
+        call = commands.begin_sweep(
+            self._keys,
+            self._name,
+            by,
+            suspect_ms=to_ms(o.suspect_s),
+            gap_ms=to_ms(o.sweep_gap_s),
+            closed_grace_ms=to_ms(_RECONNECT_GRACE_S),
+            silence_grace_ms=to_ms(o.lease_s),
+            turn_ms=to_ms(TURN_S),
         )
+        turn, *seen = self._commands.run(*call)
         if not turn:
             return SweepResult(0, (), 0, 0, stood_back=True)
         emit(events.SWEEP_STARTED, by=by)
@@ -122,7 +130,6 @@ class Sweeper:
             return SweepResult(0, (), 0, 0, stood_back=True)
 
     def _round(self, turn: int, by: str, *seen: Any) -> SweepResult:
-        k = self._keys
         now, closed_counts, silence_counts, _since, silent, *late = seen
         dead: list[str] = []
         clients = [client for _, _, *both, _ in late for client in both]
@@ -143,7 +150,7 @@ class Sweeper:
                 dead += self._end(turn, raw_id, beat, DeathReason.STUCK, by, max(0, now - int(float(beat))))
         self._find_orphans(turn)
         moved, dead_lettered = self._reclaim_all(turn)
-        self._commands.run("end_sweep", [k.sweep], [turn])
+        self._commands.run(*commands.end_sweep(self._keys, turn))
         emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
         return SweepResult(len(late), tuple(dead), moved, dead_lettered)
 
@@ -155,15 +162,19 @@ class Sweeper:
         queues = self._queues_to_search[:_ORPHAN_QUEUES]
         if not queues:
             return
-        args = [k.root, GROUP, turn, to_ms(TURN_S), to_ms(_READER_S), len(self._steps), *self._steps, *queues]
-        for orphaned in self._step("find_orphans", [k.leases, k.dying, k.sweep], args):
+        call = commands.find_orphans(
+            k, self._steps, queues, turn=turn, turn_ms=to_ms(TURN_S), reader_idle_ms=to_ms(_READER_S)
+        )
+        for orphaned in self._step(call):
             logger.warning("orphans: %s holds messages and has no lease; they are requeued", orphaned.decode())
         del self._queues_to_search[:_ORPHAN_QUEUES]
 
     def _stuck(self) -> list[tuple[bytes, bytes]]:
-        k = self._keys
-        args = [to_ms(self._options.suspect_s), k.root, GROUP, self._stuck_from, _STUCK_BATCH, *self._steps]
-        self._stuck_from, *found = self._commands.run("find_stuck", [k.silent, k.leases], args)
+        suspect_ms = to_ms(self._options.suspect_s)
+        call = commands.find_stuck(
+            self._keys, self._steps, suspect_ms=suspect_ms, first=self._stuck_from, count=_STUCK_BATCH
+        )
+        self._stuck_from, *found = self._commands.run(*call)
         return list(zip(found[::2], found[1::2], strict=True))
 
     def _end(
@@ -196,9 +207,9 @@ class Sweeper:
         """
         return bool(self._commands.run(*proof_of_death(self._keys, incarnation, reason, by=by, error=error)))
 
-    def _step(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def _step(self, call: Call) -> Any:
         try:
-            return self._commands.run(script, keys, args)
+            return self._commands.run(*call)
         except ResponseError as error:
             if str(error).startswith("STALETURN"):
                 raise _TurnLost from error
@@ -211,7 +222,7 @@ class Sweeper:
         call = commands.fence(
             self._keys, incarnation, reason.value, by, beat=beat, turn=turn, turn_ms=to_ms(TURN_S), error=error
         )
-        said = self._step(*call)
+        said = self._step(call)
         return said.decode() if said else ""
 
     def _reclaim_all(self, turn: int) -> tuple[int, int]:
@@ -267,27 +278,23 @@ class Sweeper:
             logger.exception("death hooks of %s failed; they run again in the next sweep", incarnation)
 
     def _reclaim(self, turn: int | str, incarnation: str) -> tuple[int, int]:
-        k, o = self._keys, self._options
+        o = self._options
         moved = dead_lettered = 0
         more = 1
         while more:
-            step, more, buried = self._step(
-                "reclaim",
-                [k.dying, k.incarnation(incarnation), k.queues, k.sweep],
-                [
-                    k.root,
-                    incarnation,
-                    GROUP,
-                    int(o.max_deaths),
-                    to_ms(o.outcome_ttl_s),
-                    RECLAIM_BATCH,
-                    to_ms(2 * o.block_s + 1),
-                    turn,
-                    to_ms(TURN_S),
-                    "" if o.on_death is None else int(incarnation in self._death_hooks_done),
-                    *self._steps,
-                ],
+            call = commands.reclaim(
+                self._keys,
+                incarnation,
+                self._steps,
+                max_deaths=int(o.max_deaths),
+                ttl_ms=to_ms(o.outcome_ttl_s),
+                batch=RECLAIM_BATCH,
+                linger_ms=to_ms(2 * o.block_s + 1),
+                turn=turn,
+                turn_ms=to_ms(TURN_S),
+                death_hooks_done=None if o.on_death is None else incarnation in self._death_hooks_done,
             )
+            step, more, buried = self._step(call)
             moved += step
             dead_lettered += buried
         if moved:

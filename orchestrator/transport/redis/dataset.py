@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.redis import commands
 
 logger = get_logger(__name__)
 
@@ -63,8 +64,11 @@ def identify(run: Run, keys: Keys, before: Dataset | None) -> Dataset:
     Raises:
         redis.exceptions.RedisError: Redis is away.
     """
-    known = ("", "", "") if before is None else (before.id, before.born_ms, before.epoch)
-    raw, born_ms, epoch = run("identify_dataset", [keys.dataset], [os.urandom(8).hex(), *known])
+    new_id = os.urandom(8).hex()
+    call = commands.identify_dataset(keys, new_id)
+    if before is not None:
+        call = commands.identify_dataset(keys, new_id, known_id=before.id, born_ms=before.born_ms, epoch=before.epoch)
+    raw, born_ms, epoch = run(*call)
     return Dataset(raw.decode(), int(born_ms), int(epoch))
 
 

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.fingerprint import fingerprint, normalised_stack
-from orchestrator.core.keys import GROUP, Keys
+from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.supervision import HEADER
@@ -114,8 +114,8 @@ class Settler:
         Raises:
             redis.exceptions.RedisError: Redis is away; a sweep finds them.
         """
-        keys = [stream for stream, _ in streams]
-        answer = self._commands().run("unleased_claims", keys, [GROUP, reader, 0])
+        call = commands.unleased_claims([stream for stream, _ in streams], reader, idle_ms=0)
+        answer = self._commands().run(*call)
         for at, entry in zip(answer[::2], answer[1::2], strict=True):
             stream, queue = streams[at - 1]
             deaths, ttl_ms = int(self._options.max_deaths), self._outcome_ttl_ms

@@ -94,8 +94,7 @@ class Fuse(RuleBasedStateMachine):
             "root": k.root, "queue": QUEUE, "steps": " ".join(STEPS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
             "failures": failures, "window_ms": window_ms, "open_ms": open_ms,
         }  # fmt: skip
-        said = [part for pair in fields.items() for part in pair]
-        self.script("declare_flow", [k.flow(QUEUE)], [k.root, "1", "0", "1", *said])
+        self.script(*commands.declare_flow(k, QUEUE, fields, serves=True, has_bound=False, has_breaker=True))
         self.script(*commands.declare(k, QUEUE, [k.step(QUEUE, step) for step in STEPS]))
 
     def turn(self, state: BreakerState) -> None:
@@ -128,11 +127,7 @@ class Fuse(RuleBasedStateMachine):
         if not count:
             return
         k = self.keys
-        reply = self.script(
-            "claim",
-            [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *(k.step(QUEUE, step) for step in STEPS)],
-            [GROUP, "reader", "0", count, 0, *STEPS],
-        )
+        reply = self.script(*commands.claim(k, [QUEUE], STEPS, "reader", count))
         for at in range(1, len(reply), 4):
             index, entry, raw, _ = reply[at : at + 4]
             self.running[json.loads(raw)["headers"]["id"]] = k.step(QUEUE, STEPS[index - 4]), entry.decode()

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.core.flow_policy import Flow, Mailbox
-from orchestrator.core.keys import GROUP
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.redis import commands
 from tests.support.letters_under_test import QUEUE, LettersInRedis, wire_message
@@ -31,8 +30,7 @@ def accepted(bench: LettersInRedis) -> None:
 def claimed(bench: LettersInRedis) -> tuple[str, str]:
     """The step and the entry that a worker is given."""
     k, steps = bench.keys, ["returned-0", "0"]
-    keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in steps]]
-    _, at, entry, _, _ = bench.store.run("claim", keys, [GROUP, "w#1", "0", 1, 0, *steps])
+    _, at, entry, _, _ = bench.store.run(*commands.claim(k, [QUEUE], steps, "w#1", 1))
     return steps[int(at) - 4], entry.decode()
 
 
@@ -95,9 +93,7 @@ def test_a_letter_that_is_replayed_and_dies_says_when_it_was_replayed(bench: Let
 def test_the_oldest_that_waits_is_as_old_as_it_is_after_a_return(bench: LettersInRedis) -> None:
     accepted(bench)
     requeue(bench, died=False)
-    (state,) = bench.store.run(
-        "mailbox_states", [bench.keys.leases], [bench.keys.root, GROUP, 2, "returned-0", "0", QUEUE]
-    )
+    (state,) = bench.store.run(*commands.mailbox_states(bench.keys, ["returned-0", "0"], [QUEUE]))
     seconds, _ = bench.redis.time()
     assert abs(int(state[4]) / 1000 - (seconds - FIRST_MS / 1000)) < 60
 
@@ -108,8 +104,8 @@ def test_a_full_mailbox_drops_what_was_accepted_first_although_it_was_returned(b
     k = bench.keys
     second = f"{FIRST_MS + 1}-0"
     bench.redis.xadd(k.step(QUEUE, "0"), {"m": wire_message(2)}, id=second)
-    args = [k.root, QUEUE, GROUP, 3, 1000, "", "", "", entry]
-    bench.store.run("requeue_held", [k.step(QUEUE, "0")], args)
+    stream = k.step(QUEUE, "0")
+    bench.store.run(*commands.requeue_held(k, QUEUE, stream, [entry], max_deaths=3, ttl_ms=1000, by="w#1"))
     declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(2, overflow="drop_oldest")), serves=True)
     bench.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), [wire_message(3)]))
     (letter,) = bench.log.list()

@@ -9,17 +9,16 @@ import click
 import pytest
 
 from orchestrator import Orchestrator
+from orchestrator.transport.redis import commands
 from tests.apps.shop import make
 from tests.support.terminal import CLEAR, Terminal
 
 
 def join(shop: Orchestrator) -> None:
     """Register an incarnation that hosts the agent."""
-    fields = ["node", "w1", "queues", '["billing"]', "agents", '["billing"]', "pool", "prefork", "concurrency", "4"]
-    keys = [shop.runtime.store.keys.leases, shop.runtime.store.keys.incarnation_counter]
-    shop.runtime.store.run(
-        "register", keys, [shop.runtime.store.keys.root, "billing@a-host-of-the-shop.example.com:4711", 0, *fields]
-    )
+    store, name = shop.runtime.store, "billing@a-host-of-the-shop.example.com:4711"
+    fields = {"node": "w1", "queues": '["billing"]', "agents": '["billing"]', "pool": "prefork", "concurrency": "4"}
+    store.run(*commands.register(store.keys, name, fields))
 
 
 @pytest.mark.timeout(150)

@@ -28,8 +28,7 @@ def broker(redis_url: str) -> Iterator[BareBroker]:
 def dead(broker: BareBroker, reason: str = "killed", **fields: str) -> str:
     """An incarnation that was fenced so long ago that nothing can be served to it any more."""
     k = broker.store.keys
-    said = [part for pair in fields.items() for part in pair]
-    raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "node", "w", *said])
+    raw, _ = broker.store.run(*commands.register(k, "w:1", {"node": "w", **fields}))
     incarnation = str(raw.decode())
     assert broker.store.run(*commands.fence(k, incarnation, reason, "test"))
     now_s, _ = broker.redis.time()

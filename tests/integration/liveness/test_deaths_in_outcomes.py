@@ -42,10 +42,7 @@ def test_what_is_purged_has_its_deaths(broker: BareBroker, scheduled: bool) -> N
     k = broker.store.keys
     waits(broker, scheduled=scheduled)
     stream = "" if scheduled else k.step(QUEUE, "0")
-    call = commands.purge(
-        k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), 100, k.root, TTL_MS, stream=stream
-    )
-    assert broker.store.run(*call) == 1
+    assert broker.store.run(*commands.purge(k, QUEUE, 100, ttl_ms=TTL_MS, stream=stream)) == 1
     assert told(broker) == DEATHS
     assert not broker.redis.exists(k.delayed_bodies(QUEUE))
 
@@ -58,9 +55,8 @@ def test_what_goes_for_want_of_room_has_its_deaths(broker: BareBroker, scheduled
     waits(broker, scheduled=scheduled)
     if scheduled:
         # Of what waits in the mailbox the first would go, so the other is not due yet either.
-        keys = [k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "bell"), k.ledger(QUEUE)]
         broker.redis.zadd(k.delayed(QUEUE), {"0|m": 1})
-        broker.store.run("delay", keys, ["0|n", "{}", 3_600_000])
+        broker.store.run(*commands.delay(k, QUEUE, "0|n", "{}", 3_600_000))
     else:
         broker.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), ["{}"]))
     assert told(broker) == DEATHS

@@ -70,8 +70,8 @@ def test_whoever_is_stuck_is_found_behind_a_hundred_that_only_ask_for_nothing(br
     with_message(broker, "full")
     ids = []
     for n in range(251):
-        fields = ["node", "w", "queues", json.dumps(["full" if n == 250 else "empty"])]
-        raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"w{n}@h:1", 0, *fields])
+        fields = {"node": "w", "queues": json.dumps(["full" if n == 250 else "empty"])}
+        raw, _ = broker.store.run(*commands.register(k, f"w{n}@h:1", fields))
         ids.append(raw.decode())
     broker.redis.zadd(k.silent, {one: n for n, one in enumerate(ids)})
     seconds, micros = broker.redis.time()
@@ -86,8 +86,8 @@ def died_at_once(broker: BareBroker, many: int) -> list[str]:
     """Incarnations whose leases ran out together, each with a message of its own mailbox in hand."""
     k, ids = broker.store.keys, []
     for n in range(many):
-        fields = ["node", "w", "queues", json.dumps([f"q{n % 10}"])]
-        raw, _ = broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, f"w{n}@h:1", 0, *fields])
+        fields = {"node": "w", "queues": json.dumps([f"q{n % 10}"])}
+        raw, _ = broker.store.run(*commands.register(k, f"w{n}@h:1", fields))
         ids.append(raw.decode())
         stream = k.step(f"q{n % 10}", "0")
         if n < 10:

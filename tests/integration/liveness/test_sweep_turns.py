@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from orchestrator.core.keys import GROUP
 from orchestrator.transport.liveness.sweep import TURN_S, Sweeper
 from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
@@ -104,17 +103,18 @@ def test_a_stale_turn_is_refused_by_the_scripts_themselves(broker: BareBroker) -
     store.sweeper().sweep("a")
     victim = register(broker)
     beat = broker.redis.zscore(k.leases, victim)
-    fence = [k.leases, k.dying, k.deaths, k.incarnation(victim), k.sweep, k.silent]
+    stale: dict[str, Any] = {"turn": 0, "turn_ms": 2000}
+    requeues: dict[str, Any] = {"max_deaths": 3, "ttl_ms": 1000, "batch": 10, "linger_ms": 0, "death_hooks_done": True}
     with pytest.raises(Exception, match="STALETURN"):
-        store.run("fence", fence, [victim, int(beat), "killed", "late", 0, 2000, k.root, ""])
-    reclaim = [k.dying, k.incarnation(victim), k.queues, k.sweep]
+        store.run(*commands.fence(k, victim, "killed", "late", beat=str(int(beat)), **stale))
     with pytest.raises(Exception, match="STALETURN"):
-        store.run("reclaim", reclaim, [k.root, victim, GROUP, 3, 1000, 10, 0, 0, 2000, 1])
+        store.run(*commands.reclaim(k, victim, (), **requeues, **stale))
     with pytest.raises(Exception, match="STALETURN"):
-        store.run("find_orphans", [k.leases, k.dying, k.sweep], [k.root, GROUP, 0, 2000, 60_000, 0, "q"])
+        store.run(*commands.find_orphans(k, (), ["q"], reader_idle_ms=60_000, **stale))
     assert broker.redis.zscore(k.leases, victim) == beat
     turn = broker.redis.hget(k.sweep, "sweeps")
-    assert store.run("fence", fence, [victim, int(beat), "killed", "now", turn, 2000, k.root, ""]) == b"killed"
+    call = commands.fence(k, victim, "killed", "now", beat=str(int(beat)), turn=turn, turn_ms=2000)
+    assert store.run(*call) == b"killed"
 
 
 def test_while_one_sweeps_the_others_stand_back(broker: BareBroker) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from billiard.exceptions import WorkerLostError
@@ -16,6 +15,7 @@ from orchestrator.transport.endings.end_for_celery import error_of
 from orchestrator.transport.endings.stream import Ending
 from orchestrator.transport.liveness.isolation import is_last_chance
 from orchestrator.transport.mailbox_entry import read_death_history
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker, worker
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
@@ -40,9 +40,8 @@ class ProcessIncarnations:
     def claim(self) -> tuple[str, str, bytes]:
         """An incarnation that has claimed the message and started it; its entry, and the message's past."""
         k, run = self._store.keys, self._store.run
-        raw, _ = run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, "queues", json.dumps([QUEUE])])
-        keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in self.steps]]
-        _, at, entry, _, past = run("claim", keys, [GROUP, raw, "1", 1, 0, *self.steps])
+        raw, _ = run(*commands.register(k, "w:1", {"queues": json.dumps([QUEUE])}))
+        _, at, entry, _, past = run(*commands.claim(k, [QUEUE], self.steps, raw, 1, leased=True))
         stream = k.step(QUEUE, self.steps[at - 4])
         self._broker.redis.xclaim(stream, GROUP, raw, 0, [entry], retrycount=2, justid=True)
         return raw.decode(), f"{entry.decode()}@{stream}", past
@@ -50,25 +49,33 @@ class ProcessIncarnations:
     def end(self, incarnation: str, reason: str) -> list[int]:
         """Fence it and hand its message on; entries moved, whether more are there, dead letters."""
         k, run = self._store.keys, self._store.run
-        fence = [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent]
-        assert run("fence", fence, [incarnation, "", reason, "test", "", 0, k.root, ""])
+        assert run(*commands.fence(k, incarnation, reason, "test"))
         answer: list[int] = run(
-            "reclaim",
-            [k.dying, k.incarnation(incarnation), k.queues, k.sweep],
-            [k.root, incarnation, GROUP, MAX_DEATHS, 60_000, 200, to_ms(60), "", 0, 1, *self.steps],
+            *commands.reclaim(
+                k,
+                incarnation,
+                self.steps,
+                max_deaths=MAX_DEATHS,
+                ttl_ms=60_000,
+                batch=200,
+                linger_ms=to_ms(60),
+                death_hooks_done=True,
+            )
         )
         return answer
 
     def disprove(self, incarnation: str) -> None:
         """As its process does when it learns that it was declared dead."""
         k = self._store.keys
-        self._store.run("disprove_death", [k.disproved, k.deaths], [incarnation, 30, "incarnation", incarnation])
+        self._store.run(*commands.disprove_death(k, incarnation, {"incarnation": incarnation}, days=30))
 
     def lose_child(self, incarnation: str, tag: str) -> bytes:
         """A pool process of this incarnation dies of the message."""
         k, (entry, _, stream) = self._store.keys, tag.partition("@")
-        args: list[Any] = [k.root, QUEUE, GROUP, MAX_DEATHS, 60_000, "killed", incarnation, "0", entry]
-        (said,) = self._store.run("requeue_held", [stream], args)
+        call = commands.requeue_held(
+            k, QUEUE, stream, [entry], max_deaths=MAX_DEATHS, ttl_ms=60_000, by=incarnation, reason="killed"
+        )
+        (said,) = self._store.run(*call)
         return bytes(said)
 
 

@@ -19,6 +19,7 @@ from orchestrator import Dead, Handled
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.ports import free_port
 from orchestrator.telemetry import Event, attach, detach, events, tracing
+from orchestrator.transport.redis import commands
 from tests.apps import traced_app
 from tests.support.cluster import Cluster
 from tests.support.envelope import envelope
@@ -196,8 +197,8 @@ def test_what_nobody_may_ask_for_is_told_of_too(place: TracedCluster) -> None:
 def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: TracedCluster, entry: bytes) -> None:
     store = place.orchestrator.runtime.store
     before = place.worker.log().count("dead_letter.added ")
-    keys = [store.keys.step("guide", store.steps[1]), store.keys.ledger("guide")]
-    store.run("publish", keys, [0, store.group, entry])
+    stream = store.keys.step("guide", store.steps[1])
+    store.run(*commands.publish(stream, store.keys.ledger("guide"), [entry]))
     after = place.orchestrator.send("guide", traced_app.Where())
     after.wait(timeout_s=10)
     eventually(lambda: f"id={after.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)
@@ -221,8 +222,10 @@ def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(
     heard: list[Event] = []
     attach(heard.append, events.BURIED)
     try:
-        last = [store.keys.root, "guide", store.group, 1, 1000, "killed", "w#1", "1", entry]
-        assert store.run("requeue_held", [stream], last) == [b"poison"]
+        last = commands.requeue_held(
+            store.keys, "guide", stream, [entry], max_deaths=1, ttl_ms=1000, by="w#1", reason="killed", ran="1"
+        )
+        assert store.run(*last) == [b"poison"]
     finally:
         detach(heard.append)
     assert [(event.metadata["id"], event.metadata["reason"], event.metadata["agent"]) for event in heard] == [

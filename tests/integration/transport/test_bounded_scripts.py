@@ -95,9 +95,9 @@ def test_large_messages_behind_small_ones_are_not_all_claimed_at_once(broker: Ba
     publish(broker, [f"s{n}" for n in range(40)], size=1)
     publish(broker, [f"m{n}" for n in range(2 * MANY)])
     k, store = broker.store.keys, broker.store
-    keys = [k.leases, k.delayed("large"), k.delayed_bodies("large"), *(k.step("large", s) for s in store.steps)]
+    call = commands.claim(k, ["large"], store.steps, "reader", 200)
     steps = []
-    while answer := store.run("claim", keys, [store.group, "reader", "0", 200, 0, *store.steps])[3::4]:
+    while answer := store.run(*call)[3::4]:
         steps.append([len(raw) for raw in answer])
     assert sum(map(len, steps)) == 40 + 2 * MANY
     assert all(sum(step) < (AT_ONCE + 1) * (MEGABYTE + 1000) for step in steps)
@@ -145,8 +145,8 @@ def test_emptying_a_mailbox_ends_though_others_publish_faster(
             assert len(came) < 500, "it does not end"
             came.append(f"n{len(came)}")
             publish(broker, [came[-1]], size=1)
-            later = [k.delayed("large"), k.delayed_bodies("large"), k.step("large", "bell"), k.ledger("large")]
-            broker.store.run("delay", later, [f"0|{len(came)}", message(f"l{len(came)}", 1), 60_000, 0])
+            later = message(f"l{len(came)}", 1)
+            broker.store.run(*commands.delay(k, "large", f"0|{len(came)}", later, 60_000))
         return answer
 
     monkeypatch.setattr(CommandConnection, "run", busy)
@@ -319,11 +319,11 @@ def house(redis_url: str) -> Iterator[Orchestrator]:
 def end(house: Orchestrator, queue: str, ended: str) -> None:
     """Have the next message of a mailbox end."""
     k, store = house.runtime.store.keys, house.runtime.store
-    keys = [k.leases, k.delayed(queue), k.delayed_bodies(queue), *(k.step(queue, s) for s in store.steps)]
-    _, index, entry, raw, _ = store.run("claim", keys, [store.group, "reader", "0", 1, 0, *store.steps])
+    call = commands.claim(k, [queue], store.steps, "reader", 1)
+    _, index, entry, raw, _ = store.run(*call)
     outcome = k.outcome(json.loads(raw)["headers"]["id"])
     text = json.dumps({"outcome": ended})
-    store.run(*commands.settle_with_outcome(keys[index - 1], k.ledger(queue), outcome, entry, ended, text, 1000))
+    store.run(*commands.settle_with_outcome(call[1][index - 1], k.ledger(queue), outcome, entry, ended, text, 1000))
 
 
 def waiting(house: Orchestrator, queue: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.transport.liveness.heartbeat import Heartbeat
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.scripts import Script
 from tests.support.bare_broker import BareBroker
@@ -49,7 +50,11 @@ class TimedIncarnation:
 
     def sweep(self) -> None:
         k = self.keys
-        self.scripts.run("begin_sweep", [k.leases, k.sweep, k.silent], [850, 2500, 500, 500, "test", k.root, "t", 1000])
+        self.scripts.run(
+            *commands.begin_sweep(
+                k, "t", "test", suspect_ms=850, gap_ms=2500, closed_grace_ms=500, silence_grace_ms=500, turn_ms=1000
+            )
+        )
 
     def losses(self) -> list[str]:
         record = self.broker.store.dataset()
@@ -83,7 +88,7 @@ def test_a_lease_that_the_heart_renewed_before_the_clock_jumped_is_no_loss(groun
     k, incarnation = ground.keys, ground.heartbeat.incarnation
     for now_ms in (NOW_MS + 500, NOW_MS - HOUR_MS):
         ground.scripts.set(now_ms)
-        assert ground.scripts.run("renew_lease", [k.leases, k.incarnation(incarnation)], [incarnation, "7 heart"]) == 1
+        assert ground.scripts.run(*commands.renew_lease(k, incarnation, "7 heart")) == 1
     ground.sweep()
     ground.beat()
     assert ground.losses() == []

@@ -98,7 +98,7 @@ def test_a_queue_is_not_deleted_by_what_happens_in_another(broker: BareBroker) -
     broker.redis.xgroup_create(k.step("box", "0"), GROUP, id="0")
     ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
     store.run(*commands.retry(k, "box", k.step("box", "0"), entry, "0|x", "{}", 0, ttl_ms=1000))
-    store.run("declare_flow", [k.flow("box")], [k.root, "1", "0", "0", "root", k.root])
+    store.run(*commands.declare_flow(k, "box", {"root": k.root}, serves=True, has_bound=False, has_breaker=False))
     store.run(*commands.requeue_held(k, "box", k.step("box", "0"), [entry], max_deaths=3, ttl_ms=1000, by="me"))
     assert broker.redis.xlen(k.step("box|nothing", "0")) == 1
 

@@ -79,10 +79,12 @@ class Flow(RuleBasedStateMachine):
             fields["warn_from"] = mailbox.warn_from
         if fuse is not None:
             fields |= {"failures": fuse.failures, "window_ms": 1000, "open_ms": 1000}
-        flags = ["1", "01"[mailbox is not None], "01"[fuse is not None]]
         k = self.keys
-        said = [part for pair in fields.items() for part in pair]
-        self.run_script("declare_flow", [k.flow(QUEUE)], [k.root, *flags, *said])
+        self.run_script(
+            *commands.declare_flow(
+                k, QUEUE, fields, serves=True, has_bound=mailbox is not None, has_breaker=fuse is not None
+            )
+        )
         self.run_script(*commands.declare(k, QUEUE, (k.step(QUEUE, step) for step in STEPS)))
 
     # -- the model
@@ -189,20 +191,15 @@ class Flow(RuleBasedStateMachine):
 
     @rule(credit=st.integers(1, 3))
     def claim(self, credit: int) -> None:
-        k = self.keys
         due = [name for at, name in self.delayed if at <= self.now]
         self.delayed = [(at, name) for at, name in self.delayed if at > self.now]
         self.ready += due
-        reply = self.run_script(
-            "claim",
-            [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *(k.step(QUEUE, step) for step in STEPS)],
-            [GROUP, "reader", "0", credit, 0, *STEPS],
-        )
+        reply = self.run_script(*commands.claim(self.keys, [QUEUE], STEPS, "reader", credit))
         for at in range(1, len(reply), 4):
             index, entry, raw, _ = reply[at : at + 4]
             name = json.loads(raw)["headers"]["id"]
             self.ready.remove(name)
-            self.held[name] = k.step(QUEUE, STEPS[index - 4]), entry.decode()
+            self.held[name] = self.keys.step(QUEUE, STEPS[index - 4]), entry.decode()
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -253,9 +250,7 @@ class Flow(RuleBasedStateMachine):
         if not hasattr(self, "mailbox"):
             return
         k = self.keys
-        ((_, ready, held, delayed, flat),) = self.run_script(
-            "mailbox_depths", [k.queues], [k.root, GROUP, len(STEPS), *STEPS, QUEUE]
-        )
+        ((_, ready, held, delayed, flat),) = self.run_script(*commands.mailbox_depths(k, STEPS, [QUEUE]))
         counted = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
         assert (ready, held, delayed) == (len(self.ready), len(self.held), len(self.delayed))
         dead = [name for name, outcome in self.outcomes.items() if outcome == "dead"]

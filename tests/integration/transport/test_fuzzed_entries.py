@@ -14,6 +14,7 @@ from orchestrator.core.keys import GROUP
 from orchestrator.deadletters.redis_store import RedisDeadLetterStore
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.mailbox_entry import read_death_history
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker
 from tests.support.eventually import eventually
 from tests.support.json_data import json_data
@@ -125,8 +126,10 @@ def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies
         broker.redis.xadd(stream, {"m": raws[-1], **past})
     broker.redis.xreadgroup(GROUP, "w:1#1", {stream: ">"})
     entries = [one["message_id"] for one in broker.redis.xpending_range(stream, GROUP, "-", "+", 100)]
-    args = [k.root, "celery", GROUP, max_deaths, 60_000, "killed", "w:1#1", "0", *entries]
-    said = broker.store.run("requeue_held", [stream], args)
+    call = commands.requeue_held(
+        k, "celery", stream, entries, max_deaths=max_deaths, ttl_ms=60_000, by="w:1#1", reason="killed"
+    )
+    said = broker.store.run(*call)
     returned = [fields for _, fields in broker.redis.xrange(k.step("celery", "returned-0"))]
     letters = broker.letters()
     for fields in returned:
@@ -135,8 +138,7 @@ def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies
     row = broker.ledger("celery")
     assert sorted(fields["m"] for fields in (*returned, *letters)) == sorted(raws)
     assert (row.ready, row.dead, row.lost) == (len(returned), len(letters), 0)
-    keys = [k.ledger("celery"), k.delayed("celery"), k.delayed_bodies("celery"), k.step("celery", "returned-0")]
-    broker.store.run("purge", keys, [GROUP, 100, k.root, 60_000])
+    broker.store.run(*commands.purge(k, "celery", 100, ttl_ms=60_000, stream=k.step("celery", "returned-0")))
     assert (broker.ledger("celery").cancelled, broker.ledger("celery").lost) == (len(returned), 0)
     broker.close()
 

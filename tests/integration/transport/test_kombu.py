@@ -13,6 +13,7 @@ from kombu import Connection, Exchange, Producer, Queue
 
 from orchestrator.telemetry import Event, attach, detach, events
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
+from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker, kombu_connection
 from tests.support.eventually import eventually
 from tests.support.kombu_inbox import KEYS, QUEUE, Inbox, publish
@@ -185,12 +186,10 @@ def test_what_a_reader_without_acks_died_with_is_handed_on(connection: Connectio
     broker.redis.xreadgroup("workers", "reader:dead", {stream: ">"})
     broker.redis.xgroup_createconsumer(stream, "workers", "reader:idle")
     k, store = KEYS, broker.store
-    keys, steps = [k.leases, k.dying, k.sweep], [len(store.steps), *store.steps]
-    assert store.run("find_orphans", keys, [k.root, "workers", "", 0, 60_000, *steps, "box"]) == []
+    assert store.run(*commands.find_orphans(k, store.steps, ["box"], reader_idle_ms=60_000)) == []
     assert broker.ledger("box").held == 1, "it may be about to be read"
-    eventually(
-        lambda: store.run("find_orphans", keys, [k.root, "workers", "", 0, 0, *steps, "box"]) == [b"reader:dead"]
-    )
+    gone = commands.find_orphans(k, store.steps, ["box"], reader_idle_ms=0)
+    eventually(lambda: store.run(*gone) == [b"reader:dead"])
     store.sweeper().sweep("test")
     row = broker.ledger("box")
     assert (row.ready, row.held) == (1, 0)
@@ -356,17 +355,8 @@ def test_a_delayed_publish_whose_answer_was_lost_is_accepted_once(broker: BareBr
     store, keys = broker.store, broker.store.keys
     store.client.sadd(keys.queues, "box")
     for _ in range(2):
-        store.run(
-            "delay",
-            [
-                keys.delayed("box"),
-                keys.delayed_bodies("box"),
-                keys.step("box", "bell"),
-                keys.ledger("box"),
-                keys.last_publishes(1),
-            ],
-            ["0|same", "body", 60_000, 0, "connection|token"],
-        )
+        attempt = commands.Attempt(keys.last_publishes(1), "connection|token")
+        store.run(*commands.delay(keys, "box", "0|same", "body", 60_000, attempt=attempt))
     row = broker.ledger("box")
     assert (row.accepted, row.delayed, row.lost) == (1, 1, 0)
 

@@ -34,15 +34,13 @@ def waiting(broker: BareBroker, size: int, count: int = MANY) -> list[str]:
 def scheduled(broker: BareBroker, size: int) -> None:
     k, store = broker.store.keys, broker.store
     for i in range(MANY):
-        keys = [k.delayed("large"), k.delayed_bodies("large"), k.step("large", "bell"), k.ledger("large")]
-        store.run("delay", keys, [f"0|{i}", message(f"m{i}", size), 1, 0])
+        store.run(*commands.delay(k, "large", f"0|{i}", message(f"m{i}", size), 1))
     eventually(lambda: broker.redis.zcount(k.delayed("large"), "-inf", broker.redis.time()[0] * 1000) == MANY)
 
 
 def claim(broker: BareBroker, credit: int = 64) -> list[Any]:
-    k, store = broker.store.keys, broker.store
-    keys = [k.leases, k.delayed("large"), k.delayed_bodies("large"), *(k.step("large", s) for s in store.steps)]
-    answer = store.run("claim", keys, [store.group, "reader", "0", credit, 0, *store.steps])
+    store = broker.store
+    answer = store.run(*commands.claim(store.keys, ["large"], store.steps, "reader", credit))
     return list(answer[3::4])
 
 
@@ -86,10 +84,10 @@ def test_a_search_goes_on_after_each_large_message(broker: BareBroker, where: st
         waiting(broker, 10, 0)
         scheduled(broker, 3 * MEGABYTE)
         stream, begin = "", "0"
-    keys = [k.ledger("large"), k.outcome("m5"), k.delayed("large"), k.delayed_bodies("large"), stream, k.cancelling]
     steps = 0
     while True:
-        said, *rest = store.run("find_delivery", keys, [store.group, "m5", "", 1000, begin, 500])
+        call = commands.find_delivery(k, "large", "m5", stream=stream, begin=begin, count=500, ttl_ms=1000)
+        said, *rest = store.run(*call)
         steps += 1
         if said != b"on":
             break
@@ -103,11 +101,13 @@ def test_a_dead_worker_s_large_messages_are_handed_on_one_at_a_time(broker: Bare
     worker = registered(broker)
     broker.redis.xreadgroup(store.group, worker, {k.step("large", "0"): ">"}, count=MANY)
     assert store.run(*commands.fence(k, worker, "killed", "test"))
-    args = [k.root, worker, store.group, 3, 1000, 200, 0, "", 0, 1, *store.steps, "bell"]
+    call = commands.reclaim(
+        k, worker, (*store.steps, "bell"), max_deaths=3, ttl_ms=1000, batch=200, linger_ms=0, death_hooks_done=True
+    )
     moved = []
     more = 1
     while more:
-        step, more, _ = store.run("reclaim", [k.dying, k.incarnation(worker), k.queues, k.sweep], args)
+        step, more, _ = store.run(*call)
         moved.append(step)
     assert sum(moved) == MANY
     assert max(moved) == 1
@@ -117,8 +117,8 @@ def test_a_dead_worker_s_large_messages_are_handed_on_one_at_a_time(broker: Bare
 def test_large_messages_are_purged_one_at_a_time(broker: BareBroker) -> None:
     k, store = broker.store.keys, broker.store
     waiting(broker, 3 * MEGABYTE)
-    keys = [k.ledger("large"), k.delayed("large"), k.delayed_bodies("large"), k.step("large", "0")]
-    dropped = [store.run("purge", keys, [store.group, 1000, k.root, 1000]) for _ in range(MANY + 1)]
+    call = commands.purge(k, "large", 1000, ttl_ms=1000, stream=k.step("large", "0"))
+    dropped = [store.run(*call) for _ in range(MANY + 1)]
     assert dropped == [1] * MANY + [0]
     assert broker.ledger("large").cancelled == MANY
 

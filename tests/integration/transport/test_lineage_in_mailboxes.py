@@ -9,7 +9,6 @@ import pytest
 
 from orchestrator.core.errors import MailboxFull
 from orchestrator.core.flow_policy import Flow, Mailbox
-from orchestrator.core.keys import GROUP
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.mailbox_entry import with_lineage
 from orchestrator.transport.redis import commands
@@ -33,16 +32,15 @@ def entries(bench: LettersInRedis, step: str = "0") -> list[dict[bytes, bytes]]:
 
 def claimed(bench: LettersInRedis) -> tuple[str, bytes, bytes]:
     """What a worker is given: the entry, its message, its past."""
-    k, steps = bench.keys, ["returned-0", "0"]
-    keys = [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *[k.step(QUEUE, step) for step in steps]]
-    _, _, entry, raw, past = bench.store.run("claim", keys, [GROUP, "w#1", "0", 1, 0, *steps])
+    call = commands.claim(bench.keys, [QUEUE], ["returned-0", "0"], "w#1", 1)
+    _, _, entry, raw, past = bench.store.run(*call)
     return entry.decode(), raw, past
 
 
 def given_back(bench: LettersInRedis, entry: str, step: str, *, died: bool) -> list[bytes]:
-    stream, death = bench.keys.step(QUEUE, step), ["killed", "w#1", ""] if died else ["", "", ""]
-    args = [bench.keys.root, QUEUE, GROUP, 2, 1000, *death, entry]
-    answer: list[bytes] = bench.store.run("requeue_held", [stream], args)
+    stream, reason = bench.keys.step(QUEUE, step), "killed" if died else ""
+    call = commands.requeue_held(bench.keys, QUEUE, stream, [entry], max_deaths=2, ttl_ms=1000, by="w#1", reason=reason)
+    answer: list[bytes] = bench.store.run(*call)
     return answer
 
 
@@ -102,12 +100,11 @@ def test_who_looks_for_a_delivery_finds_its_line(bench: LettersInRedis) -> None:
     letter_id = bench.bury()
     bench.log.replay(letter_id)
     k = bench.keys
-    keys = [k.ledger(QUEUE), k.outcome("d1"), k.delayed(QUEUE), k.delayed_bodies(QUEUE), k.step(QUEUE, "0")]
-    args = [GROUP, "d1", "", 1000, "-", 100]
-    state, raw, _ = bench.store.run("find_delivery", keys, args)
+    call = commands.find_delivery(k, QUEUE, "d1", stream=k.step(QUEUE, "0"), begin="-", count=100, ttl_ms=1000)
+    state, raw, _ = bench.store.run(*call)
     assert (state, json.loads(raw)["orc_lineage"]["of"]) == (b"waiting", letter_id)
     claimed(bench)
-    state, raw, *_ = bench.store.run("find_delivery", keys, args)
+    state, raw, *_ = bench.store.run(*call)
     assert (state, json.loads(raw)["orc_lineage"]["of"]) == (b"held", letter_id)
 
 

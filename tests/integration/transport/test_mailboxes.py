@@ -43,11 +43,11 @@ def row(house: Orchestrator, queue: str) -> LedgerRow:
 def take_out(house: Orchestrator, queue: str, count: int = 1) -> int:
     """Have so many messages handled, if they are there; returns how many were."""
     store = house.runtime.store
-    k, steps = store.keys, store.steps
-    keys = [k.leases, k.delayed(queue), k.delayed_bodies(queue), *(k.step(queue, step) for step in steps)]
-    claimed = store.run("claim", keys, [store.group, "reader", "0", count, 0, *steps])[1:]
+    k = store.keys
+    call = commands.claim(k, [queue], store.steps, "reader", count)
+    claimed = store.run(*call)[1:]
     for at in range(0, len(claimed), 4):
-        stream = keys[claimed[at] - 1]
+        stream = call[1][claimed[at] - 1]
         store.run(*commands.settle(stream, k.ledger(queue), "handled", [claimed[at + 1]]))
     return len(claimed) // 4
 

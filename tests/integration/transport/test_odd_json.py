@@ -37,6 +37,15 @@ def held(broker: BareBroker, raw: str = "{}", *, incarnation: str = "w:1#1", **f
     return stream, entry
 
 
+def died(broker: BareBroker, stream: str, entry: str) -> Any:
+    """Its worker dies for the first time."""
+    return broker.store.run(
+        *commands.requeue_held(
+            broker.store.keys, QUEUE, stream, [entry], max_deaths=3, ttl_ms=TTL_MS, by="w:1#1", reason="killed"
+        )
+    )
+
+
 @pytest.mark.parametrize("how", ["settle_with_outcome", "bury"])
 @pytest.mark.parametrize(("reason", "phase"), [("retries exhausted", "open"), ("validation", None)])
 def test_the_breaker_is_told_of_an_error_without_words(
@@ -75,8 +84,8 @@ def test_a_past_that_cannot_be_written_stops_no_purge(broker: BareBroker, schedu
             broker.redis.zadd(k.delayed(QUEUE), {f"0|{number}": 4_000_000_000_000})
         else:
             broker.redis.xadd(k.step(QUEUE, "0"), {"m": BEYOND, "d": "[1e999]"})
-    keys = [k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE), *([] if scheduled else [k.step(QUEUE, "0")])]
-    assert broker.store.run("purge", keys, [GROUP, 100, k.root, TTL_MS]) == 3
+    stream = "" if scheduled else k.step(QUEUE, "0")
+    assert broker.store.run(*commands.purge(k, QUEUE, 100, ttl_ms=TTL_MS, stream=stream)) == 3
     row = broker.ledger(QUEUE)
     assert (row.cancelled, row.lost) == (3, 0)
     assert json.loads(broker.redis.lindex(k.outcome("x"), 0)) == {"outcome": "cancelled", "by": "purge"}
@@ -102,8 +111,7 @@ def test_whatever_deaths_it_is_said_to_have_a_message_is_given_back_with_one_mor
     """Regression: it had been taken out of its stream when the script found that it could not write its past."""
     k = broker.store.keys
     stream, entry = held(broker, d=past)
-    args = [k.root, QUEUE, GROUP, 3, TTL_MS, "killed", "w:1#1", "0", entry]
-    assert broker.store.run("requeue_held", [stream], args) == [b"returned"]
+    assert died(broker, stream, entry) == [b"returned"]
     ((_, fields),) = broker.redis.xrange(k.step(QUEUE, "returned-0"))
     *before, last = json.loads(fields["d"])
     assert (fields["m"], last["reason"]) == ("{}", "killed")
@@ -114,9 +122,7 @@ def test_whatever_deaths_it_is_said_to_have_a_message_is_given_back_with_one_mor
 def test_what_dies_once_too_often_is_a_letter_whatever_its_headers_say(broker: BareBroker) -> None:
     k = broker.store.keys
     stream, entry = held(broker, BEYOND, d='[{"by":"a"},{"by":"b"},1e999]')
-    args = [k.root, QUEUE, GROUP, 3, TTL_MS, "killed", "w:1#1", "0", entry]
-    (said,) = broker.store.run("requeue_held", [stream], args)
-    assert said == b"poison"
+    assert died(broker, stream, entry) == [b"poison"]
     outcome = json.loads(broker.redis.lindex(k.outcome("x"), 0))
     assert outcome["reason"] == "poison"
     assert [death.get("by") for death in outcome["deaths"]] == ["a", "b", "w:1#1"]
@@ -131,7 +137,7 @@ def test_a_queue_without_words_stops_no_sweep(broker: BareBroker) -> None:
         raw, _ = broker.store.run(*commands.register(k, "w:1", {"node": "w", "queues": queues}))
         held(broker, incarnation=raw.decode())
         broker.redis.zadd(k.silent, {raw: 1})
-    assert broker.store.run("find_stuck", [k.silent, k.leases], [10_000, k.root, GROUP, 0, 100, "0"]) == [0]
+    assert broker.store.run(*commands.find_stuck(k, ["0"], suspect_ms=10_000, first=0, count=100)) == [0]
     now_s, _ = broker.redis.time()
     broker.redis.zadd(k.leases, dict.fromkeys(broker.redis.zrange(k.leases, 0, -1), now_s * 1000 - 60_000))
     broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
@@ -142,7 +148,14 @@ def test_a_queue_without_words_stops_no_sweep(broker: BareBroker) -> None:
 def test_a_broadcast_goes_past_whoever_serves_a_queue_without_words(broker: BareBroker) -> None:
     k = broker.store.keys
     for queues in (json.dumps([HALF]), json.dumps([QUEUE])):
-        fields: list[Any] = ["node", "w", "queues", queues]
-        broker.store.run("register", [k.leases, k.incarnation_counter], [k.root, "w:1", 0, *fields])
-    args = [k.root, "1", TTL_MS, "nonce", 0, 0, QUEUE, "0", "{}", "x", ""]
-    assert broker.store.run("broadcast", [k.leases, "", k.last_publishes(0)], ["b", *args]) == [1, []]
+        broker.store.run(*commands.register(k, "w:1", {"node": "w", "queues": queues}))
+    call = commands.broadcast(
+        k,
+        "b",
+        [(QUEUE, "0", "{}", "x", "")],
+        publishes=k.last_publishes(0),
+        group_ms=TTL_MS,
+        all_or_nothing=True,
+        nonce="nonce",
+    )
+    assert broker.store.run(*call) == [1, []]

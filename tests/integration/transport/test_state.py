@@ -124,11 +124,7 @@ class Mailbox(RuleBasedStateMachine):
     def claim(self, worker: Worker, credit: int, ahead: int = 0) -> None:
         k = self.keys
         streams = [k.step(QUEUE, step) for step in STEPS]
-        answer = self.run_script(
-            "claim",
-            [k.leases, k.delayed(QUEUE), k.delayed_bodies(QUEUE), *streams],
-            [GROUP, worker.id, "1", credit, ahead, *STEPS],
-        )
+        answer = self.run_script(*commands.claim(k, [QUEUE], STEPS, worker.id, credit, ahead=ahead, leased=True))
         if worker.fenced:
             assert answer == [-2]
             return
@@ -240,9 +236,16 @@ class Mailbox(RuleBasedStateMachine):
         more = 1
         while more:
             _, more, _ = self.run_script(
-                "reclaim",
-                [k.dying, k.incarnation(worker.id), k.queues, k.sweep],
-                [k.root, worker.id, GROUP, MAX_DEATHS, 1000, batch, 0, "", 0, 1, *STEPS, "bell"],
+                *commands.reclaim(
+                    k,
+                    worker.id,
+                    (*STEPS, "bell"),
+                    max_deaths=MAX_DEATHS,
+                    ttl_ms=1000,
+                    batch=batch,
+                    linger_ms=0,
+                    death_hooks_done=True,
+                )
             )
         for held in worker.held:
             if reason == "killed" and held.mark == 1:
@@ -270,9 +273,8 @@ class Mailbox(RuleBasedStateMachine):
     @rule(batch=st.integers(1, 3))
     def purge(self, batch: int) -> None:
         k = self.keys
-        keys = [k.ledger(QUEUE), k.delayed(QUEUE), k.delayed_bodies(QUEUE)]
-        for stream in ([], *[[k.step(QUEUE, s)] for s in STEPS]):
-            while dropped := self.run_script("purge", [*keys, *stream], [GROUP, batch, k.root, 1000]):
+        for stream in ("", *(k.step(QUEUE, s) for s in STEPS)):
+            while dropped := self.run_script(*commands.purge(k, QUEUE, batch, ttl_ms=1000, stream=stream)):
                 self.counts["cancelled"] += dropped
         assert self._row().ready == 0
 
@@ -318,9 +320,7 @@ class Mailbox(RuleBasedStateMachine):
             self.redelivered -= 1
 
     def _row(self) -> LedgerRow:
-        (answer,) = self.run_script(
-            "mailbox_depths", [self.keys.queues], [self.keys.root, GROUP, len(STEPS), *STEPS, QUEUE]
-        )
+        (answer,) = self.run_script(*commands.mailbox_depths(self.keys, STEPS, [QUEUE]))
         counted = {answer[4][i].decode(): int(answer[4][i + 1]) for i in range(0, len(answer[4]), 2)}
         names = ("accepted", "handled", "dead", "cancelled", "expired")
         return LedgerRow(

@@ -4,28 +4,72 @@ A function returns a :data:`Call`, to be run by a store, a command connection, a
 ``store.run(*commands.publish(...))``. What a script does, returns and costs is in its header, ``lua/commands/*.lua``.
 """
 
-from orchestrator.transport.redis.commands.accepting import accept, delay, publish
+from orchestrator.transport.redis.commands.accepting import accept, broadcast, delay, publish
 from orchestrator.transport.redis.commands.call import Attempt, Call
 from orchestrator.transport.redis.commands.letters import bury_unsent
-from orchestrator.transport.redis.commands.liveness import fence, heartbeat, register
-from orchestrator.transport.redis.commands.mailboxes import declare, purge
+from orchestrator.transport.redis.commands.liveness import (
+    FENCE_REASON_AT,
+    begin_sweep,
+    claim_chore,
+    disprove_death,
+    end_sweep,
+    fence,
+    find_orphans,
+    find_stuck,
+    heartbeat,
+    identify_dataset,
+    reclaim,
+    register,
+    renew_lease,
+    unleased_claims,
+)
+from orchestrator.transport.redis.commands.mailboxes import (
+    claim,
+    close_breaker,
+    declare,
+    declare_flow,
+    delete,
+    find_delivery,
+    mailbox_depths,
+    mailbox_states,
+    purge,
+)
 from orchestrator.transport.redis.commands.settling import bury, requeue_held, retry, settle, settle_with_outcome
 
 __all__ = [
+    "FENCE_REASON_AT",
     "Attempt",
     "Call",
     "accept",
+    "begin_sweep",
+    "broadcast",
     "bury",
     "bury_unsent",
+    "claim",
+    "claim_chore",
+    "close_breaker",
     "declare",
+    "declare_flow",
     "delay",
+    "delete",
+    "disprove_death",
+    "end_sweep",
     "fence",
+    "find_delivery",
+    "find_orphans",
+    "find_stuck",
     "heartbeat",
+    "identify_dataset",
+    "mailbox_depths",
+    "mailbox_states",
     "publish",
     "purge",
+    "reclaim",
     "register",
+    "renew_lease",
     "requeue_held",
     "retry",
     "settle",
     "settle_with_outcome",
+    "unleased_claims",
 ]

@@ -6,6 +6,7 @@ A publish outside of a batch passes an :class:`Attempt`, so that it is accepted 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from orchestrator.core.keys import DOORBELL, Keys
 from orchestrator.transport.redis.commands.call import Attempt, Call
@@ -66,6 +67,37 @@ def accept(
         _once([*first, *_delayed(keys, queue)], attempt),
         [message, delay_ms, member, delivery, ttl_ms, pending_ms, *_token(attempt)],
     )
+
+
+def broadcast(
+    keys: Keys,
+    part: str,
+    copies: Iterable[Sequence[str]],
+    *,
+    publishes: str,
+    group: str = "",
+    group_ms: int,
+    all_or_nothing: bool,
+    nonce: str,
+    ahead: int = 0,
+    texts: Sequence[str] = (),
+) -> Call:
+    """Accept a message for each of many mailboxes.
+
+    Args:
+        keys: the names of keys.
+        part: the id of this part of the broadcast.
+        copies: of each its queue, its step, the message, the delivery's id, and its place in the group or ''.
+        publishes: the hash of last publishes.
+        group: the key of the group, if the broadcast has a compensation; '' otherwise.
+        group_ms: for how long the group is kept.
+        all_or_nothing: whether one refusal stops the others.
+        nonce: by which the script finds the places to fill in the ``texts``.
+        ahead: by how much the group's number of pending copies is to differ from those accepted here.
+        texts: the compensations.
+    """
+    head = [part, keys.root, "1" if all_or_nothing else "0", group_ms, nonce, ahead, len(texts), *texts]
+    return "broadcast", [keys.leases, group, publishes], [*head, *chain.from_iterable(copies)]
 
 
 def _delayed(keys: Keys, queue: str) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
-from orchestrator.core.keys import Keys
+from orchestrator.core.keys import GROUP, Keys
 from orchestrator.transport.redis.commands.call import Call, flat
+
+#: Which of the arguments of :func:`fence` is the reason.
+FENCE_REASON_AT: Final = 2
 
 
 def register(keys: Keys, name: str, fields: Mapping[str, Any], *, last: int = 0) -> Call:
@@ -70,3 +73,120 @@ def fence(
         [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent],
         [incarnation, beat, reason, by, turn, turn_ms, k.root, error],
     )
+
+
+def renew_lease(keys: Keys, incarnation: str, *connection: str) -> Call:
+    """Renew a lease for the heart of an incarnation; it appends its ``connection`` where that is not known yet."""
+    return "renew_lease", [keys.leases, keys.incarnation(incarnation)], [incarnation, *connection]
+
+
+def begin_sweep(
+    keys: Keys,
+    sweeper: str,
+    by: str,
+    *,
+    suspect_ms: int,
+    gap_ms: int,
+    closed_grace_ms: int,
+    silence_grace_ms: int,
+    turn_ms: int,
+) -> Call:
+    """Take the turn as a sweeper, for ``turn_ms``, and find late incarnations.
+
+    Args:
+        keys: the names of keys.
+        sweeper: who takes the turn.
+        by: its name in the record of deaths.
+        suspect_ms: the age of a heartbeat that makes its incarnation suspect.
+        gap_ms: the longest gap between two sweeps after which silence still proves something.
+        closed_grace_ms: for how long after a gap closed connections prove nothing.
+        silence_grace_ms: for how long after a gap silence proves nothing.
+        turn_ms: how long the turn lasts.
+    """
+    times = [suspect_ms, gap_ms, closed_grace_ms, silence_grace_ms]
+    return "begin_sweep", [keys.leases, keys.sweep, keys.silent], [*times, by, keys.root, sweeper, turn_ms]
+
+
+def end_sweep(keys: Keys, turn: int) -> Call:
+    """End a sweeper's turn."""
+    return "end_sweep", [keys.sweep], [turn]
+
+
+def find_orphans(
+    keys: Keys,
+    steps: Sequence[str],
+    queues: Iterable[bytes | str],
+    *,
+    turn: int | str = "",
+    turn_ms: int = 0,
+    reader_idle_ms: int,
+) -> Call:
+    """Find consumers that hold messages of these mailboxes and have no lease; a reader, if idle for that long."""
+    return (
+        "find_orphans",
+        [keys.leases, keys.dying, keys.sweep],
+        [keys.root, GROUP, turn, turn_ms, reader_idle_ms, len(steps), *steps, *queues],
+    )
+
+
+def find_stuck(keys: Keys, steps: Sequence[str], *, suspect_ms: int, first: int, count: int) -> Call:
+    """Find incarnations that do not consume, among ``count`` silent ones from place ``first`` on."""
+    return "find_stuck", [keys.silent, keys.leases], [suspect_ms, keys.root, GROUP, first, count, *steps]
+
+
+def reclaim(
+    keys: Keys,
+    incarnation: str,
+    steps: Iterable[str],
+    *,
+    max_deaths: int,
+    ttl_ms: int,
+    batch: int,
+    linger_ms: int,
+    turn: int | str = "",
+    turn_ms: int = 0,
+    death_hooks_done: bool | None,
+) -> Call:
+    """Requeue some of what a fenced incarnation held.
+
+    Args:
+        keys: the names of keys.
+        incarnation: the fenced incarnation.
+        steps: the steps of mailboxes to look through, the bell included.
+        max_deaths: the number of deaths that makes a message poison.
+        ttl_ms: for how long outcomes are kept.
+        batch: the most entries of one call.
+        linger_ms: for how long the incarnation stays in the list of the dying, as a blocked read may still be served.
+        turn: the caller's turn as a sweeper; '' if it has none.
+        turn_ms: how long a turn lasts.
+        death_hooks_done: whether its death hooks are done; ``None`` if the caller does not run death hooks.
+    """
+    k = keys
+    hooks = "" if death_hooks_done is None else int(death_hooks_done)
+    return (
+        "reclaim",
+        [k.dying, k.incarnation(incarnation), k.queues, k.sweep],
+        [k.root, incarnation, GROUP, max_deaths, ttl_ms, batch, linger_ms, turn, turn_ms, hooks, *steps],
+    )
+
+
+def disprove_death(keys: Keys, incarnation: str, fields: Mapping[str, Any], *, days: int) -> Call:
+    """Record that an incarnation that was declared dead is alive, for that many days; ``fields`` describe its end."""
+    return "disprove_death", [keys.disproved, keys.deaths], [incarnation, days, *flat(fields)]
+
+
+def unleased_claims(streams: Iterable[str], incarnation: str, *, idle_ms: int) -> Call:
+    """List what an incarnation holds in these streams, idle for at least that long."""
+    return "unleased_claims", list(streams), [GROUP, incarnation, idle_ms]
+
+
+def claim_chore(keys: Keys, chore: str, wait_ms: int) -> Call:
+    """Ask for a chore, which is due again in ``wait_ms``."""
+    return "claim_chore", [keys.chore(chore)], [wait_ms]
+
+
+def identify_dataset(
+    keys: Keys, new_id: str, *, known_id: str = "", born_ms: int | str = "", epoch: int | str = ""
+) -> Call:
+    """Ask for the identity of the data set, ``new_id`` if it has none; the rest is that of the one before, if any."""
+    return "identify_dataset", [keys.dataset], [new_id, known_id, born_ms, epoch]

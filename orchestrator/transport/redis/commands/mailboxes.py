@@ -1,11 +1,12 @@
-"""The scripts that declare mailboxes and drop what is in them."""
+"""The scripts of mailboxes: declaring, claiming, looking, counting and dropping."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from orchestrator.core.keys import GROUP, Keys
-from orchestrator.transport.redis.commands.call import Call
+from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.transport.redis.commands.call import Call, flat
 
 
 def declare(keys: Keys, queue: str, streams: Iterable[str] = (), *, listed: bool = True, ttl_ms: int = 0) -> Call:
@@ -13,6 +14,79 @@ def declare(keys: Keys, queue: str, streams: Iterable[str] = (), *, listed: bool
     return "declare", [keys.queues, *streams], [queue, "1" if listed else "0", GROUP, ttl_ms]
 
 
-def purge(ledger: str, delayed: str, bodies: str, most: int, root: str, ttl_ms: int, *, stream: str = "") -> Call:
+def declare_flow(
+    keys: Keys, queue: str, fields: Mapping[str, Any], *, serves: bool, has_bound: bool, has_breaker: bool
+) -> Call:
+    """Record a mailbox' flow control; ``serves``: the caller serves the mailbox."""
+    flags = ["1" if flag else "0" for flag in (serves, has_bound, has_breaker)]
+    return "declare_flow", [keys.flow(queue)], [keys.root, *flags, *flat(fields)]
+
+
+def close_breaker(keys: Keys, queue: str) -> Call:
+    """Close a mailbox' breaker."""
+    return "close_breaker", [keys.flow(queue)], []
+
+
+def claim(
+    keys: Keys,
+    queues: Iterable[str],
+    steps: Sequence[str],
+    incarnation: bytes | str,
+    credit: int,
+    *,
+    ahead: int = 0,
+    leased: bool = False,
+) -> Call:
+    """Claim up to ``credit`` messages to deliver now, and ``ahead`` more; ``leased``: only if there is a lease.
+
+    The place of a key in the reply is its place in the call's keys, from 1.
+    """
+    names = [keys.leases]
+    for queue in queues:
+        names += [keys.delayed(queue), keys.delayed_bodies(queue), *(keys.step(queue, step) for step in steps)]
+    return "claim", names, [GROUP, incarnation, "1" if leased else "0", credit, ahead, *steps]
+
+
+def find_delivery(
+    keys: Keys, queue: str, delivery: str, *, stream: str, begin: str, count: int, outcome: str = "", ttl_ms: int
+) -> Call:
+    """Look for a delivery among ``count`` messages of a stream, or of what is not yet due if ``stream`` is ''.
+
+    With an ``outcome``, as JSON, it is cancelled where it is found. ``begin`` is where the reply before said to go on;
+    at first ``-`` in a stream, ``0`` elsewhere.
+    """
+    k = keys
+    return (
+        "find_delivery",
+        [k.ledger(queue), k.outcome(delivery), k.delayed(queue), k.delayed_bodies(queue), stream, k.cancelling],
+        [GROUP, delivery, outcome, ttl_ms, begin, count],
+    )
+
+
+def mailbox_depths(keys: Keys, steps: Sequence[str], queues: Iterable[bytes | str]) -> Call:
+    """Read counters and lengths of some mailboxes."""
+    return "mailbox_depths", [keys.queues], [keys.root, GROUP, len(steps), *steps, *queues]
+
+
+def mailbox_states(keys: Keys, steps: Sequence[str], queues: Iterable[bytes | str]) -> Call:
+    """Read how many messages wait in some mailboxes, and their flow control."""
+    return "mailbox_states", [keys.leases], [keys.root, GROUP, len(steps), *steps, *queues]
+
+
+def purge(keys: Keys, queue: str, most: int, *, ttl_ms: int, stream: str = "") -> Call:
     """Drop at most ``most`` messages that are not claimed, of a stream or of what is not yet due."""
-    return "purge", [ledger, delayed, bodies, *([stream] if stream else [])], [GROUP, most, root, ttl_ms]
+    names = [keys.ledger(queue), keys.delayed(queue), keys.delayed_bodies(queue)]
+    return "purge", [*names, *([stream] if stream else [])], [GROUP, most, keys.root, ttl_ms]
+
+
+def delete(
+    keys: Keys, queue: str, streams: Sequence[str], most: int, *, ttl_ms: int, stream: str = "", is_reply: bool
+) -> Call:
+    """Drop at most ``most`` messages, of a ``stream`` or of what is not yet due, and the mailbox once it is empty.
+
+    ``streams`` are all of the mailbox but its bell; ``is_reply``: it is a queue of replies, which has no ledger.
+    """
+    k = keys
+    names = [k.ledger(queue), k.queues, k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), *streams]
+    number = streams.index(stream) + 1 if stream else 0
+    return "delete", names, [queue, "1" if is_reply else "0", GROUP, most, k.root, ttl_ms, number]
