@@ -92,7 +92,7 @@ bench-transport: setup ## Compare the transport with kombu's own (about five min
 bench-monitors: setup ## Measure monitors: a million of them, and deaths of real workers (about five minutes)
 	@$(BIN)/python -m benchmarks.monitors $(ARGS)
 
-bench-dead-letters: setup ## Bury a million letters, ask for some, send some again (about five minutes)
+bench-dead-letters: setup ## Add a million dead letters, search and replay some (about five minutes)
 	@$(BIN)/python -m benchmarks.dead_letters $(ARGS)
 
 bench-import: setup ## Compare importing this library with importing Celery (half a minute)

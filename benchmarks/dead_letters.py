@@ -1,4 +1,4 @@
-"""``make bench-dead-letters``: what it costs to bury, to ask and to send again, with a million letters in the log.
+"""``make bench-dead-letters``: what it costs to dead-letter, search and replay, with a million letters in the log.
 
 Everything goes through the library's own scripts on one embedded server; the letters are as large as real ones, with a
 traceback and metadata, and some have messages of 1 MiB: half of them among the others, half in a row.
@@ -64,7 +64,7 @@ def message(number: int) -> bytes:
 
 @cache
 def _messages(agent: str) -> bytes:
-    # Encoding a million of them would take longer than burying them.
+    # Encoding a million of them would take longer than dead-lettering them.
     wire = Supervision(agent=agent, message="Charge", metadata={"job": "NUMBER"}).to_wire()
     body = json.dumps([[{"order_id": "o1", "cents": 500}], {}, {}]).encode()
     headers = {"lang": "py", "task": f"{agent}.Charge", "id": "NUMBER", "retries": 3, "orc": wire}
@@ -119,7 +119,7 @@ class Bench:
         self.redis.script_load(source("bury").decode())
 
     def fill(self, count: int) -> None:
-        """Put letters into the log with the function that buries them, a hundred in a script (that of imports)."""
+        """Put letters into the log with the function that adds them, a hundred in a script (that of imports)."""
         for agent in AGENTS:
             self.store.run(*commands.declare(self.keys, agent, [self.keys.step(agent, "0")]))
         self.redis.script_load(source("import_letters").decode())
@@ -130,7 +130,7 @@ class Bench:
                 fields = [message(number), letter, "", agent, agent, "Charge", error, reason, group, "", "1"]
                 args += [*fields, f"1-{number + 1}", ""]
             self.redis.evalsha(sha("import_letters"), 0, *args)
-            # What was buried came from nowhere. A million of these freed at once would leave holes everywhere in the
+            # These letters came from no mailbox. A million of them freed at once would leave holes everywhere in the
             # memory of a server without jemalloc, as the embedded one is.
             self.redis.delete(self.keys.letter_origins)
 
@@ -172,8 +172,8 @@ class Bench:
         }
         return {name: _took_s(act) for name, act in done.items()}
 
-    def bury_s(self, count: int) -> float:
-        """Burials a second, one after the other, each waited for: one round trip."""
+    def dead_letter_s(self, count: int) -> float:
+        """Dead-lettered messages a second, one after the other, each waited for: one round trip."""
         waiting = []
         for number in range(count):
             agent, letter, reason, error, group = letter_of(number)
@@ -260,7 +260,7 @@ def main() -> None:
         asked = bench.query_ms()
         for name, ms in asked.items():
             print(f"  {name:<26} {ms:7.2f} ms")
-        bury_s = bench.bury_s(5000)
+        dead_letter_s = bench.dead_letter_s(5000)
         sent, replay_s = bench.replay_s(3)
         print(f"  {sent} letters sent again; the longest script {bench.longest_script_ms():.1f} ms", flush=True)
         for name, took_s in bench.acts().items():
@@ -270,7 +270,7 @@ def main() -> None:
     print(f"  longest wait of a PING beside it: {max(waits, default=0.0):.1f} ms")
     slowest = max(ms for name, ms in asked.items() if name.startswith("page"))
     print(
-        f"bench-dead-letters: bury_s={bury_s:.0f} replay_s={replay_s:.0f} "
+        f"bench-dead-letters: dead_letter_s={dead_letter_s:.0f} replay_s={replay_s:.0f} "
         f"query_ms_1m={slowest:.2f} bytes_per_letter={each:.0f} max_block_ms={block_ms:.1f}"
     )
 

@@ -66,7 +66,7 @@ def _report(verdict: Verdict, logs: Path) -> None:
     print(f"{verdict.monitors} monitors made, {verdict.downs} DOWNs recorded")
     times = verdict.recovered_s
     print(
-        f"{verdict.uncertain} sends uncertain; {len(verdict.bystanders)} harmless messages buried as poison; "
+        f"{verdict.uncertain} sends uncertain; {len(verdict.bystanders)} harmless messages dead-lettered as poison; "
         f"{len(times)} kills of workers with messages, which ran elsewhere after "
         f"{percentile(times, 0.5):.2f} s (median), {max(times, default=0.0):.2f} s (worst)"
     )

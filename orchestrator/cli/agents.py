@@ -94,7 +94,11 @@ def _document(seen: Snapshot, deaths_shown: int, settings: Settings) -> dict[str
     return {
         "agents": [agent_document(agent) for agent in seen.agents],
         "incarnations": [
-            {**asdict(i), "load": round(i.load, 2), "state": state_of(i, settings.suspect_s, settings.stuck_s)}
+            {
+                **asdict(i),
+                "load": round(i.load, 2),
+                "state": state_of(i, settings.heartbeat_timeout_s, settings.stuck_s),
+            }
             for i in seen.incarnations
         ],
         "mailboxes": [_mailbox_document(mailbox) for mailbox in seen.mailboxes],

@@ -46,9 +46,9 @@ class KnownAgent:
         return bool(self.incarnations)
 
 
-def state_of(incarnation: IncarnationEntry, suspect_s: float, stuck_s: float) -> State:
+def state_of(incarnation: IncarnationEntry, heartbeat_timeout_s: float, stuck_s: float) -> State:
     """What an incarnation is doing."""
-    if incarnation.heartbeat_age_s > suspect_s:
+    if incarnation.heartbeat_age_s > heartbeat_timeout_s:
         return State.LATE
     if incarnation.silent_s > stuck_s:
         return State.STUCK

@@ -55,7 +55,7 @@ def print_snapshot(context: click.Context, seen: Snapshot, deaths_shown: int, se
         [
             (
                 i.id,
-                _state_cell(state_of(i, settings.suspect_s, settings.stuck_s)),
+                _state_cell(state_of(i, settings.heartbeat_timeout_s, settings.stuck_s)),
                 age(i.heartbeat_age_s),
                 moment(i.started_ms),
                 ", ".join(i.agents),

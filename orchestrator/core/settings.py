@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     #: Seconds between two heartbeats of a worker.
     heartbeat_s: Seconds = 0.5
     #: When a heartbeat is older than this, the sweep checks whether the worker's connection is open.
-    suspect_s: Seconds = 0.6
+    heartbeat_timeout_s: Seconds = 0.6
     #: An incarnation whose connection is open is declared dead when its last heartbeat is older than this.
     lease_s: Seconds = 10.0
     #: Whether each worker has a heart: a process that renews its lease while its interpreter is blocked, and proves its
@@ -168,10 +168,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
-        if not self.heartbeat_s < self.suspect_s < self.lease_s:
+        if not self.heartbeat_s < self.heartbeat_timeout_s < self.lease_s:
             raise ValueError(
-                f"heartbeat_s={self.heartbeat_s:g}, suspect_s={self.suspect_s:g}, lease_s={self.lease_s:g}; "
-                "allowed: heartbeat_s < suspect_s < lease_s"
+                f"heartbeat_s={self.heartbeat_s:g}, heartbeat_timeout_s={self.heartbeat_timeout_s:g}, "
+                f"lease_s={self.lease_s:g}; "
+                "allowed: heartbeat_s < heartbeat_timeout_s < lease_s"
             )
         if not self.stuck_s > 2:
             raise ValueError(f"stuck_s={self.stuck_s:g}; allowed: more than 2, for a free worker may sleep a second")

@@ -51,7 +51,7 @@ def groups_of(
             fingerprint=name,
             count=search.count(),
             first_ms=int(oldest_id.split("-")[0]),
-            last_ms=newest.buried_ms,
+            last_ms=newest.dead_lettered_ms,
             arrivals=tuple(arrivals.get(hour - ago, 0) for ago in range(23, -1, -1)),
             example=newest,
         )

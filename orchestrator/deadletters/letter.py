@@ -81,7 +81,7 @@ class DeadLetter:
     incarnation: str = ""
     #: When it was accepted by its mailbox (after a replay: by that one), and when it became a letter.
     sent_ms: int = 0
-    buried_ms: int = 0
+    dead_lettered_ms: int = 0
     lineage: Lineage = Lineage()
     #: Fingerprint: letters with the same failure share it (see :mod:`orchestrator.core.fingerprint`).
     group: str = ""
@@ -165,7 +165,7 @@ class DeadLetter:
             "sent_ms": self.sent_ms,
             "first_seen": self.first_seen,
             "at_ms": self.at_ms,
-            "buried_ms": self.buried_ms,
+            "dead_lettered_ms": self.dead_lettered_ms,
             "by": self.by,
             "incarnation": self.incarnation,
             "failures": [f.to_wire() for f in self.failures],
@@ -233,7 +233,7 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"")
     error = _object(written, "error")
     failures = written.get("failures")
     lineage: dict[str, Any] = _json(fields.get(FIELD_LINEAGE, b""), {})
-    buried_ms = _whole(entry_id.split("-")[0])
+    dead_lettered_ms = _whole(entry_id.split("-")[0])
     return DeadLetter(
         id=entry_id,
         raw=raw,
@@ -242,7 +242,7 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"")
         error_type=str(error.get("type", "")),
         error_message=str(error.get("message", "")),
         attempts=_whole(written.get("attempts")),
-        at_ms=_whole(written.get("at")) or buried_ms,
+        at_ms=_whole(written.get("at")) or dead_lettered_ms,
         by=str(written.get("by", "")),
         failures=_failures(failures) if isinstance(failures, list) else supervision.failures,
         deaths=tuple(d for d in deaths if isinstance(d, dict)),
@@ -254,7 +254,7 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"")
         replay_of=str(lineage.get("of") or supervision.replay_of),
         incarnation=str(written.get("incarnation", "")),
         sent_ms=_whole(fields.get(FIELD_SENT_MS)),
-        buried_ms=buried_ms,
+        dead_lettered_ms=dead_lettered_ms,
         lineage=Lineage(
             of=str(lineage.get("of", "")),
             first=str(lineage.get("first", "")),

@@ -168,7 +168,7 @@ class EagerBackend:
         try:
             message = decode_message(self._app, queue, raw)
         except UnreadableMessage as unreadable:
-            self._runner.bury_unreadable(queue, raw, unreadable)
+            self._runner.dead_letter_unreadable(queue, raw, unreadable)
             return False
         outgoing = message.outgoing
         self._flow.admit(outgoing.supervision.agent)

@@ -111,14 +111,14 @@ class DeliveryRunner:
         self._records.end(queue, delivery_id, outcome, supervision, last)
         return outcome
 
-    def bury_unreadable(self, queue: str, raw: bytes, why: UnreadableMessage) -> None:
+    def dead_letter_unreadable(self, queue: str, raw: bytes, why: UnreadableMessage) -> None:
         """Keep a message that cannot be executed as a dead letter again, as ``DeadLetterUnprocessable`` does."""
         self._records.count(queue, "accepted")
         text = str(mask(why.text, self._app.orchestrator.runtime.hidden))
         error = {"type": why.error, "message": text[:MESSAGE_LIMIT]}
-        self._bury(raw, queue, {"reason": why.reason.value, "error": error, "attempts": 0})
+        self._dead_letter(raw, queue, {"reason": why.reason.value, "error": error, "attempts": 0})
         self._records.count(queue, "dead")
-        emit(events.BURIED, agent=queue, message="", id="", reason=why.reason.value, error=why.error, attempts=0)
+        emit(events.DEAD_LETTERED, agent=queue, message="", id="", reason=why.reason.value, error=why.error, attempts=0)
 
     def _attempt(self, task: Any, message: EagerMessage, supervision: Supervision, attempt: int) -> Any:
         """One attempt. Its errors, and those of Celery's tracer, are in the result that it returns."""
@@ -173,7 +173,12 @@ class DeliveryRunner:
             failure = replace(failure, type="Reject")
         verdict = final_failure(supervision, failure)
         if verdict.log:
-            logger.error("%s %s given up: %s", supervision.agent, supervision.message, verdict.outcome.error)
+            logger.error(
+                "%s %s dropped after its last attempt: %s",
+                supervision.agent,
+                supervision.message,
+                verdict.outcome.error,
+            )
         return verdict
 
     def _expire(self, message: EagerMessage) -> Outcome | None:
@@ -192,7 +197,7 @@ class DeliveryRunner:
         outcome = verdict.outcome
         if verdict.letter is not None:
             raw = encode_message(message, supervision, attempt)
-            outcome = replace(outcome, letter_id=self._bury(raw, message.queue, verdict.letter))
+            outcome = replace(outcome, letter_id=self._dead_letter(raw, message.queue, verdict.letter))
         outgoing = message.outgoing
         emit_dead(
             verdict,
@@ -202,7 +207,7 @@ class DeliveryRunner:
         )
         return outcome
 
-    def _bury(self, raw: bytes, queue: str, letter: Mapping[str, Any]) -> str:
+    def _dead_letter(self, raw: bytes, queue: str, letter: Mapping[str, Any]) -> str:
         return self._letters.add(raw, {"queue": queue, "by": _WORKER, "at": round(time.time() * 1000), **letter})
 
 

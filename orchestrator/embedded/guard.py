@@ -51,7 +51,7 @@ class State:
     error: str | None = None
 
 
-class DeadLetterUnprocessable:
+class ServerGuard:
     """The server process, its directory, and the commands that reach them."""
 
     def __init__(self, binary: str, directory: Path) -> None:
@@ -173,7 +173,7 @@ def main(orders: Orders) -> None:
     """Guard a server until the owner is done with it, one way or another."""
     signal.signal(signal.SIGTERM, _exit_on_signal)
     directory = Path(orders.directory or tempfile.mkdtemp(prefix="orchestrator-redis-"))
-    guard = DeadLetterUnprocessable(orders.binary, directory)
+    guard = ServerGuard(orders.binary, directory)
     try:
         for command in _commands_of(orders.owner_pid, sys.stdin.fileno()):
             answer = json.dumps(asdict(guard.obey(command))) + "\n"

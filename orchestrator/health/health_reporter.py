@@ -53,7 +53,7 @@ class HealthReporter:
                 files.remove_leftovers(folder)
                 self._write(folder)
             except (OSError, files.UntrustedDirectory) as error:
-                logger.warning("`orchestrator health` will not know of this process: %s", error)
+                logger.warning("health file not created; `orchestrator health` does not list this process: %s", error)
                 return
             self._thread = threading.Thread(target=self._beat, args=(folder,), name="orchestrator-pulse", daemon=True)
             self._thread.start()
@@ -100,7 +100,9 @@ class HealthReporter:
                 broken = False
             except OSError as error:
                 if not broken:
-                    logger.warning("`orchestrator health` will take this process for hung: %s", error)
+                    logger.warning(
+                        "health file not written; `orchestrator health` will report this process as hung: %s", error
+                    )
                 broken = True
 
 

@@ -62,7 +62,7 @@ class RedisMonitors(RedisMonitorCreation, RedisMonitorDeaths, RedisMonitorReader
     # -- leaks
 
     def find_leaks(self, age_s: float | None = None) -> Leaks:
-        """Search all monitors, and judge each suspect."""
+        """Search all monitors, and judge each candidate."""
         search = LeakSearch(self, self._leak_age_s(age_s), everywhere=True)
         while not search.go_on(for_s=_SEARCH_S):
             pass
@@ -84,7 +84,7 @@ class RedisMonitors(RedisMonitorCreation, RedisMonitorDeaths, RedisMonitorReader
         return self.judge(list(leaks), repair=True)
 
     def judge(self, leaks: Sequence[Leak], *, repair: bool = False, age_s: float = 0.0) -> Leaks:
-        """The suspects that are leaks. Each is judged, and with ``repair`` repaired, in one step."""
+        """The candidates that are leaks. Each is judged, and with ``repair`` repaired, in one step."""
         proven: Leaks = []
         for at in range(0, len(leaks), BATCH):
             batch = leaks[at : at + BATCH]

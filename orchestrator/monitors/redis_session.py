@@ -111,7 +111,7 @@ class RedisSession:
                 # The process that sweeps may be one without monitors.
                 self._sweeper.run_death_hooks(self.id)
         except (RedisError, OSError, BrokerUnavailable) as away:
-            logger.warning("could not deregister %s: %s; its lease will expire", self.id, away)
+            logger.warning("could not deregister session %s; its lease will expire: %s", self.id, away)
         self._commands.drop()
 
     def monitor(self, target: Target, tag: Any = "") -> int:
@@ -167,14 +167,14 @@ class RedisSession:
                     since_sweep_ms = lease.age_ms()
                 if since_sweep_ms > to_ms(self._store.options.sweep_stale_s):
                     # No worker looks for the dead.
-                    emit(events.SWEEP_STOOD_IN, {"stale_s": since_sweep_ms / 1000}, by=self.id)
+                    emit(events.SWEEP_FALLBACK, {"stale_s": since_sweep_ms / 1000}, by=self.id)
                     self._sweeper.sweep(self.id)
                 lease.record_reply()
             except (RedisError, OSError) as error:
                 lease.record_failure(error)
             except Exception:
                 # Without a heartbeat it would be declared dead; no error may end it.
-                logger.exception("heartbeat of %s failed", self.id)
+                logger.exception("heartbeat of session %s failed", self.id)
             if self._ended.wait(_RETRY_PAUSE_S if lease.away_since is not None else self._store.options.heartbeat_s):
                 return
 
@@ -189,5 +189,7 @@ class RedisSession:
         if loss is not None:
             report_loss(loss, self._lease.dataset, self._store.broker.address, self.id)
             return
-        logger.error("%s was fenced: declared dead while it lives; its monitors are gone", self.id)
+        logger.error(
+            "session %s fenced: it was declared dead, but its process is alive; its monitors were removed", self.id
+        )
         emit(events.AGENT_FENCED, incarnation=self.id)

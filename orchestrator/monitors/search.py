@@ -12,15 +12,15 @@ from orchestrator.monitors.leak import Leak, LeakKind
 if TYPE_CHECKING:
     from orchestrator.monitors.redis_monitors import RedisMonitors
 
-#: Suspects that one step judges.
+#: Candidates that one step judges.
 _JUDGED_PER_STEP = 200
 
 
 class LeakSearch:
     """One search through all monitors.
 
-    The scan runs while other processes create and end monitors, so it finds only suspects. Each suspect is judged again
-    by one script, so that a healthy monitor is never reported.
+    The scan runs while other processes create and end monitors, so it finds only candidates. One script judges each
+    candidate again, so that a healthy monitor is never reported.
 
     ``everywhere`` also finds sets that nothing names any more, by a scan of the whole database.
     """
@@ -30,7 +30,7 @@ class LeakSearch:
         self._age_s = age_s
         self._everywhere = everywhere
         #: Keyed by kind, ref and detail: a scan may return a member twice.
-        self._suspects: dict[tuple[LeakKind, int | str, str], Leak] = {}
+        self._candidates: dict[tuple[LeakKind, int | str, str], Leak] = {}
         self._proven: list[Leak] = []
         self._steps = self._search()
         self._done = False
@@ -49,7 +49,7 @@ class LeakSearch:
         return self._done
 
     def leaks(self) -> list[Leak]:
-        """The suspects that proved to be leaks."""
+        """The candidates that proved to be leaks."""
         return self._proven
 
     def _search(self) -> Iterator[bool]:
@@ -69,9 +69,9 @@ class LeakSearch:
                 self._half_written(ref, raw, "unreadable, or not in all the sets that should name it")
             else:
                 yield True
-        suspects = list(self._suspects.values())
-        for at in range(0, len(suspects), _JUDGED_PER_STEP):
-            self._proven += m.judge(suspects[at : at + _JUDGED_PER_STEP], age_s=self._age_s)
+        candidates = list(self._candidates.values())
+        for at in range(0, len(candidates), _JUDGED_PER_STEP):
+            self._proven += m.judge(candidates[at : at + _JUDGED_PER_STEP], age_s=self._age_s)
             yield True
 
     def _owner(self, owner: str) -> Iterator[bool]:
@@ -97,14 +97,14 @@ class LeakSearch:
                 yield True
             first = firsts[record.target, record.tag_json]
             if owner not in alive:
-                self._suspect(LeakKind.OWNER_GONE, record, f"{owner} has no lease")
+                self._add_candidate(LeakKind.OWNER_GONE, record, f"{owner} has no lease")
             elif not alive.intersection(record.incarnations):
-                self._suspect(LeakKind.TARGET_GONE, record, f"{', '.join(record.incarnations)}: no lease")
+                self._add_candidate(LeakKind.TARGET_GONE, record, f"{', '.join(record.incarnations)}: no lease")
             elif first.ref != record.ref:
                 detail = f"monitor {first.ref} has the same owner, target and tag"
-                self._suspect(LeakKind.DUPLICATE, record, detail, str(first.ref))
+                self._add_candidate(LeakKind.DUPLICATE, record, detail, str(first.ref))
             elif self._now_ms - record.created_ms >= self._age_s * 1000:
-                self._suspect(LeakKind.OLD, record, f"older than {self._age_s:g} s")
+                self._add_candidate(LeakKind.OLD, record, f"older than {self._age_s:g} s")
         yield True
 
     def _target(self, target: str) -> Iterator[bool]:
@@ -118,8 +118,8 @@ class LeakSearch:
                 yield True
         yield True
 
-    def _suspect(self, kind: LeakKind, record: Record, detail: str, more: str = "", field: str = "") -> None:
-        self._suspects[kind, field or record.ref, more] = Leak(
+    def _add_candidate(self, kind: LeakKind, record: Record, detail: str, more: str = "", field: str = "") -> None:
+        self._candidates[kind, field or record.ref, more] = Leak(
             kind=kind,
             ref=record.ref,
             owner=record.owner,
@@ -135,9 +135,9 @@ class LeakSearch:
     def _half_written(self, raw_ref: bytes, raw: Any, detail: str, named: str = "") -> None:
         record = Record.parse(raw_ref, raw) if raw else None
         if record is not None:
-            self._suspect(LeakKind.HALF_WRITTEN, record, detail, named)
+            self._add_candidate(LeakKind.HALF_WRITTEN, record, detail, named)
             return
         ref = int(raw_ref) if raw_ref.isdigit() else 0
         nothing = Record(ref, "", "", self._now_ms, '""', "", "", ())
         field = "" if ref else raw_ref.decode("utf-8", "replace")
-        self._suspect(LeakKind.HALF_WRITTEN, nothing, detail, named, field)
+        self._add_candidate(LeakKind.HALF_WRITTEN, nothing, detail, named, field)

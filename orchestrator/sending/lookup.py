@@ -37,13 +37,13 @@ def look_up(delivery_id: str, awaiter: Awaiter, tracker: Tracker, letter_record:
     if tracker.record(delivery_id) is not None:
         return Delivery(delivery_id, "", "", OnError.DEAD_LETTER, awaiter, tracker)
     if (record := letter_record(delivery_id)) is not None:
-        buried = _Buried(record)
+        ended = _EndedAsDeadLetter(record)
         agent, message, queue = (str(record.get(name, "")) for name in ("agent", "message", "queue"))
-        return Delivery(delivery_id, agent, message, OnError.DEAD_LETTER, buried.outcome, buried, queue)
+        return Delivery(delivery_id, agent, message, OnError.DEAD_LETTER, ended.outcome, ended, queue)
     raise UnknownDelivery(delivery_id)
 
 
-class _Buried:
+class _EndedAsDeadLetter:
     """Tracks a delivery of which only its dead letter is left."""
 
     def __init__(self, record: Mapping[str, Any]) -> None:

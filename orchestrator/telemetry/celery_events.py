@@ -12,7 +12,7 @@ from orchestrator.telemetry.emit import Event
 
 #: What is worth a watcher's while. Celery itself tells of every task received, started, retried, failed, succeeded.
 TOLD: Final = (
-    events.BURIED,
+    events.DEAD_LETTERED,
     events.REPLAYED,
     events.PURGED,
     events.MAILBOX_WARNING,
@@ -29,7 +29,7 @@ TOLD: Final = (
     events.AGENT_DEAD,
     events.AGENT_FENCED,
     events.RECLAIMED,
-    events.SWEEP_STOOD_IN,
+    events.SWEEP_FALLBACK,
 )
 
 #: Ends of a message that Celery does not know of; without our word Flower would show it as running for ever.
@@ -55,7 +55,7 @@ class CeleryEventsHandler:
             return
         metadata = mask(dict(event.metadata), self._hidden)
         self._send(f"orchestrator-{event.name}", **metadata, **event.measurements)
-        if event.name == events.BURIED and event.metadata.get("id") and self._is_news(event):
+        if event.name == events.DEAD_LETTERED and event.metadata.get("id") and self._is_news(event):
             self._send(
                 "task-failed",
                 uuid=event.metadata["id"],

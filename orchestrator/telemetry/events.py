@@ -71,7 +71,7 @@ DROPPED: Final = _event(
     "A message's attempts are used up and its sender wanted no dead letter.",
     metadata="agent message id reason error attempts",
 )
-BURIED: Final = _event(
+DEAD_LETTERED: Final = _event(
     "dead_letter.added", "A message became a dead letter.", metadata="agent message id reason error attempts"
 )
 REPLAYED: Final = _event("dead_letter.replayed", "A dead letter was replayed.", metadata="letter_id queue")
@@ -167,8 +167,8 @@ RECLAIMED: Final = _event(
 )
 SWEEP_STARTED: Final = _event("sweep.started", "A sweeper has its turn, and looks for the dead.", metadata="by")
 SWEPT: Final = _event("sweep.finished", "A sweep ran.", measurements="late dead", metadata="by")
-SWEEP_STOOD_IN: Final = _event(
-    "sweep.stood_in",
+SWEEP_FALLBACK: Final = _event(
+    "sweep.fallback",
     "The monitor manager has not swept; a worker did in its place.",
     measurements="stale_s",
     metadata="by",

@@ -36,13 +36,13 @@ class GaugeCollector(Collector):
         try:
             families = [_family(gauge) for gauge in self._read()]
         except InfrastructureError as error:
-            logger.debug("no gauges: %s", error)
+            logger.debug("gauges not exported: %s", error)
             up = 0
         except CallerError as error:
-            logger.debug("no gauges: %s", error)
+            logger.debug("gauges not exported: %s", error)
             return
         except Exception:
-            logger.exception("could not read the gauges")
+            logger.exception("gauges not exported: reading them failed")
             up = 0
         yield GaugeMetricFamily("orchestrator_redis_up", "Whether Redis answered this scrape.", value=up)
         yield from families

@@ -16,7 +16,7 @@ LOGGER: Final = "orchestrator.events"
 
 _CONCERNING: Final = frozenset(
     {
-        events.BURIED,
+        events.DEAD_LETTERED,
         events.DROPPED,
         events.MAILBOX_WARNING,
         events.BREAKER_OPENED,
@@ -26,7 +26,7 @@ _CONCERNING: Final = frozenset(
         events.AGENT_FENCED,
         events.DATASET_LOST,
         events.BROKER_SWITCHED,
-        events.SWEEP_STOOD_IN,
+        events.SWEEP_FALLBACK,
         events.MAILBOX_UNSERVED,
     }
 )

@@ -18,7 +18,8 @@ from orchestrator.transport.redis.scripts import sha, source
 if TYPE_CHECKING:
     from orchestrator.transport.publishing import PublishingChannel
 
-#: What one script accepts: messages, and bytes of them unless one has more. Those for a full mailbox may be buried.
+#: At most this many messages, and bytes of messages (unless a single one has more), go into one script, because it may
+#: have to dead-letter as many from a full mailbox.
 _MOST_MESSAGES = 100
 _MOST_BYTES = 1024 * 1024
 

@@ -91,7 +91,7 @@ class Channel(PublishingChannel):
             self.Message(message, channel=self)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             # An error raised here would end the connection, and requeue what was not started.
-            logger.warning("Ignored malformed message on %s: %r (%s)", exchange, str(message)[:200], error)
+            logger.warning("malformed message on %s ignored: %r (%s)", exchange, str(message)[:200], error)
             return False
         return bool(super()._deliver_fanout_message(message, exchange))
 
@@ -301,7 +301,7 @@ class Channel(PublishingChannel):
         try:
             payload = decode(raw, tag=claim.tag, queue=queue, redelivered=redelivered)
         except MalformedEntry as error:
-            self.delivery.bury_malformed(claim, str(error))
+            self.delivery.dead_letter_malformed(claim, str(error))
             raise kombu_redis.Empty from None
         return payload
 
@@ -372,13 +372,13 @@ class Channel(PublishingChannel):
                 # Claims that were served before the connection closed, and whose reply was not read.
                 holder.requeue_unreceived(0, reader=self)
             except (RedisError, OSError):
-                logger.debug("claims whose reply was lost are found later", exc_info=True)
+                logger.debug("claims whose reply was lost not searched for; a sweep requeues them", exc_info=True)
         if holder is None and self.no_ack_queues:
             streams = [(stream, queue) for queue in self.no_ack_queues for stream in self._streams(queue)]
             try:
                 self.settler.requeue_unread(self.incarnation, streams)
             except (RedisError, OSError):
-                logger.debug("what was not read is requeued by a sweep", exc_info=True)
+                logger.debug("unread messages not requeued; a sweep requeues them", exc_info=True)
 
     def close(self) -> None:
         """Stop consuming; messages not started are back in their queues before this returns."""

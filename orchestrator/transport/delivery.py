@@ -114,10 +114,10 @@ class Delivery:
             message = channel.Message(payload, channel=channel)
             message.eta_waited = eta
         except MalformedEntry as error:
-            self.bury_malformed(claim, str(error))
+            self.dead_letter_malformed(claim, str(error))
             return
         except (TypeError, ValueError, KeyError, AttributeError, LookupError) as error:
-            self.bury_malformed(claim, f"{type(error).__name__}: {error}")
+            self.dead_letter_malformed(claim, f"{type(error).__name__}: {error}")
             return
         no_ack = claim.queue in channel.no_ack_queues
         if no_ack and settler.holder is None:
@@ -129,13 +129,13 @@ class Delivery:
         if no_ack:
             settler.settle(claim.tag, "handled")
 
-    def bury_malformed(self, claim: Claim, text: str) -> None:
+    def dead_letter_malformed(self, claim: Claim, text: str) -> None:
         """Make a dead letter of an entry that is no message."""
         error = {"type": "MalformedEntry", "message": text}
-        if self._channel.settler.bury(claim.tag, {"reason": "malformed", "error": error}) is not None:
+        if self._channel.settler.dead_letter(claim.tag, {"reason": "malformed", "error": error}) is not None:
             # Nothing in it can be trusted to be its id, or what message it is.
             emit(
-                events.BURIED,
+                events.DEAD_LETTERED,
                 agent=claim.queue,
                 message="",
                 id="",

@@ -57,7 +57,7 @@ class OlderPoller(kombu_redis.MultiChannelPoller):
             try:
                 channel.maybe_refresh_binding_expiry()
             except channel.connection_errors:
-                logger.debug("refreshing queues that expire failed; tried again soon", exc_info=True)
+                logger.debug("expiry of queues not extended; next try soon", exc_info=True)
 
     def on_poll_start(self) -> None:
         """As often as the event loop turns."""

@@ -42,7 +42,7 @@ class Options:
     #: Between two heartbeats of one worker.
     heartbeat_s: float = 0.5
     #: A heartbeat older than this makes the sweep ask Redis whether the worker's connection is still open.
-    suspect_s: float = 0.6
+    heartbeat_timeout_s: float = 0.6
     #: Silence with an open connection (a stopped or hung process) is death only after this.
     lease_s: float = 10.0
     #: If nobody has swept for this long, any worker does in its place.
@@ -106,10 +106,11 @@ class Options:
         most = self.max_message_bytes
         if not is_whole_number(most, 0):
             problems.append(f"max_message_bytes={most!r}: allowed: a whole number of bytes; 0 for no limit")
-        if not problems and not self.heartbeat_s < self.suspect_s < self.lease_s:
+        if not problems and not self.heartbeat_s < self.heartbeat_timeout_s < self.lease_s:
             problems.append(
-                f"heartbeat_s={self.heartbeat_s} suspect_s={self.suspect_s} lease_s={self.lease_s}: "
-                "allowed: heartbeat_s < suspect_s < lease_s"
+                f"heartbeat_s={self.heartbeat_s} heartbeat_timeout_s={self.heartbeat_timeout_s} "
+                f"lease_s={self.lease_s}: "
+                "allowed: heartbeat_s < heartbeat_timeout_s < lease_s"
             )
         if not problems and not self.sweep_stale_s + 2 * self.heartbeat_s < self.sweep_gap_s:
             problems.append(
@@ -131,7 +132,7 @@ class Options:
         Half a heartbeat more than makes one late: by then most neighbours of whoever died have read how many processes
         the kernel has killed in their control group.
         """
-        return self.suspect_s + self.heartbeat_s / 2
+        return self.heartbeat_timeout_s + self.heartbeat_s / 2
 
     def closed_after_ms(self, round_trip_ms: int, *, has_heart: bool) -> int:
         """Silence after which closed connections are a death: a process that lives would have connected again.
@@ -141,7 +142,7 @@ class Options:
         """
         usual_ms = to_ms(self.heartbeat_s if has_heart else 0.4 * self.heartbeat_s)
         margin_ms = min(max(usual_ms, _ROUND_TRIPS_TO_CONNECT * round_trip_ms), _LONGEST_MARGIN_MS)
-        return min(to_ms(self.suspect_s) + margin_ms, to_ms(self.lease_s))
+        return min(to_ms(self.heartbeat_timeout_s) + margin_ms, to_ms(self.lease_s))
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

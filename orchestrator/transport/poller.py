@@ -147,7 +147,7 @@ class Poller(KombuPoller):
         for channel in tuple(self._channels):
             overdue_s = channel.overdue_s()
             if overdue_s is not None:
-                logger.warning("No reply from Redis for %.0f s; connecting again", overdue_s)
+                logger.warning("no reply from Redis for %.0f s; connecting again", overdue_s)
                 channel.client.connection.disconnect()
 
     @property

@@ -172,10 +172,10 @@ class PublishingChannel(MailboxChannel):
         self._unrouted = False
         result = super().basic_publish(message, exchange, routing_key, **kwargs)
         if self._unrouted and "task" in (message.get("headers") or {}):
-            self._bury_unroutable(message, exchange, routing_key)
+            self._dead_letter_unroutable(message, exchange, routing_key)
         return result
 
-    def _bury_unroutable(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
+    def _dead_letter_unroutable(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
         text = f"no queue is bound to exchange {exchange!r} with routing key {routing_key!r}"
         letter = {
             "queue": routing_key,
@@ -194,7 +194,7 @@ class PublishingChannel(MailboxChannel):
             ),
         )
         emit(
-            events.BURIED,
+            events.DEAD_LETTERED,
             agent="",
             message=str(headers["task"]),
             id=str(headers.get("id", "")),

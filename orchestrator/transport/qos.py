@@ -39,17 +39,17 @@ class QoS(virtual.QoS):
         if requeue:
             self.channel.settler.requeue([delivery_tag])
         else:
-            self._bury(delivery_tag)
+            self._dead_letter(delivery_tag)
         self.settled(delivery_tag)
 
-    def _bury(self, delivery_tag: str) -> None:
+    def _dead_letter(self, delivery_tag: str) -> None:
         headers = getattr(self._delivered.get(delivery_tag), "headers", None)
-        queue = self.channel.settler.bury(delivery_tag, {"reason": "rejected"})
+        queue = self.channel.settler.dead_letter(delivery_tag, {"reason": "rejected"})
         # Celery also rejects messages that are dead letters already: those that it cannot read.
         if queue is not None:
             known = headers if isinstance(headers, dict) else {}
             emit(
-                events.BURIED,
+                events.DEAD_LETTERED,
                 agent=queue,
                 message=str(known.get("task") or ""),
                 id=str(known.get("id") or ""),

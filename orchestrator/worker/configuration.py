@@ -172,7 +172,7 @@ class Configuration:
         redact = (users or {}).get("redact", settings.redact)
         return {
             "heartbeat_s": settings.heartbeat_s,
-            "suspect_s": settings.suspect_s,
+            "heartbeat_timeout_s": settings.heartbeat_timeout_s,
             "lease_s": settings.lease_s,
             "heart": settings.heart,
             "sweep_stale_s": settings.sweep_stale_s,

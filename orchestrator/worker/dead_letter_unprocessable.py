@@ -40,7 +40,7 @@ class DeadLetterUnprocessable(bootsteps.StartStopStep):
         try:
             orchestrator.runtime.announce(consumer.app.amqp.queues.consume_from)
         except BrokerUnavailable as error:
-            logger.warning("could not announce the agents: %s", error)
+            logger.warning("agents not announced in Redis: %s", error)
 
         on_decode_error = consumer.on_decode_error
         on_unknown_message = consumer.on_unknown_message
@@ -48,24 +48,26 @@ class DeadLetterUnprocessable(bootsteps.StartStopStep):
         on_invalid_task = consumer.on_invalid_task
 
         def decode_error(message: Any, exc: BaseException) -> Any:
-            _bury(message, Reason.MALFORMED, type(exc).__name__, str(exc))
+            _dead_letter(message, Reason.MALFORMED, type(exc).__name__, str(exc))
             return on_decode_error(message, exc)
 
         def unknown_message(body: Any, message: Any) -> Any:
-            _bury(message, Reason.MALFORMED, "UnknownFormat", "not a Celery task message")
+            _dead_letter(message, Reason.MALFORMED, "UnknownFormat", "not a Celery task message")
             return on_unknown_message(body, message)
 
         def unknown_task(body: Any, message: Any, exc: BaseException) -> Any:
             unknown = unhandled(orchestrator.agents, str((message.headers or {}).get("task", "")))
             if unknown is not None:
                 # Sent by a process with a newer or older version of the agent.
-                _bury(message, Reason.UNKNOWN_MESSAGE, type(unknown).__name__, str(unknown))
+                _dead_letter(message, Reason.UNKNOWN_MESSAGE, type(unknown).__name__, str(unknown))
             else:
-                _bury(message, Reason.UNKNOWN_TASK, "NotRegistered", f"no task {exc} is registered on this worker")
+                _dead_letter(
+                    message, Reason.UNKNOWN_TASK, "NotRegistered", f"no task {exc} is registered on this worker"
+                )
             return on_unknown_task(body, message, exc)
 
         def invalid_task(body: Any, message: Any, exc: BaseException) -> Any:
-            _bury(message, Reason.MALFORMED, type(exc).__name__, str(exc))
+            _dead_letter(message, Reason.MALFORMED, type(exc).__name__, str(exc))
             return on_invalid_task(body, message, exc)
 
         if not getattr(consumer, "__guarded__", False):
@@ -102,7 +104,7 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
     def handle(message: Message) -> Any:
         try:
             if why := _why_unsupervised(tasks, message):
-                _bury(message, Reason.UNSUPERVISED, "NotSupervised", why)
+                _dead_letter(message, Reason.UNSUPERVISED, "NotSupervised", why)
                 message.reject_log_error(logger, broken)
                 return None
             return None if fast_path.take(message) else on_task_received(message)
@@ -112,7 +114,7 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
             if _is_from_a_signal_handler(error):
                 raise
             # An error that escaped would end the worker, and then the next worker that claims this message.
-            logger.exception("could not make a request of a message")
+            logger.exception("Celery could not make a request from a message")
             if message.acknowledged:
                 # It is a dead letter already; only the result backend failed.
                 return None
@@ -120,7 +122,7 @@ def _guarded(consumer: Any, on_task_received: Any) -> Any:
                 # The cause may be this worker rather than the message.
                 message.reject(requeue=True)
                 return None
-            _bury(message, Reason.MALFORMED, type(error).__name__, str(error))
+            _dead_letter(message, Reason.MALFORMED, type(error).__name__, str(error))
             return None
 
     return handle
@@ -143,7 +145,7 @@ def _is_from_a_signal_handler(error: BaseException) -> bool:
     return any(frame.f_globals.get("__name__") == "celery.apps.worker" for frame, _ in walk_tb(error.__traceback__))
 
 
-def _bury(message: Message, reason: Reason, error: str, text: str) -> None:
+def _dead_letter(message: Message, reason: Reason, error: str, text: str) -> None:
     channel = channel_of(message)
     if channel is None:
         return
@@ -156,7 +158,7 @@ def _bury(message: Message, reason: Reason, error: str, text: str) -> None:
     outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
     letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
     malformed = reason is Reason.MALFORMED
-    queue = channel.settler.bury(
+    queue = channel.settler.dead_letter(
         message.delivery_tag,
         letter,
         outcome,
@@ -167,7 +169,7 @@ def _bury(message: Message, reason: Reason, error: str, text: str) -> None:
     if queue is None:
         return
     emit(
-        events.BURIED,
+        events.DEAD_LETTERED,
         agent=queue,
         message=str(headers.get("task", "")),
         id=delivery,

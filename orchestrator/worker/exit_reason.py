@@ -34,7 +34,7 @@ def deploy(state: Any, **_: Any) -> dict[str, str]:
     It is requested as a signal handler requests one, not raised: the reply is sent after this returns, and what a
     greenlet raises does not reach the worker.
     """
-    logger.warning("shutting down: another version takes this worker's place")
+    logger.warning("worker shuts down: a deployment replaces it")
     PROCESS_INCARNATIONS.ending = DeathReason.DEPLOYED, ""
     worker_state.should_stop = EX_OK
     return {"ok": "shutting down for a deployment"}

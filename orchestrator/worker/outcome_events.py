@@ -42,9 +42,9 @@ def emit_retried(supervision: Supervision, delivery_id: str, attempt: int, failu
 
 
 def emit_dead(verdict: Verdict, *, agent: str, message: str, delivery_id: Any) -> None:
-    """Emit that a delivery ended as dead: ``BURIED`` where a dead letter is kept, else ``DROPPED``."""
+    """Emit that a delivery ended as dead: ``DEAD_LETTERED`` where a dead letter is kept, else ``DROPPED``."""
     emit(
-        events.BURIED if verdict.letter is not None else events.DROPPED,
+        events.DEAD_LETTERED if verdict.letter is not None else events.DROPPED,
         agent=agent,
         message=message,
         id=delivery_id,

@@ -112,7 +112,7 @@ class SettlingRequest(TrackedRequest):
         waited_for = self._waited_for()
         if verdict.letter is not None:
             letter = {**verdict.letter, "by": str(self.hostname)}
-            if channel.settler.bury(tag, letter, self._record(verdict.outcome), waited_for) is None:
+            if channel.settler.dead_letter(tag, letter, self._record(verdict.outcome), waited_for) is None:
                 # Redis has no message that could become a letter: it was sent by Broadcast, or requeued.
                 self.acknowledged = True
                 return
@@ -124,7 +124,7 @@ class SettlingRequest(TrackedRequest):
         self.acknowledged = True
         known = supervision or Supervision(message=self.name)
         if verdict.log:
-            logger.error("%s %s given up: %s", known.agent, known.message, verdict.outcome.error)
+            logger.error("%s %s dropped after its last attempt: %s", known.agent, known.message, verdict.outcome.error)
         emit_dead(verdict, agent=known.agent, message=known.message, delivery_id=self.id)
 
     def settle_expired_as_dead(self, channel: Any) -> None:
@@ -135,7 +135,7 @@ class SettlingRequest(TrackedRequest):
         # Celery remembers an expired message as revoked, and would not run it when it is replayed.
         revoked.discard(self.id)
         record = self._record(verdict.outcome)
-        channel.settler.bury(self._message.delivery_tag, letter, record, self.id if known.track else "")
+        channel.settler.dead_letter(self._message.delivery_tag, letter, record, self.id if known.track else "")
         self.acknowledged = True
         emit_dead(verdict, agent=known.agent, message=known.message, delivery_id=self.id)
 

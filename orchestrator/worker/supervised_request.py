@@ -288,13 +288,13 @@ class SupervisedRequest(SettlingRequest):
             self.settle_with_outcome(Handled(None, self.attempt_number))
         super().settling_failed(error)
 
-    def bury_unsettled(self, channel: Any, tag: str, error: Exception) -> None:
+    def dead_letter_unsettled(self, channel: Any, tag: str, error: Exception) -> None:
         """As the base's, with the outcome that the sender waits for."""
         try:
             self.settle_dead(replace(self.failure_from(error, "".join(format_exception(error))), final=True))
         except Exception:
             logger.exception("could not build the failure record of %s[%s]", self.name, self.id)
-            super().bury_unsettled(channel, tag, error)
+            super().dead_letter_unsettled(channel, tag, error)
 
     def _pause_after(self, failure: Failure, names: tuple[str, ...]) -> Pause:
         """The pause that the policy has after this failure, whose error has these names."""

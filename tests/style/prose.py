@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.style.tracked import tracked
-
-#: What to write instead of a verb that means something else in every sentence.
-INSTEAD = {
-    r"goodbye": "deregister",
-    r"mourn(s|ed|ing)?": "run death hooks",
-    r"(mend(s|ed|ing)?)": "repair",
-    r"(hear|hears|heard)": "receive, read",
-    r"(tell|tells|told)": "emit, log, record, deliver",
-    r"bur(y|ies|ied)": "dead-letter",
-    r"twins?": "duplicate send",
-    r"stand(s|ing)? in": "sweep in place of the monitor manager",
-}
-
-_WORDS = [(re.compile(rf"\b{word}\b", re.IGNORECASE), instead) for word, instead in INSTEAD.items()]
+from tests.style.words import GLOSSARY, retired_in_shown_texts
 
 _LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
@@ -49,17 +36,20 @@ def shown_texts(tree: ast.AST) -> Iterator[ast.Constant]:
                     yield part
 
 
-def household_verbs(path: Path) -> Iterator[str]:
+def household_verbs(path: Path, words: Sequence[tuple[re.Pattern[str], str]]) -> Iterator[str]:
     """The problems of one Python file."""
     texts = shown_texts(ast.parse(path.read_text("utf-8")))
     for text in sorted(texts, key=lambda text: text.lineno):
-        for pattern, instead in _WORDS:
+        for pattern, instead in words:
             if found := pattern.search(str(text.value)):
                 yield f"{path}:{text.lineno}: {found[0]!r} in a text that is shown; use: {instead}"
 
 
 def problems() -> Iterator[str]:
     """One line for each household verb in a log line or an error of the library."""
+    words = retired_in_shown_texts(GLOSSARY.read_text("utf-8"))
+    if not words:
+        yield f"{GLOSSARY}: no table of words retired in texts that are shown"
     for path in tracked(".py"):
         if path.parts[0] in PACKAGES:
-            yield from household_verbs(path)
+            yield from household_verbs(path, words)

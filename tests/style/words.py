@@ -11,7 +11,10 @@ from tests.style.tracked import tracked
 GLOSSARY = Path("docs/glossary.md")
 
 #: Files that may name what is retired: the list, the history, the checks, and the licence, whose words are not ours.
-EXEMPT = {"docs/glossary.md", "CHANGELOG.md", "LICENSE", "tests/style/prose.py", "tests/unit/project/test_style.py"}
+EXEMPT = {"docs/glossary.md", "CHANGELOG.md", "LICENSE", "tests/unit/project/test_style.py"}
+
+#: The heading of the words that are retired in texts that are shown.
+SHOWN = "### In texts that are shown"
 
 TEXT = (".py", ".lua", ".md", ".toml", ".yaml", ".yml", ".conf", ".html", "")
 
@@ -19,10 +22,20 @@ _ROW = re.compile(r"^\| `(?P<pattern>.+?)` \| (?P<instead>.+?) \|$", re.MULTILIN
 
 
 def retired_words(glossary: str) -> list[tuple[re.Pattern[str], str]]:
-    """The patterns of the glossary's last table, each with what to write instead."""
-    _, _, table = glossary.partition("## Retired words")
-    rows = [(row["pattern"].replace(r"\|", "|"), row["instead"]) for row in _ROW.finditer(table)]
-    return [(re.compile(pattern), instead) for pattern, instead in rows]
+    """The patterns of the glossary's table of words retired everywhere, each with what to write instead."""
+    _, _, retired = glossary.partition("## Retired words")
+    table, _, _ = retired.partition(SHOWN)
+    return [(re.compile(pattern), instead) for pattern, instead in _rows(table)]
+
+
+def retired_in_shown_texts(glossary: str) -> list[tuple[re.Pattern[str], str]]:
+    """The patterns of the glossary's table of words retired in the texts of logs and errors; of any case."""
+    _, _, table = glossary.partition(SHOWN)
+    return [(re.compile(rf"\b({pattern})\b", re.IGNORECASE), instead) for pattern, instead in _rows(table)]
+
+
+def _rows(table: str) -> list[tuple[str, str]]:
+    return [(row["pattern"].replace(r"\|", "|"), row["instead"]) for row in _ROW.finditer(table)]
 
 
 def problems() -> Iterator[str]:

@@ -88,7 +88,7 @@ class LettersUnderTest(ABC):
     def __init__(self) -> None:
         self.number = 0
 
-    def bury(
+    def add_letter(
         self,
         *,
         agent: str = QUEUE,
@@ -106,7 +106,7 @@ class LettersUnderTest(ABC):
         raw = wire_message(self.number, agent, message, **content)
         return self.put(raw, reasons(reason, error, text, stack, line, queue))
 
-    def bury_raw(self, raw: bytes) -> str:
+    def add_raw_letter(self, raw: bytes) -> str:
         """A letter that is no message."""
         return self.put(
             raw, {"queue": QUEUE, "reason": "malformed", "error": {"type": "MalformedEntry", "message": ""}}
@@ -166,9 +166,9 @@ class LettersInRedis(LettersUnderTest):
         stream = k.step(letter["queue"], "0")
         self.store.run(*commands.declare(k, letter["queue"], [stream]))
         entry: Any = self.redis.xadd(stream, {"m": raw})
-        return self._bury(stream, entry.decode(), letter)
+        return self._dead_letter(stream, entry.decode(), letter)
 
-    def _bury(self, stream: str, entry: str, letter: dict[str, Any], delivery: str = "") -> str:
+    def _dead_letter(self, stream: str, entry: str, letter: dict[str, Any], delivery: str = "") -> str:
         k, queue = self.keys, letter["queue"]
         self.redis.xreadgroup(GROUP, "w", {stream: ">"})
         error = letter["error"]["type"]
@@ -195,7 +195,7 @@ class LettersInRedis(LettersUnderTest):
         died = []
         for stream, entry, _ in self._sent():
             letter = reasons("retries exhausted", "ValueError", "no", ("/a/bank.py", "pay"), 1, stream.split(":")[-1])
-            died.append(self._bury(stream, entry, letter))
+            died.append(self._dead_letter(stream, entry, letter))
         return [self.log.get(letter_id) for letter_id in died]
 
     def accepted(self) -> int:
@@ -226,7 +226,7 @@ class LettersInRedis(LettersUnderTest):
                 delivery = decode(raw, tag="t", queue=QUEUE, redelivered=False)["headers"]["id"]
                 if self.all_die is True:
                     letter = reasons("retries exhausted", "ValueError", "no", ("/a/b.py", "pay"), 1, QUEUE)
-                    self._bury(stream, entry, letter, delivery)
+                    self._dead_letter(stream, entry, letter, delivery)
                 else:
                     self.redis.xreadgroup(GROUP, "w", {stream: ">"})
                     k = self.keys

@@ -113,26 +113,26 @@ class HeldRequest(Request):
                 channel.qos.settled(tag)
             else:
                 self.acknowledged = True
-                self.bury_unsettled(channel, tag, error)
+                self.dead_letter_unsettled(channel, tag, error)
             self.acknowledged = True
         state.task_ready(self)
 
-    def bury_unsettled(self, channel: Channel, tag: str, error: Exception) -> None:
+    def dead_letter_unsettled(self, channel: Channel, tag: str, error: Exception) -> None:
         """Make a dead letter of the message, whose end could not be reported."""
         failure = {"type": type(error).__name__, "message": str(error)[:2000]}
         text = f"{failure['type']}: {failure['message']}"
-        self._bury(channel, tag, Reason.RESULT, failure, ("SettlementFailed", text))
+        self._dead_letter(channel, tag, Reason.RESULT, failure, ("SettlementFailed", text))
         channel.qos.settled(tag)
 
-    def _bury(
+    def _dead_letter(
         self, channel: Channel, tag: str, reason: Reason, error: Mapping[str, str], celery_error: tuple[str, str]
     ) -> None:
         outcome = {"outcome": "dead", "reason": reason.value, "error": error["message"], "attempts": 1}
         letter = {"reason": reason.value, "error": error, "attempts": 1}
-        if channel.settler.bury(tag, letter, outcome, self._waited_for(), celery_error=celery_error) is not None:
+        if channel.settler.dead_letter(tag, letter, outcome, self._waited_for(), celery_error=celery_error) is not None:
             queue = str((self._message.delivery_info or {}).get("routing_key") or "")
             emit(
-                events.BURIED,
+                events.DEAD_LETTERED,
                 agent=queue,
                 message=str(self.name),
                 id=str(self.id),
@@ -176,7 +176,7 @@ class HeldRequest(Request):
             channel.qos.settled(tag)
         else:
             failure = {"type": "SettlementFailed", "message": text}
-            self._bury(channel, tag, Reason.UNSETTLED, failure, ("SettlementFailed", text))
+            self._dead_letter(channel, tag, Reason.UNSETTLED, failure, ("SettlementFailed", text))
         self.acknowledged = True
         if self._pool is not None:
             withdraw(self._pool, self.id)

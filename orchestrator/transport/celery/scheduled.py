@@ -88,7 +88,7 @@ def _listed(state: Any, consumer: QueueConsumer, due_ms: float, queue: str, raw:
         message.accept = consumer.accept
         request = _request(state.app, message, state.hostname)
     except (MalformedEntry, KombuError, InvalidTaskError, TypeError, ValueError, KeyError, AttributeError) as error:
-        logger.debug("left out of the scheduled messages of %s: %s", queue, error)
+        logger.debug("scheduled message of %s not listed: %s", queue, error)
         return None
     eta = request.eta or datetime.fromtimestamp(due_ms / 1000, UTC)
     hidden = (*consumer.channel.options.redact, *hide_in(message.headers))

@@ -137,7 +137,7 @@ class _Batch:
             channel.settler.started(tag)
 
     def failed(self, failure: ExceptionInfo) -> None:
-        """Give back what a process died of, bury what an error ended; what the strategy has settled stays so."""
+        """Requeue the messages if a process ended, else dead-letter them; skip those that the strategy has settled."""
         error = failure.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
@@ -149,7 +149,7 @@ class _Batch:
                 channel.settler.requeue_interrupted(tag, end_of(error, stopping=WORKER_STATE.is_stopping()))
             else:
                 text = {"type": type(error).__name__, "message": str(error)[:2000]}
-                channel.settler.bury(tag, {"reason": "rejected", "error": text})
+                channel.settler.dead_letter(tag, {"reason": "rejected", "error": text})
             channel.qos.settled(tag)
 
 

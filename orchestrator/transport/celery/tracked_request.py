@@ -119,7 +119,7 @@ class TrackedRequest(HeldRequest):
         try:
             super().cancel(pool, signal=signal, emit_retry=emit_retry)
         except NotImplementedError:
-            logger.debug("%s goes on until it ends: %s", self.id, type(pool).__name__)
+            logger.debug("task %s not cancelled: %s cannot stop a running task", self.id, type(pool).__module__)
             return
         channel = channel_of(self._message)
         if channel is not None and channel.closed and self._already_cancelled and not self.acknowledged:
@@ -185,12 +185,12 @@ class TrackedRequest(HeldRequest):
         )
 
     def reject(self, requeue: bool = False) -> None:
-        """Requeue or bury the message; the end of the process that ran it counts, if the message may be the cause."""
+        """Requeue or dead-letter the message. Its pool process' death is counted if the message may be the cause."""
         channel = channel_of(self._message)
         if channel is not None and requeue and self.child_end is not None and not self.acknowledged:
             tag = self._message.delivery_tag
             if self._was_told_to_stop():
-                logger.warning("%s[%s] is requeued: its process got a stop signal", self.name, self.id)
+                logger.warning("%s[%s] requeued: its pool process received a stop signal", self.name, self.id)
             channel.settler.requeue_interrupted(tag, self.child_end)
             channel.qos.settled(tag)
             self.acknowledged = True

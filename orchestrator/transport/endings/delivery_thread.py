@@ -104,10 +104,10 @@ class EndingsDelivery:
                 if app is not None and not self.deliver(app):
                     self._closed.wait(_PAUSE_S)
             except (RedisError, OSError) as error:
-                logger.debug("endings wait: Redis is away (%s)", error)
+                logger.debug("task outcomes not reported to Celery yet: Redis is unreachable (%s)", error)
             except Exception:
                 # Without this thread no ending would be delivered any more.
-                logger.exception("endings wait: delivering them failed")
+                logger.exception("task outcomes not reported to Celery yet: reporting them failed")
                 self._closed.wait(_PAUSE_S)
 
     def deliver(self, app: Celery) -> bool:
@@ -170,8 +170,8 @@ class EndingsDelivery:
         named = headers_of(ending)
         if not is_away and failures >= _FAILURES:
             logger.error(
-                "the end of %s[%s] (%s) is not recorded in the result backend; given up",
-                named.get("task"), named.get("id"), ending.state, exc_info=error,
+                "%s[%s]: state %s not stored in the result backend; discarded after %d failures",
+                named.get("task"), named.get("id"), ending.state, failures, exc_info=error,
             )  # fmt: skip
             self._endings.finish(ending.id)
             return True
@@ -179,11 +179,17 @@ class EndingsDelivery:
         self._endings.leave(ending.id, pause_s, failed=False)
         if not is_away:
             self._look_again_in(pause_s)
-            logger.debug("the end of %s is not recorded yet: %s", named.get("id"), error)
+            logger.debug(
+                "%s[%s]: state %s not stored in the result backend yet: %s",
+                named.get("task"),
+                named.get("id"),
+                ending.state,
+                error,
+            )
             return True
         # Those behind it come first the next time: it may be this one that the backend refuses.
         if not self._failing:
-            logger.warning("Result backend unreachable; task states will be stored later (%s)", error)
+            logger.warning("result backend is unreachable; task states will be stored later (%s)", error)
         self._failing = True
         return False
 
@@ -193,7 +199,7 @@ class EndingsDelivery:
 
         headers = headers_of(ending)
         if not isinstance(headers.get("id"), str) or not isinstance(headers.get("task"), str):
-            logger.error("Discarded unreadable outcome report: %r", ending.message[:200])
+            logger.error("outcome report discarded, because it cannot be read: %r", ending.message[:200])
             return None
         try:
             end_for_celery(app, ending)

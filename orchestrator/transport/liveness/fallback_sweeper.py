@@ -68,12 +68,15 @@ class FallbackSweeper:
     def _sweep_as_fallback(self, since_ms: int) -> None:
         if self._options.managed and monotonic() - self._warned_at > _WARN_EVERY_S:
             self._warned_at = monotonic()
-            how_long = f"no sweep for {since_ms / 1000:.1f} s" if since_ms >= 0 else "no sweep yet"
+            last = f"the last sweep was {since_ms / 1000:.1f} s ago" if since_ms >= 0 else "there was no sweep yet"
             logger.warning(
-                "%s: are beat and the monitor manager running? %s sweeps in its place", how_long, self._incarnation
+                "incarnation %s sweeps in place of the monitor manager: %s; check that beat runs and that a worker "
+                "consumes the queue monitor-manager",
+                self._incarnation,
+                last,
             )
         if self._sweep():
-            emit(events.SWEEP_STOOD_IN, {"stale_s": since_ms / 1000}, by=self._incarnation)
+            emit(events.SWEEP_FALLBACK, {"stale_s": since_ms / 1000}, by=self._incarnation)
             self._swept_at = monotonic()
 
     def _sweep(self) -> bool:

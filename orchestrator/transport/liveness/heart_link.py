@@ -69,7 +69,7 @@ class HeartLink:
             orders = json.dumps(self._orders_for(connection, name, server)._asdict()).encode() + b"\n"
         except Exception as error:  # noqa: BLE001
             # A provider of credentials is the user's, and a heartbeat must not depend on the watchdog.
-            logger.warning("Could not update the watchdog process of %s: %s", self._incarnation, error)
+            logger.warning("watchdog process of %s not updated: %s", self._incarnation, error)
             return
         with self._lock:
             if not self._is_stopped:
@@ -116,7 +116,7 @@ class HeartLink:
         if self._pipe >= 0 and not self._write(self._orders if self._is_behind and self._orders else b'"."\n'):
             self._log_errors()
             logger.warning(
-                "Watchdog process %d of %s ended (%s); starting another", self._pid, self._incarnation, self._close()
+                "watchdog process %d of %s ended (%s); starting another", self._pid, self._incarnation, self._close()
             )
         if self._pipe < 0 and monotonic() - self._started_at >= _AGAIN_AFTER_S:
             self._start()
@@ -137,7 +137,7 @@ class HeartLink:
     def _log_errors(self) -> None:
         with contextlib.suppress(OSError):
             for line in os.read(self._errors, _MOST_ERRORS).decode("utf-8", "replace").splitlines():
-                logger.warning("Watchdog process %d of %s: %s", self._pid, self._incarnation, line)
+                logger.warning("watchdog process %d of %s: %s", self._pid, self._incarnation, line)
 
     def _start(self) -> None:
         self._started_at = monotonic()
@@ -145,7 +145,7 @@ class HeartLink:
         try:
             self._spawn()
         except (OSError, NotImplementedError) as error:
-            logger.warning("Could not start the watchdog process of %s: %s", self._incarnation, error)
+            logger.warning("watchdog process of %s not started: %s", self._incarnation, error)
             self._orders = None
             return
         self._is_behind = True

@@ -130,8 +130,8 @@ class HeldClaims:
         claim.mark, claim.ahead = mark, False
         if mark != ALONE:
             logger.warning(
-                "%s: message %s in %s runs beside others although its workers keep dying; waited %g s",
-                self._incarnation, claim.entry, claim.queue, self._options.isolation_wait_s,
+                "suspect message %s of mailbox %s runs without isolation on %s: other messages still ran after %g s",
+                claim.entry, claim.queue, self._incarnation, self._options.isolation_wait_s,
             )  # fmt: skip
         return True
 
@@ -223,7 +223,11 @@ class HeldClaims:
             with self._lock:
                 (result,) = self._commands.run(*self._requeue_call(queue, stream, [entry]))
             if result == b"returned":
-                logger.warning("%s: requeued message %s, whose claim never arrived", self._incarnation, entry)
+                logger.warning(
+                    "message %s requeued: Redis recorded the claim by %s, but the reply was lost",
+                    entry,
+                    self._incarnation,
+                )
 
     def _requeue_call(
         self, queue: str, stream: str, entries: Iterable[str], reason: str = "", how_it_ran: str = "0"

@@ -100,7 +100,7 @@ class Incarnation:
         self._sweeper = Sweeper(CommandConnection(pool), keys, options, steps)
         self.token = self._heartbeat.register()
         self.id = self._heartbeat.incarnation
-        logger.info("incarnation %s", self.id)
+        logger.info("incarnation %s registered", self.id)
         emit(events.AGENT_UP, incarnation=self.id)
         self._endings = EndingsDelivery(Endings(CommandConnection(pool), keys), Endings(CommandConnection(pool), keys))
         self._fallback_sweeper = FallbackSweeper(self._sweeper, options, self.id)
@@ -167,7 +167,7 @@ class Incarnation:
             try:
                 self._sweeper.retire(self.id, reason, error)
             except (RedisError, OSError) as away:
-                logger.warning("Could not deregister %s (%s); its lease will expire", self.id, away)
+                logger.warning("could not deregister incarnation %s; its lease will expire: %s", self.id, away)
         self._heartbeat.stop_heart()
         if threading.current_thread() is not self._thread:
             # The thread may be in the middle of a heartbeat on these connections.
@@ -243,7 +243,8 @@ class Incarnation:
         loss = self._heartbeat.loss
         if loss is None:
             logger.error(
-                "%s was fenced: declared dead while it lives; it ends, and this process registers a new one", self.id
+                "incarnation %s fenced: it was declared dead, but its process is alive and registers a new incarnation",
+                self.id,
             )
             emit(events.AGENT_FENCED, incarnation=self.id)
         else:
@@ -253,7 +254,7 @@ class Incarnation:
         try:
             self._record_end()
         except (RedisError, OSError) as error:
-            logger.debug("Could not record that %s is alive; will retry (%s)", self.id, error)
+            logger.debug("record that incarnation %s was alive not written, will be retried: %s", self.id, error)
 
     def _record_end(self) -> None:
         """Record that the process is alive, so that its recorded death counts against no message."""
@@ -289,7 +290,7 @@ class Incarnation:
                     lease.record_failure(error)
             except Exception:
                 # Without a heartbeat this worker would be declared dead; no error may end it.
-                logger.exception("heartbeat of %s failed", self.id)
+                logger.exception("heartbeat of incarnation %s failed", self.id)
 
     def _beat_and_check(self) -> None:
         reply = self._beat()

@@ -143,7 +143,9 @@ class Lease:
         """Record that Redis has answered; returns whether it had not before."""
         if self.away_since is None:
             return False
-        logger.warning("%s: heartbeats reach Redis again after %.1f s", self.incarnation, monotonic() - self.away_since)
+        logger.warning(
+            "heartbeats of %s reach Redis again after %.1f s", self.incarnation, monotonic() - self.away_since
+        )
         self.away_since = None
         return True
 
@@ -151,6 +153,6 @@ class Lease:
         """Record that Redis has not answered, and close the connection."""
         if self.away_since is None:
             self.away_since = monotonic()
-            logger.warning("%s: no heartbeat: Redis is unreachable (%s)", self.incarnation, error)
+            logger.warning("heartbeat of %s not sent: Redis is unreachable (%s)", self.incarnation, error)
         self._socket = None
         self._commands.drop()

@@ -113,7 +113,7 @@ class Sweeper:
             self._keys,
             self._name,
             by,
-            suspect_ms=to_ms(o.suspect_s),
+            late_ms=to_ms(o.heartbeat_timeout_s),
             gap_ms=to_ms(o.sweep_gap_s),
             closed_grace_ms=to_ms(_RECONNECT_GRACE_S),
             silence_grace_ms=to_ms(o.lease_s),
@@ -126,7 +126,7 @@ class Sweeper:
         try:
             return self._round(turn, by, *seen)
         except _TurnLost:
-            logger.warning("%s stalled in a sweep, and another sweeper has taken over", by)
+            logger.warning("sweep of %s abandoned: it took too long, and another sweeper has taken over", by)
             return SweepResult(0, (), 0, 0, stood_back=True)
 
     def _round(self, turn: int, by: str, *seen: Any) -> SweepResult:
@@ -166,13 +166,13 @@ class Sweeper:
             k, self._steps, queues, turn=turn, turn_ms=to_ms(TURN_S), reader_idle_ms=to_ms(_READER_S)
         )
         for orphaned in self._step(call):
-            logger.warning("orphans: %s holds messages and has no lease; they are requeued", orphaned.decode())
+            logger.warning("orphaned messages of incarnation %s are requeued: it has no lease", orphaned.decode())
         del self._queues_to_search[:_ORPHAN_QUEUES]
 
     def _stuck(self) -> list[tuple[bytes, bytes]]:
-        suspect_ms = to_ms(self._options.suspect_s)
+        late_ms = to_ms(self._options.heartbeat_timeout_s)
         call = commands.find_stuck(
-            self._keys, self._steps, suspect_ms=suspect_ms, first=self._stuck_from, count=_STUCK_BATCH
+            self._keys, self._steps, late_ms=late_ms, first=self._stuck_from, count=_STUCK_BATCH
         )
         self._stuck_from, *found = self._commands.run(*call)
         return list(zip(found[::2], found[1::2], strict=True))
@@ -184,7 +184,7 @@ class Sweeper:
         reason = self._fence(turn, incarnation, beat, judged, by)
         if not reason:
             return ()
-        logger.warning("%s is dead (%s, silent for %d ms)", incarnation, reason, silent_ms)
+        logger.warning("incarnation %s declared dead: %s; its last heartbeat was %d ms ago", incarnation, reason, silent_ms)
         if judged is DeathReason.STUCK:
             emit(events.AGENT_STUCK, incarnation=incarnation, by=by)
         emit(events.AGENT_DEAD, {"silent_s": silent_ms / 1000}, incarnation=incarnation, reason=reason, by=by)
@@ -235,10 +235,10 @@ class Sweeper:
                 until = until or monotonic() + _AGAIN_S
                 if monotonic() > until:
                     break
-            more, buried = self._reclaim(turn, incarnation)
+            more, count = self._reclaim(turn, incarnation)
             _to_the_end(self._reclaimed, incarnation)
             moved += more
-            dead_lettered += buried
+            dead_lettered += count
         self._run_all_death_hooks(dying)
         return moved, dead_lettered
 
@@ -275,7 +275,7 @@ class Sweeper:
                 self._commands.call("HDEL", known, "on_death")
         except Exception:
             # Requeueing must not depend on it. It is called again in the next sweep.
-            logger.exception("death hooks of %s failed; they run again in the next sweep", incarnation)
+            logger.exception("death hooks of incarnation %s failed; the next sweep runs them again", incarnation)
 
     def _reclaim(self, turn: int | str, incarnation: str) -> tuple[int, int]:
         o = self._options
@@ -294,11 +294,11 @@ class Sweeper:
                 turn_ms=to_ms(TURN_S),
                 death_hooks_done=None if o.on_death is None else incarnation in self._death_hooks_done,
             )
-            step, more, buried = self._step(call)
+            step, more, count = self._step(call)
             moved += step
-            dead_lettered += buried
+            dead_lettered += count
         if moved:
-            logger.warning("%s: requeued %d messages, %d of them as dead letters", incarnation, moved, dead_lettered)
+            logger.warning("%d messages of dead incarnation %s requeued, %d of them dead-lettered", moved, incarnation, dead_lettered)
             emit(events.RECLAIMED, {"moved": moved, "dead_lettered": dead_lettered}, incarnation=incarnation)
         return moved, dead_lettered
 

@@ -267,7 +267,7 @@ class AckPipeline:
     def _broken(self, error: Exception) -> None:
         if not self._away:
             self._away = True
-            logger.warning("acknowledgements wait: Redis is away (%s)", error)
+            logger.warning("acknowledgements delayed: Redis is unreachable (%s)", error)
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -295,7 +295,7 @@ class AckPipeline:
                 self._flush_and_read(pause)
             except Exception:
                 # Without this thread nothing would be acknowledged any more; what was not confirmed is queued again.
-                logger.exception("acknowledgements wait: sending them failed")
+                logger.exception("acknowledgements delayed: sending them failed")
                 pause.wait(_RETRY_S)
 
     def _flush_and_read(self, pause: threading.Event) -> None:

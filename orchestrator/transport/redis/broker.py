@@ -146,7 +146,7 @@ class Broker:
             self._close(lambda server: server != address)
 
     def _switched(self, left: Server, used: Server) -> None:
-        logger.warning("the broker is %s now; it was %s", used, left)
+        logger.warning("broker switched to %s from %s", used, left)
         emit(events.BROKER_SWITCHED, broker=str(used), before=str(left))
 
     def leave(self, address: str) -> None:
@@ -198,7 +198,9 @@ class Broker:
             # A provider of credentials is the user's, and this thread must outlive its errors.
             if str(error) != self._probe_error:
                 self._probe_error = str(error)
-                logger.warning("Could not probe %s for the return to it; will retry: %r", server, error)
+                logger.warning(
+                    "server %s, which is preferred, does not answer; it is asked again later: %r", server, error
+                )
             return False
         self._probe_error = ""
         return answer

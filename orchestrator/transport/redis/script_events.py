@@ -41,7 +41,7 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
                 letter_id=letter_id,
             )
             emit(
-                events.BURIED,
+                events.DEAD_LETTERED,
                 agent=agent,
                 message=message,
                 id=delivery_id,
@@ -54,7 +54,7 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
                 "dead letter %s in %s: %s: %s; message %s, task %s", letter_id, queue, reason, why, delivery_id, task
             )
             emit(
-                events.BURIED,
+                events.DEAD_LETTERED,
                 agent=agent,
                 message=message,
                 id=delivery_id,

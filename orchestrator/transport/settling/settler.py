@@ -177,7 +177,7 @@ class Settler:
             args = [dumps(message._raw), state, error, text]
             self.holder.ack_pipeline.post("end_later", [self._keys.ledger(claim.queue)], args)
 
-    def bury(
+    def dead_letter(
         self,
         tag: str,
         letter: Mapping[str, Any],

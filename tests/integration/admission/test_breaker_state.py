@@ -158,7 +158,7 @@ class Fuse(RuleBasedStateMachine):
             self.script(*commands.settle(stream, k.ledger(QUEUE), "handled", [entry]))
         self.turn(breaker.succeeded(self.state))
 
-    def buried(self, name: str, reason: str) -> None:
+    def dead_lettered(self, name: str, reason: str) -> None:
         stream, entry = self.running.pop(name)
         letter = json.dumps({"queue": QUEUE, "reason": reason})
         self.script(
@@ -213,7 +213,7 @@ class Fuse(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data(), reason=st.sampled_from(INNOCENT))
     def be_refused(self, data: st.DataObject, reason: str) -> None:
-        self.buried(self.one(data), reason)
+        self.dead_lettered(self.one(data), reason)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), reason=st.sampled_from((*INNOCENT, *GUILTY)), tracked=st.booleans())
@@ -267,7 +267,7 @@ ENDINGS: dict[str, Callable[[Fuse, str], None]] = {
         for reason in (*GUILTY, *INNOCENT)
         for tracked in (True, False)
     },
-    **{reason: partial(Fuse.buried, reason=reason) for reason in (*GUILTY, *INNOCENT)},
+    **{reason: partial(Fuse.dead_lettered, reason=reason) for reason in (*GUILTY, *INNOCENT)},
 }
 
 
@@ -296,7 +296,7 @@ def test_an_attempt_begun_before_ends_in_each_phase(redis_server: EmbeddedServer
         fuse.begin(failures=2, window_ms=1000, open_ms=1000)
         fuse.send(3)
         if phase is not Phase.CLOSED:
-            fuse.buried("m1", "timeout")
+            fuse.dead_lettered("m1", "timeout")
             fuse.tried_again("m2")
         if phase is Phase.HALF_OPEN:
             fuse.time_passes(1000)

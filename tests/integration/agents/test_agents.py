@@ -138,7 +138,7 @@ def test_raise_raises_where_the_sender_waits_and_keeps_a_letter(house: Cluster) 
 
 def test_log_logs_where_it_happens(real: Cluster) -> None:
     send(real, app.Broken(text="say it"), on_error="log")
-    eventually(lambda: "worker Broken given up: ValueError: say it" in real.log())
+    eventually(lambda: "worker Broken dropped after its last attempt: ValueError: say it" in real.log())
 
 
 def test_a_handler_knows_what_it_handles(house: Cluster) -> None:

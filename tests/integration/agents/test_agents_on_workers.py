@@ -142,7 +142,7 @@ def test_the_history_of_what_ended_in_a_worker_has_the_deaths_on_the_way() -> No
         assert [(a.number, a.how) for a in dead.history()] == [(1, died), (2, failed), (3, failed)]
 
 
-def test_a_handler_that_kills_its_process_is_buried_with_its_history_and_its_neighbours_are_not_blamed() -> None:
+def test_a_handler_that_kills_its_process_is_dead_lettered_with_its_history_and_its_neighbours_are_not_blamed() -> None:
     with hosted("prefork", concurrency=1, arguments=("--prefetch-multiplier=10",)) as house:
         deadly = house.orchestrator.send("worker", app.Deadly(name="d"), metadata={"job": 1})
         neighbours = [house.orchestrator.send("worker", app.WhoAmI()) for _ in range(5)]

@@ -68,7 +68,7 @@ def raw(**parts: Any) -> bytes:
     return json.dumps(envelope(**parts)).encode()
 
 
-def assert_buried(house: Cluster, entry: bytes, reason: Reason, said: str = "") -> None:
+def assert_dead_lettered(house: Cluster, entry: bytes, reason: Reason, said: str = "") -> None:
     letter = house.letter_after(lambda: house.put(entry))
     assert letter.raw == entry
     assert letter.reason == reason.value, letter
@@ -105,8 +105,8 @@ def assert_buried(house: Cluster, entry: bytes, reason: Reason, said: str = "") 
     ],
     ids=lambda entry: repr(entry[:24]),
 )
-def test_an_entry_that_is_no_envelope_is_buried_as_malformed(house: Cluster, entry: bytes) -> None:
-    assert_buried(house, entry, Reason.MALFORMED)
+def test_an_entry_that_is_no_envelope_is_dead_lettered_as_malformed(house: Cluster, entry: bytes) -> None:
+    assert_dead_lettered(house, entry, Reason.MALFORMED)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +139,14 @@ def test_an_entry_that_is_no_envelope_is_buried_as_malformed(house: Cluster, ent
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_a_body_that_is_no_celery_body_is_buried_as_malformed(house: Cluster, body: bytes) -> None:
-    assert_buried(house, raw(body=body), Reason.MALFORMED)
+def test_a_body_that_is_no_celery_body_is_dead_lettered_as_malformed(house: Cluster, body: bytes) -> None:
+    assert_dead_lettered(house, raw(body=body), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "pickle"])
 def test_a_pickle_is_refused_and_never_loaded(house: Cluster, content_type: str) -> None:
     entry = raw(body=pickle.dumps(Bomb()), **{"content-type": content_type, "content-encoding": "binary"})
-    assert_buried(house, entry, Reason.MALFORMED)
+    assert_dead_lettered(house, entry, Reason.MALFORMED)
     assert not Path("/tmp/bomb-of-test-bad-input").exists()
 
 
@@ -165,13 +165,13 @@ def test_a_pickle_is_refused_and_never_loaded(house: Cluster, content_type: str)
     ],
     ids=str,
 )
-def test_a_content_that_is_not_plain_json_is_buried_as_malformed(house: Cluster, top: dict[str, Any]) -> None:
-    assert_buried(house, json.dumps({**envelope(), **top}).encode(), Reason.MALFORMED)
+def test_a_content_that_is_not_plain_json_is_dead_lettered_as_malformed(house: Cluster, top: dict[str, Any]) -> None:
+    assert_dead_lettered(house, json.dumps({**envelope(), **top}).encode(), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("without", ["task", "id"])
 def test_headers_that_lack_what_celery_needs_are_malformed(house: Cluster, without: str) -> None:
-    assert_buried(house, raw(without=(without,)), Reason.MALFORMED)
+    assert_dead_lettered(house, raw(without=(without,)), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("task", [None, 5, [], {}, ["worker.Add"], "\ud800", "no.\ud800such"])
@@ -231,7 +231,7 @@ def test_a_task_that_is_no_name_is_malformed_or_unknown(house: Cluster, task: An
     ids=str,
 )
 def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(house: Cluster, headers: dict[str, Any]) -> None:
-    assert_buried(house, raw(headers=headers), Reason.MALFORMED)
+    assert_dead_lettered(house, raw(headers=headers), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize(
@@ -263,19 +263,19 @@ def test_headers_that_say_nothing_or_nothing_we_know_do_no_harm(house: Cluster, 
     assert sum(row.dead for row in after) == sum(row.dead for row in before)
 
 
-def test_an_unregistered_task_is_buried(house: Cluster) -> None:
-    assert_buried(house, raw(task="nobody.Knows"), Reason.UNKNOWN_TASK, "nobody.Knows")
+def test_an_unregistered_task_is_dead_lettered(house: Cluster) -> None:
+    assert_dead_lettered(house, raw(task="nobody.Knows"), Reason.UNKNOWN_TASK, "nobody.Knows")
 
 
 @pytest.mark.parametrize("supervised", [True, False])
-def test_an_unregistered_task_with_an_id_that_is_no_text_is_buried(house: Cluster, supervised: bool) -> None:
+def test_an_unregistered_task_with_an_id_that_is_no_text_is_dead_lettered(house: Cluster, supervised: bool) -> None:
     headers = {"id": "\ud800x", **({"orc": orc()} if supervised else {})}
-    assert_buried(house, raw(task="nobody.Knows", headers=headers), Reason.UNKNOWN_TASK)
+    assert_dead_lettered(house, raw(task="nobody.Knows", headers=headers), Reason.UNKNOWN_TASK)
 
 
-def test_an_unknown_message_type_on_the_wire_is_buried(house: Cluster) -> None:
+def test_an_unknown_message_type_on_the_wire_is_dead_lettered(house: Cluster) -> None:
     said = "agent 'worker' does not handle 'Unhosted'; it handles: "
-    assert_buried(house, raw(task="worker.Unhosted"), Reason.UNKNOWN_MESSAGE, said)
+    assert_dead_lettered(house, raw(task="worker.Unhosted"), Reason.UNKNOWN_MESSAGE, said)
 
 
 @pytest.mark.parametrize(
@@ -292,20 +292,20 @@ def test_an_unknown_message_type_on_the_wire_is_buried(house: Cluster) -> None:
     ],
 )
 @pytest.mark.parametrize("supervised", [True, False])
-def test_a_message_that_fails_validation_is_buried_with_the_errors(
+def test_a_message_that_fails_validation_is_dead_lettered_with_the_errors(
     house: Cluster, fields: Any, said: str, supervised: bool
 ) -> None:
     headers = {"orc": orc(message="Pay")} if supervised else {}
-    assert_buried(house, raw(task="worker.Pay", args=[fields], headers=headers), Reason.VALIDATION, said)
+    assert_dead_lettered(house, raw(task="worker.Pay", args=[fields], headers=headers), Reason.VALIDATION, said)
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [([], {}), ([{"a": 1, "b": 2}, 3], {}), ([], {"a": 1, "b": 2})])
-def test_a_body_that_is_not_one_message_is_buried(house: Cluster, args: Any, kwargs: Any) -> None:
-    assert_buried(house, raw(args=args, kwargs=kwargs), Reason.VALIDATION, "not one object")
+def test_a_body_that_is_not_one_message_is_dead_lettered(house: Cluster, args: Any, kwargs: Any) -> None:
+    assert_dead_lettered(house, raw(args=args, kwargs=kwargs), Reason.VALIDATION, "not one object")
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"nope": 1}])
-def test_a_plain_task_with_the_wrong_arguments_is_buried(house: Cluster, kwargs: Any) -> None:
+def test_a_plain_task_with_the_wrong_arguments_is_dead_lettered(house: Cluster, kwargs: Any) -> None:
     letter = house.letter_after(lambda: house.put(raw(task="plain.add", args=[1], kwargs=kwargs)))
     assert letter.error_type == "TypeError"
 
@@ -317,7 +317,7 @@ def test_a_validation_failure_does_not_tell_secrets(house: Cluster) -> None:
     assert PASSWORD not in json.dumps(letter.shown(("password",)))
 
 
-def test_who_waits_for_a_buried_message_is_told(house: Cluster) -> None:
+def test_who_waits_for_a_dead_lettered_message_is_told(house: Cluster) -> None:
     """Its outcome is recorded, whichever of the doors it left by."""
     for task, headers, reason in [
         ("nobody.Knows", {}, Reason.UNKNOWN_TASK),
@@ -346,7 +346,7 @@ def test_who_waits_for_a_buried_message_is_told(house: Cluster) -> None:
     ],
     ids=str,
 )
-def test_what_a_plain_kombu_producer_sends_is_buried(house: Cluster, body: Any, options: dict[str, Any]) -> None:
+def test_what_a_plain_kombu_producer_sends_is_dead_lettered(house: Cluster, body: Any, options: dict[str, Any]) -> None:
     def publish() -> None:
         with Connection(house.url, transport="orchestrator.transport:Transport") as connection:
             connection.Producer(serializer="json").publish(body, exchange="", routing_key="worker", **options)

@@ -77,7 +77,7 @@ def test_a_worker_says_nothing_of_what_others_serve(redis_url: str) -> None:
 def test_a_name_that_nobody_has_is_no_filter(
     shop: Orchestrator, bench: LettersInRedis, command: tuple[str, ...], option: str, value: str, said: str
 ) -> None:
-    bench.bury(agent="shipping")
+    bench.add_letter(agent="shipping")
     refused = invoke(shop.app, dead_letters, *command, option, value)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert said in refused.stderr
@@ -85,7 +85,7 @@ def test_a_name_that_nobody_has_is_no_filter(
 
 
 def test_a_name_that_somebody_has_is_a_filter_without_letters_too(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.bury(agent="shipping", error="KeyError")
+    bench.add_letter(agent="shipping", error="KeyError")
     for option, value, count in (
         ("--reason", "poison", 0), ("--agent", "billing", 0), ("--agent", "shipping", 1), ("--message", "Refund", 0),
         ("--message", "shop.add", 0), ("--error", "KeyError", 1),

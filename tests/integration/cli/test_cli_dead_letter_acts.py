@@ -34,8 +34,8 @@ def asked(shop: Orchestrator, *arguments: str) -> Any:
 
 
 def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.bury(error="KeyError", metadata={"job": 1})
-    other = bench.bury(error="ValueError")
+    bench.add_letter(error="KeyError", metadata={"job": 1})
+    other = bench.add_letter(error="ValueError")
     assert asked(shop, "list", "--error", "KeyError", "--metadata", "job=1")["count"] == 1
     assert asked(shop, "retry", "--error", "KeyError", "--dry-run") == {"would_replay": 1}
     assert asked(shop, "retry", "--error", "KeyError", "--why", "fixed")["sent"] == 1
@@ -51,7 +51,7 @@ def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench:
 
 
 def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.bury()
+    bench.add_letter()
     for command in (("replay",), ("retry",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")):
         refused = invoke(shop.app, dead_letters, *command)
         assert refused.exit_code == 2
@@ -60,8 +60,8 @@ def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: L
 
 
 def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.bury()
-    bench.bury()
+    bench.add_letter()
+    bench.add_letter()
     result = invoke(shop.app, dead_letters, "retry", "--all", "--canary", "--wait", "0.05")
     assert result.exit_code == 1
     assert "1 dead letter replayed" in result.stdout
@@ -69,7 +69,7 @@ def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: LettersI
 
 
 def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, bench: LettersInRedis) -> None:
-    last = [bench.bury() for _ in range(6)][-1]
+    last = [bench.add_letter() for _ in range(6)][-1]
     bench.bound("billing", 4)
     result = invoke(shop.app, dead_letters, "retry", "--all", "--json")
     assert result.exit_code == 1
@@ -84,7 +84,7 @@ def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, b
 
 
 def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: LettersInRedis) -> None:
-    letter_id = bench.bury()
+    letter_id = bench.add_letter()
     assert asked(shop, "retry", letter_id, "--dry-run") == {"would_replay": 1}
     assert asked(shop, "list")["count"] == 1
     assert invoke(shop.app, dead_letters, "retry", "1-1", "--dry-run").exit_code == 2
@@ -95,7 +95,7 @@ def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: LettersInRedis)
 def test_one_letter_or_those_of_a_filter_are_meant(
     shop: Orchestrator, bench: LettersInRedis, command: tuple[str, ...], more: tuple[str, ...]
 ) -> None:
-    letter_id = bench.bury()
+    letter_id = bench.add_letter()
     refused = invoke(shop.app, dead_letters, *command, letter_id, *more)
     assert refused.exit_code == 2
     assert refused.stderr == "Error: an ID cannot be combined with a filter or --all\n"
@@ -105,7 +105,7 @@ def test_one_letter_or_those_of_a_filter_are_meant(
 
 @pytest.mark.parametrize("options", [("--at-most", "1"), ("--rate", "5"), ("--canary",)])
 def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: LettersInRedis, options: tuple[str, ...]) -> None:
-    refused = invoke(shop.app, dead_letters, "retry", bench.bury(), *options)
+    refused = invoke(shop.app, dead_letters, "retry", bench.add_letter(), *options)
     assert refused.exit_code == 2
     assert refused.stderr == f"Error: {options[0]} cannot be combined with an ID\n"
     assert asked(shop, "list")["count"] == 1
@@ -113,7 +113,7 @@ def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: LettersInRed
 
 @pytest.mark.parametrize("options", [("--wait", "5"), ("--max-failure-rate", "0.5")])
 def test_what_is_the_canarys_wants_one(shop: Orchestrator, bench: LettersInRedis, options: tuple[str, ...]) -> None:
-    bench.bury()
+    bench.add_letter()
     refused = invoke(shop.app, dead_letters, "retry", "--all", *options)
     assert refused.exit_code == 2
     assert refused.stderr == "Error: --max-failure-rate and --wait need --canary\n"
@@ -129,7 +129,7 @@ def test_metadata_needs_a_name_and_a_value(shop: Orchestrator, bench: LettersInR
 
 def test_groups_and_stats_are_shown(shop: Orchestrator, bench: LettersInRedis) -> None:
     for _ in range(3):
-        bench.bury(error="KeyError", text="token=S3CRET")
+        bench.add_letter(error="KeyError", text="token=S3CRET")
     (group,) = asked(shop, "groups")["groups"]
     assert (group["count"], sum(group["arrivals_24h"])) == (3, 3)
     shown = invoke(shop.app, dead_letters, "groups").stdout
@@ -142,7 +142,7 @@ def test_groups_and_stats_are_shown(shop: Orchestrator, bench: LettersInRedis) -
 
 
 def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: LettersInRedis) -> None:
-    letter_id = bench.bury(agent="", message="", task="plain.pay", kwargs={"cents": -5})
+    letter_id = bench.add_letter(agent="", message="", task="plain.pay", kwargs={"cents": -5})
     assert '"cents": 5' in asked(shop, "edit", letter_id, '{"cents": 5}', "--dry-run")["diff"]
     refused = invoke(shop.app, dead_letters, "edit", letter_id, '{"cents": 5}')
     assert refused.exit_code == 2
@@ -153,8 +153,8 @@ def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: LettersInRed
 
 
 def test_letters_are_parked_and_unparked(shop: Orchestrator, bench: LettersInRedis) -> None:
-    letter_id = bench.bury()
-    other = bench.bury()
+    letter_id = bench.add_letter()
+    other = bench.add_letter()
     parked = asked(shop, "park", letter_id, "--note", "ask the bank", "--who", "ann")
     assert parked == {"parked": 1, "ids": [letter_id]}
     assert asked(shop, "list")["count"] == 1
@@ -166,7 +166,7 @@ def test_letters_are_parked_and_unparked(shop: Orchestrator, bench: LettersInRed
 
 
 def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: LettersInRedis) -> None:
-    first, second, third = bench.bury(agent="shipping"), bench.bury(), bench.bury()
+    first, second, third = bench.add_letter(agent="shipping"), bench.add_letter(), bench.add_letter()
     assert asked(shop, "purge", "--agent", "shipping", "--dry-run") == {"would_remove": 1}
     assert asked(shop, "purge", "--agent", "shipping", "--yes") == {"removed": 1, "ids": [first]}
     assert asked(shop, "purge", second, "--yes") == {"removed": 1, "ids": [second]}
@@ -179,12 +179,12 @@ def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: LettersInRedis)
 def test_what_comes_while_somebody_is_asked_is_not_purged(
     shop: Orchestrator, bench: LettersInRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.bury(agent="shipping")
-    bench.bury()
+    bench.add_letter(agent="shipping")
+    bench.add_letter()
     came: list[str] = []
 
     def can_ask() -> bool:
-        came.append(bench.bury())
+        came.append(bench.add_letter())
         return True
 
     monkeypatch.setattr("orchestrator.cli.dead_letter_options.can_ask", can_ask)
@@ -196,8 +196,8 @@ def test_what_comes_while_somebody_is_asked_is_not_purged(
 
 
 def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, bench: LettersInRedis, tmp_path: Path) -> None:
-    bench.bury()
-    bench.bury_raw(b"\xff\x00")
+    bench.add_letter()
+    bench.add_raw_letter(b"\xff\x00")
     path, again = tmp_path / "letters", tmp_path / "again"
     assert asked(shop, "export", str(path))["exported"] == 2
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -219,7 +219,7 @@ def test_the_audit_log_fits_a_terminal_of_80_columns(
     shop: Orchestrator, bench: LettersInRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        bench.bury(body={"order_id": "o" * 300, "cents": 5})
+        bench.add_letter(body={"order_id": "o" * 300, "cents": 5})
     shop.dead_letters.query(agent="billing", error="ValueError").park("ask the bank " * 20, why="closed " * 40)
     monkeypatch.setattr(tables, "console", lambda _: tables.Console(80, colour=False))
     lines = invoke(shop.app, dead_letters, "audit").stdout.splitlines()

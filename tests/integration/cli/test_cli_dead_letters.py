@@ -17,7 +17,7 @@ def shop(redis_url: str) -> Orchestrator:
     return make(redis_url)
 
 
-def bury(shop: Orchestrator, raw: bytes, letter: bytes = b"{}", deaths: bytes = b"") -> str:
+def add_letter(shop: Orchestrator, raw: bytes, letter: bytes = b"{}", deaths: bytes = b"") -> str:
     """A letter as the transport's scripts write it, whatever is in it."""
     entry = shop.runtime.store.client.xadd(
         shop.runtime.store.keys.dead_letters, {"m": raw, "letter": letter, "d": deaths}
@@ -83,7 +83,7 @@ HOSTILE = {
 def test_whatever_is_in_a_message_does_not_reach_the_terminal(shop: Orchestrator, raw: bytes) -> None:
     letter = json.dumps({"reason": "\x1b[31mred", "queue": "q\n\x07", "error": {"type": "E", "message": "\udcff\x9b"}})
     deaths = b'[{"reason": "\\u001bkilled", "by": "w1", "at": 1}, 7]'
-    letter_id = bury(shop, raw, letter.encode(), deaths)
+    letter_id = add_letter(shop, raw, letter.encode(), deaths)
     for arguments in (("list",), ("show", letter_id)):
         shown = invoke(shop.app, dead_letters, *arguments)
         assert shown.exit_code == 0
@@ -100,7 +100,7 @@ def test_whatever_is_in_a_message_does_not_reach_the_terminal(shop: Orchestrator
 
 
 def test_pages_lead_to_the_oldest(shop: Orchestrator) -> None:
-    ids = [bury(shop, b"{}") for _ in range(5)]
+    ids = [add_letter(shop, b"{}") for _ in range(5)]
     pages, before = [], None
     while True:
         arguments = ("--before", before) if before else ()
@@ -118,8 +118,8 @@ def test_pages_lead_to_the_oldest(shop: Orchestrator) -> None:
 
 def test_purging_asks_first(shop: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoke(shop.app, dead_letters, "purge", "--all").stdout == "0 dead letters removed\n"
-    bury(shop, b"{}")
-    bury(shop, b"{}")
+    add_letter(shop, b"{}")
+    add_letter(shop, b"{}")
     refused = invoke(shop.app, dead_letters, "purge", "--all")
     assert refused.exit_code == 2
     assert (
@@ -135,7 +135,7 @@ def test_purging_asks_first(shop: Orchestrator, monkeypatch: pytest.MonkeyPatch)
     removed = invoke(shop.app, dead_letters, "purge", "--all", stdin="y\n").stdout
     assert removed.endswith("\n2 dead letters removed\n")
 
-    last = bury(shop, b"{}")
+    last = add_letter(shop, b"{}")
     purged = json.loads(invoke(shop.app, dead_letters, "purge", "--all", "--yes", "--json").stdout)
     assert purged == {"removed": 1, "ids": [last]}
     assert shop.dead_letters.count() == 0

@@ -58,7 +58,7 @@ def test_what_is_sent_again_can_be_followed(redis_url: str, shop: Orchestrator) 
 
 
 def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: LettersInRedis) -> None:
-    first, second = bench.bury(), bench.bury()
+    first, second = bench.add_letter(), bench.add_letter()
     parked = invoke(shop.app, dead_letters, "park", "--all", "--note", "n").stdout
     assert parked == f"{first}\n{second}\n2 dead letters parked\n"
     opened = invoke(shop.app, dead_letters, "unpark", "--all").stdout
@@ -73,7 +73,7 @@ def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: Let
 
 def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: LettersInRedis) -> None:
     for _ in range(3):
-        bench.bury()
+        bench.add_letter()
     lines = shop.dead_letters.query().export()
     next(lines)
     del lines
@@ -82,7 +82,7 @@ def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: 
 
 
 def test_what_is_no_longer_known_of_an_act_is_not_said_to_be_none(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.bury()
+    bench.add_letter()
     act = shop.dead_letters.query().replay(all=True).audit_id
     shop.runtime.store.client.delete(shop.runtime.store.keys.letter_audit_progress(act))
     (known,) = asked(shop, "audit")["audit"]

@@ -22,7 +22,7 @@ from tests.support.letters_under_test import LettersUnderTest
 
 
 def test_a_retried_letter_is_gone_and_its_successor_knows_it(bench: LettersUnderTest) -> None:
-    letter_id = bench.bury(metadata={"tags": [], "big": 2**60, "pi": 3.14159265358979})
+    letter_id = bench.add_letter(metadata={"tags": [], "big": 2**60, "pi": 3.14159265358979})
     raw = bench.log.get(letter_id).raw
     assert bench.log.replay(letter_id) == "d1"
     with pytest.raises(UnknownDeadLetter):
@@ -39,7 +39,7 @@ def test_a_retried_letter_is_gone_and_its_successor_knows_it(bench: LettersUnder
 
 
 def test_a_retried_message_is_a_first_attempt(bench: LettersUnderTest) -> None:
-    letter_id = bench.bury()
+    letter_id = bench.add_letter()
     bench.log.replay(letter_id)
     (headers,) = bench.sent_headers()
     assert headers["retries"] == 0
@@ -50,7 +50,7 @@ def test_a_retried_message_is_a_first_attempt(bench: LettersUnderTest) -> None:
 
 def test_retrying_all_sends_each_once(bench: LettersUnderTest) -> None:
     for _ in range(450):
-        bench.bury(queue="billing")
+        bench.add_letter(queue="billing")
     done = bench.log.query().replay(all=True)
     assert (done.sent, bench.log.count(), bench.accepted()) == (450, 0, 450)
     assert bench.log.query().replay(all=True).sent == 0
@@ -58,7 +58,7 @@ def test_retrying_all_sends_each_once(bench: LettersUnderTest) -> None:
 
 def test_what_two_operators_retry_at_once_is_sent_once(bench: LettersUnderTest) -> None:
     for _ in range(600):
-        bench.bury()
+        bench.add_letter()
     sent: list[int] = []
     gate = threading.Barrier(4)
 
@@ -77,7 +77,7 @@ def test_what_two_operators_retry_at_once_is_sent_once(bench: LettersUnderTest) 
 
 def test_a_rate_holds(bench: LettersUnderTest) -> None:
     for _ in range(12):
-        bench.bury()
+        bench.add_letter()
     waited: list[float] = []
     clock = [0.0]
 
@@ -96,7 +96,7 @@ def test_a_rate_holds(bench: LettersUnderTest) -> None:
 
 def test_a_canary_that_dies_stops_the_replay(bench: LettersUnderTest, heard: list[Event]) -> None:
     for _ in range(30):
-        bench.bury()
+        bench.add_letter()
     bench.all_die = True
     with bench.worker():
         done = bench.log.query().replay(all=True, canary=Canary(max_failure_rate=0.5, wait_s=20))
@@ -108,7 +108,7 @@ def test_a_canary_that_dies_stops_the_replay(bench: LettersUnderTest, heard: lis
 
 def test_a_canary_that_lives_lets_the_others_go(bench: LettersUnderTest) -> None:
     for _ in range(130):
-        bench.bury()
+        bench.add_letter()
     with bench.worker():
         done = bench.log.query().replay(all=True, canary=Canary(wait_s=20))
     assert (done.sent, done.dead, done.stopped) == (130, 0, "")
@@ -117,7 +117,7 @@ def test_a_canary_that_lives_lets_the_others_go(bench: LettersUnderTest) -> None
 
 def test_a_canary_sees_those_who_die_without_a_letter(bench: LettersUnderTest) -> None:
     for _ in range(30):
-        bench.bury()
+        bench.add_letter()
     bench.all_die = "silently"
     with bench.worker():
         done = bench.log.query().replay(all=True, canary=Canary(max_failure_rate=0.5, wait_s=20))
@@ -147,18 +147,18 @@ def test_a_canary_sends_one_then_ten_then_a_hundred_at_a_time(
     bench: LettersUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(230):
-        bench.bury()
+        bench.add_letter()
     assert lots_of(bench, monkeypatch) == [1, 10, 100, 100, 19]
 
 
 def test_a_rate_holds_within_a_canarys_lots(bench: LettersUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(40):
-        bench.bury()
+        bench.add_letter()
     assert lots_of(bench, monkeypatch, rate_per_s=200) == [1, 10, 20, 9]
 
 
 def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(bench: LettersUnderTest, heard: list[Event]) -> None:
-    first = [bench.bury() for _ in range(60)]
+    first = [bench.add_letter() for _ in range(60)]
     bench.bound("billing", 40)
     done = bench.log.query().replay(all=True)
     assert (done.sent, bench.accepted()) == (40, 40)
@@ -175,9 +175,9 @@ def test_a_bulk_retry_stops_at_a_full_mailbox_and_says_so(bench: LettersUnderTes
 def test_a_full_mailbox_keeps_no_other_letter_of_the_lot_back(bench: LettersUnderTest) -> None:
     # More than one step moves, so that some are left for the next.
     for _ in range(6):
-        bench.bury(body={"text": "x" * 300_000})
+        bench.add_letter(body={"text": "x" * 300_000})
     for _ in range(6):
-        bench.bury(agent="audit", queue="audit", body={"text": "x" * 300_000})
+        bench.add_letter(agent="audit", queue="audit", body={"text": "x" * 300_000})
     bench.bound("billing", 1)
     done = bench.log.query().replay(all=True)
     assert done.sent == 7
@@ -186,7 +186,7 @@ def test_a_full_mailbox_keeps_no_other_letter_of_the_lot_back(bench: LettersUnde
 
 
 def test_an_edited_letter_is_sent_as_edited_and_keeps_its_line(bench: LettersUnderTest) -> None:
-    letter_id = bench.bury(body={"order_id": "o1", "cents": -5})
+    letter_id = bench.add_letter(body={"order_id": "o1", "cents": -5})
     edit = bench.log.edit(letter_id, {"cents": 500})
     changed = [line for line in edit.diff().splitlines() if line[0] in "+-" and "cents" in line]
     assert [line.replace(" ", "") for line in changed] == ['-"cents":-5', '+"cents":500']
@@ -200,7 +200,7 @@ def test_an_edited_letter_is_sent_as_edited_and_keeps_its_line(bench: LettersUnd
 
 
 def test_an_edit_must_fit_the_model(bench: LettersUnderTest) -> None:
-    letter_id = bench.bury(body={"order_id": "o1", "cents": 5})
+    letter_id = bench.add_letter(body={"order_id": "o1", "cents": 5})
     with pytest.raises(InvalidMessage, match="cents"):
         bench.log.edit(letter_id, {"cents": "many"})
     with pytest.raises(InvalidMessage, match="colour"):
@@ -211,14 +211,14 @@ def test_an_edit_must_fit_the_model(bench: LettersUnderTest) -> None:
 
 
 def test_a_diff_shows_no_secrets(bench: LettersUnderTest) -> None:
-    letter_id = bench.bury(agent="", message="", task="plain.pay", kwargs={"password": "hunter2", "a": 1})
+    letter_id = bench.add_letter(agent="", message="", task="plain.pay", kwargs={"password": "hunter2", "a": 1})
     diff = bench.log.edit(letter_id, {"password": "hunter3", "a": 2}).diff()
     assert "hunter" not in diff
     assert '"a": 2' in diff
 
 
 def test_a_parked_letter_is_out_of_the_way_until_it_is_unparked(bench: LettersUnderTest) -> None:
-    keep_me, open_one = bench.bury(), bench.bury()
+    keep_me, open_one = bench.add_letter(), bench.add_letter()
     log = bench.log
     log.park(keep_me, "ask the bank", who="ann")
     assert ids(log.query().page().letters) == [open_one]
@@ -238,9 +238,9 @@ def test_a_parked_letter_is_out_of_the_way_until_it_is_unparked(bench: LettersUn
 def test_a_selection_can_be_of_those_that_are_there_now(bench: LettersUnderTest) -> None:
     log = bench.log
     nothing = log.query().until_now()
-    made = [bench.bury(agent=agent) for agent in ("billing", "shipping", "billing")]
+    made = [bench.add_letter(agent=agent) for agent in ("billing", "shipping", "billing")]
     parts = log.query().until_now(), log.query(agent="billing").until_now(), log.query(older_than_s=60).until_now()
-    late = bench.bury()
+    late = bench.add_letter()
     # Nor does it take what has grown old enough meanwhile.
     bench.let_pass(61)
     assert [part.count() for part in (nothing, *parts)] == [0, 3, 2, 0]
@@ -253,7 +253,7 @@ def test_a_selection_can_be_of_those_that_are_there_now(bench: LettersUnderTest)
 
 
 def test_how_many_are_wanted_is_a_number_from_0(bench: LettersUnderTest) -> None:
-    bench.bury()
+    bench.add_letter()
     log = bench.log
     assert (log.list(0), list(log.audit(0)), log.query().page(0).letters, log.query().groups(0)) == ([], [], (), [])
     asks: list[Any] = [log.list, log.audit, log.query().page, log.query().groups]
@@ -265,7 +265,7 @@ def test_how_many_are_wanted_is_a_number_from_0(bench: LettersUnderTest) -> None
 
 def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: LettersUnderTest) -> None:
     log = bench.log
-    before, after = bench.bury(), bench.bury()
+    before, after = bench.add_letter(), bench.add_letter()
     log.park(before, "by hand, before it was planned")
     run_maintenance(log, RETRYING)
     log.park(after, "by hand, when it was planned")
@@ -277,9 +277,9 @@ def test_what_was_parked_is_not_sent_again_by_itself_once_it_is_open(bench: Lett
 
 
 def test_purging_takes_what_the_filter_means(bench: LettersUnderTest, heard: list[Event]) -> None:
-    bench.bury(agent="billing")
-    shipping = bench.bury(agent="shipping")
-    parked = bench.bury(agent="billing")
+    bench.add_letter(agent="billing")
+    shipping = bench.add_letter(agent="shipping")
+    parked = bench.add_letter(agent="billing")
     bench.log.park(parked, "keep")
     assert bench.log.query(agent="billing").purge() == 1
     assert set(ids(bench.log.list())) == {shipping, parked}
@@ -289,7 +289,7 @@ def test_purging_takes_what_the_filter_means(bench: LettersUnderTest, heard: lis
 
 
 def test_every_act_is_recorded(bench: LettersUnderTest) -> None:
-    letter_id = bench.bury()
+    letter_id = bench.add_letter()
     bench.log.park(letter_id, "n", who="ann", why="because")
     bench.log.unpark(letter_id, who="bob")
     bench.log.query(agent="billing").replay(who="eve", why="fixed")

@@ -17,9 +17,9 @@ from tests.support.letters_under_test import LettersUnderTest
 
 
 def test_what_is_exported_and_imported_is_the_same_byte_for_byte(bench: LettersUnderTest) -> None:
-    bench.bury(metadata={"tags": []})
-    bench.bury_raw(b"\xff\x00nonsense \r\n")
-    bench.log.park(bench.bury(), "note")
+    bench.add_letter(metadata={"tags": []})
+    bench.add_raw_letter(b"\xff\x00nonsense \r\n")
+    bench.log.park(bench.add_letter(), "note")
     lines = list(bench.log.query(state="all").export())
     before = [letter.raw for letter in bench.log.list()]
     bench.log.purge(all=True)
@@ -31,7 +31,7 @@ def test_what_is_exported_and_imported_is_the_same_byte_for_byte(bench: LettersU
 
 
 def test_a_letter_that_is_here_is_not_imported_again(bench: LettersUnderTest) -> None:
-    bench.bury()
+    bench.add_letter()
     assert bench.log.import_lines(list(bench.log.query().export())) == (0, 1)
 
 
@@ -46,7 +46,7 @@ def test_a_letter_that_is_here_is_not_imported_again(bench: LettersUnderTest) ->
     ],
 )
 def test_a_bad_line_is_named(bench: LettersUnderTest, line: str, problem: str) -> None:
-    bench.bury()
+    bench.add_letter()
     (good,) = bench.log.query().export()
     bench.log.purge(all=True)
     with pytest.raises(InvalidExport, match=problem) as raised:
@@ -60,8 +60,8 @@ def test_a_bad_line_is_named(bench: LettersUnderTest, line: str, problem: str) -
 def test_a_letter_is_retried_automatically_until_that_is_used_up_and_then_parked(
     bench: LettersUnderTest, heard: list[Event]
 ) -> None:
-    bench.bury(reason="retries exhausted")
-    hopeless = bench.bury(reason="non-retryable error")
+    bench.add_letter(reason="retries exhausted")
+    hopeless = bench.add_letter(reason="non-retryable error")
     for number in range(3):
         assert run_maintenance(bench.log, RETRYING).replayed == 0
         bench.let_pass(60 * 2**number)
@@ -80,8 +80,8 @@ def test_a_letter_is_retried_automatically_until_that_is_used_up_and_then_parked
 
 def test_letters_of_a_full_mailbox_make_room_for_those_of_others(bench: LettersUnderTest) -> None:
     for _ in range(130):
-        bench.bury()
-    other = bench.bury(agent="audit", queue="audit")
+        bench.add_letter()
+    other = bench.add_letter(agent="audit", queue="audit")
     bench.bound("billing", 2)
     bench.let_pass(61)
     assert run_maintenance(bench.log, RETRYING).replayed == 3
@@ -104,9 +104,9 @@ def test_retries_that_take_all_the_time_there_is_leave_expiry_and_length_their_s
     bench: LettersUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(700):
-        bench.bury(reason="non-retryable error")
+        bench.add_letter(reason="non-retryable error")
     for _ in range(700):
-        bench.bury()
+        bench.add_letter()
     retention = RetentionPolicy(ttl_s=3600, max_count=1, auto_replays=3)
     assert run_maintenance(bench.log, RetentionPolicy(auto_replays=3)) == MaintenanceResult()
     bench.let_pass(7200)
@@ -119,7 +119,7 @@ def test_retries_that_take_all_the_time_there_is_leave_expiry_and_length_their_s
 
 def test_retries_get_the_time_that_nothing_else_needs(bench: LettersUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(700):
-        bench.bury()
+        bench.add_letter()
     bench.let_pass(1)
     ticks = count()
     monkeypatch.setattr(dead_letters, "monotonic", lambda: next(ticks) / 100)
@@ -134,7 +134,7 @@ def test_retries_get_the_time_that_nothing_else_needs(bench: LettersUnderTest, m
 
 
 def test_without_the_setting_nothing_is_retried_by_itself(bench: LettersUnderTest) -> None:
-    bench.bury()
+    bench.add_letter()
     bench.let_pass(3600)
     assert run_maintenance(bench.log, RetentionPolicy()).replayed == 0
     assert bench.log.count() == 1
@@ -143,8 +143,8 @@ def test_without_the_setting_nothing_is_retried_by_itself(bench: LettersUnderTes
 def test_only_what_is_old_and_open_expires_and_that_is_said(
     bench: LettersUnderTest, heard: list[Event], caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.bury()
-    parked = bench.bury()
+    bench.add_letter()
+    parked = bench.add_letter()
     bench.log.park(parked, "keep")
     assert run_maintenance(bench.log, RetentionPolicy(ttl_s=3000)).expired == 0
     bench.let_pass(3600)
@@ -158,7 +158,7 @@ def test_only_what_is_old_and_open_expires_and_that_is_said(
 
 
 def test_a_log_that_is_too_long_loses_its_oldest_and_says_so(bench: LettersUnderTest, heard: list[Event]) -> None:
-    made = [bench.bury() for _ in range(10)]
+    made = [bench.add_letter() for _ in range(10)]
     bench.log.park(made[0], "keep")
     assert run_maintenance(bench.log, RetentionPolicy(max_count=4)).trimmed == 6
     assert set(ids(bench.log.list())) == {made[0], *made[7:]}

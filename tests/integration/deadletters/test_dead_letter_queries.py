@@ -26,17 +26,17 @@ def test_an_empty_log_has_nothing(bench: LettersUnderTest) -> None:
 
 
 def test_listing_is_limited_or_not(bench: LettersUnderTest) -> None:
-    made = [bench.bury() for _ in range(7)]
+    made = [bench.add_letter() for _ in range(7)]
     assert ids(bench.log.list(3)) == made[::-1][:3]
     assert ids(bench.log.list(1000)) == made[::-1]
 
 
 def test_each_filter_finds_its_letters_and_all_of_them_together(bench: LettersUnderTest) -> None:
-    plain = bench.bury(agent="billing", message="Charge", error="ValueError", reason="retries exhausted")
-    other_agent = bench.bury(agent="shipping", message="Charge", error="ValueError", reason="retries exhausted")
-    other_message = bench.bury(agent="billing", message="Refund", error="ValueError", reason="retries exhausted")
-    other_error = bench.bury(agent="billing", message="Charge", error="KeyError", reason="retries exhausted")
-    other_reason = bench.bury(agent="billing", message="Charge", error="ValueError", reason="timeout")
+    plain = bench.add_letter(agent="billing", message="Charge", error="ValueError", reason="retries exhausted")
+    other_agent = bench.add_letter(agent="shipping", message="Charge", error="ValueError", reason="retries exhausted")
+    other_message = bench.add_letter(agent="billing", message="Refund", error="ValueError", reason="retries exhausted")
+    other_error = bench.add_letter(agent="billing", message="Charge", error="KeyError", reason="retries exhausted")
+    other_reason = bench.add_letter(agent="billing", message="Charge", error="ValueError", reason="timeout")
 
     def found(**options: Any) -> set[str]:
         page = bench.log.query(**options).page()
@@ -55,7 +55,7 @@ def test_each_filter_finds_its_letters_and_all_of_them_together(bench: LettersUn
 
 def test_letters_of_many_kinds_come_in_the_order_in_which_they_died(bench: LettersUnderTest) -> None:
     agents, errors = ("billing", "shipping"), ("KeyError", "ValueError", "TypeError")
-    made = [bench.bury(agent=agents[n % 2], error=errors[n % 3]) for n in range(240)]
+    made = [bench.add_letter(agent=agents[n % 2], error=errors[n % 3]) for n in range(240)]
     billing = made[::2]
     log, seen, before = bench.log, [], None
     while True:
@@ -77,7 +77,7 @@ def test_letters_of_many_kinds_come_in_the_order_in_which_they_died(bench: Lette
 
 @pytest.mark.parametrize("options", [{}, {"agent": "billing"}, {"reason": "timeout"}], ids=["all", "agent", "reason"])
 def test_letters_of_more_kinds_than_are_merged_are_sent_oldest_first(bench: LettersUnderTest, options: Any) -> None:
-    made = [bench.bury(error=f"Error{n % 70}", reason="timeout") for n in range(150)]
+    made = [bench.add_letter(error=f"Error{n % 70}", reason="timeout") for n in range(150)]
     log = bench.log
     assert log.query(**options).replay(all=True, at_most=110).sent == 110
     assert ids(log.query(**options).page(1000).letters) == made[110:][::-1]
@@ -88,7 +88,7 @@ def test_letters_of_more_kinds_than_are_merged_are_sent_oldest_first(bench: Lett
 
 def test_small_and_large_letters_are_sent_oldest_first(bench: LettersUnderTest) -> None:
     errors = ("KeyError", "ValueError")
-    made = [bench.bury(error=errors[n % 2], body={"text": "x" * (6000 if n % 3 else 6)}) for n in range(30)]
+    made = [bench.add_letter(error=errors[n % 2], body={"text": "x" * (6000 if n % 3 else 6)}) for n in range(30)]
     log = bench.log
     raws = {letter.id: letter.raw for letter in log.list(100)}
     log.query(error="KeyError").park("later")
@@ -108,7 +108,7 @@ def test_parked_letters_are_sent_and_the_open_ones_between_them_stay(
     bench: LettersUnderTest, agent: str | None
 ) -> None:
     """Regression: their messages were cut off with those of the parked ones."""
-    made = [bench.bury() for _ in range(6)]
+    made = [bench.add_letter() for _ in range(6)]
     log = bench.log
     raws = {letter.id: letter.raw for letter in log.list()}
     for parked in made[::2]:
@@ -120,7 +120,7 @@ def test_parked_letters_are_sent_and_the_open_ones_between_them_stay(
 
 
 def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: LettersUnderTest) -> None:
-    made = [bench.bury(error=f"Error{n}") for n in range(1001)]
+    made = [bench.add_letter(error=f"Error{n}") for n in range(1001)]
     log = bench.log
     log.query(error="Error7").park("look at it")
     assert ids(log.query(agent="billing").page(20).letters) == made[::-1][:20]
@@ -136,7 +136,7 @@ def test_letters_that_are_nearly_each_of_a_kind_are_found_too(bench: LettersUnde
 
 
 def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: LettersUnderTest) -> None:
-    made = [bench.bury() for _ in range(6)]
+    made = [bench.add_letter() for _ in range(6)]
     log = bench.log
     act = log.record("purge", "ann", "")
     assert log.store.remove([made[0], made[3], made[1]], act) == [made[0], made[3], made[1]]
@@ -145,14 +145,14 @@ def test_ids_are_taken_out_in_whatever_order_they_are_named(bench: LettersUnderT
 
 
 def test_large_letters_are_all_sent_again(bench: LettersUnderTest) -> None:
-    made = [bench.bury(body={"order_id": "x" * 600_000, "cents": n}) for n in range(4)]
+    made = [bench.add_letter(body={"order_id": "x" * 600_000, "cents": n}) for n in range(4)]
     assert bench.log.query().replay(all=True).sent == len(made)
     assert (bench.accepted(), bench.log.count()) == (len(made), 0)
 
 
 def test_metadata_and_text_are_looked_for_in_the_letters(bench: LettersUnderTest) -> None:
-    one = bench.bury(metadata={"job": 1, "tags": []}, text="the bank is closed")
-    two = bench.bury(metadata={"job": 2}, body={"password": "hunter2"})
+    one = bench.add_letter(metadata={"job": 1, "tags": []}, text="the bank is closed")
+    two = bench.add_letter(metadata={"job": 2}, body={"password": "hunter2"})
     log = bench.log
     assert ids(log.query(metadata={"job": 1}).page().letters) == [one]
     assert ids(log.query(metadata={"job": 2, "none": 1}).page().letters) == []
@@ -162,8 +162,8 @@ def test_metadata_and_text_are_looked_for_in_the_letters(bench: LettersUnderTest
     assert ids(log.query(metadata={"job": 2}).page().letters) == [two]
 
 
-def test_ages_count_from_the_burial(bench: LettersUnderTest) -> None:
-    bench.bury()
+def test_ages_count_from_the_time_of_death(bench: LettersUnderTest) -> None:
+    bench.add_letter()
     log = bench.log
     assert log.query(newer_than_s=3600).count() == 1
     assert log.query(older_than_s=3600).count() == 0
@@ -171,11 +171,11 @@ def test_ages_count_from_the_burial(bench: LettersUnderTest) -> None:
 
 
 def test_pages_do_not_shift_when_letters_come_and_go(bench: LettersUnderTest) -> None:
-    made = [bench.bury() for _ in range(9)]
+    made = [bench.add_letter() for _ in range(9)]
     chosen = bench.log.query(agent="billing")
     first = chosen.page(4)
     assert ids(first.letters) == made[::-1][:4]
-    bench.bury()
+    bench.add_letter()
     bench.log.store.remove([made[0], made[8]], bench.log.record("purge", "test", ""))
     second = chosen.page(4, before=first.before)
     assert ids(second.letters) == [made[4], made[3], made[2], made[1]]
@@ -192,9 +192,9 @@ def test_a_filter_that_makes_no_sense_is_refused(bench: LettersUnderTest, option
 
 
 def test_letters_that_died_of_the_same_are_a_group(bench: LettersUnderTest) -> None:
-    first = bench.bury(error="ValueError", stack=("/a/bank.py", "pay"))
-    last = bench.bury(error="ValueError", stack=("/b/elsewhere/bank.py", "pay"), line=99)
-    other = bench.bury(error="ValueError", stack=("/a/bank.py", "refund"))
+    first = bench.add_letter(error="ValueError", stack=("/a/bank.py", "pay"))
+    last = bench.add_letter(error="ValueError", stack=("/b/elsewhere/bank.py", "pay"), line=99)
+    other = bench.add_letter(error="ValueError", stack=("/a/bank.py", "refund"))
     newest, oldest = bench.log.query().groups()
     assert (newest.count, newest.example.id) == (1, other)
     assert (oldest.count, oldest.example.id) == (2, last)
@@ -206,12 +206,12 @@ def test_letters_that_died_of_the_same_are_a_group(bench: LettersUnderTest) -> N
 
 
 def test_the_groups_of_a_filter_are_found_behind_newer_ones_of_others(bench: LettersUnderTest) -> None:
-    first = bench.bury(stack=("/a/bank.py", "pay"))
-    bench.bury(agent="audit", queue="audit", stack=("/a/books.py", "close"))
-    parked = bench.bury(stack=("/a/bank.py", "refund"))
+    first = bench.add_letter(stack=("/a/bank.py", "pay"))
+    bench.add_letter(agent="audit", queue="audit", stack=("/a/books.py", "close"))
+    parked = bench.add_letter(stack=("/a/bank.py", "refund"))
     bench.log.park(parked, "later")
     for number in range(3):
-        bench.bury(agent="crm", queue="crm", stack=("/a/crm.py", f"f{number}"))
+        bench.add_letter(agent="crm", queue="crm", stack=("/a/crm.py", f"f{number}"))
     chosen = bench.log.query(agent="billing")
     assert [group.example.id for group in chosen.groups(1)] == [first]
     assert [group.example.id for group in bench.log.query(agent="billing", state="all").groups(2)] == [parked, first]

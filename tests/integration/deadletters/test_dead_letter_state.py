@@ -38,7 +38,7 @@ class Log(RuleBasedStateMachine):
         self.auto: dict[str, int] = {}
         #: Old lines of letters that were sent again, by the letter they come from.
         self.sent: dict[str, tuple[str, str]] = {}
-        self.buried = self.replayed = 0
+        self.dead_lettered = self.replayed = 0
         self.exported: list[str] = []
         self.hours = 0
 
@@ -46,14 +46,14 @@ class Log(RuleBasedStateMachine):
     def begin(self) -> None:
         self.bench.redis.flushall()
         for agent in AGENTS:
-            self.bury(agent, ERRORS[0])
+            self.add_letter(agent, ERRORS[0])
 
     @rule(agent=st.sampled_from(AGENTS), error=st.sampled_from(ERRORS), size=st.sampled_from([1, 5000]))
-    def bury(self, agent: str, error: str, size: int = 1) -> None:
-        letter_id = self.bench.bury(agent=agent, error=error, body={"text": "x" * size})
+    def add_letter(self, agent: str, error: str, size: int = 1) -> None:
+        letter_id = self.bench.add_letter(agent=agent, error=error, body={"text": "x" * size})
         self.letters[letter_id] = (agent, error)
         self.auto[letter_id] = 0
-        self.buried += 1
+        self.dead_lettered += 1
 
     def _pick(self, at: int) -> str:
         return sorted(self.letters)[at % len(self.letters)]
@@ -112,7 +112,7 @@ class Log(RuleBasedStateMachine):
             self.letters[letter.id] = (agent, letter.error_type)
             self.auto[letter.id] = self.auto[letter.replay_of]
             assert letter.lineage.auto == self.auto[letter.id] <= RETRIES
-            self.buried += 1
+            self.dead_lettered += 1
 
     @precondition(lambda self: self.letters)
     @rule(at=st.integers(0, 9))
@@ -218,7 +218,7 @@ class Log(RuleBasedStateMachine):
     def the_ledger_counts_each_replay_once(self) -> None:
         ledger = self.bench.redis.hgetall(self.bench.keys.ledger(QUEUE))
         assert int(ledger.get(b"accepted", 0)) == self.replayed
-        assert int(ledger.get(b"dead", 0)) == self.buried
+        assert int(ledger.get(b"dead", 0)) == self.dead_lettered
 
     def teardown(self) -> None:
         self.bench.close()

@@ -36,7 +36,7 @@ def house(shared: Cluster) -> Cluster:
     return shared
 
 
-def bury(house: Cluster, text: str = "broken", **options: Any) -> DeadLetter:
+def add_letter(house: Cluster, text: str = "broken", **options: Any) -> DeadLetter:
     outcome = house.orchestrator.send("worker", app.Broken(text=text), **options).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
     return house.orchestrator.dead_letters.get(str(outcome.letter_id))
@@ -52,7 +52,7 @@ def test_a_letter_holds_the_message_byte_for_byte(house: Cluster) -> None:
 
 
 def test_letters_come_newest_first_and_page_by_page(house: Cluster) -> None:
-    letters = [bury(house, f"n{n}") for n in range(5)]
+    letters = [add_letter(house, f"n{n}") for n in range(5)]
     log = house.orchestrator.dead_letters
     assert log.count() == 5
     newest_first = [letter.id for letter in reversed(letters)]
@@ -66,7 +66,7 @@ def test_letters_come_newest_first_and_page_by_page(house: Cluster) -> None:
 
 
 def test_a_letter_shown_has_everything_but_secrets(house: Cluster) -> None:
-    letter = bury(house, metadata={"job": 1, "token": "hunter2"})
+    letter = add_letter(house, metadata={"job": 1, "token": "hunter2"})
     shown = letter.shown(house.orchestrator.settings.redact)
     assert shown["metadata"] == {"job": 1, "token": "**redacted**"}
     assert (shown["reason"], shown["attempts"], shown["agent"]) == ("retries exhausted", 3, "worker")
@@ -123,7 +123,7 @@ def test_what_is_no_message_at_all_can_be_sent_again_and_comes_back(house: Clust
 
 
 def test_many_who_retry_one_letter_at_once_send_it_once(house: Cluster) -> None:
-    letter = bury(house)
+    letter = add_letter(house)
     before = house.row()
     done: list[str] = []
     refused: list[UnknownDeadLetter] = []
@@ -164,7 +164,7 @@ def test_a_page_before_nonsense_is_refused(house: Cluster, before: str) -> None:
 
 def test_purge_removes_all_and_says_how_many(house: Cluster) -> None:
     for n in range(3):
-        bury(house, f"n{n}")
+        add_letter(house, f"n{n}")
     before = house.row()
     log = house.orchestrator.dead_letters
     assert log.purge(all=True) == 3
@@ -213,7 +213,7 @@ def test_a_letter_of_no_queue_cannot_be_sent_anywhere(house: Cluster) -> None:
 
 
 def test_letters_of_two_prefixes_do_not_mix(house: Cluster) -> None:
-    bury(house)
+    add_letter(house)
     other = app.make(house.url, key_prefix="other:")
     assert other.dead_letters.count() == 0
     assert [row for row in other.ledger() if row.accepted] == []
@@ -221,9 +221,9 @@ def test_letters_of_two_prefixes_do_not_mix(house: Cluster) -> None:
 
 
 def test_a_letter_knows_where_and_when_it_was_handled_last(house: Cluster) -> None:
-    letter = bury(house)
+    letter = add_letter(house)
     assert letter.incarnation in [incarnation.id for incarnation in house.orchestrator.registry.incarnations()]
-    assert 0 < letter.sent_ms <= letter.buried_ms
+    assert 0 < letter.sent_ms <= letter.dead_lettered_ms
     assert letter.first_seen == letter.failures[0].at
     assert letter.group in [group.fingerprint for group in house.orchestrator.dead_letters.query().groups()]
 
@@ -268,7 +268,7 @@ def test_a_letter_that_is_handled_after_all_is_resolved_and_its_canary_content(h
 def test_a_canary_sees_a_worker_fail_without_a_letter(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     for _ in range(2):
-        # What expires is buried here, whatever becomes of failures.
+        # What expires is dead-lettered here, whatever becomes of failures.
         house.orchestrator.send("worker", app.Broken(), on_error="log", expires_s=0)
     eventually(lambda: log.count() == 2, WAIT_S)
     done = log.query(agent="worker").replay(canary=Canary(wait_s=WAIT_S))

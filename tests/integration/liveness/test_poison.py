@@ -50,7 +50,7 @@ def suspects(broker: BareBroker, *names: str, deaths: int = 0, unattributed_deat
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_only_the_poison_is_buried_and_whoever_ran_beside_it_is_handled(broker: BareBroker, pool: str) -> None:
+def test_only_the_poison_is_dead_lettered_and_what_ran_beside_it_is_handled(broker: BareBroker, pool: str) -> None:
     bystanders = [f"n{i}" for i in range(12)]
     broker.send("nap", *bystanders[:2])
     broker.send("kill_worker", "poison")
@@ -125,7 +125,7 @@ def test_waiting_to_be_alone_has_an_end_and_the_mark_says_so(broker: BareBroker)
         eventually(lambda: broker.began() == ["long"], describe=w.log)
         suspects(broker, "s0", deaths=2)
         eventually(lambda: broker.done().get("s0") == 1, describe=w.log)
-        assert "runs beside others" in w.log()
+        assert "runs without isolation" in w.log()
         broker.go("long")
         eventually(lambda: broker.ledger().handled == 2, describe=w.log)
         broker.send("note", "next")

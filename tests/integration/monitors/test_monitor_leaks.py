@@ -151,7 +151,7 @@ def test_one_check_says_so_much_and_how_much_more_there_is(
     assert sum(e.measurements["count"] for e in heard) == 45
 
 
-def test_suspects_are_judged_a_few_at_a_time_and_others_get_their_turn(ground: RedisUnderTest) -> None:
+def test_candidates_are_judged_a_few_at_a_time_and_others_get_their_turn(ground: RedisUnderTest) -> None:
     ground.monitors.monitor_many([("target", n % 500) for n in range(1000)], owner=ground.watcher())
     search = ground.monitors.search()
     judged: list[int] = []

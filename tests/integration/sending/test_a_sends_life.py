@@ -97,7 +97,7 @@ def test_a_success_is_told(house: Cluster, heard: list[Event]) -> None:
 def test_a_failure_is_told_with_its_letter(house: Cluster, heard: list[Event]) -> None:
     delivery = house.orchestrator.send("worker", app.Broken())
     assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
-    expected = sorted([events.SEND_STARTED, events.SENT, events.RETRIED, events.RETRIED, events.BURIED])
+    expected = sorted([events.SEND_STARTED, events.SENT, events.RETRIED, events.RETRIED, events.DEAD_LETTERED])
     eventually(lambda: told(house, heard, delivery.id) == expected, WAIT_S, house.log)
     assert [letter.delivery_id for letter in house.orchestrator.dead_letters.list()] == [delivery.id]
 
@@ -117,7 +117,11 @@ def test_log_says_it_where_it_happens(house: Cluster, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.ERROR):
         outcome = house.orchestrator.send("worker", app.Broken(text="log it"), on_error="log").wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
-    eventually(lambda: "worker Broken given up: ValueError: log it" in house.log() + caplog.text, WAIT_S, house.log)
+    eventually(
+        lambda: "worker Broken dropped after its last attempt: ValueError: log it" in house.log() + caplog.text,
+        WAIT_S,
+        house.log,
+    )
     assert house.orchestrator.dead_letters.count() == 0
 
 

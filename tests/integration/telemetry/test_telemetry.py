@@ -208,7 +208,7 @@ def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: TracedClus
     assert "reason=malformed " in told[0] or "reason=unknown task " in told[0]
 
 
-def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(
+def test_poison_that_a_sweep_or_a_worker_dead_letters_is_emitted_like_any_dead_letter(
     redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     orchestrator = traced_app.make(redis_url)
@@ -220,7 +220,7 @@ def test_poison_that_a_sweep_or_a_worker_buries_is_told_like_any_dead_letter(
     client.xgroup_create(stream, store.group, id="0")
     client.xreadgroup(store.group, "w#1", {stream: ">"})
     heard: list[Event] = []
-    attach(heard.append, events.BURIED)
+    attach(heard.append, events.DEAD_LETTERED)
     try:
         last = commands.requeue_held(
             store.keys, "guide", stream, [entry], max_deaths=1, ttl_ms=1000, by="w#1", reason="killed", ran="1"

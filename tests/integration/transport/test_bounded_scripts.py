@@ -81,7 +81,7 @@ def letters(redis_url: str) -> Iterator[LettersInRedis]:
     letter_store.close()
 
 
-def buried(letters: LettersInRedis, count: int = MANY) -> list[str]:
+def dead_lettered(letters: LettersInRedis, count: int = MANY) -> list[str]:
     raws = [message(f"m{number}").encode() for number in range(count)]
     letter = reasons("retries exhausted", "ValueError", "no", ("/a/bank.py", "pay"), 1, "billing")
     return [letters.put(raw, letter) for raw in raws]
@@ -224,7 +224,7 @@ def test_the_ledger_of_many_mailboxes_is_read_in_parts(broker: BareBroker, calls
 
 
 def test_large_letters_are_removed_in_parts(letters: LettersInRedis, calls: Calls) -> None:
-    ids = buried(letters)
+    ids = dead_lettered(letters)
     assert letters.log.query().purge(all=True) == MANY
     assert max(int(answer[0]) for answer in calls.of("purge_letters")) <= FEW
     assert [letter_id for answer in calls.of("purge_letters") for letter_id in answer[1:]] == [i.encode() for i in ids]
@@ -233,7 +233,7 @@ def test_large_letters_are_removed_in_parts(letters: LettersInRedis, calls: Call
 
 
 def test_large_letters_are_put_aside_in_parts(letters: LettersInRedis, calls: Calls) -> None:
-    buried(letters)
+    dead_lettered(letters)
     assert letters.log.query().park("note", all=True) == MANY
     assert max(int(answer[0]) for answer in calls.of("park_letters")) <= FEW
     assert letters.log.query(state="parked").count() == MANY
@@ -242,7 +242,7 @@ def test_large_letters_are_put_aside_in_parts(letters: LettersInRedis, calls: Ca
 
 
 def test_retries_of_large_letters_are_planned_in_parts(letters: LettersInRedis) -> None:
-    ids = buried(letters, 3 * MANY)
+    ids = dead_lettered(letters, 3 * MANY)
     looked_at = []
     while step := letters.letter_store.schedule(3, 1000, ["retries exhausted"], 100)[0]:
         looked_at.append(step)
@@ -253,7 +253,7 @@ def test_retries_of_large_letters_are_planned_in_parts(letters: LettersInRedis) 
 
 @pytest.mark.parametrize("oldest_first", [True, False])
 def test_the_log_is_searched_in_parts_where_letters_are_large(letters: LettersInRedis, oldest_first: bool) -> None:
-    ids = buried(letters, 3 * MANY)
+    ids = dead_lettered(letters, 3 * MANY)
     found: list[str] = []
     low, high = "-", "+"
     while True:
@@ -267,13 +267,13 @@ def test_the_log_is_searched_in_parts_where_letters_are_large(letters: LettersIn
 
 
 def test_small_letters_are_searched_by_the_hundred(letters: LettersInRedis) -> None:
-    ids = [letters.bury() for _ in range(120)]
+    ids = [letters.add_letter() for _ in range(120)]
     step = letters.letter_store.find((), "all", "-", "+", limit=1000, oldest_first=True)
     assert (list(step.ids), step.cursor) == (ids, "")
 
 
 def test_large_letters_are_sent_again_in_parts(letters: LettersInRedis, calls: Calls) -> None:
-    buried(letters)
+    dead_lettered(letters)
     assert letters.log.query().replay(all=True).sent == MANY
     came_to = [answer[1] for answer in calls.of("replay_found") if answer]
     assert came_to
@@ -281,7 +281,7 @@ def test_large_letters_are_sent_again_in_parts(letters: LettersInRedis, calls: C
 
 
 def test_large_letters_are_taken_in_in_parts(letters: LettersInRedis, calls: Calls) -> None:
-    buried(letters)
+    dead_lettered(letters)
     lines = list(letters.log.query().export())
     letters.redis.flushall()
     assert letters.log.import_lines(lines) == (MANY, 0)

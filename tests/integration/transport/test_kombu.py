@@ -32,19 +32,19 @@ def test_publish_claim_ack(connection: Connection, broker: BareBroker) -> None:
 
 
 @pytest.fixture
-def buried() -> Iterator[list[dict[str, Any]]]:
+def dead_lettered() -> Iterator[list[dict[str, Any]]]:
     told: list[dict[str, Any]] = []
 
     def hear(event: Event) -> None:
         told.append(dict(event.metadata))
 
-    attach(hear, events.BURIED)
+    attach(hear, events.DEAD_LETTERED)
     yield told
     detach(hear)
 
 
 def test_a_rejected_message_is_told_as_one_dead_letter(
-    connection: Connection, broker: BareBroker, buried: list[dict[str, Any]]
+    connection: Connection, broker: BareBroker, dead_lettered: list[dict[str, Any]]
 ) -> None:
     publish(connection, "x", headers={"id": "m1", "task": "some.task"})
     inbox = Inbox(connection)
@@ -52,14 +52,14 @@ def test_a_rejected_message_is_told_as_one_dead_letter(
     message.reject()
     inbox.channel.basic_reject(message.delivery_tag)
     eventually(lambda: broker.ledger("box").dead == 1)
-    assert buried == [
+    assert dead_lettered == [
         {"agent": "box", "message": "some.task", "id": "m1", "reason": "rejected", "error": "", "attempts": 0}
     ]
 
 
 @pytest.mark.parametrize("how", ["consume", "get"])
 def test_an_entry_that_is_no_message_is_told_as_one_dead_letter(
-    connection: Connection, broker: BareBroker, buried: list[dict[str, Any]], how: str
+    connection: Connection, broker: BareBroker, dead_lettered: list[dict[str, Any]], how: str
 ) -> None:
     publish(connection, "good")
     stream = next(stream for stream in broker.store.streams("box") if broker.redis.xlen(stream))
@@ -73,7 +73,7 @@ def test_an_entry_that_is_no_message_is_told_as_one_dead_letter(
             assert channel.basic_get("box") is not None
             assert channel.basic_get("box") is None
     eventually(lambda: broker.letters())
-    (told,) = buried
+    (told,) = dead_lettered
     assert told.pop("error").startswith("MalformedEntry: not JSON")
     assert told == {"agent": "box", "message": "", "id": "", "reason": "malformed", "attempts": 0}
 
@@ -87,7 +87,7 @@ def test_a_secret_in_a_dead_letters_error_is_masked_in_the_log(
         inbox = Inbox(connection)
         (message,) = inbox.drain(1)
         error = {"type": "ValueError", "message": f"{name}=hunter2"}
-        inbox.channel.settler.bury(message.delivery_tag, {"reason": "x", "error": error})
+        inbox.channel.settler.dead_letter(message.delivery_tag, {"reason": "x", "error": error})
         # Who leaves has read what Redis says to all that it was sent.
         PROCESS_INCARNATIONS.leave_all()
     assert f"ValueError: {name}=" in caplog.text
@@ -316,11 +316,11 @@ def test_malformed_entries_become_dead_letters_and_disturb_nobody(
         return [m.payload for m in inbox.messages if m.content_type == "application/json"]
 
     eventually(lambda: good() == ["before", "after"])
-    # An odd but readable one may be delivered; an unreadable one is buried.
+    # An odd but readable one may be delivered; an unreadable one is dead-lettered.
     assert len(inbox.messages) + len(eventually(lambda: broker.letters() or [{}])) >= 3
 
 
-def test_an_entry_without_a_message_is_buried_too(connection: Connection, broker: BareBroker) -> None:
+def test_an_entry_without_a_message_is_dead_lettered_too(connection: Connection, broker: BareBroker) -> None:
     inbox = Inbox(connection)
     broker.store.client.xadd(KEYS.step("box", 0), {b"other": b"field"})
     publish(connection, "after")

@@ -61,7 +61,7 @@ def test_a_message_that_is_too_large_is_refused(app: Any, door: str) -> None:
 
 def test_an_edited_letter_and_an_imported_one_are_refused_too(redis_url: str) -> None:
     bench = LettersInRedis(redis_url, (), None)
-    letter_id = bench.bury(body={"order_id": "o1", "cents": 5})
+    letter_id = bench.add_letter(body={"order_id": "o1", "cents": 5})
     (line,) = bench.log.query().export()
     bench.letter_store.max_message_bytes = LIMIT
     with pytest.raises(MessageTooLarge):

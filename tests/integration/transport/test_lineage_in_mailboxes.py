@@ -64,7 +64,7 @@ def test_a_reader_finds_the_line_before_the_other_members(bench: LettersInRedis,
 
 
 def test_what_comes_back_and_kills_its_worker_keeps_its_line(bench: LettersInRedis) -> None:
-    letter_id = bench.bury()
+    letter_id = bench.add_letter()
     bench.log.replay(letter_id)
     assert given_back(bench, claimed(bench)[0], "0", died=False) == [b"returned"]
     (fields,) = entries(bench, "returned-0")
@@ -80,7 +80,7 @@ def test_what_comes_back_and_kills_its_worker_keeps_its_line(bench: LettersInRed
 
 
 def test_what_a_full_mailbox_drops_keeps_its_line(bench: LettersInRedis) -> None:
-    letter_id = bench.bury()
+    letter_id = bench.add_letter()
     bench.log.replay(letter_id)
     declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(1, overflow="drop_oldest")), serves=True)
     k = bench.keys
@@ -97,7 +97,7 @@ def test_a_malformed_message_keeps_its_line_too(bench: LettersInRedis) -> None:
 
 
 def test_who_looks_for_a_delivery_finds_its_line(bench: LettersInRedis) -> None:
-    letter_id = bench.bury()
+    letter_id = bench.add_letter()
     bench.log.replay(letter_id)
     k = bench.keys
     call = commands.find_delivery(k, QUEUE, "d1", stream=k.step(QUEUE, "0"), begin="-", count=100, ttl_ms=1000)
@@ -109,7 +109,7 @@ def test_who_looks_for_a_delivery_finds_its_line(bench: LettersInRedis) -> None:
 
 
 def test_a_refused_letter_leaves_its_kind_and_its_message_as_they_were(bench: LettersInRedis) -> None:
-    made = [bench.bury(body={"text": "x" * size}) for size in (1, 9000, 1, 9000)]
+    made = [bench.add_letter(body={"text": "x" * size}) for size in (1, 9000, 1, 9000)]
     lines = list(bench.log.query().export())
     bench.bound(QUEUE, 1)
     bench.log.replay(made[0])

@@ -258,7 +258,7 @@ def test_a_refusal_whose_answer_is_lost_is_still_one(
 def test_what_nobody_is_bound_for_becomes_one_letter(
     orchestrator: Orchestrator, network: LostAnswers, redis: Any, times: int
 ) -> None:
-    """Regression: a letter that was buried, and whose answer was lost, was buried again."""
+    """Regression: a letter that was dead-lettered, and whose answer was lost, was dead-lettered again."""
 
     def publish() -> None:
         orchestrator.app.send_task("plain", exchange="nowhere", routing_key="clerk", retry=True)

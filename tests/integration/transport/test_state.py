@@ -175,7 +175,7 @@ class Mailbox(RuleBasedStateMachine):
             assert self.run_script(*call) == 0
 
     @rule(worker=workers, at=st.integers(0, 9))
-    def bury(self, worker: Worker, at: int) -> None:
+    def add_letter(self, worker: Worker, at: int) -> None:
         if held := self._take(worker, at):
             letter = '{"reason":"x"}'
             ended = self.run_script(

@@ -24,7 +24,7 @@ def house(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 def test_no_line_of_a_worker_shows_a_secret_in_an_errors_text(house: Cluster) -> None:
     delivery = house.orchestrator.send("worker", app.Broken(text=f"token={SECRET}"), on_error="log")
     delivery.wait(timeout_s=20)
-    eventually(lambda: "given up: ValueError: token=" in house.log(), describe=house.log)
+    eventually(lambda: "dropped after its last attempt: ValueError: token=" in house.log(), describe=house.log)
     assert house.log().count("retry: attempt") == 2, house.log()
     assert "Traceback" in house.log(), "what Celery prints is there, but for the secret"
     house.letter_after(lambda: house.orchestrator.send("worker", app.Broken(text=f"token={SECRET}")))
@@ -37,5 +37,5 @@ def test_no_line_of_a_worker_shows_a_secret_in_an_errors_text(house: Cluster) ->
 def test_nor_does_eager_mode(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         app.make(eager=True).send("worker", app.Broken(text=f"token={SECRET}"), on_error="log")
-    assert "given up: ValueError: token=" in caplog.text
+    assert "dropped after its last attempt: ValueError: token=" in caplog.text
     assert SECRET not in caplog.text

@@ -14,8 +14,16 @@ AS_ROOT = {"C_FORCE_ROOT": "1"}
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        ((), {"HEARTBEAT_S": "0.6"}, "heartbeat_s=0.6, suspect_s=0.6, lease_s=10; allowed: heartbeat_s < suspect_s"),
-        ((), {"LEASE_S": "0.6"}, "suspect_s=0.6, lease_s=0.6; allowed: heartbeat_s < suspect_s < lease_s"),
+        (
+            (),
+            {"HEARTBEAT_S": "0.6"},
+            "heartbeat_s=0.6, heartbeat_timeout_s=0.6, lease_s=10; allowed: heartbeat_s < heartbeat_timeout_s",
+        ),
+        (
+            (),
+            {"LEASE_S": "0.6"},
+            "heartbeat_timeout_s=0.6, lease_s=0.6; allowed: heartbeat_s < heartbeat_timeout_s < lease_s",
+        ),
         ((), {"KILL_AFTER_S": "0"}, "kill_after_s='0': Input should be greater than 0"),
         # Known when the agent is hosted, while the app is imported.
         (

@@ -39,7 +39,7 @@ IDLE = IncarnationEntry(
     ],
 )
 def test_a_heartbeat_tells_the_state(changes: dict, state: State) -> None:
-    assert state_of(replace(IDLE, **changes), suspect_s=0.6, stuck_s=10) is state
+    assert state_of(replace(IDLE, **changes), heartbeat_timeout_s=0.6, stuck_s=10) is state
 
 
 def test_an_agent_is_up_while_an_incarnation_hosts_it() -> None:

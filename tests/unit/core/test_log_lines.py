@@ -104,7 +104,7 @@ def test_a_note_forges_no_line(log: Log) -> None:
 
 def test_an_event_is_one_line(log: Log) -> None:
     logging.getLogger(LOGGER).setLevel(logging.INFO)
-    EventLog()(Event("letter.buried", {}, {"agent": "a", "error": FORGED}))
+    EventLog()(Event("dead_letter.added", {}, {"agent": "a", "error": FORGED}))
     log.assert_nothing_forged()
     assert len(log.text.splitlines()) == 1
 

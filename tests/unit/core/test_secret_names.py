@@ -153,7 +153,7 @@ def test_a_secret_that_an_error_names_is_not_logged(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.INFO):
         orchestrator.send("clerk", app.pay(), on_error="log")
         orchestrator.send("clerk", app.pay())
-    assert "given up: ValueError: no money for pin=" in caplog.text
+    assert "dropped after its last attempt: ValueError: no money for pin=" in caplog.text
     assert "dead_letter.added" in caplog.text
     assert SECRET not in caplog.text
 

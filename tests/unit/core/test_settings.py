@@ -35,7 +35,7 @@ def refusal(**values: Any) -> str:
 def test_there_is_a_default_for_everything() -> None:
     settings = load_settings()
     assert settings.broker_url.get_secret_value() == "redis://127.0.0.1:6379/0"
-    assert settings.heartbeat_s < settings.suspect_s < settings.lease_s
+    assert settings.heartbeat_s < settings.heartbeat_timeout_s < settings.lease_s
     assert settings.max_deaths == 3
 
 
@@ -105,8 +105,8 @@ def test_an_unknown_setting_is_refused_and_the_known_ones_are_listed(tmp_path: P
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"heartbeat_s": 1, "suspect_s": 1}, "heartbeat_s=1, suspect_s=1, lease_s=10"),
-        ({"lease_s": 0.6}, "heartbeat_s < suspect_s < lease_s"),
+        ({"heartbeat_s": 1, "heartbeat_timeout_s": 1}, "heartbeat_s=1, heartbeat_timeout_s=1, lease_s=10"),
+        ({"lease_s": 0.6}, "heartbeat_s < heartbeat_timeout_s < lease_s"),
         ({"dead_letter_auto_replays": 5, "dead_letter_first_replay_s": 5400}, "dead_letter_ttl_s above 86400"),
         (
             {"dead_letter_auto_replays": 1, "dead_letter_first_replay_s": 9, "dead_letter_ttl_s": 9},
@@ -123,13 +123,14 @@ def test_where_values_come_from_that_do_not_fit_together_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ORCHESTRATOR_HEARTBEAT_S", "5")
-    path = profile(tmp_path, "suspect_s = 2\n")
+    path = profile(tmp_path, "heartbeat_timeout_s = 2\n")
     with pytest.raises(InvalidSettings) as refused:
         load_settings(path)
     (problem,) = refused.value.problems
     assert problem == (
-        "heartbeat_s=5, suspect_s=2, lease_s=10; allowed: heartbeat_s < suspect_s < lease_s "
-        f"(heartbeat_s from ORCHESTRATOR_HEARTBEAT_S, suspect_s from profile {path}, lease_s from the default)"
+        "heartbeat_s=5, heartbeat_timeout_s=2, lease_s=10; allowed: heartbeat_s < heartbeat_timeout_s < lease_s "
+        f"(heartbeat_s from ORCHESTRATOR_HEARTBEAT_S, heartbeat_timeout_s from profile {path}, "
+        "lease_s from the default)"
     )
 
 

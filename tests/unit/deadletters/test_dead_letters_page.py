@@ -29,7 +29,7 @@ def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(blocks) == 4
     for block in blocks:
         # What is sent again is gone, so each block has a letter of its own.
-        names["letter_id"] = bench.bury(error="TimeoutError", text="the gateway", metadata={"tenant": "acme"})
+        names["letter_id"] = bench.add_letter(error="TimeoutError", text="the gateway", metadata={"tenant": "acme"})
         exec(compile(block, "docs/dead-letters.md", "exec"), names)
     assert '"cents": 500' in capsys.readouterr().out
     assert names["Canary"] is Canary

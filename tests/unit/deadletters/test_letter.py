@@ -64,7 +64,7 @@ def test_any_letter_can_be_read_and_shown(entry_id: str, raw: bytes, written: by
 
 
 def test_a_letter_without_fields_can_be_read() -> None:
-    assert read_letter(ENTRY, {}) == DeadLetter(ENTRY, b"", "", "", at_ms=1700000000000, buried_ms=1700000000000)
+    assert read_letter(ENTRY, {}) == DeadLetter(ENTRY, b"", "", "", at_ms=1700000000000, dead_lettered_ms=1700000000000)
 
 
 def test_what_the_worker_wrote_is_read_back() -> None:

@@ -218,7 +218,7 @@ def test_imported_letters_of_plain_sends_are_executed_without_retries(orchestrat
         (plain_letter("worker.Gone", 1), "unknown message", "UnknownMessage"),
     ],
 )
-def test_what_cannot_be_executed_is_buried_anew_and_stops_nobody(
+def test_what_cannot_be_executed_is_dead_lettered_anew_and_stops_nobody(
     orchestrator: Orchestrator, raw: bytes, reason: str, error: str
 ) -> None:
     log = orchestrator.dead_letters

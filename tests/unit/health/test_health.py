@@ -123,7 +123,7 @@ def test_a_directory_that_others_may_write_to_is_not_believed(
     assert main(["health"]) == 1
     assert "no other may write to" in capsys.readouterr().err
     HealthReporter().start("w1@h")
-    assert "`orchestrator health` will not know of this process" in caplog.text
+    assert "`orchestrator health` does not list this process" in caplog.text
 
 
 def test_a_pulse_says_what_it_is_told_and_leaves_nothing_behind(folder: Path) -> None:

@@ -181,7 +181,7 @@ def test_one_that_keeps_ending_is_logged_and_started_again(
 
     eventually(is_another)
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert record.getMessage() == f"Watchdog process {first.pid} of {NAME} ended (signal 9); starting another"
+    assert record.getMessage() == f"watchdog process {first.pid} of {NAME} ended (signal 9); starting another"
 
 
 @pytest.mark.parametrize(
@@ -247,4 +247,4 @@ def test_that_none_can_be_started_is_logged_and_no_heartbeat_fails(
     monkeypatch.setattr(os, "posix_spawn", refused)
     link.follow(servers().connection(), NAME, "run")
     link.report_alive()
-    assert caplog.text.count(f"Could not start the watchdog process of {NAME}: not here") == 1
+    assert caplog.text.count(f"watchdog process of {NAME} not started: not here") == 1

@@ -62,15 +62,15 @@ def test_who_has_detached_hears_nothing(heard: list[Event]) -> None:
 def test_a_send_tells_what_happens_to_it(heard: list[Event], orchestrator: Orchestrator) -> None:
     delivery = orchestrator.send("worker", house.Broken())
     assert sorted(names(heard)) == sorted(
-        [events.SEND_STARTED, events.SENT, events.RETRIED, events.RETRIED, events.BURIED]
+        [events.SEND_STARTED, events.SENT, events.RETRIED, events.RETRIED, events.DEAD_LETTERED]
     )
     assert {event.metadata["id"] for event in heard} == {delivery.id}
     assert {event.metadata["agent"] for event in heard} == {"worker"}
     retried = [event for event in heard if event.name == events.RETRIED]
     assert [event.metadata["attempt"] for event in retried] == [1, 2]
     assert all(0 <= event.measurements["pause_s"] <= 0.02 for event in retried)
-    (buried,) = [event for event in heard if event.name == events.BURIED]
-    assert (buried.metadata["reason"], buried.metadata["attempts"]) == ("retries exhausted", 3)
+    (dead_lettered,) = [event for event in heard if event.name == events.DEAD_LETTERED]
+    assert (dead_lettered.metadata["reason"], dead_lettered.metadata["attempts"]) == ("retries exhausted", 3)
 
 
 def test_a_handled_send_says_so(heard: list[Event], orchestrator: Orchestrator) -> None:
@@ -82,7 +82,7 @@ def test_a_handled_send_says_so(heard: list[Event], orchestrator: Orchestrator) 
 def test_a_message_given_up_without_a_letter_is_told_as_dropped(heard: list[Event], orchestrator: Orchestrator) -> None:
     orchestrator.send("worker", house.Broken(), on_error="ignore")
     assert events.DROPPED in names(heard)
-    assert events.BURIED not in names(heard)
+    assert events.DEAD_LETTERED not in names(heard)
 
 
 def test_dead_letters_tell_when_they_are_retried_and_purged(heard: list[Event], orchestrator: Orchestrator) -> None:

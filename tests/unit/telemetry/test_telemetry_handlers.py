@@ -61,7 +61,7 @@ def test_every_event_is_logged_with_all_its_fields(name: events.EventName, caplo
 
 def test_what_concerns_an_operator_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, LOGGER):
-        EventLog()(example(events.BURIED))
+        EventLog()(example(events.DEAD_LETTERED))
         EventLog()(example(events.HANDLED))
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
@@ -83,7 +83,7 @@ def test_a_secret_in_an_errors_text_is_masked_for_watchers() -> None:
     sent: list[dict[str, Any]] = []
     handler = CeleryEventsHandler(lambda _, **fields: sent.append(fields), ["token"])
     told = {"agent": "billing", "message": "Charge", "id": "d1", "error": "token=hunter2", "attempts": 3}
-    handler(Event(events.BURIED, {}, {**told, "reason": "poison"}))
+    handler(Event(events.DEAD_LETTERED, {}, {**told, "reason": "poison"}))
     assert len(sent) == 2
     assert "hunter2" not in str(sent)
 
@@ -104,8 +104,8 @@ def test_every_event_is_counted() -> None:
 
 
 def test_events_are_told_apart_by_agent_and_reason_but_never_by_id() -> None:
-    buried = {"agent": "billing", "message": "Charge", "reason": "poison", "error": "secret", "attempts": 3}
-    text = exposed(*(Event(events.BURIED, {}, {**buried, "id": f"id-{n}"}) for n in range(3)))
+    dead_lettered = {"agent": "billing", "message": "Charge", "reason": "poison", "error": "secret", "attempts": 3}
+    text = exposed(*(Event(events.DEAD_LETTERED, {}, {**dead_lettered, "id": f"id-{n}"}) for n in range(3)))
     (line,) = [line for line in text.splitlines() if line.startswith("orchestrator_dead_letter_added_total{")]
     assert line == 'orchestrator_dead_letter_added_total{agent="billing",message="Charge",reason="poison"} 3.0'
     assert "secret" not in text
@@ -121,8 +121,8 @@ def test_watchers_hear_of_poison_as_a_failed_task_because_celery_does_not_tell_t
     sent: list[tuple[str, dict[str, Any]]] = []
     handler = CeleryEventsHandler(lambda type_, **fields: sent.append((type_, fields)))
     told = {"agent": "billing", "message": "Charge", "id": "d1", "error": "WorkerLost", "attempts": 3}
-    handler(Event(events.BURIED, {}, {**told, "reason": "poison"}))
-    handler(Event(events.BURIED, {}, {**told, "reason": "retries exhausted"}))
+    handler(Event(events.DEAD_LETTERED, {}, {**told, "reason": "poison"}))
+    handler(Event(events.DEAD_LETTERED, {}, {**told, "reason": "retries exhausted"}))
     assert [type_ for type_, _ in sent] == [
         "orchestrator-dead_letter.added",
         "task-failed",

@@ -51,7 +51,7 @@ def test_an_error_of_a_provider_of_credentials_does_not_end_the_return(
     connection = Connection(KeyError("no token"), KeyError("no token"), ValueError("vault"))
     made.connect(connection, connection.dial)
     eventually(lambda: made.current == made.servers[0])
-    assert [r.getMessage() for r in caplog.records if "Could not probe" in r.getMessage()] == [
-        "Could not probe a:1 for the return to it; will retry: KeyError('no token')",
-        "Could not probe a:1 for the return to it; will retry: ValueError('vault')",
+    assert [r.getMessage() for r in caplog.records if "is preferred, does not answer" in r.getMessage()] == [
+        "server a:1, which is preferred, does not answer; it is asked again later: KeyError('no token')",
+        "server a:1, which is preferred, does not answer; it is asked again later: ValueError('vault')",
     ]

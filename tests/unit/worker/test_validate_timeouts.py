@@ -78,7 +78,7 @@ def test_an_agent_whom_the_settings_contradict_is_not_hosted() -> None:
             "task_soft_time_limit=9; allowed: at most task_time",
         ),
         ({"task_time_limit": -1}, "task_time_limit=-1; allowed: seconds above 0"),
-        ({"broker_transport_options": {"lease_s": 0.3}}, "allowed: heartbeat_s < suspect_s < lease_s"),
+        ({"broker_transport_options": {"lease_s": 0.3}}, "allowed: heartbeat_s < heartbeat_timeout_s < lease_s"),
         ({"broker_transport_options": {"heartbeat_s": 0}}, "heartbeat_s=0: allowed: a number above 0"),
     ],
 )

@@ -1,8 +1,8 @@
--- Judges suspects once more, each as one step, and repairs those that are leaks if asked to.
+-- Judges candidates once more, each as one step, and repairs those that are leaks if asked to.
 -- KEYS: monitors. ARGV: root, template, step, default supervision, 'repair' or 'judge', age in ms from which a monitor is old,
--- then of each suspect: kind, ref, and what else belongs to it (another ref, or the name of a set).
+-- then of each candidate: kind, ref, and what else belongs to it (another ref, or the name of a set).
 -- Returns for each 1 if it is a leak (and repaired, if asked to), else 0.
--- Costs: at most 200 suspects, which callers see to.
+-- Costs: at most 200 candidates, which callers see to.
 --- @include "monitors"
 local monitors = KEYS[1]
 local root, template, step, default_supervision, action, old_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]

@@ -85,7 +85,7 @@ def begin_sweep(
     sweeper: str,
     by: str,
     *,
-    suspect_ms: int,
+    late_ms: int,
     gap_ms: int,
     closed_grace_ms: int,
     silence_grace_ms: int,
@@ -97,13 +97,13 @@ def begin_sweep(
         keys: the names of keys.
         sweeper: who takes the turn.
         by: its name in the record of deaths.
-        suspect_ms: the age of a heartbeat that makes its incarnation suspect.
+        late_ms: the age of a heartbeat that makes its incarnation suspect.
         gap_ms: the longest gap between two sweeps after which silence still proves something.
         closed_grace_ms: for how long after a gap closed connections prove nothing.
         silence_grace_ms: for how long after a gap silence proves nothing.
         turn_ms: how long the turn lasts.
     """
-    times = [suspect_ms, gap_ms, closed_grace_ms, silence_grace_ms]
+    times = [late_ms, gap_ms, closed_grace_ms, silence_grace_ms]
     return "begin_sweep", [keys.leases, keys.sweep, keys.silent], [*times, by, keys.root, sweeper, turn_ms]
 
 
@@ -129,9 +129,9 @@ def find_orphans(
     )
 
 
-def find_stuck(keys: Keys, steps: Sequence[str], *, suspect_ms: int, first: int, count: int) -> Call:
+def find_stuck(keys: Keys, steps: Sequence[str], *, late_ms: int, first: int, count: int) -> Call:
     """Find incarnations that do not consume, among ``count`` silent ones from place ``first`` on."""
-    return "find_stuck", [keys.silent, keys.leases], [suspect_ms, keys.root, GROUP, first, count, *steps]
+    return "find_stuck", [keys.silent, keys.leases], [late_ms, keys.root, GROUP, first, count, *steps]
 
 
 def reclaim(

@@ -1,6 +1,6 @@
 -- First half of a sweep: takes the turn, and finds the incarnations whose heartbeat is late.
 -- KEYS: leases, sweep, silent.
--- ARGV: ms after which an incarnation is suspect, longest gap between sweeps in ms, grace for a closed connection in ms, grace
+-- ARGV: ms after which a heartbeat is late, longest gap between sweeps in ms, grace for a closed connection in ms, grace
 -- for a silent one in ms, who sweeps (for the log), root, the sweeper, ms a turn lasts.
 -- Returns {0} if it is another sweeper's turn, else {turn, now, 1 if closed connections count, 1 if silence counts, ms since
 -- the last sweep or -1, number of incarnations that send heartbeats but do not consume, {id, heartbeat, its connection, its
@@ -9,7 +9,7 @@
 -- Costs: at most 1,000 late incarnations.
 --- @include "mailbox_entry"
 local leases, sweep, silent = KEYS[1], KEYS[2], KEYS[3]
-local suspect_ms, gap_ms, closed_grace_ms, silence_grace_ms, by, root = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local late_ms, gap_ms, closed_grace_ms, silence_grace_ms, by, root = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local sweeper = ARGV[7]
 local turn_ms = tonumber(ARGV[8])
 even_when_full(leases)
@@ -34,7 +34,7 @@ local function counts(field)
 end
 local out = {turn, now, counts('closed_counts_ms'), counts('silence_counts_ms'), last < 0 and -1 or now - last,
   redis.call('ZCARD', silent)}
-local late = redis.call('ZRANGEBYSCORE', leases, '-inf', now - tonumber(suspect_ms), 'WITHSCORES', 'LIMIT', 0, 1000)
+local late = redis.call('ZRANGEBYSCORE', leases, '-inf', now - tonumber(late_ms), 'WITHSCORES', 'LIMIT', 0, 1000)
 for i = 1, #late, 2 do
   local known = redis.call('HMGET', root .. 'incarnation:' .. late[i], 'client', 'heart', 'round_trip_ms')
   out[#out + 1] = {late[i], late[i + 1], known[1] or '', known[2] or '', known[3] or '0'}

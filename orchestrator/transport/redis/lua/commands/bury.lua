@@ -21,7 +21,7 @@ end
 local m, d, _, r, s = fields(entry)
 -- An outcome's key is the root, `outcome:`, and the delivery.
 local delivery = outcome_key ~= '' and outcome_key:sub(#root + 9) or nil
-local id = bury_letter(root, queue, m, d, r, letter, reason, error_type, fingerprint, s, delivery)
+local id = add_dead_letter(root, queue, m, d, r, letter, reason, error_type, fingerprint, s, delivery)
 redis.call('HINCRBY', ledger, 'dead', 1)
 if outcome_key ~= '' then record(outcome_key, outcome .. ',"letter_id":"' .. id .. '"}', ttl_ms, 'dead') end
 if celery_error then end_for_celery(ledger, m, 'FAILURE', celery_error, celery_text) end

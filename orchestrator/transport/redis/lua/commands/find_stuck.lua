@@ -1,11 +1,11 @@
 -- Finds incarnations that send heartbeats and do not consume, though messages wait in their mailboxes.
--- KEYS: silent, leases. ARGV: ms after which an incarnation is suspect, root, group, offset of the first one to look at, how
+-- KEYS: silent, leases. ARGV: ms after which a heartbeat is late, root, group, offset of the first one to look at, how
 -- many to look at, steps…
 -- Returns {offset for the next call, id, heartbeat, …}.
 -- Costs: three commands for each stream of an incarnation; callers name at most 100 incarnations.
 --- @include "mailbox_entry"
 local silent, leases = KEYS[1], KEYS[2]
-local suspect_ms, root, group = ARGV[1], ARGV[2], ARGV[3]
+local late_ms, root, group = ARGV[1], ARGV[2], ARGV[3]
 local from, many = tonumber(ARGV[4]), tonumber(ARGV[5])
 local FIRST_STEP = 6
 local now = now_ms()
@@ -15,7 +15,7 @@ for _, id in ipairs(ids) do
   local beat = redis.call('ZSCORE', leases, id)
   if not beat then
     redis.call('ZREM', silent, id)
-  elseif now - tonumber(beat) <= tonumber(suspect_ms) then
+  elseif now - tonumber(beat) <= tonumber(late_ms) then
     local names = redis.call('HGET', root .. 'incarnation:' .. id, 'queues')
     local waits = false
     for _, queue in ipairs(names and queues_in(names) or {}) do

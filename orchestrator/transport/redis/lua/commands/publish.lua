@@ -4,7 +4,7 @@
 -- A stream with a time to live is a reply queue: it has no ledger.
 -- Returns the last one's id; {'refused', number accepted from the first on, reason for the others} by flow control. A repeated
 -- call accepts nothing, and returns the token.
--- Costs: what is published; with a bound, at most as many messages and MOST_MORE_DROPPED are dropped or buried, of 1 MB and one
+-- Costs: what is published; with a bound, at most as many messages and MOST_MORE_DROPPED are dropped or dead-lettered, of 1 MB and one
 -- message. A queue that holds far more than it may gets shorter with each publish.
 local stream, ledger, publishes = KEYS[1], KEYS[2], KEYS[3]
 local token = ARGV[2]

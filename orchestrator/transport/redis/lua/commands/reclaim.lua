@@ -26,15 +26,15 @@ local planned = reason == 'drained' or reason == 'deployed' or redis.call('HGET'
 local names = redis.call('HGET', incarnation_key, 'queues')
 local queues = names and queues_in(names) or redis.call('SMEMBERS', queues_key)
 local now = now_ms()
-local moved, buried, bytes = 0, 0, 0
+local moved, dead_lettered, bytes = 0, 0, 0
 for _, queue in ipairs(queues) do
   for s = FIRST_STEP, #ARGV do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
-    if budget - moved <= 0 then return with_events({moved, 1, buried}) end
+    if budget - moved <= 0 then return with_events({moved, 1, dead_lettered}) end
     local pending = redis.pcall('XPENDING', stream, group, '-', '+', budget - moved, id)
     if not pending.err then
       for _, p in ipairs(pending) do
-        if bytes >= MOST_BYTES then return with_events({moved, 1, buried}) end
+        if bytes >= MOST_BYTES then return with_events({moved, 1, dead_lettered}) end
         if ARGV[s] == 'bell' then
           take(stream, group, p[1])
         else
@@ -48,7 +48,7 @@ for _, queue in ipairs(queues) do
           end
           local result, size = requeue(root, queue, stream, group, p[1], death, unattributed, max_deaths, ttl_ms,
             mark >= 2 and reason ~= 'drained' and reason ~= 'deployed', mark == 0)
-          if result == 'poison' or result == 'workers lost' then buried = buried + 1 end
+          if result == 'poison' or result == 'workers lost' then dead_lettered = dead_lettered + 1 end
           bytes = bytes + (size or 0)
         end
         moved = moved + 1
@@ -57,11 +57,11 @@ for _, queue in ipairs(queues) do
   end
 end
 local has_death_hooks = hooks_done == '0' or hooks_done == '' and redis.call('HEXISTS', incarnation_key, 'on_death') == 1
-if has_death_hooks then return with_events({moved, 0, buried}) end
-if now - tonumber(redis.call('ZSCORE', dying, id) or now) < tonumber(linger_ms) then return with_events({moved, 0, buried}) end
+if has_death_hooks then return with_events({moved, 0, dead_lettered}) end
+if now - tonumber(redis.call('ZSCORE', dying, id) or now) < tonumber(linger_ms) then return with_events({moved, 0, dead_lettered}) end
 for _, queue in ipairs(queues) do
   for s = FIRST_STEP, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end
 end
 redis.call('ZREM', dying, id)
 redis.call('DEL', incarnation_key)
-return with_events({moved, 0, buried})
+return with_events({moved, 0, dead_lettered})

@@ -62,7 +62,7 @@ local function overflowed(admission, m, d, r, s)
   local text = 'the mailbox holds ' .. admission.limit .. ' messages; ' .. admission.overflow
   local letter = cjson.encode({queue = admission.queue, reason = 'mailbox overflow', attempts = 0, at = now_ms(),
     error = {type = 'MailboxFull', message = text}})
-  local dead = bury_letter(admission.root, admission.queue, m, d, r, letter, 'mailbox overflow', 'MailboxFull', '', s or '')
+  local dead = add_dead_letter(admission.root, admission.queue, m, d, r, letter, 'mailbox overflow', 'MailboxFull', '', s or '')
   redis.call('HINCRBY', admission.root .. 'ledger:' .. admission.queue, 'dead', 1)
   record_if_tracked(admission.root, m, {outcome = 'dead', reason = 'mailbox overflow', attempts = 0, letter_id = dead, error = text},
     admission.ttl_ms, d)

@@ -141,7 +141,7 @@ end
 -- the error and the recipient where no stack is known; d and r are as in the mailbox. `delivery` is the one whose outcome
 -- the caller writes, where the message may be one that cannot be read here. Returns the letter's id.
 -- What the caller writes first must be even_when_full, or XACK'ed.
-local function bury_letter(root, queue, m, d, r, why, reason, error, group, sent_ms, delivery)
+local function add_dead_letter(root, queue, m, d, r, why, reason, error, group, sent_ms, delivery)
   local row = {m = m, letter = why, d = d, q = queue, e = error, y = reason, g = group, r = r, s = sent_ms, a = '', n = ''}
   local message = readable(m)
   row.i = delivery or delivery_in(message)

@@ -55,7 +55,7 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
       local letter = cjson.encode({
         queue = queue, reason = reason, attempts = #deaths, at = death.at, by = death.by, incarnation = death.by,
         error = {type = 'WorkerLost', message = why}})
-      local dead = bury_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', s)
+      local dead = add_dead_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', s)
       redis.call('HINCRBY', ledger, 'dead', 1)
       record_if_tracked(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
         error = why}, ttl_ms, deaths)

@@ -172,7 +172,9 @@ def test_a_sender_that_only_the_registry_tells_of_the_agent_sends_it_there(house
 
 
 @pytest.mark.parametrize("queue", ["celery", "worker"])
-def test_what_a_foreign_app_sends_is_retried_and_buried_as_the_agents_policy_says(house: Cluster, queue: str) -> None:
+def test_what_a_foreign_app_sends_is_retried_and_dead_lettered_as_the_agents_policy_says(
+    house: Cluster, queue: str
+) -> None:
     """Regression: it was tried once."""
     app = Celery("foreign", broker=house.url, set_as_current=False)
     app.conf.broker_transport = "orchestrator.transport:Transport"

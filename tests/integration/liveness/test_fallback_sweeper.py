@@ -19,7 +19,7 @@ def test_a_worker_stands_in_for_the_monitor_manager(broker: BareBroker) -> None:
         WorkerProcess("tests.apps.shop", broker.url, name="a", queues="billing") as a,
         WorkerProcess("tests.apps.shop", broker.url, name="b", queues="billing") as b,
     ):
-        eventually(lambda: "sweeps in its place" in a.log() + b.log(), timeout_s=20)
+        eventually(lambda: "sweeps in place of the monitor manager" in a.log() + b.log(), timeout_s=20)
         dead = a.incarnation
         a.kill()
         eventually(lambda: broker.redis.exists(keys.deaths), timeout_s=8, describe=b.log)
@@ -45,5 +45,5 @@ def test_one_who_is_missed_is_swept_for_without_waiting_for_a_turn(redis_url: st
         eventually(lambda: broker.redis.exists(k.deaths), timeout_s=8, describe=b.log)
         ((_, death),) = broker.redis.xrange(k.deaths)
         assert (death["incarnation"], death["reason"], death["by"]) == (dead, "killed", b.incarnation)
-        assert "sweeps in its place" not in b.log()
+        assert "sweeps in place of the monitor manager" not in b.log()
     broker.close()
