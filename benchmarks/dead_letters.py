@@ -116,7 +116,7 @@ class Bench:
         self.keys = Keys()
         self.store = Store(self.redis, self.keys, Options(), STEPS, self.redis.connection_pool, url)
         self.log = DeadLetters(RedisDeadLetterStore(self.store))
-        self.redis.script_load(source("bury").decode())
+        self.redis.script_load(source("dead_letter").decode())
 
     def fill(self, count: int) -> None:
         """Put letters into the log with the function that adds them, a hundred in a script (that of imports)."""
@@ -181,7 +181,9 @@ class Bench:
             entry: Any = self.redis.xadd(stream, {"m": message(number)})
             self.redis.xreadgroup(GROUP, "w", {stream: ">"}, count=1)
             waiting.append(
-                commands.bury(self.keys, agent, stream, entry, letter, reason, error, fingerprint=group, ttl_ms=1000)
+                commands.dead_letter(
+                    self.keys, agent, stream, entry, letter, reason, error, fingerprint=group, ttl_ms=1000
+                )
             )
         began = time.perf_counter()
         for script, keys, args in waiting:

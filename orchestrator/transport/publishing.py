@@ -189,7 +189,7 @@ class PublishingChannel(MailboxChannel):
         raw, full = _encode(message), json.dumps(letter)
         self._once(
             said,
-            lambda attempt: commands.bury_unsent(
+            lambda attempt: commands.dead_letter_unsent(
                 self.keys, routing_key, raw, full, Reason.UNROUTABLE.value, "Unroutable", text, attempt=attempt
             ),
         )

@@ -176,7 +176,7 @@ class LettersInRedis(LettersUnderTest):
         group = fingerprint(error, stack) if stack else ""
         full, reason = json.dumps(letter), letter["reason"]
         said: Any = self.store.run(
-            *commands.bury(
+            *commands.dead_letter(
                 k, queue, stream, entry, full, reason, error, fingerprint=group, delivery=delivery, ttl_ms=10**6
             )
         )

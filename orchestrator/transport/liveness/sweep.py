@@ -171,9 +171,7 @@ class Sweeper:
 
     def _stuck(self) -> list[tuple[bytes, bytes]]:
         late_ms = to_ms(self._options.heartbeat_timeout_s)
-        call = commands.find_stuck(
-            self._keys, self._steps, late_ms=late_ms, first=self._stuck_from, count=_STUCK_BATCH
-        )
+        call = commands.find_stuck(self._keys, self._steps, late_ms=late_ms, first=self._stuck_from, count=_STUCK_BATCH)
         self._stuck_from, *found = self._commands.run(*call)
         return list(zip(found[::2], found[1::2], strict=True))
 
@@ -184,7 +182,9 @@ class Sweeper:
         reason = self._fence(turn, incarnation, beat, judged, by)
         if not reason:
             return ()
-        logger.warning("incarnation %s declared dead: %s; its last heartbeat was %d ms ago", incarnation, reason, silent_ms)
+        logger.warning(
+            "incarnation %s declared dead: %s; its last heartbeat was %d ms ago", incarnation, reason, silent_ms
+        )
         if judged is DeathReason.STUCK:
             emit(events.AGENT_STUCK, incarnation=incarnation, by=by)
         emit(events.AGENT_DEAD, {"silent_s": silent_ms / 1000}, incarnation=incarnation, reason=reason, by=by)
@@ -298,7 +298,12 @@ class Sweeper:
             moved += step
             dead_lettered += count
         if moved:
-            logger.warning("%d messages of dead incarnation %s requeued, %d of them dead-lettered", moved, incarnation, dead_lettered)
+            logger.warning(
+                "%d messages of dead incarnation %s requeued, %d of them dead-lettered",
+                moved,
+                incarnation,
+                dead_lettered,
+            )
             emit(events.RECLAIMED, {"moved": moved, "dead_lettered": dead_lettered}, incarnation=incarnation)
         return moved, dead_lettered
 

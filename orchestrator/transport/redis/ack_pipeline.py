@@ -39,7 +39,7 @@ _TURN_S = 0.05
 _RETRY_S = 0.2
 
 #: What an outbox may be asked to run; loaded on each new connection, so that a restarted server has them.
-_SCRIPTS = ("settle", "settle_with_outcome", "retry", "bury", "requeue_held")
+_SCRIPTS = ("settle", "settle_with_outcome", "retry", "dead_letter", "requeue_held")
 
 #: A command that Redis refuses this often is given up; its message stays pending.
 _REFUSALS = 5

@@ -210,7 +210,7 @@ class Settler:
             **mask(letter, self._options.redact),
         }
         error = str((full.get("error") or {}).get("type", ""))
-        call = commands.bury(
+        call = commands.dead_letter(
             self._keys,
             claim.queue,
             claim.stream,

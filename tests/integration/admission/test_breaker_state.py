@@ -162,7 +162,9 @@ class Fuse(RuleBasedStateMachine):
         stream, entry = self.running.pop(name)
         letter = json.dumps({"queue": QUEUE, "reason": reason})
         self.script(
-            *commands.bury(self.keys, QUEUE, stream, entry, letter, reason, "ValueError", delivery=name, ttl_ms=TTL_MS)
+            *commands.dead_letter(
+                self.keys, QUEUE, stream, entry, letter, reason, "ValueError", delivery=name, ttl_ms=TTL_MS
+            )
         )
         if reason not in INNOCENT:
             self.failed()

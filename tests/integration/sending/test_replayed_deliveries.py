@@ -38,7 +38,9 @@ def died(shop: Orchestrator, delivery: Delivery) -> DeadLetter:
     outcome = '{"outcome":"dead","reason":"retries exhausted","error":"no","attempts":1,"letter_id":null}'
     full, reason, id_ = json.dumps(letter), letter["reason"], delivery.id
     store.run(
-        *commands.bury(k, QUEUE, stream, entry, full, reason, "ValueError", delivery=id_, outcome=outcome, ttl_ms=10**6)
+        *commands.dead_letter(
+            k, QUEUE, stream, entry, full, reason, "ValueError", delivery=id_, outcome=outcome, ttl_ms=10**6
+        )
     )
     return shop.dead_letters.list(1)[0]
 

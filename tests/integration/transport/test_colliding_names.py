@@ -120,7 +120,7 @@ def test_letters_of_an_error_that_is_called_like_a_sum_are_found_apart(broker: B
             '{"reason":"exception","queue":"box"}',
             commands.Attempt(k.last_publishes(0), f"token-{error}"),
         )
-        store.run(*commands.bury_unsent(k, "box", "{}", letter, "exception", error, "", attempt=attempt))
+        store.run(*commands.dead_letter_unsent(k, "box", "{}", letter, "exception", error, "", attempt=attempt))
 
     def found(error: str) -> list[DeadLetter]:
         return list(log.query(error=error).page(10).letters)

@@ -225,7 +225,9 @@ class Flow(RuleBasedStateMachine):
         name, stream, entry = self.pick(data)
         letter = json.dumps({"queue": QUEUE, "reason": reason})
         self.run_script(
-            *commands.bury(self.keys, QUEUE, stream, entry, letter, reason, "ValueError", delivery=name, ttl_ms=TTL_MS)
+            *commands.dead_letter(
+                self.keys, QUEUE, stream, entry, letter, reason, "ValueError", delivery=name, ttl_ms=TTL_MS
+            )
         )
         self.outcomes[name] = "dead"
         if reason != "validation":

@@ -264,7 +264,7 @@ def test_what_nobody_is_bound_for_becomes_one_letter(
         orchestrator.app.send_task("plain", exchange="nowhere", routing_key="clerk", retry=True)
 
     publish()
-    network.lose(times, sha("bury_unsent"), done_first=True)
+    network.lose(times, sha("dead_letter_unsent"), done_first=True)
     publish()
     publish()
     assert network.left == 0

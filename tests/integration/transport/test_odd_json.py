@@ -46,7 +46,7 @@ def died(broker: BareBroker, stream: str, entry: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("how", ["settle_with_outcome", "bury"])
+@pytest.mark.parametrize("how", ["settle_with_outcome", "dead_letter"])
 @pytest.mark.parametrize(("reason", "phase"), [("retries exhausted", "open"), ("validation", None)])
 def test_the_breaker_is_told_of_an_error_without_words(
     broker: BareBroker, how: str, reason: str, phase: str | None
@@ -64,7 +64,7 @@ def test_the_breaker_is_told_of_an_error_without_words(
         )
     else:
         letter = json.dumps({"queue": QUEUE, "reason": reason, "error": {"message": HALF}})
-        call = commands.bury(
+        call = commands.dead_letter(
             k, QUEUE, stream, entry, letter, reason, "ValueError", delivery="x", outcome=outcome, ttl_ms=TTL_MS
         )
         broker.store.run(*call)

@@ -34,7 +34,7 @@ QUEUE = "q"
 STEPS = steps_of([0, 3, 6, 9])
 MAX_DEATHS = 3
 SCRIPTS = (
-    "publish", "delay", "claim", "settle", "retry", "bury", "requeue_held", "register", "fence", "reclaim",
+    "publish", "delay", "claim", "settle", "retry", "dead_letter", "requeue_held", "register", "fence", "reclaim",
     "mailbox_depths", "purge", "replay", "declare", "heartbeat",
 )  # fmt: skip
 
@@ -179,7 +179,7 @@ class Mailbox(RuleBasedStateMachine):
         if held := self._take(worker, at):
             letter = '{"reason":"x"}'
             ended = self.run_script(
-                *commands.bury(self.keys, QUEUE, held.stream, held.entry, letter, "x", "E", ttl_ms=1000)
+                *commands.dead_letter(self.keys, QUEUE, held.stream, held.entry, letter, "x", "E", ttl_ms=1000)
             )
             self._ended(worker, held, ended, "dead")
 

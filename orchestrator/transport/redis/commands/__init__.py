@@ -6,7 +6,7 @@ A function returns a :data:`Call`, to be run by a store, a command connection, a
 
 from orchestrator.transport.redis.commands.accepting import accept, broadcast, delay, publish
 from orchestrator.transport.redis.commands.call import Attempt, Call
-from orchestrator.transport.redis.commands.letters import bury_unsent
+from orchestrator.transport.redis.commands.letters import dead_letter_unsent
 from orchestrator.transport.redis.commands.liveness import (
     FENCE_REASON_AT,
     begin_sweep,
@@ -34,7 +34,7 @@ from orchestrator.transport.redis.commands.mailboxes import (
     mailbox_states,
     purge,
 )
-from orchestrator.transport.redis.commands.settling import bury, requeue_held, retry, settle, settle_with_outcome
+from orchestrator.transport.redis.commands.settling import dead_letter, requeue_held, retry, settle, settle_with_outcome
 
 __all__ = [
     "FENCE_REASON_AT",
@@ -43,11 +43,11 @@ __all__ = [
     "accept",
     "begin_sweep",
     "broadcast",
-    "bury",
-    "bury_unsent",
     "claim",
     "claim_chore",
     "close_breaker",
+    "dead_letter",
+    "dead_letter_unsent",
     "declare",
     "declare_flow",
     "delay",

@@ -6,7 +6,7 @@ from orchestrator.core.keys import Keys
 from orchestrator.transport.redis.commands.call import Attempt, Call
 
 
-def bury_unsent(
+def dead_letter_unsent(
     keys: Keys,
     queue: str,
     message: bytes | str,
@@ -19,7 +19,7 @@ def bury_unsent(
 ) -> Call:
     """Make a dead letter of a message that no mailbox took; ``letter`` is JSON, ``text`` goes to Celery."""
     return (
-        "bury_unsent",
+        "dead_letter_unsent",
         [keys.ledger(queue), attempt.key],
         [keys.root, queue, message, letter, reason, error, attempt.token, text],
     )

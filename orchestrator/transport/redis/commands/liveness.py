@@ -97,7 +97,7 @@ def begin_sweep(
         keys: the names of keys.
         sweeper: who takes the turn.
         by: its name in the record of deaths.
-        late_ms: the age of a heartbeat that makes its incarnation suspect.
+        late_ms: the age from which a heartbeat is late.
         gap_ms: the longest gap between two sweeps after which silence still proves something.
         closed_grace_ms: for how long after a gap closed connections prove nothing.
         silence_grace_ms: for how long after a gap silence proves nothing.

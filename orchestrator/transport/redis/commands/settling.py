@@ -29,7 +29,7 @@ def settle_with_outcome(
     return "settle_with_outcome", [stream, ledger, outcome_key], args
 
 
-def bury(
+def dead_letter(
     keys: Keys,
     queue: str,
     stream: str,
@@ -61,7 +61,7 @@ def bury(
         celery_error: class and text of the error that a worker records for Celery later, if Celery does not know.
     """
     return (
-        "bury",
+        "dead_letter",
         [stream, keys.ledger(queue), keys.outcome(delivery) if delivery else ""],
         [GROUP, entry, keys.root, queue, letter, reason, error, fingerprint, outcome[:-1], ttl_ms, *celery_error],
     )
