@@ -14,7 +14,7 @@ from orchestrator.core.nearest import nearest
 from orchestrator.core.policy import Retry
 
 #: Types of values that make an attribute look like a setting.
-_NUMBERS: Final = (int, float, timedelta)
+_NUMBERS: Final = (int, float, timedelta, str)
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "name": (str,),
     "retry": (Retry, dict, *_NUMBERS),
@@ -22,8 +22,8 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "timeout_s": _NUMBERS,
     "deadline_s": _NUMBERS,
     "expires_s": _NUMBERS,
-    "dead_letter_expired": (bool,),
-    "priority": (int,),
+    "dead_letter_expired": (bool, int, str),
+    "priority": (int, float, str),
     "when_down": (str, Enum),
     "mailbox": (Mailbox, dict, int),
     "breaker": (Breaker, dict, int),

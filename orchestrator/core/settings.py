@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -13,9 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_origin
 
 from pydantic import (
+    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
@@ -33,7 +34,7 @@ from pydantic_settings import (
 from orchestrator.core.broker_url import ALLOWED, is_served, problem_of, quoted, servers
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
 from orchestrator.core.flow_policy import Breaker, Mailbox
-from orchestrator.core.nearest import meant
+from orchestrator.core.nearest import meant, nearest
 from orchestrator.core.redact import USUAL
 from orchestrator.core.timeouts import Timeouts
 
@@ -54,7 +55,15 @@ def _policy(value: Any, build: ValidatorFunctionWrapHandler) -> Any:
 
 _Checked: Final = WrapValidator(_policy)
 
-Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        # pydantic would make 1 of true.
+        raise ValueError("allowed: a number")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_no_truth), Field(gt=0, le=30 * 24 * 3600)]
 
 
 class _Environment(EnvSettingsSource):
@@ -166,6 +175,11 @@ class Settings(BaseSettings):
                 raise ValueError(why)
         return url
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_only(cls, value: Any, info: ValidationInfo) -> Any:
+        return _no_truth(value) if cls.model_fields[str(info.field_name)].annotation in (int, float) else value
+
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
         if not self.heartbeat_s < self.heartbeat_timeout_s < self.lease_s:
@@ -237,13 +251,15 @@ def load_settings(profile: Path | None = None, **values: Any) -> Settings:
 
 def _refuse_unknown_variables() -> None:
     prefix = "ORCHESTRATOR_"
-    known = {*_OTHER_VARIABLES, *(f"{prefix}{name.upper()}" for name in Settings.model_fields)}
+    known = {*_OTHER_VARIABLES, *map(variable_of, Settings.model_fields)}
+    names = [variable.removeprefix(prefix).lower() for variable in known]
     problems = []
     for variable in sorted(os.environ):
         if variable.upper().startswith(prefix) and variable.upper() not in known:
-            near = difflib.get_close_matches(variable.upper(), known, n=1)
-            meant = f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join(sorted(known))}"
-            problems.append(f"{variable}: no such setting{meant}")
+            # Without the prefix, which makes any two variables similar.
+            near = nearest(variable[len(prefix) :], names)
+            hint = f"; did you mean {variable_of(near)}?" if near else f"; allowed: {', '.join(sorted(known))}"
+            problems.append(f"{variable}: no such setting{hint}")
     if problems:
         raise InvalidSettings(problems)
 

@@ -72,6 +72,10 @@ def query_problem(url: str) -> str:
     for name, times in Counter(name for name, _ in pairs).items():
         if times > 1:
             return f"option {name} occurs {times} times; allowed: once"
+    of_tls = next((name for name, _ in pairs if name.startswith("ssl_")), "")
+    if of_tls and url.startswith("redis://"):
+        # With it kombu speaks TLS, whatever the scheme and the option's value.
+        return f"option {of_tls} is for TLS; allowed: with rediss://, or without the ssl_ options"
     return ""
 
 

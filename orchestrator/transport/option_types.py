@@ -8,12 +8,15 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from kombu.transport import redis as kombu_redis
 from kombu.utils.imports import symbol_by_name
 from redis import SSLConnection
 
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.masked_repr import masked, masked_repr
+from orchestrator.core.nearest import meant
 from orchestrator.core.numbers import is_number, is_whole_number
+from orchestrator.transport.options import Options
 
 _CERT_REQS: Final = ("required", "optional", "none", *ssl.VerifyMode)
 
@@ -70,8 +73,30 @@ _KOMBU: Final[dict[str, tuple[Callable[[object], bool], str]]] = {
 }
 
 
+#: All options that kombu reads for a Redis broker.
+_KOMBU_NAMES: Final = frozenset(
+    {
+        *kombu_redis.SentinelChannel.from_transport_options,
+        *_KOMBU,
+        "callback",
+        "connect_retries_timeout",
+        "errback",
+        "reauth_check_interval",
+        "retry",
+        "retry_on_error",
+        "unacked_restore_interval",
+    }
+)
+
+#: Options of Celery's result backends, which are often written among the broker's.
+_OF_RESULTS: Final = ("result_chord_ordered", "retry_policy")
+
+#: Our own option by which a connection, and its clones, know that they had a ``sentinel://`` URL.
+FROM_SENTINEL_URL: Final = "from_sentinel_url"
+
+
 def refuse_bad_options(options: Mapping[str, Any]) -> None:
-    """Refuse options of kombu whose values have a wrong type. Options that nobody knows are left to kombu.
+    """Refuse options of kombu whose values have a wrong type. Unknown ones are not refused.
 
     Raises:
         InvalidSettings: names each option, its value and what is allowed.
@@ -83,6 +108,17 @@ def refuse_bad_options(options: Mapping[str, Any]) -> None:
     ]
     if problems:
         raise InvalidSettings(problems)
+
+
+def unknown_options(options: Mapping[Any, Any]) -> list[str]:
+    """A line for each option that neither this transport nor kombu knows. Values are not shown: one may be secret."""
+    known = (*Options.names(), *_KOMBU_NAMES)
+    return [
+        f"broker_transport_options: {name!r} is not an option, and has no effect"
+        + ("; allowed: in result_backend_transport_options" if name in _OF_RESULTS else meant(str(name), known))
+        for name in options
+        if name not in known and name != FROM_SENTINEL_URL
+    ]
 
 
 def refuse_bad_ssl(options: object) -> None:

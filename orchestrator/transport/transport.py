@@ -16,10 +16,17 @@ from kombu.utils.url import as_url, parse_url
 
 from orchestrator.core.broker_url import ENCODED, problems_of, quoted, scheme_of, servers
 from orchestrator.core.errors import InvalidSettings
+from orchestrator.core.log import get_logger
 from orchestrator.transport import flower_queues
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.liveness.worker_state import WORKER_STATE
-from orchestrator.transport.option_types import refuse_bad_options, refuse_bad_provider, refuse_bad_ssl
+from orchestrator.transport.option_types import (
+    FROM_SENTINEL_URL,
+    refuse_bad_options,
+    refuse_bad_provider,
+    refuse_bad_ssl,
+    unknown_options,
+)
 from orchestrator.transport.poller import Poller
 from orchestrator.transport.publishing import PublishingChannel
 from orchestrator.transport.redis.broker import BROKERS, Broker
@@ -27,11 +34,13 @@ from orchestrator.transport.redis.servers import Server, servers_of
 from orchestrator.transport.redis.unix_socket import UnixSocket, unix_socket
 from orchestrator.transport.sentinel import SENTINEL_PORT, SentinelChannel
 
+logger = get_logger(__name__)
+
+#: The warnings about options that were logged.
+_warned: set[str] = set()
+
 #: What ``broker_transport`` says to have it.
 TRANSPORT = "orchestrator.transport:Transport"
-
-#: The transport's option by which a connection, and its clones, know that they had a ``sentinel://`` URL.
-_SENTINEL = "from_sentinel_url"
 
 #: Celery's default for ``Task.Request``, and what it is where this transport is in use.
 CELERY_REQUEST = "celery.worker.request:Request"
@@ -62,6 +71,14 @@ def _tell_what_is_scheduled() -> None:
         pending = import_module("celery.exceptions").CPendingDeprecationWarning
         warnings.filterwarnings("ignore", r"\s*In Celery 5\.1 we introduced", pending)
         import orchestrator.transport.celery.scheduled  # noqa: F401
+
+
+def _warn_of(lines: list[str]) -> None:
+    """Log each line once in this process; a process connects often."""
+    for line in lines:
+        if line not in _warned:
+            _warned.add(line)
+            logger.warning("%s", line)
 
 
 def is_supervised(transport: Any) -> bool:
@@ -106,6 +123,7 @@ class Transport(kombu_redis.Transport):
         refuse_bad_options(client.transport_options)
         refuse_bad_ssl(client.ssl)
         refuse_bad_provider(client.credential_provider)
+        _warn_of(unknown_options(client.transport_options))
         super().__init__(client, **kwargs)
         self.cycle = Poller()
         if is_sentinel:
@@ -186,7 +204,7 @@ def _parse_url(connection: Any) -> bool:
         if problems:
             raise InvalidSettings(problems)
         if scheme_of(url) == "sentinel":
-            connection.transport_options = {**connection.transport_options, _SENTINEL: True}
+            connection.transport_options = {**connection.transport_options, FROM_SENTINEL_URL: True}
         try:
             parts = parse_url(url)
         except ValueError:
@@ -196,7 +214,7 @@ def _parse_url(connection: Any) -> bool:
         # By its scheme kombu knows whether it is to speak TLS.
         connection._init_params(**connection._initial_params)
         connection._initial_params["transport"] = connection.transport_cls = transport
-    return bool(connection.transport_options.get(_SENTINEL))
+    return bool(connection.transport_options.get(FROM_SENTINEL_URL))
 
 
 def _require_primary(options: Mapping[str, Any]) -> None:

@@ -49,6 +49,10 @@ def hosted(**attributes: Any) -> Orchestrator:
         ("mailbx", {"limit": 5}, "mailbox"),
         ("braker", {"failures": 5}, "breaker"),
         ("dead_letter_expird", True, "dead_letter_expired"),
+        ("dead_letter_expird", 1, "dead_letter_expired"),
+        ("deadletter_expired", "yes", "dead_letter_expired"),
+        ("prioritiy", "high", "priority"),
+        ("timout_s", "5", "timeout_s"),
     ],
 )
 def test_an_attribute_that_looks_like_a_setting_is_refused(name: str, value: Any, meant: str) -> None:

@@ -211,6 +211,27 @@ def test_settings_do_not_change() -> None:
         load_settings().max_deaths = 5  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("name", [n for n, f in Settings.model_fields.items() if f.annotation in (int, float)])
+@pytest.mark.parametrize("value", [True, False])
+def test_true_is_no_number(name: str, value: bool) -> None:
+    """Regression: letters were removed after one second."""
+    assert f"{name}={value}: allowed: a number" in refusal(**{name: value})
+
+
+@pytest.mark.parametrize("table", ["timeouts", "deadlines"])
+def test_true_is_no_number_in_a_table(tmp_path: Path, table: str) -> None:
+    with pytest.raises(InvalidSettings, match=rf"{table}.billing=True: allowed: a number"):
+        load_settings(profile(tmp_path, f"[{table}]\nbilling = true\n"))
+
+
+@pytest.mark.parametrize("variable", ["ORCHESTRATOR_LETTERS", "ORCHESTRATOR_VERBOSE"])
+def test_a_variable_that_resembles_none_gets_the_list(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Regression: the prefix made any variable similar to another."""
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(InvalidSettings, match=f"{variable}: no such setting; allowed: ORCHESTRATOR_APP_VERSION, "):
+        load_settings()
+
+
 def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORCHESTRATOR_HEARBEAT_S", "1")
     with pytest.raises(InvalidSettings, match=r"ORCHESTRATOR_HEARBEAT_S: no such setting; .* ORCHESTRATOR_HEARTBEAT_S"):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import Any
 
 import pytest
 from celery import Celery
 from kombu import Connection
+from kombu.transport import redis as kombu_redis
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from orchestrator import Agent, InvalidSettings, Message, Orchestrator, handles, load_settings
+from orchestrator.transport import transport
+from orchestrator.transport.options import Options
 from orchestrator.transport.transport import TRANSPORT
 
 
@@ -24,6 +28,11 @@ class Billing(Agent):
     @handles(Charge)
     def charge(self, message: Charge) -> None:
         """Do nothing."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_warned", set())
 
 
 def connect(url: str, **options: Any) -> Any:
@@ -68,6 +77,19 @@ def test_a_bad_option_is_refused_by_its_name(scheme: str, query: str, said: str)
     with pytest.raises(InvalidSettings, match=said) as refused:
         load_settings(broker_url=url)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "option", ["ssl_cert_reqs=none", "ssl_ca_certs=/etc/ca.pem", "heartbeat=5&ssl_password=hunter2"]
+)
+@pytest.mark.parametrize("where", ["h/0", "u:p@h:6379/0", "/run/redis.sock"])
+def test_options_of_tls_need_a_url_with_tls(where: str, option: str) -> None:
+    """Regression: kombu turned TLS on, and the server refused the connection without a reason."""
+    for use in (connect, lambda url: load_settings(broker_url=url)):
+        with pytest.raises(InvalidSettings, match=r"option ssl_.* is for TLS; allowed: with rediss://") as refused:
+            use(f"redis://{where}?{option}")
+        assert "hunter2" not in str(refused.value)
+    assert connect(f"sentinel://h/0?{option}", transport_options={"master_name": "main"})
 
 
 def test_each_of_several_urls_is_looked_at() -> None:
@@ -172,6 +194,42 @@ def test_an_option_of_a_wrong_type_is_refused_by_its_name(option: str, value: An
 )
 def test_what_kombu_takes_is_taken(options: dict[str, Any]) -> None:
     assert connect("redis://h/0", transport_options=options)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("heartbeats_s", "did you mean 'heartbeat_s'?"),
+        ("Max_deaths", "did you mean 'max_deaths'?"),
+        ("visibility_timeuot", "did you mean 'visibility_timeout'?"),
+        ("socket_keep_alive", "did you mean 'socket_keepalive'?"),
+        ("result_chord_ordered", "allowed: in result_backend_transport_options"),
+        ("region", "has no effect"),
+        (7, "has no effect"),
+    ],
+)
+def test_an_unknown_option_is_warned_of_once(caplog: pytest.LogCaptureFixture, option: Any, said: str) -> None:
+    """Regression: it was ignored without a word."""
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            connect("redis://h/0", transport_options={option: "hunter2", "heartbeat_s": 0.5})
+    (warned,) = [r.getMessage() for r in caplog.records if "broker_transport_options" in r.getMessage()]
+    assert warned.startswith(f"broker_transport_options: {option!r} is not an option, and has no effect")
+    assert said in warned
+    assert "hunter2" not in caplog.text
+
+
+def test_no_known_option_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    names = [
+        *Options.names(), *kombu_redis.SentinelChannel.from_transport_options, "polling_interval", "max_retries",
+        "interval_start", "interval_step", "interval_max", "connect_retries_timeout", "errback", "callback",
+        "reauth_check_interval", "unacked_restore_interval", "retry", "retry_on_error",
+    ]  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        assert connect("redis://h/0", transport_options=dict.fromkeys(names))
+        orchestrator = Orchestrator(Celery("shop", broker="redis://h/0", set_as_current=False), load_settings())
+        assert orchestrator.app.connection_for_write().transport
+    assert not [r for r in caplog.records if r.name.startswith("orchestrator")]
 
 
 @pytest.mark.parametrize(
