@@ -122,14 +122,13 @@ class Bench:
         """Put letters into the log with the function that adds them, a hundred in a script (that of imports)."""
         for agent in AGENTS:
             self.store.run(*commands.declare(self.keys, agent, [self.keys.step(agent, "0")]))
-        self.redis.script_load(source("import_letters").decode())
         for begin in range(0, count, 100):
-            args: list[Any] = [self.keys.root, ""]
+            letters: list[list[bytes | str]] = []
             for number in range(begin, min(begin + 100, count)):
                 agent, letter, reason, error, group = letter_of(number)
-                fields = [message(number), letter, "", agent, agent, "Charge", error, reason, group, "", "1"]
-                args += [*fields, f"1-{number + 1}", ""]
-            self.redis.evalsha(sha("import_letters"), 0, *args)
+                fields: list[bytes | str] = [message(number), letter, "", agent, agent, "Charge", error, reason]
+                letters.append([*fields, group, "", "1", f"1-{number + 1}", ""])
+            self.store.run(*commands.import_letters(self.keys, letters, audit_id=""))
             # These letters came from no mailbox. A million of them freed at once would leave holes everywhere in the
             # memory of a server without jemalloc, as the embedded one is.
             self.redis.delete(self.keys.letter_origins)

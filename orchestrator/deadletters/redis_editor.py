@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.deadletters.letter import (
@@ -22,6 +22,8 @@ from orchestrator.deadletters.letter import (
 )
 from orchestrator.deadletters.redis_letters import PROGRESS_TTL_MS, RedisLetters, decode_ids
 from orchestrator.deadletters.store import AuditEntry, Row
+from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.commands import Call
 
 #: Audit entries kept.
 _AUDIT_ENTRIES = 10_000
@@ -88,22 +90,22 @@ class RedisLetterEditor(RedisLetters):
 
     def park(self, ids: Sequence[str], audit_id: str, note: str) -> list[str]:
         """Park letters; returns the ids of those that were open."""
-        return self._run_to_end("park_letters", [audit_id, note], ids)
+        return self._run_to_end(lambda left: commands.park_letters(self._k, left, audit_id=audit_id, note=note), ids)
 
     def unpark(self, ids: Sequence[str], audit_id: str) -> list[str]:
         """Open parked letters; returns the ids of those that were parked."""
-        return decode_ids(self._store.run("unpark_letters", [], [self._k.root, audit_id, *ids]))
+        return decode_ids(self._store.run(*commands.unpark_letters(self._k, ids, audit_id=audit_id)))
 
     def remove(self, ids: Sequence[str], audit_id: str) -> list[str]:
         """Remove letters; returns the ids of those that were in the log."""
-        return self._run_to_end("purge_letters", [audit_id], ids)
+        return self._run_to_end(lambda left: commands.purge_letters(self._k, left, audit_id=audit_id), ids)
 
-    def _run_to_end(self, script: str, first_args: Sequence[str], ids: Sequence[str]) -> list[str]:
+    def _run_to_end(self, call: Callable[[Sequence[str]], Call], ids: Sequence[str]) -> list[str]:
         """Call a script until it has processed all ids; a call may process some of them. Returns the ids it changed."""
         changed: list[str] = []
         left = ids
         while left:
-            processed, *some = self._store.run(script, [], [self._k.root, *first_args, *left])
+            processed, *some = self._store.run(*call(left))
             changed += decode_ids(some)
             left = left[int(processed) :]
         return changed
@@ -111,15 +113,15 @@ class RedisLetterEditor(RedisLetters):
     def import_rows(self, rows: Sequence[Row], audit_id: str) -> list[str]:
         """Add letters of another log; returns the new ids."""
         added: list[str] = []
-        flat: list[Any] = []
+        step: list[list[bytes]] = []
         size = 0
         for number, (_, fields, note) in enumerate(rows, 1):
             values = [*(fields.get(name, b"") for name in _IMPORTED_FIELDS), note]
-            flat += values
+            step.append(values)
             size += sum(map(len, values))
             if size >= _IMPORTED_BYTES_PER_STEP or number == len(rows):
-                added += decode_ids(self._store.run("import_letters", [], [self._k.root, audit_id, *flat]))
-                flat, size = [], 0
+                added += decode_ids(self._store.run(*commands.import_letters(self._k, step, audit_id=audit_id)))
+                step, size = [], 0
         return added
 
 

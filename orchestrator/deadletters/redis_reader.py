@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.deadletters.letter import DIMENSIONS, FIELD_KIND, FIELD_QUEUE
 from orchestrator.deadletters.redis_letters import RedisLetters, decode_ids
 from orchestrator.deadletters.store import CANDIDATES_PER_STEP, Found, Row
+from orchestrator.transport.redis import commands
 
 #: The fields in which all letters of a kind agree, in the order of ``dead_letters.lua``: the dimensions, and the queue.
 _KIND_FIELDS = (*DIMENSIONS.values(), FIELD_QUEUE)
@@ -27,11 +28,12 @@ class RedisLetterReader(RedisLetters):
 
     def size_of(self, indexed: Sequence[tuple[str, str]]) -> int:
         """Number of letters that have all of these values."""
-        pairs = [part for pair in indexed for part in pair]
         counts: dict[bytes, int] = {}
         cursor: Any = 0
         while True:
-            cursor, *flat = self._store.run("count_letters", [], [self._k.root, cursor, _KINDS_PER_STEP, *pairs])
+            cursor, *flat = self._store.run(
+                *commands.count_letters(self._k, indexed, cursor=cursor, kinds=_KINDS_PER_STEP)
+            )
             counts.update(zip(flat[::2], flat[1::2], strict=True))
             if not int(cursor):
                 return sum(counts.values())
@@ -70,9 +72,17 @@ class RedisLetterReader(RedisLetters):
         oldest_first: bool,
     ) -> Found:
         """Do one step of a search."""
-        pairs = [part for pair in indexed for part in pair]
-        args = [self._k.root, "1" if oldest_first else "0", low, high, limit, CANDIDATES_PER_STEP, state, *pairs]
-        cursor, examined, *ids = self._store.run("find_letters", [], args)
+        call = commands.find_letters(
+            self._k,
+            indexed,
+            oldest_first=oldest_first,
+            low=low,
+            high=high,
+            limit=limit,
+            examine=CANDIDATES_PER_STEP,
+            state=state,
+        )
+        cursor, examined, *ids = self._store.run(*call)
         return Found(tuple(decode_ids(ids)), cursor.decode(), examined)
 
     def rows(self, ids: Sequence[str]) -> list[Row]:

@@ -16,6 +16,7 @@ from orchestrator.deadletters.store import (
     ReplayResult,
 )
 from orchestrator.transport.admission.flow_control import refusal
+from orchestrator.transport.redis import commands
 
 #: Letters that one step replays by their ids. Each may be the last of its kind, which is then deleted too.
 _IDS_PER_STEP = 100
@@ -28,12 +29,19 @@ class RedisLetterReplayer(RedisLetters):
         self, ids: Sequence[str], audit_id: str, *, auto: bool, watched: bool, replacement: bytes = b""
     ) -> ReplayResult:
         """Move letters to their mailboxes, each in one step."""
-        flags = ["1" if auto else "0", "1" if watched else ""]
         replies: list[Any] = []
         left: Sequence[str] = ids
         while left:
-            args = [self._k.root, self._store.steps[1], audit_id, *flags, replacement, *left[:_IDS_PER_STEP]]
-            unprocessed, *reply = self._store.run("replay", [], args)
+            call = commands.replay(
+                self._k,
+                self._store.steps[1],
+                left[:_IDS_PER_STEP],
+                audit_id=audit_id,
+                auto=auto,
+                watched=watched,
+                message=replacement,
+            )
+            unprocessed, *reply = self._store.run(*call)
             left = [*unprocessed.decode().split(), *left[_IDS_PER_STEP:]]
             replies.append(reply)
         return _replay_result(replies, len(ids))
@@ -50,13 +58,22 @@ class RedisLetterReplayer(RedisLetters):
         watched: bool,
     ) -> ReplayResult | None:
         """Find letters and replay each in the step that finds it."""
-        pairs = [part for pair in indexed for part in pair]
-        how = [self._k.root, self._store.steps[1], audit_id, "1" if watched else ""]
         replies: list[Any] = []
         processed = 0
         while low and processed < limit:
-            args = [*how, low, high, limit - processed, CANDIDATES_PER_STEP, state, *pairs]
-            if not (found := self._store.run("replay_found", [], args)):
+            call = commands.replay_found(
+                self._k,
+                self._store.steps[1],
+                indexed,
+                audit_id=audit_id,
+                watched=watched,
+                low=low,
+                high=high,
+                limit=limit - processed,
+                examine=CANDIDATES_PER_STEP,
+                state=state,
+            )
+            if not (found := self._store.run(*call)):
                 return _replay_result(replies, processed, low) if processed else None
             cursor, count, *reply = found
             replies.append(reply)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.deadletters.redis_letters import RedisLetters, decode_ids
+from orchestrator.transport.redis import commands
 
 
 class RedisReplaySchedule(RedisLetters):
@@ -12,8 +13,10 @@ class RedisReplaySchedule(RedisLetters):
 
     def schedule(self, max_replays: int, first_ms: int, reasons: Sequence[str], limit: int) -> tuple[int, list[str]]:
         """Schedule automatic replays; returns how many letters it examined, and the ids of those that are used up."""
-        args = [self._k.root, limit, max_replays, first_ms, *reasons]
-        examined, *used_up = self._store.run("schedule_letters", [], args)
+        call = commands.schedule_letters(
+            self._k, limit=limit, max_replays=max_replays, first_ms=first_ms, reasons=reasons
+        )
+        examined, *used_up = self._store.run(*call)
         return int(examined), decode_ids(used_up)
 
     def due(self, limit: int) -> list[str]:

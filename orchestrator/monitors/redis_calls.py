@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.supervision import Supervision
+from orchestrator.monitors.commands import DownSending
 from orchestrator.monitors.envelope import supervision_json, template
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.scripts import Script, script_of
@@ -41,9 +42,9 @@ class RedisMonitorCalls:
         return self._open_store()
 
     @cached_property
-    def down_args(self) -> tuple[str, str, str, str]:
-        """The first arguments of each script that records DOWNs."""
-        return self.store.keys.root, template(), self.store.steps[1], supervision_json(Supervision(track=False))
+    def down_sending(self) -> DownSending:
+        """How scripts send DOWNs."""
+        return DownSending(template(), self.store.steps[1], supervision_json(Supervision(track=False)))
 
     def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one of the scripts beside this file.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 from uuid import uuid4
 
 from orchestrator.agents.agent import AgentSpec
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
 from orchestrator.core.supervision import Supervision
+from orchestrator.monitors import commands
+from orchestrator.monitors.commands import WantedMonitor
 from orchestrator.monitors.envelope import DOWN, supervision_json
 from orchestrator.monitors.origin import Origin, OriginRecorder
 from orchestrator.monitors.owner import Owner
@@ -57,19 +58,24 @@ class RedisMonitorCreation(RedisMonitorCalls):
 
     def _create_batch(self, owner: Owner, batch: Sequence[tuple[str, str]], origin: Origin) -> int:
         """Create monitors in one step; returns the first of their consecutive refs."""
-        k = self.store.keys
         if owner.agent and owner.agent not in self._written_supervision:
             self._write_supervision(owner.agent)
-        keys = [
-            *(k.monitors, k.monitor_counter, k.monitor_owners, k.monitor_targets, k.monitor_origins),
-            *(k.incarnation_counter, k.monitors_of(owner.id), k.down_supervision, k.monitor_answers),
-        ]
         text = "" if origin.name in self._written_origins else origin.text
         refresh = False
         for _ in range(_MAX_ATTEMPTS):
-            counter, flat = self._with_incarnations(batch, refresh=refresh)
-            args = [*self.down_args, owner.id, owner.agent, counter, origin.name, text, uuid4().hex, *flat]
-            reply = self.run("create", keys, args)
+            counter, wanted = self._with_incarnations(batch, refresh=refresh)
+            call = commands.create(
+                self.store.keys,
+                self.down_sending,
+                owner.id,
+                owner.agent,
+                wanted,
+                counter=counter,
+                origin=origin.name,
+                origin_text=text,
+                call_id=uuid4().hex,
+            )
+            reply = self.run(*call)
             first = int(reply[0])
             if first == _OWNER_GONE:
                 raise OwnerGone(owner.id)
@@ -86,13 +92,15 @@ class RedisMonitorCreation(RedisMonitorCalls):
         problem = f"incarnations joined in each of {_MAX_ATTEMPTS} attempts to look up names"
         raise BrokerUnavailable(self.store.url, problem)
 
-    def _with_incarnations(self, batch: Sequence[tuple[str, str]], *, refresh: bool) -> tuple[str, Sequence[Any]]:
-        """The incarnation counter, and the arguments of each monitor: target, tag, number and ids of incarnations."""
-        flat: list[Any] = []
+    def _with_incarnations(
+        self, batch: Sequence[tuple[str, str]], *, refresh: bool
+    ) -> tuple[str, Sequence[WantedMonitor]]:
+        """The incarnation counter, and the monitors with the incarnations of their targets."""
+        wanted: list[WantedMonitor] = []
         counter = ""
         for target, tag in batch:
             if "#" in target:
-                flat += (target, tag, 1, target)
+                wanted.append(WantedMonitor(target, tag, (target,)))
                 continue
             hosts = self._call(lambda: self._targets.hosts(refresh=refresh))
             living = hosts.by_agent.get(target, ())
@@ -100,8 +108,8 @@ class RedisMonitorCreation(RedisMonitorCalls):
                 # The cached look-up may be old: read it again before the target counts as dead.
                 return self._with_incarnations(batch, refresh=True)
             counter = hosts.counter
-            flat += (target, tag, len(living), *living)
-        return counter, flat
+            wanted.append(WantedMonitor(target, tag, tuple(living)))
+        return counter, wanted
 
     def _write_supervision(self, agent: str) -> None:
         """Write to Redis how an agent's DOWNs are supervised."""

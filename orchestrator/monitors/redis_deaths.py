@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
+from orchestrator.monitors import commands
 from orchestrator.monitors.redis_calls import RedisMonitorCalls
 from orchestrator.telemetry import emit, events
 
@@ -29,9 +30,8 @@ class RedisMonitorDeaths(RedisMonitorCalls):
     def clean_owner(self, owner: str, until: float) -> bool:
         """Remove the monitors of an owner that is gone; returns whether all are removed."""
         k, removed, more = self.store.keys, 0, True
-        keys = [k.monitors, k.monitors_of(owner), k.downs(owner), k.monitor_owners, k.monitor_answers]
         while more:
-            some, more = self.run("owner_died", keys, [k.root, owner, _DEATH_BATCH])
+            some, more = self.run(*commands.owner_died(k, owner, _DEATH_BATCH))
             removed += some
             if monotonic() > until:
                 break
@@ -44,7 +44,7 @@ class RedisMonitorDeaths(RedisMonitorCalls):
         k, downs, ownerless, more = self.store.keys, 0, 0, True
         while more:
             some, without_owner, more = self.run(
-                "target_died", [k.monitors, k.monitors_on(target)], [*self.down_args, target, reason, _DEATH_BATCH]
+                *commands.target_died(k, self.down_sending, target, reason, _DEATH_BATCH)
             )
             downs += some
             ownerless += without_owner

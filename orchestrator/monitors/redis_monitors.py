@@ -10,6 +10,7 @@ from celery import Celery
 from orchestrator.agents.agent import AgentSpec
 from orchestrator.core.clock import to_ms
 from orchestrator.core.settings import Settings
+from orchestrator.monitors import commands
 from orchestrator.monitors.leak import Leak, Leaks
 from orchestrator.monitors.monitors import Monitors, checked_ref
 from orchestrator.monitors.redis_calls import BATCH
@@ -44,8 +45,8 @@ class RedisMonitors(RedisMonitorCreation, RedisMonitorDeaths, RedisMonitorReader
         """End a monitor."""
         number, k = checked_ref(ref), self.store.keys
         keep_ms = to_ms(self._settings.outcome_ttl_s) if flush else 0
-        keys = [k.monitors, k.monitor_counter, k.flushed(number), publishes_now(k)]
-        owner = self.run("demonitor", keys, [k.root, number, keep_ms, uuid4().hex])
+        call = commands.demonitor(k, number, keep_ms=keep_ms, publishes=publishes_now(k), token=uuid4().hex)
+        owner = self.run(*call)
         if owner is None:
             return False
         emit(events.UNMONITORED, {"count": 1}, who=owner.decode(), why="removed")
@@ -88,8 +89,9 @@ class RedisMonitors(RedisMonitorCreation, RedisMonitorDeaths, RedisMonitorReader
         proven: Leaks = []
         for at in range(0, len(leaks), BATCH):
             batch = leaks[at : at + BATCH]
-            flat = [part for leak in batch for part in (leak.kind.value, leak.field or leak.ref, leak.more)]
-            args = [*self.down_args, "repair" if repair else "judge", to_ms(age_s) if age_s else 0, *flat]
-            verdicts = self.run("repair", [self.store.keys.monitors], args)
+            suspects = [(leak.kind.value, leak.field or leak.ref, leak.more) for leak in batch]
+            old_ms = to_ms(age_s) if age_s else 0
+            call = commands.repair(self.store.keys, self.down_sending, suspects, repairs=repair, old_ms=old_ms)
+            verdicts = self.run(*call)
             proven += [leak for leak, yes in zip(batch, verdicts, strict=True) if yes]
         return proven

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+from orchestrator.monitors import commands
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, oldest_records, stats_of
 from orchestrator.monitors.monitors import tag_json
 from orchestrator.monitors.redis_calls import PAGE, RedisMonitorCalls
@@ -63,10 +64,12 @@ class RedisMonitorReader(RedisMonitorCalls):
         """Refs and raw records of the monitors in a target's set; an empty record where there is none."""
         return self._scan_set(self.store.keys.monitors_on(target), "ZSCAN")
 
-    def _scan_set(self, key: str, scan: str) -> Iterator[tuple[bytes, bytes]]:
+    def _scan_set(self, key: str, scan: Literal["SSCAN", "ZSCAN"]) -> Iterator[tuple[bytes, bytes]]:
         cursor: Any = 0
         while True:
-            cursor, *flat = self.run("list_monitors", [key, self.store.keys.monitors], [cursor, PAGE, scan])
+            cursor, *flat = self.run(
+                *commands.list_monitors(self.store.keys, key, scan=scan, cursor=cursor, count=PAGE)
+            )
             yield from zip(flat[::2], flat[1::2], strict=True)
             if not int(cursor):
                 return
@@ -104,7 +107,7 @@ class RedisMonitorReader(RedisMonitorCalls):
         """Refs and records of monitors that are unreadable or missing in a set; ``(b"", b"")`` after each page."""
         k, cursor = self.store.keys, 0
         while True:
-            reply: Any = self.run("find_inconsistent", [k.monitors], [k.root, cursor, PAGE])
+            reply: Any = self.run(*commands.find_inconsistent(k, cursor=cursor, count=PAGE))
             cursor, _, *flat = reply
             yield from zip(flat[::2], flat[1::2], strict=True)
             yield b"", b""

@@ -17,11 +17,13 @@ from orchestrator.core.death import DeathReason
 from orchestrator.core.down import Down
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
 from orchestrator.core.log import get_logger
+from orchestrator.monitors import commands
 from orchestrator.monitors.owner import Owner, checked_wait, open_session
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.liveness.lease import Lease
 from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.dataset import report_loss
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.store import Store
@@ -133,7 +135,7 @@ class RedisSession:
         client: Any = self._store.client
         with self._taking:
             while True:
-                alive, *text = outlast(until, lambda: self._monitors.run("next_down", [key], self._next_down_args()))
+                alive, *text = outlast(until, lambda: self._monitors.run(*self._next_down()))
                 if alive < 0:
                     continue
                 if text:
@@ -150,8 +152,8 @@ class RedisSession:
                 except RedisError as error:
                     raise BrokerUnavailable(self._store.url, error) from error
 
-    def _next_down_args(self) -> list[str]:
-        return [self._store.keys.root, self.id, self._last_ref]
+    def _next_down(self) -> Call:
+        return commands.next_down(self._store.keys, self.id, self._last_ref)
 
     # -- living
 

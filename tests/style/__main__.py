@@ -1,16 +1,17 @@
-"""``python -m tests.style [words] [links] [lua] [prose]``: print every problem; without arguments, run all checks."""
+"""``python -m tests.style [words] [links] [lua] [calls] [prose]``: print every problem; run all checks by default."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from tests.style import links, lua, prose, words
+from tests.style import calls, links, lua, prose, words
 
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     "words": words.problems,
     "links": links.problems,
     "lua": lua.problems,
+    "calls": calls.problems,
     "prose": prose.problems,
 }
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import Keys
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 
 #: Celery's states, as an ending names them.
@@ -72,9 +73,8 @@ class Endings:
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
-        k = self._keys
-        keys = [k.endings, k.endings_taken, k.endings_reader(app)]
-        is_reader, *answer = self._commands.run("read_endings", keys, [reader, to_ms(lease_s), after, count])
+        call = commands.read_endings(self._keys, app, reader, lease_ms=to_ms(lease_s), begin=after, count=count)
+        is_reader, *answer = self._commands.run(*call)
         if not is_reader:
             return None
         now_ms, more, begin, free_ms, *found = answer
@@ -89,22 +89,20 @@ class Endings:
 
     def take(self, ending_id: str, hold_s: float) -> bool:
         """Whether this worker has it now; no other gets it for that long."""
-        k = self._keys
-        return bool(self._commands.run("take_endings", [k.endings, k.endings_taken], [to_ms(hold_s), ending_id]))
+        return bool(self._commands.run(*commands.take_endings(self._keys, [ending_id], to_ms(hold_s))))
 
     def renew(self, ending_id: str, hold_s: float) -> None:
         """Have one that was taken for that long from now."""
-        self._commands.run("renew_ending", [self._keys.endings_taken], [ending_id, to_ms(hold_s)])
+        self._commands.run(*commands.renew_ending(self._keys, ending_id, to_ms(hold_s)))
 
     def finish(self, ending_id: str) -> None:
         """Remove one."""
-        k = self._keys
-        self._commands.run("finish_ending", [k.endings, k.endings_taken, k.endings_failed], [ending_id])
+        self._commands.run(*commands.finish_ending(self._keys, ending_id))
 
     def leave(self, ending_id: str, pause_s: float, *, failed: bool) -> int:
         """Leave one for another try; returns how often it has failed."""
-        k, args = self._keys, [ending_id, to_ms(pause_s), int(failed)]
-        return int(self._commands.run("return_ending", [k.endings_taken, k.endings_failed], args))
+        call = commands.return_ending(self._keys, ending_id, to_ms(pause_s), failed=failed)
+        return int(self._commands.run(*call))
 
     def take_dropped(self) -> int:
         """How many were not kept since this was last asked."""

@@ -174,8 +174,8 @@ class Settler:
         tag = message.delivery_tag
         claim = self.holder.claims.get(tag) if self.holder is not None else None
         if claim is not None and self.holder is not None:
-            args = [dumps(message._raw), state, error, text]
-            self.holder.ack_pipeline.post("end_later", [self._keys.ledger(claim.queue)], args)
+            call = commands.end_later(self._keys, claim.queue, dumps(message._raw), state, error, text)
+            self.holder.ack_pipeline.post(*call)
 
     def dead_letter(
         self,

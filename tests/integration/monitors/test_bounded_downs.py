@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from orchestrator.monitors import commands
 from tests.apps import flow_app
 
 
@@ -18,7 +19,7 @@ def test_downs_that_nobody_wants_are_passed_in_parts(redis_url: str) -> None:
             client.rpush(inbox, json.dumps(down, separators=(",", ":")))
             if ref <= 2500:
                 client.set(k.flushed(ref), "1")
-        assert store.run("next_down", [inbox], [k.root, session.id, ""]) == [-1]
+        assert store.run(*commands.next_down(k, session.id, "")) == [-1]
         assert client.llen(inbox) == 1501
         found = session.next_down(timeout_s=10)
         assert found is not None

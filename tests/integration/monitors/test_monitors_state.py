@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 
 from orchestrator.core.errors import OwnerGone
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.monitors import commands
 from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.leak import LeakKind
 from orchestrator.monitors.owner import Owner
@@ -193,10 +194,9 @@ class Monitoring(RuleBasedStateMachine):
         more = 1
         for _ in range(steps):
             if more:
-                keys = [k.monitors, k.monitors_of(who.id), k.downs(who.id), k.monitor_owners, k.monitor_answers]
-                _, more = m.run("owner_died", keys, [k.root, who.id, batch])
+                _, more = m.run(*commands.owner_died(k, who.id, batch))
             else:
-                m.run("target_died", [k.monitors, k.monitors_on(who.id)], [*m.down_args, who.id, who.reason, batch])
+                m.run(*commands.target_died(k, m.down_sending, who.id, who.reason, batch))
 
     @rule()
     def sweep(self) -> None:

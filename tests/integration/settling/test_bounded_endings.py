@@ -10,6 +10,7 @@ import pytest
 from celery import chain
 
 from orchestrator.transport.endings.stream import MOST_ENDINGS
+from orchestrator.transport.redis import commands
 from tests.support.ends import Ends
 from tests.support.eventually import eventually
 
@@ -98,7 +99,7 @@ def test_what_a_worker_adds_is_bounded_and_counted_too(ends: Ends) -> None:
     k = ends.store.keys
     ends.redis.eval(FILL, 1, k.endings, MOST_ENDINGS)
     raw = json.dumps({"body": "", "headers": {"id": "i", "task": "note"}, "properties": {}})
-    ends.store.run("end_later", [k.ledger("celery")], [raw, "FAILURE", "ValueError", "bad"])
+    ends.store.run(*commands.end_later(k, "celery", raw, "FAILURE", "ValueError", "bad"))
     left = ends.redis.xlen(k.endings)
     assert left <= MOST_ENDINGS
     assert int(ends.redis.get(k.endings_dropped)) == MOST_ENDINGS + 1 - left

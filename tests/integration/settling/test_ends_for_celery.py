@@ -10,6 +10,7 @@ from celery import chain, chord
 from celery.exceptions import NotRegistered, TaskRevokedError, WorkerLostError
 
 from orchestrator import MessageDropped, PoisonMessage
+from orchestrator.transport.redis import commands
 from tests.support.ends import Ends
 from tests.support.eventually import eventually
 
@@ -171,7 +172,7 @@ def test_who_finds_an_end_may_be_killed_before_it_is_delivered(make: Callable[..
     k = ends.store.keys
     (ending_id,) = [found for found, _ in ends.redis.xrange(k.endings)]
     # Another worker has taken it and is gone; its time is over in a moment.
-    ends.store.run("take_endings", [k.endings, k.endings_taken], [500, ending_id])
+    ends.store.run(*commands.take_endings(k, [ending_id], 500))
     with ends.worker() as w:
         ends.state(result, "REVOKED", w)
         ends.no_endings_left()

@@ -262,12 +262,12 @@ class Mailbox(RuleBasedStateMachine):
 
     @rule()
     def replay(self) -> None:
-        rows = self.redis.xrange(self.keys.dead_letters, count=1)
+        rows: Any = self.redis.xrange(self.keys.dead_letters, count=1)
         if rows:
             name = self._name()
-            args = [self.keys.root, "0", "1-1", 0, "", name, rows[0][0]]
-            assert self.run_script("replay", [], args) == [b"", None, QUEUE.encode(), rows[0][0], b"", [b""]]
-            assert self.run_script("replay", [], args) == [b"", None]
+            call = commands.replay(self.keys, "0", [rows[0][0]], audit_id="1-1", message=name)
+            assert self.run_script(*call) == [b"", None, QUEUE.encode(), rows[0][0], b"", [b""]]
+            assert self.run_script(*call) == [b"", None]
             self.counts["accepted"] += 1
 
     @rule(batch=st.integers(1, 3))

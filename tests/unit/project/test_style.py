@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.style.calls import positional_calls
 from tests.style.links import anchors, dead_links
 from tests.style.prose import household_verbs
 from tests.style.words import retired_in_shown_texts, retired_words
@@ -42,3 +43,13 @@ def test_a_household_verb_is_found_in_what_is_logged_or_raised_alone(tmp_path: P
     assert [problem.removeprefix(str(source)).split(" in ")[0] for problem in household_verbs(source, words)] == [
         ":1: 'tell'", ":2: 'heard'",
     ]  # fmt: skip
+
+
+def test_a_script_that_gets_its_arguments_by_position_is_found(tmp_path: Path) -> None:
+    source = tmp_path / "source.py"
+    source.write_text(
+        'store.run("claim", keys, args)\nstore.run(*commands.claim(keys))\ncall = ("claim", [a], [b])\n'
+        'client.evalsha(sha("claim"), 0, a)\nlose(2, sha("claim"))\nsender.do("claim", [a], b)\nrun("claim")\n'
+    )
+    found = [problem.removeprefix(str(source)) for problem in positional_calls(source, {"claim"})]
+    assert [problem.split(" ")[0] for problem in found] == [":1:", ":3:", ":4:"]
