@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.sending.report import Report
     from orchestrator.sending.send_options import BroadcastOptions, SendManyOptions, SendOptions
     from orchestrator.transport.redis.dataset import DatasetRecord
+    from orchestrator.workflows.workflows import Workflows
 
 
 class Orchestrator:
@@ -203,6 +204,11 @@ class Orchestrator:
     def dead_letters(self) -> DeadLetters:
         """The dead letters: those in Redis, or in eager mode those of this process."""
         return self.runtime.dead_letters
+
+    @property
+    def workflows(self) -> Workflows:
+        """Workflows: starts runs, finds them, lists them."""
+        return self.runtime.workflows
 
     @property
     def monitors(self) -> Monitors:

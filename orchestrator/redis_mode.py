@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.sending.ledger import LedgerRow
     from orchestrator.transport.redis.dataset import DatasetRecord
     from orchestrator.worker.examine_redis import Examination
+    from orchestrator.workflows.redis_runs import RedisRuns
 
 
 class RedisMode:
@@ -93,6 +94,19 @@ class RedisMode:
         from orchestrator.monitors.redis_monitors import RedisMonitors
 
         return RedisMonitors(self._app, lambda: self.store, lambda: dict(self._directory.declared), self._settings)
+
+    @cached_property
+    def runs(self) -> RedisRuns:
+        """The runs of workflows; connects when it is used."""
+        from orchestrator.workflows.redis_runs import RedisRuns
+
+        return RedisRuns(self._app, lambda: self.store, self._settings.redact, self._settings.workflow_keep_s)
+
+    def fill_step(self, run: Mapping[str, Any], value: Any) -> Any:
+        """A step's arguments with the results in them; see :func:`fill_from_redis`."""
+        from orchestrator.workflows.step_arguments import fill_from_redis
+
+        return fill_from_redis(self.store, run, value)
 
     @cached_property
     def examination(self) -> Examination:

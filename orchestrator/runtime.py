@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from orchestrator.sending.address import Address
     from orchestrator.transport.liveness.sweep import SweepResult
     from orchestrator.transport.store import Store
+    from orchestrator.workflows.records import RunsBackend
+    from orchestrator.workflows.workflows import Workflows
 
 # By name: only a worker imports them.
 _WORKER_STEPS = (
@@ -285,6 +288,31 @@ class Runtime:
     def monitors(self) -> Monitors:
         """The monitors of the current mode."""
         return self.mode.monitors
+
+    @cached_property
+    def workflows(self) -> Workflows:
+        """Workflows, whose runs are where the mode says at each use."""
+        from orchestrator.workflows.workflows import Workflows
+
+        return Workflows(self.app, self.directory, self._runs)
+
+    def _runs(self) -> RunsBackend:
+        if not self.eager:
+            # Refuses what this library does not supervise, as a send does.
+            self.redis.backend.prepare_for_steps()
+        return self.mode.runs
+
+    def step_arguments(self, run: Mapping[str, Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments of a workflow's step with the results in them that they refer to.
+
+        Raises:
+            InvalidStepInput: a result has no such part.
+            BrokerUnavailable: Redis is away.
+        """
+        if not run.get("refs"):
+            return args, kwargs
+        filled = self.mode.fill_step(dict(run), [args, kwargs])
+        return filled[0], filled[1]
 
     def redis_monitors(self) -> RedisMonitors:
         """The monitors in Redis, whatever the mode."""

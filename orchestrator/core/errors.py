@@ -95,6 +95,34 @@ class InvalidPolicy(CallerError):
         super().__init__(f"{masked(f'{name}={masked_repr(value)}')} is not allowed; allowed: {allowed}")
 
 
+class InvalidWorkflow(CallerError):
+    """A workflow's definition has faults."""
+
+    def __init__(self, name: str, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"invalid workflow {name!r}: " + "; ".join(self.problems))
+
+
+class WorkflowExists(CallerError):
+    """There is a run with that ``workflow_id``, of another definition."""
+
+    def __init__(self, workflow_id: str) -> None:
+        super().__init__(f"workflow_id={workflow_id!r} is taken by a run of another definition; allowed: another id")
+        self.workflow_id = workflow_id
+
+
+class UnknownWorkflow(CallerError):
+    """There is no run with that id, or it is not kept any more."""
+
+    def __init__(self, workflow_id: str) -> None:
+        super().__init__(f"no run of a workflow has the id {workflow_id!r}, or it is not kept any more")
+        self.workflow_id = workflow_id
+
+
+class InvalidStepInput(AgentError):
+    """An argument of a workflow's step refers to a part of a result that is not there."""
+
+
 class InvalidDeclaration(CallerError):
     """A worker cannot host an agent class as it is declared."""
 

@@ -312,6 +312,30 @@ class Keys:
         """Set of the outcome keys of deliveries that were cancelled while a worker held them, and are pending."""
         return f"{self.root}cancelling"
 
+    def run(self, uid: str) -> str:
+        """Hash of a workflow's run; ``includes/runs.lua`` says what lies beside it."""
+        return f"{self.root}run:{uid}"
+
+    @property
+    def runs(self) -> str:
+        """Sorted set of runs: uid -> when it was started, in ms."""
+        return f"{self.root}runs"
+
+    @property
+    def runs_by_id(self) -> str:
+        """Hash: ``workflow_id`` of a run -> its uid."""
+        return f"{self.root}runs:by-id"
+
+    @property
+    def busy_runs(self) -> str:
+        """Set of the uids of runs with planned work that no script has done yet."""
+        return f"{self.root}runs:busy"
+
+    @property
+    def timers(self) -> str:
+        """Sorted set of what is due at a time: ``run:UID:STEP`` -> when, in ms."""
+        return f"{self.root}timers"
+
     def outcome_hooks(self, delivery_id: str) -> str:
         """Hash of the outcome hooks of a delivery; scripts get the name by ``hooks_of``."""
         return f"{self.root}hooks:{delivery_id}"

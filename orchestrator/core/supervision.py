@@ -87,6 +87,9 @@ class Supervision:
     dead_letter_expired: bool | None = None
     #: Names of the message's secret fields, in addition to those in the settings.
     hide: tuple[str, ...] = ()
+    #: If it is a step of a workflow: ``uid`` and ``id`` of the run, ``step`` and its ``name``, and ``refs`` if its
+    #: arguments have references.
+    run: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         return summary(self, ("agent", "message", "on_error", "metadata", "failures"), self.hide)
@@ -104,6 +107,8 @@ class Supervision:
             wire["dead_letter_expired"] = self.dead_letter_expired
         if self.hide:
             wire["hide"] = list(self.hide)
+        if self.run:
+            wire["run"] = dict(self.run)
         if self.failures:
             wire["failures"] = [failure.to_wire() for failure in self.failures]
         return wire
@@ -152,6 +157,7 @@ class Supervision:
                 if wire.get("dead_letter_expired") is None
                 else bool(wire["dead_letter_expired"]),
                 hide=hide_in({HEADER: wire}),
+                run=None if wire.get("run") is None else dict(wire["run"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidPolicy(HEADER, wire, "what Supervision.to_wire() makes") from error

@@ -13,6 +13,7 @@ from celery.utils.functional import maybe_list
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
 from orchestrator.core.outcome import Dead, Handled, Outcome
+from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
 from orchestrator.eager.delivery_runner import DeliveryRunner
 from orchestrator.eager.eager_message import UnreadableMessage, decode_message
@@ -46,6 +47,10 @@ class EagerBackend:
         self._runner = DeliveryRunner(app, self._flow, self._records, self.letters)
         #: By the id of a broadcast's copy that died: its compensation, should it be replayed, and the broadcast.
         self._compensations: dict[str, tuple[OutgoingMessage, str]] = {}
+
+    def on_outcome(self, callback: Callable[[Supervision, Outcome], None]) -> None:
+        """Have a function called with the supervision and the outcome of each delivery that has ended."""
+        self._runner.on_outcome.append(callback)
 
     # -- the tracker
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
 from traceback import format_exception
@@ -53,6 +53,8 @@ class DeliveryRunner:
         self._records = records
         self._letters = letters
         self._fencing_tokens = itertools.count(1)
+        #: Called with the supervision and the outcome of each delivery that has ended.
+        self.on_outcome: list[Callable[[Supervision, Outcome], None]] = []
 
     def run(self, outgoing: OutgoingMessage, raised: list[BaseException] | None = None) -> Outcome:
         """Run a message that a sender has handed in. What its last attempt raises is appended to ``raised``.
@@ -109,6 +111,8 @@ class DeliveryRunner:
                 self._flow.failed(supervision.agent, outcome.reason)
         last = Attempt(attempt, now_text(), _WORKER, how(outcome), round(monotonic() - began, 6))
         self._records.end(queue, delivery_id, outcome, supervision, last)
+        for callback in self.on_outcome:
+            callback(supervision, outcome)
         return outcome
 
     def dead_letter_unreadable(self, queue: str, raw: bytes, why: UnreadableMessage) -> None:

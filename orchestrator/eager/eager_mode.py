@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
@@ -13,6 +14,7 @@ from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.core.settings import Settings
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.eager.backend import EagerBackend
+from orchestrator.eager.in_memory_runs import InMemoryRuns
 from orchestrator.monitors.in_memory import InMemoryMonitors
 from orchestrator.sending.ledger import LedgerRow, housekeeping_of
 
@@ -40,6 +42,15 @@ class EagerMode:
     def monitors(self) -> InMemoryMonitors:
         """The monitors."""
         return InMemoryMonitors(self._app, self.backend.send, lambda: dict(self._directory.declared))
+
+    @cached_property
+    def runs(self) -> InMemoryRuns:
+        """The runs of workflows."""
+        return InMemoryRuns(self.backend)
+
+    def fill_step(self, run: Mapping[str, Any], value: Any) -> Any:
+        """A step's arguments with the results in them; see :meth:`InMemoryRuns.fill`."""
+        return self.runs.fill(run, value)
 
     def ledger(self) -> list[LedgerRow]:
         """The ledger of every mailbox."""

@@ -87,6 +87,10 @@ class RedisBackend:
         self._must_supervise()
         self._declare(message)
 
+    def prepare_for_steps(self) -> None:
+        """Prepare for messages that Redis itself will send. Raises as :meth:`send`."""
+        self._must_supervise()
+
     def _declare(self, message: OutgoingMessage) -> None:
         """Write the recipient's flow control to Redis before its first message, if no worker has written it yet."""
         agent = message.supervision.agent

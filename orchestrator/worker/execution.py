@@ -15,7 +15,7 @@ from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from pydantic_core import to_jsonable_python
 
-from orchestrator.core.errors import HandlerFailed, HandlerNotRun, InvalidPolicy, InvalidResult
+from orchestrator.core.errors import HandlerFailed, HandlerNotRun, InvalidPolicy, InvalidResult, InvalidStepInput
 from orchestrator.core.masking import mask
 from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
@@ -33,7 +33,7 @@ TRACEBACK_LIMIT = 8000
 MESSAGE_LIMIT = 2000
 
 #: Errors that another attempt would only repeat, or that are raised after the handler has run.
-_NEVER_RETRIED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult)
+_NEVER_RETRIED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput)
 
 
 #: JSON has no NaN and no infinities.
@@ -154,6 +154,8 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
     try:
         if failed is not None:
             raise failed
+        if supervision is not None and supervision.run is not None:
+            args, kwargs = task.app.orchestrator.runtime.step_arguments(supervision.run, args, kwargs)
         result = run_attempt(task.name, run, args, kwargs, request, supervision)
         check_ran(task.name, result)
         data = as_json(task.name, result) if supervision is not None and supervision.track else None

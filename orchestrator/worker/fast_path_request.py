@@ -200,7 +200,10 @@ class FastPathRequest(SupervisedRequest):
         tasks, requests = _task_stack.push(task), of_task.push_request(context)
         failed: BaseException | None = None
         try:
-            result = run_attempt(task.name, of_task.handle, self._args, self._kwargs, context, self.supervision)
+            args, kwargs = self._args, self._kwargs
+            if self.supervision.run is not None:
+                args, kwargs = self._app.orchestrator.runtime.step_arguments(self.supervision.run, args, kwargs)
+            result = run_attempt(task.name, of_task.handle, args, kwargs, context, self.supervision)
             check_ran(task.name, result)
             data = as_json(task.name, result) if self.supervision.track else None
         except BaseException as error:  # noqa: BLE001

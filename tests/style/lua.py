@@ -15,12 +15,12 @@ from typing import Any
 
 from luaparser import ast, astnodes
 
-PACKAGES = ("orchestrator.transport.redis", "orchestrator.monitors")
+PACKAGES = ("orchestrator.transport.redis", "orchestrator.monitors", "orchestrator.workflows")
 
 #: What Redis gives a script.
 GLOBALS = frozenset(
     {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "pairs", "ipairs", "type", "tonumber", "tostring"}
-    | {"unpack", "pcall"}
+    | {"unpack", "pcall", "next"}
 )
 
 #: Lua 5.1 allows this many locals in a function.

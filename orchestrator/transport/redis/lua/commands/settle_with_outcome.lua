@@ -19,7 +19,7 @@ if redis.call('EXISTS', flow, hooks_of(outcome_key)) == 0 then return 1 end
 --- @include "outcome_hooks"
 --- @include "breaker"
 
-run_outcome_hooks(outcome_key, counter, ttl_ms)
+run_outcome_hooks(outcome_key, counter, ttl_ms, outcome)
 if counter == 'handled' then
   breaker_succeeded(flow)
 elseif counter == 'dead' then

@@ -140,7 +140,9 @@ local run_outcome_hooks
 local function record(key, outcome, ttl_ms, ended)
   if redis.call('RPUSH', key, outcome) > 1 then redis.call('LTRIM', key, -1, -1) end
   redis.call('PEXPIRE', key, ttl_ms)
-  if run_outcome_hooks and redis.call('EXISTS', hooks_of(key)) == 1 then run_outcome_hooks(key, ended, ttl_ms) end
+  if run_outcome_hooks and redis.call('EXISTS', hooks_of(key)) == 1 then
+    run_outcome_hooks(key, ended, ttl_ms, outcome)
+  end
 end
 
 -- The outcome as JSON, with the history of a delivery that does not end in a worker: its failed attempts, and the deaths in its

@@ -1,10 +1,12 @@
 --- @include "mailbox_entry"
 --- @include "script_events"
+--- @include "runs"
 -- What else happens when a delivery's outcome is recorded. The outcome's hooks say it: `idempotency` the key of its
 -- idempotency key, which is remembered as long as the outcome; `group` the broadcast it belongs to, and `member` what
 -- it takes to send its recipient the compensation: [number of the text, agent, task, queue, step, id]; `cancel` that it
 -- was cancelled while a worker had it, and `cancelling` the set of all for which that holds; `undo` the compensation of a
--- copy that died, ready to be sent should the copy be replayed and handled, with `undo_of` its group, root, step, queue, id.
+-- copy that died, ready to be sent should the copy be replayed and handled, with `undo_of` its group, root, step, queue, id;
+-- `run` the key of the workflow's run of which it is the `step`.
 local function compensation(group, root, nonce, member)
   local c = read_json(member)
   local text = c and redis.call('HGET', group, 'text:' .. tostring(c[1]))
@@ -46,9 +48,10 @@ local function member_ended(hooks, group, member, ended)
   if redis.call('HINCRBY', group, 'pending', -1) <= 0 then redis.call('DEL', group, handled) end
 end
 
-run_outcome_hooks = function(key, ended, ttl_ms)
+run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   local beside = hooks_of(key)
-  local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of')
+  local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of',
+    'run', 'step')
   if f[1] then
     redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))
     redis.call('PEXPIRE', f[1], f[2])
@@ -64,5 +67,14 @@ run_outcome_hooks = function(key, ended, ttl_ms)
   elseif f[6] and ended ~= 'dead' then
     redis.call('HDEL', beside, 'undo', 'undo_of')
     if ended == 'handled' then send_compensation(f[6], read_json(f[7])) end
+  end
+  if f[8] then
+    if ended == 'dead' then redis.call('PEXPIRE', beside, runs.DEAD_MS) else redis.call('HDEL', beside, 'run', 'step') end
+    local run = runs.open(f[8])
+    if run then
+      redis.call('HSET', f[8] .. ':outcomes', f[9], outcome)
+      runs.ended(run, f[9], ended)
+      runs.close(run)
+    end
   end
 end

@@ -1,0 +1,142 @@
+"""The plan of a run: what each step of a workflow is, as the rule of runs and its script read it.
+
+A step's number is its place in the plan. The text of a step has one value a line; ``includes/runs.lua`` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+_RANGE: Final = re.compile(r"(\d+)-?(\d*)")
+
+
+class Kind(StrEnum):
+    """What a step is."""
+
+    #: One message.
+    TASK = "t"
+    #: Nothing: it ends as soon as it begins, so that many steps can depend on many others through it.
+    JOIN = "j"
+    #: One message for each item of a list.
+    MAP = "m"
+    #: Ends when an event or a time has come.
+    WAIT = "w"
+
+
+class When(StrEnum):
+    """On which outcomes of its dependencies a step begins, once all of them have ended. Otherwise it is skipped."""
+
+    ALL_HANDLED = "all_handled"
+    ALL_ENDED = "all_ended"
+    ANY_HANDLED = "any_handled"
+    ANY_FAILED = "any_failed"
+
+    def holds(self, dependencies: int, unhandled: int) -> bool:
+        """Whether the step begins, if so many of its dependencies were not handled."""
+        match self:
+            case When.ALL_HANDLED:
+                return unhandled == 0
+            case When.ALL_ENDED:
+                return True
+            case When.ANY_HANDLED:
+                return unhandled < dependencies
+            case When.ANY_FAILED:
+                return unhandled > 0
+
+
+class OnFailure(StrEnum):
+    """What a run does once a step was not handled and no other step depends on that (see :attr:`StepPlan.guarded`)."""
+
+    #: Begins no further step.
+    STOP = "stop"
+    #: Begins what does not depend on the failed step.
+    CONTINUE = "continue"
+    #: Begins no further step, and once none is out sends the compensations of the handled steps, the last one first.
+    COMPENSATE = "compensate"
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step of a plan."""
+
+    name: str
+    kind: Kind = Kind.TASK
+    #: The number of steps that have to end first.
+    dependencies: int = 0
+    when: When = When.ALL_HANDLED
+    #: Whether a step that begins on failure depends on it, directly or through steps that are then skipped. Its failure
+    #: is not the run's.
+    guarded: bool = False
+    #: Whether it has a compensation, which is in the plan as ``u`` and its number.
+    undo: bool = False
+    #: The numbers of the steps that depend on it.
+    dependents: tuple[int, ...] = ()
+    #: Of a map and a wait: see :mod:`orchestrator.workflows.compiler`.
+    options: Mapping[str, Any] = field(default_factory=dict)
+    #: Number of its message's template, its mailbox and its priority's stream.
+    template: str = ""
+    queue: str = ""
+    level: str = ""
+    #: The message's body, and the texts of its arguments as logs show them: JSON without the quotes.
+    body: str = ""
+    args: str = ""
+    kwargs: str = ""
+
+    def to_text(self) -> str:
+        """As Redis keeps it."""
+        options = json.dumps(dict(self.options), separators=(",", ":")) if self.options else ""
+        values = (
+            self.kind.value, self.name, self.template, self.queue, self.level, str(self.dependencies), self.when.value,
+            "1" if self.guarded else "", "1" if self.undo else "", ranges_text(self.dependents), options, self.body,
+            self.args, self.kwargs,
+        )  # fmt: skip
+        return "\n".join(values)
+
+    @classmethod
+    def from_text(cls, text: str) -> StepPlan:
+        """Inverse of :meth:`to_text`."""
+        kind, name, template, queue, level, dependencies, when, guarded, undo, *rest = text.split("\n")
+        dependents, options, body, args, kwargs = rest
+        return cls(
+            name=name,
+            kind=Kind(kind),
+            dependencies=int(dependencies),
+            when=When(when),
+            guarded=guarded == "1",
+            undo=undo == "1",
+            dependents=tuple(numbers_in(dependents)),
+            options=json.loads(options) if options else {},
+            template=template,
+            queue=queue,
+            level=level,
+            body=body,
+            args=args,
+            kwargs=kwargs,
+        )
+
+
+def ranges_text(numbers: Iterable[int]) -> str:
+    """Numbers as text, those that follow one another as a range: ``"1,3-7"``."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] + 1 == number:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def numbers_in(text: str) -> Iterator[int]:
+    """Inverse of :func:`ranges_text`."""
+    for first, last in _RANGE.findall(text):
+        yield from range(int(first), int(last or first) + 1)
+
+
+def number_of(step: str) -> str:
+    """The number under which a step is in the plan: that of its map, for an item; ``u3`` for a compensation."""
+    return step.partition(".")[0]

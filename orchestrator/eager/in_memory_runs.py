@@ -1,0 +1,208 @@
+"""Runs of workflows in eager mode: the same rule, with each step handled inline."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from orchestrator.core.errors import WorkflowExists
+from orchestrator.core.outcome import Dead, Outcome, from_wire, to_wire
+from orchestrator.core.run import ENDED, Run, RunState
+from orchestrator.core.supervision import Supervision
+from orchestrator.core.workflow_plan import StepPlan, number_of
+from orchestrator.eager.backend import EagerBackend
+from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.workflows.compiler import CompiledWorkflow
+from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_record
+from orchestrator.workflows.step_arguments import fill
+
+
+@dataclass(slots=True)
+class _Kept:
+    id: str
+    compiled: CompiledWorkflow
+    rule: Run
+    started_ms: int
+    ended_ms: int = 0
+    because: str = ""
+    #: Steps to be sent; a step may end, and release others, while another one is sent.
+    to_send: deque[str] = field(default_factory=deque)
+    is_sending: bool = False
+
+
+class InMemoryRuns:
+    """See :class:`orchestrator.workflows.records.RunsBackend`. Pauses end at once; events are posted."""
+
+    def __init__(self, backend: EagerBackend) -> None:
+        self._backend = backend
+        self._runs: dict[str, _Kept] = {}
+        self._by_id: dict[str, str] = {}
+        backend.on_outcome(self._step_ended)
+
+    def start(self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None) -> str:
+        """Start a run, and handle what it can without an event, before this returns. It never meets its deadline."""
+        known = self._by_id.get(workflow_id)
+        if known is not None:
+            if self._runs[known].compiled.fingerprint != compiled.fingerprint:
+                raise WorkflowExists(workflow_id)
+            return known
+        uid = secrets.token_hex(8)
+        plan: dict[str, StepPlan] = {str(number): step.plan for number, step in enumerate(compiled.steps)}
+        kept = _Kept(workflow_id, compiled, Run(plan, compiled.on_failure), _now_ms())
+        self._runs[uid], self._by_id[workflow_id] = kept, uid
+        self._apply(uid, kept, kept.rule.start())
+        return uid
+
+    def uid_of(self, workflow_id: str) -> str | None:
+        """The uid of a run."""
+        return self._by_id.get(workflow_id)
+
+    def status(self, uid: str) -> RunStatus | None:
+        """A run as it is now."""
+        kept = self._runs.get(uid)
+        if kept is None:
+            return None
+        fields: dict[str, Any] = {
+            **kept.rule.counts,
+            "id": kept.id,
+            "name": kept.compiled.name,
+            "state": kept.rule.state,
+            "paused": "1" if kept.rule.paused else "",
+            "total": len(kept.compiled.steps),
+            "because": kept.because,
+            "started_ms": kept.started_ms,
+            "ended_ms": kept.ended_ms,
+        }
+        return status_from(uid, fields)
+
+    def details(self, uid: str) -> RunDetails | None:
+        """A run with its steps."""
+        status = self.status(uid)
+        if status is None:
+            return None
+        rule = self._runs[uid].rule
+        names = {int(number): plan.name for number, plan in rule.plan.items()}
+        steps = []
+        for number, plan in rule.plan.items():
+            known = rule.maps.get(number)
+            items = None if known is None else (known[2], known[0], known[1])
+            steps.append(step_record(number, plan, rule.states.get(number, ""), items, names))
+        return RunDetails(status, tuple(steps))
+
+    def outcome(self, uid: str, number: str) -> Outcome | None:
+        """The outcome of a step or an item."""
+        outcome = self._runs[uid].rule.outcomes.get(number)
+        return None if outcome is None else from_wire(outcome)
+
+    def item_count(self, uid: str, number: str) -> int:
+        """The number of items of a map."""
+        return self._runs[uid].rule.maps.get(number, [0, 0, 0, 0])[2]
+
+    def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
+        """Act on a run, as ``control_run.lua`` does."""
+        kept = self._runs.get(uid)
+        if kept is None:
+            return "unknown"
+        rule = kept.rule
+        if kept.ended_ms:
+            return "too late"
+        match action:
+            case "pause":
+                if rule.paused:
+                    return "paused already"
+                self._apply(uid, kept, rule.pause())
+            case "resume":
+                if not rule.paused:
+                    return "not paused"
+                self._apply(uid, kept, rule.resume())
+            case "cancel":
+                if rule.state is RunState.CANCELLED:
+                    return "cancelled already"
+                if rule.state is RunState.COMPENSATING:
+                    return "too late"
+                kept.because = "cancelled" if value == "1" and rule.undo else kept.because
+                self._apply(uid, kept, rule.cancel(compensate=value == "1"))
+            case "post":
+                self._apply(uid, kept, rule.happened(value, json.loads(payload)))
+            case _:
+                self._apply(uid, kept, rule.time_came(value))
+        return "done"
+
+    def wait(self, uid: str, timeout_s: float) -> bool:
+        """Whether a run has ended; without an event it does not go on."""
+        kept = self._runs.get(uid)
+        return kept is not None and kept.ended_ms > 0
+
+    def uids(self) -> Iterator[str]:
+        """All runs, the newest first."""
+        return reversed(list(self._runs))
+
+    def _apply(self, uid: str, kept: _Kept, effects: Any) -> None:
+        rule = kept.rule
+        kept.to_send.extend(effects.send)
+        if effects.ended is not None:
+            kept.ended_ms = _now_ms()
+            if rule.state in (RunState.COMPENSATED, RunState.COMPENSATION_FAILED):
+                kept.because = kept.because or "failed"
+        elif not rule.has_ended:
+            kept.ended_ms = 0
+        for step, _ms in effects.timers:
+            if "event" not in rule.plan[step].options:
+                self._apply(uid, kept, rule.time_came(step))
+        if kept.is_sending:
+            return
+        kept.is_sending = True
+        try:
+            while kept.to_send:
+                step = kept.to_send.popleft()
+                if rule.states.get(step) == "s":
+                    self._backend.send(self._message(uid, kept, step))
+        finally:
+            kept.is_sending = False
+
+    def _message(self, uid: str, kept: _Kept, step: str) -> OutgoingMessage:
+        compiled = kept.compiled.steps[int(number_of(step).removeprefix("u"))]
+        message = compiled.undo if step.startswith("u") else compiled.message
+        has_references = compiled.undo_has_references if step.startswith("u") else compiled.has_references
+        assert message is not None  # noqa: S101 - only steps with a message are sent
+        name = compiled.plan.name + (".undo" if step.startswith("u") else "")
+        run = {"uid": uid, "id": kept.id, "step": step, "name": name}
+        if has_references:
+            run["refs"] = "1"
+        return replace(message, id=f"{uid}.{step}", supervision=replace(message.supervision, run=run))
+
+    def fill(self, run: Mapping[str, Any], value: Any) -> Any:
+        """Arguments of a step with its run's results in them.
+
+        Raises:
+            InvalidStepInput: a result has no such part.
+        """
+        rule = self._runs[run["uid"]].rule
+
+        def outcomes(numbers: Sequence[str]) -> list[Any]:
+            return [rule.outcomes.get(number) for number in numbers]
+
+        return fill(value, str(run["step"]), outcomes, lambda number: rule.maps.get(number, [0, 0, 0, 0])[2])
+
+    def _step_ended(self, supervision: Supervision, outcome: Outcome) -> None:
+        run = supervision.run
+        kept = None if run is None else self._runs.get(str(run["uid"]))
+        if run is None or kept is None:
+            return
+        wire = to_wire(outcome)
+        if isinstance(outcome, Dead):
+            wire["letter_id"] = outcome.letter_id
+        was_ended = kept.rule.states.get(str(run["step"]), "")[:1] in ENDED
+        effects = kept.rule.step_ended(str(run["step"]), wire)
+        self._apply(str(run["uid"]), kept, effects)
+        if was_ended and not kept.rule.has_ended:
+            kept.ended_ms = 0
+
+
+def _now_ms() -> int:
+    return round(time.time() * 1000)

@@ -1,0 +1,158 @@
+"""The check of a workflow's definition: every fault of it at once, before anything is sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from orchestrator.core.nearest import meant
+from orchestrator.core.numbers import is_number, is_whole_number
+from orchestrator.core.workflow_plan import Kind, OnFailure, When
+from orchestrator.workflows.definition import StepDefinition, Workflow, names_in
+from orchestrator.workflows.references import MARK, Item, Reference, Results, has_mark, references_in
+
+#: Most steps of a workflow, without the items of its maps.
+MAX_STEPS: Final = 100_000
+
+#: Longest wait, in seconds: a year.
+_MAX_WAIT_S: Final = 365 * 24 * 3600.0
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def is_name(name: object) -> bool:
+    """Whether a workflow or a step may be called so."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def dependencies_of(step: StepDefinition) -> tuple[str, ...]:
+    """The names of the steps that have to end first: those of ``after``, then those that are referred to."""
+    names = dict.fromkeys(names_in(step.after))
+    for reference in references_in([inputs_of(step), step.over]):
+        if isinstance(reference, Reference):
+            names[reference.step] = None
+        elif isinstance(reference, Results):
+            names.update(dict.fromkeys(reference.steps))
+    return tuple(names)
+
+
+def inputs_of(step: StepDefinition) -> Any:
+    """Where a step's message may have references."""
+    if step.fields is not None:
+        return step.fields
+    return [getattr(step.message, "args", ()), getattr(step.message, "kwargs", {})]
+
+
+def problems_in(workflow: Workflow) -> list[str]:
+    """Every fault of a definition that can be seen without knowing the app."""
+    steps = workflow.steps
+    problems = list(_general(workflow))
+    if len(steps) > MAX_STEPS:
+        return problems
+    known = {step.name: step for step in steps}
+    seen: set[str] = set()
+    for step in steps:
+        where = f"step {step.name!r}"
+        if not is_name(step.name):
+            problems.append(f"{where}: allowed: letters, digits, '_', '.', '-', at most 100")
+        elif step.name in seen:
+            problems.append(f"{where} is declared twice")
+        seen.add(step.name)
+        problems += [f"{where}: {problem}" for problem in _step(step, known)]
+    return problems + list(_cycles(known))
+
+
+def _general(workflow: Workflow) -> Iterator[str]:
+    if not is_name(workflow.name):
+        yield f"workflow {workflow.name!r}: allowed: letters, digits, '_', '.', '-', at most 100"
+    if workflow.on_failure not in list(OnFailure):
+        yield f"on_failure={workflow.on_failure!r}; allowed: {', '.join(OnFailure)}"
+    if not workflow.steps:
+        yield "it has no steps"
+    if len(workflow.steps) > MAX_STEPS:
+        yield f"it has {len(workflow.steps)} steps; allowed: {MAX_STEPS} (a map counts once)"
+
+
+def _step(step: StepDefinition, known: Mapping[str, StepDefinition]) -> Iterator[str]:
+    if step.when not in list(When):
+        yield f"when={step.when!r}; allowed: {', '.join(When)}"
+    for name in dependencies_of(step):
+        if name == step.name:
+            yield "it depends on itself"
+        elif name not in known:
+            yield f"it depends on {name!r}, which is no step{meant(name, known)}"
+    if not dependencies_of(step) and step.when is not When.ALL_HANDLED and step.when in list(When):
+        yield f"when={str(step.when)!r} without dependencies; allowed: all_handled"
+    if step.kind is not Kind.MAP:
+        if any(isinstance(one, Item) for one in references_in([inputs_of(step), step.undo and _arguments(step.undo)])):
+            yield "ITEM stands for an item of a map, and this is none"
+    else:
+        yield from _map(step)
+    if step.kind is Kind.WAIT:
+        yield from _wait(step)
+    if step.kind is Kind.JOIN and not step.after:
+        yield "a join needs steps in after"
+    if has_mark(_plain(inputs_of(step))):
+        yield f"its arguments have a member {MARK!r}, which is reserved"
+
+
+def _map(step: StepDefinition) -> Iterator[str]:
+    if not isinstance(step.over, Reference):
+        allowed = "a step's result, or a part of it; of a known list, declare a step for each item"
+        yield f"over={step.over!r}; allowed: {allowed}"
+    if step.limit is not None and (not is_whole_number(step.limit) or step.limit < 1):
+        yield f"limit={step.limit!r}; allowed: a whole number from 1"
+
+
+def _wait(step: StepDefinition) -> Iterator[str]:
+    if step.event is None and step.wait_s is None:
+        yield "a wait needs an event or seconds"
+    if step.event is not None and not is_name(step.event):
+        yield f"event={step.event!r}; allowed: letters, digits, '_', '.', '-', at most 100"
+    if step.wait_s is not None and (not is_number(step.wait_s) or not 0 < step.wait_s <= _MAX_WAIT_S):
+        name = "seconds" if step.event is None else "timeout_s"
+        yield f"{name}={step.wait_s!r}; allowed: seconds above 0, at most a year"
+
+
+def _arguments(message: Any) -> Any:
+    return [getattr(message, "args", ()), getattr(message, "kwargs", {})]
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Reference() | Item() | Results():
+            return None
+        case Mapping():
+            return {key: _plain(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_plain(part) for part in value]
+    return value
+
+
+def _cycles(known: Mapping[str, StepDefinition]) -> Iterator[str]:
+    """The first cycle that is found, by the names of its steps."""
+    waiting: dict[str, Sequence[str]] = {
+        name: [one for one in dependencies_of(step) if one in known and one != name] for name, step in known.items()
+    }
+    dependents: dict[str, list[str]] = {name: [] for name in known}
+    counts = {name: len(names) for name, names in waiting.items()}
+    for name, names in waiting.items():
+        for one in names:
+            dependents[one].append(name)
+    free = [name for name, count in counts.items() if count == 0]
+    while free:
+        for dependent in dependents[free.pop()]:
+            counts[dependent] -= 1
+            if counts[dependent] == 0:
+                free.append(dependent)
+    stuck = {name for name, count in counts.items() if count > 0}
+    if not stuck:
+        return
+    # Each of these waits for another of them, so that walking back ends in a cycle.
+    path, at = [], next(iter(sorted(stuck)))
+    while at not in path:
+        path.append(at)
+        at = next(name for name in waiting[at] if name in stuck)
+    cycle = path[path.index(at) :]
+    yield "steps depend on one another in a cycle: " + " -> ".join([*reversed(cycle), cycle[-1]])

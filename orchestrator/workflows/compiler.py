@@ -1,0 +1,255 @@
+"""From a workflow's definition to its plan and its messages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from celery import Celery, Task
+from celery.canvas import Signature
+
+from orchestrator.core.errors import CallerError, InvalidWorkflow, UnknownAgent, UnknownMessage
+from orchestrator.core.message import Message, encode, message_name
+from orchestrator.core.plural import counted
+from orchestrator.core.secret_names import secret_names
+from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, ranges_text
+from orchestrator.sending.address import Directory
+from orchestrator.sending.agent_messages import build_message
+from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.send_options import CheckedOptions, check_options
+from orchestrator.sending.task_messages import build_task_message
+from orchestrator.workflows.check import dependencies_of, problems_in
+from orchestrator.workflows.definition import StepDefinition, StepOptions, Workflow
+from orchestrator.workflows.references import MARK, Item, Reference, Results, references_in
+
+#: What a step may set of its message.
+_STEP_OPTIONS = StepOptions.__optional_keys__
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledStep:
+    """A step with its message, if it is one, and its compensation."""
+
+    plan: StepPlan
+    message: OutgoingMessage | None = None
+    undo: OutgoingMessage | None = None
+    #: Whether its arguments have references, so that its worker has to look results up.
+    has_references: bool = False
+    undo_has_references: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledWorkflow:
+    """A checked definition; a step's number is its place."""
+
+    name: str
+    on_failure: OnFailure
+    steps: tuple[CompiledStep, ...]
+    #: The same for the same definition.
+    fingerprint: str
+
+
+def compile_workflow(app: Celery, directory: Directory, workflow: Workflow) -> CompiledWorkflow:
+    """Check a definition, and build its messages.
+
+    Raises:
+        InvalidWorkflow: it has faults; all are listed.
+        UnknownAgent, UnknownMessage: its only fault is such a step.
+    """
+    problems = problems_in(workflow)
+    if problems:
+        raise InvalidWorkflow(workflow.name, problems)
+    compiler = _Compiler(app, directory, workflow)
+    steps = compiler.steps()
+    if compiler.errors:
+        if len(compiler.errors) == 1 and isinstance(compiler.errors[0][1], UnknownAgent | UnknownMessage):
+            raise compiler.errors[0][1]
+        raise InvalidWorkflow(workflow.name, [f"step {name!r}: {error}" for name, error in compiler.errors])
+    return CompiledWorkflow(workflow.name, OnFailure(workflow.on_failure), steps, _fingerprint(workflow, steps))
+
+
+class _Compiler:
+    def __init__(self, app: Celery, directory: Directory, workflow: Workflow) -> None:
+        self.errors: list[tuple[str, Exception]] = []
+        self._app = app
+        self._directory = directory
+        self._steps = workflow.steps
+        self._numbers = {step.name: number for number, step in enumerate(self._steps)}
+        self._dependencies = {step.name: dependencies_of(step) for step in self._steps}
+
+    def steps(self) -> tuple[CompiledStep, ...]:
+        dependents: list[list[int]] = [[] for _ in self._steps]
+        for number, step in enumerate(self._steps):
+            for name in self._dependencies[step.name]:
+                dependents[self._numbers[name]].append(number)
+        guarded = self._guarded(dependents)
+        return tuple(
+            self._compiled(step, tuple(dependents[number]), guarded[number]) for number, step in enumerate(self._steps)
+        )
+
+    def _guarded(self, dependents: list[list[int]]) -> list[bool]:
+        """Of each step, whether its failure is provided for; see :attr:`StepPlan.guarded`."""
+        guarded = [False] * len(self._steps)
+        counts = [len(names) for names in dependents]
+        free = [number for number, count in enumerate(counts) if count == 0]
+        while free:
+            number = free.pop()
+            guarded[number] = any(
+                self._steps[one].when != When.ALL_HANDLED or guarded[one] for one in dependents[number]
+            )
+            for name in self._dependencies[self._steps[number].name]:
+                before = self._numbers[name]
+                counts[before] -= 1
+                if counts[before] == 0:
+                    free.append(before)
+        return guarded
+
+    def _compiled(self, step: StepDefinition, dependents: tuple[int, ...], guarded: bool) -> CompiledStep:
+        message = undo = None
+        try:
+            options = check_options(step.options, _STEP_OPTIONS, "step")  # type: ignore[arg-type]
+            if step.kind in (Kind.TASK, Kind.MAP):
+                message = self._message(step, step.message, step.fields, options)
+            if step.undo is not None:
+                undo = self._message(step, step.undo, None, options)
+        except (CallerError, TypeError) as error:
+            self.errors.append((step.name, error))
+        plan = StepPlan(
+            name=step.name,
+            kind=step.kind,
+            dependencies=len(self._dependencies[step.name]),
+            when=When(step.when),
+            guarded=guarded,
+            undo=undo is not None,
+            dependents=dependents,
+            options=self._options(step),
+        )
+        return CompiledStep(
+            plan, message, undo, _refers(step.fields, step.message), undo is not None and _refers(None, step.undo)
+        )
+
+    def _options(self, step: StepDefinition) -> dict[str, Any]:
+        """A map's ``over``, its ``path``, how that ``says`` in words, and ``limit``; a wait's ``event`` and ``ms``."""
+        if step.kind is Kind.MAP:
+            over = {"over": str(self._numbers[step.over.step]), "path": list(step.over.path), "says": repr(step.over)}
+            return over if step.limit is None else {**over, "limit": step.limit}
+        if step.kind is Kind.WAIT:
+            options: dict[str, Any] = {} if step.event is None else {"event": step.event}
+            return options if step.wait_s is None else {**options, "ms": round(step.wait_s * 1000)}
+        return {}
+
+    def _message(
+        self, step: StepDefinition, message: Any, fields: Mapping[str, Any] | None, options: CheckedOptions
+    ) -> OutgoingMessage:
+        if isinstance(message, Task):
+            message = message.s()
+        if isinstance(message, Signature):
+            return self._task_message(step, message, options)
+        return self._agent_message(step, message, fields, options)
+
+    def _task_message(self, step: StepDefinition, signature: Signature, options: CheckedOptions) -> OutgoingMessage:
+        if step.to is not None:
+            raise _fault(f"to={step.to!r} with a task; allowed: a message, or no agent")
+        if step.fields is not None:
+            raise _fault("fields with a task; allowed: arguments of its signature")
+        plain = signature.clone()
+        plain.args = tuple(self._wire(step, value) for value in signature.args)
+        plain.kwargs = {name: self._wire(step, value) for name, value in signature.kwargs.items()}
+        timed = sorted(name for name in ("countdown", "eta", "expires") if plain.options.get(name) is not None)
+        if timed:
+            raise _fault(f"signature options {timed}; allowed: none of these, a step waits after flow.wait(seconds=…)")
+        return _lasting(build_task_message(self._app, self._directory, plain, None, options))
+
+    def _agent_message(
+        self, step: StepDefinition, message: Any, fields: Mapping[str, Any] | None, options: CheckedOptions
+    ) -> OutgoingMessage:
+        if isinstance(message, Message):
+            if fields is not None:
+                raise _fault("fields with a message; allowed: fields with a message's class")
+            cls, values = type(message), encode(message)
+        elif isinstance(message, type) and issubclass(message, Message):
+            cls, values = message, {name: self._wire(step, value) for name, value in (fields or {}).items()}
+            _check_names(cls, values)
+        else:
+            raise _fault(f"{message!r} is no message; allowed: a Message, its class, a signature or a task")
+        if step.to is None:
+            raise _fault("to is missing; allowed: the agent that handles the message")
+        address = self._directory.address(step.to, message_name(cls))
+        return _lasting(
+            build_message(
+                self._directory.timeouts,
+                options,
+                id="",
+                task=address.task,
+                args=[values],
+                agent=address.agent,
+                message=address.message,
+                policy=address.policy,
+                queue=address.queue,
+                hide=secret_names(cls),
+            )
+        )
+
+    def _wire(self, step: StepDefinition, value: Any) -> Any:
+        """JSON data with references in the form that workers replace (see ``worker/step_arguments.py``)."""
+        match value:
+            case Reference(name, path):
+                return {MARK: {**self._place(name), "path": list(path)}}
+            case Item(path):
+                over = {**self._place(step.over.step), "path": list(step.over.path)}
+                return {MARK: {"item": over, "path": list(path)}}
+            case Results(names):
+                return {MARK: {"steps": ranges_text(self._numbers[name] for name in names), "path": []}}
+            case Mapping():
+                return {key: self._wire(step, part) for key, part in value.items()}
+            case list() | tuple():
+                return [self._wire(step, part) for part in value]
+        return value
+
+    def _place(self, name: str) -> dict[str, str]:
+        if name not in self._numbers:
+            raise _fault(f"it refers to {name!r}, which is no step")
+        number = self._numbers[name]
+        return {"map" if self._steps[number].kind is Kind.MAP else "step": str(number)}
+
+
+def _fault(text: str) -> CallerError:
+    return CallerError(text)
+
+
+def _check_names(cls: type[Message], fields: Mapping[str, Any]) -> None:
+    known = dict(cls.model_fields)
+    unknown = sorted(set(fields) - set(known))
+    missing = sorted(name for name, field in known.items() if field.is_required() and name not in fields)
+    if unknown:
+        raise _fault(
+            f"{cls.__name__} has no {counted(len(unknown), 'field')} {', '.join(unknown)}; it has: {', '.join(known)}"
+        )
+    if missing:
+        raise _fault(f"fields of {cls.__name__} are missing: {', '.join(missing)}")
+
+
+def _refers(fields: Any, message: Any) -> bool:
+    arguments = [fields, getattr(message, "args", ()), getattr(message, "kwargs", {})]
+    return any(True for _ in references_in(arguments))
+
+
+def _lasting(message: OutgoingMessage) -> OutgoingMessage:
+    """A message that can be sent at any later time: what expires and deadlines are counted from is not known yet."""
+    if message.expires_s is None and message.supervision.deadline_at_s is None:
+        return message
+    return replace(message, expires_s=None, supervision=replace(message.supervision, deadline_at_s=None))
+
+
+def _fingerprint(workflow: Workflow, steps: tuple[CompiledStep, ...]) -> str:
+    parts = [str(workflow.on_failure)]
+    for step in steps:
+        parts.append(step.plan.to_text())
+        for message in (step.message, step.undo):
+            if message is not None:
+                wire = {**message.supervision.to_wire(), "deadline_at_s": None}
+                parts.append(json.dumps([message.task, list(message.args), dict(message.kwargs), wire], default=str))
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

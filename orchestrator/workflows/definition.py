@@ -1,0 +1,187 @@
+"""The definition of a workflow: its steps, and what each of them depends on. Nothing is sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.workflow_plan import Kind, OnFailure, When
+from orchestrator.workflows.references import Reference
+
+if TYPE_CHECKING:
+    from celery import Task
+    from celery.canvas import Signature
+
+    from orchestrator.agents.agent import Agent
+    from orchestrator.core.message import Message
+
+
+class StepOptions(TypedDict, total=False):
+    """What a step may set of its message, as :meth:`Orchestrator.send` may."""
+
+    retry: Retry | None
+    on_error: OnError | str | None
+    timeout_s: float | None
+    priority: int | None
+    metadata: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepDefinition:
+    """One step as it was declared; :mod:`orchestrator.workflows.check` judges it."""
+
+    name: str
+    kind: Kind
+    #: A message, a message's class, a signature or a task; ``None`` if the step is no message.
+    message: Any = None
+    to: Any = None
+    fields: Mapping[str, Any] | None = None
+    after: tuple[Any, ...] = ()
+    when: When | str = When.ALL_HANDLED
+    undo: Any = None
+    options: StepOptions = field(default_factory=StepOptions)
+    #: A map's list, and how many of its items may be out at a time.
+    over: Any = None
+    limit: int | None = None
+    #: What a step waits for, and how long.
+    event: str | None = None
+    wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a definition, to be named in ``after`` and in references."""
+
+    name: str
+
+    @property
+    def result(self) -> Reference:
+        """The result that the step will have: of a map a list of its items' results, of a wait the event's payload."""
+        return Reference(self.name)
+
+
+#: What ``after`` takes.
+After = Step | str | Iterable[Step | str] | None
+
+
+class Workflow:
+    """A graph of steps. ``orchestrator.workflows.start(workflow)`` makes a run of it.
+
+    A step begins once every step has ended that it names in ``after`` or in a reference, if ``when`` holds for their
+    outcomes; otherwise it is skipped, which counts as an outcome that is not *handled*.
+
+    Args:
+        name: for lists, events and metrics; letters, digits, ``_``, ``.``, ``-``, at most 100.
+        on_failure: what a run does after a step was not handled, unless a step with ``when="all_ended"``,
+            ``"any_failed"`` or ``"any_handled"`` depends on it: ``"stop"``, ``"continue"`` or ``"compensate"``.
+    """
+
+    def __init__(self, name: str, *, on_failure: OnFailure | str = OnFailure.STOP) -> None:
+        self.name = name
+        self.on_failure = on_failure
+        self._steps: list[StepDefinition] = []
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.name!r}: {len(self._steps)} steps>"
+
+    @property
+    def steps(self) -> Sequence[StepDefinition]:
+        """The steps in the order of their declaration."""
+        return tuple(self._steps)
+
+    def step(
+        self,
+        name: str,
+        message: Message | type[Message] | Signature | Task,
+        *,
+        to: str | type[Agent] | None = None,
+        fields: Mapping[str, Any] | None = None,
+        after: After = None,
+        when: When | str = When.ALL_HANDLED,
+        undo: Message | Signature | Task | None = None,
+        **options: Unpack[StepOptions],
+    ) -> Step:
+        """Add a step: a message to an agent, or a Celery task.
+
+        Args:
+            name: unique in the workflow.
+            message: a message; or a message's class, whose ``fields`` may hold references; or a signature or task,
+                whose arguments may hold references.
+            to: the agent; none for a task.
+            fields: the fields of a message that is given as its class.
+            after: the steps that have to end first, besides those that are referred to.
+            when: on which of their outcomes it begins: ``"all_handled"``, ``"all_ended"``, ``"any_handled"`` or
+                ``"any_failed"``.
+            undo: its compensation, for the same agent; or a task.
+            options: those of :meth:`Orchestrator.send` that :class:`StepOptions` has.
+        """
+        definition = StepDefinition(name, Kind.TASK, message, to, fields, _listed(after), when, undo, options)
+        return self._add(definition)
+
+    def map(
+        self,
+        name: str,
+        message: type[Message] | Signature | Task,
+        *,
+        over: Reference,
+        to: str | type[Agent] | None = None,
+        fields: Mapping[str, Any] | None = None,
+        after: After = None,
+        when: When | str = When.ALL_HANDLED,
+        limit: int | None = None,
+        undo: Message | Signature | Task | None = None,
+        **options: Unpack[StepOptions],
+    ) -> Step:
+        """Add a step that sends a message for each item of a list in another step's result.
+
+        ``ITEM`` in its fields or arguments stands for the item. Its result is the list of the results, in the items'
+        order; it is handled when each of them is. At most ``limit`` items are out at a time.
+        """
+        definition = StepDefinition(
+            name, Kind.MAP, message, to, fields, _listed(after), when, undo, options, over=over, limit=limit
+        )
+        return self._add(definition)
+
+    def join(self, name: str, *, after: After, when: When | str = When.ALL_HANDLED) -> Step:
+        """Add a step that does nothing: many steps can depend on many others through it."""
+        return self._add(StepDefinition(name, Kind.JOIN, after=_listed(after), when=when))
+
+    def wait(
+        self,
+        name: str,
+        *,
+        event: str | None = None,
+        timeout_s: float | None = None,
+        seconds: float | None = None,
+        after: After = None,
+        when: When | str = When.ALL_HANDLED,
+    ) -> Step:
+        """Add a step that waits for ``run.post(event, payload)``, or for a number of ``seconds``.
+
+        Its result is the event's payload. If the event does not come within ``timeout_s``, it is dead, with the reason
+        ``timeout``. Times are those of Redis' clock, and are kept to about a second.
+        """
+        definition = StepDefinition(
+            name, Kind.WAIT, after=_listed(after), when=when, event=event, wait_s=timeout_s if event else seconds
+        )
+        return self._add(definition)
+
+    def _add(self, definition: StepDefinition) -> Step:
+        self._steps.append(definition)
+        return Step(definition.name)
+
+
+def _listed(after: After) -> tuple[Any, ...]:
+    if after is None:
+        return ()
+    if isinstance(after, Step | str) or not isinstance(after, Iterable):
+        return (after,)
+    return tuple(after)
+
+
+def names_in(after: Iterable[Any]) -> Iterator[str]:
+    """The names of the steps that an ``after`` names."""
+    for one in after:
+        yield one.name if isinstance(one, Step) else str(one)

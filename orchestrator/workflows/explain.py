@@ -1,0 +1,59 @@
+"""Why each open step of a run waits, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.core.plural import counted
+from orchestrator.core.run import OPEN_STATES
+from orchestrator.workflows.records import RunDetails, RunStatus, StepRecord, StepState
+
+
+def explain(details: RunDetails) -> list[str]:
+    """A line on the run, and one on each step that has not ended."""
+    waits_for: dict[str, list[str]] = {}
+    for step in details.steps:
+        if step.state not in _ENDED:
+            for dependent in step.dependents:
+                waits_for.setdefault(dependent, []).append(step.name)
+    lines = [_run(details.status)]
+    for step in details.steps:
+        if step.state not in _ENDED:
+            lines.append(f"{step.name}: {_step(step, details.status, waits_for.get(step.name, []))}")
+    return lines
+
+
+_ENDED = frozenset({StepState.HANDLED, StepState.DEAD, StepState.EXPIRED, StepState.CANCELLED, StepState.SKIPPED})
+
+
+def _run(status: RunStatus) -> str:
+    paused = ", paused" if status.paused and status.state in OPEN_STATES else ""
+    because = f" ({status.because})" if status.because else ""
+    counts = ", ".join(f"{name} {number}" for name, number in _counts(status) if number)
+    return f"{status.name} {status.id}: {status.state}{paused}{because}; {counts or 'no step has ended'}"
+
+
+def _counts(status: RunStatus) -> Iterator[tuple[str, int]]:
+    for name in ("open", "handled", "dead", "expired", "cancelled", "skipped"):
+        yield name, getattr(status, name)
+
+
+def _step(step: StepRecord, status: RunStatus, waits_for: list[str]) -> str:
+    if status.ended:
+        return f"never began, for the run is {status.state}"
+    match step.state:
+        case StepState.SENT:
+            queue = step.plan.queue if step.plan is not None else ""
+            return f"its message is in {queue} or with a worker of it; delivery {status.uid}.{step.number}"
+        case StepState.ITEMS_SENT if step.items is not None:
+            count, ended, unhandled = step.items
+            failed = f", of these {unhandled} not handled" if unhandled else ""
+            return f"{ended} of {counted(count, 'item')} have ended{failed}"
+        case StepState.SUSPENDED:
+            event = step.plan.options.get("event") if step.plan is not None else None
+            return f"waits for the event {event}" if event else "waits for its time"
+        case StepState.READY:
+            return "begins when the run is resumed" if status.paused else "begins as soon as it may"
+    names = waits_for[:5]
+    more = f" and {len(waits_for) - 5} more" if len(waits_for) > 5 else ""
+    return f"waits for {', '.join(names)}{more}"

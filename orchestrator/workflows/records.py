@@ -1,0 +1,191 @@
+"""What is known of a run and its steps: values that both backends return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from orchestrator.core.outcome import Outcome
+from orchestrator.core.run import OPEN_STATES, RunState
+from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.workflows.compiler import CompiledWorkflow
+
+
+class ControlResult(StrEnum):
+    """What pausing, resuming or cancelling a run came to."""
+
+    DONE = "done"
+    TOO_LATE = "too late"
+    NOT_PAUSED = "not paused"
+    PAUSED_ALREADY = "paused already"
+    CANCELLED_ALREADY = "cancelled already"
+
+
+class StepState(StrEnum):
+    """Where a step is."""
+
+    #: For steps that it depends on.
+    WAITING = "waiting"
+    #: It begins once the run is resumed, or as many items may be out.
+    READY = "ready"
+    #: Its message is on its way: in a mailbox, with a worker, or between two attempts.
+    SENT = "sent"
+    #: Of a map, some items.
+    ITEMS_SENT = "items sent"
+    #: For an event or a time.
+    SUSPENDED = "suspended"
+    HANDLED = "handled"
+    DEAD = "dead"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+
+_STATES = {
+    "w": StepState.WAITING, "r": StepState.READY, "s": StepState.SENT, "m": StepState.ITEMS_SENT,
+    "u": StepState.SUSPENDED, "h": StepState.HANDLED, "d": StepState.DEAD, "e": StepState.EXPIRED,
+    "c": StepState.CANCELLED, "k": StepState.SKIPPED,
+}  # fmt: skip
+
+
+def step_state(text: str) -> StepState:
+    """The state of a step, from its text in the rule."""
+    return _STATES[text[:1]] if text else StepState.WAITING
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """A run as it was at one moment."""
+
+    uid: str
+    id: str
+    name: str
+    state: RunState
+    paused: bool = False
+    #: Steps in all, items of maps not counted.
+    total: int = 0
+    #: Messages and waits that are out.
+    open: int = 0
+    #: Messages and steps by outcome, items of maps included.
+    handled: int = 0
+    dead: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    skipped: int = 0
+    #: Why it was stopped, cancelled or compensated; empty otherwise.
+    because: str = ""
+    #: In ms since 1970, by Redis' clock; 0 if it has not ended.
+    started_ms: int = 0
+    ended_ms: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens in it by itself."""
+        return self.ended_ms > 0 or (self.state not in OPEN_STATES and self.open == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step of a run as it was at one moment."""
+
+    number: str
+    name: str
+    state: StepState
+    #: The names of the steps that depend on it.
+    dependents: tuple[str, ...] = ()
+    #: Steps that have to end first, of these ended, and of those not handled.
+    dependencies: int = 0
+    ended: int = 0
+    unhandled: int = 0
+    #: Of a map: items, of these ended, and not handled.
+    items: tuple[int, int, int] | None = None
+    plan: StepPlan | None = None
+
+    def __repr__(self) -> str:
+        return f"<StepRecord {self.name!r}: {self.state}>"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetails:
+    """A run with all of its steps."""
+
+    status: RunStatus
+    steps: tuple[StepRecord, ...] = field(default_factory=tuple)
+
+
+class RunsBackend(Protocol):
+    """Where runs are: in Redis, or in this process in eager mode. Methods raise :class:`BrokerUnavailable`."""
+
+    def start(self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None) -> str:
+        """Start a run, unless there is one with that id; returns its uid.
+
+        Raises:
+            WorkflowExists: the run with that id is of another definition.
+        """
+
+    def uid_of(self, workflow_id: str) -> str | None:
+        """The uid of a run."""
+
+    def status(self, uid: str) -> RunStatus | None:
+        """A run as it is now; ``None`` if it is not kept."""
+
+    def details(self, uid: str) -> RunDetails | None:
+        """A run with its steps; ``None`` if it is not kept."""
+
+    def outcome(self, uid: str, number: str) -> Outcome | None:
+        """The outcome of a step or an item, by its number; ``None`` if it has none."""
+
+    def item_count(self, uid: str, number: str) -> int:
+        """The number of items of a map."""
+
+    def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
+        """Act on a run; returns what that came to."""
+
+    def wait(self, uid: str, timeout_s: float) -> bool:
+        """Wait at most that long for the end of a run; whether it has ended."""
+
+    def uids(self) -> Iterator[str]:
+        """All runs that are kept, the newest first."""
+
+
+#: Counts and times of a run.
+_COUNTS = (
+    "total", "open", "handled", "dead", "expired", "cancelled", "skipped", "started_ms", "ended_ms",
+)  # fmt: skip
+
+
+def status_from(uid: str, run: Mapping[str, Any]) -> RunStatus:
+    """A run's status from its fields."""
+
+    def number(name: str) -> int:
+        return int(run.get(name) or 0)
+
+    return RunStatus(
+        uid=uid,
+        id=str(run["id"]),
+        name=str(run["name"]),
+        state=RunState(run["state"]),
+        paused=run.get("paused") == "1",
+        because=str(run.get("because", "")),
+        **{name: number(name) for name in _COUNTS},
+    )
+
+
+def step_record(
+    number: str, plan: StepPlan, state: str, items: tuple[int, int, int] | None, names: Mapping[int, str]
+) -> StepRecord:
+    """A step's record from its plan and its text in the rule."""
+    ended, unhandled = (int(part) for part in state[1:].split(",")) if state[:1] == "w" else (0, 0)
+    return StepRecord(
+        number=number,
+        name=plan.name,
+        state=step_state(state),
+        dependents=tuple(names[one] for one in plan.dependents),
+        dependencies=plan.dependencies,
+        ended=ended,
+        unhandled=unhandled,
+        items=items,
+        plan=plan,
+    )

@@ -1,0 +1,198 @@
+"""Runs in Redis."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+from celery import Celery
+from redis.exceptions import RedisError
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.errors import BrokerUnavailable, WorkflowExists
+from orchestrator.core.outcome import Outcome, from_wire
+from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.transport.redis.patience import outlast, sleep_on
+from orchestrator.transport.store import Store
+from orchestrator.workflows import scripts
+from orchestrator.workflows.compiler import CompiledWorkflow
+from orchestrator.workflows.plan_writer import roots_of, write_plan
+from orchestrator.workflows.records import RunDetails, RunStatus, StepRecord, status_from, step_record
+
+T = TypeVar("T")
+
+#: Runs, and steps, that one command reads.
+_PAGE: Final = 500
+
+#: Timers that are acted on in one round, and how long they are a sweeper's.
+_TIMERS: Final = 200
+_TIMER_MS: Final = 10_000
+
+
+class RedisRuns:
+    """Starts runs, reads them and acts on them; see :class:`orchestrator.workflows.records.RunsBackend`."""
+
+    def __init__(self, app: Celery, store: Callable[[], Store], hidden: tuple[str, ...], keep_s: float) -> None:
+        self._app = app
+        self._open_store = store
+        self._hidden = hidden
+        self._keep_ms = to_ms(keep_s)
+
+    @property
+    def _store(self) -> Store:
+        return self._open_store()
+
+    def start(self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None) -> str:
+        """Write the plan in parts, and start the run in one step."""
+        store, uid = self._store, secrets.token_hex(8)
+        known = self._running(store, compiled, workflow_id)
+        if known is not None:
+            return known
+        write_plan(self._app, store, compiled, uid, workflow_id, self._hidden, keep_ms=self._keep_ms)
+        deadline_ms = None if deadline_s is None else to_ms(deadline_s)
+        call = scripts.start_run(store.keys, uid, workflow_id, compiled.fingerprint, roots_of(compiled), deadline_ms)
+        started = store.run(*call).decode()
+        if not started:
+            raise WorkflowExists(workflow_id)
+        self._advance(started)
+        return str(started)
+
+    def _running(self, store: Store, compiled: CompiledWorkflow, workflow_id: str) -> str | None:
+        """The run that has the id already, so that its plan is not written for nothing."""
+        uid = self.uid_of(workflow_id)
+        if uid is None:
+            return None
+        fingerprint = self._ask(lambda: store.client.hget(store.keys.run(uid), "fingerprint"))
+        if fingerprint is None:
+            return None
+        if fingerprint.decode() != compiled.fingerprint:
+            raise WorkflowExists(workflow_id)
+        return uid
+
+    def _advance(self, uid: str) -> None:
+        store = self._store
+        while store.run(*scripts.advance_run(store.keys, uid)):
+            pass
+
+    def uid_of(self, workflow_id: str) -> str | None:
+        """See :class:`RunsBackend`."""
+        store = self._store
+        uid: Any = self._ask(lambda: store.client.hget(store.keys.runs_by_id, workflow_id))
+        return None if uid is None else uid.decode()
+
+    def status(self, uid: str) -> RunStatus | None:
+        """See :class:`RunsBackend`."""
+        store = self._store
+        raw: Any = self._ask(lambda: store.client.hgetall(store.keys.run(uid)))
+        fields = {name.decode(): value.decode() for name, value in raw.items()}
+        return status_from(uid, fields) if "id" in fields else None
+
+    def details(self, uid: str) -> RunDetails | None:
+        """See :class:`RunsBackend`."""
+        status = self.status(uid)
+        if status is None:
+            return None
+        key = self._store.keys.run(uid)
+        plans = {number: StepPlan.from_text(text) for number, text in self._scan(f"{key}:plan") if number.isdigit()}
+        states = dict(self._scan(f"{key}:states"))
+        maps = dict(self._scan(f"{key}:maps"))
+        names = {int(number): plan.name for number, plan in plans.items()}
+        steps: list[StepRecord] = []
+        for number in sorted(plans, key=int):
+            items = None
+            if number in maps:
+                ended, unhandled, count, _ = (int(part) for part in maps[number].split(","))
+                items = count, ended, unhandled
+            steps.append(step_record(number, plans[number], states.get(number, ""), items, names))
+        return RunDetails(status, tuple(steps))
+
+    def outcome(self, uid: str, number: str) -> Outcome | None:
+        """See :class:`RunsBackend`."""
+        store = self._store
+        raw: Any = self._ask(lambda: store.client.hget(f"{store.keys.run(uid)}:outcomes", number))
+        return None if raw is None else from_wire(json.loads(raw))
+
+    def item_count(self, uid: str, number: str) -> int:
+        """See :class:`RunsBackend`."""
+        store = self._store
+        raw: Any = self._ask(lambda: store.client.hget(f"{store.keys.run(uid)}:maps", number))
+        return 0 if raw is None else int(raw.split(b",")[2])
+
+    def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
+        """See :class:`RunsBackend`."""
+        store = self._store
+        said, left = store.run(*scripts.control_run(store.keys, uid, action, value, payload))
+        if left:
+            self._advance(uid)
+        return str(said.decode())
+
+    def wait(self, uid: str, timeout_s: float) -> bool:
+        """See :class:`RunsBackend`. While Redis is away it waits for that too."""
+        until = monotonic() + timeout_s
+        store = outlast(until, self._open_store)
+        key = f"{store.keys.run(uid)}:ended"
+        try:
+            raw: Any = outlast(until, lambda: store.client.lindex(key, 0))
+            while raw is None and until > monotonic():
+                raw = outlast(until, lambda: sleep_on(store.client, key, until))
+        except RedisError as error:
+            raise BrokerUnavailable(store.url, error) from error
+        return raw is not None
+
+    def uids(self) -> Iterator[str]:
+        """See :class:`RunsBackend`."""
+        store, at = self._store, 0
+        while True:
+            page: Any = self._ask(lambda at=at: store.client.zrevrange(store.keys.runs, at, at + _PAGE - 1))
+            yield from (uid.decode() for uid in page)
+            if len(page) < _PAGE:
+                return
+            at += _PAGE
+
+    def work_off(self) -> None:
+        """What a sweep does for runs: timers that are due, and planned work that nobody goes on with.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        store = self._store
+        for member in store.run(*scripts.due_timers(store.keys, _TIMERS, _TIMER_MS)):
+            _, uid, step = member.decode().split(":", 2)
+            self.control(uid, "time", step)
+            self._ask(lambda member=member: store.client.zrem(store.keys.timers, member))
+        busy: Any = self._ask(lambda: store.client.srandmember(store.keys.busy_runs, _TIMERS))
+        for uid in busy:
+            self._advance(uid.decode())
+
+    def forget_expired(self) -> int:
+        """Take runs off the lists whose keys have expired; returns how many.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        store, gone = self._store, 0
+        for uid in list(self.uids()):
+            if self.status(uid) is None:
+                self._ask(lambda uid=uid: store.client.zrem(store.keys.runs, uid))
+                gone += 1
+        for workflow_id, uid in self._scan(store.keys.runs_by_id):
+            if self.status(uid) is None:
+                self._ask(lambda name=workflow_id: store.client.hdel(store.keys.runs_by_id, name))
+        return gone
+
+    def _scan(self, key: str) -> Iterator[tuple[str, str]]:
+        store, cursor = self._store, 0
+        while True:
+            cursor, page = self._ask(lambda cursor=cursor: store.client.hscan(key, cursor, count=_PAGE))
+            yield from ((name.decode(), value.decode("utf-8", "replace")) for name, value in page.items())
+            if cursor == 0:
+                return
+
+    def _ask(self, command: Callable[..., T]) -> Any:
+        try:
+            return command()
+        except RedisError as error:
+            raise BrokerUnavailable(self._store.url, error) from error

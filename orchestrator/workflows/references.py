@@ -1,0 +1,85 @@
+"""References to results of other steps: what stands in a step's arguments until the step begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: The only member of the JSON object that stands for a reference.
+MARK: Final = "$orc"
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The result of a step, or a part of it: ``step.result["pages"][0]``.
+
+    Its value is ``None`` if the step was not handled.
+    """
+
+    step: str
+    path: Path = ()
+
+    def __getitem__(self, part: str | int) -> Reference:
+        return Reference(self.step, (*self.path, part))
+
+    def __iter__(self) -> Iterator[Any]:
+        # Else Python would ask for [0], [1], … without end.
+        raise TypeError(
+            f"the result of step {self.step!r} is not known yet; flow.map(…, over=…) has a step for each item"
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.step}.result" + "".join(f"[{part!r}]" for part in self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The item of a map's list for which a step is, or a part of it."""
+
+    path: Path = ()
+
+    def __getitem__(self, part: str | int) -> Item:
+        return Item((*self.path, part))
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("the item of a map is not known yet")
+
+    def __repr__(self) -> str:
+        return "ITEM" + "".join(f"[{part!r}]" for part in self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The results of several steps, in their order, as a list."""
+
+    steps: tuple[str, ...]
+
+
+#: The item for which a map's step is: ``flow.map("page", Page, over=…, fields={"number": ITEM})``.
+ITEM: Final = Item()
+
+
+def references_in(value: Any) -> Iterator[Reference | Item | Results]:
+    """All references in JSON-like data."""
+    match value:
+        case Reference() | Item() | Results():
+            yield value
+        case Mapping():
+            for part in value.values():
+                yield from references_in(part)
+        case list() | tuple():
+            for part in value:
+                yield from references_in(part)
+
+
+def has_mark(value: Any) -> bool:
+    """Whether a user's data has the member that marks references."""
+    match value:
+        case Mapping():
+            return MARK in value or any(has_mark(part) for part in value.values())
+        case list() | tuple():
+            return any(has_mark(part) for part in value)
+    return False

@@ -1,0 +1,141 @@
+"""A run of a workflow: what ``orchestrator.workflows.start`` returns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, UnknownWorkflow
+from orchestrator.core.outcome import Handled, Outcome
+from orchestrator.core.workflow_plan import Kind
+from orchestrator.sending.call import check_timeout
+from orchestrator.workflows.check import is_name
+from orchestrator.workflows.explain import explain
+from orchestrator.workflows.records import ControlResult, RunDetails, RunsBackend, RunStatus, StepRecord, StepState
+
+
+class Run:
+    """A run. Its methods raise :class:`UnknownWorkflow` if it is not kept any more, and :class:`BrokerUnavailable`."""
+
+    def __init__(self, uid: str, workflow_id: str, backend: Callable[[], RunsBackend]) -> None:
+        #: The run's own id, which no other run ever has; deliveries of its steps are ``UID.NUMBER``.
+        self.uid = uid
+        self.id = workflow_id
+        self._backend = backend
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id!r} ({self.uid})>"
+
+    def status(self) -> RunStatus:
+        """The run as it is now."""
+        status = self._backend().status(self.uid)
+        if status is None:
+            raise UnknownWorkflow(self.id)
+        return status
+
+    def progress(self) -> float:
+        """The share of its steps that have ended, from 0 to 1; items of a map that has begun count for it."""
+        details = self._details()
+        shares = [_share(step) for step in details.steps]
+        return sum(shares) / len(shares)
+
+    def steps(self) -> tuple[StepRecord, ...]:
+        """All steps, in the order of their declaration."""
+        return self._details().steps
+
+    def explain(self) -> list[str]:
+        """Why each step that has not ended has not, a line each; and first, where the run is."""
+        return explain(self._details())
+
+    def wait(self, timeout_s: float) -> RunStatus:
+        """Wait for the end of the run.
+
+        Raises:
+            DeliveryTimeout: it has not ended in time; it goes on.
+        """
+        seconds = check_timeout(timeout_s)
+        if not self._backend().wait(self.uid, seconds):
+            status = self.status()
+            if not status.ended:
+                raise DeliveryTimeout(self.uid, seconds)
+        return self.status()
+
+    def outcome(self, step: str) -> Outcome | None:
+        """The outcome of a step, by its name; ``None`` if it has none yet.
+
+        Raises:
+            InvalidPolicy: there is no step of that name.
+        """
+        return self._backend().outcome(self.uid, self._step(step).number)
+
+    def result(self, step: str) -> Any:
+        """The result of a step, by its name: of a map the list of its items' results. ``None`` if it was not handled.
+
+        Raises:
+            InvalidPolicy: there is no step of that name.
+        """
+        backend, record = self._backend(), self._step(step)
+        if record.plan is not None and record.plan.kind is Kind.MAP:
+            count = backend.item_count(self.uid, record.number)
+            return [_result(backend.outcome(self.uid, f"{record.number}.{item}")) for item in range(count)]
+        return _result(backend.outcome(self.uid, record.number))
+
+    def pause(self) -> ControlResult:
+        """Begin no further step. What a worker has begun goes on; what none has begun is taken back."""
+        return self._control("pause")
+
+    def resume(self) -> ControlResult:
+        """Go on after a pause."""
+        return self._control("resume")
+
+    def cancel(self, *, compensate: bool = False) -> ControlResult:
+        """Begin nothing more. What no worker has begun is cancelled; what runs is not attempted again.
+
+        With ``compensate``, the compensations of the handled steps are sent then, the last one first.
+        """
+        return self._control("cancel", "1" if compensate else "0")
+
+    def post(self, event: str, payload: Any = None) -> ControlResult:
+        """Have an event come, for the steps that wait for it now or later. Of one event, the first counts.
+
+        Raises:
+            InvalidPolicy: the event's name is not valid, or the payload is not JSON data.
+        """
+        if not is_name(event):
+            raise InvalidPolicy("event", event, "letters, digits, '_', '.', '-', at most 100")
+        try:
+            text = json.dumps(payload, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise InvalidPolicy("payload", payload, "JSON data") from None
+        return self._control("post", event, text)
+
+    def _control(self, action: str, value: str = "", payload: str = "") -> ControlResult:
+        said = self._backend().control(self.uid, action, value, payload)
+        if said == "unknown":
+            raise UnknownWorkflow(self.id)
+        return ControlResult(said)
+
+    def _details(self) -> RunDetails:
+        details = self._backend().details(self.uid)
+        if details is None:
+            raise UnknownWorkflow(self.id)
+        return details
+
+    def _step(self, name: str) -> StepRecord:
+        steps = self.steps()
+        for step in steps:
+            if step.name == name:
+                return step
+        raise InvalidPolicy("step", name, ", ".join(step.name for step in steps[:20]))
+
+
+def _result(outcome: Outcome | None) -> Any:
+    return outcome.result if isinstance(outcome, Handled) else None
+
+
+def _share(step: StepRecord) -> float:
+    if step.items is not None and step.state is not StepState.CANCELLED:
+        count, ended, _ = step.items
+        return ended / count if count else 1.0
+    return float(step.state in ("handled", "dead", "expired", "cancelled", "skipped"))

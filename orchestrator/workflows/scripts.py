@@ -1,0 +1,36 @@
+"""The scripts of runs as typed functions: each puts keys and arguments into the order that its script expects."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from orchestrator.core.keys import Keys
+from orchestrator.transport.redis.scripts import Script, script_of
+
+#: The script, its keys and its arguments, for ``store.run(*call)``.
+Call: TypeAlias = tuple[Script, list[str], list[Any]]
+
+
+def start_run(keys: Keys, uid: str, workflow_id: str, fingerprint: str, roots: str, deadline_ms: int | None) -> Call:
+    """Start a run whose plan is written."""
+    args = [uid, workflow_id, fingerprint, roots, "" if deadline_ms is None else deadline_ms]
+    return _script("start_run"), [keys.run(uid), keys.runs, keys.runs_by_id], args
+
+
+def advance_run(keys: Keys, uid: str) -> Call:
+    """Do some of what a run has planned."""
+    return _script("advance_run"), [keys.run(uid), keys.busy_runs], [uid]
+
+
+def control_run(keys: Keys, uid: str, action: str, value: str = "", payload: str = "") -> Call:
+    """Pause, resume or cancel a run, or have it notice an event or a time."""
+    return _script("control_run"), [keys.run(uid)], [action, value, payload]
+
+
+def due_timers(keys: Keys, most: int, mine_ms: int) -> Call:
+    """Take out timers that are due."""
+    return _script("due_timers"), [keys.timers], [most, mine_ms]
+
+
+def _script(name: str) -> Script:
+    return script_of("orchestrator.workflows", name)

@@ -1,0 +1,104 @@
+"""Puts the results that a step's arguments refer to into them, before the step's handler is called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from orchestrator.core.errors import BrokerUnavailable, InvalidStepInput
+from orchestrator.core.workflow_plan import numbers_in
+from orchestrator.transport.store import Store
+
+#: Results that one command reads.
+_AT_ONCE: Final = 500
+
+#: Looks up the outcomes of steps and items by their numbers, as JSON data; and how many items a map has.
+Outcomes = Callable[[Sequence[str]], list[Any]]
+ItemCount = Callable[[str], int]
+
+
+def fill(value: Any, step: str, outcomes: Outcomes, item_count: ItemCount) -> Any:
+    """Arguments with their references replaced. ``step`` is the number of the step, with an item's of a map.
+
+    Raises:
+        InvalidStepInput: a result has no such part.
+    """
+    match value:
+        case {"$orc": dict() as reference} if len(value) == 1:
+            return _resolved(reference, step, outcomes, item_count)
+        case Mapping():
+            return {key: fill(part, step, outcomes, item_count) for key, part in value.items()}
+        case list() | tuple():
+            return [fill(part, step, outcomes, item_count) for part in value]
+    return value
+
+
+def _resolved(reference: Mapping[str, Any], step: str, outcomes: Outcomes, item_count: ItemCount) -> Any:
+    path = list(reference["path"])
+    if "item" in reference:
+        # Of the list that the map goes over, the part with its own number.
+        over = reference["item"]
+        item = int(step.removeprefix("u").partition(".")[2])
+        return _resolved({**over, "path": [*over["path"], item, *path]}, step, outcomes, item_count)
+    if "map" in reference:
+        number = reference["map"]
+        if path and isinstance(path[0], int):
+            [result] = _results([f"{number}.{path.pop(0)}"], outcomes)
+        else:
+            result = _results([f"{number}.{item}" for item in range(item_count(number))], outcomes)
+    elif "steps" in reference:
+        result = _results([str(number) for number in numbers_in(reference["steps"])], outcomes)
+    else:
+        [result] = _results([reference["step"]], outcomes)
+    return _part(result, path)
+
+
+def _results(numbers: Sequence[str], outcomes: Outcomes) -> list[Any]:
+    found: list[Any] = []
+    for at in range(0, len(numbers), _AT_ONCE):
+        found += outcomes(numbers[at : at + _AT_ONCE])
+    return [outcome.get("result") if outcome is not None else None for outcome in found]
+
+
+def _part(result: Any, path: Sequence[Any]) -> Any:
+    part = result
+    for name in path:
+        if part is None and result is None:
+            return None
+        try:
+            part = part[name]
+        except (TypeError, KeyError, IndexError):
+            told = "".join(f"[{one!r}]" for one in path)
+            raise InvalidStepInput(f"a result has no {told}; it is a {type(result).__name__}") from None
+    return part
+
+
+def fill_from_redis(store: Store, run: Mapping[str, Any], value: Any) -> Any:
+    """Arguments of a step with its run's recorded results in them.
+
+    Raises:
+        InvalidStepInput: a result has no such part.
+        BrokerUnavailable: Redis is away.
+    """
+    key = store.keys.run(str(run["uid"]))
+
+    def outcomes(numbers: Sequence[str]) -> list[Any]:
+        raw: Any = store.client.hmget(f"{key}:outcomes", list(numbers))
+        return [None if text is None else json.loads(text) for text in raw]
+
+    def item_count(number: str) -> int:
+        counts: Any = store.client.hget(f"{key}:maps", number)
+        return 0 if counts is None else int(counts.split(b",")[2])
+
+    try:
+        return fill(value, str(run["step"]), outcomes, item_count)
+    except RedisError as error:
+        raise BrokerUnavailable(store.url, error) from error
+
+
+def has_references(run: Mapping[str, Any] | None) -> bool:
+    """Whether a message is a step whose arguments have references."""
+    return run is not None and bool(run.get("refs"))

@@ -1,0 +1,97 @@
+"""`orchestrator.workflows`: starts runs and finds them."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from celery import Celery
+
+from orchestrator.core.effective import seconds
+from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
+from orchestrator.core.run import RunState
+from orchestrator.core.text import is_text
+from orchestrator.sending.address import Directory
+from orchestrator.workflows.compiler import compile_workflow
+from orchestrator.workflows.definition import Workflow
+from orchestrator.workflows.records import RunsBackend, RunStatus
+from orchestrator.workflows.run import Run
+
+#: Longest id of a run.
+_LONGEST_ID = 200
+
+
+class Workflows:
+    """Workflows of one app."""
+
+    def __init__(self, app: Celery, directory: Directory, backend: Callable[[], RunsBackend]) -> None:
+        self._app = app
+        self._directory = directory
+        self._backend = backend
+
+    def start(self, workflow: Workflow, *, workflow_id: str | None = None, deadline_s: float | None = None) -> Run:
+        """Start a run. Of one ``workflow_id`` there is one run: starting it again returns the run that there is.
+
+        Args:
+            workflow: the definition.
+            workflow_id: 1 to 200 characters; made up if it is not given.
+            deadline_s: when the run is cancelled, in seconds from now; compensated if its ``on_failure`` says so.
+
+        Raises:
+            InvalidWorkflow: the definition has faults; all are listed, and nothing was written.
+            UnknownAgent, UnknownMessage: its only fault is such a step.
+            WorkflowExists: the run with that id is of another definition.
+            InvalidPolicy: ``workflow_id`` or ``deadline_s`` has a value that is not allowed.
+            NotSupervised: the app's broker is not one that this library supervises.
+            BrokerUnavailable: Redis did not accept it.
+        """
+        if not isinstance(workflow, Workflow):
+            raise InvalidPolicy("workflow", workflow, "a Workflow")
+        known = workflow_id if workflow_id is not None else secrets.token_hex(8)
+        if not is_text(known) or not 1 <= len(known) <= _LONGEST_ID:
+            raise InvalidPolicy("workflow_id", workflow_id, f"a text of 1 to {_LONGEST_ID} characters")
+        if deadline_s is not None:
+            seconds("deadline_s", deadline_s, above=True)
+        compiled = compile_workflow(self._app, self._directory, workflow)
+        uid = self._backend().start(compiled, known, deadline_s)
+        return Run(uid, known, self._backend)
+
+    def get(self, workflow_id: str) -> Run:
+        """The run with that ``workflow_id``, or with that uid.
+
+        Raises:
+            UnknownWorkflow: there is none, or it is not kept any more.
+            BrokerUnavailable: Redis is away.
+        """
+        backend = self._backend()
+        uid = backend.uid_of(workflow_id)
+        status = backend.status(uid or workflow_id)
+        if status is None:
+            raise UnknownWorkflow(workflow_id)
+        return Run(status.uid, status.id, self._backend)
+
+    def list(self, *, name: str | None = None, state: RunState | str | None = None) -> Iterator[RunStatus]:
+        """The runs that are kept, the newest first; those of a workflow's ``name``, or in a ``state``.
+
+        Raises:
+            InvalidPolicy: there is no such state.
+            BrokerUnavailable: Redis is away.
+        """
+        if state is not None and state not in [*RunState, "paused"]:
+            raise InvalidPolicy("state", state, ", ".join([*RunState, "paused"]))
+        backend = self._backend()
+        return (
+            status
+            for uid in backend.uids()
+            if (status := backend.status(uid)) is not None
+            and name in (None, status.name)
+            and (state is None or state == status.state or (state == "paused" and status.paused))
+        )
+
+    def metrics(self) -> dict[str, dict[str, int]]:
+        """The number of runs by workflow and state."""
+        counts: dict[str, Counter[str]] = {}
+        for status in self.list():
+            counts.setdefault(status.name, Counter())[status.state.value] += 1
+        return {name: dict(states) for name, states in sorted(counts.items())}

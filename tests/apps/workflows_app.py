@@ -1,0 +1,129 @@
+"""An app with an agent and plain tasks that are steps of workflows."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+from redis import Redis
+
+from orchestrator import Agent, Context, Message, Orchestrator, Retry, handles, load_settings
+
+#: What steps have noted, in eager mode; on Redis it is in the list ``test:noted``.
+NOTED: list[str] = []
+
+
+class List(Message):
+    """Asks for the numbers from 0 on."""
+
+    count: int
+
+
+class Square(Message):
+    """Asks for a square."""
+
+    number: int
+
+
+class Sum(Message):
+    """Asks for a sum."""
+
+    numbers: list[int]
+
+
+class Undo(Message):
+    """Undoes a step."""
+
+    what: str
+
+
+def _note(what: str) -> None:
+    if "ORCHESTRATOR_BROKER_URL" not in os.environ:
+        NOTED.append(what)
+        return
+    with _redis() as client:
+        client.rpush("test:noted", what)
+
+
+class Counter(Agent):
+    """Counts."""
+
+    name = "counter"
+    retry = Retry(max_retries=0)
+
+    @handles(List)
+    def list_numbers(self, message: List) -> dict[str, Any]:
+        """The numbers, as an object."""
+        return {"numbers": list(range(message.count))}
+
+    @handles(Square)
+    def square(self, message: Square) -> int:
+        """The square; 13 has none."""
+        if message.number == 13:
+            raise ValueError("13 brings bad luck")
+        return message.number**2
+
+    @handles(Sum)
+    def sum_up(self, message: Sum, context: Context) -> int:
+        """The sum."""
+        return sum(message.numbers)
+
+    @handles(Undo)
+    def undo(self, message: Undo) -> None:
+        """Notes what it undoes."""
+        _note(f"undo {message.what}")
+
+
+def _redis() -> Redis:
+    return Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"])
+
+
+def note(what: str, *_: Any) -> str:
+    """Notes something, and returns it."""
+    _note(what)
+    return what
+
+
+def add(*numbers: int) -> int:
+    """The sum."""
+    return sum(numbers)
+
+
+def fail(*_: Any) -> None:
+    """Always fails."""
+    _note("fail")
+    raise ValueError("it fails")
+
+
+def needs(key: str) -> str:
+    """Fails as long as a key is not there; eager mode has no keys."""
+    if "ORCHESTRATOR_BROKER_URL" in os.environ and not _redis().exists(key):
+        raise ValueError(f"{key} is not there")
+    return key
+
+
+def hold(key: str) -> str:
+    """Waits until the test lets it go."""
+    with _redis() as client:
+        client.rpush("test:noted", f"begun {key}")
+        client.blpop([f"test:go:{key}"], timeout=30)
+    return key
+
+
+def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any) -> Orchestrator:
+    """An app of its own; its Celery app is ``.app``."""
+    app = Celery("workflows", set_as_current=False)
+    if broker_url is not None:
+        settings["broker_url"] = broker_url
+        app.conf.broker_url = broker_url
+    app.conf.task_always_eager = eager
+    orchestrator = Orchestrator(app, load_settings(**settings))
+    for function in (note, add, fail, needs, hold):
+        app.task(name=f"plain.{function.__name__}", shared=False)(function)
+    orchestrator.host(Counter)
+    return orchestrator
+
+
+orchestrator = make(os.environ.get("ORCHESTRATOR_BROKER_URL"))
+app = orchestrator.app
