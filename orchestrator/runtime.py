@@ -78,7 +78,7 @@ class Runtime:
         self.sender = Sender(app, self.directory, self.backend)
         self.heartbeat_fields = HeartbeatFields(app, self.directory.declared, settings.app_version)
         self.configuration = Configuration(
-            app, settings, self.heartbeat_fields, self._run_death_hooks, lambda: self.hidden
+            app, settings, self.heartbeat_fields, self._run_death_hooks, self._run_due, lambda: self.hidden
         )
         self._redis: RedisMode | None = None
         self._eager: EagerMode | None = None
@@ -342,6 +342,9 @@ class Runtime:
 
     def _run_death_hooks(self, incarnation: str, reason: str) -> bool:
         return self.redis.monitors.on_death(incarnation, reason)
+
+    def _run_due(self) -> None:
+        self.redis.runs.work_off()
 
     # -- the monitor manager
 

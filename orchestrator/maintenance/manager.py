@@ -46,7 +46,6 @@ class Manager:
     def run(self) -> list[str]:
         """Find dead workers and requeue their messages; then do the chores that are due. Returns their names."""
         swept = self._runtime.sweep()
-        self._runtime.redis.runs.work_off()
         done = self._chores.do_due()
         logger.debug("swept: late=%d dead=%d moved=%d; chores: %s", swept.late, len(swept.dead), swept.moved, done)
         return done

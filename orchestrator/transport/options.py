@@ -16,6 +16,7 @@ _NOT_NUMBERS = (
     "managed",
     "describe",
     "on_death",
+    "on_sweep",
     "dead_letter_expired",
     "redact",
     "heart",
@@ -89,6 +90,8 @@ class Options:
     #: entails, and says whether all of it is done; until then the next sweep calls again. Whoever called last may have
     #: been killed in the middle.
     on_death: Callable[[str, str], bool] | None = None
+    #: Called at the end of each sweep, whoever sweeps, for what else is due.
+    on_sweep: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         problems = [

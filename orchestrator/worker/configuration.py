@@ -49,11 +49,11 @@ _URLS: Final = ("broker_url", "broker_read_url", "broker_write_url")
 class _JsonCallback:
     """A function among the transport's options, which Celery's remote control serialises as JSON."""
 
-    def __init__(self, function: Callable[[str, str], bool]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
-    def __call__(self, incarnation: str, reason: str) -> bool:
-        return self._function(incarnation, reason)
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
 
     def __json__(self) -> str:
         return "monitors"
@@ -83,8 +83,8 @@ class OrchestratedSettings(CelerySettings):
 class Configuration:
     """The changed settings of one app.
 
-    ``describe``, ``on_death`` and ``hidden`` become options of the transport: additional fields of a worker's
-    heartbeat, the death hook, and the names of fields whose values are not shown.
+    ``describe``, ``on_death``, ``on_sweep`` and ``hidden`` become options of the transport: additional fields of a
+    worker's heartbeat, the death hook, what else is due at a sweep, and the names of fields whose values are not shown.
     """
 
     def __init__(
@@ -93,12 +93,14 @@ class Configuration:
         settings: Settings,
         describe: Callable[[], Mapping[str, str]],
         on_death: Callable[[str, str], bool],
+        on_sweep: Callable[[], object],
         hidden: Callable[[], tuple[str, ...]],
     ) -> None:
         self._app = app
         self._settings = settings
         self._describe = describe
         self._on_death = _JsonCallback(on_death)
+        self._on_sweep = _JsonCallback(on_sweep)
         self._hidden = hidden
         self._options = _Merged()
         self._mailboxes: list[Queue] = []
@@ -184,6 +186,7 @@ class Configuration:
             "managed": True,
             "describe": self._describe,
             "on_death": self._on_death,
+            "on_sweep": self._on_sweep,
             "stuck_s": settings.stuck_s,
             **({"node_name": self.node_name} if self.node_name else {}),
             **({"claim_ahead": True} if self.claim_ahead else {}),

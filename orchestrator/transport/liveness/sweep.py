@@ -124,7 +124,9 @@ class Sweeper:
             return SweepResult(0, (), 0, 0, stood_back=True)
         emit(events.SWEEP_STARTED, by=by)
         try:
-            return self._round(turn, by, *seen)
+            result = self._round(turn, by, *seen)
+            self._run_due()
+            return result
         except _TurnLost:
             logger.warning("sweep of %s abandoned: it took too long, and another sweeper has taken over", by)
             return SweepResult(0, (), 0, 0, stood_back=True)
@@ -153,6 +155,15 @@ class Sweeper:
         self._commands.run(*commands.end_sweep(self._keys, turn))
         emit(events.SWEPT, {"late": len(late), "dead": len(dead)}, by=by)
         return SweepResult(len(late), tuple(dead), moved, dead_lettered)
+
+    def _run_due(self) -> None:
+        if self._options.on_sweep is None:
+            return
+        try:
+            self._options.on_sweep()
+        except Exception:
+            # Finding the dead must not depend on it.
+            logger.exception("what is due with a sweep failed; it is tried again with the next sweep")
 
     def _find_orphans(self, turn: int) -> None:
         k = self._keys
