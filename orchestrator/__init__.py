@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         InvalidPolicy as InvalidPolicy,
         InvalidResult as InvalidResult,
         InvalidSettings as InvalidSettings,
+        InvalidStepInput as InvalidStepInput,
+        InvalidWorkflow as InvalidWorkflow,
         MailboxFull as MailboxFull,
         MessageTooLarge as MessageTooLarge,
         NoOwner as NoOwner,
@@ -50,8 +52,10 @@ if TYPE_CHECKING:
         UnknownDeadLetter as UnknownDeadLetter,
         UnknownDelivery as UnknownDelivery,
         UnknownMessage as UnknownMessage,
+        UnknownWorkflow as UnknownWorkflow,
         UnsuitableRedis as UnsuitableRedis,
         UntrackedDelivery as UntrackedDelivery,
+        WorkflowExists as WorkflowExists,
     )
     from orchestrator.core.flow_policy import (
         Breaker as Breaker,
@@ -98,6 +102,9 @@ if TYPE_CHECKING:
         PoisonMessage as PoisonMessage,
         SettlementFailed as SettlementFailed,
     )
+    from orchestrator.workflows.definition import Workflow as Workflow
+    from orchestrator.workflows.references import ITEM as ITEM
+    from orchestrator.workflows.run import Run as Run
     # isort: on
 
 # Imported when first used, because `orchestrator health` must not wait for Celery and pydantic. A test checks that the
@@ -131,6 +138,8 @@ _NAMES = {
         "InvalidPolicy",
         "InvalidResult",
         "InvalidSettings",
+        "InvalidStepInput",
+        "InvalidWorkflow",
         "MailboxFull",
         "MessageTooLarge",
         "NoOwner",
@@ -143,8 +152,10 @@ _NAMES = {
         "UnknownDeadLetter",
         "UnknownDelivery",
         "UnknownMessage",
+        "UnknownWorkflow",
         "UnsuitableRedis",
         "UntrackedDelivery",
+        "WorkflowExists",
     ),
     "orchestrator.core.flow_policy": (
         "Breaker",
@@ -191,6 +202,9 @@ _NAMES = {
         "PoisonMessage",
         "SettlementFailed",
     ),
+    "orchestrator.workflows.definition": ("Workflow",),
+    "orchestrator.workflows.references": ("ITEM",),
+    "orchestrator.workflows.run": ("Run",),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 

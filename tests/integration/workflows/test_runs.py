@@ -14,7 +14,6 @@ from tests.apps.workflows_app import List, Square, Sum, Undo
 from tests.support.eventually import eventually
 from tests.support.workflow_cluster import WorkflowCluster
 
-
 ONCE = Retry(max_retries=0)
 
 

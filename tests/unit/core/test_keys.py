@@ -46,6 +46,7 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "flushed": [st.integers(0, 10**9)],
     "outcome_hooks": [texts],
     "group": [st.uuids().map(str)],
+    "run": [st.integers(0, 2**64).map("{:016x}".format)],
 }
 NOT_NAMES = ("queue_of_ledger",)
 SINGLE = sorted(name for name, value in vars(Keys).items() if isinstance(value, property) and name != "root")
