@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from types import TracebackType
 
+from orchestrator.core.long_texts import error_chain, shortened, with_short_errors
 from orchestrator.core.text import printable
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-
-#: Errors of a chain of causes that are escaped, at most.
-_LONGEST_CHAIN = 50
 
 
 class OneLine(logging.Filter):
@@ -50,17 +47,18 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def with_escaped_errors(traceback: str, exc_info: _ExcInfo) -> str:
-    """A formatted traceback in which each error's own text is one line."""
-    for error in _chain(exc_info[1]):
+    """A formatted traceback in which each error's own text is one line, and not too long."""
+    traceback = with_short_errors(traceback, exc_info[1])
+    for error in error_chain(exc_info[1]):
         try:
-            text = str(error)
+            text = shortened(str(error))
         except Exception:  # noqa: BLE001, S112
             continue
         # Only after the error's name: a text of white space is found in any traceback.
         traceback = _escaped(traceback, ": ", text)
         for note in getattr(error, "__notes__", ()):
             if isinstance(note, str) and not note.isspace():
-                traceback = _escaped(traceback, "\n", note)
+                traceback = _escaped(traceback, "\n", shortened(note))
     # In a group's traceback the lines of an error's text are indented: they stay, without control characters.
     return printable(traceback, keep="\n\t")
 
@@ -70,18 +68,3 @@ def _escaped(traceback: str, before: str, text: str) -> str:
         return traceback
     escaped = before + printable(text)
     return re.sub(re.escape(before + text) + r"(?=\n|$)", lambda _: escaped, traceback)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, its causes and contexts, and the members of groups."""
-    waiting: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while waiting and len(seen) < _LONGEST_CHAIN:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        waiting += [current.__cause__, current.__context__]
-        if isinstance(current, BaseExceptionGroup):
-            waiting += current.exceptions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from orchestrator.core.long_texts import shortened
 from orchestrator.core.masking import mask
 from orchestrator.core.redact import USUAL, redact
 
@@ -31,7 +32,7 @@ def masked_repr(value: Any, more: Iterable[str] = ()) -> str:
     names = {*_hidden, *more}
     if isinstance(value, dict | list | tuple):
         value = redact(value, names)
-    text = masked(value, more) if isinstance(value, str) else masked(repr(value), more)
+    text = masked(shortened(value if isinstance(value, str) else repr(value)), more)
     text = text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
     return repr(text) if isinstance(value, str) else text
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.core.long_texts import shortened
 from orchestrator.core.masking import mask
 from orchestrator.core.numbers import is_number
 from orchestrator.core.redact import HIDDEN, redact
@@ -56,7 +57,7 @@ def _rule(text: str, names: Iterable[str], values: Iterable[str]) -> str:
     """The rule in the model's words, without secrets: a user's validator may repeat the value."""
     for value in values:
         text = text.replace(value, HIDDEN)
-    masked: str = mask(text, names)
+    masked: str = mask(shortened(text), names)
     return masked
 
 

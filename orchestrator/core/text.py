@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
+
+#: What may be unprintable.
+_NOT_PLAIN: Final = re.compile(r"[^ -~]+")
 
 
 def is_text(value: Any) -> bool:
@@ -23,4 +27,12 @@ def printable(text: str, *, keep: str = "") -> str:
 
     The characters in ``keep`` stay as they are.
     """
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+    if text.isprintable():
+        return text
+
+    def escape(found: re.Match[str]) -> str:
+        return "".join(
+            c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in found[0]
+        )
+
+    return _NOT_PLAIN.sub(escape, text)

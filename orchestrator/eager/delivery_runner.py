@@ -17,6 +17,7 @@ from celery.result import EagerResult
 from orchestrator.core.errors import HandlerFailed, ResultNotStored, UnknownMessage
 from orchestrator.core.history import Attempt, how, now_text
 from orchestrator.core.log import get_logger
+from orchestrator.core.long_texts import shortened
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Dead, Expired, Handled, Outcome
 from orchestrator.core.policy import error_names
@@ -118,7 +119,7 @@ class DeliveryRunner:
     def dead_letter_unreadable(self, queue: str, raw: bytes, why: UnreadableMessage) -> None:
         """Keep a message that cannot be executed as a dead letter again, as ``DeadLetterUnprocessable`` does."""
         self._records.count(queue, "accepted")
-        text = str(mask(why.text, self._app.orchestrator.runtime.hidden))
+        text = str(mask(shortened(why.text), self._app.orchestrator.runtime.hidden))
         error = {"type": why.error, "message": text[:MESSAGE_LIMIT]}
         self._dead_letter(raw, queue, {"reason": why.reason.value, "error": error, "attempts": 0})
         self._records.count(queue, "dead")

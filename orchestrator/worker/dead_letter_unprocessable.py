@@ -14,6 +14,7 @@ from orchestrator.agents.unhandled_message import unhandled
 from orchestrator.celery_types import Message
 from orchestrator.core.errors import BrokerUnavailable, UnsuitableRedis
 from orchestrator.core.log import get_logger
+from orchestrator.core.long_texts import shortened
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Reason
 from orchestrator.core.supervision import HEADER, header_in, hide_in
@@ -153,10 +154,10 @@ def _dead_letter(message: Message, reason: Reason, error: str, text: str) -> Non
     delivery = str(headers.get("id") or "")
     # Celery gets the unmasked text.
     raw = text
-    text = str(mask(raw, (*channel.options.redact, *hide_in(headers))))
+    text = str(mask(shortened(raw), (*channel.options.redact, *hide_in(headers))))[:2000]
     tracked = bool((header_in(headers) or {}).get("track"))
     outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
-    letter = {"reason": reason.value, "error": {"type": error, "message": text[:2000]}, "attempts": 0}
+    letter = {"reason": reason.value, "error": {"type": error, "message": text}, "attempts": 0}
     malformed = reason is Reason.MALFORMED
     queue = channel.settler.dead_letter(
         message.delivery_tag,

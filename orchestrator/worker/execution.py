@@ -16,6 +16,7 @@ from celery.exceptions import Retry as CeleryRetry
 from pydantic_core import to_jsonable_python
 
 from orchestrator.core.errors import HandlerFailed, HandlerNotRun, InvalidPolicy, InvalidResult, InvalidStepInput
+from orchestrator.core.long_texts import shortened, with_short_errors
 from orchestrator.core.masking import mask
 from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
@@ -62,13 +63,13 @@ def supervision_of(request: Any) -> Supervision | None:
 def failure_of(error: BaseException, attempt: int, by: str, hidden: Iterable[str], stack: str | None = None) -> Failure:
     """The record of a failed attempt; ``stack`` is its traceback if the error has none.
 
-    The values of the ``hidden`` fields are masked in both texts before these are cut, because a cut may separate a
-    name from its value.
+    The values of the ``hidden`` fields are masked in both texts before these are cut to what is kept, because a cut may
+    separate a name from its value.
     """
     names = tuple(dict.fromkeys(hidden))
     if stack is None:
         stack = "".join(traceback.format_exception(error))
-    message, stack = mask([_text_of(error), stack], names)
+    message, stack = mask([shortened(_text_of(error)), with_short_errors(stack, error)], names)
     return Failure(
         attempt=attempt,
         type=type(error).__name__,

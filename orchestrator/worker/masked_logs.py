@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from orchestrator.core.log import with_escaped_errors
+from orchestrator.core.long_texts import LONGEST, shortened
 from orchestrator.core.masking import mask
 from orchestrator.core.supervision import hide_in
 from orchestrator.core.text import printable
@@ -19,6 +20,9 @@ _LOGGERS: Final = (
     "celery.pool",
     "orchestrator.worker.dead_letter_unprocessable",
 )
+
+#: Characters of a line that are logged, at most; a traceback has its own limit.
+_LONGEST: Final = 6 * LONGEST
 
 _format_exception = logging.Formatter().formatException
 
@@ -41,7 +45,7 @@ class SecretMaskingFilter(logging.Filter):
         if isinstance(record.args, tuple):
             # Celery logs unknown messages whole; their headers name their secrets.
             hidden = (*hidden, *(name for argument in record.args for name in hide_in(argument)))
-        masked: Any = mask(escaped, hidden)
+        masked: Any = mask(shortened(escaped, _LONGEST), hidden)
         if masked != text:
             record.msg, record.args = masked, ()
         if record.exc_info and record.exc_info[0] is not None:
@@ -51,7 +55,7 @@ class SecretMaskingFilter(logging.Filter):
         data = getattr(record, "data", None)
         if isinstance(data, dict):
             # The same values as fields, for logs in JSON.
-            record.data = mask(data, hidden)
+            record.data = mask(_short(data), hidden)
         return True
 
 
@@ -74,6 +78,14 @@ def _text(record: logging.LogRecord) -> str:
     return record.getMessage()
 
 
+def _short(data: Any) -> Any:
+    if isinstance(data, str):
+        return shortened(data, 4 * LONGEST)
+    if isinstance(data, dict):
+        return {name: _short(value) for name, value in data.items()}
+    return [_short(value) for value in data] if isinstance(data, list | tuple) else data
+
+
 class _Printable:
     """Shows a value with its control characters as escapes."""
 
@@ -81,10 +93,10 @@ class _Printable:
         self._value = value
 
     def __str__(self) -> str:
-        return printable(str(self._value))
+        return printable(shortened(str(self._value)))
 
     def __repr__(self) -> str:
-        return printable(repr(self._value))
+        return printable(shortened(repr(self._value)))
 
 
 def mask_logs(hidden: Iterable[str]) -> None:
