@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
 from celery import Celery
-from redis.exceptions import RedisError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, InvalidWorkflow, MessageTooLarge
@@ -23,10 +23,16 @@ from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import headers_of, library_errors, producer_of
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
-from orchestrator.workflows.compiler import CompiledStep, CompiledWorkflow
+from orchestrator.workflows.compiler import CompiledWorkflow
 
 #: How long a plan that is being written is kept.
 _WRITING_MS: Final = 600_000
+
+#: Marks the placeholders of this process' templates, so that no user's metadata is taken for one.
+NONCE: Final = secrets.token_hex(4)
+
+#: Templates that are kept.
+_MOST_TEMPLATES: Final = 1000
 
 #: Steps that one command writes.
 _STEPS_AT_ONCE: Final = 200
@@ -44,49 +50,43 @@ class _Written:
     kwargs: str
 
 
-def write_plan(
-    app: Celery,
-    store: Store,
-    compiled: CompiledWorkflow,
-    uid: str,
-    workflow_id: str,
-    hidden: tuple[str, ...],
-    *,
-    keep_ms: int,
-) -> None:
-    """Write a run in state ``writing``; it is dropped if it is not started within ten minutes.
+class PlanWriter:
+    """Writes the plans of one app's runs. Templates are kept: the messages of many runs are of few kinds."""
 
-    Raises:
-        BrokerUnavailable: Redis did not take it.
-        InvalidMessage: a message's arguments are not JSON data.
-        MessageTooLarge: a message is larger than one may be.
-        InvalidWorkflow: a message cannot be a step's.
-    """
-    nonce = secrets.token_hex(4)
-    templates = _Templates(app, store, hidden, nonce, uid, workflow_id, compiled.name)
-    key = store.keys.run(uid)
-    run: dict[Any, Any] = {
-        "id": workflow_id, "name": compiled.name, "state": RunState.WRITING.value, "root": store.keys.root,
-        "group": GROUP, "nonce": nonce, "on_failure": compiled.on_failure.value, "fingerprint": compiled.fingerprint,
-        "total": len(compiled.steps), "keep_ms": keep_ms, "outcome_ttl_ms": to_ms(store.options.outcome_ttl_s),
-        "waits": ",".join(str(n) for n, step in enumerate(compiled.steps) if step.plan.options.get("event")),
-    }  # fmt: skip
-    try:
-        with producer_of(app) as producer, open_batch(producer) as batch:
-            texts = dict(_texts(compiled.steps, templates, batch))
-        with store.client.pipeline(transaction=False) as pipe:
-            pipe.hset(key, mapping=run)
-            for some in _chunks(texts.items(), _STEPS_AT_ONCE):
-                pipe.hset(f"{key}:plan", mapping=dict(some))
-            if templates.texts:
-                pipe.hset(f"{key}:templates", mapping={str(n): text for n, text in enumerate(templates.texts)})
-            for part in ("", ":plan", ":templates"):
-                pipe.pexpire(key + part, _WRITING_MS)
-            pipe.execute()
-    except BatchPublishError as error:
-        raise BrokerUnavailable(store.url, error) from error
-    except RedisError as error:
-        raise BrokerUnavailable(store.url, error) from error
+    def __init__(self, app: Celery, store: Callable[[], Store], hidden: tuple[str, ...]) -> None:
+        self._app = app
+        self._store = store
+        self._templates = _Templates(app, store, hidden)
+
+    def commands(self, pipe: Any, compiled: CompiledWorkflow, uid: str, workflow_id: str, *, keep_ms: int) -> None:
+        """Put into a pipeline what writes a run in state ``writing``; it expires if it is not started in ten minutes.
+
+        Raises:
+            BrokerUnavailable: a mailbox could not be declared.
+            InvalidMessage: a message's arguments are not JSON data.
+            MessageTooLarge: a message is larger than one may be.
+            InvalidWorkflow: a message cannot be a step's.
+        """
+        store = self._store()
+        key = store.keys.run(uid)
+        run: dict[Any, Any] = {
+            "id": workflow_id, "id_json": encode(workflow_id)[1:-1], "name": compiled.name,
+            "state": RunState.WRITING.value, "root": store.keys.root, "group": GROUP, "nonce": NONCE,
+            "on_failure": compiled.on_failure.value, "fingerprint": compiled.fingerprint,
+            "total": len(compiled.steps), "keep_ms": keep_ms, "outcome_ttl_ms": to_ms(store.options.outcome_ttl_s),
+            "waits": ",".join(str(n) for n, step in enumerate(compiled.steps) if step.plan.options.get("event")),
+        }  # fmt: skip
+        try:
+            texts, templates = self._templates.texts(compiled)
+        except BatchPublishError as error:
+            raise BrokerUnavailable(store.url, error) from error
+        pipe.hset(key, mapping=run)
+        for some in _chunks(texts.items(), _STEPS_AT_ONCE):
+            pipe.hset(f"{key}:plan", mapping=dict(some))
+        if templates:
+            pipe.hset(f"{key}:templates", mapping=templates)
+        for part in ("", ":plan", ":templates"):
+            pipe.pexpire(key + part, _WRITING_MS)
 
 
 def roots_of(compiled: CompiledWorkflow) -> str:
@@ -98,17 +98,6 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _texts(steps: tuple[CompiledStep, ...], templates: _Templates, batch: Any) -> Iterator[tuple[str, str]]:
-    for number, step in enumerate(steps):
-        plan = step.plan
-        if step.message is not None:
-            plan = _with(plan, templates.written(plan.name, step.message, step.has_references, batch))
-        yield str(number), plan.to_text()
-        if step.undo is not None:
-            undo = StepPlan(f"{plan.name}.undo")
-            yield f"u{number}", _with(undo, templates.written(undo.name, step.undo, True, batch)).to_text()
 
 
 def _with(plan: StepPlan, written: _Written) -> StepPlan:
@@ -124,55 +113,95 @@ def _with(plan: StepPlan, written: _Written) -> StepPlan:
 
 
 class _Templates:
-    """One template for each kind of message; messages that differ in name, arguments and id share one."""
+    """One template for each kind of message; messages that differ in run, name, arguments and id share one."""
 
-    def __init__(
-        self, app: Celery, store: Store, hidden: tuple[str, ...], nonce: str, uid: str, workflow_id: str, name: str
-    ) -> None:
-        self.texts: list[str] = []
+    def __init__(self, app: Celery, store: Callable[[], Store], hidden: tuple[str, ...]) -> None:
         self._app = app
         self._store = store
         self._hidden = hidden
-        self._nonce = nonce
-        self._run = {"uid": uid, "id": workflow_id}
-        self._workflow = name
-        self._known: dict[Hashable, tuple[str, MessageTemplate]] = {}
+        self._known: dict[Hashable, tuple[str, str, MessageTemplate]] = {}
 
-    def written(self, name: str, message: OutgoingMessage, has_references: bool, batch: Any) -> _Written:
-        """A message as a step's plan has it; its template is written if it is the first of its kind."""
-        reprs = reprs_of(message, self._hidden)
+    def texts(self, compiled: CompiledWorkflow) -> tuple[dict[str, str], dict[str, str]]:
+        """The text of each step by its number, and the texts of the templates by theirs."""
+        writing = _Writing(self, compiled.name)
+        steps: dict[str, str] = {}
+        for number, step in enumerate(compiled.steps):
+            plan = step.plan
+            if step.message is not None:
+                plan = _with(plan, writing.written(plan.name, step.message, step.has_references))
+            steps[str(number)] = plan.to_text()
+            if step.undo is not None:
+                undo = StepPlan(f"{plan.name}.undo")
+                written = writing.written(undo.name, step.undo, step.undo_has_references)
+                steps[f"u{number}"] = _with(undo, written).to_text()
+        return steps, writing.templates
+
+    def of(self, workflow: str, message: OutgoingMessage, has_references: bool) -> tuple[str, str, MessageTemplate]:
+        """The template of a message's kind: its number, its text, and what it was made from."""
         kind = _kind(message, has_references)
         known = self._known.get(kind)
         if known is None:
-            known = self._known[kind] = self._write(name, message, has_references, reprs, batch)
-        number, template = known
-        body = template.body(encode(list(message.args)).encode(), encode(dict(message.kwargs)).encode())[1:-1]
-        limit = self._store.options.max_message_bytes
-        size = len(self.texts[int(number)]) + len(body)
-        if limit and size > limit:
-            raise MessageTooLarge(size, limit)
-        queue = queue_name(message) if message.queue is not None else json.loads(template.values["queue"])
-        shown = [encode(text)[1:-1] for text in reprs]
-        return _Written(number, queue, template.step, body, *shown)
+            if len(self._known) >= _MOST_TEMPLATES:
+                self._known.clear()
+            text, template = self._write(workflow, message, has_references)
+            # Not the number of those that are kept: these are forgotten.
+            number = hashlib.sha256(text.encode()).hexdigest()[:8]
+            known = self._known[kind] = number, text, template
+        return known
 
-    def _write(
-        self, name: str, message: OutgoingMessage, has_references: bool, reprs: tuple[str, str], batch: Any
-    ) -> tuple[str, MessageTemplate]:
-        run = {**self._run, "step": self._slot("step"), "name": name if name.endswith(".undo") else self._slot("name")}
+    def _write(self, workflow: str, message: OutgoingMessage, has_references: bool) -> tuple[str, MessageTemplate]:
+        run = {"uid": _slot("uid"), "id": _slot("run"), "step": _slot("step"), "name": _slot("name")}
         if has_references:
             run["refs"] = "1"
-        message = replace(message, id=self._slot("id"), supervision=replace(message.supervision, run=run))
-        with library_errors(self._app, message.task), headers_of(message) as headers:
-            template = write_template(self._app, message, headers, reprs, batch)
+        message = replace(message, id=_slot("id"), supervision=replace(message.supervision, run=run))
+        with (
+            library_errors(self._app, message.task),
+            headers_of(message) as headers,
+            producer_of(self._app) as producer,
+            open_batch(producer) as batch,
+        ):
+            template = write_template(self._app, message, headers, reprs_of(message, self._hidden), batch)
         if template is None or not template.lasting:
-            problem = f"step {name!r}: {message.task} is not sent to one mailbox as plain JSON; allowed: that"
-            raise InvalidWorkflow(self._workflow, [problem])
-        slots = {part: f'"{self._slot(part)}"' for part in ("id", "body", "args", "kwargs")}
-        self.texts.append(template.render(root=slots["id"], **slots))
-        return str(len(self.texts) - 1), template
+            problem = f"{message.task} is not sent to one mailbox as plain JSON; allowed: that"
+            raise InvalidWorkflow(workflow, [problem])
+        slots = {part: f'"{_slot(part)}"' for part in ("id", "body", "args", "kwargs")}
+        return template.render(root=slots["id"], **slots), template
 
-    def _slot(self, name: str) -> str:
-        return f"@{self._nonce}:{name}@"
+    def check_size(self, size: int) -> None:
+        """Raise if a message would have more bytes than one may have."""
+        limit = self._store().options.max_message_bytes
+        if limit and size > limit:
+            raise MessageTooLarge(size, limit)
+
+    def shown(self, message: OutgoingMessage) -> list[str]:
+        """The texts of a message's arguments, as parts of JSON texts."""
+        return [encode(text)[1:-1] for text in reprs_of(message, self._hidden)]
+
+
+class _Writing:
+    """The templates that one run needs."""
+
+    def __init__(self, known: _Templates, workflow: str) -> None:
+        self.templates: dict[str, str] = {}
+        self._known = known
+        self._workflow = workflow
+
+    def written(self, name: str, message: OutgoingMessage, has_references: bool) -> _Written:
+        """A message as a step's plan has it."""
+        try:
+            number, text, template = self._known.of(self._workflow, message, has_references)
+        except InvalidWorkflow as error:
+            raise InvalidWorkflow(self._workflow, [f"step {name!r}: {one}" for one in error.problems]) from None
+        self.templates[number] = text
+        with library_errors(self._known._app, message.task):
+            body = template.body(encode(list(message.args)).encode(), encode(dict(message.kwargs)).encode())[1:-1]
+        self._known.check_size(len(text) + len(body))
+        queue = queue_name(message) if message.queue is not None else json.loads(template.values["queue"])
+        return _Written(number, queue, template.step, body, *self._known.shown(message))
+
+
+def _slot(name: str) -> str:
+    return f"@{NONCE}:{name}@"
 
 
 def _kind(message: OutgoingMessage, has_references: bool) -> Hashable:

@@ -19,7 +19,7 @@ from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.store import Store
 from orchestrator.workflows import scripts
 from orchestrator.workflows.compiler import CompiledWorkflow
-from orchestrator.workflows.plan_writer import roots_of, write_plan
+from orchestrator.workflows.plan_writer import PlanWriter, roots_of
 from orchestrator.workflows.records import RunDetails, RunStatus, StepRecord, status_from, step_record
 
 T = TypeVar("T")
@@ -36,9 +36,8 @@ class RedisRuns:
     """Starts runs, reads them and acts on them; see :class:`orchestrator.workflows.records.RunsBackend`."""
 
     def __init__(self, app: Celery, store: Callable[[], Store], hidden: tuple[str, ...], keep_s: float) -> None:
-        self._app = app
         self._open_store = store
-        self._hidden = hidden
+        self._writer = PlanWriter(app, store, hidden)
         self._keep_ms = to_ms(keep_s)
 
     @property
@@ -51,14 +50,17 @@ class RedisRuns:
         known = self._running(store, compiled, workflow_id)
         if known is not None:
             return known
-        write_plan(self._app, store, compiled, uid, workflow_id, self._hidden, keep_ms=self._keep_ms)
         deadline_ms = None if deadline_s is None else to_ms(deadline_s)
         call = scripts.start_run(store.keys, uid, workflow_id, compiled.fingerprint, roots_of(compiled), deadline_ms)
-        started = store.run(*call).decode()
+        with store.client.pipeline(transaction=False) as pipe:
+            self._writer.commands(pipe, compiled, uid, workflow_id, keep_ms=self._keep_ms)
+            self._ask(pipe.execute)
+        started, left = store.run(*call)
         if not started:
             raise WorkflowExists(workflow_id)
-        self._advance(started)
-        return str(started)
+        if left:
+            self._advance(started.decode())
+        return str(started.decode())
 
     def _running(self, store: Store, compiled: CompiledWorkflow, workflow_id: str) -> str | None:
         """The run that has the id already, so that its plan is not written for nothing."""

@@ -1,8 +1,8 @@
 -- Starts a run whose plan lies beside its key, in state `writing`.
 -- KEYS: run, runs, runs by id. ARGV: uid, workflow id, fingerprint, numbers of the steps that depend on nothing as ranges,
 -- ms after which it is cancelled or ''.
--- Returns its uid; that of the run that has the id, if its definition is the same, and then drops this one; '' if that run is
--- of another definition. A repeated call returns the uid again.
+-- Returns {uid, 1 if work is left}: its uid; or that of the run that has the id, if its definition is the same, and then drops
+-- this one; '' if that run is of another definition. A repeated call returns the uid again.
 -- Costs: what one step of a run may; at most 200 messages.
 --- @include "script_events"
 --- @include "runs"
@@ -11,10 +11,10 @@ local uid, id, fingerprint, roots, deadline_ms = ARGV[1], ARGV[2], ARGV[3], ARGV
 local root = redis.call('HGET', run_key, 'root')
 if not root then return redis.error_reply('NORUN its plan has expired') end
 local first = redis.call('HGET', by_id, id)
-if first == uid then return uid end
+if first == uid then return {uid, 1} end
 if first and redis.call('EXISTS', root .. 'run:' .. first) == 1 then
   redis.call('UNLINK', run_key, run_key .. ':plan', run_key .. ':templates')
-  return redis.call('HGET', root .. 'run:' .. first, 'fingerprint') == fingerprint and first or ''
+  return {redis.call('HGET', root .. 'run:' .. first, 'fingerprint') == fingerprint and first or '', 0}
 end
 local now = now_ms()
 redis.call('HSET', by_id, id, uid)
@@ -27,5 +27,4 @@ redis.call('HSET', run_key .. ':plan', 'start', ('j\nstart\n\n\n\n0\n\n\n\n' .. 
 if deadline_ms ~= '' then redis.call('ZADD', root .. 'timers', now + deadline_ms, 'run:' .. uid .. ':deadline') end
 local run = runs.open(run_key)
 runs.plan_work(run, 'd', 'start')
-runs.close(run)
-return with_events(uid)
+return with_events({uid, runs.close(run)})

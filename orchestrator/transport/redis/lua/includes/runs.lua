@@ -29,10 +29,11 @@ local runs = {
 }
 
 runs.open = function(key)
-  local f = redis.call('HMGET', key, 'state', 'paused', 'on_failure', 'nonce', 'root', 'group', 'outcome_ttl_ms')
+  local f = redis.call('HMGET', key, 'state', 'paused', 'on_failure', 'nonce', 'root', 'group', 'outcome_ttl_ms',
+    'id_json')
   if not f[1] or f[1] == 'writing' then return nil end
   return {key = key, state = f[1], paused = f[2] == '1', on_failure = f[3], nonce = f[4], root = f[5], group = f[6],
-    ttl_ms = f[7], uid = key:sub(#f[5] + 5), counts = {}, work = {}, plans = {}, texts = {}, left = runs.BUDGET}
+    ttl_ms = f[7], id = f[8], uid = key:sub(#f[5] + 5), counts = {}, work = {}, plans = {}, texts = {}, left = runs.BUDGET}
 end
 
 runs.plan = function(r, step)
@@ -86,7 +87,8 @@ runs.send = function(r, step, plan)
     template = redis.call('HGET', r.key .. ':templates', plan.template)
     r.texts[plan.template] = template
   end
-  local values = {id = id, step = step, name = plan.name, body = plan.body, args = plan.args, kwargs = plan.kwargs}
+  local values = {id = id, uid = r.uid, run = r.id, step = step, name = plan.name, body = plan.body, args = plan.args,
+    kwargs = plan.kwargs}
   local m = template:gsub('@' .. r.nonce .. ':(%l+)@', values)
   local entry = put(r.root .. 'q:' .. plan.level .. ':' .. plan.queue, m)
   redis.call('HINCRBY', r.root .. 'ledger:' .. plan.queue, 'accepted', 1)
