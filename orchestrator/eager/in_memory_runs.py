@@ -44,7 +44,9 @@ class InMemoryRuns:
         self._by_id: dict[str, str] = {}
         backend.on_outcome(self._step_ended)
 
-    def start(self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None) -> str:
+    def start(
+        self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None, *, is_new: bool = False
+    ) -> str:
         """Start a run, and handle what it can without an event, before this returns. It never meets its deadline."""
         known = self._by_id.get(workflow_id)
         if known is not None:

@@ -118,8 +118,10 @@ class RunDetails:
 class RunsBackend(Protocol):
     """Where runs are: in Redis, or in this process in eager mode. Methods raise :class:`BrokerUnavailable`."""
 
-    def start(self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None) -> str:
-        """Start a run, unless there is one with that id; returns its uid.
+    def start(
+        self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None, *, is_new: bool = False
+    ) -> str:
+        """Start a run, unless there is one with that id, which is not looked for if it ``is_new``; returns its uid.
 
         Raises:
             WorkflowExists: the run with that id is of another definition.

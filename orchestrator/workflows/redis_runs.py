@@ -9,13 +9,14 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from celery import Celery
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, WorkflowExists
 from orchestrator.core.outcome import Outcome, from_wire
 from orchestrator.core.workflow_plan import StepPlan
 from orchestrator.transport.redis.patience import outlast, sleep_on
+from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.store import Store
 from orchestrator.workflows import scripts
 from orchestrator.workflows.compiler import CompiledWorkflow
@@ -44,18 +45,18 @@ class RedisRuns:
     def _store(self) -> Store:
         return self._open_store()
 
-    def start(self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None) -> str:
-        """Write the plan in parts, and start the run in one step."""
+    def start(
+        self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None, *, is_new: bool = False
+    ) -> str:
+        """Write the plan in parts, and start the run in one step; of an ``is_new`` id there is no run yet."""
         store, uid = self._store, secrets.token_hex(8)
-        known = self._running(store, compiled, workflow_id)
-        if known is not None:
+        if not is_new and (known := self._running(store, compiled, workflow_id)) is not None:
             return known
         deadline_ms = None if deadline_s is None else to_ms(deadline_s)
         call = scripts.start_run(store.keys, uid, workflow_id, compiled.fingerprint, roots_of(compiled), deadline_ms)
         with store.client.pipeline(transaction=False) as pipe:
             self._writer.commands(pipe, compiled, uid, workflow_id, keep_ms=self._keep_ms)
-            self._ask(pipe.execute)
-        started, left = store.run(*call)
+            started, left = self._ask(lambda: _execute_with(pipe, store, call))
         if not started:
             raise WorkflowExists(workflow_id)
         if left:
@@ -198,3 +199,18 @@ class RedisRuns:
             return command()
         except RedisError as error:
             raise BrokerUnavailable(self._store.url, error) from error
+
+
+def _execute_with(pipe: Any, store: Store, call: scripts.Call) -> Any:
+    """Execute a pipeline, and a script after it, in one round trip; returns the script's reply."""
+    script, keys, args = call
+    pipe.evalsha(script.sha, len(keys), *keys, *args)
+    *written, reply = pipe.execute(raise_on_error=False)
+    for one in written:
+        if isinstance(one, Exception):
+            raise one
+    if isinstance(reply, NoScriptError):
+        return store.run(*call)
+    if isinstance(reply, Exception):
+        raise reply
+    return unwrap_reply(reply)

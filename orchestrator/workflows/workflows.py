@@ -54,7 +54,7 @@ class Workflows:
         if deadline_s is not None:
             seconds("deadline_s", deadline_s, above=True)
         compiled = compile_workflow(self._app, self._directory, workflow)
-        uid = self._backend().start(compiled, known, deadline_s)
+        uid = self._backend().start(compiled, known, deadline_s, is_new=workflow_id is None)
         return Run(uid, known, self._backend)
 
     def get(self, workflow_id: str) -> Run:
