@@ -98,7 +98,7 @@ class Orchestrator:
             deadline_s: when all attempts must have ended, in seconds from now.
             expires_s: how long the message may wait for its first attempt.
             dead_letter_expired: whether a message that waited too long becomes a dead letter.
-            countdown_s, eta: the message is not handled before so many seconds have passed, or before that time.
+            countdown_s, eta: the message is not handled before this number of seconds has passed, or before this time.
             priority: as in Celery, 0 to 9.
             when_down: ``"queue"`` or ``"error"``, if no living worker hosts the agent.
             metadata: JSON data that the handler sees in its context.

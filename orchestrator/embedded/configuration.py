@@ -25,8 +25,8 @@ _RESERVED = frozenset(
     }
 )
 
-#: What whoever may run it can have the server do to its owner's files and process. A password keeps others out; without
-#: one these commands are refused to everybody.
+#: Commands with which a client can reach the files and the process of the server's owner. A password keeps other users
+#: out; without a password the server refuses these commands to every client.
 _OF_THE_OWNER = (
     "acl",
     "bgrewriteaof",

@@ -234,7 +234,7 @@ class EmbeddedServer:
         ) as client:
             try:
                 client.ping()
-                # Whoever had the port before us may answer too, while our server is still failing to bind.
+                # The process that had the port before may answer, while our server still fails to bind.
                 return bool(client.info("server")["process_id"] == self._guarded().ask("state").pid)
             except (RedisError, KeyError):
                 return False

@@ -18,7 +18,7 @@ LetterRecord = Callable[[str], Mapping[str, Any] | None]
 def look_up(delivery_id: str, awaiter: Awaiter, tracker: Tracker, letter_record: LetterRecord) -> Delivery:
     """The delivery with that id: one that has its outcome, one in any mailbox, or one that is a dead letter.
 
-    Whoever looks a delivery up is not its sender, so ``wait`` returns the outcome even if it was sent with
+    The caller is not the sender, so ``wait`` returns the outcome even if the delivery was sent with
     ``on_error="raise"``.
 
     Raises:

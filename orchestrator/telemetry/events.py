@@ -1,6 +1,6 @@
 """The contract: every event, what is measured and what it says. Names and fields only ever grow.
 
-Whoever listens may rely on the fields named here being there, always and no others. A test compares every place that
+An event always has the fields that are named here, and no others. A test compares every place that
 emits with this list.
 """
 
@@ -113,7 +113,7 @@ BROADCAST: Final = _event(
 )
 BROADCAST_REFUSED: Final = _event(
     "broadcast.refused",
-    "A broadcast was not sent to anybody, because its strategy forbids it where so many recipients cannot take it.",
+    "A broadcast was sent to no recipient: more recipients than its strategy allows could not take it.",
     measurements="refused duration_s",
     metadata="id message strategy",
 )
@@ -176,7 +176,7 @@ SWEEP_FALLBACK: Final = _event(
 MONITORED: Final = _event("monitor.created", "Monitors were made.", measurements="count", metadata="owner")
 UNMONITORED: Final = _event(
     "monitor.cleaned",
-    "Monitors have ended: removed, or their owner or their target died. Who says which.",
+    "Monitors have ended: removed, or their owner or their target died. `who` says which.",
     measurements="count",
     metadata="who why",
 )

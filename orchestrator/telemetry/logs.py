@@ -1,4 +1,4 @@
-"""Events as log records: one line for people, and the same as fields for whoever collects logs as JSON."""
+"""Events as log records: one line for people, and the same as fields for collectors of JSON logs."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 _MOST_MESSAGES = 100
 _MOST_BYTES = 1024 * 1024
 
-#: Where a script's message is among its arguments; of ``publish``, where they begin.
+#: Index of the message among a script's arguments; of ``publish``, of the first message.
 _MESSAGE_AT = {"publish": 2, "delay": 1, "accept": 0}
 
-#: Scripts that flow control may have refuse.
+#: Scripts whose messages flow control may refuse.
 _MAY_REFUSE = ("publish", "delay", "accept")
 
 
@@ -45,21 +45,21 @@ class PublishBatch:
         #: Bytes of the messages in the last call.
         self._bytes = 0
         self._failed: BaseException | None = None
-        #: Over which the last calls were sent; the channel has another one once its connection was closed.
+        #: The connection of the last calls; the channel opens another one if it is closed.
         self._commands = channel.wire
         self._done = ""
 
     def publish(self, message: dict[str, Any], **kwargs: Any) -> Any:
-        """Route one prepared message and collect what it takes to publish it."""
+        """Route a prepared message and collect the script calls that publish it."""
         self._check()
         result = self.channel.basic_publish(message, _publish_batch=self, **kwargs)
         if self._size >= self.max_size:
-            # What becomes of it is known when the next is sent.
+            # Its replies are read when the next calls are sent.
             self.send()
         return result
 
     def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> None:
-        """Collect one script call; what the channel does instead of running it.
+        """Collect a script call, which the channel would otherwise run.
 
         Raises:
             MessageTooLarge: a message is larger than it may be.
@@ -102,7 +102,7 @@ class PublishBatch:
         self.receive()
 
     def send(self) -> None:
-        """Send everything, and have Redis work on it while the next is collected. Raises as :meth:`flush`."""
+        """Send the collected calls without waiting for their replies. Raises as :meth:`flush`."""
         self.receive()
         self._check()
         if not self._calls:
@@ -114,7 +114,7 @@ class PublishBatch:
             self._sent = calls
 
     def receive(self) -> None:
-        """Wait for the replies to what was sent. Raises as :meth:`flush`."""
+        """Wait for the replies to the sent calls. Raises as :meth:`flush`."""
         self._check()
         if not self._sent:
             return
@@ -135,7 +135,7 @@ class PublishBatch:
     def _heed(self, calls: list[Call], replies: list[Any]) -> None:
         unknown = [call for call, reply in zip(calls, replies, strict=True) if isinstance(reply, NoScriptError)]
         if unknown:
-            # The server did not know the script, so these were not done.
+            # The server did not know these scripts, so it did not run them.
             wire = self._commands
             for name in {name for name, _, _ in unknown}:
                 wire.call("SCRIPT", "LOAD", source(name))
@@ -166,18 +166,18 @@ class PublishBatch:
         )
 
     def take_back(self) -> list[Call]:
-        """The script calls collected since the last flush, which are not sent then."""
+        """Remove the script calls collected since the last flush; returns them."""
         calls, self._calls, self._size = self._calls, [], 0
         return calls
 
     def discard(self) -> None:
-        """Forget what was not sent."""
+        """Discard the calls that were not sent."""
         self._done = "aborted"
         self._calls = []
         self._abandon()
 
     def close(self) -> None:
-        """The batch can be used no more."""
+        """Close the batch; using it afterwards raises ``RuntimeError``."""
         self._done = self._done or "closed"
         self._abandon()
 

@@ -1,4 +1,4 @@
-"""The types of kombu's options for a Redis broker; a wrong one would be an error somewhere within redis-py."""
+"""Checks the types of kombu's options for a Redis broker; a wrong type would raise an error deep in redis-py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestrator.transport.options import Options
 
 _CERT_REQS: Final = ("required", "optional", "none", *ssl.VerifyMode)
 
-#: redis-py's own.
+#: Names of redis-py's TLS options.
 _SSL_NAMES: Final = tuple(name for name in inspect.signature(SSLConnection).parameters if name.startswith("ssl_"))
 
 
@@ -58,7 +58,7 @@ def _is_order(value: object) -> bool:
 
 _ORDERS: Final = ("round_robin", "sorted", "priority")
 
-#: By option, whether a value has the right type, and what is allowed. ``None`` is always allowed: kombu's default.
+#: Option -> a check of its type, and what is allowed. ``None`` is always allowed: kombu's default.
 _KOMBU: Final[dict[str, tuple[Callable[[object], bool], str]]] = {
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), (_is_positive, "seconds above 0")),
     **dict.fromkeys(("health_check_interval", "polling_interval"), (_is_number, "seconds, 0 or more")),
@@ -96,7 +96,7 @@ FROM_SENTINEL_URL: Final = "from_sentinel_url"
 
 
 def refuse_bad_options(options: Mapping[str, Any]) -> None:
-    """Refuse options of kombu whose values have a wrong type. Unknown ones are not refused.
+    """Refuse options of kombu whose values have a wrong type. Unknown options are not refused.
 
     Raises:
         InvalidSettings: names each option, its value and what is allowed.
@@ -122,7 +122,7 @@ def unknown_options(options: Mapping[Any, Any]) -> list[str]:
 
 
 def refuse_bad_ssl(options: object) -> None:
-    """Refuse what ``broker_use_ssl`` or a ``rediss://`` URL says that redis-py cannot use.
+    """Refuse TLS options of ``broker_use_ssl`` or a ``rediss://`` URL that redis-py cannot use.
 
     Raises:
         InvalidSettings: names the option and what is allowed.

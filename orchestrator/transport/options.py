@@ -24,71 +24,75 @@ _NOT_NUMBERS = (
     "claim_ahead",
 )
 
-#: A script that moves a message of this many bytes holds Redis for about 80 ms.
+#: A script that moves a message of this size (bytes) holds Redis for about 80 ms.
 LARGE_BYTES = 16 * 1024 * 1024
 
-#: Connecting and the heartbeat after it take so many round trips; and so much longer than usual is waited at most.
+#: Round trips that connecting and the next heartbeat take; the margin for slow round trips is at most the second
+#: number.
 _ROUND_TRIPS_TO_CONNECT = 6
 _LONGEST_MARGIN_MS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Times in seconds. The defaults bring a killed worker's messages back within 2 s.
+    """The transport's settings; times in seconds. With the defaults, a killed worker's messages run again within 2 s.
 
     Raises:
         InvalidSettings: a value is out of range, or two do not fit together.
     """
 
-    #: Between two heartbeats of one worker.
+    #: Interval between two heartbeats of a worker.
     heartbeat_s: float = 0.5
     #: A heartbeat older than this makes the sweep ask Redis whether the worker's connection is still open.
     heartbeat_timeout_s: float = 0.6
-    #: Silence with an open connection (a stopped or hung process) is death only after this.
+    #: A worker whose connection is still open (a stopped or hung process) is dead if its last heartbeat is older than
+    #: this.
     lease_s: float = 10.0
-    #: If nobody has swept for this long, any worker does in its place.
+    #: If there was no sweep for this long, any worker sweeps.
     sweep_stale_s: float = 0.5
-    #: If nobody has swept for this long, silence proves nothing: the living get time to be heard first. Longer
-    #: than it takes for somebody to stand in.
+    #: If there was no sweep for this long, old heartbeats prove nothing (Redis was away), so living workers first get
+    #: time to send one. Longer than it takes for a fallback sweep.
     sweep_gap_s: float = 2.5
-    #: A worker that beats, has a free hand, and has asked for no message for this long is stuck if some wait.
+    #: A worker that sends heartbeats and has a free slot, but has not asked for messages for this long, is stuck if
+    #: messages wait.
     stuck_s: float = 10.0
-    #: Longest time a reader sleeps in Redis.
+    #: Longest time that a reader blocks in Redis (XREADGROUP BLOCK).
     block_s: float = 1.0
-    #: Deaths of workers that ran a message before it is a dead letter.
+    #: A message becomes a dead letter when this many workers have died while running it.
     max_deaths: int = 3
-    #: Whether a watchdog process beside each worker (heart.py) renews its lease while its threads are starved, and
-    #: proves its death.
+    #: Whether each worker has a watchdog process (heart.py), which renews the lease while the worker's threads are
+    #: starved, and proves the worker's death.
     heart: bool = True
-    #: A message's last chance waits at most this long for the worker to itself, and has it at most that long.
+    #: The isolated last attempt of a suspect message waits at most this long for other messages to end, and is isolated
+    #: for at most that long.
     isolation_wait_s: float = 30.0
     isolation_run_s: float = 300.0
-    #: Most messages claimed in one round trip where prefetching has no limit.
+    #: Messages claimed in one round trip, at most, if prefetching has no limit.
     batch: int = 64
-    #: Whether more messages are claimed than may be delivered, as many as are likely to be run within a moment; what is
-    #: not goes back soon.
+    #: Whether a worker claims more messages than it has free slots, as many as are likely to be run within a moment.
+    #: Those that get no slot soon are requeued.
     claim_ahead: bool = False
-    #: Acknowledgements wait for company at most this long, and at most so many of them.
+    #: Acknowledgements are sent together: at the latest after this time, or when there are this many.
     ack_flush_s: float = 0.01
     ack_flush_count: int = 64
-    #: How long a tracked delivery's outcome can be asked for.
+    #: How long the outcome of a tracked delivery is kept.
     outcome_ttl_s: float = 3600.0
-    #: A message with more bytes than this, as it would lie in Redis, is refused (``MessageTooLarge``). 0: none is, and
-    #: a warning is logged about those of more than :data:`LARGE_BYTES`.
+    #: A message of more bytes than this, as stored in Redis, is refused (``MessageTooLarge``). With 0, no message is
+    #: refused, and a warning is logged for messages of more than :data:`LARGE_BYTES`.
     max_message_bytes: int = 0
-    #: What an incarnation is called before ``:pid#N``; the host's name by default.
+    #: First part of an incarnation's id, before ``:pid#N``; the host's name by default.
     node_name: str = ""
-    #: Whether a monitor manager is meant to sweep, so that a sweep in place of it is worth a warning.
+    #: Whether a monitor manager is expected to sweep; if so, a fallback sweep logs a warning.
     managed: bool = False
-    #: Whether a message that expires becomes a dead letter instead of a mere count.
+    #: Whether an expired message becomes a dead letter; otherwise it is only counted.
     dead_letter_expired: bool = False
-    #: Names of fields whose values are hidden where an error's text is logged, and in what ``inspect scheduled`` tells.
+    #: Names of fields whose values are hidden in logged errors and in ``inspect scheduled``.
     redact: tuple[str, ...] = USUAL
-    #: Further fields for the heartbeat, for whoever knows more about this worker than the transport does.
+    #: Returns further fields for the heartbeat, which the packages above the transport know.
     describe: Callable[[], Mapping[str, str]] | None = None
-    #: Called in a sweep with an incarnation that has ended, and why. It does a bounded amount of what that death
-    #: entails, and says whether all of it is done; until then the next sweep calls again. Whoever called last may have
-    #: been killed in the middle.
+    #: Death hook: called by a sweep with an ended incarnation and the reason. It does a bounded amount of work and
+    #: returns whether all is done; if not, the next sweep calls it again. It must be repeatable, for the last caller
+    #: may have been killed.
     on_death: Callable[[str, str], bool] | None = None
     #: Called at the end of each sweep, whoever sweeps, for what else is due.
     on_sweep: Callable[[], object] | None = None
@@ -130,18 +134,18 @@ class Options:
 
     @property
     def missed_s(self) -> float:
-        """A heartbeat older than this has those that live sweep at once.
+        """If a heartbeat is older than this, the living workers sweep at once.
 
-        Half a heartbeat more than makes one late: by then most neighbours of whoever died have read how many processes
-        the kernel has killed in their control group.
+        Half a heartbeat more than ``heartbeat_timeout_s``: by then most neighbours of the dead process have read how
+        many processes the kernel has killed in their control group.
         """
         return self.heartbeat_timeout_s + self.heartbeat_s / 2
 
     def closed_after_ms(self, round_trip_ms: int, *, has_heart: bool) -> int:
-        """Silence after which closed connections are a death: a process that lives would have connected again.
+        """Age of the last heartbeat, in ms, from which closed connections mean death: a living process reconnects.
 
-        The slower its round trips (a busy gevent hub, a proxy), the longer it is given. A heart has a whole heartbeat
-        for it: if it still lives, it proves the death at once.
+        Slow round trips (a busy gevent hub, a proxy) prolong it. With a heart it is at least a whole heartbeat: a heart
+        that is alive proves the death at once.
         """
         usual_ms = to_ms(self.heartbeat_s if has_heart else 0.4 * self.heartbeat_s)
         margin_ms = min(max(usual_ms, _ROUND_TRIPS_TO_CONNECT * round_trip_ms), _LONGEST_MARGIN_MS)
@@ -154,7 +158,7 @@ class Options:
 
     @classmethod
     def from_transport_options(cls, options: Mapping[str, Any]) -> Options:
-        """Picks this transport's settings out of kombu's ``transport_options``; the others are kombu's own."""
+        """Read this transport's settings from kombu's ``transport_options``; kombu's own options are ignored."""
         return cls(**{name: options[name] for name in cls.names() if options.get(name) is not None})
 
 

@@ -181,7 +181,7 @@ class Poller(KombuPoller):
                 self.poller.unregister(descriptor)
 
     def slot_freed(self) -> None:
-        """A delivery is settled: whoever waits for a slot may ask for another message. From any thread."""
+        """Called from any thread when a delivery is settled, so that a free slot asks for another message."""
         if self._awaits_slot and self._slots is not None:
             self._awaits_slot = False
             self._slots.ring()

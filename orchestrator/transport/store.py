@@ -1,4 +1,4 @@
-"""A plain Redis client beside the transport, for the parts of the library that keep their own things there."""
+"""A plain Redis client with the transport's key names and scripts, for the packages above the transport."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Redis as the broker URL names it, with the transport's key names and scripts."""
+    """The Redis of a broker URL, with the transport's key names and scripts."""
 
     client: redis.Redis
     keys: Keys
@@ -39,7 +39,7 @@ class Store:
     broker: Broker = field(default_factory=lambda: Broker(""), compare=False)
 
     def run(self, script: str | Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run one of the transport's scripts, or another part's own.
+        """Run a script of the transport (by name) or of another package.
 
         Raises:
             BrokerUnavailable: Redis is away or refused.
@@ -56,7 +56,7 @@ class Store:
             raise BrokerUnavailable(self.url, error) from error
 
     def dataset(self) -> DatasetRecord | None:
-        """The identity of the data set, and what is known to be lost; ``None`` if no incarnation has ever registered.
+        """The data set's identity and known losses; ``None`` if no incarnation has ever registered.
 
         Raises:
             BrokerUnavailable: Redis is away.
@@ -68,7 +68,7 @@ class Store:
         return parse(fields)
 
     def acknowledge_losses(self) -> None:
-        """Have it on record that somebody knows of the losses so far.
+        """Record that an operator has seen all losses so far.
 
         Raises:
             BrokerUnavailable: Redis is away or refused.
@@ -80,7 +80,7 @@ class Store:
             raise BrokerUnavailable(self.url, error) from error
 
     def ask(self, question: Callable[[Callable[..., Any]], Answer]) -> Answer:
-        """The answer to a question that is asked with commands of Redis.
+        """Call ``question`` with a function that runs Redis commands on a connection of its own; returns its result.
 
         Raises:
             BrokerUnavailable: Redis is away.
@@ -99,7 +99,7 @@ class Store:
         return Sweeper(CommandConnection(pool), self.keys, self.options, self.steps)
 
     def streams(self, queue: str) -> list[str]:
-        """The streams of a mailbox, bell included."""
+        """The streams of a mailbox, doorbell included."""
         return [self.keys.step(queue, step) for step in (*self.steps, DOORBELL)]
 
     @property
@@ -126,7 +126,7 @@ def open_store(connection: Connection) -> Store:
         )
     url = connection.as_uri()
     try:
-        # Not connection.channel(), which tries again after a pause; who asks wants to know now.
+        # connection.channel() would retry after a pause; the caller wants an error now.
         channel = connection.transport.create_channel(connection.transport)
     except (OperationalError, RedisError, OSError) as error:
         raise BrokerUnavailable(url, error) from error

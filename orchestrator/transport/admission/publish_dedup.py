@@ -1,8 +1,8 @@
 """A publish whose answer was lost, remembered until its thread publishes again: trying again makes no second message.
 
 The step that accepts a message records the publish's token as its connection's last. A publish with a token that is
-recorded already has been done. So whoever tries again (the connection itself, once; then kombu, after a pause and over
-another one) has to come with the token and the key of the first try.
+recorded already has been done. So a repeated publish (by the connection itself, once; then kombu, after a pause and
+over another one) has to come with the token and the key of the first try.
 
 The tokens of all connections of one period lie in one hash, which expires: short-lived clients leave no key each.
 """

@@ -1,8 +1,8 @@
-"""A worker's pool as requests see it: no error in what it runs, or calls, leaves a message with nobody.
+"""Wraps a worker's pool so that each error in a task or in a callback settles the message.
 
-Pools pass over what their callbacks raise, or only log it. Those that are no processes (solo, threads, gevent,
-eventlet) also say nothing of an error that escapes Celery's tracer: the message would stay claimed, and count against
-the prefetch limit, for as long as the worker lives.
+Pools ignore or only log what their callbacks raise. Pools without processes (solo, threads, gevent, eventlet) also
+ignore an error that escapes Celery's tracer: the message would stay claimed, and count against the prefetch limit, for
+as long as the worker lives.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from orchestrator.transport.liveness.worker_state import WORKER_STATE
 
 _REPORTS: Final = ("callback", "error_callback", "timeout_callback")
 
-#: In place of the runtime of an attempt whose tracer raised: the result backend does not know how the task ended.
+#: Stands for the runtime if the tracer raised: the result backend does not know how the task ended.
 ESCAPED: Final = -1.0
 
-#: The hard time limit by which a pool of greenlets ends what it runs here.
+#: The hard time limit of the task that runs in this greenlet.
 _limit_s: ContextVar[float | None] = ContextVar("orchestrator_pool_limit_s", default=None)
 
 
@@ -43,7 +43,7 @@ def is_exit(error: BaseException) -> bool:
     if greenlet is not None and isinstance(error, greenlet.GreenletExit):
         return True
     limit_s, gevent = _limit_s.get(), sys.modules.get("gevent.timeout")
-    # Celery's pool waits for its own Timeout. A task that lets one of its own escape has failed.
+    # Celery's pool catches its own Timeout. If a Timeout of the task's escapes, the task has failed.
     return (
         limit_s is not None
         and gevent is not None
@@ -61,23 +61,23 @@ def _limited(limit_s: float, target: Callable[..., Any], *args: Any) -> Any:
 
 
 class Reporting(Protocol):
-    """A request, as its pool sees it."""
+    """The part of a request that the pool uses."""
 
-    #: How many of the callbacks are running.
+    #: Number of callbacks that are running.
     settling: int
 
     @property
     def connection_errors(self) -> tuple[type[BaseException], ...]:
-        """What Celery's event loop is to see."""
+        """Errors that are raised again, because Celery's event loop handles them."""
 
     def settling_failed(self, error: Exception) -> None:
-        """End the message all the same, and say why."""
+        """Settle the message although its callback failed, and log the error."""
 
     def start_failed(self, error: Exception) -> None:
-        """Say why the start was not noted; the task runs all the same."""
+        """Log why the start was not recorded; the task runs all the same."""
 
     def watch(self, pool: Any, result: Any) -> None:
-        """Be told of what the pool has made of the message."""
+        """Receive the pool's handle of the run."""
 
 
 def _report(request: Reporting, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -97,12 +97,12 @@ def _start(request: Reporting, callback: Callable[..., Any], *args: Any) -> Any:
     try:
         return callback(*args)
     except Exception as error:  # noqa: BLE001
-        # Raised, it would keep the task from running.
+        # If it were raised, the task would not run.
         return request.start_failed(error)
 
 
 def traced(trace: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What Celery's trace function returns; a failure, if an error escapes it."""
+    """The result of Celery's trace function; a failure if an error escapes it."""
     try:
         return trace(*args, **kwargs)
     except BaseException as error:
@@ -122,18 +122,18 @@ def failure_info(error: BaseException) -> ExceptionInfo:
 
 
 class ReportingPool:
-    """A pool, for one message."""
+    """The pool, as one message's request uses it."""
 
     def __init__(self, pool: Any, request: Reporting) -> None:
         self._pool = pool
         self._request = request
 
     def apply_async(self, trace: Callable[..., Any], args: tuple[Any, ...] = (), **options: Any) -> Any:
-        """As the pool's, for one of Celery's trace functions."""
+        """Submit one of Celery's trace functions; as the pool's ``apply_async``."""
         return self.submit(traced, (trace, *args), **options)
 
     def submit(self, target: Callable[..., Any], args: tuple[Any, ...], **options: Any) -> Any:
-        """As the pool's, for a target that lets no error escape."""
+        """Submit a function that raises no error; as the pool's ``apply_async``."""
         for name in _REPORTS:
             if options.get(name) is not None:
                 options[name] = partial(_report, self._request, options[name])
@@ -152,10 +152,10 @@ class ReportingPool:
 
 
 def is_done(pool: Any, result: Any) -> Callable[[], bool] | None:
-    """A question to a pool's handle of one run: is its code gone? ``None`` for a pool that is not known."""
+    """Returns a function that tells whether a run's code has ended; ``None`` for an unknown kind of pool."""
     match type(pool).__module__:
         case "celery.concurrency.solo":
-            # It has run by the time it has been handed over.
+            # The submission returns when the code has ended.
             return lambda: True
         case "celery.concurrency.thread":
             future = result.f
@@ -170,7 +170,7 @@ def is_done(pool: Any, result: Any) -> Callable[[], bool] | None:
 
 
 def withdraw(pool: Any, delivery_id: Any) -> None:
-    """Have a prefork pool forget a message that it did not take: it would wait for its end when the worker stops."""
+    """Remove a message that a prefork pool did not take; otherwise the pool waits for it when the worker stops."""
     if type(pool).__module__ != "celery.concurrency.prefork":
         return
     for job in list(pool._pool._cache.values()):
@@ -183,12 +183,12 @@ def _is_sent(job: Any) -> bool:
 
 
 def _never_begins(pool: Any, job: Any) -> bool:
-    """Whether a prefork pool has neither sent the message to a process nor still means to."""
+    """Whether a prefork pool has not sent the message to a process and will not."""
     waiting = getattr(pool._pool, "outbound_buffer", None)
     if waiting is None or _is_sent(job):
         return False
     try:
         return job not in waiting
     except RuntimeError:
-        # The event loop has changed it meanwhile; another time.
+        # The event loop changed the queue during the search; the next call searches again.
         return False

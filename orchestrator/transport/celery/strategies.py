@@ -1,7 +1,7 @@
-"""Tasks with a ``Strategy`` of their own, which hand messages to the pool by themselves, several at once (batches).
+"""Tasks with a ``Strategy`` of their own, which submit messages to the pool themselves (celery-batches).
 
-Celery's requests have no part in that. So such a strategy is given a view of the consumer whose pool marks the messages
-that it is given as executing: a death then counts on them, as with any task, and on no others.
+Celery's requests are not involved. So such a strategy receives a view of the consumer, whose pool marks the submitted
+messages as executing. If their process dies, the death counts against these messages and no others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orchestrator.transport.liveness.worker_state import WORKER_STATE
 
 logger = get_logger(__name__)
 
-#: The id of a message is looked for this deep in what the pool is given.
+#: Depth to which message ids are searched for in the arguments of a submission.
 _DEPTH: Final = 4
 
 _start_strategy: Final = Task.start_strategy
@@ -33,7 +33,7 @@ def has_own_strategy(task: Any) -> bool:
 
 
 def watch_strategies() -> None:
-    """Have every strategy that is not Celery's work with a :class:`_Consumer`."""
+    """Patch Celery so that every strategy that is not its own receives a :class:`_Consumer`."""
     if Task.start_strategy is _start_strategy:
         Task.start_strategy = _start_watched
 
@@ -45,7 +45,7 @@ def _start_watched(task: Any, app: Any, consumer: Any, **kwargs: Any) -> Any:
 
 
 class _View:
-    """Everything of an object, but for what a subclass has itself."""
+    """Forwards all attributes to an object, except those that a subclass defines."""
 
     def __init__(self, of: Any) -> None:
         vars(self)["_of"] = of
@@ -73,7 +73,7 @@ class _Pool(_View):
         vars(self)["_consumer"], vars(self)["_task"] = consumer, task
 
     def apply_async(self, target: Callable[..., Any], args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """As the pool's, which also marks the messages as executing, and gives them back if its process ends."""
+        """As the pool's; also marks the messages as executing, and requeues them if their process dies."""
         batch = _Batch(self._given(args, kwargs))
         accepted, ended, failed = (options.get(f"{name}callback") for name in ("accept_", "", "error_"))
 
@@ -107,13 +107,13 @@ class _Pool(_View):
 
         options |= {"accept_callback": on_accepted, "callback": on_ended, "error_callback": on_failed}
         if "flush" in vars(self._of):
-            # A prefork pool, which alone has this, sends its children the function.
+            # Only a prefork pool has `flush`. It pickles the function, so a closure cannot be sent.
             return self._of.apply_async(target, args, kwargs, **options)
         batch.handed()
         return self._of.apply_async(run, args, kwargs, **options)
 
     def _given(self, args: Any, kwargs: Any) -> list[Any]:
-        """The messages of the task that are in these arguments; if none is, all that were delivered."""
+        """The task's messages that the arguments mention; all delivered ones if none is mentioned."""
         channel = self._consumer.task_consumer.channel
         held = [message for message in list(channel.qos._delivered.values()) if _task_of(message) == self._task.name]
         ids = _mentioned((args, kwargs), {str(message.headers.get("id")) for message in held})
@@ -121,7 +121,7 @@ class _Pool(_View):
 
 
 class _Batch:
-    """Messages that a strategy has handed to the pool together."""
+    """Messages that a strategy has submitted to the pool together."""
 
     def __init__(self, messages: Iterable[Any]) -> None:
         self._tags = [

@@ -155,7 +155,7 @@ class TrackedRequest(HeldRequest):
             follows = self._payload[2] or {}
             return any(follows.get(name) for name in ("callbacks", "errbacks", "chain", "chord"))
         except Exception:  # noqa: BLE001
-            # A body that cannot be read: whoever delivers the ending sees.
+            # The body cannot be read; the worker that delivers the ending decides.
             return True
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:

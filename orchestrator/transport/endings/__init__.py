@@ -1,1 +1,1 @@
-"""Messages that ended outside of an execution, until Celery's side of them has ended too."""
+"""Messages that ended outside of an execution, kept until Celery's backend, errbacks and chords know of it."""

@@ -1,4 +1,4 @@
-"""The thread of a Celery worker that ends messages for Celery which ended outside of an execution (see endings.py)."""
+"""A worker's thread that reports messages that ended outside of an execution to Celery (see ``stream.py``)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-#: How many endings are looked at, at most, at a time.
+#: Endings read at a time, at most.
 _PAGE: Final = 200
 
-#: No other worker of the app reads the endings for so long after this one did.
+#: Lease of the reader: after a read, no other worker of the app reads endings for this long.
 _READER_S: Final = 15.0
 
-#: No other worker delivers what this one has taken for so long, and for as long as its heartbeat prolongs that.
+#: How long a taken ending is held before another worker may take it, and how long heartbeats may prolong that.
 _HOLD_S: Final = 60.0
 _LONGEST_HOLD_S: Final = 600.0
 
@@ -34,10 +34,10 @@ _LONGEST_HOLD_S: Final = 600.0
 _PAUSE_S: Final = 2.0
 _LONGEST_PAUSE_S: Final = 60.0
 
-#: An ending whose delivery fails this often, for another reason than a lost connection, is given up.
+#: An ending is discarded after this many failed deliveries, lost connections not counted.
 _FAILURES: Final = 10
 
-#: After this long any worker delivers an ending, also one that knows neither the task nor the mailbox.
+#: After this long any worker delivers an ending, even if it knows neither the task nor the mailbox.
 _ANYBODY_MS: Final = 30_000
 
 
@@ -52,19 +52,20 @@ def _worker_app() -> Celery | None:
 
 
 class EndingsDelivery:
-    """Delivers while there is something to deliver. The thread begins with the first ending."""
+    """Delivers endings to Celery. Its thread is started by the first ending."""
 
     def __init__(self, endings: Endings, heartbeat_endings: Endings) -> None:
         self._endings = endings
-        #: On a connection of its own, for the thread of the heartbeat.
+        #: Uses another connection, for the heartbeat's thread.
         self._heartbeat_endings = heartbeat_endings
         self._name = os.urandom(8).hex()
-        #: The app whose endings this worker reads, while no other one does.
+        #: Name of the app whose reader lease this worker has.
         self._app: str | None = None
-        #: How far the endings were read, and when they are read from the first one again.
+        #: Id of the last ending that was read, and when to read from the first one again.
         self._after = "-"
         self._again_at = 0.0
-        #: The ending that is being delivered, and since when; guarded, so that it is not renewed once it was left.
+        #: The ending that is being delivered, and since when. Guarded by the lock, so that a returned ending is not
+        #: renewed.
         self._current: tuple[str, float] | None = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -73,7 +74,7 @@ class EndingsDelivery:
         self._failing = False
 
     def wake(self) -> None:
-        """There are endings; deliver those that concern this process' app."""
+        """Called when there are endings: deliver those that concern this process' app."""
         if self._thread is None and _worker_app() is not None and not self._closed.is_set():
             self._thread = threading.Thread(target=self._run, name="orchestrator-endings", daemon=True)
             self._thread.start()
@@ -86,7 +87,7 @@ class EndingsDelivery:
                 self._heartbeat_endings.renew(self._current[0], _HOLD_S)
 
     def close(self) -> None:
-        """Deliver no more. What has been taken goes to another worker in time."""
+        """Stop delivering. Taken endings go to another worker when their hold ends."""
         self._closed.set()
         self._wake.set()
         if self._app is not None:
@@ -106,12 +107,12 @@ class EndingsDelivery:
             except (RedisError, OSError) as error:
                 logger.debug("task outcomes not reported to Celery yet: Redis is unreachable (%s)", error)
             except Exception:
-                # Without this thread no ending would be delivered any more.
+                # The thread must survive: without it no ending would be delivered.
                 logger.exception("task outcomes not reported to Celery yet: reporting them failed")
                 self._closed.wait(_PAUSE_S)
 
     def deliver(self, app: Celery) -> bool:
-        """Deliver what concerns the app. Returns ``False`` once the result backend cannot be reached.
+        """Deliver the endings that concern the app. Returns ``False`` if the result backend cannot be reached.
 
         Raises:
             redis.exceptions.RedisError: the broker's Redis is away.
@@ -123,7 +124,7 @@ class EndingsDelivery:
         while not self._closed.is_set():
             page = self._endings.read(name, self._name, _READER_S, self._after, _PAGE)
             if page is None:
-                # Once it is this one's turn, there may be some that the other one has left.
+                # When this worker becomes the reader, the other one may have left endings behind.
                 self._app, self._again_at = None, 0.0
                 return True
             self._report_dropped()
@@ -187,14 +188,14 @@ class EndingsDelivery:
                 error,
             )
             return True
-        # Those behind it come first the next time: it may be this one that the backend refuses.
+        # The next pass begins with the endings after it: the backend may refuse just this one.
         if not self._failing:
             logger.warning("result backend is unreachable; task states will be stored later (%s)", error)
         self._failing = True
         return False
 
     def _end(self, app: Celery, ending: Ending) -> Exception | None:
-        """End it for Celery; returns what was raised."""
+        """Report one ending to Celery; returns the error that was raised."""
         from orchestrator.transport.endings.end_for_celery import end_for_celery
 
         headers = headers_of(ending)
@@ -211,7 +212,7 @@ class EndingsDelivery:
 
 
 def _name_of(app: Celery) -> str:
-    """The same for all workers of an app: of those that know the same tasks, one is enough."""
+    """A name that all workers with the same app and tasks share: one of them reads the endings."""
     return hashlib.sha256("\0".join([app.main or "", *sorted(app.tasks)]).encode()).hexdigest()[:16]
 
 
@@ -231,6 +232,6 @@ def _is_away(app: Celery, error: Exception) -> bool:
 
     known: Any = (RedisError, OSError, OperationalError, BackendError)
     if isinstance(error, KeyError):
-        # Among the connection errors of Celery's Redis backend; here it says that a signature is none.
+        # Celery's Redis backend counts it as a connection error; here it means a malformed signature.
         return False
     return isinstance(error, known) or bool(app.backend.exception_safe_to_retry(error))

@@ -37,10 +37,10 @@ _KNOWN: Final = {
 
 
 def end_for_celery(app: Celery, ending: Ending) -> None:
-    """Record the end and call whoever is to be called. A second time, errbacks are called a second time.
+    """Store the end in the result backend, and call errbacks, chain and chord. Each call runs the errbacks again.
 
     Raises:
-        Exception: whatever the backend, or the message's chord or errbacks, raise; what comes after is not done.
+        Exception: the backend, the chord or an errback raised; the steps after it are not done.
     """
     request = request_of(app, ending)
     task = app.tasks.get(request.task)
@@ -48,7 +48,7 @@ def end_for_celery(app: Celery, ending: Ending) -> None:
     stores = not request.ignore_result or bool(getattr(task, "store_errors_even_if_ignored", False))
     stores = stores and not isinstance(backend, DisabledBackend)
     if stores and backend.get_task_meta(request.id, cache=False)["status"] == SUCCESS:
-        # An execution has stored its result and was lost afterwards; errbacks would contradict it.
+        # An execution stored its result before its worker was lost; errbacks would contradict that result.
         return
     if ending.state == SUCCESS:
         backend.mark_as_done(request.id, json.loads(ending.text), request, stores)
@@ -64,7 +64,7 @@ def end_for_celery(app: Celery, ending: Ending) -> None:
 
 def _revoke(backend: Any, request: Any, ending: Ending, stores: bool) -> None:
     backend.mark_as_revoked(request.id, ending.text, request=request, store_result=stores)
-    # Celery leaves those behind it in a chain pending for ever.
+    # Celery leaves the later tasks of a chain pending for ever.
     backend._fail_chain(
         getattr(request, "chain", None), TaskRevokedError(ending.text), store_result=stores, state=REVOKED
     )
@@ -95,10 +95,10 @@ def _fail(backend: Any, task: Any, request: Any, ending: Ending, stores: bool) -
 
 
 def error_of(ending: Ending) -> Exception:
-    """The error that ended it, as an instance."""
+    """The error that ended the message, as an instance."""
     cls = _KNOWN.get(ending.error) or getattr(builtins, ending.error, None)
     if isinstance(cls, type) and issubclass(cls, Exception):
-        # UnicodeError and its like take more than a text.
+        # UnicodeError, for one, needs more arguments than a text.
         with suppress(TypeError):
             return cls(ending.text)
     named: Exception = create_exception_cls(ending.error or "Exception", "celery.exceptions")(ending.text)
@@ -106,7 +106,7 @@ def error_of(ending: Ending) -> Exception:
 
 
 def request_of(app: Celery, ending: Ending) -> Any:
-    """The message as ``Task.request`` would show it; what cannot be read of its body is empty."""
+    """The message as ``Task.request`` would show it. Parts of the body that cannot be read are empty."""
     message = json.loads(ending.message)
     headers, properties = message["headers"], message.get("properties") or {}
     args, kwargs, embed = ((), {}, _end_of(message)) if ending.is_cut else _body_of(app, message)
@@ -138,7 +138,7 @@ def _body_of(app: Celery, message: Mapping[str, Any]) -> tuple[Any, Any, Mapping
         accept = prepare_accept_content(app.conf.accept_content)
         args, kwargs, embed = loads(body, message["content-type"], message["content-encoding"], accept=accept)
     except Exception:  # noqa: BLE001
-        # Anything may be in it; it ends all the same.
+        # The body may hold anything; the message ends all the same.
         return (), {}, {}
     return args, kwargs, embed if isinstance(embed, Mapping) else {}
 

@@ -8,19 +8,19 @@ from orchestrator.core.errors import InfrastructureError
 
 
 class PoisonMessage(InfrastructureError, WorkerLostError):
-    """The message killed as many processes as it may (``max_deaths``), and is a dead letter."""
+    """The message killed ``max_deaths`` worker processes, and is a dead letter."""
 
-    #: Where it is imported from. A result backend keeps this name, and a client looks it up there.
+    #: A result backend stores this module name, and clients import the class from it.
     __module__ = "orchestrator"
 
 
 class MessageDropped(InfrastructureError):
-    """The message was dropped before an execution (a full mailbox, no route), and is a dead letter."""
+    """The message was dropped before its execution (a full mailbox, no bound queue), and is a dead letter."""
 
     __module__ = "orchestrator"
 
 
 class SettlementFailed(InfrastructureError):
-    """The message's execution is over, but its worker could not settle it; it is a dead letter."""
+    """The message was executed, but its worker could not settle it; it is a dead letter."""
 
     __module__ = "orchestrator"

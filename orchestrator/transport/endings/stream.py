@@ -1,7 +1,8 @@
-"""The stream of messages that ended outside of an execution, until Celery's side of them has ended too.
+"""The stream of messages that ended outside of an execution, until Celery's backend and errbacks know of it.
 
-Whoever ends such a message (a sweep, a sender, a script of flow control) may have no result backend and know no
-errbacks. So the script that ends it appends it here, as one step, and any Celery worker of its app takes it from here.
+The process that ends such a message (a sweep, a sender, a script of flow control) may have no result backend and not
+know the errbacks. So the script that ends the message appends it to this stream in the same step, and any Celery worker
+of the app takes it from there.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
 REVOKED: Final = "REVOKED"
 
-#: At most this many lie in the stream, also in ``endings.lua``.
+#: Maximum length of the stream; ``endings.lua`` has the same number.
 MOST_ENDINGS: Final = 100_000
 
-#: The error of one that is revoked because it expired.
+#: The error of an ending that is revoked because the message expired.
 EXPIRED: Final = "expired"
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one message ended; ``error`` is the name of the class, ``text`` its text, or a result as JSON."""
+    """How one message ended. ``error`` is the name of the error's class, ``text`` its text, or the result as JSON."""
 
     id: str
     message: bytes
@@ -37,7 +38,7 @@ class Ending:
     state: str
     error: str
     text: str
-    #: The body is only its end: the callbacks, errbacks, chain and chord, without the arguments.
+    #: Whether only the end of the body is kept: callbacks, errbacks, chain and chord, without the arguments.
     is_cut: bool = False
 
     @property
@@ -48,7 +49,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some endings that no worker is delivering."""
+    """A page of endings that no worker is delivering."""
 
     endings: list[Ending]
     #: Redis' time, in ms since 1970.
@@ -56,19 +57,19 @@ class Page:
     #: Where the next page begins, and whether there may be more there.
     after: str
     has_more: bool
-    #: In how many ms one that was passed over because a worker has it can be taken; ``None`` if there was none.
+    #: Milliseconds until an ending that another worker holds can be taken; ``None`` if none was skipped for that.
     taken_for_ms: int | None
 
 
 class Endings:
-    """The stream, for one worker."""
+    """Reads the stream of endings and takes endings from it, for one worker."""
 
     def __init__(self, wire: CommandConnection, keys: Keys) -> None:
         self._commands = wire
         self._keys = keys
 
     def read(self, app: str, reader: str, lease_s: float, after: str, count: int) -> Page | None:
-        """The oldest ones behind ``after`` (at first ``-``), about 1 MB; ``None`` if another worker of the app reads.
+        """The oldest endings after the id ``after`` (first: ``-``), about 1 MB; ``None`` if another worker reads.
 
         Raises:
             redis.exceptions.RedisError: Redis is away.
@@ -82,30 +83,30 @@ class Endings:
         return Page(endings, now_ms, begin.decode(), bool(more), free_ms if free_ms >= 0 else None)
 
     def stop_reading(self, app: str, reader: str) -> None:
-        """Let another worker of the app read."""
+        """Release the reader's lease, so that another worker of the app can read."""
         lease = self._keys.endings_reader(app)
         if self._commands.call("GET", lease) == reader.encode():
             self._commands.call("DEL", lease)
 
     def take(self, ending_id: str, hold_s: float) -> bool:
-        """Whether this worker has it now; no other gets it for that long."""
+        """Take an ending for ``hold_s`` seconds; returns whether this worker has it now."""
         return bool(self._commands.run(*commands.take_endings(self._keys, [ending_id], to_ms(hold_s))))
 
     def renew(self, ending_id: str, hold_s: float) -> None:
-        """Have one that was taken for that long from now."""
+        """Hold a taken ending for ``hold_s`` seconds from now."""
         self._commands.run(*commands.renew_ending(self._keys, ending_id, to_ms(hold_s)))
 
     def finish(self, ending_id: str) -> None:
-        """Remove one."""
+        """Remove a delivered ending."""
         self._commands.run(*commands.finish_ending(self._keys, ending_id))
 
     def leave(self, ending_id: str, pause_s: float, *, failed: bool) -> int:
-        """Leave one for another try; returns how often it has failed."""
+        """Let an ending be taken again after ``pause_s`` seconds; returns how often its delivery has failed."""
         call = commands.return_ending(self._keys, ending_id, to_ms(pause_s), failed=failed)
         return int(self._commands.run(*call))
 
     def take_dropped(self) -> int:
-        """How many were not kept since this was last asked."""
+        """Number of endings that were dropped since the last call."""
         return int(self._commands.call("GETDEL", self._keys.endings_dropped) or 0)
 
 

@@ -30,7 +30,7 @@ _FINAL_WRITES_S = 0.1
 #: Between two samples of the worker's processor time while it does not report.
 _SAMPLE_EVERY_S = 0.25
 
-#: A thread that has used so many clock ticks (10 ms) within so long is at work. One that only waits for the
+#: A thread that has used this many clock ticks (of 10 ms) within this time is at work. One that only waits for the
 #: interpreter's lock wakes up every 5 ms and uses a tenth of that.
 _WORKING_TICKS = 2
 _WORKING_WITHIN_S = 0.5

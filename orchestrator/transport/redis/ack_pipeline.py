@@ -26,7 +26,7 @@ from orchestrator.transport.redis.scripts import sha, source
 
 logger = get_logger(__name__)
 
-#: Replies may lag behind so far before whoever sends looks for some, and so far before it waits for them.
+#: Unread replies after which a sender reads those that have come, and after which it waits for them.
 _UNREAD_SOME, _UNREAD_LIMIT = 32, 128
 
 #: How often the flusher looks for replies, without waiting for them, before it does.
@@ -151,7 +151,7 @@ class AckPipeline:
                 try:
                     self._queue.append(_PostedCommand(script, (len(keys), *keys, *args), None))
                 except ValueError:
-                    # Not the fault of whoever sends just now.
+                    # The caller's own command may be fine.
                     logger.exception("%d messages cannot be settled; they stay pending", len(ids))
 
     def flush(self, *, wait_s: float = 0.0, glance: bool = False, may_wait: bool = False) -> bool:

@@ -161,7 +161,7 @@ class Broker:
         with self._lock:
             meant = [c for c in self._live if c is not but and is_meant(c.server)]
         for connection in meant:
-            # Whoever reads from it, or writes to it next, finds it closed and opens it again.
+            # The next read or write finds the connection closed and opens another.
             with contextlib.suppress(OSError, AttributeError, ValueError):
                 connection._sock.shutdown(socket.SHUT_RDWR)
 

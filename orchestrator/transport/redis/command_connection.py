@@ -94,7 +94,7 @@ class CommandConnection:
             raise
 
     def end(self, count: int) -> list[Any]:
-        """The replies to so many commands; an error that is a reply is among them."""
+        """The replies to the next ``count`` commands; an error reply is one of them."""
         try:
             replies = [self._reply() for _ in range(count)]
         except BaseException:

@@ -19,7 +19,7 @@ from orchestrator.transport.redis import commands
 
 logger = get_logger(__name__)
 
-#: Of so many deaths, the latest, the record is looked through.
+#: Number of recorded deaths that are searched, newest first.
 _DEATHS = 1000
 
 #: Runs one of the transport's scripts.
