@@ -16,12 +16,12 @@ from chaos.judge import Verdict, judge, percentile
 from chaos.options import Options, parse
 from chaos.run import Run
 
-#: Of each kind of trouble, so many are shown; the rest is in the file.
+#: Number of violations that are printed; the files have all.
 _SHOWN = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, print, and say whether all promises held."""
+    """Run, print the verdict, and return 0 if all promises held."""
     options = parse(arguments)
     logs = options.logs or Path(tempfile.mkdtemp(prefix="chaos-"))
     logs.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Compares what the witness saw with what the library says. Pure, so that it can be shown to find what it looks for."""
+"""Compares the witness' record with the library's. Pure, so that tests can show that it finds violations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow, total
 
-#: Clocks of two servers on one machine, and rounding.
+#: Tolerance for rounding and for the clocks of two servers on one machine, in seconds.
 SKEW_MS = 50
 
 #: Deaths that make a message poison (the default that the run uses).
@@ -21,10 +21,10 @@ _DEATHS = 3
 #: Seconds from a SIGKILL until the victim's messages run elsewhere, above which the report names the case.
 _PROMPT_S = 2.0
 
-#: Deaths that are kept on record at least.
+#: Minimum length of the record of deaths.
 _RECORDED = 1000
 
-#: Duplicated executions a kill may cost.
+#: Duplicated executions that a kill may cause.
 _DUPLICATES_PER_KILL = 2
 
 #: From the record of a death until its DOWNs are recorded, with sweepers and Redis being killed meanwhile. An owner
@@ -37,26 +37,26 @@ _ENDS = ("done", "fail")
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known when a run has ended."""
+    """The evidence of a run that has ended."""
 
     rows: Sequence[Row]
     ledger: Sequence[LedgerRow]
     load_queues: Sequence[str]
     letters: Sequence[DeadLetter]
-    #: Messages that still lie in the broker.
+    #: Messages that are still in the broker.
     waiting: Set[str] = frozenset()
     leftovers: Sequence[str] = ()
     problems: Sequence[str] = ()
-    #: DOWNs that were recorded, and what dangles among the monitors.
+    #: DOWNs that were recorded, and inconsistencies among the monitors.
     downs: int = 0
     inconsistencies: Sequence[str] = ()
-    #: Incarnations that are on record as having ended, and when.
+    #: Incarnations whose end is recorded -> when, in ms.
     ended: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The figures, and everything that should not have been."""
+    """The figures and the violations of a run."""
 
     accepted: int
     uncertain: int
@@ -93,7 +93,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class Life:
-    """What the witness saw of one message."""
+    """The witness' rows of one message."""
 
     kind: str = ""
     intent_ms: int = 0
@@ -121,7 +121,7 @@ class Life:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share of all does not exceed; 0 where there are none."""
+    """The value that this share of the values does not exceed; 0 if there are no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 

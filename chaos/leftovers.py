@@ -1,4 +1,4 @@
-"""What may and may not lie in the broker when nothing runs and nothing is pending."""
+"""Keys that may, and keys that may not, be in Redis when nothing runs and nothing is pending."""
 
 from __future__ import annotations
 

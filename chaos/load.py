@@ -1,4 +1,4 @@
-"""What is sent: a mixed load, drawn from a seed."""
+"""The load: a mix of messages, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Order:
     track: bool = False
 
 
-#: More failures than there are attempts.
+#: More failures than a message has attempts.
 HOPELESS = 1000
 
 _KINDS = {"plain": 50, "supervised": 28, "flaky": 18, "hopeless": 4}
@@ -31,7 +31,7 @@ _NAPS_MS = {(0, 0): 70, (1, 15): 24, (20, 80): 5, (300, 900): 1}
 
 
 def orders(seed: int, poison_every: int) -> Iterator[Order]:
-    """Sends without an end; every so many of them is poison (0: none)."""
+    """An endless series of sends, with poison at this interval (0: none)."""
     rng = random.Random(seed)
     number = 0
     while True:

@@ -22,7 +22,7 @@ KINDS = {
     "redis": "SIGKILL Redis and start it again from its append-only file",
 }
 
-#: Kinds of kill unless told otherwise; a frozen worker duplicates what it had begun, by design.
+#: Default kinds of kill. A frozen worker duplicates, by design, the messages that it had begun.
 DEFAULT_KINDS = tuple(kind for kind in KINDS if kind != "freeze")
 
 POOLS = ("solo", "threads", "prefork")

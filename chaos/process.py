@@ -1,4 +1,4 @@
-"""One process of a run: it can be killed in several ways, and is started again."""
+"""One process of a run, which can be killed in several ways and restarted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STACKS_TAKE_S = 2.0
 
 
 class Member:
-    """A command in a process group of its own, with a log that all its lives share."""
+    """A command in a process group of its own. All its restarts share one log."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], logs: Path) -> None:
         self.name = name
@@ -75,7 +75,7 @@ class Member:
                 self._process.wait(_STACKS_TAKE_S)
 
     def kill(self) -> None:
-        """SIGKILL all of it; gone on return, whatever is left of an earlier life included."""
+        """SIGKILL the process group, and leftovers of earlier starts; returns when they have ended."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""One run: load, kills, restarts; then quiet, and the accounts."""
+"""One run: load, kills and restarts; then it waits until nothing is pending, and collects the evidence."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOOK_EVERY_S = 0.2
 #: transport: billiard's pool waits for a thread that waits for it.
 _GRACE_S = 15.0
 
-#: A process that ended by itself is started again after this.
+#: A process that ended by itself is restarted after this many seconds.
 _FELL_S = 0.3
 
 _START_S = 60.0
@@ -64,7 +64,7 @@ class Run:
     # -- the run
 
     def run(self) -> Evidence:
-        """All of it; returns what the judge needs."""
+        """Execute the run; returns the evidence for the judge."""
         cluster, options = self._cluster, self._options
         self._await_workers()
         self._say("workers ready; load and kills begin")
@@ -111,7 +111,7 @@ class Run:
         self._at(time.monotonic() + pause_s, act)
 
     def _tend(self) -> None:
-        """Do what is due, and look after the fallen."""
+        """Do the strikes that are due, and restart processes that have ended."""
         while self._due and self._due[0][0] <= time.monotonic():
             heapq.heappop(self._due)[2]()
         for member in self._cluster.served:
@@ -122,12 +122,12 @@ class Run:
             try:
                 self._ready |= self._cluster.leased_pids()
             except _AWAY:
-                # Just gone; asked again soon.
+                # It has just ended; the next look shows it.
                 return
         time.sleep(_TICK_S)
 
     def _fell(self, member: Member) -> None:
-        # Poison kills a worker without our help; the judge knows whether it was that.
+        # Poison kills a worker too; the judge knows whether it did.
         held = sorted(self._held_by(member.pid))
         self._cluster.witness.write("fell", node=member.name, pid=member.pid, exit_code=member.exit_code, held=held)
         self._bring_back(member, _FELL_S)
@@ -151,7 +151,7 @@ class Run:
             return
         victim = self._victim(strike)
         if victim is None:
-            # Whoever it would have been is still starting; the next one may be ready.
+            # The victim is still starting; the next candidate may be ready.
             self._in(0.3, partial(self._strike, strike))
             return
         match strike.kind:
@@ -240,7 +240,7 @@ class Run:
     def _stop(self, victim: Member, strike: Strike) -> None:
         self._note(strike.kind, victim.name, victim.pid, pids=[victim.pid], for_s=round(strike.pause_s, 1))
         victim.signal(signal.SIGSTOP, group=True)
-        # Not to be struck again meanwhile: it could not react.
+        # It is not struck again while it is frozen: it could not react.
         self._expected_down.add(victim.name)
 
         def go_on() -> None:
@@ -279,7 +279,7 @@ class Run:
             self._tend()
 
     def _drain(self) -> bool:
-        """Wait until nothing is pending; patience ends when nothing has been settled for a while."""
+        """Wait until nothing is pending; fails if nothing has been settled for a while."""
         settled, until = -1, time.monotonic() + self._options.drain_s
         while True:
             self._tend()
@@ -304,7 +304,7 @@ class Run:
         return self._drain()
 
     def _stop_all(self) -> None:
-        """Beat first, so that nothing is sent any more; the sweeper last."""
+        """Stop beat first, so that nothing more is sent, and the sweeper last."""
         cluster = self._cluster
         self._end([cluster.beat])
         self._end(cluster.workers)

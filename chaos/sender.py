@@ -1,4 +1,4 @@
-"""The sender, a process of its own: it writes to the witness what it is about to send, and what was accepted."""
+"""The sender process: before each send it writes an intent to the witness, and after it the acceptance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.core.errors import BrokerUnavailable
 
 logger = logging.getLogger(__name__)
 
-#: A sender that could not send for a while does not make up for all of it.
+#: A sender that could not send for a while catches up on at most this many seconds.
 _AT_MOST_BEHIND_S = 0.5
 
 _AWAY = (OperationalError, RedisError, BrokerUnavailable, OSError)
@@ -80,7 +80,7 @@ def _publish(order: Order, message_id: str) -> None:
         Poison() if order.kind == "poison" else Work(nap_ms=order.nap_ms, failures=order.failures),
         countdown_s=countdown_s,
         priority=order.priority,
-        # A send draws its own id only when it sends; the witness must know one before.
+        # The witness must know an id before the send, which draws its own only when it runs.
         metadata={ID: message_id},
         track=order.track,
     )

@@ -1,4 +1,4 @@
-"""When which kind of kill strikes: drawn from the seed before the run begins."""
+"""The schedule of kills, drawn from the seed before the run begins."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ _PAGE = 5000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing that happened.
+    """One event.
 
     ``what`` is ``intent``, ``accepted`` or ``uncertain`` (the sender), ``start``, ``fail`` or ``done`` (an
-    execution), ``strike``, ``end`` or ``up`` (whoever runs the chaos).
+    execution), ``strike``, ``end`` or ``up`` (by the run).
     """
 
     at_ms: int
@@ -43,7 +43,7 @@ class Witness:
     """Writes and reads rows."""
 
     def __init__(self, url: str) -> None:
-        # Whoever cannot reach the witness must not go on as if it had.
+        # A process that cannot reach the witness must fail.
         self._redis = redis.Redis.from_url(url, socket_timeout=30)
 
     def write(
@@ -66,7 +66,7 @@ class Witness:
         return int(answer[0]) * 1000 + int(answer[1]) // 1000
 
     def rows(self) -> list[Row]:
-        """Everything, in order."""
+        """All rows, in order."""
         rows: list[Row] = []
         last = "-"
         while page := self._page(last):

@@ -16,20 +16,20 @@ class Audit(Message):
     """Audit one file."""
 
     path: str
-    #: The demo that asks, which then finds the report in Redis; without one, the report is only returned.
+    #: Id of the demo, which reads the report from Redis. Without it, the report is only returned.
     run: str = ""
-    #: Has the process that handles it SIGKILL itself: for demonstrations of what becomes of such a message.
+    #: Whether the process that handles the message SIGKILLs itself, to show what happens to such a message.
     kills_its_worker: bool = False
 
 
 class Report(BaseModel):
-    """What an audit of one file found."""
+    """The result of auditing one file."""
 
     model_config = ConfigDict(frozen=True)
 
     path: str
     findings: tuple[Finding, ...] = ()
-    #: Why it is not Python for this interpreter, so that nothing is known of its sends; empty if it is.
+    #: Why this interpreter cannot parse the file, so that its sends are unknown; empty if it can.
     unparsable: str = ""
 
 

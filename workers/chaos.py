@@ -1,4 +1,4 @@
-"""What the demo does to its auditors: bad input, and a SIGKILL."""
+"""The demo's disturbances: bad input, and a SIGKILL of an auditor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNDECODABLE = b"""\
 
 CAF\xc9 = "open"
 """
-_KILLER = b"# Nothing is wrong with this file. The message that names it has its worker SIGKILL itself.\n"
+_KILLER = b"# This file is correct. The message that names it makes its worker SIGKILL itself.\n"
 
 #: More than a worker prefetches.
 _MANY = 10_000
@@ -38,19 +38,19 @@ def bad_input(directory: Path, run: str) -> list[Audit]:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One auditor, SIGKILLed."""
+    """The SIGKILL of one auditor."""
 
     name: str
     pid: int
     incarnation: str
     #: By Redis' clock.
     at_ms: int
-    #: The deliveries that it held, whether it had started on them or not.
+    #: The deliveries that it held, started or not.
     held: frozenset[str]
 
 
 def kill_one(store: Store, registry: Registry, auditors: Sequence[Child]) -> Kill | None:
-    """SIGKILL the auditor that holds most messages, with its pool; ``None`` if at this moment none holds any.
+    """SIGKILL the auditor that holds most messages, with its pool; ``None`` if none holds any now.
 
     Raises:
         BrokerUnavailable: Redis is away.
@@ -60,7 +60,7 @@ def kill_one(store: Store, registry: Registry, auditors: Sequence[Child]) -> Kil
     if not candidates:
         return None
     victim, entry = max(candidates, key=lambda pair: len(_held_by(store, pair[1])))
-    # What a paused auditor holds, it holds when it is killed: it cannot settle it in between.
+    # A paused auditor cannot settle anything, so it still holds these messages when it is killed.
     victim.pause()
     held = _held_by(store, entry)
     if not held:
@@ -92,9 +92,9 @@ def _held_by(store: Store, entry: IncarnationEntry) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How a killed auditor's messages came to run elsewhere."""
+    """How a killed auditor's messages ran elsewhere."""
 
-    #: Those that did; the auditor had finished the others before it died.
+    #: The messages that ran elsewhere; the auditor had finished the others.
     messages: int
     initial_s: float
     #: When the last of them had started.
@@ -105,7 +105,7 @@ def recovery(kill: Kill, starts: Iterable[Start]) -> Recovery:
     """The time from the kill until each held message first started elsewhere."""
     first_ms: dict[str, int] = {}
     for start in starts:
-        # A note that was on its way when the auditor died may bear a later time than its death.
+        # A record that was on its way when the auditor died may have a later time than its death.
         elsewhere = kill.pid not in (start.pid, start.parent_pid)
         if start.delivery in kill.held and start.at_ms >= kill.at_ms and elsewhere:
             first_ms.setdefault(start.delivery, start.at_ms)

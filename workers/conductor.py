@@ -1,4 +1,4 @@
-"""The conductor: starts what a deployment has, has everything audited, kills an auditor, and counts.
+"""The conductor: starts the processes of a deployment, sends the audits, kills an auditor, and counts the outcomes.
 
 Redis, a monitor manager, beat and auditors, each a process of its own. Whichever dies is started again, as
 systemd or Kubernetes would; the messages do not wait for that.
@@ -29,10 +29,10 @@ from workers.summary import summarize
 from workers.tally import Tally, tally
 from workers.workspace import Workspace
 
-#: Give up when no message has got anywhere for so long.
+#: The demo fails if no message has ended for this long, in seconds.
 STALLED_S = 30.0
 
-#: What a killed agent's work may take to run elsewhere.
+#: Seconds within which a killed auditor's messages must run elsewhere.
 PROMISED_S = 3.0
 
 _LOOK_EVERY_S = 0.05
@@ -44,7 +44,7 @@ _PREFORK = ("-P", "prefork", "-c", "1")
 
 
 class Stalled(InfrastructureError):
-    """Something that had to happen did not."""
+    """An expected event did not happen in time."""
 
 
 class Conductor:
@@ -59,7 +59,7 @@ class Conductor:
         self._ending = ending
         self._chaos = chaos
         self._count = auditors
-        # Celery's command line made an app before there was a Redis to name to it; this one knows.
+        # Celery's command line made an app before the demo's Redis was started; this app has its URL.
         self._orchestrator: Orchestrator = assemble(workspace.settings)
         self._auditors: list[Child] = []
         self._kill: Kill | None = None
@@ -163,7 +163,7 @@ class Conductor:
         until = monotonic() + _DECLARED_WITHIN_S
         while self._kill and self._kill.incarnation not in {d.incarnation for d in registry.deaths(_PAGE)}:
             self._ending.check()
-            # It had finished all it held, so nobody had to wait for its death to be noticed.
+            # It had finished all messages that it held, so none ran elsewhere.
             if monotonic() > until:
                 raise Stalled(f"{self._kill.incarnation} was not declared dead within {_DECLARED_WITHIN_S:g} s")
             sleep(_LOOK_EVERY_S)
@@ -186,7 +186,7 @@ class Conductor:
         return [letter for letter in reversed(letters) if letter.queue == Auditor.name]
 
     def _forget_later(self) -> None:
-        """What the demo has left in the user's Redis is to be looked at for a while, not for ever."""
+        """Let the keys that the demo leaves in the user's Redis expire."""
         client = self._orchestrator.runtime.store.client
         for key in client.scan_iter(match=f"{self._workspace.settings.key_prefix}*", count=_PAGE):
             client.expire(key, _KEPT_S)

@@ -10,7 +10,7 @@ from workers.auditors import Audit, Auditor
 
 
 class Coordinator:
-    """Sends audits, a slice of time at once, so that whoever calls can look after other things in between."""
+    """Sends audits for a slice of time per call, so that the caller can do other work in between."""
 
     def __init__(self, orchestrator: Orchestrator, audits: Sequence[Audit]) -> None:
         self._orchestrator = orchestrator
@@ -19,12 +19,12 @@ class Coordinator:
 
     @property
     def total(self) -> int:
-        """How many there are to send."""
+        """Number of audits to send."""
         return len(self._audits)
 
     @property
     def done(self) -> bool:
-        """Whether everything is sent."""
+        """Whether all audits are sent."""
         return self.sent == self.total
 
     def send_for(self, budget_s: float) -> None:
@@ -35,6 +35,6 @@ class Coordinator:
         """
         until = monotonic() + budget_s
         while not self.done and monotonic() < until:
-            # Nobody waits for the outcome of a single one: the ledger tells how they fare.
+            # No outcome is waited for: the ledger counts them.
             self._orchestrator.send(Auditor, self._audits[self.sent], track=False)
             self.sent += 1

@@ -15,7 +15,7 @@ from workers.conductor import Conductor
 from workers.ending import Ending
 from workers.workspace import prepare
 
-#: Where there is no terminal to tell, such as in a CI log.
+#: Width of the output if there is no terminal, as in a CI log.
 _WIDTH_OF_LOGS = 120
 
 

@@ -1,4 +1,4 @@
-"""Signals to stop, recorded so that none is lost."""
+"""Stop signals, remembered so that none is lost."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Ending:
     """SIGTERM and Ctrl-C, each raised at once and remembered.
 
     What a signal handler raises is printed and forgotten if Python happens to be in the callback of a weak
-    reference or in a finalizer; whoever waits in a loop asks again with :meth:`check`.
+    reference or in a finalizer, so a loop that waits calls :meth:`check`.
     """
 
     def __init__(self) -> None:
         self._number = 0
 
     def check(self) -> None:
-        """Raise what a signal has raised before, if one has come.
+        """Raise the exception of a signal that has come before, if any.
 
         Raises:
             KeyboardInterrupt: Ctrl-C.
@@ -36,7 +36,7 @@ class Ending:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Heed the signals meanwhile; an interrupt that is ignored, as in a shell's background, stays so."""
+        """Handle the signals in this context. An ignored SIGINT, as in a shell's background, stays ignored."""
         numbers = [signal.SIGTERM]
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             numbers.append(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Celery in a process that ends with the one that started it, and takes its pool processes along.
+"""Runs Celery in a process that ends, with its pool processes, when the process that started it ends.
 
 ``python -m workers.lifeline OWNER_PID -A workers worker …`` is ``celery -A workers worker …`` with that added.
 However the owner ends, SIGKILL included, nothing stays behind.
@@ -18,7 +18,7 @@ _LOOK_EVERY_S = 0.2
 
 
 def end_with(owner_pid: int) -> None:
-    """End this process as soon as ``owner_pid`` is not its parent: then that one is gone."""
+    """End this process when ``owner_pid`` is no longer its parent, so when the owner has ended."""
 
     def watch() -> None:
         never = threading.Event()
@@ -35,7 +35,7 @@ def main() -> None:
     worker_pid = os.getpid()
 
     def in_pool_process(**_: Any) -> None:
-        # Left alone, one that is busy would outlive its worker until it had finished. A solo pool has none.
+        # Otherwise a busy pool process would outlive its worker until its task ends. A solo pool has none.
         if os.getpid() != worker_pid:
             end_with(worker_pid)
 

@@ -1,4 +1,4 @@
-"""The demo's child processes: started, started again when they die, and all gone at the end."""
+"""The demo's child processes: started, restarted when they die, and ended with the demo."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Self
 
 from orchestrator.core.errors import InfrastructureError
 
-#: One that dies more often will not get well by being started once more.
+#: A process that dies more often than this is not restarted again.
 _MAX_RESTARTS = 5
 
-#: How long they may take to finish what they are doing when the demo ends.
+#: Seconds that the processes have at the end of the demo to finish their work.
 _FAREWELL_S = 3.0
 
 _ROOT = Path(__file__).parent.parent
 
 
 class KeepsDying(InfrastructureError):
-    """A child process died whenever it was started."""
+    """A child process died after each of its restarts."""
 
     def __init__(self, name: str, exit_code: int) -> None:
         super().__init__(f"{name} keeps dying (exit code {exit_code}, started {_MAX_RESTARTS + 1} times)")
@@ -34,7 +34,7 @@ class KeepsDying(InfrastructureError):
 
 @dataclass(slots=True)
 class Child:
-    """One ``celery -A workers …``, alone in its process group but for its pool."""
+    """One ``celery -A workers …`` process, in a process group of its own with its pool."""
 
     name: str
     arguments: Sequence[str]
@@ -68,7 +68,7 @@ class Child:
         return None if self._process is None else self._process.poll()
 
     def terminate(self) -> None:
-        """Ask it to finish what it is doing and end."""
+        """Send SIGTERM: the process finishes its work and ends."""
         if self._process is not None:
             self._process.terminate()
 
@@ -81,12 +81,12 @@ class Child:
         self._signal_group(signal.SIGCONT)
 
     def _signal_group(self, number: signal.Signals) -> None:
-        # Until it is polled its pid cannot be anybody else's.
+        # Before the process is polled, its pid cannot be reused.
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL it and its pool processes, as an OOM killer or a container runtime does; gone on return."""
+        """SIGKILL the process and its pool, as an OOM killer does; returns when they have ended."""
         if self._process is not None:
             self._signal_group(signal.SIGKILL)
             self._process.wait()
@@ -99,7 +99,7 @@ class Child:
 
 
 class Crew:
-    """All children of the demo. Leaving the context ends them, gently unless it is left with an error."""
+    """All child processes of the demo. Leaving the context ends them: by SIGTERM, or by SIGKILL after an error."""
 
     def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
         self._environment = environment

@@ -1,4 +1,4 @@
-"""Showing how far the demo is: a bar at a terminal, a few plain lines elsewhere."""
+"""Shows the progress of the demo: a bar at a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Display(Protocol):
     ) -> None: ...
 
     def show(self, done: int) -> None:
-        """So many messages have their outcome."""
+        """Show that this number of messages has an outcome."""
         ...
 
     def say(self, line: str) -> None:
-        """Something happened that is worth a line."""
+        """Print a line about an event."""
         ...
 
 
 def display(console: Console, total: int) -> Display:
-    """What suits the console."""
+    """A bar if the console is a terminal, else plain lines."""
     return Bar(console, total) if console.is_terminal else Lines(console, total)
 
 
 class Bar:
-    """A progress bar, with what is said above it."""
+    """A progress bar, with lines printed above it."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._progress = Progress(

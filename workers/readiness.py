@@ -1,4 +1,4 @@
-"""Whether a deployment that was just started is up, so that what is measured is how it runs, not how it starts."""
+"""Whether a deployment that was just started is ready, so that measurements do not include its start."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from orchestrator.transport.store import Store
 
 
 def is_up(store: Store, registry: Registry, workers: int) -> bool:
-    """Whether that many workers are there, and the monitor manager sweeps and may declare workers dead.
+    """Whether this number of workers is registered, and the monitor manager sweeps and may declare workers dead.
 
-    In its first two seconds it may not: whoever is silent then may only not have been heard yet.
+    In its first two seconds it may not: a worker without a heartbeat may just be starting.
 
     Raises:
         BrokerUnavailable: Redis is away.

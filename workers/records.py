@@ -1,4 +1,4 @@
-"""What auditors note in Redis while a demo runs: who started on which message and when, and every report."""
+"""Records of a demo run in Redis: which auditor started which message and when, and all reports."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Start:
     delivery: str
     attempt: int
     worker: str
-    #: The process that runs it, and the one that has started that: of a prefork pool, the worker itself.
+    #: The process that runs the attempt, and its parent: with a prefork pool, the worker.
     pid: int
     parent_pid: int
 
 
 class Records:
-    """The notes of one demo run, under keys of their own beside the orchestrator's."""
+    """The records of one demo run, under their own keys beside the orchestrator's."""
 
     def __init__(self, store: Store, run: str) -> None:
         # redis-py's annotations allow for text answers and none at all.
@@ -37,7 +37,7 @@ class Records:
         self._reports = f"{root}reports"
 
     def note_start(self, delivery: str, attempt: int, worker: str) -> None:
-        """An attempt begins. The id that Redis gives the note is the time."""
+        """Record that an attempt begins. The id that Redis gives the record is the time."""
         self._client.xadd(
             self._starts,
             {
@@ -50,7 +50,7 @@ class Records:
         )
 
     def note_report(self, delivery: str, report: str) -> None:
-        """A report, as JSON; one that is delivered twice is still one."""
+        """Record a report, as JSON. A message that is delivered twice has one report."""
         self._client.hset(self._reports, delivery, report)
 
     def starts(self) -> Iterator[Start]:

@@ -22,23 +22,23 @@ class Tally:
     ledger: LedgerRow
     reports: Sequence[Report]
     letters: Sequence[DeadLetter]
-    #: Executions beyond the first of an attempt: the ones before were cut short by a death, or done twice.
+    #: Executions of an attempt after its first, which a death cut short or which ran twice.
     duplicated: int
-    #: Workers declared dead; one that ends in good order is not.
+    #: Workers that were declared dead; a clean shutdown is not counted.
     workers_killed: int
-    #: Pool processes that died of the message they were running, as the dead letters tell.
+    #: Pool processes that died of the message they ran, according to the dead letters.
     pool_kills: int
     kill: Kill | None
     recovery: Recovery | None
 
     @property
     def kills(self) -> int:
-        """Processes that died with work in hand."""
+        """Processes that died while they ran a message."""
         return self.workers_killed + self.pool_kills
 
     @property
     def balanced(self) -> bool:
-        """Whether every accepted message was handled or is a dead letter that can be looked at."""
+        """Whether every accepted message was handled or is in the dead-letter log."""
         row = self.ledger
         return (
             row.balanced
@@ -50,7 +50,7 @@ class Tally:
 
     @property
     def last_line(self) -> str:
-        """The line the demo ends with."""
+        """The last line of the demo."""
         row = self.ledger
         recovered_s = self.recovery.last_s if self.recovery is not None else 0.0
         return (
@@ -67,7 +67,7 @@ def tally(
     starts: Sequence[Start],
     kill: Kill | None,
 ) -> Tally:
-    """Count."""
+    """Count the outcomes and deaths of a run."""
     died_ms = {death.incarnation: death.at_ms for death in deaths if not death.is_planned}
     executions = Counter((start.delivery, start.attempt) for start in starts)
     return Tally(
@@ -83,5 +83,5 @@ def tally(
 
 
 def _pool_deaths(letter: DeadLetter, died_ms: dict[str, int]) -> int:
-    """The deaths on a letter that were not its worker's own: that is found dead first, and blamed after."""
+    """Deaths of pool processes on a letter; deaths of whole workers are left out, because sweeps count these."""
     return sum(1 for death in letter.deaths if death["at"] < died_ms.get(str(death["by"]), death["at"] + 1))

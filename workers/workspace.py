@@ -1,4 +1,4 @@
-"""The Redis and the directory of a demo; both are its own."""
+"""The Redis and the directory of a demo run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Workspace:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The environment of a process of the demo."""
+        """The environment variables of the demo's processes."""
         inherited = {name: value for name, value in os.environ.items() if name not in _CELERYS_VARIABLES}
         return {
             **inherited,

@@ -30,7 +30,7 @@ from orchestrator.worker.hosting import supervise_tasks
 
 
 class EagerBackend:
-    """Does for one app in one process what Redis and the workers do on a broker."""
+    """Runs the messages of one app in one process, in place of Redis and the workers."""
 
     inline = True
 

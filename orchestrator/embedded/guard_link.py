@@ -1,4 +1,4 @@
-"""The owner's end of the conversation with its guard process."""
+"""The owner's connection to its guard process."""
 
 import contextlib
 import json
@@ -55,7 +55,7 @@ class GuardLink:
         return self._process.pid
 
     def ask(self, command: str) -> guard.State:
-        """Have the guard carry out a command, and return how things stand after it."""
+        """Send the guard a command; returns the state after it."""
         with self._lock:
             try:
                 self._socket.sendall(command.encode() + b"\n")
@@ -70,10 +70,10 @@ class GuardLink:
         return state
 
     def close(self) -> None:
-        """End the server and the guard; both are gone, and a temporary directory with them, on return."""
+        """End the server and the guard, and remove a temporary directory; returns when they have ended."""
         with self._lock:
             with contextlib.suppress(OSError):
-                # Closing our end would not do: a forked child may hold a copy of it.
+                # Closing the socket is not enough: a forked child may hold a copy of it.
                 self._socket.sendall(b"quit\n")
             try:
                 self._process.wait(_ANSWER_TIMEOUT_S)

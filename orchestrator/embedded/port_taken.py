@@ -1,4 +1,4 @@
-"""What can go wrong with an embedded Redis server."""
+"""Errors of an embedded Redis server."""
 
 from orchestrator.core.errors import EmbeddedServerError
 
@@ -6,4 +6,4 @@ __all__ = ["EmbeddedServerError", "PortTakenError"]
 
 
 class PortTakenError(EmbeddedServerError):
-    """The server could not listen on its port; most likely something else does."""
+    """The server could not listen on its port; most likely another process does."""

@@ -15,7 +15,7 @@ _TRIES = 200
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago; only the server's own bind can settle it.
+    """Return a loopback port that was free just now. Another process may take it before the server binds it.
 
     The port lies below the range from which the kernel takes ports for outgoing connections: a client that
     keeps reconnecting to a server that is down would sooner or later be given that server's own port, connect

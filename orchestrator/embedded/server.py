@@ -75,30 +75,30 @@ class EmbeddedServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on; known from the first start on."""
+        """The port that the server listens on; known after the first start."""
         if self._port is None:
             raise EmbeddedServerError("the embedded Redis server has no port yet: it was never started")
         return self._port
 
     @property
     def url(self) -> str:
-        """The URL of its database 0, as redis-py, Celery and kombu take it."""
+        """The URL of database 0, for redis-py, Celery and kombu."""
         login = f":{quote(self._password, safe='')}@" if self._password else ""
         return f"redis://{login}{LOOPBACK}:{self.port}/0"
 
     @property
     def directory(self) -> Path:
-        """Where the running server keeps its files."""
+        """The running server's directory."""
         return self._guarded().directory
 
     @property
     def log_path(self) -> Path:
-        """The file that holds what the server says."""
+        """The server's log file."""
         return self.directory / LOG_FILE
 
     @property
     def last_words(self) -> str:
-        """The last few lines of its log, in one line."""
+        """The last lines of the server's log, joined to one line."""
         return _last_lines(self.log_path.read_text(errors="replace"))
 
     @property
@@ -120,7 +120,7 @@ class EmbeddedServer:
         return self._link is not None and self._guarded().ask("state").pid is not None
 
     def start(self) -> Self:
-        """Start the server and return when it answers; data kept in its directory is loaded by then.
+        """Start the server; returns when it answers and has loaded the data in its directory.
 
         After `kill` it comes back on the same port with the same directory.
 
@@ -156,7 +156,7 @@ class EmbeddedServer:
             return
         link.close()
         if self._given_directory is None:
-            # The guard has done it, unless it was killed itself.
+            # The guard has removed it, unless the guard was killed.
             shutil.rmtree(link.directory, ignore_errors=True)
 
     def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""A few commands to Redis over a bare socket: to import a client takes longer than the whole probe may."""
+"""A few Redis commands over a bare socket, because importing a client would take longer than the whole probe may."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from orchestrator.core.keys import Keys
 
 
 class BadAddress(Exception):
-    """The broker's URL is none that the probe can ask."""
+    """The probe cannot use the broker's URL."""
 
 
 def last_sweep(timeout_s: float) -> tuple[int | None, str, int]:
-    """When the last sweep was, by whom, and now; in ms by Redis' clock.
+    """Time of the last sweep, its sweeper, and the current time; in ms by Redis' clock.
 
     Raises:
         BadAddress: the broker's URL is not redis:// or rediss://.
@@ -32,7 +32,7 @@ def last_sweep(timeout_s: float) -> tuple[int | None, str, int]:
 
 
 def asked() -> str:
-    """The Redis that is asked, and its key prefix, without passwords."""
+    """The Redis server and key prefix of the probe, without passwords."""
     url, prefix = _broker()
     return f"{masked(url)} (keys {prefix}…)" if prefix else masked(url)
 
@@ -51,7 +51,7 @@ def _broker() -> tuple[str, str]:
 
 
 def _ask(urls: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[Any]:
-    """What the first server that is a primary answers; of one server, whatever it is."""
+    """The reply of the first server that is a primary; a single server is asked whatever its role."""
     *others, last = servers(urls)
     for url in others:
         try:

@@ -11,10 +11,10 @@ from typing import Any
 from orchestrator.health import files
 from orchestrator.health.judge import Exit, Verdict, liveness, readiness
 
-#: What the monitor manager signs its sweeps with.
+#: Name under which the monitor manager records its sweeps.
 _MANAGER = "monitor-manager"
 
-#: How long Redis may take to answer the probe that asks it.
+#: Timeout of the probe that asks Redis, in seconds.
 _PATIENCE_S = 3.0
 
 _EXIT_CODES = """
@@ -80,7 +80,7 @@ def _workers(node: str | None, pid: int | None, app: str | None, *, ready: bool)
     judge, now_s = readiness if ready else liveness, monotonic()
     apart = len({vitals.get("app", "") for vitals in found}) > 1
     said = [(_name(vitals, apart=apart), *judge(vitals, now_s)) for vitals in found]
-    # One that is broken outweighs one that only waits for Redis.
+    # A broken worker outweighs one that only waits for Redis.
     worst = next((c for c in (Exit.UNHEALTHY, Exit.BROKER_AWAY) if c in {code for _, code, _ in said}), Exit.HEALTHY)
     return worst, "\n".join(f"{name}: {text}" for name, _, text in said)
 
@@ -94,7 +94,7 @@ def _is_meant(vitals: dict[str, Any], node: str | None, pid: int | None, app: st
 
 
 def _name(vitals: dict[str, Any], *, apart: bool) -> str:
-    """A worker's name, with its app and broker where workers of several apps have to be told apart."""
+    """A worker's name, with its app and broker if workers of several apps are listed."""
     app, broker = vitals.get("app"), vitals.get("broker")
     return f"{vitals['node']} (app {app}, {broker})" if apart and app else str(vitals["node"])
 
@@ -115,7 +115,7 @@ def _metrics(_: argparse.Namespace) -> int:
 
 
 def _sweep() -> Verdict:
-    # Here, because of the time it takes to import what only this needs.
+    # Here, because the other probes need not spend time on these imports.
     from orchestrator.health.ask_redis import BadAddress, asked, last_sweep
     from orchestrator.health.judge import sweeps
 

@@ -1,4 +1,4 @@
-"""The files in which processes say how they are. One per process, readable by its user alone."""
+"""Health files: one per process, readable only by its user."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-#: Environment variable that names the directory. Both sides read it, so it is no setting of a profile.
+#: Environment variable that names the directory. Workers and probes both read it, so it cannot be a profile's setting.
 DIRECTORY_VARIABLE = "ORCHESTRATOR_HEALTH_DIR"
 
 _SUFFIX = ".json"
 
-#: A file has some hundred bytes.
+#: Larger files are ignored; a health file has a few hundred bytes.
 _LARGEST = 64 * 1024
 
 
 class UntrustedDirectory(Exception):
-    """The directory is somebody else's, or others may write to it."""
+    """The directory belongs to another user, or other users may write to it."""
 
 
 def directories() -> list[Path]:
@@ -65,7 +65,7 @@ def directory_to_write() -> Path:
 
 
 def _usual() -> Path:
-    # As `tempfile` has it, which takes a quarter of the probe's time to import. Whose the directory is gets checked.
+    # Like `tempfile`, whose import would take a quarter of the probe's time. The owner of the directory is checked.
     return Path(os.environ.get("TMPDIR") or "/tmp") / f"orchestrator-health-{os.getuid()}"  # noqa: S108
 
 
@@ -84,7 +84,7 @@ def _check(path: Path) -> None:
 
 
 def write(folder: Path, vitals: Mapping[str, Any]) -> None:
-    """Replace this process' file in one step, so that nobody reads half of it.
+    """Replace this process' file atomically.
 
     Raises:
         OSError: the directory is full, read-only or gone.
@@ -92,7 +92,7 @@ def write(folder: Path, vitals: Mapping[str, Any]) -> None:
     pid = os.getpid()
     fresh = folder / f"{pid}.tmp"
     fresh.unlink(missing_ok=True)
-    # Exclusive: what stands there by now (a pipe, a link) is not written to.
+    # Exclusive, so that nothing that another user has put there (a pipe, a link) is written to.
     with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(json.dumps({**vitals, "pid": pid, "born": born(pid)}))
     fresh.replace(folder / f"{pid}{_SUFFIX}")
@@ -112,7 +112,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def living(folder: Path) -> Iterator[dict[str, Any]]:
-    """What each process that still runs has written last. Anything else in the directory is passed over.
+    """The last contents of each running process' file. Anything else in the directory is skipped.
 
     Raises:
         OSError: the directory cannot be read.
@@ -121,11 +121,11 @@ def living(folder: Path) -> Iterator[dict[str, Any]]:
         try:
             vitals = json.loads(_content(file))
             pid, began = vitals["pid"], vitals["born"]
-            # A pid is given again; with the moment of its birth it is not.
+            # A pid may be reused; the pair of pid and start time is not.
             if is_running(int(pid)) and began in (None, born(pid)) and isinstance(vitals["node"], str):
                 yield vitals
         except (OSError, ValueError, TypeError, LookupError, OverflowError):
-            # Gone since it was listed, or not one of ours.
+            # The file was removed meanwhile, or is not a health file.
             continue
 
 
@@ -135,7 +135,7 @@ def _content(file: Path) -> bytes:
     Raises:
         OSError: it is gone, or a link.
     """
-    # Opened without waiting: a pipe would be waited for without end.
+    # Without O_NONBLOCK, opening a pipe would block for ever.
     with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
         found = os.fstat(opened.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
@@ -144,7 +144,7 @@ def _content(file: Path) -> bytes:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process."""
+    """Whether a process with this pid exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -155,7 +155,7 @@ def is_running(pid: int) -> bool:
 
 
 def born(pid: int) -> int | None:
-    """When the process began, in the kernel's ticks since it booted; ``None`` where there is no ``/proc``."""
+    """Start time of the process, in kernel ticks since the boot; ``None`` without ``/proc``."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
         # The second field, the command, may hold blanks and parentheses.

@@ -1,4 +1,4 @@
-"""The thread in which a process says every second how it is."""
+"""A thread that writes the process' health file every second."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from orchestrator.health import files
 
 logger = get_logger(__name__)
 
-#: Between two writings. A probe takes thirty of them missed for a process that hangs.
+#: Seconds between two writes. After 30 missed writes a probe reports the process as hung.
 EVERY_S = 1.0
 
 Signs = Callable[[], Mapping[str, Any]]
 
 
 class HealthReporter:
-    """Of this process. It says that the process can run threads at all, and what its incarnation last told it."""
+    """Writes this process' health file: proof that it can run threads, and the vitals of its incarnation."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,9 +36,9 @@ class HealthReporter:
         self._consumes: Callable[[], bool] | None = None
 
     def start(self, node: str, consumes: Callable[[], bool] | None = None) -> None:
-        """Begin; a second time it does nothing. Where no file can be written a warning says so, and that is all.
+        """Start the thread; does nothing if it runs. If the file cannot be written, a warning is logged.
 
-        A worker says with ``consumes`` whether it is to consume at present.
+        ``consumes``, of a worker, returns whether the worker should be consuming now.
         """
         with self._lock:
             self._consumes = consumes or self._consumes
@@ -60,27 +60,27 @@ class HealthReporter:
             atexit.register(self.stop)
 
     def publish(self, **facts: Any) -> None:
-        """Have these facts in the file from now on."""
+        """Add these fields to the file."""
         self._facts.update(facts)
 
     def watch(self, vitals: Signs) -> None:
-        """From now on, ``vitals`` tells what there is to say of the incarnation; the last one told so counts."""
+        """Read the incarnation's fields from ``vitals`` from now on, which replaces the function before."""
         self._signs = vitals
 
     def watches(self, vitals: Signs) -> bool:
-        """Whether it is ``vitals`` that counts."""
+        """Whether the fields are read from ``vitals``."""
         return self._signs == vitals
 
     def is_worker(self) -> bool:
-        """Whether this process is one that consumes for as long as it runs."""
+        """Whether this process is a worker."""
         return self._consumes is not None
 
     def should_consume(self) -> bool:
-        """Whether this process is a worker that is to consume at present."""
+        """Whether this process is a worker that should be consuming now."""
         return self._consumes is not None and self._consumes()
 
     def stop(self) -> None:
-        """End, and leave no file."""
+        """Stop the thread and remove the file."""
         self._stop.set()
         if self._thread is not None and self._pid == os.getpid():
             self._thread.join(timeout=EVERY_S)

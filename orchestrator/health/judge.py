@@ -1,4 +1,4 @@
-"""What a process' signs mean: pure functions of what it wrote, and of now."""
+"""Verdicts of the probes: pure functions of a health file's contents and of the time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
-#: A process that has written nothing for this long cannot run its threads: it hangs, or is stopped.
+#: A process whose file is older than this cannot run its threads: it hangs or is stopped.
 HUNG_AFTER_S = 30.0
 
-#: A worker that was told to begin anew, asks for no messages, or has lost its consumer, and is still so after this long
-#: needs a restart.
+#: A worker needs a restart if it was fenced, asks for no messages, or has lost its consumer, and this has lasted longer
+#: than this.
 WEDGED_AFTER_S = 60.0
 
-#: Without a sweep for this long (or three times ``sweep_stale_s``) nobody looks for the dead.
+#: If the last sweep is older than this (or than three times ``sweep_stale_s``), dead workers are not found.
 SWEEP_OVERDUE_S = 10.0
 
 
@@ -30,12 +30,15 @@ Verdict = tuple[Exit, str]
 
 
 def liveness(vitals: Mapping[str, Any], now_s: float) -> Verdict:
-    """Whether a restart would help. A broker that is away is no reason: a new process could not reach it either."""
+    """Whether the process is alive. Unhealthy only if a restart would help, so not while Redis is unreachable."""
     silent_s = now_s - vitals["at_s"]
     if silent_s > HUNG_AFTER_S:
-        return Exit.UNHEALTHY, f"hangs: it has said nothing for {silent_s:.0f} s"
+        return Exit.UNHEALTHY, f"hangs: its health file is {silent_s:.0f} s old"
     if (vitals.get("fenced_s") or 0) > WEDGED_AFTER_S:
-        return Exit.UNHEALTHY, f"was declared dead {vitals['fenced_s']:.0f} s ago, and has not begun anew"
+        return (
+            Exit.UNHEALTHY,
+            f"was declared dead {vitals['fenced_s']:.0f} s ago, and has not registered a new incarnation",
+        )
     if vitals.get("absent_s", 0) > WEDGED_AFTER_S:
         return Exit.UNHEALTHY, f"has consumed nothing for {vitals['absent_s']:.0f} s although Redis answers"
     if vitals.get("silent_s", 0) > WEDGED_AFTER_S and not _is_away(vitals):
@@ -44,33 +47,33 @@ def liveness(vitals: Mapping[str, Any], now_s: float) -> Verdict:
 
 
 def readiness(vitals: Mapping[str, Any], now_s: float) -> Verdict:
-    """Whether it does its work: alive, consuming, and under somebody's eyes."""
+    """Whether the process is alive and consuming, and sweeps would find its death."""
     alive = liveness(vitals, now_s)
     if alive[0] is not Exit.HEALTHY:
         return alive
     if not vitals.get("incarnation"):
-        return Exit.UNHEALTHY, "does not consume yet, or no more"
+        return Exit.UNHEALTHY, "does not consume (yet, or any more)"
     if vitals.get("fenced_s") is not None:
-        return Exit.UNHEALTHY, "was declared dead, and begins anew"
+        return Exit.UNHEALTHY, "was declared dead, and is registering a new incarnation"
     if _is_away(vitals):
         return Exit.BROKER_AWAY, f"no answer from Redis for {vitals['beat_age_s']:.0f} s"
     if vitals["silent_s"] > vitals["stuck_s"]:
         return Exit.UNHEALTHY, f"has asked for no messages for {vitals['silent_s']:.0f} s"
     overdue_s = max(SWEEP_OVERDUE_S, 3 * vitals["sweep_stale_s"])
     if vitals["sweep_age_s"] is None or vitals["sweep_age_s"] > overdue_s:
-        return Exit.UNHEALTHY, "nobody looks for the dead: no sweep " + _age(vitals["sweep_age_s"])
+        return Exit.UNHEALTHY, "dead workers are not found: no sweep " + _age(vitals["sweep_age_s"])
     return Exit.HEALTHY, f"alive, consuming, swept {vitals['sweep_age_s']:.1f} s ago"
 
 
 def sweeps(at_ms: int | None, by: str, manager: str, now_ms: int) -> Verdict:
-    """Whether beat and the monitor manager do theirs: neither shows without the other."""
+    """Whether beat and the monitor manager work. A sweep by the manager proves both."""
     if at_ms is None:
-        return Exit.UNHEALTHY, "nobody has swept yet"
+        return Exit.UNHEALTHY, "there was no sweep yet"
     age_s = (now_ms - at_ms) / 1000
     if age_s > SWEEP_OVERDUE_S:
         return Exit.UNHEALTHY, f"no sweep {_age(age_s)}"
     if by != manager:
-        return Exit.UNHEALTHY, f"{by} sweeps in the place of beat and the monitor manager"
+        return Exit.UNHEALTHY, f"{by} sweeps in place of the monitor manager"
     return Exit.HEALTHY, f"swept {age_s:.1f} s ago"
 
 

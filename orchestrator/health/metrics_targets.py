@@ -1,4 +1,4 @@
-"""Where the workers of this host answer Prometheus: a document for its file-based service discovery."""
+"""The ports on which this host's workers serve Prometheus, as a document for its file-based service discovery."""
 
 from __future__ import annotations
 

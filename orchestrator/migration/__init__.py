@@ -1,4 +1,4 @@
-"""Finds what an existing code base would have to change to be supervised: its raw Celery sends.
+"""Finds the raw Celery sends in an existing code base, which would have to change to be supervised.
 
     for path in python_files(Path("shop")):
         for finding in audit_source(read_source(path), str(path)):

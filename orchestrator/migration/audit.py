@@ -54,7 +54,7 @@ def _judge(call: ast.Call, scope: Scope, file: Survey) -> tuple[FindingKind, Con
 
 
 def _result(receiver: ast.expr, scope: Scope) -> ast.expr | None:
-    """The expression that shows `receiver` to be a Celery result, None if nothing shows it."""
+    """The expression that shows that `receiver` is a Celery result; None if there is none."""
     if (result := evident_result(receiver)) is not None:
         return result
     for operand in operands(receiver):
@@ -66,7 +66,7 @@ def _result(receiver: ast.expr, scope: Scope) -> ast.expr | None:
 
 
 def _confidence(sender: ast.expr, file: Survey) -> Confidence:
-    """How sure we are that the send or result `sender` is Celery's."""
+    """How certain it is that the send or result `sender` is Celery's."""
     if _names_a_task(sender, file):
         return "certain"
     return "certain" if file.imports_celery and not _looks_foreign(sender) else "possible"
@@ -82,7 +82,7 @@ def _names_a_task(sender: ast.expr, file: Survey) -> bool:
 
 
 def _looks_foreign(sender: ast.expr) -> bool:
-    """Whether a send goes through `super()`, so implements one, or through what is named as a pool."""
+    """Whether a send goes through `super()`, and so implements one, or through a name of a pool."""
     if not isinstance(sender, ast.Call) or not isinstance(sender.func, ast.Attribute):
         return False
     receiver = sender.func.value

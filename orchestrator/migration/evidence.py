@@ -1,4 +1,4 @@
-"""What a piece of syntax says about itself: a send, a result, a wait, a task."""
+"""Recognises sends, results, waits and tasks by their syntax alone."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WAITS = frozenset({"get", "join", "join_native"})
 
 
 def last_name(node: ast.expr) -> str | None:
-    """`c` of `a.b.c`, of any expression that ends so; None if it ends in no name."""
+    """The last name of an expression: `c` of `a.b.c`; None if it does not end in a name."""
     if isinstance(node, ast.Name):
         return node.id
     return node.attr if isinstance(node, ast.Attribute) else None
 
 
 def dotted_name(node: ast.expr) -> str | None:
-    """`a.b.c` as text; None if it is anything but names and dots."""
+    """`a.b.c` as text; None if the expression is not made of names and dots."""
     names: list[str] = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
@@ -57,7 +57,7 @@ def leading_name(node: ast.expr) -> str | None:
 
 
 def send_kind(call: ast.Call) -> FindingKind | None:
-    """How `call` sends a Celery task, None if it does not."""
+    """The way in which `call` sends a Celery task; None if it sends none."""
     function = call.func
     if isinstance(function, ast.Name):
         return FindingKind.SEND_TASK if function.id == "send_task" else None
@@ -97,7 +97,7 @@ def operands(node: ast.expr) -> list[ast.expr]:
 
 
 def evident_result(node: ast.expr) -> ast.expr | None:
-    """The part of `node` that by its form alone yields a Celery result; None if there is none."""
+    """The part of `node` that yields a Celery result, judged by its form alone; None if there is none."""
     return next((operand for operand in operands(node) if _yields_result(operand)), None)
 
 
@@ -148,7 +148,7 @@ def is_task_decorator(node: ast.expr) -> bool:
 
 
 def is_celery_module(dotted: str) -> bool:
-    """Whether a module's name says Celery: Celery's own, or the one that holds a project's app."""
+    """Whether a module's name suggests Celery: Celery's own, or the module of a project's app."""
     return not _CELERY_MODULES.isdisjoint(dotted.split("."))
 
 

@@ -1,4 +1,4 @@
-"""What an audit answers: findings, or that the source cannot be parsed."""
+"""The results of an audit: findings, or an error if the source cannot be parsed."""
 
 from __future__ import annotations
 

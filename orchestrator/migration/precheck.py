@@ -1,4 +1,4 @@
-"""A cheap look at the text that spares most files the walk over their tree."""
+"""A cheap search of the text, so that most files need not be parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which name holds a Celery result, and where."""
+"""Tracks which names hold Celery results, and where."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class Scope:
 
     def __init__(self, around: Scope | None = None) -> None:
         self.around = around
-        """The scope whose names this one sees too: only a comprehension has one."""
+        """The enclosing scope whose names this one sees too; only a comprehension has one."""
         self._bindings: dict[str, list[tuple[Position, ast.expr | None]]] = {}
 
     @property
     def owner(self) -> Scope:
-        """The scope in which `:=` binds: a comprehension leaves it to the one around it."""
+        """The scope in which `:=` binds: for a comprehension, the one around it."""
         scope = self
         while scope.around is not None:
             scope = scope.around
         return scope
 
     def bind(self, name: str, position: Position, result: ast.expr | None) -> None:
-        """Note that from `position` on `name` holds the Celery result `result`, or something else (None)."""
+        """Record that from `position` on `name` holds the Celery result `result`, or something else (None)."""
         insort(self._bindings.setdefault(name, []), (position, result), key=itemgetter(0))
 
     def result_in(self, name: str, position: Position) -> ast.expr | None:

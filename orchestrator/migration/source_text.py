@@ -12,7 +12,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class SourceText:
-    """Looks up what a syntax node was written as."""
+    """Looks up the source text of syntax nodes."""
 
     __slots__ = ("_lines",)
 
@@ -30,7 +30,7 @@ class SourceText:
         return len(head.decode("utf-8", "replace")) + 1
 
     def of(self, node: ast.expr) -> str | None:
-        """How `node` was written; None if over several lines, or in too many characters to repeat."""
+        """The source text of `node`; None if it has several lines or too many characters."""
         if node.end_lineno != node.lineno:
             return None
         start, end = (self.column(node.lineno, offset) - 1 for offset in (node.col_offset, node.end_col_offset or 0))

@@ -1,4 +1,4 @@
-"""Where Python sources lie, and how to read one."""
+"""Finds and reads Python sources."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def installed_packages_root() -> Path:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    # Left alone `os.walk` passes over what it cannot list, and a partial audit would look like a clean one.
+    # By default `os.walk` skips directories that it cannot list, and a partial audit would look like a clean one.
     raise error

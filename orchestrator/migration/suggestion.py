@@ -1,4 +1,4 @@
-"""What to write instead of a finding."""
+"""Suggests supervised replacements for findings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.migration.evidence import dotted_name, is_signature, send_kind
 from orchestrator.migration.finding import FindingKind
 
 Text = Callable[[ast.expr], str | None]
-"""How an expression was written; None where that is too long to repeat."""
+"""Returns the source text of an expression; None if it is too long."""
 
 
 def suggest_send(call: ast.Call, kind: FindingKind, text: Text) -> str:
@@ -21,7 +21,7 @@ def suggest_send(call: ast.Call, kind: FindingKind, text: Text) -> str:
 
 
 def suggest_wait(call: ast.Call, text: Text) -> str:
-    """A spelling of the wait `call` that comes to an end."""
+    """The same wait as `call`, with a timeout."""
     if not isinstance(call.func, ast.Attribute):
         raise TypeError(f"a wait is a method call, not {type(call.func).__name__}")
     receiver = call.func.value

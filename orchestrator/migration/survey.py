@@ -1,4 +1,4 @@
-"""One walk over a syntax tree that notes what an audit needs to know about a file."""
+"""Collects in one walk over a syntax tree what an audit needs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Survey:
     tasks: set[str] = field(default_factory=set)
     """Dotted names that stand for a task, or for a module of tasks."""
     calls: list[tuple[ast.Call, Scope]] = field(default_factory=list)
-    """Calls that by their name may send or wait, with the scope they stand in; in no order."""
+    """Calls whose names suggest a send or a wait, with their scopes; unordered."""
 
 
 def survey(tree: ast.Module) -> Survey:
@@ -93,7 +93,7 @@ class _Walk:
     ) -> None:
         # The value is evaluated before the name is bound: in `r = r.get()` the call still sees the old `r`.
         position = (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
-        # `r = None` only prepares the name for what it will hold.
+        # `r = None` only declares the name.
         prepares = value is None or (isinstance(value, ast.Constant) and value.value is None)
         result = None if value is None else evident_result(value)
         for target, whole in _unpacked(targets):

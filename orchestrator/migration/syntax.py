@@ -1,4 +1,4 @@
-"""From text to a syntax tree, quietly and with one error."""
+"""Parses source text into a syntax tree, without warnings and with one kind of error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus is told of the state in Redis whenever it asks."""
+"""The gauges that Prometheus reads: the state in Redis at the time of the scrape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PHASES = {Phase.CLOSED: 0.0, Phase.HALF_OPEN: 0.5, Phase.OPEN: 1.0}
 
 
 def read_gauges(store: Store, registry: Registry) -> Iterator[Gauge]:
-    """The gauges of this moment. Every worker gives the same: take their ``max``, not their sum.
+    """The current gauges. Every worker exports the same values: take their ``max``, not their sum.
 
     Raises:
         BrokerUnavailable: Redis is away.

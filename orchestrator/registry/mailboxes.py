@@ -13,28 +13,28 @@ from orchestrator.registry.registry import IncarnationEntry
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
-#: Mailboxes that one script looks at: a few milliseconds.
+#: Mailboxes that one script reads, which takes a few milliseconds.
 _AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
 class MailboxState:
-    """One mailbox, as of now."""
+    """The state of one mailbox."""
 
     queue: str
-    #: Due and claimed by nobody.
+    #: Messages that are due and not claimed.
     waiting: int = 0
-    #: Not yet due.
+    #: Messages that are not yet due.
     delayed: int = 0
-    #: Claimed by a worker and not settled.
+    #: Messages that a worker has claimed and not settled.
     held: int = 0
-    #: Seconds since the oldest waiting message came into the mailbox, or fell due. ``None`` if nothing waits, or it is
-    #: too large to be read for that.
+    #: Seconds since the oldest waiting message came into the mailbox or became due. ``None`` if no message waits, or if
+    #: that message is too large to read.
     oldest_waiting_s: float | None = None
-    #: The mailbox' bound and what becomes of messages beyond it; ``None`` and empty if it has none.
+    #: The mailbox' bound, and what happens to messages beyond it; ``None`` and empty if it has no bound.
     limit: int | None = None
     overflow: str = ""
-    #: ``None`` if it has no circuit breaker.
+    #: State of the circuit breaker; ``None`` if there is none.
     breaker: Phase | None = None
     #: Seconds until an open breaker lets a probe through.
     breaker_open_for_s: float = 0.0
@@ -43,7 +43,7 @@ class MailboxState:
 
     @property
     def unserved(self) -> bool:
-        """Whether it has mail and nobody consumes from it."""
+        """Whether messages wait and no living incarnation consumes from the mailbox."""
         return not self.served_by and self.waiting + self.delayed > 0
 
 
@@ -65,7 +65,7 @@ def read_mailboxes(store: Store, incarnations: Iterable[IncarnationEntry]) -> li
     at = 0
     while at < len(queues):
         answer = store.run(*commands.mailbox_states(store.keys, store.steps, queues[at : at + _AT_ONCE]))
-        # Where messages are large it looks at fewer.
+        # The script reads fewer mailboxes if messages are large.
         at += len(answer)
         for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms in answer:
             queue = raw.decode("utf-8", "replace")

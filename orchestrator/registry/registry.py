@@ -18,18 +18,18 @@ from orchestrator.transport.store import Store
 #: Incarnations read in one round trip.
 _AT_ONCE = 200
 
-#: How long a sender trusts what it has read.
+#: How long a sender caches the list of agents, in seconds.
 _FRESH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class AgentEntry:
-    """An agent as some worker has announced it."""
+    """An agent, as its workers announce it."""
 
     name: str
     queue: str
     messages: tuple[str, ...]
-    #: What agent and handlers say of their supervision, by message, as plain JSON.
+    #: Message name -> the policies that its agent and handler declare, as JSON data.
     policies: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -49,23 +49,23 @@ class IncarnationEntry:
     running: int
     oldest_running_s: float
     last_poll_s: float
-    #: Seconds for which it has asked for no message although it has a free hand.
+    #: Seconds since it last asked for messages, while it has a free slot.
     silent_s: float = 0.0
     #: The messages that each of its agents handles.
     capabilities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Celery's pool, and how many tasks it runs at once; 0 where it is not known (no Orchestrator, or just started).
     pool: str = ""
     concurrency: int = 0
-    #: Whether a heart speaks for it while its interpreter is held up, and will prove its death.
+    #: Whether it has a heart, which renews its lease while its interpreter is blocked, and proves its death.
     has_heart: bool = False
     app_version: str = ""
     library_version: str = ""
-    #: The load average of its host over the last minute.
+    #: Load average of its host over the last minute.
     host_load: float = 0.0
 
     @property
     def load(self) -> float:
-        """Tasks running for each that it could run; above 1 while a pool is being made smaller."""
+        """Running tasks divided by slots; above 1 while a pool is being shrunk."""
         return self.running / self.concurrency if self.concurrency else float(self.running)
 
 
@@ -82,12 +82,12 @@ class Death:
     agents: tuple[str, ...] = ()
     app_version: str = ""
     started_ms: int = 0
-    #: What ended it, where the reason is ``crashed``.
+    #: The error that ended it, if the reason is ``crashed``.
     error: str = ""
 
     @property
     def is_planned(self) -> bool:
-        """Whether somebody wanted it."""
+        """Whether the end was intended: a shutdown or a deployment."""
         return self.reason in (DeathReason.DRAINED, DeathReason.DEPLOYED)
 
 
@@ -166,7 +166,7 @@ class Registry:
         self._read_at = float("-inf")
 
     def announce(self, entries: Iterable[AgentEntry]) -> None:
-        """Make agents known to every sender; called by a worker that hosts them."""
+        """Register agents, so that senders know them; called by the worker that hosts them."""
         mapping = {
             e.name: json.dumps({"queue": e.queue, "messages": sorted(e.messages), "policies": dict(e.policies)})
             for e in entries
@@ -175,7 +175,7 @@ class Registry:
             self._call(lambda c, k: c.hset(k.agents, mapping=mapping))
 
     def agents(self) -> dict[str, AgentEntry]:
-        """All agents any worker has hosted; read at most every two seconds."""
+        """All agents that a worker has ever hosted; cached for two seconds."""
         if monotonic() - self._read_at > _FRESH_S:
             self._known = self._read_agents()
             self._read_at = monotonic()
@@ -191,7 +191,7 @@ class Registry:
         return known
 
     def incarnations(self) -> list[IncarnationEntry]:
-        """All that are alive, by the last heartbeat Redis has."""
+        """All living incarnations, as of their last heartbeats; sorted by id."""
         leases, (now_s, now_us) = self._call(_leases)
         entries = []
         for at in range(0, len(leases), _AT_ONCE):
