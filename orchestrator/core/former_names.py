@@ -1,11 +1,11 @@
-"""Names that settings and options had in earlier versions, for the errors and warnings about them."""
+"""Former names of settings and options, for the errors and warnings that name the present one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-#: The present name by the former one.
+#: Former name -> present name.
 FORMER_NAMES: Final[Mapping[str, str]] = {
     "alone_run_s": "isolation_run_s",
     "alone_wait_s": "isolation_wait_s",
@@ -16,5 +16,6 @@ FORMER_NAMES: Final[Mapping[str, str]] = {
     "letters_keep_s": "dead_letter_ttl_s",
     "letters_most": "dead_letter_max_count",
     "letters_retries": "dead_letter_auto_replays",
+    "suspect_s": "heartbeat_timeout_s",
     "sweep_every_s": "sweep_interval_s",
 }
