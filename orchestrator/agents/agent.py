@@ -14,7 +14,9 @@ from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy, merge
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
 from orchestrator.core.flow_policy import Breaker, Flow, Mailbox
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.supervision import Supervision
@@ -179,12 +181,18 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
         raise InvalidDeclaration(f"{cls!r} is not a subclass of Agent")
     if not isinstance(cls.name, str) or not _NAME.fullmatch(cls.name):
         raise InvalidDeclaration(
-            f"{cls.__qualname__}.name={cls.name!r}; allowed: letters, digits, '_', '.', '-', at most 100"
+            f"{cls.__qualname__}.name={masked_repr(cls.name)}; allowed: letters, digits, '_', '.', '-', at most 100"
+        )
+    if cls.name == HOUSEKEEPING_QUEUE:
+        raise InvalidDeclaration(
+            f"{cls.__qualname__}.name={cls.name!r}; allowed: any other, for this is the mailbox of the monitor manager"
         )
     policy = _policy(cls.__qualname__, {f.name: getattr(cls, f.name) for f in fields(Policy)})
     for name, kind in (("mailbox", Mailbox), ("breaker", Breaker)):
         if not isinstance(getattr(cls, name), kind | None):
-            raise InvalidDeclaration(f"{cls.__qualname__}.{name}={getattr(cls, name)!r}; allowed: a {kind.__name__}")
+            raise InvalidDeclaration(
+                f"{cls.__qualname__}.{name}={masked_repr(getattr(cls, name))}; allowed: a {kind.__name__}"
+            )
     if mistakes := list(mistaken_settings(Agent, cls)):
         raise InvalidDeclaration("; ".join(mistakes))
     marks = {getattr(method, _MARK).message.__name__ for _, method in inspect.getmembers(cls, _is_handler)}

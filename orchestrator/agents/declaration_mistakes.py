@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Final, get_args, get_type_hints
 
 from orchestrator.core.flow_policy import Breaker, Mailbox
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message
 from orchestrator.core.nearest import nearest
 from orchestrator.core.policy import Retry
@@ -69,7 +70,7 @@ def mistaken_settings(base: type, cls: type) -> Iterator[str]:
             setting = _ALIASES.get(name) or nearest(name, _KINDS, likeness=_LIKENESS)
             if setting and isinstance(value, _KINDS[setting]):
                 yield (
-                    f"{cls.__qualname__}.{name}={value!r}: no such setting; did you mean {setting!r}? "
+                    f"{cls.__qualname__}.{name}={masked_repr(value)}: no such setting; did you mean {setting!r}? "
                     f"(an attribute of your own: _{name})"
                 )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from orchestrator.core.text import is_text, printable
 from orchestrator.core.url_options import query_problem
 
 #: URL schemes that the transport serves.
@@ -58,6 +59,8 @@ def problem_of(server: str) -> str:
         return _KOMBU_ONLY[scheme]
     if scheme not in SCHEMES:
         return ""
+    if not is_text(server):
+        return "allowed: text that can be written as UTF-8; " + ENCODED.removeprefix("allowed: ")
     if not _is_encoded(server):
         return ENCODED
     if not _well_formed(server):
@@ -112,4 +115,4 @@ def _without_query(text: str) -> str:
 def quoted(url: object) -> str:
     """A URL, or several, in quotes and without passwords."""
     text = masked(url) if isinstance(url, str) else "(not shown)"
-    return text if text == "(not shown)" else f"'{text}'"
+    return text if text == "(not shown)" else f"'{printable(text)}'"

@@ -38,9 +38,8 @@ class Policy:
     def __post_init__(self) -> None:
         if not isinstance(self.retry, Retry | None):
             raise InvalidPolicy("retry", self.retry, "a Retry")
-        for name in ("timeout_s", "deadline_s"):
+        for name in ("timeout_s", "deadline_s", "expires_s"):
             seconds(name, getattr(self, name), above=True)
-        seconds("expires_s", self.expires_s)
         priority_of(self.priority)
         if not isinstance(self.dead_letter_expired, bool | None):
             raise InvalidPolicy("dead_letter_expired", self.dead_letter_expired, "True or False")

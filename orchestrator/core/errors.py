@@ -50,7 +50,7 @@ class UnknownAgent(CallerError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         known = tuple(known)
-        super().__init__(f"unknown agent {name!r}; known agents: {_listed(known)}{meant(name, known)}")
+        super().__init__(f"unknown agent {masked_repr(name)}; known agents: {_listed(known)}{meant(name, known)}")
         self.name = name
 
 
@@ -60,7 +60,8 @@ class UnknownMessage(CallerError):
     def __init__(self, agent: str, message: str, known: Iterable[str]) -> None:
         known = tuple(known)
         super().__init__(
-            f"agent {agent!r} does not handle {message!r}; it handles: {_listed(known)}{meant(message, known)}"
+            f"agent {masked_repr(agent)} does not handle {masked_repr(message)}; "
+            f"it handles: {_listed(known)}{meant(message, known)}"
         )
         self.agent = agent
         self.message = message
@@ -100,14 +101,16 @@ class InvalidWorkflow(CallerError):
 
     def __init__(self, name: str, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__(f"invalid workflow {name!r}: " + "; ".join(self.problems))
+        super().__init__(f"invalid workflow {masked_repr(name)}: " + "; ".join(self.problems))
 
 
 class WorkflowExists(CallerError):
     """There is a run with that ``workflow_id``, of another definition."""
 
     def __init__(self, workflow_id: str) -> None:
-        super().__init__(f"workflow_id={workflow_id!r} is taken by a run of another definition; allowed: another id")
+        super().__init__(
+            f"workflow_id={masked_repr(workflow_id)} is taken by a run of another definition; allowed: another id"
+        )
         self.workflow_id = workflow_id
 
 
@@ -115,7 +118,7 @@ class UnknownWorkflow(CallerError):
     """There is no run with that id, or it is not kept any more."""
 
     def __init__(self, workflow_id: str) -> None:
-        super().__init__(f"no run of a workflow has the id {workflow_id!r}, or it is not kept any more")
+        super().__init__(f"no run of a workflow has the id {masked_repr(workflow_id)}, or it is not kept any more")
         self.workflow_id = workflow_id
 
 
@@ -148,7 +151,7 @@ class UnknownDeadLetter(CallerError):
     """There is no dead letter with that id, or it was removed."""
 
     def __init__(self, letter_id: str) -> None:
-        super().__init__(f"unknown dead letter {letter_id!r}; `dead-letters list` shows those there are")
+        super().__init__(f"unknown dead letter {masked_repr(letter_id)}; `dead-letters list` shows those there are")
         self.letter_id = letter_id
 
 
@@ -157,7 +160,8 @@ class UnknownDelivery(CallerError):
 
     def __init__(self, delivery_id: object) -> None:
         super().__init__(
-            f"unknown delivery {delivery_id!r}: no mailbox holds it, no outcome is recorded, and it is no dead letter; "
+            f"unknown delivery {masked_repr(delivery_id)}: no mailbox holds it, no outcome is recorded, "
+            "and it is no dead letter; "
             "outcomes are kept for outcome_ttl_s after the end, and those of sends with track=False are not recorded"
         )
         self.delivery_id = delivery_id
@@ -180,7 +184,7 @@ class DetachedDelivery(CallerError):
     def __init__(self, delivery_id: str) -> None:
         super().__init__(
             f"delivery {delivery_id} was unpickled and has no connection to a broker; "
-            f"allowed: orchestrator.delivery({delivery_id!r})"
+            f"allowed: orchestrator.delivery({masked_repr(delivery_id)})"
         )
         self.delivery_id = delivery_id
 
@@ -262,7 +266,7 @@ class AgentDown(InfrastructureError):
     """A message with ``when_down="error"`` was sent to an agent that no living worker hosts."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name!r} has no living incarnation; nothing was sent (when_down='error')")
+        super().__init__(f"{masked_repr(name)} has no living incarnation; nothing was sent (when_down='error')")
         self.name = name
 
 
@@ -309,7 +313,9 @@ class MailboxFull(_Refused, InfrastructureError):
     """The recipient's mailbox is full, and its agent's ``overflow`` refuses more messages."""
 
     def __init__(self, recipient: str, *, depth: int, limit: int) -> None:
-        super().__init__(f"the mailbox of {recipient!r} is full: {counted(depth, 'message')} waiting; allowed: {limit}")
+        super().__init__(
+            f"the mailbox of {masked_repr(recipient)} is full: {counted(depth, 'message')} waiting; allowed: {limit}"
+        )
         self.recipient = recipient
         self.depth = depth
         self.limit = limit
@@ -319,7 +325,9 @@ class CircuitOpen(_Refused, InfrastructureError):
     """The recipient's circuit breaker is open: too many of its last attempts failed."""
 
     def __init__(self, recipient: str, retry_after_s: float) -> None:
-        super().__init__(f"the circuit breaker of {recipient!r} is open; the next probe is due in {retry_after_s:g} s")
+        super().__init__(
+            f"the circuit breaker of {masked_repr(recipient)} is open; the next probe is due in {retry_after_s:g} s"
+        )
         self.recipient = recipient
         #: Seconds until the next probe may be sent.
         self.retry_after_s = retry_after_s

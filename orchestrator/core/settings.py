@@ -34,8 +34,10 @@ from pydantic_settings import (
 from orchestrator.core.broker_url import ALLOWED, is_served, problem_of, quoted, servers
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
 from orchestrator.core.flow_policy import Breaker, Mailbox
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.nearest import meant, nearest
 from orchestrator.core.redact import USUAL
+from orchestrator.core.text import is_text
 from orchestrator.core.timeouts import Timeouts
 
 #: Environment variable that names the profile file.
@@ -77,7 +79,7 @@ class _Environment(EnvSettingsSource):
             if get_origin(field.annotation) is tuple:
                 return [item.strip() for item in value.split(",") if item.strip()]
             raise InvalidSettings(
-                [f'{variable_of(field_name)}={value!r}; allowed: JSON, such as {{"billing": …}}']
+                [f'{variable_of(field_name)}={masked_repr(value)}; allowed: JSON, such as {{"billing": …}}']
             ) from None
 
 
@@ -177,6 +179,13 @@ class Settings(BaseSettings):
                 raise ValueError(why)
         return url
 
+    @field_validator("key_prefix", "app_version")
+    @classmethod
+    def _utf8(cls, text: str) -> str:
+        if not is_text(text):
+            raise ValueError("allowed: text that can be written as UTF-8")
+        return text
+
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_only(cls, value: Any, info: ValidationInfo) -> Any:
@@ -275,6 +284,11 @@ def _read(profile: Path) -> dict[str, Any]:
         raise InvalidSettings([f"profile {profile}: not TOML: {error}"]) from None
 
 
+def _short(name: str) -> str:
+    """A name that somebody else has written."""
+    return masked_repr(name)[1:-1]
+
+
 def _problems(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
     problems = []
     for item in error.errors(include_url=False, include_context=False):
@@ -283,7 +297,7 @@ def _problems(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
         rule = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             allowed = f"; allowed: {', '.join(sorted(Settings.model_fields))}"
-            problems.append(f"{where}: no such setting{allowed}{meant(where, Settings.model_fields)}")
+            problems.append(f"{_short(where)}: no such setting{allowed}{meant(where, Settings.model_fields)}")
         elif item["type"] == "unexpected_keyword_argument":
             *table, name = (str(part) for part in item["loc"])
             options = [f.name for f in fields(Mailbox if table[0] == "mailboxes" else Breaker)]
@@ -295,7 +309,7 @@ def _problems(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
             # The input is all settings, with the password.
             problems.append(f"{rule} ({_sources(rule, origins)})")
         else:
-            problems.append(f"{where}={item['input']!r}: {rule}")
+            problems.append(f"{where}={masked_repr(item['input'])}: {rule}")
         variable = variable_of(where.partition(".")[0])
         if where and variable in os.environ:
             problems[-1] += f"; said by {variable}"

@@ -53,7 +53,7 @@ class SendManyOptions(BroadcastOptions, total=False):
     #: What happens if no living worker hosts the agent: ``"queue"`` or ``"error"``.
     when_down: WhenDown | str | None
     #: Whether an outcome is recorded that one can wait for; true unless said otherwise.
-    track: bool
+    track: bool | None
 
 
 class SendOptions(SendManyOptions, total=False):
@@ -125,7 +125,10 @@ def check_options(
         if timeout_s > deadline_s:
             raise InvalidPolicy("timeout_s", timeout_s, f"at most deadline_s={deadline_s!r}")
     policy = {name: get(name) for name in _POLICY}
-    track, eta, key = get("track", True), get("eta"), get("idempotency_key")
+    track, eta, key = get("track"), get("eta"), get("idempotency_key")
+    if not isinstance(track, bool | None):
+        raise InvalidPolicy("track", track, "True or False")
+    track = track is not False
     return CheckedOptions(
         Policy(**policy) if any(value is not None for value in policy.values()) else SILENT,
         seconds("countdown_s", countdown_s) if eta is None else _seconds_until(eta, countdown_s),

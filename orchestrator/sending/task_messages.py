@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery
 from celery.canvas import Signature, _chain, chain
@@ -21,6 +21,9 @@ from orchestrator.sending.agent_messages import build_message, new_id
 from orchestrator.sending.celery_sends import has_own_way
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions
+
+#: The ``expires_s`` of a message that has expired.
+_SHORTEST_S: Final = 0.001
 
 #: Options of a signature that a send has too. Celery runs callbacks after success, errbacks after the last failure.
 _OF_A_SEND = frozenset({"task_id", "queue", "countdown", "eta", "expires", "priority", "link", "link_error"})
@@ -62,9 +65,11 @@ def build_task_message(
         raise InvalidPolicy(
             "serializer", own.get("serializer", getattr(task, "serializer", "")), f"for {signature.task}, {why}"
         )
-    of_signature = Policy(
-        expires_s=_seconds_until(app, "expires", own.get("expires")), priority=priority_of(own.get("priority"))
-    )
+    expires_s = _seconds_until(app, "expires", own.get("expires"))
+    if expires_s is not None:
+        # Celery sends what has expired already.
+        expires_s = max(expires_s, _SHORTEST_S)
+    of_signature = Policy(expires_s=expires_s, priority=priority_of(own.get("priority")))
     countdown_s = countdown_of(app, own)
     return build_message(
         directory.timeouts,

@@ -230,7 +230,9 @@ def test_a_letter_knows_where_and_when_it_was_handled_last(house: Cluster) -> No
 
 def test_a_message_that_expires_becomes_a_letter_if_that_was_asked_for(house: Cluster) -> None:
     before = house.row()
-    outcome = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=0).wait(timeout_s=WAIT_S)
+    outcome = house.orchestrator.send("worker", app.Add(a=1, b=2), expires_s=0.05, countdown_s=0.1).wait(
+        timeout_s=WAIT_S
+    )
     assert isinstance(outcome, Dead)
     assert outcome.reason == "expired"
     letter = house.orchestrator.dead_letters.get(str(outcome.letter_id))
@@ -269,7 +271,7 @@ def test_a_canary_sees_a_worker_fail_without_a_letter(house: Cluster) -> None:
     log = house.orchestrator.dead_letters
     for _ in range(2):
         # What expires is dead-lettered here, whatever becomes of failures.
-        house.orchestrator.send("worker", app.Broken(), on_error="log", expires_s=0)
+        house.orchestrator.send("worker", app.Broken(), on_error="log", expires_s=0.05, countdown_s=0.1)
     eventually(lambda: log.count() == 2, WAIT_S)
     done = log.query(agent="worker").replay(canary=Canary(wait_s=WAIT_S))
     assert (done.sent, done.dead) == (1, 1)

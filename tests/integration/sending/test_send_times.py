@@ -113,7 +113,7 @@ def test_what_expires_is_a_dead_letter_if_its_handler_or_its_send_asks_for_it(ho
         (house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1), "fresh"),
         (
             house.orchestrator.send(
-                "worker", app.Add(a=1, b=2), expires_s=0, countdown_s=0.1, dead_letter_expired=True
+                "worker", app.Add(a=1, b=2), expires_s=0.05, countdown_s=0.1, dead_letter_expired=True
             ),
             3,
         ),

@@ -184,7 +184,7 @@ def test_an_unknown_message_is_an_error_that_names_the_known_ones(orchestrator: 
         ({"countdown_s": "soon"}, "countdown_s='soon'"),
         ({"countdown_s": float("nan")}, "countdown_s=nan"),
         ({"expires_s": True}, "expires_s=True"),
-        ({"expires_s": 1e12}, "allowed: seconds from 0 to a year"),
+        ({"expires_s": 1e12}, "allowed: seconds above 0, up to a year"),
         ({"priority": 10}, r"priority=10 is not allowed; allowed: 0 \(first\) to 9 \(last\)"),
         ({"priority": "high"}, "priority='high'"),
         ({"retry": 3}, "retry=3"),
