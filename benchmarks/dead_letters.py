@@ -26,7 +26,7 @@ from celery import Celery
 from benchmarks.machine import machine
 from benchmarks.pings import longest_ms, pings, slowest_of
 from orchestrator.core.fingerprint import fingerprint
-from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.core.keys import GROUP, Keys, levels_of
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.deadletters.redis_store import RedisDeadLetterStore
@@ -41,7 +41,7 @@ from orchestrator.transport.store import Store
 AGENTS = [f"agent-{number}" for number in range(20)]
 ERRORS = ["TimeoutError", "ConnectionError", "ValueError", "KeyError", "InvalidMessage"]
 REASONS = ["retries exhausted", "non-retryable error", "timeout"]
-STEPS = steps_of((0, 3, 6, 9))
+LEVELS = levels_of((0, 3, 6, 9))
 
 #: More slow commands than there are, so that Redis forgets none of them.
 _SCRIPTS = 100_000
@@ -114,14 +114,14 @@ class Bench:
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url)
         self.keys = Keys()
-        self.store = Store(self.redis, self.keys, Options(), STEPS, self.redis.connection_pool, url)
+        self.store = Store(self.redis, self.keys, Options(), LEVELS, self.redis.connection_pool, url)
         self.log = DeadLetters(RedisDeadLetterStore(self.store))
         self.redis.script_load(source("dead_letter").decode())
 
     def fill(self, count: int) -> None:
         """Put letters into the log with the function that adds them, a hundred in a script (that of imports)."""
         for agent in AGENTS:
-            self.store.run(*commands.declare(self.keys, agent, [self.keys.step(agent, "0")]))
+            self.store.run(*commands.declare(self.keys, agent, [self.keys.stream(agent, "0")]))
         for begin in range(0, count, 100):
             letters: list[list[bytes | str]] = []
             for number in range(begin, min(begin + 100, count)):
@@ -176,7 +176,7 @@ class Bench:
         waiting = []
         for number in range(count):
             agent, letter, reason, error, group = letter_of(number)
-            stream = self.keys.step(agent, "0")
+            stream = self.keys.stream(agent, "0")
             entry: Any = self.redis.xadd(stream, {"m": message(number)})
             self.redis.xreadgroup(GROUP, "w", {stream: ">"}, count=1)
             waiting.append(

@@ -34,7 +34,7 @@ def _one_message(app: Celery, store: Store) -> bytes:
     """A message as a Celery app without options publishes it."""
     app.send_task("billing.charge", args=["order-1", 500])
     client: Any = store.client
-    stream = store.keys.step(_QUEUE, 0)
+    stream = store.keys.stream(_QUEUE, 0)
     ((_, fields),) = client.xrange(stream)
     client.flushall()
     message: bytes = fields[b"m"]
@@ -44,7 +44,7 @@ def _one_message(app: Celery, store: Store) -> bytes:
 def _settle_all(store: Store, count: int) -> None:
     k, client = store.keys, store.client
     raw, _ = store.run(*commands.register(k, "memory:1", {"node": "memory"}))
-    stream = k.step(_QUEUE, 0)
+    stream = k.stream(_QUEUE, 0)
     claim: Any = client
     for _ in range(0, count, _BATCH):
         ((_, entries),) = claim.xreadgroup(GROUP, raw, {stream: ">"}, count=_BATCH)
@@ -63,7 +63,7 @@ def main() -> None:
         store = open_store(app.connection_for_write())
         message = _one_message(app, store)
         k = store.keys
-        stream = k.step(_QUEUE, 0)
+        stream = k.stream(_QUEUE, 0)
         store.run(*commands.declare(k, _QUEUE, [stream]))
         empty = _used(store.client)
         for _ in range(0, count, _BATCH):

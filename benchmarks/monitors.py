@@ -111,7 +111,7 @@ class Bench:
     def hold_large(self, count: int) -> None:
         """Have the victim hold messages of 1 MiB."""
         store = self.orchestrator.runtime.store
-        stream, k = store.keys.step("victim", "0"), store.keys
+        stream, k = store.keys.stream("victim", "0"), store.keys
         store.run(*commands.declare(k, "victim", [stream]))
         text = json.dumps({"headers": {"id": "m", "task": "victim.work"}, "body": "x" * 1024 * 1024, "properties": {}})
         for _ in range(count):

@@ -16,10 +16,10 @@ from orchestrator.core.errors import InvalidSettings
 #: Consumer group that every worker joins on every mailbox stream.
 GROUP = "workers"
 
-#: Prefix of the step before each priority's own: requeued messages of that priority.
+#: Prefix of the level before each priority's own: requeued messages of that priority.
 RETURNED = "returned-"
 
-#: Step that never holds a message; an entry in it wakes one blocked reader (see ``delay.lua``).
+#: Level that never holds a message; an entry in it wakes one blocked reader (see ``delay.lua``).
 DOORBELL = "bell"
 
 _LONGEST_NAME = 100
@@ -31,9 +31,9 @@ _SUM = "sha1:"
 _REPLACED_IN_NAMES = ("ledger", "outcome")
 
 
-def steps_of(priorities: Iterable[int]) -> tuple[str, ...]:
-    """The steps of a mailbox in the order in which they are read: of each priority requeued messages, then new ones."""
-    return tuple(step for priority in priorities for step in (f"{RETURNED}{priority}", str(priority)))
+def levels_of(priorities: Iterable[int]) -> tuple[str, ...]:
+    """The levels of a mailbox, in the order in which they are read: per priority requeued messages, then new ones."""
+    return tuple(level for priority in priorities for level in (f"{RETURNED}{priority}", str(priority)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class Keys:
         """What every key begins with."""
         return f"{self.prefix}orc:"
 
-    def step(self, queue: str, step: str | int) -> str:
-        """Stream of one priority step of a mailbox."""
-        return f"{self.root}q:{step}:{queue}"
+    def stream(self, queue: str, level: str | int) -> str:
+        """The stream of one level of a mailbox."""
+        return f"{self.root}q:{level}:{queue}"
 
     def delayed(self, queue: str) -> str:
         """Sorted set of messages not yet due: member -> due time in ms by Redis' clock."""

@@ -34,7 +34,7 @@ class RedisLetterReplayer(RedisLetters):
         while left:
             call = commands.replay(
                 self._k,
-                self._store.steps[1],
+                self._store.levels[1],
                 left[:_IDS_PER_STEP],
                 audit_id=audit_id,
                 auto=auto,
@@ -63,7 +63,7 @@ class RedisLetterReplayer(RedisLetters):
         while low and processed < limit:
             call = commands.replay_found(
                 self._k,
-                self._store.steps[1],
+                self._store.levels[1],
                 indexed,
                 audit_id=audit_id,
                 watched=watched,
@@ -90,7 +90,7 @@ class RedisLetterReplayer(RedisLetters):
                     if one.delivery_id:
                         pipe.lindex(self._k.outcome(one.delivery_id), -1)
                     else:
-                        pipe.xrange(self._k.step(one.queue, self._store.steps[1]), min=one.entry, max=one.entry)
+                        pipe.xrange(self._k.stream(one.queue, self._store.levels[1]), min=one.entry, max=one.entry)
                 return pipe.execute()
 
         ended = dead_without_letter = 0

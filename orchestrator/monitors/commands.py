@@ -21,13 +21,13 @@ class DownSending:
     #: The message, with places to fill in.
     template: str
     #: The step of mailboxes that it goes into.
-    step: str
+    level: str
     #: The supervision of DOWNs to an agent for which none is recorded, as JSON.
     supervision: str
 
     def args(self, keys: Keys) -> list[str]:
         """The first arguments of each script that records DOWNs."""
-        return [keys.root, self.template, self.step, self.supervision]
+        return [keys.root, self.template, self.level, self.supervision]
 
 
 @dataclass(frozen=True, slots=True)

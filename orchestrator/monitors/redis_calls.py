@@ -44,7 +44,7 @@ class RedisMonitorCalls:
     @cached_property
     def down_sending(self) -> DownSending:
         """How scripts send DOWNs."""
-        return DownSending(template(), self.store.steps[1], supervision_json(Supervision(track=False)))
+        return DownSending(template(), self.store.levels[1], supervision_json(Supervision(track=False)))
 
     def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one of the scripts beside this file.

@@ -56,7 +56,7 @@ class RedisSession:
         self._monitors = monitors
         self._store = store
         self._commands = CommandConnection(store.pool)
-        self._sweeper = Sweeper(self._commands, store.keys, store.options, store.steps)
+        self._sweeper = Sweeper(self._commands, store.keys, store.options, store.levels)
         self._lease = Lease(self._commands, store.keys, store.options, store.broker)
         self._last_ref: str = ""
         self._taking = threading.Lock()

@@ -64,7 +64,7 @@ def read_mailboxes(store: Store, incarnations: Iterable[IncarnationEntry]) -> li
     states = []
     at = 0
     while at < len(queues):
-        answer = store.run(*commands.mailbox_states(store.keys, store.steps, queues[at : at + _AT_ONCE]))
+        answer = store.run(*commands.mailbox_states(store.keys, store.levels, queues[at : at + _AT_ONCE]))
         # The script reads fewer mailboxes if messages are large.
         at += len(answer)
         for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms in answer:

@@ -148,7 +148,7 @@ def publish_broadcast(
     for place, (copy, number) in enumerate(zip(request.copies, numbers, strict=True)):
         queue, template = queue_name(copy), templates.templates[number]
         text = template.render(encode(copy.id), encode(copy.supervision.agent), encode(copy.task), encode(queue))
-        rows.append((queue, template.step, text, copy.id, members[place] if members else ""))
+        rows.append((queue, template.level, text, copy.id, members[place] if members else ""))
     _check_sizes(store, [*texts, *(text for _, _, text, *_ in rows)])
     if texts:
         _check_at_once("compensate", len(rows), len(rows) * max(map(len, texts)))
@@ -233,7 +233,7 @@ class _BroadcastTemplate:
         self._own = encode(marked)[1:-1].split(f'"{mark}"')
         self._roots = template.values["root"] == template.values["id"]
         self._template = template.bind("id", "root", "task", "queue", "own")
-        self.step = template.step
+        self.level = template.level
 
     def render(self, id: str, agent: str, task: str, queue: str) -> str:
         """The message's text; each argument is JSON."""
@@ -287,8 +287,8 @@ def _kind(message: OutgoingMessage) -> Hashable:
 
 def _member(templates: _Templates, message: OutgoingMessage, batch: Any) -> str:
     number = templates.number(message, batch)
-    step = templates.templates[number].step
-    return json.dumps([number + 1, message.supervision.agent, message.task, queue_name(message), step, message.id])
+    level = templates.templates[number].level
+    return json.dumps([number + 1, message.supervision.agent, message.task, queue_name(message), level, message.id])
 
 
 def new_broadcast_request(

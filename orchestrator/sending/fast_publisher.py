@@ -165,7 +165,7 @@ class FastPublisher:
             own=own,
         )
         channel.declare(queue)
-        channel.channel.accept(queue.name, channel.channel.step(int(priority)), text, (queue.name, message.id, 0))
+        channel.channel.accept(queue.name, channel.channel.level(int(priority)), text, (queue.name, message.id, 0))
         return True
 
     def _template(

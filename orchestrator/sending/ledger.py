@@ -113,4 +113,4 @@ def _depths(store: Store) -> Iterator[Any]:
         raise BrokerUnavailable(store.url, error) from error
     for at in range(0, len(queues), _AT_ONCE):
         names = queues[at : at + _AT_ONCE]
-        yield from store.run(*commands.mailbox_depths(store.keys, store.steps, names))
+        yield from store.run(*commands.mailbox_depths(store.keys, store.levels, names))

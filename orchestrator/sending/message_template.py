@@ -44,7 +44,7 @@ class MessageTemplate:
     embed: bytes
     #: Whether the template can be used at any later time.
     lasting: bool
-    step: str
+    level: str
     script: str
     keys: list[str]
     _args: list[Any]
@@ -65,7 +65,7 @@ class MessageTemplate:
         if self.script == "publish":
             return [(self.script, self.keys, [*args, *messages.values()])]
         after = self._args[len(args) + 1 :]
-        return [(self.script, self.keys, [f"{self.step}|{id_}", text, *after]) for id_, text in messages.items()]
+        return [(self.script, self.keys, [f"{self.level}|{id_}", text, *after]) for id_, text in messages.items()]
 
     def body(self, args: bytes, kwargs: bytes = b"{}") -> str:
         """The body of a message with these arguments, in JSON."""
@@ -104,7 +104,7 @@ def _template_of(
     as_ever = message["content-type"] == "application/json" and properties.get("body_encoding") == "base64"
     plain = as_ever and "compression" not in headers
     embed = encode(json.loads(base64.b64decode(message["body"]))[2]).encode() if plain else b""
-    step = session.channel.step_of(message)
+    level = session.channel.level_of(message)
     values: dict[str, str] = {}
     nonce = secrets.token_hex(16)
 
@@ -134,4 +134,4 @@ def _template_of(
     for name in values:
         text = text.replace(f'"{nonce}:{name}"', f"%({name})s")
     lasting = plain and script == "publish" and not (headers["eta"] or headers["expires"] or info["exchange"])
-    return MessageTemplate(text, values, embed, lasting, step, script, keys, args)
+    return MessageTemplate(text, values, embed, lasting, level, script, keys, args)

@@ -110,7 +110,7 @@ class RedisTracker:
         k = store.keys
         ttl_ms = to_ms(store.options.outcome_ttl_s)
         for _ in range(_TRIES):
-            for stream in ("", *(k.step(queue, step) for step in store.steps)):
+            for stream in ("", *(k.stream(queue, level) for level in store.levels)):
                 begin = "-" if stream else "0"
                 while begin:
                     call = commands.find_delivery(

@@ -48,7 +48,7 @@ class Channel(PublishingChannel):
         #: Since when a reply of Redis has been expected that is not taken in yet.
         self._expecting_since: float | None = None
         super().__init__(*args, **kwargs)
-        self.reader = Reader(self.keys, self.steps, self.options)
+        self.reader = Reader(self.keys, self.levels, self.options)
         self.settler = Settler(self.keys, self.options, lambda: self.wire, self._on_settled)
 
     def _on_settled(self, tag: str) -> None:
@@ -101,7 +101,7 @@ class Channel(PublishingChannel):
             broker = self.connection.broker
             holder = PROCESS_INCARNATIONS.get(
                 f"{broker.name}|{self.keys.root}",
-                lambda: Incarnation(self.own_pool(), self.keys, self.options, self.steps, broker),
+                lambda: Incarnation(self.own_pool(), self.keys, self.options, self.levels, broker),
             )
             self.settler.holder = holder
         holder.attach(self, queue)

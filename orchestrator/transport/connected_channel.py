@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from orchestrator.core.keys import Keys, steps_of
+from orchestrator.core.keys import Keys, levels_of
 from orchestrator.transport.older_kombu import KombuChannel
 from orchestrator.transport.options import Options
 from orchestrator.transport.redis.command_connection import CommandConnection, Pool
@@ -42,7 +42,7 @@ class ConnectedChannel(KombuChannel):
             # With its disk full, Redis refuses even a PING.
             super().__init__(*args, **kwargs)
         self.keys = Keys(self.global_keyprefix)
-        self.steps = steps_of(self.priority_steps)
+        self.levels = levels_of(self.priority_steps)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         if getattr(self.connection, "client", None) is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.core.keys import GROUP, Keys, levels_of
 
 Lengths = list[dict[str, Any]]
 Queues = Callable[[Any, Iterable[str]], Awaitable[Lengths]]
@@ -58,12 +58,12 @@ async def _lengths(broker: Any, names: list[str]) -> Lengths | None:
 
 async def _waiting(broker: Any, name: str) -> int:
     keys = Keys(broker.broker_prefix)
-    streams = [keys.step(name, step) for step in steps_of(broker.priority_steps)]
+    streams = [keys.stream(name, level) for level in levels_of(broker.priority_steps)]
     async with broker.redis.pipeline(transaction=False) as pipe:
         pipe.zcard(keys.delayed(name))
-        for step in broker.priority_steps:
+        for level in broker.priority_steps:
             # Where kombu's own transport keeps the queue, for an app that still uses it.
-            pipe.llen(broker.broker_prefix + broker._q_for_pri(name, step))
+            pipe.llen(broker.broker_prefix + broker._q_for_pri(name, level))
         for stream in streams:
             pipe.xlen(stream)
         for stream in streams:

@@ -11,7 +11,9 @@ from redis.exceptions import ResponseError
 _BETWEEN: Final = "\x06\x16"
 
 
-def left_in_lists(call: Callable[..., Any], prefix: str, queues: Iterable[str], steps: Sequence[str]) -> dict[str, int]:
+def left_in_lists(
+    call: Callable[..., Any], prefix: str, queues: Iterable[str], levels: Sequence[str]
+) -> dict[str, int]:
     """How many messages lie in the lists of each queue that has some; ``prefix`` is kombu's ``global_keyprefix``.
 
     Raises:
@@ -19,7 +21,7 @@ def left_in_lists(call: Callable[..., Any], prefix: str, queues: Iterable[str], 
     """
     left = {}
     for queue in queues:
-        names = [queue, *(f"{queue}{_BETWEEN}{step}" for step in steps if step != "0")]
+        names = [queue, *(f"{queue}{_BETWEEN}{level}" for level in levels if level != "0")]
         count = sum(_length(call, f"{prefix}{name}") for name in names)
         if count:
             left[queue] = count

@@ -51,8 +51,8 @@ class MailboxChannel(ConnectedChannel):
             logger.warning("binding of %s to %s not recorded: %s", queue, exchange, error)
 
     def _streams(self, queue: str, *, bell: bool = False) -> list[str]:
-        steps = (*self.steps, DOORBELL) if bell else self.steps
-        return [self.keys.step(queue, step) for step in steps]
+        levels = (*self.levels, DOORBELL) if bell else self.levels
+        return [self.keys.stream(queue, level) for level in levels]
 
     def _make_streams(self, queues: Iterable[str]) -> None:
         for queue in queues:

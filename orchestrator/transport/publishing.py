@@ -49,15 +49,15 @@ class PublishingChannel(MailboxChannel):
         super().__init__(*args, **kwargs)
         self.largest_bytes = self.options.max_message_bytes or LARGE_BYTES
 
-    def step(self, priority: int) -> str:
-        """The step of a mailbox that a priority belongs to."""
+    def level(self, priority: int) -> str:
+        """The level of a mailbox for new messages of a priority."""
         return str(self.priority(priority))
 
-    def step_of(self, message: Mapping[str, Any]) -> str:
-        """The step of its mailbox that a message's priority puts it in."""
-        return self.step(self._get_message_priority(message, reverse=False))
+    def level_of(self, message: Mapping[str, Any]) -> str:
+        """The level of its mailbox that a message's priority puts it in."""
+        return self.level(self._get_message_priority(message, reverse=False))
 
-    def accept(self, queue: str, step: str, message: str, said: Hashable, batch: PublishBatch | None = None) -> None:
+    def accept(self, queue: str, level: str, message: str, said: Hashable, batch: PublishBatch | None = None) -> None:
         """Put a message, as it will lie in Redis, into one step of a mailbox; with ``batch``, when that is sent.
 
         ``said`` identifies the message to its sender. When the reply was lost and the sender publishes the same
@@ -73,9 +73,9 @@ class PublishingChannel(MailboxChannel):
         if queue in self._expires:
             # A message put into it is a use of it, so it lives on for that long.
             (self.wire.run if batch is None else batch.run)(*self._declaration(queue))
-        keys = self._publish_keys.get((queue, step))
+        keys = self._publish_keys.get((queue, level))
         if keys is None:
-            keys = self._publish_keys[queue, step] = (self.keys.step(queue, step), self.keys.ledger(queue))
+            keys = self._publish_keys[queue, level] = (self.keys.stream(queue, level), self.keys.ledger(queue))
         limit = self._max_length.get(queue, 0)
         if batch is not None:
             batch.run(*commands.publish(*keys, [message], limit=limit))
@@ -131,10 +131,10 @@ class PublishingChannel(MailboxChannel):
         delay_ms = _delay_ms(headers)
         body = _encode(message)
         once = idempotency_key_of(message)
-        step = self.step_of(message)
+        level = self.level_of(message)
         said = queue, headers.get("id") or message["body"], headers.get("retries")
         if delay_ms <= 0 and once is None:
-            self.accept(queue, step, body, said, batch)
+            self.accept(queue, level, body, said, batch)
             return
         if len(body) > self.largest_bytes:
             self.too_large(queue, len(body))
@@ -142,11 +142,11 @@ class PublishingChannel(MailboxChannel):
         k, expires_ms = self.keys, self._expires.get(queue, 0)
         if expires_ms:
             run(*self._declaration(queue))
-        member = f"{step}|{os.urandom(12).hex()}"
+        member = f"{level}|{os.urandom(12).hex()}"
 
         def call(attempt: Attempt | None = None) -> Call:
             if once is not None:
-                return once.call(k, queue, step, message, body, delay_ms, attempt)
+                return once.call(k, queue, level, message, body, delay_ms, attempt)
             return commands.delay(k, queue, member, body, delay_ms, expires_ms=expires_ms, attempt=attempt)
 
         if batch is not None:

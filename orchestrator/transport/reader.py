@@ -33,9 +33,9 @@ class NoLease(Exception):
 class Reader:
     """Remembers what was asked for. Asks for messages while there are some, and sleeps in Redis when there are none."""
 
-    def __init__(self, keys: Keys, steps: Sequence[str], options: Options) -> None:
+    def __init__(self, keys: Keys, levels: Sequence[str], options: Options) -> None:
         self._keys = keys
-        self._steps = steps
+        self._levels = levels
         self._max_deaths = int(options.max_deaths)
         self._asked = ""
         self._asked_queues: Sequence[str] = ()
@@ -81,7 +81,7 @@ class Reader:
     ) -> tuple[Any, ...]:
         """As :meth:`claim`, for a connection of which nothing is remembered."""
         script, keys, args = commands.claim(
-            self._keys, queues, self._steps, incarnation, credit, ahead=ahead, leased=leased
+            self._keys, queues, self._levels, incarnation, credit, ahead=ahead, leased=leased
         )
         return "EVALSHA", sha(script), len(keys), *keys, *args
 
@@ -127,14 +127,14 @@ class Reader:
         """
         if reply[0] == _NO_LEASE:
             raise NoLease
-        stride = len(self._steps) + 2
+        stride = len(self._levels) + 2
         claimed = []
         for at in range(1, len(reply), 4):
             index, entry, raw, death_history = reply[at : at + 4]
             # Lua counts from 1, and the first key is the lease's.
             queue_number, place = divmod(index - 2, stride)
             queue = queues[queue_number]
-            stream = self._keys.step(queue, self._steps[place - 2])
+            stream = self._keys.stream(queue, self._levels[place - 2])
             claimed.append(self._claimed(stream, queue, entry, raw, death_history))
         return claimed
 
@@ -145,11 +145,11 @@ class Reader:
         pairs = reply.items() if isinstance(reply, dict) else reply or ()
         for raw_stream, entries in pairs:
             stream = raw_stream.decode()
-            step, queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)
+            level, queue = stream.removeprefix(f"{self._keys.root}q:").split(":", 1)
             if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], list):
                 entries = entries[0]
             for entry, flat in entries:
-                if step == DOORBELL:
+                if level == DOORBELL:
                     doorbells.append((stream, entry))
                     continue
                 values = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))

@@ -33,7 +33,7 @@ class Store:
     client: redis.Redis
     keys: Keys
     options: Options
-    steps: tuple[str, ...]
+    levels: tuple[str, ...]
     pool: Any
     url: str
     broker: Broker = field(default_factory=lambda: Broker(""), compare=False)
@@ -96,11 +96,11 @@ class Store:
     def sweeper(self) -> Sweeper:
         """A sweeper with a connection of its own."""
         pool: Pool = self.pool
-        return Sweeper(CommandConnection(pool), self.keys, self.options, self.steps)
+        return Sweeper(CommandConnection(pool), self.keys, self.options, self.levels)
 
     def streams(self, queue: str) -> list[str]:
         """The streams of a mailbox, doorbell included."""
-        return [self.keys.step(queue, step) for step in (*self.steps, DOORBELL)]
+        return [self.keys.stream(queue, level) for level in (*self.levels, DOORBELL)]
 
     @property
     def group(self) -> str:
@@ -135,7 +135,7 @@ def open_store(connection: Connection) -> Store:
         client=redis.Redis(connection_pool=pool),
         keys=channel.keys,
         options=channel.options,
-        steps=channel.steps,
+        levels=channel.levels,
         pool=pool,
         url=url,
         broker=connection.transport.broker,

@@ -48,9 +48,9 @@ class Examination:
             store = self._open_store()
             try:
                 facts = store.ask(lambda call: gather(call, store.keys, configuration=False))
-                steps = [step for step in store.steps if step.isdigit()]
+                levels = [level for level in store.levels if level.isdigit()]
                 prefix = store.keys.root.removesuffix("orc:")
-                left = store.ask(lambda call: left_in_lists(call, prefix, queues, steps))
+                left = store.ask(lambda call: left_in_lists(call, prefix, queues, levels))
             finally:
                 store.pool.disconnect()
         except (BrokerUnavailable, NotSupervised):

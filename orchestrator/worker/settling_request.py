@@ -95,7 +95,7 @@ class SettlingRequest(TrackedRequest):
             SENT: self._message.headers.get(SENT) or int(tag.split("-")[0]),
             HEADER: supervision.after(failure).to_wire(),
         }
-        channel.settler.retry_later(tag, payload, channel.step_of(payload), pause_s)
+        channel.settler.retry_later(tag, payload, channel.level_of(payload), pause_s)
         self.acknowledged = True
         emit_retried(supervision, self.id, self.attempt_number, failure, pause_s)
 

@@ -197,7 +197,7 @@ class _Writing:
             body = template.body(encode(list(message.args)).encode(), encode(dict(message.kwargs)).encode())[1:-1]
         self._known.check_size(len(text) + len(body))
         queue = queue_name(message) if message.queue is not None else json.loads(template.values["queue"])
-        return _Written(number, queue, template.step, body, *self._known.shown(message))
+        return _Written(number, queue, template.level, body, *self._known.shown(message))
 
 
 def _slot(name: str) -> str:

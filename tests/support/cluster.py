@@ -63,7 +63,7 @@ class Cluster:
     def put(self, raw: bytes, queue: str = "worker") -> None:
         """Accept an entry that none of our publishers would write."""
         k, store = self.keys, self.orchestrator.runtime.store
-        store.run(*commands.publish(k.step(queue, store.steps[1]), k.ledger(queue), [raw]))
+        store.run(*commands.publish(k.stream(queue, store.levels[1]), k.ledger(queue), [raw]))
 
     def letter_after(self, act: Callable[[], Any], timeout_s: float = 10.0) -> DeadLetter:
         """Call ``act``, and return the one dead letter that is made after it."""

@@ -15,7 +15,7 @@ from redis import Redis
 from orchestrator.core.errors import MailboxFull
 from orchestrator.core.fingerprint import fingerprint
 from orchestrator.core.flow_policy import Flow, Mailbox
-from orchestrator.core.keys import GROUP, Keys, indexed, steps_of
+from orchestrator.core.keys import GROUP, Keys, indexed, levels_of
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.edit import Validate
 from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
@@ -28,7 +28,7 @@ from orchestrator.transport.options import Options
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
-STEPS = steps_of((0, 3, 6, 9))
+LEVELS = levels_of((0, 3, 6, 9))
 QUEUE = "billing"
 
 
@@ -156,14 +156,14 @@ class LettersInRedis(LettersUnderTest):
         super().__init__()
         self.redis: Any = Redis.from_url(url)
         self.keys = Keys()
-        self.store = Store(self.redis, self.keys, Options(), STEPS, self.redis.connection_pool, url)
+        self.store = Store(self.redis, self.keys, Options(), LEVELS, self.redis.connection_pool, url)
         self.letter_store = _Later(self.store)
         self.log = DeadLetters(self.letter_store, hidden, validate)
         self.stop = threading.Event()
 
     def put(self, raw: bytes, letter: dict[str, Any]) -> str:
         k = self.keys
-        stream = k.step(letter["queue"], "0")
+        stream = k.stream(letter["queue"], "0")
         self.store.run(*commands.declare(k, letter["queue"], [stream]))
         entry: Any = self.redis.xadd(stream, {"m": raw})
         return self._dead_letter(stream, entry.decode(), letter)
@@ -183,7 +183,7 @@ class LettersInRedis(LettersUnderTest):
         return str(said.decode())
 
     def _sent(self) -> list[tuple[str, str, bytes]]:
-        streams = [self.keys.step(q.decode(), "0") for q in self.redis.smembers(self.keys.queues)]
+        streams = [self.keys.stream(q.decode(), "0") for q in self.redis.smembers(self.keys.queues)]
         return [
             (s, e.decode(), with_lineage(f[b"m"], f.get(b"r", b""))) for s in streams for e, f in self.redis.xrange(s)
         ]

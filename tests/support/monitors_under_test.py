@@ -146,7 +146,7 @@ class RedisUnderTest:
     def messages(self) -> list[dict[str, Any]]:
         """What lies in the watcher's mailbox."""
         k, store = self.store.keys, self.store
-        return [json.loads(f[b"m"]) for _, f in self.redis.xrange(k.step("watcher", store.steps[1]))]
+        return [json.loads(f[b"m"]) for _, f in self.redis.xrange(k.stream("watcher", store.levels[1]))]
 
     def heard(self) -> list[Down]:
         return [Down.from_wire(json.loads(message["body"])[0][0]) for message in self.messages()]

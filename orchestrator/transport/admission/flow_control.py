@@ -95,7 +95,7 @@ def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool) -> None:
     fields: dict[str, Any] = {
         "root": store.keys.root,
         "queue": queue,
-        "steps": " ".join(store.steps),
+        "levels": " ".join(store.levels),
         "group": GROUP,
         "outcome_ttl_ms": to_ms(store.options.outcome_ttl_s),
     }

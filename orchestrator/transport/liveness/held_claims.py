@@ -190,7 +190,7 @@ class HeldClaims:
         self._ack_pipeline.flush(wait_s=_CONFIRM_S)
 
     def requeue_unreceived(
-        self, queues: Collection[str], steps: Sequence[str], idle_s: float, expecting: Callable[[], list[float]]
+        self, queues: Collection[str], levels: Sequence[str], idle_s: float, expecting: Callable[[], list[float]]
     ) -> None:
         """Requeue claims that Redis has recorded for this incarnation and that never arrived here.
 
@@ -200,7 +200,7 @@ class HeldClaims:
         Raises:
             redis.exceptions.RedisError: Redis is unreachable.
         """
-        streams = [self._keys.step(queue, step) for queue in queues for step in steps]
+        streams = [self._keys.stream(queue, level) for queue in queues for level in levels]
         asked_at = monotonic()
         waits_s = expecting()
         if waits_s:

@@ -76,7 +76,7 @@ class ConsumingChannel(Protocol):
 class Incarnation:
     """This process as the holder of one broker's messages."""
 
-    def __init__(self, pool: Pool, keys: Keys, options: Options, steps: Sequence[str], broker: Broker) -> None:
+    def __init__(self, pool: Pool, keys: Keys, options: Options, levels: Sequence[str], broker: Broker) -> None:
         self.keys = keys
         self.options = options
         self.fenced = False
@@ -84,7 +84,7 @@ class Incarnation:
         self.queues: set[str] = set()
         self._pool = pool
         self._broker = broker
-        self._steps = tuple(steps)
+        self._levels = tuple(levels)
         self._channels: set[ConsumingChannel] = set()
         #: Guards the connection of the heartbeat.
         self._lock = threading.RLock()
@@ -97,7 +97,7 @@ class Incarnation:
         self._absence = ConsumerAbsence(self._commands)
         self._compared_at = monotonic()
         self._stop = threading.Event()
-        self._sweeper = Sweeper(CommandConnection(pool), keys, options, steps)
+        self._sweeper = Sweeper(CommandConnection(pool), keys, options, levels)
         self.token = self._heartbeat.register()
         self.id = self._heartbeat.incarnation
         logger.info("incarnation %s registered", self.id)
@@ -207,7 +207,7 @@ class Incarnation:
             waits_s = (channel.expecting_s() for channel in tuple(self._channels) if channel is not reader)
             return [wait_s for wait_s in waits_s if wait_s is not None]
 
-        self.claims.requeue_unreceived(self.queues, self._steps, idle_s, expecting)
+        self.claims.requeue_unreceived(self.queues, self._levels, idle_s, expecting)
 
     # -- living
 

@@ -84,11 +84,11 @@ class _TurnLost(Exception):
 class Sweeper:
     """Looks for dead incarnations. One per process that sweeps; not for two threads at once."""
 
-    def __init__(self, commands: CommandConnection, keys: Keys, options: Options, steps: Sequence[str]) -> None:
+    def __init__(self, commands: CommandConnection, keys: Keys, options: Options, levels: Sequence[str]) -> None:
         self._commands = commands
         self._keys = keys
         self._options = options
-        self._steps = (*steps, DOORBELL)
+        self._levels = (*levels, DOORBELL)
         self._orphans_searched_at = float("-inf")
         self._queues_to_search: list[bytes] = []
         self._stuck_from = 0
@@ -174,7 +174,7 @@ class Sweeper:
         if not queues:
             return
         call = commands.find_orphans(
-            k, self._steps, queues, turn=turn, turn_ms=to_ms(TURN_S), reader_idle_ms=to_ms(_READER_S)
+            k, self._levels, queues, turn=turn, turn_ms=to_ms(TURN_S), reader_idle_ms=to_ms(_READER_S)
         )
         for orphaned in self._step(call):
             logger.warning("orphaned messages of incarnation %s are requeued: it has no lease", orphaned.decode())
@@ -182,7 +182,9 @@ class Sweeper:
 
     def _stuck(self) -> list[tuple[bytes, bytes]]:
         late_ms = to_ms(self._options.heartbeat_timeout_s)
-        call = commands.find_stuck(self._keys, self._steps, late_ms=late_ms, first=self._stuck_from, count=_STUCK_BATCH)
+        call = commands.find_stuck(
+            self._keys, self._levels, late_ms=late_ms, first=self._stuck_from, count=_STUCK_BATCH
+        )
         self._stuck_from, *found = self._commands.run(*call)
         return list(zip(found[::2], found[1::2], strict=True))
 
@@ -296,7 +298,7 @@ class Sweeper:
             call = commands.reclaim(
                 self._keys,
                 incarnation,
-                self._steps,
+                self._levels,
                 max_deaths=int(o.max_deaths),
                 ttl_ms=to_ms(o.outcome_ttl_s),
                 batch=RECLAIM_BATCH,
@@ -305,8 +307,8 @@ class Sweeper:
                 turn_ms=to_ms(TURN_S),
                 death_hooks_done=None if o.on_death is None else incarnation in self._death_hooks_done,
             )
-            step, more, count = self._step(call)
-            moved += step
+            requeued, more, count = self._step(call)
+            moved += requeued
             dead_lettered += count
         if moved:
             logger.warning(

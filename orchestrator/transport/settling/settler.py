@@ -251,8 +251,8 @@ class Settler:
         # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
         self.holder.ack_pipeline.post(*call, soon=len(self.holder.claims) > 0)
 
-    def retry_later(self, tag: str, payload: Mapping[str, Any], step: str, pause_s: float) -> None:
-        """End an attempt and schedule the next one, ``payload`` in that step of the mailbox, in one script.
+    def retry_later(self, tag: str, payload: Mapping[str, Any], level: str, pause_s: float) -> None:
+        """End an attempt and schedule the next one, ``payload`` in that level of the mailbox, in one script.
 
         If the sender has cancelled the delivery meanwhile, it ends with this attempt.
         """
@@ -266,7 +266,7 @@ class Settler:
             claim.queue,
             claim.stream,
             claim.entry,
-            f"{step}|{uuid()}",
+            f"{level}|{uuid()}",
             dumps(payload),
             to_ms(pause_s),
             ttl_ms=self._outcome_ttl_ms,

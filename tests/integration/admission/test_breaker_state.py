@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from orchestrator.core import breaker
 from orchestrator.core.breaker import BreakerState, Phase
 from orchestrator.core.flow_policy import Breaker
-from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.core.keys import GROUP, Keys, levels_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.telemetry import Event, attach, detach
 from orchestrator.transport.redis import commands
@@ -35,7 +35,7 @@ from orchestrator.transport.redis.script_events import unwrap_reply
 from tests.support.redis_clock import TimedScripts
 
 QUEUE = "q"
-STEPS = steps_of([0, 3, 6, 9])
+LEVELS = levels_of([0, 3, 6, 9])
 BEGIN_MS = 10_000_000
 TTL_MS = 3_600_000
 
@@ -91,11 +91,11 @@ class Fuse(RuleBasedStateMachine):
         self.breaker = Breaker(failures, window_ms / 1000, open_ms / 1000)
         k = self.keys
         fields = {
-            "root": k.root, "queue": QUEUE, "steps": " ".join(STEPS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
+            "root": k.root, "queue": QUEUE, "steps": " ".join(LEVELS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
             "failures": failures, "window_ms": window_ms, "open_ms": open_ms,
         }  # fmt: skip
         self.script(*commands.declare_flow(k, QUEUE, fields, serves=True, has_bound=False, has_breaker=True))
-        self.script(*commands.declare(k, QUEUE, [k.step(QUEUE, step) for step in STEPS]))
+        self.script(*commands.declare(k, QUEUE, [k.stream(QUEUE, level) for level in LEVELS]))
 
     def turn(self, state: BreakerState) -> None:
         if state.phase is not self.state.phase:
@@ -110,7 +110,7 @@ class Fuse(RuleBasedStateMachine):
         names = [f"m{self.sent + number}" for number in range(count)]
         self.sent += count
         k = self.keys
-        reply = self.script(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), [message(name) for name in names]))
+        reply = self.script(*commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [message(name) for name in names]))
         state, wait_ms = breaker.asked(self.breaker, self.state, self.now)
         may = 0 if wait_ms else 1 if state.phase is Phase.HALF_OPEN else count
         self.turn(state)
@@ -127,10 +127,10 @@ class Fuse(RuleBasedStateMachine):
         if not count:
             return
         k = self.keys
-        reply = self.script(*commands.claim(k, [QUEUE], STEPS, "reader", count))
+        reply = self.script(*commands.claim(k, [QUEUE], LEVELS, "reader", count))
         for at in range(1, len(reply), 4):
             index, entry, raw, _ = reply[at : at + 4]
-            self.running[json.loads(raw)["headers"]["id"]] = k.step(QUEUE, STEPS[index - 4]), entry.decode()
+            self.running[json.loads(raw)["headers"]["id"]] = k.stream(QUEUE, LEVELS[index - 4]), entry.decode()
         assert len(reply) == 1 + 4 * count, reply
 
     @rule()

@@ -24,20 +24,20 @@ def bench(redis_url: str) -> Iterator[LettersInRedis]:
 
 
 def accepted(bench: LettersInRedis) -> None:
-    bench.redis.xadd(bench.keys.step(QUEUE, "0"), {"m": wire_message(1)}, id=f"{FIRST_MS}-0")
+    bench.redis.xadd(bench.keys.stream(QUEUE, "0"), {"m": wire_message(1)}, id=f"{FIRST_MS}-0")
 
 
 def claimed(bench: LettersInRedis) -> tuple[str, str]:
     """The step and the entry that a worker is given."""
-    k, steps = bench.keys, ["returned-0", "0"]
-    _, at, entry, _, _ = bench.store.run(*commands.claim(k, [QUEUE], steps, "w#1", 1))
-    return steps[int(at) - 4], entry.decode()
+    k, levels = bench.keys, ["returned-0", "0"]
+    _, at, entry, _, _ = bench.store.run(*commands.claim(k, [QUEUE], levels, "w#1", 1))
+    return levels[int(at) - 4], entry.decode()
 
 
 def requeue(bench: LettersInRedis, *, died: bool) -> bytes:
-    step, entry = claimed(bench)
+    level, entry = claimed(bench)
     k, reason = bench.keys, "killed" if died else ""
-    stream = k.step(QUEUE, step)
+    stream = k.stream(QUEUE, level)
     (said,) = bench.store.run(
         *commands.requeue_held(k, QUEUE, stream, [entry], max_deaths=3, ttl_ms=1000, by="w#1", reason=reason)
     )
@@ -46,11 +46,11 @@ def requeue(bench: LettersInRedis, *, died: bool) -> bytes:
 
 def retry(bench: LettersInRedis) -> None:
     """As a worker does, which knows the entry's id only."""
-    step, entry = claimed(bench)
+    level, entry = claimed(bench)
     k, message = bench.keys, json.loads(wire_message(1))
     message["headers"]["orc_sent_ms"] = int(entry.split("-")[0])
     text = json.dumps(message)
-    bench.store.run(*commands.retry(k, QUEUE, k.step(QUEUE, step), entry, "0|x", text, 0, ttl_ms=1000))
+    bench.store.run(*commands.retry(k, QUEUE, k.stream(QUEUE, level), entry, "0|x", text, 0, ttl_ms=1000))
 
 
 def sent_ms(bench: LettersInRedis) -> int:
@@ -103,10 +103,10 @@ def test_a_full_mailbox_drops_what_was_accepted_first_although_it_was_returned(b
     _, entry = claimed(bench)
     k = bench.keys
     second = f"{FIRST_MS + 1}-0"
-    bench.redis.xadd(k.step(QUEUE, "0"), {"m": wire_message(2)}, id=second)
-    stream = k.step(QUEUE, "0")
+    bench.redis.xadd(k.stream(QUEUE, "0"), {"m": wire_message(2)}, id=second)
+    stream = k.stream(QUEUE, "0")
     bench.store.run(*commands.requeue_held(k, QUEUE, stream, [entry], max_deaths=3, ttl_ms=1000, by="w#1"))
     declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(2, overflow="drop_oldest")), serves=True)
-    bench.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), [wire_message(3)]))
+    bench.store.run(*commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [wire_message(3)]))
     (letter,) = bench.log.list()
     assert (letter.raw, letter.sent_ms) == (wire_message(1), FIRST_MS)

@@ -97,13 +97,13 @@ WAYS: dict[str, Callable[[Celery], Any]] = {
 def test_it_lands_in_its_mailbox_under_its_policy(orchestrator: Orchestrator, redis: Any, way: str) -> None:
     """Regression: it went into Celery's default queue, past mailbox, bound, breaker and policy."""
     WAYS[way](orchestrator.app)
-    ((_, fields),) = redis.xrange(KEYS.step("billing.eu", "3"))
+    ((_, fields),) = redis.xrange(KEYS.stream("billing.eu", "3"))
     headers = json.loads(fields[b"m"])["headers"]
     supervision = Supervision.from_wire(headers["orc"])
     assert (supervision.agent, supervision.message) == ("billing.eu", "Charge")
     assert (supervision.retry.max_retries, supervision.hide) == (7, ("card",))
     assert headers["expires"] is not None
-    assert redis.xlen(KEYS.step("celery", "0")) == redis.xlen(KEYS.step("by-route", "0")) == 0
+    assert redis.xlen(KEYS.stream("celery", "0")) == redis.xlen(KEYS.stream("by-route", "0")) == 0
     until_ms = redis.time()[0] * 1000 + 60_000
     redis.hset(KEYS.flow("billing.eu"), mapping={"phase": "open", "until_ms": until_ms, "open_ms": 120_000})
     with pytest.raises(SchedulingError if way == "beat" else CircuitOpen, match="circuit breaker"):
@@ -126,7 +126,7 @@ def test_so_does_one_that_celery_call_sends(redis_url: str) -> None:
         environment = {"ORCHESTRATOR_BROKER_URL": server.url, "PATH": "", "C_FORCE_ROOT": "1"}
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
         with Redis.from_url(server.url) as redis:
-            assert redis.xlen(KEYS.step("worker", "0")) == 1
+            assert redis.xlen(KEYS.stream("worker", "0")) == 1
 
 
 def test_its_bound_holds(orchestrator: Orchestrator) -> None:
@@ -142,14 +142,14 @@ def test_an_agent_whose_mail_does_not_wait_is_down(orchestrator: Orchestrator) -
 
 def test_who_says_a_queue_for_one_send_is_heeded(orchestrator: Orchestrator, redis: Any) -> None:
     orchestrator.app.send_task(TASK, args=[{}], queue="aside", priority=9)
-    ((_, fields),) = redis.xrange(KEYS.step("aside", "9"))
+    ((_, fields),) = redis.xrange(KEYS.stream("aside", "9"))
     assert json.loads(fields[b"m"])["headers"]["orc"]["agent"] == "billing.eu"
 
 
 def test_other_tasks_go_where_celery_sends_them(orchestrator: Orchestrator, redis: Any) -> None:
     orchestrator.app.send_task("plain")
     orchestrator.app.send_task("billing.eu.on_something")
-    assert redis.xlen(KEYS.step("by-route", "0")) == 2
+    assert redis.xlen(KEYS.stream("by-route", "0")) == 2
 
 
 # -- on real workers

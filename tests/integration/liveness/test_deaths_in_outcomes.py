@@ -30,7 +30,7 @@ def waits(broker: BareBroker, *, scheduled: bool) -> None:
         broker.redis.hset(k.delayed_bodies(QUEUE), mapping={"0|m": TRACKED, "0|m|d": json.dumps(DEATHS)})
         broker.redis.zadd(k.delayed(QUEUE), {"0|m": 4_000_000_000_000})
     else:
-        broker.redis.xadd(k.step(QUEUE, "0"), {"m": TRACKED, "d": json.dumps(DEATHS)})
+        broker.redis.xadd(k.stream(QUEUE, "0"), {"m": TRACKED, "d": json.dumps(DEATHS)})
 
 
 def told(broker: BareBroker) -> object:
@@ -41,7 +41,7 @@ def told(broker: BareBroker) -> object:
 def test_what_is_purged_has_its_deaths(broker: BareBroker, scheduled: bool) -> None:
     k = broker.store.keys
     waits(broker, scheduled=scheduled)
-    stream = "" if scheduled else k.step(QUEUE, "0")
+    stream = "" if scheduled else k.stream(QUEUE, "0")
     assert broker.store.run(*commands.purge(k, QUEUE, 100, ttl_ms=TTL_MS, stream=stream)) == 1
     assert told(broker) == DEATHS
     assert not broker.redis.exists(k.delayed_bodies(QUEUE))
@@ -58,7 +58,7 @@ def test_what_goes_for_want_of_room_has_its_deaths(broker: BareBroker, scheduled
         broker.redis.zadd(k.delayed(QUEUE), {"0|m": 1})
         broker.store.run(*commands.delay(k, QUEUE, "0|n", "{}", 3_600_000))
     else:
-        broker.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), ["{}"]))
+        broker.store.run(*commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), ["{}"]))
     assert told(broker) == DEATHS
     assert broker.ledger(QUEUE).dead == 1
 

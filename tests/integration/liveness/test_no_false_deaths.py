@@ -188,7 +188,7 @@ def test_two_hundred_start_at_once(redis_url: str) -> None:
 
     def start(_: int) -> Incarnation:
         holder = Incarnation(
-            ConnectionPool.from_url(redis_url, socket_timeout=10), store.keys, store.options, store.steps, store.broker
+            ConnectionPool.from_url(redis_url, socket_timeout=10), store.keys, store.options, store.levels, store.broker
         )
         holder.attach(Consumer(), "celery")
         return holder

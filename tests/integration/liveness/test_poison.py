@@ -46,7 +46,7 @@ def suspects(broker: BareBroker, *names: str, deaths: int = 0, unattributed_deat
             if "m" in fields:
                 broker.redis.hincrby(keys.ledger("forge"), "accepted", -1)
                 broker.redis.hincrby(keys.ledger("celery"), "accepted", 1)
-                broker.redis.xadd(keys.step("celery", "returned-0"), {**fields, **past})
+                broker.redis.xadd(keys.stream("celery", "returned-0"), {**fields, **past})
 
 
 @pytest.mark.parametrize("pool", POOLS)

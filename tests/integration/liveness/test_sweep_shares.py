@@ -44,7 +44,7 @@ def looked_through(sweeper: Sweeper, cost: list[int], redis: Any) -> None:
 
 def with_message(broker: BareBroker, queue: str, holder: str = "") -> None:
     """A mailbox with one message, which nobody or that holder has."""
-    stream = broker.store.keys.step(queue, "0")
+    stream = broker.store.keys.stream(queue, "0")
     broker.redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
     broker.redis.xadd(stream, {"m": "{}"})
     broker.redis.sadd(broker.store.keys.queues, queue)
@@ -60,7 +60,7 @@ def test_orphans_are_looked_for_in_a_few_queues_per_sweep_and_all_are_found(brok
     looked_through(sweeper, cost, broker.redis)
     moved = [sweeper.sweep("test").moved for _ in range(3)]
     assert moved == [50, 30, 0]
-    streams = len(sweeper._steps)
+    streams = len(sweeper._levels)
     # In the third sweep nobody looked: a new round begins only after a while.
     assert cost == [50 * streams, 30 * streams]
 
@@ -89,7 +89,7 @@ def died_at_once(broker: BareBroker, many: int) -> list[str]:
         fields = {"node": "w", "queues": json.dumps([f"q{n % 10}"])}
         raw, _ = broker.store.run(*commands.register(k, f"w{n}@h:1", fields))
         ids.append(raw.decode())
-        stream = k.step(f"q{n % 10}", "0")
+        stream = k.stream(f"q{n % 10}", "0")
         if n < 10:
             broker.redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
             broker.redis.sadd(k.queues, f"q{n}")

@@ -33,7 +33,7 @@ class ProcessIncarnations:
     def __init__(self, broker: BareBroker) -> None:
         self._broker = broker
         self._store = broker.store
-        self.steps = ["returned-0", "0"]
+        self.levels = ["returned-0", "0"]
         broker.redis.sadd(broker.store.keys.queues, QUEUE)
         broker.send("note", "m", queue=QUEUE)
 
@@ -41,8 +41,8 @@ class ProcessIncarnations:
         """An incarnation that has claimed the message and started it; its entry, and the message's past."""
         k, run = self._store.keys, self._store.run
         raw, _ = run(*commands.register(k, "w:1", {"queues": json.dumps([QUEUE])}))
-        _, at, entry, _, past = run(*commands.claim(k, [QUEUE], self.steps, raw, 1, leased=True))
-        stream = k.step(QUEUE, self.steps[at - 4])
+        _, at, entry, _, past = run(*commands.claim(k, [QUEUE], self.levels, raw, 1, leased=True))
+        stream = k.stream(QUEUE, self.levels[at - 4])
         self._broker.redis.xclaim(stream, GROUP, raw, 0, [entry], retrycount=2, justid=True)
         return raw.decode(), f"{entry.decode()}@{stream}", past
 
@@ -54,7 +54,7 @@ class ProcessIncarnations:
             *commands.reclaim(
                 k,
                 incarnation,
-                self.steps,
+                self.levels,
                 max_deaths=MAX_DEATHS,
                 ttl_ms=60_000,
                 batch=200,

@@ -107,7 +107,7 @@ def test_what_was_cancelled_ends_though_its_error_is_no_text(redis_url: str) -> 
     """Regression: Redis could not read the next attempt, and had let go of the message by then."""
     broker = BareBroker(redis_url)
     k, store = broker.store.keys, broker.store
-    stream, outcome = k.step("box", "0"), k.outcome("d")
+    stream, outcome = k.stream("box", "0"), k.outcome("d")
     store.run(*commands.publish(stream, k.ledger("box"), ["{}"]))
     broker.redis.sadd(k.queues, "box")
     broker.redis.xgroup_create(stream, GROUP, id="0")

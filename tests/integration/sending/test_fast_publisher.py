@@ -74,10 +74,10 @@ def by_celery(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     return lambda: sent
 
 
-def lying(redis: Any, queue: str, step: str = "0") -> list[dict[str, Any]]:
+def lying(redis: Any, queue: str, level: str = "0") -> list[dict[str, Any]]:
     """The messages in a mailbox, their bodies decoded, without what is each message's own."""
     found = []
-    for _, fields in redis.xrange(KEYS.step(queue, step)):
+    for _, fields in redis.xrange(KEYS.stream(queue, level)):
         message = json.loads(fields[b"m"])
         body = base64.b64decode(message["body"])
         message["body"] = json.loads(zlib.decompress(body) if "compression" in message["headers"] else body)
@@ -120,8 +120,8 @@ def test_it_is_what_celery_would_have_sent(
     SENDS[name](orchestrator)
     assert len(by_celery()) == 1
     queue = "clerk" if name in ("agent", "unicode", "deep", "long", "options") else "celery"
-    step = "6" if name in ("options", "limits") else "0"
-    ours, theirs = lying(redis, queue, step)
+    level = "6" if name in ("options", "limits") else "0"
+    ours, theirs = lying(redis, queue, level)
     assert ours == theirs
     assert "hunter2" not in ours["headers"]["argsrepr"]
     accepted = redis.hget(KEYS.ledger(queue), "accepted")
@@ -141,7 +141,7 @@ def test_what_one_send_says_does_not_stick_to_the_next(
     orchestrator.send("clerk", Text(text="x"), expires_s=60, countdown_s=0)
     orchestrator.send("clerk", Text(text="x"))
     assert by_celery() == ["clerk.Text"]
-    assert [len(lying(redis, "clerk", step)) for step in ("0", "3", "6", "9")] == [3, 1, 0, 1]
+    assert [len(lying(redis, "clerk", level)) for level in ("0", "3", "6", "9")] == [3, 1, 0, 1]
     first, expiring, last = lying(redis, "clerk")
     assert first == last
     assert first["properties"]["priority"] == 0
@@ -151,7 +151,7 @@ def test_what_one_send_says_does_not_stick_to_the_next(
     for priority in (4, None):
         app = orchestrator.app
         orchestrator.send(app.signature("limited", (1,), **({} if priority is None else {"priority": priority})))
-    assert [m["properties"]["priority"] for step in ("3", "6") for m in lying(redis, "celery", step)] == [4, 6]
+    assert [m["properties"]["priority"] for level in ("3", "6") for m in lying(redis, "celery", level)] == [4, 6]
 
 
 @pytest.mark.parametrize("options", [{}, {"priority": 6, "metadata": {"done": "50% of %(id)s"}, "track": False}])
@@ -162,10 +162,11 @@ def test_of_many_each_is_what_celery_would_have_sent(
     deliveries = orchestrator.send_many("clerk", [Text(text=text) for text in texts], **options)
     ours = lying(redis, "clerk", "6" if options else "0")
     ids = [
-        json.loads(fields[b"m"])["headers"]["id"] for _, fields in redis.xrange(KEYS.step("clerk", 6 if options else 0))
+        json.loads(fields[b"m"])["headers"]["id"]
+        for _, fields in redis.xrange(KEYS.stream("clerk", 6 if options else 0))
     ]
     assert ids == [delivery.id for delivery in deliveries]
-    redis.delete(KEYS.step("clerk", "6" if options else "0"))
+    redis.delete(KEYS.stream("clerk", "6" if options else "0"))
     orchestrator.app.conf.task_send_sent_event = True
     for text in texts:
         orchestrator.send("clerk", Text(text=text), **options)
@@ -221,7 +222,7 @@ def test_it_says_who_sent_it_from_within_a_task(orchestrator: Orchestrator, redi
         return [child.id for child in task.request.children]
 
     children = parent.apply(task_id="the-parent").get()
-    ((_, fields),) = redis.xrange(KEYS.step("clerk", "0"))
+    ((_, fields),) = redis.xrange(KEYS.stream("clerk", "0"))
     headers = json.loads(fields[b"m"])["headers"]
     assert (headers["root_id"], headers["parent_id"]) == ("the-parent", "the-parent")
     assert children == [headers["id"]]

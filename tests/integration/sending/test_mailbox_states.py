@@ -87,7 +87,7 @@ def test_what_waits_what_is_not_due_and_what_is_held_are_told_apart(redis_url: s
 def test_the_oldest_is_the_first_that_nobody_has_claimed_or_that_fell_due(redis_url: str) -> None:
     orchestrator = make(redis_url)
     store: Any = orchestrator.runtime.store
-    stream = store.keys.step("plain", store.steps[1])
+    stream = store.keys.stream("plain", store.levels[1])
     orchestrator.send("plain", Work())
     store.client.delete(stream)
     for ms in (1_000, 2_000, 3_000):
@@ -110,7 +110,7 @@ def test_a_message_too_large_to_be_read_for_its_age_is_counted_all_the_same(redi
     orchestrator = make(redis_url)
     store: Any = orchestrator.runtime.store
     orchestrator.send("plain", Work())
-    stream = store.keys.step("plain", store.steps[1])
+    stream = store.keys.stream("plain", store.levels[1])
     store.client.delete(stream)
     store.client.xadd(stream, {"m": "x" * 3_000_000})
     found = state(orchestrator, "plain")

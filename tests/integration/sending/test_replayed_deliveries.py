@@ -21,7 +21,7 @@ from tests.support.letters_under_test import QUEUE, reasons
 @pytest.fixture
 def shop(redis_url: str) -> Iterator[Orchestrator]:
     made = make(redis_url)
-    stream = made.runtime.store.keys.step(QUEUE, made.runtime.store.steps[1])
+    stream = made.runtime.store.keys.stream(QUEUE, made.runtime.store.levels[1])
     made.runtime.store.run(*commands.declare(made.runtime.store.keys, QUEUE, [stream]))
     yield made
     made.app.close()
@@ -31,7 +31,7 @@ def died(shop: Orchestrator, delivery: Delivery) -> DeadLetter:
     """Its only attempt fails, as a worker has it."""
     store: Any = shop.runtime.store
     k = store.keys
-    stream = k.step(QUEUE, store.steps[1])
+    stream = k.stream(QUEUE, store.levels[1])
     ((_, entries),) = store.client.xreadgroup(GROUP, "w", {stream: ">"})
     ((entry, _),) = entries
     letter = reasons("retries exhausted", "ValueError", "no", ("/a/bank.py", "pay"), 1, QUEUE)

@@ -66,7 +66,7 @@ def redis(redis_url: str) -> Iterator[Any]:
 
 
 def only_message(redis: Any, queue: str) -> Any:
-    ((_, fields),) = redis.xrange(KEYS.step(queue, "0"))
+    ((_, fields),) = redis.xrange(KEYS.stream(queue, "0"))
     return json.loads(fields[b"m"])
 
 
@@ -75,7 +75,7 @@ def only_message(redis: Any, queue: str) -> Any:
 
 def test_a_delivery_is_looked_for_in_its_tasks_own_queue(orchestrator: Orchestrator, redis: Any) -> None:
     delivery = orchestrator.send(orchestrator.app.signature("report"))
-    assert redis.xlen(KEYS.step("reports", "0")) == 1
+    assert redis.xlen(KEYS.stream("reports", "0")) == 1
     assert delivery.queue == "reports"
     assert delivery.status() is Status.PENDING
     assert delivery.cancel() is CancelResult.CANCELLED

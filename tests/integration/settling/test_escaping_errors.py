@@ -54,7 +54,7 @@ def _put(ends: Ends, embed: Any, number: int) -> str:
     message = {"body": body, "content-type": "application/json", "content-encoding": "utf-8"}
     raw = json.dumps({**message, "headers": headers, "properties": properties})
     k = ends.store.keys
-    ends.store.run(*commands.publish(k.step("celery", ends.store.steps[1]), k.ledger("celery"), [raw]))
+    ends.store.run(*commands.publish(k.stream("celery", ends.store.levels[1]), k.ledger("celery"), [raw]))
     return f"odd{number}"
 
 

@@ -197,7 +197,7 @@ def test_what_nobody_may_ask_for_is_told_of_too(place: TracedCluster) -> None:
 def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: TracedCluster, entry: bytes) -> None:
     store = place.orchestrator.runtime.store
     before = place.worker.log().count("dead_letter.added ")
-    stream = store.keys.step("guide", store.steps[1])
+    stream = store.keys.stream("guide", store.levels[1])
     store.run(*commands.publish(stream, store.keys.ledger("guide"), [entry]))
     after = place.orchestrator.send("guide", traced_app.Where())
     after.wait(timeout_s=10)
@@ -215,7 +215,7 @@ def test_poison_that_a_sweep_or_a_worker_dead_letters_is_emitted_like_any_dead_l
     delivery = orchestrator.send("guide", traced_app.Where())
     store = orchestrator.runtime.store
     client: Any = store.client
-    stream = store.keys.step("guide", 0)
+    stream = store.keys.stream("guide", 0)
     ((entry, _),) = client.xrange(stream)
     client.xgroup_create(stream, store.group, id="0")
     client.xreadgroup(store.group, "w#1", {stream: ">"})

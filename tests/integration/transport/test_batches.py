@@ -66,6 +66,6 @@ def test_a_batch_collects_fanout_too(connection: Connection, broker: BareBroker,
 def test_a_batch_that_fails_says_so(connection: Connection, broker: BareBroker, open_: OpenBatch) -> None:
     with connection.channel() as channel:
         producer = Producer(channel, serializer="json")
-        broker.redis.set(KEYS.step("box", 0), "not a stream")
+        broker.redis.set(KEYS.stream("box", 0), "not a stream")
         with pytest.raises(BatchPublishError), open_(producer, 100):
             producer.publish(1, exchange="", routing_key="box")

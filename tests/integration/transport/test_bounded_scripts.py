@@ -36,7 +36,9 @@ def message(name: str, size: int = MEGABYTE) -> str:
 def publish(broker: BareBroker, names: list[str], size: int = MEGABYTE, limit: int = 0) -> None:
     k = broker.store.keys
     for name in names:
-        broker.store.run(*commands.publish(k.step("large", "0"), k.ledger("large"), [message(name, size)], limit=limit))
+        broker.store.run(
+            *commands.publish(k.stream("large", "0"), k.ledger("large"), [message(name, size)], limit=limit)
+        )
 
 
 def declared(broker: BareBroker) -> None:
@@ -45,7 +47,7 @@ def declared(broker: BareBroker) -> None:
 
 
 def length(broker: BareBroker) -> int:
-    return int(broker.redis.xlen(broker.store.keys.step("large", "0")))
+    return int(broker.redis.xlen(broker.store.keys.stream("large", "0")))
 
 
 class Calls:
@@ -95,7 +97,7 @@ def test_large_messages_behind_small_ones_are_not_all_claimed_at_once(broker: Ba
     publish(broker, [f"s{n}" for n in range(40)], size=1)
     publish(broker, [f"m{n}" for n in range(2 * MANY)])
     k, store = broker.store.keys, broker.store
-    call = commands.claim(k, ["large"], store.steps, "reader", 200)
+    call = commands.claim(k, ["large"], store.levels, "reader", 200)
     steps = []
     while answer := store.run(*call)[3::4]:
         steps.append([len(raw) for raw in answer])
@@ -204,7 +206,7 @@ def test_the_state_of_mailboxes_with_large_messages_is_read_in_parts(broker: Bar
     for queue in queues:
         store.run(*commands.declare(k, queue, store.streams(queue)))
         for size in (MEGABYTE, 1, 1):
-            store.run(*commands.publish(k.step(queue, "0"), k.ledger(queue), [message("m", size)]))
+            store.run(*commands.publish(k.stream(queue, "0"), k.ledger(queue), [message("m", size)]))
     found = read_mailboxes(store, [])
     assert [(one.queue, one.waiting) for one in found] == [(queue, 3) for queue in queues]
     assert all(one.oldest_waiting_s is not None for one in found)
@@ -215,7 +217,7 @@ def test_the_ledger_of_many_mailboxes_is_read_in_parts(broker: BareBroker, calls
     k, store = broker.store.keys, broker.store
     for number in range(230):
         store.run(*commands.declare(k, f"q{number}"))
-        store.run(*commands.publish(k.step(f"q{number}", "0"), k.ledger(f"q{number}"), ["{}"]))
+        store.run(*commands.publish(k.stream(f"q{number}", "0"), k.ledger(f"q{number}"), ["{}"]))
     assert broker.ledger().ready == 230
     assert [len(answer) for answer in calls.of("mailbox_depths")] == [100, 100, 30]
 
@@ -319,7 +321,7 @@ def house(redis_url: str) -> Iterator[Orchestrator]:
 def end(house: Orchestrator, queue: str, ended: str) -> None:
     """Have the next message of a mailbox end."""
     k, store = house.runtime.store.keys, house.runtime.store
-    call = commands.claim(k, [queue], store.steps, "reader", 1)
+    call = commands.claim(k, [queue], store.levels, "reader", 1)
     _, index, entry, raw, _ = store.run(*call)
     outcome = k.outcome(json.loads(raw)["headers"]["id"])
     text = json.dumps({"outcome": ended})

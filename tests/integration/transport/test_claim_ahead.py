@@ -9,7 +9,7 @@ import pytest
 from kombu import Connection, Exchange, Producer, Queue
 
 from orchestrator.core.death import DeathReason
-from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.core.keys import GROUP, Keys, levels_of
 from orchestrator.transport import claim_ahead, claim_buffer
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
 from tests.support.bare_broker import BareBroker, kombu_connection
@@ -17,7 +17,7 @@ from tests.support.eventually import eventually
 
 KEYS = Keys()
 QUEUE = Queue("box", Exchange("box"), routing_key="box")
-STREAMS = [KEYS.step("box", step) for step in steps_of([0, 3, 6, 9])]
+STREAMS = [KEYS.stream("box", level) for level in levels_of([0, 3, 6, 9])]
 MANY = 200
 
 
@@ -149,7 +149,7 @@ def test_of_a_killed_worker_nothing_that_was_claimed_ahead_is_suspect(
 def test_a_last_chance_that_was_claimed_ahead_keeps_its_mark(
     connection: Connection, broker: BareBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = KEYS.step("box", 0)
+    stream = KEYS.stream("box", 0)
     first, second, *_ = [fields["m"] for _, fields in broker.redis.xrange(stream)]
     broker.redis.xtrim(stream, maxlen=0)
     broker.redis.xadd(stream, {"m": first})

@@ -74,11 +74,11 @@ def test_a_delivery_whose_id_names_anothers_hooks_has_an_outcome_of_its_own(brok
             idempotency_key=k.idempotency("", "t", "k"), delivery="x", member="0|x", ttl_ms=1000, pending_ms=60_000,
         )
     )  # fmt: skip
-    store.run(*commands.publish(k.step("box", "0"), k.ledger("box"), ["{}"]))
-    broker.redis.xgroup_create(k.step("box", "0"), GROUP, id="0")
-    ((_, entries),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
+    store.run(*commands.publish(k.stream("box", "0"), k.ledger("box"), ["{}"]))
+    broker.redis.xgroup_create(k.stream("box", "0"), GROUP, id="0")
+    ((_, entries),) = broker.redis.xreadgroup(GROUP, "w", {k.stream("box", "0"): ">"})
     for (entry, _), id_ in zip(entries, ("x", "x:then"), strict=True):
-        keys = [k.step("box", "0"), k.ledger("box"), k.outcome(id_)]
+        keys = [k.stream("box", "0"), k.ledger("box"), k.outcome(id_)]
         assert (
             store.run(
                 *commands.settle_with_outcome(
@@ -94,13 +94,13 @@ def test_a_queue_is_not_deleted_by_what_happens_in_another(broker: BareBroker) -
     """Regression: what lay in a queue `box|nothing` was gone when something in `box` was tried again."""
     k, store = broker.store.keys, broker.store
     for queue in ("box", "box|nothing"):
-        store.run(*commands.publish(k.step(queue, "0"), k.ledger(queue), ["{}"]))
-    broker.redis.xgroup_create(k.step("box", "0"), GROUP, id="0")
-    ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {k.step("box", "0"): ">"})
-    store.run(*commands.retry(k, "box", k.step("box", "0"), entry, "0|x", "{}", 0, ttl_ms=1000))
+        store.run(*commands.publish(k.stream(queue, "0"), k.ledger(queue), ["{}"]))
+    broker.redis.xgroup_create(k.stream("box", "0"), GROUP, id="0")
+    ((_, ((entry, _),)),) = broker.redis.xreadgroup(GROUP, "w", {k.stream("box", "0"): ">"})
+    store.run(*commands.retry(k, "box", k.stream("box", "0"), entry, "0|x", "{}", 0, ttl_ms=1000))
     store.run(*commands.declare_flow(k, "box", {"root": k.root}, serves=True, has_bound=False, has_breaker=False))
-    store.run(*commands.requeue_held(k, "box", k.step("box", "0"), [entry], max_deaths=3, ttl_ms=1000, by="me"))
-    assert broker.redis.xlen(k.step("box|nothing", "0")) == 1
+    store.run(*commands.requeue_held(k, "box", k.stream("box", "0"), [entry], max_deaths=3, ttl_ms=1000, by="me"))
+    assert broker.redis.xlen(k.stream("box|nothing", "0")) == 1
 
 
 def test_a_task_id_that_names_anothers_hooks_can_be_looked_for(orchestrator: Orchestrator) -> None:

@@ -33,8 +33,8 @@ def test_a_queue_that_nobody_consumes_expires_with_every_priority(connection: Co
     for priority in (0, 9):
         put(connection, queue, priority=priority)
     put(connection, queue, headers={"eta": "2999-01-01T00:00:00+00:00"})
-    for step in (0, 9):
-        assert 0 < broker.redis.pttl(KEYS.step("brief", step)) <= 400
+    for level in (0, 9):
+        assert 0 < broker.redis.pttl(KEYS.stream("brief", level)) <= 400
     due_ms = broker.redis.zrange(KEYS.delayed("brief"), 0, 0, withscores=True)[0][1]
     for key in (KEYS.delayed("brief"), KEYS.delayed_bodies("brief")):
         # Nothing scheduled is lost before it was due.
@@ -47,19 +47,19 @@ def test_asking_it_for_messages_one_by_one_is_use_and_no_more(connection: Connec
     """Regression: asking made streams that never expired, and did not prolong those that were there."""
     queue = Queue("asked", routing_key="asked", expires=0.4)(connection.default_channel)
     queue.declare()
-    broker.redis.pexpire(KEYS.step("asked", 0), 1)
-    eventually(lambda: not broker.redis.exists(KEYS.step("asked", 0)))
+    broker.redis.pexpire(KEYS.stream("asked", 0), 1)
+    eventually(lambda: not broker.redis.exists(KEYS.stream("asked", 0)))
     assert queue.get(no_ack=True) is None
-    assert 0 < broker.redis.pttl(KEYS.step("asked", 0)) <= 400
+    assert 0 < broker.redis.pttl(KEYS.stream("asked", 0)) <= 400
     eventually(lambda: not broker.redis.keys("orc:q:*asked*"))
 
 
 def test_putting_something_into_it_begins_its_time_anew(connection: Connection, broker: BareBroker) -> None:
     queue = Queue("used", routing_key="used", expires=30)
     put(connection, queue)
-    broker.redis.pexpire(KEYS.step("used", 0), 5_000)
+    broker.redis.pexpire(KEYS.stream("used", 0), 5_000)
     put(connection, queue)
-    assert broker.redis.pttl(KEYS.step("used", 0)) > 25_000
+    assert broker.redis.pttl(KEYS.stream("used", 0)) > 25_000
     # A queue with a time to live is somebody's reply queue, and is not accounted for.
     assert not broker.redis.exists(KEYS.ledger("used"))
 
@@ -78,11 +78,11 @@ def test_a_queue_lives_as_long_as_somebody_consumes_from_it(connection: Connecti
             try:
                 connection.drain_events(timeout=0.05)
             except TimeoutError:
-                assert broker.redis.exists(KEYS.step("consumed", 0))
+                assert broker.redis.exists(KEYS.stream("consumed", 0))
             return bool(broker.redis.time()[0] > began[0] + 1)
 
         eventually(a_second_later)
-        assert broker.redis.xpending(KEYS.step("consumed", 0), "workers")["pending"] == 1
+        assert broker.redis.xpending(KEYS.stream("consumed", 0), "workers")["pending"] == 1
         got[0].ack()
-        eventually(lambda: broker.redis.xlen(KEYS.step("consumed", 0)) == 0)
+        eventually(lambda: broker.redis.xlen(KEYS.stream("consumed", 0)) == 0)
     eventually(lambda: not broker.redis.keys("orc:q:*consumed*"))

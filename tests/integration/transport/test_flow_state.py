@@ -24,14 +24,14 @@ from hypothesis.stateful import (
 from orchestrator.core import breaker
 from orchestrator.core.breaker import BreakerState
 from orchestrator.core.flow_policy import Breaker, Mailbox
-from orchestrator.core.keys import GROUP, Keys, steps_of
+from orchestrator.core.keys import GROUP, Keys, levels_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.script_events import unwrap_reply
 from tests.support.redis_clock import TimedScripts
 
 QUEUE = "q"
-STEPS = steps_of([0, 3, 6, 9])
+LEVELS = levels_of([0, 3, 6, 9])
 BEGIN_MS = 1_000_000
 TTL_MS = 3_600_000
 
@@ -72,7 +72,8 @@ class Flow(RuleBasedStateMachine):
         self.redis.flushall()
         self.scripts.set(self.now)
         fields: dict[str, Any] = {
-            "root": self.keys.root, "queue": QUEUE, "steps": " ".join(STEPS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
+            "root": self.keys.root, "queue": QUEUE, "levels": " ".join(LEVELS), "group": GROUP,
+            "outcome_ttl_ms": TTL_MS,
         }  # fmt: skip
         if mailbox is not None:
             fields |= {"limit": mailbox.limit, "overflow": str(mailbox.overflow), "block_ms": 0}
@@ -85,7 +86,7 @@ class Flow(RuleBasedStateMachine):
                 k, QUEUE, fields, serves=True, has_bound=mailbox is not None, has_breaker=fuse is not None
             )
         )
-        self.run_script(*commands.declare(k, QUEUE, (k.step(QUEUE, step) for step in STEPS)))
+        self.run_script(*commands.declare(k, QUEUE, (k.stream(QUEUE, level) for level in LEVELS)))
 
     # -- the model
 
@@ -149,7 +150,7 @@ class Flow(RuleBasedStateMachine):
     def send(self, count: int) -> None:
         names = self.names(count)
         reply = self.run_script(
-            *commands.publish(self.keys.step(QUEUE, "0"), self.keys.ledger(QUEUE), map(message, names))
+            *commands.publish(self.keys.stream(QUEUE, "0"), self.keys.ledger(QUEUE), map(message, names))
         )
         take, drop, why = self.may_enter(names)
         self.accepted += len(take) + len(drop)
@@ -194,12 +195,12 @@ class Flow(RuleBasedStateMachine):
         due = [name for at, name in self.delayed if at <= self.now]
         self.delayed = [(at, name) for at, name in self.delayed if at > self.now]
         self.ready += due
-        reply = self.run_script(*commands.claim(self.keys, [QUEUE], STEPS, "reader", credit))
+        reply = self.run_script(*commands.claim(self.keys, [QUEUE], LEVELS, "reader", credit))
         for at in range(1, len(reply), 4):
             index, entry, raw, _ = reply[at : at + 4]
             name = json.loads(raw)["headers"]["id"]
             self.ready.remove(name)
-            self.held[name] = self.keys.step(QUEUE, STEPS[index - 4]), entry.decode()
+            self.held[name] = self.keys.stream(QUEUE, LEVELS[index - 4]), entry.decode()
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -252,7 +253,7 @@ class Flow(RuleBasedStateMachine):
         if not hasattr(self, "mailbox"):
             return
         k = self.keys
-        ((_, ready, held, delayed, flat),) = self.run_script(*commands.mailbox_depths(k, STEPS, [QUEUE]))
+        ((_, ready, held, delayed, flat),) = self.run_script(*commands.mailbox_depths(k, LEVELS, [QUEUE]))
         counted = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
         assert (ready, held, delayed) == (len(self.ready), len(self.held), len(self.delayed))
         dead = [name for name, outcome in self.outcomes.items() if outcome == "dead"]

@@ -86,9 +86,9 @@ def test_each_is_a_dead_letter_and_the_next_good_one_is_handled(
     keys, before = broker.store.keys, broker.ledger()
     first = broker.redis.xlen(keys.dead_letters)
     for raw, past, returned in thrown:
-        step = "returned-0" if returned else "0"
+        level = "returned-0" if returned else "0"
         broker.redis.hincrby(keys.ledger("celery"), "accepted", 1)
-        broker.redis.xadd(keys.step("celery", step), {"m": raw, **past})
+        broker.redis.xadd(keys.stream("celery", level), {"m": raw, **past})
     broker.send("note", "good")
     eventually(lambda: broker.ledger().handled == before.handled + 1, describe=worker.log)
     eventually(lambda: broker.ledger().pending == 0, describe=worker.log)
@@ -114,7 +114,7 @@ def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies
     redis_url: str, thrown: list[tuple[Any, dict[str, bytes]]], max_deaths: int
 ) -> None:
     broker = BareBroker(redis_url)
-    k, stream = broker.store.keys, broker.store.keys.step("celery", "0")
+    k, stream = broker.store.keys, broker.store.keys.stream("celery", "0")
     broker.redis.flushdb()
     broker.redis.sadd(k.queues, "celery")
     broker.redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
@@ -130,7 +130,7 @@ def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies
         k, "celery", stream, entries, max_deaths=max_deaths, ttl_ms=60_000, by="w:1#1", reason="killed"
     )
     said = broker.store.run(*call)
-    returned = [fields for _, fields in broker.redis.xrange(k.step("celery", "returned-0"))]
+    returned = [fields for _, fields in broker.redis.xrange(k.stream("celery", "returned-0"))]
     letters = broker.letters()
     for fields in returned:
         assert read_death_history(b"0 " + fields["d"].encode()).deaths >= 1
@@ -138,7 +138,7 @@ def test_a_good_message_whose_holder_dies_is_handed_on_or_a_letter_whatever_lies
     row = broker.ledger("celery")
     assert sorted(fields["m"] for fields in (*returned, *letters)) == sorted(raws)
     assert (row.ready, row.dead, row.lost) == (len(returned), len(letters), 0)
-    broker.store.run(*commands.purge(k, "celery", 100, ttl_ms=60_000, stream=k.step("celery", "returned-0")))
+    broker.store.run(*commands.purge(k, "celery", 100, ttl_ms=60_000, stream=k.stream("celery", "returned-0")))
     assert (broker.ledger("celery").cancelled, broker.ledger("celery").lost) == (len(returned), 0)
     broker.close()
 

@@ -129,7 +129,7 @@ def test_requeue_comes_back_first_and_is_marked(connection: Connection, broker: 
 
 def test_reject_is_a_dead_letter_byte_for_byte(connection: Connection, broker: BareBroker) -> None:
     publish(connection, {"a": "ü"})
-    raw = broker.redis.xrange(KEYS.step("box", 0))[0][1]["m"]
+    raw = broker.redis.xrange(KEYS.stream("box", 0))[0][1]["m"]
     inbox = Inbox(connection)
     inbox.drain(1)[0].reject()
     (letter,) = eventually(broker.letters)
@@ -180,15 +180,15 @@ def test_what_was_read_ahead_without_acks_goes_back(connection: Connection, brok
 
 def test_what_a_reader_without_acks_died_with_is_handed_on(connection: Connection, broker: BareBroker) -> None:
     publish(connection, "x")
-    stream = KEYS.step("box", "0")
+    stream = KEYS.stream("box", "0")
     broker.redis.sadd(KEYS.queues, "box")
     broker.redis.xgroup_create(stream, "workers", 0)
     broker.redis.xreadgroup("workers", "reader:dead", {stream: ">"})
     broker.redis.xgroup_createconsumer(stream, "workers", "reader:idle")
     k, store = KEYS, broker.store
-    assert store.run(*commands.find_orphans(k, store.steps, ["box"], reader_idle_ms=60_000)) == []
+    assert store.run(*commands.find_orphans(k, store.levels, ["box"], reader_idle_ms=60_000)) == []
     assert broker.ledger("box").held == 1, "it may be about to be read"
-    gone = commands.find_orphans(k, store.steps, ["box"], reader_idle_ms=0)
+    gone = commands.find_orphans(k, store.levels, ["box"], reader_idle_ms=0)
     eventually(lambda: store.run(*gone) == [b"reader:dead"])
     store.sweeper().sweep("test")
     row = broker.ledger("box")
@@ -308,7 +308,7 @@ def test_malformed_entries_become_dead_letters_and_disturb_nobody(
 ) -> None:
     inbox = Inbox(connection)
     publish(connection, "before")
-    broker.store.client.xadd(KEYS.step("box", 0), {b"m": raw})
+    broker.store.client.xadd(KEYS.stream("box", 0), {b"m": raw})
     publish(connection, "after")
 
     def good() -> list[Any]:
@@ -322,7 +322,7 @@ def test_malformed_entries_become_dead_letters_and_disturb_nobody(
 
 def test_an_entry_without_a_message_is_dead_lettered_too(connection: Connection, broker: BareBroker) -> None:
     inbox = Inbox(connection)
-    broker.store.client.xadd(KEYS.step("box", 0), {b"other": b"field"})
+    broker.store.client.xadd(KEYS.stream("box", 0), {b"other": b"field"})
     publish(connection, "after")
     assert inbox.drain(1)[0].payload == "after"
     assert len(eventually(broker.letters)) == 1
@@ -335,7 +335,7 @@ def test_a_claim_whose_answer_was_lost_is_given_back(connection: Connection, bro
     first = inbox.drain(1)[0]
     publish(connection, "unanswered")
     incarnation = inbox.channel.incarnation
-    stream = KEYS.step("box", 0)
+    stream = KEYS.stream("box", 0)
     broker.redis.execute_command("XREADGROUP", "GROUP", "workers", incarnation, "STREAMS", stream, ">")
     broker.redis.client_kill_filter(skipme=True, _type="normal")
     first.ack()

@@ -27,7 +27,7 @@ def waiting(broker: BareBroker, size: int, count: int = MANY) -> list[str]:
     names = [f"m{i}" for i in range(count)]
     store.run(*commands.declare(k, "large", store.streams("large")))
     for name in names:
-        store.run(*commands.publish(k.step("large", "0"), k.ledger("large"), [message(name, size)]))
+        store.run(*commands.publish(k.stream("large", "0"), k.ledger("large"), [message(name, size)]))
     return names
 
 
@@ -40,7 +40,7 @@ def scheduled(broker: BareBroker, size: int) -> None:
 
 def claim(broker: BareBroker, credit: int = 64) -> list[Any]:
     store = broker.store
-    answer = store.run(*commands.claim(store.keys, ["large"], store.steps, "reader", credit))
+    answer = store.run(*commands.claim(store.keys, ["large"], store.levels, "reader", credit))
     return list(answer[3::4])
 
 
@@ -79,7 +79,7 @@ def test_a_search_goes_on_after_each_large_message(broker: BareBroker, where: st
     k, store = broker.store.keys, broker.store
     if where == "waiting":
         waiting(broker, 3 * MEGABYTE)
-        stream, begin = k.step("large", "0"), "-"
+        stream, begin = k.stream("large", "0"), "-"
     else:
         waiting(broker, 10, 0)
         scheduled(broker, 3 * MEGABYTE)
@@ -99,10 +99,10 @@ def test_a_dead_worker_s_large_messages_are_handed_on_one_at_a_time(broker: Bare
     k, store = broker.store.keys, broker.store
     waiting(broker, 3 * MEGABYTE)
     worker = registered(broker)
-    broker.redis.xreadgroup(store.group, worker, {k.step("large", "0"): ">"}, count=MANY)
+    broker.redis.xreadgroup(store.group, worker, {k.stream("large", "0"): ">"}, count=MANY)
     assert store.run(*commands.fence(k, worker, "killed", "test"))
     call = commands.reclaim(
-        k, worker, (*store.steps, "bell"), max_deaths=3, ttl_ms=1000, batch=200, linger_ms=0, death_hooks_done=True
+        k, worker, (*store.levels, "bell"), max_deaths=3, ttl_ms=1000, batch=200, linger_ms=0, death_hooks_done=True
     )
     moved = []
     more = 1
@@ -117,7 +117,7 @@ def test_a_dead_worker_s_large_messages_are_handed_on_one_at_a_time(broker: Bare
 def test_large_messages_are_purged_one_at_a_time(broker: BareBroker) -> None:
     k, store = broker.store.keys, broker.store
     waiting(broker, 3 * MEGABYTE)
-    call = commands.purge(k, "large", 1000, ttl_ms=1000, stream=k.step("large", "0"))
+    call = commands.purge(k, "large", 1000, ttl_ms=1000, stream=k.stream("large", "0"))
     dropped = [store.run(*call) for _ in range(MANY + 1)]
     assert dropped == [1] * MANY + [0]
     assert broker.ledger("large").cancelled == MANY

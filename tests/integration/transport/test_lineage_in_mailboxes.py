@@ -26,8 +26,8 @@ def malformed(bench: LettersInRedis, raw: bytes) -> str:
     return bench.put(raw, {"queue": QUEUE, "reason": "malformed", "error": {"type": "MalformedEntry", "message": ""}})
 
 
-def entries(bench: LettersInRedis, step: str = "0") -> list[dict[bytes, bytes]]:
-    return [fields for _, fields in bench.redis.xrange(bench.keys.step(QUEUE, step))]
+def entries(bench: LettersInRedis, level: str = "0") -> list[dict[bytes, bytes]]:
+    return [fields for _, fields in bench.redis.xrange(bench.keys.stream(QUEUE, level))]
 
 
 def claimed(bench: LettersInRedis) -> tuple[str, bytes, bytes]:
@@ -37,8 +37,8 @@ def claimed(bench: LettersInRedis) -> tuple[str, bytes, bytes]:
     return entry.decode(), raw, past
 
 
-def given_back(bench: LettersInRedis, entry: str, step: str, *, died: bool) -> list[bytes]:
-    stream, reason = bench.keys.step(QUEUE, step), "killed" if died else ""
+def given_back(bench: LettersInRedis, entry: str, level: str, *, died: bool) -> list[bytes]:
+    stream, reason = bench.keys.stream(QUEUE, level), "killed" if died else ""
     call = commands.requeue_held(bench.keys, QUEUE, stream, [entry], max_deaths=2, ttl_ms=1000, by="w#1", reason=reason)
     answer: list[bytes] = bench.store.run(*call)
     return answer
@@ -84,7 +84,7 @@ def test_what_a_full_mailbox_drops_keeps_its_line(bench: LettersInRedis) -> None
     bench.log.replay(letter_id)
     declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(1, overflow="drop_oldest")), serves=True)
     k = bench.keys
-    bench.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), [wire_message(2)]))
+    bench.store.run(*commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [wire_message(2)]))
     (letter,) = bench.log.list()
     assert (letter.reason, letter.replay_of, letter.raw) == ("mailbox overflow", letter_id, wire_message(1))
 
@@ -100,7 +100,7 @@ def test_who_looks_for_a_delivery_finds_its_line(bench: LettersInRedis) -> None:
     letter_id = bench.add_letter()
     bench.log.replay(letter_id)
     k = bench.keys
-    call = commands.find_delivery(k, QUEUE, "d1", stream=k.step(QUEUE, "0"), begin="-", count=100, ttl_ms=1000)
+    call = commands.find_delivery(k, QUEUE, "d1", stream=k.stream(QUEUE, "0"), begin="-", count=100, ttl_ms=1000)
     state, raw, _ = bench.store.run(*call)
     assert (state, json.loads(raw)["orc_lineage"]["of"]) == (b"waiting", letter_id)
     claimed(bench)

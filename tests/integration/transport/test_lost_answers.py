@@ -94,7 +94,7 @@ def test_it_is_accepted_once(
     publish(orchestrator)
     assert network.left == 0
     publish(orchestrator)
-    there = redis.zcard(KEYS.delayed("clerk")) if name == "delayed" else redis.xlen(KEYS.step("clerk", 0))
+    there = redis.zcard(KEYS.delayed("clerk")) if name == "delayed" else redis.xlen(KEYS.stream("clerk", 0))
     assert there == 3
     assert int(redis.hget(KEYS.ledger("clerk"), "accepted")) == 3
 
@@ -132,7 +132,7 @@ def test_so_is_a_message_that_falls_due_before_its_sender_tries_again(
     DUE_MEANWHILE[script](orchestrator)
     assert network.left == 0
     assert int(redis.hget(KEYS.ledger("clerk"), "accepted")) == int(before[b"accepted"]) + 1
-    assert redis.xlen(KEYS.step("clerk", 0)) == 1
+    assert redis.xlen(KEYS.stream("clerk", 0)) == 1
     assert not redis.exists("")
 
 
@@ -168,7 +168,7 @@ def test_a_broadcast_is_sent_once(
     report = orchestrator.broadcast(["clerk", "small"], Note())
     assert network.left == 0
     assert [receipt.refusal for receipt in report.receipts] == [None, "down"]
-    assert redis.xlen(KEYS.step("clerk", 0)) == 1
+    assert redis.xlen(KEYS.stream("clerk", 0)) == 1
 
 
 def test_who_ends_a_monitor_learns_that_there_was_one(orchestrator: Orchestrator, network: LostAnswers) -> None:
@@ -201,7 +201,7 @@ def test_a_server_that_refuses_between_two_tries_does_not_make_them_forget_the_f
             producer.publish([1], routing_key="plain", retry=True)
         producer.publish([1], routing_key="plain", retry=True)
     assert network.left == 0
-    assert redis.xlen(KEYS.step("plain", 0)) == 1
+    assert redis.xlen(KEYS.stream("plain", 0)) == 1
 
 
 def test_clients_that_live_for_a_moment_leave_no_key_each(redis_url: str, redis: Any) -> None:
@@ -211,7 +211,7 @@ def test_clients_that_live_for_a_moment_leave_no_key_each(redis_url: str, redis:
     keys = redis.keys(f"{KEYS.root}last-publish:*")
     assert 1 <= len(keys) <= 2
     assert all(0 < redis.pttl(key) <= 900_000 for key in keys)
-    assert redis.xlen(KEYS.step("plain", 0)) == 20
+    assert redis.xlen(KEYS.stream("plain", 0)) == 20
 
 
 @pytest.mark.parametrize("times", TIMES)
@@ -223,7 +223,7 @@ def test_so_is_a_message_without_an_id(network: LostAnswers, redis: Any, times: 
         producer.publish([1], routing_key="plain", retry=True)
         producer.publish([1], routing_key="plain", retry=True)
     assert network.left == 0
-    assert redis.xlen(KEYS.step("plain", 0)) == 3
+    assert redis.xlen(KEYS.stream("plain", 0)) == 3
 
 
 @pytest.mark.parametrize("times", TIMES)
@@ -236,7 +236,7 @@ def test_what_is_meant_to_be_sent_twice_is(
     network.lose(times, sha("publish"), done_first=True)
     orchestrator.send(plain)
     orchestrator.send(plain)
-    assert redis.xlen(KEYS.step("clerk", 0)) == 4
+    assert redis.xlen(KEYS.stream("clerk", 0)) == 4
 
 
 def test_a_refusal_whose_answer_is_lost_is_still_one(
@@ -248,10 +248,10 @@ def test_a_refusal_whose_answer_is_lost_is_still_one(
         with pytest.raises(MailboxFull):
             orchestrator.send("small", Note())
         assert network.left == 0
-    assert redis.xlen(KEYS.step("small", 0)) == 1
-    redis.delete(KEYS.step("small", 0))
+    assert redis.xlen(KEYS.stream("small", 0)) == 1
+    redis.delete(KEYS.stream("small", 0))
     orchestrator.send("small", Note())
-    assert redis.xlen(KEYS.step("small", 0)) == 1
+    assert redis.xlen(KEYS.stream("small", 0)) == 1
 
 
 @pytest.mark.parametrize("times", TIMES)

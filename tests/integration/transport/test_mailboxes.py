@@ -44,7 +44,7 @@ def take_out(house: Orchestrator, queue: str, count: int = 1) -> int:
     """Have so many messages handled, if they are there; returns how many were."""
     store = house.runtime.store
     k = store.keys
-    call = commands.claim(k, [queue], store.steps, "reader", count)
+    call = commands.claim(k, [queue], store.levels, "reader", count)
     claimed = store.run(*call)[1:]
     for at in range(0, len(claimed), 4):
         stream = call[1][claimed[at] - 1]

@@ -27,7 +27,7 @@ BREAKER = {"failures": 1, "window_ms": 60_000, "open_ms": 60_000, "queue": QUEUE
 
 def held(broker: BareBroker, raw: str = "{}", *, incarnation: str = "w:1#1", **fields: str) -> tuple[str, str]:
     """A message that somebody has; returns its stream and its entry."""
-    stream = broker.store.keys.step(QUEUE, "0")
+    stream = broker.store.keys.stream(QUEUE, "0")
     broker.redis.hincrby(broker.store.keys.ledger(QUEUE), "accepted", 1)
     broker.redis.sadd(broker.store.keys.queues, QUEUE)
     if not broker.redis.exists(stream):
@@ -83,8 +83,8 @@ def test_a_past_that_cannot_be_written_stops_no_purge(broker: BareBroker, schedu
             broker.redis.hset(k.delayed_bodies(QUEUE), f"0|{number}", BEYOND)
             broker.redis.zadd(k.delayed(QUEUE), {f"0|{number}": 4_000_000_000_000})
         else:
-            broker.redis.xadd(k.step(QUEUE, "0"), {"m": BEYOND, "d": "[1e999]"})
-    stream = "" if scheduled else k.step(QUEUE, "0")
+            broker.redis.xadd(k.stream(QUEUE, "0"), {"m": BEYOND, "d": "[1e999]"})
+    stream = "" if scheduled else k.stream(QUEUE, "0")
     assert broker.store.run(*commands.purge(k, QUEUE, 100, ttl_ms=TTL_MS, stream=stream)) == 3
     row = broker.ledger(QUEUE)
     assert (row.cancelled, row.lost) == (3, 0)
@@ -95,10 +95,10 @@ def test_a_past_that_cannot_be_written_keeps_nobody_out_of_a_full_mailbox(broker
     """Regression: whoever sent the message that made the oldest go was told that it was refused."""
     k = broker.store.keys
     broker.redis.sadd(k.queues, QUEUE)
-    fields = {"root": k.root, "queue": QUEUE, "steps": "0", "group": GROUP, "limit": 1, "overflow": "drop_oldest"}
+    fields = {"root": k.root, "queue": QUEUE, "levels": "0", "group": GROUP, "limit": 1, "overflow": "drop_oldest"}
     broker.redis.hset(k.flow(QUEUE), mapping={**fields, "block_ms": 0, "warn_from": 9, "outcome_ttl_ms": TTL_MS})
     for raw in (BEYOND, "{}"):
-        broker.store.run(*commands.publish(k.step(QUEUE, "0"), k.ledger(QUEUE), [raw]))
+        broker.store.run(*commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [raw]))
     row = broker.ledger(QUEUE)
     assert (row.accepted, row.dead, row.lost) == (2, 1, 0)
     assert json.loads(broker.redis.lindex(k.outcome("x"), 0))["reason"] == "mailbox overflow"
@@ -112,7 +112,7 @@ def test_whatever_deaths_it_is_said_to_have_a_message_is_given_back_with_one_mor
     k = broker.store.keys
     stream, entry = held(broker, d=past)
     assert died(broker, stream, entry) == [b"returned"]
-    ((_, fields),) = broker.redis.xrange(k.step(QUEUE, "returned-0"))
+    ((_, fields),) = broker.redis.xrange(k.stream(QUEUE, "returned-0"))
     *before, last = json.loads(fields["d"])
     assert (fields["m"], last["reason"]) == ("{}", "killed")
     assert before == ([{"by": "w:1#0"}] if "w:1#0" in past else [])

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from orchestrator.core.keys import GROUP, RETURNED, Keys, steps_of
+from orchestrator.core.keys import GROUP, RETURNED, Keys, levels_of
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.transport.mailbox_entry import DeathHistory, read_death_history
@@ -31,7 +31,7 @@ from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.scripts import sha, source
 
 QUEUE = "q"
-STEPS = steps_of([0, 3, 6, 9])
+LEVELS = levels_of([0, 3, 6, 9])
 MAX_DEATHS = 3
 SCRIPTS = (
     "publish", "delay", "claim", "settle", "retry", "dead_letter", "requeue_held", "register", "fence", "reclaim",
@@ -78,7 +78,7 @@ class Mailbox(RuleBasedStateMachine):
         self.undelivered: set[str] = set()
         self.returned: set[str] = set()
         self.redelivered = 0
-        self.returned_streams = {self.keys.step(QUEUE, step) for step in STEPS if step.startswith(RETURNED)}
+        self.returned_streams = {self.keys.stream(QUEUE, level) for level in LEVELS if level.startswith(RETURNED)}
         self.outcome: dict[str, str] = {}
         self.counts = dict.fromkeys(("accepted", "handled", "dead", "cancelled"), 0)
 
@@ -91,7 +91,7 @@ class Mailbox(RuleBasedStateMachine):
         self.redis.flushall()
         for name in SCRIPTS:
             self.redis.script_load(source(name).decode())
-        streams = [self.keys.step(QUEUE, step) for step in STEPS]
+        streams = [self.keys.stream(QUEUE, level) for level in LEVELS]
         self.run_script(*commands.declare(self.keys, QUEUE, streams))
         for _ in range(waiting):
             self.publish(0, 1)
@@ -111,7 +111,7 @@ class Mailbox(RuleBasedStateMachine):
     @rule(priority=st.sampled_from([0, 3, 9]), many=st.integers(1, 4))
     def publish(self, priority: int, many: int) -> None:
         names = [self._name() for _ in range(many)]
-        self.run_script(*commands.publish(self.keys.step(QUEUE, priority), self.keys.ledger(QUEUE), names))
+        self.run_script(*commands.publish(self.keys.stream(QUEUE, priority), self.keys.ledger(QUEUE), names))
         self.counts["accepted"] += many
 
     @rule(due_ms=st.sampled_from([0, 3_600_000]))
@@ -123,8 +123,8 @@ class Mailbox(RuleBasedStateMachine):
     @rule(worker=workers, credit=st.integers(1, 5), ahead=st.integers(0, 5))
     def claim(self, worker: Worker, credit: int, ahead: int = 0) -> None:
         k = self.keys
-        streams = [k.step(QUEUE, step) for step in STEPS]
-        answer = self.run_script(*commands.claim(k, [QUEUE], STEPS, worker.id, credit, ahead=ahead, leased=True))
+        streams = [k.stream(QUEUE, level) for level in LEVELS]
+        answer = self.run_script(*commands.claim(k, [QUEUE], LEVELS, worker.id, credit, ahead=ahead, leased=True))
         if worker.fenced:
             assert answer == [-2]
             return
@@ -239,7 +239,7 @@ class Mailbox(RuleBasedStateMachine):
                 *commands.reclaim(
                     k,
                     worker.id,
-                    (*STEPS, "bell"),
+                    (*LEVELS, "bell"),
                     max_deaths=MAX_DEATHS,
                     ttl_ms=1000,
                     batch=batch,
@@ -273,7 +273,7 @@ class Mailbox(RuleBasedStateMachine):
     @rule(batch=st.integers(1, 3))
     def purge(self, batch: int) -> None:
         k = self.keys
-        for stream in ("", *(k.step(QUEUE, s) for s in STEPS)):
+        for stream in ("", *(k.stream(QUEUE, s) for s in LEVELS)):
             while dropped := self.run_script(*commands.purge(k, QUEUE, batch, ttl_ms=1000, stream=stream)):
                 self.counts["cancelled"] += dropped
         assert self._row().ready == 0
@@ -320,7 +320,7 @@ class Mailbox(RuleBasedStateMachine):
             self.redelivered -= 1
 
     def _row(self) -> LedgerRow:
-        (answer,) = self.run_script(*commands.mailbox_depths(self.keys, STEPS, [QUEUE]))
+        (answer,) = self.run_script(*commands.mailbox_depths(self.keys, LEVELS, [QUEUE]))
         counted = {answer[4][i].decode(): int(answer[4][i + 1]) for i in range(0, len(answer[4]), 2)}
         names = ("accepted", "handled", "dead", "cancelled", "expired")
         return LedgerRow(

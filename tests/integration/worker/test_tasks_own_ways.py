@@ -85,7 +85,7 @@ def redis(redis_url: str) -> Iterator[Any]:
 
 
 def messages(redis: Any, queue: str = "celery") -> list[Any]:
-    return [json.loads(fields[b"m"]) for _, fields in redis.xrange(KEYS.step(queue, "0"))]
+    return [json.loads(fields[b"m"]) for _, fields in redis.xrange(KEYS.stream(queue, "0"))]
 
 
 def test_a_base_class_adds_its_headers_and_arguments(orchestrator: Orchestrator, redis: Any) -> None:

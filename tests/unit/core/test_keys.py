@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import InvalidSettings
-from orchestrator.core.keys import DOORBELL, Keys, steps_of
+from orchestrator.core.keys import DOORBELL, Keys, levels_of
 
 KEYS = Keys()
 
@@ -22,9 +22,9 @@ texts = st.lists(
 ).map("".join)
 recipients = texts.filter(bool)
 
-#: What each kind of name is made of. Steps, dimensions and periods are the library's own words.
+#: What each kind of name is made of. Levels, dimensions and periods are the library's own words.
 MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
-    "step": [texts, st.sampled_from([*steps_of(range(10)), DOORBELL])],
+    "stream": [texts, st.sampled_from([*levels_of(range(10)), DOORBELL])],
     "delayed": [texts],
     "delayed_bodies": [texts],
     "ledger": [texts],
@@ -87,7 +87,7 @@ def test_so_have_two_things_of_one_kind(kind: str, data: st.DataObject) -> None:
     assert (key_of(one) == key_of(other)) == (one == other)
 
 
-COLLIDED = [("idempotency", ("", "t:a", "k")), ("outcome", ("x:then",)), ("step", ("box|nothing", "0"))]
+COLLIDED = [("idempotency", ("", "t:a", "k")), ("outcome", ("x:then",)), ("stream", ("box|nothing", "0"))]
 
 
 @pytest.mark.parametrize("thing", COLLIDED)

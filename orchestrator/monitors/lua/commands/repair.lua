@@ -1,15 +1,15 @@
 -- Judges candidates once more, each as one step, and repairs those that are leaks if asked to.
--- KEYS: monitors. ARGV: root, template, step, default supervision, 'repair' or 'judge', age in ms from which a monitor is old,
+-- KEYS: monitors. ARGV: root, template, level, default supervision, 'repair' or 'judge', age in ms from which a monitor is old,
 -- then of each candidate: kind, ref, and what else belongs to it (another ref, or the name of a set).
 -- Returns for each 1 if it is a leak (and repaired, if asked to), else 0.
 -- Costs: at most 200 candidates, which callers see to.
 --- @include "monitors"
 local monitors = KEYS[1]
-local root, template, step, default_supervision, action, old_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local root, template, level, default_supervision, action, old_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST_SUSPECT = 7
 even_when_full(monitors)
 local repairs = action == 'repair'
-local work = begin(root, template, step, default_supervision)
+local work = begin(root, template, level, default_supervision)
 local now = now_ms()
 
 local function gone(id)

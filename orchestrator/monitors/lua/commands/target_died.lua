@@ -1,14 +1,14 @@
 -- Removes monitors on an incarnation that is gone, some at a time, and records their DOWNs in the same step. A monitor on an
 -- agent ends with the last of the incarnations it was made on.
--- KEYS: monitors, the target's set. ARGV: root, template, step, default supervision, incarnation, reason, batch.
+-- KEYS: monitors, the target's set. ARGV: root, template, level, default supervision, incarnation, reason, batch.
 -- Returns {number of DOWNs, number of monitors whose owner is gone as well, 1 if there may be more}.
 -- Costs: at most `batch` monitors; callers name 100.
 --- @include "monitors"
 local monitors, watched = KEYS[1], KEYS[2]
-local root, template, step, default_supervision, gone, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local root, template, level, default_supervision, gone, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local batch = ARGV[7]
 even_when_full(monitors)
-local work = begin(root, template, step, default_supervision)
+local work = begin(root, template, level, default_supervision)
 local refs = {}
 for i, member in ipairs(redis.call('ZPOPMIN', watched, batch)) do
   if i % 2 == 1 then refs[#refs + 1] = member end

@@ -27,8 +27,8 @@ local function packed(m)
 end
 
 -- What one script has touched, so that it is put in order once, in finish().
-local function begin(root, template, step, supervision)
-  return {root = root, template = template, step = step, default = supervision,
+local function begin(root, template, level, supervision)
+  return {root = root, template = template, level = level, default = supervision,
     supervision = {}, envelopes = {}, wordings = {}, accepted = {}, owners = {}, targets = {}, counts = {}, alive = {}}
 end
 
@@ -94,7 +94,7 @@ local function envelope(work, agent)
       pieces[#pieces] = pieces[#pieces] .. (mark and values[mark] or piece)
     end
   end
-  return {pieces = pieces, ids = ids, bodies = bodies, stream = work.root .. 'q:' .. work.step .. ':' .. agent}
+  return {pieces = pieces, ids = ids, bodies = bodies, stream = work.root .. 'q:' .. work.level .. ':' .. agent}
 end
 
 -- What a DOWN says, without its ref and tag: what comes between the two, and what comes after them.

@@ -33,7 +33,7 @@ def delay(
 ) -> Call:
     """Accept a message that is due in ``delay_ms``.
 
-    Its ``member`` begins with its step and a ``|``. A queue that expires lives for ``expires_ms`` when unused; 0: for
+    Its ``member`` begins with its level and a ``|``. A queue that expires lives for ``expires_ms`` when unused; 0: for
     ever.
     """
     return (
@@ -46,7 +46,7 @@ def delay(
 def accept(
     keys: Keys,
     queue: str,
-    step: str,
+    level: str,
     message: bytes | str,
     *,
     idempotency_key: str,
@@ -61,7 +61,7 @@ def accept(
 
     The key is remembered for ``ttl_ms`` after the outcome, and for ``pending_ms`` until there is one.
     """
-    first = [keys.step(queue, step), keys.ledger(queue), idempotency_key, keys.outcome_hooks(delivery)]
+    first = [keys.stream(queue, level), keys.ledger(queue), idempotency_key, keys.outcome_hooks(delivery)]
     return (
         "accept",
         _once([*first, *_delayed(keys, queue)], attempt),
@@ -87,7 +87,7 @@ def broadcast(
     Args:
         keys: the names of keys.
         part: the id of this part of the broadcast.
-        copies: of each its queue, its step, the message, the delivery's id, and its place in the group or ''.
+        copies: of each its queue, its level, the message, the delivery's id, and its place in the group or ''.
         publishes: the hash of last publishes.
         group: the key of the group, if the broadcast has a compensation; '' otherwise.
         group_ms: for how long the group is kept.
@@ -101,7 +101,7 @@ def broadcast(
 
 
 def _delayed(keys: Keys, queue: str) -> list[str]:
-    return [keys.delayed(queue), keys.delayed_bodies(queue), keys.step(queue, DOORBELL)]
+    return [keys.delayed(queue), keys.delayed_bodies(queue), keys.stream(queue, DOORBELL)]
 
 
 def _once(keys: Sequence[str], attempt: Attempt | None) -> list[str]:

@@ -30,7 +30,7 @@ def dead_letter_unsent(
 
 def replay(
     keys: Keys,
-    step: str,
+    level: str,
     ids: Iterable[bytes | str],
     *,
     audit_id: str,
@@ -38,24 +38,24 @@ def replay(
     watched: bool = False,
     message: bytes | str = b"",
 ) -> Call:
-    """Replay letters into this step of their mailboxes.
+    """Replay letters into this level of their mailboxes.
 
     Args:
         keys: the names of keys.
-        step: the step.
+        level: the level.
         ids: the letters.
         audit_id: the audit entry; '' if there is none.
         auto: whether it counts as an automatic replay.
         watched: whether the outcomes are watched, for a canary.
         message: replaces the message of the letter, if it is not empty.
     """
-    head = [keys.root, step, audit_id, "1" if auto else "0", "1" if watched else "", message]
+    head = [keys.root, level, audit_id, "1" if auto else "0", "1" if watched else "", message]
     return "replay", [], [*head, *ids]
 
 
 def replay_found(
     keys: Keys,
-    step: str,
+    level: str,
     indexed: Iterable[tuple[str, str]],
     *,
     audit_id: str,
@@ -67,7 +67,7 @@ def replay_found(
     state: str,
 ) -> Call:
     """Replay the next ``limit`` letters of a search, among ``examine`` ones; the rest is as in :func:`find_letters`."""
-    head = [keys.root, step, audit_id, "1" if watched else ""]
+    head = [keys.root, level, audit_id, "1" if watched else ""]
     return "replay_found", [], [*head, low, high, limit, examine, state, *_pairs(indexed)]
 
 

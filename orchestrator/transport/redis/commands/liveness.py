@@ -114,7 +114,7 @@ def end_sweep(keys: Keys, turn: int) -> Call:
 
 def find_orphans(
     keys: Keys,
-    steps: Sequence[str],
+    levels: Sequence[str],
     queues: Iterable[bytes | str],
     *,
     turn: int | str = "",
@@ -125,19 +125,19 @@ def find_orphans(
     return (
         "find_orphans",
         [keys.leases, keys.dying, keys.sweep],
-        [keys.root, GROUP, turn, turn_ms, reader_idle_ms, len(steps), *steps, *queues],
+        [keys.root, GROUP, turn, turn_ms, reader_idle_ms, len(levels), *levels, *queues],
     )
 
 
-def find_stuck(keys: Keys, steps: Sequence[str], *, late_ms: int, first: int, count: int) -> Call:
+def find_stuck(keys: Keys, levels: Sequence[str], *, late_ms: int, first: int, count: int) -> Call:
     """Find incarnations that do not consume, among ``count`` silent ones from place ``first`` on."""
-    return "find_stuck", [keys.silent, keys.leases], [late_ms, keys.root, GROUP, first, count, *steps]
+    return "find_stuck", [keys.silent, keys.leases], [late_ms, keys.root, GROUP, first, count, *levels]
 
 
 def reclaim(
     keys: Keys,
     incarnation: str,
-    steps: Iterable[str],
+    levels: Iterable[str],
     *,
     max_deaths: int,
     ttl_ms: int,
@@ -152,7 +152,7 @@ def reclaim(
     Args:
         keys: the names of keys.
         incarnation: the fenced incarnation.
-        steps: the steps of mailboxes to look through, the bell included.
+        levels: the levels of mailboxes to search, the doorbell included.
         max_deaths: the number of deaths that makes a message poison.
         ttl_ms: for how long outcomes are kept.
         batch: the most entries of one call.
@@ -166,7 +166,7 @@ def reclaim(
     return (
         "reclaim",
         [k.dying, k.incarnation(incarnation), k.queues, k.sweep],
-        [k.root, incarnation, GROUP, max_deaths, ttl_ms, batch, linger_ms, turn, turn_ms, hooks, *steps],
+        [k.root, incarnation, GROUP, max_deaths, ttl_ms, batch, linger_ms, turn, turn_ms, hooks, *levels],
     )
 
 

@@ -30,7 +30,7 @@ def close_breaker(keys: Keys, queue: str) -> Call:
 def claim(
     keys: Keys,
     queues: Iterable[str],
-    steps: Sequence[str],
+    levels: Sequence[str],
     incarnation: bytes | str,
     credit: int,
     *,
@@ -43,8 +43,8 @@ def claim(
     """
     names = [keys.leases]
     for queue in queues:
-        names += [keys.delayed(queue), keys.delayed_bodies(queue), *(keys.step(queue, step) for step in steps)]
-    return "claim", names, [GROUP, incarnation, "1" if leased else "0", credit, ahead, *steps]
+        names += [keys.delayed(queue), keys.delayed_bodies(queue), *(keys.stream(queue, level) for level in levels)]
+    return "claim", names, [GROUP, incarnation, "1" if leased else "0", credit, ahead, *levels]
 
 
 def find_delivery(
@@ -63,14 +63,14 @@ def find_delivery(
     )
 
 
-def mailbox_depths(keys: Keys, steps: Sequence[str], queues: Iterable[bytes | str]) -> Call:
+def mailbox_depths(keys: Keys, levels: Sequence[str], queues: Iterable[bytes | str]) -> Call:
     """Read counters and lengths of some mailboxes."""
-    return "mailbox_depths", [keys.queues], [keys.root, GROUP, len(steps), *steps, *queues]
+    return "mailbox_depths", [keys.queues], [keys.root, GROUP, len(levels), *levels, *queues]
 
 
-def mailbox_states(keys: Keys, steps: Sequence[str], queues: Iterable[bytes | str]) -> Call:
+def mailbox_states(keys: Keys, levels: Sequence[str], queues: Iterable[bytes | str]) -> Call:
     """Read how many messages wait in some mailboxes, and their flow control."""
-    return "mailbox_states", [keys.leases], [keys.root, GROUP, len(steps), *steps, *queues]
+    return "mailbox_states", [keys.leases], [keys.root, GROUP, len(levels), *levels, *queues]
 
 
 def purge(keys: Keys, queue: str, most: int, *, ttl_ms: int, stream: str = "") -> Call:
@@ -87,6 +87,6 @@ def delete(
     ``streams`` are all of the mailbox but its bell; ``is_reply``: it is a queue of replies, which has no ledger.
     """
     k = keys
-    names = [k.ledger(queue), k.queues, k.delayed(queue), k.delayed_bodies(queue), k.step(queue, DOORBELL), *streams]
+    names = [k.ledger(queue), k.queues, k.delayed(queue), k.delayed_bodies(queue), k.stream(queue, DOORBELL), *streams]
     number = streams.index(stream) + 1 if stream else 0
     return "delete", names, [queue, "1" if is_reply else "0", GROUP, most, k.root, ttl_ms, number]

@@ -81,10 +81,10 @@ def retry(
 ) -> Call:
     """End an attempt and schedule ``message``, the next one, in ``delay_ms``.
 
-    Its ``member`` begins with its step and a ``|``. If the tracked ``delivery`` was cancelled meanwhile, it ends, and
+    Its ``member`` begins with its level and a ``|``. If the tracked ``delivery`` was cancelled meanwhile, it ends, and
     its outcome is kept for ``ttl_ms``.
     """
-    delayed = [keys.delayed(queue), keys.delayed_bodies(queue), keys.step(queue, DOORBELL)]
+    delayed = [keys.delayed(queue), keys.delayed_bodies(queue), keys.stream(queue, DOORBELL)]
     return (
         "retry",
         [stream, keys.ledger(queue), *delayed, *([keys.outcome(delivery)] if delivery else ())],

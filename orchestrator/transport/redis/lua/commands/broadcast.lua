@@ -3,7 +3,7 @@
 -- a step of its own.
 -- KEYS: leases, group or '' (of a broadcast with a compensation), hash of last publishes.
 -- ARGV: the part's id, root, '1' for all or nothing, ms a group lives, nonce, by how much the group's number of pending copies
--- is to differ from those accepted here, number of texts, texts…, then of each recipient: queue, step, message, delivery's id,
+-- is to differ from those accepted here, number of texts, texts…, then of each recipient: queue, level, message, delivery's id,
 -- member or ''.
 -- Returns {accepted, {{number of a recipient from 1, reason, …}, …}}. A repeated call returns the first reply.
 -- Costs: about 10 µs a recipient, 60 µs if its mailbox has flow control, and what the messages weigh; callers bound both.
@@ -28,7 +28,7 @@ end
 local first_recipient = FIRST_TEXT + texts
 local recipients = (#ARGV - first_recipient + 1) / PER_RECIPIENT
 
--- Queue, step, message, delivery's id, member or ''.
+-- Queue, level, message, delivery's id, member or ''.
 local function recipient(number)
   local at = first_recipient + PER_RECIPIENT * (number - 1)
   return unpack(ARGV, at, at + PER_RECIPIENT - 1)
@@ -56,14 +56,14 @@ if all then
 end
 local accepted = 0
 for r = 1, recipients do
-  local queue, step, message, delivery, member = recipient(r)
+  local queue, level, message, delivery, member = recipient(r)
   local admission, why = looked_at[r], nil
   -- Each is another mailbox, so what was seen of it still holds.
   if admission == nil or admission and not admission.is_asked then admission, why = enter(queue, false) end
   if why then
     refuse(r, why)
   else
-    put(root .. 'q:' .. step .. ':' .. queue, message)
+    put(root .. 'q:' .. level .. ':' .. queue, message)
     redis.call('HINCRBY', root .. 'ledger:' .. queue, 'accepted', 1)
     if member ~= '' then
       redis.call('HSET', root .. 'hooks:' .. delivery, 'group', group, 'member', member)

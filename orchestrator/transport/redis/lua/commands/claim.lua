@@ -1,6 +1,6 @@
--- Moves due messages into their mailbox, then gives the caller up to `credit` messages, most urgent step first.
--- KEYS: leases, then for each queue: delayed, bodies, the stream of each step.
--- ARGV: group, incarnation, '1' if it must hold a lease, credit, how many more to claim ahead, names of the steps…
+-- Moves due messages into their mailbox, then gives the caller up to `credit` messages, most urgent level first.
+-- KEYS: leases, then for each queue: delayed, bodies, the stream of each level.
+-- ARGV: group, incarnation, '1' if it must hold a lease, credit, how many more to claim ahead, names of the levels…
 -- Returns {ms until the next message is due or -1, key index, id, message, death history, key index, …}; {-2} when fenced.
 -- Death history: '' if none, else "<unattributed deaths> <deaths JSON>"; an 'n' in front says that the message was returned
 -- without ever having been delivered. One text, because each part of a reply costs every claim.
@@ -12,10 +12,10 @@ local leases = KEYS[1]
 local group, incarnation, needs_lease = ARGV[1], ARGV[2], ARGV[3]
 local ahead = tonumber(ARGV[5])
 local credit = tonumber(ARGV[4]) + ahead
-local FIRST_QUEUE, FIRST_STEP = 2, 6
+local FIRST_QUEUE, FIRST_LEVEL = 2, 6
 if needs_lease == '1' and not redis.call('ZSCORE', leases, incarnation) then return {-2} end
-local steps = #ARGV - FIRST_STEP + 1
-local stride = steps + 2
+local levels = #ARGV - FIRST_LEVEL + 1
+local stride = levels + 2
 local now = now_ms()
 local wait = -1
 local bytes = 0
@@ -25,9 +25,9 @@ for base = FIRST_QUEUE, #KEYS, stride do
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[base], '-inf', now, 'LIMIT', 0, 100)) do
     if bytes >= MOST_BYTES then break end
     local body, deaths, sent = scheduled(KEYS[base + 1], member)
-    local target = steps
-    for s = 1, steps do
-      if member:sub(1, #ARGV[FIRST_STEP - 1 + s] + 1) == ARGV[FIRST_STEP - 1 + s] .. '|' then target = s end
+    local target = levels
+    for s = 1, levels do
+      if member:sub(1, #ARGV[FIRST_LEVEL - 1 + s] + 1) == ARGV[FIRST_LEVEL - 1 + s] .. '|' then target = s end
     end
     unschedule(KEYS[base], KEYS[base + 1], member)
     if body then put(KEYS[base + 1 + target], body, deaths, nil, nil, sent) end
@@ -42,7 +42,7 @@ end
 
 local out = {wait}
 bytes = 0
-for s = 1, steps do
+for s = 1, levels do
   for base = FIRST_QUEUE, #KEYS, stride do
     local index = base + 1 + s
     local count = 1

@@ -1,15 +1,15 @@
 -- Counters and lengths of some mailboxes, read at one moment.
--- KEYS: queues (not read). ARGV: root, group, number of steps, steps…, queues…
+-- KEYS: queues (not read). ARGV: root, group, number of levels, levels…, queues…
 -- Returns {{queue, ready, held, delayed, {counter, value, …}}, …}.
 -- Costs: two commands a stream, so callers name at most 100 queues.
 local root, group = ARGV[1], ARGV[2]
-local steps = tonumber(ARGV[3])
-local FIRST_STEP = 4
+local levels = tonumber(ARGV[3])
+local FIRST_LEVEL = 4
 local out = {}
-for q = FIRST_STEP + steps, #ARGV do
+for q = FIRST_LEVEL + levels, #ARGV do
   local queue = ARGV[q]
   local length, held = 0, 0
-  for s = FIRST_STEP, FIRST_STEP - 1 + steps do
+  for s = FIRST_LEVEL, FIRST_LEVEL - 1 + levels do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
     local there = redis.call('XLEN', stream)
     if there > 0 then

@@ -1,13 +1,13 @@
 -- How many messages wait in some mailboxes, and the state of their flow control.
--- KEYS: leases (not read). ARGV: root, group, number of steps, steps…, queues…
+-- KEYS: leases (not read). ARGV: root, group, number of levels, levels…, queues…
 -- Returns {{queue, waiting, not yet due, held, ms that the oldest has waited or -1, bound or '', overflow or '', breaker's phase
 -- or '', ms until it admits a probe}, …}; of the first queues only, if their messages are large.
 -- Costs: up to five commands a stream, so callers name at most 50 queues; reads one message of each stream, at most 1 MB and
 -- those of one mailbox.
 --- @include "mailbox_entry"
 local root, group = ARGV[1], ARGV[2]
-local steps = tonumber(ARGV[3])
-local FIRST_STEP = 4
+local levels = tonumber(ARGV[3])
+local FIRST_LEVEL = 4
 local now = now_ms()
 
 -- One message larger than this is not read for its age alone.
@@ -33,11 +33,11 @@ local function first_unclaimed_ms(stream, length)
 end
 
 local out = {}
-for q = FIRST_STEP + steps, #ARGV do
+for q = FIRST_LEVEL + levels, #ARGV do
   if bytes_read >= MOST_BYTES then break end
   local queue = ARGV[q]
   local waiting, held, since = 0, 0, nil
-  for s = FIRST_STEP, FIRST_STEP - 1 + steps do
+  for s = FIRST_LEVEL, FIRST_LEVEL - 1 + levels do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
     local length = redis.call('XLEN', stream)
     local pending = length > 0 and redis.pcall('XPENDING', stream, group)

@@ -1,7 +1,7 @@
 -- Requeues what a fenced incarnation held, some entries at a time.
 -- KEYS: dying, incarnation, queues, sweep.
 -- ARGV: root, id, group, max deaths, ms to keep outcomes, batch, linger ms, turn or '', ms a turn lasts, '1' if its death hooks
--- are done, '0' if not, '' from a sweeper that does not run death hooks, steps…
+-- are done, '0' if not, '' from a sweeper that does not run death hooks, levels…
 -- An incarnation whose field on_death is set has death hooks; it is not forgotten until they are done.
 -- The incarnation lingers in `dying`: a read that was blocked in Redis when it died may still be served to it.
 -- Returns {entries moved, 1 if there may be more, dead letters made}.
@@ -15,7 +15,7 @@ local dying, incarnation_key, queues_key, sweep = KEYS[1], KEYS[2], KEYS[3], KEY
 local root, id, group, ttl_ms, linger_ms, token = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7], ARGV[8]
 local turn_ms, hooks_done = ARGV[9], ARGV[10]
 local max_deaths, budget = tonumber(ARGV[4]), tonumber(ARGV[6])
-local FIRST_STEP = 11
+local FIRST_LEVEL = 11
 even_when_full(dying)
 local stale = turn_lost(sweep, token, turn_ms)
 if stale then return stale end
@@ -28,7 +28,7 @@ local queues = names and queues_in(names) or redis.call('SMEMBERS', queues_key)
 local now = now_ms()
 local moved, dead_lettered, bytes = 0, 0, 0
 for _, queue in ipairs(queues) do
-  for s = FIRST_STEP, #ARGV do
+  for s = FIRST_LEVEL, #ARGV do
     local stream = root .. 'q:' .. ARGV[s] .. ':' .. queue
     if budget - moved <= 0 then return with_events({moved, 1, dead_lettered}) end
     local pending = redis.pcall('XPENDING', stream, group, '-', '+', budget - moved, id)
@@ -60,7 +60,7 @@ local has_death_hooks = hooks_done == '0' or hooks_done == '' and redis.call('HE
 if has_death_hooks then return with_events({moved, 0, dead_lettered}) end
 if now - tonumber(redis.call('ZSCORE', dying, id) or now) < tonumber(linger_ms) then return with_events({moved, 0, dead_lettered}) end
 for _, queue in ipairs(queues) do
-  for s = FIRST_STEP, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end
+  for s = FIRST_LEVEL, #ARGV do redis.pcall('XGROUP', 'DELCONSUMER', root .. 'q:' .. ARGV[s] .. ':' .. queue, group, id) end
 end
 redis.call('ZREM', dying, id)
 redis.call('DEL', incarnation_key)

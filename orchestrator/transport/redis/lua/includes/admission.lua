@@ -23,13 +23,13 @@ end
 -- With `strict`, what would be dropped is refused; with `peek`, state is not changed.
 local function admit(flow, wanted, strict, peek)
   if redis.call('EXISTS', flow) == 0 then return nil end
-  local f = redis.call('HMGET', flow, 'root', 'queue', 'steps', 'group', 'limit', 'overflow', 'block_ms', 'warn_from',
+  local f = redis.call('HMGET', flow, 'root', 'queue', 'levels', 'group', 'limit', 'overflow', 'block_ms', 'warn_from',
     'outcome_ttl_ms')
   if not f[1] then return nil end
   local admission = {flow = flow, root = f[1], queue = f[2], group = f[4], take = wanted, drop = 0, before = 0,
     limit = tonumber(f[5] or 0), overflow = f[6], warn_from = tonumber(f[8] or 0), ttl_ms = f[9], streams = {}}
-  for step in f[3]:gmatch('%S+') do
-    admission.streams[#admission.streams + 1] = admission.root .. 'q:' .. step .. ':' .. admission.queue
+  for level in f[3]:gmatch('%S+') do
+    admission.streams[#admission.streams + 1] = admission.root .. 'q:' .. level .. ':' .. admission.queue
   end
   if admission.limit > 0 then
     admission.before = depth_of(admission)

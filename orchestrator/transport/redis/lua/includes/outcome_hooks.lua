@@ -3,9 +3,9 @@
 --- @include "runs"
 -- What else happens when a delivery's outcome is recorded. The outcome's hooks say it: `idempotency` the key of its
 -- idempotency key, which is remembered as long as the outcome; `group` the broadcast it belongs to, and `member` what
--- it takes to send its recipient the compensation: [number of the text, agent, task, queue, step, id]; `cancel` that it
+-- it takes to send its recipient the compensation: [number of the text, agent, task, queue, level, id]; `cancel` that it
 -- was cancelled while a worker had it, and `cancelling` the set of all for which that holds; `undo` the compensation of a
--- copy that died, ready to be sent should the copy be replayed and handled, with `undo_of` its group, root, step, queue, id;
+-- copy that died, ready to be sent should the copy be replayed and handled, with `undo_of` its group, root, level, queue, id;
 -- `run` the key of the workflow's run of which it is the `step`.
 local function compensation(group, root, nonce, member)
   local c = read_json(member)
@@ -16,8 +16,8 @@ local function compensation(group, root, nonce, member)
 end
 
 local function send_compensation(text, of)
-  local group, root, step, queue, id = unpack(of)
-  put(root .. 'q:' .. step .. ':' .. queue, text)
+  local group, root, level, queue, id = unpack(of)
+  put(root .. 'q:' .. level .. ':' .. queue, text)
   redis.call('HINCRBY', root .. 'ledger:' .. queue, 'accepted', 1)
   emit_event('compensated', group, queue, id)
 end

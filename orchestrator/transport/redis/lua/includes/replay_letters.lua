@@ -99,7 +99,7 @@ local function begin_watching(root, batch, take)
   return deliveries
 end
 
--- How: root, step, audit_id, auto ('1' if automatic, else '0'), watched (somebody watches the outcomes), replacement (a message
+-- How: root, level, audit_id, auto ('1' if automatic, else '0'), watched (somebody watches the outcomes), replacement (a message
 -- instead of the letter's, or ''), gapless (see drop_letters; of a kind's letters, only the last are ever kept).
 -- Returns `out`, to which it adds {{queue, why, 'id id …'}, …} of what flow control refuses, or false: nothing
 -- is dropped for want of room, these stay letters; then for each queue its name, 'id id …', and if watched 'entry entry …'
@@ -115,7 +115,7 @@ local function replay_batches(how, batches, out)
   local first_time = '","replays":1,"auto":' .. how.auto .. ',"audit":"' .. id_or(how.audit_id, '') .. '"'
     .. (watched and ',"watched":true}' or '}')
   for queue, batch in pairs(batches) do
-    local ledger, stream = root .. 'ledger:' .. queue, root .. 'q:' .. how.step .. ':' .. queue
+    local ledger, stream = root .. 'ledger:' .. queue, root .. 'q:' .. how.level .. ':' .. queue
     local admission = admit(flow_of(ledger), batch.size, true)
     local take = admission and admission.take or batch.size
     local ids, entries, count = {}, {}, #gone

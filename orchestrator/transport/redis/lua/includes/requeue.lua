@@ -78,16 +78,16 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
     end
   end
   if death or interrupted then redis.call('HINCRBY', ledger, 'restarted', 1) end
-  -- Its stream is root .. 'q:STEP:' .. queue; what comes back a second time is in a step for it already.
-  local step = stream:sub(#root + 3, -#queue - 2)
+  -- Its stream is root .. 'q:LEVEL:' .. queue; what comes back a second time is in a level for it already.
+  local level = stream:sub(#root + 3, -#queue - 2)
   if not undelivered then
     n = nil
-  elseif step:sub(1, 9) ~= 'returned-' then
+  elseif level:sub(1, 9) ~= 'returned-' then
     n = '1'
   end
-  if step:sub(1, 9) ~= 'returned-' then step = 'returned-' .. step end
+  if level:sub(1, 9) ~= 'returned-' then level = 'returned-' .. level end
   if unattributed > 0 then u = (tonumber(u) or 0) + unattributed end
-  put(root .. 'q:' .. step .. ':' .. queue, m or '', d, u, r, s, n)
+  put(root .. 'q:' .. level .. ':' .. queue, m or '', d, u, r, s, n)
   if not undelivered then redis.call('HINCRBY', ledger, 'redelivered', 1) end
   return 'returned', #(m or '')
 end
