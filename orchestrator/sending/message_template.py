@@ -20,13 +20,13 @@ from kombu.utils.json import JSONEncoder
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.publish import publish_by_celery
 from orchestrator.transport.batch import PublishBatch
-from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.commands import MESSAGE_AT, Call, alike
 
 #: One encoder for all messages; kombu makes one for each.
 encode: Final = JSONEncoder().encode
 
-#: The index of the message among a script's arguments.
-_MESSAGE_AT: Final = {"publish": 2, "delay": 1}
+#: The scripts whose messages can be made from a template.
+_SCRIPTS: Final = ("publish", "delay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,7 @@ class MessageTemplate:
 
     def calls(self, messages: Mapping[str, str]) -> list[Call]:
         """The script calls that publish other messages, by their ids."""
-        args = self._args[: _MESSAGE_AT[self.script]]
-        if self.script == "publish":
-            return [(self.script, self.keys, [*args, *messages.values()])]
-        after = self._args[len(args) + 1 :]
-        return [(self.script, self.keys, [f"{self.level}|{id_}", text, *after]) for id_, text in messages.items()]
+        return alike((self.script, self.keys, self._args), self.level, messages)
 
     def body(self, args: bytes, kwargs: bytes = b"{}") -> str:
         """The body of a message with these arguments, in JSON."""
@@ -92,13 +88,13 @@ def write_template(
     calls = [call for call in session.take_back() if call[0]]
     for call in waiting:
         session.run(*call)
-    return _template_of(session, headers, *calls[0]) if len(calls) == 1 and calls[0][0] in _MESSAGE_AT else None
+    return _template_of(session, headers, *calls[0]) if len(calls) == 1 and calls[0][0] in _SCRIPTS else None
 
 
 def _template_of(
     session: PublishBatch, own: Mapping[str, Any], script: str, keys: list[str], args: list[Any]
 ) -> MessageTemplate:
-    message = json.loads(args[_MESSAGE_AT[script]])
+    message = json.loads(args[MESSAGE_AT[script]])
     headers, properties = message["headers"], message["properties"]
     info = properties["delivery_info"]
     as_ever = message["content-type"] == "application/json" and properties.get("body_encoding") == "base64"

@@ -12,7 +12,7 @@ from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.transport.admission.flow_control import retry_until_room
 from orchestrator.transport.producer_batch import BatchPublishError
 from orchestrator.transport.redis.command_connection import CommandConnection
-from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.commands import LEDGER_AT, MESSAGE_AT, Call
 from orchestrator.transport.redis.scripts import sha, source
 
 if TYPE_CHECKING:
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 _MOST_MESSAGES = 100
 _MOST_BYTES = 1024 * 1024
 
-#: Index of the message among a script's arguments; of ``publish``, of the first message.
-_MESSAGE_AT = {"publish": 2, "delay": 1, "accept": 0}
-
-#: Scripts whose messages flow control may refuse.
-_MAY_REFUSE = ("publish", "delay", "accept")
+#: Where the messages of a ``publish`` begin.
+_FIRST = MESSAGE_AT["publish"]
 
 
 class PublishBatch:
@@ -65,19 +62,19 @@ class PublishBatch:
             MessageTooLarge: a message is larger than it may be.
         """
         if script != "publish":
-            if script in _MESSAGE_AT:
-                self._check_size(keys, len(args[_MESSAGE_AT[script]]))
+            if script in MESSAGE_AT:
+                self._check_size(keys, len(args[MESSAGE_AT[script]]))
             self._size += 1
             self._calls.append((script, list(keys), list(args)))
             return
-        head, messages = args[:2], args[2:]
+        head, messages = args[:_FIRST], args[_FIRST:]
         for message in messages:
             self._check_size(keys, len(message))
         self._size += len(messages)
         last = self._calls[-1] if self._calls else None
         alike = last is not None and last[0] == script and last[1] == keys and last[2][0] == head[0]
         for message in messages:
-            if not alike or last is None or len(last[2]) - 2 >= _MOST_MESSAGES or self._bytes >= _MOST_BYTES:
+            if not alike or last is None or len(last[2]) - _FIRST >= _MOST_MESSAGES or self._bytes >= _MOST_BYTES:
                 last, alike, self._bytes = (script, list(keys), list(head)), True, 0
                 self._calls.append(last)
             last[2].append(message)
@@ -146,7 +143,7 @@ class PublishBatch:
             if isinstance(reply, ResponseError):
                 raise reply
             try:
-                if type(reply) is list and call[0] in _MAY_REFUSE:
+                if type(reply) is list and call[0] in MESSAGE_AT:
                     self._insist(call, reply)
             except (MailboxFull, CircuitOpen) as error:
                 error.accepted += accepted
@@ -156,8 +153,8 @@ class PublishBatch:
     def _insist(self, call: Call, reply: list[Any]) -> None:
         script, keys, args = call
         # A plain publish may hold several messages, the other scripts one.
-        head = 2 if script == "publish" else len(args)
-        queue = self.channel.keys.queue_of_ledger(keys[3] if script == "delay" else keys[1])
+        head = _FIRST if script == "publish" else len(args)
+        queue = self.channel.keys.queue_of_ledger(keys[LEDGER_AT[script]])
         retry_until_room(
             queue,
             reply,
@@ -194,7 +191,7 @@ class PublishBatch:
 
 
 def _count(script: str, args: Sequence[Any]) -> int:
-    return len(args) - 2 if script == "publish" else 1
+    return len(args) - _FIRST if script == "publish" else 1
 
 
 def _packed(wire: CommandConnection, calls: list[Call]) -> list[bytes]:

@@ -4,7 +4,15 @@ A function returns a :data:`Call`, to be run by a store, a command connection, a
 ``store.run(*commands.publish(...))``. What a script does, returns and costs is in its header, ``lua/commands/*.lua``.
 """
 
-from orchestrator.transport.redis.commands.accepting import accept, broadcast, delay, publish
+from orchestrator.transport.redis.commands.accepting import (
+    LEDGER_AT,
+    MESSAGE_AT,
+    accept,
+    alike,
+    broadcast,
+    delay,
+    publish,
+)
 from orchestrator.transport.redis.commands.call import Attempt, Call
 from orchestrator.transport.redis.commands.endings import (
     end_later,
@@ -57,9 +65,12 @@ from orchestrator.transport.redis.commands.settling import dead_letter, requeue_
 
 __all__ = [
     "FENCE_REASON_AT",
+    "LEDGER_AT",
+    "MESSAGE_AT",
     "Attempt",
     "Call",
     "accept",
+    "alike",
     "begin_sweep",
     "broadcast",
     "claim",

@@ -5,11 +5,18 @@ A publish outside of a batch passes an :class:`Attempt`, so that it is accepted 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from typing import Final
 
 from orchestrator.core.keys import DOORBELL, Keys
 from orchestrator.transport.redis.commands.call import Attempt, Call
+
+#: Where a script's message is among its arguments; of ``publish``, where its messages begin.
+MESSAGE_AT: Final = {"publish": 2, "delay": 1, "accept": 0}
+
+#: Where the ledger is among its keys.
+LEDGER_AT: Final = {"publish": 1, "delay": 3, "accept": 1}
 
 
 def publish(
@@ -41,6 +48,15 @@ def delay(
         _once([*_delayed(keys, queue), keys.ledger(queue)], attempt),
         [member, message, delay_ms, expires_ms, *_token(attempt)],
     )
+
+
+def alike(call: Call, step: str, messages: Mapping[str, str]) -> list[Call]:
+    """The calls that accept other messages, by their ids, as ``call``, a publish or a delay, accepts one."""
+    script, names, args = call
+    before, after = args[: MESSAGE_AT[script]], args[MESSAGE_AT[script] + 1 :]
+    if script == "publish":
+        return [(script, names, [*before, *messages.values()])]
+    return [(script, names, [f"{step}|{id_}", text, *after]) for id_, text in messages.items()]
 
 
 def accept(
