@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.core.fingerprint import fingerprint
 from orchestrator.core.supervision import Supervision, supervision_in
 from orchestrator.deadletters.letter import (
     FIELD_AGENT,
@@ -23,17 +22,15 @@ from orchestrator.deadletters.letter import (
     envelope_of,
 )
 from orchestrator.transport.mailbox_entry import LINEAGE
+from orchestrator.transport.new_letter import error_type, group_of
 
 
 def letter_row(raw: bytes, letter: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The fields of a message that died; ``letter`` says why, as the worker writes it."""
+    """The fields of a message that died; ``letter`` are those of a ``NewLetter``."""
     headers = envelope_of(raw).get("headers")
     headers = headers if isinstance(headers, dict) else {}
     supervision = supervision_in(headers) or Supervision()
     name = supervision.message or str(headers.get("task", ""))
-    error = str((letter.get("error") or {}).get("type", ""))
-    failures = letter.get("failures") or [{}]
-    stack = str(failures[-1].get("traceback", ""))
     lineage = headers.get(LINEAGE)
     return {
         FIELD_MESSAGE: raw,
@@ -42,9 +39,9 @@ def letter_row(raw: bytes, letter: Mapping[str, Any]) -> dict[bytes, bytes]:
         FIELD_QUEUE: str(letter.get("queue", "")).encode(),
         FIELD_AGENT: supervision.agent.encode(),
         FIELD_NAME: name.encode(),
-        FIELD_ERROR: error.encode(),
+        FIELD_ERROR: error_type(letter).encode(),
         FIELD_REASON: str(letter.get("reason", "")).encode(),
-        FIELD_GROUP: fingerprint(error, stack, f"{supervision.agent}.{name}").encode(),
+        FIELD_GROUP: group_of(letter, f"{supervision.agent}.{name}").encode(),
         FIELD_LINEAGE: json.dumps(lineage).encode() if isinstance(lineage, dict) and lineage else b"",
         FIELD_SENT_MS: str(letter.get("at", 0)).encode(),
     }

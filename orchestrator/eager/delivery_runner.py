@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 from traceback import format_exception
@@ -27,11 +27,12 @@ from orchestrator.eager.eager_message import EagerMessage, UnreadableMessage, ea
 from orchestrator.eager.flow_control import EagerFlowControl
 from orchestrator.eager.records import EagerRecords
 from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
-from orchestrator.telemetry import emit, events, tracing
+from orchestrator.telemetry import tracing
 from orchestrator.transport.celery.own_fields import FENCE
 from orchestrator.transport.celery.reporting_pool import is_exit
+from orchestrator.transport.new_letter import NewLetter
 from orchestrator.worker import results
-from orchestrator.worker.execution import MESSAGE_LIMIT, failure_of
+from orchestrator.worker.execution import failure_of
 from orchestrator.worker.hosting import supervise_tasks
 from orchestrator.worker.outcome_events import emit_dead, emit_handled, emit_resolved, emit_retried
 from orchestrator.worker.retry_scheduled import RetryScheduled
@@ -120,10 +121,10 @@ class DeliveryRunner:
         """Keep a message that cannot be executed as a dead letter again, as ``DeadLetterUnprocessable`` does."""
         self._records.count(queue, "accepted")
         text = str(mask(shortened(why.text), self._app.orchestrator.runtime.hidden))
-        error = {"type": why.error, "message": text[:MESSAGE_LIMIT]}
-        self._dead_letter(raw, queue, {"reason": why.reason.value, "error": error, "attempts": 0})
+        letter = NewLetter(why.reason.value, why.error, text)
+        self._dead_letter(raw, queue, letter)
         self._records.count(queue, "dead")
-        emit(events.DEAD_LETTERED, agent=queue, message="", id="", reason=why.reason.value, error=why.error, attempts=0)
+        letter.emit(agent=queue, message="", delivery_id="", error=why.error)
 
     def _attempt(self, task: Any, message: EagerMessage, supervision: Supervision, attempt: int) -> Any:
         """One attempt. Its errors, and those of Celery's tracer, are in the result that it returns."""
@@ -212,8 +213,8 @@ class DeliveryRunner:
         )
         return outcome
 
-    def _dead_letter(self, raw: bytes, queue: str, letter: Mapping[str, Any]) -> str:
-        return self._letters.add(raw, {"queue": queue, "by": _WORKER, "at": round(time.time() * 1000), **letter})
+    def _dead_letter(self, raw: bytes, queue: str, letter: NewLetter) -> str:
+        return self._letters.add(raw, replace(letter, by=_WORKER).fields(queue))
 
 
 def _error_in(result: Any, outgoing: OutgoingMessage) -> BaseException:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.telemetry import emit, events
+from orchestrator.core.outcome import Reason
 from orchestrator.transport.claim_buffer import Buffered, ClaimBuffer
 from orchestrator.transport.liveness.claim import Claim
 from orchestrator.transport.mailbox_entry import MalformedEntry, decode
+from orchestrator.transport.new_letter import NewLetter
 
 if TYPE_CHECKING:
     from orchestrator.transport.channel import Channel
@@ -131,18 +132,10 @@ class Delivery:
 
     def dead_letter_malformed(self, claim: Claim, text: str) -> None:
         """Make a dead letter of an entry that is no message."""
-        error = {"type": "MalformedEntry", "message": text}
-        if self._channel.settler.dead_letter(claim.tag, {"reason": "malformed", "error": error}) is not None:
+        letter = NewLetter(Reason.MALFORMED.value, "MalformedEntry", text)
+        if self._channel.settler.dead_letter(claim.tag, letter) is not None:
             # Nothing in it can be trusted to be its id, or what message it is.
-            emit(
-                events.DEAD_LETTERED,
-                agent=claim.queue,
-                message="",
-                id="",
-                reason="malformed",
-                error=f"MalformedEntry: {text}",
-                attempts=0,
-            )
+            letter.emit(agent=claim.queue, message="", delivery_id="")
 
 
 def _clear_eta(payload: Mapping[str, Any]) -> Any:

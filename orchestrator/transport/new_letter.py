@@ -1,8 +1,8 @@
 """A message that becomes a dead letter: what is recorded of the reason, and its event.
 
-Whoever makes a dead letter does it with a :class:`NewLetter`: a worker, the channel, a sender whose message no queue takes, eager
-mode. Two Lua scripts make letters where no Python process could: they write the same fields (``why_dead`` in ``dead_letters.lua``),
-and the process that reads their reply emits the event.
+All Python code that makes a dead letter uses :class:`NewLetter`: workers, the channel, senders of unroutable messages,
+eager mode. Scripts that requeue or refuse messages make letters of the same fields (``why_dead`` in
+``dead_letters.lua``); the process that reads the reply emits the event.
 """
 
 from __future__ import annotations

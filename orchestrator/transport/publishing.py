@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,12 +16,12 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import MessageTooLarge
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
-from orchestrator.telemetry import emit, events
 from orchestrator.transport.admission.flow_control import retry_until_room
 from orchestrator.transport.admission.idempotency import idempotency_key_of
 from orchestrator.transport.admission.publish_dedup import Unanswered
 from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.mailboxes import MailboxChannel
+from orchestrator.transport.new_letter import NewLetter
 from orchestrator.transport.options import LARGE_BYTES
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Attempt, Call
@@ -177,31 +176,17 @@ class PublishingChannel(MailboxChannel):
 
     def _dead_letter_unroutable(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
         text = f"no queue is bound to exchange {exchange!r} with routing key {routing_key!r}"
-        letter = {
-            "queue": routing_key,
-            "reason": Reason.UNROUTABLE.value,
-            "error": {"type": "Unroutable", "message": text},
-            "attempts": 0,
-            "at": to_ms(time.time()),
-        }
+        letter = NewLetter(Reason.UNROUTABLE.value, "Unroutable", text)
         headers = message["headers"]
         said = exchange, routing_key, headers.get("id"), headers.get("retries")
-        raw, full = _encode(message), json.dumps(letter)
+        raw, full = _encode(message), json.dumps(letter.fields(routing_key))
         self._once(
             said,
             lambda attempt: commands.dead_letter_unsent(
-                self.keys, routing_key, raw, full, Reason.UNROUTABLE.value, "Unroutable", text, attempt=attempt
+                self.keys, routing_key, raw, full, letter.reason, letter.error, text, attempt=attempt
             ),
         )
-        emit(
-            events.DEAD_LETTERED,
-            agent="",
-            message=str(headers["task"]),
-            id=str(headers.get("id", "")),
-            reason=Reason.UNROUTABLE.value,
-            error=text,
-            attempts=0,
-        )
+        letter.emit(agent="", message=str(headers["task"]), delivery_id=str(headers.get("id", "")), error=text)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """A pipeline for ``kombu.Producer.batch()``."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import virtual
 
-from orchestrator.telemetry import emit, events
+from orchestrator.core.outcome import Reason
+from orchestrator.transport.new_letter import NewLetter
 
 if TYPE_CHECKING:
     from orchestrator.transport.channel import Channel
@@ -44,18 +45,16 @@ class QoS(virtual.QoS):
 
     def _dead_letter(self, delivery_tag: str) -> None:
         headers = getattr(self._delivered.get(delivery_tag), "headers", None)
-        queue = self.channel.settler.dead_letter(delivery_tag, {"reason": "rejected"})
+        letter = NewLetter(Reason.REJECTED.value)
+        queue = self.channel.settler.dead_letter(delivery_tag, letter)
         # Celery also rejects messages that are dead letters already: those that it cannot read.
         if queue is not None:
             known = headers if isinstance(headers, dict) else {}
-            emit(
-                events.DEAD_LETTERED,
+            letter.emit(
                 agent=queue,
                 message=str(known.get("task") or ""),
-                id=str(known.get("id") or ""),
-                reason="rejected",
+                delivery_id=str(known.get("id") or ""),
                 error="",
-                attempts=0,
             )
 
     def settled(self, delivery_tag: str) -> None:

@@ -19,8 +19,8 @@ from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Reason
 from orchestrator.core.supervision import HEADER, header_in, hide_in
 from orchestrator.core.text import is_text
-from orchestrator.telemetry import emit, events
 from orchestrator.transport.celery.held_request import channel_of
+from orchestrator.transport.new_letter import MESSAGE_LIMIT, NewLetter
 from orchestrator.worker.fast_path import FastPath
 
 logger = get_logger(__name__)
@@ -154,27 +154,19 @@ def _dead_letter(message: Message, reason: Reason, error: str, text: str) -> Non
     delivery = str(headers.get("id") or "")
     # Celery gets the unmasked text.
     raw = text
-    text = str(mask(shortened(raw), (*channel.options.redact, *hide_in(headers))))[:2000]
+    text = str(mask(shortened(raw), (*channel.options.redact, *hide_in(headers))))[:MESSAGE_LIMIT]
     tracked = bool((header_in(headers) or {}).get("track"))
-    outcome = {"outcome": "dead", "reason": reason.value, "error": f"{error}: {text}", "attempts": 0}
-    letter = {"reason": reason.value, "error": {"type": error, "message": text}, "attempts": 0}
-    malformed = reason is Reason.MALFORMED
+    letter = NewLetter(reason.value, error, text)
+    # As what Celery itself stores for an unknown task; it calls no errbacks for it, and completes no chord.
+    celery_error = "NotRegistered", str(headers.get("task"))
+    if reason is Reason.MALFORMED:
+        celery_error = "InvalidTaskError", raw[:MESSAGE_LIMIT]
     queue = channel.settler.dead_letter(
         message.delivery_tag,
         letter,
-        outcome,
+        letter.outcome(),
         delivery if tracked and is_text(delivery) else "",
-        # As what Celery itself stores for an unknown task; it calls no errbacks for it, and completes no chord.
-        celery_error=("InvalidTaskError", raw[:2000]) if malformed else ("NotRegistered", str(headers.get("task"))),
+        celery_error=celery_error,
     )
-    if queue is None:
-        return
-    emit(
-        events.DEAD_LETTERED,
-        agent=queue,
-        message=str(headers.get("task", "")),
-        id=delivery,
-        reason=reason.value,
-        error=error,
-        attempts=0,
-    )
+    if queue is not None:
+        letter.emit(agent=queue, message=str(headers.get("task", "")), delivery_id=delivery, error=error)

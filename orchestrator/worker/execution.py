@@ -23,15 +23,13 @@ from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import tracing
 from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, KEPT, own_field
 from orchestrator.transport.celery.reporting_pool import is_exit
+from orchestrator.transport.new_letter import MESSAGE_LIMIT
 from orchestrator.worker import results
 from orchestrator.worker.retry_scheduled import RetryScheduled
 from orchestrator.worker.time_limits import within
 
 #: Characters of a traceback that are kept: its last ones.
 TRACEBACK_LIMIT = 8000
-
-#: Characters of an error's text that are kept: its first ones.
-MESSAGE_LIMIT = 2000
 
 #: Errors that another attempt would only repeat, or that are raised after the handler has run.
 _NEVER_RETRIED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput)

@@ -43,12 +43,16 @@ def emit_retried(supervision: Supervision, delivery_id: str, attempt: int, failu
 
 def emit_dead(verdict: Verdict, *, agent: str, message: str, delivery_id: Any) -> None:
     """Emit that a delivery ended as dead: ``DEAD_LETTERED`` where a dead letter is kept, else ``DROPPED``."""
+    outcome = verdict.outcome
+    if verdict.letter is not None:
+        verdict.letter.emit(agent=agent, message=message, delivery_id=delivery_id, error=outcome.error)
+        return
     emit(
-        events.DEAD_LETTERED if verdict.letter is not None else events.DROPPED,
+        events.DROPPED,
         agent=agent,
         message=message,
         id=delivery_id,
-        reason=verdict.outcome.reason,
-        error=verdict.outcome.error,
-        attempts=verdict.outcome.attempts,
+        reason=outcome.reason,
+        error=outcome.error,
+        attempts=outcome.attempts,
     )

@@ -111,7 +111,7 @@ class SettlingRequest(TrackedRequest):
         tag = self._message.delivery_tag
         waited_for = self._waited_for()
         if verdict.letter is not None:
-            letter = {**verdict.letter, "by": str(self.hostname)}
+            letter = replace(verdict.letter, by=str(self.hostname))
             if channel.settler.dead_letter(tag, letter, self._record(verdict.outcome), waited_for) is None:
                 # Redis has no message that could become a letter: it was sent by Broadcast, or requeued.
                 self.acknowledged = True
@@ -131,11 +131,12 @@ class SettlingRequest(TrackedRequest):
         """Make a dead letter of a message that expired before its first attempt."""
         known = self.supervision or Supervision(message=self.name, track=False)
         verdict = expired(str(self._request_dict.get("expires")), self.attempt_number - 1)
-        letter = {**(verdict.letter or {}), "by": str(self.hostname)}
         # Celery remembers an expired message as revoked, and would not run it when it is replayed.
         revoked.discard(self.id)
         record = self._record(verdict.outcome)
-        channel.settler.dead_letter(self._message.delivery_tag, letter, record, self.id if known.track else "")
+        if verdict.letter is not None:
+            letter = replace(verdict.letter, by=str(self.hostname))
+            channel.settler.dead_letter(self._message.delivery_tag, letter, record, self.id if known.track else "")
         self.acknowledged = True
         emit_dead(verdict, agent=known.agent, message=known.message, delivery_id=self.id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -18,6 +18,7 @@ from orchestrator.transport.celery.reporting_pool import ReportingPool, is_done,
 from orchestrator.transport.channel import Channel
 from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.transport.liveness.worker_state import WORKER_STATE
+from orchestrator.transport.new_letter import MESSAGE_LIMIT, NewLetter
 
 logger = get_logger(__name__)
 
@@ -119,27 +120,16 @@ class HeldRequest(Request):
 
     def dead_letter_unsettled(self, channel: Channel, tag: str, error: Exception) -> None:
         """Make a dead letter of the message, whose end could not be reported."""
-        failure = {"type": type(error).__name__, "message": str(error)[:2000]}
-        text = f"{failure['type']}: {failure['message']}"
-        self._dead_letter(channel, tag, Reason.RESULT, failure, ("SettlementFailed", text))
+        letter = NewLetter(Reason.RESULT.value, type(error).__name__, str(error)[:MESSAGE_LIMIT], attempts=1)
+        self._dead_letter(channel, tag, letter, letter.described)
         channel.qos.settled(tag)
 
-    def _dead_letter(
-        self, channel: Channel, tag: str, reason: Reason, error: Mapping[str, str], celery_error: tuple[str, str]
-    ) -> None:
-        outcome = {"outcome": "dead", "reason": reason.value, "error": error["message"], "attempts": 1}
-        letter = {"reason": reason.value, "error": error, "attempts": 1}
+    def _dead_letter(self, channel: Channel, tag: str, letter: NewLetter, text: str) -> None:
+        """``text`` is what Celery records."""
+        outcome, celery_error = letter.outcome(letter.text), ("SettlementFailed", text)
         if channel.settler.dead_letter(tag, letter, outcome, self._waited_for(), celery_error=celery_error) is not None:
             queue = str((self._message.delivery_info or {}).get("routing_key") or "")
-            emit(
-                events.DEAD_LETTERED,
-                agent=queue,
-                message=str(self.name),
-                id=str(self.id),
-                reason=reason.value,
-                error=error["message"],
-                attempts=1,
-            )
+            letter.emit(agent=queue, message=str(self.name), delivery_id=str(self.id), error=letter.text)
 
     def _waited_for(self) -> str:
         """The delivery id under which the outcome is recorded; empty if it is not."""
@@ -175,8 +165,7 @@ class HeldRequest(Request):
             channel.settler.requeue([tag])
             channel.qos.settled(tag)
         else:
-            failure = {"type": "SettlementFailed", "message": text}
-            self._dead_letter(channel, tag, Reason.UNSETTLED, failure, ("SettlementFailed", text))
+            self._dead_letter(channel, tag, NewLetter(Reason.UNSETTLED.value, "SettlementFailed", text, 1), text)
         self.acknowledged = True
         if self._pool is not None:
             withdraw(self._pool, self.id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import ref
@@ -13,7 +12,6 @@ from kombu.utils.uuid import uuid
 from pydantic_core import to_json
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.fingerprint import fingerprint, normalised_stack
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
@@ -21,6 +19,7 @@ from orchestrator.core.supervision import HEADER
 from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.transport.liveness.claim import Claim, Reserved, Run
 from orchestrator.transport.liveness.incarnation import Incarnation
+from orchestrator.transport.new_letter import NewLetter, error_type, group_of, summary_of
 from orchestrator.transport.options import Options
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
@@ -38,15 +37,7 @@ def _encode(outcome: Mapping[str, Any]) -> bytes | str:
 
 def _emit_dead_lettered(letter_id: bytes | int, claim: Claim, letter: Mapping[str, Any]) -> None:
     if isinstance(letter_id, bytes):
-        error = letter.get("error") or {}
-        why = ": ".join(filter(None, (letter["reason"], error.get("type"), error.get("message"))))
-        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, why[:300])
-
-
-def _group(error: str, failures: Any) -> str:
-    """The fingerprint if a stack is known; otherwise the script makes one."""
-    stack = str(failures[-1].get("traceback", "")) if failures else ""
-    return fingerprint(error, stack) if normalised_stack(stack) else ""
+        logger.warning("dead letter %s in %s: %s", letter_id.decode(), claim.queue, summary_of(letter))
 
 
 class Settler:
@@ -180,7 +171,7 @@ class Settler:
     def dead_letter(
         self,
         tag: str,
-        letter: Mapping[str, Any],
+        letter: NewLetter,
         outcome: Mapping[str, Any] | None = None,
         delivery: str = "",
         *,
@@ -190,7 +181,7 @@ class Settler:
 
         Args:
             tag: the delivery tag.
-            letter: the reason and the error; masked.
+            letter: the reason and the error; recorded masked.
             outcome: what is recorded for ``delivery``; masked.
             delivery: the delivery id under which the outcome is recorded; '' if it is not.
             celery_error: class and text of the error that a worker records for Celery later, if Celery does not know.
@@ -201,15 +192,7 @@ class Settler:
         claim = self._ended(tag)
         if claim is None:
             return None
-        incarnation = self._incarnation()
-        full = {
-            "queue": claim.queue,
-            "by": incarnation,
-            "incarnation": incarnation,
-            "at": to_ms(time.time()),
-            **mask(letter, self._options.redact),
-        }
-        error = str((full.get("error") or {}).get("type", ""))
+        full = letter.fields(claim.queue, self._incarnation(), self._options.redact)
         call = commands.dead_letter(
             self._keys,
             claim.queue,
@@ -217,8 +200,8 @@ class Settler:
             claim.entry,
             json.dumps(full),
             full["reason"],
-            error,
-            fingerprint=_group(error, full.get("failures")),
+            error_type(full),
+            fingerprint=group_of(full),
             delivery=delivery,
             outcome=json.dumps(mask(outcome or {"outcome": "dead"}, self._options.redact)),
             ttl_ms=self._outcome_ttl_ms,

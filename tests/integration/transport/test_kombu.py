@@ -13,6 +13,7 @@ from kombu import Connection, Exchange, Producer, Queue
 
 from orchestrator.telemetry import Event, attach, detach, events
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
+from orchestrator.transport.new_letter import NewLetter
 from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker, kombu_connection
 from tests.support.eventually import eventually
@@ -86,8 +87,7 @@ def test_a_secret_in_a_dead_letters_error_is_masked_in_the_log(
         publish(connection, "x")
         inbox = Inbox(connection)
         (message,) = inbox.drain(1)
-        error = {"type": "ValueError", "message": f"{name}=hunter2"}
-        inbox.channel.settler.dead_letter(message.delivery_tag, {"reason": "x", "error": error})
+        inbox.channel.settler.dead_letter(message.delivery_tag, NewLetter("x", "ValueError", f"{name}=hunter2"))
         # Who leaves has read what Redis says to all that it was sent.
         PROCESS_INCARNATIONS.leave_all()
     assert f"ValueError: {name}=" in caplog.text

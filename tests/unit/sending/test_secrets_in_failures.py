@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.core.redact import HIDDEN
-from orchestrator.worker.execution import MESSAGE_LIMIT, failure_of
+from orchestrator.transport.new_letter import MESSAGE_LIMIT
+from orchestrator.worker.execution import failure_of
 
 
 def raised(text: str) -> Exception:

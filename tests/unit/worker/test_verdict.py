@@ -32,7 +32,7 @@ def test_the_reason_follows_from_the_error_and_the_attempt(kind: str, attempt: i
     verdict = final_failure(Supervision(Retry(max_retries=3)), failure(kind, attempt))
     assert verdict.outcome == Dead(reason, f"{kind}: no", attempt)
     assert verdict.letter is not None
-    assert verdict.letter["reason"] == reason
+    assert verdict.letter.reason == reason
 
 
 def test_an_error_that_is_not_repeated_is_final_at_the_last_attempt_too() -> None:
@@ -61,13 +61,12 @@ def test_the_letter_has_every_attempt_in_order() -> None:
     supervision = Supervision(Retry(max_retries=2)).after(failure("OSError", 1)).after(failure("KeyError", 2))
     verdict = final_failure(supervision, failure("ValueError", 3))
     assert verdict.letter is not None
-    assert [(f["attempt"], f["type"]) for f in verdict.letter["failures"]] == [
+    assert [(f.attempt, f.type) for f in verdict.letter.failures or ()] == [
         (1, "OSError"),
         (2, "KeyError"),
         (3, "ValueError"),
     ]
-    assert verdict.letter["error"] == {"type": "ValueError", "message": "no"}
-    assert verdict.letter["attempts"] == 3
+    assert (verdict.letter.error, verdict.letter.text, verdict.letter.attempts) == ("ValueError", "no", 3)
 
 
 def test_a_plain_celery_task_that_fails_becomes_a_letter_too() -> None:

@@ -60,8 +60,7 @@ end
 -- A message ends as a dead letter because its mailbox is full. It has been accepted.
 local function overflowed(admission, m, d, r, s)
   local text = 'the mailbox holds ' .. admission.limit .. ' messages; ' .. admission.overflow
-  local letter = cjson.encode({queue = admission.queue, reason = 'mailbox overflow', attempts = 0, at = now_ms(),
-    error = {type = 'MailboxFull', message = text}})
+  local letter = why_dead(admission.queue, 'mailbox overflow', 'MailboxFull', text, 0, now_ms())
   local dead = add_dead_letter(admission.root, admission.queue, m, d, r, letter, 'mailbox overflow', 'MailboxFull', '', s or '')
   redis.call('HINCRBY', admission.root .. 'ledger:' .. admission.queue, 'dead', 1)
   record_if_tracked(admission.root, m, {outcome = 'dead', reason = 'mailbox overflow', attempts = 0, letter_id = dead, error = text},

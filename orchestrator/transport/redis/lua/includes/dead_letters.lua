@@ -137,6 +137,12 @@ local function delivery_in(message)
   return type(headers) == 'table' and type(headers.orc) == 'table' and text(headers.id) or ''
 end
 
+-- Why a message becomes a letter, as JSON; the fields are those of new_letter.py. `by` is nil if nobody held it.
+local function why_dead(queue, reason, error, explanation, attempts, at, by)
+  return cjson.encode({queue = queue, reason = reason, attempts = attempts, at = at, by = by, incarnation = by,
+    error = {type = error, message = explanation}})
+end
+
 -- A message becomes a letter. `why` is the letter as JSON; agent and name are read from the message, the group is made of
 -- the error and the recipient where no stack is known; d and r are as in the mailbox. `delivery` is the one whose outcome
 -- the caller writes, where the message may be one that cannot be read here. Returns the letter's id.

@@ -52,9 +52,7 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
       reason, why = 'workers lost', 'its worker was taken for dead ' .. #deaths - count .. ' times while running it'
     end
     if reason then
-      local letter = cjson.encode({
-        queue = queue, reason = reason, attempts = #deaths, at = death.at, by = death.by, incarnation = death.by,
-        error = {type = 'WorkerLost', message = why}})
+      local letter = why_dead(queue, reason, 'WorkerLost', why, #deaths, death.at, death.by)
       local dead = add_dead_letter(root, queue, m, d, r, letter, reason, 'WorkerLost', '', s)
       redis.call('HINCRBY', ledger, 'dead', 1)
       record_if_tracked(root, m, {outcome = 'dead', reason = reason, attempts = #deaths, letter_id = dead,
