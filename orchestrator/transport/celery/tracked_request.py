@@ -20,6 +20,7 @@ from orchestrator.transport.celery.reporting_pool import ESCAPED
 from orchestrator.transport.endings.stream import FAILURE
 from orchestrator.transport.liveness.child_exit import ChildEnd, end_of
 from orchestrator.transport.liveness.worker_state import WORKER_STATE
+from orchestrator.transport.new_letter import MESSAGE_LIMIT
 from orchestrator.transport.redis.refusals import may_pass
 
 logger = get_logger(__name__)
@@ -42,7 +43,7 @@ def name_and_text(info: Any) -> tuple[str, str]:
     error = info.exception
     if isinstance(error, ExceptionWithTraceback):
         error = error.exc
-    return type(error).__name__, str(error)[:2000]
+    return type(error).__name__, str(error)[:MESSAGE_LIMIT]
 
 
 class TrackedRequest(HeldRequest):
