@@ -21,12 +21,12 @@ from orchestrator.deadletters.letter import (
     FIELD_SENT_MS,
     envelope_of,
 )
+from orchestrator.transport.letter_draft import error_type, group_of
 from orchestrator.transport.mailbox_entry import LINEAGE
-from orchestrator.transport.new_letter import error_type, group_of
 
 
 def letter_row(raw: bytes, letter: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The fields of a message that died; ``letter`` are those of a ``NewLetter``."""
+    """The fields of a message that died; ``letter`` are those of a ``LetterDraft``."""
     headers = envelope_of(raw).get("headers")
     headers = headers if isinstance(headers, dict) else {}
     supervision = supervision_in(headers) or Supervision()

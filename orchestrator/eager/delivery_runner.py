@@ -30,7 +30,7 @@ from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
 from orchestrator.telemetry import tracing
 from orchestrator.transport.celery.own_fields import FENCE
 from orchestrator.transport.celery.reporting_pool import is_exit
-from orchestrator.transport.new_letter import NewLetter
+from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.worker import results
 from orchestrator.worker.execution import failure_of
 from orchestrator.worker.hosting import supervise_tasks
@@ -121,7 +121,7 @@ class DeliveryRunner:
         """Keep a message that cannot be executed as a dead letter again, as ``DeadLetterUnprocessable`` does."""
         self._records.count(queue, "accepted")
         text = str(mask(shortened(why.text), self._app.orchestrator.runtime.hidden))
-        letter = NewLetter(why.reason.value, why.error, text)
+        letter = LetterDraft(why.reason.value, why.error, text)
         self._dead_letter(raw, queue, letter)
         self._records.count(queue, "dead")
         letter.emit(agent=queue, message="", delivery_id="", error=why.error)
@@ -213,7 +213,7 @@ class DeliveryRunner:
         )
         return outcome
 
-    def _dead_letter(self, raw: bytes, queue: str, letter: NewLetter) -> str:
+    def _dead_letter(self, raw: bytes, queue: str, letter: LetterDraft) -> str:
         return self._letters.add(raw, replace(letter, by=_WORKER).fields(queue))
 
 

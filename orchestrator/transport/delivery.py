@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.outcome import Reason
 from orchestrator.transport.claim_buffer import Buffered, ClaimBuffer
+from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.transport.liveness.claim import Claim
 from orchestrator.transport.mailbox_entry import MalformedEntry, decode
-from orchestrator.transport.new_letter import NewLetter
 
 if TYPE_CHECKING:
     from orchestrator.transport.channel import Channel
@@ -132,7 +132,7 @@ class Delivery:
 
     def dead_letter_malformed(self, claim: Claim, text: str) -> None:
         """Make a dead letter of an entry that is no message."""
-        letter = NewLetter(Reason.MALFORMED.value, "MalformedEntry", text)
+        letter = LetterDraft(Reason.MALFORMED.value, "MalformedEntry", text)
         if self._channel.settler.dead_letter(claim.tag, letter) is not None:
             # Nothing in it can be trusted to be its id, or what message it is.
             letter.emit(agent=claim.queue, message="", delivery_id="")

@@ -20,8 +20,8 @@ from orchestrator.transport.admission.flow_control import retry_until_room
 from orchestrator.transport.admission.idempotency import idempotency_key_of
 from orchestrator.transport.admission.publish_dedup import Unanswered
 from orchestrator.transport.batch import PublishBatch
+from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.transport.mailboxes import MailboxChannel
-from orchestrator.transport.new_letter import NewLetter
 from orchestrator.transport.options import LARGE_BYTES
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Attempt, Call
@@ -176,7 +176,7 @@ class PublishingChannel(MailboxChannel):
 
     def _dead_letter_unroutable(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
         text = f"no queue is bound to exchange {exchange!r} with routing key {routing_key!r}"
-        letter = NewLetter(Reason.UNROUTABLE.value, "Unroutable", text)
+        letter = LetterDraft(Reason.UNROUTABLE.value, "Unroutable", text)
         headers = message["headers"]
         said = exchange, routing_key, headers.get("id"), headers.get("retries")
         raw, full = _encode(message), json.dumps(letter.fields(routing_key))

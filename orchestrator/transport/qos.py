@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.transport import virtual
 
 from orchestrator.core.outcome import Reason
-from orchestrator.transport.new_letter import NewLetter
+from orchestrator.transport.letter_draft import LetterDraft
 
 if TYPE_CHECKING:
     from orchestrator.transport.channel import Channel
@@ -45,7 +45,7 @@ class QoS(virtual.QoS):
 
     def _dead_letter(self, delivery_tag: str) -> None:
         headers = getattr(self._delivered.get(delivery_tag), "headers", None)
-        letter = NewLetter(Reason.REJECTED.value)
+        letter = LetterDraft(Reason.REJECTED.value)
         queue = self.channel.settler.dead_letter(delivery_tag, letter)
         # Celery also rejects messages that are dead letters already: those that it cannot read.
         if queue is not None:

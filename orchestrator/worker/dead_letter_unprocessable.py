@@ -20,7 +20,7 @@ from orchestrator.core.outcome import Reason
 from orchestrator.core.supervision import HEADER, header_in, hide_in
 from orchestrator.core.text import is_text
 from orchestrator.transport.celery.held_request import channel_of
-from orchestrator.transport.new_letter import MESSAGE_LIMIT, NewLetter
+from orchestrator.transport.letter_draft import MESSAGE_LIMIT, LetterDraft
 from orchestrator.worker.fast_path import FastPath
 
 logger = get_logger(__name__)
@@ -156,7 +156,7 @@ def _dead_letter(message: Message, reason: Reason, error: str, text: str) -> Non
     raw = text
     text = str(mask(shortened(raw), (*channel.options.redact, *hide_in(headers))))[:MESSAGE_LIMIT]
     tracked = bool((header_in(headers) or {}).get("track"))
-    letter = NewLetter(reason.value, error, text)
+    letter = LetterDraft(reason.value, error, text)
     # As what Celery itself stores for an unknown task; it calls no errbacks for it, and completes no chord.
     celery_error = "NotRegistered", str(headers.get("task"))
     if reason is Reason.MALFORMED:

@@ -23,7 +23,7 @@ from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import tracing
 from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, KEPT, own_field
 from orchestrator.transport.celery.reporting_pool import is_exit
-from orchestrator.transport.new_letter import MESSAGE_LIMIT
+from orchestrator.transport.letter_draft import MESSAGE_LIMIT
 from orchestrator.worker import results
 from orchestrator.worker.retry_scheduled import RetryScheduled
 from orchestrator.worker.time_limits import within

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.core.outcome import Dead, Reason
 from orchestrator.core.policy import OnError
 from orchestrator.core.supervision import Failure, Supervision
-from orchestrator.transport.new_letter import NewLetter
+from orchestrator.transport.letter_draft import LetterDraft
 
 _REASON_BY_ERROR = {
     "InvalidMessage": Reason.VALIDATION,
@@ -28,14 +28,14 @@ class Verdict:
     """The outcome, the dead letter if one is kept, and whether the policy wants an error in the log."""
 
     outcome: Dead
-    letter: NewLetter | None
+    letter: LetterDraft | None
     log: bool
 
 
 def expired(when: str, attempts: int) -> Verdict:
     """The verdict on a message that expired and becomes a dead letter."""
     text = f"it expired at {when}"
-    letter = NewLetter(Reason.EXPIRED.value, "Expired", text, attempts)
+    letter = LetterDraft(Reason.EXPIRED.value, "Expired", text, attempts)
     return Verdict(Dead(Reason.EXPIRED.value, text, attempts), letter, log=False)
 
 
@@ -48,5 +48,5 @@ def final_failure(supervision: Supervision | None, last: Failure) -> Verdict:
         reason = Reason.EXHAUSTED if exhausted else Reason.FINAL
     outcome = Dead(reason.value, f"{last.type}: {last.message}", attempts=last.attempt)
     keeps_letter = known.on_error in (OnError.DEAD_LETTER, OnError.RAISE)
-    letter = NewLetter(reason.value, last.type, last.message, last.attempt, known.after(last).failures)
+    letter = LetterDraft(reason.value, last.type, last.message, last.attempt, known.after(last).failures)
     return Verdict(outcome, letter if keeps_letter else None, known.on_error is OnError.LOG)

@@ -16,9 +16,9 @@ from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.celery.reporting_pool import ReportingPool, is_done, withdraw
 from orchestrator.transport.channel import Channel
+from orchestrator.transport.letter_draft import MESSAGE_LIMIT, LetterDraft
 from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.transport.liveness.worker_state import WORKER_STATE
-from orchestrator.transport.new_letter import MESSAGE_LIMIT, NewLetter
 
 logger = get_logger(__name__)
 
@@ -120,11 +120,11 @@ class HeldRequest(Request):
 
     def dead_letter_unsettled(self, channel: Channel, tag: str, error: Exception) -> None:
         """Make a dead letter of the message, whose end could not be reported."""
-        letter = NewLetter(Reason.RESULT.value, type(error).__name__, str(error)[:MESSAGE_LIMIT], attempts=1)
+        letter = LetterDraft(Reason.RESULT.value, type(error).__name__, str(error)[:MESSAGE_LIMIT], attempts=1)
         self._dead_letter(channel, tag, letter, letter.described)
         channel.qos.settled(tag)
 
-    def _dead_letter(self, channel: Channel, tag: str, letter: NewLetter, text: str) -> None:
+    def _dead_letter(self, channel: Channel, tag: str, letter: LetterDraft, text: str) -> None:
         """``text`` is what Celery records."""
         outcome, celery_error = letter.outcome(letter.text), ("SettlementFailed", text)
         if channel.settler.dead_letter(tag, letter, outcome, self._waited_for(), celery_error=celery_error) is not None:
@@ -165,7 +165,7 @@ class HeldRequest(Request):
             channel.settler.requeue([tag])
             channel.qos.settled(tag)
         else:
-            self._dead_letter(channel, tag, NewLetter(Reason.UNSETTLED.value, "SettlementFailed", text, 1), text)
+            self._dead_letter(channel, tag, LetterDraft(Reason.UNSETTLED.value, "SettlementFailed", text, 1), text)
         self.acknowledged = True
         if self._pool is not None:
             withdraw(self._pool, self.id)

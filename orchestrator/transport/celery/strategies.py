@@ -17,9 +17,9 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.celery.reporting_pool import failure_info, is_exit
+from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.transport.liveness.child_exit import end_of
 from orchestrator.transport.liveness.worker_state import WORKER_STATE
-from orchestrator.transport.new_letter import NewLetter
 
 logger = get_logger(__name__)
 
@@ -150,7 +150,7 @@ class _Batch:
             if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
                 channel.settler.requeue_interrupted(tag, end_of(error, stopping=WORKER_STATE.is_stopping()))
             else:
-                channel.settler.dead_letter(tag, NewLetter(Reason.REJECTED.value, type(error).__name__, str(error)))
+                channel.settler.dead_letter(tag, LetterDraft(Reason.REJECTED.value, type(error).__name__, str(error)))
             channel.qos.settled(tag)
 
 

@@ -18,9 +18,9 @@ from orchestrator.transport.celery.held_request import HeldRequest, channel_of
 from orchestrator.transport.celery.own_fields import hide_own_fields
 from orchestrator.transport.celery.reporting_pool import ESCAPED
 from orchestrator.transport.endings.stream import FAILURE
+from orchestrator.transport.letter_draft import MESSAGE_LIMIT
 from orchestrator.transport.liveness.child_exit import ChildEnd, end_of
 from orchestrator.transport.liveness.worker_state import WORKER_STATE
-from orchestrator.transport.new_letter import MESSAGE_LIMIT
 from orchestrator.transport.redis.refusals import may_pass
 
 logger = get_logger(__name__)

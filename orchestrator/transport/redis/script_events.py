@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.new_letter import NewLetter
+from orchestrator.transport.letter_draft import LetterDraft
 
 logger = get_logger(__name__)
 
@@ -42,13 +42,13 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
                 overflow=overflow,
                 letter_id=letter_id,
             )
-            letter = NewLetter(Reason.OVERFLOW.value, "MailboxFull", text)
+            letter = LetterDraft(Reason.OVERFLOW.value, "MailboxFull", text)
             letter.emit(agent=agent, message=message, delivery_id=delivery_id, error=text)
         case "poison", [delivery_id, agent, message, deaths, reason, queue, letter_id, why, task]:
             logger.warning(
                 "dead letter %s in %s: %s: %s; message %s, task %s", letter_id, queue, reason, why, delivery_id, task
             )
-            letter = NewLetter(reason, "WorkerLost", why, int(deaths))
+            letter = LetterDraft(reason, "WorkerLost", why, int(deaths))
             letter.emit(agent=agent, message=message, delivery_id=delivery_id, error=letter.error)
         case "compensated", [group, queue, delivery_id]:
             emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])

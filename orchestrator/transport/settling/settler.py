@@ -16,10 +16,10 @@ from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
 from orchestrator.core.supervision import HEADER
+from orchestrator.transport.letter_draft import LetterDraft, error_type, group_of, summary_of
 from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.transport.liveness.claim import Claim, Reserved, Run
 from orchestrator.transport.liveness.incarnation import Incarnation
-from orchestrator.transport.new_letter import NewLetter, error_type, group_of, summary_of
 from orchestrator.transport.options import Options
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
@@ -171,7 +171,7 @@ class Settler:
     def dead_letter(
         self,
         tag: str,
-        letter: NewLetter,
+        letter: LetterDraft,
         outcome: Mapping[str, Any] | None = None,
         delivery: str = "",
         *,

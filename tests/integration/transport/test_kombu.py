@@ -12,8 +12,8 @@ import pytest
 from kombu import Connection, Exchange, Producer, Queue
 
 from orchestrator.telemetry import Event, attach, detach, events
+from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
-from orchestrator.transport.new_letter import NewLetter
 from orchestrator.transport.redis import commands
 from tests.support.bare_broker import BareBroker, kombu_connection
 from tests.support.eventually import eventually
@@ -87,7 +87,7 @@ def test_a_secret_in_a_dead_letters_error_is_masked_in_the_log(
         publish(connection, "x")
         inbox = Inbox(connection)
         (message,) = inbox.drain(1)
-        inbox.channel.settler.dead_letter(message.delivery_tag, NewLetter("x", "ValueError", f"{name}=hunter2"))
+        inbox.channel.settler.dead_letter(message.delivery_tag, LetterDraft("x", "ValueError", f"{name}=hunter2"))
         # Who leaves has read what Redis says to all that it was sent.
         PROCESS_INCARNATIONS.leave_all()
     assert f"ValueError: {name}=" in caplog.text

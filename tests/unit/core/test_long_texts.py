@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 from orchestrator.core.long_texts import LONGEST
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.problems import problems_in
-from orchestrator.transport.new_letter import MESSAGE_LIMIT
+from orchestrator.transport.letter_draft import MESSAGE_LIMIT
 from orchestrator.worker.execution import TRACEBACK_LIMIT, failure_of
 from orchestrator.worker.masked_logs import SecretMaskingFilter
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.core.redact import HIDDEN
-from orchestrator.transport.new_letter import MESSAGE_LIMIT
+from orchestrator.transport.letter_draft import MESSAGE_LIMIT
 from orchestrator.worker.execution import failure_of
 
 

@@ -137,7 +137,7 @@ local function delivery_in(message)
   return type(headers) == 'table' and type(headers.orc) == 'table' and text(headers.id) or ''
 end
 
--- Why a message becomes a letter, as JSON; the fields are those of new_letter.py. `by` is nil if nobody held it.
+-- Why a message becomes a letter, as JSON; the fields are those of letter_draft.py. `by` is nil if nobody held it.
 local function why_dead(queue, reason, error, explanation, attempts, at, by)
   return cjson.encode({queue = queue, reason = reason, attempts = attempts, at = at, by = by, incarnation = by,
     error = {type = error, message = explanation}})

@@ -7,10 +7,10 @@ import pytest
 from orchestrator.core.fingerprint import fingerprint
 from orchestrator.core.supervision import Failure
 from orchestrator.telemetry import Event, attach, detach, events
-from orchestrator.transport.new_letter import MESSAGE_LIMIT, NewLetter, error_type, group_of, summary_of
+from orchestrator.transport.letter_draft import MESSAGE_LIMIT, LetterDraft, error_type, group_of, summary_of
 
 STACK = '  File "/a/bank.py", line 3, in pay\n    raise OSError\n'
-LETTER = NewLetter("timeout", "OSError", "pin=1234", attempts=2)
+LETTER = LetterDraft("timeout", "OSError", "pin=1234", attempts=2)
 
 
 def test_the_fields_say_why_where_and_when(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,19 +23,19 @@ def test_the_fields_say_why_where_and_when(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_secrets_are_masked_and_long_texts_are_cut_off() -> None:
     assert "1234" not in str(LETTER.fields("q", hidden=["pin"]))
-    long = NewLetter("timeout", "OSError", "x" * 5000).fields("q")
+    long = LetterDraft("timeout", "OSError", "x" * 5000).fields("q")
     assert len(long["error"]["message"]) == MESSAGE_LIMIT
 
 
 def test_a_letter_without_an_error_has_none() -> None:
-    fields = NewLetter("rejected", by="w1").fields("q", "w#1")
+    fields = LetterDraft("rejected", by="w1").fields("q", "w#1")
     assert "error" not in fields
     assert (error_type(fields), summary_of(fields), fields["by"]) == ("", "rejected", "w1")
 
 
 def test_without_a_stack_the_place_decides_the_group() -> None:
     failure = Failure(1, "OSError", "no", STACK, "", "")
-    known = NewLetter("timeout", "OSError", failures=(failure,)).fields("q")
+    known = LetterDraft("timeout", "OSError", failures=(failure,)).fields("q")
     assert group_of(known) == fingerprint("OSError", STACK)
     assert group_of(LETTER.fields("q")) == "", "the script makes one"
     assert group_of(LETTER.fields("q"), "billing.Charge") == fingerprint("OSError", "", "billing.Charge")

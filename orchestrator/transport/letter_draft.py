@@ -1,6 +1,6 @@
 """A message that becomes a dead letter: what is recorded of the reason, and its event.
 
-All Python code that makes a dead letter uses :class:`NewLetter`: workers, the channel, senders of unroutable messages,
+All Python code that makes a dead letter uses :class:`LetterDraft`: workers, channels, senders of unroutable messages,
 eager mode. Scripts that requeue or refuse messages make letters of the same fields (``why_dead`` in
 ``dead_letters.lua``); the process that reads the reply emits the event.
 """
@@ -23,7 +23,7 @@ MESSAGE_LIMIT: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class NewLetter:
+class LetterDraft:
     """Why a message becomes a dead letter."""
 
     reason: str
@@ -69,12 +69,12 @@ class NewLetter:
 
 
 def error_type(fields: Mapping[str, Any]) -> str:
-    """The type of the error in a letter's :meth:`NewLetter.fields`."""
+    """The type of the error in a letter's :meth:`LetterDraft.fields`."""
     return str((fields.get("error") or {}).get("type", ""))
 
 
 def group_of(fields: Mapping[str, Any], place: str = "") -> str:
-    """The fingerprint of a letter's :meth:`NewLetter.fields`.
+    """The fingerprint of a letter's :meth:`LetterDraft.fields`.
 
     If no stack is known and ``place`` is not either, it is empty; then the script that adds the letter makes one.
     """
@@ -84,6 +84,6 @@ def group_of(fields: Mapping[str, Any], place: str = "") -> str:
 
 
 def summary_of(fields: Mapping[str, Any]) -> str:
-    """Reason and error of a letter's :meth:`NewLetter.fields`, for the log."""
+    """Reason and error of a letter's :meth:`LetterDraft.fields`, for the log."""
     error = fields.get("error") or {}
     return ": ".join(filter(None, (fields["reason"], error.get("type"), error.get("message"))))[:300]
