@@ -50,13 +50,13 @@ def delay(
     )
 
 
-def alike(call: Call, step: str, messages: Mapping[str, str]) -> list[Call]:
+def alike(call: Call, level: str, messages: Mapping[str, str]) -> list[Call]:
     """The calls that accept other messages, by their ids, as ``call``, a publish or a delay, accepts one."""
     script, names, args = call
     before, after = args[: MESSAGE_AT[script]], args[MESSAGE_AT[script] + 1 :]
     if script == "publish":
         return [(script, names, [*before, *messages.values()])]
-    return [(script, names, [f"{step}|{id_}", text, *after]) for id_, text in messages.items()]
+    return [(script, names, [f"{level}|{id_}", text, *after]) for id_, text in messages.items()]
 
 
 def accept(
