@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, number_of
+from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, number_of, numbers_in
 
 
 class RunState(StrEnum):
@@ -246,6 +246,12 @@ class Run:
             else:
                 self._work.append(("dependents", step))
 
+    def _call_errbacks(self, plan: StepPlan) -> None:
+        """A step is dead: its errbacks begin, unless another step has called them."""
+        for number in numbers_in(plan.options.get("errbacks", "")):
+            if str(number) not in self.states:
+                self._release(str(number))
+
     def _failed(self) -> None:
         """A step has failed, and no other one is there for that."""
         self.counts["failures"] += 1
@@ -322,6 +328,8 @@ class Run:
         plan = self.plan[number_of(step)]
         if handled and plan.undo:
             self.undo.append(step)
+        if outcome == "dead" and "." not in step:
+            self._call_errbacks(plan)
         if "." in step:
             self._item_ended(number_of(step), handled)
         elif handled or plan.guarded:

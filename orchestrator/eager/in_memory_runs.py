@@ -19,7 +19,7 @@ from orchestrator.eager.backend import EagerBackend
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_record
-from orchestrator.workflows.step_arguments import fill
+from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result
 
 
 @dataclass(slots=True)
@@ -105,6 +105,10 @@ class InMemoryRuns:
         """The number of items of a map."""
         return self._runs[uid].rule.maps.get(number, [0, 0, 0, 0])[2]
 
+    def final(self, uid: str) -> Any:
+        """What a run results in."""
+        return final_result(self._runs[uid].compiled.final, *self._readers(uid))
+
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """Act on a run, as ``control_run.lua`` does."""
         kept = self._runs.get(uid)
@@ -184,12 +188,16 @@ class InMemoryRuns:
         Raises:
             InvalidStepInput: a result has no such part.
         """
-        rule = self._runs[run["uid"]].rule
+        uid = str(run["uid"])
+        return fill(value, str(run["step"]), *self._readers(uid), uid)
+
+    def _readers(self, uid: str) -> tuple[Outcomes, ItemCount]:
+        rule = self._runs[uid].rule
 
         def outcomes(numbers: Sequence[str]) -> list[Any]:
             return [rule.outcomes.get(number) for number in numbers]
 
-        return fill(value, str(run["step"]), outcomes, lambda number: rule.maps.get(number, [0, 0, 0, 0])[2])
+        return outcomes, lambda number: rule.maps.get(number, [0, 0, 0, 0])[2]
 
     def _step_ended(self, supervision: Supervision, outcome: Outcome) -> None:
         run = supervision.run

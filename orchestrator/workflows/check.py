@@ -29,6 +29,8 @@ def is_name(name: object) -> bool:
 def dependencies_of(step: StepDefinition) -> tuple[str, ...]:
     """The names of the steps that have to end first: those of ``after``, then those that are referred to."""
     names = dict.fromkeys(names_in(step.after))
+    if step.after_is_all:
+        return tuple(names)
     for reference in references_in([inputs_of(step), step.over]):
         if isinstance(reference, Reference):
             names[reference.step] = None

@@ -23,6 +23,7 @@ from orchestrator.sending.send_options import CheckedOptions, check_options
 from orchestrator.sending.task_messages import build_task_message
 from orchestrator.workflows.check import dependencies_of, problems_in
 from orchestrator.workflows.definition import StepDefinition, StepOptions, Workflow
+from orchestrator.workflows.errbacks import errback_arguments
 from orchestrator.workflows.references import MARK, Item, Reference, Results, references_in
 
 #: What a step may set of its message.
@@ -48,6 +49,8 @@ class CompiledWorkflow:
     name: str
     on_failure: OnFailure
     steps: tuple[CompiledStep, ...]
+    #: Its result with references in the form that workers replace; ``None`` if it has none of its own.
+    final: Any
     #: The same for the same definition.
     fingerprint: str
 
@@ -68,7 +71,10 @@ def compile_workflow(app: Celery, directory: Directory, workflow: Workflow) -> C
         if len(compiler.errors) == 1 and isinstance(compiler.errors[0][1], UnknownAgent | UnknownMessage):
             raise compiler.errors[0][1]
         raise InvalidWorkflow(workflow.name, [f"step {name!r}: {error}" for name, error in compiler.errors])
-    return CompiledWorkflow(workflow.name, OnFailure(workflow.on_failure), steps, _fingerprint(workflow, steps))
+    final = compiler.wire(workflow.final)
+    return CompiledWorkflow(
+        workflow.name, OnFailure(workflow.on_failure), steps, final, _fingerprint(workflow, steps, final)
+    )
 
 
 class _Compiler:
@@ -79,6 +85,11 @@ class _Compiler:
         self._steps = workflow.steps
         self._numbers = {step.name: number for number, step in enumerate(self._steps)}
         self._dependencies = {step.name: dependencies_of(step) for step in self._steps}
+        #: Step -> the numbers of its errbacks.
+        self._errbacks: dict[str, list[int]] = {}
+        for number, step in enumerate(self._steps):
+            for name in step.errback_of:
+                self._errbacks.setdefault(name, []).append(number)
 
     def steps(self) -> tuple[CompiledStep, ...]:
         dependents: list[list[int]] = [[] for _ in self._steps]
@@ -120,19 +131,27 @@ class _Compiler:
         plan = StepPlan(
             name=step.name,
             kind=step.kind,
-            dependencies=len(self._dependencies[step.name]),
+            # An errback waits for what may never come.
+            dependencies=len(self._dependencies[step.name]) or len(step.errback_of[:1]),
             when=When(step.when),
             guarded=guarded,
             undo=undo is not None,
             dependents=dependents,
             options=self._options(step),
         )
-        return CompiledStep(
-            plan, message, undo, _refers(step.fields, step.message), undo is not None and _refers(None, step.undo)
-        )
+        refers = bool(step.errback_of) or _refers(step.fields, step.message)
+        return CompiledStep(plan, message, undo, refers, undo is not None and _refers(None, step.undo))
 
     def _options(self, step: StepDefinition) -> dict[str, Any]:
-        """A map's ``over``, its ``path``, how that ``says`` in words, and ``limit``; a wait's ``event`` and ``ms``."""
+        """A map's ``over``, its ``path``, how that ``says`` in words, and ``limit``; a wait's ``event`` and ``ms``.
+
+        Of any step its ``errbacks``.
+        """
+        errbacks = self._errbacks.get(step.name)
+        more = self._options_of_kind(step)
+        return more if errbacks is None else {**more, "errbacks": ranges_text(errbacks)}
+
+    def _options_of_kind(self, step: StepDefinition) -> dict[str, Any]:
         if step.kind is Kind.MAP:
             over = {"over": str(self._numbers[step.over.step]), "path": list(step.over.path), "says": repr(step.over)}
             return over if step.limit is None else {**over, "limit": step.limit}
@@ -156,12 +175,22 @@ class _Compiler:
         if step.fields is not None:
             raise _fault("fields with a task; allowed: arguments of its signature")
         plain = signature.clone()
-        plain.args = tuple(self._wire(step, value) for value in signature.args)
-        plain.kwargs = {name: self._wire(step, value) for name, value in signature.kwargs.items()}
+        plain.args = tuple(self.wire(value, step.over) for value in signature.args)
+        plain.kwargs = {name: self.wire(value, step.over) for name, value in signature.kwargs.items()}
+        if step.errback_of and not signature.immutable:
+            plain.args = (*errback_arguments(self._app, signature, self._failed(step)), *plain.args)
         timed = sorted(name for name in ("countdown", "eta", "expires") if plain.options.get(name) is not None)
         if timed:
             raise _fault(f"signature options {timed}; allowed: none of these, a step waits after flow.wait(seconds=…)")
         return _lasting(build_task_message(self._app, self._directory, plain, None, options))
+
+    def _failed(self, step: StepDefinition) -> dict[str, str]:
+        """The numbers of the steps that an errback is for, by their tasks."""
+        numbers: dict[str, list[int]] = {}
+        for name in step.errback_of:
+            number = self._numbers[name]
+            numbers.setdefault(self._steps[number].message.task, []).append(number)
+        return {task: ranges_text(of_task) for task, of_task in numbers.items()}
 
     def _agent_message(
         self, step: StepDefinition, message: Any, fields: Mapping[str, Any] | None, options: CheckedOptions
@@ -171,7 +200,7 @@ class _Compiler:
                 raise _fault("fields with a message; allowed: fields with a message's class")
             cls, values = type(message), encode(message)
         elif isinstance(message, type) and issubclass(message, Message):
-            cls, values = message, {name: self._wire(step, value) for name, value in (fields or {}).items()}
+            cls, values = message, {name: self.wire(value, step.over) for name, value in (fields or {}).items()}
             _check_names(cls, values)
         else:
             raise _fault(f"{message!r} is no message; allowed: a Message, its class, a signature or a task")
@@ -193,20 +222,23 @@ class _Compiler:
             )
         )
 
-    def _wire(self, step: StepDefinition, value: Any) -> Any:
-        """JSON data with references in the form that workers replace (see ``worker/step_arguments.py``)."""
+    def wire(self, value: Any, over: Any = None) -> Any:
+        """JSON data with references in the form that workers replace (see :mod:`.step_arguments`).
+
+        ``over`` is the list of the map in whose message the data is.
+        """
         match value:
             case Reference(name, path):
                 return {MARK: {**self._place(name), "path": list(path)}}
             case Item(path):
-                over = {**self._place(step.over.step), "path": list(step.over.path)}
-                return {MARK: {"item": over, "path": list(path)}}
+                items = {**self._place(over.step), "path": list(over.path)}
+                return {MARK: {"item": items, "path": list(path)}}
             case Results(names):
                 return {MARK: {"steps": ranges_text(self._numbers[name] for name in names), "path": []}}
             case Mapping():
-                return {key: self._wire(step, part) for key, part in value.items()}
+                return {key: self.wire(part, over) for key, part in value.items()}
             case list() | tuple():
-                return [self._wire(step, part) for part in value]
+                return [self.wire(part, over) for part in value]
         return value
 
     def _place(self, name: str) -> dict[str, str]:
@@ -244,8 +276,8 @@ def _lasting(message: OutgoingMessage) -> OutgoingMessage:
     return replace(message, expires_s=None, supervision=replace(message.supervision, deadline_at_s=None))
 
 
-def _fingerprint(workflow: Workflow, steps: tuple[CompiledStep, ...]) -> str:
-    parts = [str(workflow.on_failure)]
+def _fingerprint(workflow: Workflow, steps: tuple[CompiledStep, ...], final: Any) -> str:
+    parts = [str(workflow.on_failure), json.dumps(final, default=str)]
     for step in steps:
         parts.append(step.plan.to_text())
         for message in (step.message, step.undo):

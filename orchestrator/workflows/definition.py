@@ -48,6 +48,10 @@ class StepDefinition:
     #: What a step waits for, and how long.
     event: str | None = None
     wait_s: float | None = None
+    #: Whether references name no further steps that have to end first.
+    after_is_all: bool = False
+    #: It begins once one of these is dead, and else never. Their failure is the run's all the same.
+    errback_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,32 @@ class Workflow:
     def __init__(self, name: str, *, on_failure: OnFailure | str = OnFailure.STOP) -> None:
         self.name = name
         self.on_failure = on_failure
+        #: What ``run.result()`` returns: JSON data that may hold references to results.
+        self.final: Any = None
         self._steps: list[StepDefinition] = []
 
     def __repr__(self) -> str:
         return f"<Workflow {self.name!r}: {len(self._steps)} steps>"
+
+    @classmethod
+    def from_canvas(cls, canvas: Signature | Task, name: str | None = None, **options: Unpack[StepOptions]) -> Workflow:
+        """The workflow that does what a canvas of Celery does: chains, groups, chords and chunks, in any nesting.
+
+        ``run.result()`` is what ``canvas.apply_async().get()`` would have returned. See ``docs/canvas.md``.
+
+        Args:
+            canvas: it is read, and not changed.
+            name: for lists, events and metrics; its kind and its first task if it is not given.
+            options: for each step, callbacks and errbacks included.
+
+        Raises:
+            InvalidWorkflow: it has parts that have no counterpart; all are listed.
+        """
+        from orchestrator.workflows.canvas import fill_from_canvas, name_of
+
+        flow = cls(name_of(canvas) if name is None else name)
+        fill_from_canvas(flow, canvas, options)
+        return flow
 
     @property
     def steps(self) -> Sequence[StepDefinition]:

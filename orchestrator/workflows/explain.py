@@ -54,6 +54,8 @@ def _step(step: StepRecord, status: RunStatus, waits_for: list[str]) -> str:
             return f"waits for the event {event}" if event else "waits for its time"
         case StepState.READY:
             return "begins when the run is resumed" if status.paused else "begins as soon as it may"
+    if not waits_for:
+        return "an errback, begins if one of its steps is dead"
     names = waits_for[:5]
     more = f" and {len(waits_for) - 5} more" if len(waits_for) > 5 else ""
     return f"waits for {', '.join(names)}{more}"

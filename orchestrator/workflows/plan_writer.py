@@ -76,6 +76,8 @@ class PlanWriter:
             "total": len(compiled.steps), "keep_ms": keep_ms, "outcome_ttl_ms": to_ms(store.options.outcome_ttl_s),
             "waits": ",".join(str(n) for n, step in enumerate(compiled.steps) if step.plan.options.get("event")),
         }  # fmt: skip
+        if compiled.final is not None:
+            run["final"] = encode(compiled.final)
         try:
             texts, templates = self._templates.texts(compiled)
         except BatchPublishError as error:

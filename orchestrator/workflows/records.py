@@ -142,6 +142,14 @@ class RunsBackend(Protocol):
     def item_count(self, uid: str, number: str) -> int:
         """The number of items of a map."""
 
+    def final(self, uid: str) -> Any:
+        """What a run results in, by its workflow's ``final``.
+
+        Raises:
+            NotHandled: a step in it was not handled, or not yet.
+            InvalidStepInput: a result has no such part.
+        """
+
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """Act on a run; returns what that came to."""
 

@@ -22,6 +22,7 @@ from orchestrator.workflows import scripts
 from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.plan_writer import PlanWriter, roots_of
 from orchestrator.workflows.records import RunDetails, RunStatus, StepRecord, status_from, step_record
+from orchestrator.workflows.step_arguments import final_from_redis
 
 T = TypeVar("T")
 
@@ -123,6 +124,10 @@ class RedisRuns:
         store = self._store
         raw: Any = self._ask(lambda: store.client.hget(f"{store.keys.run(uid)}:maps", number))
         return 0 if raw is None else int(raw.split(b",")[2])
+
+    def final(self, uid: str) -> Any:
+        """See :class:`RunsBackend`."""
+        return final_from_redis(self._store, uid)
 
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """See :class:`RunsBackend`."""

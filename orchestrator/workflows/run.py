@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, UnknownWorkflow
+from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed, UnknownWorkflow
 from orchestrator.core.outcome import Handled, Outcome
+from orchestrator.core.run import RunState
 from orchestrator.core.workflow_plan import Kind
 from orchestrator.sending.call import check_timeout
 from orchestrator.workflows.check import is_name
 from orchestrator.workflows.explain import explain
 from orchestrator.workflows.records import ControlResult, RunDetails, RunsBackend, RunStatus, StepRecord, StepState
+from orchestrator.workflows.step_arguments import NotHandled
+
+_FAILED = frozenset({StepState.DEAD, StepState.EXPIRED, StepState.CANCELLED})
 
 
 class Run:
@@ -37,6 +41,8 @@ class Run:
     def progress(self) -> float:
         """The share of its steps that have ended, from 0 to 1; items of a map that has begun count for it."""
         details = self._details()
+        if details.status.state is RunState.COMPLETED:
+            return 1.0
         shares = [_share(step) for step in details.steps]
         return sum(shares) / len(shares)
 
@@ -69,17 +75,37 @@ class Run:
         """
         return self._backend().outcome(self.uid, self._step(step).number)
 
-    def result(self, step: str) -> Any:
+    def result(self, step: str | None = None) -> Any:
         """The result of a step, by its name: of a map the list of its items' results. ``None`` if it was not handled.
+
+        Without a name, what the workflow's ``final`` says: of a canvas, what its ``apply_async().get()`` returns.
+        It is ``None`` if the workflow has no ``final``.
 
         Raises:
             InvalidPolicy: there is no step of that name.
+            SendFailed: without a name, a step of it was not handled.
+            DeliveryTimeout: without a name, a step of it has not ended.
         """
+        if step is None:
+            return self._final()
         backend, record = self._backend(), self._step(step)
         if record.plan is not None and record.plan.kind is Kind.MAP:
             count = backend.item_count(self.uid, record.number)
             return [_result(backend.outcome(self.uid, f"{record.number}.{item}")) for item in range(count)]
         return _result(backend.outcome(self.uid, record.number))
+
+    def _final(self) -> Any:
+        status = self.status()
+        try:
+            return self._backend().final(self.uid)
+        except NotHandled:
+            if not status.ended:
+                raise DeliveryTimeout(self.uid, 0) from None
+        # The step whose result is missing may have waited for another one that failed.
+        for step in self.steps():
+            if step.state in _FAILED:
+                raise SendFailed(f"{self.uid}.{step.number}", self._backend().outcome(self.uid, step.number))
+        raise SendFailed(self.uid, status.state)
 
     def pause(self) -> ControlResult:
         """Begin no further step. What a worker has begun goes on; what none has begun is taken back."""

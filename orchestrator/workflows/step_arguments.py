@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.errors import BrokerUnavailable, InvalidStepInput
 from orchestrator.core.workflow_plan import numbers_in
 from orchestrator.transport.store import Store
+from orchestrator.workflows.errbacks import failure_part
 
 #: Results that one command reads.
 _AT_ONCE: Final = 500
@@ -20,7 +21,29 @@ Outcomes = Callable[[Sequence[str]], list[Any]]
 ItemCount = Callable[[str], int]
 
 
-def fill(value: Any, step: str, outcomes: Outcomes, item_count: ItemCount) -> Any:
+class NotHandled(Exception):
+    """A result was asked for of a step, by its number, that was not handled."""
+
+
+def final_result(value: Any, outcomes: Outcomes, item_count: ItemCount) -> Any:
+    """What a run results in: data with its references replaced.
+
+    Raises:
+        NotHandled: a step in it was not handled, or not yet.
+        InvalidStepInput: a result has no such part.
+    """
+
+    def handled(numbers: Sequence[str]) -> list[Any]:
+        found = outcomes(numbers)
+        for number, outcome in zip(numbers, found, strict=True):
+            if outcome is None or outcome["outcome"] != "handled":
+                raise NotHandled(number)
+        return found
+
+    return fill(value, "", handled, item_count, "")
+
+
+def fill(value: Any, step: str, outcomes: Outcomes, item_count: ItemCount, uid: str) -> Any:
     """Arguments with their references replaced. ``step`` is the number of the step, with an item's of a map.
 
     Raises:
@@ -28,12 +51,26 @@ def fill(value: Any, step: str, outcomes: Outcomes, item_count: ItemCount) -> An
     """
     match value:
         case {"$orc": dict() as reference} if len(value) == 1:
+            if "failed" in reference:
+                return _failure(reference, outcomes, uid)
             return _resolved(reference, step, outcomes, item_count)
         case Mapping():
-            return {key: fill(part, step, outcomes, item_count) for key, part in value.items()}
+            return {key: fill(part, step, outcomes, item_count, uid) for key, part in value.items()}
         case list() | tuple():
-            return [fill(part, step, outcomes, item_count) for part in value]
+            return [fill(part, step, outcomes, item_count, uid) for part in value]
     return value
+
+
+def _failure(reference: Mapping[str, Any], outcomes: Outcomes, uid: str) -> Any:
+    """An argument of an errback, about the first of its steps that is dead."""
+    tasks = {number: task for task, ranges in reference["failed"].items() for number in numbers_in(ranges)}
+    numbers = [str(number) for number in sorted(tasks)]
+    for at in range(0, len(numbers), _AT_ONCE):
+        some = numbers[at : at + _AT_ONCE]
+        for number, outcome in zip(some, outcomes(some), strict=True):
+            if outcome is not None and outcome["outcome"] == "dead":
+                return failure_part(reference["as"], f"{uid}.{number}", tasks[int(number)], outcome)
+    return None
 
 
 def _resolved(reference: Mapping[str, Any], step: str, outcomes: Outcomes, item_count: ItemCount) -> Any:
@@ -83,7 +120,30 @@ def fill_from_redis(store: Store, run: Mapping[str, Any], value: Any) -> Any:
         InvalidStepInput: a result has no such part.
         BrokerUnavailable: Redis is away.
     """
-    key = store.keys.run(str(run["uid"]))
+    uid = str(run["uid"])
+    try:
+        return fill(value, str(run["step"]), *_readers(store, uid), uid)
+    except RedisError as error:
+        raise BrokerUnavailable(store.url, error) from error
+
+
+def final_from_redis(store: Store, uid: str) -> Any:
+    """What a run in Redis results in.
+
+    Raises:
+        NotHandled: a step in it was not handled, or not yet.
+        InvalidStepInput: a result has no such part.
+        BrokerUnavailable: Redis is away.
+    """
+    try:
+        raw: Any = store.client.hget(store.keys.run(uid), "final")
+        return None if raw is None else final_result(json.loads(raw), *_readers(store, uid))
+    except RedisError as error:
+        raise BrokerUnavailable(store.url, error) from error
+
+
+def _readers(store: Store, uid: str) -> tuple[Outcomes, ItemCount]:
+    key = store.keys.run(uid)
 
     def outcomes(numbers: Sequence[str]) -> list[Any]:
         raw: Any = store.client.hmget(f"{key}:outcomes", list(numbers))
@@ -93,10 +153,7 @@ def fill_from_redis(store: Store, run: Mapping[str, Any], value: Any) -> Any:
         counts: Any = store.client.hget(f"{key}:maps", number)
         return 0 if counts is None else int(counts.split(b",")[2])
 
-    try:
-        return fill(value, str(run["step"]), outcomes, item_count)
-    except RedisError as error:
-        raise BrokerUnavailable(store.url, error) from error
+    return outcomes, item_count
 
 
 def has_references(run: Mapping[str, Any] | None) -> bool:

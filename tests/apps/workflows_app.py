@@ -90,6 +90,11 @@ def add(*numbers: int) -> int:
     return sum(numbers)
 
 
+def total(numbers: list[int]) -> int:
+    """The sum of a list, as a chord's body takes it."""
+    return sum(numbers)
+
+
 def fail(*_: Any) -> None:
     """Always fails."""
     _note("fail")
@@ -111,6 +116,16 @@ def hold(key: str) -> str:
     return key
 
 
+def failed(request: Any, error: Exception, traceback: str | None) -> None:
+    """An errback as Celery has had them since 4.0: notes what it is given."""
+    _note(f"{request.task} {request.id.partition('.')[2]} {type(error).__name__} {error.outcome.error}")  # type: ignore[attr-defined]
+
+
+def failed_id(task_id: str) -> None:
+    """An errback that takes the id alone."""
+    _note(f"failed {task_id.partition('.')[2]}")
+
+
 def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any) -> Orchestrator:
     """An app of its own; its Celery app is ``.app``."""
     app = Celery("workflows", set_as_current=False)
@@ -119,7 +134,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
         app.conf.broker_url = broker_url
     app.conf.task_always_eager = eager
     orchestrator = Orchestrator(app, load_settings(**settings))
-    for function in (note, add, fail, needs, hold):
+    for function in (note, add, total, fail, needs, hold, failed, failed_id):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
     orchestrator.host(Counter)
     return orchestrator

@@ -211,6 +211,17 @@ runs.dependency_ended = function(r, step, handled)
   end
 end
 
+-- A step is dead: its errbacks begin, unless another step has called them.
+runs.call_errbacks = function(r, plan)
+  for first, last in (plan.options:match('"errbacks": ?"([%d,-]+)"') or ''):gmatch('(%d+)%-?(%d*)') do
+    first = tonumber(first)
+    for number = first, tonumber(last) or first do
+      local errback = ('%d'):format(number)
+      if runs.state(r, errback) == '' then runs.release(r, errback) end
+    end
+  end
+end
+
 -- A step has failed, and no other one is there for that.
 runs.failed = function(r)
   runs.count(r, 'failures', 1)
@@ -393,6 +404,7 @@ runs.ended = function(r, step, outcome)
   local handled, plan = outcome == 'handled', runs.plan(r, step)
   if handled and plan.undo then redis.call('RPUSH', r.key .. ':undo', step) end
   local map = step:match('^(%d+)%.')
+  if outcome == 'dead' and not map and plan.options ~= '' then runs.call_errbacks(r, plan) end
   if map then
     runs.item_ended(r, map, handled)
   elseif handled or plan.guarded then

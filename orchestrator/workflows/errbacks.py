@@ -1,0 +1,52 @@
+"""What Celery gives errbacks, for the steps that are errbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from celery import Celery
+from celery.app.task import Context
+from celery.canvas import Signature
+from celery.utils.functional import arity_greater
+
+from orchestrator.core.errors import SendFailed
+from orchestrator.core.outcome import Dead, from_wire
+from orchestrator.workflows.references import MARK
+
+
+def errback_arguments(app: Celery, errback: Signature, failed: Mapping[str, str]) -> list[Any]:
+    """What stands for the arguments that Celery gives an errback, until it begins.
+
+    ``failed`` has the numbers of the steps that it is for, by their tasks.
+    """
+    parts = ("request", "error", "traceback") if _takes_error(app, errback) else ("id",)
+    return [{MARK: {"failed": dict(failed), "as": part}} for part in parts]
+
+
+def _takes_error(app: Celery, errback: Signature) -> bool:
+    """Celery's rule: whether a task takes more than one argument, and is not bound."""
+    header = getattr(app.tasks.get(errback.task), "__header__", None)
+    if header is None or isinstance(header, partial):
+        return False
+    try:
+        return bool(arity_greater(partial(header, *errback.args, **errback.kwargs), 1))
+    except (TypeError, ValueError):
+        return bool(arity_greater(header, 1))
+
+
+def failure_part(part: str, delivery_id: str, task: str, outcome: Mapping[str, Any]) -> Any:
+    """An argument of an errback: the failed delivery's id, its request, its error, or its traceback.
+
+    The error is a :class:`SendFailed` with the outcome. The traceback is ``None``; the dead letter has it.
+    """
+    match part:
+        case "request":
+            return Context({"id": delivery_id, "task": task, "delivery_info": {}, "errbacks": []})
+        case "error":
+            error = from_wire(outcome)
+            return SendFailed(delivery_id, error if isinstance(error, Dead) else Dead(str(outcome.get("outcome"))))
+        case "traceback":
+            return None
+    return delivery_id

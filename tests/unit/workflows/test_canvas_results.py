@@ -1,0 +1,102 @@
+"""A canvas as a workflow has the result that Celery gives it."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from celery import Celery, chain, chord, chunks, group
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator import Orchestrator, Workflow
+
+
+def tag(label: str, *args: Any) -> list[Any]:
+    """The label and all arguments, so that a result says what was given to whom and in which order."""
+    return [label, *args]
+
+
+def make(*, supervised: bool) -> Celery:
+    """An app in eager mode, with the Orchestrator or as Celery has it."""
+    app = Celery("canvas", set_as_current=False, backend="cache+memory://")
+    app.conf.task_always_eager = True
+    app.task(name="tag", shared=False)(tag)
+    if supervised:
+        Orchestrator(app)
+    return app
+
+
+CELERY, OURS = make(supervised=False), make(supervised=True)
+
+#: How to build a canvas: a kind and its parts.
+Recipe = tuple[Any, ...]
+
+LABELS = st.sampled_from("abcdef")
+TASKS = st.tuples(st.sampled_from(["s", "si", "linked"]), LABELS)
+ITEMS = st.lists(st.integers(0, 9), max_size=4)
+LEAVES = TASKS | st.tuples(st.sampled_from(["map", "starmap"]), LABELS, ITEMS)
+
+
+def _nested(parts: st.SearchStrategy[Recipe]) -> st.SearchStrategy[Recipe]:
+    some = st.lists(parts, min_size=1, max_size=4)
+    return (
+        st.tuples(st.sampled_from(["chain", "piped"]), some)
+        | st.tuples(st.just("group"), st.lists(parts, max_size=4))
+        | st.tuples(st.just("chord"), st.lists(parts, max_size=4), parts)
+    )
+
+
+RECIPES = st.recursive(LEAVES, _nested, max_leaves=12)
+
+
+def build(app: Celery, recipe: Recipe) -> Any:
+    """The canvas of a recipe, with an app's tasks."""
+    task = app.tasks["tag"]
+    match recipe:
+        case ["s", label]:
+            return task.s(label)
+        case ["si", label]:
+            return task.si(label)
+        case ["linked", label]:
+            signature = task.s(label)
+            signature.link(task.s("callback"))
+            return signature
+        case ["map", label, items]:
+            return task.map([f"{label}{item}" for item in items])
+        case ["starmap", label, items]:
+            return task.starmap([[label, item] for item in items])
+        case ["chain", parts]:
+            return chain(*[build(app, part) for part in parts])
+        case ["piped", parts]:
+            return reduce(or_, [build(app, part) for part in parts])
+        case ["group", parts]:
+            return group([build(app, part) for part in parts], app=app)
+        case ["chord", header, body]:
+            return chord([build(app, part) for part in header], build(app, body), app=app)
+    raise AssertionError(recipe)
+
+
+def ours(canvas: Any) -> Any:
+    """The result of its run."""
+    run = OURS.orchestrator.workflows.start(Workflow.from_canvas(canvas))
+    assert run.status().state == "completed"
+    return run.result()
+
+
+@given(RECIPES)
+@settings(max_examples=300, deadline=None)
+def test_any_canvas_has_celerys_result(recipe: Recipe) -> None:
+    canvas = build(OURS, recipe)
+    flow = Workflow.from_canvas(canvas)
+    if not flow.steps:
+        return
+    expected = build(CELERY, recipe).apply_async().get()
+    assert ours(canvas) == expected
+
+
+def test_chunks_have_celerys_result() -> None:
+    items = [(label, number) for number, label in enumerate("abcde")]
+    expected = chunks(CELERY.tasks["tag"].s(), items, 2, app=CELERY).apply_async().get()
+    assert ours(chunks(OURS.tasks["tag"].s(), items, 2, app=OURS)) == expected
