@@ -25,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-send format clean rebuild
+.PHONY: help setup demo test test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-workflows bench-send format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -97,6 +97,9 @@ bench-dead-letters: setup ## Add a million dead letters, search and replay some 
 
 bench-import: setup ## Compare importing this library with importing Celery (half a minute)
 	@$(BIN)/python -m benchmarks.imports $(ARGS)
+
+bench-workflows: setup $(PEERS)/.setup-done ## Compare workflows with Celery's canvas and with DBOS (about ten minutes)
+	@$(BIN)/python -m benchmarks.workflows $(ARGS)
 
 bench-send: setup $(PEERS)/.setup-done ## Compare supervised sends with Celery's and with other libraries (about eight minutes)
 	@$(BIN)/python -m benchmarks.send $(ARGS)
