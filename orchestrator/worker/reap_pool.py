@@ -4,7 +4,7 @@ Celery sees the process' pipe close and then asks the kernel for its exit code, 
 its files before it can be waited for. Celery then asks again only after up to 5 s, in which nothing is done about the
 message that the process ran.
 
-And Celery ends a worker if one pool process, of however many, has died before the event loop runs. Any one that is alive
+And Celery ends a worker if one of its pool processes has died before the event loop runs. Any one that is alive
 is reason enough to go on: the pool replaces the other.
 """
 
