@@ -50,7 +50,7 @@ def state_of(incarnation: IncarnationEntry, heartbeat_timeout_s: float, stuck_s:
     """What an incarnation is doing."""
     if incarnation.heartbeat_age_s > heartbeat_timeout_s:
         return State.LATE
-    if incarnation.silent_s > stuck_s:
+    if incarnation.not_polling_s > stuck_s:
         return State.STUCK
     if incarnation.running:
         return State.BUSY

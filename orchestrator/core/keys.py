@@ -129,9 +129,9 @@ class Keys:
         return f"{self.root}chore:{name}"
 
     @property
-    def silent(self) -> str:
+    def not_polling(self) -> str:
         """Sorted set of incarnations that send heartbeats but do not claim although they could: id -> since when."""
-        return f"{self.root}silent"
+        return f"{self.root}not-polling"
 
     def oom(self, group: str) -> str:
         """A control group's count of OOM kills when a process in it last read it; expires a minute after it rose."""

@@ -10,7 +10,7 @@ from time import monotonic
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.deadletters.store import BATCH, LetterReplayer, ReplayedLetter, ReplayProgress, ReplayResult
-from orchestrator.telemetry import emit, events, heard
+from orchestrator.telemetry import emit, events, has_handlers
 from orchestrator.transport.redis.patience import outlast
 
 #: Letters replayed in one step without a rate: some 10 ms of Redis, next to which the client's own time is small.
@@ -89,7 +89,7 @@ Source = Callable[[int], ReplayResult | None]
 
 def emit_replayed(result: ReplayResult) -> None:
     """Emit one event per replayed letter."""
-    if heard(events.REPLAYED):
+    if has_handlers(events.REPLAYED):
         for one in result.each():
             emit(events.REPLAYED, letter_id=one.letter_id, queue=one.queue)
 

@@ -31,9 +31,9 @@ Verdict = tuple[Exit, str]
 
 def liveness(vitals: Mapping[str, Any], now_s: float) -> Verdict:
     """Whether the process is alive. Unhealthy only if a restart would help, so not while Redis is unreachable."""
-    silent_s = now_s - vitals["at_s"]
-    if silent_s > HUNG_AFTER_S:
-        return Exit.UNHEALTHY, f"hangs: its health file is {silent_s:.0f} s old"
+    file_age_s = now_s - vitals["at_s"]
+    if file_age_s > HUNG_AFTER_S:
+        return Exit.UNHEALTHY, f"hangs: its health file is {file_age_s:.0f} s old"
     if (vitals.get("fenced_s") or 0) > WEDGED_AFTER_S:
         return (
             Exit.UNHEALTHY,
@@ -41,8 +41,8 @@ def liveness(vitals: Mapping[str, Any], now_s: float) -> Verdict:
         )
     if vitals.get("absent_s", 0) > WEDGED_AFTER_S:
         return Exit.UNHEALTHY, f"has consumed nothing for {vitals['absent_s']:.0f} s although Redis answers"
-    if vitals.get("silent_s", 0) > WEDGED_AFTER_S and not _is_away(vitals):
-        return Exit.UNHEALTHY, f"has asked for no messages for {vitals['silent_s']:.0f} s"
+    if vitals.get("not_polling_s", 0) > WEDGED_AFTER_S and not _is_away(vitals):
+        return Exit.UNHEALTHY, f"has asked for no messages for {vitals['not_polling_s']:.0f} s"
     return Exit.HEALTHY, "alive"
 
 
@@ -57,8 +57,8 @@ def readiness(vitals: Mapping[str, Any], now_s: float) -> Verdict:
         return Exit.UNHEALTHY, "was declared dead, and is registering a new incarnation"
     if _is_away(vitals):
         return Exit.BROKER_AWAY, f"no answer from Redis for {vitals['beat_age_s']:.0f} s"
-    if vitals["silent_s"] > vitals["stuck_s"]:
-        return Exit.UNHEALTHY, f"has asked for no messages for {vitals['silent_s']:.0f} s"
+    if vitals["not_polling_s"] > vitals["stuck_s"]:
+        return Exit.UNHEALTHY, f"has asked for no messages for {vitals['not_polling_s']:.0f} s"
     overdue_s = max(SWEEP_OVERDUE_S, 3 * vitals["sweep_stale_s"])
     if vitals["sweep_age_s"] is None or vitals["sweep_age_s"] > overdue_s:
         return Exit.UNHEALTHY, "dead workers are not found: no sweep " + _age(vitals["sweep_age_s"])

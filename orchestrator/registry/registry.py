@@ -50,7 +50,7 @@ class IncarnationEntry:
     oldest_running_s: float
     last_poll_s: float
     #: Seconds since it last asked for messages, while it has a free slot.
-    silent_s: float = 0.0
+    not_polling_s: float = 0.0
     #: The messages that each of its agents handles.
     capabilities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Celery's pool, and how many tasks it runs at once; 0 where it is not known (no Orchestrator, or just started).
@@ -143,7 +143,7 @@ def _entry(name: str, fields: dict[bytes, bytes], age_s: float) -> IncarnationEn
         running=_number(fields, "running"),
         oldest_running_s=float(_text(fields, "oldest_running_s", "0")),
         last_poll_s=float(_text(fields, "last_poll_s", "0")),
-        silent_s=float(_text(fields, "silent_s", "0")),
+        not_polling_s=float(_text(fields, "not_polling_s", "0")),
         capabilities=_capabilities(_text(fields, "capabilities", "{}")),
         pool=_text(fields, "pool"),
         concurrency=_number(fields, "concurrency"),

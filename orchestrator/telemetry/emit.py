@@ -44,13 +44,13 @@ def detach(handler: Handler) -> None:
         _by_name[name] = tuple(h for h in handlers if h != handler)
 
 
-def heard(name: str) -> bool:
-    """Whether anybody is told of this event. Who would emit thousands may ask first."""
+def has_handlers(name: str) -> bool:
+    """Whether the event has a handler. Ask before emitting thousands of events."""
     return bool(_by_name.get(name, _every))
 
 
 def emit(name: str, measurements: Mapping[str, float] | None = None, **metadata: Any) -> None:
-    """Tell every handler. A handler that raises is logged and never disturbs what is being told about."""
+    """Call each handler of the event. An error of a handler is logged and never reaches the caller."""
     handlers = _by_name.get(name, _every)
     if not handlers:
         return

@@ -64,9 +64,9 @@ class Heartbeat:
         self._confirmed_age_ms = 0
         self._host = socket.gethostname()
         self._poll_watchdog = PollWatchdog(options.heartbeat_s)
-        #: The fields of the last heartbeat, and whether the incarnation was silent in it.
+        #: The fields of the last heartbeat, and whether it said that the incarnation does not poll.
         self._sent_fields: dict[str, str] = {}
-        self._sent_silent = False
+        self._sent_not_polling = False
         self._ooms = OomCounter()
         #: The count of OOM kills at the last two heartbeats.
         self._oom_counts = (self._ooms.read(),) * 2
@@ -122,15 +122,15 @@ class Heartbeat:
         self._oom_counts = (self._oom_counts[1], ooms)
         fields = self._fields(held, queues)
         changed = {name: value for name, value in fields.items() if self._sent_fields.get(name) != value}
-        silent = self._poll_watchdog.silent_s > self._options.stuck_s
+        not_polling = self._poll_watchdog.not_polling_s > self._options.stuck_s
         reply = self.lease.renew(
             {"age_ms": age_ms, **changed},
             oom_group=self._ooms.group,
             oom_kills=None if ooms == self._oom_counts[0] else ooms,
-            silent=None if silent is self._sent_silent else silent,
+            not_polling=None if not_polling is self._sent_not_polling else not_polling,
             with_endings=True,
         )
-        self._sent_fields, self._sent_silent = fields, silent
+        self._sent_fields, self._sent_not_polling = fields, not_polling
         self._answered_at = monotonic()
         self._round_trips_s.append(self._answered_at - began)
         self._poll_watchdog.after_heartbeat(self._answered_at, self.polled_at, should_poll())
@@ -171,7 +171,7 @@ class Heartbeat:
             "running": str(len(running)),
             "oldest_running_s": f"{now - min(running):.1f}" if running else "0",
             "last_poll_s": f"{now - self.polled_at:.1f}",
-            "silent_s": f"{self._poll_watchdog.silent_s:.1f}",
+            "not_polling_s": f"{self._poll_watchdog.not_polling_s:.1f}",
             "host_load": f"{os.getloadavg()[0]:.2f}",
             "round_trip_ms": str(_coarse_ms(max(self._round_trips_s, default=0.0))),
             "stopping": str(int(WORKER_STATE.is_stopping())),
@@ -195,7 +195,7 @@ class Heartbeat:
             "dataset": {"id": dataset.id, "born_ms": dataset.born_ms, "epoch": dataset.epoch},
             "away": self.lease.away_since is not None,
             "beat_age_s": age_s,
-            "silent_s": self._poll_watchdog.silent_s,
+            "not_polling_s": self._poll_watchdog.not_polling_s,
             "sweep_age_s": None if self._sweep_age_ms < 0 else age_s + self._sweep_age_ms / 1000,
             "stuck_s": self._options.stuck_s,
             "sweep_stale_s": self._options.sweep_stale_s,

@@ -95,7 +95,7 @@ class Lease:
         *,
         oom_group: str = "",
         oom_kills: int | None = None,
-        silent: bool | None = None,
+        not_polling: bool | None = None,
         with_endings: bool = False,
     ) -> list[int] | None:
         """Send one heartbeat, which enters fields in the incarnation's record.
@@ -104,7 +104,7 @@ class Lease:
             fields: what has changed in the record.
             oom_group: the process' control group.
             oom_kills: its count of OOM kills, if that has changed.
-            silent: whether the process asks for no messages although it should, if that has changed.
+            not_polling: whether the process asks for no messages although it should, if that has changed.
             with_endings: count the outcomes that Celery has not been told of.
 
         Returns:
@@ -122,7 +122,7 @@ class Lease:
             missed_ms=to_ms(self._options.missed_s),
             oom_group=oom_group,
             oom_kills=oom_kills,
-            silent=silent,
+            not_polling=not_polling,
             with_endings=with_endings,
         )
         alive, *rest = self._commands.run(*call)

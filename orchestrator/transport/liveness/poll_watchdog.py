@@ -15,12 +15,12 @@ class PollWatchdog:
         self._beat_at: float | None = None
         self._polled_at: float | None = None
         #: Seconds without asking for a message, although it should have.
-        self.silent_s = 0.0
+        self.not_polling_s = 0.0
 
     def after_heartbeat(self, now_s: float, polled_at_s: float, should_poll: bool) -> None:
         """Count a heartbeat that Redis has answered. All times are of one monotonic clock."""
         if self._beat_at is None or not should_poll or polled_at_s != self._polled_at:
-            self.silent_s = 0.0
+            self.not_polling_s = 0.0
         else:
-            self.silent_s += min(now_s - self._beat_at, self._longest_step_s)
+            self.not_polling_s += min(now_s - self._beat_at, self._longest_step_s)
         self._beat_at, self._polled_at = now_s, polled_at_s

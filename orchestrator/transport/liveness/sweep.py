@@ -116,7 +116,7 @@ class Sweeper:
             late_ms=to_ms(o.heartbeat_timeout_s),
             gap_ms=to_ms(o.sweep_gap_s),
             closed_grace_ms=to_ms(_RECONNECT_GRACE_S),
-            silence_grace_ms=to_ms(o.lease_s),
+            old_heartbeat_grace_ms=to_ms(o.lease_s),
             turn_ms=to_ms(TURN_S),
         )
         turn, *seen = self._commands.run(*call)
@@ -132,7 +132,7 @@ class Sweeper:
             return SweepResult(0, (), 0, 0, stood_back=True)
 
     def _round(self, turn: int, by: str, *seen: Any) -> SweepResult:
-        now, closed_counts, silence_counts, _since, silent, *late = seen
+        now, closed_counts, old_heartbeat_counts, _since, not_polling, *late = seen
         dead: list[str] = []
         clients = [client for _, _, *both, _ in late for client in both]
         gone = closed_clients(self._commands, clients) if late and closed_counts else set()
@@ -142,12 +142,12 @@ class Sweeper:
             grace_ms = self._options.closed_after_ms(int(round_trip_ms), has_heart=bool(heart))
             if both_closed and silent_ms > grace_ms:
                 reason = DeathReason.KILLED
-            elif silence_counts and silent_ms > to_ms(self._options.lease_s):
+            elif old_heartbeat_counts and silent_ms > to_ms(self._options.lease_s):
                 reason = DeathReason.LOST
             else:
                 continue
             dead += self._end(turn, raw_id, beat, reason, by, silent_ms)
-        if silent:
+        if not_polling:
             for raw_id, beat in self._stuck():
                 dead += self._end(turn, raw_id, beat, DeathReason.STUCK, by, max(0, now - int(float(beat))))
         self._find_orphans(turn)

@@ -91,7 +91,7 @@ class Fuse(RuleBasedStateMachine):
         self.breaker = Breaker(failures, window_ms / 1000, open_ms / 1000)
         k = self.keys
         fields = {
-            "root": k.root, "queue": QUEUE, "steps": " ".join(LEVELS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
+            "root": k.root, "queue": QUEUE, "levels": " ".join(LEVELS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
             "failures": failures, "window_ms": window_ms, "open_ms": open_ms,
         }  # fmt: skip
         self.script(*commands.declare_flow(k, QUEUE, fields, serves=True, has_bound=False, has_breaker=True))

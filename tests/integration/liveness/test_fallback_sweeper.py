@@ -32,7 +32,7 @@ def test_one_who_is_missed_is_swept_for_without_waiting_for_a_turn(redis_url: st
     k = broker.store.keys
     # Somebody has swept before, and the graces of a first sweep are over.
     broker.store.sweeper().sweep("manager")
-    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
     # Without a heart, which would report its worker's end itself.
     options = {"BARE_OPTIONS": json.dumps({**PATIENT, "heart": False})}
     with (

@@ -46,7 +46,7 @@ def sweep(broker: BareBroker) -> Callable[[], tuple[str, ...]]:
     """One sweep; whom it found dead. Closed connections and silence count from the beginning."""
     sweeper = broker.store.sweeper()
     sweeper.sweep("test")
-    broker.redis.hset(broker.store.keys.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
+    broker.redis.hset(broker.store.keys.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
     return lambda: sweeper.sweep("test").dead
 
 

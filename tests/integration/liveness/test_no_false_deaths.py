@@ -57,7 +57,7 @@ def all_live(broker: BareBroker, count: int) -> None:
 
     def swept_in_earnest() -> int:
         now_s, _ = broker.redis.time()
-        *from_ms, sweeps = map(int, broker.redis.hmget(sweep, "closed_counts_ms", "silence_counts_ms", "sweeps"))
+        *from_ms, sweeps = map(int, broker.redis.hmget(sweep, "closed_counts_ms", "old_heartbeat_counts_ms", "sweeps"))
         return sweeps if max(from_ms) < now_s * 1000 else 0
 
     before = eventually(swept_in_earnest, timeout_s=40)
@@ -135,7 +135,7 @@ def test_a_solo_worker_is_busy_while_mail_waits(broker: BareBroker, workers: Pai
     broker.send("note", *[f"n{i}" for i in range(20)])
     incarnation = broker.store.keys.incarnation(w.incarnation)
     eventually(lambda: float(broker.redis.hget(incarnation, "last_poll_s")) > 3, describe=w.log)
-    assert broker.redis.zcard(broker.store.keys.silent) == 0
+    assert broker.redis.zcard(broker.store.keys.not_polling) == 0
     broker.go("long")
     eventually(lambda: len(broker.done()) == 21, timeout_s=20, describe=w.log)
     assert deaths(broker) == []
@@ -222,14 +222,14 @@ def test_a_worker_that_beats_but_does_not_consume_is_stuck_and_begins_anew(redis
             stuck = w.incarnation
             eventually(lambda: proxy.freeze_readers() >= 1)
             # Nothing waits for it, so it is let be.
-            eventually(lambda: broker.redis.zcard(broker.store.keys.silent) == 1, describe=w.log)
+            eventually(lambda: broker.redis.zcard(broker.store.keys.not_polling) == 1, describe=w.log)
             all_live(broker, 1)
             broker.send("note", "after")
             eventually(lambda: set(broker.done()) == {"before", "after"}, timeout_s=30, describe=w.log)
             eventually(lambda: deaths(broker) == ["stuck", "fenced"], describe=w.log)
             eventually(lambda: broker.redis.zcard(broker.store.keys.leases) == 1, describe=w.log)
             assert w.incarnation != stuck
-            assert broker.redis.zcard(broker.store.keys.silent) == 0
+            assert broker.redis.zcard(broker.store.keys.not_polling) == 0
             eventually(lambda: broker.ledger().pending == 0)
             assert broker.ledger().lost == 0
     broker.close()

@@ -73,7 +73,7 @@ def test_whoever_is_stuck_is_found_behind_a_hundred_that_only_ask_for_nothing(br
         fields = {"node": "w", "queues": json.dumps(["full" if n == 250 else "empty"])}
         raw, _ = broker.store.run(*commands.register(k, f"w{n}@h:1", fields))
         ids.append(raw.decode())
-    broker.redis.zadd(k.silent, {one: n for n, one in enumerate(ids)})
+    broker.redis.zadd(k.not_polling, {one: n for n, one in enumerate(ids)})
     seconds, micros = broker.redis.time()
     dead: list[str] = []
     for _ in range(3):
@@ -98,7 +98,7 @@ def died_at_once(broker: BareBroker, many: int) -> list[str]:
         broker.redis.xreadgroup(GROUP, ids[-1], {stream: ">"})
     now_s, _ = broker.redis.time()
     broker.redis.zadd(k.leases, dict.fromkeys(ids, now_s * 1000 - 60000))
-    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
     return ids
 
 

@@ -34,7 +34,7 @@ def silence(broker: BareBroker, incarnation: str) -> None:
     k = broker.store.keys
     now_s, _ = broker.redis.time()
     broker.redis.zadd(k.leases, {incarnation: now_s * 1000 - LONG_AGO_MS})
-    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
 
 
 def age(broker: BareBroker, by_s: float) -> None:
@@ -69,7 +69,7 @@ def test_a_connection_to_another_run_of_the_server_proves_nothing(broker: BareBr
         broker.redis.zadd(k.leases, {names[about]: now_ms - 5000})
     sweeper = broker.store.sweeper()
     sweeper.sweep("first")
-    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
     assert set(sweeper.sweep("second").dead) == {names["gone"], names["older"]}
     broker.redis.zadd(k.leases, {names["restarted"]: now_ms - LONG_AGO_MS})
     assert sweeper.sweep("third").dead == (names["restarted"],)

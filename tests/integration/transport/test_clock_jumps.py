@@ -52,7 +52,7 @@ class TimedIncarnation:
         k = self.keys
         self.scripts.run(
             *commands.begin_sweep(
-                k, "t", "test", late_ms=850, gap_ms=2500, closed_grace_ms=500, silence_grace_ms=500, turn_ms=1000
+                k, "t", "test", late_ms=850, gap_ms=2500, closed_grace_ms=500, old_heartbeat_grace_ms=500, turn_ms=1000
             )
         )
 

@@ -136,11 +136,11 @@ def test_a_queue_without_words_stops_no_sweep(broker: BareBroker) -> None:
     for queues in (json.dumps([HALF]), "[[]]", "7", DEEP):
         raw, _ = broker.store.run(*commands.register(k, "w:1", {"node": "w", "queues": queues}))
         held(broker, incarnation=raw.decode())
-        broker.redis.zadd(k.silent, {raw: 1})
+        broker.redis.zadd(k.not_polling, {raw: 1})
     assert broker.store.run(*commands.find_stuck(k, ["0"], late_ms=10_000, first=0, count=100)) == [0]
     now_s, _ = broker.redis.time()
     broker.redis.zadd(k.leases, dict.fromkeys(broker.redis.zrange(k.leases, 0, -1), now_s * 1000 - 60_000))
-    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "silence_counts_ms": 0})
+    broker.redis.hset(k.sweep, mapping={"closed_counts_ms": 0, "old_heartbeat_counts_ms": 0})
     assert len(sweeper.sweep("test").dead) == 4
     assert broker.ledger(QUEUE).held == 0
 

@@ -32,7 +32,7 @@ IDLE = IncarnationEntry(
         ({"running": 1, "held": 3}, State.BUSY),
         ({"heartbeat_age_s": 0.7}, State.LATE),
         ({"heartbeat_age_s": 0.7, "running": 1}, State.LATE),
-        ({"silent_s": 11.0}, State.STUCK),
+        ({"not_polling_s": 11.0}, State.STUCK),
         # Nothing more is asked for while there is enough to do; its own heartbeat does not count that as silence.
         ({"last_poll_s": 11.0}, State.IDLE),
         ({"last_poll_s": 11.0, "held": 1, "running": 1}, State.BUSY),

@@ -6,7 +6,7 @@ from orchestrator.transport.liveness.poll_watchdog import PollWatchdog
 def beat(polling: PollWatchdog, *at_s: float, polled_at_s: float = 0.0, should_poll: bool = True) -> float:
     for now_s in at_s:
         polling.after_heartbeat(now_s, polled_at_s, should_poll)
-    return polling.silent_s
+    return polling.not_polling_s
 
 
 def test_silence_is_the_time_in_which_heartbeats_passed_and_nothing_was_asked_for() -> None:

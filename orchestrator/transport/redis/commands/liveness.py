@@ -25,7 +25,7 @@ def heartbeat(
     missed_ms: int,
     oom_group: str = "",
     oom_kills: int | None = None,
-    silent: bool | None = None,
+    not_polling: bool | None = None,
     with_endings: bool = False,
 ) -> Call:
     """Renew a lease, and record what has changed.
@@ -37,18 +37,18 @@ def heartbeat(
         missed_ms: the age at which another's heartbeat counts as missed.
         oom_group: its control group.
         oom_kills: that group's count of OOM kills, if it has changed.
-        silent: whether the process does not consume although it should, if that has changed.
+        not_polling: whether the process does not consume although it should, if that has changed.
         with_endings: count the endings that Celery does not know of yet.
     """
     k = keys
     endings = [k.endings, k.endings_dropped] if with_endings else []
     return (
         "heartbeat",
-        [k.leases, k.incarnation(incarnation), k.sweep, k.silent, k.oom(oom_group), *endings],
+        [k.leases, k.incarnation(incarnation), k.sweep, k.not_polling, k.oom(oom_group), *endings],
         [
             incarnation,
             "" if oom_kills is None else oom_kills,
-            "" if silent is None else str(int(silent)),
+            "" if not_polling is None else str(int(not_polling)),
             missed_ms,
             *flat(fields),
         ],
@@ -70,7 +70,7 @@ def fence(
     k = keys
     return (
         "fence",
-        [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.silent],
+        [k.leases, k.dying, k.deaths, k.incarnation(incarnation), k.sweep, k.not_polling],
         [incarnation, beat, reason, by, turn, turn_ms, k.root, error],
     )
 
@@ -88,7 +88,7 @@ def begin_sweep(
     late_ms: int,
     gap_ms: int,
     closed_grace_ms: int,
-    silence_grace_ms: int,
+    old_heartbeat_grace_ms: int,
     turn_ms: int,
 ) -> Call:
     """Take the turn as a sweeper, for ``turn_ms``, and find late incarnations.
@@ -98,13 +98,13 @@ def begin_sweep(
         sweeper: who takes the turn.
         by: its name in the record of deaths.
         late_ms: the age from which a heartbeat is late.
-        gap_ms: the longest gap between two sweeps after which silence still proves something.
+        gap_ms: the longest gap between two sweeps after which an old heartbeat still proves a death.
         closed_grace_ms: for how long after a gap closed connections prove nothing.
-        silence_grace_ms: for how long after a gap silence proves nothing.
+        old_heartbeat_grace_ms: for how long after a gap an old heartbeat proves nothing.
         turn_ms: how long the turn lasts.
     """
-    times = [late_ms, gap_ms, closed_grace_ms, silence_grace_ms]
-    return "begin_sweep", [keys.leases, keys.sweep, keys.silent], [*times, by, keys.root, sweeper, turn_ms]
+    times = [late_ms, gap_ms, closed_grace_ms, old_heartbeat_grace_ms]
+    return "begin_sweep", [keys.leases, keys.sweep, keys.not_polling], [*times, by, keys.root, sweeper, turn_ms]
 
 
 def end_sweep(keys: Keys, turn: int) -> Call:
@@ -130,8 +130,8 @@ def find_orphans(
 
 
 def find_stuck(keys: Keys, levels: Sequence[str], *, late_ms: int, first: int, count: int) -> Call:
-    """Find incarnations that do not consume, among ``count`` silent ones from place ``first`` on."""
-    return "find_stuck", [keys.silent, keys.leases], [late_ms, keys.root, GROUP, first, count, *levels]
+    """Find incarnations that do not consume, among ``count`` that do not poll, from place ``first`` on."""
+    return "find_stuck", [keys.not_polling, keys.leases], [late_ms, keys.root, GROUP, first, count, *levels]
 
 
 def reclaim(

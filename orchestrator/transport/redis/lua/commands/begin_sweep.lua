@@ -1,15 +1,15 @@
 -- First half of a sweep: takes the turn, and finds the incarnations whose heartbeat is late.
--- KEYS: leases, sweep, silent.
+-- KEYS: leases, sweep, not_polling.
 -- ARGV: ms after which a heartbeat is late, longest gap between sweeps in ms, grace for a closed connection in ms, grace
--- for a silent one in ms, who sweeps (for the log), root, the sweeper, ms a turn lasts.
--- Returns {0} if it is another sweeper's turn, else {turn, now, 1 if closed connections count, 1 if silence counts, ms since
+-- for an old heartbeat in ms, who sweeps (for the log), root, the sweeper, ms a turn lasts.
+-- Returns {0} if it is another sweeper's turn, else {turn, now, 1 if closed connections count, 1 if old heartbeats count, ms since
 -- the last sweep or -1, number of incarnations that send heartbeats but do not consume, {id, heartbeat, its connection, its
 -- heart's or '', its round trip in ms}, …}.
--- After a gap (no sweeper, a stopped Redis, a clock that jumped) silence proves nothing until the graces are over.
+-- After a gap (no sweeper, a stopped Redis, a clock that jumped) old heartbeats prove nothing until the graces are over.
 -- Costs: at most 1,000 late incarnations.
 --- @include "mailbox_entry"
-local leases, sweep, silent = KEYS[1], KEYS[2], KEYS[3]
-local late_ms, gap_ms, closed_grace_ms, silence_grace_ms, by, root = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local leases, sweep, not_polling = KEYS[1], KEYS[2], KEYS[3]
+local late_ms, gap_ms, closed_grace_ms, old_heartbeat_grace_ms, by, root = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local sweeper = ARGV[7]
 local turn_ms = tonumber(ARGV[8])
 even_when_full(leases)
@@ -21,7 +21,7 @@ if turn_until > now and turn_until <= now + turn_ms and redis.call('HGET', sweep
 end
 local last = tonumber(redis.call('HGET', sweep, 'at_ms') or -1)
 if last < 0 or now < last or now - last > tonumber(gap_ms) then
-  redis.call('HSET', sweep, 'closed_counts_ms', now + closed_grace_ms, 'silence_counts_ms', now + silence_grace_ms)
+  redis.call('HSET', sweep, 'closed_counts_ms', now + closed_grace_ms, 'old_heartbeat_counts_ms', now + old_heartbeat_grace_ms)
 end
 redis.call('HSET', sweep, 'at_ms', now, 'by', by, 'turn_of', sweeper, 'turn_until_ms', now + turn_ms)
 redis.call('HDEL', sweep, 'proved')
@@ -32,8 +32,8 @@ end
 local function counts(field)
   return now >= tonumber(redis.call('HGET', sweep, field) or 0) and 1 or 0
 end
-local out = {turn, now, counts('closed_counts_ms'), counts('silence_counts_ms'), last < 0 and -1 or now - last,
-  redis.call('ZCARD', silent)}
+local out = {turn, now, counts('closed_counts_ms'), counts('old_heartbeat_counts_ms'), last < 0 and -1 or now - last,
+  redis.call('ZCARD', not_polling)}
 local late = redis.call('ZRANGEBYSCORE', leases, '-inf', now - tonumber(late_ms), 'WITHSCORES', 'LIMIT', 0, 1000)
 for i = 1, #late, 2 do
   local known = redis.call('HMGET', root .. 'incarnation:' .. late[i], 'client', 'heart', 'round_trip_ms')

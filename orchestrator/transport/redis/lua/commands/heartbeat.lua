@@ -1,13 +1,13 @@
 -- Renews a lease.
--- KEYS: leases, incarnation, sweep, silent, OOM kills of its control group, endings, number of endings that were dropped.
+-- KEYS: leases, incarnation, sweep, not_polling, OOM kills of its control group, endings, number of endings that were dropped.
 -- ARGV: id, the group's count if it has changed or '', '1' if the process does not consume although it should, '0' if it does
 -- again, '' if nothing has changed, ms after which a heartbeat is missed, field, value, … (only what has changed).
 -- Returns {0} without a lease, else {1, ms since the last sweep or -1, 1 if a heartbeat is missed or a death was proved else 0,
 -- now, age in ms that the heartbeat before reported or 0, number of endings that wait for delivery, plus 1 if some were dropped}.
 -- Costs: at most ten commands.
 --- @include "mailbox_entry"
-local leases, incarnation_key, sweep, silent, oom_kills, endings, endings_dropped = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local id, oom_count, silence, missed_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local leases, incarnation_key, sweep, not_polling, oom_kills, endings, endings_dropped = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local id, oom_count, is_not_polling, missed_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local FIRST_FIELD = 5
 even_when_full(leases)
 if not redis.call('ZSCORE', leases, id) then return {0} end
@@ -18,8 +18,8 @@ redis.call('ZADD', leases, now, id)
 if #ARGV >= FIRST_FIELD then redis.call('HSET', incarnation_key, unpack(ARGV, FIRST_FIELD)) end
 -- Used only to judge a death within seconds.
 if oom_count ~= '' then redis.call('SET', oom_kills, oom_count, 'PX', 60000) end
-if silence == '1' then redis.call('ZADD', silent, now, id) end
-if silence == '0' then redis.call('ZREM', silent, id) end
+if is_not_polling == '1' then redis.call('ZADD', not_polling, now, id) end
+if is_not_polling == '0' then redis.call('ZREM', not_polling, id) end
 local swept, proved = unpack(redis.call('HMGET', sweep, 'at_ms', 'proved'))
 local oldest = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2]
 local missed = proved or now - tonumber(oldest) > tonumber(missed_ms)
