@@ -12,13 +12,13 @@ from tests.support.cluster import Cluster
 WAIT_S = 20
 
 
-def purge(house: Cluster) -> None:
-    with house.orchestrator.app.connection_for_write() as connection:
+def purge(cluster: Cluster) -> None:
+    with cluster.orchestrator.app.connection_for_write() as connection:
         connection.default_channel.queue_purge("worker")
 
 
-def now_s(house: Cluster) -> float:
-    seconds, micros = house.redis.time()
+def now_s(cluster: Cluster) -> float:
+    seconds, micros = cluster.redis.time()
     return float(seconds) + float(micros) / 1e6
 
 
@@ -28,16 +28,16 @@ def changes(before: LedgerRow, after: LedgerRow) -> dict[str, int]:
     return {n: d for n in names if (d := getattr(after, n) - getattr(before, n))}
 
 
-def send(house: Cluster, message: Message, **options: Any) -> tuple[Any, DeadLetter | None, dict[str, int]]:
+def send(cluster: Cluster, message: Message, **options: Any) -> tuple[Any, DeadLetter | None, dict[str, int]]:
     """Send; returns the outcome, the dead letter there is now, and what the ledger counted."""
-    before = house.row()
-    known = {letter.id for letter in house.orchestrator.dead_letters.list(1000)}
-    delivery = house.orchestrator.send("worker", message, **options)
+    before = cluster.row()
+    known = {letter.id for letter in cluster.orchestrator.dead_letters.list(1000)}
+    delivery = cluster.orchestrator.send("worker", message, **options)
     outcome = delivery.wait(timeout_s=WAIT_S) if options.get("on_error") != "raise" else delivery.outcome()
-    if house.has_worker:
-        house.idle()
-    after = house.row()
+    if cluster.has_worker:
+        cluster.idle()
+    after = cluster.row()
     assert after.balanced
-    new = [letter for letter in house.orchestrator.dead_letters.list(1000) if letter.id not in known]
+    new = [letter for letter in cluster.orchestrator.dead_letters.list(1000) if letter.id not in known]
     assert len(new) < 2
     return outcome, (new[0] if new else None), changes(before, after)

@@ -25,11 +25,11 @@ def heard(*names: str) -> Iterator[list[Event]]:
         detach(found.append)
 
 
-def trip(house: Cluster, agent: str = "fused") -> None:
+def trip(cluster: Cluster, agent: str = "fused") -> None:
     """Have an agent fail until its breaker opens, if it is not open already."""
     for _ in range(3):
         try:
-            outcome = house.orchestrator.send(agent, app.Work(fails=True)).wait(WAIT_S)
+            outcome = cluster.orchestrator.send(agent, app.Work(fails=True)).wait(WAIT_S)
         except CircuitOpen:
             return
         assert isinstance(outcome, Dead)

@@ -15,7 +15,7 @@ HOSTED = "eu,us,fused,long-fused"
 
 
 @pytest.fixture(scope="module")
-def real() -> Iterator[Cluster]:
+def redis_cluster() -> Iterator[Cluster]:
     """A Redis and a worker."""
     with EmbeddedServer() as server, WorkerProcess("tests.apps.flow_app", server.url, queues=HOSTED) as worker:
         cluster = Cluster(server.url, worker, app.make(server.url))
@@ -23,10 +23,10 @@ def real() -> Iterator[Cluster]:
         cluster.close()
 
 
-@pytest.fixture(scope="module", params=["eager", "real"])
-def house(request: pytest.FixtureRequest) -> Cluster:
+@pytest.fixture(scope="module", params=["eager", "redis_cluster"])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
     """Every kind of cluster that can handle a message."""
     if request.param == "eager":
         return Cluster(NO_REDIS, None, app.make(NO_REDIS, eager=True))
-    found: Cluster = request.getfixturevalue("real")
+    found: Cluster = request.getfixturevalue("redis_cluster")
     return found

@@ -17,9 +17,9 @@ from tests.support.eventually import eventually
 from tests.support.flow import WAIT_S, heard, trip
 
 
-def test_a_letter_is_not_sent_again_through_an_open_breaker(house: Cluster) -> None:
-    trip(house, "long-fused")
-    log = house.orchestrator.dead_letters
+def test_a_letter_is_not_sent_again_through_an_open_breaker(cluster: Cluster) -> None:
+    trip(cluster, "long-fused")
+    log = cluster.orchestrator.dead_letters
     chosen = log.query(agent="long-fused")
     count = chosen.count()
     letter = chosen.page(1).letters[0]
@@ -32,81 +32,81 @@ def test_a_letter_is_not_sent_again_through_an_open_breaker(house: Cluster) -> N
     assert log.get(letter.id) == letter
 
 
-def test_a_breaker_opens_lets_one_probe_through_and_closes(house: Cluster) -> None:
+def test_a_breaker_opens_lets_one_probe_through_and_closes(cluster: Cluster) -> None:
     with heard("breaker.opened", "breaker.half_open", "breaker.closed") as events:
-        trip(house)
+        trip(cluster)
         with pytest.raises(CircuitOpen) as refused:
-            house.orchestrator.send("fused", app.Work())
+            cluster.orchestrator.send("fused", app.Work())
         assert refused.value.recipient == "fused"
         assert 0 < refused.value.retry_after_s <= 0.3
 
         def probe() -> Any:
             try:
-                return house.orchestrator.send("fused", app.Work())
+                return cluster.orchestrator.send("fused", app.Work())
             except CircuitOpen:
                 return None
 
         delivery = eventually(probe, 5)
         assert delivery.wait(WAIT_S) == Handled("worked")
-        assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
+        assert cluster.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
     # Where a worker settles, it is the worker that tells what it has noticed.
-    here = ["breaker.half_open"] if house.has_worker else ["breaker.opened", "breaker.half_open", "breaker.closed"]
+    here = ["breaker.half_open"] if cluster.has_worker else ["breaker.opened", "breaker.half_open", "breaker.closed"]
     assert [event.name for event in events] == here
 
 
-def test_a_probe_that_fails_opens_the_breaker_again(house: Cluster) -> None:
-    trip(house)
+def test_a_probe_that_fails_opens_the_breaker_again(cluster: Cluster) -> None:
+    trip(cluster)
 
     def probe() -> Any:
         try:
-            return house.orchestrator.send("fused", app.Work(fails=True))
+            return cluster.orchestrator.send("fused", app.Work(fails=True))
         except CircuitOpen:
             return None
 
     delivery = eventually(probe, 5)
     assert isinstance(delivery.wait(WAIT_S), Dead)
     with pytest.raises(CircuitOpen):
-        house.orchestrator.send("fused", app.Work())
-    eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
+        cluster.orchestrator.send("fused", app.Work())
+    eventually(lambda: (d := _tried(cluster)) and d.wait(WAIT_S) == Handled("worked"), 5)
 
 
 @pytest.mark.parametrize("track", [True, False])
 @pytest.mark.parametrize("on_error", ["dead_letter", "log", "ignore"])
-def test_what_its_sender_got_wrong_is_not_the_agents_failure(house: Cluster, on_error: str, track: bool) -> None:
-    eventually(lambda: (d := _tried(house)) and d.wait(WAIT_S) == Handled("worked"), 5)
+def test_what_its_sender_got_wrong_is_not_the_agents_failure(cluster: Cluster, on_error: str, track: bool) -> None:
+    eventually(lambda: (d := _tried(cluster)) and d.wait(WAIT_S) == Handled("worked"), 5)
     for _ in range(4):
         wrong = app.Work.model_construct(fails=[])  # type: ignore[arg-type]
-        delivery = house.orchestrator.send("fused", wrong, on_error=on_error, track=track)
+        delivery = cluster.orchestrator.send("fused", wrong, on_error=on_error, track=track)
         if track:
             outcome = delivery.wait(WAIT_S)
             assert isinstance(outcome, Dead)
             assert outcome.reason == "validation"
-    if house.has_worker:
-        eventually(lambda: house.row("fused").pending == 0, WAIT_S)
-        with Redis.from_url(house.url) as client:
-            assert not client.hget(house.orchestrator.runtime.store.keys.flow("fused"), "failed_ms")
-    assert house.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
+    if cluster.has_worker:
+        eventually(lambda: cluster.row("fused").pending == 0, WAIT_S)
+        with Redis.from_url(cluster.url) as client:
+            assert not client.hget(cluster.orchestrator.runtime.store.keys.flow("fused"), "failed_ms")
+    assert cluster.orchestrator.send("fused", app.Work()).wait(WAIT_S) == Handled("worked")
 
 
-def _tried(house: Cluster) -> Any:
+def _tried(cluster: Cluster) -> Any:
     try:
-        return house.orchestrator.send("fused", app.Work())
+        return cluster.orchestrator.send("fused", app.Work())
     except CircuitOpen:
         return None
 
 
-def test_a_breaker_is_shared_by_all_senders(real: Cluster) -> None:
-    other = app.make(real.url)
-    trip(real, "long-fused")
+def test_a_breaker_is_shared_by_all_senders(redis_cluster: Cluster) -> None:
+    other = app.make(redis_cluster.url)
+    trip(redis_cluster, "long-fused")
     with pytest.raises(CircuitOpen):
         other.send("long-fused", app.Work())
     other.app.close()
 
 
-def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(real: Cluster) -> None:
-    with Redis.from_url(real.url) as client:
-        flow = real.orchestrator.runtime.store.keys.flow("fused")
+def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(redis_cluster: Cluster) -> None:
+    with Redis.from_url(redis_cluster.url) as client:
+        flow = redis_cluster.orchestrator.runtime.store.keys.flow("fused")
         before = client.hget(flow, "failed_ms")
-        real.orchestrator.app.send_task("fused.Work", args=[{"nonsense": 1}], queue="fused")
-        eventually(lambda: real.row("fused").pending == 0, WAIT_S)
+        redis_cluster.orchestrator.app.send_task("fused.Work", args=[{"nonsense": 1}], queue="fused")
+        eventually(lambda: redis_cluster.row("fused").pending == 0, WAIT_S)
         assert client.hget(flow, "failed_ms") == before

@@ -17,96 +17,96 @@ FIRST_MS = 1_600_000_000_000
 
 
 @pytest.fixture
-def bench(redis_url: str) -> Iterator[LettersInRedis]:
+def letter_log(redis_url: str) -> Iterator[LettersInRedis]:
     made = LettersInRedis(redis_url, (), None)
     yield made
     made.close()
 
 
-def accepted(bench: LettersInRedis) -> None:
-    bench.redis.xadd(bench.keys.stream(QUEUE, "0"), {"m": wire_message(1)}, id=f"{FIRST_MS}-0")
+def accepted(letter_log: LettersInRedis) -> None:
+    letter_log.redis.xadd(letter_log.keys.stream(QUEUE, "0"), {"m": wire_message(1)}, id=f"{FIRST_MS}-0")
 
 
-def claimed(bench: LettersInRedis) -> tuple[str, str]:
+def claimed(letter_log: LettersInRedis) -> tuple[str, str]:
     """The step and the entry that a worker is given."""
-    k, levels = bench.keys, ["returned-0", "0"]
-    _, at, entry, _, _ = bench.store.run(*commands.claim(k, [QUEUE], levels, "w#1", 1))
+    k, levels = letter_log.keys, ["returned-0", "0"]
+    _, at, entry, _, _ = letter_log.store.run(*commands.claim(k, [QUEUE], levels, "w#1", 1))
     return levels[int(at) - 4], entry.decode()
 
 
-def requeue(bench: LettersInRedis, *, died: bool) -> bytes:
-    level, entry = claimed(bench)
-    k, reason = bench.keys, "killed" if died else ""
+def requeue(letter_log: LettersInRedis, *, died: bool) -> bytes:
+    level, entry = claimed(letter_log)
+    k, reason = letter_log.keys, "killed" if died else ""
     stream = k.stream(QUEUE, level)
-    (said,) = bench.store.run(
+    (said,) = letter_log.store.run(
         *commands.requeue_held(k, QUEUE, stream, [entry], max_deaths=3, ttl_ms=1000, by="w#1", reason=reason)
     )
     return bytes(said)
 
 
-def retry(bench: LettersInRedis) -> None:
+def retry(letter_log: LettersInRedis) -> None:
     """As a worker does, which knows the entry's id only."""
-    level, entry = claimed(bench)
-    k, message = bench.keys, json.loads(wire_message(1))
+    level, entry = claimed(letter_log)
+    k, message = letter_log.keys, json.loads(wire_message(1))
     message["headers"]["orc_sent_ms"] = int(entry.split("-")[0])
     text = json.dumps(message)
-    bench.store.run(*commands.retry(k, QUEUE, k.stream(QUEUE, level), entry, "0|x", text, 0, ttl_ms=1000))
+    letter_log.store.run(*commands.retry(k, QUEUE, k.stream(QUEUE, level), entry, "0|x", text, 0, ttl_ms=1000))
 
 
-def sent_ms(bench: LettersInRedis) -> int:
-    (letter,) = bench.log.list()
+def sent_ms(letter_log: LettersInRedis) -> int:
+    (letter,) = letter_log.log.list()
     return letter.sent_ms
 
 
-def test_poison_says_when_it_was_first_accepted(bench: LettersInRedis) -> None:
-    accepted(bench)
-    assert [requeue(bench, died=True) for _ in range(3)] == [b"returned", b"returned", b"poison"]
-    assert sent_ms(bench) == FIRST_MS
+def test_poison_says_when_it_was_first_accepted(letter_log: LettersInRedis) -> None:
+    accepted(letter_log)
+    assert [requeue(letter_log, died=True) for _ in range(3)] == [b"returned", b"returned", b"poison"]
+    assert sent_ms(letter_log) == FIRST_MS
 
 
-def test_what_is_retried_after_a_death_says_it_too(bench: LettersInRedis) -> None:
-    accepted(bench)
-    requeue(bench, died=True)
-    retry(bench)
-    assert [requeue(bench, died=True) for _ in range(2)] == [b"returned", b"poison"]
-    assert sent_ms(bench) == FIRST_MS
+def test_what_is_retried_after_a_death_says_it_too(letter_log: LettersInRedis) -> None:
+    accepted(letter_log)
+    requeue(letter_log, died=True)
+    retry(letter_log)
+    assert [requeue(letter_log, died=True) for _ in range(2)] == [b"returned", b"poison"]
+    assert sent_ms(letter_log) == FIRST_MS
 
 
-def test_what_dies_after_a_retry_says_it_too(bench: LettersInRedis) -> None:
-    accepted(bench)
-    retry(bench)
-    assert [requeue(bench, died=True) for _ in range(3)][-1] == b"poison"
-    assert sent_ms(bench) == FIRST_MS
+def test_what_dies_after_a_retry_says_it_too(letter_log: LettersInRedis) -> None:
+    accepted(letter_log)
+    retry(letter_log)
+    assert [requeue(letter_log, died=True) for _ in range(3)][-1] == b"poison"
+    assert sent_ms(letter_log) == FIRST_MS
 
 
-def test_a_letter_that_is_replayed_and_dies_says_when_it_was_replayed(bench: LettersInRedis) -> None:
-    accepted(bench)
-    retry(bench)
+def test_a_letter_that_is_replayed_and_dies_says_when_it_was_replayed(letter_log: LettersInRedis) -> None:
+    accepted(letter_log)
+    retry(letter_log)
     for _ in range(3):
-        requeue(bench, died=True)
-    (letter,) = bench.log.list()
-    bench.log.replay(letter.id)
-    assert [requeue(bench, died=True) for _ in range(3)][-1] == b"poison"
-    assert sent_ms(bench) > FIRST_MS
+        requeue(letter_log, died=True)
+    (letter,) = letter_log.log.list()
+    letter_log.log.replay(letter.id)
+    assert [requeue(letter_log, died=True) for _ in range(3)][-1] == b"poison"
+    assert sent_ms(letter_log) > FIRST_MS
 
 
-def test_the_oldest_that_waits_is_as_old_as_it_is_after_a_return(bench: LettersInRedis) -> None:
-    accepted(bench)
-    requeue(bench, died=False)
-    (state,) = bench.store.run(*commands.mailbox_states(bench.keys, ["returned-0", "0"], [QUEUE]))
-    seconds, _ = bench.redis.time()
+def test_the_oldest_that_waits_is_as_old_as_it_is_after_a_return(letter_log: LettersInRedis) -> None:
+    accepted(letter_log)
+    requeue(letter_log, died=False)
+    (state,) = letter_log.store.run(*commands.mailbox_states(letter_log.keys, ["returned-0", "0"], [QUEUE]))
+    seconds, _ = letter_log.redis.time()
     assert abs(int(state[4]) / 1000 - (seconds - FIRST_MS / 1000)) < 60
 
 
-def test_a_full_mailbox_drops_what_was_accepted_first_although_it_was_returned(bench: LettersInRedis) -> None:
-    accepted(bench)
-    _, entry = claimed(bench)
-    k = bench.keys
+def test_a_full_mailbox_drops_what_was_accepted_first_although_it_was_returned(letter_log: LettersInRedis) -> None:
+    accepted(letter_log)
+    _, entry = claimed(letter_log)
+    k = letter_log.keys
     second = f"{FIRST_MS + 1}-0"
-    bench.redis.xadd(k.stream(QUEUE, "0"), {"m": wire_message(2)}, id=second)
+    letter_log.redis.xadd(k.stream(QUEUE, "0"), {"m": wire_message(2)}, id=second)
     stream = k.stream(QUEUE, "0")
-    bench.store.run(*commands.requeue_held(k, QUEUE, stream, [entry], max_deaths=3, ttl_ms=1000, by="w#1"))
-    declare_flow(bench.store, QUEUE, Flow(mailbox=Mailbox(2, overflow="drop_oldest")), serves=True)
-    bench.store.run(*commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [wire_message(3)]))
-    (letter,) = bench.log.list()
+    letter_log.store.run(*commands.requeue_held(k, QUEUE, stream, [entry], max_deaths=3, ttl_ms=1000, by="w#1"))
+    declare_flow(letter_log.store, QUEUE, Flow(mailbox=Mailbox(2, overflow="drop_oldest")), serves=True)
+    letter_log.store.run(*commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [wire_message(3)]))
+    (letter,) = letter_log.log.list()
     assert (letter.raw, letter.sent_ms) == (wire_message(1), FIRST_MS)

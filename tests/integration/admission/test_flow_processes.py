@@ -25,15 +25,15 @@ SHORT = {"ORCHESTRATOR_LEASE_S": "1.5"}
 
 
 @pytest.fixture
-def house(redis_url: str) -> Iterator[Cluster]:
+def cluster(redis_url: str) -> Iterator[Cluster]:
     """A Redis and a sender in this process; each test starts the workers it needs."""
-    house = Cluster(redis_url, None, app.make(redis_url))
-    yield house
-    house.close()
+    cluster = Cluster(redis_url, None, app.make(redis_url))
+    yield cluster
+    cluster.close()
 
 
-def count(house: Cluster, key: str) -> int:
-    found: Any = house.redis.get(key)
+def count(cluster: Cluster, key: str) -> int:
+    found: Any = cluster.redis.get(key)
     return int(found or 0)
 
 
@@ -42,47 +42,47 @@ def count(house: Cluster, key: str) -> int:
 
 @pytest.mark.parametrize("pool", ["solo", "prefork"])
 def test_the_late_outcome_of_a_stopped_worker_is_refused_and_its_fence_is_the_lower_one(
-    house: Cluster, pool: str
+    cluster: Cluster, pool: str
 ) -> None:
     options: dict[str, Any] = {"queues": "eu", "pool": pool, "environment": SHORT}
-    with WorkerProcess(APP, house.url, name="sleeper", **options) as sleeper:
-        delivery = house.orchestrator.send("eu", app.Hold(name="fenced"))
-        eventually(lambda: count(house, "test:began:fenced") == 1, WAIT_S, sleeper.log)
-        with WorkerProcess(APP, house.url, name="waker", **options) as waker:
+    with WorkerProcess(APP, cluster.url, name="sleeper", **options) as sleeper:
+        delivery = cluster.orchestrator.send("eu", app.Hold(name="fenced"))
+        eventually(lambda: count(cluster, "test:began:fenced") == 1, WAIT_S, sleeper.log)
+        with WorkerProcess(APP, cluster.url, name="waker", **options) as waker:
             os.killpg(sleeper.pid, signal.SIGSTOP)
-            eventually(lambda: count(house, "test:began:fenced") == 2, WAIT_S, waker.log)
+            eventually(lambda: count(cluster, "test:began:fenced") == 2, WAIT_S, waker.log)
             # The first to have waited is the first to be let go, and is stopped.
-            house.redis.rpush("test:go:fenced", "sleeper", "waker")
+            cluster.redis.rpush("test:go:fenced", "sleeper", "waker")
             outcome = delivery.wait(timeout_s=WAIT_S)
             assert isinstance(outcome, Handled)
             assert outcome.result > 0
-            before = house.row("eu")
+            before = cluster.row("eu")
             assert (before.handled, before.pending) == (1, 0)
             os.killpg(sleeper.pid, signal.SIGCONT)
-            eventually(lambda: house.redis.llen("test:fences:fenced") == 2, WAIT_S, sleeper.log)
-            eventually(lambda: house.row("eu").duplicated == 1, WAIT_S, sleeper.log)
-            fences: Any = house.redis.lrange("test:fences:fenced", 0, -1)
+            eventually(lambda: cluster.redis.llen("test:fences:fenced") == 2, WAIT_S, sleeper.log)
+            eventually(lambda: cluster.row("eu").duplicated == 1, WAIT_S, sleeper.log)
+            fences: Any = cluster.redis.lrange("test:fences:fenced", 0, -1)
             winners, late = (int(fence) for fence in fences)
             assert winners == outcome.result
             assert late < winners
             assert delivery.outcome() == outcome
-            after = house.row("eu")
+            after = cluster.row("eu")
             assert (after.accepted, after.handled, after.dead, after.balanced) == (1, 1, 0, True)
-            assert house.orchestrator.dead_letters.count() == 0
+            assert cluster.orchestrator.dead_letters.count() == 0
 
 
 # -- a sender that is killed
 
 
-def test_a_compensation_is_sent_though_the_sender_was_killed_before_a_copy_died(house: Cluster) -> None:
+def test_a_compensation_is_sent_though_the_sender_was_killed_before_a_copy_died(cluster: Cluster) -> None:
     with (
-        WorkerProcess(APP, house.url, name="eu", queues="eu") as eu,
-        WorkerProcess(APP, house.url, name="us", queues="us") as us,
-        SenderProcess(house.url) as sender,
+        WorkerProcess(APP, cluster.url, name="eu", queues="eu") as eu,
+        WorkerProcess(APP, cluster.url, name="us", queues="us") as us,
+        SenderProcess(cluster.url) as sender,
     ):
         # Its copy waits until this is over.
-        house.orchestrator.send("us", app.Hold(name="busy"))
-        eventually(lambda: count(house, "test:began:busy") == 1, WAIT_S, us.log)
+        cluster.orchestrator.send("us", app.Hold(name="busy"))
+        eventually(lambda: count(cluster, "test:began:busy") == 1, WAIT_S, us.log)
         sent = sender.do(
             "broadcast",
             ["eu", "us"],
@@ -91,48 +91,48 @@ def test_a_compensation_is_sent_though_the_sender_was_killed_before_a_copy_died(
             compensate=message("Undo"),
         )
         assert "id" in sent
-        eventually(lambda: house.row("eu").handled == 1, WAIT_S, eu.log)
+        eventually(lambda: cluster.row("eu").handled == 1, WAIT_S, eu.log)
         sender.kill()
-        assert (house.row("eu").accepted, house.row("us").dead) == (1, 0)
-        house.redis.rpush("test:go:busy", "go")
-        eventually(lambda: house.row("us").dead == 1, WAIT_S, us.log)
-        eventually(lambda: house.row("eu").handled == 2, WAIT_S, eu.log)
+        assert (cluster.row("eu").accepted, cluster.row("us").dead) == (1, 0)
+        cluster.redis.rpush("test:go:busy", "go")
+        eventually(lambda: cluster.row("us").dead == 1, WAIT_S, us.log)
+        eventually(lambda: cluster.row("eu").handled == 2, WAIT_S, eu.log)
         assert "eu.Undo" in eu.log()
-        assert house.row("us").accepted == 2, "who failed has nothing to undo"
-        assert all(row.balanced for row in house.idle())
+        assert cluster.row("us").accepted == 2, "who failed has nothing to undo"
+        assert all(row.balanced for row in cluster.idle())
 
 
 # -- two senders, one breaker
 
 
-def test_two_processes_share_one_breaker_and_its_one_probe(house: Cluster) -> None:
-    flow = house.orchestrator.runtime.store.keys.flow("long-fused")
+def test_two_processes_share_one_breaker_and_its_one_probe(cluster: Cluster) -> None:
+    flow = cluster.orchestrator.runtime.store.keys.flow("long-fused")
     with (
-        WorkerProcess(APP, house.url, queues="long-fused") as worker,
-        SenderProcess(house.url) as one,
-        SenderProcess(house.url) as two,
+        WorkerProcess(APP, cluster.url, queues="long-fused") as worker,
+        SenderProcess(cluster.url) as one,
+        SenderProcess(cluster.url) as two,
     ):
         senders = (one, two)
         assert "id" in two.do("send", "long-fused", message("Work"))
         for _ in range(2):
             assert "id" in one.do("send", "long-fused", message("Work", fails=True))
-        eventually(lambda: house.redis.hget(flow, "phase") == b"open", WAIT_S, worker.log)
+        eventually(lambda: cluster.redis.hget(flow, "phase") == b"open", WAIT_S, worker.log)
         assert [sender.do("send", "long-fused", message("Work")) for sender in senders] == 2 * [
             {"error": "CircuitOpen"}
         ]
         # Its ten minutes have passed.
-        house.redis.hset(flow, "until_ms", 1)
+        cluster.redis.hset(flow, "until_ms", 1)
         for sender in senders:
             sender.begin("send", "long-fused", message("Hold", name="probe"))
         answers = [sender.answer() for sender in senders]
         assert sorted(next(iter(answer)) for answer in answers) == ["error", "id"], answers
         assert {"error": "CircuitOpen"} in answers
-        eventually(lambda: count(house, "test:began:probe") == 1, WAIT_S, worker.log)
+        eventually(lambda: count(cluster, "test:began:probe") == 1, WAIT_S, worker.log)
         with pytest.raises(CircuitOpen):
-            house.orchestrator.send("long-fused", app.Work())
-        house.redis.rpush("test:go:probe", "go")
-        eventually(lambda: house.redis.hget(flow, "phase") == b"closed", WAIT_S, worker.log)
+            cluster.orchestrator.send("long-fused", app.Work())
+        cluster.redis.rpush("test:go:probe", "go")
+        eventually(lambda: cluster.redis.hget(flow, "phase") == b"closed", WAIT_S, worker.log)
         assert all("id" in sender.do("send", "long-fused", message("Work")) for sender in senders)
-        house.idle()
-        row = house.row("long-fused")
+        cluster.idle()
+        row = cluster.row("long-fused")
         assert (row.accepted, row.handled, row.dead) == (6, 4, 2)

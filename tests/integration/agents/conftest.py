@@ -13,24 +13,24 @@ from tests.support.cluster import NO_REDIS, Cluster
 
 
 @pytest.fixture(scope="module", params=["eager", "solo", "threads", "prefork"])
-def house(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Every kind of cluster that can handle a message."""
     if request.param == "eager":
         yield Cluster(NO_REDIS, None, app.make(NO_REDIS, eager=True))
         return
-    with hosted(request.param, concurrency=2 if request.param != "solo" else 1) as house:
-        yield house
+    with hosted(request.param, concurrency=2 if request.param != "solo" else 1) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module", params=["solo", "threads", "prefork"])
 def workers(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Workers only. One that holds tasks, so more than one at a time where the pool can."""
-    with hosted(request.param, concurrency=2 if request.param != "solo" else 1) as house:
-        yield house
+    with hosted(request.param, concurrency=2 if request.param != "solo" else 1) as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def real(workers: Cluster) -> Iterator[Cluster]:
+def redis_cluster(workers: Cluster) -> Iterator[Cluster]:
     """A worker; whatever a test leaves pending is removed after it."""
     yield workers
     purge(workers)

@@ -26,27 +26,27 @@ from tests.support.eventually import eventually
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_handled_message_brings_its_result_back(house: Cluster, message: Message, result: Any) -> None:
-    assert send(house, message) == (Handled(result, 1), None, {"accepted": 1, "handled": 1})
+def test_a_handled_message_brings_its_result_back(cluster: Cluster, message: Message, result: Any) -> None:
+    assert send(cluster, message) == (Handled(result, 1), None, {"accepted": 1, "handled": 1})
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_message_that_fails_is_tried_again_until_it_is_handled(house: Cluster, failures: int) -> None:
-    assert send(house, app.Flaky(failures=failures)) == (
+def test_a_message_that_fails_is_tried_again_until_it_is_handled(cluster: Cluster, failures: int) -> None:
+    assert send(cluster, app.Flaky(failures=failures)) == (
         Handled(failures + 1, failures + 1),
         None,
         {"accepted": 1, "handled": 1, "retried": failures},
     )
 
 
-def test_the_send_may_allow_more_attempts_than_the_agent(house: Cluster) -> None:
-    outcome, _, counted = send(house, app.Flaky(failures=4), retry=Retry(max_retries=4, backoff=app.SOON))
+def test_the_send_may_allow_more_attempts_than_the_agent(cluster: Cluster) -> None:
+    outcome, _, counted = send(cluster, app.Flaky(failures=4), retry=Retry(max_retries=4, backoff=app.SOON))
     assert outcome == Handled(5, 5)
     assert counted["retried"] == 4
 
 
-def test_a_message_whose_attempts_are_used_up_becomes_a_dead_letter(house: Cluster) -> None:
-    outcome, letter, counted = send(house, app.Broken(text="ö"), metadata={"job": "123"})
+def test_a_message_whose_attempts_are_used_up_becomes_a_dead_letter(cluster: Cluster) -> None:
+    outcome, letter, counted = send(cluster, app.Broken(text="ö"), metadata={"job": "123"})
     assert letter is not None
     assert outcome == Dead("retries exhausted", "ValueError: ö", 3, letter.id)
     assert counted == {"accepted": 1, "dead": 1, "retried": 2}
@@ -59,8 +59,8 @@ def test_a_message_whose_attempts_are_used_up_becomes_a_dead_letter(house: Clust
     assert letter.deaths == ()
 
 
-def test_the_letter_has_each_attempt_with_its_traceback_and_its_cause(house: Cluster) -> None:
-    _, letter, _ = send(house, app.Broken())
+def test_the_letter_has_each_attempt_with_its_traceback_and_its_cause(cluster: Cluster) -> None:
+    _, letter, _ = send(cluster, app.Broken())
     assert letter is not None
     assert [(f.attempt, f.type, f.message) for f in letter.failures] == [(n, "ValueError", "broken") for n in (1, 2, 3)]
     for failure in letter.failures:
@@ -70,79 +70,79 @@ def test_the_letter_has_each_attempt_with_its_traceback_and_its_cause(house: Clu
         assert failure.by
 
 
-def test_an_error_named_in_never_is_not_repeated(house: Cluster) -> None:
-    outcome, letter, counted = send(house, app.Hopeless())
+def test_an_error_named_in_never_is_not_repeated(cluster: Cluster) -> None:
+    outcome, letter, counted = send(cluster, app.Hopeless())
     assert letter is not None
     assert outcome == Dead("non-retryable error", "Hopelessness: nowhere", 1, letter.id)
     assert counted == {"accepted": 1, "dead": 1}
 
 
-def test_no_retries_means_one_attempt(house: Cluster) -> None:
-    outcome, letter, counted = send(house, app.Broken(), retry=Retry(max_retries=0))
+def test_no_retries_means_one_attempt(cluster: Cluster) -> None:
+    outcome, letter, counted = send(cluster, app.Broken(), retry=Retry(max_retries=0))
     assert letter is not None
     assert outcome == Dead("retries exhausted", "ValueError: broken", 1, letter.id)
     assert counted == {"accepted": 1, "dead": 1}
 
 
-def test_a_rejected_message_is_a_dead_letter(house: Cluster) -> None:
-    outcome, letter, counted = send(house, app.Rejects())
+def test_a_rejected_message_is_a_dead_letter(cluster: Cluster) -> None:
+    outcome, letter, counted = send(cluster, app.Rejects())
     assert letter is not None
     assert (outcome.reason, outcome.attempts, outcome.letter_id) == ("rejected", 1, letter.id)
     assert (letter.error_type, letter.error_message) == ("Reject", "not mine")
     assert counted == {"accepted": 1, "dead": 1}
 
 
-def test_an_ignored_message_is_handled_without_a_result(house: Cluster) -> None:
-    assert send(house, app.Ignores()) == (Handled(None, 1), None, {"accepted": 1, "handled": 1})
+def test_an_ignored_message_is_handled_without_a_result(cluster: Cluster) -> None:
+    assert send(cluster, app.Ignores()) == (Handled(None, 1), None, {"accepted": 1, "handled": 1})
 
 
-def test_a_soft_time_limit_is_a_timeout(house: Cluster) -> None:
-    outcome, letter, counted = send(house, app.Slow())
+def test_a_soft_time_limit_is_a_timeout(cluster: Cluster) -> None:
+    outcome, letter, counted = send(cluster, app.Slow())
     assert letter is not None
     assert (outcome.reason, outcome.attempts) == ("timeout", 2)
     assert (letter.reason, letter.error_type) == ("timeout", "SoftTimeLimitExceeded")
     assert counted == {"accepted": 1, "dead": 1, "retried": 1}
 
 
-def test_an_error_without_text_and_without_pickle_is_told_by_its_name(house: Cluster) -> None:
-    outcome, letter, _ = send(house, app.Broken(text="textless"))
+def test_an_error_without_text_and_without_pickle_is_told_by_its_name(cluster: Cluster) -> None:
+    outcome, letter, _ = send(cluster, app.Broken(text="textless"))
     assert letter is not None
     assert outcome.error == "TextlessError: <TextlessError without text>"
     assert [failure.type for failure in letter.failures] == ["TextlessError"] * 3
 
 
-def test_an_error_that_cannot_be_pickled_keeps_its_name_and_its_text(house: Cluster) -> None:
-    outcome, letter, _ = send(house, app.Broken(text="declined"))
+def test_an_error_that_cannot_be_pickled_keeps_its_name_and_its_text(cluster: Cluster) -> None:
+    outcome, letter, _ = send(cluster, app.Broken(text="declined"))
     assert letter is not None
     assert outcome.error == "DeclinedError: order o1: no funds"
     assert [failure.type for failure in letter.failures] == ["DeclinedError"] * 3
 
 
 @pytest.mark.parametrize("on_error", ["log", "ignore"])
-def test_without_a_letter_the_outcome_is_still_recorded_and_counted(house: Cluster, on_error: str) -> None:
-    outcome, letter, counted = send(house, app.Broken(), on_error=on_error)
+def test_without_a_letter_the_outcome_is_still_recorded_and_counted(cluster: Cluster, on_error: str) -> None:
+    outcome, letter, counted = send(cluster, app.Broken(), on_error=on_error)
     assert outcome == Dead("retries exhausted", "ValueError: broken", 3, None)
     assert letter is None
     assert counted == {"accepted": 1, "dead": 1, "retried": 2}
 
 
-def test_raise_raises_where_the_sender_waits_and_keeps_a_letter(house: Cluster) -> None:
-    before = house.orchestrator.dead_letters.count()
+def test_raise_raises_where_the_sender_waits_and_keeps_a_letter(cluster: Cluster) -> None:
+    before = cluster.orchestrator.dead_letters.count()
     with pytest.raises(SendFailed, match=r"was not handled: .*retries exhausted") as failed:
-        house.orchestrator.send("worker", app.Broken(), on_error="raise").wait(timeout_s=WAIT_S)
+        cluster.orchestrator.send("worker", app.Broken(), on_error="raise").wait(timeout_s=WAIT_S)
     outcome = failed.value.outcome
     assert isinstance(outcome, Dead)
-    assert house.orchestrator.dead_letters.get(str(outcome.letter_id)).reason == "retries exhausted"
-    assert house.orchestrator.dead_letters.count() == before + 1
+    assert cluster.orchestrator.dead_letters.get(str(outcome.letter_id)).reason == "retries exhausted"
+    assert cluster.orchestrator.dead_letters.count() == before + 1
 
 
-def test_log_logs_where_it_happens(real: Cluster) -> None:
-    send(real, app.Broken(text="say it"), on_error="log")
-    eventually(lambda: "worker Broken dropped after its last attempt: ValueError: say it" in real.log())
+def test_log_logs_where_it_happens(redis_cluster: Cluster) -> None:
+    send(redis_cluster, app.Broken(text="say it"), on_error="log")
+    eventually(lambda: "worker Broken dropped after its last attempt: ValueError: say it" in redis_cluster.log())
 
 
-def test_a_handler_knows_what_it_handles(house: Cluster) -> None:
-    delivery = house.orchestrator.send("worker", app.WhoAmI(), metadata={"job": [1, {"x": None}]})
+def test_a_handler_knows_what_it_handles(cluster: Cluster) -> None:
+    delivery = cluster.orchestrator.send("worker", app.WhoAmI(), metadata={"job": [1, {"x": None}]})
     assert delivery.wait(timeout_s=WAIT_S) == Handled(
         {
             "id": delivery.id,
@@ -155,32 +155,32 @@ def test_a_handler_knows_what_it_handles(house: Cluster) -> None:
     )
 
 
-def test_a_plain_task_is_a_recipient_too(house: Cluster) -> None:
-    tasks = house.orchestrator.app.tasks
-    assert house.orchestrator.send(tasks["plain.add"].s(1, b=2)).wait(timeout_s=WAIT_S) == Handled(3, 1)
-    outcome = house.orchestrator.send(
+def test_a_plain_task_is_a_recipient_too(cluster: Cluster) -> None:
+    tasks = cluster.orchestrator.app.tasks
+    assert cluster.orchestrator.send(tasks["plain.add"].s(1, b=2)).wait(timeout_s=WAIT_S) == Handled(3, 1)
+    outcome = cluster.orchestrator.send(
         tasks["plain.fail"].s("no"), retry=Retry(max_retries=1, backoff=app.SOON), metadata={"x": 1}
     ).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
     assert (outcome.reason, outcome.error, outcome.attempts) == ("retries exhausted", "ValueError: no", 2)
-    letter = house.orchestrator.dead_letters.get(str(outcome.letter_id))
+    letter = cluster.orchestrator.dead_letters.get(str(outcome.letter_id))
     assert (letter.task, letter.agent, dict(letter.metadata)) == ("plain.fail", "", {"x": 1})
 
 
-def test_celerys_own_retry_inside_a_supervised_task_ends_in_one_outcome(house: Cluster) -> None:
-    again = house.orchestrator.app.tasks["plain.again"]
-    outcome = house.orchestrator.send(again.s(2)).wait(timeout_s=WAIT_S)
+def test_celerys_own_retry_inside_a_supervised_task_ends_in_one_outcome(cluster: Cluster) -> None:
+    again = cluster.orchestrator.app.tasks["plain.again"]
+    outcome = cluster.orchestrator.send(again.s(2)).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Handled)
     assert outcome.result == 2
 
 
 @pytest.mark.parametrize("kind", ["task", "chain", "chord", "failing"])
-def test_a_task_that_is_replaced_has_the_outcome_of_what_replaces_it(house: Cluster, kind: str) -> None:
-    if kind == "chord" and not house.has_worker:
+def test_a_task_that_is_replaced_has_the_outcome_of_what_replaces_it(cluster: Cluster, kind: str) -> None:
+    if kind == "chord" and not cluster.has_worker:
         pytest.skip("Celery's own chords need a result backend, in eager mode too")
-    replaced = house.orchestrator.app.tasks["plain.replaced"]
+    replaced = cluster.orchestrator.app.tasks["plain.replaced"]
     retry = Retry(max_retries=1, backoff=app.SOON)
-    outcome = house.orchestrator.send(replaced.s(20, 22, kind), retry=retry).wait(timeout_s=WAIT_S)
+    outcome = cluster.orchestrator.send(replaced.s(20, 22, kind), retry=retry).wait(timeout_s=WAIT_S)
     if kind == "failing":
         assert isinstance(outcome, Dead)
         assert (outcome.reason, outcome.error, outcome.attempts) == ("retries exhausted", "ValueError: 20", 2)
@@ -189,12 +189,12 @@ def test_a_task_that_is_replaced_has_the_outcome_of_what_replaces_it(house: Clus
 
 
 @pytest.mark.parametrize("kind", ["task", "self", "chain", "failing"])
-def test_a_task_under_an_idempotency_key_may_be_replaced(house: Cluster, kind: str) -> None:
-    replaced = house.orchestrator.app.tasks["plain.replaced"]
-    key = f"{house.url}:{kind}"
+def test_a_task_under_an_idempotency_key_may_be_replaced(cluster: Cluster, kind: str) -> None:
+    replaced = cluster.orchestrator.app.tasks["plain.replaced"]
+    key = f"{cluster.url}:{kind}"
 
     def send() -> Delivery:
-        return house.orchestrator.send(
+        return cluster.orchestrator.send(
             replaced.s(20, 22, kind), retry=Retry(max_retries=0), idempotency_key=key, idempotency_ttl_s=60
         )
 
@@ -202,37 +202,39 @@ def test_a_task_under_an_idempotency_key_may_be_replaced(house: Cluster, kind: s
     outcome = first.wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead) if kind == "failing" else outcome == Handled(42, 1)
     assert (send().id, send().wait(timeout_s=WAIT_S)) == (first.id, outcome)
-    if house.has_worker:
-        house.idle()
-        left_ms = house.redis.pttl(house.keys.idempotency("", "plain.replaced", key))
+    if cluster.has_worker:
+        cluster.idle()
+        left_ms = cluster.redis.pttl(cluster.keys.idempotency("", "plain.replaced", key))
         assert 0 < left_ms <= 60_000, "the key ages from the outcome of what has replaced the task"
-        assert not house.redis.exists(house.keys.idempotency("", "plain.add", key))
+        assert not cluster.redis.exists(cluster.keys.idempotency("", "plain.add", key))
 
 
-def test_callbacks_of_a_signature_are_called_after_success_and_errbacks_after_the_last_attempt(house: Cluster) -> None:
-    tasks = house.orchestrator.app.tasks
+def test_callbacks_of_a_signature_are_called_after_success_and_errbacks_after_the_last_attempt(
+    cluster: Cluster,
+) -> None:
+    tasks = cluster.orchestrator.app.tasks
     noted: Any = tasks["plain.noted"]
     app.NOTED.clear()
-    name = f"callbacks:{house.url}"
+    name = f"callbacks:{cluster.url}"
     added = tasks["plain.add"].s(1, 2).set(link=noted.s(name), link_error=noted.si("no", name))
-    assert house.orchestrator.send(added).wait(timeout_s=WAIT_S) == Handled(3, 1)
+    assert cluster.orchestrator.send(added).wait(timeout_s=WAIT_S) == Handled(3, 1)
     failed = tasks["plain.fail"].s("no").set(link=noted.s(name), link_error=noted.si("failed", name))
-    outcome = house.orchestrator.send(failed, retry=Retry(max_retries=2, backoff=app.SOON)).wait(timeout_s=WAIT_S)
+    outcome = cluster.orchestrator.send(failed, retry=Retry(max_retries=2, backoff=app.SOON)).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
-    if not house.has_worker:
+    if not cluster.has_worker:
         assert app.NOTED == ["3", "failed"]
     else:
-        assert eventually(lambda: sorted(house.redis.lrange(f"test:noted:{name}", 0, -1)) == [b"3", b"failed"])
+        assert eventually(lambda: sorted(cluster.redis.lrange(f"test:noted:{name}", 0, -1)) == [b"3", b"failed"])
 
 
-def test_an_outcome_can_be_asked_for_again_and_again(house: Cluster) -> None:
-    delivery = house.orchestrator.send("worker", app.Add(a=1, b=1))
+def test_an_outcome_can_be_asked_for_again_and_again(cluster: Cluster) -> None:
+    delivery = cluster.orchestrator.send("worker", app.Add(a=1, b=1))
     assert delivery.wait(timeout_s=WAIT_S) == delivery.wait(timeout_s=WAIT_S) == delivery.outcome() == Handled(2, 1)
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), "5", None, 1e9])
-def test_a_wait_has_an_end(house: Cluster, timeout_s: Any) -> None:
-    delivery = house.orchestrator.send("worker", app.Add(a=1, b=1))
+def test_a_wait_has_an_end(cluster: Cluster, timeout_s: Any) -> None:
+    delivery = cluster.orchestrator.send("worker", app.Add(a=1, b=1))
     with pytest.raises(InvalidPolicy, match="timeout_s="):
         delivery.wait(timeout_s)
     delivery.wait(timeout_s=WAIT_S)

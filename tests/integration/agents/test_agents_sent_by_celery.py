@@ -156,29 +156,29 @@ def test_other_tasks_go_where_celery_sends_them(orchestrator: Orchestrator, redi
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[Cluster]:
-    with hosted("threads") as house:
-        yield house
+def cluster() -> Iterator[Cluster]:
+    with hosted("threads") as cluster:
+        yield cluster
 
 
-def test_a_sender_that_only_the_registry_tells_of_the_agent_sends_it_there(house: Cluster) -> None:
-    app = Celery("elsewhere", broker=house.url, set_as_current=False)
+def test_a_sender_that_only_the_registry_tells_of_the_agent_sends_it_there(cluster: Cluster) -> None:
+    app = Celery("elsewhere", broker=cluster.url, set_as_current=False)
     Orchestrator(app)
-    before = house.row("worker").accepted
+    before = cluster.row("worker").accepted
     app.send_task("worker.Add", args=[{"a": 1, "b": 2}])
-    house.idle()
-    assert house.row("worker").accepted == before + 1
+    cluster.idle()
+    assert cluster.row("worker").accepted == before + 1
     app.close()
 
 
 @pytest.mark.parametrize("queue", ["celery", "worker"])
 def test_what_a_foreign_app_sends_is_retried_and_dead_lettered_as_the_agents_policy_says(
-    house: Cluster, queue: str
+    cluster: Cluster, queue: str
 ) -> None:
     """Regression: it was tried once."""
-    app = Celery("foreign", broker=house.url, set_as_current=False)
+    app = Celery("foreign", broker=cluster.url, set_as_current=False)
     app.conf.broker_transport = "orchestrator.transport:Transport"
-    letter = house.letter_after(lambda: app.send_task("worker.Flaky", args=[{"failures": 99}], queue=queue), 20)
+    letter = cluster.letter_after(lambda: app.send_task("worker.Flaky", args=[{"failures": 99}], queue=queue), 20)
     assert (letter.agent, letter.attempts) == ("worker", 3)
-    eventually(lambda: house.row(queue).pending == 0)
+    eventually(lambda: cluster.row(queue).pending == 0)
     app.close()

@@ -14,7 +14,7 @@ from kombu import Connection
 from orchestrator import Handled
 from orchestrator.core.outcome import Reason
 from orchestrator.core.supervision import Supervision
-from tests.apps import agents_app as house_app
+from tests.apps import agents_app
 from tests.support.agents_cluster import hosted
 from tests.support.cluster import Cluster
 from tests.support.envelope import envelope
@@ -30,33 +30,33 @@ class Bomb:
 
 
 @pytest.fixture(scope="module", params=["solo", "prefork"])
-def house(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with hosted(request.param) as house:
-        yield house
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    with hosted(request.param) as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)
 def _works_on(request: pytest.FixtureRequest) -> Iterator[None]:
     """After whatever a test did: the same process, an even ledger, and good messages are handled."""
-    if "house" not in request.fixturenames:
+    if "cluster" not in request.fixturenames:
         yield
         return
-    house: Cluster = request.getfixturevalue("house")
-    if not house.worker.is_running:
+    cluster: Cluster = request.getfixturevalue("cluster")
+    if not cluster.worker.is_running:
         # The test before this one has failed by now.
-        house.redis.flushall()
-        house.worker.start()
+        cluster.redis.flushall()
+        cluster.worker.start()
     yield
-    delivery = house.orchestrator.send("worker", house_app.Add(a=20, b=22))
+    delivery = cluster.orchestrator.send("worker", agents_app.Add(a=20, b=22))
     try:
         assert delivery.wait(timeout_s=20) == Handled(42, 1)
     except Exception as error:
-        raise AssertionError(house.log()[-6000:]) from error
-    assert house.worker.is_running
-    for row in house.idle():
+        raise AssertionError(cluster.log()[-6000:]) from error
+    assert cluster.worker.is_running
+    for row in cluster.idle():
         assert row.balanced, row
         assert row.restarted == 0, row
-    incarnations = house.redis.zrange(house.keys.leases, 0, -1)
+    incarnations = cluster.redis.zrange(cluster.keys.leases, 0, -1)
     assert len(incarnations) == 1
 
 
@@ -68,8 +68,8 @@ def raw(**parts: Any) -> bytes:
     return json.dumps(envelope(**parts)).encode()
 
 
-def assert_dead_lettered(house: Cluster, entry: bytes, reason: Reason, said: str = "") -> None:
-    letter = house.letter_after(lambda: house.put(entry))
+def assert_dead_lettered(cluster: Cluster, entry: bytes, reason: Reason, said: str = "") -> None:
+    letter = cluster.letter_after(lambda: cluster.put(entry))
     assert letter.raw == entry
     assert letter.reason == reason.value, letter
     assert letter.queue == "worker"
@@ -105,8 +105,8 @@ def assert_dead_lettered(house: Cluster, entry: bytes, reason: Reason, said: str
     ],
     ids=lambda entry: repr(entry[:24]),
 )
-def test_an_entry_that_is_no_envelope_is_dead_lettered_as_malformed(house: Cluster, entry: bytes) -> None:
-    assert_dead_lettered(house, entry, Reason.MALFORMED)
+def test_an_entry_that_is_no_envelope_is_dead_lettered_as_malformed(cluster: Cluster, entry: bytes) -> None:
+    assert_dead_lettered(cluster, entry, Reason.MALFORMED)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +139,14 @@ def test_an_entry_that_is_no_envelope_is_dead_lettered_as_malformed(house: Clust
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_a_body_that_is_no_celery_body_is_dead_lettered_as_malformed(house: Cluster, body: bytes) -> None:
-    assert_dead_lettered(house, raw(body=body), Reason.MALFORMED)
+def test_a_body_that_is_no_celery_body_is_dead_lettered_as_malformed(cluster: Cluster, body: bytes) -> None:
+    assert_dead_lettered(cluster, raw(body=body), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "pickle"])
-def test_a_pickle_is_refused_and_never_loaded(house: Cluster, content_type: str) -> None:
+def test_a_pickle_is_refused_and_never_loaded(cluster: Cluster, content_type: str) -> None:
     entry = raw(body=pickle.dumps(Bomb()), **{"content-type": content_type, "content-encoding": "binary"})
-    assert_dead_lettered(house, entry, Reason.MALFORMED)
+    assert_dead_lettered(cluster, entry, Reason.MALFORMED)
     assert not Path("/tmp/bomb-of-test-bad-input").exists()
 
 
@@ -165,18 +165,18 @@ def test_a_pickle_is_refused_and_never_loaded(house: Cluster, content_type: str)
     ],
     ids=str,
 )
-def test_a_content_that_is_not_plain_json_is_dead_lettered_as_malformed(house: Cluster, top: dict[str, Any]) -> None:
-    assert_dead_lettered(house, json.dumps({**envelope(), **top}).encode(), Reason.MALFORMED)
+def test_a_content_that_is_not_plain_json_is_dead_lettered_as_malformed(cluster: Cluster, top: dict[str, Any]) -> None:
+    assert_dead_lettered(cluster, json.dumps({**envelope(), **top}).encode(), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("without", ["task", "id"])
-def test_headers_that_lack_what_celery_needs_are_malformed(house: Cluster, without: str) -> None:
-    assert_dead_lettered(house, raw(without=(without,)), Reason.MALFORMED)
+def test_headers_that_lack_what_celery_needs_are_malformed(cluster: Cluster, without: str) -> None:
+    assert_dead_lettered(cluster, raw(without=(without,)), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize("task", [None, 5, [], {}, ["worker.Add"], "\ud800", "no.\ud800such"])
-def test_a_task_that_is_no_name_is_malformed_or_unknown(house: Cluster, task: Any) -> None:
-    letter = house.letter_after(lambda: house.put(raw(task=task)))
+def test_a_task_that_is_no_name_is_malformed_or_unknown(cluster: Cluster, task: Any) -> None:
+    letter = cluster.letter_after(lambda: cluster.put(raw(task=task)))
     assert letter.reason in (Reason.MALFORMED.value, Reason.UNKNOWN_TASK.value)
 
 
@@ -230,8 +230,8 @@ def test_a_task_that_is_no_name_is_malformed_or_unknown(house: Cluster, task: An
     ],
     ids=str,
 )
-def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(house: Cluster, headers: dict[str, Any]) -> None:
-    assert_dead_lettered(house, raw(headers=headers), Reason.MALFORMED)
+def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(cluster: Cluster, headers: dict[str, Any]) -> None:
+    assert_dead_lettered(cluster, raw(headers=headers), Reason.MALFORMED)
 
 
 @pytest.mark.parametrize(
@@ -254,28 +254,28 @@ def test_headers_of_the_wrong_type_are_malformed_and_no_handler_runs(house: Clus
     ],
     ids=str,
 )
-def test_headers_that_say_nothing_or_nothing_we_know_do_no_harm(house: Cluster, headers: dict[str, Any]) -> None:
-    before = house.idle()
+def test_headers_that_say_nothing_or_nothing_we_know_do_no_harm(cluster: Cluster, headers: dict[str, Any]) -> None:
+    before = cluster.idle()
     handled = sum(row.handled for row in before)
-    house.put(raw(headers=headers))
-    after = house.idle()
+    cluster.put(raw(headers=headers))
+    after = cluster.idle()
     assert sum(row.handled for row in after) == handled + 1
     assert sum(row.dead for row in after) == sum(row.dead for row in before)
 
 
-def test_an_unregistered_task_is_dead_lettered(house: Cluster) -> None:
-    assert_dead_lettered(house, raw(task="nobody.Knows"), Reason.UNKNOWN_TASK, "nobody.Knows")
+def test_an_unregistered_task_is_dead_lettered(cluster: Cluster) -> None:
+    assert_dead_lettered(cluster, raw(task="nobody.Knows"), Reason.UNKNOWN_TASK, "nobody.Knows")
 
 
 @pytest.mark.parametrize("supervised", [True, False])
-def test_an_unregistered_task_with_an_id_that_is_no_text_is_dead_lettered(house: Cluster, supervised: bool) -> None:
+def test_an_unregistered_task_with_an_id_that_is_no_text_is_dead_lettered(cluster: Cluster, supervised: bool) -> None:
     headers = {"id": "\ud800x", **({"orc": orc()} if supervised else {})}
-    assert_dead_lettered(house, raw(task="nobody.Knows", headers=headers), Reason.UNKNOWN_TASK)
+    assert_dead_lettered(cluster, raw(task="nobody.Knows", headers=headers), Reason.UNKNOWN_TASK)
 
 
-def test_an_unknown_message_type_on_the_wire_is_dead_lettered(house: Cluster) -> None:
+def test_an_unknown_message_type_on_the_wire_is_dead_lettered(cluster: Cluster) -> None:
     said = "agent 'worker' does not handle 'Unhosted'; it handles: "
-    assert_dead_lettered(house, raw(task="worker.Unhosted"), Reason.UNKNOWN_MESSAGE, said)
+    assert_dead_lettered(cluster, raw(task="worker.Unhosted"), Reason.UNKNOWN_MESSAGE, said)
 
 
 @pytest.mark.parametrize(
@@ -293,31 +293,31 @@ def test_an_unknown_message_type_on_the_wire_is_dead_lettered(house: Cluster) ->
 )
 @pytest.mark.parametrize("supervised", [True, False])
 def test_a_message_that_fails_validation_is_dead_lettered_with_the_errors(
-    house: Cluster, fields: Any, said: str, supervised: bool
+    cluster: Cluster, fields: Any, said: str, supervised: bool
 ) -> None:
     headers = {"orc": orc(message="Pay")} if supervised else {}
-    assert_dead_lettered(house, raw(task="worker.Pay", args=[fields], headers=headers), Reason.VALIDATION, said)
+    assert_dead_lettered(cluster, raw(task="worker.Pay", args=[fields], headers=headers), Reason.VALIDATION, said)
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [([], {}), ([{"a": 1, "b": 2}, 3], {}), ([], {"a": 1, "b": 2})])
-def test_a_body_that_is_not_one_message_is_dead_lettered(house: Cluster, args: Any, kwargs: Any) -> None:
-    assert_dead_lettered(house, raw(args=args, kwargs=kwargs), Reason.VALIDATION, "not one object")
+def test_a_body_that_is_not_one_message_is_dead_lettered(cluster: Cluster, args: Any, kwargs: Any) -> None:
+    assert_dead_lettered(cluster, raw(args=args, kwargs=kwargs), Reason.VALIDATION, "not one object")
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"nope": 1}])
-def test_a_plain_task_with_the_wrong_arguments_is_dead_lettered(house: Cluster, kwargs: Any) -> None:
-    letter = house.letter_after(lambda: house.put(raw(task="plain.add", args=[1], kwargs=kwargs)))
+def test_a_plain_task_with_the_wrong_arguments_is_dead_lettered(cluster: Cluster, kwargs: Any) -> None:
+    letter = cluster.letter_after(lambda: cluster.put(raw(task="plain.add", args=[1], kwargs=kwargs)))
     assert letter.error_type == "TypeError"
 
 
-def test_a_validation_failure_does_not_tell_secrets(house: Cluster) -> None:
+def test_a_validation_failure_does_not_tell_secrets(cluster: Cluster) -> None:
     fields = {"order_id": "o", "cents": 0, "password": [PASSWORD]}
-    letter = house.letter_after(lambda: house.put(raw(task="worker.Pay", args=[fields], headers={"orc": orc()})))
+    letter = cluster.letter_after(lambda: cluster.put(raw(task="worker.Pay", args=[fields], headers={"orc": orc()})))
     assert letter.reason == Reason.VALIDATION.value
     assert PASSWORD not in json.dumps(letter.shown(("password",)))
 
 
-def test_who_waits_for_a_dead_lettered_message_is_told(house: Cluster) -> None:
+def test_who_waits_for_a_dead_lettered_message_is_told(cluster: Cluster) -> None:
     """Its outcome is recorded, whichever of the doors it left by."""
     for task, headers, reason in [
         ("nobody.Knows", {}, Reason.UNKNOWN_TASK),
@@ -325,8 +325,8 @@ def test_who_waits_for_a_dead_lettered_message_is_told(house: Cluster) -> None:
         ("worker.Pay", {}, Reason.VALIDATION),
     ]:
         entry = raw(task=task, headers={"id": f"waited-{reason.name}", "orc": orc(), **headers})
-        letter = house.letter_after(partial(house.put, entry))
-        (outcome,) = house.redis.lrange(house.keys.outcome(f"waited-{reason.name}"), 0, -1)
+        letter = cluster.letter_after(partial(cluster.put, entry))
+        (outcome,) = cluster.redis.lrange(cluster.keys.outcome(f"waited-{reason.name}"), 0, -1)
         assert json.loads(outcome)["outcome"] == "dead"
         assert json.loads(outcome)["reason"] == reason.value
         assert json.loads(outcome)["letter_id"] == letter.id
@@ -346,35 +346,37 @@ def test_who_waits_for_a_dead_lettered_message_is_told(house: Cluster) -> None:
     ],
     ids=str,
 )
-def test_what_a_plain_kombu_producer_sends_is_dead_lettered(house: Cluster, body: Any, options: dict[str, Any]) -> None:
+def test_what_a_plain_kombu_producer_sends_is_dead_lettered(
+    cluster: Cluster, body: Any, options: dict[str, Any]
+) -> None:
     def publish() -> None:
-        with Connection(house.url, transport="orchestrator.transport:Transport") as connection:
+        with Connection(cluster.url, transport="orchestrator.transport:Transport") as connection:
             connection.Producer(serializer="json").publish(body, exchange="", routing_key="worker", **options)
 
-    letter = house.letter_after(publish)
+    letter = cluster.letter_after(publish)
     assert letter.reason in (Reason.MALFORMED.value, Reason.UNKNOWN_TASK.value)
 
 
-def test_celerys_first_protocol_is_still_understood(house: Cluster) -> None:
+def test_celerys_first_protocol_is_still_understood(cluster: Cluster) -> None:
     first = {"task": "plain.add", "id": "v1", "args": [1, 2], "kwargs": {}, "retries": 0, "eta": None}
-    handled = house.row().handled
-    with Connection(house.url, transport="orchestrator.transport:Transport") as connection:
+    handled = cluster.row().handled
+    with Connection(cluster.url, transport="orchestrator.transport:Transport") as connection:
         connection.Producer(serializer="json").publish(first, exchange="", routing_key="worker")
-    assert sum(row.handled for row in house.idle() if row.queue == "worker") == handled + 1
+    assert sum(row.handled for row in cluster.idle() if row.queue == "worker") == handled + 1
 
 
-def test_the_letter_keeps_bytes_that_are_no_text(house: Cluster) -> None:
+def test_the_letter_keeps_bytes_that_are_no_text(cluster: Cluster) -> None:
     entry = bytes(range(256))
-    letter = house.letter_after(lambda: house.put(entry))
+    letter = cluster.letter_after(lambda: cluster.put(entry))
     assert letter.raw == entry
     assert base64.b64encode(letter.raw)
 
 
-def test_a_hundred_bad_ones_among_good_ones_cost_nobody_anything(house: Cluster) -> None:
-    before = house.row()
+def test_a_hundred_bad_ones_among_good_ones_cost_nobody_anything(cluster: Cluster) -> None:
+    before = cluster.row()
     for n in range(100):
-        house.put(raw(headers={"id": f"good-{n}"}))
-        house.put(raw(headers={"id": f"bad-{n}", "retries": "x"}) if n % 2 else b"bad")
-    house.idle(timeout_s=30)
-    after = house.row()
+        cluster.put(raw(headers={"id": f"good-{n}"}))
+        cluster.put(raw(headers={"id": f"bad-{n}", "retries": "x"}) if n % 2 else b"bad")
+    cluster.idle(timeout_s=30)
+    after = cluster.row()
     assert (after.handled - before.handled, after.dead - before.dead) == (100, 100)

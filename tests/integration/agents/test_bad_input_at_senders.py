@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from orchestrator import Orchestrator
 from orchestrator.core.errors import BrokerUnavailable, UnknownAgent, UnknownMessage
-from tests.apps import agents_app as house_app
+from tests.apps import agents_app
 from tests.support.agents_cluster import unhosted
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
@@ -17,22 +17,22 @@ NOWHERE = f"redis://:{PASSWORD}@127.0.0.1:1/0"
 
 
 def test_the_sender_is_told_at_once() -> None:
-    with unhosted() as house:
-        orchestrator = house.orchestrator
+    with unhosted() as cluster:
+        orchestrator = cluster.orchestrator
         with pytest.raises(UnknownAgent, match="unknown agent 'nobody'; known agents: worker"):
-            orchestrator.send("nobody", house_app.Add(a=1, b=2))
+            orchestrator.send("nobody", agents_app.Add(a=1, b=2))
         with pytest.raises(UnknownMessage, match="'worker' does not handle 'Unhosted'; it handles: Add,"):
-            orchestrator.send("worker", house_app.Unhosted())
+            orchestrator.send("worker", agents_app.Unhosted())
         with pytest.raises(ValidationError, match="greater than 0"):
-            orchestrator.send("worker", house_app.Pay(order_id="o", cents=0))
+            orchestrator.send("worker", agents_app.Pay(order_id="o", cents=0))
         assert sum(row.accepted for row in orchestrator.ledger()) == 0
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda o: o.send("worker", house_app.Add(a=1, b=2)),
-        lambda o: o.send("nobody", house_app.Add(a=1, b=2)),
+        lambda o: o.send("worker", agents_app.Add(a=1, b=2)),
+        lambda o: o.send("nobody", agents_app.Add(a=1, b=2)),
         lambda o: o.send(o.app.tasks["plain.add"].s(1, 2)),
         lambda o: o.ledger(),
         lambda o: o.dead_letters.count(),
@@ -41,7 +41,7 @@ def test_the_sender_is_told_at_once() -> None:
     ],
 )
 def test_a_broker_that_does_not_answer_is_named_without_its_password(ask: Any) -> None:
-    orchestrator: Orchestrator = house_app.make(NOWHERE)
+    orchestrator: Orchestrator = agents_app.make(NOWHERE)
     orchestrator.app.conf.result_backend = None
     orchestrator.app.conf.task_publish_retry_policy = {"max_retries": 1, "interval_start": 0, "interval_max": 0}
     with pytest.raises(BrokerUnavailable, match=r"broker redis://:.*@127.0.0.1:1/0 is not available") as refused:

@@ -25,10 +25,10 @@ def shop(redis_url: str) -> Iterator[Orchestrator]:
 
 
 @pytest.fixture
-def bench(redis_url: str) -> Iterator[LettersInRedis]:
-    bench = LettersInRedis(redis_url, (), None)
-    yield bench
-    bench.close()
+def letter_log(redis_url: str) -> Iterator[LettersInRedis]:
+    letter_log = LettersInRedis(redis_url, (), None)
+    yield letter_log
+    letter_log.close()
 
 
 MAILBOX = "mailboxes['biling']: no agent that is known here has this name; did you mean 'billing'?"
@@ -75,17 +75,19 @@ def test_a_worker_says_nothing_of_what_others_serve(redis_url: str) -> None:
     ],
 )
 def test_a_name_that_nobody_has_is_no_filter(
-    shop: Orchestrator, bench: LettersInRedis, command: tuple[str, ...], option: str, value: str, said: str
+    shop: Orchestrator, letter_log: LettersInRedis, command: tuple[str, ...], option: str, value: str, said: str
 ) -> None:
-    bench.add_letter(agent="shipping")
+    letter_log.add_letter(agent="shipping")
     refused = invoke(shop.app, dead_letters, *command, option, value)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert said in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
-def test_a_name_that_somebody_has_is_a_filter_without_letters_too(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.add_letter(agent="shipping", error="KeyError")
+def test_a_name_that_somebody_has_is_a_filter_without_letters_too(
+    shop: Orchestrator, letter_log: LettersInRedis
+) -> None:
+    letter_log.add_letter(agent="shipping", error="KeyError")
     for option, value, count in (
         ("--reason", "poison", 0), ("--agent", "billing", 0), ("--agent", "shipping", 1), ("--message", "Refund", 0),
         ("--message", "shop.add", 0), ("--error", "KeyError", 1),

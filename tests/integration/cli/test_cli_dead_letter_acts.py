@@ -23,7 +23,7 @@ def shop(redis_url: str) -> Orchestrator:
 
 
 @pytest.fixture
-def bench(redis_url: str) -> LettersInRedis:
+def letter_log(redis_url: str) -> LettersInRedis:
     return LettersInRedis(redis_url, (), None)
 
 
@@ -33,9 +33,9 @@ def asked(shop: Orchestrator, *arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
-def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.add_letter(error="KeyError", metadata={"job": 1})
-    other = bench.add_letter(error="ValueError")
+def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+    letter_log.add_letter(error="KeyError", metadata={"job": 1})
+    other = letter_log.add_letter(error="ValueError")
     assert asked(shop, "list", "--error", "KeyError", "--metadata", "job=1")["count"] == 1
     assert asked(shop, "retry", "--error", "KeyError", "--dry-run") == {"would_replay": 1}
     assert asked(shop, "retry", "--error", "KeyError", "--why", "fixed")["sent"] == 1
@@ -50,8 +50,8 @@ def test_filters_choose_what_is_listed_and_sent_again(shop: Orchestrator, bench:
     assert "fixed" in invoke(shop.app, dead_letters, "audit").stdout
 
 
-def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.add_letter()
+def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+    letter_log.add_letter()
     for command in (("replay",), ("retry",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")):
         refused = invoke(shop.app, dead_letters, *command)
         assert refused.exit_code == 2
@@ -59,18 +59,18 @@ def test_all_letters_are_meant_only_if_that_is_said(shop: Orchestrator, bench: L
     assert asked(shop, "retry", "--all")["sent"] == 1
 
 
-def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.add_letter()
-    bench.add_letter()
+def test_a_canary_that_stops_is_an_exit_code(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+    letter_log.add_letter()
+    letter_log.add_letter()
     result = invoke(shop.app, dead_letters, "retry", "--all", "--canary", "--wait", "0.05")
     assert result.exit_code == 1
     assert "1 dead letter replayed" in result.stdout
     assert "have not ended within" in result.stderr
 
 
-def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, bench: LettersInRedis) -> None:
-    last = [bench.add_letter() for _ in range(6)][-1]
-    bench.bound("billing", 4)
+def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+    last = [letter_log.add_letter() for _ in range(6)][-1]
+    letter_log.bound("billing", 4)
     result = invoke(shop.app, dead_letters, "retry", "--all", "--json")
     assert result.exit_code == 1
     document = json.loads(result.stdout)
@@ -83,8 +83,8 @@ def test_a_full_mailbox_that_stops_a_retry_is_an_exit_code(shop: Orchestrator, b
     assert asked(shop, "list")["count"] == 2
 
 
-def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: LettersInRedis) -> None:
-    letter_id = bench.add_letter()
+def test_a_dry_run_sends_not_even_one(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+    letter_id = letter_log.add_letter()
     assert asked(shop, "retry", letter_id, "--dry-run") == {"would_replay": 1}
     assert asked(shop, "list")["count"] == 1
     assert invoke(shop.app, dead_letters, "retry", "1-1", "--dry-run").exit_code == 2
@@ -93,9 +93,9 @@ def test_a_dry_run_sends_not_even_one(shop: Orchestrator, bench: LettersInRedis)
 @pytest.mark.parametrize("command", [("replay",), ("park", "--note", "n"), ("unpark",), ("purge", "--yes")])
 @pytest.mark.parametrize("more", [("--all",), ("--agent", "shipping"), ("--state", "all"), ("--metadata", "job=1")])
 def test_one_letter_or_those_of_a_filter_are_meant(
-    shop: Orchestrator, bench: LettersInRedis, command: tuple[str, ...], more: tuple[str, ...]
+    shop: Orchestrator, letter_log: LettersInRedis, command: tuple[str, ...], more: tuple[str, ...]
 ) -> None:
-    letter_id = bench.add_letter()
+    letter_id = letter_log.add_letter()
     refused = invoke(shop.app, dead_letters, *command, letter_id, *more)
     assert refused.exit_code == 2
     assert refused.stderr == "Error: an ID cannot be combined with a filter or --all\n"
@@ -104,16 +104,20 @@ def test_one_letter_or_those_of_a_filter_are_meant(
 
 
 @pytest.mark.parametrize("options", [("--at-most", "1"), ("--rate", "5"), ("--canary",)])
-def test_what_is_for_many_is_not_for_one(shop: Orchestrator, bench: LettersInRedis, options: tuple[str, ...]) -> None:
-    refused = invoke(shop.app, dead_letters, "retry", bench.add_letter(), *options)
+def test_what_is_for_many_is_not_for_one(
+    shop: Orchestrator, letter_log: LettersInRedis, options: tuple[str, ...]
+) -> None:
+    refused = invoke(shop.app, dead_letters, "retry", letter_log.add_letter(), *options)
     assert refused.exit_code == 2
     assert refused.stderr == f"Error: {options[0]} cannot be combined with an ID\n"
     assert asked(shop, "list")["count"] == 1
 
 
 @pytest.mark.parametrize("options", [("--wait", "5"), ("--max-failure-rate", "0.5")])
-def test_what_is_the_canarys_wants_one(shop: Orchestrator, bench: LettersInRedis, options: tuple[str, ...]) -> None:
-    bench.add_letter()
+def test_what_is_the_canarys_wants_one(
+    shop: Orchestrator, letter_log: LettersInRedis, options: tuple[str, ...]
+) -> None:
+    letter_log.add_letter()
     refused = invoke(shop.app, dead_letters, "retry", "--all", *options)
     assert refused.exit_code == 2
     assert refused.stderr == "Error: --max-failure-rate and --wait need --canary\n"
@@ -121,15 +125,15 @@ def test_what_is_the_canarys_wants_one(shop: Orchestrator, bench: LettersInRedis
 
 
 @pytest.mark.parametrize("pair", ["job", "=1", ""])
-def test_metadata_needs_a_name_and_a_value(shop: Orchestrator, bench: LettersInRedis, pair: str) -> None:
+def test_metadata_needs_a_name_and_a_value(shop: Orchestrator, letter_log: LettersInRedis, pair: str) -> None:
     refused = invoke(shop.app, dead_letters, "list", "--metadata", pair)
     assert refused.exit_code == 2
     assert refused.stderr == f"Error: --metadata {pair!r}: not NAME=VALUE\n"
 
 
-def test_groups_and_stats_are_shown(shop: Orchestrator, bench: LettersInRedis) -> None:
+def test_groups_and_stats_are_shown(shop: Orchestrator, letter_log: LettersInRedis) -> None:
     for _ in range(3):
-        bench.add_letter(error="KeyError", text="token=S3CRET")
+        letter_log.add_letter(error="KeyError", text="token=S3CRET")
     (group,) = asked(shop, "groups")["groups"]
     assert (group["count"], sum(group["arrivals_24h"])) == (3, 3)
     shown = invoke(shop.app, dead_letters, "groups").stdout
@@ -141,8 +145,8 @@ def test_groups_and_stats_are_shown(shop: Orchestrator, bench: LettersInRedis) -
     assert "KeyError" in invoke(shop.app, dead_letters, "stats").stdout
 
 
-def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: LettersInRedis) -> None:
-    letter_id = bench.add_letter(agent="", message="", task="plain.pay", kwargs={"cents": -5})
+def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+    letter_id = letter_log.add_letter(agent="", message="", task="plain.pay", kwargs={"cents": -5})
     assert '"cents": 5' in asked(shop, "edit", letter_id, '{"cents": 5}', "--dry-run")["diff"]
     refused = invoke(shop.app, dead_letters, "edit", letter_id, '{"cents": 5}')
     assert refused.exit_code == 2
@@ -152,9 +156,9 @@ def test_an_edit_shows_its_diff_and_asks(shop: Orchestrator, bench: LettersInRed
     assert asked(shop, "list")["count"] == 0
 
 
-def test_letters_are_parked_and_unparked(shop: Orchestrator, bench: LettersInRedis) -> None:
-    letter_id = bench.add_letter()
-    other = bench.add_letter()
+def test_letters_are_parked_and_unparked(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+    letter_id = letter_log.add_letter()
+    other = letter_log.add_letter()
     parked = asked(shop, "park", letter_id, "--note", "ask the bank", "--who", "ann")
     assert parked == {"parked": 1, "ids": [letter_id]}
     assert asked(shop, "list")["count"] == 1
@@ -165,8 +169,8 @@ def test_letters_are_parked_and_unparked(shop: Orchestrator, bench: LettersInRed
     assert asked(shop, "unpark", "--all") == {"unparked": 1, "ids": [other]}
 
 
-def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: LettersInRedis) -> None:
-    first, second, third = bench.add_letter(agent="shipping"), bench.add_letter(), bench.add_letter()
+def test_only_what_is_meant_is_purged(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+    first, second, third = letter_log.add_letter(agent="shipping"), letter_log.add_letter(), letter_log.add_letter()
     assert asked(shop, "purge", "--agent", "shipping", "--dry-run") == {"would_remove": 1}
     assert asked(shop, "purge", "--agent", "shipping", "--yes") == {"removed": 1, "ids": [first]}
     assert asked(shop, "purge", second, "--yes") == {"removed": 1, "ids": [second]}
@@ -177,14 +181,14 @@ def test_only_what_is_meant_is_purged(shop: Orchestrator, bench: LettersInRedis)
 
 
 def test_what_comes_while_somebody_is_asked_is_not_purged(
-    shop: Orchestrator, bench: LettersInRedis, monkeypatch: pytest.MonkeyPatch
+    shop: Orchestrator, letter_log: LettersInRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.add_letter(agent="shipping")
-    bench.add_letter()
+    letter_log.add_letter(agent="shipping")
+    letter_log.add_letter()
     came: list[str] = []
 
     def can_ask() -> bool:
-        came.append(bench.add_letter())
+        came.append(letter_log.add_letter())
         return True
 
     monkeypatch.setattr("orchestrator.cli.dead_letter_options.can_ask", can_ask)
@@ -195,9 +199,9 @@ def test_what_comes_while_somebody_is_asked_is_not_purged(
     assert [letter["id"] for letter in asked(shop, "list")["letters"]] == came[1:]
 
 
-def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, bench: LettersInRedis, tmp_path: Path) -> None:
-    bench.add_letter()
-    bench.add_raw_letter(b"\xff\x00")
+def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, letter_log: LettersInRedis, tmp_path: Path) -> None:
+    letter_log.add_letter()
+    letter_log.add_raw_letter(b"\xff\x00")
     path, again = tmp_path / "letters", tmp_path / "again"
     assert asked(shop, "export", str(path))["exported"] == 2
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -216,10 +220,10 @@ def test_letters_go_to_a_file_and_come_back(shop: Orchestrator, bench: LettersIn
 
 
 def test_the_audit_log_fits_a_terminal_of_80_columns(
-    shop: Orchestrator, bench: LettersInRedis, monkeypatch: pytest.MonkeyPatch
+    shop: Orchestrator, letter_log: LettersInRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        bench.add_letter(body={"order_id": "o" * 300, "cents": 5})
+        letter_log.add_letter(body={"order_id": "o" * 300, "cents": 5})
     shop.dead_letters.query(agent="billing", error="ValueError").park("ask the bank " * 20, why="closed " * 40)
     monkeypatch.setattr(tables, "console", lambda _: tables.Console(80, colour=False))
     lines = invoke(shop.app, dead_letters, "audit").stdout.splitlines()

@@ -26,10 +26,10 @@ def shop(redis_url: str) -> Iterator[Orchestrator]:
 
 
 @pytest.fixture
-def bench(redis_url: str) -> Iterator[LettersInRedis]:
-    bench = LettersInRedis(redis_url, (), None)
-    yield bench
-    bench.close()
+def letter_log(redis_url: str) -> Iterator[LettersInRedis]:
+    letter_log = LettersInRedis(redis_url, (), None)
+    yield letter_log
+    letter_log.close()
 
 
 def asked(shop: Orchestrator, *arguments: str) -> Any:
@@ -57,8 +57,8 @@ def test_what_is_sent_again_can_be_followed(redis_url: str, shop: Orchestrator) 
         assert (shown["status"], shown["agent"]) == ("pending", "billing")
 
 
-def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: LettersInRedis) -> None:
-    first, second = bench.add_letter(), bench.add_letter()
+def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, letter_log: LettersInRedis) -> None:
+    first, second = letter_log.add_letter(), letter_log.add_letter()
     parked = invoke(shop.app, dead_letters, "park", "--all", "--note", "n").stdout
     assert parked == f"{first}\n{second}\n2 dead letters parked\n"
     opened = invoke(shop.app, dead_letters, "unpark", "--all").stdout
@@ -71,9 +71,9 @@ def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, bench: Let
     assert [(a["kind"], a["done"]) for a in acts] == [("purge", 1), ("replay", 1), ("unpark", 2), ("park", 2)]
 
 
-def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: LettersInRedis) -> None:
+def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, letter_log: LettersInRedis) -> None:
     for _ in range(3):
-        bench.add_letter()
+        letter_log.add_letter()
     lines = shop.dead_letters.query().export()
     next(lines)
     del lines
@@ -81,8 +81,10 @@ def test_an_export_records_how_many_letters_it_wrote(shop: Orchestrator, bench: 
     assert [a.done for a in shop.dead_letters.audit()] == [3, 1]
 
 
-def test_what_is_no_longer_known_of_an_act_is_not_said_to_be_none(shop: Orchestrator, bench: LettersInRedis) -> None:
-    bench.add_letter()
+def test_what_is_no_longer_known_of_an_act_is_not_said_to_be_none(
+    shop: Orchestrator, letter_log: LettersInRedis
+) -> None:
+    letter_log.add_letter()
     act = shop.dead_letters.query().replay(all=True).audit_id
     shop.runtime.store.client.delete(shop.runtime.store.keys.letter_audit_progress(act))
     (known,) = asked(shop, "audit")["audit"]

@@ -22,7 +22,7 @@ def validate(agent: str, message: str, fields: Any) -> Any:
 
 
 @pytest.fixture(params=["redis", "memory"])
-def bench(request: pytest.FixtureRequest) -> Iterator[LettersUnderTest]:
+def letter_log(request: pytest.FixtureRequest) -> Iterator[LettersUnderTest]:
     if request.param == "redis":
         made: LettersUnderTest = LettersInRedis(request.getfixturevalue("redis_url"), ("password",), validate)
     else:

@@ -32,7 +32,7 @@ class Log(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = LettersInRedis(self.url, (), None)
+        self.letter_log = LettersInRedis(self.url, (), None)
         self.letters: dict[str, tuple[str, str]] = {}
         self.parked: set[str] = set()
         self.auto: dict[str, int] = {}
@@ -44,13 +44,13 @@ class Log(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.bench.redis.flushall()
+        self.letter_log.redis.flushall()
         for agent in AGENTS:
             self.add_letter(agent, ERRORS[0])
 
     @rule(agent=st.sampled_from(AGENTS), error=st.sampled_from(ERRORS), size=st.sampled_from([1, 5000]))
     def add_letter(self, agent: str, error: str, size: int = 1) -> None:
-        letter_id = self.bench.add_letter(agent=agent, error=error, body={"text": "x" * size})
+        letter_id = self.letter_log.add_letter(agent=agent, error=error, body={"text": "x" * size})
         self.letters[letter_id] = (agent, error)
         self.auto[letter_id] = 0
         self.dead_lettered += 1
@@ -66,7 +66,7 @@ class Log(RuleBasedStateMachine):
     @rule(at=st.integers(0, 9))
     def retry(self, at: int) -> None:
         letter_id = self._pick(at)
-        self.bench.log.replay(letter_id)
+        self.letter_log.log.replay(letter_id)
         self._resent(letter_id, by_itself=False)
 
     def _resent(self, letter_id: str, *, by_itself: bool) -> None:
@@ -90,7 +90,7 @@ class Log(RuleBasedStateMachine):
         sent: list[int] = []
         threads = [
             threading.Thread(
-                target=lambda: sent.append(self.bench.log.query(agent=agent, state=state).replay(all=True).sent)
+                target=lambda: sent.append(self.letter_log.log.query(agent=agent, state=state).replay(all=True).sent)
             )
             for _ in range(operators)
         ]
@@ -105,7 +105,7 @@ class Log(RuleBasedStateMachine):
     @rule()
     def die_again(self) -> None:
         """What was sent again dies again: of the letter it comes from there is one successor."""
-        again = self.bench.die_again()
+        again = self.letter_log.die_again()
         assert sorted(letter.replay_of for letter in again) == sorted(self.sent)
         for letter in again:
             agent, _ = self.sent.pop(letter.replay_of)
@@ -118,20 +118,20 @@ class Log(RuleBasedStateMachine):
     @rule(at=st.integers(0, 9))
     def park(self, at: int) -> None:
         letter_id = self._pick(at)
-        self.bench.log.park(letter_id, "note")
+        self.letter_log.log.park(letter_id, "note")
         self.parked.add(letter_id)
 
     @rule(agent=st.sampled_from(AGENTS))
     def park_some(self, agent: str) -> None:
         meant = {i for i, (a, _) in self.letters.items() if a == agent and i not in self.parked}
-        assert self.bench.log.query(agent=agent).park("note") == len(meant)
+        assert self.letter_log.log.query(agent=agent).park("note") == len(meant)
         self.parked |= meant
 
     @precondition(lambda self: self.letters)
     @rule(at=st.integers(0, 9))
     def unpark(self, at: int) -> None:
         letter_id = self._pick(at)
-        self.bench.log.unpark(letter_id)
+        self.letter_log.log.unpark(letter_id)
         self.parked.discard(letter_id)
 
     @rule(error=st.sampled_from(ERRORS), state=st.sampled_from(["open", "parked", "all"]))
@@ -141,38 +141,38 @@ class Log(RuleBasedStateMachine):
             for i, (_, e) in self.letters.items()
             if e == error and (state == "all" or (state == "parked") is (i in self.parked))
         ]
-        assert self.bench.log.query(error=error, state=state).purge() == len(meant)
+        assert self.letter_log.log.query(error=error, state=state).purge() == len(meant)
         for letter_id in meant:
             self._gone(letter_id)
 
     @rule()
     def expire(self) -> None:
         """A week later; parked letters stay."""
-        self.bench.let_pass(7 * 86400)
+        self.letter_log.let_pass(7 * 86400)
         meant = [i for i in self.letters if i not in self.parked]
-        assert run_maintenance(self.bench.log, RetentionPolicy(ttl_s=86400), budget_s=60).expired == len(meant)
-        self.bench.letter_store.later_ms = 0
+        assert run_maintenance(self.letter_log.log, RetentionPolicy(ttl_s=86400), budget_s=60).expired == len(meant)
+        self.letter_log.letter_store.later_ms = 0
         for letter_id in meant:
             self._gone(letter_id)
 
     @rule(most=st.integers(1, 3))
     def trim(self, most: int) -> None:
-        trimmed = run_maintenance(self.bench.log, RetentionPolicy(max_count=most), budget_s=60).trimmed
+        trimmed = run_maintenance(self.letter_log.log, RetentionPolicy(max_count=most), budget_s=60).trimmed
         assert trimmed == max(0, len(self.letters) - most)
-        there = {letter.id for letter in self.bench.log.list(1000)}
+        there = {letter.id for letter in self.letter_log.log.list(1000)}
         for letter_id in set(self.letters) - there:
             self._gone(letter_id)
 
     @rule()
     def retry_by_itself(self) -> None:
         """An hour later everything planned is due; what was retried often enough is parked."""
-        self.bench.let_pass(3600)
-        before = set(self.bench.redis.zrange(self.bench.keys.letters_due, 0, -1))
-        planned = self.bench.redis.get(self.bench.keys.letters_planned) or b"0-0"
+        self.letter_log.let_pass(3600)
+        before = set(self.letter_log.redis.zrange(self.letter_log.keys.letters_due, 0, -1))
+        planned = self.letter_log.redis.get(self.letter_log.keys.letters_planned) or b"0-0"
         kept = run_maintenance(
-            self.bench.log, RetentionPolicy(ttl_s=1e9, auto_replays=RETRIES, first_replay_s=1), budget_s=60
+            self.letter_log.log, RetentionPolicy(ttl_s=1e9, auto_replays=RETRIES, first_replay_s=1), budget_s=60
         )
-        self.bench.letter_store.later_ms = 0
+        self.letter_log.letter_store.later_ms = 0
         new = [i for i in self.letters if _order(i) > _order(planned.decode()) and i not in self.parked]
         spent = {i for i in new if self.auto[i] >= RETRIES}
         due = {raw.decode() for raw in before} | (set(new) - spent)
@@ -183,17 +183,17 @@ class Log(RuleBasedStateMachine):
 
     @rule()
     def export(self) -> None:
-        self.exported = list(self.bench.log.query(state="all").export())
+        self.exported = list(self.letter_log.log.query(state="all").export())
         assert len(self.exported) == len(self.letters)
-        assert sum(group.count for group in self.bench.log.query(state="all").groups()) == len(self.letters)
+        assert sum(group.count for group in self.letter_log.log.query(state="all").groups()) == len(self.letters)
 
     @rule()
     def import_again(self) -> None:
-        before = {letter.id for letter in self.bench.log.list(1000)}
-        added, known = self.bench.log.import_lines(self.exported)
+        before = {letter.id for letter in self.letter_log.log.list(1000)}
+        added, known = self.letter_log.log.import_lines(self.exported)
         assert added + known == len(self.exported)
-        assert self.bench.log.import_lines(self.exported) == (0, len(self.exported))
-        for letter in self.bench.log.list(1000):
+        assert self.letter_log.log.import_lines(self.exported) == (0, len(self.exported))
+        for letter in self.letter_log.log.list(1000):
             if letter.id not in before:
                 self.letters[letter.id] = (letter.agent, letter.error_type)
                 self.auto[letter.id] = letter.lineage.auto
@@ -202,7 +202,7 @@ class Log(RuleBasedStateMachine):
 
     @invariant()
     def the_log_is_what_the_model_says(self) -> None:
-        log = self.bench.log
+        log = self.letter_log.log
         assert {letter.id for letter in log.list(1000)} == set(self.letters)
         assert log.query().count() == len(self.letters) - len(self.parked)
         assert {letter.id for letter in log.query(state="parked").page(1000).letters} == self.parked
@@ -212,16 +212,16 @@ class Log(RuleBasedStateMachine):
 
     @invariant()
     def nothing_dangles(self) -> None:
-        assert self.bench.index_problems() == []
+        assert self.letter_log.index_problems() == []
 
     @invariant()
     def the_ledger_counts_each_replay_once(self) -> None:
-        ledger = self.bench.redis.hgetall(self.bench.keys.ledger(QUEUE))
+        ledger = self.letter_log.redis.hgetall(self.letter_log.keys.ledger(QUEUE))
         assert int(ledger.get(b"accepted", 0)) == self.replayed
         assert int(ledger.get(b"dead", 0)) == self.dead_lettered
 
     def teardown(self) -> None:
-        self.bench.close()
+        self.letter_log.close()
 
 
 def _order(letter_id: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.health.health_reporter import HealthReporter
 from orchestrator.transport.liveness import consumer_absence, incarnation
 from orchestrator.worker.start import should_consume
-from tests.apps import agents_app as house
+from tests.apps import agents_app
 from tests.support.bare_broker import kombu_connection
 from tests.support.eventually import eventually
 
@@ -79,7 +79,7 @@ def test_whoever_is_no_worker_or_has_no_queue_misses_nothing(
 
 
 def test_a_worker_is_to_consume_unless_it_stops_or_was_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    orchestrator = house.make("redis://127.0.0.1:1/0")
+    orchestrator = agents_app.make("redis://127.0.0.1:1/0")
     import celery.worker.state as state  # what a worker has loaded
 
     assert sys.modules["celery.worker.state"] is state

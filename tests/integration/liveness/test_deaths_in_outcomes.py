@@ -64,21 +64,21 @@ def test_what_goes_for_want_of_room_has_its_deaths(broker: BareBroker, scheduled
 
 
 def test_what_is_cancelled_while_it_waits_for_its_retry_has_its_deaths() -> None:
-    with hosted("prefork", concurrency=1) as house:
+    with hosted("prefork", concurrency=1) as cluster:
         late = Retry(max_retries=2, backoff=Exponential(initial_s=600, cap_s=600))
         one, other = (
-            house.orchestrator.send("worker", app.Deadly(name=name, lives="kf"), retry=late) for name in ("c", "p")
+            cluster.orchestrator.send("worker", app.Deadly(name=name, lives="kf"), retry=late) for name in ("c", "p")
         )
         expected = [(1, "its worker died: killed"), (2, "ConnectionError: a life")]
         for delivery in (one, other):
             eventually(
                 lambda at=delivery: at.status() is Status.SCHEDULED,  # type: ignore[misc]
                 WAIT_S,
-                house.log,
+                cluster.log,
             )
             assert [(a.number, a.how) for a in delivery.history()] == expected
         assert one.cancel() is CancelResult.CANCELLED
-        with house.orchestrator.app.connection_for_write() as connection:
+        with cluster.orchestrator.app.connection_for_write() as connection:
             connection.default_channel.queue_purge("worker")
         for delivery, by in ((one, "sender"), (other, "purge")):
             assert delivery.wait(timeout_s=WAIT_S) == Cancelled(by=by)

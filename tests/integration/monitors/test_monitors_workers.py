@@ -50,58 +50,62 @@ class SentryCluster(Cluster):
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[SentryCluster]:
+def cluster() -> Iterator[SentryCluster]:
     with (
         EmbeddedServer() as server,
         WorkerProcess(APP, server.url, name="sentry", queues="sentry", pool="prefork", concurrency=2) as sentry,
     ):
-        house = SentryCluster(server.url, sentry, monitors_app.make(server.url))
-        yield house
-        house.close()
+        cluster = SentryCluster(server.url, sentry, monitors_app.make(server.url))
+        yield cluster
+        cluster.close()
 
 
-def test_an_agent_is_told_of_a_killed_one(house: SentryCluster) -> None:
-    with house.victim() as victim:
+def test_an_agent_is_told_of_a_killed_one(cluster: SentryCluster) -> None:
+    with cluster.victim() as victim:
         incarnation = victim.incarnation
-        by_name, by_id = house.watch("victim", "name"), house.watch(incarnation, "id")
-        (entry,) = house.orchestrator.monitors.list(tag="name")
-        assert entry.owner == house.worker.incarnation
+        by_name, by_id = cluster.watch("victim", "name"), cluster.watch(incarnation, "id")
+        (entry,) = cluster.orchestrator.monitors.list(tag="name")
+        assert entry.owner == cluster.worker.incarnation
         assert entry.agent == "sentry"
         victim.kill()
-        down = house.down(by_name)
+        down = cluster.down(by_name)
         assert (down["target"], down["reason"], down["tag"]) == ("victim", "killed", "name")
-        assert down["owner"] == house.worker.incarnation
-        assert (house.down(by_id)["target"], house.down(by_id)["tag"]) == (incarnation, "id")
-    late = house.watch("victim")
-    assert house.down(late)["reason"] == "noproc"
-    assert len(house.downs()) == len({down["ref"] for down in house.downs()})
-    assert inconsistencies(house.orchestrator.runtime.redis_monitors()) == []
+        assert down["owner"] == cluster.worker.incarnation
+        assert (cluster.down(by_id)["target"], cluster.down(by_id)["tag"]) == (incarnation, "id")
+    late = cluster.watch("victim")
+    assert cluster.down(late)["reason"] == "noproc"
+    assert len(cluster.downs()) == len({down["ref"] for down in cluster.downs()})
+    assert inconsistencies(cluster.orchestrator.runtime.redis_monitors()) == []
 
 
-def test_an_agent_is_told_of_one_that_was_stopped_and_a_failing_on_down_is_tried_again(house: SentryCluster) -> None:
-    with house.victim() as victim:
-        ref = house.watch("victim", "broken")
+def test_an_agent_is_told_of_one_that_was_stopped_and_a_failing_on_down_is_tried_again(cluster: SentryCluster) -> None:
+    with cluster.victim() as victim:
+        ref = cluster.watch("victim", "broken")
         victim.stop()
-        down = house.down(ref)
+        down = cluster.down(ref)
         assert (down["reason"], down["attempt"]) == ("drained", 2)
-    rows = eventually(lambda: [r for r in house.orchestrator.ledger() if r.queue == "sentry" and not r.pending])
+    rows = eventually(lambda: [r for r in cluster.orchestrator.ledger() if r.queue == "sentry" and not r.pending])
     assert all(row.balanced and row.dead == 0 for row in rows)
 
 
-def test_monitors_made_during_shutdown_go_with_their_owner(house: SentryCluster) -> None:
+def test_monitors_made_during_shutdown_go_with_their_owner(cluster: SentryCluster) -> None:
     with (
-        house.victim(),
-        WorkerProcess(APP, house.url, name="last", queues="sentry", pool="threads", concurrency=2) as last,
+        cluster.victim(),
+        WorkerProcess(APP, cluster.url, name="last", queues="sentry", pool="threads", concurrency=2) as last,
     ):
-        house.worker.kill()
-        eventually(lambda: house.orchestrator.runtime.sweep() and len(house.orchestrator.registry.incarnations()) == 2)
-        before = house.orchestrator.monitors.stats().created
-        house.orchestrator.send("sentry", Watch(target="victim", tag="late", hold=True))
-        assert house.redis.blpop(["test:began"], timeout=20)
+        cluster.worker.kill()
+        eventually(
+            lambda: cluster.orchestrator.runtime.sweep() and len(cluster.orchestrator.registry.incarnations()) == 2
+        )
+        before = cluster.orchestrator.monitors.stats().created
+        cluster.orchestrator.send("sentry", Watch(target="victim", tag="late", hold=True))
+        assert cluster.redis.blpop(["test:began"], timeout=20)
         last.signal(signal.SIGTERM)
         eventually(lambda: "Warm shutdown" in last.log() or "warm shutdown" in last.log(), 10, last.log)
-        house.redis.rpush("test:go", "1")
+        cluster.redis.rpush("test:go", "1")
         eventually(lambda: not last.is_running, 20, last.log)
-        assert house.orchestrator.monitors.stats().created == before + 1, last.log()
-        eventually(lambda: house.orchestrator.runtime.sweep() and not house.orchestrator.monitors.list(tag="late"), 10)
-        assert inconsistencies(house.orchestrator.runtime.redis_monitors()) == []
+        assert cluster.orchestrator.monitors.stats().created == before + 1, last.log()
+        eventually(
+            lambda: cluster.orchestrator.runtime.sweep() and not cluster.orchestrator.monitors.list(tag="late"), 10
+        )
+        assert inconsistencies(cluster.orchestrator.runtime.redis_monitors()) == []

@@ -17,10 +17,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def house(kind: str) -> Iterator[Cluster]:
+def cluster(kind: str) -> Iterator[Cluster]:
     if kind == "eager":
         yield Cluster(NO_REDIS, None, app.make(NO_REDIS, eager=True))
         return
     environment = {"ORCHESTRATOR_KILL_AFTER_S": "0.5"}
-    with hosted(kind, concurrency=1 if kind == "solo" else 2, environment=environment) as house:
-        yield house
+    with hosted(kind, concurrency=1 if kind == "solo" else 2, environment=environment) as cluster:
+        yield cluster

@@ -48,15 +48,15 @@ def shared(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterator[C
             return
         environment = {"ORCHESTRATOR_TELEMETRY": '["logging"]'}
         with WorkerProcess(APP, server.url, queues=QUEUES, environment=environment) as worker:
-            house = Cluster(server.url, worker, app.make(server.url, **LETTERS))
-            yield house
-            house.close()
+            cluster = Cluster(server.url, worker, app.make(server.url, **LETTERS))
+            yield cluster
+            cluster.close()
     finally:
         patch.undo()
 
 
 @pytest.fixture
-def house(shared: Cluster) -> Cluster:
+def cluster(shared: Cluster) -> Cluster:
     """Without letters."""
     shared.orchestrator.dead_letters.purge(all=True)
     return shared
@@ -70,142 +70,142 @@ def heard() -> Iterator[list[Event]]:
     detach(found.append)
 
 
-def told(house: Cluster, heard: list[Event], delivery_id: str) -> list[str]:
+def told(cluster: Cluster, heard: list[Event], delivery_id: str) -> list[str]:
     """The events of a delivery: those of this process, and those that the worker has logged."""
     here = [str(event.name) for event in heard if event.metadata.get("id") == delivery_id]
-    lines = [line for line in house.log().splitlines() if f"id={delivery_id}" in line]
+    lines = [line for line in cluster.log().splitlines() if f"id={delivery_id}" in line]
     known = [str(value) for value in vars(events).values() if isinstance(value, events.EventName)]
     return sorted(here + [name for line in lines for name in known if f" {name} " in line])
 
 
-def die(house: Cluster, text: str = "broken", **options: Any) -> DeadLetter:
-    outcome = house.orchestrator.send("worker", app.Broken(text=text), **options).wait(timeout_s=WAIT_S)
+def die(cluster: Cluster, text: str = "broken", **options: Any) -> DeadLetter:
+    outcome = cluster.orchestrator.send("worker", app.Broken(text=text), **options).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
-    return house.orchestrator.dead_letters.get(str(outcome.letter_id))
+    return cluster.orchestrator.dead_letters.get(str(outcome.letter_id))
 
 
 # -- events
 
 
-def test_a_success_is_told(house: Cluster, heard: list[Event]) -> None:
-    delivery = house.orchestrator.send("worker", app.Flaky(failures=1))
+def test_a_success_is_told(cluster: Cluster, heard: list[Event]) -> None:
+    delivery = cluster.orchestrator.send("worker", app.Flaky(failures=1))
     assert delivery.wait(timeout_s=WAIT_S) == Handled(2, 2)
     expected = sorted([events.SEND_STARTED, events.SENT, events.RETRIED, events.HANDLED])
-    eventually(lambda: told(house, heard, delivery.id) == expected, WAIT_S, house.log)
+    eventually(lambda: told(cluster, heard, delivery.id) == expected, WAIT_S, cluster.log)
 
 
-def test_a_failure_is_told_with_its_letter(house: Cluster, heard: list[Event]) -> None:
-    delivery = house.orchestrator.send("worker", app.Broken())
+def test_a_failure_is_told_with_its_letter(cluster: Cluster, heard: list[Event]) -> None:
+    delivery = cluster.orchestrator.send("worker", app.Broken())
     assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
     expected = sorted([events.SEND_STARTED, events.SENT, events.RETRIED, events.RETRIED, events.DEAD_LETTERED])
-    eventually(lambda: told(house, heard, delivery.id) == expected, WAIT_S, house.log)
-    assert [letter.delivery_id for letter in house.orchestrator.dead_letters.list()] == [delivery.id]
+    eventually(lambda: told(cluster, heard, delivery.id) == expected, WAIT_S, cluster.log)
+    assert [letter.delivery_id for letter in cluster.orchestrator.dead_letters.list()] == [delivery.id]
 
 
-def test_what_is_given_up_without_a_letter_is_told_as_that(house: Cluster, heard: list[Event]) -> None:
-    delivery = house.orchestrator.send("worker", app.Broken(), on_error="ignore", retry=ONCE)
+def test_what_is_given_up_without_a_letter_is_told_as_that(cluster: Cluster, heard: list[Event]) -> None:
+    delivery = cluster.orchestrator.send("worker", app.Broken(), on_error="ignore", retry=ONCE)
     assert isinstance(delivery.wait(timeout_s=WAIT_S), Dead)
     expected = sorted([events.SEND_STARTED, events.SENT, events.DROPPED])
-    eventually(lambda: told(house, heard, delivery.id) == expected, WAIT_S, house.log)
-    assert house.orchestrator.dead_letters.count() == 0
+    eventually(lambda: told(cluster, heard, delivery.id) == expected, WAIT_S, cluster.log)
+    assert cluster.orchestrator.dead_letters.count() == 0
 
 
 # -- what becomes of an error
 
 
-def test_log_says_it_where_it_happens(house: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_says_it_where_it_happens(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        outcome = house.orchestrator.send("worker", app.Broken(text="log it"), on_error="log").wait(timeout_s=WAIT_S)
+        outcome = cluster.orchestrator.send("worker", app.Broken(text="log it"), on_error="log").wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
     eventually(
-        lambda: "worker Broken dropped after its last attempt: ValueError: log it" in house.log() + caplog.text,
+        lambda: "worker Broken dropped after its last attempt: ValueError: log it" in cluster.log() + caplog.text,
         WAIT_S,
-        house.log,
+        cluster.log,
     )
-    assert house.orchestrator.dead_letters.count() == 0
+    assert cluster.orchestrator.dead_letters.count() == 0
 
 
-def test_raise_raises_and_keeps_a_letter(house: Cluster) -> None:
+def test_raise_raises_and_keeps_a_letter(cluster: Cluster) -> None:
     with pytest.raises(SendFailed):
-        house.orchestrator.send("worker", app.Broken(), on_error="raise").wait(timeout_s=WAIT_S)
-    assert house.orchestrator.dead_letters.count() == 1
+        cluster.orchestrator.send("worker", app.Broken(), on_error="raise").wait(timeout_s=WAIT_S)
+    assert cluster.orchestrator.dead_letters.count() == 1
 
 
 # -- letters
 
 
-def test_letters_are_listed_none_some_and_all(house: Cluster) -> None:
-    log = house.orchestrator.dead_letters
+def test_letters_are_listed_none_some_and_all(cluster: Cluster) -> None:
+    log = cluster.orchestrator.dead_letters
     assert (log.list(), log.count()) == ([], 0)
-    made = [die(house, f"n{n}", retry=ONCE).id for n in range(7)]
+    made = [die(cluster, f"n{n}", retry=ONCE).id for n in range(7)]
     assert [letter.id for letter in log.list(3)] == made[::-1][:3]
     assert [letter.id for letter in log.list(1000)] == made[::-1]
 
 
-def test_all_are_retried_and_handled_once_their_cause_has_passed(house: Cluster) -> None:
-    log = house.orchestrator.dead_letters
-    house.redis.set("test:closed", 1)
-    deliveries = [house.orchestrator.send("worker", app.FailsWhile(key="test:closed"), retry=ONCE) for _ in range(12)]
+def test_all_are_retried_and_handled_once_their_cause_has_passed(cluster: Cluster) -> None:
+    log = cluster.orchestrator.dead_letters
+    cluster.redis.set("test:closed", 1)
+    deliveries = [cluster.orchestrator.send("worker", app.FailsWhile(key="test:closed"), retry=ONCE) for _ in range(12)]
     assert all(isinstance(delivery.wait(timeout_s=WAIT_S), Dead) for delivery in deliveries)
-    house.redis.delete("test:closed")
+    cluster.redis.delete("test:closed")
     done = log.query().replay(all=True, why="it is open again")
     assert (done.sent, log.count()) == (12, 0)
-    eventually(lambda: all(delivery.outcome() == Handled(None, 1) for delivery in deliveries), WAIT_S, house.log)
+    eventually(lambda: all(delivery.outcome() == Handled(None, 1) for delivery in deliveries), WAIT_S, cluster.log)
     assert log.query().replay(all=True).sent == 0
-    assert all(row.balanced for row in house.idle())
+    assert all(row.balanced for row in cluster.idle())
 
 
-def test_a_retry_that_fails_counts_its_attempts_and_its_line_counts_the_retries(house: Cluster) -> None:
-    log = house.orchestrator.dead_letters
-    first = letter = die(house)
+def test_a_retry_that_fails_counts_its_attempts_and_its_line_counts_the_retries(cluster: Cluster) -> None:
+    log = cluster.orchestrator.dead_letters
+    first = letter = die(cluster)
     assert (letter.attempts, letter.lineage.replays) == (3, 0)
     for replays in (1, 2):
         before = letter
-        letter = house.letter_after(lambda of=before: log.replay(of.id), WAIT_S)  # type: ignore[misc]
+        letter = cluster.letter_after(lambda of=before: log.replay(of.id), WAIT_S)  # type: ignore[misc]
         assert (letter.attempts, len(letter.failures), letter.replay_of) == (3, 3, before.id)
         assert (letter.lineage.first, letter.lineage.replays, letter.lineage.auto) == (first.id, replays, 0)
         assert letter.delivery_id == first.delivery_id
     assert log.count() == 1
 
 
-def test_old_ones_are_retried_by_themselves_never_past_the_maximum(house: Cluster) -> None:
-    log = house.orchestrator.dead_letters
-    before = house.row().accepted
-    letter = die(house, retry=ONCE)
+def test_old_ones_are_retried_by_themselves_never_past_the_maximum(cluster: Cluster) -> None:
+    log = cluster.orchestrator.dead_letters
+    before = cluster.row().accepted
+    letter = die(cluster, retry=ONCE)
 
     def parked() -> bool:
-        house.orchestrator.runtime.maintain_dead_letters()
+        cluster.orchestrator.runtime.maintain_dead_letters()
         return log.query(state="parked").count() == 1
 
-    eventually(parked, WAIT_S, house.log)
+    eventually(parked, WAIT_S, cluster.log)
     (last,) = log.query(state="parked").page().letters
     assert (last.delivery_id, last.lineage.replays, last.lineage.auto) == (letter.delivery_id, 2, 2)
     for _ in range(5):
-        assert house.orchestrator.runtime.maintain_dead_letters().replayed == 0
-    assert house.row().accepted == before + 3
+        assert cluster.orchestrator.runtime.maintain_dead_letters().replayed == 0
+    assert cluster.row().accepted == before + 3
     assert log.count() == 1
 
 
-def test_all_are_purged(house: Cluster) -> None:
-    log = house.orchestrator.dead_letters
+def test_all_are_purged(cluster: Cluster) -> None:
+    log = cluster.orchestrator.dead_letters
     for n in range(3):
-        die(house, f"n{n}", retry=ONCE)
+        die(cluster, f"n{n}", retry=ONCE)
     assert log.purge(all=True) == 3
     assert (log.list(), log.purge(all=True)) == ([], 0)
 
 
-def test_only_what_expired_is_purged(house: Cluster) -> None:
-    log = house.orchestrator.dead_letters
-    stays = die(house, retry=ONCE)
-    late = house.orchestrator.send("worker", app.Perishable(), countdown_s=0.1)
+def test_only_what_expired_is_purged(cluster: Cluster) -> None:
+    log = cluster.orchestrator.dead_letters
+    stays = die(cluster, retry=ONCE)
+    late = cluster.orchestrator.send("worker", app.Perishable(), countdown_s=0.1)
     assert isinstance(late.wait(timeout_s=WAIT_S), Dead)
     assert log.query(reason="expired").purge(why="too late anyway") == 1
     assert [letter.id for letter in log.list()] == [stays.id]
 
 
-def test_only_what_is_old_is_purged(house: Cluster) -> None:
-    log = house.orchestrator.dead_letters
-    die(house, "old", retry=ONCE)
+def test_only_what_is_old_is_purged(cluster: Cluster) -> None:
+    log = cluster.orchestrator.dead_letters
+    die(cluster, "old", retry=ONCE)
     # Whatever is a day old goes, and nothing else; ages in a test's hands are tried in test_dead_letter_queries.py.
     assert log.query(older_than_s=86400).purge() == 0
     assert log.query(older_than_s=0).purge() == 1
@@ -218,7 +218,7 @@ def test_a_dead_recipient_refuses_or_keeps_its_mail_and_retries_when_it_is_back(
     retry = Retry(max_retries=2, backoff=Constant(0.2))
     sender: Orchestrator = app.make(redis_url)
     with WorkerProcess(APP, redis_url, queues=QUEUES) as worker:
-        house = Cluster(redis_url, worker, sender)
+        cluster = Cluster(redis_url, worker, sender)
         for when_down in ("queue", "error"):
             delivery = sender.send("worker", app.Add(a=1, b=2), when_down=when_down)
             assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
@@ -243,5 +243,5 @@ def test_a_dead_recipient_refuses_or_keeps_its_mail_and_retries_when_it_is_back(
         worker.start()
         assert failed.wait(timeout_s=WAIT_S) == Handled(2, 2)
         assert waiting.wait(timeout_s=WAIT_S) == Handled(3, 3)
-        assert all(row.balanced for row in house.idle())
+        assert all(row.balanced for row in cluster.idle())
     sender.app.close()

@@ -33,16 +33,16 @@ def workers(redis_url: str) -> Iterator[list[WorkerProcess]]:
 
 
 @pytest.fixture
-def house(redis_url: str, workers: list[WorkerProcess]) -> Iterator[Cluster]:
-    house = agents_on(redis_url, workers[0])
-    yield house
-    house.close()
+def cluster(redis_url: str, workers: list[WorkerProcess]) -> Iterator[Cluster]:
+    cluster = agents_on(redis_url, workers[0])
+    yield cluster
+    cluster.close()
 
 
-def running(house: Cluster, delivery: Delivery) -> str:
+def running(cluster: Cluster, delivery: Delivery) -> str:
     """Waits until it runs; returns its holder."""
-    eventually(lambda: delivery.status() is Status.RUNNING, WAIT_S, house.log)
-    found = house.orchestrator.runtime.backend().tracker.find("worker", delivery.id)
+    eventually(lambda: delivery.status() is Status.RUNNING, WAIT_S, cluster.log)
+    found = cluster.orchestrator.runtime.backend().tracker.find("worker", delivery.id)
     assert found is not None
     return found.holder
 
@@ -51,56 +51,56 @@ def executions(workers: list[WorkerProcess], delivery: Delivery) -> int:
     return sum(worker.log().count(f"[{delivery.id}] received") for worker in workers)
 
 
-def no_mark_is_left(house: Cluster) -> bool:
-    return not house.redis.exists(house.keys.cancelling) and not list(house.redis.scan_iter("*hooks:*"))
+def no_mark_is_left(cluster: Cluster) -> bool:
+    return not cluster.redis.exists(cluster.keys.cancelling) and not list(cluster.redis.scan_iter("*hooks:*"))
 
 
 def test_a_failing_attempt_that_was_cancelled_is_the_last_one_on_any_worker(
-    house: Cluster, workers: list[WorkerProcess]
+    cluster: Cluster, workers: list[WorkerProcess]
 ) -> None:
     for round_ in range(4):
         name = f"round {round_}"
-        delivery = house.orchestrator.send("worker", app.HoldAndFail(name=name), retry=PATIENT)
-        running(house, delivery)
+        delivery = cluster.orchestrator.send("worker", app.HoldAndFail(name=name), retry=PATIENT)
+        running(cluster, delivery)
         assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
-        house.redis.rpush(f"test:go:{name}", *"123456")
+        cluster.redis.rpush(f"test:go:{name}", *"123456")
         assert isinstance(delivery.wait(timeout_s=WAIT_S), Cancelled)
         attempts = [(a.number, a.how) for a in delivery.history()]
         assert attempts in ([(1, f"ValueError: {name}")], [(1, "cancelled")])
-        house.idle()
+        cluster.idle()
         assert executions(workers, delivery) == 1
-        assert no_mark_is_left(house)
-    assert all(row.balanced for row in house.idle())
-    assert (house.row().cancelled, house.row().retried) == (4, 0)
+        assert no_mark_is_left(cluster)
+    assert all(row.balanced for row in cluster.idle())
+    assert (cluster.row().cancelled, cluster.row().retried) == (4, 0)
 
 
 def test_what_was_cancelled_and_whose_worker_dies_is_not_handed_on(
-    house: Cluster, workers: list[WorkerProcess]
+    cluster: Cluster, workers: list[WorkerProcess]
 ) -> None:
-    delivery = house.orchestrator.send("worker", app.Hold(name="dies"), retry=PATIENT)
-    beside = house.orchestrator.send("worker", app.Hold(name="beside"), retry=PATIENT)
-    holder = running(house, delivery)
-    running(house, beside)
+    delivery = cluster.orchestrator.send("worker", app.Hold(name="dies"), retry=PATIENT)
+    beside = cluster.orchestrator.send("worker", app.Hold(name="beside"), retry=PATIENT)
+    holder = running(cluster, delivery)
+    running(cluster, beside)
     assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
     (dies,) = [worker for worker in workers if holder.startswith(f"{worker.name}@")]
     dies.kill()
     assert delivery.wait(timeout_s=WAIT_S) == Cancelled(by="sender")
     assert [a.how for a in delivery.history()] == ["its worker died: killed"]
-    house.redis.rpush("test:go:beside", "1", "2")
+    cluster.redis.rpush("test:go:beside", "1", "2")
     assert isinstance(beside.wait(timeout_s=WAIT_S), Handled)
     assert executions(workers, delivery) == 1
-    assert no_mark_is_left(house)
-    assert all(row.balanced for row in house.idle())
+    assert no_mark_is_left(cluster)
+    assert all(row.balanced for row in cluster.idle())
 
 
-def test_what_is_handled_although_it_was_cancelled_leaves_no_mark(house: Cluster) -> None:
-    delivery = house.orchestrator.send("worker", app.Hold(name="handled"), idempotency_key="k")
-    running(house, delivery)
+def test_what_is_handled_although_it_was_cancelled_leaves_no_mark(cluster: Cluster) -> None:
+    delivery = cluster.orchestrator.send("worker", app.Hold(name="handled"), idempotency_key="k")
+    running(cluster, delivery)
     assert delivery.cancel() is CancelResult.WHEN_IT_ENDS
-    house.redis.rpush("test:go:handled", "1")
+    cluster.redis.rpush("test:go:handled", "1")
     assert delivery.wait(timeout_s=WAIT_S) == Handled("handled", 1)
-    assert not house.redis.exists(house.keys.cancelling)
-    assert house.orchestrator.send("worker", app.Hold(name="handled"), idempotency_key="k").id == delivery.id
+    assert not cluster.redis.exists(cluster.keys.cancelling)
+    assert cluster.orchestrator.send("worker", app.Hold(name="handled"), idempotency_key="k").id == delivery.id
 
 
 def test_what_was_cancelled_ends_though_its_error_is_no_text(redis_url: str) -> None:

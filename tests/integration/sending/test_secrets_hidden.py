@@ -26,7 +26,7 @@ from tests.support.worker_process import WorkerProcess
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     with (
         EmbeddedServer() as server,
         WorkerProcess(
@@ -39,9 +39,9 @@ def house() -> Iterator[Cluster]:
             environment={"ORCHESTRATOR_TELEMETRY": '["logging"]', "ORCHESTRATOR_REDACT": "[]"},
         ) as worker,
     ):
-        house = Cluster(server.url, worker, app.make(server.url, redact=()))
-        yield house
-        house.close()
+        cluster = Cluster(server.url, worker, app.make(server.url, redact=()))
+        yield cluster
+        cluster.close()
 
 
 SENDS: dict[str, Callable[[Orchestrator], Any]] = {
@@ -54,27 +54,27 @@ SENDS: dict[str, Callable[[Orchestrator], Any]] = {
 
 
 @pytest.mark.parametrize("name", SENDS)
-def test_whatever_the_door_headers_have_no_secret(house: Cluster, name: str) -> None:
-    log = house.orchestrator.dead_letters
-    house.orchestrator.dead_letters.purge(all=True)
-    SENDS[name](house.orchestrator)
+def test_whatever_the_door_headers_have_no_secret(cluster: Cluster, name: str) -> None:
+    log = cluster.orchestrator.dead_letters
+    cluster.orchestrator.dead_letters.purge(all=True)
+    SENDS[name](cluster.orchestrator)
     expected = {"many": 2, "broadcast": 2, "compensation": 0}.get(name, 1)
     eventually(
-        lambda: all(row.pending == 0 for row in house.orchestrator.ledger()) and len(log.list(10)) == expected,
+        lambda: all(row.pending == 0 for row in cluster.orchestrator.ledger()) and len(log.list(10)) == expected,
         20,
-        house.worker.log,
+        cluster.worker.log,
     )
     for letter in log.list(10):
         assert SECRET in json.dumps(letter.body())
         assert SECRET.encode() not in letter.raw, "the body is base64; what else is there is shown by Flower and logs"
         assert "argsrepr" in json.loads(letter.raw)["headers"]
-    assert SECRET not in house.worker.log()
+    assert SECRET not in cluster.worker.log()
 
 
-def test_a_command_line_that_has_never_heard_of_the_message_hides_it(house: Cluster) -> None:
-    house.orchestrator.dead_letters.purge(all=True)
-    house.orchestrator.send("clerk", app.pay()).wait(timeout_s=20)
-    stranger = app.make(house.url, hosts=False, redact=())
+def test_a_command_line_that_has_never_heard_of_the_message_hides_it(cluster: Cluster) -> None:
+    cluster.orchestrator.dead_letters.purge(all=True)
+    cluster.orchestrator.send("clerk", app.pay()).wait(timeout_s=20)
+    stranger = app.make(cluster.url, hosts=False, redact=())
     (letter,) = stranger.dead_letters.list(10)
     for arguments in (("list", "--json"), ("show", letter.id), ("show", letter.id, "--json"), ("groups", "--json")):
         shown = invoke(stranger.app, dead_letters, *arguments).stdout
@@ -83,10 +83,10 @@ def test_a_command_line_that_has_never_heard_of_the_message_hides_it(house: Clus
     stranger.app.close()
 
 
-def test_the_command_line_that_sends_hides_it_in_the_outcome(house: Cluster) -> None:
+def test_the_command_line_that_sends_hides_it_in_the_outcome(cluster: Cluster) -> None:
     fields = json.dumps({"user": "u", "pin": SECRET})
     for more in ((), ("--json",)):
-        shown = invoke(house.orchestrator.app, send, "clerk", "Pay", fields, "--wait", "20", *more).stdout
+        shown = invoke(cluster.orchestrator.app, send, "clerk", "Pay", fields, "--wait", "20", *more).stdout
         assert "no money" in shown
         assert SECRET not in shown
 
@@ -103,14 +103,14 @@ def test_a_worker_that_does_not_know_the_message_logs_it_without_secrets() -> No
         orchestrator.app.close()
 
 
-def test_inspect_shows_what_runs_and_what_waits_without_secrets(house: Cluster) -> None:
-    o, hold = house.orchestrator, app.Hold(pin=SecretStr(SECRET))
+def test_inspect_shows_what_runs_and_what_waits_without_secrets(cluster: Cluster) -> None:
+    o, hold = cluster.orchestrator, app.Hold(pin=SecretStr(SECRET))
     o.send("clerk", hold)
     o.send("clerk", app.pay(), countdown_s=3600)
     inspect = o.app.control.inspect(timeout=5)
     active = eventually(lambda: [one for told in (inspect.active() or {}).values() for one in told], 20)
     scheduled = [one["request"] for told in (inspect.scheduled() or {}).values() for one in told]
-    with Redis.from_url(house.url) as redis:
+    with Redis.from_url(cluster.url) as redis:
         redis.rpush("test:go", "go")
     assert [one["args"] for one in active] == [[{"pin": "**redacted**"}]]
     (waiting,) = scheduled
@@ -118,13 +118,13 @@ def test_inspect_shows_what_runs_and_what_waits_without_secrets(house: Cluster) 
     assert SECRET not in json.dumps(scheduled)
 
 
-def test_events_and_logs_of_a_worker_hide_what_a_sender_without_this_library_shows(house: Cluster) -> None:
-    stranger = Celery("stranger", broker=house.url, set_as_current=False)
+def test_events_and_logs_of_a_worker_hide_what_a_sender_without_this_library_shows(cluster: Cluster) -> None:
+    stranger = Celery("stranger", broker=cluster.url, set_as_current=False)
     stranger.conf.update(broker_transport=TRANSPORT, task_serializer="json")
     received: list[dict[str, Any]] = []
     with stranger.connection_for_read() as connection:
         receiver = stranger.events.Receiver(connection, handlers={"task-received": received.append})
-        with receiver.consumer_context(wakeup=False) as (draining, _, _), Redis.from_url(house.url) as client:
+        with receiver.consumer_context(wakeup=False) as (draining, _, _), Redis.from_url(cluster.url) as client:
             # Subscribed is who has begun to read; what is published before that reaches nobody.
             patterns = client.pubsub_numpat()
             eventually(lambda: _drained(draining) and client.pubsub_numpat() > patterns, 20)
@@ -133,7 +133,7 @@ def test_events_and_logs_of_a_worker_hide_what_a_sender_without_this_library_sho
     (event,) = (event for event in received if event["uuid"] == id_)
     assert "'name': 'n'" in event["args"]
     assert SECRET not in json.dumps(event)
-    assert SECRET not in house.worker.log()
+    assert SECRET not in cluster.worker.log()
     stranger.close()
 
 

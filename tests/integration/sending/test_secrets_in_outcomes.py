@@ -32,7 +32,7 @@ def shows_no_secret(orchestrator: Orchestrator, delivery: Any) -> Dead:
 
 
 @pytest.fixture(scope="module", params=["prefork", "threads", "solo"])
-def house(request: pytest.FixtureRequest) -> Iterator[tuple[Orchestrator, str]]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[tuple[Orchestrator, str]]:
     with (
         EmbeddedServer() as server,
         WorkerProcess(
@@ -56,34 +56,34 @@ def recorded(url: str) -> str:
         return json.dumps([outcomes, letters])
 
 
-def test_an_error_that_names_a_secret(house: tuple[Orchestrator, str]) -> None:
-    orchestrator, url = house
+def test_an_error_that_names_a_secret(cluster: tuple[Orchestrator, str]) -> None:
+    orchestrator, url = cluster
     outcome = shows_no_secret(orchestrator, orchestrator.send("clerk", app.pay()))
     assert "no money for pin=**redacted**" in outcome.error
     assert SECRET not in recorded(url)
 
 
-def test_an_error_of_an_attempt_that_is_repeated(house: tuple[Orchestrator, str]) -> None:
-    orchestrator, url = house
+def test_an_error_of_an_attempt_that_is_repeated(cluster: tuple[Orchestrator, str]) -> None:
+    orchestrator, url = cluster
     outcome = shows_no_secret(orchestrator, orchestrator.send("clerk", app.pay(), retry=app.TWICE))
     assert outcome.attempts == 2
     assert SECRET not in recorded(url)
 
 
-def test_an_error_that_names_a_field_of_the_settings(house: tuple[Orchestrator, str]) -> None:
-    orchestrator, url = house
+def test_an_error_that_names_a_field_of_the_settings(cluster: tuple[Orchestrator, str]) -> None:
+    orchestrator, url = cluster
     shows_no_secret(orchestrator, orchestrator.send("clerk", app.Complain(text=f"user={SECRET}")))
     assert SECRET not in recorded(url)
 
 
-def test_an_error_of_a_result_that_is_none(house: tuple[Orchestrator, str]) -> None:
-    orchestrator, url = house
+def test_an_error_of_a_result_that_is_none(cluster: tuple[Orchestrator, str]) -> None:
+    orchestrator, url = cluster
     shows_no_secret(orchestrator, orchestrator.send("clerk", app.Complain(text=f"user={SECRET}", returned=True)))
     assert SECRET not in recorded(url)
 
 
-def test_a_message_of_a_sender_without_this_library(house: tuple[Orchestrator, str]) -> None:
-    orchestrator, url = house
+def test_a_message_of_a_sender_without_this_library(cluster: tuple[Orchestrator, str]) -> None:
+    orchestrator, url = cluster
     before = orchestrator.dead_letters.count()
     stranger = Celery("stranger", broker=url, set_as_current=False)
     stranger.conf.update(broker_transport=TRANSPORT, task_serializer="json")

@@ -24,23 +24,23 @@ def body_of(raw: str) -> str:
     return base64.b64decode(json.loads(raw)["body"]).decode()
 
 
-def letter_of(place: SettlingCluster, delivery: str) -> dict[str, Any]:
+def letter_of(cluster: SettlingCluster, delivery: str) -> dict[str, Any]:
     """The letter that a message becomes."""
 
     def found() -> list[dict[str, Any]]:
-        rows = place.broker.letters()
+        rows = cluster.broker.letters()
         return [json.loads(row["letter"]) for row in rows if delivery in row["m"] or delivery in body_of(row["m"])]
 
-    (letter,) = eventually(found, WAIT_S, place.worker.log)
+    (letter,) = eventually(found, WAIT_S, cluster.worker.log)
     return letter
 
 
-def send(place: SettlingCluster, task: str) -> str:
-    return str(place.app.tasks[task].apply_async().id)
+def send(cluster: SettlingCluster, task: str) -> str:
+    return str(cluster.app.tasks[task].apply_async().id)
 
 
-def runs(place: SettlingCluster, task: str) -> int:
-    return [str(name) for name in place.redis.lrange("test:ran", 0, -1)].count(task)
+def runs(cluster: SettlingCluster, task: str) -> int:
+    return [str(name) for name in cluster.redis.lrange("test:ran", 0, -1)].count(task)
 
 
 @pytest.fixture(
@@ -48,66 +48,66 @@ def runs(place: SettlingCluster, task: str) -> int:
     params=[(pool, bare) for pool in ("prefork", "solo", "threads") for bare in WITHOUT_ORCHESTRATOR],
     ids=lambda param: f"{param[0]}-{'transport' if param[1] else 'orchestrator'}",
 )
-def place(request: pytest.FixtureRequest) -> Iterator[SettlingCluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[SettlingCluster]:
     pool, bare = request.param
-    with settling(pool, bare, arguments=("-E",)) as place:
-        yield place
+    with settling(pool, bare, arguments=("-E",)) as cluster:
+        yield cluster
 
 
-def test_a_message_that_its_task_rejects_sends_celerys_event(place: SettlingCluster) -> None:
+def test_a_message_that_its_task_rejects_sends_celerys_event(cluster: SettlingCluster) -> None:
     for task in ("plain.rejects", "plain.fails"):
-        seen = events_of(place, task)
+        seen = events_of(cluster, task)
         assert ("task-rejected", False) in seen, seen
-        assert runs(place, task) == 1
-        place.redis.delete("test:ran")
+        assert runs(cluster, task) == 1
+        cluster.redis.delete("test:ran")
 
 
 @pytest.mark.skipif(celery.__version__ < "5.7", reason="Celery stores no failure of a message that its task rejects")
-def test_an_error_while_a_message_is_settled_is_logged_and_the_message_ends(place: SettlingCluster) -> None:
-    letter_of(place, send(place, "plain.rejects_stored"))
-    eventually(lambda: place.broker.ledger("celery").pending == 0, WAIT_S, place.worker.log)
-    eventually(lambda: "settling plain.rejects_stored[" in place.worker.log(), WAIT_S, place.worker.log)
-    assert "no FAILURE can be stored" in place.worker.log()
+def test_an_error_while_a_message_is_settled_is_logged_and_the_message_ends(cluster: SettlingCluster) -> None:
+    letter_of(cluster, send(cluster, "plain.rejects_stored"))
+    eventually(lambda: cluster.broker.ledger("celery").pending == 0, WAIT_S, cluster.worker.log)
+    eventually(lambda: "settling plain.rejects_stored[" in cluster.worker.log(), WAIT_S, cluster.worker.log)
+    assert "no FAILURE can be stored" in cluster.worker.log()
 
 
-def test_an_error_after_a_time_limit_is_logged_and_the_message_ends(place: SettlingCluster) -> None:
-    if place.pool != "prefork":
+def test_an_error_after_a_time_limit_is_logged_and_the_message_ends(cluster: SettlingCluster) -> None:
+    if cluster.pool != "prefork":
         pytest.skip("only prefork has hard time limits")
-    delivery = send(place, "plain.lasts")
-    eventually(lambda: runs(place, "plain.lasts") == 1, WAIT_S, place.worker.log)
-    if not place.bare:
+    delivery = send(cluster, "plain.lasts")
+    eventually(lambda: runs(cluster, "plain.lasts") == 1, WAIT_S, cluster.worker.log)
+    if not cluster.bare:
         # With the transport alone, Celery has acknowledged the failure by then.
-        letter_of(place, delivery)
-    eventually(lambda: place.broker.ledger("celery").pending == 0, WAIT_S, place.worker.log)
-    eventually(lambda: "settling plain.lasts[" in place.worker.log(), WAIT_S, place.worker.log)
+        letter_of(cluster, delivery)
+    eventually(lambda: cluster.broker.ledger("celery").pending == 0, WAIT_S, cluster.worker.log)
+    eventually(lambda: "settling plain.lasts[" in cluster.worker.log(), WAIT_S, cluster.worker.log)
 
 
-def test_a_task_that_is_not_acknowledged_on_a_timeout_runs_again_but_not_without_end(place: SettlingCluster) -> None:
-    if place.pool != "prefork" or place.bare:
+def test_a_task_that_is_not_acknowledged_on_a_timeout_runs_again_but_not_without_end(cluster: SettlingCluster) -> None:
+    if cluster.pool != "prefork" or cluster.bare:
         pytest.skip("only prefork has hard time limits; the transport alone leaves this to Celery")
-    letter = letter_of(place, send(place, "plain.lasts_again"))
+    letter = letter_of(cluster, send(cluster, "plain.lasts_again"))
     assert letter["reason"] == "poison"
-    assert runs(place, "plain.lasts_again") == 3
+    assert runs(cluster, "plain.lasts_again") == 3
 
 
-def test_a_message_of_protocol_1_ends_like_any_other(place: SettlingCluster) -> None:
-    old = settling_app.make(place.broker.url, bare=True)
+def test_a_message_of_protocol_1_ends_like_any_other(cluster: SettlingCluster) -> None:
+    old = settling_app.make(cluster.broker.url, bare=True)
     old.conf.task_protocol = 1
-    before = place.broker.ledger("celery").dead
+    before = cluster.broker.ledger("celery").dead
     for task in ("plain.seen", "plain.rejects"):
         old.send_task(task, args=("old",) if task == "plain.seen" else (), queue="celery")
-    eventually(lambda: place.redis.llen("test:seen:old") == 1, WAIT_S, place.worker.log)
-    eventually(lambda: place.broker.ledger("celery").pending == 0, WAIT_S, place.worker.log)
-    assert place.broker.ledger("celery").dead == before + 1
-    if not place.bare:
+    eventually(lambda: cluster.redis.llen("test:seen:old") == 1, WAIT_S, cluster.worker.log)
+    eventually(lambda: cluster.broker.ledger("celery").pending == 0, WAIT_S, cluster.worker.log)
+    assert cluster.broker.ledger("celery").dead == before + 1
+    if not cluster.bare:
         delivery = old.send_task("plain.seen", args=("supervised",), queue="celery", headers={HEADER: {}}).id
-        letter = letter_of(place, delivery)
+        letter = letter_of(cluster, delivery)
         assert (letter["reason"], letter["error"]["type"]) == ("not supervised", "NotSupervised")
         assert "task_protocol=2" in letter["error"]["message"]
     old.close()
 
 
-def events_of(place: SettlingCluster, task: str) -> list[tuple[str, Any]]:
+def events_of(cluster: SettlingCluster, task: str) -> list[tuple[str, Any]]:
     """Send it, and return its events until it is rejected, with what they say of requeueing."""
     seen: list[tuple[str, Any, Any]] = []
     done, ready = threading.Event(), threading.Event()
@@ -117,8 +117,8 @@ def events_of(place: SettlingCluster, task: str) -> list[tuple[str, Any]]:
         if event["type"] == "task-rejected":
             done.set()
 
-    with place.app.connection_for_read() as connection:
-        receiver = place.app.events.Receiver(connection, handlers={"*": on_event})
+    with cluster.app.connection_for_read() as connection:
+        receiver = cluster.app.events.Receiver(connection, handlers={"*": on_event})
 
         def listen() -> None:
             consumer = receiver.itercapture(limit=None, timeout=None, wakeup=False)
@@ -131,9 +131,9 @@ def events_of(place: SettlingCluster, task: str) -> list[tuple[str, Any]]:
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
         assert ready.wait(WAIT_S)
-        delivery = send(place, task)
+        delivery = send(cluster, task)
         ended = done.wait(WAIT_S)
         done.set()
         thread.join(WAIT_S)
-        assert ended, f"{seen}\n{place.worker.log()}"
+        assert ended, f"{seen}\n{cluster.worker.log()}"
     return [(kind, requeue) for kind, requeue, uuid in seen if uuid == delivery]

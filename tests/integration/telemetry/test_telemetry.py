@@ -36,7 +36,7 @@ class TracedCluster(Cluster):
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[TracedCluster]:
+def cluster() -> Iterator[TracedCluster]:
     port = free_port()
     environment = {
         "ORCHESTRATOR_TELEMETRY": '["logging", "prometheus", "opentelemetry"]',
@@ -48,9 +48,9 @@ def place() -> Iterator[TracedCluster]:
             "tests.apps.traced_app", server.url, queues="guide", environment=environment, arguments=("-E",)
         ) as worker,
     ):
-        place = TracedCluster(server.url, worker, port)
-        yield place
-        place.close()
+        cluster = TracedCluster(server.url, worker, port)
+        yield cluster
+        cluster.close()
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def trace_of(spans: InMemorySpanExporter, name: str) -> str:
 
 @pytest.mark.parametrize("failures", [0, 2])
 def test_the_handler_on_the_worker_is_in_the_senders_trace_whatever_the_attempt(
-    place: TracedCluster, spans: InMemorySpanExporter, failures: int
+    cluster: TracedCluster, spans: InMemorySpanExporter, failures: int
 ) -> None:
-    delivery = place.orchestrator.send("guide", traced_app.Where(failures=failures))
+    delivery = cluster.orchestrator.send("guide", traced_app.Where(failures=failures))
     outcome = delivery.wait(timeout_s=10)
     assert isinstance(outcome, Handled)
     assert outcome.attempts == failures + 1
@@ -82,9 +82,9 @@ def test_the_handler_on_the_worker_is_in_the_senders_trace_whatever_the_attempt(
 
 @pytest.mark.parametrize("eager", [False, True])
 def test_without_a_span_of_the_users_the_wait_is_in_the_same_trace(
-    place: TracedCluster, spans: InMemorySpanExporter, eager: bool
+    cluster: TracedCluster, spans: InMemorySpanExporter, eager: bool
 ) -> None:
-    orchestrator = traced_app.make(eager=True) if eager else place.orchestrator
+    orchestrator = traced_app.make(eager=True) if eager else cluster.orchestrator
     outcome = orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
     assert isinstance(outcome, Handled)
     assert {outcome.result[0], *(trace_of(spans, name) for name in ("send guide.Where", "wait guide.Where"))} == {
@@ -98,9 +98,9 @@ def test_without_a_span_of_the_users_the_wait_is_in_the_same_trace(
 @pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("how", ["send_many", "broadcast"])
 def test_the_waits_for_many_are_in_the_trace_in_which_all_were_sent(
-    place: TracedCluster, spans: InMemorySpanExporter, how: str, eager: bool
+    cluster: TracedCluster, spans: InMemorySpanExporter, how: str, eager: bool
 ) -> None:
-    orchestrator = traced_app.make(eager=True) if eager else place.orchestrator
+    orchestrator = traced_app.make(eager=True) if eager else cluster.orchestrator
     if how == "send_many":
         deliveries = list(orchestrator.send_many("guide", [traced_app.Where(), traced_app.Where()]))
     else:
@@ -116,16 +116,16 @@ def test_the_waits_for_many_are_in_the_trace_in_which_all_were_sent(
     assert waits == traces
 
 
-def test_a_call_is_one_trace(place: TracedCluster, spans: InMemorySpanExporter) -> None:
-    here, _ = place.orchestrator.call("guide", traced_app.Where(), timeout_s=10)
+def test_a_call_is_one_trace(cluster: TracedCluster, spans: InMemorySpanExporter) -> None:
+    here, _ = cluster.orchestrator.call("guide", traced_app.Where(), timeout_s=10)
     assert {here, trace_of(spans, "send guide.Where"), trace_of(spans, "wait guide.Where")} == {here}
 
 
 def test_within_a_span_of_the_users_the_wait_is_in_the_same_trace(
-    place: TracedCluster, spans: InMemorySpanExporter
+    cluster: TracedCluster, spans: InMemorySpanExporter
 ) -> None:
     with tracing.span("checkout", "CLIENT"):
-        place.orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
+        cluster.orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
     assert len({trace_of(spans, name) for name in ("checkout", "send guide.Where", "wait guide.Where")}) == 1
 
 
@@ -140,9 +140,9 @@ def test_the_handler_is_in_the_senders_trace_in_eager_mode_too(spans: InMemorySp
 
 @pytest.mark.parametrize("eager", [False, True])
 def test_what_an_agent_sends_to_itself_is_of_the_same_trace_and_as_urgent_as_its_policy_says(
-    place: TracedCluster, spans: InMemorySpanExporter, eager: bool
+    cluster: TracedCluster, spans: InMemorySpanExporter, eager: bool
 ) -> None:
-    orchestrator = traced_app.make(eager=True) if eager else place.orchestrator
+    orchestrator = traced_app.make(eager=True) if eager else cluster.orchestrator
     log = orchestrator.dead_letters
     outcome = orchestrator.send("guide", traced_app.Further()).wait(timeout_s=10)
     assert isinstance(outcome, Handled)
@@ -154,30 +154,30 @@ def test_what_an_agent_sends_to_itself_is_of_the_same_trace_and_as_urgent_as_its
     assert eager or envelope["properties"]["priority"] == 3
 
 
-def test_a_worker_answers_prometheus(place: TracedCluster) -> None:
+def test_a_worker_answers_prometheus(cluster: TracedCluster) -> None:
     def counted() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{place.metrics_port}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=5) as response:
             text: str = response.read().decode()
         return text if 'orchestrator_delivery_handled_total{agent="guide",message="Where"}' in text else ""
 
-    place.orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
-    assert eventually(counted, timeout_s=5, describe=place.worker.log)
+    cluster.orchestrator.send("guide", traced_app.Where()).wait(timeout_s=10)
+    assert eventually(counted, timeout_s=5, describe=cluster.worker.log)
 
 
-def test_a_worker_logs_events_with_their_fields(place: TracedCluster) -> None:
-    delivery = place.orchestrator.send("guide", traced_app.Where())
+def test_a_worker_logs_events_with_their_fields(cluster: TracedCluster) -> None:
+    delivery = cluster.orchestrator.send("guide", traced_app.Where())
     delivery.wait(timeout_s=10)
-    eventually(lambda: f"id={delivery.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)
+    eventually(lambda: f"id={delivery.id}" in cluster.worker.log(), timeout_s=5, describe=cluster.worker.log)
 
 
-def test_what_nobody_may_ask_for_is_told_of_too(place: TracedCluster) -> None:
-    delivery = place.orchestrator.send("guide", traced_app.Where(), track=False)
+def test_what_nobody_may_ask_for_is_told_of_too(cluster: TracedCluster) -> None:
+    delivery = cluster.orchestrator.send("guide", traced_app.Where(), track=False)
     eventually(
         lambda: any(
-            f"id={delivery.id}" in line and "delivery.handled" in line for line in place.worker.log().splitlines()
+            f"id={delivery.id}" in line and "delivery.handled" in line for line in cluster.worker.log().splitlines()
         ),
         timeout_s=10,
-        describe=place.worker.log,
+        describe=cluster.worker.log,
     )
 
 
@@ -194,15 +194,15 @@ def test_what_nobody_may_ask_for_is_told_of_too(place: TracedCluster) -> None:
     ],
     ids=lambda entry: repr(entry[:24]),
 )
-def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(place: TracedCluster, entry: bytes) -> None:
-    store = place.orchestrator.runtime.store
-    before = place.worker.log().count("dead_letter.added ")
+def test_garbage_thrown_at_a_worker_is_told_as_one_dead_letter(cluster: TracedCluster, entry: bytes) -> None:
+    store = cluster.orchestrator.runtime.store
+    before = cluster.worker.log().count("dead_letter.added ")
     stream = store.keys.stream("guide", store.levels[1])
     store.run(*commands.publish(stream, store.keys.ledger("guide"), [entry]))
-    after = place.orchestrator.send("guide", traced_app.Where())
+    after = cluster.orchestrator.send("guide", traced_app.Where())
     after.wait(timeout_s=10)
-    eventually(lambda: f"id={after.id}" in place.worker.log(), timeout_s=5, describe=place.worker.log)
-    told = [line for line in place.worker.log().splitlines() if "dead_letter.added " in line][before:]
+    eventually(lambda: f"id={after.id}" in cluster.worker.log(), timeout_s=5, describe=cluster.worker.log)
+    told = [line for line in cluster.worker.log().splitlines() if "dead_letter.added " in line][before:]
     assert len(told) == 1, told
     assert "agent=guide " in told[0]
     assert "reason=malformed " in told[0] or "reason=unknown task " in told[0]
@@ -239,11 +239,11 @@ def test_poison_that_a_sweep_or_a_worker_dead_letters_is_emitted_like_any_dead_l
     assert (outcome.error, letter.error_message) == (why, why)
 
 
-def test_whoever_watches_a_celery_cluster_hears_of_dead_letters(place: TracedCluster) -> None:
+def test_whoever_watches_a_celery_cluster_hears_of_dead_letters(cluster: TracedCluster) -> None:
     heard: list[dict[str, Any]] = []
     receivers: list[Any] = []
     ready, enough = threading.Event(), threading.Event()
-    app: Celery = place.orchestrator.app
+    app: Celery = cluster.orchestrator.app
 
     def hear(event: dict[str, Any]) -> None:
         heard.append(event)
@@ -263,7 +263,7 @@ def test_whoever_watches_a_celery_cluster_hears_of_dead_letters(place: TracedClu
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     assert ready.wait(10)
-    delivery = place.orchestrator.send("guide", traced_app.Where(failures=9))
+    delivery = cluster.orchestrator.send("guide", traced_app.Where(failures=9))
     assert enough.wait(10), heard
     watcher.join(5)
     (letter,) = [event for event in heard if event["type"] == "orchestrator-dead_letter.added"]

@@ -308,7 +308,7 @@ def test_a_batch_s_messages_go_by_scripts_of_bounded_size(broker: BareBroker) ->
 
 
 @pytest.fixture
-def house(redis_url: str) -> Iterator[Orchestrator]:
+def cluster(redis_url: str) -> Iterator[Orchestrator]:
     orchestrator = flow_app.make(redis_url)
     k, client = orchestrator.runtime.store.keys, orchestrator.runtime.store.client
     client.zadd(k.leases, {"nobody#1": 1})
@@ -318,9 +318,9 @@ def house(redis_url: str) -> Iterator[Orchestrator]:
     orchestrator.app.close()
 
 
-def end(house: Orchestrator, queue: str, ended: str) -> None:
+def end(cluster: Orchestrator, queue: str, ended: str) -> None:
     """Have the next message of a mailbox end."""
-    k, store = house.runtime.store.keys, house.runtime.store
+    k, store = cluster.runtime.store.keys, cluster.runtime.store
     call = commands.claim(k, [queue], store.levels, "reader", 1)
     _, index, entry, raw, _ = store.run(*call)
     outcome = k.outcome(json.loads(raw)["headers"]["id"])
@@ -328,33 +328,33 @@ def end(house: Orchestrator, queue: str, ended: str) -> None:
     store.run(*commands.settle_with_outcome(call[1][index - 1], k.ledger(queue), outcome, entry, ended, text, 1000))
 
 
-def waiting(house: Orchestrator, queue: str) -> int:
-    return next((row.ready for row in house.ledger() if row.queue == queue), 0)
+def waiting(cluster: Orchestrator, queue: str) -> int:
+    return next((row.ready for row in cluster.ledger() if row.queue == queue), 0)
 
 
 @pytest.mark.parametrize("refused", [[], ["small"]])
 def test_a_broadcast_goes_in_parts(
-    house: Orchestrator, calls: Calls, monkeypatch: pytest.MonkeyPatch, refused: list[str]
+    cluster: Orchestrator, calls: Calls, monkeypatch: pytest.MonkeyPatch, refused: list[str]
 ) -> None:
     monkeypatch.setattr(broadcasting, "STEP_RECIPIENTS", 1)
     if refused:
-        house.send_many("small", [flow_app.Work()] * 3)
+        cluster.send_many("small", [flow_app.Work()] * 3)
     message = flow_app.Reprice()
     to: list[Any] = ["eu", "us"]
-    report = house.broadcast(to, message, compensate=flow_app.Undo())
+    report = cluster.broadcast(to, message, compensate=flow_app.Undo())
     assert [answer[0] for answer in calls.of("broadcast")] == [1, 1]
     assert not report.refused
-    groups = list(house.runtime.store.client.keys("*orc:group:*"))
-    assert [house.runtime.store.client.hget(key, "pending") for key in groups] == [b"2"]
-    end(house, "eu", "handled")
-    assert waiting(house, "eu") == 0
-    end(house, "us", "dead")
-    assert waiting(house, "eu") == 1, "who handled its copy is compensated"
-    assert not house.runtime.store.client.keys("*orc:group:*")
+    groups = list(cluster.runtime.store.client.keys("*orc:group:*"))
+    assert [cluster.runtime.store.client.hget(key, "pending") for key in groups] == [b"2"]
+    end(cluster, "eu", "handled")
+    assert waiting(cluster, "eu") == 0
+    end(cluster, "us", "dead")
+    assert waiting(cluster, "eu") == 1, "who handled its copy is compensated"
+    assert not cluster.runtime.store.client.keys("*orc:group:*")
 
 
 def test_a_broadcast_whose_first_copies_have_ended_before_its_last_is_sent_compensates(
-    house: Orchestrator, monkeypatch: pytest.MonkeyPatch
+    cluster: Orchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broadcasting, "STEP_RECIPIENTS", 1)
     run, ends = Store.run, iter(["handled", "dead"])
@@ -362,29 +362,29 @@ def test_a_broadcast_whose_first_copies_have_ended_before_its_last_is_sent_compe
     def ending(store: Store, script: Any, keys: Any, args: Any) -> Any:
         answer = run(store, script, keys, args)
         if script == "broadcast":
-            end(house, args[-5], next(ends))
+            end(cluster, args[-5], next(ends))
         return answer
 
     monkeypatch.setattr(Store, "run", ending)
-    house.broadcast(["eu", "us"], flow_app.Reprice(), compensate=flow_app.Undo())
-    assert waiting(house, "eu") == 1
-    assert not house.runtime.store.client.keys("*orc:group:*")
+    cluster.broadcast(["eu", "us"], flow_app.Reprice(), compensate=flow_app.Undo())
+    assert waiting(cluster, "eu") == 1
+    assert not cluster.runtime.store.client.keys("*orc:group:*")
 
 
 def test_all_or_nothing_is_refused_where_it_would_need_several_steps(
-    house: Orchestrator, monkeypatch: pytest.MonkeyPatch
+    cluster: Orchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broadcasting, "MAX_AT_ONCE", 1)
     with pytest.raises(InvalidPolicy, match=r"all_or_nothing=.2 recipients, \d+ bytes.*at most 1 recipients"):
-        house.broadcast(["eu", "us"], flow_app.Reprice(), strategy="all_or_nothing")
+        cluster.broadcast(["eu", "us"], flow_app.Reprice(), strategy="all_or_nothing")
     with pytest.raises(InvalidPolicy, match=r"compensate=.2 recipients"):
-        house.broadcast(["eu", "us"], flow_app.Reprice(), compensate=flow_app.Undo())
-    assert sum(row.accepted for row in house.ledger()) == 0
-    house.broadcast(["eu"], flow_app.Reprice(), strategy="all_or_nothing")
-    house.broadcast(["eu", "us"], flow_app.Reprice())
+        cluster.broadcast(["eu", "us"], flow_app.Reprice(), compensate=flow_app.Undo())
+    assert sum(row.accepted for row in cluster.ledger()) == 0
+    cluster.broadcast(["eu"], flow_app.Reprice(), strategy="all_or_nothing")
+    cluster.broadcast(["eu", "us"], flow_app.Reprice())
 
 
-def test_a_broadcast_that_stops_half_way_says_so(house: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broadcast_that_stops_half_way_says_so(cluster: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broadcasting, "STEP_RECIPIENTS", 1)
     run, calls = Store.run, iter([True, False])
 
@@ -395,5 +395,5 @@ def test_a_broadcast_that_stops_half_way_says_so(house: Orchestrator, monkeypatc
 
     monkeypatch.setattr(Store, "run", failing)
     with pytest.raises(BrokerUnavailable):
-        house.broadcast(["eu", "us"], flow_app.Reprice())
-    assert (waiting(house, "eu"), waiting(house, "us")) == (1, 0)
+        cluster.broadcast(["eu", "us"], flow_app.Reprice())
+    assert (waiting(cluster, "eu"), waiting(cluster, "us")) == (1, 0)

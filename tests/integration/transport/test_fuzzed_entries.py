@@ -65,7 +65,7 @@ entries = st.tuples(malformed, pasts, st.booleans())
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[tuple[BareBroker, WorkerProcess]]:
+def cluster() -> Iterator[tuple[BareBroker, WorkerProcess]]:
     with EmbeddedServer() as server, WorkerProcess("tests.apps.bare", server.url) as worker:
         broker = BareBroker(server.url)
         yield broker, worker
@@ -80,9 +80,9 @@ def house() -> Iterator[tuple[BareBroker, WorkerProcess]]:
 )
 @given(thrown=st.lists(entries, min_size=1, max_size=6))
 def test_each_is_a_dead_letter_and_the_next_good_one_is_handled(
-    house: tuple[BareBroker, WorkerProcess], thrown: list[tuple[bytes, dict[str, bytes], bool]]
+    cluster: tuple[BareBroker, WorkerProcess], thrown: list[tuple[bytes, dict[str, bytes], bool]]
 ) -> None:
-    broker, worker = house
+    broker, worker = cluster
     keys, before = broker.store.keys, broker.ledger()
     first = broker.redis.xlen(keys.dead_letters)
     for raw, past, returned in thrown:

@@ -60,19 +60,19 @@ def test_a_message_that_is_too_large_is_refused(app: Any, door: str) -> None:
 
 
 def test_an_edited_letter_and_an_imported_one_are_refused_too(redis_url: str) -> None:
-    bench = LettersInRedis(redis_url, (), None)
-    letter_id = bench.add_letter(body={"order_id": "o1", "cents": 5})
-    (line,) = bench.log.query().export()
-    bench.letter_store.max_message_bytes = LIMIT
+    letter_log = LettersInRedis(redis_url, (), None)
+    letter_id = letter_log.add_letter(body={"order_id": "o1", "cents": 5})
+    (line,) = letter_log.log.query().export()
+    letter_log.letter_store.max_message_bytes = LIMIT
     with pytest.raises(MessageTooLarge):
-        bench.log.edit_and_replay(letter_id, {"order_id": LARGE})
-    assert [act.kind for act in bench.log.audit()] == ["export"]
+        letter_log.log.edit_and_replay(letter_id, {"order_id": LARGE})
+    assert [act.kind for act in letter_log.log.audit()] == ["export"]
     row = json.loads(line) | {"id": "1-1"}
     row["message"] = json.dumps({"headers": {"task": "t"}, "body": LARGE})
     with pytest.raises(InvalidExport, match=rf"line 2\b.*message of \d+ bytes.*allowed: {LIMIT}"):
-        bench.log.import_lines([json.dumps(json.loads(line) | {"id": "1-2"}), json.dumps(row)])
-    assert bench.log.count() == 2
-    bench.close()
+        letter_log.log.import_lines([json.dumps(json.loads(line) | {"id": "1-2"}), json.dumps(row)])
+    assert letter_log.log.count() == 2
+    letter_log.close()
 
 
 def test_the_transport_alone_warns_once_for_a_queue(

@@ -166,16 +166,16 @@ def test_a_sender_is_told_and_may_send_again(broker: BareBroker, refuse: ServerC
 def test_who_sends_to_an_agent_is_told_that_the_broker_is_not_available(
     server: EmbeddedServer, refuse: ServerChange, relent: ServerChange
 ) -> None:
-    house = agents_on(server.url, None)
+    cluster = agents_on(server.url, None)
     try:
-        house.orchestrator.send("worker", agents_app.Add(a=1, b=2))
-        refuse(house.redis)
+        cluster.orchestrator.send("worker", agents_app.Add(a=1, b=2))
+        refuse(cluster.redis)
         with pytest.raises(BrokerUnavailable, match=r"NOREPLICAS|is a replica|MISCONF"):
-            house.orchestrator.send("worker", agents_app.Add(a=1, b=2))
+            cluster.orchestrator.send("worker", agents_app.Add(a=1, b=2))
         with pytest.raises(BrokerUnavailable):
-            house.orchestrator.send_many("worker", [agents_app.Add(a=1, b=2)] * 3)
-        relent(house.redis)
-        house.orchestrator.send("worker", agents_app.Add(a=1, b=2))
-        assert house.row().accepted == 2
+            cluster.orchestrator.send_many("worker", [agents_app.Add(a=1, b=2)] * 3)
+        relent(cluster.redis)
+        cluster.orchestrator.send("worker", agents_app.Add(a=1, b=2))
+        assert cluster.row().accepted == 2
     finally:
-        house.close()
+        cluster.close()

@@ -54,7 +54,7 @@ def uses(orchestrator: Orchestrator, adder: WorkerProcess) -> None:
 
 
 @contextmanager
-def house(servers: TwoServers, *pools: str) -> Iterator[tuple[Orchestrator, list[WorkerProcess]]]:
+def cluster(servers: TwoServers, *pools: str) -> Iterator[tuple[Orchestrator, list[WorkerProcess]]]:
     with ExitStack() as stack:
         workers = [
             stack.enter_context(started(servers.url, servers.first.url, pool, "adder,monitor-manager", pool=pool))
@@ -67,7 +67,7 @@ def house(servers: TwoServers, *pools: str) -> Iterator[tuple[Orchestrator, list
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "prefork", "gevent"])
 def test_everything_goes_on_with_the_promoted_replica(pool: str) -> None:
-    with replicated() as servers, house(servers, pool) as (orchestrator, (adder,)):
+    with replicated() as servers, cluster(servers, pool) as (orchestrator, (adder,)):
         uses(orchestrator, adder)
         living = adder.incarnation
         servers.fail_over()
@@ -88,7 +88,7 @@ def test_everything_goes_on_with_the_promoted_replica(pool: str) -> None:
 def test_a_down_is_delivered_after_a_failover() -> None:
     with (
         replicated() as servers,
-        house(servers, "threads") as (orchestrator, (adder,)),
+        cluster(servers, "threads") as (orchestrator, (adder,)),
         started(servers.url, servers.first.url, "v", "victim") as victim,
         orchestrator.monitors.session() as session,
     ):
@@ -103,7 +103,7 @@ def test_a_down_is_delivered_after_a_failover() -> None:
 
 
 def test_after_a_failover_to_a_server_that_never_knew_them_workers_register_anew() -> None:
-    with independent() as servers, house(servers, "threads") as (orchestrator, (adder,)):
+    with independent() as servers, cluster(servers, "threads") as (orchestrator, (adder,)):
         uses(orchestrator, adder)
         servers.first.kill()
         uses(orchestrator, adder)
@@ -112,7 +112,7 @@ def test_after_a_failover_to_a_server_that_never_knew_them_workers_register_anew
 
 
 def test_all_processes_go_back_to_the_first_server_once_it_is_a_primary_again() -> None:
-    with independent() as servers, house(servers, "threads") as (orchestrator, (adder,)):
+    with independent() as servers, cluster(servers, "threads") as (orchestrator, (adder,)):
         uses(orchestrator, adder)
         servers.first.kill()
         uses(orchestrator, adder)
@@ -126,7 +126,7 @@ def test_all_processes_go_back_to_the_first_server_once_it_is_a_primary_again() 
 
 def test_a_first_server_that_was_made_a_replica_is_left() -> None:
     """It answers, and its old connections stay open, but it takes no messages any more."""
-    with replicated() as servers, house(servers, "threads") as (orchestrator, (adder,)):
+    with replicated() as servers, cluster(servers, "threads") as (orchestrator, (adder,)):
         uses(orchestrator, adder)
         servers.settled()
         servers.promote_the_second()

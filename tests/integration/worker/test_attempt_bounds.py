@@ -38,29 +38,29 @@ def whole(request: pytest.FixtureRequest) -> Iterator[ExecutionCluster]:
             "tests.apps.execution_app", server.url, pool=request.param, concurrency=1, queues="celery,giver"
         ) as worker,
     ):
-        place = ExecutionCluster(server.url, worker, request.param)
-        yield place
-        place.close()
+        cluster = ExecutionCluster(server.url, worker, request.param)
+        yield cluster
+        cluster.close()
 
 
 @pytest.fixture
-def place(whole: ExecutionCluster) -> ExecutionCluster:
+def cluster(whole: ExecutionCluster) -> ExecutionCluster:
     """With nothing noted."""
     whole.forget()
     return whole
 
 
-def test_an_error_before_the_function_is_retried_as_one_of_it(place: ExecutionCluster) -> None:
-    assert place.outcome("prepared") == Handled(True, 3)
-    assert place.noted() == ["before_start 0", "before_start 1", "before_start 2"]
-    assert place.outcome("called") == Handled(2, 3)
+def test_an_error_before_the_function_is_retried_as_one_of_it(cluster: ExecutionCluster) -> None:
+    assert cluster.outcome("prepared") == Handled(True, 3)
+    assert cluster.noted() == ["before_start 0", "before_start 1", "before_start 2"]
+    assert cluster.outcome("called") == Handled(2, 3)
 
 
-def test_the_timeout_holds_for_what_comes_before_the_function(place: ExecutionCluster) -> None:
-    if place.pool in ("threads", "gevent"):
+def test_the_timeout_holds_for_what_comes_before_the_function(cluster: ExecutionCluster) -> None:
+    if cluster.pool in ("threads", "gevent"):
         pytest.skip("a thread or a greenlet cannot be interrupted")
-    send = place.orchestrator.send
-    outcome = send(place.tasks["plain.slow"].s(), timeout_s=0.5, retry=Retry(max_retries=0)).wait(timeout_s=WAIT_S)
+    send = cluster.orchestrator.send
+    outcome = send(cluster.tasks["plain.slow"].s(), timeout_s=0.5, retry=Retry(max_retries=0)).wait(timeout_s=WAIT_S)
     assert isinstance(outcome, Dead)
     assert (outcome.reason, outcome.error) == (
         "timeout",
@@ -68,24 +68,24 @@ def test_the_timeout_holds_for_what_comes_before_the_function(place: ExecutionCl
     )
 
 
-def test_an_error_of_celerys_before_the_task_is_retried(place: ExecutionCluster) -> None:
-    assert place.outcome("loaded") == Handled(2, 3)
+def test_an_error_of_celerys_before_the_task_is_retried(cluster: ExecutionCluster) -> None:
+    assert cluster.outcome("loaded") == Handled(2, 3)
 
 
-def test_a_task_that_calls_its_own_function_sees_what_that_raises(place: ExecutionCluster) -> None:
-    assert place.outcome("catching", "it") == Handled("caught it", 1)
-    assert place.outcome("countdown", 2) == Handled("1 after none left", 1)
+def test_a_task_that_calls_its_own_function_sees_what_that_raises(cluster: ExecutionCluster) -> None:
+    assert cluster.outcome("catching", "it") == Handled("caught it", 1)
+    assert cluster.outcome("countdown", 2) == Handled("1 after none left", 1)
 
 
-def test_hooks_that_fail_decide_nothing(place: ExecutionCluster) -> None:
-    assert place.outcome("hooked_fail", 1) == Handled("ran", 2)
+def test_hooks_that_fail_decide_nothing(cluster: ExecutionCluster) -> None:
+    assert cluster.outcome("hooked_fail", 1) == Handled("ran", 2)
     expected = ["ran 0", "on_retry", "ran 1", "on_success", "after_return"]
-    eventually(lambda: place.noted() == expected, describe=lambda: f"{place.noted()} {place.log()}")
-    place.forget()
-    dead = place.outcome("hooked_fail", 9)
+    eventually(lambda: cluster.noted() == expected, describe=lambda: f"{cluster.noted()} {cluster.log()}")
+    cluster.forget()
+    dead = cluster.outcome("hooked_fail", 9)
     assert isinstance(dead, Dead)
     assert (dead.error, dead.attempts) == ("ValueError: failed", 4)
-    assert place.noted()[-3:] == ["ran 3", "on_failure", "after_return"]
+    assert cluster.noted()[-3:] == ["ran 3", "on_failure", "after_return"]
 
 
 NOT_JSON = ["object", "nested", "circle", "bytes"]
@@ -93,9 +93,9 @@ NO_JSON_TEXT = ["nan", "infinite", "nested_nan", "half", "nested_half", "half_ke
 
 
 @pytest.mark.parametrize("kind", [*NOT_JSON, *NO_JSON_TEXT])
-def test_a_result_that_is_not_json_is_refused_and_not_retried(place: ExecutionCluster, kind: str) -> None:
-    by_task = place.outcome("gives", kind)
-    by_agent = place.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S)
+def test_a_result_that_is_not_json_is_refused_and_not_retried(cluster: ExecutionCluster, kind: str) -> None:
+    by_task = cluster.outcome("gives", kind)
+    by_agent = cluster.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S)
     for outcome, name in ((by_task, "plain.gives"), (by_agent, "giver.Give")):
         assert isinstance(outcome, Dead)
         assert (outcome.reason, outcome.attempts) == ("result not stored", 1)
@@ -104,10 +104,10 @@ def test_a_result_that_is_not_json_is_refused_and_not_retried(place: ExecutionCl
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "generator"])
-def test_what_did_not_run_is_not_handled(place: ExecutionCluster, kind: str) -> None:
+def test_what_did_not_run_is_not_handled(cluster: ExecutionCluster, kind: str) -> None:
     for outcome in (
-        place.outcome("gives", kind),
-        place.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S),
+        cluster.outcome("gives", kind),
+        cluster.orchestrator.send("giver", app.Give(kind=kind)).wait(timeout_s=WAIT_S),
     ):
         assert isinstance(outcome, Dead)
         assert (outcome.reason, outcome.attempts) == ("non-retryable error", 1)
@@ -115,9 +115,9 @@ def test_what_did_not_run_is_not_handled(place: ExecutionCluster, kind: str) -> 
         assert kind in outcome.error
 
 
-def test_a_result_that_cannot_be_stored_says_so(place: ExecutionCluster) -> None:
-    outcome = place.outcome("stored", "json")
-    if not place.has_worker:
+def test_a_result_that_cannot_be_stored_says_so(cluster: ExecutionCluster) -> None:
+    outcome = cluster.outcome("stored", "json")
+    if not cluster.has_worker:
         # Eager mode stores nothing.
         assert outcome == Handled({"type": "report"}, 1)
     else:
@@ -127,55 +127,55 @@ def test_a_result_that_cannot_be_stored_says_so(place: ExecutionCluster) -> None
         assert outcome.error == f"ResultNotStored: {said}"
 
 
-def test_a_task_sees_its_senders_headers_and_no_others(place: ExecutionCluster) -> None:
-    assert place.outcome("seen").result["headers"] == {}
-    assert place.outcome("fails_then_seen").result["headers"] == {}
-    retried = place.outcome("seen", 2)
+def test_a_task_sees_its_senders_headers_and_no_others(cluster: ExecutionCluster) -> None:
+    assert cluster.outcome("seen").result["headers"] == {}
+    assert cluster.outcome("fails_then_seen").result["headers"] == {}
+    retried = cluster.outcome("seen", 2)
     assert isinstance(retried, Handled)
     assert retried.result == {"headers": {}, "eta": retried.result["eta"], "retries": 2}
 
 
-def test_headers_that_are_passed_on_do_not_supervise_a_child(place: ExecutionCluster) -> None:
-    assert isinstance(place.outcome("passes_on", "c"), Handled)
-    eventually(lambda: place.noted() == ["c False []"], describe=lambda: f"{place.noted()} {place.log()}")
+def test_headers_that_are_passed_on_do_not_supervise_a_child(cluster: ExecutionCluster) -> None:
+    assert isinstance(cluster.outcome("passes_on", "c"), Handled)
+    eventually(lambda: cluster.noted() == ["c False []"], describe=lambda: f"{cluster.noted()} {cluster.log()}")
 
 
 @pytest.mark.parametrize("kind", ["nan", "half"])
-def test_a_call_is_not_answered_with_what_is_no_json(place: ExecutionCluster, kind: str) -> None:
+def test_a_call_is_not_answered_with_what_is_no_json(cluster: ExecutionCluster, kind: str) -> None:
     with pytest.raises(SendFailed, match="InvalidResult"):
-        place.orchestrator.call("giver", app.Give(kind=kind), timeout_s=WAIT_S)
+        cluster.orchestrator.call("giver", app.Give(kind=kind), timeout_s=WAIT_S)
 
 
 @pytest.mark.parametrize("kind", app.NO_EXCEPTIONS)
-def test_an_error_that_is_no_exception_fails_the_attempt(place: ExecutionCluster, kind: str) -> None:
-    by_task = place.outcome("raises", kind)
-    by_agent = place.orchestrator.send("giver", app.Raise(kind=kind)).wait(timeout_s=WAIT_S)
-    by_hook = place.outcome("raises_before", kind)
+def test_an_error_that_is_no_exception_fails_the_attempt(cluster: ExecutionCluster, kind: str) -> None:
+    by_task = cluster.outcome("raises", kind)
+    by_agent = cluster.orchestrator.send("giver", app.Raise(kind=kind)).wait(timeout_s=WAIT_S)
+    by_hook = cluster.outcome("raises_before", kind)
     for outcome in (by_task, by_agent, by_hook):
         assert isinstance(outcome, Dead)
         assert (outcome.reason, outcome.attempts) == ("retries exhausted", 4)
         assert outcome.error == f"{app.NO_EXCEPTIONS[kind].__name__}: {kind}"
-    assert place.outcome("raises", kind, 2) == Handled("recovered", 3)
+    assert cluster.outcome("raises", kind, 2) == Handled("recovered", 3)
 
 
-def test_a_policy_may_name_an_error_that_is_no_exception(place: ExecutionCluster) -> None:
-    task = place.tasks["plain.raises"]
+def test_a_policy_may_name_an_error_that_is_no_exception(cluster: ExecutionCluster) -> None:
+    task = cluster.tasks["plain.raises"]
     for retry in (Retry(max_retries=3, never=(app.Weird,)), Retry(max_retries=3, on=("ValueError",))):
-        outcome = place.orchestrator.send(task.s("weird"), retry=retry).wait(timeout_s=WAIT_S)
+        outcome = cluster.orchestrator.send(task.s("weird"), retry=retry).wait(timeout_s=WAIT_S)
         assert isinstance(outcome, Dead)
         assert (outcome.reason, outcome.attempts) == ("non-retryable error", 1)
     named = replace(app.SOON, on=(app.Weird,))
-    assert place.orchestrator.send(task.s("weird", 2), retry=named).wait(timeout_s=WAIT_S) == Handled("recovered", 3)
+    assert cluster.orchestrator.send(task.s("weird", 2), retry=named).wait(timeout_s=WAIT_S) == Handled("recovered", 3)
 
 
-def test_a_plain_send_that_raises_no_exception_is_a_dead_letter(place: ExecutionCluster) -> None:
-    if not place.has_worker:
+def test_a_plain_send_that_raises_no_exception_is_a_dead_letter(cluster: ExecutionCluster) -> None:
+    if not cluster.has_worker:
         pytest.skip("eager mode has no dead letters of plain sends")
-    result = place.tasks["plain.raises"].apply_async(("weird",), ignore_result=True)
+    result = cluster.tasks["plain.raises"].apply_async(("weird",), ignore_result=True)
 
     def letters() -> list[Any]:
-        return [letter for letter in place.orchestrator.dead_letters.list(1000) if letter.delivery_id == result.id]
+        return [letter for letter in cluster.orchestrator.dead_letters.list(1000) if letter.delivery_id == result.id]
 
-    eventually(lambda: len(letters()) == 1, describe=place.log)
+    eventually(lambda: len(letters()) == 1, describe=cluster.log)
     (letter,) = letters()
     assert (letter.error_type, letter.error_message, letter.attempts) == ("Weird", "weird", 1)

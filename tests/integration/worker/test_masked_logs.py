@@ -16,22 +16,22 @@ SECRET = "hunter2"
 
 
 @pytest.fixture(scope="module", params=["solo", "prefork"])
-def house(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with hosted(request.param, environment={"ORCHESTRATOR_TELEMETRY": '["logging"]'}) as house:
-        yield house
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    with hosted(request.param, environment={"ORCHESTRATOR_TELEMETRY": '["logging"]'}) as cluster:
+        yield cluster
 
 
-def test_no_line_of_a_worker_shows_a_secret_in_an_errors_text(house: Cluster) -> None:
-    delivery = house.orchestrator.send("worker", app.Broken(text=f"token={SECRET}"), on_error="log")
+def test_no_line_of_a_worker_shows_a_secret_in_an_errors_text(cluster: Cluster) -> None:
+    delivery = cluster.orchestrator.send("worker", app.Broken(text=f"token={SECRET}"), on_error="log")
     delivery.wait(timeout_s=20)
-    eventually(lambda: "dropped after its last attempt: ValueError: token=" in house.log(), describe=house.log)
-    assert house.log().count("retry: attempt") == 2, house.log()
-    assert "Traceback" in house.log(), "what Celery prints is there, but for the secret"
-    house.letter_after(lambda: house.orchestrator.send("worker", app.Broken(text=f"token={SECRET}")))
-    house.letter_after(lambda: house.orchestrator.app.send_task("plain.fail", [f"api_key: {SECRET}"]))
-    eventually(lambda: house.log().count(" dead_letter.added ") == 2, describe=house.log)
-    eventually(lambda: "ValueError: api_key: **redacted**" in house.log(), describe=house.log)
-    assert SECRET not in house.log(), [line for line in house.log().splitlines() if SECRET in line]
+    eventually(lambda: "dropped after its last attempt: ValueError: token=" in cluster.log(), describe=cluster.log)
+    assert cluster.log().count("retry: attempt") == 2, cluster.log()
+    assert "Traceback" in cluster.log(), "what Celery prints is there, but for the secret"
+    cluster.letter_after(lambda: cluster.orchestrator.send("worker", app.Broken(text=f"token={SECRET}")))
+    cluster.letter_after(lambda: cluster.orchestrator.app.send_task("plain.fail", [f"api_key: {SECRET}"]))
+    eventually(lambda: cluster.log().count(" dead_letter.added ") == 2, describe=cluster.log)
+    eventually(lambda: "ValueError: api_key: **redacted**" in cluster.log(), describe=cluster.log)
+    assert SECRET not in cluster.log(), [line for line in cluster.log().splitlines() if SECRET in line]
 
 
 def test_nor_does_eager_mode(caplog: pytest.LogCaptureFixture) -> None:

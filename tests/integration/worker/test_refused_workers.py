@@ -72,7 +72,7 @@ def test_what_merely_wastes_is_explained_in_one_warning() -> None:
         "ORCHESTRATOR_TIMEOUTS": '{"worker.A*": 7, "plain.a*": 7}',
         "ORCHESTRATOR_DEADLINES": '{"worker.A*": 10}',
     }
-    with hosted(environment=wasteful) as house:
-        (line,) = [line for line in house.log().splitlines() if "cuts the last ones off" in line]
+    with hosted(environment=wasteful) as cluster:
+        (line,) = [line for line in cluster.log().splitlines() if "cuts the last ones off" in line]
     assert "WARNING" in line
     assert "worker.Add: 3 attempts of up to 7 s with 0.03 s of pauses take up to 21.03 s; deadline_s=10 cuts" in line

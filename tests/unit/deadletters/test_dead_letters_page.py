@@ -23,13 +23,15 @@ def test_the_table_has_each_reason_and_no_other() -> None:
 
 
 def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
-    bench = LettersInMemory((), None)
-    names: dict[str, Any] = {"orchestrator": SimpleNamespace(dead_letters=bench.log)}
+    letter_log = LettersInMemory((), None)
+    names: dict[str, Any] = {"orchestrator": SimpleNamespace(dead_letters=letter_log.log)}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     assert len(blocks) == 4
     for block in blocks:
         # What is sent again is gone, so each block has a letter of its own.
-        names["letter_id"] = bench.add_letter(error="TimeoutError", text="the gateway", metadata={"tenant": "acme"})
+        names["letter_id"] = letter_log.add_letter(
+            error="TimeoutError", text="the gateway", metadata={"tenant": "acme"}
+        )
         exec(compile(block, "docs/dead-letters.md", "exec"), names)
     assert '"cents": 500' in capsys.readouterr().out
     assert names["Canary"] is Canary

@@ -22,7 +22,7 @@ from orchestrator.core.errors import (
 )
 from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
 from orchestrator.deadletters.log import DeadLetters
-from tests.apps import agents_app as house
+from tests.apps import agents_app
 from tests.support.envelope import envelope
 
 
@@ -38,17 +38,17 @@ def _no_redis(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def orchestrator() -> Orchestrator:
-    return house.make("redis://127.0.0.1:1/0", eager=True)
+    return agents_app.make("redis://127.0.0.1:1/0", eager=True)
 
 
 def test_a_send_is_handled_before_it_returns(orchestrator: Orchestrator) -> None:
-    assert orchestrator.send("worker", house.Add(a=1, b=2)).outcome() == Handled(3, 1)
+    assert orchestrator.send("worker", agents_app.Add(a=1, b=2)).outcome() == Handled(3, 1)
 
 
 def test_retries_do_not_wait(orchestrator: Orchestrator) -> None:
     before = time.monotonic()
     delivery = orchestrator.send(
-        "worker", house.Broken(), retry=Retry(max_retries=20, backoff=Exponential(initial_s=60, cap_s=3600))
+        "worker", agents_app.Broken(), retry=Retry(max_retries=20, backoff=Exponential(initial_s=60, cap_s=3600))
     )
     assert time.monotonic() - before < 30
     outcome = delivery.outcome()
@@ -57,36 +57,36 @@ def test_retries_do_not_wait(orchestrator: Orchestrator) -> None:
 
 
 def test_a_countdown_does_not_wait(orchestrator: Orchestrator) -> None:
-    assert orchestrator.send("worker", house.Add(a=1, b=2), countdown_s=3600).outcome() == Handled(3, 1)
+    assert orchestrator.send("worker", agents_app.Add(a=1, b=2), countdown_s=3600).outcome() == Handled(3, 1)
 
 
 @pytest.mark.parametrize(
     "due", [{"countdown_s": 61}, {"countdown_s": 60}, {"eta": datetime.now(UTC) + timedelta(hours=1)}]
 )
 def test_a_deadline_that_passes_before_the_message_is_due_is_refused(due: dict[str, Any]) -> None:
-    hurried = house.make("redis://127.0.0.1:1/0", eager=True, deadlines={"worker.Pay": 30, "plain.add": 30})
+    hurried = agents_app.make("redis://127.0.0.1:1/0", eager=True, deadlines={"worker.Pay": 30, "plain.add": 30})
     for factor, said in ((1, "60.0 is not"), (0.5, "30.0 is not")):
-        slow = house.make("redis://127.0.0.1:1/0", eager=True, timeout_factor=factor)
+        slow = agents_app.make("redis://127.0.0.1:1/0", eager=True, timeout_factor=factor)
         with pytest.raises(InvalidPolicy, match=rf"deadline_s={said}.* due in \d+.*said by send"):
-            slow.send("worker", house.Add(a=1, b=2), deadline_s=60, **due)
+            slow.send("worker", agents_app.Add(a=1, b=2), deadline_s=60, **due)
     with pytest.raises(InvalidPolicy, match="said by settings"):
-        hurried.send("worker", house.Pay(order_id="o", cents=1), **due)
+        hurried.send("worker", agents_app.Pay(order_id="o", cents=1), **due)
     with pytest.raises(InvalidPolicy, match="said by settings"):
         hurried.send(hurried.app.tasks["plain.add"].s(1, 2).set(countdown=30))
     if "eta" not in due:
         with pytest.raises(InvalidPolicy):
-            hurried.send_many("worker", [house.Pay(order_id="o", cents=1)], **due)
+            hurried.send_many("worker", [agents_app.Pay(order_id="o", cents=1)], **due)
 
 
 def test_raise_raises_at_the_send(orchestrator: Orchestrator) -> None:
     with pytest.raises(SendFailed, match="retries exhausted") as failed:
-        orchestrator.send("worker", house.Broken(), on_error="raise")
+        orchestrator.send("worker", agents_app.Broken(), on_error="raise")
     assert isinstance(failed.value.outcome, Dead)
     assert orchestrator.dead_letters.count() == 1
 
 
 def test_raise_does_not_raise_what_was_handled(orchestrator: Orchestrator) -> None:
-    assert orchestrator.send("worker", house.Flaky(failures=2), on_error="raise").outcome() == Handled(3, 3)
+    assert orchestrator.send("worker", agents_app.Flaky(failures=2), on_error="raise").outcome() == Handled(3, 3)
 
 
 def test_arguments_that_are_no_json_are_refused_as_a_broker_would(orchestrator: Orchestrator) -> None:
@@ -121,7 +121,7 @@ def test_plain_celery_is_as_celery_has_it(orchestrator: Orchestrator) -> None:
 
 def test_dead_letters_come_newest_first_and_page_by_page(orchestrator: Orchestrator) -> None:
     for n in range(5):
-        orchestrator.send("worker", house.Broken(text=f"n{n}"))
+        orchestrator.send("worker", agents_app.Broken(text=f"n{n}"))
     log = orchestrator.dead_letters
     first = log.list(2)
     then = log.list(2, before=first[-1].id)
@@ -131,7 +131,7 @@ def test_dead_letters_come_newest_first_and_page_by_page(orchestrator: Orchestra
 
 
 def test_a_retried_letter_runs_at_once_and_its_letter_says_where_it_came_from(orchestrator: Orchestrator) -> None:
-    orchestrator.send("worker", house.Broken(), metadata={"job": 1})
+    orchestrator.send("worker", agents_app.Broken(), metadata={"job": 1})
     (letter,) = orchestrator.dead_letters.list()
     assert orchestrator.dead_letters.replay(letter.id) == letter.delivery_id
     (again,) = orchestrator.dead_letters.list()
@@ -150,7 +150,7 @@ def test_an_unknown_letter_is_said_to_be_unknown(orchestrator: Orchestrator) -> 
 
 
 def test_the_raw_message_is_what_a_broker_would_have_had(orchestrator: Orchestrator) -> None:
-    orchestrator.send("worker", house.Broken(text="ä"))
+    orchestrator.send("worker", agents_app.Broken(text="ä"))
     (letter,) = orchestrator.dead_letters.list()
     envelope = json.loads(letter.raw)
     assert envelope["headers"]["task"] == "worker.Broken"
@@ -158,8 +158,8 @@ def test_the_raw_message_is_what_a_broker_would_have_had(orchestrator: Orchestra
 
 
 def test_two_apps_share_nothing(orchestrator: Orchestrator) -> None:
-    orchestrator.send("worker", house.Broken())
-    other = house.make("redis://127.0.0.1:1/0", eager=True)
+    orchestrator.send("worker", agents_app.Broken())
+    other = agents_app.make("redis://127.0.0.1:1/0", eager=True)
     assert other.ledger() == []
     assert other.dead_letters.count() == 0
 
@@ -180,7 +180,7 @@ def plain_letter(task: str, *args: Any, embed: Any = None, **headers: Any) -> by
 
 
 def test_imported_letters_of_plain_sends_are_executed_without_retries(orchestrator: Orchestrator) -> None:
-    house.NOTED.clear()
+    agents_app.NOTED.clear()
     log = orchestrator.dead_letters
     noted = orchestrator.app.tasks["plain.noted"]
     embed = {
@@ -196,7 +196,7 @@ def test_imported_letters_of_plain_sends_are_executed_without_retries(orchestrat
     ]
     assert log.import_lines(lines) == (3, 0)
     assert log.query().replay(all=True).sent == 3
-    assert house.NOTED == ["3", "second", "last"]
+    assert agents_app.NOTED == ["3", "second", "last"]
     (left,) = log.list()
     assert (left.task, left.error_message, left.attempts) == ("plain.fail", "still broken", 1)
     assert "orc" not in json.loads(left.raw)["headers"]
@@ -222,7 +222,7 @@ def test_what_cannot_be_executed_is_dead_lettered_anew_and_stops_nobody(
     orchestrator: Orchestrator, raw: bytes, reason: str, error: str
 ) -> None:
     log = orchestrator.dead_letters
-    orchestrator.send("worker", house.Broken(), retry=Retry(max_retries=0))
+    orchestrator.send("worker", agents_app.Broken(), retry=Retry(max_retries=0))
     log.import_lines([exported(raw, "1000-0"), exported(plain_letter("plain.add", 1, 2), "2000-0")])
     before = {letter.id for letter in log.list()}
     assert log.query().replay(all=True).sent == 3
@@ -237,7 +237,7 @@ def test_what_cannot_be_executed_is_dead_lettered_anew_and_stops_nobody(
 
 
 def test_a_letter_keeps_the_trace_it_belongs_to(orchestrator: Orchestrator) -> None:
-    delivery = orchestrator.send("worker", house.Broken())
+    delivery = orchestrator.send("worker", agents_app.Broken())
     (letter,) = orchestrator.dead_letters.list()
     envelope_ = json.loads(letter.raw)
     envelope_["headers"]["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

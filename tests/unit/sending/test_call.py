@@ -12,7 +12,7 @@ from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed
 from orchestrator.core.outcome import Outcome
 from orchestrator.sending.call import call
 from orchestrator.sending.delivery import Delivery, Found
-from tests.apps import agents_app as house
+from tests.apps import agents_app
 
 
 class Late:
@@ -58,11 +58,11 @@ def test_what_was_cancelled_has_no_reply() -> None:
 
 
 def test_no_fallback_is_none() -> None:
-    orchestrator = house.make("redis://127.0.0.1:1/0", eager=True)
+    orchestrator = agents_app.make("redis://127.0.0.1:1/0", eager=True)
     for fallback in (None, False):
         with pytest.raises(SendFailed):
-            orchestrator.call("worker", house.Broken(), timeout_s=5, fallback=fallback)
-    assert isinstance(orchestrator.call("worker", house.Broken(), timeout_s=5, fallback={}), FallbackDelivery)
+            orchestrator.call("worker", agents_app.Broken(), timeout_s=5, fallback=fallback)
+    assert isinstance(orchestrator.call("worker", agents_app.Broken(), timeout_s=5, fallback={}), FallbackDelivery)
     for wrong in (0, "yes", ()):
         with pytest.raises(InvalidPolicy, match="fallback="):
-            orchestrator.call("worker", house.Broken(), timeout_s=5, fallback=wrong)  # type: ignore[arg-type]
+            orchestrator.call("worker", agents_app.Broken(), timeout_s=5, fallback=wrong)  # type: ignore[arg-type]

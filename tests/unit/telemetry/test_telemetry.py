@@ -8,7 +8,7 @@ import pytest
 from orchestrator import Orchestrator, OrchestratorError
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.telemetry import Event, attach, detach, emit, events
-from tests.apps import agents_app as house
+from tests.apps import agents_app
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def heard() -> Iterator[list[Event]]:
 
 @pytest.fixture
 def orchestrator() -> Orchestrator:
-    return house.make(eager=True)
+    return agents_app.make(eager=True)
 
 
 def names(heard: list[Event]) -> list[str]:
@@ -60,7 +60,7 @@ def test_who_has_detached_hears_nothing(heard: list[Event]) -> None:
 
 
 def test_a_send_tells_what_happens_to_it(heard: list[Event], orchestrator: Orchestrator) -> None:
-    delivery = orchestrator.send("worker", house.Broken())
+    delivery = orchestrator.send("worker", agents_app.Broken())
     assert sorted(names(heard)) == sorted(
         [events.SEND_STARTED, events.SENT, events.RETRIED, events.RETRIED, events.DEAD_LETTERED]
     )
@@ -74,19 +74,19 @@ def test_a_send_tells_what_happens_to_it(heard: list[Event], orchestrator: Orche
 
 
 def test_a_handled_send_says_so(heard: list[Event], orchestrator: Orchestrator) -> None:
-    delivery = orchestrator.send("worker", house.Flaky(failures=1))
+    delivery = orchestrator.send("worker", agents_app.Flaky(failures=1))
     handled = [event for event in heard if event.name == events.HANDLED]
     assert [(e.metadata["id"], e.metadata["attempts"]) for e in handled] == [(delivery.id, 2)]
 
 
 def test_a_message_given_up_without_a_letter_is_told_as_dropped(heard: list[Event], orchestrator: Orchestrator) -> None:
-    orchestrator.send("worker", house.Broken(), on_error="ignore")
+    orchestrator.send("worker", agents_app.Broken(), on_error="ignore")
     assert events.DROPPED in names(heard)
     assert events.DEAD_LETTERED not in names(heard)
 
 
 def test_dead_letters_tell_when_they_are_retried_and_purged(heard: list[Event], orchestrator: Orchestrator) -> None:
-    outcome = orchestrator.send("worker", house.Broken()).outcome()
+    outcome = orchestrator.send("worker", agents_app.Broken()).outcome()
     assert outcome is not None
     (letter,) = orchestrator.dead_letters.list()
     orchestrator.dead_letters.replay(letter.id)
@@ -98,15 +98,15 @@ def test_dead_letters_tell_when_they_are_retried_and_purged(heard: list[Event], 
 
 def test_a_refused_send_is_not_told_as_accepted(heard: list[Event], orchestrator: Orchestrator) -> None:
     with pytest.raises(OrchestratorError):
-        orchestrator.send("nobody", house.Add(a=1, b=2))
+        orchestrator.send("nobody", agents_app.Add(a=1, b=2))
     assert heard == []
 
 
 def test_a_send_that_fails_on_the_way_says_so(heard: list[Event]) -> None:
-    nowhere = house.make("redis://127.0.0.1:1/0")
+    nowhere = agents_app.make("redis://127.0.0.1:1/0")
     nowhere.app.conf.task_publish_retry = False
     with pytest.raises(BrokerUnavailable):
-        nowhere.send("worker", house.Add(a=1, b=2))
+        nowhere.send("worker", agents_app.Add(a=1, b=2))
     assert names(heard) == [events.SEND_STARTED, events.SEND_FAILED]
     assert heard[1].metadata["error"] == "BrokerUnavailable"
     assert heard[1].measurements["duration_s"] >= 0

@@ -21,7 +21,7 @@ class Late(Task):
         raise ValueError("late")
 
 
-def house() -> Orchestrator:
+def cluster() -> Orchestrator:
     app = Celery("late", set_as_current=False)
     orchestrator = Orchestrator(app)
     app.conf.task_always_eager = True
@@ -30,7 +30,7 @@ def house() -> Orchestrator:
 
 def test_their_failures_are_dead_letters() -> None:
     """Regression: they were counted as handled, with no dead letter."""
-    orchestrator = house()
+    orchestrator = cluster()
     late = orchestrator.app.register_task(Late())
     assert orchestrator.app.finalized
 
@@ -47,7 +47,7 @@ def test_their_failures_are_dead_letters() -> None:
 @pytest.mark.parametrize("build", [group, chord, lambda *tasks: chain(group(*tasks), tasks[0]), lambda *tasks: chain()])
 def test_what_does_not_begin_with_one_task_is_refused_with_what_to_do_instead(build: Any) -> None:
     """Regression: it was accepted, failed on the worker, and was counted as handled."""
-    orchestrator = house()
+    orchestrator = cluster()
     late = orchestrator.app.register_task(Late())
     canvas = chord([late.si()], late.si()) if build is chord else build(late.si(), late.si())
     with pytest.raises(
