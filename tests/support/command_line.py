@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import click
 from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
+from orchestrator import Orchestrator
+from orchestrator.cli.dead_letters import dead_letters
 from tests.support.worker_process import ROOT
 
 
@@ -21,6 +25,13 @@ def invoke(app: Celery, command: click.Command, *arguments: str, stdin: str | No
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def dead_letters_json(orchestrator: Orchestrator, *arguments: str) -> Any:
+    """The document that ``dead-letters ARGUMENTS --json`` prints; fails unless the exit code is 0."""
+    result = invoke(orchestrator.app, dead_letters, *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 def celery(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,14 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
 
 import pytest
-import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -27,17 +24,13 @@ from hypothesis.stateful import (
 from orchestrator.core import breaker
 from orchestrator.core.breaker import BreakerState, Phase
 from orchestrator.core.flow_policy import Breaker
-from orchestrator.core.keys import GROUP, Keys, levels_of
+from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.telemetry import Event, attach, detach
 from orchestrator.transport.redis import commands
-from orchestrator.transport.redis.script_events import unwrap_reply
-from tests.support.redis_clock import TimedScripts
+from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
 
-QUEUE = "q"
-LEVELS = levels_of([0, 3, 6, 9])
 BEGIN_MS = 10_000_000
-TTL_MS = 3_600_000
 
 TOLD = ("breaker.opened", "breaker.half_open", "breaker.closed")
 
@@ -53,20 +46,11 @@ return {breaker_admits(KEYS[1], tonumber(ARGV[1]), true)}
 """
 
 
-class Fuse(RuleBasedStateMachine):
+class Fuse(MailboxMachine):
     """One mailbox with a breaker, its senders and its workers."""
 
-    url: ClassVar[str] = ""
-
     def __init__(self) -> None:
-        super().__init__()
-        # redis-py types every answer as "bytes or str or nothing"; here they are bytes.
-        self.redis: Any = redis.Redis.from_url(self.url)
-        self.redis.flushall()
-        self.scripts = TimedScripts(self.redis)
-        self.keys = Keys()
-        self.now = BEGIN_MS
-        self.scripts.set(self.now)
+        super().__init__(BEGIN_MS)
         self.sent = 0
         self.state = BreakerState()
         #: Attempts under way: the stream and entry of each.
@@ -77,10 +61,7 @@ class Fuse(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         detach(self.events.append)
-        self.redis.close()
-
-    def script(self, name: str, keys: list[str], args: list[Any]) -> Any:
-        return unwrap_reply(self.scripts.run(name, keys, args))
+        super().teardown()
 
     @initialize(
         failures=st.sampled_from([1, 2, 3]),
@@ -94,8 +75,8 @@ class Fuse(RuleBasedStateMachine):
             "root": k.root, "queue": QUEUE, "levels": " ".join(LEVELS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
             "failures": failures, "window_ms": window_ms, "open_ms": open_ms,
         }  # fmt: skip
-        self.script(*commands.declare_flow(k, QUEUE, fields, serves=True, has_bound=False, has_breaker=True))
-        self.script(*commands.declare(k, QUEUE, [k.stream(QUEUE, level) for level in LEVELS]))
+        self.run_script(*commands.declare_flow(k, QUEUE, fields, serves=True, has_bound=False, has_breaker=True))
+        self.run_script(*commands.declare(k, QUEUE, [k.stream(QUEUE, level) for level in LEVELS]))
 
     def turn(self, state: BreakerState) -> None:
         if state.phase is not self.state.phase:
@@ -110,7 +91,9 @@ class Fuse(RuleBasedStateMachine):
         names = [f"m{self.sent + number}" for number in range(count)]
         self.sent += count
         k = self.keys
-        reply = self.script(*commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [message(name) for name in names]))
+        reply = self.run_script(
+            *commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [message(name) for name in names])
+        )
         state, wait_ms = breaker.asked(self.breaker, self.state, self.now)
         may = 0 if wait_ms else 1 if state.phase is Phase.HALF_OPEN else count
         self.turn(state)
@@ -127,7 +110,7 @@ class Fuse(RuleBasedStateMachine):
         if not count:
             return
         k = self.keys
-        reply = self.script(*commands.claim(k, [QUEUE], LEVELS, "reader", count))
+        reply = self.run_script(*commands.claim(k, [QUEUE], LEVELS, "reader", count))
         for at in range(1, len(reply), 4):
             index, entry, raw, _ = reply[at : at + 4]
             self.running[json.loads(raw)["headers"]["id"]] = k.stream(QUEUE, LEVELS[index - 4]), entry.decode()
@@ -149,19 +132,19 @@ class Fuse(RuleBasedStateMachine):
         k = self.keys
         if tracked:
             outcome = json.dumps({"outcome": "handled"})
-            self.script(
+            self.run_script(
                 *commands.settle_with_outcome(
                     stream, k.ledger(QUEUE), k.outcome(name), entry, "handled", outcome, TTL_MS
                 )
             )
         else:
-            self.script(*commands.settle(stream, k.ledger(QUEUE), "handled", [entry]))
+            self.run_script(*commands.settle(stream, k.ledger(QUEUE), "handled", [entry]))
         self.turn(breaker.succeeded(self.state))
 
     def dead_lettered(self, name: str, reason: str) -> None:
         stream, entry = self.running.pop(name)
         letter = json.dumps({"queue": QUEUE, "reason": reason})
-        self.script(
+        self.run_script(
             *commands.dead_letter(
                 self.keys, QUEUE, stream, entry, letter, reason, "ValueError", delivery=name, ttl_ms=TTL_MS
             )
@@ -175,13 +158,13 @@ class Fuse(RuleBasedStateMachine):
         ledger = self.keys.ledger(QUEUE)
         if tracked:
             outcome = json.dumps({"outcome": "dead", "reason": reason})
-            self.script(
+            self.run_script(
                 *commands.settle_with_outcome(
                     stream, ledger, self.keys.outcome(name), entry, "dead", outcome, TTL_MS, reason=reason
                 )
             )
         else:
-            self.script(*commands.settle(stream, ledger, f"dead {reason}", [entry]))
+            self.run_script(*commands.settle(stream, ledger, f"dead {reason}", [entry]))
         assert int(self.redis.hget(self.keys.ledger(QUEUE), "dead")) > 0
         if reason not in INNOCENT:
             self.failed()
@@ -189,7 +172,9 @@ class Fuse(RuleBasedStateMachine):
     def tried_again(self, name: str) -> None:
         """It failed, and there is another attempt, much later."""
         stream, entry = self.running.pop(name)
-        self.script(*commands.retry(self.keys, QUEUE, stream, entry, f"0|{name}", message(name), 10**9, ttl_ms=TTL_MS))
+        self.run_script(
+            *commands.retry(self.keys, QUEUE, stream, entry, f"0|{name}", message(name), 10**9, ttl_ms=TTL_MS)
+        )
         self.failed()
 
     def failed(self) -> None:
@@ -271,11 +256,6 @@ ENDINGS: dict[str, Callable[[Fuse, str], None]] = {
     },
     **{reason: partial(Fuse.dead_lettered, reason=reason) for reason in (*GUILTY, *INNOCENT)},
 }
-
-
-def message(name: str) -> str:
-    """A tracked message."""
-    return json.dumps({"headers": {"id": name, "orc": {"track": True, "agent": QUEUE, "message": "M"}}})
 
 
 @pytest.mark.timeout(300)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-
-import pytest
 
 from orchestrator.core.flow_policy import Flow, Mailbox
 from orchestrator.transport.admission.flow_control import declare_flow
@@ -14,13 +11,6 @@ from tests.support.letters_under_test import QUEUE, LettersInRedis, wire_message
 
 #: Long ago, so that no test waits for time to pass.
 FIRST_MS = 1_600_000_000_000
-
-
-@pytest.fixture
-def letter_log(redis_url: str) -> Iterator[LettersInRedis]:
-    made = LettersInRedis(redis_url, (), None)
-    yield made
-    made.close()
 
 
 def accepted(letter_log: LettersInRedis) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,21 +14,6 @@ from tests.support.command_line import invoke
 from tests.support.eventually import eventually
 from tests.support.letters_under_test import LettersInRedis
 from tests.support.worker_process import WorkerProcess
-
-
-@pytest.fixture
-def shop(redis_url: str) -> Iterator[Orchestrator]:
-    made = make(redis_url)
-    yield made
-    made.app.close()
-
-
-@pytest.fixture
-def letter_log(redis_url: str) -> Iterator[LettersInRedis]:
-    letter_log = LettersInRedis(redis_url, (), None)
-    yield letter_log
-    letter_log.close()
-
 
 MAILBOX = "mailboxes['biling']: no agent that is known here has this name; did you mean 'billing'?"
 TIMEOUT = (

@@ -7,14 +7,8 @@ import pytest
 from orchestrator import Orchestrator
 from orchestrator.cli.dead_letters import dead_letters
 from orchestrator.cli.send import send
-from tests.apps.shop import make
 from tests.support.command_line import invoke
 from tests.support.worker_process import WorkerProcess
-
-
-@pytest.fixture
-def shop(redis_url: str) -> Orchestrator:
-    return make(redis_url)
 
 
 def add_letter(shop: Orchestrator, raw: bytes, letter: bytes = b"{}", deaths: bytes = b"") -> str:

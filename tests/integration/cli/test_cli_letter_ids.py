@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from orchestrator import Orchestrator
 from orchestrator.cli.dead_letters import dead_letters
 from orchestrator.cli.delivery import delivery as delivery_command
-from tests.apps.shop import Refund, make
-from tests.support.command_line import invoke
+from tests.apps.shop import Refund
+from tests.support.command_line import dead_letters_json, invoke
 from tests.support.eventually import eventually
 from tests.support.letters_under_test import LettersInRedis
 from tests.support.worker_process import WorkerProcess
-
-
-@pytest.fixture
-def shop(redis_url: str) -> Iterator[Orchestrator]:
-    made = make(redis_url)
-    yield made
-    made.app.close()
-
-
-@pytest.fixture
-def letter_log(redis_url: str) -> Iterator[LettersInRedis]:
-    letter_log = LettersInRedis(redis_url, (), None)
-    yield letter_log
-    letter_log.close()
-
-
-def asked(shop: Orchestrator, *arguments: str) -> Any:
-    result = invoke(shop.app, dead_letters, *arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 @pytest.mark.timeout(150)
@@ -46,11 +24,11 @@ def test_what_is_sent_again_can_be_followed(redis_url: str, shop: Orchestrator) 
     letters = {letter.id: letter.delivery_id for letter in shop.dead_letters.list()}
     assert set(letters.values()) == sent
     one, edited, *others = letters
-    answer = asked(shop, "replay", one)
+    answer = dead_letters_json(shop, "replay", one)
     assert answer == {"id": one, "queue": "billing", "delivery_id": letters[one]}
-    answer = asked(shop, "edit", edited, '{"order_id": "o9"}', "--yes")
+    answer = dead_letters_json(shop, "edit", edited, '{"order_id": "o9"}', "--yes")
     assert (answer["id"], answer["delivery_id"]) == (edited, letters[edited])
-    answer = asked(shop, "replay", "--all")
+    answer = dead_letters_json(shop, "replay", "--all")
     assert {(a["id"], a["delivery_id"]) for a in answer["letters"]} == {(i, letters[i]) for i in others}
     for delivery_id in sent:
         shown = json.loads(invoke(shop.app, delivery_command, "show", delivery_id, "--json").stdout)
@@ -67,7 +45,7 @@ def test_ids_are_printed_before_what_they_come_to(shop: Orchestrator, letter_log
     assert sent.startswith(f"{first} replayed to billing")
     assert sent.endswith("\n1 dead letter replayed; 0 of them dead again so far\n")
     assert invoke(shop.app, dead_letters, "purge", "--all", "--yes").stdout == f"{second}\n1 dead letter removed\n"
-    acts = asked(shop, "audit")["audit"]
+    acts = dead_letters_json(shop, "audit")["audit"]
     assert [(a["kind"], a["done"]) for a in acts] == [("purge", 1), ("replay", 1), ("unpark", 2), ("park", 2)]
 
 
@@ -87,7 +65,7 @@ def test_what_is_no_longer_known_of_an_act_is_not_said_to_be_none(
     letter_log.add_letter()
     act = shop.dead_letters.query().replay(all=True).audit_id
     shop.runtime.store.client.delete(shop.runtime.store.keys.letter_audit_progress(act))
-    (known,) = asked(shop, "audit")["audit"]
+    (known,) = dead_letters_json(shop, "audit")["audit"]
     assert (known["done"], known["dead"]) == (None, None)
     assert "unknown" in invoke(shop.app, dead_letters, "audit").stdout
 

@@ -34,13 +34,6 @@ for delivery in pickle.loads(bytes.fromhex(sys.argv[2])):
 
 
 @pytest.fixture
-def shop(redis_url: str) -> Iterator[Orchestrator]:
-    made = make(redis_url)
-    yield made
-    made.app.close()
-
-
-@pytest.fixture
 def elsewhere(redis_url: str) -> Iterator[Orchestrator]:
     """The same app in another web process, say."""
     made = make(redis_url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -17,24 +17,11 @@ COUNT = 6
 SILENT = {"ENDS_LOSES": "silent"}
 
 
-@pytest.fixture
-def make(redis_url: str) -> Iterator[Callable[..., Ends]]:
-    made: list[Ends] = []
-
-    def make(*, bare: bool) -> Ends:
-        made.append(Ends(redis_url, bare=bare))
-        return made[-1]
-
-    yield make
-    for ends in made:
-        ends.close()
-
-
 @pytest.mark.parametrize("bare", [False, True], ids=["orchestrator", "transport"])
 def test_what_ends_without_a_word_goes_back_once_and_is_then_a_dead_letter(
-    make: Callable[..., Ends], bare: bool
+    make_ends: Callable[..., Ends], bare: bool
 ) -> None:
-    ends = make(bare=bare)
+    ends = make_ends(bare=bare)
     with ends.worker("threads", environment=SILENT) as w:
         results = [ends.sig("note", "n").apply_async(task_id=f"lost{n}") for n in range(COUNT)]
         eventually(lambda: ends.ledger().dead == COUNT, timeout_s=60, describe=w.log)
@@ -49,8 +36,8 @@ def test_what_ends_without_a_word_goes_back_once_and_is_then_a_dead_letter(
         assert w.log().count("settled it; it becomes a dead letter") == COUNT
 
 
-def test_who_waits_for_such_a_message_is_told(make: Callable[..., Ends]) -> None:
-    ends = make(bare=False)
+def test_who_waits_for_such_a_message_is_told(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends(bare=False)
     with ends.worker("threads", environment=SILENT):
         outcome = ends.app.orchestrator.send(ends.sig("note", "l", task_id="lost")).wait(timeout_s=30)
         assert isinstance(outcome, Dead)
@@ -58,8 +45,8 @@ def test_who_waits_for_such_a_message_is_told(make: Callable[..., Ends]) -> None
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["orchestrator", "transport"])
-def test_a_task_runs_although_its_start_could_not_be_noted(make: Callable[..., Ends], bare: bool) -> None:
-    ends = make(bare=bare)
+def test_a_task_runs_although_its_start_could_not_be_noted(make_ends: Callable[..., Ends], bare: bool) -> None:
+    ends = make_ends(bare=bare)
     with ends.worker("threads") as w:
         ends.sig("hold", "h").apply_async()
         eventually(lambda: ends.redis.hget("test:runs", "h"), describe=w.log)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from celery import chain, chord
@@ -17,25 +16,12 @@ from tests.support.eventually import eventually
 POOLS = ["solo", "threads", "gevent", "prefork"]
 
 
-@pytest.fixture
-def make(redis_url: str) -> Iterator[Callable[..., Ends]]:
-    made: list[Ends] = []
-
-    def make(**options: Any) -> Ends:
-        made.append(Ends(redis_url, **options))
-        return made[-1]
-
-    yield make
-    for ends in made:
-        ends.close()
-
-
 ONE_DEATH = {"ENDS_OPTIONS": '{"max_deaths": 1}'}
 
 
 @pytest.mark.parametrize(("pool", "bare"), [*((pool, False) for pool in POOLS), ("prefork", True), ("solo", True)])
-def test_poison_ends_for_whoever_waits_in_celery(make: Callable[..., Ends], pool: str, bare: bool) -> None:
-    ends = make(bare=bare)
+def test_poison_ends_for_whoever_waits_in_celery(make_ends: Callable[..., Ends], pool: str, bare: bool) -> None:
+    ends = make_ends(bare=bare)
     sig = ends.sig("deadly", "d0", link_error=[ends.sig("errback"), ends.sig("errback_with_error")])
     result = sig.apply_async()
     with ends.worker(pool, environment=ONE_DEATH) as first:
@@ -54,8 +40,8 @@ def test_poison_ends_for_whoever_waits_in_celery(make: Callable[..., Ends], pool
             ends.no_endings_left()
 
 
-def test_a_chord_and_a_chain_that_hold_poison_end(make: Callable[..., Ends]) -> None:
-    ends = make()
+def test_a_chord_and_a_chain_that_hold_poison_end(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends()
     parts = chord([ends.sig("note", "n0"), ends.sig("deadly", "d0")], ends.sig("collected"))
     in_chord = parts.apply_async()
     in_chain = chain(ends.sig("deadly", "d1"), ends.sig("note", "n1"), ends.sig("note", "n2")).apply_async()
@@ -66,8 +52,8 @@ def test_a_chord_and_a_chain_that_hold_poison_end(make: Callable[..., Ends]) -> 
     assert not ends.redis.exists("test:collected")
 
 
-def test_poison_that_nobody_waits_for_is_signalled_too(make: Callable[..., Ends]) -> None:
-    ends = make()
+def test_poison_that_nobody_waits_for_is_signalled_too(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends()
     ends.sig("quiet_deadly", "q").apply_async()
     with ends.worker("prefork", environment=ONE_DEATH):
         (said,) = ends.signals("task_failure")
@@ -75,8 +61,8 @@ def test_poison_that_nobody_waits_for_is_signalled_too(make: Callable[..., Ends]
         ends.no_endings_left()
 
 
-def test_a_full_mailbox_ends_what_it_drops(make: Callable[..., Ends]) -> None:
-    ends = make()
+def test_a_full_mailbox_ends_what_it_drops(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends()
     orchestrator = ends.app.orchestrator
     orchestrator.runtime.announce(["small"])
     # An agent's messages have no result in the backend.
@@ -89,8 +75,8 @@ def test_a_full_mailbox_ends_what_it_drops(make: Callable[..., Ends]) -> None:
         assert (said["id"], said["error"]) == ("t0", "MessageDropped")
 
 
-def test_an_unknown_task_ends_its_chord_and_calls_its_errbacks(make: Callable[..., Ends]) -> None:
-    ends = make()
+def test_an_unknown_task_ends_its_chord_and_calls_its_errbacks(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends()
     single = ends.sig("no.such", link_error=[ends.sig("errback")]).apply_async()
     in_chord = chord([ends.sig("note", "n0"), ends.sig("no.such")], ends.sig("collected")).apply_async()
     with ends.worker("threads") as w:
@@ -101,8 +87,8 @@ def test_an_unknown_task_ends_its_chord_and_calls_its_errbacks(make: Callable[..
         ends.no_endings_left()
 
 
-def test_a_malformed_message_ends(make: Callable[..., Ends]) -> None:
-    ends = make()
+def test_a_malformed_message_ends(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends()
     sig = ends.sig("note", "n", link_error=[ends.sig("errback")])
     result = sig.apply_async(headers={"orc": "rubbish"})
     with ends.worker() as w:
@@ -110,8 +96,8 @@ def test_a_malformed_message_ends(make: Callable[..., Ends]) -> None:
         assert ends.errbacks() == [result.id]
 
 
-def test_a_message_that_no_queue_takes_ends(make: Callable[..., Ends]) -> None:
-    ends = make()
+def test_a_message_that_no_queue_takes_ends(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends()
     result = ends.sig("note", "n").apply_async(exchange="nowhere", routing_key="nowhere")
     with ends.worker() as w:
         assert isinstance(ends.state(result, "FAILURE", w), MessageDropped)
@@ -121,9 +107,9 @@ def test_a_message_that_no_queue_takes_ends(make: Callable[..., Ends]) -> None:
 @pytest.mark.parametrize("how", ["purge", "delete"])
 @pytest.mark.parametrize("countdown", [None, 60])
 def test_what_is_purged_or_deleted_with_its_mailbox_is_revoked(
-    make: Callable[..., Ends], how: str, bare: bool, countdown: int | None
+    make_ends: Callable[..., Ends], how: str, bare: bool, countdown: int | None
 ) -> None:
-    ends = make(bare=bare)
+    ends = make_ends(bare=bare)
     single = ends.sig("note", "n0").apply_async(countdown=countdown)
     in_chain = chain(ends.sig("note", "n1"), ends.sig("note", "n2")).apply_async(countdown=countdown)
     with ends.app.connection_for_write() as connection:
@@ -141,8 +127,8 @@ def test_what_is_purged_or_deleted_with_its_mailbox_is_revoked(
     assert (ends.ledger().cancelled, ends.ledger().lost) == (2, 0)
 
 
-def test_a_delivery_that_its_sender_cancels_is_revoked(make: Callable[..., Ends]) -> None:
-    ends = make()
+def test_a_delivery_that_its_sender_cancels_is_revoked(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends()
     orchestrator = ends.app.orchestrator
     delivery = orchestrator.send(ends.sig("note", "n"))
     delivery.cancel()
@@ -151,10 +137,10 @@ def test_a_delivery_that_its_sender_cancels_is_revoked(make: Callable[..., Ends]
         assert not ends.signals("task_revoked")[0]["expired"]
 
 
-def test_what_expires_or_makes_room_in_a_bounded_queue_is_revoked(make: Callable[..., Ends]) -> None:
+def test_what_expires_or_makes_room_in_a_bounded_queue_is_revoked(make_ends: Callable[..., Ends]) -> None:
     from kombu import Exchange, Queue
 
-    ends = make()
+    ends = make_ends()
     late = ends.sig("note", "late").apply_async(expires=-1)
     two = Queue("two", Exchange("two"), routing_key="two", queue_arguments={"x-max-length": 2})
     first, *_ = [ends.sig("note", f"n{n}").apply_async(queue=two, declare=[two]) for n in range(3)]
@@ -164,8 +150,8 @@ def test_what_expires_or_makes_room_in_a_bounded_queue_is_revoked(make: Callable
         assert {said["expired"] for said in ends.signals("task_revoked", 2)} == {True}
 
 
-def test_who_finds_an_end_may_be_killed_before_it_is_delivered(make: Callable[..., Ends]) -> None:
-    ends = make()
+def test_who_finds_an_end_may_be_killed_before_it_is_delivered(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends()
     result = ends.sig("note", "n").apply_async()
     with ends.app.connection_for_write() as connection:
         ends.app.amqp.queues["celery"](connection.default_channel).purge()
@@ -178,8 +164,8 @@ def test_who_finds_an_end_may_be_killed_before_it_is_delivered(make: Callable[..
         ends.no_endings_left()
 
 
-def test_an_ending_that_nothing_can_be_made_of_is_given_up_and_stops_no_other(make: Callable[..., Ends]) -> None:
-    ends = make()
+def test_an_ending_that_nothing_can_be_made_of_is_given_up_and_stops_no_other(make_ends: Callable[..., Ends]) -> None:
+    ends = make_ends()
     k = ends.store.keys
     for fields in ({"m": b"rubbish"}, {"x": "y"}, {"m": b'{"headers": {"id": "i", "task": "note"}, "body": 1}'}):
         ends.redis.xadd(k.endings, {"q": "celery", "s": "FAILURE", "e": "NoSuchError", "t": "text", **fields})

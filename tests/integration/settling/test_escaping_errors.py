@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,19 +20,6 @@ POOLS = ["solo", "threads", "gevent", "prefork"]
 
 #: More than a worker with one process prefetches.
 COUNT = 10
-
-
-@pytest.fixture
-def make(redis_url: str) -> Iterator[Callable[..., Ends]]:
-    made: list[Ends] = []
-
-    def make(**options: Any) -> Ends:
-        made.append(Ends(redis_url, **options))
-        return made[-1]
-
-    yield make
-    for ends in made:
-        ends.close()
 
 
 def _settled(ends: Ends, w: WorkerProcess, count: int) -> None:
@@ -76,8 +63,10 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize(("pool", "bare"), [*((pool, False) for pool in POOLS), ("threads", True), ("solo", True)])
-def test_a_canvas_that_is_rubbish_ends_and_stops_no_worker(make: Callable[..., Ends], pool: str, bare: bool) -> None:
-    ends = make(bare=bare)
+def test_a_canvas_that_is_rubbish_ends_and_stops_no_worker(
+    make_ends: Callable[..., Ends], pool: str, bare: bool
+) -> None:
+    ends = make_ends(bare=bare)
     for number, embed in enumerate(ODD):
         _put(ends, embed, number)
     with ends.worker(pool) as w:
@@ -88,8 +77,10 @@ def test_a_canvas_that_is_rubbish_ends_and_stops_no_worker(make: Callable[..., E
 
 @pytest.mark.parametrize("how", ["away", "refuses", "exhausted"])
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_result_backend_that_cannot_store_costs_no_outcome(make: Callable[..., Ends], pool: str, how: str) -> None:
-    ends = make()
+def test_a_result_backend_that_cannot_store_costs_no_outcome(
+    make_ends: Callable[..., Ends], pool: str, how: str
+) -> None:
+    ends = make_ends()
     orchestrator = ends.app.orchestrator
     flaky = {"ENDS_BACKEND": f"tests.apps.flaky_backend:FlakyBackend+{ends.url}"}
     with ends.worker(pool, environment=flaky) as w:
@@ -119,8 +110,8 @@ def test_a_result_backend_that_cannot_store_costs_no_outcome(make: Callable[...,
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
-def test_the_transport_alone_goes_on_when_the_backend_cannot_store(make: Callable[..., Ends], pool: str) -> None:
-    ends = make(bare=True)
+def test_the_transport_alone_goes_on_when_the_backend_cannot_store(make_ends: Callable[..., Ends], pool: str) -> None:
+    ends = make_ends(bare=True)
     flaky = {"ENDS_BACKEND": f"tests.apps.flaky_backend:FlakyBackend+{ends.url}"}
     with ends.worker(pool, environment=flaky) as w:
         ends.redis.set("test:backend", "refuses")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -17,19 +16,6 @@ POOLS = ["solo", "threads", "gevent", "prefork"]
 COUNT = 6
 
 
-@pytest.fixture
-def make(redis_url: str) -> Iterator[Callable[..., Ends]]:
-    made: list[Ends] = []
-
-    def make(**options: Any) -> Ends:
-        made.append(Ends(redis_url, **options))
-        return made[-1]
-
-    yield make
-    for ends in made:
-        ends.close()
-
-
 def _goes_on(ends: Ends, log: Callable[[], str]) -> None:
     eventually(lambda: ends.ledger().pending == 0, timeout_s=30, describe=log)
     ends.sig("note", "afterwards").apply_async(ignore_result=True)
@@ -38,9 +24,9 @@ def _goes_on(ends: Ends, log: Callable[[], str]) -> None:
 
 @pytest.mark.parametrize("bare", [False, True], ids=["orchestrator", "transport"])
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_task_does_not_stop_its_worker(make: Callable[..., Ends], pool: str, bare: bool) -> None:
+def test_a_task_does_not_stop_its_worker(make_ends: Callable[..., Ends], pool: str, bare: bool) -> None:
     """Regression: in solo it ended worker after worker, and was never blamed; with threads it ended as unsettled."""
-    ends = make(bare=bare)
+    ends = make_ends(bare=bare)
     with ends.worker(pool) as w:
         results = [ends.sig("stops", f"s{n}").apply_async() for n in range(COUNT)]
         for result in results:
@@ -55,8 +41,10 @@ def test_a_task_does_not_stop_its_worker(make: Callable[..., Ends], pool: str, b
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("receiver", ["task_prerun", "task_success", "task_postrun", "task_retry"])
-def test_a_receiver_of_a_signal_does_not_stop_its_worker(make: Callable[..., Ends], pool: str, receiver: str) -> None:
-    ends = make()
+def test_a_receiver_of_a_signal_does_not_stop_its_worker(
+    make_ends: Callable[..., Ends], pool: str, receiver: str
+) -> None:
+    ends = make_ends()
     retry = Retry(max_retries=2, backoff=Constant(0.01))
     with ends.worker(pool, environment={"ENDS_STOPS_IN": receiver}) as w:
         outcome = ends.app.orchestrator.send(ends.sig("fails_once", "f"), retry=retry).wait(timeout_s=30)
@@ -71,8 +59,8 @@ def test_a_receiver_of_a_signal_does_not_stop_its_worker(make: Callable[..., End
 
 @pytest.mark.parametrize("bare", [False, True], ids=["orchestrator", "transport"])
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_task_that_leaves_the_interpreter_is_poison(make: Callable[..., Ends], pool: str, bare: bool) -> None:
-    ends = make(bare=bare)
+def test_a_task_that_leaves_the_interpreter_is_poison(make_ends: Callable[..., Ends], pool: str, bare: bool) -> None:
+    ends = make_ends(bare=bare)
     with ends.worker(pool) as w:
         ends.sig("interrupts", "i").apply_async()
         eventually(lambda: ends.ledger().dead == 1, timeout_s=30, describe=w.log)

@@ -7,13 +7,11 @@ clock is the test's.
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import Any
 
-import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -24,31 +22,20 @@ from hypothesis.stateful import (
 from orchestrator.core import breaker
 from orchestrator.core.breaker import BreakerState
 from orchestrator.core.flow_policy import Breaker, Mailbox
-from orchestrator.core.keys import GROUP, Keys, levels_of
+from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis import commands
-from orchestrator.transport.redis.script_events import unwrap_reply
-from tests.support.redis_clock import TimedScripts
+from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
 
-QUEUE = "q"
-LEVELS = levels_of([0, 3, 6, 9])
 BEGIN_MS = 1_000_000
-TTL_MS = 3_600_000
 
 
-class Flow(RuleBasedStateMachine):
+class Flow(MailboxMachine):
     """One mailbox, one reader."""
 
-    url: ClassVar[str] = ""
-
     def __init__(self) -> None:
-        super().__init__()
-        # redis-py types every answer as "bytes or str or nothing"; here they are bytes.
-        self.redis: Any = redis.Redis.from_url(self.url)
-        self.scripts = TimedScripts(self.redis)
-        self.keys = Keys()
+        super().__init__(BEGIN_MS)
         self.numbers = 0
-        self.now = BEGIN_MS
         self.state = BreakerState()
         self.ready: list[str] = []
         self.delayed: list[tuple[int, str]] = []
@@ -58,9 +45,6 @@ class Flow(RuleBasedStateMachine):
         self.accepted = 0
         self.warned = False
 
-    def run_script(self, name: str, keys: list[str], args: list[Any]) -> Any:
-        return unwrap_reply(self.scripts.run(name, keys, args))
-
     @initialize(
         mailbox=st.sampled_from(
             [None, Mailbox(3), Mailbox(3, overflow="drop_oldest"), Mailbox(3, overflow="drop_newest")]
@@ -69,8 +53,6 @@ class Flow(RuleBasedStateMachine):
     )
     def begin(self, mailbox: Mailbox | None, fuse: Breaker | None) -> None:
         self.mailbox, self.breaker = mailbox, fuse
-        self.redis.flushall()
-        self.scripts.set(self.now)
         fields: dict[str, Any] = {
             "root": self.keys.root, "queue": QUEUE, "levels": " ".join(LEVELS), "group": GROUP,
             "outcome_ttl_ms": TTL_MS,
@@ -275,14 +257,6 @@ class Flow(RuleBasedStateMachine):
         assert (phase or b"closed").decode() == self.state.phase
         assert tuple(int(at) for at in (failed or b"").split()) == self.state.failed_ms
         assert int(float(until or 0)) == self.state.until_ms
-
-    def teardown(self) -> None:
-        self.redis.close()
-
-
-def message(name: str) -> str:
-    """A tracked message."""
-    return json.dumps({"headers": {"id": name, "orc": {"track": True, "agent": QUEUE, "message": "M"}}})
 
 
 def test_flow_control_is_what_the_model_says(redis_server: EmbeddedServer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,13 +12,6 @@ from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.mailbox_entry import with_lineage
 from orchestrator.transport.redis import commands
 from tests.support.letters_under_test import QUEUE, LettersInRedis, wire_message
-
-
-@pytest.fixture
-def letter_log(redis_url: str) -> Iterator[LettersInRedis]:
-    made = LettersInRedis(redis_url, (), None)
-    yield made
-    made.close()
 
 
 def malformed(letter_log: LettersInRedis, raw: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -19,25 +19,12 @@ PLACES = [
 ]
 
 
-@pytest.fixture
-def make(redis_url: str) -> Iterator[Callable[..., Ends]]:
-    made: list[Ends] = []
-
-    def make(*, bare: bool) -> Ends:
-        made.append(Ends(redis_url, bare=bare))
-        return made[-1]
-
-    yield make
-    for ends in made:
-        ends.close()
-
-
 @pytest.mark.parametrize("bare", [False, True], ids=["orchestrator", "transport"])
 @pytest.mark.parametrize(("pool", "place"), PLACES)
 def test_it_goes_back_once_and_is_then_a_dead_letter(
-    make: Callable[..., Ends], pool: str, place: str, bare: bool
+    make_ends: Callable[..., Ends], pool: str, place: str, bare: bool
 ) -> None:
-    ends = make(bare=bare)
+    ends = make_ends(bare=bare)
     with ends.worker(pool, environment={"ENDS_LOSES": place}) as w:
         results = [ends.sig("note", f"n{n}").apply_async(task_id=f"lost{n}") for n in range(COUNT)]
         eventually(lambda: ends.ledger().dead == COUNT, timeout_s=60, describe=w.log)
@@ -52,8 +39,8 @@ def test_it_goes_back_once_and_is_then_a_dead_letter(
 
 
 @pytest.mark.parametrize("place", ["reserved", "pool"])
-def test_who_waits_for_such_a_message_is_told(make: Callable[..., Ends], place: str) -> None:
-    ends = make(bare=False)
+def test_who_waits_for_such_a_message_is_told(make_ends: Callable[..., Ends], place: str) -> None:
+    ends = make_ends(bare=False)
     orchestrator = ends.app.orchestrator
     with ends.worker("threads", environment={"ENDS_LOSES": place}):
         outcome = orchestrator.send(ends.sig("note", "n", task_id="lost")).wait(timeout_s=30)
@@ -63,8 +50,8 @@ def test_who_waits_for_such_a_message_is_told(make: Callable[..., Ends], place: 
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["orchestrator", "transport"])
-def test_what_a_prefork_pool_took_and_never_sends_to_a_process_ends(make: Callable[..., Ends], bare: bool) -> None:
-    ends = make(bare=bare)
+def test_what_a_prefork_pool_took_and_never_sends_to_a_process_ends(make_ends: Callable[..., Ends], bare: bool) -> None:
+    ends = make_ends(bare=bare)
     # Its slot stays lost, each time.
     with ends.worker("prefork", concurrency=3, environment={"ENDS_LOSES": "sent"}) as w:
         lost = ends.sig("note", "n").apply_async(task_id="lost")

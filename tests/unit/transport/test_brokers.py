@@ -8,38 +8,13 @@ import pytest
 from celery import Celery
 from celery.concurrency.solo import TaskPool as SoloPool
 
-from orchestrator import Agent, InvalidSettings, Message, NotSupervised, Orchestrator, handles
+from orchestrator import InvalidSettings, NotSupervised, Orchestrator
 from orchestrator.transport.transport import TRANSPORT
 from orchestrator.worker.startup_warnings import startup_warnings
+from tests.support.billing_agent import Billing, Charge, nothing, orchestrated
 from tests.support.workers_for_steps import Worker
 
 AWAY = "redis://127.0.0.1:1/0"
-
-
-def nothing() -> None:
-    pass
-
-
-class Charge(Message):
-    """A message."""
-
-    cents: int
-
-
-class Billing(Agent):
-    """An agent."""
-
-    name = "billing"
-
-    @handles(Charge)
-    def charge(self, message: Charge) -> None:
-        """Do nothing."""
-
-
-def orchestrated(app: Celery) -> Orchestrator:
-    orchestrator = Orchestrator(app)
-    orchestrator.host(Billing)
-    return orchestrator
 
 
 @pytest.mark.parametrize(

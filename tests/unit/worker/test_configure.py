@@ -11,10 +11,11 @@ import pytest
 from celery import Celery
 from celery.concurrency.solo import TaskPool as SoloPool
 
-from orchestrator import Agent, InvalidSettings, Message, Orchestrator, handles
+from orchestrator import InvalidSettings, Orchestrator
 from orchestrator.core.settings import load_settings
 from orchestrator.transport.transport import TRANSPORT
 from orchestrator.worker.startup_warnings import startup_warnings
+from tests.support.billing_agent import Billing, Charge, nothing, orchestrated
 from tests.support.workers_for_steps import Worker
 
 AWAY = "redis://127.0.0.1:1/0"
@@ -38,26 +39,6 @@ SAID_IN_CAPITALS: dict[str, Any] = {
     "CELERY_TASK_RESULT_EXPIRES": 60,
     "CELERY_DISABLE_RATE_LIMITS": True,
 }
-
-
-def nothing() -> None:
-    pass
-
-
-class Charge(Message):
-    """A message."""
-
-    cents: int
-
-
-class Billing(Agent):
-    """An agent."""
-
-    name = "billing"
-
-    @handles(Charge)
-    def charge(self, message: Charge) -> None:
-        """Do nothing."""
 
 
 def claim_single(app: Celery) -> None:
@@ -116,12 +97,6 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def new_app() -> Celery:
     return Celery("shop", set_as_current=False)
-
-
-def orchestrated(app: Celery) -> Orchestrator:
-    orchestrator = Orchestrator(app, load_settings(lease_s=20, max_deaths=5))
-    orchestrator.host(Billing)
-    return orchestrator
 
 
 def before(app: Celery, configure: Callable[[Celery], None]) -> Orchestrator:
