@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 from celery.bin.base import CeleryOption
 
-from orchestrator.cli.documents import print_document
+from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.letter_filter import audit_options, filter_options
 from orchestrator.cli.reported_errors import ExitCode, Stop
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 all_option = click.option(
     "--all", "every", is_flag=True, cls=CeleryOption, help="Select all letters in the state given by --state."
@@ -26,6 +29,13 @@ def dry_run_option(help_text: str) -> Any:
 def yes_option() -> Any:
     """The option ``--yes``."""
     return click.option("--yes", is_flag=True, cls=CeleryOption, help="Do not ask for confirmation.")
+
+
+def change_options(command: F) -> F:
+    """Add the options that select letters (ID, ``--all``, a filter), those for the audit log, and ``--json``."""
+    for option in (as_json_option, audit_options, filter_options, all_option, optional_id):
+        command = option(command)
+    return command
 
 
 count_only_option = dry_run_option("Print how many letters are selected, and change nothing.")

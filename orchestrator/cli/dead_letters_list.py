@@ -12,7 +12,7 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.documents import as_json_option, limit_option, print_document
 from orchestrator.cli.letter_filter import filter_options, selection
 from orchestrator.cli.letters import letter_document
 from orchestrator.cli.loaded import orchestrator_of
@@ -29,14 +29,7 @@ _MAX_WHY = 100
 
 
 @click.command(cls=CeleryCommand, name="list", epilog=EXIT_CODES)
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=50,
-    show_default=True,
-    cls=CeleryOption,
-    help="Show at most this many.",
-)
+@limit_option(10_000)
 @click.option("--before", metavar="ID", cls=CeleryOption, help="Show letters older than this one.")
 @filter_options
 @as_json_option
@@ -82,14 +75,7 @@ def _row(letter: dict[str, Any]) -> tuple[str | int, ...]:
 
 
 @click.command(cls=CeleryCommand, name="groups", epilog=EXIT_CODES)
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 1000),
-    default=50,
-    show_default=True,
-    cls=CeleryOption,
-    help="Show at most this many.",
-)
+@limit_option(1000)
 @filter_options
 @as_json_option
 @click.pass_context
@@ -143,14 +129,7 @@ def _group_document(group: Group, hidden: tuple[str, ...]) -> dict[str, Any]:
 
 
 @click.command(cls=CeleryCommand, name="audit", epilog=EXIT_CODES)
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=50,
-    show_default=True,
-    cls=CeleryOption,
-    help="Show at most this many.",
-)
+@limit_option(10_000)
 @as_json_option
 @click.pass_context
 @reported

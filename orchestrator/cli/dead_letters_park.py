@@ -8,16 +8,14 @@ import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
 from orchestrator.cli.dead_letter_options import (
-    all_option,
+    change_options,
     confirm,
     count_only_option,
-    optional_id,
     print_changed,
     print_result,
     yes_option,
 )
-from orchestrator.cli.documents import as_json_option
-from orchestrator.cli.letter_filter import audit_options, filter_options, require_only_id, require_selection, selection
+from orchestrator.cli.letter_filter import require_only_id, require_selection, selection
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.progress import progress_bar
 from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
@@ -25,12 +23,8 @@ from orchestrator.core.plural import counted
 
 
 @click.command(cls=CeleryCommand, name="park", epilog=EXIT_CODES)
-@optional_id
+@change_options
 @click.option("--note", required=True, cls=CeleryOption, help="Why the letters are parked.")
-@all_option
-@filter_options
-@audit_options
-@as_json_option
 @click.pass_context
 @reported
 def park_letters(
@@ -61,11 +55,7 @@ def park_letters(
 
 
 @click.command(cls=CeleryCommand, name="unpark", epilog=EXIT_CODES)
-@optional_id
-@all_option
-@filter_options
-@audit_options
-@as_json_option
+@change_options
 @click.pass_context
 @reported
 def unpark_letters(
@@ -97,13 +87,9 @@ def unpark_letters(
 
 
 @click.command(cls=CeleryCommand, name="purge", epilog=exit_codes(failed="the confirmation was declined"))
-@optional_id
-@all_option
+@change_options
 @yes_option()
-@filter_options
 @count_only_option
-@audit_options
-@as_json_option
 @click.pass_context
 @reported
 def purge_letters(

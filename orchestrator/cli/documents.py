@@ -1,4 +1,4 @@
-"""``--json``: exactly one JSON document on stdout."""
+"""The options ``--json`` and ``--limit``; and how a JSON document is printed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ import click
 from celery.bin.base import CeleryOption
 
 as_json_option = click.option("--json", "as_json", is_flag=True, cls=CeleryOption, help="Print one JSON document.")
+
+
+def limit_option(most: int) -> Any:
+    """The option ``--limit``, from 1 to ``most``; 50 by default."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(1, most),
+        default=50,
+        show_default=True,
+        cls=CeleryOption,
+        help="Show at most this many.",
+    )
 
 
 def print_document(data: Any) -> None:

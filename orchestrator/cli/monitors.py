@@ -8,7 +8,7 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from orchestrator.cli.documents import as_json_option, print_document
+from orchestrator.cli.documents import as_json_option, limit_option, print_document
 from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
@@ -29,14 +29,7 @@ def monitors() -> None:
 @click.option("--owner", metavar="NAME", cls=CeleryOption, help="List monitors of this incarnation, session or agent.")
 @click.option("--target", metavar="NAME", cls=CeleryOption, help="List monitors on this agent or incarnation.")
 @click.option("--tag", metavar="TEXT", cls=CeleryOption, help="List monitors with this text as their tag.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 100_000),
-    default=50,
-    show_default=True,
-    cls=CeleryOption,
-    help="Show at most this many.",
-)
+@limit_option(100_000)
 @as_json_option
 @click.pass_context
 @reported
