@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import Celery
 
 from orchestrator import Agent, Message, Orchestrator, handles
+from orchestrator.core.settings import Settings
 
 
 class Charge(Message):
@@ -27,8 +28,8 @@ def nothing() -> None:
     """A task that does nothing."""
 
 
-def orchestrated(app: Celery) -> Orchestrator:
+def orchestrated(app: Celery, settings: Settings | None = None) -> Orchestrator:
     """An Orchestrator that hosts the agent."""
-    orchestrator = Orchestrator(app)
+    orchestrator = Orchestrator(app, settings)
     orchestrator.host(Billing)
     return orchestrator

@@ -101,17 +101,17 @@ def new_app() -> Celery:
 
 def before(app: Celery, configure: Callable[[Celery], None]) -> Orchestrator:
     configure(app)
-    return orchestrated(app)
+    return orchestrated(app, load_settings(lease_s=20, max_deaths=5))
 
 
 def after(app: Celery, configure: Callable[[Celery], None]) -> Orchestrator:
-    orchestrator = orchestrated(app)
+    orchestrator = orchestrated(app, load_settings(lease_s=20, max_deaths=5))
     configure(app)
     return orchestrator
 
 
 def after_use(app: Celery, configure: Callable[[Celery], None]) -> Orchestrator:
-    orchestrator = orchestrated(app)
+    orchestrator = orchestrated(app, load_settings(lease_s=20, max_deaths=5))
     assert app.conf.broker_transport == TRANSPORT
     configure(app)
     return orchestrator
@@ -120,7 +120,7 @@ def after_use(app: Celery, configure: Callable[[Celery], None]) -> Orchestrator:
 def before_and_read(app: Celery, configure: Callable[[Celery], None]) -> Orchestrator:
     configure(app)
     assert app.conf.result_expires == 60
-    return orchestrated(app)
+    return orchestrated(app, load_settings(lease_s=20, max_deaths=5))
 
 
 @pytest.mark.parametrize("when", [before, before_and_read, after, after_use])
@@ -159,7 +159,7 @@ def test_nothing_is_evaluated_by_making_an_orchestrator_and_hosting_agents() -> 
     app.config_from_object(Lazy(broker_url=AWAY))
     app.add_defaults(lambda: pytest.fail("evaluated"))
     app.on_configure.connect(lambda **_: pytest.fail("evaluated"), weak=False)
-    orchestrated(app)
+    orchestrated(app, load_settings(lease_s=20, max_deaths=5))
     app.task(name="shop.tidy", shared=False)(nothing)
     assert (app.configured, app.finalized) == (False, False)
 
@@ -172,7 +172,7 @@ def test_an_app_without_a_broker_gets_the_settings_one() -> None:
 
 def test_options_may_be_changed_in_place() -> None:
     app = new_app()
-    orchestrator = orchestrated(app)
+    orchestrator = orchestrated(app, load_settings(lease_s=20, max_deaths=5))
     app.conf.broker_transport_options["socket_timeout"] = 3
     orchestrator.runtime.configuration.node_name = "w1@host"
     options = app.conf.broker_transport_options
@@ -184,7 +184,7 @@ def test_options_may_be_changed_in_place() -> None:
 def test_a_queue_named_afterwards_is_the_one_that_is_read_and_sent_to() -> None:
     """Regression: the queues were made at once, so the worker read `celery` and the senders wrote to `shop`."""
     app = new_app()
-    orchestrator = orchestrated(app)
+    orchestrator = orchestrated(app, load_settings(lease_s=20, max_deaths=5))
     task = app.task(name="shop.tidy", shared=False)(nothing)
     app.conf.task_default_queue = "shop"
     assert "shop" in app.amqp.queues.consume_from
@@ -268,7 +268,7 @@ def test_other_explicit_words_win_too() -> None:
 )
 def test_contents_that_contradict_the_promises_are_refused_by_name(conf: dict[str, Any], said: str) -> None:
     app = Celery("shop", broker=AWAY, set_as_current=False)
-    orchestrator = orchestrated(app)
+    orchestrator = orchestrated(app, load_settings(lease_s=20, max_deaths=5))
     app.config_from_object(conf)
     assert "pickle" not in app.conf.accept_content
     with pytest.raises(InvalidSettings, match=said):
@@ -279,7 +279,7 @@ def test_contents_that_contradict_the_promises_are_refused_by_name(conf: dict[st
 
 def test_other_contents_are_the_users_business() -> None:
     app = Celery("shop", broker=AWAY, set_as_current=False)
-    orchestrator = orchestrated(app)
+    orchestrator = orchestrated(app, load_settings(lease_s=20, max_deaths=5))
     app.conf.accept_content = ["json", "msgpack"]
     orchestrator.runtime.validate_timeouts(Worker(app, SoloPool))
     assert app.conf.accept_content == ["json", "msgpack"]
