@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from redis import Redis
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.binary import find_server_binary, server_version
+from tests.support.emptied_redis import empty
 from tests.support.quiet_endings import drop_results_without_redis, format_errors_without_parsing
 
 drop_results_without_redis()
@@ -37,6 +37,5 @@ def redis_server() -> Iterator[EmbeddedServer]:
 @pytest.fixture
 def redis_url(redis_server: EmbeddedServer) -> str:
     """The URL of an empty database on the shared server."""
-    with Redis.from_url(redis_server.url) as client:
-        client.flushall()
+    empty(redis_server.url)
     return redis_server.url
