@@ -53,7 +53,7 @@ def test_three_deployments_by_signals_to_the_whole_group_poison_nothing(broker: 
             os.killpg(w.pid, signal.SIGTERM)
             eventually(has_ended(w), timeout_s=30, describe=w.log)
             assert broker.ledger("celery").ready == 1, w.log()
-            assert w.log().count("is requeued: its process got a stop signal") == 1
+            assert w.log().count("requeued: its pool process received a stop signal") == 1
             assert "Task handler raised error" not in w.log()
     with worker(broker, app=app, pool="prefork", queues="celery") as w:
         eventually(lambda: len(broker.began()) == DEPLOYMENTS + 1, describe=w.log)
