@@ -209,6 +209,12 @@ _MOST_KEYS: Final = 1000
 _LONGEST_KEY: Final = 1000
 
 
+def headers_in(message: object) -> dict[str, Any]:
+    """The headers of a message as JSON data; empty if it has none, or is no message."""
+    headers = message.get("headers") if isinstance(message, Mapping) else None
+    return headers if isinstance(headers, dict) else {}
+
+
 def header_in(headers: object) -> dict[str, Any] | None:
     """This library's header of a message; ``None`` if plain Celery has sent it, or its headers are malformed."""
     wire = headers.get(HEADER) if isinstance(headers, Mapping) else None
@@ -222,6 +228,11 @@ def supervision_in(headers: object) -> Supervision | None:
         return None if wire is None else Supervision.from_wire(wire)
     except InvalidPolicy:
         return None
+
+
+def is_tracked(headers: object) -> bool:
+    """Whether the outcome of a message is recorded, by its headers; not if these are malformed."""
+    return bool((header_in(headers) or {}).get("track"))
 
 
 def hide_in(headers: object) -> tuple[str, ...]:

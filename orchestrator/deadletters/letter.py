@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.masking import mask
 from orchestrator.core.redact import USUAL, redact
-from orchestrator.core.supervision import Failure, Supervision, header_in, hide_in, supervision_in
+from orchestrator.core.supervision import Failure, Supervision, header_in, headers_in, hide_in, supervision_in
 
 # Fields of a letter; one-letter names save real bytes in Redis. ``dead_letters.lua`` describes them.
 FIELD_MESSAGE = b"m"
@@ -219,7 +219,7 @@ def _json(raw: bytes, empty: Any) -> Any:
 
 def delivery_of(raw: bytes) -> str:
     """The id of the delivery that a message is; empty if the message is not supervised."""
-    headers = _object(envelope_of(raw), "headers")
+    headers = headers_in(envelope_of(raw))
     return "" if header_in(headers) is None else str(headers.get("id", ""))
 
 
@@ -228,7 +228,7 @@ def read_letter(entry_id: str, fields: Mapping[bytes, bytes], note: bytes = b"")
     raw = fields.get(FIELD_MESSAGE, b"")
     written: dict[str, Any] = _json(fields.get(FIELD_LETTER, b""), {})
     deaths: list[Any] = _json(fields.get(FIELD_DEATHS, b""), [])
-    headers = _object(envelope_of(raw), "headers")
+    headers = headers_in(envelope_of(raw))
     supervision = supervision_in(headers) or Supervision()
     error = _object(written, "error")
     failures = written.get("failures")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.core.supervision import Supervision, supervision_in
+from orchestrator.core.supervision import Supervision, headers_in, supervision_in
 from orchestrator.deadletters.letter import (
     FIELD_AGENT,
     FIELD_DEATHS,
@@ -27,8 +27,7 @@ from orchestrator.transport.mailbox_entry import LINEAGE
 
 def letter_row(raw: bytes, letter: Mapping[str, Any]) -> dict[bytes, bytes]:
     """The fields of a message that died; ``letter`` are those of a ``LetterDraft``."""
-    headers = envelope_of(raw).get("headers")
-    headers = headers if isinstance(headers, dict) else {}
+    headers = headers_in(envelope_of(raw))
     supervision = supervision_in(headers) or Supervision()
     name = supervision.message or str(headers.get("task", ""))
     lineage = headers.get(LINEAGE)

@@ -12,7 +12,7 @@ from kombu.utils.json import loads as kombu_loads
 from pydantic_core import from_json
 
 from orchestrator.core.death import UNPROVED
-from orchestrator.core.supervision import HEADER
+from orchestrator.core.supervision import HEADER, header_in
 
 #: What a replayed dead letter's envelope begins with, and the header that it becomes: the letter it was (``of``), the
 #: one its line began with (``first``), how often it was replayed (``replays``), how often of that automatically
@@ -28,8 +28,8 @@ def renewed(headers: Mapping[str, Any], lineage: Mapping[str, Any]) -> dict[str,
     fresh = {**headers, "retries": 0, "eta": None, "expires": None, LINEAGE: dict(lineage)}
     for name in (SENT, "redelivered"):
         fresh.pop(name, None)
-    if isinstance(headers.get(HEADER), dict):
-        supervision = {name: value for name, value in headers[HEADER].items() if name != "failures"}
+    if (wire := header_in(headers)) is not None:
+        supervision = {name: value for name, value in wire.items() if name != "failures"}
         fresh[HEADER] = {**supervision, "replay_of": str(lineage.get("of", ""))}
         if lineage.get("watched"):
             fresh[HEADER]["track"] = True

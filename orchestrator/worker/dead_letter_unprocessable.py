@@ -17,7 +17,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.long_texts import shortened
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Reason
-from orchestrator.core.supervision import HEADER, header_in, hide_in
+from orchestrator.core.supervision import HEADER, hide_in, is_tracked
 from orchestrator.core.text import is_text
 from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.letter_draft import MESSAGE_LIMIT, LetterDraft
@@ -155,7 +155,6 @@ def _dead_letter(message: Message, reason: Reason, error: str, text: str) -> Non
     # Celery gets the unmasked text.
     raw = text
     text = str(mask(shortened(raw), (*channel.options.redact, *hide_in(headers))))[:MESSAGE_LIMIT]
-    tracked = bool((header_in(headers) or {}).get("track"))
     letter = LetterDraft(reason.value, error, text)
     # As what Celery itself stores for an unknown task; it calls no errbacks for it, and completes no chord.
     celery_error = "NotRegistered", str(headers.get("task"))
@@ -165,7 +164,7 @@ def _dead_letter(message: Message, reason: Reason, error: str, text: str) -> Non
         message.delivery_tag,
         letter,
         letter.outcome(),
-        delivery if tracked and is_text(delivery) else "",
+        delivery if is_tracked(headers) and is_text(delivery) else "",
         celery_error=celery_error,
     )
     if queue is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.core.keys import Keys
-from orchestrator.core.supervision import HEADER
+from orchestrator.core.supervision import header_in, headers_in
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Attempt, Call
 
@@ -53,12 +53,12 @@ class IdempotencyKey:
 
 def idempotency_key_of(message: Mapping[str, Any]) -> IdempotencyKey | None:
     """The idempotency key a message carries, if it does."""
-    headers = message.get("headers")
+    headers = headers_in(message)
     # Celery's own retry publishes the same delivery anew, which is no second send.
-    if not isinstance(headers, dict) or headers.get("retries"):
+    if headers.get("retries"):
         return None
-    supervision = headers.get(HEADER)
-    if not isinstance(supervision, dict) or "idempotency" not in supervision:
+    supervision = header_in(headers)
+    if supervision is None or "idempotency" not in supervision:
         return None
     key, ttl_ms = supervision["idempotency"]
     agent = str(supervision.get("agent") or "")

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import Keys
+from orchestrator.core.supervision import headers_in
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 
@@ -119,7 +120,6 @@ def _ending(raw_id: bytes, flat: list[bytes]) -> Ending:
 def headers_of(ending: Ending) -> dict[str, Any]:
     """The message's headers; empty if they cannot be read."""
     try:
-        headers = json.loads(ending.message)["headers"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        return headers_in(json.loads(ending.message))
+    except (ValueError, TypeError, RecursionError):
         return {}
-    return headers if isinstance(headers, dict) else {}

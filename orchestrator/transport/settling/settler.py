@@ -15,7 +15,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.core.masking import mask
-from orchestrator.core.supervision import HEADER
+from orchestrator.core.supervision import is_tracked
 from orchestrator.transport.letter_draft import LetterDraft, error_type, group_of, summary_of
 from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.transport.liveness.claim import Claim, Reserved, Run
@@ -243,7 +243,6 @@ class Settler:
         if claim is None or self.holder is None:
             return
         headers = payload["headers"]
-        tracked = isinstance(headers.get(HEADER), dict) and headers[HEADER].get("track")
         call = commands.retry(
             self._keys,
             claim.queue,
@@ -253,6 +252,6 @@ class Settler:
             dumps(payload),
             to_ms(pause_s),
             ttl_ms=self._outcome_ttl_ms,
-            delivery=headers["id"] if tracked else "",
+            delivery=headers["id"] if is_tracked(headers) else "",
         )
         self.holder.ack_pipeline.post(*call)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.policy import OnError, Retry
-from orchestrator.core.supervision import Failure, Supervision
+from orchestrator.core.supervision import HEADER, Failure, Supervision, headers_in, is_tracked
 from tests.support.json_data import json_data, objects
 
 texts = st.text(max_size=20)
@@ -103,3 +103,23 @@ def test_of_many_failures_the_last_ten_are_remembered() -> None:
     for attempt in range(1, 26):
         supervision = supervision.after(failure(attempt))
     assert [f.attempt for f in supervision.failures] == list(range(16, 26))
+
+
+@pytest.mark.parametrize("message", [None, [], "x", {}, {"headers": None}, {"headers": [1]}])
+def test_what_has_no_headers_has_empty_ones(message: object) -> None:
+    assert headers_in(message) == {}
+    assert headers_in({"headers": {"id": "x"}}) == {"id": "x"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "tracked"),
+    [
+        ({HEADER: {"track": True}}, True),
+        ({HEADER: {"track": False}}, False),
+        ({HEADER: 5}, False),
+        ({}, False),
+        (7, False),
+    ],
+)
+def test_a_message_is_tracked_if_its_header_says_so(headers: object, tracked: bool) -> None:
+    assert is_tracked(headers) is tracked
