@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
@@ -14,16 +11,12 @@ from celery.bin.base import CeleryCommand, CeleryOption
 from orchestrator.cli.agents_snapshot import DEATHS_READ, KnownAgent, Snapshot, state_of, take_snapshot
 from orchestrator.cli.agents_tables import print_snapshot, up_or_down
 from orchestrator.cli.documents import as_json_option, print_document
-from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import one_line
 from orchestrator.cli.reported_errors import EXIT_CODES, reported
-from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
+from orchestrator.cli.watching import refuse_json, watch, watch_option
 from orchestrator.core.settings import Settings
 from orchestrator.registry.mailboxes import MailboxState
-
-if TYPE_CHECKING:
-    from orchestrator.app import Orchestrator
 
 
 @click.group(name="agents", epilog=EXIT_CODES, invoke_without_command=True)
@@ -36,16 +29,7 @@ if TYPE_CHECKING:
     cls=CeleryOption,
     help="Show at most this many of the last deaths.",
 )
-@click.option(
-    "--watch",
-    "interval_s",
-    type=Duration(0.1, 3600),
-    is_flag=False,
-    flag_value=2.0,
-    metavar=METAVAR,
-    cls=CeleryOption,
-    help="Print the tables again at this interval (2 s if none is given), until Ctrl-C.",
-)
+@watch_option("Ctrl-C")
 @as_json_option
 @click.pass_context
 @reported
@@ -57,8 +41,7 @@ def agents(context: click.Context, deaths_shown: int, interval_s: float | None, 
     """
     if context.invoked_subcommand is not None:
         return
-    if interval_s is not None and as_json:
-        raise InvalidPolicy("--watch", interval_s, "without --json, which prints one document")
+    refuse_json(interval_s, as_json)
     orchestrator = orchestrator_of(context)
     settings = orchestrator.settings
     if as_json:
@@ -66,7 +49,12 @@ def agents(context: click.Context, deaths_shown: int, interval_s: float | None, 
     elif interval_s is None:
         print_snapshot(context, take_snapshot(orchestrator), deaths_shown, settings)
     else:
-        _watch(context, orchestrator, deaths_shown, interval_s)
+        watch(
+            interval_s,
+            lambda: take_snapshot(orchestrator),
+            lambda seen: print_snapshot(context, seen, deaths_shown, settings),
+            lambda seen: False,
+        )
 
 
 @agents.command(cls=CeleryCommand, name="close-breaker", epilog=EXIT_CODES)
@@ -108,27 +96,3 @@ def _document(seen: Snapshot, deaths_shown: int, settings: Settings) -> dict[str
 
 def _mailbox_document(mailbox: MailboxState) -> dict[str, Any]:
     return {**asdict(mailbox), "unserved": mailbox.unserved}
-
-
-def _watch(context: click.Context, orchestrator: Orchestrator, deaths_shown: int, interval_s: float) -> None:
-    never = threading.Event()
-    interrupts: list[int] = []
-
-    def end(number: int, frame: object) -> None:
-        # An exception that is raised in a destructor or weak-reference callback is lost, so record the signal too.
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, end)
-    with contextlib.suppress(KeyboardInterrupt):
-        while not interrupts:
-            try:
-                seen = take_snapshot(orchestrator)
-            except BrokerUnavailable as error:
-                # Keep the last tables on screen, and continue when Redis is back.
-                click.echo(one_line(str(error)), err=True)
-            else:
-                click.clear()
-                print_snapshot(context, seen, deaths_shown, orchestrator.settings)
-            never.wait(interval_s)
-    signal.signal(signal.SIGINT, before)

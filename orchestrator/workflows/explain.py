@@ -6,24 +6,21 @@ from collections.abc import Iterator
 
 from orchestrator.core.plural import counted
 from orchestrator.core.run import OPEN_STATES
-from orchestrator.workflows.records import RunDetails, RunStatus, StepRecord, StepState
+from orchestrator.workflows.records import ENDED_STATES, RunDetails, RunStatus, StepRecord, StepState
 
 
 def explain(details: RunDetails) -> list[str]:
     """A line on the run, and one on each step that has not ended."""
     waits_for: dict[str, list[str]] = {}
     for step in details.steps:
-        if step.state not in _ENDED:
+        if step.state not in ENDED_STATES:
             for dependent in step.dependents:
                 waits_for.setdefault(dependent, []).append(step.name)
     lines = [_run(details.status)]
     for step in details.steps:
-        if step.state not in _ENDED:
+        if step.state not in ENDED_STATES:
             lines.append(f"{step.name}: {_step(step, details.status, waits_for.get(step.name, []))}")
     return lines
-
-
-_ENDED = frozenset({StepState.HANDLED, StepState.DEAD, StepState.EXPIRED, StepState.CANCELLED, StepState.SKIPPED})
 
 
 def _run(status: RunStatus) -> str:

@@ -114,6 +114,24 @@ class RunDetails:
     status: RunStatus
     steps: tuple[StepRecord, ...] = field(default_factory=tuple)
 
+    @property
+    def progress(self) -> float:
+        """The share of its steps that have ended, from 0 to 1; items of a map that has begun count for it."""
+        if self.status.state is RunState.COMPLETED:
+            return 1.0
+        return sum(_share(step) for step in self.steps) / max(1, len(self.steps))
+
+
+#: States in which a step has ended.
+ENDED_STATES = frozenset({StepState.HANDLED, StepState.DEAD, StepState.EXPIRED, StepState.CANCELLED, StepState.SKIPPED})
+
+
+def _share(step: StepRecord) -> float:
+    if step.items is not None and step.state is not StepState.CANCELLED:
+        count, ended, _ = step.items
+        return ended / count if count else 1.0
+    return float(step.state in ENDED_STATES)
+
 
 class RunsBackend(Protocol):
     """Where runs are: in Redis, or in this process in eager mode. Methods raise :class:`BrokerUnavailable`."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed, UnknownWorkflow
 from orchestrator.core.outcome import Handled, Outcome
-from orchestrator.core.run import RunState
 from orchestrator.core.workflow_plan import Kind
 from orchestrator.sending.call import check_timeout
 from orchestrator.workflows.check import is_name
 from orchestrator.workflows.explain import explain
+from orchestrator.workflows.graph import graph_of
 from orchestrator.workflows.records import ControlResult, RunDetails, RunsBackend, RunStatus, StepRecord, StepState
 from orchestrator.workflows.step_arguments import NotHandled
 
@@ -40,19 +40,26 @@ class Run:
 
     def progress(self) -> float:
         """The share of its steps that have ended, from 0 to 1; items of a map that has begun count for it."""
-        details = self._details()
-        if details.status.state is RunState.COMPLETED:
-            return 1.0
-        shares = [_share(step) for step in details.steps]
-        return sum(shares) / len(shares)
+        return self.details().progress
 
     def steps(self) -> tuple[StepRecord, ...]:
         """All steps, in the order of their declaration."""
-        return self._details().steps
+        return self.details().steps
+
+    def details(self) -> RunDetails:
+        """The status and all steps, which are read one after the other: a run that goes on may change between."""
+        details = self._backend().details(self.uid)
+        if details is None:
+            raise UnknownWorkflow(self.id)
+        return details
 
     def explain(self) -> list[str]:
         """Why each step that has not ended has not, a line each; and first, where the run is."""
-        return explain(self._details())
+        return explain(self.details())
+
+    def graph(self) -> dict[str, Any]:
+        """The run as JSON data to be drawn: ``run``, ``steps``, ``edges`` and ``counts`` of steps by state."""
+        return graph_of(self.details())
 
     def wait(self, timeout_s: float) -> RunStatus:
         """Wait for the end of the run.
@@ -67,13 +74,14 @@ class Run:
                 raise DeliveryTimeout(self.uid, seconds)
         return self.status()
 
-    def outcome(self, step: str) -> Outcome | None:
-        """The outcome of a step, by its name; ``None`` if it has none yet.
+    def outcome(self, step: str | StepRecord) -> Outcome | None:
+        """The outcome of a step, by its name or its record; ``None`` if it has none yet.
 
         Raises:
             InvalidPolicy: there is no step of that name.
         """
-        return self._backend().outcome(self.uid, self._step(step).number)
+        record = step if isinstance(step, StepRecord) else self._step(step)
+        return self._backend().outcome(self.uid, record.number)
 
     def result(self, step: str | None = None) -> Any:
         """The result of a step, by its name: of a map the list of its items' results. ``None`` if it was not handled.
@@ -142,12 +150,6 @@ class Run:
             raise UnknownWorkflow(self.id)
         return ControlResult(said)
 
-    def _details(self) -> RunDetails:
-        details = self._backend().details(self.uid)
-        if details is None:
-            raise UnknownWorkflow(self.id)
-        return details
-
     def _step(self, name: str) -> StepRecord:
         steps = self.steps()
         for step in steps:
@@ -158,10 +160,3 @@ class Run:
 
 def _result(outcome: Outcome | None) -> Any:
     return outcome.result if isinstance(outcome, Handled) else None
-
-
-def _share(step: StepRecord) -> float:
-    if step.items is not None and step.state is not StepState.CANCELLED:
-        count, ended, _ = step.items
-        return ended / count if count else 1.0
-    return float(step.state in ("handled", "dead", "expired", "cancelled", "skipped"))

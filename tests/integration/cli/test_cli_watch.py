@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator import Orchestrator
 from orchestrator.transport.redis import commands
+from orchestrator.workflows.definition import Workflow
 from tests.apps.shop import make
 from tests.support.terminal import CLEAR, Terminal
 
@@ -68,3 +69,21 @@ def test_states_have_colours_unless_the_user_wants_none(
     assert "billing" in shown
     assert ("\x1b[31mdown\x1b[0m" in shown) is coloured
     assert ("\x1b" in shown) is coloured
+
+
+@pytest.mark.timeout(150)
+def test_a_run_is_drawn_anew_until_it_has_ended(redis_url: str) -> None:
+    shop = make(redis_url)
+    flow = Workflow("approval")
+    flow.wait("approval-of-a-manager-whose-name-is-long", event="approved")
+    run = shop.workflows.start(flow, workflow_id="a-run-with-an-id-of-some-length")
+    terminal = Terminal(redis_url, "workflows", "show", run.id, "--watch", "0.1", columns=80)
+    try:
+        terminal.until(CLEAR)
+        shown = click.unstyle(terminal.until(CLEAR).decode())
+        assert "suspended" in shown
+        assert all(len(line) <= 80 for line in shown.splitlines())
+        run.post("approved")
+        assert "completed" in terminal.text()
+    finally:
+        terminal.close()
