@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         handles as handles,
     )
     from orchestrator.agents.context import Context as Context
+    from orchestrator.agents.step_context import StepContext as StepContext
     from orchestrator.app import Orchestrator as Orchestrator
     from orchestrator.core.down import Down as Down
     from orchestrator.core.errors import (
@@ -115,6 +116,7 @@ _NAMES = {
         "handles",
     ),
     "orchestrator.agents.context": ("Context",),
+    "orchestrator.agents.step_context": ("StepContext",),
     "orchestrator.app": ("Orchestrator",),
     "orchestrator.core.down": ("Down",),
     "orchestrator.core.errors": (

@@ -39,6 +39,7 @@ from orchestrator.worker.hosting import register_handlers, supervise_tasks
 from orchestrator.worker.masked_logs import mask_logs
 
 if TYPE_CHECKING:
+    from orchestrator.agents.step_context import StepContext
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.eager.eager_mode import EagerMode
     from orchestrator.maintenance.dead_letters import MaintenanceResult
@@ -294,7 +295,7 @@ class Runtime:
         """Workflows, whose runs are where the mode says at each use."""
         from orchestrator.workflows.workflows import Workflows
 
-        return Workflows(self.app, self.directory, self._runs)
+        return Workflows(self.app, self.directory, self._runs, self.current_step)
 
     def _runs(self) -> RunsBackend:
         if not self.eager:
@@ -313,6 +314,21 @@ class Runtime:
             return args, kwargs
         filled = self.mode.fill_step(dict(run), [args, kwargs])
         return filled[0], filled[1]
+
+    def step_in_run(self, supervision: Supervision | None) -> StepContext | None:
+        """The step of a workflow that a message is; ``None`` if it is none."""
+        if supervision is None or supervision.run is None:
+            return None
+        from orchestrator.workflows.step_results import step_context
+
+        return step_context(supervision.run, self.mode.fill_step, lambda uid: self.mode.runs.numbers(uid))
+
+    def current_step(self) -> StepContext | None:
+        """The step whose handler runs in this thread; see :meth:`Workflows.current_step`."""
+        from orchestrator.worker.execution import supervision_of
+
+        task = self.app.current_task
+        return None if task is None else self.step_in_run(supervision_of(task.request))
 
     def redis_monitors(self) -> RedisMonitors:
         """The monitors in Redis, whatever the mode."""

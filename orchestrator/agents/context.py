@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.agents.step_context import StepContext
 from orchestrator.core.errors import NoOwner, NotSupervised
 from orchestrator.core.masked_repr import summary
 from orchestrator.core.message import Message
@@ -43,6 +44,8 @@ class Context:
     orchestrator: Orchestrator = field(default_factory=_none)
     #: The incarnation that runs this, as the registry names it.
     incarnation: str = ""
+    #: The step of a workflow that this is; ``None`` if the message is of no workflow.
+    workflow: StepContext | None = None
 
     def __repr__(self) -> str:
         return summary(self, ("id", "agent", "attempt", "worker", "redelivered", "metadata"))

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 from celery.bin.base import CeleryOption
@@ -18,7 +18,7 @@ from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy
 T = TypeVar("T")
 
 
-def watch_option(until: str) -> Callable[..., None]:
+def watch_option(until: str) -> Any:
     """The option ``--watch [DURATION]``, given to the command as ``interval_s``."""
     return click.option(
         "--watch",

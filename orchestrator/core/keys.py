@@ -327,6 +327,11 @@ class Keys:
         return f"{self.root}runs:by-id"
 
     @property
+    def open_runs(self) -> str:
+        """Hash: workflow -> the number of its runs that have not ended."""
+        return f"{self.root}runs:open"
+
+    @property
     def busy_runs(self) -> str:
         """Set of the uids of runs with planned work that no script has done yet."""
         return f"{self.root}runs:busy"

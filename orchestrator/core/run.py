@@ -52,6 +52,8 @@ class Effects:
     take_back: list[tuple[str, bool]] = field(default_factory=list)
     #: Steps that wait for a time, in ms from now.
     timers: list[tuple[str, int]] = field(default_factory=list)
+    #: Whether the run had ended, and goes on.
+    revived: bool = False
     #: The state in which the run has ended just now.
     ended: RunState | None = None
 
@@ -309,6 +311,7 @@ class Run:
         self._work.append(("dependents", step))
         if self.counts["failures"] > 0:
             return
+        self._effects.revived = self.has_ended
         self.state, self.has_ended = RunState.RUNNING, False
         self._plan_ready()
 

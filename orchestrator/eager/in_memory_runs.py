@@ -12,11 +12,12 @@ from typing import Any
 
 from orchestrator.core.errors import WorkflowExists
 from orchestrator.core.outcome import Dead, Outcome, from_wire, to_wire
-from orchestrator.core.run import ENDED, Run, RunState
+from orchestrator.core.run import Run, RunState
 from orchestrator.core.supervision import Supervision
-from orchestrator.core.workflow_plan import StepPlan, number_of
+from orchestrator.core.workflow_plan import Kind, StepPlan, number_of
 from orchestrator.eager.backend import EagerBackend
 from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.telemetry import emit, events
 from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_record
 from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result
@@ -57,6 +58,7 @@ class InMemoryRuns:
         plan: dict[str, StepPlan] = {str(number): step.plan for number, step in enumerate(compiled.steps)}
         kept = _Kept(workflow_id, compiled, Run(plan, compiled.on_failure), _now_ms())
         self._runs[uid], self._by_id[workflow_id] = kept, uid
+        emit(events.WORKFLOW_STARTED, workflow=compiled.name, id=workflow_id, uid=uid)
         self._apply(uid, kept, kept.rule.start())
         return uid
 
@@ -109,11 +111,17 @@ class InMemoryRuns:
         """What a run results in."""
         return final_result(self._runs[uid].compiled.final, *self._readers(uid))
 
+    def numbers(self, uid: str) -> Mapping[str, tuple[str, bool]]:
+        """The number of each step by its name, and whether it is a map."""
+        plan = self._runs[uid].rule.plan
+        return {step.name: (number, step.kind is Kind.MAP) for number, step in plan.items()}
+
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """Act on a run, as ``control_run.lua`` does."""
         kept = self._runs.get(uid)
         if kept is None:
             return "unknown"
+        names: dict[str, Any] = {"workflow": kept.compiled.name, "id": kept.id, "uid": uid}
         rule = kept.rule
         if kept.ended_ms:
             return "too late"
@@ -121,16 +129,19 @@ class InMemoryRuns:
             case "pause":
                 if rule.paused:
                     return "paused already"
+                emit(events.WORKFLOW_PAUSED, **names)
                 self._apply(uid, kept, rule.pause())
             case "resume":
                 if not rule.paused:
                     return "not paused"
+                emit(events.WORKFLOW_RESUMED, **names)
                 self._apply(uid, kept, rule.resume())
             case "cancel":
                 if rule.state is RunState.CANCELLED:
                     return "cancelled already"
                 if rule.state is RunState.COMPENSATING:
                     return "too late"
+                emit(events.WORKFLOW_CANCELLED, **names)
                 kept.because = "cancelled" if value == "1" and rule.undo else kept.because
                 self._apply(uid, kept, rule.cancel(compensate=value == "1"))
             case "post":
@@ -151,12 +162,16 @@ class InMemoryRuns:
     def _apply(self, uid: str, kept: _Kept, effects: Any) -> None:
         rule = kept.rule
         kept.to_send.extend(effects.send)
+        if effects.revived:
+            kept.ended_ms = 0
+            emit(events.WORKFLOW_REVIVED, workflow=kept.compiled.name, id=kept.id, uid=uid)
         if effects.ended is not None:
             kept.ended_ms = _now_ms()
+            took = {"duration_s": (kept.ended_ms - kept.started_ms) / 1000}
+            name, state = kept.compiled.name, rule.state.value
+            emit(events.WORKFLOW_ENDED, took, workflow=name, id=kept.id, uid=uid, state=state)
             if rule.state in (RunState.COMPENSATED, RunState.COMPENSATION_FAILED):
                 kept.because = kept.because or "failed"
-        elif not rule.has_ended:
-            kept.ended_ms = 0
         for step, _ms in effects.timers:
             if "event" not in rule.plan[step].options:
                 self._apply(uid, kept, rule.time_came(step))
@@ -207,11 +222,7 @@ class InMemoryRuns:
         wire = to_wire(outcome)
         if isinstance(outcome, Dead):
             wire["letter_id"] = outcome.letter_id
-        was_ended = kept.rule.states.get(str(run["step"]), "")[:1] in ENDED
-        effects = kept.rule.step_ended(str(run["step"]), wire)
-        self._apply(str(run["uid"]), kept, effects)
-        if was_ended and not kept.rule.has_ended:
-            kept.ended_ms = 0
+        self._apply(str(run["uid"]), kept, kept.rule.step_ended(str(run["step"]), wire))
 
 
 def _now_ms() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -48,10 +49,13 @@ def read_gauges(store: Store, registry: Registry) -> Iterator[Gauge]:
     try:
         letters = int(store.client.xlen(store.keys.dead_letters))
         at_ms = store.client.hget(store.keys.sweep, "at_ms")
+        runs: Any = store.client.hgetall(store.keys.open_runs)
         seconds, microseconds = store.client.time()
     except RedisError as error:
         raise BrokerUnavailable(store.url, error) from error
     yield Gauge("dead_letters", "Dead letters, open and parked.", "", {"": letters})
+    open_runs = {name.decode(): float(count) for name, count in runs.items()}
+    yield Gauge("workflow_runs_open", "Runs of workflows that have not ended.", "workflow", open_runs)
     if at_ms is not None:
         age_s = max(0.0, seconds + microseconds / 1e6 - int(at_ms) / 1000)
         yield Gauge("sweep_age_seconds", "Since the last sweep.", "", {"": age_s})

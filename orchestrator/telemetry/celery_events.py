@@ -30,6 +30,12 @@ TOLD: Final = (
     events.AGENT_FENCED,
     events.RECLAIMED,
     events.SWEEP_FALLBACK,
+    events.WORKFLOW_STARTED,
+    events.WORKFLOW_ENDED,
+    events.WORKFLOW_REVIVED,
+    events.WORKFLOW_PAUSED,
+    events.WORKFLOW_RESUMED,
+    events.WORKFLOW_CANCELLED,
 )
 
 #: Ends of a message that Celery does not know of; without our word Flower would show it as running for ever.

@@ -184,3 +184,17 @@ DOWN: Final = _event("monitor.down", "DOWNs were recorded.", measurements="count
 LEAKED: Final = _event(
     "monitor.leaked", "Leaked monitors were found.", measurements="count", metadata="kind tag oldest_s"
 )
+WORKFLOW_STARTED: Final = _event("workflow.started", "A run of a workflow began.", metadata="workflow id uid")
+WORKFLOW_ENDED: Final = _event(
+    "workflow.ended", "A run ended, in that state.", measurements="duration_s", metadata="workflow id uid state"
+)
+WORKFLOW_REVIVED: Final = _event(
+    "workflow.revived",
+    "An ended run goes on, because a step of it is to be handled after all.",
+    metadata="workflow id uid",
+)
+WORKFLOW_PAUSED: Final = _event("workflow.paused", "A run begins no further step.", metadata="workflow id uid")
+WORKFLOW_RESUMED: Final = _event("workflow.resumed", "A paused run goes on.", metadata="workflow id uid")
+WORKFLOW_CANCELLED: Final = _event(
+    "workflow.cancelled", "A run was cancelled, by hand or at its deadline.", metadata="workflow id uid"
+)

@@ -12,7 +12,7 @@ from orchestrator.telemetry.emit import Event
 from orchestrator.telemetry.events import EventName, contract
 
 #: Metadata that may become labels. Ids and error texts never do: each new value would be a new time series.
-LABELS: Final = ("agent", "message", "queue", "reason", "strategy")
+LABELS: Final = ("agent", "message", "queue", "reason", "strategy", "workflow", "state")
 
 #: A message's way through a worker, and a pause before a retry. In seconds.
 _BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800)

@@ -101,6 +101,7 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
         metadata=dict(supervision.metadata) if supervision is not None else {},
         orchestrator=orchestrator,
         incarnation=str(own_field(request, INCARNATION) or ""),
+        workflow=orchestrator.runtime.step_in_run(supervision),
     )
 
 

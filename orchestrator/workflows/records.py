@@ -168,6 +168,9 @@ class RunsBackend(Protocol):
             InvalidStepInput: a result has no such part.
         """
 
+    def numbers(self, uid: str) -> Mapping[str, tuple[str, bool]]:
+        """The number of each step of a run by its name, and whether it is a map."""
+
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """Act on a run; returns what that came to."""
 

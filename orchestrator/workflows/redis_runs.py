@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, WorkflowExists
 from orchestrator.core.outcome import Outcome, from_wire
-from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.core.workflow_plan import Kind, StepPlan
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.store import Store
@@ -29,6 +29,9 @@ T = TypeVar("T")
 #: Runs, and steps, that one command reads.
 _PAGE: Final = 500
 
+#: Definitions whose steps' numbers are kept.
+_DEFINITIONS: Final = 20
+
 #: Timers that are acted on in one round, and how long they are a sweeper's.
 _TIMERS: Final = 200
 _TIMER_MS: Final = 10_000
@@ -41,6 +44,7 @@ class RedisRuns:
         self._open_store = store
         self._writer = PlanWriter(app, store, hidden)
         self._keep_ms = to_ms(keep_s)
+        self._numbers: dict[tuple[bytes, bytes], Mapping[str, tuple[str, bool]]] = {}
 
     @property
     def _store(self) -> Store:
@@ -128,6 +132,20 @@ class RedisRuns:
     def final(self, uid: str) -> Any:
         """See :class:`RunsBackend`."""
         return final_from_redis(self._store, uid)
+
+    def numbers(self, uid: str) -> Mapping[str, tuple[str, bool]]:
+        """See :class:`RunsBackend`. Runs of one definition have the same, which is read once in a process."""
+        store, key = self._store, self._store.keys.run(uid)
+        definition: Any = tuple(self._ask(lambda: store.client.hmget(key, "fingerprint", "total")))
+        if None in definition:
+            return {}
+        if definition not in self._numbers:
+            plans = {number: StepPlan.from_text(text) for number, text in self._scan(f"{key}:plan") if number.isdigit()}
+            found = {plan.name: (number, plan.kind is Kind.MAP) for number, plan in plans.items()}
+            if len(self._numbers) >= _DEFINITIONS:
+                self._numbers.clear()
+            self._numbers[definition] = found
+        return self._numbers[definition]
 
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """See :class:`RunsBackend`."""

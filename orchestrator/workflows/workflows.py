@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from celery import Celery
 
+from orchestrator.agents.step_context import StepContext
 from orchestrator.core.effective import seconds
 from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
 from orchestrator.core.run import RunState
@@ -25,8 +26,15 @@ _LONGEST_ID = 200
 class Workflows:
     """Workflows of one app."""
 
-    def __init__(self, app: Celery, directory: Directory, backend: Callable[[], RunsBackend]) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        directory: Directory,
+        backend: Callable[[], RunsBackend],
+        current_step: Callable[[], StepContext | None],
+    ) -> None:
         self._app = app
+        self._current_step = current_step
         self._directory = directory
         self._backend = backend
 
@@ -56,6 +64,13 @@ class Workflows:
         compiled = compile_workflow(self._app, self._directory, workflow)
         uid = self._backend().start(compiled, known, deadline_s, is_new=workflow_id is None)
         return Run(uid, known, self._backend)
+
+    def current_step(self) -> StepContext | None:
+        """The step whose task runs in this thread, for a plain task; ``None`` outside of a workflow's steps.
+
+        An agent's handler has the same as ``context.workflow``.
+        """
+        return self._current_step()
 
     def get(self, workflow_id: str) -> Run:
         """The run with that ``workflow_id``, or with that uid.

@@ -32,6 +32,12 @@ class Sum(Message):
     numbers: list[int]
 
 
+class Look(Message):
+    """Asks for what a handler sees of a step of its run."""
+
+    step: str
+
+
 class Undo(Message):
     """Undoes a step."""
 
@@ -68,6 +74,13 @@ class Counter(Agent):
     def sum_up(self, message: Sum, context: Context) -> int:
         """The sum."""
         return sum(message.numbers)
+
+    @handles(Look)
+    def look(self, message: Look, context: Context) -> list[Any]:
+        """Where it is, and the result of a step."""
+        step = context.workflow
+        assert step is not None
+        return [step.id, step.step, step.item, step.results[message.step], step.results.get("nothing", "none")]
 
     @handles(Undo)
     def undo(self, message: Undo) -> None:
@@ -126,6 +139,12 @@ def failed_id(task_id: str) -> None:
     _note(f"failed {task_id.partition('.')[2]}")
 
 
+def where(task: Any, step: str) -> list[Any] | None:
+    """The same for a plain task; nothing outside of a workflow."""
+    current = task.app.orchestrator.workflows.current_step()
+    return None if current is None else [current.id, current.step, current.item, current.results[step]]
+
+
 def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any) -> Orchestrator:
     """An app of its own; its Celery app is ``.app``."""
     app = Celery("workflows", set_as_current=False)
@@ -136,6 +155,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
     orchestrator = Orchestrator(app, load_settings(**settings))
     for function in (note, add, total, fail, needs, hold, failed, failed_id):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
+    app.task(name="plain.where", shared=False, bind=True)(where)
     orchestrator.host(Counter)
     return orchestrator
 

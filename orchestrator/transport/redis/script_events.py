@@ -50,5 +50,18 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             )
             letter = LetterDraft(reason, "WorkerLost", why, int(deaths))
             letter.emit(agent=agent, message=message, delivery_id=delivery_id, error=letter.error)
+        case "run_started", [uid, run_id, workflow]:
+            emit(events.WORKFLOW_STARTED, workflow=workflow, id=run_id, uid=uid)
+        case "run_ended", [uid, run_id, workflow, state, took_ms]:
+            took = {"duration_s": int(took_ms) / 1000}
+            emit(events.WORKFLOW_ENDED, took, workflow=workflow, id=run_id, uid=uid, state=state)
+        case "run_revived", [uid, run_id, workflow]:
+            emit(events.WORKFLOW_REVIVED, workflow=workflow, id=run_id, uid=uid)
+        case "run_paused", [uid, run_id, workflow]:
+            emit(events.WORKFLOW_PAUSED, workflow=workflow, id=run_id, uid=uid)
+        case "run_resumed", [uid, run_id, workflow]:
+            emit(events.WORKFLOW_RESUMED, workflow=workflow, id=run_id, uid=uid)
+        case "run_cancelled", [uid, run_id, workflow]:
+            emit(events.WORKFLOW_CANCELLED, workflow=workflow, id=run_id, uid=uid)
         case "compensated", [group, queue, delivery_id]:
             emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])

@@ -52,8 +52,8 @@ def test_runs_are_listed_by_name_and_state(orchestrator: Orchestrator) -> None:
     assert [run["id"] for run in _document(orchestrator, "list")["runs"]] == ["f1", "book 1"]
     assert [run["id"] for run in _document(orchestrator, "list", "--state", "failed")["runs"]] == ["f1"]
     assert [run["id"] for run in _document(orchestrator, "list", "--name", "book")["runs"]] == ["book 1"]
-    refused = invoke(orchestrator.app, workflows, "list", "--state", "faild")
-    assert (refused.exit_code, "'faild'" in refused.stderr) == (2, True)
+    refused = invoke(orchestrator.app, workflows, "list", "--state", "nosuch")
+    assert (refused.exit_code, "'nosuch'" in refused.stderr) == (2, True)
 
 
 def test_a_run_is_shown_with_its_progress_and_why_a_step_failed(orchestrator: Orchestrator) -> None:

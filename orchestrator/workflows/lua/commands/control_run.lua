@@ -24,6 +24,7 @@ local function timer(step)
 end
 local function cancel(compensates)
   runs.set_run(run, 'cancelled')
+  runs.emit(run, 'run_cancelled', 0)
   redis.call('HSET', run_key, 'compensate', compensates and '1' or '0')
   redis.call('ZREM', run.root .. 'timers', 'run:' .. run.uid .. ':deadline')
   runs.plan_work(run, 'c', '', '0')
@@ -33,11 +34,13 @@ if action == 'pause' then
   if run.paused then return {'paused already', 0} end
   redis.call('HSET', run_key, 'paused', '1')
   run.paused = true
+  runs.emit(run, 'run_paused', 0)
   runs.plan_work(run, 'p', '', '0')
 elseif action == 'resume' then
   if not run.paused then return {'not paused', 0} end
   redis.call('HDEL', run_key, 'paused')
   run.paused = false
+  runs.emit(run, 'run_resumed', 0)
   runs.plan_work(run, 'r', '')
   for _, map in ipairs(redis.call('HKEYS', run_key .. ':maps')) do runs.plan_work(run, 'x', map) end
 elseif action == 'cancel' then

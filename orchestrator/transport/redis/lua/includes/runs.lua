@@ -384,6 +384,7 @@ runs.reopen = function(r)
   redis.call('PERSIST', r.key .. ':events')
   redis.call('DEL', r.key .. ':ended')
   redis.call('HDEL', r.key, 'ended_ms')
+  runs.emit(r, 'run_revived', 1)
 end
 
 -- A step has ended, in one word.
@@ -431,17 +432,25 @@ runs.work_off = function(r)
   r.work = {}
 end
 
+-- Counts the open runs of the workflow, and emits what has happened to this one.
+runs.emit = function(r, kind, by, ...)
+  local id, name = unpack(redis.call('HMGET', r.key, 'id', 'name'))
+  local open = r.root .. 'runs:open'
+  if by ~= 0 and redis.call('HINCRBY', open, name, by) <= 0 then redis.call('HDEL', open, name) end
+  emit_event(kind, r.uid, id, name, ...)
+end
+
 -- Ends the run in a state, and has it forgotten in time.
 runs.finish = function(r, state)
+  local now, started_ms, keep_ms = now_ms(), unpack(redis.call('HMGET', r.key, 'started_ms', 'keep_ms'))
   runs.set_run(r, state)
-  redis.call('HSET', r.key, 'ended_ms', now_ms())
+  redis.call('HSET', r.key, 'ended_ms', now)
   redis.call('RPUSH', r.key .. ':ended', state)
   redis.call('ZREM', r.root .. 'timers', 'run:' .. r.uid .. ':deadline')
-  local keep_ms, id, name = unpack(redis.call('HMGET', r.key, 'keep_ms', 'id', 'name'))
   redis.call('PEXPIRE', r.key, keep_ms)
   for _, part in ipairs(runs.PARTS) do redis.call('PEXPIRE', r.key .. part, keep_ms) end
   redis.call('PEXPIRE', r.key .. ':events', keep_ms)
-  emit_event('run_ended', r.uid, id, name, state)
+  runs.emit(r, 'run_ended', -1, state, ('%d'):format(math.max(0, now - started_ms)))
 end
 
 -- Nothing of the run is out and nothing is planned: it ends, or its next compensation is sent. Returns whether there is
