@@ -13,6 +13,7 @@ from orchestrator.cli.documents import as_json_option, print_document
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.printable import one_line
 from orchestrator.cli.reported_errors import ExitCode, Stop, exit_codes, reported
+from orchestrator.core.plural import counted
 
 if TYPE_CHECKING:
     from orchestrator.workflows.records import ControlResult
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: A run's id on the command line.
 run_id = click.argument("run_id", metavar="ID")
+
+_optional_run_id = click.argument("run_id", metavar="[ID]", required=False)
 
 _CODES = exit_codes(failed="nothing was changed: it has ended, or was so already")
 
@@ -36,24 +39,64 @@ def _control(context: click.Context, run_id: str, as_json: bool, act: Callable[[
         raise Stop(f"{run.id}: {result}", ExitCode.NOT_HANDLED)
 
 
+_name_option = click.option(
+    "--name", metavar="NAME", cls=CeleryOption, help="Instead of ID: all runs of this workflow, those to come too."
+)
+
+
+def _control_all(context: click.Context, name: str, as_json: bool, done: str) -> None:
+    """Pause or resume a workflow, and print the number of its runs that this changed."""
+    workflows = orchestrator_of(context).workflows
+    count = workflows.pause(name) if done == "paused" else workflows.resume(name)
+    if as_json:
+        print_document({"name": name, done: count})
+    else:
+        click.echo(one_line(f"{name}: {counted(count, 'run')} {done}"))
+
+
+def _check_one(run_id: str | None, name: str | None) -> None:
+    if (run_id is None) is (name is None):
+        raise Stop("allowed: either ID or --name", ExitCode.CALLER)
+
+
 @click.command(cls=CeleryCommand, name="pause", epilog=_CODES)
-@run_id
+@_optional_run_id
+@_name_option
 @as_json_option
 @click.pass_context
 @reported
-def pause_run(context: click.Context, run_id: str, as_json: bool) -> None:
+def pause_run(context: click.Context, run_id: str | None, name: str | None, as_json: bool) -> None:
     """Begin no further step of run ID. Steps that a worker has begun go on; others are taken back."""
-    _control(context, run_id, as_json, lambda run: run.pause())
+    _check_one(run_id, name)
+    if name is not None:
+        _control_all(context, name, as_json, "paused")
+    elif run_id is not None:
+        _control(context, run_id, as_json, lambda run: run.pause())
 
 
 @click.command(cls=CeleryCommand, name="resume", epilog=_CODES)
+@_optional_run_id
+@_name_option
+@as_json_option
+@click.pass_context
+@reported
+def resume_run(context: click.Context, run_id: str | None, name: str | None, as_json: bool) -> None:
+    """Go on with run ID after a pause."""
+    _check_one(run_id, name)
+    if name is not None:
+        _control_all(context, name, as_json, "resumed")
+    elif run_id is not None:
+        _control(context, run_id, as_json, lambda run: run.resume())
+
+
+@click.command(cls=CeleryCommand, name="delete", epilog=_CODES)
 @run_id
 @as_json_option
 @click.pass_context
 @reported
-def resume_run(context: click.Context, run_id: str, as_json: bool) -> None:
-    """Go on with run ID after a pause."""
-    _control(context, run_id, as_json, lambda run: run.resume())
+def delete_run(context: click.Context, run_id: str, as_json: bool) -> None:
+    """Forget run ID, which must have ended."""
+    _control(context, run_id, as_json, lambda run: run.delete())
 
 
 @click.command(cls=CeleryCommand, name="cancel", epilog=_CODES)

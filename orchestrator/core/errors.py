@@ -122,6 +122,16 @@ class UnknownWorkflow(CallerError):
         self.workflow_id = workflow_id
 
 
+class RunEnded(CallerError):
+    """A dead letter is a step of a run whose compensation has begun, so that it is not replayed."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"a dead letter in {queue!r} is a step of a run that is compensated, or was; allowed: letters of other runs"
+        )
+        self.queue = queue
+
+
 class InvalidStepInput(AgentError):
     """An argument of a workflow's step refers to a part of a result that is not there."""
 

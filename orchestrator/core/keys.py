@@ -332,6 +332,11 @@ class Keys:
         return f"{self.root}runs:open"
 
     @property
+    def paused_workflows(self) -> str:
+        """Set of the names of workflows whose runs start paused."""
+        return f"{self.root}runs:paused"
+
+    @property
     def busy_runs(self) -> str:
         """Set of the uids of runs with planned work that no script has done yet."""
         return f"{self.root}runs:busy"

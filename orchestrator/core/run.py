@@ -37,6 +37,9 @@ class RunState(StrEnum):
 #: States in which a run may still change by itself.
 OPEN_STATES: Final = frozenset({RunState.WRITING, RunState.RUNNING, RunState.STOPPING, RunState.COMPENSATING})
 
+#: States in which its compensation has begun; a dead letter of it is not replayed.
+COMPENSATION_STATES: Final = frozenset({RunState.COMPENSATING, RunState.COMPENSATED, RunState.COMPENSATION_FAILED})
+
 #: A step's letter once it has ended, and its name.
 ENDED: Final = {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "k": "skipped"}
 _LETTERS: Final = {name: letter for letter, name in ENDED.items()}

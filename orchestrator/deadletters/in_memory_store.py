@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.core.errors import CircuitOpen, MailboxFull, RunEnded
 from orchestrator.deadletters.letter import (
     DIMENSIONS,
     FIELD_GROUP,
@@ -242,7 +242,7 @@ class InMemoryDeadLetterStore:
     ) -> ReplayResult:
         """Run letters' messages, at once and inline."""
         batches, refused = [], []
-        refusal: MailboxFull | CircuitOpen | None = None
+        refusal: MailboxFull | CircuitOpen | RunEnded | None = None
         for letter_id in ids:
             with self._lock:
                 row = self._rows.get(letter_id)
@@ -253,9 +253,10 @@ class InMemoryDeadLetterStore:
             lineage = lineage_after(letter_id, row.get(FIELD_LINEAGE, b""), audit_id, auto=auto)
             try:
                 dead_without_letter = self._send(queue, replayed_message(replacement or row[FIELD_MESSAGE], lineage))
-            except (MailboxFull, CircuitOpen) as error:
+            except (MailboxFull, CircuitOpen, RunEnded) as error:
                 restore()
-                refusal = refusal or error
+                if refusal is None or isinstance(refusal, RunEnded):
+                    refusal = error
                 refused.append(letter_id)
                 continue
             except BaseException:

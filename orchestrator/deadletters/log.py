@@ -146,6 +146,7 @@ class DeadLetters:
             UnknownDeadLetter: the log has no letter with this id (any more).
             CallerError: the letter names no mailbox.
             MailboxFull, CircuitOpen: the mailbox refuses messages now; the letter stays.
+            RunEnded: it is a step of a workflow's run whose compensation has begun; the letter stays.
         """
         letter = self.get(letter_id)
         return self._replay(letter, self.record("replay", who, why, id=letter.id))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.core.errors import CircuitOpen, MailboxFull, RunEnded
 from orchestrator.deadletters.redis_letters import RedisLetters
 from orchestrator.deadletters.store import (
     CANDIDATES_PER_STEP,
@@ -114,10 +114,13 @@ def _replay_result(replies: Sequence[Sequence[Any]], processed: int, next_low: s
     """The result of several script calls; ``replay.lua`` describes the replies."""
     batches: list[ReplayBatch] = []
     refused: list[str] = []
-    first_refusal: MailboxFull | CircuitOpen | None = None
+    first_refusal: MailboxFull | CircuitOpen | RunEnded | None = None
     for refusals, *sent in replies:
         for queue, reply, ids in refusals or ():
-            first_refusal = first_refusal or refusal(queue.decode(), reply)
+            why = RunEnded(queue.decode()) if reply[0] == b"run ended" else refusal(queue.decode(), reply)
+            # What refuses one letter only is no reason to stop.
+            if first_refusal is None or isinstance(first_refusal, RunEnded):
+                first_refusal = why
             refused += ids.decode().split()
         for at in range(0, len(sent), 4):
             queue, ids, entries, deliveries = sent[at : at + 4]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.core.errors import CircuitOpen, MailboxFull, RunEnded
 from orchestrator.core.masked_repr import summary
 
 #: Letters replayed, removed or parked in one step, so that no step holds Redis for more than a few milliseconds.
@@ -58,10 +58,10 @@ class ReplayResult:
     """The result of one replay step. A letter in neither list was not in the log, or names no queue."""
 
     batches: tuple[ReplayBatch, ...] = ()
-    #: Ids of letters that flow control refused; they stay in the log.
+    #: Ids of letters that flow control refused, or their runs; they stay in the log.
     refused: tuple[str, ...] = ()
     #: Why the first of them was refused; ``None`` if none was.
-    refusal: MailboxFull | CircuitOpen | None = None
+    refusal: MailboxFull | CircuitOpen | RunEnded | None = None
     #: Number of letters processed, refused and missing ones included.
     processed: int = 0
     #: Lower bound with which the search for letters continues; empty at the end.

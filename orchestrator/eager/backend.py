@@ -44,6 +44,7 @@ class EagerBackend:
         self._flow = EagerFlowControl(flow)
         self._records = EagerRecords()
         self.letters = InMemoryDeadLetterStore(self._replay)
+        self._replay_checks: list[Callable[[str, Supervision], None]] = []
         self._runner = DeliveryRunner(app, self._flow, self._records, self.letters)
         #: By the id of a broadcast's copy that died: its compensation, should it be replayed, and the broadcast.
         self._compensations: dict[str, tuple[OutgoingMessage, str]] = {}
@@ -168,6 +169,10 @@ class EagerBackend:
         self._flow.ended(message)
         return SendResult(message.id, place=place)
 
+    def before_replay(self, check: Callable[[str, Supervision], None]) -> None:
+        """Have ``check`` called with the mailbox and the supervision of what is replayed; it raises to refuse that."""
+        self._replay_checks.append(check)
+
     def _replay(self, queue: str, raw: bytes) -> bool:
         """Replay a dead letter's message. Returns whether it is dead without a letter (``on_error``)."""
         try:
@@ -176,6 +181,8 @@ class EagerBackend:
             self._runner.dead_letter_unreadable(queue, raw, unreadable)
             return False
         outgoing = message.outgoing
+        for check in self._replay_checks:
+            check(message.queue, outgoing.supervision)
         self._flow.admit(outgoing.supervision.agent)
         outcome = self._runner.deliver(message)
         if isinstance(outcome, Handled) and (due := self._compensations.pop(outgoing.id, None)) is not None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.core.errors import WorkflowExists
+from orchestrator.core.errors import RunEnded, WorkflowExists
 from orchestrator.core.outcome import Dead, Outcome, from_wire, to_wire
-from orchestrator.core.run import Run, RunState
+from orchestrator.core.run import COMPENSATION_STATES, Run, RunState
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.workflow_plan import Kind, StepPlan, number_of
 from orchestrator.eager.backend import EagerBackend
@@ -31,6 +31,7 @@ class _Kept:
     started_ms: int
     ended_ms: int = 0
     because: str = ""
+    paused_with_workflow: bool = False
     #: Steps to be sent; a step may end, and release others, while another one is sent.
     to_send: deque[str] = field(default_factory=deque)
     is_sending: bool = False
@@ -43,7 +44,9 @@ class InMemoryRuns:
         self._backend = backend
         self._runs: dict[str, _Kept] = {}
         self._by_id: dict[str, str] = {}
+        self._paused: set[str] = set()
         backend.on_outcome(self._step_ended)
+        backend.before_replay(self._check_replay)
 
     def start(
         self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None, *, is_new: bool = False
@@ -59,6 +62,8 @@ class InMemoryRuns:
         kept = _Kept(workflow_id, compiled, Run(plan, compiled.on_failure), _now_ms())
         self._runs[uid], self._by_id[workflow_id] = kept, uid
         emit(events.WORKFLOW_STARTED, workflow=compiled.name, id=workflow_id, uid=uid)
+        if compiled.name in self._paused:
+            kept.rule.paused = kept.paused_with_workflow = True
         self._apply(uid, kept, kept.rule.start())
         return uid
 
@@ -129,10 +134,11 @@ class InMemoryRuns:
             case "pause":
                 if rule.paused:
                     return "paused already"
+                kept.paused_with_workflow = value == "workflow"
                 emit(events.WORKFLOW_PAUSED, **names)
                 self._apply(uid, kept, rule.pause())
             case "resume":
-                if not rule.paused:
+                if not rule.paused or (value == "workflow" and not kept.paused_with_workflow):
                     return "not paused"
                 emit(events.WORKFLOW_RESUMED, **names)
                 self._apply(uid, kept, rule.resume())
@@ -149,6 +155,24 @@ class InMemoryRuns:
             case _:
                 self._apply(uid, kept, rule.time_came(value))
         return "done"
+
+    def delete(self, uid: str) -> str:
+        """Forget a run that has ended."""
+        kept = self._runs.get(uid)
+        if kept is None:
+            return "unknown"
+        if not kept.ended_ms:
+            return "not ended"
+        del self._runs[uid]
+        if self._by_id.get(kept.id) == uid:
+            del self._by_id[kept.id]
+        return "done"
+
+    def set_paused(self, name: str, *, paused: bool) -> bool:
+        """Have new runs of a workflow start paused, or not; whether that was changed."""
+        was = name in self._paused
+        (self._paused.add if paused else self._paused.discard)(name)
+        return was is not paused
 
     def wait(self, uid: str, timeout_s: float) -> bool:
         """Whether a run has ended; without an event it does not go on."""
@@ -213,6 +237,12 @@ class InMemoryRuns:
             return [rule.outcomes.get(number) for number in numbers]
 
         return outcomes, lambda number: rule.maps.get(number, [0, 0, 0, 0])[2]
+
+    def _check_replay(self, queue: str, supervision: Supervision) -> None:
+        run = supervision.run
+        kept = None if run is None else self._runs.get(str(run["uid"]))
+        if kept is not None and kept.rule.state in COMPENSATION_STATES:
+            raise RunEnded(queue)
 
     def _step_ended(self, supervision: Supervision, outcome: Outcome) -> None:
         run = supervision.run

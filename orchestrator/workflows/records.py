@@ -21,6 +21,8 @@ class ControlResult(StrEnum):
     NOT_PAUSED = "not paused"
     PAUSED_ALREADY = "paused already"
     CANCELLED_ALREADY = "cancelled already"
+    #: Of a deletion: the run goes on; cancel it first.
+    NOT_ENDED = "not ended"
 
 
 class StepState(StrEnum):
@@ -173,6 +175,12 @@ class RunsBackend(Protocol):
 
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """Act on a run; returns what that came to."""
+
+    def delete(self, uid: str) -> str:
+        """Forget a run that has ended; returns what that came to."""
+
+    def set_paused(self, name: str, *, paused: bool) -> bool:
+        """Have new runs of a workflow start paused, or not; whether that was changed."""
 
     def wait(self, uid: str, timeout_s: float) -> bool:
         """Wait at most that long for the end of a run; whether it has ended."""

@@ -155,6 +155,17 @@ class RedisRuns:
             self._advance(uid)
         return str(said.decode())
 
+    def delete(self, uid: str) -> str:
+        """See :class:`RunsBackend`."""
+        store = self._store
+        return str(store.run(*scripts.delete_run(store.keys, uid)).decode())
+
+    def set_paused(self, name: str, *, paused: bool) -> bool:
+        """See :class:`RunsBackend`."""
+        store = self._store
+        change = store.client.sadd if paused else store.client.srem
+        return bool(self._ask(lambda: change(store.keys.paused_workflows, name)))
+
     def wait(self, uid: str, timeout_s: float) -> bool:
         """See :class:`RunsBackend`. While Redis is away it waits for that too."""
         until = monotonic() + timeout_s

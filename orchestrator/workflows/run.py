@@ -130,6 +130,10 @@ class Run:
         """
         return self._control("cancel", "1" if compensate else "0")
 
+    def delete(self) -> ControlResult:
+        """Forget the run, which must have ended. What its steps still do counts in the ledger, and changes nothing."""
+        return self._said(self._backend().delete(self.uid))
+
     def post(self, event: str, payload: Any = None) -> ControlResult:
         """Have an event come, for the steps that wait for it now or later. Of one event, the first counts.
 
@@ -145,7 +149,9 @@ class Run:
         return self._control("post", event, text)
 
     def _control(self, action: str, value: str = "", payload: str = "") -> ControlResult:
-        said = self._backend().control(self.uid, action, value, payload)
+        return self._said(self._backend().control(self.uid, action, value, payload))
+
+    def _said(self, said: str) -> ControlResult:
         if said == "unknown":
             raise UnknownWorkflow(self.id)
         return ControlResult(said)

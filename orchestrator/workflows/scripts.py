@@ -27,6 +27,11 @@ def control_run(keys: Keys, uid: str, action: str, value: str = "", payload: str
     return _script("control_run"), [keys.run(uid)], [action, value, payload]
 
 
+def delete_run(keys: Keys, uid: str) -> Call:
+    """Forget a run that has ended."""
+    return _script("delete_run"), [keys.run(uid), keys.runs, keys.runs_by_id, keys.busy_runs], [uid]
+
+
 def due_timers(keys: Keys, most: int, mine_ms: int) -> Call:
     """Take out timers that are due."""
     return _script("due_timers"), [keys.timers], [most, mine_ms]

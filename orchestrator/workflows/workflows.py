@@ -14,6 +14,7 @@ from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
 from orchestrator.core.run import RunState
 from orchestrator.core.text import is_text
 from orchestrator.sending.address import Directory
+from orchestrator.workflows.check import is_name
 from orchestrator.workflows.compiler import compile_workflow
 from orchestrator.workflows.definition import Workflow
 from orchestrator.workflows.records import RunsBackend, RunStatus
@@ -103,6 +104,37 @@ class Workflows:
             and name in (None, status.name)
             and (state is None or state == status.state or (state == "paused" and status.paused))
         )
+
+    def pause(self, name: str) -> int:
+        """Pause all runs of a workflow that have not ended, and have its new runs start paused.
+
+        Returns how many runs were paused. They are all paused once this returns, also if another process starts some.
+
+        Raises:
+            InvalidPolicy: no workflow can have that name.
+            BrokerUnavailable: Redis is away; call it again.
+        """
+        return self._set_paused(name, paused=True)
+
+    def resume(self, name: str) -> int:
+        """Undo :meth:`pause`. Runs that were paused one by one stay so. Returns how many runs go on.
+
+        Raises:
+            InvalidPolicy: no workflow can have that name.
+            BrokerUnavailable: Redis is away; call it again.
+        """
+        return self._set_paused(name, paused=False)
+
+    def _set_paused(self, name: str, *, paused: bool) -> int:
+        if not is_name(name):
+            raise InvalidPolicy("name", name, "letters, digits, '_', '.', '-', at most 100")
+        backend = self._backend()
+        backend.set_paused(name, paused=paused)
+        action, count = "pause" if paused else "resume", 0
+        for status in self.list(name=name):
+            if not status.ended:
+                count += backend.control(status.uid, action, "workflow") == "done"
+        return count
 
     def metrics(self) -> dict[str, dict[str, int]]:
         """The number of runs by workflow and state."""

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator import Orchestrator
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.workflows.definition import Workflow
 from tests.apps import workflows_app
 from tests.support.cluster import NO_REDIS
 from tests.support.worker_process import WorkerProcess
@@ -34,3 +36,18 @@ def cluster(workflow_cluster: WorkflowCluster) -> WorkflowCluster:
     """The same, with nothing noted."""
     workflow_cluster.forget()
     return workflow_cluster
+
+
+@pytest.fixture(params=["eager", "redis"])
+def orchestrator(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Orchestrator]:
+    """An app without a worker: for runs of waits."""
+    made = workflows_app.make(redis_url, eager=request.param == "eager")
+    yield made
+    made.app.close()
+
+
+def waits() -> Workflow:
+    """A workflow that waits for the event ``approved``."""
+    flow = Workflow("waits")
+    flow.wait("approval", event="approved")
+    return flow

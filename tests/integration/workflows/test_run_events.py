@@ -11,17 +11,10 @@ from orchestrator import Orchestrator
 from orchestrator.registry.gauges import read_gauges
 from orchestrator.telemetry import Event, attach, detach
 from orchestrator.telemetry.events import contract
-from orchestrator.workflows.definition import Workflow
 from tests.apps import workflows_app
+from tests.integration.workflows.conftest import waits
 
 NAMES = tuple(event for event in contract() if event.startswith("workflow."))
-
-
-@pytest.fixture(params=["eager", "redis"])
-def orchestrator(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Orchestrator]:
-    made = workflows_app.make(redis_url, eager=request.param == "eager")
-    yield made
-    made.app.close()
 
 
 @pytest.fixture
@@ -32,14 +25,8 @@ def seen() -> Iterator[list[Event]]:
     detach(events.append)
 
 
-def _waits() -> Workflow:
-    flow = Workflow("waits")
-    flow.wait("approval", event="approved")
-    return flow
-
-
 def test_the_events_of_a_run(orchestrator: Orchestrator, seen: list[Event]) -> None:
-    run = orchestrator.workflows.start(_waits(), workflow_id="w1")
+    run = orchestrator.workflows.start(waits(), workflow_id="w1")
     run.pause()
     run.pause()
     run.resume()
@@ -52,8 +39,8 @@ def test_the_events_of_a_run(orchestrator: Orchestrator, seen: list[Event]) -> N
 
 
 def test_a_cancelled_run_ends_once(orchestrator: Orchestrator, seen: list[Event]) -> None:
-    run = orchestrator.workflows.start(_waits())
-    orchestrator.workflows.start(_waits(), workflow_id=run.id)
+    run = orchestrator.workflows.start(waits())
+    orchestrator.workflows.start(waits(), workflow_id=run.id)
     run.cancel()
     run.cancel()
     assert [event.name for event in seen] == ["workflow.started", "workflow.cancelled", "workflow.ended"]
@@ -62,7 +49,7 @@ def test_a_cancelled_run_ends_once(orchestrator: Orchestrator, seen: list[Event]
 
 def test_open_runs_are_a_gauge(redis_url: str) -> None:
     orchestrator = workflows_app.make(redis_url)
-    first, second = orchestrator.workflows.start(_waits()), orchestrator.workflows.start(_waits())
+    first, second = orchestrator.workflows.start(waits()), orchestrator.workflows.start(waits())
 
     def count() -> Any:
         gauges = read_gauges(orchestrator.runtime.store, orchestrator.registry)

@@ -132,3 +132,17 @@ def test_a_step_is_drawn_right_of_all_that_it_depends_on() -> None:
     assert sorted(map(len, layers)) == [1, 2, 2]
     # Not crossed: each above or below what it is connected with.
     assert layers[0].index("a") == layers[1].index("b")
+
+
+def test_a_workflow_is_paused_and_resumed_and_a_run_deleted(orchestrator: Orchestrator) -> None:
+    _waiting(orchestrator)
+    app = orchestrator.app
+    assert invoke(app, workflows, "pause", "--name", "book").stdout == "book: 1 run paused\n"
+    _waiting(orchestrator, "book 2")
+    assert _document(orchestrator, "resume", "--name", "book") == {"name": "book", "resumed": 2}
+    assert invoke(app, workflows, "pause").exit_code == 2
+    assert invoke(app, workflows, "pause", "book 1", "--name", "book").exit_code == 2
+    assert invoke(app, workflows, "delete", "book 1").stderr == "Error: book 1: not ended\n"
+    orchestrator.workflows.get("book 1").cancel()
+    assert invoke(app, workflows, "delete", "book 1").stdout == "book 1: done\n"
+    assert invoke(app, workflows, "show", "book 1").exit_code == 2

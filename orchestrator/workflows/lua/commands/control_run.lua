@@ -1,6 +1,7 @@
 -- Pauses, resumes or cancels a run, or has it notice an event or a time.
--- KEYS: run. ARGV: action: `pause`, `resume`, `cancel`, `post` or `time`; of `cancel` '1' if it compensates; of `post` the
--- event and its payload as JSON; of `time` the step, or `deadline`.
+-- KEYS: run. ARGV: action: `pause`, `resume`, `cancel`, `post` or `time`; of `pause` and `resume` `workflow` if all runs of its
+-- workflow are meant, else ''; of `cancel` '1' if it compensates; of `post` the event and its payload as JSON; of `time` the
+-- step, or `deadline`.
 -- Returns what it came to: `done`, `too late` if the run has ended, `not paused`, `paused already`, `cancelled already`,
 -- `unknown`; and 1 if work is left.
 -- Costs: at most 200 messages.
@@ -32,13 +33,14 @@ end
 if over then return {'too late', 0} end
 if action == 'pause' then
   if run.paused then return {'paused already', 0} end
-  redis.call('HSET', run_key, 'paused', '1')
+  redis.call('HSET', run_key, 'paused', '1', 'paused_with', value)
   run.paused = true
   runs.emit(run, 'run_paused', 0)
   runs.plan_work(run, 'p', '', '0')
 elseif action == 'resume' then
-  if not run.paused then return {'not paused', 0} end
-  redis.call('HDEL', run_key, 'paused')
+  local with = redis.call('HGET', run_key, 'paused_with')
+  if not run.paused or value == 'workflow' and with ~= value then return {'not paused', 0} end
+  redis.call('HDEL', run_key, 'paused', 'paused_with')
   run.paused = false
   runs.emit(run, 'run_resumed', 0)
   runs.plan_work(run, 'r', '')

@@ -20,6 +20,9 @@ local now = now_ms()
 redis.call('HSET', by_id, id, uid)
 redis.call('ZADD', all_runs, now, uid)
 redis.call('HSET', run_key, 'state', 'running', 'started_ms', now)
+if redis.call('SISMEMBER', root .. 'runs:paused', redis.call('HGET', run_key, 'name')) == 1 then
+  redis.call('HSET', run_key, 'paused', '1', 'paused_with', 'workflow')
+end
 for _, part in ipairs({'', ':plan', ':templates'}) do redis.call('PERSIST', run_key .. part) end
 -- As a step that has ended, on which they depend.
 redis.call('HSET', run_key .. ':states', 'start', 'h')

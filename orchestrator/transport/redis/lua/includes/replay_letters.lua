@@ -99,9 +99,40 @@ local function begin_watching(root, batch, take)
   return deliveries
 end
 
+-- Takes out of a batch what are steps of runs whose compensation has begun; returns their ids.
+local COMPENSATED = {compensating = true, compensated = true, ['compensation failed'] = true}
+local function take_out_compensated(root, batch)
+  local hooks, places = {}, {}
+  for at = 1, batch.size do
+    if batch.deliveries[at] ~= '' then
+      hooks[#hooks + 1] = hooks_of(root .. 'outcome:' .. batch.deliveries[at])
+      places[#places + 1] = at
+    end
+  end
+  if #hooks == 0 or redis.call('EXISTS', unpack(hooks)) == 0 then return {} end
+  local refused, out = {}, {}
+  for n, key in ipairs(hooks) do
+    local run = redis.call('HGET', key, 'run')
+    if run and COMPENSATED[redis.call('HGET', run, 'state') or ''] then refused[places[n]] = true end
+  end
+  local kept = 0
+  for at = 1, batch.size do
+    if refused[at] then
+      out[#out + 1] = batch.ids[at]
+    else
+      kept = kept + 1
+      for _, part in ipairs({'ids', 'messages', 'kinds', 'deliveries', 'lineages', 'origins'}) do
+        batch[part][kept] = batch[part][at]
+      end
+    end
+  end
+  batch.size = kept
+  return out
+end
+
 -- How: root, level, audit_id, auto ('1' if automatic, else '0'), watched (somebody watches the outcomes), replacement (a message
 -- instead of the letter's, or ''), gapless (see drop_letters; of a kind's letters, only the last are ever kept).
--- Returns `out`, to which it adds {{queue, why, 'id id …'}, …} of what flow control refuses, or false: nothing
+-- Returns `out`, to which it adds {{queue, why, 'id id …'}, …} of what flow control refuses, or a run that was compensated, or false: nothing
 -- is dropped for want of room, these stay letters; then for each queue its name, 'id id …', and if watched 'entry entry …'
 -- (in the mailbox), else '', and {delivery, …}, '' for each that is not supervised. Few
 -- parts, because each part of a reply costs.
@@ -116,6 +147,8 @@ local function replay_batches(how, batches, out)
     .. (watched and ',"watched":true}' or '}')
   for queue, batch in pairs(batches) do
     local ledger, stream = root .. 'ledger:' .. queue, root .. 'q:' .. how.level .. ':' .. queue
+    local ended = take_out_compensated(root, batch)
+    if ended[1] then refusals[#refusals + 1] = {queue, {'run ended'}, table.concat(ended, ' ')} end
     local admission = admit(flow_of(ledger), batch.size, true)
     local take = admission and admission.take or batch.size
     local ids, entries, count = {}, {}, #gone

@@ -1,0 +1,69 @@
+"""Deleting runs, pausing workflows, and letters of runs that were compensated."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator import Orchestrator, Retry, RunEnded, UnknownWorkflow
+from orchestrator.core.outcome import Dead
+from orchestrator.workflows.definition import Workflow
+from orchestrator.workflows.records import ControlResult
+from tests.apps.workflows_app import List, Undo
+from tests.integration.workflows.conftest import waits
+from tests.support.workflow_cluster import WorkflowCluster
+
+
+def test_an_ended_run_is_deleted(orchestrator: Orchestrator) -> None:
+    run = orchestrator.workflows.start(waits(), workflow_id="w1")
+    assert run.delete() is ControlResult.NOT_ENDED
+    run.post("approved")
+    assert run.delete() is ControlResult.DONE
+    assert list(orchestrator.workflows.list()) == []
+    with pytest.raises(UnknownWorkflow, match="'w1'"):
+        orchestrator.workflows.get("w1")
+    with pytest.raises(UnknownWorkflow, match="'w1'"):
+        run.delete()
+    assert orchestrator.workflows.start(waits(), workflow_id="w1").uid != run.uid
+
+
+def test_nothing_of_a_deleted_run_is_left_in_redis(redis_url: str) -> None:
+    from tests.apps import workflows_app
+
+    orchestrator = workflows_app.make(redis_url)
+    run = orchestrator.workflows.start(waits())
+    run.post("approved")
+    run.delete()
+    assert list(orchestrator.runtime.store.client.scan_iter("orc:run*")) == []
+
+
+def test_a_paused_workflow_pauses_all_of_its_runs(orchestrator: Orchestrator) -> None:
+    workflows = orchestrator.workflows
+    first, by_hand, other = workflows.start(waits()), workflows.start(waits()), Workflow("other")
+    other.wait("approval", event="approved")
+    apart = workflows.start(other)
+    by_hand.pause()
+    assert workflows.pause("waits") == 1
+    later = workflows.start(waits())
+    assert [run.status().paused for run in (first, by_hand, later, apart)] == [True, True, True, False]
+    assert workflows.pause("waits") == 0
+    assert workflows.resume("waits") == 2
+    assert [run.status().paused for run in (first, by_hand, later)] == [False, True, False]
+    assert workflows.start(waits()).status().paused is False
+
+
+def test_a_letter_of_a_compensated_run_stays_a_letter(cluster: WorkflowCluster) -> None:
+    flow = Workflow("saga", on_failure="compensate")
+    first = flow.step("first", List(count=1), to="counter", undo=Undo(what="first"))
+    flow.step("fails", cluster.task("fail"), after=first, retry=Retry(max_retries=0))
+    run = cluster.ended(flow)
+    outcome = run.outcome("fails")
+    assert isinstance(outcome, Dead)
+    letters, letter_id = cluster.orchestrator.dead_letters, outcome.letter_id
+    assert letter_id is not None
+    with pytest.raises(RunEnded, match="'celery'"):
+        letters.replay(letter_id)
+    before = len(letters.list(1000))
+    replayed = letters.query(error="ValueError").replay(all=True)
+    assert letters.get(letter_id).id == letter_id
+    assert (replayed.stopped, len(letters.list(1000)) <= before) == ("", True)
+    assert run.status().state == "compensated"
