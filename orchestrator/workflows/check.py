@@ -46,8 +46,8 @@ def inputs_of(step: StepDefinition) -> Any:
     return [getattr(step.message, "args", ()), getattr(step.message, "kwargs", {})]
 
 
-def problems_in(workflow: Workflow) -> list[str]:
-    """Every fault of a definition that can be seen without knowing the app."""
+def problems_in(workflow: Workflow, dependencies: Mapping[str, Sequence[str]]) -> list[str]:
+    """Every fault of a definition that can be seen without knowing the app; ``dependencies`` are those of each step."""
     steps = workflow.steps
     problems = list(_general(workflow))
     if len(steps) > MAX_STEPS:
@@ -61,8 +61,8 @@ def problems_in(workflow: Workflow) -> list[str]:
         elif step.name in seen:
             problems.append(f"{where} is declared twice")
         seen.add(step.name)
-        problems += [f"{where}: {problem}" for problem in _step(step, known)]
-    return problems + list(_cycles(known))
+        problems += [f"{where}: {problem}" for problem in _step(step, known, dependencies[step.name])]
+    return problems + list(_cycles(known, dependencies))
 
 
 def _general(workflow: Workflow) -> Iterator[str]:
@@ -76,15 +76,15 @@ def _general(workflow: Workflow) -> Iterator[str]:
         yield f"it has {len(workflow.steps)} steps; allowed: {MAX_STEPS} (a map counts once)"
 
 
-def _step(step: StepDefinition, known: Mapping[str, StepDefinition]) -> Iterator[str]:
+def _step(step: StepDefinition, known: Mapping[str, StepDefinition], dependencies: Sequence[str]) -> Iterator[str]:
     if step.when not in list(When):
         yield f"when={step.when!r}; allowed: {', '.join(When)}"
-    for name in dependencies_of(step):
+    for name in dependencies:
         if name == step.name:
             yield "it depends on itself"
         elif name not in known:
             yield f"it depends on {name!r}, which is no step{meant(name, known)}"
-    if not dependencies_of(step) and step.when is not When.ALL_HANDLED and step.when in list(When):
+    if not dependencies and step.when is not When.ALL_HANDLED and step.when in list(When):
         yield f"when={str(step.when)!r} without dependencies; allowed: all_handled"
     if step.kind is not Kind.MAP:
         if any(isinstance(one, Item) for one in references_in([inputs_of(step), step.undo and _arguments(step.undo)])):
@@ -95,7 +95,7 @@ def _step(step: StepDefinition, known: Mapping[str, StepDefinition]) -> Iterator
         yield from _wait(step)
     if step.kind is Kind.JOIN and not step.after:
         yield "a join needs steps in after"
-    if has_mark(_plain(inputs_of(step))):
+    if has_mark(inputs_of(step)):
         yield f"its arguments have a member {MARK!r}, which is reserved"
 
 
@@ -121,21 +121,10 @@ def _arguments(message: Any) -> Any:
     return [getattr(message, "args", ()), getattr(message, "kwargs", {})]
 
 
-def _plain(value: Any) -> Any:
-    match value:
-        case Reference() | Item() | Results():
-            return None
-        case Mapping():
-            return {key: _plain(part) for key, part in value.items()}
-        case list() | tuple():
-            return [_plain(part) for part in value]
-    return value
-
-
-def _cycles(known: Mapping[str, StepDefinition]) -> Iterator[str]:
+def _cycles(known: Mapping[str, StepDefinition], dependencies: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """The first cycle that is found, by the names of its steps."""
     waiting: dict[str, Sequence[str]] = {
-        name: [one for one in dependencies_of(step) if one in known and one != name] for name, step in known.items()
+        name: [one for one in dependencies[name] if one in known and one != name] for name in known
     }
     dependents: dict[str, list[str]] = {name: [] for name in known}
     counts = {name: len(names) for name, names in waiting.items()}

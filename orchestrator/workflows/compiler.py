@@ -62,10 +62,11 @@ def compile_workflow(app: Celery, directory: Directory, workflow: Workflow) -> C
         InvalidWorkflow: it has faults; all are listed.
         UnknownAgent, UnknownMessage: its only fault is such a step.
     """
-    problems = problems_in(workflow)
+    dependencies = {step.name: dependencies_of(step) for step in workflow.steps}
+    problems = problems_in(workflow, dependencies)
     if problems:
         raise InvalidWorkflow(workflow.name, problems)
-    compiler = _Compiler(app, directory, workflow)
+    compiler = _Compiler(app, directory, workflow, dependencies)
     steps = compiler.steps()
     if compiler.errors:
         if len(compiler.errors) == 1 and isinstance(compiler.errors[0][1], UnknownAgent | UnknownMessage):
@@ -78,13 +79,17 @@ def compile_workflow(app: Celery, directory: Directory, workflow: Workflow) -> C
 
 
 class _Compiler:
-    def __init__(self, app: Celery, directory: Directory, workflow: Workflow) -> None:
+    def __init__(
+        self, app: Celery, directory: Directory, workflow: Workflow, dependencies: Mapping[str, tuple[str, ...]]
+    ) -> None:
         self.errors: list[tuple[str, Exception]] = []
         self._app = app
         self._directory = directory
         self._steps = workflow.steps
         self._numbers = {step.name: number for number, step in enumerate(self._steps)}
-        self._dependencies = {step.name: dependencies_of(step) for step in self._steps}
+        self._dependencies = dependencies
+        #: By task: the message of a signature without options, for a step without options.
+        self._plain_messages: dict[str, OutgoingMessage] = {}
         #: Step -> the numbers of its errbacks.
         self._errbacks: dict[str, list[int]] = {}
         for number, step in enumerate(self._steps):
@@ -174,15 +179,22 @@ class _Compiler:
             raise _fault(f"to={step.to!r} with a task; allowed: a message, or no agent")
         if step.fields is not None:
             raise _fault("fields with a task; allowed: arguments of its signature")
-        plain = signature.clone()
-        plain.args = tuple(self.wire(value, step.over) for value in signature.args)
-        plain.kwargs = {name: self.wire(value, step.over) for name, value in signature.kwargs.items()}
+        args = tuple(self.wire(value, step.over) for value in signature.args)
+        kwargs = {name: self.wire(value, step.over) for name, value in signature.kwargs.items()}
         if step.errback_of and not signature.immutable:
-            plain.args = (*errback_arguments(self._app, signature, self._failed(step)), *plain.args)
+            args = (*errback_arguments(self._app, signature, self._failed(step)), *args)
+        is_plain = not signature.options and not step.options
+        if is_plain and (known := self._plain_messages.get(signature.task)) is not None:
+            return replace(known, args=args, kwargs=kwargs)
+        plain = signature.clone()
+        plain.args, plain.kwargs = args, kwargs
         timed = sorted(name for name in ("countdown", "eta", "expires") if plain.options.get(name) is not None)
         if timed:
             raise _fault(f"signature options {timed}; allowed: none of these, a step waits after flow.wait(seconds=…)")
-        return _lasting(build_task_message(self._app, self._directory, plain, None, options))
+        message = _lasting(build_task_message(self._app, self._directory, plain, None, options))
+        if is_plain:
+            self._plain_messages[signature.task] = message
+        return message
 
     def _failed(self, step: StepDefinition) -> dict[str, str]:
         """The numbers of the steps that an errback is for, by their tasks."""
@@ -227,6 +239,8 @@ class _Compiler:
 
         ``over`` is the list of the map in whose message the data is.
         """
+        if not isinstance(value, Reference | Item | Results | Mapping | list | tuple):
+            return value
         match value:
             case Reference(name, path):
                 return {MARK: {**self._place(name), "path": list(path)}}
@@ -237,9 +251,7 @@ class _Compiler:
                 return {MARK: {"steps": ranges_text(self._numbers[name] for name in names), "path": []}}
             case Mapping():
                 return {key: self.wire(part, over) for key, part in value.items()}
-            case list() | tuple():
-                return [self.wire(part, over) for part in value]
-        return value
+        return [self.wire(part, over) for part in value]
 
     def _place(self, name: str) -> dict[str, str]:
         if name not in self._numbers:

@@ -62,21 +62,30 @@ class Results:
 ITEM: Final = Item()
 
 
+_PLAIN: Final = frozenset({int, str, float, bool, type(None)})
+
+
 def references_in(value: Any) -> Iterator[Reference | Item | Results]:
     """All references in JSON-like data."""
+    # Most values are plain, and there are many.
+    if type(value) in _PLAIN:
+        return
     match value:
+        case list() | tuple():
+            for part in value:
+                if type(part) not in _PLAIN:
+                    yield from references_in(part)
         case Reference() | Item() | Results():
             yield value
         case Mapping():
             for part in value.values():
                 yield from references_in(part)
-        case list() | tuple():
-            for part in value:
-                yield from references_in(part)
 
 
 def has_mark(value: Any) -> bool:
     """Whether a user's data has the member that marks references."""
+    if type(value) in _PLAIN:
+        return False
     match value:
         case Mapping():
             return MARK in value or any(has_mark(part) for part in value.values())
