@@ -146,7 +146,9 @@ class _Builder:
         return part
 
     def _chain(self, chain: _chain, given: _Given) -> _Part | None:
-        steps = [_unrolled(_signature(task)) for task in chain.tasks]
+        steps = [_signature(task) for task in chain.tasks]
+        # A chain of nothing but a group has a list of results, as in Celery's eager mode.
+        steps = [_unrolled(step) for step in steps] if len(steps) > 1 else steps
         steps = [step for step in steps if not _is_empty(step)] or steps[-1:]
         began, part = len(self._main), None
         args = chain.args if chain.immutable else (*given.args, *chain.args)
