@@ -114,7 +114,7 @@ def test_an_unforeseen_error_costs_a_scrape_its_gauges_only(caplog: pytest.LogCa
     text = generate_latest(registry).decode()
     assert "tasks_total 1.0" in text
     assert "orchestrator_redis_up 0.0" in text
-    assert "could not read the gauges" in caplog.text
+    assert "gauges not exported: reading them failed" in caplog.text
 
 
 def test_no_free_port_is_an_error_that_names_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
