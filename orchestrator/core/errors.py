@@ -132,6 +132,18 @@ class RunEnded(CallerError):
         self.queue = queue
 
 
+class ResultTooLarge(AgentError):
+    """The result of a workflow's step has more bytes than ``result_limit_bytes`` allows."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"result of {size} bytes as JSON; allowed for a step of a workflow: {limit} (result_limit_bytes); "
+            "keep what is large elsewhere, and return where it is"
+        )
+        self.size = size
+        self.limit = limit
+
+
 class InvalidStepInput(AgentError):
     """An argument of a workflow's step refers to a part of a result that is not there."""
 

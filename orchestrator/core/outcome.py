@@ -29,6 +29,7 @@ class Reason(StrEnum):
     OVERFLOW = "mailbox overflow"
     UNROUTABLE = "unroutable"
     RESULT = "result not stored"
+    RESULT_TOO_LARGE = "result too large"
     UNSUPERVISED = "not supervised"
     UNSETTLED = "unsettled"
 

@@ -15,7 +15,14 @@ from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from pydantic_core import to_jsonable_python
 
-from orchestrator.core.errors import HandlerFailed, HandlerNotRun, InvalidPolicy, InvalidResult, InvalidStepInput
+from orchestrator.core.errors import (
+    HandlerFailed,
+    HandlerNotRun,
+    InvalidPolicy,
+    InvalidResult,
+    InvalidStepInput,
+    ResultTooLarge,
+)
 from orchestrator.core.long_texts import shortened, with_short_errors
 from orchestrator.core.masking import mask
 from orchestrator.core.policy import error_names
@@ -32,7 +39,7 @@ from orchestrator.worker.time_limits import within
 TRACEBACK_LIMIT = 8000
 
 #: Errors that another attempt would only repeat, or that are raised after the handler has run.
-_NEVER_RETRIED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput)
+_NEVER_RETRIED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput, ResultTooLarge)
 
 
 #: JSON has no NaN and no infinities.
@@ -103,6 +110,16 @@ def as_json(task: str, result: Any) -> Any:
         raise InvalidResult(task, type(result).__name__, f"{error}"[:MESSAGE_LIMIT]) from error
 
 
+def check_size(data: Any, limit: int) -> None:
+    """Refuse the result of a workflow's step that is too large to be kept with its run.
+
+    Raises:
+        ResultTooLarge: it has more than ``limit`` bytes as JSON.
+    """
+    if isinstance(data, str | list | dict) and (size := len(_strict_json(data).encode())) > limit:
+        raise ResultTooLarge(size, limit)
+
+
 def check_ran(task: str, result: Any) -> None:
     """Refuse a result that is a coroutine or generator: no pool would run it.
 
@@ -158,6 +175,8 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
         result = run_attempt(task.name, run, args, kwargs, request, supervision)
         check_ran(task.name, result)
         data = as_json(task.name, result) if supervision is not None and supervision.track else None
+        if supervision is not None and supervision.run is not None:
+            check_size(data, task.app.orchestrator.settings.result_limit_bytes)
     except CeleryRetry as retry:
         if reported:
             results.remember(request.id, results.Retried(retry))

@@ -27,7 +27,7 @@ from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, INCAR
 from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.celery.tracked_request import TrackedRequest
 from orchestrator.worker import results
-from orchestrator.worker.execution import as_json, check_ran, run_attempt
+from orchestrator.worker.execution import as_json, check_ran, check_size, run_attempt
 from orchestrator.worker.fencing_token import fence_at
 from orchestrator.worker.supervised_request import SupervisedRequest
 
@@ -206,6 +206,8 @@ class FastPathRequest(SupervisedRequest):
             result = run_attempt(task.name, of_task.handle, args, kwargs, context, self.supervision)
             check_ran(task.name, result)
             data = as_json(task.name, result) if self.supervision.track else None
+            if self.supervision.run is not None:
+                check_size(data, self._app.orchestrator.settings.result_limit_bytes)
         except BaseException as error:  # noqa: BLE001
             failed = error
         finally:

@@ -19,6 +19,7 @@ _REASON_BY_ERROR = {
     "Reject": Reason.REJECTED,
     "InvalidResult": Reason.RESULT,
     "ResultNotStored": Reason.RESULT,
+    "ResultTooLarge": Reason.RESULT_TOO_LARGE,
     "NotSupervised": Reason.UNSUPERVISED,
 }
 

@@ -108,6 +108,11 @@ def total(numbers: list[int]) -> int:
     return sum(numbers)
 
 
+def text(length: int) -> str:
+    """A text of that many characters."""
+    return "x" * length
+
+
 def fail(*_: Any) -> None:
     """Always fails."""
     _note("fail")
@@ -153,7 +158,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
         app.conf.broker_url = broker_url
     app.conf.task_always_eager = eager
     orchestrator = Orchestrator(app, load_settings(**settings))
-    for function in (note, add, total, fail, needs, hold, failed, failed_id):
+    for function in (note, add, total, text, fail, needs, hold, failed, failed_id):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
     app.task(name="plain.where", shared=False, bind=True)(where)
     orchestrator.host(Counter)

@@ -68,6 +68,20 @@ def test_a_failed_step_stops_the_run(cluster: WorkflowCluster) -> None:
     assert "never" not in cluster.noted()
 
 
+def test_a_result_that_is_too_large_is_dead_at_once(cluster: WorkflowCluster) -> None:
+    flow = Workflow("large")
+    limit = cluster.orchestrator.settings.result_limit_bytes
+    fits = flow.step("fits", cluster.task("text", limit - 2))
+    flow.step("large", cluster.task("text", limit - 1), after=fits)
+    run = cluster.ended(flow)
+    outcome = run.outcome("large")
+    assert isinstance(outcome, Dead)
+    assert (outcome.reason, outcome.attempts) == ("result too large", 1)
+    assert f"{limit + 1} bytes" in outcome.error
+    # Only the results of steps are kept with a run.
+    assert isinstance(cluster.orchestrator.send(cluster.task("text", limit)).wait(20), Handled)
+
+
 def test_another_branch_goes_on(cluster: WorkflowCluster) -> None:
     flow = Workflow("branches", on_failure="continue")
     flow.step("fails", cluster.task("fail"), retry=ONCE)

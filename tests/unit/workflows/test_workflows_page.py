@@ -1,0 +1,52 @@
+"""The examples of docs/workflows.md really run."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from orchestrator import Agent, Context, handles
+from orchestrator.workflows.definition import Workflow
+from tests.support.worker_process import ROOT
+
+PAGE = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
+BOOKS, STARTED, REPORT = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
+
+_NUMBERS = count()
+
+
+def _books() -> dict[str, Any]:
+    # Each its own, because Celery knows shared tasks by their names.
+    said: dict[str, Any] = {"__name__": f"books{next(_NUMBERS)}"}
+    exec(BOOKS, said)
+    said["app"].conf.task_always_eager = True
+    return said
+
+
+def test_a_book_is_published() -> None:
+    said = _books()
+    exec(STARTED, said)
+    run = said["run"]
+    assert run.status().state == "completed"
+    assert run.result("announce") == "3 pages printed"
+    assert run.result("page") == ["b1, page 1", "b1, page 2", "b1, page 3"]
+
+
+def test_it_is_explained_as_the_page_says() -> None:
+    said = _books()
+    run = said["orchestrator"].workflows.start(said["publish"]("b1"), workflow_id="book-b1")
+    lines = run.explain()
+    assert lines[0].startswith("publish-book book-b1: running; ")
+    assert lines[1:3] == ["approval: waits for the event approved", "print: waits for approval"]
+    assert all(f'"{line}"' in PAGE for line in lines[1:3])
+
+
+def test_an_agent_sees_its_run() -> None:
+    said = _books()
+    said |= {"Agent": Agent, "Context": Context, "handles": handles}
+    exec(REPORT, said)
+    said["orchestrator"].host(said["Report"])
+    flow: Workflow = said["publish"]("b1")
+    flow.step("report", said["Check"](book="b1"), to="report", after="page")
+    run = said["orchestrator"].workflows.start(flow, workflow_id="book-b1")
+    assert run.result("report") == "book-b1, report: 3 pages"
