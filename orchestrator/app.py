@@ -6,7 +6,7 @@ Importing this module imports neither Celery nor the wiring: both come with the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.sending.report import Report
     from orchestrator.sending.send_options import BroadcastOptions, SendManyOptions, SendOptions
     from orchestrator.transport.redis.dataset import DatasetRecord
+    from orchestrator.workflows.run import Run
     from orchestrator.workflows.workflows import Workflows
 
 
@@ -80,13 +81,18 @@ class Orchestrator:
 
     # -- sending
 
-    def send(
-        self,
-        recipient: str | type[Agent] | Signature | Task,
-        message: Message | None = None,
-        **options: Unpack[SendOptions],
-    ) -> Delivery:
+    @overload
+    def send(self, recipient: str | type[Agent], message: Message, **options: Unpack[SendOptions]) -> Delivery: ...
+
+    @overload
+    def send(self, recipient: Signature | Task, message: None = None, **options: Unpack[SendOptions]) -> Any: ...
+
+    def send(self, recipient: Any, message: Message | None = None, **options: Any) -> Delivery | Run:
         """Send a message to an agent, or a Celery signature (or task, without arguments), under supervision.
+
+        A canvas (a chain, a group, a chord, chunks, a map) is started as a workflow, and its run is returned; see
+        :meth:`Workflow.from_canvas`. It takes the options of :class:`StepOptions`, for each of its tasks, and
+        ``deadline_s``, for its run.
 
         The options below override those of the settings, the handler and the agent. In eager mode the message is
         handled before this returns, and ``countdown_s`` and ``eta`` are ignored.
@@ -111,6 +117,7 @@ class Orchestrator:
             UnknownMessage: the agent does not handle that message.
             InvalidMessage: the message is not JSON data.
             InvalidPolicy: an option has a bad value.
+            InvalidWorkflow: a canvas has parts that have no counterpart in a workflow.
             AgentDown: no living worker hosts the agent, and ``when_down`` is ``"error"``.
             MailboxFull: the agent's mailbox is bounded, full, and not one that drops.
             CircuitOpen: the agent's circuit breaker is open.
@@ -118,7 +125,11 @@ class Orchestrator:
             NotSupervised: the app's broker is not one that this library supervises.
             SendFailed: eager mode and ``on_error="raise"``, and the message was not handled.
         """
-        return self.runtime.sender.send(recipient, message, options)
+        from orchestrator.workflows.canvas import is_canvas
+
+        if is_canvas(recipient):
+            return self.runtime.workflows.send(recipient, message, options)
+        return self.runtime.sender.send(recipient, message, options)  # type: ignore[arg-type]
 
     def call(
         self,

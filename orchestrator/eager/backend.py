@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from celery import Celery
-from celery.utils.functional import maybe_list
 
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
@@ -21,7 +19,7 @@ from orchestrator.eager.flow_control import EagerFlowControl
 from orchestrator.eager.records import EagerRecords
 from orchestrator.sending.backend import SendResult
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal, Strategy
-from orchestrator.sending.celery_sends import TaskSend, check_arguments, has_own_way, send_by_task
+from orchestrator.sending.celery_sends import TaskSend, as_published, check_arguments, has_own_way, send_by_task
 from orchestrator.sending.delivery import CancelResult, Found
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.outgoing_message import OutgoingMessage
@@ -154,7 +152,7 @@ class EagerBackend:
             send_by_task(task, send)
             if not send.published:
                 return SendResult(message.id, published=False)
-            message, place = _as_published(message, send), send.place()
+            message, place = as_published(message, send), send.place()
         elif task is not None:
             check_arguments(task, message.args, message.kwargs)
         duplicate = self._flow.duplicate_of(message)
@@ -188,21 +186,6 @@ class EagerBackend:
         if isinstance(outcome, Handled) and (due := self._compensations.pop(outgoing.id, None)) is not None:
             self._compensate(*due)
         return isinstance(outcome, Dead) and outcome.letter_id is None
-
-
-def _as_published(message: OutgoingMessage, send: TaskSend) -> OutgoingMessage:
-    """The message as its task's own class would have published it."""
-    options = send.options
-    return replace(
-        message,
-        id=send.id,
-        args=send.args,
-        kwargs=send.kwargs,
-        queue=options.get("queue") or message.queue,
-        link=maybe_list(options.get("link")) or (),
-        link_error=maybe_list(options.get("link_error")) or (),
-        options={**message.options, "headers": options.get("headers") or {}},
-    )
 
 
 @contextmanager

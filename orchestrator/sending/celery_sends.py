@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from celery import Celery, Task, states
 from celery.result import EagerResult
+from celery.utils.functional import maybe_list
 
 from orchestrator.core.supervision import HEADER
 from orchestrator.sending.message_texts import reprs_of
@@ -99,6 +100,21 @@ def send_by_task(task: Any, send: TaskSend) -> None:
         _current.reset(token)
 
 
+def as_published(message: OutgoingMessage, send: TaskSend) -> OutgoingMessage:
+    """The message as its task's own class would have published it."""
+    options = send.options
+    return replace(
+        message,
+        id=send.id,
+        args=send.args,
+        kwargs=send.kwargs,
+        queue=options.get("queue") or message.queue,
+        link=maybe_list(options.get("link")) or (),
+        link_error=maybe_list(options.get("link_error")) or (),
+        options={**message.options, "headers": options.get("headers") or {}},
+    )
+
+
 def publish_task(
     app: Celery, task: Any, message: OutgoingMessage, hidden: tuple[str, ...], try_fast: TryFast
 ) -> TaskSend | None:
@@ -150,6 +166,9 @@ class SendTask:
     def __call__(self, name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
         """Publish. Celery sends what is neither for an agent nor a supervised send of a task."""
         send = _expected(name)
+        if send is not None and send.inline:
+            send.record(args, kwargs, {**options, "task_id": options.get("task_id") or send.message.id})
+            return self._app.AsyncResult(send.id)
         if send is not None:
             return self._supervised(send, name, args, kwargs, more, options)
         if HEADER in (options.get("headers") or {}):

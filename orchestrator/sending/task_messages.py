@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from celery import Celery
-from celery.canvas import Signature, _chain, chain
+from celery.canvas import Signature
 from celery.utils.functional import maybe_list
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import prepare_accept_content, registry
@@ -46,10 +46,8 @@ def build_task_message(
     """
     if message is not None:
         raise InvalidPolicy("message", message, "nothing, when a Celery signature is sent")
-    signature = _first_of(signature)
     if signature.task.startswith("celery."):
-        allowed = "a task's signature, or a chain that begins with one; start this with its own apply_async()"
-        raise InvalidPolicy("recipient", signature, f"{allowed}, and each of its tasks is executed under supervision")
+        raise InvalidPolicy("recipient", signature, "a task's signature; a canvas is started by send(), as a workflow")
     own = {name: value for name, value in signature.options.items() if value is not None}
     task = app.tasks.get(signature.task)
     known = _OF_A_SEND | _OF_CELERY | frozenset(own.get("stamped_headers") or ())
@@ -126,19 +124,3 @@ def unreadable(app: Celery, serializer: str | None) -> str:
     types = prepare_accept_content(accepted)
     content = registry.name_to_type.get(serializer, serializer)
     return "" if content in types else ", ".join(sorted(accepted)) + " (the app's accept_content)"
-
-
-def _first_of(signature: Signature) -> Signature:
-    """The first task of a chain, with the other tasks as its callback; any other signature unchanged."""
-    while isinstance(signature, _chain) and signature.tasks:
-        # Celery's own way to give each task the chain's errbacks, and the last one its callbacks.
-        first, *rest = signature.unchain_tasks()
-        options = {name: value for name, value in signature.options.items() if name not in ("link", "link_error")}
-        last_id = options.pop("task_id", None)
-        if last_id is not None:
-            (rest or [first])[-1].set(task_id=last_id)
-        first = first.clone(signature.args).set(**options)
-        if rest:
-            first.link(chain(*rest) if len(rest) > 1 else rest[0])
-        signature = first
-    return signature

@@ -18,6 +18,7 @@ from orchestrator.core.secret_names import secret_names
 from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, ranges_text
 from orchestrator.sending.address import Directory
 from orchestrator.sending.agent_messages import build_message
+from orchestrator.sending.celery_sends import TaskSend, as_published, check_arguments, has_own_way, send_by_task
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions, check_options
 from orchestrator.sending.task_messages import build_task_message
@@ -185,7 +186,7 @@ class _Compiler:
             args = (*errback_arguments(self._app, signature, self._failed(step)), *args)
         is_plain = not signature.options and not step.options
         if is_plain and (known := self._plain_messages.get(signature.task)) is not None:
-            return replace(known, args=args, kwargs=kwargs)
+            return self._as_its_class_sends(replace(known, args=args, kwargs=kwargs))
         plain = signature.clone()
         plain.args, plain.kwargs = args, kwargs
         timed = sorted(name for name in ("countdown", "eta", "expires") if plain.options.get(name) is not None)
@@ -194,7 +195,22 @@ class _Compiler:
         message = _lasting(build_task_message(self._app, self._directory, plain, None, options))
         if is_plain:
             self._plain_messages[signature.task] = message
-        return message
+        return self._as_its_class_sends(message)
+
+    def _as_its_class_sends(self, message: OutgoingMessage) -> OutgoingMessage:
+        """The message with what its task's class adds to it; eager mode asks the class at each send."""
+        task = self._app.tasks.get(message.task)
+        if task is None or not has_own_way(task):
+            if task is not None:
+                check_arguments(task, message.args, message.kwargs)
+            return message
+        if self._app.conf.task_always_eager:
+            return message
+        send = TaskSend(message, {}, inline=True)
+        send_by_task(task, send)
+        if not send.published:
+            raise _fault(f"the class of {message.task} publishes nothing now; allowed: a task whose class does")
+        return as_published(message, send)
 
     def _failed(self, step: StepDefinition) -> dict[str, str]:
         """The numbers of the steps that an errback is for, by their tasks."""

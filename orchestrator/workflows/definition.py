@@ -28,6 +28,13 @@ class StepOptions(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
 
 
+class CanvasOptions(StepOptions, total=False):
+    """What :meth:`Orchestrator.send` takes with a canvas: a step's, for each task, and one for the run."""
+
+    #: When the run is cancelled, in seconds from now.
+    deadline_s: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class StepDefinition:
     """One step as it was declared; :mod:`orchestrator.workflows.check` judges it."""

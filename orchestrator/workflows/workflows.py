@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from celery import Celery
+from celery.canvas import Signature
 
 from orchestrator.agents.step_context import StepContext
 from orchestrator.core.effective import seconds
 from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
+from orchestrator.core.policy import OnError
 from orchestrator.core.run import RunState
 from orchestrator.core.text import is_text
 from orchestrator.sending.address import Directory
+from orchestrator.sending.send_options import SEND_OPTIONS
 from orchestrator.workflows.check import is_name
 from orchestrator.workflows.compiler import compile_workflow
-from orchestrator.workflows.definition import Workflow
+from orchestrator.workflows.definition import CanvasOptions, Workflow
 from orchestrator.workflows.records import RunsBackend, RunStatus
 from orchestrator.workflows.run import Run
 
@@ -72,6 +76,31 @@ class Workflows:
         An agent's handler has the same as ``context.workflow``.
         """
         return self._current_step()
+
+    def send(self, canvas: Signature, message: object, options: Mapping[str, Any]) -> Run:
+        """Start the run of a canvas; see :meth:`Orchestrator.send`.
+
+        Raises:
+            InvalidWorkflow: the canvas has parts that have no counterpart.
+            InvalidPolicy: an option has a bad value, or is none for a canvas.
+            SendFailed: eager mode and ``on_error="raise"``, and a task of its result was not handled.
+        """
+        if message is not None:
+            raise InvalidPolicy("message", message, "nothing, when a canvas is sent")
+        given = {name: value for name, value in options.items() if value is not None}
+        known = CanvasOptions.__optional_keys__
+        for name, value in given.items():
+            if name not in SEND_OPTIONS:
+                raise TypeError(
+                    f"send() got an unexpected keyword argument {name!r}; allowed: {', '.join(sorted(known))}"
+                )
+            if name not in known:
+                raise InvalidPolicy(name, value, f"for a canvas {', '.join(sorted(known))}")
+        deadline_s = given.pop("deadline_s", None)
+        run = self.start(Workflow.from_canvas(canvas, **given), deadline_s=deadline_s)
+        if given.get("on_error") == OnError.RAISE and self._app.conf.task_always_eager:
+            run.result()
+        return run
 
     def get(self, workflow_id: str) -> Run:
         """The run with that ``workflow_id``, or with that uid.

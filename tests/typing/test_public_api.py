@@ -15,13 +15,13 @@ PREAMBLE = """
 from collections.abc import Mapping
 from typing import Any, assert_never, assert_type
 
-from celery import Celery  # type: ignore[import-untyped]
+from celery import Celery, chain  # type: ignore[import-untyped]
 from pydantic import BaseModel, PositiveInt
 
 from orchestrator import (
     Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, Down, Expired, Exponential, FallbackDelivery,
     Handled,
-    Message, Orchestrator, OrchestratorError, Outcome, Report, Retry, SendFailed, Status, handles,
+    Message, Orchestrator, OrchestratorError, Outcome, Report, Retry, Run, SendFailed, Status, Workflow, handles,
 )
 
 app = Celery("shop", broker="redis://127.0.0.1:6379/0")
@@ -115,7 +115,10 @@ assert_type(log.purge(all=True), int)
 def charge_card(order_id: str, cents: int) -> str:
     return f"{order_id}: {cents}"
 
-assert_type(orchestrator.send(charge_card.s("o1", 500)), Delivery)
+# Without types of Celery's, a type checker cannot know which of both it is.
+sent: Delivery = orchestrator.send(charge_card.s("o1", 500))
+run: Run = orchestrator.send(chain(charge_card.s("o1", 500), charge_card.s("o2", 500)), retry=Retry(max_retries=3))
+assert_type(Workflow.from_canvas(charge_card.s("o1", 500), timeout_s=5), Workflow)
 
 try:
     again = orchestrator.delivery(delivery.id)

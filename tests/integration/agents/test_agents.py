@@ -194,9 +194,10 @@ def test_a_task_under_an_idempotency_key_may_be_replaced(cluster: Cluster, kind:
     key = f"{cluster.url}:{kind}"
 
     def send() -> Delivery:
-        return cluster.orchestrator.send(
+        delivery: Delivery = cluster.orchestrator.send(
             replaced.s(20, 22, kind), retry=Retry(max_retries=0), idempotency_key=key, idempotency_ttl_s=60
         )
+        return delivery
 
     first = send()
     outcome = first.wait(timeout_s=WAIT_S)

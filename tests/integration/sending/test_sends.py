@@ -17,32 +17,25 @@ from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.sends import EAGER, WAIT_S, dead
 
-# -- chains
+# -- canvas
 
 
-def test_a_chains_first_task_is_supervised_and_calls_the_others_back(cluster: Cluster, kind: str) -> None:
+def test_a_chain_is_a_run_each_of_whose_tasks_is_supervised(cluster: Cluster, kind: str) -> None:
     app.NOTED.clear()
     tasks = cluster.orchestrator.app.tasks
     name = f"chain {kind}"
-    steps = chain(tasks["plain.add"].s(1, 2), tasks["plain.add"].s(10), tasks["plain.noted"].s(name=name))
-    delivery = cluster.orchestrator.send(steps)
-    assert delivery.message == "plain.add"
-    assert delivery.wait(timeout_s=WAIT_S) == Handled(3, 1)
-    assert eventually(lambda: noted(cluster, name) == ["13"], describe=cluster.log)
-
-
-def test_a_chain_goes_on_once_its_first_task_succeeds_and_not_when_it_is_dead(cluster: Cluster, kind: str) -> None:
-    app.NOTED.clear()
-    tasks = cluster.orchestrator.app.tasks
-    name = f"dead chain {kind}"
+    run = cluster.orchestrator.send(chain(tasks["plain.add"].s(1, 2), tasks["plain.add"].s(10)), metadata={"x": 1})
+    assert run.wait(WAIT_S).state == "completed"
+    assert (run.result(), run.outcome("plain.add-1")) == (13, Handled(3, 1))
     steps = chain(tasks["plain.fail"].s("no"), tasks["plain.noted"].si("went on", name=name))
     steps.link_error(tasks["plain.noted"].si("gave up", name=name))
-    delivery = cluster.orchestrator.send(steps, retry=Retry(max_retries=2, backoff=app.SOON))
-    assert dead(delivery.wait(timeout_s=WAIT_S)) == ("retries exhausted", "ValueError", 3)
-    assert eventually(lambda: noted(cluster, name) == ["gave up"], describe=cluster.log)
+    run = cluster.orchestrator.send(steps, retry=Retry(max_retries=2, backoff=app.SOON))
+    assert run.wait(WAIT_S).state == "failed"
+    assert dead(run.outcome("plain.fail-1")) == ("retries exhausted", "ValueError", 3)
+    assert noted(cluster, name) == ["gave up"]
 
 
-def test_a_dead_chain_goes_on_once_its_letter_is_sent_again_and_handled(cluster: Cluster, kind: str) -> None:
+def test_a_dead_chain_goes_on_once_its_letter_is_replayed_and_handled(cluster: Cluster, kind: str) -> None:
     app.NOTED.clear()
     tasks, log = cluster.orchestrator.app.tasks, cluster.orchestrator.dead_letters
     name = f"shut {kind}"
@@ -51,18 +44,16 @@ def test_a_dead_chain_goes_on_once_its_letter_is_sent_again_and_handled(cluster:
     )
     steps.link_error(tasks["plain.noted"].si("gave up", name=name))
     keep_shut(cluster, name, True)
-    delivery = cluster.orchestrator.send(steps, retry=Retry(max_retries=1, backoff=app.SOON))
-    outcome = delivery.wait(timeout_s=WAIT_S)
+    run = cluster.orchestrator.send(steps, retry=Retry(max_retries=1, backoff=app.SOON))
+    run.wait(WAIT_S)
+    outcome = run.outcome("plain.gated-1")
     assert isinstance(outcome, Dead)
-    # Dead once more, it has lost nothing of what follows.
+    # Dead once more, it has lost nothing of what follows, and the errback is not called again.
     again = cluster.letter_after(lambda: log.replay(str(outcome.letter_id)), WAIT_S)
     keep_shut(cluster, name, False)
     log.replay(again.id)
-    eventually(lambda: delivery.outcome() == Handled(name, 1), WAIT_S, cluster.log)
-    expected = sorted(["gave up", "gave up", name, "last"])
-    eventually(
-        lambda: sorted(noted(cluster, name)) == expected, WAIT_S, lambda: f"{noted(cluster, name)} {cluster.log()}"
-    )
+    eventually(lambda: run.status().state == "completed", WAIT_S, cluster.log)
+    assert sorted(noted(cluster, name)) == sorted(["gave up", name, "last"])
 
 
 def keep_shut(cluster: Cluster, name: str, wanted: bool) -> None:
@@ -75,19 +66,34 @@ def keep_shut(cluster: Cluster, name: str, wanted: bool) -> None:
         cluster.redis.delete(f"test:shut:{name}")
 
 
-def test_groups_and_chords_are_refused_and_started_as_ever_with_their_tasks_supervised(cluster: Cluster) -> None:
+def test_groups_and_chords_are_runs_and_started_by_celery_have_their_tasks_supervised(cluster: Cluster) -> None:
     tasks = cluster.orchestrator.app.tasks
-    for canvas in (
-        group(tasks["plain.add"].s(1, 2), tasks["plain.fail"].s("in a group")),
-        chord([tasks["plain.add"].s(1, 2)], tasks["plain.total"].s()),
-    ):
-        with pytest.raises(InvalidPolicy, match=r"start this with its own apply_async\(\)"):
-            cluster.orchestrator.send(canvas)
+    add, total = tasks["plain.add"], tasks["plain.total"]
+    runs = [
+        cluster.orchestrator.send(group(add.s(1, 2), add.s(3, 4)), timeout_s=5),
+        cluster.orchestrator.send(chord([add.s(1, 2), add.s(3, 4)], total.s()), deadline_s=60),
+        cluster.orchestrator.send(add.starmap([(1, 2), (3, 4)])),
+    ]
+    for run in runs:
+        run.wait(WAIT_S)
+    assert [run.result() for run in runs] == [[3, 7], 10, [3, 7]]
     if cluster.has_worker:
-        letter = cluster.letter_after(
-            lambda: group(tasks["plain.add"].s(1, 2), tasks["plain.fail"].s("in a group")).apply_async()
-        )
+        letter = cluster.letter_after(lambda: group(add.s(1, 2), tasks["plain.fail"].s("in a group")).apply_async())
         assert (letter.task, letter.error_message) == ("plain.fail", "in a group")
+
+
+def test_what_a_canvas_does_not_take_is_named(cluster: Cluster) -> None:
+    add = cluster.orchestrator.app.tasks["plain.add"]
+    canvas = group(add.s(1, 2), add.s(3, 4))
+    for options in ({"idempotency_key": "k"}, {"countdown_s": 5}, {"track": False}):
+        with pytest.raises(InvalidPolicy, match=r"allowed: for a canvas deadline_s, metadata"):
+            cluster.orchestrator.send(canvas, **options)
+    with pytest.raises(TypeError, match="colour"):
+        cluster.orchestrator.send(canvas, colour="red")  # type: ignore[call-overload]
+    with pytest.raises(InvalidPolicy, match="nothing, when a canvas is sent"):
+        cluster.orchestrator.send(canvas, app.Add(a=1, b=2))
+    with pytest.raises(InvalidPolicy, match=r"a canvas is started by send\(\)"):
+        cluster.orchestrator.call(canvas, timeout_s=5)
 
 
 # -- which errors are repeated

@@ -50,7 +50,9 @@ def test_whoever_waits_for_a_message_in_it_is_told(ends: Ends, orchestrator: Orc
 @pytest.mark.parametrize("how", ["delete", "purge"])
 def test_its_idempotency_keys_end(ends: Ends, orchestrator: Orchestrator, how: str) -> None:
     def send(countdown_s: float | None) -> Delivery:
-        return orchestrator.send(ends.sig("note", "n"), idempotency_key=f"k{countdown_s}", countdown_s=countdown_s)
+        note, key = ends.sig("note", "n"), f"k{countdown_s}"
+        delivery: Delivery = orchestrator.send(note, idempotency_key=key, countdown_s=countdown_s)
+        return delivery
 
     for countdown_s in (None, 60.0):
         send(countdown_s)

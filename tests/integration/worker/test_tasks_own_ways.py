@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +15,7 @@ from celery.canvas import chain
 from redis import Redis
 
 from orchestrator import Orchestrator, Status
-from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy
+from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, InvalidWorkflow
 from orchestrator.core.keys import Keys
 from orchestrator.core.outcome import Handled
 
@@ -112,12 +114,15 @@ def test_an_option_that_only_the_class_knows_reaches_it(orchestrator: Orchestrat
 
 def test_the_head_of_a_chain_and_a_call_go_by_the_class_too(orchestrator: Orchestrator, redis: Any) -> None:
     signature = orchestrator.app.signature
-    orchestrator.send(chain(signature("tenant", (1,)), signature("plain", (1,), immutable=True)))
+    run = orchestrator.send(chain(signature("tenant", (1,)), signature("plain", (1,), immutable=True)))
     if orchestrator.eager:
         assert ran[0][1:] == ("acme", "base")
+        assert run.result() == [1, ""]
         assert orchestrator.call(signature("tenant", (1, 2)), timeout_s=5) == [3, "base"]
     else:
-        assert [message["headers"]["tenant"] for message in messages(redis)] == ["acme"]
+        (message,) = messages(redis)
+        assert message["headers"]["tenant"] == "acme"
+        assert json.loads(base64.b64decode(message["body"]))[:2] == [[1], {"by": "base"}]
 
 
 def test_what_its_class_puts_off_is_pending_once_it_is_published(orchestrator: Orchestrator, redis: Any) -> None:
@@ -168,13 +173,14 @@ def test_arguments_that_do_not_fit_are_the_error_that_delay_raises(orchestrator:
         lambda: orchestrator.send(plain.s()),
         lambda: orchestrator.send(plain),
         lambda: orchestrator.call(plain.s(), timeout_s=5, fallback=True) if orchestrator.eager else plain.delay(),
-        lambda: orchestrator.send(chain(plain.s(), plain.s())),
         lambda: orchestrator.send(plain.s(), countdown_s=60),
     ]
     for send in sends:
         with pytest.raises(TypeError) as error:
             send()
         assert str(error.value) == str(by_delay.value)
+    with pytest.raises(InvalidWorkflow, match=re.escape(str(by_delay.value))):
+        orchestrator.send(chain(plain.s(), plain.s()))
     with pytest.raises(TypeError, match="colour"):
         orchestrator.send(plain.s(1, colour="red"))
     assert (messages(redis), ran) == ([], [])

@@ -32,4 +32,4 @@ def test_a_handler_sees_its_step_and_the_results_of_others(cluster: WorkflowClus
 
 def test_a_task_outside_of_a_workflow_is_no_step(cluster: WorkflowCluster) -> None:
     delivery = cluster.orchestrator.send(cluster.task("where", "list"))
-    assert delivery.wait(20).result is None  # type: ignore[union-attr]
+    assert delivery.wait(20).result is None

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery, Task, chain, chord, group
 
 from orchestrator import Dead, Orchestrator, Retry
-from orchestrator.core.errors import InvalidPolicy, NotSupervised
+from orchestrator.core.errors import InvalidWorkflow, NotSupervised
 
 
 class Late(Task):
@@ -44,16 +44,19 @@ def test_their_failures_are_dead_letters() -> None:
     assert orchestrator.dead_letters.count() == 2
 
 
-@pytest.mark.parametrize("build", [group, chord, lambda *tasks: chain(group(*tasks), tasks[0]), lambda *tasks: chain()])
-def test_what_does_not_begin_with_one_task_is_refused_with_what_to_do_instead(build: Any) -> None:
+@pytest.mark.parametrize("build", [group, chord, lambda *tasks: chain(group(*tasks), tasks[0])])
+def test_a_canvas_of_them_is_supervised_too(build: Any) -> None:
     """Regression: it was accepted, failed on the worker, and was counted as handled."""
     orchestrator = cluster()
     late = orchestrator.app.register_task(Late())
-    canvas = chord([late.si()], late.si()) if build is chord else build(late.si(), late.si())
-    with pytest.raises(
-        InvalidPolicy, match=r"or a chain that begins with one; start this with its own apply_async\(\)"
-    ):
-        orchestrator.send(canvas)
+    canvas = chord([late.si(), late.si()], late.si()) if build is chord else build(late.si(), late.si())
+    run = orchestrator.send(canvas, retry=Retry(max_retries=0))
+    assert (run.status().state, run.status().dead, orchestrator.dead_letters.count()) == ("failed", 2, 2)
+
+
+def test_an_empty_canvas_is_refused() -> None:
+    with pytest.raises(InvalidWorkflow, match="it has no steps"):
+        cluster().send(chain())
 
 
 def test_a_broker_that_is_not_supervised_is_refused_by_send() -> None:
