@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _headline(options: Options) -> str:
     return (
-        f"chaos seed {options.seed}: {options.workers} workers ({', '.join(options.pools)}), {options.rate:g} sends/s "
+        f"chaos seed {options.seed}: {options.workers} workers ({', '.join(options.pools)}), "
+        f"{options.rate:g} sends/s and {options.workflows:g} workflows/s "
         f"for {options.duration_s:g} s, a kill ({', '.join(options.kills)}) every {options.every_s:g} s"
     )
 
@@ -64,6 +65,8 @@ def _report(verdict: Verdict, logs: Path) -> None:
     if len(verdict.violations) > _SHOWN:
         print(f"… and {len(verdict.violations) - _SHOWN} more in {logs / 'violations.txt'}")
     print(f"{verdict.monitors} monitors made, {verdict.downs} DOWNs recorded")
+    states = ", ".join(f"{count} {state}" for state, count in verdict.runs.states.most_common())
+    print(f"{verdict.runs.started} workflows started: {states or 'none'}; {verdict.runs.repeated} steps repeated")
     times = verdict.recovered_s
     print(
         f"{verdict.uncertain} sends uncertain; {len(verdict.bystanders)} harmless messages dead-lettered as poison; "

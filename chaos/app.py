@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery, Task
 
 from chaos.owner import end_with_owner
+from chaos.steps import GATHER, PART, Steps, gather, part
 from chaos.witness import witness
 from orchestrator import Agent, Context, Down, Exponential, Message, Orchestrator, Retry, handles, load_settings
 from orchestrator.core.errors import InfrastructureError
@@ -120,8 +121,9 @@ def make() -> Orchestrator:
     celery.conf.task_ignore_result = True
     celery.conf.worker_hijack_root_logger = True
     orchestrator = Orchestrator(celery, load_settings())
-    celery.task(work, name=WORK, bind=True, shared=False)
-    orchestrator.host(Busy, Sentry)
+    for name, function in {WORK: work, PART: part, GATHER: gather}.items():
+        celery.task(function, name=name, bind=True, shared=False)
+    orchestrator.host(Busy, Sentry, Steps)
     return orchestrator
 
 

@@ -17,6 +17,8 @@ from chaos.app import ID, QUEUES, SENTRY
 from chaos.options import Options
 from chaos.owner import VARIABLE as OWNER_VARIABLE
 from chaos.process import Member
+from chaos.run_records import RunRecord, read_runs
+from chaos.steps import STEPS
 from chaos.witness import VARIABLE, Witness
 from orchestrator import Orchestrator
 from orchestrator.core.settings import load_settings
@@ -35,7 +37,7 @@ _READ_LIMIT = 10_000
 
 
 class Cluster:
-    """Redis, the witness, workers, monitor manager, beat and sender of one run."""
+    """Redis, the witness, workers, monitor manager, beat and senders of one run."""
 
     def __init__(self, options: Options, logs: Path) -> None:
         self.options = options
@@ -61,6 +63,9 @@ class Cluster:
         )
         seed, rate = self.options.seed, self.options.rate
         self.sender = self._member("sender", "chaos.sender", *map(str, (seed, rate, int(rate * _POISON_INTERVAL_S))))
+        self.senders = [self.sender]
+        if self.options.workflows:
+            self.senders.append(self._member("starter", "chaos.starter", str(seed), str(self.options.workflows)))
         for member in self.served:
             member.start()
 
@@ -72,7 +77,9 @@ class Cluster:
     def _worker(self, number: int) -> Member:
         pool = self.options.pools[number % len(self.options.pools)]
         name = f"{pool}-{number + 1}"
-        return self._member(name, *_celery("worker", name, ",".join((*QUEUES, SENTRY)), pool, _CONCURRENCY[pool]))
+        return self._member(
+            name, *_celery("worker", name, ",".join((*QUEUES, STEPS, SENTRY)), pool, _CONCURRENCY[pool])
+        )
 
     def _member(self, name: str, module: str, *arguments: str) -> Member:
         environment = {
@@ -135,6 +142,15 @@ class Cluster:
             found.update(_id_of({b"m": body}) for body in client.hvals(store.keys.delayed_bodies(queue)))
         return found
 
+    def runs(self) -> list[RunRecord]:
+        """All runs of workflows."""
+        return read_runs(self.orchestrator)
+
+    def open_runs(self) -> list[str]:
+        """Why each run that has not ended has not."""
+        workflows = self.orchestrator.workflows
+        return ["; ".join(workflows.get(one.uid).explain()) for one in workflows.list() if not one.ended]
+
     def incarnations(self) -> int:
         """Number of leases, and of incarnations whose messages are being requeued."""
         store = self.orchestrator.runtime.store
@@ -156,7 +172,7 @@ class Cluster:
 
     def close(self) -> None:
         """Kill all processes and stop the servers."""
-        for name in ("workers", "manager", "beat", "sender"):
+        for name in ("workers", "manager", "beat", "senders"):
             members = getattr(self, name, [])
             for member in members if isinstance(members, list) else [members]:
                 member.kill()

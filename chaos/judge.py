@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chaos.app import ID, RETRY, SENTRY
+from chaos.judge_runs import RunsVerdict, is_of_runs, judge_runs
+from chaos.run_records import RunRecord
+from chaos.steps import STEPS
 from chaos.witness import Row
 from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.letter import DeadLetter
@@ -52,6 +55,7 @@ class Evidence:
     inconsistencies: Sequence[str] = ()
     #: Incarnations whose end is recorded -> when, in ms.
     ended: Mapping[str, int] = field(default_factory=dict)
+    runs: Sequence[RunRecord] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Verdict:
     #: Monitors that were made, and DOWNs that were recorded.
     monitors: int = 0
     downs: int = 0
+    #: The workflows.
+    runs: RunsVerdict = field(default_factory=lambda: RunsVerdict(0, Counter(), 0, ()))
 
     @property
     def line(self) -> str:
@@ -87,7 +93,8 @@ class Verdict:
             f"chaos: accepted={self.accepted} handled={self.handled} dead={self.dead} lost={self.lost} "
             f"early={self.early} duplicated={self.duplicated} kills={self.kills} "
             f"per_kill={self.duplicated / self.kills if self.kills else 0.0:.2f} "
-            f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f}"
+            f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f} "
+            f"workflows={self.runs.started}"
         )
 
 
@@ -128,6 +135,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on a run."""
+    # Kills are of concern to both the messages and the workflows.
+    letters = [letter for letter in evidence.letters if letter.queue == STEPS]
+    runs = judge_runs(evidence.rows, evidence.runs, letters, evidence.ledger)
+    evidence = replace(
+        evidence,
+        rows=[row for row in evidence.rows if not is_of_runs(row)],
+        letters=[letter for letter in evidence.letters if letter.queue != STEPS],
+    )
     lives = _lives(evidence)
     strikes = [row for row in evidence.rows if row.what == "strike"]
     poisoned = [row for row in evidence.rows if row.what == "start" and row.note.get("poison")]
@@ -150,6 +165,7 @@ def judge(evidence: Evidence) -> Verdict:
     duplicated = sum(duplicates.values())
     if duplicated > _DUPLICATES_PER_KILL * kills:
         violations.append(f"{duplicated} executions too many, after {kills} kills")
+    violations += runs.violations
     violations += _fallen(evidence.rows, poisoned)
     violations += [f"left behind: {leftover}" for leftover in evidence.leftovers]
     return Verdict(
@@ -171,6 +187,7 @@ def judge(evidence: Evidence) -> Verdict:
         events=tuple(_events(evidence.rows, deaths, lives)),
         monitors=sum(row.what == "watch" for row in evidence.rows),
         downs=evidence.downs,
+        runs=runs,
     )
 
 

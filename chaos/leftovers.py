@@ -20,6 +20,8 @@ _KEPT = (
     "deaths",
     "dead-letters",
     "letters:*",
+    "runs",
+    "runs:by-id",
     *_MONITORS,
 )
 _KOMBU = "_kombu.binding*"
@@ -41,7 +43,7 @@ def _problem(client: Any, store: Store, key: str) -> str:
     name = key.removeprefix(root)
     if fnmatchcase(key, _KOMBU) or (key != name and any(fnmatchcase(name, kept) for kept in _KEPT)):
         return ""
-    if key.startswith((f"{root}outcome:", f"{root}last-publish:")):
+    if key.startswith((f"{root}outcome:", f"{root}last-publish:", f"{root}run:", f"{root}hooks:")):
         return "" if client.pttl(key) > 0 else "kept for ever"
     if key.startswith(f"{root}q:") or name == "endings":
         return _in_stream(client, store, key)

@@ -37,6 +37,7 @@ class Options:
     workers: int = 3
     pools: tuple[str, ...] = POOLS
     rate: float = 100.0
+    workflows: float = 4.0
     kills: tuple[str, ...] = DEFAULT_KINDS
     every_s: float = 5.0
     drain_s: float = 30.0
@@ -56,6 +57,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--workers", type=_count, default=default.workers)
     parser.add_argument("--pools", type=_some_of(POOLS), default=default.pools, help="shared out among the workers")
     parser.add_argument("--rate", type=_above_zero, default=default.rate, help="sends a second")
+    parser.add_argument("--workflows", type=_at_least_zero, default=default.workflows, help="runs started a second")
     parser.add_argument("--kills", type=_some_of(KINDS), default=default.kills, help="kinds, separated by commas")
     parser.add_argument("--every-s", type=_above_zero, default=default.every_s, help="between two kills")
     parser.add_argument(
@@ -69,6 +71,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         workers=given.workers,
         pools=given.pools,
         rate=given.rate,
+        workflows=given.workflows,
         kills=given.kills,
         every_s=given.every_s,
         drain_s=given.drain_s,
@@ -80,6 +83,13 @@ def _above_zero(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text}: allowed: a number above 0")
+    return value
+
+
+def _at_least_zero(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: 0 or more")
     return value
 
 

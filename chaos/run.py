@@ -19,6 +19,7 @@ from chaos.judge import Evidence
 from chaos.leftovers import leftovers
 from chaos.options import Options
 from chaos.process import Member
+from chaos.steps import STEPS
 from chaos.strikes import Strike, plan
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.monitors.check import inconsistencies
@@ -69,12 +70,13 @@ class Run:
         self._await_workers()
         self._say("workers ready; load and kills begin")
         cluster.witness.write("load", rate=options.rate)
-        cluster.sender.start()
+        for sender in cluster.senders:
+            sender.start()
         began = time.monotonic()
         for strike in plan(options.seed, options.kills, options.duration_s, options.every_s):
             self._at(began + strike.at_s, partial(self._strike, strike))
         reported_at = began
-        while time.monotonic() < began + options.duration_s and cluster.sender.is_running:
+        while time.monotonic() < began + options.duration_s and all(sender.is_running for sender in cluster.senders):
             self._tend()
             if time.monotonic() - reported_at > 30:
                 reported_at = time.monotonic()
@@ -91,6 +93,7 @@ class Run:
             waiting=cluster.waiting(),
             leftovers=left,
             problems=self._problems,
+            runs=cluster.runs(),
             downs=cluster.orchestrator.monitors.stats().downs,
             ended=cluster.ended(),
             inconsistencies=inconsistencies(cluster.orchestrator.runtime.redis_monitors()) if drained else (),
@@ -268,32 +271,36 @@ class Run:
 
     def _stop_load(self) -> None:
         self._say("load ends; waiting for what is left")
-        if not self._cluster.sender.is_running:
-            self._problems.append(f"the sender ended by itself with {self._cluster.sender.exit_code}")
-        self._cluster.sender.signal(signal.SIGTERM)
+        for sender in self._cluster.senders:
+            if not sender.is_running:
+                self._problems.append(f"the {sender.name} ended by itself with {sender.exit_code}")
+            sender.signal(signal.SIGTERM)
         until = time.monotonic() + _GRACE_S
-        while self._cluster.sender.is_running:
+        while running := [sender for sender in self._cluster.senders if sender.is_running]:
             if time.monotonic() > until:
-                self._problems.append("the sender did not stop")
-                self._cluster.sender.kill()
+                for sender in running:
+                    self._problems.append(f"the {sender.name} did not stop")
+                    sender.kill()
             self._tend()
 
     def _drain(self) -> bool:
-        """Wait until nothing is pending; fails if nothing has been settled for a while."""
+        """Wait until nothing is pending and every run has ended; fails if nothing has been settled for a while."""
         settled, until = -1, time.monotonic() + self._options.drain_s
         while True:
             self._tend()
             try:
-                rows = [row for row in self._cluster.ledger() if row.queue in (*QUEUES, SENTRY)]
+                rows = [row for row in self._cluster.ledger() if row.queue in (*QUEUES, STEPS, SENTRY)]
+                pending = any(row.pending for row in rows)
+                open_runs = [] if pending or self._redis_down else self._cluster.open_runs()
             except _AWAY:
                 continue
-            if not self._due and not self._redis_down and not any(row.pending for row in rows):
+            if not self._due and not self._redis_down and not pending and not open_runs:
                 return True
             ended = sum(row.accepted - row.pending for row in rows)
             if ended > settled:
                 settled, until = ended, time.monotonic() + self._options.drain_s
             if time.monotonic() > until:
-                stuck = [row for row in rows if row.pending]
+                stuck = [row for row in rows if row.pending] or open_runs
                 self._problems.append(f"nothing settled for {self._options.drain_s:g} s, still pending: {stuck}")
                 return False
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 LINE = re.compile(
     r"chaos: accepted=(\d+) handled=(\d+) dead=(\d+) lost=0 early=0 duplicated=(\d+) kills=(\d+) "
     r"per_kill=\d+\.\d\d "
-    r"recovered_p99_s=(\d+\.\d\d)"
+    r"recovered_p99_s=(\d+\.\d\d) workflows=(\d+)"
 )
 
 

@@ -1,0 +1,45 @@
+"""Runs of workflows as Redis has them at the end of a chaos run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import Orchestrator
+from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.workflows.records import RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run: its plan, and where each of its steps, items and compensations is."""
+
+    status: RunStatus
+    #: By the step's number.
+    plan: Mapping[str, StepPlan]
+    #: Of steps, items (``2.0``) and compensations (``u1``), by the first letter of their text in the rule.
+    states: Mapping[str, str]
+    #: The numbers that have an outcome.
+    outcomes: frozenset[str] = frozenset()
+
+
+def read_runs(orchestrator: Orchestrator) -> list[RunRecord]:
+    """All runs that Redis has."""
+    store = orchestrator.runtime.store
+    client: Any = store.client
+    records = []
+    for status in orchestrator.workflows.list():
+        key = store.keys.run(status.uid)
+        plan = {number.decode(): text.decode() for number, text in client.hgetall(f"{key}:plan").items()}
+        states = {number.decode(): state.decode()[:1] for number, state in client.hgetall(f"{key}:states").items()}
+        states.pop("start", None)
+        records.append(
+            RunRecord(
+                status=status,
+                plan={number: StepPlan.from_text(text) for number, text in plan.items() if number.isdigit()},
+                states=states,
+                outcomes=frozenset(number.decode() for number in client.hkeys(f"{key}:outcomes")),
+            )
+        )
+    return records
