@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.transport.redis.dataset import DatasetRecord
     from orchestrator.worker.examine_redis import Examination
     from orchestrator.workflows.redis_runs import RedisRuns
+    from orchestrator.workflows.run_repair import RunRepair
 
 
 class RedisMode:
@@ -101,6 +102,21 @@ class RedisMode:
         from orchestrator.workflows.redis_runs import RedisRuns
 
         return RedisRuns(self._app, lambda: self.store, self._settings.redact, self._settings.workflow_keep_s)
+
+    @cached_property
+    def _repair(self) -> RunRepair:
+        from orchestrator.workflows.run_repair import RunRepair
+
+        return RunRepair(self.runs, lambda: self.store)
+
+    def maintain_runs(self) -> int:
+        """Repair runs that would wait for ever, and take expired ones off the lists; returns how many were repaired.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        self.runs.forget_expired()
+        return self._repair.run()
 
     def fill_step(self, run: Mapping[str, Any], value: Any) -> Any:
         """A step's arguments with the results in them; see :func:`fill_from_redis`."""

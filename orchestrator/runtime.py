@@ -364,6 +364,14 @@ class Runtime:
 
     # -- the monitor manager
 
+    def maintain_runs(self) -> int:
+        """Repair runs that would wait for ever, and take expired ones off the lists. The monitor manager calls this.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self.redis.maintain_runs()
+
     def sweep(self) -> SweepResult:
         """Look for dead workers once, and requeue their messages. The monitor manager calls this.
 

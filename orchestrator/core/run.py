@@ -1,14 +1,15 @@
 """The rule of a workflow's run: what each recorded outcome releases, and how the run ends.
 
-Pure: methods change the state and return what is to be done outside. ``includes/runs.lua`` is the same rule over Redis,
-in slices; one state machine drives both. Eager mode runs by this one.
+Methods change the state and return what is to be done outside. ``includes/runs.lua`` is the same rule over Redis, with
+the same names, in the same order; one state machine drives both. Eager mode runs by this one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -40,6 +41,9 @@ OPEN_STATES: Final = frozenset({RunState.WRITING, RunState.RUNNING, RunState.STO
 #: States in which its compensation has begun; a dead letter of it is not replayed.
 COMPENSATION_STATES: Final = frozenset({RunState.COMPENSATING, RunState.COMPENSATED, RunState.COMPENSATION_FAILED})
 
+#: States of a run in which a failed step has stopped it; what would begin is kept until a replayed letter revives it.
+_STOPPED: Final = frozenset({RunState.STOPPING, RunState.FAILED})
+
 #: A step's letter once it has ended, and its name.
 ENDED: Final = {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "k": "skipped"}
 _LETTERS: Final = {name: letter for letter, name in ENDED.items()}
@@ -51,14 +55,18 @@ class Effects:
 
     #: Steps whose messages are to be sent.
     send: list[str] = field(default_factory=list)
-    #: Steps whose messages are to be taken back if no worker holds them, and whether because they are cancelled.
-    take_back: list[tuple[str, bool]] = field(default_factory=list)
     #: Steps that wait for a time, in ms from now.
     timers: list[tuple[str, int]] = field(default_factory=list)
     #: Whether the run had ended, and goes on.
     revived: bool = False
     #: The state in which the run has ended just now.
     ended: RunState | None = None
+    #: Whether work is left that exceeds the budget.
+    is_left: bool = False
+
+
+def _keep(_step: str, _cancelled: bool) -> bool:
+    return False
 
 
 @dataclass(slots=True)
@@ -67,6 +75,11 @@ class Run:
 
     plan: Mapping[str, StepPlan]
     on_failure: OnFailure = OnFailure.STOP
+    #: Takes back the message of a step, and says whether it could: no worker has it, and it is not between attempts.
+    #: If it could not and the step is cancelled, the step is not attempted again.
+    take_back: Callable[[str, bool], bool] = _keep
+    #: Steps that one method deals with; the rest waits for :meth:`advance`.
+    budget: float = math.inf
     state: RunState = RunState.RUNNING
     paused: bool = False
     compensate: bool = False
@@ -81,72 +94,70 @@ class Run:
     undo: list[str] = field(default_factory=list)
     events: dict[str, Any] = field(default_factory=dict)
     has_ended: bool = False
-    _work: deque[tuple[str, str]] = field(default_factory=deque)
+    #: Kind, step and position of what is planned.
+    agenda: deque[tuple[str, str, int]] = field(default_factory=deque)
+    _left: float = 0
     _effects: Effects = field(default_factory=Effects)
 
     # -- events
 
     def start(self) -> Effects:
         """Release the steps that depend on nothing."""
-        for number, step in self.plan.items():
-            if step.dependencies == 0 and not number.startswith("u"):
-                self._release(number)
+        self._open()
+        self.states["start"] = "h"
+        self._plan_work("d", "start")
+        return self._close()
+
+    def advance(self) -> Effects:
+        """Go on with what is planned."""
+        self._open()
         return self._close()
 
     def step_ended(self, step: str, outcome: Mapping[str, Any]) -> Effects:
         """The message of a step has its outcome."""
+        self._open()
         self.outcomes[step] = outcome
+        if self.states.get(step) == "s":
+            self.counts["open"] -= 1
         self._ended(step, str(outcome["outcome"]))
         return self._close()
 
     def pause(self) -> Effects:
         """Begin no further step, and take back what no worker has begun."""
+        self._open()
         self.paused = True
-        self._effects.take_back += [(step, False) for step, state in self.states.items() if state[0] == "s"]
+        self._plan_work("p")
         return self._close()
 
     def resume(self) -> Effects:
         """Go on after a pause."""
+        self._open()
         self.paused = False
-        self._plan_ready()
+        self._plan_work("r")
         return self._close()
 
     def cancel(self, *, compensate: bool = False) -> Effects:
-        """Begin nothing more, and end what has not begun."""
-        if self.state not in (RunState.RUNNING, RunState.STOPPING):
-            return Effects()
-        self.state, self.compensate = RunState.CANCELLED, compensate
-        for step, state in list(self.states.items()):
-            if state[0] == "s":
-                self._effects.take_back.append((step, True))
-            elif state[0] == "u":
-                self._cancelled(step)
-            elif state[0] == "m":
-                self.maps[step][2] = self.maps[step][3]
-        return self._close()
-
-    def taken_back(self, step: str, *, cancelled: bool) -> Effects:
-        """The message of a step was taken back before a worker had it."""
-        if cancelled:
-            self._cancelled(step)
-        else:
-            self.counts["open"] -= 1
-            self._park(step)
+        """Begin nothing more, and end what has not begun. A pause ends, so that nothing holds up compensations."""
+        self._open()
+        if self.state in (RunState.RUNNING, RunState.STOPPING):
+            self.state, self.compensate, self.paused = RunState.CANCELLED, compensate, False
+            self._plan_work("c")
         return self._close()
 
     def happened(self, event: str, payload: Any) -> Effects:
         """An event has come: for steps that wait for it now, and for those that will. The first one counts."""
+        self._open()
         if event not in self.events:
             self.events[event] = payload
-            for step in [step for step, state in self.states.items() if state[0] == "u"]:
-                if self.plan[step].options.get("event") == event:
-                    self._happened(step, payload)
+            self._plan_work("e", event)
         return self._close()
 
     def time_came(self, step: str) -> Effects:
         """The time of a step that waits has come: a pause ends, an event is too late."""
-        if self.states.get(step, "")[:1] == "u":
+        self._open()
+        if self.states.get(step) == "u":
             if self.plan[step].options.get("event"):
+                self.counts["open"] -= 1
                 self._end_unsent(step, _dead("timeout", "the event did not come in time"))
             else:
                 self._happened(step, None)
@@ -154,8 +165,14 @@ class Run:
 
     # -- the rule
 
+    def _open(self) -> None:
+        self._left = self.budget
+
+    def _plan_work(self, kind: str, step: str = "") -> None:
+        self.agenda.append((kind, step, 0))
+
     def _release(self, step: str) -> None:
-        if self.state is RunState.STOPPING or (self.state is RunState.RUNNING and self.paused):
+        if self.state in _STOPPED or (self.state is RunState.RUNNING and self.paused):
             self._park(step)
         elif self.state is RunState.RUNNING:
             self._begin(step)
@@ -169,7 +186,6 @@ class Run:
         if kind is Kind.TASK or "." in step:
             self._send(step)
         elif kind is Kind.JOIN:
-            self.counts["open"] += 1
             self._end_unsent(step, _handled())
         elif kind is Kind.MAP:
             self._begin_map(step)
@@ -179,12 +195,12 @@ class Run:
     def _send(self, step: str) -> None:
         self.states[step] = "s"
         self.counts["open"] += 1
+        self._left -= 1
         self._effects.send.append(step)
 
     def _begin_map(self, step: str) -> None:
         options = self.plan[step].options
         items = self._items(options)
-        self.counts["open"] += 1
         if items is None:
             self._end_unsent(step, _dead("validation", f"map over what is no list: {options['says']}"))
             return
@@ -193,13 +209,14 @@ class Run:
             self._end_unsent(step, _handled())
             return
         self.states[step] = "m"
-        self._work.append(("items", step))
+        self._plan_work("x", step)
 
     def _items(self, options: Mapping[str, Any]) -> int | None:
+        """How many items a map has: of a list in a step's result, or of another map; ``None`` if there is no list."""
         over, path = str(options["over"]), options["path"]
         if self.plan[over].kind is Kind.MAP and not path:
-            return self.maps[over][2]
-        value = self.outcomes[over].get("result")
+            return self.maps[over][2] if over in self.maps else None
+        value = self.outcomes.get(over, {}).get("result")
         for name in path:
             try:
                 value = value[name]  # type: ignore[index]
@@ -219,19 +236,27 @@ class Run:
             self._effects.timers.append((step, options["ms"]))
 
     def _happened(self, step: str, payload: Any) -> None:
+        """What a step waited for has happened."""
+        self.counts["open"] -= 1
         self._end_unsent(step, {"outcome": "handled", "attempts": 0, "result": payload})
 
     def _end_unsent(self, step: str, outcome: Mapping[str, Any]) -> None:
+        """A step ends that is no message."""
         self.outcomes[step] = outcome
         self._ended(step, outcome["outcome"])
 
     def _cancelled(self, step: str) -> None:
+        """A step ends because its run was cancelled before it began."""
         self.states[step] = "c"
         self.outcomes[step] = {"outcome": "cancelled", "by": "its run was cancelled"}
         self.counts["cancelled"] += 1
-        self.counts["open"] -= 1
+        if "." in step:
+            self._item_ended(number_of(step), False)
 
     def _dependency_ended(self, number: int, handled: bool) -> None:
+        """One dependency of a step has ended. When all have, it begins or is skipped."""
+        if self.state is not RunState.RUNNING and self.state not in _STOPPED:
+            return
         step = str(number)
         state = self.states.get(step, "w0,0")
         if state[0] != "w":
@@ -249,7 +274,7 @@ class Run:
             if plan.when is When.ANY_HANDLED and not plan.guarded:
                 self._failed()
             else:
-                self._work.append(("dependents", step))
+                self._plan_work("d", step)
 
     def _call_errbacks(self, plan: StepPlan) -> None:
         """A step is dead: its errbacks begin, unless another step has called them."""
@@ -258,30 +283,97 @@ class Run:
                 self._release(str(number))
 
     def _failed(self) -> None:
-        """A step has failed, and no other one is there for that."""
+        """A step has failed, and no other one is there for that. Waits for an event or a time would hold up the end."""
         self.counts["failures"] += 1
         if self.state is RunState.RUNNING and self.on_failure is not OnFailure.CONTINUE:
             self.state = RunState.STOPPING
+            self._plan_work("w")
 
-    def _send_items(self, step: str) -> None:
-        if self.state is not RunState.RUNNING or self.paused:
-            return
+    def _resolve_dependents(self, step: str, at: int) -> int | None:
+        if step == "start":
+            steps = [int(n) for n, plan in self.plan.items() if plan.dependencies == 0 and not n.startswith("u")]
+        else:
+            steps = list(self.plan[step].dependents)
+        handled = self.states[step] == "h"
+        for place in range(at, len(steps)):
+            if self._left <= 0:
+                return place
+            self._left -= 1
+            self._dependency_ended(steps[place], handled)
+        return None
+
+    def _event_came(self, event: str, at: int) -> int | None:
+        steps = [number for number, plan in self.plan.items() if plan.options.get("event") == event]
+        for place in range(at, len(steps)):
+            if self._left <= 0:
+                return place
+            self._left -= 1
+            if self.states.get(steps[place]) == "u":
+                self._happened(steps[place], self.events[event])
+        return None
+
+    def _send_items(self, step: str) -> int | None:
         ended, unhandled, items, sent = self.maps[step]
-        limit = self.plan[step].options.get("limit") or items
-        while sent < items and sent - ended < limit:
-            self._send(f"{step}.{sent}")
-            sent += 1
-        self.maps[step] = [ended, unhandled, items, sent]
+        if sent >= items or self.states[step] != "m":
+            return None
+        if self.state in _STOPPED or (self.state is RunState.RUNNING and self.paused):
+            self.ready.append(step)
+        elif self.state is RunState.RUNNING:
+            limit = self.plan[step].options.get("limit") or items
+            while sent < items and sent - ended < limit:
+                if self._left <= 0:
+                    return 0
+                self._send(f"{step}.{sent}")
+                sent += 1
+                self.maps[step] = [ended, unhandled, items, sent]
+        return None
 
-    def _plan_ready(self) -> None:
-        self._work.append(("ready", ""))
-        self._work.extend(("items", step) for step in self.maps)
-
-    def _send_ready(self) -> None:
+    def _send_ready(self) -> int | None:
         while self.state is RunState.RUNNING and not self.paused and self.ready:
+            if self._left <= 0:
+                return 0
+            self._left -= 1
             step = self.ready.popleft()
             if self.states[step] == "r":
                 self._begin(step)
+            elif self.states[step] == "m":
+                self._plan_work("x", step)
+        return None
+
+    def _recall(self, kind: str) -> None:
+        """Go through all steps: take back what is out, because of a pause or a cancel, or end waits early."""
+        self._left -= 1
+        if not {"p": self.paused, "c": self.state is RunState.CANCELLED, "w": self.state in _STOPPED}[kind]:
+            return
+        for step, state in list(self.states.items()):
+            letter = state[0]
+            if letter == "s" and kind != "w":
+                self._left -= 1
+                if self.take_back(step, kind == "c"):
+                    self._taken_back(step, cancelled=kind == "c")
+            elif letter == "u" and kind != "p":
+                self.counts["open"] -= 1
+                if kind == "c":
+                    self._cancelled(step)
+                else:
+                    self._park(step)
+            elif kind == "c" and ((letter == "r" and "." in step) or (letter == "m" and self._is_idle(step))):
+                self._cancelled(step)
+
+    def _taken_back(self, step: str, *, cancelled: bool) -> None:
+        self.counts["open"] -= 1
+        if cancelled:
+            self._cancelled(step)
+        elif step.startswith("u"):
+            del self.states[step]
+            self.undo.append(step[1:])
+        else:
+            self._park(step)
+
+    def _is_idle(self, step: str) -> bool:
+        """Whether a map has begun, and none of its items is out."""
+        ended, _, _, sent = self.maps[step]
+        return self.states[step] == "m" and ended == sent
 
     def _item_ended(self, step: str, handled: bool, *, again: bool = False) -> None:
         ended, unhandled, items, sent = self.maps[step]
@@ -290,70 +382,97 @@ class Run:
         else:
             ended, unhandled = ended + 1, unhandled + (not handled)
         self.maps[step] = [ended, unhandled, items, sent]
-        if ended == items and (not again or unhandled == 0):
+        if self.state is RunState.CANCELLED and not again and (unhandled or sent < items):
+            if ended == sent:
+                self._cancelled(step)
+        elif ended == items and (not again or unhandled == 0):
             why = f"{unhandled} of {items} items were not handled"
             self._end_unsent(step, _dead("items failed", why) if unhandled else _handled())
-        elif sent < items:
-            self._work.append(("items", step))
+        elif sent < items and not again:
+            self._plan_work("x", step)
 
     def _revived(self, step: str, was: str) -> None:
+        """A step that was not handled is handled after all, because its dead letter was replayed."""
         self.states[step] = "h"
+        if step.startswith("u"):
+            self.counts["undo_failures"] -= 1
+            if self.state is RunState.COMPENSATION_FAILED and self.counts["undo_failures"] == 0:
+                self.state = RunState.COMPENSATED
+            return
         self.counts[ENDED[was]] -= 1
         self.counts["handled"] += 1
+        self._remember_undo(step)
         if "." in step:
             self._item_ended(number_of(step), True, again=True)
             return
-        plan = self.plan[step]
-        if plan.guarded:
+        if self.plan[step].guarded:
+            # What depends on it went on without it.
             return
         self.counts["failures"] -= 1
-        if self.state not in (RunState.RUNNING, RunState.STOPPING, RunState.FAILED):
+        if self.state is not RunState.RUNNING and self.state not in _STOPPED:
             return
-        if plan.undo:
-            self.undo.append(step)
-        self._work.append(("dependents", step))
-        if self.counts["failures"] > 0:
+        self._plan_work("d", step)
+        if self.counts["failures"] == 0:
+            self._reopen(RunState.RUNNING)
+            self._plan_work("r")
+
+    def _remember_undo(self, step: str) -> None:
+        """A step has been handled. If its run has been compensated already, its compensation is still owed."""
+        plan = self.plan[number_of(step)]
+        if not plan.undo or (plan.kind is Kind.MAP and "." not in step):
             return
-        self._effects.revived = self.has_ended
-        self.state, self.has_ended = RunState.RUNNING, False
-        self._plan_ready()
+        self.undo.append(step)
+        if self.state in (RunState.COMPENSATED, RunState.COMPENSATION_FAILED) or (
+            self.state is RunState.CANCELLED and self.compensate and self.has_ended
+        ):
+            self._reopen(RunState.COMPENSATING)
+
+    def _reopen(self, state: RunState) -> None:
+        """A run goes on, even if it has ended."""
+        self._effects.revived |= self.has_ended
+        self.state, self.has_ended = state, False
 
     def _ended(self, step: str, outcome: str) -> None:
+        """A step has ended, in one word."""
         was = self.states.get(step, "")[:1]
         if was in ENDED:
             if outcome == "handled" and was != "h":
                 self._revived(step, was)
             return
         self.states[step] = _LETTERS[outcome]
-        self.counts["open"] -= 1
         handled = outcome == "handled"
         if step.startswith("u"):
             self.counts["undo_failures"] += not handled
             return
         self.counts[outcome] += 1
-        plan = self.plan[number_of(step)]
-        if handled and plan.undo:
-            self.undo.append(step)
-        if outcome == "dead" and "." not in step:
-            self._call_errbacks(plan)
+        if handled:
+            self._remember_undo(step)
+        elif outcome == "dead" and "." not in step:
+            self._call_errbacks(self.plan[step])
         if "." in step:
             self._item_ended(number_of(step), handled)
-        elif handled or plan.guarded:
-            self._work.append(("dependents", step))
+        elif handled or self.plan[step].guarded:
+            if self.plan[step].dependents:
+                self._plan_work("d", step)
         else:
             self._failed()
 
     def _work_off(self) -> None:
-        while self._work:
-            kind, step = self._work.popleft()
-            if kind == "dependents":
-                handled = self.states[step] == "h"
-                for dependent in self.plan[step].dependents:
-                    self._dependency_ended(dependent, handled)
-            elif kind == "items":
-                self._send_items(step)
+        while self._left > 0 and self.agenda:
+            kind, step, at = self.agenda.popleft()
+            left: int | None = None
+            if kind == "d":
+                left = self._resolve_dependents(step, at)
+            elif kind == "e":
+                left = self._event_came(step, at)
+            elif kind == "x":
+                left = self._send_items(step)
+            elif kind == "r":
+                left = self._send_ready()
             else:
-                self._send_ready()
+                self._recall(kind)
+            if left is not None:
+                self.agenda.appendleft((kind, step, left))
 
     def _end(self, state: RunState) -> None:
         self.state, self.has_ended, self._effects.ended = state, True, state
@@ -379,6 +498,8 @@ class Run:
                     cancelled = self.state is RunState.CANCELLED
                     self._end(RunState.CANCELLED if cancelled else RunState.FAILED)
             case RunState.COMPENSATING:
+                if self.paused:
+                    return False
                 if self.undo:
                     self._send(f"u{self.undo.pop()}")
                     return True
@@ -389,8 +510,9 @@ class Run:
     def _close(self) -> Effects:
         while True:
             self._work_off()
-            if self.counts["open"] > 0 or not self._end_or_undo():
+            if self.agenda or self.counts["open"] > 0 or not self._end_or_undo():
                 effects, self._effects = self._effects, Effects()
+                effects.is_left = bool(self.agenda)
                 return effects
 
 

@@ -36,6 +36,13 @@ class _Kept:
     to_send: deque[str] = field(default_factory=deque)
     is_sending: bool = False
 
+    def take_back(self, step: str, _cancelled: bool) -> bool:
+        """Take back a step that is to be sent, and say whether it could."""
+        if step not in self.to_send:
+            return False
+        self.to_send.remove(step)
+        return True
+
 
 class InMemoryRuns:
     """See :class:`orchestrator.workflows.records.RunsBackend`. Pauses end at once; events are posted."""
@@ -60,6 +67,7 @@ class InMemoryRuns:
         uid = secrets.token_hex(8)
         plan: dict[str, StepPlan] = {str(number): step.plan for number, step in enumerate(compiled.steps)}
         kept = _Kept(workflow_id, compiled, Run(plan, compiled.on_failure), _now_ms())
+        kept.rule.take_back = kept.take_back
         self._runs[uid], self._by_id[workflow_id] = kept, uid
         emit(events.WORKFLOW_STARTED, workflow=compiled.name, id=workflow_id, uid=uid)
         if compiled.name in self._paused:

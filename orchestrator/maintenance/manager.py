@@ -20,7 +20,11 @@ QUEUE = HOUSEKEEPING_QUEUE
 LEAKS_CHORE = "orchestrator.monitor-leaks"
 UNSERVED_CHORE = "orchestrator.unserved-mailboxes"
 
+RUNS_CHORE = "orchestrator.runs"
+
 _UNSERVED_CHECK_INTERVAL_S = 10.0
+
+_RUNS_CHECK_INTERVAL_S = 30.0
 
 
 class Manager:
@@ -37,6 +41,7 @@ class Manager:
                     runtime.maintain_dead_letters,
                 ),
                 Chore(UNSERVED_CHORE, _UNSERVED_CHECK_INTERVAL_S, UnservedCheck(runtime.mailboxes).run),
+                Chore(RUNS_CHORE, _RUNS_CHECK_INTERVAL_S, runtime.maintain_runs),
                 Chore(LEAKS_CHORE, settings.leak_check_every_s, LeakCheck(runtime.redis_monitors).run),
             ],
             lambda: runtime.store,

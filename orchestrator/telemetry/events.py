@@ -173,6 +173,11 @@ SWEEP_FALLBACK: Final = _event(
     measurements="stale_s",
     metadata="by",
 )
+WORKFLOW_REPAIRED: Final = _event(
+    "workflow.repaired",
+    "The message of a workflow's step was nowhere. How: its outcome was recorded late, or it was sent again.",
+    metadata="workflow id uid step how",
+)
 MONITORED: Final = _event("monitor.created", "Monitors were made.", measurements="count", metadata="owner")
 UNMONITORED: Final = _event(
     "monitor.cleaned",

@@ -74,12 +74,12 @@ class PlanWriter:
             "state": RunState.WRITING.value, "root": store.keys.root, "group": GROUP, "nonce": NONCE,
             "on_failure": compiled.on_failure.value, "fingerprint": compiled.fingerprint,
             "total": len(compiled.steps), "keep_ms": keep_ms, "outcome_ttl_ms": to_ms(store.options.outcome_ttl_s),
-            "waits": ",".join(str(n) for n, step in enumerate(compiled.steps) if step.plan.options.get("event")),
         }  # fmt: skip
         if compiled.final is not None:
             run["final"] = encode(compiled.final)
         try:
             texts, templates = self._templates.texts(compiled)
+            texts |= waits_of(step.plan for step in compiled.steps)
         except BatchPublishError as error:
             raise BrokerUnavailable(store.url, error) from error
         pipe.hset(key, mapping=run)
@@ -94,6 +94,15 @@ class PlanWriter:
 def roots_of(compiled: CompiledWorkflow) -> str:
     """The numbers of the steps that depend on nothing."""
     return ranges_text(n for n, step in enumerate(compiled.steps) if step.plan.dependencies == 0)
+
+
+def waits_of(plans: Iterable[StepPlan]) -> dict[str, str]:
+    """What a plan says of its events: the numbers of the steps that wait for each."""
+    waits: dict[str, list[int]] = {}
+    for number, plan in enumerate(plans):
+        if plan.options.get("event"):
+            waits.setdefault(plan.options["event"], []).append(number)
+    return {f"event:{event}": ranges_text(numbers) for event, numbers in waits.items()}
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -32,9 +32,11 @@ _PAGE: Final = 500
 #: Definitions whose steps' numbers are kept.
 _DEFINITIONS: Final = 20
 
-#: Timers that are acted on in one round, and how long they are a sweeper's.
+#: Timers that are acted on in one round, and runs that are gone on with.
 _TIMERS: Final = 200
-_TIMER_MS: Final = 10_000
+
+#: Seconds for which one sweep goes on with runs: the dead are more urgent.
+_WORK_S: Final = 0.4
 
 
 class RedisRuns:
@@ -65,7 +67,7 @@ class RedisRuns:
         if not started:
             raise WorkflowExists(workflow_id)
         if left:
-            self._advance(started.decode())
+            self.advance(started.decode())
         return str(started.decode())
 
     def _running(self, store: Store, compiled: CompiledWorkflow, workflow_id: str) -> str | None:
@@ -80,10 +82,17 @@ class RedisRuns:
             raise WorkflowExists(workflow_id)
         return uid
 
-    def _advance(self, uid: str) -> None:
+    def advance(self, uid: str, budget_s: float | None = None) -> None:
+        """Do what a run has planned; at most for ``budget_s`` seconds.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
         store = self._store
+        until = None if budget_s is None else monotonic() + budget_s
         while store.run(*scripts.advance_run(store.keys, uid)):
-            pass
+            if until is not None and monotonic() > until:
+                return
 
     def uid_of(self, workflow_id: str) -> str | None:
         """See :class:`RunsBackend`."""
@@ -152,7 +161,7 @@ class RedisRuns:
         store = self._store
         said, left = store.run(*scripts.control_run(store.keys, uid, action, value, payload))
         if left:
-            self._advance(uid)
+            self.advance(uid)
         return str(said.decode())
 
     def delete(self, uid: str) -> str:
@@ -196,13 +205,15 @@ class RedisRuns:
             BrokerUnavailable: Redis is away.
         """
         store = self._store
-        for member in store.run(*scripts.due_timers(store.keys, _TIMERS, _TIMER_MS)):
+        for member in store.run(*scripts.due_timers(store.keys, _TIMERS)):
             _, uid, step = member.decode().split(":", 2)
             self.control(uid, "time", step)
-            self._ask(lambda member=member: store.client.zrem(store.keys.timers, member))
         busy: Any = self._ask(lambda: store.client.srandmember(store.keys.busy_runs, _TIMERS))
+        until = monotonic() + _WORK_S
         for uid in busy:
-            self._advance(uid.decode())
+            self.advance(uid.decode(), until - monotonic())
+            if monotonic() > until:
+                return
 
     def forget_expired(self) -> int:
         """Take runs off the lists whose keys have expired; returns how many.
@@ -210,14 +221,23 @@ class RedisRuns:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        store, gone = self._store, 0
-        for uid in list(self.uids()):
-            if self.status(uid) is None:
-                self._ask(lambda uid=uid: store.client.zrem(store.keys.runs, uid))
-                gone += 1
-        for workflow_id, uid in self._scan(store.keys.runs_by_id):
-            if self.status(uid) is None:
-                self._ask(lambda name=workflow_id: store.client.hdel(store.keys.runs_by_id, name))
+        store = self._store
+        gone = self._expired(list(self.uids()))
+        for some in _pages(gone):
+            self._ask(lambda some=some: store.client.zrem(store.keys.runs, *some))
+        by_id = {uid: workflow_id for workflow_id, uid in self._scan(store.keys.runs_by_id)}
+        for some in _pages([by_id[uid] for uid in self._expired(list(by_id))]):
+            self._ask(lambda some=some: store.client.hdel(store.keys.runs_by_id, *some))
+        return len(gone)
+
+    def _expired(self, uids: list[str]) -> list[str]:
+        store, gone = self._store, []
+        for some in _pages(uids):
+            with store.client.pipeline(transaction=False) as pipe:
+                for uid in some:
+                    pipe.exists(store.keys.run(uid))
+                kept: Any = self._ask(pipe.execute)
+            gone += [uid for uid, exists in zip(some, kept, strict=True) if not exists]
         return gone
 
     def _scan(self, key: str) -> Iterator[tuple[str, str]]:
@@ -248,3 +268,8 @@ def _execute_with(pipe: Any, store: Store, call: scripts.Call) -> Any:
     if isinstance(reply, Exception):
         raise reply
     return unwrap_reply(reply)
+
+
+def _pages(items: list[str]) -> Iterator[list[str]]:
+    for at in range(0, len(items), _PAGE):
+        yield items[at : at + _PAGE]

@@ -24,7 +24,7 @@ def advance_run(keys: Keys, uid: str) -> Call:
 
 def control_run(keys: Keys, uid: str, action: str, value: str = "", payload: str = "") -> Call:
     """Pause, resume or cancel a run, or have it notice an event or a time."""
-    return _script("control_run"), [keys.run(uid)], [action, value, payload]
+    return _script("control_run"), [keys.run(uid), keys.timers], [uid, action, value, payload]
 
 
 def delete_run(keys: Keys, uid: str) -> Call:
@@ -32,9 +32,14 @@ def delete_run(keys: Keys, uid: str) -> Call:
     return _script("delete_run"), [keys.run(uid), keys.runs, keys.runs_by_id, keys.busy_runs], [uid]
 
 
-def due_timers(keys: Keys, most: int, mine_ms: int) -> Call:
-    """Take out timers that are due."""
-    return _script("due_timers"), [keys.timers], [most, mine_ms]
+def repair_step(keys: Keys, uid: str, step: str, state: str) -> Call:
+    """Record the outcome of a step whose message is nowhere, or send it again, if its state is still this one."""
+    return _script("repair_step"), [keys.run(uid), keys.outcome(f"{uid}.{step}")], [step, state]
+
+
+def due_timers(keys: Keys, most: int) -> Call:
+    """Read timers that are due."""
+    return _script("due_timers"), [keys.timers], [most]
 
 
 def _script(name: str) -> Script:

@@ -8,7 +8,7 @@ from orchestrator.transport.redis.scripts import command, resolve
 
 KEY: Final = "test:now"
 
-_CLOCK = f"local function now_ms() return tonumber(redis.call('GET', '{KEY}')) end\n".encode()
+CLOCK = f"local function now_ms() return tonumber(redis.call('GET', '{KEY}')) end\n".encode()
 
 
 class TimedScripts:
@@ -29,5 +29,5 @@ class TimedScripts:
     def run_text(self, name: str, text: bytes, keys: list[str], args: list[Any]) -> Any:
         """Run a script of this text, includes and all; a name always has the same text."""
         if name not in self._shas:
-            self._shas[name] = self._redis.script_load(resolve(text, replaced={"clock": _CLOCK}))
+            self._shas[name] = self._redis.script_load(resolve(text, replaced={"clock": CLOCK}))
         return self._redis.evalsha(self._shas[name], len(keys), *keys, *args)

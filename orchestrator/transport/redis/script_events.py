@@ -63,5 +63,7 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             emit(events.WORKFLOW_RESUMED, workflow=workflow, id=run_id, uid=uid)
         case "run_cancelled", [uid, run_id, workflow]:
             emit(events.WORKFLOW_CANCELLED, workflow=workflow, id=run_id, uid=uid)
+        case "workflow_repaired", [uid, run_id, workflow, step, how]:
+            emit(events.WORKFLOW_REPAIRED, workflow=workflow, id=run_id, uid=uid, step=step, how=how)
         case "compensated", [group, queue, delivery_id]:
             emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])

@@ -73,7 +73,7 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
     local run = runs.open(f[8])
     if run then
       redis.call('HSET', f[8] .. ':outcomes', f[9], outcome)
-      runs.ended(run, f[9], ended)
+      runs.step_ended(run, f[9], ended)
       runs.close(run)
     end
   end

@@ -9,20 +9,24 @@
 --   :states     hash: step -> its state; a step for which no dependency has ended has none
 --   :outcomes   hash: step -> its outcome as JSON, byte for byte
 --   :maps       hash: map step -> items ended, not handled, in all, sent
---   :agenda     list: work that no script has done yet
+--   :agenda     list: work that no script has done yet, KIND:STEP:POSITION (see runs.DO)
 --   :ready      list: steps that begin once the run goes on
 --   :undo       list: handled steps with a compensation, in the order in which they ended
+--   :events     hash: event -> its payload as JSON
 --   :ended      list of one: the state in which the run ended, so that BLMOVE can wait for it
 -- A step is its number; an item of a map is MAP.ITEM; the compensation of a step is 'u' .. the step.
 -- A state is a letter and its values: w waits (dependencies ended, of these not handled); r ready; s sent (its entry);
--- u waits for an event or a time; m its items are out; h handled; d dead; e expired; c cancelled; k skipped.
+-- u waits for an event or a time; m a map that has begun; h handled; d dead; e expired; c cancelled; k skipped.
 local runs = {
-  -- Sends and resolved dependencies of one script, and the bytes of a message that count as one more.
+  -- Steps that one script deals with, and the bytes of a message that count as one more.
   BUDGET = 200,
   BYTES = 5000,
+  CANCELLED = '{"outcome":"cancelled","by":"its run was cancelled"}',
   LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'},
   NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'skipped'},
-  PARTS = {':plan', ':templates', ':states', ':outcomes', ':maps', ':agenda', ':ready', ':undo', ':ended'},
+  PARTS = {':plan', ':templates', ':states', ':outcomes', ':maps', ':agenda', ':ready', ':undo', ':events', ':ended'},
+  -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
+  STOPPED = {stopping = true, failed = true},
   PLAN = '^(%a)\n' .. ('([^\n]*)\n'):rep(12) .. '([^\n]*)$',
   -- How long a dead step's letter can revive its run.
   DEAD_MS = 2592000000,
@@ -30,10 +34,11 @@ local runs = {
 
 runs.open = function(key)
   local f = redis.call('HMGET', key, 'state', 'paused', 'on_failure', 'nonce', 'root', 'group', 'outcome_ttl_ms',
-    'id_json')
+    'id_json', 'ended_ms')
   if not f[1] or f[1] == 'writing' then return nil end
   return {key = key, state = f[1], paused = f[2] == '1', on_failure = f[3], nonce = f[4], root = f[5], group = f[6],
-    ttl_ms = f[7], id = f[8], uid = key:sub(#f[5] + 5), counts = {}, work = {}, plans = {}, texts = {}, left = runs.BUDGET}
+    ttl_ms = f[7], id = f[8], over = f[9], uid = key:sub(#f[5] + 5), counts = {}, work = {}, plans = {}, texts = {},
+    left = runs.BUDGET}
 end
 
 runs.plan = function(r, step)
@@ -67,8 +72,13 @@ runs.set_run = function(r, state)
   redis.call('HSET', r.key, 'state', state)
 end
 
-runs.plan_work = function(r, kind, step, from)
-  r.work[#r.work + 1] = kind .. ':' .. step .. ':' .. (from or 0)
+-- A count as it is now.
+runs.counted = function(r, name)
+  return tonumber(redis.call('HGET', r.key, name) or 0) + (r.counts[name] or 0)
+end
+
+runs.plan_work = function(r, kind, step, at)
+  r.work[#r.work + 1] = kind .. ':' .. step .. ':' .. (at or 0)
 end
 
 -- Its delivery's id.
@@ -99,69 +109,102 @@ runs.send = function(r, step, plan)
 end
 
 -- A step ends that was no message. `error` is why it is dead.
-runs.end_at_once = function(r, step, outcome, error)
-  runs.count(r, 'open', 1)
+runs.end_unsent = function(r, step, outcome, reason, error)
   local json = '{"outcome":"handled","result":null,"attempts":0}'
-  if error then
-    json = cjson.encode({outcome = 'dead', reason = 'validation', error = error, attempts = 0})
-  end
+  if reason then json = cjson.encode({outcome = outcome, reason = reason, error = error, attempts = 0}) end
   redis.call('HSET', r.key .. ':outcomes', step, json)
   runs.ended(r, step, outcome)
+end
+
+-- A step ends because its run was cancelled before it began.
+runs.cancelled = function(r, step)
+  redis.call('HSET', r.key .. ':outcomes', step, runs.CANCELLED)
+  runs.set_state(r, step, 'c')
+  runs.count(r, 'cancelled', 1)
+  local map = step:match('^(%d+)%.')
+  if map then runs.item_ended(r, map, false) end
 end
 
 -- How many items a map has: of a list in the result of a step, or of another map; nil if there is no list.
 runs.items = function(r, options)
   local over, path = options.over, options.path
   if runs.plan(r, over).kind == 'm' and #path == 0 then
-    local items = (redis.call('HGET', r.key .. ':maps', over) or '0,0,0,0'):match('^%d+,%d+,(%d+)')
-    return tonumber(items)
+    local of = runs.map(r, over)
+    return of and of.items
   end
   local value = (read_json(redis.call('HGET', r.key .. ':outcomes', over)) or {}).result
   for _, name in ipairs(path) do
     if type(value) ~= 'table' then return nil end
-    if type(name) == 'number' then name = name + 1 end
+    if type(name) == 'number' then name = name + (name < 0 and #value + 1 or 1) end
     value = value[name]
   end
   if type(value) ~= 'table' or #value == 0 and next(value) ~= nil then return nil end
   return #value
 end
 
+runs.map = function(r, map)
+  local ended, unhandled, items, sent =
+    (redis.call('HGET', r.key .. ':maps', map) or ''):match('^(%d+),(%d+),(%d+),(%d+)$')
+  if not ended then return nil end
+  return {ended = tonumber(ended), unhandled = tonumber(unhandled), items = tonumber(items), sent = tonumber(sent)}
+end
+
+runs.set_map = function(r, map, of)
+  redis.call('HSET', r.key .. ':maps', map, ('%d,%d,%d,%d'):format(of.ended, of.unhandled, of.items, of.sent))
+end
+
 runs.begin_map = function(r, step, plan)
   local options = cjson.decode(plan.options)
   local items = runs.items(r, options)
   if not items then
-    runs.end_at_once(r, step, 'dead', 'map over what is no list: ' .. options.says)
+    runs.end_unsent(r, step, 'dead', 'validation', 'map over what is no list: ' .. options.says)
     return
   end
-  redis.call('HSET', r.key .. ':maps', step, '0,0,' .. items .. ',0')
+  runs.set_map(r, step, {ended = 0, unhandled = 0, items = items, sent = 0})
   if items == 0 then
-    runs.end_at_once(r, step, 'handled')
+    runs.end_unsent(r, step, 'handled')
     return
   end
   runs.set_state(r, step, 'm')
-  runs.count(r, 'open', 1)
   runs.plan_work(r, 'x', step)
 end
 
 runs.begin_wait = function(r, step, plan)
   local options = cjson.decode(plan.options)
-  if options.event and redis.call('HEXISTS', r.key .. ':events', options.event) == 1 then
-    runs.count(r, 'open', 1)
-    runs.happened(r, step, redis.call('HGET', r.key .. ':events', options.event))
+  runs.count(r, 'open', 1)
+  local payload = options.event and redis.call('HGET', r.key .. ':events', options.event)
+  if payload then
+    runs.happened(r, step, payload)
     return
   end
   runs.set_state(r, step, 'u')
-  runs.count(r, 'open', 1)
   if options.ms then
-    redis.call('ZADD', r.root .. 'timers', now_ms() + options.ms, 'run:' .. r.uid .. ':' .. step)
+    redis.call('ZADD', r.root .. 'timers', now_ms() + options.ms, runs.timer(r, step))
   end
+end
+
+-- Its member in the sorted set of timers.
+runs.timer = function(r, step)
+  return 'run:' .. r.uid .. ':' .. step
 end
 
 -- What a step waited for has happened; `payload` is JSON.
 runs.happened = function(r, step, payload)
-  redis.call('ZREM', r.root .. 'timers', 'run:' .. r.uid .. ':' .. step)
+  runs.count(r, 'open', -1)
+  redis.call('ZREM', r.root .. 'timers', runs.timer(r, step))
   redis.call('HSET', r.key .. ':outcomes', step, '{"outcome":"handled","attempts":0,"result":' .. payload .. '}')
   runs.ended(r, step, 'handled')
+end
+
+-- The time of a step that waits has come: a pause ends, an event is too late.
+runs.time_came = function(r, step)
+  if runs.state(r, step) ~= 'u' then return end
+  if cjson.decode(runs.plan(r, step).options).event then
+    runs.count(r, 'open', -1)
+    runs.end_unsent(r, step, 'dead', 'timeout', 'the event did not come in time')
+  else
+    runs.happened(r, step, 'null')
+  end
 end
 
 runs.begin = function(r, step)
@@ -169,7 +212,7 @@ runs.begin = function(r, step)
   if plan.kind == 't' or step:find('.', 1, true) then
     runs.send(r, step, plan)
   elseif plan.kind == 'j' then
-    runs.end_at_once(r, step, 'handled')
+    runs.end_unsent(r, step, 'handled')
   elseif plan.kind == 'm' then
     runs.begin_map(r, step, plan)
   else
@@ -178,7 +221,7 @@ runs.begin = function(r, step)
 end
 
 runs.release = function(r, step)
-  if r.state == 'stopping' or r.state == 'running' and r.paused then
+  if runs.STOPPED[r.state] or r.state == 'running' and r.paused then
     runs.park(r, step)
   elseif r.state == 'running' then
     runs.begin(r, step)
@@ -187,6 +230,7 @@ end
 
 -- One dependency of a step has ended. When all have, it begins or is skipped.
 runs.dependency_ended = function(r, step, handled)
+  if r.state ~= 'running' and not runs.STOPPED[r.state] then return end
   local state = runs.state(r, step)
   if state ~= '' and state:sub(1, 1) ~= 'w' then return end
   local plan = runs.plan(r, step)
@@ -222,133 +266,164 @@ runs.call_errbacks = function(r, plan)
   end
 end
 
--- A step has failed, and no other one is there for that.
+-- A step has failed, and no other one is there for that. What waits for an event or a time would hold up the end.
 runs.failed = function(r)
   runs.count(r, 'failures', 1)
-  if r.state == 'running' and r.on_failure ~= 'continue' then runs.set_run(r, 'stopping') end
+  if r.state == 'running' and r.on_failure ~= 'continue' then
+    runs.set_run(r, 'stopping')
+    runs.plan_work(r, 'w', '')
+  end
 end
 
--- The work of one kind on a step, from a position; what is left is planned again.
-runs.resolve_dependents = function(r, step, from)
-  local handled, at = runs.state(r, step):sub(1, 1) == 'h', 0
-  for first, last in runs.plan(r, step).dependents:gmatch('(%d+)%-?(%d*)') do
+-- Calls `act` with the numbers in ranges, from a place on. Returns the place at which the script has done enough.
+runs.each = function(r, ranges, from, act)
+  local at = 0
+  for first, last in ranges:gmatch('(%d+)%-?(%d*)') do
     first = tonumber(first)
     last = tonumber(last) or first
-    for dependent = first + math.max(0, from - at), last do
-      if r.left <= 0 then
-        runs.plan_work(r, 'd', step, at + dependent - first)
-        return
-      end
+    for number = first + math.max(0, from - at), last do
+      if r.left <= 0 then return at + number - first end
       r.left = r.left - 1
-      runs.dependency_ended(r, ('%d'):format(dependent), handled)
+      act(('%d'):format(number))
     end
     at = at + last - first + 1
   end
 end
 
+runs.resolve_dependents = function(r, step, from)
+  local handled = runs.state(r, step):sub(1, 1) == 'h'
+  return runs.each(r, runs.plan(r, step).dependents, from, function(dependent)
+    runs.dependency_ended(r, dependent, handled)
+  end)
+end
+
+runs.event_came = function(r, event, from)
+  local payload = redis.call('HGET', r.key .. ':events', event)
+  local waits = redis.call('HGET', r.key .. ':plan', 'event:' .. event) or ''
+  return runs.each(r, waits, from, function(step)
+    if runs.state(r, step) == 'u' then runs.happened(r, step, payload) end
+  end)
+end
+
 runs.send_items = function(r, step)
-  if r.state ~= 'running' or r.paused then return end
-  local plan = runs.plan(r, step)
-  local ended, unhandled, items, sent = redis.call('HGET', r.key .. ':maps', step):match('^(%d+),(%d+),(%d+),(%d+)$')
-  ended, items, sent = tonumber(ended), tonumber(items), tonumber(sent)
-  local limit = tonumber(plan.options:match('"limit": ?(%d+)')) or items
-  while sent < items and sent - ended < limit do
+  local of = runs.map(r, step)
+  if of.sent >= of.items or runs.state(r, step) ~= 'm' then return nil end
+  if runs.STOPPED[r.state] or r.state == 'running' and r.paused then
+    redis.call('RPUSH', r.key .. ':ready', step)
+    return nil
+  elseif r.state ~= 'running' then
+    return nil
+  end
+  local plan, rest = runs.plan(r, step), nil
+  local limit = tonumber(plan.options:match('"limit": ?(%d+)')) or of.items
+  while of.sent < of.items and of.sent - of.ended < limit do
     if r.left <= 0 then
-      runs.plan_work(r, 'x', step)
+      rest = 0
       break
     end
-    runs.send(r, step .. '.' .. ('%d'):format(sent), plan)
-    sent = sent + 1
+    runs.send(r, step .. '.' .. ('%d'):format(of.sent), plan)
+    of.sent = of.sent + 1
   end
-  redis.call('HSET', r.key .. ':maps', step, ('%d,%d,%d,%d'):format(ended, unhandled, items, sent))
+  runs.set_map(r, step, of)
+  return rest
 end
 
 runs.send_ready = function(r)
-  while r.state == 'running' and not r.paused do
-    if r.left <= 0 then
-      runs.plan_work(r, 'r', '')
-      return
-    end
+  while r.state == 'running' and not r.paused and redis.call('EXISTS', r.key .. ':ready') == 1 do
+    if r.left <= 0 then return 0 end
+    r.left = r.left - 1
     local step = redis.call('LPOP', r.key .. ':ready')
-    if not step then return end
-    if runs.state(r, step) == 'r' then runs.begin(r, step) end
+    local state = runs.state(r, step)
+    if state == 'r' then runs.begin(r, step) elseif state == 'm' then runs.plan_work(r, 'x', step) end
   end
 end
 
--- Takes back the message of a step. One that a worker holds, or that waits for its next attempt, is marked if the step is
--- cancelled: it is not attempted again.
+-- Takes back the message of a step, and says whether it could. One that a worker holds, or that waits for its next attempt,
+-- is marked if the step is cancelled: it is not attempted again.
 runs.take_back = function(r, step, entry, cancel)
   local plan, id = runs.plan(r, step), runs.delivery(r, step)
   local stream, hooks = r.root .. 'q:' .. plan.level .. ':' .. plan.queue, r.root .. 'hooks:' .. id
-  local outcome = '{"outcome":"cancelled","by":"its run was cancelled"}'
   local pending = redis.pcall('XPENDING', stream, r.group, entry, entry, 1)
   local found = redis.call('XRANGE', stream, entry, entry)[1]
   if not found or not pending.err and pending[1] then
     if cancel then
-      redis.call('HSET', hooks, 'cancel', outcome, 'cancelling', r.root .. 'cancelling')
+      redis.call('HSET', hooks, 'cancel', runs.CANCELLED, 'cancelling', r.root .. 'cancelling')
       redis.call('SADD', r.root .. 'cancelling', r.root .. 'outcome:' .. id)
       redis.call('PEXPIRE', r.root .. 'cancelling', 604800000)
     end
-    return
+    return false
   end
   local ledger, m = r.root .. 'ledger:' .. plan.queue, fields(found)
   redis.call('XDEL', stream, entry)
   redis.call('HINCRBY', ledger, 'cancelled', 1)
   redis.call('DEL', hooks)
+  if cancel then
+    record(r.root .. 'outcome:' .. id, runs.CANCELLED, r.ttl_ms, 'cancelled')
+    end_for_celery(ledger, m, 'REVOKED', '', 'its run was cancelled')
+  end
+  return true
+end
+
+runs.taken_back = function(r, step, cancel)
   runs.count(r, 'open', -1)
   if cancel then
-    record(r.root .. 'outcome:' .. id, outcome, r.ttl_ms, 'cancelled')
-    redis.call('HSET', r.key .. ':outcomes', step, outcome)
-    runs.set_state(r, step, 'c')
-    runs.count(r, 'cancelled', 1)
-    end_for_celery(ledger, m, 'REVOKED', '', 'its run was cancelled')
+    runs.cancelled(r, step)
+  elseif step:sub(1, 1) == 'u' then
+    redis.call('HDEL', r.key .. ':states', step)
+    redis.call('RPUSH', r.key .. ':undo', step:sub(2))
   else
     runs.park(r, step)
   end
 end
 
--- Goes through the steps that are out, from HSCAN's cursor.
-runs.recall = function(r, cancel, cursor)
-  local found = redis.call('HSCAN', r.key .. ':states', cursor, 'COUNT', 50)
+-- Goes through all steps: takes back what is out, because of a pause or a cancel, or ends waits early. `from` is HSCAN's cursor.
+runs.recall = function(r, kind, from)
+  local cancel = kind == 'c'
+  r.left = r.left - 1
+  if kind == 'p' and not r.paused or cancel and r.state ~= 'cancelled' or kind == 'w' and not runs.STOPPED[r.state] then
+    return nil
+  end
+  local found = redis.call('HSCAN', r.key .. ':states', from, 'COUNT', 50)
   local flat = found[2]
   for at = 1, #flat, 2 do
-    local letter, entry = flat[at + 1]:match('^(%l)(.*)$')
-    if letter == 's' then
-      runs.take_back(r, flat[at], entry, cancel)
+    local step, letter, entry = flat[at], flat[at + 1]:match('^(%l)(.*)$')
+    if letter == 's' and kind ~= 'w' then
       r.left = r.left - 1
-    elseif letter == 'u' and cancel then
-      redis.call('ZREM', r.root .. 'timers', 'run:' .. r.uid .. ':' .. flat[at])
-      runs.set_state(r, flat[at], 'c')
-      runs.count(r, 'cancelled', 1)
+      if runs.take_back(r, step, entry, cancel) then runs.taken_back(r, step, cancel) end
+    elseif letter == 'u' and kind ~= 'p' then
+      redis.call('ZREM', r.root .. 'timers', runs.timer(r, step))
       runs.count(r, 'open', -1)
-    elseif letter == 'm' and cancel then
-      -- It ends with its items that are out, and sends no others.
-      local ended, unhandled, _, sent = redis.call('HGET', r.key .. ':maps', flat[at]):match('^(%d+),(%d+),(%d+),(%d+)$')
-      redis.call('HSET', r.key .. ':maps', flat[at], ended .. ',' .. unhandled .. ',' .. sent .. ',' .. sent)
+      if cancel then runs.cancelled(r, step) else runs.park(r, step) end
+    elseif cancel and letter == 'r' and step:find('.', 1, true) then
+      runs.cancelled(r, step)
+    elseif cancel and letter == 'm' then
+      -- Read again: an item may have ended it just now.
+      local of = runs.map(r, step)
+      if runs.state(r, step) == 'm' and of.ended == of.sent then runs.cancelled(r, step) end
     end
   end
-  if found[1] ~= '0' then runs.plan_work(r, cancel and 'c' or 'p', '', found[1]) end
+  if found[1] ~= '0' then return found[1] end
 end
 
--- An item of a map has ended; `again` is by how much the number of unhandled items differs after a replay.
+-- An item of a map has ended; `again` says that it was handled after a replay.
 runs.item_ended = function(r, map, handled, again)
-  local ended, unhandled, items, sent = redis.call('HGET', r.key .. ':maps', map):match('^(%d+),(%d+),(%d+),(%d+)$')
-  ended, unhandled, items, sent = tonumber(ended), tonumber(unhandled), tonumber(items), tonumber(sent)
+  local of = runs.map(r, map)
   if again then
-    unhandled = unhandled - 1
+    of.unhandled = of.unhandled - 1
   else
-    ended, unhandled = ended + 1, unhandled + (handled and 0 or 1)
+    of.ended, of.unhandled = of.ended + 1, of.unhandled + (handled and 0 or 1)
   end
-  redis.call('HSET', r.key .. ':maps', map, ('%d,%d,%d,%d'):format(ended, unhandled, items, sent))
-  if ended == items and (not again or unhandled == 0) then
-    local json = '{"outcome":"handled","result":null,"attempts":0}'
-    if unhandled > 0 then
-      json = cjson.encode({outcome = 'dead', reason = 'items failed', attempts = 0,
-        error = unhandled .. ' of ' .. items .. ' items were not handled'})
+  runs.set_map(r, map, of)
+  if r.state == 'cancelled' and not again and (of.unhandled > 0 or of.sent < of.items) then
+    if of.ended == of.sent then runs.cancelled(r, map) end
+  elseif of.ended == of.items and (not again or of.unhandled == 0) then
+    if of.unhandled == 0 then
+      runs.end_unsent(r, map, 'handled')
+    else
+      local why = ('%d of %d items were not handled'):format(of.unhandled, of.items)
+      runs.end_unsent(r, map, 'dead', 'items failed', why)
     end
-    redis.call('HSET', r.key .. ':outcomes', map, json)
-    runs.ended(r, map, unhandled == 0 and 'handled' or 'dead')
-  elseif sent < items then
+  elseif of.sent < of.items and not again then
     runs.plan_work(r, 'x', map)
   end
 end
@@ -356,55 +431,78 @@ end
 -- A step that was not handled is handled after all, because its dead letter was replayed.
 runs.revived = function(r, step, was)
   runs.set_state(r, step, 'h')
+  if step:sub(1, 1) == 'u' then
+    runs.count(r, 'undo_failures', -1)
+    if r.state == 'compensation failed' and runs.counted(r, 'undo_failures') == 0 then
+      runs.set_run(r, 'compensated')
+      redis.call('LSET', r.key .. ':ended', 0, 'compensated')
+    end
+    return
+  end
   runs.count(r, runs.NAMES[was], -1)
   runs.count(r, 'handled', 1)
+  runs.remember_undo(r, step)
   local map = step:match('^(%d+)%.')
   if map then
     runs.item_ended(r, map, true, true)
     return
   end
-  local plan = runs.plan(r, step)
   -- What depends on a guarded step went on without it.
-  if plan.guarded then return end
+  if runs.plan(r, step).guarded then return end
   runs.count(r, 'failures', -1)
-  if r.state ~= 'running' and r.state ~= 'stopping' and r.state ~= 'failed' then return end
-  if plan.undo then redis.call('RPUSH', r.key .. ':undo', step) end
+  if r.state ~= 'running' and not runs.STOPPED[r.state] then return end
   runs.plan_work(r, 'd', step)
-  if tonumber(redis.call('HGET', r.key, 'failures') or 0) + r.counts.failures > 0 then return end
-  if r.state == 'failed' then runs.reopen(r) end
-  runs.set_run(r, 'running')
-  runs.plan_work(r, 'r', '')
-  for _, other in ipairs(redis.call('HKEYS', r.key .. ':maps')) do runs.plan_work(r, 'x', other) end
+  if runs.counted(r, 'failures') == 0 then
+    runs.reopen(r, 'running')
+    runs.plan_work(r, 'r', '')
+  end
 end
 
--- An ended run goes on.
-runs.reopen = function(r)
+-- A step has been handled. If its run has been compensated already, its compensation is still owed.
+runs.remember_undo = function(r, step)
+  local plan = runs.plan(r, step)
+  if not plan.undo or plan.kind == 'm' and not step:find('.', 1, true) then return end
+  redis.call('RPUSH', r.key .. ':undo', step)
+  if r.state == 'compensated' or r.state == 'compensation failed'
+      or r.state == 'cancelled' and r.over and redis.call('HGET', r.key, 'compensate') == '1' then
+    runs.reopen(r, 'compensating')
+  end
+end
+
+-- A run goes on, even if it has ended.
+runs.reopen = function(r, state)
+  runs.set_run(r, state)
+  if not r.over then return end
+  r.over = nil
   redis.call('PERSIST', r.key)
   for _, part in ipairs(runs.PARTS) do redis.call('PERSIST', r.key .. part) end
-  redis.call('PERSIST', r.key .. ':events')
   redis.call('DEL', r.key .. ':ended')
   redis.call('HDEL', r.key, 'ended_ms')
   runs.emit(r, 'run_revived', 1)
 end
 
+-- The message of a step has its outcome, in one word.
+runs.step_ended = function(r, step, outcome)
+  if runs.state(r, step):sub(1, 1) == 's' then runs.count(r, 'open', -1) end
+  runs.ended(r, step, outcome)
+end
+
 -- A step has ended, in one word.
 runs.ended = function(r, step, outcome)
   local was = runs.state(r, step):sub(1, 1)
-  local letter = runs.LETTERS[outcome]
   if runs.NAMES[was] then
     if outcome == 'handled' and was ~= 'h' then runs.revived(r, step, was) end
     return
   end
-  runs.set_state(r, step, letter)
-  runs.count(r, 'open', -1)
+  runs.set_state(r, step, runs.LETTERS[outcome])
+  local handled = outcome == 'handled'
   if step:sub(1, 1) == 'u' then
-    if outcome ~= 'handled' then runs.count(r, 'undo_failures', 1) end
+    if not handled then runs.count(r, 'undo_failures', 1) end
     return
   end
   runs.count(r, outcome, 1)
-  local handled, plan = outcome == 'handled', runs.plan(r, step)
-  if handled and plan.undo then redis.call('RPUSH', r.key .. ':undo', step) end
-  local map = step:match('^(%d+)%.')
+  if handled then runs.remember_undo(r, step) end
+  local map, plan = step:match('^(%d+)%.'), runs.plan(r, step)
   if outcome == 'dead' and not map and plan.options ~= '' then runs.call_errbacks(r, plan) end
   if map then
     runs.item_ended(r, map, handled)
@@ -415,18 +513,37 @@ runs.ended = function(r, step, outcome)
   end
 end
 
+-- What is done of each kind of work: dependents of a step, items of a map, parked steps, waits for an event; and through all
+-- steps, because of a pause, a cancel or a failure. A function returns where to go on if the script has done enough.
+runs.DO = {
+  d = runs.resolve_dependents, x = runs.send_items, r = runs.send_ready, e = runs.event_came,
+  p = function(r, _, from) return runs.recall(r, 'p', from) end,
+  c = function(r, _, from) return runs.recall(r, 'c', from) end,
+  w = function(r, _, from) return runs.recall(r, 'w', from) end,
+}
+
+-- Work is done in the order in which it was planned; the order of sends is that of core/run.py.
 runs.work_off = function(r)
   local agenda = r.key .. ':agenda'
-  local at = 1
+  local has_agenda, at = redis.call('EXISTS', agenda) == 1, 1
   while r.left > 0 do
-    local item = r.work[at]
-    if item then at = at + 1 else item = redis.call('LPOP', agenda) end
+    local item = has_agenda and redis.call('LPOP', agenda)
+    if not item then
+      has_agenda, item = false, r.work[at]
+      at = at + 1
+    end
     if not item then break end
     local kind, step, from = item:match('^(%l):([^:]*):(%d+)$')
-    if kind == 'd' then runs.resolve_dependents(r, step, tonumber(from))
-    elseif kind == 'x' then runs.send_items(r, step)
-    elseif kind == 'r' then runs.send_ready(r)
-    else runs.recall(r, kind == 'c', from) end
+    local rest = runs.DO[kind](r, step, (kind == 'd' or kind == 'e') and tonumber(from) or from)
+    if rest then
+      rest = kind .. ':' .. step .. ':' .. rest
+      if has_agenda then
+        redis.call('LPUSH', agenda, rest)
+      else
+        at = at - 1
+        r.work[at] = rest
+      end
+    end
   end
   for i = at, #r.work do redis.call('RPUSH', agenda, r.work[i]) end
   r.work = {}
@@ -444,12 +561,11 @@ end
 runs.finish = function(r, state)
   local now, started_ms, keep_ms = now_ms(), unpack(redis.call('HMGET', r.key, 'started_ms', 'keep_ms'))
   runs.set_run(r, state)
+  r.over = now
   redis.call('HSET', r.key, 'ended_ms', now)
   redis.call('RPUSH', r.key .. ':ended', state)
-  redis.call('ZREM', r.root .. 'timers', 'run:' .. r.uid .. ':deadline')
+  redis.call('ZREM', r.root .. 'timers', runs.timer(r, 'deadline'))
   redis.call('PEXPIRE', r.key, keep_ms)
-  for _, part in ipairs(runs.PARTS) do redis.call('PEXPIRE', r.key .. part, keep_ms) end
-  redis.call('PEXPIRE', r.key .. ':events', keep_ms)
   runs.emit(r, 'run_ended', -1, state, ('%d'):format(math.max(0, now - started_ms)))
 end
 
@@ -458,8 +574,8 @@ end
 runs.end_or_undo = function(r)
   local undo = r.key .. ':undo'
   if r.state == 'running' then
-    if redis.call('LLEN', r.key .. ':ready') > 0 then return false end
-    if tonumber(redis.call('HGET', r.key, 'failures') or 0) > 0 then
+    if redis.call('EXISTS', r.key .. ':ready') == 1 then return false end
+    if runs.counted(r, 'failures') > 0 then
       runs.set_run(r, 'stopping')
       return true
     end
@@ -472,36 +588,35 @@ runs.end_or_undo = function(r)
       runs.set_run(r, 'compensating')
       return true
     end
-    if redis.call('HEXISTS', r.key, 'ended_ms') == 0 then
-      runs.finish(r, r.state == 'cancelled' and 'cancelled' or 'failed')
-    end
+    if not r.over then runs.finish(r, r.state == 'cancelled' and 'cancelled' or 'failed') end
   elseif r.state == 'compensating' then
+    if r.paused then return false end
     local step = redis.call('RPOP', undo)
     if step then
-      local plan = runs.plan(r, 'u' .. step)
-      runs.send(r, 'u' .. step, plan)
+      runs.send(r, 'u' .. step, runs.plan(r, 'u' .. step))
       return true
     end
-    local failures = tonumber(redis.call('HGET', r.key, 'undo_failures') or 0)
-    runs.finish(r, failures > 0 and 'compensation failed' or 'compensated')
+    runs.finish(r, runs.counted(r, 'undo_failures') > 0 and 'compensation failed' or 'compensated')
   end
   return false
 end
 
 -- Does what is planned, as far as one script may, and writes the run's counts. Returns 1 if work is left, else 0.
 runs.close = function(r)
-  while true do
+  local left
+  repeat
     runs.work_off(r)
     for name, by in pairs(r.counts) do
       if by ~= 0 then redis.call('HINCRBY', r.key, name, by) end
     end
     r.counts = {}
-    if redis.call('EXISTS', r.key .. ':agenda') == 1 then
-      redis.call('SADD', r.root .. 'runs:busy', r.uid)
-      return 1
-    end
-    if tonumber(redis.call('HGET', r.key, 'open') or 0) > 0 or not runs.end_or_undo(r) then
-      return 0
-    end
+    left = redis.call('EXISTS', r.key .. ':agenda')
+  until left == 1 or runs.counted(r, 'open') > 0 or not runs.end_or_undo(r)
+  if left == 1 then redis.call('SADD', r.root .. 'runs:busy', r.uid) end
+  if r.over then
+    -- What an ended run still writes, after a replay, is to go with it.
+    local keep_ms = redis.call('PTTL', r.key)
+    for _, part in ipairs(runs.PARTS) do redis.call('PEXPIRE', r.key .. part, keep_ms) end
   end
+  return left
 end

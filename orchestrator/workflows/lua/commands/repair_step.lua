@@ -1,0 +1,37 @@
+-- Repairs a step whose message is nowhere: its stream was deleted by hand, or a worker that knows no workflows recorded its outcome.
+-- KEYS: run, outcome of the step's delivery. ARGV: step, its state as it was when its message was not found.
+-- Returns {'recorded' (its outcome was there), 'sent' (again), 'parked', 'cancelled', or '' if it has gone on meanwhile, 1 if
+-- work is left}.
+-- Costs: what one step of a run may; at most 200 messages.
+--- @include "script_events"
+--- @include "runs"
+local run_key, outcome_key = KEYS[1], KEYS[2]
+local step, state = ARGV[1], ARGV[2]
+local run = runs.open(run_key)
+if not run or run.over or runs.state(run, step) ~= state then return {'', 0} end
+local hooks, name = hooks_of(outcome_key), runs.plan(run, step).name
+local outcome = redis.call('LINDEX', outcome_key, -1)
+local ended = outcome and (read_json(outcome) or {}).outcome
+local how
+if runs.LETTERS[ended] then
+  how = 'recorded'
+  if ended ~= 'dead' then redis.call('HDEL', hooks, 'run', 'step') end
+  redis.call('HSET', run_key .. ':outcomes', step, outcome)
+  runs.step_ended(run, step, ended)
+else
+  runs.count(run, 'open', -1)
+  if run.state == 'cancelled' then
+    how = 'cancelled'
+    redis.call('DEL', hooks)
+    redis.call('SREM', run.root .. 'cancelling', outcome_key)
+    runs.cancelled(run, step)
+  elseif run.paused and step:sub(1, 1) ~= 'u' then
+    how = 'parked'
+    runs.park(run, step)
+  else
+    how = 'sent'
+    runs.send(run, step, runs.plan(run, step))
+  end
+end
+runs.emit(run, 'workflow_repaired', 0, name, how)
+return with_events({how, runs.close(run)})

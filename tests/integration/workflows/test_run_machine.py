@@ -1,0 +1,166 @@
+"""A hypothesis state machine: runs of random workflows by the scripts, on a real Redis, beside the pure rule.
+
+Both make the same moves in the same slices, and are compared after each: states, counts, maps, what is parked, planned,
+owed and sent. A checker of the history knows nothing of the rule.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from redis import Redis
+
+from orchestrator.core.run import OPEN_STATES
+from orchestrator.core.workflow_plan import Kind, OnFailure, When
+from orchestrator.embedded import EmbeddedServer
+from tests.support.runs_under_test import QUEUES, RunUnderTest, plan_of
+
+EVENTS = ("approved", "paid")
+RESULTS = st.sampled_from([None, 7, [], [1], [1, 2, 3], {}, {"pages": [1, 2]}, {"pages": "none"}])
+OUTCOMES = st.sampled_from(["handled", "handled", "handled", "dead", "dead", "expired", "cancelled"])
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Steps of a workflow, each after some of those before it."""
+    count = draw(st.integers(1, 9))
+    kinds = st.sampled_from([Kind.TASK, Kind.TASK, Kind.TASK, Kind.JOIN, Kind.MAP, Kind.MAP, Kind.WAIT])
+    return [_step(draw, number, draw(kinds)) for number in range(count)]
+
+
+def _step(draw: st.DrawFn, number: int, kind: Kind) -> dict[str, Any]:
+    after = sorted(draw(st.sets(st.integers(max(0, number - 4), number - 1), max_size=3))) if number else []
+    if not after and kind in (Kind.JOIN, Kind.MAP):
+        kind = Kind.TASK
+    options: dict[str, Any] = {}
+    if kind is Kind.MAP:
+        path = draw(st.sampled_from([[], [], ["pages"], [-1], ["pages", 0]]))
+        options = {"over": str(draw(st.sampled_from(after))), "path": path, "says": "it"}
+        limit = draw(st.sampled_from([None, 1, 2]))
+        options |= {} if limit is None else {"limit": limit}
+    elif kind is Kind.WAIT:
+        event, ms = draw(st.sampled_from([("approved", None), ("paid", 300), (None, 200), ("approved", 100)]))
+        options = {name: value for name, value in (("event", event), ("ms", ms)) if value is not None}
+    # One draw, so that the simplest workflow has neither conditions nor compensations.
+    when = draw(st.sampled_from(When)) if after else When.ALL_HANDLED
+    return {"kind": kind, "after": after, "when": when, "undo": draw(st.booleans()), "options": options}
+
+
+class Running(RuleBasedStateMachine):
+    """A run, its workers, its user and its clock."""
+
+    server: ClassVar[Redis]
+    run: RunUnderTest
+
+    @initialize(
+        steps=steps(),
+        on_failure=st.sampled_from(OnFailure),
+        budget=st.sampled_from([1, 2, 3, 5, 200]),
+        deadline=st.sampled_from([None, None, None, 500]),
+    )
+    def start(self, steps: list[dict[str, Any]], on_failure: OnFailure, budget: int, deadline: int | None) -> None:
+        self.run = RunUnderTest(self.server, plan_of(steps), on_failure, budget)
+        self.run.start(deadline)
+
+    @rule(queue=st.sampled_from(QUEUES), most=st.integers(1, 3))
+    def claim(self, queue: str, most: int) -> None:
+        for _ in range(most):
+            self.run.claim(queue)
+
+    @rule(at=st.integers(0, 20), outcome=OUTCOMES, result=RESULTS)
+    def settle(self, at: int, outcome: str, result: Any) -> None:
+        held = self.run.held()
+        if held:
+            self.run.settle(held[at % len(held)], outcome, result)
+
+    @rule(result=RESULTS, queue=st.sampled_from(QUEUES))
+    def handle(self, result: Any, queue: str) -> None:
+        """The usual: a message is claimed and handled."""
+        if self.run.claim(queue):
+            self.run.settle([held for held in self.run.held() if held[0] == queue][-1], "handled", result)
+
+    @rule(at=st.integers(0, 20), is_requeued=st.booleans())
+    def return_message(self, at: int, is_requeued: bool) -> None:
+        held = self.run.held()
+        if held and is_requeued:
+            self.run.requeue(held[at % len(held)])
+        elif held:
+            self.run.retry(held[at % len(held)])
+
+    @precondition(lambda self: self.run.letters)
+    @rule(at=st.integers(0, 20))
+    def replay(self, at: int) -> None:
+        letters = sorted(self.run.letters)
+        self.run.replay(letters[at % len(letters)])
+
+    @rule()
+    def pause(self) -> None:
+        self.run.control("pause")
+
+    @precondition(lambda self: self.run.rule.paused)
+    @rule()
+    def resume(self) -> None:
+        self.run.control("resume")
+
+    @rule(compensate=st.booleans(), at=st.integers(0, 2))
+    def cancel(self, compensate: bool, at: int) -> None:
+        # Rare, or few runs get far.
+        if at == 0:
+            self.run.control("cancel", "1" if compensate else "0")
+
+    @rule(event=st.sampled_from(EVENTS), payload=RESULTS)
+    def post(self, event: str, payload: Any) -> None:
+        self.run.control("post", event, json.dumps(payload))
+
+    @rule(ms=st.sampled_from([50, 150, 400]))
+    def time_passes(self, ms: int) -> None:
+        self.run.time_passes(ms)
+
+    @precondition(lambda self: self.run.rule.agenda)
+    @rule(most=st.integers(1, 20))
+    def advance(self, most: int) -> None:
+        for _ in range(most):
+            self.run.advance()
+
+    def teardown(self) -> None:
+        """Everything goes well from now on: the run ends."""
+        if not hasattr(self, "run"):
+            return
+        run = self.run
+        run.control("resume")
+        for _ in range(400):
+            if run.rule.has_ended and not run.held() and not any(run.claim(queue) for queue in QUEUES):
+                break
+            while run.rule.agenda:
+                run.advance()
+            for event in EVENTS:
+                run.control("post", event, "[1]")
+            for held in run.held():
+                run.settle(held, "handled", [1, 2])
+            for queue in QUEUES:
+                while run.claim(queue):
+                    pass
+            run.time_passes(1000)
+        assert run.rule.state not in OPEN_STATES, f"it hangs: {run.rule.states}"
+        run.compare()
+        run.check_ledgers()
+        run.history.over(run.rule.counts, run.rule.states, run.rule.state)
+
+
+def test_runs_are_what_the_rule_says(redis_server: EmbeddedServer) -> None:
+    with Redis.from_url(redis_server.url) as client:
+        Running.server = client
+        run_state_machine_as_test(
+            Running,
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=30,
+                deadline=None,
+                database=None,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+            ),
+        )

@@ -1,0 +1,87 @@
+"""Runs whose messages are gone are found, and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.core.outcome import Handled
+from orchestrator.workflows.definition import Workflow
+from orchestrator.workflows.run import Run
+from orchestrator.workflows.run_repair import RunRepair
+from tests.apps import workflows_app
+from tests.support.workflow_cluster import WorkflowCluster
+
+
+@pytest.fixture
+def cluster(redis_url: str) -> Iterator[WorkflowCluster]:
+    """No worker."""
+    cluster = WorkflowCluster(redis_url, None, workflows_app.make(redis_url), [])
+    yield cluster
+    cluster.close()
+
+
+def _started(cluster: WorkflowCluster) -> Run:
+    flow = Workflow("two")
+    first = flow.step("first", cluster.task("add", 1))
+    flow.step("second", cluster.task("add", first.result, 1))
+    return cluster.orchestrator.workflows.start(flow)
+
+
+def _repaired(cluster: WorkflowCluster, late_s: float = 0) -> int:
+    redis = cluster.orchestrator.runtime.redis
+    return RunRepair(redis.runs, lambda: redis.store, late_s).run(budget_s=30)
+
+
+def _delete_stream(cluster: WorkflowCluster) -> None:
+    for step in cluster.orchestrator.runtime.store.levels:
+        cluster.redis.delete(cluster.keys.stream("celery", step))
+
+
+def test_a_message_whose_stream_was_deleted_is_sent_again(cluster: WorkflowCluster) -> None:
+    run = _started(cluster)
+    assert _repaired(cluster) == 0
+    _delete_stream(cluster)
+    assert _repaired(cluster, late_s=60) == 0
+    assert _repaired(cluster) == 1
+    assert cluster.row("celery").pending == 1
+    assert (run.status().state, run.status().open) == ("running", 1)
+    assert _repaired(cluster) == 0
+
+
+def test_an_outcome_that_was_recorded_without_hooks_releases_what_depends_on_it(cluster: WorkflowCluster) -> None:
+    run = _started(cluster)
+    _delete_stream(cluster)
+    cluster.redis.rpush(cluster.keys.outcome(f"{run.uid}.0"), '{"outcome":"handled","result":1,"attempts":1}')
+    assert _repaired(cluster) == 1
+    assert run.outcome("first") == Handled(1, 1)
+    assert [str(step.state) for step in run.steps()] == ["handled", "sent"]
+
+
+def test_a_lost_message_of_a_cancelled_run_ends_it(cluster: WorkflowCluster) -> None:
+    run = _started(cluster)
+    _delete_stream(cluster)
+    run.cancel()
+    assert run.status().open == 1
+    assert _repaired(cluster) == 1
+    assert (run.status().state, run.status().ended) == ("cancelled", True)
+
+
+def test_a_lost_message_of_a_paused_run_is_sent_when_it_is_resumed(cluster: WorkflowCluster) -> None:
+    run = _started(cluster)
+    _delete_stream(cluster)
+    run.pause()
+    assert _repaired(cluster) == 1
+    assert cluster.row("celery").pending == 0
+    run.resume()
+    assert cluster.row("celery").pending == 1
+
+
+def test_expired_runs_are_taken_off_the_lists(cluster: WorkflowCluster) -> None:
+    run = _started(cluster)
+    kept = _started(cluster)
+    cluster.redis.delete(cluster.keys.run(run.uid))
+    assert cluster.orchestrator.runtime.redis.runs.forget_expired() == 1
+    assert [status.uid for status in cluster.orchestrator.workflows.list()] == [kept.uid]
+    assert list(cluster.redis.hvals(cluster.keys.runs_by_id)) == [kept.uid.encode()]

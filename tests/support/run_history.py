@@ -1,0 +1,72 @@
+"""A checker over the history of a workflow's run: what must hold whatever the rule is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.core.workflow_plan import StepPlan, number_of
+
+
+@dataclass
+class RunHistory:
+    """What happened in a run: (kind, step or value), in order."""
+
+    plan: Mapping[str, StepPlan]
+    log: list[tuple[str, str]] = field(default_factory=list)
+    #: Steps whose message is out.
+    out: set[str] = field(default_factory=set)
+    #: Step -> its last outcome, in one word.
+    outcomes: dict[str, str] = field(default_factory=dict)
+    paused: bool = False
+    cancelled: bool = False
+    _undone: list[str] = field(default_factory=list)
+    _owed: list[str] = field(default_factory=list)
+
+    def sent(self, step: str, ended: Mapping[str, str]) -> None:
+        """A message was sent; ``ended`` has the steps that had ended by then, skipped ones as well."""
+        self.log.append(("sent", step))
+        assert step not in self.out, f"{step} is out already"
+        assert not self.paused, f"{step} was sent during a pause"
+        self.out.add(step)
+        if step.startswith("u"):
+            assert self.out == {step}, f"{step} was sent while {self.out - {step}} were out"
+            assert self._owed, f"{step} is owed by nobody"
+            assert self._owed.pop() == step[1:], f"{step} is not the last that was handled; {self.log}"
+            return
+        assert not self.cancelled, f"{step} was sent after its run was cancelled"
+        assert step not in self.outcomes, f"{step} has ended already"
+        for number, plan in self.plan.items():
+            if int(number_of(step)) in plan.dependents:
+                assert number in ended, f"{step} was sent before {number} ended"
+
+    def taken_back(self, step: str) -> None:
+        """A message was taken back, because of a pause or a cancel."""
+        self.log.append(("taken back", step))
+        assert self.paused or self.cancelled
+        self.out.remove(step)
+        if step.startswith("u"):
+            self._owed.append(step[1:])
+
+    def ended(self, step: str, outcome: str) -> None:
+        """A message has an outcome; another one only after a replay of its dead letter."""
+        self.log.append((outcome, step))
+        before = self.outcomes.get(step)
+        assert before in (None, "dead"), f"{step} was {before}, and then {outcome}"
+        self.out.discard(step)
+        self.outcomes[step] = outcome
+        if outcome == "handled" and not step.startswith("u") and self.plan[number_of(step)].undo:
+            self._owed.append(step)
+
+    def over(self, counts: Mapping[str, int], states: Mapping[str, str], run_state: str) -> None:
+        """The run has ended, and nothing more will happen."""
+        assert not self.out
+        letters = Counter(state[0] for step, state in states.items() if not step.startswith("u") and step != "start")
+        for letter, name in {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "k": "skipped"}.items():
+            assert counts.get(name, 0) == letters[letter], f"{name}: {counts} but {letters}"
+        if run_state == "completed":
+            assert set(letters) <= set("hdeck"), f"completed with {letters}; {states}"
+            assert len([step for step in states if step.isdigit()]) == len([n for n in self.plan if n.isdigit()])
+        if run_state in ("compensated", "compensation failed"):
+            assert not self._owed, f"not compensated: {self._owed}"

@@ -1,0 +1,332 @@
+"""A run driven by the scripts, on a real Redis, beside the same run in the pure rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from orchestrator.core.keys import GROUP, Keys
+from orchestrator.core.run import Effects, Run, RunState
+from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, number_of, ranges_text
+from orchestrator.transport.redis import commands
+from orchestrator.transport.redis import scripts as transport_scripts
+from orchestrator.workflows import scripts
+from orchestrator.workflows.plan_writer import waits_of
+from tests.support.redis_clock import CLOCK, KEY
+from tests.support.run_history import RunHistory
+
+STEPS = ("returned-0", "0")
+QUEUES = ("q0", "q1", "q2")
+COUNTS = ("open", "handled", "dead", "expired", "cancelled", "skipped", "failures", "undo_failures")
+UID = "r"
+_COMMANDS = ("start_run", "advance_run", "control_run", "due_timers")
+_BUDGET = b"BUDGET = 200,"
+_TEMPLATE = '{"headers":{"id":"@n:id@","task":"t","ignore_result":true,"orc":{"track":true}},"properties":{},"body":""}'
+_DAY_MS = 86_400_000
+
+
+class RunUnderTest:
+    """One run, twice; each move is made in both, and :meth:`compare` finds what differs."""
+
+    def __init__(self, redis: Any, plan: dict[str, StepPlan], on_failure: OnFailure, budget: int) -> None:
+        self.redis, self.keys, self.plan = redis, Keys(), plan
+        self.history = RunHistory(plan)
+        self.rule = Run(plan, on_failure, take_back=self._take_back, budget=budget)
+        self.letters: dict[str, str] = {}
+        self.now = 1_000_000
+        self._budget = budget
+        self._shas: dict[str, str] = {}
+        self._waiting: set[str] = set()
+        self._known: set[str] = set()
+        self._noted = 0
+        redis.flushdb()
+        redis.set(KEY, self.now)
+        self._write(on_failure)
+
+    def _write(self, on_failure: OnFailure) -> None:
+        key = self.keys.run(UID)
+        run: dict[Any, Any] = {
+            "id": "w", "name": "w", "state": "writing", "root": self.keys.root, "group": GROUP, "nonce": "n",
+            "on_failure": on_failure.value, "total": len(self.plan), "keep_ms": _DAY_MS, "outcome_ttl_ms": _DAY_MS,
+        }  # fmt: skip
+        self.redis.hset(key, mapping=run)
+        waits = waits_of(plan for number, plan in self.plan.items() if number.isdigit())
+        self.redis.hset(f"{key}:plan", mapping={n: plan.to_text() for n, plan in self.plan.items()} | waits)
+        self.redis.hset(f"{key}:templates", "0", _TEMPLATE)
+        for queue in QUEUES:
+            for step in STEPS:
+                self.redis.xgroup_create(self.keys.stream(queue, step), GROUP, "0", mkstream=True)
+
+    # -- moves
+
+    def start(self, deadline_ms: int | None) -> None:
+        """Start the run."""
+        roots = ranges_text(int(n) for n, plan in self.plan.items() if n.isdigit() and plan.dependencies == 0)
+        self._workflow(scripts.start_run(self.keys, UID, "w", "f", roots, deadline_ms))
+        self._apply(self.rule.start())
+
+    def advance(self) -> None:
+        """Go on with what is planned."""
+        left = self._workflow(scripts.advance_run(self.keys, UID))
+        self._apply(self.rule.advance())
+        assert bool(left) == bool(self.rule.agenda)
+
+    def claim(self, queue: str) -> bool:
+        """A worker claims a message of a mailbox, if there is one; those that are due come first."""
+        reply = self._transport(commands.claim(self.keys, [queue], STEPS, "w", 1))
+        self._look()
+        return len(reply) > 1
+
+    def held(self) -> list[tuple[str, str, str, str]]:
+        """Queue, stream, entry and step of each claimed message."""
+        found = []
+        for queue in QUEUES:
+            for name in STEPS:
+                stream = self.keys.stream(queue, name)
+                pending: Any = self.redis.xpending_range(stream, GROUP, "-", "+", 1000)
+                for one in pending:
+                    [(entry, fields)] = self.redis.xrange(stream, one["message_id"], one["message_id"])
+                    found.append((queue, stream, entry.decode(), _step_of(fields[b"m"])))
+        return found
+
+    def settle(self, held: tuple[str, str, str, str], outcome: str, result: Any) -> None:
+        """A claimed message ends."""
+        queue, stream, entry, step = held
+        key = self.keys.outcome(f"{UID}.{step}")
+        wire: dict[str, Any] = {"outcome": outcome, "attempts": 1}
+        if outcome == "dead":
+            call = commands.dead_letter(
+                self.keys, queue, stream, entry, "{}", "error", "E", delivery=f"{UID}.{step}", ttl_ms=_DAY_MS
+            )
+            self.letters[step] = self._transport(call).decode()
+            wire = {"outcome": "dead", "letter_id": self.letters[step]}
+        else:
+            wire |= {"result": result} if outcome == "handled" else {}
+            ledger = self.keys.ledger(queue)
+            self._transport(
+                commands.settle_with_outcome(stream, ledger, key, entry, outcome, json.dumps(wire), _DAY_MS)
+            )
+        self._ended(step, wire)
+
+    def retry(self, held: tuple[str, str, str, str]) -> None:
+        """An attempt fails, and is to be tried again."""
+        queue, stream, entry, step = held
+        [(_, fields)] = self.redis.xrange(stream, entry, entry)
+        is_marked = self._is_marked(step)
+        call = commands.retry(
+            self.keys, queue, stream, entry, f"0|{entry}", fields[b"m"], 1000, ttl_ms=_DAY_MS, delivery=f"{UID}.{step}"
+        )
+        self._transport(call)
+        self._returned(step, is_marked)
+
+    def requeue(self, held: tuple[str, str, str, str]) -> None:
+        """A worker stops, and requeues what it holds."""
+        queue, stream, entry, step = held
+        is_marked = self._is_marked(step)
+        self._transport(commands.requeue_held(self.keys, queue, stream, [entry], max_deaths=3, ttl_ms=_DAY_MS, by="w"))
+        self._returned(step, is_marked)
+
+    def _returned(self, step: str, is_marked: bool) -> None:
+        if is_marked:
+            self._ended(step, {"outcome": "cancelled", "by": "its run was cancelled"})
+        else:
+            self._look()
+
+    def replay(self, step: str) -> None:
+        """A dead letter is replayed."""
+        self._transport(commands.replay(self.keys, "0", [self.letters.pop(step)], audit_id=""))
+        self._look()
+
+    def control(self, action: str, value: str = "", payload: str = "") -> str:
+        """Pause, resume, cancel or post."""
+        said, _ = self._workflow(scripts.control_run(self.keys, UID, action, value, payload))
+        rule = self.rule
+        if rule.has_ended:
+            assert said == b"too late"
+            return "too late"
+        if action == "pause" and not rule.paused:
+            self.history.paused = True
+            self._apply(rule.pause())
+        elif action == "resume" and rule.paused:
+            self.history.paused = False
+            self._apply(rule.resume())
+        elif action == "cancel" and rule.state in (RunState.RUNNING, RunState.STOPPING):
+            self._cancelled(value == "1")
+        elif action == "post":
+            self._apply(rule.happened(value, json.loads(payload)))
+        return str(said.decode())
+
+    def time_passes(self, ms: int) -> None:
+        """It is later, and a sweep acts on what is due."""
+        self.now += ms
+        self.redis.set(KEY, self.now)
+        for member in self._workflow(scripts.due_timers(self.keys, 200)):
+            step = member.decode().split(":", 2)[2]
+            self._workflow(scripts.control_run(self.keys, UID, "time", step))
+            if self.rule.has_ended:
+                continue
+            if step != "deadline":
+                self._apply(self.rule.time_came(step))
+            elif self.rule.state in (RunState.RUNNING, RunState.STOPPING):
+                self._cancelled(self.rule.on_failure is OnFailure.COMPENSATE)
+
+    def _cancelled(self, compensate: bool) -> None:
+        self.history.paused, self.history.cancelled = False, True
+        self._apply(self.rule.cancel(compensate=compensate))
+
+    def _ended(self, step: str, wire: Mapping[str, Any]) -> None:
+        self.history.ended(step, wire["outcome"])
+        self._apply(self.rule.step_ended(step, wire))
+
+    def _is_marked(self, step: str) -> bool:
+        return bool(self.redis.hexists(self.keys.outcome_hooks(f"{UID}.{step}"), "cancel"))
+
+    # -- both alike
+
+    def _take_back(self, step: str, _cancelled: bool) -> bool:
+        is_there = step not in self._known or step in self._waiting
+        if is_there:
+            self._note_sends(self.rule._effects)
+            self.history.taken_back(step)
+        return is_there
+
+    def _note_sends(self, effects: Effects) -> None:
+        for step in effects.send[self._noted :]:
+            self.history.sent(step, self.rule.states)
+        self._noted = len(effects.send)
+
+    def _apply(self, effects: Effects) -> None:
+        self._note_sends(effects)
+        self._noted = 0
+        self._look()
+        self.compare()
+
+    def _look(self) -> None:
+        """Which messages are where they were put, and no worker has them."""
+        states = self.states()
+        self._known = {step for step, state in states.items() if state[0] == "s"}
+        self._waiting = set()
+        for step in self._known:
+            stream = self.keys.stream(self.plan[number_of(step)].queue, "0")
+            entry = states[step][1:]
+            is_pending = self.redis.xpending_range(stream, GROUP, entry, entry, 1)
+            if self.redis.xrange(stream, entry, entry) and not is_pending:
+                self._waiting.add(step)
+
+    def states(self) -> dict[str, str]:
+        """The state of each step, in the script."""
+        raw: Any = self.redis.hgetall(f"{self.keys.run(UID)}:states")
+        return {step.decode(): state.decode() for step, state in raw.items()}
+
+    def compare(self) -> None:
+        """Assert that both runs are alike."""
+        rule, key = self.rule, self.keys.run(UID)
+        raw: Any = self.redis.hgetall(key)
+        run = {name.decode(): value.decode() for name, value in raw.items()}
+        assert run["state"] == rule.state
+        assert (run.get("paused") == "1", "ended_ms" in run) == (rule.paused, rule.has_ended)
+        states = {step: "s" if state[0] == "s" else state for step, state in self.states().items()}
+        assert states == rule.states
+        assert {name: int(run.get(name, 0)) for name in COUNTS} == {name: rule.counts[name] for name in COUNTS}
+        out = sum(state[0] in "su" for state in states.values())
+        assert rule.counts["open"] == out
+        maps: Any = self.redis.hgetall(f"{key}:maps")
+        assert {m.decode(): [int(n) for n in of.split(b",")] for m, of in maps.items()} == rule.maps
+        lists = [self._list(f"{key}:{part}") for part in ("ready", "undo", "agenda", "ended")]
+        agenda = [f"{kind}:{step}:{at}" for kind, step, at in rule.agenda]
+        ended = [rule.state.value] if rule.has_ended else []
+        assert lists == [list(rule.ready), rule.undo, agenda, ended]
+        outcomes: Any = self.redis.hgetall(f"{key}:outcomes")
+        found = {step.decode(): json.loads(outcome) for step, outcome in outcomes.items()}
+        assert {step: _gist(outcome) for step, outcome in found.items()} == {
+            step: _gist(outcome) for step, outcome in rule.outcomes.items()
+        }
+        self._compare_timers(states)
+        self._compare_order()
+        if rule.has_ended:
+            for name in self.redis.keys(f"{key}*"):
+                assert self.redis.pttl(name) > 0, f"{name!r} does not expire"
+
+    def _compare_timers(self, states: Mapping[str, str]) -> None:
+        timers = {member.decode().split(":", 2)[2] for member in self.redis.zrange(self.keys.timers, 0, -1)}
+        waits = {step for step, state in states.items() if state == "u" and "ms" in self.plan[step].options}
+        assert timers - {"deadline"} == waits
+
+    def _compare_order(self) -> None:
+        """What was sent lies in its stream in the order in which the rule sent it."""
+        sent = [step for kind, step in self.history.log if kind == "sent"]
+        last = {step: place for place, step in enumerate(sent)}
+        for queue in QUEUES:
+            entries: Any = self.redis.xrange(self.keys.stream(queue, "0"))
+            current = {
+                state[1:]: step
+                for step, state in self.states().items()
+                if state[0] == "s" and self.plan[number_of(step)].queue == queue
+            }
+            steps = [current[entry.decode()] for entry, _ in entries if entry.decode() in current]
+            assert steps == sorted(steps, key=last.__getitem__)
+
+    def check_ledgers(self) -> None:
+        """Assert that each accepted message has an outcome, or is there."""
+        for queue in QUEUES:
+            raw: Any = self.redis.hgetall(self.keys.ledger(queue))
+            counts = {name.decode(): int(value) for name, value in raw.items()}
+            pending = sum(self.redis.xlen(self.keys.stream(queue, step)) for step in STEPS)
+            pending += self.redis.zcard(self.keys.delayed(queue))
+            ended = sum(counts.get(name, 0) for name in ("handled", "dead", "expired", "cancelled"))
+            assert counts.get("accepted", 0) == ended + pending
+            assert counts.get("duplicated", 0) == 0
+
+    def _list(self, key: str) -> list[str]:
+        return [item.decode() for item in self.redis.lrange(key, 0, -1)]
+
+    def _workflow(self, call: Any) -> Any:
+        script, keys, args = call
+        package = "orchestrator.workflows"
+        [name] = [name for name in _COMMANDS if transport_scripts.script_of(package, name) == script]
+        return self._run(package, name, keys, args)
+
+    def _transport(self, call: Any) -> Any:
+        return self._run("orchestrator.transport.redis", *call)
+
+    def _run(self, package: str, name: str, keys: list[str], args: list[Any]) -> Any:
+        if name not in self._shas:
+            runs = files("orchestrator.transport.redis").joinpath("lua/includes/runs.lua").read_bytes()
+            assert runs.count(_BUDGET) == 1
+            replaced = {"clock": CLOCK, "runs": runs.replace(_BUDGET, b"BUDGET = %d," % self._budget)}
+            text = transport_scripts.resolve(transport_scripts.command(name, package), package, replaced)
+            self._shas[name] = self.redis.script_load(text)
+        reply = self.redis.evalsha(self._shas[name], len(keys), *keys, *args)
+        return reply[1] if isinstance(reply, list) and reply[:1] == [b"events"] else reply
+
+
+def _step_of(message: bytes) -> str:
+    return str(json.loads(message)["headers"]["id"].removeprefix(f"{UID}."))
+
+
+def _gist(outcome: Mapping[str, Any]) -> tuple[Any, ...]:
+    return outcome["outcome"], outcome.get("result"), outcome.get("error"), outcome.get("letter_id")
+
+
+def plan_of(steps: list[dict[str, Any]]) -> dict[str, StepPlan]:
+    """A plan of steps that are given as fields of :class:`StepPlan`, with ``after`` for their dependencies."""
+    dependents: list[list[int]] = [[] for _ in steps]
+    for number, step in enumerate(steps):
+        for before in step["after"]:
+            dependents[before].append(number)
+    guarded = [False] * len(steps)
+    for number in reversed(range(len(steps))):
+        guarded[number] = any(steps[one]["when"] != "all_handled" or guarded[one] for one in dependents[number])
+    plan = {}
+    for number, step in enumerate(steps):
+        has_undo = step["undo"] and step["kind"] in (Kind.TASK, Kind.MAP)
+        plan[str(number)] = StepPlan(
+            name=f"s{number}", kind=step["kind"], dependencies=len(step["after"]), when=step["when"],
+            guarded=guarded[number], undo=has_undo, dependents=tuple(dependents[number]), options=step["options"],
+            template="0", queue=QUEUES[number % len(QUEUES)], level="0",
+        )  # fmt: skip
+        if has_undo:
+            plan[f"u{number}"] = StepPlan(f"s{number}.undo", template="0", queue=QUEUES[number % 3], level="0")
+    return plan
