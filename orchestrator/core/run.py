@@ -475,7 +475,8 @@ class Run:
                 self.agenda.appendleft((kind, step, left))
 
     def _end(self, state: RunState) -> None:
-        self.state, self.has_ended, self._effects.ended = state, True, state
+        # A pause ends with the run: what a replay releases later would wait for ever.
+        self.state, self.has_ended, self.paused, self._effects.ended = state, True, False, state
 
     def _end_or_undo(self) -> bool:
         """Nothing is out: end the run, or send its next compensation. Returns whether there is more to do."""

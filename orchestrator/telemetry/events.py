@@ -173,11 +173,6 @@ SWEEP_FALLBACK: Final = _event(
     measurements="stale_s",
     metadata="by",
 )
-WORKFLOW_REPAIRED: Final = _event(
-    "workflow.repaired",
-    "The message of a workflow's step was nowhere. How: its outcome was recorded late, or it was sent again.",
-    metadata="workflow id uid step how",
-)
 MONITORED: Final = _event("monitor.created", "Monitors were made.", measurements="count", metadata="owner")
 UNMONITORED: Final = _event(
     "monitor.cleaned",
@@ -202,4 +197,9 @@ WORKFLOW_PAUSED: Final = _event("workflow.paused", "A run begins no further step
 WORKFLOW_RESUMED: Final = _event("workflow.resumed", "A paused run goes on.", metadata="workflow id uid")
 WORKFLOW_CANCELLED: Final = _event(
     "workflow.cancelled", "A run was cancelled, by hand or at its deadline.", metadata="workflow id uid"
+)
+WORKFLOW_REPAIRED: Final = _event(
+    "workflow.repaired",
+    "The message of a workflow's step was nowhere. How: its outcome was recorded late, or it was sent again.",
+    metadata="workflow id uid step how",
 )

@@ -23,6 +23,7 @@ from celery.worker import state
 from celery.worker import strategy as celery_strategy
 
 from orchestrator.worker.attempts import has_own
+from orchestrator.worker.cancelled_steps import is_cancelled
 from orchestrator.worker.fast_path_request import FastPathRequest, TaskFastPath, emits_task_events
 from orchestrator.worker.hosting import REQUEST
 from orchestrator.worker.message_format import common_body, common_supervision
@@ -69,6 +70,8 @@ class FastPath:
             return False
         supervision = common_supervision(headers)
         if supervision is None or headers["id"] in state.revoked:
+            return False
+        if supervision.run is not None and is_cancelled(message, supervision):
             return False
         if headers.get("ignore_result", of_task.task.ignore_result) is not True:
             return False

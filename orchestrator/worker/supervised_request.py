@@ -19,7 +19,7 @@ from celery.exceptions import (
     WorkerLostError,
 )
 from celery.exceptions import Retry as CeleryRetry
-from celery.worker.state import task_ready
+from celery.worker.state import revoked, task_ready
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from orchestrator.celery_types import Message, Pool
@@ -38,6 +38,7 @@ from orchestrator.transport.celery.tracked_request import TrackedRequest, is_uns
 from orchestrator.transport.endings.stream import FAILURE, SUCCESS
 from orchestrator.transport.liveness.child_exit import ChildEnd
 from orchestrator.worker import results
+from orchestrator.worker.cancelled_steps import BY_RUN, is_cancelled
 from orchestrator.worker.execution import as_json
 from orchestrator.worker.fencing_token import fence_at
 from orchestrator.worker.message_format import check_body, check_headers
@@ -64,6 +65,9 @@ class SupervisedRequest(SettlingRequest):
 
     #: Whether an error escaped Celery's tracer, so that the result backend does not know of the failure.
     _escaped = False
+
+    #: Why it is cancelled before it begins, if this worker knows.
+    _cancelled_by = ""
 
     #: Whether the delivery ended as dead because its last attempt failed.
     _gave_up = False
@@ -95,6 +99,9 @@ class SupervisedRequest(SettlingRequest):
 
     def submit(self, pool: Pool, **kwargs: Any) -> Any:
         """As Celery's, with a trace function that also brings the result back."""
+        if is_cancelled(self._message, self.supervision):
+            self._cancelled_by = BY_RUN
+            revoked.add(self.id)
         if self.revoked():
             raise TaskRevokedError(self.id)
         guarded = self.hand_to(pool)
@@ -329,7 +336,7 @@ class SupervisedRequest(SettlingRequest):
             if expired and self._keeps_expired(channel):
                 self.settle_expired_as_dead(channel)
             else:
-                self.settle_with_outcome(Expired() if expired else Cancelled(by=reason))
+                self.settle_with_outcome(Expired() if expired else Cancelled(by=self._cancelled_by or reason))
         super()._announce_revoked(reason, terminated, signum, expired)
 
     def _keeps_expired(self, channel: Any) -> bool:

@@ -35,7 +35,7 @@ class RunUnderTest:
         self.history = RunHistory(plan)
         self.rule = Run(plan, on_failure, take_back=self._take_back, budget=budget)
         self.letters: dict[str, str] = {}
-        self.now = 1_000_000
+        self.now = 1_700_000_000_000
         self._budget = budget
         self._shas: dict[str, str] = {}
         self._waiting: set[str] = set()
@@ -200,6 +200,7 @@ class RunUnderTest:
     def _apply(self, effects: Effects) -> None:
         self._note_sends(effects)
         self._noted = 0
+        self.history.paused = self.rule.paused
         self._look()
         self.compare()
 

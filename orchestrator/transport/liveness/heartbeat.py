@@ -72,6 +72,8 @@ class Heartbeat:
         self._oom_counts = (self._ooms.read(),) * 2
         self._answered_at = monotonic()
         self._sweep_age_ms = -1
+        #: Whether messages were cancelled while workers had them, at the last heartbeat.
+        self.has_cancels = False
         self._round_trips_s: deque[float] = deque(maxlen=_ROUND_TRIPS)
 
     @property
@@ -137,7 +139,8 @@ class Heartbeat:
         if reply is None:
             self.loss = self._find_loss()
             return None
-        since_sweep_ms, somebody_missed, now_ms, known_age_ms, endings = reply
+        since_sweep_ms, somebody_missed, now_ms, known_age_ms, endings, cancels = reply
+        self.has_cancels = bool(cancels)
         self._notice_rewind(now_ms, known_age_ms, age_ms)
         self._sweep_age_ms = since_sweep_ms
         return HeartbeatReply(since_sweep_ms, bool(somebody_missed), bool(endings))

@@ -209,6 +209,11 @@ class Incarnation:
 
         self.claims.requeue_unreceived(self.queues, self._levels, idle_s, expecting)
 
+    @property
+    def has_cancels(self) -> bool:
+        """Whether messages were cancelled while workers had them, as of the last heartbeat."""
+        return self._heartbeat.has_cancels
+
     # -- living
 
     def vital_signs(self) -> dict[str, Any]:

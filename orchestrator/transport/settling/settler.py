@@ -74,6 +74,15 @@ class Settler:
         self._forget(tag)
         return self.holder.claims.take(tag) if self.holder is not None else self.unleased_claims.pop(tag, None)
 
+    def is_cancelled(self, delivery_id: str, *, is_new: bool) -> bool:
+        """Whether a delivery was cancelled after it was claimed or while it waited for its next attempt.
+
+        Redis is asked for a message that is not new, and as long as heartbeats report that there are such deliveries.
+        """
+        if is_new and (self.holder is None or not self.holder.has_cancels):
+            return False
+        return bool(self._commands().call("HEXISTS", self._keys.outcome_hooks(delivery_id), "cancel"))
+
     def _incarnation(self) -> str:
         return self.holder.id if self.holder is not None else ""
 

@@ -44,7 +44,7 @@ def heartbeat(
     endings = [k.endings, k.endings_dropped] if with_endings else []
     return (
         "heartbeat",
-        [k.leases, k.incarnation(incarnation), k.sweep, k.not_polling, k.oom(oom_group), *endings],
+        [k.leases, k.incarnation(incarnation), k.sweep, k.not_polling, k.oom(oom_group), k.cancelling, *endings],
         [
             incarnation,
             "" if oom_kills is None else oom_kills,

@@ -561,8 +561,10 @@ end
 runs.finish = function(r, state)
   local now, started_ms, keep_ms = now_ms(), unpack(redis.call('HMGET', r.key, 'started_ms', 'keep_ms'))
   runs.set_run(r, state)
-  r.over = now
+  -- A pause ends with the run: what a replay releases later would wait for ever.
+  r.over, r.paused = now, false
   redis.call('HSET', r.key, 'ended_ms', now)
+  redis.call('HDEL', r.key, 'paused', 'paused_with')
   redis.call('RPUSH', r.key .. ':ended', state)
   redis.call('ZREM', r.root .. 'timers', runs.timer(r, 'deadline'))
   redis.call('PEXPIRE', r.key, keep_ms)

@@ -1,0 +1,137 @@
+"""Runs whose workers, or whose Redis, are killed: they complete, with the right results."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import pytest
+
+from orchestrator import Retry
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.workflows.definition import Workflow
+from orchestrator.workflows.references import ITEM, Results
+from orchestrator.workflows.run import Run
+from tests.apps import workflows_app
+from tests.apps.workflows_app import List, Square, Sum
+from tests.support.eventually import eventually
+from tests.support.worker_process import WorkerProcess
+from tests.support.workflow_cluster import APP, QUEUES, WorkflowCluster
+
+ITEMS = 300
+
+
+def _fan(items: int) -> Workflow:
+    """A fan-out over a list with its fan-in, a chord of ten, and a chain of ten."""
+    flow = Workflow("fan")
+    numbers = flow.step("list", List(count=items), to="counter")
+    squares = flow.map("square", Square, over=numbers.result["numbers"], fields={"number": ITEM}, to="counter")
+    flow.step("sum", Sum, fields={"numbers": squares.result}, to="counter")
+    parts = [flow.step(f"part-{n}", Square(number=n), to="counter") for n in range(10)]
+    flow.step("chord", Sum, fields={"numbers": Results(tuple(part.name for part in parts))}, to="counter")
+    add = workflows_app.app.tasks["plain.add"]
+    last = flow.step("chain-0", add.s(1))
+    for n in range(1, 10):
+        last = flow.step(f"chain-{n}", add.s(last.result, 1))
+    return flow
+
+
+def _handled(run: Run) -> int:
+    return run.status().handled
+
+
+# 13 has no square.
+TOTAL = sum(n * n for n in range(13))
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_completes_though_its_workers_are_killed(pool: str, seed: int) -> None:
+    chance = random.Random(seed)
+    with (
+        EmbeddedServer() as server,
+        WorkerProcess(APP, server.url, name="w1", pool=pool, concurrency=2, queues=QUEUES) as first,
+        WorkerProcess(APP, server.url, name="w2", pool=pool, concurrency=2, queues=QUEUES) as second,
+    ):
+        cluster = WorkflowCluster(server.url, first, workflows_app.make(server.url), [])
+        runs = [cluster.orchestrator.workflows.start(_fan(13)) for _ in range(20)]
+        for _ in range(4):
+            until = sum(map(_handled, runs)) + chance.randint(5, 120)
+            eventually(partial(_has_handled, runs, until), timeout_s=60)
+            killed = chance.choice([first, second])
+            killed.kill()
+            killed.start(wait=False)
+        for run in runs:
+            status = run.wait(90)
+            assert (status.state, status.open, status.dead) == ("completed", 0, 0), run.explain()
+            assert (run.result("sum"), run.result("chord"), run.result("chain-9")) == (TOTAL, 285, 10)
+            # The items of the map, the map itself, and the other steps.
+            assert status.handled == 13 + 24
+        cluster.idle()
+        assert all(row.accepted == row.handled for row in cluster.orchestrator.ledger() if row.queue in QUEUES)
+        cluster.close()
+
+
+def _has_handled(runs: list[Run], count: int) -> bool:
+    """Whether so many messages were handled, or all runs have ended."""
+    return sum(map(_handled, runs)) >= count or all(run.status().ended for run in runs)
+
+
+def test_a_sweep_goes_on_with_what_a_killed_worker_has_planned() -> None:
+    flow = Workflow("wide")
+    first = flow.step("first", workflows_app.app.tasks["plain.add"].s(1))
+    for n in range(1000):
+        flow.step(f"square-{n}", Square(number=2), to="counter", after=first)
+    with (
+        EmbeddedServer() as server,
+        WorkerProcess(APP, server.url, name="w1", queues="celery") as worker,
+        WorkerProcess(APP, server.url, name="w2", queues="monitor-manager"),
+    ):
+        cluster = WorkflowCluster(server.url, worker, workflows_app.make(server.url), [])
+        run = cluster.orchestrator.workflows.start(flow)
+        eventually(lambda: run.status().handled == 1)
+        worker.kill()
+        eventually(lambda: run.status().open == 1000)
+        assert cluster.row("counter").pending == 1000
+        cluster.close()
+
+
+def test_a_run_outlasts_a_killed_redis() -> None:
+    config = {"appendonly": "yes", "appendfsync": "always"}
+    with (
+        EmbeddedServer(config=config) as server,
+        WorkerProcess(APP, server.url, queues=QUEUES) as worker,
+    ):
+        cluster = WorkflowCluster(server.url, worker, workflows_app.make(server.url), [])
+        flow = Workflow("long")
+        add, last = cluster.task("add"), None
+        for n in range(300):
+            last = flow.step(f"s{n}", add if last is None else workflows_app.app.tasks["plain.add"].s(last.result, 1))
+        run = cluster.orchestrator.workflows.start(flow)
+        for handled in (50, 150):
+            eventually(partial(_has_handled, [run], handled), timeout_s=30)
+            server.kill()
+            server.restart()
+        assert run.wait(60).state == "completed"
+        assert run.result("s299") == 299
+        cluster.close()
+
+
+def test_a_step_whose_worker_is_killed_runs_elsewhere() -> None:
+    """Its dependents begin once, after its second attempt."""
+    with (
+        EmbeddedServer() as server,
+        WorkerProcess(APP, server.url, name="w1", queues=QUEUES) as first,
+    ):
+        cluster = WorkflowCluster(server.url, first, workflows_app.make(server.url), [])
+        flow = Workflow("held")
+        held = flow.step("held", cluster.task("hold", "a"), retry=Retry(max_retries=0))
+        flow.step("note", cluster.task("note", "after"), after=held)
+        run = cluster.orchestrator.workflows.start(flow)
+        eventually(lambda: cluster.noted() == ["begun a"])
+        first.kill()
+        cluster.redis.rpush("test:go:a", "1", "1")
+        first.start()
+        assert run.wait(30).state == "completed"
+        assert cluster.noted() == ["begun a", "begun a", "after"]
+        cluster.close()
