@@ -35,7 +35,7 @@ from orchestrator.transport.redis import commands
 
 ROOT = Path(__file__).parent.parent
 
-#: One of the agents is monitored by so many.
+#: Monitors of one of the agents.
 _CROWD = 100_000
 
 #: More scripts than a crowd's DOWNs take, so that Redis forgets none of the long ones.

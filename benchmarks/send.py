@@ -213,7 +213,7 @@ class Bench:
 def _medians(
     what: str, names: tuple[str, ...], rounds: int, end_by_s: float, measure: Callable[[str], float | None]
 ) -> dict[str, float]:
-    """Medians of so many rounds, or of those that will, by the first one's measure, be over in time."""
+    """Medians of at most ``rounds`` rounds; of fewer if another one, as long as those before, would end too late."""
     rates: dict[str, list[float]] = {}
     out: set[str] = set()
     began_s = time.monotonic()

@@ -23,7 +23,7 @@ def noop(number: int) -> None:
 
 
 def bulk(messages: int) -> None:
-    """Publish so many, pipelined (``Producer.batch``, kombu 5.7)."""
+    """Publish no-ops, pipelined (``Producer.batch``, kombu 5.7)."""
     with app.producer_pool.acquire(block=True) as producer, producer.batch(max_size=500):
         for number in range(messages):
             noop.apply_async((number,), producer=producer)

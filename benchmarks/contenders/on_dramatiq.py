@@ -20,5 +20,5 @@ def noop(number: int) -> None:
 
 
 def bulk(messages: int) -> None:
-    """Publish so many (``group.run`` sends one after the other, too)."""
+    """Publish no-ops (``group.run`` sends one after the other, too)."""
     dramatiq.group(noop.message(number) for number in range(messages)).run()

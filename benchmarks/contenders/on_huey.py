@@ -18,6 +18,6 @@ def noop(number: int) -> None:
 
 
 def bulk(messages: int) -> None:
-    """Publish so many, one after the other."""
+    """Publish no-ops, one after the other."""
     for number in range(messages):
         noop(number)

@@ -37,5 +37,5 @@ orchestrator.host(Idler)
 
 
 def bulk(messages: int) -> None:
-    """Publish so many."""
+    """Publish no-ops together."""
     orchestrator.send_many("idler", [Noop(number=number) for number in range(messages)])

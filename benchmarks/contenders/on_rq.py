@@ -18,7 +18,7 @@ def noop(number: int) -> None:
 
 
 def bulk(messages: int) -> None:
-    """Publish so many, pipelined by five hundred."""
+    """Publish no-ops, pipelined by five hundred."""
     for start in range(0, messages, 500):
         numbers = range(start, min(start + 500, messages))
         queue.enqueue_many([Queue.prepare_data(noop, (number,), result_ttl=0) for number in numbers])

@@ -31,5 +31,5 @@ async def _publish(messages: int) -> None:
 
 
 def bulk(messages: int) -> None:
-    """Publish so many, fifty at a time: more connections than that are refused."""
+    """Publish no-ops, fifty at a time: more connections than that are refused."""
     _RUNNER.run(_publish(messages))

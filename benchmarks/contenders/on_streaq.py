@@ -25,5 +25,5 @@ async def _publish(messages: int) -> None:
 
 
 def bulk(messages: int) -> None:
-    """Publish so many, pipelined by five hundred."""
+    """Publish no-ops, pipelined by five hundred."""
     asyncio.run(_publish(messages))

@@ -31,5 +31,5 @@ async def _publish(messages: int) -> None:
 
 
 def bulk(messages: int) -> None:
-    """Publish so many, a hundred at a time."""
+    """Publish no-ops, a hundred at a time."""
     _RUNNER.run(_publish(messages))

@@ -50,7 +50,7 @@ def print_result(as_json: bool, document: dict[str, Any], text: str) -> None:
 
 
 def print_changed(as_json: bool, verb: str, ids: Sequence[str], text: str) -> None:
-    """Print the ids of changed letters, and the text."""
+    """Print the ids of the changed letters and then ``text``; as JSON, their number under ``verb``, and their ids."""
     print_result(as_json, {verb: len(ids), "ids": list(ids)}, "\n".join([*ids, text]))
 
 

@@ -227,7 +227,7 @@ class Settings(BaseSettings):
 
     @property
     def time_limits(self) -> Timeouts:
-        """The settings of timeouts and deadlines."""
+        """``timeouts``, ``deadlines``, ``timeout_factor`` and ``dead_letter_expired``, to be merged into policies."""
         return Timeouts(self.timeouts, self.deadlines, self.timeout_factor, self.dead_letter_expired)
 
     @classmethod

@@ -29,7 +29,7 @@ def most_specific(patterns: Mapping[str, V], names: tuple[str, ...]) -> V | None
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The policy level of the settings.
+    """What the settings contribute to a policy (see :mod:`orchestrator.core.effective`).
 
     Keys are ``agent.Message``, ``agent``, a task's name, or a pattern of these.
     """

@@ -37,7 +37,7 @@ class When(StrEnum):
     ANY_FAILED = "any_failed"
 
     def holds(self, dependencies: int, unhandled: int) -> bool:
-        """Whether the step begins, if so many of its dependencies were not handled."""
+        """Whether a step with that many ``dependencies`` begins, of which ``unhandled`` were not handled."""
         match self:
             case When.ALL_HANDLED:
                 return unhandled == 0
@@ -56,7 +56,7 @@ class OnFailure(StrEnum):
     STOP = "stop"
     #: Begins what does not depend on the failed step.
     CONTINUE = "continue"
-    #: Begins no further step, and once none is out sends the compensations of the handled steps, the last one first.
+    #: Begins no further step; when none is out any more, sends the compensations of the handled steps, the last first.
     COMPENSATE = "compensate"
 
 
@@ -69,14 +69,14 @@ class StepPlan:
     #: The number of steps that have to end first.
     dependencies: int = 0
     when: When = When.ALL_HANDLED
-    #: Whether a step that begins on failure depends on it, directly or through steps that are then skipped. Its failure
-    #: is not the run's.
+    #: Whether a step that begins on failure depends on it, directly or through steps that are then skipped. If so, its
+    #: failure does not count as the run's (see :class:`OnFailure`).
     guarded: bool = False
     #: Whether it has a compensation, which is in the plan as ``u`` and its number.
     undo: bool = False
     #: The numbers of the steps that depend on it.
     dependents: tuple[int, ...] = ()
-    #: Of a map and a wait: see :mod:`orchestrator.workflows.compiler`.
+    #: Of a map, a wait and a step with errbacks: see ``_options`` in :mod:`orchestrator.workflows.compiler`.
     options: Mapping[str, Any] = field(default_factory=dict)
     #: Number of its message's template, its mailbox and its priority's stream.
     template: str = ""

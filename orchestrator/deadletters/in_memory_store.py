@@ -119,7 +119,7 @@ class InMemoryDeadLetterStore:
         limit: int,
         oldest_first: bool,
     ) -> Found:
-        """Do the whole search in one step."""
+        """Search from ``low`` to ``high``; one call examines all letters, where a store in Redis takes several."""
         with self._lock:
             ids = [
                 letter_id

@@ -149,7 +149,7 @@ class LetterReader(Protocol):
         limit: int,
         oldest_first: bool,
     ) -> Found:
-        """Do one step of a search between two ids."""
+        """Do one step of a search from the id ``low`` to ``high``; the next one begins at the result's ``cursor``."""
         ...
 
     def rows(self, ids: Sequence[str]) -> list[Row]:

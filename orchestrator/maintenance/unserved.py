@@ -27,7 +27,7 @@ def unserved_of(mailboxes: Iterable[MailboxState]) -> list[MailboxState]:
 
 
 def describe_unserved(mailbox: MailboxState) -> str:
-    """One line about a mailbox without a living worker."""
+    """One line about a mailbox that no living worker serves: its messages, and how long the oldest has waited."""
     count = mailbox.waiting + mailbox.delayed
     what = f"{counted(count, 'message')} in {mailbox.queue}, which no living worker serves"
     return (

@@ -52,7 +52,7 @@ class InMemoryMonitors(Monitors):
     # -- liveness
 
     def incarnation(self, agent: str) -> str:
-        """The id of an agent's present incarnation."""
+        """The id of an agent's current incarnation; :meth:`revive` begins the next one."""
         return f"{agent}@{_NODE}#{self._lives.get(agent, 1)}"
 
     def living(self) -> set[str]:

@@ -60,7 +60,7 @@ class Channel(PublishingChannel):
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
     ) -> Any:
-        """Start consuming. The first consumer that acknowledges makes this process a holder."""
+        """Start consuming. The first consumer that acknowledges has this process register an incarnation."""
         if queue not in self._fanout_queues:
             self._make_streams([queue])
             if no_ack:

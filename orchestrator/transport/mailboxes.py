@@ -48,7 +48,9 @@ class MailboxChannel(ConnectedChannel):
             if not is_full(error):
                 raise
             # A worker must be able to start on a full server: only workers empty it.
-            logger.warning("binding of %s to %s not recorded: %s", queue, exchange, error)
+            logger.warning(
+                "binding of queue %s to exchange %s not recorded: Redis is full (%s)", queue, exchange, error
+            )
 
     def _streams(self, queue: str, *, bell: bool = False) -> list[str]:
         levels = (*self.levels, DOORBELL) if bell else self.levels

@@ -94,7 +94,7 @@ class Options:
     #: returns whether all is done; if not, the next sweep calls it again. It must be repeatable, for the last caller
     #: may have been killed.
     on_death: Callable[[str, str], bool] | None = None
-    #: Called at the end of each sweep, whoever sweeps, for what else is due.
+    #: Called at the end of each sweep, also of a fallback sweep, to do what else is due.
     on_sweep: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:

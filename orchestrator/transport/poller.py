@@ -125,14 +125,14 @@ class Poller(KombuPoller):
         self._always_readable = self._slots = None
 
     def on_poll_init(self, poller: Any) -> None:
-        """Called when an event loop takes over."""
+        """Remember the event loop's poller. kombu also requeues messages here, which in this transport a sweep does."""
         self.poller = poller
 
     def maybe_restore_messages(self) -> None:
         """Nothing to restore: the sweep does it, and knows who is dead."""
 
     def watch(self, loop: Any) -> None:
-        """Look regularly for connections that died without a word. Called with each new event loop."""
+        """Look regularly for connections that died without being closed. Called with each new event loop."""
         if self._watching is not None:
             self._watching.cancel()
         # Another loop, or one that has forgotten all it watched.

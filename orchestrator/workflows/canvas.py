@@ -24,10 +24,10 @@ from orchestrator.workflows.references import Reference, Results
 if TYPE_CHECKING:
     from orchestrator.workflows.definition import Workflow
 
-#: What Celery notes in a signature that it has sent; a run has its own way for each.
+#: Options that Celery sets in a signature that it sends; a run needs none of them.
 _CELERYS_OWN: Final = frozenset({"group_id", "group_index", "chord", "chain", "root_id", "parent_id", "reply_to"})
 
-#: What calls a task for each item of a list. Celery forgets their classes when it copies them.
+#: Tasks that call another one for each item of a list. They are known by name: Celery's copies lose their classes.
 _MAPS: Final = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
 
 #: Options that begin other steps.
@@ -40,14 +40,14 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 def is_canvas(recipient: object) -> bool:
-    """Whether it is several tasks, and not one."""
+    """Whether it is made of several tasks."""
     return isinstance(recipient, _chain | group | _chord) or (
         isinstance(recipient, Signature) and recipient.task in _MAPS
     )
 
 
 def fill_from_canvas(flow: Workflow, canvas: Signature | Task, options: StepOptions) -> None:
-    """Add the steps of a canvas to an empty workflow, and note its result.
+    """Add the steps of a canvas to an empty workflow, and set its ``final``.
 
     Raises:
         InvalidWorkflow: it has parts that have no counterpart; all are listed.
@@ -64,7 +64,7 @@ def fill_from_canvas(flow: Workflow, canvas: Signature | Task, options: StepOpti
 
 
 def name_of(canvas: object) -> str:
-    """What a canvas' workflow is called if nobody says: its kind and its first task."""
+    """The default name of a canvas' workflow: its kind and its first task."""
     kind, first = "", canvas
     while is_canvas(first):
         kind = kind or str(first.task).rpartition(".")[2]  # type: ignore[attr-defined]
@@ -216,7 +216,7 @@ class _Builder:
     # -- steps
 
     def _following(self, part: _Part, signature: Signature) -> _Given:
-        """What is given to that which follows a part. With many steps on both sides a join is between them."""
+        """What a signature that follows a part begins with. A join is added where many steps meet many others."""
         after = part.ends
         if len(after) > 1 and (is_canvas(signature) or signature.options.get("countdown") is not None):
             after = (self._add(Kind.JOIN, "join", after),)

@@ -22,7 +22,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 def is_name(name: object) -> bool:
-    """Whether a workflow or a step may be called so."""
+    """Whether a workflow, a step or an event may have this name."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
@@ -40,7 +40,7 @@ def dependencies_of(step: StepDefinition) -> tuple[str, ...]:
 
 
 def inputs_of(step: StepDefinition) -> Any:
-    """Where a step's message may have references."""
+    """The part of a step's message that may have references: its fields, or its signature's arguments."""
     if step.fields is not None:
         return step.fields
     return [getattr(step.message, "args", ()), getattr(step.message, "kwargs", {})]

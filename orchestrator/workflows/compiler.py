@@ -1,4 +1,4 @@
-"""From a workflow's definition to its plan and its messages."""
+"""The compiler: makes a workflow's plan and its messages from its definition."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STEP_OPTIONS = StepOptions.__optional_keys__
 
 @dataclass(frozen=True, slots=True)
 class CompiledStep:
-    """A step with its message, if it is one, and its compensation."""
+    """A step's plan, its message, if it sends one, and its compensation."""
 
     plan: StepPlan
     message: OutgoingMessage | None = None
@@ -50,9 +50,9 @@ class CompiledWorkflow:
     name: str
     on_failure: OnFailure
     steps: tuple[CompiledStep, ...]
-    #: Its result with references in the form that workers replace; ``None`` if it has none of its own.
+    #: The workflow's ``final``, with references in the form that workers replace; ``None`` if it has none.
     final: Any
-    #: The same for the same definition.
+    #: Equal if the definitions are equal.
     fingerprint: str
 
 
@@ -108,7 +108,7 @@ class _Compiler:
         )
 
     def _guarded(self, dependents: list[list[int]]) -> list[bool]:
-        """Of each step, whether its failure is provided for; see :attr:`StepPlan.guarded`."""
+        """Of each step, whether another one begins on its failure; see :attr:`StepPlan.guarded`."""
         guarded = [False] * len(self._steps)
         counts = [len(names) for names in dependents]
         free = [number for number, count in enumerate(counts) if count == 0]
@@ -137,7 +137,7 @@ class _Compiler:
         plan = StepPlan(
             name=step.name,
             kind=step.kind,
-            # An errback waits for what may never come.
+            # Above 0, so that an errback does not begin with the run: it begins when it is called.
             dependencies=len(self._dependencies[step.name]) or len(step.errback_of[:1]),
             when=When(step.when),
             guarded=guarded,
@@ -149,9 +149,11 @@ class _Compiler:
         return CompiledStep(plan, message, undo, refers, undo is not None and _refers(None, step.undo))
 
     def _options(self, step: StepDefinition) -> dict[str, Any]:
-        """A map's ``over``, its ``path``, how that ``says`` in words, and ``limit``; a wait's ``event`` and ``ms``.
+        """What a step's plan has besides its message and its dependencies.
 
-        Of any step its ``errbacks``.
+        Of a map ``over``, the number of the step with the list, ``path``, where in its result, ``says``, the
+        reference as text for errors, and ``limit``; of a wait ``event`` and ``ms``; of any step ``errbacks``, their
+        numbers.
         """
         errbacks = self._errbacks.get(step.name)
         more = self._options_of_kind(step)
@@ -298,7 +300,7 @@ def _refers(fields: Any, message: Any) -> bool:
 
 
 def _lasting(message: OutgoingMessage) -> OutgoingMessage:
-    """A message that can be sent at any later time: what expires and deadlines are counted from is not known yet."""
+    """The message without expiry and deadline, which count from its acceptance: that time is not known yet."""
     if message.expires_s is None and message.supervision.deadline_at_s is None:
         return message
     return replace(message, expires_s=None, supervision=replace(message.supervision, deadline_at_s=None))

@@ -37,11 +37,11 @@ class CanvasOptions(StepOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class StepDefinition:
-    """One step as it was declared; :mod:`orchestrator.workflows.check` judges it."""
+    """One step as it was declared; it may have faults, which :mod:`orchestrator.workflows.check` finds."""
 
     name: str
     kind: Kind
-    #: A message, a message's class, a signature or a task; ``None`` if the step is no message.
+    #: A message, a message's class, a signature or a task; ``None`` if the step sends no message.
     message: Any = None
     to: Any = None
     fields: Mapping[str, Any] | None = None
@@ -55,9 +55,9 @@ class StepDefinition:
     #: What a step waits for, and how long.
     event: str | None = None
     wait_s: float | None = None
-    #: Whether references name no further steps that have to end first.
+    #: Whether ``after`` names all dependencies; if not, the steps that references name are dependencies, too.
     after_is_all: bool = False
-    #: It begins once one of these is dead, and else never. Their failure is the run's all the same.
+    #: The steps whose errback it is: it begins once one of them is dead, and otherwise never. It does not guard them.
     errback_of: tuple[str, ...] = ()
 
 
@@ -80,8 +80,8 @@ After = Step | str | Iterable[Step | str] | None
 class Workflow:
     """A graph of steps. ``orchestrator.workflows.start(workflow)`` makes a run of it.
 
-    A step begins once every step has ended that it names in ``after`` or in a reference, if ``when`` holds for their
-    outcomes; otherwise it is skipped, which counts as an outcome that is not *handled*.
+    A step depends on the steps that it names in ``after`` and on those whose results it refers to. Once all of them
+    have ended, it begins if ``when`` holds for their outcomes; otherwise it is skipped, and counts as not handled.
 
     Args:
         name: for lists, events and metrics; letters, digits, ``_``, ``.``, ``-``, at most 100.
@@ -144,8 +144,8 @@ class Workflow:
                 whose arguments may hold references.
             to: the agent; none for a task.
             fields: the fields of a message that is given as its class.
-            after: the steps that have to end first, besides those that are referred to.
-            when: on which of their outcomes it begins: ``"all_handled"``, ``"all_ended"``, ``"any_handled"`` or
+            after: the steps that have to end first, besides those whose results it refers to.
+            when: on which outcomes of all these it begins: ``"all_handled"``, ``"all_ended"``, ``"any_handled"`` or
                 ``"any_failed"``.
             undo: its compensation, for the same agent; or a task.
             options: those of :meth:`Orchestrator.send` that :class:`StepOptions` has.
@@ -169,8 +169,8 @@ class Workflow:
     ) -> Step:
         """Add a step that sends a message for each item of a list in another step's result.
 
-        ``ITEM`` in its fields or arguments stands for the item. Its result is the list of the results, in the items'
-        order; it is handled when each of them is. At most ``limit`` items are out at a time.
+        ``ITEM`` in its fields or arguments stands for the item. The step's result is the list of the items' results, in
+        their order; the step is handled if every item is. At most ``limit`` messages are out at a time; default: all.
         """
         definition = StepDefinition(
             name, Kind.MAP, message, to, fields, _listed(after), when, undo, options, over=over, limit=limit

@@ -1,4 +1,4 @@
-"""What Celery gives errbacks, for the steps that are errbacks."""
+"""Errbacks as steps: the arguments with which Celery calls an errback."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from orchestrator.workflows.references import MARK
 
 
 def errback_arguments(app: Celery, errback: Signature, failed: Mapping[str, str]) -> list[Any]:
-    """What stands for the arguments that Celery gives an errback, until it begins.
+    """References for the arguments with which Celery calls an errback; they are replaced when it begins.
 
-    ``failed`` has the numbers of the steps that it is for, by their tasks.
+    ``failed`` has, by task, the numbers of the steps whose errback it is.
     """
     parts = ("request", "error", "traceback") if _takes_error(app, errback) else ("id",)
     return [{MARK: {"failed": dict(failed), "as": part}} for part in parts]

@@ -1,4 +1,4 @@
-"""Writes a compiled workflow to Redis: its plan, and one template for all messages that differ in little."""
+"""Writes a compiled workflow to Redis: its plan, and a template for each kind of message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WRITING_MS: Final = 600_000
 #: Marks the placeholders of this process' templates, so that no user's metadata is taken for one.
 NONCE: Final = secrets.token_hex(4)
 
-#: Templates that are kept.
+#: Most templates in the cache.
 _MOST_TEMPLATES: Final = 1000
 
 #: Steps that one command writes.
@@ -51,7 +51,7 @@ class _Written:
 
 
 class PlanWriter:
-    """Writes the plans of one app's runs. Templates are kept: the messages of many runs are of few kinds."""
+    """Writes the plans of one app's runs. Templates are cached: the messages of many runs are of few kinds."""
 
     def __init__(self, app: Celery, store: Callable[[], Store], hidden: tuple[str, ...]) -> None:
         self._app = app
@@ -155,7 +155,7 @@ class _Templates:
             if len(self._known) >= _MOST_TEMPLATES:
                 self._known.clear()
             text, template = self._write(workflow, message, has_references)
-            # Not the number of those that are kept: these are forgotten.
+            # A running number would repeat after the cache is cleared.
             number = hashlib.sha256(text.encode()).hexdigest()[:8]
             known = self._known[kind] = number, text, template
         return known
@@ -179,7 +179,11 @@ class _Templates:
         return template.render(root=slots["id"], **slots), template
 
     def check_size(self, size: int) -> None:
-        """Raise if a message would have more bytes than one may have."""
+        """Refuse a message with more bytes than ``max_message_bytes``.
+
+        Raises:
+            MessageTooLarge: it has more.
+        """
         limit = self._store().options.max_message_bytes
         if limit and size > limit:
             raise MessageTooLarge(size, limit)
@@ -198,7 +202,7 @@ class _Writing:
         self._workflow = workflow
 
     def written(self, name: str, message: OutgoingMessage, has_references: bool) -> _Written:
-        """A message as a step's plan has it."""
+        """The part of a step's plan that describes its message."""
         try:
             number, text, template = self._known.of(self._workflow, message, has_references)
         except InvalidWorkflow as error:

@@ -28,15 +28,15 @@ class ControlResult(StrEnum):
 class StepState(StrEnum):
     """Where a step is."""
 
-    #: For steps that it depends on.
+    #: Waits for steps that it depends on.
     WAITING = "waiting"
-    #: It begins once the run is resumed, or as many items may be out.
+    #: Could begin, but the run is paused or a failed step has stopped it.
     READY = "ready"
     #: Its message is on its way: in a mailbox, with a worker, or between two attempts.
     SENT = "sent"
-    #: Of a map, some items.
+    #: A map that has begun.
     ITEMS_SENT = "items sent"
-    #: For an event or a time.
+    #: Waits for an event or a time.
     SUSPENDED = "suspended"
     HANDLED = "handled"
     DEAD = "dead"
@@ -68,7 +68,7 @@ class RunStatus:
     paused: bool = False
     #: Steps in all, items of maps not counted.
     total: int = 0
-    #: Messages and waits that are out.
+    #: Messages and waits that are out: they have begun, and have no outcome yet.
     open: int = 0
     #: Messages and steps by outcome, items of maps included.
     handled: int = 0
@@ -97,11 +97,11 @@ class StepRecord:
     state: StepState
     #: The names of the steps that depend on it.
     dependents: tuple[str, ...] = ()
-    #: Steps that have to end first, of these ended, and of those not handled.
+    #: The number of steps that it depends on; of these, how many have ended; of those, how many were not handled.
     dependencies: int = 0
     ended: int = 0
     unhandled: int = 0
-    #: Of a map: items, of these ended, and not handled.
+    #: Of a map: the number of its items; of these, how many have ended; of those, how many were not handled.
     items: tuple[int, int, int] | None = None
     plan: StepPlan | None = None
 
@@ -163,10 +163,10 @@ class RunsBackend(Protocol):
         """The number of items of a map."""
 
     def final(self, uid: str) -> Any:
-        """What a run results in, by its workflow's ``final``.
+        """A run's result, as its workflow's ``final`` has it.
 
         Raises:
-            NotHandled: a step in it was not handled, or not yet.
+            NotHandled: a step that ``final`` refers to was not handled, or has not ended.
             InvalidStepInput: a result has no such part.
         """
 

@@ -37,7 +37,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The item of a map's list for which a step is, or a part of it."""
+    """Stands in a map's message for the item that the message is about, or for a part of it."""
 
     path: Path = ()
 
@@ -58,7 +58,7 @@ class Results:
     steps: tuple[str, ...]
 
 
-#: The item for which a map's step is: ``flow.map("page", Page, over=…, fields={"number": ITEM})``.
+#: Stands for the item that a map's message is about: ``flow.map("page", Page, over=…, fields={"number": ITEM})``.
 ITEM: Final = Item()
 
 

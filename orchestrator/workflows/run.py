@@ -54,7 +54,7 @@ class Run:
         return details
 
     def explain(self) -> list[str]:
-        """Why each step that has not ended has not, a line each; and first, where the run is."""
+        """A line on the run's state, then one on each step that has not ended: what it waits for."""
         return explain(self.details())
 
     def graph(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Run:
         return self._said(self._backend().delete(self.uid))
 
     def post(self, event: str, payload: Any = None) -> ControlResult:
-        """Have an event come, for the steps that wait for it now or later. Of one event, the first counts.
+        """Post an event to the steps that wait for it, now or later. If it is posted again, the first payload counts.
 
         Raises:
             InvalidPolicy: the event's name is not valid, or the payload is not JSON data.

@@ -1,4 +1,4 @@
-"""Puts the results that a step's arguments refer to into them, before the step's handler is called."""
+"""Replaces the references in a step's arguments by results, before its handler is called."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ItemCount = Callable[[str], int]
 
 
 class NotHandled(Exception):
-    """A result was asked for of a step, by its number, that was not handled."""
+    """A result is missing: the step, whose number this has, was not handled."""
 
 
 def final_result(value: Any, outcomes: Outcomes, item_count: ItemCount) -> Any:
-    """What a run results in: data with its references replaced.
+    """A run's result: its ``final`` with the references replaced.
 
     Raises:
-        NotHandled: a step in it was not handled, or not yet.
+        NotHandled: a step that it refers to was not handled, or has not ended.
         InvalidStepInput: a result has no such part.
     """
 
@@ -44,7 +44,7 @@ def final_result(value: Any, outcomes: Outcomes, item_count: ItemCount) -> Any:
 
 
 def fill(value: Any, step: str, outcomes: Outcomes, item_count: ItemCount, uid: str) -> Any:
-    """Arguments with their references replaced. ``step`` is the number of the step, with an item's of a map.
+    """Arguments with their references replaced. ``step`` is the step's number; of an item of a map ``MAP.ITEM``.
 
     Raises:
         InvalidStepInput: a result has no such part.
@@ -128,10 +128,10 @@ def fill_from_redis(store: Store, run: Mapping[str, Any], value: Any) -> Any:
 
 
 def final_from_redis(store: Store, uid: str) -> Any:
-    """What a run in Redis results in.
+    """The result of a run in Redis.
 
     Raises:
-        NotHandled: a step in it was not handled, or not yet.
+        NotHandled: a step that it refers to was not handled, or has not ended.
         InvalidStepInput: a result has no such part.
         BrokerUnavailable: Redis is away.
     """

@@ -44,7 +44,7 @@ class Workflows:
         self._backend = backend
 
     def start(self, workflow: Workflow, *, workflow_id: str | None = None, deadline_s: float | None = None) -> Run:
-        """Start a run. Of one ``workflow_id`` there is one run: starting it again returns the run that there is.
+        """Start a run. A ``workflow_id`` has one run: another start of the same definition with it returns that run.
 
         Args:
             workflow: the definition.
@@ -53,7 +53,7 @@ class Workflows:
 
         Raises:
             InvalidWorkflow: the definition has faults; all are listed, and nothing was written.
-            UnknownAgent, UnknownMessage: its only fault is such a step.
+            UnknownAgent, UnknownMessage: its only fault is a step for such an agent, or with such a message.
             WorkflowExists: the run with that id is of another definition.
             InvalidPolicy: ``workflow_id`` or ``deadline_s`` has a value that is not allowed.
             NotSupervised: the app's broker is not one that this library supervises.

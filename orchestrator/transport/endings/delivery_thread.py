@@ -207,7 +207,10 @@ class EndingsDelivery:
         except Exception as error:  # noqa: BLE001
             return error
         self._failing = False
-        logger.info("%s[%s]: %s %s", headers.get("task"), headers.get("id"), ending.state, ending.text[:300])
+        logger.info(
+            "%s[%s]: state %s reported to Celery: %s",
+            headers.get("task"), headers.get("id"), ending.state, ending.text[:300],
+        )  # fmt: skip
         return None
 
 

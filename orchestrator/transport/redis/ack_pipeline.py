@@ -38,10 +38,10 @@ _TURN_S = 0.05
 #: Pause after Redis was found to be away.
 _RETRY_S = 0.2
 
-#: What an outbox may be asked to run; loaded on each new connection, so that a restarted server has them.
+#: Scripts that a pipeline may run; loaded on each new connection, so that a restarted server has them.
 _SCRIPTS = ("settle", "settle_with_outcome", "retry", "dead_letter", "requeue_held")
 
-#: A command that Redis refuses this often is given up; its message stays pending.
+#: A command that Redis refuses this often is not sent again; its message stays pending.
 _REFUSALS = 5
 
 Reply = Callable[[Any], None]
@@ -262,7 +262,10 @@ class AckPipeline:
                 self._queue.append(posted)
             self._wake.set()
         else:
-            logger.error("Redis refused %s for good: %s; its message stays pending", posted.name, error)
+            logger.error(
+                "Redis refused %s %d times: %s; not tried again, and its message stays pending",
+                posted.name, posted.refused, error,
+            )  # fmt: skip
 
     def _broken(self, error: Exception) -> None:
         if not self._away:

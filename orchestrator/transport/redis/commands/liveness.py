@@ -13,7 +13,10 @@ FENCE_REASON_AT: Final = 2
 
 
 def register(keys: Keys, name: str, fields: Mapping[str, Any], *, last: int = 0) -> Call:
-    """Give a new incarnation of this node name its id and its lease; ``last`` is the process' last fencing token."""
+    """Register a new incarnation under a node name: give it a number above ``last``, an id and a lease.
+
+    ``last`` is the number of this process' incarnation before: Redis may have lost its counter.
+    """
     return "register", [keys.leases, keys.incarnation_counter], [keys.root, name, last, *flat(fields)]
 
 

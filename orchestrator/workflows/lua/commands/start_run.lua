@@ -1,9 +1,9 @@
 -- Starts a run whose plan lies beside its key, in state `writing`.
 -- KEYS: run, runs, runs by id. ARGV: uid, workflow id, fingerprint, numbers of the steps that depend on nothing as ranges,
 -- ms after which it is cancelled or ''.
--- Returns {uid, 1 if work is left}: its uid; or that of the run that has the id, if its definition is the same, and then drops
--- this one; '' if that run is of another definition. A repeated call returns the uid again.
--- Costs: what one step of a run may; at most 200 messages.
+-- Returns {uid, 1 if work is left}. If another run has the id, drops this one, and returns the uid of that one if its
+-- definition is the same, else ''. A repeated call returns its uid again.
+-- Costs: at most 200 messages.
 --- @include "script_events"
 --- @include "runs"
 local run_key, all_runs, by_id = KEYS[1], KEYS[2], KEYS[3]
@@ -24,7 +24,7 @@ if redis.call('SISMEMBER', root .. 'runs:paused', redis.call('HGET', run_key, 'n
   redis.call('HSET', run_key, 'paused', '1', 'paused_with', 'workflow')
 end
 for _, part in ipairs({'', ':plan', ':templates'}) do redis.call('PERSIST', run_key .. part) end
--- As a step that has ended, on which they depend.
+-- The steps that depend on nothing are made dependents of a step `start`, which has ended.
 redis.call('HSET', run_key .. ':states', 'start', 'h')
 redis.call('HSET', run_key .. ':plan', 'start', ('j\nstart\n\n\n\n0\n\n\n\n' .. roots .. '\n\n\n\n'))
 if deadline_ms ~= '' then redis.call('ZADD', root .. 'timers', now + deadline_ms, 'run:' .. uid .. ':deadline') end

@@ -1,7 +1,7 @@
 -- Gives a new incarnation its id and its lease.
 -- KEYS: leases, counter. ARGV: root, node name, number of this process' last incarnation or 0, field, value, …
 -- Where Redis has lost its data, numbers continue above that one: an id never names two incarnations of a process.
--- Returns {id, fencing token}.
+-- Returns {id, number}; the number is its fencing token.
 -- Costs: four commands.
 --- @include "mailbox_entry"
 local leases, counter = KEYS[1], KEYS[2]

@@ -2,7 +2,7 @@
 -- KEYS: none. ARGV: root, level, audit_id, '1' to watch the outcomes, lowest id, highest id (both as XRANGE takes them), most to
 -- replay, most to look at, state (open, parked, all), dimension, value, …
 -- Returns {where to continue or '', number of letters looked at, and what replay_batches() in replay_letters.lua adds}; {} if
--- they are of so many kinds that merging these for each step would take longer than naming the letters.
+-- they are of more than 64 kinds: merging these in each step would take longer than a replay by ids.
 -- Costs: a search (see search_letters.lua), and at most 1 MB and one letter.
 --- @include "mailbox_entry"
 --- @include "script_events"

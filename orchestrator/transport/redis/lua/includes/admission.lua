@@ -19,7 +19,8 @@ local function depth_of(admission)
 end
 
 -- Asks for the admission of `wanted` messages. nil: nothing is declared, all may go. Else a table with
--- take: the first so many may go, drop: the next so many are to be dropped, refusal: why the others may not go.
+-- take: number of messages, from the first, that are accepted; drop: number of the next ones, which are dropped;
+-- refusal: why those after them are not accepted.
 -- With `strict`, what would be dropped is refused; with `peek`, state is not changed.
 local function admit(flow, wanted, strict, peek)
   if redis.call('EXISTS', flow) == 0 then return nil end
@@ -73,7 +74,7 @@ local function overflowed(admission, m, d, r, s)
     tostring(orc.agent or ''), tostring(orc.message or headers.task or ''), text)
 end
 
--- More than a script accepts, it drops at most so many: of a mailbox that holds far more than it may, each drops some.
+-- A script drops at most this many messages more than it accepts. A mailbox far above its limit takes several scripts.
 local MOST_MORE_DROPPED = 20
 
 -- Drops what has waited longest until no more than the limit wait: of what is not claimed the first, else of what is
@@ -125,7 +126,7 @@ local function drop_oldest(admission, depth)
 end
 
 -- Once the admitted are in: makes room for them where the oldest go, and warns when the mailbox fills up. It warns
--- again only after a admission has found it half as full as that.
+-- again only after an admission has found it half as full as that.
 local function after_admission(admission)
   if admission.limit == 0 then return end
   local depth = admission.before + admission.take

@@ -15,7 +15,7 @@ local INDEXED = {'agent', 'message', 'error', 'reason', 'group'}
 local REASON_AT, GROUP_AT, QUEUE_AT = 4, 5, 6
 local HOUR_MS = 3600000
 local HOURS_KEPT = 48
--- More than a stream's block has. Whoever looks through an index must not come upon heavy things.
+-- A message above this stays in the log: it exceeds a stream's block, and reading an index must not read large messages.
 local LARGE = 4096
 -- Nobody's headers are worth holding Redis for longer than decoding this takes.
 local READABLE = 2097152

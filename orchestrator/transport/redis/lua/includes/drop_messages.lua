@@ -28,8 +28,8 @@ local function drop_message(root, ledger, m, d, by, ttl_ms, held)
   if not held then end_for_celery(ledger, m or '', 'REVOKED', '', by) end
 end
 
--- Calls `drop(m, d)` for the next messages that are not yet due, at most so many and 1 MB and one message of them, each taken
--- out before. Returns how many.
+-- Takes out the first messages that are not yet due, at most `most`, and at most 1 MB and one message, and calls
+-- `drop(m, d)` for each. Returns how many.
 local function drop_delayed(delayed, bodies, most, drop)
   local dropped, bytes = 0, 0
   for _, member in ipairs(redis.call('ZRANGE', delayed, 0, most - 1)) do

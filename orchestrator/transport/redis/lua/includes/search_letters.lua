@@ -1,13 +1,13 @@
 --- @include "mailbox_entry"
 --- @include "dead_letters"
 -- Searching letters: the ids of the letters of all kinds that fit, merged into the order in which they came.
--- Of more kinds than this, merging takes longer than reading the log. Letters of so many kinds are few of each.
+-- Merging more kinds than this takes longer than reading the log, because each has few letters.
 local MOST_KINDS = 1000
 -- The log's own entries are heavy; an index' are not (see LARGE in dead_letters.lua).
 local MOST_READ = 500
 local MOST_OF_INDEX_AT_ONCE = 128
 local MOST_OF_PARKED_AT_ONCE = 500
--- Where streams are merged, so many entries are read at once of all together, and at least one of each.
+-- Where streams are merged: entries that are read first of all of them together, and at least one of each.
 local MOST_TO_BEGIN_WITH = 500
 
 -- One step of a search. asked: forward (oldest first), low and high (as XRANGE takes them), limit (most to find), budget
