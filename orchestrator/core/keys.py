@@ -338,7 +338,7 @@ class Keys:
 
     @property
     def busy_runs(self) -> str:
-        """Set of the uids of runs with planned work that no script has done yet."""
+        """Set of the uids of runs with an agenda: work that no script has done yet."""
         return f"{self.root}runs:busy"
 
     @property

@@ -1,7 +1,7 @@
 """The rule of a workflow's run: what each recorded outcome releases, and how the run ends.
 
 Methods change the state and return what is to be done outside. ``includes/runs.lua`` is the same rule over Redis, with
-the same names, in the same order; one state machine drives both. Eager mode runs by this one.
+the same names, in the same order; one state machine in the tests drives both. Eager mode runs by this one.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ class RunState(StrEnum):
     #: A step has failed; nothing more begins, and it ends when no step is out.
     STOPPING = "stopping"
     COMPENSATING = "compensating"
-    #: It has ended, and each step was handled, was skipped, or failed where another step depends on that.
+    #: All steps have ended, and those that were not handled were skipped or guarded.
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    #: Every compensation was handled; some were not.
+    #: Every compensation was handled.
     COMPENSATED = "compensated"
+    #: Some compensation was not handled.
     COMPENSATION_FAILED = "compensation failed"
 
 
@@ -44,7 +45,7 @@ COMPENSATION_STATES: Final = frozenset({RunState.COMPENSATING, RunState.COMPENSA
 #: States of a run in which a failed step has stopped it; what would begin is kept until a replayed letter revives it.
 _STOPPED: Final = frozenset({RunState.STOPPING, RunState.FAILED})
 
-#: A step's letter once it has ended, and its name.
+#: The first character of a state in which a step has ended, and the state's name.
 ENDED: Final = {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "k": "skipped"}
 _LETTERS: Final = {name: letter for letter, name in ENDED.items()}
 
@@ -78,12 +79,12 @@ class Run:
     #: Takes back the message of a step, and says whether it could: no worker has it, and it is not between attempts.
     #: If it could not and the step is cancelled, the step is not attempted again.
     take_back: Callable[[str, bool], bool] = _keep
-    #: Steps that one method deals with; the rest waits for :meth:`advance`.
+    #: Most steps that one call deals with; the rest waits for :meth:`advance`.
     budget: float = math.inf
     state: RunState = RunState.RUNNING
     paused: bool = False
     compensate: bool = False
-    #: Step -> a letter and its values, as in the script.
+    #: Step -> its state, one character and its values, as ``includes/runs.lua`` describes them.
     states: dict[str, str] = field(default_factory=dict)
     #: Step -> its outcome as JSON data.
     outcomes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Run:
     undo: list[str] = field(default_factory=list)
     events: dict[str, Any] = field(default_factory=dict)
     has_ended: bool = False
-    #: Kind, step and position of what is planned.
+    #: Work that is planned: its kind, its step, and the position to go on from.
     agenda: deque[tuple[str, str, int]] = field(default_factory=deque)
     _left: float = 0
     _effects: Effects = field(default_factory=Effects)
@@ -153,7 +154,7 @@ class Run:
         return self._close()
 
     def time_came(self, step: str) -> Effects:
-        """The time of a step that waits has come: a pause ends, an event is too late."""
+        """The time of a wait has come: a wait for a time is handled; a wait for an event is dead, for none came."""
         self._open()
         if self.states.get(step) == "u":
             if self.plan[step].options.get("event"):
@@ -241,7 +242,7 @@ class Run:
         self._end_unsent(step, {"outcome": "handled", "attempts": 0, "result": payload})
 
     def _end_unsent(self, step: str, outcome: Mapping[str, Any]) -> None:
-        """A step ends that is no message."""
+        """A step ends without a message."""
         self.outcomes[step] = outcome
         self._ended(step, outcome["outcome"])
 
@@ -283,7 +284,7 @@ class Run:
                 self._release(str(number))
 
     def _failed(self) -> None:
-        """A step has failed, and no other one is there for that. Waits for an event or a time would hold up the end."""
+        """A step that is not guarded has failed. If that stops the run, its waits are parked, so that it can end."""
         self.counts["failures"] += 1
         if self.state is RunState.RUNNING and self.on_failure is not OnFailure.CONTINUE:
             self.state = RunState.STOPPING
@@ -341,7 +342,7 @@ class Run:
         return None
 
     def _recall(self, kind: str) -> None:
-        """Go through all steps: take back what is out, because of a pause or a cancel, or end waits early."""
+        """Go through all steps: take back what is out (pause, cancel), end waits (cancel) or park them (failure)."""
         self._left -= 1
         if not {"p": self.paused, "c": self.state is RunState.CANCELLED, "w": self.state in _STOPPED}[kind]:
             return
@@ -433,7 +434,7 @@ class Run:
         self.state, self.has_ended = state, False
 
     def _ended(self, step: str, outcome: str) -> None:
-        """A step has ended, in one word."""
+        """A step has ended; ``outcome`` is one of ``handled``, ``dead``, ``expired`` and ``cancelled``."""
         was = self.states.get(step, "")[:1]
         if was in ENDED:
             if outcome == "handled" and was != "h":

@@ -83,7 +83,7 @@ class RedisRuns:
         return uid
 
     def advance(self, uid: str, budget_s: float | None = None) -> None:
-        """Do what a run has planned; at most for ``budget_s`` seconds.
+        """Work off a run's agenda, for at most ``budget_s`` seconds.
 
         Raises:
             BrokerUnavailable: Redis is away.
@@ -199,7 +199,7 @@ class RedisRuns:
             at += _PAGE
 
     def work_off(self) -> None:
-        """What a sweep does for runs: timers that are due, and planned work that nobody goes on with.
+        """What a sweep does for runs: act on timers that are due, and work off agendas that are left.
 
         Raises:
             BrokerUnavailable: Redis is away.
@@ -216,7 +216,7 @@ class RedisRuns:
                 return
 
     def forget_expired(self) -> int:
-        """Take runs off the lists whose keys have expired; returns how many.
+        """Remove the runs whose keys have expired from the lists of runs; returns how many.
 
         Raises:
             BrokerUnavailable: Redis is away.

@@ -18,12 +18,12 @@ def start_run(keys: Keys, uid: str, workflow_id: str, fingerprint: str, roots: s
 
 
 def advance_run(keys: Keys, uid: str) -> Call:
-    """Do some of what a run has planned."""
+    """Go on with a run's agenda, as far as one script may."""
     return _script("advance_run"), [keys.run(uid), keys.busy_runs], [uid]
 
 
 def control_run(keys: Keys, uid: str, action: str, value: str = "", payload: str = "") -> Call:
-    """Pause, resume or cancel a run, or have it notice an event or a time."""
+    """Pause, resume or cancel a run, post an event to it, or end a wait whose time has come."""
     return _script("control_run"), [keys.run(uid), keys.timers], [uid, action, value, payload]
 
 

@@ -1,5 +1,5 @@
--- Does what a run has planned, as far as one script may.
--- KEYS: run, set of runs with planned work. ARGV: uid.
+-- Goes on with a run's agenda, as far as one script may.
+-- KEYS: run, busy runs. ARGV: uid.
 -- Returns 1 if work is left, else 0.
 -- Costs: at most 200 messages.
 --- @include "script_events"

@@ -1,5 +1,5 @@
 -- Forgets a run that has ended. What its steps still do after that counts in the ledger, and changes nothing else.
--- KEYS: run, runs, runs by id, runs with planned work. ARGV: uid.
+-- KEYS: run, runs, runs by id, busy runs. ARGV: uid.
 -- Returns `done`; `not ended`; `unknown`.
 -- Costs: a constant; Redis frees the memory in another thread.
 --- @include "script_events"

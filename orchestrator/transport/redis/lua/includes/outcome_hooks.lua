@@ -1,12 +1,15 @@
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "runs"
--- What else happens when a delivery's outcome is recorded. The outcome's hooks say it: `idempotency` the key of its
--- idempotency key, which is remembered as long as the outcome; `group` the broadcast it belongs to, and `member` what
--- it takes to send its recipient the compensation: [number of the text, agent, task, queue, level, id]; `cancel` that it
--- was cancelled while a worker had it, and `cancelling` the set of all for which that holds; `undo` the compensation of a
--- copy that died, ready to be sent should the copy be replayed and handled, with `undo_of` its group, root, level, queue, id;
--- `run` the key of the workflow's run of which it is the `step`.
+-- What else happens when a delivery's outcome is recorded. The fields of the outcome's hooks:
+--   idempotency         Redis key of its idempotency key, which is remembered as long as the outcome
+--   idempotency_ms      how long that is
+--   group, member       the broadcast that it is a copy in; what it takes to send its recipient the compensation: [number of the
+--                       text, agent, task, queue, level, id]
+--   cancel, cancelling  the outcome of a delivery that was cancelled while a worker had it; the set of all such deliveries
+--   undo, undo_of       the compensation of a copy that died, to be sent if the copy is replayed and handled; its group, root,
+--                       level, queue and id
+--   run, step           key of the workflow's run that it is a step of; that step
 local function compensation(group, root, nonce, member)
   local c = read_json(member)
   local text = c and redis.call('HGET', group, 'text:' .. tostring(c[1]))

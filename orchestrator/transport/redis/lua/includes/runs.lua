@@ -15,7 +15,7 @@
 --   :events     hash: event -> its payload as JSON
 --   :ended      list of one: the state in which the run ended, so that BLMOVE can wait for it
 -- A step is its number; an item of a map is MAP.ITEM; the compensation of a step is 'u' .. the step.
--- A state is a letter and its values: w waits (dependencies ended, of these not handled); r ready; s sent (its entry);
+-- A state is one character and its values: w waits (dependencies ended, of these not handled); r ready; s sent (its entry);
 -- u waits for an event or a time; m a map that has begun; h handled; d dead; e expired; c cancelled; k skipped.
 local runs = {
   -- Steps that one script deals with, and the bytes of a message that count as one more.
@@ -28,7 +28,7 @@ local runs = {
   -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
   STOPPED = {stopping = true, failed = true},
   PLAN = '^(%a)\n' .. ('([^\n]*)\n'):rep(12) .. '([^\n]*)$',
-  -- How long a dead step's letter can revive its run.
+  -- How long after a step's death the replay of its dead letter can revive the run.
   DEAD_MS = 2592000000,
 }
 
@@ -81,7 +81,7 @@ runs.plan_work = function(r, kind, step, at)
   r.work[#r.work + 1] = kind .. ':' .. step .. ':' .. (at or 0)
 end
 
--- Its delivery's id.
+-- The id of a step's delivery.
 runs.delivery = function(r, step)
   return r.uid .. '.' .. step
 end
@@ -108,7 +108,7 @@ runs.send = function(r, step, plan)
   r.left = r.left - 1 - math.floor(#m / runs.BYTES)
 end
 
--- A step ends that was no message. `error` is why it is dead.
+-- A step ends without a message. `reason` and `error` say why it is dead, if it is.
 runs.end_unsent = function(r, step, outcome, reason, error)
   local json = '{"outcome":"handled","result":null,"attempts":0}'
   if reason then json = cjson.encode({outcome = outcome, reason = reason, error = error, attempts = 0}) end
@@ -183,7 +183,7 @@ runs.begin_wait = function(r, step, plan)
   end
 end
 
--- Its member in the sorted set of timers.
+-- A step's member in the sorted set of timers.
 runs.timer = function(r, step)
   return 'run:' .. r.uid .. ':' .. step
 end
@@ -196,7 +196,7 @@ runs.happened = function(r, step, payload)
   runs.ended(r, step, 'handled')
 end
 
--- The time of a step that waits has come: a pause ends, an event is too late.
+-- The time of a wait has come: a wait for a time is handled; a wait for an event is dead, for none came.
 runs.time_came = function(r, step)
   if runs.state(r, step) ~= 'u' then return end
   if cjson.decode(runs.plan(r, step).options).event then
@@ -266,7 +266,7 @@ runs.call_errbacks = function(r, plan)
   end
 end
 
--- A step has failed, and no other one is there for that. What waits for an event or a time would hold up the end.
+-- A step that is not guarded has failed. If that stops the run, its waits are parked, so that it can end.
 runs.failed = function(r)
   runs.count(r, 'failures', 1)
   if r.state == 'running' and r.on_failure ~= 'continue' then
@@ -275,7 +275,8 @@ runs.failed = function(r)
   end
 end
 
--- Calls `act` with the numbers in ranges, from a place on. Returns the place at which the script has done enough.
+-- Calls `act` with each number in `ranges`, from the place `from` on. If the budget is used up before the last number, returns
+-- the place to go on from.
 runs.each = function(r, ranges, from, act)
   local at = 0
   for first, last in ranges:gmatch('(%d+)%-?(%d*)') do
@@ -376,7 +377,8 @@ runs.taken_back = function(r, step, cancel)
   end
 end
 
--- Goes through all steps: takes back what is out, because of a pause or a cancel, or ends waits early. `from` is HSCAN's cursor.
+-- Goes through all steps from HSCAN's cursor `from` on. A pause (p) takes back messages; a cancel (c) does so too, and ends waits
+-- and maps; after a failure that stops the run (w) waits are parked.
 runs.recall = function(r, kind, from)
   local cancel = kind == 'c'
   r.left = r.left - 1
@@ -481,13 +483,13 @@ runs.reopen = function(r, state)
   runs.emit(r, 'run_revived', 1)
 end
 
--- The message of a step has its outcome, in one word.
+-- The message of a step has its outcome: `handled`, `dead`, `expired` or `cancelled`.
 runs.step_ended = function(r, step, outcome)
   if runs.state(r, step):sub(1, 1) == 's' then runs.count(r, 'open', -1) end
   runs.ended(r, step, outcome)
 end
 
--- A step has ended, in one word.
+-- A step has ended, with one of these outcomes.
 runs.ended = function(r, step, outcome)
   local was = runs.state(r, step):sub(1, 1)
   if runs.NAMES[was] then
@@ -549,7 +551,7 @@ runs.work_off = function(r)
   r.work = {}
 end
 
--- Counts the open runs of the workflow, and emits what has happened to this one.
+-- Emits an event of the run, and changes its workflow's number of open runs by `by`.
 runs.emit = function(r, kind, by, ...)
   local id, name = unpack(redis.call('HMGET', r.key, 'id', 'name'))
   local open = r.root .. 'runs:open'
