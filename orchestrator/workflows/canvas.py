@@ -218,7 +218,7 @@ class _Builder:
     def _following(self, part: _Part, signature: Signature) -> _Given:
         """What a signature that follows a part begins with. A join is added where many steps meet many others."""
         after = part.ends
-        if len(after) > 1 and (is_canvas(signature) or signature.options.get("countdown") is not None):
+        if len(after) > 1 and _may_begin_with_many(signature):
             after = (self._add(Kind.JOIN, "join", after),)
         return _Given(args=(part.value,), after=after)
 
@@ -278,6 +278,13 @@ def _signature(value: Any) -> Signature:
             "canvas", [f"{value!r} is no canvas; allowed: a signature, a task, or what is made of them"]
         )
     return signature
+
+
+def _may_begin_with_many(signature: Signature) -> bool:
+    """Whether several steps may depend on what comes before it."""
+    while isinstance(signature, _chain) and not _is_empty(signature):
+        signature = _signature(next(iter(signature.tasks)))
+    return is_canvas(signature)
 
 
 def _members(canvas: Any) -> Iterable[Any]:

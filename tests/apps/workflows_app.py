@@ -134,6 +134,20 @@ def hold(key: str) -> str:
     return key
 
 
+def hold_and_count(key: str) -> int:
+    """Waits until the test lets it go, and returns how often it has begun."""
+    with _redis() as client:
+        begun = int(client.incr(f"test:ran:{key}"))
+    hold(key)
+    return begun
+
+
+def note_all(values: Any) -> Any:
+    """Notes that it has run, and returns what it was given."""
+    _note("body")
+    return values
+
+
 def failed(request: Any, error: Exception, traceback: str | None) -> None:
     """An errback as Celery has had them since 4.0: notes what it is given."""
     _note(f"{request.task} {request.id.partition('.')[2]} {type(error).__name__} {error.outcome.error}")  # type: ignore[attr-defined]
@@ -158,7 +172,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
         app.conf.broker_url = broker_url
     app.conf.task_always_eager = eager
     orchestrator = Orchestrator(app, load_settings(**settings))
-    for function in (note, add, total, text, fail, needs, hold, failed, failed_id):
+    for function in (note, note_all, hold_and_count, add, total, text, fail, needs, hold, failed, failed_id):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
     app.task(name="plain.where", shared=False, bind=True)(where)
     orchestrator.host(Counter)
