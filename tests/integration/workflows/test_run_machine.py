@@ -20,27 +20,28 @@ from orchestrator.embedded import EmbeddedServer
 from tests.support.runs_under_test import QUEUES, RunUnderTest, plan_of
 
 EVENTS = ("approved", "paid")
-RESULTS = st.sampled_from([None, 7, [], [1], [1, 2, 3], {}, {"pages": [1, 2]}, {"pages": "none"}])
+#: Mostly lists, or few maps would have items.
+RESULTS = st.sampled_from([[1, 2, 3], [1, 2, 3], [1, 2], [1, 2, 3, 4], [], 7, {}, {"pages": [1, 2]}])
 OUTCOMES = st.sampled_from(["handled", "handled", "handled", "dead", "dead", "expired", "cancelled"])
 
 
 @st.composite
 def steps(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Steps of a workflow, each after some of those before it."""
-    count = draw(st.integers(1, 9))
+    count = draw(st.integers(1, 7))
     kinds = st.sampled_from([Kind.TASK, Kind.TASK, Kind.TASK, Kind.JOIN, Kind.MAP, Kind.MAP, Kind.WAIT])
     return [_step(draw, number, draw(kinds)) for number in range(count)]
 
 
 def _step(draw: st.DrawFn, number: int, kind: Kind) -> dict[str, Any]:
-    after = sorted(draw(st.sets(st.integers(max(0, number - 4), number - 1), max_size=3))) if number else []
+    after = sorted(draw(st.sets(st.integers(max(0, number - 3), number - 1), max_size=2))) if number else []
     if not after and kind in (Kind.JOIN, Kind.MAP):
         kind = Kind.TASK
     options: dict[str, Any] = {}
     if kind is Kind.MAP:
-        path = draw(st.sampled_from([[], [], ["pages"], [-1], ["pages", 0]]))
+        path = draw(st.sampled_from([[], [], [], [], ["pages"], [-1]]))
         options = {"over": str(draw(st.sampled_from(after))), "path": path, "says": "it"}
-        limit = draw(st.sampled_from([None, 1, 2]))
+        limit = draw(st.sampled_from([None, 1, 1, 2]))
         options |= {} if limit is None else {"limit": limit}
     elif kind is Kind.WAIT:
         event, ms = draw(st.sampled_from([("approved", None), ("paid", 300), (None, 200), ("approved", 100)]))
