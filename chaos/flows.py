@@ -44,7 +44,7 @@ def flows(app: Celery, seed: int) -> Iterator[Flow]:
         if rng.random() < 0.15:
             pause_s = rng.uniform(0, 0.3)
             resume_s = pause_s + rng.uniform(0.2, 2.0)
-        if rng.random() < 0.12:
+        if kind != "map" and rng.random() < 0.12:
             # Of a paused run before, while and after it is paused.
             cancel_s = rng.uniform(0, resume_s + 0.5 if resume_s else 0.3)
         post_s = rng.uniform(0, 1) if kind == "wait" else None

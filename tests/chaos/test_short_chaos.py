@@ -33,6 +33,7 @@ def test_nothing_is_lost_whatever_is_killed() -> None:
     found = LINE.fullmatch(run.stdout.splitlines()[-1])
     assert found, run.stdout
     accepted, handled, dead, duplicated, kills = (int(number) for number in found.groups()[:5])
+    assert int(found.group(7)) > 30
     assert accepted == handled + dead
     assert accepted > 300
     # Each of the nine kinds at least once, and poison beside.
