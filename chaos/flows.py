@@ -44,7 +44,7 @@ def flows(app: Celery, seed: int) -> Iterator[Flow]:
         if rng.random() < 0.15:
             pause_s = rng.uniform(0, 0.3)
             resume_s = pause_s + rng.uniform(0.2, 2.0)
-        if kind != "map" and rng.random() < 0.12:
+        if rng.random() < 0.12:
             # Of a paused run before, while and after it is paused.
             cancel_s = rng.uniform(0, resume_s + 0.5 if resume_s else 0.3)
         post_s = rng.uniform(0, 1) if kind == "wait" else None
@@ -76,6 +76,7 @@ def _map(app: Celery, rng: random.Random) -> Workflow:
         fields={"number": ITEM, "nap_ms": rng.choice((0, 10))},
         to=STEPS,
         limit=rng.choice((None, 3)),
+        undo=Revert(),
     )
     flow.step("total", Total, fields={"numbers": items.result}, to=STEPS)
     return flow

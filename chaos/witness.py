@@ -26,8 +26,8 @@ class Row:
     """One event.
 
     ``what`` is ``intent``, ``accepted`` or ``uncertain`` (the sender), ``start``, ``fail`` or ``done`` (an
-    execution), ``strike``, ``end`` or ``up`` (by the run); ``starting``, ``started``, ``asked`` or ``acted`` (the starter
-    of workflows), ``begun``, ``broke`` or ``over`` (an execution of a step).
+    execution), ``strike``, ``end`` or ``up`` (by the run); ``starting``, ``started``, ``asked`` or ``acted`` (the
+    starter of workflows); ``begun``, ``broke`` or ``over`` (an execution of a step).
     """
 
     at_ms: int

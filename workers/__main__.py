@@ -35,8 +35,11 @@ Exit codes:
     show_default=True,
     help="How many workers audit. What a killed one held runs on another.",
 )
-def demo(path: Path | None, chaos: bool, auditors: int) -> None:
+@click.option("--watch", is_flag=True, help="Show every second where the workflow is, step by step.")
+def demo(path: Path | None, chaos: bool, auditors: int, watch: bool) -> None:
     """Audit a tree of Python files for unsupervised Celery sends, with real workers and a real SIGKILL.
+
+    It is a workflow, in workers/main_job.py: find the files, audit each of them, and sum up.
 
     PATH is a directory or a file; without it, the installed packages of this environment. Redis is one of the
     demo's own, unless a broker is named (ORCHESTRATOR_BROKER_URL or a profile): there the demo keeps to a key
@@ -46,7 +49,7 @@ def demo(path: Path | None, chaos: bool, auditors: int) -> None:
         # The app refuses bad settings when it is imported.
         from workers.demo import run
 
-        sys.exit(run(path, chaos=chaos, auditors=auditors))
+        sys.exit(run(path, chaos=chaos, auditors=auditors, watch=watch))
     except OrchestratorError as error:
         raise Stop(str(error), ExitCode.CALLER if isinstance(error, CallerError) else ExitCode.NOT_HANDLED) from error
     except KeyboardInterrupt:

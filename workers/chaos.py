@@ -25,15 +25,15 @@ _KILLER = b"# This file is correct. The message that names it makes its worker S
 _MANY = 10_000
 
 
-def bad_input(directory: Path, run: str) -> list[Audit]:
-    """A file that cannot be decoded, and a message that kills its worker."""
+def bad_input(directory: Path, run: str) -> dict[str, Audit]:
+    """A file that cannot be decoded, and a message that kills its worker, by the names of their steps."""
     undecodable, killer = directory / "undecodable.py", directory / "kills_its_worker.py"
     undecodable.write_bytes(_UNDECODABLE)
     killer.write_bytes(_KILLER)
-    return [
-        Audit(path=str(undecodable), run=run),
-        Audit(path=str(killer), run=run, kills_its_worker=True),
-    ]
+    return {
+        "undecodable": Audit(path=str(undecodable), run=run),
+        "poison": Audit(path=str(killer), run=run, kills_its_worker=True),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The conductor: starts the processes of a deployment, sends the audits, kills an auditor, and counts the outcomes.
+"""The conductor: starts the processes of a deployment and the workflow, kills an auditor, and counts the outcomes.
 
 Redis, a monitor manager, beat and auditors, each a process of its own. Whichever dies is started again, as
 systemd or Kubernetes would; the messages do not wait for that.
@@ -11,16 +11,17 @@ from time import monotonic, sleep
 
 from rich.console import Console
 
-from orchestrator import Orchestrator
+from orchestrator import Orchestrator, Run
 from orchestrator.core.errors import InfrastructureError
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.maintenance import manager
 from orchestrator.sending.ledger import LedgerRow
+from orchestrator.workflows.records import StepRecord
 from workers.app import assemble
-from workers.auditors import Audit, Auditor, Report
+from workers.auditors import Auditor, Summary, has_text_name
 from workers.chaos import Kill, bad_input, kill_one
-from workers.coordination import Coordinator
 from workers.ending import Ending
+from workers.main_job import main_job
 from workers.processes import Child, Crew
 from workers.progress import Display, display
 from workers.readiness import is_up
@@ -36,6 +37,7 @@ STALLED_S = 30.0
 PROMISED_S = 3.0
 
 _LOOK_EVERY_S = 0.05
+_WATCH_EVERY_S = 1.0
 _DECLARED_WITHIN_S = 10.0
 _KEPT_S = 3600
 _PAGE = 500
@@ -51,7 +53,15 @@ class Conductor:
     """One run of the demo."""
 
     def __init__(
-        self, console: Console, workspace: Workspace, run: str, ending: Ending, *, chaos: bool, auditors: int
+        self,
+        console: Console,
+        workspace: Workspace,
+        run: str,
+        ending: Ending,
+        *,
+        chaos: bool,
+        auditors: int,
+        watch: bool,
     ) -> None:
         self._console = console
         self._workspace = workspace
@@ -59,6 +69,8 @@ class Conductor:
         self._ending = ending
         self._chaos = chaos
         self._count = auditors
+        self._watch = watch
+        self._watched_at = monotonic()
         # Celery's command line made an app before the demo's Redis was started; this app has its URL.
         self._orchestrator: Orchestrator = assemble(workspace.settings)
         self._auditors: list[Child] = []
@@ -75,36 +87,33 @@ class Conductor:
         store = self._orchestrator.runtime.store
         self._say(f"demo: {len(files)} Python files below {root}")
         self._say(f"demo: {self._count} auditors, a monitor manager, beat; Redis: {store.url}")
-        audits = self._audits(files)
+        readable = [file for file in files if has_text_name(file)]
+        if len(readable) < len(files):
+            self._say(f"demo: files that are left out, for their names are not UTF-8: {len(files) - len(readable)}")
+        bad = bad_input(self._workspace.directory, self._run) if self._chaos else {}
+        # A message for each file, one for each bad input, and one to find the files and one to sum up.
+        total = len(readable) + len(bad) + 2
+        if bad:
+            self._say(
+                "demo: chaos: one third through, an auditor is SIGKILLed; and among the input are a file that cannot "
+                "be decoded and a message that kills its worker (--no-chaos leaves all of this out)"
+            )
         try:
             with Crew(self._workspace.environment, self._workspace.directory) as crew:
                 self._start(crew)
                 self._until_up(crew)
-                coordinator = Coordinator(self._orchestrator, audits)
                 began = monotonic()
-                with display(self._console, len(audits)) as shown:
-                    self._until_settled(crew, coordinator, shown)
+                run = self._orchestrator.workflows.start(main_job(root, self._run, bad), workflow_id=self._run)
+                with display(self._console, total) as shown:
+                    self._until_ended(crew, run, total, shown)
                 took_s = monotonic() - began
-                result = self._count_up()
+                result = self._count_up(run)
         finally:
             if not self._workspace.own_redis:
                 self._forget_later()
         self._console.print()
         summarize(self._console, result, (self._workspace.directory, root), took_s)
-        return self._close(result, coordinator.sent)
-
-    def _audits(self, files: list[Path]) -> list[Audit]:
-        audits = [Audit(path=str(file), run=self._run) for file in files if _is_text(str(file))]
-        if len(audits) < len(files):
-            self._say(f"demo: files that are left out, for their names are not UTF-8: {len(files) - len(audits)}")
-        if self._chaos:
-            self._say(
-                "demo: chaos: one third through, an auditor is SIGKILLed; and among the input are a file that cannot "
-                "be decoded and a message that kills its worker (--no-chaos leaves all of this out)"
-            )
-            early = len(audits) // 10
-            audits[early:early] = bad_input(self._workspace.directory, self._run)
-        return audits
+        return self._close(result, total)
 
     def _start(self, crew: Crew) -> None:
         crew.start("manager", *_WORKER, "-n", "manager@%h", "-Q", manager.QUEUE, "-P", "solo")
@@ -124,7 +133,7 @@ class Conductor:
             crew.restart_ended()
             sleep(_LOOK_EVERY_S)
 
-    def _until_settled(self, crew: Crew, coordinator: Coordinator, shown: Display) -> None:
+    def _until_ended(self, crew: Crew, run: Run, total: int, shown: Display) -> None:
         before: LedgerRow | None = None
         moved_at = monotonic()
         while True:
@@ -132,7 +141,8 @@ class Conductor:
             row = self._row()
             done = row.handled + row.dead
             shown.show(done)
-            if coordinator.done and row.pending == 0:
+            self._show_steps(run, shown)
+            if run.status().ended and row.pending == 0:
                 break
             if row != before:
                 before, moved_at = row, monotonic()
@@ -140,14 +150,17 @@ class Conductor:
                 raise Stalled(f"no message got anywhere for {STALLED_S:g} s; {row.pending} are pending")
             for child in crew.restart_ended():
                 shown.say(f"demo: {child.name} is dead, and started again")
-            if self._chaos and self._kill is None and done * 3 >= coordinator.total:
+            if self._chaos and self._kill is None and done * 3 >= total:
                 self._kill_one(shown)
-            if coordinator.done:
-                sleep(_LOOK_EVERY_S)
-            else:
-                coordinator.send_for(_LOOK_EVERY_S)
+            sleep(_LOOK_EVERY_S)
         if self._chaos and self._kill is None:
             shown.say("demo: no auditor was killed: so few messages that none was held by anybody one third through")
+
+    def _show_steps(self, run: Run, shown: Display) -> None:
+        if self._watch and monotonic() - self._watched_at >= _WATCH_EVERY_S:
+            self._watched_at = monotonic()
+            steps = ", ".join(_where(step) for step in run.steps())
+            shown.say(f"demo: workflow {run.status().state}, {run.progress():.0%}: {steps}")
 
     def _kill_one(self, shown: Display) -> None:
         self._kill = kill_one(self._orchestrator.runtime.store, self._orchestrator.registry, self._auditors)
@@ -158,7 +171,7 @@ class Conductor:
         rows = (row for row in self._orchestrator.ledger() if row.queue == Auditor.name)
         return next(rows, LedgerRow(Auditor.name))
 
-    def _count_up(self) -> Tally:
+    def _count_up(self, run: Run) -> Tally:
         registry = self._orchestrator.registry
         until = monotonic() + _DECLARED_WITHIN_S
         while self._kill and self._kill.incarnation not in {d.incarnation for d in registry.deaths(_PAGE)}:
@@ -170,7 +183,7 @@ class Conductor:
         records = Records(self._orchestrator.runtime.store, self._run)
         return tally(
             ledger=self._row(),
-            reports=[Report.model_validate_json(report) for report in records.reports().values()],
+            summary=Summary.model_validate(run.result("summary")),
             letters=self._letters(),
             deaths=registry.deaths(_PAGE),
             starts=list(records.starts()),
@@ -191,11 +204,12 @@ class Conductor:
         for key in client.scan_iter(match=f"{self._workspace.settings.key_prefix}*", count=_PAGE):
             client.expire(key, _KEPT_S)
 
-    def _close(self, result: Tally, sent: int) -> int:
-        balanced = result.balanced and result.ledger.accepted == sent
+    def _close(self, result: Tally, total: int) -> int:
+        balanced = result.balanced and result.ledger.accepted == total
         self._say(f"Not counted: the monitor manager's own mailbox, {manager.QUEUE}, for what beat sends it.")
         self._say(
-            "In a deployment, the same is shown by celery -A APP ledger, dead-letters list and agents, and by Flower."
+            "In a deployment, the same is shown by celery -A APP ledger, workflows show, dead-letters list and agents, "
+            "and by Flower."
         )
         if not self._workspace.own_redis:
             prefix = self._workspace.settings.key_prefix
@@ -204,7 +218,7 @@ class Conductor:
             self._say(f"demo: slower than promised: {result.recovery.last_s:.2f} s, not {PROMISED_S:g}")
         if not balanced:
             kept = self._workspace.keep_logs()
-            self._say(f"demo: the ledger does not balance ({sent} were sent); the logs are kept in {kept}")
+            self._say(f"demo: the ledger does not balance ({total} messages were due); the logs are kept in {kept}")
         self._say(result.last_line)
         return 0 if balanced else 1
 
@@ -212,9 +226,8 @@ class Conductor:
         self._console.print(line, markup=False, soft_wrap=True)
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _where(step: StepRecord) -> str:
+    if step.items is None or step.state in ("handled", "dead"):
+        return f"{step.name} {step.state}"
+    count, ended, _ = step.items
+    return f"{step.name} {ended} of {count}"

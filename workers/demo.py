@@ -23,7 +23,7 @@ class NothingToAudit(CallerError):
     """There is no such path, or no Python file below it."""
 
 
-def run(path: Path | None, *, chaos: bool, auditors: int) -> int:
+def run(path: Path | None, *, chaos: bool, auditors: int, watch: bool = False) -> int:
     """Audit the Python files below ``path``; the exit code is 0 if every message is accounted for.
 
     Raises:
@@ -39,7 +39,7 @@ def run(path: Path | None, *, chaos: bool, auditors: int) -> int:
     ending = Ending()
     with ending.heeded(), prepare(orchestrator.settings, run_id) as workspace:
         try:
-            conductor = Conductor(console, workspace, run_id, ending, chaos=chaos, auditors=auditors)
+            conductor = Conductor(console, workspace, run_id, ending, chaos=chaos, auditors=auditors, watch=watch)
             return conductor.conduct(root, files)
         except OrchestratorError:
             if (kept := workspace.keep_logs()) is not None:

@@ -1,4 +1,4 @@
-"""Records of a demo run in Redis: which auditor started which message and when, and all reports."""
+"""Records of a demo run in Redis: which auditor started which message, and when."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ class Start:
 
 
 class Records:
-    """The records of one demo run, under their own keys beside the orchestrator's."""
+    """The records of one demo run, under a key of their own beside the orchestrator's."""
 
     def __init__(self, store: Store, run: str) -> None:
         # redis-py's annotations allow for text answers and none at all.
         self._client: Any = store.client
-        root = f"{store.keys.prefix}demo:{run}:"
-        self._starts = f"{root}starts"
-        self._reports = f"{root}reports"
+        self._starts = f"{store.keys.prefix}demo:{run}:starts"
 
     def note_start(self, delivery: str, attempt: int, worker: str) -> None:
         """Record that an attempt begins. The id that Redis gives the record is the time."""
@@ -48,10 +46,6 @@ class Records:
                 "parent_pid": os.getppid(),
             },
         )
-
-    def note_report(self, delivery: str, report: str) -> None:
-        """Record a report, as JSON. A message that is delivered twice has one report."""
-        self._client.hset(self._reports, delivery, report)
 
     def starts(self) -> Iterator[Start]:
         """Every attempt, in the order in which they began."""
@@ -67,8 +61,3 @@ class Records:
                     parent_pid=int(fields[b"parent_pid"]),
                 )
             after = f"({rows[-1][0].decode()}"
-
-    def reports(self) -> dict[str, bytes]:
-        """The reports as JSON, by delivery."""
-        found = self._client.hscan_iter(self._reports, count=_PAGE)
-        return {delivery.decode(): report for delivery, report in found}

@@ -39,10 +39,10 @@ def summarize(console: Console, tally: Tally, below: Sequence[Path], took_s: flo
 
 def _rows(tally: Tally, below: Sequence[Path], took_s: float) -> Iterable[tuple[str, str, str]]:
     row = tally.ledger
-    unparsable = [report for report in tally.reports if report.unparsable]
-    yield "files audited", str(len(tally.reports)), f"in {took_s:.1f} s, {len(tally.reports) / took_s:.0f} a second"
+    files, unparsable = tally.summary.files, tally.summary.unparsable
+    yield "files audited", str(files), f"in {took_s:.1f} s, {files / took_s:.0f} a second"
     if unparsable:
-        shown = "; ".join(_without(below, report.unparsable) for report in unparsable[:_SHOWN])
+        shown = "; ".join(_without(below, why) for why in unparsable[:_SHOWN])
         yield "  not Python", str(len(unparsable)), _and_more(shown, len(unparsable))
     yield from _findings(tally)
     yield "messages accepted", str(row.accepted), f"handled {row.handled}, dead {row.dead}, pending {row.pending}"
@@ -63,11 +63,11 @@ def _rows(tally: Tally, below: Sequence[Path], took_s: float) -> Iterable[tuple[
 
 
 def _findings(tally: Tally) -> Iterable[tuple[str, str, str]]:
-    found = Counter((finding.kind, finding.confidence) for report in tally.reports for finding in report.findings)
-    yield "unsupervised sends", str(found.total()), "calls that nobody watches"
-    for kind in FindingKind:
-        certain, possible = found[kind, "certain"], found[kind, "possible"]
-        yield f"  {_WRITTEN[kind]}", str(certain + possible), f"certainly Celery's {certain}, possibly {possible}"
+    found = tally.summary.found
+    yield "unsupervised sends", str(sum(one.certain + one.possible for one in found)), "calls that nobody watches"
+    for one in found:
+        certainty = f"certainly Celery's {one.certain}, possibly {one.possible}"
+        yield f"  {_WRITTEN[one.kind]}", str(one.certain + one.possible), certainty
 
 
 def _deaths(tally: Tally) -> Iterable[tuple[str, str, str]]:
@@ -88,10 +88,11 @@ def _deaths(tally: Tally) -> Iterable[tuple[str, str, str]]:
 
 def _named(letter: DeadLetter, below: Sequence[Path]) -> str:
     try:
-        path = str(letter.body()[0][0]["path"])
+        path = letter.body()[0][0]["path"]
     except (TypeError, LookupError):
-        return letter.message or letter.delivery_id
-    return _without(below, path)
+        path = None
+    # The path of an item is in the list that the workflow has found.
+    return _without(below, path) if isinstance(path, str) else f"{letter.message} {letter.delivery_id}"
 
 
 def _why(letter: DeadLetter) -> str:

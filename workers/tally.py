@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.registry.registry import Death
 from orchestrator.sending.ledger import LedgerRow
-from workers.auditors import Report
+from workers.auditors import Summary
 from workers.chaos import Kill, Recovery, recovery
 from workers.records import Start
+
+#: Steps of the workflow beside the audits.
+_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,8 @@ class Tally:
 
     #: The auditors' mailbox.
     ledger: LedgerRow
-    reports: Sequence[Report]
+    #: What the workflow's last step has returned.
+    summary: Summary
     letters: Sequence[DeadLetter]
     #: Executions of an attempt after its first, which a death cut short or which ran twice.
     duplicated: int
@@ -38,14 +42,15 @@ class Tally:
 
     @property
     def balanced(self) -> bool:
-        """Whether every accepted message was handled or is in the dead-letter log."""
+        """Whether every accepted message was handled, and is in the summary, or is in the dead-letter log."""
         row = self.ledger
         return (
             row.balanced
             and row.pending == 0
             and row.accepted == row.handled + row.dead
             and row.dead == len(self.letters)
-            and row.handled <= len(self.reports)
+            # The files, and the steps before and after them.
+            and row.handled == self.summary.files + _STEPS
         )
 
     @property
@@ -61,7 +66,7 @@ class Tally:
 
 def tally(
     ledger: LedgerRow,
-    reports: Sequence[Report],
+    summary: Summary,
     letters: Sequence[DeadLetter],
     deaths: Iterable[Death],
     starts: Sequence[Start],
@@ -72,7 +77,7 @@ def tally(
     executions = Counter((start.delivery, start.attempt) for start in starts)
     return Tally(
         ledger=ledger,
-        reports=reports,
+        summary=summary,
         letters=letters,
         duplicated=sum(times - 1 for times in executions.values()),
         workers_killed=len(died_ms),

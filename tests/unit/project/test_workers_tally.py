@@ -11,13 +11,13 @@ import pytest
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.registry.registry import Death
 from orchestrator.sending.ledger import LedgerRow
-from workers.auditors import Report
+from workers.auditors import Summary
 from workers.chaos import Kill, recovery
 from workers.records import Start
 from workers.tally import Tally, tally
 
-LEDGER = LedgerRow("auditor", accepted=3, handled=2, dead=1)
-REPORTS = [Report(path="a.py"), Report(path="b.py")]
+LEDGER = LedgerRow("auditor", accepted=5, handled=4, dead=1)
+SUMMARY = Summary(files=2, found=())
 LETTER = DeadLetter(id="1-0", raw=b"", queue="auditor", reason="retries exhausted")
 KILL = Kill(name="auditor1", pid=10, incarnation="auditor1@host:10#1", at_ms=1000, held=frozenset({"d1", "d2"}))
 
@@ -29,20 +29,20 @@ def started(at_ms: int, delivery: str, *, attempt: int = 1, worker_pid: int = 20
 def counted(
     *,
     ledger: LedgerRow = LEDGER,
-    reports: Sequence[Report] = REPORTS,
+    summary: Summary = SUMMARY,
     letters: Sequence[DeadLetter] = (LETTER,),
     deaths: Iterable[Death] = (),
     starts: Sequence[Start] = (),
     kill: Kill | None = None,
 ) -> Tally:
-    return tally(ledger, reports, letters, deaths, starts, kill)
+    return tally(ledger, summary, letters, deaths, starts, kill)
 
 
 def test_the_last_line() -> None:
     starts = [started(900, "d1", worker_pid=10), started(1500, "d1"), started(1750, "d2"), started(1800, "d3")]
     deaths = [Death(KILL.incarnation, "killed", "monitor-manager", 1400)]
     assert counted(starts=starts, deaths=deaths, kill=KILL).last_line == (
-        "demo: accepted=3 handled=2 dead=1 pending=0 lost=0 duplicated=1 kills=1 recovered_s=0.75"
+        "demo: accepted=5 handled=4 dead=1 pending=0 lost=0 duplicated=1 kills=1 recovered_s=0.75"
     )
 
 
@@ -54,13 +54,13 @@ def test_without_a_kill_there_is_nothing_to_recover() -> None:
     ("change", "balanced"),
     [
         ({}, True),
-        ({"handled": 1}, False),
-        ({"handled": 1, "ready": 1}, False),
-        ({"handled": 1, "expired": 1}, False),
-        ({"handled": 1, "cancelled": 1}, False),
         ({"handled": 3}, False),
-        ({"accepted": 4, "handled": 3}, False),
-        ({"accepted": 4, "dead": 2}, False),
+        ({"handled": 3, "ready": 1}, False),
+        ({"handled": 3, "expired": 1}, False),
+        ({"handled": 3, "cancelled": 1}, False),
+        ({"handled": 5}, False),
+        ({"accepted": 6, "handled": 5}, False),
+        ({"accepted": 6, "dead": 2}, False),
     ],
     ids=str,
 )
