@@ -235,15 +235,13 @@ class _Case:
                 yield f"compensation {first} is handled, but never ran to its end"
             elif over.get(first) and over[first][0] > undone[second]:
                 yield f"compensation {second} began before {first} was over"
-            if first[1:] in self._before(second[1:]):
+            if first[1:].partition(".")[0] in self._before(second[1:].partition(".")[0]):
                 yield f"compensation {first} began before {second}, although {second[1:]} depends on {first[1:]}"
+        states = self._record.states
         if self._record.status.state is RunState.COMPENSATED:
-            for number, plan in self._record.plan.items():
-                if (
-                    plan.undo
-                    and self._record.states.get(number) == "h"
-                    and self._record.states.get(f"u{number}") != "h"
-                ):
+            for number, state in states.items():
+                owed = number[0] != "u" and state == "h" and self._is_message(number)
+                if owed and self._record.plan[number.partition(".")[0]].undo and states.get(f"u{number}") != "h":
                     yield f"step {number} is handled, and not undone"
 
     # -- the graph

@@ -181,6 +181,16 @@ def test_compensations_out_of_order_or_beside_others_are_found() -> None:
     assert said == "step 0 is handled, and not undone"
 
 
+def test_each_handled_item_of_a_map_has_to_be_undone_and_the_map_itself_not() -> None:
+    plan = {"0": StepPlan("items", Kind.MAP, undo=True)}
+    rows = [*STARTED, *ran("0.0", T + 10), *ran("0.1", T + 20), *acted("cancel", T + 30), *ran("u0.1", T + 40)]
+    states = {"0": "h", "0.0": "h", "0.1": "h", "u0.1": "h"}
+    (said,) = problems(rows, record(states, RunState.COMPENSATED, plan))
+    assert said == "step 0.0 is handled, and not undone"
+    undone = record({**states, "u0.0": "h"}, RunState.COMPENSATED, plan)
+    assert problems([*rows, *ran("u0.0", T + 50)], undone) == []
+
+
 def test_a_dead_step_needs_a_cause() -> None:
     states = {"0": "h", "1": "d"}
     failed = record(states, RunState.FAILED)
