@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.reported_errors import EXIT_CODES
-from orchestrator.cli.workflows_control import cancel_run, delete_run, pause_run, post_event, resume_run
+from orchestrator.cli.workflows_control import cancel_run, delete_run, fork_run, pause_run, post_event, resume_run
 from orchestrator.cli.workflows_show import draw_run, explain_run, list_runs, show_run
 
 
@@ -14,5 +14,16 @@ def workflows() -> None:
     """List runs of workflows, show, explain and draw them; pause, resume and cancel them, post to and delete them."""
 
 
-for _command in (list_runs, show_run, explain_run, draw_run, pause_run, resume_run, cancel_run, post_event, delete_run):
+for _command in (
+    list_runs,
+    show_run,
+    explain_run,
+    draw_run,
+    pause_run,
+    resume_run,
+    cancel_run,
+    fork_run,
+    post_event,
+    delete_run,
+):
     workflows.add_command(_command)

@@ -112,6 +112,24 @@ def cancel_run(context: click.Context, run_id: str, compensate: bool, as_json: b
     _control(context, run_id, as_json, lambda run: run.cancel(compensate=compensate))
 
 
+@click.command(cls=CeleryCommand, name="fork", epilog=exit_codes())
+@run_id
+@click.option("--after", metavar="STEP", required=True, cls=CeleryOption, help="Begin what is downstream of this step.")
+@click.option(
+    "--id", "workflow_id", metavar="TEXT", cls=CeleryOption, help="The id of the new run, instead of a made-up one."
+)
+@as_json_option
+@click.pass_context
+@reported
+def fork_run(context: click.Context, run_id: str, after: str, workflow_id: str | None, as_json: bool) -> None:
+    """Start a new run with the outcomes of run ID, in which what is downstream of a step begins again."""
+    run = orchestrator_of(context).workflows.get(run_id).fork(after=after, workflow_id=workflow_id)
+    if as_json:
+        print_document({"id": run.id, "uid": run.uid, "fork_of": run_id})
+    else:
+        click.echo(one_line(f"{run_id}: forked as {run.id}"))
+
+
 @click.command(cls=CeleryCommand, name="post", epilog=_CODES)
 @run_id
 @click.argument("event", metavar="EVENT")

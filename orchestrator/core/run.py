@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -102,9 +102,11 @@ class Run:
 
     # -- events
 
-    def start(self) -> Effects:
-        """Release the steps that depend on nothing."""
+    def start(self, ended: Iterable[str] = ()) -> Effects:
+        """Release the steps that depend on nothing; in a fork, also those that depend on steps that have ``ended``."""
         self._open()
+        for step in ended:
+            self._plan_work("d", step)
         self.states["start"] = "h"
         self._plan_work("d", "start")
         return self._close()

@@ -19,6 +19,7 @@ from orchestrator.eager.backend import EagerBackend
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 from orchestrator.workflows.compiler import CompiledWorkflow
+from orchestrator.workflows.fork import counts_of, kept_states, kept_steps, to_resolve
 from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_record
 from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result
 
@@ -64,16 +65,30 @@ class InMemoryRuns:
             if self._runs[known].compiled.fingerprint != compiled.fingerprint:
                 raise WorkflowExists(workflow_id)
             return known
-        uid = secrets.token_hex(8)
         plan: dict[str, StepPlan] = {str(number): step.plan for number, step in enumerate(compiled.steps)}
-        kept = _Kept(workflow_id, compiled, Run(plan, compiled.on_failure), _now_ms())
+        return self._begin(_Kept(workflow_id, compiled, Run(plan, compiled.on_failure), _now_ms()))
+
+    def _begin(self, kept: _Kept, ended: Sequence[str] = ()) -> str:
+        uid, name = secrets.token_hex(8), kept.compiled.name
         kept.rule.take_back = kept.take_back
-        self._runs[uid], self._by_id[workflow_id] = kept, uid
-        emit(events.WORKFLOW_STARTED, workflow=compiled.name, id=workflow_id, uid=uid)
-        if compiled.name in self._paused:
+        self._runs[uid], self._by_id[kept.id] = kept, uid
+        emit(events.WORKFLOW_STARTED, workflow=name, id=kept.id, uid=uid)
+        if name in self._paused:
             kept.rule.paused = kept.paused_with_workflow = True
-        self._apply(uid, kept, kept.rule.start())
+        self._apply(uid, kept, kept.rule.start(ended))
         return uid
+
+    def fork(self, uid: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
+        """Start a run that has the outcomes of another one but for what is downstream of a step."""
+        if workflow_id in self._by_id:
+            raise WorkflowExists(workflow_id)
+        old, compiled = self._runs[uid].rule, self._runs[uid].compiled
+        numbers = kept_steps(old.plan, old.states, after)
+        rule = Run(old.plan, compiled.on_failure, states=kept_states(old.states, numbers))
+        rule.counts.update(counts_of(rule.states))
+        rule.outcomes = {step: outcome for step, outcome in old.outcomes.items() if step in rule.states}
+        rule.maps = {step: list(values) for step, values in old.maps.items() if step in rule.states}
+        return self._begin(_Kept(workflow_id, compiled, rule, _now_ms()), to_resolve(old.plan, numbers))
 
     def uid_of(self, workflow_id: str) -> str | None:
         """The uid of a run."""

@@ -26,7 +26,7 @@ from orchestrator.transport.store import Store
 from orchestrator.workflows.compiler import CompiledWorkflow
 
 #: How long a plan that is being written is kept.
-_WRITING_MS: Final = 600_000
+WRITING_MS: Final = 600_000
 
 #: Marks the placeholders of this process' templates, so that no user's metadata is taken for one.
 NONCE: Final = secrets.token_hex(4)
@@ -83,12 +83,12 @@ class PlanWriter:
         except BatchPublishError as error:
             raise BrokerUnavailable(store.url, error) from error
         pipe.hset(key, mapping=run)
-        for some in _chunks(texts.items(), _STEPS_AT_ONCE):
+        for some in chunks(texts.items(), _STEPS_AT_ONCE):
             pipe.hset(f"{key}:plan", mapping=dict(some))
         if templates:
             pipe.hset(f"{key}:templates", mapping=templates)
         for part in ("", ":plan", ":templates"):
-            pipe.pexpire(key + part, _WRITING_MS)
+            pipe.pexpire(key + part, WRITING_MS)
 
 
 def roots_of(compiled: CompiledWorkflow) -> str:
@@ -105,7 +105,8 @@ def waits_of(plans: Iterable[StepPlan]) -> dict[str, str]:
     return {f"event:{event}": ranges_text(numbers) for event, numbers in waits.items()}
 
 
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """The items in lists of at most that size."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk

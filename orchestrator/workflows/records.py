@@ -147,6 +147,13 @@ class RunsBackend(Protocol):
             WorkflowExists: the run with that id is of another definition.
         """
 
+    def fork(self, uid: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
+        """Start a run that has the outcomes of another one but for what is downstream of a step; returns its uid.
+
+        Raises:
+            WorkflowExists: there is a run with that id.
+        """
+
     def uid_of(self, workflow_id: str) -> str | None:
         """The uid of a run."""
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator.core.effective import seconds
 from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed, UnknownWorkflow
 from orchestrator.core.outcome import Handled, Outcome
+from orchestrator.core.text import is_text
 from orchestrator.core.workflow_plan import Kind
 from orchestrator.sending.call import check_timeout
 from orchestrator.workflows.check import is_name
@@ -17,6 +20,22 @@ from orchestrator.workflows.records import ControlResult, RunDetails, RunsBacken
 from orchestrator.workflows.step_arguments import NotHandled
 
 _FAILED = frozenset({StepState.DEAD, StepState.EXPIRED, StepState.CANCELLED})
+
+
+#: Longest id of a run.
+_LONGEST_ID = 200
+
+
+def check_id(workflow_id: str | None) -> str:
+    """The id of a new run: the one that is given, or one that is made up.
+
+    Raises:
+        InvalidPolicy: it is not allowed.
+    """
+    known = workflow_id if workflow_id is not None else secrets.token_hex(8)
+    if not is_text(known) or not 1 <= len(known) <= _LONGEST_ID:
+        raise InvalidPolicy("workflow_id", workflow_id, f"a text of 1 to {_LONGEST_ID} characters")
+    return known
 
 
 class Run:
@@ -129,6 +148,23 @@ class Run:
         With ``compensate``, the compensations of the handled steps are sent then, the last one first.
         """
         return self._control("cancel", "1" if compensate else "0")
+
+    def fork(self, *, after: str, workflow_id: str | None = None, deadline_s: float | None = None) -> Run:
+        """Start a new run in which what is downstream of the step ``after`` begins again; this one stays as it is.
+
+        All other steps keep their recorded outcomes, but for steps that had not ended, or whose failure was the run's:
+        they begin again, too, with all that depends on them. Compensations of kept steps are this run's, and the new
+        one does not send them.
+
+        Raises:
+            InvalidPolicy: there is no step of that name, or ``workflow_id`` or ``deadline_s`` is not allowed.
+            WorkflowExists: there is a run with that id.
+        """
+        known = check_id(workflow_id)
+        if deadline_s is not None:
+            seconds("deadline_s", deadline_s, above=True)
+        uid = self._backend().fork(self.uid, self._step(after).number, known, deadline_s)
+        return Run(uid, known, self._backend)
 
     def delete(self) -> ControlResult:
         """Forget the run, which must have ended. What its steps still do counts in the ledger, and changes nothing."""

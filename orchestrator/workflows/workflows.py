@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,17 +14,13 @@ from orchestrator.core.effective import seconds
 from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
 from orchestrator.core.policy import OnError
 from orchestrator.core.run import RunState
-from orchestrator.core.text import is_text
 from orchestrator.sending.address import Directory
 from orchestrator.sending.send_options import SEND_OPTIONS
 from orchestrator.workflows.check import is_name
 from orchestrator.workflows.compiler import compile_workflow
 from orchestrator.workflows.definition import CanvasOptions, Workflow
 from orchestrator.workflows.records import RunsBackend, RunStatus
-from orchestrator.workflows.run import Run
-
-#: Longest id of a run.
-_LONGEST_ID = 200
+from orchestrator.workflows.run import Run, check_id
 
 
 class Workflows:
@@ -61,9 +56,7 @@ class Workflows:
         """
         if not isinstance(workflow, Workflow):
             raise InvalidPolicy("workflow", workflow, "a Workflow")
-        known = workflow_id if workflow_id is not None else secrets.token_hex(8)
-        if not is_text(known) or not 1 <= len(known) <= _LONGEST_ID:
-            raise InvalidPolicy("workflow_id", workflow_id, f"a text of 1 to {_LONGEST_ID} characters")
+        known = check_id(workflow_id)
         if deadline_s is not None:
             seconds("deadline_s", deadline_s, above=True)
         compiled = compile_workflow(self._app, self._directory, workflow)

@@ -24,6 +24,9 @@ if redis.call('SISMEMBER', root .. 'runs:paused', redis.call('HGET', run_key, 'n
   redis.call('HSET', run_key, 'paused', '1', 'paused_with', 'workflow')
 end
 for _, part in ipairs({'', ':plan', ':templates'}) do redis.call('PERSIST', run_key .. part) end
+if redis.call('HEXISTS', run_key, 'fork_of') == 1 then
+  for _, part in ipairs(runs.PARTS) do redis.call('PERSIST', run_key .. part) end
+end
 -- The steps that depend on nothing are made dependents of a step `start`, which has ended.
 redis.call('HSET', run_key .. ':states', 'start', 'h')
 redis.call('HSET', run_key .. ':plan', 'start', ('j\nstart\n\n\n\n0\n\n\n\n' .. roots .. '\n\n\n\n'))

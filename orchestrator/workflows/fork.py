@@ -1,0 +1,59 @@
+"""What a fork of a run keeps: the recorded outcomes of all steps that do not depend on what begins again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from orchestrator.core.run import ENDED
+from orchestrator.core.workflow_plan import StepPlan, number_of
+
+#: Fields of a run that are its own: its state, its counts and its times.
+OWN_FIELDS: Final = frozenset(
+    {
+        "state", "paused", "paused_with", "compensate", "because", "started_ms", "ended_ms", "open", "failures",
+        "undo_failures", *ENDED.values(),
+    }
+)  # fmt: skip
+
+
+def kept_steps(plan: Mapping[str, StepPlan], states: Mapping[str, str], after: str) -> set[str]:
+    """The numbers of the steps that keep their outcomes if what is downstream of ``after`` begins again.
+
+    A step that has not ended begins too, as does one whose failure was the run's, and all that depends on either.
+    """
+    begin = list(map(str, plan[after].dependents))
+    begin += [number for number, step in plan.items() if not _lasts(states.get(number, ""), step)]
+    anew: set[str] = set()
+    while begin:
+        number = begin.pop()
+        if number not in anew:
+            anew.add(number)
+            begin += map(str, plan[number].dependents)
+    return set(plan) - anew
+
+
+def _lasts(state: str, step: StepPlan) -> bool:
+    letter = state[:1]
+    return letter in ("h", "k") or (letter in ENDED and step.guarded)
+
+
+def kept_states(states: Mapping[str, str], kept: Iterable[str]) -> dict[str, str]:
+    """The states of these steps, and of the items of those that are maps."""
+    numbers = set(kept)
+    return {step: state for step, state in states.items() if number_of(step) in numbers}
+
+
+def counts_of(states: Mapping[str, str]) -> dict[str, int]:
+    """The number of steps and items by outcome."""
+    counts: dict[str, int] = {}
+    for state in states.values():
+        name = ENDED[state[0]]
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def to_resolve(plan: Mapping[str, StepPlan], kept: Iterable[str]) -> list[str]:
+    """The kept steps on which others depend, so that these begin."""
+    numbers = set(kept)
+    return [n for n in sorted(numbers, key=int) if any(str(one) not in numbers for one in plan[n].dependents)]
