@@ -5,25 +5,25 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.reported_errors import EXIT_CODES
-from orchestrator.cli.workflows_control import cancel_run, delete_run, fork_run, pause_run, post_event, resume_run
+from orchestrator.cli.workflows_control import (
+    cancel_run,
+    delete_run,
+    fork_run,
+    pause_run,
+    post_event,
+    resume_run,
+    retry_step,
+)
 from orchestrator.cli.workflows_show import draw_run, explain_run, list_runs, show_run
 
 
 @click.group(name="workflows", epilog=EXIT_CODES)
 def workflows() -> None:
-    """List runs of workflows, show, explain and draw them; pause, resume and cancel them, post to and delete them."""
+    """List runs of workflows, show, explain and draw them; pause, resume, cancel, fork and delete them."""
 
 
 for _command in (
-    list_runs,
-    show_run,
-    explain_run,
-    draw_run,
-    pause_run,
-    resume_run,
-    cancel_run,
-    fork_run,
-    post_event,
-    delete_run,
+    *(list_runs, show_run, explain_run, draw_run, pause_run, resume_run, cancel_run),
+    *(retry_step, fork_run, post_event, delete_run),
 ):
     workflows.add_command(_command)

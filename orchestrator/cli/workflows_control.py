@@ -112,6 +112,17 @@ def cancel_run(context: click.Context, run_id: str, compensate: bool, as_json: b
     _control(context, run_id, as_json, lambda run: run.cancel(compensate=compensate))
 
 
+@click.command(cls=CeleryCommand, name="retry", epilog=_CODES)
+@run_id
+@click.argument("step", metavar="STEP")
+@as_json_option
+@click.pass_context
+@reported
+def retry_step(context: click.Context, run_id: str, step: str, as_json: bool) -> None:
+    """Have a failed STEP of run ID begin again, of a map its failed items, and the run go on."""
+    _control(context, run_id, as_json, lambda run: run.retry(step))
+
+
 @click.command(cls=CeleryCommand, name="fork", epilog=exit_codes())
 @run_id
 @click.option("--after", metavar="STEP", required=True, cls=CeleryOption, help="Begin what is downstream of this step.")

@@ -147,6 +147,23 @@ class Run:
             self._plan_work("c")
         return self._close()
 
+    def retry(self, step: str) -> tuple[str, Effects]:
+        """Have a step that was not handled begin again, of a map its items that were not; and its run go on.
+
+        Returns what that came to, too: ``done``; ``not failed``; ``too late`` if its run was cancelled or is
+        compensated, or if other steps have begun on its failure.
+        """
+        self._open()
+        was = self.states.get(step, "")[:1]
+        if self.state not in (RunState.RUNNING, *_STOPPED):
+            return "too late", Effects()
+        if was not in ("d", "e", "c"):
+            return "not failed", Effects()
+        if self.plan[step].guarded:
+            return "too late", Effects()
+        self._retry(step, was)
+        return "done", self._close()
+
     def happened(self, event: str, payload: Any) -> Effects:
         """An event has come: for steps that wait for it now, and for those that will. The first one counts."""
         self._open()
@@ -380,7 +397,7 @@ class Run:
 
     def _item_ended(self, step: str, handled: bool, *, again: bool = False) -> None:
         ended, unhandled, items, sent = self.maps[step]
-        if again:
+        if again and unhandled:
             unhandled -= 1
         else:
             ended, unhandled = ended + 1, unhandled + (not handled)
@@ -418,6 +435,42 @@ class Run:
         if self.counts["failures"] == 0:
             self._reopen(RunState.RUNNING)
             self._plan_work("r")
+
+    def _retry(self, step: str, was: str) -> None:
+        """A step that was not handled begins again."""
+        self.counts["failures"] -= 1
+        if self.state in _STOPPED:
+            self._reopen(RunState.RUNNING)
+            self._plan_work("r")
+        self._forget_outcome(step, was)
+        if step in self.maps and self.maps[step][1] > 0:
+            ended, unhandled, items, sent = self.maps[step]
+            self.maps[step] = [ended - unhandled, 0, items, sent]
+            self.states[step] = "m"
+            self._plan_work("f", step)
+        else:
+            self.maps.pop(step, None)
+            self._release(step)
+
+    def _retry_items(self, step: str, at: int) -> int | None:
+        """Have the items of a map that were not handled begin again; they are not bound by its limit."""
+        for item in range(at, self.maps[step][2]):
+            if self._left <= 0:
+                return item
+            self._left -= 1
+            one = f"{step}.{item}"
+            was = self.states.get(one, "")[:1]
+            if was in ("d", "e", "c") and self.state is RunState.CANCELLED:
+                self._item_ended(step, False)
+            elif was in ("d", "e", "c"):
+                self._forget_outcome(one, was)
+                self._release(one)
+        return None
+
+    def _forget_outcome(self, step: str, was: str) -> None:
+        self.counts[ENDED[was]] -= 1
+        del self.states[step]
+        self.outcomes.pop(step, None)
 
     def _remember_undo(self, step: str) -> None:
         """A step has been handled. If its run has been compensated already, its compensation is still owed."""
@@ -472,6 +525,8 @@ class Run:
                 left = self._send_items(step)
             elif kind == "r":
                 left = self._send_ready()
+            elif kind == "f":
+                left = self._retry_items(step, at)
             else:
                 self._recall(kind)
             if left is not None:

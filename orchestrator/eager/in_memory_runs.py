@@ -151,6 +151,10 @@ class InMemoryRuns:
             return "unknown"
         names: dict[str, Any] = {"workflow": kept.compiled.name, "id": kept.id, "uid": uid}
         rule = kept.rule
+        if action == "retry":
+            said, effects = rule.retry(value)
+            self._apply(uid, kept, effects)
+            return said
         if kept.ended_ms:
             return "too late"
         match action:

@@ -21,6 +21,8 @@ class ControlResult(StrEnum):
     NOT_PAUSED = "not paused"
     PAUSED_ALREADY = "paused already"
     CANCELLED_ALREADY = "cancelled already"
+    #: Of a retry: the step was handled, was skipped, or has not ended.
+    NOT_FAILED = "not failed"
     #: Of a deletion: the run goes on; cancel it first.
     NOT_ENDED = "not ended"
 

@@ -149,6 +149,18 @@ class Run:
         """
         return self._control("cancel", "1" if compensate else "0")
 
+    def retry(self, step: str) -> ControlResult:
+        """Have a step that was not handled begin again, and the run go on, also from ``failed``.
+
+        Of a map, the items that were not handled begin again, whatever its ``limit``. It is too late for that in a run
+        that was cancelled or is compensated, and if other steps have begun on the failure. The step's dead letter stays
+        in the log; a replay of it would run its message once more, and change nothing in the run.
+
+        Raises:
+            InvalidPolicy: there is no step of that name.
+        """
+        return self._control("retry", self._step(step).number)
+
     def fork(self, *, after: str, workflow_id: str | None = None, deadline_s: float | None = None) -> Run:
         """Start a new run in which what is downstream of the step ``after`` begins again; this one stays as it is.
 

@@ -59,6 +59,12 @@ class RunHistory:
         if outcome == "handled" and not step.startswith("u") and self.plan[number_of(step)].undo:
             self._owed.append(step)
 
+    def retried(self, step: str) -> None:
+        """A step that was not handled is to begin again, of a map the items that were not."""
+        self.log.append(("retried", step))
+        for one in [one for one in self.outcomes if number_of(one) == step and self.outcomes[one] != "handled"]:
+            del self.outcomes[one]
+
     def over(self, counts: Mapping[str, int], states: Mapping[str, str], run_state: str) -> None:
         """The run has ended, and nothing more will happen."""
         assert not self.out

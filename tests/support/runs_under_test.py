@@ -158,6 +158,17 @@ class RunUnderTest:
             self._apply(rule.happened(value, json.loads(payload)))
         return str(said.decode())
 
+    def retry_step(self, step: str) -> None:
+        """The user has a step begin again; its letters are purged."""
+        said, _ = self._workflow(scripts.control_run(self.keys, UID, "retry", step))
+        expected, effects = self.rule.retry(step)
+        assert said.decode() == expected
+        if expected == "done":
+            self.history.retried(step)
+            for one in [one for one in self.letters if number_of(one) == step]:
+                del self.letters[one]
+            self._apply(effects)
+
     def time_passes(self, ms: int) -> None:
         """It is later, and a sweep acts on what is due."""
         self.now += ms

@@ -98,6 +98,13 @@ class Running(RuleBasedStateMachine):
         letters = sorted(self.run.letters)
         self.run.replay(letters[at % len(letters)])
 
+    @precondition(lambda self: any(state[0] in "dec" for state in self.run.rule.states.values()))
+    @rule(at=st.integers(0, 20))
+    def retry_step(self, at: int) -> None:
+        steps = sorted(step for step in self.run.rule.states if step.isdigit())
+        failed = [step for step in steps if self.run.rule.states[step][0] in "dec"] or steps
+        self.run.retry_step(failed[at % len(failed)])
+
     @rule()
     def pause(self) -> None:
         self.run.control("pause")

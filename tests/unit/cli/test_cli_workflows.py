@@ -146,3 +146,15 @@ def test_a_workflow_is_paused_and_resumed_and_a_run_deleted(orchestrator: Orches
     orchestrator.workflows.get("book 1").cancel()
     assert invoke(app, workflows, "delete", "book 1").stdout == "book 1: done\n"
     assert invoke(app, workflows, "show", "book 1").exit_code == 2
+
+
+def test_a_step_is_retried_and_a_run_forked(orchestrator: Orchestrator) -> None:
+    _waiting(orchestrator)
+    _failed(orchestrator)
+    app = orchestrator.app
+    assert invoke(app, workflows, "retry", "f1", "fails").stdout == "f1: done\n"
+    assert invoke(app, workflows, "retry", "f1", "never").stderr == "Error: f1: not failed\n"
+    assert invoke(app, workflows, "retry", "f1", "nothing").exit_code == 2
+    assert invoke(app, workflows, "fork", "book 1", "--after", "list", "--id", "b2").stdout == "book 1: forked as b2\n"
+    assert _document(orchestrator, "show", "b2")["state"] == "running"
+    assert invoke(app, workflows, "fork", "book 1", "--after", "list", "--id", "b2").exit_code == 2

@@ -1,8 +1,8 @@
 -- Pauses, resumes or cancels a run, or has it notice an event or a time.
--- KEYS: run, timers. ARGV: uid; action: `pause`, `resume`, `cancel`, `post` or `time`; of `pause` and `resume` `workflow` if all
+-- KEYS: run, timers. ARGV: uid; action: `pause`, `resume`, `cancel`, `retry`, `post` or `time`; of `pause` and `resume` `workflow` if all
 -- runs of its workflow are meant, else ''; of `cancel` '1' if it compensates; of `post` the event and its payload as JSON; of
--- `time` the step, or `deadline`.
--- Returns what it came to: `done`, `too late` if the run has ended, `not paused`, `paused already`, `cancelled already`,
+-- `time` the step, or `deadline`; of `retry` the step.
+-- Returns what it came to: `done`, `too late` if the run has ended, `not paused`, `paused already`, `cancelled already`, `not failed`,
 -- `unknown`; and 1 if work is left.
 -- A timer that is not due, because it was set anew or another sweeper was first, is `done` without effect.
 -- Costs: what one step of a run may; at most 200 messages.
@@ -17,6 +17,10 @@ if action == 'time' then
 end
 local run = runs.open(run_key)
 if not run then return {'unknown', 0} end
+if action == 'retry' then
+  local said = runs.retry(run, value)
+  return with_events({said, said == 'done' and runs.close(run) or 0})
+end
 if run.over then return {'too late', 0} end
 local function cancel(compensates)
   runs.set_run(run, 'cancelled')

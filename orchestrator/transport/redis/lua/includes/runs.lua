@@ -25,6 +25,7 @@ local runs = {
   LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'},
   NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'skipped'},
   PARTS = {':plan', ':templates', ':states', ':outcomes', ':maps', ':agenda', ':ready', ':undo', ':events', ':ended'},
+  FAILED = {d = true, e = true, c = true},
   -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
   STOPPED = {stopping = true, failed = true},
   PLAN = '^(%a)\n' .. ('([^\n]*)\n'):rep(12) .. '([^\n]*)$',
@@ -410,7 +411,7 @@ end
 -- An item of a map has ended; `again` says that it was handled after a replay.
 runs.item_ended = function(r, map, handled, again)
   local of = runs.map(r, map)
-  if again then
+  if again and of.unhandled > 0 then
     of.unhandled = of.unhandled - 1
   else
     of.ended, of.unhandled = of.ended + 1, of.unhandled + (handled and 0 or 1)
@@ -458,6 +459,57 @@ runs.revived = function(r, step, was)
     runs.reopen(r, 'running')
     runs.plan_work(r, 'r', '')
   end
+end
+
+-- Has a step that was not handled begin again, of a map its items that were not. Returns what that came to.
+runs.retry = function(r, step)
+  local was = runs.state(r, step):sub(1, 1)
+  if r.state ~= 'running' and not runs.STOPPED[r.state] then return 'too late' end
+  if not runs.FAILED[was] then return 'not failed' end
+  if runs.plan(r, step).guarded then return 'too late' end
+  runs.count(r, 'failures', -1)
+  if r.state ~= 'running' then
+    runs.reopen(r, 'running')
+    runs.plan_work(r, 'r', '')
+  end
+  runs.forget_outcome(r, step, was)
+  local of = runs.map(r, step)
+  if of and of.unhandled > 0 then
+    of.ended, of.unhandled = of.ended - of.unhandled, 0
+    runs.set_map(r, step, of)
+    runs.set_state(r, step, 'm')
+    runs.plan_work(r, 'f', step)
+  else
+    redis.call('HDEL', r.key .. ':maps', step)
+    runs.release(r, step)
+  end
+  return 'done'
+end
+
+-- Has the items of a map that were not handled begin again; they are not bound by its limit.
+runs.retry_items = function(r, step, from)
+  for item = from, runs.map(r, step).items - 1 do
+    if r.left <= 0 then return item end
+    r.left = r.left - 1
+    local one = step .. '.' .. ('%d'):format(item)
+    local was = runs.state(r, one):sub(1, 1)
+    if runs.FAILED[was] and r.state == 'cancelled' then
+      runs.item_ended(r, step, false)
+    elseif runs.FAILED[was] then
+      runs.forget_outcome(r, one, was)
+      runs.release(r, one)
+    end
+  end
+end
+
+-- Its message is sent again with the same id, so that nothing may be left of what it came to.
+runs.forget_outcome = function(r, step, was)
+  local outcome = r.root .. 'outcome:' .. runs.delivery(r, step)
+  runs.count(r, runs.NAMES[was], -1)
+  redis.call('HDEL', r.key .. ':states', step)
+  redis.call('HDEL', r.key .. ':outcomes', step)
+  redis.call('DEL', outcome, hooks_of(outcome))
+  redis.call('SREM', r.root .. 'cancelling', outcome)
 end
 
 -- A step has been handled. If its run has been compensated already, its compensation is still owed.
@@ -515,14 +567,17 @@ runs.ended = function(r, step, outcome)
   end
 end
 
--- What is done of each kind of work: dependents of a step, items of a map, parked steps, waits for an event; and through all
+-- What is done of each kind of work: dependents of a step, items of a map, its failed items, parked steps, waits for an event; and through all
 -- steps, because of a pause, a cancel or a failure. A function returns where to go on if the script has done enough.
 runs.DO = {
-  d = runs.resolve_dependents, x = runs.send_items, r = runs.send_ready, e = runs.event_came,
+  d = runs.resolve_dependents, x = runs.send_items, f = runs.retry_items, r = runs.send_ready, e = runs.event_came,
   p = function(r, _, from) return runs.recall(r, 'p', from) end,
   c = function(r, _, from) return runs.recall(r, 'c', from) end,
   w = function(r, _, from) return runs.recall(r, 'w', from) end,
 }
+
+-- Kinds of work whose position is a place; of the others it is a cursor.
+runs.BY_PLACE = {d = true, e = true, f = true}
 
 -- Work is done in the order in which it was planned; the order of sends is that of core/run.py.
 runs.work_off = function(r)
@@ -536,7 +591,7 @@ runs.work_off = function(r)
     end
     if not item then break end
     local kind, step, from = item:match('^(%l):([^:]*):(%d+)$')
-    local rest = runs.DO[kind](r, step, (kind == 'd' or kind == 'e') and tonumber(from) or from)
+    local rest = runs.DO[kind](r, step, runs.BY_PLACE[kind] and tonumber(from) or from)
     if rest then
       rest = kind .. ':' .. step .. ':' .. rest
       if has_agenda then
