@@ -105,7 +105,10 @@ if TYPE_CHECKING:
         PoisonMessage as PoisonMessage,
         SettlementFailed as SettlementFailed,
     )
-    from orchestrator.workflows.definition import Workflow as Workflow
+    from orchestrator.workflows.definition import (
+        Limit as Limit,
+        Workflow as Workflow,
+    )
     from orchestrator.workflows.references import ITEM as ITEM
     from orchestrator.workflows.run import Run as Run
     # isort: on
@@ -208,7 +211,10 @@ _NAMES = {
         "PoisonMessage",
         "SettlementFailed",
     ),
-    "orchestrator.workflows.definition": ("Workflow",),
+    "orchestrator.workflows.definition": (
+        "Limit",
+        "Workflow",
+    ),
     "orchestrator.workflows.references": ("ITEM",),
     "orchestrator.workflows.run": ("Run",),
 }

@@ -22,6 +22,8 @@ class RunState(StrEnum):
 
     #: Its plan is not complete in Redis.
     WRITING = "writing"
+    #: It begins once fewer runs of its limit are out.
+    QUEUED = "queued"
     RUNNING = "running"
     #: A step has failed; nothing more begins, and it ends when no step is out.
     STOPPING = "stopping"
@@ -37,7 +39,9 @@ class RunState(StrEnum):
 
 
 #: States in which a run may still change by itself.
-OPEN_STATES: Final = frozenset({RunState.WRITING, RunState.RUNNING, RunState.STOPPING, RunState.COMPENSATING})
+OPEN_STATES: Final = frozenset(
+    {RunState.WRITING, RunState.QUEUED, RunState.RUNNING, RunState.STOPPING, RunState.COMPENSATING}
+)
 
 #: States in which its compensation has begun; a dead letter of it is not replayed.
 COMPENSATION_STATES: Final = frozenset({RunState.COMPENSATING, RunState.COMPENSATED, RunState.COMPENSATION_FAILED})
@@ -142,7 +146,7 @@ class Run:
     def cancel(self, *, compensate: bool = False) -> Effects:
         """Begin nothing more, and end what has not begun. A pause ends, so that nothing holds up compensations."""
         self._open()
-        if self.state in (RunState.RUNNING, RunState.STOPPING):
+        if self.state in (RunState.QUEUED, RunState.RUNNING, RunState.STOPPING):
             self.state, self.compensate, self.paused = RunState.CANCELLED, compensate, False
             self._plan_work("c")
         return self._close()

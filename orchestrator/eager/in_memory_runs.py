@@ -19,6 +19,7 @@ from orchestrator.eager.backend import EagerBackend
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 from orchestrator.workflows.compiler import CompiledWorkflow
+from orchestrator.workflows.definition import LimitStrategy
 from orchestrator.workflows.fork import counts_of, kept_states, kept_steps, to_resolve
 from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_record
 from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result
@@ -36,6 +37,8 @@ class _Kept:
     #: Steps to be sent; a step may end, and release others, while another one is sent.
     to_send: deque[str] = field(default_factory=deque)
     is_sending: bool = False
+    #: Steps that had ended before it began; in a fork.
+    ended_before: tuple[str, ...] = ()
 
     def take_back(self, step: str, _cancelled: bool) -> bool:
         """Take back a step that is to be sent, and say whether it could."""
@@ -53,6 +56,8 @@ class InMemoryRuns:
         self._runs: dict[str, _Kept] = {}
         self._by_id: dict[str, str] = {}
         self._paused: set[str] = set()
+        #: Key of a limit -> the runs that are out, the oldest first.
+        self._running: dict[str, list[str]] = {}
         backend.on_outcome(self._step_ended)
         backend.before_replay(self._check_replay)
 
@@ -75,8 +80,44 @@ class InMemoryRuns:
         emit(events.WORKFLOW_STARTED, workflow=name, id=kept.id, uid=uid)
         if name in self._paused:
             kept.rule.paused = kept.paused_with_workflow = True
-        self._apply(uid, kept, kept.rule.start(ended))
+        kept.ended_before = tuple(ended)
+        if self._enter_limit(uid, kept):
+            self._apply(uid, kept, kept.rule.start(ended))
         return uid
+
+    def _enter_limit(self, uid: str, kept: _Kept) -> bool:
+        """Whether a run begins now; if not it is queued, or cancelled."""
+        limit = kept.compiled.limit
+        if limit is None:
+            return True
+        running = self._running.setdefault(limit.key or kept.compiled.name, [])
+        while len(running) >= limit.running:
+            if limit.strategy == LimitStrategy.QUEUE:
+                kept.rule.state = RunState.QUEUED
+                return False
+            if limit.strategy == LimitStrategy.CANCEL_NEWEST:
+                kept.because = "limit reached"
+                self.control(uid, "cancel", "0")
+                return False
+            oldest = running.pop(0)
+            self._runs[oldest].because = "a newer run began"
+            self.control(oldest, "cancel", "1" if self._runs[oldest].rule.on_failure == "compensate" else "0")
+        running.append(uid)
+        return True
+
+    def _leave_limit(self, uid: str, kept: _Kept) -> None:
+        limit = kept.compiled.limit
+        key = "" if limit is None else limit.key or kept.compiled.name
+        running = self._running.get(key, [])
+        if limit is None or uid not in running:
+            return
+        running.remove(uid)
+        for other, queued in list(self._runs.items()):
+            same = queued.compiled.limit is not None and (queued.compiled.limit.key or queued.compiled.name) == key
+            if same and queued.rule.state is RunState.QUEUED and len(running) < limit.running:
+                running.append(other)
+                queued.rule.state = RunState.RUNNING
+                self._apply(other, queued, queued.rule.start(queued.ended_before))
 
     def fork(self, uid: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
         """Start a run that has the outcomes of another one but for what is downstream of a step."""
@@ -223,6 +264,7 @@ class InMemoryRuns:
             emit(events.WORKFLOW_ENDED, took, workflow=name, id=kept.id, uid=uid, state=state)
             if rule.state in (RunState.COMPENSATED, RunState.COMPENSATION_FAILED):
                 kept.because = kept.because or "failed"
+            self._leave_limit(uid, kept)
         for step, _ms in effects.timers:
             if "event" not in rule.plan[step].options:
                 self._apply(uid, kept, rule.time_came(step))

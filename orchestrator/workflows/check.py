@@ -9,7 +9,7 @@ from typing import Any, Final
 from orchestrator.core.nearest import meant
 from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.workflow_plan import Kind, OnFailure, When
-from orchestrator.workflows.definition import StepDefinition, Workflow, names_in
+from orchestrator.workflows.definition import Limit, LimitStrategy, StepDefinition, Workflow, names_in
 from orchestrator.workflows.references import MARK, Item, Reference, Results, has_mark, references_in
 
 #: Most steps of a workflow, without the items of its maps.
@@ -65,11 +65,23 @@ def problems_in(workflow: Workflow, dependencies: Mapping[str, Sequence[str]]) -
     return problems + list(_cycles(known, dependencies))
 
 
+def _limit(limit: Limit | None) -> Iterator[str]:
+    if limit is None:
+        return
+    if not is_whole_number(limit.running) or limit.running < 1:
+        yield f"max_running={limit.running!r}; allowed: a whole number from 1"
+    if limit.key is not None and not is_name(limit.key):
+        yield f"limit key {limit.key!r}: allowed: letters, digits, '_', '.', '-', at most 100"
+    if limit.strategy not in list(LimitStrategy):
+        yield f"limit strategy {limit.strategy!r}; allowed: {', '.join(LimitStrategy)}"
+
+
 def _general(workflow: Workflow) -> Iterator[str]:
     if not is_name(workflow.name):
         yield f"workflow {workflow.name!r}: allowed: letters, digits, '_', '.', '-', at most 100"
     if workflow.on_failure not in list(OnFailure):
         yield f"on_failure={workflow.on_failure!r}; allowed: {', '.join(OnFailure)}"
+    yield from _limit(workflow.limit)
     if not workflow.steps:
         yield "it has no steps"
     if len(workflow.steps) > MAX_STEPS:

@@ -23,7 +23,7 @@ from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions, check_options
 from orchestrator.sending.task_messages import build_task_message
 from orchestrator.workflows.check import dependencies_of, problems_in
-from orchestrator.workflows.definition import StepDefinition, StepOptions, Workflow
+from orchestrator.workflows.definition import Limit, StepDefinition, StepOptions, Workflow
 from orchestrator.workflows.errbacks import errback_arguments
 from orchestrator.workflows.references import MARK, Item, Reference, Results, references_in
 
@@ -52,8 +52,9 @@ class CompiledWorkflow:
     steps: tuple[CompiledStep, ...]
     #: The workflow's ``final``, with references in the form that workers replace; ``None`` if it has none.
     final: Any
-    #: Equal if the definitions are equal.
+    #: Equal if the definitions are equal; their limits are not part of it.
     fingerprint: str
+    limit: Limit | None = None
 
 
 def compile_workflow(app: Celery, directory: Directory, workflow: Workflow) -> CompiledWorkflow:
@@ -75,7 +76,12 @@ def compile_workflow(app: Celery, directory: Directory, workflow: Workflow) -> C
         raise InvalidWorkflow(workflow.name, [f"step {name!r}: {error}" for name, error in compiler.errors])
     final = compiler.wire(workflow.final)
     return CompiledWorkflow(
-        workflow.name, OnFailure(workflow.on_failure), steps, final, _fingerprint(workflow, steps, final)
+        workflow.name,
+        OnFailure(workflow.on_failure),
+        steps,
+        final,
+        _fingerprint(workflow, steps, final),
+        workflow.limit,
     )
 
 

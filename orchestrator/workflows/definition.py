@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from orchestrator.core.policy import OnError, Retry
@@ -33,6 +34,27 @@ class CanvasOptions(StepOptions, total=False):
 
     #: When the run is cancelled, in seconds from now.
     deadline_s: float | None
+
+
+class LimitStrategy(StrEnum):
+    """What is done with a run that starts while as many are out as may be."""
+
+    #: It begins when another one has ended, in the order of the starts.
+    QUEUE = "queue"
+    #: The oldest one is cancelled, compensated if its ``on_failure`` says so, and the new one begins at once.
+    CANCEL_IN_PROGRESS = "cancel_in_progress"
+    #: The new one is cancelled before it begins.
+    CANCEL_NEWEST = "cancel_newest"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many runs may be out at a time: of a workflow, or of all workflows whose limits have the same ``key``."""
+
+    running: int
+    #: The workflow's name if it is not given.
+    key: str | None = None
+    strategy: LimitStrategy | str = LimitStrategy.QUEUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +109,15 @@ class Workflow:
         name: for lists, events and metrics; letters, digits, ``_``, ``.``, ``-``, at most 100.
         on_failure: what a run does after a step was not handled, unless a step with ``when="all_ended"``,
             ``"any_failed"`` or ``"any_handled"`` depends on it: ``"stop"``, ``"continue"`` or ``"compensate"``.
+        max_running: how many of its runs may be out at a time; further ones are queued. A :class:`Limit` says more.
     """
 
-    def __init__(self, name: str, *, on_failure: OnFailure | str = OnFailure.STOP) -> None:
+    def __init__(
+        self, name: str, *, on_failure: OnFailure | str = OnFailure.STOP, max_running: int | Limit | None = None
+    ) -> None:
         self.name = name
         self.on_failure = on_failure
+        self.limit = max_running if isinstance(max_running, Limit) or max_running is None else Limit(max_running)
         #: What ``run.result()`` returns: JSON data that may hold references to results.
         self.final: Any = None
         self._steps: list[StepDefinition] = []

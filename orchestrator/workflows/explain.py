@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.core.plural import counted
-from orchestrator.core.run import OPEN_STATES
+from orchestrator.core.run import OPEN_STATES, RunState
 from orchestrator.workflows.records import ENDED_STATES, RunDetails, RunStatus, StepRecord, StepState
 
 
@@ -36,6 +36,8 @@ def _counts(status: RunStatus) -> Iterator[tuple[str, int]]:
 
 
 def _step(step: StepRecord, status: RunStatus, waits_for: list[str]) -> str:
+    if status.state is RunState.QUEUED:
+        return "begins once its run does, when fewer runs of its limit are out"
     if status.ended:
         return f"never began, for the run is {status.state}"
     match step.state:

@@ -24,6 +24,7 @@ from orchestrator.sending.publish import headers_of, library_errors, producer_of
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
 from orchestrator.workflows.compiler import CompiledWorkflow
+from orchestrator.workflows.definition import LimitStrategy
 
 #: How long a plan that is being written is kept.
 WRITING_MS: Final = 600_000
@@ -75,6 +76,10 @@ class PlanWriter:
             "on_failure": compiled.on_failure.value, "fingerprint": compiled.fingerprint,
             "total": len(compiled.steps), "keep_ms": keep_ms, "outcome_ttl_ms": to_ms(store.options.outcome_ttl_s),
         }  # fmt: skip
+        if compiled.limit is not None:
+            limit = compiled.limit
+            run |= {"limit": limit.running, "limit_key": limit.key or compiled.name}
+            run["limit_strategy"] = LimitStrategy(limit.strategy).value
         if compiled.final is not None:
             run["final"] = encode(compiled.final)
         try:

@@ -22,15 +22,6 @@ if action == 'retry' then
   return with_events({said, said == 'done' and runs.close(run) or 0})
 end
 if run.over then return {'too late', 0} end
-local function cancel(compensates)
-  runs.set_run(run, 'cancelled')
-  runs.emit(run, 'run_cancelled', 0)
-  run.paused = false
-  redis.call('HDEL', run_key, 'paused', 'paused_with')
-  redis.call('HSET', run_key, 'compensate', compensates and '1' or '0')
-  redis.call('ZREM', timers, runs.timer(run, 'deadline'))
-  runs.plan_work(run, 'c', '')
-end
 if action == 'pause' then
   if run.paused then return {'paused already', 0} end
   redis.call('HSET', run_key, 'paused', '1', 'paused_with', value)
@@ -47,13 +38,13 @@ elseif action == 'resume' then
 elseif action == 'cancel' then
   if run.state == 'cancelled' then return {'cancelled already', 0} end
   if run.state == 'compensating' then return {'too late', 0} end
-  cancel(value == '1')
+  runs.cancel(run, value == '1')
 elseif action == 'post' then
   if redis.call('HSETNX', run_key .. ':events', value, payload) == 1 then runs.plan_work(run, 'e', value) end
 elseif value == 'deadline' then
-  if run.state == 'running' or run.state == 'stopping' then
+  if run.state == 'running' or run.state == 'stopping' or run.state == 'queued' then
     redis.call('HSET', run_key, 'because', 'deadline passed')
-    cancel(run.on_failure == 'compensate')
+    runs.cancel(run, run.on_failure == 'compensate')
   end
 else
   runs.time_came(run, value)

@@ -33,5 +33,5 @@ redis.call('HSET', run_key .. ':plan', 'start', ('j\nstart\n\n\n\n0\n\n\n\n' .. 
 if deadline_ms ~= '' then redis.call('ZADD', root .. 'timers', now + deadline_ms, 'run:' .. uid .. ':deadline') end
 local run = runs.open(run_key)
 runs.emit(run, 'run_started', 1)
-runs.plan_work(run, 'd', 'start')
+if runs.enter_limit(run) then runs.plan_work(run, 'd', 'start') end
 return with_events({uid, runs.close(run)})

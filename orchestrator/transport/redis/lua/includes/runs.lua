@@ -20,6 +20,9 @@
 local runs = {
   -- Steps that one script deals with, and the bytes of a message that count as one more.
   BUDGET = 200,
+  -- Steps of a run that it deals with in passing, and runs that it begins one within the other.
+  OTHERS = 50,
+  DEPTH = 20,
   BYTES = 5000,
   CANCELLED = '{"outcome":"cancelled","by":"its run was cancelled"}',
   LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'},
@@ -616,7 +619,8 @@ end
 
 -- Ends the run in a state, and has it forgotten in time.
 runs.finish = function(r, state)
-  local now, started_ms, keep_ms = now_ms(), unpack(redis.call('HMGET', r.key, 'started_ms', 'keep_ms'))
+  local now = now_ms()
+  local started_ms, keep_ms, limit_key = unpack(redis.call('HMGET', r.key, 'started_ms', 'keep_ms', 'limit_key'))
   runs.set_run(r, state)
   -- A pause ends with the run: what a replay releases later would wait for ever.
   r.over, r.paused = now, false
@@ -626,6 +630,72 @@ runs.finish = function(r, state)
   redis.call('ZREM', r.root .. 'timers', runs.timer(r, 'deadline'))
   redis.call('PEXPIRE', r.key, keep_ms)
   runs.emit(r, 'run_ended', -1, state, ('%d'):format(math.max(0, now - started_ms)))
+  if limit_key then runs.leave_limit(r, limit_key) end
+end
+
+-- Cancels the run. A pause ends, so that nothing holds up compensations.
+runs.cancel = function(r, compensates)
+  runs.set_run(r, 'cancelled')
+  runs.emit(r, 'run_cancelled', 0)
+  r.paused = false
+  redis.call('HDEL', r.key, 'paused', 'paused_with')
+  redis.call('HSET', r.key, 'compensate', compensates and '1' or '0')
+  redis.call('ZREM', r.root .. 'timers', runs.timer(r, 'deadline'))
+  runs.plan_work(r, 'c', '')
+end
+
+-- A run that starts is one of at most some under a key. Returns whether it begins now; if not it is queued, or cancelled.
+runs.enter_limit = function(r)
+  local limit, key, strategy = unpack(redis.call('HMGET', r.key, 'limit', 'limit_key', 'limit_strategy'))
+  if not limit then return true end
+  local running = r.root .. 'runs:limit:' .. key
+  while redis.call('ZCARD', running) >= tonumber(limit) do
+    local oldest = redis.call('ZRANGE', running, 0, 0)[1]
+    local other = runs.open(r.root .. 'run:' .. oldest)
+    if not other or other.over then
+      redis.call('ZREM', running, oldest)
+    elseif strategy == 'queue' then
+      runs.set_run(r, 'queued')
+      redis.call('RPUSH', r.root .. 'runs:queued:' .. key, r.uid)
+      return false
+    elseif strategy == 'cancel_newest' then
+      redis.call('HSET', r.key, 'because', 'limit reached')
+      runs.cancel(r, false)
+      return false
+    else
+      redis.call('ZREM', running, oldest)
+      redis.call('HSET', other.key, 'because', 'a newer run began')
+      other.left = runs.OTHERS
+      runs.cancel(other, other.on_failure == 'compensate')
+      runs.close(other)
+    end
+  end
+  redis.call('ZADD', running, now_ms(), r.uid)
+  return true
+end
+
+-- The run has ended: those that are queued under its key begin. After some in a row, the sweep goes on with the next one.
+runs.leave_limit = function(r, key)
+  local running, queued = r.root .. 'runs:limit:' .. key, r.root .. 'runs:queued:' .. key
+  if redis.call('ZREM', running, r.uid) == 0 then
+    redis.call('LREM', queued, 0, r.uid)
+    return
+  end
+  local limit = tonumber(redis.call('HGET', r.key, 'limit'))
+  while redis.call('ZCARD', running) < limit do
+    local uid = redis.call('LPOP', queued)
+    if not uid then return end
+    local other = runs.open(r.root .. 'run:' .. uid)
+    if other and other.state == 'queued' then
+      redis.call('ZADD', running, now_ms(), uid)
+      runs.set_run(other, 'running')
+      runs.plan_work(other, 'd', 'start')
+      other.depth = (r.depth or 0) + 1
+      other.left = other.depth > runs.DEPTH and 0 or r.left
+      runs.close(other)
+      r.left = math.min(r.left, other.left)
+    end
+  end
 end
 
 -- Nothing of the run is out and nothing is planned: it ends, or its next compensation is sent. Returns whether there is
@@ -662,6 +732,8 @@ end
 
 -- Does what is planned, as far as one script may, and writes the run's counts. Returns 1 if work is left, else 0.
 runs.close = function(r)
+  -- What it is to begin with waits until it is its turn.
+  if r.state == 'queued' then return 0 end
   local left
   repeat
     runs.work_off(r)
