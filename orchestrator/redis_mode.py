@@ -13,6 +13,7 @@ from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.settings import Settings
+from orchestrator.core.supervision import Supervision
 from orchestrator.health.health_reporter import HEALTH_REPORTER
 from orchestrator.registry.registry import AgentEntry, Registry
 from orchestrator.sending.redis_backend import RedisBackend
@@ -117,6 +118,14 @@ class RedisMode:
         """
         self.runs.forget_expired()
         return self._repair.run()
+
+    def is_cancelled(self, delivery_id: str, _supervision: Supervision | None) -> bool:
+        """Whether a delivery, or its run, was cancelled while a worker has it.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self.backend.tracker.is_cancelled(delivery_id)
 
     def fill_step(self, run: Mapping[str, Any], value: Any) -> Any:
         """A step's arguments with the results in them; see :func:`fill_from_redis`."""

@@ -8,7 +8,7 @@ Nothing here is part of the public interface. What depends on where messages are
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery, signals
 
 from orchestrator.agents.agent import Agent
+from orchestrator.agents.cancellation import Cancellation
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.errors import CallerError, InvalidPolicy, OrchestratorError
@@ -315,20 +316,27 @@ class Runtime:
         filled = self.mode.fill_step(dict(run), [args, kwargs])
         return filled[0], filled[1]
 
-    def step_in_run(self, supervision: Supervision | None) -> StepContext | None:
+    def cancellation_of(self, delivery_id: str, supervision: Supervision | None) -> Cancellation:
+        """Finds out whether a delivery that runs here was cancelled."""
+        return Cancellation(lambda: self.mode.is_cancelled(delivery_id, supervision))
+
+    def step_in_run(self, supervision: Supervision | None, cancellation: Callable[[], bool]) -> StepContext | None:
         """The step of a workflow that a message is; ``None`` if it is none."""
         if supervision is None or supervision.run is None:
             return None
         from orchestrator.workflows.step_results import step_context
 
-        return step_context(supervision.run, self.mode.fill_step, lambda uid: self.mode.runs.numbers(uid))
+        return step_context(supervision.run, self.mode.fill_step, lambda uid: self.mode.runs.numbers(uid), cancellation)
 
     def current_step(self) -> StepContext | None:
         """The step whose handler runs in this thread; see :meth:`Workflows.current_step`."""
         from orchestrator.worker.execution import supervision_of
 
         task = self.app.current_task
-        return None if task is None else self.step_in_run(supervision_of(task.request))
+        if task is None:
+            return None
+        supervision = supervision_of(task.request)
+        return self.step_in_run(supervision, self.cancellation_of(str(task.request.id), supervision))
 
     def redis_monitors(self) -> RedisMonitors:
         """The monitors in Redis, whatever the mode."""

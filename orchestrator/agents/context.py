@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.agents.cancellation import never
 from orchestrator.agents.step_context import StepContext
 from orchestrator.core.errors import NoOwner, NotSupervised
 from orchestrator.core.masked_repr import summary
@@ -46,9 +47,20 @@ class Context:
     incarnation: str = ""
     #: The step of a workflow that this is; ``None`` if the message is of no workflow.
     workflow: StepContext | None = None
+    #: Finds out whether this is cancelled; see :attr:`cancelled`.
+    cancellation: Callable[[], bool] = never
 
     def __repr__(self) -> str:
         return summary(self, ("id", "agent", "attempt", "worker", "redelivered", "metadata"))
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the delivery, or the run that it is a step of, was cancelled while this attempt runs.
+
+        A long handler asks now and then, cleans up and returns. Redis is asked at most twice a second; while it is
+        away, the last answer counts.
+        """
+        return self.cancellation()
 
     def monitor(self, target: str | type[Agent], tag: Any = "") -> int:
         """Monitor ``target`` for this incarnation; returns the monitor's ref.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.agents.cancellation import never
 from orchestrator.core.masked_repr import summary
 
 
@@ -25,6 +26,13 @@ class StepContext:
     #: results. ``None`` if the step was not handled, or not yet. An unknown name raises ``KeyError``; reading raises
     #: :class:`BrokerUnavailable` while Redis is away.
     results: Mapping[str, Any] = field(default_factory=dict)
+    #: Finds out whether this is cancelled; see :attr:`cancelled`.
+    cancellation: Callable[[], bool] = never
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the step or its run was cancelled while this attempt runs; see :attr:`Context.cancelled`."""
+        return self.cancellation()
 
     def __repr__(self) -> str:
         return summary(self, ("id", "uid", "step", "item"))

@@ -11,7 +11,9 @@ from celery import Celery
 from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
+from orchestrator.core.run import RunState
 from orchestrator.core.settings import Settings
+from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.eager.backend import EagerBackend
 from orchestrator.eager.in_memory_runs import InMemoryRuns
@@ -47,6 +49,12 @@ class EagerMode:
     def runs(self) -> InMemoryRuns:
         """The runs of workflows."""
         return InMemoryRuns(self.backend)
+
+    def is_cancelled(self, _delivery_id: str, supervision: Supervision | None) -> bool:
+        """Whether a step's run was cancelled; other deliveries cannot be cancelled while they run."""
+        run = None if supervision is None else supervision.run
+        status = None if run is None else self.runs.status(str(run["uid"]))
+        return status is not None and status.state is RunState.CANCELLED
 
     def fill_step(self, run: Mapping[str, Any], value: Any) -> Any:
         """A step's arguments with the results in them; see :meth:`InMemoryRuns.fill`."""

@@ -16,7 +16,7 @@ from orchestrator.sending.backend import SendResult
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal, publish_broadcast
 from orchestrator.sending.bulk import publish_many
 from orchestrator.sending.celery_sends import publish_task
-from orchestrator.sending.delivery import Awaiter, Tracker, await_in
+from orchestrator.sending.delivery import Awaiter, await_in
 from orchestrator.sending.destination import queue_of
 from orchestrator.sending.fast_publisher import FastPublisher
 from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
@@ -111,7 +111,7 @@ class RedisBackend:
         return self._registry().hosted(message.supervision.agent, queue_of(self._app, message))
 
     @cached_property
-    def tracker(self) -> Tracker:
+    def tracker(self) -> RedisTracker:
         """See :class:`orchestrator.sending.backend.Backend`."""
         self._must_supervise()
         return RedisTracker(self._app, self._store, self._registry)

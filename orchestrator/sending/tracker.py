@@ -48,6 +48,18 @@ class RedisTracker:
         loaded: dict[str, Any] | None = None if raw is None else json.loads(raw)
         return loaded
 
+    def is_cancelled(self, delivery_id: str) -> bool:
+        """Whether a delivery, or the run that it is a step of, was cancelled while a worker has it.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        store = self._store
+        try:
+            return bool(store.client.hexists(store.keys.outcome_hooks(delivery_id), "cancel"))
+        except RedisError as error:
+            raise BrokerUnavailable(store.url, error) from error
+
     def find(self, queue: str, delivery_id: str) -> Found | None:
         """See :class:`orchestrator.sending.delivery.Tracker`."""
         if not queue:

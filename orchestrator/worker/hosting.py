@@ -91,6 +91,7 @@ def _down_runner(orchestrator: Orchestrator, spec: AgentSpec, instance: _Instanc
 def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Context:
     supervision = supervision_of(request)
     info = request.delivery_info or {}
+    cancellation = orchestrator.runtime.cancellation_of(str(request.id), supervision)
     return Context(
         id=str(request.id),
         agent=spec.name,
@@ -101,7 +102,8 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
         metadata=dict(supervision.metadata) if supervision is not None else {},
         orchestrator=orchestrator,
         incarnation=str(own_field(request, INCARNATION) or ""),
-        workflow=orchestrator.runtime.step_in_run(supervision),
+        workflow=orchestrator.runtime.step_in_run(supervision, cancellation),
+        cancellation=cancellation,
     )
 
 

@@ -39,7 +39,7 @@ class StepResults(Mapping[str, Any]):
         return len(self._numbers)
 
 
-def step_context(run: Mapping[str, Any], fill: Fill, numbers: Numbers) -> StepContext:
+def step_context(run: Mapping[str, Any], fill: Fill, numbers: Numbers, cancellation: Callable[[], bool]) -> StepContext:
     """What a handler sees of its step, from the message's header."""
     item = str(run["step"]).partition(".")[2]
     return StepContext(
@@ -48,4 +48,5 @@ def step_context(run: Mapping[str, Any], fill: Fill, numbers: Numbers) -> StepCo
         step=str(run["name"]),
         item=int(item) if item else None,
         results=StepResults(run, fill, numbers),
+        cancellation=cancellation,
     )

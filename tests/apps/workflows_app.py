@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -36,6 +37,12 @@ class Look(Message):
     """Asks for what a handler sees of a step of its run."""
 
     step: str
+
+
+class Hold(Message):
+    """Asks for work that lasts until it is cancelled."""
+
+    what: str
 
 
 class Undo(Message):
@@ -81,6 +88,12 @@ class Counter(Agent):
         step = context.workflow
         assert step is not None
         return [step.id, step.step, step.item, step.results[message.step], step.results.get("nothing", "none")]
+
+    @handles(Hold)
+    def hold(self, message: Hold, context: Context) -> str:
+        """Notes that it has begun, and that it was cancelled."""
+        _note(f"begun {message.what}")
+        return _until_cancelled(lambda: context.cancelled)
 
     @handles(Undo)
     def undo(self, message: Undo) -> None:
@@ -158,6 +171,24 @@ def failed_id(task_id: str) -> None:
     _note(f"failed {task_id.partition('.')[2]}")
 
 
+def _until_cancelled(is_cancelled: Callable[[], bool]) -> str:
+    with _redis() as client:
+        for _ in range(300):
+            if is_cancelled():
+                _note("cancelled")
+                return "cleaned up"
+            # Nobody pushes there: it passes a tenth of a second.
+            client.blpop(["test:nothing"], timeout=0.1)
+    return "never cancelled"
+
+
+def until_cancelled(task: Any) -> str:
+    """The same in a plain task."""
+    step = task.app.orchestrator.workflows.current_step()
+    _note("begun task")
+    return _until_cancelled(lambda: step.cancelled)
+
+
 def where(task: Any, step: str) -> list[Any] | None:
     """The same for a plain task; nothing outside of a workflow."""
     current = task.app.orchestrator.workflows.current_step()
@@ -175,6 +206,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
     for function in (note, note_all, hold_and_count, add, total, text, fail, needs, hold, failed, failed_id):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
     app.task(name="plain.where", shared=False, bind=True)(where)
+    app.task(name="plain.until_cancelled", shared=False, bind=True)(until_cancelled)
     orchestrator.host(Counter)
     return orchestrator
 
