@@ -106,7 +106,10 @@ class _Case:
         self._rows = rows
         self._record = record
         self._seen = seen
+        #: Whether a cancel was recorded, and whether it was asked for: the answer may have been lost with Redis, and a
+        #: second cancel be too late for the end of the first.
         self._cancelled = seen.acted.get("cancel", (0, ""))[1] in ("done", "cancelled already")
+        self._asked_to_cancel = "cancel" in seen.asked
         self._dependencies: dict[str, list[str]] = defaultdict(list)
         for number, plan in record.plan.items():
             for dependent in plan.dependents:
@@ -142,10 +145,10 @@ class _Case:
                 if not dead:
                     yield "no step of it is dead"
             case RunState.CANCELLED:
-                if not self._cancelled:
+                if not self._asked_to_cancel:
                     yield "nobody has cancelled it"
             case RunState.COMPENSATED | RunState.COMPENSATION_FAILED:
-                if not (dead and self._seen.kind == "saga") and not self._cancelled:
+                if not (dead and self._seen.kind == "saga") and not self._asked_to_cancel:
                     yield "compensated without a cause"
             case state:
                 yield f"is at its end {state}"
@@ -170,7 +173,7 @@ class _Case:
         for number, state in self._record.states.items():
             if state == "h" and self._is_message(number) and not self._seen.over.get(number):
                 yield f"step {number} is handled, but never ran to its end"
-            if state == "c" and self._seen.over.get(number) and not self._cancelled:
+            if state == "c" and self._seen.over.get(number) and not self._asked_to_cancel:
                 yield f"step {number} is cancelled, and nobody has cancelled the run"
         for number, places in self._seen.begun.items():
             if number not in self._record.states:

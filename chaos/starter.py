@@ -74,8 +74,7 @@ class Starter:
 
     def _act(self, run: Run, what: str, act: Callable[[], object]) -> None:
         witness().write("asked", uid=run.uid, act=what)
-        came_to = _until_answered(act)
-        witness().write("acted", uid=run.uid, act=what, came_to=str(came_to))
+        witness().write("acted", uid=run.uid, act=what, came_to=str(_until_answered(act)))
 
 
 def _until_answered(ask: Callable[[], T]) -> T:

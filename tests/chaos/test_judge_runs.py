@@ -169,6 +169,12 @@ def test_what_begins_after_a_cancel_is_found_unless_its_worker_or_redis_was_stop
     assert len(problems([*rows, other, *begun], cancelled)) == 1
 
 
+def test_a_cancel_whose_answer_was_lost_may_have_been_recorded() -> None:
+    rows = [*STARTED, *ran("0", T + 10), *ran("1", T + 12), *acted("cancel", T + 15, "too late")]
+    assert problems(rows, record({"0": "h", "1": "h", "2": "h"}, RunState.CANCELLED)) == []
+    assert problems([*GOOD, *acted("cancel", T + 50, "too late")], record()) == []
+
+
 def test_compensations_out_of_order_or_beside_others_are_found() -> None:
     rows = [*GOOD, *acted("cancel", T + 40)]
     undone = record({**HANDLED, "u0": "h", "u3": "h"}, RunState.COMPENSATED)
