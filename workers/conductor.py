@@ -49,6 +49,10 @@ class Stalled(InfrastructureError):
     """An expected event did not happen in time."""
 
 
+class NoSummary(InfrastructureError):
+    """The workflow has ended without its last step."""
+
+
 class Conductor:
     """One run of the demo."""
 
@@ -81,6 +85,7 @@ class Conductor:
 
         Raises:
             Stalled: no message got anywhere for too long.
+            NoSummary: the last step was not handled.
             KeepsDying: a process does not stay alive.
             BrokerUnavailable: Redis is away.
         """
@@ -180,10 +185,13 @@ class Conductor:
             if monotonic() > until:
                 raise Stalled(f"{self._kill.incarnation} was not declared dead within {_DECLARED_WITHIN_S:g} s")
             sleep(_LOOK_EVERY_S)
+        summary = run.result("summary")
+        if summary is None:
+            raise NoSummary("; ".join([*run.explain(), f"summary: {run.outcome('summary')}"]))
         records = Records(self._orchestrator.runtime.store, self._run)
         return tally(
             ledger=self._row(),
-            summary=Summary.model_validate(run.result("summary")),
+            summary=Summary.model_validate(summary),
             letters=self._letters(),
             deaths=registry.deaths(_PAGE),
             starts=list(records.starts()),

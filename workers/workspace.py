@@ -24,6 +24,10 @@ class UnsuitableBroker(CallerError):
     """The demo cannot work on this broker."""
 
 
+#: The list of the files is one step's result; it holds the names of more than 100,000.
+_RESULT_LIMIT_BYTES = 16 * 1024 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """The settings and the directory of a demo."""
@@ -41,6 +45,7 @@ class Workspace:
             **inherited,
             "ORCHESTRATOR_BROKER_URL": self.settings.broker_url.get_secret_value(),
             "ORCHESTRATOR_KEY_PREFIX": self.settings.key_prefix,
+            "ORCHESTRATOR_RESULT_LIMIT_BYTES": str(_RESULT_LIMIT_BYTES),
             # A killed pool cannot remove its files.
             "TMPDIR": str(self.directory),
         }
