@@ -82,7 +82,7 @@ def test_its_errors_do_not_keep_messages_from_a_requeue(broker: BareBroker, capl
 
     swept = sweeper(broker, on_death).sweep("test")
     assert not swept.stood_back
-    assert f"death hooks of {victim} failed" in caplog.text
+    assert f"death hooks of incarnation {victim} failed" in caplog.text
     assert broker.redis.zcard(broker.store.keys.dying) == 1
 
 

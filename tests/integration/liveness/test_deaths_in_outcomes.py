@@ -50,7 +50,7 @@ def test_what_is_purged_has_its_deaths(broker: BareBroker, scheduled: bool) -> N
 @pytest.mark.parametrize("scheduled", [True, False])
 def test_what_goes_for_want_of_room_has_its_deaths(broker: BareBroker, scheduled: bool) -> None:
     k = broker.store.keys
-    fields = {"root": k.root, "queue": QUEUE, "steps": "0", "group": GROUP, "limit": 1, "overflow": "drop_oldest"}
+    fields = {"root": k.root, "queue": QUEUE, "levels": "0", "group": GROUP, "limit": 1, "overflow": "drop_oldest"}
     broker.redis.hset(k.flow(QUEUE), mapping={**fields, "block_ms": 0, "warn_from": 9, "outcome_ttl_ms": TTL_MS})
     waits(broker, scheduled=scheduled)
     if scheduled:

@@ -55,6 +55,7 @@ def test_a_manager_that_was_busy_sweeps_once_and_does_all_that_was_due(
     assert orchestrator.runtime.run_housekeeping() == [
         dead_letter_retention.CHORE,
         manager.UNSERVED_CHORE,
+        manager.RUNS_CHORE,
         manager.LEAKS_CHORE,
     ]
     assert ground.monitors.stats().leaked == 1

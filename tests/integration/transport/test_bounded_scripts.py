@@ -189,7 +189,7 @@ def test_what_a_full_mailbox_drops_is_bounded(broker: BareBroker) -> None:
     k = broker.store.keys
     declared(broker)
     publish(broker, [f"s{number}" for number in range(100)], size=1)
-    flow = {"root": k.root, "queue": "large", "steps": "0", "group": "workers", "limit": 5, "overflow": "drop_oldest"}
+    flow = {"root": k.root, "queue": "large", "levels": "0", "group": "workers", "limit": 5, "overflow": "drop_oldest"}
     broker.redis.hset(k.flow("large"), mapping={**flow, "warn_from": 100, "outcome_ttl_ms": 1000})
     lengths = []
     for number in range(6):
