@@ -107,9 +107,7 @@ def test_redis_was_stopped(server: EmbeddedServer, broker: BareBroker, workers: 
     server.pause()
     try:
         eventually(
-            lambda: all(
-                w.log().count(unsent) > n for w, n in zip(workers, before, strict=True)
-            ),
+            lambda: all(w.log().count(unsent) > n for w, n in zip(workers, before, strict=True)),
             timeout_s=30,
             describe=workers[0].log,
         )
