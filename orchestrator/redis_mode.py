@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.transport.redis.dataset import DatasetRecord
     from orchestrator.worker.examine_redis import Examination
     from orchestrator.workflows.redis_runs import RedisRuns
+    from orchestrator.workflows.result_cache import ResultCache
     from orchestrator.workflows.run_repair import RunRepair
 
 
@@ -131,7 +132,13 @@ class RedisMode:
         """A step's arguments with the results in them; see :func:`fill_from_redis`."""
         from orchestrator.workflows.step_arguments import fill_from_redis
 
-        return fill_from_redis(self.store, run, value)
+        return fill_from_redis(self.store, self._results, run, value)
+
+    @cached_property
+    def _results(self) -> ResultCache:
+        from orchestrator.workflows.result_cache import ResultCache
+
+        return ResultCache()
 
     @cached_property
     def examination(self) -> Examination:

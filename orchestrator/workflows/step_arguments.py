@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -12,6 +13,7 @@ from orchestrator.core.errors import BrokerUnavailable, InvalidStepInput
 from orchestrator.core.workflow_plan import numbers_in
 from orchestrator.transport.store import Store
 from orchestrator.workflows.errbacks import failure_part
+from orchestrator.workflows.result_cache import ResultCache
 
 #: Results that one command reads.
 _AT_ONCE: Final = 500
@@ -90,6 +92,8 @@ def _resolved(reference: Mapping[str, Any], step: str, outcomes: Outcomes, item_
         result = _results([str(number) for number in numbers_in(reference["steps"])], outcomes)
     else:
         [result] = _results([reference["step"]], outcomes)
+        # The result may be kept for other steps of this worker.
+        return deepcopy(_part(result, path))
     return _part(result, path)
 
 
@@ -113,16 +117,28 @@ def _part(result: Any, path: Sequence[Any]) -> Any:
     return part
 
 
-def fill_from_redis(store: Store, run: Mapping[str, Any], value: Any) -> Any:
-    """Arguments of a step with its run's recorded results in them.
+def fill_from_redis(store: Store, cache: ResultCache, run: Mapping[str, Any], value: Any) -> Any:
+    """Arguments of a step with its run's recorded results in them; a large one is looked for in the ``cache`` first.
 
     Raises:
         InvalidStepInput: a result has no such part.
         BrokerUnavailable: Redis is away.
     """
     uid = str(run["uid"])
+    outcomes, item_count = _readers(store, uid)
+    key = f"{store.keys.run(uid)}:outcomes"
+
+    def cached(numbers: Sequence[str]) -> list[Any]:
+        if len(numbers) != 1:
+            return outcomes(numbers)
+        [number] = numbers
+        if (kept := cache.get(uid, number)) is not None:
+            return [kept]
+        text: Any = store.client.hget(key, number)
+        return [None if text is None else cache.read(uid, number, text)]
+
     try:
-        return fill(value, str(run["step"]), *_readers(store, uid), uid)
+        return fill(value, str(run["step"]), cached, item_count, uid)
     except RedisError as error:
         raise BrokerUnavailable(store.url, error) from error
 
