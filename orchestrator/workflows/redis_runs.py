@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -15,15 +15,14 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, UnknownWorkflow, WorkflowExists
 from orchestrator.core.outcome import Outcome, from_wire
 from orchestrator.core.workflow_plan import Kind, StepPlan
-from orchestrator.sending.message_template import encode
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.store import Store
 from orchestrator.workflows import scripts
 from orchestrator.workflows.compiler import CompiledWorkflow
-from orchestrator.workflows.fork import OWN_FIELDS, counts_of, kept_states, kept_steps, to_resolve
-from orchestrator.workflows.plan_writer import WRITING_MS, PlanWriter, chunks, roots_of
+from orchestrator.workflows.plan_writer import PlanWriter, roots_of
 from orchestrator.workflows.records import RunDetails, RunStatus, StepRecord, status_from, step_record
+from orchestrator.workflows.redis_fork import write_fork
 from orchestrator.workflows.step_arguments import final_from_redis
 
 T = TypeVar("T")
@@ -33,9 +32,6 @@ _PAGE: Final = 500
 
 #: Definitions whose steps' numbers are kept.
 _DEFINITIONS: Final = 20
-
-#: Where the text of a step's plan has its dependents.
-_DEPENDENTS_AT: Final = 9
 
 #: Timers that are acted on in one round, and runs that are gone on with.
 _TIMERS: Final = 200
@@ -105,44 +101,17 @@ class RedisRuns:
         known = self.uid_of(workflow_id)
         if known is not None and self.status(known) is not None:
             raise WorkflowExists(workflow_id)
-        key, copy = store.keys.run(uid), store.keys.run(new)
-        raw = dict(self._scan(f"{key}:plan"))
-        plan = {number: StepPlan.from_text(text) for number, text in raw.items() if number.isdigit()}
-        states = dict(self._scan(f"{key}:states"))
-        kept = kept_steps(plan, states, after)
-        states = kept_states(states, kept)
-        fields: Any = self._ask(lambda: store.client.hgetall(key))
-        if not fields:
+        written = self._ask(lambda: write_fork(store, self._scan, uid, new, after, workflow_id))
+        if written is None:
             raise UnknownWorkflow(uid)
-        run: dict[str, Any] = {name.decode(): value for name, value in fields.items()}
-        run = {name: value for name, value in run.items() if name not in OWN_FIELDS} | counts_of(states)
-        run |= {"id": workflow_id, "id_json": encode(workflow_id)[1:-1], "fork_of": uid, "state": "writing"}
-        self._write(copy, "", run.items())
-        self._write(copy, ":plan", ((number, text) for number, text in raw.items() if number != "start"))
-        self._write(copy, ":templates", self._scan(f"{key}:templates"))
-        self._write(copy, ":states", states.items())
-        for part in (":outcomes", ":maps"):
-            self._write(copy, part, (one for one in self._scan(f"{key}{part}") if one[0] in states))
-        agenda = [f"d:{number}:0" for number in to_resolve(plan, kept)]
-        for some in chunks(agenda, _PAGE):
-            self._ask(lambda some=some: store.client.rpush(f"{copy}:agenda", *some))
-        self._ask(lambda: store.client.pexpire(f"{copy}:agenda", WRITING_MS))
         deadline_ms = None if deadline_s is None else to_ms(deadline_s)
-        roots, fingerprint = raw["start"].split("\n")[_DEPENDENTS_AT], run["fingerprint"].decode()
-        started, left = store.run(*scripts.start_run(store.keys, new, workflow_id, fingerprint, roots, deadline_ms))
+        call = scripts.start_run(store.keys, new, workflow_id, written.fingerprint, written.roots, deadline_ms)
+        started, left = store.run(*call)
         if started.decode() != new:
             raise WorkflowExists(workflow_id)
         if left:
             self.advance(new)
         return new
-
-    def _write(self, key: str, part: str, values: Iterable[tuple[str, Any]]) -> None:
-        """Write a part of a run that is not started yet; it expires if it is not started."""
-        for some in chunks(values, _PAGE):
-            with self._store.client.pipeline(transaction=False) as pipe:
-                pipe.hset(f"{key}{part}", mapping=dict(some))
-                pipe.pexpire(f"{key}{part}", WRITING_MS)
-                self._ask(pipe.execute)
 
     def uid_of(self, workflow_id: str) -> str | None:
         """See :class:`RunsBackend`."""

@@ -1,0 +1,73 @@
+"""Writes the fork of a run to Redis: its plan and the outcomes that it keeps, in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator.core.run import RunState
+from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.sending.message_template import encode
+from orchestrator.transport.store import Store
+from orchestrator.workflows.fork import OWN_FIELDS, counts_of, kept_states, kept_steps, to_resolve
+from orchestrator.workflows.plan_writer import WRITING_MS, chunks
+
+#: Values that one command writes.
+_PAGE: Final = 500
+
+#: Where the text of a step's plan has its dependents.
+_DEPENDENTS_AT: Final = 9
+
+#: The fields of a hash, page by page.
+Scan = Callable[[str], Iterator[tuple[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFork:
+    """What starting it takes."""
+
+    fingerprint: str
+    #: The numbers of the steps that depend on nothing, as ranges.
+    roots: str
+
+
+def write_fork(store: Store, scan: Scan, uid: str, new: str, after: str, workflow_id: str) -> WrittenFork | None:
+    """Write a run in state ``writing``, which expires if it is not started in ten minutes; ``None`` if there is no run.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is away.
+    """
+    key, copy = store.keys.run(uid), store.keys.run(new)
+    raw = dict(scan(f"{key}:plan"))
+    plan = {number: StepPlan.from_text(text) for number, text in raw.items() if number.isdigit()}
+    # Before the outcomes: a step that has ended has one.
+    states = dict(scan(f"{key}:states"))
+    fields: Any = store.client.hgetall(key)
+    if not fields or not plan:
+        return None
+    kept = kept_steps(plan, states, after)
+    states = kept_states(states, kept)
+    run: dict[str, Any] = {name.decode(): value for name, value in fields.items()}
+    run = {name: value for name, value in run.items() if name not in OWN_FIELDS} | counts_of(states)
+    run |= {"id": workflow_id, "id_json": encode(workflow_id)[1:-1], "fork_of": uid, "state": RunState.WRITING.value}
+    _write(store, copy, run.items())
+    _write(store, f"{copy}:plan", ((number, text) for number, text in raw.items() if number != "start"))
+    _write(store, f"{copy}:templates", scan(f"{key}:templates"))
+    _write(store, f"{copy}:states", states.items())
+    for part in (":outcomes", ":maps"):
+        _write(store, f"{copy}{part}", (one for one in scan(f"{key}{part}") if one[0] in states))
+    for some in chunks((f"d:{number}:0" for number in to_resolve(plan, kept)), _PAGE):
+        with store.client.pipeline(transaction=False) as pipe:
+            pipe.rpush(f"{copy}:agenda", *some)
+            pipe.pexpire(f"{copy}:agenda", WRITING_MS)
+            pipe.execute()
+    return WrittenFork(run["fingerprint"].decode(), raw["start"].split("\n")[_DEPENDENTS_AT])
+
+
+def _write(store: Store, key: str, values: Iterable[tuple[str, Any]]) -> None:
+    for some in chunks(values, _PAGE):
+        with store.client.pipeline(transaction=False) as pipe:
+            pipe.hset(key, mapping=dict(some))
+            pipe.pexpire(key, WRITING_MS)
+            pipe.execute()
