@@ -25,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-workflows bench-send format clean rebuild
+.PHONY: help setup demo test test-slow test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-workflows bench-send format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -56,6 +56,9 @@ demo: setup ## Run the demo: real workers, a real SIGKILL, nothing lost
 # In the order of the directories: the long ones first, so that all end together.
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4 --dist loadfile --no-loadscope-reorder) $(ARGS)
+
+test-slow: setup ## Run the tests that wait for real time-outs, which `make test` leaves out (about three minutes)
+	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4) -m slow $(ARGS)
 
 # WITH replaces versions of the lock; ORCHESTRATOR_REDIS_SERVER names another server.
 test-versions: ## Run the tests with other versions, as in WITH="celery==5.6.3 kombu==5.6.2 redis==6.4.0" ARGS="tests/unit"

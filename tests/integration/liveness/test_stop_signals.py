@@ -77,6 +77,7 @@ def test_a_stop_signal_to_a_pool_process_alone_blames_nobody(broker: BareBroker,
     assert broker.ledger().dead == 0
 
 
+@pytest.mark.slow
 def test_a_task_that_sends_itself_a_stop_signal_for_ever_has_an_end(broker: BareBroker) -> None:
     """Two unattributed ends, then three alone, which are on its account; the tasks beside it are not blamed."""
     bystanders = [f"n{i}" for i in range(8)]

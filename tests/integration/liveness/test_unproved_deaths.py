@@ -165,6 +165,7 @@ def disproved(broker: BareBroker, times: int) -> Callable[[], bool]:
     return lambda: broker.redis.zcard(broker.store.keys.disproved) == times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["solo", "threads"])
 def test_a_worker_that_is_stopped_and_goes_on_convicts_nobody(broker: BareBroker, pool: str) -> None:
     """Three times in a row its lease runs out while it runs the message; each time it turns out to live."""

@@ -243,6 +243,7 @@ def test_messages_nobody_expects_hurt_nobody(ground: RedisUnderTest) -> None:
         assert m.find_leaks() == []
 
 
+@pytest.mark.slow
 def test_a_redis_that_is_away_is_named_and_nobody_hangs() -> None:
     with EmbeddedServer() as server:
         ground = RedisUnderTest(server.url)

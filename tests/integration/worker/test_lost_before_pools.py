@@ -14,7 +14,12 @@ from tests.support.eventually import eventually
 COUNT = 6
 
 PLACES = [
-    *((pool, place) for pool in ("prefork", "threads", "solo", "gevent") for place in ("reserved", "pool")),
+    *(
+        # Twelve seconds or more each.
+        pytest.param(pool, place, marks=[pytest.mark.slow] if place == "reserved" and pool != "threads" else [])
+        for pool in ("prefork", "threads", "solo", "gevent")
+        for place in ("reserved", "pool")
+    ),
     ("prefork", "pickled"),
 ]
 
