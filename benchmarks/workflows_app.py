@@ -39,19 +39,19 @@ def _say_ready(**_: object) -> None:
         client.incr(READY)
 
 
-@app.task(name="noop")  # type: ignore[untyped-decorator]
+@app.task(name="noop", shared=False)  # type: ignore[untyped-decorator]
 def noop(value: Any = None, *_: Any) -> Any:
     """Returns what it is given."""
     return value
 
 
-@app.task(name="count")  # type: ignore[untyped-decorator]
+@app.task(name="count", shared=False)  # type: ignore[untyped-decorator]
 def count(results: list[Any]) -> int:
     """The number of results."""
     return len(results)
 
 
-@app.task(name="body")  # type: ignore[untyped-decorator]
+@app.task(name="body", shared=False)  # type: ignore[untyped-decorator]
 def body(results: list[Any], chord: int) -> int:
     """Notes that a chord has got as far as its body."""
     with redis.Redis.from_url(URL) as client:
