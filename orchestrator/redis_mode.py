@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from orchestrator.transport.redis.dataset import DatasetRecord
     from orchestrator.worker.examine_redis import Examination
     from orchestrator.workflows.redis_runs import RedisRuns
-    from orchestrator.workflows.result_cache import ResultCache
     from orchestrator.workflows.run_repair import RunRepair
+    from orchestrator.workflows.step_arguments import StepArguments
 
 
 class RedisMode:
@@ -129,16 +129,14 @@ class RedisMode:
         return self.backend.tracker.is_cancelled(delivery_id)
 
     def fill_step(self, run: Mapping[str, Any], value: Any) -> Any:
-        """A step's arguments with the results in them; see :func:`fill_from_redis`."""
-        from orchestrator.workflows.step_arguments import fill_from_redis
-
-        return fill_from_redis(self.store, self._results, run, value)
+        """A step's arguments with the results in them; see :class:`StepArguments`."""
+        return self._step_arguments.fill(run, value)
 
     @cached_property
-    def _results(self) -> ResultCache:
-        from orchestrator.workflows.result_cache import ResultCache
+    def _step_arguments(self) -> StepArguments:
+        from orchestrator.workflows.step_arguments import StepArguments
 
-        return ResultCache()
+        return StepArguments(self.store)
 
     @cached_property
     def examination(self) -> Examination:

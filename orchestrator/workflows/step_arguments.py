@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidStepInput
 from orchestrator.core.workflow_plan import numbers_in
+from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.store import Store
 from orchestrator.workflows.errbacks import failure_part
 from orchestrator.workflows.result_cache import ResultCache
@@ -117,30 +118,62 @@ def _part(result: Any, path: Sequence[Any]) -> Any:
     return part
 
 
-def fill_from_redis(store: Store, cache: ResultCache, run: Mapping[str, Any], value: Any) -> Any:
-    """Arguments of a step with its run's recorded results in them; a large one is looked for in the ``cache`` first.
+class StepArguments:
+    """Fills the arguments of steps that this process handles, from what Redis has of their runs."""
 
-    Raises:
-        InvalidStepInput: a result has no such part.
-        BrokerUnavailable: Redis is away.
-    """
-    uid = str(run["uid"])
-    outcomes, item_count = _readers(store, uid)
-    key = f"{store.keys.run(uid)}:outcomes"
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._cache = ResultCache()
+        # redis-py's client takes more time than Redis.
+        self._commands = CommandConnection(store.pool)
 
-    def cached(numbers: Sequence[str]) -> list[Any]:
-        if len(numbers) != 1:
-            return outcomes(numbers)
-        [number] = numbers
-        if (kept := cache.get(uid, number)) is not None:
-            return [kept]
-        text: Any = store.client.hget(key, number)
-        return [None if text is None else cache.read(uid, number, text)]
+    def fill(self, run: Mapping[str, Any], value: Any) -> Any:
+        """Arguments of a step with its run's recorded results in them.
 
-    try:
-        return fill(value, str(run["step"]), cached, item_count, uid)
-    except RedisError as error:
-        raise BrokerUnavailable(store.url, error) from error
+        Raises:
+            InvalidStepInput: a result has no such part.
+            BrokerUnavailable: Redis is away.
+        """
+        uid = str(run["uid"])
+        key = self._store.keys.run(uid)
+
+        def read(numbers: Sequence[str]) -> list[Any]:
+            return list(self._commands.call("HMGET", f"{key}:outcomes", *numbers))
+
+        def item_count(number: str) -> int:
+            counts: bytes | None = self._commands.call("HGET", f"{key}:maps", number)
+            return 0 if counts is None else int(counts.split(b",")[2])
+
+        try:
+            single = {number: outcome for number in _steps_in(value) if (outcome := self._cache.get(uid, number))}
+            missing = [number for number in dict.fromkeys(_steps_in(value)) if number not in single]
+            if missing:
+                for number, text in zip(missing, read(missing), strict=True):
+                    single[number] = None if text is None else self._cache.read(uid, number, text)
+
+            def outcomes(numbers: Sequence[str]) -> list[Any]:
+                if len(numbers) == 1 and numbers[0] in single:
+                    return [single[numbers[0]]]
+                return [None if text is None else json.loads(text) for text in read(numbers)]
+
+            return fill(value, str(run["step"]), outcomes, item_count, uid)
+        except (RedisError, OSError) as error:
+            raise BrokerUnavailable(self._store.url, error) from error
+
+
+def _steps_in(value: Any) -> Iterator[str]:
+    """The numbers of the steps that are referred to one by one."""
+    match value:
+        case {"$orc": {"step": str(number)}} if len(value) == 1:
+            yield number
+        case {"$orc": {"item": {"step": str(number)}}} if len(value) == 1:
+            yield number
+        case Mapping():
+            for part in value.values():
+                yield from _steps_in(part)
+        case list() | tuple():
+            for part in value:
+                yield from _steps_in(part)
 
 
 def final_from_redis(store: Store, uid: str) -> Any:

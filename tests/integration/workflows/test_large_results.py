@@ -6,37 +6,35 @@ import json
 
 from redis import Redis
 
-from orchestrator.transport.store import Store
 from orchestrator.workflows.references import MARK
-from orchestrator.workflows.result_cache import ResultCache
-from orchestrator.workflows.step_arguments import fill_from_redis
+from orchestrator.workflows.step_arguments import StepArguments
 from tests.support.bare_broker import BareBroker
 
 ITEM = {MARK: {"item": {"step": "0", "path": []}, "path": []}}
 LARGE = [{"number": number} for number in range(2000)]
 
 
-def _fill(store: Store, cache: ResultCache, item: int) -> dict[str, int]:
-    filled: dict[str, int] = fill_from_redis(store, cache, {"uid": "u", "step": f"1.{item}"}, ITEM)
+def _fill(arguments: StepArguments, item: int) -> dict[str, int]:
+    filled: dict[str, int] = arguments.fill({"uid": "u", "step": f"1.{item}"}, ITEM)
     return filled
 
 
 def test_the_list_is_read_once(broker: BareBroker) -> None:
-    store, cache = broker.store, ResultCache()
+    store, arguments = broker.store, StepArguments(broker.store)
     outcome = {"outcome": "handled", "result": LARGE, "attempts": 1}
     client: Redis = broker.redis
     client.hset(f"{store.keys.run('u')}:outcomes", "0", json.dumps(outcome))
-    first = _fill(store, cache, 0)
+    first = _fill(arguments, 0)
     client.delete(f"{store.keys.run('u')}:outcomes")
     first["number"] = -1
-    assert [_fill(store, cache, item)["number"] for item in (0, 1, 1999)] == [0, 1, 1999]
+    assert [_fill(arguments, item)["number"] for item in (0, 1, 1999)] == [0, 1, 1999]
 
 
 def test_a_result_that_may_still_change_is_read_again(broker: BareBroker) -> None:
-    store, cache = broker.store, ResultCache()
+    store, arguments = broker.store, StepArguments(broker.store)
     client: Redis = broker.redis
     dead = {"outcome": "dead", "reason": "poison", "error": "x" * 5000, "attempts": 1}
     client.hset(f"{store.keys.run('u')}:outcomes", "0", json.dumps(dead))
-    assert _fill(store, cache, 0) is None
+    assert _fill(arguments, 0) is None
     client.hset(f"{store.keys.run('u')}:outcomes", "0", json.dumps({"outcome": "handled", "result": LARGE}))
-    assert _fill(store, cache, 3) == {"number": 3}
+    assert _fill(arguments, 3) == {"number": 3}
