@@ -11,6 +11,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.transport.admission.flow_control import retry_until_room
 from orchestrator.transport.producer_batch import BatchPublishError
+from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import LEDGER_AT, MESSAGE_AT, Call
 from orchestrator.transport.redis.scripts import sha, source
@@ -41,6 +42,9 @@ class PublishBatch:
         self._size = 0
         #: Bytes of the messages in the last call.
         self._bytes = 0
+        #: The call that :meth:`put` adds to, and its keys.
+        self._open: Call | None = None
+        self._keys: tuple[str, str] | None = None
         self._failed: BaseException | None = None
         #: The connection of the last calls; the channel opens another one if it is closed.
         self._commands = channel.wire
@@ -79,6 +83,28 @@ class PublishBatch:
                 self._calls.append(last)
             last[2].append(message)
             self._bytes += len(message)
+
+    def put(self, keys: tuple[str, str], message: bytes | str, limit: int) -> None:
+        """Collect a message of an allowed size for a stream, whose ``keys`` are always the same object.
+
+        This is what most batches consist of; beside a message's encoding, :meth:`run` would be felt.
+        """
+        size = len(message)
+        last = self._calls[-1] if self._calls else None
+        if (
+            last is None
+            or last is not self._open
+            or self._keys is not keys
+            or len(last[2]) - _FIRST >= _MOST_MESSAGES
+            or self._bytes >= _MOST_BYTES
+            or last[2][0] != limit
+        ):
+            last = self._open = commands.publish(*keys, [], limit=limit)
+            self._calls.append(last)
+            self._keys, self._bytes = keys, 0
+        last[2].append(message)
+        self._size += 1
+        self._bytes += size
 
     def _check_size(self, keys: Sequence[str], size: int) -> None:
         if size > self.channel.largest_bytes:

@@ -77,7 +77,7 @@ class PublishingChannel(MailboxChannel):
             keys = self._publish_keys[queue, level] = (self.keys.stream(queue, level), self.keys.ledger(queue))
         limit = self._max_length.get(queue, 0)
         if batch is not None:
-            batch.run(*commands.publish(*keys, [message], limit=limit))
+            batch.put(keys, message, limit)
             return
 
         def call(attempt: Attempt) -> Call:
