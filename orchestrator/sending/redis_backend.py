@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from celery import Celery
 
@@ -32,6 +32,9 @@ _WITHOUT_SUPERVISION: Final = (
     "app.send_task('AGENT.MESSAGE', [FIELDS]), a beat entry, task.delay(...)"
 )
 
+#: Celery's settings that decide whether an app's messages are supervised.
+_DECISIVE: Final = ("broker_url", "broker_read_url", "broker_write_url", "broker_transport", "task_protocol")
+
 
 class RedisBackend:
     """Publishes to Redis, and reads outcomes there."""
@@ -50,6 +53,9 @@ class RedisBackend:
         self._registry = registry
         self._flow = flow
         self._declared: set[str] = set()
+        #: The settings with which the app was found to be supervised.
+        self._supervised: tuple[Any, ...] | None = None
+        self._supervised_by: Any = None
         self._store = store
         self._hidden = hidden
 
@@ -101,6 +107,18 @@ class RedisBackend:
             self._declared.add(agent)
 
     def _must_supervise(self) -> None:
+        conf: Any = self._app.conf
+        changes = conf.changes
+        # Working out the transport takes a third of a send.
+        seen = None
+        if type(changes) is dict:
+            seen = (len(changes), *[changes.get(name) for name in _DECISIVE])
+            if conf is self._supervised_by and seen == self._supervised:
+                return
+        self._check_supervised()
+        self._supervised, self._supervised_by = seen, conf
+
+    def _check_supervised(self) -> None:
         if self._app.conf.task_protocol != 2:
             raise NotSupervised(f"task_protocol={self._app.conf.task_protocol!r}; allowed: 2")
         if why := why_not_supervised(self._app.conf):
