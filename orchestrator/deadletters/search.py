@@ -14,7 +14,7 @@ from orchestrator.deadletters.store import BATCH, Found, LetterReader
 _READ_PER_PAGE = 20_000
 
 #: Ids that one step of a search returns, where letters are processed in batches.
-_IDS_PER_STEP = 1000
+_IDS_PER_STEP = 500
 
 
 @dataclass(frozen=True, slots=True)

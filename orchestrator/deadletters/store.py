@@ -17,7 +17,7 @@ from orchestrator.core.masked_repr import summary
 BATCH = 100
 
 #: Candidates that one step of a search reads at most.
-CANDIDATES_PER_STEP = 2000
+CANDIDATES_PER_STEP = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 -- Merging more kinds than this takes longer than reading the log, because each has few letters.
 local MOST_KINDS = 1000
 -- The log's own entries are heavy; an index' are not (see LARGE in dead_letters.lua).
-local MOST_READ = 500
+local MOST_READ = 250
 local MOST_OF_INDEX_AT_ONCE = 128
 local MOST_OF_PARKED_AT_ONCE = 500
 -- Where streams are merged: entries that are read first of all of them together, and at least one of each.
