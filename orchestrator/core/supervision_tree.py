@@ -1,0 +1,528 @@
+"""The rule of the supervision tree: ``(state, event, now) → (state, effects)``, with the semantics of OTP's supervisor.
+
+It differs from OTP where a process is not a function call. A child counts as started when it is ready; a start that
+fails is counted like a death, and tried again. Restarts pause. A child that cannot run as it is configured is not
+restarted. What an operator has stopped stays stopped. Time is any clock that only goes forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import isinf
+from typing import Any
+
+from orchestrator.core.supervision_tree_spec import (
+    AutoShutdown,
+    ChildSpec,
+    OnGiveUp,
+    ProcessSpec,
+    Restart,
+    Strategy,
+    SupervisorSpec,
+    join,
+    parent_of,
+)
+from orchestrator.core.supervision_tree_state import (
+    Add,
+    Effect,
+    Ended,
+    EndKind,
+    EndProcess,
+    Event,
+    Extended,
+    Force,
+    HoldMail,
+    Node,
+    Notice,
+    Phase,
+    Purpose,
+    Ready,
+    ReleaseMail,
+    Remove,
+    RestartChild,
+    Roll,
+    Shutdown,
+    Start,
+    StartProcess,
+    State,
+    Stop,
+    Tick,
+    TreeEnded,
+    TreeReady,
+    Verdict,
+)
+
+ROOT = ""
+
+#: Time from SIGTERM to SIGKILL of a process that did not become ready, and of all once a second stop was asked for.
+_HURRIED_S = 5.0
+
+_RUNS = (Phase.STARTING, Phase.READY)
+
+
+def begin(spec: SupervisorSpec, now: float, seed: int = 0) -> tuple[State, tuple[Effect, ...]]:
+    """Start a tree; ``seed`` is of the jitter."""
+    step = _Step(State({}, seed), now)
+    step.insert(ROOT, spec)
+    step.start(ROOT)
+    return step.result()
+
+
+def reduce(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, ...]]:
+    """What becomes of a tree, and what is to be done, in this order. What does not apply any more does nothing."""
+    if state.ended:
+        return state, ()
+    step = _Step(state, now)
+    step.take(event)
+    return step.result()
+
+
+def next_due(state: State, now: float) -> float | None:
+    """When ``Tick`` is due."""
+    if state.ended:
+        return None
+    times = [node.due for node in state.nodes.values() if node.due is not None]
+    times += [node.not_before for node in state.nodes.values() if node.phase is Phase.DOWN and node.not_before > now]
+    return min(times, default=None)
+
+
+def exit_code_if_idle(state: State, now: float) -> int | None:
+    """The exit code of a tree in which nothing runs and nothing will, unless somebody comes; ``None`` of any other.
+
+    OTP's supervisors stay, whatever becomes of their children. A deployment without a process should end.
+    """
+    nodes = [node for path, node in state.nodes.items() if path]
+    verdicts = [node.verdict for node in nodes if node.verdict is not None]
+    leaves = [node for node in nodes if isinstance(node.spec, ProcessSpec)]
+    waits = any(node.phase is Phase.ON_HOLD or not node.wanted or node.not_before > now for node in nodes)
+    stops = any(node.phase is Phase.STOPPING for node in state.nodes.values())
+    if waits or stops or not verdicts or any(leaf.is_alive for leaf in leaves):
+        return None
+    return int(any(verdict.is_failure for verdict in verdicts))
+
+
+class _Step:
+    """One event's work on a copy of the state."""
+
+    def __init__(self, state: State, now: float) -> None:
+        self._nodes = dict(state.nodes)
+        self._now = now
+        self._effects: list[Effect] = []
+        self._changed = False
+        self._seed = state.seed
+        self._stopping = state.stopping
+        self._rolling = state.rolling
+        self._rolling_run = state.rolling_run
+        self._ended = state.ended
+
+    def result(self) -> tuple[State, tuple[Effect, ...]]:
+        """Let everything follow that follows."""
+        self._settle()
+        while not self._ended and self._roll_on():
+            self._settle()
+        rolling = (self._rolling, self._rolling_run)
+        return State(self._nodes, self._seed, self._stopping, *rolling, self._ended), tuple(self._effects)
+
+    def _settle(self) -> None:
+        self._changed = True
+        while self._changed and not self._ended:
+            self._changed = False
+            self._see_to(ROOT)
+
+    def _set(self, path: str, **changes: Any) -> Node:
+        node = self._nodes[path]
+        changed = replace(node, **changes)
+        if changed != node:
+            self._nodes[path] = changed
+            self._changed = True
+        return changed
+
+    def _do(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def _chance(self) -> float:
+        self._seed = (self._seed * 1103515245 + 12345) % 2**31
+        return self._seed / 2**31
+
+    # -- events
+
+    def take(self, event: Event) -> None:
+        match event:
+            case Tick():
+                for path in list(self._nodes):
+                    self._pass_time(path)
+            case Ready(path, run):
+                if self._is_run(path, run) and self._nodes[path].phase is Phase.STARTING:
+                    self._set(path, phase=Phase.READY, due=None, ready_at=self._now)
+            case Extended(path, run):
+                if self._is_run(path, run) and self._nodes[path].phase is Phase.STARTING:
+                    self._set(path, due=_after(self._now, self._process(path).ready_s))
+            case Ended(path, run, kind):
+                if self._is_run(path, run):
+                    self._process_ended(path, kind)
+            case Shutdown():
+                self._shut_down()
+            case Add(parent, spec):
+                self._add(parent, spec)
+            case Roll(paths):
+                self._rolling, self._rolling_run = paths, None
+            case Stop(path) | Start(path) | RestartChild(path) | Remove(path):
+                if path in self._nodes and not self._stopping:
+                    self._operate(event, path)
+
+    def _is_run(self, path: str, run: int) -> bool:
+        node = self._nodes.get(path)
+        return node is not None and node.run == run and node.is_alive and isinstance(node.spec, ProcessSpec)
+
+    def _operate(self, event: Stop | Start | RestartChild | Remove, path: str) -> None:
+        node = self._nodes[path]
+        if isinstance(event, Stop):
+            self._set(path, wanted=False)
+            if node.phase is Phase.ON_HOLD:
+                self._set(path, phase=Phase.DOWN, due=None)
+            self._stop(path, Purpose.STOP)
+        elif isinstance(event, Remove):
+            self._set(path, wanted=False, removing=True)
+            if node.is_alive:
+                self._stop(path, Purpose.STOP)
+            else:
+                self._forget(path)
+        elif isinstance(event, Start) or not node.is_alive:
+            self._reset(path)
+        else:
+            self._set(path, wanted=True, failures=0, purpose=Purpose.RESTART)
+            self._stop(path, Purpose.RESTART)
+
+    def _reset(self, path: str) -> None:
+        """Forget what an operator has done, and what has failed, in this part of the tree."""
+        node = self._set(path, wanted=True, verdict=None, failures=0, not_before=self._now, in_turn=False, restarts=())
+        if node.phase is Phase.STOPPING:
+            self._set(path, purpose=Purpose.RESTART)
+        for child in node.children:
+            self._reset(child)
+        if node.phase is Phase.ON_HOLD:
+            self._try(path)
+
+    def _shut_down(self) -> None:
+        self._stopping = min(3, self._stopping + 1)
+        root = self._nodes[ROOT]
+        self._set(ROOT, wanted=False)
+        if root.phase is not Phase.STOPPING:
+            self._set(ROOT, phase=Phase.STOPPING, purpose=Purpose.STOP, due=None, clear=frozenset())
+        for path, node in list(self._nodes.items()):
+            if self._stopping == 1 or not node.is_alive or not isinstance(node.spec, ProcessSpec):
+                continue
+            if self._stopping == 3:
+                self._kill(path)
+            elif node.phase is not Phase.KILLING:
+                self._stop(path, Purpose.STOP)
+                hurried = min(node.kill_at or self._now + _HURRIED_S, self._now + _HURRIED_S)
+                if node.spec.quit_before_s > 0 and self._nodes[path].phase is Phase.STOPPING:
+                    self._do(EndProcess(path, node.run, Force.QUIT))
+                if self._nodes[path].phase is Phase.STOPPING:
+                    self._set(path, due=hurried, kill_at=hurried)
+
+    def _add(self, parent: str, spec: ChildSpec) -> None:
+        path = join(parent, spec.id)
+        if (
+            path in self._nodes
+            or self._stopping
+            or not isinstance(self._nodes.get(parent, _NOBODY).spec, SupervisorSpec)
+        ):
+            return
+        self.insert(path, spec)
+        supervisor = self._nodes[parent]
+        self._set(path, in_turn=supervisor.phase is not Phase.READY)
+        self._set(parent, children=(*supervisor.children, path))
+
+    def insert(self, path: str, spec: ChildSpec) -> None:
+        """Add the nodes of a part of the tree."""
+        children = spec.children if isinstance(spec, SupervisorSpec) else ()
+        paths = tuple(join(path, child.id) for child in children)
+        self._nodes[path] = Node(spec, children=paths)
+        self._changed = True
+        for child_path, child in zip(paths, children, strict=True):
+            self.insert(child_path, child)
+
+    def _forget(self, path: str) -> None:
+        for child in self._nodes[path].children:
+            self._forget(child)
+        del self._nodes[path]
+        parent = self._nodes.get(parent_of(path)) if path else None
+        if parent is not None:
+            others = tuple(child for child in parent.children if child != path)
+            self._set(parent_of(path), children=others, clear=parent.clear - {path})
+        self._changed = True
+
+    def _pass_time(self, path: str) -> None:
+        node = self._nodes[path]
+        if node.due is None or node.due > self._now:
+            return
+        if node.phase is Phase.ON_HOLD:
+            self._set(path, due=None)
+            if not self._stopping and (path == ROOT or self._nodes[parent_of(path)].phase in _RUNS):
+                self._try(path)
+        elif node.phase is Phase.STARTING:
+            self._do(Notice(path, f"not ready within {self._process(path).ready_s:g} s"))
+            self._stop(path, Purpose.FAILED_START)
+        elif node.kill_at is not None and node.kill_at <= self._now:
+            self._kill(path)
+        else:
+            self._do(EndProcess(path, node.run, Force.QUIT))
+            self._set(path, due=node.kill_at)
+
+    # -- what follows
+
+    def _see_to(self, path: str) -> None:
+        """Bring a supervisor's children nearer to what they should be."""
+        for child in self._nodes[path].children:
+            if child in self._nodes and isinstance(self._nodes[child].spec, SupervisorSpec):
+                self._see_to(child)
+        node = self._nodes.get(path)
+        if node is None:
+            return
+        if node.phase is Phase.STOPPING:
+            if not self._stop_last(node.children):
+                self._supervisor_stopped(path)
+        elif node.phase in _RUNS:
+            if node.clear:
+                if self._stop_last(tuple(child for child in node.children if child in node.clear)):
+                    return
+                self._cleared(path)
+            self._start_children(path)
+
+    def _stop_last(self, children: tuple[str, ...]) -> bool:
+        """Stop the last of the children that live; whether there is one."""
+        alive = [child for child in children if self._nodes[child].is_alive]
+        for child in alive if self._stopping > 1 else alive[-1:]:
+            self._stop(child, Purpose.STOP)
+        return bool(alive)
+
+    def _cleared(self, path: str) -> None:
+        for child in self._nodes[path].clear:
+            node = self._set(child, in_turn=True)
+            if node.spec.restart is Restart.TEMPORARY:
+                if node.verdict is None and node.run:
+                    self._set(child, verdict=Verdict.DONE)
+            elif node.verdict is not None and not node.verdict.needs_operator:
+                self._set(child, verdict=None)
+        self._set(path, clear=frozenset())
+
+    def _start_children(self, path: str) -> None:
+        elder_are_ready = True
+        for child in self._nodes[path].children:
+            node = self._nodes[child]
+            is_due = node.phase is Phase.DOWN and node.wanted and node.verdict is None and self._now >= node.not_before
+            if is_due and (elder_are_ready or not node.in_turn):
+                self.start(child)
+            elder_are_ready = elder_are_ready and self._lets_pass(path, child)
+        if elder_are_ready and self._nodes[path].phase is Phase.STARTING:
+            self._supervisor_ready(path)
+
+    def _lets_pass(self, path: str, child: str) -> bool:
+        """Whether the younger siblings need not wait for this child."""
+        node, strategy = self._nodes[child], self._spec(path).strategy
+        if node.phase is Phase.ON_HOLD or (node.verdict is not None and node.verdict.needs_operator):
+            return strategy is Strategy.ONE_FOR_ONE
+        if node.phase is Phase.DOWN:
+            return not node.wanted or node.verdict is not None
+        return node.phase is Phase.READY
+
+    def _supervisor_ready(self, path: str) -> None:
+        spec = self._spec(path)
+        if spec.on_give_up is OnGiveUp.HOLD:
+            self._do(ReleaseMail(path))
+        self._set(path, phase=Phase.READY, ready_at=self._now, on_trial=False)
+        if path == ROOT:
+            self._do(TreeReady())
+
+    def start(self, path: str) -> None:
+        """Start a process, or a supervisor afresh with all of its children."""
+        node = self._nodes[path]
+        if isinstance(node.spec, ProcessSpec):
+            self._set(
+                path, phase=Phase.STARTING, run=node.run + 1, due=_after(self._now, node.spec.ready_s), kill_at=None
+            )
+            self._do(StartProcess(path, node.run + 1))
+            return
+        self._set(path, phase=Phase.STARTING, due=None, run=node.run + 1, restarts=(), clear=frozenset())
+        for child in node.children:
+            self._set(child, verdict=None, in_turn=True)
+
+    def _try(self, path: str) -> None:
+        self.start(path)
+        self._set(path, on_trial=True)
+
+    # -- stopping
+
+    def _stop(self, path: str, purpose: Purpose) -> None:
+        """Begin to stop a child that runs; one that stops already goes on to."""
+        node = self._nodes[path]
+        if node.phase not in _RUNS:
+            return
+        if isinstance(node.spec, SupervisorSpec):
+            self._set(path, phase=Phase.STOPPING, purpose=purpose, clear=frozenset(), on_trial=False)
+            return
+        spec = node.spec
+        self._set(path, purpose=purpose)
+        if spec.shutdown_s <= 0:
+            self._kill(path)
+            return
+        patience_s = min(spec.shutdown_s, _HURRIED_S) if purpose is Purpose.FAILED_START else spec.shutdown_s
+        kill_at = _after(self._now, patience_s)
+        quits = 0 < spec.quit_before_s < patience_s and kill_at is not None
+        due = kill_at - spec.quit_before_s if quits and kill_at is not None else kill_at
+        self._set(path, phase=Phase.STOPPING, due=due, kill_at=kill_at)
+        self._do(EndProcess(path, node.run, Force.TERM))
+
+    def _kill(self, path: str) -> None:
+        node = self._nodes[path]
+        if node.phase is not Phase.KILLING:
+            self._set(path, phase=Phase.KILLING, due=None, kill_at=None)
+            self._do(EndProcess(path, node.run, Force.KILL))
+
+    def _process_ended(self, path: str, kind: EndKind) -> None:
+        node = self._nodes[path]
+        was_stable = node.ready_at is not None and self._now - node.ready_at >= self._process(path).stable_s
+        failures = 0 if was_stable else node.failures
+        self._set(path, phase=Phase.DOWN, due=None, kill_at=None, ready_at=None, failures=failures)
+        if self._is_absorbed(path):
+            return
+        if node.phase in _RUNS:
+            self._child_ended(path, kind)
+        elif node.purpose is Purpose.FAILED_START:
+            self._child_ended(path, EndKind.ABNORMAL)
+        else:
+            self._set(path, in_turn=False, not_before=self._now)
+
+    def _is_absorbed(self, path: str) -> bool:
+        """Whether the end of a child was asked for, so that nothing follows from it."""
+        parent = self._nodes[parent_of(path)]
+        if self._nodes[path].removing:
+            self._forget(path)
+            return True
+        return parent.phase not in _RUNS or path in parent.clear or not self._nodes[path].wanted
+
+    def _supervisor_stopped(self, path: str) -> None:
+        purpose = self._nodes[path].purpose
+        gave_up = purpose is Purpose.GIVE_UP
+        if path == ROOT and (self._stopping or purpose in (Purpose.GIVE_UP, Purpose.AUTO_SHUTDOWN)):
+            holds = gave_up and self._spec(path).on_give_up is OnGiveUp.HOLD and not self._stopping
+            if not holds:
+                self._set(path, phase=Phase.DOWN)
+                self._ended = True
+                self._do(TreeEnded(int(gave_up)))
+                return
+        self._set(path, phase=Phase.DOWN, due=None, ready_at=None)
+        if path == ROOT and not gave_up:
+            self.start(path)
+        elif path != ROOT and self._is_absorbed(path):
+            return
+        elif gave_up and self._spec(path).on_give_up is OnGiveUp.HOLD:
+            self._set(path, phase=Phase.ON_HOLD, due=_after(self._now, self._spec(path).hold_s))
+            self._do(HoldMail(path))
+        elif purpose in (Purpose.GIVE_UP, Purpose.AUTO_SHUTDOWN):
+            self._child_ended(path, EndKind.NORMAL, Verdict.GAVE_UP if gave_up else Verdict.SHUT_DOWN)
+        else:
+            self._set(path, in_turn=False, not_before=self._now)
+
+    # -- restarting
+
+    def _child_ended(self, path: str, kind: EndKind, verdict: Verdict = Verdict.DONE) -> None:
+        """A child has ended by itself: restart it, or not. A supervisor ends like a process that ends normally."""
+        node, parent = self._nodes[path], parent_of(path)
+        if kind in (EndKind.CONFIG, EndKind.DAEMONISED):
+            failed = Verdict.CONFIG if kind is EndKind.CONFIG else Verdict.DAEMONISED
+            self._set(path, verdict=failed)
+            self._do(Notice(path, failed.value))
+            if self._spec(parent).strategy is not Strategy.ONE_FOR_ONE:
+                self._clear_with(path)
+            return
+        restart = node.spec.restart
+        if restart is Restart.TEMPORARY or (restart is Restart.TRANSIENT and kind is EndKind.NORMAL):
+            self._set(path, verdict=verdict)
+            self._shut_down_with(path)
+            return
+        pause_s = 0.0
+        if isinstance(node.spec, ProcessSpec):
+            pause_s = node.spec.backoff.pause_s(node.failures + 1, self._chance())
+        self._set(path, failures=node.failures + 1, restarted=node.restarted + 1, not_before=self._now + pause_s)
+        supervisor, spec = self._nodes[parent], self._spec(parent)
+        within = tuple(at for at in supervisor.restarts if self._now - at <= spec.period_s)
+        self._set(parent, restarts=(*within, self._now))
+        if supervisor.on_trial or len(within) >= spec.intensity:
+            self._do(
+                Notice(
+                    parent, f"too many ends: {len(within) + 1} within {spec.period_s:g} s; allowed: {spec.intensity}"
+                )
+            )
+            self._set(parent, phase=Phase.STOPPING, purpose=Purpose.GIVE_UP, clear=frozenset(), on_trial=False)
+            return
+        if pause_s > 0:
+            self._do(Notice(path, f"restarted in {pause_s:.1f} s"))
+        if spec.strategy is Strategy.ONE_FOR_ONE:
+            self._set(path, in_turn=supervisor.phase is not Phase.READY)
+        else:
+            self._clear_with(path)
+
+    def _clear_with(self, path: str) -> None:
+        """Have the siblings stopped that go with a child."""
+        parent = parent_of(path)
+        supervisor = self._nodes[parent]
+        first = 0 if self._spec(parent).strategy is Strategy.ONE_FOR_ALL else supervisor.children.index(path)
+        self._set(parent, clear=supervisor.clear | frozenset(supervisor.children[first:]))
+
+    def _shut_down_with(self, path: str) -> None:
+        """End the supervisor if this child was significant enough."""
+        parent = parent_of(path)
+        supervisor, spec = self._nodes[parent], self._spec(parent)
+        if not self._nodes[path].spec.significant or spec.auto_shutdown is AutoShutdown.NEVER:
+            return
+        significant = [self._nodes[child] for child in supervisor.children if self._nodes[child].spec.significant]
+        if spec.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT or all(child.verdict for child in significant):
+            self._set(parent, phase=Phase.STOPPING, purpose=Purpose.AUTO_SHUTDOWN, clear=frozenset())
+
+    # -- rolling restarts
+
+    def _roll_on(self) -> bool:
+        """Restart the next process; whether anything was done."""
+        if not self._rolling:
+            return False
+        path = self._rolling[0]
+        node = self._nodes.get(path)
+        if self._stopping or (node is not None and node.verdict is not None and node.verdict.is_failure):
+            self._do(Notice(path, "the rolling restart has ended here"))
+            self._rolling, self._rolling_run = (), None
+            return True
+        if node is None or not node.wanted or node.verdict is not None:
+            self._rolling, self._rolling_run = self._rolling[1:], None
+            return True
+        if node.phase is not Phase.READY:
+            return False
+        if self._rolling_run is None:
+            self._rolling_run = node.run
+            self._operate(RestartChild(path), path)
+            return True
+        if node.run > self._rolling_run:
+            self._rolling, self._rolling_run = self._rolling[1:], None
+            return True
+        return False
+
+    def _spec(self, path: str) -> SupervisorSpec:
+        spec = self._nodes[path].spec
+        assert isinstance(spec, SupervisorSpec)  # noqa: S101
+        return spec
+
+    def _process(self, path: str) -> ProcessSpec:
+        spec = self._nodes[path].spec
+        assert isinstance(spec, ProcessSpec)  # noqa: S101
+        return spec
+
+
+#: In place of a parent that is not there.
+_NOBODY = Node(ProcessSpec(""))
+
+
+def _after(now: float, seconds: float | None) -> float | None:
+    """That much later; ``None`` for never."""
+    return None if seconds is None or isinf(seconds) else now + seconds
