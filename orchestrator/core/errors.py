@@ -9,6 +9,7 @@ from orchestrator.core.masked_repr import masked, masked_repr
 from orchestrator.core.nearest import meant
 from orchestrator.core.plural import counted
 from orchestrator.core.redis_refusals import cause_of
+from orchestrator.core.schedule_fault import ScheduleFault
 
 #: Members of a broadcast that a text names, at most.
 _NAMED: Final = 20
@@ -120,6 +121,36 @@ class UnknownWorkflow(CallerError):
     def __init__(self, workflow_id: str) -> None:
         super().__init__(f"no run of a workflow has the id {masked_repr(workflow_id)}, or it is not kept any more")
         self.workflow_id = workflow_id
+
+
+class InvalidSchedule(CallerError):
+    """A schedule's definition has faults: all of them, each with its field, value and what is allowed."""
+
+    def __init__(self, schedule_id: str, faults: Iterable[ScheduleFault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(
+            f"invalid schedule{f' {masked_repr(schedule_id)}' if schedule_id else ''}: "
+            + "; ".join(str(fault) for fault in self.faults)
+        )
+        self.schedule_id = schedule_id
+
+
+class ScheduleExists(CallerError):
+    """There is a schedule with that id, and it was added with ``if_exists="error"``."""
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(
+            f"schedule {masked_repr(schedule_id)} exists; allowed: another id, or if_exists='replace' or 'keep'"
+        )
+        self.schedule_id = schedule_id
+
+
+class UnknownSchedule(CallerError):
+    """There is no schedule with that id."""
+
+    def __init__(self, schedule_id: str, known: Iterable[str] = ()) -> None:
+        super().__init__(f"unknown schedule {masked_repr(schedule_id)}{meant(schedule_id, known)}")
+        self.schedule_id = schedule_id
 
 
 class RunEnded(CallerError):
