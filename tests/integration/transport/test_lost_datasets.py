@@ -151,6 +151,19 @@ def test_a_session_learns_that_its_monitors_are_lost_with_the_data(redis_url: st
     orchestrator.app.close()
 
 
+@pytest.mark.parametrize("options", [{}, {"idempotency_key": "k"}, {"countdown_s": 3600}, {"track": False}], ids=str)
+def test_a_sender_whose_connection_outlives_the_data_has_its_mailbox_listed(
+    options: dict[str, Any], redis_url: str
+) -> None:
+    orchestrator = failover_app.make(redis_url)
+    orchestrator.send("adder", Add(a=1, b=2))
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    orchestrator.send("adder", Add(a=1, b=2), **options)
+    assert [(row.queue, row.accepted, row.pending) for row in orchestrator.ledger()] == [("adder", 1, 1)]
+    orchestrator.app.close()
+
+
 def test_an_id_names_one_incarnation_of_a_process_though_redis_has_lost_its_counter(redis_url: str) -> None:
     orchestrator = failover_app.make(redis_url)
     with orchestrator.monitors.session() as first:

@@ -28,7 +28,7 @@ end
 redis.call('SET', idempotency_key, delivery, 'PX', pending_ms)
 redis.call('HSET', hooks, 'idempotency', idempotency_key, 'idempotency_ms', remembered_ms)
 redis.call('PEXPIRE', hooks, pending_ms)
-redis.call('HINCRBY', ledger, 'accepted', 1)
+count_accepted(ledger, 1)
 if admission and admission.drop == 1 then
   overflowed(admission, message)
 elseif delay_ms == '0' then

@@ -64,7 +64,7 @@ for r = 1, recipients do
     refuse(r, why)
   else
     put(root .. 'q:' .. level .. ':' .. queue, message)
-    redis.call('HINCRBY', root .. 'ledger:' .. queue, 'accepted', 1)
+    count_accepted(root .. 'ledger:' .. queue, 1)
     if member ~= '' then
       redis.call('HSET', root .. 'hooks:' .. delivery, 'group', group, 'member', member)
       redis.call('PEXPIRE', root .. 'hooks:' .. delivery, group_ttl_ms)

@@ -17,14 +17,14 @@ if admission and admission.take == 0 then
     if publishes then forget_publish(publishes, token) end
     return with_events(refused(admission))
   end
-  redis.call('HINCRBY', ledger, 'accepted', 1)
+  count_accepted(ledger, 1)
   overflowed(admission, message)
   return with_events(member)
 end
 schedule(delayed, bodies, bell, member, message, now_ms() + tonumber(delay_ms))
 local lives = tonumber(expires_ms or 0)
 if lives == 0 then
-  redis.call('HINCRBY', ledger, 'accepted', 1)
+  count_accepted(ledger, 1)
 else
   -- An expiring queue has no ledger (see publish.lua). It lives until its last message has been due for that long.
   local last = tonumber(redis.call('ZRANGE', delayed, -1, -1, 'WITHSCORES')[2])

@@ -24,7 +24,11 @@ local bounded = redis.call('EXISTS', flow) == 1
 if not bounded and limit == 0 then
   local last
   for i = FIRST_MESSAGE, #ARGV do last = redis.call('XADD', stream, '*', 'm', ARGV[i]) end
-  if redis.call('PTTL', stream) < 0 then redis.call('HINCRBY', ledger, 'accepted', wanted) end
+  if redis.call('PTTL', stream) < 0 and redis.call('HINCRBY', ledger, 'accepted', wanted) == wanted then
+    -- As count_accepted() in mailbox_entry.lua.
+    local root, queue = ledger:match('^(.-orc:)ledger:(.*)$')
+    redis.call('SADD', root .. 'queues', queue)
+  end
   return last
 end
 
@@ -44,7 +48,7 @@ if admission and admission.refusal and publishes then forget_publish(publishes, 
 local taken = admission and admission.take or wanted
 for i = FIRST_MESSAGE, FIRST_MESSAGE - 1 + taken do last = redis.call('XADD', stream, '*', 'm', ARGV[i]) end
 local counted = redis.call('PTTL', stream) < 0
-if counted then redis.call('HINCRBY', ledger, 'accepted', admission and admission.take + admission.drop or wanted) end
+if counted then count_accepted(ledger, admission and admission.take + admission.drop or wanted) end
 if limit > 0 then
   local root = ledger:sub(1, ledger:find('orc:ledger:', 1, true) + 3)
   local over = redis.call('XLEN', stream) - claimed_in(stream) - limit

@@ -59,6 +59,14 @@ local function turn_lost(sweep, token, turn_ms)
   return nil
 end
 
+-- Counts messages as accepted. A ledger that begins with them belongs to a mailbox that Redis does not list, or no longer: its
+-- sender declared it before Redis lost its data.
+local function count_accepted(ledger, n)
+  if redis.call('HINCRBY', ledger, 'accepted', n) > n then return end
+  local root, queue = ledger:match('^(.-orc:)ledger:(.*)$')
+  redis.call('SADD', root .. 'queues', queue)
+end
+
 -- The key of a mailbox' flow control (see admission.lua and breaker.lua). Most mailboxes have none, and pay for a look only.
 local function flow_of(ledger)
   return (ledger:gsub('orc:ledger:', 'orc:flow:', 1))

@@ -21,7 +21,7 @@ end
 local function send_compensation(text, of)
   local group, root, level, queue, id = unpack(of)
   put(root .. 'q:' .. level .. ':' .. queue, text)
-  redis.call('HINCRBY', root .. 'ledger:' .. queue, 'accepted', 1)
+  count_accepted(root .. 'ledger:' .. queue, 1)
   emit_event('compensated', group, queue, id)
 end
 

@@ -175,7 +175,7 @@ local function replay_batches(how, batches, out)
       else
         out[#out + 1], out[#out + 2] = '', {unpack(batch.deliveries, 1, take)}
       end
-      redis.call('HINCRBY', ledger, 'accepted', take)
+      count_accepted(ledger, take)
       redis.call('SADD', root .. 'queues', queue)
     end
     if take < batch.size then refusals[#refusals + 1] = {queue, admission.refusal, table.concat(batch.ids, ' ', take + 1, batch.size)} end

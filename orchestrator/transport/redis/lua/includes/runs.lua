@@ -105,7 +105,7 @@ runs.send = function(r, step, plan)
     kwargs = plan.kwargs}
   local m = template:gsub('@' .. r.nonce .. ':(%l+)@', values)
   local entry = put(r.root .. 'q:' .. plan.level .. ':' .. plan.queue, m)
-  redis.call('HINCRBY', r.root .. 'ledger:' .. plan.queue, 'accepted', 1)
+  count_accepted(r.root .. 'ledger:' .. plan.queue, 1)
   redis.call('HSET', r.root .. 'hooks:' .. id, 'run', r.key, 'step', step)
   runs.set_state(r, step, 's' .. entry)
   runs.count(r, 'open', 1)
