@@ -57,7 +57,7 @@ demo: setup ## Run the demo: real workers, a real SIGKILL, nothing lost
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
-test-slow: setup ## Run the tests that wait for real time-outs, which `make test` leaves out (about three minutes)
+test-slow: setup ## Run what `make test` leaves out: two pools of four, and waits for real time-outs (about eight minutes)
 	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4) -m slow $(ARGS)
 
 # WITH replaces versions of the lock; ORCHESTRATOR_REDIS_SERVER names another server.

@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,29 @@ from tests.support.quiet_endings import drop_results_without_redis, format_error
 
 drop_results_without_redis()
 format_errors_without_parsing()
+
+
+#: Pools whose cases are slow ones (see `make test-slow`) in tests that have prefork or solo too.
+POOLS_APART = {"gevent", "threads"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave two pools of four to the slow run: hundreds of workers take most of the time of all tests."""
+    pools = {item: _pool_of(item) for item in items}
+    in_both = {_function_of(item) for item, pool in pools.items() if pool and pool not in POOLS_APART}
+    for item, pool in pools.items():
+        if pool in POOLS_APART and _function_of(item) in in_both:
+            item.add_marker(pytest.mark.slow)
+
+
+def _pool_of(item: pytest.Item) -> str:
+    names = re.findall(r"\w+", item.name.partition("[")[2])
+    return next((name for name in names if name in {*POOLS_APART, "prefork", "solo"}), "")
+
+
+def _function_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
 
 
 def pytest_report_header() -> str:

@@ -19,6 +19,7 @@ LINE = re.compile(
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_whatever_is_killed() -> None:
     run = subprocess.run(

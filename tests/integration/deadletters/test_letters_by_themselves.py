@@ -46,6 +46,7 @@ def automatic(cluster: Cluster) -> int:
     return sum(act.done or 0 for act in acts if (act.kind, act.why) == ("replay", "automatic"))
 
 
+@pytest.mark.slow
 def test_a_letter_is_sent_again_five_times_by_itself_and_then_parked(cluster: Cluster) -> None:
     log = cluster.orchestrator.dead_letters
     before = cluster.row().accepted

@@ -17,7 +17,7 @@ COUNT = 6
 SILENT = {"ENDS_LOSES": "silent"}
 
 
-@pytest.mark.parametrize("bare", [False, True], ids=["orchestrator", "transport"])
+@pytest.mark.parametrize("bare", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["orchestrator", "transport"])
 def test_what_ends_without_a_word_goes_back_once_and_is_then_a_dead_letter(
     make_ends: Callable[..., Ends], bare: bool
 ) -> None:

@@ -53,7 +53,7 @@ def kept() -> Iterator[EmbeddedServer]:
         yield server
 
 
-@pytest.mark.parametrize("how", ["restarted without persistence", "flushed"])
+@pytest.mark.parametrize("how", ["restarted without persistence", pytest.param("flushed", marks=pytest.mark.slow)])
 def test_workers_say_that_redis_has_lost_its_data_and_the_ledger_does_too(how: str, tmp_path: Path) -> None:
     with EmbeddedServer() as server, hosting(server, tmp_path) as worker:
         orchestrator = failover_app.make(server.url)

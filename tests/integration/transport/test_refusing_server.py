@@ -54,9 +54,9 @@ def saved_or_not(client: Any) -> None:
 
 
 WAYS = [
-    pytest.param(not_saved, saved_or_not, id="MISCONF"),
+    pytest.param(not_saved, saved_or_not, id="MISCONF", marks=pytest.mark.slow),
     pytest.param(too_few_replicas, enough_replicas, id="NOREPLICAS"),
-    pytest.param(demoted, promoted, id="READONLY"),
+    pytest.param(demoted, promoted, id="READONLY", marks=pytest.mark.slow),
 ]
 
 

@@ -54,7 +54,7 @@ def test_who_waits_for_such_a_message_is_told(make_ends: Callable[..., Ends], pl
         assert orchestrator.send(ends.sig("note", "n")).wait(timeout_s=30) == Handled("n", 1)
 
 
-@pytest.mark.parametrize("bare", [False, True], ids=["orchestrator", "transport"])
+@pytest.mark.parametrize("bare", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["orchestrator", "transport"])
 def test_what_a_prefork_pool_took_and_never_sends_to_a_process_ends(make_ends: Callable[..., Ends], bare: bool) -> None:
     ends = make_ends(bare=bare)
     # Its slot stays lost, each time.

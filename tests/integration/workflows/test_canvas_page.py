@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 from redis import Redis
 
 from tests.support.eventually import eventually
@@ -36,6 +37,7 @@ def _worker(redis_url: str, kill: str) -> WorkerProcess:
     return WorkerProcess(APP, redis_url, environment={"CHORD_APP_KILL": kill})
 
 
+@pytest.mark.slow
 def test_celery_loses_the_body_between_counting_and_sending(redis_url: str) -> None:
     with _worker(redis_url, "celery") as worker:
         _run(redis_url, "order().apply_async()")

@@ -87,6 +87,7 @@ def test_celery_itself_has_sends(celery_sources: dict[Path, str]) -> None:
     assert all(finding.kind.value in finding.snippet for finding in findings if finding.kind is not GET)
 
 
+@pytest.mark.slow
 def test_the_look_ahead_hides_nothing(celery_sources: dict[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     quick = [audit_source(source, str(path)) for path, source in celery_sources.items()]
     monkeypatch.setattr("orchestrator.migration.audit.may_have_findings", lambda source: True)
