@@ -88,7 +88,7 @@ class Supervision:
     #: Names of the message's secret fields, in addition to those in the settings.
     hide: tuple[str, ...] = ()
     #: If it is a step of a workflow: ``uid`` and ``id`` of the run, ``step`` and its ``name``, and ``refs`` if its
-    #: arguments have references.
+    #: arguments have references: the outcomes of these by the numbers of their steps if they are short, else 1.
     run: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:

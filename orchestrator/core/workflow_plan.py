@@ -82,6 +82,8 @@ class StepPlan:
     template: str = ""
     queue: str = ""
     level: str = ""
+    #: The numbers of the steps whose results it refers to one by one, if they are few.
+    inputs: tuple[int, ...] = ()
     #: The message's body, and the texts of its arguments as logs show them: JSON without the quotes.
     body: str = ""
     args: str = ""
@@ -92,8 +94,8 @@ class StepPlan:
         options = json.dumps(dict(self.options), separators=(",", ":")) if self.options else ""
         values = (
             self.kind.value, self.name, self.template, self.queue, self.level, str(self.dependencies), self.when.value,
-            "1" if self.guarded else "", "1" if self.undo else "", ranges_text(self.dependents), options, self.body,
-            self.args, self.kwargs,
+            "1" if self.guarded else "", "1" if self.undo else "", ranges_text(self.dependents), options,
+            ",".join(map(str, self.inputs)), self.body, self.args, self.kwargs,
         )  # fmt: skip
         return "\n".join(values)
 
@@ -101,7 +103,7 @@ class StepPlan:
     def from_text(cls, text: str) -> StepPlan:
         """Inverse of :meth:`to_text`."""
         kind, name, template, queue, level, dependencies, when, guarded, undo, *rest = text.split("\n")
-        dependents, options, body, args, kwargs = rest
+        dependents, options, inputs, body, args, kwargs = rest
         return cls(
             name=name,
             kind=Kind(kind),
@@ -114,6 +116,7 @@ class StepPlan:
             template=template,
             queue=queue,
             level=level,
+            inputs=tuple(numbers_in(inputs)),
             body=body,
             args=args,
             kwargs=kwargs,

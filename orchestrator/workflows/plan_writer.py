@@ -25,6 +25,7 @@ from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
 from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.definition import LimitStrategy
+from orchestrator.workflows.step_arguments import inputs_in
 
 #: How long a plan that is being written is kept.
 WRITING_MS: Final = 600_000
@@ -46,6 +47,7 @@ class _Written:
     template: str
     queue: str
     level: str
+    inputs: tuple[int, ...]
     body: str
     args: str
     kwargs: str
@@ -123,6 +125,7 @@ def _with(plan: StepPlan, written: _Written) -> StepPlan:
         template=written.template,
         queue=written.queue,
         level=written.level,
+        inputs=written.inputs,
         body=written.body,
         args=written.args,
         kwargs=written.kwargs,
@@ -169,7 +172,7 @@ class _Templates:
     def _write(self, workflow: str, message: OutgoingMessage, has_references: bool) -> tuple[str, MessageTemplate]:
         run = {"uid": _slot("uid"), "id": _slot("run"), "step": _slot("step"), "name": _slot("name")}
         if has_references:
-            run["refs"] = "1"
+            run["refs"] = _slot("inputs")
         message = replace(message, id=_slot("id"), supervision=replace(message.supervision, run=run))
         with (
             library_errors(self._app, message.task),
@@ -182,7 +185,9 @@ class _Templates:
             problem = f"{message.task} is not sent to one mailbox as plain JSON; allowed: that"
             raise InvalidWorkflow(workflow, [problem])
         slots = {part: f'"{_slot(part)}"' for part in ("id", "body", "args", "kwargs")}
-        return template.render(root=slots["id"], **slots), template
+        text = template.render(root=slots["id"], **slots)
+        # In its place comes a number or an object, not text.
+        return text.replace(f'"{_slot("inputs")}"', _slot("inputs")), template
 
     def check_size(self, size: int) -> None:
         """Refuse a message with more bytes than ``max_message_bytes``.
@@ -218,7 +223,8 @@ class _Writing:
             body = template.body(encode(list(message.args)).encode(), encode(dict(message.kwargs)).encode())[1:-1]
         self._known.check_size(len(text) + len(body))
         queue = queue_name(message) if message.queue is not None else json.loads(template.values["queue"])
-        return _Written(number, queue, template.level, body, *self._known.shown(message))
+        inputs = inputs_in([message.args, message.kwargs]) if has_references else ()
+        return _Written(number, queue, template.level, inputs, body, *self._known.shown(message))
 
 
 def _slot(name: str) -> str:

@@ -19,6 +19,9 @@ from orchestrator.workflows.result_cache import ResultCache
 #: Results that one command reads.
 _AT_ONCE: Final = 500
 
+#: Most results that come with a step's message; more are read by the worker.
+_MOST_INPUTS: Final = 20
+
 #: Looks up the outcomes of steps and items by their numbers, as JSON data; and how many items a map has.
 Outcomes = Callable[[Sequence[str]], list[Any]]
 ItemCount = Callable[[str], int]
@@ -145,8 +148,11 @@ class StepArguments:
             return 0 if counts is None else int(counts.split(b",")[2])
 
         try:
-            single = {number: outcome for number in _steps_in(value) if (outcome := self._cache.get(uid, number))}
-            missing = [number for number in dict.fromkeys(_steps_in(value)) if number not in single]
+            # Short outcomes come with the message (see `inputs` in runs.lua).
+            single = dict(run["refs"]) if isinstance(run.get("refs"), Mapping) else {}
+            wanted = [number for number in dict.fromkeys(_steps_in(value)) if number not in single]
+            single |= {number: outcome for number in wanted if (outcome := self._cache.get(uid, number))}
+            missing = [number for number in wanted if number not in single]
             if missing:
                 for number, text in zip(missing, read(missing), strict=True):
                     single[number] = None if text is None else self._cache.read(uid, number, text)
@@ -174,6 +180,12 @@ def _steps_in(value: Any) -> Iterator[str]:
         case list() | tuple():
             for part in value:
                 yield from _steps_in(part)
+
+
+def inputs_in(value: Any) -> tuple[int, ...]:
+    """The numbers of the steps that arguments refer to one by one; none if they are many."""
+    numbers = tuple(dict.fromkeys(map(int, _steps_in(value))))
+    return numbers if len(numbers) <= _MOST_INPUTS else ()
 
 
 def final_from_redis(store: Store, uid: str) -> Any:

@@ -29,7 +29,7 @@ if redis.call('HEXISTS', run_key, 'fork_of') == 1 then
 end
 -- The steps that depend on nothing are made dependents of a step `start`, which has ended.
 redis.call('HSET', run_key .. ':states', 'start', 'h')
-redis.call('HSET', run_key .. ':plan', 'start', ('j\nstart\n\n\n\n0\n\n\n\n' .. roots .. '\n\n\n\n'))
+redis.call('HSET', run_key .. ':plan', 'start', ('j\nstart\n\n\n\n0\n\n\n\n' .. roots .. '\n\n\n\n\n'))
 if deadline_ms ~= '' then redis.call('ZADD', root .. 'timers', now + deadline_ms, 'run:' .. uid .. ':deadline') end
 local run = runs.open(run_key)
 runs.emit(run, 'run_started', 1)

@@ -24,6 +24,8 @@ local runs = {
   OTHERS = 50,
   DEPTH = 20,
   BYTES = 5000,
+  -- The longest outcomes, taken together, that a message has with it.
+  INPUT_BYTES = 1000,
   CANCELLED = '{"outcome":"cancelled","by":"its run was cancelled"}',
   LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'},
   NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'skipped'},
@@ -31,7 +33,7 @@ local runs = {
   FAILED = {d = true, e = true, c = true},
   -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
   STOPPED = {stopping = true, failed = true},
-  PLAN = '^(%a)\n' .. ('([^\n]*)\n'):rep(12) .. '([^\n]*)$',
+  PLAN = '^(%a)\n' .. ('([^\n]*)\n'):rep(13) .. '([^\n]*)$',
   -- How long after a step's death the replay of its dead letter can revive the run.
   DEAD_MS = 2592000000,
 }
@@ -49,11 +51,12 @@ runs.plan = function(r, step)
   local number = step:match('^u?%d+') or step
   local plan = r.plans[number]
   if not plan then
-    local kind, name, template, queue, level, dependencies, when, guarded, undo, dependents, options, body, args, kwargs =
+    local kind, name, template, queue, level, dependencies, when, guarded, undo, dependents, options, inputs, body, args,
+      kwargs =
       redis.call('HGET', r.key .. ':plan', number):match(runs.PLAN)
     plan = {kind = kind, name = name, template = template, queue = queue, level = level, when = when,
       dependencies = tonumber(dependencies), guarded = guarded == '1', undo = undo == '1', dependents = dependents,
-      options = options, body = body, args = args, kwargs = kwargs}
+      options = options, inputs = inputs, body = body, args = args, kwargs = kwargs}
     r.plans[number] = plan
   end
   return plan
@@ -95,6 +98,21 @@ runs.park = function(r, step)
   redis.call('RPUSH', r.key .. ':ready', step)
 end
 
+-- The outcomes that a step's message refers to, as a JSON object; 1 if its worker is to read them.
+runs.inputs = function(r, plan)
+  if plan.inputs == '' then return '1' end
+  local numbers = {}
+  for number in plan.inputs:gmatch('%d+') do numbers[#numbers + 1] = number end
+  local bytes, members = 0, redis.call('HMGET', r.key .. ':outcomes', unpack(numbers))
+  for i, number in ipairs(numbers) do
+    local outcome = members[i] or 'null'
+    bytes = bytes + #outcome
+    if bytes > runs.INPUT_BYTES then return '1' end
+    members[i] = '"' .. number .. '":' .. outcome
+  end
+  return '{' .. table.concat(members, ',') .. '}'
+end
+
 runs.send = function(r, step, plan)
   local id, template = runs.delivery(r, step), r.texts[plan.template]
   if not template then
@@ -102,7 +120,7 @@ runs.send = function(r, step, plan)
     r.texts[plan.template] = template
   end
   local values = {id = id, uid = r.uid, run = r.id, step = step, name = plan.name, body = plan.body, args = plan.args,
-    kwargs = plan.kwargs}
+    kwargs = plan.kwargs, inputs = runs.inputs(r, plan)}
   local m = template:gsub('@' .. r.nonce .. ':(%l+)@', values)
   local entry = put(r.root .. 'q:' .. plan.level .. ':' .. plan.queue, m)
   count_accepted(r.root .. 'ledger:' .. plan.queue, 1)
