@@ -1,0 +1,231 @@
+"""A definition is read whole, or refused with all that is wrong."""
+
+from __future__ import annotations
+
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core.supervision_tree_spec import Backoff, OnGiveUp, Restart, Strategy, SupervisorSpec, walk
+from orchestrator.supervisor import reading
+from orchestrator.supervisor.definition import Definition, InvalidDefinition, Kind, ProbeKind
+
+FULL = """
+[supervisor]
+app = "shop"
+strategy = "one_for_one"
+intensity = 5
+period_s = 30
+[[supervisor.children]]
+id = "redis"
+kind = "redis"
+port = "${SHOP_REDIS_PORT:-7001}"
+[[supervisor.children]]
+id = "control"
+kind = "supervisor"
+strategy = "rest_for_one"
+children = [
+  { id = "manager", kind = "worker", queues = ["monitor-manager"], pool = "solo" },
+  { id = "beat", kind = "beat" },
+]
+[[supervisor.children]]
+id = "agents"
+kind = "supervisor"
+on_give_up = "hold"
+[[supervisor.children.children]]
+id = "billing"
+kind = "worker"
+queues = ["billing"]
+concurrency = 4
+replicas = 2
+shutdown_s = "infinity"
+ready_s = 9
+backoff = { first_s = 1, cap_s = 8 }
+stable_s = 7
+[[supervisor.children]]
+id = "web"
+kind = "process"
+command = ["gunicorn", "shop.web"]
+ready_url = "http://127.0.0.1:8000/healthz"
+restart = "transient"
+environment = { LEVEL = "$SHOP_LEVEL" }
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    def reads(text: str, name: str = "orchestrator.toml", app: str | None = None) -> Definition:
+        (tmp_path / name).write_text(text)
+        return reading.read(tmp_path / name, Path("state"), app)
+
+    return reads
+
+
+def problems(read, text: str, name: str = "orchestrator.toml") -> list[str]:
+    with pytest.raises(InvalidDefinition) as refused:
+        read(text, name)
+    return list(refused.value.problems)
+
+
+def one(text: str) -> str:
+    return f'[supervisor]\napp = "shop"\nchildren = [{text}]'
+
+
+def test_a_whole_definition(read, monkeypatch, tmp_path):
+    monkeypatch.setenv("SHOP_LEVEL", "7")
+    definition = read(FULL)
+
+    paths = [path for path, _ in walk(definition.root)]
+    control, agents = ["control", "control/manager", "control/beat"], ["agents", "agents/billing.1", "agents/billing.2"]
+    assert paths == ["", "redis", *control, *agents, "web"]
+    root = definition.root
+    assert (root.intensity, root.period_s) == (5, 30.0)
+    agents = root.children[2]
+    assert isinstance(agents, SupervisorSpec)
+    assert (agents.on_give_up, agents.intensity) == (OnGiveUp.HOLD, 1)
+    billing = agents.children[0]
+    assert not isinstance(billing, SupervisorSpec)
+    assert (billing.shutdown_s, billing.ready_s, billing.stable_s) == (inf, 9.0, 7.0)
+    assert billing.backoff == Backoff(1.0, 8.0)
+
+    command = definition.commands["agents/billing.2"]
+    assert command.arguments[1:] == (
+        "-m", "celery", "-A", "shop", "worker", "-n", "billing.2@%h", "-Q", "billing", "-c", "4", "-l", "INFO",
+    )  # fmt: skip
+    assert command.probe.kind is ProbeKind.HEALTH
+    assert definition.commands["redis"].port == 7001
+    web = definition.commands["web"]
+    assert (web.probe.kind, web.probe.port, web.probe.path) == (ProbeKind.HTTP, 8000, "/healthz")
+    assert web.environment == {"LEVEL": "7"}
+    assert web.directory == str(tmp_path)
+    assert definition.warnings == ()
+
+
+def test_two_lines_a_child(read):
+    definition = read(one('{ id = "billing", kind = "worker" }'))
+
+    assert definition.commands["billing"].app == "shop"
+    assert [warning.partition(":")[0] for warning in definition.warnings] == [
+        "no worker serves monitor-manager", "no beat",
+    ]  # fmt: skip
+
+
+#: A child or several, and below each the one fault that is found.
+REFUSED = r"""
+{ id = "a", kind = "worker", concurency = 4 }
+    a.concurency=4; unknown of a worker; did you mean 'concurrency'?
+{ id = "a", kind = "wroker" }
+    a.kind=wroker; allowed: supervisor | worker | beat | flower | redis | process; did you mean 'worker'?
+{ id = "s", strategy = "one_for_two", children = [] }
+    s.strategy=one_for_two; allowed: one_for_one | one_for_all | rest_for_one
+{ id = "a", kind = "beat" }, { id = "a", kind = "flower" }
+    a.id=a; used twice; allowed: once in a supervisor
+{ id = "a", kind = "worker", replicas = -1 }
+    a.replicas=-1; allowed: a whole number from 0 to 256
+{ id = "a", kind = "worker", replicas = 257 }
+    a.replicas=257; allowed: a whole number from 0 to 256
+{ id = "s", intensity = -1, children = [] }
+    s.intensity=-1; allowed: a whole number from 0 to 1000000
+{ id = "s", period_s = 0, children = [] }
+    s.period_s=0; allowed: seconds, above 0
+{ id = "s", shutdown_s = 5, children = [] }
+    s.shutdown_s=5; allowed: "infinity": a supervisor takes as long as its children
+{ id = "a", kind = "worker", shutdown_s = "soon" }
+    a.shutdown_s=soon; allowed: seconds, "infinity" or "kill"
+{ id = "s", auto_shutdown = "any_significant", children = [{ id = "a", kind = "beat", significant = true }] }
+    s/a.significant=true; allowed: with restart = transient | temporary
+{ id = "a", kind = "beat", significant = true, restart = "transient" }
+    a.significant=true; allowed: below a supervisor with auto_shutdown
+{ id = "a", kind = "redis", port = 7000 }, { id = "b", kind = "flower", port = 7000 }
+    b.port=7000; used by a; allowed: one child on a port
+{ id = "a", kind = "worker" }, { id = "s", children = [{ id = "a", kind = "worker" }] }
+    s/a.node=a@%h; used by a; allowed: one worker of a name; set node
+{ id = "a", kind = "process" }
+    a.command=; missing: a process needs it
+{ id = "a", kind = "process", command = "sleep 1" }
+    a.command=sleep 1; allowed: a list of texts: the program and its arguments, as ["python", "-m", "shop.web"]
+{ id = "a/b", kind = "beat" }
+    child 1.id=a/b; allowed: up to 64 letters, digits, '_', '.' and '-', the first of them a letter, a digit or '_'
+{ id = "a", kind = "process", command = ["x"], ready = "exec" }
+    a.ready=exec; allowed: with ready_command
+{ id = "a", kind = "process", command = ["x"], ready_url = "http://example.com/" }
+    a.ready_url=http://example.com/; allowed: http://127.0.0.1:PORT/PATH
+{ id = "a", kind = "beat", backoff = { first_s = 9, cap_s = 1 } }
+    a.backoff={'first_s': 9, 'cap_s': 1}; allowed: { first_s = seconds, cap_s = seconds, jitter = from 0 to 1 }, with 0 <= first_s <= cap_s
+{ id = "s", hold_s = 5, children = [] }
+    s.hold_s=5; allowed: only with on_give_up = "hold"
+{ id = "a", kind = "redis", port = 1, replicas = 2 }
+    a.replicas=2; allowed: 1 of a child with a port, and of beat
+"""  # noqa: E501
+ROWS = [
+    (row.splitlines()[0], row.splitlines()[1].strip()) for row in REFUSED.strip().replace("\n{", "\n\n{").split("\n\n")
+]
+
+
+@pytest.mark.parametrize(("children", "problem"), ROWS, ids=[problem.split(";")[0] for _, problem in ROWS])
+def test_refused(read, children, problem):
+    assert problems(read, one(children)) == [problem]
+
+
+def test_all_faults_at_once(read):
+    found = problems(
+        read, 'redis = 1\n[supervisor]\nintensity = "x"\nchildren = [{ id = "a", kind = "worker", pol = 1 }]'
+    )
+
+    assert [problem.partition("=")[0] for problem in found] == ["redis", "supervisor.intensity", "a.pol", "a.app"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[supervisor", "", "supervisor = 3", "[supervisor]\nchildren = 3", "\n[supervisor]\nid = 'x'"]
+)
+def test_no_definition_at_all(read, text):
+    assert problems(read, text)
+
+
+def test_intensity_above_the_deaths_that_a_message_survives_is_warned_of(read):
+    definition = read(
+        one('{ id = "s", on_give_up = "hold", intensity = 3, children = [{ id = "a", kind = "worker" }] }')
+    )
+
+    assert definition.warnings[0].startswith("s.intensity=3: a message that kills its worker may be a dead letter")
+
+
+def test_a_procfile_needs_no_shell(read, monkeypatch):
+    monkeypatch.delenv("REDIS_PORT", raising=False)
+    text = (
+        "# shop\n"
+        "redis: exec python -m orchestrator.embedded --port ${REDIS_PORT:-6379}\n"
+        "worker: LEVEL=3 celery -A shop worker -n 'a b@%h'\n"
+    )
+    definition = read(text, "Procfile")
+
+    assert definition.commands["redis"].arguments[-2:] == ("--port", "6379")
+    assert definition.commands["worker"].arguments == ("celery", "-A", "shop", "worker", "-n", "a b@%h")
+    assert definition.commands["worker"].environment == {"LEVEL": "3"}
+    assert definition.commands["worker"].probe.kind is ProbeKind.HEALTH
+
+
+@pytest.mark.parametrize("line", ["beat: mkdir x && celery beat", "web: a | b", "nothing", "x: 'open"])
+def test_a_procfile_that_needs_one_is_refused(read, line):
+    assert len(problems(read, f"{line}\nfine: true", "Procfile")) == 1
+
+
+def test_the_default_tree(monkeypatch, tmp_path):
+    monkeypatch.setattr(reading, "needs_redis", lambda: False)
+    definition = reading.default_tree("shop", tmp_path / "state", tmp_path)
+
+    kinds = [definition.commands[path].kind for path in definition.commands]
+    assert list(definition.commands)[:2] == ["manager", "beat"]
+    assert set(kinds[2:]) == {Kind.WORKER}
+    assert definition.root.strategy is Strategy.ONE_FOR_ONE
+    assert definition.root.intensity >= 2 * len(kinds)
+    assert all(child.restart is Restart.PERMANENT for child in definition.root.children)
+
+
+def test_the_default_tree_has_a_redis_where_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(reading, "needs_redis", lambda: True)
+    definition = reading.default_tree("shop", tmp_path / "state", tmp_path)
+
+    assert next(iter(definition.commands)) == "redis"
+    assert definition.commands["redis"].probe.kind is ProbeKind.PING
