@@ -1,7 +1,6 @@
 """Task orchestration on Celery with the supervision of Erlang/OTP."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -231,6 +230,9 @@ __all__ = [*sorted(_WHERE), "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        # Here, because it costs a third of what this package needs otherwise.
+        from importlib.metadata import version
+
         globals()[name] = version("celery-orchestrator")
         return globals()[name]
     if name not in _WHERE:

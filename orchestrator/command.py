@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-
-from orchestrator.health.command import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,6 +13,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from orchestrator.cli import doctor
 
         return doctor.main(arguments[1:])
+    if arguments[:1] == ["supervise"]:
+        from orchestrator.supervisor import command
+
+        return command.main(arguments[1:])
+    if arguments[:1] == ["tree"]:
+        from orchestrator.supervisor import tree_command
+
+        return tree_command.main(arguments[1:])
+    return _other(arguments)
+
+
+def _other(arguments: Sequence[str]) -> int:
+    import argparse
+    from importlib.metadata import version
+
+    from orchestrator.health.command import add_commands
+
     parser = argparse.ArgumentParser(
         prog="orchestrator",
         description="Supervision for Celery: what needs no app.",
@@ -26,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     add_commands(commands)
     commands.add_parser("doctor", help="whether Redis is fit: version, eviction, persistence, rights", add_help=False)
+    commands.add_parser("supervise", help="run a deployment: start its processes, restart them", add_help=False)
+    commands.add_parser("tree", help="look at a deployment that runs, and operate it", add_help=False)
     options = parser.parse_args(arguments)
     code: int = options.run(options)
     return code

@@ -118,15 +118,33 @@ def living(folder: Path) -> Iterator[dict[str, Any]]:
         OSError: the directory cannot be read.
     """
     for file in sorted(folder.glob(f"*{_SUFFIX}")):
-        try:
-            vitals = json.loads(_content(file))
-            pid, began = vitals["pid"], vitals["born"]
-            # A pid may be reused; the pair of pid and start time is not.
-            if is_running(int(pid)) and began in (None, born(pid)) and isinstance(vitals["node"], str):
-                yield vitals
-        except (OSError, ValueError, TypeError, LookupError, OverflowError):
-            # The file was removed meanwhile, or is not a health file.
-            continue
+        yield from _vitals(file)
+
+
+def of_process(folder: Path, pid: int) -> Iterator[dict[str, Any]]:
+    """The last contents of a running process' file, if it has one there."""
+    yield from _vitals(folder / f"{pid}{_SUFFIX}")
+
+
+def last_of(folder: Path, pid: int, started: int | None) -> dict[str, Any] | None:
+    """What a process that has ended, and was started then (see `born`), has written last."""
+    try:
+        vitals: dict[str, Any] = json.loads(_content(folder / f"{pid}{_SUFFIX}"))
+        return vitals if vitals["pid"] == pid and vitals["born"] == started else None
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+
+
+def _vitals(file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        vitals = json.loads(_content(file))
+        pid, began = vitals["pid"], vitals["born"]
+        # A pid may be reused; the pair of pid and start time is not.
+        if is_running(int(pid)) and began in (None, born(pid)) and isinstance(vitals["node"], str):
+            yield vitals
+    except (OSError, ValueError, TypeError, LookupError, OverflowError):
+        # The file was removed meanwhile, or is not a health file.
+        return
 
 
 def _content(file: Path) -> bytes:

@@ -104,8 +104,8 @@ class Builder:
             checked.setdefault("intensity", _HOLD_INTENSITY)
             if checked["intensity"] > _HOLD_INTENSITY:
                 self.warn(
-                    f"{path or 'supervisor'}.intensity={checked['intensity']}: a message that kills its worker may "
-                    f"be a dead letter before its mailbox is on hold; with max_deaths=3 it is safe up to {_HOLD_INTENSITY}"
+                    f"{path or 'supervisor'}.intensity={checked['intensity']}: a message that kills its worker "
+                    f"may be a dead letter before its mailbox is on hold; safe with max_deaths=3: {_HOLD_INTENSITY}"
                 )
         elif "hold_s" in checked:
             self.refuse(path or "supervisor", "hold_s", options["hold_s"], 'allowed: only with on_give_up = "hold"')

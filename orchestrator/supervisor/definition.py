@@ -105,6 +105,7 @@ class InvalidDefinition(Exception):
     """A definition with all that is wrong in it. Nothing was started."""
 
     def __init__(self, source: str, problems: list[str]) -> None:
+        self.source = source
         self.problems = tuple(problems)
         super().__init__(f"{source}: " + "; ".join(problems))
 

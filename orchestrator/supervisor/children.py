@@ -1,0 +1,321 @@
+"""The processes of a tree: started, watched until they are ready, signalled, and seen out with all that they leave."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from time import time
+
+from orchestrator.core.supervision_tree_state import Ended, EndKind, Event, Extended, Force, Ready
+from orchestrator.supervisor.definition import Command, Kind, ProbeKind
+from orchestrator.supervisor.lifeline import Lifeline
+from orchestrator.supervisor.loop import Loop
+from orchestrator.supervisor.oom import OomKills
+from orchestrator.supervisor.output import ChildOutput, Console
+from orchestrator.supervisor.probes import Answer, NotifySocket, Question, health, interval_s
+from orchestrator.supervisor.proc import (
+    CHILD_VARIABLE,
+    TREE_VARIABLE,
+    born,
+    group_exists,
+    kill_group,
+    kill_if,
+    others_in_group,
+    own_children,
+    variable_of,
+)
+from orchestrator.supervisor.running import End, Running, kind_of, text_of
+from orchestrator.supervisor.spawn import spawn
+from orchestrator.supervisor.state_directory import StateDirectory
+
+#: Between two looks at a group that has been killed, where the kernel does not say that it has ended.
+_GONE_LOOK_S = 0.02
+
+#: Errors after which a start may succeed later; any other means that the program cannot be run.
+_TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
+
+_SIGNALS = {Force.TERM: signal.SIGTERM, Force.QUIT: signal.SIGQUIT}
+
+
+@dataclass(slots=True)
+class _Probing:
+    """What is open to find out whether a process is ready."""
+
+    notify: NotifySocket | None = None
+    question: Question | None = None
+    #: A command that is asked.
+    pid: int = 0
+    pipe: int = -1
+
+
+class Children:
+    """All processes of one tree."""
+
+    def __init__(self, state: StateDirectory, loop: Loop, console: Console, post: Callable[[Event], None]) -> None:
+        self._state = state
+        self._loop = loop
+        self._console = console
+        self._post = post
+        self._commands: dict[str, Command] = {}
+        self._by_pid: dict[int, Running] = {}
+        #: Whose process has ended while others of its group, or orphans of it, may be there still.
+        self._leaving: list[Running] = []
+        self._probing: dict[str, _Probing] = {}
+        self._oom = OomKills()
+        self.lifeline = Lifeline(str(state.path))
+        self.lifeline.start(())
+        self.known: dict[str, Running] = {}
+        #: Called when a child has ended, with all of its group, before anything else follows from it.
+        self.on_gone: Callable[[Running, End, int], None] = lambda *_: None
+        #: Other processes of the supervisor's own; called with their exit status.
+        self.others: dict[int, Callable[[int], None]] = {}
+
+    def define(self, commands: Mapping[str, Command]) -> None:
+        """Learn how further children are run."""
+        self._commands.update(commands)
+
+    def command_of(self, path: str) -> Command:
+        """How a child is run."""
+        return self._commands[path]
+
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """How each child is run."""
+        return self._commands
+
+    def forget(self, path: str) -> None:
+        """A child was removed."""
+        self.known.pop(path, None)
+        self._commands.pop(path, None)
+
+    # -- start
+
+    def start(self, path: str, run: int) -> None:
+        """Start a child's process; an event says what becomes of it."""
+        command = self._commands[path]
+        running = self.known.get(path)
+        if running is None:
+            running = self.known[path] = Running(path, command, ChildOutput(path, self._console))
+        running.command = command
+        running.run, running.status, running.asked, running.daemonised = run, None, False, False
+        running.output.began()
+        environment = self._environment(path, run, command)
+        probing = self._probing[path] = _Probing()
+        if command.probe.kind is ProbeKind.NOTIFY:
+            probing.notify = NotifySocket(self._state.path, f"notify-{len(self._by_pid)}-{path.replace('/', '.')}"[:90])
+            environment["NOTIFY_SOCKET"] = str(probing.notify.path)
+        try:
+            os.makedirs(command.directory, exist_ok=True) if command.kind is Kind.REDIS else None  # noqa: PTH103
+            spawned = spawn(command.arguments, environment, command.directory)
+        except OSError as error:
+            self._end_probe(path)
+            running.pid = 0
+            kind = EndKind.ABNORMAL if error.errno in _TRANSIENT else EndKind.CONFIG
+            end = running.note_end(kind, f"not started: {error.strerror}: {error.filename or command.directory}")
+            self._console.line("supervise", f"{path}: {end.text}".encode())
+            self._post(Ended(path, run, kind))
+            return
+        running.pid, running.pipe = spawned.pid, spawned.output
+        running.born, running.started_s = born(spawned.pid), time()
+        self._by_pid[spawned.pid] = running
+        self.lifeline.add(spawned.pid)
+        self._oom.look()
+        self._loop.on(running.pipe, lambda: self._read(running))
+        self._watch(running)
+
+    def _environment(self, path: str, run: int, command: Command) -> dict[str, str]:
+        return {
+            "PYTHONUNBUFFERED": "1",
+            **os.environ,
+            **command.environment,
+            TREE_VARIABLE: str(self._state.path),
+            CHILD_VARIABLE: f"{path}#{run}",
+        }
+
+    def _read(self, running: Running) -> None:
+        if not running.output.read(running.pipe):
+            self._close_pipe(running)
+
+    def _close_pipe(self, running: Running) -> None:
+        if running.pipe >= 0:
+            self._loop.off(running.pipe)
+            os.close(running.pipe)
+            running.pipe = -1
+
+    # -- readiness
+
+    def _watch(self, running: Running) -> None:
+        probe, probing = running.command.probe, self._probing[running.path]
+        run = running.run
+        if probe.kind is ProbeKind.NONE:
+            self._answered(running, run, Answer.READY)
+        elif probing.notify is not None:
+            notify = probing.notify
+            self._loop.on(notify.socket, lambda: self._answered(running, run, notify.read()))
+        else:
+            self._look(running, run)
+
+    def _look(self, running: Running, run: int) -> None:
+        probing = self._probing.get(running.path)
+        if probing is None or running.run != run or running.status is not None:
+            return
+        probe = running.command.probe
+        if probe.kind is ProbeKind.HEALTH:
+            self._answered(running, run, health(running.pid))
+        elif probe.kind is ProbeKind.EXEC:
+            self._run_probe(running, run, probing)
+        else:
+            question = probing.question = Question(probe)
+            self._loop.on(question.socket, lambda: self._ask(running, run, question), question.events)
+
+    def _ask(self, running: Running, run: int, question: Question) -> None:
+        before = question.events
+        answer = question.go_on()
+        if answer is None:
+            if question.events != before:
+                self._loop.on(question.socket, lambda: self._ask(running, run, question), question.events)
+            return
+        self._close_question(running.path)
+        self._answered(running, run, answer)
+
+    def _run_probe(self, running: Running, run: int, probing: _Probing) -> None:
+        environment = self._environment(running.path, run, running.command)
+        try:
+            spawned = spawn(running.command.probe.command, environment, running.command.directory)
+        except OSError as error:
+            self._console.line("supervise", f"{running.path}: ready_command: {error}".encode())
+            self._answered(running, run, Answer.NO)
+            return
+        os.close(spawned.output)
+        probing.pid = spawned.pid
+
+        def ended(status: int) -> None:
+            kill_group(spawned.pid)
+            self._answered(running, run, Answer.READY if status == 0 else Answer.NO)
+
+        self.others[spawned.pid] = ended
+
+    def _answered(self, running: Running, run: int, answer: Answer) -> None:
+        if running.run != run or running.path not in self._probing:
+            return
+        if answer is Answer.READY:
+            self._end_probe(running.path)
+            self._post(Ready(running.path, run))
+            return
+        if answer is Answer.WAITS:
+            self._post(Extended(running.path, run))
+        every_s = interval_s(running.command.probe)
+        if every_s is not None:
+            self._loop.after(every_s, lambda: self._look(running, run))
+
+    def _close_question(self, path: str) -> None:
+        probing = self._probing.get(path)
+        if probing is not None and probing.question is not None:
+            self._loop.off(probing.question.socket)
+            probing.question.close()
+            probing.question = None
+
+    def _end_probe(self, path: str) -> None:
+        self._close_question(path)
+        probing = self._probing.pop(path, None)
+        if probing is None:
+            return
+        if probing.notify is not None:
+            self._loop.off(probing.notify.socket)
+            probing.notify.close()
+        if probing.pid in self.others:
+            kill_group(probing.pid)
+
+    # -- end
+
+    def end(self, path: str, run: int, force: Force) -> None:
+        """Send a signal: to the process, or SIGKILL to its group."""
+        running = self.known.get(path)
+        if running is None or running.run != run or running.status is not None or not running.pid:
+            return
+        running.asked = True
+        if force is Force.KILL:
+            kill_group(running.pid)
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(running.pid, _SIGNALS[force])
+
+    def reap(self) -> None:
+        """See to all processes that have ended."""
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                break
+            if found is None:
+                break
+            running = self._by_pid.pop(found.si_pid, None)
+            if running is not None:
+                self._process_ended(running)
+            elif found.si_pid == self.lifeline.pid:
+                os.waitpid(found.si_pid, 0)
+                self.lifeline.start(self._by_pid)
+            else:
+                _, status = os.waitpid(found.si_pid, 0)
+                on_end = self.others.pop(found.si_pid, None)
+                if on_end is not None:
+                    on_end(os.waitstatus_to_exitcode(status))
+        self._see_out()
+
+    def _process_ended(self, running: Running) -> None:
+        pid = running.pid
+        # The process is a zombie still, so its id and its group's cannot be another's.
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        clean = found is not None and found.si_code == os.CLD_EXITED and found.si_status == 0
+        if clean and not running.asked and not running.command.may_leave_children:
+            running.daemonised = others_in_group(pid) or bool(self._orphans_of(running))
+        kill_group(pid)
+        self.lifeline.remove(pid)
+        _, status = os.waitpid(pid, 0)
+        running.status = os.waitstatus_to_exitcode(status)
+        self._end_probe(running.path)
+        if running.pipe >= 0:
+            running.output.drain(running.pipe)
+            self._close_pipe(running)
+        self._leaving.append(running)
+
+    def _orphans_of(self, running: Running) -> list[int]:
+        """Descendants of a child that have a session of their own, and whose parent has ended."""
+        mark = f"{running.path}#{running.run}"
+        known = {*self._by_pid, *self.others, self.lifeline.pid, running.pid}
+        return [pid for pid in own_children() if pid not in known and variable_of(pid, CHILD_VARIABLE) == mark]
+
+    def _see_out(self) -> None:
+        """Kill what ended processes have left, and report those of which nothing is left."""
+        for running in tuple(self._leaving):
+            mark = f"{running.path}#{running.run}"
+            orphans = self._orphans_of(running)
+            for pid in orphans:
+                kill_if(pid, partial(_has_mark, mark))
+            if not orphans and not group_exists(running.pid):
+                self._leaving.remove(running)
+                self._gone(running)
+        if self._leaving:
+            self._loop.after(_GONE_LOOK_S, self.reap)
+
+    def _gone(self, running: Running) -> None:
+        status = running.status or 0
+        kind = kind_of(status, running.command, daemonised=running.daemonised)
+        oom = status == -signal.SIGKILL and not running.asked and self._oom.have_risen()
+        text = text_of(status, oom=oom)
+        if running.daemonised:
+            text = "ended while others of its processes ran on; it must stay in the foreground"
+        end = running.note_end(kind, text)
+        self.on_gone(running, end, status)
+        if not running.asked:
+            self._console.line("supervise", f"{running.path}: process {running.pid} has ended: {text}".encode())
+        self._post(Ended(running.path, running.run, kind))
+
+
+def _has_mark(mark: str, pid: int) -> bool:
+    return variable_of(pid, CHILD_VARIABLE) == mark

@@ -1,0 +1,75 @@
+"""An event loop: files, signals and times. It sleeps in the kernel until something happens."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import selectors
+import signal
+from collections.abc import Callable
+from itertools import count
+from time import monotonic
+from typing import Any
+
+_HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Loop:
+    """Calls functions when files are ready, signals arrive, or times have come."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = count()
+        self._wakeups, self._wake = os.pipe()
+        for descriptor in (self._wakeups, self._wake):
+            os.set_blocking(descriptor, False)
+        self._on_signal: Callable[[set[int]], None] = lambda _: None
+        self.on(self._wakeups, self._take_signals)
+
+    def handle_signals(self, on_signal: Callable[[set[int]], None]) -> None:
+        """Have signals call this with their numbers, in the loop."""
+        self._on_signal = on_signal
+        for number in _HANDLED:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+
+    def _take_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._on_signal(set(os.read(self._wakeups, 4096)))
+
+    def on(self, file: Any, call: Callable[[], None], events: int = selectors.EVENT_READ) -> None:
+        """Call this whenever a file is ready, from now on.
+
+        Raises:
+            PermissionError: the kernel cannot say so, because it always is (a plain file).
+        """
+        try:
+            self._selector.modify(file, events, call)
+        except KeyError:
+            self._selector.register(file, events, call)
+
+    def off(self, file: Any) -> None:
+        """Call nothing any more. To be called before the file is closed."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(file)
+
+    def at(self, when: float, call: Callable[[], None]) -> None:
+        """Call this once, at that time by the monotonic clock."""
+        heapq.heappush(self._timers, (when, next(self._numbers), call))
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call this once, so much later."""
+        self.at(monotonic() + seconds, call)
+
+    def wait(self, until: float | None) -> None:
+        """Wait for something, at most until then, and call what is to be called."""
+        times = [when for when in (until, self._timers[0][0] if self._timers else None) if when is not None]
+        timeout_s = max(0.0, min(times) - monotonic()) if times else None
+        for key, _ in self._selector.select(timeout_s):
+            # What was called before may have closed this one.
+            if self._selector.get_map().get(key.fd) == key:
+                key.data()
+        while self._timers and self._timers[0][0] <= monotonic():
+            heapq.heappop(self._timers)[2]()

@@ -1,0 +1,155 @@
+"""What the children write: with a prefix to the supervisor's standard output, and the last lines of each in memory.
+
+Nothing here waits. What a terminal or a pipe does not take in time is dropped, and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+
+#: Bytes that wait for standard output, at most.
+_MAX_WAITING = 1024 * 1024
+
+#: Lines of each child that are kept, and their length.
+_KEPT_LINES = 200
+_LONGEST_LINE = 4096
+
+#: A write of this size does not block a pipe that says it has room.
+_AT_ONCE = 4096
+
+_READ_AT_ONCE = 65536
+
+#: Time to write what waits, at the end.
+_DRAIN_S = 1.0
+
+_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+
+
+class Console:
+    """The supervisor's standard output."""
+
+    def __init__(self, descriptor: int, *, colours: bool) -> None:
+        self.descriptor = descriptor
+        self._colours = colours
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._known: dict[str, int] = {}
+        #: Called when there is something to write, and when there is not any more.
+        self.on_waiting: Callable[[bool], None] = lambda _: None
+
+    def line(self, name: str, text: bytes) -> None:
+        """A line of a child, or of the supervisor itself."""
+        prefix = name.ljust(16).encode()
+        if self._colours:
+            colour = _COLOURS[self._known.setdefault(name, len(self._known)) % len(_COLOURS)]
+            prefix = b"\x1b[%dm%s\x1b[0m" % (colour, prefix)
+        whole = prefix + b" | " + text + b"\n"
+        if self._size + len(whole) > _MAX_WAITING:
+            self._dropped += 1
+            return
+        if self._dropped:
+            whole = b"... %d lines dropped\n" % self._dropped + whole
+            self._dropped = 0
+        if not self._waiting:
+            self.on_waiting(True)
+        self._waiting.append(whole)
+        self._size += len(whole)
+
+    def flush(self) -> None:
+        """Write what can be written; to be called when there is room."""
+        if not self._waiting:
+            return
+        piece = b""
+        while self._waiting and len(piece) < _AT_ONCE:
+            piece += self._waiting.popleft()
+        piece, rest = piece[:_AT_ONCE], piece[_AT_ONCE:]
+        try:
+            written = os.write(self.descriptor, piece)
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            # Nobody reads any more.
+            self._waiting.clear()
+            self._size = 0
+            self.on_waiting(False)
+            return
+        rest = piece[written:] + rest
+        self._size -= written
+        if rest:
+            self._waiting.appendleft(rest)
+        if not self._waiting:
+            self.on_waiting(False)
+
+    def drain(self) -> None:
+        """Write all, at the end; what nobody takes within a second is dropped."""
+        until = monotonic() + _DRAIN_S
+        while self._waiting and select.select([], [self.descriptor], [], max(0.0, until - monotonic()))[1]:
+            self.flush()
+
+
+class ChildOutput:
+    """One child's lines, over all of its runs."""
+
+    def __init__(self, name: str, console: Console) -> None:
+        self._name = name
+        self._console = console
+        self._pending = b""
+        self.lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
+        #: Lines since the present run began.
+        self.of_run = 0
+
+    def began(self) -> None:
+        """Another run begins."""
+        self.of_run = 0
+
+    def read(self, descriptor: int) -> bool:
+        """Read once; whether there may be more later."""
+        try:
+            received = os.read(descriptor, _READ_AT_ONCE)
+        except BlockingIOError:
+            return True
+        except OSError:
+            received = b""
+        if not received:
+            self.finish()
+            return False
+        *lines, self._pending = (self._pending + received).split(b"\n")
+        for line in lines:
+            self._take(line)
+        if len(self._pending) > _LONGEST_LINE:
+            self._take(self._pending)
+            self._pending = b""
+        return True
+
+    def drain(self, descriptor: int) -> None:
+        """Read what a process that has ended has left, at most as much as a pipe holds."""
+        for _ in range(16):
+            with contextlib.suppress(OSError):
+                os.set_blocking(descriptor, False)
+            before = self.of_run
+            if not self.read(descriptor) or self.of_run == before:
+                break
+        self.finish()
+
+    def finish(self) -> None:
+        """There is no more; a last line without an end is one too."""
+        if self._pending:
+            self._take(self._pending)
+            self._pending = b""
+
+    def last_words(self, count: int = 5) -> list[str]:
+        """The last lines of the present run."""
+        mine = list(self.lines)[-min(self.of_run, len(self.lines)) :] if self.of_run else []
+        return [line.decode("utf-8", "replace") for line in mine if line.strip()][-count:]
+
+    def _take(self, line: bytes) -> None:
+        line = line.rstrip(b"\r")[:_LONGEST_LINE]
+        self.lines.append(line)
+        self.of_run += 1
+        self._console.line(self._name, line)

@@ -1,0 +1,149 @@
+"""What the kernel says of processes: who belongs to a tree, and how to end them without a race with reused ids."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from time import monotonic, sleep
+
+#: In the environment of each process of a tree: the tree's state directory, and the child's path and run.
+TREE_VARIABLE = "ORCHESTRATOR_TREE"
+CHILD_VARIABLE = "ORCHESTRATOR_TREE_CHILD"
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+_IS_LINUX = sys.platform == "linux"
+_PRCTL = ctypes.CDLL(None, use_errno=True).prctl if _IS_LINUX else None
+
+#: Between two looks whether processes that were killed have ended.
+_LOOK_EVERY_S = 0.005
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose parent ends, so that none escapes (Linux)."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the parent ends (Linux); at once if it has."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def born(pid: int) -> int | None:
+    """Start time of a process, in kernel ticks since the boot; ``None`` without ``/proc``, or if it has ended."""
+    found = _stat(pid)
+    return int(found[19]) if found else None
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """The fields of ``/proc/PID/stat`` from the third on: the second may contain anything."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read(4096).rpartition(b")")[2].split()
+    except OSError:
+        return None
+
+
+def variable_of(pid: int, name: str) -> str:
+    """A variable of the environment that a process was started with; empty if it has none, or cannot be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123
+            content = file.readall() or b""
+    except OSError:
+        return ""
+    start = f"{name}=".encode()
+    return next((os.fsdecode(one[len(start) :]) for one in content.split(b"\0") if one.startswith(start)), "")
+
+
+def all_pids() -> Iterator[int]:
+    """All processes of the system."""
+    with contextlib.suppress(OSError):
+        yield from (int(name) for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208
+
+
+def own_children() -> list[int]:
+    """The children of this process, adopted ones too."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/self/task/{me}/children", "rb", buffering=0) as file:  # noqa: PTH123
+            return [int(pid) for pid in (file.readall() or b"").split()]
+    except OSError:
+        return [pid for pid in all_pids() if (_stat(pid) or [b"", b"0"])[1] == str(me).encode()]
+
+
+def others_in_group(group: int) -> bool:
+    """Whether a process group has living members beside its leader."""
+    wanted = str(group).encode()
+    for pid in all_pids():
+        found = _stat(pid) if pid != group else None
+        if found and found[2] == wanted and found[0] not in (b"Z", b"X"):
+            return True
+    return False
+
+
+def group_exists(group: int) -> bool:
+    """Whether a process group has members, be they zombies."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def kill_group(group: int) -> None:
+    """SIGKILL a process group; does nothing if it has ended."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def kill_if(pid: int, is_meant: Callable[[int], bool]) -> bool:
+    """SIGKILL a process if it is still the one that is meant when it can be neither ended nor replaced unnoticed."""
+    if not hasattr(os, "pidfd_open"):
+        if not is_meant(pid):
+            return False
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+        return True
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not is_meant(pid):
+            return False
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def kill_tree(state_directory: str, timeout_s: float = 5.0) -> int:
+    """SIGKILL all processes with the mark of a tree, until there is none; returns how many there were."""
+    me = os.getpid()
+
+    def is_meant(pid: int) -> bool:
+        if variable_of(pid, TREE_VARIABLE) != state_directory:
+            return False
+        found = _stat(pid)
+        return found is not None and found[0] not in (b"Z", b"X")
+
+    killed: set[int] = set()
+    until = monotonic() + timeout_s
+    while True:
+        found = [pid for pid in all_pids() if pid not in (me, os.getppid()) and kill_if(pid, is_meant)]
+        killed.update(found)
+        if not found or monotonic() > until:
+            return len(killed)
+        sleep(_LOOK_EVERY_S)

@@ -1,0 +1,86 @@
+"""One child's process: its run, its probe, and how earlier runs have ended."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from dataclasses import dataclass, field
+from time import time
+
+from orchestrator.core.supervision_tree_state import EndKind
+from orchestrator.supervisor.definition import Command, Kind
+from orchestrator.supervisor.output import ChildOutput
+
+#: Ends of a child that are kept.
+_KEPT_ENDS = 20
+
+#: Exit codes of a shell and of `env` for a program that is not there, or cannot be executed.
+_NOT_EXECUTED = (126, 127)
+
+#: Exit code of a Celery command that cannot run with its settings.
+_BAD_SETTINGS = 2
+_OF_CELERY = (Kind.WORKER, Kind.BEAT, Kind.FLOWER)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How one run has ended."""
+
+    at_s: float
+    pid: int
+    text: str
+    kind: EndKind
+    asked_for: bool
+    last_words: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Running:
+    """A child that has a process, or has had one."""
+
+    path: str
+    command: Command
+    output: ChildOutput
+    run: int = 0
+    pid: int = 0
+    #: The kernel's start time of the process, which with its id names it for ever.
+    born: int | None = None
+    started_s: float = 0.0
+    pipe: int = -1
+    #: Set once the process has ended; its group may have members then.
+    status: int | None = None
+    #: Signals that were sent to it on purpose.
+    asked: bool = False
+    daemonised: bool = False
+    ends: deque[End] = field(default_factory=lambda: deque(maxlen=_KEPT_ENDS))
+    #: What the death recorder has said of its incarnations.
+    deaths: deque[dict[str, object]] = field(default_factory=lambda: deque(maxlen=_KEPT_ENDS))
+
+    def note_end(self, kind: EndKind, text: str) -> End:
+        """Keep how a run has ended."""
+        words = () if self.asked else tuple(self.output.last_words())
+        end = End(time(), self.pid, text, kind, self.asked, words)
+        self.ends.append(end)
+        return end
+
+
+def kind_of(status: int, command: Command, *, daemonised: bool) -> EndKind:
+    """How a process has ended; the status is negative if a signal has ended it."""
+    if daemonised:
+        return EndKind.DAEMONISED
+    if status == 0:
+        return EndKind.NORMAL
+    if status in _NOT_EXECUTED or (status == _BAD_SETTINGS and command.kind in _OF_CELERY):
+        return EndKind.CONFIG
+    return EndKind.ABNORMAL
+
+
+def text_of(status: int, *, oom: bool = False) -> str:
+    """An exit code or a signal in words."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"{name} (out of memory)" if oom else name

@@ -1,0 +1,159 @@
+"""The supervising process: it takes events to the rule of the tree, and does what the rule says."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections import deque
+from time import monotonic
+from typing import Protocol
+
+from orchestrator.core.supervision_tree import begin, exit_code_if_idle, next_due, reduce
+from orchestrator.core.supervision_tree_state import (
+    Effect,
+    EndProcess,
+    Event,
+    HoldMail,
+    Notice,
+    ReleaseMail,
+    Shutdown,
+    StartProcess,
+    State,
+    Tick,
+    TreeEnded,
+    TreeReady,
+)
+from orchestrator.supervisor.children import Children
+from orchestrator.supervisor.definition import Definition
+from orchestrator.supervisor.loop import Loop
+from orchestrator.supervisor.output import Console
+from orchestrator.supervisor.proc import adopt_orphans, kill_tree
+from orchestrator.supervisor.running import End, Running
+from orchestrator.supervisor.state_directory import StateDirectory
+
+
+class Recorder(Protocol):
+    """What is told of deaths and holds, so that Redis is."""
+
+    def died(self, running: Running, end: End, status: int) -> None: ...
+
+    def hold(self, path: str) -> None: ...
+
+    def release(self, path: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TreeProcess:
+    """One tree in one process."""
+
+    def __init__(self, definition: Definition, state: StateDirectory, loop: Loop, console: Console) -> None:
+        self.definition = definition
+        self.pid = os.getpid()
+        self.directory = state
+        self.console = console
+        self.loop = loop
+        self._events: deque[Event] = deque()
+        self._exit_code: int | None = None
+        self._idle_code = 0
+        adopt_orphans()
+        loop.handle_signals(self._on_signals)
+        leftovers = kill_tree(str(state.path))
+        if leftovers:
+            self.say(f"processes of an earlier supervisor killed: {leftovers}")
+        self.children = Children(state, loop, console, self.post)
+        self.children.define(definition.commands)
+        self.state: State = State({})
+        self.recorder: Recorder | None = None
+        self.children.on_gone = self._on_gone
+
+    def say(self, text: str) -> None:
+        """Write a line of the supervisor's own."""
+        self.console.line("supervise", text.encode())
+
+    def post(self, event: Event) -> None:
+        """Something has happened. It is seen to in the loop."""
+        self._events.append(event)
+
+    def run(self) -> int:
+        """Run until the tree has ended; returns the exit code."""
+        self.state, effects = begin(self.definition.root, monotonic(), random.getrandbits(31))
+        self._carry_out(effects)
+        while True:
+            self._take_events()
+            if self._exit_code is not None:
+                break
+            due = next_due(self.state, monotonic())
+            self.loop.wait(due)
+            if due is not None and due <= monotonic():
+                self.post(Tick())
+        self._close()
+        return self._exit_code
+
+    def _take_events(self) -> None:
+        while self._events:
+            self.state, effects = reduce(self.state, self._events.popleft(), monotonic())
+            self._carry_out(effects)
+            for path in [path for path in self.children.known if path not in self.state.nodes]:
+                self.children.forget(path)
+            idle = exit_code_if_idle(self.state, monotonic())
+            if idle is not None and not self.state.stopping and not self._events:
+                self.say("nothing is left to run")
+                self._idle_code = idle
+                self.post(Shutdown())
+
+    def _carry_out(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case StartProcess(path, run):
+                    self.children.start(path, run)
+                case EndProcess(path, run, force):
+                    self.children.end(path, run, force)
+                case HoldMail(path):
+                    self.say(f"{path}: on hold, and its mail with it, until `orchestrator tree reset {path}`")
+                    if self.recorder is not None:
+                        self.recorder.hold(path)
+                case ReleaseMail(path):
+                    if self.recorder is not None:
+                        self.recorder.release(path)
+                case Notice(path, text):
+                    self.say(f"{path or 'the tree'}: {text}")
+                case TreeReady():
+                    failed = [one for one, node in self.state.nodes.items() if node.verdict and node.verdict.is_failure]
+                    self.say(f"started, but for {', '.join(failed)}" if failed else "all are ready")
+                    _notify_ready()
+                case TreeEnded(code):
+                    self._exit_code = code or self._idle_code
+
+    def _on_signals(self, numbers: set[int]) -> None:
+        if signal.SIGCHLD in numbers:
+            self.children.reap()
+        if numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+            self.say("stopping" if not self.state.stopping else "stopping faster")
+            self.post(Shutdown())
+
+    def _on_gone(self, running: Running, end: End, status: int) -> None:
+        if self.recorder is not None:
+            self.recorder.died(running, end, status)
+
+    def _close(self) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
+        # Whatever has escaped until now.
+        kill_tree(str(self.directory.path))
+        self.children.lifeline.release()
+        self.console.drain()
+
+
+def _notify_ready() -> None:
+    """Say so to the service manager that has started this process, if it wants to know (sd_notify)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    import contextlib
+    import socket
+
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        sock.send(b"READY=1")

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from tests.support.supervised import Supervised, toml
+
+
+@pytest.fixture
+def supervise(tmp_path):
+    """Starts trees; all of them have ended after the test, with everything that they started."""
+    with contextlib.ExitStack() as stack:
+
+        def start(children, *arguments, environment=None, **root) -> Supervised:
+            tree = Supervised(tmp_path, toml(children, **root), *arguments, environment=environment)
+            stack.callback(tree.close)
+            return tree
+
+        yield start

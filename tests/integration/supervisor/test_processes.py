@@ -1,0 +1,222 @@
+"""Real processes under the supervisor: started, restarted, stopped, and seen out with all that they leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.processes import is_gone
+from tests.support.supervised import PYTHON, process
+
+#: Starts a child of its own, which says its process id.
+WITH_CHILD = ["sh", "-c", "sleep 1000 & echo child $!; wait"]
+
+#: The same, but in a session of its own.
+ESCAPE = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    print("child", os.getpid(), flush=True)
+    time.sleep(1000)
+time.sleep({})
+"""
+WITH_ESCAPED = [*PYTHON, ESCAPE.format(1000)]
+DAEMON = [*PYTHON, ESCAPE.format(0.2)]
+
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(1000)
+"""
+
+
+def pid_in(line: str) -> int:
+    return int(line.rsplit(maxsplit=1)[1])
+
+
+def test_children_start_in_order_and_stop_in_reverse(supervise):
+    says = "trap 'echo bye; exit' TERM; echo up; while :; do sleep 1000 & wait; done"
+    tree = supervise([process(name, ["sh", "-c", says], ready="none") for name in ("a", "b", "c")])
+    tree.wait_for("all are ready")
+    eventually(lambda: [row.get("pid") for row in tree.tree().values()].count(None) == 1)
+    assert tree.stop() == 0
+
+    byes = [line.split()[0] for line in tree.all_lines() if line.endswith("| bye")]
+    assert byes == ["c", "b", "a"]
+    assert tree.members() == []
+
+
+@pytest.mark.parametrize("command", [WITH_CHILD, WITH_ESCAPED], ids=["in its group", "in its own session"])
+def test_what_a_killed_child_leaves_is_killed_before_it_is_restarted(supervise, command):
+    tree = supervise([process("a", command)])
+    grandchild = pid_in(tree.wait_for("| child"))
+    child = tree.tree()["a"]["pid"]
+    os.kill(child, signal.SIGKILL)
+    tree.wait_for("| child")
+
+    assert is_gone(grandchild)
+    row = tree.tree()["a"]
+    assert (row["state"], row["restarts"], row["last_end"]) == ("ready", 1, "SIGKILL")
+    assert tree.stop() == 0
+    assert tree.members() == []
+
+
+def test_nothing_survives_the_supervisor_and_another_may_start_at_once(supervise):
+    tree = supervise([process("a", WITH_CHILD), process("b", WITH_ESCAPED)])
+    grandchildren = [pid_in(tree.wait_for("| child")) for _ in range(2)]
+    tree.process.kill()
+    tree.process.wait()
+    again = supervise([process("a", WITH_CHILD)])
+    again.wait_for("| child")
+
+    eventually(lambda: all(is_gone(pid) for pid in grandchildren))
+    assert again.stop() == 0
+
+
+def test_leftovers_of_a_supervisor_that_was_killed_with_its_lifeline_are_killed_at_the_start(supervise):
+    tree = supervise([process("b", WITH_ESCAPED)])
+    escaped = pid_in(tree.wait_for("| child"))
+    lifeline = lifeline_of(tree)
+    os.kill(lifeline, signal.SIGKILL)
+    tree.process.kill()
+    tree.process.wait()
+    again = supervise([process("a")])
+    again.wait_for("all are ready")
+
+    assert is_gone(escaped)
+    assert len(again.members()) == 1
+
+
+def lifeline_of(tree) -> int:
+    """The child of the supervisor that runs no program of its own."""
+    children = [
+        int(pid) for pid in Path(f"/proc/{tree.process.pid}/task/{tree.process.pid}/children").read_text().split()
+    ]
+    mine = tree.members()
+    return next(pid for pid in children if pid not in mine)
+
+
+def test_a_killed_lifeline_is_replaced(supervise):
+    tree = supervise([process("a", WITH_CHILD)])
+    grandchild = pid_in(tree.wait_for("| child"))
+    first = lifeline_of(tree)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: is_gone(first) and lifeline_of(tree) != first)
+    tree.process.kill()
+    tree.process.wait()
+
+    eventually(lambda: is_gone(grandchild))
+
+
+def test_a_second_supervisor_is_refused_with_the_pid_of_the_first(supervise):
+    tree = supervise([process("a")])
+    tree.wait_for("all are ready")
+    second = supervise([process("a")])
+
+    assert second.process.wait(20) == 2
+    assert f"a supervisor runs with it, process {tree.process.pid}" in "".join(second.all_lines())
+    assert tree.tree()["a"]["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["/no/such/program"], "not started: No such file or directory: /no/such/program"),
+        ([str(Path(__file__))], "not started: Permission denied"),
+        (["sh", "-c", "echo last words; exit 127"], "exit code 127"),
+        (DAEMON, "ended while others of its processes ran on"),
+    ],
+    ids=["missing", "not executable", "127", "daemon"],
+)
+def test_what_cannot_run_is_not_restarted(supervise, command, text):
+    tree = supervise([process("a", command)])
+    tree.wait_for(text)
+
+    assert tree.process.wait(20) == 1
+    assert "nothing is left to run" in "".join(tree.all_lines())
+    assert tree.members() == []
+
+
+def test_a_missing_directory_is_a_configuration_that_cannot_run(supervise):
+    tree = supervise([process("a", directory="nowhere")])
+
+    tree.wait_for("not started: No such file or directory")
+    assert tree.process.wait(20) == 1
+
+
+def test_a_child_that_dies_before_it_is_ready_is_counted(supervise):
+    command = ["sh", "-c", "echo one; echo two; exit 3"]
+    tree = supervise([process("a", command, ready="notify", backoff={"first_s": 0.01})], intensity=2)
+
+    tree.wait_for("too many ends: 3 within 60 s; allowed: 2")
+    assert tree.process.wait(20) == 1
+
+
+def test_flood_and_half_characters_block_nobody(supervise):
+    flood = "import sys\nwhile True: sys.stdout.buffer.write(b'x' * 3000 + b'\\xc3\\n' * 1000)"
+    tree = supervise([process("a", [*PYTHON, flood]), process("b")])
+    rows = tree.tree() if tree.wait_for("| ") else {}
+
+    assert rows["b"]["state"] == "ready"
+    logs = tree.ask("logs", "a", "--lines", "3").stdout
+    assert "\N{REPLACEMENT CHARACTER}" in logs or "x" in logs
+    # Nobody reads its output any more, and it stops all the same.
+    tree.process.terminate()
+    assert tree.process.wait(20) == 0
+
+
+def test_a_second_stop_hurries_and_a_third_one_kills(supervise):
+    tree = supervise([process("a", [*PYTHON, DEAF], shutdown_s="infinity")])
+    tree.wait_for("deaf")
+    tree.process.send_signal(signal.SIGINT)
+    tree.wait_for("stopping")
+    tree.process.send_signal(signal.SIGINT)
+    tree.wait_for("stopping faster")
+    began = time.monotonic()
+    tree.process.send_signal(signal.SIGINT)
+
+    assert tree.process.wait(20) == 0
+    assert time.monotonic() - began < 4
+    assert tree.members() == []
+
+
+def test_a_stopped_child_is_killed_after_its_time(supervise):
+    tree = supervise([process("a", shutdown_s=0.3)])
+    tree.wait_for("all are ready")
+    os.kill(tree.tree()["a"]["pid"], signal.SIGSTOP)
+
+    assert tree.stop() == 0
+    assert tree.members() == []
+
+
+def test_orphans_are_reaped_by_the_first_process_of_a_container(supervise):
+    # `sleep` outlives its parent for a moment, and ends as the supervisor's own child.
+    command = ["sh", "-c", "(sleep 0.1 & echo orphan $!); exec sleep 1000"]
+    tree = supervise([process("a", command)])
+    orphan = pid_in(tree.wait_for("| orphan"))
+
+    eventually(lambda: not Path(f"/proc/{orphan}").exists())
+    assert tree.tree()["a"]["state"] == "ready"
+
+
+def test_it_uses_little_memory_and_no_processor_time_while_nothing_happens(supervise):
+    tree = supervise([process(name) for name in "abcd"])
+    tree.wait_for("all are ready")
+    before = status_of(tree.process.pid)
+    threading.Event().wait(0.5)
+    after = status_of(tree.process.pid)
+
+    assert int(before["VmRSS"].split()[0]) < 22 * 1024
+    assert int(after["voluntary_ctxt_switches"]) - int(before["voluntary_ctxt_switches"]) <= 2
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}

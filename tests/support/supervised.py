@@ -1,0 +1,128 @@
+"""Real trees of real processes: `orchestrator supervise` as a child of the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from orchestrator.supervisor.proc import TREE_VARIABLE, all_pids, variable_of
+
+#: A child that says so when it runs, and then waits.
+WAITS = ["sh", "-c", "echo up; exec sleep 1000"]
+
+#: The command, as it is installed.
+ORCHESTRATOR = str(Path(sys.executable).parent / "orchestrator")
+
+PYTHON = [sys.executable, "-S", "-E", "-c"]
+
+
+def toml(children: list[dict[str, Any]], **root: Any) -> str:
+    """A definition."""
+    tables = [f"{name} = {json.dumps(value)}" for name, value in root.items()]
+    return "\n".join(["[supervisor]", *tables, f"children = [{', '.join(_inline(child) for child in children)}]"])
+
+
+def _inline(table: dict[str, Any]) -> str:
+    parts = []
+    for name, value in table.items():
+        if isinstance(value, dict):
+            text = _inline(value)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            text = f"[{', '.join(_inline(one) for one in value)}]"
+        else:
+            text = json.dumps(value)
+        parts.append(f"{name} = {text}")
+    return "{ " + ", ".join(parts) + " }"
+
+
+def process(name: str, command: list[str] | None = None, **options: Any) -> dict[str, Any]:
+    """A child of kind `process`."""
+    return {"id": name, "kind": "process", "command": command or WAITS, **options}
+
+
+class Supervised:
+    """One tree that runs."""
+
+    def __init__(
+        self, directory: Path, definition: str, *arguments: str, environment: dict[str, str] | None = None
+    ) -> None:
+        self.directory = directory
+        self.state = directory / "state"
+        (directory / "orchestrator.toml").write_text(definition)
+        self.lines: list[str] = []
+        self._pending = b""
+        self.process = subprocess.Popen(
+            [ORCHESTRATOR, "supervise", "--state-dir", str(self.state), *arguments],
+            cwd=directory,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+
+    def wait_for(self, text: str, timeout_s: float = 20.0) -> str:
+        """Wait for a line with this text; lines before it are not looked at again."""
+        until = monotonic() + timeout_s
+        while True:
+            while self.lines:
+                line = self.lines.pop(0)
+                if text in line:
+                    return line
+            assert self._read(until - monotonic()), f"no line with {text!r}"
+
+    def all_lines(self, timeout_s: float = 20.0) -> list[str]:
+        """All lines that are left, when it has ended."""
+        until = monotonic() + timeout_s
+        while self._read(until - monotonic()):
+            pass
+        return self.lines
+
+    def _read(self, left_s: float) -> bool:
+        output = self.process.stdout
+        assert output is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            if left_s <= 0 or not selector.select(left_s):
+                return False
+        received = os.read(output.fileno(), 65536)
+        *lines, self._pending = (self._pending + received).split(b"\n")
+        self.lines += [line.decode("utf-8", "replace") for line in lines]
+        return bool(received)
+
+    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``orchestrator tree``."""
+        command = [ORCHESTRATOR, "tree", "--state-dir", str(self.state), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+    def tree(self) -> dict[str, Any]:
+        """The tree's rows by path."""
+        return {row["path"]: row for row in json.loads(self.ask("--json").stdout)["children"]}
+
+    def members(self) -> list[int]:
+        """All processes with the tree's mark."""
+        mark = os.path.realpath(self.state)
+        return [pid for pid in all_pids() if variable_of(pid, TREE_VARIABLE) == mark]
+
+    def stop(self, timeout_s: float = 20.0) -> int:
+        """SIGTERM; returns the exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        """End it, and whatever a broken supervisor would leave."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        for pid in self.members():
+            os.kill(pid, signal.SIGKILL)
