@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from orchestrator.agents.context import Context
 from orchestrator.agents.declaration_mistakes import mistaken_message, mistaken_settings
 from orchestrator.core.down import Down
-from orchestrator.core.effective import Policy, merge
+from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
 from orchestrator.core.flow_policy import Breaker, Flow, Mailbox
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
@@ -20,6 +20,8 @@ from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.supervision import Supervision
+from orchestrator.core.timeout_classes import allowed_seconds, seconds_of
+from orchestrator.core.timeouts import Timeouts
 
 logger = get_logger(__name__)
 
@@ -45,8 +47,8 @@ class Agent:
     retry: ClassVar[Retry | None] = None
     #: What happens to a message that has no attempt left.
     on_error: ClassVar[OnError | str | None] = None
-    #: Longest time of one attempt, and of all of them with their pauses.
-    timeout_s: ClassVar[float | None] = None
+    #: Longest time of one attempt (also as a class of ``timeout_classes``), and of all of them with their pauses.
+    timeout_s: ClassVar[float | str | None] = None
     deadline_s: ClassVar[float | None] = None
     #: How long a message may wait for its first attempt.
     expires_s: ClassVar[float | None] = None
@@ -81,7 +83,7 @@ def handles(
     *,
     retry: Retry | None = None,
     on_error: OnError | str | None = None,
-    timeout_s: float | None = None,
+    timeout_s: float | str | None = None,
     deadline_s: float | None = None,
     expires_s: float | None = None,
     priority: int | None = None,
@@ -137,6 +139,7 @@ class AgentSpec:
     handlers: Mapping[str, HandlerSpec]
     flow: Flow
     down_wants_context: bool = True
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
     def queue(self) -> str:
@@ -149,8 +152,9 @@ class AgentSpec:
 
     def untracked(self, message: str) -> Supervision:
         """Supervision of a message without a declared handler, such as a DOWN; its outcome is not recorded."""
-        policy = merge(("agent", self.policy))
-        return Supervision(policy.retry, policy.on_error, self.name, message, track=False, timeout_s=policy.timeout_s)
+        policy = self.timeouts.merged(self.down_task, self.name, ("agent", self.policy))
+        timeout_s = self.timeouts.scaled(policy.timeout_s)
+        return Supervision(policy.retry, policy.on_error, self.name, message, track=False, timeout_s=timeout_s)
 
     def call(self, agent: Agent, handler: HandlerSpec, message: Message, context: Context | None) -> Any:
         """Call a handler, with the context if it takes one."""
@@ -171,8 +175,8 @@ class AgentSpec:
             on_down(down)
 
 
-def inspect_agent(cls: type[Agent]) -> AgentSpec:
-    """Check a declaration.
+def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSpec:
+    """Check a declaration. The settings' ``timeouts`` say which classes of timeouts there are.
 
     Raises:
         InvalidDeclaration: it cannot be hosted; names the attribute or method, its value and what is allowed.
@@ -187,7 +191,8 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
         raise InvalidDeclaration(
             f"{cls.__qualname__}.name={cls.name!r}; allowed: any other, for this is the mailbox of the monitor manager"
         )
-    policy = _policy(cls.__qualname__, {f.name: getattr(cls, f.name) for f in fields(Policy)})
+    timeouts = timeouts or Timeouts()
+    policy = _policy(cls.__qualname__, {f.name: getattr(cls, f.name) for f in fields(Policy)}, timeouts)
     for name, kind in (("mailbox", Mailbox), ("breaker", Breaker)):
         if not isinstance(getattr(cls, name), kind | None):
             raise InvalidDeclaration(
@@ -210,12 +215,12 @@ def inspect_agent(cls: type[Agent]) -> AgentSpec:
             raise InvalidDeclaration(
                 f"{cls.__qualname__}.{method_name} handles {name}, but takes {annotated}; allowed: {name}"
             )
-        own = _policy(f"{cls.__qualname__}.{method_name}", mark.policy)
+        own = _policy(f"{cls.__qualname__}.{method_name}", mark.policy, timeouts)
         handlers[name] = HandlerSpec(mark.message, method_name, own, _wants_context(cls, method))
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
     flow = Flow(cls.mailbox, cls.breaker)
-    return AgentSpec(cls.name, cls, policy, handlers, flow, _wants_context(cls, cls.on_down))
+    return AgentSpec(cls.name, cls, policy, handlers, flow, _wants_context(cls, cls.on_down), timeouts)
 
 
 def _is_handler(member: Any) -> bool:
@@ -236,8 +241,14 @@ def _wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
     return parameters == 3
 
 
-def _policy(where: str, values: Mapping[str, Any]) -> Policy:
+def _policy(where: str, values: Mapping[str, Any], timeouts: Timeouts) -> Policy:
+    named = values["timeout_s"]
     try:
-        return Policy(**values)
+        if not isinstance(named, str):
+            return Policy(**values)
+        timeout_s = seconds_of(named, timeouts.classes)
+        if timeout_s is None:
+            raise InvalidPolicy("timeout_s", named, allowed_seconds(named, timeouts.classes))
+        return Policy(**{**values, "timeout_s": timeout_s})
     except InvalidPolicy as error:
         raise InvalidDeclaration(f"{where}: {error}") from None

@@ -10,7 +10,7 @@ from celery import Celery
 from kombu import Queue
 
 from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
-from orchestrator.core.effective import Policy, merge
+from orchestrator.core.effective import Policy
 from orchestrator.core.errors import (
     InvalidDeclaration,
     InvalidPolicy,
@@ -49,7 +49,7 @@ class Directory:
         Raises:
             InvalidDeclaration: it cannot be hosted, or its name is taken.
         """
-        spec = inspect_agent(cls)
+        spec = inspect_agent(cls, self.timeouts)
         known = self.declared.get(spec.name)
         if known is not None and known.cls is not cls:
             raise InvalidDeclaration(f"two agents are called {spec.name!r}: {known.cls!r} and {cls!r}")
@@ -168,7 +168,5 @@ class Directory:
 
     def _at(self, agent: str, message: str, queue: Queue | str, of_agent: Policy, of_handler: Policy) -> Address:
         task = f"{agent}.{message}"
-        settings = self.timeouts.policy(task, agent)
-        floor = ("settings", self.timeouts.floor)
-        policy = merge(floor, ("agent", of_agent), ("handler", of_handler), ("settings", settings))
+        policy = self.timeouts.merged(task, agent, ("agent", of_agent), ("handler", of_handler))
         return Address(agent, message, task, queue, policy)

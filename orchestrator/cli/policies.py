@@ -16,6 +16,7 @@ from orchestrator.core.effective import Effective
 from orchestrator.core.errors import UnknownAgent
 from orchestrator.core.plural import counted
 from orchestrator.core.policy import Constant, Exponential, Linear, Retry
+from orchestrator.core.timeout_classes import NamedSeconds
 from orchestrator.sending.address import Address
 from orchestrator.worker.startup_warnings import governed_tasks, pool_warnings, startup_warnings
 
@@ -80,6 +81,8 @@ def _document(address: Address) -> dict[str, Any]:
         value = _value(policy, name)
         shown = value.to_wire() if isinstance(value, Retry) else value
         options[name] = {"value": shown, "source": policy.sources.get(name, "default")}
+        if isinstance(value, NamedSeconds):
+            options[name]["class"] = value.name
     return {"agent": address.agent, "message": address.message, "options": options}
 
 
@@ -110,6 +113,8 @@ def _format_option(value: Any) -> str:
     match value:
         case None:
             return "none"
+        case NamedSeconds():
+            return f"{float(value)} ({value.name})"
         case Retry(max_retries, backoff, never, on):
             only = f", only on {', '.join(map(str, on))}" if on else ""
             not_on = f", never on {', '.join(map(str, never))}" if never else ""

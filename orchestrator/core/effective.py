@@ -10,6 +10,7 @@ from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.plural import counted
 from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.timeout_classes import shown_seconds
 
 _YEAR_S: Final = 365 * 24 * 3600.0
 
@@ -84,11 +85,17 @@ class Effective:
     #: ``None`` leaves it to the settings of the worker.
     dead_letter_expired: bool | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    #: Whether ``timeout_s`` is the settings' default, which contradicts no deadline and no limit of Celery.
+    has_default_timeout: bool = False
 
     def over(self, source: str, policy: Policy) -> Effective:
         """This policy with the values of a nearer level."""
         said = {name: value for name in _OPTIONS if (value := getattr(policy, name)) is not None}
-        return replace(self, **said, sources={**self.sources, **dict.fromkeys(said, source)}) if said else self
+        if not said:
+            return self
+        is_default = self.has_default_timeout and "timeout_s" not in said
+        sources = {**self.sources, **dict.fromkeys(said, source)}
+        return replace(self, **said, sources=sources, has_default_timeout=is_default)
 
 
 _OPTIONS: Final = tuple(f.name for f in fields(Policy))
@@ -105,10 +112,10 @@ def merge(*levels: tuple[str, Policy]) -> Effective:
 def impossible(effective: Effective) -> list[str]:
     """Values that contradict each other: one line each, with their sources and what is allowed."""
     e = effective
-    if e.deadline_s is None or e.timeout_s is None or e.timeout_s <= e.deadline_s:
+    if e.deadline_s is None or e.timeout_s is None or e.timeout_s <= e.deadline_s or e.has_default_timeout:
         return []
     by = {name: e.sources.get(name, "default") for name in ("timeout_s", "deadline_s")}
-    said = f"timeout_s={e.timeout_s:g} (said by {by['timeout_s']})"
+    said = f"timeout_s={shown_seconds(e.timeout_s)} (said by {by['timeout_s']})"
     return [f"{said}; allowed: at most deadline_s={e.deadline_s:g} (said by {by['deadline_s']}), which ends it first"]
 
 
@@ -121,7 +128,8 @@ def wasteful(effective: Effective, factor: float = 1.0) -> list[str]:
     if e.deadline_s is None or impossible(e):
         return []
     attempts, pauses_s = e.retry.max_retries + 1, e.retry.pauses_s()
-    timeout_s, deadline_s = (e.timeout_s or 0) * factor, e.deadline_s * factor
+    timeout_s = 0.0 if e.has_default_timeout else (e.timeout_s or 0) * factor
+    deadline_s = e.deadline_s * factor
     whole_s = timeout_s * attempts + pauses_s
     if whole_s <= deadline_s:
         return []

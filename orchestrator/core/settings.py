@@ -14,7 +14,9 @@ from typing import Annotated, Any, Final, Literal, get_origin
 from pydantic import (
     BeforeValidator,
     Field,
+    PlainValidator,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -38,6 +40,7 @@ from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.nearest import meant, nearest
 from orchestrator.core.redact import USUAL
 from orchestrator.core.text import is_text
+from orchestrator.core.timeout_classes import CLASS_NAME, allowed_seconds, seconds_of, shown_seconds
 from orchestrator.core.timeouts import Timeouts
 
 #: Environment variable that names the profile file.
@@ -66,6 +69,15 @@ def _no_truth(value: Any) -> Any:
 
 
 Seconds = Annotated[float, BeforeValidator(_no_truth), Field(gt=0, le=30 * 24 * 3600)]
+
+_SECONDS: Final[TypeAdapter[float]] = TypeAdapter(Seconds)
+
+
+def _seconds_or_class(value: Any) -> float | str:
+    return value if isinstance(value, str) and CLASS_NAME.fullmatch(value) else _SECONDS.validate_python(value)
+
+
+SecondsOrClass = Annotated[float | str, PlainValidator(_seconds_or_class)]
 
 
 class _Environment(EnvSettingsSource):
@@ -134,8 +146,12 @@ class Settings(BaseSettings):
     leak_check_every_s: Seconds = 60.0
     #: Whether a monitor records the place in the code that made it: always, one in sixteen, or never.
     monitor_origins: Literal["on", "sampled", "off"] = "sampled"
+    #: Longest time of an attempt for which neither code, settings nor send have a timeout. 0: none.
+    default_timeout_s: float = Field(default=0.0, ge=0, le=30 * 24 * 3600)
+    #: Names for timeouts, such as ``long``: declarations and ``timeouts`` may have a name in place of seconds.
+    timeout_classes: dict[str, Seconds] = {}
     #: Longest time of an attempt, by ``agent.Message``, ``agent``, task or pattern; the most specific wins.
-    timeouts: dict[str, Seconds] = {}
+    timeouts: dict[str, SecondsOrClass] = {}
     #: Longest time of all attempts of a send with their pauses, by the same keys.
     deadlines: dict[str, Seconds] = {}
     #: Multiplies every timeout and deadline, wherever it comes from; for slow machines.
@@ -188,6 +204,14 @@ class Settings(BaseSettings):
             raise ValueError("allowed: text that can be written as UTF-8")
         return text
 
+    @field_validator("timeout_classes")
+    @classmethod
+    def _class_names(cls, classes: dict[str, float]) -> dict[str, float]:
+        for name in classes:
+            if not CLASS_NAME.fullmatch(name):
+                raise ValueError(f"{masked_repr(name)} is no name; allowed: a letter, then letters, digits, '_', '-'")
+        return classes
+
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_only(cls, value: Any, info: ValidationInfo) -> Any:
@@ -216,19 +240,30 @@ class Settings(BaseSettings):
                 f"dead_letter_ttl_s={self.dead_letter_ttl_s:g}; allowed: dead_letter_ttl_s above {last_replay_s:g}, "
                 "for which the last replay waits; the letter would expire first"
             )
-        for name, timeout_s in self.timeouts.items():
+        for name, said in self.timeouts.items():
+            timeout_s = seconds_of(said, self.timeout_classes)
+            if timeout_s is None:
+                raise ValueError(f"timeouts[{name!r}]={said!r}; allowed: {allowed_seconds(said, self.timeout_classes)}")
             deadline_s = self.deadlines.get(name)
             if deadline_s is not None and timeout_s > deadline_s:
                 raise ValueError(
-                    f"timeouts[{name!r}]={timeout_s:g}; allowed: at most deadlines[{name!r}]={deadline_s:g}, "
-                    "which ends it first"
+                    f"timeouts[{name!r}]={shown_seconds(timeout_s)}; "
+                    f"allowed: at most deadlines[{name!r}]={deadline_s:g}, which ends it first"
                 )
         return self
 
     @property
     def time_limits(self) -> Timeouts:
-        """``timeouts``, ``deadlines``, ``timeout_factor`` and ``dead_letter_expired``, to be merged into policies."""
-        return Timeouts(self.timeouts, self.deadlines, self.timeout_factor, self.dead_letter_expired)
+        """The settings that are merged into policies, with the classes of timeouts looked up."""
+        classes = self.timeout_classes
+        return Timeouts(
+            {name: seconds for name, said in self.timeouts.items() if (seconds := seconds_of(said, classes))},
+            self.deadlines,
+            self.timeout_factor,
+            self.dead_letter_expired,
+            self.default_timeout_s,
+            classes,
+        )
 
     @classmethod
     def settings_customise_sources(

@@ -1,15 +1,18 @@
-"""Timeouts in one place: by agent, message and pattern, and a factor for slow surroundings."""
+"""Timeouts in one place: a default, by agent, message and pattern, and a factor for slow surroundings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from orchestrator.core.effective import Policy
+from orchestrator.core.effective import Effective, Policy, merge
 
 V = TypeVar("V")
+
+#: Tasks whose policy is remembered. Names of tasks that nobody declares may be anything.
+_REMEMBERED: Final = 10_000
 
 
 def most_specific(patterns: Mapping[str, V], names: tuple[str, ...]) -> V | None:
@@ -40,6 +43,11 @@ class Timeouts:
     factor: float = 1.0
     #: Whether an expired message becomes a dead letter, unless another level says otherwise.
     dead_letter_expired: bool = False
+    #: The timeout of a message for which no level has one; 0: none.
+    default_s: float = 0.0
+    #: The seconds of each class of timeouts.
+    classes: Mapping[str, float] = field(default_factory=dict)
+    _known: dict[tuple[str, str], Policy] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def floor(self) -> Policy:
@@ -48,8 +56,26 @@ class Timeouts:
 
     def policy(self, task: str, agent: str = "") -> Policy:
         """The settings' policy for a task."""
-        names = (task, agent) if agent else (task,)
-        return Policy(timeout_s=most_specific(self.timeouts, names), deadline_s=most_specific(self.deadlines, names))
+        known = self._known.get((task, agent))
+        if known is None:
+            names = (task, agent) if agent else (task,)
+            known = Policy(
+                timeout_s=most_specific(self.timeouts, names), deadline_s=most_specific(self.deadlines, names)
+            )
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[task, agent] = known
+        return known
+
+    def merged(self, task: str, agent: str = "", *declared: tuple[str, Policy]) -> Effective:
+        """The policy of a task's messages unless their send says otherwise, from what code has ``declared``.
+
+        The default timeout is last: it is for messages for which no level has a timeout.
+        """
+        effective = merge(("settings", self.floor), *declared, ("settings", self.policy(task, agent)))
+        if not self.default_s or effective.timeout_s is not None:
+            return effective
+        return replace(effective.over("settings", Policy(timeout_s=self.default_s)), has_default_timeout=True)
 
     def scaled(self, value_s: float | None) -> float | None:
         """A timeout or deadline, multiplied by ``factor``."""

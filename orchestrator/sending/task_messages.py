@@ -13,7 +13,7 @@ from celery.utils.functional import maybe_list
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.serialization import prepare_accept_content, registry
 
-from orchestrator.core.effective import Policy, merge, priority_of, seconds
+from orchestrator.core.effective import Policy, priority_of, seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.message import Message
 from orchestrator.sending.address import Directory
@@ -78,11 +78,7 @@ def build_task_message(
         kwargs=signature.kwargs,
         agent="",
         message=signature.task,
-        policy=merge(
-            ("settings", directory.timeouts.floor),
-            ("settings", directory.timeouts.policy(signature.task)),
-            ("signature", of_signature),
-        ),
+        policy=directory.timeouts.merged(signature.task).over("signature", of_signature),
         queue=own.get("queue"),
         link=maybe_list(own.get("link")) or (),
         link_error=maybe_list(own.get("link_error")) or (),

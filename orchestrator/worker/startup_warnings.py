@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.core.effective import impossible, merge, wasteful
+from orchestrator.core.effective import impossible, wasteful
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.address import Address
 from orchestrator.sending.mailbox import why_temporary
@@ -88,15 +88,14 @@ def own_tasks(app: Celery) -> list[tuple[str, Any]]:
 
 
 def governed_tasks(app: Celery, timeouts: Timeouts) -> list[Address]:
-    """Plain tasks with timeouts or deadlines in the settings, each with the policy of a send of it."""
+    """Plain tasks for which the settings have a timeout or a deadline, each with the policy of a send of it."""
     agents = app.orchestrator.agents.values()
     theirs = {spec.task_name(name) for spec in agents for name in spec.handlers} | {spec.down_task for spec in agents}
     found = []
     for name, task in own_tasks(app):
-        policy = timeouts.policy(name)
+        policy = timeouts.merged(name)
         if name not in theirs and not why_task_not_supervised(task) and (policy.timeout_s or policy.deadline_s):
-            merged = merge(("settings", timeouts.floor), ("settings", policy))
-            found.append(Address("", name, name, "", merged))
+            found.append(Address("", name, name, "", policy))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.concurrency.prefork import TaskPool as PreforkPool
 
-from orchestrator.core.effective import impossible, merge
+from orchestrator.core.effective import impossible
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.address import Address
@@ -67,14 +67,15 @@ def refuse_worker(worker: Any, addresses: Iterable[Address], timeouts: Timeouts)
     prefork = isinstance(worker.pool_cls, type) and issubclass(worker.pool_cls, PreforkPool)
     lines: list[tuple[str, str]] = []
     for name, task in own_tasks(app):
-        policy = known.get(name) or merge(("settings", timeouts.policy(name)))
+        policy = known.get(name) or timeouts.merged(name)
         lines += ((name, line) for line in impossible(policy))
         limits = task.soft_time_limit or of_all[0], task.time_limit or of_all[1]
         if not _celery_refuses_sends(task):
             lines += ((name, line) for line in _limits("soft_time_limit", limits[0], "time_limit", limits[1]))
         timeout_s = timeouts.scaled(policy.timeout_s)
         # Only prefork kills, so only there a hard limit can come before the timeout.
-        if prefork and timeout_s is not None and limits[1] and timeout_s >= limits[1]:
+        is_own = prefork and timeout_s is not None and not policy.has_default_timeout
+        if is_own and timeout_s is not None and limits[1] and timeout_s >= limits[1]:
             by = policy.sources["timeout_s"]
             lines.append((name, f"timeout_s={timeout_s:g} (said by {by}); allowed: below time_limit={limits[1]:g}"))
     _refuse(grouped(lines))

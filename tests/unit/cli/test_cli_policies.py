@@ -31,6 +31,20 @@ def test_each_value_is_shown_with_where_it_comes_from() -> None:
     assert document["timeout_factor"] == 2
 
 
+def test_a_default_and_a_class_are_shown_with_who_has_them() -> None:
+    settings: dict[str, Any] = {
+        "default_timeout_s": 9,
+        "timeout_classes": {"long": 60},
+        "timeouts": {"*.Flaky": "long"},
+    }
+    document = json.loads(ask("worker", "--json", **settings).stdout)
+    shown = {entry["message"]: entry["options"]["timeout_s"] for entry in document["policies"]}
+    assert shown["Add"] == {"value": 9, "source": "settings"}
+    assert shown["Hurried"] == {"value": 30, "source": "handler"}
+    assert shown["Flaky"] == {"value": 60, "source": "settings", "class": "long"}
+    assert "60.0 (long)" in ask("worker", **settings).stdout
+
+
 def test_the_setting_is_what_applies_where_nobody_says_otherwise() -> None:
     document = json.loads(ask("worker", "--json", dead_letter_expired=True).stdout)
     shown = {entry["message"]: entry["options"]["dead_letter_expired"] for entry in document["policies"]}

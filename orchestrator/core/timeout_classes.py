@@ -1,0 +1,48 @@
+"""Classes of timeouts: the names, such as ``long``, that declarations and settings use in place of seconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from orchestrator.core.nearest import meant
+
+#: A class' name. It begins with a letter, so it is never read as a number.
+CLASS_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+class NamedSeconds(float):
+    """Seconds that a class of timeouts stands for; a float that also has the class' name."""
+
+    __slots__ = ("name",)
+
+    name: str
+
+    def __new__(cls, seconds: float, name: str) -> NamedSeconds:
+        """Make the seconds of the class ``name``."""
+        made = super().__new__(cls, seconds)
+        made.name = name
+        return made
+
+    def __reduce__(self) -> tuple[type[NamedSeconds], tuple[float, str]]:
+        """How copies are made."""
+        return NamedSeconds, (float(self), self.name)
+
+
+def seconds_of(value: float | str, classes: Mapping[str, float]) -> float | None:
+    """The seconds that a value stands for; ``None`` if it names no class."""
+    if not isinstance(value, str):
+        return value
+    return NamedSeconds(classes[value], value) if value in classes else None
+
+
+def allowed_seconds(value: object, classes: Mapping[str, float]) -> str:
+    """What is allowed in place of an unknown class, with the nearest one."""
+    known = f" ({', '.join(sorted(classes))})" if classes else ", which has none"
+    return f"seconds above 0, or a class in timeout_classes{known}{meant(str(value), classes)}"
+
+
+def shown_seconds(seconds: float) -> str:
+    """Seconds as errors show them, with the class that they come from."""
+    return f"{seconds:g}" + (f" ({seconds.name})" if isinstance(seconds, NamedSeconds) else "")
