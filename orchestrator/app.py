@@ -102,6 +102,8 @@ class Orchestrator:
             on_error: ``"dead_letter"``, ``"ignore"`` or ``"raise"``, when the last attempt has failed.
             timeout_s: how long one attempt may take.
             deadline_s: when all attempts must have ended, in seconds from now.
+            deadline: ``"inherit"``: in a handler, the message has the deadline of what is handled, or its own if that
+                is earlier.
             expires_s: how long the message may wait for its first attempt.
             dead_letter_expired: whether a message that waited too long becomes a dead letter.
             countdown_s, eta: the message is not handled before this number of seconds has passed, or before this time.
@@ -124,6 +126,7 @@ class Orchestrator:
             BrokerUnavailable: Redis did not accept the message.
             NotSupervised: the app's broker is not one that this library supervises.
             SendFailed: eager mode and ``on_error="raise"``, and the message was not handled.
+            DeadlinePassed: it inherits a deadline that has passed.
         """
         from orchestrator.workflows.canvas import is_canvas
 
@@ -143,12 +146,14 @@ class Orchestrator:
 
         A request is attempted once and leaves no dead letter, because its caller gets the error. With ``fallback``
         (true, or the options of a :meth:`send`) a request that does not succeed is sent under supervision instead, and
-        a :class:`FallbackDelivery` is returned. ``timeout_s`` is multiplied by the settings' ``timeout_factor``.
+        a :class:`FallbackDelivery` is returned. ``timeout_s`` is multiplied by the settings' ``timeout_factor``. In a
+        handler it waits no longer than the attempt may take, and what it asks for has this as its deadline.
 
         Raises:
             AgentDown: no living worker hosts the agent.
             DeliveryTimeout: there was no reply in time. The request was cancelled; if it had begun, it may still end.
             SendFailed: the request was not handled.
+            DeadlinePassed: the handler that calls has no time left; nothing was sent.
             CallerError, BrokerUnavailable: as :meth:`send`.
         """
         return self.runtime.sender.call(recipient, message, timeout_s, fallback)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agents.cancellation import never
@@ -49,6 +50,8 @@ class Context:
     workflow: StepContext | None = None
     #: Finds out whether this is cancelled; see :attr:`cancelled`.
     cancellation: Callable[[], bool] = never
+    #: When this attempt has to end, by ``time.monotonic()``; see :meth:`remaining_s`.
+    ends_at_s: float | None = None
 
     def __repr__(self) -> str:
         return summary(self, ("id", "agent", "attempt", "worker", "redelivered", "metadata"))
@@ -61,6 +64,14 @@ class Context:
         away, the last answer counts.
         """
         return self.cancellation()
+
+    def remaining_s(self) -> float | None:
+        """Seconds until this attempt has to end: its timeout, or the delivery's deadline if that is earlier.
+
+        0 after that, where nothing interrupts it (pools of threads and greenlets). ``None`` if it has neither.
+        A :meth:`Orchestrator.call` made here waits no longer than this, and its request has this as its deadline.
+        """
+        return None if self.ends_at_s is None else max(0.0, self.ends_at_s - monotonic())
 
     def monitor(self, target: str | type[Agent], tag: Any = "") -> int:
         """Monitor ``target`` for this incarnation; returns the monitor's ref.

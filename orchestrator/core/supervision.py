@@ -166,10 +166,14 @@ class Supervision:
         """The supervision of the next attempt."""
         return replace(self, failures=(*self.failures, failure)[-_FAILURES_KEPT:])
 
+    @property
+    def binding_deadline_at_s(self) -> float | None:
+        """The deadline. A replayed dead letter has none: its operator wants it handled, however late."""
+        return None if self.replay_of else self.deadline_at_s
+
     def limit_s(self, now_s: float) -> float | None:
         """Seconds that an attempt may take if it begins now; 0 or less after the deadline, ``None`` if unlimited."""
-        # A replayed dead letter has no deadline: its operator wants it handled, however late.
-        left_s = None if self.deadline_at_s is None or self.replay_of else self.deadline_at_s - now_s
+        left_s = None if self.binding_deadline_at_s is None else self.binding_deadline_at_s - now_s
         if left_s is None or self.timeout_s is None:
             return self.timeout_s if left_s is None else left_s
         return min(self.timeout_s, left_s)

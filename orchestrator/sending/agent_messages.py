@@ -9,8 +9,9 @@ from typing import Any
 
 from kombu import Queue
 
+from orchestrator.core.attempt_limits import earlier
 from orchestrator.core.effective import Effective
-from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.errors import DeadlinePassed, InvalidPolicy
 from orchestrator.core.message import Message, encode, message_name
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.supervision import Supervision
@@ -118,11 +119,18 @@ def build_message(
 
     Raises:
         InvalidPolicy: its deadline passes before it is due.
+        DeadlinePassed: it inherits a deadline that has passed.
     """
     effective = policy.over("send", options.policy)
-    deadline_s = timeouts.scaled(effective.deadline_s)
+    deadline_s, now_s = timeouts.scaled(effective.deadline_s), time.time()
+    deadline_at_s = earlier(None if deadline_s is None else now_s + deadline_s, options.ends_by_s)
+    by = effective.sources.get("deadline_s", "default")
+    if options.ends_by_s is not None:
+        if options.ends_by_s <= now_s:
+            raise DeadlinePassed(task, round(now_s - options.ends_by_s, 3))
+        if deadline_at_s == options.ends_by_s:
+            deadline_s, by = round(options.ends_by_s - now_s, 3), "what the sending handler handles"
     if deadline_s is not None and options.countdown_s is not None and deadline_s <= options.countdown_s:
-        by = effective.sources.get("deadline_s", "default")
         due = f"more than the time until its countdown or eta, for it is due in {options.countdown_s:g} s"
         raise InvalidPolicy("deadline_s", deadline_s, f"{due}; said by {by}")
     return OutgoingMessage(
@@ -137,7 +145,7 @@ def build_message(
             options.metadata,
             track=options.track,
             timeout_s=timeouts.scaled(effective.timeout_s),
-            deadline_at_s=None if deadline_s is None else time.time() + deadline_s,
+            deadline_at_s=deadline_at_s,
             idempotency=options.idempotency,
             dead_letter_expired=effective.dead_letter_expired,
             hide=hide,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.core.errors import AgentDown, DeliveryTimeout, InvalidPolicy, SendFailed
+from orchestrator.core.errors import AgentDown, DeadlinePassed, DeliveryTimeout, InvalidPolicy, SendFailed
 from orchestrator.core.numbers import is_number
 from orchestrator.core.outcome import Handled, Outcome
 from orchestrator.core.policy import OnError, Retry, WhenDown
@@ -20,7 +20,7 @@ class FallbackDelivery:
 
     delivery: Delivery
     #: Why there is no reply.
-    error: AgentDown | DeliveryTimeout | SendFailed
+    error: AgentDown | DeadlinePassed | DeliveryTimeout | SendFailed
 
 
 def call(ask: Callable[[], Delivery], timeout_s: float, instead: Callable[[], Delivery] | None) -> Any:
@@ -33,8 +33,9 @@ def call(ask: Callable[[], Delivery], timeout_s: float, instead: Callable[[], De
         AgentDown: nobody is there to answer.
         DeliveryTimeout: there was no reply in time.
         SendFailed: it was not handled; ``outcome`` says why.
+        DeadlinePassed: the handler that asks has no time left; nothing was sent.
     """
-    error: AgentDown | DeliveryTimeout | SendFailed
+    error: AgentDown | DeadlinePassed | DeliveryTimeout | SendFailed
     try:
         delivery = ask()
         outcome: Outcome | None
@@ -48,7 +49,7 @@ def call(ask: Callable[[], Delivery], timeout_s: float, instead: Callable[[], De
         if isinstance(outcome, Handled):
             return outcome.result
         error = SendFailed(delivery.id, outcome)
-    except (AgentDown, DeliveryTimeout) as failed:
+    except (AgentDown, DeadlinePassed, DeliveryTimeout) as failed:
         error = failed
     if instead is None:
         raise error

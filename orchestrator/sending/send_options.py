@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
+from orchestrator.core.attempt_limits import CURRENT
 from orchestrator.core.clock import to_ms
 from orchestrator.core.effective import Policy, seconds
 from orchestrator.core.errors import InvalidPolicy
@@ -35,6 +36,9 @@ class BroadcastOptions(TypedDict, total=False):
     timeout_s: float | None
     #: When all attempts must have ended, in seconds from now; at least ``timeout_s``.
     deadline_s: float | None
+    #: With ``"inherit"``, the message has the deadline of what the sending handler handles, or its own if that is
+    #: earlier. It has no effect where no handler runs, or one without a deadline.
+    deadline: Literal["inherit"] | None
     #: After how many seconds of waiting the message is not handled any more.
     expires_s: float | None
     #: As in Celery on Redis: 0 is handled first.
@@ -94,6 +98,8 @@ class CheckedOptions:
     track: bool = True
     #: Idempotency key, and for how many ms it is remembered.
     idempotency: tuple[str, int] | None = None
+    #: A deadline that the send inherits, in seconds since 1970.
+    ends_by_s: float | None = None
 
     def __repr__(self) -> str:
         return summary(self, ("policy", "countdown_s", "metadata", "track", "idempotency"))
@@ -135,7 +141,18 @@ def check_options(
         {} if metadata is None else _json_object("metadata", metadata),
         track,
         None if key is None else _idempotency(key, get("idempotency_ttl_s", _DAY_S), track),
+        _inherited(get("deadline")),
     )
+
+
+def _inherited(deadline: str | None) -> float | None:
+    """The deadline of what is handled here, in seconds since 1970, if a send inherits it."""
+    if deadline is None:
+        return None
+    if deadline != "inherit":
+        raise InvalidPolicy("deadline", deadline, "'inherit'; seconds are deadline_s")
+    limits = CURRENT.get()
+    return None if limits is None else limits.deadline_at_s
 
 
 def _seconds_until(eta: datetime, countdown_s: float | None) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from celery import Celery, Task
 from celery.canvas import Signature
 
+from orchestrator.core.attempt_limits import CURRENT
 from orchestrator.core.errors import AgentDown, BroadcastRefused
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, WhenDown
@@ -76,14 +77,20 @@ class Sender:
     ) -> Any:
         """Send a request and wait for its reply; see :func:`orchestrator.sending.call.call`.
 
+        In a handler, it waits no longer than the attempt may take, and the request's deadline is no later.
+
         Raises:
             AgentDown: no living worker hosts the agent.
             DeliveryTimeout: there was no reply in time.
             SendFailed: the request was not handled.
+            DeadlinePassed: the handler that calls has no time left; nothing was sent.
             CallerError, BrokerUnavailable: as :meth:`send`.
         """
         wait_s = check_timeout(timeout_s) * self._directory.timeouts.factor
         request = request_options(timeout_s)
+        if (limits := CURRENT.get()) is not None:
+            left_s = limits.remaining_s()
+            wait_s, request = min(wait_s, left_s), replace(request, ends_by_s=time() + left_s)
         later = check_fallback(fallback)
         return call(
             lambda: self._send(recipient, message, request),

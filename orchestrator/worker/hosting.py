@@ -12,6 +12,7 @@ from kombu.utils.imports import symbol_by_name
 
 from orchestrator.agents.agent import Agent, AgentSpec, HandlerSpec
 from orchestrator.agents.context import Context
+from orchestrator.core.attempt_limits import CURRENT
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.message import decode, message_name
@@ -92,6 +93,7 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
     supervision = supervision_of(request)
     info = request.delivery_info or {}
     cancellation = orchestrator.runtime.cancellation_of(str(request.id), supervision)
+    limits = CURRENT.get()
     return Context(
         id=str(request.id),
         agent=spec.name,
@@ -104,6 +106,7 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
         incarnation=str(own_field(request, INCARNATION) or ""),
         workflow=orchestrator.runtime.step_in_run(supervision, cancellation),
         cancellation=cancellation,
+        ends_at_s=None if limits is None else limits.ends_at_s,
     )
 
 

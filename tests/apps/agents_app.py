@@ -100,6 +100,12 @@ class Hurried(Message):
     """Has a timeout by declaration."""
 
 
+class TimeLeft(Message):
+    """Returns the time that is left for it; before that, it sends another such message, as ``send`` says."""
+
+    send: dict[str, Any] | None = None
+
+
 class Perishable(Message):
     """Becomes a dead letter when it expires, by declaration."""
 
@@ -256,6 +262,13 @@ class Worker(Agent):
     @handles(Hurried, timeout_s=30)
     def hurried(self, message: Hurried) -> None:
         pass
+
+    @handles(TimeLeft)
+    def time_left(self, message: TimeLeft, context: Context) -> list[Any]:
+        sent = None
+        if message.send is not None:
+            sent = context.orchestrator.send("worker", TimeLeft(), **message.send).id
+        return [context.remaining_s(), sent]
 
     @handles(Perishable, expires_s=0.05, dead_letter_expired=True)
     def perishable(self, message: Perishable) -> str:

@@ -43,7 +43,7 @@ class Ship(Message):
 class Shipping(Agent):
     name = "shipping"
 
-    @handles(Ship)
+    @handles(Ship, timeout_s="long")
     def ship(self, message: Ship) -> str:
         return f"shipped {message.order_id}"
 
@@ -58,6 +58,8 @@ class Billing(Agent):
         assert_type(context.fence, int)
         assert_type(context.redelivered, bool)
         assert_type(context.metadata, Mapping[str, Any])
+        assert_type(context.remaining_s(), float | None)
+        context.orchestrator.send("shipping", Ship(order_id="o"), deadline="inherit", deadline_s=5)
         assert_type(context.orchestrator, Orchestrator)
         sent = context.orchestrator.send("shipping", Ship(order_id=message.order_id), countdown_s=5)
         assert_type(sent, Delivery)

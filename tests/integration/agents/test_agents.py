@@ -239,3 +239,16 @@ def test_a_wait_has_an_end(cluster: Cluster, timeout_s: Any) -> None:
     with pytest.raises(InvalidPolicy, match="timeout_s="):
         delivery.wait(timeout_s)
     delivery.wait(timeout_s=WAIT_S)
+
+
+def test_what_a_handler_sends_inherits_its_deadline_if_it_says_so(cluster: Cluster) -> None:
+    for options, has_deadline in (({"deadline": "inherit"}, True), ({}, False)):
+        sent = cluster.orchestrator.send("worker", app.TimeLeft(send=options), deadline_s=600, timeout_s=500)
+        outcome: Any = sent.wait(WAIT_S)
+        left_s, child = outcome.result
+        assert 0 < left_s <= 500
+        outcome = cluster.orchestrator.delivery(child).wait(WAIT_S)
+        childs_left_s, _ = outcome.result
+        assert (childs_left_s is not None) is has_deadline
+        # The deadline of what is handled, not the end of its attempt.
+        assert childs_left_s is None or 500 < childs_left_s <= 600
