@@ -114,7 +114,7 @@ def _written(field: _Field, values: tuple[int, ...], star: bool) -> str:
         step = next(n for n in range(1, 61) if set(range(field.low, field.high + 1, n)) <= set(values))
         by_step = range(field.low, field.high + 1, step)
         # `*/60` says no more than 0, but that there was a wildcard, which matters in minute and hour.
-        if len(by_step) > 1 or (field.low == 0 and field.high > 6):
+        if len(by_step) > 2 or (field.low == 0 and field.high > 6):
             parts.append("*" if step == 1 else f"*/{step}")
             left = tuple(value for value in values if value not in by_step)
     while left:

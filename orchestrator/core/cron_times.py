@@ -16,13 +16,13 @@ from functools import lru_cache
 from typing import Final
 
 from orchestrator.core.cron_fields import CronFields
-from orchestrator.core.zones import EPOCH_ORDINAL, Change, changes, offset_of_day
+from orchestrator.core.zones import EPOCH_ORDINAL, LAST_MS, Change, changes, offset_of_day
 
 _DAY_S: Final = 86400
 #: No date matches later than this many days after another one: 29 February on a given weekday comes within 40 years.
 _HORIZON: Final = 48 * 366
-_LAST_ORDINAL: Final = date.max.toordinal() - 2
-_FIRST_ORDINAL: Final = date.min.toordinal() + 2
+_LAST_ORDINAL: Final = LAST_MS // 1000 // _DAY_S + EPOCH_ORDINAL
+_FIRST_ORDINAL: Final = EPOCH_ORDINAL - 366
 
 
 class DstGap(StrEnum):
@@ -77,7 +77,7 @@ class CronTimes:
                 return found * 1000
         return None if found is None else found * 1000
 
-    def latest(self, at_ms: int) -> int | None:
+    def latest(self, at_ms: int, _from_ms: int = 0) -> int | None:
         """The last moment that is not after this one."""
         at_s = at_ms // 1000
         found: int | None = None

@@ -12,9 +12,13 @@ from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.schedule_values import AgentRecipient, Misfire, Overlap, Source, TaskRecipient
 from orchestrator.core.text import is_text
-from orchestrator.core.triggers import LAST_MS, Cron, Foreign, Interval, Once
+from orchestrator.core.triggers import Cron, Foreign, Interval, Once
+from orchestrator.core.zones import LAST_MS
 
 LONGEST_ID: Final = 100
+
+#: The longest name of a schedule that is declared in Celery's settings, where any text is a name.
+_LONGEST_NAME: Final = 500
 
 #: The longest jitter, and the longest grace: a day and a year.
 _JITTER_S: Final = 86400.0
@@ -23,7 +27,11 @@ _YEAR_S: Final = 365 * 86400.0
 
 def definition_faults(d: Any) -> list[ScheduleFault]:
     """All that is wrong with the fields of a definition."""
-    faults = [*id_faults(d.id), *recipient_faults(d.recipient), *_number_faults(d)]
+    faults = [
+        *id_faults(d.id, is_declared=d.source == Source.STATIC),
+        *recipient_faults(d.recipient),
+        *_number_faults(d),
+    ]
     if not isinstance(d.trigger, Cron | Interval | Once | Foreign):
         faults.append(ScheduleFault("trigger", d.trigger, "a Cron, an Interval, a Once or a Foreign"))
     for name, choices in (("misfire", Misfire), ("overlap", Overlap), ("source", Source)):
@@ -41,8 +49,10 @@ def definition_faults(d: Any) -> list[ScheduleFault]:
     return faults
 
 
-def id_faults(schedule_id: object) -> list[ScheduleFault]:
-    """What is wrong with an id."""
+def id_faults(schedule_id: object, *, is_declared: bool = False) -> list[ScheduleFault]:
+    """What is wrong with an id; where a schedule is declared, any text may be one."""
+    if is_declared and is_text(schedule_id) and 1 <= len(str(schedule_id)) <= _LONGEST_NAME:
+        return []
     allowed = f"a text of 1 to {LONGEST_ID} characters without ':' and control characters"
     if not isinstance(schedule_id, str):
         return [ScheduleFault("id", schedule_id, allowed)]

@@ -234,23 +234,28 @@ def update(
     """
     changed = replace(state, rev=state.rev + 1)
     has_runs = after.max_runs is None or state.runs < after.max_runs
+    left: tuple[Record, ...] = ()
+    if not has_runs and state.buffered_ms is not None:
+        left = (Record(Fate.SKIPPED, state.buffered_ms, state.buffered_ms, 1, END),)
+        changed = replace(changed, buffered_ms=None)
     if all(getattr(before, name) == getattr(after, name) for name in ("trigger", "start_ms", "end_ms")):
         next_ms = state.next_ms
         if next_ms is None and has_runs and after.max_runs != before.max_runs:
             # It had ended, and has runs left now.
             changed = replace(changed, floor_ms=max(now_ms, state.floor_ms))
             next_ms = ScheduleTimes(after, changed, times).following(now_ms)
-        return Decision(_due_with(ScheduleTimes(after, changed, times), changed, next_ms if has_runs else None))
+        after_change = _due_with(ScheduleTimes(after, changed, times), changed, next_ms if has_runs else None)
+        return Decision(after_change, None, left)
     changed, records = _overdue_at_update(ScheduleTimes(before, state, times_before), changed, now_ms)
     if isinstance(after.trigger, Interval) and before.trigger != after.trigger:
         changed = replace(changed, anchor_ms=now_ms if after.start_ms is None else after.start_ms)
-    since_ms = max(now_ms, state.last_ms or 0)
+    since_ms = max(now_ms, state.last_ms or 0, state.floor_ms)
     if isinstance(after.trigger, Once):
-        since_ms = min(since_ms, after.trigger.at_ms - 1)
+        since_ms = max(min(since_ms, after.trigger.at_ms - 1), state.last_ms or 0)
     changed = replace(changed, floor_ms=since_ms)
     window = ScheduleTimes(after, changed, times)
     next_ms = changed.next_ms if changed.next_ms is not None else window.following(since_ms)
-    return Decision(_due_with(window, changed, next_ms if has_runs else None), None, records)
+    return Decision(_due_with(window, changed, next_ms if has_runs else None), None, left + records)
 
 
 def _overdue_at_update(

@@ -59,14 +59,11 @@ class ScheduleTimes:
 
     def last_nominal(self, first_ms: int, at_ms: int) -> tuple[int, int]:
         """The same without jitter: of the nominal times from ``first_ms``, which counts in any case, up to a moment."""
-        last = self._latest(at_ms)
         after_ms = max(first_ms, self._after_ms)
+        last = self._times.latest(at_ms if self._end_ms is None else min(at_ms, self._end_ms), after_ms)
         if last is None or last <= after_ms:
             return first_ms, 1
         return last, 1 + self._times.count(after_ms + 1, last)
-
-    def _latest(self, at_ms: int) -> int | None:
-        return self._times.latest(at_ms if self._end_ms is None else min(at_ms, self._end_ms))
 
     def count(self, low_ms: int, high_ms: int) -> int:
         """How many nominal times there are from ``low_ms`` to ``high_ms``, both included."""

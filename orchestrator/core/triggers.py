@@ -12,7 +12,7 @@ from orchestrator.core.cron_times import CronTimes, DstFold, DstGap
 from orchestrator.core.errors import InvalidSchedule
 from orchestrator.core.numbers import is_whole_number
 from orchestrator.core.schedule_fault import ScheduleFault
-from orchestrator.core.zones import UnknownZone, zone
+from orchestrator.core.zones import LAST_MS, UnknownZone, zone
 
 #: The shortest and the longest interval: 0.1 s and ten years.
 SHORTEST_MS: Final = 100
@@ -20,9 +20,6 @@ LONGEST_MS: Final = 3650 * 86400 * 1000
 
 #: Nominal times of a foreign trigger that are looked at in one go.
 _MOST_FOREIGN: Final = 1000
-
-#: The last moment that a `datetime` can hold, less a few days: 9999-12-25.
-LAST_MS: Final = 253_401_696_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ class Times(Protocol):
 
     def next_after(self, after_ms: int, /) -> int | None: ...
 
-    def latest(self, at_ms: int, /) -> int | None: ...
+    def latest(self, at_ms: int, from_ms: int = 0, /) -> int | None: ...
 
     def count(self, low_ms: int, high_ms: int, /) -> int: ...
 
@@ -120,7 +117,7 @@ class _IntervalTimes:
         found = after_ms + self._every_ms - (after_ms - self._anchor_ms) % self._every_ms
         return found if found <= LAST_MS else None
 
-    def latest(self, at_ms: int) -> int | None:
+    def latest(self, at_ms: int, _from_ms: int = 0) -> int | None:
         return None if at_ms < self._anchor_ms else at_ms - (at_ms - self._anchor_ms) % self._every_ms
 
     def count(self, low_ms: int, high_ms: int) -> int:
@@ -137,7 +134,7 @@ class _OnceTimes:
     def next_after(self, after_ms: int) -> int | None:
         return self._at_ms if after_ms < self._at_ms else None
 
-    def latest(self, at_ms: int) -> int | None:
+    def latest(self, at_ms: int, _from_ms: int = 0) -> int | None:
         return self._at_ms if self._at_ms <= at_ms else None
 
     def count(self, low_ms: int, high_ms: int) -> int:
@@ -147,21 +144,21 @@ class _OnceTimes:
 class SteppedTimes:
     """Times of which only the next one can be asked for, as those of Celery's schedule objects.
 
-    At most 1,000 are looked at; ``from_ms`` is one of them, or a moment before them.
+    Of those that have passed, at most 1,000 are looked at, none of them before ``from_ms``.
     """
 
-    def __init__(self, next_after: Callable[[int], int | None], from_ms: int) -> None:
+    def __init__(self, next_after: Callable[[int], int | None], from_ms: int = 0) -> None:
         self._next_after, self._from_ms = next_after, from_ms
 
     def next_after(self, after_ms: int) -> int | None:
         """The first one after this moment."""
         found = self._next_after(after_ms)
         # A class that says "now" again and again would never let its schedule advance.
-        return None if found is None or found > LAST_MS else max(found, after_ms + 1)
+        return None if found is None or found > LAST_MS else max(found, after_ms + SHORTEST_MS)
 
-    def latest(self, at_ms: int) -> int | None:
-        """The last one that is not after this moment."""
-        found, at = None, self._from_ms - 1
+    def latest(self, at_ms: int, from_ms: int = 0) -> int | None:
+        """The last one that is not after this moment, of those after ``from_ms``."""
+        found, at = None, max(from_ms, self._from_ms - 1)
         for _ in range(_MOST_FOREIGN):
             following = self.next_after(at)
             if following is None or following > at_ms:

@@ -18,6 +18,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: 1 January 1970 as ``date.toordinal`` counts days.
 EPOCH_ORDINAL: Final = 719163
 
+#: The last moment that schedules know of: the end of the year 9989.
+LAST_MS: Final = 253_086_768_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

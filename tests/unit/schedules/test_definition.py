@@ -103,6 +103,12 @@ def test_a_bad_id_is_refused(bad: Any) -> None:
     assert "id" in faults_of(bad, every_s=5)
 
 
+def test_a_declared_schedule_may_have_any_name() -> None:
+    assert define("a:b c " + "x" * 200, POLL, {"every_s": 5}, now_ms=0, source=Source.STATIC)
+    with pytest.raises(InvalidSchedule):
+        define("", POLL, {"every_s": 5}, now_ms=0, source=Source.STATIC)
+
+
 @pytest.mark.parametrize(
     ("recipient", "field"),
     [

@@ -228,12 +228,12 @@ def test_a_preview_shows_what_comes() -> None:
 
 def test_a_foreign_trigger_is_stepped_through() -> None:
     definition = schedule(trigger=Foreign("app.Mine"))
-    times = SteppedTimes(lambda after_ms: after_ms - after_ms % 7 + 7, 0)
+    times = SteppedTimes(lambda after_ms: after_ms - after_ms % (7 * S) + 7 * S)
     state = begin(definition, 0, times=times)
-    decision = decide(definition, state, 30, times)
+    decision = decide(definition, state, 30 * S, times)
     assert decision.counts == Counts(1, 3)
     with pytest.raises(TypeError, match="foreign"):
-        decide(definition, state, 30)
+        decide(definition, state, 30 * S)
 
 
 def test_a_state_is_kept_as_text() -> None:
