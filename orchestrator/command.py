@@ -14,13 +14,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return doctor.main(arguments[1:])
     if arguments[:1] == ["supervise"]:
-        from orchestrator.supervisor import command
+        from orchestrator.supervisor.command import main as supervise
 
-        return command.main(arguments[1:])
+        return supervise(arguments[1:])
     if arguments[:1] == ["tree"]:
-        from orchestrator.supervisor import tree_command
+        from orchestrator.supervisor.tree_command import main as tree
 
-        return tree_command.main(arguments[1:])
+        return tree(arguments[1:])
     return _other(arguments)
 
 

@@ -16,7 +16,7 @@ from orchestrator.sending.ledger import LedgerRow, total
 from orchestrator.transport.redis.dataset import Loss
 
 _CONSERVED = ("accepted", "handled", "dead", "expired", "cancelled", "pending", "lost")
-_FURTHER = ("ready", "held", "delayed", "retried", "redelivered", "restarted", "duplicated")
+_FURTHER = ("ready", "held", "delayed", "on_hold", "retried", "redelivered", "restarted", "duplicated")
 
 
 @click.command(

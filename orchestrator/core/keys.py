@@ -27,8 +27,8 @@ _LONGEST_NAME = 100
 #: Prefix of a long value's name in the index. A short value with this prefix is treated as a long one.
 _SUM = "sha1:"
 
-#: Kinds that scripts replace in a name to get the name of a related key (``flow_of`` and ``hooks_of``).
-_REPLACED_IN_NAMES = ("ledger", "outcome")
+#: Kinds that scripts replace in a name to get a related key's (``flow_of``, ``hooks_of``, and in ``claim.lua``).
+_REPLACED_IN_NAMES = ("ledger", "outcome", "delayed")
 
 
 def levels_of(priorities: Iterable[int]) -> tuple[str, ...]:

@@ -48,7 +48,14 @@ PROFILE_VARIABLE = "ORCHESTRATOR_CONFIG"
 
 #: Variables with our prefix that are not settings: the profile's path, the embedded server's binary, and where
 #: `orchestrator health` looks.
-_OTHER_VARIABLES = (PROFILE_VARIABLE, "ORCHESTRATOR_REDIS_SERVER", "ORCHESTRATOR_HEALTH_DIR")
+_OTHER_VARIABLES = (
+    PROFILE_VARIABLE,
+    "ORCHESTRATOR_REDIS_SERVER",
+    "ORCHESTRATOR_HEALTH_DIR",
+    # By these the supervisor knows its processes.
+    "ORCHESTRATOR_TREE",
+    "ORCHESTRATOR_TREE_CHILD",
+)
 
 
 def _policy(value: Any, build: ValidatorFunctionWrapHandler) -> Any:

@@ -309,11 +309,15 @@ class _Step:
         self._set(path, clear=frozenset())
 
     def _start_children(self, path: str) -> None:
-        elder_are_ready = True
+        elder_are_ready = others_are_ready = True
+        group = ""
         for child in self._nodes[path].children:
             node = self._nodes[child]
+            of = node.spec.group if isinstance(node.spec, ProcessSpec) else ""
+            if not of or of != group:
+                group, others_are_ready = of, elder_are_ready
             is_due = node.phase is Phase.DOWN and node.wanted and node.verdict is None and self._now >= node.not_before
-            if is_due and (elder_are_ready or not node.in_turn):
+            if is_due and (others_are_ready or not node.in_turn):
                 self.start(child)
             elder_are_ready = elder_are_ready and self._lets_pass(path, child)
         if elder_are_ready and self._nodes[path].phase is Phase.STARTING:

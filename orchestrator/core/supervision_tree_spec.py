@@ -83,6 +83,8 @@ class ProcessSpec:
     #: A process that is not ready after this time has failed.
     ready_s: float = 30.0
     backoff: Backoff = field(default_factory=Backoff)
+    #: Siblings of one group, one after the other, are copies of each other: they do not wait for each other's turn.
+    group: str = ""
     #: Failures are forgotten once the process has been ready for this long.
     stable_s: float = 60.0
 

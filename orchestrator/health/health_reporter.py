@@ -29,6 +29,8 @@ class HealthReporter:
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._stop = threading.Event()
+        #: Set to have the file written at once.
+        self._due = threading.Event()
         self._node = ""
         self._folder = Path()
         self._signs: Signs = dict
@@ -66,6 +68,7 @@ class HealthReporter:
     def watch(self, vitals: Signs) -> None:
         """Read the incarnation's fields from ``vitals`` from now on, which replaces the function before."""
         self._signs = vitals
+        self._due.set()
 
     def watches(self, vitals: Signs) -> bool:
         """Whether the fields are read from ``vitals``."""
@@ -82,6 +85,7 @@ class HealthReporter:
     def stop(self) -> None:
         """Stop the thread and remove the file."""
         self._stop.set()
+        self._due.set()
         if self._thread is not None and self._pid == os.getpid():
             self._thread.join(timeout=EVERY_S)
             try:
@@ -94,7 +98,11 @@ class HealthReporter:
 
     def _beat(self, folder: Path) -> None:
         broken = False
-        while not self._stop.wait(EVERY_S):
+        while True:
+            self._due.wait(EVERY_S)
+            if self._stop.is_set():
+                return
+            self._due.clear()
             try:
                 self._write(folder)
                 broken = False

@@ -34,6 +34,8 @@ class LedgerRow:
     ready: int = 0
     held: int = 0
     delayed: int = 0
+    #: Those of the pending that wait in a mailbox on hold (see ``orchestrator supervise``).
+    on_hold: int = 0
     retried: int = 0
     redelivered: int = 0
     restarted: int = 0
@@ -92,7 +94,7 @@ def read_ledger(store: Store) -> list[LedgerRow]:
         BrokerUnavailable: Redis is away.
     """
     rows = []
-    for raw_queue, ready, held, delayed, flat in _depths(store):
+    for raw_queue, ready, held, delayed, flat, is_on_hold in _depths(store):
         counted = {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}
         rows.append(
             LedgerRow(
@@ -100,6 +102,7 @@ def read_ledger(store: Store) -> list[LedgerRow]:
                 ready=ready,
                 held=held,
                 delayed=delayed,
+                on_hold=ready + delayed if is_on_hold else 0,
                 **{name: counted.get(name, 0) for name in _COUNTERS},
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,8 @@ class Builder:
             return []
         template = self._templates[path] = Template(path, kind, checked, replicas)
         made = [self.copy(template, one) for one in template.paths()]
+        if replicas is not None:
+            made = [replace(one, spec=replace(one.spec, group=template.path)) for one in made]
         self._commands.update((one.path, one.command) for one in made)
         return [one.spec for one in made]
 

@@ -104,6 +104,10 @@ class ChildOutput:
         #: Lines since the present run began.
         self.of_run = 0
 
+    def say(self, text: str) -> None:
+        """A line about it."""
+        self._take(text.encode())
+
     def began(self) -> None:
         """Another run begins."""
         self.of_run = 0

@@ -31,9 +31,14 @@ class Spawned:
 
 
 def spawn(
-    arguments: Sequence[str], environment: Mapping[str, str], directory: str, *, stdin: int | None = None
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    directory: str,
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
 ) -> Spawned:
-    """Start a program.
+    """Start a program. Its output is read from a pipe, but for a standard output that is given.
 
     Raises:
         OSError: it is not there, or cannot be executed; the directory neither; or there can be no more processes.
@@ -46,7 +51,7 @@ def spawn(
     try:
         pid = os.fork()
         if pid == 0:
-            _become(arguments, environment, directory, parent, stdin, writer, failing)
+            _become(arguments, environment, directory, parent, (stdin, stdout, writer), failing)
     except OSError:
         os.close(failed)
         os.close(reader)
@@ -72,11 +77,11 @@ def _become(
     environment: Mapping[str, str],
     directory: str,
     parent: int,
-    stdin: int | None,
-    writer: int,
+    files: tuple[int | None, int | None, int],
     failing: int,
 ) -> None:
     """In the new process. Never returns."""
+    stdin, stdout, writer = files
     try:
         signal.set_wakeup_fd(-1)
         for number in _RESET:
@@ -86,7 +91,7 @@ def _become(
         die_with_parent(parent)
         os.chdir(directory)
         os.dup2(os.open(os.devnull, os.O_RDONLY) if stdin is None else stdin, 0)
-        os.dup2(writer, 1)
+        os.dup2(writer if stdout is None else stdout, 1)
         os.dup2(writer, 2)
         os.execvpe(arguments[0], list(arguments), dict(environment))  # noqa: S606
     except OSError as error:

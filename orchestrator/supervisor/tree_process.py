@@ -7,7 +7,6 @@ import random
 import signal
 from collections import deque
 from time import monotonic
-from typing import Protocol
 
 from orchestrator.core.supervision_tree import begin, exit_code_if_idle, next_due, reduce
 from orchestrator.core.supervision_tree_state import (
@@ -29,20 +28,11 @@ from orchestrator.supervisor.definition import Definition
 from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.output import Console
 from orchestrator.supervisor.proc import adopt_orphans, kill_tree
-from orchestrator.supervisor.running import End, Running
+from orchestrator.supervisor.recorder_link import RecorderLinks
 from orchestrator.supervisor.state_directory import StateDirectory
 
-
-class Recorder(Protocol):
-    """What is told of deaths and holds, so that Redis is."""
-
-    def died(self, running: Running, end: End, status: int) -> None: ...
-
-    def hold(self, path: str) -> None: ...
-
-    def release(self, path: str) -> None: ...
-
-    def close(self) -> None: ...
+#: Longest time that the recorders have at the end.
+_RECORDING_S = 2.0
 
 
 class TreeProcess:
@@ -65,8 +55,9 @@ class TreeProcess:
         self.children = Children(state, loop, console, self.post)
         self.children.define(definition.commands)
         self.state: State = State({})
-        self.recorder: Recorder | None = None
-        self.children.on_gone = self._on_gone
+        #: Recorders of deaths and holds; without them, sweeps find the dead.
+        self.recorders = RecorderLinks(str(definition.directory), str(state.path), loop, console, self.children)
+        self.children.on_gone = self.recorders.died
 
     def say(self, text: str) -> None:
         """Write a line of the supervisor's own."""
@@ -78,6 +69,7 @@ class TreeProcess:
 
     def run(self) -> int:
         """Run until the tree has ended; returns the exit code."""
+        self.recorders.start(self.definition.apps())
         self.state, effects = begin(self.definition.root, monotonic(), random.getrandbits(31))
         self._carry_out(effects)
         while True:
@@ -112,11 +104,9 @@ class TreeProcess:
                     self.children.end(path, run, force)
                 case HoldMail(path):
                     self.say(f"{path}: on hold, and its mail with it, until `orchestrator tree reset {path}`")
-                    if self.recorder is not None:
-                        self.recorder.hold(path)
+                    self.recorders.hold(path)
                 case ReleaseMail(path):
-                    if self.recorder is not None:
-                        self.recorder.release(path)
+                    self.recorders.release(path)
                 case Notice(path, text):
                     self.say(f"{path or 'the tree'}: {text}")
                 case TreeReady():
@@ -133,13 +123,15 @@ class TreeProcess:
             self.say("stopping" if not self.state.stopping else "stopping faster")
             self.post(Shutdown())
 
-    def _on_gone(self, running: Running, end: End, status: int) -> None:
-        if self.recorder is not None:
-            self.recorder.died(running, end, status)
+    def _close_recorders(self) -> None:
+        """Let the recorders finish; what takes longer than a moment is left to sweeps."""
+        self.recorders.close()
+        until = monotonic() + _RECORDING_S
+        while self.recorders.pids() and monotonic() < until:
+            self.loop.wait(until)
 
     def _close(self) -> None:
-        if self.recorder is not None:
-            self.recorder.close()
+        self._close_recorders()
         # Whatever has escaped until now.
         kill_tree(str(self.directory.path))
         self.children.lifeline.release()

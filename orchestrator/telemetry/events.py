@@ -94,6 +94,12 @@ MAILBOX_UNSERVED: Final = _event(
     measurements="waiting oldest_s",
     metadata="agent",
 )
+MAILBOX_HELD: Final = _event(
+    "mailbox.held",
+    "A supervisor has put a mailbox on hold for its host: the workers that serve it keep ending.",
+    metadata="agent host",
+)
+MAILBOX_RELEASED: Final = _event("mailbox.released", "The hold of a mailbox has ended.", metadata="agent host")
 BREAKER_OPENED: Final = _event(
     "breaker.opened", "Too many attempts failed; sends are refused for a while.", metadata="agent"
 )

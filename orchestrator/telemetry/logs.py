@@ -28,6 +28,7 @@ _CONCERNING: Final = frozenset(
         events.BROKER_SWITCHED,
         events.SWEEP_FALLBACK,
         events.MAILBOX_UNSERVED,
+        events.MAILBOX_HELD,
     }
 )
 

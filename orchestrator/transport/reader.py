@@ -25,6 +25,12 @@ _CLAIM, _SLEEP, _NUDGE = "claim", "sleep", "nudge"
 #: The claim script's reply to an incarnation without a lease.
 _NO_LEASE = -2
 
+#: From here down, a reply's first number says that a mailbox is on hold.
+_ON_HOLD = -10
+
+#: Longest sleep of a reader one of whose mailboxes is on hold: it does not wait at its other streams either.
+_ON_HOLD_SLEEP_MS = 200
+
 
 class NoLease(Exception):
     """The claim was refused: the incarnation has no lease any more."""
@@ -43,6 +49,8 @@ class Reader:
         #: Whether the last claim found no message, and the ms until the next delayed one is due (-1: there is none).
         self.is_empty = False
         self.due_ms = -1
+        #: Whether one of the mailboxes was on hold.
+        self.is_on_hold = False
         #: How many messages are claimed beyond the free slots; ``None`` if none ever are.
         self.ahead = ClaimAhead(int(options.batch)) if options.claim_ahead else None
 
@@ -62,6 +70,10 @@ class Reader:
         """The command that sleeps in Redis until a message comes, a delayed one is due, or the time is over."""
         self._asked = _SLEEP
         self._drained()
+        if self.is_on_hold:
+            # A read at the streams would claim.
+            streams = [stream for stream in streams if stream.startswith(self._keys.stream("", DOORBELL))]
+            longest_ms = min(longest_ms, _ON_HOLD_SLEEP_MS)
         sleep_ms = longest_ms if self.due_ms < 0 else max(1, min(longest_ms, self.due_ms))
         return (
             "XREADGROUP", "GROUP", GROUP, incarnation, "COUNT", 1, "BLOCK", sleep_ms,
@@ -106,7 +118,8 @@ class Reader:
             claimed = self.read_claimed(reply, self._asked_queues)
             for claim, _ in claimed[self._asked_credit :]:
                 claim.ahead = True
-            self.due_ms = int(reply[0])
+            self.is_on_hold = int(reply[0]) < _ON_HOLD + 2
+            self.due_ms = _ON_HOLD - int(reply[0]) if self.is_on_hold else int(reply[0])
             self.is_empty = len(reply) == 1
             return claimed, []
         if self._asked == _SLEEP:

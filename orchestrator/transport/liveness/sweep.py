@@ -212,6 +212,20 @@ class Sweeper:
         self.prove_death(incarnation, reason, by=incarnation, error=error)
         self._reclaim(_NO_TURN, incarnation)
 
+    def record_death(
+        self, incarnation: str, reason: DeathReason, *, by: str, error: str = ""
+    ) -> tuple[int, int] | None:
+        """End an incarnation whose process is known to have ended, and requeue at once what it held.
+
+        Returns the numbers of messages requeued and of those dead-lettered; ``None`` if it had no lease.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is unreachable.
+        """
+        if not self.prove_death(incarnation, reason, by=by, error=error):
+            return None
+        return self._reclaim(_NO_TURN, incarnation)
+
     def prove_death(self, incarnation: str, reason: DeathReason, *, by: str, error: str = "") -> bool:
         """End an incarnation whose process is known to have ended, or which ends itself; whether it had a lease.
 

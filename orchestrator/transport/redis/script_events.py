@@ -30,6 +30,10 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             emit(events.BREAKER_HALF_OPEN, agent=queue)
         case "breaker", ["closed", queue, _]:
             emit(events.BREAKER_CLOSED, agent=queue)
+        case "held", [queue, host]:
+            emit(events.MAILBOX_HELD, agent=queue, host=host)
+        case "released", [queue, host]:
+            emit(events.MAILBOX_RELEASED, agent=queue, host=host)
         case "warning", [queue, depth, limit]:
             emit(events.MAILBOX_WARNING, {"depth": int(depth), "limit": int(limit)}, agent=queue)
         case "overflow", [queue, limit, overflow, letter_id, delivery_id, agent, message, text]:

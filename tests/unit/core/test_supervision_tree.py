@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.core.supervision_tree import exit_code_if_idle
 from orchestrator.core.supervision_tree_spec import OnGiveUp, Strategy, SupervisorSpec
-from orchestrator.core.supervision_tree_state import EndKind, Phase, Roll, Shutdown, Start, Stop, Verdict
+from orchestrator.core.supervision_tree_state import EndKind, Phase, RestartChild, Roll, Shutdown, Start, Stop, Verdict
 from tests.support.tree_simulation import Simulation, process
 
 
@@ -115,6 +115,18 @@ def test_a_tree_whose_children_were_stopped_by_hand_stays():
     simulation.send(Stop("a"))
 
     assert exit_code_if_idle(simulation.state, simulation.now) is None
+
+
+def test_copies_start_together_and_the_next_child_when_all_of_them_are_ready():
+    copies = tuple(process(name, group="x") for name in ("x.1", "x.2", "x.3"))
+    simulation = Simulation(
+        SupervisorSpec(children=(process("a"), *copies, process("b"))), never_ready={"x.1"}, ignores_term=set()
+    )
+    assert simulation.log == ["start a", "start x.1", "start x.2", "start x.3"]
+
+    simulation.never_ready.clear()
+    simulation.send(RestartChild("x.1"))
+    assert simulation.log[4:] == ["SIGTERM x.1", "start x.1", "start b"]
 
 
 def test_a_rolling_restart_takes_one_at_a_time():

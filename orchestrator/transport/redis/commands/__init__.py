@@ -57,9 +57,11 @@ from orchestrator.transport.redis.commands.mailboxes import (
     declare_flow,
     delete,
     find_delivery,
+    hold_mailbox,
     mailbox_depths,
     mailbox_states,
     purge,
+    release_mailbox,
 )
 from orchestrator.transport.redis.commands.settling import dead_letter, requeue_held, retry, settle, settle_with_outcome
 
@@ -93,6 +95,7 @@ __all__ = [
     "find_stuck",
     "finish_ending",
     "heartbeat",
+    "hold_mailbox",
     "identify_dataset",
     "import_letters",
     "mailbox_depths",
@@ -104,6 +107,7 @@ __all__ = [
     "read_endings",
     "reclaim",
     "register",
+    "release_mailbox",
     "renew_ending",
     "renew_lease",
     "replay",

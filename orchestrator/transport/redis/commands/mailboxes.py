@@ -47,6 +47,16 @@ def claim(
     return "claim", names, [GROUP, incarnation, "1" if leased else "0", credit, ahead, *levels]
 
 
+def hold_mailbox(keys: Keys, queue: str, host: str) -> Call:
+    """Put a mailbox on hold for the incarnations of a host, unless a living one serves it."""
+    return "hold_mailbox", [keys.flow(queue), keys.leases], [keys.root, queue, host]
+
+
+def release_mailbox(keys: Keys, queue: str, host: str) -> Call:
+    """End the hold that was put on a mailbox for a host."""
+    return "release_mailbox", [keys.flow(queue), keys.stream(queue, DOORBELL)], [queue, host]
+
+
 def find_delivery(
     keys: Keys, queue: str, delivery: str, *, stream: str, begin: str, count: int, outcome: str = "", ttl_ms: int
 ) -> Call:

@@ -2,6 +2,8 @@
 -- KEYS: leases, then for each queue: delayed, bodies, the stream of each level.
 -- ARGV: group, incarnation, '1' if it must hold a lease, credit, how many more to claim ahead, names of the levels…
 -- Returns {ms until the next message is due or -1, key index, id, message, death history, key index, …}; {-2} when fenced.
+-- If a mailbox is on hold for the caller's host (see hold_mailbox.lua), it claims nothing there, and the first number is 10 less
+-- than the negative of those ms.
 -- Death history: '' if none, else "<unattributed deaths> <deaths JSON>"; an 'n' in front says that the message was returned
 -- without ever having been delivered. One text, because each part of a reply costs every claim.
 -- A message claimed ahead has a delivery counter of 0: it is no suspect if its holder dies.
@@ -40,13 +42,27 @@ for base = FIRST_QUEUE, #KEYS, stride do
   end
 end
 
-local out = {wait}
+local on_hold
+for base = FIRST_QUEUE, #KEYS, stride do
+  local flow = KEYS[base]:gsub('orc:delayed:', 'orc:flow:', 1)
+  local host = redis.call('HGET', flow, 'held')
+  if host then
+    if incarnation:find('@' .. host .. ':', 1, true) then
+      on_hold = on_hold or {}
+      on_hold[base] = true
+    else
+      redis.call('HDEL', flow, 'held')
+    end
+  end
+end
+
+local out = {on_hold and -10 - wait or wait}
 bytes = 0
 for s = 1, levels do
   for base = FIRST_QUEUE, #KEYS, stride do
     local index = base + 1 + s
     local count = 1
-    while true do
+    while not (on_hold and on_hold[base]) do
       if credit <= 0 or bytes >= MOST_BYTES then return out end
       count = math.min(count, credit)
       local read = {'XREADGROUP', 'GROUP', group, incarnation, 'COUNT', count, 'STREAMS', KEYS[index], '>'}

@@ -1,6 +1,6 @@
 -- Counters and lengths of some mailboxes, read at one moment.
 -- KEYS: queues (not read). ARGV: root, group, number of levels, levels…, queues…
--- Returns {{queue, ready, held, delayed, {counter, value, …}}, …}.
+-- Returns {{queue, ready, held, delayed, {counter, value, …}, 1 if it is on hold}, …}.
 -- Costs: two commands a stream, so callers name at most 100 queues.
 local root, group = ARGV[1], ARGV[2]
 local levels = tonumber(ARGV[3])
@@ -19,6 +19,6 @@ for q = FIRST_LEVEL + levels, #ARGV do
     end
   end
   out[#out + 1] = {queue, length - held, held, redis.call('ZCARD', root .. 'delayed:' .. queue),
-    redis.call('HGETALL', root .. 'ledger:' .. queue)}
+    redis.call('HGETALL', root .. 'ledger:' .. queue), redis.call('HEXISTS', root .. 'flow:' .. queue, 'held')}
 end
 return out

@@ -1,0 +1,110 @@
+"""What only a parent knows reaches Redis at once: how a worker has ended, and that a deployment is bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from orchestrator import Handled, Orchestrator, load_settings
+from tests.apps.supervised_app import BAD, Counter, Work
+from tests.support.eventually import eventually
+from tests.support.supervised import Supervised
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def orchestrator(redis_url) -> Orchestrator:
+    sender = Orchestrator(
+        Celery("supervised", broker=redis_url, set_as_current=False), load_settings(broker_url=redis_url)
+    )
+    sender.host(Counter)
+    return sender
+
+
+@pytest.fixture
+def workers(supervise, redis_url, tmp_path):
+    def start(replicas: int, **group: Any) -> Supervised:
+        environment = {
+            "ORCHESTRATOR_BROKER_URL": redis_url,
+            "ORCHESTRATOR_HEALTH_DIR": str(tmp_path / "health"),
+            "PYTHONPATH": str(ROOT),
+            "C_FORCE_ROOT": "1",
+            BAD: str(tmp_path / "bad"),
+        }
+        (tmp_path / "health").mkdir(mode=0o700, exist_ok=True)
+        worker = {
+            "id": "counter",
+            "kind": "worker",
+            "queues": ["counter"],
+            "pool": "solo",
+            "replicas": replicas,
+            "arguments": ["--without-gossip", "--without-mingle"],
+        }
+        agents = {"id": "agents", "children": [worker], **group}
+        tree: Supervised = supervise([agents], app="tests.apps.supervised_app", environment=environment)
+        return tree
+
+    return start
+
+
+def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(workers, orchestrator, tmp_path):
+    tree = workers(2)
+    tree.wait_for("all are ready", 60)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    delivery = orchestrator.send("counter", Work(gate=str(gate)))
+    (started,) = eventually(lambda: list(tmp_path.glob("gate.*")))
+    pid = int(started.suffix[1:])
+    os.kill(pid, signal.SIGKILL)
+    (again,) = eventually(lambda: [one for one in tmp_path.glob("gate.*") if one != started])
+    gate.open("w").close()
+    outcome = delivery.wait(timeout_s=20)
+
+    assert isinstance(outcome, Handled)
+    assert outcome.result == int(again.suffix[1:])
+    death = orchestrator.registry.deaths(10)[0]
+    assert (death.reason, death.error) == ("killed", "SIGKILL")
+    assert death.by.startswith("supervisor@")
+    tree.wait_for("fenced (killed); messages requeued: 1")
+    why = json.loads(tree.ask("--json", "why", "agents/counter").stdout)["why"]
+    ends = [end for story in why.values() for end in story["ends"]]
+    assert [(end["how"], end["requeued"], end["incarnation"]) for end in ends] == [("SIGKILL", 1, death.incarnation)]
+    assert tree.stop() == 0
+    assert [row.lost for row in orchestrator.ledger()] == [0]
+
+
+def test_a_bad_deployment_burns_no_message(workers, orchestrator, tmp_path):
+    (tmp_path / "bad").touch()
+    for _ in range(1000):
+        orchestrator.send("counter", Work())
+    tree = workers(1, on_give_up="hold")
+    tree.wait_for("on hold, and its mail with it", 60)
+    tree.wait_for("mailboxes on hold: counter", 60)
+    (row,) = orchestrator.ledger()
+    assert (row.dead, row.handled, row.on_hold) == (0, 0, 1000)
+    assert tree.tree()["agents"]["state"] == "on hold"
+    # It is still accepted.
+    orchestrator.send("counter", Work())
+
+    (tmp_path / "bad").unlink()
+    assert tree.ask("reset", "agents").returncode == 0
+    tree.wait_for("mailboxes released: counter", 60)
+    (row,) = eventually(lambda: [row for row in orchestrator.ledger() if row.handled == 1001], 60)
+
+    assert (row.dead, row.pending, row.lost, row.on_hold) == (0, 0, 0, 0)
+    assert tree.stop() == 0
+
+
+def test_bad_settings_are_not_tried_again(workers, orchestrator, monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_HEARTBEAT_S", "-1")
+    tree = workers(1)
+    tree.wait_for("agents/counter.1: failed: config", 60)
+
+    assert tree.process.wait(20) == 1
