@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from selectors import EVENT_WRITE
 
 from orchestrator.supervisor.check import check
 from orchestrator.supervisor.control import Control
 from orchestrator.supervisor.definition import Definition, InvalidDefinition
+from orchestrator.supervisor.export import FORMATS
 from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.operations import Operations
 from orchestrator.supervisor.output import Console
@@ -25,6 +26,7 @@ Exit codes:
   1  the tree has ended because too many children ended, or none of them can run
   2  the command line or the definition is wrong, or another supervisor runs with the same state directory
 
+orchestrator supervise export systemd|compose|supervisord [DEFINITION] prints the same processes for these.
 SIGTERM or Ctrl-C stops the children in reverse order; a second one hurries, a third one kills.
 """
 
@@ -53,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``orchestrator supervise``; returns the exit code."""
+    arguments = list(arguments)
+    export = _exported(arguments)
     options = parser().parse_args(arguments)
     try:
         definition = _definition(options)
@@ -62,9 +66,23 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     for warning in definition.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    if export is not None:
+        sys.stdout.write(export(definition))
+        return 0
     if options.check:
         return check(definition)
     return _supervise(definition, state_of(options.state_dir, definition.directory))
+
+
+def _exported(arguments: list[str]) -> Callable[[Definition], str] | None:
+    """Take ``export FORMAT`` off the command line, if it is there."""
+    if arguments[:1] != ["export"]:
+        return None
+    name = arguments[1] if len(arguments) > 1 else ""
+    if name not in FORMATS:
+        parser().error(f"export {name}; allowed: {', '.join(FORMATS)}")
+    del arguments[:2]
+    return FORMATS[name]
 
 
 def state_of(given: Path | None, directory: Path) -> Path:
