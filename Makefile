@@ -25,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test test-slow test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-workflows bench-send format clean rebuild
+.PHONY: help setup demo test test-slow test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-workflows bench-send bench-supervise format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -106,6 +106,9 @@ bench-workflows: setup $(PEERS)/.setup-done ## Compare workflows with Celery's c
 
 bench-send: setup $(PEERS)/.setup-done ## Compare supervised sends with Celery's and with other libraries (about eight minutes)
 	@$(BIN)/python -m benchmarks.send $(ARGS)
+
+bench-supervise: setup $(PEERS)/.setup-done ## Compare the supervision tree with supervisord and circus (about three minutes)
+	@$(BIN)/python -m benchmarks.supervise $(ARGS)
 
 # Other libraries, to compare with: an environment of their own, so that theirs and ours need not agree on anything.
 $(PEERS)/.setup-done: requirements-peers.lock

@@ -210,7 +210,8 @@ class RecorderLinks:
             return
         oom = "out of memory" in end.text
         reason = "oom" if oom else "killed" if status < 0 else "drained" if status == 0 else "crashed"
-        words = f": {end.last_words[-1]}" if end.last_words else ""
+        # What a killed process has written last says nothing of why.
+        words = f": {end.last_words[-1]}" if end.last_words and status > 0 else ""
         request = {
             "operation": "died",
             "pid": running.pid,

@@ -235,7 +235,7 @@ class Flow(MailboxMachine):
         if not hasattr(self, "mailbox"):
             return
         k = self.keys
-        ((_, ready, held, delayed, flat),) = self.run_script(*commands.mailbox_depths(k, LEVELS, [QUEUE]))
+        ((_, ready, held, delayed, flat, _),) = self.run_script(*commands.mailbox_depths(k, LEVELS, [QUEUE]))
         counted = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
         assert (ready, held, delayed) == (len(self.ready), len(self.held), len(self.delayed))
         dead = [name for name, outcome in self.outcomes.items() if outcome == "dead"]
