@@ -158,13 +158,13 @@ class _Case:
     def _count_problems(self) -> Iterator[str]:
         status, states = self._record.status, self._record.states
         for letter, name in _ENDED.items():
-            counted = sum(state == letter for number, state in states.items() if number[0] != "u")
+            counted = sum(state == letter for number, state in states.items() if number[0].isdigit())
             if getattr(status, name) != counted:
                 yield f"it counts {getattr(status, name)} as {name}, of its steps {counted} are"
         if status.open:
             yield f"it counts {status.open} as open"
-        ended = {number for number, state in states.items() if state in "hdec" and number[0] != "u"}
-        outcomes = {number for number in self._record.outcomes if number[0] != "u"}
+        ended = {number for number, state in states.items() if state in "hdec" and number[0].isdigit()}
+        outcomes = {number for number in self._record.outcomes if number[0].isdigit()}
         if ended != outcomes:
             yield f"either ended or recorded, but not both: {sorted(ended ^ outcomes)}"
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         handles as handles,
     )
     from orchestrator.agents.context import Context as Context
+    from orchestrator.agents.expand import Expand as Expand
     from orchestrator.agents.step_context import StepContext as StepContext
     from orchestrator.app import Orchestrator as Orchestrator
     from orchestrator.core.down import Down as Down
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         HandlerTimeout as HandlerTimeout,
         InfrastructureError as InfrastructureError,
         InvalidDeclaration as InvalidDeclaration,
+        InvalidExpansion as InvalidExpansion,
         InvalidExport as InvalidExport,
         InvalidMessage as InvalidMessage,
         InvalidPolicy as InvalidPolicy,
@@ -123,6 +125,7 @@ _NAMES = {
         "handles",
     ),
     "orchestrator.agents.context": ("Context",),
+    "orchestrator.agents.expand": ("Expand",),
     "orchestrator.agents.step_context": ("StepContext",),
     "orchestrator.app": ("Orchestrator",),
     "orchestrator.core.down": ("Down",),
@@ -142,6 +145,7 @@ _NAMES = {
         "HandlerTimeout",
         "InfrastructureError",
         "InvalidDeclaration",
+        "InvalidExpansion",
         "InvalidExport",
         "InvalidMessage",
         "InvalidPolicy",

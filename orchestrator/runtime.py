@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
@@ -40,6 +40,7 @@ from orchestrator.worker.hosting import register_handlers, supervise_tasks
 from orchestrator.worker.masked_logs import mask_logs
 
 if TYPE_CHECKING:
+    from orchestrator.agents.expand import Expand
     from orchestrator.agents.step_context import StepContext
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.eager.eager_mode import EagerMode
@@ -315,6 +316,21 @@ class Runtime:
             return args, kwargs
         filled = self.mode.fill_step(dict(run), [args, kwargs])
         return filled[0], filled[1]
+
+    def expand(self, run: Mapping[str, Any], steps: Expand) -> Any:
+        """Write the steps that a handler has returned to the plan of its run; returns what its outcome records.
+
+        Raises:
+            InvalidExpansion: they cannot be steps of its run.
+            BrokerUnavailable: Redis is away.
+        """
+        from orchestrator.workflows.compiler import compile_steps
+        from orchestrator.workflows.expansion import new_steps
+
+        new = new_steps(steps)
+        if not new.workflow.steps and new.final is not None:
+            return new.final
+        return self.mode.runs.expand(partial(compile_steps, self.app, self.directory), new, run)
 
     def cancellation_of(self, delivery_id: str, supervision: Supervision | None) -> Cancellation:
         """Finds out whether a delivery that runs here was cancelled."""

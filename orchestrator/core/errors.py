@@ -179,6 +179,14 @@ class InvalidStepInput(AgentError):
     """An argument of a workflow's step refers to a part of a result that is not there."""
 
 
+class InvalidExpansion(AgentError):
+    """A handler has returned steps for the place of its own that cannot be steps of its run."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("invalid expansion: " + "; ".join(self.problems))
+
+
 class InvalidDeclaration(CallerError):
     """A worker cannot host an agent class as it is declared."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from orchestrator.core.result_path import ResultPaths
 from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, number_of, numbers_in
 
 
@@ -98,6 +99,8 @@ class Run:
     ready: deque[str] = field(default_factory=deque)
     undo: list[str] = field(default_factory=list)
     events: dict[str, Any] = field(default_factory=dict)
+    #: The steps that depend on nothing, once it has started.
+    roots: tuple[int, ...] = ()
     has_ended: bool = False
     #: Work that is planned: its kind, its step, and the position to go on from.
     agenda: deque[tuple[str, str, int]] = field(default_factory=deque)
@@ -109,6 +112,8 @@ class Run:
     def start(self, ended: Iterable[str] = ()) -> Effects:
         """Release the steps that depend on nothing; in a fork, also those that depend on steps that have ``ended``."""
         self._open()
+        if not self.roots:
+            self.roots = tuple(int(n) for n, plan in self.plan.items() if n.isdigit() and plan.dependencies == 0)
         for step in ended:
             self._plan_work("d", step)
         self.states["start"] = "h"
@@ -120,9 +125,15 @@ class Run:
         self._open()
         return self._close()
 
+    def add_steps(self, steps: Mapping[str, StepPlan]) -> None:
+        """Add the steps of an expansion to the plan; they take the place of a step that returns them."""
+        self.plan = {**self.plan, **steps}
+
     def step_ended(self, step: str, outcome: Mapping[str, Any]) -> Effects:
-        """The message of a step has its outcome."""
+        """The message of a step has its outcome; it may be that other steps take its place."""
         self._open()
+        if "expanded" in outcome and self._expand(step, outcome):
+            return self._close()
         self.outcomes[step] = outcome
         if self.states.get(step) == "s":
             self.counts["open"] -= 1
@@ -237,16 +248,10 @@ class Run:
 
     def _items(self, options: Mapping[str, Any]) -> int | None:
         """How many items a map has: of a list in a step's result, or of another map; ``None`` if there is no list."""
-        over, path = str(options["over"]), options["path"]
-        if self.plan[over].kind is Kind.MAP and not path:
-            return self.maps[over][2] if over in self.maps else None
-        value = self.outcomes.get(over, {}).get("result")
-        for name in path:
-            try:
-                value = value[name]  # type: ignore[index]
-            except (TypeError, KeyError, IndexError):
-                return None
-        return len(value) if isinstance(value, list) else 0 if value == {} else None
+        over = str(options["over"])
+        kind = "map" if self.plan[over].kind is Kind.MAP else "step"
+        paths = ResultPaths(self.outcomes.get, lambda number: self.maps[number][2] if number in self.maps else None)
+        return paths.length({kind: over, "path": options["path"]})
 
     def _begin_wait(self, step: str) -> None:
         options = self.plan[step].options
@@ -295,15 +300,20 @@ class Run:
         else:
             self.states[step] = "k"
             self.counts["skipped"] += 1
+            if plan.when is When.ANY_HANDLED:
+                self._fail_expansion(plan)
             if plan.when is When.ANY_HANDLED and not plan.guarded:
                 self._failed()
             else:
                 self._plan_work("d", step)
 
-    def _call_errbacks(self, plan: StepPlan) -> None:
+    def _call_errbacks(self, step: str) -> None:
         """A step is dead: its errbacks begin, unless another step has called them."""
-        for number in numbers_in(plan.options.get("errbacks", "")):
+        options = self.plan[step].options
+        for number in numbers_in(options.get("errbacks", "")):
             if str(number) not in self.states:
+                of = {"task": options["task"]} if "task" in options else {}
+                self.outcomes[f"e{number}"] = {"outcome": "dead", "step": step, **of}
                 self._release(str(number))
 
     def _failed(self) -> None:
@@ -314,10 +324,7 @@ class Run:
             self._plan_work("w")
 
     def _resolve_dependents(self, step: str, at: int) -> int | None:
-        if step == "start":
-            steps = [int(n) for n, plan in self.plan.items() if plan.dependencies == 0 and not n.startswith("u")]
-        else:
-            steps = list(self.plan[step].dependents)
+        steps = self.roots if step == "start" else self.plan[step].dependents
         handled = self.states[step] == "h"
         for place in range(at, len(steps)):
             if self._left <= 0:
@@ -381,7 +388,7 @@ class Run:
                     self._cancelled(step)
                 else:
                     self._park(step)
-            elif kind == "c" and ((letter == "r" and "." in step) or (letter == "m" and self._is_idle(step))):
+            elif kind == "c" and self._ends_by_cancel(step, state):
                 self._cancelled(step)
 
     def _taken_back(self, step: str, *, cancelled: bool) -> None:
@@ -393,6 +400,12 @@ class Run:
             self.undo.append(step[1:])
         else:
             self._park(step)
+
+    def _ends_by_cancel(self, step: str, state: str) -> bool:
+        """Whether a step without a message ends once its run is cancelled; ``state`` is what it was just now."""
+        if state[0] == "x":
+            return self.states[step] == state
+        return (state[0] == "r" and "." in step) or (state[0] == "m" and self._is_idle(step))
 
     def _is_idle(self, step: str) -> bool:
         """Whether a map has begun, and none of its items is out."""
@@ -505,17 +518,77 @@ class Run:
             self.counts["undo_failures"] += not handled
             return
         self.counts[outcome] += 1
-        if handled:
+        if handled and was != "x":
             self._remember_undo(step)
-        elif outcome == "dead" and "." not in step:
-            self._call_errbacks(self.plan[step])
+        elif not handled and "." not in step:
+            self._fail_expansion(self.plan[step])
+            if outcome == "dead":
+                self._call_errbacks(step)
         if "." in step:
             self._item_ended(number_of(step), handled)
+        elif "of" in self.plan[step].options:
+            self._expansion_ended(self.plan[step].options["of"])
         elif handled or self.plan[step].guarded:
             if self.plan[step].dependents:
                 self._plan_work("d", step)
         else:
             self._failed()
+
+    # -- expansions
+
+    def _expand(self, step: str, outcome: Mapping[str, Any]) -> bool:
+        """The steps that a step has returned take its place. Returns false if it is too late for them."""
+        was = self.states.get(step, "")[:1]
+        if (self.state is not RunState.RUNNING and self.state not in _STOPPED) or step.startswith("u"):
+            return False
+        if was == "s":
+            self.counts["open"] -= 1
+        elif was not in ("d", "e", "c") or not self._unfail(step, was):
+            return False
+        begin = f"x{outcome['expanded']['first']}"
+        self.states[step] = f"{begin},0"
+        self.states[begin] = "h"
+        self.outcomes[begin] = outcome
+        # Its handler has run, so that its compensation comes after those of the steps that take its place.
+        self._remember_undo(step)
+        self._plan_work("d", begin)
+        return True
+
+    def _unfail(self, step: str, was: str) -> bool:
+        """A step that was not handled is replaced after a replay. Returns false if others have begun on its failure."""
+        number = number_of(step)
+        if self.plan[number].guarded:
+            return False
+        if "." not in step:
+            self.counts["failures"] -= 1
+        elif self.maps[number][1] > 0:
+            ended, unhandled, items, sent = self.maps[number]
+            self.maps[number] = [ended - 1, unhandled - 1, items, sent]
+            if (of_map := self.states[number]) == "d":
+                self.counts["failures"] -= 1
+                self._forget_outcome(number, of_map)
+                self.states[number] = "m"
+        self._forget_outcome(step, was)
+        if self.state in _STOPPED and self.counts["failures"] == 0:
+            self._reopen(RunState.RUNNING)
+            self._plan_work("r")
+        return True
+
+    def _fail_expansion(self, plan: StepPlan) -> None:
+        """A step was not handled; if it is in the place of one that is guarded, that one is dead in the end."""
+        owner = plan.options.get("fails", "")
+        if self.states.get(owner, "")[:1] == "x":
+            self.states[owner] = self.states[owner].partition(",")[0] + ",1"
+
+    def _expansion_ended(self, owner: str) -> None:
+        """All steps have ended that are in the place of a step."""
+        begin, _, failed = self.states[owner].partition(",")
+        if begin[0] != "x":
+            return
+        if failed == "1":
+            self._end_unsent(owner, _dead("steps failed", "steps that took its place were not handled"))
+        else:
+            self._end_unsent(owner, self.outcomes[begin])
 
     def _work_off(self) -> None:
         while self._left > 0 and self.agenda:

@@ -15,6 +15,7 @@ from celery.exceptions import Reject
 from celery.result import EagerResult
 
 from orchestrator.core.errors import HandlerFailed, ResultNotStored, UnknownMessage
+from orchestrator.core.expansion import Expanded
 from orchestrator.core.history import Attempt, how, now_text
 from orchestrator.core.log import get_logger
 from orchestrator.core.long_texts import shortened
@@ -112,10 +113,13 @@ class DeliveryRunner:
                 outcome = self._end_as_dead(message, supervision, attempt, verdict)
                 self._flow.failed(supervision.agent, outcome.reason)
         last = Attempt(attempt, now_text(), _WORKER, how(outcome), round(monotonic() - began, 6))
-        self._records.end(queue, delivery_id, outcome, supervision, last)
+        recorded = outcome
+        if isinstance(outcome, Handled) and isinstance(outcome.result, Expanded):
+            recorded = Handled(None, attempt)
+        self._records.end(queue, delivery_id, recorded, supervision, last)
         for callback in self.on_outcome:
             callback(supervision, outcome)
-        return outcome
+        return recorded
 
     def dead_letter_unreadable(self, queue: str, raw: bytes, why: UnreadableMessage) -> None:
         """Keep a message that cannot be executed as a dead letter again, as ``DeadLetterUnprocessable`` does."""

@@ -10,19 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.core.errors import RunEnded, WorkflowExists
-from orchestrator.core.outcome import Dead, Outcome, from_wire, to_wire
+from orchestrator.core.errors import InvalidExpansion, RunEnded, WorkflowExists
+from orchestrator.core.expansion import Expanded, steps_in_place
+from orchestrator.core.outcome import Dead, Handled, Outcome, to_wire
 from orchestrator.core.run import COMPENSATION_STATES, Run, RunState
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.workflow_plan import Kind, StepPlan, number_of
 from orchestrator.eager.backend import EagerBackend
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
-from orchestrator.workflows.compiler import CompiledWorkflow
+from orchestrator.workflows.check import MAX_STEPS
+from orchestrator.workflows.compiler import CompiledStep, CompiledWorkflow
 from orchestrator.workflows.definition import LimitStrategy
+from orchestrator.workflows.expansion import Compile, NewSteps, compiled_expansion
 from orchestrator.workflows.fork import counts_of, kept_states, kept_steps, to_resolve
-from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_record
-from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result
+from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_records
+from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result, outcome_in_run
 
 
 @dataclass(slots=True)
@@ -39,6 +42,13 @@ class _Kept:
     is_sending: bool = False
     #: Steps that had ended before it began; in a fork.
     ended_before: tuple[str, ...] = ()
+    #: The compiled steps by their numbers; the next number that none has had.
+    steps: dict[str, CompiledStep] = field(default_factory=dict)
+    next_number: int = 0
+
+    def __post_init__(self) -> None:
+        self.steps = self.steps or {str(number): step for number, step in enumerate(self.compiled.steps)}
+        self.next_number = self.next_number or len(self.steps)
 
     def take_back(self, step: str, _cancelled: bool) -> bool:
         """Take back a step that is to be sent, and say whether it could."""
@@ -85,6 +95,22 @@ class InMemoryRuns:
             self._apply(uid, kept, kept.rule.start(ended))
         return uid
 
+    def expand(self, compile_steps: Compile, new: NewSteps, run: Mapping[str, Any]) -> Expanded | None:
+        """Add the steps that are to take the place of one to its run's plan."""
+        kept = self._runs.get(str(run["uid"]))
+        owner = str(run["step"])
+        if kept is None or kept.rule.state not in (RunState.RUNNING, RunState.STOPPING, RunState.FAILED):
+            return None
+        first = kept.next_number
+        if first + new.count > MAX_STEPS:
+            raise InvalidExpansion([f"its run would have {first + new.count} steps; allowed: {MAX_STEPS}"])
+        replaced = kept.rule.plan[number_of(owner)]
+        made = compiled_expansion(compile_steps, new, owner, replaced.name, replaced, first)
+        kept.next_number += new.count
+        kept.steps |= {str(first + place): step for place, step in enumerate(made.steps)}
+        kept.rule.add_steps(made.plans)
+        return made.expanded
+
     def _enter_limit(self, uid: str, kept: _Kept) -> bool:
         """Whether a run begins now; if not it is queued, or cancelled."""
         limit = kept.compiled.limit
@@ -123,13 +149,15 @@ class InMemoryRuns:
         """Start a run that has the outcomes of another one but for what is downstream of a step."""
         if workflow_id in self._by_id:
             raise WorkflowExists(workflow_id)
-        old, compiled = self._runs[uid].rule, self._runs[uid].compiled
-        numbers = kept_steps(old.plan, old.states, after)
-        rule = Run(old.plan, compiled.on_failure, states=kept_states(old.states, numbers))
+        kept = self._runs[uid]
+        old, compiled = kept.rule, kept.compiled
+        numbers = kept_steps(old.plan, old.states, after, len(compiled.steps))
+        rule = Run(old.plan, compiled.on_failure, states=kept_states(old.states, numbers), roots=old.roots)
         rule.counts.update(counts_of(rule.states))
         rule.outcomes = {step: outcome for step, outcome in old.outcomes.items() if step in rule.states}
         rule.maps = {step: list(values) for step, values in old.maps.items() if step in rule.states}
-        return self._begin(_Kept(workflow_id, compiled, rule, _now_ms()), to_resolve(old.plan, numbers))
+        fork = _Kept(workflow_id, compiled, rule, _now_ms(), steps=dict(kept.steps), next_number=kept.next_number)
+        return self._begin(fork, to_resolve(old.plan, numbers))
 
     def uid_of(self, workflow_id: str) -> str | None:
         """The uid of a run."""
@@ -146,7 +174,8 @@ class InMemoryRuns:
             "name": kept.compiled.name,
             "state": kept.rule.state,
             "paused": "1" if kept.rule.paused else "",
-            "total": len(kept.compiled.steps),
+            "total": len(kept.compiled.steps)
+            + sum(map(len, steps_in_place(kept.rule.plan, kept.rule.states).values())),
             "because": kept.because,
             "started_ms": kept.started_ms,
             "ended_ms": kept.ended_ms,
@@ -158,19 +187,13 @@ class InMemoryRuns:
         status = self.status(uid)
         if status is None:
             return None
-        rule = self._runs[uid].rule
-        names = {int(number): plan.name for number, plan in rule.plan.items()}
-        steps = []
-        for number, plan in rule.plan.items():
-            known = rule.maps.get(number)
-            items = None if known is None else (known[2], known[0], known[1])
-            steps.append(step_record(number, plan, rule.states.get(number, ""), items, names))
-        return RunDetails(status, tuple(steps))
+        rule, declared = self._runs[uid].rule, len(self._runs[uid].compiled.steps)
+        return RunDetails(status, step_records(rule.plan, rule.states, rule.maps, declared))
 
     def outcome(self, uid: str, number: str) -> Outcome | None:
         """The outcome of a step or an item."""
         outcome = self._runs[uid].rule.outcomes.get(number)
-        return None if outcome is None else from_wire(outcome)
+        return None if outcome is None else outcome_in_run(outcome, *self._readers(uid))
 
     def item_count(self, uid: str, number: str) -> int:
         """The number of items of a map."""
@@ -182,8 +205,8 @@ class InMemoryRuns:
 
     def numbers(self, uid: str) -> Mapping[str, tuple[str, bool]]:
         """The number of each step by its name, and whether it is a map."""
-        plan = self._runs[uid].rule.plan
-        return {step.name: (number, step.kind is Kind.MAP) for number, step in plan.items()}
+        steps = enumerate(self._runs[uid].compiled.steps)
+        return {step.plan.name: (str(number), step.plan.kind is Kind.MAP) for number, step in steps}
 
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """Act on a run, as ``control_run.lua`` does."""
@@ -280,7 +303,7 @@ class InMemoryRuns:
             kept.is_sending = False
 
     def _message(self, uid: str, kept: _Kept, step: str) -> OutgoingMessage:
-        compiled = kept.compiled.steps[int(number_of(step).removeprefix("u"))]
+        compiled = kept.steps[number_of(step).removeprefix("u")]
         message = compiled.undo if step.startswith("u") else compiled.message
         has_references = compiled.undo_has_references if step.startswith("u") else compiled.has_references
         assert message is not None  # noqa: S101 - only steps with a message are sent
@@ -321,6 +344,8 @@ class InMemoryRuns:
         wire = to_wire(outcome)
         if isinstance(outcome, Dead):
             wire["letter_id"] = outcome.letter_id
+        if isinstance(outcome, Handled) and isinstance(outcome.result, Expanded):
+            wire |= {"result": None, "expanded": outcome.result.to_wire()}
         self._apply(str(run["uid"]), kept, kept.rule.step_ended(str(run["step"]), wire))
 
 

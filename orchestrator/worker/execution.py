@@ -15,15 +15,18 @@ from celery.exceptions import Ignore, Reject
 from celery.exceptions import Retry as CeleryRetry
 from pydantic_core import to_jsonable_python
 
+from orchestrator.agents.expand import Expand
 from orchestrator.core.attempt_limits import CURRENT, AttemptLimits
 from orchestrator.core.errors import (
     HandlerFailed,
     HandlerNotRun,
+    InvalidExpansion,
     InvalidPolicy,
     InvalidResult,
     InvalidStepInput,
     ResultTooLarge,
 )
+from orchestrator.core.expansion import Expanded
 from orchestrator.core.long_texts import shortened, with_short_errors
 from orchestrator.core.masking import mask
 from orchestrator.core.policy import error_names
@@ -34,13 +37,16 @@ from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.letter_draft import MESSAGE_LIMIT
 from orchestrator.worker import results
 from orchestrator.worker.retry_scheduled import RetryScheduled
+from orchestrator.worker.step_replaced import StepReplaced
 from orchestrator.worker.time_limits import within
 
 #: Characters of a traceback that are kept: its last ones.
 TRACEBACK_LIMIT = 8000
 
 #: Errors that another attempt would only repeat, or that are raised after the handler has run.
-_NEVER_RETRIED: Final = (InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput, ResultTooLarge)
+_NEVER_RETRIED: Final = (
+    InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput, InvalidExpansion, ResultTooLarge
+)  # fmt: skip
 
 
 #: JSON has no NaN and no infinities.
@@ -121,6 +127,23 @@ def check_size(data: Any, limit: int) -> None:
         raise ResultTooLarge(size, limit)
 
 
+def expanded(app: Any, task: str, supervision: Supervision | None, steps: Expand) -> Any:
+    """What is recorded for a step whose handler has returned others, which are written to its run's plan.
+
+    Raises:
+        InvalidResult: it is no step of a workflow.
+        InvalidExpansion: they cannot be steps of its run.
+        ResultTooLarge: what its result is made of is too large to be kept.
+        BrokerUnavailable: Redis is away.
+    """
+    if supervision is None or supervision.run is None:
+        raise InvalidResult(task, "Expand", "only a step of a workflow can be replaced by others")
+    recorded = app.orchestrator.runtime.expand(supervision.run, steps)
+    final = recorded.final if isinstance(recorded, Expanded) else recorded
+    check_size(final, app.orchestrator.settings.result_limit_bytes)
+    return recorded
+
+
 def check_ran(task: str, result: Any) -> None:
     """Refuse a result that is a coroutine or generator: no pool would run it.
 
@@ -145,7 +168,7 @@ def run_attempt(
     request: Any,
     supervision: Supervision | None,
 ) -> Any:
-    """Call a task's own function, within the time that is left for it."""
+    """Call a task's own function, within the time that is left for it; it may return steps that take its place."""
     limit_s = None if supervision is None else supervision.limit_s(time.time())
     if limit_s is None or supervision is None:
         # In eager mode, the attempt that has sent this message runs around it.
@@ -169,16 +192,19 @@ def _call(
     request: Any,
     limit_s: float | None,
 ) -> Any:
-    if limit_s is None and not tracing.is_on():
-        return run(*args, **kwargs)
-    with tracing.span(
-        f"handle {name}",
-        "CONSUMER",
-        tracing.carried(request),
-        id=str(request.id),
-        attempt=(request.retries or 0) + 1,
-    ):
-        return run(*args, **kwargs) if limit_s is None else within(limit_s, name, run, args, kwargs)
+    try:
+        if limit_s is None and not tracing.is_on():
+            return run(*args, **kwargs)
+        with tracing.span(
+            f"handle {name}",
+            "CONSUMER",
+            tracing.carried(request),
+            id=str(request.id),
+            attempt=(request.retries or 0) + 1,
+        ):
+            return run(*args, **kwargs) if limit_s is None else within(limit_s, name, run, args, kwargs)
+    except StepReplaced as replaced:
+        return replaced.steps
 
 
 def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -197,9 +223,12 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
             args, kwargs = task.app.orchestrator.runtime.step_arguments(supervision.run, args, kwargs)
         result = run_attempt(task.name, run, args, kwargs, request, supervision)
         check_ran(task.name, result)
-        data = as_json(task.name, result) if supervision is not None and supervision.track else None
-        if supervision is not None and supervision.run is not None:
-            check_size(data, task.app.orchestrator.settings.result_limit_bytes)
+        if type(result) is Expand:
+            data, result = expanded(task.app, task.name, supervision, result), None
+        else:
+            data = as_json(task.name, result) if supervision is not None and supervision.track else None
+            if supervision is not None and supervision.run is not None:
+                check_size(data, task.app.orchestrator.settings.result_limit_bytes)
     except CeleryRetry as retry:
         if reported:
             results.remember(request.id, results.Retried(retry))

@@ -20,6 +20,7 @@ from celery.worker import state
 from kombu.utils.encoding import safe_repr
 from vine import promise
 
+from orchestrator.agents.expand import Expand
 from orchestrator.celery_types import Message, Pool
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.transport.celery.held_request import channel_of
@@ -27,7 +28,7 @@ from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, INCAR
 from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.celery.tracked_request import TrackedRequest
 from orchestrator.worker import results
-from orchestrator.worker.execution import as_json, check_ran, check_size, run_attempt
+from orchestrator.worker.execution import as_json, check_ran, check_size, expanded, run_attempt
 from orchestrator.worker.fencing_token import fence_at
 from orchestrator.worker.supervised_request import SupervisedRequest
 
@@ -205,7 +206,10 @@ class FastPathRequest(SupervisedRequest):
                 args, kwargs = self._app.orchestrator.runtime.step_arguments(self.supervision.run, args, kwargs)
             result = run_attempt(task.name, of_task.handle, args, kwargs, context, self.supervision)
             check_ran(task.name, result)
-            data = as_json(task.name, result) if self.supervision.track else None
+            if type(result) is Expand:
+                data, result = expanded(self._app, task.name, self.supervision, result), None
+            else:
+                data = as_json(task.name, result) if self.supervision.track else None
             if self.supervision.run is not None:
                 check_size(data, self._app.orchestrator.settings.result_limit_bytes)
         except BaseException as error:  # noqa: BLE001

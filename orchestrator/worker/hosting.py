@@ -23,7 +23,7 @@ from orchestrator.transport.transport import CELERY_REQUEST, TRACKED_REQUEST
 from orchestrator.worker.attempts import derive
 from orchestrator.worker.execution import supervision_of
 from orchestrator.worker.fencing_token import fence_of
-from orchestrator.worker.replaced_task import inherited
+from orchestrator.worker.replaced_task import inherited, replacing
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
@@ -117,6 +117,7 @@ def supervise_tasks(app: Celery) -> None:
             continue
         task.__supervised__ = True
         task.on_replace = inherited(task, task.on_replace)
+        task.replace = replacing(task, task.replace)
         if not has_own_strategy(task):
             if task.Request in (CELERY_REQUEST, TRACKED_REQUEST):
                 task.Request = REQUEST

@@ -1,4 +1,4 @@
-"""Celery's ``Task.replace``: the task that takes over a delivery's id inherits its supervision."""
+"""Celery's ``Task.replace``: what takes over the place of a task that is supervised."""
 
 from __future__ import annotations
 
@@ -8,9 +8,38 @@ from typing import Any
 
 from celery.canvas import Signature, chord, group
 from celery.canvas import _chain as chain
+from celery.exceptions import ImproperlyConfigured
 
-from orchestrator.core.supervision import HEADER
+from orchestrator.agents.expand import Expand
+from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.worker.execution import supervision_of
+from orchestrator.worker.step_replaced import StepReplaced
+
+
+def replacing(task: Any, celerys: Callable[[Signature], Any]) -> Callable[[Signature], Any]:
+    """Wrap a task's ``replace``: in a step of a workflow, the steps of the new signature take the step's place."""
+
+    def replace_step(sig: Signature) -> Any:
+        request = task.request
+        supervision = None if request.called_directly else supervision_of(request)
+        if supervision is None or supervision.run is None:
+            return celerys(sig)
+        if "chord" in sig.options:
+            # As Celery says it.
+            raise ImproperlyConfigured("A signature replacing a task must not be part of a chord")
+        raise StepReplaced(Expand(sig, **_options_of(supervision)))
+
+    return replace_step
+
+
+def _options_of(supervision: Supervision) -> Any:
+    """The options that new steps inherit."""
+    return {
+        "retry": supervision.retry,
+        "on_error": supervision.on_error,
+        "timeout_s": supervision.timeout_s,
+        "metadata": dict(supervision.metadata) or None,
+    }
 
 
 def inherited(task: Any, on_replace: Callable[[Signature], Any]) -> Callable[[Signature], Any]:

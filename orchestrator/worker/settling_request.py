@@ -14,6 +14,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery.worker.state import revoked
 
 from orchestrator.core.errors import HandlerTimeout, ResultNotStored
+from orchestrator.core.expansion import Expanded
 from orchestrator.core.history import Attempt, how, now_text, outcome_record
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Handled, Outcome, kind
@@ -55,14 +56,17 @@ class SettlingRequest(TrackedRequest):
         return (*self._app.orchestrator.runtime.hidden, *hide_in(self._message.headers))
 
     def settle_handled(self, result: Any, runtime_s: float | None) -> None:
-        """Record that the handler returned ``result``, which is JSON data."""
+        """Record that the handler returned ``result``: JSON data, or steps that take this one's place."""
         supervision = self.supervision
         if supervision is None:
             return
         attempts = self.attempt_number
         channel = channel_of(self._message)
         if supervision.track and channel is not None:
-            record = self._record(Handled(result, attempts), runtime_s)
+            if isinstance(result, Expanded):
+                record = {**self._record(Handled(None, attempts), runtime_s), "expanded": result.to_wire()}
+            else:
+                record = self._record(Handled(result, attempts), runtime_s)
             channel.settler.settle_with_outcome(self._message.delivery_tag, "handled", record, self.id)
             self.acknowledged = True
         emit_handled(supervision, self.id, attempts, runtime_s or 0.0)

@@ -257,6 +257,9 @@ class SupervisedRequest(SettlingRequest):
     def _success_was_stored(self) -> Any:
         """Celery asks when a pool process was lost: if it had stored the task's success, the delivery is handled."""
         stored = super()._success_was_stored()
+        if stored and stored.get("result") is None and self.supervision is not None and self.supervision.run:
+            # Its handler may have returned steps that take its place, which only the lost process knows.
+            return None
         if stored and self.is_open():
             self.settle_handled(self._as_json(stored.get("result")), None)
             self.emit_resolved()

@@ -11,6 +11,7 @@ from orchestrator.transport.letter_draft import LetterDraft
 
 _REASON_BY_ERROR = {
     "InvalidMessage": Reason.VALIDATION,
+    "InvalidExpansion": Reason.VALIDATION,
     "HandlerTimeout": Reason.TIMEOUT,
     "DeadlinePassed": Reason.DEADLINE,
     "NotRegistered": Reason.UNKNOWN_TASK,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +15,7 @@ from celery.utils.functional import maybe_list
 
 from orchestrator.core.errors import InvalidWorkflow
 from orchestrator.core.masked_repr import masked_repr
+from orchestrator.core.message import Message, message_name
 from orchestrator.core.numbers import is_whole_number
 from orchestrator.core.workflow_plan import Kind, OnFailure
 from orchestrator.workflows.check import MAX_STEPS
@@ -46,21 +47,38 @@ def is_canvas(recipient: object) -> bool:
     )
 
 
-def fill_from_canvas(flow: Workflow, canvas: Signature | Task, options: StepOptions) -> None:
+def fill_from_canvas(flow: Workflow, canvas: Signature | Task, options: StepOptions) -> tuple[str, ...]:
     """Add the steps of a canvas to an empty workflow, and set its ``final``.
+
+    Returns:
+        The names of the steps that have to be handled for the result to be there.
 
     Raises:
         InvalidWorkflow: it has parts that have no counterpart; all are listed.
     """
+    return _fill(flow, options, lambda builder: builder.build(_signature(canvas), _Given()))
+
+
+def fill_from_list(flow: Workflow, members: Iterable[Any], options: StepOptions) -> tuple[str, ...]:
+    """Add a list of signatures, canvases and pairs of an agent and a message, as :func:`fill_from_canvas` does.
+
+    Raises:
+        InvalidWorkflow: there are others among them; all are listed.
+    """
+    return _fill(flow, options, lambda builder: builder.build_list(members))
+
+
+def _fill(flow: Workflow, options: StepOptions, build: Callable[[_Builder], _Part | None]) -> tuple[str, ...]:
     builder = _Builder(flow, options)
     try:
-        part = builder.build(_signature(canvas), _Given())
+        part = build(builder)
     except RecursionError:
         raise InvalidWorkflow(flow.name, ["its canvas is nested too deeply"]) from None
     if builder.problems:
         raise InvalidWorkflow(flow.name, builder.problems)
     flow.on_failure = OnFailure.CONTINUE
     flow.final = None if part is None else part.value
+    return () if part is None else part.ends
 
 
 def name_of(canvas: object) -> str:
@@ -132,6 +150,22 @@ class _Builder:
         if not signature.immutable:
             args, kwargs = (*given.args, *args), {**kwargs, **given.kwargs}
         return self._task(signature, args, kwargs, given)
+
+    def build_list(self, members: Iterable[Any]) -> _Part:
+        """Add the steps of each member: a signature, or a pair of an agent and a message."""
+        parts: list[_Part] = []
+        for member in islice(members, MAX_STEPS + 1):
+            match member:
+                case (agent, Message() as message):
+                    name = self._add(Kind.TASK, message_name(type(message)), (), message=message, to=agent,
+                                     options=self._options)  # fmt: skip
+                    parts.append(_Part(Reference(name), (name,)))
+                case Task() | Mapping():
+                    parts.append(self.build(_signature(member), _Given()) or _Part([], ()))
+                case _:
+                    allowed = "a signature, a task, or a pair of an agent and a message"
+                    self.problems.append(f"{member!r} is no step; allowed: {allowed}")
+        return _together(parts, ())
 
     # -- kinds of canvas
 

@@ -52,8 +52,8 @@ class CompiledWorkflow:
     steps: tuple[CompiledStep, ...]
     #: The workflow's ``final``, with references in the form that workers replace; ``None`` if it has none.
     final: Any
-    #: Equal if the definitions are equal; their limits are not part of it.
-    fingerprint: str
+    #: Equal if the definitions are equal; their limits are not part of it. Empty of steps that are added to a run.
+    fingerprint: str = ""
     limit: Limit | None = None
 
 
@@ -64,53 +64,66 @@ def compile_workflow(app: Celery, directory: Directory, workflow: Workflow) -> C
         InvalidWorkflow: it has faults; all are listed.
         UnknownAgent, UnknownMessage: its only fault is such a step.
     """
+    compiled = compile_steps(app, directory, workflow, 0, workflow.final)
+    return replace(compiled, fingerprint=_fingerprint(workflow, compiled.steps, compiled.final))
+
+
+def compile_steps(app: Celery, directory: Directory, workflow: Workflow, first: int, final: Any) -> CompiledWorkflow:
+    """Check a definition, and build its messages, for steps whose numbers begin with ``first``.
+
+    Raises:
+        InvalidWorkflow, UnknownAgent, UnknownMessage: see :func:`compile_workflow`.
+    """
     dependencies = {step.name: dependencies_of(step) for step in workflow.steps}
     problems = problems_in(workflow, dependencies)
     if problems:
         raise InvalidWorkflow(workflow.name, problems)
-    compiler = _Compiler(app, directory, workflow, dependencies)
+    compiler = _Compiler(app, directory, workflow, dependencies, first)
     steps = compiler.steps()
     if compiler.errors:
         if len(compiler.errors) == 1 and isinstance(compiler.errors[0][1], UnknownAgent | UnknownMessage):
             raise compiler.errors[0][1]
         raise InvalidWorkflow(workflow.name, [f"step {name!r}: {error}" for name, error in compiler.errors])
-    final = compiler.wire(workflow.final)
-    return CompiledWorkflow(
-        workflow.name,
-        OnFailure(workflow.on_failure),
-        steps,
-        final,
-        _fingerprint(workflow, steps, final),
-        workflow.limit,
-    )
+    try:
+        wire = compiler.wire(final)
+    except CallerError as error:
+        raise InvalidWorkflow(workflow.name, [f"final: {error}"]) from error
+    return CompiledWorkflow(workflow.name, OnFailure(workflow.on_failure), steps, wire, limit=workflow.limit)
 
 
 class _Compiler:
     def __init__(
-        self, app: Celery, directory: Directory, workflow: Workflow, dependencies: Mapping[str, tuple[str, ...]]
+        self,
+        app: Celery,
+        directory: Directory,
+        workflow: Workflow,
+        dependencies: Mapping[str, tuple[str, ...]],
+        first: int,
     ) -> None:
         self.errors: list[tuple[str, Exception]] = []
         self._app = app
         self._directory = directory
         self._steps = workflow.steps
-        self._numbers = {step.name: number for number, step in enumerate(self._steps)}
+        self._first = first
+        self._numbers = {step.name: number for number, step in enumerate(self._steps, first)}
         self._dependencies = dependencies
         #: By task: the message of a signature without options, for a step without options.
         self._plain_messages: dict[str, OutgoingMessage] = {}
         #: Step -> the numbers of its errbacks.
         self._errbacks: dict[str, list[int]] = {}
-        for number, step in enumerate(self._steps):
+        for number, step in enumerate(self._steps, first):
             for name in step.errback_of:
                 self._errbacks.setdefault(name, []).append(number)
 
     def steps(self) -> tuple[CompiledStep, ...]:
         dependents: list[list[int]] = [[] for _ in self._steps]
-        for number, step in enumerate(self._steps):
+        for place, step in enumerate(self._steps):
             for name in self._dependencies[step.name]:
-                dependents[self._numbers[name]].append(number)
+                dependents[self._numbers[name] - self._first].append(place)
         guarded = self._guarded(dependents)
         return tuple(
-            self._compiled(step, tuple(dependents[number]), guarded[number]) for number, step in enumerate(self._steps)
+            self._compiled(step, tuple(self._first + one for one in dependents[place]), guarded[place])
+            for place, step in enumerate(self._steps)
         )
 
     def _guarded(self, dependents: list[list[int]]) -> list[bool]:
@@ -124,7 +137,7 @@ class _Compiler:
                 self._steps[one].when != When.ALL_HANDLED or guarded[one] for one in dependents[number]
             )
             for name in self._dependencies[self._steps[number].name]:
-                before = self._numbers[name]
+                before = self._numbers[name] - self._first
                 counts[before] -= 1
                 if counts[before] == 0:
                     free.append(before)
@@ -225,7 +238,7 @@ class _Compiler:
         numbers: dict[str, list[int]] = {}
         for name in step.errback_of:
             number = self._numbers[name]
-            numbers.setdefault(self._steps[number].message.task, []).append(number)
+            numbers.setdefault(self._steps[number - self._first].message.task, []).append(number)
         return {task: ranges_text(of_task) for task, of_task in numbers.items()}
 
     def _agent_message(
@@ -281,7 +294,7 @@ class _Compiler:
         if name not in self._numbers:
             raise _fault(f"it refers to {name!r}, which is no step")
         number = self._numbers[name]
-        return {"map" if self._steps[number].kind is Kind.MAP else "step": str(number)}
+        return {"map" if self._steps[number - self._first].kind is Kind.MAP else "step": str(number)}
 
 
 def _fault(text: str) -> CallerError:

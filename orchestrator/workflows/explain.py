@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from orchestrator.core.plural import counted
 from orchestrator.core.run import OPEN_STATES, RunState
@@ -48,6 +48,8 @@ def _step(step: StepRecord, status: RunStatus, waits_for: list[str]) -> str:
             count, ended, unhandled = step.items
             failed = f", of these {unhandled} not handled" if unhandled else ""
             return f"{ended} of {counted(count, 'item')} have ended{failed}"
+        case StepState.EXPANDED:
+            return f"waits for the {counted(len(step.expansion), 'step')} that took its place: {_some(step.expansion)}"
         case StepState.SUSPENDED:
             event = step.plan.options.get("event") if step.plan is not None else None
             return f"waits for the event {event}" if event else "waits for its time"
@@ -55,6 +57,9 @@ def _step(step: StepRecord, status: RunStatus, waits_for: list[str]) -> str:
             return "begins when the run is resumed" if status.paused else "begins as soon as it may"
     if not waits_for:
         return "an errback, begins if one of its steps is dead"
-    names = waits_for[:5]
-    more = f" and {len(waits_for) - 5} more" if len(waits_for) > 5 else ""
-    return f"waits for {', '.join(names)}{more}"
+    return f"waits for {_some(waits_for)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"

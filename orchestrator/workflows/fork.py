@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from orchestrator.core.expansion import steps_in_place
 from orchestrator.core.run import ENDED
 from orchestrator.core.workflow_plan import StepPlan, number_of
 
@@ -17,20 +18,27 @@ OWN_FIELDS: Final = frozenset(
 )  # fmt: skip
 
 
-def kept_steps(plan: Mapping[str, StepPlan], states: Mapping[str, str], after: str) -> set[str]:
+def kept_steps(plan: Mapping[str, StepPlan], states: Mapping[str, str], after: str, declared: int) -> set[str]:
     """The numbers of the steps that keep their outcomes if what is downstream of ``after`` begins again.
 
-    A step that has not ended begins too, as does one whose failure was the run's, and all that depends on either.
+    A step that has not ended begins too, as does one whose failure was the run's, and all that depends on either. The
+    steps that have taken the place of one go with it. ``declared`` is the number of the others.
     """
+    own = {str(number): plan[str(number)] for number in range(declared)}
     begin = list(map(str, plan[after].dependents))
-    begin += [number for number, step in plan.items() if not _lasts(states.get(number, ""), step)]
+    begin += [number for number, step in own.items() if not _lasts(states.get(number, ""), step)]
     anew: set[str] = set()
     while begin:
         number = begin.pop()
         if number not in anew:
             anew.add(number)
             begin += map(str, plan[number].dependents)
-    return set(plan) - anew
+    kept = set(own) - anew
+    # An inner expansion has higher numbers than the one that it is in.
+    for owner, numbers in sorted(steps_in_place(plan, states).items(), key=lambda one: one[1]):
+        if number_of(owner) in kept:
+            kept |= set(map(str, numbers))
+    return kept
 
 
 def _lasts(state: str, step: StepPlan) -> bool:
@@ -39,17 +47,18 @@ def _lasts(state: str, step: StepPlan) -> bool:
 
 
 def kept_states(states: Mapping[str, str], kept: Iterable[str]) -> dict[str, str]:
-    """The states of these steps, and of the items of those that are maps."""
+    """The states of these steps, of the items of those that are maps, and of what began their expansions."""
     numbers = set(kept)
-    return {step: state for step, state in states.items() if number_of(step) in numbers}
+    return {step: state for step, state in states.items() if number_of(step).removeprefix("x") in numbers}
 
 
 def counts_of(states: Mapping[str, str]) -> dict[str, int]:
     """The number of steps and items by outcome."""
     counts: dict[str, int] = {}
-    for state in states.values():
-        name = ENDED[state[0]]
-        counts[name] = counts.get(name, 0) + 1
+    for step, state in states.items():
+        if step[0].isdigit():
+            name = ENDED[state[0]]
+            counts[name] = counts.get(name, 0) + 1
     return counts
 
 

@@ -23,6 +23,7 @@ COLOURS: Final = {
     StepState.SENT: ("#dbe7ff", "#2f55d4"),
     StepState.ITEMS_SENT: ("#dbe7ff", "#2f55d4"),
     StepState.SUSPENDED: ("#fff4d6", "#b7791f"),
+    StepState.EXPANDED: ("#dbe7ff", "#2f55d4"),
     StepState.HANDLED: ("#ddf3e0", "#2b8a3e"),
     StepState.DEAD: ("#fde0e0", "#c92a2a"),
     StepState.EXPIRED: ("#fde0e0", "#c92a2a"),
@@ -35,17 +36,27 @@ def graph_of(details: RunDetails) -> dict[str, Any]:
     """A run as JSON data.
 
     ``run`` has the fields of its status; ``steps`` its steps in the order of their declaration, by ``number``;
-    ``edges`` the numbers of a step and of one that depends on it; ``counts`` the number of steps by state.
+    ``edges`` the numbers of a step and of one that depends on it, or has taken its place; ``counts`` the number of
+    steps by state.
     """
     counts = Counter(step.state.value for step in details.steps)
     return {
         "run": {**asdict(details.status), "ended": details.status.ended},
         "steps": [_step(step) for step in details.steps],
-        "edges": [
-            {"from": step.number, "to": str(number)} for step in details.steps for number in _plan(step).dependents
-        ],
+        "edges": list(_edges(details)),
         "counts": dict(sorted(counts.items())),
     }
+
+
+def _edges(details: RunDetails) -> Iterator[dict[str, str]]:
+    numbers = {step.name: step for step in details.steps}
+    for step in details.steps:
+        for number in _plan(step).dependents:
+            yield {"from": step.number, "to": str(number)}
+        for name in step.expansion:
+            # From it to those that begin at once.
+            if numbers[name].dependencies == 0:
+                yield {"from": step.number, "to": numbers[name].number}
 
 
 def _plan(step: StepRecord) -> StepPlan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -23,7 +23,7 @@ from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import headers_of, library_errors, producer_of
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
-from orchestrator.workflows.compiler import CompiledWorkflow
+from orchestrator.workflows.compiler import CompiledStep, CompiledWorkflow
 from orchestrator.workflows.definition import LimitStrategy
 from orchestrator.workflows.step_arguments import inputs_in
 
@@ -76,7 +76,8 @@ class PlanWriter:
             "id": workflow_id, "id_json": encode(workflow_id)[1:-1], "name": compiled.name,
             "state": RunState.WRITING.value, "root": store.keys.root, "group": GROUP, "nonce": NONCE,
             "on_failure": compiled.on_failure.value, "fingerprint": compiled.fingerprint,
-            "total": len(compiled.steps), "keep_ms": keep_ms, "outcome_ttl_ms": to_ms(store.options.outcome_ttl_s),
+            "total": len(compiled.steps), "declared": len(compiled.steps), "keep_ms": keep_ms,
+            "outcome_ttl_ms": to_ms(store.options.outcome_ttl_s),
         }  # fmt: skip
         if compiled.limit is not None:
             limit = compiled.limit
@@ -85,8 +86,8 @@ class PlanWriter:
         if compiled.final is not None:
             run["final"] = encode(compiled.final)
         try:
-            texts, templates = self._templates.texts(compiled)
-            texts |= waits_of(step.plan for step in compiled.steps)
+            texts, templates = self._templates.texts(compiled.name, compiled.steps, 0)
+            texts |= waits_of((str(number), step.plan) for number, step in enumerate(compiled.steps))
         except BatchPublishError as error:
             raise BrokerUnavailable(store.url, error) from error
         pipe.hset(key, mapping=run)
@@ -97,18 +98,31 @@ class PlanWriter:
         for part in ("", ":plan", ":templates"):
             pipe.pexpire(key + part, WRITING_MS)
 
+    def texts_of(self, steps: Sequence[CompiledStep], first: int, nonce: str) -> tuple[dict[str, str], dict[str, str]]:
+        """The plans of steps whose numbers begin with ``first``, and their templates, for a run with that nonce.
+
+        Raises:
+            BrokerUnavailable, InvalidMessage, MessageTooLarge, InvalidWorkflow: as :meth:`commands`.
+        """
+        try:
+            texts, templates = self._templates.texts("expansion", steps, first)
+        except BatchPublishError as error:
+            raise BrokerUnavailable(self._store().url, error) from error
+        own, its = f"@{NONCE}:", f"@{nonce}:"
+        return texts, {number: text.replace(own, its) for number, text in templates.items()}
+
 
 def roots_of(compiled: CompiledWorkflow) -> str:
     """The numbers of the steps that depend on nothing."""
     return ranges_text(n for n, step in enumerate(compiled.steps) if step.plan.dependencies == 0)
 
 
-def waits_of(plans: Iterable[StepPlan]) -> dict[str, str]:
+def waits_of(plans: Iterable[tuple[str, StepPlan]]) -> dict[str, str]:
     """What a plan says of its events: the numbers of the steps that wait for each."""
     waits: dict[str, list[int]] = {}
-    for number, plan in enumerate(plans):
+    for number, plan in plans:
         if plan.options.get("event"):
-            waits.setdefault(plan.options["event"], []).append(number)
+            waits.setdefault(plan.options["event"], []).append(int(number))
     return {f"event:{event}": ranges_text(numbers) for event, numbers in waits.items()}
 
 
@@ -141,11 +155,13 @@ class _Templates:
         self._hidden = hidden
         self._known: dict[Hashable, tuple[str, str, MessageTemplate]] = {}
 
-    def texts(self, compiled: CompiledWorkflow) -> tuple[dict[str, str], dict[str, str]]:
-        """The text of each step by its number, and the texts of the templates by theirs."""
-        writing = _Writing(self, compiled.name)
+    def texts(
+        self, workflow: str, compiled: Sequence[CompiledStep], first: int
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """The text of each step by its number, from ``first`` on, and the texts of the templates by theirs."""
+        writing = _Writing(self, workflow)
         steps: dict[str, str] = {}
-        for number, step in enumerate(compiled.steps):
+        for number, step in enumerate(compiled, first):
             plan = step.plan
             if step.message is not None:
                 plan = _with(plan, writing.written(plan.name, step.message, step.has_references))

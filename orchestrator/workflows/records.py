@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from orchestrator.core.expansion import Expanded, steps_in_place
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run import OPEN_STATES, RunState
-from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.core.workflow_plan import StepPlan, number_of
 from orchestrator.workflows.compiler import CompiledWorkflow
+from orchestrator.workflows.expansion import Compile, NewSteps
 
 
 class ControlResult(StrEnum):
@@ -40,6 +42,8 @@ class StepState(StrEnum):
     ITEMS_SENT = "items sent"
     #: Waits for an event or a time.
     SUSPENDED = "suspended"
+    #: Its handler has returned steps that have taken its place, and they have not all ended.
+    EXPANDED = "expanded"
     HANDLED = "handled"
     DEAD = "dead"
     EXPIRED = "expired"
@@ -49,8 +53,8 @@ class StepState(StrEnum):
 
 _STATES = {
     "w": StepState.WAITING, "r": StepState.READY, "s": StepState.SENT, "m": StepState.ITEMS_SENT,
-    "u": StepState.SUSPENDED, "h": StepState.HANDLED, "d": StepState.DEAD, "e": StepState.EXPIRED,
-    "c": StepState.CANCELLED, "k": StepState.SKIPPED,
+    "u": StepState.SUSPENDED, "x": StepState.EXPANDED, "h": StepState.HANDLED, "d": StepState.DEAD,
+    "e": StepState.EXPIRED, "c": StepState.CANCELLED, "k": StepState.SKIPPED,
 }  # fmt: skip
 
 
@@ -106,6 +110,8 @@ class StepRecord:
     #: Of a map: the number of its items; of these, how many have ended; of those, how many were not handled.
     items: tuple[int, int, int] | None = None
     plan: StepPlan | None = None
+    #: The names of the steps that have taken its place; of a map, those of its items.
+    expansion: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<StepRecord {self.name!r}: {self.state}>"
@@ -154,6 +160,15 @@ class RunsBackend(Protocol):
 
         Raises:
             WorkflowExists: there is a run with that id.
+        """
+
+    def expand(self, compile_steps: Compile, new: NewSteps, run: Mapping[str, Any]) -> Expanded | None:
+        """Write the steps that are to take the place of the one that ``run``, a message's header, describes.
+
+        They do once the outcome of its handler is recorded. ``None`` if the run takes none any more.
+
+        Raises:
+            InvalidExpansion: they have faults, or are too many.
         """
 
     def uid_of(self, workflow_id: str) -> str | None:
@@ -221,19 +236,37 @@ def status_from(uid: str, run: Mapping[str, Any]) -> RunStatus:
     )
 
 
-def step_record(
-    number: str, plan: StepPlan, state: str, items: tuple[int, int, int] | None, names: Mapping[int, str]
-) -> StepRecord:
-    """A step's record from its plan and its text in the rule."""
-    ended, unhandled = (int(part) for part in state[1:].split(",")) if state[:1] == "w" else (0, 0)
-    return StepRecord(
-        number=number,
-        name=plan.name,
-        state=step_state(state),
-        dependents=tuple(names[one] for one in plan.dependents),
-        dependencies=plan.dependencies,
-        ended=ended,
-        unhandled=unhandled,
-        items=items,
-        plan=plan,
-    )
+def is_step(number: str) -> bool:
+    """Whether a number in a plan is that of a step, or of what begins the steps that take the place of one."""
+    return number.isdigit() or number[:1] == "x"
+
+
+def step_records(
+    plan: Mapping[str, StepPlan], states: Mapping[str, str], maps: Mapping[str, Sequence[int]], declared: int
+) -> tuple[StepRecord, ...]:
+    """The steps of a run: those that it was started with, and those that have taken the place of others."""
+    numbers = list(map(str, range(declared)))
+    expansions: dict[str, list[str]] = {}
+    for owner, added in steps_in_place(plan, states).items():
+        numbers += map(str, added)
+        expansions.setdefault(number_of(owner), []).extend(plan[str(number)].name for number in added)
+    records = []
+    for number in sorted(numbers, key=int):
+        one, state = plan[number], states.get(number, "")
+        ended, unhandled = (int(part) for part in state[1:].split(",")) if state[:1] == "w" else (0, 0)
+        items = maps.get(number)
+        records.append(
+            StepRecord(
+                number=number,
+                name=one.name,
+                state=step_state(state),
+                dependents=tuple(plan[str(dependent)].name for dependent in one.dependents),
+                dependencies=one.dependencies,
+                ended=ended,
+                unhandled=unhandled,
+                items=None if items is None else (items[2], items[0], items[1]),
+                plan=one,
+                expansion=tuple(expansions.get(number, ())),
+            )
+        )
+    return tuple(records)

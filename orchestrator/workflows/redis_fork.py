@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from orchestrator.core.expansion import steps_in_place
 from orchestrator.core.run import RunState
 from orchestrator.core.workflow_plan import StepPlan
 from orchestrator.sending.message_template import encode
 from orchestrator.transport.store import Store
 from orchestrator.workflows.fork import OWN_FIELDS, counts_of, kept_states, kept_steps, to_resolve
 from orchestrator.workflows.plan_writer import WRITING_MS, chunks
+from orchestrator.workflows.records import is_step
 
 #: Values that one command writes.
 _PAGE: Final = 500
@@ -39,17 +41,19 @@ def write_fork(store: Store, scan: Scan, uid: str, new: str, after: str, workflo
         redis.exceptions.RedisError: Redis is away.
     """
     key, copy = store.keys.run(uid), store.keys.run(new)
-    raw = dict(scan(f"{key}:plan"))
-    plan = {number: StepPlan.from_text(text) for number, text in raw.items() if number.isdigit()}
     # Before the outcomes: a step that has ended has one.
     states = dict(scan(f"{key}:states"))
+    raw = dict(scan(f"{key}:plan"))
+    plan = {number: StepPlan.from_text(text) for number, text in raw.items() if is_step(number)}
     fields: Any = store.client.hgetall(key)
     if not fields or not plan:
         return None
-    kept = kept_steps(plan, states, after)
+    declared = int(fields[b"declared"])
+    kept = kept_steps(plan, states, after, declared)
     states = kept_states(states, kept)
     run: dict[str, Any] = {name.decode(): value for name, value in fields.items()}
     run = {name: value for name, value in run.items() if name not in OWN_FIELDS} | counts_of(states)
+    run["total"] = declared + sum(map(len, steps_in_place(plan, states).values()))
     run |= {"id": workflow_id, "id_json": encode(workflow_id)[1:-1], "fork_of": uid, "state": RunState.WRITING.value}
     _write(store, copy, run.items())
     _write(store, f"{copy}:plan", ((number, text) for number, text in raw.items() if number != "start"))

@@ -13,17 +13,20 @@ from redis.exceptions import NoScriptError, RedisError
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, UnknownWorkflow, WorkflowExists
-from orchestrator.core.outcome import Outcome, from_wire
+from orchestrator.core.expansion import Expanded
+from orchestrator.core.outcome import Outcome
 from orchestrator.core.workflow_plan import Kind, StepPlan
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.store import Store
 from orchestrator.workflows import scripts
 from orchestrator.workflows.compiler import CompiledWorkflow
+from orchestrator.workflows.expansion import Compile, NewSteps
 from orchestrator.workflows.plan_writer import PlanWriter, roots_of
-from orchestrator.workflows.records import RunDetails, RunStatus, StepRecord, status_from, step_record
+from orchestrator.workflows.records import RunDetails, RunStatus, is_step, status_from, step_records
+from orchestrator.workflows.redis_expansion import write_expansion
 from orchestrator.workflows.redis_fork import write_fork
-from orchestrator.workflows.step_arguments import final_from_redis
+from orchestrator.workflows.step_arguments import final_from_redis, outcome_in_run, readers
 
 T = TypeVar("T")
 
@@ -70,6 +73,10 @@ class RedisRuns:
         if left:
             self.advance(started.decode())
         return str(started.decode())
+
+    def expand(self, compile_steps: Compile, new: NewSteps, run: Mapping[str, Any]) -> Expanded | None:
+        """See :class:`RunsBackend`."""
+        return write_expansion(self._store, self._writer, compile_steps, new, run)
 
     def _running(self, store: Store, compiled: CompiledWorkflow, workflow_id: str) -> str | None:
         """The run that has the id already, so that its plan is not written for nothing."""
@@ -132,24 +139,18 @@ class RedisRuns:
         if status is None:
             return None
         key = self._store.keys.run(uid)
-        plans = {number: StepPlan.from_text(text) for number, text in self._scan(f"{key}:plan") if number.isdigit()}
         states = dict(self._scan(f"{key}:states"))
-        maps = dict(self._scan(f"{key}:maps"))
-        names = {int(number): plan.name for number, plan in plans.items()}
-        steps: list[StepRecord] = []
-        for number in sorted(plans, key=int):
-            items = None
-            if number in maps:
-                ended, unhandled, count, _ = (int(part) for part in maps[number].split(","))
-                items = count, ended, unhandled
-            steps.append(step_record(number, plans[number], states.get(number, ""), items, names))
-        return RunDetails(status, tuple(steps))
+        texts = self._scan(f"{key}:plan")
+        plans = {number: StepPlan.from_text(text) for number, text in texts if is_step(number)}
+        maps = {number: [int(n) for n in text.split(",")] for number, text in self._scan(f"{key}:maps")}
+        declared: Any = self._ask(lambda: self._store.client.hget(key, "declared"))
+        return RunDetails(status, step_records(plans, states, maps, int(declared or status.total)))
 
     def outcome(self, uid: str, number: str) -> Outcome | None:
         """See :class:`RunsBackend`."""
         store = self._store
         raw: Any = self._ask(lambda: store.client.hget(f"{store.keys.run(uid)}:outcomes", number))
-        return None if raw is None else from_wire(json.loads(raw))
+        return None if raw is None else outcome_in_run(json.loads(raw), *readers(store, uid))
 
     def item_count(self, uid: str, number: str) -> int:
         """See :class:`RunsBackend`."""
@@ -164,11 +165,12 @@ class RedisRuns:
     def numbers(self, uid: str) -> Mapping[str, tuple[str, bool]]:
         """See :class:`RunsBackend`. Runs of one definition have the same, which is read once in a process."""
         store, key = self._store, self._store.keys.run(uid)
-        definition: Any = tuple(self._ask(lambda: store.client.hmget(key, "fingerprint", "total")))
+        definition: Any = tuple(self._ask(lambda: store.client.hmget(key, "fingerprint", "declared")))
         if None in definition:
             return {}
         if definition not in self._numbers:
-            plans = {number: StepPlan.from_text(text) for number, text in self._scan(f"{key}:plan") if number.isdigit()}
+            texts, declared = self._scan(f"{key}:plan"), int(definition[1])
+            plans = {n: StepPlan.from_text(text) for n, text in texts if n.isdigit() and int(n) < declared}
             found = {plan.name: (number, plan.kind is Kind.MAP) for number, plan in plans.items()}
             if len(self._numbers) >= _DEFINITIONS:
                 self._numbers.clear()

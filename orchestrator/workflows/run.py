@@ -175,6 +175,8 @@ class Run:
         known = check_id(workflow_id)
         if deadline_s is not None:
             seconds("deadline_s", deadline_s, above=True)
+        if "/" in after:
+            raise InvalidPolicy("after", after, "a step of the definition, not one that has taken the place of another")
         uid = self._backend().fork(self.uid, self._step(after).number, known, deadline_s)
         return Run(uid, known, self._backend)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from orchestrator.core.keys import Keys
@@ -35,6 +36,17 @@ def delete_run(keys: Keys, uid: str) -> Call:
 def repair_step(keys: Keys, uid: str, step: str, state: str) -> Call:
     """Record the outcome of a step whose message is nowhere, or send it again, if its state is still this one."""
     return _script("repair_step"), [keys.run(uid), keys.outcome(f"{uid}.{step}")], [step, state]
+
+
+def allot_steps(keys: Keys, uid: str, step: str, number: str, count: int, most: int) -> Call:
+    """Give numbers to steps that are to take the place of one."""
+    return _script("allot_steps"), [keys.run(uid), keys.outcome_hooks(f"{uid}.{step}")], [number, count, most]
+
+
+def write_steps(keys: Keys, uid: str, templates: Mapping[str, str], plans: Mapping[str, str]) -> Call:
+    """Add steps to the plan of a run."""
+    pairs = [*templates.items(), *plans.items()]
+    return _script("write_steps"), [keys.run(uid)], [len(templates), *(part for pair in pairs for part in pair)]
 
 
 def due_timers(keys: Keys, most: int) -> Call:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, Final
 
 from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidStepInput
+from orchestrator.core.outcome import Handled, Outcome, from_wire
+from orchestrator.core.result_path import ResultPaths, reference_in, result_of
 from orchestrator.core.workflow_plan import numbers_in
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.store import Store
@@ -58,7 +61,7 @@ def fill(value: Any, step: str, outcomes: Outcomes, item_count: ItemCount, uid: 
     match value:
         case {"$orc": dict() as reference} if len(value) == 1:
             if "failed" in reference:
-                return _failure(reference, outcomes, uid)
+                return _failure(reference, step, outcomes, uid)
             return _resolved(reference, step, outcomes, item_count)
         case Mapping():
             return {key: fill(part, step, outcomes, item_count, uid) for key, part in value.items()}
@@ -67,16 +70,15 @@ def fill(value: Any, step: str, outcomes: Outcomes, item_count: ItemCount, uid: 
     return value
 
 
-def _failure(reference: Mapping[str, Any], outcomes: Outcomes, uid: str) -> Any:
-    """An argument of an errback, about the first of its steps that is dead."""
-    tasks = {number: task for task, ranges in reference["failed"].items() for number in numbers_in(ranges)}
-    numbers = [str(number) for number in sorted(tasks)]
-    for at in range(0, len(numbers), _AT_ONCE):
-        some = numbers[at : at + _AT_ONCE]
-        for number, outcome in zip(some, outcomes(some), strict=True):
-            if outcome is not None and outcome["outcome"] == "dead":
-                return failure_part(reference["as"], f"{uid}.{number}", tasks[int(number)], outcome)
-    return None
+def _failure(reference: Mapping[str, Any], step: str, outcomes: Outcomes, uid: str) -> Any:
+    """An argument of an errback, about the step whose death has called it."""
+    [called] = outcomes([f"e{step}"])
+    if called is None:
+        return None
+    number = called["step"]
+    tasks = {str(one): task for task, ranges in reference["failed"].items() for one in numbers_in(ranges)}
+    task = tasks.get(number) or called.get("task", "")
+    return failure_part(reference["as"], f"{uid}.{number}", task, outcomes([number])[0])
 
 
 def _resolved(reference: Mapping[str, Any], step: str, outcomes: Outcomes, item_count: ItemCount) -> Any:
@@ -85,40 +87,42 @@ def _resolved(reference: Mapping[str, Any], step: str, outcomes: Outcomes, item_
         # Of the list that the map goes over, the part with its own number.
         over = reference["item"]
         item = int(step.removeprefix("u").partition(".")[2])
-        return _resolved({**over, "path": [*over["path"], item, *path]}, step, outcomes, item_count)
-    if "map" in reference:
-        number = reference["map"]
-        if path and isinstance(path[0], int):
-            [result] = _results([f"{number}.{path.pop(0)}"], outcomes)
-        else:
-            result = _results([f"{number}.{item}" for item in range(item_count(number))], outcomes)
-    elif "steps" in reference:
-        result = _results([str(number) for number in numbers_in(reference["steps"])], outcomes)
-    else:
-        [result] = _results([reference["step"]], outcomes)
+        reference = {**over, "path": [*over["path"], item, *path]}
+    paths = ResultPaths(lambda number: outcomes([number])[0], item_count)
+    try:
+        value, refers = paths.follow(reference)
+    except (LookupError, TypeError):
+        told = "".join(f"[{one!r}]" for one in reference["path"])
+        raise InvalidStepInput(f"a result has no {told}") from None
+    if not refers:
         # The result may be kept for other steps of this worker.
-        return deepcopy(_part(result, path))
-    return _part(result, path)
+        return deepcopy(value)
+    inner = reference_in(value)
+    if inner is None:
+        return fill(value, step, outcomes, item_count, "")
+    if "map" in inner:
+        numbers = [f"{inner['map']}.{item}" for item in range(item_count(inner["map"]))]
+    else:
+        numbers = [str(number) for number in numbers_in(inner["steps"])]
+    return [_whole(outcome, step, outcomes, item_count) for outcome in _read(numbers, outcomes)]
 
 
-def _results(numbers: Sequence[str], outcomes: Outcomes) -> list[Any]:
-    found: list[Any] = []
+def _whole(outcome: Any, step: str, outcomes: Outcomes, item_count: ItemCount) -> Any:
+    value, refers = result_of(outcome)
+    return fill(value, step, outcomes, item_count, "") if refers else value
+
+
+def _read(numbers: Sequence[str], outcomes: Outcomes) -> Iterator[Any]:
     for at in range(0, len(numbers), _AT_ONCE):
-        found += outcomes(numbers[at : at + _AT_ONCE])
-    return [outcome.get("result") if outcome is not None else None for outcome in found]
+        yield from outcomes(numbers[at : at + _AT_ONCE])
 
 
-def _part(result: Any, path: Sequence[Any]) -> Any:
-    part = result
-    for name in path:
-        if part is None and result is None:
-            return None
-        try:
-            part = part[name]
-        except (TypeError, KeyError, IndexError):
-            told = "".join(f"[{one!r}]" for one in path)
-            raise InvalidStepInput(f"a result has no {told}; it is a {type(result).__name__}") from None
-    return part
+def outcome_in_run(wire: Mapping[str, Any], outcomes: Outcomes, item_count: ItemCount) -> Outcome:
+    """A step's outcome; of one whose place others have taken, with the result that theirs make."""
+    outcome = from_wire(wire)
+    if isinstance(outcome, Handled) and "expanded" in wire:
+        return replace(outcome, result=_whole(wire, "", outcomes, item_count))
+    return outcome
 
 
 class StepArguments:
@@ -198,12 +202,13 @@ def final_from_redis(store: Store, uid: str) -> Any:
     """
     try:
         raw: Any = store.client.hget(store.keys.run(uid), "final")
-        return None if raw is None else final_result(json.loads(raw), *_readers(store, uid))
+        return None if raw is None else final_result(json.loads(raw), *readers(store, uid))
     except RedisError as error:
         raise BrokerUnavailable(store.url, error) from error
 
 
-def _readers(store: Store, uid: str) -> tuple[Outcomes, ItemCount]:
+def readers(store: Store, uid: str) -> tuple[Outcomes, ItemCount]:
+    """Read the outcomes and the maps of a run in Redis."""
     key = store.keys.run(uid)
 
     def outcomes(numbers: Sequence[str]) -> list[Any]:

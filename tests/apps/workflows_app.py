@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from celery import Celery
+from celery import Celery, chain, chord, group
 from redis import Redis
 
-from orchestrator import Agent, Context, Message, Orchestrator, Retry, handles, load_settings
+from orchestrator import ITEM, Agent, Context, Expand, Message, Orchestrator, Retry, Workflow, handles, load_settings
+from orchestrator.workflows.references import Results
 
 #: What steps have noted, in eager mode; on Redis it is in the list ``test:noted``.
 NOTED: list[str] = []
@@ -43,6 +44,13 @@ class Hold(Message):
     """Asks for work that lasts until it is cancelled."""
 
     what: str
+
+
+class Split(Message):
+    """Asks for squares as steps of their own; ``how`` says as which."""
+
+    numbers: list[int]
+    how: str = "pairs"
 
 
 class Undo(Message):
@@ -89,6 +97,12 @@ class Counter(Agent):
         assert step is not None
         return [step.id, step.step, step.item, step.results[message.step], step.results.get("nothing", "none")]
 
+    @handles(Split)
+    def split(self, message: Split, context: Context) -> Any:
+        """A step for each number, or what cannot be steps."""
+        _note(f"split {len(message.numbers)}")
+        return expansions(context)[message.how](message.numbers)
+
     @handles(Hold)
     def hold(self, message: Hold, context: Context) -> str:
         """Notes that it has begun, and that it was cancelled."""
@@ -99,6 +113,53 @@ class Counter(Agent):
     def undo(self, message: Undo) -> None:
         """Notes what it undoes."""
         _note(f"undo {message.what}")
+
+
+def expansions(context: Context) -> dict[str, Callable[[list[int]], Any]]:
+    """What :meth:`Counter.split` returns, by name."""
+    tasks = context.orchestrator.app.tasks
+
+    def graph(numbers: list[int]) -> Expand:
+        flow = Workflow("squares")
+        squares = [flow.step(f"square-{n}", Square(number=n), to="counter", undo=Undo(what=f"{n}")) for n in numbers]
+        flow.step("sum", Sum, fields={"numbers": Results(tuple(one.name for one in squares))}, to="counter")
+        return Expand(flow)
+
+    def nested(numbers: list[int]) -> Expand:
+        rest = [("counter", Split(numbers=numbers[1:], how="nested"))] if len(numbers) > 1 else []
+        return Expand([("counter", Square(number=numbers[0])), *rest])
+
+    def listing(numbers: list[int]) -> Expand:
+        flow = Workflow("listing")
+        numbers_of = flow.step("list", List(count=len(numbers)), to="counter")
+        flow.map("square", Square, over=numbers_of.result["numbers"], fields={"number": ITEM}, to="counter")
+        return Expand(flow)
+
+    def bad(numbers: list[int]) -> Expand:
+        flow = Workflow("bad")
+        flow.step("a", Square(number=1), to="nobody")
+        flow.step("b", Square, fields={"nummer": 1}, to="counter")
+        return Expand(flow)
+
+    return {
+        "pairs": lambda numbers: Expand([("counter", Square(number=n)) for n in numbers], retry=Retry(max_retries=0)),
+        "graph": graph,
+        "nested": nested,
+        "map": listing,
+        "bad": bad,
+        "wrong": lambda numbers: Expand([*numbers]),
+        "many": lambda numbers: Expand([tasks["plain.add"].s(1)] * 100_000),
+        "large": lambda numbers: Expand([tasks["plain.text"].s("x" * 20_000_000)]),
+        "waits": waits,
+    }
+
+
+def waits(numbers: list[int]) -> Expand:
+    """A wait for an event, and a square."""
+    flow = Workflow("waits")
+    event = flow.wait("event", event="go")
+    flow.step("square", Square(number=numbers[0]), to="counter", after=event)
+    return Expand(flow)
 
 
 def _redis() -> Redis:
@@ -155,6 +216,26 @@ def hold_and_count(key: str) -> int:
     return begun
 
 
+def replaced(task: Any, how: str, *numbers: int) -> Any:
+    """A task that another signature replaces."""
+    tasks = task.app.tasks
+    add, total, note_all = tasks["plain.add"], tasks["plain.total"], tasks["plain.note_all"]
+    parts = [add.s(number) for number in numbers]
+    signatures: dict[str, Callable[[], Any]] = {
+        "task": lambda: add.s(*numbers),
+        "group": lambda: group(parts),
+        "chord": lambda: chord(parts, total.s()),
+        "chain": lambda: chain(add.s(numbers[0]), add.s(1)),
+        "chain of a group": lambda: chain(add.s(numbers[0]), group(parts)),
+        "fails": lambda: tasks["plain.fail"].s(),
+        "again": lambda: task.s("chord", *numbers),
+        "empty": lambda: group([]),
+        "body": lambda: note_all.s(list(numbers)),
+    }
+    _note(f"replaced {how}")
+    raise task.replace(signatures[how]())
+
+
 def note_all(values: Any) -> Any:
     """Notes that it has run, and returns what it was given."""
     _note("body")
@@ -206,6 +287,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
     for function in (note, note_all, hold_and_count, add, total, text, fail, needs, hold, failed, failed_id):
         app.task(name=f"plain.{function.__name__}", shared=False)(function)
     app.task(name="plain.where", shared=False, bind=True)(where)
+    app.task(name="plain.replaced", shared=False, bind=True)(replaced)
     app.task(name="plain.until_cancelled", shared=False, bind=True)(until_cancelled)
     orchestrator.host(Counter)
     return orchestrator

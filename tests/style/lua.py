@@ -173,7 +173,8 @@ class Files:
 
     def needed(self, include: str, text: str) -> bool:
         """Whether a file uses a name of an include; one that defines a function declared elsewhere always is."""
-        if re.search(r"^\w+ = function", self.texts[include], re.MULTILINE):
+        defined = re.findall(r"^(\w+)[\w.]* = function", self.texts[include], re.MULTILINE)
+        if not set(defined) <= set(self.made[include]):
             return True
         return not set(self.made[include]).isdisjoint(re.findall(r"\w+", _INCLUDE.sub("", text)))
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.core.expansion import steps_in_place
+from orchestrator.core.run import ENDED
 from orchestrator.core.workflow_plan import StepPlan, number_of
 
 
@@ -21,11 +23,16 @@ class RunHistory:
     outcomes: dict[str, str] = field(default_factory=dict)
     paused: bool = False
     cancelled: bool = False
+    #: How many steps it was started with.
+    declared: int = field(init=False)
     _undone: list[str] = field(default_factory=list)
     _owed: list[str] = field(default_factory=list)
 
-    def sent(self, step: str, ended: Mapping[str, str]) -> None:
-        """A message was sent; ``ended`` has the steps that had ended by then, skipped ones as well."""
+    def __post_init__(self) -> None:
+        self.declared = sum(number.isdigit() for number in self.plan)
+
+    def sent(self, step: str, states: Mapping[str, str]) -> None:
+        """A message was sent; ``states`` are those of all steps then."""
         self.log.append(("sent", step))
         assert step not in self.out, f"{step} is out already"
         assert not self.paused, f"{step} was sent during a pause"
@@ -39,7 +46,7 @@ class RunHistory:
         assert step not in self.outcomes, f"{step} has ended already"
         for number, plan in self.plan.items():
             if int(number_of(step)) in plan.dependents:
-                assert number in ended, f"{step} was sent before {number} ended"
+                assert states.get(number, "w")[0] in ENDED, f"{step} was sent before {number} ended"
 
     def taken_back(self, step: str) -> None:
         """A message was taken back, because of a pause or a cancel."""
@@ -68,11 +75,13 @@ class RunHistory:
     def over(self, counts: Mapping[str, int], states: Mapping[str, str], run_state: str) -> None:
         """The run has ended, and nothing more will happen."""
         assert not self.out
-        letters = Counter(state[0] for step, state in states.items() if not step.startswith("u") and step != "start")
+        letters = Counter(state[0] for step, state in states.items() if step[0].isdigit())
         for letter, name in {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "k": "skipped"}.items():
             assert counts.get(name, 0) == letters[letter], f"{name}: {counts} but {letters}"
         if run_state == "completed":
             assert set(letters) <= set("hdeck"), f"completed with {letters}; {states}"
-            assert len([step for step in states if step.isdigit()]) == len([n for n in self.plan if n.isdigit()])
+            added = steps_in_place(self.plan, states)
+            assert all(states[owner][0] in "hd" for owner in added), f"steps in place of {added}, but {states}"
+            assert len([step for step in states if step.isdigit()]) == self.declared + sum(map(len, added.values()))
         if run_state in ("compensated", "compensation failed"):
             assert not self._owed, f"not compensated: {self._owed}"

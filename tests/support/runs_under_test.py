@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+from orchestrator.core.expansion import steps_in_place, take_place
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.core.run import Effects, Run, RunState
 from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, number_of, ranges_text
@@ -30,8 +31,9 @@ _DAY_MS = 86_400_000
 class RunUnderTest:
     """One run, twice; each move is made in both, and :meth:`compare` finds what differs."""
 
-    def __init__(self, redis: Any, plan: dict[str, StepPlan], on_failure: OnFailure, budget: int) -> None:
-        self.redis, self.keys, self.plan = redis, Keys(), plan
+    def __init__(self, redis: Any, plan: Mapping[str, StepPlan], on_failure: OnFailure, budget: int) -> None:
+        self.redis, self.keys = redis, Keys()
+        self.plan = plan
         self.history = RunHistory(plan)
         self.rule = Run(plan, on_failure, take_back=self._take_back, budget=budget)
         self.letters: dict[str, str] = {}
@@ -39,8 +41,10 @@ class RunUnderTest:
         self._budget = budget
         self._shas: dict[str, str] = {}
         self._waiting: set[str] = set()
+        self._replayed: set[str] = set()
         self._known: set[str] = set()
         self._noted = 0
+        self._declared = self._next = sum(number.isdigit() for number in plan)
         redis.flushdb()
         redis.set(KEY, self.now)
         self._write(on_failure)
@@ -49,10 +53,10 @@ class RunUnderTest:
         key = self.keys.run(UID)
         run: dict[Any, Any] = {
             "id": "w", "name": "w", "state": "writing", "root": self.keys.root, "group": GROUP, "nonce": "n",
-            "on_failure": on_failure.value, "total": len(self.plan), "keep_ms": _DAY_MS, "outcome_ttl_ms": _DAY_MS,
+            "on_failure": on_failure.value, "total": self._declared, "keep_ms": _DAY_MS, "outcome_ttl_ms": _DAY_MS,
         }  # fmt: skip
         self.redis.hset(key, mapping=run)
-        waits = waits_of(plan for number, plan in self.plan.items() if number.isdigit())
+        waits = waits_of(self.plan.items())
         self.redis.hset(f"{key}:plan", mapping={n: plan.to_text() for n, plan in self.plan.items()} | waits)
         self.redis.hset(f"{key}:templates", "0", _TEMPLATE)
         for queue in QUEUES:
@@ -110,6 +114,33 @@ class RunUnderTest:
             )
         self._ended(step, wire)
 
+    def expand(self, held: tuple[str, str, str, str], steps: list[dict[str, Any]]) -> None:
+        """A claimed message ends, and steps take its place."""
+        queue, stream, entry, step = held
+        first = self._next
+        new = expansion_of(step, self.rule.plan[number_of(step)], first, steps)
+        self._next = first + len(steps) + 1
+        self.rule.add_steps(new)
+        self.plan = self.history.plan = self.rule.plan
+        key, hooks = self.keys.run(UID), self.keys.outcome_hooks(f"{UID}.{step}")
+        texts = {number: plan.to_text() for number, plan in new.items()}
+        self.redis.hset(f"{key}:plan", mapping=texts | waits_of(self.rule.plan.items()))
+        self.redis.hset(hooks, "expand", "1")
+        final = {"$orc": {"steps": ranges_text(range(first, self._next - 1)), "path": []}}
+        expanded = {"first": first, "count": self._next - first, "final": final}
+        wire = {"outcome": "handled", "attempts": 1, "result": None, "expanded": expanded}
+        call = commands.settle_with_outcome(
+            stream,
+            self.keys.ledger(queue),
+            self.keys.outcome(f"{UID}.{step}"),
+            entry,
+            "handled",
+            json.dumps(wire),
+            _DAY_MS,
+        )
+        self._transport(call)
+        self._ended(step, wire)
+
     def retry(self, held: tuple[str, str, str, str]) -> None:
         """An attempt fails, and is to be tried again."""
         queue, stream, entry, step = held
@@ -137,6 +168,7 @@ class RunUnderTest:
     def replay(self, step: str) -> None:
         """A dead letter is replayed."""
         self._transport(commands.replay(self.keys, "0", [self.letters.pop(step)], audit_id=""))
+        self._replayed.add(step)
         self._look()
 
     def control(self, action: str, value: str = "", payload: str = "") -> str:
@@ -159,7 +191,9 @@ class RunUnderTest:
         return str(said.decode())
 
     def retry_step(self, step: str) -> None:
-        """The user has a step begin again; its letters are purged."""
+        """The user has a step begin again; its letters are purged, and none of them was replayed."""
+        if any(number_of(one) == step for one in self._replayed):
+            return
         said, _ = self._workflow(scripts.control_run(self.keys, UID, "retry", step))
         expected, effects = self.rule.retry(step)
         assert said.decode() == expected
@@ -188,6 +222,7 @@ class RunUnderTest:
         self._apply(self.rule.cancel(compensate=compensate))
 
     def _ended(self, step: str, wire: Mapping[str, Any]) -> None:
+        self._replayed.discard(step)
         self.history.ended(step, wire["outcome"])
         self._apply(self.rule.step_ended(step, wire))
 
@@ -241,6 +276,8 @@ class RunUnderTest:
         assert (run.get("paused") == "1", "ended_ms" in run) == (rule.paused, rule.has_ended)
         states = {step: "s" if state[0] == "s" else state for step, state in self.states().items()}
         assert states == rule.states
+        added = steps_in_place(rule.plan, rule.states)
+        assert int(run["total"]) == self._declared + sum(map(len, added.values()))
         assert {name: int(run.get(name, 0)) for name in COUNTS} == {name: rule.counts[name] for name in COUNTS}
         out = sum(state[0] in "su" for state in states.values())
         assert rule.counts["open"] == out
@@ -322,21 +359,34 @@ def _gist(outcome: Mapping[str, Any]) -> tuple[Any, ...]:
     return outcome["outcome"], outcome.get("result"), outcome.get("error"), outcome.get("letter_id")
 
 
-def plan_of(steps: list[dict[str, Any]]) -> dict[str, StepPlan]:
+def expansion_of(owner: str, replaced: StepPlan, first: int, steps: list[dict[str, Any]]) -> dict[str, StepPlan]:
+    """The steps that take the place of one, as its run's plan has them."""
+    plan = plan_of(steps, first)
+    own = [plan[str(first + at)] for at in range(len(steps))]
+    ends = [first + at for at, one in enumerate(own) if not one.dependents]
+    undo = {number: one for number, one in plan.items() if not number.isdigit()}
+    return take_place(owner, replaced, first, own, ends) | undo
+
+
+def plan_of(steps: list[dict[str, Any]], first: int = 0) -> dict[str, StepPlan]:
     """A plan of steps that are given as fields of :class:`StepPlan`, with ``after`` for their dependencies."""
     dependents: list[list[int]] = [[] for _ in steps]
     for number, step in enumerate(steps):
         for before in step["after"]:
-            dependents[before].append(number)
+            dependents[before].append(first + number)
     guarded = [False] * len(steps)
-    for number in reversed(range(len(steps))):
-        guarded[number] = any(steps[one]["when"] != "all_handled" or guarded[one] for one in dependents[number])
+    for at in reversed(range(len(steps))):
+        later = [one - first for one in dependents[at]]
+        guarded[at] = any(steps[one]["when"] != "all_handled" or guarded[one] for one in later)
     plan = {}
-    for number, step in enumerate(steps):
+    for at, step in enumerate(steps):
+        number, options = first + at, dict(step["options"])
+        if "over" in options:
+            options["over"] = str(first + int(options["over"]))
         has_undo = step["undo"] and step["kind"] in (Kind.TASK, Kind.MAP)
         plan[str(number)] = StepPlan(
             name=f"s{number}", kind=step["kind"], dependencies=len(step["after"]), when=step["when"],
-            guarded=guarded[number], undo=has_undo, dependents=tuple(dependents[number]), options=step["options"],
+            guarded=guarded[at], undo=has_undo, dependents=tuple(dependents[at]), options=options,
             template="0", queue=QUEUES[number % len(QUEUES)], level="0",
         )  # fmt: skip
         if has_undo:

@@ -19,7 +19,7 @@ from celery import Celery, chain  # type: ignore[import-untyped]
 from pydantic import BaseModel, PositiveInt
 
 from orchestrator import (
-    Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, Down, Expired, Exponential, FallbackDelivery,
+    Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, Down, Expand, Expired, Exponential, FallbackDelivery,
     Handled,
     Message, Orchestrator, OrchestratorError, Outcome, Report, Retry, Run, SendFailed, Status, Workflow, handles,
 )
@@ -119,6 +119,7 @@ def charge_card(order_id: str, cents: int) -> str:
 
 # Without types of Celery's, a type checker cannot know which of both it is.
 sent: Delivery = orchestrator.send(charge_card.s("o1", 500))
+more = Expand([charge_card.s("o1", 1), ("billing", Charge(order_id="o1", cents=500))], timeout_s=60)
 run: Run = orchestrator.send(chain(charge_card.s("o1", 500), charge_card.s("o2", 500)), retry=Retry(max_retries=3))
 assert_type(Workflow.from_canvas(charge_card.s("o1", 500), timeout_s=5), Workflow)
 

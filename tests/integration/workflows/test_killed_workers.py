@@ -13,7 +13,7 @@ from orchestrator.workflows.definition import Workflow
 from orchestrator.workflows.references import ITEM, Results
 from orchestrator.workflows.run import Run
 from tests.apps import workflows_app
-from tests.apps.workflows_app import List, Square, Sum
+from tests.apps.workflows_app import List, Split, Square, Sum
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 from tests.support.workflow_cluster import APP, QUEUES, WorkflowCluster
@@ -28,6 +28,7 @@ def _fan(items: int) -> Workflow:
     squares = flow.map("square", Square, over=numbers.result["numbers"], fields={"number": ITEM}, to="counter")
     flow.step("sum", Sum, fields={"numbers": squares.result}, to="counter")
     parts = [flow.step(f"part-{n}", Square(number=n), to="counter") for n in range(10)]
+    flow.step("split", Split(numbers=[1, 2, 3], how="nested"), to="counter")
     flow.step("chord", Sum, fields={"numbers": Results(tuple(part.name for part in parts))}, to="counter")
     add = workflows_app.app.tasks["plain.add"]
     last = flow.step("chain-0", add.s(1))
@@ -65,8 +66,9 @@ def test_a_run_completes_though_its_workers_are_killed(pool: str, seed: int) -> 
             status = run.wait(90)
             assert (status.state, status.open, status.dead) == ("completed", 0, 0), run.explain()
             assert (run.result("sum"), run.result("chord"), run.result("chain-9")) == (TOTAL, 285, 10)
-            # The items of the map, the map itself, and the other steps.
-            assert status.handled == 13 + 24
+            assert run.result("split") == [1, [4, [9]]]
+            # The items of the map, the map itself and the other steps, and those that are split off with their joins.
+            assert status.handled == 13 + 24 + 9
         cluster.idle()
         assert all(row.accepted == row.handled for row in cluster.orchestrator.ledger() if row.queue in QUEUES)
         cluster.close()

@@ -26,9 +26,9 @@ OUTCOMES = st.sampled_from(["handled", "handled", "handled", "dead", "dead", "ex
 
 
 @st.composite
-def steps(draw: st.DrawFn) -> list[dict[str, Any]]:
+def steps(draw: st.DrawFn, most: int = 7) -> list[dict[str, Any]]:
     """Steps of a workflow, each after some of those before it."""
-    count = draw(st.integers(1, 7))
+    count = draw(st.integers(1, most))
     kinds = st.sampled_from([Kind.TASK, Kind.TASK, Kind.TASK, Kind.JOIN, Kind.MAP, Kind.MAP, Kind.WAIT])
     return [_step(draw, number, draw(kinds)) for number in range(count)]
 
@@ -83,6 +83,14 @@ class Running(RuleBasedStateMachine):
         """The usual: a message is claimed and handled."""
         if self.run.claim(queue):
             self.run.settle([held for held in self.run.held() if held[0] == queue][-1], "handled", result)
+
+    @rule(at=st.integers(0, 20), queue=st.sampled_from(QUEUES), steps=steps(3))
+    def expand(self, at: int, queue: str, steps: list[dict[str, Any]]) -> None:
+        """A handler returns steps that take the place of its own."""
+        self.run.claim(queue)
+        held = [held for held in self.run.held() if not held[3].startswith("u")]
+        if held and len(self.run.plan) < 40:
+            self.run.expand(held[at % len(held)], steps)
 
     @rule(at=st.integers(0, 20), is_requeued=st.booleans())
     def return_message(self, at: int, is_requeued: bool) -> None:

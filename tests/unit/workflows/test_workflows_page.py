@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from orchestrator import Agent, Context, handles
+from orchestrator import Agent, Context, Expand, handles
 from orchestrator.workflows.definition import Workflow
 from tests.support.worker_process import ROOT
 
 PAGE = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
-BOOKS, STARTED, REPORT = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
+BOOKS, STARTED, REPORT, EDITION = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
 
 _NUMBERS = count()
 
@@ -50,3 +50,15 @@ def test_an_agent_sees_its_run() -> None:
     flow.step("report", said["Check"](book="b1"), to="report", after="page")
     run = said["orchestrator"].workflows.start(flow, workflow_id="book-b1")
     assert run.result("report") == "book-b1, report: 3 pages"
+
+
+def test_a_step_is_expanded() -> None:
+    said = _books()
+    said |= {"Agent": Agent, "Context": Context, "Expand": Expand, "handles": handles}
+    exec(EDITION, said)
+    said["orchestrator"].host(said["Edition"])
+    flow = Workflow("editions")
+    flow.step("split", said["Check"](book="b1"), to="edition")
+    run = said["orchestrator"].workflows.start(flow)
+    assert run.result("split") == ["b1, page 1", "b1, page 2", "b1, page 3"]
+    assert [step.name for step in run.steps()][:2] == ["split", "split/Page-1"]

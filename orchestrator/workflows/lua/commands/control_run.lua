@@ -7,7 +7,7 @@
 -- A timer that is not due, because it was set anew or another sweeper was first, is `done` without effect.
 -- Costs: what one step of a run may; at most 200 messages.
 --- @include "script_events"
---- @include "runs"
+--- @include "run_expansions"
 local run_key, timers = KEYS[1], KEYS[2]
 local uid, action, value, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if action == 'time' then

@@ -4,7 +4,7 @@
 -- work is left}.
 -- Costs: what one step of a run may; at most 200 messages.
 --- @include "script_events"
---- @include "runs"
+--- @include "run_expansions"
 local run_key, outcome_key = KEYS[1], KEYS[2]
 local step, state = ARGV[1], ARGV[2]
 local run = runs.open(run_key)
@@ -15,9 +15,8 @@ local ended = outcome and (read_json(outcome) or {}).outcome
 local how
 if runs.LETTERS[ended] then
   how = 'recorded'
-  if ended ~= 'dead' then redis.call('HDEL', hooks, 'run', 'step') end
-  redis.call('HSET', run_key .. ':outcomes', step, outcome)
-  runs.step_ended(run, step, ended)
+  if ended ~= 'dead' then redis.call('HDEL', hooks, 'run', 'step', 'expand') end
+  if ended ~= 'handled' or not runs.expand(run, step, outcome) then runs.step_ended(run, step, ended, outcome) end
 else
   runs.count(run, 'open', -1)
   if run.state == 'cancelled' then

@@ -1,6 +1,6 @@
 --- @include "mailbox_entry"
 --- @include "script_events"
---- @include "runs"
+--- @include "run_expansions"
 -- What else happens when a delivery's outcome is recorded. The fields of the outcome's hooks:
 --   idempotency         Redis key of its idempotency key, which is remembered as long as the outcome
 --   idempotency_ms      how long that is
@@ -10,6 +10,7 @@
 --   undo, undo_of       the compensation of a copy that died, to be sent if the copy is replayed and handled; its group, root,
 --                       level, queue and id
 --   run, step           key of the workflow's run that it is a step of; that step
+--   expand              1 if an attempt of it has written steps that are to take its place
 local function compensation(group, root, nonce, member)
   local c = read_json(member)
   local text = c and redis.call('HGET', group, 'text:' .. tostring(c[1]))
@@ -54,7 +55,7 @@ end
 run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   local beside = hooks_of(key)
   local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of',
-    'run', 'step')
+    'run', 'step', 'expand')
   if f[1] then
     redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))
     redis.call('PEXPIRE', f[1], f[2])
@@ -72,11 +73,16 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
     if ended == 'handled' then send_compensation(f[6], read_json(f[7])) end
   end
   if f[8] then
-    if ended == 'dead' then redis.call('PEXPIRE', beside, runs.DEAD_MS) else redis.call('HDEL', beside, 'run', 'step') end
+    if ended == 'dead' then
+      redis.call('PEXPIRE', beside, runs.DEAD_MS)
+    else
+      redis.call('HDEL', beside, 'run', 'step', 'expand')
+    end
     local run = runs.open(f[8])
     if run then
-      redis.call('HSET', f[8] .. ':outcomes', f[9], outcome)
-      runs.step_ended(run, f[9], ended)
+      if not f[10] or ended ~= 'handled' or not runs.expand(run, f[9], outcome) then
+        runs.step_ended(run, f[9], ended, outcome)
+      end
       runs.close(run)
     end
   end

@@ -16,7 +16,8 @@
 --   :ended      list of one: the state in which the run ended, so that BLMOVE can wait for it
 -- A step is its number; an item of a map is MAP.ITEM; the compensation of a step is 'u' .. the step.
 -- A state is one character and its values: w waits (dependencies ended, of these not handled); r ready; s sent (its entry);
--- u waits for an event or a time; m a map that has begun; h handled; d dead; e expired; c cancelled; k skipped.
+-- u waits for an event or a time; m a map that has begun; x other steps have taken its place (see run_expansions.lua); h handled;
+-- d dead; e expired; c cancelled; k skipped.
 local runs = {
   -- Steps that one script deals with, and the bytes of a message that count as one more.
   BUDGET = 200,
@@ -149,18 +150,18 @@ end
 
 -- How many items a map has: of a list in the result of a step, or of another map; nil if there is no list.
 runs.items = function(r, options)
-  local over, path = options.over, options.path
-  if runs.plan(r, over).kind == 'm' and #path == 0 then
-    local of = runs.map(r, over)
+  local over = {path = options.path}
+  over[runs.plan(r, options.over).kind == 'm' and 'map' or 'step'] = options.over
+  local value, refers = runs.follow(r, over)
+  if type(value) ~= 'table' then return nil end
+  local reference = refers and value['$orc']
+  if reference and reference.map then
+    local of = runs.map(r, reference.map)
     return of and of.items
+  elseif reference then
+    return runs.number_in(reference.steps)
   end
-  local value = (read_json(redis.call('HGET', r.key .. ':outcomes', over)) or {}).result
-  for _, name in ipairs(path) do
-    if type(value) ~= 'table' then return nil end
-    if type(name) == 'number' then name = name + (name < 0 and #value + 1 or 1) end
-    value = value[name]
-  end
-  if type(value) ~= 'table' or #value == 0 and next(value) ~= nil then return nil end
+  if #value == 0 and next(value) ~= nil then return nil end
   return #value
 end
 
@@ -269,6 +270,7 @@ runs.dependency_ended = function(r, step, handled)
   else
     runs.set_state(r, step, 'k')
     runs.count(r, 'skipped', 1)
+    if when == 'any_handled' then runs.fail_expansion(r, plan) end
     if when == 'any_handled' and not plan.guarded then
       runs.failed(r)
     else
@@ -277,13 +279,17 @@ runs.dependency_ended = function(r, step, handled)
   end
 end
 
--- A step is dead: its errbacks begin, unless another step has called them.
-runs.call_errbacks = function(r, plan)
+-- A step is dead: its errbacks begin, unless another step has called them; e12 in :outcomes says which has called 12.
+runs.call_errbacks = function(r, step, plan)
   for first, last in (plan.options:match('"errbacks": ?"([%d,-]+)"') or ''):gmatch('(%d+)%-?(%d*)') do
     first = tonumber(first)
     for number = first, tonumber(last) or first do
       local errback = ('%d'):format(number)
-      if runs.state(r, errback) == '' then runs.release(r, errback) end
+      if runs.state(r, errback) == '' then
+        local called = {outcome = 'dead', step = step, task = plan.options:match('"task": ?"([^"]+)"')}
+        redis.call('HSET', r.key .. ':outcomes', 'e' .. errback, cjson.encode(called))
+        runs.release(r, errback)
+      end
     end
   end
 end
@@ -424,6 +430,8 @@ runs.recall = function(r, kind, from)
       -- Read again: an item may have ended it just now.
       local of = runs.map(r, step)
       if runs.state(r, step) == 'm' and of.ended == of.sent then runs.cancelled(r, step) end
+    elseif cancel and letter == 'x' and runs.state(r, step):sub(1, 1) == 'x' then
+      runs.cancelled(r, step)
     end
   end
   if found[1] ~= '0' then return found[1] end
@@ -523,12 +531,17 @@ runs.retry_items = function(r, step, from)
   end
 end
 
--- Its message is sent again with the same id, so that nothing may be left of what it came to.
-runs.forget_outcome = function(r, step, was)
-  local outcome = r.root .. 'outcome:' .. runs.delivery(r, step)
+-- A step has not ended after all.
+runs.forget_end = function(r, step, was)
   runs.count(r, runs.NAMES[was], -1)
   redis.call('HDEL', r.key .. ':states', step)
   redis.call('HDEL', r.key .. ':outcomes', step)
+end
+
+-- Its message is sent again with the same id, so that nothing may be left of what it came to.
+runs.forget_outcome = function(r, step, was)
+  local outcome = r.root .. 'outcome:' .. runs.delivery(r, step)
+  runs.forget_end(r, step, was)
   redis.call('DEL', outcome, hooks_of(outcome))
   redis.call('SREM', r.root .. 'cancelling', outcome)
 end
@@ -556,10 +569,11 @@ runs.reopen = function(r, state)
   runs.emit(r, 'run_revived', 1)
 end
 
--- The message of a step has its outcome: `handled`, `dead`, `expired` or `cancelled`.
-runs.step_ended = function(r, step, outcome)
+-- The message of a step has its outcome: `ended` is `handled`, `dead`, `expired` or `cancelled`, and `outcome` its JSON.
+runs.step_ended = function(r, step, ended, outcome)
+  redis.call('HSET', r.key .. ':outcomes', step, outcome)
   if runs.state(r, step):sub(1, 1) == 's' then runs.count(r, 'open', -1) end
-  runs.ended(r, step, outcome)
+  runs.ended(r, step, ended)
 end
 
 -- A step has ended, with one of these outcomes.
@@ -576,11 +590,16 @@ runs.ended = function(r, step, outcome)
     return
   end
   runs.count(r, outcome, 1)
-  if handled then runs.remember_undo(r, step) end
+  if handled and was ~= 'x' then runs.remember_undo(r, step) end
   local map, plan = step:match('^(%d+)%.'), runs.plan(r, step)
-  if outcome == 'dead' and not map and plan.options ~= '' then runs.call_errbacks(r, plan) end
+  if not handled and not map and plan.options ~= '' then
+    runs.fail_expansion(r, plan)
+    if outcome == 'dead' then runs.call_errbacks(r, step, plan) end
+  end
   if map then
     runs.item_ended(r, map, handled)
+  elseif plan.kind == 'j' and plan.options:find('"of"', 1, true) then
+    runs.expansion_ended(r, cjson.decode(plan.options).of)
   elseif handled or plan.guarded then
     if plan.dependents ~= '' then runs.plan_work(r, 'd', step) end
   else

@@ -1,0 +1,71 @@
+"""Writes the steps of an expansion to the plan of a run in Redis, before the outcome that has them take their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from orchestrator.core.errors import CallerError, InvalidExpansion, InvalidWorkflow
+from orchestrator.core.expansion import Expanded
+from orchestrator.core.workflow_plan import StepPlan, number_of
+from orchestrator.transport.store import Store
+from orchestrator.workflows import scripts
+from orchestrator.workflows.check import MAX_STEPS
+from orchestrator.workflows.expansion import Compile, NewSteps, compiled_expansion
+from orchestrator.workflows.plan_writer import PlanWriter, waits_of
+
+#: Steps, and bytes of their plans, that one script writes.
+_STEPS_AT_ONCE: Final = 200
+_BYTES_AT_ONCE: Final = 1_000_000
+
+
+def write_expansion(
+    store: Store, writer: PlanWriter, compile_steps: Compile, new: NewSteps, run: Mapping[str, Any]
+) -> Expanded | None:
+    """Write new steps for the place of the step that ``run`` describes; ``None`` if its run takes none any more.
+
+    Raises:
+        InvalidExpansion: they have faults, are too many, or a message is larger than one may be.
+        BrokerUnavailable: Redis is away.
+    """
+    keys, uid, owner = store.keys, str(run["uid"]), str(run["step"])
+    if new.count > MAX_STEPS:
+        raise InvalidExpansion([f"it has {new.count - 1} steps; allowed: {MAX_STEPS} in a run"])
+    allotted = store.run(*scripts.allot_steps(keys, uid, owner, number_of(owner), new.count, MAX_STEPS))
+    first = int(allotted[0])
+    if first == -2:
+        has = int(allotted[1])
+        raise InvalidExpansion([f"its run would have {has + new.count} steps; allowed: {MAX_STEPS}"])
+    if first < 0:
+        return None
+    nonce, replaced = allotted[1].decode(), StepPlan.from_text(allotted[2].decode())
+    made = compiled_expansion(compile_steps, new, owner, replaced.name, replaced, first)
+    try:
+        texts, templates = writer.texts_of(made.steps, first, nonce)
+    except InvalidWorkflow as error:
+        raise InvalidExpansion(error.problems) from error
+    except CallerError as error:
+        # Too large, or no JSON data.
+        raise InvalidExpansion([str(error)]) from error
+    plans = {number: plan.to_text() for number, plan in made.plans.items() if number not in texts}
+    waits = waits_of((number, plan) for number, plan in made.plans.items() if number.isdigit())
+    for some in _slices([*templates.items()]):
+        if not store.run(*scripts.write_steps(keys, uid, dict(some), {})):
+            return None
+    for some in _slices([*texts.items(), *plans.items(), *waits.items()]):
+        if not store.run(*scripts.write_steps(keys, uid, {}, dict(some))):
+            return None
+    return made.expanded
+
+
+def _slices(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    some: list[tuple[str, str]] = []
+    size = 0
+    for name, text in pairs:
+        if some and (len(some) >= _STEPS_AT_ONCE or size + len(text) > _BYTES_AT_ONCE):
+            yield some
+            some, size = [], 0
+        some.append((name, text))
+        size += len(text)
+    if some:
+        yield some
