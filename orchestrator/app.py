@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.sending.ledger import LedgerRow
     from orchestrator.sending.report import Report
     from orchestrator.sending.send_options import BroadcastOptions, SendManyOptions, SendOptions
+    from orchestrator.timeouts.timeouts import Timeouts
     from orchestrator.transport.redis.dataset import DatasetRecord
     from orchestrator.workflows.run import Run
     from orchestrator.workflows.workflows import Workflows
@@ -225,6 +226,11 @@ class Orchestrator:
     def workflows(self) -> Workflows:
         """Workflows: starts runs, finds them, lists them."""
         return self.runtime.workflows
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The timeouts of messages, and those that are overridden for a while."""
+        return self.runtime.timeouts
 
     @property
     def monitors(self) -> Monitors:

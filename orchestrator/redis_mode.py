@@ -17,6 +17,7 @@ from orchestrator.core.supervision import Supervision
 from orchestrator.health.health_reporter import HEALTH_REPORTER
 from orchestrator.registry.registry import AgentEntry, Registry
 from orchestrator.sending.redis_backend import RedisBackend
+from orchestrator.timeouts.overrides import RedisOverrides
 from orchestrator.transport.admission.flow_control import close_breaker, declare_flow
 from orchestrator.transport.liveness.sweep import Sweeper, SweepResult
 from orchestrator.transport.store import Store, open_store
@@ -104,6 +105,11 @@ class RedisMode:
         from orchestrator.workflows.redis_runs import RedisRuns
 
         return RedisRuns(self._app, lambda: self.store, self._settings.redact, self._settings.workflow_keep_s)
+
+    @property
+    def overrides(self) -> RedisOverrides:
+        """The overridden timeouts. Raises as :attr:`store`."""
+        return RedisOverrides(self.store)
 
     @cached_property
     def _repair(self) -> RunRepair:

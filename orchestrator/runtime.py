@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from orchestrator.registry.mailboxes import MailboxState
     from orchestrator.registry.registry import AgentEntry, Registry
     from orchestrator.sending.address import Address
+    from orchestrator.timeouts.timeouts import Timeouts
     from orchestrator.transport.liveness.sweep import SweepResult
     from orchestrator.transport.store import Store
     from orchestrator.workflows.records import RunsBackend
@@ -298,6 +299,19 @@ class Runtime:
         from orchestrator.workflows.workflows import Workflows
 
         return Workflows(self.app, self.directory, self._runs, self.current_step)
+
+    @cached_property
+    def timeouts(self) -> Timeouts:
+        """The timeouts of messages; overridden ones are where the mode says at each use."""
+        from orchestrator.timeouts.timeouts import Timeouts
+
+        return Timeouts(self.app, self.directory, self.settings, lambda: self.mode.overrides, self._pools)
+
+    def _pools(self, queue: str) -> set[str]:
+        """The pools of the living workers that consume from a queue; none in eager mode."""
+        if self.eager:
+            return set()
+        return {one.pool for one in self.registry.incarnations() if queue in one.queues}
 
     def _runs(self) -> RunsBackend:
         if not self.eager:

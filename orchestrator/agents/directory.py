@@ -100,6 +100,19 @@ class Directory:
         """The address of every message that an agent declared here handles."""
         return [address for spec in self.declared.values() for address in self.addresses_of(spec)]
 
+    def known_addresses(self) -> list[Address]:
+        """The address of every message of every agent that is declared here or announced by workers.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        announced = self._announced()
+        names = sorted({*self.declared, *announced})
+        messages = {name: announced[name].messages for name in announced} | {
+            name: sorted(spec.handlers) for name, spec in self.declared.items()
+        }
+        return [self.address(name, message) for name in names for message in messages[name]]
+
     def addresses_of(self, spec: AgentSpec) -> list[Address]:
         """The address of every message that an agent handles."""
         return [self.address(spec.name, name) for name in sorted(spec.handlers)]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _SOCKET_TIMEOUT_S = 3.0
 
 
-def orchestrator_of(context: click.Context) -> Orchestrator:
-    """The Orchestrator, with the app's modules imported and the broker known to answer.
+def orchestrator_of(context: click.Context, *, connect: bool = True) -> Orchestrator:
+    """The Orchestrator, with the app's modules imported and, with ``connect``, the broker known to answer.
 
     Raises:
         NotSupervised: the app has none.
@@ -33,7 +33,7 @@ def orchestrator_of(context: click.Context) -> Orchestrator:
         )
     # As a worker does: agents may be declared in modules that only `include` names.
     app.loader.import_default_modules()
-    if not orchestrator.eager:
+    if connect and not orchestrator.eager:
         for name in ("socket_timeout", "socket_connect_timeout"):
             app.conf.broker_transport_options.setdefault(name, _SOCKET_TIMEOUT_S)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -37,9 +36,10 @@ def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
     otherwise. Below it: what is asked for but cannot be had, or does not fit together.
     """
     orchestrator = orchestrator_of(context)
-    addresses = [address for address in _addresses(orchestrator) if agent in (None, address.agent)]
+    known = orchestrator.runtime.directory.known_addresses()
+    addresses = [address for address in known if agent in (None, address.agent)]
     if agent is not None and not addresses:
-        raise UnknownAgent(agent, {address.agent for address in _addresses(orchestrator)})
+        raise UnknownAgent(agent, {address.agent for address in known})
     if agent is None:
         addresses += governed_tasks(orchestrator.app, orchestrator.settings.time_limits)
     said = list(dict.fromkeys([*startup_warnings(orchestrator.app, addresses), *_of_pools(orchestrator, addresses)]))
@@ -50,14 +50,6 @@ def policies(context: click.Context, agent: str | None, as_json: bool) -> None:
         print_document({"policies": [_document(a) for a in addresses], "timeout_factor": factor, "remarks": said})
         return
     _show(context, addresses, factor, said)
-
-
-def _addresses(orchestrator: Orchestrator) -> Iterator[Address]:
-    announced = {} if orchestrator.eager else orchestrator.registry.agents()
-    for name in sorted({*orchestrator.agents, *announced}):
-        spec = orchestrator.agents.get(name)
-        messages = announced[name].messages if spec is None else sorted(spec.handlers)
-        yield from (orchestrator.runtime.directory.address(name, message) for message in messages)
 
 
 def _of_pools(orchestrator: Orchestrator, addresses: list[Address]) -> list[str]:

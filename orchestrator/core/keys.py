@@ -346,6 +346,11 @@ class Keys:
         """Sorted set of what is due at a time: ``run:UID:STEP`` -> when, in ms."""
         return f"{self.root}timers"
 
+    @property
+    def timeout_overrides(self) -> str:
+        """Hash of overridden timeouts: name -> seconds and end, as JSON; it expires with the last one."""
+        return f"{self.root}timeout-overrides"
+
     def outcome_hooks(self, delivery_id: str) -> str:
         """Hash of the outcome hooks of a delivery; scripts get the name by ``hooks_of``."""
         return f"{self.root}hooks:{delivery_id}"

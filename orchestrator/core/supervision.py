@@ -171,12 +171,16 @@ class Supervision:
         """The deadline. A replayed dead letter has none: its operator wants it handled, however late."""
         return None if self.replay_of else self.deadline_at_s
 
-    def limit_s(self, now_s: float) -> float | None:
-        """Seconds that an attempt may take if it begins now; 0 or less after the deadline, ``None`` if unlimited."""
+    def limit_s(self, now_s: float, override_s: float | None = None) -> float | None:
+        """Seconds that an attempt may take if it begins now; 0 or less after the deadline, ``None`` if unlimited.
+
+        ``override_s`` takes the place of the message's timeout.
+        """
+        timeout_s = self.timeout_s if override_s is None else override_s
         left_s = None if self.binding_deadline_at_s is None else self.binding_deadline_at_s - now_s
-        if left_s is None or self.timeout_s is None:
-            return self.timeout_s if left_s is None else left_s
-        return min(self.timeout_s, left_s)
+        if left_s is None or timeout_s is None:
+            return timeout_s if left_s is None else left_s
+        return min(timeout_s, left_s)
 
     def pause_s(self, attempt: int, names: tuple[str, ...], now_s: float, draw: float | None = None) -> Pause:
         """The pause after failed attempt number ``attempt``; see :func:`next_pause_s`."""

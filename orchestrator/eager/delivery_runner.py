@@ -29,7 +29,7 @@ from orchestrator.eager.flow_control import EagerFlowControl
 from orchestrator.eager.records import EagerRecords
 from orchestrator.sending.outgoing_message import OutgoingMessage, own_headers
 from orchestrator.telemetry import tracing
-from orchestrator.transport.celery.own_fields import FENCE
+from orchestrator.transport.celery.own_fields import FENCE, OVERRIDE
 from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.letter_draft import LetterDraft
 from orchestrator.worker import results
@@ -144,6 +144,7 @@ class DeliveryRunner:
                     **own_headers(outgoing),
                     HEADER: supervision.to_wire(),
                     FENCE: next(self._fencing_tokens),
+                    **self._overridden(outgoing),
                     **message.trace,
                 },
                 link=list(outgoing.link) or None,
@@ -162,6 +163,12 @@ class DeliveryRunner:
             text = f"attempt {attempt} failed: {failure.type}: {failure.message}"
             scheduled = RetryScheduled(text, exc=error, when=pause.s, failure=failure.to_wire())
             return EagerResult(outgoing.id, scheduled, states.RETRY)
+
+    def _overridden(self, outgoing: OutgoingMessage) -> dict[str, float]:
+        """The field of a request whose timeout is overridden at present."""
+        runtime = self._app.orchestrator.runtime
+        timeout_s = runtime.eager_mode.overrides.timeout_s(outgoing.task, outgoing.supervision.agent)
+        return {} if timeout_s is None else {OVERRIDE: timeout_s * runtime.settings.timeout_factor}
 
     def _judge(
         self, message: EagerMessage, supervision: Supervision, attempt: int, result: Any, error: BaseException

@@ -19,6 +19,7 @@ from orchestrator.eager.backend import EagerBackend
 from orchestrator.eager.in_memory_runs import InMemoryRuns
 from orchestrator.monitors.in_memory import InMemoryMonitors
 from orchestrator.sending.ledger import LedgerRow, housekeeping_of
+from orchestrator.timeouts.overrides import InMemoryOverrides
 
 if TYPE_CHECKING:
     from orchestrator.registry.mailboxes import MailboxState
@@ -31,6 +32,7 @@ class EagerMode:
         self._app = app
         self._settings = settings
         self._directory = directory
+        self.overrides = InMemoryOverrides()
         self.backend = EagerBackend(app, directory.flow)
 
     @cached_property

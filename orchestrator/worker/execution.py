@@ -32,7 +32,7 @@ from orchestrator.core.masking import mask
 from orchestrator.core.policy import error_names
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import tracing
-from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, KEPT, own_field
+from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, KEPT, override_of, own_field
 from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.letter_draft import MESSAGE_LIMIT
 from orchestrator.worker import results
@@ -169,7 +169,7 @@ def run_attempt(
     supervision: Supervision | None,
 ) -> Any:
     """Call a task's own function, within the time that is left for it; it may return steps that take its place."""
-    limit_s = None if supervision is None else supervision.limit_s(time.time())
+    limit_s = None if supervision is None else supervision.limit_s(time.time(), override_of(request))
     if limit_s is None or supervision is None:
         # In eager mode, the attempt that has sent this message runs around it.
         if CURRENT.get() is None:

@@ -145,6 +145,7 @@ class FastPathRequest(SupervisedRequest):
         channel = channel_of(self._message)
         if channel is not None:
             self._request_dict[INCARNATION] = channel.incarnation
+            self.override_timeout(channel)
         result = guarded.submit(
             _run,
             (self,),

@@ -20,7 +20,9 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Handled, Outcome, kind
 from orchestrator.core.supervision import HEADER, Failure, Supervision, hide_in
 from orchestrator.transport.celery.held_request import channel_of
+from orchestrator.transport.celery.own_fields import OVERRIDE
 from orchestrator.transport.celery.tracked_request import TrackedRequest
+from orchestrator.transport.channel import Channel
 from orchestrator.transport.mailbox_entry import LINEAGE, SENT
 from orchestrator.worker import results
 from orchestrator.worker.execution import failure_of
@@ -54,6 +56,15 @@ class SettlingRequest(TrackedRequest):
     def hidden(self) -> tuple[str, ...]:
         """Names of the fields whose values no log, event or record shows."""
         return (*self._app.orchestrator.runtime.hidden, *hide_in(self._message.headers))
+
+    def override_timeout(self, channel: Channel) -> None:
+        """Give the attempt the timeout that an operator has set meanwhile, for this attempt only."""
+        holder, supervision = channel.settler.holder, self.supervision
+        if holder is None or not holder.overrides or supervision is None:
+            return
+        timeout_s = holder.overrides.timeout_s(str(self._type), supervision.agent)
+        if timeout_s is not None:
+            self._request_dict[OVERRIDE] = timeout_s * self._app.orchestrator.settings.timeout_factor
 
     def settle_handled(self, result: Any, runtime_s: float | None) -> None:
         """Record that the handler returned ``result``: JSON data, or steps that take this one's place."""
@@ -175,8 +186,9 @@ class SettlingRequest(TrackedRequest):
         # An error that could not be pickled comes in a wrapper that has the name of its class.
         name = getattr(error, "exc_cls_name", type(error).__name__)
         supervision = self.supervision
-        if isinstance(error, TimeLimitExceeded) and supervision is not None and supervision.timeout_s is not None:
-            error = HandlerTimeout(str(self.name), supervision.timeout_s)
+        timeout_s = self._request_dict.get(OVERRIDE) or (None if supervision is None else supervision.timeout_s)
+        if isinstance(error, TimeLimitExceeded) and timeout_s is not None:
+            error = HandlerTimeout(str(self.name), timeout_s)
             name = type(error).__name__
         elif isinstance(self.attempt_end, results.Returned):
             error = ResultNotStored(str(self.name), f"{name}: {error}")

@@ -32,7 +32,7 @@ from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.sending.shown_arguments import masked_args, masked_kwargs, masked_text
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.celery.held_request import channel_of
-from orchestrator.transport.celery.own_fields import FENCE, INCARNATION
+from orchestrator.transport.celery.own_fields import FENCE, INCARNATION, OVERRIDE
 from orchestrator.transport.celery.reporting_pool import ESCAPED
 from orchestrator.transport.celery.tracked_request import TrackedRequest, is_unsent_retry, name_and_text
 from orchestrator.transport.endings.stream import FAILURE, SUCCESS
@@ -109,6 +109,7 @@ class SupervisedRequest(SettlingRequest):
         if channel is not None:
             # The pool's processes hold no lease, so they do not know the incarnation that they run for.
             self._request_dict[INCARNATION] = channel.incarnation
+            self.override_timeout(channel)
         hard_s, soft_s = self._limits(pool)
         result = guarded.submit(
             results.fast_trace if self._app.use_fast_trace_task else results.trace,
@@ -128,7 +129,8 @@ class SupervisedRequest(SettlingRequest):
         """Celery's hard and soft limit of this attempt, in seconds."""
         hard_s, soft_s = self.time_limits
         hard_s, soft_s = hard_s or self.task.time_limit, soft_s or self.task.soft_time_limit
-        limit_s = None if self.supervision is None else self.supervision.limit_s(time.time())
+        override_s = self._request_dict.get(OVERRIDE)
+        limit_s = None if self.supervision is None else self.supervision.limit_s(time.time(), override_s)
         return pool_limits(pool, hard_s, soft_s, limit_s, self._app.orchestrator.settings.kill_after_s)
 
     def info(self, safe: bool = False) -> Any:

@@ -76,6 +76,8 @@ orchestrator.host(Billing, Shipping)
 delivery = orchestrator.send("billing", Charge(order_id="o1", cents=500), on_error="dead_letter", metadata={"job": "1"})
 by_class = orchestrator.send(Billing, Charge(order_id="o1", cents=500), retry=Retry(max_retries=3), timeout_s=30)
 assert_type(delivery, Delivery)
+assert_type(orchestrator.timeouts.override("billing", "long", for_s=60).timeout_s, float)
+assert_type(orchestrator.timeouts.remaining_s(), float | None)
 assert_type(delivery.status(), Status)
 assert_type(delivery.outcome(), Outcome | None)
 

@@ -19,13 +19,16 @@ FENCE: Final = "orc_fence"
 #: The incarnation that runs the attempt, in a request.
 INCARNATION: Final = "orc_incarnation"
 
+#: The timeout of the attempt, in seconds, in a request whose own timeout an operator has overridden.
+OVERRIDE: Final = "orc_timeout_s"
+
 #: Where a request keeps its supervision once it has been read.
 KEPT: Final = "orc_supervision"
 
 #: Where it keeps what the handler has raised, if that has been called already (see quick.py).
 HANDLER_ERROR: Final = "orc_failed"
 
-OWN_FIELDS: Final = (HEADER, LINEAGE, SENT, FENCE, INCARNATION, KEPT, HANDLER_ERROR)
+OWN_FIELDS: Final = (HEADER, LINEAGE, SENT, FENCE, INCARNATION, OVERRIDE, KEPT, HANDLER_ERROR)
 
 
 def hide_own_fields() -> None:
@@ -41,6 +44,15 @@ class EagerHeaders(dict[str, Any]):
         given = headers or {}
         super().__init__({name: value for name, value in given.items() if name not in OWN_FIELDS})
         self.own = {name: given[name] for name in OWN_FIELDS if name in given}
+
+
+def override_of(request: Any) -> float | None:
+    """The overridden timeout of a request's attempt, in seconds; ``None`` if it has none."""
+    fields = vars(request)
+    timeout_s = fields.get(OVERRIDE)
+    if timeout_s is None and fields.get("is_eager"):
+        timeout_s = own_field(request, OVERRIDE)
+    return None if timeout_s is None else float(timeout_s)
 
 
 def own_field(request: Any, name: str) -> Any:

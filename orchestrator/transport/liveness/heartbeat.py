@@ -18,6 +18,7 @@ from orchestrator.transport.liveness.heart_link import HeartLink
 from orchestrator.transport.liveness.lease import Lease
 from orchestrator.transport.liveness.oom import OomCounter
 from orchestrator.transport.liveness.poll_watchdog import PollWatchdog
+from orchestrator.transport.liveness.timeout_overrides import ReadOverrides
 from orchestrator.transport.liveness.worker_state import WORKER_STATE
 from orchestrator.transport.options import Options
 from orchestrator.transport.redis.broker import Broker
@@ -74,6 +75,7 @@ class Heartbeat:
         self._sweep_age_ms = -1
         #: Whether messages were cancelled while workers had them, at the last heartbeat.
         self.has_cancels = False
+        self.overrides = ReadOverrides(keys)
         self._round_trips_s: deque[float] = deque(maxlen=_ROUND_TRIPS)
 
     @property
@@ -139,10 +141,11 @@ class Heartbeat:
         if reply is None:
             self.loss = self._find_loss()
             return None
-        since_sweep_ms, somebody_missed, now_ms, known_age_ms, endings, cancels = reply
+        since_sweep_ms, somebody_missed, now_ms, known_age_ms, endings, cancels, overrides = reply
         self.has_cancels = bool(cancels)
         self._notice_rewind(now_ms, known_age_ms, age_ms)
         self._sweep_age_ms = since_sweep_ms
+        self.overrides.after_heartbeat(overrides, now_ms, self._commands.call)
         return HeartbeatReply(since_sweep_ms, bool(somebody_missed), bool(endings))
 
     def _find_loss(self) -> Loss | None:

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.death import DeathReason
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.core.log import get_logger
+from orchestrator.core.timeout_overrides import OverrideTable
 from orchestrator.health.health_reporter import HEALTH_REPORTER
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.endings.delivery_thread import EndingsDelivery
@@ -213,6 +214,11 @@ class Incarnation:
     def has_cancels(self) -> bool:
         """Whether messages were cancelled while workers had them, as of the last heartbeat."""
         return self._heartbeat.has_cancels
+
+    @property
+    def overrides(self) -> OverrideTable:
+        """The overrides of timeouts, as of the last heartbeat."""
+        return self._heartbeat.overrides.table
 
     # -- living
 

@@ -110,7 +110,8 @@ class Lease:
         Returns:
             ``None`` if the lease is gone; else the milliseconds since the last sweep (-1: there was none), 1 if some
             heartbeat is missed or a death was proved, Redis' time in ms, the age in ms reported by the heartbeat
-            before, the number of those outcomes, and 1 if messages were cancelled while workers had them.
+            before, the number of those outcomes, 1 if messages were cancelled while workers had them, and the version
+            of the overrides of timeouts.
 
         Raises:
             redis.exceptions.RedisError: Redis is unreachable.

@@ -64,6 +64,7 @@ from orchestrator.transport.redis.commands.mailboxes import (
     release_mailbox,
 )
 from orchestrator.transport.redis.commands.settling import dead_letter, requeue_held, retry, settle, settle_with_outcome
+from orchestrator.transport.redis.commands.timeouts import clear_timeouts, override_timeout
 
 __all__ = [
     "FENCE_REASON_AT",
@@ -77,6 +78,7 @@ __all__ = [
     "broadcast",
     "claim",
     "claim_chore",
+    "clear_timeouts",
     "close_breaker",
     "count_letters",
     "dead_letter",
@@ -100,6 +102,7 @@ __all__ = [
     "import_letters",
     "mailbox_depths",
     "mailbox_states",
+    "override_timeout",
     "park_letters",
     "publish",
     "purge",

@@ -45,9 +45,10 @@ def heartbeat(
     """
     k = keys
     endings = [k.endings, k.endings_dropped] if with_endings else []
+    known = [k.leases, k.incarnation(incarnation), k.sweep, k.not_polling, k.oom(oom_group), k.cancelling]
     return (
         "heartbeat",
-        [k.leases, k.incarnation(incarnation), k.sweep, k.not_polling, k.oom(oom_group), k.cancelling, *endings],
+        [*known, k.timeout_overrides, *endings],
         [
             incarnation,
             "" if oom_kills is None else oom_kills,

@@ -1,15 +1,15 @@
 -- Renews a lease.
--- KEYS: leases, incarnation, sweep, not_polling, OOM kills of its control group, cancelling, endings, number of endings that were
--- dropped.
+-- KEYS: leases, incarnation, sweep, not_polling, OOM kills of its control group, cancelling, overrides of timeouts, endings, number
+-- of endings that were dropped.
 -- ARGV: id, the group's count if it has changed or '', '1' if the process does not consume although it should, '0' if it does
 -- again, '' if nothing has changed, ms after which a heartbeat is missed, field, value, … (only what has changed).
 -- Returns {0} without a lease, else {1, ms since the last sweep or -1, 1 if a heartbeat is missed or a death was proved else 0,
 -- now, age in ms that the heartbeat before reported or 0, number of endings that wait for delivery, plus 1 if some were dropped,
--- 1 if messages were cancelled while workers had them}.
--- Costs: at most eleven commands.
+-- 1 if messages were cancelled while workers had them, version of the overrides or 0 if there are none}.
+-- Costs: at most twelve commands.
 --- @include "mailbox_entry"
 local leases, incarnation_key, sweep, not_polling, oom_kills, cancelling = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local endings, endings_dropped = KEYS[7], KEYS[8]
+local overrides, endings, endings_dropped = KEYS[7], KEYS[8], KEYS[9]
 local id, oom_count, is_not_polling, missed_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local FIRST_FIELD = 5
 even_when_full(leases)
@@ -27,4 +27,5 @@ local swept, proved = unpack(redis.call('HMGET', sweep, 'at_ms', 'proved'))
 local oldest = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')[2]
 local missed = proved or now - tonumber(oldest) > tonumber(missed_ms)
 return {1, swept and now - tonumber(swept) or -1, missed and 1 or 0, now, tonumber(before),
-  endings and redis.call('XLEN', endings) + redis.call('EXISTS', endings_dropped) or 0, redis.call('EXISTS', cancelling)}
+  endings and redis.call('XLEN', endings) + redis.call('EXISTS', endings_dropped) or 0, redis.call('EXISTS', cancelling),
+  tonumber(redis.call('HGET', overrides, '') or 0)}
