@@ -1,7 +1,7 @@
 """The conductor: starts the processes of a deployment and the workflow, kills an auditor, and counts the outcomes.
 
-Redis, a monitor manager, beat and auditors, each a process of its own. Whichever dies is started again, as
-systemd or Kubernetes would; the messages do not wait for that.
+Redis, a monitor manager, beat and auditors, each a process of its own. Whichever dies is started again by
+``orchestrator supervise``; the messages do not wait for that.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ _WATCH_EVERY_S = 1.0
 _DECLARED_WITHIN_S = 10.0
 _KEPT_S = 3600
 _PAGE = 500
-_WORKER = ("worker", "--without-gossip", "--without-mingle", "-l", "WARNING")
-_PREFORK = ("-P", "prefork", "-c", "1")
+_ARGUMENTS = ["--without-gossip", "--without-mingle"]
 
 
 class Stalled(InfrastructureError):
@@ -86,7 +85,7 @@ class Conductor:
         Raises:
             Stalled: no message got anywhere for too long.
             NoSummary: the last step was not handled.
-            KeepsDying: a process does not stay alive.
+            KeepsDying: the processes do not stay alive.
             BrokerUnavailable: Redis is away.
         """
         store = self._orchestrator.runtime.store
@@ -121,13 +120,15 @@ class Conductor:
         return self._close(result, total)
 
     def _start(self, crew: Crew) -> None:
-        crew.start("manager", *_WORKER, "-n", "manager@%h", "-Q", manager.QUEUE, "-P", "solo")
-        crew.start("beat", "beat", "-l", "INFO", "-s", str(self._workspace.directory / "beat-schedule"))
-        names = [f"auditor{k}" for k in range(1, self._count + 1)]
-        prefork = ("-P", "prefork", "-c", "1")
+        # Each counts as ready when it is started: the demo itself waits for all of them together.
+        worker = {"arguments": _ARGUMENTS, "log_level": "WARNING", "ready": "none"}
+        crew.add("manager", "worker", queues=[manager.QUEUE], pool="solo", **worker)
+        crew.add("beat", "beat", schedule=str(self._workspace.directory / "beat-schedule"))
         self._auditors = [
-            crew.start(name, *_WORKER, "-n", f"{name}@%h", "-Q", Auditor.name, *prefork) for name in names
+            crew.add(f"auditor{k}", "worker", queues=[Auditor.name], pool="prefork", concurrency=1, **worker)
+            for k in range(1, self._count + 1)
         ]
+        crew.start()
 
     def _until_up(self, crew: Crew) -> None:
         until = monotonic() + STALLED_S
@@ -135,7 +136,7 @@ class Conductor:
             if monotonic() > until:
                 raise Stalled(f"the workers were not up within {STALLED_S:g} s")
             self._ending.check()
-            crew.restart_ended()
+            crew.restarted()
             sleep(_LOOK_EVERY_S)
 
     def _until_ended(self, crew: Crew, run: Run, total: int, shown: Display) -> None:
@@ -153,8 +154,8 @@ class Conductor:
                 before, moved_at = row, monotonic()
             elif monotonic() - moved_at > STALLED_S:
                 raise Stalled(f"no message got anywhere for {STALLED_S:g} s; {row.pending} are pending")
-            for child in crew.restart_ended():
-                shown.say(f"demo: {child.name} is dead, and started again")
+            for name in crew.restarted():
+                shown.say(f"demo: {name} is dead, and started again")
             if self._chaos and self._kill is None and done * 3 >= total:
                 self._kill_one(shown)
             sleep(_LOOK_EVERY_S)

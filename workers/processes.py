@@ -1,76 +1,58 @@
-"""The demo's child processes: started, restarted when they die, and ended with the demo."""
+"""The demo's processes under ``orchestrator supervise``: restarted when they die, and ended with the demo."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from orchestrator.core.errors import InfrastructureError
+from orchestrator.supervisor.tree_command import Client, NoSupervisor
 
-#: A process that dies more often than this is not restarted again.
-_MAX_RESTARTS = 5
+#: Ends of all processes together after which the supervisor stops. The demo itself causes a few.
+_MAX_ENDS = 10
 
-#: Seconds that the processes have at the end of the demo to finish their work.
+#: Seconds that a process has at the end of the demo to finish its work.
 _FAREWELL_S = 3.0
+
+#: Longest time for the supervisor's start and its end.
+_PATIENCE_S = 20.0
+
+_LOOK_EVERY_S = 0.02
 
 _ROOT = Path(__file__).parent.parent
 
+_ORCHESTRATOR = Path(sys.executable).parent / "orchestrator"
+
 
 class KeepsDying(InfrastructureError):
-    """A child process died after each of its restarts."""
+    """The supervisor has ended, because the processes ended too often."""
 
-    def __init__(self, name: str, exit_code: int) -> None:
-        super().__init__(f"{name} keeps dying (exit code {exit_code}, started {_MAX_RESTARTS + 1} times)")
+    def __init__(self, last_words: str) -> None:
+        super().__init__(f"the demo's processes keep dying: {last_words}")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Child:
-    """One ``celery -A workers …`` process, in a process group of its own with its pool."""
+    """One process that the supervisor runs, with its pool."""
 
     name: str
-    arguments: Sequence[str]
-    environment: Mapping[str, str]
-    log: Path
-    restarts: int = 0
-    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-
-    def start(self) -> None:
-        """Start it, or start it again."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "workers.lifeline", str(os.getpid()), "-A", "workers", *self.arguments],
-                cwd=_ROOT,
-                env=dict(self.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C at a terminal must reach the demo alone; and a group can be killed as a whole.
-                start_new_session=True,
-            )
+    crew: Crew
 
     @property
     def pid(self) -> int | None:
-        """The process' id, once it was started."""
-        return None if self._process is None else self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """How it ended; ``None`` while it runs."""
-        return None if self._process is None else self._process.poll()
-
-    def terminate(self) -> None:
-        """Send SIGTERM: the process finishes its work and ends."""
-        if self._process is not None:
-            self._process.terminate()
+        """The process' id, while it runs."""
+        pid: int | None = self.crew.row(self.name).get("pid")
+        return pid
 
     def pause(self) -> None:
         """SIGSTOP it and its pool processes."""
@@ -80,72 +62,118 @@ class Child:
         """SIGCONT them."""
         self._signal_group(signal.SIGCONT)
 
-    def _signal_group(self, number: signal.Signals) -> None:
-        # Before the process is polled, its pid cannot be reused.
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, number)
-
     def kill(self) -> None:
-        """SIGKILL the process and its pool, as an OOM killer does; returns when they have ended."""
-        if self._process is not None:
-            self._signal_group(signal.SIGKILL)
-            self._process.wait()
+        """SIGKILL the process and its pool, as an OOM killer does."""
+        self._signal_group(signal.SIGKILL)
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait for its end, at most that long."""
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(max(0.0, timeout_s))
+    def _signal_group(self, number: signal.Signals) -> None:
+        pid = self.pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, number)
 
 
 class Crew:
-    """All child processes of the demo. Leaving the context ends them: by SIGTERM, or by SIGKILL after an error."""
+    """All processes of the demo. Leaving the context ends them: by SIGTERM, or by SIGKILL after an error."""
 
-    def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
         self._environment = environment
-        self._logs = logs
-        self.children: list[Child] = []
+        self._directory = directory
+        self._state = directory / "supervise"
+        self._log = directory / "supervise.log"
+        self._children: list[dict[str, Any]] = []
+        self._restarts: dict[str, int] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
 
-    def start(self, name: str, *arguments: str) -> Child:
-        """Start ``celery -A workers`` with these arguments."""
-        child = Child(name, arguments, self._environment, self._logs / f"{name}.log")
-        self.children.append(child)
-        child.start()
-        return child
+    def add(self, name: str, kind: str, **options: Any) -> Child:
+        """Have a child: options as in ``orchestrator.toml``."""
+        self._children.append({"id": name, "kind": kind, "shutdown_s": _FAREWELL_S, **options})
+        return Child(name, self)
 
-    def restart_ended(self) -> list[Child]:
-        """Restart processes that have ended; returns them.
+    def start(self) -> None:
+        """Start the supervisor, and with it all children.
 
         Raises:
-            KeepsDying: a process has ended too often.
+            KeepsDying: it has ended.
         """
-        dead = []
-        for child in self.children:
-            exit_code = child.exit_code
-            if exit_code is None:
-                continue
-            if child.restarts >= _MAX_RESTARTS:
-                raise KeepsDying(child.name, exit_code)
-            child.restarts += 1
-            child.start()
-            dead.append(child)
-        return dead
+        definition = self._directory / "orchestrator.toml"
+        head = {"app": "workers", "intensity": _MAX_ENDS}
+        definition.write_text("[supervisor]\n" + _lines(head) + "".join(map(_table, self._children)))
+        command: Sequence[str] = (str(_ORCHESTRATOR), "supervise", str(definition), "--state-dir", str(self._state))
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--until-stdin-closes"],
+                cwd=_ROOT,
+                env=dict(self._environment),
+                # Closed when the demo ends, however that may be.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C at a terminal must reach the demo alone.
+                start_new_session=True,
+            )
+        until = monotonic() + _PATIENCE_S
+        while self._client is None:
+            try:
+                self._client = Client(self._state)
+            except NoSupervisor:
+                if self._process.poll() is not None or monotonic() > until:
+                    raise KeepsDying(self._last_words()) from None
+                sleep(_LOOK_EVERY_S)
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        if self._client is None:
+            return {}
+        try:
+            return {row["path"]: row for row in self._client.ask(operation="tree")["children"]}
+        except NoSupervisor:
+            raise KeepsDying(self._last_words()) from None
+
+    def row(self, name: str) -> dict[str, Any]:
+        """What the supervisor says of a child."""
+        return self._rows().get(name, {})
+
+    def restarted(self) -> list[str]:
+        """The children that were restarted since this was last asked.
+
+        Raises:
+            KeepsDying: the supervisor has ended.
+        """
+        now = {name: row["restarts"] for name, row in self._rows().items()}
+        before, self._restarts = self._restarts, now
+        return [name for name, count in now.items() if count > before.get(name, 0)]
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        return " / ".join(lines[-3:])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        process = self._process
+        if process is None:
+            return
         try:
-            # After an error, kill at once.
+            # After an error, kill at once: the supervisor does so when its standard input closes.
             if kind is None:
-                self._dismiss()
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_FAREWELL_S * (1 + len(self._children)))
         finally:
-            for child in self.children:
-                child.kill()
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
-    def _dismiss(self) -> None:
-        for child in self.children:
-            child.terminate()
-        until = monotonic() + _FAREWELL_S
-        for child in self.children:
-            child.wait(until - monotonic())
+
+def _lines(options: Mapping[str, Any]) -> str:
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
+
+
+def _table(options: Mapping[str, Any]) -> str:
+    return "[[supervisor.children]]\n" + _lines(options)

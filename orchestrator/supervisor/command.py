@@ -48,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="APP",
         help="the Celery app of children that name none; without a definition: a monitor manager, beat, and workers",
     )
+    command.add_argument(
+        "--until-stdin-closes",
+        action="store_true",
+        help="kill all when standard input closes: for programs that start a supervisor of their own",
+    )
     command.add_argument("--check", action="store_true", help="list what is wrong, start nothing")
     command.add_argument("--state-dir", type=Path, metavar="DIR", help=f"lock and control socket (default: {DEFAULT})")
     return command
@@ -71,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.check:
         return check(definition)
-    return _supervise(definition, state_of(options.state_dir, definition.directory))
+    state = state_of(options.state_dir, definition.directory)
+    return _supervise(definition, state, owned=options.until_stdin_closes)
 
 
 def _exported(arguments: list[str]) -> Callable[[Definition], str] | None:
@@ -103,7 +109,7 @@ def _definition(options: argparse.Namespace) -> Definition:
     return read(path, state_of(options.state_dir, path.absolute().parent).absolute(), options.app)
 
 
-def _supervise(definition: Definition, path: Path) -> int:
+def _supervise(definition: Definition, path: Path, *, owned: bool) -> int:
     try:
         state = StateDirectory(path)
     except (OSError, StateDirectoryTaken) as error:
@@ -124,6 +130,8 @@ def _supervise(definition: Definition, path: Path) -> int:
 
     console.on_waiting = on_waiting
     tree = TreeProcess(definition, state, loop, console)
+    if owned:
+        tree.end_with(sys.stdin.fileno())
     control = Control(state, loop, Operations(tree))
     try:
         return tree.run()

@@ -188,6 +188,8 @@ class Operations:
         return {
             "pid": self._tree.pid,
             "source": self._tree.definition.source,
+            "directory": str(self._tree.definition.directory),
+            "apps": self._tree.definition.apps(),
             "stopping": bool(self._tree.state.stopping),
             "rolling": list(self._tree.state.rolling),
             "children": [self._row(path) for path in self._in_order("") if path in nodes],

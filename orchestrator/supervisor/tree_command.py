@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import socket
+import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ ID is a path (agents/billing.1), what there are copies of (agents/billing), or a
 
 _WATCH_EVERY_S = 1.0
 _ROLL_LOOK_S = 0.2
+_LEDGER_TIMEOUT_S = 30.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,14 +110,15 @@ def main(arguments: Sequence[str]) -> int:
         command.error(str(error))
     try:
         client = Client(options.state_dir)
+        ledgers = Ledgers(client) if request.get("rolling") else None
         if options.watch and options.operation is None:
             return _watch(client)
         answer = client.ask(**request)
         if "error" in answer:
             print(f"error: {answer['error']}", file=sys.stderr)
             return 2
-        if request.get("rolling"):
-            return _roll(client, answer["done"])
+        if ledgers is not None:
+            return _roll(client, answer["done"], ledgers)
     except NoSupervisor as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
@@ -150,7 +153,39 @@ def _watch(client: Client) -> int:
         return 0
 
 
-def _roll(client: Client, paths: list[str]) -> int:
+class Ledgers:
+    """The ledgers of a tree's apps, before something was done and after."""
+
+    def __init__(self, client: Client) -> None:
+        tree = client.ask(operation="tree")
+        self._apps, self._directory = tree["apps"], tree["directory"]
+        self._before = {app: self._read(app) for app in self._apps}
+
+    def _read(self, app: str) -> dict[str, int] | None:
+        command = [sys.executable, "-m", "celery", "-A", app, "ledger", "--json"]
+        try:
+            done = subprocess.run(
+                command, cwd=self._directory, capture_output=True, timeout=_LEDGER_TIMEOUT_S, check=False
+            )
+            total: dict[str, int] = json.loads(done.stdout)["total"]
+        except (OSError, ValueError, LookupError, subprocess.TimeoutExpired):
+            return None
+        return total
+
+    def lines(self) -> list[str]:
+        """A line for each app: what was lost, and what was settled twice since."""
+        lines = []
+        for app, before in self._before.items():
+            now = self._read(app)
+            if before is None or now is None:
+                lines.append(f"{app}: the ledger could not be read: celery -A {app} ledger")
+                continue
+            handled, duplicated = now["handled"] - before["handled"], now["duplicated"] - before["duplicated"]
+            lines.append(f"{app}: handled={handled} lost={now['lost']} duplicated={duplicated}")
+        return lines
+
+
+def _roll(client: Client, paths: list[str], ledgers: Ledgers) -> int:
     """Wait until all were restarted."""
     began = monotonic()
     left = len(paths)
@@ -166,6 +201,8 @@ def _roll(client: Client, paths: list[str]) -> int:
     bad = [path for path in paths if states.get(path) != "ready"]
     took = f"{len(paths)} restarted one by one in {monotonic() - began:.1f} s"
     print(f"{took}; not ready: {', '.join(bad)}" if bad else took)
+    for line in ledgers.lines():
+        print(line)
     return int(bool(bad))
 
 

@@ -83,6 +83,17 @@ class TreeProcess:
         self._close()
         return self._exit_code
 
+    def end_with(self, descriptor: int) -> None:
+        """Kill all when this file is closed at its other end."""
+
+        def look() -> None:
+            if not os.read(descriptor, 4096):
+                self.loop.off(descriptor)
+                for _ in range(3):
+                    self.post(Shutdown())
+
+        self.loop.on(descriptor, look)
+
     def _take_events(self) -> None:
         while self._events:
             self.state, effects = reduce(self.state, self._events.popleft(), monotonic())

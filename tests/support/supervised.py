@@ -47,21 +47,27 @@ def process(name: str, command: list[str] | None = None, **options: Any) -> dict
     return {"id": name, "kind": "process", "command": command or WAITS, **options}
 
 
+#: Variables that name another broker than the test's.
+_BROKER = ("ORCHESTRATOR_BROKER_URL", "ORCHESTRATOR_CONFIG", "CELERY_BROKER_URL")
+
+
 class Supervised:
     """One tree that runs."""
 
     def __init__(
-        self, directory: Path, definition: str, *arguments: str, environment: dict[str, str] | None = None
+        self, directory: Path, definition: str | None, *arguments: str, environment: dict[str, str] | None = None
     ) -> None:
         self.directory = directory
+        self.environment = environment or {}
         self.state = directory / "state"
-        (directory / "orchestrator.toml").write_text(definition)
+        if definition is not None:
+            (directory / "orchestrator.toml").write_text(definition)
         self.lines: list[str] = []
         self._pending = b""
         self.process = subprocess.Popen(
             [ORCHESTRATOR, "supervise", "--state-dir", str(self.state), *arguments],
             cwd=directory,
-            env={**os.environ, **(environment or {})},
+            env={**{name: value for name, value in os.environ.items() if name not in _BROKER}, **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -98,10 +104,11 @@ class Supervised:
         self.lines += [line.decode("utf-8", "replace") for line in lines]
         return bool(received)
 
-    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def ask(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run ``orchestrator tree``."""
         command = [ORCHESTRATOR, "tree", "--state-dir", str(self.state), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        inherited = {**os.environ, **(environment or {})}
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=inherited)
 
     def tree(self) -> dict[str, Any]:
         """The tree's rows by path."""

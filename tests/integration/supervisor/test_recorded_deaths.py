@@ -80,6 +80,19 @@ def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(wo
     assert [row.lost for row in orchestrator.ledger()] == [0]
 
 
+@pytest.mark.slow
+def test_a_rolling_restart_ends_with_a_line_of_the_ledger(workers, orchestrator):
+    tree = workers(2)
+    tree.wait_for("all are ready", 60)
+    for _ in range(20):
+        orchestrator.send("counter", Work())
+    eventually(lambda: [row.handled for row in orchestrator.ledger()] == [20])
+    rolled = tree.ask("restart", "--rolling", environment=tree.environment)
+
+    assert rolled.stdout.splitlines()[-1] == "tests.apps.supervised_app: handled=0 lost=0 duplicated=0"
+    assert rolled.returncode == 0
+
+
 def test_a_bad_deployment_burns_no_message(workers, orchestrator, tmp_path):
     (tmp_path / "bad").touch()
     for _ in range(1000):

@@ -211,6 +211,15 @@ def test_a_procfile_that_needs_one_is_refused(read, line):
     assert len(problems(read, f"{line}\nfine: true", "Procfile")) == 1
 
 
+@pytest.mark.parametrize("name", ["orchestrator.toml", "Procfile"])
+def test_the_repositorys_own(name):
+    definition = reading.read(Path(__file__).parents[3] / name, Path("state"))
+
+    assert set(definition.commands) == {"redis", "manager", "auditor", "beat", "flower"}
+    assert definition.commands["auditor"].probe.kind is ProbeKind.HEALTH
+    assert definition.warnings == ()
+
+
 def test_the_default_tree(monkeypatch, tmp_path):
     monkeypatch.setattr(reading, "needs_redis", lambda: False)
     definition = reading.default_tree("shop", tmp_path / "state", tmp_path)
