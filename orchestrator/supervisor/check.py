@@ -47,13 +47,14 @@ def check(definition: Definition) -> int:
 
 def _of_app(definition: Definition, app: str) -> list[str]:
     workers = [one for one in definition.commands.values() if one.kind is Kind.WORKER and one.app == app]
-    serves_all = any(not one.queues for one in workers)
+    # What a worker of kind `process` serves is not known.
+    serves_all = not workers or any(not one.queues for one in workers)
     served = "" if serves_all else ",".join(queue for one in workers for queue in one.queues)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])}
     try:
         done = subprocess.run(
             [sys.executable, "-c", _IMPORT, app, served],
-            cwd=workers[0].directory,
+            cwd=definition.directory,
             env=environment,
             capture_output=True,
             text=True,

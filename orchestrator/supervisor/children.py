@@ -65,6 +65,7 @@ class Children:
         self._by_pid: dict[int, Running] = {}
         #: Whose process has ended while others of its group, or orphans of it, may be there still.
         self._leaving: list[Running] = []
+        self._looks_again = False
         self._probing: dict[str, _Probing] = {}
         self._oom = OomKills()
         self.lifeline = Lifeline(str(state.path))
@@ -300,8 +301,13 @@ class Children:
             if not orphans and not group_exists(running.pid):
                 self._leaving.remove(running)
                 self._gone(running)
-        if self._leaving:
-            self._loop.after(_GONE_LOOK_S, self.reap)
+        if self._leaving and not self._looks_again:
+            self._looks_again = True
+            self._loop.after(_GONE_LOOK_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        self.reap()
 
     def _gone(self, running: Running) -> None:
         status = running.status or 0

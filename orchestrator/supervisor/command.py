@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``orchestrator supervise``; returns the exit code."""
+    if sys.platform != "linux":
+        print("error: orchestrator supervise needs Linux", file=sys.stderr)
+        return 2
     arguments = list(arguments)
     export = _exported(arguments)
     options = parser().parse_args(arguments)

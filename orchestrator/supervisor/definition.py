@@ -58,6 +58,7 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
     directory: str = "."
     probe: Probe = field(default_factory=Probe)
+    #: Of a worker, beat and Flower; and of a process that is a Celery worker.
     app: str = ""
     queues: tuple[str, ...] = ()
     #: A worker's node name, with ``%h``.
@@ -98,7 +99,8 @@ class Definition:
 
     def apps(self) -> list[str]:
         """The Celery apps that its workers serve."""
-        return sorted({command.app for command in self.commands.values() if command.kind is Kind.WORKER})
+        with_workers = (Kind.WORKER, Kind.PROCESS)
+        return sorted({one.app for one in self.commands.values() if one.app and one.kind in with_workers})
 
 
 class InvalidDefinition(Exception):

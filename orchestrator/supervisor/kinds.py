@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,13 +43,21 @@ def child(path: str, kind: Kind, options: Mapping[str, Any], directory: Path, st
         environment=options.get("environment", {}),
         directory=str(directory / options.get("directory", ".")),
         probe=_probe(kind, options),
-        app=options.get("app", ""),
+        app=options.get("app", "") or _app_in(options.get("command", ())),
         queues=options.get("queues", ()),
         node=_node(spec.id, options) if kind is Kind.WORKER else "",
         port=_port(kind, options),
         may_leave_children=kind is not Kind.PROCESS,
     )
     return Child(path, spec, command)
+
+
+def _app_in(words: Sequence[str]) -> str:
+    """The app that a command names, if it is a Celery worker: ``celery -A APP worker``, as a Procfile has it."""
+    if len(words) < 2 or Path(words[0]).name != "celery" or "worker" not in words:
+        return ""
+    named = [words[at + 1] for at, word in enumerate(words[:-1]) if word in ("-A", "--app")]
+    return named[0] if named else ""
 
 
 def _node(child_id: str, options: Mapping[str, Any]) -> str:

@@ -55,4 +55,4 @@ class StateDirectory:
 
 def short_path(directory: int, name: str) -> str:
     """The path of a file in an open directory, as short as a socket's must be."""
-    return f"/proc/self/fd/{directory}/{name}" if os.path.isdir(f"/proc/self/fd/{directory}") else name  # noqa: PTH112
+    return f"/proc/self/fd/{directory}/{name}"

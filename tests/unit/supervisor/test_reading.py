@@ -204,6 +204,8 @@ def test_a_procfile_needs_no_shell(read, monkeypatch):
     assert definition.commands["worker"].arguments == ("celery", "-A", "shop", "worker", "-n", "a b@%h")
     assert definition.commands["worker"].environment == {"LEVEL": "3"}
     assert definition.commands["worker"].probe.kind is ProbeKind.HEALTH
+    # So that its deaths are recorded.
+    assert definition.apps() == ["shop"]
 
 
 @pytest.mark.parametrize("line", ["beat: mkdir x && celery beat", "web: a | b", "nothing", "x: 'open"])
