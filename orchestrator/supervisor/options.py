@@ -18,16 +18,20 @@ MAX_REPLICAS = 256
 #: What an id may be. It is part of a path, a node name, and a file name.
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
-_VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)|\$\$")
 
 #: Returns the value as it is used; raises ``ValueError`` with what is allowed.
 Check = Callable[[Any], Any]
 
 
 def substituted(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """A text with ``$NAME``, ``${NAME}`` and ``${NAME:-default}`` replaced by the environment's values."""
+    """A text with ``$NAME``, ``${NAME}`` and ``${NAME:-default}`` replaced by variables; ``$$`` is ``$``."""
     known = os.environ if environment is None else environment
-    return _VARIABLE.sub(lambda found: known.get(found[1] or found[3]) or found[2] or "", text)
+
+    def value_of(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else known.get(found[1] or found[3]) or found[2] or ""
+
+    return _VARIABLE.sub(value_of, text)
 
 
 def _text(value: Any) -> str:

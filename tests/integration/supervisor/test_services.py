@@ -14,7 +14,7 @@ from tests.support.supervised import process
 SERVICES = ("monitor-manager", "task-pool", "system-command", "coordination", "scheduler", "signals", "agents")
 
 #: Says with which configuration it runs, and answers one question a run.
-SERVICE = ["sh", "-c", 'echo "level $LEVEL"; exec sleep 1000']
+SERVICE = ["sh", "-c", 'echo "level $$LEVEL"; exec sleep 1000']
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.core.supervision_tree_spec import Backoff, OnGiveUp, Restart, Strategy, SupervisorSpec, walk
 from orchestrator.supervisor import reading
 from orchestrator.supervisor.definition import Definition, InvalidDefinition, Kind, ProbeKind
+from orchestrator.supervisor.options import substituted
 
 FULL = """
 [supervisor]
@@ -100,6 +101,14 @@ def test_a_whole_definition(read, monkeypatch, tmp_path):
     assert web.environment == {"LEVEL": "7"}
     assert web.directory == str(tmp_path)
     assert definition.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("$A", "1"), ("${A}b", "1b"), ("${B:-2}", "2"), ("${B-2}", "2"), ("$B", ""), ("$$A", "$A"), ("5$", "5$")],
+)
+def test_variables(text, value):
+    assert substituted(text, {"A": "1"}) == value
 
 
 def test_two_lines_a_child(read):
