@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
 
     from orchestrator.agents.agent import Agent, AgentSpec
+    from orchestrator.celery_types import Canvas
     from orchestrator.core.message import Message
     from orchestrator.core.settings import Settings
     from orchestrator.deadletters.log import DeadLetters
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.sending.send_options import BroadcastOptions, SendManyOptions, SendOptions
     from orchestrator.timeouts.timeouts import Timeouts
     from orchestrator.transport.redis.dataset import DatasetRecord
+    from orchestrator.workflows.definition import CanvasOptions
     from orchestrator.workflows.run import Run
     from orchestrator.workflows.workflows import Workflows
 
@@ -86,7 +88,10 @@ class Orchestrator:
     def send(self, recipient: str | type[Agent], message: Message, **options: Unpack[SendOptions]) -> Delivery: ...
 
     @overload
-    def send(self, recipient: Signature | Task, message: None = None, **options: Unpack[SendOptions]) -> Any: ...
+    def send(self, recipient: Canvas, message: None = None, **options: Unpack[CanvasOptions]) -> Run: ...
+
+    @overload
+    def send(self, recipient: Signature | Task, message: None = None, **options: Unpack[SendOptions]) -> Delivery: ...
 
     def send(self, recipient: Any, message: Message | None = None, **options: Any) -> Delivery | Run:
         """Send a message to an agent, or a Celery signature (or task, without arguments), under supervision.

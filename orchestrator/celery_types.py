@@ -145,3 +145,10 @@ class Task(Protocol):
 
     @property
     def request_stack(self) -> Any: ...
+
+
+class Canvas(Protocol):
+    """A chain, a group or a chord, as a checker that has types of Celery's tells it from a task's signature."""
+
+    @property
+    def tasks(self) -> Any: ...

@@ -345,19 +345,42 @@ class Run:
 
     def _send_items(self, step: str) -> int | None:
         ended, unhandled, items, sent = self.maps[step]
-        if sent >= items or self.states[step] != "m":
+        if sent >= items or self.states[step][0] != "m":
             return None
         if self.state in _STOPPED or (self.state is RunState.RUNNING and self.paused):
             self.ready.append(step)
         elif self.state is RunState.RUNNING:
             limit = self.plan[step].options.get("limit") or items
-            while sent < items and sent - ended < limit:
+            while sent < items and sent - ended < limit and int(self.states[step][1:] or 0) < items:
                 if self._left <= 0:
                     return 0
-                self._send(f"{step}.{sent}")
+                one = self._next_item(step, sent)
+                if one is None:
+                    self._left -= 1
+                    continue
+                self._send(one)
                 sent += 1
                 self.maps[step] = [ended, unhandled, items, sent]
         return None
+
+    def _next_item(self, step: str, sent: int) -> str | None:
+        """The item of a map that is sent next; of one that is retried the next place, or ``None`` if it was handled."""
+        place = self.states[step][1:]
+        if not place:
+            return f"{step}.{sent}"
+        self.states[step] = f"m{int(place) + 1}"
+        one = f"{step}.{place}"
+        was = self.states.get(one, "")[:1]
+        if was not in ("d", "e", "c"):
+            return None
+        self._forget_outcome(one, was)
+        return one
+
+    def _is_unsent(self, item: str) -> bool:
+        """Whether an item that was not handled is still to be sent again, because its map is retried."""
+        number, _, place = item.partition(".")
+        state = self.states[number]
+        return state[0] == "m" and state != "m" and int(place) >= int(state[1:])
 
     def _send_ready(self) -> int | None:
         while self.state is RunState.RUNNING and not self.paused and self.ready:
@@ -367,7 +390,7 @@ class Run:
             step = self.ready.popleft()
             if self.states[step] == "r":
                 self._begin(step)
-            elif self.states[step] == "m":
+            elif self.states[step][0] == "m":
                 self._plan_work("x", step)
         return None
 
@@ -410,7 +433,7 @@ class Run:
     def _is_idle(self, step: str) -> bool:
         """Whether a map has begun, and none of its items is out."""
         ended, _, _, sent = self.maps[step]
-        return self.states[step] == "m" and ended == sent
+        return self.states[step][0] == "m" and ended == sent
 
     def _item_ended(self, step: str, handled: bool, *, again: bool = False) -> None:
         ended, unhandled, items, sent = self.maps[step]
@@ -440,7 +463,12 @@ class Run:
         self.counts["handled"] += 1
         self._remember_undo(step)
         if "." in step:
-            self._item_ended(number_of(step), True, again=True)
+            number = number_of(step)
+            if self._is_unsent(step):
+                self.maps[number][3] += 1
+                self._item_ended(number, True)
+            else:
+                self._item_ended(number, True, again=True)
             return
         if self.plan[step].guarded:
             # What depends on it went on without it.
@@ -461,28 +489,14 @@ class Run:
             self._plan_work("r")
         self._forget_outcome(step, was)
         if step in self.maps and self.maps[step][1] > 0:
-            ended, unhandled, items, sent = self.maps[step]
-            self.maps[step] = [ended - unhandled, 0, items, sent]
-            self.states[step] = "m"
-            self._plan_work("f", step)
+            # As if the items that were not handled had not been sent.
+            ended, unhandled, items, _ = self.maps[step]
+            self.maps[step] = [ended - unhandled, 0, items, ended - unhandled]
+            self.states[step] = "m0"
+            self._plan_work("x", step)
         else:
             self.maps.pop(step, None)
             self._release(step)
-
-    def _retry_items(self, step: str, at: int) -> int | None:
-        """Have the items of a map that were not handled begin again; they are not bound by its limit."""
-        for item in range(at, self.maps[step][2]):
-            if self._left <= 0:
-                return item
-            self._left -= 1
-            one = f"{step}.{item}"
-            was = self.states.get(one, "")[:1]
-            if was in ("d", "e", "c") and self.state is RunState.CANCELLED:
-                self._item_ended(step, False)
-            elif was in ("d", "e", "c"):
-                self._forget_outcome(one, was)
-                self._release(one)
-        return None
 
     def _forget_outcome(self, step: str, was: str) -> None:
         self.counts[ENDED[was]] -= 1
@@ -561,6 +575,8 @@ class Run:
             return False
         if "." not in step:
             self.counts["failures"] -= 1
+        elif self._is_unsent(step):
+            self.maps[number][3] += 1
         elif self.maps[number][1] > 0:
             ended, unhandled, items, sent = self.maps[number]
             self.maps[number] = [ended - 1, unhandled - 1, items, sent]
@@ -602,8 +618,6 @@ class Run:
                 left = self._send_items(step)
             elif kind == "r":
                 left = self._send_ready()
-            elif kind == "f":
-                left = self._retry_items(step, at)
             else:
                 self._recall(kind)
             if left is not None:

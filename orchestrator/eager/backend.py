@@ -159,7 +159,9 @@ class EagerBackend:
         if duplicate is not None:
             return SendResult(duplicate)
         try:
-            self._flow.admit(message.supervision.agent)
+            if message.supervision.run is None:
+                # A step is not refused: its run was accepted with all of its steps.
+                self._flow.admit(message.supervision.agent)
             self._runner.run(message, raised)
         except BaseException:
             self._flow.forget(message)

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.core.errors import InvalidExpansion, RunEnded, WorkflowExists
 from orchestrator.core.expansion import Expanded, steps_in_place
-from orchestrator.core.outcome import Dead, Handled, Outcome, to_wire
+from orchestrator.core.outcome import Dead, Handled, Outcome, Reason, to_wire
 from orchestrator.core.run import COMPENSATION_STATES, Run, RunState
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.workflow_plan import Kind, StepPlan, number_of
@@ -25,7 +25,7 @@ from orchestrator.workflows.definition import LimitStrategy
 from orchestrator.workflows.expansion import Compile, NewSteps, compiled_expansion
 from orchestrator.workflows.fork import counts_of, kept_states, kept_steps, to_resolve
 from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_records
-from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result, outcome_in_run
+from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result, outcome_in_run, run_gone
 
 
 @dataclass(slots=True)
@@ -294,13 +294,34 @@ class InMemoryRuns:
         if kept.is_sending:
             return
         kept.is_sending = True
+        raised: list[Exception] = []
         try:
             while kept.to_send:
                 step = kept.to_send.popleft()
                 if rule.states.get(step) == "s":
-                    self._backend.send(self._message(uid, kept, step))
+                    raised += self._send(uid, kept, step)
         finally:
             kept.is_sending = False
+        if raised:
+            # With Celery's setting task_eager_propagates, once the run can go on no more.
+            raise raised[0]
+
+    def _send(self, uid: str, kept: _Kept, step: str) -> list[Exception]:
+        """Handle a step; returns what its last attempt has raised, if that is the run's failure and to be raised."""
+        rule, message = kept.rule, self._message(uid, kept, step)
+        try:
+            sent = self._backend.send(message)
+        except Exception as error:
+            if rule.states.get(step) == "s":
+                # It was not accepted.
+                raise
+            is_provided_for = rule.plan[number_of(step).removeprefix("u")].guarded or "." in step
+            return [] if is_provided_for else [error]
+        if not sent.published:
+            why = f"the class of {message.task} publishes nothing now; allowed for a step: a task whose class does"
+            outcome = {"outcome": "dead", "reason": Reason.UNSUPERVISED.value, "error": why, "attempts": 0}
+            self._apply(uid, kept, rule.step_ended(step, outcome))
+        return []
 
     def _message(self, uid: str, kept: _Kept, step: str) -> OutgoingMessage:
         compiled = kept.steps[number_of(step).removeprefix("u")]
@@ -317,9 +338,11 @@ class InMemoryRuns:
         """Arguments of a step with its run's results in them.
 
         Raises:
-            InvalidStepInput: a result has no such part.
+            InvalidStepInput: a result has no such part, or the run is not kept any more.
         """
         uid = str(run["uid"])
+        if uid not in self._runs:
+            raise run_gone(run)
         return fill(value, str(run["step"]), *self._readers(uid), uid)
 
     def _readers(self, uid: str) -> tuple[Outcomes, ItemCount]:

@@ -126,21 +126,23 @@ class RunDetails:
 
     @property
     def progress(self) -> float:
-        """The share of its steps that have ended, from 0 to 1; items of a map that has begun count for it."""
+        """The share of its messages and other steps that have ended, from 0 to 1; a map counts by its items."""
         if self.status.state is RunState.COMPLETED:
             return 1.0
-        return sum(_share(step) for step in self.steps) / max(1, len(self.steps))
+        shares = [_share(step) for step in self.steps]
+        return sum(ended for ended, _ in shares) / max(1, sum(count for _, count in shares))
 
 
 #: States in which a step has ended.
 ENDED_STATES = frozenset({StepState.HANDLED, StepState.DEAD, StepState.EXPIRED, StepState.CANCELLED, StepState.SKIPPED})
 
 
-def _share(step: StepRecord) -> float:
-    if step.items is not None and step.state is not StepState.CANCELLED:
-        count, ended, _ = step.items
-        return ended / count if count else 1.0
-    return float(step.state in ENDED_STATES)
+def _share(step: StepRecord) -> tuple[int, int]:
+    """How much of a step has ended, and how much there is of it; a map that has not begun is as one message."""
+    if step.items is None or step.items[0] == 0:
+        return int(step.state in ENDED_STATES), 1
+    count, ended, _ = step.items
+    return (count if step.state is StepState.CANCELLED else ended), count
 
 
 class RunsBackend(Protocol):

@@ -58,7 +58,7 @@ class Run:
         return status
 
     def progress(self) -> float:
-        """The share of its steps that have ended, from 0 to 1; items of a map that has begun count for it."""
+        """The share of its messages and other steps that have ended, from 0 to 1; a map counts by its items."""
         return self.details().progress
 
     def steps(self) -> tuple[StepRecord, ...]:
@@ -152,9 +152,9 @@ class Run:
     def retry(self, step: str) -> ControlResult:
         """Have a step that was not handled begin again, and the run go on, also from ``failed``.
 
-        Of a map, the items that were not handled begin again, whatever its ``limit``. It is too late for that in a run
-        that was cancelled or is compensated, and if other steps have begun on the failure. The step's dead letter stays
-        in the log; a replay of it would run its message once more, and change nothing in the run.
+        Of a map, the items that were not handled begin again, at most ``limit`` at a time. It is too late for that in a
+        run that was cancelled or is compensated, and if other steps have begun on the failure. The step's dead letter
+        stays in the log; a replay of it would run its message once more, and change nothing in the run.
 
         Raises:
             InvalidPolicy: there is no step of that name.

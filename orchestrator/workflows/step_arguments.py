@@ -138,18 +138,24 @@ class StepArguments:
         """Arguments of a step with its run's recorded results in them.
 
         Raises:
-            InvalidStepInput: a result has no such part.
+            InvalidStepInput: a result has no such part, or the run is not kept any more.
             BrokerUnavailable: Redis is away.
         """
         uid = str(run["uid"])
         key = self._store.keys.run(uid)
 
         def read(numbers: Sequence[str]) -> list[Any]:
-            return list(self._commands.call("HMGET", f"{key}:outcomes", *numbers))
+            texts = list(self._commands.call("HMGET", f"{key}:outcomes", *numbers))
+            if None in texts:
+                self._check_kept(run, key)
+            return texts
 
         def item_count(number: str) -> int:
             counts: bytes | None = self._commands.call("HGET", f"{key}:maps", number)
-            return 0 if counts is None else int(counts.split(b",")[2])
+            if counts is None:
+                self._check_kept(run, key)
+                return 0
+            return int(counts.split(b",")[2])
 
         try:
             # Short outcomes come with the message (see `inputs` in runs.lua).
@@ -169,6 +175,15 @@ class StepArguments:
             return fill(value, str(run["step"]), outcomes, item_count, uid)
         except (RedisError, OSError) as error:
             raise BrokerUnavailable(self._store.url, error) from error
+
+    def _check_kept(self, run: Mapping[str, Any], key: str) -> None:
+        if not self._commands.call("EXISTS", key):
+            raise run_gone(run)
+
+
+def run_gone(run: Mapping[str, Any]) -> InvalidStepInput:
+    """The error of a step that is replayed after its run was deleted, or has expired: there are no results any more."""
+    return InvalidStepInput(f"run {run.get('id')!r} is not kept any more, and with it the results that this step needs")
 
 
 def _steps_in(value: Any) -> Iterator[str]:

@@ -111,3 +111,21 @@ def test_nothing_is_left_of_the_first_outcome(server: Any) -> None:
     assert server.hkeys(hooks) == [b"run", b"step"]
     _drain(run)
     assert run.rule.state is RunState.COMPLETED
+
+
+@BUDGETS
+def test_a_retried_map_respects_its_limit(server: Any, budget: int) -> None:
+    steps = [_step(Kind.TASK, []), _step(Kind.MAP, [0], MAP)]
+    run = RunUnderTest(server, plan_of(steps), OnFailure.STOP, budget)
+    run.start(None)
+    _drain(run, {f"1.{item}": "dead" for item in range(5)})
+    run.retry_step("1")
+    for _ in range(60):
+        while run.rule.agenda:
+            run.advance()
+        assert sum(state[0] == "s" for state in run.rule.states.values()) <= 2
+        for queue in QUEUES:
+            run.claim(queue)
+        for held in run.held()[:1]:
+            run.settle(held, "handled", 1)
+    assert (run.rule.state, run.rule.maps["1"]) == (RunState.COMPLETED, [5, 0, 5, 5])

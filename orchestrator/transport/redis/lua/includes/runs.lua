@@ -16,8 +16,8 @@
 --   :ended      list of one: the state in which the run ended, so that BLMOVE can wait for it
 -- A step is its number; an item of a map is MAP.ITEM; the compensation of a step is 'u' .. the step.
 -- A state is one character and its values: w waits (dependencies ended, of these not handled); r ready; s sent (its entry);
--- u waits for an event or a time; m a map that has begun; x other steps have taken its place (see run_expansions.lua); h handled;
--- d dead; e expired; c cancelled; k skipped.
+-- u waits for an event or a time; m a map that has begun (m3: its failed items are sent again, from item 3 on); x other steps have
+-- taken its place (see run_expansions.lua); h handled; d dead; e expired; c cancelled; k skipped.
 local runs = {
   -- Steps that one script deals with, and the bytes of a message that count as one more.
   BUDGET = 200,
@@ -336,7 +336,8 @@ end
 
 runs.send_items = function(r, step)
   local of = runs.map(r, step)
-  if of.sent >= of.items or runs.state(r, step) ~= 'm' then return nil end
+  local place = runs.state(r, step):match('^m(%d*)$')
+  if of.sent >= of.items or not place then return nil end
   if runs.STOPPED[r.state] or r.state == 'running' and r.paused then
     redis.call('RPUSH', r.key .. ':ready', step)
     return nil
@@ -345,16 +346,31 @@ runs.send_items = function(r, step)
   end
   local plan, rest = runs.plan(r, step), nil
   local limit = tonumber(plan.options:match('"limit": ?(%d+)')) or of.items
-  while of.sent < of.items and of.sent - of.ended < limit do
+  while of.sent < of.items and of.sent - of.ended < limit and (tonumber(place) or 0) < of.items do
     if r.left <= 0 then
       rest = 0
       break
     end
-    runs.send(r, step .. '.' .. ('%d'):format(of.sent), plan)
-    of.sent = of.sent + 1
+    local one = step .. '.' .. (place == '' and ('%d'):format(of.sent) or place)
+    local was = place ~= '' and runs.state(r, one):sub(1, 1)
+    if was then place = ('%d'):format(place + 1) end
+    if was and not runs.FAILED[was] then
+      r.left = r.left - 1
+    else
+      if was then runs.forget_outcome(r, one, was) end
+      runs.send(r, one, plan)
+      of.sent = of.sent + 1
+    end
   end
   runs.set_map(r, step, of)
+  if place ~= '' then runs.set_state(r, step, 'm' .. place) end
   return rest
+end
+
+-- Whether an item that was not handled is still to be sent again, because its map is retried.
+runs.is_unsent = function(r, map, item)
+  local place = runs.state(r, map):match('^m(%d+)$')
+  return place and tonumber(item:match('%.(%d+)$')) >= tonumber(place)
 end
 
 runs.send_ready = function(r)
@@ -363,7 +379,11 @@ runs.send_ready = function(r)
     r.left = r.left - 1
     local step = redis.call('LPOP', r.key .. ':ready')
     local state = runs.state(r, step)
-    if state == 'r' then runs.begin(r, step) elseif state == 'm' then runs.plan_work(r, 'x', step) end
+    if state == 'r' then
+      runs.begin(r, step)
+    elseif state:sub(1, 1) == 'm' then
+      runs.plan_work(r, 'x', step)
+    end
   end
 end
 
@@ -429,7 +449,7 @@ runs.recall = function(r, kind, from)
     elseif cancel and letter == 'm' then
       -- Read again: an item may have ended it just now.
       local of = runs.map(r, step)
-      if runs.state(r, step) == 'm' and of.ended == of.sent then runs.cancelled(r, step) end
+      if runs.state(r, step):sub(1, 1) == 'm' and of.ended == of.sent then runs.cancelled(r, step) end
     elseif cancel and letter == 'x' and runs.state(r, step):sub(1, 1) == 'x' then
       runs.cancelled(r, step)
     end
@@ -475,7 +495,13 @@ runs.revived = function(r, step, was)
   runs.count(r, 'handled', 1)
   runs.remember_undo(r, step)
   local map = step:match('^(%d+)%.')
-  if map then
+  if map and runs.is_unsent(r, map, step) then
+    local of = runs.map(r, map)
+    of.sent = of.sent + 1
+    runs.set_map(r, map, of)
+    runs.item_ended(r, map, true)
+    return
+  elseif map then
     runs.item_ended(r, map, true, true)
     return
   end
@@ -504,31 +530,17 @@ runs.retry = function(r, step)
   runs.forget_outcome(r, step, was)
   local of = runs.map(r, step)
   if of and of.unhandled > 0 then
+    -- As if the items that were not handled had not been sent.
     of.ended, of.unhandled = of.ended - of.unhandled, 0
+    of.sent = of.ended
     runs.set_map(r, step, of)
-    runs.set_state(r, step, 'm')
-    runs.plan_work(r, 'f', step)
+    runs.set_state(r, step, 'm0')
+    runs.plan_work(r, 'x', step)
   else
     redis.call('HDEL', r.key .. ':maps', step)
     runs.release(r, step)
   end
   return 'done'
-end
-
--- Has the items of a map that were not handled begin again; they are not bound by its limit.
-runs.retry_items = function(r, step, from)
-  for item = from, runs.map(r, step).items - 1 do
-    if r.left <= 0 then return item end
-    r.left = r.left - 1
-    local one = step .. '.' .. ('%d'):format(item)
-    local was = runs.state(r, one):sub(1, 1)
-    if runs.FAILED[was] and r.state == 'cancelled' then
-      runs.item_ended(r, step, false)
-    elseif runs.FAILED[was] then
-      runs.forget_outcome(r, one, was)
-      runs.release(r, one)
-    end
-  end
 end
 
 -- A step has not ended after all.
@@ -607,17 +619,17 @@ runs.ended = function(r, step, outcome)
   end
 end
 
--- What is done of each kind of work: dependents of a step, items of a map, its failed items, parked steps, waits for an event; and through all
+-- What is done of each kind of work: dependents of a step, items of a map, parked steps, waits for an event; and through all
 -- steps, because of a pause, a cancel or a failure. A function returns where to go on if the script has done enough.
 runs.DO = {
-  d = runs.resolve_dependents, x = runs.send_items, f = runs.retry_items, r = runs.send_ready, e = runs.event_came,
+  d = runs.resolve_dependents, x = runs.send_items, r = runs.send_ready, e = runs.event_came,
   p = function(r, _, from) return runs.recall(r, 'p', from) end,
   c = function(r, _, from) return runs.recall(r, 'c', from) end,
   w = function(r, _, from) return runs.recall(r, 'w', from) end,
 }
 
 -- Kinds of work whose position is a place; of the others it is a cursor.
-runs.BY_PLACE = {d = true, e = true, f = true}
+runs.BY_PLACE = {d = true, e = true}
 
 -- Work is done in the order in which it was planned; the order of sends is that of core/run.py.
 runs.work_off = function(r)
