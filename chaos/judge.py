@@ -122,9 +122,13 @@ class Life:
         return any(row.what == "done" for row in self.rows)
 
     @property
-    def unfinished(self) -> int:
-        """Executions that were cut short."""
-        return len(self.of("start")) - len(self.of(*_ENDS))
+    def unrecorded(self) -> int:
+        """Of a message that is dead as poison: executions whose ends were not recorded, whether they had one or not.
+
+        Each attempt but the last one was recorded once, or no other one would have followed.
+        """
+        starts = self.of("start")
+        return len(starts) - max(0, len({row.attempt for row in starts}) - 1)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -285,9 +289,10 @@ def _letter_problems(lives: Mapping[str, Life], strikes: Sequence[Row]) -> list[
 def _has_cause(life: Life, letter: DeadLetter) -> bool:
     if letter.reason == Reason.POISON:
         # A worker marks what it starts just before the message itself can write to the witness. A death counts against
-        # a message only if no other message can have caused it.
+        # a message only if no other message can have caused it. An execution that has ended counts too, as long as its
+        # outcome is not recorded: Redis cannot know of one without the other.
         poison = bool(letter.deaths) and letter.deaths[-1].get("alone") is True
-        return poison and len(letter.deaths) >= _DEATHS and life.unfinished >= _DEATHS - 1
+        return poison and len(letter.deaths) >= _DEATHS and life.unrecorded >= _DEATHS - 1
     if letter.reason == Reason.EXHAUSTED:
         failed = {row.attempt for row in life.of("fail")}
         return life.kind == "hopeless" and failed >= set(range(1, RETRY.max_retries + 2))

@@ -19,7 +19,7 @@ from orchestrator.sending.ledger import LedgerRow
 #: How long after a cancel a step that a worker had claimed may still begin: a heartbeat, on a busy machine.
 LAG_MS = 1000
 
-#: Executions of one attempt that were cut short, after which a step may be a dead letter as poison.
+#: Executions of one attempt whose outcomes were not recorded, after which a step may be a dead letter as poison.
 _DEATHS = 3
 
 _ENDED = {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "k": "skipped"}
@@ -295,8 +295,9 @@ def _letter_problems(letters: Sequence[DeadLetter], seen: dict[str, _Witnessed])
     for letter in letters:
         uid, _, step = letter.delivery_id.partition(".")
         witnessed = seen[uid]
-        cut_short = len(witnessed.begun[step]) - len(witnessed.over[step]) - witnessed.broke[step]
+        # Also those that were over: a worker may be killed before the outcome has left it.
+        unrecorded = len(witnessed.begun[step]) - witnessed.broke[step]
         failed = letter.reason == Reason.EXHAUSTED and witnessed.broke[step] > 0
-        died = letter.reason == Reason.POISON and len(letter.deaths) >= _DEATHS and cut_short >= _DEATHS - 1
+        died = letter.reason == Reason.POISON and len(letter.deaths) >= _DEATHS and unrecorded >= _DEATHS - 1
         if not failed and not died:
             yield f"dead letter without cause ({letter.reason}): {letter.delivery_id} of {witnessed.kind or 'unknown'}"

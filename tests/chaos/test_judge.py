@@ -116,6 +116,21 @@ def test_a_dead_letter_needs_a_cause(kind: str, reason: str, deaths: int, starts
     assert (said.violations == ()) is caused
 
 
+@pytest.mark.parametrize(
+    ("ends", "caused"), [(["done", "done", ""], True), (["done"], False), (["fail", "done"], False)]
+)
+def test_a_worker_may_die_after_the_message_has_run_and_before_its_outcome_is_recorded(
+    ends: list[str], caused: bool
+) -> None:
+    rows = sent("a", "plain")
+    for number, end in enumerate(ends):
+        attempt = 1 if "fail" not in ends else number + 1
+        rows += ran("a", T + number, end=end, pid=number, attempt=attempt)
+        rows.append(strike("worker", T + number))
+    found = [text for text in verdict(rows, (letter("a", "poison", 3),)).violations if "without cause" in text]
+    assert (found == []) is caused
+
+
 def test_a_death_that_others_may_have_caused_convicts_nobody() -> None:
     rows = sent("a", "poison")
     for number in range(3):
