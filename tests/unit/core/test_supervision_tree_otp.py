@@ -258,6 +258,17 @@ def test_other_child_fails_restart(strategy):
     assert simulation.log == [*first, *again]
 
 
+def test_a_sibling_that_dies_while_it_waits_to_be_stopped_is_not_counted():
+    simulation = Simulation(tree("rest_for_one", intensity=1), ignores_term={"c"})
+    simulation.die("a")
+    simulation.die("b")
+    assert simulation.log == []
+    simulation.die("c")
+
+    assert simulation.log == starts("a", "b", "c")
+    assert simulation.exit_code is None
+
+
 def test_hanging_restart_loop_ends_at_the_intensity():
     simulation = Simulation(tree(intensity=5))
     simulation.failing["a"] = 10**6
