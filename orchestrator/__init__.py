@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     )
     from orchestrator.agents.context import Context as Context
     from orchestrator.agents.expand import Expand as Expand
+    from orchestrator.agents.periodic import (
+        Fire as Fire,
+        cron as cron,
+        every as every,
+    )
     from orchestrator.agents.step_context import StepContext as StepContext
     from orchestrator.app import Orchestrator as Orchestrator
     from orchestrator.core.down import Down as Down
@@ -126,6 +131,11 @@ _NAMES = {
     ),
     "orchestrator.agents.context": ("Context",),
     "orchestrator.agents.expand": ("Expand",),
+    "orchestrator.agents.periodic": (
+        "Fire",
+        "cron",
+        "every",
+    ),
     "orchestrator.agents.step_context": ("StepContext",),
     "orchestrator.app": ("Orchestrator",),
     "orchestrator.core.down": ("Down",),

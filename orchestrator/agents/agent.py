@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from orchestrator.agents.context import Context
 from orchestrator.agents.declaration_mistakes import mistaken_message, mistaken_settings
+from orchestrator.agents.periodic import PERIODIC, fire_message, fire_of, periodic_definition
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
@@ -19,6 +20,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeout_classes import allowed_seconds, seconds_of
 from orchestrator.core.timeouts import Timeouts
@@ -127,6 +129,9 @@ class HandlerSpec:
     method: str
     policy: Policy
     wants_context: bool
+    #: Whether a schedule calls it, with a :class:`Fire` in the place of the message, and whether with the context.
+    is_periodic: bool = False
+    takes_context: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,8 @@ class AgentSpec:
     flow: Flow
     down_wants_context: bool = True
     timeouts: Timeouts = field(default_factory=Timeouts)
+    #: The schedules of its periodic methods.
+    schedules: tuple[ScheduleDefinition, ...] = ()
 
     @property
     def queue(self) -> str:
@@ -159,6 +166,9 @@ class AgentSpec:
     def call(self, agent: Agent, handler: HandlerSpec, message: Message, context: Context | None) -> Any:
         """Call a handler, with the context if it takes one."""
         method = getattr(agent, handler.method)
+        if handler.is_periodic:
+            fire = fire_of({} if context is None else context.metadata)
+            return method(fire, context) if handler.takes_context else method(fire)
         return method(message, context) if handler.wants_context else method(message)
 
     @property
@@ -217,10 +227,23 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
             )
         own = _policy(f"{cls.__qualname__}.{method_name}", mark.policy, timeouts)
         handlers[name] = HandlerSpec(mark.message, method_name, own, _wants_context(cls, method))
+    schedules = []
+    for method_name, method in inspect.getmembers(cls, callable):
+        periodic = getattr(method, PERIODIC, None)
+        if periodic is None:
+            continue
+        if method_name in handlers or hasattr(method, _MARK):
+            raise InvalidDeclaration(f"{cls.__qualname__}.{method_name} handles a message and runs by a schedule")
+        takes_context = _wants_context(cls, method)
+        message = fire_message(method_name)
+        # The context says which fire it is.
+        handlers[method_name] = HandlerSpec(message, method_name, Policy(), True, True, takes_context)
+        schedules.append(periodic_definition(cls.name, method_name, periodic))
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
     flow = Flow(cls.mailbox, cls.breaker)
-    return AgentSpec(cls.name, cls, policy, handlers, flow, _wants_context(cls, cls.on_down), timeouts)
+    down = _wants_context(cls, cls.on_down)
+    return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, tuple(schedules))
 
 
 def _is_handler(member: Any) -> bool:

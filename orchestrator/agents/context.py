@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from orchestrator.agents.cancellation import never
+from orchestrator.agents.periodic import scheduled_for_in
 from orchestrator.agents.step_context import StepContext
 from orchestrator.core.errors import NoOwner, NotSupervised
 from orchestrator.core.masked_repr import summary
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.schedule_options import PeriodicOptions
 
 if TYPE_CHECKING:
     from orchestrator.agents.agent import Agent
     from orchestrator.app import Orchestrator
+    from orchestrator.schedules.owned import OwnedSchedules
 
 
 def _none() -> Any:
@@ -72,6 +76,36 @@ class Context:
         A :meth:`Orchestrator.call` made here waits no longer than this, and its request has this as its deadline.
         """
         return None if self.ends_at_s is None else max(0.0, self.ends_at_s - monotonic())
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The nominal time that a schedule has sent this for; ``None`` if no schedule has."""
+        return scheduled_for_in(self.metadata)
+
+    @property
+    def schedules(self) -> OwnedSchedules:
+        """The schedules that this incarnation owns: they send to this agent, and end when the incarnation does.
+
+        Raises:
+            NoOwner: this context does not come from a worker.
+        """
+        known: Any = self.orchestrator
+        if known is None:
+            raise NoOwner
+        return self.orchestrator.schedules.of_incarnation(self.incarnation, self.agent)
+
+    def every(self, name: str, message: Message, *, every_s: float, **options: Unpack[PeriodicOptions]) -> None:
+        """Have this agent sent a message every ``every_s`` seconds, until this incarnation ends.
+
+        The same name again replaces the schedule. See :attr:`schedules` for the rest.
+
+        Raises:
+            NoOwner: this context does not come from a worker.
+            OwnerGone: this incarnation was declared dead.
+            InvalidSchedule: an option has a value that is not allowed.
+            BrokerUnavailable: Redis is away.
+        """
+        self.schedules.register(name, message, every_s=every_s, **options)
 
     def monitor(self, target: str | type[Agent], tag: Any = "") -> int:
         """Monitor ``target`` for this incarnation; returns the monitor's ref.

@@ -27,8 +27,8 @@ _LONGEST_NAME = 100
 #: Prefix of a long value's name in the index. A short value with this prefix is treated as a long one.
 _SUM = "sha1:"
 
-#: Kinds that scripts replace in a name to get a related key's (``flow_of``, ``hooks_of``, and in ``claim.lua``).
-_REPLACED_IN_NAMES = ("ledger", "outcome", "delayed")
+#: Kinds that scripts look for in a name to get a related key (``flow_of``, ``hooks_of``, ``schedules.of``, ``claim``).
+_REPLACED_IN_NAMES = ("ledger", "outcome", "delayed", "schedule")
 
 
 def levels_of(priorities: Iterable[int]) -> tuple[str, ...]:
@@ -350,6 +350,67 @@ class Keys:
     def timeout_overrides(self) -> str:
         """Hash of overridden timeouts: name -> seconds and end, as JSON; it expires with the last one."""
         return f"{self.root}timeout-overrides"
+
+    @property
+    def schedules(self) -> str:
+        """Hash of all schedules: id -> definition as JSON."""
+        return f"{self.root}schedules"
+
+    @property
+    def schedules_due(self) -> str:
+        """Sorted set of the schedules that any scheduler may fire: id -> when it is due, in ms."""
+        return f"{self.root}schedules:due"
+
+    @property
+    def schedules_bound(self) -> str:
+        """Sorted set of the schedules that only a scheduler whose code declares them may fire: id -> as above."""
+        return f"{self.root}schedules:bound"
+
+    @property
+    def schedules_bell(self) -> str:
+        """Channel (of PUBLISH) that wakes sleeping schedulers when something earlier may be due."""
+        return f"{self.root}schedules:bell"
+
+    @property
+    def schedules_broken(self) -> str:
+        """Hash of the schedules that are set aside: id -> why, as JSON."""
+        return f"{self.root}schedules:broken"
+
+    @property
+    def schedule_fires(self) -> str:
+        """Capped stream of what became of each due time."""
+        return f"{self.root}schedules:fires"
+
+    @property
+    def schedule_ledger(self) -> str:
+        """Hash of the counters of all fires: due, fired, coalesced, missed, skipped; the last two also by reason."""
+        return f"{self.root}schedules:ledger"
+
+    def schedule(self, schedule_id: str) -> str:
+        """Hash of one schedule's state (see ``includes/schedules.lua``)."""
+        return f"{self.root}schedule:{schedule_id}"
+
+    def schedules_of(self, owner: str) -> str:
+        """Set of the schedules of an owner: an app's static ones, or those of an incarnation."""
+        return f"{self.root}schedules-of:{owner}"
+
+    @property
+    def scheduler(self) -> str:
+        """Hash of the schedulers' turn: whose it is and until when; and a mark by which a loss of data is noticed."""
+        return f"{self.root}scheduler"
+
+    @property
+    def schedulers(self) -> str:
+        """Hash of the schedulers that declare static schedules: scheduler -> app."""
+        return f"{self.root}schedulers"
+
+    def scheduler_declares(self, scheduler: str) -> str:
+        """Set of the static schedules that a living scheduler declares; it expires."""
+        return f"{self.root}scheduler-declares:{scheduler}"
+
+    def schedule_request(self, token: str) -> str:
+        """Mark of a request (a trigger, a backfill) that was carried out, in case its reply is lost; it expires."""
+        return f"{self.root}schedule-request:{token}"
 
     def outcome_hooks(self, delivery_id: str) -> str:
         """Hash of the outcome hooks of a delivery; scripts get the name by ``hooks_of``."""

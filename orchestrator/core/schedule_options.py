@@ -35,15 +35,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ONE_TRIGGER: Final = "exactly one of cron, every_s, at and schedule"
 
 
-class ScheduleOptions(TypedDict, total=False):
-    """What may be set of a schedule, besides its id and what it sends. ``None`` is as if the option were not given."""
+class PeriodicOptions(TypedDict, total=False):
+    """The options of a schedule but those that say when it is due. ``None`` is as if the option were not given."""
 
-    #: A cron expression of five fields, in the zone ``tz``.
-    cron: str | None
-    #: A fixed rate, in seconds; at least 0.1.
-    every_s: float | None
-    #: One moment, with a time zone.
-    at: datetime | None
     #: An IANA time zone, as ``Europe/Berlin``; the Celery app's unless given.
     tz: str | None
     #: What happens to a time that the clock skips: ``"shift"`` or ``"skip"``.
@@ -76,6 +70,17 @@ class ScheduleOptions(TypedDict, total=False):
     when_down: WhenDown | str | None
     dead_letter_expired: bool | None
     metadata: Mapping[str, Any] | None
+
+
+class ScheduleOptions(PeriodicOptions, total=False):
+    """The options of a schedule; exactly one of these three says when it is due, or a schedule object of Celery's."""
+
+    #: A cron expression of five fields, in the zone ``tz``.
+    cron: str | None
+    #: A fixed rate, in seconds; at least 0.1.
+    every_s: float | None
+    #: One moment, with a time zone.
+    at: datetime | None
 
 
 OPTIONS: Final = ScheduleOptions.__optional_keys__

@@ -174,6 +174,17 @@ class Settings(BaseSettings):
     result_limit_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     #: How long a workflow's run is kept after its end.
     workflow_keep_s: float = Field(default=7 * 86400.0, gt=0, le=10 * 365 * 24 * 3600)
+    #: After this long without a scheduler, a worker that consumes ``monitor-manager`` schedules in beat's place, and
+    #: logs that; after twice as long, any worker.
+    scheduler_stale_s: Seconds = 3.0
+    #: When a schedule is overdue by more than this, ``orchestrator health --schedules`` says so.
+    scheduler_late_s: Seconds = 60.0
+    #: Fires of schedules a second, at most; 0: no limit.
+    scheduler_rate: float = Field(default=0.0, ge=0, le=1_000_000)
+    #: Most schedules there may be; one more is refused.
+    schedules_most: int = Field(default=1_000_000, ge=1)
+    #: Entries of the history of fires that are kept, of all schedules together.
+    schedule_history: int = Field(default=50_000, ge=100, le=100_000_000)
     #: An open dead letter older than this is removed, and an event is emitted.
     dead_letter_ttl_s: float = Field(default=86400.0, gt=0, le=10 * 365 * 24 * 3600)
     #: When there are more dead letters than this, the oldest are removed, and an event is emitted.

@@ -1,1 +1,1 @@
-"""Schedules: what is sent at which times, kept in Redis beside the mailboxes."""
+"""Schedules: definitions and their state in Redis, the service that fires them, and what users call."""

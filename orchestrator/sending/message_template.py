@@ -10,7 +10,7 @@ import base64
 import json
 import secrets
 from binascii import b2a_base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from kombu.utils.json import JSONEncoder
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.publish import publish_by_celery
 from orchestrator.transport.batch import PublishBatch
-from orchestrator.transport.redis.commands import MESSAGE_AT, Call, alike
+from orchestrator.transport.redis.commands import DELAY_AT, MESSAGE_AT, Call, alike
 
 #: One encoder for all messages; kombu makes one for each.
 encode: Final = JSONEncoder().encode
@@ -63,6 +63,11 @@ class MessageTemplate:
         """The script calls that publish other messages, by their ids."""
         return alike((self.script, self.keys, self._args), self.level, messages)
 
+    @property
+    def delay_ms(self) -> int:
+        """After how many ms the message that Celery wrote is due."""
+        return int(self._args[DELAY_AT]) if self.script == "delay" else 0
+
     def body(self, args: bytes, kwargs: bytes = b"{}") -> str:
         """The body of a message with these arguments, in JSON."""
         return f'"{b2a_base64(b"[%b, %b, %b]" % (args, kwargs, self.embed), newline=False).decode()}"'
@@ -83,18 +88,35 @@ def write_template(
     waiting = before.take_back() if before is not None else []
     options = {"producer": batch.producer, "add_to_parent": False, "retry": False}
     publish_by_celery(app, outgoing, headers, reprs, options)
-    session: PublishBatch = batch.state.session
-    # Without the task-sent event of this message.
-    calls = [call for call in session.take_back() if call[0]]
+    template = take_template(batch, lambda _: headers)
     for call in waiting:
-        session.run(*call)
-    return _template_of(session, headers, *calls[0]) if len(calls) == 1 and calls[0][0] in _SCRIPTS else None
+        batch.state.session.run(*call)
+    return template
+
+
+def take_template(batch: Any, own: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> MessageTemplate | None:
+    """Remove the message that Celery has written into a batch, as a template; ``None`` if it is not exactly one.
+
+    ``own`` gives the headers that are not Celery's, by all headers of the message.
+    """
+    session: PublishBatch | None = batch.state.session
+    # Without the task-sent event of this message.
+    calls = [call for call in session.take_back() if call[0]] if session is not None else []
+    if session is None or len(calls) != 1 or calls[0][0] not in _SCRIPTS:
+        return None
+    script, keys, args = calls[0]
+    message = json.loads(args[MESSAGE_AT[script]])
+    return _template_of(session, own(message["headers"]), message, script, keys, args)
 
 
 def _template_of(
-    session: PublishBatch, own: Mapping[str, Any], script: str, keys: list[str], args: list[Any]
+    session: PublishBatch,
+    own: Mapping[str, Any],
+    message: dict[str, Any],
+    script: str,
+    keys: list[str],
+    args: list[Any],
 ) -> MessageTemplate:
-    message = json.loads(args[MESSAGE_AT[script]])
     headers, properties = message["headers"], message["properties"]
     info = properties["delivery_info"]
     as_ever = message["content-type"] == "application/json" and properties.get("body_encoding") == "base64"

@@ -209,3 +209,52 @@ WORKFLOW_REPAIRED: Final = _event(
     "The message of a workflow's step was nowhere. How: its outcome was recorded late, or it was sent again.",
     metadata="workflow id uid step how",
 )
+SCHEDULE_FIRED: Final = _event(
+    "schedule.fired", "A schedule's message was accepted.", measurements="late_s", metadata="schedule id"
+)
+SCHEDULE_MISSED: Final = _event(
+    "schedule.missed",
+    "Nominal times of a schedule were not fired: they were too late, or their mailbox had no room until then.",
+    measurements="count",
+    metadata="schedule reason",
+)
+SCHEDULE_SKIPPED: Final = _event(
+    "schedule.skipped",
+    "Nominal times of a schedule were not fired, as its policy says: overlap, a pause, its end.",
+    measurements="count",
+    metadata="schedule reason",
+)
+SCHEDULE_REFUSED: Final = _event(
+    "schedule.refused",
+    "A schedule's mailbox is full, or its breaker is open: the fire is tried again until its grace is over.",
+    metadata="schedule reason",
+)
+SCHEDULE_FAILED: Final = _event(
+    "schedule.failed",
+    "A schedule's message could not be made: it is tried again until its grace is over.",
+    metadata="schedule error",
+)
+SCHEDULE_BROKEN: Final = _event(
+    "schedule.broken", "A definition in Redis cannot be read: the schedule is set aside.", metadata="schedule error"
+)
+SCHEDULE_PAUSED: Final = _event(
+    "schedule.paused", "A schedule paused itself, because a fire was not handled.", metadata="schedule reason"
+)
+SCHEDULES_LOST: Final = _event(
+    "schedules.lost",
+    "Redis has forgotten its schedules; those declared in code were declared again.",
+    measurements="count",
+    metadata="scheduler",
+)
+SCHEDULER_STARTED: Final = _event(
+    "scheduler.started",
+    "A scheduler fires now; by how long nobody did before.",
+    measurements="gap_s",
+    metadata="scheduler",
+)
+SCHEDULER_CLOCK_JUMPED: Final = _event(
+    "scheduler.clock_jumped",
+    "Redis' clock was set: by that many seconds, negative if back.",
+    measurements="by_s",
+    metadata="scheduler",
+)

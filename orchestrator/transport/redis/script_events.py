@@ -69,5 +69,8 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             emit(events.WORKFLOW_CANCELLED, workflow=workflow, id=run_id, uid=uid)
         case "workflow_repaired", [uid, run_id, workflow, step, how]:
             emit(events.WORKFLOW_REPAIRED, workflow=workflow, id=run_id, uid=uid, step=step, how=how)
+        case "schedule_paused", [schedule, reason]:
+            logger.warning("schedule %s is paused: %s", schedule, reason)
+            emit(events.SCHEDULE_PAUSED, schedule=schedule, reason=reason)
         case "compensated", [group, queue, delivery_id]:
             emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])

@@ -46,6 +46,10 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "flushed": [st.integers(0, 10**9)],
     "outcome_hooks": [texts],
     "group": [st.uuids().map(str)],
+    "schedule": [texts],
+    "schedules_of": [texts],
+    "scheduler_declares": [texts],
+    "schedule_request": [texts],
     "run": [st.integers(0, 2**64).map("{:016x}".format)],
 }
 NOT_NAMES = ("queue_of_ledger",)

@@ -5,6 +5,7 @@ A function returns a :data:`Call`, to be run by a store, a command connection, a
 """
 
 from orchestrator.transport.redis.commands.accepting import (
+    DELAY_AT,
     LEDGER_AT,
     MESSAGE_AT,
     accept,
@@ -67,6 +68,7 @@ from orchestrator.transport.redis.commands.settling import dead_letter, requeue_
 from orchestrator.transport.redis.commands.timeouts import clear_timeouts, override_timeout
 
 __all__ = [
+    "DELAY_AT",
     "FENCE_REASON_AT",
     "LEDGER_AT",
     "MESSAGE_AT",

@@ -15,6 +15,9 @@ from orchestrator.transport.redis.commands.call import Attempt, Call
 #: Where a script's message is among its arguments; of ``publish``, where its messages begin.
 MESSAGE_AT: Final = {"publish": 2, "delay": 1, "accept": 0}
 
+#: Where the delay is among the arguments of ``delay``.
+DELAY_AT: Final = 2
+
 #: Where the ledger is among its keys.
 LEDGER_AT: Final = {"publish": 1, "delay": 3, "accept": 1}
 

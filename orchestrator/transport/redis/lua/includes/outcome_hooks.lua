@@ -1,6 +1,7 @@
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "run_expansions"
+--- @include "schedules"
 -- What else happens when a delivery's outcome is recorded. The fields of the outcome's hooks:
 --   idempotency         Redis key of its idempotency key, which is remembered as long as the outcome
 --   idempotency_ms      how long that is
@@ -11,6 +12,7 @@
 --                       level, queue and id
 --   run, step           key of the workflow's run that it is a step of; that step
 --   expand              1 if an attempt of it has written steps that are to take its place
+--   schedule, pauses    state of the schedule whose fire it is; '1' if its failure pauses that
 local function compensation(group, root, nonce, member)
   local c = read_json(member)
   local text = c and redis.call('HGET', group, 'text:' .. tostring(c[1]))
@@ -55,7 +57,7 @@ end
 run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   local beside = hooks_of(key)
   local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of',
-    'run', 'step', 'expand')
+    'run', 'step', 'expand', 'schedule', 'pauses')
   if f[1] then
     redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))
     redis.call('PEXPIRE', f[1], f[2])
@@ -85,5 +87,9 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
       end
       runs.close(run)
     end
+  end
+  if f[11] then
+    redis.call('HDEL', beside, 'schedule', 'pauses')
+    schedules.fire_ended(f[11], key:match('orc:outcome:(.*)$'), ended, f[12])
   end
 end

@@ -1,0 +1,341 @@
+"""Writes the message of a fire. Celery writes one of each kind, and the others are made from its text.
+
+Celery writes each message by itself if something may change or observe it (a signal's receiver, a router, a task class'
+own ``apply_async``), or if it depends on the time of its sending (``expires``, a deadline, a countdown). In either case
+it is only written here: the script of the fire accepts it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as encode_text
+from typing import Any, Final
+
+from celery import Celery, signals
+from kombu import Producer
+from pydantic_core import to_json
+
+from orchestrator.agents.periodic import MISSED, SCHEDULE, SCHEDULED_FOR
+from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.schedule_values import AgentRecipient, Overlap, Source, TaskRecipient
+from orchestrator.core.supervision import HEADER
+from orchestrator.schedules.scripts import Written
+from orchestrator.sending.address import Directory
+from orchestrator.sending.agent_messages import build_message
+from orchestrator.sending.celery_sends import TaskSend, has_own_way, send_by_task
+from orchestrator.sending.fast_publisher import PublishChannel
+from orchestrator.sending.message_template import MessageTemplate, encode, take_template
+from orchestrator.sending.message_texts import arguments_text, hidden_in, reprs_of
+from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.publish import headers_of, library_errors
+from orchestrator.sending.send_options import CheckedOptions
+from orchestrator.sending.task_messages import build_task_message
+from orchestrator.telemetry import tracing
+from orchestrator.transport.producer_batch import open_batch
+
+#: Celery's own mark of a message that beat has sent.
+_BEAT_HEADER: Final = "celery_beat_task"
+
+#: Stand for the schedule, the nominal time and the number of coalesced times in a text that is written once.
+_ID: Final = "@orchestrator:schedule@"
+_AT: Final = "@orchestrator:scheduled-for@"
+_MISSED: Final = -1
+_MISSED_TEXT: Final = f'"{MISSED}": {_MISSED}'
+
+#: Options of an entry with which its message goes elsewhere than to the app's broker.
+_ELSEWHERE: Final = ("connection", "producer", "publisher")
+
+#: Kinds of messages that are kept.
+_MOST_KINDS: Final = 1000
+
+Lazy = Callable[[], tuple[list[Any], dict[str, Any], dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What the messages of a kind have in common."""
+
+    template: MessageTemplate
+    queue: str
+    own: str
+    priority: str
+    #: Names of fields whose values are masked.
+    hidden: tuple[str, ...]
+
+    def written(self, schedule: str, delivery: str, at: str, missed: int, args: Any, kwargs: Any) -> Written:
+        """The message of one fire."""
+        id_ = f'"{delivery}"'
+        own = self.own.replace(_AT, at).replace(_ID, encode_text(schedule)[1:-1])
+        own = own.replace(_MISSED_TEXT, f'"{MISSED}": {missed}')
+        text = self.template.render(
+            id=id_,
+            root=id_,
+            parent="null",
+            body=self.template.body(to_json(args), to_json(kwargs) if kwargs else b"{}"),
+            args=encode_text(arguments_text(args, self.hidden)),
+            kwargs=encode_text(arguments_text(kwargs, self.hidden)) if kwargs else _NO_KWARGS,
+            own=own,
+            priority=self.priority,
+        )
+        return Written(delivery, self.queue, self.template.level, text)
+
+
+_NO_KWARGS: Final = '"{}"'
+
+
+class FireWriter:
+    """Writes messages for one app. Not for two threads at once."""
+
+    def __init__(self, app: Celery, directory: Directory, hidden: tuple[str, ...]) -> None:
+        self._app = app
+        self._directory = directory
+        self._hidden = hidden
+        self._channel: PublishChannel | None = None
+        self._kinds: dict[Hashable, _Kind | None] = {}
+        self._plain = False
+
+    def forget(self) -> None:
+        """Write everything anew: Redis has lost the mailboxes, or a connection broke."""
+        self._kinds.clear()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def is_sent_elsewhere(self, definition: ScheduleDefinition, options: Mapping[str, Any]) -> bool:
+        """Whether a message cannot be accepted by the script of its fire, because its task or its options send it."""
+        recipient = definition.recipient
+        if isinstance(recipient, AgentRecipient):
+            return False
+        task = self._app.tasks.get(recipient.task)
+        return any(options.get(name) is not None for name in _ELSEWHERE) or (task is not None and has_own_way(task))
+
+    def write(
+        self,
+        definition: ScheduleDefinition,
+        nominal_ms: int,
+        delivery: str,
+        missed: int = 0,
+        lazy: Lazy | None = None,
+    ) -> Written:
+        """The message of a fire.
+
+        Args:
+            definition: the schedule.
+            nominal_ms: the time that it is for.
+            delivery: its delivery's id.
+            missed: how many times before it were coalesced into it.
+            lazy: makes arguments and options that only code has.
+
+        Raises:
+            InvalidSchedule: its message does not go to one mailbox as JSON.
+            Exception: what a lazy argument, a receiver, a router or the task's class raises.
+            BrokerUnavailable: a mailbox could not be declared.
+        """
+        at = iso(nominal_ms)
+        if lazy is None and self._plain:
+            kind = self._kind(definition, delivery)
+            if kind is not None:
+                args, kwargs = _arguments(definition)
+                return kind.written(definition.id, delivery, at, missed, args, kwargs)
+        return self._by_celery(definition, delivery, at, missed, lazy)
+
+    def look_around(self) -> None:
+        """Look whether something changes or observes the messages that Celery publishes; before some are written."""
+        app = self._app
+        self._plain = not (
+            signals.before_task_publish.receivers
+            or signals.after_task_publish.receivers
+            or signals.task_sent.receivers
+            or app.conf.task_send_sent_event
+            or app.amqp.routes
+            or tracing.is_on()
+        )
+
+    # -- kinds of messages
+
+    def _kind(self, definition: ScheduleDefinition, delivery: str) -> _Kind | None:
+        """The kind of a schedule's messages; ``None`` if Celery has to write each of them."""
+        key = _kind_key(definition)
+        if key not in self._kinds:
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
+            self._kinds[key] = self._make_kind(definition, delivery)
+        return self._kinds[key]
+
+    def _make_kind(self, definition: ScheduleDefinition, delivery: str) -> _Kind | None:
+        recipient = definition.recipient
+        if definition.source is Source.STATIC and isinstance(recipient, TaskRecipient):
+            options = recipient.options
+            if self.is_sent_elsewhere(definition, options) or options.get("countdown") or options.get("task_id"):
+                return None
+            template = self._entry_template(
+                _ID, recipient.task, list(recipient.args), dict(recipient.kwargs), options, delivery, _AT, _MISSED
+            )
+            if template is None or not template.lasting:
+                return None
+            values = template.values
+            queue, priority = str(json.loads(values["queue"])), values["priority"]
+            return _Kind(template, queue, values["own"], priority, self._hidden)
+        message = self.outgoing(definition, delivery, _AT, _MISSED, schedule=_ID)
+        task = self._app.tasks.get(message.task)
+        is_plain = not (
+            message.countdown_s
+            or message.expires_s is not None
+            or message.supervision.deadline_at_s is not None
+            or message.link
+            or message.link_error
+        )
+        if not is_plain or (task is not None and not message.supervision.agent and has_own_way(task)):
+            return None
+        with headers_of(message) as headers, library_errors(self._app, message.task):
+            template = self._open.template(self._app, message, headers, reprs_of(message, self._hidden))
+            if template is None or not template.lasting:
+                return None
+            own = encode(headers)[1:-1]
+        priority = template.values["priority"] if message.priority is None else str(message.priority)
+        return _Kind(template, _queue_in(template, message), own, priority, hidden_in(message, self._hidden))
+
+    # -- messages that Celery writes each time
+
+    def _by_celery(
+        self,
+        definition: ScheduleDefinition,
+        delivery: str,
+        at: str,
+        missed: int,
+        lazy: Lazy | None,
+    ) -> Written:
+        recipient = definition.recipient
+        if definition.source is Source.STATIC and isinstance(recipient, TaskRecipient):
+            args, kwargs, options = (
+                (list(recipient.args), dict(recipient.kwargs), dict(recipient.options)) if lazy is None else lazy()
+            )
+            template = self._entry_template(definition.id, recipient.task, args, kwargs, options, delivery, at, missed)
+        else:
+            message = self.outgoing(definition, delivery, at, missed)
+            task = self._app.tasks.get(message.task)
+            with headers_of(message) as headers, library_errors(self._app, message.task):
+                if task is not None and not message.supervision.agent and has_own_way(task):
+                    template = self._by_task(task, message, headers)
+                else:
+                    reprs = reprs_of(message, self._hidden)
+                    template = self._open.template(self._app, message, headers, reprs)
+        if template is None:
+            # It was sent by its task's class, or to a queue of which each worker reads a copy.
+            return Written(delivery)
+        delay_ms = template.delay_ms
+        return Written(delivery, json.loads(template.values["queue"]), template.level, template.render(), delay_ms)
+
+    def _by_task(self, task: Any, message: OutgoingMessage, headers: Mapping[str, Any]) -> MessageTemplate | None:
+        with open_batch(Producer(self._open.channel, auto_declare=False)) as batch:
+            options = {**message.options, "producer": batch.producer}
+            send_by_task(task, TaskSend(replace(message, options=options), headers))
+            return take_template(batch, lambda _: headers)
+
+    def _entry_template(
+        self,
+        schedule_id: str,
+        task_name: str,
+        args: Any,
+        kwargs: Any,
+        options: Mapping[str, Any],
+        delivery: str,
+        at: str,
+        missed: int,
+    ) -> MessageTemplate | None:
+        """What an entry of ``beat_schedule`` publishes, as Celery's scheduler would send it."""
+        task = self._app.tasks.get(task_name)
+        own = {_BEAT_HEADER: True, SCHEDULED_FOR: at}
+        given = {**options, "headers": {**(options.get("headers") or {}), **own}}
+        given.setdefault("task_id", delivery)
+        with (
+            library_errors(self._app, task_name),
+            open_batch(Producer(self._open.channel, auto_declare=False)) as batch,
+        ):
+            if not any(options.get(name) is not None for name in _ELSEWHERE):
+                given |= {"producer": batch.producer, "retry": False}
+            if task is None:
+                self._app.send_task(task_name, list(args), dict(kwargs), **given)
+            else:
+                task.apply_async(list(args), dict(kwargs), **given)
+            return take_template(batch, lambda headers: _own_headers(schedule_id, headers, own, missed))
+
+    def outgoing(
+        self, definition: ScheduleDefinition, delivery: str, at: str, missed: int = 0, *, schedule: str = ""
+    ) -> OutgoingMessage:
+        """A fire's message, addressed and supervised as any send.
+
+        Raises:
+            UnknownAgent, UnknownMessage: nobody handles it.
+            InvalidPolicy: the signature cannot be sent under supervision.
+        """
+        recipient = definition.recipient
+        metadata = {**definition.metadata, SCHEDULE: schedule or definition.id, SCHEDULED_FOR: at, MISSED: missed}
+        waits = definition.overlap is not Overlap.ALLOW or definition.pause_on_failure
+        options = CheckedOptions(definition.policy, metadata=metadata, track=waits)
+        if isinstance(recipient, TaskRecipient):
+            signature = self._app.signature(
+                recipient.task, list(recipient.args), dict(recipient.kwargs), options=dict(recipient.options)
+            )
+            message = build_task_message(self._app, self._directory, signature, None, options)
+            return replace(message, id=delivery)
+        address = self._directory.address(recipient.agent, recipient.message)
+        return build_message(
+            self._directory.timeouts,
+            options,
+            id=delivery,
+            task=address.task,
+            args=[dict(recipient.fields)],
+            agent=address.agent,
+            message=address.message,
+            policy=address.policy,
+            queue=address.queue,
+            hide=self._directory.hidden_in(address),
+        )
+
+    @property
+    def _open(self) -> PublishChannel:
+        if self._channel is None:
+            self._channel = PublishChannel(self._app)
+        return self._channel
+
+
+def iso(ms: int) -> str:
+    """A time as messages say it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _queue_in(template: MessageTemplate, message: OutgoingMessage) -> str:
+    return queue_name(message) if message.queue is not None else str(json.loads(template.values["queue"]))
+
+
+def _own_headers(schedule_id: str, headers: Mapping[str, Any], own: Mapping[str, Any], missed: int) -> dict[str, Any]:
+    """The headers of an entry's message that are not Celery's; an agent sees the nominal time in its metadata."""
+    supervision = headers.get(HEADER)
+    if not isinstance(supervision, dict):
+        return dict(own)
+    metadata = {**supervision.get("metadata", {}), SCHEDULE: schedule_id, SCHEDULED_FOR: own[SCHEDULED_FOR]}
+    metadata[MISSED] = missed
+    return {**own, HEADER: {**supervision, "metadata": metadata}}
+
+
+def _arguments(definition: ScheduleDefinition) -> tuple[list[Any], Mapping[str, Any]]:
+    recipient = definition.recipient
+    if isinstance(recipient, TaskRecipient):
+        return list(recipient.args), recipient.kwargs
+    return [recipient.fields], {}
+
+
+def _kind_key(definition: ScheduleDefinition) -> Hashable:
+    """What the messages of one kind have in common."""
+    recipient = definition.recipient
+    if isinstance(recipient, TaskRecipient):
+        names: tuple[str, ...] = (recipient.task, json.dumps(recipient.options, sort_keys=True, default=str))
+    else:
+        names = (recipient.agent, recipient.message)
+    metadata = json.dumps(definition.metadata, sort_keys=True) if definition.metadata else ""
+    waits = definition.overlap is not Overlap.ALLOW or definition.pause_on_failure
+    return (definition.source is Source.STATIC, *names, definition.policy, metadata, waits)

@@ -1,0 +1,350 @@
+"""One pass of a scheduler: read what is due, decide about it, have Redis accept the fires and advance the schedules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from orchestrator.core.errors import InvalidSchedule
+from orchestrator.core.keys import Keys
+from orchestrator.core.log import get_logger
+from orchestrator.core.plural import counted
+from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.schedule_fault import ScheduleFault
+from orchestrator.core.schedule_rule import decide
+from orchestrator.core.schedule_state import Decision, Fate, Fire, ScheduleState
+from orchestrator.core.schedule_values import Overlap
+from orchestrator.core.triggers import Foreign, SteppedTimes, Times
+from orchestrator.schedules import scripts
+from orchestrator.schedules.celery_schedules import NextAfter
+from orchestrator.schedules.due import NOTHING_DUE, DefinitionCache, Due, DueSchedule
+from orchestrator.schedules.fire_writer import FireWriter, Lazy
+from orchestrator.schedules.scripts import Advance, Call, Written
+from orchestrator.schedules.stored_state import change_of
+from orchestrator.telemetry import emit, events, has_handlers
+from orchestrator.transport.redis.command_connection import CommandConnection
+
+logger = get_logger(__name__)
+
+#: A scheduler's turn. With a look at each second, another one takes over within 2 s.
+TURN_MS: Final = 1500
+
+#: After a refused or failed fire it is tried again.
+AGAIN_MS: Final = 1000
+
+#: Schedules of the first call of a pass: the first fire must not wait for a hundred decisions.
+_FIRST: Final = 10
+
+#: Parts of a pass after which the caller sees to its own duties.
+_PARTS: Final = 50
+
+#: Bytes of messages in one call.
+_MOST_BYTES: Final = 1024 * 1024
+
+#: For how long a scheduler may take to send a message that no script can accept, before another one sends it.
+_CLAIM_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class BoundSchedule:
+    """What a schedule has in this process' code: its times, and its arguments if they are made at each fire."""
+
+    next_after: NextAfter | None = None
+    lazy: Lazy | None = None
+    #: Options with values that are not JSON.
+    options: Mapping[str, Any] | None = None
+
+
+class Firing:
+    """Fires what is due, for one scheduler. Not for two threads at once."""
+
+    def __init__(
+        self,
+        connection: CommandConnection,
+        keys: Keys,
+        writer: FireWriter,
+        scheduler: str,
+        *,
+        most_history: int,
+        next_after_of: Callable[[Foreign], NextAfter | None],
+    ) -> None:
+        self._commands = connection
+        self._keys = keys
+        self._writer = writer
+        self._scheduler = scheduler
+        self._most_history = most_history
+        self._next_after_of = next_after_of
+        self._definitions = DefinitionCache()
+        self._last = NOTHING_DUE
+        #: The schedules that code in this process declares, by id.
+        self.bound: dict[str, BoundSchedule] = {}
+        #: The ids of those that only such a process may fire.
+        self.bound_ids: tuple[str, ...] = ()
+
+    def pass_once(
+        self, stale_ms: int, mark: str, most: int = scripts.MOST_AT_ONCE, *, with_bound: bool = True
+    ) -> tuple[Due, int]:
+        """Fire all that is due; returns the last look, and how many schedules were fired.
+
+        While Redis carries out one part, the next one is decided.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away. What was decided is decided again.
+        """
+
+        def look(count: int, after: int = 0) -> Call:
+            # Bound schedules are not counted among the first ones, and so read only with them.
+            return self._due_call(stale_ms, mark, count, with_bound and not after, after)
+
+        (reply,) = self._run([look(min(_FIRST, most))])
+        due = Due.of(reply)
+        fired = 0
+        while due.schedules and fired < most * _PARTS:
+            part, ahead = self._decide_all(due.now_ms, due.schedules), due
+            # The first part is small and fired alone; then one is decided while the one before is fired.
+            fired += self._fire(part, due, look(2 * most))
+            due = self._last
+            if len(due.schedules) <= most:
+                continue
+            part, ahead = self._decide_all(due.now_ms, due.schedules[:most]), due.rest(most)
+            while part or ahead.schedules:
+                calls = [*self._fire_calls(part), look(most, len(ahead.schedules))]
+                self._begin(calls)
+                following = self._decide_all(ahead.now_ms, ahead.schedules)
+                fired += self._heed(part, self._end(calls), ahead.now_ms)
+                part, ahead = following, self._last
+                if fired >= most * _PARTS:
+                    # Let the caller see to its own duties now and then.
+                    fired += self._fire(part, ahead, look(1))
+                    break
+            else:
+                (reply,) = self._run([look(most)])
+                self._last = Due.of(reply)
+            due = self._last
+        return due, fired
+
+    def _fire(self, part: Sequence[Advance], due: Due, then: Call) -> int:
+        calls = [*self._fire_calls(part), then]
+        self._begin(calls)
+        return self._heed(part, self._end(calls), due.now_ms)
+
+    def close(self) -> None:
+        """Give the turn back, and close the connections. What cannot be reached is left to the turn's end."""
+        try:
+            self._run([scripts.end_turn(self._keys, self._scheduler)])
+        except (RedisError, OSError) as error:
+            logger.warning("scheduler %s could not give its turn back: %s", self._scheduler, error)
+        self._commands.drop()
+        self._writer.forget()
+
+    def _due_call(self, stale_ms: int, mark: str, most: int, with_bound: bool = True, after: int = 0) -> Call:
+        return scripts.due_schedules(
+            self._keys,
+            self._scheduler,
+            self._scheduler,
+            turn_ms=TURN_MS,
+            most=most,
+            stale_ms=stale_ms,
+            mark=mark,
+            bound=self.bound_ids if with_bound else (),
+            after=after,
+        )
+
+    def _fire_calls(self, advances: Sequence[Advance]) -> Iterable[Call]:
+        for some in _portions(advances):
+            yield scripts.fire(self._keys, some, most_history=self._most_history, again_ms=AGAIN_MS)
+
+    # -- deciding
+
+    def _decide_all(self, now_ms: int, schedules: Sequence[DueSchedule]) -> list[Advance]:
+        advances = []
+        self._writer.look_around()
+        for schedule in schedules:
+            try:
+                advance = self._advance(schedule, now_ms)
+            except InvalidSchedule as error:
+                self._set_aside(schedule, str(error))
+                continue
+            if advance is not None:
+                advances.append(advance)
+        return advances
+
+    def _advance(self, schedule: DueSchedule, now_ms: int) -> Advance | None:
+        """What to do about a schedule that is due.
+
+        Raises:
+            InvalidSchedule: its definition or its state cannot be read.
+        """
+        if not schedule.text:
+            raise InvalidSchedule(schedule.id, [ScheduleFault("definition", "", "a text; was it evicted?")])
+        definition = self._definitions.read(schedule.id, schedule.text)
+        state = schedule.state()
+        bound = self.bound.get(schedule.id)
+        try:
+            decision = decide(definition, state, now_ms, self._times(definition, bound, state.next_ms or now_ms))
+        except Exception as error:  # noqa: BLE001
+            return self._failed(schedule, state, now_ms, error)
+        message = None
+        if decision.fire is not None:
+            fire = decision.fire
+            try:
+                message = self._written(definition, bound, fire)
+            except Exception as error:  # noqa: BLE001
+                return self._failed(schedule, state, now_ms, error)
+            if message is None:
+                # Another scheduler sends it.
+                return self._postponed(schedule, state, now_ms)
+        return _advance_of(definition, schedule, state, decision, message)
+
+    def _times(self, definition: ScheduleDefinition, bound: BoundSchedule | None, from_ms: int) -> Times | None:
+        """The times of a foreign trigger; ``None`` for any other."""
+        if not isinstance(definition.trigger, Foreign):
+            return None
+        next_after = bound.next_after if bound is not None else None
+        if next_after is None:
+            next_after = self._next_after_of(definition.trigger)
+        return None if next_after is None else SteppedTimes(next_after, from_ms)
+
+    def _written(self, definition: ScheduleDefinition, bound: BoundSchedule | None, fire: Fire) -> Written | None:
+        lazy = bound.lazy if bound is not None else None
+        options = (bound.options if bound is not None else None) or {}
+        if self._writer.is_sent_elsewhere(definition, options):
+            # No script accepts it, so that one scheduler has to claim it first.
+            key = self._keys.schedule_request(fire.delivery_id)
+            if not self._commands.call("SET", key, self._scheduler, "NX", "PX", _CLAIM_MS):
+                return None
+        return self._writer.write(definition, fire.nominal_ms, fire.delivery_id, fire.coalesced, lazy)
+
+    def _failed(self, schedule: DueSchedule, state: ScheduleState, now_ms: int, error: Exception) -> Advance:
+        """A fire that cannot be made, which must stop no other schedule: it is tried again until its grace is over."""
+        logger.error(
+            "schedule %s cannot fire, next try in %g s: %s: %s",
+            schedule.id,
+            AGAIN_MS / 1000,
+            type(error).__name__,
+            error,
+            exc_info=error,
+        )
+        emit(events.SCHEDULE_FAILED, schedule=schedule.id, error=f"{type(error).__name__}: {error}")
+        return self._postponed(schedule, state, now_ms)
+
+    def _postponed(self, schedule: DueSchedule, state: ScheduleState, now_ms: int) -> Advance:
+        return Advance(schedule.id, state.rev, state.next_ms, state.running, now_ms + AGAIN_MS)
+
+    def _set_aside(self, schedule: DueSchedule, why: str) -> None:
+        logger.error("schedule %s is broken and set aside: %s", schedule.id, why)
+        emit(events.SCHEDULE_BROKEN, schedule=schedule.id, error=why)
+        rev = schedule.fields.get("r")
+        call = scripts.change_schedule(
+            self._keys,
+            schedule.id,
+            "set_aside",
+            rev=int(rev) if rev and rev.isdigit() else None,
+            why=json.dumps({"why": why}),
+            most_history=self._most_history,
+        )
+        self._commands.run(*call)
+
+    # -- acting
+
+    def _heed(self, advances: Sequence[Advance], statuses: Sequence[str], now_ms: int) -> int:
+        fired = 0
+        tells = has_handlers(events.SCHEDULE_FIRED)
+        for advance, status in zip(advances, statuses, strict=True):
+            if status == "fired":
+                fired += 1
+                if tells:
+                    _emit_fired(advance, now_ms)
+            elif status in ("mailbox full", "breaker open"):
+                emit(events.SCHEDULE_REFUSED, schedule=advance.id, reason=status)
+            elif status == "failed":
+                logger.error("schedule %s cannot fire: its mailbox is none", advance.id)
+                emit(events.SCHEDULE_FAILED, schedule=advance.id, error="its mailbox is a key of another type")
+                self._run([_again(self._keys, advance, now_ms, self._most_history)])
+            if status in ("fired", "advanced"):
+                _emit_lost(advance)
+        return fired
+
+    def _run(self, calls: Sequence[Call]) -> list[Any]:
+        """Run scripts in one round trip; returns their replies."""
+        self._begin(calls)
+        return self._replies(calls)
+
+    def _begin(self, calls: Sequence[Call]) -> None:
+        """Send calls without waiting for their replies."""
+        pack = self._commands.connection.pack_command
+        self._commands.begin(
+            [part for script, keys, args in calls for part in pack("EVALSHA", script.sha, len(keys), *keys, *args)]
+        )
+
+    def _replies(self, calls: Sequence[Call]) -> list[Any]:
+        replies = self._commands.end(len(calls))
+        for at, reply in enumerate(replies):
+            if isinstance(reply, NoScriptError):
+                # The server has been restarted; what it did not know it did not run.
+                replies[at] = self._commands.run(*calls[at])
+            elif isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    def _end(self, calls: Sequence[Call]) -> list[str]:
+        """What became of the advances in calls that were begun; the look at their end becomes the last one."""
+        *replies, reply = self._replies(calls)
+        self._last = Due.of(reply)
+        return [status.decode() for one in replies for status in one[1:]]
+
+
+def _advance_of(
+    definition: ScheduleDefinition,
+    schedule: DueSchedule,
+    state: ScheduleState,
+    decision: Decision,
+    message: Written | None,
+) -> Advance:
+    after = decision.state
+    waits = ""
+    if message is not None and (definition.overlap is not Overlap.ALLOW or definition.pause_on_failure):
+        waits = "1" if definition.pause_on_failure else "0"
+    return Advance(
+        schedule.id, state.rev, state.next_ms, state.running, after.due_ms, message, waits, change_of(decision, state)
+    )
+
+
+def _again(keys: Keys, advance: Advance, now_ms: int, most_history: int) -> Call:
+    later = Advance(advance.id, advance.rev, advance.nominal_ms, advance.running, now_ms + AGAIN_MS)
+    return scripts.fire(keys, [later], most_history=most_history, again_ms=AGAIN_MS)
+
+
+def _portions(advances: Sequence[Advance]) -> Iterable[list[Advance]]:
+    """Parts of which each is small enough for one call."""
+    some: list[Advance] = []
+    size = 0
+    for one in advances:
+        length = len(one.message.text) if one.message is not None else 0
+        if some and (len(some) >= scripts.MOST_AT_ONCE or size + length > _MOST_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(one)
+        size += length
+    if some:
+        yield some
+
+
+def _emit_fired(advance: Advance, now_ms: int) -> None:
+    record = next((r for r in advance.change.records if r.what == Fate.FIRED), None)
+    if record is not None:
+        late_s = max(0, now_ms - record.last_ms) / 1000
+        emit(events.SCHEDULE_FIRED, {"late_s": late_s}, schedule=advance.id, id=record.delivery)
+
+
+def _emit_lost(advance: Advance) -> None:
+    for record in advance.change.records:
+        if record.what == Fate.MISSED:
+            logger.warning("schedule %s: %s missed: %s", advance.id, counted(record.number, "fire"), record.reason)
+            emit(events.SCHEDULE_MISSED, {"count": record.number}, schedule=advance.id, reason=record.reason)
+        elif record.what == Fate.SKIPPED:
+            emit(events.SCHEDULE_SKIPPED, {"count": record.number}, schedule=advance.id, reason=record.reason)

@@ -1,0 +1,58 @@
+-- Adds schedules, or changes their definitions.
+-- KEYS: schedules, leases.
+-- ARGV: root, most schedules there may be, most entries of the history, then for each: id, owner or '', mode ('add': must not exist; 'keep': what exists stays; 'replace'),
+-- revision of the one that exists or '', definition, when it is due next or '' if never, '1' if only a scheduler whose code declares it may fire
+-- it; the decision (see schedules.lua).
+-- A definition that is the same changes nothing, unless it was set aside as broken.
+-- Returns {revision, status} for each: 'added', 'changed', 'kept', 'exists', 'stale', 'full', 'dead' (its owner is).
+-- Costs: at most 100 schedules, which the caller sees to.
+--- @include "schedules"
+local definitions, leases = KEYS[1], KEYS[2]
+local root, most, most_entries = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local FIRST, FIXED = 4, 7
+local totals, is_changed = {}, false
+
+local function declare(at)
+  local id, owner, mode, rev, definition, due, bound = unpack(ARGV, at, at + 6)
+  local incarnation = owner:match('^i:(.*)$')
+  if incarnation and not redis.call('ZSCORE', leases, incarnation) then return {0, 'dead'} end
+  local state = root .. 'schedule:' .. id
+  local before = redis.call('HGET', definitions, id)
+  local f = redis.call('HMGET', state, 'r', 'o', 'b', 'p')
+  local now_rev = tonumber(f[1] or 0)
+  if before then
+    if mode == 'add' then return {now_rev, 'exists'} end
+    local is_same = before == definition and (f[2] or '') == owner and (f[3] or '') == bound
+    if mode == 'keep' or is_same and redis.call('HEXISTS', root .. 'schedules:broken', id) == 0 then return {now_rev, 'kept'} end
+    if rev ~= (f[1] or '') then return {now_rev, 'stale'} end
+  elseif redis.call('HLEN', definitions) >= most then
+    return {0, 'full'}
+  end
+  redis.call('HSET', definitions, id, definition)
+  redis.call('HDEL', root .. 'schedules:broken', id)
+  now_rev = redis.call('HINCRBY', state, 'r', 1)
+  if f[2] and f[2] ~= owner then redis.call('SREM', root .. 'schedules-of:' .. f[2], id) end
+  if owner ~= '' then
+    redis.call('HSET', state, 'o', owner)
+    redis.call('SADD', root .. 'schedules-of:' .. owner, id)
+  else
+    redis.call('HDEL', state, 'o')
+  end
+  if bound == '1' then redis.call('HSET', state, 'b', '1') else redis.call('HDEL', state, 'b') end
+  schedules.write(root, most_entries, totals, state, id, at + FIXED)
+  redis.call('ZREM', schedules.due_set(root, bound == '1' and '' or '1'), id)
+  local set = schedules.due_set(root, bound)
+  if due == '' or f[4] then redis.call('ZREM', set, id) else redis.call('ZADD', set, due, id) end
+  is_changed = true
+  return {now_rev, before and 'changed' or 'added'}
+end
+
+local out = {}
+local at = FIRST
+while at <= #ARGV do
+  out[#out + 1] = declare(at)
+  at = schedules.after_decision(at + FIXED)
+end
+schedules.add_totals(root, totals)
+if is_changed then schedules.ring(root) end
+return out

@@ -1,0 +1,62 @@
+-- Takes or extends a scheduler's turn, and reads what is due.
+-- KEYS: the schedulers' turn.
+-- ARGV: root, scheduler, who it is (for people), ms a turn lasts, how many schedules to read at most, how many of the first to leave out, ms for which nobody must have scheduled before
+-- the caller takes the turn (0: it takes a free one; -1: it takes none), a new mark for a data set that has none, then the ids of the bound
+-- schedules that the caller declares.
+-- Returns {1 if the turn is the caller's, now, ms until there is something to do or -1, mark of the data set, number of schedules, ms until
+-- another's turn ends or 0, ms since somebody scheduled or -1, {id, when due, definition or '', field, value of its state, …}, …}. Bound ones are
+-- read whoever's turn it is. A scheduler that waits for others to fail gives its turn back to one that does not.
+-- The turn only saves work: `fire` accepts each due time once, whoever asks.
+-- Costs: 100 schedules or 256 KB of definitions, and a command for each bound schedule.
+--- @include "mailbox_entry"
+local turn = KEYS[1]
+local root, scheduler, who, turn_ms, most, after = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local stale_ms, mark = tonumber(ARGV[7]), ARGV[8]
+local FIRST_BOUND, MOST_BYTES_READ, WANTED_MS = 9, 262144, 3000
+even_when_full(turn)
+local now = now_ms()
+local f = redis.call('HMGET', turn, 'of', 'until_ms', 'mark', 'at_ms', 'wanted_ms')
+if not f[3] then
+  redis.call('HSET', turn, 'mark', mark)
+  f[3] = mark
+end
+local ends, since = tonumber(f[2] or 0), f[4] and now - tonumber(f[4]) or -1
+local is_mine = f[1] == scheduler
+-- A turn that lasts longer than any turn does is one from before the clock jumped.
+local is_taken = f[1] and not is_mine and ends > now and ends <= now + turn_ms
+if is_taken and stale_ms == 0 then redis.call('HSET', turn, 'wanted_ms', now) end
+if is_mine and stale_ms ~= 0 and f[5] and math.abs(now - tonumber(f[5])) < WANTED_MS then
+  redis.call('HDEL', turn, 'of', 'until_ms')
+  is_mine = false
+elseif not is_taken and not is_mine and stale_ms >= 0 then
+  is_mine = since < 0 or since >= stale_ms
+end
+if is_mine then redis.call('HSET', turn, 'of', scheduler, 'by', who, 'until_ms', now + turn_ms, 'at_ms', now) end
+local out = {is_mine and 1 or 0, now, -1, f[3], redis.call('HLEN', root .. 'schedules'), is_taken and ends - now or 0, since}
+local bytes = 0
+local function read(id, due)
+  local definition = redis.call('HGET', root .. 'schedules', id) or ''
+  out[#out + 1] = {id, due, definition, unpack(redis.call('HGETALL', root .. 'schedule:' .. id))}
+  bytes = bytes + #definition
+end
+local function wait_until(due)
+  local ms = math.max(0, math.ceil(tonumber(due) - now))
+  if out[3] < 0 or ms < out[3] then out[3] = ms end
+end
+for at = FIRST_BOUND, #ARGV do
+  local due = redis.call('ZSCORE', root .. 'schedules:bound', ARGV[at])
+  if due then
+    if tonumber(due) <= now and #out < 7 + most and bytes < MOST_BYTES_READ then read(ARGV[at], due) else wait_until(due) end
+  end
+end
+if is_mine then
+  local found = redis.call('ZRANGE', root .. 'schedules:due', after, after + most, 'WITHSCORES')
+  for at = 1, #found, 2 do
+    if tonumber(found[at + 1]) > now or #out >= 7 + most or bytes >= MOST_BYTES_READ then
+      wait_until(found[at + 1])
+      break
+    end
+    read(found[at], found[at + 1])
+  end
+end
+return out

@@ -1,0 +1,100 @@
+"""A schedule's state as Redis has it: a hash with names of one letter (see ``lua/includes/schedules.lua``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from orchestrator.core.schedule_state import Decision, Fate, ScheduleState
+from orchestrator.schedules.scripts import Change, Record
+
+#: Field in Redis -> field of the state. ``due_ms`` is the score in the sorted set of what is due.
+LETTERS: Final[Mapping[str, str]] = {
+    "n": "next_ms",
+    "l": "last_ms",
+    "a": "anchor_ms",
+    "h": "floor_ms",
+    "r": "rev",
+    "j": "runs",
+    "p": "paused",
+    "t": "paused_ms",
+    "u": "running",
+    "q": "buffered_ms",
+    "g": "refused",
+}
+
+_COUNTED: Final = {Fate.FIRED: "f", Fate.COALESCED: "c", Fate.MISSED: "m", Fate.SKIPPED: "k"}
+
+#: What is counted by reason as well.
+_WITH_REASON: Final = ("m", "k")
+
+#: Fields that the scripts set themselves.
+_BY_SCRIPTS: Final = frozenset({"r"})
+
+_DEFAULTS: Final = ScheduleState(None, None)
+
+
+def state_from(stored: Mapping[str, str], due_ms: int | None) -> ScheduleState:
+    """The state that these fields describe.
+
+    Raises:
+        ValueError: a field holds something else.
+    """
+    get = stored.get
+    next_ms, buffered_ms, last_ms = get("n"), get("q"), get("l")
+    return ScheduleState(
+        int(next_ms) if next_ms else None,
+        due_ms,
+        int(get("a") or 0),
+        int(get("h") or 0),
+        int(get("r") or 0),
+        int(get("j") or 0),
+        get("p") or "",
+        int(get("t") or 0),
+        get("u") or "",
+        int(buffered_ms) if buffered_ms else None,
+        get("g") or "",
+        int(last_ms) if last_ms else None,
+    )
+
+
+def fields_of(state: ScheduleState, before: ScheduleState = _DEFAULTS) -> dict[str, Any]:
+    """The fields of a state that differ from those of another one; '' is to be deleted."""
+    fields: dict[str, Any] = {}
+    for letter, name in LETTERS.items():
+        value = getattr(state, name)
+        if value != getattr(before, name) and letter not in _BY_SCRIPTS:
+            fields[letter] = "" if value is None or value == getattr(_DEFAULTS, name) else value
+    return fields
+
+
+def counts_of(decision: Decision) -> list[tuple[str, int, str]]:
+    """What a decision adds to the ledger: field, by how much, why."""
+    counts = []
+    due = 0
+    for record in decision.records:
+        letter = _COUNTED.get(record.fate)
+        if letter is not None and record.count:
+            due += record.count
+            counts.append((letter, record.count, record.reason if letter in _WITH_REASON else ""))
+    if due:
+        counts.append(("d", due, ""))
+    return counts
+
+
+def records_of(decision: Decision) -> list[Record]:
+    """What a decision adds to the history."""
+    return [
+        Record(r.fate.value, r.last_ms, r.first_ms, r.count or 1, r.reason, r.delivery_id, r.into_ms)
+        for r in decision.records
+    ]
+
+
+def change_of(decision: Decision, before: ScheduleState = _DEFAULTS) -> Change:
+    """What a decision changes in Redis, where the state is ``before``."""
+    fields = fields_of(decision.state, before)
+    if decision.state.next_ms is None and before.next_ms is not None:
+        fields["e"] = "its last time has passed"
+    elif decision.state.next_ms is not None and before.next_ms is None:
+        fields["e"] = ""
+    return Change(fields, counts_of(decision), records_of(decision))
