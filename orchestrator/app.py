@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.registry.mailboxes import MailboxState
     from orchestrator.registry.registry import Registry
     from orchestrator.runtime import Runtime
+    from orchestrator.schedules.schedules import Schedules
     from orchestrator.sending.broadcast import Strategy
     from orchestrator.sending.deliveries import Deliveries
     from orchestrator.sending.delivery import Delivery
@@ -236,6 +237,11 @@ class Orchestrator:
     def timeouts(self) -> Timeouts:
         """The timeouts of messages, and those that are overridden for a while."""
         return self.runtime.timeouts
+
+    @property
+    def schedules(self) -> Schedules:
+        """Schedules: adds them, finds them, acts on them."""
+        return self.runtime.schedules
 
     @property
     def monitors(self) -> Monitors:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.monitors.redis_monitors import RedisMonitors
     from orchestrator.registry.mailboxes import MailboxState
+    from orchestrator.schedules.redis_schedules import RedisSchedules
+    from orchestrator.schedules.scheduling import Scheduling
     from orchestrator.sending.ledger import LedgerRow
     from orchestrator.transport.redis.dataset import DatasetRecord
     from orchestrator.worker.examine_redis import Examination
@@ -110,6 +112,20 @@ class RedisMode:
     def overrides(self) -> RedisOverrides:
         """The overridden timeouts. Raises as :attr:`store`."""
         return RedisOverrides(self.store)
+
+    @cached_property
+    def scheduling(self) -> Scheduling:
+        """The schedules; connects when it is used."""
+        from orchestrator.schedules.scheduling import Scheduling
+
+        return Scheduling(self._app, lambda: self.store, self._directory, self._settings)
+
+    @cached_property
+    def schedules(self) -> RedisSchedules:
+        """Schedules as users act on them; connects when it is used."""
+        # Refuses what this library does not supervise, as a send does.
+        self.backend.prepare_for_steps()
+        return self.scheduling.schedules
 
     @cached_property
     def _repair(self) -> RunRepair:

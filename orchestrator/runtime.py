@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from orchestrator.redis_mode import RedisMode
     from orchestrator.registry.mailboxes import MailboxState
     from orchestrator.registry.registry import AgentEntry, Registry
+    from orchestrator.schedules.schedules import Schedules
     from orchestrator.sending.address import Address
     from orchestrator.timeouts.timeouts import Timeouts
     from orchestrator.transport.liveness.sweep import SweepResult
@@ -69,6 +70,7 @@ _CONSUMER_STEPS = (
     "orchestrator.worker.reap_pool:ReapPool",
     "orchestrator.worker.forward_telemetry:ForwardTelemetry",
     "orchestrator.maintenance.housekeeping:Housekeeping",
+    "orchestrator.maintenance.substitute_scheduler:ScheduleInPlaceOfBeat",
 )
 
 
@@ -313,6 +315,13 @@ class Runtime:
             return set()
         return {one.pool for one in self.registry.incarnations() if queue in one.queues}
 
+    @cached_property
+    def schedules(self) -> Schedules:
+        """Schedules, which are where the mode says at each use."""
+        from orchestrator.schedules.schedules import Schedules
+
+        return Schedules(self.app, lambda: self.mode.schedules)
+
     def _runs(self) -> RunsBackend:
         if not self.eager:
             # Refuses what this library does not supervise, as a send does.
@@ -395,6 +404,7 @@ class Runtime:
         return None if letter is None else letter.record()
 
     def _run_death_hooks(self, incarnation: str, reason: str) -> bool:
+        self.redis.scheduling.schedules.retire_owner(incarnation)
         return self.redis.monitors.on_death(incarnation, reason)
 
     def _run_due(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from orchestrator.sending.ledger import LedgerRow, total
 from orchestrator.transport.redis.dataset import Loss
 
 _CONSERVED = ("accepted", "handled", "dead", "expired", "cancelled", "pending", "lost")
+_FIRES = ("due", "fired", "coalesced", "missed", "skipped")
 _FURTHER = ("ready", "held", "delayed", "on_hold", "retried", "redelivered", "restarted", "duplicated")
 
 
@@ -31,7 +33,8 @@ _FURTHER = ("ready", "held", "delayed", "on_hold", "retried", "redelivered", "re
 def ledger(context: click.Context, as_json: bool, acknowledge_loss: bool) -> None:
     """Show each mailbox' ledger, all taken at one moment, and since when it counts.
 
-    accepted = handled + dead + expired + cancelled + pending, or the exit code is 1. What is pending is ready in
+    accepted = handled + dead + expired + cancelled + pending, and of the fires of schedules due = fired + coalesced +
+    missed + skipped, or the exit code is 1. What is pending is ready in
     its mailbox, held by a worker, or delayed: not yet due. The exit code is 1, too, if Redis is known to have lost data
     and nobody has acknowledged that: such a ledger balances, for it knows nothing of what was lost.
     """
@@ -40,6 +43,8 @@ def ledger(context: click.Context, as_json: bool, acknowledge_loss: bool) -> Non
         orchestrator.runtime.store.acknowledge_losses()
     rows, housekeeping, record = orchestrator.ledger(), orchestrator.housekeeping_ledger(), orchestrator.dataset()
     losses = record.losses if record is not None else ()
+    fires = dict(orchestrator.schedules.ledger())
+    lost_fires = _lost_fires(fires)
     unbalanced = [row for row in (*rows, housekeeping) if not row.balanced]
     if as_json:
         print_document(
@@ -47,21 +52,38 @@ def ledger(context: click.Context, as_json: bool, acknowledge_loss: bool) -> Non
                 "mailboxes": [_document(row) for row in rows],
                 "total": _document(total(rows)),
                 "housekeeping": _document(housekeeping),
-                "balanced": not unbalanced,
+                "fires": {**dict.fromkeys(_FIRES, 0), **fires},
+                "balanced": not unbalanced and not lost_fires,
                 "dataset": None if record is None else asdict(record.dataset),
                 "losses": [asdict(loss) for loss in losses],
             }
         )
     else:
         _show(context, rows, housekeeping)
+        _show_fires(fires)
         if record is not None:
             click.echo(f"counted since {moment(record.dataset.born_ms)} (data set {record.dataset.id})")
     if unbalanced:
         lost = ", ".join(f"{row.queue} {row.lost:+d}" for row in unbalanced)
         raise Stop(f"the ledger does not balance; lost: {lost}", ExitCode.NOT_HANDLED)
+    if lost_fires:
+        raise Stop(f"the ledger of fires does not balance; lost: {lost_fires:+d}", ExitCode.NOT_HANDLED)
     if losses:
         said = "; ".join(map(_said, losses))
         raise Stop(f"Redis has lost data: {said}. If you know of it: ledger --acknowledge-loss", ExitCode.NOT_HANDLED)
+
+
+def _lost_fires(fires: Mapping[str, int]) -> int:
+    """How many due times of schedules became nothing."""
+    return fires.get("due", 0) - sum(fires.get(name, 0) for name in _FIRES[1:])
+
+
+def _show_fires(fires: Mapping[str, int]) -> None:
+    if not fires:
+        return
+    why = [f"{name} {count}" for name, count in sorted(fires.items()) if ": " in name]
+    sums = ", ".join(f"{fires.get(name, 0)} {name}" for name in _FIRES)
+    click.echo(f"Fires of schedules: {sums}" + (f" ({', '.join(why)})" if why else ""))
 
 
 def _said(loss: Loss) -> str:

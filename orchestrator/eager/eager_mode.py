@@ -22,6 +22,7 @@ from orchestrator.sending.ledger import LedgerRow, housekeeping_of
 from orchestrator.timeouts.overrides import InMemoryOverrides
 
 if TYPE_CHECKING:
+    from orchestrator.eager.in_memory_schedules import InMemorySchedules
     from orchestrator.registry.mailboxes import MailboxState
 
 
@@ -51,6 +52,13 @@ class EagerMode:
     def runs(self) -> InMemoryRuns:
         """The runs of workflows."""
         return InMemoryRuns(self.backend)
+
+    @cached_property
+    def schedules(self) -> InMemorySchedules:
+        """The schedules."""
+        from orchestrator.eager.in_memory_schedules import InMemorySchedules
+
+        return InMemorySchedules(self._app, self._directory, self._settings, self.backend)
 
     def is_cancelled(self, _delivery_id: str, supervision: Supervision | None) -> bool:
         """Whether a step's run was cancelled; other deliveries cannot be cancelled while they run."""

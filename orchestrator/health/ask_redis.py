@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
@@ -31,21 +32,78 @@ def last_sweep(timeout_s: float) -> tuple[int | None, str, int]:
     return (None if at_ms is None else int(float(at_ms))), (by or b"").decode(), now_ms
 
 
+@dataclass(frozen=True, slots=True)
+class OverdueSchedules:
+    """The schedules of a Redis, as far as a probe asks."""
+
+    now_ms: int
+    #: The one that has been due for longest, and since when; ``None`` if nothing is scheduled.
+    first: tuple[str, int] | None
+    number: int
+    broken: int
+    #: Who schedules, and when it last did; ``None`` if nobody ever has.
+    by: str
+    at_ms: int | None
+
+
+def overdue_schedules(timeout_s: float) -> OverdueSchedules:
+    """What is due, and who schedules. Raises as :func:`last_sweep`."""
+    url, prefix = _broker()
+    keys = Keys(prefix)
+    commands: list[tuple[str, ...]] = [
+        ("TIME",),
+        ("ZRANGE", keys.schedules_due, "0", "0", "WITHSCORES"),
+        ("ZRANGE", keys.schedules_bound, "0", "0", "WITHSCORES"),
+        ("HLEN", keys.schedules),
+        ("HLEN", keys.schedules_broken),
+        ("HMGET", keys.scheduler, "by", "at_ms"),
+    ]
+    (seconds, micros), due, bound, number, broken, (by, at_ms) = _ask(url, commands, timeout_s)
+    firsts = [(int(float(pair[1])), pair[0].decode("utf-8", "replace")) for pair in (due, bound) if pair]
+    first = min(firsts, default=None)
+    return OverdueSchedules(
+        int(seconds) * 1000 + int(micros) // 1000,
+        None if first is None else (first[1], first[0]),
+        int(number),
+        int(broken),
+        (by or b"").decode("utf-8", "replace"),
+        None if at_ms is None else int(float(at_ms)),
+    )
+
+
+def late_s() -> float:
+    """How late a schedule may be.
+
+    Raises:
+        BadAddress: the setting is no number.
+    """
+    value = os.environ.get("ORCHESTRATOR_SCHEDULER_LATE_S", _profile().get("scheduler_late_s", 60.0))
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise BadAddress(f"scheduler_late_s={value!r}; allowed: seconds") from None
+
+
 def asked() -> str:
     """The Redis server and key prefix of the probe, without passwords."""
     url, prefix = _broker()
     return f"{masked(url)} (keys {prefix}…)" if prefix else masked(url)
 
 
-def _broker() -> tuple[str, str]:
-    profile: dict[str, Any] = {}
-    if path := os.environ.get("ORCHESTRATOR_CONFIG"):
-        import tomllib
+def _profile() -> dict[str, Any]:
+    path = os.environ.get("ORCHESTRATOR_CONFIG")
+    if not path:
+        return {}
+    import tomllib
 
-        try:
-            profile = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadAddress(f"profile {path}: {error}") from None
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadAddress(f"profile {path}: {error}") from None
+
+
+def _broker() -> tuple[str, str]:
+    profile = _profile()
     url = os.environ.get("ORCHESTRATOR_BROKER_URL") or profile.get("broker_url") or "redis://127.0.0.1:6379/0"
     return str(url), os.environ.get("ORCHESTRATOR_KEY_PREFIX", profile.get("key_prefix", ""))
 

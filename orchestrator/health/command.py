@@ -22,7 +22,7 @@ Exit codes:
   0  healthy
   1  not
   2  the command line, or the broker's URL, is not understood
-  3  Redis cannot be reached (--ready and --sweep only: a worker that cannot reach Redis is alive)
+  3  Redis cannot be reached (--ready, --sweep and --schedules only: a worker that cannot reach Redis is alive)
 """
 
 
@@ -47,6 +47,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="ask Redis (ORCHESTRATOR_BROKER_URL) whether beat and the manager do theirs",
     )
+    what.add_argument(
+        "--schedules",
+        action="store_true",
+        help="ask Redis whether schedules are fired: none is overdue by more than ORCHESTRATOR_SCHEDULER_LATE_S",
+    )
     metrics = commands.add_parser(
         "metrics",
         help="where the workers on this host answer Prometheus",
@@ -59,6 +64,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _health(options: argparse.Namespace) -> int:
     if options.sweep:
         code, text = _sweep()
+    elif options.schedules:
+        code, text = _schedules()
     else:
         code, text = _workers(options.node, options.pid, options.app, ready=options.ready)
     print(text, file=sys.stderr if code else sys.stdout)
@@ -126,4 +133,18 @@ def _sweep() -> Verdict:
     except OSError as error:
         return Exit.BROKER_AWAY, f"{asked()}: {error}"
     code, text = sweeps(at_ms, by, _MANAGER, now_ms)
+    return code, f"{asked()}: {text}"
+
+
+def _schedules() -> Verdict:
+    from orchestrator.health.ask_redis import BadAddress, asked, late_s, overdue_schedules
+    from orchestrator.health.judge import schedules
+
+    try:
+        found = overdue_schedules(_PATIENCE_S)
+        code, text = schedules(found, late_s())
+    except BadAddress as error:
+        return Exit.USAGE, str(error)
+    except OSError as error:
+        return Exit.BROKER_AWAY, f"{asked()}: {error}"
     return code, f"{asked()}: {text}"

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.core.plural import counted
+
+if TYPE_CHECKING:
+    from orchestrator.health.ask_redis import OverdueSchedules
 
 #: A process whose file is older than this cannot run its threads: it hangs or is stopped.
 HUNG_AFTER_S = 30.0
@@ -83,3 +88,15 @@ def _is_away(vitals: Mapping[str, Any]) -> bool:
 
 def _age(age_s: float | None) -> str:
     return "yet" if age_s is None else f"for {age_s:.0f} s"
+
+
+def schedules(found: OverdueSchedules, late_s: float) -> Verdict:
+    """Whether schedules are fired when they are due."""
+    if found.first is not None and found.now_ms - found.first[1] > late_s * 1000:
+        name, due_ms = found.first
+        who = f"the last scheduler was {found.by}" if found.by else "nobody has ever scheduled"
+        late = (found.now_ms - due_ms) / 1000
+        return Exit.UNHEALTHY, f"schedule {name} is overdue by {late:.0f} s; allowed: {late_s:g}; {who}"
+    broken = f", {found.broken} of them broken" if found.broken else ""
+    by = f"; fired by {found.by}" if found.by and found.number else ""
+    return Exit.HEALTHY, f"{counted(found.number, 'schedule')}{broken}, none is overdue{by}"

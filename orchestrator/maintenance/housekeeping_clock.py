@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery, signals
 from kombu import Connection
 
+from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.housekeeping import HOUSEKEEPING_MESSAGE, HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
 from orchestrator.sending.mailbox import mailbox
@@ -51,11 +52,23 @@ class HousekeepingClock(threading.Thread):
         if not isinstance(self._app.connection_for_write().transport, Transport):
             logger.debug("no housekeeping messages: the broker is not supervised")
             return
+        gives_up = not getattr(self._service.scheduler, "fires_from_redis", False)
         while not self._service._is_stopped.is_set():
             self._publish_or_log()
+            if gives_up:
+                gives_up = not self._give_entries_up()
             if self._service._is_shutdown.wait(self._interval_s):
                 break
         self._close()
+
+    def _give_entries_up(self) -> bool:
+        """Have no worker fire the entries that the user's own scheduler fires."""
+        try:
+            self._app.orchestrator.runtime.redis.scheduling.give_entries_up()
+        except OrchestratorError as error:
+            logger.debug("entries are not removed yet: %s", error)
+            return False
+        return True
 
     def _publish_or_log(self) -> None:
         try:

@@ -34,7 +34,12 @@ _DEFAULTS: Final = {
     "broker_connection_retry_on_startup": True,
 }
 
-_CHANGED: Final = (*_DEFAULTS, "broker_url", "broker_transport", "broker_transport_options", "accept_content")
+#: Where Celery finds the scheduler whose schedules are in Redis.
+SCHEDULER: Final = "orchestrator.schedules.beat:OrchestratorScheduler"
+
+_CHANGED: Final = (
+    *_DEFAULTS, "broker_url", "broker_transport", "broker_transport_options", "accept_content", "beat_scheduler"
+)  # fmt: skip
 
 #: The changed settings by each of their names, old ones included.
 _NAMES: Final = {name: name for name in _CHANGED} | {
@@ -152,8 +157,12 @@ class Configuration:
             return value or (None if users.get("broker_host") else self._own_url)
         if name == "broker_transport":
             return self._transport(conf) if value in (_MISSING, None) else value
+        if name == "beat_scheduler" and value is _MISSING and is_supervised(self.value("broker_transport", conf)):
+            return SCHEDULER
         if value is _MISSING:
             value = CelerySettings.__getitem__(conf, name)
+        if name == "beat_scheduler":
+            return value
         if name == "accept_content":
             return [content for content in value or () if content not in _PICKLE]
         return self._options.of(self._transport_options(value), value)

@@ -13,6 +13,7 @@ import orchestrator
 
 PREAMBLE = """
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, assert_never, assert_type
 
 from celery import Celery, chain  # type: ignore[import-untyped]
@@ -20,8 +21,9 @@ from pydantic import BaseModel, PositiveInt
 
 from orchestrator import (
     Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, Down, Expand, Expired, Exponential, FallbackDelivery,
-    Handled,
-    Message, Orchestrator, OrchestratorError, Outcome, Report, Retry, Run, SendFailed, Status, Workflow, handles,
+    Fire, Handled,
+    Message, Orchestrator, OrchestratorError, Outcome, Report, Retry, Run, SendFailed, Status, Workflow, cron, every,
+    handles,
 )
 
 app = Celery("shop", broker="redis://127.0.0.1:6379/0")
@@ -65,6 +67,16 @@ class Billing(Agent):
         assert_type(sent, Delivery)
         context.send_self(Charge(order_id=message.order_id, cents=1))
         return Receipt(text=f"charged {message.cents}")
+
+    @every(30, overlap="skip")
+    def tick(self, fire: Fire, context: Context) -> None:
+        assert_type(fire.scheduled_for, datetime | None)
+        assert_type(context.scheduled_for, datetime | None)
+        context.every("again", Charge(order_id="o", cents=1), every_s=60, misfire="skip")
+        assert_type(context.schedules.names(), list[str])
+
+    @cron("0 3 * * *", tz="Europe/Berlin")
+    def close(self, fire: Fire) -> None: ...
 
     def on_down(self, down: Down, context: Context) -> None:
         assert_type(down.reason, str)
@@ -118,6 +130,14 @@ assert_type(log.purge(all=True), int)
 @app.task  # type: ignore[untyped-decorator]
 def charge_card(order_id: str, cents: int) -> str:
     return f"{order_id}: {cents}"
+
+one = Charge(order_id="o", cents=1)
+nightly = orchestrator.schedules.add("nightly", "billing", one, cron="30 2 * * *", jitter_s=60)
+orchestrator.schedules.add("card", charge_card.s("o1", 500), every_s=0.5, if_exists="replace")
+assert_type(nightly.preview(5), list[datetime])
+assert_type(orchestrator.schedules["nightly"].pause("release"), bool)
+assert_type(nightly.info().counts.fired, int)
+assert_type(nightly.trigger(), str)
 
 # Without types of Celery's, a type checker cannot know which of both it is.
 sent: Delivery = orchestrator.send(charge_card.s("o1", 500))

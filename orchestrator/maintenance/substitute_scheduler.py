@@ -1,0 +1,116 @@
+"""A worker schedules in the place of beat while no beat does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any, Final
+
+from celery import bootsteps
+from celery.beat import ScheduleEntry
+
+from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
+from orchestrator.core.log import get_logger
+from orchestrator.schedules.service import ScheduleService, scheduler_name
+from orchestrator.schedules.static_schedules import with_names
+from orchestrator.worker.configuration import SCHEDULER
+
+logger = get_logger(__name__)
+
+#: For how long no beat at all must have been seen.
+_NO_BEAT_S: Final = 60.0
+
+#: Between two attempts to reach a Redis that is away at the start.
+_AGAIN_S: Final = 1.0
+
+
+class SubstituteScheduler:
+    """A thread that fires schedules if no beat has for a while.
+
+    Entries of ``beat_schedule`` are a beat's. A worker goes on with those that a beat has declared; it declares them by
+    itself only if no beat at all has been seen for a minute, and never where another scheduler fires them.
+    """
+
+    def __init__(self, runtime: Any, stale_s: float) -> None:
+        self._runtime = runtime
+        self._stale_s = stale_s
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._began_at = monotonic()
+
+    def start(self) -> None:
+        """Start the thread, if it does not run."""
+        if self._thread is None or not self._thread.is_alive():
+            self._stopped.clear()
+            self._thread = threading.Thread(target=self._run, name="orchestrator-substitute-scheduler", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; does not wait for it."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        service = None
+        while service is None and not self._stopped.is_set():
+            try:
+                service = self._runtime.redis.scheduling.service(
+                    scheduler_name("worker"),
+                    self._entries,
+                    is_beat=False,
+                    stopped=self._stopped,
+                    stale_s=self._stale_s,
+                )
+            except OrchestratorError as error:
+                logger.debug("no substitute scheduler yet: %s", error)
+                self._stopped.wait(_AGAIN_S)
+        if service is not None:
+            self._serve(service)
+
+    def _entries(self) -> Mapping[str, ScheduleEntry]:
+        app, scheduling = self._runtime.app, self._runtime.redis.scheduling
+        age_s = monotonic() - self._began_at
+        if app.conf.beat_scheduler != SCHEDULER or not scheduling.may_declare_entries(age_s > _NO_BEAT_S):
+            return {}
+        return with_names(app.conf.beat_schedule or {}, app)
+
+    def _serve(self, service: ScheduleService) -> None:
+        looks_again_at: float | None = self._began_at + _NO_BEAT_S
+        while not self._stopped.is_set():
+            try:
+                if looks_again_at is not None and monotonic() > looks_again_at:
+                    looks_again_at = None
+                    service.declare_again()
+                wait_s = service.tick()
+            except Exception:
+                logger.exception("a pass of the substitute scheduler failed")
+                wait_s = _AGAIN_S
+            service.wait(wait_s)
+        service.close()
+
+
+class ScheduleInPlaceOfBeat(bootsteps.StartStopStep):
+    """Starts the substitute scheduler with a worker's consumer. A worker of the monitor manager is the first to act."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        orchestrator = getattr(consumer.app, "orchestrator", None)
+        self._scheduler: SubstituteScheduler | None = None
+        if orchestrator is None or not orchestrator.runtime.supervised:
+            return
+        stale_s = orchestrator.settings.scheduler_stale_s
+        is_manager = HOUSEKEEPING_QUEUE in consumer.app.amqp.queues.consume_from
+        self._scheduler = SubstituteScheduler(orchestrator.runtime, stale_s if is_manager else 2 * stale_s)
+
+    def start(self, consumer: Any) -> None:
+        """Called on every (re)connection."""
+        if self._scheduler is not None:
+            self._scheduler.start()
+
+    def stop(self, consumer: Any) -> None:
+        """The connection is lost, or the worker stops."""
+        if self._scheduler is not None:
+            self._scheduler.stop()

@@ -1,0 +1,102 @@
+"""Schedules in Redis, with all that users ask of them."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from orchestrator.core.errors import CircuitOpen, MailboxFull, UnknownSchedule
+from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.schedule_state import Decision, ScheduleState
+from orchestrator.schedules import scripts
+from orchestrator.schedules.fire_writer import FireWriter
+from orchestrator.schedules.history import HistoryEntry, entry_of
+from orchestrator.schedules.stored_state import change_of
+from orchestrator.schedules.writing import NextAfterOf, ScheduleWriter
+from orchestrator.transport.store import Store
+
+#: Entries of the history that one command reads.
+_PAGE: Final = 1000
+
+_NO_CHANGE: Final = ScheduleState(None, None)
+
+
+class RedisSchedules(ScheduleWriter):
+    """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
+
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        most: int,
+        most_history: int,
+        next_after_of: NextAfterOf,
+        fire_writer: FireWriter,
+    ) -> None:
+        super().__init__(store, most, most_history, next_after_of)
+        self._fire_writer = fire_writer
+        self._writing = threading.Lock()
+
+    def check(self, definition: ScheduleDefinition) -> None:
+        """See :class:`SchedulesBackend`."""
+        self._fire_writer.outgoing(definition, "", "")
+
+    def send(self, definition: ScheduleDefinition, decisions: Sequence[Decision]) -> None:
+        """See :class:`SchedulesBackend`."""
+        messages = []
+        with self._writing:
+            self._fire_writer.look_around()
+            for decision in decisions:
+                fire = decision.fire
+                if fire is None:
+                    continue
+                written = self._fire_writer.write(definition, fire.nominal_ms, fire.delivery_id)
+                messages.append((written, change_of(decision, decision.state)))
+        store = self.store
+        call = scripts.send_for_schedule(
+            store.keys, definition.id, messages, token=secrets.token_hex(12), most_history=self._most_history
+        )
+        accepted, refusal = store.run(*call)
+        if accepted < 0:
+            raise UnknownSchedule(definition.id)
+        if refusal:
+            error = _refused(messages[accepted][0].queue, refusal)
+            error.accepted, error.requested = accepted, len(messages)
+            raise error
+
+    def history(self, schedule_id: str | None, count: int, before_ms: int | None = None) -> list[HistoryEntry]:
+        """See :class:`SchedulesBackend`."""
+        key = self.store.keys.schedule_fires
+        found: list[HistoryEntry] = []
+        until = "+" if before_ms is None else f"({before_ms}"
+        while len(found) < count:
+            page = self.ask(partial(_read_back, key, until))
+            for raw_id, raw in page:
+                fields = {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
+                if schedule_id is not None and fields.get("s") != schedule_id:
+                    continue
+                entry = entry_of(raw_id.decode(), fields)
+                if entry is not None and len(found) < count:
+                    found.append(entry)
+            if len(page) < _PAGE:
+                break
+            until = f"({page[-1][0].decode()}"
+        return found
+
+    def ledger(self) -> Mapping[str, int]:
+        """See :class:`SchedulesBackend`."""
+        raw: Any = self.ask(lambda client: client.hgetall(self.store.keys.schedule_ledger))
+        return {name.decode("utf-8", "replace"): int(value) for name, value in raw.items()}
+
+
+def _read_back(key: str, until: str, client: Any) -> Any:
+    return client.xrevrange(key, until, "-", count=_PAGE)
+
+
+def _refused(queue: str, refusal: Sequence[bytes]) -> MailboxFull | CircuitOpen:
+    kind, *values = refusal
+    if kind == b"open":
+        return CircuitOpen(queue, int(values[0]) / 1000)
+    return MailboxFull(queue, depth=int(values[0]), limit=int(values[1]))

@@ -1,0 +1,241 @@
+"""`orchestrator.schedules`: adds schedules and finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Literal, Unpack
+
+from celery import Celery, Task
+from celery.canvas import Signature
+
+from orchestrator.core.errors import CallerError, InvalidPolicy, InvalidSchedule
+from orchestrator.core.message import Message, encode, message_name
+from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.schedule_fault import ScheduleFault
+from orchestrator.core.schedule_options import ScheduleOptions, define, to_datetime
+from orchestrator.core.schedule_values import AgentRecipient, Recipient, Source, TaskRecipient
+from orchestrator.core.triggers import Cron, Interval, Once, Trigger
+from orchestrator.schedules.backend import SchedulesBackend
+from orchestrator.schedules.celery_schedules import NextAfter, trigger_of
+from orchestrator.schedules.history import HistoryEntry
+from orchestrator.schedules.info import ScheduleInfo, info_of
+from orchestrator.schedules.owned import OwnedSchedules
+from orchestrator.schedules.schedule import Schedule
+
+IfExists = Literal["error", "replace", "keep"]
+
+_IF_EXISTS: Final = ("error", "replace", "keep")
+
+#: Schedules that are read at a time.
+_PAGE: Final = 500
+
+#: Options that say when a schedule is due.
+_TIMES: Final = ("cron", "every_s", "at", "tz", "dst_gap", "dst_fold")
+
+
+class Schedules(Mapping[str, Schedule]):
+    """The schedules of an app, by their ids: ``orchestrator.schedules["nightly"].pause()``.
+
+    They lie in Redis, and are fired by any beat that runs with ``-S orchestrator`` (the default), or by a worker if no
+    beat runs. In eager mode they lie in memory, and :meth:`advance` fires them.
+    """
+
+    def __init__(self, app: Celery, backend: Callable[[], SchedulesBackend]) -> None:
+        self._app = app
+        self._backend = backend
+
+    def add(
+        self,
+        schedule_id: str,
+        recipient: str | type[Any] | Signature | Task,
+        message: Message | None = None,
+        *,
+        schedule: Any = None,
+        if_exists: IfExists = "error",
+        last_run_ms: int | None = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> Schedule:
+        """Add a schedule that sends ``message`` to an agent, or a Celery signature, at the times that options say.
+
+        Exactly one of ``cron``, ``every_s``, ``at`` and ``schedule`` (an object of Celery's, as ``crontab(...)``) says
+        when. If there is a schedule with that id, that is an error, or the new one replaces it and goes on with its
+        times, or it is kept, as ``if_exists`` says. ``last_run_ms`` is when it was last fired elsewhere.
+
+        Options: see :class:`ScheduleOptions`.
+
+        Raises:
+            InvalidSchedule: options have values that are not allowed; names all of them.
+            ScheduleExists: there is a schedule with that id.
+            UnknownAgent, UnknownMessage, InvalidMessage, InvalidPolicy: the recipient cannot get this, as with a send.
+            BrokerUnavailable: Redis is away.
+        """
+        if if_exists not in _IF_EXISTS:
+            raise InvalidSchedule(schedule_id, [ScheduleFault("if_exists", if_exists, ", ".join(_IF_EXISTS))])
+        definition, next_after = self.define(schedule_id, recipient, message, schedule=schedule, options=options)
+        self._backend().add(definition, "", if_exists, next_after, last_run_ms)
+        return self[schedule_id]
+
+    def define(
+        self,
+        schedule_id: str,
+        recipient: Any,
+        message: Message | None,
+        *,
+        schedule: Any = None,
+        options: Mapping[str, Any],
+        owner: str = "",
+    ) -> tuple[ScheduleDefinition, NextAfter | None]:
+        """The definition that :meth:`add` would add, checked, and its times if Celery's classes compute them."""
+        backend = self._backend()
+        trigger: Trigger | None = None
+        next_after: NextAfter | None = None
+        if schedule is not None:
+            trigger, next_after = trigger_of(self._app, schedule, schedule_id)
+        definition = define(
+            schedule_id,
+            _recipient(recipient, message),
+            options,
+            now_ms=backend.now_ms(),
+            tz=str(self._app.conf.timezone or "UTC"),
+            trigger=trigger,
+            source=Source.OWNED if owner else Source.DYNAMIC,
+            owner=owner,
+        )
+        if definition.is_code_bound:
+            fault = ScheduleFault(
+                "schedule", schedule, "crontab, solar, a number of seconds, or an entry of beat_schedule"
+            )
+            raise InvalidSchedule(schedule_id, [fault])
+        backend.check(definition)
+        return definition, next_after
+
+    def __getitem__(self, schedule_id: str) -> Schedule:
+        """The schedule with that id; whether it exists is looked up when it is used."""
+        return Schedule(schedule_id, self._backend, self._redefined)
+
+    def __contains__(self, schedule_id: object) -> bool:
+        """Whether there is a schedule with that id."""
+        return isinstance(schedule_id, str) and self._backend().read([schedule_id])[0] is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids of all schedules, in no particular order."""
+        return iter(dict.fromkeys(self._backend().ids()))
+
+    def __len__(self) -> int:
+        """How many schedules there are."""
+        return self._backend().count()
+
+    def infos(self) -> Iterator[ScheduleInfo]:
+        """All schedules with their states, in no particular order; those that cannot be read as well."""
+        backend, page = self._backend(), []
+        for schedule_id in self:
+            page.append(schedule_id)
+            if len(page) == _PAGE:
+                yield from _infos(backend, page)
+                page = []
+        yield from _infos(backend, page)
+
+    def get_info(self, schedule_id: str) -> ScheduleInfo:
+        """One schedule with its state.
+
+        Raises:
+            UnknownSchedule: there is none with that id.
+            BrokerUnavailable: Redis is away.
+        """
+        return self[schedule_id].info()
+
+    def history(self, count: int = 20, *, before_ms: int | None = None) -> list[HistoryEntry]:
+        """What became of the last nominal times of all schedules, the newest first."""
+        return self._backend().history(None, count, before_ms)
+
+    def ledger(self) -> Mapping[str, int]:
+        """The totals of all schedules, those that are gone included: ``due = fired + coalesced + missed + skipped``.
+
+        What was missed and skipped is counted by reason as well (``"missed: mailbox full"``).
+        """
+        return self._backend().ledger()
+
+    def of_incarnation(self, incarnation: str, agent: str) -> OwnedSchedules:
+        """The schedules that an incarnation owns; handlers use :attr:`Context.schedules`."""
+        if not incarnation and hasattr(self._backend(), "advance"):
+            # Eager mode has one incarnation, which is this process.
+            incarnation = "eager"
+        return OwnedSchedules(self, self._backend, incarnation, agent)
+
+    def advance(self, seconds: float) -> int:
+        """In eager mode: let time pass, and fire what becomes due, inline; returns how many fires there were.
+
+        Raises:
+            CallerError: this is not eager mode.
+        """
+        advance: Callable[[float], int] | None = getattr(self._backend(), "advance", None)
+        if advance is None:
+            raise CallerError("advance() is for eager mode; allowed: an app with task_always_eager")
+        return advance(seconds)
+
+    def _redefined(self, definition: ScheduleDefinition, options: Mapping[str, Any]) -> ScheduleDefinition:
+        """A definition with other options."""
+        given = {**_options_of(definition), **options}
+        trigger: Trigger | None = None
+        if any(options.get(name) is not None for name in ("cron", "every_s", "at")):
+            given = {name: value for name, value in given.items() if name not in _TIMES or name in options}
+        elif not any(given.get(name) is not None for name in ("cron", "every_s", "at")):
+            trigger = definition.trigger
+        return define(
+            definition.id,
+            definition.recipient,
+            given,
+            now_ms=0,
+            tz=str(self._app.conf.timezone or "UTC"),
+            trigger=trigger,
+            source=definition.source,
+            owner=definition.owner,
+        )
+
+
+def _infos(backend: SchedulesBackend, ids: list[str]) -> Iterator[ScheduleInfo]:
+    yield from (info_of(stored) for stored in backend.read(ids) if stored is not None)
+
+
+def _recipient(recipient: Any, message: Message | None) -> Recipient:
+    if isinstance(recipient, Task):
+        recipient = recipient.s()
+    if isinstance(recipient, Signature):
+        if message is not None:
+            raise InvalidPolicy("message", message, "nothing, when a Celery signature is sent")
+        options = {name: value for name, value in recipient.options.items() if value is not None}
+        return TaskRecipient(recipient.task, tuple(recipient.args), dict(recipient.kwargs), options)
+    name = recipient if isinstance(recipient, str) else getattr(recipient, "name", None)
+    if not isinstance(name, str):
+        raise InvalidPolicy("recipient", recipient, "an agent's name, an Agent class, or a Celery signature")
+    if not isinstance(message, Message):
+        raise InvalidPolicy("message", message, "an instance of a Message class")
+    return AgentRecipient(name, message_name(type(message)), encode(message))
+
+
+def _options_of(definition: ScheduleDefinition) -> dict[str, Any]:
+    """The options that make a definition."""
+    d = definition
+    options: dict[str, Any] = {
+        "start": None if d.start_ms is None else to_datetime(d.start_ms),
+        "end": None if d.end_ms is None else to_datetime(d.end_ms),
+        "max_runs": d.max_runs,
+        "jitter_s": d.jitter_s,
+        "misfire": d.misfire,
+        "misfire_grace_s": d.misfire_grace_s,
+        "overlap": d.overlap,
+        "pause_on_failure": d.pause_on_failure,
+        "metadata": dict(d.metadata) or None,
+    }
+    match d.trigger:
+        case Cron(expression, tz, gap, fold):
+            options |= {"cron": expression, "tz": tz, "dst_gap": gap, "dst_fold": fold}
+        case Interval(every_ms):
+            options["every_s"] = every_ms / 1000
+        case Once(at_ms):
+            options["at"] = to_datetime(at_ms)
+    policy = d.policy
+    for name in ("retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priority", "when_down"):
+        options[name] = getattr(policy, name)
+    options["dead_letter_expired"] = policy.dead_letter_expired
+    return options

@@ -1,0 +1,384 @@
+"""Writes schedules to Redis: adds, changes and removes them, each in one script that compares what it has read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from orchestrator.core.errors import (
+    BrokerUnavailable,
+    CallerError,
+    InvalidSchedule,
+    OwnerGone,
+    ScheduleExists,
+    UnknownSchedule,
+)
+from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.schedule_fault import ScheduleFault
+from orchestrator.core.schedule_json import encode_definition
+from orchestrator.core.schedule_rule import begin, update
+from orchestrator.core.schedule_state import Decision, ScheduleState
+from orchestrator.core.triggers import Foreign, SteppedTimes, Times
+from orchestrator.schedules import scripts
+from orchestrator.schedules.celery_schedules import NextAfter
+from orchestrator.schedules.scripts import MOST_AT_ONCE, Declaration
+from orchestrator.schedules.stored import StoredSchedule
+from orchestrator.schedules.stored_state import change_of
+from orchestrator.transport.store import Store
+
+#: A change that another one has overtaken is computed again, at most this often.
+_TRIES: Final = 20
+
+#: Schedules that one command lists.
+_PAGE: Final = 500
+
+#: Up to so many schedules, an error about an unknown one names the nearest.
+_NAMED: Final = 10_000
+
+#: Finds what computes the times of a foreign trigger.
+NextAfterOf = Callable[[Foreign], NextAfter | None]
+
+
+class ScheduleWriter:
+    """Writes the schedules of one Redis."""
+
+    def __init__(self, store: Callable[[], Store], most: int, most_history: int, next_after_of: NextAfterOf) -> None:
+        self._open_store = store
+        self._most = most
+        self._most_history = most_history
+        self._next_after_of = next_after_of
+
+    @property
+    def store(self) -> Store:
+        """The Redis that the schedules are in."""
+        return self._open_store()
+
+    def now_ms(self) -> int:
+        """Redis' time.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        seconds, micros = self.ask(lambda client: client.time())
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def ask(self, command: Callable[[Any], Any]) -> Any:
+        """Run commands of redis-py's client.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        store = self.store
+        try:
+            return command(store.client)
+        except RedisError as error:
+            raise BrokerUnavailable(store.url, error) from error
+
+    def read(self, ids: Sequence[str]) -> list[StoredSchedule | None]:
+        """Schedules by their ids, in that order; ``None`` for one that does not exist.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        k = self.store.keys
+        found: list[StoredSchedule | None] = []
+        for at in range(0, len(ids), MOST_AT_ONCE):
+            some = ids[at : at + MOST_AT_ONCE]
+
+            def read(client: Any, some: Sequence[str] = some) -> Any:
+                with client.pipeline(transaction=False) as pipe:
+                    pipe.hmget(k.schedules, some)
+                    pipe.hmget(k.schedules_broken, some)
+                    for one in some:
+                        pipe.hgetall(k.schedule(one))
+                        pipe.zscore(k.schedules_due, one)
+                        pipe.zscore(k.schedules_bound, one)
+                    return pipe.execute()
+
+            texts, whys, *rest = self.ask(read)
+            for number, one in enumerate(some):
+                fields, due, bound_due = rest[3 * number : 3 * number + 3]
+                if texts[number] is None:
+                    found.append(None)
+                    continue
+                due = due if due is not None else bound_due
+                found.append(
+                    StoredSchedule(
+                        one,
+                        texts[number].decode("utf-8", "replace"),
+                        {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()},
+                        None if due is None else int(due),
+                        "" if whys[number] is None else _why(whys[number]),
+                    )
+                )
+        return found
+
+    def times(self, definition: ScheduleDefinition, from_ms: int, next_after: NextAfter | None = None) -> Times | None:
+        """The times of a definition whose trigger is foreign; ``None`` for any other, or if only code has them."""
+        if not isinstance(definition.trigger, Foreign):
+            return None
+        found = next_after if next_after is not None else self._next_after_of(definition.trigger)
+        return None if found is None else SteppedTimes(found, from_ms)
+
+    # -- declaring
+
+    def declare(
+        self,
+        definitions: Iterable[tuple[ScheduleDefinition, NextAfter | None]],
+        owner: str,
+        *,
+        mode: str = "replace",
+        last_ms: Callable[[str], int | None] = lambda _: None,
+    ) -> dict[str, str]:
+        """Add schedules or change them; returns what became of each: 'added', 'changed', 'kept' or 'exists'.
+
+        ``last_ms`` says when a schedule was last fired elsewhere.
+
+        Raises:
+            InvalidSchedule: there would be too many schedules.
+            OwnerGone: the incarnation that owns them was declared dead.
+            BrokerUnavailable: Redis is away.
+        """
+        left = {definition.id: (definition, next_after) for definition, next_after in definitions}
+        became: dict[str, str] = {}
+        for _ in range(_TRIES):
+            if not left:
+                return became
+            some = list(left.values())[:MOST_AT_ONCE]
+            for schedule_id, status in self._declare(some, owner, mode, last_ms):
+                if status != "stale":
+                    became[schedule_id] = status
+                    del left[schedule_id]
+        raise CallerError(f"schedules {', '.join(sorted(left)[:3])} are being changed all the time; try again")
+
+    def _declare(
+        self,
+        some: Sequence[tuple[ScheduleDefinition, NextAfter | None]],
+        owner: str,
+        mode: str,
+        last_ms: Callable[[str], int | None],
+    ) -> list[tuple[str, str]]:
+        now_ms = self.now_ms()
+        stored = self.read([definition.id for definition, _ in some])
+        declarations = []
+        for (definition, next_after), before in zip(some, stored, strict=True):
+            last = last_ms(definition.id)
+            declarations.append(self._declaration(definition, next_after, before, owner, mode, now_ms, last))
+        store = self.store
+        reply = store.run(
+            *scripts.declare_schedules(store.keys, declarations, most=self._most, most_history=self._most_history)
+        )
+        statuses = []
+        for one, (_, raw) in zip(declarations, reply, strict=True):
+            status = raw.decode()
+            if status == "dead":
+                raise OwnerGone(owner.partition(":")[2])
+            if status == "full":
+                fault = ScheduleFault("schedules", f"{self._most} of them", "at most schedules_most")
+                raise InvalidSchedule(one.id, [fault])
+            statuses.append((one.id, status))
+        return statuses
+
+    def _declaration(
+        self,
+        definition: ScheduleDefinition,
+        next_after: NextAfter | None,
+        before: StoredSchedule | None,
+        owner: str,
+        mode: str,
+        now_ms: int,
+        last_ms: int | None,
+    ) -> Declaration:
+        text = encode_definition(definition)
+        times = self.times(definition, now_ms if last_ms is None else last_ms, next_after)
+        was = ScheduleState(None, None)
+        if before is None:
+            decision = Decision(begin(definition, now_ms, last_ms=last_ms, times=times))
+        elif before.text == text and not before.broken:
+            # Nothing changes, unless it has another owner.
+            was = before.state
+            decision = Decision(was)
+        else:
+            decision, was = self._updated(before, definition, next_after, now_ms)
+        return Declaration(
+            definition.id,
+            owner,
+            text,
+            decision.state.due_ms,
+            definition.is_code_bound,
+            mode,
+            None if before is None else before.rev,
+            change_of(decision, was),
+        )
+
+    def _updated(
+        self, before: StoredSchedule, definition: ScheduleDefinition, next_after: NextAfter | None, now_ms: int
+    ) -> tuple[Decision, ScheduleState]:
+        try:
+            old, was = before.definition(), before.state
+        except (InvalidSchedule, ValueError):
+            # Nothing can be kept of what cannot be read.
+            times = self.times(definition, now_ms, next_after)
+            return Decision(begin(definition, now_ms, times=times)), ScheduleState(None, None)
+        from_ms = was.next_ms or now_ms
+        times = self.times(definition, from_ms, next_after)
+        times_before = self.times(old, from_ms, next_after if old.trigger == definition.trigger else None)
+        if isinstance(old.trigger, Foreign) and times_before is None:
+            # Its class is gone, so that nobody can say what was due.
+            return Decision(begin(definition, now_ms, times=self.times(definition, now_ms, next_after))), was
+        return update(old, definition, was, now_ms, times_before=times_before, times=times), was
+
+    def add(
+        self,
+        definition: ScheduleDefinition,
+        owner: str,
+        if_exists: str,
+        next_after: NextAfter | None,
+        last_ms: int | None = None,
+    ) -> None:
+        """Add one schedule. ``if_exists`` is 'error', 'keep' or 'replace'.
+
+        Raises:
+            ScheduleExists: it exists, and that is an error.
+            InvalidSchedule, OwnerGone, BrokerUnavailable: as :meth:`declare`.
+        """
+        mode = {"error": "add"}.get(if_exists, if_exists)
+        became = self.declare([(definition, next_after)], owner, mode=mode, last_ms=lambda _: last_ms)
+        if became[definition.id] == "exists":
+            raise ScheduleExists(definition.id)
+
+    # -- changing
+
+    def change(self, schedule_id: str, decide: Callable[[StoredSchedule, int], Decision | None]) -> bool:
+        """Change a schedule's state as ``decide`` says, by what is stored and Redis' time; ``None`` changes nothing.
+
+        Raises:
+            UnknownSchedule: there is no such schedule.
+            BrokerUnavailable: Redis is away.
+        """
+        for _ in range(_TRIES):
+            stored = self.existing(schedule_id)
+            decision = decide(stored, self.now_ms())
+            if decision is None:
+                return False
+            change = change_of(decision, stored.state)
+            status = self._run_change(
+                schedule_id, "change", rev=stored.rev, due_ms=decision.state.due_ms, change=change
+            )
+            if status == "done":
+                return True
+            if status == "missing":
+                break
+        else:
+            raise CallerError(f"schedule {schedule_id!r} is being changed all the time; try again")
+        raise UnknownSchedule(schedule_id)
+
+    def remove(self, schedule_id: str) -> bool:
+        """Remove a schedule; whether there was one.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self._run_change(schedule_id, "remove") == "done"
+
+    def _run_change(self, schedule_id: str, action: str, **options: Any) -> str:
+        store = self.store
+        call = scripts.change_schedule(store.keys, schedule_id, action, most_history=self._most_history, **options)
+        return str(store.run(*call)[1].decode())
+
+    def ids(self) -> Iterator[str]:
+        """The ids of all schedules."""
+        key, cursor = self.store.keys.schedules, 0
+        while True:
+            cursor, page = self.ask(partial(_scan, key, cursor))
+            yield from (name.decode("utf-8", "replace") for name in _names(page))
+            if int(cursor) == 0:
+                return
+
+    def count(self) -> int:
+        """How many schedules there are."""
+        return int(self.ask(lambda client: client.hlen(self.store.keys.schedules)))
+
+    def of_owner(self, owner: str) -> list[str]:
+        """The ids of an owner's schedules."""
+        found = self.ask(lambda client: client.smembers(self.store.keys.schedules_of(owner)))
+        return sorted(name.decode("utf-8", "replace") for name in found)
+
+    def existing(self, schedule_id: str) -> StoredSchedule:
+        """A schedule.
+
+        Raises:
+            UnknownSchedule: there is none.
+            BrokerUnavailable: Redis is away.
+        """
+        (stored,) = self.read([schedule_id])
+        if stored is None:
+            known = self.ask(lambda client: client.hkeys(self.store.keys.schedules)) if self._is_small() else []
+            raise UnknownSchedule(schedule_id, [name.decode() for name in known])
+        return stored
+
+    def _is_small(self) -> bool:
+        return self.count() <= _NAMED
+
+    def retire_owner(self, incarnation: str) -> list[str]:
+        """Remove the schedules of an incarnation that has ended; returns their ids.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self.retire(f"i:{incarnation}", MOST_AT_ONCE)
+
+    def take_entries(self, app_name: str) -> None:
+        """Record that the entries of an app's ``beat_schedule`` are fired from here.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        self.ask(lambda client: client.hdel(self.store.keys.scheduler, f"elsewhere:{app_name}"))
+
+    def give_entries_up(self, app_name: str) -> list[str]:
+        """Record that another scheduler fires the entries of an app's ``beat_schedule``; they are removed here.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        self.ask(lambda client: client.hset(self.store.keys.scheduler, f"elsewhere:{app_name}", "1"))
+        return self.retire(f"s:{app_name}", MOST_AT_ONCE, declared_or_not=True)
+
+    def retire(self, owner: str, most: int, *, declared_or_not: bool = False) -> list[str]:
+        """Remove the schedules of an owner that is gone; returns their ids.
+
+        Of static ones these are those that no living scheduler declares; or all, ``declared_or_not``.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        store = self.store
+        removed: list[str] = []
+        while True:
+            call = scripts.retire_schedules(
+                store.keys, owner, most=most, most_history=self._most_history, declared_or_not=declared_or_not
+            )
+            _, has_more, *ids = store.run(*call)
+            removed += [name.decode() for name in ids]
+            if not has_more:
+                return removed
+
+
+def _why(text: bytes) -> str:
+    try:
+        return str(json.loads(text)["why"])
+    except (ValueError, KeyError, TypeError):
+        return text.decode("utf-8", "replace")
+
+
+def _scan(key: str, cursor: int, client: Any) -> Any:
+    return client.execute_command("HSCAN", key, cursor, "COUNT", _PAGE)
+
+
+def _names(page: Any) -> Iterable[bytes]:
+    return page.keys() if isinstance(page, dict) else page[::2]

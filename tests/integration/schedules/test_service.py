@@ -1,0 +1,121 @@
+"""The loop of a scheduler: it sleeps until something is due or changes, and says what Redis does to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from orchestrator.schedules.service import ScheduleService
+from orchestrator.telemetry import Event, attach, detach, events
+from tests.support.eventually import eventually
+from tests.support.schedules_under_test import Ledgers, Reconcile, Schedules, scheduling_app
+
+
+@pytest.fixture
+def schedules(redis_url: str) -> Iterator[Schedules]:
+    """An empty Redis, with an app that knows an agent and a task."""
+    made = Schedules(scheduling_app(redis_url))
+    yield made
+    made.app.close()
+
+
+@pytest.fixture
+def emitted() -> Iterator[list[Event]]:
+    """The events of this process."""
+    seen: list[Event] = []
+    attach(seen.append)
+    yield seen
+    detach(seen.append)
+
+
+@pytest.fixture
+def running(schedules: Schedules) -> Iterator[ScheduleService]:
+    """A scheduler that runs in a thread, and has the turn."""
+    service = schedules.scheduler()
+    thread = threading.Thread(target=service.run, daemon=True)
+    thread.start()
+    eventually(lambda: service.is_mine)
+    yield service
+    service.stop()
+    thread.join(timeout=5)
+    service.close()
+
+
+@pytest.mark.usefixtures("running")
+def test_what_is_added_or_changed_takes_effect_at_once(schedules: Schedules) -> None:
+    api = schedules.orchestrator.schedules
+    schedules.declare("far", due_s=-3600)
+    eventually(lambda: schedules.redis.pubsub_numsub(schedules.keys.schedules_bell)[0][1] == 1)
+    began = monotonic()
+    api.add("soon", Ledgers, Reconcile(), every_s=0.1)
+    eventually(lambda: schedules.messages(), 5)
+    # A tenth of a second is its interval; a sleeping scheduler would look a second later.
+    assert monotonic() - began < 0.8
+    api["soon"].remove()
+    api.add("late", Ledgers, Reconcile(day=2), every_s=3600)
+    api["late"].update(every_s=0.1)
+    eventually(lambda: any("2" in message["headers"]["argsrepr"] for message in schedules.messages()), 5)
+
+
+@pytest.mark.usefixtures("running")
+def test_an_idle_scheduler_asks_once_a_second(schedules: Schedules) -> None:
+    schedules.declare("far", due_s=-3600)
+    calls = _script_calls(schedules.redis)
+    began = monotonic()
+    eventually(lambda: _script_calls(schedules.redis) >= calls + 3, 10)
+    assert monotonic() - began > 1.5
+
+
+def test_data_that_redis_has_lost_is_noticed_and_declared_again(schedules: Schedules, emitted: list[Event]) -> None:
+    declared: list[str] = []
+    service = schedules.scheduler()
+    service._declare = lambda: len(declared.append("again") or declared)  # type: ignore[func-returns-value]
+    schedules.declare("added", due_s=-3600)
+    schedules.declare("too", due_s=-3600)
+    service.tick()
+    schedules.redis.flushdb()
+    service.tick()
+    assert declared == ["again", "again"]
+    (lost,) = [event for event in emitted if event.name == events.SCHEDULES_LOST]
+    assert lost.measurements["count"] == 1, "one of the two counts as declared in code"
+
+
+def test_a_clock_that_jumps_is_noticed(schedules: Schedules, emitted: list[Event]) -> None:
+    service = schedules.scheduler()
+    service.tick()
+    assert service._offset_s is not None
+    # As if Redis' clock had been an hour later before.
+    service._offset_s += 3600
+    service.tick()
+    service.tick()
+    (jump,) = [event for event in emitted if event.name == events.SCHEDULER_CLOCK_JUMPED]
+    assert jump.measurements["by_s"] == pytest.approx(-3600, abs=1)
+
+
+def test_a_rate_holds_fires_back(schedules: Schedules) -> None:
+    for n in range(30):
+        schedules.declare(f"s{n}", due_s=1)
+    service = schedules.scheduler()
+    service._rate = 20.0
+    began = monotonic()
+    while len(schedules.messages()) < 30:
+        service.wait(service.tick())
+    assert monotonic() - began > 0.8
+
+
+def test_events_say_what_became_of_times(schedules: Schedules, emitted: list[Event]) -> None:
+    schedules.declare("fired", due_s=1)
+    schedules.declare("missed", due_s=100, every_s=3600, misfire_grace_s=5.0)
+    schedules.scheduler().tick()
+    by_name = {event.name: event for event in emitted}
+    assert by_name[events.SCHEDULE_FIRED].metadata["schedule"] == "fired"
+    assert by_name[events.SCHEDULE_FIRED].measurements["late_s"] >= 1
+    assert by_name[events.SCHEDULE_MISSED].metadata == {"schedule": "missed", "reason": "beyond grace"}
+
+
+def _script_calls(redis: Any) -> int:
+    return int(redis.info("commandstats")["cmdstat_evalsha"]["calls"])
