@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery, Task
 
+from chaos.clock import Clock
 from chaos.owner import end_with_owner
 from chaos.steps import GATHER, PART, Steps, gather, part
 from chaos.witness import witness
@@ -123,7 +124,7 @@ def make() -> Orchestrator:
     orchestrator = Orchestrator(celery, load_settings())
     for name, function in {WORK: work, PART: part, GATHER: gather}.items():
         celery.task(function, name=name, bind=True, shared=False)
-    orchestrator.host(Busy, Sentry, Steps)
+    orchestrator.host(Busy, Sentry, Steps, Clock)
     return orchestrator
 
 

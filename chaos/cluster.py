@@ -14,6 +14,8 @@ from typing import Any
 from celery import Celery
 
 from chaos.app import ID, QUEUES, SENTRY
+from chaos.clock import CLOCK, Clock
+from chaos.judge_schedules import ScheduleRecord
 from chaos.options import Options
 from chaos.owner import VARIABLE as OWNER_VARIABLE
 from chaos.process import Member
@@ -23,6 +25,7 @@ from chaos.witness import VARIABLE, Witness
 from orchestrator import Orchestrator
 from orchestrator.core.settings import load_settings
 from orchestrator.core.supervision import HEADER
+from orchestrator.core.triggers import Interval
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.maintenance.manager import QUEUE as MANAGER_QUEUE
 from orchestrator.sending.ledger import LedgerRow, read_ledger
@@ -56,11 +59,12 @@ class Cluster:
             Celery("chaos-judge", broker=self.broker.url, set_as_current=False),
             load_settings(broker_url=self.broker.url),
         )
+        self.orchestrator.host(Clock)
         self.workers = [self._worker(number) for number in range(self.options.workers)]
         self.manager = self._member("manager", *_celery("worker", "manager", MANAGER_QUEUE, "solo", 1))
-        self.beat = self._member(
-            "beat", *_celery_command("beat"), "-s", str(self.logs / "beat-schedule"), "--pidfile", "", "-l", "INFO"
-        )
+        self.beats = [
+            self._member(f"beat-{number}", *_celery_command("beat"), "--pidfile", "", "-l", "INFO") for number in (1, 2)
+        ]
         seed, rate = self.options.seed, self.options.rate
         self.sender = self._member("sender", "chaos.sender", *map(str, (seed, rate, int(rate * _POISON_INTERVAL_S))))
         self.senders = [self.sender]
@@ -72,13 +76,13 @@ class Cluster:
     @property
     def served(self) -> list[Member]:
         """The processes that are restarted when they end."""
-        return [*self.workers, self.manager, self.beat]
+        return [*self.workers, self.manager, *self.beats]
 
     def _worker(self, number: int) -> Member:
         pool = self.options.pools[number % len(self.options.pools)]
         name = f"{pool}-{number + 1}"
         return self._member(
-            name, *_celery("worker", name, ",".join((*QUEUES, STEPS, SENTRY)), pool, _CONCURRENCY[pool])
+            name, *_celery("worker", name, ",".join((*QUEUES, STEPS, SENTRY, CLOCK)), pool, _CONCURRENCY[pool])
         )
 
     def _member(self, name: str, module: str, *arguments: str) -> Member:
@@ -146,6 +150,16 @@ class Cluster:
         """All runs of workflows."""
         return read_runs(self.orchestrator)
 
+    def schedules(self) -> list[ScheduleRecord]:
+        """All schedules that a run has added, as they see themselves."""
+        return [
+            ScheduleRecord(
+                info.id, info.definition.trigger.every_ms, info.state.anchor_ms, info.state.next_ms or 0, info.counts
+            )
+            for info in self.orchestrator.schedules.infos()
+            if info.definition is not None and isinstance(info.definition.trigger, Interval)
+        ]
+
     def open_runs(self) -> list[str]:
         """Why each run that has not ended has not."""
         workflows = self.orchestrator.workflows
@@ -172,7 +186,7 @@ class Cluster:
 
     def close(self) -> None:
         """Kill all processes and stop the servers."""
-        for name in ("workers", "manager", "beat", "senders"):
+        for name in ("workers", "manager", "beats", "senders"):
             members = getattr(self, name, [])
             for member in members if isinstance(members, list) else [members]:
                 member.kill()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from chaos.app import ID, RETRY, SENTRY
 from chaos.judge_runs import RunsVerdict, is_of_runs, judge_runs
+from chaos.judge_schedules import ScheduleRecord, SchedulesVerdict, judge_schedules
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
 from chaos.witness import Row
@@ -56,6 +57,9 @@ class Evidence:
     #: Incarnations whose end is recorded -> when, in ms.
     ended: Mapping[str, int] = field(default_factory=dict)
     runs: Sequence[RunRecord] = ()
+    schedules: Sequence[ScheduleRecord] = ()
+    #: The ledger of fires.
+    fires: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Verdict:
     monitors: int = 0
     downs: int = 0
     #: The workflows.
+    #: The schedules.
+    schedules: SchedulesVerdict = field(default_factory=lambda: SchedulesVerdict(0, 0, 0, 0, ()))
     runs: RunsVerdict = field(default_factory=lambda: RunsVerdict(0, Counter(), 0, ()))
 
     @property
@@ -94,7 +100,7 @@ class Verdict:
             f"early={self.early} duplicated={self.duplicated} kills={self.kills} "
             f"per_kill={self.duplicated / self.kills if self.kills else 0.0:.2f} "
             f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f} "
-            f"workflows={self.runs.started}"
+            f"workflows={self.runs.started} fires={self.schedules.fired}"
         )
 
 
@@ -170,6 +176,8 @@ def judge(evidence: Evidence) -> Verdict:
     if duplicated > _DUPLICATES_PER_KILL * kills:
         violations.append(f"{duplicated} executions too many, after {kills} kills")
     violations += runs.violations
+    schedules = judge_schedules(evidence.rows, evidence.schedules, evidence.fires)
+    violations += schedules.violations
     violations += _fallen(evidence.rows, poisoned)
     violations += [f"left behind: {leftover}" for leftover in evidence.leftovers]
     return Verdict(
@@ -192,6 +200,7 @@ def judge(evidence: Evidence) -> Verdict:
         monitors=sum(row.what == "watch" for row in evidence.rows),
         downs=evidence.downs,
         runs=runs,
+        schedules=schedules,
     )
 
 

@@ -9,6 +9,8 @@ from orchestrator.transport.store import Store
 
 #: Accounts, dead letters with their index, the record of deaths and what kombu knows of exchanges: they stay.
 _MONITORS = ("monitor", "monitor-stats", "monitor-origins", "down-supervision", "flushed:*")
+#: Schedules lie in Redis until somebody removes them.
+_SCHEDULES = ("scheduler", "schedules", "schedule:*", "schedules-of:s:*", "schedules:fires", "schedules:ledger")
 _KEPT = (
     "dataset",
     "ledger:*",
@@ -23,6 +25,7 @@ _KEPT = (
     "runs",
     "runs:by-id",
     *_MONITORS,
+    *_SCHEDULES,
 )
 _KOMBU = "_kombu.binding*"
 

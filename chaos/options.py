@@ -18,7 +18,8 @@ KINDS = {
     "stop": "SIGSTOP a worker for one to three seconds",
     "freeze": "SIGSTOP a worker for longer than its lease",
     "manager": "SIGKILL the worker that sweeps",
-    "beat": "SIGKILL beat",
+    "beat": "SIGKILL one of the two beats",
+    "beat-stop": "SIGSTOP one of them for one to three seconds",
     "redis": "SIGKILL Redis and start it again from its append-only file",
 }
 
@@ -38,6 +39,7 @@ class Options:
     pools: tuple[str, ...] = POOLS
     rate: float = 100.0
     workflows: float = 4.0
+    schedules: int = 200
     kills: tuple[str, ...] = DEFAULT_KINDS
     every_s: float = 5.0
     drain_s: float = 30.0
@@ -58,6 +60,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--pools", type=_some_of(POOLS), default=default.pools, help="shared out among the workers")
     parser.add_argument("--rate", type=_above_zero, default=default.rate, help="sends a second")
     parser.add_argument("--workflows", type=_at_least_zero, default=default.workflows, help="runs started a second")
+    parser.add_argument("--schedules", type=int, default=default.schedules, help="of 0.5 to 5 s")
     parser.add_argument("--kills", type=_some_of(KINDS), default=default.kills, help="kinds, separated by commas")
     parser.add_argument("--every-s", type=_above_zero, default=default.every_s, help="between two kills")
     parser.add_argument(
@@ -72,6 +75,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         pools=given.pools,
         rate=given.rate,
         workflows=given.workflows,
+        schedules=given.schedules,
         kills=given.kills,
         every_s=given.every_s,
         drain_s=given.drain_s,

@@ -14,6 +14,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from chaos.app import QUEUES, SENTRY
+from chaos.clock import CLOCK, add_schedules, pause_schedules
 from chaos.cluster import Cluster
 from chaos.judge import Evidence
 from chaos.leftovers import leftovers
@@ -70,6 +71,7 @@ class Run:
         self._await_workers()
         self._say("workers ready; load and kills begin")
         cluster.witness.write("load", rate=options.rate)
+        add_schedules(cluster.orchestrator, options.schedules, options.seed)
         for sender in cluster.senders:
             sender.start()
         began = time.monotonic()
@@ -94,6 +96,8 @@ class Run:
             leftovers=left,
             problems=self._problems,
             runs=cluster.runs(),
+            schedules=cluster.schedules(),
+            fires=dict(cluster.orchestrator.schedules.ledger()),
             downs=cluster.orchestrator.monitors.stats().downs,
             ended=cluster.ended(),
             inconsistencies=inconsistencies(cluster.orchestrator.runtime.redis_monitors()) if drained else (),
@@ -175,8 +179,8 @@ class Run:
         match strike.kind:
             case "manager":
                 candidates = [self._cluster.manager]
-            case "beat":
-                candidates = [self._cluster.beat]
+            case "beat" | "beat-stop":
+                candidates = list(self._cluster.beats)
             case "child":
                 candidates = [worker for worker in self._cluster.workers if worker.name.startswith("prefork")]
             case _:
@@ -186,7 +190,7 @@ class Run:
             for member in candidates
             if member.is_running
             and member.name not in self._expected_down
-            and (member.pid in self._ready or member is self._cluster.beat)
+            and (member.pid in self._ready or member in self._cluster.beats)
         ]
         return up[int(strike.draw * len(up))] if up else None
 
@@ -275,6 +279,7 @@ class Run:
             if not sender.is_running:
                 self._problems.append(f"the {sender.name} ended by itself with {sender.exit_code}")
             sender.signal(signal.SIGTERM)
+        self._pause_schedules()
         until = time.monotonic() + _GRACE_S
         while running := [sender for sender in self._cluster.senders if sender.is_running]:
             if time.monotonic() > until:
@@ -283,13 +288,25 @@ class Run:
                     sender.kill()
             self._tend()
 
+    def _pause_schedules(self) -> None:
+        """Pause them as soon as Redis answers; what is due until then is decided and counted."""
+        until = time.monotonic() + _GRACE_S
+        while time.monotonic() < until:
+            try:
+                pause_schedules(self._cluster.orchestrator)
+            except _AWAY:
+                self._tend()
+            else:
+                return
+        self._problems.append("the schedules could not be paused")
+
     def _drain(self) -> bool:
         """Wait until nothing is pending and every run has ended; fails if nothing has been settled for a while."""
         settled, until = -1, time.monotonic() + self._options.drain_s
         while True:
             self._tend()
             try:
-                rows = [row for row in self._cluster.ledger() if row.queue in (*QUEUES, STEPS, SENTRY)]
+                rows = [row for row in self._cluster.ledger() if row.queue in (*QUEUES, STEPS, SENTRY, CLOCK)]
                 pending = any(row.pending for row in rows)
                 open_runs = [] if pending or self._redis_down else self._cluster.open_runs()
             except _AWAY:
@@ -313,7 +330,7 @@ class Run:
     def _stop_all(self) -> None:
         """Stop beat first, so that nothing more is sent, and the sweeper last."""
         cluster = self._cluster
-        self._end([cluster.beat])
+        self._end(cluster.beats)
         self._end(cluster.workers)
         until = time.monotonic() + _GRACE_S
         while cluster.pending() and time.monotonic() < until:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 LINE = re.compile(
     r"chaos: accepted=(\d+) handled=(\d+) dead=(\d+) lost=0 early=0 duplicated=(\d+) kills=(\d+) "
     r"per_kill=\d+\.\d\d "
-    r"recovered_p99_s=(\d+\.\d\d) workflows=(\d+)"
+    r"recovered_p99_s=(\d+\.\d\d) workflows=(\d+) fires=(\d+)"
 )
 
 
@@ -23,7 +23,12 @@ LINE = re.compile(
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_whatever_is_killed() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "chaos", "--duration-s", "20", "--seed", "7", "--rate", "50", "--every-s", "2"],
+        [
+            sys.executable,
+            "-m",
+            "chaos",
+            *["--duration-s", "20", "--seed", "7", "--rate", "50", "--every-s", "2", "--schedules", "60"],
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -35,8 +40,9 @@ def test_nothing_is_lost_whatever_is_killed() -> None:
     assert found, run.stdout
     accepted, handled, dead, duplicated, kills = (int(number) for number in found.groups()[:5])
     assert int(found.group(7)) > 30
+    assert int(found.group(8)) > 300
     assert accepted == handled + dead
     assert accepted > 300
-    # Each of the nine kinds at least once, and poison beside.
+    # Each of the ten kinds at least once, and poison beside.
     assert kills >= 9
     assert duplicated <= 2 * kills
