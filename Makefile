@@ -25,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test test-slow test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-workflows bench-send bench-supervise format clean rebuild
+.PHONY: help setup demo test test-slow test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-workflows bench-schedules bench-send bench-supervise format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -103,6 +103,9 @@ bench-import: setup ## Compare importing this library with importing Celery (hal
 
 bench-workflows: setup $(PEERS)/.setup-done ## Compare workflows with Celery's canvas and with DBOS (about ten minutes)
 	@$(BIN)/python -m benchmarks.workflows $(ARGS)
+
+bench-schedules: setup $(PEERS)/.setup-done ## Fire a hundred thousand schedules, beside RedBeat (about eight minutes)
+	@$(BIN)/python -m benchmarks.schedules $(ARGS)
 
 bench-send: setup $(PEERS)/.setup-done ## Compare supervised sends with Celery's and with other libraries (about eight minutes)
 	@$(BIN)/python -m benchmarks.send $(ARGS)
