@@ -333,7 +333,8 @@ def _kind_key(definition: ScheduleDefinition) -> Hashable:
     """What the messages of one kind have in common."""
     recipient = definition.recipient
     if isinstance(recipient, TaskRecipient):
-        names: tuple[str, ...] = (recipient.task, json.dumps(recipient.options, sort_keys=True, default=str))
+        options = json.dumps(recipient.options, sort_keys=True, default=str) if recipient.options else ""
+        names: tuple[str, ...] = (recipient.task, options)
     else:
         names = (recipient.agent, recipient.message)
     metadata = json.dumps(definition.metadata, sort_keys=True) if definition.metadata else ""
