@@ -65,9 +65,11 @@ class Supervised:
         self.lines: list[str] = []
         self._pending = b""
         self.process = subprocess.Popen(
-            [ORCHESTRATOR, "supervise", "--state-dir", str(self.state), *arguments],
+            # Should the tests be killed, their trees end with them.
+            [ORCHESTRATOR, "supervise", "--state-dir", str(self.state), "--until-stdin-closes", *arguments],
             cwd=directory,
             env={**{name: value for name, value in os.environ.items() if name not in _BROKER}, **self.environment},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -129,7 +131,8 @@ class Supervised:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
         for pid in self.members():
             os.kill(pid, signal.SIGKILL)

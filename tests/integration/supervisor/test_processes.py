@@ -206,6 +206,15 @@ def test_orphans_are_reaped_by_the_first_process_of_a_container(supervise):
     assert tree.tree()["a"]["state"] == "ready"
 
 
+def test_all_is_killed_when_standard_input_closes_of_one_that_a_program_has_started(supervise):
+    tree = supervise([process("a", [*PYTHON, DEAF])])
+    tree.wait_for("deaf")
+    tree.process.stdin.close()
+
+    assert tree.process.wait(20) == 0
+    assert tree.members() == []
+
+
 def test_it_uses_little_memory_and_no_processor_time_while_nothing_happens(supervise):
     tree = supervise([process(name) for name in "abcd"])
     tree.wait_for("all are ready")
