@@ -15,7 +15,7 @@ local ended = outcome and (read_json(outcome) or {}).outcome
 local how
 if runs.LETTERS[ended] then
   how = 'recorded'
-  if ended ~= 'dead' then redis.call('HDEL', hooks, 'run', 'step', 'expand') end
+  if ended ~= 'dead' then redis.call('HDEL', hooks, 'run', 'step', 'expand', 'waits') end
   if ended ~= 'handled' or not runs.expand(run, step, outcome) then runs.step_ended(run, step, ended, outcome) end
 else
   runs.count(run, 'open', -1)

@@ -1,6 +1,7 @@
 -- Ends an attempt and schedules the next one, as one step.
 -- KEYS: stream, ledger, delayed, bodies, bell, outcome if its delivery is tracked.
 -- ARGV: group, entry id, member, message, delay in ms, ms to keep the outcome.
+-- A step of a paused run is not due before the run is resumed.
 -- Returns 1; 0 if the entry is no longer pending, which counts as duplicated.
 -- Costs: one message, which is read and written; decoded if it was cancelled.
 --- @include "mailbox_entry"
@@ -28,5 +29,12 @@ if outcome_key and cancelled_meanwhile(outcome_key, ledger, message, d, ttl_ms) 
 end
 schedule(delayed, bodies, bell, member, message, now_ms() + tonumber(delay_ms), d, s)
 redis.call('HINCRBY', ledger, 'retried', 1)
+local run_key = outcome_key and redis.call('HGET', hooks_of(outcome_key), 'run')
+if run_key then
+  local waits = delayed .. '\n' .. bell .. '\n' .. member
+  redis.call('HSET', hooks_of(outcome_key), 'waits', waits)
+  local run = redis.call('HGET', run_key, 'paused') == '1' and runs.open(run_key)
+  if run then runs.hold(run, waits) end
+end
 breaker_failed(flow_of(ledger))
 return with_events(1)

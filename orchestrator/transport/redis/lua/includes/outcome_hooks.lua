@@ -11,6 +11,7 @@
 --   undo, undo_of       the compensation of a copy that died, to be sent if the copy is replayed and handled; its group, root,
 --                       level, queue and id
 --   run, step           key of the workflow's run that it is a step of; that step
+--   waits               where its message waits for its next attempt: sorted set, doorbell, member
 --   expand              1 if an attempt of it has written steps that are to take its place
 --   schedule, pauses    state of the schedule whose fire it is; '1' if its failure pauses that
 local function compensation(group, root, nonce, member)
@@ -78,7 +79,7 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
     if ended == 'dead' then
       redis.call('PEXPIRE', beside, runs.DEAD_MS)
     else
-      redis.call('HDEL', beside, 'run', 'step', 'expand')
+      redis.call('HDEL', beside, 'run', 'step', 'expand', 'waits')
     end
     local run = runs.open(f[8])
     if run then

@@ -13,6 +13,7 @@
 --   :ready      list: steps that begin once the run goes on
 --   :undo       list: handled steps with a compensation, in the order in which they ended
 --   :events     hash: event -> its payload as JSON
+--   :held       list: messages that wait for their next attempt, and are not to begin during a pause (see runs.hold)
 --   :ended      list of one: the state in which the run ended, so that BLMOVE can wait for it
 -- A step is its number; an item of a map is MAP.ITEM; the compensation of a step is 'u' .. the step.
 -- A state is one character and its values: w waits (dependencies ended, of these not handled); r ready; s sent (its entry);
@@ -30,21 +31,24 @@ local runs = {
   CANCELLED = '{"outcome":"cancelled","by":"its run was cancelled"}',
   LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'},
   NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'skipped'},
-  PARTS = {':plan', ':templates', ':states', ':outcomes', ':maps', ':agenda', ':ready', ':undo', ':events', ':ended'},
+  PARTS = {':plan', ':templates', ':states', ':outcomes', ':maps', ':agenda', ':ready', ':undo', ':events', ':held',
+    ':ended'},
   FAILED = {d = true, e = true, c = true},
   -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
   STOPPED = {stopping = true, failed = true},
   PLAN = '^(%a)\n' .. ('([^\n]*)\n'):rep(13) .. '([^\n]*)$',
   -- How long after a step's death the replay of its dead letter can revive the run.
   DEAD_MS = 2592000000,
+  -- When a message is due that is held by a pause: the year 9999.
+  NEVER_MS = 253402300800000,
 }
 
 runs.open = function(key)
   local f = redis.call('HMGET', key, 'state', 'paused', 'on_failure', 'nonce', 'root', 'group', 'outcome_ttl_ms',
-    'id_json', 'ended_ms')
+    'id_json', 'ended_ms', 'held')
   if not f[1] or f[1] == 'writing' then return nil end
   return {key = key, state = f[1], paused = f[2] == '1', on_failure = f[3], nonce = f[4], root = f[5], group = f[6],
-    ttl_ms = f[7], id = f[8], over = f[9], uid = key:sub(#f[5] + 5), counts = {}, work = {}, plans = {}, texts = {},
+    ttl_ms = f[7], id = f[8], over = f[9], held = f[10], uid = key:sub(#f[5] + 5), counts = {}, work = {}, plans = {}, texts = {},
     left = runs.BUDGET}
 end
 
@@ -425,6 +429,35 @@ runs.taken_back = function(r, step, cancel)
   end
 end
 
+-- During a pause a message that waits for its next attempt is never due. `waits` says where it waits (see retry.lua).
+runs.hold = function(r, waits)
+  local delayed, member = (waits or ''):match('^([^\n]*)\n[^\n]*\n(.*)$')
+  local due = delayed and redis.call('ZSCORE', delayed, member)
+  if not due or tonumber(due) == runs.NEVER_MS then return end
+  redis.call('ZADD', delayed, ('%.0f'):format(runs.NEVER_MS), member)
+  redis.call('RPUSH', r.key .. ':held', due .. '\n' .. waits)
+  redis.call('HSET', r.key, 'held', '1')
+  r.held = '1'
+end
+
+-- The pause is over: what it held is due when it was. Returns whether there is more than one script may do.
+runs.let_go = function(r)
+  for _ = 1, runs.BUDGET do
+    local due, delayed, bell, member =
+      (redis.call('LPOP', r.key .. ':held') or ''):match('^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+    if not due then
+      redis.call('HDEL', r.key, 'held')
+      r.held = nil
+      return false
+    end
+    if redis.call('ZSCORE', delayed, member) then
+      redis.call('ZADD', delayed, due, member)
+      redis.call('XADD', bell, 'MAXLEN', 4, '*', 'b', '1')
+    end
+  end
+  return true
+end
+
 -- Goes through all steps from HSCAN's cursor `from` on. A pause (p) takes back messages; a cancel (c) does so too, and ends waits
 -- and maps; after a failure that stops the run (w) waits are parked.
 runs.recall = function(r, kind, from)
@@ -439,7 +472,11 @@ runs.recall = function(r, kind, from)
     local step, letter, entry = flat[at], flat[at + 1]:match('^(%l)(.*)$')
     if letter == 's' and kind ~= 'w' then
       r.left = r.left - 1
-      if runs.take_back(r, step, entry, cancel) then runs.taken_back(r, step, cancel) end
+      if runs.take_back(r, step, entry, cancel) then
+        runs.taken_back(r, step, cancel)
+      elseif not cancel then
+        runs.hold(r, redis.call('HGET', r.root .. 'hooks:' .. runs.delivery(r, step), 'waits'))
+      end
     elseif letter == 'u' and kind ~= 'p' then
       redis.call('ZREM', r.root .. 'timers', runs.timer(r, step))
       runs.count(r, 'open', -1)
@@ -792,6 +829,7 @@ runs.close = function(r)
     r.counts = {}
     left = redis.call('EXISTS', r.key .. ':agenda')
   until left == 1 or runs.counted(r, 'open') > 0 or not runs.end_or_undo(r)
+  if r.held and not r.paused and runs.let_go(r) then left = 1 end
   if left == 1 then redis.call('SADD', r.root .. 'runs:busy', r.uid) end
   if r.over then
     -- What an ended run still writes, after a replay, is to go with it.
