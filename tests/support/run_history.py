@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.core.expansion import steps_in_place
 from orchestrator.core.run import ENDED
-from orchestrator.core.workflow_plan import StepPlan, number_of
+from orchestrator.core.workflow_plan import Kind, StepPlan, number_of, numbers_in
 
 
 @dataclass
@@ -47,6 +47,15 @@ class RunHistory:
         for number, plan in self.plan.items():
             if int(number_of(step)) in plan.dependents:
                 assert states.get(number, "w")[0] in ENDED, f"{step} was sent before {number} ended"
+        if step in self._errbacks():
+            callers = [n for n, plan in self.plan.items() if int(step) in numbers_in(plan.options.get("errbacks", ""))]
+            assert any(kind == "dead" and number_of(one) in callers for kind, one in self.log) or any(
+                self.plan[caller].kind is not Kind.TASK for caller in callers
+            ), f"errback {step} was sent, and none of {callers} is dead"
+
+    def _errbacks(self) -> set[str]:
+        named = (plan.options.get("errbacks", "") for plan in self.plan.values())
+        return {str(number) for ranges in named for number in numbers_in(ranges)}
 
     def taken_back(self, step: str) -> None:
         """A message was taken back, because of a pause or a cancel."""
@@ -82,6 +91,8 @@ class RunHistory:
             assert set(letters) <= set("hdeck"), f"completed with {letters}; {states}"
             added = steps_in_place(self.plan, states)
             assert all(states[owner][0] in "hd" for owner in added), f"steps in place of {added}, but {states}"
-            assert len([step for step in states if step.isdigit()]) == self.declared + sum(map(len, added.values()))
+            numbers = {str(number) for number in range(self.declared)} | {str(n) for new in added.values() for n in new}
+            # An errback that nobody has called never begins.
+            assert numbers - {step for step in states if step.isdigit()} <= self._errbacks()
         if run_state in ("compensated", "compensation failed"):
             assert not self._owed, f"not compensated: {self._owed}"

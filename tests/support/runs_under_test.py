@@ -363,13 +363,17 @@ def expansion_of(owner: str, replaced: StepPlan, first: int, steps: list[dict[st
     """The steps that take the place of one, as its run's plan has them."""
     plan = plan_of(steps, first)
     own = [plan[str(first + at)] for at in range(len(steps))]
-    ends = [first + at for at, one in enumerate(own) if not one.dependents]
+    errbacks = {first + at for at, step in enumerate(steps) if step.get("errback_of")}
+    ends = [first + at for at, one in enumerate(own) if not one.dependents and first + at not in errbacks]
     undo = {number: one for number, one in plan.items() if not number.isdigit()}
-    return take_place(owner, replaced, first, own, ends) | undo
+    return take_place(owner, replaced, first, own, ends, errbacks) | undo
 
 
 def plan_of(steps: list[dict[str, Any]], first: int = 0) -> dict[str, StepPlan]:
-    """A plan of steps that are given as fields of :class:`StepPlan`, with ``after`` for their dependencies."""
+    """A plan of steps that are given as fields of :class:`StepPlan`.
+
+    ``after`` has their dependencies, and ``errback_of`` the steps whose errback one is.
+    """
     dependents: list[list[int]] = [[] for _ in steps]
     for number, step in enumerate(steps):
         for before in step["after"]:
@@ -383,9 +387,13 @@ def plan_of(steps: list[dict[str, Any]], first: int = 0) -> dict[str, StepPlan]:
         number, options = first + at, dict(step["options"])
         if "over" in options:
             options["over"] = str(first + int(options["over"]))
+        calls = [first + one for one, other in enumerate(steps) if at in other.get("errback_of", ())]
+        if calls:
+            options["errbacks"] = ranges_text(calls)
         has_undo = step["undo"] and step["kind"] in (Kind.TASK, Kind.MAP)
+        waits_for = len(step["after"]) + len(step.get("errback_of", ())[:1])
         plan[str(number)] = StepPlan(
-            name=f"s{number}", kind=step["kind"], dependencies=len(step["after"]), when=step["when"],
+            name=f"s{number}", kind=step["kind"], dependencies=waits_for, when=step["when"],
             guarded=guarded[at], undo=has_undo, dependents=tuple(dependents[at]), options=options,
             template="0", queue=QUEUES[number % len(QUEUES)], level="0",
         )  # fmt: skip

@@ -30,7 +30,18 @@ def steps(draw: st.DrawFn, most: int = 7) -> list[dict[str, Any]]:
     """Steps of a workflow, each after some of those before it."""
     count = draw(st.integers(1, most))
     kinds = st.sampled_from([Kind.TASK, Kind.TASK, Kind.TASK, Kind.JOIN, Kind.MAP, Kind.MAP, Kind.WAIT])
-    return [_step(draw, number, draw(kinds)) for number in range(count)]
+    made = [_step(draw, number, draw(kinds)) for number in range(count)]
+    watched = draw(st.sets(st.integers(0, count - 1), max_size=2))
+    if watched:
+        errback: dict[str, Any] = {
+            "kind": Kind.TASK,
+            "after": [],
+            "when": When.ALL_HANDLED,
+            "undo": False,
+            "options": {},
+        }
+        made.append({**errback, "errback_of": sorted(watched)})
+    return made
 
 
 def _step(draw: st.DrawFn, number: int, kind: Kind) -> dict[str, Any]:
