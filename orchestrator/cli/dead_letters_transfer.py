@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 from celery.bin.base import CeleryCommand
@@ -14,8 +12,9 @@ from orchestrator.cli.dead_letter_options import dry_run_option, print_result
 from orchestrator.cli.documents import as_json_option
 from orchestrator.cli.letter_filter import audit_options, filter_options, selection
 from orchestrator.cli.loaded import orchestrator_of
+from orchestrator.cli.private_files import open_private
 from orchestrator.cli.progress import progress_bar
-from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, reported
+from orchestrator.cli.reported_errors import EXIT_CODES, reported
 from orchestrator.core.plural import counted
 
 
@@ -32,7 +31,7 @@ def export_letters(
     """Write dead letters to FILE (- for stdout), one line of JSON each. The file contains their secrets."""
     chosen = selection(orchestrator_of(context), options)
     written = 0
-    with progress_bar("exporting", chosen.count()) as progress, _open_private(path) as out:
+    with progress_bar("exporting", chosen.count()) as progress, open_private(path) as out:
         for line in chosen.export(who=who, why=why):
             out.write(line + "\n")
             written += 1
@@ -69,13 +68,3 @@ def import_letters(context: click.Context, path: Path, dry_run: bool, who: str |
         {"added": added, "known": known},
         f"{counted(added, 'dead letter')} added, {known} skipped, already in the log",
     )
-
-
-def _open_private(path: Path) -> IO[str]:
-    """Open the file for writing, readable only by its owner."""
-    if str(path) == "-":
-        return open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False)
-    try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
-    except OSError as error:
-        raise Stop(f"{path}: {error.strerror}", ExitCode.CALLER) from None

@@ -114,3 +114,15 @@ def offset_of_day(name: str, ordinal: int) -> int | None:
     if changes(name, ordinal):
         return None
     return offset_s(name, (ordinal - EPOCH_ORDINAL) * _DAY_S)
+
+
+def changes_between(name: str, first_ordinal: int, last_ordinal: int) -> list[Change]:
+    """The changes of a zone's clock from one day to another, in UTC."""
+    begin_s, end_s = ((ordinal - EPOCH_ORDINAL) * _DAY_S for ordinal in (first_ordinal, last_ordinal))
+    found = {
+        change.at_s: change
+        for year in range(_year_of(first_ordinal), _year_of(last_ordinal) + 1)
+        for change in _changes_in_year(name, year)
+        if begin_s <= change.at_s < end_s
+    }
+    return [found[at_s] for at_s in sorted(found)]

@@ -13,8 +13,9 @@ from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_options import ScheduleOptions, to_datetime, to_epoch_ms
 from orchestrator.core.schedule_rule import pause, resume
 from orchestrator.core.schedule_state import Decision
-from orchestrator.core.triggers import Foreign, Times
+from orchestrator.core.triggers import Foreign, SteppedTimes, Times
 from orchestrator.schedules.backend import SchedulesBackend
+from orchestrator.schedules.explain import explain
 from orchestrator.schedules.history import HistoryEntry
 from orchestrator.schedules.info import ScheduleInfo, info_of
 from orchestrator.schedules.stored import StoredSchedule
@@ -165,6 +166,25 @@ class Schedule:
     def history(self, count: int = 20) -> list[HistoryEntry]:
         """What became of its last nominal times, the newest first. It has as much as ``schedule_history`` keeps."""
         return self._backend().history(self.id, count)
+
+    def explain(self, at: datetime | None = None, *, history: int = 1000) -> list[str]:
+        """What became of its time at a moment, or what will, in lines; without ``at``, of its next time.
+
+        A moment without a zone is by the clock of the schedule's zone. ``history`` is how many entries are looked at.
+
+        Raises:
+            UnknownSchedule: it does not exist.
+        """
+        backend = self._backend()
+        info = self.info()
+        definition, now_ms = info.definition, backend.now_ms()
+        next_ms = info.state.next_ms
+        if at is None:
+            at = to_datetime(now_ms if next_ms is None else next_ms)
+        times = None if definition is None else backend.times(definition, next_ms or now_ms)
+        if definition is not None and isinstance(definition.trigger, Foreign) and times is None:
+            times = SteppedTimes(lambda _: None)
+        return explain(info, at, self.history(history), now_ms, times)
 
     def remove(self) -> bool:
         """Remove it; whether it existed. A static schedule comes back when a scheduler declares it again."""

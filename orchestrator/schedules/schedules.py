@@ -109,6 +109,18 @@ class Schedules(Mapping[str, Schedule]):
         backend.check(definition)
         return definition, next_after
 
+    def put(self, definition: ScheduleDefinition, next_after: NextAfter | None, last_run_ms: int | None) -> None:
+        """Add a definition that was made elsewhere, unless there is a schedule with its id.
+
+        Raises:
+            UnknownAgent, UnknownMessage, InvalidPolicy: the recipient cannot get this, as with a send.
+            BrokerUnavailable: Redis is away.
+        """
+        backend = self._backend()
+        if definition.source is not Source.STATIC:
+            backend.check(definition)
+        backend.add(definition, "", "keep", next_after, last_run_ms)
+
     def __getitem__(self, schedule_id: str) -> Schedule:
         """The schedule with that id; whether it exists is looked up when it is used."""
         return Schedule(schedule_id, self._backend, self._redefined)
@@ -147,6 +159,10 @@ class Schedules(Mapping[str, Schedule]):
     def history(self, count: int = 20, *, before_ms: int | None = None) -> list[HistoryEntry]:
         """What became of the last nominal times of all schedules, the newest first."""
         return self._backend().history(None, count, before_ms)
+
+    def now_ms(self) -> int:
+        """The time by which schedules are due: Redis' clock, in ms since 1970."""
+        return self._backend().now_ms()
 
     def ledger(self) -> Mapping[str, int]:
         """The totals of all schedules, those that are gone included: ``due = fired + coalesced + missed + skipped``.
