@@ -60,10 +60,10 @@ def test_a_run_is_shown_with_its_progress_and_why_a_step_failed(orchestrator: Or
     _waiting(orchestrator)
     _failed(orchestrator)
     shown = invoke(orchestrator.app, workflows, "show", "book 1").stdout
-    assert all(text in shown for text in ("50%", "2 of 2", "suspended", "all_handled"))
+    assert all(text in shown for text in ("60%", "2 of 2", "suspended", "all_handled"))
     assert "it fails" in invoke(orchestrator.app, workflows, "show", "f1").stdout
     document = _document(orchestrator, "show", "book 1", "--state", "handled")
-    assert (document["state"], document["ended"], document["progress"]) == ("running", False, 0.5)
+    assert (document["state"], document["ended"], document["progress"]) == ("running", False, 0.6)
     assert [step["name"] for step in document["steps"]] == ["list", "page"]
     assert document["steps"][0]["outcome"]["result"] == {"numbers": [0, 1]}
     assert len(_document(orchestrator, "show", "book 1", "--limit", "1")["steps"]) == 1
