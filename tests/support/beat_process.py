@@ -58,7 +58,7 @@ class BeatProcess:
         self.process.kill()
         self.process.wait(timeout=10)
 
-    def wait(self, timeout_s: float = 20) -> int:
+    def wait(self, timeout_s: float = 60) -> int:
         """Wait for its end; returns the exit code."""
         assert self.process is not None
         return self.process.wait(timeout=timeout_s)
