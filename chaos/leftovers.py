@@ -46,7 +46,8 @@ def _problem(client: Any, store: Store, key: str) -> str:
     name = key.removeprefix(root)
     if fnmatchcase(key, _KOMBU) or (key != name and any(fnmatchcase(name, kept) for kept in _KEPT)):
         return ""
-    if key.startswith((f"{root}outcome:", f"{root}last-publish:", f"{root}run:", f"{root}hooks:")):
+    expiring = ("outcome:", "last-publish:", "run:", "hooks:", "durations:", "timeout-overrides")
+    if key.startswith(tuple(f"{root}{kind}" for kind in expiring)):
         return "" if client.pttl(key) > 0 else "kept for ever"
     if key.startswith(f"{root}q:") or name == "endings":
         return _in_stream(client, store, key)

@@ -18,6 +18,7 @@ from orchestrator.health.health_reporter import HEALTH_REPORTER
 from orchestrator.registry.registry import AgentEntry, Registry
 from orchestrator.sending.redis_backend import RedisBackend
 from orchestrator.timeouts.overrides import RedisOverrides
+from orchestrator.timeouts.run_times import RedisRunTimes
 from orchestrator.transport.admission.flow_control import close_breaker, declare_flow
 from orchestrator.transport.liveness.sweep import Sweeper, SweepResult
 from orchestrator.transport.store import Store, open_store
@@ -112,6 +113,11 @@ class RedisMode:
     def overrides(self) -> RedisOverrides:
         """The overridden timeouts. Raises as :attr:`store`."""
         return RedisOverrides(self.store)
+
+    @property
+    def run_times(self) -> RedisRunTimes:
+        """How long attempts took. Raises as :attr:`store`."""
+        return RedisRunTimes(self.store)
 
     @cached_property
     def scheduling(self) -> Scheduling:

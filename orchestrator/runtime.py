@@ -307,7 +307,7 @@ class Runtime:
         """The timeouts of messages; overridden ones are where the mode says at each use."""
         from orchestrator.timeouts.timeouts import Timeouts
 
-        return Timeouts(self.app, self.directory, self.settings, lambda: self.mode.overrides, self._pools)
+        return Timeouts(self.app, self.directory, self.settings, lambda: self.mode, self._pools)
 
     def _pools(self, queue: str) -> set[str]:
         """The pools of the living workers that consume from a queue; none in eager mode."""

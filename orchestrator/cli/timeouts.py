@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from orchestrator.cli.durations import METAVAR, Duration
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_codes, reported
 from orchestrator.core.plural import counted
+from orchestrator.core.run_times import ENOUGH
 from orchestrator.core.timeout_classes import NamedSeconds
 from orchestrator.core.timeout_overrides import Override
 from orchestrator.core.timeouts import most_specific
@@ -116,6 +118,44 @@ def clear(context: click.Context, name: str | None, of_all: bool, as_json: bool)
         click.echo(f"{counted(cleared, 'override')} cleared")
 
 
+@timeouts.command(cls=CeleryCommand, name="suggest", epilog=EXIT_CODES)
+@click.argument("name", required=False)
+@click.option(
+    "--margin", type=float, default=2.0, show_default=True, cls=CeleryOption, help="Times the 99th percentile."
+)
+@as_json_option
+@click.pass_context
+@reported
+def suggest(context: click.Context, name: str | None, margin: float, as_json: bool) -> None:
+    """Suggest timeouts from the run times of the last 7 days, of all or of NAME."""
+    suggestions = orchestrator_of(context).timeouts.suggest(name, margin=margin)
+    if as_json:
+        print_document({"suggestions": [asdict(one) for one in suggestions], "margin": margin})
+        return
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.cli.tables import console, print_table
+
+    print_table(
+        console(context),
+        f"Suggested timeouts: {margin:g} times the 99th percentile",
+        ("task", "handled", "timed out", "p50", "p99", "longest", "timeout", "suggested"),
+        [
+            (
+                one.task,
+                one.handled,
+                one.timed_out,
+                _measured(one.p50_s),
+                _measured(one.p99_s) or ("more than 1 % timed out" if one.timed_out else ""),
+                _measured(one.longest_s),
+                _shown(one.timeout_s),
+                f"{one.suggested_s:g} s" if one.suggested_s is not None else f"fewer than {ENOUGH} attempts",
+            )
+            for one in suggestions
+        ],
+        drop=("p50", "longest"),
+    )
+
+
 @timeouts.command(cls=CeleryCommand, name="check", epilog=_CHECK_CODES)
 @as_json_option
 @click.pass_context
@@ -176,6 +216,10 @@ def _document(address: Address, override: Override | None) -> dict[str, Any]:
         "override": None if override is None else _override(override),
         "effective_s": policy.timeout_s if override is None else override.timeout_s,
     }
+
+
+def _measured(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.3g} s"
 
 
 def _shown(seconds: float | None) -> str:

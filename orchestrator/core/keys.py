@@ -16,6 +16,9 @@ from orchestrator.core.errors import InvalidSettings
 #: Consumer group that every worker joins on every mailbox stream.
 GROUP = "workers"
 
+#: Days for which counts of run times are kept, the present one included.
+RUN_TIME_DAYS = 7
+
 #: Prefix of the level before each priority's own: requeued messages of that priority.
 RETURNED = "returned-"
 
@@ -411,6 +414,10 @@ class Keys:
     def schedule_request(self, token: str) -> str:
         """Mark of a request (a trigger, a backfill) that was carried out, in case its reply is lost; it expires."""
         return f"{self.root}schedule-request:{token}"
+
+    def run_times(self, day: int, task: str) -> str:
+        """Hash of how long a task's attempts took on a day since 1970: bucket -> attempts; it expires."""
+        return f"{self.root}durations:{day}:{task}"
 
     def outcome_hooks(self, delivery_id: str) -> str:
         """Hash of the outcome hooks of a delivery; scripts get the name by ``hooks_of``."""

@@ -48,6 +48,7 @@ class Timeouts:
     #: The seconds of each class of timeouts.
     classes: Mapping[str, float] = field(default_factory=dict)
     _known: dict[tuple[str, str], Policy] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _plain: dict[str, Effective] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def floor(self) -> Policy:
@@ -72,6 +73,16 @@ class Timeouts:
 
         The default timeout is last: it is for messages for which no level has a timeout.
         """
+        if agent or declared:
+            return self._merge(task, agent, *declared)
+        known = self._plain.get(task)
+        if known is None:
+            if len(self._plain) >= _REMEMBERED:
+                self._plain.clear()
+            known = self._plain[task] = self._merge(task, "")
+        return known
+
+    def _merge(self, task: str, agent: str, *declared: tuple[str, Policy]) -> Effective:
         effective = merge(("settings", self.floor), *declared, ("settings", self.policy(task, agent)))
         if not self.default_s or effective.timeout_s is not None:
             return effective

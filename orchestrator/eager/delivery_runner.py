@@ -102,7 +102,9 @@ class DeliveryRunner:
                 ended = results.take(delivery_id)
                 outcome = Handled(ended.result if isinstance(ended, results.Returned) else None, attempt)
                 self._flow.handled(supervision.agent)
-                emit_handled(supervision, delivery_id, attempt, monotonic() - began)
+                took_s = monotonic() - began
+                self._app.orchestrator.runtime.eager_mode.run_times.record(message.outgoing.task, took_s)
+                emit_handled(supervision, delivery_id, attempt, took_s)
                 if message.lineage:
                     emit_resolved(message.lineage, delivery_id)
             else:

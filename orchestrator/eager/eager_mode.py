@@ -20,6 +20,7 @@ from orchestrator.eager.in_memory_runs import InMemoryRuns
 from orchestrator.monitors.in_memory import InMemoryMonitors
 from orchestrator.sending.ledger import LedgerRow, housekeeping_of
 from orchestrator.timeouts.overrides import InMemoryOverrides
+from orchestrator.timeouts.run_times import InMemoryRunTimes
 
 if TYPE_CHECKING:
     from orchestrator.eager.in_memory_schedules import InMemorySchedules
@@ -34,6 +35,7 @@ class EagerMode:
         self._settings = settings
         self._directory = directory
         self.overrides = InMemoryOverrides()
+        self.run_times = InMemoryRunTimes()
         self.backend = EagerBackend(app, directory.flow)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
+from typing import Protocol
 
 from celery import Celery
 
@@ -14,16 +15,30 @@ from orchestrator.core.effective import seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.nearest import meant
 from orchestrator.core.numbers import is_number
+from orchestrator.core.run_times import Suggestion, suggest
 from orchestrator.core.settings import Settings
 from orchestrator.core.timeout_classes import allowed_seconds, seconds_of, shown_seconds
 from orchestrator.core.timeout_overrides import Override
 from orchestrator.sending.address import Address
 from orchestrator.timeouts.overrides import Overrides
+from orchestrator.timeouts.run_times import RunTimesReader
 from orchestrator.worker.hosting import why_task_not_supervised
 from orchestrator.worker.startup_warnings import own_tasks
 
 #: Longest time of an override, in seconds. What holds for longer belongs in the settings.
 _LONGEST_S = 30 * 24 * 3600.0
+
+
+class Mode(Protocol):
+    """Where overrides and run times are: in Redis or in memory."""
+
+    @property
+    def overrides(self) -> Overrides:
+        """The overridden timeouts."""
+
+    @property
+    def run_times(self) -> RunTimesReader:
+        """How long attempts took."""
 
 
 class Timeouts:
@@ -38,13 +53,13 @@ class Timeouts:
         app: Celery,
         directory: Directory,
         settings: Settings,
-        overrides: Callable[[], Overrides],
+        mode: Callable[[], Mode],
         pools: Callable[[str], Collection[str]],
     ) -> None:
         self._app = app
         self._directory = directory
         self._settings = settings
-        self._overrides = overrides
+        self._mode = mode
         self._pools = pools
 
     def remaining_s(self) -> float | None:
@@ -72,7 +87,7 @@ class Timeouts:
             raise InvalidPolicy("for_s", for_s, "seconds above 0, up to 30 days; for longer, the setting timeouts")
         for address in self._named(name):
             self._refuse_beyond(address, chosen_s)
-        return self._overrides().set(name, float(chosen_s), float(for_s))
+        return self._mode().overrides.set(name, float(chosen_s), float(for_s))
 
     def overrides(self) -> list[Override]:
         """The overrides in force, by name.
@@ -80,7 +95,7 @@ class Timeouts:
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        return self._overrides().list()
+        return self._mode().overrides.list()
 
     def clear(self, name: str | None = None) -> int:
         """End the override of a name, or all; returns how many there were.
@@ -89,7 +104,7 @@ class Timeouts:
             InvalidPolicy: that name has no override.
             BrokerUnavailable: Redis is away.
         """
-        overrides = self._overrides()
+        overrides = self._mode().overrides
         cleared = overrides.clear(() if name is None else (name,))
         if name is not None and not cleared:
             known = [one.name for one in overrides.list()]
@@ -112,6 +127,28 @@ class Timeouts:
             if name not in theirs and not why_task_not_supervised(task)
         ]
         return [*agents, *self._downs(), *plain]
+
+    def suggest(self, name: str | None = None, *, margin: float = 2.0) -> list[Suggestion]:
+        """What timeouts the run times of the last 7 days suggest: ``margin`` times the 99th percentile.
+
+        Of all messages and tasks that have run, or of those that ``name`` stands for. Workers add the run times of
+        supervised attempts to Redis every 5 s. They are measured where they run, so ``timeout_factor`` is no part of
+        them: where it is not 1, what is suggested is divided by it.
+
+        Raises:
+            InvalidPolicy: the name is unknown, or the margin below 1 or above 100.
+            BrokerUnavailable: Redis is away.
+        """
+        if not is_number(margin, 1, 100):
+            raise InvalidPolicy("margin", margin, "a number from 1 to 100")
+        addresses = self.addresses() if name is None else self._named(name)
+        counts = self._mode().run_times.counts([address.task for address in addresses])
+        factor = self._settings.timeout_factor
+        return [
+            suggest(address.task, counts[address.task], address.policy.timeout_s, margin, factor)
+            for address in addresses
+            if name is not None or counts[address.task]
+        ]
 
     def missing(self) -> list[Address]:
         """The handlers declared in this process whose attempts nothing ends: no timeout, and no limit of Celery.

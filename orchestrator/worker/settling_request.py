@@ -31,6 +31,9 @@ from orchestrator.worker.verdict import expired, final_failure
 
 logger = get_logger(__name__)
 
+#: Errors of attempts that a timeout has ended.
+_TIMEOUTS = ("HandlerTimeout", "TimeLimitExceeded", "SoftTimeLimitExceeded")
+
 
 class SettlingRequest(TrackedRequest):
     """Settles its message: handled, retried, dead, expired or cancelled.
@@ -80,7 +83,16 @@ class SettlingRequest(TrackedRequest):
                 record = self._record(Handled(result, attempts), runtime_s)
             channel.settler.settle_with_outcome(self._message.delivery_tag, "handled", record, self.id)
             self.acknowledged = True
+        self._record_run(channel, runtime_s)
         emit_handled(supervision, self.id, attempts, runtime_s or 0.0)
+
+    def _record_run(self, channel: Channel | None, runtime_s: float | None) -> None:
+        """Count how long an attempt took; -1 if a timeout has ended it."""
+        holder = None if channel is None else channel.settler.holder
+        if runtime_s is None and self.time_start:
+            runtime_s = max(0.0, time.time() - self.time_start)
+        if holder is not None and runtime_s is not None:
+            holder.run_times.record(str(self._type), runtime_s)
 
     def emit_resolved(self) -> None:
         """Emit that the dead letter that this message was replayed from is handled, if it is a replay."""
@@ -112,6 +124,8 @@ class SettlingRequest(TrackedRequest):
         }
         channel.settler.retry_later(tag, payload, channel.level_of(payload), pause_s)
         self.acknowledged = True
+        if failure.type in _TIMEOUTS:
+            self._record_run(channel, -1.0)
         emit_retried(supervision, self.id, self.attempt_number, failure, pause_s)
 
     def settle_dead(self, failure: Failure) -> None:
@@ -123,6 +137,8 @@ class SettlingRequest(TrackedRequest):
             return
         # A cancellation came too late. Celery would remember it, and not run the message when it is replayed.
         revoked.discard(self.id)
+        if failure.type in _TIMEOUTS and supervision is not None:
+            self._record_run(channel, -1.0)
         tag = self._message.delivery_tag
         waited_for = self._waited_for()
         if verdict.letter is not None:

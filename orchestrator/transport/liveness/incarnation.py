@@ -31,6 +31,7 @@ from orchestrator.transport.liveness.fallback_sweeper import FallbackSweeper
 from orchestrator.transport.liveness.heartbeat import Heartbeat, HeartbeatReply
 from orchestrator.transport.liveness.held_claims import HeldClaims
 from orchestrator.transport.liveness.process_incarnations import PROCESS_INCARNATIONS
+from orchestrator.transport.liveness.run_times import RunTimes
 from orchestrator.transport.liveness.sweep import Sweeper
 from orchestrator.transport.options import Options
 from orchestrator.transport.redis import commands
@@ -91,6 +92,7 @@ class Incarnation:
         self._lock = threading.RLock()
         self._commands = CommandConnection(pool)
         self._heartbeat = Heartbeat(self._commands, keys, options, broker)
+        self.run_times = RunTimes(keys)
         self._idle_since = monotonic()
         self._linger_until = float("-inf")
         self._fenced_at: float | None = None
@@ -165,6 +167,7 @@ class Incarnation:
         atexit.unregister(self.leave_at_exit)
         self.ack_pipeline.close(wait_s=_LEAVE_S)
         if not self.fenced:
+            self._write_run_times(at_once=True)
             try:
                 self._sweeper.retire(self.id, reason, error)
             except (RedisError, OSError) as away:
@@ -315,4 +318,13 @@ class Incarnation:
         if reply.has_endings:
             self._endings.wake()
         self.claims.end_abandoned()
+        self._write_run_times()
         self._fallback_sweeper.after_heartbeat(reply)
+
+    def _write_run_times(self, *, at_once: bool = False) -> None:
+        try:
+            with self._lock:
+                self.run_times.after_heartbeat(self._commands.run, at_once=at_once)
+        except (RedisError, OSError) as error:
+            # Redis is full, or away. The heartbeat, which may be written in the first case, says which.
+            logger.debug("run times of incarnation %s not written, will be retried: %s", self.id, error)

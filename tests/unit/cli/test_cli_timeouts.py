@@ -130,3 +130,21 @@ def test_a_deadline_is_no_timeout_and_said_to_be_none() -> None:
     orchestrator.host(Billing)
     said = invoke(orchestrator.app, timeouts, "check").stdout
     assert said.startswith("billing.Charge: no timeout (deadline_s=60 does not bound a replay); allowed: timeout_s")
+
+
+def test_what_has_run_suggests_timeouts(orchestrator: Orchestrator) -> None:
+    assert document(orchestrator, "suggest") == {"suggestions": [], "margin": 2}
+    for _ in range(100):
+        orchestrator.send("worker", agents_app.Add(a=1, b=2))
+    orchestrator.send("worker", agents_app.Pay(order_id="o", cents=5))
+    found = {one["task"]: one for one in document(orchestrator, "suggest", "--margin", "3")["suggestions"]}
+    assert set(found) == {"worker.Add", "worker.Pay"}
+    add = found["worker.Add"]
+    assert (add["handled"], add["timed_out"], add["timeout_s"]) == (100, 0, 600)
+    # The factor is 2.
+    assert add["suggested_s"] == pytest.approx(1.5 * add["p99_s"], rel=0.1)
+    assert found["worker.Pay"]["suggested_s"] is None
+    text = invoke(orchestrator.app, timeouts, "suggest", "worker").stdout
+    assert "fewer than 100 attempts" in text
+    assert invoke(orchestrator.app, timeouts, "suggest", "worker.Ad").exit_code == 2
+    assert invoke(orchestrator.app, timeouts, "suggest", "--margin", "0.5").exit_code == 2

@@ -51,6 +51,7 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "scheduler_declares": [texts],
     "schedule_request": [texts],
     "run": [st.integers(0, 2**64).map("{:016x}".format)],
+    "run_times": [st.integers(0, 10**6), texts],
 }
 NOT_NAMES = ("queue_of_ledger",)
 SINGLE = sorted(name for name, value in vars(Keys).items() if isinstance(value, property) and name != "root")

@@ -121,8 +121,9 @@ def test_a_down_message_has_the_settings_timeout_and_the_factor() -> None:
 def test_names_of_tasks_do_not_fill_the_memory() -> None:
     timeouts = Timeouts({"a*": 1})
     for number in range(20_001):
-        timeouts.policy(f"a{number}")
+        timeouts.merged(f"a{number}")
     assert len(timeouts._known) <= 10_000
+    assert len(timeouts._plain) <= 10_000
     assert timeouts.policy("a7").timeout_s == 1
 
 

@@ -65,7 +65,7 @@ from orchestrator.transport.redis.commands.mailboxes import (
     release_mailbox,
 )
 from orchestrator.transport.redis.commands.settling import dead_letter, requeue_held, retry, settle, settle_with_outcome
-from orchestrator.transport.redis.commands.timeouts import clear_timeouts, override_timeout
+from orchestrator.transport.redis.commands.timeouts import add_run_times, clear_timeouts, override_timeout
 
 __all__ = [
     "DELAY_AT",
@@ -75,6 +75,7 @@ __all__ = [
     "Attempt",
     "Call",
     "accept",
+    "add_run_times",
     "alike",
     "begin_sweep",
     "broadcast",

@@ -1,10 +1,10 @@
-"""The scripts of overridden timeouts."""
+"""The scripts of overridden timeouts, and of run times."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from orchestrator.core.keys import Keys
+from orchestrator.core.keys import RUN_TIME_DAYS, Keys
 from orchestrator.transport.redis.commands.call import Call
 
 
@@ -16,3 +16,9 @@ def override_timeout(keys: Keys, name: str, timeout_s: float, *, ttl_ms: int, by
 def clear_timeouts(keys: Keys, names: Iterable[str] = ()) -> Call:
     """End the overrides of these names, or of all."""
     return "clear_timeouts", [keys.timeout_overrides], list(names)
+
+
+def add_run_times(keys: Keys, counts: Mapping[tuple[str, int], int]) -> Call:
+    """Add to the counts of how long attempts took: task and bucket -> attempts."""
+    flat = [part for (task, bucket), count in counts.items() for part in (task, bucket, count)]
+    return "add_run_times", [], [keys.root, RUN_TIME_DAYS, *flat]
