@@ -140,7 +140,7 @@ def at_once(bench: Bench, number: int) -> tuple[float, float]:
     """Fires a second, and ms until the first, of schedules that are all due at one moment."""
     bench.redis.flushdb()
     with bench.beat():
-        due_ms = bench.now_ms() + max(2000, number // 10)
+        due_ms = bench.now_ms() + max(5000, number // 3)
         bench.fill(number, lambda _: due_ms)
         if bench.now_ms() > due_ms:
             raise SystemExit("filling took too long; the schedules were due before")
@@ -168,7 +168,7 @@ def spread(bench: Bench, number: int, seconds: float) -> float:
     """The 99th percentile of lateness in ms, of schedules that are due over so many seconds."""
     bench.redis.flushdb()
     with bench.beat():
-        start_ms = bench.now_ms() + max(2000, number // 10)
+        start_ms = bench.now_ms() + max(5000, number // 3)
         due = [start_ms + round(n * seconds * 1000 / number) for n in range(number)]
         bench.fill(number, due.__getitem__)
         bench.until(lambda: bench.redis.xlen(STREAM) >= number)
