@@ -14,7 +14,7 @@ class DeathReason(StrEnum):
     OOM = "oom"
     #: It stopped on a signal (SIGTERM, Ctrl-C) and requeued the messages that it had not finished.
     DRAINED = "drained"
-    #: As DRAINED, by ``celery control deploy``: another version takes its place.
+    #: As DRAINED, by ``celery control deploy`` or the supervisor of its tree: another version takes its place.
     DEPLOYED = "deployed"
     #: It sent heartbeats but did not claim, although messages waited.
     STUCK = "stuck"

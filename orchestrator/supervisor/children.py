@@ -12,6 +12,7 @@ from functools import partial
 from time import time
 
 from orchestrator.core.supervision_tree_state import Ended, EndKind, Event, Extended, Force, Ready
+from orchestrator.supervisor import planned_stops
 from orchestrator.supervisor.definition import Command, Kind, ProbeKind
 from orchestrator.supervisor.lifeline import Lifeline
 from orchestrator.supervisor.loop import Loop
@@ -19,8 +20,6 @@ from orchestrator.supervisor.oom import OomKills
 from orchestrator.supervisor.output import ChildOutput, Console
 from orchestrator.supervisor.probes import Answer, NotifySocket, Question, health, interval_s
 from orchestrator.supervisor.proc import (
-    CHILD_VARIABLE,
-    TREE_VARIABLE,
     born,
     group_exists,
     kill_group,
@@ -32,6 +31,7 @@ from orchestrator.supervisor.proc import (
 from orchestrator.supervisor.running import End, Running, kind_of, text_of
 from orchestrator.supervisor.spawn import spawn
 from orchestrator.supervisor.state_directory import StateDirectory
+from orchestrator.supervisor.variables import CHILD_VARIABLE, TREE_VARIABLE
 
 #: Between two looks at a group that has been killed, where the kernel does not say that it has ended.
 _GONE_LOOK_S = 0.02
@@ -243,6 +243,7 @@ class Children:
         if force is Force.KILL:
             kill_group(running.pid)
         else:
+            planned_stops.announce(self._state.path, running.pid)
             with suppress(ProcessLookupError):
                 os.kill(running.pid, _SIGNALS[force])
 
@@ -277,6 +278,8 @@ class Children:
             running.daemonised = others_in_group(pid) or bool(self._orphans_of(running))
         kill_group(pid)
         self.lifeline.remove(pid)
+        if running.asked:
+            planned_stops.withdraw(self._state.path, pid)
         _, status = os.waitpid(pid, 0)
         running.status = os.waitstatus_to_exitcode(status)
         self._end_probe(running.path)

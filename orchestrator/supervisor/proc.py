@@ -10,9 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 
-#: In the environment of each process of a tree: the tree's state directory, and the child's path and run.
-TREE_VARIABLE = "ORCHESTRATOR_TREE"
-CHILD_VARIABLE = "ORCHESTRATOR_TREE_CHILD"
+from orchestrator.supervisor.variables import TREE_VARIABLE
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

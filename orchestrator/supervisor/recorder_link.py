@@ -20,9 +20,10 @@ from orchestrator.supervisor.children import Children
 from orchestrator.supervisor.definition import Kind
 from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.output import ChildOutput, Console
-from orchestrator.supervisor.proc import CHILD_VARIABLE, TREE_VARIABLE, kill_group
+from orchestrator.supervisor.proc import kill_group
 from orchestrator.supervisor.running import End, Running
 from orchestrator.supervisor.spawn import spawn
+from orchestrator.supervisor.variables import CHILD_VARIABLE, TREE_VARIABLE
 
 #: Requests that wait for a recorder, at most; the oldest goes first, and the sweep does its work.
 _MAX_WAITING = 1000
@@ -209,7 +210,8 @@ class RecorderLinks:
         if not app:
             return
         oom = "out of memory" in end.text
-        reason = "oom" if oom else "killed" if status < 0 else "drained" if status == 0 else "crashed"
+        planned = "deployed" if end.asked_for else "drained"
+        reason = "oom" if oom else "killed" if status < 0 else planned if status == 0 else "crashed"
         # What a killed process has written last says nothing of why.
         words = f": {end.last_words[-1]}" if end.last_words and status > 0 else ""
         request = {

@@ -23,6 +23,7 @@ from orchestrator.core.supervision_tree_state import (
     TreeEnded,
     TreeReady,
 )
+from orchestrator.supervisor import planned_stops
 from orchestrator.supervisor.children import Children
 from orchestrator.supervisor.definition import Definition
 from orchestrator.supervisor.loop import Loop
@@ -52,6 +53,7 @@ class TreeProcess:
         leftovers = kill_tree(str(state.path))
         if leftovers:
             self.say(f"processes of an earlier supervisor killed: {leftovers}")
+        planned_stops.withdraw_all(state.path)
         self.children = Children(state, loop, console, self.post)
         self.children.define(definition.commands)
         self.state: State = State({})

@@ -12,7 +12,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from orchestrator.supervisor.proc import TREE_VARIABLE, all_pids, variable_of
+from orchestrator.supervisor.proc import all_pids, variable_of
+from orchestrator.supervisor.variables import TREE_VARIABLE
 
 #: A child that says so when it runs, and then waits.
 WAITS = ["sh", "-c", "echo up; exec sleep 1000"]

@@ -22,6 +22,7 @@ from orchestrator.core.keys import GROUP, Keys
 from orchestrator.core.log import get_logger
 from orchestrator.core.timeout_overrides import OverrideTable
 from orchestrator.health.health_reporter import HEALTH_REPORTER
+from orchestrator.supervisor import planned_stops
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.endings.delivery_thread import EndingsDelivery
 from orchestrator.transport.endings.stream import Endings
@@ -186,6 +187,8 @@ class Incarnation:
         uncaught = getattr(sys, "last_value", None)
         if reason is DeathReason.DRAINED and isinstance(uncaught, Exception):
             reason, error = DeathReason.CRASHED, f"{type(uncaught).__name__}: {uncaught}"
+        if reason is DeathReason.DRAINED and planned_stops.is_announced():
+            reason = DeathReason.DEPLOYED
         self.leave(reason, error[:_LONGEST_ERROR])
 
     # -- holding messages

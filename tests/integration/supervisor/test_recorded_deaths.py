@@ -54,6 +54,11 @@ def workers(supervise, redis_url, tmp_path):
     return start
 
 
+def are_ready(tree: Supervised) -> bool:
+    states = [row["state"] for path, row in tree.tree().items() if path.startswith("agents/")]
+    return states == ["ready", "ready"]
+
+
 def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(workers, orchestrator, tmp_path):
     tree = workers(2)
     tree.wait_for("all are ready", 60)
@@ -76,7 +81,15 @@ def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(wo
     why = json.loads(tree.ask("--json", "why", "agents/counter").stdout)["why"]
     ends = [end for story in why.values() for end in story["ends"]]
     assert [(end["how"], end["requeued"], end["incarnation"]) for end in ends] == [("SIGKILL", 1, death.incarnation)]
+    # A SIGTERM is the tree's only if it has sent it.
+    eventually(lambda: are_ready(tree), 60)
+    os.kill(tree.tree()["agents/counter.1"]["pid"], signal.SIGTERM)
+    eventually(lambda: orchestrator.registry.deaths(10)[0].reason == "drained")
+    tree.wait_for("agents/counter.1: process")
+    eventually(lambda: are_ready(tree), 60)
     assert tree.stop() == 0
+    assert [death.reason for death in orchestrator.registry.deaths(10)[:2]] == ["deployed", "deployed"]
+    assert not list(tree.state.glob("planned-stop-*"))
     assert [row.lost for row in orchestrator.ledger()] == [0]
 
 
@@ -91,6 +104,7 @@ def test_a_rolling_restart_ends_with_a_line_of_the_ledger(workers, orchestrator)
 
     assert rolled.stdout.splitlines()[-1] == "tests.apps.supervised_app: handled=0 lost=0 duplicated=0"
     assert rolled.returncode == 0
+    assert [death.reason for death in orchestrator.registry.deaths(10)] == ["deployed", "deployed"]
 
 
 def test_a_bad_deployment_burns_no_message(workers, orchestrator, tmp_path):
