@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,13 @@ ROOT = Path(__file__).parent.parent
 PEERS = ROOT / ".venv-peers" / "bin"
 OWN = Path(sys.executable).parent
 
-#: Workers of each; ``{n}`` is which of the two, where the library starts no second one itself.
+#: Workers of each; ``{n}`` is which of the two, where the library starts no second one itself. Ours are children of the
+#: supervision tree, which ends them if it is killed.
 _CELERY = (
     "celery -A benchmarks.contenders.on_{name} worker -P solo -n {n}@%h -l WARNING --without-gossip --without-mingle"
 )
 WORKERS: dict[str, list[str]] = {
-    "orchestrator": [f"{_CELERY} -Q idler"] * 2,
+    "orchestrator": ["orchestrator supervise benchmarks/send.toml --state-dir {state}"],
     "celery": [_CELERY] * 2,
     "dramatiq": ["dramatiq benchmarks.contenders.on_dramatiq -p 2 -t 8"],
     "taskiq": ["taskiq worker benchmarks.contenders.on_taskiq:broker --workers 2 --log-level WARNING"],
@@ -153,8 +154,10 @@ class Bench:
         messages = int(self.messages * SHARE.get(name, 1))
         if self.bulk(name, messages, warm_up=0) is None:
             raise SystemExit(f"{name} could not publish")
-        with tempfile.TemporaryDirectory() as counts:
-            processes = [self._worker(name, command, number, counts) for number, command in enumerate(WORKERS[name])]
+        with tempfile.TemporaryDirectory() as counts, tempfile.TemporaryDirectory() as state:
+            processes = [
+                self._worker(name, command, number, counts, state) for number, command in enumerate(WORKERS[name])
+            ]
             try:
                 begin = self._when(name, Path(counts), messages // 10, processes=2)
                 before = self._processor_us(processes)
@@ -172,23 +175,25 @@ class Bench:
         return done / (end[0] - begin[0])
 
     def _processor_us(self, workers: list[subprocess.Popen[bytes]]) -> tuple[float, float]:
-        """What the workers have used so far, with all their processes, and Redis."""
-        groups = {process.pid for process in workers}
-        ticks = 0
+        """What the workers have used so far, with all processes below them, and Redis."""
+        parents: dict[int, int] = {}
+        ticks: dict[int, int] = {}
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = path.read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[2]) in groups:
-                ticks += int(fields[11]) + int(fields[12])
+            pid = int(path.parent.name)
+            parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+        started = {process.pid for process in workers}
+        used = sum(ticks[pid] for pid in ticks if not started.isdisjoint(_ancestry(pid, parents)))
         redis_cpu: dict[str, float] = self.redis.info("cpu")
         redis_s = redis_cpu["used_cpu_user"] + redis_cpu["used_cpu_sys"]
-        return ticks * 1e6 / os.sysconf("SC_CLK_TCK"), redis_s * 1e6
+        return used * 1e6 / os.sysconf("SC_CLK_TCK"), redis_s * 1e6
 
-    def _worker(self, name: str, command: str, number: int, counts: str) -> subprocess.Popen[bytes]:
+    def _worker(self, name: str, command: str, number: int, counts: str, state: str) -> subprocess.Popen[bytes]:
         program, *arguments = command.split()
-        blanks = {"{name}": name, "{n}": f"w{number}", "{url}": self.url}
+        blanks = {"{name}": name, "{n}": f"w{number}", "{url}": self.url, "{state}": state}
         words = [functools.reduce(lambda text, blank: text.replace(*blank), blanks.items(), word) for word in arguments]
         folder = OWN if name == "orchestrator" else PEERS
         return subprocess.Popen(
@@ -208,6 +213,13 @@ class Bench:
                 raise SystemExit(f"{name}: {counts} executed after 60 s, {at_least} by {processes} expected")
             time.sleep(0.005)
         return time.monotonic(), sum(counts)
+
+
+def _ancestry(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
+    """A process, its parent, the parent's parent, and so on."""
+    while pid:
+        yield pid
+        pid = parents.get(pid, 0)
 
 
 def _medians(
