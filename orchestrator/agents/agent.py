@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from orchestrator.agents.context import Context
 from orchestrator.agents.declaration_mistakes import mistaken_message, mistaken_settings
-from orchestrator.agents.periodic import PERIODIC, fire_message, fire_of, periodic_definition
+from orchestrator.agents.periodic import PERIODIC, Fire, fire_message, fire_of, periodic_definition
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
@@ -235,6 +235,10 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         if method_name in handlers or hasattr(method, _MARK):
             raise InvalidDeclaration(f"{cls.__qualname__}.{method_name} handles a message and runs by a schedule")
         takes_context = _wants_context(cls, method)
+        if annotated := mistaken_message(method, Fire, handlers):
+            raise InvalidDeclaration(
+                f"{cls.__qualname__}.{method_name} runs by a schedule, but takes {annotated}; allowed: Fire"
+            )
         message = fire_message(method_name)
         # The context says which fire it is.
         handlers[method_name] = HandlerSpec(message, method_name, Policy(), True, True, takes_context)

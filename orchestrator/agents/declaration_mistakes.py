@@ -10,7 +10,6 @@ from typing import Any, Final, get_args, get_type_hints
 
 from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.masked_repr import masked_repr
-from orchestrator.core.message import Message
 from orchestrator.core.nearest import nearest
 from orchestrator.core.policy import Retry
 
@@ -75,7 +74,7 @@ def mistaken_settings(base: type, cls: type) -> Iterator[str]:
                 )
 
 
-def mistaken_message(method: Callable[..., Any], message: type[Message], handled: Iterable[str]) -> str:
+def mistaken_message(method: Callable[..., Any], message: type[Any], handled: Iterable[str]) -> str:
     """The annotation of a handler's first parameter if no such message fits it; else empty."""
     parameters = list(inspect.signature(method).parameters.values())[1:]
     if not parameters or parameters[0].annotation is inspect.Parameter.empty:
@@ -92,7 +91,7 @@ def mistaken_message(method: Callable[..., Any], message: type[Message], handled
     return ""
 
 
-def _may_be(message: type[Message], kind: type) -> bool:
+def _may_be(message: type[Any], kind: type) -> bool:
     try:
         return issubclass(message, kind)
     except TypeError:

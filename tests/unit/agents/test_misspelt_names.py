@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Optional, Union
 
 import pytest
 
-from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles
+from orchestrator import Agent, Context, Exponential, Fire, Message, Orchestrator, Retry, every, handles
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.errors import InvalidDeclaration, InvalidSettings, UnknownAgent
 from orchestrator.core.nearest import nearest
@@ -217,3 +217,27 @@ def test_a_worker_is_warned_of_what_it_serves_alone() -> None:
     assert [name in warned("celery") for name in ("slow.Charge", "shop.early", "shop.routed")] == [False, True, False]
     assert [name in warned("other") for name in ("slow.Charge", "shop.early", "shop.routed")] == [False, False, True]
     assert "slow.Charge" in "\n".join(startup_warnings(app, addresses, "solo"))
+
+
+def test_a_periodic_method_that_takes_a_message_is_refused() -> None:
+    class Ticking(Agent):
+        name = "ticking"
+
+        @every(30)
+        def tick(self, message: Charge) -> None: ...
+
+    with pytest.raises(InvalidDeclaration, match="tick runs by a schedule, but takes Charge; allowed: Fire"):
+        make("redis://127.0.0.1:1/0", hosts=False).host(Ticking)
+
+
+def test_a_periodic_method_may_leave_its_annotation_out() -> None:
+    class Ticking(Agent):
+        name = "ticking"
+
+        @every(30)
+        def tick(self, fire, context): ...
+
+        @every(30)
+        def tock(self, fire: Fire | None) -> None: ...
+
+    make("redis://127.0.0.1:1/0", hosts=False).host(Ticking)
