@@ -72,6 +72,11 @@ class ScheduleService:
         #: How many schedules there were.
         self._number = 0
         self._is_mine = False
+        self._stale_s = stale_s
+        self._began_at = monotonic()
+        #: When somebody else last scheduled, and whether it was said that this one does so in beat's place.
+        self._vacant_since = self._began_at
+        self._has_warned = False
         #: Longest sleep while it is not this scheduler's turn. A worker in beat's place looks rarely.
         self._longest_s = max(_SLEEP_S, stale_s / 2)
         self._away_since: float | None = None
@@ -192,19 +197,26 @@ class ScheduleService:
         has_taken_over = due.is_mine and not self._is_mine
         if has_taken_over:
             gap_s = (due.since_ms or 0) / 1000
-            if self._stale_ms:
-                logger.warning(
-                    "%s schedules in place of beat: nobody has for %.1f s; check that a beat runs (-S orchestrator)",
-                    self._scheduler,
-                    gap_s,
-                )
-            else:
-                logger.info("scheduler %s fires", self._scheduler)
+            self._vacant_since = monotonic() - gap_s if gap_s else self._began_at
+            self._has_warned = False
+            logger.info("scheduler %s fires", self._scheduler)
             emit(events.SCHEDULER_STARTED, {"gap_s": gap_s}, scheduler=self._scheduler)
         self._is_mine = due.is_mine
+        self._warn_if_in_place_of_beat()
         if not due.is_mine:
             self._is_declared = self._is_declared and self._stale_ms == 0
         return has_taken_over
+
+    def _warn_if_in_place_of_beat(self) -> None:
+        now = monotonic()
+        # Where all has just been started, beat may only be late.
+        if self._stale_ms and self._is_mine and not self._has_warned and now - self._began_at > 2 * self._stale_s:
+            self._has_warned = True
+            logger.warning(
+                "%s schedules in place of beat: nobody else has for %.1f s; check that a beat runs (-S orchestrator)",
+                self._scheduler,
+                now - self._vacant_since,
+            )
 
 
 def scheduler_name(kind: str) -> str:

@@ -66,8 +66,11 @@ class FallbackSweeper:
         return since_ms > to_ms(_EVERY_S)
 
     def _sweep_as_fallback(self, since_ms: int) -> None:
-        if self._options.managed and monotonic() - self._warned_at > _WARN_EVERY_S:
-            self._warned_at = monotonic()
+        now = monotonic()
+        # Where all has just been started, the monitor manager may only be late.
+        has_waited = now - self._began_at > 2 * self._options.sweep_stale_s
+        if self._options.managed and has_waited and now - self._warned_at > _WARN_EVERY_S:
+            self._warned_at = now
             last = f"the last sweep was {since_ms / 1000:.1f} s ago" if since_ms >= 0 else "there was no sweep yet"
             logger.warning(
                 "incarnation %s sweeps in place of the monitor manager: %s; check that beat runs and that a worker "

@@ -112,7 +112,7 @@ def test_a_worker_schedules_in_beats_place_and_gives_way(redis: Any, redis_url: 
     with WorkerProcess(APP, redis_url) as worker:
         eventually(lambda: redis.llen(RECORDED) > 3, START_S, worker.log)
         assert turn_of(redis).startswith("worker@")
-        assert "in place of beat" in worker.log()
+        eventually(lambda: "in place of beat" in worker.log(), 10, worker.log)
         assert _names(redis) == {"clockwork.tick"}, "entries are a beat's"
         with BeatProcess(APP, redis_url) as beat:
             eventually(lambda: turn_of(redis).startswith("beat@"), START_S, beat.log)

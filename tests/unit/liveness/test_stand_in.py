@@ -66,6 +66,20 @@ def test_sweeping_for_one_who_is_missed_is_not_standing_in(clock: Clock, caplog:
     assert caplog.text == ""
 
 
+def test_nothing_is_said_while_the_monitor_manager_may_be_starting(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    fallback_sweeper, sweeper = make(clock)
+    for _ in range(2):
+        clock.now_s += 2.9
+        fallback_sweeper.after_heartbeat(HeartbeatReply(60_000, False))
+    assert sweeper.at == pytest.approx([102.9, 105.8]), "the first sweeps need not wait"
+    assert caplog.text == ""
+    clock.now_s += 0.9
+    fallback_sweeper.after_heartbeat(HeartbeatReply(901, False))
+    assert "sweeps in place of the monitor manager" in caplog.text
+
+
 def test_who_stands_in_does_not_take_its_own_sweep_for_somebody_elses(clock: Clock) -> None:
     fallback_sweeper, sweeper = make(clock)
     fallback_sweeper.after_heartbeat(HeartbeatReply(3100, False))
