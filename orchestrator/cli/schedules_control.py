@@ -94,6 +94,6 @@ def backfill_schedule(context: click.Context, schedule_id: str, begin: datetime,
 @click.pass_context
 @reported
 def remove_schedule(context: click.Context, schedule_id: str, as_json: bool) -> None:
-    """Remove schedule NAME. One that is declared in code comes back when a beat declares it again."""
+    """Remove schedule NAME, unless it is declared in code: such a one is paused, or its declaration changed."""
     removed = orchestrator_of(context).schedules[schedule_id].remove()
     _print_change(as_json, schedule_id, removed, "removed", "no such schedule")

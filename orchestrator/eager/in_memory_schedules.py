@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery import Celery
 
 from orchestrator.agents.directory import Directory
-from orchestrator.core.errors import InfrastructureError, InvalidSchedule, ScheduleExists, UnknownSchedule
+from orchestrator.core.errors import (
+    InfrastructureError,
+    InvalidPolicy,
+    InvalidSchedule,
+    ScheduleExists,
+    UnknownSchedule,
+)
+from orchestrator.core.numbers import is_number
 from orchestrator.core.outcome import Handled
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.schedule_json import encode_definition
 from orchestrator.core.schedule_rule import begin, decide, outcome, refused, update
 from orchestrator.core.schedule_state import Decision, Fire, ScheduleState
-from orchestrator.core.schedule_values import Overlap
+from orchestrator.core.schedule_values import AgentRecipient, Overlap
 from orchestrator.core.settings import Settings
 from orchestrator.core.triggers import Foreign, SteppedTimes, Times
 from orchestrator.schedules.celery_schedules import NextAfter, next_after_of
@@ -31,6 +38,9 @@ from orchestrator.schedules.stored_state import counts_of, fields_of
 from orchestrator.sending.backend import Backend
 
 _TOTALS = {"d": "due", "f": "fired", "c": "coalesced", "m": "missed", "k": "skipped"}
+
+#: The longest time that one call lets pass.
+_LONGEST_S = 3_153_600_000
 
 
 @dataclass(slots=True)
@@ -59,12 +69,21 @@ class InMemorySchedules:
 
     # -- what time brings
 
-    def advance(self, seconds: float) -> int:
-        """Let time pass, and fire what becomes due, in its order; returns how many fires there were."""
+    def advance(self, seconds: float, only: Iterable[str] | None = None) -> int:
+        """Let time pass, and fire what becomes due (with ``only``, of these), in its order; returns how often."""
         self._declare_static()
+        if not is_number(seconds, 0, _LONGEST_S):
+            raise InvalidPolicy("seconds", seconds, "a number from 0 to 3153600000 (a hundred years)")
+        if isinstance(only, str):
+            raise InvalidPolicy("only", only, "a list of ids of schedules")
+        ids = None if only is None else {self.existing(schedule_id).id for schedule_id in only}
         until_ms, fired = self._now_ms + round(seconds * 1000), 0
         while True:
-            due = [(h.state.due_ms, id_) for id_, h in self._held.items() if h.state.due_ms is not None]
+            due = [
+                (held.state.due_ms, id_)
+                for id_, held in self._held.items()
+                if held.state.due_ms is not None and (ids is None or id_ in ids)
+            ]
             first = min(due, default=None)
             if first is None or first[0] > until_ms:
                 break
@@ -149,7 +168,8 @@ class InMemorySchedules:
         for one in static:
             if one.definition.id not in self._held:
                 next_after = one.bound.next_after if one.bound is not None else None
-                self.add(one.definition, f"s:{self._app.main}", "keep", next_after)
+                owner = "a" if isinstance(one.definition.recipient, AgentRecipient) else "s"
+                self.add(one.definition, f"{owner}:{self._app.main or ''}", "keep", next_after)
                 self._held[one.definition.id].bound = one.bound
 
     # -- see SchedulesBackend
@@ -234,6 +254,10 @@ class InMemorySchedules:
             return False
         self._apply(schedule_id, self._held[schedule_id], decision)
         return True
+
+    def is_declared_by(self, app_name: str) -> bool:
+        """See :class:`SchedulesBackend`."""
+        return app_name == (self._app.main or "")
 
     def remove(self, schedule_id: str) -> bool:
         """See :class:`SchedulesBackend`."""

@@ -64,6 +64,9 @@ class SchedulesBackend(Protocol):
             UnknownSchedule: there is no such schedule.
         """
 
+    def is_declared_by(self, app_name: str) -> bool:
+        """Whether an app's static schedules are declared: it is this app, or a living scheduler declares them."""
+
     def remove(self, schedule_id: str) -> bool:
         """Remove a schedule; whether there was one."""
 

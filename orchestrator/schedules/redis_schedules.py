@@ -34,14 +34,25 @@ class RedisSchedules(ScheduleWriter):
         most_history: int,
         next_after_of: NextAfterOf,
         fire_writer: FireWriter,
+        app_name: str,
     ) -> None:
         super().__init__(store, most, most_history, next_after_of)
         self._fire_writer = fire_writer
+        self._app_name = app_name
         self._writing = threading.Lock()
 
     def check(self, definition: ScheduleDefinition) -> None:
         """See :class:`SchedulesBackend`."""
         self._fire_writer.outgoing(definition, "", "")
+
+    def is_declared_by(self, app_name: str) -> bool:
+        """See :class:`SchedulesBackend`."""
+        if app_name == self._app_name:
+            return True
+        keys = self.store.keys
+        schedulers: Any = self.ask(lambda client: client.hgetall(keys.schedulers))
+        sets = [keys.scheduler_declares(name.decode()) for name, app in schedulers.items() if app.decode() == app_name]
+        return bool(sets) and bool(self.ask(lambda client: client.exists(*sets)))
 
     def send(self, definition: ScheduleDefinition, decisions: Sequence[Decision]) -> None:
         """See :class:`SchedulesBackend`."""

@@ -63,9 +63,11 @@ class Schedule:
         Raises:
             UnknownSchedule: it does not exist.
             InvalidSchedule: an option has a value that is not allowed.
+            CallerError: it is declared in code.
         """
         backend = self._backend()
         stored = backend.existing(self.id)
+        refuse_declared(stored, backend, "updated")
         definition = self._redefine(stored.definition(), options)
         owner = stored.fields.get("o", "")
         backend.add(definition, owner, "replace", None)
@@ -187,8 +189,16 @@ class Schedule:
         return explain(info, at, self.history(history), now_ms, times)
 
     def remove(self) -> bool:
-        """Remove it; whether it existed. A static schedule comes back when a scheduler declares it again."""
-        return self._backend().remove(self.id)
+        """Remove it; whether it existed.
+
+        Raises:
+            CallerError: it is declared in code. One whose app is another one, of which no beat runs, may be removed.
+        """
+        backend = self._backend()
+        (stored,) = backend.read([self.id])
+        if stored is not None:
+            refuse_declared(stored, backend, "removed")
+        return backend.remove(self.id)
 
     def _times(self, backend: SchedulesBackend, definition: ScheduleDefinition, from_ms: int) -> Times | None:
         times = backend.times(definition, from_ms)
@@ -204,3 +214,24 @@ class Schedule:
         if getattr(definition.recipient, "is_lazy", False):
             raise CallerError(f"the arguments of schedule {self.id!r} are made by the beat that declares it")
         return definition
+
+
+def refuse_declared(stored: StoredSchedule, backend: SchedulesBackend, done: str) -> None:
+    """Refuse to change what code declares: nobody would learn of it, and the next declaration undoes it.
+
+    Raises:
+        CallerError: the schedule is declared; names who declares it, and what is allowed.
+    """
+    kind, _, app_name = stored.fields.get("o", "").partition(":")
+    if kind not in ("s", "a") or not backend.is_declared_by(app_name):
+        return
+    app = f"app {app_name!r}" if app_name else "an app"
+    agent, _, method = stored.id.partition(".")
+    if kind == "s":
+        declarer, where = f"beat_schedule of {app}", "the entry"
+    else:
+        declarer, where = f"method {method} of agent {agent!r} in {app}", "its @every or @cron"
+    raise CallerError(
+        f"schedule {stored.id!r} cannot be {done}: it is declared by {declarer}; allowed: pause, resume, trigger and "
+        f"backfill, or to change {where} and restart what runs it"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, Unpack
 
 from celery import Celery, Task
@@ -20,7 +20,7 @@ from orchestrator.schedules.celery_schedules import NextAfter, trigger_of
 from orchestrator.schedules.history import HistoryEntry
 from orchestrator.schedules.info import ScheduleInfo, info_of
 from orchestrator.schedules.owned import OwnedSchedules
-from orchestrator.schedules.schedule import Schedule
+from orchestrator.schedules.schedule import Schedule, refuse_declared
 
 IfExists = Literal["error", "replace", "keep"]
 
@@ -66,13 +66,17 @@ class Schedules(Mapping[str, Schedule]):
         Raises:
             InvalidSchedule: options have values that are not allowed; names all of them.
             ScheduleExists: there is a schedule with that id.
+            CallerError: it is to be replaced, and is declared in code.
             UnknownAgent, UnknownMessage, InvalidMessage, InvalidPolicy: the recipient cannot get this, as with a send.
             BrokerUnavailable: Redis is away.
         """
         if if_exists not in _IF_EXISTS:
             raise InvalidSchedule(schedule_id, [ScheduleFault("if_exists", if_exists, ", ".join(_IF_EXISTS))])
         definition, next_after = self.define(schedule_id, recipient, message, schedule=schedule, options=options)
-        self._backend().add(definition, "", if_exists, next_after, last_run_ms)
+        backend = self._backend()
+        if if_exists == "replace" and (stored := backend.read([schedule_id])[0]) is not None:
+            refuse_declared(stored, backend, "replaced")
+        backend.add(definition, "", if_exists, next_after, last_run_ms)
         return self[schedule_id]
 
     def define(
@@ -178,16 +182,21 @@ class Schedules(Mapping[str, Schedule]):
             incarnation = "eager"
         return OwnedSchedules(self, self._backend, incarnation, agent)
 
-    def advance(self, seconds: float) -> int:
+    def advance(self, seconds: float, *, only: Iterable[str] | None = None) -> int:
         """In eager mode: let time pass, and fire what becomes due, inline; returns how many fires there were.
+
+        With ``only``, the schedules with these ids fire; what was due of others is decided by the next call without it,
+        by their misfire policies, as after an outage.
 
         Raises:
             CallerError: this is not eager mode.
+            InvalidPolicy: ``seconds`` is no number from 0 to a hundred years, or ``only`` is no list of ids.
+            UnknownSchedule: there is no schedule with an id that ``only`` has.
         """
-        advance: Callable[[float], int] | None = getattr(self._backend(), "advance", None)
+        advance: Callable[[float, Iterable[str] | None], int] | None = getattr(self._backend(), "advance", None)
         if advance is None:
             raise CallerError("advance() is for eager mode; allowed: an app with task_always_eager")
-        return advance(seconds)
+        return advance(seconds, only)
 
     def _redefined(self, definition: ScheduleDefinition, options: Mapping[str, Any]) -> ScheduleDefinition:
         """A definition with other options."""

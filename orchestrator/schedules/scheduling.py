@@ -54,7 +54,9 @@ class Scheduling:
         """The schedules as users act on them."""
         s = self._settings
         writer = FireWriter(self._app, self._directory, s.redact)
-        return RedisSchedules(self._store, s.schedules_most, s.schedule_history, self.next_after_of, writer)
+        return RedisSchedules(
+            self._store, s.schedules_most, s.schedule_history, self.next_after_of, writer, self.app_name
+        )
 
     def next_after_of(self, trigger: Foreign) -> NextAfter | None:
         """The times that Celery's classes compute; ``None`` if only the code that declares them has them."""

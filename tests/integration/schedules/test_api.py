@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -201,9 +203,37 @@ def test_time_that_passes_fires_inline(eager: Orchestrator) -> None:
 
 
 def test_ten_years_pass_in_a_test(eager: Orchestrator) -> None:
-    eager.schedules["clock.tick"].remove()
     eager.schedules.add("yearly", "clock", Reconcile(), cron="0 0 1 1 *")
-    assert eager.schedules.advance(3653 * 86400) == 10
+    assert eager.schedules.advance(3653 * 86400, only=["yearly"]) == 10
+    assert Clock.fires == []
+    assert eager.schedules.advance(0) == 1, "as after an outage"
+    assert Clock.fires[0].missed == 365 * 8640 * 10 + 3 * 8640 - 1
+
+
+@pytest.mark.parametrize("seconds", ["3", -1, float("nan"), None, True, 1e12])
+def test_only_a_number_of_seconds_passes(eager: Orchestrator, seconds: Any) -> None:
+    with pytest.raises(InvalidPolicy, match=r"seconds=.* a number from 0 to"):
+        eager.schedules.advance(seconds)
+
+
+def test_time_passes_for_schedules_that_exist(eager: Orchestrator) -> None:
+    with pytest.raises(UnknownSchedule, match=r"clock\.tick"):
+        eager.schedules.advance(10, only=["clock.tock"])
+    with pytest.raises(InvalidPolicy, match="a list of ids"):
+        eager.schedules.advance(10, only="clock.tick")
+
+
+def test_what_is_declared_is_neither_removed_nor_updated(eager: Orchestrator) -> None:
+    eager.app.conf.beat_schedule = {"entry": {"task": "eager.noted", "schedule": 20}}
+    for name, declarer in {"clock.tick": "method tick of agent 'clock'", "entry": "beat_schedule of app"}.items():
+        schedule = eager.schedules[name]
+        again = partial(eager.schedules.add, name, "clock", Reconcile(), every_s=1, if_exists="replace")
+        for change in (schedule.remove, partial(schedule.update, every_s=1), again):
+            with pytest.raises(CallerError, match=f"{name}.* declared by {declarer}.* allowed: pause"):
+                change()
+        assert schedule.pause()
+        assert schedule.resume()
+    assert set(eager.schedules) == {"clock.tick", "entry"}
 
 
 def test_a_failure_pauses_its_schedule(eager: Orchestrator) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.errors import CallerError
 from orchestrator.schedules.service import ScheduleService
 from orchestrator.telemetry import Event, attach, detach, events
 from tests.support.eventually import eventually
@@ -119,3 +120,28 @@ def test_events_say_what_became_of_times(schedules: Schedules, emitted: list[Eve
 
 def _script_calls(redis: Any) -> int:
     return int(redis.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+
+def test_a_worker_that_has_just_started_does_not_miss_beat(
+    schedules: Schedules, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = monotonic()
+    worker = schedules.scheduler("worker", stale_s=0.3)
+    worker.tick()
+    assert worker.is_mine
+    assert monotonic() - began > 0.6 or "in place of beat" not in caplog.text
+    eventually(lambda: worker.tick() >= 0 and "in place of beat" in caplog.text, 5)
+    assert float(caplog.text.partition("nobody else has for ")[2].split()[0]) >= 0.6
+    worker.close()
+
+
+def test_schedules_of_an_app_that_no_scheduler_declares_may_be_removed(schedules: Schedules) -> None:
+    api, redis, keys = schedules.orchestrator.schedules, schedules.redis, schedules.keys
+    definition, _ = api.define("theirs", Ledgers, Reconcile(), options={"every_s": 60})
+    api._backend().add(definition, "s:renamed", "error", None)
+    redis.hset(keys.schedulers, "beat@there", "renamed")
+    redis.set(keys.scheduler_declares("beat@there"), "1")
+    with pytest.raises(CallerError, match="declared by beat_schedule of app 'renamed'"):
+        api["theirs"].remove()
+    redis.delete(keys.scheduler_declares("beat@there"))
+    assert api["theirs"].remove()
