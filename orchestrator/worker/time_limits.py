@@ -8,10 +8,12 @@ interrupt a thread or a greenlet: there, an attempt that took too long is logged
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 from billiard.process import current_process
 from celery.concurrency.prefork import TaskPool as PreforkPool
@@ -27,6 +29,10 @@ logger = get_logger(__name__)
 #: Seconds after which a handler that has swallowed an interruption is interrupted again.
 _INTERRUPTED_AGAIN_AFTER_S = 5.0
 
+#: The shortest limit that a prefork pool is given. Its signal must not reach a process that has not begun yet: that would
+#: end the process.
+_SHORTEST_IN_POOL_S: Final = 0.05
+
 
 def pool_limits(
     pool: Pool, hard_s: float | None, soft_s: float | None, limit_s: float | None, kill_after_s: float
@@ -38,6 +44,7 @@ def pool_limits(
     """
     if limit_s is None or limit_s <= 0 or not isinstance(pool, PreforkPool):
         return hard_s, soft_s
+    limit_s = max(limit_s, _SHORTEST_IN_POOL_S)
     # The pool has its worker's limits as defaults, which any explicit limit replaces.
     hard_s, soft_s = hard_s or pool.options.get("timeout"), soft_s or pool.options.get("soft_timeout")
     kill_s = limit_s + kill_after_s
@@ -62,7 +69,7 @@ def within(limit_s: float, task: str, run: Callable[..., Any], args: Sequence[An
         if monotonic() - began < limit_s * 0.9:
             # Raised by the handler itself, or by a shorter limit of the task.
             raise
-        raise HandlerTimeout(task, round(limit_s, 3)) from error
+        raise HandlerTimeout(task, float(f"{limit_s:.3g}")) from error
     took_s = monotonic() - began
     if took_s > limit_s:
         logger.warning("%s took %.3f s; allowed: %.3f s; this pool cannot interrupt it", task, took_s, limit_s)
@@ -83,22 +90,31 @@ def _can_alarm(limit_s: float) -> bool:
 
 
 def _alarmed(limit_s: float, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    running = True
+    here, has_rung = sys._getframe(), False
 
-    def ring(signum: int, frame: Any) -> None:
-        if running:
+    def ring(signum: int, frame: FrameType | None) -> None:
+        """Interrupt the handler, but nothing else: an alarm may ring before it is called, or when it has returned."""
+        nonlocal has_rung
+        has_rung = True
+        if frame is not here and _is_within(frame, here):
             raise SoftTimeLimitExceeded(limit_s)
 
     began = monotonic()
     handler_before = signal.signal(signal.SIGALRM, ring)
     others_s, others_again_s = signal.setitimer(signal.ITIMER_REAL, limit_s, _INTERRUPTED_AGAIN_AFTER_S)
     try:
-        result = run(*args, **kwargs)
-        running = False
-        return result
+        if has_rung:
+            raise SoftTimeLimitExceeded(limit_s)
+        return run(*args, **kwargs)
     finally:
-        running = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler_before)
         if others_s:
             signal.setitimer(signal.ITIMER_REAL, max(others_s - (monotonic() - began), 0.001), others_again_s)
+
+
+def _is_within(frame: FrameType | None, caller: FrameType) -> bool:
+    """Whether what runs in a frame was called from another one, directly or not."""
+    while frame is not None and frame is not caller:
+        frame = frame.f_back
+    return frame is caller
