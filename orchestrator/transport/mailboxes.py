@@ -20,6 +20,11 @@ logger = get_logger(__name__)
 _DROP_BATCH = 100
 
 
+def is_control_reply(queue: str) -> bool:
+    """Whether a queue is for the replies to one remote control command; kombu names it so."""
+    return queue.endswith(".pidbox") and ".reply." in queue
+
+
 class MailboxChannel(ConnectedChannel):
     """A channel that keeps queues as mailboxes in Redis streams. Fanout (events, remote control) stays as in kombu."""
 
@@ -38,6 +43,9 @@ class MailboxChannel(ConnectedChannel):
             self._max_length[queue] = limit
         if queue in self._expires or auto_delete:
             self._reply_queues.add(queue)
+            if is_control_reply(queue):
+                # A reply may be there before it is waited for, and is dropped if there is nothing to put it in.
+                self._make_streams([queue])
         else:
             self.wire.run(*commands.declare(self.keys, queue))
 

@@ -21,7 +21,7 @@ from orchestrator.transport.admission.idempotency import idempotency_key_of
 from orchestrator.transport.admission.publish_dedup import Unanswered
 from orchestrator.transport.batch import PublishBatch
 from orchestrator.transport.letter_draft import LetterDraft
-from orchestrator.transport.mailboxes import MailboxChannel
+from orchestrator.transport.mailboxes import MailboxChannel, is_control_reply
 from orchestrator.transport.options import LARGE_BYTES
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Attempt, Call
@@ -79,9 +79,10 @@ class PublishingChannel(MailboxChannel):
         if batch is not None:
             batch.put(keys, message, limit)
             return
+        to_existing = is_control_reply(queue)
 
         def call(attempt: Attempt) -> Call:
-            return commands.publish(*keys, [message], limit=limit, attempt=attempt)
+            return commands.publish(*keys, [message], limit=limit, to_existing=to_existing, attempt=attempt)
 
         reply = self._once(said, call)
         if type(reply) is list:

@@ -29,8 +29,8 @@ logger = get_logger(__name__)
 #: Seconds after which a handler that has swallowed an interruption is interrupted again.
 _INTERRUPTED_AGAIN_AFTER_S = 5.0
 
-#: The shortest limit that a prefork pool is given. Its signal must not reach a process that has not begun yet: that would
-#: end the process.
+#: The shortest limit that a prefork pool is given. Its signal must not reach a process that has not begun yet: it
+#: would end the process.
 _SHORTEST_IN_POOL_S: Final = 0.05
 
 

@@ -86,3 +86,21 @@ def test_a_queue_lives_as_long_as_somebody_consumes_from_it(connection: Connecti
         got[0].ack()
         eventually(lambda: broker.redis.xlen(KEYS.stream("consumed", 0)) == 0)
     eventually(lambda: not broker.redis.keys("orc:q:*consumed*"))
+
+
+def test_a_late_reply_to_a_control_command_leaves_nothing(connection: Connection, broker: BareBroker) -> None:
+    """Regression: it made a mailbox that lived for ever, and was on the ledger as pending."""
+    channel = connection.default_channel
+    replies = Queue("a1.reply.celery.pidbox", "reply.celery.pidbox", routing_key="a1", expires=0.4, auto_delete=True)
+    replies(channel).declare()
+
+    def reply() -> None:
+        with connection.clone() as workers:
+            Producer(workers.default_channel).publish({"pong": 1}, exchange="reply.celery.pidbox", routing_key="a1")
+
+    reply()
+    assert [broker.redis.xlen(KEYS.stream(replies.name, level)) for level in (0, 3, 6, 9)].count(1) == 1
+    eventually(lambda: not broker.redis.keys("orc:q:*a1.reply*"))
+    reply()
+    assert broker.redis.keys("orc:*a1.reply*") == []
+    assert not broker.redis.sismember(KEYS.queues, replies.name)

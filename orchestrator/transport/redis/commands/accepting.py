@@ -23,12 +23,22 @@ LEDGER_AT: Final = {"publish": 1, "delay": 3, "accept": 1}
 
 
 def publish(
-    stream: str, ledger: str, messages: Iterable[bytes | str], *, limit: int = 0, attempt: Attempt | None = None
+    stream: str,
+    ledger: str,
+    messages: Iterable[bytes | str],
+    *,
+    limit: int = 0,
+    to_existing: bool = False,
+    attempt: Attempt | None = None,
 ) -> Call:
-    """Accept messages into a step of a mailbox; the longest the step may become is ``limit``, if not 0."""
+    """Accept messages into a step of a mailbox; the longest the step may become is ``limit``, if not 0.
+
+    With ``to_existing``, drop them if there is no such step.
+    """
+    most = -1 if to_existing else limit
     if attempt is None:
-        return "publish", [stream, ledger], [limit, "", *messages]
-    return "publish", [stream, ledger, attempt.key], [limit, attempt.token, *messages]
+        return "publish", [stream, ledger], [most, "", *messages]
+    return "publish", [stream, ledger, attempt.key], [most, attempt.token, *messages]
 
 
 def delay(

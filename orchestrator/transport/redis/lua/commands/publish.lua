@@ -1,6 +1,7 @@
 -- Accepts messages into one step of a mailbox.
 -- KEYS: stream, ledger, and for a single message the hash of last publishes.
--- ARGV: longest allowed (0: no bound), token of the publish (see publish_dedup.py), messages…
+-- ARGV: longest allowed (0: no bound; -1: none, and nothing is accepted if the stream is not there), token of the publish (see
+-- publish_dedup.py), messages…
 -- A stream with a time to live is a reply queue: it has no ledger.
 -- Returns the last one's id; {'refused', number accepted from the first on, reason for the others} by flow control. A repeated
 -- call accepts nothing, and returns the token.
@@ -18,6 +19,11 @@ if publishes then
   if last == token then return last end
   redis.call('HSET', publishes, connection, token)
   if not last then redis.call('PEXPIRE', publishes, 900000) end
+end
+if limit < 0 then
+  -- Whoever waited for this reply has gone, and its queue with it.
+  if redis.call('EXISTS', stream) == 0 then return '' end
+  limit = 0
 end
 local flow = ledger:gsub('orc:ledger:', 'orc:flow:', 1)
 local bounded = redis.call('EXISTS', flow) == 1
