@@ -39,6 +39,10 @@ class Policy:
     def __post_init__(self) -> None:
         if not isinstance(self.retry, Retry | None):
             raise InvalidPolicy("retry", self.retry, "a Retry")
+        timeout_s: object = self.timeout_s
+        if isinstance(timeout_s, str):
+            allowed = "seconds above 0, up to a year; a class of timeout_classes only in declarations and settings"
+            raise InvalidPolicy("timeout_s", timeout_s, allowed)
         for name in ("timeout_s", "deadline_s", "expires_s"):
             seconds(name, getattr(self, name), above=True)
         priority_of(self.priority)

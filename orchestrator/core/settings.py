@@ -40,11 +40,8 @@ from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.nearest import meant, nearest
 from orchestrator.core.redact import USUAL
 from orchestrator.core.text import is_text
-from orchestrator.core.timeout_classes import CLASS_NAME, allowed_seconds, seconds_of, shown_seconds
+from orchestrator.core.timeout_classes import CLASS_NAME, PROFILE_VARIABLE, allowed_seconds, seconds_of, shown_seconds
 from orchestrator.core.timeouts import Timeouts
-
-#: Environment variable that names the profile file.
-PROFILE_VARIABLE = "ORCHESTRATOR_CONFIG"
 
 #: Variables with our prefix that are not settings: the profile's path, the embedded server's binary, and where
 #: `orchestrator health` looks.

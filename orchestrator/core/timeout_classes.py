@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Final
 
 from orchestrator.core.nearest import meant
+
+#: The environment variable that names the profile file.
+PROFILE_VARIABLE: Final = "ORCHESTRATOR_CONFIG"
 
 #: A class' name. It begins with a letter, so it is never read as a number.
 CLASS_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -39,8 +43,13 @@ def seconds_of(value: float | str, classes: Mapping[str, float]) -> float | None
 
 def allowed_seconds(value: object, classes: Mapping[str, float]) -> str:
     """What is allowed in place of an unknown class, with the nearest one."""
-    known = f" ({', '.join(sorted(classes))})" if classes else ", which has none"
-    return f"seconds above 0, or a class in timeout_classes{known}{meant(str(value), classes)}"
+    if classes:
+        return (
+            f"seconds above 0, or a class in timeout_classes ({', '.join(sorted(classes))}){meant(str(value), classes)}"
+        )
+    profile = os.environ.get(PROFILE_VARIABLE)
+    read = f"the profile read is {profile}" if profile else f"no profile was read, for {PROFILE_VARIABLE} is not set"
+    return f"seconds above 0, or a class in timeout_classes, which has none; {read}"
 
 
 def shown_seconds(seconds: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import Agent, InvalidDeclaration, InvalidSettings, Message, handles, load_settings
+from orchestrator import Agent, InvalidDeclaration, InvalidPolicy, InvalidSettings, Message, handles, load_settings
 from orchestrator.agents.agent import inspect_agent
 from orchestrator.core.effective import Policy, impossible, wasteful
 from orchestrator.core.timeout_classes import NamedSeconds, seconds_of
@@ -77,9 +77,19 @@ def test_an_unknown_class_in_a_declaration_is_refused_with_the_nearest(agent: st
         inspect_agent(agent_with(agent, handler), Timeouts(classes={"long": 30, "critical": 5}))
 
 
-def test_a_class_where_there_is_none_is_refused() -> None:
-    with pytest.raises(InvalidDeclaration, match=r"timeout_s='long'.*timeout_classes, which has none"):
+def test_a_class_where_there_is_none_is_refused_with_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORCHESTRATOR_CONFIG", raising=False)
+    none = r"timeout_s='long'.*timeout_classes, which has none; "
+    with pytest.raises(InvalidDeclaration, match=none + "no profile was read, for ORCHESTRATOR_CONFIG is not set"):
         inspect_agent(agent_with("long"))
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", "/etc/o.toml")
+    with pytest.raises(InvalidDeclaration, match=none + r"the profile read is /etc/o\.toml"):
+        inspect_agent(agent_with("long"))
+
+
+def test_a_class_in_a_send_is_refused_with_where_it_belongs() -> None:
+    with pytest.raises(InvalidPolicy, match=r"timeout_s='long'.*only in declarations and settings"):
+        Policy(timeout_s="long")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
