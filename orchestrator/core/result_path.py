@@ -56,11 +56,12 @@ class ResultPaths:
         return self._replaced(found)
 
     def length(self, reference: Mapping[str, Any]) -> int | None:
-        """The length of the list that a reference leads to; ``None`` if that is no list."""
-        try:
-            value, refers = self.follow(reference)
-        except (LookupError, TypeError):
-            return None
+        """The length of the list that a reference leads to; ``None`` if that is no list.
+
+        Raises:
+            LookupError, TypeError: there is no such part.
+        """
+        value, refers = self.follow(reference)
         inner = reference_in(value) if refers else None
         if inner is not None:
             return self._item_count(inner["map"]) if "map" in inner else sum(1 for _ in numbers_in(inner["steps"]))

@@ -235,7 +235,12 @@ class Run:
 
     def _begin_map(self, step: str) -> None:
         options = self.plan[step].options
-        items = self._items(options)
+        try:
+            items = self._items(options)
+        except (LookupError, TypeError):
+            missing = f"InvalidStepInput: a result has no such part: {options['says']}"
+            self._end_unsent(step, _dead("validation", missing))
+            return
         if items is None:
             self._end_unsent(step, _dead("validation", f"map over what is no list: {options['says']}"))
             return
@@ -247,7 +252,11 @@ class Run:
         self._plan_work("x", step)
 
     def _items(self, options: Mapping[str, Any]) -> int | None:
-        """How many items a map has: of a list in a step's result, or of another map; ``None`` if there is no list."""
+        """How many items a map has: of a list in a step's result, or of another map; ``None`` if there is no list.
+
+        Raises:
+            LookupError, TypeError: there is no such part.
+        """
         over = str(options["over"])
         kind = "map" if self.plan[over].kind is Kind.MAP else "step"
         paths = ResultPaths(self.outcomes.get, lambda number: self.maps[number][2] if number in self.maps else None)

@@ -21,7 +21,9 @@ from tests.support.runs_under_test import QUEUES, RunUnderTest, plan_of
 
 EVENTS = ("approved", "paid")
 #: Mostly lists, or few maps would have items.
-RESULTS = st.sampled_from([[1, 2, 3], [1, 2, 3], [1, 2], [1, 2, 3, 4], [], 7, {}, {"pages": [1, 2]}])
+RESULTS = st.sampled_from(
+    [[1, 2, 3], [1, 2, 3], [1, 2], [1, 2, 3, 4], [], 7, {}, {"pages": [1, 2]}, None, "né", [None]]
+)
 OUTCOMES = st.sampled_from(["handled", "handled", "handled", "dead", "dead", "expired", "cancelled"])
 
 

@@ -58,6 +58,16 @@ def test_a_map_over_what_is_no_list_is_dead(cluster: WorkflowCluster) -> None:
     assert (outcome.reason, outcome.error) == ("validation", "map over what is no list: number.result")
 
 
+def test_a_map_over_a_part_that_is_not_there_is_dead(cluster: WorkflowCluster) -> None:
+    flow = Workflow("no-part")
+    numbers = flow.step("numbers", List(count=2), to="counter")
+    flow.map("square", Square, over=numbers.result["nubmers"], fields={"number": ITEM}, to="counter")
+    outcome = cluster.ended(flow).outcome("square")
+    assert isinstance(outcome, Dead)
+    error = "InvalidStepInput: a result has no such part: numbers.result['nubmers']"
+    assert (outcome.reason, outcome.error) == ("validation", error)
+
+
 def test_a_failed_step_stops_the_run(cluster: WorkflowCluster) -> None:
     flow = Workflow("stopped")
     failed = flow.step("fails", cluster.task("fail"), retry=ONCE)

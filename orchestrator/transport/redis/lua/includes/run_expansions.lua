@@ -100,32 +100,45 @@ local function nth_result(r, reference, place)
   end
 end
 
--- What a reference leads to, and whether references in it are still to be replaced, as core/result_path.py has it.
+-- Whether a text has a character at a place.
+local function has_character(text, place)
+  local _, count = text:gsub('[^\128-\191]', '')
+  return place < count and place >= -count
+end
+
+-- What a reference leads to, whether references in it are still to be replaced, and whether there is no such part, as
+-- core/result_path.py has it.
 runs.follow = function(r, reference)
-  local path, at, step = reference.path, 1, reference.step
+  local path, at, step, missing = reference.path, 1, reference.step, false
   while not step do
     if not path[at] then return {['$orc'] = {map = reference.map, steps = reference.steps}}, true end
     step = nth_result(r, reference, path[at])
-    if not step then return nil, false end
+    if not step then return nil, false, true end
     at = at + 1
   end
   local value, refers = result_of(r, step)
+  if not refers and (value == nil or value == cjson.null) then return nil, false, false end
   for i = at, #path do
     local name, inner = path[i], reference_in(value, refers)
-    if inner then value, refers = runs.follow(r, inner) end
+    if inner then value, refers, missing = runs.follow(r, inner) end
+    if missing then return nil, false, true end
     inner = reference_in(value, refers)
     if inner then
-      value, refers = runs.follow(r, {map = inner.map, steps = inner.steps, path = {name}})
+      value, refers, missing = runs.follow(r, {map = inner.map, steps = inner.steps, path = {name}})
+    elseif type(value) == 'string' and type(name) == 'number' then
+      missing, value, refers = not has_character(value, name), '', false
     elseif type(value) ~= 'table' then
-      return nil, false
+      missing = true
     else
       if type(name) == 'number' then name = name + (name < 0 and #value + 1 or 1) end
       value = value[name]
+      missing = value == nil
     end
+    if missing then return nil, false, true end
   end
   local inner = reference_in(value, refers)
   if inner and inner.step then return runs.follow(r, inner) end
-  return value, refers
+  return value, refers, false
 end
 
 -- How many numbers there are in ranges.

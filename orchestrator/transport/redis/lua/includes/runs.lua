@@ -152,11 +152,13 @@ runs.cancelled = function(r, step)
   if map then runs.item_ended(r, map, false) end
 end
 
--- How many items a map has: of a list in the result of a step, or of another map; nil if there is no list.
+-- How many items a map has: of a list in the result of a step, or of another map; nil if there is no list,
+-- and whether that is because a result has no such part.
 runs.items = function(r, options)
   local over = {path = options.path}
   over[runs.plan(r, options.over).kind == 'm' and 'map' or 'step'] = options.over
-  local value, refers = runs.follow(r, over)
+  local value, refers, missing = runs.follow(r, over)
+  if missing then return nil, true end
   if type(value) ~= 'table' then return nil end
   local reference = refers and value['$orc']
   if reference and reference.map then
@@ -182,9 +184,10 @@ end
 
 runs.begin_map = function(r, step, plan)
   local options = cjson.decode(plan.options)
-  local items = runs.items(r, options)
+  local items, missing = runs.items(r, options)
   if not items then
-    runs.end_unsent(r, step, 'dead', 'validation', 'map over what is no list: ' .. options.says)
+    local fault = missing and 'InvalidStepInput: a result has no such part: ' or 'map over what is no list: '
+    runs.end_unsent(r, step, 'dead', 'validation', fault .. options.says)
     return
   end
   runs.set_map(r, step, {ended = 0, unhandled = 0, items = items, sent = 0})
