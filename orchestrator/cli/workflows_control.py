@@ -27,8 +27,14 @@ _optional_run_id = click.argument("run_id", metavar="[ID]", required=False)
 _CODES = exit_codes(failed="nothing was changed: it has ended, or was so already")
 
 
-def _control(context: click.Context, run_id: str, as_json: bool, act: Callable[[Run], ControlResult]) -> None:
-    """Act on a run, and print what that came to."""
+def _control(
+    context: click.Context,
+    run_id: str,
+    as_json: bool,
+    act: Callable[[Run], ControlResult],
+    why: Callable[[Run, ControlResult], str] | None = None,
+) -> None:
+    """Act on a run, and print what that came to; ``why`` says why it came to nothing."""
     run = orchestrator_of(context).workflows.get(run_id)
     result = act(run)
     if as_json:
@@ -36,7 +42,7 @@ def _control(context: click.Context, run_id: str, as_json: bool, act: Callable[[
     elif result == "done":
         click.echo(one_line(f"{run.id}: {result}"))
     if result != "done":
-        raise Stop(f"{run.id}: {result}", ExitCode.NOT_HANDLED)
+        raise Stop(f"{run.id}: {result}{why(run, result) if why else ''}", ExitCode.NOT_HANDLED)
 
 
 _name_option = click.option(
@@ -120,7 +126,18 @@ def cancel_run(context: click.Context, run_id: str, compensate: bool, as_json: b
 @reported
 def retry_step(context: click.Context, run_id: str, step: str, as_json: bool) -> None:
     """Have a failed STEP of run ID begin again, of a map its failed items, and the run go on."""
-    _control(context, run_id, as_json, lambda run: run.retry(step))
+    _control(context, run_id, as_json, lambda run: run.retry(step), _why_no_retry)
+
+
+def _why_no_retry(run: Run, result: ControlResult) -> str:
+    if result == "not failed":
+        return "; allowed: a step that is dead, expired or cancelled"
+    if result != "too late":
+        return ""
+    state = run.status().state
+    if state not in ("running", "stopping", "failed"):
+        return f", for the run is {state}"
+    return ", for other steps have begun on the failure of this one"
 
 
 @click.command(cls=CeleryCommand, name="fork", epilog=exit_codes())

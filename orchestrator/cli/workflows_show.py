@@ -18,6 +18,7 @@ from orchestrator.cli.printable import one_line
 from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, reported
 from orchestrator.cli.watching import refuse_json, watch, watch_option
 from orchestrator.cli.workflows_control import run_id
+from orchestrator.core.nearest import meant
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.times import age, moment
 
@@ -125,7 +126,8 @@ def _check_state(state: str | None) -> None:
     from orchestrator.workflows.records import StepState
 
     if state is not None and state not in list(StepState):
-        raise Stop(f"--state {state!r} is not allowed; allowed: {', '.join(StepState)}", ExitCode.CALLER)
+        allowed = f"{', '.join(StepState)}{meant(state, StepState)}"
+        raise Stop(f"--state {state!r} is not allowed; allowed: {allowed}", ExitCode.CALLER)
 
 
 def _chosen(details: RunDetails, state: str | None) -> Iterator[tuple[StepRecord, dict[str, Any]]]:
@@ -157,7 +159,7 @@ def _print_run(
             "started": moment(status.started_ms),
             "took": age(_took_s(status)),
             "out": str(status.open),
-            "ended": ", ".join(
+            _ended_label(details): ", ".join(
                 f"{name} {number}"
                 for name in ("handled", "dead", "expired", "cancelled", "skipped")
                 if (number := getattr(status, name))
@@ -171,7 +173,7 @@ def _print_run(
         [
             (
                 step.name,
-                _toned(step.state),
+                _step_cell(step, status),
                 _items(step),
                 step.plan.queue if step.plan is not None else "",
                 _condition(step),
@@ -197,6 +199,18 @@ def _items(step: StepRecord) -> str:
 
 def _condition(step: StepRecord) -> str:
     return step.plan.when.value if step.plan is not None and step.dependencies else ""
+
+
+def _ended_label(details: RunDetails) -> str:
+    """What the counts by outcome are of: the table of steps has one row for a map."""
+    return "ended, with items of maps" if any(step.items is not None for step in details.steps) else "ended"
+
+
+def _step_cell(step: StepRecord, status: RunStatus) -> Toned:
+    """The state of a step; in a run that has ended, nothing waits any more."""
+    if status.ended and step.state in ("waiting", "ready"):
+        return _toned("never began")
+    return _toned(step.state)
 
 
 def _state_cell(status: RunStatus) -> Toned:

@@ -69,6 +69,39 @@ def test_a_run_is_shown_with_its_progress_and_why_a_step_failed(orchestrator: Or
     assert len(_document(orchestrator, "show", "book 1", "--limit", "1")["steps"]) == 1
 
 
+def test_in_a_run_that_has_ended_nothing_waits(orchestrator: Orchestrator) -> None:
+    _failed(orchestrator)
+    shown = invoke(orchestrator.app, workflows, "show", "f1").stdout
+    assert ("never began" in shown, "waiting" in shown) == (True, False)
+
+
+def test_counts_say_whether_items_of_maps_are_in_them(orchestrator: Orchestrator) -> None:
+    _waiting(orchestrator)
+    _failed(orchestrator)
+    assert "ended, with items of maps" in invoke(orchestrator.app, workflows, "show", "book 1").stdout
+    assert "with items" not in invoke(orchestrator.app, workflows, "show", "f1").stdout
+
+
+@pytest.mark.parametrize("arguments", [("list", "--state", "compleeted"), ("show", "f1", "--state", "handeld")])
+def test_an_unknown_state_is_refused_with_the_nearest(orchestrator: Orchestrator, arguments: tuple[str, ...]) -> None:
+    _failed(orchestrator)
+    refused = invoke(orchestrator.app, workflows, *arguments)
+    assert refused.exit_code == 2
+    assert "did you mean 'completed'?" in refused.stderr or "did you mean 'handled'?" in refused.stderr
+
+
+def test_a_retry_that_is_too_late_says_why(orchestrator: Orchestrator) -> None:
+    flow = Workflow("guarded")
+    failed = flow.step("fails", orchestrator.app.tasks["plain.fail"].s(), retry=Retry(max_retries=0))
+    flow.step("instead", orchestrator.app.tasks["plain.note"].s("instead"), after=failed, when="any_failed")
+    orchestrator.workflows.start(flow, workflow_id="g1")
+    refused = invoke(orchestrator.app, workflows, "retry", "g1", "fails")
+    assert refused.stderr in (
+        "Error: g1: too late, for the run is completed\n",
+        "Error: g1: too late, for other steps have begun on the failure of this one\n",
+    )
+
+
 def test_a_run_is_explained(orchestrator: Orchestrator) -> None:
     _waiting(orchestrator)
     lines = invoke(orchestrator.app, workflows, "explain", "book 1").stdout.splitlines()
@@ -153,7 +186,9 @@ def test_a_step_is_retried_and_a_run_forked(orchestrator: Orchestrator) -> None:
     _failed(orchestrator)
     app = orchestrator.app
     assert invoke(app, workflows, "retry", "f1", "fails").stdout == "f1: done\n"
-    assert invoke(app, workflows, "retry", "f1", "never").stderr == "Error: f1: not failed\n"
+    assert invoke(app, workflows, "retry", "f1", "never").stderr == (
+        "Error: f1: not failed; allowed: a step that is dead, expired or cancelled\n"
+    )
     assert invoke(app, workflows, "retry", "f1", "nothing").exit_code == 2
     assert invoke(app, workflows, "fork", "book 1", "--after", "list", "--id", "b2").stdout == "book 1: forked as b2\n"
     assert _document(orchestrator, "show", "b2")["state"] == "running"
