@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -21,8 +21,14 @@ _LONGEST: Final = 80
 _NO_OBJECT: Final = ("model_type", "model_attributes_type", "dict_type", "dataclass_type", "mapping_type")
 
 
-def problems_in(error: ValidationError, model: type[BaseModel], fields: Any, hidden: Iterable[str]) -> list[str]:
-    """Each offending field with its value and the rule.
+def problems_in(
+    error: ValidationError,
+    model: type[BaseModel],
+    fields: Any,
+    hidden: Iterable[str],
+    counts: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+) -> list[str]:
+    """Each offending field with its value and the rule; of pydantic's errors those that ``counts`` is true of.
 
     Not shown are the values of fields that are secret in the model or in ``hidden``, of unknown fields with similar
     names, and values in the place of an object that may hold secrets.
@@ -32,6 +38,8 @@ def problems_in(error: ValidationError, model: type[BaseModel], fields: Any, hid
     values = sorted(set(_values(fields, names)), key=len, reverse=True)
     problems = []
     for item in error.errors(include_url=False, include_context=False):
+        if not counts(item):
+            continue
         where = ".".join(str(part) for part in item["loc"]) or "message"
         unseen = (
             any(str(part).lower() in names for part in item["loc"])

@@ -13,6 +13,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.effective import Policy, seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.masked_repr import summary
+from orchestrator.core.nearest import meant
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.text import is_text
 
@@ -106,9 +107,12 @@ class CheckedOptions:
 
 
 def check_options(
-    options: BroadcastOptions, allowed: frozenset[str] = SEND_OPTIONS, method: str = "send"
+    options: BroadcastOptions,
+    allowed: frozenset[str] = SEND_OPTIONS,
+    method: str = "send",
+    arguments: frozenset[str] = frozenset(),
 ) -> CheckedOptions:
-    """Check the options that were given to a ``method``.
+    """Check the options that were given to a ``method``, whose other ``arguments`` errors name, too.
 
     Raises:
         InvalidPolicy: an option has a bad value, or two do not fit together.
@@ -119,24 +123,25 @@ def check_options(
         return CheckedOptions()
     if not given.keys() <= allowed:
         unknown = min(given.keys() - allowed)
+        known = sorted(allowed | arguments)
         raise TypeError(
-            f"{method}() got an unexpected keyword argument {unknown!r}; allowed: {', '.join(sorted(allowed))}"
+            f"{method}() got an unexpected keyword argument {unknown!r}; allowed: {', '.join(known)}"
+            f"{meant(unknown, known)}"
         )
     get = given.get
     timeout_s, deadline_s, countdown_s, metadata = (
         get(name) for name in ("timeout_s", "deadline_s", "countdown_s", "metadata")
     )
-    if timeout_s is not None and deadline_s is not None and seconds("timeout_s", timeout_s):
-        seconds("deadline_s", deadline_s)
-        if timeout_s > deadline_s:
-            raise InvalidPolicy("timeout_s", timeout_s, f"at most deadline_s={deadline_s!r}")
-    policy = {name: get(name) for name in _POLICY}
+    values = {name: get(name) for name in _POLICY}
+    policy = Policy(**values) if any(value is not None for value in values.values()) else SILENT
+    if timeout_s is not None and deadline_s is not None and timeout_s > deadline_s:
+        raise InvalidPolicy("timeout_s", timeout_s, f"at most deadline_s={deadline_s!r}")
     track, eta, key = get("track"), get("eta"), get("idempotency_key")
     if not isinstance(track, bool | None):
         raise InvalidPolicy("track", track, "True or False")
     track = track is not False
     return CheckedOptions(
-        Policy(**policy) if any(value is not None for value in policy.values()) else SILENT,
+        policy,
         seconds("countdown_s", countdown_s) if eta is None else _seconds_until(eta, countdown_s),
         {} if metadata is None else _json_object("metadata", metadata),
         track,

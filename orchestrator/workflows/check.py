@@ -9,7 +9,7 @@ from typing import Any, Final
 from orchestrator.core.nearest import meant
 from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.workflow_plan import Kind, OnFailure, When
-from orchestrator.workflows.definition import Limit, LimitStrategy, StepDefinition, Workflow, names_in
+from orchestrator.workflows.definition import Limit, LimitStrategy, StepDefinition, Workflow, names_in, on_failure_fault
 from orchestrator.workflows.references import MARK, Item, Reference, Results, has_mark, references_in
 
 #: Most steps of a workflow, without the items of its maps.
@@ -80,7 +80,7 @@ def _general(workflow: Workflow) -> Iterator[str]:
     if not is_name(workflow.name):
         yield f"workflow {workflow.name!r}: allowed: letters, digits, '_', '.', '-', at most 100"
     if workflow.on_failure not in list(OnFailure):
-        yield f"on_failure={workflow.on_failure!r}; allowed: {', '.join(OnFailure)}"
+        yield on_failure_fault(workflow.on_failure)
     yield from _limit(workflow.limit)
     if not workflow.steps:
         yield "it has no steps"
@@ -90,7 +90,7 @@ def _general(workflow: Workflow) -> Iterator[str]:
 
 def _step(step: StepDefinition, known: Mapping[str, StepDefinition], dependencies: Sequence[str]) -> Iterator[str]:
     if step.when not in list(When):
-        yield f"when={step.when!r}; allowed: {', '.join(When)}"
+        yield f"when={step.when!r}; allowed: {', '.join(When)}{meant(str(step.when), When)}"
     for name in dependencies:
         if name == step.name:
             yield "it depends on itself"

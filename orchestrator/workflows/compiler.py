@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Celery, Task
 from celery.canvas import Signature
 
 from orchestrator.core.errors import CallerError, InvalidWorkflow, UnknownAgent, UnknownMessage
 from orchestrator.core.message import Message, encode, message_name
-from orchestrator.core.plural import counted
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, ranges_text
 from orchestrator.sending.address import Directory
@@ -22,13 +22,18 @@ from orchestrator.sending.celery_sends import TaskSend, as_published, check_argu
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions, check_options
 from orchestrator.sending.task_messages import build_task_message
-from orchestrator.workflows.check import dependencies_of, problems_in
+from orchestrator.workflows.check import MAX_STEPS, dependencies_of, problems_in
 from orchestrator.workflows.definition import Limit, StepDefinition, StepOptions, Workflow
 from orchestrator.workflows.errbacks import errback_arguments
+from orchestrator.workflows.field_check import check_fields
 from orchestrator.workflows.references import MARK, Item, Reference, Results, references_in
 
 #: What a step may set of its message.
 _STEP_OPTIONS = StepOptions.__optional_keys__
+
+#: The arguments of ``Workflow.step`` and ``Workflow.map`` besides these, for errors.
+_STEP_ARGUMENTS = frozenset({"to", "fields", "after", "when", "undo"})
+_MAP_ARGUMENTS = _STEP_ARGUMENTS | {"over", "limit"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def compile_workflow(app: Celery, directory: Directory, workflow: Workflow) -> C
 
     Raises:
         InvalidWorkflow: it has faults; all are listed.
-        UnknownAgent, UnknownMessage: its only fault is such a step.
+        UnknownAgent, UnknownMessage: its only fault is such a step; the text names the step.
     """
     compiled = compile_steps(app, directory, workflow, 0, workflow.final)
     return replace(compiled, fingerprint=_fingerprint(workflow, compiled.steps, compiled.final))
@@ -76,19 +81,29 @@ def compile_steps(app: Celery, directory: Directory, workflow: Workflow, first: 
     """
     dependencies = {step.name: dependencies_of(step) for step in workflow.steps}
     problems = problems_in(workflow, dependencies)
-    if problems:
-        raise InvalidWorkflow(workflow.name, problems)
     compiler = _Compiler(app, directory, workflow, dependencies, first)
-    steps = compiler.steps()
-    if compiler.errors:
-        if len(compiler.errors) == 1 and isinstance(compiler.errors[0][1], UnknownAgent | UnknownMessage):
-            raise compiler.errors[0][1]
-        raise InvalidWorkflow(workflow.name, [f"step {name!r}: {error}" for name, error in compiler.errors])
+    # A graph with faults has no plan, but its steps' messages are checked all the same.
+    steps = () if problems else compiler.steps()
+    if problems and len(workflow.steps) <= MAX_STEPS:
+        compiler.check_messages()
+    wire = None
     try:
         wire = compiler.wire(final)
     except CallerError as error:
-        raise InvalidWorkflow(workflow.name, [f"final: {error}"]) from error
+        compiler.errors.append(("final", error))
+    if problems or compiler.errors:
+        _refuse(workflow.name, problems, compiler.errors)
     return CompiledWorkflow(workflow.name, OnFailure(workflow.on_failure), steps, wire, limit=workflow.limit)
+
+
+def _refuse(workflow: str, problems: Sequence[str], errors: Sequence[tuple[str, Exception]]) -> NoReturn:
+    """Raise all faults of a definition; ``errors`` are those of its steps, each with what it is in."""
+    if not problems and len(errors) == 1 and isinstance(errors[0][1], UnknownAgent | UnknownMessage):
+        [(where, only)] = errors
+        # The type says what is unknown; of several faults none is more important than the others.
+        only.args = (f"{where}: {only}",)
+        raise only
+    raise InvalidWorkflow(workflow, [*problems, *(f"{where}: {error}" for where, error in errors)])
 
 
 class _Compiler:
@@ -100,11 +115,14 @@ class _Compiler:
         dependencies: Mapping[str, tuple[str, ...]],
         first: int,
     ) -> None:
+        #: Where a fault is, and the fault.
         self.errors: list[tuple[str, Exception]] = []
         self._app = app
         self._directory = directory
         self._steps = workflow.steps
         self._first = first
+        #: Whether references to steps that there are not are left to the check of the graph.
+        self._ignores_unknown = False
         self._numbers = {step.name: number for number, step in enumerate(self._steps, first)}
         self._dependencies = dependencies
         #: By task: the message of a signature without options, for a step without options.
@@ -144,15 +162,7 @@ class _Compiler:
         return guarded
 
     def _compiled(self, step: StepDefinition, dependents: tuple[int, ...], guarded: bool) -> CompiledStep:
-        message = undo = None
-        try:
-            options = check_options(step.options, _STEP_OPTIONS, "step")  # type: ignore[arg-type]
-            if step.kind in (Kind.TASK, Kind.MAP):
-                message = self._message(step, step.message, step.fields, options)
-            if step.undo is not None:
-                undo = self._message(step, step.undo, None, options)
-        except (CallerError, TypeError) as error:
-            self.errors.append((step.name, error))
+        message, undo = self._messages(step)
         plan = StepPlan(
             name=step.name,
             kind=step.kind,
@@ -166,6 +176,35 @@ class _Compiler:
         )
         refers = bool(step.errback_of) or _refers(step.fields, step.message)
         return CompiledStep(plan, message, undo, refers, undo is not None and _refers(None, step.undo))
+
+    def check_messages(self) -> None:
+        """Find the faults of all steps' messages, of a graph whose own faults are known."""
+        self._ignores_unknown = True
+        for step in self._steps:
+            self._messages(step)
+        self._ignores_unknown = False
+
+    def _messages(self, step: StepDefinition) -> tuple[OutgoingMessage | None, OutgoingMessage | None]:
+        """A step's message and its compensation; their faults are in ``errors``."""
+        where, options = f"step {step.name!r}", CheckedOptions()
+        method, arguments = ("map", _MAP_ARGUMENTS) if step.kind is Kind.MAP else ("step", _STEP_ARGUMENTS)
+        with self._faults(where):
+            options = check_options(step.options, _STEP_OPTIONS, method, arguments)  # type: ignore[arg-type]
+        message = undo = None
+        with self._faults(where):
+            if step.kind in (Kind.TASK, Kind.MAP):
+                message = self._message(step, step.message, step.fields, options)
+        with self._faults(f"{where}, undo"):
+            if step.undo is not None:
+                undo = self._message(step, step.undo, None, options)
+        return message, undo
+
+    @contextmanager
+    def _faults(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except (CallerError, TypeError) as error:
+            self.errors.append((where, error))
 
     def _options(self, step: StepDefinition) -> dict[str, Any]:
         """What a step's plan has besides its message and its dependencies.
@@ -249,8 +288,9 @@ class _Compiler:
                 raise _fault("fields with a message; allowed: fields with a message's class")
             cls, values = type(message), encode(message)
         elif isinstance(message, type) and issubclass(message, Message):
-            cls, values = message, {name: self.wire(value, step.over) for name, value in (fields or {}).items()}
-            _check_names(cls, values)
+            given = {} if fields is None else fields
+            check_fields(message, given)
+            cls, values = message, {name: self.wire(value, step.over) for name, value in given.items()}
         else:
             raise _fault(f"{message!r} is no message; allowed: a Message, its class, a signature or a task")
         if step.to is None:
@@ -281,6 +321,9 @@ class _Compiler:
         match value:
             case Reference(name, path):
                 return {MARK: {**self._place(name), "path": list(path)}}
+            case Item() if not isinstance(over, Reference):
+                # Not in a map over a result: that is among the faults of the graph.
+                return None
             case Item(path):
                 items = {**self._place(over.step), "path": list(over.path)}
                 return {MARK: {"item": items, "path": list(path)}}
@@ -291,6 +334,8 @@ class _Compiler:
         return [self.wire(part, over) for part in value]
 
     def _place(self, name: str) -> dict[str, str]:
+        if name not in self._numbers and self._ignores_unknown:
+            return {"step": ""}
         if name not in self._numbers:
             raise _fault(f"it refers to {name!r}, which is no step")
         number = self._numbers[name]
@@ -299,18 +344,6 @@ class _Compiler:
 
 def _fault(text: str) -> CallerError:
     return CallerError(text)
-
-
-def _check_names(cls: type[Message], fields: Mapping[str, Any]) -> None:
-    known = dict(cls.model_fields)
-    unknown = sorted(set(fields) - set(known))
-    missing = sorted(name for name, field in known.items() if field.is_required() and name not in fields)
-    if unknown:
-        raise _fault(
-            f"{cls.__name__} has no {counted(len(unknown), 'field')} {', '.join(unknown)}; it has: {', '.join(known)}"
-        )
-    if missing:
-        raise _fault(f"fields of {cls.__name__} are missing: {', '.join(missing)}")
 
 
 def _refers(fields: Any, message: Any) -> bool:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from orchestrator.core.errors import InvalidWorkflow
+from orchestrator.core.masked_repr import masked_repr
+from orchestrator.core.nearest import meant
 from orchestrator.core.policy import OnError, Retry
 from orchestrator.core.workflow_plan import Kind, OnFailure, When
 from orchestrator.workflows.references import Reference
@@ -110,11 +113,16 @@ class Workflow:
         on_failure: what a run does after a step was not handled, unless a step with ``when="all_ended"``,
             ``"any_failed"`` or ``"any_handled"`` depends on it: ``"stop"``, ``"continue"`` or ``"compensate"``.
         max_running: how many of its runs may be out at a time; further ones are queued. A :class:`Limit` says more.
+
+    Raises:
+        InvalidWorkflow: there is no such ``on_failure``.
     """
 
     def __init__(
         self, name: str, *, on_failure: OnFailure | str = OnFailure.STOP, max_running: int | Limit | None = None
     ) -> None:
+        if on_failure not in list(OnFailure):
+            raise InvalidWorkflow(name, [on_failure_fault(on_failure)])
         self.name = name
         self.on_failure = on_failure
         self.limit = max_running if isinstance(max_running, Limit) or max_running is None else Limit(max_running)
@@ -230,6 +238,11 @@ class Workflow:
     def _add(self, definition: StepDefinition) -> Step:
         self._steps.append(definition)
         return Step(definition.name)
+
+
+def on_failure_fault(value: object) -> str:
+    """What is wrong with an unknown ``on_failure``."""
+    return f"on_failure={masked_repr(value)}; allowed: {', '.join(OnFailure)}{meant(str(value), OnFailure)}"
 
 
 def _listed(after: After) -> tuple[Any, ...]:

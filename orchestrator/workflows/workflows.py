@@ -12,6 +12,7 @@ from celery.canvas import Signature
 from orchestrator.agents.step_context import StepContext
 from orchestrator.core.effective import seconds
 from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
+from orchestrator.core.nearest import meant
 from orchestrator.core.policy import OnError
 from orchestrator.core.run import RunState
 from orchestrator.sending.address import Directory
@@ -48,7 +49,8 @@ class Workflows:
 
         Raises:
             InvalidWorkflow: the definition has faults; all are listed, and nothing was written.
-            UnknownAgent, UnknownMessage: its only fault is a step for such an agent, or with such a message.
+            UnknownAgent, UnknownMessage: its only fault is a step for such an agent, or with such a message, which
+                the text names.
             WorkflowExists: the run with that id is of another definition.
             InvalidPolicy: ``workflow_id`` or ``deadline_s`` has a value that is not allowed.
             NotSupervised: the app's broker is not one that this library supervises.
@@ -117,7 +119,8 @@ class Workflows:
             BrokerUnavailable: Redis is away.
         """
         if state is not None and state not in [*RunState, "paused"]:
-            raise InvalidPolicy("state", state, ", ".join([*RunState, "paused"]))
+            known = [*RunState, "paused"]
+            raise InvalidPolicy("state", state, f"{', '.join(known)}{meant(str(state), known)}")
         backend = self._backend()
         return (
             status

@@ -61,10 +61,10 @@ def test_a_map_over_what_is_no_list_is_dead(cluster: WorkflowCluster) -> None:
 def test_a_map_over_a_part_that_is_not_there_is_dead(cluster: WorkflowCluster) -> None:
     flow = Workflow("no-part")
     numbers = flow.step("numbers", List(count=2), to="counter")
-    flow.map("square", Square, over=numbers.result["nubmers"], fields={"number": ITEM}, to="counter")
+    flow.map("square", Square, over=numbers.result["numbersx"], fields={"number": ITEM}, to="counter")
     outcome = cluster.ended(flow).outcome("square")
     assert isinstance(outcome, Dead)
-    error = "InvalidStepInput: a result has no such part: numbers.result['nubmers']"
+    error = "InvalidStepInput: a result has no such part: numbers.result['numbersx']"
     assert (outcome.reason, outcome.error) == ("validation", error)
 
 

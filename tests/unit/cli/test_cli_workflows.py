@@ -82,7 +82,7 @@ def test_counts_say_whether_items_of_maps_are_in_them(orchestrator: Orchestrator
     assert "with items" not in invoke(orchestrator.app, workflows, "show", "f1").stdout
 
 
-@pytest.mark.parametrize("arguments", [("list", "--state", "compleeted"), ("show", "f1", "--state", "handeld")])
+@pytest.mark.parametrize("arguments", [("list", "--state", "completedx"), ("show", "f1", "--state", "handledx")])
 def test_an_unknown_state_is_refused_with_the_nearest(orchestrator: Orchestrator, arguments: tuple[str, ...]) -> None:
     _failed(orchestrator)
     refused = invoke(orchestrator.app, workflows, *arguments)

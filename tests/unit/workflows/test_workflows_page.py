@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+import pytest
+
 from orchestrator import Agent, Context, Expand, handles
 from orchestrator.workflows.definition import Workflow
 from tests.support.worker_process import ROOT
 
 PAGE = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
-BOOKS, STARTED, REPORT, EDITION = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
+BOOKS, STARTED, REPORT, BRANCHES, BINDER, EDITION = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
 
 _NUMBERS = count()
 
@@ -62,3 +64,22 @@ def test_a_step_is_expanded() -> None:
     run = said["orchestrator"].workflows.start(flow)
     assert run.result("split") == ["b1, page 1", "b1, page 2", "b1, page 3"]
     assert [step.name for step in run.steps()][:2] == ["split", "split/Page-1"]
+
+
+def test_a_failure_is_branched_on() -> None:
+    said = _books()
+    exec(BRANCHES, said)
+    run = said["orchestrator"].workflows.start(said["announce_anyway"]("b1"))
+    states = {step.name: step.state for step in run.steps()}
+    assert states == {"check": "handled", "print": "dead", "recall": "handled", "announce": "handled"}
+    assert run.status().state == "completed"
+
+
+@pytest.mark.parametrize(("pages", "result"), [(20, "stapled"), (80, [2])])
+def test_data_is_branched_on(pages: int, result: Any) -> None:
+    said = _books()
+    exec(BINDER, said)
+    said["orchestrator"].host(said["Binder"])
+    flow = Workflow("bound")
+    flow.step("bind", said["Length"](book="b1", pages=pages), to="binder")
+    assert said["orchestrator"].workflows.start(flow).result("bind") == result
