@@ -5,11 +5,16 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.binary import find_server_binary, server_version
 from tests.support.emptied_redis import empty
 from tests.support.quiet_endings import drop_results_without_redis, format_errors_without_parsing
+
+# On a busy machine all is slow.
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 drop_results_without_redis()
 format_errors_without_parsing()

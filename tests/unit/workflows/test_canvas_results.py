@@ -92,8 +92,10 @@ def test_any_canvas_has_celerys_result(recipe: Recipe) -> None:
     canvas = build(OURS, recipe)
     flow = Workflow.from_canvas(canvas)
     assume(flow.steps)
-    expected = build(CELERY, recipe).apply_async().get()
-    assert ours(canvas) == expected
+    sent = build(CELERY, recipe).apply_async()
+    # Celery sends nothing for a chord with a body of empty groups.
+    assume(sent is not None)
+    assert ours(canvas) == sent.get()
 
 
 def test_chunks_have_celerys_result() -> None:
