@@ -15,8 +15,13 @@ from orchestrator.supervisor.definition import Kind, ProbeKind
 #: Copies of one child, at most.
 MAX_REPLICAS = 256
 
+_LAST_PORT = 65535
+
 #: What an id may be. It is part of a path, a node name, and a file name.
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+#: More seconds than anybody waits, fewer than what a clock can be set to.
+_MOST_S = 1e9
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)|\$\$")
 
@@ -78,9 +83,10 @@ def _whole(first: int, last: int) -> Check:
 
 def _seconds(least: float, *, above: bool = False) -> Check:
     def check(value: Any) -> float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value < _MOST_S
+        is_number = is_number and isfinite(value)
         if not is_number or value < least or (above and value == least):
-            raise ValueError(f"seconds, {'above' if above else 'at least'} {least:g}")
+            raise ValueError(f"seconds, {'above' if above else 'at least'} {least:g}, below {_MOST_S:g}")
         return float(value)
 
     return check
@@ -145,10 +151,13 @@ def _url(value: Any) -> str:
         r"http://(127\.0\.0\.1|localhost):\d{1,5}(/\S*)?", substituted(value)
     ):
         raise ValueError("http://127.0.0.1:PORT/PATH")
-    return substituted(value)
+    url = substituted(value)
+    if not 1 <= int(url.split(":")[2].partition("/")[0]) <= _LAST_PORT:
+        raise ValueError(f"http://127.0.0.1:PORT/PATH, with a port from 1 to {_LAST_PORT}")
+    return url
 
 
-_PORT = _whole(1, 65535)
+_PORT = _whole(1, _LAST_PORT)
 
 _OF_ALL: dict[str, Check] = {
     "id": _id,

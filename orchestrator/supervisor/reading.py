@@ -43,9 +43,12 @@ def read(path: Path, state: Path, app: str | None = None) -> Definition:
     if path.suffix == ".toml":
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            return builder.build(_supervisor_of(content, builder))
+        except RecursionError as error:
+            raise InvalidDefinition(str(path), ["nested too deep"]) from error
+        except ValueError as error:
+            # A syntax error, or a number with thousands of digits.
             raise InvalidDefinition(str(path), [str(error)]) from error
-        return builder.build(_supervisor_of(content, builder))
     return builder.build(_of_procfile(text, builder))
 
 

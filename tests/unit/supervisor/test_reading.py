@@ -137,7 +137,7 @@ REFUSED = r"""
 { id = "s", intensity = -1, children = [] }
     s.intensity=-1; allowed: a whole number from 0 to 1000000
 { id = "s", period_s = 0, children = [] }
-    s.period_s=0; allowed: seconds, above 0
+    s.period_s=0; allowed: seconds, above 0, below 1e+09
 { id = "s", shutdown_s = 5, children = [] }
     s.shutdown_s=5; allowed: "infinity": a supervisor takes as long as its children
 { id = "a", kind = "worker", shutdown_s = "soon" }
@@ -160,6 +160,10 @@ REFUSED = r"""
     a.ready=exec; allowed: with ready_command
 { id = "a", kind = "process", command = ["x"], ready_url = "http://example.com/" }
     a.ready_url=http://example.com/; allowed: http://127.0.0.1:PORT/PATH
+{ id = "a", kind = "process", command = ["x"], ready_url = "http://127.0.0.1:99999/" }
+    a.ready_url=http://127.0.0.1:99999/; allowed: http://127.0.0.1:PORT/PATH, with a port from 1 to 65535
+{ id = "a", kind = "beat", ready_s = 1e300 }
+    a.ready_s=1e+300; allowed: seconds, above 0, below 1e+09
 { id = "a", kind = "beat", backoff = { first_s = 9, cap_s = 1 } }
     a.backoff={'first_s': 9, 'cap_s': 1}; allowed: { first_s = seconds, cap_s = seconds, jitter = from 0 to 1 }, with 0 <= first_s <= cap_s
 { id = "s", hold_s = 5, children = [] }
@@ -190,6 +194,15 @@ def test_all_faults_at_once(read):
 )
 def test_no_definition_at_all(read, text):
     assert problems(read, text)
+
+
+def test_one_that_is_nested_too_deep(read):
+    assert problems(read, f"a = {'[' * 5000}{']' * 5000}") == ["nested too deep"]
+
+
+def test_a_number_with_thousands_of_digits(read):
+    assert len(problems(read, one(f'{{ id = "a", kind = "beat", ready_s = {"9" * 5000} }}'))) == 1
+    assert len(problems(read, one(f'{{ id = "a", kind = "beat", ready_s = {"9" * 400} }}'))) == 1
 
 
 def test_intensity_above_the_deaths_that_a_message_survives_is_warned_of(read):
