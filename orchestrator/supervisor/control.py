@@ -45,7 +45,14 @@ class Control:
                 client.close()
                 return
             self._clients[client] = b""
-            self._loop.on(client, partial(self._read, client))
+            self._loop.on(client, partial(self._serve, client))
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            self._read(client)
+        except Exception:
+            self._leave(client)
+            raise
 
     def _read(self, client: socket.socket) -> None:
         try:
@@ -80,7 +87,7 @@ class Control:
             self._leave(client)
             return
         if sent == len(answer):
-            self._loop.on(client, partial(self._read, client))
+            self._loop.on(client, partial(self._serve, client))
             return
         from selectors import EVENT_WRITE
 

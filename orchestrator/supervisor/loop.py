@@ -7,6 +7,7 @@ import heapq
 import os
 import selectors
 import signal
+import sys
 from collections.abc import Callable
 from itertools import count
 from time import monotonic
@@ -15,13 +16,28 @@ from typing import Any
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+#: Longest sleep: what is asked for may be longer than the kernel takes.
+_LONGEST_WAIT_S = 3600.0
+
+#: A file whose function has raised so often in a row is not watched any more: it would be called for ever.
+_MAX_ERRORS = 10
+
+
+def _print_error(error: Exception) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"supervise: {type(error).__name__}: {error}\n")
+
+
 class Loop:
-    """Calls functions when files are ready, signals arrive, or times have come."""
+    """Calls functions when files are ready, signals arrive, or times have come. What they raise is logged."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
+        self._errors: dict[int, int] = {}
+        #: Called with what a function has raised.
+        self.on_error: Callable[[Exception], None] = _print_error
         self._wakeups, self._wake = os.pipe()
         for descriptor in (self._wakeups, self._wake):
             os.set_blocking(descriptor, False)
@@ -66,10 +82,29 @@ class Loop:
     def wait(self, until: float | None) -> None:
         """Wait for something, at most until then, and call what is to be called."""
         times = [when for when in (until, self._timers[0][0] if self._timers else None) if when is not None]
-        timeout_s = max(0.0, min(times) - monotonic()) if times else None
+        timeout_s = min(_LONGEST_WAIT_S, max(0.0, min(times) - monotonic())) if times else None
         for key, _ in self._selector.select(timeout_s):
             # What was called before may have closed this one.
             if self._selector.get_map().get(key.fd) == key:
-                key.data()
+                self._call_of_file(key)
         while self._timers and self._timers[0][0] <= monotonic():
-            heapq.heappop(self._timers)[2]()
+            self.call(heapq.heappop(self._timers)[2])
+
+    def call(self, call: Callable[[], None]) -> bool:
+        """Call this; returns whether it has not raised."""
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001
+            self.on_error(error)
+            return False
+        return True
+
+    def _call_of_file(self, key: selectors.SelectorKey) -> None:
+        if self.call(key.data):
+            self._errors.pop(key.fd, None)
+            return
+        self._errors[key.fd] = self._errors.get(key.fd, 0) + 1
+        # The pipe of signals was read before anything could raise.
+        if self._errors[key.fd] >= _MAX_ERRORS and key.fd != self._wakeups:
+            del self._errors[key.fd]
+            self.off(key.fileobj)

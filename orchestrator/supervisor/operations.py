@@ -46,7 +46,8 @@ class Operations:
     def run(self, request: Any) -> Table:
         """Answer a request; what is wrong with it is an answer, too."""
         try:
-            known = self._known.get(request.get("operation", "")) if isinstance(request, dict) else None
+            name = request.get("operation") if isinstance(request, dict) else None
+            known = self._known.get(name) if isinstance(name, str) else None
             if known is None:
                 raise Refused(f"operation={request!r}; allowed: {', '.join(self._known)}")
             if self._tree.state.stopping and known not in (
@@ -59,6 +60,10 @@ class Operations:
         except (Refused, InvalidDefinition) as error:
             problems = error.problems if isinstance(error, InvalidDefinition) else (str(error),)
             return {"error": "; ".join(problems)}
+        except Exception as error:  # noqa: BLE001
+            # One request must not end the tree.
+            self._tree.loop.on_error(error)
+            return {"error": f"{type(error).__name__}: {error}"}
 
     # -- which
 

@@ -6,11 +6,14 @@ import os
 import random
 import signal
 from collections import deque
+from functools import partial
 from time import monotonic
 
 from orchestrator.core.supervision_tree import begin, exit_code_if_idle, next_due, reduce
 from orchestrator.core.supervision_tree_state import (
     Effect,
+    Ended,
+    EndKind,
     EndProcess,
     Event,
     HoldMail,
@@ -48,6 +51,7 @@ class TreeProcess:
         self._events: deque[Event] = deque()
         self._exit_code: int | None = None
         self._idle_code = 0
+        loop.on_error = self._log_error
         adopt_orphans()
         loop.handle_signals(self._on_signals)
         leftovers = kill_tree(str(state.path))
@@ -64,6 +68,15 @@ class TreeProcess:
     def say(self, text: str) -> None:
         """Write a line of the supervisor's own."""
         self.console.line("supervise", text.encode())
+
+    def _log_error(self, error: Exception) -> None:
+        """Log what a part of the supervisor has raised; the tree goes on."""
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        at = f" ({where.tb_frame.f_code.co_qualname}, line {where.tb_lineno})" if where else ""
+        text = f"error in the supervisor: {type(error).__name__}: {error}{at}"
+        self.console.line("supervise", text.encode("utf-8", "backslashreplace"))
 
     def post(self, event: Event) -> None:
         """Something has happened. It is seen to in the loop."""
@@ -98,8 +111,8 @@ class TreeProcess:
 
     def _take_events(self) -> None:
         while self._events:
-            self.state, effects = reduce(self.state, self._events.popleft(), monotonic())
-            self._carry_out(effects)
+            event = self._events.popleft()
+            self.loop.call(partial(self._take, event))
             for path in [path for path in self.children.known if path not in self.state.nodes]:
                 self.children.forget(path)
             idle = exit_code_if_idle(self.state, monotonic())
@@ -108,26 +121,36 @@ class TreeProcess:
                 self._idle_code = idle
                 self.post(Shutdown())
 
+    def _take(self, event: Event) -> None:
+        self.state, effects = reduce(self.state, event, monotonic())
+        self._carry_out(effects)
+
     def _carry_out(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
-            match effect:
-                case StartProcess(path, run):
-                    self.children.start(path, run)
-                case EndProcess(path, run, force):
-                    self.children.end(path, run, force)
-                case HoldMail(path):
-                    self.say(f"{path}: on hold, and its mail with it, until `orchestrator tree reset {path}`")
-                    self.recorders.hold(path)
-                case ReleaseMail(path):
-                    self.recorders.release(path)
-                case Notice(path, text):
-                    self.say(f"{path or 'the tree'}: {text}")
-                case TreeReady():
-                    failed = [one for one, node in self.state.nodes.items() if node.verdict and node.verdict.is_failure]
-                    self.say(f"started, but for {', '.join(failed)}" if failed else "all are ready")
-                    _notify_ready()
-                case TreeEnded(code):
-                    self._exit_code = code or self._idle_code
+            done = self.loop.call(partial(self._carry_out_one, effect))
+            if not done and isinstance(effect, StartProcess):
+                # What cannot even be tried will not go better a second time.
+                self.post(Ended(effect.path, effect.run, EndKind.CONFIG))
+
+    def _carry_out_one(self, effect: Effect) -> None:
+        match effect:
+            case StartProcess(path, run):
+                self.children.start(path, run)
+            case EndProcess(path, run, force):
+                self.children.end(path, run, force)
+            case HoldMail(path):
+                self.say(f"{path}: on hold, and its mail with it, until `orchestrator tree reset {path}`")
+                self.recorders.hold(path)
+            case ReleaseMail(path):
+                self.recorders.release(path)
+            case Notice(path, text):
+                self.say(f"{path or 'the tree'}: {text}")
+            case TreeReady():
+                failed = [one for one, node in self.state.nodes.items() if node.verdict and node.verdict.is_failure]
+                self.say(f"started, but for {', '.join(failed)}" if failed else "all are ready")
+                _notify_ready()
+            case TreeEnded(code):
+                self._exit_code = code or self._idle_code
 
     def _on_signals(self, numbers: set[int]) -> None:
         if signal.SIGCHLD in numbers:

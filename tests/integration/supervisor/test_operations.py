@@ -121,6 +121,39 @@ def test_the_control_socket_is_its_users_alone_and_survives_its_clients(tree):
     assert states(tree)["web"] == "ready"
 
 
+WRONG_TYPES = [
+    {"operation": ["x"]},
+    {"operation": {}},
+    {"operation": None},
+    {"operation": "add", "child": {"id": "x", "kind": ["process"]}},
+    {"operation": "add", "child": {"id": "x", "kind": "process", "command": [["x"]]}},
+    {"operation": "scale", "id": ["web"], "count": 1},
+    {"operation": "logs", "id": "web", "lines": {}},
+    {"operation": "restart", "id": {"a": 1}, "rolling": []},
+]
+
+
+def test_requests_of_wrong_types_are_answered_with_an_error(tree):
+    assert all("error" in answer_to(tree, request) for request in WRONG_TYPES)
+    assert states(tree)["web"] == "ready"
+
+
+def test_a_port_that_there_is_not_is_refused_of_a_further_child(tree):
+    child = {"id": "x", "kind": "process", "command": WAITS, "ready_url": "http://127.0.0.1:99999/"}
+    assert "a port from 1 to 65535" in answer_to(tree, {"operation": "add", "child": child})["error"]
+    assert states(tree)["web"] == "ready"
+
+
+def answer_to(tree, request) -> dict[str, str]:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(tree.state / SOCKET))
+        client.sendall(json.dumps(request).encode() + b"\n")
+        with client.makefile() as lines:
+            answer: dict[str, str] = json.loads(lines.readline())
+            return answer
+
+
 def test_busy_while_it_stops(supervise):
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
     tree = supervise([process("a", [*PYTHON, deaf], shutdown_s="infinity")])
