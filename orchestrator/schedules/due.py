@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
@@ -16,6 +17,9 @@ from orchestrator.core.schedule_state import ScheduleState
 from orchestrator.core.schedule_values import AgentRecipient, Recipient, TaskRecipient
 from orchestrator.schedules.stored_state import state_from
 
+#: No schedule is due later: the year 9999 and the longest jitter end before.
+_LAST_MS: Final = 300_000_000_000_000
+
 #: Definitions that are kept, by their ids and texts.
 _MOST_READ = 50_000
 
@@ -28,6 +32,13 @@ class DueSchedule:
     due_ms: int
     text: str
     fields: Mapping[str, str]
+    #: Why it cannot be read; empty if it can.
+    fault: str = ""
+
+    @property
+    def shown_id(self) -> str:
+        """Its id for people. An id that is not UTF-8 keeps its bytes as surrogates, which no log can write."""
+        return self.id.encode("utf-8", "backslashreplace").decode()
 
     def state(self) -> ScheduleState:
         """Its state.
@@ -36,9 +47,25 @@ class DueSchedule:
             InvalidSchedule: a field holds something else.
         """
         try:
-            return state_from(self.fields, self.due_ms)
+            state = state_from(self.fields, self.due_ms)
         except ValueError as error:
             raise InvalidSchedule(self.id, [ScheduleFault("state", dict(self.fields), str(error))]) from None
+        if not self.fields.get("r"):
+            raise InvalidSchedule(self.id, [ScheduleFault("state", dict(self.fields), "a revision; was it evicted?")])
+        if "\ufffd" in state.running:
+            raise InvalidSchedule(self.id, [ScheduleFault("state", dict(self.fields), "the id of a delivery in u")])
+        return state
+
+    def check(self) -> None:
+        """See that it could be read.
+
+        Raises:
+            InvalidSchedule: it could not, or its definition is gone.
+        """
+        if self.fault:
+            raise InvalidSchedule(self.shown_id, [ScheduleFault("state", self.fault, "a schedule that can be read")])
+        if not self.text:
+            raise InvalidSchedule(self.id, [ScheduleFault("definition", "", "a text; was it evicted?")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +108,16 @@ NOTHING_DUE: Final = Due(False, 0, None, "", 0, 0, None, ())
 
 
 def _schedule(item: Sequence[bytes]) -> DueSchedule:
-    id_, due, text, *pairs = (value.decode("utf-8", "replace") for value in item)
-    return DueSchedule(id_, int(float(due)), text, dict(zip(pairs[::2], pairs[1::2], strict=True)))
+    raw_id, *rest = item
+    # The id names what is removed, and so keeps its bytes.
+    id_ = raw_id.decode("utf-8", "surrogateescape")
+    due, fault, text, *pairs = (value.decode("utf-8", "replace") for value in rest)
+    due_ms = float(due)
+    if not math.isfinite(due_ms) or abs(due_ms) > _LAST_MS:
+        due_ms, fault = 0.0, fault or f"it is due at {due}, which is no time"
+    if not id_.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in id_):
+        fault = fault or "its id is not UTF-8"
+    return DueSchedule(id_, int(due_ms), text, dict(zip(pairs[::2], pairs[1::2], strict=True)), fault)
 
 
 class DefinitionCache:

@@ -14,7 +14,6 @@ from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
 from orchestrator.core.plural import counted
 from orchestrator.core.schedule_definition import ScheduleDefinition
-from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.schedule_rule import decide
 from orchestrator.core.schedule_state import Decision, Fate, Fire, ScheduleState
 from orchestrator.core.schedule_values import Overlap
@@ -24,7 +23,7 @@ from orchestrator.schedules.celery_schedules import NextAfter
 from orchestrator.schedules.due import NOTHING_DUE, DefinitionCache, Due, DueSchedule
 from orchestrator.schedules.fire_writer import FireWriter, Lazy
 from orchestrator.schedules.scripts import Advance, Call, Written
-from orchestrator.schedules.stored_state import change_of
+from orchestrator.schedules.stored_state import change_of, whole_number
 from orchestrator.telemetry import emit, events, has_handlers
 from orchestrator.transport.redis.command_connection import CommandConnection
 
@@ -167,7 +166,7 @@ class Firing:
             try:
                 advance = self._advance(schedule, now_ms)
             except InvalidSchedule as error:
-                self._set_aside(schedule, str(error))
+                self._set_aside(schedule.id, schedule.shown_id, str(error), whole_number(schedule.fields.get("r", "")))
                 continue
             if advance is not None:
                 advances.append(advance)
@@ -179,8 +178,7 @@ class Firing:
         Raises:
             InvalidSchedule: its definition or its state cannot be read.
         """
-        if not schedule.text:
-            raise InvalidSchedule(schedule.id, [ScheduleFault("definition", "", "a text; was it evicted?")])
+        schedule.check()
         definition = self._definitions.read(schedule.id, schedule.text)
         state = schedule.state()
         bound = self.bound.get(schedule.id)
@@ -235,15 +233,14 @@ class Firing:
     def _postponed(self, schedule: DueSchedule, state: ScheduleState, now_ms: int) -> Advance:
         return Advance(schedule.id, state.rev, state.next_ms, state.running, now_ms + AGAIN_MS)
 
-    def _set_aside(self, schedule: DueSchedule, why: str) -> None:
-        logger.error("schedule %s is broken and set aside: %s", schedule.id, why)
-        emit(events.SCHEDULE_BROKEN, schedule=schedule.id, error=why)
-        rev = schedule.fields.get("r")
+    def _set_aside(self, schedule_id: str, shown_id: str, why: str, rev: int | None = None) -> None:
+        logger.error("schedule %s is broken and set aside: %s", shown_id, why)
+        emit(events.SCHEDULE_BROKEN, schedule=shown_id, error=why)
         call = scripts.change_schedule(
             self._keys,
-            schedule.id,
+            schedule_id,
             "set_aside",
-            rev=int(rev) if rev and rev.isdigit() else None,
+            rev=rev,
             why=json.dumps({"why": why}),
             most_history=self._most_history,
         )
@@ -261,6 +258,8 @@ class Firing:
                     _emit_fired(advance, now_ms)
             elif status in ("mailbox full", "breaker open"):
                 emit(events.SCHEDULE_REFUSED, schedule=advance.id, reason=status)
+            elif status == "broken":
+                self._set_aside(advance.id, advance.id, "a count of its state is no whole number")
             elif status == "failed":
                 logger.error("schedule %s cannot fire: its mailbox is none", advance.id)
                 emit(events.SCHEDULE_FAILED, schedule=advance.id, error="its mailbox is a key of another type")

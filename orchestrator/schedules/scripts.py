@@ -10,7 +10,7 @@ from orchestrator.core.keys import Keys
 from orchestrator.transport.redis.scripts import Script, script_of
 
 #: The script, its keys and its arguments, for ``store.run(*call)``.
-Call: TypeAlias = tuple[Script, list[str], list[Any]]
+Call: TypeAlias = tuple[Script, list[Any], list[Any]]
 
 #: Most schedules of one call.
 MOST_AT_ONCE: Final = 100
@@ -182,7 +182,11 @@ def change_schedule(
     """Change a schedule's state ('change'), set it aside ('set_aside'), or remove it ('remove')."""
     args: list[Any] = [keys.root, most_history, schedule_id, _or_empty(rev), action, why, _or_empty(due_ms)]
     change.write(args)
-    return _script("change_schedule"), [keys.schedule(schedule_id), keys.schedules, keys.schedules_broken], args
+    names: list[Any] = [keys.schedule(schedule_id), keys.schedules, keys.schedules_broken]
+    if not schedule_id.isascii():
+        # An id that is not UTF-8 has its bytes as surrogates.
+        args[2], names[0] = (one.encode("utf-8", "surrogateescape") for one in (schedule_id, names[0]))
+    return _script("change_schedule"), names, args
 
 
 def send_for_schedule(

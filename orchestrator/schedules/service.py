@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidSchedule
 from orchestrator.core.log import get_logger
@@ -80,6 +80,8 @@ class ScheduleService:
         #: Longest sleep while it is not this scheduler's turn. A worker in beat's place looks rarely.
         self._longest_s = max(_SLEEP_S, stale_s / 2)
         self._away_since: float | None = None
+        #: What Redis has last refused a pass with.
+        self._refused = ""
         #: Redis' time less the monotonic clock, in seconds.
         self._offset_s: float | None = None
         self._may_fire_at = 0.0
@@ -98,6 +100,13 @@ class ScheduleService:
             self._is_declared = True
             return 0.0
         except (RedisError, BrokerUnavailable, OSError) as error:
+            if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError):
+                if str(error) != self._refused:
+                    self._refused = str(error)
+                    logger.error(
+                        "scheduler %s: Redis refuses a pass, next try in %g s: %s", self._scheduler, _SLEEP_S, error
+                    )
+                return _SLEEP_S
             if self._away_since is None:
                 self._away_since = monotonic()
                 logger.warning("scheduler %s: Redis is away, nothing is fired: %s", self._scheduler, error)
@@ -145,6 +154,7 @@ class ScheduleService:
         most = self._allowed(asked_at)
         with_bound = self._stale_ms == 0 or self._is_mine
         due, fired = self._firing.pass_once(self._stale_ms, secrets.token_hex(8), most, with_bound=with_bound)
+        self._refused = ""
         if self._away_since is not None:
             logger.info("scheduler %s: Redis is back after %.1f s", self._scheduler, monotonic() - self._away_since)
             self._away_since = self._offset_s = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_json import decode_definition
 from orchestrator.core.schedule_state import ScheduleState
-from orchestrator.schedules.stored_state import state_from
+from orchestrator.schedules.stored_state import state_from, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,13 @@ class StoredSchedule:
     due_ms: int | None = None
     #: Why it is set aside; empty if it is not.
     broken: str = ""
+    #: Why its state could not be read; empty if it could.
+    fault: str = ""
 
     @property
     def rev(self) -> int:
         """Its revision."""
-        return int(self.fields.get("r") or 0)
+        return whole_number(self.fields.get("r", "")) or 0
 
     @property
     def state(self) -> ScheduleState:
@@ -34,6 +36,8 @@ class StoredSchedule:
         Raises:
             ValueError: a field holds something else.
         """
+        if self.fault:
+            raise ValueError(self.fault)
         return state_from(self.fields, self.due_ms)
 
     def definition(self) -> ScheduleDefinition:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from orchestrator.core.schedule_state import Decision, Fate, ScheduleState
+from orchestrator.core.zones import LAST_MS
 from orchestrator.schedules.scripts import Change, Record
 
 #: Field in Redis -> field of the state. ``due_ms`` is the score in the sorted set of what is due.
@@ -33,6 +35,31 @@ _BY_SCRIPTS: Final = frozenset({"r"})
 
 _DEFAULTS: Final = ScheduleState(None, None)
 
+#: Fields that hold whole numbers: times, and how often something was done.
+_TIMES: Final = "nqlaht"
+_NUMBERS: Final = _TIMES + "rjfcmk"
+
+#: As ``schedules.is_number`` in the scripts has it: what Redis can add to, spelled as Redis spells it.
+_WHOLE: Final = re.compile("0|-?[1-9][0-9]{0,14}")
+
+
+def whole_number(text: str) -> int | None:
+    """The number in a field; ``None`` if it holds something else."""
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def _check(stored: Mapping[str, str]) -> None:
+    for letter in _NUMBERS:
+        text = stored.get(letter)
+        if text:
+            number = whole_number(text)
+            if number is None:
+                raise ValueError(f"field {letter}={text[:40]!r} is no whole number")
+            if number > LAST_MS and letter in _TIMES:
+                raise ValueError(f"field {letter}={text} is a time after the last one, {LAST_MS}")
+        elif text is not None:
+            raise ValueError(f"field {letter} is empty")
+
 
 def state_from(stored: Mapping[str, str], due_ms: int | None) -> ScheduleState:
     """The state that these fields describe.
@@ -40,6 +67,7 @@ def state_from(stored: Mapping[str, str], due_ms: int | None) -> ScheduleState:
     Raises:
         ValueError: a field holds something else.
     """
+    _check(stored)
     get = stored.get
     next_ms, buffered_ms, last_ms = get("n"), get("q"), get("l")
     return ScheduleState(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -97,22 +98,31 @@ class ScheduleWriter:
                         pipe.hgetall(k.schedule(one))
                         pipe.zscore(k.schedules_due, one)
                         pipe.zscore(k.schedules_bound, one)
-                    return pipe.execute()
+                    # One key of another type must not hide the other schedules.
+                    return pipe.execute(raise_on_error=False)
 
             texts, whys, *rest = self.ask(read)
+            if isinstance(texts, RedisError):
+                raise BrokerUnavailable(self.store.url, texts) from texts
+            if isinstance(whys, RedisError):
+                whys = [None] * len(some)
             for number, one in enumerate(some):
                 fields, due, bound_due = rest[3 * number : 3 * number + 3]
                 if texts[number] is None:
                     found.append(None)
                     continue
-                due = due if due is not None else bound_due
+                fault = f"its state: {fields}" if isinstance(fields, RedisError) else ""
+                due = due if isinstance(due, float) else bound_due
+                if isinstance(due, float) and not math.isfinite(due):
+                    due, fault = None, fault or f"it is due at {due}, which is no time"
                 found.append(
                     StoredSchedule(
                         one,
                         texts[number].decode("utf-8", "replace"),
-                        {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()},
-                        None if due is None else int(due),
+                        {} if isinstance(fields, RedisError) else _fields(fields),
+                        int(due) if isinstance(due, float) else None,
                         "" if whys[number] is None else _why(whys[number]),
+                        fault,
                     )
                 )
         return found
@@ -198,7 +208,7 @@ class ScheduleWriter:
         was = ScheduleState(None, None)
         if before is None:
             decision = Decision(begin(definition, now_ms, last_ms=last_ms, times=times))
-        elif before.text == text and not before.broken:
+        elif before.text == text and not before.broken and _is_readable(before):
             # Nothing changes, unless it has another owner.
             was = before.state
             decision = Decision(was)
@@ -211,7 +221,7 @@ class ScheduleWriter:
             decision.state.due_ms,
             definition.is_code_bound,
             mode,
-            None if before is None else before.rev,
+            None if before is None or not _is_readable(before) else before.rev,
             change_of(decision, was),
         )
 
@@ -318,7 +328,7 @@ class ScheduleWriter:
         (stored,) = self.read([schedule_id])
         if stored is None:
             known = self.ask(lambda client: client.hkeys(self.store.keys.schedules)) if self._is_small() else []
-            raise UnknownSchedule(schedule_id, [name.decode() for name in known])
+            raise UnknownSchedule(schedule_id, [name.decode("utf-8", "replace") for name in known])
         return stored
 
     def _is_small(self) -> bool:
@@ -367,6 +377,17 @@ class ScheduleWriter:
             removed += [name.decode() for name in ids]
             if not has_more:
                 return removed
+
+
+def _fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in raw.items()}
+
+
+def _is_readable(stored: StoredSchedule) -> bool:
+    try:
+        return bool(stored.state)
+    except ValueError:
+        return False
 
 
 def _why(text: bytes) -> str:

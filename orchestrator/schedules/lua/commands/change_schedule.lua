@@ -2,23 +2,25 @@
 -- KEYS: its state, schedules, broken schedules.
 -- ARGV: root, most entries of the history, id, revision that it must have or '', action, why it is broken or '', when it is due next or ''; for
 -- 'change' the decision (see schedules.lua).
--- 'change' pauses it, resumes it or moves its next time; 'set_aside' takes it out of what is due because it is broken; 'remove' ends it.
+-- 'change' pauses it, resumes it or moves its next time; 'set_aside' takes it out of what is due because it is broken, even if nothing else is left of
+-- it; 'remove' ends it.
 -- Returns {revision, status}: 'done', 'missing', 'stale'.
 -- Costs: a constant.
 --- @include "schedules"
 local state, definitions, broken = KEYS[1], KEYS[2], KEYS[3]
 local root, most, id, rev, action, why, due = unpack(ARGV, 1, 7)
 local FIRST = 8
-local f = redis.call('HMGET', state, 'r', 'b')
-if not f[1] and redis.call('HEXISTS', definitions, id) == 0 then return {0, 'missing'} end
+local f = redis.pcall('HMGET', state, 'r', 'b')
+if f.err and action == 'change' then return f end
+if action ~= 'set_aside' and not f[1] and redis.call('HEXISTS', definitions, id) == 0 then return {0, 'missing'} end
 if rev ~= '' and rev ~= f[1] then return {tonumber(f[1] or 0), 'stale'} end
 local totals = {}
 if action == 'remove' then
   schedules.remove(root, id, totals, most)
 elseif action == 'set_aside' then
-  redis.call('HSET', broken, id, why)
   redis.call('ZREM', root .. 'schedules:due', id)
   redis.call('ZREM', root .. 'schedules:bound', id)
+  redis.pcall('HSET', broken, id, why)
 else
   local now_rev = redis.call('HINCRBY', state, 'r', 1)
   schedules.write(root, most, totals, state, id, FIRST)

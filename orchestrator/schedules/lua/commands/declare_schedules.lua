@@ -1,7 +1,7 @@
 -- Adds schedules, or changes their definitions.
 -- KEYS: schedules, leases.
 -- ARGV: root, most schedules there may be, most entries of the history, then for each: id, owner or '', mode ('add': must not exist; 'keep': what exists stays; 'replace'),
--- revision of the one that exists or '', definition, when it is due next or '' if never, '1' if only a scheduler whose code declares it may fire
+-- revision of the one that exists or '' if there is none or its state cannot be read, definition, when it is due next or '' if never, '1' if only a scheduler whose code declares it may fire
 -- it; the decision (see schedules.lua).
 -- A definition that is the same changes nothing, unless it was set aside as broken.
 -- Returns {revision, status} for each: 'added', 'changed', 'kept', 'exists', 'stale', 'full', 'dead' (its owner is).
@@ -18,13 +18,21 @@ local function declare(at)
   if incarnation and not redis.call('ZSCORE', leases, incarnation) then return {0, 'dead'} end
   local state = root .. 'schedule:' .. id
   local before = redis.call('HGET', definitions, id)
-  local f = redis.call('HMGET', state, 'r', 'o', 'b', 'p')
-  local now_rev = tonumber(f[1] or 0)
+  local f = redis.pcall('HMGET', state, 'r', 'o', 'b', 'p')
+  if f.err then f = {} end
+  local now_rev = tonumber(f[1] or 0) or 0
   if before then
     if mode == 'add' then return {now_rev, 'exists'} end
     local is_same = before == definition and (f[2] or '') == owner and (f[3] or '') == bound
-    if mode == 'keep' or is_same and redis.call('HEXISTS', root .. 'schedules:broken', id) == 0 then return {now_rev, 'kept'} end
-    if rev ~= (f[1] or '') then return {now_rev, 'stale'} end
+    if mode == 'keep' or is_same and rev ~= '' and redis.call('HEXISTS', root .. 'schedules:broken', id) == 0 then return {now_rev, 'kept'} end
+    if rev == '' then
+      -- Nothing can be kept of what cannot be read.
+      if f[2] then redis.call('SREM', root .. 'schedules-of:' .. f[2], id) end
+      redis.call('DEL', state)
+      f = {}
+    elseif rev ~= (f[1] or '0') then
+      return {now_rev, 'stale'}
+    end
   elseif redis.call('HLEN', definitions) >= most then
     return {0, 'full'}
   end

@@ -4,7 +4,8 @@
 -- the caller takes the turn (0: it takes a free one; -1: it takes none), a new mark for a data set that has none, then the ids of the bound
 -- schedules that the caller declares.
 -- Returns {1 if the turn is the caller's, now, ms until there is something to do or -1, mark of the data set, number of schedules, ms until
--- another's turn ends or 0, ms since somebody scheduled or -1, {id, when due, definition or '', field, value of its state, …}, …}. Bound ones are
+-- another's turn ends or 0, ms since somebody scheduled or -1, {id, when due, why its state cannot be read or '', definition or '', field, value of its state, …}, …}. One
+-- that is due after all times there are is broken, and read as if it were due. Bound ones are
 -- read whoever's turn it is. A scheduler that waits for others to fail gives its turn back to one that does not.
 -- The turn only saves work: `fire` accepts each due time once, whoever asks.
 -- Costs: 100 schedules or 256 KB of definitions, and a command for each bound schedule.
@@ -12,7 +13,7 @@
 local turn = KEYS[1]
 local root, scheduler, who, turn_ms, most, after = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local stale_ms, mark = tonumber(ARGV[7]), ARGV[8]
-local FIRST_BOUND, MOST_BYTES_READ, WANTED_MS = 9, 262144, 3000
+local FIRST_BOUND, MOST_BYTES_READ, WANTED_MS, MOST_VALUES, LAST_MS, DAY_MS = 9, 262144, 3000, 200, 300000000000000, 86400000
 even_when_full(turn)
 local now = now_ms()
 local f = redis.call('HMGET', turn, 'of', 'until_ms', 'mark', 'at_ms', 'wanted_ms')
@@ -36,17 +37,23 @@ local out = {is_mine and 1 or 0, now, -1, f[3], redis.call('HLEN', root .. 'sche
 local bytes = 0
 local function read(id, due)
   local definition = redis.call('HGET', root .. 'schedules', id) or ''
-  out[#out + 1] = {id, due, definition, unpack(redis.call('HGETALL', root .. 'schedule:' .. id))}
+  local f, why = redis.pcall('HGETALL', root .. 'schedule:' .. id), ''
+  if f.err then
+    f, why = {}, f.err
+  elseif #f > MOST_VALUES then
+    f, why = {}, 'it has ' .. #f / 2 .. ' fields'
+  end
+  out[#out + 1] = {id, due, why, definition, unpack(f)}
   bytes = bytes + #definition
 end
 local function wait_until(due)
-  local ms = math.max(0, math.ceil(tonumber(due) - now))
+  local ms = math.max(0, math.min(DAY_MS, math.ceil(tonumber(due) - now)))
   if out[3] < 0 or ms < out[3] then out[3] = ms end
 end
 for at = FIRST_BOUND, #ARGV do
   local due = redis.call('ZSCORE', root .. 'schedules:bound', ARGV[at])
   if due then
-    if tonumber(due) <= now and #out < 7 + most and bytes < MOST_BYTES_READ then read(ARGV[at], due) else wait_until(due) end
+    if (tonumber(due) <= now or tonumber(due) > LAST_MS) and #out < 7 + most and bytes < MOST_BYTES_READ then read(ARGV[at], due) else wait_until(due) end
   end
 end
 if is_mine then
@@ -57,6 +64,12 @@ if is_mine then
       break
     end
     read(found[at], found[at + 1])
+  end
+  if after == 0 and #out < 7 + most then
+    local broken = redis.call('ZRANGEBYSCORE', root .. 'schedules:due', '(' .. string.format('%.0f', LAST_MS), '+inf', 'WITHSCORES', 'LIMIT', 0, 10)
+    for at = 1, #broken, 2 do
+      if #out < 7 + most then read(broken[at], broken[at + 1]) end
+    end
   end
 end
 return out

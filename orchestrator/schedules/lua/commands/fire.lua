@@ -7,7 +7,8 @@
 -- caller has sent the message itself; level, delay in ms, '' or '0' or '1' if its outcome is waited for ('1': its failure pauses the schedule),
 -- message; the decision (see schedules.lua).
 -- Returns {now, status, …}: 'fired', 'advanced' (without a message), 'mailbox full' or 'breaker open' (not advanced), 'failed' (the mailbox is
--- none: not advanced), 'early', 'stale'.
+-- none: not advanced), 'broken' (a count is no number: not advanced), 'early', 'stale'. What could fail is checked before a message is accepted, and
+-- nothing fails after it: else the same fire would be accepted again.
 -- Costs: at most 100 schedules and 1 MB of messages, which the caller sees to; about 25 µs each.
 --- @include "mailbox_entry"
 --- @include "script_events"
@@ -52,7 +53,7 @@ local function accept(mailbox, queue, level, delay_ms, delivery, message)
     schedule(root .. 'delayed:' .. queue, root .. 'delayed-body:' .. queue, root .. 'q:bell:' .. queue,
       level .. '|' .. delivery, message, now + tonumber(delay_ms))
   end
-  if admission then after_admission(admission) end
+  if admission then pcall(after_admission, admission) end
   return nil
 end
 
@@ -60,8 +61,11 @@ local function fire(at, more)
   local id, rev, expected, running, due, delivery = unpack(ARGV, at, at + 5)
   local queue, level, delay_ms, waits, message = unpack(ARGV, at + 6, at + 10)
   local state = root .. 'schedule:' .. id
-  local f = redis.call('HMGET', state, 'r', 'n', 'u', 'b', 'f')
+  local f = redis.call('HMGET', state, 'r', 'n', 'u', 'b', 'f', 'c', 'm', 'k')
   if f[1] ~= rev or (f[2] or '') ~= expected or (f[3] or '') ~= running then return 'stale' end
+  for at_count = 5, 8 do
+    if not schedules.is_number(f[at_count]) then return 'broken' end
+  end
   local due_set = schedules.due_set(root, f[4])
   local was_due = redis.call('ZSCORE', due_set, id)
   if not was_due then return 'stale' end
@@ -92,6 +96,6 @@ while at <= #ARGV do
   out[#out + 1] = ok and status or 'failed'
   at = schedules.after_decision(more)
 end
-for queue, number in pairs(accepted) do redis.call('HINCRBY', root .. 'ledger:' .. queue, 'accepted', number) end
+for queue, number in pairs(accepted) do redis.pcall('HINCRBY', root .. 'ledger:' .. queue, 'accepted', number) end
 schedules.add_totals(root, totals)
 return with_events(out)

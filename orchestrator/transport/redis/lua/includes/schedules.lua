@@ -28,6 +28,11 @@ schedules.due_set = function(root, bound)
   return root .. 'schedules:' .. (bound == '1' and 'bound' or 'due')
 end
 
+-- Whether a field is missing, or a whole number as stored_state.py accepts it. No command fails that adds to such a number.
+schedules.is_number = function(value)
+  return not value or value == '0' or #value <= 16 and value:find('^%-?[1-9]%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') ~= nil
+end
+
 -- Wakes the schedulers.
 schedules.ring = function(root)
   redis.call('PUBLISH', root .. 'schedules:bell', '1')
@@ -39,17 +44,19 @@ local TOTALS = {d = 'due', f = 'fired', c = 'coalesced', m = 'missed', k = 'skip
 schedules.count = function(totals, state, field, by, reason)
   if by == 0 then return end
   local name = TOTALS[field]
-  if field ~= 'd' then redis.call('HINCRBY', state, field, by) end
+  -- A count that is no number must not stop what is done already; its schedule is set aside when it is due.
+  if field ~= 'd' then redis.pcall('HINCRBY', state, field, by) end
   totals[name] = (totals[name] or 0) + by
   if reason and reason ~= '' then totals[name .. ': ' .. reason] = (totals[name .. ': ' .. reason] or 0) + by end
 end
 
 schedules.add_totals = function(root, totals)
-  for name, by in pairs(totals) do redis.call('HINCRBY', root .. 'schedules:ledger', name, by) end
+  for name, by in pairs(totals) do redis.pcall('HINCRBY', root .. 'schedules:ledger', name, by) end
 end
 
 -- Records what became of one or more due times: s schedule, a what ('fired', 'coalesced', 'missed', 'skipped', 'buffered'), n nominal time of the
 -- last, i of the first, c how many, w why, d delivery, z nominal time that they were coalesced into. Left out is what says nothing.
+-- What it records is done: a history that cannot be written fails nothing.
 schedules.record = function(root, most, id, what, last, first, number, reason, delivery, into)
   local entry = {'s', id, 'a', what, 'n', last}
   if delivery ~= '' then entry[7], entry[8] = 'd', delivery end
@@ -57,7 +64,7 @@ schedules.record = function(root, most, id, what, last, first, number, reason, d
   if number ~= '1' then entry[#entry + 1], entry[#entry + 2] = 'c', number end
   if reason ~= '' then entry[#entry + 1], entry[#entry + 2] = 'w', reason end
   if into and into ~= '' then entry[#entry + 1], entry[#entry + 2] = 'z', into end
-  redis.call('XADD', root .. 'schedules:fires', 'MAXLEN', '~', most, '*', unpack(entry))
+  redis.pcall('XADD', root .. 'schedules:fires', 'MAXLEN', '~', most, '*', unpack(entry))
 end
 
 -- A decision about a schedule, as scripts.py writes it into ARGV: number of fields of the state that change, {field, value or ''}; number of
@@ -104,8 +111,8 @@ end
 
 -- The fire that waits for the end of the one before is skipped.
 schedules.drop_buffered = function(root, state, id, totals, most, reason)
-  local nominal = redis.call('HGET', state, 'q')
-  if not nominal then return end
+  local nominal = redis.pcall('HGET', state, 'q')
+  if type(nominal) ~= 'string' then return end
   redis.call('HDEL', state, 'q')
   schedules.count(totals, state, 'd', 1)
   schedules.count(totals, state, 'k', 1, reason)
@@ -121,8 +128,9 @@ end
 
 -- The outcome of a schedule's fire was recorded. Its schedule may have been removed meanwhile. A fire that waits is due now.
 schedules.fire_ended = function(state, delivery, ended, pauses)
-  local f = redis.call('HMGET', state, 'r', 'u', 'q', 'b', 'p')
-  if not f[1] then return end
+  -- A schedule that is broken must not fail the settlement of its delivery.
+  local f = redis.pcall('HMGET', state, 'r', 'u', 'q', 'b', 'p')
+  if f.err or not f[1] or not schedules.is_number(f[1]) then return end
   local root, id = schedules.of(state)
   if f[2] == delivery then redis.call('HDEL', state, 'u') end
   if pauses == '1' and ended ~= 'handled' then
@@ -141,12 +149,12 @@ end
 -- Removes all of a schedule but its counts in the totals.
 schedules.remove = function(root, id, totals, most)
   local state = root .. 'schedule:' .. id
-  local owner = redis.call('HGET', state, 'o')
+  local owner = redis.pcall('HGET', state, 'o')
   schedules.drop_buffered(root, state, id, totals, most, 'removed')
   redis.call('HDEL', root .. 'schedules', id)
   redis.call('HDEL', root .. 'schedules:broken', id)
   redis.call('ZREM', root .. 'schedules:due', id)
   redis.call('ZREM', root .. 'schedules:bound', id)
-  if owner then redis.call('SREM', root .. 'schedules-of:' .. owner, id) end
+  if type(owner) == 'string' then redis.call('SREM', root .. 'schedules-of:' .. owner, id) end
   redis.call('DEL', state)
 end

@@ -1,0 +1,150 @@
+"""A key that somebody has overwritten in Redis stops its own schedule alone, and accepts nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.schedules.due import Due
+from orchestrator.schedules.service import ScheduleService
+from tests.support.schedules_under_test import Schedules, scheduling_app
+
+_FIELDS = "rnlahjtqfcmk"
+
+
+@pytest.fixture
+def schedules(redis_url: str) -> Iterator[Schedules]:
+    """An empty Redis, with an app that knows an agent and a task."""
+    made = Schedules(scheduling_app(redis_url))
+    yield made
+    made.app.close()
+
+
+def _pass(schedules: Schedules, scheduler: ScheduleService | None = None, ticks: int = 3) -> None:
+    """Let a scheduler look several times."""
+    scheduler = scheduler or schedules.scheduler()
+    for _ in range(ticks):
+        scheduler.tick()
+
+
+def _by_schedule(schedules: Schedules) -> list[str]:
+    return sorted(message["headers"]["orc"]["metadata"]["schedule"] for message in schedules.messages())
+
+
+def _is_listed_as_broken(schedules: Schedules) -> bool:
+    infos = {info.id: info for info in schedules.orchestrator.schedules.infos()}
+    return bool(infos["bad"].broken) and not infos["good"].broken
+
+
+@pytest.mark.parametrize("value", ["abc", str(10**30), "", "01", "1.5"])
+def test_a_field_that_is_no_number_sets_its_schedule_aside(schedules: Schedules, value: str) -> None:
+    scheduler = schedules.scheduler()
+    for letter in _FIELDS:
+        schedules.redis.flushdb()
+        schedules.declare("bad", due_s=2)
+        schedules.declare("good", due_s=1)
+        schedules.redis.hset(schedules.keys.schedule("bad"), letter, value)
+        _pass(schedules, scheduler)
+        assert _by_schedule(schedules) == ["good"], letter
+        assert _is_listed_as_broken(schedules), letter
+        assert not schedules.redis.zscore(schedules.keys.schedules_due, "bad"), letter
+
+
+def test_a_count_that_breaks_after_the_look_accepts_nothing(schedules: Schedules) -> None:
+    firing = schedules.scheduler()._firing
+    for letter in "fcmk":
+        schedules.redis.flushdb()
+        schedules.declare("bad", due_s=2)
+        (reply,) = firing._run([firing._due_call(0, "mark", 10)])
+        due = Due.of(reply)
+        advances = firing._decide_all(due.now_ms, due.schedules)
+        schedules.redis.hset(schedules.keys.schedule("bad"), letter, "abc")
+        (answer,) = firing._run(list(firing._fire_calls(advances)))
+        assert answer[1:] == [b"broken"]
+        assert schedules.messages() == []
+
+
+def test_a_state_of_another_type_sets_its_schedule_aside(schedules: Schedules) -> None:
+    schedules.declare("bad", due_s=2)
+    schedules.declare("good", due_s=1)
+    schedules.redis.set(schedules.keys.schedule("bad"), "x")
+    _pass(schedules)
+    assert _by_schedule(schedules) == ["good"]
+    assert _is_listed_as_broken(schedules)
+    assert "WRONGTYPE" in schedules.orchestrator.schedules["bad"].info().broken
+    schedules.orchestrator.schedules["bad"].remove()
+    assert list(schedules.orchestrator.schedules) == ["good"]
+
+
+def test_a_state_with_thousands_of_fields_sets_its_schedule_aside(schedules: Schedules) -> None:
+    schedules.declare("bad", due_s=2)
+    schedules.declare("good", due_s=1)
+    schedules.redis.hset(schedules.keys.schedule("bad"), mapping={f"x{n}": n for n in range(9000)})
+    _pass(schedules)
+    assert _by_schedule(schedules) == ["good"]
+    assert not schedules.redis.zscore(schedules.keys.schedules_due, "bad")
+
+
+@pytest.mark.parametrize("score", ["-inf", "inf", "1e300", "-1e300"])
+def test_a_due_time_that_is_none_sets_its_schedule_aside(schedules: Schedules, score: str) -> None:
+    schedules.declare("bad", due_s=2)
+    schedules.declare("good", due_s=1)
+    schedules.redis.zadd(schedules.keys.schedules_due, {"bad": score})
+    assert list(schedules.orchestrator.schedules.infos())
+    _pass(schedules)
+    assert _by_schedule(schedules) == ["good"]
+    assert _is_listed_as_broken(schedules)
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"gone", "ü".encode(), b""])
+def test_a_due_id_without_a_schedule_is_taken_out(schedules: Schedules, name: bytes) -> None:
+    schedules.declare("good", due_s=1)
+    schedules.redis.zadd(schedules.keys.schedules_due, {name: 1})
+    _pass(schedules)
+    assert _by_schedule(schedules) == ["good"]
+    assert schedules.redis.zscore(schedules.keys.schedules_due, name) is None
+
+
+@pytest.mark.parametrize("key", ["schedule_fires", "schedule_ledger", "schedules_broken"])
+def test_a_shared_key_of_another_type_accepts_no_fire_twice(schedules: Schedules, key: str) -> None:
+    schedules.declare("bad", due_s=2)
+    schedules.declare("good", due_s=1)
+    schedules.redis.set(getattr(schedules.keys, key), "x")
+    schedules.redis.hset(schedules.keys.schedule("bad"), "f", "abc")
+    _pass(schedules)
+    assert _by_schedule(schedules) == ["good"]
+    assert schedules.state("good")["f"] == "1"
+
+
+def test_the_ledger_of_a_mailbox_of_another_type_accepts_no_fire_twice(schedules: Schedules) -> None:
+    schedules.declare("good", due_s=1)
+    schedules.redis.set(schedules.keys.ledger("ledgers"), "x")
+    _pass(schedules)
+    assert _by_schedule(schedules) == ["good"]
+
+
+def test_a_broken_one_is_declared_again(schedules: Schedules) -> None:
+    api = schedules.orchestrator.schedules
+    for broken in ("type", "field"):
+        schedules.redis.flushdb()
+        schedules.declare("bad", due_s=1)
+        definition = api["bad"].info().definition
+        assert definition is not None
+        if broken == "type":
+            schedules.redis.set(schedules.keys.schedule("bad"), "x")
+        else:
+            schedules.redis.hset(schedules.keys.schedule("bad"), mapping={"q": "abc", "f": "abc", "r": "abc"})
+        _pass(schedules)
+        api._backend().add(definition, "", "replace", None)
+        info = api["bad"].info()
+        assert not info.broken
+        assert info.state.due_ms
+        assert schedules.messages() == []
+
+
+def test_a_pass_that_redis_refuses_is_no_outage(schedules: Schedules, caplog: pytest.LogCaptureFixture) -> None:
+    schedules.redis.set(schedules.keys.schedules_due, "x")
+    _pass(schedules)
+    assert caplog.text.count("Redis refuses a pass") == 1
+    assert "Redis is away" not in caplog.text
