@@ -131,6 +131,9 @@ def define(
             except InvalidPolicy as error:
                 allowed = str(error).partition("allowed: ")[2]
                 faults.append(ScheduleFault(name, given[name], allowed))
+    timeout_s, deadline_s = policy.get("timeout_s"), policy.get("deadline_s")
+    if timeout_s is not None and deadline_s is not None and timeout_s > deadline_s:
+        faults.append(ScheduleFault("timeout_s", timeout_s, f"at most deadline_s={deadline_s!r}"))
     fields: dict[str, Any] = {name: given[name] for name in _AS_GIVEN if name in given}
     fields |= {"id": schedule_id, "recipient": recipient, "policy": Policy(**policy), "source": source, "owner": owner}
     # Where the trigger has faults, the other fields are checked with one that has none.

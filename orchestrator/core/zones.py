@@ -22,6 +22,10 @@ EPOCH_ORDINAL: Final = 719163
 LAST_MS: Final = 253_086_768_000_000
 
 
+#: Names in the database that are another zone on each host.
+_OF_THE_HOST: Final = ("localtime", "posixrules")
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """The clock of a zone is changed: seconds since 1970, and the offset from UTC before and after."""
@@ -40,7 +44,8 @@ class UnknownZone(ValueError):
     """There is no time zone of that name; ``nearest`` is the likeliest one that exists."""
 
     def __init__(self, name: object) -> None:
-        self.nearest = nearest(name, available_timezones()) if isinstance(name, str) else ""
+        is_similar = isinstance(name, str) and name not in _OF_THE_HOST
+        self.nearest = nearest(str(name), available_timezones()) if is_similar else ""
         super().__init__(f"unknown time zone {name!r}")
 
 
@@ -51,6 +56,8 @@ def zone(name: str) -> ZoneInfo:
     Raises:
         UnknownZone: there is none.
     """
+    if name in _OF_THE_HOST:
+        raise UnknownZone(name)
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):

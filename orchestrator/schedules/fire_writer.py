@@ -20,6 +20,7 @@ from pydantic_core import to_json
 
 from orchestrator.agents.periodic import MISSED, SCHEDULE, SCHEDULED_FOR
 from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.schedule_state import delivery_id_of
 from orchestrator.core.schedule_values import AgentRecipient, Overlap, Source, TaskRecipient
 from orchestrator.core.supervision import HEADER
 from orchestrator.schedules.scripts import Written
@@ -295,6 +296,16 @@ class FireWriter:
             queue=address.queue,
             hide=self._directory.hidden_in(address),
         )
+
+    def size_of(self, definition: ScheduleDefinition) -> int:
+        """The bytes of a fire's message; 0 if its task's class sends it."""
+        message = self.outgoing(definition, delivery_id_of(definition.id, 0), iso(0))
+        task = self._app.tasks.get(message.task)
+        if task is not None and not message.supervision.agent and has_own_way(task):
+            return 0
+        with headers_of(message) as headers, library_errors(self._app, message.task):
+            template = self._open.template(self._app, message, headers, reprs_of(message, self._hidden))
+        return 0 if template is None else len(template.render().encode())
 
     @property
     def _open(self) -> PublishChannel:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull, UnknownSchedule
+from orchestrator.core.errors import CircuitOpen, MailboxFull, MessageTooLarge, UnknownSchedule
 from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.schedule_json import encode_definition
 from orchestrator.core.schedule_state import Decision, ScheduleState
 from orchestrator.schedules import scripts
 from orchestrator.schedules.fire_writer import FireWriter
@@ -20,6 +21,9 @@ from orchestrator.transport.store import Store
 
 #: Entries of the history that one command reads.
 _PAGE: Final = 1000
+
+#: A message has at most so many times the bytes of its definition, or it is far below any limit.
+_MOST_GROWTH: Final = 8
 
 _NO_CHANGE: Final = ScheduleState(None, None)
 
@@ -44,6 +48,12 @@ class RedisSchedules(ScheduleWriter):
     def check(self, definition: ScheduleDefinition) -> None:
         """See :class:`SchedulesBackend`."""
         self._fire_writer.outgoing(definition, "", "")
+        limit = self.store.options.max_message_bytes
+        if limit and _MOST_GROWTH * len(encode_definition(definition)) > limit:
+            with self._writing:
+                size = self._fire_writer.size_of(definition)
+            if size > limit:
+                raise MessageTooLarge(size, limit)
 
     def is_declared_by(self, app_name: str) -> bool:
         """See :class:`SchedulesBackend`."""

@@ -10,10 +10,13 @@ from celery.canvas import Signature
 
 from orchestrator.core.errors import CallerError, InvalidPolicy, InvalidSchedule
 from orchestrator.core.message import Message, encode, message_name
+from orchestrator.core.numbers import is_whole_number
+from orchestrator.core.schedule_checks import id_faults
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.schedule_options import ScheduleOptions, define, to_datetime
 from orchestrator.core.schedule_values import AgentRecipient, Recipient, Source, TaskRecipient
+from orchestrator.core.text import is_text
 from orchestrator.core.triggers import Cron, Interval, Once, Trigger
 from orchestrator.schedules.backend import SchedulesBackend
 from orchestrator.schedules.celery_schedules import NextAfter, trigger_of
@@ -28,6 +31,8 @@ _IF_EXISTS: Final = ("error", "replace", "keep")
 
 #: Schedules that are read at a time.
 _PAGE: Final = 500
+
+_DAY_MS: Final = 86_400_000
 
 #: Options that say when a schedule is due.
 _TIMES: Final = ("cron", "every_s", "at", "tz", "dst_gap", "dst_fold")
@@ -68,11 +73,15 @@ class Schedules(Mapping[str, Schedule]):
             ScheduleExists: there is a schedule with that id.
             CallerError: it is to be replaced, and is declared in code.
             UnknownAgent, UnknownMessage, InvalidMessage, InvalidPolicy: the recipient cannot get this, as with a send.
+            MessageTooLarge: so would each of its messages be.
             BrokerUnavailable: Redis is away.
         """
         if if_exists not in _IF_EXISTS:
             raise InvalidSchedule(schedule_id, [ScheduleFault("if_exists", if_exists, ", ".join(_IF_EXISTS))])
         definition, next_after = self.define(schedule_id, recipient, message, schedule=schedule, options=options)
+        if last_run_ms is not None and not is_whole_number(last_run_ms, 0, latest := self.now_ms() + _DAY_MS):
+            allowed = f"whole ms since 1970, at most a day from now ({latest})"
+            raise InvalidSchedule(schedule_id, [ScheduleFault("last_run_ms", last_run_ms, allowed)])
         backend = self._backend()
         if if_exists == "replace" and (stored := backend.read([schedule_id])[0]) is not None:
             refuse_declared(stored, backend, "replaced")
@@ -126,7 +135,13 @@ class Schedules(Mapping[str, Schedule]):
         backend.add(definition, "", "keep", next_after, last_run_ms)
 
     def __getitem__(self, schedule_id: str) -> Schedule:
-        """The schedule with that id; whether it exists is looked up when it is used."""
+        """The schedule with that id; whether it exists is looked up when it is used.
+
+        Raises:
+            InvalidSchedule: no schedule can have that id.
+        """
+        if not is_text(schedule_id):
+            raise InvalidSchedule(schedule_id, id_faults(schedule_id))
         return Schedule(schedule_id, self._backend, self._redefined)
 
     def __contains__(self, schedule_id: object) -> bool:

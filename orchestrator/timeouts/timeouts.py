@@ -101,9 +101,11 @@ class Timeouts:
         """End the override of a name, or all; returns how many there were.
 
         Raises:
-            InvalidPolicy: that name has no override.
+            InvalidPolicy: that name has no override, or is none.
             BrokerUnavailable: Redis is away.
         """
+        if name is not None and (not isinstance(name, str) or not name):
+            raise InvalidPolicy("name", name, "a name whose timeout is overridden, or None for all")
         overrides = self._mode().overrides
         cleared = overrides.clear(() if name is None else (name,))
         if name is not None and not cleared:

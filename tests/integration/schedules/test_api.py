@@ -13,7 +13,7 @@ from celery import Celery
 from orchestrator import InvalidSchedule, Orchestrator, ScheduleExists, UnknownAgent, UnknownSchedule, every, handles
 from orchestrator.agents.agent import Agent
 from orchestrator.agents.periodic import Fire
-from orchestrator.core.errors import CallerError, InvalidPolicy
+from orchestrator.core.errors import CallerError, InvalidPolicy, MessageTooLarge
 from orchestrator.core.schedule_state import Fate
 from tests.support.schedules_under_test import Ledgers, Reconcile, Schedules, scheduling_app
 
@@ -116,6 +116,12 @@ def test_remove(orchestrator: Orchestrator) -> None:
         ({"every_s": 10, "max_runs": 0}, "max_runs"),
         ({"at": datetime(2030, 1, 1)}, "at"),  # noqa: DTZ001
         ({"cron": "0 3 * * *", "tz": "Europe/Berlinn"}, "Europe/Berlin"),
+        ({"cron": "0 3 * * *", "tz": "localtime"}, "localtime"),
+        ({"cron": "0 3 * * *", "tz": "posixrules"}, "posixrules"),
+        ({"every_s": 10, "timeout_s": 10, "deadline_s": 5}, "at most deadline_s=5"),
+        ({"every_s": 10, "last_run_ms": -1}, "last_run_ms"),
+        ({"every_s": 10, "last_run_ms": 1.5}, "last_run_ms"),
+        ({"every_s": 10, "last_run_ms": 10**20}, "last_run_ms"),
         ({}, "exactly one"),
     ],
 )
@@ -133,6 +139,17 @@ def test_an_unknown_agent_is_refused_when_the_schedule_is_added(orchestrator: Or
 def test_an_id_that_cannot_be_one_is_refused(orchestrator: Orchestrator) -> None:
     with pytest.raises(InvalidSchedule, match="id="):
         orchestrator.schedules.add("a:b", Ledgers, Reconcile(), every_s=10)
+    with pytest.raises(InvalidSchedule, match="id=5"):
+        orchestrator.schedules[5].info()  # type: ignore[index]
+
+
+def test_a_message_that_is_too_large_to_be_sent_is_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_MAX_MESSAGE_BYTES", "10000")
+    orchestrator = scheduling_app(redis_url)
+    orchestrator.schedules.add("small", Ledgers, Reconcile(), every_s=10, metadata={"note": "x"})
+    with pytest.raises(MessageTooLarge):
+        orchestrator.schedules.add("large", Ledgers, Reconcile(), every_s=10, metadata={"note": "x" * 10_000})
+    assert list(orchestrator.schedules) == ["small"]
 
 
 def test_more_schedules_than_allowed_are_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,5 +109,9 @@ def test_clearing_what_is_not_overridden_is_refused_with_the_nearest(orchestrato
     orchestrator.timeouts.override("plain.add", "long", for_s=60)
     with pytest.raises(InvalidPolicy, match=r"did you mean 'worker\.Pay'"):
         orchestrator.timeouts.clear("worker.Pai")
+    no_names: list[Any] = ["", 5, []]
+    for no_name in no_names:
+        with pytest.raises(InvalidPolicy, match="or None for all"):
+            orchestrator.timeouts.clear(no_name)
     assert orchestrator.timeouts.clear() == 2
     assert orchestrator.timeouts.clear() == 0
