@@ -167,13 +167,15 @@ def _split(expression: str) -> tuple[list[str], ScheduleFault | None]:
     texts = expression.lower().split()
     if len(texts) == len(_FIELDS):
         return texts, None
-    if len(texts) == 1 and texts[0].startswith("@"):
-        like = _NICKNAMES.get(texts[0], "")
+    if len(texts) == 1 and (nickname := f"@{texts[0].lstrip('@')}") in _NICKNAMES:
+        like = _NICKNAMES[nickname]
     elif len(texts) == len(_FIELDS) + 1:
         # Most likely seconds first, as Quartz has them.
         like = _valid(" ".join(texts[1:]))
     else:
-        like = _valid(" ".join((texts + ["*"] * len(_FIELDS))[: len(_FIELDS)])) if texts else "0 * * * *"
+        # Too few fields are the first ones only if each can be one; words are not.
+        padded = " ".join([*texts, *["*"] * (len(_FIELDS) - len(texts))])
+        like = padded if 0 < len(texts) < len(_FIELDS) and read_cron(padded)[0] is not None else ""
     return [], ScheduleFault("cron", expression, f"{_FORM}; it has {len(texts)}", like)
 
 

@@ -22,6 +22,11 @@ def is_whole_number(value: object, low: int | None = None, high: int | None = No
     return isinstance(value, int) and is_number(value, low, high)
 
 
+def plain(number: float) -> str:
+    """A number without an exponent, with at most three decimal places."""
+    return f"{number:.3f}".rstrip("0").rstrip(".")
+
+
 def check_number(name: str, value: object, low: float, high: float) -> float:
     """The number as a float.
 

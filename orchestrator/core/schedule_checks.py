@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from orchestrator.core.effective import Policy
 from orchestrator.core.nearest import nearest
-from orchestrator.core.numbers import is_number, is_whole_number
+from orchestrator.core.numbers import is_number, is_whole_number, plain
 from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.schedule_values import AgentRecipient, Misfire, Overlap, Source, TaskRecipient
 from orchestrator.core.text import is_text
@@ -95,10 +95,10 @@ def _number_faults(d: Any) -> list[ScheduleFault]:
     if d.max_runs is not None and not is_whole_number(d.max_runs, 1, 10**9):
         faults.append(ScheduleFault("max_runs", d.max_runs, "a whole number from 1 to 1000000000, or None", "1"))
     if not is_number(d.jitter_s, 0, _JITTER_S):
-        faults.append(ScheduleFault("jitter_s", d.jitter_s, f"seconds from 0 to {_JITTER_S:g}"))
+        faults.append(ScheduleFault("jitter_s", d.jitter_s, f"seconds from 0 to {plain(_JITTER_S)}"))
     elif isinstance(d.trigger, Interval) and d.jitter_s * 1000 >= d.trigger.every_ms:
         faults.append(
-            ScheduleFault("jitter_s", d.jitter_s, f"less than the interval of {d.trigger.every_ms / 1000:g} s")
+            ScheduleFault("jitter_s", d.jitter_s, f"less than the interval of {plain(d.trigger.every_ms / 1000)} s")
         )
     if d.misfire_grace_s is not None and not is_number(d.misfire_grace_s, 0, _YEAR_S):
         faults.append(ScheduleFault("misfire_grace_s", d.misfire_grace_s, "seconds from 0 to a year, or None"))

@@ -11,6 +11,7 @@ from orchestrator.core.masked_repr import masked, masked_repr
 class ScheduleFault:
     """A value that is not allowed in a schedule's definition."""
 
+    #: Empty if no field has the fault, but which of them are given; then ``value`` says that.
     field: str
     value: object
     allowed: str
@@ -18,5 +19,7 @@ class ScheduleFault:
     nearest: str = ""
 
     def __str__(self) -> str:
+        if not self.field:
+            return f"{self.value}; allowed: {self.allowed}"
         text = f"{masked(f'{self.field}={masked_repr(self.value)}')} is not allowed; allowed: {self.allowed}"
         return f"{text}; did you mean {self.nearest!r}?" if self.nearest else text

@@ -10,7 +10,7 @@ from orchestrator.core.cron_times import DstFold, DstGap
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidPolicy, InvalidSchedule
 from orchestrator.core.nearest import nearest
-from orchestrator.core.numbers import is_number
+from orchestrator.core.numbers import is_number, plain
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_fault import ScheduleFault
@@ -32,7 +32,7 @@ _PAST_S: Final = 60.0
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-_ONE_TRIGGER: Final = "exactly one of cron, every_s, at and schedule"
+_ONE_TIME: Final = "exactly one of cron, every_s, at, schedule"
 
 
 class PeriodicOptions(TypedDict, total=False):
@@ -158,7 +158,8 @@ def _as_said(fault: ScheduleFault, given: Mapping[str, Any]) -> ScheduleFault:
 def _trigger(given: Mapping[str, Any], tz: str, trigger: Trigger | None, faults: list[ScheduleFault]) -> Trigger | None:
     said = [name for name in ("cron", "every_s", "at") if name in given] + (["schedule"] if trigger else [])
     if len(said) != 1:
-        faults.append(ScheduleFault("trigger", ", ".join(said) or "none", _ONE_TRIGGER))
+        given_text = f"{' and '.join(said)} are given together" if said else "nothing says when the schedule is due"
+        faults.append(ScheduleFault("", given_text, _ONE_TIME))
     tz = given.get("tz", tz)
     options = [given.get(name) for name in ("dst_gap", "dst_fold")]
     if "cron" in given:
@@ -181,10 +182,10 @@ def _trigger(given: Mapping[str, Any], tz: str, trigger: Trigger | None, faults:
 def _interval(every_s: object, faults: list[ScheduleFault]) -> Interval | None:
     low_s, high_s = SHORTEST_MS / 1000, LONGEST_MS / 1000
     if not is_number(every_s, low_s, high_s):
-        near = ""
-        if is_number(every_s):
-            near = f"{low_s:g}" if every_s < low_s else f"{high_s:g}" if every_s > high_s else ""
-        faults.append(ScheduleFault("every_s", every_s, f"seconds from {low_s:g} to {high_s:g} (ten years)", near))
+        near = plain(low_s) if is_number(every_s) and 0 < every_s < low_s else ""
+        faults.append(
+            ScheduleFault("every_s", every_s, f"seconds from {plain(low_s)} to {plain(high_s)} (ten years)", near)
+        )
         return None
     return Interval(round(every_s * 1000))
 
@@ -225,6 +226,6 @@ def _check_past(once: Once, given: Mapping[str, Any], now_ms: int, faults: list[
             ScheduleFault(
                 "at",
                 str(given["at"]),
-                f"a moment that has not passed by more than {grace_s:g} s; it has by {late_s:g} s",
+                f"a moment that has not passed by more than {plain(grace_s)} s; it has by {plain(late_s)} s",
             )
         )

@@ -16,6 +16,7 @@ from celery.schedules import BaseSchedule, crontab, schedule, solar
 
 from orchestrator.core.cron_fields import read_cron
 from orchestrator.core.errors import InvalidSchedule
+from orchestrator.core.numbers import plain
 from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.triggers import LONGEST_MS, SHORTEST_MS, Cron, Foreign, Interval, Trigger
 from orchestrator.core.zones import UnknownZone, zone
@@ -27,7 +28,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _SOLAR: Final = "solar"
 
-_ALLOWED: Final = "seconds, a timedelta, crontab(), solar() or another of Celery's schedule objects"
+#: What may stand as ``schedule`` in an entry.
+ALLOWED: Final = "seconds, a timedelta, crontab(), solar() or another of Celery's schedule objects"
 
 
 def trigger_of(app: Any, value: Any, name: str = "") -> tuple[Trigger, NextAfter | None]:
@@ -51,7 +53,7 @@ def trigger_of(app: Any, value: Any, name: str = "") -> tuple[Trigger, NextAfter
     elif isinstance(value, BaseSchedule):
         foreign = Foreign(f"{kind.__module__}.{kind.__qualname__}", _text(value))
     else:
-        raise InvalidSchedule(name, [ScheduleFault("schedule", value, _ALLOWED)])
+        raise InvalidSchedule(name, [ScheduleFault("schedule", value, ALLOWED)])
     return foreign, _next_after(app, value)
 
 
@@ -94,9 +96,9 @@ def _interval(every_s: float, name: str) -> Interval:
     low_s, high_s = SHORTEST_MS / 1000, LONGEST_MS / 1000
     # A NaN is within no bounds.
     if not low_s <= every_s <= high_s:
-        allowed = f"an interval from {low_s:g} s to ten years"
+        allowed = f"an interval from {plain(low_s)} s to ten years"
         raise InvalidSchedule(
-            name, [ScheduleFault("schedule", every_s, allowed, f"{low_s:g}" if every_s < low_s else "")]
+            name, [ScheduleFault("schedule", every_s, allowed, plain(low_s) if 0 < every_s < low_s else "")]
         )
     return Interval(round(every_s * 1000))
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from orchestrator.core.cron_times import moments_of, skips
+from orchestrator.core.numbers import plain
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_options import to_datetime, to_epoch_ms
 from orchestrator.core.schedule_state import Fate
@@ -126,7 +127,7 @@ def _past(entry: HistoryEntry, tz: str) -> str:
     late_s = max(0, entry.at_ms - entry.last_ms) / 1000
     match entry.fate:
         case Fate.FIRED:
-            return f"{span}: fired{why} as delivery {entry.delivery}, {late_s:g} s after its time"
+            return f"{span}: fired{why} as delivery {entry.delivery}, {plain(late_s)} s after its time"
         case Fate.COALESCED:
             into = _shown(entry.into_ms, tz) if entry.into_ms is not None else "a later one"
             return f"{span}: coalesced into {into}"

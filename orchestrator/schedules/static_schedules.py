@@ -19,6 +19,7 @@ from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.schedule_values import AgentRecipient, Source, TaskRecipient
 from orchestrator.schedules.celery_schedules import trigger_of
+from orchestrator.schedules.entry_faults import entry_faults
 from orchestrator.schedules.firing import BoundSchedule
 from orchestrator.schedules.writing import ScheduleWriter
 from orchestrator.transport.store import Store
@@ -170,16 +171,22 @@ def with_names(entries: Mapping[str, Any], app: Celery) -> dict[str, ScheduleEnt
     """The entries of a ``beat_schedule`` as Celery's objects.
 
     Raises:
-        InvalidSchedule: Celery cannot make an object of some; names all of them.
+        InvalidSchedule: Celery cannot make an object of some; names these, and all others that cannot be schedules.
     """
-    made, faults = {}, []
+    made: dict[str, ScheduleEntry] = {}
+    faults: list[ScheduleFault] = []
     for name, entry in sorted(entries.items()):
-        try:
-            made[name] = entry if isinstance(entry, ScheduleEntry) else ScheduleEntry(**dict(entry, name=name, app=app))
-        except (TypeError, AttributeError, ValueError) as error:
-            faults.append(ScheduleFault(f"beat_schedule[{name!r}]", entry, f"an entry as Celery has them ({error})"))
+        where = f"beat_schedule[{name!r}]"
+        found = entry_faults(where, entry)
+        if not found:
+            try:
+                is_made = isinstance(entry, ScheduleEntry)
+                made[name] = entry if is_made else ScheduleEntry(**dict(entry, name=name, app=app))
+            except (TypeError, AttributeError, ValueError) as error:
+                found = [ScheduleFault(where, entry, f"an entry as Celery has them ({error})")]
+        faults += found
     if faults:
-        raise InvalidSchedule("", faults)
+        raise InvalidSchedule("", [*faults, *_split(app, made)[1]])
     return made
 
 
@@ -189,12 +196,19 @@ def checked(app: Celery, entries: Mapping[str, ScheduleEntry]) -> list[StaticSch
     Raises:
         InvalidSchedule: some cannot be schedules; names all of them.
     """
-    found, faults = [], []
+    found, faults = _split(app, entries)
+    if faults:
+        raise InvalidSchedule("", faults)
+    return found
+
+
+def _split(app: Celery, entries: Mapping[str, ScheduleEntry]) -> tuple[list[StaticSchedule], list[ScheduleFault]]:
+    """The schedules that entries declare, and what is wrong with those that declare none."""
+    found: list[StaticSchedule] = []
+    faults: list[ScheduleFault] = []
     for name, entry in sorted(entries.items()):
         try:
             found.append(schedule_of(app, name, entry))
         except InvalidSchedule as error:
             faults += [replace(fault, field=f"beat_schedule[{name!r}].{fault.field}") for fault in error.faults]
-    if faults:
-        raise InvalidSchedule("", faults)
-    return found
+    return found, faults

@@ -12,6 +12,7 @@ from celery.schedules import BaseSchedule, crontab, schedule, solar
 from orchestrator.core.errors import InvalidSchedule
 from orchestrator.core.triggers import Cron, Foreign, Interval, SteppedTimes
 from orchestrator.schedules.celery_schedules import next_after_of, trigger_of
+from orchestrator.schedules.static_schedules import with_names
 
 APP = Celery("shop", set_as_current=False)
 APP.conf.timezone = "Europe/Berlin"
@@ -111,3 +112,27 @@ def test_a_solar_event_is_rebuilt_in_any_process() -> None:
 def test_arguments_of_a_solar_event_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InvalidSchedule, match="noon"):
         next_after_of(APP, Foreign("solar", "", ("noon", 1, 2)))
+
+
+def test_all_bad_entries_are_named_at_once_with_their_keys() -> None:
+    entries = {
+        "words": {"task": "t", "schedule": "every day"},
+        "misspelt": {"tsk": "t", "schedule": 30, "optoins": {"queue": "q"}},
+        "negative": {"task": "t", "schedule": -3},
+        "text": "t",
+        "empty": {},
+        "good": {"task": "t", "schedule": 30},
+    }
+    with pytest.raises(InvalidSchedule) as refused:
+        with_names(entries, Celery("entries", set_as_current=False))
+    found = {fault.field: fault.nearest for fault in refused.value.faults}
+    assert found == {
+        "beat_schedule['words'].schedule": "",
+        "beat_schedule['misspelt'].tsk": "task",
+        "beat_schedule['misspelt'].optoins": "options",
+        "beat_schedule['negative'].schedule": "",
+        "beat_schedule['text']": "",
+        "beat_schedule['empty'].schedule": "",
+        "beat_schedule['empty'].task": "",
+    }
+    assert "allowed: the keys task, schedule, args" in str(refused.value)

@@ -36,10 +36,10 @@ def faults_of(schedule_id: str = "nightly", recipient: Any = POLL, **options: An
     [
         ("61 * * * *", "59 * * * *"),
         ("*/0 * * * *", "* * * * *"),
-        ("*/0", "* * * * *"),
+        ("*/5", "*/5 * * * *"),
+        ("daily", "0 0 * * *"),
         ("0 30 2 * * *", "30 2 * * *"),
         ("30 2 * *", "30 2 * * *"),
-        ("", "0 * * * *"),
         ("0 0 30 2 *", "0 0 28 2 *"),
         ("0 0 31 4 *", "0 0 30 4 *"),
         ("0 0 31 4,6 *", "0 0 30 4,6 *"),
@@ -64,6 +64,25 @@ def test_a_bad_cron_expression_is_refused_with_a_valid_one(expression: str, near
         assert isinstance(define("s", POLL, {"cron": found}, now_ms=0).trigger, Cron)
 
 
+@pytest.mark.parametrize("expression", ["", "every day", "*/0", "@reboot", "at three", "1 2 3 4 5 6 7"])
+def test_no_expression_is_guessed_where_none_is_meant(expression: str) -> None:
+    assert faults_of(cron=expression)["cron"][1] == ""
+
+
+@pytest.mark.parametrize(("every_s", "nearest"), [(-3, ""), (0, ""), (0.05, "0.1"), (10**12, "")])
+def test_only_an_interval_that_is_too_short_has_one_near(every_s: float, nearest: str) -> None:
+    assert faults_of(every_s=every_s)["every_s"] == ("seconds from 0.1 to 315360000 (ten years)", nearest)
+
+
+def test_what_says_when_is_named() -> None:
+    for options, said in [
+        ({}, "nothing says when"),
+        ({"every_s": 5, "cron": "* * * * *"}, "cron and every_s are given"),
+    ]:
+        with pytest.raises(InvalidSchedule, match=f"{said}.*; allowed: exactly one of cron, every_s, at, schedule$"):
+            define("s", POLL, options, now_ms=0)
+
+
 def test_all_faults_are_named_at_once() -> None:
     faults = faults_of(
         "a:b", cron="61 * * * *", tz="Europe/Berln", misfire="coalescee", max_runs=0, misfire_grace_s=-1,
@@ -84,8 +103,6 @@ def test_an_interval_that_makes_no_sense_is_refused(every_s: Any) -> None:
 
 def test_options_that_contradict_each_other_are_refused() -> None:
     assert "interval" in faults_of(every_s=5, jitter_s=5)["jitter_s"][0]
-    assert "trigger" in faults_of()
-    assert "trigger" in faults_of(every_s=5, cron="* * * * *")
     assert "after" in faults_of(every_s=5, start=NOON, end=NOON)["end"][0]
     assert "dst_gap" in faults_of(every_s=5, dst_gap="skip")
     assert faults_of(cron="* * * * *", dst_fold="third").keys() == {"dst_fold"}
