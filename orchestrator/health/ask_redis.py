@@ -108,6 +108,13 @@ def _broker() -> tuple[str, str]:
     return str(url), os.environ.get("ORCHESTRATOR_KEY_PREFIX", profile.get("key_prefix", ""))
 
 
+def where_from() -> str:
+    """To be appended to an error: that nobody has said which Redis to ask; empty if somebody has."""
+    if os.environ.get("ORCHESTRATOR_BROKER_URL") or _profile().get("broker_url"):
+        return ""
+    return "; ORCHESTRATOR_BROKER_URL is not set: set it to the app's broker_url"
+
+
 def _ask(urls: str, commands: list[tuple[str, ...]], timeout_s: float) -> list[Any]:
     """The reply of the first server that is a primary; a single server is asked whatever its role."""
     *others, last = servers(urls)

@@ -50,7 +50,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument(
         "--schedules",
         action="store_true",
-        help="ask Redis whether schedules are fired: none is overdue by more than ORCHESTRATOR_SCHEDULER_LATE_S",
+        help="ask Redis (ORCHESTRATOR_BROKER_URL) whether schedules are fired: "
+        "none is overdue by more than ORCHESTRATOR_SCHEDULER_LATE_S",
     )
     metrics = commands.add_parser(
         "metrics",
@@ -123,7 +124,7 @@ def _metrics(_: argparse.Namespace) -> int:
 
 def _sweep() -> Verdict:
     # Here, because the other probes need not spend time on these imports.
-    from orchestrator.health.ask_redis import BadAddress, asked, last_sweep
+    from orchestrator.health.ask_redis import BadAddress, asked, last_sweep, where_from
     from orchestrator.health.judge import sweeps
 
     try:
@@ -131,13 +132,13 @@ def _sweep() -> Verdict:
     except BadAddress as error:
         return Exit.USAGE, str(error)
     except OSError as error:
-        return Exit.BROKER_AWAY, f"{asked()}: {error}"
+        return Exit.BROKER_AWAY, f"{asked()}: {error}{where_from()}"
     code, text = sweeps(at_ms, by, _MANAGER, now_ms)
     return code, f"{asked()}: {text}"
 
 
 def _schedules() -> Verdict:
-    from orchestrator.health.ask_redis import BadAddress, asked, late_s, overdue_schedules
+    from orchestrator.health.ask_redis import BadAddress, asked, late_s, overdue_schedules, where_from
     from orchestrator.health.judge import schedules
 
     try:
@@ -146,5 +147,5 @@ def _schedules() -> Verdict:
     except BadAddress as error:
         return Exit.USAGE, str(error)
     except OSError as error:
-        return Exit.BROKER_AWAY, f"{asked()}: {error}"
+        return Exit.BROKER_AWAY, f"{asked()}: {error}{where_from()}"
     return code, f"{asked()}: {text}"

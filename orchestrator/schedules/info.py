@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from orchestrator.core.errors import InvalidSchedule
 from orchestrator.core.masked_repr import summary
 from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.schedule_options import to_datetime
 from orchestrator.core.schedule_state import Counts, ScheduleState
 from orchestrator.core.schedule_values import Source
 from orchestrator.schedules.stored import StoredSchedule
@@ -38,6 +40,20 @@ class ScheduleInfo:
     def source(self) -> Source:
         """Whether it was declared in code, added at run time, or is owned by an incarnation."""
         return Source.DYNAMIC if self.definition is None else self.definition.source
+
+    @property
+    def next_at(self) -> datetime | None:
+        """Its next nominal time, as :meth:`Schedule.preview` has it; ``None`` if it has none."""
+        return self._moment(self.state.next_ms)
+
+    @property
+    def last_at(self) -> datetime | None:
+        """The last nominal time that was decided; ``None`` if none was."""
+        return self._moment(self.state.last_ms)
+
+    def _moment(self, at_ms: int | None) -> datetime | None:
+        trigger = self.definition.trigger if self.definition is not None else None
+        return None if at_ms is None else to_datetime(at_ms, getattr(trigger, "tz", "UTC"))
 
     @property
     def is_paused(self) -> bool:

@@ -41,6 +41,8 @@ def test_schedules_are_a_mapping_of_handles(orchestrator: Orchestrator) -> None:
     info = schedules["nightly"].info()
     assert info.definition is not None
     assert info.definition.overlap == "skip"
+    assert [info.next_at] == schedules["nightly"].preview(1)
+    assert info.last_at is None
     assert {one.id for one in schedules.infos()} == {"nightly", "poll"}
 
 

@@ -177,3 +177,20 @@ def test_metrics_without_a_port_say_which_setting_gives_one(
     printed = capsys.readouterr()
     assert json.loads(printed.out) == []
     assert "metrics_port" in printed.err
+
+
+@pytest.mark.parametrize("probe", ["--schedules", "--sweep"])
+def test_a_probe_says_that_nobody_has_named_redis(
+    probe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.delenv("ORCHESTRATOR_BROKER_URL", raising=False)
+    monkeypatch.delenv("ORCHESTRATOR_CONFIG", raising=False)
+    assert main(["health", probe]) == 3
+    assert "ORCHESTRATOR_BROKER_URL is not set" in capsys.readouterr().err
+    monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", "redis://127.0.0.1:1/0")
+    assert main(["health", probe]) == 3
+    assert "ORCHESTRATOR_BROKER_URL" not in capsys.readouterr().err

@@ -117,3 +117,10 @@ def test_a_bad_value_in_the_environment_is_named_with_its_variable(
     monkeypatch.setenv(f"ORCHESTRATOR_{variable}", value)
     with pytest.raises(orchestrator.InvalidSettings, match=said):
         orchestrator.load_settings()
+
+
+def test_help_names_the_commands_of_an_app(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = "".join(capsys.readouterr().out.partition("celery -A APP ")[2].split())
+    assert said.split("|") == sorted(PROJECT["entry-points"]["celery.commands"])

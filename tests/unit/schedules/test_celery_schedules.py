@@ -117,7 +117,7 @@ def test_arguments_of_a_solar_event_that_do_not_fit_are_refused() -> None:
 def test_all_bad_entries_are_named_at_once_with_their_keys() -> None:
     entries = {
         "words": {"task": "t", "schedule": "every day"},
-        "misspelt": {"tsk": "t", "schedule": 30, "optoins": {"queue": "q"}},
+        "misspelt": {"tsk": "t", "schedule": 30, "optionz": {"queue": "q"}},
         "negative": {"task": "t", "schedule": -3},
         "text": "t",
         "empty": {},
@@ -129,7 +129,7 @@ def test_all_bad_entries_are_named_at_once_with_their_keys() -> None:
     assert found == {
         "beat_schedule['words'].schedule": "",
         "beat_schedule['misspelt'].tsk": "task",
-        "beat_schedule['misspelt'].optoins": "options",
+        "beat_schedule['misspelt'].optionz": "options",
         "beat_schedule['negative'].schedule": "",
         "beat_schedule['text']": "",
         "beat_schedule['empty'].schedule": "",
