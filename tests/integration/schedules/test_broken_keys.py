@@ -51,6 +51,15 @@ def test_a_field_that_is_no_number_sets_its_schedule_aside(schedules: Schedules,
         assert not schedules.redis.zscore(schedules.keys.schedules_due, "bad"), letter
 
 
+def test_a_schedule_that_is_due_in_the_wrong_set_is_set_aside(schedules: Schedules) -> None:
+    schedules.declare("bad", due_s=2)
+    schedules.declare("good", due_s=1)
+    schedules.redis.hset(schedules.keys.schedule("bad"), "b", "1")
+    _pass(schedules)
+    assert _by_schedule(schedules) == ["good"]
+    assert _is_listed_as_broken(schedules)
+
+
 def test_a_count_that_breaks_after_the_look_accepts_nothing(schedules: Schedules) -> None:
     firing = schedules.scheduler()._firing
     for letter in "fcmk":
@@ -122,6 +131,22 @@ def test_the_ledger_of_a_mailbox_of_another_type_accepts_no_fire_twice(schedules
     schedules.redis.set(schedules.keys.ledger("ledgers"), "x")
     _pass(schedules)
     assert _by_schedule(schedules) == ["good"]
+
+
+def test_what_is_left_without_a_definition_can_be_removed_or_added(schedules: Schedules) -> None:
+    scheduler = schedules.scheduler()
+    api = schedules.orchestrator.schedules
+    for _ in range(2):
+        schedules.redis.set(schedules.keys.schedule("bad"), "x")
+        schedules.redis.zadd(schedules.keys.schedules_due, {"bad": 1})
+        _pass(schedules, scheduler)
+        assert schedules.redis.hkeys(schedules.keys.schedules_broken) == [b"bad"]
+        assert api["bad"].remove()
+        assert not schedules.redis.exists(schedules.keys.schedules_broken, schedules.keys.schedule("bad"))
+    schedules.redis.set(schedules.keys.schedule("bad"), "x")
+    schedules.declare("bad", due_s=1)
+    _pass(schedules, scheduler)
+    assert _by_schedule(schedules) == ["bad"]
 
 
 def test_a_broken_one_is_declared_again(schedules: Schedules) -> None:

@@ -12,7 +12,7 @@ local root, most, id, rev, action, why, due = unpack(ARGV, 1, 7)
 local FIRST = 8
 local f = redis.pcall('HMGET', state, 'r', 'b')
 if f.err and action == 'change' then return f end
-if action ~= 'set_aside' and not f[1] and redis.call('HEXISTS', definitions, id) == 0 then return {0, 'missing'} end
+if action ~= 'set_aside' and not f[1] and redis.call('HEXISTS', definitions, id) == 0 and redis.pcall('HEXISTS', broken, id) ~= 1 then return {0, 'missing'} end
 if rev ~= '' and rev ~= f[1] then return {tonumber(f[1] or 0), 'stale'} end
 local totals = {}
 if action == 'remove' then

@@ -19,7 +19,8 @@ local function declare(at)
   local state = root .. 'schedule:' .. id
   local before = redis.call('HGET', definitions, id)
   local f = redis.pcall('HMGET', state, 'r', 'o', 'b', 'p')
-  if f.err then f = {} end
+  local is_none = f.err
+  if is_none then f = {} end
   local now_rev = tonumber(f[1] or 0) or 0
   if before then
     if mode == 'add' then return {now_rev, 'exists'} end
@@ -35,6 +36,8 @@ local function declare(at)
     end
   elseif redis.call('HLEN', definitions) >= most then
     return {0, 'full'}
+  elseif is_none then
+    redis.call('DEL', state)
   end
   redis.call('HSET', definitions, id, definition)
   redis.call('HDEL', root .. 'schedules:broken', id)

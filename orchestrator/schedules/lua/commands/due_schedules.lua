@@ -35,7 +35,7 @@ end
 if is_mine then redis.call('HSET', turn, 'of', scheduler, 'by', who, 'until_ms', now + turn_ms, 'at_ms', now) end
 local out = {is_mine and 1 or 0, now, -1, f[3], redis.call('HLEN', root .. 'schedules'), is_taken and ends - now or 0, since}
 local bytes = 0
-local function read(id, due)
+local function read(id, due, bound)
   local definition = redis.call('HGET', root .. 'schedules', id) or ''
   local f, why = redis.pcall('HGETALL', root .. 'schedule:' .. id), ''
   if f.err then
@@ -43,6 +43,12 @@ local function read(id, due)
   elseif #f > MOST_VALUES then
     f, why = {}, 'it has ' .. #f / 2 .. ' fields'
   end
+  local says = false
+  for at = 1, #f, 2 do
+    if f[at] == 'b' then says = f[at + 1] == '1' end
+  end
+  -- `fire` would look for it in the other set, and find it stale again and again.
+  if why == '' and says ~= bound then why = 'its field b is not that of the set in which it is due' end
   out[#out + 1] = {id, due, why, definition, unpack(f)}
   bytes = bytes + #definition
 end
@@ -53,7 +59,7 @@ end
 for at = FIRST_BOUND, #ARGV do
   local due = redis.call('ZSCORE', root .. 'schedules:bound', ARGV[at])
   if due then
-    if (tonumber(due) <= now or tonumber(due) > LAST_MS) and #out < 7 + most and bytes < MOST_BYTES_READ then read(ARGV[at], due) else wait_until(due) end
+    if (tonumber(due) <= now or tonumber(due) > LAST_MS) and #out < 7 + most and bytes < MOST_BYTES_READ then read(ARGV[at], due, true) else wait_until(due) end
   end
 end
 if is_mine then
@@ -63,12 +69,12 @@ if is_mine then
       wait_until(found[at + 1])
       break
     end
-    read(found[at], found[at + 1])
+    read(found[at], found[at + 1], false)
   end
   if after == 0 and #out < 7 + most then
     local broken = redis.call('ZRANGEBYSCORE', root .. 'schedules:due', '(' .. string.format('%.0f', LAST_MS), '+inf', 'WITHSCORES', 'LIMIT', 0, 10)
     for at = 1, #broken, 2 do
-      if #out < 7 + most then read(broken[at], broken[at + 1]) end
+      if #out < 7 + most then read(broken[at], broken[at + 1], false) end
     end
   end
 end
