@@ -23,6 +23,9 @@ _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 #: More seconds than anybody waits, fewer than what a clock can be set to.
 _MOST_S = 1e9
 
+#: The pools that `celery worker --pool` takes; custom: the class named by $CELERY_CUSTOM_WORKER_POOL.
+_POOLS = ("prefork", "eventlet", "gevent", "solo", "processes", "threads", "custom")
+
 _VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)|\$\$")
 
 #: Returns the value as it is used; raises ``ValueError`` with what is allowed.
@@ -62,6 +65,15 @@ def _queues(value: Any) -> tuple[str, ...]:
     if not queues or any(not queue or "," in queue for queue in queues):
         raise ValueError("a list of names of queues, without commas in them")
     return queues
+
+
+def _pool(value: Any) -> str:
+    pool = _text(value)
+    if pool not in _POOLS:
+        from orchestrator.core.nearest import meant
+
+        raise ValueError(f"{' | '.join(_POOLS)}{meant(pool, _POOLS)}")
+    return pool
 
 
 def _id(value: Any) -> str:
@@ -198,7 +210,7 @@ OPTIONS: Mapping[Kind, Mapping[str, Check]] = {
     Kind.WORKER: {
         **_OF_CELERY,
         "queues": _queues,
-        "pool": _text,
+        "pool": _pool,
         "concurrency": _whole(1, 100_000),
         "node": _text,
     },

@@ -35,11 +35,15 @@ def check(
             "tests.apps.supervised_app",
             "no worker serves the mailbox of agent counter",
         ),
-        ({"id": "a", "kind": "worker"}, "no_such_app", "app no_such_app: cannot be imported: "),
+        (
+            {"id": "a", "kind": "worker", "queues": ["counter", "counter2"]},
+            "tests.apps.supervised_app",
+            "queue counter2: no agent, task or setting of app tests.apps.supervised_app names it",
+        ),
         (process("a", ["/no/such/program"]), "x", "a: '/no/such/program' is not an executable file on PATH"),
         (process("a", directory="nowhere"), "x", "nowhere is not there"),
     ],
-    ids=["mailbox", "app", "program", "directory"],
+    ids=["mailbox", "queue", "program", "directory"],
 )
 def test_warnings(tmp_path, child, app, warning):
     done = check(tmp_path, [child], app=app)
@@ -48,6 +52,20 @@ def test_warnings(tmp_path, child, app, warning):
     assert warning in done.stderr
     assert done.stdout.splitlines()[0] == "orchestrator.toml: one_for_one, 3 restarts in 60 s, then escalate"
     assert not (tmp_path / ".state").exists()
+
+
+def test_an_app_that_cannot_be_imported_is_an_error(tmp_path):
+    done = check(tmp_path, [{"id": "a", "kind": "worker"}], app="no_such_app")
+
+    assert done.returncode == 2
+    assert "error: app no_such_app: cannot be imported: " in done.stderr
+
+
+def test_queues_that_the_app_knows_are_not_warned_of(tmp_path):
+    queues = ["counter", "celery", "monitor-manager"]
+    done = check(tmp_path, [{"id": "a", "kind": "worker", "queues": queues}, {"id": "beat", "kind": "beat"}])
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_all_faults_at_once_and_exit_code_2(tmp_path):

@@ -126,6 +126,8 @@ REFUSED = r"""
     a.concurency=4; unknown of a worker; did you mean 'concurrency'?
 { id = "a", kind = "wroker" }
     a.kind=wroker; allowed: supervisor | worker | beat | flower | redis | process; did you mean 'worker'?
+{ id = "a", kind = "worker", pool = "sollo" }
+    a.pool=sollo; allowed: prefork | eventlet | gevent | solo | processes | threads | custom; did you mean 'solo'?
 { id = "s", strategy = "one_for_two", children = [] }
     s.strategy=one_for_two; allowed: one_for_one | one_for_all | rest_for_one
 { id = "a", kind = "beat" }, { id = "a", kind = "flower" }
