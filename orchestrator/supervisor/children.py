@@ -21,11 +21,15 @@ from orchestrator.supervisor.output import ChildOutput, Console
 from orchestrator.supervisor.probes import Answer, NotifySocket, Question, health, interval_s
 from orchestrator.supervisor.proc import (
     born,
+    descendants,
     group_exists,
+    kill_child,
+    kill_children,
     kill_group,
     kill_if,
     others_in_group,
     own_children,
+    session_of,
     variable_of,
 )
 from orchestrator.supervisor.running import End, Running, kind_of, text_of
@@ -35,6 +39,9 @@ from orchestrator.supervisor.variables import CHILD_VARIABLE, TREE_VARIABLE
 
 #: Between two looks at a group that has been killed, where the kernel does not say that it has ended.
 _GONE_LOOK_S = 0.02
+
+#: After the last start, processes are looked for that neither their group nor their environment shows to be a child's.
+_ESCAPED_LOOKS_S = (1.0, 10.0, 60.0)
 
 #: Errors after which a start may succeed later; any other means that the program cannot be run.
 _TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
@@ -68,6 +75,9 @@ class Children:
         self._looks_again = False
         self._probing: dict[str, _Probing] = {}
         self._oom = OomKills()
+        self._look_number = 0
+        #: What the program had started that has become the supervisor; none of the tree's.
+        self._inherited = {pid: born(pid) for pid in own_children()}
         self.lifeline = Lifeline(str(state.path))
         self.lifeline.start(())
         self.known: dict[str, Running] = {}
@@ -128,6 +138,7 @@ class Children:
         self._oom.look()
         self._loop.on(running.pipe, lambda: self._read(running))
         self._watch(running)
+        self._look_for_escaped(_ESCAPED_LOOKS_S)
 
     def _environment(self, path: str, run: int, command: Command) -> dict[str, str]:
         return {
@@ -294,14 +305,66 @@ class Children:
         known = {*self._by_pid, *self.others, self.lifeline.pid, running.pid}
         return [pid for pid in own_children() if pid not in known and variable_of(pid, CHILD_VARIABLE) == mark]
 
+    def _is_accounted_for(self, pid: int) -> bool:
+        """Whether a child of the supervisor is known by its id, session or environment, or was inherited."""
+        known = {*self._by_pid, *self.others, self.lifeline.pid}
+        if pid in known or session_of(pid) in known:
+            return True
+        if pid in self._inherited and self._inherited[pid] == born(pid):
+            return True
+        marks = {"", *(f"{one.path}#{one.run}" for one in (*self._by_pid.values(), *self._leaving))}
+        return variable_of(pid, TREE_VARIABLE) == str(self._state.path) and variable_of(pid, CHILD_VARIABLE) in marks
+
+    def _kill_hidden_orphans(self) -> bool:
+        """Kill orphans that hide whose they were, if they can be those of a child that has ended; returns if there are.
+
+        They have a session of their own and another environment, so all that is known is that nobody else has them.
+        """
+        since = min((one.born or 0 for one in self._leaving), default=0)
+        hidden = [pid for pid in own_children() if (born(pid) or 0) >= since and not self._is_accounted_for(pid)]
+        killed = [kill_child(pid) for pid in hidden]
+        return any(killed)
+
+    def kill_all(self) -> None:
+        """Kill whatever is left of the tree at its end."""
+
+        def is_spared(pid: int) -> bool:
+            return pid == self.lifeline.pid or (pid in self._inherited and self._inherited[pid] == born(pid))
+
+        kill_children(is_spared)
+
+    def _look_for_escaped(self, pauses: tuple[float, ...]) -> None:
+        """Name to the lifeline those that it would not find."""
+        self._look_number += 1
+        number = self._look_number
+
+        def look() -> None:
+            if number == self._look_number:
+                self.lifeline.escaped(self._escaped())
+                if pauses[1:]:
+                    self._look_for_escaped(pauses[1:])
+
+        self._loop.after(pauses[0], look)
+
+    def _escaped(self) -> dict[int, int]:
+        groups = {*self._by_pid, *self.others, self.lifeline.pid}
+        roots = {*own_children()} - {pid for pid, began in self._inherited.items() if born(pid) == began}
+        below = {**descendants(roots), **{pid: os.getpgid(pid) for pid in roots - groups if session_of(pid)}}
+        mark = str(self._state.path)
+        outside = [
+            pid for pid, group in below.items() if group not in groups and variable_of(pid, TREE_VARIABLE) != mark
+        ]
+        return {pid: began for pid in outside if (began := born(pid)) is not None}
+
     def _see_out(self) -> None:
         """Kill what ended processes have left, and report those of which nothing is left."""
+        hidden = bool(self._leaving) and self._kill_hidden_orphans()
         for running in tuple(self._leaving):
             mark = f"{running.path}#{running.run}"
             orphans = self._orphans_of(running)
             for pid in orphans:
                 kill_if(pid, partial(_has_mark, mark))
-            if not orphans and not group_exists(running.pid):
+            if not orphans and not hidden and not group_exists(running.pid):
                 self._leaving.remove(running)
                 self._gone(running)
         if self._leaving and not self._looks_again:

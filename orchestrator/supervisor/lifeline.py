@@ -9,9 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 
-from orchestrator.supervisor.proc import kill_group, kill_tree
+from orchestrator.supervisor.proc import born, descendants, kill_group, kill_if, kill_tree
+
+#: Processes outside the groups that it is given, at most.
+_MAX_ESCAPED = 1000
 
 
 class Lifeline:
@@ -20,6 +24,7 @@ class Lifeline:
     def __init__(self, state_directory: str) -> None:
         self._state_directory = state_directory
         self._pipe = -1
+        self._escaped: dict[int, int] = {}
         self.pid = 0
 
     def start(self, groups: Iterable[int]) -> None:
@@ -32,6 +37,7 @@ class Lifeline:
         os.close(reader)
         for group in groups:
             self.add(group)
+        self._write_escaped()
 
     def add(self, group: int) -> None:
         """There is a group."""
@@ -40,6 +46,15 @@ class Lifeline:
     def remove(self, group: int) -> None:
         """It is about to end. To be called while its leader's process id cannot be reused."""
         self._write(f"-{group}\n")
+
+    def escaped(self, processes: Mapping[int, int]) -> None:
+        """There are these processes in no such group and without the tree's mark, each with its start time."""
+        if processes != self._escaped:
+            self._escaped = dict(processes)
+            self._write_escaped()
+
+    def _write_escaped(self) -> None:
+        self._write(f"={' '.join(f'{pid}:{began}' for pid, began in list(self._escaped.items())[:_MAX_ESCAPED])}\n")
 
     def release(self) -> None:
         """The supervisor ends, and has seen to everything."""
@@ -58,6 +73,17 @@ class Lifeline:
             os.write(self._pipe, line.encode())
 
 
+def _kill_escaped(escaped: Mapping[int, int]) -> None:
+    there = {pid: began for pid, began in escaped.items() if born(pid) == began}
+    there |= {pid: began for pid in descendants(there) if (began := born(pid)) is not None}
+    for pid, began in there.items():
+        kill_if(pid, partial(_is_of, began))
+
+
+def _is_of(began: int, pid: int) -> bool:
+    return born(pid) == began
+
+
 def _run(reader: int, state_directory: str) -> None:
     """The forked process. Never returns."""
     try:
@@ -70,13 +96,20 @@ def _run(reader: int, state_directory: str) -> None:
             os.dup2(reader, 3)
         os.closerange(4, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
         groups: set[int] = set()
+        escaped: dict[int, int] = {}
         pending = b""
         while received := os.read(3, 65536):
             *lines, pending = (pending + received).split(b"\n")
             for line in lines:
                 if line == b"quit":
                     os._exit(0)
+                if line[:1] == b"=":
+                    pairs = [one.split(b":") for one in line[1:].split()]
+                    escaped = {int(pid): int(began) for pid, began in pairs}
+                    continue
                 (groups.add if line[:1] == b"+" else groups.discard)(int(line[1:]))
+        # First, while it can be seen what is below them.
+        _kill_escaped(escaped)
         for group in groups:
             kill_group(group)
         kill_tree(state_directory)

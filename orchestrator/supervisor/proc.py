@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic, sleep
 
 from orchestrator.supervisor.variables import TREE_VARIABLE
@@ -76,6 +76,54 @@ def own_children() -> list[int]:
             return [int(pid) for pid in (file.readall() or b"").split()]
     except OSError:
         return [pid for pid in all_pids() if (_stat(pid) or [b"", b"0"])[1] == str(me).encode()]
+
+
+def session_of(pid: int) -> int:
+    """The session of a process; 0 if it has ended."""
+    found = _stat(pid)
+    return int(found[3]) if found else 0
+
+
+def descendants(roots: Iterable[int]) -> dict[int, int]:
+    """The living descendants of processes as they are now, each with its process group."""
+    children: dict[int, list[tuple[int, int]]] = {}
+    for pid in all_pids():
+        found = _stat(pid)
+        if found and found[0] not in (b"Z", b"X"):
+            children.setdefault(int(found[1]), []).append((pid, int(found[2])))
+    below: dict[int, int] = {}
+    waiting = list(roots)
+    while waiting:
+        for pid, group in children.get(waiting.pop(), ()):
+            if pid not in below:
+                below[pid] = group
+                waiting.append(pid)
+    return below
+
+
+def kill_children(is_spared: Callable[[int], bool], timeout_s: float = 5.0) -> None:
+    """SIGKILL and reap the children of this process, and those that it adopts from them, but for those that are spared.
+
+    A child that is not reaped keeps its id, so no other process can be meant.
+    """
+    until = monotonic() + timeout_s
+    while monotonic() < until:
+        found = [pid for pid in own_children() if not is_spared(pid) and kill_child(pid)]
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        sleep(_LOOK_EVERY_S)
+
+
+def kill_child(pid: int) -> bool:
+    """SIGKILL a child that was not reaped; returns whether that is allowed."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return False
+    return True
 
 
 def others_in_group(group: int) -> bool:

@@ -170,6 +170,7 @@ class TreeProcess:
         self._close_recorders()
         # Whatever has escaped until now.
         kill_tree(str(self.directory.path))
+        self.children.kill_all()
         self.children.lifeline.release()
         self.console.drain()
 

@@ -29,6 +29,9 @@ time.sleep({})
 WITH_ESCAPED = [*PYTHON, ESCAPE.format(1000)]
 DAEMON = [*PYTHON, ESCAPE.format(0.2)]
 
+#: In a session of its own, and with an environment that does not name the tree.
+WITH_STRANGER = ["sh", "-c", "env -i setsid sh -c 'echo child $$$$; exec sleep 1000' & exec sleep 1000"]
+
 DEAF = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -53,7 +56,9 @@ def test_children_start_in_order_and_stop_in_reverse(supervise):
     assert tree.members() == []
 
 
-@pytest.mark.parametrize("command", [WITH_CHILD, WITH_ESCAPED], ids=["in its group", "in its own session"])
+@pytest.mark.parametrize(
+    "command", [WITH_CHILD, WITH_ESCAPED, WITH_STRANGER], ids=["in its group", "in its own session", "unmarked"]
+)
 def test_what_a_killed_child_leaves_is_killed_before_it_is_restarted(supervise, command):
     tree = supervise([process("a", command)])
     grandchild = pid_in(tree.wait_for("| child"))
@@ -78,6 +83,36 @@ def test_nothing_survives_the_supervisor_and_another_may_start_at_once(supervise
 
     eventually(lambda: all(is_gone(pid) for pid in grandchildren))
     assert again.stop() == 0
+
+
+def test_the_end_of_a_tree_leaves_no_process_without_its_mark(supervise):
+    tree = supervise([process("a", WITH_STRANGER), process("b")])
+    stranger = pid_in(tree.wait_for("| child"))
+
+    assert tree.stop() == 0
+    assert is_gone(stranger)
+
+
+def test_an_unmarked_process_of_one_child_survives_the_end_of_another(supervise):
+    tree = supervise([process("a", WITH_STRANGER), process("b")])
+    stranger = pid_in(tree.wait_for("| child"))
+    eventually(lambda: tree.tree()["b"]["state"] == "ready")
+    os.kill(tree.tree()["b"]["pid"], signal.SIGKILL)
+    eventually(lambda: tree.tree()["b"]["restarts"] == 1 and tree.tree()["b"]["state"] == "ready")
+
+    assert not is_gone(stranger)
+
+
+@pytest.mark.slow
+def test_an_unmarked_process_does_not_survive_a_killed_supervisor_that_has_run_for_a_while(supervise):
+    tree = supervise([process("a", WITH_STRANGER)])
+    stranger = pid_in(tree.wait_for("| child"))
+    # It is looked for one second after the last start.
+    threading.Event().wait(1.5)
+    tree.process.kill()
+    tree.process.wait()
+
+    eventually(lambda: is_gone(stranger))
 
 
 def test_leftovers_of_a_supervisor_that_was_killed_with_its_lifeline_are_killed_at_the_start(supervise):
