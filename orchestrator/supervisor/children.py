@@ -12,7 +12,7 @@ from functools import partial
 from time import time
 
 from orchestrator.core.supervision_tree_state import Ended, EndKind, Event, Extended, Force, Ready
-from orchestrator.supervisor import planned_stops
+from orchestrator.supervisor import planned_stops, running_workers
 from orchestrator.supervisor.definition import Command, Kind, ProbeKind
 from orchestrator.supervisor.lifeline import Lifeline
 from orchestrator.supervisor.loop import Loop
@@ -134,6 +134,11 @@ class Children:
         running.pid, running.pipe = spawned.pid, spawned.output
         running.born, running.started_s = born(spawned.pid), time()
         self._by_pid[spawned.pid] = running
+        if command.kind is Kind.WORKER:
+            worker = running_workers.RunningWorker(
+                spawned.pid, running.born, running.started_s, command.app, command.node
+            )
+            running_workers.add(self._state.path, worker)
         self.lifeline.add(spawned.pid)
         self._oom.look()
         self._loop.on(running.pipe, lambda: self._read(running))
@@ -384,6 +389,8 @@ class Children:
             text = "ended while others of its processes ran on; it must stay in the foreground"
         end = running.note_end(kind, text)
         self.on_gone(running, end, status)
+        if running.command.kind is Kind.WORKER:
+            running_workers.remove(self._state.path, running.pid)
         if not running.asked:
             self._console.line("supervise", f"{running.path}: process {running.pid} has ended: {text}".encode())
         self._post(Ended(running.path, running.run, kind))

@@ -42,6 +42,12 @@ def born(pid: int) -> int | None:
     return int(found[19]) if found else None
 
 
+def is_running(pid: int, began: int | None) -> bool:
+    """Whether the process that was started then runs; one that only its parent has yet to notice does not."""
+    found = _stat(pid)
+    return found is not None and found[0] not in (b"Z", b"X") and int(found[19]) == began
+
+
 def _stat(pid: int) -> list[bytes] | None:
     """The fields of ``/proc/PID/stat`` from the third on: the second may contain anything."""
     try:

@@ -22,6 +22,7 @@ from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.output import ChildOutput, Console
 from orchestrator.supervisor.proc import kill_group
 from orchestrator.supervisor.running import End, Running
+from orchestrator.supervisor.running_workers import RunningWorker
 from orchestrator.supervisor.spawn import spawn
 from orchestrator.supervisor.variables import CHILD_VARIABLE, TREE_VARIABLE
 
@@ -225,6 +226,20 @@ class RecorderLinks:
         }
         self._of(app).send(request, running)
 
+    def died_before(self, worker: RunningWorker, incarnation: str) -> None:
+        """Have the death of a worker recorded that has ended with an earlier supervisor."""
+        request = {
+            "operation": "died",
+            "pid": worker.pid,
+            "node": worker.node,
+            "incarnation": incarnation,
+            "started_s": worker.started_s,
+            "reason": "killed",
+            "error": "its supervisor was killed",
+        }
+        if worker.app in self._by_app:
+            self._of(worker.app).send(request)
+
     def hold(self, path: str) -> None:
         """Put the mailboxes of the workers below a supervisor on hold."""
         self._for_mailboxes("hold", path)
@@ -245,7 +260,7 @@ class RecorderLinks:
             recorder.close()
 
 
-def incarnation_of(running: Running) -> str:
+def incarnation_of(running: Running | RunningWorker) -> str:
     """The incarnation in the last health file of a process; empty if it has none."""
     with suppress(OSError, files.UntrustedDirectory):
         for folder in files.directories():

@@ -26,13 +26,13 @@ from orchestrator.core.supervision_tree_state import (
     TreeEnded,
     TreeReady,
 )
-from orchestrator.supervisor import planned_stops
+from orchestrator.supervisor import planned_stops, running_workers
 from orchestrator.supervisor.children import Children
 from orchestrator.supervisor.definition import Definition
 from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.output import Console
 from orchestrator.supervisor.proc import adopt_orphans, kill_tree
-from orchestrator.supervisor.recorder_link import RecorderLinks
+from orchestrator.supervisor.recorder_link import RecorderLinks, incarnation_of
 from orchestrator.supervisor.state_directory import StateDirectory
 
 #: Longest time that the recorders have at the end.
@@ -58,6 +58,8 @@ class TreeProcess:
         if leftovers:
             self.say(f"processes of an earlier supervisor killed: {leftovers}")
         planned_stops.withdraw_all(state.path)
+        #: Workers that have died with an earlier supervisor.
+        self._dead = [(worker, incarnation_of(worker)) for worker in running_workers.take_dead(state.path)]
         self.children = Children(state, loop, console, self.post)
         self.children.define(definition.commands)
         self.state: State = State({})
@@ -85,6 +87,8 @@ class TreeProcess:
     def run(self) -> int:
         """Run until the tree has ended; returns the exit code."""
         self.recorders.start(self.definition.apps())
+        for worker, incarnation in self._dead:
+            self.recorders.died_before(worker, incarnation)
         self.state, effects = begin(self.definition.root, monotonic(), random.getrandbits(31))
         self._carry_out(effects)
         while True:

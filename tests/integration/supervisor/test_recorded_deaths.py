@@ -14,7 +14,7 @@ from celery import Celery
 from orchestrator import Handled, Orchestrator, load_settings
 from tests.apps.supervised_app import BAD, Counter, Work
 from tests.support.eventually import eventually
-from tests.support.supervised import Supervised
+from tests.support.supervised import Supervised, process
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,7 +30,7 @@ def orchestrator(redis_url) -> Orchestrator:
 
 @pytest.fixture
 def workers(supervise, redis_url, tmp_path):
-    def start(replicas: int, **group: Any) -> Supervised:
+    def start(replicas: int, first: tuple[dict[str, Any], ...] = (), **group: Any) -> Supervised:
         environment = {
             "ORCHESTRATOR_BROKER_URL": redis_url,
             "ORCHESTRATOR_HEALTH_DIR": str(tmp_path / "health"),
@@ -48,7 +48,7 @@ def workers(supervise, redis_url, tmp_path):
             "arguments": ["--without-gossip", "--without-mingle"],
         }
         agents = {"id": "agents", "children": [worker], **group}
-        tree: Supervised = supervise([agents], app="tests.apps.supervised_app", environment=environment)
+        tree: Supervised = supervise([*first, agents], app="tests.apps.supervised_app", environment=environment)
         return tree
 
     return start
@@ -91,6 +91,26 @@ def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(wo
     assert [death.reason for death in orchestrator.registry.deaths(10)[:2]] == ["deployed", "deployed"]
     assert not list(tree.state.glob("planned-stop-*"))
     assert [row.lost for row in orchestrator.ledger()] == [0]
+
+
+def test_the_next_supervisor_reports_who_died_with_the_last_one(workers, orchestrator, tmp_path):
+    tree = workers(1)
+    tree.wait_for("all are ready", 60)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    orchestrator.send("counter", Work(gate=str(gate)))
+    eventually(lambda: list(tmp_path.glob("gate.*")))
+    tree.process.kill()
+    tree.process.wait()
+    # The first child is not ready, so no worker of the same name starts and finds the death.
+    tree = workers(1, (process("first", ready="notify", ready_s=90),))
+    (death,) = eventually(lambda: orchestrator.registry.deaths(10), 30)
+
+    assert (death.reason, death.error) == ("killed", "its supervisor was killed")
+    assert death.by.startswith("supervisor@")
+    (row,) = orchestrator.ledger()
+    assert (row.pending, row.lost) == (1, 0)
+    assert not list(tree.state.glob("worker-*"))
 
 
 @pytest.mark.slow
