@@ -101,6 +101,9 @@ def test_an_unmarked_process_of_one_child_survives_the_end_of_another(supervise)
     eventually(lambda: tree.tree()["b"]["restarts"] == 1 and tree.tree()["b"]["state"] == "ready")
 
     assert not is_gone(stranger)
+    # A supervisor that is killed so soon would leave it.
+    assert tree.stop() == 0
+    assert is_gone(stranger)
 
 
 @pytest.mark.slow
