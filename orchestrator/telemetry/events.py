@@ -235,7 +235,9 @@ SCHEDULE_FAILED: Final = _event(
     metadata="schedule error",
 )
 SCHEDULE_BROKEN: Final = _event(
-    "schedule.broken", "A definition in Redis cannot be read: the schedule is set aside.", metadata="schedule error"
+    "schedule.broken",
+    "A definition or a state in Redis cannot be read: the schedule is set aside.",
+    metadata="schedule error",
 )
 SCHEDULE_PAUSED: Final = _event(
     "schedule.paused", "A schedule paused itself, because a fire was not handled.", metadata="schedule reason"

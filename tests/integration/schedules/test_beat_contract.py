@@ -212,7 +212,7 @@ def test_a_schedule_class_of_the_apps_own(schedules: Schedules) -> None:
 
 
 def test_entries_that_cannot_be_schedules_are_all_named(schedules: Schedules) -> None:
-    with pytest.raises(InvalidSchedule, match=r"beat_schedule\['fast'\].*beat_schedule\['none'\]"):
+    with pytest.raises(InvalidSchedule, match=r"(?s)(?=.*beat_schedule\['fast'\])(?=.*beat_schedule\['none'\])"):
         beat(schedules, fast=entry(schedule=0.01), none=entry(schedule=None), good=entry())
 
 
