@@ -46,7 +46,7 @@ def swept_more(broker: BareBroker) -> None:
     """Wait until there have been four more sweeps."""
 
     def sweeps() -> int:
-        return int(broker.redis.hget(broker.store.keys.sweep, "sweeps"))
+        return int(broker.redis.hget(broker.store.keys.sweep, "sweeps") or 0)
 
     before = sweeps()
     eventually(lambda: sweeps() > before + 3)
