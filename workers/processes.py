@@ -34,6 +34,11 @@ _ROOT = Path(__file__).parent.parent
 _ORCHESTRATOR = Path(sys.executable).parent / "orchestrator"
 
 
+def _python_path(environment: Mapping[str, str]) -> str:
+    """The path on which the demo's own packages are found, in front of the user's."""
+    return os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH", "")]))
+
+
 class KeepsDying(InfrastructureError):
     """The supervisor has ended, because the processes ended too often."""
 
@@ -105,7 +110,8 @@ class Crew:
             self._process = subprocess.Popen(
                 [*command, "--until-stdin-closes"],
                 cwd=_ROOT,
-                env=dict(self._environment),
+                # The tree's definition lies elsewhere, and its children start there.
+                env={**self._environment, "PYTHONPATH": _python_path(self._environment)},
                 # Closed when the demo ends, however that may be.
                 stdin=subprocess.PIPE,
                 stdout=log,

@@ -43,7 +43,6 @@ class Demo:
             cwd=ROOT,
             env={
                 **inherited,
-                "PYTHONPATH": str(ROOT),
                 "TMPDIR": str(self.temporary),
                 "DEMO_TEST": self._mark,
                 **environment,
