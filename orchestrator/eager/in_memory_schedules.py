@@ -192,6 +192,10 @@ class InMemorySchedules:
         self._declare_static()
         return [self._stored(schedule_id) for schedule_id in ids]
 
+    def leftovers(self) -> list[StoredSchedule]:
+        """See :class:`SchedulesBackend`."""
+        return []
+
     def _stored(self, schedule_id: str) -> StoredSchedule | None:
         held = self._held.get(schedule_id)
         if held is None:

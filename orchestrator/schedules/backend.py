@@ -28,6 +28,9 @@ class SchedulesBackend(Protocol):
     def read(self, ids: Sequence[str]) -> list[StoredSchedule | None]:
         """Schedules by their ids, in that order; ``None`` for one that does not exist."""
 
+    def leftovers(self) -> list[StoredSchedule]:
+        """What was set aside and has no definition any more."""
+
     def existing(self, schedule_id: str) -> StoredSchedule:
         """A schedule.
 

@@ -8,24 +8,27 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from redis.exceptions import ResponseError
+
 from orchestrator.core.errors import CircuitOpen, MailboxFull, MessageTooLarge, UnknownSchedule
+from orchestrator.core.log import get_logger
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_json import encode_definition
-from orchestrator.core.schedule_state import Decision, ScheduleState
+from orchestrator.core.schedule_state import Decision
 from orchestrator.schedules import scripts
 from orchestrator.schedules.fire_writer import FireWriter
 from orchestrator.schedules.history import HistoryEntry, entry_of
-from orchestrator.schedules.stored_state import change_of
+from orchestrator.schedules.stored_state import change_of, whole_number
 from orchestrator.schedules.writing import NextAfterOf, ScheduleWriter
 from orchestrator.transport.store import Store
+
+logger = get_logger(__name__)
 
 #: Entries of the history that one command reads.
 _PAGE: Final = 1000
 
 #: A message has at most so many times the bytes of its definition, or it is far below any limit.
 _MOST_GROWTH: Final = 8
-
-_NO_CHANGE: Final = ScheduleState(None, None)
 
 
 class RedisSchedules(ScheduleWriter):
@@ -93,7 +96,7 @@ class RedisSchedules(ScheduleWriter):
         found: list[HistoryEntry] = []
         until = "+" if before_ms is None else f"({before_ms}"
         while len(found) < count:
-            page = self.ask(partial(_read_back, key, until))
+            page = self._ask_shared(key, partial(_read_back, key, until), [])
             for raw_id, raw in page:
                 fields = {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
                 if schedule_id is not None and fields.get("s") != schedule_id:
@@ -108,8 +111,30 @@ class RedisSchedules(ScheduleWriter):
 
     def ledger(self) -> Mapping[str, int]:
         """See :class:`SchedulesBackend`."""
-        raw: Any = self.ask(lambda client: client.hgetall(self.store.keys.schedule_ledger))
-        return {name.decode("utf-8", "replace"): int(value) for name, value in raw.items()}
+        key = self.store.keys.schedule_ledger
+        totals: dict[str, int] = {}
+        for raw_name, raw in self._ask_shared(key, lambda client: client.hgetall(key), {}).items():
+            name, text = raw_name.decode("utf-8", "replace"), raw.decode("utf-8", "replace")
+            number = whole_number(text)
+            if number is None:
+                logger.error("%s: %s is %r, which is no whole number; it is not counted", key, name, text)
+            else:
+                totals[name] = number
+        return totals
+
+    def _ask_shared(self, key: str, command: Callable[[Any], Any], otherwise: Any) -> Any:
+        """What a command reads from a key that all schedules share; ``otherwise`` if that is of another type."""
+
+        def ask(client: Any) -> Any:
+            try:
+                return command(client)
+            except ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                logger.error("%s cannot be read, and is set aside when it is written next: %s", key, error)
+                return otherwise
+
+        return self.ask(ask)
 
 
 def _read_back(key: str, until: str, client: Any) -> Any:

@@ -223,6 +223,9 @@ def refuse_declared(stored: StoredSchedule, backend: SchedulesBackend, done: str
         CallerError: the schedule is declared; names who declares it, and what is allowed.
     """
     kind, _, app_name = stored.fields.get("o", "").partition(":")
+    if not stored.text:
+        # Its definition is gone: nothing of a declaration is left.
+        return
     if kind not in ("s", "a") or not backend.is_declared_by(app_name):
         return
     app = f"app {app_name!r}" if app_name else "an app"

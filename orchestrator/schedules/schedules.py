@@ -146,7 +146,10 @@ class Schedules(Mapping[str, Schedule]):
 
     def __contains__(self, schedule_id: object) -> bool:
         """Whether there is a schedule with that id."""
-        return isinstance(schedule_id, str) and self._backend().read([schedule_id])[0] is not None
+        if not isinstance(schedule_id, str):
+            return False
+        (stored,) = self._backend().read([schedule_id])
+        return stored is not None and bool(stored.text)
 
     def __iter__(self) -> Iterator[str]:
         """The ids of all schedules, in no particular order."""
@@ -165,6 +168,7 @@ class Schedules(Mapping[str, Schedule]):
                 yield from _infos(backend, page)
                 page = []
         yield from _infos(backend, page)
+        yield from map(info_of, backend.leftovers())
 
     def get_info(self, schedule_id: str) -> ScheduleInfo:
         """One schedule with its state.

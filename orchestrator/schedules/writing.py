@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from redis.exceptions import RedisError
-
-from orchestrator.core.errors import (
-    BrokerUnavailable,
-    CallerError,
-    InvalidSchedule,
-    OwnerGone,
-    ScheduleExists,
-    UnknownSchedule,
-)
+from orchestrator.core.errors import CallerError, InvalidSchedule, OwnerGone, ScheduleExists, UnknownSchedule
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.schedule_json import encode_definition
@@ -26,6 +14,7 @@ from orchestrator.core.schedule_state import Decision, ScheduleState
 from orchestrator.core.triggers import Foreign, SteppedTimes, Times
 from orchestrator.schedules import scripts
 from orchestrator.schedules.celery_schedules import NextAfter
+from orchestrator.schedules.reading import ScheduleReader
 from orchestrator.schedules.scripts import MOST_AT_ONCE, Declaration
 from orchestrator.schedules.stored import StoredSchedule
 from orchestrator.schedules.stored_state import change_of
@@ -34,98 +23,18 @@ from orchestrator.transport.store import Store
 #: A change that another one has overtaken is computed again, at most this often.
 _TRIES: Final = 20
 
-#: Schedules that one command lists.
-_PAGE: Final = 500
-
-#: Up to so many schedules, an error about an unknown one names the nearest.
-_NAMED: Final = 10_000
-
 #: Finds what computes the times of a foreign trigger.
 NextAfterOf = Callable[[Foreign], NextAfter | None]
 
 
-class ScheduleWriter:
+class ScheduleWriter(ScheduleReader):
     """Writes the schedules of one Redis."""
 
     def __init__(self, store: Callable[[], Store], most: int, most_history: int, next_after_of: NextAfterOf) -> None:
-        self._open_store = store
+        super().__init__(store)
         self._most = most
         self._most_history = most_history
         self._next_after_of = next_after_of
-
-    @property
-    def store(self) -> Store:
-        """The Redis that the schedules are in."""
-        return self._open_store()
-
-    def now_ms(self) -> int:
-        """Redis' time.
-
-        Raises:
-            BrokerUnavailable: Redis is away.
-        """
-        seconds, micros = self.ask(lambda client: client.time())
-        return int(seconds) * 1000 + int(micros) // 1000
-
-    def ask(self, command: Callable[[Any], Any]) -> Any:
-        """Run commands of redis-py's client.
-
-        Raises:
-            BrokerUnavailable: Redis is away.
-        """
-        store = self.store
-        try:
-            return command(store.client)
-        except RedisError as error:
-            raise BrokerUnavailable(store.url, error) from error
-
-    def read(self, ids: Sequence[str]) -> list[StoredSchedule | None]:
-        """Schedules by their ids, in that order; ``None`` for one that does not exist.
-
-        Raises:
-            BrokerUnavailable: Redis is away.
-        """
-        k = self.store.keys
-        found: list[StoredSchedule | None] = []
-        for at in range(0, len(ids), MOST_AT_ONCE):
-            some = ids[at : at + MOST_AT_ONCE]
-
-            def read(client: Any, some: Sequence[str] = some) -> Any:
-                with client.pipeline(transaction=False) as pipe:
-                    pipe.hmget(k.schedules, some)
-                    pipe.hmget(k.schedules_broken, some)
-                    for one in some:
-                        pipe.hgetall(k.schedule(one))
-                        pipe.zscore(k.schedules_due, one)
-                        pipe.zscore(k.schedules_bound, one)
-                    # One key of another type must not hide the other schedules.
-                    return pipe.execute(raise_on_error=False)
-
-            texts, whys, *rest = self.ask(read)
-            if isinstance(texts, RedisError):
-                raise BrokerUnavailable(self.store.url, texts) from texts
-            if isinstance(whys, RedisError):
-                whys = [None] * len(some)
-            for number, one in enumerate(some):
-                fields, due, bound_due = rest[3 * number : 3 * number + 3]
-                if texts[number] is None:
-                    found.append(None)
-                    continue
-                fault = f"its state: {fields}" if isinstance(fields, RedisError) else ""
-                due = due if isinstance(due, float) else bound_due
-                if isinstance(due, float) and not math.isfinite(due):
-                    due, fault = None, fault or f"it is due at {due}, which is no time"
-                found.append(
-                    StoredSchedule(
-                        one,
-                        texts[number].decode("utf-8", "replace"),
-                        {} if isinstance(fields, RedisError) else _fields(fields),
-                        int(due) if isinstance(due, float) else None,
-                        "" if whys[number] is None else _why(whys[number]),
-                        fault,
-                    )
-                )
-        return found
 
     def times(self, definition: ScheduleDefinition, from_ms: int, next_after: NextAfter | None = None) -> Times | None:
         """The times of a definition whose trigger is foreign; ``None`` for any other, or if only code has them."""
@@ -268,10 +177,13 @@ class ScheduleWriter:
 
         Raises:
             UnknownSchedule: there is no such schedule.
+            InvalidSchedule: its definition is gone.
             BrokerUnavailable: Redis is away.
         """
         for _ in range(_TRIES):
             stored = self.existing(schedule_id)
+            if not stored.text:
+                stored.definition()
             decision = decide(stored, self.now_ms())
             if decision is None:
                 return False
@@ -299,40 +211,6 @@ class ScheduleWriter:
         store = self.store
         call = scripts.change_schedule(store.keys, schedule_id, action, most_history=self._most_history, **options)
         return str(store.run(*call)[1].decode())
-
-    def ids(self) -> Iterator[str]:
-        """The ids of all schedules."""
-        key, cursor = self.store.keys.schedules, 0
-        while True:
-            cursor, page = self.ask(partial(_scan, key, cursor))
-            yield from (name.decode("utf-8", "replace") for name in _names(page))
-            if int(cursor) == 0:
-                return
-
-    def count(self) -> int:
-        """How many schedules there are."""
-        return int(self.ask(lambda client: client.hlen(self.store.keys.schedules)))
-
-    def of_owner(self, owner: str) -> list[str]:
-        """The ids of an owner's schedules."""
-        found = self.ask(lambda client: client.smembers(self.store.keys.schedules_of(owner)))
-        return sorted(name.decode("utf-8", "replace") for name in found)
-
-    def existing(self, schedule_id: str) -> StoredSchedule:
-        """A schedule.
-
-        Raises:
-            UnknownSchedule: there is none.
-            BrokerUnavailable: Redis is away.
-        """
-        (stored,) = self.read([schedule_id])
-        if stored is None:
-            known = self.ask(lambda client: client.hkeys(self.store.keys.schedules)) if self._is_small() else []
-            raise UnknownSchedule(schedule_id, [name.decode("utf-8", "replace") for name in known])
-        return stored
-
-    def _is_small(self) -> bool:
-        return self.count() <= _NAMED
 
     def retire_owner(self, incarnation: str) -> list[str]:
         """Remove the schedules of an incarnation that has ended; returns their ids.
@@ -379,27 +257,8 @@ class ScheduleWriter:
                 return removed
 
 
-def _fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in raw.items()}
-
-
 def _is_readable(stored: StoredSchedule) -> bool:
     try:
         return bool(stored.state)
     except ValueError:
         return False
-
-
-def _why(text: bytes) -> str:
-    try:
-        return str(json.loads(text)["why"])
-    except (ValueError, KeyError, TypeError):
-        return text.decode("utf-8", "replace")
-
-
-def _scan(key: str, cursor: int, client: Any) -> Any:
-    return client.execute_command("HSCAN", key, cursor, "COUNT", _PAGE)
-
-
-def _names(page: Any) -> Iterable[bytes]:
-    return page.keys() if isinstance(page, dict) else page[::2]

@@ -239,6 +239,11 @@ SCHEDULE_BROKEN: Final = _event(
     "A definition or a state in Redis cannot be read: the schedule is set aside.",
     metadata="schedule error",
 )
+SCHEDULES_KEY_BROKEN: Final = _event(
+    "schedules.key_broken",
+    "A key or a total that all schedules share holds something else: it is set aside under another name.",
+    metadata="key error",
+)
 SCHEDULE_PAUSED: Final = _event(
     "schedule.paused", "A schedule paused itself, because a fire was not handled.", metadata="schedule reason"
 )

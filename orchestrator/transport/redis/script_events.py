@@ -72,5 +72,8 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
         case "schedule_paused", [schedule, reason]:
             logger.warning("schedule %s is paused: %s", schedule, reason)
             emit(events.SCHEDULE_PAUSED, schedule=schedule, reason=reason)
+        case "schedules_key_broken", [key, error]:
+            logger.error("key %s of the schedules is broken: %s", key, error)
+            emit(events.SCHEDULES_KEY_BROKEN, key=key, error=error)
         case "compensated", [group, queue, delivery_id]:
             emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])

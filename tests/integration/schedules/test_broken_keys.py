@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator.cli.ledger import ledger
+from orchestrator.core.errors import InvalidSchedule
 from orchestrator.schedules.due import Due
 from orchestrator.schedules.service import ScheduleService
+from tests.support.command_line import invoke
 from tests.support.schedules_under_test import Schedules, scheduling_app
 
 _FIELDS = "rnlahjtqfcmk"
@@ -113,17 +116,49 @@ def test_a_due_id_without_a_schedule_is_taken_out(schedules: Schedules, name: by
     _pass(schedules)
     assert _by_schedule(schedules) == ["good"]
     assert schedules.redis.zscore(schedules.keys.schedules_due, name) is None
+    broken = [info.id for info in schedules.orchestrator.schedules.infos() if info.broken]
+    assert broken == [name.decode("utf-8", "backslashreplace")]
 
 
 @pytest.mark.parametrize("key", ["schedule_fires", "schedule_ledger", "schedules_broken"])
-def test_a_shared_key_of_another_type_accepts_no_fire_twice(schedules: Schedules, key: str) -> None:
+def test_a_shared_key_of_another_type_is_set_aside_and_written_again(
+    schedules: Schedules, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = getattr(schedules.keys, key)
     schedules.declare("bad", due_s=2)
     schedules.declare("good", due_s=1)
-    schedules.redis.set(getattr(schedules.keys, key), "x")
+    schedules.redis.set(name, "x")
     schedules.redis.hset(schedules.keys.schedule("bad"), "f", "abc")
+    api = schedules.orchestrator.schedules
+    assert api.history() == []
+    assert api.ledger() == {}
+    assert len(list(api.infos())) == 2
     _pass(schedules)
     assert _by_schedule(schedules) == ["good"]
     assert schedules.state("good")["f"] == "1"
+    assert [entry.schedule for entry in api.history()] == ["good"]
+    assert api.ledger() == {"due": 1, "fired": 1}
+    assert _is_listed_as_broken(schedules)
+    (aside,) = schedules.redis.keys(f"{name}:broken:*")
+    assert schedules.redis.get(aside) == b"x", "it is kept"
+    assert f"set aside as {aside.decode()}" in caplog.text
+
+
+def test_a_total_that_is_no_number_is_set_aside_and_named(
+    schedules: Schedules, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = schedules.orchestrator.schedules
+    schedules.redis.hset(schedules.keys.schedule_ledger, mapping={"due": 4, "fired": "many"})
+    assert api.ledger() == {"due": 4}
+    assert "fired is 'many'" in caplog.text
+    schedules.declare("good", due_s=1)
+    _pass(schedules)
+    assert api.ledger() == {"due": 5, "fired": 1}
+    assert schedules.redis.hget(schedules.keys.schedule_ledger, "broken: fired") == b"many"
+    assert "set aside as field broken: fired" in caplog.text
+    shown = invoke(schedules.app, ledger)
+    assert shown.exit_code == 1
+    assert "broken: fired is 'many'" in caplog.text
 
 
 def test_the_ledger_of_a_mailbox_of_another_type_accepts_no_fire_twice(schedules: Schedules) -> None:
@@ -141,6 +176,12 @@ def test_what_is_left_without_a_definition_can_be_removed_or_added(schedules: Sc
         schedules.redis.zadd(schedules.keys.schedules_due, {"bad": 1})
         _pass(schedules, scheduler)
         assert schedules.redis.hkeys(schedules.keys.schedules_broken) == [b"bad"]
+        (info,) = api.infos()
+        assert (info.id, info.definition) == ("bad", None)
+        assert "WRONGTYPE" in info.broken
+        assert "bad" not in api
+        with pytest.raises(InvalidSchedule, match="bad"):
+            api["bad"].pause()
         assert api["bad"].remove()
         assert not schedules.redis.exists(schedules.keys.schedules_broken, schedules.keys.schedule("bad"))
     schedules.redis.set(schedules.keys.schedule("bad"), "x")

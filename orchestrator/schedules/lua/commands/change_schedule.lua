@@ -20,7 +20,7 @@ if action == 'remove' then
 elseif action == 'set_aside' then
   redis.call('ZREM', root .. 'schedules:due', id)
   redis.call('ZREM', root .. 'schedules:bound', id)
-  redis.pcall('HSET', broken, id, why)
+  schedules.write_shared(broken, 'HSET', id, why)
 else
   local now_rev = redis.call('HINCRBY', state, 'r', 1)
   schedules.write(root, most, totals, state, id, FIRST)
@@ -28,7 +28,7 @@ else
   if due == '' then redis.call('ZREM', set, id) else redis.call('ZADD', set, due, id) end
   schedules.ring(root)
   schedules.add_totals(root, totals)
-  return {now_rev, 'done'}
+  return with_events({now_rev, 'done'})
 end
 schedules.add_totals(root, totals)
-return {0, 'done'}
+return with_events({0, 'done'})

@@ -25,7 +25,7 @@ local function declare(at)
   if before then
     if mode == 'add' then return {now_rev, 'exists'} end
     local is_same = before == definition and (f[2] or '') == owner and (f[3] or '') == bound
-    if mode == 'keep' or is_same and rev ~= '' and redis.call('HEXISTS', root .. 'schedules:broken', id) == 0 then return {now_rev, 'kept'} end
+    if mode == 'keep' or is_same and rev ~= '' and redis.pcall('HEXISTS', root .. 'schedules:broken', id) ~= 1 then return {now_rev, 'kept'} end
     if rev == '' then
       -- Nothing can be kept of what cannot be read.
       if f[2] then redis.call('SREM', root .. 'schedules-of:' .. f[2], id) end
@@ -40,7 +40,7 @@ local function declare(at)
     redis.call('DEL', state)
   end
   redis.call('HSET', definitions, id, definition)
-  redis.call('HDEL', root .. 'schedules:broken', id)
+  redis.pcall('HDEL', root .. 'schedules:broken', id)
   now_rev = redis.call('HINCRBY', state, 'r', 1)
   if f[2] and f[2] ~= owner then redis.call('SREM', root .. 'schedules-of:' .. f[2], id) end
   if owner ~= '' then
@@ -66,4 +66,4 @@ while at <= #ARGV do
 end
 schedules.add_totals(root, totals)
 if is_changed then schedules.ring(root) end
-return out
+return with_events(out)

@@ -38,4 +38,4 @@ end
 out[1] = #out - 2
 if not app and redis.call('SCARD', of) > 0 then out[2] = 1 end
 schedules.add_totals(root, totals)
-return out
+return with_events(out)

@@ -50,13 +50,34 @@ schedules.count = function(totals, state, field, by, reason)
   if reason and reason ~= '' then totals[name .. ': ' .. reason] = (totals[name .. ': ' .. reason] or 0) + by end
 end
 
+-- Writes to a key that all schedules share; returns why that failed. One of another type is set aside under another name, and
+-- what is written begins anew.
+schedules.write_shared = function(key, command, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or not reply.err then return nil end
+  local why = reply.err
+  if not why:find('WRONGTYPE', 1, true) then return why end
+  local aside = key .. ':broken:' .. now_ms()
+  local renamed = redis.pcall('RENAME', key, aside)
+  emit_event('schedules_key_broken', key, why .. '; ' .. (renamed.err or 'set aside as ' .. aside))
+  redis.pcall(command, key, ...)
+end
+
 schedules.add_totals = function(root, totals)
-  for name, by in pairs(totals) do redis.pcall('HINCRBY', root .. 'schedules:ledger', name, by) end
+  local ledger = root .. 'schedules:ledger'
+  for name, by in pairs(totals) do
+    local why = schedules.write_shared(ledger, 'HINCRBY', name, by)
+    if why and (why:find('not an integer', 1, true) or why:find('overflow', 1, true)) then
+      local aside = 'broken: ' .. name
+      redis.call('HSET', ledger, aside, redis.call('HGET', ledger, name), name, by)
+      emit_event('schedules_key_broken', ledger, 'total ' .. name .. ': ' .. why .. '; set aside as field ' .. aside)
+    end
+  end
 end
 
 -- Records what became of one or more due times: s schedule, a what ('fired', 'coalesced', 'missed', 'skipped', 'buffered'), n nominal time of the
 -- last, i of the first, c how many, w why, d delivery, z nominal time that they were coalesced into. Left out is what says nothing.
--- What it records is done: a history that cannot be written fails nothing.
+-- What it records is done: a history of another type is set aside.
 schedules.record = function(root, most, id, what, last, first, number, reason, delivery, into)
   local entry = {'s', id, 'a', what, 'n', last}
   if delivery ~= '' then entry[7], entry[8] = 'd', delivery end
@@ -64,7 +85,7 @@ schedules.record = function(root, most, id, what, last, first, number, reason, d
   if number ~= '1' then entry[#entry + 1], entry[#entry + 2] = 'c', number end
   if reason ~= '' then entry[#entry + 1], entry[#entry + 2] = 'w', reason end
   if into and into ~= '' then entry[#entry + 1], entry[#entry + 2] = 'z', into end
-  redis.pcall('XADD', root .. 'schedules:fires', 'MAXLEN', '~', most, '*', unpack(entry))
+  schedules.write_shared(root .. 'schedules:fires', 'XADD', 'MAXLEN', '~', most, '*', unpack(entry))
 end
 
 -- A decision about a schedule, as scripts.py writes it into ARGV: number of fields of the state that change, {field, value or ''}; number of
@@ -152,7 +173,7 @@ schedules.remove = function(root, id, totals, most)
   local owner = redis.pcall('HGET', state, 'o')
   schedules.drop_buffered(root, state, id, totals, most, 'removed')
   redis.call('HDEL', root .. 'schedules', id)
-  redis.call('HDEL', root .. 'schedules:broken', id)
+  redis.pcall('HDEL', root .. 'schedules:broken', id)
   redis.call('ZREM', root .. 'schedules:due', id)
   redis.call('ZREM', root .. 'schedules:bound', id)
   if type(owner) == 'string' then redis.call('SREM', root .. 'schedules-of:' .. owner, id) end
