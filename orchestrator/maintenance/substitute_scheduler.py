@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from time import monotonic
 from typing import Any, Final
 
 from celery import bootsteps
@@ -19,18 +18,14 @@ from orchestrator.worker.configuration import SCHEDULER
 
 logger = get_logger(__name__)
 
-#: For how long no beat at all must have been seen.
-_NO_BEAT_S: Final = 60.0
-
 #: Between two attempts to reach a Redis that is away at the start.
 _AGAIN_S: Final = 1.0
 
 
 class SubstituteScheduler:
-    """A thread that fires schedules if no beat has for a while.
+    """A thread that fires schedules if no beat has for a while, and declares what its app's code has and Redis lacks.
 
-    Entries of ``beat_schedule`` are a beat's. A worker goes on with those that a beat has declared; it declares them by
-    itself only if no beat at all has been seen for a minute, and never where another scheduler fires them.
+    It leaves the entries of ``beat_schedule`` alone where another scheduler fires them.
     """
 
     def __init__(self, runtime: Any, stale_s: float) -> None:
@@ -38,7 +33,6 @@ class SubstituteScheduler:
         self._stale_s = stale_s
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._began_at = monotonic()
 
     def start(self) -> None:
         """Start the thread, if it does not run."""
@@ -70,18 +64,13 @@ class SubstituteScheduler:
 
     def _entries(self) -> Mapping[str, ScheduleEntry]:
         app, scheduling = self._runtime.app, self._runtime.redis.scheduling
-        age_s = monotonic() - self._began_at
-        if app.conf.beat_scheduler != SCHEDULER or not scheduling.may_declare_entries(age_s > _NO_BEAT_S):
+        if app.conf.beat_scheduler != SCHEDULER or not scheduling.may_declare_entries():
             return {}
         return with_names(app.conf.beat_schedule or {}, app)
 
     def _serve(self, service: ScheduleService) -> None:
-        looks_again_at: float | None = self._began_at + _NO_BEAT_S
         while not self._stopped.is_set():
             try:
-                if looks_again_at is not None and monotonic() > looks_again_at:
-                    looks_again_at = None
-                    service.declare_again()
                 wait_s = service.tick()
             except Exception:
                 logger.exception("a pass of the substitute scheduler failed")

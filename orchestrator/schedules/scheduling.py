@@ -62,18 +62,14 @@ class Scheduling:
         """The times that Celery's classes compute; ``None`` if only the code that declares them has them."""
         return next_after_of(self._app, trigger)
 
-    def may_declare_entries(self, no_beat_for_long: bool) -> bool:
-        """Whether a worker in beat's place may declare the entries of ``beat_schedule``.
-
-        A beat has declared some, or no beat has been seen for long; and no other scheduler fires them.
+    def may_declare_entries(self) -> bool:
+        """Whether a worker in beat's place may declare the entries of ``beat_schedule``: no other scheduler fires them.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        k, name = self._store().keys, self.app_name
-        if self.schedules.ask(lambda client: client.hexists(k.scheduler, f"elsewhere:{name}")):
-            return False
-        return no_beat_for_long or bool(self.schedules.of_owner(f"s:{name}"))
+        field = f"elsewhere:{self.app_name}"
+        return not self.schedules.ask(lambda client: client.hexists(self._store().keys.scheduler, field))
 
     def give_entries_up(self) -> None:
         """Another scheduler fires the entries of ``beat_schedule``: remove those that are here.
