@@ -15,8 +15,7 @@ from orchestrator.core.times import age
 from orchestrator.core.triggers import Cron, Foreign, Interval, Once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from orchestrator.app import Orchestrator
     from orchestrator.cli.tables import Toned
     from orchestrator.core.schedule_definition import ScheduleDefinition
     from orchestrator.schedules.history import HistoryEntry
@@ -73,13 +72,6 @@ def recipient_text(definition: ScheduleDefinition) -> str:
             return task
 
 
-def exactness(definition: ScheduleDefinition) -> str:
-    """Empty if each time is accepted exactly once by one script, else why only the schedulers that declare it can."""
-    if definition.is_code_bound:
-        return "only a scheduler that declares it can fire it"
-    return ""
-
-
 def state_cell(info: ScheduleInfo) -> Toned:
     """A schedule's state, in colour."""
     # Here, so that `celery worker` does not load it.
@@ -94,9 +86,29 @@ def state_cell(info: ScheduleInfo) -> Toned:
     return Toned("refused", Tone.BAD) if info.state.refused else Toned("active", Tone.GOOD)
 
 
-def schedule_document(info: ScheduleInfo, hidden: Iterable[str]) -> dict[str, Any]:
+def why_not_exactly_once(orchestrator: Orchestrator, info: ScheduleInfo) -> str:
+    """Why a fire of a schedule may be accepted twice; empty if it cannot."""
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.schedules import exactness
+
+    return "" if info.definition is None else exactness.why_not_exactly_once(orchestrator.app, info.definition)
+
+
+def note_of(orchestrator: Orchestrator, info: ScheduleInfo) -> str:
+    """What else people should know of a schedule's fires."""
+    # Here, so that `celery worker` does not load it.
+    from orchestrator.schedules import exactness
+
+    if info.definition is None:
+        return ""
+    by_task = orchestrator.runtime.directory.by_task
+    return exactness.note_of(orchestrator.app, info.definition, lambda task: by_task(task) is not None)
+
+
+def schedule_document(info: ScheduleInfo, orchestrator: Orchestrator) -> dict[str, Any]:
     """All that is known of a schedule, secrets hidden."""
     state, counts, definition = info.state, info.counts, info.definition
+    hidden = orchestrator.runtime.hidden
     try:
         stored = redact(json.loads(info.text), hidden)
     except (ValueError, RecursionError):
@@ -110,7 +122,8 @@ def schedule_document(info: ScheduleInfo, hidden: Iterable[str]) -> dict[str, An
         "ended": info.ended,
         "trigger": "" if definition is None else trigger_text(definition),
         "recipient": "" if definition is None else recipient_text(definition),
-        "not_exactly_once": "" if definition is None else exactness(definition),
+        "not_exactly_once": why_not_exactly_once(orchestrator, info),
+        "note": note_of(orchestrator, info),
         "next": _moment(state.next_ms),
         "due": _moment(state.due_ms),
         "last": _moment(state.last_ms),

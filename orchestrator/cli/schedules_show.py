@@ -17,12 +17,13 @@ from orchestrator.cli.reported_errors import EXIT_CODES, ExitCode, Stop, exit_co
 from orchestrator.cli.schedules_documents import (
     Moment,
     entry_document,
-    exactness,
+    note_of,
     recipient_text,
     schedule_document,
     schedule_id,
     state_cell,
     trigger_text,
+    why_not_exactly_once,
 )
 from orchestrator.core.schedule_lint import lint
 from orchestrator.core.times import moment
@@ -58,7 +59,7 @@ def list_schedules(context: click.Context, state: str | None, source: str | None
     ]
     found.sort(key=lambda info: (info.state.next_ms is None, info.state.next_ms or 0, info.id))
     if as_json:
-        shown = [schedule_document(info, orchestrator.runtime.hidden) for info in found[:limit]]
+        shown = [schedule_document(info, orchestrator) for info in found[:limit]]
         print_document({"schedules": shown, "count": len(found)})
         return
     # Here, so that `celery worker` does not load it.
@@ -88,8 +89,13 @@ def list_schedules(context: click.Context, state: str | None, source: str | None
         drop=("source", "skipped", "coalesced", "to", "missed", "fired"),
     )
     for info in found[:limit]:
-        if why := info.broken or (exactness(info.definition) if info.definition is not None else ""):
-            click.echo(one_line(f"{info.id}: {why}"))
+        if info.broken:
+            click.echo(one_line(f"{info.id}: {info.broken}"))
+            continue
+        if why := why_not_exactly_once(orchestrator, info):
+            click.echo(one_line(f"{info.id}: not exactly once: {why}"))
+        if note := note_of(orchestrator, info):
+            click.echo(one_line(f"{info.id}: {note}"))
 
 
 @click.command(cls=CeleryCommand, name="show", epilog=EXIT_CODES)
@@ -101,7 +107,7 @@ def show_schedule(context: click.Context, schedule_id: str, as_json: bool) -> No
     """Show schedule NAME: what it sends and when, its policies, its state and its counts."""
     orchestrator = orchestrator_of(context)
     info = orchestrator.schedules.get_info(schedule_id)
-    document = schedule_document(info, orchestrator.runtime.hidden)
+    document = schedule_document(info, orchestrator)
     if as_json:
         print_document(document)
         return
@@ -118,6 +124,7 @@ def show_schedule(context: click.Context, schedule_id: str, as_json: bool) -> No
             "when": document["trigger"],
             "to": document["recipient"],
             "exactly once": f"no: {document['not_exactly_once']}" if document["not_exactly_once"] else "yes",
+            "note": document["note"],
             "next": "" if info.state.next_ms is None else moment(info.state.next_ms),
             "last": "" if info.state.last_ms is None else moment(info.state.last_ms),
             "running": info.state.running,
@@ -255,7 +262,7 @@ def export_schedules(context: click.Context, path: str, as_json: bool) -> None:
     written = 0
     with open_private(Path(path)) as out:
         for info in orchestrator_of(context).schedules.infos():
-            if info.source == "dynamic":
+            if info.source == "dynamic" and info.text:
                 out.write(line_of(info) + "\n")
                 written += 1
     if path != "-":

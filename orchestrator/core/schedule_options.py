@@ -85,7 +85,8 @@ class ScheduleOptions(PeriodicOptions, total=False):
 
 OPTIONS: Final = ScheduleOptions.__optional_keys__
 
-_POLICY: Final = (
+#: Options that are a policy's.
+POLICY: Final = (
     "retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priority", "when_down", "dead_letter_expired"
 )  # fmt: skip
 _AS_GIVEN: Final = ("max_runs", "jitter_s", "misfire", "misfire_grace_s", "overlap", "pause_on_failure", "metadata")
@@ -122,8 +123,24 @@ def define(
     if isinstance(found, Once) and faults == []:
         _check_past(found, given, now_ms, faults)
     start_ms, end_ms = (_moment(name, given.get(name), faults) for name in ("start", "end"))
+    policy = read_policy(given, faults)
+    fields: dict[str, Any] = {name: given[name] for name in _AS_GIVEN if name in given}
+    fields |= {"id": schedule_id, "recipient": recipient, "policy": policy, "source": source, "owner": owner}
+    # Where the trigger has faults, the other fields are checked with one that has none.
+    fields |= {"start_ms": start_ms, "end_ms": end_ms, "trigger": found or Once(0)}
+    try:
+        definition = ScheduleDefinition(**fields)
+    except InvalidSchedule as error:
+        raise InvalidSchedule(error.schedule_id, [*faults, *(_as_said(f, given) for f in error.faults)]) from None
+    if faults:
+        raise InvalidSchedule(schedule_id, faults)
+    return definition
+
+
+def read_policy(given: Mapping[str, Any], faults: list[ScheduleFault]) -> Policy:
+    """The policy in some options; what is wrong with it is added to ``faults``."""
     policy: dict[str, Any] = {}
-    for name in _POLICY:
+    for name in POLICY:
         if name in given:
             try:
                 Policy(**{name: given[name]})
@@ -134,17 +151,7 @@ def define(
     timeout_s, deadline_s = policy.get("timeout_s"), policy.get("deadline_s")
     if timeout_s is not None and deadline_s is not None and timeout_s > deadline_s:
         faults.append(ScheduleFault("timeout_s", timeout_s, f"at most deadline_s={deadline_s!r}"))
-    fields: dict[str, Any] = {name: given[name] for name in _AS_GIVEN if name in given}
-    fields |= {"id": schedule_id, "recipient": recipient, "policy": Policy(**policy), "source": source, "owner": owner}
-    # Where the trigger has faults, the other fields are checked with one that has none.
-    fields |= {"start_ms": start_ms, "end_ms": end_ms, "trigger": found or Once(0)}
-    try:
-        definition = ScheduleDefinition(**fields)
-    except InvalidSchedule as error:
-        raise InvalidSchedule(error.schedule_id, [*faults, *(_as_said(f, given) for f in error.faults)]) from None
-    if faults:
-        raise InvalidSchedule(schedule_id, faults)
-    return definition
+    return Policy(**policy)
 
 
 def _as_said(fault: ScheduleFault, given: Mapping[str, Any]) -> ScheduleFault:

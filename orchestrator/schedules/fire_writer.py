@@ -21,8 +21,10 @@ from pydantic_core import to_json
 from orchestrator.agents.periodic import MISSED, SCHEDULE, SCHEDULED_FOR
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_state import delivery_id_of
-from orchestrator.core.schedule_values import AgentRecipient, Overlap, Source, TaskRecipient
+from orchestrator.core.schedule_values import Overlap, Recipient, Source, TaskRecipient
 from orchestrator.core.supervision import HEADER
+from orchestrator.schedules.entry_options import ELSEWHERE
+from orchestrator.schedules.exactness import why_sent_elsewhere
 from orchestrator.schedules.scripts import Written
 from orchestrator.sending.address import Directory
 from orchestrator.sending.agent_messages import build_message
@@ -32,7 +34,7 @@ from orchestrator.sending.message_template import MessageTemplate, encode, take_
 from orchestrator.sending.message_texts import arguments_text, hidden_in, reprs_of
 from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import headers_of, library_errors
-from orchestrator.sending.send_options import CheckedOptions
+from orchestrator.sending.send_options import SILENT, CheckedOptions
 from orchestrator.sending.task_messages import build_task_message
 from orchestrator.telemetry import tracing
 from orchestrator.transport.producer_batch import open_batch
@@ -45,9 +47,6 @@ _ID: Final = "@orchestrator:schedule@"
 _AT: Final = "@orchestrator:scheduled-for@"
 _MISSED: Final = -1
 _MISSED_TEXT: Final = f'"{MISSED}": {_MISSED}'
-
-#: Options of an entry with which its message goes elsewhere than to the app's broker.
-_ELSEWHERE: Final = ("connection", "producer", "publisher")
 
 #: Kinds of messages that are kept.
 _MOST_KINDS: Final = 1000
@@ -107,11 +106,7 @@ class FireWriter:
 
     def is_sent_elsewhere(self, definition: ScheduleDefinition, options: Mapping[str, Any]) -> bool:
         """Whether a message cannot be accepted by the script of its fire, because its task or its options send it."""
-        recipient = definition.recipient
-        if isinstance(recipient, AgentRecipient):
-            return False
-        task = self._app.tasks.get(recipient.task)
-        return any(options.get(name) is not None for name in _ELSEWHERE) or (task is not None and has_own_way(task))
+        return bool(why_sent_elsewhere(self._app, definition, options))
 
     def write(
         self,
@@ -168,7 +163,7 @@ class FireWriter:
 
     def _make_kind(self, definition: ScheduleDefinition, delivery: str) -> _Kind | None:
         recipient = definition.recipient
-        if definition.source is Source.STATIC and isinstance(recipient, TaskRecipient):
+        if isinstance(recipient, TaskRecipient) and is_as_beat_sends(definition):
             options = recipient.options
             if self.is_sent_elsewhere(definition, options) or options.get("countdown") or options.get("task_id"):
                 return None
@@ -192,6 +187,7 @@ class FireWriter:
         if not is_plain or (task is not None and not message.supervision.agent and has_own_way(task)):
             return None
         with headers_of(message) as headers, library_errors(self._app, message.task):
+            headers |= _beat_headers(definition, _AT)
             template = self._open.template(self._app, message, headers, reprs_of(message, self._hidden))
             if template is None or not template.lasting:
                 return None
@@ -210,15 +206,17 @@ class FireWriter:
         lazy: Lazy | None,
     ) -> Written:
         recipient = definition.recipient
-        if definition.source is Source.STATIC and isinstance(recipient, TaskRecipient):
-            args, kwargs, options = (
-                (list(recipient.args), dict(recipient.kwargs), dict(recipient.options)) if lazy is None else lazy()
-            )
+        if isinstance(recipient, TaskRecipient) and lazy is not None:
+            args, kwargs, options = lazy()
+            recipient = TaskRecipient(recipient.task, tuple(args), kwargs, options)
+        if isinstance(recipient, TaskRecipient) and is_as_beat_sends(definition):
+            args, kwargs, options = list(recipient.args), dict(recipient.kwargs), dict(recipient.options)
             template = self._entry_template(definition.id, recipient.task, args, kwargs, options, delivery, at, missed)
         else:
-            message = self.outgoing(definition, delivery, at, missed)
+            message = self.outgoing(definition, delivery, at, missed, recipient=recipient)
             task = self._app.tasks.get(message.task)
             with headers_of(message) as headers, library_errors(self._app, message.task):
+                headers |= _beat_headers(definition, at)
                 if task is not None and not message.supervision.agent and has_own_way(task):
                     template = self._by_task(task, message, headers)
                 else:
@@ -256,7 +254,7 @@ class FireWriter:
             library_errors(self._app, task_name),
             open_batch(Producer(self._open.channel, auto_declare=False)) as batch,
         ):
-            if not any(options.get(name) is not None for name in _ELSEWHERE):
+            if not any(options.get(name) is not None for name in ELSEWHERE):
                 given |= {"producer": batch.producer, "retry": False}
             if task is None:
                 self._app.send_task(task_name, list(args), dict(kwargs), **given)
@@ -265,15 +263,22 @@ class FireWriter:
             return take_template(batch, lambda headers: _own_headers(schedule_id, headers, own, missed))
 
     def outgoing(
-        self, definition: ScheduleDefinition, delivery: str, at: str, missed: int = 0, *, schedule: str = ""
+        self,
+        definition: ScheduleDefinition,
+        delivery: str,
+        at: str,
+        missed: int = 0,
+        *,
+        schedule: str = "",
+        recipient: Recipient | None = None,
     ) -> OutgoingMessage:
-        """A fire's message, addressed and supervised as any send.
+        """A fire's message, addressed and supervised as any send; to its ``recipient`` if code has evaluated that.
 
         Raises:
             UnknownAgent, UnknownMessage: nobody handles it.
             InvalidPolicy: the signature cannot be sent under supervision.
         """
-        recipient = definition.recipient
+        recipient = recipient or definition.recipient
         metadata = {**definition.metadata, SCHEDULE: schedule or definition.id, SCHEDULED_FOR: at, MISSED: missed}
         waits = definition.overlap is not Overlap.ALLOW or definition.pause_on_failure
         options = CheckedOptions(definition.policy, metadata=metadata, track=waits)
@@ -317,6 +322,19 @@ class FireWriter:
 def iso(ms: int) -> str:
     """A time as messages say it."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def is_as_beat_sends(definition: ScheduleDefinition) -> bool:
+    """Whether it is an entry of ``beat_schedule`` that does not ask for a supervised send."""
+    is_entry = definition.source is Source.STATIC and isinstance(definition.recipient, TaskRecipient)
+    return is_entry and definition.policy == SILENT and not definition.metadata
+
+
+def _beat_headers(definition: ScheduleDefinition, at: str) -> dict[str, Any]:
+    """The headers that each entry of ``beat_schedule`` has."""
+    if definition.source is Source.STATIC and isinstance(definition.recipient, TaskRecipient):
+        return {_BEAT_HEADER: True, SCHEDULED_FOR: at}
+    return {}
 
 
 def _queue_in(template: MessageTemplate, message: OutgoingMessage) -> str:

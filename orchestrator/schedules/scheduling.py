@@ -12,13 +12,17 @@ from celery import Celery
 from celery.beat import ScheduleEntry
 
 from orchestrator.agents.directory import Directory
+from orchestrator.core.errors import InvalidPolicy, InvalidSchedule
 from orchestrator.core.log import get_logger
+from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.schedule_fault import ScheduleFault
+from orchestrator.core.schedule_values import TaskRecipient
 from orchestrator.core.settings import Settings
 from orchestrator.core.triggers import Foreign
 from orchestrator.schedules.bell import Bell
 from orchestrator.schedules.celery_schedules import NextAfter, next_after_of
 from orchestrator.schedules.due import Due
-from orchestrator.schedules.fire_writer import FireWriter
+from orchestrator.schedules.fire_writer import FireWriter, is_as_beat_sends
 from orchestrator.schedules.firing import Firing
 from orchestrator.schedules.redis_schedules import RedisSchedules
 from orchestrator.schedules.service import ScheduleService
@@ -87,7 +91,29 @@ class Scheduling:
             InvalidSchedule: some entries cannot be schedules; names all of them.
         """
         of_agents = [one for spec in self._directory.declared.values() for one in schedules_of_agent(spec)]
-        return [*of_agents, *checked(self._app, entries)]
+        of_entries = checked(self._app, entries)
+        faults = [fault for one in of_entries if (fault := self._cannot_be_supervised(one.definition))]
+        if faults:
+            raise InvalidSchedule("", faults)
+        return [*of_agents, *of_entries]
+
+    def _cannot_be_supervised(self, definition: ScheduleDefinition) -> ScheduleFault | None:
+        """Why an entry that asks for a supervised send cannot have it."""
+        recipient = definition.recipient
+        if is_as_beat_sends(definition) or not isinstance(recipient, TaskRecipient):
+            return None
+        why = ""
+        try:
+            if self._directory.by_task(recipient.task) is None:
+                self.schedules.check(definition)
+            else:
+                why = (
+                    f"{recipient.task} is an agent's, whose policy it has; allowed: Celery's options, or schedules.add"
+                )
+        except InvalidPolicy as error:
+            why = str(error)
+        said, _, allowed = why.partition("; allowed: ")
+        return ScheduleFault("", f"beat_schedule[{definition.id!r}].options: {said}", allowed) if why else None
 
     def service(
         self,

@@ -20,8 +20,10 @@ from orchestrator.core.schedule_fault import ScheduleFault
 from orchestrator.core.schedule_values import AgentRecipient, Source, TaskRecipient
 from orchestrator.schedules.celery_schedules import trigger_of
 from orchestrator.schedules.entry_faults import entry_faults
+from orchestrator.schedules.entry_options import split_options
 from orchestrator.schedules.firing import BoundSchedule
 from orchestrator.schedules.writing import ScheduleWriter
+from orchestrator.sending.celery_sends import has_own_way
 from orchestrator.transport.store import Store
 
 logger = get_logger(__name__)
@@ -53,18 +55,26 @@ def schedule_of(app: Celery, name: str, entry: ScheduleEntry) -> StaticSchedule:
     if not isinstance(entry.task, str) or not entry.task:
         raise InvalidSchedule(name, [ScheduleFault("task", entry.task, "the name of a task")])
     trigger, next_after = trigger_of(app, entry.schedule, name)
-    args, kwargs, options = list(entry.args or ()), dict(entry.kwargs or {}), dict(entry.options or {})
+    task = app.tasks.get(entry.task)
+    options, policy, metadata = split_options(entry.options or {}, any_name=task is not None and has_own_way(task))
+    args, kwargs = list(entry.args or ()), dict(entry.kwargs or {})
     is_lazy = not _is_plain([args, kwargs, options])
     recipient = (
         TaskRecipient(entry.task, is_lazy=True) if is_lazy else TaskRecipient(entry.task, tuple(args), kwargs, options)
     )
     grace_s = app.conf.beat_cron_starting_deadline if isinstance(entry.schedule, crontab) else None
     definition = ScheduleDefinition(
-        id=name, recipient=recipient, trigger=trigger, misfire_grace_s=grace_s, source=Source.STATIC
+        id=name,
+        recipient=recipient,
+        trigger=trigger,
+        misfire_grace_s=grace_s,
+        policy=policy,
+        metadata=metadata,
+        source=Source.STATIC,
     )
     if not is_lazy and not definition.is_code_bound:
         return StaticSchedule(definition, BoundSchedule(next_after) if next_after is not None else None)
-    lazy = (lambda: _evaluated(entry)) if is_lazy else None
+    lazy = (lambda: _evaluated(entry, options)) if is_lazy else None
     return StaticSchedule(definition, BoundSchedule(next_after, lazy, options))
 
 
@@ -81,12 +91,12 @@ def _is_plain(value: Any) -> bool:
         return False
 
 
-def _evaluated(entry: ScheduleEntry) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+def _evaluated(entry: ScheduleEntry, options: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     args = [value() if isinstance(value, BeatLazyFunc) else value for value in entry.args or ()]
     kwargs = {
         name: value() if isinstance(value, BeatLazyFunc) else value for name, value in (entry.kwargs or {}).items()
     }
-    return args, kwargs, dict(entry.options or {})
+    return args, kwargs, dict(options)
 
 
 def owners_of(app_name: str) -> tuple[str, str]:

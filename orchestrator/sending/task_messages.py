@@ -35,6 +35,9 @@ _OF_CELERY = frozenset({
     "reply_to", "root_id", "parent_id", "group_id", "group_index", "chord", "stamped_headers", "add_to_parent",
 })  # fmt: skip
 
+#: What a signature may have as options.
+KNOWN_OPTIONS: Final = _OF_A_SEND | _OF_CELERY
+
 
 def build_task_message(
     app: Celery, directory: Directory, signature: Signature, message: Message | None, options: CheckedOptions
@@ -50,9 +53,9 @@ def build_task_message(
         raise InvalidPolicy("recipient", signature, "a task's signature; a canvas is started by send(), as a workflow")
     own = {name: value for name, value in signature.options.items() if value is not None}
     task = app.tasks.get(signature.task)
-    known = _OF_A_SEND | _OF_CELERY | frozenset(own.get("stamped_headers") or ())
+    known = KNOWN_OPTIONS | frozenset(own.get("stamped_headers") or ())
     if (task is None or not has_own_way(task)) and (refused := sorted(set(own) - known)):
-        raise InvalidPolicy("signature options", refused, ", ".join(sorted(_OF_A_SEND | _OF_CELERY)))
+        raise InvalidPolicy("signature options", refused, ", ".join(sorted(KNOWN_OPTIONS)))
     if not isinstance(own.get("headers", {}), Mapping):
         raise InvalidPolicy("headers", own["headers"], "an object")
     if task is not None and not task.acks_late:

@@ -12,8 +12,10 @@ from celery.beat import BeatLazyFunc, PersistentScheduler, ScheduleEntry, Servic
 from celery.exceptions import ImproperlyConfigured
 from celery.schedules import BaseSchedule, crontab, schedstate
 
-from orchestrator import InvalidSchedule, Orchestrator
+from orchestrator import InvalidSchedule, Orchestrator, Retry
+from orchestrator.core.schedule_state import delivery_id_of
 from orchestrator.core.settings import load_settings
+from orchestrator.core.supervision import Supervision
 from orchestrator.schedules.beat import OrchestratorScheduler
 from tests.support.schedules_under_test import Schedules, scheduling_app
 
@@ -155,6 +157,73 @@ def test_an_entrys_message_is_the_one_that_celery_would_send(schedules: Schedule
     scheduler.close()
 
 
+SUPERVISED = {"retry": Retry(7), "timeout_s": 30, "on_error": "ignore", "metadata": {"tenant": "acme"}}
+
+
+def test_an_entry_may_ask_for_a_supervised_send(schedules: Schedules) -> None:
+    lazy = entry(args=(BeatLazyFunc(lambda: 8),), options={**SUPERVISED, "queue": "celery"})
+    scheduler = beat(schedules, plain=entry(), asks=entry(options={**SUPERVISED, "headers": {"x": "1"}}), lazy=lazy)
+    scheduler.tick()
+    for name in ("plain", "asks", "lazy"):
+        _make_due(schedules, name, bound=name == "lazy")
+    scheduler.tick()
+    by_id = {message["headers"]["id"]: message["headers"] for message in schedules.messages("celery")}
+    plain, asks, made = (by_id[delivery_id_of(n, _fired_at(schedules, n))] for n in ("plain", "asks", "lazy"))
+    assert plain["celery_beat_task"] is True
+    assert "orc" not in plain
+    assert (asks["x"], made["argsrepr"]) == ("1", "[8]")
+    for headers in (asks, made):
+        assert headers["celery_beat_task"] is True
+        assert headers["scheduled_for"].endswith("Z")
+        supervision = Supervision.from_wire(headers["orc"])
+        assert supervision.retry.max_retries == 7
+        assert (supervision.timeout_s, supervision.on_error) == (30, "ignore")
+        assert supervision.metadata["tenant"] == "acme"
+        assert supervision.metadata["scheduled_for"] == headers["scheduled_for"]
+    scheduler.close()
+
+
+def test_celerys_own_options_ask_for_no_supervision(schedules: Schedules) -> None:
+    options = {"retry": True, "retry_policy": {"max_retries": 1}, "priority": 3, "soft_time_limit": 5, "anything": 1}
+    scheduler = beat(schedules, poll=entry(options=options))
+    scheduler.tick()
+    _make_due(schedules, "poll")
+    scheduler.tick()
+    stream = schedules.keys.stream("celery", "3")
+    ((_, fields),) = schedules.redis.xrange(stream)
+    assert b'"orc"' not in fields[b"m"]
+    scheduler.close()
+
+
+def test_options_of_a_supervised_send_are_checked_and_misspelt_ones_named(schedules: Schedules) -> None:
+    bad = {
+        "spelt": entry(options={"timout_s": 5}),
+        "again": entry(options={"timeout_s": 5, "on_eror": "ignore"}),
+        "value": entry(options={"timeout_s": -1, "retry": 3}),
+        "both": entry(options={"timeout_s": 9, "deadline_s": 3}),
+        "agent": {"task": "ledgers.Reconcile", "schedule": 60, "args": ({},), "options": {"timeout_s": 5}},
+    }
+    wanted = {
+        "spelt": "options.timout_s=5 is not allowed; .*did you mean 'timeout_s'",
+        "again": "options.on_eror=.*did you mean 'on_error'",
+        "value": "(?s)options.retry=3 is not allowed.*options.timeout_s=-1",
+        "both": "at most deadline_s=3",
+        "agent": r"beat_schedule\['agent'\].options: ledgers.Reconcile is an agent's",
+    }
+    for name, options in bad.items():
+        with pytest.raises(InvalidSchedule, match=wanted[name]):
+            beat(schedules, **{name: options})
+
+
+def test_a_task_that_cannot_be_supervised_says_so(schedules: Schedules) -> None:
+    @schedules.app.task(name="scheduling.early", shared=False, acks_late=False)
+    def early() -> None:
+        """Acknowledge early."""
+
+    with pytest.raises(InvalidSchedule, match=r"beat_schedule\['early'\].options: acks_late=False"):
+        beat(schedules, early={"task": "scheduling.early", "schedule": 60, "options": {"timeout_s": 5}})
+
+
 def test_an_entry_for_an_agent_is_supervised_by_its_policy(schedules: Schedules) -> None:
     scheduler = beat(schedules, reconcile={"task": "ledgers.Reconcile", "schedule": 60, "args": ({"day": 3},)})
     scheduler.tick()
@@ -228,6 +297,10 @@ def test_an_entry_object_is_an_entry(schedules: Schedules) -> None:
     scheduler.tick()
     assert b"one" in schedules.redis.hkeys(schedules.keys.schedules)
     scheduler.close()
+
+
+def _fired_at(schedules: Schedules, name: str) -> int:
+    return next(int(entry["n"]) for entry in schedules.history() if entry["s"] == name)
 
 
 def _make_due(schedules: Schedules, name: str, *, bound: bool = False, by_ms: int = 0) -> None:

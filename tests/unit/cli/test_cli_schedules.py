@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Task
+from celery.beat import BeatLazyFunc
+from kombu import Queue
+from kombu.common import Broadcast
 
 from orchestrator import Orchestrator
 from orchestrator.cli.schedules import schedules
@@ -58,6 +62,49 @@ def test_a_schedule_is_added_shown_changed_and_removed(orchestrator: Orchestrato
     assert run(orchestrator, "remove", "poll")[:2] == (0, "poll: removed\n")
     assert run(orchestrator, "remove", "poll")[0] == 1
     assert [one["id"] for one in document(orchestrator, "list")["schedules"]] == ["nightly"]
+
+
+class SendsItself(Task):
+    """A task class with an ``apply_async`` of its own."""
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Send."""
+        return super().apply_async(*args, **options)
+
+
+def do_nothing() -> None:
+    """Do nothing."""
+
+
+def test_what_is_not_accepted_exactly_once_is_marked(orchestrator: Orchestrator) -> None:
+    app = orchestrator.app
+    app.task(name="own.way", base=SendsItself, shared=False)(do_nothing)
+    app.conf.task_queues = [Queue("celery"), Broadcast("all-workers")]
+
+    def entry(task: str = "plain.add", **more: Any) -> dict[str, Any]:
+        return {"task": task, "schedule": 60, **more}
+
+    app.conf.beat_schedule = {
+        "plain": entry(),
+        "class": entry("own.way"),
+        "copies": entry(options={"queue": "all-workers"}),
+        "other": entry(options={"connection": app.connection_for_write()}),
+        "lazy": entry(args=(BeatLazyFunc(dict),)),
+        "nobody": entry("plain.ad"),
+        "agents": entry("counter.List"),
+    }
+    lines = run(orchestrator, "list")[1].splitlines()
+    said = {line.partition(": ")[0]: line.partition(": ")[2] for line in lines if ": " in line}
+    assert "plain" not in said
+    assert "agents" not in said
+    assert said["class"].startswith("not exactly once: own.way sends its messages itself")
+    assert said["copies"] == "not exactly once: each worker reads a copy from queue all-workers"
+    assert said["lazy"] == "only a scheduler whose code declares it fires it"
+    assert said["nobody"] == "this app has no task 'plain.ad'; it is sent by its name"
+    other = document(orchestrator, "show", "other")
+    assert other["not_exactly_once"] == "its options name another connection"
+    assert other["note"] == said["lazy"]
+    assert "no: each worker reads a copy" in run(orchestrator, "show", "copies")[1]
 
 
 @pytest.mark.parametrize(
