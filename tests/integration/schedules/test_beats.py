@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from itertools import pairwise
@@ -144,6 +145,28 @@ def test_an_incarnations_schedules_end_with_it(redis: Any, redis_url: str) -> No
             eventually(lambda: not redis.hexists("orc:schedules", owned[0]), 40, survivor.log)
         assert beat.log()
     app.close()
+
+
+@pytest.mark.slow
+def test_two_workers_with_a_beat_each_fire_each_due_time_once(redis: Any, redis_url: str) -> None:
+    with (
+        WorkerProcess(APP, redis_url, arguments=("-B",)) as one,
+        WorkerProcess(APP, redis_url, arguments=("-B",), name="w2") as other,
+    ):
+        eventually(lambda: redis.hlen("orc:schedulers") == 2, START_S, one.log)
+        eventually(lambda: turn_of(redis).startswith("beat@"), START_S, one.log)
+        wait_for_more(redis, 2)
+        # A worker dies with its beat, which fires; the other one's goes on.
+        beat_of = int(turn_of(redis).split(":")[1])
+        next(worker for worker in (one, other) if os.getpgid(beat_of) == worker.pid).kill()
+        wait_for_more(redis, 3)
+    names = ("half", "second", "lazy")
+    for name in names:
+        times = fired(redis, name)
+        assert len(set(times)) == len(times) > 0
+        assert all((later - earlier) % 500 == 0 for earlier, later in pairwise(times))
+    assert is_balanced(redis)
+    assert int(redis.hget("orc:ledger:celery", "accepted")) == sum(len(fired(redis, name)) for name in names)
 
 
 def test_an_entry_that_cannot_be_a_schedule_is_named_and_beat_ends_with_2(redis_url: str) -> None:
