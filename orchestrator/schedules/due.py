@@ -78,6 +78,8 @@ class Due:
     wait_ms: int | None
     mark: str
     number: int
+    #: How many of them are due at any time.
+    waiting: int
     #: Milliseconds until another scheduler's turn ends; 0 if it is nobody else's.
     others_ms: int
     #: Milliseconds since somebody scheduled; ``None`` if nobody has.
@@ -91,20 +93,21 @@ class Due:
     @classmethod
     def of(cls, reply: Sequence[Any]) -> Self:
         """Read a reply."""
-        mine, now_ms, wait_ms, mark, number, others_ms, since_ms, *schedules = reply
+        mine, now_ms, wait_ms, mark, number, others_ms, since_ms, waiting, *schedules = reply
         return cls(
             bool(mine),
             now_ms,
             None if wait_ms < 0 else wait_ms,
             mark.decode(),
             number,
+            waiting,
             others_ms,
             None if since_ms < 0 else since_ms,
             [_schedule(item) for item in schedules],
         )
 
 
-NOTHING_DUE: Final = Due(False, 0, None, "", 0, 0, None, ())
+NOTHING_DUE: Final = Due(False, 0, None, "", 0, 0, 0, None, ())
 
 
 def _schedule(item: Sequence[bytes]) -> DueSchedule:

@@ -95,12 +95,17 @@ class ScheduleReader:
 
     def ids(self) -> Iterator[str]:
         """The ids of all schedules."""
-        key, cursor = self.store.keys.schedules, 0
+        cursor = 0
         while True:
-            cursor, page = self.ask(partial(_scan, key, cursor))
-            yield from (name.decode("utf-8", "replace") for name in _names(page))
-            if int(cursor) == 0:
+            cursor, page = self.page(cursor)
+            yield from page
+            if not cursor:
                 return
+
+    def page(self, cursor: int) -> tuple[int, list[str]]:
+        """Some ids, and the cursor of the next page; 0 if there is none."""
+        after, page = self.ask(partial(_scan, self.store.keys.schedules, cursor))
+        return int(after), [name.decode("utf-8", "replace") for name in _names(page)]
 
     def count(self) -> int:
         """How many schedules there are."""

@@ -22,6 +22,7 @@ from orchestrator.core.triggers import Foreign
 from orchestrator.schedules.bell import Bell
 from orchestrator.schedules.celery_schedules import NextAfter, next_after_of
 from orchestrator.schedules.due import Due
+from orchestrator.schedules.due_check import DueCheck
 from orchestrator.schedules.fire_writer import FireWriter, is_as_beat_sends
 from orchestrator.schedules.firing import Firing
 from orchestrator.schedules.redis_schedules import RedisSchedules
@@ -152,30 +153,29 @@ class Scheduling:
             name,
             stale_s=stale_s,
             declare=declare,
-            duties=_Duties(of_code).do if is_beat else _nothing,
+            duties=_Duties(of_code if is_beat else None, DueCheck(self.schedules)).do,
             rate=self._settings.scheduler_rate,
             stopped=stopped,
         )
 
 
-def _nothing(_: Due) -> None:
-    pass
-
-
 class _Duties:
-    """What a beat does besides firing."""
+    """What a scheduler does besides firing."""
 
-    def __init__(self, of_code: StaticSchedules) -> None:
+    def __init__(self, of_code: StaticSchedules | None, check: DueCheck) -> None:
+        #: What a beat declares.
         self._of_code = of_code
+        self._check = check
         self._renew_at = monotonic() + _RENEW_S
         self._retire_at = 0.0
 
     def do(self, due: Due) -> None:
-        """Give a sign of life, and remove what nobody declares."""
-        now = monotonic()
-        if now >= self._renew_at:
+        """Give a sign of life, and remove what nobody declares, if it is a beat; find what should be due and is not."""
+        now, of_code = monotonic(), self._of_code
+        if of_code is not None and now >= self._renew_at:
             self._renew_at = now + _RENEW_S
-            self._of_code.renew()
-        if due.is_mine and now >= self._retire_at:
+            of_code.renew()
+        if of_code is not None and due.is_mine and now >= self._retire_at:
             self._retire_at = now + _RETIRE_S
-            self._of_code.retire()
+            of_code.retire()
+        self._check.look(due)

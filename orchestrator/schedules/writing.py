@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -206,6 +207,14 @@ class ScheduleWriter(ScheduleReader):
             BrokerUnavailable: Redis is away.
         """
         return self._run_change(schedule_id, "remove") == "done"
+
+    def set_aside(self, schedule_id: str, why: str) -> None:
+        """Take a broken schedule out of what is due.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        self._run_change(schedule_id, "set_aside", why=json.dumps({"why": why}))
 
     def _run_change(self, schedule_id: str, action: str, **options: Any) -> str:
         store = self.store

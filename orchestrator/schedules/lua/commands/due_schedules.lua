@@ -4,7 +4,7 @@
 -- the caller takes the turn (0: it takes a free one; -1: it takes none), a new mark for a data set that has none, then the ids of the bound
 -- schedules that the caller declares.
 -- Returns {1 if the turn is the caller's, now, ms until there is something to do or -1, mark of the data set, number of schedules, ms until
--- another's turn ends or 0, ms since somebody scheduled or -1, {id, when due, why its state cannot be read or '', definition or '', field, value of its state, …}, …}. One
+-- another's turn ends or 0, ms since somebody scheduled or -1, number of those that are due at any time, {id, when due, why its state cannot be read or '', definition or '', field, value of its state, …}, …}. One
 -- that is due after all times there are is broken, and read as if it were due. Bound ones are
 -- read whoever's turn it is. A scheduler that waits for others to fail gives its turn back to one that does not.
 -- The turn only saves work: `fire` accepts each due time once, whoever asks.
@@ -13,7 +13,7 @@
 local turn = KEYS[1]
 local root, scheduler, who, turn_ms, most, after = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local stale_ms, mark = tonumber(ARGV[7]), ARGV[8]
-local FIRST_BOUND, MOST_BYTES_READ, WANTED_MS, MOST_VALUES, LAST_MS, DAY_MS = 9, 262144, 3000, 200, 300000000000000, 86400000
+local FIRST_BOUND, HEAD, MOST_BYTES_READ, WANTED_MS, MOST_VALUES, LAST_MS, DAY_MS = 9, 8, 262144, 3000, 200, 300000000000000, 86400000
 even_when_full(turn)
 local now = now_ms()
 local f = redis.call('HMGET', turn, 'of', 'until_ms', 'mark', 'at_ms', 'wanted_ms')
@@ -33,7 +33,8 @@ elseif not is_taken and not is_mine and stale_ms >= 0 then
   is_mine = since < 0 or since >= stale_ms
 end
 if is_mine then redis.call('HSET', turn, 'of', scheduler, 'by', who, 'until_ms', now + turn_ms, 'at_ms', now) end
-local out = {is_mine and 1 or 0, now, -1, f[3], redis.call('HLEN', root .. 'schedules'), is_taken and ends - now or 0, since}
+local out = {is_mine and 1 or 0, now, -1, f[3], redis.call('HLEN', root .. 'schedules'), is_taken and ends - now or 0, since,
+  redis.call('ZCARD', root .. 'schedules:due') + redis.call('ZCARD', root .. 'schedules:bound')}
 local bytes = 0
 local function read(id, due, bound)
   local definition = redis.call('HGET', root .. 'schedules', id) or ''
@@ -59,22 +60,22 @@ end
 for at = FIRST_BOUND, #ARGV do
   local due = redis.call('ZSCORE', root .. 'schedules:bound', ARGV[at])
   if due then
-    if (tonumber(due) <= now or tonumber(due) > LAST_MS) and #out < 7 + most and bytes < MOST_BYTES_READ then read(ARGV[at], due, true) else wait_until(due) end
+    if (tonumber(due) <= now or tonumber(due) > LAST_MS) and #out < HEAD + most and bytes < MOST_BYTES_READ then read(ARGV[at], due, true) else wait_until(due) end
   end
 end
 if is_mine then
   local found = redis.call('ZRANGE', root .. 'schedules:due', after, after + most, 'WITHSCORES')
   for at = 1, #found, 2 do
-    if tonumber(found[at + 1]) > now or #out >= 7 + most or bytes >= MOST_BYTES_READ then
+    if tonumber(found[at + 1]) > now or #out >= HEAD + most or bytes >= MOST_BYTES_READ then
       wait_until(found[at + 1])
       break
     end
     read(found[at], found[at + 1], false)
   end
-  if after == 0 and #out < 7 + most then
+  if after == 0 and #out < HEAD + most then
     local broken = redis.call('ZRANGEBYSCORE', root .. 'schedules:due', '(' .. string.format('%.0f', LAST_MS), '+inf', 'WITHSCORES', 'LIMIT', 0, 10)
     for at = 1, #broken, 2 do
-      if #out < 7 + most then read(broken[at], broken[at + 1], false) end
+      if #out < HEAD + most then read(broken[at], broken[at + 1], false) end
     end
   end
 end
