@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as encode_text
 from typing import Any, Final
 
@@ -137,6 +138,17 @@ class FireWriter:
                 args, kwargs = _arguments(definition)
                 return kind.written(definition.id, delivery, at, missed, args, kwargs)
         return self._by_celery(definition, delivery, at, missed, lazy)
+
+    def prepare(self, definition: ScheduleDefinition) -> None:
+        """Write what the messages of a schedule have in common, unless Celery has to write each of them.
+
+        Raises:
+            InvalidSchedule, BrokerUnavailable: as :meth:`write`.
+            Exception: what a router or the task's class raises.
+        """
+        self.look_around()
+        if self._plain and not definition.is_code_bound:
+            self._kind(definition, delivery_id_of(definition.id, 0))
 
     def look_around(self) -> None:
         """Look whether something changes or observes the messages that Celery publishes; before some are written."""
@@ -319,6 +331,7 @@ class FireWriter:
         return self._channel
 
 
+@lru_cache(maxsize=64)
 def iso(ms: int) -> str:
     """A time as messages say it."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -131,6 +131,24 @@ class Firing:
         self._begin(calls)
         return self._heed(part, self._end(calls), due.now_ms)
 
+    def prepare(self) -> None:
+        """Write once what the messages of the next schedules have in common, so that their fires need not wait for it.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        ids = self._commands.call("ZRANGE", self._keys.schedules_due, 0, _FIRST - 1)
+        if not ids:
+            return
+        texts = self._commands.call("HMGET", self._keys.schedules, *ids)
+        for raw_id, text in zip(ids, texts, strict=True):
+            try:
+                definition = self._definitions.read(raw_id.decode(), (text or b"").decode())
+                self._writer.prepare(definition)
+            except Exception as error:  # noqa: BLE001
+                # The fire says it again, where it counts.
+                logger.debug("the message of schedule %r could not be prepared: %s", raw_id, error)
+
     def close(self) -> None:
         """Give the turn back, and close the connections. What cannot be reached is left to the turn's end."""
         try:

@@ -12,8 +12,8 @@ from orchestrator.transport.redis.scripts import Script, script_of
 #: The script, its keys and its arguments, for ``store.run(*call)``.
 Call: TypeAlias = tuple[Script, list[Any], list[Any]]
 
-#: Most schedules of one call.
-MOST_AT_ONCE: Final = 100
+#: Most schedules of one call. At 70 µs each for `fire`, a call holds Redis for less than 5 ms.
+MOST_AT_ONCE: Final = 50
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.schedules.bell import Bell
 from orchestrator.schedules.due import Due
 from orchestrator.schedules.firing import Firing
+from orchestrator.schedules.scripts import MOST_AT_ONCE
 from orchestrator.telemetry import emit, events
 
 logger = get_logger(__name__)
@@ -26,6 +27,9 @@ _SLEEP_S: Final = 1.0
 
 #: Redis' clock has jumped if it went ahead of or behind the monotonic one by more than this between two looks.
 _JUMP_S: Final = 1.0
+
+#: Between two preparations, however often the schedules change.
+_PREPARE_S: Final = 1.0
 
 #: Between two attempts while Redis is away.
 _AWAY_S: Final = 0.25
@@ -71,6 +75,9 @@ class ScheduleService:
         self._is_declared = False
         #: How many schedules there were.
         self._number = 0
+        #: How many there were when messages were last prepared, and when that may be done again.
+        self._prepared_for = 0
+        self._may_prepare_at = 0.0
         self._is_mine = False
         self._stale_s = stale_s
         self._began_at = monotonic()
@@ -158,21 +165,31 @@ class ScheduleService:
         if self._away_since is not None:
             logger.info("scheduler %s: Redis is back after %.1f s", self._scheduler, monotonic() - self._away_since)
             self._away_since = self._offset_s = None
+            self._prepared_for = 0
         self._notice_jump(due)
         self._notice_loss(due)
         has_taken_over = self._notice_turn(due)
         self._number = due.number
         self._duties(due)
+        self._prepare(due)
         if self._rate and fired:
             self._may_fire_at = max(self._may_fire_at, asked_at) + fired / self._rate
         # A worker that has just taken over declares what it knows with the next tick.
         return 0.0 if has_taken_over and self._stale_ms else self._sleep_s(due)
 
+    def _prepare(self, due: Due) -> None:
+        """Have the first fire find everything open: what Celery loads and opens for it takes longer than many fires."""
+        now = monotonic()
+        if due.is_mine and not due.schedules and due.number != self._prepared_for and now >= self._may_prepare_at:
+            self._may_prepare_at = now + _PREPARE_S
+            self._prepared_for = due.number
+            self._firing.prepare()
+
     def _allowed(self, now: float) -> int:
         """How many fires the rate allows in this pass."""
         if not self._rate:
-            return 100
-        return max(1, min(100, round(self._rate / 10)))
+            return MOST_AT_ONCE
+        return max(1, min(MOST_AT_ONCE, round(self._rate / 10)))
 
     def _sleep_s(self, due: Due) -> float:
         wait_s = self._longest_s if due.wait_ms is None else due.wait_ms / 1000

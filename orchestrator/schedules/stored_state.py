@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Final
 
 from orchestrator.core.schedule_state import Decision, Fate, ScheduleState
@@ -34,6 +35,11 @@ _WITH_REASON: Final = ("m", "k")
 _BY_SCRIPTS: Final = frozenset({"r"})
 
 _DEFAULTS: Final = ScheduleState(None, None)
+
+#: The letters of the fields that a decision writes, and the values of these fields.
+_WRITTEN: Final = tuple(letter for letter in LETTERS if letter not in _BY_SCRIPTS)
+_values_of: Final = attrgetter(*(LETTERS[letter] for letter in _WRITTEN))
+_DEFAULT_VALUES: Final = _values_of(_DEFAULTS)
 
 #: Fields that hold whole numbers: times, and how often something was done.
 _TIMES: Final = "nqlaht"
@@ -88,12 +94,13 @@ def state_from(stored: Mapping[str, str], due_ms: int | None) -> ScheduleState:
 
 def fields_of(state: ScheduleState, before: ScheduleState = _DEFAULTS) -> dict[str, Any]:
     """The fields of a state that differ from those of another one; '' is to be deleted."""
-    fields: dict[str, Any] = {}
-    for letter, name in LETTERS.items():
-        value = getattr(state, name)
-        if value != getattr(before, name) and letter not in _BY_SCRIPTS:
-            fields[letter] = "" if value is None or value == getattr(_DEFAULTS, name) else value
-    return fields
+    return {
+        letter: "" if value is None or value == default else value
+        for letter, value, value_before, default in zip(
+            _WRITTEN, _values_of(state), _values_of(before), _DEFAULT_VALUES, strict=True
+        )
+        if value != value_before
+    }
 
 
 def counts_of(decision: Decision) -> list[tuple[str, int, str]]:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.core.errors import CallerError
+from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.schedules.fire_writer import FireWriter
 from orchestrator.schedules.service import ScheduleService
 from orchestrator.telemetry import Event, attach, detach, events
 from tests.support.eventually import eventually
@@ -65,10 +67,40 @@ def test_what_is_added_or_changed_takes_effect_at_once(schedules: Schedules) -> 
 @pytest.mark.usefixtures("running")
 def test_an_idle_scheduler_asks_once_a_second(schedules: Schedules) -> None:
     schedules.declare("far", due_s=-3600)
+    # Its message is prepared, which declares the mailbox.
+    eventually(lambda: schedules.redis.sismember(schedules.keys.queues, "ledgers"))
     calls = _script_calls(schedules.redis)
     began = monotonic()
     eventually(lambda: _script_calls(schedules.redis) >= calls + 3, 10)
     assert monotonic() - began > 1.5
+
+
+def test_the_first_fire_finds_its_message_prepared(schedules: Schedules, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    make = FireWriter._make_kind
+
+    def counted(writer: FireWriter, definition: ScheduleDefinition, delivery: str) -> Any:
+        written.append(definition.id)
+        return make(writer, definition, delivery)
+
+    monkeypatch.setattr(FireWriter, "_make_kind", counted)
+    service = schedules.scheduler()
+    schedules.declare("soon", due_s=-3600)
+    service.tick()
+    assert (written, schedules.messages()) == (["soon"], [])
+    schedules.redis.zadd(schedules.keys.schedules_due, {"soon": 1})
+    service.tick()
+    assert written == ["soon"]
+
+
+def test_a_schedule_that_cannot_be_prepared_stops_no_other(schedules: Schedules) -> None:
+    service = schedules.scheduler()
+    schedules.declare("broken", due_s=-1800)
+    schedules.redis.hset(schedules.keys.schedules, "broken", "{")
+    schedules.declare("due")
+    service.tick()
+    service.tick()
+    assert len(schedules.messages()) == 1
 
 
 def test_data_that_redis_has_lost_is_noticed_and_declared_again(schedules: Schedules, emitted: list[Event]) -> None:

@@ -5,7 +5,7 @@
 -- it; the decision (see schedules.lua).
 -- A definition that is the same changes nothing, unless it was set aside as broken.
 -- Returns {revision, status} for each: 'added', 'changed', 'kept', 'exists', 'stale', 'full', 'dead' (its owner is).
--- Costs: at most 100 schedules, which the caller sees to.
+-- Costs: at most 50 schedules, which the caller sees to.
 --- @include "schedules"
 local definitions, leases = KEYS[1], KEYS[2]
 local root, most, most_entries = ARGV[1], tonumber(ARGV[2]), ARGV[3]

@@ -8,7 +8,7 @@
 -- that is due after all times there are is broken, and read as if it were due. Bound ones are
 -- read whoever's turn it is. A scheduler that waits for others to fail gives its turn back to one that does not.
 -- The turn only saves work: `fire` accepts each due time once, whoever asks.
--- Costs: 100 schedules or 256 KB of definitions, and a command for each bound schedule.
+-- Costs: 100 schedules (two calls of `fire`) or 256 KB of definitions, and a command for each bound schedule.
 --- @include "mailbox_entry"
 local turn = KEYS[1]
 local root, scheduler, who, turn_ms, most, after = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])

@@ -9,7 +9,7 @@
 -- Returns {now, status, …}: 'fired', 'advanced' (without a message), 'mailbox full' or 'breaker open' (not advanced), 'failed' (the mailbox is
 -- none: not advanced), 'broken' (a count is no number: not advanced), 'early', 'stale'. What could fail is checked before a message is accepted, and
 -- nothing fails after it: else the same fire would be accepted again.
--- Costs: at most 100 schedules and 1 MB of messages, which the caller sees to; about 25 µs each.
+-- Costs: at most 50 schedules and 1 MB of messages, which the caller sees to; about 70 µs each.
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "outcome_hooks"

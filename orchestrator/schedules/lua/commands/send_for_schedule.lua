@@ -3,7 +3,7 @@
 -- ARGV: root, id, most entries of the history, then for each: queue, level, message, the decision (see schedules.lua).
 -- Returns {number accepted, why not the others (see admission.lua) or ''}; -1 if there is no such schedule. A repeated request returns the number
 -- again. Without a queue the caller has sent the message itself.
--- Costs: at most 100 messages and 1 MB, which the caller sees to.
+-- Costs: at most 50 messages and 1 MB, which the caller sees to.
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "outcome_hooks"
