@@ -14,6 +14,7 @@ _SCHEDULES = ("scheduler", "schedules", "schedule:*", "schedules-of:s:*", "sched
 _KEPT = (
     "dataset",
     "ledger:*",
+    "calls:*",
     "queues",
     "agents",
     "incarnation",

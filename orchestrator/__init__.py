@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         cron as cron,
         every as every,
     )
+    from orchestrator.agents.replies import replies as replies
     from orchestrator.agents.step_context import StepContext as StepContext
     from orchestrator.app import Orchestrator as Orchestrator
     from orchestrator.core.down import Down as Down
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
         Retry as Retry,
         WhenDown as WhenDown,
     )
+    from orchestrator.core.reply import Reply as Reply
     from orchestrator.core.settings import (
         Settings as Settings,
         load_settings as load_settings,
@@ -136,6 +138,7 @@ _NAMES = {
         "cron",
         "every",
     ),
+    "orchestrator.agents.replies": ("replies",),
     "orchestrator.agents.step_context": ("StepContext",),
     "orchestrator.app": ("Orchestrator",),
     "orchestrator.core.down": ("Down",),
@@ -205,6 +208,7 @@ _NAMES = {
         "Retry",
         "WhenDown",
     ),
+    "orchestrator.core.reply": ("Reply",),
     "orchestrator.core.settings": (
         "Settings",
         "load_settings",

@@ -21,11 +21,13 @@ from orchestrator.timeouts.overrides import RedisOverrides
 from orchestrator.timeouts.run_times import RedisRunTimes
 from orchestrator.transport.admission.flow_control import close_breaker, declare_flow
 from orchestrator.transport.liveness.sweep import Sweeper, SweepResult
+from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store, open_store
 from orchestrator.worker.configuration import Configuration
 
 if TYPE_CHECKING:
     from orchestrator.deadletters.log import DeadLetters
+    from orchestrator.maintenance.due_timers import DueTimers
     from orchestrator.monitors.redis_monitors import RedisMonitors
     from orchestrator.registry.mailboxes import MailboxState
     from orchestrator.schedules.redis_schedules import RedisSchedules
@@ -108,6 +110,16 @@ class RedisMode:
         from orchestrator.workflows.redis_runs import RedisRuns
 
         return RedisRuns(self._app, lambda: self.store, self._settings.redact, self._settings.workflow_keep_s)
+
+    @cached_property
+    def timers(self) -> DueTimers:
+        """What is done when a time has come, by the kind of its timer; connects when it is used."""
+        from orchestrator.maintenance.due_timers import DueTimers
+
+        return DueTimers(lambda: self.store, {"run": lambda what: self.runs.time_came(what), "ask": self._time_out})
+
+    def _time_out(self, ask_id: str) -> None:
+        self.store.run(*commands.end_ask(self.store.keys, ask_id, is_time=True))
 
     @property
     def overrides(self) -> RedisOverrides:

@@ -25,6 +25,7 @@ from orchestrator.core.masked_repr import hide_in_reprs
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
 from orchestrator.maintenance.housekeeping_clock import start_with_beat
+from orchestrator.sending.ask import Asker
 from orchestrator.sending.backend import Backend
 from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.delivery import Delivery
@@ -82,6 +83,7 @@ class Runtime:
         self.settings = settings
         self.directory = Directory(app, self.announced, settings)
         self.sender = Sender(app, self.directory, self.backend)
+        self.asker = Asker(app, self.directory, self.backend)
         self.heartbeat_fields = HeartbeatFields(app, self.directory.declared, settings.app_version)
         self.configuration = Configuration(
             app, settings, self.heartbeat_fields, self._run_death_hooks, self._run_due, lambda: self.hidden
@@ -408,6 +410,7 @@ class Runtime:
         return self.redis.monitors.on_death(incarnation, reason)
 
     def _run_due(self) -> None:
+        self.redis.timers.run()
         self.redis.runs.work_off()
 
     # -- the monitor manager

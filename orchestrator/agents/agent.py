@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from orchestrator.agents.context import Context
 from orchestrator.agents.declaration_mistakes import mistaken_message, mistaken_settings
 from orchestrator.agents.periodic import PERIODIC, Fire, fire_message, fire_of, periodic_definition
+from orchestrator.agents.replies import REPLIES, ReplyFields, reply_message, unanswered_asks
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
@@ -20,6 +21,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.reply import Reply
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeout_classes import allowed_seconds, seconds_of
@@ -132,6 +134,8 @@ class HandlerSpec:
     #: Whether a schedule calls it, with a :class:`Fire` in the place of the message, and whether with the context.
     is_periodic: bool = False
     takes_context: bool = True
+    #: Whether it is called with a :class:`Reply`.
+    is_reply: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,9 @@ class AgentSpec:
         if handler.is_periodic:
             fire = fire_of({} if context is None else context.metadata)
             return method(fire, context) if handler.takes_context else method(fire)
+        if isinstance(message, ReplyFields):
+            reply = Reply.from_wire(dict(message))
+            return method(reply, context) if handler.wants_context else method(reply)
         return method(message, context) if handler.wants_context else method(message)
 
     @property
@@ -243,11 +250,37 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         # The context says which fire it is.
         handlers[method_name] = HandlerSpec(message, method_name, Policy(), True, True, takes_context)
         schedules.append(periodic_definition(cls.name, method_name, periodic))
+    _add_replies(cls, handlers, timeouts)
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
     flow = Flow(cls.mailbox, cls.breaker)
     down = _wants_context(cls, cls.on_down)
     return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, tuple(schedules))
+
+
+def _add_replies(cls: type[Agent], handlers: dict[str, HandlerSpec], timeouts: Timeouts) -> None:
+    for method_name, method in inspect.getmembers(cls, callable):
+        mark = getattr(method, REPLIES, None)
+        if mark is None:
+            continue
+        where, what = f"{cls.__qualname__}.{method_name}", message_name(mark.message)
+        if hasattr(method, _MARK) or hasattr(method, PERIODIC):
+            raise InvalidDeclaration(f"{where} gets replies, and handles a message or runs by a schedule")
+        message = reply_message(mark.message)
+        name = message_name(message)
+        if name in handlers:
+            other = handlers[name].method
+            raise InvalidDeclaration(f"{cls.__qualname__}: {other} and {method_name} both get the replies to {what}")
+        if annotated := mistaken_message(method, Reply, handlers):
+            raise InvalidDeclaration(f"{where} gets replies, but takes {annotated}; allowed: Reply")
+        own = _policy(where, mark.policy, timeouts)
+        handlers[name] = HandlerSpec(message, method_name, own, _wants_context(cls, method), is_reply=True)
+    if not any(handler.is_reply for handler in handlers.values()):
+        for asking in unanswered_asks(cls):
+            raise InvalidDeclaration(
+                f"{cls.__qualname__}.{asking} asks with then=True, but no method gets the reply; "
+                "allowed: a method marked with @replies(SomeMessage)"
+            )
 
 
 def _is_handler(member: Any) -> bool:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from orchestrator.agents.cancellation import never
 from orchestrator.agents.periodic import scheduled_for_in
 from orchestrator.agents.step_context import StepContext
-from orchestrator.core.errors import NoOwner, NotSupervised
+from orchestrator.core.errors import InvalidPolicy, NoOwner, NotSupervised
 from orchestrator.core.masked_repr import summary
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
@@ -123,6 +123,38 @@ class Context:
         if known is None:
             raise NoOwner
         return self.orchestrator.monitors.monitor(target, tag)
+
+    def ask(
+        self,
+        agent: str | type[Agent],
+        message: Message,
+        *,
+        timeout_s: float,
+        then: Literal[True],
+        tag: Any = None,
+    ) -> str:
+        """Ask another agent, without waiting: the reply comes as a message to this agent; returns the ask's id.
+
+        The method that is marked with ``@replies(TYPE)``, of the ``message``'s type, is called with one :class:`Reply`:
+        the result, or why there is none, at the latest after ``timeout_s`` seconds (of which a sweep takes notice, so
+        about a second later). It is mail: whichever worker hosts this agent by then handles it. ``tag``, JSON data
+        of at most 1,000 characters, comes back with it.
+
+        The request is attempted once and leaves no dead letter. If a worker dies while it has it, another one handles
+        it. Its deadline is the end of the time-out, or that of what is handled here, if that is earlier.
+
+        Raises:
+            NoOwner: this context does not come from a worker.
+            InvalidDeclaration: this agent has no method for replies to that message.
+            DeadlinePassed: the deadline of what is handled here has passed.
+            OrchestratorError: as :meth:`Orchestrator.send`; nothing was asked.
+        """
+        known: Any = self.orchestrator
+        if known is None:
+            raise NoOwner("ask", "inside an agent's handler; elsewhere Orchestrator.call")
+        if then is not True:
+            raise InvalidPolicy("then", then, "True: the reply is a message to this agent")
+        return self.orchestrator.runtime.asker.ask(self.agent, agent, message, timeout_s, tag)
 
     def send_self(self, message: Message, *, countdown_s: float = 0.0) -> None:
         """Send a message to this agent, as Erlang's ``self() ! Message``: without retries, and untracked.

@@ -164,11 +164,11 @@ class RunEnded(CallerError):
 
 
 class ResultTooLarge(AgentError):
-    """The result of a workflow's step has more bytes than ``result_limit_bytes`` allows."""
+    """The result of a workflow's step, or of an ask, has more bytes than ``result_limit_bytes`` allows."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
-            f"result of {size} bytes as JSON; allowed for a step of a workflow: {limit} (result_limit_bytes); "
+            f"result of {size} bytes as JSON; allowed for a workflow's step or an ask: {limit} (result_limit_bytes); "
             "keep what is large elsewhere, and return where it is"
         )
         self.size = size
@@ -251,12 +251,14 @@ class DetachedDelivery(CallerError):
 
 
 class NoOwner(CallerError):
-    """A monitor was requested outside of a handler and a session, so no owner could get the DOWN."""
+    """Something needs an owner: a monitor who gets its DOWN, an ask who gets its reply. There is none here."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "nobody owns this monitor; allowed: inside an agent's handler, or `with orchestrator.monitors.session():`"
-        )
+    def __init__(
+        self,
+        what: str = "monitor",
+        allowed: str = "inside an agent's handler, or `with orchestrator.monitors.session():`",
+    ) -> None:
+        super().__init__(f"nobody owns this {what}; allowed: {allowed}")
 
 
 class InvalidExport(CallerError):

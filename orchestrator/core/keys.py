@@ -30,8 +30,8 @@ _LONGEST_NAME = 100
 #: Prefix of a long value's name in the index. A short value with this prefix is treated as a long one.
 _SUM = "sha1:"
 
-#: Kinds that scripts look for in a name to get a related key (``flow_of``, ``hooks_of``, ``schedules.of``, ``claim``).
-_REPLACED_IN_NAMES = ("ledger", "outcome", "delayed", "schedule")
+#: Kinds that scripts look for in a name to get a related key (``flow_of``, ``hooks_of``, ``claim``, …).
+_REPLACED_IN_NAMES = ("ledger", "outcome", "delayed", "schedule", "ask")
 
 
 def levels_of(priorities: Iterable[int]) -> tuple[str, ...]:
@@ -346,8 +346,16 @@ class Keys:
 
     @property
     def timers(self) -> str:
-        """Sorted set of what is due at a time: ``run:UID:STEP`` -> when, in ms."""
+        """Sorted set of what is due at a time: ``run:UID:STEP`` or ``ask:ID`` -> when, in ms."""
         return f"{self.root}timers"
+
+    def ask(self, ask_id: str) -> str:
+        """Hash of an open ask (see ``includes/asks.lua``); what ends it deletes it."""
+        return f"{self.root}ask:{ask_id}"
+
+    def calls(self, queue: str) -> str:
+        """Hash of counters of the asks that went to a mailbox: asked, and how they ended."""
+        return f"{self.root}calls:{queue}"
 
     @property
     def timeout_overrides(self) -> str:

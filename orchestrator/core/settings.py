@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     mailboxes: dict[str, Annotated[Mailbox, _Checked]] = Field(default_factory=dict)
     #: Circuit breakers by the same keys (``{"*": {"failures": 5, "window_s": 30, "open_s": 10}}``).
     breakers: dict[str, Annotated[Breaker, _Checked]] = Field(default_factory=dict)
-    #: Longest result of a workflow's step, as JSON; a longer one makes the step dead.
+    #: Longest result of a workflow's step or of an ask, as JSON; a longer one makes the message dead.
     result_limit_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     #: How long a workflow's run is kept after its end.
     workflow_keep_s: float = Field(default=7 * 86400.0, gt=0, le=10 * 365 * 24 * 3600)

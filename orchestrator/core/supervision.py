@@ -90,6 +90,8 @@ class Supervision:
     #: If it is a step of a workflow: ``uid`` and ``id`` of the run, ``step`` and its ``name``, and ``refs`` if its
     #: arguments have references: the outcomes of these by the numbers of their steps if they are short, else 1.
     run: Mapping[str, Any] | None = None
+    #: Whether it is the request of an ask, so that a copy of its result is kept in the reply.
+    ask: bool = False
 
     def __repr__(self) -> str:
         return summary(self, ("agent", "message", "on_error", "metadata", "failures"), self.hide)
@@ -109,6 +111,8 @@ class Supervision:
             wire["hide"] = list(self.hide)
         if self.run:
             wire["run"] = dict(self.run)
+        if self.ask:
+            wire["ask"] = True
         if self.failures:
             wire["failures"] = [failure.to_wire() for failure in self.failures]
         return wire
@@ -158,6 +162,7 @@ class Supervision:
                 else bool(wire["dead_letter_expired"]),
                 hide=hide_in({HEADER: wire}),
                 run=None if wire.get("run") is None else dict(wire["run"]),
+                ask=wire.get("ask") is True,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidPolicy(HEADER, wire, "what Supervision.to_wire() makes") from error

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from celery import Celery
 
+from orchestrator.core import ask as ask_rule
+from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
-from orchestrator.core.outcome import Dead, Handled, Outcome
+from orchestrator.core.outcome import Dead, Handled, Outcome, kind, to_wire
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
 from orchestrator.eager.delivery_runner import DeliveryRunner
@@ -22,7 +25,7 @@ from orchestrator.sending.broadcast import BroadcastRequest, Refusal, Strategy
 from orchestrator.sending.celery_sends import TaskSend, as_published, check_arguments, has_own_way, send_by_task
 from orchestrator.sending.delivery import CancelResult, Found
 from orchestrator.sending.ledger import LedgerRow
-from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.outgoing_message import AskRequest, OutgoingMessage
 from orchestrator.telemetry import emit, events
 from orchestrator.worker.hosting import supervise_tasks
 
@@ -162,12 +165,23 @@ class EagerBackend:
             if message.supervision.run is None:
                 # A step is not refused: its run was accepted with all of its steps.
                 self._flow.admit(message.supervision.agent)
-            self._runner.run(message, raised)
+            outcome = self._runner.run(message, raised)
         except BaseException:
             self._flow.forget(message)
             raise
         self._flow.ended(message)
+        if message.ask is not None:
+            self._reply(message.ask, message.id, outcome)
         return SendResult(message.id, place=place)
+
+    def _reply(self, ask: AskRequest, delivery_id: str, outcome: Outcome) -> None:
+        """Deliver the reply to an ask: nothing is refused it, and what its handler raises is the handler's."""
+        state = ask_rule.accepted(ask_rule.AskState(to_ms(ask.timeout_s)), delivery_id)
+        _, ending = ask_rule.outcome_recorded(state, delivery_id, kind(outcome))
+        if ending is not None and ending.is_replied:
+            fields = {**ask.reply.args[0], "outcome": self._records.record(delivery_id) or to_wire(outcome)}
+            emit(events.REPLIED, agent=ask.reply.supervision.agent, id=ask.id, ended=ending.ended)
+            self._runner.run(replace(ask.reply, args=[fields]))
 
     def before_replay(self, check: Callable[[str, Supervision], None]) -> None:
         """Have ``check`` called with the mailbox and the supervision of what is replayed; it raises to refuse that."""

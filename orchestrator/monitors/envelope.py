@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from functools import cache
 
-from orchestrator.core.supervision import HEADER, Supervision
+from orchestrator.core.supervision import Supervision
+from orchestrator.transport.message_envelope import envelope
 
 #: A DOWN's message name, and the last part of its Celery task's.
 DOWN = "Down"
@@ -18,39 +19,15 @@ def supervision_json(supervision: Supervision) -> str:
 
 @cache
 def template() -> str:
-    """A Celery message (protocol 2) with the marks ``@ID@``, ``@TASK@``, ``@QUEUE@``, ``@SUPERVISION@``, ``@BODY@``.
-
-    The body is plain JSON text rather than base64: kombu reads both, and Lua has no base64.
-    """
-    envelope = {
-        "body": "@BODY@",
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {
-            "lang": "py",
-            "task": "@TASK@",
-            "id": "@ID@",
-            "root_id": "@ID@",
-            "parent_id": None,
-            "group": None,
-            "retries": 0,
-            "timelimit": [None, None],
-            "eta": None,
-            "expires": None,
-            "ignore_result": True,
-            "argsrepr": "(Down,)",
-            "kwargsrepr": "{}",
-            "origin": "monitors",
-            HEADER: "@SUPERVISION@",
-        },
-        "properties": {
-            "correlation_id": "@ID@",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "@QUEUE@"},
-            "priority": 0,
-            "delivery_tag": "@ID@",
-        },
-    }
-    text = json.dumps(envelope)
+    """A Celery message with the marks ``@ID@``, ``@TASK@``, ``@QUEUE@``, ``@SUPERVISION@``, ``@BODY@``."""
+    text = envelope(
+        task="@TASK@",
+        queue="@QUEUE@",
+        id="@ID@",
+        supervision="@SUPERVISION@",
+        arguments="(Down,)",
+        origin="monitors",
+        body="@BODY@",
+    )
     # These two are put in as JSON, not into a string.
     return text.replace('"@BODY@"', "@BODY@").replace('"@SUPERVISION@"', "@SUPERVISION@")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from kombu import Queue
 
@@ -19,6 +19,9 @@ from orchestrator.core.timeouts import Timeouts
 from orchestrator.sending.address import Address, Directory
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions
+
+#: What has less time left than this is not sent: no attempt of it could begin in time.
+_LEAST_LEFT_S: Final = 0.001
 
 
 def new_id() -> str:
@@ -119,15 +122,15 @@ def build_message(
 
     Raises:
         InvalidPolicy: its deadline passes before it is due.
-        DeadlinePassed: it inherits a deadline that has passed.
+        DeadlinePassed: it inherits a deadline that has passed, or does within a millisecond.
     """
     effective = policy.over("send", options.policy)
     deadline_s, now_s = timeouts.scaled(effective.deadline_s), time.time()
     deadline_at_s = earlier(None if deadline_s is None else now_s + deadline_s, options.ends_by_s)
     by = effective.sources.get("deadline_s", "default")
     if options.ends_by_s is not None:
-        if options.ends_by_s <= now_s:
-            raise DeadlinePassed(task, round(now_s - options.ends_by_s, 3))
+        if options.ends_by_s < now_s + _LEAST_LEFT_S:
+            raise DeadlinePassed(task, round(max(0.0, now_s - options.ends_by_s), 3))
         if deadline_at_s == options.ends_by_s:
             deadline_s, by = round(options.ends_by_s - now_s, 3), "what the sending handler handles"
     if deadline_s is not None and options.countdown_s is not None and deadline_s <= options.countdown_s:

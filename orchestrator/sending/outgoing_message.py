@@ -33,6 +33,8 @@ class OutgoingMessage:
     trace: MutableMapping[str, Any] | None = None
     #: The other options of a signature, for its task's ``apply_async``.
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: The ask that it is the request of.
+    ask: AskRequest | None = None
 
     def __repr__(self) -> str:
         return f"<OutgoingMessage {self.id}: {self.task}>"
@@ -55,7 +57,18 @@ class OutgoingMessage:
             self.link_error,
             self.trace,
             self.options,
+            self.ask,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AskRequest:
+    """An ask, beside its request."""
+
+    id: str
+    timeout_s: float
+    #: The reply, a message to the asker, whose fields lack the outcome only.
+    reply: OutgoingMessage
 
 
 def queue_name(outgoing: OutgoingMessage) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from orchestrator.core.errors import NotSupervised
 from orchestrator.core.flow_policy import Flow
 from orchestrator.core.outcome import Outcome
 from orchestrator.registry.registry import Registry
+from orchestrator.sending.ask import ask_record
 from orchestrator.sending.backend import SendResult
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal, publish_broadcast
 from orchestrator.sending.bulk import publish_many
@@ -22,6 +24,7 @@ from orchestrator.sending.fast_publisher import FastPublisher
 from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import publish
 from orchestrator.sending.tracker import RedisTracker
+from orchestrator.transport.admission.ask_record import publishing
 from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
 from orchestrator.transport.store import Store
 from orchestrator.transport.transport import why_not_supervised
@@ -66,7 +69,8 @@ class RedisBackend:
         task = None if message.supervision.agent else self._app.tasks.get(message.task)
         try:
             if task is None:
-                publish(self._app, message, self._hidden, try_fast=self._fast.publish)
+                with publishing(ask_record(self._app, self._store(), message)) if message.ask else nullcontext():
+                    publish(self._app, message, self._hidden, try_fast=self._fast.publish)
                 return SendResult(message.id)
             send = publish_task(self._app, task, message, self._hidden, self._fast.publish)
         except DuplicateSend as duplicate:

@@ -11,13 +11,13 @@ from celery import Celery, Task
 from celery.canvas import Signature
 
 from orchestrator.core.attempt_limits import CURRENT
-from orchestrator.core.errors import AgentDown, BroadcastRefused
+from orchestrator.core.errors import BroadcastRefused
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, WhenDown
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.address import Address, Directory
 from orchestrator.sending.agent_messages import build_agent_message, build_agent_messages, build_celery_message
-from orchestrator.sending.backend import Backend, SendResult
+from orchestrator.sending.backend import Backend
 from orchestrator.sending.broadcast import (
     BroadcastRequest,
     Refusal,
@@ -33,9 +33,10 @@ from orchestrator.sending.call import call, check_fallback, check_timeout, reque
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.destination import checked_queue_of, queue_of
-from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.sending.dispatch import refuse_if_down, send_with_events
+from orchestrator.sending.outgoing_message import queue_name
 from orchestrator.sending.report import Receipt, Report
-from orchestrator.sending.send_events import emit_failed, emit_sent, emit_started, events_of_many
+from orchestrator.sending.send_events import events_of_many
 from orchestrator.sending.send_options import (
     BROADCAST_OPTIONS,
     SEND_MANY_OPTIONS,
@@ -110,7 +111,7 @@ class Sender:
             outgoing = replace(outgoing, trace={})
         backend = self._backend()
         checked_queue_of(self._app, outgoing)
-        sent = _send_with_events(backend, outgoing)
+        sent = send_with_events(backend, outgoing)
         s = outgoing.supervision
         delivery = Delivery(
             sent.id,
@@ -157,7 +158,7 @@ class Sender:
         if not any(given.get(place) for place in _PLACES) or _names_own_mailbox(given, address):
             options["queue"] = outgoing.queue
             if supervised and not backend.inline:
-                _refuse_if_down(backend, outgoing)
+                refuse_if_down(backend, outgoing)
                 backend.prepare(outgoing)
         for name, value in (("expires", outgoing.expires_s), ("priority", outgoing.priority)):
             if value is not None and options.get(name) is None:
@@ -186,7 +187,7 @@ class Sender:
         trace: dict[str, Any] = {}
         with events_of_many(outgoing), tracing.span(f"send_many {s.agent}", "PRODUCER"):
             tracing.carry(trace)
-            _refuse_if_down(backend, next((one for one in outgoing if one.when_down is WhenDown.ERROR), outgoing[0]))
+            refuse_if_down(backend, next((one for one in outgoing if one.when_down is WhenDown.ERROR), outgoing[0]))
             backend.send_many(outgoing)
         names = tuple(one.supervision.message for one in outgoing)
         on_errors = tuple(one.supervision.on_error for one in outgoing)
@@ -280,22 +281,3 @@ def _receipts(
                 copy.id, s.agent, s.message, s.on_error, backend.outcome, tracker, queue_name(copy), trace
             )
             yield Receipt(s.agent, delivery)
-
-
-def _send_with_events(backend: Backend, message: OutgoingMessage) -> SendResult:
-    emit_started(message)
-    began = monotonic()
-    try:
-        _refuse_if_down(backend, message)
-        sent = backend.send(message)
-    except Exception as error:
-        emit_failed(message, error, monotonic() - began)
-        raise
-    if sent.published:
-        emit_sent(message, sent, monotonic() - began)
-    return sent
-
-
-def _refuse_if_down(backend: Backend, message: OutgoingMessage) -> None:
-    if message.when_down is WhenDown.ERROR and not backend.hosted(message):
-        raise AgentDown(message.supervision.agent or message.task)

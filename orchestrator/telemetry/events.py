@@ -190,6 +190,14 @@ DOWN: Final = _event("monitor.down", "DOWNs were recorded.", measurements="count
 LEAKED: Final = _event(
     "monitor.leaked", "Leaked monitors were found.", measurements="count", metadata="kind tag oldest_s"
 )
+ASKED: Final = _event(
+    "ask.sent", "A request was accepted whose reply is a message to its asker.", metadata="agent message id asker"
+)
+REPLIED: Final = _event(
+    "ask.replied",
+    "The reply to an ask was put into its asker's mailbox; `ended` is the outcome's kind, or timeout.",
+    metadata="agent id ended",
+)
 WORKFLOW_STARTED: Final = _event("workflow.started", "A run of a workflow began.", metadata="workflow id uid")
 WORKFLOW_ENDED: Final = _event(
     "workflow.ended", "A run ended, in that state.", measurements="duration_s", metadata="workflow id uid state"

@@ -16,6 +16,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import MessageTooLarge
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
+from orchestrator.transport.admission.ask_record import record_of
 from orchestrator.transport.admission.flow_control import retry_until_room
 from orchestrator.transport.admission.idempotency import idempotency_key_of
 from orchestrator.transport.admission.publish_dedup import Unanswered
@@ -80,8 +81,11 @@ class PublishingChannel(MailboxChannel):
             batch.put(keys, message, limit)
             return
         to_existing = is_control_reply(queue)
+        ask = record_of(said)
 
         def call(attempt: Attempt) -> Call:
+            if ask is not None:
+                return ask.call(self.keys, queue, level, message, attempt)
             return commands.publish(*keys, [message], limit=limit, to_existing=to_existing, attempt=attempt)
 
         reply = self._once(said, call)

@@ -118,7 +118,7 @@ def as_json(task: str, result: Any) -> Any:
 
 
 def check_size(data: Any, limit: int) -> None:
-    """Refuse the result of a workflow's step that is too large to be kept with its run.
+    """Refuse a result that is too large for a copy of it to be kept: with a workflow's run, or in a reply.
 
     Raises:
         ResultTooLarge: it has more than ``limit`` bytes as JSON.
@@ -227,7 +227,7 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
             data, result = expanded(task.app, task.name, supervision, result), None
         else:
             data = as_json(task.name, result) if supervision is not None and supervision.track else None
-            if supervision is not None and supervision.run is not None:
+            if supervision is not None and (supervision.run is not None or supervision.ask):
                 check_size(data, task.app.orchestrator.settings.result_limit_bytes)
     except CeleryRetry as retry:
         if reported:

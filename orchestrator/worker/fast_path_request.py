@@ -211,7 +211,7 @@ class FastPathRequest(SupervisedRequest):
                 data, result = expanded(self._app, task.name, self.supervision, result), None
             else:
                 data = as_json(task.name, result) if self.supervision.track else None
-            if self.supervision.run is not None:
+            if self.supervision.run is not None or self.supervision.ask:
                 check_size(data, self._app.orchestrator.settings.result_limit_bytes)
         except BaseException as error:  # noqa: BLE001
             failed = error

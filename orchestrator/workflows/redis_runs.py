@@ -36,8 +36,8 @@ _PAGE: Final = 500
 #: Definitions whose steps' numbers are kept.
 _DEFINITIONS: Final = 20
 
-#: Timers that are acted on in one round, and runs that are gone on with.
-_TIMERS: Final = 200
+#: Runs that are gone on with in one round.
+_BUSY: Final = 200
 
 #: Seconds for which one sweep goes on with runs: the dead are more urgent.
 _WORK_S: Final = 0.4
@@ -219,17 +219,23 @@ class RedisRuns:
                 return
             at += _PAGE
 
+    def time_came(self, timer: str) -> None:
+        """Act on a run's timer that is due, ``UID:STEP`` or ``UID:deadline``.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        uid, _, step = timer.partition(":")
+        self.control(uid, "time", step)
+
     def work_off(self) -> None:
-        """What a sweep does for runs: act on timers that are due, and work off agendas that are left.
+        """What a sweep does for runs: work off agendas that are left.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
         store = self._store
-        for member in store.run(*scripts.due_timers(store.keys, _TIMERS)):
-            _, uid, step = member.decode().split(":", 2)
-            self.control(uid, "time", step)
-        busy: Any = self._ask(lambda: store.client.srandmember(store.keys.busy_runs, _TIMERS))
+        busy: Any = self._ask(lambda: store.client.srandmember(store.keys.busy_runs, _BUSY))
         until = monotonic() + _WORK_S
         for uid in busy:
             self.advance(uid.decode(), until - monotonic())

@@ -49,10 +49,5 @@ def write_steps(keys: Keys, uid: str, templates: Mapping[str, str], plans: Mappi
     return _script("write_steps"), [keys.run(uid)], [len(templates), *(part for pair in pairs for part in pair)]
 
 
-def due_timers(keys: Keys, most: int) -> Call:
-    """Read timers that are due."""
-    return _script("due_timers"), [keys.timers], [most]
-
-
 def _script(name: str) -> Script:
     return script_of("orchestrator.workflows", name)

@@ -22,7 +22,7 @@ STEPS = ("returned-0", "0")
 QUEUES = ("q0", "q1", "q2")
 COUNTS = ("open", "handled", "dead", "expired", "cancelled", "skipped", "failures", "undo_failures")
 UID = "r"
-_COMMANDS = ("start_run", "advance_run", "control_run", "due_timers")
+_COMMANDS = ("start_run", "advance_run", "control_run")
 _BUDGET = b"BUDGET = 200,"
 _TEMPLATE = '{"headers":{"id":"@n:id@","task":"t","ignore_result":true,"orc":{"track":true}},"properties":{},"body":""}'
 _DAY_MS = 86_400_000
@@ -207,7 +207,7 @@ class RunUnderTest:
         """It is later, and a sweep acts on what is due."""
         self.now += ms
         self.redis.set(KEY, self.now)
-        for member in self._workflow(scripts.due_timers(self.keys, 200)):
+        for member in self._transport(commands.due_timers(self.keys, skip=0, most=200)):
             step = member.decode().split(":", 2)[2]
             self._workflow(scripts.control_run(self.keys, UID, "time", step))
             if self.rule.has_ended:

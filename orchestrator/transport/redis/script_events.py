@@ -75,5 +75,7 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
         case "schedules_key_broken", [key, error]:
             logger.error("key %s of the schedules is broken: %s", key, error)
             emit(events.SCHEDULES_KEY_BROKEN, key=key, error=error)
+        case "replied", [asker, ask_id, ended]:
+            emit(events.REPLIED, agent=asker, id=ask_id, ended=ended)
         case "compensated", [group, queue, delivery_id]:
             emit(events.COMPENSATED, agent=queue, id=delivery_id, broadcast=group.rsplit(":", 1)[-1])

@@ -29,6 +29,8 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "delayed_bodies": [texts],
     "ledger": [texts],
     "flow": [texts],
+    "ask": [st.uuids().map(str)],
+    "calls": [texts],
     "idempotency": [texts, recipients, texts],
     "last_publishes": [st.integers(0, 10**9)],
     "incarnation": [texts],

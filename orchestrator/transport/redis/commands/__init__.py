@@ -14,6 +14,7 @@ from orchestrator.transport.redis.commands.accepting import (
     delay,
     publish,
 )
+from orchestrator.transport.redis.commands.asking import ask, due_timers, end_ask
 from orchestrator.transport.redis.commands.call import Attempt, Call
 from orchestrator.transport.redis.commands.endings import (
     end_later,
@@ -77,6 +78,7 @@ __all__ = [
     "accept",
     "add_run_times",
     "alike",
+    "ask",
     "begin_sweep",
     "broadcast",
     "claim",
@@ -91,6 +93,8 @@ __all__ = [
     "delay",
     "delete",
     "disprove_death",
+    "due_timers",
+    "end_ask",
     "end_later",
     "end_sweep",
     "fence",

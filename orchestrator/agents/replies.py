@@ -1,0 +1,97 @@
+"""Methods of an agent that are called with the replies to its asks: `@replies`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import tokenize
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from pydantic import create_model
+
+from orchestrator.core.errors import InvalidDeclaration
+from orchestrator.core.message import Message, message_name
+from orchestrator.core.policy import OnError, Retry
+from orchestrator.core.reply import reply_name
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+REPLIES: Final = "__orchestrator_replies__"
+
+
+class ReplyFields(Message):
+    """The fields of a reply's message; see :class:`orchestrator.core.reply.Reply`."""
+
+    id: str
+    agent: str
+    message: str
+    tag: Any = None
+    outcome: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """The mark of a method that is called with replies."""
+
+    message: type[Message]
+    policy: Mapping[str, Any]
+
+
+def replies(
+    message: type[Message],
+    *,
+    retry: Retry | None = None,
+    on_error: OnError | str | None = None,
+    timeout_s: float | str | None = None,
+    priority: int | None = None,
+) -> Callable[[F], F]:
+    """Mark a method that is called with each reply to a ``message`` that this agent has asked with ``then=True``.
+
+    It is called with a :class:`Reply` and a :class:`Context`, or with the reply alone. The options are those of
+    :class:`Agent`, for these replies.
+
+    Raises:
+        InvalidDeclaration: ``message`` is not a :class:`Message` class.
+    """
+    if not (isinstance(message, type) and issubclass(message, Message)):
+        raise InvalidDeclaration(f"@replies({message!r}): allowed: a subclass of Message")
+    policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
+
+    def mark(method: F) -> F:
+        setattr(method, REPLIES, Replies(message, policy))
+        return method
+
+    return mark
+
+
+def reply_message(message: type[Message]) -> type[Message]:
+    """The message that brings the replies to a message."""
+    return create_model(reply_name(message_name(message)), __base__=ReplyFields)
+
+
+def unanswered_asks(cls: type) -> Iterator[str]:
+    """The methods of a class whose code asks with ``then=True``, as far as the source can be read."""
+    for name, method in vars(cls).items():
+        if not inspect.isfunction(method):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+        except (OSError, TypeError, SyntaxError, tokenize.TokenError):
+            continue
+        if any(_asks_then(node) for node in ast.walk(tree)):
+            yield name
+
+
+def _asks_then(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "ask"
+        and any(
+            word.arg == "then" and isinstance(word.value, ast.Constant) and word.value.value is True
+            for word in node.keywords
+        )
+    )

@@ -1,0 +1,127 @@
+"""Asks whose reply is a message: the request, and the reply that Redis is to write when the request has ended."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from time import time
+from typing import Any
+
+from celery import Celery
+
+from orchestrator.core.attempt_limits import CURRENT
+from orchestrator.core.clock import to_ms
+from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownMessage
+from orchestrator.core.message import Message
+from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.reply import check_tag, reply_name
+from orchestrator.sending.address import Directory
+from orchestrator.sending.agent_messages import build_agent_message, build_celery_message
+from orchestrator.sending.backend import Backend
+from orchestrator.sending.call import check_timeout
+from orchestrator.sending.destination import checked_queue_of
+from orchestrator.sending.dispatch import send_with_events
+from orchestrator.sending.outgoing_message import AskRequest, OutgoingMessage, queue_name
+from orchestrator.sending.send_options import SendOptions, check_options
+from orchestrator.telemetry import emit, events, tracing
+from orchestrator.transport.admission.ask_record import AskRecord, MailReply
+from orchestrator.transport.message_envelope import envelope
+from orchestrator.transport.store import Store
+
+
+class Asker:
+    """Sends asks for one app."""
+
+    def __init__(self, app: Celery, directory: Directory, backend: Callable[[], Backend]) -> None:
+        self._app = app
+        self._directory = directory
+        self._backend = backend
+
+    def ask(self, asker: str, recipient: Any, message: Message, timeout_s: float, tag: Any) -> str:
+        """Ask an agent, and have the reply put into the mailbox of ``asker``; returns the ask's id.
+
+        Raises:
+            InvalidPolicy: ``recipient``, ``message``, ``timeout_s`` or ``tag`` has a value that is not allowed.
+            InvalidDeclaration: no method of the asker gets replies to that message.
+            DeadlinePassed: the deadline of what the asker handles has passed.
+            OrchestratorError: as a send.
+        """
+        tag_json = check_tag(tag)
+        wait_s = check_timeout(timeout_s) * self._directory.timeouts.factor
+        limits, now_s = CURRENT.get(), time()
+        ends_by_s = now_s + wait_s
+        if limits is not None and limits.deadline_at_s is not None:
+            ends_by_s = min(ends_by_s, limits.deadline_at_s)
+        given = SendOptions(retry=Retry(max_retries=0), on_error=OnError.IGNORE, when_down=WhenDown.QUEUE)
+        if not isinstance(recipient, str | type):
+            raise InvalidPolicy("recipient", recipient, "an agent's name or an Agent class")
+        request = build_agent_message(
+            self._directory, recipient, message, replace(check_options(given), ends_by_s=ends_by_s)
+        )
+        asked = request.supervision
+        reply = self._reply(asker, asked.message)
+        fields = {"id": request.id, "agent": asked.agent, "message": asked.message, "tag": json.loads(tag_json)}
+        reply = replace(reply, id=f"reply-{request.id}", args=[fields])
+        request = replace(
+            request, supervision=replace(asked, ask=True), ask=AskRequest(request.id, ends_by_s - now_s, reply)
+        )
+        checked_queue_of(self._app, request)
+        send_with_events(self._backend(), request)
+        emit(events.ASKED, agent=asked.agent, message=asked.message, id=request.id, asker=asker)
+        return request.id
+
+    def _reply(self, asker: str, message: str) -> OutgoingMessage:
+        try:
+            address = self._directory.address(asker, reply_name(message))
+        except UnknownMessage:
+            raise InvalidDeclaration(
+                f"agent {asker!r} asks with {message} and then=True, but no method of it gets the reply; "
+                f"allowed: a method marked with @replies({message})"
+            ) from None
+        reply = build_celery_message(address, self._directory.timeouts, None, ())
+        # Redis sends it, perhaps much later.
+        return replace(reply, expires_s=None, supervision=replace(reply.supervision, deadline_at_s=None))
+
+
+def ask_record(app: Celery, store: Store, request: OutgoingMessage) -> AskRecord | None:
+    """What is written to Redis with the request of an ask; ``None`` if a message is none."""
+    ask = request.ask
+    if ask is None:
+        return None
+    return AskRecord(
+        ask.id,
+        request.id,
+        max(1, to_ms(ask.timeout_s)),
+        to_ms(store.options.outcome_ttl_s),
+        _mail_reply(app, store, ask.reply),
+    )
+
+
+def _mail_reply(app: Celery, store: Store, reply: OutgoingMessage) -> MailReply:
+    trace: dict[str, Any] = {}
+    tracing.carry(trace)
+    current = app.current_worker_task
+    mark = secrets.token_hex(16)
+    fields = json.dumps(reply.args[0])[:-1]
+    text = envelope(
+        task=reply.task,
+        queue=queue_name(reply),
+        id=reply.id,
+        supervision=reply.supervision.to_wire(),
+        arguments="(Reply,)",
+        origin="asks",
+        body=f'[[{fields}, "outcome": {mark}}}],{{}},{{}}]',
+        root_id=current and (current.request.root_id or current.request.id),
+        parent_id=current and current.request.id,
+        more=trace,
+    )
+    before, after = text.split(mark)
+    return MailReply(reply.supervision.agent, queue_name(reply), _level(store, reply.priority), before, after)
+
+
+def _level(store: Store, priority: int | None) -> str:
+    """The level of a mailbox for new messages of a priority."""
+    own = [level for level in store.levels if level.isdigit()]
+    return max((level for level in own if int(level) <= (priority or 0)), key=int, default=own[0])

@@ -1,0 +1,164 @@
+"""An app with agents that ask each other, for the tests of calls.
+
+``celery -A tests.apps.calls_app worker`` hosts it; a test makes its own with :func:`make`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import redis
+from celery import Celery
+
+from orchestrator import (
+    Agent,
+    Breaker,
+    Context,
+    Mailbox,
+    Message,
+    Orchestrator,
+    Reply,
+    Retry,
+    handles,
+    load_settings,
+    replies,
+)
+
+#: Longest time a held handler waits to be let go.
+HOLD_S = 30
+
+#: Redis list of the replies that were handled, as JSON.
+REPLIES = "test:replies"
+
+
+class Quote(Message):
+    """Is answered with twice the number; ``how`` names another end."""
+
+    number: int
+    how: str = ""
+
+
+class Order(Message):
+    """Has the shop ask for so many quotes, the first for ``number``."""
+
+    number: int = 0
+    count: int = 1
+    how: str = ""
+    agent: str = "billing"
+    timeout_s: float = 30
+    dies: bool = False
+
+
+class Silent(Message):
+    """No agent has a method for replies to this."""
+
+
+class Shop(Agent):
+    name = "shop"
+
+    @handles(Order)
+    def order(self, message: Order, context: Context) -> list[str]:
+        asked = [
+            context.ask(
+                message.agent,
+                Quote(number=message.number + at, how=message.how),
+                timeout_s=message.timeout_s,
+                then=True,
+                tag={"number": message.number + at},
+            )
+            for at in range(message.count)
+        ]
+        if message.dies and not context.redelivered:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return asked
+
+    @handles(Silent)
+    def silent(self, _message: Silent, context: Context) -> None:
+        context.ask("billing", Silent(), timeout_s=1, then=True)
+
+    @replies(Quote)
+    def quoted(self, reply: Reply, context: Context) -> None:
+        note(context, {"id": reply.id, "tag": reply.tag, "result": reply.result, "error": str(reply.error or "")})
+
+
+class Billing(Agent):
+    name = "billing"
+    retry = Retry(max_retries=0)
+
+    @handles(Quote)
+    def quote(self, message: Quote, context: Context) -> Any:
+        if message.how == "fails":
+            raise ValueError("no price")
+        if message.how == "large":
+            return "x" * 3_000_000
+        if message.how == "odd":
+            return object()
+        if message.how in ("holds", "dies once"):
+            client = connected(context)
+            client.rpush("test:begun", message.number)
+            if message.how == "dies once" and not context.redelivered:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if message.how == "holds":
+                client.blpop([f"test:go:{message.number}"], timeout=HOLD_S)
+        return message.number * 2
+
+    @handles(Silent)
+    def silent(self, _message: Silent) -> None:
+        pass
+
+
+class Bounded(Agent):
+    """A shop whose mailbox is small, and whose breaker opens soon."""
+
+    name = "bounded"
+    mailbox = Mailbox(limit=1)
+    breaker = Breaker(failures=1, window_s=60, open_s=60)
+    retry = Retry(max_retries=0)
+
+    @handles(Order)
+    def order(self, message: Order, context: Context) -> str:
+        return context.ask("billing", Quote(number=message.number), timeout_s=30, then=True)
+
+    @handles(Quote)
+    def quote(self, message: Quote) -> int:
+        return message.number
+
+    @replies(Quote)
+    def quoted(self, reply: Reply) -> None:
+        NOTED.append({"id": reply.id, "result": reply.result})
+
+
+#: What was noted in eager mode.
+NOTED: list[dict[str, Any]] = []
+
+
+def connected(context: Context) -> Any:
+    """A connection to the test's Redis."""
+    return redis.Redis.from_url(context.orchestrator.app.conf.broker_url)
+
+
+def note(context: Context, said: dict[str, Any]) -> None:
+    """Note what has happened, in Redis or, in eager mode, in this process."""
+    if context.orchestrator.eager:
+        NOTED.append(said)
+    else:
+        connected(context).rpush(REPLIES, json.dumps(said))
+
+
+def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any) -> Orchestrator:
+    """An app of its own; its Celery app is ``.app``."""
+    made = Celery("calls", set_as_current=False)
+    if broker_url is not None:
+        settings["broker_url"] = broker_url
+        made.conf.broker_url = broker_url
+    made.conf.task_always_eager = eager
+    orchestrator = Orchestrator(made, load_settings(**settings))
+    orchestrator.host(Shop, Billing, Bounded)
+    return orchestrator
+
+
+orchestrator = make(os.environ.get("ORCHESTRATOR_BROKER_URL"))
+app = orchestrator.app

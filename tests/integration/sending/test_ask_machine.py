@@ -1,0 +1,180 @@
+"""A hypothesis state machine: asks by the scripts on a real Redis, beside the pure rule."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from orchestrator.core import ask as pure
+from orchestrator.core.ask import AskState, Ending
+from orchestrator.core.keys import GROUP
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.transport.admission.ask_record import AskRecord, MailReply
+from orchestrator.transport.redis import commands
+from orchestrator.transport.redis.commands import Attempt
+from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
+
+BEGIN_MS = 10_000_000
+ASKER = "asker"
+
+
+class Asks(MailboxMachine):
+    """A mailbox that is asked, its workers, an asker's mailbox and the clock."""
+
+    def __init__(self) -> None:
+        super().__init__(BEGIN_MS)
+        self.asks: dict[str, AskState | None] = {}
+        self.endings: dict[str, Ending] = {}
+        #: Requests that a worker has: the stream and entry of each.
+        self.held: dict[str, tuple[str, str]] = {}
+        self.ended: set[str] = set()
+
+    @initialize()
+    def begin(self) -> None:
+        for queue in (QUEUE, ASKER):
+            self.run_script(*commands.declare(self.keys, queue, [self.keys.stream(queue, level) for level in LEVELS]))
+        # The asker's mailbox is full, and its breaker open: replies must pass both.
+        fields = {
+            "root": self.keys.root, "queue": ASKER, "levels": " ".join(LEVELS), "group": GROUP,
+            "outcome_ttl_ms": TTL_MS, "limit": 1, "overflow": "refuse", "failures": 1, "window_ms": 1000,
+            "open_ms": 10**9,
+        }  # fmt: skip
+        self.run_script(*commands.declare_flow(self.keys, ASKER, fields, serves=True, has_bound=True, has_breaker=True))
+        self.redis.hset(self.keys.flow(ASKER), mapping={"phase": "open", "until_ms": 10**12})
+
+    def record(self, number: str, timeout_ms: int) -> AskRecord:
+        reply = MailReply(ASKER, ASKER, "0", f'{{"headers": {{}}, "id": "{number}", "body": "', '"}')
+        return AskRecord(number, number, timeout_ms, TTL_MS, reply)
+
+    @rule(timeout_ms=st.sampled_from([100, 300, 5000]), repeats=st.booleans())
+    def ask(self, timeout_ms: int, repeats: bool) -> None:
+        number = f"a{len(self.asks)}"
+        attempt = Attempt("test:publishes", f"{len(self.asks):016x}x")
+        call = self.record(number, timeout_ms).call(self.keys, QUEUE, "0", message(number), attempt)
+        # Its reply may be lost, so that it is repeated.
+        for _ in range(2 if repeats else 1):
+            assert self.run_script(*call) == number.encode()
+        self.asks[number] = pure.accepted(AskState(self.now + timeout_ms), number)
+
+    @rule(most=st.integers(1, 3))
+    def claim(self, most: int) -> None:
+        reply = self.run_script(*commands.claim(self.keys, [QUEUE], LEVELS, "reader", most))
+        for at in range(1, len(reply), 4):
+            index, entry, raw, _ = reply[at : at + 4]
+            stream = self.keys.stream(QUEUE, LEVELS[index - 4])
+            self.held[json.loads(raw)["headers"]["id"]] = stream, entry.decode()
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), how=st.sampled_from(["handled", "dead", "expired", "letter", "retry", "twice"]))
+    def settle(self, data: st.DataObject, how: str) -> None:
+        number = data.draw(st.sampled_from(sorted(self.held)))
+        (stream, entry), k = self.held.pop(number), self.keys
+        ended = {"letter": "dead", "twice": "handled"}.get(how, how)
+        if how == "letter":
+            letter = json.dumps({"queue": QUEUE, "reason": "timeout"})
+            call = commands.dead_letter(
+                k, QUEUE, stream, entry, letter, "timeout", "ValueError", delivery=number, ttl_ms=TTL_MS
+            )
+        elif how == "retry":
+            call = commands.retry(
+                k, QUEUE, stream, entry, f"0|{number}", message(number), 0, ttl_ms=TTL_MS, delivery=number
+            )
+        else:
+            outcome = json.dumps({"outcome": ended, "result": 'a "quoted" \\ é'})
+            call = commands.settle_with_outcome(
+                stream, k.ledger(QUEUE), k.outcome(number), entry, ended, outcome, TTL_MS
+            )
+        for _ in range(2 if how == "twice" else 1):
+            self.run_script(*call)
+        if how == "retry" and not self.redis.exists(k.outcome(number)):
+            return
+        # One that was cancelled while it was held ends with its attempt, whatever that came to.
+        self.end(number, "cancelled" if how == "retry" else ended)
+
+    def end(self, number: str, ended: str) -> None:
+        self.ended.add(number)
+        self.asks[number], ending = pure.outcome_recorded(self.asks[number], number, ended)
+        if ending is not None:
+            self.endings[number] = ending
+
+    @precondition(lambda self: self.asks)
+    @rule(data=st.data(), is_time=st.booleans())
+    def end_ask(self, data: st.DataObject, is_time: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.asks)))
+        before = self.asks[number]
+        self.asks[number], ending = pure.time_came(before, self.now) if is_time else pure.given_up(before)
+        assert self.run_script(*commands.end_ask(self.keys, number, is_time=is_time)) == (ending is not None)
+        if ending is None:
+            return
+        self.endings[number] = ending
+        for copy in ending.cancelled:
+            if self.redis.exists(self.keys.outcome(copy)):
+                # It waited, and does not any more.
+                assert copy not in self.held
+                self.ended.add(copy)
+            else:
+                assert self.redis.hexists(self.keys.outcome_hooks(copy), "cancel")
+
+    @rule()
+    def look_for_timers(self) -> None:
+        due = self.run_script(*commands.due_timers(self.keys, skip=0, most=100))
+        late = {n for n, state in self.asks.items() if state is not None and state.due_ms <= self.now}
+        assert {raw.decode() for raw in due} == {f"ask:{number}" for number in late}
+
+    @rule(passed_ms=st.sampled_from([1, 99, 300, 5000]))
+    def time_passes(self, passed_ms: int) -> None:
+        self.now += passed_ms
+        self.scripts.set(self.now)
+
+    # -- what must hold
+
+    @invariant()
+    def there_is_one_reply_for_each_ask_that_has_ended(self) -> None:
+        entries: Any = self.redis.xrange(self.keys.stream(ASKER, "0"))
+        replies = [json.loads(fields[b"m"]) for _, fields in entries]
+        ended = {number: ending for number, ending in self.endings.items() if ending.is_replied}
+        assert sorted(reply["id"] for reply in replies) == sorted(ended)
+        for reply in replies:
+            assert json.loads(reply["body"])["outcome"] == ended[reply["id"]].ended
+        assert int(self.redis.hget(self.keys.ledger(ASKER), "accepted") or 0) == len(ended)
+
+    @invariant()
+    def nothing_is_left_of_asks_that_have_ended(self) -> None:
+        still = sorted(number for number, state in self.asks.items() if state is not None)
+        assert sorted(key.decode() for key in self.redis.keys(self.keys.ask("*"))) == [
+            self.keys.ask(number) for number in still
+        ]
+        assert self.redis.zcard(self.keys.timers) == len(still)
+        for number in self.ended:
+            assert not self.redis.exists(self.keys.outcome_hooks(number))
+
+    @invariant()
+    def each_is_counted_once(self) -> None:
+        counted = {name.decode(): int(n) for name, n in self.redis.hgetall(self.keys.calls(QUEUE)).items()}
+        assert counted.pop("asked", 0) == len(self.asks)
+        ended = [ending.ended for ending in self.endings.values()]
+        assert counted == {name: ended.count(name) for name in set(ended)}
+
+    @invariant()
+    def no_request_is_lost(self) -> None:
+        row = {name.decode(): int(n) for name, n in self.redis.hgetall(self.keys.ledger(QUEUE)).items()}
+        waiting = sum(self.redis.xlen(self.keys.stream(QUEUE, level)) for level in LEVELS)
+        waiting += self.redis.zcard(self.keys.delayed(QUEUE))
+        ends = sum(row.get(name, 0) for name in ("handled", "dead", "expired", "cancelled"))
+        assert row.get("accepted", 0) == waiting + ends == len(self.asks)
+
+
+@pytest.mark.timeout(300)
+def test_the_scripts_asks_are_the_pure_ones(redis_server: EmbeddedServer) -> None:
+    Asks.url = redis_server.url
+    run_state_machine_as_test(
+        Asks,
+        settings=settings(
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
