@@ -187,7 +187,6 @@ def idle(bench: Bench, number: int, seconds: float) -> tuple[float, float]:
         first = _sent(bench.redis)
         time.sleep(seconds)
         last = _sent(bench.redis)
-    # Beat's housekeeping message is one of them each second.
     return (last - first) / seconds, size
 
 

@@ -1,32 +1,28 @@
-"""The part of housekeeping that runs in beat's process: a thread that publishes one message per interval."""
+"""Housekeeping where beat has another scheduler than this library's: a thread of its process publishes the messages."""
 
 from __future__ import annotations
 
-import json
 import threading
-import uuid
 from typing import Any
 
 from celery import Celery, signals
 from kombu import Connection
 
 from orchestrator.core.errors import OrchestratorError
-from orchestrator.core.housekeeping import HOUSEKEEPING_MESSAGE, HOUSEKEEPING_QUEUE
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
+from orchestrator.schedules.housekeeping_message import prepare_message
 from orchestrator.sending.mailbox import mailbox
 from orchestrator.transport.transport import Transport
 
 logger = get_logger(__name__)
 
-#: No arguments and no callbacks: a dropped message has no effect.
-_BODY = json.dumps([[], {}, dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))])
-
 
 def start_with_beat(app: Celery, interval_s: float) -> None:
-    """Start a :class:`HousekeepingClock` in each beat service of the app, embedded ones and any scheduler included."""
+    """Start a :class:`HousekeepingClock` in each beat service of the app, also embedded, that has another scheduler."""
 
     def on_beat_init(sender: Any = None, **_: Any) -> None:
-        if getattr(sender, "app", None) is app:
+        if getattr(sender, "app", None) is app and not getattr(sender.scheduler, "fires_from_redis", False):
             HousekeepingClock(app, sender, interval_s).start()
 
     signals.beat_init.connect(on_beat_init, weak=False)
@@ -52,11 +48,10 @@ class HousekeepingClock(threading.Thread):
         if not isinstance(self._app.connection_for_write().transport, Transport):
             logger.debug("no housekeeping messages: the broker is not supervised")
             return
-        gives_up = not getattr(self._service.scheduler, "fires_from_redis", False)
+        has_given_up = False
         while not self._service._is_stopped.is_set():
             self._publish_or_log()
-            if gives_up:
-                gives_up = not self._give_entries_up()
+            has_given_up = has_given_up or self._give_entries_up()
             if self._service._is_shutdown.wait(self._interval_s):
                 break
         self._close()
@@ -89,14 +84,7 @@ class HousekeepingClock(threading.Thread):
             # Bounds the mailbox, on this connection's channel.
             mailbox(HOUSEKEEPING_QUEUE, longest=1)(self._connection.default_channel).declare()
         channel = self._connection.default_channel
-        # It never expires: expiry would compare the clocks of two hosts, and one late message is all that can wait.
-        message = channel.prepare_message(
-            _BODY,
-            content_type="application/json",
-            content_encoding="utf-8",
-            headers={"task": HOUSEKEEPING_MESSAGE, "id": str(uuid.uuid4()), "lang": "py", "ignore_result": True},
-        )
-        channel.basic_publish(message, exchange="", routing_key=HOUSEKEEPING_QUEUE)
+        channel.basic_publish(prepare_message(channel), exchange="", routing_key=HOUSEKEEPING_QUEUE)
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None

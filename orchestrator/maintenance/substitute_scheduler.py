@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any, Final
 
 from celery import bootsteps
@@ -18,14 +19,19 @@ from orchestrator.worker.configuration import SCHEDULER
 
 logger = get_logger(__name__)
 
+#: For how long a worker waits for a beat before it declares entries that nobody has declared yet. Where all is started
+#: for the first time, a beat with another scheduler may come a few seconds after the worker.
+_FIRST_BEAT_S: Final = 10.0
+
 #: Between two attempts to reach a Redis that is away at the start.
 _AGAIN_S: Final = 1.0
 
 
 class SubstituteScheduler:
-    """A thread that fires schedules if no beat has for a while, and declares what its app's code has and Redis lacks.
+    """A thread that fires schedules if no beat has for a while.
 
-    It leaves the entries of ``beat_schedule`` alone where another scheduler fires them.
+    It declares what its app's code has and Redis lacks: periodic methods, and the entries of ``beat_schedule`` unless
+    another scheduler fires them. Where no beat has ever declared entries, it gives one 10 s to come.
     """
 
     def __init__(self, runtime: Any, stale_s: float) -> None:
@@ -33,6 +39,7 @@ class SubstituteScheduler:
         self._stale_s = stale_s
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._began_at = monotonic()
 
     def start(self) -> None:
         """Start the thread, if it does not run."""
@@ -64,13 +71,20 @@ class SubstituteScheduler:
 
     def _entries(self) -> Mapping[str, ScheduleEntry]:
         app, scheduling = self._runtime.app, self._runtime.redis.scheduling
-        if app.conf.beat_scheduler != SCHEDULER or not scheduling.may_declare_entries():
+        if app.conf.beat_scheduler != SCHEDULER or not scheduling.may_declare_entries(self._has_waited()):
             return {}
         return with_names(app.conf.beat_schedule or {}, app)
 
+    def _has_waited(self) -> bool:
+        return monotonic() - self._began_at > _FIRST_BEAT_S
+
     def _serve(self, service: ScheduleService) -> None:
+        looks_again = True
         while not self._stopped.is_set():
             try:
+                if looks_again and self._has_waited():
+                    looks_again = False
+                    service.declare_again()
                 wait_s = service.tick()
             except Exception:
                 logger.exception("a pass of the substitute scheduler failed")

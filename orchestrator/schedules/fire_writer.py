@@ -39,6 +39,7 @@ from orchestrator.sending.send_options import SILENT, CheckedOptions
 from orchestrator.sending.task_messages import build_task_message
 from orchestrator.telemetry import tracing
 from orchestrator.transport.producer_batch import open_batch
+from orchestrator.transport.publishing import PublishingChannel
 
 #: Celery's own mark of a message that beat has sent.
 _BEAT_HEADER: Final = "celery_beat_task"
@@ -323,6 +324,15 @@ class FireWriter:
         with headers_of(message) as headers, library_errors(self._app, message.task):
             template = self._open.template(self._app, message, headers, reprs_of(message, self._hidden))
         return 0 if template is None else len(template.render().encode())
+
+    @property
+    def channel(self) -> PublishingChannel:
+        """The channel that it declares mailboxes with.
+
+        Raises:
+            kombu.exceptions.OperationalError, redis.exceptions.RedisError: Redis is away.
+        """
+        return self._open.channel
 
     @property
     def _open(self) -> PublishChannel:

@@ -22,6 +22,7 @@ from orchestrator.schedules import scripts
 from orchestrator.schedules.celery_schedules import NextAfter
 from orchestrator.schedules.due import NOTHING_DUE, DefinitionCache, Due, DueSchedule
 from orchestrator.schedules.fire_writer import FireWriter, Lazy
+from orchestrator.schedules.housekeeping_message import HousekeepingRounds
 from orchestrator.schedules.scripts import Advance, Call, Written
 from orchestrator.schedules.stored_state import change_of, whole_number
 from orchestrator.telemetry import emit, events, has_handlers
@@ -70,6 +71,7 @@ class Firing:
         *,
         most_history: int,
         next_after_of: Callable[[Foreign], NextAfter | None],
+        housekeeping: HousekeepingRounds | None = None,
     ) -> None:
         self._commands = connection
         self._keys = keys
@@ -77,6 +79,8 @@ class Firing:
         self._scheduler = scheduler
         self._most_history = most_history
         self._next_after_of = next_after_of
+        #: Without it, no housekeeping is started.
+        self.housekeeping = housekeeping
         self._definitions = DefinitionCache()
         self._last = NOTHING_DUE
         #: The schedules that code in this process declares, by id.
@@ -99,8 +103,7 @@ class Firing:
             # Bound schedules are not counted among the first ones, and so read only with them.
             return self._due_call(stale_ms, mark, count, with_bound and not after, after)
 
-        (reply,) = self._run([look(min(_FIRST, most))])
-        due = Due.of(reply)
+        due = self._first_look(stale_ms, mark, min(_FIRST, most), with_bound)
         fired = 0
         while due.schedules and fired < most * _PARTS:
             part, ahead = self._decide_all(due.now_ms, due.schedules), due
@@ -125,6 +128,15 @@ class Firing:
                 self._last = Due.of(reply)
             due = self._last
         return due, fired
+
+    def _first_look(self, stale_ms: int, mark: str, most: int, with_bound: bool) -> Due:
+        rounds = self.housekeeping
+        housekeeping = ("", "", "") if rounds is None else rounds.message()
+        (reply,) = self._run([self._due_call(stale_ms, mark, most, with_bound, housekeeping=housekeeping)])
+        due = Due.of(reply)
+        if rounds is not None and housekeeping[0] and due.is_mine:
+            rounds.sent()
+        return due
 
     def _fire(self, part: Sequence[Advance], due: Due, then: Call) -> int:
         calls = [*self._fire_calls(part), then]
@@ -158,7 +170,15 @@ class Firing:
         self._commands.drop()
         self._writer.forget()
 
-    def _due_call(self, stale_ms: int, mark: str, most: int, with_bound: bool = True, after: int = 0) -> Call:
+    def _due_call(
+        self,
+        stale_ms: int,
+        mark: str,
+        most: int,
+        with_bound: bool = True,
+        after: int = 0,
+        housekeeping: tuple[str, str, str] = ("", "", ""),
+    ) -> Call:
         return scripts.due_schedules(
             self._keys,
             self._scheduler,
@@ -169,6 +189,7 @@ class Firing:
             mark=mark,
             bound=self.bound_ids if with_bound else (),
             after=after,
+            housekeeping=housekeeping,
         )
 
     def _fire_calls(self, advances: Sequence[Advance]) -> Iterable[Call]:

@@ -25,6 +25,7 @@ from orchestrator.schedules.due import Due
 from orchestrator.schedules.due_check import DueCheck
 from orchestrator.schedules.fire_writer import FireWriter, is_as_beat_sends
 from orchestrator.schedules.firing import Firing
+from orchestrator.schedules.housekeeping_message import HousekeepingRounds
 from orchestrator.schedules.redis_schedules import RedisSchedules
 from orchestrator.schedules.service import ScheduleService
 from orchestrator.schedules.static_schedules import StaticSchedule, StaticSchedules, checked, schedules_of_agent
@@ -67,14 +68,18 @@ class Scheduling:
         """The times that Celery's classes compute; ``None`` if only the code that declares them has them."""
         return next_after_of(self._app, trigger)
 
-    def may_declare_entries(self) -> bool:
-        """Whether a worker in beat's place may declare the entries of ``beat_schedule``: no other scheduler fires them.
+    def may_declare_entries(self, has_waited: bool) -> bool:
+        """Whether a worker in beat's place may declare the entries of ``beat_schedule``.
+
+        A beat has declared some, or the worker has waited for one; and no other scheduler fires them.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
-        field = f"elsewhere:{self.app_name}"
-        return not self.schedules.ask(lambda client: client.hexists(self._store().keys.scheduler, field))
+        k, name = self._store().keys, self.app_name
+        if self.schedules.ask(lambda client: client.hexists(k.scheduler, f"elsewhere:{name}")):
+            return False
+        return has_waited or bool(self.schedules.of_owner(f"s:{name}"))
 
     def give_entries_up(self) -> None:
         """Another scheduler fires the entries of ``beat_schedule``: remove those that are here.
@@ -125,19 +130,23 @@ class Scheduling:
         stopped: threading.Event,
         stale_s: float = 0.0,
     ) -> ScheduleService:
-        """A scheduler that fires all schedules in Redis, and declares these entries.
+        """A scheduler that fires all schedules in Redis, and declares these entries; a beat also starts housekeeping.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
         store = self._store()
+        writer = FireWriter(self._app, self._directory, self._settings.redact)
         firing = Firing(
             CommandConnection(store.pool),
             store.keys,
-            FireWriter(self._app, self._directory, self._settings.redact),
+            writer,
             name,
             most_history=self._settings.schedule_history,
             next_after_of=self.next_after_of,
+            housekeeping=HousekeepingRounds(self._settings.sweep_interval_s, lambda: writer.channel)
+            if is_beat
+            else None,
         )
         of_code = StaticSchedules(self.app_name, self._store, self.schedules, name)
 

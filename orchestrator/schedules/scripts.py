@@ -108,6 +108,7 @@ def due_schedules(
     mark: str,
     bound: Iterable[str] = (),
     after: int = 0,
+    housekeeping: tuple[str, str, str] = ("", "", ""),
 ) -> Call:
     """Take or extend the turn, and read what is due.
 
@@ -121,8 +122,9 @@ def due_schedules(
         mark: for a data set that has none.
         bound: the bound schedules that it declares.
         after: how many of the first ones to leave out, because the caller has read them.
+        housekeeping: stream and ledger of the monitor manager's mailbox, and a message that starts its housekeeping.
     """
-    args = [keys.root, scheduler, by, turn_ms, most, after, stale_ms, mark, *bound]
+    args = [keys.root, scheduler, by, turn_ms, most, after, stale_ms, mark, *housekeeping, *bound]
     return _script("due_schedules"), [keys.scheduler], args
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from kombu.exceptions import OperationalError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidSchedule
@@ -106,7 +107,7 @@ class ScheduleService:
             logger.error("scheduler %s cannot declare what is in code: %s", self._scheduler, error)
             self._is_declared = True
             return 0.0
-        except (RedisError, BrokerUnavailable, OSError) as error:
+        except (RedisError, BrokerUnavailable, OperationalError, OSError) as error:
             if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError):
                 if str(error) != self._refused:
                     self._refused = str(error)
@@ -198,6 +199,9 @@ class ScheduleService:
             wait_s = min(wait_s, due.others_ms / 1000 + 0.01) if self._stale_ms == 0 else self._longest_s
         if self._rate:
             wait_s = max(wait_s, self._may_fire_at - monotonic())
+        rounds = self._firing.housekeeping
+        if rounds is not None and due.is_mine:
+            wait_s = min(wait_s, rounds.wait_s())
         return max(0.0, min(wait_s, _SLEEP_S if due.is_mine else self._longest_s))
 
     def _notice_jump(self, due: Due) -> None:

@@ -13,6 +13,8 @@ from celery.exceptions import ImproperlyConfigured
 from celery.schedules import BaseSchedule, crontab, schedstate
 
 from orchestrator import InvalidSchedule, Orchestrator, Retry
+from orchestrator.core.housekeeping import HOUSEKEEPING_MESSAGE, HOUSEKEEPING_QUEUE
+from orchestrator.core.keys import GROUP
 from orchestrator.core.schedule_state import delivery_id_of
 from orchestrator.core.settings import load_settings
 from orchestrator.core.supervision import Supervision
@@ -288,6 +290,41 @@ def test_entries_that_cannot_be_schedules_are_all_named(schedules: Schedules) ->
 def test_an_app_without_an_orchestrator_is_told_what_to_do(redis_url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"Orchestrator\(app\)"):
         OrchestratorScheduler(Celery("plain", broker=redis_url, set_as_current=False))
+
+
+def test_the_beat_with_the_turn_starts_housekeeping(schedules: Schedules) -> None:
+    one, other = beat(schedules, poll=entry()), beat(schedules, poll=entry())
+    for scheduler in (one, other, one):
+        scheduler.tick()
+        scheduler._service._firing.housekeeping._due_at = 0.0  # type: ignore[union-attr]
+    (first,) = schedules.messages(HOUSEKEEPING_QUEUE)
+    assert first["headers"]["task"] == HOUSEKEEPING_MESSAGE
+    assert not {"expires", "eta", "expiration"} & {*first["headers"], *first["properties"]}
+    # One waits at most; what a worker has does not wait.
+    stream = schedules.keys.stream(HOUSEKEEPING_QUEUE, "0")
+    schedules.redis.xgroup_create(stream, GROUP, "0")
+    schedules.redis.xreadgroup(GROUP, "manager", {stream: ">"})
+    one.tick()
+    second = schedules.messages(HOUSEKEEPING_QUEUE)[1]
+    assert second["headers"]["id"] != first["headers"]["id"]
+    assert second["properties"]["delivery_tag"] != first["properties"]["delivery_tag"]
+    one.tick()
+    row = schedules.orchestrator.housekeeping_ledger()
+    assert (row.accepted, row.pending, row.balanced) == (2, 2, True)
+    assert list(schedules.orchestrator.schedules) == ["poll"]
+    assert schedules.orchestrator.schedules.ledger() == {}
+    one.close()
+    other.close()
+
+
+def test_a_mailbox_of_the_manager_that_is_none_stops_no_schedule(schedules: Schedules) -> None:
+    schedules.redis.set(schedules.keys.stream(HOUSEKEEPING_QUEUE, "0"), "x")
+    scheduler = beat(schedules, poll=entry())
+    scheduler.tick()
+    _make_due(schedules, "poll")
+    scheduler.tick()
+    assert len(schedules.messages("celery")) == 1
+    scheduler.close()
 
 
 def test_an_entry_object_is_an_entry(schedules: Schedules) -> None:

@@ -1,19 +1,22 @@
 -- Takes or extends a scheduler's turn, and reads what is due.
 -- KEYS: the schedulers' turn.
 -- ARGV: root, scheduler, who it is (for people), ms a turn lasts, how many schedules to read at most, how many of the first to leave out, ms for which nobody must have scheduled before
--- the caller takes the turn (0: it takes a free one; -1: it takes none), a new mark for a data set that has none, then the ids of the bound
+-- the caller takes the turn (0: it takes a free one; -1: it takes none), a new mark for a data set that has none, the stream and the
+-- ledger of the monitor manager's mailbox and a housekeeping message for it, or '' three times; then the ids of the bound
 -- schedules that the caller declares.
 -- Returns {1 if the turn is the caller's, now, ms until there is something to do or -1, mark of the data set, number of schedules, ms until
 -- another's turn ends or 0, ms since somebody scheduled or -1, number of those that are due at any time, {id, when due, why its state cannot be read or '', definition or '', field, value of its state, …}, …}. One
 -- that is due after all times there are is broken, and read as if it were due. Bound ones are
 -- read whoever's turn it is. A scheduler that waits for others to fail gives its turn back to one that does not.
+-- With the turn, it has the monitor manager do its housekeeping.
 -- The turn only saves work: `fire` accepts each due time once, whoever asks.
 -- Costs: 100 schedules (two calls of `fire`) or 256 KB of definitions, and a command for each bound schedule.
 --- @include "mailbox_entry"
 local turn = KEYS[1]
 local root, scheduler, who, turn_ms, most, after = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local stale_ms, mark = tonumber(ARGV[7]), ARGV[8]
-local FIRST_BOUND, HEAD, MOST_BYTES_READ, WANTED_MS, MOST_VALUES, LAST_MS, DAY_MS = 9, 8, 262144, 3000, 200, 300000000000000, 86400000
+local manager, manager_ledger, housekeeping = ARGV[9], ARGV[10], ARGV[11]
+local FIRST_BOUND, HEAD, MOST_BYTES_READ, WANTED_MS, MOST_VALUES, LAST_MS, DAY_MS = 12, 8, 262144, 3000, 200, 300000000000000, 86400000
 even_when_full(turn)
 local now = now_ms()
 local f = redis.call('HMGET', turn, 'of', 'until_ms', 'mark', 'at_ms', 'wanted_ms')
@@ -53,10 +56,21 @@ local function read(id, due, bound)
   out[#out + 1] = {id, due, why, definition, unpack(f)}
   bytes = bytes + #definition
 end
+-- One message waits at most: a second one would add nothing. What a worker has does not wait.
+local function start_housekeeping()
+  local held = redis.pcall('XPENDING', manager, 'workers')
+  if redis.call('XLEN', manager) > (held.err and 0 or held[1]) then return end
+  redis.call('XADD', manager, '*', 'm', housekeeping)
+  redis.call('HINCRBY', manager_ledger, 'accepted', 1)
+  redis.call('SADD', root .. 'queues', 'monitor-manager')
+end
+
 local function wait_until(due)
   local ms = math.max(0, math.min(DAY_MS, math.ceil(tonumber(due) - now)))
   if out[3] < 0 or ms < out[3] then out[3] = ms end
 end
+-- A mailbox of another type must not stop the schedules.
+if is_mine and housekeeping ~= '' then pcall(start_housekeeping) end
 for at = FIRST_BOUND, #ARGV do
   local due = redis.call('ZSCORE', root .. 'schedules:bound', ARGV[at])
   if due then
