@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         MailboxFull as MailboxFull,
         MessageTooLarge as MessageTooLarge,
         NoOwner as NoOwner,
+        Nondeterministic as Nondeterministic,
         NotSupervised as NotSupervised,
         OrchestratorError as OrchestratorError,
         OwnerGone as OwnerGone,
@@ -60,6 +61,9 @@ if TYPE_CHECKING:
         RunEnded as RunEnded,
         ScheduleExists as ScheduleExists,
         SendFailed as SendFailed,
+        StepFailed as StepFailed,
+        SuspensionCaught as SuspensionCaught,
+        TooManyCalls as TooManyCalls,
         UnknownAgent as UnknownAgent,
         UnknownDeadLetter as UnknownDeadLetter,
         UnknownDelivery as UnknownDelivery,
@@ -120,6 +124,7 @@ if TYPE_CHECKING:
         Limit as Limit,
         Workflow as Workflow,
     )
+    from orchestrator.workflows.function_context import WorkflowContext as WorkflowContext
     from orchestrator.workflows.references import ITEM as ITEM
     from orchestrator.workflows.run import Run as Run
     # isort: on
@@ -170,6 +175,7 @@ _NAMES = {
         "MailboxFull",
         "MessageTooLarge",
         "NoOwner",
+        "Nondeterministic",
         "NotSupervised",
         "OrchestratorError",
         "OwnerGone",
@@ -178,6 +184,9 @@ _NAMES = {
         "RunEnded",
         "ScheduleExists",
         "SendFailed",
+        "StepFailed",
+        "SuspensionCaught",
+        "TooManyCalls",
         "UnknownAgent",
         "UnknownDeadLetter",
         "UnknownDelivery",
@@ -238,6 +247,7 @@ _NAMES = {
         "Limit",
         "Workflow",
     ),
+    "orchestrator.workflows.function_context": ("WorkflowContext",),
     "orchestrator.workflows.references": ("ITEM",),
     "orchestrator.workflows.run": ("Run",),
 }

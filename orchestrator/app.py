@@ -5,8 +5,8 @@ Importing this module imports neither Celery nor the wiring: both come with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -31,8 +31,13 @@ if TYPE_CHECKING:
     from orchestrator.timeouts.timeouts import Timeouts
     from orchestrator.transport.redis.dataset import DatasetRecord
     from orchestrator.workflows.definition import CanvasOptions
+    from orchestrator.workflows.function import FunctionOptions, WorkflowFunction
+    from orchestrator.workflows.function_context import WorkflowContext
     from orchestrator.workflows.run import Run
     from orchestrator.workflows.workflows import Workflows
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Orchestrator:
@@ -232,6 +237,35 @@ class Orchestrator:
     def workflows(self) -> Workflows:
         """Workflows: starts runs, finds them, lists them."""
         return self.runtime.workflows
+
+    @overload
+    def workflow(self, function: Callable[Concatenate[WorkflowContext, P], R], /) -> WorkflowFunction[P, R]: ...
+
+    @overload
+    def workflow(
+        self, **options: Unpack[FunctionOptions]
+    ) -> Callable[[Callable[Concatenate[WorkflowContext, P], R]], WorkflowFunction[P, R]]: ...
+
+    def workflow(self, function: Any = None, **options: Any) -> Any:
+        """Declare a workflow as a function, ``@orchestrator.workflow``: ``def publish(ctx, book): …``.
+
+        What it calls by its context (:class:`WorkflowContext`) are steps of its run. It is executed again from its
+        beginning whenever they have ended, so it has to make the same calls in the same order each time.
+
+        Options:
+            name: of the workflow; the function's if it is not given.
+            on_failure, max_running: as of :class:`Workflow`.
+            retry, on_error, timeout_s, priority, metadata: of the step that executes the function.
+
+        Raises:
+            InvalidWorkflow: it cannot be a workflow function; all problems are listed.
+        """
+        from orchestrator.workflows.function import WorkflowFunction
+
+        known: Any = options
+        if function is None:
+            return lambda decorated: WorkflowFunction(self.runtime, decorated, known)
+        return WorkflowFunction(self.runtime, function, known)
 
     @property
     def timeouts(self) -> Timeouts:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from orchestrator.timeouts.timeouts import Timeouts
     from orchestrator.transport.liveness.sweep import SweepResult
     from orchestrator.transport.store import Store
+    from orchestrator.workflows.function import WorkflowFunction
     from orchestrator.workflows.records import RunsBackend
     from orchestrator.workflows.workflows import Workflows
 
@@ -91,6 +92,8 @@ class Runtime:
         self._redis: RedisMode | None = None
         self._eager: EagerMode | None = None
         self._manager: Manager | None = None
+        #: The workflow functions that are declared here, by the names of their tasks.
+        self.functions: dict[str, WorkflowFunction[..., Any]] = {}
         self._hide()
 
     def install(self) -> None:

@@ -180,11 +180,55 @@ class InvalidStepInput(AgentError):
 
 
 class InvalidExpansion(AgentError):
-    """A handler has returned steps for the place of its own that cannot be steps of its run."""
+    """A handler has returned or called steps that cannot be steps of its run."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("invalid expansion: " + "; ".join(self.problems))
+
+
+class StepFailed(AgentError):
+    """What a workflow function has called was not handled. If the function does not catch it, it fails with it."""
+
+    def __init__(self, step: str, outcome: object) -> None:
+        super().__init__(f"{step} was not handled: {outcome}")
+        #: The name of the step, and its outcome.
+        self.step = step
+        self.outcome = outcome
+
+
+class Nondeterministic(AgentError):
+    """A workflow function, executed again, asks for something else than it did before."""
+
+    def __init__(self, function: str, position: int, recorded: str, asked: str) -> None:
+        super().__init__(
+            f"{function} is not deterministic: its call {position} was {recorded!r}, and is now {asked!r}; "
+            "allowed: the same calls in the same order, as long as runs of it are open"
+        )
+        self.position = position
+        self.recorded = recorded
+        self.asked = asked
+
+
+class TooManyCalls(AgentError):
+    """A workflow function has made more calls than one may."""
+
+    def __init__(self, function: str, calls: int, limit: int) -> None:
+        super().__init__(
+            f"{function} makes {calls} calls; allowed: {limit}; call another workflow function for a part of them"
+        )
+        self.limit = limit
+
+
+class SuspensionCaught(AgentError):
+    """A workflow function has caught what ends its execution until a call has its outcome."""
+
+    def __init__(self, function: str, position: int) -> None:
+        super().__init__(
+            f"{function} has caught the suspension of its call {position}; "
+            "allowed: `except Exception`, but no bare except, `except BaseException` or return in finally around calls"
+        )
+        self.position = position
 
 
 class InvalidDeclaration(CallerError):

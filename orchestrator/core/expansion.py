@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from orchestrator.core.workflow_plan import Kind, StepPlan, When, numbers_in, ranges_text
 
@@ -16,6 +16,9 @@ from orchestrator.core.workflow_plan import Kind, StepPlan, When, numbers_in, ra
 @dataclass(frozen=True, slots=True)
 class Expanded:
     """What the outcome of a replaced step says: which steps take its place, and what its result is made of."""
+
+    #: The member of the outcome that has it.
+    FIELD: ClassVar[str] = "expanded"
 
     #: The number of the first new step; the others follow, and a join is the last.
     first: int
@@ -71,10 +74,10 @@ def _in_place(plan: StepPlan, owner: str, replaced: StepPlan, is_errback: bool) 
 
 
 def steps_in_place(plan: Mapping[str, StepPlan], states: Mapping[str, str]) -> dict[str, list[int]]:
-    """The numbers of the steps that have taken the place of others, by the number of the step they replace."""
+    """The numbers of the steps that were added to a run, by the step that they replace, or that has called them."""
     found: dict[str, list[int]] = {}
     for begin in states:
         if begin.startswith("x") and begin in plan:
             first, options = int(begin[1:]), plan[begin].options
-            found[options["in"]] = list(range(first, first + options["count"]))
-    return found
+            found.setdefault(options["in"], []).extend(range(first, first + options["count"]))
+    return {owner: sorted(numbers) for owner, numbers in found.items()}

@@ -15,6 +15,16 @@ from enum import StrEnum
 from typing import Any, Final
 
 from orchestrator.core.result_path import ResultPaths
+from orchestrator.core.run_calls import (
+    CALLER,
+    Suspended,
+    call_ended,
+    call_revived,
+    has_seen,
+    late_outcome,
+    retry_call,
+    suspend,
+)
 from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, number_of, numbers_in
 
 
@@ -96,6 +106,8 @@ class Run:
     #: Map -> items ended, not handled, in all, sent.
     maps: dict[str, list[int]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    #: Workflow function -> its calls; see :class:`orchestrator.core.run_calls.CallList`.
+    calls: dict[str, str] = field(default_factory=dict)
     ready: deque[str] = field(default_factory=deque)
     undo: list[str] = field(default_factory=list)
     events: dict[str, Any] = field(default_factory=dict)
@@ -126,13 +138,19 @@ class Run:
         return self._close()
 
     def add_steps(self, steps: Mapping[str, StepPlan]) -> None:
-        """Add the steps of an expansion to the plan; they take the place of a step that returns them."""
+        """Add steps that a handler has returned or called to the plan; its outcome begins them."""
         self.plan = {**self.plan, **steps}
 
     def step_ended(self, step: str, outcome: Mapping[str, Any]) -> Effects:
         """The message of a step has its outcome; it may be that other steps take its place."""
         self._open()
+        if Suspended.FIELD in outcome:
+            suspend(self, step, outcome)
+            return self._close()
         if "expanded" in outcome and self._expand(step, outcome):
+            return self._close()
+        if has_seen(self, step):
+            late_outcome(self, step, outcome)
             return self._close()
         self.outcomes[step] = outcome
         if self.states.get(step) == "s":
@@ -174,6 +192,8 @@ class Run:
             return "too late", Effects()
         if was not in ("d", "e", "c"):
             return "not failed", Effects()
+        if CALLER in self.plan[step].options:
+            return ("done", self._close()) if retry_call(self, step, was) else ("too late", Effects())
         if self.plan[step].guarded:
             return "too late", Effects()
         self._retry(step, was)
@@ -435,7 +455,7 @@ class Run:
 
     def _ends_by_cancel(self, step: str, state: str) -> bool:
         """Whether a step without a message ends once its run is cancelled; ``state`` is what it was just now."""
-        if state[0] == "x":
+        if state[0] in "xy":
             return self.states[step] == state
         return (state[0] == "r" and "." in step) or (state[0] == "m" and self._is_idle(step))
 
@@ -478,6 +498,9 @@ class Run:
                 self._item_ended(number, True)
             else:
                 self._item_ended(number, True, again=True)
+            return
+        if CALLER in self.plan[step].options:
+            call_revived(self, self.plan[step].options[CALLER])
             return
         if self.plan[step].guarded:
             # What depends on it went on without it.
@@ -551,6 +574,8 @@ class Run:
             self._item_ended(number_of(step), handled)
         elif "of" in self.plan[step].options:
             self._expansion_ended(self.plan[step].options["of"])
+        elif CALLER in self.plan[step].options:
+            call_ended(self, self.plan[step].options[CALLER])
         elif handled or self.plan[step].guarded:
             if self.plan[step].dependents:
                 self._plan_work("d", step)

@@ -22,6 +22,7 @@ from orchestrator.core.long_texts import shortened
 from orchestrator.core.masking import mask
 from orchestrator.core.outcome import Dead, Expired, Handled, Outcome
 from orchestrator.core.policy import error_names
+from orchestrator.core.run_calls import Suspended
 from orchestrator.core.supervision import HEADER, Failure, Supervision
 from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
 from orchestrator.eager.eager_message import EagerMessage, UnreadableMessage, eager_message_of, encode_message
@@ -116,7 +117,7 @@ class DeliveryRunner:
                 self._flow.failed(supervision.agent, outcome.reason)
         last = Attempt(attempt, now_text(), _WORKER, how(outcome), round(monotonic() - began, 6))
         recorded = outcome
-        if isinstance(outcome, Handled) and isinstance(outcome.result, Expanded):
+        if isinstance(outcome, Handled) and isinstance(outcome.result, Expanded | Suspended):
             recorded = Handled(None, attempt)
         self._records.end(queue, delivery_id, recorded, supervision, last)
         for callback in self.on_outcome:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from orchestrator.core.errors import InvalidExpansion, RunEnded, WorkflowExists
 from orchestrator.core.expansion import Expanded, steps_in_place
 from orchestrator.core.outcome import Dead, Handled, Outcome, Reason, to_wire
 from orchestrator.core.run import COMPENSATION_STATES, Run, RunState
+from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.workflow_plan import Kind, StepPlan, number_of
 from orchestrator.eager.backend import EagerBackend
@@ -24,6 +26,8 @@ from orchestrator.workflows.compiler import CompiledStep, CompiledWorkflow
 from orchestrator.workflows.definition import LimitStrategy
 from orchestrator.workflows.expansion import Compile, NewSteps, compiled_expansion
 from orchestrator.workflows.fork import counts_of, kept_states, kept_steps, to_resolve
+from orchestrator.workflows.function_calls import NewCalls, compiled_calls
+from orchestrator.workflows.function_history import History, history_of
 from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_records
 from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result, outcome_in_run, run_gone
 
@@ -56,6 +60,12 @@ class _Kept:
             return False
         self.to_send.remove(step)
         return True
+
+    def add_steps(self, count: int, steps: Sequence[CompiledStep], plans: Mapping[str, StepPlan]) -> None:
+        """Add steps that a handler has returned or called."""
+        self.steps |= {str(self.next_number + place): step for place, step in enumerate(steps)}
+        self.next_number += count
+        self.rule.add_steps(plans)
 
 
 class InMemoryRuns:
@@ -106,10 +116,30 @@ class InMemoryRuns:
             raise InvalidExpansion([f"its run would have {first + new.count} steps; allowed: {MAX_STEPS}"])
         replaced = kept.rule.plan[number_of(owner)]
         made = compiled_expansion(compile_steps, new, owner, replaced.name, replaced, first)
-        kept.next_number += new.count
-        kept.steps |= {str(first + place): step for place, step in enumerate(made.steps)}
-        kept.rule.add_steps(made.plans)
+        kept.add_steps(new.count, made.steps, made.plans)
         return made.expanded
+
+    def history(self, run: Mapping[str, Any]) -> History:
+        """What a workflow function has asked for so far."""
+        uid = str(run["uid"])
+        if uid not in self._runs:
+            raise run_gone(run)
+        outcomes, item_count = self._readers(uid)
+        calls = CallList.from_text(self._runs[uid].rule.calls.get(str(run["step"])))
+        # The function may change the results that it gets.
+        return history_of(run, calls, lambda numbers: deepcopy(outcomes(numbers)), item_count)
+
+    def suspend(self, compile_steps: Compile, calls: NewCalls, run: Mapping[str, Any]) -> Suspended:
+        """Add the calls that a workflow function makes to its run's plan."""
+        kept, caller, count = self._runs.get(str(run["uid"])), str(run["step"]), len(calls.definitions)
+        if kept is None:
+            return Suspended(0, count, calls.after)
+        first = kept.next_number
+        if first + count > MAX_STEPS:
+            raise InvalidExpansion([f"its run would have {first + count} steps; allowed: {MAX_STEPS}"])
+        made = compiled_calls(compile_steps, calls, caller, kept.rule.plan[number_of(caller)].name, first)
+        kept.add_steps(count, made.steps, made.plans)
+        return made.suspended
 
     def _enter_limit(self, uid: str, kept: _Kept) -> bool:
         """Whether a run begins now; if not it is queued, or cancelled."""
@@ -156,6 +186,7 @@ class InMemoryRuns:
         rule.counts.update(counts_of(rule.states))
         rule.outcomes = {step: outcome for step, outcome in old.outcomes.items() if step in rule.states}
         rule.maps = {step: list(values) for step, values in old.maps.items() if step in rule.states}
+        rule.calls = {step: calls for step, calls in old.calls.items() if step in rule.states}
         fork = _Kept(workflow_id, compiled, rule, _now_ms(), steps=dict(kept.steps), next_number=kept.next_number)
         return self._begin(fork, to_resolve(old.plan, numbers))
 
@@ -367,8 +398,8 @@ class InMemoryRuns:
         wire = to_wire(outcome)
         if isinstance(outcome, Dead):
             wire["letter_id"] = outcome.letter_id
-        if isinstance(outcome, Handled) and isinstance(outcome.result, Expanded):
-            wire |= {"result": None, "expanded": outcome.result.to_wire()}
+        if isinstance(outcome, Handled) and isinstance(outcome.result, Expanded | Suspended):
+            wire |= {"result": None, outcome.result.FIELD: outcome.result.to_wire()}
         self._apply(str(run["uid"]), kept, kept.rule.step_ended(str(run["step"]), wire))
 
 

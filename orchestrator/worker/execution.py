@@ -24,12 +24,17 @@ from orchestrator.core.errors import (
     InvalidPolicy,
     InvalidResult,
     InvalidStepInput,
+    Nondeterministic,
     ResultTooLarge,
+    StepFailed,
+    SuspensionCaught,
+    TooManyCalls,
 )
 from orchestrator.core.expansion import Expanded
 from orchestrator.core.long_texts import shortened, with_short_errors
 from orchestrator.core.masking import mask
 from orchestrator.core.policy import error_names
+from orchestrator.core.run_calls import Suspended
 from orchestrator.core.supervision import HEADER, Failure, Pause, Supervision
 from orchestrator.telemetry import tracing
 from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, KEPT, override_of, own_field
@@ -45,7 +50,8 @@ TRACEBACK_LIMIT = 8000
 
 #: Errors that another attempt would only repeat, or that are raised after the handler has run.
 _NEVER_RETRIED: Final = (
-    InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput, InvalidExpansion, ResultTooLarge
+    InvalidPolicy, HandlerNotRun, InvalidResult, InvalidStepInput, InvalidExpansion, ResultTooLarge, Nondeterministic,
+    StepFailed, SuspensionCaught, TooManyCalls,
 )  # fmt: skip
 
 
@@ -225,6 +231,8 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
         check_ran(task.name, result)
         if type(result) is Expand:
             data, result = expanded(task.app, task.name, supervision, result), None
+        elif type(result) is Suspended:
+            data, result = result, None
         else:
             data = as_json(task.name, result) if supervision is not None and supervision.track else None
             if supervision is not None and (supervision.run is not None or supervision.ask):

@@ -22,6 +22,7 @@ from vine import promise
 
 from orchestrator.agents.expand import Expand
 from orchestrator.celery_types import Message, Pool
+from orchestrator.core.run_calls import Suspended
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, INCARNATION, KEPT
@@ -209,6 +210,8 @@ class FastPathRequest(SupervisedRequest):
             check_ran(task.name, result)
             if type(result) is Expand:
                 data, result = expanded(self._app, task.name, self.supervision, result), None
+            elif type(result) is Suspended:
+                data, result = result, None
             else:
                 data = as_json(task.name, result) if self.supervision.track else None
             if self.supervision.run is not None or self.supervision.ask:

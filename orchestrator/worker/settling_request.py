@@ -18,6 +18,7 @@ from orchestrator.core.expansion import Expanded
 from orchestrator.core.history import Attempt, how, now_text, outcome_record
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Handled, Outcome, kind
+from orchestrator.core.run_calls import Suspended
 from orchestrator.core.supervision import HEADER, Failure, Supervision, hide_in
 from orchestrator.transport.celery.held_request import channel_of
 from orchestrator.transport.celery.own_fields import OVERRIDE
@@ -70,15 +71,15 @@ class SettlingRequest(TrackedRequest):
             self._request_dict[OVERRIDE] = timeout_s * self._app.orchestrator.settings.timeout_factor
 
     def settle_handled(self, result: Any, runtime_s: float | None) -> None:
-        """Record that the handler returned ``result``: JSON data, or steps that take this one's place."""
+        """Record that the handler returned ``result``: JSON data, or steps that take its place or that it waits for."""
         supervision = self.supervision
         if supervision is None:
             return
         attempts = self.attempt_number
         channel = channel_of(self._message)
         if supervision.track and channel is not None:
-            if isinstance(result, Expanded):
-                record = {**self._record(Handled(None, attempts), runtime_s), "expanded": result.to_wire()}
+            if isinstance(result, Expanded | Suspended):
+                record = {**self._record(Handled(None, attempts), runtime_s), result.FIELD: result.to_wire()}
             else:
                 record = self._record(Handled(result, attempts), runtime_s)
             channel.settler.settle_with_outcome(self._message.delivery_tag, "handled", record, self.id)

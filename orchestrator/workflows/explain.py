@@ -12,7 +12,10 @@ from orchestrator.workflows.records import ENDED_STATES, RunDetails, RunStatus, 
 def explain(details: RunDetails) -> list[str]:
     """A line on the run, and one on each step that has not ended."""
     waits_for: dict[str, list[str]] = {}
+    ended = {step.name for step in details.steps if step.state in ENDED_STATES}
     for step in details.steps:
+        if step.state is StepState.CALLING:
+            waits_for[step.name] = [name for name in step.expansion if name not in ended]
         if step.state not in ENDED_STATES:
             for dependent in step.dependents:
                 waits_for.setdefault(dependent, []).append(step.name)
@@ -50,6 +53,8 @@ def _step(step: StepRecord, status: RunStatus, waits_for: list[str]) -> str:
             return f"{ended} of {counted(count, 'item')} have ended{failed}"
         case StepState.EXPANDED:
             return f"waits for the {counted(len(step.expansion), 'step')} that took its place: {_some(step.expansion)}"
+        case StepState.CALLING:
+            return f"waits for {_some(waits_for)}, which it has called"
         case StepState.SUSPENDED:
             event = step.plan.options.get("event") if step.plan is not None else None
             return f"waits for the event {event}" if event else "waits for its time"

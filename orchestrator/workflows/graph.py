@@ -24,6 +24,7 @@ COLOURS: Final = {
     StepState.ITEMS_SENT: ("#dbe7ff", "#2f55d4"),
     StepState.SUSPENDED: ("#fff4d6", "#b7791f"),
     StepState.EXPANDED: ("#dbe7ff", "#2f55d4"),
+    StepState.CALLING: ("#dbe7ff", "#2f55d4"),
     StepState.HANDLED: ("#ddf3e0", "#2b8a3e"),
     StepState.DEAD: ("#fde0e0", "#c92a2a"),
     StepState.EXPIRED: ("#fde0e0", "#c92a2a"),
@@ -36,8 +37,8 @@ def graph_of(details: RunDetails) -> dict[str, Any]:
     """A run as JSON data.
 
     ``run`` has the fields of its status; ``steps`` its steps in the order of their declaration, by ``number``;
-    ``edges`` the numbers of a step and of one that depends on it, or has taken its place; ``counts`` the number of
-    steps by state.
+    ``edges`` the numbers of a step and of one that depends on it, has taken its place, or was called by it; ``counts``
+    the number of steps by state.
     """
     counts = Counter(step.state.value for step in details.steps)
     return {

@@ -10,9 +10,12 @@ from typing import Any, Protocol
 from orchestrator.core.expansion import Expanded, steps_in_place
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run import OPEN_STATES, RunState
+from orchestrator.core.run_calls import Suspended
 from orchestrator.core.workflow_plan import StepPlan, number_of
 from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.expansion import Compile, NewSteps
+from orchestrator.workflows.function_calls import NewCalls
+from orchestrator.workflows.function_history import History
 
 
 class ControlResult(StrEnum):
@@ -44,6 +47,8 @@ class StepState(StrEnum):
     SUSPENDED = "suspended"
     #: Its handler has returned steps that have taken its place, and they have not all ended.
     EXPANDED = "expanded"
+    #: A workflow function that waits for its calls.
+    CALLING = "calling"
     HANDLED = "handled"
     DEAD = "dead"
     EXPIRED = "expired"
@@ -53,8 +58,8 @@ class StepState(StrEnum):
 
 _STATES = {
     "w": StepState.WAITING, "r": StepState.READY, "s": StepState.SENT, "m": StepState.ITEMS_SENT,
-    "u": StepState.SUSPENDED, "x": StepState.EXPANDED, "h": StepState.HANDLED, "d": StepState.DEAD,
-    "e": StepState.EXPIRED, "c": StepState.CANCELLED, "k": StepState.SKIPPED,
+    "u": StepState.SUSPENDED, "x": StepState.EXPANDED, "y": StepState.CALLING, "h": StepState.HANDLED,
+    "d": StepState.DEAD, "e": StepState.EXPIRED, "c": StepState.CANCELLED, "k": StepState.SKIPPED,
 }  # fmt: skip
 
 
@@ -110,7 +115,7 @@ class StepRecord:
     #: Of a map: the number of its items; of these, how many have ended; of those, how many were not handled.
     items: tuple[int, int, int] | None = None
     plan: StepPlan | None = None
-    #: The names of the steps that have taken its place; of a map, those of its items.
+    #: The names of the steps that have taken its place, or that it has called; of a map, those of its items.
     expansion: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -171,6 +176,20 @@ class RunsBackend(Protocol):
 
         Raises:
             InvalidExpansion: they have faults, or are too many.
+        """
+
+    def history(self, run: Mapping[str, Any]) -> History:
+        """What the workflow function that ``run``, a message's header, describes has asked for so far.
+
+        Raises:
+            InvalidStepInput: its run is not kept any more.
+        """
+
+    def suspend(self, compile_steps: Compile, calls: NewCalls, run: Mapping[str, Any]) -> Suspended:
+        """Write the calls that the function makes; they begin once the outcome of its execution is recorded.
+
+        Raises:
+            InvalidExpansion: they have faults, or the run would have too many steps.
         """
 
     def uid_of(self, workflow_id: str) -> str | None:

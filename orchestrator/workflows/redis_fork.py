@@ -59,7 +59,7 @@ def write_fork(store: Store, scan: Scan, uid: str, new: str, after: str, workflo
     _write(store, f"{copy}:plan", ((number, text) for number, text in raw.items() if number != "start"))
     _write(store, f"{copy}:templates", scan(f"{key}:templates"))
     _write(store, f"{copy}:states", states.items())
-    for part in (":outcomes", ":maps"):
+    for part in (":outcomes", ":maps", ":calls"):
         _write(store, f"{copy}{part}", (one for one in scan(f"{key}{part}") if one[0] in states))
     for some in chunks((f"d:{number}:0" for number in to_resolve(plan, kept)), _PAGE):
         with store.client.pipeline(transaction=False) as pipe:

@@ -15,6 +15,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, UnknownWorkflow, WorkflowExists
 from orchestrator.core.expansion import Expanded
 from orchestrator.core.outcome import Outcome
+from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.workflow_plan import Kind, StepPlan
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
@@ -22,11 +23,13 @@ from orchestrator.transport.store import Store
 from orchestrator.workflows import scripts
 from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.expansion import Compile, NewSteps
+from orchestrator.workflows.function_calls import NewCalls
+from orchestrator.workflows.function_history import History, history_of
 from orchestrator.workflows.plan_writer import PlanWriter, roots_of
 from orchestrator.workflows.records import RunDetails, RunStatus, is_step, status_from, step_records
-from orchestrator.workflows.redis_expansion import write_expansion
+from orchestrator.workflows.redis_expansion import write_calls, write_expansion
 from orchestrator.workflows.redis_fork import write_fork
-from orchestrator.workflows.step_arguments import final_from_redis, outcome_in_run, readers
+from orchestrator.workflows.step_arguments import final_from_redis, outcome_in_run, readers, run_gone
 
 T = TypeVar("T")
 
@@ -77,6 +80,25 @@ class RedisRuns:
     def expand(self, compile_steps: Compile, new: NewSteps, run: Mapping[str, Any]) -> Expanded | None:
         """See :class:`RunsBackend`."""
         return write_expansion(self._store, self._writer, compile_steps, new, run)
+
+    def history(self, run: Mapping[str, Any]) -> History:
+        """See :class:`RunsBackend`."""
+        store, uid = self._store, str(run["uid"])
+
+        def read() -> History:
+            key = store.keys.run(uid)
+            raw: Any = store.client.hget(f"{key}:calls", str(run["step"]))
+            if raw is None and not store.client.exists(key):
+                raise run_gone(run)
+            calls = CallList.from_text(None if raw is None else raw.decode())
+            return history_of(run, calls, *readers(store, uid))
+
+        history: History = self._ask(read)
+        return history
+
+    def suspend(self, compile_steps: Compile, calls: NewCalls, run: Mapping[str, Any]) -> Suspended:
+        """See :class:`RunsBackend`."""
+        return write_calls(self._store, self._writer, compile_steps, calls, run)
 
     def _running(self, store: Store, compiled: CompiledWorkflow, workflow_id: str) -> str | None:
         """The run that has the id already, so that its plan is not written for nothing."""

@@ -20,6 +20,7 @@ from orchestrator.sending.send_options import SEND_OPTIONS
 from orchestrator.workflows.check import is_name
 from orchestrator.workflows.compiler import compile_workflow
 from orchestrator.workflows.definition import CanvasOptions, Workflow
+from orchestrator.workflows.function import WorkflowFunction
 from orchestrator.workflows.records import RunsBackend, RunStatus
 from orchestrator.workflows.run import Run, check_id
 
@@ -39,11 +40,20 @@ class Workflows:
         self._directory = directory
         self._backend = backend
 
-    def start(self, workflow: Workflow, *, workflow_id: str | None = None, deadline_s: float | None = None) -> Run:
+    def start(
+        self,
+        workflow: Workflow | WorkflowFunction[..., Any],
+        *args: Any,
+        workflow_id: str | None = None,
+        deadline_s: float | None = None,
+        **kwargs: Any,
+    ) -> Run:
         """Start a run. A ``workflow_id`` has one run: another start of the same definition with it returns that run.
 
         Args:
-            workflow: the definition.
+            workflow: the definition; or a function with ``@orchestrator.workflow``.
+            args: the arguments of the function after its context, which are part of the definition.
+            kwargs: the same, by name.
             workflow_id: 1 to 200 characters; made up if it is not given.
             deadline_s: when the run is cancelled, in seconds from now; compensated if its ``on_failure`` says so.
 
@@ -56,8 +66,12 @@ class Workflows:
             NotSupervised: the app's broker is not one that this library supervises.
             BrokerUnavailable: Redis did not accept it.
         """
-        if not isinstance(workflow, Workflow):
-            raise InvalidPolicy("workflow", workflow, "a Workflow")
+        if isinstance(workflow, WorkflowFunction):
+            workflow = workflow.workflow(args, kwargs)
+        elif not isinstance(workflow, Workflow):
+            raise InvalidPolicy("workflow", workflow, "a Workflow, or a function with @orchestrator.workflow")
+        elif args or kwargs:
+            raise InvalidPolicy("arguments", [*args, *kwargs], "none for a Workflow; a workflow function takes them")
         known = check_id(workflow_id)
         if deadline_s is not None:
             seconds("deadline_s", deadline_s, above=True)

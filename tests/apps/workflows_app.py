@@ -11,6 +11,7 @@ from redis import Redis
 
 from orchestrator import ITEM, Agent, Context, Expand, Message, Orchestrator, Retry, Workflow, handles, load_settings
 from orchestrator.workflows.references import Results
+from tests.apps import workflow_functions
 
 #: What steps have noted, in eager mode; on Redis it is in the list ``test:noted``.
 NOTED: list[str] = []
@@ -290,6 +291,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
     app.task(name="plain.replaced", shared=False, bind=True)(replaced)
     app.task(name="plain.until_cancelled", shared=False, bind=True)(until_cancelled)
     orchestrator.host(Counter)
+    workflow_functions.declare(orchestrator)
     return orchestrator
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.core.expansion import steps_in_place
 from orchestrator.core.run import ENDED
+from orchestrator.core.run_calls import CALLER
 from orchestrator.core.workflow_plan import Kind, StepPlan, number_of, numbers_in
 
 
@@ -45,6 +46,8 @@ class RunHistory:
         assert not self.cancelled, f"{step} was sent after its run was cancelled"
         assert step not in self.outcomes, f"{step} has ended already"
         for number, plan in self.plan.items():
+            if plan.options.get(CALLER) == step and number in states:
+                assert states[number][0] in ENDED, f"{step} was sent before its call {number} ended"
             if int(number_of(step)) in plan.dependents:
                 assert states.get(number, "w")[0] in ENDED, f"{step} was sent before {number} ended"
         if step in self._errbacks():
@@ -74,6 +77,15 @@ class RunHistory:
         self.outcomes[step] = outcome
         if outcome == "handled" and not step.startswith("u") and self.plan[number_of(step)].undo:
             self._owed.append(step)
+
+    def suspended(self, step: str) -> None:
+        """The message of a workflow function has ended, and the function waits for its calls; or it came too late."""
+        self.log.append(("suspended", step))
+        self.out.discard(step)
+
+    def resumes(self, step: str) -> None:
+        """A workflow function is executed again, also if it had failed."""
+        self.outcomes.pop(step, None)
 
     def retried(self, step: str) -> None:
         """A step that was not handled is to begin again, of a map the items that were not."""

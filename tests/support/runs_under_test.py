@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.core.expansion import steps_in_place, take_place
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.core.run import Effects, Run, RunState
+from orchestrator.core.run_calls import CALLER, CallList, calls_of
 from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, number_of, ranges_text
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis import scripts as transport_scripts
@@ -141,6 +142,38 @@ class RunUnderTest:
         self._transport(call)
         self._ended(step, wire)
 
+    def suspend(self, held: tuple[str, str, str, str], calls: list[dict[str, Any]], *, stale: bool) -> None:
+        """A claimed message of a workflow function ends with calls; if they are ``stale``, they come too late."""
+        queue, stream, entry, step = held
+        first, self._next = self._next, self._next + len(calls)
+        plan = plan_of(calls, first)
+        new = plan | calls_of(step, first, [plan[str(first + at)] for at in range(len(calls))])
+        self.rule.add_steps(new)
+        self.plan = self.history.plan = self.rule.plan
+        key, hooks = self.keys.run(UID), self.keys.outcome_hooks(f"{UID}.{step}")
+        texts = {number: plan.to_text() for number, plan in new.items()}
+        self.redis.hset(f"{key}:plan", mapping=texts | waits_of(self.rule.plan.items()))
+        self.redis.hset(hooks, "expand", "1")
+        # Only a replayed letter's execution can be late: it is not the one that the run waits for.
+        is_late = stale and self.rule.states.get(step, "")[:1] != "s"
+        after = CallList.from_text(self.rule.calls.get(step)).entries + is_late
+        entries = [["now", 1], *([f"call {number}"] for number in range(len(calls)))]
+        suspended = {"first": first, "count": len(calls), "after": after, "entries": entries}
+        wire = {"outcome": "handled", "attempts": 1, "result": None, "suspended": suspended}
+        call = commands.settle_with_outcome(
+            stream,
+            self.keys.ledger(queue),
+            self.keys.outcome(f"{UID}.{step}"),
+            entry,
+            "handled",
+            json.dumps(wire),
+            _DAY_MS,
+        )
+        self._transport(call)
+        self._replayed.discard(step)
+        self.history.suspended(step)
+        self._apply(self.rule.step_ended(step, wire))
+
     def retry(self, held: tuple[str, str, str, str]) -> None:
         """An attempt fails, and is to be tried again."""
         queue, stream, entry, step = held
@@ -166,7 +199,10 @@ class RunUnderTest:
             self._look()
 
     def replay(self, step: str) -> None:
-        """A dead letter is replayed."""
+        """A dead letter is replayed; not one of a call and one of its caller at once."""
+        others = {number for number, plan in self.plan.items() if plan.options.get(CALLER) == step}
+        if self._replayed & {*others, self.plan[number_of(step)].options.get(CALLER)}:
+            return
         self._transport(commands.replay(self.keys, "0", [self.letters.pop(step)], audit_id=""))
         self._replayed.add(step)
         self._look()
@@ -192,13 +228,16 @@ class RunUnderTest:
 
     def retry_step(self, step: str) -> None:
         """The user has a step begin again; its letters are purged, and none of them was replayed."""
-        if any(number_of(one) == step for one in self._replayed):
+        replayed = {number_of(one) for one in self._replayed}
+        if replayed & {step, *self._callers(step)}:
             return
         said, _ = self._workflow(scripts.control_run(self.keys, UID, "retry", step))
         expected, effects = self.rule.retry(step)
         assert said.decode() == expected
         if expected == "done":
             self.history.retried(step)
+            for caller in self._callers(step):
+                self.history.resumes(caller)
             for one in [one for one in self.letters if number_of(one) == step]:
                 del self.letters[one]
             self._apply(effects)
@@ -238,14 +277,30 @@ class RunUnderTest:
             self.history.taken_back(step)
         return is_there
 
+    def _callers(self, step: str) -> list[str]:
+        """The workflow functions that wait for a step."""
+        found: list[str] = []
+        while (caller := self.plan[number_of(step)].options.get(CALLER)) is not None:
+            found.append(caller)
+            step = caller
+        return found
+
     def _note_sends(self, effects: Effects) -> None:
         for step in effects.send[self._noted :]:
+            if step in self.rule.calls:
+                self.history.resumes(step)
             self.history.sent(step, self.rule.states)
         self._noted = len(effects.send)
 
     def _apply(self, effects: Effects) -> None:
         self._note_sends(effects)
         self._noted = 0
+        # Of a function that is executed again, the letter has no use any more.
+        self.letters = {
+            step: letter
+            for step, letter in self.letters.items()
+            if step not in self.rule.calls or self.rule.states.get(step, "")[:1] == "d"
+        }
         self.history.paused = self.rule.paused
         self._look()
         self.compare()
@@ -283,6 +338,8 @@ class RunUnderTest:
         assert rule.counts["open"] == out
         maps: Any = self.redis.hgetall(f"{key}:maps")
         assert {m.decode(): [int(n) for n in of.split(b",")] for m, of in maps.items()} == rule.maps
+        calls: Any = self.redis.hgetall(f"{key}:calls")
+        assert {step.decode(): text.decode() for step, text in calls.items()} == rule.calls
         lists = [self._list(f"{key}:{part}") for part in ("ready", "undo", "agenda", "ended")]
         agenda = [f"{kind}:{step}:{at}" for kind, step, at in rule.agenda]
         ended = [rule.state.value] if rule.has_ended else []

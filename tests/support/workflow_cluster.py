@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator import Orchestrator
 from orchestrator.workflows.definition import Workflow
+from orchestrator.workflows.function import WorkflowFunction
 from orchestrator.workflows.run import Run
 from tests.support.cluster import Cluster
 from tests.support.worker_process import WorkerProcess
@@ -24,6 +25,16 @@ class WorkflowCluster(Cluster):
     def task(self, name: str, *args: Any) -> Any:
         """A signature of a task, by the end of its name."""
         return self.orchestrator.app.tasks[f"plain.{name}"].s(*args)
+
+    def function(self, name: str) -> WorkflowFunction[..., Any]:
+        """A workflow function of :mod:`tests.apps.workflow_functions`."""
+        return self.orchestrator.runtime.functions[f"tests.apps.workflow_functions.{name}"]
+
+    def executed(self, name: str, *args: Any, **options: Any) -> Run:
+        """A run of a workflow function that has ended."""
+        run = self.orchestrator.workflows.start(self.function(name), *args, **options)
+        run.wait(20)
+        return run
 
     def ended(self, workflow: Workflow, **options: Any) -> Run:
         """A run of a workflow that has ended."""

@@ -64,6 +64,13 @@ def _step(draw: st.DrawFn, number: int, kind: Kind) -> dict[str, Any]:
     return {"kind": kind, "after": after, "when": when, "undo": draw(st.booleans()), "options": options}
 
 
+@st.composite
+def calls(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Calls of a workflow function."""
+    kinds = st.sampled_from([Kind.TASK, Kind.TASK, Kind.TASK, Kind.WAIT])
+    return [_step(draw, 0, draw(kinds)) for _ in range(draw(st.integers(1, 3)))]
+
+
 class Running(RuleBasedStateMachine):
     """A run, its workers, its user and its clock."""
 
@@ -104,6 +111,14 @@ class Running(RuleBasedStateMachine):
         held = [held for held in self.run.held() if not held[3].startswith("u")]
         if held and len(self.run.plan) < 40:
             self.run.expand(held[at % len(held)], steps)
+
+    @rule(at=st.integers(0, 20), queue=st.sampled_from(QUEUES), calls=calls(), stale=st.integers(0, 9))
+    def suspend(self, at: int, queue: str, calls: list[dict[str, Any]], stale: int) -> None:
+        """A workflow function calls some steps."""
+        self.run.claim(queue)
+        held = [held for held in self.run.held() if not held[3].startswith("u")]
+        if held and len(self.run.plan) < 40:
+            self.run.suspend(held[at % len(held)], calls, stale=stale == 0)
 
     @rule(at=st.integers(0, 20), is_requeued=st.booleans())
     def return_message(self, at: int, is_requeued: bool) -> None:

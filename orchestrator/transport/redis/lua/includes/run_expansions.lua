@@ -1,5 +1,6 @@
 --- @include "mailbox_entry"
 --- @include "runs"
+--- @include "run_calls"
 -- Steps that take the place of one whose handler has returned them; part of runs.lua. A worker has written them to the plan before
 -- the outcome is recorded, which says {expanded = {first, count, final}}; so what a killed attempt has written has no effect.
 --   x17 in :plan      its dependents are those of the new steps that depend on nothing, from 17 on
@@ -8,9 +9,15 @@
 -- The step's state is 'x17,0'; 'x17,1' if one of them has failed and the step is guarded. The last one of them is a join, with the
 -- option `of`, the step; it ends when all have.
 
--- Whether a step's message has ended with such an outcome, and it is not too late for the new steps: then they begin.
+-- Whether a step's message has ended with such an outcome, and it is not too late for the new steps: then they begin. Of a workflow
+-- function that waits for its calls: it has not ended.
 runs.expand = function(r, step, outcome)
-  local expanded = (read_json(outcome) or {}).expanded
+  local said = read_json(outcome) or {}
+  if type(said.suspended) == 'table' and step:sub(1, 1) ~= 'u' then
+    runs.suspend(r, step, outcome, said.suspended)
+    return true
+  end
+  local expanded = said.expanded
   if type(expanded) ~= 'table' or r.state ~= 'running' and not runs.STOPPED[r.state] or step:sub(1, 1) == 'u' then return false end
   local was, begin = runs.state(r, step):sub(1, 1), ('x%d'):format(expanded.first)
   if was == 's' then

@@ -14,11 +14,12 @@
 --   :undo       list: handled steps with a compensation, in the order in which they ended
 --   :events     hash: event -> its payload as JSON
 --   :held       list: messages that wait for their next attempt, and are not to begin during a pause (see runs.hold)
+--   :calls      hash: step -> the calls that it has made, if it is a workflow function (see run_calls.lua)
 --   :ended      list of one: the state in which the run ended, so that BLMOVE can wait for it
 -- A step is its number; an item of a map is MAP.ITEM; the compensation of a step is 'u' .. the step.
 -- A state is one character and its values: w waits (dependencies ended, of these not handled); r ready; s sent (its entry);
 -- u waits for an event or a time; m a map that has begun (m3: its failed items are sent again, from item 3 on); x other steps have
--- taken its place (see run_expansions.lua); h handled; d dead; e expired; c cancelled; k skipped.
+-- taken its place (see run_expansions.lua); y waits for its calls (see run_calls.lua); h handled; d dead; e expired; c cancelled; k skipped.
 local runs = {
   -- Steps that one script deals with, and the bytes of a message that count as one more.
   BUDGET = 200,
@@ -32,7 +33,7 @@ local runs = {
   LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'},
   NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'skipped'},
   PARTS = {':plan', ':templates', ':states', ':outcomes', ':maps', ':agenda', ':ready', ':undo', ':events', ':held',
-    ':ended'},
+    ':calls', ':ended'},
   FAILED = {d = true, e = true, c = true},
   -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
   STOPPED = {stopping = true, failed = true},
@@ -490,7 +491,7 @@ runs.recall = function(r, kind, from)
       -- Read again: an item may have ended it just now.
       local of = runs.map(r, step)
       if runs.state(r, step):sub(1, 1) == 'm' and of.ended == of.sent then runs.cancelled(r, step) end
-    elseif cancel and letter == 'x' and runs.state(r, step):sub(1, 1) == 'x' then
+    elseif cancel and (letter == 'x' or letter == 'y') and runs.state(r, step):sub(1, 1) == letter then
       runs.cancelled(r, step)
     end
   end
@@ -545,6 +546,8 @@ runs.revived = function(r, step, was)
     runs.item_ended(r, map, true, true)
     return
   end
+  local caller = runs.caller_of(runs.plan(r, step))
+  if caller then return runs.call_revived(r, caller) end
   -- What depends on a guarded step went on without it.
   if runs.plan(r, step).guarded then return end
   runs.count(r, 'failures', -1)
@@ -561,6 +564,7 @@ runs.retry = function(r, step)
   local was = runs.state(r, step):sub(1, 1)
   if r.state ~= 'running' and not runs.STOPPED[r.state] then return 'too late' end
   if not runs.FAILED[was] then return 'not failed' end
+  if runs.caller_of(runs.plan(r, step)) then return runs.retry_call(r, step, was) and 'done' or 'too late' end
   if runs.plan(r, step).guarded then return 'too late' end
   runs.count(r, 'failures', -1)
   if r.state ~= 'running' then
@@ -592,10 +596,8 @@ end
 
 -- Its message is sent again with the same id, so that nothing may be left of what it came to.
 runs.forget_outcome = function(r, step, was)
-  local outcome = r.root .. 'outcome:' .. runs.delivery(r, step)
   runs.forget_end(r, step, was)
-  redis.call('DEL', outcome, hooks_of(outcome))
-  redis.call('SREM', r.root .. 'cancelling', outcome)
+  runs.forget_delivery(r, step)
 end
 
 -- A step has been handled. If its run has been compensated already, its compensation is still owed.
@@ -623,8 +625,13 @@ end
 
 -- The message of a step has its outcome: `ended` is `handled`, `dead`, `expired` or `cancelled`, and `outcome` its JSON.
 runs.step_ended = function(r, step, ended, outcome)
+  local was = runs.state(r, step):sub(1, 1)
+  if runs.has_seen(r, step, was) then
+    runs.late_outcome(r, step, ended, outcome)
+    return
+  end
   redis.call('HSET', r.key .. ':outcomes', step, outcome)
-  if runs.state(r, step):sub(1, 1) == 's' then runs.count(r, 'open', -1) end
+  if was == 's' then runs.count(r, 'open', -1) end
   runs.ended(r, step, ended)
 end
 
@@ -652,6 +659,8 @@ runs.ended = function(r, step, outcome)
     runs.item_ended(r, map, handled)
   elseif plan.kind == 'j' and plan.options:find('"of"', 1, true) then
     runs.expansion_ended(r, cjson.decode(plan.options).of)
+  elseif runs.caller_of(plan) then
+    runs.call_ended(r, runs.caller_of(plan))
   elseif handled or plan.guarded then
     if plan.dependents ~= '' then runs.plan_work(r, 'd', step) end
   else
