@@ -1,0 +1,85 @@
+"""What cannot be a workflow function is refused where it is declared, and bad arguments where it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from orchestrator import InvalidPolicy, InvalidWorkflow, Orchestrator, Workflow, WorkflowContext
+
+
+@pytest.fixture
+def orchestrator() -> Iterator[Orchestrator]:
+    app = Celery("functions", set_as_current=False)
+    app.conf.task_always_eager = True
+    yield Orchestrator(app)
+    app.close()
+
+
+async def asynchronous(ctx: Any) -> None: ...
+
+
+def generator(ctx: Any, workflow_id: str) -> Iterator[int]:
+    yield 1
+
+
+def without() -> None: ...
+
+
+def one(ctx: WorkflowContext, first: int, second: int = 2) -> list[int]:
+    return [first, second]
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "problems"),
+    [
+        (asynchronous, {}, ["it is an async function; allowed: a function without async and yield"]),
+        (
+            generator,
+            {"name": "a b", "on_failure": "ignore"},
+            [
+                "it is a generator function",
+                "its parameter 'workflow_id' has the name of one of start()",
+                "name='a b'; allowed: letters",
+                "on_failure='ignore'; allowed: stop, continue, compensate",
+            ],
+        ),
+        (without, {}, ["it takes no context; allowed: the context as its first parameter"]),
+        (7, {"name": "seven"}, ["7 is no function"]),
+        (Workflow, {}, ["is no function"]),
+        (lambda ctx: None, {}, ["name='<lambda>'; allowed: letters"]),
+        (one, {"retries": 3}, ["workflow() got an unexpected keyword argument 'retries'"]),
+        (one, {"timeout_s": -1}, ["timeout_s=-1"]),
+    ],
+)
+def test_all_faults_are_in_one_error(
+    orchestrator: Orchestrator, function: Any, options: dict[str, Any], problems: list[str]
+) -> None:
+    with pytest.raises(InvalidWorkflow) as caught:
+        orchestrator.workflow(**options)(function)
+    assert len(caught.value.problems) >= len(problems)
+    assert all(problem in str(caught.value) for problem in problems), str(caught.value)
+
+
+def test_a_name_is_declared_once(orchestrator: Orchestrator) -> None:
+    orchestrator.workflow(one)
+    with pytest.raises(InvalidWorkflow, match=r"a task has the name .*\.one already"):
+        orchestrator.workflow(one)
+
+
+def test_its_arguments_are_checked_at_the_start(orchestrator: Orchestrator) -> None:
+    function = orchestrator.workflow(name="sum")(one)
+    start: Any = orchestrator.workflows.start
+    assert start(function, 1, second=3, workflow_id="w").result() == [1, 3]
+    assert start(function, 1).result() == [1, 2]
+    with pytest.raises(InvalidWorkflow, match="invalid workflow 'sum': its arguments: missing a required argument"):
+        start(function)
+    with pytest.raises(InvalidPolicy, match=r"arguments=.* allowed: none for a Workflow"):
+        start(Workflow("w"), 1)
+    with pytest.raises(InvalidPolicy, match=r"a Workflow, or a function with @orchestrator.workflow"):
+        start(one, 1)
+    with pytest.raises(TypeError):
+        function.s(third=1)  # type: ignore[call-arg]
