@@ -31,15 +31,27 @@ _HOLD_INTENSITY = 1
 
 _MANAGER_QUEUE = "monitor-manager"
 
+#: Options that only the root has.
+_OF_ROOT = ("app", "environment")
+
 
 class Builder:
     """One reading of one definition."""
 
-    def __init__(self, source: str, directory: Path, state: Path, app: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        directory: Path,
+        state: Path,
+        app: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._source = source
         self._directory = directory
         self._state = state
         self._app = app
+        #: Of all children.
+        self._environment = environment or {}
         self._problems: list[str] = []
         self._warnings: list[str] = []
         self._commands: dict[str, Command] = {}
@@ -66,6 +78,8 @@ class Builder:
         if not isinstance(root, dict):
             self.refuse("", "supervisor", root, "allowed: a table")
         self._app = given.pop("app", self._app)
+        if "environment" in given:
+            self._environment = self._checked_environment(given.pop("environment"))
         for name in ("id", "kind", "restart", "significant", "shutdown_s"):
             if name in given:
                 self.refuse("supervisor", name, given.pop(name), "not allowed of the root")
@@ -74,7 +88,9 @@ class Builder:
         if self._problems:
             raise InvalidDefinition(self._source, self._problems)
         warnings = tuple(self._warnings)
-        return Definition(spec, self._commands, self._templates, self._source, self._directory, warnings)
+        return Definition(
+            spec, self._commands, self._templates, self._source, self._directory, self._environment, warnings
+        )
 
     def further_child(
         self, parent: str, options: Any, there: Mapping[str, Command]
@@ -94,7 +110,7 @@ class Builder:
     # -- parts
 
     def _supervisor(self, path: str, options: Mapping[str, Any], depth: int) -> SupervisorSpec:
-        checked = self._checked(path or "supervisor", Kind.SUPERVISOR, options)
+        checked = self._checked(path or "supervisor", Kind.SUPERVISOR, options, () if path else _OF_ROOT)
         if depth > _MAX_DEPTH:
             self.refuse(path, "children", "", f"supervisors within supervisors; allowed: {_MAX_DEPTH}")
             return SupervisorSpec()
@@ -171,16 +187,26 @@ class Builder:
         if path != template.path and "node" in options:
             name, at, host = options["node"].partition("@")
             options = {**options, "node": f"{name}{path.removeprefix(template.path)}{at}{host}"}
-        return child(path, template.kind, options, self._directory, self._state)
+        environment = {**self._environment, **options.get("environment", {})}
+        return child(path, template.kind, {**options, "environment": environment}, self._directory, self._state)
 
-    def _checked(self, path: str, kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked_environment(self, value: Any) -> Mapping[str, str]:
+        try:
+            checked: Mapping[str, str] = OPTIONS[Kind.PROCESS]["environment"](value)
+        except ValueError as error:
+            self.refuse("supervisor", "environment", value, f"allowed: {error}")
+            return {}
+        return checked
+
+    def _checked(self, path: str, kind: Kind, options: Mapping[str, Any], more: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The options as they are used; ``more`` are names that were taken out before."""
         checked: dict[str, Any] = {}
         for name, value in options.items():
             check = OPTIONS[kind].get(name)
             if check is None:
                 from orchestrator.core.nearest import meant
 
-                known = [key for key in OPTIONS[kind] if key != "id"]
+                known = [*(key for key in OPTIONS[kind] if key != "id"), *more]
                 near = meant(name, known) or f"; allowed: {', '.join(sorted(known))}"
                 self.refuse(path, name, value, f"unknown of a {kind}{near}")
                 continue

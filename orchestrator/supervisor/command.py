@@ -72,6 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         for problem in error.problems:
             print(f"error: {error.source}: {problem}", file=sys.stderr)
         return 2
+    # Probes, the death recorder and `--check` look where the children are.
+    os.environ.update(definition.environment)
     for warning in definition.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if export is not None:

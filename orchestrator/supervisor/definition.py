@@ -95,6 +95,8 @@ class Definition:
     #: Where it was read from, and the directory that paths in it are relative to.
     source: str
     directory: Path
+    #: Variables of all processes, also of those that the supervisor starts for itself.
+    environment: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def apps(self) -> list[str]:

@@ -41,6 +41,7 @@ class Operations:
             "remove": self._remove,
             "logs": self._logs,
             "why": self._why,
+            "environment": lambda _: {"environment": dict(self._tree.definition.environment)},
         }
 
     def run(self, request: Any) -> Table:
@@ -156,7 +157,8 @@ class Operations:
     def _builder(self) -> Builder:
         tree = self._tree
         app = next(iter(tree.definition.apps()), None)
-        return Builder("add", tree.definition.directory, tree.directory.path, app)
+        definition = tree.definition
+        return Builder("add", definition.directory, tree.directory.path, app, definition.environment)
 
     def _add(self, request: Mapping[str, Any]) -> Table:
         parents = self._paths({"id": request["parent"]}) if request.get("parent") else [""]

@@ -159,13 +159,19 @@ class Ledgers:
     def __init__(self, client: Client) -> None:
         tree = client.ask(operation="tree")
         self._apps, self._directory = tree["apps"], tree["directory"]
+        self._environment = {**os.environ, **client.ask(operation="environment")["environment"]}
         self._before = {app: self._read(app) for app in self._apps}
 
     def _read(self, app: str) -> dict[str, int] | None:
         command = [sys.executable, "-m", "celery", "-A", app, "ledger", "--json"]
         try:
             done = subprocess.run(
-                command, cwd=self._directory, capture_output=True, timeout=_LEDGER_TIMEOUT_S, check=False
+                command,
+                cwd=self._directory,
+                env=self._environment,
+                capture_output=True,
+                timeout=_LEDGER_TIMEOUT_S,
+                check=False,
             )
             total: dict[str, int] = json.loads(done.stdout)["total"]
         except (OSError, ValueError, LookupError, subprocess.TimeoutExpired):

@@ -26,7 +26,9 @@ PYTHON = [sys.executable, "-S", "-E", "-c"]
 
 def toml(children: list[dict[str, Any]], **root: Any) -> str:
     """A definition."""
-    tables = [f"{name} = {json.dumps(value)}" for name, value in root.items()]
+    tables = [
+        f"{name} = {_inline(value) if isinstance(value, dict) else json.dumps(value)}" for name, value in root.items()
+    ]
     return "\n".join(["[supervisor]", *tables, f"children = [{', '.join(_inline(child) for child in children)}]"])
 
 

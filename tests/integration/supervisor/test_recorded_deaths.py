@@ -48,7 +48,7 @@ def workers(supervise, redis_url, tmp_path):
             "arguments": ["--without-gossip", "--without-mingle"],
         }
         agents = {"id": "agents", "children": [worker], **group}
-        tree: Supervised = supervise([*first, agents], app="tests.apps.supervised_app", environment=environment)
+        tree: Supervised = supervise([*first, agents], app="tests.apps.supervised_app", of_all=environment)
         return tree
 
     return start
@@ -120,7 +120,7 @@ def test_a_rolling_restart_ends_with_a_line_of_the_ledger(workers, orchestrator)
     for _ in range(20):
         orchestrator.send("counter", Work())
     eventually(lambda: [row.handled for row in orchestrator.ledger()] == [20])
-    rolled = tree.ask("restart", "--rolling", environment=tree.environment)
+    rolled = tree.ask("restart", "--rolling")
 
     assert rolled.stdout.splitlines()[-1] == "tests.apps.supervised_app: handled=0 lost=0 duplicated=0"
     assert rolled.returncode == 0

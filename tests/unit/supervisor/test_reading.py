@@ -103,6 +103,28 @@ def test_a_whole_definition(read, monkeypatch, tmp_path):
     assert definition.warnings == ()
 
 
+def test_the_environment_of_all(read, monkeypatch):
+    monkeypatch.setenv("HOST", "h")
+    root = '[supervisor]\napp = "shop"\nenvironment = { URL = "redis://$HOST/0", LEVEL = "1" }\n'
+    worker = '{ id = "w", kind = "worker", environment = { LEVEL = "2" } }'
+    nested = '{ id = "more", children = [{ id = "p", kind = "process", command = ["x"] }] }'
+    definition = read(f"{root}children = [{worker}, {nested}]")
+    assert definition.environment == {"URL": "redis://h/0", "LEVEL": "1"}
+    assert definition.commands["w"].environment == {"URL": "redis://h/0", "LEVEL": "2"}
+    assert definition.commands["more/p"].environment == {"URL": "redis://h/0", "LEVEL": "1"}
+
+
+def test_the_environment_of_all_is_checked(read):
+    texts = {
+        "environment = { A = 1 }": "supervisor.environment={'A': 1}; allowed: a table of texts",
+        "environments = {}": "supervisor.environments={}; unknown of a supervisor; did you mean 'environment'?",
+    }
+    for text, problem in texts.items():
+        assert problems(read, f"[supervisor]\n{text}\nchildren = []")[0].startswith(problem)
+    below = '{ id = "a", children = [], environment = {} }'
+    assert "a.environment={}; unknown of a supervisor" in problems(read, one(below))[0]
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("$A", "1"), ("${A}b", "1b"), ("${B:-2}", "2"), ("${B-2}", "2"), ("$B", ""), ("$$A", "$A"), ("5$", "5$")],
