@@ -34,7 +34,7 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
         InvalidPolicy: it is no number from ``low`` to ``high``.
     """
     if not is_number(value, low, high):
-        raise InvalidPolicy(name, value, f"a number from {low:g} to {high:g}")
+        raise InvalidPolicy(name, value, f"a number from {plain(low)} to {plain(high)}")
     return float(value)
 
 

@@ -98,7 +98,7 @@ def _seconds(least: float, *, above: bool = False) -> Check:
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and value < _MOST_S
         is_number = is_number and isfinite(value)
         if not is_number or value < least or (above and value == least):
-            raise ValueError(f"seconds, {'above' if above else 'at least'} {least:g}, below {_MOST_S:g}")
+            raise ValueError(f"seconds, {'above' if above else 'at least'} {least:g}, below {_MOST_S:.0f}")
         return float(value)
 
     return check

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.core.supervision_tree import begin, next_due, reduce
-from orchestrator.core.supervision_tree_spec import Backoff, ProcessSpec, SupervisorSpec
+from orchestrator.core.supervision_tree_spec import Backoff, ProcessSpec, Strategy, SupervisorSpec
 from orchestrator.core.supervision_tree_state import (
     Effect,
     Ended,
@@ -33,6 +34,37 @@ AT_ONCE = Backoff(first_s=0.0, jitter=0.0)
 def process(name: str, restart: str = "permanent", **options) -> ProcessSpec:
     """A process that restarts without a pause."""
     return ProcessSpec(name, restart=type(ProcessSpec("").restart)(restart), **{"backoff": AT_ONCE, **options})
+
+
+#: The children of a tree that names none.
+ABC = ("a", "b", "c")
+
+
+def tree(
+    strategy: str = "one_for_one",
+    *children: ProcessSpec | SupervisorSpec,
+    intensity: int = 3,
+    period_s: float = 60.0,
+    **options: Any,
+) -> SupervisorSpec:
+    """A supervisor of some processes."""
+    return SupervisorSpec(
+        children=children or tuple(process(name) for name in ABC),
+        strategy=Strategy(strategy),
+        intensity=intensity,
+        period_s=period_s,
+        **options,
+    )
+
+
+def starts(*names: str) -> list[str]:
+    """What the log has of their starts."""
+    return [f"start {name}" for name in names]
+
+
+def terms(*names: str) -> list[str]:
+    """What the log has of their SIGTERMs."""
+    return [f"SIGTERM {name}" for name in names]
 
 
 @dataclass

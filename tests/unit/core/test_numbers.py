@@ -36,5 +36,10 @@ def test_an_error_names_the_value_and_what_is_allowed():
         check_whole_number("limit", True, 1, 5)
 
 
+def test_bounds_are_written_without_exponents():
+    with pytest.raises(InvalidPolicy, match=r"a number from 0\.001 to 31536000$"):
+        check_number("open_s", 10**9, 0.001, 365 * 86400.0)
+
+
 def test_a_number_comes_back_as_a_float():
     assert type(check_number("jitter", 1, 0, 1)) is float

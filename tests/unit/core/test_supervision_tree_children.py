@@ -8,7 +8,6 @@ from orchestrator.core.supervision_tree_spec import (
     AutoShutdown,
     ProcessSpec,
     Restart,
-    Strategy,
     SupervisorSpec,
 )
 from orchestrator.core.supervision_tree_state import (
@@ -22,28 +21,7 @@ from orchestrator.core.supervision_tree_state import (
     Stop,
     Verdict,
 )
-from tests.support.tree_simulation import Simulation, process
-
-ABC = ("a", "b", "c")
-
-
-def tree(strategy: str = "one_for_one", *children, intensity: int = 3, period_s: float = 60.0, **options):
-    return SupervisorSpec(
-        children=children or tuple(process(name) for name in ABC),
-        strategy=Strategy(strategy),
-        intensity=intensity,
-        period_s=period_s,
-        **options,
-    )
-
-
-def starts(*names: str) -> list[str]:
-    return [f"start {name}" for name in names]
-
-
-def terms(*names: str) -> list[str]:
-    return [f"SIGTERM {name}" for name in names]
-
+from tests.support.tree_simulation import ABC, Simulation, process, starts, terms, tree
 
 # -- nested supervisors
 

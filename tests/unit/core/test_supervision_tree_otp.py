@@ -9,7 +9,6 @@ from orchestrator.core.supervision_tree_spec import (
     ProcessSpec,
     Restart,
     Strategy,
-    SupervisorSpec,
 )
 from orchestrator.core.supervision_tree_state import (
     EndKind,
@@ -17,28 +16,7 @@ from orchestrator.core.supervision_tree_state import (
     Shutdown,
     Verdict,
 )
-from tests.support.tree_simulation import Simulation, process
-
-ABC = ("a", "b", "c")
-
-
-def tree(strategy: str = "one_for_one", *children, intensity: int = 3, period_s: float = 60.0, **options):
-    return SupervisorSpec(
-        children=children or tuple(process(name) for name in ABC),
-        strategy=Strategy(strategy),
-        intensity=intensity,
-        period_s=period_s,
-        **options,
-    )
-
-
-def starts(*names: str) -> list[str]:
-    return [f"start {name}" for name in names]
-
-
-def terms(*names: str) -> list[str]:
-    return [f"SIGTERM {name}" for name in names]
-
+from tests.support.tree_simulation import ABC, Simulation, process, starts, terms, tree
 
 # -- sup_start_*
 

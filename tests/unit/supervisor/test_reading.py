@@ -161,7 +161,7 @@ REFUSED = r"""
 { id = "s", intensity = -1, children = [] }
     s.intensity=-1; allowed: a whole number from 0 to 1000000
 { id = "s", period_s = 0, children = [] }
-    s.period_s=0; allowed: seconds, above 0, below 1e+09
+    s.period_s=0; allowed: seconds, above 0, below 1000000000
 { id = "s", shutdown_s = 5, children = [] }
     s.shutdown_s=5; allowed: "infinity": a supervisor takes as long as its children
 { id = "a", kind = "worker", shutdown_s = "soon" }
@@ -187,7 +187,7 @@ REFUSED = r"""
 { id = "a", kind = "process", command = ["x"], ready_url = "http://127.0.0.1:99999/" }
     a.ready_url=http://127.0.0.1:99999/; allowed: http://127.0.0.1:PORT/PATH, with a port from 1 to 65535
 { id = "a", kind = "beat", ready_s = 1e300 }
-    a.ready_s=1e+300; allowed: seconds, above 0, below 1e+09
+    a.ready_s=1e+300; allowed: seconds, above 0, below 1000000000
 { id = "a", kind = "beat", backoff = { first_s = 9, cap_s = 1 } }
     a.backoff={'first_s': 9, 'cap_s': 1}; allowed: { first_s = seconds, cap_s = seconds, jitter = from 0 to 1 }, with 0 <= first_s <= cap_s
 { id = "s", hold_s = 5, children = [] }
