@@ -7,12 +7,9 @@ restarted. What an operator has stopped stays stopped. Time is any clock that on
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import isinf
-from typing import Any
-
+from orchestrator.core.supervision_tree_changes import HURRIED_S, ROOT, RUNS, after
+from orchestrator.core.supervision_tree_ends import Ends
 from orchestrator.core.supervision_tree_spec import (
-    AutoShutdown,
     ChildSpec,
     OnGiveUp,
     ProcessSpec,
@@ -26,12 +23,10 @@ from orchestrator.core.supervision_tree_state import (
     Add,
     Effect,
     Ended,
-    EndKind,
     EndProcess,
     Event,
     Extended,
     Force,
-    HoldMail,
     Node,
     Notice,
     Phase,
@@ -43,21 +38,12 @@ from orchestrator.core.supervision_tree_state import (
     Roll,
     Shutdown,
     Start,
-    StartProcess,
     State,
     Stop,
     Tick,
-    TreeEnded,
     TreeReady,
     Verdict,
 )
-
-ROOT = ""
-
-#: Time from SIGTERM to SIGKILL of a process that did not become ready, and of all once a second stop was asked for.
-_HURRIED_S = 5.0
-
-_RUNS = (Phase.STARTING, Phase.READY)
 
 
 def begin(spec: SupervisorSpec, now: float, seed: int = 0) -> tuple[State, tuple[Effect, ...]]:
@@ -101,19 +87,8 @@ def exit_code_if_idle(state: State, now: float) -> int | None:
     return int(any(verdict.is_failure for verdict in verdicts))
 
 
-class _Step:
+class _Step(Ends):
     """One event's work on a copy of the state."""
-
-    def __init__(self, state: State, now: float) -> None:
-        self._nodes = dict(state.nodes)
-        self._now = now
-        self._effects: list[Effect] = []
-        self._changed = False
-        self._seed = state.seed
-        self._stopping = state.stopping
-        self._rolling = state.rolling
-        self._rolling_run = state.rolling_run
-        self._ended = state.ended
 
     def result(self) -> tuple[State, tuple[Effect, ...]]:
         """Let everything follow that follows."""
@@ -129,21 +104,6 @@ class _Step:
             self._changed = False
             self._see_to(ROOT)
 
-    def _set(self, path: str, **changes: Any) -> Node:
-        node = self._nodes[path]
-        changed = replace(node, **changes)
-        if changed != node:
-            self._nodes[path] = changed
-            self._changed = True
-        return changed
-
-    def _do(self, effect: Effect) -> None:
-        self._effects.append(effect)
-
-    def _chance(self) -> float:
-        self._seed = (self._seed * 1103515245 + 12345) % 2**31
-        return self._seed / 2**31
-
     # -- events
 
     def take(self, event: Event) -> None:
@@ -156,7 +116,7 @@ class _Step:
                     self._set(path, phase=Phase.READY, due=None, ready_at=self._now)
             case Extended(path, run):
                 if self._is_run(path, run) and self._nodes[path].phase is Phase.STARTING:
-                    self._set(path, due=_after(self._now, self._process(path).ready_s))
+                    self._set(path, due=after(self._now, self._process(path).ready_s))
             case Ended(path, run, kind):
                 if self._is_run(path, run):
                     self._process_ended(path, kind)
@@ -216,7 +176,7 @@ class _Step:
                 self._kill(path)
             elif node.phase is not Phase.KILLING:
                 self._stop(path, Purpose.STOP)
-                hurried = min(node.kill_at or self._now + _HURRIED_S, self._now + _HURRIED_S)
+                hurried = min(node.kill_at or self._now + HURRIED_S, self._now + HURRIED_S)
                 if node.spec.quit_before_s > 0 and self._nodes[path].phase is Phase.STOPPING:
                     self._do(EndProcess(path, node.run, Force.QUIT))
                 if self._nodes[path].phase is Phase.STOPPING:
@@ -235,32 +195,13 @@ class _Step:
         self._set(path, in_turn=supervisor.phase is not Phase.READY)
         self._set(parent, children=(*supervisor.children, path))
 
-    def insert(self, path: str, spec: ChildSpec) -> None:
-        """Add the nodes of a part of the tree."""
-        children = spec.children if isinstance(spec, SupervisorSpec) else ()
-        paths = tuple(join(path, child.id) for child in children)
-        self._nodes[path] = Node(spec, children=paths)
-        self._changed = True
-        for child_path, child in zip(paths, children, strict=True):
-            self.insert(child_path, child)
-
-    def _forget(self, path: str) -> None:
-        for child in self._nodes[path].children:
-            self._forget(child)
-        del self._nodes[path]
-        parent = self._nodes.get(parent_of(path)) if path else None
-        if parent is not None:
-            others = tuple(child for child in parent.children if child != path)
-            self._set(parent_of(path), children=others, clear=parent.clear - {path})
-        self._changed = True
-
     def _pass_time(self, path: str) -> None:
         node = self._nodes[path]
         if node.due is None or node.due > self._now:
             return
         if node.phase is Phase.ON_HOLD:
             self._set(path, due=None)
-            if not self._stopping and (path == ROOT or self._nodes[parent_of(path)].phase in _RUNS):
+            if not self._stopping and (path == ROOT or self._nodes[parent_of(path)].phase in RUNS):
                 self._try(path)
         elif node.phase is Phase.STARTING:
             self._do(Notice(path, f"not ready within {self._process(path).ready_s:g} s"))
@@ -284,7 +225,7 @@ class _Step:
         if node.phase is Phase.STOPPING:
             if not self._stop_last(node.children):
                 self._supervisor_stopped(path)
-        elif node.phase in _RUNS:
+        elif node.phase in RUNS:
             if node.clear:
                 if self._stop_last(tuple(child for child in node.children if child in node.clear)):
                     return
@@ -340,152 +281,6 @@ class _Step:
         if path == ROOT:
             self._do(TreeReady())
 
-    def start(self, path: str) -> None:
-        """Start a process, or a supervisor afresh with all of its children."""
-        node = self._nodes[path]
-        if isinstance(node.spec, ProcessSpec):
-            self._set(
-                path, phase=Phase.STARTING, run=node.run + 1, due=_after(self._now, node.spec.ready_s), kill_at=None
-            )
-            self._do(StartProcess(path, node.run + 1))
-            return
-        self._set(path, phase=Phase.STARTING, due=None, run=node.run + 1, restarts=(), clear=frozenset())
-        for child in node.children:
-            self._set(child, verdict=None, in_turn=True)
-
-    def _try(self, path: str) -> None:
-        self.start(path)
-        self._set(path, on_trial=True)
-
-    # -- stopping
-
-    def _stop(self, path: str, purpose: Purpose) -> None:
-        """Begin to stop a child that runs; one that stops already goes on to."""
-        node = self._nodes[path]
-        if node.phase not in _RUNS:
-            return
-        if isinstance(node.spec, SupervisorSpec):
-            self._set(path, phase=Phase.STOPPING, purpose=purpose, clear=frozenset(), on_trial=False)
-            return
-        spec = node.spec
-        self._set(path, purpose=purpose)
-        if spec.shutdown_s <= 0:
-            self._kill(path)
-            return
-        patience_s = min(spec.shutdown_s, _HURRIED_S) if purpose is Purpose.FAILED_START else spec.shutdown_s
-        kill_at = _after(self._now, patience_s)
-        quits = 0 < spec.quit_before_s < patience_s and kill_at is not None
-        due = kill_at - spec.quit_before_s if quits and kill_at is not None else kill_at
-        self._set(path, phase=Phase.STOPPING, due=due, kill_at=kill_at)
-        self._do(EndProcess(path, node.run, Force.TERM))
-
-    def _kill(self, path: str) -> None:
-        node = self._nodes[path]
-        if node.phase is not Phase.KILLING:
-            self._set(path, phase=Phase.KILLING, due=None, kill_at=None)
-            self._do(EndProcess(path, node.run, Force.KILL))
-
-    def _process_ended(self, path: str, kind: EndKind) -> None:
-        node = self._nodes[path]
-        was_stable = node.ready_at is not None and self._now - node.ready_at >= self._process(path).stable_s
-        failures = 0 if was_stable else node.failures
-        self._set(path, phase=Phase.DOWN, due=None, kill_at=None, ready_at=None, failures=failures)
-        if self._is_absorbed(path):
-            return
-        if node.phase in _RUNS:
-            self._child_ended(path, kind)
-        elif node.purpose is Purpose.FAILED_START:
-            self._child_ended(path, EndKind.ABNORMAL)
-        else:
-            self._set(path, in_turn=False, not_before=self._now)
-
-    def _is_absorbed(self, path: str) -> bool:
-        """Whether the end of a child was asked for, so that nothing follows from it."""
-        parent = self._nodes[parent_of(path)]
-        if self._nodes[path].removing:
-            self._forget(path)
-            return True
-        return parent.phase not in _RUNS or path in parent.clear or not self._nodes[path].wanted
-
-    def _supervisor_stopped(self, path: str) -> None:
-        purpose = self._nodes[path].purpose
-        gave_up = purpose is Purpose.GIVE_UP
-        if path == ROOT and (self._stopping or purpose in (Purpose.GIVE_UP, Purpose.AUTO_SHUTDOWN)):
-            holds = gave_up and self._spec(path).on_give_up is OnGiveUp.HOLD and not self._stopping
-            if not holds:
-                self._set(path, phase=Phase.DOWN)
-                self._ended = True
-                self._do(TreeEnded(int(gave_up)))
-                return
-        self._set(path, phase=Phase.DOWN, due=None, ready_at=None)
-        if path == ROOT and not gave_up:
-            self.start(path)
-        elif path != ROOT and self._is_absorbed(path):
-            return
-        elif gave_up and self._spec(path).on_give_up is OnGiveUp.HOLD:
-            self._set(path, phase=Phase.ON_HOLD, due=_after(self._now, self._spec(path).hold_s))
-            self._do(HoldMail(path))
-        elif purpose in (Purpose.GIVE_UP, Purpose.AUTO_SHUTDOWN):
-            self._child_ended(path, EndKind.NORMAL, Verdict.GAVE_UP if gave_up else Verdict.SHUT_DOWN)
-        else:
-            self._set(path, in_turn=False, not_before=self._now)
-
-    # -- restarting
-
-    def _child_ended(self, path: str, kind: EndKind, verdict: Verdict = Verdict.DONE) -> None:
-        """A child has ended by itself: restart it, or not. A supervisor ends like a process that ends normally."""
-        node, parent = self._nodes[path], parent_of(path)
-        if kind in (EndKind.CONFIG, EndKind.DAEMONISED):
-            failed = Verdict.CONFIG if kind is EndKind.CONFIG else Verdict.DAEMONISED
-            self._set(path, verdict=failed)
-            self._do(Notice(path, failed.value))
-            if self._spec(parent).strategy is not Strategy.ONE_FOR_ONE:
-                self._clear_with(path)
-            return
-        restart = node.spec.restart
-        if restart is Restart.TEMPORARY or (restart is Restart.TRANSIENT and kind is EndKind.NORMAL):
-            self._set(path, verdict=verdict)
-            self._shut_down_with(path)
-            return
-        pause_s = 0.0
-        if isinstance(node.spec, ProcessSpec):
-            pause_s = node.spec.backoff.pause_s(node.failures + 1, self._chance())
-        self._set(path, failures=node.failures + 1, restarted=node.restarted + 1, not_before=self._now + pause_s)
-        supervisor, spec = self._nodes[parent], self._spec(parent)
-        within = tuple(at for at in supervisor.restarts if self._now - at <= spec.period_s)
-        self._set(parent, restarts=(*within, self._now))
-        if supervisor.on_trial or len(within) >= spec.intensity:
-            self._do(
-                Notice(
-                    parent, f"too many ends: {len(within) + 1} within {spec.period_s:g} s; allowed: {spec.intensity}"
-                )
-            )
-            self._set(parent, phase=Phase.STOPPING, purpose=Purpose.GIVE_UP, clear=frozenset(), on_trial=False)
-            return
-        if pause_s > 0:
-            self._do(Notice(path, f"restarted in {pause_s:.1f} s"))
-        if spec.strategy is Strategy.ONE_FOR_ONE:
-            self._set(path, in_turn=supervisor.phase is not Phase.READY)
-        else:
-            self._clear_with(path)
-
-    def _clear_with(self, path: str) -> None:
-        """Have the siblings stopped that go with a child."""
-        parent = parent_of(path)
-        supervisor = self._nodes[parent]
-        first = 0 if self._spec(parent).strategy is Strategy.ONE_FOR_ALL else supervisor.children.index(path)
-        self._set(parent, clear=supervisor.clear | frozenset(supervisor.children[first:]))
-
-    def _shut_down_with(self, path: str) -> None:
-        """End the supervisor if this child was significant enough."""
-        parent = parent_of(path)
-        supervisor, spec = self._nodes[parent], self._spec(parent)
-        if not self._nodes[path].spec.significant or spec.auto_shutdown is AutoShutdown.NEVER:
-            return
-        significant = [self._nodes[child] for child in supervisor.children if self._nodes[child].spec.significant]
-        if spec.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT or all(child.verdict for child in significant):
-            self._set(parent, phase=Phase.STOPPING, purpose=Purpose.AUTO_SHUTDOWN, clear=frozenset())
-
     # -- rolling restarts
 
     def _roll_on(self) -> bool:
@@ -512,21 +307,6 @@ class _Step:
             return True
         return False
 
-    def _spec(self, path: str) -> SupervisorSpec:
-        spec = self._nodes[path].spec
-        assert isinstance(spec, SupervisorSpec)  # noqa: S101
-        return spec
-
-    def _process(self, path: str) -> ProcessSpec:
-        spec = self._nodes[path].spec
-        assert isinstance(spec, ProcessSpec)  # noqa: S101
-        return spec
-
 
 #: In place of a parent that is not there.
 _NOBODY = Node(ProcessSpec(""))
-
-
-def _after(now: float, seconds: float | None) -> float | None:
-    """That much later; ``None`` for never."""
-    return None if seconds is None or isinf(seconds) else now + seconds

@@ -1,4 +1,4 @@
-"""The processes of a tree: started, watched until they are ready, signalled, and seen out with all that they leave."""
+"""The processes of a tree: started, signalled, and seen out with all that they leave."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from time import time
 
-from orchestrator.core.supervision_tree_state import Ended, EndKind, Event, Extended, Force, Ready
+from orchestrator.core.supervision_tree_state import Ended, EndKind, Event, Force
 from orchestrator.supervisor import planned_stops, running_workers
-from orchestrator.supervisor.definition import Command, Kind, ProbeKind
+from orchestrator.supervisor.definition import Command, Kind
 from orchestrator.supervisor.lifeline import Lifeline
 from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.oom import OomKills
 from orchestrator.supervisor.output import ChildOutput, Console
-from orchestrator.supervisor.probes import Answer, NotifySocket, Question, health, interval_s
 from orchestrator.supervisor.proc import (
     born,
     descendants,
@@ -32,6 +30,7 @@ from orchestrator.supervisor.proc import (
     session_of,
     variable_of,
 )
+from orchestrator.supervisor.readiness import Readiness
 from orchestrator.supervisor.running import End, Running, kind_of, text_of
 from orchestrator.supervisor.spawn import spawn
 from orchestrator.supervisor.state_directory import StateDirectory
@@ -49,17 +48,6 @@ _TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXT
 _SIGNALS = {Force.TERM: signal.SIGTERM, Force.QUIT: signal.SIGQUIT}
 
 
-@dataclass(slots=True)
-class _Probing:
-    """What is open to find out whether a process is ready."""
-
-    notify: NotifySocket | None = None
-    question: Question | None = None
-    #: A command that is asked.
-    pid: int = 0
-    pipe: int = -1
-
-
 class Children:
     """All processes of one tree."""
 
@@ -73,7 +61,6 @@ class Children:
         #: Whose process has ended while others of its group, or orphans of it, may be there still.
         self._leaving: list[Running] = []
         self._looks_again = False
-        self._probing: dict[str, _Probing] = {}
         self._oom = OomKills()
         self._look_number = 0
         #: What the program had started that has become the supervisor; none of the tree's.
@@ -85,6 +72,7 @@ class Children:
         self.on_gone: Callable[[Running, End, int], None] = lambda *_: None
         #: Other processes of the supervisor's own; called with their exit status.
         self.others: dict[int, Callable[[int], None]] = {}
+        self._readiness = Readiness(loop, console, post, self.others, self._environment)
 
     def define(self, commands: Mapping[str, Command]) -> None:
         """Learn how further children are run."""
@@ -116,15 +104,12 @@ class Children:
         running.run, running.status, running.asked, running.daemonised = run, None, False, False
         running.output.began()
         environment = self._environment(path, run, command)
-        probing = self._probing[path] = _Probing()
-        if command.probe.kind is ProbeKind.NOTIFY:
-            probing.notify = NotifySocket(self._state.path, f"notify-{len(self._by_pid)}-{path.replace('/', '.')}"[:90])
-            environment["NOTIFY_SOCKET"] = str(probing.notify.path)
+        environment |= self._readiness.begin(path, command, self._state.path)
         try:
             os.makedirs(command.directory, exist_ok=True) if command.kind is Kind.REDIS else None  # noqa: PTH103
             spawned = spawn(command.arguments, environment, command.directory)
         except OSError as error:
-            self._end_probe(path)
+            self._readiness.end(path)
             running.pid = 0
             kind = EndKind.ABNORMAL if error.errno in _TRANSIENT else EndKind.CONFIG
             end = running.note_end(kind, f"not started: {error.strerror}: {error.filename or command.directory}")
@@ -142,7 +127,7 @@ class Children:
         self.lifeline.add(spawned.pid)
         self._oom.look()
         self._loop.on(running.pipe, lambda: self._read(running))
-        self._watch(running)
+        self._readiness.watch(running)
         self._look_for_escaped(_ESCAPED_LOOKS_S)
 
     def _environment(self, path: str, run: int, command: Command) -> dict[str, str]:
@@ -163,90 +148,6 @@ class Children:
             self._loop.off(running.pipe)
             os.close(running.pipe)
             running.pipe = -1
-
-    # -- readiness
-
-    def _watch(self, running: Running) -> None:
-        probe, probing = running.command.probe, self._probing[running.path]
-        run = running.run
-        if probe.kind is ProbeKind.NONE:
-            self._answered(running, run, Answer.READY)
-        elif probing.notify is not None:
-            notify = probing.notify
-            self._loop.on(notify.socket, lambda: self._answered(running, run, notify.read()))
-        else:
-            self._look(running, run)
-
-    def _look(self, running: Running, run: int) -> None:
-        probing = self._probing.get(running.path)
-        if probing is None or running.run != run or running.status is not None:
-            return
-        probe = running.command.probe
-        if probe.kind is ProbeKind.HEALTH:
-            self._answered(running, run, health(running.pid))
-        elif probe.kind is ProbeKind.EXEC:
-            self._run_probe(running, run, probing)
-        else:
-            question = probing.question = Question(probe)
-            self._loop.on(question.socket, lambda: self._ask(running, run, question), question.events)
-
-    def _ask(self, running: Running, run: int, question: Question) -> None:
-        before = question.events
-        answer = question.go_on()
-        if answer is None:
-            if question.events != before:
-                self._loop.on(question.socket, lambda: self._ask(running, run, question), question.events)
-            return
-        self._close_question(running.path)
-        self._answered(running, run, answer)
-
-    def _run_probe(self, running: Running, run: int, probing: _Probing) -> None:
-        environment = self._environment(running.path, run, running.command)
-        try:
-            spawned = spawn(running.command.probe.command, environment, running.command.directory)
-        except OSError as error:
-            self._console.line("supervise", f"{running.path}: ready_command: {error}".encode())
-            self._answered(running, run, Answer.NO)
-            return
-        os.close(spawned.output)
-        probing.pid = spawned.pid
-
-        def ended(status: int) -> None:
-            kill_group(spawned.pid)
-            self._answered(running, run, Answer.READY if status == 0 else Answer.NO)
-
-        self.others[spawned.pid] = ended
-
-    def _answered(self, running: Running, run: int, answer: Answer) -> None:
-        if running.run != run or running.path not in self._probing:
-            return
-        if answer is Answer.READY:
-            self._end_probe(running.path)
-            self._post(Ready(running.path, run))
-            return
-        if answer is Answer.WAITS:
-            self._post(Extended(running.path, run))
-        every_s = interval_s(running.command.probe)
-        if every_s is not None:
-            self._loop.after(every_s, lambda: self._look(running, run))
-
-    def _close_question(self, path: str) -> None:
-        probing = self._probing.get(path)
-        if probing is not None and probing.question is not None:
-            self._loop.off(probing.question.socket)
-            probing.question.close()
-            probing.question = None
-
-    def _end_probe(self, path: str) -> None:
-        self._close_question(path)
-        probing = self._probing.pop(path, None)
-        if probing is None:
-            return
-        if probing.notify is not None:
-            self._loop.off(probing.notify.socket)
-            probing.notify.close()
-        if probing.pid in self.others:
-            kill_group(probing.pid)
 
     # -- end
 
@@ -298,7 +199,7 @@ class Children:
             planned_stops.withdraw(self._state.path, pid)
         _, status = os.waitpid(pid, 0)
         running.status = os.waitstatus_to_exitcode(status)
-        self._end_probe(running.path)
+        self._readiness.end(running.path)
         if running.pipe >= 0:
             running.output.drain(running.pipe)
             self._close_pipe(running)
