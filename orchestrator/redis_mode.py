@@ -109,7 +109,8 @@ class RedisMode:
         """The runs of workflows; connects when it is used."""
         from orchestrator.workflows.redis_runs import RedisRuns
 
-        return RedisRuns(self._app, lambda: self.store, self._settings.redact, self._settings.workflow_keep_s)
+        settings = self._settings
+        return RedisRuns(self._app, lambda: self.store, self._directory, settings.redact, settings.workflow_keep_s)
 
     @cached_property
     def timers(self) -> DueTimers:

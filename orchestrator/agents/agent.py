@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +20,7 @@ from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
+from orchestrator.core.placement import names_fault
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.reply import Reply
 from orchestrator.core.schedule_definition import ScheduleDefinition
@@ -66,6 +67,8 @@ class Agent:
     mailbox: ClassVar[Mailbox | None] = None
     #: When its senders are refused because too many attempts fail; ``None`` for never.
     breaker: ClassVar[Breaker | None] = None
+    #: What it offers to the steps of workflows that say what they need instead of an agent.
+    capabilities: ClassVar[Collection[str]] = frozenset()
 
     def on_down(self, down: Down, context: Context) -> None:
         """Called once for each monitor of this agent whose target has died; supervised like any handler.
@@ -151,6 +154,8 @@ class AgentSpec:
     timeouts: Timeouts = field(default_factory=Timeouts)
     #: The schedules of its periodic methods.
     schedules: tuple[ScheduleDefinition, ...] = ()
+    #: What it offers, sorted.
+    capabilities: tuple[str, ...] = ()
 
     @property
     def queue(self) -> str:
@@ -215,6 +220,8 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
             raise InvalidDeclaration(
                 f"{cls.__qualname__}.{name}={masked_repr(getattr(cls, name))}; allowed: a {kind.__name__}"
             )
+    if (fault := names_fault(cls.capabilities)) and not _is_empty(cls.capabilities):
+        raise InvalidDeclaration(f"{cls.__qualname__}.capabilities={masked_repr(cls.capabilities)}; {fault}")
     if mistakes := list(mistaken_settings(Agent, cls)):
         raise InvalidDeclaration("; ".join(mistakes))
     marks = {getattr(method, _MARK).message.__name__ for _, method in inspect.getmembers(cls, _is_handler)}
@@ -255,7 +262,12 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
     flow = Flow(cls.mailbox, cls.breaker)
     down = _wants_context(cls, cls.on_down)
-    return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, tuple(schedules))
+    capabilities = tuple(sorted(set(cls.capabilities)))
+    return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, tuple(schedules), capabilities)
+
+
+def _is_empty(names: object) -> bool:
+    return isinstance(names, Collection) and not isinstance(names, str) and not names
 
 
 def _add_replies(cls: type[Agent], handlers: dict[str, HandlerSpec], timeouts: Timeouts) -> None:

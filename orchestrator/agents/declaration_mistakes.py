@@ -27,6 +27,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "when_down": (str, Enum),
     "mailbox": (Mailbox, dict, int),
     "breaker": (Breaker, dict, int),
+    "capabilities": (str, set, frozenset, list, tuple),
 }
 
 #: Names of the settings in other libraries, Celery first.
@@ -46,6 +47,7 @@ _ALIASES: Final[Mapping[str, str]] = {
     "ttl": "expires_s",
     "mailbox_size": "mailbox",
     "circuit_breaker": "breaker",
+    "capability": "capabilities",
 }
 
 _LIKENESS: Final = 0.75

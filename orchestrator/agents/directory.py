@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from time import monotonic
 from typing import Final
 
@@ -19,6 +19,7 @@ from orchestrator.core.errors import (
     UnknownMessage,
 )
 from orchestrator.core.flow_policy import Flow
+from orchestrator.core.placement import offers
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.settings import Settings
 from orchestrator.core.timeouts import Timeouts, most_specific
@@ -67,6 +68,7 @@ class Directory:
                 spec.queue,
                 tuple(spec.handlers),
                 {name: [spec.policy.to_wire(), h.policy.to_wire()] for name, h in spec.handlers.items()},
+                spec.capabilities,
             )
             for spec in self.declared.values()
             if spec.queue in consumed
@@ -140,6 +142,22 @@ class Directory:
         if known is None and agent in self.declared:
             known = self._addresses[agent, message] = self._declared(self.declared[agent], message)
         return known or self._elsewhere(agent, message)
+
+    def offering(self, message: str, needs: Collection[str]) -> list[Address]:
+        """See :class:`orchestrator.sending.address.Directory`."""
+        able = {name for name, has in self.capabilities(message).items() if offers(has, needs)}
+        return [self.address(name, message) for name in sorted(able)]
+
+    def capabilities(self, message: str) -> dict[str, Collection[str]]:
+        """See :class:`orchestrator.sending.address.Directory`."""
+        known: dict[str, Collection[str]] = {
+            name: entry.capabilities for name, entry in self._announced().items() if message in entry.messages
+        }
+        for name, spec in self.declared.items():
+            known.pop(name, None)
+            if message in spec.handlers:
+                known[name] = spec.capabilities
+        return known
 
     def by_task(self, task: str) -> Address | None:
         """The address of the agent's message that a task's name stands for; ``None`` if it stands for none."""

@@ -27,15 +27,15 @@ class Expand:
     What cannot be steps of a workflow makes the step dead, with the reason ``validation``.
 
     Args:
-        steps: a list of signatures, tasks, canvases and pairs ``(agent, message)``; a canvas; or a :class:`Workflow`,
-            whose steps may depend on one another.
+        steps: a list of signatures, tasks, canvases and pairs ``(agent, message)``, or with ``needs`` of messages; a
+            canvas; or a :class:`Workflow`, whose steps may depend on one another.
         options: those of a step that :class:`StepOptions` has, for each; not with a workflow, whose steps have their
             own.
     """
 
     def __init__(
         self,
-        steps: Workflow | Signature | Iterable[Signature | Task | tuple[str | type[Agent], Message]],
+        steps: Workflow | Signature | Iterable[Signature | Task | Message | tuple[str | type[Agent], Message]],
         **options: Unpack[StepOptions],
     ) -> None:
         self.steps: Any = steps

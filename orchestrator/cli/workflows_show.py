@@ -175,7 +175,7 @@ def _print_run(
                 step.name,
                 _step_cell(step, status),
                 _items(step),
-                step.plan.queue if step.plan is not None else "",
+                _mailbox(step),
                 _condition(step),
                 _line(run.outcome(step), orchestrator) if step.state in _BAD else "",
             )
@@ -190,11 +190,19 @@ def _line(outcome: Outcome | None, orchestrator: Orchestrator) -> str:
     return "" if outcome is None else outcome_line(outcome, orchestrator.runtime.hidden)
 
 
+def _mailbox(step: StepRecord) -> str:
+    """Where its messages go: of a step that says what it needs the agent that it was placed with, or its needs."""
+    if step.needs:
+        return step.placed or f"needs {', '.join(step.needs)}"
+    return step.plan.queue if step.plan is not None else ""
+
+
 def _items(step: StepRecord) -> str:
     if step.items is None:
         return ""
     count, ended, unhandled = step.items
-    return f"{ended} of {count}" + (f", {unhandled} not handled" if unhandled else "")
+    unplaced = f", {step.unplaced} unplaced" if step.unplaced else ""
+    return f"{ended} of {count}" + (f", {unhandled} not handled" if unhandled else "") + unplaced
 
 
 def _condition(step: StepRecord) -> str:

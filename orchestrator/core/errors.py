@@ -55,6 +55,21 @@ class UnknownAgent(CallerError):
         self.name = name
 
 
+class NoAgents(CallerError):
+    """No known agent handles a message and offers all that a step needs."""
+
+    def __init__(self, message: str, needs: Iterable[str], known: Mapping[str, Iterable[str]]) -> None:
+        self.message = message
+        self.needs = tuple(needs)
+        shown = [f"{name} ({', '.join(sorted(has)) or 'nothing'})" for name, has in sorted(known.items())]
+        offered = {one for has in known.values() for one in has}
+        meant_ = [text for need in self.needs if need not in offered and (text := meant(need, offered))]
+        super().__init__(
+            f"no known agent handles {message} and offers {', '.join(self.needs)}; agents that handle it, and what "
+            f"they offer: {_listed(shown)}{''.join(meant_)}; with place_within_s the step waits for one"
+        )
+
+
 class UnknownMessage(CallerError):
     """The agent has no handler for that message type."""
 

@@ -345,6 +345,24 @@ class Keys:
         return f"{self.root}runs:busy"
 
     @property
+    def unplaced_runs(self) -> str:
+        """Sorted set of the uids of runs with steps for which no agent lives: uid -> when they are tried, in ms."""
+        return f"{self.root}runs:unplaced"
+
+    @property
+    def placed_agents(self) -> str:
+        """Set of the agents with which steps were placed that had only said what they need."""
+        return f"{self.root}runs:placed"
+
+    def runs_placed(self, agent: str) -> str:
+        """Sorted set of the uids of runs with steps that were placed with an agent: uid -> not before when, in ms."""
+        return f"{self.root}runs:placed:{agent}"
+
+    def hosts(self, agent: str) -> str:
+        """Hash of the incarnations that host an agent: id -> how many messages each runs at once."""
+        return f"{self.root}hosts:{agent}"
+
+    @property
     def timers(self) -> str:
         """Sorted set of what is due at a time: ``run:UID:STEP`` or ``ask:ID`` -> when, in ms."""
         return f"{self.root}timers"

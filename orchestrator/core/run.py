@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from orchestrator.core.placement import UNPLACED, unplaced_error
 from orchestrator.core.result_path import ResultPaths
 from orchestrator.core.run_calls import (
     CALLER,
@@ -85,6 +86,14 @@ def _keep(_step: str, _cancelled: bool) -> bool:
     return False
 
 
+def _nowhere(_step: str) -> int | None:
+    return None
+
+
+def _lives(_step: str) -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class Run:
     """A run's state."""
@@ -94,6 +103,10 @@ class Run:
     #: Takes back the message of a step, and says whether it could: no worker has it, and it is not between attempts.
     #: If it could not and the step is cancelled, the step is not attempted again.
     take_back: Callable[[str, bool], bool] = _keep
+    #: Of a step with ``needs``: the place of the candidate that gets it, ``None`` if none lives; and whether the one
+    #: that it was placed with is lost, so that none of its incarnations lives.
+    place: Callable[[str], int | None] = _nowhere
+    is_lost: Callable[[str], bool] = _lives
     #: Most steps that one call deals with; the rest waits for :meth:`advance`.
     budget: float = math.inf
     state: RunState = RunState.RUNNING
@@ -110,6 +123,10 @@ class Run:
     calls: dict[str, str] = field(default_factory=dict)
     ready: deque[str] = field(default_factory=deque)
     undo: list[str] = field(default_factory=list)
+    #: Steps with ``needs``: those that were sent, with the place of their candidate; and those for which none lives,
+    #: the one first that waits longest since it was last tried.
+    placed: dict[str, int] = field(default_factory=dict)
+    unplaced: dict[str, None] = field(default_factory=dict)
     events: dict[str, Any] = field(default_factory=dict)
     #: The steps that depend on nothing, once it has started.
     roots: tuple[int, ...] = ()
@@ -153,8 +170,9 @@ class Run:
             late_outcome(self, step, outcome)
             return self._close()
         self.outcomes[step] = outcome
-        if self.states.get(step) == "s":
+        if self.states.get(step) in ("s", "n"):
             self.counts["open"] -= 1
+            self.unplaced.pop(step, None)
         self._ended(step, str(outcome["outcome"]))
         return self._close()
 
@@ -207,10 +225,26 @@ class Run:
             self._plan_work("e", event)
         return self._close()
 
-    def time_came(self, step: str) -> Effects:
-        """The time of a wait has come: a wait for a time is handled; a wait for an event is dead, for none came."""
+    def place_again(self, *, is_lost: bool) -> Effects:
+        """Place unplaced steps again; if an agent ``is_lost``, also those that it was to get and has not begun."""
         self._open()
-        if self.states.get(step) == "u":
+        if is_lost:
+            self._plan_work("a")
+        self.agenda.append(("n", "", len(self.unplaced)))
+        return self._close()
+
+    def time_came(self, step: str) -> Effects:
+        """The time of a wait has come: a wait for a time is handled; a wait for an event is dead, for none came.
+
+        An unplaced step is dead, for no agent came.
+        """
+        self._open()
+        if self.states.get(step) == "n":
+            self.counts["open"] -= 1
+            self.unplaced.pop(step)
+            needs = self.plan[number_of(step)].options["needs"]
+            self._end_unsent(step, _dead(UNPLACED, unplaced_error(needs)))
+        elif self.states.get(step) == "u":
             if self.plan[step].options.get("event"):
                 self.counts["open"] -= 1
                 self._end_unsent(step, _dead("timeout", "the event did not come in time"))
@@ -248,10 +282,45 @@ class Run:
             self._begin_wait(step)
 
     def _send(self, step: str) -> None:
+        plan = self.plan.get(number_of(step))
+        if plan is not None and "needs" in plan.options:
+            candidate = self.place(step)
+            if candidate is None:
+                self._leave_unplaced(step, plan.options.get("within_ms"))
+                return
+            self.placed[step] = candidate
+        self._sent(step)
+
+    def _sent(self, step: str) -> None:
         self.states[step] = "s"
         self.counts["open"] += 1
         self._left -= 1
         self._effects.send.append(step)
+
+    def _leave_unplaced(self, step: str, within_ms: int | None) -> None:
+        self.states[step] = "n"
+        self.counts["open"] += 1
+        self._left -= 1
+        self.unplaced[step] = None
+        if within_ms is not None:
+            self._effects.timers.append((step, within_ms))
+
+    def _place_unplaced(self, count: int) -> int | None:
+        """Try the first ``count`` of the unplaced steps again."""
+        for left in range(min(count, len(self.unplaced)), 0, -1):
+            if self._left <= 0:
+                return left
+            step = next(iter(self.unplaced))
+            del self.unplaced[step]
+            self._left -= 1
+            candidate = self.place(step)
+            if candidate is None:
+                self.unplaced[step] = None
+                continue
+            self.placed[step] = candidate
+            self.counts["open"] -= 1
+            self._sent(step)
+        return None
 
     def _begin_map(self, step: str) -> None:
         options = self.plan[step].options
@@ -426,11 +495,23 @@ class Run:
     def _recall(self, kind: str) -> None:
         """Go through all steps: take back what is out (pause, cancel), end waits (cancel) or park them (failure)."""
         self._left -= 1
-        if not {"p": self.paused, "c": self.state is RunState.CANCELLED, "w": self.state in _STOPPED}[kind]:
+        if not {
+            "p": self.paused,
+            "c": self.state is RunState.CANCELLED,
+            "w": self.state in _STOPPED,
+            "a": self.state is not RunState.CANCELLED,
+        }[kind]:
             return
         for step, state in list(self.states.items()):
             letter = state[0]
-            if letter == "s" and kind != "w":
+            if kind == "a":
+                if letter == "s" and step in self.placed:
+                    self._left -= 1
+                    self._move(step)
+            elif letter == "n":
+                self.unplaced.pop(step)
+                self._taken_back(step, cancelled=kind == "c")
+            elif letter == "s" and kind != "w":
                 self._left -= 1
                 if self.take_back(step, kind == "c"):
                     self._taken_back(step, cancelled=kind == "c")
@@ -442,6 +523,16 @@ class Run:
                     self._park(step)
             elif kind == "c" and self._ends_by_cancel(step, state):
                 self._cancelled(step)
+
+    def _move(self, step: str) -> None:
+        """A step whose agent is lost is placed again, unless a worker has begun it."""
+        if not self.is_lost(step) or not self.take_back(step, False):
+            return
+        if step.startswith("u"):
+            self._taken_back(step, cancelled=False)
+            return
+        self.counts["open"] -= 1
+        self._release(step)
 
     def _taken_back(self, step: str, *, cancelled: bool) -> None:
         self.counts["open"] -= 1
@@ -652,6 +743,8 @@ class Run:
                 left = self._send_items(step)
             elif kind == "r":
                 left = self._send_ready()
+            elif kind == "n":
+                left = self._place_unplaced(at)
             else:
                 self._recall(kind)
             if left is not None:

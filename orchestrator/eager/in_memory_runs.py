@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.core.errors import InvalidExpansion, RunEnded, WorkflowExists
 from orchestrator.core.expansion import Expanded, steps_in_place
 from orchestrator.core.outcome import Dead, Handled, Outcome, Reason, to_wire
+from orchestrator.core.placement import least_loaded
 from orchestrator.core.run import COMPENSATION_STATES, Run, RunState
 from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.supervision import Supervision
@@ -28,6 +29,7 @@ from orchestrator.workflows.expansion import Compile, NewSteps, compiled_expansi
 from orchestrator.workflows.fork import counts_of, kept_states, kept_steps, to_resolve
 from orchestrator.workflows.function_calls import NewCalls, compiled_calls
 from orchestrator.workflows.function_history import History, history_of
+from orchestrator.workflows.placement import Placement
 from orchestrator.workflows.records import RunDetails, RunStatus, status_from, step_records
 from orchestrator.workflows.step_arguments import ItemCount, Outcomes, fill, final_result, outcome_in_run, run_gone
 
@@ -49,23 +51,56 @@ class _Kept:
     #: The compiled steps by their numbers; the next number that none has had.
     steps: dict[str, CompiledStep] = field(default_factory=dict)
     next_number: int = 0
+    #: Agent -> steps that are to be sent to it, and only said what they need.
+    loads: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.steps = self.steps or {str(number): step for number, step in enumerate(self.compiled.steps)}
         self.next_number = self.next_number or len(self.steps)
+
+    def place(self, step: str) -> int | None:
+        """The place of the candidate that gets a step: the one with the fewest steps to be sent. All of them live."""
+        agents = [one.supervision.agent for one in self._placement_of(step).candidates]
+        place = least_loaded([self.loads[agent] for agent in agents])
+        if place is not None:
+            self.loads[agents[place]] += 1
+        return place
+
+    def left(self, step: str) -> None:
+        """A step that was to be sent is not any more."""
+        if step in self.rule.placed:
+            self.loads[self._placement_of(step).candidates[self.rule.placed[step]].supervision.agent] -= 1
+
+    def _placement_of(self, step: str) -> Placement:
+        compiled = self.steps[number_of(step).removeprefix("u")]
+        placement = compiled.undo_placement if step.startswith("u") else compiled.placement
+        assert placement is not None  # noqa: S101 - it is asked of steps with needs only
+        return placement
+
+    def message(self, step: str) -> OutgoingMessage:
+        """A step's message, or that of a compensation."""
+        compiled = self.steps[number_of(step).removeprefix("u")]
+        message = compiled.undo if step.startswith("u") else compiled.message
+        if message is None:
+            placement = self._placement_of(step)
+            message = placement.candidates[self.rule.placed[step]]
+            return replace(message, args=[placement.values])
+        return message
 
     def take_back(self, step: str, _cancelled: bool) -> bool:
         """Take back a step that is to be sent, and say whether it could."""
         if step not in self.to_send:
             return False
         self.to_send.remove(step)
+        self.left(step)
         return True
 
     def add_steps(self, count: int, steps: Sequence[CompiledStep], plans: Mapping[str, StepPlan]) -> None:
         """Add steps that a handler has returned or called."""
-        self.steps |= {str(self.next_number + place): step for place, step in enumerate(steps)}
+        new = {str(self.next_number + place): step for place, step in enumerate(steps)}
+        self.steps |= new
         self.next_number += count
-        self.rule.add_steps(plans)
+        self.rule.add_steps({**_plans(new), **plans})
 
 
 class InMemoryRuns:
@@ -90,12 +125,12 @@ class InMemoryRuns:
             if self._runs[known].compiled.fingerprint != compiled.fingerprint:
                 raise WorkflowExists(workflow_id)
             return known
-        plan: dict[str, StepPlan] = {str(number): step.plan for number, step in enumerate(compiled.steps)}
+        plan = _plans({str(number): step for number, step in enumerate(compiled.steps)})
         return self._begin(_Kept(workflow_id, compiled, Run(plan, compiled.on_failure), _now_ms()))
 
     def _begin(self, kept: _Kept, ended: Sequence[str] = ()) -> str:
         uid, name = secrets.token_hex(8), kept.compiled.name
-        kept.rule.take_back = kept.take_back
+        kept.rule.take_back, kept.rule.place = kept.take_back, kept.place
         self._runs[uid], self._by_id[kept.id] = kept, uid
         emit(events.WORKFLOW_STARTED, workflow=name, id=kept.id, uid=uid)
         if name in self._paused:
@@ -219,7 +254,18 @@ class InMemoryRuns:
         if status is None:
             return None
         rule, declared = self._runs[uid].rule, len(self._runs[uid].compiled.steps)
-        return RunDetails(status, step_records(rule.plan, rule.states, rule.maps, declared))
+        states = {step: self._state(rule, step) for step in rule.states}
+        candidates = {
+            number: [one.supervision.agent for one in step.placement.candidates]
+            for number, step in self._runs[uid].steps.items()
+            if step.placement is not None
+        }
+        return RunDetails(status, step_records(rule.plan, states, rule.maps, declared, candidates))
+
+    def _state(self, rule: Run, step: str) -> str:
+        """The state of a step as Redis has it."""
+        state = rule.states[step]
+        return f"s,{rule.placed[step] + 1}" if state == "s" and step in rule.placed else state
 
     def outcome(self, uid: str, number: str) -> Outcome | None:
         """The outcome of a step or an item."""
@@ -329,6 +375,7 @@ class InMemoryRuns:
         try:
             while kept.to_send:
                 step = kept.to_send.popleft()
+                kept.left(step)
                 if rule.states.get(step) == "s":
                     raised += self._send(uid, kept, step)
         finally:
@@ -356,9 +403,8 @@ class InMemoryRuns:
 
     def _message(self, uid: str, kept: _Kept, step: str) -> OutgoingMessage:
         compiled = kept.steps[number_of(step).removeprefix("u")]
-        message = compiled.undo if step.startswith("u") else compiled.message
+        message = kept.message(step)
         has_references = compiled.undo_has_references if step.startswith("u") else compiled.has_references
-        assert message is not None  # noqa: S101 - only steps with a message are sent
         name = compiled.plan.name + (".undo" if step.startswith("u") else "")
         run = {"uid": uid, "id": kept.id, "step": step, "name": name}
         if has_references:
@@ -401,6 +447,15 @@ class InMemoryRuns:
         if isinstance(outcome, Handled) and isinstance(outcome.result, Expanded | Suspended):
             wire |= {"result": None, outcome.result.FIELD: outcome.result.to_wire()}
         self._apply(str(run["uid"]), kept, kept.rule.step_ended(str(run["step"]), wire))
+
+
+def _plans(steps: Mapping[str, CompiledStep]) -> dict[str, StepPlan]:
+    """The plans of steps by their numbers, with those of compensations that say what they need."""
+    plans = {number: step.plan for number, step in steps.items()}
+    for number, step in steps.items():
+        if step.undo_placement is not None:
+            plans[f"u{number}"] = StepPlan(f"{step.plan.name}.undo", options=step.undo_placement.plan_options)
+    return plans
 
 
 def _now_ms() -> int:

@@ -31,6 +31,8 @@ class AgentEntry:
     messages: tuple[str, ...]
     #: Message name -> the policies that its agent and handler declare, as JSON data.
     policies: Mapping[str, Any] = field(default_factory=dict)
+    #: What it offers to steps of workflows.
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class IncarnationEntry:
     #: Seconds since it last asked for messages, while it has a free slot.
     not_polling_s: float = 0.0
     #: The messages that each of its agents handles.
-    capabilities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    messages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Celery's pool, and how many tasks it runs at once; 0 where it is not known (no Orchestrator, or just started).
     pool: str = ""
     concurrency: int = 0
@@ -107,12 +109,17 @@ def _number(fields: dict[bytes, bytes], name: str) -> int:
     return int(_text(fields, name) or 0)
 
 
-def _capabilities(text: str) -> dict[str, tuple[str, ...]]:
+def _messages(text: str) -> dict[str, tuple[str, ...]]:
     try:
         loaded = json.loads(text)
     except ValueError:
         return {}
     return {str(name): tuple(map(str, messages)) for name, messages in loaded.items()}
+
+
+def _described_agent(entry: AgentEntry) -> dict[str, Any]:
+    described = {"queue": entry.queue, "messages": sorted(entry.messages), "policies": dict(entry.policies)}
+    return described | ({"capabilities": list(entry.capabilities)} if entry.capabilities else {})
 
 
 def _leases(client: Any, keys: Keys) -> Any:
@@ -144,7 +151,7 @@ def _entry(name: str, fields: dict[bytes, bytes], age_s: float) -> IncarnationEn
         oldest_running_s=float(_text(fields, "oldest_running_s", "0")),
         last_poll_s=float(_text(fields, "last_poll_s", "0")),
         not_polling_s=float(_text(fields, "not_polling_s", "0")),
-        capabilities=_capabilities(_text(fields, "capabilities", "{}")),
+        messages=_messages(_text(fields, "messages", "{}")),
         pool=_text(fields, "pool"),
         concurrency=_number(fields, "concurrency"),
         has_heart=bool(_text(fields, "heart")),
@@ -167,10 +174,7 @@ class Registry:
 
     def announce(self, entries: Iterable[AgentEntry]) -> None:
         """Register agents, so that senders know them; called by the worker that hosts them."""
-        mapping = {
-            e.name: json.dumps({"queue": e.queue, "messages": sorted(e.messages), "policies": dict(e.policies)})
-            for e in entries
-        }
+        mapping = {e.name: json.dumps(_described_agent(e)) for e in entries}
         if mapping:
             self._call(lambda c, k: c.hset(k.agents, mapping=mapping))
 
@@ -186,7 +190,11 @@ class Registry:
         for raw_name, raw in self._call(lambda c, k: c.hgetall(k.agents)).items():
             name, described = raw_name.decode(), json.loads(raw)
             known[name] = AgentEntry(
-                name, described["queue"], tuple(described["messages"]), described.get("policies", {})
+                name,
+                described["queue"],
+                tuple(described["messages"]),
+                described.get("policies", {}),
+                tuple(described.get("capabilities", ())),
             )
         return known
 

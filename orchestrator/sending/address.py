@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +35,20 @@ class Directory(Protocol):
             InvalidPolicy: the recipient is neither.
             UnknownAgent: the agent is neither declared here nor announced.
             UnknownMessage: the agent does not handle the message.
+        """
+
+    def offering(self, message: str, needs: Collection[str]) -> list[Address]:
+        """The addresses of a message at the known agents that handle it and offer all that is needed, by their names.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+
+    def capabilities(self, message: str) -> Mapping[str, Collection[str]]:
+        """What the known agents offer that handle a message.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
         """
 
     def by_task(self, task: str) -> Address | None:

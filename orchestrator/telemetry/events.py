@@ -212,6 +212,11 @@ WORKFLOW_RESUMED: Final = _event("workflow.resumed", "A paused run goes on.", me
 WORKFLOW_CANCELLED: Final = _event(
     "workflow.cancelled", "A run was cancelled, by hand or at its deadline.", metadata="workflow id uid"
 )
+WORKFLOW_UNPLACED: Final = _event(
+    "workflow.unplaced",
+    "No agent lives that offers what a workflow's step needs: the first such step of a run, until all are placed.",
+    metadata="workflow id uid step needs",
+)
 WORKFLOW_REPAIRED: Final = _event(
     "workflow.repaired",
     "The message of a workflow's step was nowhere. How: its outcome was recorded late, or it was sent again.",

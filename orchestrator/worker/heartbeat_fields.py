@@ -33,7 +33,7 @@ class HeartbeatFields:
                   if spec.queue in consumed}  # fmt: skip
         fields = {
             "agents": json.dumps(list(hosted)),
-            "capabilities": json.dumps(hosted),
+            "messages": json.dumps(hosted),
             "app_version": self._app_version,
             "library_version": self._library,
         }

@@ -152,7 +152,7 @@ class _Builder:
         return self._task(signature, args, kwargs, given)
 
     def build_list(self, members: Iterable[Any]) -> _Part:
-        """Add the steps of each member: a signature, or a pair of an agent and a message."""
+        """Add the steps of each member: a signature, a pair of an agent and a message, or a message."""
         parts: list[_Part] = []
         for member in islice(members, MAX_STEPS + 1):
             match member:
@@ -160,10 +160,13 @@ class _Builder:
                     name = self._add(Kind.TASK, message_name(type(message)), (), message=message, to=agent,
                                      options=self._options)  # fmt: skip
                     parts.append(_Part(Reference(name), (name,)))
+                case Message():
+                    name = self._add(Kind.TASK, message_name(type(member)), (), message=member, options=self._options)
+                    parts.append(_Part(Reference(name), (name,)))
                 case Task() | Mapping():
                     parts.append(self.build(_signature(member), _Given()) or _Part([], ()))
                 case _:
-                    allowed = "a signature, a task, or a pair of an agent and a message"
+                    allowed = "a signature, a task, or a pair of an agent and a message; with needs also a message"
                     self.problems.append(f"{member!r} is no step; allowed: {allowed}")
         return _together(parts, ())
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from orchestrator.core.nearest import meant
 from orchestrator.core.numbers import is_number, is_whole_number
+from orchestrator.core.placement import names_fault
 from orchestrator.core.workflow_plan import Kind, OnFailure, When
 from orchestrator.workflows.definition import Limit, LimitStrategy, StepDefinition, Workflow, names_in, on_failure_fault
 from orchestrator.workflows.references import MARK, Item, Reference, Results, has_mark, references_in
@@ -107,6 +108,7 @@ def _step(step: StepDefinition, known: Mapping[str, StepDefinition], dependencie
         yield from _wait(step)
     if step.kind is Kind.JOIN and not step.after:
         yield "a join needs steps in after"
+    yield from _placement(step)
     if has_mark(inputs_of(step)):
         yield f"its arguments have a member {MARK!r}, which is reserved"
 
@@ -117,6 +119,20 @@ def _map(step: StepDefinition) -> Iterator[str]:
         yield f"over={step.over!r}; allowed: {allowed}"
     if step.limit is not None and (not is_whole_number(step.limit) or step.limit < 1):
         yield f"limit={step.limit!r}; allowed: a whole number from 1"
+
+
+def _placement(step: StepDefinition) -> Iterator[str]:
+    within_s = step.options.get("place_within_s")
+    if within_s is not None and (not is_number(within_s) or not 0 < within_s <= _MAX_WAIT_S):
+        yield f"place_within_s={within_s!r}; allowed: seconds above 0, at most a year"
+    if step.needs is None:
+        if within_s is not None:
+            yield "place_within_s without needs; allowed: with needs"
+        return
+    if fault := names_fault(step.needs):
+        yield f"needs={step.needs!r}; {fault}"
+    if step.to is not None:
+        yield f"to={step.to!r} with needs; allowed: one of them"
 
 
 def _wait(step: StepDefinition) -> Iterator[str]:

@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from celery import Celery, Task
 from celery.canvas import Signature
 
-from orchestrator.core.errors import CallerError, InvalidWorkflow, UnknownAgent, UnknownMessage
+from orchestrator.core.errors import CallerError, InvalidWorkflow, NoAgents, UnknownAgent, UnknownMessage
 from orchestrator.core.message import Message, encode, message_name
+from orchestrator.core.placement import names_fault
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, ranges_text
 from orchestrator.sending.address import Directory
@@ -26,6 +27,7 @@ from orchestrator.workflows.check import MAX_STEPS, dependencies_of, problems_in
 from orchestrator.workflows.definition import Limit, StepDefinition, StepOptions, Workflow
 from orchestrator.workflows.errbacks import errback_arguments
 from orchestrator.workflows.field_check import check_fields
+from orchestrator.workflows.placement import Placement, lasting, placement_of
 from orchestrator.workflows.references import MARK, Item, Reference, Results, references_in
 
 #: What a step may set of its message.
@@ -46,6 +48,9 @@ class CompiledStep:
     #: Whether its arguments have references, so that its worker has to look results up.
     has_references: bool = False
     undo_has_references: bool = False
+    #: Of a step that says what it needs, instead of the messages.
+    placement: Placement | None = None
+    undo_placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def compile_workflow(app: Celery, directory: Directory, workflow: Workflow) -> C
 
     Raises:
         InvalidWorkflow: it has faults; all are listed.
-        UnknownAgent, UnknownMessage: its only fault is such a step; the text names the step.
+        UnknownAgent, UnknownMessage, NoAgents: its only fault is such a step; the text names the step.
     """
     compiled = compile_steps(app, directory, workflow, 0, workflow.final)
     return replace(compiled, fingerprint=_fingerprint(workflow, compiled.steps, compiled.final))
@@ -77,7 +82,7 @@ def compile_steps(app: Celery, directory: Directory, workflow: Workflow, first: 
     """Check a definition, and build its messages, for steps whose numbers begin with ``first``.
 
     Raises:
-        InvalidWorkflow, UnknownAgent, UnknownMessage: see :func:`compile_workflow`.
+        InvalidWorkflow, UnknownAgent, UnknownMessage, NoAgents: see :func:`compile_workflow`.
     """
     dependencies = {step.name: dependencies_of(step) for step in workflow.steps}
     problems = problems_in(workflow, dependencies)
@@ -98,12 +103,16 @@ def compile_steps(app: Celery, directory: Directory, workflow: Workflow, first: 
 
 def _refuse(workflow: str, problems: Sequence[str], errors: Sequence[tuple[str, Exception]]) -> NoReturn:
     """Raise all faults of a definition; ``errors`` are those of its steps, each with what it is in."""
-    if not problems and len(errors) == 1 and isinstance(errors[0][1], UnknownAgent | UnknownMessage):
+    if not problems and len(errors) == 1 and isinstance(errors[0][1], UnknownAgent | UnknownMessage | NoAgents):
         [(where, only)] = errors
         # The type says what is unknown; of several faults none is more important than the others.
         only.args = (f"{where}: {only}",)
         raise only
     raise InvalidWorkflow(workflow, [*problems, *(f"{where}: {error}" for where, error in errors)])
+
+
+#: A step's message and its compensation; or what they need instead of an agent.
+_Messages: TypeAlias = tuple[OutgoingMessage | None, OutgoingMessage | None, Placement | None, Placement | None]
 
 
 class _Compiler:
@@ -162,7 +171,8 @@ class _Compiler:
         return guarded
 
     def _compiled(self, step: StepDefinition, dependents: tuple[int, ...], guarded: bool) -> CompiledStep:
-        message, undo = self._messages(step)
+        message, undo, placement, undo_placement = self._messages(step)
+        options = self._options(step) | ({} if placement is None else placement.plan_options)
         plan = StepPlan(
             name=step.name,
             kind=step.kind,
@@ -170,12 +180,13 @@ class _Compiler:
             dependencies=len(self._dependencies[step.name]) or len(step.errback_of[:1]),
             when=When(step.when),
             guarded=guarded,
-            undo=undo is not None,
+            undo=undo is not None or undo_placement is not None,
             dependents=dependents,
-            options=self._options(step),
+            options=options,
         )
         refers = bool(step.errback_of) or _refers(step.fields, step.message)
-        return CompiledStep(plan, message, undo, refers, undo is not None and _refers(None, step.undo))
+        undo_refers = undo is not None and _refers(None, step.undo)
+        return CompiledStep(plan, message, undo, refers, undo_refers, placement, undo_placement)
 
     def check_messages(self) -> None:
         """Find the faults of all steps' messages, of a graph whose own faults are known."""
@@ -184,25 +195,29 @@ class _Compiler:
             self._messages(step)
         self._ignores_unknown = False
 
-    def _messages(self, step: StepDefinition) -> tuple[OutgoingMessage | None, OutgoingMessage | None]:
+    def _messages(self, step: StepDefinition) -> _Messages:
         """A step's message and its compensation; their faults are in ``errors``."""
         where, options = f"step {step.name!r}", CheckedOptions()
         method, arguments = ("map", _MAP_ARGUMENTS) if step.kind is Kind.MAP else ("step", _STEP_ARGUMENTS)
         with self._faults(where):
             options = check_options(step.options, _STEP_OPTIONS, method, arguments)  # type: ignore[arg-type]
-        message = undo = None
+        messages: list[OutgoingMessage | Placement | None] = [None, None]
         with self._faults(where):
             if step.kind in (Kind.TASK, Kind.MAP):
-                message = self._message(step, step.message, step.fields, options)
+                messages[0] = self._message(step, step.message, step.fields, options)
         with self._faults(f"{where}, undo"):
             if step.undo is not None:
-                undo = self._message(step, step.undo, None, options)
-        return message, undo
+                messages[1] = self._message(step, step.undo, None, options)
+        sent = [one if isinstance(one, OutgoingMessage) else None for one in messages]
+        placed = [one if isinstance(one, Placement) else None for one in messages]
+        return sent[0], sent[1], placed[0], placed[1]
 
     @contextmanager
     def _faults(self, where: str) -> Iterator[None]:
         try:
             yield
+        except _NamedElsewhere:
+            pass
         except (CallerError, TypeError) as error:
             self.errors.append((where, error))
 
@@ -228,10 +243,13 @@ class _Compiler:
 
     def _message(
         self, step: StepDefinition, message: Any, fields: Mapping[str, Any] | None, options: CheckedOptions
-    ) -> OutgoingMessage:
+    ) -> OutgoingMessage | Placement:
+        is_undo = message is step.undo
         if isinstance(message, Task):
             message = message.s()
         if isinstance(message, Signature):
+            if step.needs is not None and not is_undo:
+                raise _fault("needs with a task; allowed: a message, for tasks have no capabilities")
             return self._task_message(step, message, options)
         return self._agent_message(step, message, fields, options)
 
@@ -252,7 +270,7 @@ class _Compiler:
         timed = sorted(name for name in ("countdown", "eta", "expires") if plain.options.get(name) is not None)
         if timed:
             raise _fault(f"signature options {timed}; allowed: none of these, a step waits after flow.wait(seconds=…)")
-        message = _lasting(build_task_message(self._app, self._directory, plain, None, options))
+        message = lasting(build_task_message(self._app, self._directory, plain, None, options))
         if is_plain:
             self._plain_messages[signature.task] = message
         return self._as_its_class_sends(message)
@@ -282,7 +300,7 @@ class _Compiler:
 
     def _agent_message(
         self, step: StepDefinition, message: Any, fields: Mapping[str, Any] | None, options: CheckedOptions
-    ) -> OutgoingMessage:
+    ) -> OutgoingMessage | Placement:
         if isinstance(message, Message):
             if fields is not None:
                 raise _fault("fields with a message; allowed: fields with a message's class")
@@ -293,10 +311,12 @@ class _Compiler:
             cls, values = message, {name: self.wire(value, step.over) for name, value in given.items()}
         else:
             raise _fault(f"{message!r} is no message; allowed: a Message, its class, a signature or a task")
+        if step.needs is not None:
+            return self._placement(step, cls, values, options)
         if step.to is None:
-            raise _fault("to is missing; allowed: the agent that handles the message")
+            raise _fault("to is missing; allowed: the agent that handles the message, or what it needs")
         address = self._directory.address(step.to, message_name(cls))
-        return _lasting(
+        return lasting(
             build_message(
                 self._directory.timeouts,
                 options,
@@ -310,6 +330,13 @@ class _Compiler:
                 hide=secret_names(cls),
             )
         )
+
+    def _placement(self, step: StepDefinition, cls: type[Message], values: Any, options: CheckedOptions) -> Placement:
+        if names_fault(step.needs):
+            # Among the faults of the graph.
+            raise _NamedElsewhere
+        needs, within_s = tuple(sorted(set(step.needs))), step.options.get("place_within_s")
+        return placement_of(self._directory, message_name(cls), values, needs, within_s, options, secret_names(cls))
 
     def wire(self, value: Any, over: Any = None) -> Any:
         """JSON data with references in the form that workers replace (see :mod:`.step_arguments`).
@@ -342,6 +369,10 @@ class _Compiler:
         return {"map" if self._steps[number - self._first].kind is Kind.MAP else "step": str(number)}
 
 
+class _NamedElsewhere(Exception):
+    """A fault is among those of the graph."""
+
+
 def _fault(text: str) -> CallerError:
     return CallerError(text)
 
@@ -349,13 +380,6 @@ def _fault(text: str) -> CallerError:
 def _refers(fields: Any, message: Any) -> bool:
     arguments = [fields, getattr(message, "args", ()), getattr(message, "kwargs", {})]
     return any(True for _ in references_in(arguments))
-
-
-def _lasting(message: OutgoingMessage) -> OutgoingMessage:
-    """The message without expiry and deadline, which count from its acceptance: that time is not known yet."""
-    if message.expires_s is None and message.supervision.deadline_at_s is None:
-        return message
-    return replace(message, expires_s=None, supervision=replace(message.supervision, deadline_at_s=None))
 
 
 def _fingerprint(workflow: Workflow, steps: tuple[CompiledStep, ...], final: Any) -> str:
@@ -366,4 +390,8 @@ def _fingerprint(workflow: Workflow, steps: tuple[CompiledStep, ...], final: Any
             if message is not None:
                 wire = {**message.supervision.to_wire(), "deadline_at_s": None}
                 parts.append(json.dumps([message.task, list(message.args), dict(message.kwargs), wire], default=str))
+        for placement in (step.placement, step.undo_placement):
+            if placement is not None:
+                # Without its candidates: which agents are known does not change a definition.
+                parts.append(json.dumps([placement.send(has_references=False), placement.values], default=str))
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

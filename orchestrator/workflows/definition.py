@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 
 class StepOptions(TypedDict, total=False):
-    """What a step may set of its message, as :meth:`Orchestrator.send` may."""
+    """What a step may set of its message, as :meth:`Orchestrator.send` may, and where it is placed."""
 
     retry: Retry | None
     on_error: OnError | str | None
     timeout_s: float | None
     priority: int | None
     metadata: Mapping[str, Any] | None
+    #: Instead of an agent: what it has to offer. Of the living ones that offer all of it the least loaded gets it.
+    needs: Collection[str] | None
+    #: After how many seconds a step is dead for which no such agent lives; it waits for ever unless this is said.
+    place_within_s: float | None
 
 
 class CanvasOptions(StepOptions, total=False):
@@ -84,6 +88,11 @@ class StepDefinition:
     after_is_all: bool = False
     #: The steps whose errback it is: it begins once one of them is dead, and otherwise never. It does not guard them.
     errback_of: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> Any:
+        """What its agent has to offer, as it was given; ``None`` if it names its agent."""
+        return self.options.get("needs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +185,14 @@ class Workflow:
             name: unique in the workflow.
             message: a message; or a message's class, whose ``fields`` may hold references; or a signature or task,
                 whose arguments may hold references.
-            to: the agent; none for a task.
+            to: the agent; none for a task, and if ``needs`` says what the agent has to offer.
             fields: the fields of a message that is given as its class.
             after: the steps that have to end first, besides those whose results it refers to.
             when: on which outcomes of all these it begins: ``"all_handled"``, ``"all_ended"``, ``"any_handled"`` or
                 ``"any_failed"``.
-            undo: its compensation, for the same agent; or a task.
-            options: those of :meth:`Orchestrator.send` that :class:`StepOptions` has.
+            undo: its compensation, for the same agent, or any that offers what it ``needs``; or a task.
+            options: those of :meth:`Orchestrator.send` that :class:`StepOptions` has, ``needs`` and
+                ``place_within_s``.
         """
         definition = StepDefinition(name, Kind.TASK, message, to, fields, _listed(after), when, undo, options)
         return self._add(definition)

@@ -10,7 +10,7 @@ from celery import Task
 from celery.canvas import Signature
 
 from orchestrator.agents.expand import Expand
-from orchestrator.core.errors import InvalidExpansion, InvalidWorkflow, UnknownAgent, UnknownMessage
+from orchestrator.core.errors import InvalidExpansion, InvalidWorkflow, NoAgents, UnknownAgent, UnknownMessage
 from orchestrator.core.expansion import Expanded, take_place
 from orchestrator.core.workflow_plan import OnFailure, StepPlan
 from orchestrator.workflows.canvas import fill_from_canvas, fill_from_list
@@ -99,7 +99,7 @@ def compiled_expansion(
         compiled = compile_steps(flow, first, new.final)
     except InvalidWorkflow as error:
         raise InvalidExpansion(error.problems) from error
-    except (UnknownAgent, UnknownMessage) as error:
+    except (UnknownAgent, UnknownMessage, NoAgents) as error:
         raise InvalidExpansion([str(error)]) from error
     numbers = {step.name: first + place for place, step in enumerate(flow.steps)}
     item = owner.partition(".")[2]

@@ -45,12 +45,16 @@ def _step(step: StepRecord, status: RunStatus, waits_for: list[str]) -> str:
         return f"never began, for the run is {status.state}"
     match step.state:
         case StepState.SENT:
-            queue = step.plan.queue if step.plan is not None else ""
-            return f"its message is in {queue} or with a worker of it; delivery {status.uid}.{step.number}"
+            queue = step.placed or (step.plan.queue if step.plan is not None else "")
+            placed = f"placed with {step.placed}, which offers {', '.join(step.needs)}; " if step.placed else ""
+            return f"{placed}its message is in {queue} or with a worker of it; delivery {status.uid}.{step.number}"
+        case StepState.UNPLACED:
+            return f"unplaced: {_no_agent(step)}"
         case StepState.ITEMS_SENT if step.items is not None:
             count, ended, unhandled = step.items
             failed = f", of these {unhandled} not handled" if unhandled else ""
-            return f"{ended} of {counted(count, 'item')} have ended{failed}"
+            unplaced = f"; {step.unplaced} unplaced: {_no_agent(step)}" if step.unplaced else ""
+            return f"{ended} of {counted(count, 'item')} have ended{failed}{unplaced}"
         case StepState.EXPANDED:
             return f"waits for the {counted(len(step.expansion), 'step')} that took its place: {_some(step.expansion)}"
         case StepState.CALLING:
@@ -63,6 +67,14 @@ def _step(step: StepRecord, status: RunStatus, waits_for: list[str]) -> str:
     if not waits_for:
         return "an errback, begins if one of its steps is dead"
     return f"waits for {_some(waits_for)}"
+
+
+def _no_agent(step: StepRecord) -> str:
+    """Why a step, or an item, is unplaced."""
+    candidates = f"none of {_some(step.candidates)} lives" if step.candidates else "no agent is known that does"
+    within_ms = None if step.plan is None else step.plan.options.get("within_ms")
+    fails = "" if within_ms is None else f"; it fails {within_ms / 1000:g} s after it could begin"
+    return f"no living agent offers {', '.join(step.needs)}: {candidates}{fails}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from binascii import b2a_base64
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,6 +16,7 @@ from celery import Celery
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, InvalidWorkflow, MessageTooLarge
 from orchestrator.core.keys import GROUP
+from orchestrator.core.placement import Candidate, PlacementRecord
 from orchestrator.core.run import RunState
 from orchestrator.core.workflow_plan import StepPlan, ranges_text
 from orchestrator.sending.message_template import MessageTemplate, encode, write_template
@@ -25,6 +27,7 @@ from orchestrator.transport.producer_batch import BatchPublishError, open_batch
 from orchestrator.transport.store import Store
 from orchestrator.workflows.compiler import CompiledStep, CompiledWorkflow
 from orchestrator.workflows.definition import LimitStrategy
+from orchestrator.workflows.placement import Placement
 from orchestrator.workflows.step_arguments import inputs_in
 
 #: How long a plan that is being written is kept.
@@ -32,6 +35,9 @@ WRITING_MS: Final = 600_000
 
 #: Marks the placeholders of this process' templates, so that no user's metadata is taken for one.
 NONCE: Final = secrets.token_hex(4)
+
+#: The last part of an agent's message's body, as Celery writes it.
+_NO_CALLBACKS: Final = b'{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 
 #: Most templates in the cache.
 _MOST_TEMPLATES: Final = 1000
@@ -111,6 +117,25 @@ class PlanWriter:
         own, its = f"@{NONCE}:", f"@{nonce}:"
         return texts, {number: text.replace(own, its) for number, text in templates.items()}
 
+    def candidates_of(
+        self, messages: Sequence[OutgoingMessage], nonce: str, *, has_references: bool
+    ) -> tuple[list[Candidate], dict[str, str]]:
+        """Agents that a step may be placed with, by its messages for them, and the templates of these.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+            InvalidWorkflow: a message cannot be a step's.
+        """
+        writing, candidates, templates = _Writing(self._templates, "placement"), [], {}
+        try:
+            for message in messages:
+                number, text, queue, level = writing.candidate(message.task, message, has_references)
+                candidates.append(Candidate(message.supervision.agent, number, queue, level))
+                templates[number] = text.replace(f"@{NONCE}:", f"@{nonce}:")
+        except BatchPublishError as error:
+            raise BrokerUnavailable(self._store().url, error) from error
+        return candidates, templates
+
 
 def roots_of(compiled: CompiledWorkflow) -> str:
     """The numbers of the steps that depend on nothing."""
@@ -165,10 +190,16 @@ class _Templates:
             plan = step.plan
             if step.message is not None:
                 plan = _with(plan, writing.written(plan.name, step.message, step.has_references))
+            elif step.placement is not None:
+                plan = _with(plan, writing.placed(plan.name, step.placement, step.has_references))
             steps[str(number)] = plan.to_text()
             if step.undo is not None:
                 undo = StepPlan(f"{plan.name}.undo")
                 written = writing.written(undo.name, step.undo, step.undo_has_references)
+                steps[f"u{number}"] = _with(undo, written).to_text()
+            elif step.undo_placement is not None:
+                undo = StepPlan(f"{plan.name}.undo", options=step.undo_placement.plan_options)
+                written = writing.placed(undo.name, step.undo_placement, has_references=False)
                 steps[f"u{number}"] = _with(undo, written).to_text()
         return steps, writing.templates
 
@@ -215,6 +246,11 @@ class _Templates:
         if limit and size > limit:
             raise MessageTooLarge(size, limit)
 
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The streams of a mailbox."""
+        return self._store().levels
+
     def shown(self, message: OutgoingMessage) -> list[str]:
         """The texts of a message's arguments, as parts of JSON texts."""
         return [encode(text)[1:-1] for text in reprs_of(message, self._hidden)]
@@ -230,17 +266,54 @@ class _Writing:
 
     def written(self, name: str, message: OutgoingMessage, has_references: bool) -> _Written:
         """The part of a step's plan that describes its message."""
-        try:
-            number, text, template = self._known.of(self._workflow, message, has_references)
-        except InvalidWorkflow as error:
-            raise InvalidWorkflow(self._workflow, [f"step {name!r}: {one}" for one in error.problems]) from None
+        number, text, template = self._template(name, message, has_references)
         self.templates[number] = text
         with library_errors(self._known._app, message.task):
             body = template.body(encode(list(message.args)).encode(), encode(dict(message.kwargs)).encode())[1:-1]
         self._known.check_size(len(text) + len(body))
-        queue = queue_name(message) if message.queue is not None else json.loads(template.values["queue"])
+        queue = _queue_of(message, template)
         inputs = inputs_in([message.args, message.kwargs]) if has_references else ()
         return _Written(number, queue, template.level, inputs, body, *self._known.shown(message))
+
+    def placed(self, name: str, placement: Placement, has_references: bool) -> _Written:
+        """The same for a step that says what it needs: in the place of its template is the number of its placement."""
+        candidates = []
+        for message in placement.candidates:
+            number, text, queue, level = self.candidate(name, message, has_references)
+            self.templates[number] = text
+            candidates.append(Candidate(message.supervision.agent, number, queue, level))
+        record = PlacementRecord(
+            placement.needs,
+            tuple(candidates),
+            self._known.levels,
+            placement.within_ms,
+            placement.send(has_references=has_references),
+        )
+        text = record.to_text()
+        number = f"p{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        self.templates[number] = text
+        message = placement.unaddressed()
+        with library_errors(self._known._app, placement.message):
+            args = encode(list(message.args)).encode()
+            body = b2a_base64(b"[%b, {}, %b]" % (args, _NO_CALLBACKS), newline=False).decode()
+        self._known.check_size(max(map(len, self.templates.values())) + len(body))
+        inputs = inputs_in(message.args) if has_references else ()
+        return _Written(number, "", "", inputs, body, *self._known.shown(message))
+
+    def candidate(self, name: str, message: OutgoingMessage, has_references: bool) -> tuple[str, str, str, str]:
+        """The template of a message for an agent: its number and its text; and its mailbox and its stream's level."""
+        number, text, template = self._template(name, message, has_references)
+        return number, text, _queue_of(message, template), template.level
+
+    def _template(self, name: str, message: OutgoingMessage, has_references: bool) -> tuple[str, str, MessageTemplate]:
+        try:
+            return self._known.of(self._workflow, message, has_references)
+        except InvalidWorkflow as error:
+            raise InvalidWorkflow(self._workflow, [f"step {name!r}: {one}" for one in error.problems]) from None
+
+
+def _queue_of(message: OutgoingMessage, template: MessageTemplate) -> str:
+    return queue_name(message) if message.queue is not None else str(json.loads(template.values["queue"]))
 
 
 def _slot(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -45,6 +46,8 @@ class StepState(StrEnum):
     ITEMS_SENT = "items sent"
     #: Waits for an event or a time.
     SUSPENDED = "suspended"
+    #: No agent lives that offers what it needs; it is sent once one does.
+    UNPLACED = "unplaced"
     #: Its handler has returned steps that have taken its place, and they have not all ended.
     EXPANDED = "expanded"
     #: A workflow function that waits for its calls.
@@ -58,8 +61,9 @@ class StepState(StrEnum):
 
 _STATES = {
     "w": StepState.WAITING, "r": StepState.READY, "s": StepState.SENT, "m": StepState.ITEMS_SENT,
-    "u": StepState.SUSPENDED, "x": StepState.EXPANDED, "y": StepState.CALLING, "h": StepState.HANDLED,
-    "d": StepState.DEAD, "e": StepState.EXPIRED, "c": StepState.CANCELLED, "k": StepState.SKIPPED,
+    "u": StepState.SUSPENDED, "n": StepState.UNPLACED, "x": StepState.EXPANDED, "y": StepState.CALLING,
+    "h": StepState.HANDLED, "d": StepState.DEAD, "e": StepState.EXPIRED, "c": StepState.CANCELLED,
+    "k": StepState.SKIPPED,
 }  # fmt: skip
 
 
@@ -117,6 +121,16 @@ class StepRecord:
     plan: StepPlan | None = None
     #: The names of the steps that have taken its place, or that it has called; of a map, those of its items.
     expansion: tuple[str, ...] = ()
+    #: Of a step that says what it needs: the agents that it may be placed with; of one that is sent the one that it was
+    #: placed with; of a map the number of its items for which none lives.
+    candidates: tuple[str, ...] = ()
+    placed: str = ""
+    unplaced: int = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What its agent has to offer; empty if it names its agent."""
+        return () if self.plan is None else tuple(self.plan.options.get("needs", ()))
 
     def __repr__(self) -> str:
         return f"<StepRecord {self.name!r}: {self.state}>"
@@ -263,9 +277,17 @@ def is_step(number: str) -> bool:
 
 
 def step_records(
-    plan: Mapping[str, StepPlan], states: Mapping[str, str], maps: Mapping[str, Sequence[int]], declared: int
+    plan: Mapping[str, StepPlan],
+    states: Mapping[str, str],
+    maps: Mapping[str, Sequence[int]],
+    declared: int,
+    candidates: Mapping[str, Sequence[str]],
 ) -> tuple[StepRecord, ...]:
-    """The steps of a run: those that it was started with, and those that have taken the place of others."""
+    """The steps of a run: those that it was started with, and those that have taken the place of others.
+
+    ``candidates`` are the agents that steps may be placed with, by the numbers of these steps.
+    """
+    unplaced = Counter(number_of(step) for step, state in states.items() if "." in step and state == "n")
     numbers = list(map(str, range(declared)))
     expansions: dict[str, list[str]] = {}
     for owner, added in steps_in_place(plan, states).items():
@@ -276,6 +298,8 @@ def step_records(
         one, state = plan[number], states.get(number, "")
         ended, unhandled = (int(part) for part in state[1:].split(",")) if state[:1] == "w" else (0, 0)
         items = maps.get(number)
+        agents = tuple(candidates.get(number, ()))
+        place = state.partition(",")[2] if state[:1] == "s" else ""
         records.append(
             StepRecord(
                 number=number,
@@ -288,6 +312,9 @@ def step_records(
                 items=None if items is None else (items[2], items[0], items[1]),
                 plan=one,
                 expansion=tuple(expansions.get(number, ())),
+                candidates=agents,
+                placed=agents[int(place) - 1] if place and agents else "",
+                unplaced=unplaced[number],
             )
         )
     return tuple(records)

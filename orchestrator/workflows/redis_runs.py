@@ -17,6 +17,7 @@ from orchestrator.core.expansion import Expanded
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.workflow_plan import Kind, StepPlan
+from orchestrator.sending.address import Directory
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.store import Store
@@ -25,6 +26,7 @@ from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.expansion import Compile, NewSteps
 from orchestrator.workflows.function_calls import NewCalls
 from orchestrator.workflows.function_history import History, history_of
+from orchestrator.workflows.placing import Placing, candidates_in
 from orchestrator.workflows.plan_writer import PlanWriter, roots_of
 from orchestrator.workflows.records import RunDetails, RunStatus, is_step, status_from, step_records
 from orchestrator.workflows.redis_expansion import write_calls, write_expansion
@@ -49,9 +51,12 @@ _WORK_S: Final = 0.4
 class RedisRuns:
     """Starts runs, reads them and acts on them; see :class:`orchestrator.workflows.records.RunsBackend`."""
 
-    def __init__(self, app: Celery, store: Callable[[], Store], hidden: tuple[str, ...], keep_s: float) -> None:
+    def __init__(
+        self, app: Celery, store: Callable[[], Store], directory: Directory, hidden: tuple[str, ...], keep_s: float
+    ) -> None:
         self._open_store = store
         self._writer = PlanWriter(app, store, hidden)
+        self._placing = Placing(store, directory, self._writer, self.advance)
         self._keep_ms = to_ms(keep_s)
         self._numbers: dict[tuple[bytes, bytes], Mapping[str, tuple[str, bool]]] = {}
 
@@ -166,7 +171,8 @@ class RedisRuns:
         plans = {number: StepPlan.from_text(text) for number, text in texts if is_step(number)}
         maps = {number: [int(n) for n in text.split(",")] for number, text in self._scan(f"{key}:maps")}
         declared: Any = self._ask(lambda: self._store.client.hget(key, "declared"))
-        return RunDetails(status, step_records(plans, states, maps, int(declared or status.total)))
+        candidates = self._ask(lambda: candidates_in(self._store, uid, plans))
+        return RunDetails(status, step_records(plans, states, maps, int(declared or status.total), candidates))
 
     def outcome(self, uid: str, number: str) -> Outcome | None:
         """See :class:`RunsBackend`."""
@@ -251,14 +257,15 @@ class RedisRuns:
         self.control(uid, "time", step)
 
     def work_off(self) -> None:
-        """What a sweep does for runs: work off agendas that are left.
+        """What a sweep does for runs: place steps again, and work off agendas that are left.
 
         Raises:
             BrokerUnavailable: Redis is away.
         """
         store = self._store
-        busy: Any = self._ask(lambda: store.client.srandmember(store.keys.busy_runs, _BUSY))
         until = monotonic() + _WORK_S
+        self._placing.work_off(until)
+        busy: Any = self._ask(lambda: store.client.srandmember(store.keys.busy_runs, _BUSY))
         for uid in busy:
             self.advance(uid.decode(), until - monotonic())
             if monotonic() > until:

@@ -13,6 +13,7 @@ from orchestrator.core.workflow_plan import StepPlan, number_of
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 from orchestrator.workflows import scripts
+from orchestrator.workflows.placing import mailbox_of
 
 if TYPE_CHECKING:
     from orchestrator.workflows.redis_runs import RedisRuns
@@ -76,11 +77,11 @@ class RunRepair:
         raw = store.ask(lambda call: call("HGET", f"{store.keys.run(uid)}:plan", number_of(step)))
         if raw is None:
             return False
-        plan = StepPlan.from_text(raw.decode())
-        stream = store.keys.stream(plan.queue, plan.level)
-        if store.ask(lambda call: call("XRANGE", stream, state[1:], state[1:])):
+        queue, level = mailbox_of(store, uid, StepPlan.from_text(raw.decode()), state)
+        stream, entry = store.keys.stream(queue, level), state[1:].partition(",")[0]
+        if store.ask(lambda call: call("XRANGE", stream, entry, entry)):
             return False
-        return _look(store, plan.queue, f"{uid}.{step}") in ("none", "ended")
+        return _look(store, queue, f"{uid}.{step}") in ("none", "ended")
 
     def _repair_step(self, store: Store, uid: str, step: str, state: str) -> bool:
         how, left = store.run(*scripts.repair_step(store.keys, uid, step, state))

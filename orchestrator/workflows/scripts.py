@@ -49,5 +49,22 @@ def write_steps(keys: Keys, uid: str, templates: Mapping[str, str], plans: Mappi
     return _script("write_steps"), [keys.run(uid)], [len(templates), *(part for pair in pairs for part in pair)]
 
 
+def place_steps(keys: Keys, uid: str, lost: str) -> Call:
+    """Place a run's unplaced steps again, and those that were placed with a ``lost`` agent, if it is not empty."""
+    known = [keys.run(uid), keys.unplaced_runs, keys.runs_placed(lost)]
+    return _script("place_steps"), known, [uid, "1" if lost else ""]
+
+
+def due_placements(keys: Keys, most: int) -> Call:
+    """Find the runs whose steps are to be placed again, each with the agent that is lost, or ``""``."""
+    return _script("due_placements"), [keys.unplaced_runs, keys.placed_agents], [keys.root, most]
+
+
+def add_candidates(keys: Keys, uid: str, number: str, candidates: str, templates: Mapping[str, str]) -> Call:
+    """Add agents to those that steps of a run may be placed with."""
+    texts = [part for pair in templates.items() for part in pair]
+    return _script("add_candidates"), [keys.run(uid)], [number, candidates, *texts]
+
+
 def _script(name: str) -> Script:
     return script_of("orchestrator.workflows", name)

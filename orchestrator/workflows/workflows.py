@@ -59,8 +59,8 @@ class Workflows:
 
         Raises:
             InvalidWorkflow: the definition has faults; all are listed, and nothing was written.
-            UnknownAgent, UnknownMessage: its only fault is a step for such an agent, or with such a message, which
-                the text names.
+            UnknownAgent, UnknownMessage, NoAgents: its only fault is a step for such an agent, with such a message, or
+                with needs that no known agent offers; the text names the step.
             WorkflowExists: the run with that id is of another definition.
             InvalidPolicy: ``workflow_id`` or ``deadline_s`` has a value that is not allowed.
             NotSupervised: the app's broker is not one that this library supervises.
@@ -97,7 +97,8 @@ class Workflows:
         if message is not None:
             raise InvalidPolicy("message", message, "nothing, when a canvas is sent")
         given = {name: value for name, value in options.items() if value is not None}
-        known = CanvasOptions.__optional_keys__
+        # The tasks of a canvas are placed with no agent.
+        known = CanvasOptions.__optional_keys__ - {"needs", "place_within_s"}
         for name, value in given.items():
             if name not in SEND_OPTIONS:
                 raise TypeError(

@@ -20,7 +20,7 @@ PACKAGES = ("orchestrator.transport.redis", "orchestrator.monitors", "orchestrat
 #: What Redis gives a script.
 GLOBALS = frozenset(
     {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "pairs", "ipairs", "type", "tonumber", "tostring"}
-    | {"unpack", "pcall", "next"}
+    | {"unpack", "pcall", "next", "setmetatable"}
 )
 
 #: Lua 5.1 allows this many locals in a function.

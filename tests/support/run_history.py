@@ -60,10 +60,10 @@ class RunHistory:
         named = (plan.options.get("errbacks", "") for plan in self.plan.values())
         return {str(number) for ranges in named for number in numbers_in(ranges)}
 
-    def taken_back(self, step: str) -> None:
-        """A message was taken back, because of a pause or a cancel."""
+    def taken_back(self, step: str, *, moved: bool = False) -> None:
+        """A message was taken back, because of a pause or a cancel, or to be placed with another agent."""
         self.log.append(("taken back", step))
-        assert self.paused or self.cancelled
+        assert self.paused or self.cancelled or moved
         self.out.remove(step)
         if step.startswith("u"):
             self._owed.append(step[1:])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -16,14 +19,18 @@ from orchestrator.transport.redis import commands
 from orchestrator.transport.redis import scripts as transport_scripts
 from orchestrator.workflows import scripts
 from orchestrator.workflows.plan_writer import waits_of
+from tests.support.agents_under_test import AGENTS, AgentsUnderTest, place_of, placed
 from tests.support.redis_clock import CLOCK, KEY
 from tests.support.run_history import RunHistory
 
 STEPS = ("returned-0", "0")
-QUEUES = ("q0", "q1", "q2")
+PLAIN = ("q0", "q1", "q2")
+QUEUES = (*PLAIN, *AGENTS)
+#: Deaths of its holders that make a message poison.
+MAX_DEATHS = 3
 COUNTS = ("open", "handled", "dead", "expired", "cancelled", "skipped", "failures", "undo_failures")
 UID = "r"
-_COMMANDS = ("start_run", "advance_run", "control_run")
+_COMMANDS = ("start_run", "advance_run", "control_run", "place_steps")
 _BUDGET = b"BUDGET = 200,"
 _TEMPLATE = '{"headers":{"id":"@n:id@","task":"t","ignore_result":true,"orc":{"track":true}},"properties":{},"body":""}'
 _DAY_MS = 86_400_000
@@ -36,15 +43,22 @@ class RunUnderTest:
         self.redis, self.keys = redis, Keys()
         self.plan = plan
         self.history = RunHistory(plan)
-        self.rule = Run(plan, on_failure, take_back=self._take_back, budget=budget)
+        self.agents = AgentsUnderTest(redis, self.keys, STEPS)
+        self.rule = Run(plan, on_failure, take_back=self._take_back, place=self._place, budget=budget)
+        self.rule.is_lost = self._is_lost
         self.letters: dict[str, str] = {}
         self.now = 1_700_000_000_000
         self._budget = budget
+        self._is_comparing = True
         self._shas: dict[str, str] = {}
         self._waiting: set[str] = set()
         self._replayed: set[str] = set()
         self._known: set[str] = set()
         self._noted = 0
+        self._moving = False
+        #: How many of its holders have died while they had a step's message.
+        self._deaths: Counter[str] = Counter()
+        self._holder = 0
         self._declared = self._next = sum(number.isdigit() for number in plan)
         redis.flushdb()
         redis.set(KEY, self.now)
@@ -59,7 +73,7 @@ class RunUnderTest:
         self.redis.hset(key, mapping=run)
         waits = waits_of(self.plan.items())
         self.redis.hset(f"{key}:plan", mapping={n: plan.to_text() for n, plan in self.plan.items()} | waits)
-        self.redis.hset(f"{key}:templates", "0", _TEMPLATE)
+        self.redis.hset(f"{key}:templates", mapping={"0": _TEMPLATE} | self.agents.records("0"))
         for queue in QUEUES:
             for step in STEPS:
                 self.redis.xgroup_create(self.keys.stream(queue, step), GROUP, "0", mkstream=True)
@@ -80,7 +94,7 @@ class RunUnderTest:
 
     def claim(self, queue: str) -> bool:
         """A worker claims a message of a mailbox, if there is one; those that are due come first."""
-        reply = self._transport(commands.claim(self.keys, [queue], STEPS, "w", 1))
+        reply = self._transport(commands.claim(self.keys, [queue], STEPS, f"w{self._holder}", 1))
         self._look()
         return len(reply) > 1
 
@@ -99,6 +113,7 @@ class RunUnderTest:
     def settle(self, held: tuple[str, str, str, str], outcome: str, result: Any) -> None:
         """A claimed message ends."""
         queue, stream, entry, step = held
+        self.agents.left(queue)
         key = self.keys.outcome(f"{UID}.{step}")
         wire: dict[str, Any] = {"outcome": outcome, "attempts": 1}
         if outcome == "dead":
@@ -118,6 +133,7 @@ class RunUnderTest:
     def expand(self, held: tuple[str, str, str, str], steps: list[dict[str, Any]]) -> None:
         """A claimed message ends, and steps take its place."""
         queue, stream, entry, step = held
+        self.agents.left(queue)
         first = self._next
         new = expansion_of(step, self.rule.plan[number_of(step)], first, steps)
         self._next = first + len(steps) + 1
@@ -183,17 +199,67 @@ class RunUnderTest:
             self.keys, queue, stream, entry, f"0|{entry}", fields[b"m"], 1000, ttl_ms=_DAY_MS, delivery=f"{UID}.{step}"
         )
         self._transport(call)
-        self._returned(step, is_marked)
+        self._returned(queue, step, is_marked)
 
     def requeue(self, held: tuple[str, str, str, str]) -> None:
         """A worker stops, and requeues what it holds."""
         queue, stream, entry, step = held
         is_marked = self._is_marked(step)
         self._transport(commands.requeue_held(self.keys, queue, stream, [entry], max_deaths=3, ttl_ms=_DAY_MS, by="w"))
-        self._returned(step, is_marked)
+        self._returned(queue, step, is_marked)
 
-    def _returned(self, step: str, is_marked: bool) -> None:
+    def die(self) -> None:
+        """The worker that holds all claimed messages is killed, and a sweep finds it."""
+        held, worker = self.held(), f"w{self._holder}"
+        self._holder += 1
+        for _, stream, entry, _ in held:
+            self.redis.xclaim(stream, GROUP, worker, 0, [entry], retrycount=2, justid=True)
+        fields = {"reason": "killed", "queues": json.dumps(QUEUES)}
+        self.redis.hset(self.keys.incarnation(worker), mapping=fields)
+        self.redis.zadd(self.keys.dying, {worker: self.now})
+        marked = {step: self._is_marked(step) for *_, step in held}
+        call = commands.reclaim(
+            self.keys, worker, STEPS, max_deaths=MAX_DEATHS, ttl_ms=_DAY_MS, batch=1000, linger_ms=0,
+            death_hooks_done=None,
+        )  # fmt: skip
+        self._transport(call)
+        with self._compared_once():
+            for queue, _, _, step in held:
+                self._deaths[step] += 1
+                if self._deaths[step] >= MAX_DEATHS:
+                    self._poisoned(queue, step)
+                elif marked[step]:
+                    self._returned(queue, step, True)
+
+    def _poisoned(self, queue: str, step: str) -> None:
+        outcome = json.loads(self.redis.lindex(self.keys.outcome(f"{UID}.{step}"), -1))
+        assert outcome["reason"] == "poison"
+        self.letters[step] = outcome["letter_id"]
+        self.agents.left(queue)
+        self._ended(step, outcome)
+
+    @contextmanager
+    def _compared_once(self) -> Iterator[None]:
+        """Compare at the end: a script has made several moves."""
+        self._is_comparing = False
+        yield
+        self._is_comparing = True
+        self._look()
+        self.compare()
+
+    def place_again(self) -> None:
+        """A sweep places steps again."""
+        lost = [agent for agent in AGENTS if agent not in self.agents.slots]
+        was_over = self.rule.has_ended
+        # The script looks through the run once for all lost agents.
+        agent = next((one for one in lost if self.redis.exists(self.keys.runs_placed(one))), "")
+        self._workflow(scripts.place_steps(self.keys, UID, agent))
+        if not was_over:
+            self._apply(self.rule.place_again(is_lost=bool(agent)))
+
+    def _returned(self, queue: str, step: str, is_marked: bool) -> None:
         if is_marked:
+            self.agents.left(queue)
             self._ended(step, {"outcome": "cancelled", "by": "its run was cancelled"})
         else:
             self._look()
@@ -262,6 +328,7 @@ class RunUnderTest:
 
     def _ended(self, step: str, wire: Mapping[str, Any]) -> None:
         self._replayed.discard(step)
+        self._deaths.pop(step, None)
         self.history.ended(step, wire["outcome"])
         self._apply(self.rule.step_ended(step, wire))
 
@@ -272,9 +339,14 @@ class RunUnderTest:
 
     def _take_back(self, step: str, _cancelled: bool) -> bool:
         is_there = step not in self._known or step in self._waiting
+        if self._moving:
+            is_there = is_there or step in self.agents.came_back
         if is_there:
             self._note_sends(self.rule._effects)
-            self.history.taken_back(step)
+            self.history.taken_back(step, moved=self._moving)
+            if step in self.rule.placed:
+                self.agents.left(AGENTS[self.rule.placed[step]])
+        self._moving = False
         return is_there
 
     def _callers(self, step: str) -> list[str]:
@@ -284,6 +356,13 @@ class RunUnderTest:
             found.append(caller)
             step = caller
         return found
+
+    def _place(self, _step: str) -> int | None:
+        return self.agents.place()
+
+    def _is_lost(self, step: str) -> bool:
+        self._moving = AGENTS[self.rule.placed[step]] not in self.agents.slots
+        return self._moving
 
     def _note_sends(self, effects: Effects) -> None:
         for step in effects.send[self._noted :]:
@@ -302,20 +381,26 @@ class RunUnderTest:
             if step not in self.rule.calls or self.rule.states.get(step, "")[:1] == "d"
         }
         self.history.paused = self.rule.paused
-        self._look()
-        self.compare()
+        if self._is_comparing:
+            self._look()
+            self.compare()
 
     def _look(self) -> None:
         """Which messages are where they were put, and no worker has them."""
         states = self.states()
+        self.agents.look(UID)
         self._known = {step for step, state in states.items() if state[0] == "s"}
         self._waiting = set()
         for step in self._known:
-            stream = self.keys.stream(self.plan[number_of(step)].queue, "0")
-            entry = states[step][1:]
+            stream = self.keys.stream(self._queue_of(step, states[step]), "0")
+            entry = states[step][1:].partition(",")[0]
             is_pending = self.redis.xpending_range(stream, GROUP, entry, entry, 1)
             if self.redis.xrange(stream, entry, entry) and not is_pending:
                 self._waiting.add(step)
+
+    def _queue_of(self, step: str, state: str) -> str:
+        place = place_of(state)
+        return self.plan[number_of(step)].queue if place is None else AGENTS[place]
 
     def states(self) -> dict[str, str]:
         """The state of each step, in the script."""
@@ -329,12 +414,18 @@ class RunUnderTest:
         run = {name.decode(): value.decode() for name, value in raw.items()}
         assert run["state"] == rule.state
         assert (run.get("paused") == "1", "ended_ms" in run) == (rule.paused, rule.has_ended)
-        states = {step: "s" if state[0] == "s" else state for step, state in self.states().items()}
+        stored = self.states()
+        states = {step: "s" if state[0] == "s" else state for step, state in stored.items()}
         assert states == rule.states
+        for step, state in stored.items():
+            if (place := place_of(state)) is not None:
+                assert rule.placed[step] == place, f"{step} was placed with {place}, not {rule.placed[step]}"
+        unplaced = [step.decode() for step in self.redis.zrange(f"{key}:unplaced", 0, -1)]
+        assert unplaced == list(rule.unplaced)
         added = steps_in_place(rule.plan, rule.states)
         assert int(run["total"]) == self._declared + sum(map(len, added.values()))
         assert {name: int(run.get(name, 0)) for name in COUNTS} == {name: rule.counts[name] for name in COUNTS}
-        out = sum(state[0] in "su" for state in states.values())
+        out = sum(state[0] in "sun" for state in states.values())
         assert rule.counts["open"] == out
         maps: Any = self.redis.hgetall(f"{key}:maps")
         assert {m.decode(): [int(n) for n in of.split(b",")] for m, of in maps.items()} == rule.maps
@@ -358,6 +449,8 @@ class RunUnderTest:
     def _compare_timers(self, states: Mapping[str, str]) -> None:
         timers = {member.decode().split(":", 2)[2] for member in self.redis.zrange(self.keys.timers, 0, -1)}
         waits = {step for step, state in states.items() if state == "u" and "ms" in self.plan[step].options}
+        unplaced = [step for step, state in states.items() if state == "n"]
+        waits |= {step for step in unplaced if "within_ms" in self.plan[number_of(step)].options}
         assert timers - {"deadline"} == waits
 
     def _compare_order(self) -> None:
@@ -367,9 +460,9 @@ class RunUnderTest:
         for queue in QUEUES:
             entries: Any = self.redis.xrange(self.keys.stream(queue, "0"))
             current = {
-                state[1:]: step
+                state[1:].partition(",")[0]: step
                 for step, state in self.states().items()
-                if state[0] == "s" and self.plan[number_of(step)].queue == queue
+                if state[0] == "s" and self._queue_of(step, state) == queue
             }
             steps = [current[entry.decode()] for entry, _ in entries if entry.decode() in current]
             assert steps == sorted(steps, key=last.__getitem__)
@@ -429,6 +522,7 @@ def expansion_of(owner: str, replaced: StepPlan, first: int, steps: list[dict[st
 def plan_of(steps: list[dict[str, Any]], first: int = 0) -> dict[str, StepPlan]:
     """A plan of steps that are given as fields of :class:`StepPlan`.
 
+    ``needs`` is set of one that says what it needs instead of an agent (``soon``: it fails if it is not placed soon);
     ``after`` has their dependencies, and ``errback_of`` the steps whose errback one is.
     """
     dependents: list[list[int]] = [[] for _ in steps]
@@ -452,8 +546,13 @@ def plan_of(steps: list[dict[str, Any]], first: int = 0) -> dict[str, StepPlan]:
         plan[str(number)] = StepPlan(
             name=f"s{number}", kind=step["kind"], dependencies=waits_for, when=step["when"],
             guarded=guarded[at], undo=has_undo, dependents=tuple(dependents[at]), options=options,
-            template="0", queue=QUEUES[number % len(QUEUES)], level="0",
+            template="0", queue=PLAIN[number % len(PLAIN)], level="0",
         )  # fmt: skip
+        undo = StepPlan(f"s{number}.undo", template="0", queue=PLAIN[number % 3], level="0")
+        if step.get("needs") and step["kind"] in (Kind.TASK, Kind.MAP):
+            fails = step["needs"] == "soon"
+            plan[str(number)] = replace(plan[str(number)], **placed(plan[str(number)], fails=fails))
+            undo = replace(undo, **placed(undo, fails=fails))
         if has_undo:
-            plan[f"u{number}"] = StepPlan(f"s{number}.undo", template="0", queue=QUEUES[number % 3], level="0")
+            plan[f"u{number}"] = undo
     return plan

@@ -69,6 +69,9 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             emit(events.WORKFLOW_CANCELLED, workflow=workflow, id=run_id, uid=uid)
         case "workflow_repaired", [uid, run_id, workflow, step, how]:
             emit(events.WORKFLOW_REPAIRED, workflow=workflow, id=run_id, uid=uid, step=step, how=how)
+        case "workflow_unplaced", [uid, run_id, workflow, step, needs]:
+            logger.warning("step %s of run %s is unplaced: no living agent offers %s", step, run_id, needs)
+            emit(events.WORKFLOW_UNPLACED, workflow=workflow, id=run_id, uid=uid, step=step, needs=needs)
         case "schedule_paused", [schedule, reason]:
             logger.warning("schedule %s is paused: %s", schedule, reason)
             emit(events.SCHEDULE_PAUSED, schedule=schedule, reason=reason)

@@ -26,7 +26,7 @@ def test_an_agent_is_up_while_its_worker_lives_and_its_death_has_a_reason(redis_
         assert billing["incarnations"] == [incarnation]
         (living,) = document["incarnations"]
         assert living["agents"] == ["billing"]
-        assert living["capabilities"] == {"billing": ["Charge", "Reconcile", "Refund"]}
+        assert living["messages"] == {"billing": ["Charge", "Reconcile", "Refund"]}
         assert (living["pool"], living["concurrency"], living["load"]) == ("solo", 1, 0.0)
         assert (living["app_version"], living["library_version"]) == ("7.1", version("celery-orchestrator"))
         assert {"billing", "celery"} <= set(living["queues"])

@@ -17,6 +17,7 @@ from redis import Redis
 from orchestrator.core.run import OPEN_STATES
 from orchestrator.core.workflow_plan import Kind, OnFailure, When
 from orchestrator.embedded import EmbeddedServer
+from tests.support.agents_under_test import AGENTS
 from tests.support.runs_under_test import QUEUES, RunUnderTest, plan_of
 
 EVENTS = ("approved", "paid")
@@ -59,9 +60,11 @@ def _step(draw: st.DrawFn, number: int, kind: Kind) -> dict[str, Any]:
     elif kind is Kind.WAIT:
         event, ms = draw(st.sampled_from([("approved", None), ("paid", 300), (None, 200), ("approved", 100)]))
         options = {name: value for name, value in (("event", event), ("ms", ms)) if value is not None}
+    needs = draw(st.sampled_from(["", "", "", "ever", "soon"])) if kind in (Kind.TASK, Kind.MAP) else ""
     # One draw, so that the simplest workflow has neither conditions nor compensations.
     when = draw(st.sampled_from(When)) if after else When.ALL_HANDLED
-    return {"kind": kind, "after": after, "when": when, "undo": draw(st.booleans()), "options": options}
+    return {"kind": kind, "after": after, "when": when, "undo": draw(st.booleans()), "options": options,
+            "needs": needs}  # fmt: skip
 
 
 @st.composite
@@ -85,6 +88,8 @@ class Running(RuleBasedStateMachine):
     )
     def start(self, steps: list[dict[str, Any]], on_failure: OnFailure, budget: int, deadline: int | None) -> None:
         self.run = RunUnderTest(self.server, plan_of(steps), on_failure, budget)
+        self.run.agents.lives("a0", 1)
+        self.run.agents.lives("a1", 2)
         self.run.start(deadline)
 
     @rule(queue=st.sampled_from(QUEUES), most=st.integers(1, 3))
@@ -127,6 +132,24 @@ class Running(RuleBasedStateMachine):
             self.run.requeue(held[at % len(held)])
         elif held:
             self.run.retry(held[at % len(held)])
+
+    @rule()
+    def worker_dies(self) -> None:
+        """A SIGKILL: all that is held is requeued, or is poison."""
+        if self.run.held():
+            self.run.die()
+
+    @rule(agent=st.sampled_from(AGENTS), slots=st.integers(0, 2), was_fenced=st.booleans())
+    def agent_comes_or_goes(self, agent: str, slots: int, was_fenced: bool) -> None:
+        if slots:
+            self.run.agents.lives(agent, slots)
+        else:
+            self.run.agents.dies(agent, was_fenced=was_fenced)
+
+    @precondition(lambda self: any("needs" in plan.options for plan in self.run.plan.values()))
+    @rule()
+    def place_again(self) -> None:
+        self.run.place_again()
 
     @precondition(lambda self: self.run.letters)
     @rule(at=st.integers(0, 20))
@@ -176,11 +199,14 @@ class Running(RuleBasedStateMachine):
             return
         run = self.run
         run.control("resume")
+        for agent in AGENTS:
+            run.agents.lives(agent, 1)
         for _ in range(400):
             if run.rule.has_ended and not run.held() and not any(run.claim(queue) for queue in QUEUES):
                 break
             while run.rule.agenda:
                 run.advance()
+            run.place_again()
             for event in EVENTS:
                 run.control("post", event, "[1]")
             for held in run.held():

@@ -53,6 +53,8 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "scheduler_declares": [texts],
     "schedule_request": [texts],
     "run": [st.integers(0, 2**64).map("{:016x}".format)],
+    "runs_placed": [texts],
+    "hosts": [texts],
     "run_times": [st.integers(0, 10**6), texts],
 }
 NOT_NAMES = ("queue_of_ledger",)

@@ -85,7 +85,7 @@ def test_an_only_fault_that_something_is_unknown_has_its_type_and_names_the_step
 @pytest.mark.parametrize(
     ("add", "allowed"),
     [
-        (lambda flow: flow.step("a", List(count=1), to="counter", undoo=1), "after, fields, metadata, on_error"),
+        (lambda flow: flow.step("a", List(count=1), to="counter", undoo=1), "after, fields, metadata, needs, on_error"),
         (lambda flow: flow.step("a", List(count=1), to="counter", undoo=1), "undo, when; did you mean 'undo'?"),
         (lambda flow: flow.map("b", Square, over=Reference("l"), to="counter", limits=1), "did you mean 'limit'?"),
         (lambda flow: flow.step("a", List(count=1), to="counter", timeout_s="long"), "only in declarations"),

@@ -12,7 +12,9 @@ from orchestrator.workflows.definition import Workflow
 from tests.support.worker_process import ROOT
 
 PAGE = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
-BOOKS, STARTED, REPORT, BRANCHES, BINDER, EDITION = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
+BOOKS, STARTED, REPORT, SCAN, BRANCHES, BINDER, EDITION = [
+    part.split("```")[0] for part in PAGE.split("```python\n")[1:]
+]
 
 _NUMBERS = count()
 
@@ -52,6 +54,15 @@ def test_an_agent_sees_its_run() -> None:
     flow.step("report", said["Check"](book="b1"), to="report", after="page")
     run = said["orchestrator"].workflows.start(flow, workflow_id="book-b1")
     assert run.result("report") == "book-b1, report: 3 pages"
+
+
+def test_steps_are_placed_by_what_they_need() -> None:
+    said = _books()
+    said |= {"Agent": Agent, "handles": handles}
+    exec(SCAN, said)
+    said["orchestrator"].host(said["Scanner"], said["SecondScanner"])
+    run = said["orchestrator"].workflows.start(said["scan"]("b1"))
+    assert run.result("page") == ["scanned 1", "scanned 2", "scanned 3"]
 
 
 def test_a_step_is_expanded() -> None:

@@ -50,6 +50,7 @@ def heartbeat(
         "heartbeat",
         [*known, k.timeout_overrides, *endings],
         [
+            keys.root,
             incarnation,
             "" if oom_kills is None else oom_kills,
             "" if not_polling is None else str(int(not_polling)),

@@ -8,7 +8,8 @@ if redis.call('EXISTS', run_key) == 0 then return 0 end
 for at = 2, #ARGV, 2 do
   local name, text = ARGV[at], ARGV[at + 1]
   if at <= 2 * templates then
-    redis.call('HSET', run_key .. ':templates', name, text)
+    -- One that is there is the same, or a placement to which agents were added.
+    redis.call('HSETNX', run_key .. ':templates', name, text)
   else
     local waiting = name:find('^event:') and redis.call('HGET', run_key .. ':plan', name)
     redis.call('HSET', run_key .. ':plan', name, waiting and waiting .. ',' .. text or text)

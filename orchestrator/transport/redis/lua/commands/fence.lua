@@ -3,8 +3,9 @@
 -- ARGV: id, the heartbeat that it is judged by or '' if it is known to have ended, reason, by, turn or '', ms a turn lasts, root,
 -- error or ''.
 -- Returns the reason as it was recorded, or 0.
--- Costs: ten commands.
+-- Costs: ten commands, and one for each of its agents.
 --- @include "mailbox_entry"
+--- @include "enter_host"
 local leases, dying, deaths, incarnation_key, sweep, not_polling = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, judged_beat, judged_reason, by, turn, turn_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local root, error = ARGV[7], ARGV[8]
@@ -25,6 +26,7 @@ if reason == 'killed' and known.oom_group ~= '' then
 end
 redis.call('ZREM', leases, id)
 redis.call('ZREM', not_polling, id)
+enter_host(root, id, known.agents, '')
 redis.call('HSET', incarnation_key, 'ended_ms', now, 'reason', reason)
 -- No heartbeat is missed after a proved death, so the next heartbeat's reply asks for a sweep.
 if turn == '' and reason ~= 'drained' and reason ~= 'deployed' then redis.call('HSET', sweep, 'proved', '1') end

@@ -1,6 +1,7 @@
 --- @include "mailbox_entry"
 --- @include "runs"
 --- @include "run_calls"
+--- @include "run_placement"
 -- Steps that take the place of one whose handler has returned them; part of runs.lua. A worker has written them to the plan before
 -- the outcome is recorded, which says {expanded = {first, count, final}}; so what a killed attempt has written has no effect.
 --   x17 in :plan      its dependents are those of the new steps that depend on nothing, from 17 on

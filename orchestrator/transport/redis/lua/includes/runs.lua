@@ -15,11 +15,13 @@
 --   :events     hash: event -> its payload as JSON
 --   :held       list: messages that wait for their next attempt, and are not to begin during a pause (see runs.hold)
 --   :calls      hash: step -> the calls that it has made, if it is a workflow function (see run_calls.lua)
+--   :unplaced   sorted set: steps for which no agent lives that offers what they need (see run_placement.lua)
 --   :ended      list of one: the state in which the run ended, so that BLMOVE can wait for it
 -- A step is its number; an item of a map is MAP.ITEM; the compensation of a step is 'u' .. the step.
 -- A state is one character and its values: w waits (dependencies ended, of these not handled); r ready; s sent (its entry);
--- u waits for an event or a time; m a map that has begun (m3: its failed items are sent again, from item 3 on); x other steps have
--- taken its place (see run_expansions.lua); y waits for its calls (see run_calls.lua); h handled; d dead; e expired; c cancelled; k skipped.
+-- u waits for an event or a time; n unplaced; m a map that has begun (m3: its failed items are sent again, from item 3 on); x other
+-- steps have taken its place (see run_expansions.lua); y waits for its calls (see run_calls.lua); h handled; d dead; e expired; c
+-- cancelled; k skipped.
 local runs = {
   -- Steps that one script deals with, and the bytes of a message that count as one more.
   BUDGET = 200,
@@ -33,7 +35,7 @@ local runs = {
   LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'},
   NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'skipped'},
   PARTS = {':plan', ':templates', ':states', ':outcomes', ':maps', ':agenda', ':ready', ':undo', ':events', ':held',
-    ':calls', ':ended'},
+    ':calls', ':ended', ':unplaced'},
   FAILED = {d = true, e = true, c = true},
   -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
   STOPPED = {stopping = true, failed = true},
@@ -120,6 +122,10 @@ runs.inputs = function(r, plan)
 end
 
 runs.send = function(r, step, plan)
+  if plan.queue == '' then
+    plan = runs.place(r, step, plan)
+    if not plan then return end
+  end
   local id, template = runs.delivery(r, step), r.texts[plan.template]
   if not template then
     template = redis.call('HGET', r.key .. ':templates', plan.template)
@@ -131,7 +137,7 @@ runs.send = function(r, step, plan)
   local entry = put(r.root .. 'q:' .. plan.level .. ':' .. plan.queue, m)
   count_accepted(r.root .. 'ledger:' .. plan.queue, 1)
   redis.call('HSET', r.root .. 'hooks:' .. id, 'run', r.key, 'step', step)
-  runs.set_state(r, step, 's' .. entry)
+  runs.set_state(r, step, 's' .. entry .. (plan.place or ''))
   runs.count(r, 'open', 1)
   r.left = r.left - 1 - math.floor(#m / runs.BYTES)
 end
@@ -227,9 +233,12 @@ runs.happened = function(r, step, payload)
   runs.ended(r, step, 'handled')
 end
 
--- The time of a wait has come: a wait for a time is handled; a wait for an event is dead, for none came.
+-- The time of a wait has come: a wait for a time is handled; a wait for an event is dead, for none came. An unplaced step is dead,
+-- for no agent came.
 runs.time_came = function(r, step)
-  if runs.state(r, step) ~= 'u' then return end
+  local state = runs.state(r, step)
+  if state == 'n' then runs.give_up(r, step) end
+  if state ~= 'u' then return end
   if cjson.decode(runs.plan(r, step).options).event then
     runs.count(r, 'open', -1)
     runs.end_unsent(r, step, 'dead', 'timeout', 'the event did not come in time')
@@ -396,10 +405,14 @@ runs.send_ready = function(r)
 end
 
 -- Takes back the message of a step, and says whether it could. One that a worker holds, or that waits for its next attempt,
--- is marked if the step is cancelled: it is not attempted again.
-runs.take_back = function(r, step, entry, cancel)
+-- is marked if the step is cancelled: it is not attempted again. `entry` is that of its state, or one of the level `returned`.
+runs.take_back = function(r, step, entry, cancel, returned)
   local plan, id = runs.plan(r, step), runs.delivery(r, step)
-  local stream, hooks = r.root .. 'q:' .. plan.level .. ':' .. plan.queue, r.root .. 'hooks:' .. id
+  if plan.queue == '' then
+    local at, place = entry:match('^([^,]*),(%d+)$')
+    entry, plan = at, runs.plan_with(plan, runs.placement(r, plan), tonumber(place))
+  end
+  local stream, hooks = r.root .. 'q:' .. (returned or '') .. plan.level .. ':' .. plan.queue, r.root .. 'hooks:' .. id
   local pending = redis.pcall('XPENDING', stream, r.group, entry, entry, 1)
   local found = redis.call('XRANGE', stream, entry, entry)[1]
   if not found or not pending.err and pending[1] then
@@ -463,18 +476,25 @@ runs.let_go = function(r)
 end
 
 -- Goes through all steps from HSCAN's cursor `from` on. A pause (p) takes back messages; a cancel (c) does so too, and ends waits
--- and maps; after a failure that stops the run (w) waits are parked.
+-- and maps; after a failure that stops the run (w) waits are parked; after an agent's death (a) what was placed with it is placed
+-- again.
 runs.recall = function(r, kind, from)
   local cancel = kind == 'c'
   r.left = r.left - 1
-  if kind == 'p' and not r.paused or cancel and r.state ~= 'cancelled' or kind == 'w' and not runs.STOPPED[r.state] then
+  if kind == 'p' and not r.paused or cancel and r.state ~= 'cancelled' or kind == 'w' and not runs.STOPPED[r.state]
+      or kind == 'a' and r.state == 'cancelled' then
     return nil
   end
   local found = redis.call('HSCAN', r.key .. ':states', from, 'COUNT', 50)
   local flat = found[2]
   for at = 1, #flat, 2 do
     local step, letter, entry = flat[at], flat[at + 1]:match('^(%l)(.*)$')
-    if letter == 's' and kind ~= 'w' then
+    if kind == 'a' then
+      if letter == 's' then runs.move(r, step, entry) end
+    elseif letter == 'n' then
+      runs.leave_unplaced(r, step)
+      runs.taken_back(r, step, cancel)
+    elseif letter == 's' and kind ~= 'w' then
       r.left = r.left - 1
       if runs.take_back(r, step, entry, cancel) then
         runs.taken_back(r, step, cancel)
@@ -631,7 +651,8 @@ runs.step_ended = function(r, step, ended, outcome)
     return
   end
   redis.call('HSET', r.key .. ':outcomes', step, outcome)
-  if was == 's' then runs.count(r, 'open', -1) end
+  if was == 's' or was == 'n' then runs.count(r, 'open', -1) end
+  if was == 'n' then runs.leave_unplaced(r, step) end
   runs.ended(r, step, ended)
 end
 
@@ -668,17 +689,19 @@ runs.ended = function(r, step, outcome)
   end
 end
 
--- What is done of each kind of work: dependents of a step, items of a map, parked steps, waits for an event; and through all
--- steps, because of a pause, a cancel or a failure. A function returns where to go on if the script has done enough.
+-- What is done of each kind of work: dependents of a step, items of a map, parked steps, waits for an event, unplaced steps; and
+-- through all steps, because of a pause, a cancel, a failure or an agent's death. A function returns where to go on if the script has done enough.
 runs.DO = {
   d = runs.resolve_dependents, x = runs.send_items, r = runs.send_ready, e = runs.event_came,
   p = function(r, _, from) return runs.recall(r, 'p', from) end,
   c = function(r, _, from) return runs.recall(r, 'c', from) end,
   w = function(r, _, from) return runs.recall(r, 'w', from) end,
+  a = function(r, _, from) return runs.recall(r, 'a', from) end,
+  n = function(r, _, count) return runs.place_unplaced(r, '', count) end,
 }
 
 -- Kinds of work whose position is a place; of the others it is a cursor.
-runs.BY_PLACE = {d = true, e = true}
+runs.BY_PLACE = {d = true, e = true, n = true}
 
 -- Work is done in the order in which it was planned; the order of sends is that of core/run.py.
 runs.work_off = function(r)
@@ -718,7 +741,8 @@ end
 -- Ends the run in a state, and has it forgotten in time.
 runs.finish = function(r, state)
   local now = now_ms()
-  local started_ms, keep_ms, limit_key = unpack(redis.call('HMGET', r.key, 'started_ms', 'keep_ms', 'limit_key'))
+  local started_ms, keep_ms, limit_key, placed =
+    unpack(redis.call('HMGET', r.key, 'started_ms', 'keep_ms', 'limit_key', 'placed'))
   runs.set_run(r, state)
   -- A pause ends with the run: what a replay releases later would wait for ever.
   r.over, r.paused = now, false
@@ -728,6 +752,7 @@ runs.finish = function(r, state)
   redis.call('ZREM', r.root .. 'timers', runs.timer(r, 'deadline'))
   redis.call('PEXPIRE', r.key, keep_ms)
   runs.emit(r, 'run_ended', -1, state, ('%d'):format(math.max(0, now - started_ms)))
+  if placed then runs.forget_placed(r, placed) end
   if limit_key then runs.leave_limit(r, limit_key) end
 end
 
@@ -850,3 +875,10 @@ runs.close = function(r)
   end
   return left
 end
+
+-- Functions that few runs need are made when one of them is asked for (see run_placement.lua).
+setmetatable(runs, {__index = function(_, name)
+  setmetatable(runs, nil)
+  runs.define_placement()
+  return runs[name]
+end})
