@@ -47,7 +47,16 @@ def _problem(client: Any, store: Store, key: str) -> str:
     name = key.removeprefix(root)
     if fnmatchcase(key, _KOMBU) or (key != name and any(fnmatchcase(name, kept) for kept in _KEPT)):
         return ""
-    expiring = ("outcome:", "last-publish:", "run:", "hooks:", "durations:", "timeout-overrides")
+    expiring = (
+        "outcome:",
+        "last-publish:",
+        "run:",
+        "hooks:",
+        "durations:",
+        "timeout-overrides",
+        "inbox:",
+        "stale-reply:",
+    )
     if key.startswith(tuple(f"{root}{kind}" for kind in expiring)):
         return "" if client.pttl(key) > 0 else "kept for ever"
     if key.startswith(f"{root}q:") or name == "endings":

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         NoAgents as NoAgents,
         NoOwner as NoOwner,
         Nondeterministic as Nondeterministic,
+        NotEnoughReplies as NotEnoughReplies,
         NotSupervised as NotSupervised,
         OrchestratorError as OrchestratorError,
         OwnerGone as OwnerGone,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
         Breaker as Breaker,
         Mailbox as Mailbox,
     )
+    from orchestrator.core.hedge import Hedge as Hedge
     from orchestrator.core.message import Message as Message
     from orchestrator.core.outcome import (
         Cancelled as Cancelled,
@@ -101,6 +103,10 @@ if TYPE_CHECKING:
         load_settings as load_settings,
     )
     from orchestrator.deadletters.replay import Canary as Canary
+    from orchestrator.sending.asked import (
+        Asked as Asked,
+        Replies as Replies,
+    )
     from orchestrator.sending.broadcast import (
         Refusal as Refusal,
         Strategy as Strategy,
@@ -111,6 +117,12 @@ if TYPE_CHECKING:
         CancelResult as CancelResult,
         Delivery as Delivery,
         Status as Status,
+    )
+    from orchestrator.sending.fallbacks import (
+        Ask as Ask,
+        Send as Send,
+        Stale as Stale,
+        Value as Value,
     )
     from orchestrator.sending.report import (
         Receipt as Receipt,
@@ -178,6 +190,7 @@ _NAMES = {
         "NoAgents",
         "NoOwner",
         "Nondeterministic",
+        "NotEnoughReplies",
         "NotSupervised",
         "OrchestratorError",
         "OwnerGone",
@@ -203,6 +216,7 @@ _NAMES = {
         "Breaker",
         "Mailbox",
     ),
+    "orchestrator.core.hedge": ("Hedge",),
     "orchestrator.core.message": ("Message",),
     "orchestrator.core.outcome": (
         "Cancelled",
@@ -225,6 +239,10 @@ _NAMES = {
         "load_settings",
     ),
     "orchestrator.deadletters.replay": ("Canary",),
+    "orchestrator.sending.asked": (
+        "Asked",
+        "Replies",
+    ),
     "orchestrator.sending.broadcast": (
         "Refusal",
         "Strategy",
@@ -235,6 +253,12 @@ _NAMES = {
         "CancelResult",
         "Delivery",
         "Status",
+    ),
+    "orchestrator.sending.fallbacks": (
+        "Ask",
+        "Send",
+        "Stale",
+        "Value",
     ),
     "orchestrator.sending.report": (
         "Receipt",

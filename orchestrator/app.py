@@ -6,7 +6,7 @@ Importing this module imports neither Celery nor the wiring: both come with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from orchestrator.agents.agent import Agent, AgentSpec
     from orchestrator.celery_types import Canvas
+    from orchestrator.core.hedge import Hedge
     from orchestrator.core.message import Message
+    from orchestrator.core.policy import Retry
     from orchestrator.core.settings import Settings
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.monitors.monitors import Monitors
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
     from orchestrator.registry.registry import Registry
     from orchestrator.runtime import Runtime
     from orchestrator.schedules.schedules import Schedules
+    from orchestrator.sending.asked import Asked, Replies
     from orchestrator.sending.broadcast import Strategy
     from orchestrator.sending.deliveries import Deliveries
     from orchestrator.sending.delivery import Delivery
+    from orchestrator.sending.fallbacks import FallbackArgument
     from orchestrator.sending.ledger import LedgerRow
     from orchestrator.sending.report import Report
     from orchestrator.sending.send_options import BroadcastOptions, SendManyOptions, SendOptions
@@ -152,14 +156,26 @@ class Orchestrator:
         message: Message | None = None,
         *,
         timeout_s: float,
-        fallback: bool | Mapping[str, Any] | None = False,
+        fallback: FallbackArgument = False,
+        on_death: Literal["again", "fail"] = "again",
+        retry: Retry | None = None,
+        hedge: Hedge | None = None,
     ) -> Any:
         """Send a request and wait for its reply: what the handler returned, as JSON data.
 
-        A request is attempted once and leaves no dead letter, because its caller gets the error. With ``fallback``
-        (true, or the options of a :meth:`send`) a request that does not succeed is sent under supervision instead, and
-        a :class:`FallbackDelivery` is returned. ``timeout_s`` is multiplied by the settings' ``timeout_factor``. In a
-        handler it waits no longer than the attempt may take, and what it asks for has this as its deadline.
+        A request is attempted once and leaves no dead letter, because its caller gets the error. ``timeout_s`` is
+        multiplied by the settings' ``timeout_factor``. In a handler it waits no longer than the attempt may take, and
+        what it asks for has this as its deadline.
+
+        Options:
+            fallback: what a request that does not succeed falls back to: a list of :class:`Ask`, :class:`Stale`,
+                :class:`Value` and :class:`Send`, of which the first that works is returned; true, or the options of a
+                :meth:`send`, for a ``Send``. What was sent instead is returned as a :class:`FallbackDelivery`.
+            on_death: ``"again"``: if a worker dies while it has the request, another one runs it. ``"fail"``: it is not
+                run again, and the error comes as soon as the death is found.
+            retry: how often, and after which pauses, a request that fails is sent again within ``timeout_s``.
+            hedge: when a copy of the request is sent although the first may still be answered; for handlers that are
+                declared ``idempotent``. Retries and hedges together are at most a tenth of such calls.
 
         Raises:
             AgentDown: no living worker hosts the agent.
@@ -168,7 +184,43 @@ class Orchestrator:
             DeadlinePassed: the handler that calls has no time left; nothing was sent.
             CallerError, BrokerUnavailable: as :meth:`send`.
         """
-        return self.runtime.sender.call(recipient, message, timeout_s, fallback)
+        return self.runtime.caller.call(recipient, message, timeout_s, fallback, on_death, retry, hedge)
+
+    def ask(
+        self,
+        recipient: str | type[Agent] | Signature | Task,
+        message: Message | None = None,
+        *,
+        timeout_s: float,
+        on_death: Literal["again", "fail"] = "again",
+    ) -> Asked:
+        """Send a request as :meth:`call` does, and go on: ``asked.reply()`` waits, ``asked.cancel()`` gives it up.
+
+        An ask that nobody waits for ends with its deadline. To get the reply as a message, see :meth:`Context.ask`.
+
+        Raises:
+            AgentDown: no living worker hosts the agent.
+            CallerError, BrokerUnavailable: as :meth:`send`.
+        """
+        return self.runtime.caller.ask(recipient, message, timeout_s, on_death)
+
+    def ask_all(
+        self,
+        agents: Iterable[str | type[Agent]],
+        message: Message,
+        *,
+        timeout_s: float,
+        need: int | None = None,
+    ) -> Replies:
+        """Ask many agents by the same message, and wait until ``need`` of them have replied, or all if it is not given.
+
+        The other requests are cancelled then. It ends as soon as there cannot be enough replies any more.
+
+        Raises:
+            NotEnoughReplies: fewer than ``need`` have replied; its ``results`` and ``errors`` say who and why.
+            CallerError, BrokerUnavailable: as :meth:`send`.
+        """
+        return self.runtime.caller.ask_all(agents, message, timeout_s, need)
 
     def send_many(
         self, recipient: str | type[Agent], messages: Iterable[Message], **options: Unpack[SendManyOptions]

@@ -120,7 +120,7 @@ class RedisMode:
         return DueTimers(lambda: self.store, {"run": lambda what: self.runs.time_came(what), "ask": self._time_out})
 
     def _time_out(self, ask_id: str) -> None:
-        self.store.run(*commands.end_ask(self.store.keys, ask_id, is_time=True))
+        self.store.run(*commands.end_ask(self.store.keys, ask_id, "time"))
 
     @property
     def overrides(self) -> RedisOverrides:

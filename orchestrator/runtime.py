@@ -27,6 +27,7 @@ from orchestrator.core.supervision import Supervision
 from orchestrator.maintenance.housekeeping_clock import start_with_beat
 from orchestrator.sending.ask import Asker
 from orchestrator.sending.backend import Backend
+from orchestrator.sending.caller import Caller
 from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.lookup import look_up
@@ -84,6 +85,7 @@ class Runtime:
         self.settings = settings
         self.directory = Directory(app, self.announced, settings)
         self.sender = Sender(app, self.directory, self.backend)
+        self.caller = Caller(self.directory, self.backend, self.sender)
         self.asker = Asker(app, self.directory, self.backend)
         self.heartbeat_fields = HeartbeatFields(app, self.directory.declared, settings.app_version)
         self.configuration = Configuration(

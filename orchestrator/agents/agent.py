@@ -83,6 +83,7 @@ class Agent:
 class _Handles:
     message: type[Message]
     policy: Mapping[str, Any]
+    is_idempotent: bool = False
 
 
 def handles(
@@ -96,17 +97,20 @@ def handles(
     priority: int | None = None,
     when_down: WhenDown | str | None = None,
     dead_letter_expired: bool | None = None,
+    idempotent: bool = False,
 ) -> Callable[[F], F]:
     """Mark a method as the handler of ``message``; it is called with the message and a :class:`Context`.
 
     A handler without a second parameter is called with the message alone. The options are those of :class:`Agent`,
-    for this message.
+    for this message. An ``idempotent`` handler may run twice for one request, also at once, so callers may hedge.
 
     Raises:
-        InvalidDeclaration: ``message`` is not a :class:`Message` class.
+        InvalidDeclaration: ``message`` is not a :class:`Message` class, or ``idempotent`` no bool.
     """
     if not (isinstance(message, type) and issubclass(message, Message)):
         raise InvalidDeclaration(f"@handles({message!r}): allowed: a subclass of Message")
+    if not isinstance(idempotent, bool):
+        raise InvalidDeclaration(f"@handles({message.__name__}, idempotent={idempotent!r}); allowed: True or False")
 
     policy = {
         "retry": retry,
@@ -120,7 +124,7 @@ def handles(
     }
 
     def mark(method: F) -> F:
-        setattr(method, _MARK, _Handles(message, policy))
+        setattr(method, _MARK, _Handles(message, policy, idempotent))
         return method
 
     return mark
@@ -139,6 +143,8 @@ class HandlerSpec:
     takes_context: bool = True
     #: Whether it is called with a :class:`Reply`.
     is_reply: bool = False
+    #: Whether callers may have it run twice at once.
+    is_idempotent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +246,8 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
                 f"{cls.__qualname__}.{method_name} handles {name}, but takes {annotated}; allowed: {name}"
             )
         own = _policy(f"{cls.__qualname__}.{method_name}", mark.policy, timeouts)
-        handlers[name] = HandlerSpec(mark.message, method_name, own, _wants_context(cls, method))
+        wants_context = _wants_context(cls, method)
+        handlers[name] = HandlerSpec(mark.message, method_name, own, wants_context, is_idempotent=mark.is_idempotent)
     schedules = []
     for method_name, method in inspect.getmembers(cls, callable):
         periodic = getattr(method, PERIODIC, None)

@@ -132,6 +132,7 @@ class Context:
         timeout_s: float,
         then: Literal[True],
         tag: Any = None,
+        on_death: Literal["again", "fail"] = "again",
     ) -> str:
         """Ask another agent, without waiting: the reply comes as a message to this agent; returns the ask's id.
 
@@ -141,7 +142,8 @@ class Context:
         of at most 1,000 characters, comes back with it.
 
         The request is attempted once and leaves no dead letter. If a worker dies while it has it, another one handles
-        it. Its deadline is the end of the time-out, or that of what is handled here, if that is earlier.
+        it, unless ``on_death`` is ``"fail"``: then the reply says so, as soon as the death is found. Its deadline is
+        the end of the time-out, or the deadline of what is handled here, if that is earlier.
 
         Raises:
             NoOwner: this context does not come from a worker.
@@ -154,7 +156,7 @@ class Context:
             raise NoOwner("ask", "inside an agent's handler; elsewhere Orchestrator.call")
         if then is not True:
             raise InvalidPolicy("then", then, "True: the reply is a message to this agent")
-        return self.orchestrator.runtime.asker.ask(self.agent, agent, message, timeout_s, tag)
+        return self.orchestrator.runtime.asker.ask(self.agent, agent, message, timeout_s, tag, on_death)
 
     def send_self(self, message: Message, *, countdown_s: float = 0.0) -> None:
         """Send a message to this agent, as Erlang's ``self() ! Message``: without retries, and untracked.

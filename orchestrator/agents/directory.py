@@ -69,6 +69,7 @@ class Directory:
                 tuple(spec.handlers),
                 {name: [spec.policy.to_wire(), h.policy.to_wire()] for name, h in spec.handlers.items()},
                 spec.capabilities,
+                tuple(name for name, handler in spec.handlers.items() if handler.is_idempotent),
             )
             for spec in self.declared.values()
             if spec.queue in consumed
@@ -185,7 +186,9 @@ class Directory:
         handler = spec.handlers.get(message)
         if handler is None:
             raise UnknownMessage(spec.name, message, spec.handlers)
-        return self._at(spec.name, message, spec.queue, spec.policy, handler.policy)
+        return self._at(
+            spec.name, message, spec.queue, spec.policy, handler.policy, is_idempotent=handler.is_idempotent
+        )
 
     def _elsewhere(self, agent: str, message: str) -> Address:
         announced = self._announced()
@@ -195,9 +198,18 @@ class Directory:
         if message not in entry.messages:
             raise UnknownMessage(agent, message, entry.messages)
         levels = (Policy.from_wire(wire) for wire in entry.policies.get(message, ({}, {})))
-        return self._at(agent, message, mailbox(entry.queue), *levels)
+        return self._at(agent, message, mailbox(entry.queue), *levels, is_idempotent=message in entry.idempotent)
 
-    def _at(self, agent: str, message: str, queue: Queue | str, of_agent: Policy, of_handler: Policy) -> Address:
+    def _at(
+        self,
+        agent: str,
+        message: str,
+        queue: Queue | str,
+        of_agent: Policy,
+        of_handler: Policy,
+        *,
+        is_idempotent: bool,
+    ) -> Address:
         task = f"{agent}.{message}"
         policy = self.timeouts.merged(task, agent, ("agent", of_agent), ("handler", of_handler))
-        return Address(agent, message, task, queue, policy)
+        return Address(agent, message, task, queue, policy, is_idempotent)

@@ -455,6 +455,18 @@ class CircuitOpen(_Refused, InfrastructureError):
         self.retry_after_s = retry_after_s
 
 
+class NotEnoughReplies(InfrastructureError):
+    """Fewer agents than needed have replied. ``results`` and ``errors`` say, by agent, what they have."""
+
+    def __init__(self, needed: int, results: Mapping[str, Any], errors: Mapping[str, Exception]) -> None:
+        self.needed = needed
+        self.results = dict(results)
+        self.errors = dict(errors)
+        named = [f"{agent}: {type(error).__name__}" for agent, error in self.errors.items()]
+        more = f", and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        super().__init__(f"{len(results)} replied; needed: {needed}; {', '.join(named[:_NAMED])}{more}")
+
+
 class BroadcastRefused(InfrastructureError):
     """No copy of a broadcast was sent.
 

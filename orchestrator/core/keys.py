@@ -371,6 +371,14 @@ class Keys:
         """Hash of an open ask (see ``includes/asks.lua``); what ends it deletes it."""
         return f"{self.root}ask:{ask_id}"
 
+    def inbox(self, inbox_id: str) -> str:
+        """Stream of the outcomes that an asker waits for; it expires."""
+        return f"{self.root}inbox:{inbox_id}"
+
+    def stale_reply(self, digest: str) -> str:
+        """The last reply to a request, for calls that may fall back to it; it expires."""
+        return f"{self.root}stale-reply:{digest}"
+
     def calls(self, queue: str) -> str:
         """Hash of counters of the asks that went to a mailbox: asked, and how they ended."""
         return f"{self.root}calls:{queue}"

@@ -20,6 +20,7 @@ class Reason(StrEnum):
     DEADLINE = "deadline passed"
     POISON = "poison"
     WORKERS_LOST = "workers lost"
+    WORKER_DIED = "worker died"
     REJECTED = "rejected"
     MALFORMED = "malformed"
     VALIDATION = "validation"

@@ -92,6 +92,8 @@ class Supervision:
     run: Mapping[str, Any] | None = None
     #: Whether it is the request of an ask, so that a copy of its result is kept in the reply.
     ask: bool = False
+    #: ``"fail"`` if it must not run again after a worker has died while it had it.
+    on_death: str = ""
 
     def __repr__(self) -> str:
         return summary(self, ("agent", "message", "on_error", "metadata", "failures"), self.hide)
@@ -113,6 +115,8 @@ class Supervision:
             wire["run"] = dict(self.run)
         if self.ask:
             wire["ask"] = True
+        if self.on_death:
+            wire["on_death"] = self.on_death
         if self.failures:
             wire["failures"] = [failure.to_wire() for failure in self.failures]
         return wire
@@ -163,6 +167,7 @@ class Supervision:
                 hide=hide_in({HEADER: wire}),
                 run=None if wire.get("run") is None else dict(wire["run"]),
                 ask=wire.get("ask") is True,
+                on_death=str(wire.get("on_death", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidPolicy(HEADER, wire, "what Supervision.to_wire() makes") from error

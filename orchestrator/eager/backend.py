@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery
 
 from orchestrator.core import ask as ask_rule
+from orchestrator.core import call_budget
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
@@ -26,7 +27,9 @@ from orchestrator.sending.celery_sends import TaskSend, as_published, check_argu
 from orchestrator.sending.delivery import CancelResult, Found
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.outgoing_message import AskRequest, OutgoingMessage
+from orchestrator.sending.stale import InMemoryStaleReplies
 from orchestrator.telemetry import emit, events
+from orchestrator.transport.admission.ask_record import NotSent
 from orchestrator.worker.hosting import supervise_tasks
 
 
@@ -45,6 +48,9 @@ class EagerBackend:
         self._flow = EagerFlowControl(flow)
         self._records = EagerRecords()
         self.letters = InMemoryDeadLetterStore(self._replay)
+        self._inboxes: dict[str, list[tuple[str, Outcome]]] = {}
+        self._budgets: dict[str, int] = {}
+        self.stale = InMemoryStaleReplies()
         self._replay_checks: list[Callable[[str, Supervision], None]] = []
         self._runner = DeliveryRunner(app, self._flow, self._records, self.letters)
         #: By the id of a broadcast's copy that died: its compensation, should it be replayed, and the broadcast.
@@ -158,6 +164,8 @@ class EagerBackend:
             message, place = as_published(message, send), send.place()
         elif task is not None:
             check_arguments(task, message.args, message.kwargs)
+        if message.ask is not None:
+            self._spend(message.ask, message.supervision.agent)
         duplicate = self._flow.duplicate_of(message)
         if duplicate is not None:
             return SendResult(duplicate)
@@ -171,17 +179,45 @@ class EagerBackend:
             raise
         self._flow.ended(message)
         if message.ask is not None:
-            self._reply(message.ask, message.id, outcome)
+            self._end_ask(message.ask, message.id, outcome)
         return SendResult(message.id, place=place)
 
-    def _reply(self, ask: AskRequest, delivery_id: str, outcome: Outcome) -> None:
-        """Deliver the reply to an ask: nothing is refused it, and what its handler raises is the handler's."""
+    def _end_ask(self, ask: AskRequest, delivery_id: str, outcome: Outcome) -> None:
+        """Put the reply where it is wanted: nothing is refused it, and what its handler raises is the handler's."""
         state = ask_rule.accepted(ask_rule.AskState(to_ms(ask.timeout_s)), delivery_id)
         _, ending = ask_rule.outcome_recorded(state, delivery_id, kind(outcome))
-        if ending is not None and ending.is_replied:
+        if ending is None or not ending.is_replied:
+            return
+        if ask.reply is not None:
             fields = {**ask.reply.args[0], "outcome": self._records.record(delivery_id) or to_wire(outcome)}
             emit(events.REPLIED, agent=ask.reply.supervision.agent, id=ask.id, ended=ending.ended)
             self._runner.run(replace(ask.reply, args=[fields]))
+        if ask.inbox is not None:
+            inbox_id, label = ask.inbox
+            self._inboxes.setdefault(inbox_id, []).append((label, outcome))
+        if ask.fallback is not None and ending.ended != "handled":
+            self._runner.run(ask.fallback)
+
+    # -- calls
+
+    def inbox(self, inbox_id: str) -> EagerInbox:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        return EagerInbox(self._inboxes, inbox_id)
+
+    def end_ask(self, ask_id: str, why: str) -> bool:
+        """False: an ask has ended as soon as it is accepted."""
+        return False
+
+    def _spend(self, ask: AskRequest, agent: str) -> None:
+        """Add to the budget of retries and hedges, or take from it."""
+        budget: int | None = self._budgets.get(agent, call_budget.START)
+        if ask.kind == "call" and budget is not None:
+            budget = call_budget.deposited(budget)
+        elif ask.kind != "ask" and budget is not None:
+            budget = call_budget.spent(budget)
+        if budget is None:
+            raise NotSent("budget")
+        self._budgets[agent] = budget
 
     def before_replay(self, check: Callable[[str, Supervision], None]) -> None:
         """Have ``check`` called with the mailbox and the supervision of what is replayed; it raises to refuse that."""
@@ -202,6 +238,18 @@ class EagerBackend:
         if isinstance(outcome, Handled) and (due := self._compensations.pop(outgoing.id, None)) is not None:
             self._compensate(*due)
         return isinstance(outcome, Dead) and outcome.letter_id is None
+
+
+class EagerInbox:
+    """Outcomes that are there as soon as their requests are accepted."""
+
+    def __init__(self, inboxes: dict[str, list[tuple[str, Outcome]]], id: str) -> None:
+        self._inboxes = inboxes
+        self._id = id
+
+    def read(self, until: float) -> list[tuple[str, Outcome]]:
+        """See :class:`orchestrator.sending.inbox.Inbox`; there is nothing to wait for."""
+        return self._inboxes.pop(self._id, [])
 
 
 @contextmanager

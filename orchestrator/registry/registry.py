@@ -33,6 +33,8 @@ class AgentEntry:
     policies: Mapping[str, Any] = field(default_factory=dict)
     #: What it offers to steps of workflows.
     capabilities: tuple[str, ...] = ()
+    #: The messages whose handlers may run twice at once.
+    idempotent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,13 @@ def _messages(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def _described_agent(entry: AgentEntry) -> dict[str, Any]:
-    described = {"queue": entry.queue, "messages": sorted(entry.messages), "policies": dict(entry.policies)}
-    return described | ({"capabilities": list(entry.capabilities)} if entry.capabilities else {})
+    described: dict[str, Any] = {
+        "queue": entry.queue, "messages": sorted(entry.messages), "policies": dict(entry.policies)
+    }  # fmt: skip
+    for name in ("capabilities", "idempotent"):
+        if values := getattr(entry, name):
+            described[name] = list(values)
+    return described
 
 
 def _leases(client: Any, keys: Keys) -> Any:
@@ -195,6 +202,7 @@ class Registry:
                 tuple(described["messages"]),
                 described.get("policies", {}),
                 tuple(described.get("capabilities", ())),
+                tuple(described.get("idempotent", ())),
             )
         return known
 

@@ -21,6 +21,8 @@ class Address:
     task: str
     queue: Queue | str
     policy: Effective
+    #: Whether its handler may run twice at once.
+    is_idempotent: bool = False
 
 
 class Directory(Protocol):

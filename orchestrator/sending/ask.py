@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from time import time
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery
 
@@ -20,15 +20,28 @@ from orchestrator.core.reply import check_tag, reply_name
 from orchestrator.sending.address import Directory
 from orchestrator.sending.agent_messages import build_agent_message, build_celery_message
 from orchestrator.sending.backend import Backend
-from orchestrator.sending.call import check_timeout
+from orchestrator.sending.call import check_call_options, check_timeout
 from orchestrator.sending.destination import checked_queue_of
 from orchestrator.sending.dispatch import send_with_events
+from orchestrator.sending.message_template import write_template
+from orchestrator.sending.message_texts import reprs_of
 from orchestrator.sending.outgoing_message import AskRequest, OutgoingMessage, queue_name
+from orchestrator.sending.publish import headers_of, library_errors, producer_of
 from orchestrator.sending.send_options import SendOptions, check_options
 from orchestrator.telemetry import emit, events, tracing
-from orchestrator.transport.admission.ask_record import AskRecord, MailReply
+from orchestrator.transport.admission.ask_record import AskRecord, InboxReply, MailReply, RecordedFallback
 from orchestrator.transport.message_envelope import envelope
+from orchestrator.transport.producer_batch import open_batch
 from orchestrator.transport.store import Store
+
+#: How long an inbox is kept after its asker should have read it.
+_INBOX_MS: Final = 60_000
+
+
+#: One attempt, no dead letter: the asker gets the error. If nobody hosts the agent, somebody may before the time-out.
+_REQUEST: Final = check_options(
+    SendOptions(retry=Retry(max_retries=0), on_error=OnError.IGNORE, when_down=WhenDown.QUEUE)
+)
 
 
 class Asker:
@@ -39,7 +52,9 @@ class Asker:
         self._directory = directory
         self._backend = backend
 
-    def ask(self, asker: str, recipient: Any, message: Message, timeout_s: float, tag: Any) -> str:
+    def ask(
+        self, asker: str, recipient: Any, message: Message, timeout_s: float, tag: Any, on_death: str = "again"
+    ) -> str:
         """Ask an agent, and have the reply put into the mailbox of ``asker``; returns the ask's id.
 
         Raises:
@@ -49,23 +64,23 @@ class Asker:
             OrchestratorError: as a send.
         """
         tag_json = check_tag(tag)
+        check_call_options(timeout_s, on_death, None, None)
         wait_s = check_timeout(timeout_s) * self._directory.timeouts.factor
         limits, now_s = CURRENT.get(), time()
         ends_by_s = now_s + wait_s
         if limits is not None and limits.deadline_at_s is not None:
             ends_by_s = min(ends_by_s, limits.deadline_at_s)
-        given = SendOptions(retry=Retry(max_retries=0), on_error=OnError.IGNORE, when_down=WhenDown.QUEUE)
         if not isinstance(recipient, str | type):
             raise InvalidPolicy("recipient", recipient, "an agent's name or an Agent class")
-        request = build_agent_message(
-            self._directory, recipient, message, replace(check_options(given), ends_by_s=ends_by_s)
-        )
+        request = build_agent_message(self._directory, recipient, message, replace(_REQUEST, ends_by_s=ends_by_s))
         asked = request.supervision
         reply = self._reply(asker, asked.message)
         fields = {"id": request.id, "agent": asked.agent, "message": asked.message, "tag": json.loads(tag_json)}
         reply = replace(reply, id=f"reply-{request.id}", args=[fields])
         request = replace(
-            request, supervision=replace(asked, ask=True), ask=AskRequest(request.id, ends_by_s - now_s, reply)
+            request,
+            supervision=replace(asked, ask=True, on_death="fail" if on_death == "fail" else ""),
+            ask=AskRequest(request.id, ends_by_s - now_s, reply),
         )
         checked_queue_of(self._app, request)
         send_with_events(self._backend(), request)
@@ -85,18 +100,34 @@ class Asker:
         return replace(reply, expires_s=None, supervision=replace(reply.supervision, deadline_at_s=None))
 
 
-def ask_record(app: Celery, store: Store, request: OutgoingMessage) -> AskRecord | None:
+def ask_record(app: Celery, store: Store, request: OutgoingMessage, hidden: tuple[str, ...]) -> AskRecord | None:
     """What is written to Redis with the request of an ask; ``None`` if a message is none."""
     ask = request.ask
     if ask is None:
         return None
-    return AskRecord(
-        ask.id,
-        request.id,
-        max(1, to_ms(ask.timeout_s)),
-        to_ms(store.options.outcome_ttl_s),
-        _mail_reply(app, store, ask.reply),
-    )
+    timeout_ms = max(1, to_ms(ask.timeout_s))
+    parts: list[MailReply | InboxReply | RecordedFallback] = []
+    if ask.reply is not None:
+        parts.append(_mail_reply(app, store, ask.reply))
+    if ask.inbox is not None:
+        parts.append(InboxReply(*ask.inbox, timeout_ms + _INBOX_MS))
+    if ask.fallback is not None:
+        parts.append(_recorded(app, ask.fallback, hidden))
+    return AskRecord(ask.id, request.id, ask.kind, timeout_ms, to_ms(store.options.outcome_ttl_s), parts)
+
+
+def _recorded(app: Celery, message: OutgoingMessage, hidden: tuple[str, ...]) -> RecordedFallback:
+    with (
+        library_errors(app, message.task),
+        headers_of(message) as headers,
+        producer_of(app) as producer,
+        open_batch(producer) as batch,
+    ):
+        template = write_template(app, message, headers, reprs_of(message, hidden), batch)
+    if template is None:
+        raise InvalidPolicy("fallback", message.task, "a durable Send to an agent with one mailbox of its own")
+    agent = message.supervision.agent
+    return RecordedFallback(agent, message.id, queue_name(message), template.level, template.render())
 
 
 def _mail_reply(app: Celery, store: Store, reply: OutgoingMessage) -> MailReply:

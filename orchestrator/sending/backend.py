@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from orchestrator.core.outcome import Outcome
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal
 from orchestrator.sending.delivery import Tracker
+from orchestrator.sending.inbox import Inbox
 from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.sending.stale import StaleReplies
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,20 @@ class Backend(Protocol):
 
     def broadcast(self, request: BroadcastRequest) -> Mapping[int, Refusal]:
         """Accept the copies of a broadcast; returns the refused ones by place (see :func:`publish_broadcast`)."""
+
+    def inbox(self, inbox_id: str) -> Inbox:
+        """What an asker waits for."""
+
+    def end_ask(self, ask_id: str, why: str) -> bool:
+        """End an ask (see ``end_ask.lua``); returns whether it was open.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+
+    @property
+    def stale(self) -> StaleReplies:
+        """The replies that are kept for calls that may fall back to one."""
 
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:
         """Wait at most ``timeout_s`` for a recorded outcome; ``None`` if there is none by then."""

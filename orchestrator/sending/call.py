@@ -1,17 +1,22 @@
-"""Request and reply, and what a caller gets who would rather have it done later than not at all."""
+"""What a call that has no reply may return, and the checks of its options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from orchestrator.core.errors import AgentDown, DeadlinePassed, DeliveryTimeout, InvalidPolicy, SendFailed
+from orchestrator.core.errors import (
+    AgentDown,
+    CircuitOpen,
+    DeadlinePassed,
+    DeliveryTimeout,
+    InvalidPolicy,
+    MailboxFull,
+    SendFailed,
+)
+from orchestrator.core.hedge import Hedge
 from orchestrator.core.numbers import is_number
-from orchestrator.core.outcome import Handled, Outcome
-from orchestrator.core.policy import OnError, Retry, WhenDown
-from orchestrator.sending.delivery import CancelResult, Delivery
-from orchestrator.sending.send_options import CheckedOptions, SendOptions, check_options
+from orchestrator.core.policy import Retry
+from orchestrator.sending.delivery import Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,52 +25,7 @@ class FallbackDelivery:
 
     delivery: Delivery
     #: Why there is no reply.
-    error: AgentDown | DeadlinePassed | DeliveryTimeout | SendFailed
-
-
-def call(ask: Callable[[], Delivery], timeout_s: float, instead: Callable[[], Delivery] | None) -> Any:
-    """The reply to what ``ask`` sends, or what ``instead`` sends.
-
-    A request that is given up is cancelled, so that it does not run after its caller has gone; one that a worker has
-    begun may end all the same.
-
-    Raises:
-        AgentDown: nobody is there to answer.
-        DeliveryTimeout: there was no reply in time.
-        SendFailed: it was not handled; ``outcome`` says why.
-        DeadlinePassed: the handler that asks has no time left; nothing was sent.
-    """
-    error: AgentDown | DeadlinePassed | DeliveryTimeout | SendFailed
-    try:
-        delivery = ask()
-        outcome: Outcome | None
-        try:
-            outcome = delivery.wait(timeout_s)
-        except DeliveryTimeout:
-            # The reply may have come while it was given up.
-            outcome = delivery.outcome() if delivery.cancel() is CancelResult.TOO_LATE else None
-            if outcome is None:
-                raise
-        if isinstance(outcome, Handled):
-            return outcome.result
-        error = SendFailed(delivery.id, outcome)
-    except (AgentDown, DeadlinePassed, DeliveryTimeout) as failed:
-        error = failed
-    if instead is None:
-        raise error
-    return FallbackDelivery(instead(), error)
-
-
-def request_options(timeout_s: float) -> CheckedOptions:
-    """The options of a request: one attempt, by a living worker, and no dead letter.
-
-    Raises:
-        InvalidPolicy: ``timeout_s`` is not a valid deadline.
-    """
-    options = SendOptions(
-        retry=Retry(max_retries=0), on_error=OnError.IGNORE, deadline_s=timeout_s, when_down=WhenDown.ERROR
-    )
-    return check_options(options)
+    error: AgentDown | DeadlinePassed | DeliveryTimeout | SendFailed | MailboxFull | CircuitOpen
 
 
 def check_timeout(timeout_s: float) -> float:
@@ -79,15 +39,18 @@ def check_timeout(timeout_s: float) -> float:
     return float(timeout_s)
 
 
-def check_fallback(fallback: bool | Mapping[str, Any] | None) -> CheckedOptions | None:
-    """How a call that does not succeed is to be sent instead; ``None`` if it is not.
+def check_call_options(timeout_s: float, on_death: str, retry: Retry | None, hedge: Hedge | None) -> None:
+    """Check the options of a call.
 
     Raises:
-        InvalidPolicy: it says neither whether nor how; or an option has a bad value.
+        InvalidPolicy: one has a value that is not allowed.
     """
-    if not isinstance(fallback, bool | Mapping | None):
-        raise InvalidPolicy("fallback", fallback, "True, False, or the options of a send")
-    if fallback is None or fallback is False:
-        return None
-    options: Any = {} if fallback is True else fallback
-    return check_options(options)
+    check_timeout(timeout_s)
+    if on_death not in ("again", "fail"):
+        raise InvalidPolicy("on_death", on_death, "'again' or 'fail'")
+    if not isinstance(retry, Retry | None):
+        raise InvalidPolicy("retry", retry, "a Retry")
+    if not isinstance(hedge, Hedge | None):
+        raise InvalidPolicy("hedge", hedge, "a Hedge")
+    if hedge is not None and hedge.after_s >= timeout_s:
+        raise InvalidPolicy("after_s", hedge.after_s, f"less than timeout_s={timeout_s:g}")

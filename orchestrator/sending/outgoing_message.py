@@ -68,7 +68,13 @@ class AskRequest:
     id: str
     timeout_s: float
     #: The reply, a message to the asker, whose fields lack the outcome only.
-    reply: OutgoingMessage
+    reply: OutgoingMessage | None = None
+    #: Where else the outcome goes: the id of an inbox, and the outcome's label in it.
+    inbox: tuple[str, str] | None = None
+    #: What it has to do with the budget of retries and hedges (see ``ask.lua``).
+    kind: str = "ask"
+    #: What is sent unless the request is handled.
+    fallback: OutgoingMessage | None = None
 
 
 def queue_name(outgoing: OutgoingMessage) -> str:

@@ -21,11 +21,14 @@ from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.delivery import Awaiter, await_in
 from orchestrator.sending.destination import queue_of
 from orchestrator.sending.fast_publisher import FastPublisher
+from orchestrator.sending.inbox import RedisInbox
 from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import publish
+from orchestrator.sending.stale import RedisStaleReplies
 from orchestrator.sending.tracker import RedisTracker
 from orchestrator.transport.admission.ask_record import publishing
 from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
+from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 from orchestrator.transport.transport import why_not_supervised
 
@@ -69,7 +72,11 @@ class RedisBackend:
         task = None if message.supervision.agent else self._app.tasks.get(message.task)
         try:
             if task is None:
-                with publishing(ask_record(self._app, self._store(), message)) if message.ask else nullcontext():
+                with (
+                    publishing(ask_record(self._app, self._store(), message, self._hidden))
+                    if message.ask
+                    else nullcontext()
+                ):
                     publish(self._app, message, self._hidden, try_fast=self._fast.publish)
                 return SendResult(message.id)
             send = publish_task(self._app, task, message, self._hidden, self._fast.publish)
@@ -131,6 +138,20 @@ class RedisBackend:
     def hosted(self, message: OutgoingMessage) -> bool:
         """See :class:`orchestrator.sending.backend.Backend`."""
         return self._registry().hosted(message.supervision.agent, queue_of(self._app, message))
+
+    def inbox(self, inbox_id: str) -> RedisInbox:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        return RedisInbox(self._store, inbox_id)
+
+    def end_ask(self, ask_id: str, why: str) -> bool:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        store = self._store()
+        return bool(store.run(*commands.end_ask(store.keys, ask_id, why)))
+
+    @cached_property
+    def stale(self) -> RedisStaleReplies:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        return RedisStaleReplies(self._store)
 
     @cached_property
     def tracker(self) -> RedisTracker:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 from celery import Celery, Task
 from celery.canvas import Signature
 
-from orchestrator.core.attempt_limits import CURRENT
 from orchestrator.core.errors import BroadcastRefused
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, WhenDown
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.sending.address import Address, Directory
 from orchestrator.sending.agent_messages import build_agent_message, build_agent_messages, build_celery_message
-from orchestrator.sending.backend import Backend
+from orchestrator.sending.backend import Backend, SendResult
 from orchestrator.sending.broadcast import (
     BroadcastRequest,
     Refusal,
@@ -29,12 +28,11 @@ from orchestrator.sending.broadcast import (
     strategy_of,
     without_time_limits,
 )
-from orchestrator.sending.call import call, check_fallback, check_timeout, request_options
 from orchestrator.sending.deliveries import Deliveries
 from orchestrator.sending.delivery import Delivery
 from orchestrator.sending.destination import checked_queue_of, queue_of
 from orchestrator.sending.dispatch import refuse_if_down, send_with_events
-from orchestrator.sending.outgoing_message import queue_name
+from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.report import Receipt, Report
 from orchestrator.sending.send_events import events_of_many
 from orchestrator.sending.send_options import (
@@ -73,33 +71,15 @@ class Sender:
         """
         return self._send(recipient, message, check_options(options))
 
-    def call(
-        self, recipient: Any, message: Message | None, timeout_s: float, fallback: bool | Mapping[str, Any] | None
-    ) -> Any:
-        """Send a request and wait for its reply; see :func:`orchestrator.sending.call.call`.
+    def _send(self, recipient: Any, message: Message | None, options: CheckedOptions) -> Delivery:
+        return self.deliver(self.build(recipient, message, options))
 
-        In a handler, it waits no longer than the attempt may take, and the request's deadline is no later.
+    def build(self, recipient: Any, message: Message | None, options: CheckedOptions) -> OutgoingMessage:
+        """The outgoing message of a send.
 
         Raises:
-            AgentDown: no living worker hosts the agent.
-            DeliveryTimeout: there was no reply in time.
-            SendFailed: the request was not handled.
-            DeadlinePassed: the handler that calls has no time left; nothing was sent.
-            CallerError, BrokerUnavailable: as :meth:`send`.
+            CallerError: the recipient or the message is not valid.
         """
-        wait_s = check_timeout(timeout_s) * self._directory.timeouts.factor
-        request = request_options(timeout_s)
-        if (limits := CURRENT.get()) is not None:
-            left_s = limits.remaining_s()
-            wait_s, request = min(wait_s, left_s), replace(request, ends_by_s=time() + left_s)
-        later = check_fallback(fallback)
-        return call(
-            lambda: self._send(recipient, message, request),
-            wait_s,
-            None if later is None else lambda: self._send(recipient, message, later),
-        )
-
-    def _send(self, recipient: Any, message: Message | None, options: CheckedOptions) -> Delivery:
         if isinstance(recipient, Task):
             recipient = recipient.s()
         outgoing = (
@@ -107,27 +87,39 @@ class Sender:
             if isinstance(recipient, Signature)
             else build_agent_message(self._directory, recipient, message, options)
         )
+        checked_queue_of(self._app, outgoing)
+        return outgoing
+
+    def deliver(self, outgoing: OutgoingMessage) -> Delivery:
+        """Send an outgoing message.
+
+        Raises:
+            AgentDown, BrokerUnavailable, SendFailed: as :meth:`send`.
+        """
         if tracing.is_on():
             outgoing = replace(outgoing, trace={})
         backend = self._backend()
-        checked_queue_of(self._app, outgoing)
         sent = send_with_events(backend, outgoing)
-        s = outgoing.supervision
-        delivery = Delivery(
-            sent.id,
+        delivery = self.delivery_of(outgoing, sent)
+        if backend.inline and sent.published and outgoing.supervision.on_error is OnError.RAISE:
+            delivery.wait(timeout_s=1)
+        return delivery
+
+    def delivery_of(self, outgoing: OutgoingMessage, sent: SendResult | None = None) -> Delivery:
+        """The delivery of an outgoing message that was sent, here or by Redis."""
+        backend, s = self._backend(), outgoing.supervision
+        return Delivery(
+            outgoing.id if sent is None else sent.id,
             s.agent,
             s.message,
             s.on_error,
             backend.outcome,
             backend.tracker,
-            queue_of(self._app, outgoing, sent.place),
+            queue_of(self._app, outgoing, None if sent is None else sent.place),
             outgoing.trace,
             s.track,
-            sent.published,
+            True if sent is None else sent.published,
         )
-        if backend.inline and sent.published and s.on_error is OnError.RAISE:
-            delivery.wait(timeout_s=1)
-        return delivery
 
     def default_supervision(self, address: Address) -> Supervision:
         """The supervision of a message whose send sets no options."""

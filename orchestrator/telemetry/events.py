@@ -193,6 +193,19 @@ LEAKED: Final = _event(
 ASKED: Final = _event(
     "ask.sent", "A request was accepted whose reply is a message to its asker.", metadata="agent message id asker"
 )
+FELL_BACK: Final = _event(
+    "call.fell_back",
+    "A call had no reply, and went on as its fallback says: Ask, Stale, Value or Send.",
+    metadata="agent message to error",
+)
+FALLBACK_SENT: Final = _event(
+    "call.fallback_sent",
+    "Redis has sent a call's durable fallback; `ended` is how its request ended, or timeout.",
+    metadata="agent id ask ended",
+)
+HEDGED: Final = _event(
+    "call.hedged", "There was no reply yet, so a copy of a call's request was sent.", metadata="agent message id ask"
+)
 REPLIED: Final = _event(
     "ask.replied",
     "The reply to an ask was put into its asker's mailbox; `ended` is the outcome's kind, or timeout.",

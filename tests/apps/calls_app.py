@@ -56,6 +56,23 @@ class Silent(Message):
     """No agent has a method for replies to this."""
 
 
+class Slowly(Message):
+    """Takes so long; may run twice at once."""
+
+    key: str
+    for_s: float = 0
+
+
+class Alone(Agent):
+    """No worker hosts it."""
+
+    name = "alone"
+
+    @handles(Quote)
+    def quote(self, message: Quote) -> int:
+        return message.number
+
+
 class Shop(Agent):
     name = "shop"
 
@@ -90,24 +107,31 @@ class Billing(Agent):
 
     @handles(Quote)
     def quote(self, message: Quote, context: Context) -> Any:
-        if message.how == "fails":
+        if message.how in ("fails", "billing fails"):
             raise ValueError("no price")
         if message.how == "large":
             return "x" * 3_000_000
         if message.how == "odd":
             return object()
-        if message.how in ("holds", "dies once"):
-            client = connected(context)
-            client.rpush("test:begun", message.number)
-            if message.how == "dies once" and not context.redelivered:
+        if message.how == "dies once":
+            connected(context).rpush("test:begun", message.number)
+            if not context.redelivered:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if message.how == "holds":
-                client.blpop([f"test:go:{message.number}"], timeout=HOLD_S)
+        if message.how == "holds":
+            held(context, message.number)
         return message.number * 2
 
     @handles(Silent)
     def silent(self, _message: Silent) -> None:
         pass
+
+    @handles(Slowly, idempotent=True)
+    def slowly(self, message: Slowly, context: Context) -> str:
+        client = connected(context)
+        client.rpush("test:ran", message.key)
+        if message.for_s:
+            client.blpop(["test:never"], timeout=message.for_s)
+        return message.key
 
 
 class Bounded(Agent):
@@ -123,7 +147,11 @@ class Bounded(Agent):
         return context.ask("billing", Quote(number=message.number), timeout_s=30, then=True)
 
     @handles(Quote)
-    def quote(self, message: Quote) -> int:
+    def quote(self, message: Quote, context: Context) -> int:
+        if message.how == "fails":
+            raise ValueError("no price")
+        if message.how.endswith("holds"):
+            held(context, message.number)
         return message.number
 
     @replies(Quote)
@@ -133,6 +161,13 @@ class Bounded(Agent):
 
 #: What was noted in eager mode.
 NOTED: list[dict[str, Any]] = []
+
+
+def held(context: Context, number: int) -> None:
+    """Wait until the test pushes to ``test:go:NUMBER``."""
+    client = connected(context)
+    client.rpush("test:begun", number)
+    client.blpop([f"test:go:{number}"], timeout=HOLD_S)
 
 
 def connected(context: Context) -> Any:
@@ -156,7 +191,7 @@ def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any)
         made.conf.broker_url = broker_url
     made.conf.task_always_eager = eager
     orchestrator = Orchestrator(made, load_settings(**settings))
-    orchestrator.host(Shop, Billing, Bounded)
+    orchestrator.host(Shop, Billing, Bounded, Alone)
     return orchestrator
 
 

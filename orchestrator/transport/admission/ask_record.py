@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from orchestrator.core.keys import GROUP, Keys
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Attempt, Call
+
+#: The kind of a record that is one more copy of an open ask's request.
+HEDGE: Final = "hedge"
+
+
+class NotSent(Exception):
+    """A copy of a request was not sent: its ask has ended, or there is no budget. No error of a user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +43,67 @@ class MailReply:
 
 
 @dataclass(frozen=True, slots=True)
+class InboxReply:
+    """An outcome that is put into an inbox."""
+
+    inbox: str
+    label: str
+    keep_ms: int
+
+    def fields(self, keys: Keys) -> dict[str, Any]:
+        """The fields of the ask's record that describe it."""
+        return {"inbox": keys.inbox(self.inbox), "inbox_ms": self.keep_ms, "label": self.label}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFallback:
+    """A message that is sent unless the request is handled."""
+
+    agent: str
+    delivery: str
+    queue: str
+    level: str
+    text: str
+
+    def fields(self, keys: Keys) -> dict[str, Any]:
+        """The fields of the ask's record that describe it."""
+        return {
+            "fallback": self.text,
+            "fallback_stream": keys.stream(self.queue, self.level),
+            "fallback_ledger": keys.ledger(self.queue),
+            "fallback_agent": self.agent,
+            "fallback_id": self.delivery,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class AskRecord:
-    """An ask, and the request by which it is accepted."""
+    """An ask, and the request by which it is accepted; or one more copy of an ask's request."""
 
     id: str
     delivery: str
+    kind: str
     timeout_ms: int
     outcome_ms: int
-    reply: MailReply
-    more: Mapping[str, Any] = field(default_factory=dict)
+    parts: Sequence[MailReply | InboxReply | RecordedFallback] = ()
 
     def call(self, keys: Keys, queue: str, level: str, message: str, attempt: Attempt) -> Call:
         """The script call that accepts the request."""
-        fields = {
-            "group": GROUP,
-            "timeout_ms": self.timeout_ms,
-            "outcome_ms": self.outcome_ms,
-            **self.reply.fields(keys),
-            **self.more,
-        }
+        fields: dict[str, Any] = {}
+        if self.kind != HEDGE:
+            fields = {"group": GROUP, "timeout_ms": self.timeout_ms, "outcome_ms": self.outcome_ms}
+        for part in self.parts:
+            fields |= part.fields(keys)
         return commands.ask(
-            keys, queue, level, message, delivery=self.delivery, ask_id=self.id, fields=fields, attempt=attempt
+            keys,
+            queue,
+            level,
+            message,
+            delivery=self.delivery,
+            ask_id=self.id,
+            kind=self.kind,
+            fields=fields,
+            attempt=attempt,
         )
 
 

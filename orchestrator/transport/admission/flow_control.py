@@ -15,6 +15,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen, MailboxFull
 from orchestrator.core.flow_policy import Flow
 from orchestrator.core.keys import GROUP
+from orchestrator.transport.admission.ask_record import NotSent
 from orchestrator.transport.redis import commands
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def retry_until_room(recipient: str, reply: list[Any], count: int, again: Callab
         MailboxFull: there is no room, or none came in time. ``accepted`` says how many were accepted until then.
         CircuitOpen: likewise.
         DuplicateSend: the idempotency key is taken.
+        NotSent: it is one more copy of a request that is not needed, or for which there is no budget.
     """
     done = 0
     until: float | None = None
@@ -58,6 +60,8 @@ def retry_until_room(recipient: str, reply: list[Any], count: int, again: Callab
     while type(answer) is list:
         if answer[0] == b"duplicate":
             raise DuplicateSend(answer[1].decode())
+        if answer[0] == b"not sent":
+            raise NotSent(answer[1].decode())
         _, taken, why = answer
         done += taken
         if done >= count:

@@ -78,6 +78,23 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
         case "schedules_key_broken", [key, error]:
             logger.error("key %s of the schedules is broken: %s", key, error)
             emit(events.SCHEDULES_KEY_BROKEN, key=key, error=error)
+        case "fell_back", [agent, delivery_id, ask_id, ended]:
+            emit(events.FALLBACK_SENT, agent=agent, id=delivery_id, ask=ask_id, ended=ended)
+        case "worker_died", [delivery_id, agent, message, deaths, queue, letter_id, why, task]:
+            logger.warning("message %s, task %s in %s: not run again: %s", delivery_id, task, queue, why)
+            letter = LetterDraft(Reason.WORKER_DIED.value, "WorkerLost", why, int(deaths))
+            if letter_id:
+                letter.emit(agent=agent, message=message, delivery_id=delivery_id, error=letter.error)
+            else:
+                emit(
+                    events.DROPPED,
+                    agent=agent,
+                    message=message or task,
+                    id=delivery_id,
+                    reason=letter.reason,
+                    error=letter.error,
+                    attempts=letter.attempts,
+                )
         case "replied", [asker, ask_id, ended]:
             emit(events.REPLIED, agent=asker, id=ask_id, ended=ended)
         case "compensated", [group, queue, delivery_id]:

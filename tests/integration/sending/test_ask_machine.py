@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from orchestrator.core import ask as pure
+from orchestrator.core import call_budget
 from orchestrator.core.ask import AskState, Ending
 from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
@@ -33,6 +35,11 @@ class Asks(MailboxMachine):
         #: Requests that a worker has: the stream and entry of each.
         self.held: dict[str, tuple[str, str]] = {}
         self.ended: set[str] = set()
+        #: Each copy of a request, and its ask.
+        self.requests: dict[str, str] = {}
+        self.budget = call_budget.START
+        self.counted: Counter[str] = Counter()
+        self.refused = self.publishes = 0
 
     @initialize()
     def begin(self) -> None:
@@ -47,19 +54,49 @@ class Asks(MailboxMachine):
         self.run_script(*commands.declare_flow(self.keys, ASKER, fields, serves=True, has_bound=True, has_breaker=True))
         self.redis.hset(self.keys.flow(ASKER), mapping={"phase": "open", "until_ms": 10**12})
 
-    def record(self, number: str, timeout_ms: int) -> AskRecord:
-        reply = MailReply(ASKER, ASKER, "0", f'{{"headers": {{}}, "id": "{number}", "body": "', '"}')
-        return AskRecord(number, number, timeout_ms, TTL_MS, reply)
+    def call(self, ask: str, delivery: str, kind: str, timeout_ms: int) -> Any:
+        reply = MailReply(ASKER, ASKER, "0", f'{{"headers": {{}}, "id": "{ask}", "body": "', '"}')
+        record = AskRecord(ask, delivery, kind, timeout_ms, TTL_MS, [] if kind == "hedge" else [reply])
+        self.publishes += 1
+        attempt = Attempt("test:publishes", f"{self.publishes:016x}x")
+        return record.call(self.keys, QUEUE, "0", message(delivery), attempt)
 
-    @rule(timeout_ms=st.sampled_from([100, 300, 5000]), repeats=st.booleans())
-    def ask(self, timeout_ms: int, repeats: bool) -> None:
+    @rule(
+        timeout_ms=st.sampled_from([100, 300, 5000]),
+        kind=st.sampled_from(["ask", "call", "retry"]),
+        repeats=st.booleans(),
+    )
+    def ask(self, timeout_ms: int, kind: str, repeats: bool) -> None:
         number = f"a{len(self.asks)}"
-        attempt = Attempt("test:publishes", f"{len(self.asks):016x}x")
-        call = self.record(number, timeout_ms).call(self.keys, QUEUE, "0", message(number), attempt)
+        call = self.call(number, number, kind, timeout_ms)
+        budget = call_budget.spent(self.budget) if kind == "retry" else self.budget
         # Its reply may be lost, so that it is repeated.
         for _ in range(2 if repeats else 1):
-            assert self.run_script(*call) == number.encode()
-        self.asks[number] = pure.accepted(AskState(self.now + timeout_ms), number)
+            expected = [b"not sent", b"budget"] if budget is None else number.encode()
+            assert self.run_script(*call) == expected
+            self.refused += budget is None
+        if budget is not None:
+            self.budget = call_budget.deposited(budget) if kind == "call" else budget
+            self.asks[number] = pure.accepted(AskState(self.now + timeout_ms), number)
+            self.requests[number] = number
+            self.counted.update(["asked"] if kind != "retry" else ["asked", "retried"])
+
+    @precondition(lambda self: self.asks)
+    @rule(data=st.data())
+    def hedge(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.asks)))
+        state, budget, copy = self.asks[number], call_budget.spent(self.budget), f"c{len(self.requests)}"
+        said = self.run_script(*self.call(number, copy, "hedge", 0))
+        if state is None:
+            assert said == [b"not sent", b"ended"]
+        elif budget is None:
+            assert said == [b"not sent", b"budget"]
+            self.refused += 1
+        else:
+            assert said == copy.encode()
+            self.budget = budget
+            self.asks[number], self.requests[copy] = pure.accepted(state, copy), number
+            self.counted.update(["hedged"])
 
     @rule(most=st.integers(1, 3))
     def claim(self, most: int) -> None:
@@ -96,19 +133,14 @@ class Asks(MailboxMachine):
         # One that was cancelled while it was held ends with its attempt, whatever that came to.
         self.end(number, "cancelled" if how == "retry" else ended)
 
-    def end(self, number: str, ended: str) -> None:
-        self.ended.add(number)
-        self.asks[number], ending = pure.outcome_recorded(self.asks[number], number, ended)
-        if ending is not None:
-            self.endings[number] = ending
+    def end(self, copy: str, ended: str) -> None:
+        self.ended.add(copy)
+        number = self.requests[copy]
+        self.asks[number], ending = pure.outcome_recorded(self.asks[number], copy, ended)
+        self.came_to(number, ending)
 
-    @precondition(lambda self: self.asks)
-    @rule(data=st.data(), is_time=st.booleans())
-    def end_ask(self, data: st.DataObject, is_time: bool) -> None:
-        number = data.draw(st.sampled_from(sorted(self.asks)))
-        before = self.asks[number]
-        self.asks[number], ending = pure.time_came(before, self.now) if is_time else pure.given_up(before)
-        assert self.run_script(*commands.end_ask(self.keys, number, is_time=is_time)) == (ending is not None)
+    def came_to(self, number: str, ending: Ending | None) -> None:
+        """An ask has ended; its copies are cancelled."""
         if ending is None:
             return
         self.endings[number] = ending
@@ -119,6 +151,17 @@ class Asks(MailboxMachine):
                 self.ended.add(copy)
             else:
                 assert self.redis.hexists(self.keys.outcome_hooks(copy), "cancel")
+
+    @precondition(lambda self: self.asks)
+    @rule(data=st.data(), is_time=st.booleans())
+    def end_ask(self, data: st.DataObject, is_time: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.asks)))
+        before = self.asks[number]
+        self.asks[number], ending = pure.time_came(before, self.now) if is_time else pure.given_up(before)
+        assert self.run_script(*commands.end_ask(self.keys, number, "time" if is_time else "give up")) == (
+            ending is not None
+        )
+        self.came_to(number, ending)
 
     @rule()
     def look_for_timers(self) -> None:
@@ -156,9 +199,13 @@ class Asks(MailboxMachine):
     @invariant()
     def each_is_counted_once(self) -> None:
         counted = {name.decode(): int(n) for name, n in self.redis.hgetall(self.keys.calls(QUEUE)).items()}
-        assert counted.pop("asked", 0) == len(self.asks)
+        assert counted.pop("budget", call_budget.START) == self.budget
+        assert counted.pop("over_budget", 0) == self.refused
         ended = [ending.ended for ending in self.endings.values()]
-        assert counted == {name: ended.count(name) for name in set(ended)}
+        assert counted == {**self.counted, **Counter(ended)}
+        # What is never exceeded.
+        spent = self.counted["retried"] + self.counted["hedged"]
+        assert spent <= call_budget.START / 100 + self.counted["asked"] / 10
 
     @invariant()
     def no_request_is_lost(self) -> None:
@@ -166,7 +213,7 @@ class Asks(MailboxMachine):
         waiting = sum(self.redis.xlen(self.keys.stream(QUEUE, level)) for level in LEVELS)
         waiting += self.redis.zcard(self.keys.delayed(QUEUE))
         ends = sum(row.get(name, 0) for name in ("handled", "dead", "expired", "cancelled"))
-        assert row.get("accepted", 0) == waiting + ends == len(self.asks)
+        assert row.get("accepted", 0) == waiting + ends == len(self.requests)
 
 
 @pytest.mark.timeout(300)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -13,55 +11,9 @@ import pytest
 from orchestrator import Handled
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.telemetry import attach, detach
-from tests.apps import calls_app
-from tests.apps.calls_app import REPLIES, Order, Quote
-from tests.support.cluster import Cluster
+from tests.apps.calls_app import Order, Quote
+from tests.support.askers import Askers, askers
 from tests.support.eventually import eventually
-from tests.support.worker_process import WorkerProcess
-
-APP = "tests.apps.calls_app"
-
-
-class Askers(Cluster):
-    """A worker that asks, one that is asked, and what comes of it."""
-
-    def __init__(self, server: EmbeddedServer, asker: WorkerProcess, callee: WorkerProcess) -> None:
-        super().__init__(server.url, asker, calls_app.make(server.url))
-        self.server, self.asker, self.callee = server, asker, callee
-
-    def replies(self) -> list[dict[str, Any]]:
-        """The replies that were handled."""
-        return [json.loads(raw) for raw in self.redis.lrange(REPLIES, 0, -1)]
-
-    def replied(self, count: int, timeout_s: float = 20) -> list[dict[str, Any]]:
-        """The replies, once so many asks have one."""
-        return eventually(
-            lambda: self.replies() if len({reply["id"] for reply in self.replies()}) >= count else [],
-            timeout_s,
-            lambda: f"{self.replies()}\n{self.asker.log()}\n{self.callee.log()}",
-        )
-
-    def counts(self) -> dict[str, int]:
-        """What became of the asks."""
-        return {name.decode(): int(n) for name, n in self.redis.hgetall(self.keys.calls("billing")).items()}
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self.redis.delete(REPLIES, self.keys.calls("billing"), "test:begun")
-
-    def sweep(self) -> None:
-        """Sweep in the place of a manager."""
-        self.orchestrator.runtime.sweep()
-
-
-@contextmanager
-def askers(server: EmbeddedServer) -> Iterator[Askers]:
-    with ExitStack() as stack:
-        asker = stack.enter_context(WorkerProcess(APP, server.url, name="asker", queues="shop"))
-        callee = stack.enter_context(WorkerProcess(APP, server.url, name="callee", queues="billing"))
-        cluster = Askers(server, asker, callee)
-        yield cluster
-        cluster.close()
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,8 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "ledger": [texts],
     "flow": [texts],
     "ask": [st.uuids().map(str)],
+    "inbox": [st.uuids().map(str)],
+    "stale_reply": [st.uuids().map(str)],
     "calls": [texts],
     "idempotency": [texts, recipients, texts],
     "last_publishes": [st.integers(0, 10**9)],

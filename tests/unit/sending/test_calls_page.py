@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from orchestrator import Orchestrator
+from orchestrator import Agent, Message, Orchestrator, Retry, handles
 from tests.support.cluster import NO_REDIS
 from tests.support.worker_process import ROOT
 
@@ -20,6 +20,14 @@ def example(beginning: str, **names: Any) -> dict[str, Any]:
     (source,) = [block for block in BLOCKS if beginning in block]
     exec(compile(source, "docs/calls.md", "exec"), names)
     return names
+
+
+def saga() -> dict[str, Any]:
+    """The names of the example of a saga."""
+    path = ROOT / "docs" / "examples" / "saga.py"
+    said: dict[str, Any] = {"__name__": "saga"}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), said)
+    return said
 
 
 def eager() -> Orchestrator:
@@ -35,3 +43,75 @@ def test_a_reply_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     orchestrator.host(page["Shop"], page["Billing"])
     orchestrator.send("shop", page["Order"](id="o1"))
     assert capsys.readouterr().out == "o1 costs 100\n"
+
+
+def test_a_price_that_falls_back() -> None:
+    page = example("class Shop", __name__="page")
+    orchestrator = eager()
+    orchestrator.host(page["Shop"], page["Billing"])
+    assert example("fallback=[Ask", orchestrator=orchestrator, Quote=page["Quote"])["price"] == 100
+    orchestrator.host(type("Europe", (page["Billing"],), {"name": "billing-eu"}))
+    assert example("asked.reply()", orchestrator=orchestrator, Quote=page["Quote"])["price"] == 100
+
+
+def test_a_hedged_search() -> None:
+    orchestrator = eager()
+    page = example(
+        "class Search", Agent=Agent, Message=Message, handles=handles, orchestrator=orchestrator, __name__="page"
+    )
+    orchestrator.host(page["Index"])
+    assert page["find"]("b a") == ["a", "b"]
+
+
+class Steps:
+    """The agents that the saga calls; those named in ``failing`` fail."""
+
+    def __init__(self, page: dict[str, Any], *failing: str) -> None:
+        self.seen: list[str] = []
+        self.orchestrator = eager()
+        agents = [self._agent(page, name, name in failing) for name in ("hotels", "hostels", "flights", "weather")]
+        self.orchestrator.host(page["Trips"], self._agent(page, "payments", "payments" in failing), *agents)
+
+    def _agent(self, page: dict[str, Any], agent: str, fails: bool) -> type[Agent]:
+        def handle(_agent: Any, message: Message) -> str:
+            self.seen.append(f"{agent}.{type(message).__name__}")
+            if fails and not isinstance(message, page["Release"]):
+                raise ValueError(f"no {agent}")
+            return agent
+
+        def handler(message: type[Message]) -> Any:
+            def own(me: Any, message: Message) -> str:
+                return handle(me, message)
+
+            return handles(message, retry=Retry(max_retries=0))(own)
+
+        methods = {name: handler(page[name]) for name in ("Reserve", "Release", "Weather", "Pay")}
+        return type(agent, (Agent,), {"name": agent, **methods})
+
+    def book(self, page: dict[str, Any]) -> Any:
+        """Book a trip; returns the result."""
+        return self.orchestrator.send("trips", page["Book"](trip="t")).wait(timeout_s=1)
+
+
+def test_a_saga_in_which_all_goes_well() -> None:
+    page = saga()
+    steps = Steps(page)
+    assert steps.book(page).result == {
+        "booked": True, "hotel": "hotels", "flight": "flights", "forecast": "weather", "paid": "payments"
+    }  # fmt: skip
+    assert steps.seen == ["hotels.Reserve", "flights.Reserve", "weather.Weather", "payments.Pay"]
+
+
+def test_a_saga_goes_on_with_its_fallbacks() -> None:
+    page = saga()
+    steps = Steps(page, "hotels", "weather", "payments")
+    result = steps.book(page).result
+    assert (result["hotel"], result["forecast"], result["paid"]) == ("hostels", None, "later")
+    assert steps.seen.count("payments.Pay") == 2
+
+
+def test_a_saga_is_taken_back() -> None:
+    page = saga()
+    steps = Steps(page, "flights")
+    assert steps.book(page).result["booked"] is False
+    assert steps.seen == ["hotels.Reserve", "flights.Reserve", "hotels.Release", "hostels.Release"]

@@ -17,10 +17,14 @@ def ask(
     *,
     delivery: str,
     ask_id: str,
+    kind: str = "ask",
     fields: Mapping[str, Any],
     attempt: Attempt,
 ) -> Call:
-    """Accept a request, and the record of its ask with these ``fields`` (see ``includes/asks.lua``)."""
+    """Accept a request, and the record of its ask with these ``fields`` (see ``includes/asks.lua``).
+
+    A ``kind`` that is not ``ask`` has to do with the budget of retries and hedges: ``call``, ``retry`` or ``hedge``.
+    """
     names = [
         keys.stream(queue, level),
         keys.ledger(queue),
@@ -30,12 +34,12 @@ def ask(
         keys.calls(queue),
         attempt.key,
     ]
-    return "ask", names, [message, delivery, ask_id, attempt.token, *flat(fields)]
+    return "ask", names, [message, delivery, ask_id, attempt.token, kind, *flat(fields)]
 
 
-def end_ask(keys: Keys, ask_id: str, *, is_time: bool) -> Call:
-    """End an ask: because its time has come, or because its asker gives up."""
-    return "end_ask", [keys.ask(ask_id), keys.timers], [ask_id, "time" if is_time else "give up"]
+def end_ask(keys: Keys, ask_id: str, why: str) -> Call:
+    """End an ask: at its ``time``; by a ``time out`` of its asker; or because its asker has to ``give up``."""
+    return "end_ask", [keys.ask(ask_id), keys.timers], [ask_id, why]
 
 
 def due_timers(keys: Keys, *, skip: int, most: int) -> Call:

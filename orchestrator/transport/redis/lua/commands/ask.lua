@@ -1,19 +1,36 @@
 -- Accepts a request whose reply is put where it is wanted by the script that ends it (see asks.lua).
 -- KEYS: stream, ledger, the delivery's hooks, the ask, timers, counters of calls, hash of last publishes.
--- ARGV: message, the delivery's id, the ask's id, token of the publish (see publish_dedup.py), then names and values of the ask's record…
--- Returns the delivery's id; {'refused', …} by flow control. A repeated call returns the id again.
+-- ARGV: message, the delivery's id, the ask's id, token of the publish (see publish_dedup.py), kind, then names and values of the ask's
+-- record…
+-- Kinds: `ask`; `call`, which adds to the budget of retries and hedges; `retry` and `hedge`, which take from it. A `hedge` is one more copy
+-- of an open ask's request, and has no fields.
+-- Returns the delivery's id; {'refused', …} by flow control; {'not sent', 'budget' or 'ended'}. A repeated call returns the id again.
 -- Costs: one message and the text of the reply; where the mailbox drops its oldest, at most 1 MB and one message more.
 --- @include "mailbox_entry"
+--- @include "call_budget"
 local stream, ledger, hooks, ask, timers, calls, publishes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local message, delivery, id, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local FIRST_FIELD = 5
+local message, delivery, id, token, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local FIRST_FIELD = 6
 if is_repeated_publish(publishes, token) then return delivery end
+local why_not
+if kind == 'hedge' and redis.call('EXISTS', ask) == 0 then why_not = 'ended' end
+if not why_not and (kind == 'hedge' or kind == 'retry') and not has_call_budget(calls) then why_not = 'budget' end
+if why_not then
+  forget_publish(publishes, token)
+  return {'not sent', why_not}
+end
 
 local function begin_ask()
-  redis.call('HSET', ask, 'calls', calls, unpack(ARGV, FIRST_FIELD))
-  redis.call('ZADD', timers, now_ms() + tonumber(redis.call('HGET', ask, 'timeout_ms')), 'ask:' .. id)
+  if kind == 'hedge' then
+    redis.call('HINCRBY', calls, 'hedged', 1)
+  else
+    redis.call('HSET', ask, 'calls', calls, unpack(ARGV, FIRST_FIELD))
+    redis.call('ZADD', timers, now_ms() + tonumber(redis.call('HGET', ask, 'timeout_ms')), 'ask:' .. id)
+    redis.call('HINCRBY', calls, 'asked', 1)
+  end
+  if kind == 'retry' then redis.call('HINCRBY', calls, 'retried', 1) end
+  if kind == 'call' then deposit_call(calls) elseif kind ~= 'ask' then spend_call(calls) end
   redis.call('HSET', hooks, 'ask', ask)
-  redis.call('HINCRBY', calls, 'asked', 1)
   count_accepted(ledger, 1)
 end
 

@@ -47,7 +47,7 @@ for _, queue in ipairs(queues) do
             elseif mark == 1 then unattributed = 1 end
           end
           local result, size = requeue(root, queue, stream, group, p[1], death, unattributed, max_deaths, ttl_ms,
-            mark >= 2 and reason ~= 'drained' and reason ~= 'deployed', mark == 0)
+            mark >= 2 and reason ~= 'drained' and reason ~= 'deployed', mark == 0, mark >= 2)
           if result == 'poison' or result == 'workers lost' then dead_lettered = dead_lettered + 1 end
           bytes = bytes + (size or 0)
         end

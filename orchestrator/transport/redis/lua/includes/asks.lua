@@ -8,6 +8,9 @@
 --   calls                key of the counters of the mailbox that is asked
 --   group, outcome_ms    the consumer group of mailboxes; how long outcomes are kept
 --   timeout_ms           after how many ms it times out
+--   inbox, inbox_ms, label  stream that gets the outcome, under that label, and how long it is kept
+--   fallback, fallback_stream, fallback_ledger, fallback_agent, fallback_id
+--                        a message that is sent unless the request is handled: its text, where it goes, its agent and delivery
 --   stream, ledger, before, after, asker
 --                        the mailbox that gets the reply: the message's text before and after the outcome, as JSON in JSON; the agent
 local asks = {}
@@ -63,6 +66,16 @@ asks.finish = function(key, ended, outcome, winner)
     put(ask.stream, ask.before .. within_text(outcome) .. ask.after)
     count_accepted(ask.ledger, 1)
     emit_event('replied', ask.asker, id, ended)
+  end
+  if outcome and ask.inbox then
+    redis.call('XADD', ask.inbox, '*', 'l', ask.label, 'o', outcome)
+    redis.call('PEXPIRE', ask.inbox, ask.inbox_ms)
+  end
+  if outcome and ask.fallback and ended ~= 'handled' then
+    put(ask.fallback_stream, ask.fallback)
+    count_accepted(ask.fallback_ledger, 1)
+    redis.call('HINCRBY', ask.calls, 'fell_back', 1)
+    emit_event('fell_back', ask.fallback_agent, ask.fallback_id, id, ended)
   end
   for _, copy in ipairs(copies) do
     if copy[1] ~= winner then cancel_copy(root, ask, copy[1], copy[2], ended == 'timeout' and 'time-out of its ask' or 'end of its ask') end

@@ -25,12 +25,35 @@ local function counted(root, deaths)
   return count
 end
 
+-- Ends a message that must not run again: a worker that had it has died, and may have begun it.
+local function end_for_death(root, queue, m, d, r, s, deaths, by, ttl_ms)
+  local headers = message_of(m).headers
+  local ledger, orc, attempts = root .. 'ledger:' .. queue, headers.orc, math.max(1, #(deaths or {}))
+  local why, letter_id = 'its worker died while it had it, and on_death is fail', nil
+  if orc.on_error ~= 'ignore' then
+    local letter = why_dead(queue, 'worker died', 'WorkerLost', why, attempts, now_ms(), by)
+    letter_id = add_dead_letter(root, queue, m, d, r, letter, 'worker died', 'WorkerLost', '', s)
+  end
+  redis.call('HINCRBY', ledger, 'dead', 1)
+  record_if_tracked(root, m, {outcome = 'dead', reason = 'worker died', attempts = attempts, letter_id = letter_id,
+    error = 'WorkerLost: ' .. why}, ttl_ms, deaths)
+  end_for_celery(ledger, m, 'FAILURE', 'WorkerLostError', why, true)
+  emit_event('worker_died', text(headers.id), text(orc.agent), text(orc.message), tostring(attempts), queue, letter_id or '', why,
+    text(headers.task))
+end
+
+local function fails_on_death(m)
+  if not m or not m:find('"on_death"', 1, true) then return false end
+  local headers = (message_of(m) or {}).headers
+  return type(headers) == 'table' and type(headers.orc) == 'table' and headers.orc.on_death == 'fail'
+end
+
 -- Takes an entry from its holder and puts it before all other messages of its priority; with a death in its history if there is
 -- one, and into the dead-letter stream when those are too many. `unattributed` is 1 if its holder died and it was not marked: no
 -- message is suspect then, see isolation.py. `interrupted` says that it was being executed, `undelivered` that it was only
--- claimed ahead. Returns 'returned', 'cancelled' or the reason of its dead letter, and its bytes; nil if it was not pending.
+-- claimed ahead; `begun` that it was being executed by one that ended as planned. Returns 'returned', 'cancelled' or the reason of its dead letter, and its bytes; nil if it was not pending.
 local function requeue(root, queue, stream, group, id, death, unattributed, max_deaths, ttl_ms, interrupted,
-    undelivered)
+    undelivered, begun)
   -- Its deaths are decoded and encoded before it is taken out: an error after that would lose it.
   local entry = redis.call('XRANGE', stream, id, id)[1] or {id, {}}
   local m, d, u, r, s, n = fields(entry)
@@ -43,8 +66,12 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
   end
   if redis.call('XACK', stream, group, id) == 0 or redis.call('XDEL', stream, id) == 0 then return nil end
   local ledger = root .. 'ledger:' .. queue
+  if death then breaker_failed(flow_of(ledger)) end
+  if (death or unattributed > 0 or interrupted or begun) and fails_on_death(m) then
+    end_for_death(root, queue, m, d, r, s, deaths, death and death.by or nil, ttl_ms)
+    return 'worker died', #m
+  end
   if death then
-    breaker_failed(flow_of(ledger))
     local reason, why
     if count >= max_deaths then
       reason, why = 'poison', 'its worker died ' .. count .. ' times while running it'
