@@ -29,7 +29,8 @@ from orchestrator.core.schedule_values import AgentRecipient, Overlap
 from orchestrator.core.settings import Settings
 from orchestrator.core.triggers import Foreign, SteppedTimes, Times
 from orchestrator.schedules.celery_schedules import NextAfter, next_after_of
-from orchestrator.schedules.fire_writer import FireWriter, iso
+from orchestrator.schedules.fire_kinds import iso
+from orchestrator.schedules.fire_writer import FireWriter
 from orchestrator.schedules.firing import BoundSchedule
 from orchestrator.schedules.history import HistoryEntry
 from orchestrator.schedules.static_schedules import checked, schedules_of_agent, with_names

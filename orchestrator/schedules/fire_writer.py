@@ -9,83 +9,50 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import lru_cache
-from json.encoder import encode_basestring_ascii as encode_text
+from dataclasses import replace
 from typing import Any, Final
 
 from celery import Celery, signals
 from kombu import Producer
-from pydantic_core import to_json
 
 from orchestrator.agents.periodic import MISSED, SCHEDULE, SCHEDULED_FOR
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_state import delivery_id_of
-from orchestrator.core.schedule_values import Overlap, Recipient, Source, TaskRecipient
-from orchestrator.core.supervision import HEADER
+from orchestrator.core.schedule_values import Overlap, Recipient, TaskRecipient
 from orchestrator.schedules.entry_options import ELSEWHERE
 from orchestrator.schedules.exactness import why_sent_elsewhere
+from orchestrator.schedules.fire_kinds import (
+    ANY_ID,
+    ANY_MISSED,
+    ANY_TIME,
+    BEAT_HEADER,
+    FireKind,
+    arguments_of,
+    beat_headers,
+    is_as_beat_sends,
+    iso,
+    kind_key,
+    own_headers,
+)
 from orchestrator.schedules.scripts import Written
 from orchestrator.sending.address import Directory
 from orchestrator.sending.agent_messages import build_message
 from orchestrator.sending.celery_sends import TaskSend, has_own_way, send_by_task
 from orchestrator.sending.fast_publisher import PublishChannel
 from orchestrator.sending.message_template import MessageTemplate, encode, take_template
-from orchestrator.sending.message_texts import arguments_text, hidden_in, reprs_of
+from orchestrator.sending.message_texts import hidden_in, reprs_of
 from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import headers_of, library_errors
-from orchestrator.sending.send_options import SILENT, CheckedOptions
+from orchestrator.sending.send_options import CheckedOptions
 from orchestrator.sending.task_messages import build_task_message
 from orchestrator.telemetry import tracing
 from orchestrator.transport.producer_batch import open_batch
 from orchestrator.transport.publishing import PublishingChannel
 
-#: Celery's own mark of a message that beat has sent.
-_BEAT_HEADER: Final = "celery_beat_task"
-
-#: Stand for the schedule, the nominal time and the number of coalesced times in a text that is written once.
-_ID: Final = "@orchestrator:schedule@"
-_AT: Final = "@orchestrator:scheduled-for@"
-_MISSED: Final = -1
-_MISSED_TEXT: Final = f'"{MISSED}": {_MISSED}'
-
 #: Kinds of messages that are kept.
 _MOST_KINDS: Final = 1000
 
 Lazy = Callable[[], tuple[list[Any], dict[str, Any], dict[str, Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What the messages of a kind have in common."""
-
-    template: MessageTemplate
-    queue: str
-    own: str
-    priority: str
-    #: Names of fields whose values are masked.
-    hidden: tuple[str, ...]
-
-    def written(self, schedule: str, delivery: str, at: str, missed: int, args: Any, kwargs: Any) -> Written:
-        """The message of one fire."""
-        id_ = f'"{delivery}"'
-        own = self.own.replace(_AT, at).replace(_ID, encode_text(schedule)[1:-1])
-        own = own.replace(_MISSED_TEXT, f'"{MISSED}": {missed}')
-        text = self.template.render(
-            id=id_,
-            root=id_,
-            parent="null",
-            body=self.template.body(to_json(args), to_json(kwargs) if kwargs else b"{}"),
-            args=encode_text(arguments_text(args, self.hidden)),
-            kwargs=encode_text(arguments_text(kwargs, self.hidden)) if kwargs else _NO_KWARGS,
-            own=own,
-            priority=self.priority,
-        )
-        return Written(delivery, self.queue, self.template.level, text)
-
-
-_NO_KWARGS: Final = '"{}"'
 
 
 class FireWriter:
@@ -96,7 +63,7 @@ class FireWriter:
         self._directory = directory
         self._hidden = hidden
         self._channel: PublishChannel | None = None
-        self._kinds: dict[Hashable, _Kind | None] = {}
+        self._kinds: dict[Hashable, FireKind | None] = {}
         self._plain = False
 
     def forget(self) -> None:
@@ -136,7 +103,7 @@ class FireWriter:
         if lazy is None and self._plain:
             kind = self._kind(definition, delivery)
             if kind is not None:
-                args, kwargs = _arguments(definition)
+                args, kwargs = arguments_of(definition)
                 return kind.written(definition.id, delivery, at, missed, args, kwargs)
         return self._by_celery(definition, delivery, at, missed, lazy)
 
@@ -165,30 +132,37 @@ class FireWriter:
 
     # -- kinds of messages
 
-    def _kind(self, definition: ScheduleDefinition, delivery: str) -> _Kind | None:
+    def _kind(self, definition: ScheduleDefinition, delivery: str) -> FireKind | None:
         """The kind of a schedule's messages; ``None`` if Celery has to write each of them."""
-        key = _kind_key(definition)
+        key = kind_key(definition)
         if key not in self._kinds:
             if len(self._kinds) >= _MOST_KINDS:
                 self._kinds.clear()
             self._kinds[key] = self._make_kind(definition, delivery)
         return self._kinds[key]
 
-    def _make_kind(self, definition: ScheduleDefinition, delivery: str) -> _Kind | None:
+    def _make_kind(self, definition: ScheduleDefinition, delivery: str) -> FireKind | None:
         recipient = definition.recipient
         if isinstance(recipient, TaskRecipient) and is_as_beat_sends(definition):
             options = recipient.options
             if self.is_sent_elsewhere(definition, options) or options.get("countdown") or options.get("task_id"):
                 return None
             template = self._entry_template(
-                _ID, recipient.task, list(recipient.args), dict(recipient.kwargs), options, delivery, _AT, _MISSED
+                ANY_ID,
+                recipient.task,
+                list(recipient.args),
+                dict(recipient.kwargs),
+                options,
+                delivery,
+                ANY_TIME,
+                ANY_MISSED,
             )
             if template is None or not template.lasting:
                 return None
             values = template.values
             queue, priority = str(json.loads(values["queue"])), values["priority"]
-            return _Kind(template, queue, values["own"], priority, self._hidden)
-        message = self.outgoing(definition, delivery, _AT, _MISSED, schedule=_ID)
+            return FireKind(template, queue, values["own"], priority, self._hidden)
+        message = self.outgoing(definition, delivery, ANY_TIME, ANY_MISSED, schedule=ANY_ID)
         task = self._app.tasks.get(message.task)
         is_plain = not (
             message.countdown_s
@@ -200,13 +174,13 @@ class FireWriter:
         if not is_plain or (task is not None and not message.supervision.agent and has_own_way(task)):
             return None
         with headers_of(message) as headers, library_errors(self._app, message.task):
-            headers |= _beat_headers(definition, _AT)
+            headers |= beat_headers(definition, ANY_TIME)
             template = self._open.template(self._app, message, headers, reprs_of(message, self._hidden))
             if template is None or not template.lasting:
                 return None
             own = encode(headers)[1:-1]
         priority = template.values["priority"] if message.priority is None else str(message.priority)
-        return _Kind(template, _queue_in(template, message), own, priority, hidden_in(message, self._hidden))
+        return FireKind(template, _queue_in(template, message), own, priority, hidden_in(message, self._hidden))
 
     # -- messages that Celery writes each time
 
@@ -229,7 +203,7 @@ class FireWriter:
             message = self.outgoing(definition, delivery, at, missed, recipient=recipient)
             task = self._app.tasks.get(message.task)
             with headers_of(message) as headers, library_errors(self._app, message.task):
-                headers |= _beat_headers(definition, at)
+                headers |= beat_headers(definition, at)
                 if task is not None and not message.supervision.agent and has_own_way(task):
                     template = self._by_task(task, message, headers)
                 else:
@@ -260,7 +234,7 @@ class FireWriter:
     ) -> MessageTemplate | None:
         """What an entry of ``beat_schedule`` publishes, as Celery's scheduler would send it."""
         task = self._app.tasks.get(task_name)
-        own = {_BEAT_HEADER: True, SCHEDULED_FOR: at}
+        own = {BEAT_HEADER: True, SCHEDULED_FOR: at}
         given = {**options, "headers": {**(options.get("headers") or {}), **own}}
         given.setdefault("task_id", delivery)
         with (
@@ -273,7 +247,7 @@ class FireWriter:
                 self._app.send_task(task_name, list(args), dict(kwargs), **given)
             else:
                 task.apply_async(list(args), dict(kwargs), **given)
-            return take_template(batch, lambda headers: _own_headers(schedule_id, headers, own, missed))
+            return take_template(batch, lambda headers: own_headers(schedule_id, headers, own, missed))
 
     def outgoing(
         self,
@@ -341,54 +315,5 @@ class FireWriter:
         return self._channel
 
 
-@lru_cache(maxsize=64)
-def iso(ms: int) -> str:
-    """A time as messages say it."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def is_as_beat_sends(definition: ScheduleDefinition) -> bool:
-    """Whether it is an entry of ``beat_schedule`` that does not ask for a supervised send."""
-    is_entry = definition.source is Source.STATIC and isinstance(definition.recipient, TaskRecipient)
-    return is_entry and definition.policy == SILENT and not definition.metadata
-
-
-def _beat_headers(definition: ScheduleDefinition, at: str) -> dict[str, Any]:
-    """The headers that each entry of ``beat_schedule`` has."""
-    if definition.source is Source.STATIC and isinstance(definition.recipient, TaskRecipient):
-        return {_BEAT_HEADER: True, SCHEDULED_FOR: at}
-    return {}
-
-
 def _queue_in(template: MessageTemplate, message: OutgoingMessage) -> str:
     return queue_name(message) if message.queue is not None else str(json.loads(template.values["queue"]))
-
-
-def _own_headers(schedule_id: str, headers: Mapping[str, Any], own: Mapping[str, Any], missed: int) -> dict[str, Any]:
-    """The headers of an entry's message that are not Celery's; an agent sees the nominal time in its metadata."""
-    supervision = headers.get(HEADER)
-    if not isinstance(supervision, dict):
-        return dict(own)
-    metadata = {**supervision.get("metadata", {}), SCHEDULE: schedule_id, SCHEDULED_FOR: own[SCHEDULED_FOR]}
-    metadata[MISSED] = missed
-    return {**own, HEADER: {**supervision, "metadata": metadata}}
-
-
-def _arguments(definition: ScheduleDefinition) -> tuple[list[Any], Mapping[str, Any]]:
-    recipient = definition.recipient
-    if isinstance(recipient, TaskRecipient):
-        return list(recipient.args), recipient.kwargs
-    return [recipient.fields], {}
-
-
-def _kind_key(definition: ScheduleDefinition) -> Hashable:
-    """What the messages of one kind have in common."""
-    recipient = definition.recipient
-    if isinstance(recipient, TaskRecipient):
-        options = json.dumps(recipient.options, sort_keys=True, default=str) if recipient.options else ""
-        names: tuple[str, ...] = (recipient.task, options)
-    else:
-        names = (recipient.agent, recipient.message)
-    metadata = json.dumps(definition.metadata, sort_keys=True) if definition.metadata else ""
-    waits = definition.overlap is not Overlap.ALLOW or definition.pause_on_failure
-    return (definition.source is Source.STATIC, *names, definition.policy, metadata, waits)

@@ -23,7 +23,8 @@ from orchestrator.schedules.bell import Bell
 from orchestrator.schedules.celery_schedules import NextAfter, next_after_of
 from orchestrator.schedules.due import Due
 from orchestrator.schedules.due_check import DueCheck
-from orchestrator.schedules.fire_writer import FireWriter, is_as_beat_sends
+from orchestrator.schedules.fire_kinds import is_as_beat_sends
+from orchestrator.schedules.fire_writer import FireWriter
 from orchestrator.schedules.firing import Firing
 from orchestrator.schedules.housekeeping_message import HousekeepingRounds
 from orchestrator.schedules.redis_schedules import RedisSchedules
