@@ -61,10 +61,11 @@ class SchedulesBackend(Protocol):
         """
 
     def change(self, schedule_id: str, decide: Callable[[StoredSchedule, int], Decision | None]) -> bool:
-        """Change a schedule's state as ``decide`` says; whether it did.
+        """Change a schedule's state as ``decide`` says, by what is stored and the time; whether it did.
 
         Raises:
             UnknownSchedule: there is no such schedule.
+            InvalidSchedule: its definition is gone.
         """
 
     def is_declared_by(self, app_name: str) -> bool:

@@ -35,11 +35,7 @@ class ScheduleReader:
         return self._open_store()
 
     def now_ms(self) -> int:
-        """Redis' time.
-
-        Raises:
-            BrokerUnavailable: Redis is away.
-        """
+        """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
         seconds, micros = self.ask(lambda client: client.time())
         return int(seconds) * 1000 + int(micros) // 1000
 
@@ -78,7 +74,7 @@ class ScheduleReader:
         return found
 
     def leftovers(self) -> list[StoredSchedule]:
-        """What was set aside and has no definition any more."""
+        """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
         k = self.store.keys
         whys = self.ask(partial(_hash, k.schedules_broken))
         left: list[StoredSchedule] = []
@@ -94,7 +90,7 @@ class ScheduleReader:
         return left
 
     def ids(self) -> Iterator[str]:
-        """The ids of all schedules."""
+        """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
         cursor = 0
         while True:
             cursor, page = self.page(cursor)
@@ -108,21 +104,16 @@ class ScheduleReader:
         return int(after), [name.decode("utf-8", "replace") for name in _names(page)]
 
     def count(self) -> int:
-        """How many schedules there are."""
+        """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
         return int(self.ask(lambda client: client.hlen(self.store.keys.schedules)))
 
     def of_owner(self, owner: str) -> list[str]:
-        """The ids of an owner's schedules."""
+        """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
         found = self.ask(lambda client: client.smembers(self.store.keys.schedules_of(owner)))
         return sorted(name.decode("utf-8", "replace") for name in found)
 
     def existing(self, schedule_id: str) -> StoredSchedule:
-        """A schedule.
-
-        Raises:
-            UnknownSchedule: there is none.
-            BrokerUnavailable: Redis is away.
-        """
+        """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
         (stored,) = self.read([schedule_id])
         if stored is None:
             known = self.ask(lambda client: client.hkeys(self.store.keys.schedules)) if self._is_small() else []

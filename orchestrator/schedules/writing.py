@@ -160,12 +160,7 @@ class ScheduleWriter(ScheduleReader):
         next_after: NextAfter | None,
         last_ms: int | None = None,
     ) -> None:
-        """Add one schedule. ``if_exists`` is 'error', 'keep' or 'replace'.
-
-        Raises:
-            ScheduleExists: it exists, and that is an error.
-            InvalidSchedule, OwnerGone, BrokerUnavailable: as :meth:`declare`.
-        """
+        """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
         mode = {"error": "add"}.get(if_exists, if_exists)
         became = self.declare([(definition, next_after)], owner, mode=mode, last_ms=lambda _: last_ms)
         if became[definition.id] == "exists":
@@ -174,13 +169,7 @@ class ScheduleWriter(ScheduleReader):
     # -- changing
 
     def change(self, schedule_id: str, decide: Callable[[StoredSchedule, int], Decision | None]) -> bool:
-        """Change a schedule's state as ``decide`` says, by what is stored and Redis' time; ``None`` changes nothing.
-
-        Raises:
-            UnknownSchedule: there is no such schedule.
-            InvalidSchedule: its definition is gone.
-            BrokerUnavailable: Redis is away.
-        """
+        """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
         for _ in range(_TRIES):
             stored = self.existing(schedule_id)
             if not stored.text:
@@ -201,11 +190,7 @@ class ScheduleWriter(ScheduleReader):
         raise UnknownSchedule(schedule_id)
 
     def remove(self, schedule_id: str) -> bool:
-        """Remove a schedule; whether there was one.
-
-        Raises:
-            BrokerUnavailable: Redis is away.
-        """
+        """See :class:`orchestrator.schedules.backend.SchedulesBackend`."""
         return self._run_change(schedule_id, "remove") == "done"
 
     def set_aside(self, schedule_id: str, why: str) -> None:
