@@ -12,19 +12,18 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from orchestrator.core.errors import InvalidSchedule
 from orchestrator.core.keys import Keys
 from orchestrator.core.log import get_logger
-from orchestrator.core.plural import counted
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_rule import decide
-from orchestrator.core.schedule_state import Decision, Fate, Fire, ScheduleState
-from orchestrator.core.schedule_values import Overlap
+from orchestrator.core.schedule_state import Fire, ScheduleState
 from orchestrator.core.triggers import Foreign, SteppedTimes, Times
 from orchestrator.schedules import scripts
+from orchestrator.schedules.advances import advance_of, emit_fired, emit_lost, portions
 from orchestrator.schedules.celery_schedules import NextAfter
 from orchestrator.schedules.due import NOTHING_DUE, DefinitionCache, Due, DueSchedule
 from orchestrator.schedules.fire_writer import FireWriter, Lazy
 from orchestrator.schedules.housekeeping_message import HousekeepingRounds
 from orchestrator.schedules.scripts import Advance, Call, Written
-from orchestrator.schedules.stored_state import change_of, whole_number
+from orchestrator.schedules.stored_state import whole_number
 from orchestrator.telemetry import emit, events, has_handlers
 from orchestrator.transport.redis.command_connection import CommandConnection
 
@@ -41,9 +40,6 @@ _FIRST: Final = 10
 
 #: Parts of a pass after which the caller sees to its own duties.
 _PARTS: Final = 50
-
-#: Bytes of messages in one call.
-_MOST_BYTES: Final = 1024 * 1024
 
 #: For how long a scheduler may take to send a message that no script can accept, before another one sends it.
 _CLAIM_MS: Final = 60_000
@@ -193,7 +189,7 @@ class Firing:
         )
 
     def _fire_calls(self, advances: Sequence[Advance]) -> Iterable[Call]:
-        for some in _portions(advances):
+        for some in portions(advances):
             yield scripts.fire(self._keys, some, most_history=self._most_history, again_ms=AGAIN_MS)
 
     # -- deciding
@@ -235,7 +231,7 @@ class Firing:
             if message is None:
                 # Another scheduler sends it.
                 return self._postponed(schedule, state, now_ms)
-        return _advance_of(definition, schedule, state, decision, message)
+        return advance_of(definition, schedule, state, decision, message)
 
     def _times(self, definition: ScheduleDefinition, bound: BoundSchedule | None, from_ms: int) -> Times | None:
         """The times of a foreign trigger; ``None`` for any other."""
@@ -294,7 +290,7 @@ class Firing:
             if status == "fired":
                 fired += 1
                 if tells:
-                    _emit_fired(advance, now_ms)
+                    emit_fired(advance, now_ms)
             elif status in ("mailbox full", "breaker open"):
                 emit(events.SCHEDULE_REFUSED, schedule=advance.id, reason=status)
             elif status == "broken":
@@ -304,7 +300,7 @@ class Firing:
                 emit(events.SCHEDULE_FAILED, schedule=advance.id, error="its mailbox is a key of another type")
                 self._run([_again(self._keys, advance, now_ms, self._most_history)])
             if status in ("fired", "advanced"):
-                _emit_lost(advance)
+                emit_lost(advance)
         return fired
 
     def _run(self, calls: Sequence[Call]) -> list[Any]:
@@ -336,53 +332,6 @@ class Firing:
         return [status.decode() for one in replies for status in one[1:]]
 
 
-def _advance_of(
-    definition: ScheduleDefinition,
-    schedule: DueSchedule,
-    state: ScheduleState,
-    decision: Decision,
-    message: Written | None,
-) -> Advance:
-    after = decision.state
-    waits = ""
-    if message is not None and (definition.overlap is not Overlap.ALLOW or definition.pause_on_failure):
-        waits = "1" if definition.pause_on_failure else "0"
-    return Advance(
-        schedule.id, state.rev, state.next_ms, state.running, after.due_ms, message, waits, change_of(decision, state)
-    )
-
-
 def _again(keys: Keys, advance: Advance, now_ms: int, most_history: int) -> Call:
     later = Advance(advance.id, advance.rev, advance.nominal_ms, advance.running, now_ms + AGAIN_MS)
     return scripts.fire(keys, [later], most_history=most_history, again_ms=AGAIN_MS)
-
-
-def _portions(advances: Sequence[Advance]) -> Iterable[list[Advance]]:
-    """Parts of which each is small enough for one call."""
-    some: list[Advance] = []
-    size = 0
-    for one in advances:
-        length = len(one.message.text) if one.message is not None else 0
-        if some and (len(some) >= scripts.MOST_AT_ONCE or size + length > _MOST_BYTES):
-            yield some
-            some, size = [], 0
-        some.append(one)
-        size += length
-    if some:
-        yield some
-
-
-def _emit_fired(advance: Advance, now_ms: int) -> None:
-    record = next((r for r in advance.change.records if r.what == Fate.FIRED), None)
-    if record is not None:
-        late_s = max(0, now_ms - record.last_ms) / 1000
-        emit(events.SCHEDULE_FIRED, {"late_s": late_s}, schedule=advance.id, id=record.delivery)
-
-
-def _emit_lost(advance: Advance) -> None:
-    for record in advance.change.records:
-        if record.what == Fate.MISSED:
-            logger.warning("schedule %s: %s missed: %s", advance.id, counted(record.number, "fire"), record.reason)
-            emit(events.SCHEDULE_MISSED, {"count": record.number}, schedule=advance.id, reason=record.reason)
-        elif record.what == Fate.SKIPPED:
-            emit(events.SCHEDULE_SKIPPED, {"count": record.number}, schedule=advance.id, reason=record.reason)
