@@ -29,9 +29,9 @@ from benchmarks.pings import longest_ms, pings, slowest_of
 from orchestrator import Orchestrator, load_settings
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors.check import inconsistencies
-from orchestrator.monitors.owner import Owner
 from orchestrator.monitors.redis_monitors import RedisMonitors
 from orchestrator.transport.redis import commands
+from orchestrator.worker.owner import Owner
 
 ROOT = Path(__file__).parent.parent
 

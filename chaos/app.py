@@ -16,7 +16,7 @@ from chaos.steps import GATHER, PART, Steps, gather, part
 from chaos.witness import witness
 from orchestrator import Agent, Context, Down, Exponential, Message, Orchestrator, Retry, handles, load_settings
 from orchestrator.core.errors import InfrastructureError
-from orchestrator.monitors.owner import Owner
+from orchestrator.worker.owner import Owner
 
 #: Pauses between attempts. Without jitter, so that the judge knows when an attempt is due.
 RETRY = Retry(max_retries=3, backoff=Exponential(initial_s=0.05, factor=2.0, cap_s=0.5, jitter=0.0))

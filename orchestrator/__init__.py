@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.agents.replies import replies as replies
     from orchestrator.agents.step_context import StepContext as StepContext
     from orchestrator.app import Orchestrator as Orchestrator
+    from orchestrator.coordination.named_leases import Term as Term
     from orchestrator.core.down import Down as Down
     from orchestrator.core.errors import (
         AgentDown as AgentDown,
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
         InvalidSettings as InvalidSettings,
         InvalidStepInput as InvalidStepInput,
         InvalidWorkflow as InvalidWorkflow,
+        LeaseHeld as LeaseHeld,
+        LeaseLost as LeaseLost,
+        LeaseTaken as LeaseTaken,
         MailboxFull as MailboxFull,
         MessageTooLarge as MessageTooLarge,
         NoAgents as NoAgents,
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
         NotSupervised as NotSupervised,
         OrchestratorError as OrchestratorError,
         OwnerGone as OwnerGone,
+        PoolEmpty as PoolEmpty,
         ResultNotStored as ResultNotStored,
         ResultTooLarge as ResultTooLarge,
         RunEnded as RunEnded,
@@ -159,6 +164,7 @@ _NAMES = {
     "orchestrator.agents.replies": ("replies",),
     "orchestrator.agents.step_context": ("StepContext",),
     "orchestrator.app": ("Orchestrator",),
+    "orchestrator.coordination.named_leases": ("Term",),
     "orchestrator.core.down": ("Down",),
     "orchestrator.core.errors": (
         "AgentDown",
@@ -185,6 +191,9 @@ _NAMES = {
         "InvalidSettings",
         "InvalidStepInput",
         "InvalidWorkflow",
+        "LeaseHeld",
+        "LeaseLost",
+        "LeaseTaken",
         "MailboxFull",
         "MessageTooLarge",
         "NoAgents",
@@ -194,6 +203,7 @@ _NAMES = {
         "NotSupervised",
         "OrchestratorError",
         "OwnerGone",
+        "PoolEmpty",
         "ResultNotStored",
         "ResultTooLarge",
         "RunEnded",

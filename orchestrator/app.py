@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     from orchestrator.agents.agent import Agent, AgentSpec
     from orchestrator.celery_types import Canvas
+    from orchestrator.coordination.coordination import Coordination
+    from orchestrator.coordination.election import Election
+    from orchestrator.coordination.lease import Lease
+    from orchestrator.coordination.pools import Pool, Semaphore
     from orchestrator.core.hedge import Hedge
     from orchestrator.core.message import Message
     from orchestrator.core.policy import Retry
@@ -328,6 +332,54 @@ class Orchestrator:
     def schedules(self) -> Schedules:
         """Schedules: adds them, finds them, acts on them."""
         return self.runtime.schedules
+
+    # -- coordination
+
+    def lease(self, name: str, *, wait_s: float = 0.0, limit_s: float | None = None, reentrant: bool = False) -> Lease:
+        """A named lease, to be used in a ``with``: at most one holder at a time is granted it, in order of arrival.
+
+        The owner is the attempt whose handler (or task) runs here, or the session that is open. When it ends, however
+        that happens, the lease goes to the next.
+
+        Args:
+            name: what is leased.
+            wait_s: how long the ``with`` waits, at most.
+            limit_s: how long it is held, at most; ``None`` for no limit.
+            reentrant: whether the same owner may enter it again while it holds it.
+
+        Raises:
+            InvalidPolicy: an argument has a value that is not allowed. The ``with`` raises as :meth:`Held.acquire`.
+        """
+        return self.runtime.coordination.lease(name, wait_s=wait_s, limit_s=limit_s, reentrant=reentrant)
+
+    def election(self, name: str) -> Election:
+        """An election: to campaign in, or to observe who leads.
+
+        Raises:
+            InvalidPolicy: the name is not allowed.
+        """
+        return self.runtime.coordination.election(name)
+
+    def semaphore(self, name: str, permits: int) -> Semaphore:
+        """A semaphore: at most ``permits`` holders at a time are granted a permit.
+
+        Raises:
+            InvalidPolicy: an argument has a value that is not allowed.
+        """
+        return self.runtime.coordination.semaphore(name, permits)
+
+    def pool(self, name: str, resources: Iterable[str]) -> Pool:
+        """A pool of resources, of which each is held by one owner at a time.
+
+        Raises:
+            InvalidPolicy: an argument has a value that is not allowed.
+        """
+        return self.runtime.coordination.pool(name, resources)
+
+    @property
+    def coordination(self) -> Coordination:
+        """The leases, elections, semaphores and pools that are in use."""
+        return self.runtime.coordination
 
     @property
     def monitors(self) -> Monitors:

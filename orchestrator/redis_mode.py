@@ -26,6 +26,7 @@ from orchestrator.transport.store import Store, open_store
 from orchestrator.worker.configuration import Configuration
 
 if TYPE_CHECKING:
+    from orchestrator.coordination.redis_named_leases import RedisNamedLeases
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.maintenance.due_timers import DueTimers
     from orchestrator.monitors.redis_monitors import RedisMonitors
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.sending.ledger import LedgerRow
     from orchestrator.transport.redis.dataset import DatasetRecord
     from orchestrator.worker.examine_redis import Examination
+    from orchestrator.worker.owner import Owner
     from orchestrator.workflows.redis_runs import RedisRuns
     from orchestrator.workflows.run_repair import RunRepair
     from orchestrator.workflows.step_arguments import StepArguments
@@ -103,6 +105,23 @@ class RedisMode:
         from orchestrator.monitors.redis_monitors import RedisMonitors
 
         return RedisMonitors(self._app, lambda: self.store, lambda: dict(self._directory.declared), self._settings)
+
+    @cached_property
+    def named_leases(self) -> RedisNamedLeases:
+        """Leases, elections, semaphores and pools; connects when it is used."""
+        from orchestrator.coordination.redis_named_leases import RedisNamedLeases
+
+        return RedisNamedLeases(lambda: self.store)
+
+    def lease_owner(self, what: str) -> Owner:
+        """Who owns ``what`` is acquired here.
+
+        Raises:
+            NoOwner: no session is open and no worker runs a message here.
+        """
+        from orchestrator.worker.owner import attempt_here
+
+        return attempt_here(self._app, what)
 
     @cached_property
     def runs(self) -> RedisRuns:

@@ -44,6 +44,7 @@ from orchestrator.worker.masked_logs import mask_logs
 if TYPE_CHECKING:
     from orchestrator.agents.expand import Expand
     from orchestrator.agents.step_context import StepContext
+    from orchestrator.coordination.coordination import Coordination
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.eager.eager_mode import EagerMode
     from orchestrator.maintenance.dead_letters import MaintenanceResult
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from orchestrator.sending.address import Address
     from orchestrator.timeouts.timeouts import Timeouts
     from orchestrator.transport.liveness.sweep import SweepResult
+    from orchestrator.transport.options import DeathHook
     from orchestrator.transport.store import Store
     from orchestrator.workflows.function import WorkflowFunction
     from orchestrator.workflows.records import RunsBackend
@@ -89,7 +91,7 @@ class Runtime:
         self.asker = Asker(app, self.directory, self.backend)
         self.heartbeat_fields = HeartbeatFields(app, self.directory.declared, settings.app_version)
         self.configuration = Configuration(
-            app, settings, self.heartbeat_fields, self._run_death_hooks, self._run_due, lambda: self.hidden
+            app, settings, self.heartbeat_fields, self._death_hooks(), self._run_due, lambda: self.hidden
         )
         self._redis: RedisMode | None = None
         self._eager: EagerMode | None = None
@@ -303,6 +305,13 @@ class Runtime:
         return self.mode.monitors
 
     @cached_property
+    def coordination(self) -> Coordination:
+        """Leases and the like, which are where the mode says at each use."""
+        from orchestrator.coordination.coordination import Coordination
+
+        return Coordination(lambda: self.mode.named_leases, lambda what: self.mode.lease_owner(what))
+
+    @cached_property
     def workflows(self) -> Workflows:
         """Workflows, whose runs are where the mode says at each use."""
         from orchestrator.workflows.workflows import Workflows
@@ -410,9 +419,17 @@ class Runtime:
         letter = self.dead_letters.of_delivery(delivery_id)
         return None if letter is None else letter.record()
 
-    def _run_death_hooks(self, incarnation: str, reason: str) -> bool:
+    def _death_hooks(self) -> tuple[DeathHook, ...]:
+        """What the death of an incarnation entails, in this order. Connects when a sweep has found one."""
+        return (
+            lambda incarnation, reason: self.redis.named_leases.on_death(incarnation, reason),
+            self._retire_schedules,
+            lambda incarnation, reason: self.redis.monitors.on_death(incarnation, reason),
+        )
+
+    def _retire_schedules(self, incarnation: str, _reason: str) -> bool:
         self.redis.scheduling.schedules.retire_owner(incarnation)
-        return self.redis.monitors.on_death(incarnation, reason)
+        return True
 
     def _run_due(self) -> None:
         self.redis.timers.run()

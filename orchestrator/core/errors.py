@@ -411,10 +411,53 @@ class BrokerUnavailable(InfrastructureError):
 
 
 class OwnerGone(InfrastructureError):
-    """A monitor's owner has no lease in Redis: it ran out, or the owner has ended."""
+    """The owner of a monitor or a lease is not alive in Redis: its heartbeats were missed, or it has ended."""
 
     def __init__(self, owner: str) -> None:
-        super().__init__(f"{owner} has no lease any more, so it owns no monitors; those it had are gone")
+        super().__init__(f"{owner} has ended or was declared dead, so it owns nothing; what it had is gone")
+        self.owner = owner
+
+
+class LeaseTaken(InfrastructureError):
+    """Others held a lease, an election or all permits of a semaphore for the whole time that was waited."""
+
+    def __init__(self, kind: str, name: str, wait_s: float, holder: str = "") -> None:
+        by = f" by {holder}" if holder else ""
+        super().__init__(f"{kind} {masked_repr(name)} is taken{by}; waited {wait_s:g} s")
+        self.kind = kind
+        self.name = name
+        self.wait_s = wait_s
+        #: The incarnation or session that held it, if that is known.
+        self.holder = holder
+
+
+class PoolEmpty(InfrastructureError):
+    """No resource of a pool was free for the whole time that was waited."""
+
+    def __init__(self, name: str, wait_s: float) -> None:
+        super().__init__(f"pool {masked_repr(name)} has no free resource; waited {wait_s:g} s")
+        self.name = name
+        self.wait_s = wait_s
+
+
+class LeaseLost(InfrastructureError):
+    """What was held is held no more: its owner was declared dead, its time is over, or Redis has lost it."""
+
+    def __init__(self, kind: str, name: str, fence: int) -> None:
+        super().__init__(f"{kind} {masked_repr(name)} with the fencing token {fence} is held no more")
+        self.kind = kind
+        self.name = name
+        self.fence = fence
+
+
+class LeaseHeld(CallerError):
+    """The owner holds this lease, or leads this election, already; to wait for itself, it would wait for ever."""
+
+    def __init__(self, kind: str, name: str, owner: str) -> None:
+        more = "; allowed: reentrant=True" if kind == "lease" else ""
+        super().__init__(f"{kind} {masked_repr(name)} is held by {owner}, which asks for it again{more}")
+        self.kind = kind
+        self.name = name
         self.owner = owner
 
 

@@ -449,6 +449,26 @@ class Keys:
         """Mark of a request (a trigger, a backfill) that was carried out, in case its reply is lost; it expires."""
         return f"{self.root}schedule-request:{token}"
 
+    @property
+    def named(self) -> str:
+        """Sorted set of the names of leases, elections, semaphores and pools: ``KIND:NAME`` -> its last use, in ms.
+
+        What lies in Redis of each is in ``named_leases.lua``, which makes the names of those keys.
+        """
+        return f"{self.root}named"
+
+    def named_of(self, owner: str) -> str:
+        """Set of what an incarnation or a session holds and waits for: ``TOKEN KIND:NAME``."""
+        return f"{self.root}named-of:{owner}"
+
+    def named_terms(self, name: str) -> str:
+        """Stream of an election's terms."""
+        return f"{self.root}named-terms:election:{name}"
+
+    def wake(self, token: str) -> str:
+        """List that wakes the request with this token when it has been granted a permit; it expires."""
+        return f"{self.root}wake:{token}"
+
     def run_times(self, day: int, task: str) -> str:
         """Hash of how long a task's attempts took on a day since 1970: bucket -> attempts; it expires."""
         return f"{self.root}durations:{day}:{task}"

@@ -11,6 +11,7 @@ from celery import Celery
 from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
+from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases
 from orchestrator.core.run import RunState
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
@@ -25,6 +26,7 @@ from orchestrator.timeouts.run_times import InMemoryRunTimes
 if TYPE_CHECKING:
     from orchestrator.eager.in_memory_schedules import InMemorySchedules
     from orchestrator.registry.mailboxes import MailboxState
+    from orchestrator.worker.owner import Owner
 
 
 class EagerMode:
@@ -49,6 +51,21 @@ class EagerMode:
     def monitors(self) -> InMemoryMonitors:
         """The monitors."""
         return InMemoryMonitors(self._app, self.backend.send, lambda: dict(self._directory.declared))
+
+    @cached_property
+    def named_leases(self) -> InMemoryNamedLeases:
+        """Leases, elections, semaphores and pools."""
+        leases = InMemoryNamedLeases(self.monitors.living)
+        self.monitors.on_end.append(leases.owner_died)
+        return leases
+
+    def lease_owner(self, what: str) -> Owner:
+        """Who owns ``what`` is acquired here.
+
+        Raises:
+            NoOwner: no session is open and no handler runs here.
+        """
+        return self.monitors.attempt_here(what)
 
     @cached_property
     def runs(self) -> InMemoryRuns:

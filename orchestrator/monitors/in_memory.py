@@ -6,24 +6,26 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from celery import Celery
 
 from orchestrator.agents.agent import AgentSpec
+from orchestrator.core.death import DeathReason
 from orchestrator.core.down import NOPROC, Down
-from orchestrator.core.errors import OwnerGone
+from orchestrator.core.errors import NoOwner, OwnerGone
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, Record, stats_of, write_tag
 from orchestrator.monitors.envelope import DOWN
 from orchestrator.monitors.in_memory_session import InMemorySession
 from orchestrator.monitors.leak import Leak, LeakKind, Leaks
 from orchestrator.monitors.monitors import Monitors, Target, checked_ref, name_of
 from orchestrator.monitors.origin import OriginRecorder
-from orchestrator.monitors.owner import Owner, open_session
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.celery.own_fields import INCARNATION, own_field
+from orchestrator.worker.owner import Owner, open_session
 
 #: The host part of an incarnation's id; eager mode has no processes.
 _NODE = "eager"
@@ -48,6 +50,8 @@ class InMemoryMonitors(Monitors):
         self._counts: dict[str, int] = {}
         self._origin_recorder = OriginRecorder("on")
         self._places: dict[str, str] = {}
+        #: Called with the id and the reason when an incarnation or a session ends.
+        self.on_end: list[Callable[[str, str], object]] = []
 
     # -- liveness
 
@@ -77,6 +81,8 @@ class InMemoryMonitors(Monitors):
             for record in ended:
                 del self._records[record.ref]
         self._count("target_died", len(ended))
+        for callback in self.on_end:
+            callback(gone, reason)
         for record in sorted(ended, key=lambda r: r.ref):
             self._deliver_down(record, reason)
         if ended:
@@ -108,6 +114,19 @@ class InMemoryMonitors(Monitors):
             if agent in self._agents():
                 return Owner(self.incarnation(agent), agent)
         return super().owner_here()
+
+    def attempt_here(self, what: str) -> Owner:
+        """The owner of a lease, or ``what`` else, that is acquired here: an agent's attempt, or the session.
+
+        Raises:
+            NoOwner: no agent's handler runs and no session is open.
+        """
+        try:
+            owner = self.owner_here()
+        except NoOwner:
+            raise NoOwner(what) from None
+        request: Any = None if self._app.current_task is None or not owner.agent else self._app.current_task.request
+        return owner if request is None else replace(owner, entry=f"{request.id}-{request.retries}")
 
     def _create(self, owner: Owner, wanted: Sequence[tuple[str, str]]) -> list[int]:
         refs = []
@@ -179,8 +198,11 @@ class InMemoryMonitors(Monitors):
     def remove_session(self, name: str) -> None:
         """Remove a session and its monitors."""
         with self._lock:
-            if self._sessions.pop(name, None) is not None:
-                self._clean_owner(name)
+            if self._sessions.pop(name, None) is None:
+                return
+            self._clean_owner(name)
+        for callback in self.on_end:
+            callback(name, DeathReason.DRAINED.value)
 
     def list(
         self, *, owner: str | None = None, target: str | None = None, tag: Any = ..., limit: int = 1000

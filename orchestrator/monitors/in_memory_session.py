@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.core.down import Down
 from orchestrator.core.errors import OwnerGone
 from orchestrator.monitors.monitors import Target
-from orchestrator.monitors.owner import Owner, checked_wait, open_session
+from orchestrator.worker.owner import Owner, checked_wait, open_session
 
 if TYPE_CHECKING:
     from orchestrator.monitors.in_memory import InMemoryMonitors

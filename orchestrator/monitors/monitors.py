@@ -15,7 +15,7 @@ from orchestrator.core.errors import InfrastructureError, InvalidPolicy
 from orchestrator.core.log import get_logger
 from orchestrator.monitors.entry import MonitorEntries, MonitorStats, write_tag
 from orchestrator.monitors.leak import Leak, Leaks
-from orchestrator.monitors.owner import Owner, owner_here
+from orchestrator.worker.owner import Owner, owner_here
 
 logger = get_logger(__name__)
 

@@ -13,11 +13,11 @@ from orchestrator.monitors import commands
 from orchestrator.monitors.commands import WantedMonitor
 from orchestrator.monitors.envelope import DOWN, supervision_json
 from orchestrator.monitors.origin import Origin, OriginRecorder
-from orchestrator.monitors.owner import Owner
 from orchestrator.monitors.redis_calls import BATCH, RedisMonitorCalls
 from orchestrator.monitors.targets import Targets
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.store import Store
+from orchestrator.worker.owner import Owner
 
 #: Attempts at a batch; one fails only if an incarnation joins between the look-up of names and the script.
 _MAX_ATTEMPTS = 20

@@ -18,7 +18,6 @@ from orchestrator.core.down import Down
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
 from orchestrator.core.log import get_logger
 from orchestrator.monitors import commands
-from orchestrator.monitors.owner import Owner, checked_wait, open_session
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.liveness.lease import Lease
 from orchestrator.transport.liveness.sweep import Sweeper
@@ -27,6 +26,7 @@ from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.dataset import report_loss
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.store import Store
+from orchestrator.worker.owner import Owner, checked_wait, open_session
 
 if TYPE_CHECKING:
     from orchestrator.monitors.monitors import Target

@@ -211,6 +211,21 @@ REPLIED: Final = _event(
     "The reply to an ask was put into its asker's mailbox; `ended` is the outcome's kind, or timeout.",
     metadata="agent id ended",
 )
+LEASE_GRANTED: Final = _event(
+    "lease.granted",
+    "A permit of a lease, an election, a semaphore or a pool was granted.",
+    metadata="kind lease owner fence",
+)
+LEASE_ENDED: Final = _event(
+    "lease.ended",
+    "A permit is held no more, and why: released, limit, attempt ended, or why its owner has died.",
+    metadata="kind lease owner fence reason",
+)
+LEASE_REFUSED: Final = _event(
+    "lease.refused",
+    "An owner checked in a resource of a pool that it did not hold.",
+    metadata="kind lease owner resource",
+)
 WORKFLOW_STARTED: Final = _event("workflow.started", "A run of a workflow began.", metadata="workflow id uid")
 WORKFLOW_ENDED: Final = _event(
     "workflow.ended", "A run ended, in that state.", measurements="duration_s", metadata="workflow id uid state"

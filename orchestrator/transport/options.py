@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import InvalidSettings
@@ -23,6 +23,9 @@ _NOT_NUMBERS = (
     "max_message_bytes",
     "claim_ahead",
 )
+
+#: Called with an ended incarnation and the reason; returns whether all is done that its death entails.
+DeathHook: TypeAlias = Callable[[str, str], bool]
 
 #: A script that moves a message of this size (bytes) holds Redis for about 80 ms.
 LARGE_BYTES = 16 * 1024 * 1024
@@ -90,10 +93,10 @@ class Options:
     redact: tuple[str, ...] = USUAL
     #: Returns further fields for the heartbeat, which the packages above the transport know.
     describe: Callable[[], Mapping[str, str]] | None = None
-    #: Death hook: called by a sweep with an ended incarnation and the reason. It does a bounded amount of work and
-    #: returns whether all is done; if not, the next sweep calls it again. It must be repeatable, for the last caller
-    #: may have been killed.
-    on_death: Callable[[str, str], bool] | None = None
+    #: Death hooks: a sweep calls each with an ended incarnation and the reason. A hook does a bounded amount of work,
+    #: and returns whether all is done; if not, the next sweep calls it again. It must be repeatable, for the last
+    #: caller may have been killed. An error in one keeps none of the others from running.
+    on_death: tuple[DeathHook, ...] = ()
     #: Called at the end of each sweep, also of a fallback sweep, to do what else is due.
     on_sweep: Callable[[], object] | None = None
 

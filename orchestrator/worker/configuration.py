@@ -7,7 +7,7 @@ after ``Orchestrator(app)``, and in any way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from celery import Celery
@@ -21,7 +21,7 @@ from orchestrator.core.broker_url import ALLOWED, is_served, masked, problems_of
 from orchestrator.core.errors import InvalidSettings
 from orchestrator.core.settings import Settings
 from orchestrator.transport.option_types import refuse_bad_options, refuse_bad_ssl
-from orchestrator.transport.options import Options
+from orchestrator.transport.options import DeathHook, Options
 from orchestrator.transport.transport import TRANSPORT, is_supervised
 
 #: Names of pickle's content type, which is never accepted.
@@ -89,7 +89,7 @@ class Configuration:
     """The changed settings of one app.
 
     ``describe``, ``on_death``, ``on_sweep`` and ``hidden`` become options of the transport: additional fields of a
-    worker's heartbeat, the death hook, what else is due at a sweep, and the names of fields whose values are not shown.
+    worker's heartbeat, the death hooks, what else is due at a sweep, and the names of fields whose values are hidden.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Configuration:
         app: Celery,
         settings: Settings,
         describe: Callable[[], Mapping[str, str]],
-        on_death: Callable[[str, str], bool],
+        on_death: Iterable[DeathHook],
         on_sweep: Callable[[], object],
         hidden: Callable[[], tuple[str, ...]],
     ) -> None:
         self._app = app
         self._settings = settings
         self._describe = describe
-        self._on_death = _JsonCallback(on_death)
+        self._on_death = tuple(_JsonCallback(hook) for hook in on_death)
         self._on_sweep = _JsonCallback(on_sweep)
         self._hidden = hidden
         self._options = _Merged()

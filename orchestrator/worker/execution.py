@@ -41,6 +41,7 @@ from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, KEPT,
 from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.letter_draft import MESSAGE_LIMIT
 from orchestrator.worker import results
+from orchestrator.worker.attempt_end import AT_END, run_at_end
 from orchestrator.worker.retry_scheduled import RetryScheduled
 from orchestrator.worker.step_replaced import StepReplaced
 from orchestrator.worker.time_limits import within
@@ -198,6 +199,9 @@ def _call(
     request: Any,
     limit_s: float | None,
 ) -> Any:
+    outer = AT_END.get()
+    if outer is not None:
+        AT_END.set(None)
     try:
         if limit_s is None and not tracing.is_on():
             return run(*args, **kwargs)
@@ -211,6 +215,9 @@ def _call(
             return run(*args, **kwargs) if limit_s is None else within(limit_s, name, run, args, kwargs)
     except StepReplaced as replaced:
         return replaced.steps
+    finally:
+        if outer is not None or AT_END.get() is not None:
+            run_at_end(outer)
 
 
 def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

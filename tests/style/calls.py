@@ -11,6 +11,7 @@ from tests.style.tracked import tracked
 #: Where the commands of a package are, and the modules with their functions.
 FAMILIES = {
     Path("orchestrator/transport/redis"): "commands/*.py",
+    Path("orchestrator/coordination"): "commands.py",
     Path("orchestrator/monitors"): "commands.py",
 }
 

@@ -15,7 +15,12 @@ from typing import Any
 
 from luaparser import ast, astnodes
 
-PACKAGES = ("orchestrator.transport.redis", "orchestrator.monitors", "orchestrator.workflows")
+PACKAGES = (
+    "orchestrator.transport.redis",
+    "orchestrator.coordination",
+    "orchestrator.monitors",
+    "orchestrator.workflows",
+)
 
 #: What Redis gives a script.
 GLOBALS = frozenset(

@@ -12,9 +12,9 @@ from celery import Celery
 from orchestrator import Agent, Context, Down, Message, Orchestrator, handles, load_settings
 from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.monitors import Monitors
-from orchestrator.monitors.owner import Owner
 from orchestrator.monitors.redis_monitors import RedisMonitors
 from orchestrator.transport.redis import commands
+from orchestrator.worker.owner import Owner
 
 
 class Watch(Message):

@@ -48,7 +48,7 @@ class Lease:
         """
         k, broker = self._keys, self._broker
         self.dataset = identify(self._commands.run, k, broker.datasets.get(k.root))
-        if self._options.on_death is not None:
+        if self._options.on_death:
             # Its death means more than requeueing its messages (see reclaim.lua).
             fields = {**fields, "on_death": "1"}
         last = broker.last_numbers.get(k.root, 0)

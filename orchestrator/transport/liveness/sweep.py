@@ -23,7 +23,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.liveness.closed_clients import closed_clients
 from orchestrator.transport.liveness.proof import proof_of_death
-from orchestrator.transport.options import Options
+from orchestrator.transport.options import DeathHook, Options
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import Call
@@ -95,6 +95,8 @@ class Sweeper:
         self._name = uuid.uuid4().hex
         #: Fenced incarnations whose death hooks are done. Nothing is added to a fenced incarnation's record.
         self._death_hooks_done: set[str] = set()
+        #: Of the others, the hooks that are done.
+        self._hooks_done: dict[str, set[DeathHook]] = {}
         #: Fenced incarnations whose messages were requeued, and those whose death hooks have run, each in the order in
         #: which that was last done, so that none waits behind others that never finish.
         self._reclaimed: dict[str, None] = {}
@@ -280,9 +282,11 @@ class Sweeper:
         return list(dying)
 
     def _run_all_death_hooks(self, dying: Sequence[str]) -> None:
-        if self._options.on_death is None:
+        if not self._options.on_death:
             return
         self._death_hooks_done.intersection_update(dying)
+        for gone in self._hooks_done.keys() - dying:
+            del self._hooks_done[gone]
         until = monotonic() + _DEATH_HOOKS_S
         for incarnation in _in_line([one for one in dying if one not in self._death_hooks_done], self._death_hooks_run):
             _to_the_end(self._death_hooks_run, incarnation)
@@ -292,17 +296,22 @@ class Sweeper:
 
     def run_death_hooks(self, incarnation: str) -> None:
         """Run some of the death hooks of a fenced incarnation. Once all are done, any sweeper may forget it."""
-        on_death, known = self._options.on_death, self._keys.incarnation(incarnation)
-        if on_death is None:
+        hooks, known = self._options.on_death, self._keys.incarnation(incarnation)
+        if not hooks:
             return
-        reason = self._commands.call("HGET", known, "reason") or b"lost"
-        try:
-            if on_death(incarnation, reason.decode()):
-                self._death_hooks_done.add(incarnation)
-                self._commands.call("HDEL", known, "on_death")
-        except Exception:
-            # Requeueing must not depend on it. It is called again in the next sweep.
-            logger.exception("death hooks of incarnation %s failed; the next sweep runs them again", incarnation)
+        reason = (self._commands.call("HGET", known, "reason") or b"lost").decode()
+        done = self._hooks_done.setdefault(incarnation, set())
+        for hook in hooks:
+            try:
+                if hook not in done and hook(incarnation, reason):
+                    done.add(hook)
+            except Exception:
+                # Neither requeueing nor the other hooks must depend on it. It is called again in the next sweep.
+                logger.exception("a death hook of incarnation %s failed; the next sweep runs it again", incarnation)
+        if len(done) == len(hooks):
+            del self._hooks_done[incarnation]
+            self._death_hooks_done.add(incarnation)
+            self._commands.call("HDEL", known, "on_death")
 
     def _reclaim(self, turn: int | str, incarnation: str) -> tuple[int, int]:
         o = self._options
@@ -319,7 +328,7 @@ class Sweeper:
                 linger_ms=to_ms(2 * o.block_s + 1),
                 turn=turn,
                 turn_ms=to_ms(TURN_S),
-                death_hooks_done=None if o.on_death is None else incarnation in self._death_hooks_done,
+                death_hooks_done=incarnation in self._death_hooks_done if o.on_death else None,
             )
             requeued, more, count = self._step(call)
             moved += requeued

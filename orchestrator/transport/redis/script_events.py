@@ -34,6 +34,12 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             emit(events.MAILBOX_HELD, agent=queue, host=host)
         case "released", [queue, host]:
             emit(events.MAILBOX_RELEASED, agent=queue, host=host)
+        case "lease_granted", [kind, name, owner, fence]:
+            emit(events.LEASE_GRANTED, kind=kind, lease=name, owner=owner, fence=int(fence))
+        case "lease_ended", [kind, name, owner, fence, reason]:
+            emit(events.LEASE_ENDED, kind=kind, lease=name, owner=owner, fence=int(fence), reason=reason)
+        case "lease_refused", [kind, name, owner, resource]:
+            emit(events.LEASE_REFUSED, kind=kind, lease=name, owner=owner, resource=resource)
         case "warning", [queue, depth, limit]:
             emit(events.MAILBOX_WARNING, {"depth": int(depth), "limit": int(limit)}, agent=queue)
         case "overflow", [queue, limit, overflow, letter_id, delivery_id, agent, message, text]:

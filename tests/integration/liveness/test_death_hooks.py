@@ -36,7 +36,7 @@ def dead(broker: BareBroker, reason: str = "killed", **fields: str) -> str:
     return incarnation
 
 
-def sweeper(broker: BareBroker, on_death: Callable[[str, str], bool]) -> Sweeper:
+def sweeper(broker: BareBroker, *on_death: Callable[[str, str], bool]) -> Sweeper:
     return replace(broker.store, options=replace(broker.store.options, on_death=on_death)).sweeper()
 
 
@@ -82,8 +82,34 @@ def test_its_errors_do_not_keep_messages_from_a_requeue(broker: BareBroker, capl
 
     swept = sweeper(broker, on_death).sweep("test")
     assert not swept.stood_back
-    assert f"death hooks of incarnation {victim} failed" in caplog.text
+    assert f"a death hook of incarnation {victim} failed" in caplog.text
     assert broker.redis.zcard(broker.store.keys.dying) == 1
+
+
+def test_a_hook_that_fails_or_needs_longer_keeps_no_other_from_running(broker: BareBroker) -> None:
+    victim, called = dead(broker), [0, 0, 0]
+
+    def fails_once(incarnation: str, reason: str) -> bool:
+        called[0] += 1
+        if called[0] == 1:
+            raise LookupError("no")
+        return True
+
+    def needs_three(incarnation: str, reason: str) -> bool:
+        called[1] += 1
+        return called[1] == 3
+
+    def is_quick(incarnation: str, reason: str) -> bool:
+        called[2] += 1
+        return True
+
+    one = sweeper(broker, fails_once, needs_three, is_quick)
+    for _ in range(3):
+        assert broker.redis.hget(broker.store.keys.incarnation(victim), "reason")
+        one.sweep("test")
+    one.sweep("test")
+    assert called == [2, 3, 1], "what is done is not done again"
+    assert broker.redis.zcard(broker.store.keys.dying) == 0
 
 
 def test_who_ends_by_its_own_word_is_forgotten_only_when_all_is_done(broker: BareBroker) -> None:
@@ -163,7 +189,7 @@ def test_a_sweeper_that_does_not_mourn_forgets_nobody_whose_death_entails_more(b
 @pytest.mark.parametrize("has_hooks", [True, False])
 def test_an_incarnation_records_whether_it_has_death_hooks(broker: BareBroker, has_hooks: bool) -> None:
     store, k = broker.store, broker.store.keys
-    options = replace(store.options, on_death=(lambda *_: True) if has_hooks else None)
+    options = replace(store.options, on_death=(lambda *_: True,) if has_hooks else ())
     heart = Heartbeat(CommandConnection(store.pool), k, options, store.broker)
     heart.register()
     assert broker.redis.hget(k.incarnation(heart.incarnation), "on_death") == ("1" if has_hooks else None)

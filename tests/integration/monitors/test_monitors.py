@@ -169,7 +169,7 @@ def test_monitors_go_with_their_session(ground: MonitorsUnderTest) -> None:
         session.monitor("target")
     assert ground.monitors.list() == []
     assert ground.monitors.stats().owner_died == 1
-    with pytest.raises(OwnerGone, match="has no lease any more"):
+    with pytest.raises(OwnerGone, match="has ended or was declared dead"):
         session.monitor("target")
     with pytest.raises(OwnerGone):
         session.next_down(timeout_s=0)

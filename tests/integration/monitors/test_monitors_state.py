@@ -28,7 +28,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.monitors import commands
 from orchestrator.monitors.check import inconsistencies
 from orchestrator.monitors.leak import LeakKind
-from orchestrator.monitors.owner import Owner
+from orchestrator.worker.owner import Owner
 from tests.support.monitors_under_test import RedisUnderTest
 
 REASONS = ("killed", "oom", "drained")

@@ -1,4 +1,4 @@
-"""The owner of a monitor: the incarnation whose handler runs here, or the session that is open here."""
+"""The owner of monitors and leases: the incarnation whose handler runs here, or the session that is open here."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Owner:
 
     id: str
     agent: str = ""
+    #: The entry of the attempt that runs, as ``ID@STREAM``: what it holds ends with it. Empty for a session.
+    entry: str = ""
 
 
 #: Longest allowed wait for a DOWN: a day.
@@ -56,3 +58,23 @@ def owner_here(app: Celery) -> Owner:
         if isinstance(incarnation, str) and incarnation and supervision is not None and supervision.agent:
             return Owner(incarnation, supervision.agent)
     raise NoOwner
+
+
+def attempt_here(app: Celery, what: str) -> Owner:
+    """The owner of ``what`` is acquired here: the attempt of a message, a task's too, or the session that is open.
+
+    Raises:
+        NoOwner: no session is open and no worker runs a message here.
+    """
+    session = open_session.get()
+    if session is not None:
+        return session
+    task: Any = app.current_task
+    incarnation = None if task is None else own_field(task.request, INCARNATION)
+    if not isinstance(incarnation, str) or not incarnation:
+        raise NoOwner(what)
+    supervision = supervision_of(task.request)
+    tag = (task.request.properties or {}).get("delivery_tag")
+    # A task that acknowledges early has no entry while it runs.
+    entry = tag if isinstance(tag, str) and task.acks_late else ""
+    return Owner(incarnation, "" if supervision is None else supervision.agent, entry)

@@ -1,0 +1,1 @@
+"""Named leases, elections, semaphores and pools."""

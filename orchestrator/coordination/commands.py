@@ -1,0 +1,50 @@
+"""The scripts of coordination as typed functions: each puts keys and arguments into the order that its script expects.
+
+A function returns a :data:`~orchestrator.transport.redis.commands.Call`, to be run by the named leases:
+``self.run(*commands.release(...))``. What a script does, returns and costs is in its header, ``lua/commands/*.lua``.
+"""
+
+from __future__ import annotations
+
+import json
+
+from orchestrator.core.keys import Keys
+from orchestrator.core.lease import Kind, Request
+from orchestrator.transport.redis.commands import Call
+
+
+def acquire(keys: Keys, kind: Kind, name: str, request: Request) -> Call:
+    """Ask for a permit."""
+    r = request
+    args = [keys.root, kind.value, name, r.token, r.owner, r.entry, r.wait_ms, r.limit_ms, int(r.reentrant), r.permits]
+    return "acquire", [keys.leases], [*args, resources_json(r.resources)]
+
+
+def resources_json(resources: tuple[str, ...]) -> str:
+    """A pool's resources, always as the same text."""
+    return json.dumps(resources, separators=(",", ":"))
+
+
+def release(keys: Keys, kind: Kind, name: str, token: str, reason: str) -> Call:
+    """Give a permit back, or leave the line."""
+    return "release", [keys.leases], [keys.root, kind.value, name, token, reason]
+
+
+def check_in(keys: Keys, name: str, resource: str, owner: str, entry: str) -> Call:
+    """Give a resource of a pool back."""
+    return "check_in", [keys.leases], [keys.root, name, resource, owner, entry]
+
+
+def is_held(keys: Keys, kind: Kind, name: str, token: str) -> Call:
+    """Ask whether a permit is still held."""
+    return "is_held", [keys.leases], [keys.root, kind.value, name, token]
+
+
+def holder_died(keys: Keys, owner: str, reason: str, batch: int) -> Call:
+    """Release at most ``batch`` of what a dead owner held or waited for."""
+    return "holder_died", [keys.leases, keys.named_of(owner)], [keys.root, owner, reason, batch]
+
+
+def read_names(keys: Keys, kind: Kind, name: str, *, skip: int, most: int) -> Call:
+    """Read what is held of one name, or of the names of a kind from the one at ``skip`` on."""
+    return "read_names", [keys.named], [keys.root, kind.value, name, skip, most]

@@ -1,0 +1,76 @@
+"""`orchestrator.coordination`: leases, elections, semaphores and pools of one app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from orchestrator.coordination.checks import (
+    checked_limit_ms,
+    checked_name,
+    checked_permits,
+    checked_resources,
+    checked_wait_s,
+)
+from orchestrator.coordination.election import Election
+from orchestrator.coordination.lease import Lease
+from orchestrator.coordination.named_leases import NamedLeases, NameState, Term, Wanted
+from orchestrator.coordination.pools import Pool, Semaphore
+from orchestrator.core.lease import Kind
+from orchestrator.core.numbers import check_whole_number
+from orchestrator.worker.owner import Owner
+
+
+class Coordination:
+    """Makes leases and the like, and lists them. Who holds what is in Redis, or in eager mode in this process."""
+
+    def __init__(self, leases: Callable[[], NamedLeases], owner: Callable[[str], Owner]) -> None:
+        self._leases = leases
+        self._owner = owner
+
+    def lease(self, name: str, *, wait_s: float = 0.0, limit_s: float | None = None, reentrant: bool = False) -> Lease:
+        """See :meth:`orchestrator.app.Orchestrator.lease`."""
+        checked, waits_s, limit_ms = checked_name(name), checked_wait_s(wait_s), checked_limit_ms(limit_s)
+
+        def ask() -> tuple[NamedLeases, Wanted]:
+            return self._leases(), Wanted(Kind.LEASE, checked, self._owner("lease"), waits_s, limit_ms, bool(reentrant))
+
+        return Lease(ask)
+
+    def election(self, name: str) -> Election:
+        """See :meth:`orchestrator.app.Orchestrator.election`."""
+        return Election(self._leases(), self._owner, checked_name(name))
+
+    def semaphore(self, name: str, permits: int) -> Semaphore:
+        """See :meth:`orchestrator.app.Orchestrator.semaphore`."""
+        return Semaphore(self._leases(), self._owner, checked_name(name), checked_permits(permits))
+
+    def pool(self, name: str, resources: Iterable[str]) -> Pool:
+        """See :meth:`orchestrator.app.Orchestrator.pool`."""
+        return Pool(self._leases(), self._owner, checked_name(name), checked_resources(resources))
+
+    # -- reading
+
+    def leases(self, limit: int = 1000) -> Sequence[NameState]:
+        """The leases of the last week, the one that was used last first.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self._leases().list(Kind.LEASE, _checked_limit(limit))
+
+    def semaphores(self, limit: int = 1000) -> Sequence[NameState]:
+        """The semaphores of the last week. Raises as :meth:`leases`."""
+        return self._leases().list(Kind.SEMAPHORE, _checked_limit(limit))
+
+    def pools(self, limit: int = 1000) -> Sequence[NameState]:
+        """The pools of the last week. Raises as :meth:`leases`."""
+        return self._leases().list(Kind.POOL, _checked_limit(limit))
+
+    def elections(self, limit: int = 1000) -> Sequence[tuple[NameState, Term | None]]:
+        """The elections of the last week, each with its last term. Raises as :meth:`leases`."""
+        leases = self._leases()
+        return [(state, leases.last_term(state.name)) for state in leases.list(Kind.ELECTION, _checked_limit(limit))]
+
+
+def _checked_limit(limit: object) -> int:
+    return check_whole_number("limit", limit, 1, 100_000)

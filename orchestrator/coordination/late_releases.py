@@ -1,0 +1,53 @@
+"""Releases that Redis did not answer: a thread repeats them until it does."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.log import get_logger
+from orchestrator.transport.redis.commands import Call
+
+logger = get_logger(__name__)
+
+#: Pause between two attempts.
+_PAUSE_S: Final = 0.5
+
+
+class LateReleases:
+    """Without it, what a session holds would stay held until the session ends."""
+
+    def __init__(self, run: Callable[[Call], Any]) -> None:
+        self._run = run
+        self._calls: deque[Call] = deque()
+        self._lock = threading.Lock()
+        self._runs = False
+
+    def add(self, call: Call) -> None:
+        """Have a release repeated until it was answered. A repeated one changes nothing."""
+        with self._lock:
+            self._calls.append(call)
+            if self._runs:
+                return
+            self._runs = True
+        threading.Thread(target=self._repeat, name="orchestrator-release", daemon=True).start()
+
+    def _repeat(self) -> None:
+        pause = threading.Event()
+        while True:
+            with self._lock:
+                if not self._calls:
+                    self._runs = False
+                    return
+            try:
+                self._run(self._calls[0])
+            except BrokerUnavailable as error:
+                logger.debug("a release is repeated until Redis answers: %s", error)
+                pause.wait(_PAUSE_S)
+                continue
+            except Exception:
+                logger.exception("a permit could not be released; it is held until its owner ends")
+            self._calls.popleft()

@@ -1,0 +1,134 @@
+"""What is held: a lease, a permit of a semaphore, a resource of a pool, a term of an election."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from orchestrator.coordination.named_leases import Grant, NamedLeases, Wanted
+from orchestrator.core.errors import InvalidPolicy, LeaseLost
+from orchestrator.core.log import get_logger
+from orchestrator.worker.attempt_end import at_end
+
+if TYPE_CHECKING:
+    from typing import Self
+
+logger = get_logger(__name__)
+
+#: Makes a request, when it is to be made, and says where.
+Ask = Callable[[], tuple[NamedLeases, Wanted]]
+
+
+class Held:
+    """A permit, once ``with`` has acquired it. Used once.
+
+    It ends with the block; with the attempt, if a handler acquired it, whatever becomes of its process; with the
+    session's process or the worker, if that dies; or after its limit. Then :meth:`check` raises ``LeaseLost``.
+    """
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._leases: NamedLeases | None = None
+        self._grant: Grant | None = None
+        self._is_released = False
+
+    def acquire(self) -> Self:
+        """Wait for it. ``with`` calls this.
+
+        Raises:
+            LeaseTaken, PoolEmpty: nothing was free in time.
+            LeaseHeld: this owner holds it already.
+            NoOwner: no handler runs here and no session is open.
+            OwnerGone: the owner was declared dead, or has ended.
+            InvalidPolicy: others use the name with another number of permits, or it was acquired before.
+            BrokerUnavailable: Redis was away for the whole time.
+        """
+        if self._grant is not None:
+            raise InvalidPolicy("acquire", self._grant.name, "once; make another for the next time")
+        self._leases, wanted = self._ask()
+        self._grant = self._leases.acquire(wanted)
+        if wanted.owner.entry:
+            at_end(self._end_of_attempt)
+        return self
+
+    def __enter__(self) -> Self:
+        """Acquire it."""
+        return self if self._grant is not None else self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        """Release it."""
+        if not self._is_released and not self.release():
+            logger.warning("%s %s was held no more when it was released", self._held.kind.value, self._held.name)
+
+    @property
+    def _held(self) -> Grant:
+        if self._grant is None:
+            raise InvalidPolicy("lease", "not acquired", "what `with` has acquired")
+        return self._grant
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._held.name
+
+    @property
+    def fence(self) -> int:
+        """The fencing token: larger than that of each grant before under this name, also after a loss of Redis' data.
+
+        Whatever is written while it is held should be refused where a larger one was seen.
+        """
+        return self._held.fence
+
+    @property
+    def owner(self) -> str:
+        """The incarnation or session that holds it."""
+        return self._held.owner.id
+
+    def check(self) -> None:
+        """Ask Redis whether it is still held. That it is says nothing of the next moment: the fence does.
+
+        Raises:
+            LeaseLost: it is not.
+            BrokerUnavailable: Redis is away, so nobody knows.
+        """
+        grant = self._held
+        if self._is_released or self._leases is None or not self._leases.is_held(grant):
+            raise LeaseLost(grant.kind.value, grant.name, grant.fence)
+
+    def release(self) -> bool:
+        """Give it back before the block ends; returns whether it was still held.
+
+        While Redis is away it is released as soon as Redis answers, or ends with its owner.
+        """
+        grant, self._is_released = self._held, True
+        return self._leases is not None and self._leases.release(grant, self._reason)
+
+    #: Why it ends if it is released.
+    _reason = "released"
+
+    def _end_of_attempt(self) -> None:
+        if not self._is_released:
+            self._reason = "attempt ended"
+            self.release()
+
+    def __repr__(self) -> str:
+        if self._grant is None:
+            return f"<{type(self).__name__} not acquired>"
+        return f"<{type(self).__name__} {self.name!r} fence={self.fence}>"
+
+
+class Lease(Held):
+    """A named lease: at most one holder at a time is granted it."""
+
+
+class Permit(Held):
+    """A permit of a semaphore."""
+
+
+class Checkout(Held):
+    """A resource of a pool."""
+
+    @property
+    def resource(self) -> str:
+        """The resource."""
+        return self._held.resource

@@ -1,0 +1,20 @@
+-- Gives a resource of a pool back for its owner.
+-- KEYS: leases. ARGV: root, name, resource, owner, entry of the attempt or ''.
+-- Returns 1; 0 if the owner does not hold the resource.
+-- Costs: at most 1,000 holders, which is how many resources a pool may have, and 100 tickets.
+--- @include "named_leases"
+local leases = KEYS[1]
+local root, name, resource, owner, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+even_when_full(leases)
+local work = work_on(root, 'pool', name)
+local all = redis.call('HGETALL', work.holders)
+for i = 1, #all, 2 do
+  local holder = cjson.decode(all[i + 1])
+  if holder.r == resource and holder.o == owner and holder.e == entry then
+    release(work, all[i], 'released')
+    keep(work)
+    return with_events(1)
+  end
+end
+emit_event('lease_refused', 'pool', name, owner, resource)
+return with_events(0)

@@ -1,0 +1,30 @@
+-- Reads what is held and who waits, of the names of one kind that were used last.
+-- KEYS: names. ARGV: root, kind, a name or '' for all, number of names to skip, the most names.
+-- Returns {number of names looked at, {name, fence, permits, resources, number that wait, {holder as JSON, …}}, …}; holders that are over
+-- are left out. Names that have expired are forgotten.
+-- Costs: at most 50 names, which callers see to, and 100 holders of each.
+--- @include "named_leases"
+local names = KEYS[1]
+local root, kind, wanted, skip, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local now = now_ms()
+local tails = wanted ~= '' and {kind .. ':' .. wanted} or redis.call('ZREVRANGE', names, skip, skip + most - 1)
+local found = {#tails}
+local prefix = kind .. ':'
+for _, tail in ipairs(tails) do
+  if tail:sub(1, #prefix) == prefix then
+    local work = open_name(root, kind, tail:sub(#prefix + 1))
+    work.now = now
+    if redis.call('EXISTS', work.state) == 1 then
+      read_state(work)
+      local holders = {}
+      local all = redis.call('HSCAN', work.holders, '0', 'COUNT', MOST)[2]
+      for i = 2, math.min(#all, 2 * MOST), 2 do
+        if not is_over(work, cjson.decode(all[i])) then holders[#holders + 1] = all[i] end
+      end
+      found[#found + 1] = {work.name, work.fence, work.permits, work.resources, redis.call('ZCARD', work.line), holders}
+    elseif wanted == '' then
+      redis.call('ZREM', names, tail)
+    end
+  end
+end
+return found

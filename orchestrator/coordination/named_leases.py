@@ -1,0 +1,143 @@
+"""Where the permits of names are: the interface of Redis' and of eager mode's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.core.clock import to_ms
+from orchestrator.core.errors import InvalidPolicy, LeaseHeld, LeaseTaken, OrchestratorError, OwnerGone, PoolEmpty
+from orchestrator.core.lease import HeldPermit, Kind, Request, Status
+from orchestrator.worker.owner import Owner
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for, by whom."""
+
+    kind: Kind
+    name: str
+    owner: Owner
+    wait_s: float
+    limit_ms: int = 0
+    reentrant: bool = False
+    permits: int = 1
+    resources: tuple[str, ...] = ()
+
+    def request(self, token: str, left_s: float) -> Request:
+        """The request, of which ``left_s`` seconds are left to wait."""
+        owner, entry = self.owner.id, self.owner.entry
+        own = (self.limit_ms, self.reentrant, self.permits, self.resources)
+        return Request(token, owner, entry, to_ms(left_s), *own)
+
+    def refusal(self, status: Status, *, holder: str = "", stored: str = "") -> OrchestratorError:
+        """The error for a request that was neither granted nor put into the line."""
+        kind = self.kind.value
+        if status is Status.HELD:
+            return LeaseHeld(kind, self.name, self.owner.id)
+        if status is Status.GONE:
+            return OwnerGone(self.owner.id)
+        is_pool = self.kind is Kind.POOL
+        if status is Status.TAKEN:
+            return PoolEmpty(self.name, self.wait_s) if is_pool else LeaseTaken(kind, self.name, self.wait_s, holder)
+        asked: tuple[str, object] = ("resources", list(self.resources)) if is_pool else ("permits", self.permits)
+        return InvalidPolicy(*asked, f"{stored}, with which {kind} {self.name!r} is in use")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A permit that was granted."""
+
+    kind: Kind
+    name: str
+    owner: Owner
+    token: str
+    fence: int
+    #: When it was granted, in ms by the clock of Redis.
+    since_ms: int
+    resource: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NameState:
+    """A name as it is now."""
+
+    kind: Kind
+    name: str
+    #: The last fencing token.
+    fence: int
+    permits: int
+    resources: tuple[str, ...]
+    #: Number of requests in the line.
+    waiting: int
+    #: The oldest first; of more than a hundred, some.
+    holders: Sequence[HeldPermit] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A term of an election: from the grant to its leader until that one's end."""
+
+    election: str
+    #: Grows from each term to the next, also when Redis has lost its data; it is the fencing token.
+    number: int
+    #: The incarnation or session that leads, or led.
+    leader: str
+    #: When it began, in seconds since 1970 by the clock of Redis; 0 if that is not remembered.
+    since_s: float
+    #: Why it ended: ``resigned``, ``attempt ended``, or the reason of the leader's death (``killed``, ``oom``,
+    #: ``stuck``, ``lost``, ``deployed``, ``drained``, ``crashed``); empty while it goes on.
+    reason: str = ""
+    ended_s: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return bool(self.reason)
+
+
+class NamedLeases(ABC):
+    """Permits under names. Every method raises ``BrokerUnavailable`` while Redis cannot be reached."""
+
+    @abstractmethod
+    def acquire(self, wanted: Wanted) -> Grant:
+        """Wait for a permit.
+
+        Raises:
+            LeaseTaken, PoolEmpty: there was none in time.
+            LeaseHeld: the owner holds it already.
+            OwnerGone: the owner was declared dead, or has ended.
+            InvalidPolicy: the name is in use with other permits or resources.
+        """
+
+    @abstractmethod
+    def release(self, grant: Grant, reason: str = "released") -> bool:
+        """Give a permit back; returns whether it was still held.
+
+        Where Redis is away that is done later, and the answer is ``False``.
+        """
+
+    @abstractmethod
+    def is_held(self, grant: Grant) -> bool:
+        """Whether a permit is still held."""
+
+    @abstractmethod
+    def check_in(self, name: str, resource: str, owner: Owner) -> bool:
+        """Give a resource of a pool back; ``False`` if the owner does not hold it."""
+
+    @abstractmethod
+    def read(self, kind: Kind, name: str) -> NameState | None:
+        """One name; ``None`` if it was not used for a week."""
+
+    @abstractmethod
+    def list(self, kind: Kind, limit: int) -> Sequence[NameState]:
+        """The names of a kind that were used last, the last one first."""
+
+    @abstractmethod
+    def next_term(self, name: str, after: Term | None, timeout_s: float) -> Term | None:
+        """The next change after that term as it was seen; ``None`` if there was none in time."""
+
+    @abstractmethod
+    def last_term(self, name: str) -> Term | None:
+        """The last term as it is now; ``None`` if there was none for a week."""

@@ -1,0 +1,258 @@
+"""Permits under names in Redis. Each change is one script; see ``lua/``."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import cached_property
+from time import monotonic
+from typing import Any, Final
+from uuid import uuid4
+
+import redis
+from redis.exceptions import RedisError
+
+from orchestrator.coordination import commands
+from orchestrator.coordination.late_releases import LateReleases
+from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Term, Wanted
+from orchestrator.core.clock import to_ms
+from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, OwnerGone, PoolEmpty
+from orchestrator.core.lease import HeldPermit, Kind, Status
+from orchestrator.transport.redis.command_connection import CommandConnection
+from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.inherited_descriptors import INHERITED
+from orchestrator.transport.redis.patience import outlast
+from orchestrator.transport.redis.scripts import script_of
+from orchestrator.transport.store import Store
+from orchestrator.worker.owner import Owner
+
+#: Longest sleep of a request in the line: what woke it may have been lost, and nobody reports that the process of an
+#: attempt was killed.
+_SLICE_S: Final = 1.0
+
+#: Threads of one process that may wait at a time.
+_MOST_WAITING: Final = 10_000
+
+#: Pause before the next request where Redis cannot be slept on.
+_PAUSE_S: Final = 0.05
+
+#: Permits that one script releases: at most about 5 ms.
+_DEATH_BATCH: Final = 50
+
+#: Seconds for which one call of :meth:`RedisNamedLeases.on_death` works.
+_ON_DEATH_S: Final = 0.4
+
+#: Names that one script reads.
+_PAGE: Final = 50
+
+
+class RedisNamedLeases(NamedLeases):
+    """Permits in the Redis behind a store, which is opened when it is first needed."""
+
+    def __init__(self, open_store: Callable[[], Store]) -> None:
+        self._open_store = open_store
+        self._late = LateReleases(self._run)
+
+    @property
+    def _store(self) -> Store:
+        return self._open_store()
+
+    @cached_property
+    def _commands(self) -> CommandConnection:
+        return CommandConnection(self._store.pool)
+
+    def _run(self, call: Call) -> Any:
+        name, keys, args = call
+        try:
+            return self._commands.run(script_of("orchestrator.coordination", name), keys, args)
+        except (RedisError, OSError) as error:
+            raise BrokerUnavailable(self._store.url, error) from error
+
+    # -- asking
+
+    def acquire(self, wanted: Wanted) -> Grant:
+        """Wait for a permit."""
+        token = uuid4().hex
+        until = monotonic() + wanted.wait_s
+        try:
+            while True:
+                grant = outlast(until, lambda: self._ask(wanted, token, until))
+                if grant is not None:
+                    return grant
+                self._sleep(token, until)
+        except (CallerError, LeaseTaken, PoolEmpty, OwnerGone):
+            # The script has said so, and nothing is in the line.
+            raise
+        except BaseException:
+            # Nothing must be granted to a request that nobody waits for any more.
+            self._give_back(wanted.kind, wanted.name, token, "not taken")
+            raise
+
+    def _ask(self, wanted: Wanted, token: str, until: float) -> Grant | None:
+        """Ask once; ``None`` to ask again."""
+        left_s = max(0.0, until - monotonic())
+        request = wanted.request(token, left_s)
+        raw, *values = self._run(commands.acquire(self._store.keys, wanted.kind, wanted.name, request))
+        match Status(raw.decode()):
+            case Status.GRANTED:
+                fence, since_ms, resource = values
+                known = wanted.kind, wanted.name, wanted.owner, token
+                return Grant(*known, int(fence), int(since_ms), resource.decode())
+            case Status.WAITING:
+                return None
+            case Status.TAKEN:
+                raise wanted.refusal(Status.TAKEN, holder=values[2].decode())
+            case Status.DIFFERS:
+                raise wanted.refusal(Status.DIFFERS, stored=values[0].decode())
+            case status:
+                raise wanted.refusal(status)
+
+    @cached_property
+    def _waiting(self) -> redis.Redis:
+        """A client with a connection for each thread that waits; the store's has a few for all."""
+        pool = copy(self._store.pool)
+        pool.max_connections = _MOST_WAITING
+        pool.reset()
+        INHERITED.watch_pool(pool)
+        return redis.Redis(connection_pool=pool)
+
+    def _sleep(self, token: str, until: float) -> None:
+        """Sleep until the request is granted a permit, or for a second."""
+        slice_s = max(0.01, min(until - monotonic(), _SLICE_S))
+        try:
+            self._waiting.blpop([self._store.keys.wake(token)], timeout=slice_s)
+        except (RedisError, OSError):
+            # What is wrong, the next request says.
+            threading.Event().wait(min(slice_s, _PAUSE_S))
+
+    # -- releasing
+
+    def release(self, grant: Grant, reason: str = "released") -> bool:
+        """Give a permit back."""
+        return self._give_back(grant.kind, grant.name, grant.token, reason)
+
+    def _give_back(self, kind: Kind, name: str, token: str, reason: str) -> bool:
+        call = commands.release(self._store.keys, kind, name, token, reason)
+        try:
+            return bool(self._run(call))
+        except BrokerUnavailable:
+            self._late.add(call)
+            return False
+
+    def is_held(self, grant: Grant) -> bool:
+        """Whether a permit is still held."""
+        return bool(self._run(commands.is_held(self._store.keys, grant.kind, grant.name, grant.token)))
+
+    def check_in(self, name: str, resource: str, owner: Owner) -> bool:
+        """Give a resource of a pool back."""
+        return bool(self._run(commands.check_in(self._store.keys, name, resource, owner.id, owner.entry)))
+
+    def on_death(self, incarnation: str, reason: str) -> bool:
+        """Release what a dead incarnation or session held, as far as time allows; returns whether all is released.
+
+        A death hook: may be called any number of times.
+        """
+        until, more = monotonic() + _ON_DEATH_S, 1
+        while more:
+            _, more = self._run(commands.holder_died(self._store.keys, incarnation, reason, _DEATH_BATCH))
+            if monotonic() > until:
+                break
+        return not more
+
+    # -- reading
+
+    def read(self, kind: Kind, name: str) -> NameState | None:
+        """One name."""
+        _, *found = self._run(commands.read_names(self._store.keys, kind, name, skip=0, most=1))
+        return _state(kind, found[0]) if found else None
+
+    def list(self, kind: Kind, limit: int) -> Sequence[NameState]:
+        """The names of a kind that were used last."""
+        states: list[NameState] = []
+        skip, looked_at = 0, _PAGE
+        while looked_at == _PAGE and len(states) < limit:
+            looked_at, *found = self._run(commands.read_names(self._store.keys, kind, "", skip=skip, most=_PAGE))
+            states += [_state(kind, one) for one in found]
+            skip += _PAGE
+        return states[:limit]
+
+    def next_term(self, name: str, after: Term | None, timeout_s: float) -> Term | None:
+        """The next change after that term as it was seen."""
+        until = monotonic() + timeout_s
+        if after is not None:
+            last = f"{after.number}-{int(after.ended)}"
+        else:
+            last, now = outlast(until, lambda: self._last(name))
+            if now is not None and not now.ended:
+                return now
+        while True:
+            if (found := self._term_after(name, last, until)) is not None:
+                return found
+            if monotonic() >= until:
+                return None
+
+    def _term_after(self, name: str, last: str, until: float) -> Term | None:
+        key, client = self._store.keys.named_terms(name), self._waiting
+        block_ms = max(1, to_ms(min(_SLICE_S, until - monotonic())))
+        try:
+            reply: Any = outlast(until, lambda: client.xread({key: last}, count=1, block=block_ms))
+        except RedisError as error:
+            raise BrokerUnavailable(self._store.url, error) from error
+        if not reply:
+            return None
+        entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
+        return self._term(name, entries[0])
+
+    def last_term(self, name: str) -> Term | None:
+        """The last term as it is now."""
+        return self._last(name)[1]
+
+    def _last(self, name: str) -> tuple[str, Term | None]:
+        """The id of the last entry about the election's terms, and the term as it is now."""
+        found = self._call("XREVRANGE", self._store.keys.named_terms(name), "+", "-", "COUNT", 1)
+        if not found:
+            return "0-0", None
+        term = self._term(name, found[0])
+        if not term.ended:
+            # What led may have ended, and nobody has asked since.
+            state = self.read(Kind.ELECTION, name)
+            if state is None or all(holder.fence != term.number for holder in state.holders):
+                term = replace(term, reason="lost", ended_s=term.since_s)
+        return found[0][0].decode(), term
+
+    def _term(self, name: str, entry: Any) -> Term:
+        raw, fields = entry[0], _fields(entry)
+        number, _, ended = raw.decode().partition("-")
+        leader, at_s = fields[b"leader"].decode(), int(fields[b"at"]) / 1000
+        if ended == "0":
+            return Term(name, int(number), leader, at_s)
+        first = self._call("XRANGE", self._store.keys.named_terms(name), f"{number}-0", f"{number}-0")
+        since_s = int(_fields(first[0])[b"at"]) / 1000 if first else 0.0
+        return Term(name, int(number), leader, since_s, fields[b"reason"].decode(), at_s)
+
+    def _call(self, *command: Any) -> Any:
+        try:
+            return self._commands.call(*command)
+        except (RedisError, OSError) as error:
+            raise BrokerUnavailable(self._store.url, error) from error
+
+
+def _fields(entry: Any) -> dict[bytes, bytes]:
+    """The fields of a stream's entry; a raw connection and RESP2 return them as a list."""
+    flat = entry[1]
+    return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _state(kind: Kind, found: list[Any]) -> NameState:
+    name, fence, permits, resources, waiting, holders = found
+    read = sorted((_holder(json.loads(text)) for text in holders), key=lambda holder: holder.fence)
+    names = tuple(json.loads(resources)) if kind is Kind.POOL else ()
+    return NameState(kind, name.decode(), int(fence), int(permits), names, int(waiting), tuple(read))
+
+
+def _holder(known: dict[str, Any]) -> HeldPermit:
+    owner, entry, fence, since_ms = known["o"], known["e"], int(known["f"]), int(known["s"])
+    return HeldPermit(owner, entry, fence, since_ms, known["k"], known["r"], int(known["u"]), int(known["t"]))

@@ -1,0 +1,305 @@
+"""The rule of named leases, elections, semaphores and pools: who holds a permit, and who gets the next one.
+
+All four are one thing: permits under a name, a line of those who wait, and a fencing token that grows with each grant.
+``coordination/lua/includes/named_leases.lua`` is the same rule over Redis, with the same names; one state machine
+drives both. Eager mode runs by this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Protocol
+
+#: For how long a permit that was granted to somebody in the line waits to be taken, before it goes to the next.
+TAKE_MS: Final = 5000
+
+#: For how much longer than it was going to wait a ticket stays in the line, if its owner has not taken it out.
+GRACE_MS: Final = 2000
+
+#: Ended terms that an election remembers.
+TERMS: Final = 100
+
+
+class Kind(StrEnum):
+    """What the permits of a name are."""
+
+    LEASE = "lease"
+    ELECTION = "election"
+    SEMAPHORE = "semaphore"
+    POOL = "pool"
+
+
+#: One permit, which nobody holds twice.
+SINGLE: Final = (Kind.LEASE, Kind.ELECTION)
+
+
+class Life(StrEnum):
+    """Whether an owner has its incarnation's lease."""
+
+    ALIVE = "alive"
+    #: Declared dead; what it held is being released.
+    DYING = "dying"
+    GONE = "gone"
+
+
+class Owners(Protocol):
+    """What the rule has to know of owners."""
+
+    def life(self, owner: str) -> Life: ...
+    def has_entry(self, owner: str, entry: str) -> bool:
+        """Whether the attempt with this entry still runs."""
+        ...
+
+    def reason(self, owner: str) -> str:
+        """Why a dying owner has died."""
+        ...
+
+
+class Status(StrEnum):
+    """What became of a request."""
+
+    GRANTED = "granted"
+    WAITING = "waiting"
+    #: No permit is free, and the request does not wait.
+    TAKEN = "taken"
+    #: The same owner holds it.
+    HELD = "held"
+    #: The owner has no lease.
+    GONE = "gone"
+    #: Others use the name with another number of permits, or other resources.
+    DIFFERS = "differs"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request for a permit; repeated with the same token, it is the same request."""
+
+    token: str
+    owner: str
+    #: The entry of the attempt that asks; empty for an owner that is no handler.
+    entry: str = ""
+    wait_ms: int = 0
+    limit_ms: int = 0
+    reentrant: bool = False
+    permits: int = 1
+    resources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a request."""
+
+    status: Status
+    #: The fencing token of a grant; of what is taken, its holder's.
+    fence: int = 0
+    since_ms: int = 0
+    resource: str = ""
+    #: Who holds it, if it is taken.
+    owner: str = ""
+    #: Tickets before this one.
+    ahead: int = 0
+    #: The permits, or the resources as JSON, that the name is in use with.
+    stored: str = ""
+
+
+@dataclass(slots=True)
+class HeldPermit:
+    """A permit that is held."""
+
+    owner: str
+    entry: str
+    fence: int
+    since_ms: int
+    #: The requests that hold it; more than one where it was entered again.
+    tokens: list[str]
+    resource: str = ""
+    #: When its time is over; 0 for never.
+    until_ms: int = 0
+    #: Until when it has to be taken; 0 once it is.
+    take_by_ms: int = 0
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A place in the line."""
+
+    owner: str
+    entry: str
+    wait_until_ms: int
+    limit_ms: int
+
+
+@dataclass(slots=True)
+class TermRecord:
+    """A term of an election; its number is the fencing token."""
+
+    number: int
+    leader: str
+    since_ms: int
+    ended_ms: int = 0
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class NamedLease:
+    """The permits of one name."""
+
+    kind: Kind
+    fence: int = 0
+    permits: int = 0
+    resources: tuple[str, ...] = ()
+    free_resources: list[str] = field(default_factory=list)
+    holders: dict[str, HeldPermit] = field(default_factory=dict)
+    line: dict[str, Ticket] = field(default_factory=dict)
+    terms: list[TermRecord] = field(default_factory=list)
+
+    # -- asking
+
+    def acquire(self, request: Request, now_ms: int, owners: Owners) -> Reply:
+        """Grant a permit, or give the request its place in the line."""
+        if owners.life(request.owner) is not Life.ALIVE:
+            return Reply(Status.GONE)
+        if not self._agree(request):
+            return Reply(Status.DIFFERS, stored=self._stored())
+        if self.kind in SINGLE or not self._has_free():
+            self._end_those_over(now_ms, owners)
+        found = self._holder_of(request.token)
+        if found is None and self.kind in SINGLE and (held := self._held_by(request)) is not None:
+            self.line.pop(request.token, None)
+            if not request.reentrant:
+                return Reply(Status.HELD)
+            held.tokens.append(request.token)
+            found = held
+        if found is None:
+            self._grant_next(now_ms, owners)
+            found = self._holder_of(request.token)
+        if found is None and request.token not in self.line and not self.line and self._has_free():
+            found = self._grant(request.token, request.owner, request.entry, request.limit_ms, now_ms)
+        if found is not None:
+            found.take_by_ms = 0
+            return Reply(Status.GRANTED, found.fence, found.since_ms, found.resource)
+        if request.wait_ms <= 0:
+            self.line.pop(request.token, None)
+            holder = self._oldest()
+            return Reply(Status.TAKEN, holder.fence, holder.since_ms, owner=holder.owner)
+        ticket = self.line.setdefault(request.token, Ticket(request.owner, request.entry, 0, request.limit_ms))
+        ticket.wait_until_ms = now_ms + request.wait_ms + GRACE_MS
+        return Reply(Status.WAITING, ahead=list(self.line).index(request.token))
+
+    def release(self, token: str, now_ms: int, owners: Owners, *, reason: str) -> bool:
+        """Give a permit back, or leave the line; returns whether it was held."""
+        self.line.pop(token, None)
+        found = self._holder_of(token)
+        if found is not None:
+            if len(found.tokens) > 1:
+                found.tokens.remove(token)
+                return True
+            self._end(found, reason, now_ms)
+        self._grant_next(now_ms, owners)
+        return found is not None
+
+    def is_held(self, token: str, now_ms: int, owners: Owners) -> bool:
+        """Whether a request's permit is still its own."""
+        found = self._holder_of(token)
+        return found is not None and not self._is_over(found, now_ms, owners)
+
+    def owner_died(self, owner: str, reason: str, now_ms: int, owners: Owners) -> None:
+        """Release what a dead owner held, and take it out of the line."""
+        self.line = {token: ticket for token, ticket in self.line.items() if ticket.owner != owner}
+        for holder in [one for one in self.holders.values() if one.owner == owner]:
+            self._end(holder, reason, now_ms)
+        self._grant_next(now_ms, owners)
+
+    def end_over(self, now_ms: int, owners: Owners) -> None:
+        """End what is over without anybody having released it."""
+        self._end_those_over(now_ms, owners)
+        self._grant_next(now_ms, owners)
+
+    # -- permits
+
+    def _agree(self, request: Request) -> bool:
+        """Whether the request counts the permits as all others do; the first of them says how many there are."""
+        if (request.permits, request.resources) == (self.permits, self.resources):
+            return True
+        if self.permits and (self.holders or self.line):
+            return False
+        self.permits, self.resources = request.permits, request.resources
+        self.free_resources = list(request.resources)
+        return True
+
+    def _stored(self) -> str:
+        return str(list(self.resources)) if self.kind is Kind.POOL else str(self.permits)
+
+    def _has_free(self) -> bool:
+        return len(self.holders) < self.permits
+
+    def _holder_of(self, token: str) -> HeldPermit | None:
+        return next((one for one in self.holders.values() if token in one.tokens), None)
+
+    def _held_by(self, request: Request) -> HeldPermit | None:
+        mine = (one for one in self.holders.values() if (one.owner, one.entry) == (request.owner, request.entry))
+        return next(mine, None)
+
+    def _oldest(self) -> HeldPermit:
+        nobody = HeldPermit("", "", 0, 0, [])
+        return min(self.holders.values(), key=lambda one: one.fence, default=nobody)
+
+    def _grant(self, token: str, owner: str, entry: str, limit_ms: int, now_ms: int) -> HeldPermit:
+        self.fence = max(self.fence + 1, now_ms)
+        resource = self.free_resources.pop(0) if self.kind is Kind.POOL else ""
+        until_ms = now_ms + limit_ms if limit_ms else 0
+        holder = self.holders[token] = HeldPermit(owner, entry, self.fence, now_ms, [token], resource, until_ms)
+        if self.kind is Kind.ELECTION:
+            self.terms.append(TermRecord(self.fence, owner, now_ms))
+            del self.terms[:-TERMS]
+        return holder
+
+    def _grant_next(self, now_ms: int, owners: Owners) -> None:
+        """Grant free permits to the first in the line whose owners still wait."""
+        while self.line and self._has_free():
+            token = next(iter(self.line))
+            ticket = self.line.pop(token)
+            waits = now_ms <= ticket.wait_until_ms and self._runs(ticket.owner, ticket.entry, owners)
+            if waits:
+                granted = self._grant(token, ticket.owner, ticket.entry, ticket.limit_ms, now_ms)
+                granted.take_by_ms = now_ms + TAKE_MS
+
+    def _end(self, holder: HeldPermit, reason: str, now_ms: int) -> None:
+        for token, one in list(self.holders.items()):
+            if one is holder:
+                del self.holders[token]
+        if self.kind is Kind.POOL:
+            self.free_resources.append(holder.resource)
+        for term in self.terms:
+            if term.number == holder.fence:
+                term.ended_ms, term.reason = now_ms, reason
+
+    def _end_those_over(self, now_ms: int, owners: Owners) -> None:
+        for holder in list(self.holders.values()):
+            if reason := self._is_over(holder, now_ms, owners):
+                self._end(holder, reason, now_ms)
+
+    def _is_over(self, holder: HeldPermit, now_ms: int, owners: Owners) -> str:
+        """Why a permit is held no more, although nobody has released it; empty if it is held."""
+        if holder.take_by_ms and now_ms > holder.take_by_ms:
+            return "not taken"
+        if holder.until_ms and now_ms >= holder.until_ms:
+            return "limit"
+        life = owners.life(holder.owner)
+        # A leader's messages are requeued before its term ends: the death hook comes after that.
+        if life is Life.GONE or (life is Life.DYING and self.kind is not Kind.ELECTION):
+            return owners.reason(holder.owner)
+        if life is Life.ALIVE and holder.entry and not owners.has_entry(holder.owner, holder.entry):
+            return "attempt ended"
+        return ""
+
+    def _runs(self, owner: str, entry: str, owners: Owners) -> bool:
+        return owners.life(owner) is Life.ALIVE and (not entry or owners.has_entry(owner, entry))
+
+    # -- reading
+
+    def held(self) -> Iterator[HeldPermit]:
+        """What is held, the oldest first."""
+        return iter(sorted(self.holders.values(), key=lambda one: one.fence))

@@ -1,0 +1,85 @@
+"""Agents that hold leases, on real workers: ``celery -A tests.apps.leases_app worker``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from typing import Any
+
+import redis
+from celery import Celery
+
+from orchestrator import Agent, Context, LeaseLost, Message, Orchestrator, Retry, handles, load_settings
+
+HOLD_S = 60
+
+
+class Hold(Message):
+    """Hold this lease until the test pushes to ``test:go``; then say whether it is still held."""
+
+    name: str
+
+
+class HoldForEver(Message):
+    """Hold this lease, and do not react to a time limit."""
+
+    name: str
+
+
+class Lead(Message):
+    """Lead this election, and fail the first attempt."""
+
+    name: str
+
+
+class Leaseholder(Agent):
+    name = "holder"
+
+    @handles(Hold)
+    def hold(self, message: Hold, context: Context) -> str:
+        with context.orchestrator.lease(message.name, wait_s=30) as lease:
+            record("test:held", fence=lease.fence, owner=lease.owner, pid=os.getpid(), attempt=context.attempt)
+            client().blpop(["test:go"], timeout=HOLD_S)
+            try:
+                lease.check()
+            except LeaseLost:
+                return "lost"
+            return "held"
+
+    @handles(HoldForEver, timeout_s=0.5, retry=Retry(max_retries=0))
+    def hold_for_ever(self, message: HoldForEver, context: Context) -> None:
+        with context.orchestrator.lease(message.name) as lease:
+            record("test:held", fence=lease.fence, owner=lease.owner, pid=os.getpid())
+            while True:
+                with contextlib.suppress(BaseException):
+                    threading.Event().wait(HOLD_S)
+
+    @handles(Lead, retry=Retry(max_retries=1))
+    def lead(self, message: Lead, context: Context) -> int:
+        led = context.orchestrator.election(message.name).campaign()
+        if context.attempt == 1:
+            raise ConnectionError("not this time")
+        return led.number
+
+
+def client() -> Any:
+    return redis.Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None)
+
+
+def record(key: str, **fields: Any) -> None:
+    client().rpush(key, json.dumps(fields))
+
+
+def make(url: str | None = None) -> Orchestrator:
+    app = Celery("leases", set_as_current=False)
+    settings = load_settings() if url is None else load_settings(broker_url=url, lease_s=2)
+    app.conf.broker_url = settings.broker_url.get_secret_value()
+    orchestrator = Orchestrator(app, settings)
+    orchestrator.host(Leaseholder)
+    return orchestrator
+
+
+orchestrator = make()
+app = orchestrator.app

@@ -1,0 +1,69 @@
+"""``leases``, ``elections`` and ``pools``: tables for people, documents for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+
+from orchestrator import Orchestrator
+from orchestrator.cli.coordination import elections, leases, pools
+from tests.support.command_line import invoke
+from tests.support.coordination_under_test import make
+
+
+@pytest.fixture
+def orchestrator() -> Iterator[Orchestrator]:
+    made = make("redis://127.0.0.1:1/0", eager=True)
+    yield made
+    made.app.close()
+
+
+def document(orchestrator: Orchestrator, command: click.Command, *arguments: str) -> Any:
+    result = invoke(orchestrator.app, command, *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_what_is_not_used_is_not_listed(orchestrator: Orchestrator) -> None:
+    for command, key in ((leases, "leases"), (elections, "elections"), (pools, "pools")):
+        assert document(orchestrator, command) == {key: []}
+        assert "none" in invoke(orchestrator.app, command).stdout
+
+
+def test_who_holds_what_is_shown(orchestrator: Orchestrator) -> None:
+    with (
+        orchestrator.monitors.session() as session,
+        orchestrator.lease("close-month") as lease,
+        orchestrator.pool("gpu", ["gpu0", "gpu1"]).checkout() as held,
+        orchestrator.semaphore("api", 3).acquire(),
+    ):
+        (known,) = document(orchestrator, leases)["leases"]
+        assert known["name"] == "close-month"
+        assert known["waiting"] == 0
+        assert (known["holder"]["owner"], known["holder"]["fence"]) == (session.id, lease.fence)
+        assert known["holder"]["until_s"] is None
+        pool, semaphore = document(orchestrator, pools)["pools"]
+        assert (pool["name"], pool["kind"], pool["free"], pool["permits"]) == ("gpu", "pool", ["gpu1"], 2)
+        assert [(one["resource"], one["fence"]) for one in pool["held"]] == [("gpu0", held.fence)]
+        assert (semaphore["kind"], semaphore["permits"], len(semaphore["held"])) == ("semaphore", 3, 1)
+        for command, texts in ((leases, ("close-month", session.id)), (pools, ("gpu0", "api", session.id))):
+            table = invoke(orchestrator.app, command).stdout
+            assert all(text in table for text in texts), table
+    assert document(orchestrator, leases)["leases"][0]["holder"] is None
+    assert "nobody" in invoke(orchestrator.app, pools).stdout
+
+
+def test_an_election_shows_its_leader_or_why_the_last_one_has_ended(orchestrator: Orchestrator) -> None:
+    election = orchestrator.election("scheduler")
+    with orchestrator.monitors.session() as session, election.campaign() as led:
+        (known,) = document(orchestrator, elections, "--limit", "5")["elections"]
+        assert known["last_term"]["leader"] == session.id
+        assert (known["last_term"]["number"], known["last_term"]["reason"]) == (led.number, None)
+        assert session.id in invoke(orchestrator.app, elections).stdout
+    (known,) = document(orchestrator, elections)["elections"]
+    assert known["last_term"]["reason"] == "resigned"
+    assert "resigned" in invoke(orchestrator.app, elections).stdout

@@ -1,0 +1,59 @@
+"""The examples of docs/coordination.md really run, in eager mode."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orchestrator import Term
+from tests.support.coordination_under_test import in_session, make
+from tests.support.eventually import eventually
+from tests.support.worker_process import ROOT
+
+PAGE = (ROOT / "docs" / "coordination.md").read_text(encoding="utf-8")
+BLOCKS = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
+
+
+def test_the_page_begins_with_what_a_failover_can_do_and_what_a_fence_is_for() -> None:
+    first = PAGE.split("\n## ")[0]
+    assert "failover" in first
+    assert "fencing token" in first
+    assert "min-replicas-to-write" in first
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if not block.startswith("def ")])
+def test_an_example_runs(block: str) -> None:
+    orchestrator = make("redis://127.0.0.1:1/0", eager=True)
+    called: list[tuple[str, Any]] = []
+
+    def recorded(name: str) -> Callable[..., None]:
+        return lambda *args, **fields: called.append((name, (args, fields)))
+
+    names = {name: recorded(name) for name in ("close_month", "schedule", "call_the_api", "train_on")}
+    with orchestrator.monitors.session():
+        exec(block, {"orchestrator": orchestrator, **names})
+    assert called
+    orchestrator.app.close()
+
+
+def test_a_follower_sees_each_term_and_its_end() -> None:
+    orchestrator = make("redis://127.0.0.1:1/0", eager=True)
+    (recipe,) = [block for block in BLOCKS if block.startswith("def follow")]
+    page: dict[str, Any] = {}
+    exec(recipe, page)
+    election, seen, stopped = orchestrator.election("scheduler"), list[Term](), threading.Event()
+    thread = threading.Thread(target=page["follow"], args=(election, seen.append, stopped))
+    thread.start()
+    try:
+        for _ in range(2):
+            in_session(orchestrator, lambda: election.campaign().resign()).result(10)
+        eventually(lambda: len(seen) == 4)
+    finally:
+        stopped.set()
+        thread.join(10)
+    assert [term.reason for term in seen] == ["", "resigned", "", "resigned"]
+    assert seen[0].number == seen[1].number < seen[2].number == seen[3].number
+    orchestrator.app.close()
