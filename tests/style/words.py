@@ -33,7 +33,7 @@ def retired_words(glossary: str) -> list[tuple[re.Pattern[str], str]]:
     """The patterns of the glossary's table of words retired everywhere, each with what to write instead."""
     _, _, retired = glossary.partition("## Retired words")
     table, _, _ = retired.partition(SHOWN)
-    return [(re.compile(pattern), instead) for pattern, instead in _rows(table)]
+    return [(re.compile(pattern, re.MULTILINE), instead) for pattern, instead in _rows(table)]
 
 
 def retired_in_shown_texts(glossary: str) -> list[tuple[re.Pattern[str], str]]:
@@ -54,7 +54,10 @@ def problems() -> Iterator[str]:
     for path in tracked(*TEXT):
         if str(path) in EXEMPT:
             continue
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            for pattern, instead in words:
+        text = path.read_text("utf-8")
+        # Hardly a file has any: to search each line for each word takes three times as long.
+        in_file = [(pattern, instead) for pattern, instead in words if pattern.search(text)]
+        for number, line in enumerate(text.splitlines() if in_file else (), 1):
+            for pattern, instead in in_file:
                 if found := pattern.search(line):
                     yield f"{path}:{number}: retired word {found[0]!r}; use: {instead}"
