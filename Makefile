@@ -25,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test test-slow test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-workflows bench-schedules bench-send bench-supervise format clean rebuild
+.PHONY: help setup demo test test-slow test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-calls bench-workflows bench-schedules bench-send bench-supervise format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -100,6 +100,9 @@ bench-dead-letters: setup ## Add a million dead letters, search and replay some 
 
 bench-import: setup ## Compare importing this library with importing Celery (half a minute)
 	@$(BIN)/python -m benchmarks.imports $(ARGS)
+
+bench-calls: setup ## Measure calls: round trips beside Celery's .get(), asks in flight, deaths, hedges (about three minutes)
+	@$(BIN)/python -m benchmarks.calls $(ARGS)
 
 bench-workflows: setup $(PEERS)/.setup-done ## Compare workflows with Celery's canvas and with DBOS (about ten minutes)
 	@$(BIN)/python -m benchmarks.workflows $(ARGS)

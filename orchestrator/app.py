@@ -5,7 +5,8 @@ Importing this module imports neither Celery nor the wiring: both come with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.coordination.election import Election
     from orchestrator.coordination.lease import Lease
     from orchestrator.coordination.pools import Pool, Semaphore
+    from orchestrator.core.conversation import Conversation
     from orchestrator.core.hedge import Hedge
     from orchestrator.core.message import Message
     from orchestrator.core.policy import Retry
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.schedules.schedules import Schedules
     from orchestrator.sending.asked import Asked, Replies
     from orchestrator.sending.broadcast import Strategy
+    from orchestrator.sending.call_counts import CallCounts
     from orchestrator.sending.deliveries import Deliveries
     from orchestrator.sending.delivery import Delivery
     from orchestrator.sending.fallbacks import FallbackArgument
@@ -164,6 +167,7 @@ class Orchestrator:
         on_death: Literal["again", "fail"] = "again",
         retry: Retry | None = None,
         hedge: Hedge | None = None,
+        on_deadlock: Literal["warn", "error"] = "warn",
     ) -> Any:
         """Send a request and wait for its reply: what the handler returned, as JSON data.
 
@@ -180,15 +184,18 @@ class Orchestrator:
             retry: how often, and after which pauses, a request that fails is sent again within ``timeout_s``.
             hedge: when a copy of the request is sent although the first may still be answered; for handlers that are
                 declared ``idempotent``. Retries and hedges together are at most a tenth of such calls.
+            on_deadlock: what happens if a handler's call would wait for itself, because all slots that could answer it
+                wait in calls: ``"warn"`` logs the ring, and waits until the time-out; ``"error"`` sends nothing.
 
         Raises:
+            CallWouldDeadlock: it would wait for itself, and ``on_deadlock`` is ``"error"``.
             AgentDown: no living worker hosts the agent.
             DeliveryTimeout: there was no reply in time. The request was cancelled; if it had begun, it may still end.
             SendFailed: the request was not handled.
             DeadlinePassed: the handler that calls has no time left; nothing was sent.
             CallerError, BrokerUnavailable: as :meth:`send`.
         """
-        return self.runtime.caller.call(recipient, message, timeout_s, fallback, on_death, retry, hedge)
+        return self.runtime.caller.call(recipient, message, timeout_s, fallback, on_death, retry, hedge, on_deadlock)
 
     def ask(
         self,
@@ -225,6 +232,25 @@ class Orchestrator:
             CallerError, BrokerUnavailable: as :meth:`send`.
         """
         return self.runtime.caller.ask_all(agents, message, timeout_s, need)
+
+    @contextmanager
+    def conversation(
+        self, agents: Iterable[str | type[Agent]] = (), data: Mapping[str, Any] | None = None
+    ) -> Iterator[Conversation]:
+        """Have what is sent in this context belong together: handlers see it as ``context.conversation``.
+
+        So does what handlers send, and the replies that asks get. Each message carries the id, the names of the
+        ``agents`` that take part (all that are told are known) and ``data``, at most 1,000 characters of JSON.
+
+        Raises:
+            UnknownAgent: no such agent was declared here or announced by any worker.
+            InvalidPolicy: ``agents`` or ``data`` has a value that is not allowed.
+        """
+        from orchestrator.core.conversation import within
+
+        begun = self.runtime.new_conversation(agents, data)
+        with within(begun):
+            yield begun
 
     def send_many(
         self, recipient: str | type[Agent], messages: Iterable[Message], **options: Unpack[SendManyOptions]
@@ -419,6 +445,14 @@ class Orchestrator:
             BrokerUnavailable: Redis is away.
         """
         return self.runtime.mode.dataset()
+
+    def call_counts(self) -> list[CallCounts]:
+        """What became of the asks, retries, hedges and durable fallbacks of each mailbox, since Redis counts.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self.runtime.mode.call_counts()
 
     def mailboxes(self) -> list[MailboxState]:
         """Every mailbox as it is now: what waits in it, since when, its bound and breaker, and who serves it.

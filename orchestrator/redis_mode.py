@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.registry.mailboxes import MailboxState
     from orchestrator.schedules.redis_schedules import RedisSchedules
     from orchestrator.schedules.scheduling import Scheduling
+    from orchestrator.sending.call_counts import CallCounts
     from orchestrator.sending.ledger import LedgerRow
     from orchestrator.transport.redis.dataset import DatasetRecord
     from orchestrator.worker.examine_redis import Examination
@@ -233,6 +234,12 @@ class RedisMode:
         from orchestrator.sending.ledger import mailboxes_of, read_ledger
 
         return mailboxes_of(read_ledger(self.store))
+
+    def call_counts(self) -> list[CallCounts]:
+        """What became of the asks of each mailbox. Raises as :attr:`store`."""
+        from orchestrator.sending.call_counts import read_call_counts
+
+        return read_call_counts(self.store)
 
     def housekeeping_ledger(self) -> LedgerRow:
         """The ledger of the monitor manager's mailbox. Raises as :attr:`store`."""

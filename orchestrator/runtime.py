@@ -19,12 +19,14 @@ from orchestrator.agents.agent import Agent
 from orchestrator.agents.cancellation import Cancellation
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.unknown_names import unknown_names
+from orchestrator.core.conversation import MOST_AGENTS, Conversation, check_data
 from orchestrator.core.errors import CallerError, InvalidPolicy, OrchestratorError
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.masked_repr import hide_in_reprs
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
 from orchestrator.maintenance.housekeeping_clock import start_with_beat
+from orchestrator.sending.agent_messages import new_id
 from orchestrator.sending.ask import Asker
 from orchestrator.sending.backend import Backend
 from orchestrator.sending.caller import Caller
@@ -35,6 +37,7 @@ from orchestrator.sending.mailbox import mailbox
 from orchestrator.sending.masked_amqp import mask_arguments
 from orchestrator.sending.sender import Sender
 from orchestrator.telemetry.switch import switch_on
+from orchestrator.transport.redis import commands
 from orchestrator.transport.transport import is_supervised
 from orchestrator.worker.configuration import Configuration
 from orchestrator.worker.heartbeat_fields import HeartbeatFields
@@ -401,6 +404,17 @@ class Runtime:
         """Every mailbox; see :meth:`orchestrator.app.Orchestrator.mailboxes`."""
         return self.mode.mailboxes()
 
+    def new_conversation(self, agents: Iterable[str | type[Agent]], data: Mapping[str, Any] | None) -> Conversation:
+        """A new conversation; see :meth:`orchestrator.app.Orchestrator.conversation`."""
+        if isinstance(agents, str | bytes | type) or not isinstance(agents, Iterable):
+            raise InvalidPolicy("agents", agents, "a list of agents' names or Agent classes")
+        names = tuple(agent if isinstance(agent, str) else agent.name for agent in agents)
+        if len(names) > MOST_AGENTS:
+            raise InvalidPolicy("agents", f"{len(names)} of them", f"at most {MOST_AGENTS}")
+        for name in names:
+            self.directory.queue_of(name)
+        return Conversation(new_id(), names, check_data(data))
+
     def close_breaker(self, agent: str) -> bool:
         """Close an agent's breaker; see :meth:`orchestrator.app.Orchestrator.close_breaker`."""
         was_open = self.mode.close_breaker(agent)
@@ -424,8 +438,13 @@ class Runtime:
         return (
             lambda incarnation, reason: self.redis.named_leases.on_death(incarnation, reason),
             self._retire_schedules,
+            self._end_waits,
             lambda incarnation, reason: self.redis.monitors.on_death(incarnation, reason),
         )
+
+    def _end_waits(self, incarnation: str, _reason: str) -> bool:
+        self.store.run(*commands.end_waits(self.store.keys, incarnation))
+        return True
 
     def _retire_schedules(self, incarnation: str, _reason: str) -> bool:
         self.redis.scheduling.schedules.retire_owner(incarnation)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from orchestrator.agents.cancellation import never
 from orchestrator.agents.periodic import scheduled_for_in
 from orchestrator.agents.step_context import StepContext
+from orchestrator.core.conversation import Conversation
 from orchestrator.core.errors import InvalidPolicy, NoOwner, NotSupervised
 from orchestrator.core.masked_repr import summary
 from orchestrator.core.message import Message
@@ -56,6 +57,8 @@ class Context:
     cancellation: Callable[[], bool] = never
     #: When this attempt has to end, by ``time.monotonic()``; see :meth:`remaining_s`.
     ends_at_s: float | None = None
+    #: The conversation that the message belongs to; what is sent from here belongs to it, too.
+    conversation: Conversation | None = None
 
     def __repr__(self) -> str:
         return summary(self, ("id", "agent", "attempt", "worker", "redelivered", "metadata"))

@@ -498,6 +498,16 @@ class CircuitOpen(_Refused, InfrastructureError):
         self.retry_after_s = retry_after_s
 
 
+class CallWouldDeadlock(InfrastructureError):
+    """A call with ``on_deadlock="error"`` would wait for itself: all slots that could answer it wait in calls."""
+
+    def __init__(self, ring: Iterable[str]) -> None:
+        self.ring = tuple(ring)
+        super().__init__(
+            f"the call would wait for itself: {' → '.join(self.ring)}; all slots of their workers wait in calls"
+        )
+
+
 class NotEnoughReplies(InfrastructureError):
     """Fewer agents than needed have replied. ``results`` and ``errors`` say, by agent, what they have."""
 

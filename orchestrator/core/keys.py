@@ -367,6 +367,11 @@ class Keys:
         """Sorted set of what is due at a time: ``run:UID:STEP`` or ``ask:ID`` -> when, in ms."""
         return f"{self.root}timers"
 
+    @property
+    def asking(self) -> str:
+        """Hash of the handlers that wait in calls: incarnation and delivery -> who is called, and who calls."""
+        return f"{self.root}asking"
+
     def ask(self, ask_id: str) -> str:
         """Hash of an open ask (see ``includes/asks.lua``); what ends it deletes it."""
         return f"{self.root}ask:{ask_id}"

@@ -94,6 +94,8 @@ class Supervision:
     ask: bool = False
     #: ``"fail"`` if it must not run again after a worker has died while it had it.
     on_death: str = ""
+    #: The conversation that it belongs to (see :class:`orchestrator.core.conversation.Conversation`).
+    conversation: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         return summary(self, ("agent", "message", "on_error", "metadata", "failures"), self.hide)
@@ -117,6 +119,8 @@ class Supervision:
             wire["ask"] = True
         if self.on_death:
             wire["on_death"] = self.on_death
+        if self.conversation:
+            wire["conversation"] = dict(self.conversation)
         if self.failures:
             wire["failures"] = [failure.to_wire() for failure in self.failures]
         return wire
@@ -168,6 +172,7 @@ class Supervision:
                 run=None if wire.get("run") is None else dict(wire["run"]),
                 ask=wire.get("ask") is True,
                 on_death=str(wire.get("on_death", "")),
+                conversation=None if wire.get("conversation") is None else dict(wire["conversation"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidPolicy(HEADER, wire, "what Supervision.to_wire() makes") from error

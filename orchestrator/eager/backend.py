@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from orchestrator.eager.flow_control import EagerFlowControl
 from orchestrator.eager.records import EagerRecords
 from orchestrator.sending.backend import SendResult
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal, Strategy
+from orchestrator.sending.call_counts import CallCounts, counts_of
 from orchestrator.sending.celery_sends import TaskSend, as_published, check_arguments, has_own_way, send_by_task
 from orchestrator.sending.delivery import CancelResult, Found
 from orchestrator.sending.ledger import LedgerRow
@@ -49,7 +51,7 @@ class EagerBackend:
         self._records = EagerRecords()
         self.letters = InMemoryDeadLetterStore(self._replay)
         self._inboxes: dict[str, list[tuple[str, Outcome]]] = {}
-        self._budgets: dict[str, int] = {}
+        self._calls: dict[str, Counter[str]] = {}
         self.stale = InMemoryStaleReplies()
         self._replay_checks: list[Callable[[str, Supervision], None]] = []
         self._runner = DeliveryRunner(app, self._flow, self._records, self.letters)
@@ -165,7 +167,7 @@ class EagerBackend:
         elif task is not None:
             check_arguments(task, message.args, message.kwargs)
         if message.ask is not None:
-            self._spend(message.ask, message.supervision.agent)
+            self._count_ask(message.ask, message.supervision.agent)
         duplicate = self._flow.duplicate_of(message)
         if duplicate is not None:
             return SendResult(duplicate)
@@ -179,15 +181,17 @@ class EagerBackend:
             raise
         self._flow.ended(message)
         if message.ask is not None:
-            self._end_ask(message.ask, message.id, outcome)
+            self._end_ask(message.ask, message.supervision.agent, message.id, outcome)
         return SendResult(message.id, place=place)
 
-    def _end_ask(self, ask: AskRequest, delivery_id: str, outcome: Outcome) -> None:
+    def _end_ask(self, ask: AskRequest, agent: str, delivery_id: str, outcome: Outcome) -> None:
         """Put the reply where it is wanted: nothing is refused it, and what its handler raises is the handler's."""
         state = ask_rule.accepted(ask_rule.AskState(to_ms(ask.timeout_s)), delivery_id)
         _, ending = ask_rule.outcome_recorded(state, delivery_id, kind(outcome))
         if ending is None or not ending.is_replied:
             return
+        counts = self._calls[agent]
+        counts[ending.ended] += 1
         if ask.reply is not None:
             fields = {**ask.reply.args[0], "outcome": self._records.record(delivery_id) or to_wire(outcome)}
             emit(events.REPLIED, agent=ask.reply.supervision.agent, id=ask.id, ended=ending.ended)
@@ -196,6 +200,7 @@ class EagerBackend:
             inbox_id, label = ask.inbox
             self._inboxes.setdefault(inbox_id, []).append((label, outcome))
         if ask.fallback is not None and ending.ended != "handled":
+            counts["fell_back"] += 1
             self._runner.run(ask.fallback)
 
     # -- calls
@@ -208,16 +213,28 @@ class EagerBackend:
         """False: an ask has ended as soon as it is accepted."""
         return False
 
-    def _spend(self, ask: AskRequest, agent: str) -> None:
-        """Add to the budget of retries and hedges, or take from it."""
-        budget: int | None = self._budgets.get(agent, call_budget.START)
-        if ask.kind == "call" and budget is not None:
-            budget = call_budget.deposited(budget)
-        elif ask.kind != "ask" and budget is not None:
-            budget = call_budget.spent(budget)
+    def waiting(self, request: OutgoingMessage, *, raises: bool) -> AbstractContextManager[None]:
+        """See :class:`orchestrator.sending.backend.Backend`; nothing waits here."""
+        return nullcontext()
+
+    def call_counts(self) -> list[CallCounts]:
+        """What became of the asks of each agent, by name."""
+        return [counts_of(agent, counts) for agent, counts in sorted(self._calls.items())]
+
+    def _count_ask(self, ask: AskRequest, agent: str) -> None:
+        """Count an ask, and add to the budget of retries and hedges, or take from it."""
+        counts = self._calls.setdefault(agent, Counter(budget=call_budget.START))
+        budget: int | None = counts["budget"]
+        if ask.kind == "call":
+            budget = call_budget.deposited(counts["budget"])
+        elif ask.kind != "ask":
+            budget = call_budget.spent(counts["budget"])
         if budget is None:
+            counts["over_budget"] += 1
             raise NotSent("budget")
-        self._budgets[agent] = budget
+        counts["budget"] = budget
+        counts["asked"] += 1
+        counts["retried"] += ask.kind == "retry"
 
     def before_replay(self, check: Callable[[str, Supervision], None]) -> None:
         """Have ``check`` called with the mailbox and the supervision of what is replayed; it raises to refuse that."""

@@ -19,6 +19,7 @@ from orchestrator.deadletters.log import DeadLetters
 from orchestrator.eager.backend import EagerBackend
 from orchestrator.eager.in_memory_runs import InMemoryRuns
 from orchestrator.monitors.in_memory import InMemoryMonitors
+from orchestrator.sending.call_counts import CallCounts
 from orchestrator.sending.ledger import LedgerRow, housekeeping_of
 from orchestrator.timeouts.overrides import InMemoryOverrides
 from orchestrator.timeouts.run_times import InMemoryRunTimes
@@ -92,6 +93,10 @@ class EagerMode:
     def ledger(self) -> list[LedgerRow]:
         """The ledger of every mailbox."""
         return self.backend.ledger()
+
+    def call_counts(self) -> list[CallCounts]:
+        """What became of the asks of each agent."""
+        return self.backend.call_counts()
 
     def housekeeping_ledger(self) -> LedgerRow:
         """An empty row: eager mode has no monitor manager."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 from kombu import Queue
 
 from orchestrator.core.attempt_limits import earlier
+from orchestrator.core.conversation import CURRENT as CONVERSATION
 from orchestrator.core.effective import Effective
 from orchestrator.core.errors import DeadlinePassed, InvalidPolicy
 from orchestrator.core.message import Message, encode, message_name
@@ -124,7 +125,7 @@ def build_message(
         InvalidPolicy: its deadline passes before it is due.
         DeadlinePassed: it inherits a deadline that has passed, or does within a millisecond.
     """
-    effective = policy.over("send", options.policy)
+    effective, conversation = policy.over("send", options.policy), CONVERSATION.get()
     deadline_s, now_s = timeouts.scaled(effective.deadline_s), time.time()
     deadline_at_s = earlier(None if deadline_s is None else now_s + deadline_s, options.ends_by_s)
     by = effective.sources.get("deadline_s", "default")
@@ -152,6 +153,7 @@ def build_message(
             idempotency=options.idempotency,
             dead_letter_expired=effective.dead_letter_expired,
             hide=hide,
+            conversation=None if conversation is None else conversation.to_wire(),
         ),
         kwargs or {},
         queue=queue,

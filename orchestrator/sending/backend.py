@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,6 +64,13 @@ class Backend(Protocol):
 
     def inbox(self, inbox_id: str) -> Inbox:
         """What an asker waits for."""
+
+    def waiting(self, request: OutgoingMessage, *, raises: bool) -> AbstractContextManager[None]:
+        """Around what waits for the reply to a request.
+
+        Raises:
+            CallWouldDeadlock: the reply would wait for this, and ``raises`` is true.
+        """
 
     def end_ask(self, ask_id: str, why: str) -> bool:
         """End an ask (see ``end_ask.lua``); returns whether it was open.

@@ -71,10 +71,14 @@ class Caller:
         on_death: str,
         retry: Retry | None,
         hedge: Hedge | None,
+        on_deadlock: str,
     ) -> Any:
         """Ask, wait for the reply, and fall back if there is none; see :meth:`Orchestrator.call`."""
         fallbacks = check_fallbacks(fallback, recipient)
         check_call_options(timeout_s, on_death, retry, hedge)
+        if on_deadlock not in ("warn", "error"):
+            raise InvalidPolicy("on_deadlock", on_deadlock, "'warn' or 'error'")
+        raises = on_deadlock == "error"
         durable = next((one for one in fallbacks if isinstance(one, Send) and one.durable), None)
         stale = next((one for one in fallbacks if isinstance(one, Stale)), None)
         if durable is not None and retry is not None:
@@ -85,7 +89,7 @@ class Caller:
         if retry is None and hedge is None and durable is None:
 
             def ask() -> Any:
-                return self._ask(recipient, message, timeout_s, on_death).reply()
+                return self._reply(recipient, message, timeout_s, on_death, raises)
 
             return self._with_fallbacks(ask, fallbacks, catches, recipient, message, timeout_s, on_death, stale)
         self._check_agent(recipient)
@@ -93,6 +97,7 @@ class Caller:
         later = None if durable is None else self._sender.build(recipient, message, durable.options)
         watched = WatchedCall(
             self._backend(),
+            raises,
             lambda left_s: self._request(recipient, message, on_death, left_s),
             wait_s,
             retry or Retry(max_retries=0),
@@ -168,6 +173,13 @@ class Caller:
         until = monotonic() + wait_s
         return Asked(self._sender.deliver(self._request(recipient, message, on_death, wait_s)), wait_s, until)
 
+    def _reply(self, recipient: Any, message: Message | None, timeout_s: float, on_death: str, raises: bool) -> Any:
+        wait_s = self._wait_s(timeout_s)
+        until = monotonic() + wait_s
+        request = self._request(recipient, message, on_death, wait_s)
+        with self._backend().waiting(request, raises=raises):
+            return Asked(self._sender.deliver(request), wait_s, until).reply()
+
     def _wait_s(self, timeout_s: float) -> float:
         """How long to wait: in a handler, no longer than its attempt may take."""
         wait_s = check_timeout(timeout_s) * self._directory.timeouts.factor
@@ -221,7 +233,7 @@ class Caller:
             match fallback:
                 case Ask(agent):
                     try:
-                        result = self._ask(agent, message, timeout_s, on_death).reply()
+                        result = self._reply(agent, message, timeout_s, on_death, raises=False)
                     except (*_NO_REPLY, *_REFUSED):
                         continue
                 case Stale(max_age_s):

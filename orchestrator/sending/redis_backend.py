@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import publish
 from orchestrator.sending.stale import RedisStaleReplies
 from orchestrator.sending.tracker import RedisTracker
+from orchestrator.sending.waits import Waits
 from orchestrator.transport.admission.ask_record import publishing
 from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
 from orchestrator.transport.redis import commands
@@ -142,6 +143,14 @@ class RedisBackend:
     def inbox(self, inbox_id: str) -> RedisInbox:
         """See :class:`orchestrator.sending.backend.Backend`."""
         return RedisInbox(self._store, inbox_id)
+
+    def waiting(self, request: OutgoingMessage, *, raises: bool) -> AbstractContextManager[None]:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        return self._waits.during(request, raises=raises)
+
+    @cached_property
+    def _waits(self) -> Waits:
+        return Waits(self._app, self._store)
 
     def end_ask(self, ask_id: str, why: str) -> bool:
         """See :class:`orchestrator.sending.backend.Backend`."""

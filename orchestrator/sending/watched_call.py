@@ -29,6 +29,7 @@ class WatchedCall:
     def __init__(
         self,
         backend: Backend,
+        raises_deadlock: bool,
         build: Callable[[float], OutgoingMessage],
         wait_s: float,
         retry: Retry,
@@ -36,6 +37,7 @@ class WatchedCall:
         fallback: OutgoingMessage | None,
     ) -> None:
         self._backend = backend
+        self._raises_deadlock = raises_deadlock
         self._build = build
         self._wait_s = wait_s
         self._until = monotonic() + wait_s
@@ -79,6 +81,10 @@ class WatchedCall:
         """
         request, left_s = self._build(self._until - monotonic()), self._until - monotonic()
         ask = AskRequest(request.id, left_s, inbox=(request.id, request.id), kind=kind, fallback=self._fallback)
+        with self._backend.waiting(request, raises=self._raises_deadlock):
+            return self._first_outcome(request, ask)
+
+    def _first_outcome(self, request: OutgoingMessage, ask: AskRequest) -> tuple[Outcome, str]:
         inbox = self._backend.inbox(ask.id)
         send_with_events(self._backend, replace(request, ask=ask))
         self.is_accepted = True

@@ -198,6 +198,11 @@ FELL_BACK: Final = _event(
     "A call had no reply, and went on as its fallback says: Ask, Stale, Value or Send.",
     metadata="agent message to error",
 )
+DEADLOCK: Final = _event(
+    "call.deadlock",
+    "A call waits for itself: all slots that could answer it wait in calls. `ring` names the agents.",
+    metadata="agent message ring",
+)
 FALLBACK_SENT: Final = _event(
     "call.fallback_sent",
     "Redis has sent a call's durable fallback; `ended` is how its request ended, or timeout.",

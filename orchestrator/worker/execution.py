@@ -17,6 +17,9 @@ from pydantic_core import to_jsonable_python
 
 from orchestrator.agents.expand import Expand
 from orchestrator.core.attempt_limits import CURRENT, AttemptLimits
+from orchestrator.core.conversation import CURRENT as CONVERSATION
+from orchestrator.core.conversation import Conversation
+from orchestrator.core.conversation import within as within_conversation
 from orchestrator.core.errors import (
     HandlerFailed,
     HandlerNotRun,
@@ -176,6 +179,21 @@ def run_attempt(
     supervision: Supervision | None,
 ) -> Any:
     """Call a task's own function, within the time that is left for it; it may return steps that take its place."""
+    wire = None if supervision is None else supervision.conversation
+    if wire is None and CONVERSATION.get() is None:
+        return _limited(name, run, args, kwargs, request, supervision)
+    with within_conversation(Conversation.from_wire(wire)):
+        return _limited(name, run, args, kwargs, request, supervision)
+
+
+def _limited(
+    name: str,
+    run: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    request: Any,
+    supervision: Supervision | None,
+) -> Any:
     limit_s = None if supervision is None else supervision.limit_s(time.time(), override_of(request))
     if limit_s is None or supervision is None:
         # In eager mode, the attempt that has sent this message runs around it.

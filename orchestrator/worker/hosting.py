@@ -13,6 +13,7 @@ from kombu.utils.imports import symbol_by_name
 from orchestrator.agents.agent import Agent, AgentSpec, HandlerSpec
 from orchestrator.agents.context import Context
 from orchestrator.core.attempt_limits import CURRENT
+from orchestrator.core.conversation import CURRENT as CONVERSATION
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.message import decode, message_name
@@ -107,6 +108,7 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
         workflow=orchestrator.runtime.step_in_run(supervision, cancellation),
         cancellation=cancellation,
         ends_at_s=None if limits is None else limits.ends_at_s,
+        conversation=CONVERSATION.get(),
     )
 
 

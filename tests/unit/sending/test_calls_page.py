@@ -115,3 +115,12 @@ def test_a_saga_is_taken_back() -> None:
     steps = Steps(page, "flights")
     assert steps.book(page).result["booked"] is False
     assert steps.seen == ["hotels.Reserve", "flights.Reserve", "hotels.Release", "hostels.Release"]
+
+
+def test_a_conversation_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    page = example("class Shop", __name__="page")
+    orchestrator = eager()
+    orchestrator.host(page["Shop"], page["Billing"])
+    talk = example("conversation(", orchestrator=orchestrator, Order=page["Order"])["talk"]
+    assert talk.agents == ("shop", "billing")
+    assert "o1 costs 100" in capsys.readouterr().out

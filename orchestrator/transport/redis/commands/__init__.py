@@ -14,7 +14,7 @@ from orchestrator.transport.redis.commands.accepting import (
     delay,
     publish,
 )
-from orchestrator.transport.redis.commands.asking import ask, due_timers, end_ask
+from orchestrator.transport.redis.commands.asking import ask, begin_wait, due_timers, end_ask, end_waits
 from orchestrator.transport.redis.commands.call import Attempt, Call
 from orchestrator.transport.redis.commands.endings import (
     end_later,
@@ -80,6 +80,7 @@ __all__ = [
     "alike",
     "ask",
     "begin_sweep",
+    "begin_wait",
     "broadcast",
     "claim",
     "claim_chore",
@@ -97,6 +98,7 @@ __all__ = [
     "end_ask",
     "end_later",
     "end_sweep",
+    "end_waits",
     "fence",
     "find_delivery",
     "find_letters",

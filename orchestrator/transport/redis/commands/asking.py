@@ -42,6 +42,16 @@ def end_ask(keys: Keys, ask_id: str, why: str) -> Call:
     return "end_ask", [keys.ask(ask_id), keys.timers], [ask_id, why]
 
 
+def begin_wait(keys: Keys, incarnation: str, delivery: str, queue: str, caller: str) -> Call:
+    """Record that a handler of ``caller`` waits for the reply to a delivery, and look for a ring of waits."""
+    return "begin_wait", [keys.asking, keys.leases], [keys.root, incarnation, delivery, queue, caller]
+
+
+def end_waits(keys: Keys, incarnation: str, delivery: str = "") -> Call:
+    """Forget that a handler waits, or all waits of an incarnation."""
+    return "end_waits", [keys.asking], [incarnation, delivery]
+
+
 def due_timers(keys: Keys, *, skip: int, most: int) -> Call:
     """Read timers that are due."""
     return "due_timers", [keys.timers], [skip, most]
