@@ -50,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _headline(options: Options) -> str:
+    if options.chords:
+        return (
+            f"chaos seed {options.seed}: {options.workers} workers ({', '.join(options.pools)}), "
+            f"{options.chords} chords of ten, {options.workflows:g} a second, "
+            f"a kill ({', '.join(options.kills)}) every {options.every_s:g} s until all have ended"
+        )
     return (
         f"chaos seed {options.seed}: {options.workers} workers ({', '.join(options.pools)}), "
         f"{options.rate:g} sends/s and {options.workflows:g} workflows/s "

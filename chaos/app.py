@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery, Task
 
+from chaos import functions
 from chaos.clock import Clock
 from chaos.owner import end_with_owner
 from chaos.steps import GATHER, PART, Steps, gather, part
@@ -125,6 +126,7 @@ def make() -> Orchestrator:
     for name, function in {WORK: work, PART: part, GATHER: gather}.items():
         celery.task(function, name=name, bind=True, shared=False)
     orchestrator.host(Busy, Sentry, Steps, Clock)
+    functions.declare(orchestrator)
     return orchestrator
 
 

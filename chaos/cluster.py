@@ -15,6 +15,7 @@ from celery import Celery
 
 from chaos.app import ID, QUEUES, SENTRY
 from chaos.clock import CLOCK, Clock
+from chaos.functions import FUNCTIONS
 from chaos.judge_schedules import ScheduleRecord
 from chaos.options import Options
 from chaos.owner import VARIABLE as OWNER_VARIABLE
@@ -23,6 +24,7 @@ from chaos.run_records import RunRecord, read_runs
 from chaos.steps import STEPS
 from chaos.witness import VARIABLE, Witness
 from orchestrator import Orchestrator
+from orchestrator.core.outcome import Reason
 from orchestrator.core.settings import load_settings
 from orchestrator.core.supervision import HEADER
 from orchestrator.core.triggers import Interval
@@ -67,9 +69,10 @@ class Cluster:
         ]
         seed, rate = self.options.seed, self.options.rate
         self.sender = self._member("sender", "chaos.sender", *map(str, (seed, rate, int(rate * _POISON_INTERVAL_S))))
-        self.senders = [self.sender]
+        self.senders = [] if self.options.chords else [self.sender]
         if self.options.workflows:
-            self.senders.append(self._member("starter", "chaos.starter", str(seed), str(self.options.workflows)))
+            arguments = (str(seed), str(self.options.workflows), str(self.options.chords))
+            self.senders.append(self._member("starter", "chaos.starter", *arguments))
         for member in self.served:
             member.start()
 
@@ -82,7 +85,8 @@ class Cluster:
         pool = self.options.pools[number % len(self.options.pools)]
         name = f"{pool}-{number + 1}"
         return self._member(
-            name, *_celery("worker", name, ",".join((*QUEUES, STEPS, SENTRY, CLOCK)), pool, _CONCURRENCY[pool])
+            name,
+            *_celery("worker", name, ",".join((*QUEUES, STEPS, FUNCTIONS, SENTRY, CLOCK)), pool, _CONCURRENCY[pool]),
         )
 
     def _member(self, name: str, module: str, *arguments: str) -> Member:
@@ -164,6 +168,18 @@ class Cluster:
         """Why each run that has not ended has not."""
         workflows = self.orchestrator.workflows
         return ["; ".join(workflows.get(one.uid).explain()) for one in workflows.list() if not one.ended]
+
+    def completed_runs(self) -> int:
+        """Number of runs that have completed."""
+        return sum(1 for _ in self.orchestrator.workflows.list(state="completed"))
+
+    def replay_poisoned(self) -> int:
+        """Replay the letters of messages that workers died with, as an operator does; returns how many."""
+        letters = self.orchestrator.dead_letters
+        poisoned = [letter for letter in letters.list(1000) if letter.reason == Reason.POISON]
+        for letter in poisoned:
+            letters.replay(letter.id)
+        return len(poisoned)
 
     def incarnations(self) -> int:
         """Number of leases, and of incarnations whose messages are being requeued."""

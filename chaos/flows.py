@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from celery import Celery, chord
 
+from chaos.functions import ERRAND
 from chaos.load import HOPELESS
 from chaos.steps import GATHER, PART, STEPS, Item, Revert, Stage, Total
 from orchestrator import ITEM, Workflow
@@ -15,7 +16,7 @@ from orchestrator import ITEM, Workflow
 #: Parts of a chord.
 PARTS = 10
 
-_KINDS = {"chord": 55, "diamond": 18, "map": 12, "saga": 8, "wait": 7}
+_KINDS = {"chord": 50, "diamond": 17, "map": 11, "function": 8, "saga": 7, "wait": 7}
 
 #: The event for which a workflow of the kind ``wait`` waits.
 EVENT = "approved"
@@ -49,6 +50,12 @@ def flows(app: Celery, seed: int) -> Iterator[Flow]:
             cancel_s = rng.uniform(0, resume_s + 0.5 if resume_s else 0.3)
         post_s = rng.uniform(0, 1) if kind == "wait" else None
         yield Flow(kind, workflow, pause_s, resume_s, cancel_s, rng.random() < 0.5, post_s)
+
+
+def chords(app: Celery, count: int) -> Iterator[Flow]:
+    """That many chords of ten, to which nothing is done."""
+    for _ in range(count):
+        yield Flow("chord", _chord(app, random.Random()))
 
 
 def _chord(app: Celery, rng: random.Random) -> Workflow:
@@ -100,8 +107,12 @@ def _wait(app: Celery, rng: random.Random) -> Workflow:
     return flow
 
 
+def _function(app: Celery, rng: random.Random) -> Workflow:
+    return app.orchestrator.runtime.functions[ERRAND].workflow((rng.choice((0, 1, 4)), rng.choice((0, 0, 1, 2))), {})  # type: ignore[no-any-return]
+
+
 def _stage(rng: random.Random) -> Stage:
     return Stage(nap_ms=rng.choice((0, 0, 0, 10, 50)), failures=rng.choice((0, 0, 0, 0, 1, 2)))
 
 
-_BUILD = {"chord": _chord, "diamond": _diamond, "map": _map, "saga": _saga, "wait": _wait}
+_BUILD = {"chord": _chord, "diamond": _diamond, "map": _map, "saga": _saga, "wait": _wait, "function": _function}

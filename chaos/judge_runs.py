@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from chaos.functions import FUNCTIONS
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
 from chaos.witness import Row
 from orchestrator.core.outcome import Reason
 from orchestrator.core.run import RunState
+from orchestrator.core.run_calls import CALLER
 from orchestrator.core.workflow_plan import Kind
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow
@@ -129,6 +131,7 @@ class _Case:
         yield from self._pause_problems()
         yield from self._cancel_problems()
         yield from self._undo_problems()
+        yield from self._call_problems()
 
     def _state_problems(self) -> Iterator[str]:
         """The run's state has a cause in its steps, or in what was done to it."""
@@ -136,8 +139,10 @@ class _Case:
         dead = "d" in states.values()
         match self._record.status.state:
             case RunState.COMPLETED:
-                for number in self._record.plan:
-                    if states.get(number) not in ("h", "k"):
+                for number, plan in self._record.plan.items():
+                    # A function may catch what it has called; what an execution has written that was killed is no step.
+                    allowed = ("h", "k", "d", None) if CALLER in plan.options else ("h", "k")
+                    if states.get(number) not in allowed:
                         yield f"step {number} is {states.get(number, 'not begun')}"
                 if self._cancelled:
                     yield "completed although its cancel was recorded"
@@ -152,7 +157,7 @@ class _Case:
                     yield "compensated without a cause"
             case state:
                 yield f"is at its end {state}"
-        if left := {number for number, state in states.items() if state in "smu"}:
+        if left := {number for number, state in states.items() if state in "smuy"}:
             yield f"its end is recorded, but these are out: {sorted(left)}"
 
     def _count_problems(self) -> Iterator[str]:
@@ -247,6 +252,24 @@ class _Case:
                 if owed and self._record.plan[number.partition(".")[0]].undo and states.get(f"u{number}") != "h":
                     yield f"step {number} is handled, and not undone"
 
+    def _call_problems(self) -> Iterator[str]:
+        """A function makes its calls one batch after the other, and none is missing or there twice."""
+        for caller, calls in self._record.calls.items():
+            positions = [int(self._record.plan[number].name.rpartition("-")[2]) for number in calls.numbers]
+            if positions != sorted(set(positions)):
+                yield f"the calls of step {caller} are {positions}"
+            if self._record.states.get(caller) == "h" and not calls.numbers:
+                yield f"step {caller} is handled, and has called nothing"
+            before: list[str] = []
+            for number in calls.numbers:
+                if f"x{number}" in calls.batches:
+                    before = [one for one in calls.numbers if int(one) < int(number)]
+                for earlier in before:
+                    began, over = self._seen.begun.get(number), self._seen.over.get(earlier)
+                    handled = self._record.states.get(earlier) == "h" and self._is_message(earlier)
+                    if began and handled and (not over or over[0] > began[0]):
+                        yield f"call {number} began before {earlier} was over"
+
     # -- the graph
 
     def _is_message(self, number: str) -> bool:
@@ -283,11 +306,27 @@ def _ledger_problems(records: Sequence[RunRecord], ledger: Sequence[LedgerRow]) 
     recorded: Counter[str] = Counter()
     for record in records:
         for number, state in record.states.items():
-            if "." in number or record.plan[number.removeprefix("u")].kind is Kind.TASK:
+            plan = record.plan[number.removeprefix("u").partition(".")[0]]
+            if plan.queue != FUNCTIONS and ("." in number or plan.kind is Kind.TASK):
                 recorded[state] += 1
     for letter, name in (("h", "handled"), ("d", "dead")):
         if getattr(row, name) != recorded[letter]:
             yield f"the ledger of {STEPS} says {getattr(row, name)} {name}, the runs say {recorded[letter]}"
+    yield from _executions(records, next((row for row in ledger if row.queue == FUNCTIONS), LedgerRow(FUNCTIONS)))
+
+
+def _executions(records: Sequence[RunRecord], row: LedgerRow) -> Iterator[str]:
+    """The mailbox of the functions has an outcome for each execution whose end is recorded."""
+    expected = cancelled = 0
+    for record in records:
+        expected += sum(len(calls.batches) for calls in record.calls.values())
+        for number, plan in record.plan.items():
+            if plan.queue == FUNCTIONS:
+                expected += record.states.get(number) == "h"
+                # Its last execution may have come to calls that the cancelled run takes no more.
+                cancelled += record.states.get(number) == "c"
+    if not expected <= row.handled <= expected + cancelled:
+        yield f"the ledger of {FUNCTIONS} says {row.handled} handled, the runs say {expected} executions"
 
 
 def _letter_problems(letters: Sequence[DeadLetter], seen: dict[str, _Witnessed]) -> Iterator[str]:

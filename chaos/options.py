@@ -40,6 +40,8 @@ class Options:
     rate: float = 100.0
     workflows: float = 4.0
     schedules: int = 200
+    #: Only so many chords, instead of all other load; the run ends when they have.
+    chords: int = 0
     kills: tuple[str, ...] = DEFAULT_KINDS
     every_s: float = 5.0
     drain_s: float = 30.0
@@ -54,30 +56,39 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         description=(__doc__ or "").strip(),
         epilog="kinds of kill: " + "; ".join(f"{kind}: {what}" for kind, what in KINDS.items()),
     )
-    parser.add_argument("--duration-s", type=_above_zero, default=default.duration_s, help="length of the load")
+    parser.add_argument("--duration-s", type=_above_zero, help="length of the load; with --chords at most")
+    parser.add_argument(
+        "--chords",
+        type=int,
+        default=0,
+        help="start so many chords of ten and nothing else, with a hard kill a second until all have ended",
+    )
     parser.add_argument("--seed", type=int, default=None, help="by default one is drawn; it is printed")
     parser.add_argument("--workers", type=_count, default=default.workers)
     parser.add_argument("--pools", type=_some_of(POOLS), default=default.pools, help="shared out among the workers")
     parser.add_argument("--rate", type=_above_zero, default=default.rate, help="sends a second")
-    parser.add_argument("--workflows", type=_at_least_zero, default=default.workflows, help="runs started a second")
-    parser.add_argument("--schedules", type=int, default=default.schedules, help="of 0.5 to 5 s")
-    parser.add_argument("--kills", type=_some_of(KINDS), default=default.kills, help="kinds, separated by commas")
-    parser.add_argument("--every-s", type=_above_zero, default=default.every_s, help="between two kills")
+    parser.add_argument("--workflows", type=_at_least_zero, help="runs started a second")
+    parser.add_argument("--schedules", type=int, help="of 0.5 to 5 s")
+    parser.add_argument("--kills", type=_some_of(KINDS), help="kinds, separated by commas")
+    parser.add_argument("--every-s", type=_above_zero, help="between two kills")
     parser.add_argument(
         "--drain-s", type=_above_zero, default=default.drain_s, help="patience with a broker that settles nothing"
     )
     parser.add_argument("--logs", type=Path, default=None, help="keep the logs here; else only those of a failed run")
     given = parser.parse_args(arguments)
+    if given.chords:
+        default = Options(kills=("hard",), every_s=1.0, workflows=20.0, schedules=0)
+    chosen = {
+        name: getattr(default, name) if getattr(given, name) is None else getattr(given, name)
+        for name in ("duration_s", "workflows", "schedules", "kills", "every_s")
+    }
     return Options(
-        duration_s=given.duration_s,
+        **chosen,
+        chords=given.chords,
         seed=random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed,
         workers=given.workers,
         pools=given.pools,
         rate=given.rate,
-        workflows=given.workflows,
-        schedules=given.schedules,
-        kills=given.kills,
-        every_s=given.every_s,
         drain_s=given.drain_s,
         logs=given.logs,
     )

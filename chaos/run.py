@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from chaos.app import QUEUES, SENTRY
 from chaos.clock import CLOCK, add_schedules, pause_schedules
 from chaos.cluster import Cluster
+from chaos.functions import FUNCTIONS
 from chaos.judge import Evidence
 from chaos.leftovers import leftovers
 from chaos.options import Options
@@ -61,7 +62,11 @@ class Run:
         self._looked_at = float("-inf")
         self._redis_down = False
         self._problems: list[str] = []
+        self._chords_at = float("-inf")
+        #: Letters of harmless messages whose workers died thrice before their outcomes were recorded.
+        self._replayed = 0
         self._kills = 0
+        self._began = 0.0
 
     # -- the run
 
@@ -74,11 +79,11 @@ class Run:
         add_schedules(cluster.orchestrator, options.schedules, options.seed)
         for sender in cluster.senders:
             sender.start()
-        began = time.monotonic()
+        self._began = began = time.monotonic()
         for strike in plan(options.seed, options.kills, options.duration_s, options.every_s):
             self._at(began + strike.at_s, partial(self._strike, strike))
         reported_at = began
-        while time.monotonic() < began + options.duration_s and all(sender.is_running for sender in cluster.senders):
+        while time.monotonic() < began + options.duration_s and not self._is_over():
             self._tend()
             if time.monotonic() - reported_at > 30:
                 reported_at = time.monotonic()
@@ -87,6 +92,8 @@ class Run:
         drained = self._drain() and self._end_monitors()
         self._stop_all()
         left = self._settle_down() if drained else []
+        if options.chords:
+            self._check_chords()
         return Evidence(
             rows=cluster.witness.rows(),
             ledger=cluster.ledger(),
@@ -102,6 +109,22 @@ class Run:
             ended=cluster.ended(),
             inconsistencies=inconsistencies(cluster.orchestrator.runtime.redis_monitors()) if drained else (),
         )
+
+    def _is_over(self) -> bool:
+        """Whether the load has ended by itself: that of chords once all of them have."""
+        cluster = self._cluster
+        if not self._options.chords:
+            return not all(sender.is_running for sender in cluster.senders)
+        if self._redis_down or any(sender.is_running for sender in cluster.senders):
+            return False
+        if time.monotonic() - self._chords_at < _LOOK_EVERY_S:
+            return False
+        self._chords_at = time.monotonic()
+        try:
+            self._replayed += cluster.replay_poisoned()
+            return not cluster.open_runs() and cluster.completed_runs() == self._options.chords
+        except _AWAY:
+            return False
 
     def _await_workers(self) -> None:
         until = time.monotonic() + _START_S
@@ -273,10 +296,23 @@ class Run:
 
     # -- the end
 
+    def _check_chords(self) -> None:
+        completed = self._cluster.completed_runs()
+        took_s = time.monotonic() - self._began
+        replayed = f", {self._replayed} dead letters replayed" if self._replayed else ""
+        self._say(
+            f"{completed} of {self._options.chords} chords completed in {took_s:.0f} s, {self._kills} kills{replayed}"
+        )
+        if completed != self._options.chords:
+            self._problems.append(f"{completed} of {self._options.chords} chords have completed")
+
     def _stop_load(self) -> None:
         self._say("load ends; waiting for what is left")
+        # The strikes that are still to come are called off; the others are restarts.
+        self._due = [due for due in self._due if not isinstance(due[2], partial)]
+        heapq.heapify(self._due)
         for sender in self._cluster.senders:
-            if not sender.is_running:
+            if not sender.is_running and not (self._options.chords and sender.exit_code == 0):
                 self._problems.append(f"the {sender.name} ended by itself with {sender.exit_code}")
             sender.signal(signal.SIGTERM)
         self._pause_schedules()
@@ -306,7 +342,9 @@ class Run:
         while True:
             self._tend()
             try:
-                rows = [row for row in self._cluster.ledger() if row.queue in (*QUEUES, STEPS, SENTRY, CLOCK)]
+                rows = [
+                    row for row in self._cluster.ledger() if row.queue in (*QUEUES, STEPS, FUNCTIONS, SENTRY, CLOCK)
+                ]
                 pending = any(row.pending for row in rows)
                 open_runs = [] if pending or self._redis_down else self._cluster.open_runs()
             except _AWAY:

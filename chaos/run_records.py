@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator import Orchestrator
+from orchestrator.core.run_calls import CallList
 from orchestrator.core.workflow_plan import StepPlan
 from orchestrator.workflows.records import RunStatus
 
@@ -22,6 +23,8 @@ class RunRecord:
     states: Mapping[str, str]
     #: The numbers that have an outcome.
     outcomes: frozenset[str] = frozenset()
+    #: The calls of workflow functions, by the function's step.
+    calls: Mapping[str, CallList] = field(default_factory=dict)
 
 
 def read_runs(orchestrator: Orchestrator) -> list[RunRecord]:
@@ -33,12 +36,16 @@ def read_runs(orchestrator: Orchestrator) -> list[RunRecord]:
         key = store.keys.run(status.uid)
         plan = {number.decode(): text.decode() for number, text in client.hgetall(f"{key}:plan").items()}
         states = {number.decode(): state.decode()[:1] for number, state in client.hgetall(f"{key}:states").items()}
-        states.pop("start", None)
+        states = {number: state for number, state in states.items() if number[0].isdigit() or number[0] == "u"}
         records.append(
             RunRecord(
                 status=status,
                 plan={number: StepPlan.from_text(text) for number, text in plan.items() if number.isdigit()},
                 states=states,
+                calls={
+                    step.decode(): CallList.from_text(calls.decode())
+                    for step, calls in client.hgetall(f"{key}:calls").items()
+                },
                 outcomes=frozenset(number.decode() for number in client.hkeys(f"{key}:outcomes")),
             )
         )

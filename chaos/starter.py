@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from chaos.app import orchestrator
-from chaos.flows import EVENT, Flow, flows
+from chaos.flows import EVENT, Flow, chords, flows
 from chaos.witness import witness
 from orchestrator import Run
 from orchestrator.core.errors import BrokerUnavailable
@@ -32,10 +32,11 @@ T = TypeVar("T")
 
 
 class Starter:
-    """Starts runs until it is stopped, and then does what is left to do to them."""
+    """Starts runs until it is stopped, or has started all chords, and then does what is left to do to them."""
 
-    def __init__(self, seed: int, rate: float) -> None:
-        self._flows = enumerate(flows(orchestrator.app, seed))
+    def __init__(self, seed: int, rate: float, chords_only: int) -> None:
+        app = orchestrator.app
+        self._flows = enumerate(chords(app, chords_only) if chords_only else flows(app, seed))
         self._pause_s = 1 / rate
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = count()
@@ -54,7 +55,10 @@ class Starter:
                 heapq.heappop(self._due)[2]()
             elif not self._stopping and start_at <= now:
                 start_at = max(start_at + self._pause_s, now - self._pause_s)
-                self._start(*next(self._flows))
+                try:
+                    self._start(*next(self._flows))
+                except StopIteration:
+                    self._stopping = True
             else:
                 time.sleep(_TICK_S)
 
@@ -87,4 +91,4 @@ def _until_answered(ask: Callable[[], T]) -> T:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    Starter(int(sys.argv[1]), float(sys.argv[2])).run()
+    Starter(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])).run()

@@ -60,7 +60,7 @@ class Steps(Agent):
     @handles(Stage)
     def stage(self, message: Stage, context: Context) -> dict[str, Any]:
         """Nap; fail while there are failures left."""
-        with _witnessed(context.id, context.worker):
+        with witnessed(context.id, context.worker):
             time.sleep(message.nap_ms / 1000)
             if context.attempt <= message.failures:
                 raise ConnectionError(f"attempt {context.attempt} of {message.failures} that fail")
@@ -69,37 +69,38 @@ class Steps(Agent):
     @handles(Item)
     def item(self, message: Item, context: Context) -> int:
         """Nap."""
-        with _witnessed(context.id, context.worker):
+        with witnessed(context.id, context.worker):
             time.sleep(message.nap_ms / 1000)
         return message.number
 
     @handles(Total)
     def total(self, message: Total, context: Context) -> int:
         """Sum up, and write what came in."""
-        with _witnessed(context.id, context.worker, numbers=message.numbers):
+        with witnessed(context.id, context.worker, numbers=message.numbers):
             return sum(message.numbers)
 
     @handles(Revert)
     def revert(self, message: Revert, context: Context) -> None:
         """Nap."""
-        with _witnessed(context.id, context.worker):
+        with witnessed(context.id, context.worker):
             time.sleep(message.nap_ms / 1000)
 
 
 def part(task: Task, number: int) -> int:
     """A part of a chord: nothing but its number."""
-    with _witnessed(str(task.request.id), str(task.request.hostname)):
+    with witnessed(str(task.request.id), str(task.request.hostname)):
         return number
 
 
 def gather(task: Task, numbers: list[int]) -> int:
     """The body of a chord."""
-    with _witnessed(str(task.request.id), str(task.request.hostname), numbers=numbers):
+    with witnessed(str(task.request.id), str(task.request.hostname), numbers=numbers):
         return sum(numbers)
 
 
 @contextmanager
-def _witnessed(step: str, node: str, **note: Any) -> Iterator[None]:
+def witnessed(step: str, node: str, **note: Any) -> Iterator[None]:
+    """Report that a step has begun, and whether it was over or has broken; a suspended function has only begun."""
     witness().write("begun", node=node, step=step, **note)
     try:
         yield
