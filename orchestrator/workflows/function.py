@@ -117,12 +117,15 @@ class WorkflowFunction(Generic[P, R]):
         if self._on_failure not in list(OnFailure):
             yield on_failure_fault(self._on_failure)
         try:
-            check_options(self._options, StepOptions.__optional_keys__, "workflow", _WORKFLOWS)
+            check_options(self._options, _STEPS, "workflow", _WORKFLOWS)
         except (CallerError, TypeError) as error:
             yield str(error)
         if self.task_name in self._runtime.functions or self.task_name in self._app._tasks:
             yield f"a task has the name {self.task_name} already"
 
+
+#: Options of the step that executes the function: it is a task, which has no capabilities.
+_STEPS: Final = StepOptions.__optional_keys__ - {"needs", "place_within_s"}
 
 _WORKFLOWS: Final = frozenset({"name", "on_failure", "max_running"})
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.core.errors import InvalidExpansion, InvalidWorkflow, UnknownAgent, UnknownMessage
+from orchestrator.core.errors import InvalidExpansion, InvalidWorkflow, NoAgents, UnknownAgent, UnknownMessage
 from orchestrator.core.run_calls import Suspended, calls_of
 from orchestrator.core.workflow_plan import StepPlan
 from orchestrator.workflows.compiler import CompiledStep
@@ -49,7 +49,7 @@ def compiled_calls(compile_steps: Compile, calls: NewCalls, caller: str, name: s
         compiled = compile_steps(flow, first, None)
     except InvalidWorkflow as error:
         raise InvalidExpansion(error.problems) from error
-    except (UnknownAgent, UnknownMessage) as error:
+    except (NoAgents, UnknownAgent, UnknownMessage) as error:
         raise InvalidExpansion([str(error)]) from error
     item = caller.partition(".")[2]
     name = f"{name}[{item}]" if item else name

@@ -43,7 +43,7 @@ class WorkflowContext:
 
     def call(
         self,
-        recipient: str | type[Agent] | Signature | Task,
+        recipient: str | type[Agent] | Signature | Task | Message,
         message: Message | None = None,
         *,
         undo: Message | Signature | Task | None = None,
@@ -52,7 +52,7 @@ class WorkflowContext:
         """The result of a message to an agent, or of a signature or task: a step of the run, as any other.
 
         Args:
-            recipient: the agent; or a signature or task.
+            recipient: the agent; or a signature or task; or with ``needs`` the message.
             message: the message to the agent.
             undo: its compensation, as of :meth:`Workflow.step`.
             options: those of a step.
@@ -64,12 +64,12 @@ class WorkflowContext:
 
     def gather(
         self,
-        calls: Iterable[tuple[str | type[Agent], Message] | Signature | Task],
+        calls: Iterable[tuple[str | type[Agent], Message] | Signature | Task | Message],
         **options: Unpack[StepOptions],
     ) -> list[Any]:
         """The results of several calls, in their order: pairs of an agent and a message, signatures, tasks.
 
-        They are sent together, and it returns when all of them have ended.
+        With ``needs``, messages. They are sent together, and it returns when all of them have ended.
 
         Raises:
             StepFailed: one of them was not handled: the first such one.

@@ -86,8 +86,9 @@ def fingerprint_of(call: StepDefinition) -> str:
         case None:
             return f"sleep {call.wait_s}"
         case Message() as message:
-            agent = call.to if isinstance(call.to, str) else getattr(call.to, "name", call.to)
-            return f"call {agent}.{message_name(type(message))} {_sum(encode(message))}"
+            agent = call.to if isinstance(call.to, str) else getattr(call.to, "name", "")
+            name = message_name(type(message))
+            return f"call {f'{agent}.{name}' if agent else name} {_sum(encode(message))}"
         case Signature() as signature if not is_canvas(signature):
             return f"call {signature.task} {_sum([list(signature.args), dict(signature.kwargs)])}"
         case Task() as task:
