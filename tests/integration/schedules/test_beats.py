@@ -113,7 +113,7 @@ def test_a_worker_schedules_in_beats_place_and_gives_way(redis: Any, redis_url: 
     with WorkerProcess(APP, redis_url) as worker:
         eventually(lambda: "ready" in worker.log(), START_S, worker.log)
         # There never was a beat: 10 s after its start the worker fires entries of beat_schedule, too.
-        eventually(lambda: {"clockwork.tick", "half", "lazy"} <= _names(redis), 16, worker.log)
+        eventually(lambda: {"clockwork.tick", "half", "lazy"} <= _names(redis), 25, worker.log)
         assert turn_of(redis).startswith("worker@")
         eventually(lambda: "in place of beat" in worker.log(), 10, worker.log)
         with BeatProcess(APP, redis_url) as beat:
