@@ -46,7 +46,7 @@ def split_options(options: Mapping[str, Any], *, any_name: bool) -> tuple[dict[s
         for name in _OF_A_SEND
         if options.get(name) is not None and (name != "retry" or isinstance(retry, Retry))
     }
-    for name in sorted(options.keys() - _KNOWN, key=str):
+    for name in sorted(options.keys() - _KNOWN - set(options.get("stamped_headers") or ()), key=str):
         near = nearest(str(name), _OF_A_SEND, likeness=_LIKENESS)
         if not any_name and (near or given):
             allowed = f"Celery's options, and {', '.join(_OF_A_SEND)}"
