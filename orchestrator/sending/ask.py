@@ -13,6 +13,7 @@ from celery import Celery
 
 from orchestrator.core.attempt_limits import CURRENT
 from orchestrator.core.clock import to_ms
+from orchestrator.core.conversation import CURRENT as CONVERSATION
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownMessage
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
@@ -51,6 +52,8 @@ class Asker:
         self._app = app
         self._directory = directory
         self._backend = backend
+        #: By asker and message, the replies outside of conversations: they differ in id and fields only.
+        self._replies: dict[tuple[str, str], OutgoingMessage] = {}
 
     def ask(
         self, asker: str, recipient: Any, message: Message, timeout_s: float, tag: Any, on_death: str = "again"
@@ -88,6 +91,14 @@ class Asker:
         return request.id
 
     def _reply(self, asker: str, message: str) -> OutgoingMessage:
+        if CONVERSATION.get() is not None:
+            return self._new_reply(asker, message)
+        known = self._replies.get((asker, message))
+        if known is None:
+            known = self._replies[asker, message] = self._new_reply(asker, message)
+        return known
+
+    def _new_reply(self, asker: str, message: str) -> OutgoingMessage:
         try:
             address = self._directory.address(asker, reply_name(message))
         except UnknownMessage:

@@ -18,6 +18,12 @@ class Turn(Message):
     timeout_s: float = 10
 
 
+class Time(Message):
+    """Returns the time that is left for it, and what the next of these agents returns."""
+
+    to: list[str]
+
+
 class Left(Agent):
     name = "left"
     retry = Retry(max_retries=0)
@@ -33,6 +39,14 @@ class Left(Agent):
             timeout_s=message.timeout_s,
             on_deadlock=message.on_deadlock,
         )
+
+    @handles(Time)
+    def time(self, message: Time, context: Context) -> list[float | None]:
+        own = [context.remaining_s()]
+        if not message.to:
+            return own
+        first, *rest = message.to
+        return [*own, *context.orchestrator.call(first, Time(to=rest), timeout_s=60)]
 
 
 class Right(Left):

@@ -222,6 +222,6 @@ def test_the_scripts_asks_are_the_pure_ones(redis_server: EmbeddedServer) -> Non
     run_state_machine_as_test(
         Asks,
         settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -15,7 +15,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.scripts import source
 from tests.apps import rings_app
-from tests.apps.rings_app import Turn
+from tests.apps.rings_app import Time, Turn
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
@@ -153,3 +153,8 @@ def test_a_ring_of_real_workers_is_a_warning(rings: Cluster) -> None:
     assert "call of left.Turn by right waits for itself: right → left → right" in rings.log()
     eventually(lambda: not rings.redis.exists(rings.keys.asking))
     assert isinstance(rings.orchestrator.send("left", Turn(to=["right"])).wait(timeout_s=20), Handled)
+
+
+def test_a_deadline_shrinks_from_process_to_process(rings: Cluster) -> None:
+    first, second = rings.orchestrator.call("left", Time(to=["right"]), timeout_s=8)
+    assert 0 < second < first < 8

@@ -131,6 +131,15 @@ def test_nothing_is_sent_after_the_inherited_deadline(orchestrator: Orchestrator
     assert orchestrator.ledger() == before
 
 
+def test_what_has_less_than_a_millisecond_left_is_not_sent(orchestrator: Orchestrator) -> None:
+    before = orchestrator.ledger()
+    with within(5, deadline_left_s=0.0005), pytest.raises(DeadlinePassed):
+        orchestrator.send("worker", agents_app.Add(a=1, b=2), deadline="inherit")
+    with within(0.0005), pytest.raises(DeadlinePassed):
+        orchestrator.call("worker", agents_app.Add(a=1, b=2), timeout_s=60)
+    assert orchestrator.ledger() == before
+
+
 def test_a_countdown_past_the_inherited_deadline_is_refused_with_its_origin(orchestrator: Orchestrator) -> None:
     with within(5, deadline_left_s=3), pytest.raises(InvalidPolicy, match="said by what the sending handler handles"):
         orchestrator.send("worker", agents_app.Add(a=1, b=2), deadline="inherit", countdown_s=9)
