@@ -50,7 +50,7 @@ class EagerBackend:
         self._flow = EagerFlowControl(flow)
         self._records = EagerRecords()
         self.letters = InMemoryDeadLetterStore(self._replay)
-        self._inboxes: dict[str, list[tuple[str, Outcome]]] = {}
+        self._inboxes: dict[str, list[tuple[str, Outcome | None]]] = {}
         self._calls: dict[str, Counter[str]] = {}
         self.stale = InMemoryStaleReplies()
         self._replay_checks: list[Callable[[str, Supervision], None]] = []
@@ -260,11 +260,11 @@ class EagerBackend:
 class EagerInbox:
     """Outcomes that are there as soon as their requests are accepted."""
 
-    def __init__(self, inboxes: dict[str, list[tuple[str, Outcome]]], id: str) -> None:
+    def __init__(self, inboxes: dict[str, list[tuple[str, Outcome | None]]], id: str) -> None:
         self._inboxes = inboxes
         self._id = id
 
-    def read(self, until: float) -> list[tuple[str, Outcome]]:
+    def read(self, until: float) -> list[tuple[str, Outcome | None]]:
         """See :class:`orchestrator.sending.inbox.Inbox`; there is nothing to wait for."""
         return self._inboxes.pop(self._id, [])
 

@@ -155,6 +155,8 @@ class Caller:
                     delivery = asked.pop(agent)
                     if isinstance(outcome, Handled):
                         results[agent] = outcome.result
+                    elif outcome is None:
+                        errors[agent] = DeliveryTimeout(delivery, wait_s)
                     else:
                         errors[agent] = SendFailed(delivery, outcome)
         finally:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
+from orchestrator.core.ask import TIMEOUT
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.outcome import Outcome, from_wire
 from orchestrator.transport.redis.patience import SLICE_S, outlast
@@ -18,8 +19,10 @@ from orchestrator.transport.store import Store
 class Inbox(Protocol):
     """What an asker waits for."""
 
-    def read(self, until: float) -> list[tuple[str, Outcome]]:
+    def read(self, until: float) -> list[tuple[str, Outcome | None]]:
         """The next outcomes, each with the label of its ask; waits for the first until then, by the monotonic clock.
+
+        ``None`` stands for a time-out that a sweep has noticed before the asker.
 
         Raises:
             BrokerUnavailable: Redis did not answer at the end, or refused for good.
@@ -34,7 +37,7 @@ class RedisInbox:
         self._id = id
         self._last: bytes | str = "0"
 
-    def read(self, until: float) -> list[tuple[str, Outcome]]:
+    def read(self, until: float) -> list[tuple[str, Outcome | None]]:
         """See :class:`Inbox`."""
         store = outlast(until, self._open_store)
         key = store.keys.inbox(self._id)
@@ -56,5 +59,6 @@ def _block_ms(until: float) -> int:
     return max(1, round(1000 * min(until - monotonic(), SLICE_S)))
 
 
-def _outcome(raw: bytes) -> Outcome:
-    return from_wire(json.loads(raw))
+def _outcome(raw: bytes) -> Outcome | None:
+    wire = json.loads(raw)
+    return None if wire.get("outcome") == TIMEOUT else from_wire(wire)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message, encode
 from orchestrator.transport.store import Store
@@ -46,21 +47,21 @@ class RedisStaleReplies:
 
     def remember(self, key: str, result: Any, max_age_ms: int) -> None:
         """See :class:`StaleReplies`."""
-        store = self._open_store()
         try:
+            store = self._open_store()
             store.client.set(store.keys.stale_reply(key), json.dumps([max_age_ms, result]), px=max_age_ms)
-        except (RedisError, TypeError, ValueError) as error:
+        except (BrokerUnavailable, RedisError, TypeError, ValueError) as error:
             # The caller has its reply.
             logger.debug("reply not kept for later fallbacks: %s", error)
 
     def recall(self, key: str, max_age_ms: int) -> tuple[Any] | None:
         """See :class:`StaleReplies`."""
-        store = self._open_store()
-        name = store.keys.stale_reply(key)
         try:
+            store = self._open_store()
+            name = store.keys.stale_reply(key)
             raw: Any = store.client.get(name)
             left_ms: Any = store.client.pttl(name)
-        except RedisError as error:
+        except (BrokerUnavailable, RedisError) as error:
             logger.debug("no stale reply: %s", error)
             return None
         if raw is None or left_ms < 0:

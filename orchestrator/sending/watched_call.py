@@ -94,15 +94,21 @@ class WatchedCall:
             if hedges and self._hedge is not None:
                 next_s = min(next_s, monotonic() + self._hedge.after_s)
             if found := inbox.read(next_s):
-                return found[0][1], found[0][0]
+                return self._reply(found[0], ask)
             if monotonic() >= self._until:
                 break
             if hedges:
                 hedges = hedges - 1 if self._send_copy(request, ask) else 0
         if not self._backend.end_ask(ask.id, "time out") and (found := inbox.read(monotonic() + 1)):
             # The reply came at that moment.
-            return found[0][1], found[0][0]
+            return self._reply(found[0], ask)
         raise DeliveryTimeout(ask.id, self._wait_s)
+
+    def _reply(self, found: tuple[str, Outcome | None], ask: AskRequest) -> tuple[Outcome, str]:
+        label, outcome = found
+        if outcome is None:
+            raise DeliveryTimeout(ask.id, self._wait_s)
+        return outcome, label
 
     def _send_copy(self, request: OutgoingMessage, ask: AskRequest) -> bool:
         copy = request.with_body(new_id(), request.args)

@@ -59,6 +59,9 @@ _NEVER_RETRIED: Final = (
 )  # fmt: skip
 
 
+#: Longest result in a reply, in bytes of JSON: a script puts it into the reply's text, which takes it some ms.
+MOST_IN_A_REPLY: Final = 256 * 1024
+
 #: JSON has no NaN and no infinities.
 _strict_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
@@ -135,6 +138,11 @@ def check_size(data: Any, limit: int) -> None:
     """
     if isinstance(data, str | list | dict) and (size := len(_strict_json(data).encode())) > limit:
         raise ResultTooLarge(size, limit)
+
+
+def result_limit(supervision: Supervision, limit: int) -> int:
+    """How many bytes the result of a workflow's step, or of an ask, may have."""
+    return min(limit, MOST_IN_A_REPLY) if supervision.ask else limit
 
 
 def expanded(app: Any, task: str, supervision: Supervision | None, steps: Expand) -> Any:
@@ -261,7 +269,7 @@ def attempt(task: Any, request: Any, run: Callable[..., Any], args: Sequence[Any
         else:
             data = as_json(task.name, result) if supervision is not None and supervision.track else None
             if supervision is not None and (supervision.run is not None or supervision.ask):
-                check_size(data, task.app.orchestrator.settings.result_limit_bytes)
+                check_size(data, result_limit(supervision, task.app.orchestrator.settings.result_limit_bytes))
     except CeleryRetry as retry:
         if reported:
             results.remember(request.id, results.Retried(retry))

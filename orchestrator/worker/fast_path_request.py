@@ -29,7 +29,7 @@ from orchestrator.transport.celery.own_fields import FENCE, HANDLER_ERROR, INCAR
 from orchestrator.transport.celery.reporting_pool import is_exit
 from orchestrator.transport.celery.tracked_request import TrackedRequest
 from orchestrator.worker import results
-from orchestrator.worker.execution import as_json, check_ran, check_size, expanded, run_attempt
+from orchestrator.worker.execution import as_json, check_ran, check_size, expanded, result_limit, run_attempt
 from orchestrator.worker.fencing_token import fence_at
 from orchestrator.worker.supervised_request import SupervisedRequest
 
@@ -215,7 +215,7 @@ class FastPathRequest(SupervisedRequest):
             else:
                 data = as_json(task.name, result) if self.supervision.track else None
             if self.supervision.run is not None or self.supervision.ask:
-                check_size(data, self._app.orchestrator.settings.result_limit_bytes)
+                check_size(data, result_limit(self.supervision, self._app.orchestrator.settings.result_limit_bytes))
         except BaseException as error:  # noqa: BLE001
             failed = error
         finally:

@@ -44,6 +44,8 @@ class Askers(Cluster):
         """Begin anew."""
         counters = [self.keys.calls(agent) for agent in ("billing", "bounded")]
         self.close_breaker()
+        for key in self.redis.keys("test:go:*"):
+            self.redis.delete(key)
         self.redis.delete(REPLIES, "test:begun", "test:ran", *counters)
 
     def close_breaker(self) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from orchestrator import Handled
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.sending.dispatch import send_with_events
+from orchestrator.sending.outgoing_message import AskRequest
+from orchestrator.sending.send_options import CheckedOptions
 from orchestrator.telemetry import attach, detach
 from tests.apps.calls_app import Order, Quote
 from tests.support.askers import Askers, askers
@@ -84,6 +89,15 @@ def test_an_ask_is_an_event(both: Askers) -> None:
     assert seen[1].metadata["ended"] == "timeout"
     both.replied(1)
     both.idle()
+
+
+def test_a_time_out_that_a_sweep_notices_first_is_in_the_inbox(both: Askers) -> None:
+    runtime = both.orchestrator.runtime
+    backend, request = runtime.backend(), runtime.sender.build("alone", Quote(number=1), CheckedOptions())
+    send_with_events(backend, replace(request, ask=AskRequest(request.id, 0.02, inbox=("box", "one"))))
+    eventually(lambda: runtime.redis.timers.run())
+    assert backend.inbox("box").read(monotonic() + 5) == [("one", None)]
+    assert not backend.end_ask(request.id, "time out")
 
 
 def test_a_killed_asker_gets_its_replies_in_its_next_life(both: Askers) -> None:
