@@ -1,0 +1,1 @@
+"""Histories of several processes, and a checker of whether they are linearizable."""

@@ -1,0 +1,82 @@
+"""What leases, semaphores, elections and a guarded counter do when operations come one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.history.linearizability import Operation
+
+
+@dataclass(frozen=True)
+class Permits:
+    """A mutex with fencing tokens if there is one permit, else a semaphore.
+
+    ``acquire`` results in a token; ``release`` has it as its argument. The state is what is held, and the last token.
+    """
+
+    permits: int = 1
+
+    def initial(self) -> Any:
+        return frozenset(), 0
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        held, last = state
+        if operation.act == "acquire":
+            fence = operation.result
+            if fence is None:
+                # Nobody knows with which token; nobody will release it by one either.
+                return state
+            return (held | {fence}, fence) if len(held) < self.permits and fence > last else None
+        if operation.argument in held:
+            return held - {operation.argument}, last
+        return None
+
+
+@dataclass(frozen=True)
+class Election:
+    """As a mutex; ``leader`` results in the number of the term that goes on, or in ``None``."""
+
+    def initial(self) -> Any:
+        return None, 0
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        leads, last = state
+        match operation.act:
+            case "campaign":
+                number = operation.result
+                if number is None:
+                    return state
+                return (number, number) if leads is None and number > last else None
+            case "resign":
+                return (None, last) if operation.argument == leads else None
+            case _:
+                return state if operation.result == leads else None
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A number that holders of a lease increment; ``increment`` results in the new one, or in "refused"."""
+
+    def initial(self) -> Any:
+        return 0
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        if operation.result == "refused":
+            return state
+        if operation.result is None:
+            return state + 1
+        return operation.result if operation.result == state + 1 else None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Who waits is served in order of arrival: ``arrive`` puts a ticket into the line, ``serve`` takes the first."""
+
+    def initial(self) -> Any:
+        return ()
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        if operation.act == "arrive":
+            return (*state, operation.argument)
+        return state[1:] if state and state[0] == operation.argument else None
