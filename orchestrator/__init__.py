@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from orchestrator.agents.replies import replies as replies
     from orchestrator.agents.step_context import StepContext as StepContext
     from orchestrator.app import Orchestrator as Orchestrator
-    from orchestrator.coordination.named_leases import Term as Term
     from orchestrator.core.down import Down as Down
     from orchestrator.core.errors import (
         AgentDown as AgentDown,
@@ -108,6 +107,7 @@ if TYPE_CHECKING:
         Settings as Settings,
         load_settings as load_settings,
     )
+    from orchestrator.core.term import Term as Term
     from orchestrator.deadletters.replay import Canary as Canary
     from orchestrator.sending.asked import (
         Asked as Asked,
@@ -165,7 +165,6 @@ _NAMES = {
     "orchestrator.agents.replies": ("replies",),
     "orchestrator.agents.step_context": ("StepContext",),
     "orchestrator.app": ("Orchestrator",),
-    "orchestrator.coordination.named_leases": ("Term",),
     "orchestrator.core.down": ("Down",),
     "orchestrator.core.errors": (
         "AgentDown",
@@ -250,6 +249,7 @@ _NAMES = {
         "Settings",
         "load_settings",
     ),
+    "orchestrator.core.term": ("Term",),
     "orchestrator.deadletters.replay": ("Canary",),
     "orchestrator.sending.asked": (
         "Asked",

@@ -378,11 +378,11 @@ class Orchestrator:
         """
         return self.runtime.coordination.lease(name, wait_s=wait_s, limit_s=limit_s, reentrant=reentrant)
 
-    def election(self, name: str) -> Election:
-        """An election: to campaign in, or to observe who leads.
+    def election(self, name: str | type[Agent]) -> Election:
+        """An election: to campaign in, or to observe who leads. That of a singleton by its class.
 
         Raises:
-            InvalidPolicy: the name is not allowed.
+            InvalidPolicy: the name is not allowed, or the agent is no singleton.
         """
         return self.runtime.coordination.election(name)
 

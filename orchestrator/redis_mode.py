@@ -227,7 +227,9 @@ class RedisMode:
         entries = list(entries)
         self.registry.announce(entries)
         for entry in entries:
-            declare_flow(self.store, entry.queue, self._directory.flow(entry.name), serves=True)
+            flow, spec = self._directory.flow(entry.name), self._directory.declared.get(entry.name)
+            election = "" if spec is None else spec.election
+            declare_flow(self.store, entry.queue, flow, serves=True, election=election)
 
     def ledger(self) -> list[LedgerRow]:
         """The ledger of every mailbox but the monitor manager's. Raises as :attr:`store`."""

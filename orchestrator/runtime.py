@@ -79,6 +79,7 @@ _CONSUMER_STEPS = (
     "orchestrator.worker.forward_telemetry:ForwardTelemetry",
     "orchestrator.maintenance.housekeeping:Housekeeping",
     "orchestrator.maintenance.substitute_scheduler:ScheduleInPlaceOfBeat",
+    "orchestrator.coordination.candidates:CampaignForSingletons",
 )
 
 

@@ -12,6 +12,7 @@ from orchestrator.agents.context import Context
 from orchestrator.agents.declaration_mistakes import mistaken_message, mistaken_settings
 from orchestrator.agents.periodic import PERIODIC, Fire, fire_message, fire_of, periodic_definition
 from orchestrator.agents.replies import REPLIES, ReplyFields, reply_message, unanswered_asks
+from orchestrator.agents.singleton import TERM_MESSAGES, TermFields, singleton_election
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
@@ -25,6 +26,7 @@ from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.reply import Reply
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.supervision import Supervision
+from orchestrator.core.term import Term
 from orchestrator.core.timeout_classes import allowed_seconds, seconds_of
 from orchestrator.core.timeouts import Timeouts
 
@@ -69,6 +71,9 @@ class Agent:
     breaker: ClassVar[Breaker | None] = None
     #: What it offers to the steps of workflows that say what they need instead of an agent.
     capabilities: ClassVar[Collection[str]] = frozenset()
+    #: Whether only one incarnation at a time, the elected leader, claims its messages. Its methods ``on_elected`` and
+    #: ``on_deposed``, if it has them, are called with a :class:`Term`: the one that begins, and the one that has ended.
+    singleton: ClassVar[bool] = False
 
     def on_down(self, down: Down, context: Context) -> None:
         """Called once for each monitor of this agent whose target has died; supervised like any handler.
@@ -162,6 +167,12 @@ class AgentSpec:
     schedules: tuple[ScheduleDefinition, ...] = ()
     #: What it offers, sorted.
     capabilities: tuple[str, ...] = ()
+    singleton: bool = False
+
+    @property
+    def election(self) -> str:
+        """The election whose leader alone claims this agent's messages; empty if all who host it do."""
+        return singleton_election(self.name) if self.singleton else ""
 
     @property
     def queue(self) -> str:
@@ -184,6 +195,9 @@ class AgentSpec:
         if handler.is_periodic:
             fire = fire_of({} if context is None else context.metadata)
             return method(fire, context) if handler.takes_context else method(fire)
+        if isinstance(message, TermFields):
+            term = message.term()
+            return method(term, context) if handler.wants_context else method(term)
         if isinstance(message, ReplyFields):
             reply = Reply.from_wire(dict(message))
             return method(reply, context) if handler.wants_context else method(reply)
@@ -265,16 +279,35 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         handlers[method_name] = HandlerSpec(message, method_name, Policy(), True, True, takes_context)
         schedules.append(periodic_definition(cls.name, method_name, periodic))
     _add_replies(cls, handlers, timeouts)
+    _add_terms(cls, handlers)
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
     flow = Flow(cls.mailbox, cls.breaker)
     down = _wants_context(cls, cls.on_down)
     capabilities = tuple(sorted(set(cls.capabilities)))
-    return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, tuple(schedules), capabilities)
+    more = tuple(schedules), capabilities, cls.singleton
+    return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, *more)
 
 
 def _is_empty(names: object) -> bool:
     return isinstance(names, Collection) and not isinstance(names, str) and not names
+
+
+def _add_terms(cls: type[Agent], handlers: dict[str, HandlerSpec]) -> None:
+    if not isinstance(cls.singleton, bool):
+        raise InvalidDeclaration(f"{cls.__qualname__}.singleton={masked_repr(cls.singleton)}; allowed: True, False")
+    for name, message in TERM_MESSAGES.items():
+        method = getattr(cls, name, None)
+        if not callable(method):
+            continue
+        where = f"{cls.__qualname__}.{name}"
+        if not cls.singleton:
+            raise InvalidDeclaration(f"{where}: never called; allowed: with singleton = True")
+        if name in handlers or hasattr(method, _MARK):
+            raise InvalidDeclaration(f"{where} is called with a term, and handles a message or runs by a schedule")
+        if annotated := mistaken_message(method, Term, handlers):
+            raise InvalidDeclaration(f"{where} is called with a term, but takes {annotated}; allowed: Term")
+        handlers[name] = HandlerSpec(message, name, Policy(), _wants_context(cls, method))
 
 
 def _add_replies(cls: type[Agent], handlers: dict[str, HandlerSpec], timeouts: Timeouts) -> None:

@@ -28,6 +28,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "mailbox": (Mailbox, dict, int),
     "breaker": (Breaker, dict, int),
     "capabilities": (str, set, frozenset, list, tuple),
+    "singleton": (bool, int, str),
 }
 
 #: Names of the settings in other libraries, Celery first.

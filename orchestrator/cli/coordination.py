@@ -12,8 +12,9 @@ from celery.bin.base import CeleryCommand
 from orchestrator.cli.documents import as_json_option, limit_option, print_document
 from orchestrator.cli.loaded import orchestrator_of
 from orchestrator.cli.reported_errors import EXIT_CODES, reported
-from orchestrator.coordination.named_leases import NameState, Term
+from orchestrator.coordination.named_leases import NameState
 from orchestrator.core.lease import HeldPermit, Kind
+from orchestrator.core.term import Term
 from orchestrator.core.times import age
 
 _LIMIT = 100_000

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from orchestrator.agents.agent import Agent
+from orchestrator.agents.singleton import singleton_election
 from orchestrator.coordination.checks import (
     checked_limit_ms,
     checked_name,
@@ -13,10 +15,12 @@ from orchestrator.coordination.checks import (
 )
 from orchestrator.coordination.election import Election
 from orchestrator.coordination.lease import Lease
-from orchestrator.coordination.named_leases import NamedLeases, NameState, Term, Wanted
+from orchestrator.coordination.named_leases import NamedLeases, NameState, Wanted
 from orchestrator.coordination.pools import Pool, Semaphore
+from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.lease import Kind
 from orchestrator.core.numbers import check_whole_number
+from orchestrator.core.term import Term
 from orchestrator.worker.owner import Owner
 
 
@@ -36,8 +40,12 @@ class Coordination:
 
         return Lease(ask)
 
-    def election(self, name: str) -> Election:
+    def election(self, name: str | type[Agent]) -> Election:
         """See :meth:`orchestrator.app.Orchestrator.election`."""
+        if isinstance(name, type) and issubclass(name, Agent):
+            if not name.singleton:
+                raise InvalidPolicy("agent", name.name, "an agent with singleton = True, or the name of an election")
+            name = singleton_election(name.name)
         return Election(self._leases(), self._owner, checked_name(name))
 
     def semaphore(self, name: str, permits: int) -> Semaphore:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from orchestrator.coordination.checks import checked_wait_s
 from orchestrator.coordination.lease import Held
-from orchestrator.coordination.named_leases import NamedLeases, Term, Wanted
+from orchestrator.coordination.named_leases import NamedLeases, Wanted
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.lease import Kind
 from orchestrator.core.numbers import check_number
+from orchestrator.core.term import Term
 from orchestrator.worker.owner import Owner
 
 #: Longest time that :meth:`Election.observe` may wait.

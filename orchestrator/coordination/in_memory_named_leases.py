@@ -9,8 +9,9 @@ from time import monotonic
 from typing import Final
 from uuid import uuid4
 
-from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Term, Wanted
+from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
 from orchestrator.core.lease import HeldPermit, Kind, Life, NamedLease, Status, TermRecord
+from orchestrator.core.term import Term
 from orchestrator.telemetry import emit, events
 from orchestrator.worker.owner import Owner
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import InvalidPolicy, LeaseHeld, LeaseTaken, OrchestratorError, OwnerGone, PoolEmpty
 from orchestrator.core.lease import HeldPermit, Kind, Request, Status
+from orchestrator.core.term import Term
 from orchestrator.worker.owner import Owner
 
 
@@ -73,28 +74,6 @@ class NameState:
     waiting: int
     #: The oldest first; of more than a hundred, some.
     holders: Sequence[HeldPermit] = field(default_factory=tuple)
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A term of an election: from the grant to its leader until that one's end."""
-
-    election: str
-    #: Grows from each term to the next, also when Redis has lost its data; it is the fencing token.
-    number: int
-    #: The incarnation or session that leads, or led.
-    leader: str
-    #: When it began, in seconds since 1970 by the clock of Redis; 0 if that is not remembered.
-    since_s: float
-    #: Why it ended: ``resigned``, ``attempt ended``, or the reason of the leader's death (``killed``, ``oom``,
-    #: ``stuck``, ``lost``, ``deployed``, ``drained``, ``crashed``); empty while it goes on.
-    reason: str = ""
-    ended_s: float | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is over."""
-        return bool(self.reason)
 
 
 class NamedLeases(ABC):

@@ -17,10 +17,11 @@ from redis.exceptions import RedisError
 
 from orchestrator.coordination import commands
 from orchestrator.coordination.late_releases import LateReleases
-from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Term, Wanted
+from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, OwnerGone, PoolEmpty
 from orchestrator.core.lease import HeldPermit, Kind, Status
+from orchestrator.core.term import Term
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.inherited_descriptors import INHERITED
@@ -79,22 +80,21 @@ class RedisNamedLeases(NamedLeases):
         until = monotonic() + wanted.wait_s
         try:
             while True:
-                grant = outlast(until, lambda: self._ask(wanted, token, until))
+                grant = outlast(until, lambda: self.ask(wanted, token, until - monotonic()))
                 if grant is not None:
                     return grant
-                self._sleep(token, until)
+                self.sleep([token], until - monotonic())
         except (CallerError, LeaseTaken, PoolEmpty, OwnerGone):
             # The script has said so, and nothing is in the line.
             raise
         except BaseException:
             # Nothing must be granted to a request that nobody waits for any more.
-            self._give_back(wanted.kind, wanted.name, token, "not taken")
+            self.withdraw(wanted, token)
             raise
 
-    def _ask(self, wanted: Wanted, token: str, until: float) -> Grant | None:
-        """Ask once; ``None`` to ask again."""
-        left_s = max(0.0, until - monotonic())
-        request = wanted.request(token, left_s)
+    def ask(self, wanted: Wanted, token: str, left_s: float) -> Grant | None:
+        """Ask once, with ``left_s`` seconds left to wait; ``None`` to ask again. Raises as :meth:`acquire`."""
+        request = wanted.request(token, max(0.0, left_s))
         raw, *values = self._run(commands.acquire(self._store.keys, wanted.kind, wanted.name, request))
         match Status(raw.decode()):
             case Status.GRANTED:
@@ -119,11 +119,11 @@ class RedisNamedLeases(NamedLeases):
         INHERITED.watch_pool(pool)
         return redis.Redis(connection_pool=pool)
 
-    def _sleep(self, token: str, until: float) -> None:
-        """Sleep until the request is granted a permit, or for a second."""
-        slice_s = max(0.01, min(until - monotonic(), _SLICE_S))
+    def sleep(self, tokens: Sequence[str], longest_s: float) -> None:
+        """Sleep until one of these requests is granted a permit, or for a second."""
+        slice_s = max(0.01, min(longest_s, _SLICE_S))
         try:
-            self._waiting.blpop([self._store.keys.wake(token)], timeout=slice_s)
+            self._waiting.blpop([self._store.keys.wake(token) for token in tokens], timeout=slice_s)
         except (RedisError, OSError):
             # What is wrong, the next request says.
             threading.Event().wait(min(slice_s, _PAUSE_S))
@@ -132,9 +132,13 @@ class RedisNamedLeases(NamedLeases):
 
     def release(self, grant: Grant, reason: str = "released") -> bool:
         """Give a permit back."""
-        return self._give_back(grant.kind, grant.name, grant.token, reason)
+        return self._release(grant.kind, grant.name, grant.token, reason)
 
-    def _give_back(self, kind: Kind, name: str, token: str, reason: str) -> bool:
+    def withdraw(self, wanted: Wanted, token: str) -> None:
+        """Leave the line, or release what was granted meanwhile."""
+        self._release(wanted.kind, wanted.name, token, "not taken")
+
+    def _release(self, kind: Kind, name: str, token: str, reason: str) -> bool:
         call = commands.release(self._store.keys, kind, name, token, reason)
         try:
             return bool(self._run(call))
@@ -209,6 +213,11 @@ class RedisNamedLeases(NamedLeases):
     def last_term(self, name: str) -> Term | None:
         """The last term as it is now."""
         return self._last(name)[1]
+
+    def term_before(self, name: str, number: int) -> Term | None:
+        """The term before the one with this number; ``None`` if there was none for a week."""
+        found = self._call("XREVRANGE", self._store.keys.named_terms(name), f"{number - 1}-9", "-", "COUNT", 1)
+        return self._term(name, found[0]) if found else None
 
     def _last(self, name: str) -> tuple[str, Term | None]:
         """The id of the last entry about the election's terms, and the term as it is now."""

@@ -28,7 +28,8 @@ _NO_LEASE = -2
 #: From here down, a reply's first number says that a mailbox is on hold.
 _ON_HOLD = -10
 
-#: Longest sleep of a reader one of whose mailboxes is on hold: it does not wait at its other streams either.
+#: Longest sleep of a reader one of whose mailboxes is on hold, when it does not wait at its other streams either, or is
+#: one that only the leader of an election claims from.
 _ON_HOLD_SLEEP_MS = 200
 
 
@@ -51,6 +52,8 @@ class Reader:
         self.due_ms = -1
         #: Whether one of the mailboxes was on hold.
         self.is_on_hold = False
+        #: The mailboxes that only the leader of an election may claim from, which this one is not.
+        self.withheld: frozenset[str] = frozenset()
         #: How many messages are claimed beyond the free slots; ``None`` if none ever are.
         self.ahead = ClaimAhead(int(options.batch)) if options.claim_ahead else None
 
@@ -70,11 +73,17 @@ class Reader:
         """The command that sleeps in Redis until a message comes, a delayed one is due, or the time is over."""
         self._asked = _SLEEP
         self._drained()
+        if self.withheld:
+            # The same of these alone; not their doorbells either, which are for the leader.
+            streams = [stream for stream in streams if self._queue_of(stream) not in self.withheld]
+            longest_ms = min(longest_ms, _ON_HOLD_SLEEP_MS)
         if self.is_on_hold:
             # A read at the streams would claim.
             streams = [stream for stream in streams if stream.startswith(self._keys.stream("", DOORBELL))]
             longest_ms = min(longest_ms, _ON_HOLD_SLEEP_MS)
         sleep_ms = longest_ms if self.due_ms < 0 else max(1, min(longest_ms, self.due_ms))
+        if not streams:
+            return "BLPOP", self._keys.wake(""), sleep_ms / 1000
         return (
             "XREADGROUP", "GROUP", GROUP, incarnation, "COUNT", 1, "BLOCK", sleep_ms,
             "STREAMS", *streams, *[">"] * len(streams),
@@ -97,6 +106,14 @@ class Reader:
         )
         return "EVALSHA", sha(script), len(keys), *keys, *args
 
+    @property
+    def _stride(self) -> int:
+        """How many keys of a claim belong to one mailbox."""
+        return len(self._levels) + 2
+
+    def _queue_of(self, stream: str) -> str:
+        return stream.removeprefix(f"{self._keys.root}q:").split(":", 1)[1]
+
     def _drained(self) -> None:
         if self.ahead is not None:
             self.ahead.drained(monotonic())
@@ -118,8 +135,10 @@ class Reader:
             claimed = self.read_claimed(reply, self._asked_queues)
             for claim, _ in claimed[self._asked_credit :]:
                 claim.ahead = True
-            self.is_on_hold = int(reply[0]) < _ON_HOLD + 2
-            self.due_ms = _ON_HOLD - int(reply[0]) if self.is_on_hold else int(reply[0])
+            wait_ms, *withheld = reply[0] if isinstance(reply[0], list) else reply[:1]
+            self.withheld = frozenset(self._asked_queues[(base - 2) // self._stride] for base in withheld)
+            self.is_on_hold = int(wait_ms) < _ON_HOLD + 2
+            self.due_ms = _ON_HOLD - int(wait_ms) if self.is_on_hold else int(wait_ms)
             self.is_empty = len(reply) == 1
             return claimed, []
         if self._asked == _SLEEP:
@@ -140,12 +159,11 @@ class Reader:
         """
         if reply[0] == _NO_LEASE:
             raise NoLease
-        stride = len(self._levels) + 2
         claimed = []
         for at in range(1, len(reply), 4):
             index, entry, raw, death_history = reply[at : at + 4]
             # Lua counts from 1, and the first key is the lease's.
-            queue_number, place = divmod(index - 2, stride)
+            queue_number, place = divmod(index - 2, self._stride)
             queue = queues[queue_number]
             stream = self._keys.stream(queue, self._levels[place - 2])
             claimed.append(self._claimed(stream, queue, entry, raw, death_history))

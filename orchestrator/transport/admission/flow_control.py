@@ -90,8 +90,10 @@ def close_breaker(store: Store, queue: str) -> bool | None:
     return None if was < 0 else bool(was)
 
 
-def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool) -> None:
+def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool, election: str = "") -> None:
     """Have Redis enforce ``flow`` for a mailbox. A sender's word counts until who ``serves`` the mailbox gives its own.
+
+    With an ``election``, which only they name, its leader alone claims from the mailbox.
 
     Raises:
         BrokerUnavailable: Redis is away.
@@ -117,5 +119,7 @@ def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool) -> None:
             "open_ms": to_ms(flow.breaker.open_s),
         }
     has_bound, has_breaker = flow.mailbox is not None, flow.breaker is not None
-    call = commands.declare_flow(store.keys, queue, fields, serves=serves, has_bound=has_bound, has_breaker=has_breaker)
+    call = commands.declare_flow(
+        store.keys, queue, fields, serves=serves, has_bound=has_bound, has_breaker=has_breaker, election=election
+    )
     store.run(*call)

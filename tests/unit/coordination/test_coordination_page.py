@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Term
+from orchestrator import Agent, Context, Message, Term, handles
+from orchestrator.agents.agent import inspect_agent
 from tests.support.coordination_under_test import in_session, make
 from tests.support.eventually import eventually
 from tests.support.worker_process import ROOT
+
+
+class Import(Message): ...
+
 
 PAGE = (ROOT / "docs" / "coordination.md").read_text(encoding="utf-8")
 BLOCKS = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
@@ -24,7 +29,7 @@ def test_the_page_begins_with_what_a_failover_can_do_and_what_a_fence_is_for() -
     assert "min-replicas-to-write" in first
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if not block.startswith("def ")])
+@pytest.mark.parametrize("block", [block for block in BLOCKS if "with " in block and not block.startswith("def ")])
 def test_an_example_runs(block: str) -> None:
     orchestrator = make("redis://127.0.0.1:1/0", eager=True)
     called: list[tuple[str, Any]] = []
@@ -37,6 +42,13 @@ def test_an_example_runs(block: str) -> None:
         exec(block, {"orchestrator": orchestrator, **names})
     assert called
     orchestrator.app.close()
+
+
+def test_the_singleton_of_the_page_can_be_hosted() -> None:
+    (block,) = [block for block in BLOCKS if block.startswith("class ")]
+    names: dict[str, Any] = {"Agent": Agent, "Context": Context, "Import": Import, "Term": Term, "handles": handles}
+    exec(block, names)
+    assert inspect_agent(names["Importer"]).election == "singleton:importer"
 
 
 def test_a_follower_sees_each_term_and_its_end() -> None:

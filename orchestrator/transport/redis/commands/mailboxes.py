@@ -15,11 +15,21 @@ def declare(keys: Keys, queue: str, streams: Iterable[str] = (), *, listed: bool
 
 
 def declare_flow(
-    keys: Keys, queue: str, fields: Mapping[str, Any], *, serves: bool, has_bound: bool, has_breaker: bool
+    keys: Keys,
+    queue: str,
+    fields: Mapping[str, Any],
+    *,
+    serves: bool,
+    has_bound: bool,
+    has_breaker: bool,
+    election: str = "",
 ) -> Call:
-    """Record a mailbox' flow control; ``serves``: the caller serves the mailbox."""
+    """Record a mailbox' flow control; ``serves``: the caller serves the mailbox.
+
+    With an ``election``, only its leader claims.
+    """
     flags = ["1" if flag else "0" for flag in (serves, has_bound, has_breaker)]
-    return "declare_flow", [keys.flow(queue)], [keys.root, *flags, *flat(fields)]
+    return "declare_flow", [keys.flow(queue)], [keys.root, *flags, election, *flat(fields)]
 
 
 def close_breaker(keys: Keys, queue: str) -> Call:

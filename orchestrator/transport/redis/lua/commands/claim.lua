@@ -2,6 +2,8 @@
 -- KEYS: leases, then for each queue: delayed, bodies, the stream of each level.
 -- ARGV: group, incarnation, '1' if it must hold a lease, credit, how many more to claim ahead, names of the levels…
 -- Returns {ms until the next message is due or -1, key index, id, message, death history, key index, …}; {-2} when fenced.
+-- Of a singleton's mailbox (see coordination/candidates.py), whoever does not lead gets nothing: the first element is then a list of those
+-- ms and of the index of the first key of each such mailbox.
 -- If a mailbox is on hold for the caller's host (see hold_mailbox.lua), it claims nothing there, and the first number is 10 less
 -- than the negative of those ms.
 -- Death history: '' if none, else "<unattributed deaths> <deaths JSON>"; an 'n' in front says that the message was returned
@@ -42,21 +44,29 @@ for base = FIRST_QUEUE, #KEYS, stride do
   end
 end
 
-local on_hold
+local on_hold, withheld
+local is_held = false
 for base = FIRST_QUEUE, #KEYS, stride do
   local flow = KEYS[base]:gsub('orc:delayed:', 'orc:flow:', 1)
-  local host = redis.call('HGET', flow, 'held')
-  if host then
+  local host, singleton = unpack(redis.call('HMGET', flow, 'held', 'singleton'))
+  if singleton and redis.call('HGET', leases:sub(1, -7) .. 'named:election:' .. singleton, 'o') ~= incarnation then
+    on_hold = on_hold or {}
+    withheld = withheld or {}
+    on_hold[base] = true
+    withheld[#withheld + 1] = base
+  elseif host then
     if incarnation:find('@' .. host .. ':', 1, true) then
       on_hold = on_hold or {}
       on_hold[base] = true
+      is_held = true
     else
       redis.call('HDEL', flow, 'held')
     end
   end
 end
 
-local out = {on_hold and -10 - wait or wait}
+if is_held then wait = -10 - wait end
+local out = {withheld and {wait, unpack(withheld)} or wait}
 bytes = 0
 for s = 1, levels do
   for base = FIRST_QUEUE, #KEYS, stride do

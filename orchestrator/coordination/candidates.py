@@ -1,0 +1,167 @@
+"""A worker campaigns for the singletons that it hosts, and leads each from its turn until its incarnation ends.
+
+``claim.lua`` gives the messages of a singleton's mailbox to its leader alone. A leader that dies is replaced by the
+death hook, which comes after its messages were requeued: so no message is claimed in two terms at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+from uuid import uuid4
+
+from celery import bootsteps
+
+from orchestrator.agents.singleton import DEPOSED, ELECTED, singleton_election, term_message
+from orchestrator.coordination.named_leases import Grant, Wanted
+from orchestrator.coordination.redis_named_leases import RedisNamedLeases
+from orchestrator.core.errors import OrchestratorError, OwnerGone
+from orchestrator.core.lease import Kind
+from orchestrator.core.log import get_logger
+from orchestrator.core.term import Term
+from orchestrator.worker.owner import Owner
+
+logger = get_logger(__name__)
+
+#: Between two looks at whether this worker leads.
+_LOOK_S: Final = 1.0
+
+#: For how long a request stays in the line of candidates if it is not repeated.
+_WAIT_S: Final = 5.0
+
+#: Between two looks for the incarnation of a worker that is starting.
+_SOON_S: Final = 0.1
+
+
+class _Candidacy:
+    """One incarnation's request to lead one singleton."""
+
+    def __init__(self, agent: str, owner: str) -> None:
+        self.agent = agent
+        self.token = uuid4().hex
+        self.wanted = Wanted(Kind.ELECTION, singleton_election(agent), Owner(owner, agent), _WAIT_S)
+        self.leads = False
+        #: The term that the agent was called with.
+        self.announced = 0
+
+
+class Candidates:
+    """A thread of a worker's main process that campaigns for its singletons."""
+
+    def __init__(
+        self,
+        agents: Iterable[str],
+        leases: Callable[[], RedisNamedLeases],
+        announce: Callable[[str, str, Term, str], None],
+        incarnation: Callable[[], str],
+    ) -> None:
+        self._agents = tuple(agents)
+        self._leases = leases
+        self._announce = announce
+        self._incarnation = incarnation
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._owner = ""
+        self._candidacies: list[_Candidacy] = []
+
+    def start(self) -> None:
+        """Start the thread, if it does not run."""
+        if self._thread is None or not self._thread.is_alive():
+            self._stopped = threading.Event()
+            self._thread = threading.Thread(target=self._run, args=(self._stopped,), daemon=True)
+            self._thread.name = "orchestrator-candidates"
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, and leave the line. Who leads goes on to, until its incarnation ends."""
+        self._stopped.set()
+
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.is_set():
+            try:
+                wait_s = self._campaign()
+                if wait_s:
+                    waiting = [one.token for one in self._candidacies if not one.leads]
+                    if waiting:
+                        self._leases().sleep(waiting, wait_s)
+                    else:
+                        stopped.wait(wait_s)
+            except OwnerGone:
+                # It was fenced, and registers anew.
+                stopped.wait(_SOON_S)
+            except OrchestratorError as error:
+                logger.debug("no campaign for singletons: %s", error)
+                stopped.wait(_LOOK_S)
+            except Exception:
+                logger.exception("campaigning for singletons failed; it is tried again")
+                stopped.wait(_LOOK_S)
+        for one in self._candidacies:
+            if not one.leads:
+                self._leases().withdraw(one.wanted, one.token)
+
+    def _campaign(self) -> float:
+        """Ask for each singleton; returns how long to wait before the next look, or 0 for none."""
+        owner = self._incarnation()
+        if not owner:
+            self._stopped.wait(_SOON_S)
+            return 0
+        if owner != self._owner:
+            self._owner = owner
+            self._candidacies = [_Candidacy(agent, owner) for agent in self._agents]
+        for one in self._candidacies:
+            grant = self._leases().ask(one.wanted, one.token, _WAIT_S)
+            one.leads = grant is not None
+            if grant is not None and one.announced != grant.fence:
+                logger.info("incarnation %s leads agent %s in term %d", owner, one.agent, grant.fence)
+                self._announce_term(one.agent, grant)
+                one.announced = grant.fence
+        return _LOOK_S
+
+    def _announce_term(self, agent: str, grant: Grant) -> None:
+        """Have the agent called with the term before, and with this one."""
+        before = self._leases().term_before(grant.name, grant.fence)
+        if before is not None and before.ended:
+            self._announce(agent, DEPOSED, before, f"deposed:{before.number}")
+        term = Term(grant.name, grant.fence, grant.owner.id, grant.since_ms / 1000)
+        self._announce(agent, ELECTED, term, f"elected:{term.number}")
+
+
+class CampaignForSingletons(bootsteps.StartStopStep):
+    """Starts the candidates with a worker's consumer."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._candidates: Candidates | None = None
+        orchestrator = getattr(consumer.app, "orchestrator", None)
+        if orchestrator is None or not orchestrator.runtime.supervised:
+            return
+        queues = consumer.app.amqp.queues.consume_from
+        singletons = [name for name, spec in orchestrator.agents.items() if spec.singleton and spec.queue in queues]
+        if not singletons:
+            return
+
+        def announce(agent: str, name: str, term: Term, key: str) -> None:
+            if name in orchestrator.agents[agent].handlers:
+                options = {"idempotency_key": key, "when_down": "queue"}
+                orchestrator.send(agent, term_message(name, term), **options)
+
+        def incarnation() -> str:
+            channel = getattr(consumer.task_consumer, "channel", None)
+            known = str(getattr(channel, "incarnation", ""))
+            return known if "#" in known else ""
+
+        runtime = orchestrator.runtime
+        self._candidates = Candidates(singletons, lambda: runtime.redis.named_leases, announce, incarnation)
+
+    def start(self, consumer: Any) -> None:
+        """Called on every (re)connection."""
+        if self._candidates is not None:
+            self._candidates.start()
+
+    def stop(self, consumer: Any) -> None:
+        """The connection is lost, or the worker stops."""
+        if self._candidates is not None:
+            self._candidates.stop()
