@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -24,15 +25,16 @@ class LateReleases:
         self._run = run
         self._calls: deque[Call] = deque()
         self._lock = threading.Lock()
-        self._runs = False
+        #: The process whose thread runs; a forked child has none.
+        self._runs_in = 0
 
     def add(self, call: Call) -> None:
         """Have a release repeated until it was answered. A repeated one changes nothing."""
         with self._lock:
             self._calls.append(call)
-            if self._runs:
+            if self._runs_in == os.getpid():
                 return
-            self._runs = True
+            self._runs_in = os.getpid()
         threading.Thread(target=self._repeat, name="orchestrator-release", daemon=True).start()
 
     def _repeat(self) -> None:
@@ -40,7 +42,7 @@ class LateReleases:
         while True:
             with self._lock:
                 if not self._calls:
-                    self._runs = False
+                    self._runs_in = 0
                     return
             try:
                 self._run(self._calls[0])
