@@ -40,15 +40,33 @@ class Worker:
 
     def __init__(self, app: str, url: str, name: str, queues: str) -> None:
         celery = str(Path(sys.executable).with_name("celery"))
-        self._command = [sys.executable, celery, "-A", app, "worker", "-n", f"{name}@%h", "-P", "solo", "-Q", queues]
-        self._command += ["-l", "ERROR", "--without-gossip", "--without-mingle"]
+        self._command = [
+            sys.executable,
+            celery,
+            "-q",
+            "-A",
+            app,
+            "worker",
+            "-n",
+            f"{name}@%h",
+            "-P",
+            "solo",
+            "-Q",
+            queues,
+        ]
+        self._command += ["-c", "1", "-l", "ERROR", "--without-gossip", "--without-mingle"]
         self._environment = {**os.environ, "ORCHESTRATOR_BROKER_URL": url, "STOCK_URL": url, "PYTHONPATH": str(ROOT)}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it (again)."""
         self._process = subprocess.Popen(
-            self._command, env=self._environment, cwd=ROOT, stdin=subprocess.DEVNULL, start_new_session=True
+            self._command,
+            env=self._environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
         )
 
     @property
@@ -73,6 +91,11 @@ def wait_for(what: Callable[[], Any], text: str) -> Any:
             return found
         pause.wait(0.02)
     raise SystemExit(f"no {text} after {_PATIENCE_S:g} s")
+
+
+def _client(url: str) -> Any:
+    """A client that may block for longer than a command usually takes."""
+    return redis.Redis.from_url(url, socket_timeout=2 * _PATIENCE_S)
 
 
 def p(times: Sequence[float], share: float) -> float:
@@ -113,7 +136,7 @@ def round_trips(url: str, stock_url: str, calls: int, blocks: int) -> tuple[list
 
 def asks_in_flight(url: str, count: int, rounds: int) -> float:
     """The replies handled in a second, of the best round."""
-    orchestrator, client = make(url), redis.Redis.from_url(url)
+    orchestrator, client = make(url), _client(url)
     rates = []
     for _ in range(rounds):
         orchestrator.send("asker", Burst(count=count))
@@ -127,7 +150,7 @@ def asks_in_flight(url: str, count: int, rounds: int) -> float:
 
 def answers_of_the_dead(url: str, workers: Sequence[Worker], kills: int) -> list[float]:
     """From SIGKILL of the worker that has a request until its caller has the error."""
-    orchestrator, client = make(url), redis.Redis.from_url(url)
+    orchestrator, client = make(url), _client(url)
     times: list[float] = []
     for _ in range(kills):
         failed: list[float] = []
