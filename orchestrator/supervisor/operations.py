@@ -76,7 +76,8 @@ class Operations:
             return [name]
         if name in self._templates:
             return [path for path in self._copies(self._templates[name]) if path in nodes]
-        by_id = [path for path in (*nodes, *self._templates) if path.rpartition("/")[2] == name]
+        # A child without copies is a node and a template, by the same path.
+        by_id = [path for path in dict.fromkeys([*nodes, *self._templates]) if path.rpartition("/")[2] == name]
         if name and len(by_id) == 1:
             return self._paths({"id": by_id[0]})
         from orchestrator.core.nearest import meant

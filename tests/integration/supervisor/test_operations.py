@@ -34,6 +34,8 @@ def test_which_children_there_are(tree):
     shown = tree.ask().stdout
     assert "agents                       supervisor rest_for_one ready" in shown
     assert "  billing.1                  process" in shown
+    # A child of another supervisor is known by its id alone.
+    assert tree.ask("why", "mail").returncode == 0
 
 
 def test_stop_start_restart(tree):
