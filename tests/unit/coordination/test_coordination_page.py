@@ -18,6 +18,10 @@ from tests.support.worker_process import ROOT
 class Import(Message): ...
 
 
+class CloseMonth(Message):
+    month: str
+
+
 PAGE = (ROOT / "docs" / "coordination.md").read_text(encoding="utf-8")
 BLOCKS = [part.split("```")[0] for part in PAGE.split("```python\n")[1:]]
 
@@ -49,6 +53,21 @@ def test_the_singleton_of_the_page_can_be_hosted() -> None:
     names: dict[str, Any] = {"Agent": Agent, "Context": Context, "Import": Import, "Term": Term, "handles": handles}
     exec(block, names)
     assert inspect_agent(names["Importer"]).election == "singleton:importer"
+
+
+def test_a_handler_holds_a_lease() -> None:
+    orchestrator = make("redis://127.0.0.1:1/0", eager=True)
+    (block,) = [block for block in BLOCKS if block.startswith("def close")]
+    closed: list[tuple[str, int]] = []
+    page: dict[str, Any] = {"CloseMonth": CloseMonth, "Context": Context}
+    page["close_month"] = lambda month, fence: closed.append((month, fence))
+    exec(block, page)
+    orchestrator.host(type("Accounts", (Agent,), {"name": "accounts", "close": handles(CloseMonth)(page["close"])}))
+    orchestrator.send("accounts", CloseMonth(month="2026-10"))
+    [state] = orchestrator.coordination.leases()
+    assert closed == [("2026-10", state.fence)]
+    assert not state.holders
+    orchestrator.app.close()
 
 
 def test_a_follower_sees_each_term_and_its_end() -> None:

@@ -60,7 +60,6 @@ def test_steps_are_placed_by_what_they_need() -> None:
     said = _books()
     said |= {"Agent": Agent, "handles": handles}
     exec(SCAN, said)
-    said["orchestrator"].host(said["Scanner"], said["SecondScanner"])
     run = said["orchestrator"].workflows.start(said["scan"]("b1"))
     assert run.result("page") == ["scanned 1", "scanned 2", "scanned 3"]
 
