@@ -18,6 +18,7 @@ from orchestrator.core.outcome import Outcome
 from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.workflow_plan import Kind, StepPlan
 from orchestrator.sending.address import Directory
+from orchestrator.transport.redis.commands import Attempt
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.store import Store
@@ -26,6 +27,7 @@ from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.expansion import Compile, NewSteps
 from orchestrator.workflows.function_calls import NewCalls
 from orchestrator.workflows.function_history import History, history_of
+from orchestrator.workflows.lost_answers import LostAnswers, again_if_lost
 from orchestrator.workflows.placing import Placing, candidates_in
 from orchestrator.workflows.plan_writer import PlanWriter, roots_of
 from orchestrator.workflows.records import RunDetails, RunStatus, is_step, status_from, step_records
@@ -59,6 +61,7 @@ class RedisRuns:
         self._placing = Placing(store, directory, self._writer, self.advance)
         self._keep_ms = to_ms(keep_s)
         self._numbers: dict[tuple[bytes, bytes], Mapping[str, tuple[str, bool]]] = {}
+        self._lost_answers = LostAnswers()
 
     @property
     def _store(self) -> Store:
@@ -68,19 +71,26 @@ class RedisRuns:
         self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None, *, is_new: bool = False
     ) -> str:
         """Write the plan in parts, and start the run in one step; of an ``is_new`` id there is no run yet."""
-        store, uid = self._store, secrets.token_hex(8)
+        store = self._store
         if not is_new and (known := self._running(store, compiled, workflow_id)) is not None:
             return known
-        deadline_ms = None if deadline_s is None else to_ms(deadline_s)
+        # Repeated with another uid, because the first plan may be there: of one id there is one run.
+        uid, left = again_if_lost(lambda: self._start(store, compiled, workflow_id, deadline_s))
+        if left:
+            self.advance(uid)
+        return uid
+
+    def _start(
+        self, store: Store, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None
+    ) -> tuple[str, int]:
+        uid, deadline_ms = secrets.token_hex(8), None if deadline_s is None else to_ms(deadline_s)
         call = scripts.start_run(store.keys, uid, workflow_id, compiled.fingerprint, roots_of(compiled), deadline_ms)
         with store.client.pipeline(transaction=False) as pipe:
             self._writer.commands(pipe, compiled, uid, workflow_id, keep_ms=self._keep_ms)
             started, left = self._ask(lambda: _execute_with(pipe, store, call))
         if not started:
             raise WorkflowExists(workflow_id)
-        if left:
-            self.advance(started.decode())
-        return str(started.decode())
+        return started.decode(), left
 
     def expand(self, compile_steps: Compile, new: NewSteps, run: Mapping[str, Any]) -> Expanded | None:
         """See :class:`RunsBackend`."""
@@ -131,8 +141,17 @@ class RedisRuns:
 
     def fork(self, uid: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
         """Copy the plan and the outcomes that are kept, in parts, and start the run in one step."""
-        store, new = self._store, secrets.token_hex(8)
-        known = self.uid_of(workflow_id)
+        said = ("fork", uid, after, workflow_id)
+        return self._lost_answers.run(
+            self._store, said, lambda attempt: self._fork(uid, attempt.token, after, workflow_id, deadline_s)
+        )
+
+    def _fork(self, uid: str, new: str, after: str, workflow_id: str, deadline_s: float | None) -> str:
+        store, known = self._store, self.uid_of(workflow_id)
+        if known == new:
+            # Its answer was lost.
+            self.advance(new)
+            return new
         if known is not None and self.status(known) is not None:
             raise WorkflowExists(workflow_id)
         written = self._ask(lambda: write_fork(store, self._scan, uid, new, after, workflow_id))
@@ -208,7 +227,15 @@ class RedisRuns:
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """See :class:`RunsBackend`."""
         store = self._store
-        said, left = store.run(*scripts.control_run(store.keys, uid, action, value, payload))
+
+        def ask(attempt: Attempt | None) -> Any:
+            return store.run(*scripts.control_run(store.keys, uid, action, value, payload, attempt=attempt))
+
+        if action == "time":
+            # A timer is there until it has been acted on.
+            said, left = ask(None)
+        else:
+            said, left = self._lost_answers.run(store, (uid, action, value, payload), ask)
         if left:
             self.advance(uid)
         return str(said.decode())
@@ -216,7 +243,10 @@ class RedisRuns:
     def delete(self, uid: str) -> str:
         """See :class:`RunsBackend`."""
         store = self._store
-        return str(store.run(*scripts.delete_run(store.keys, uid)).decode())
+        said: bytes = self._lost_answers.run(
+            store, (uid, "delete"), lambda attempt: store.run(*scripts.delete_run(store.keys, uid, attempt))
+        )
+        return said.decode()
 
     def set_paused(self, name: str, *, paused: bool) -> bool:
         """See :class:`RunsBackend`."""

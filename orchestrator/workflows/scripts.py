@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from orchestrator.core.keys import Keys
+from orchestrator.transport.redis.commands import Attempt
 from orchestrator.transport.redis.scripts import Script, script_of
 
 #: The script, its keys and its arguments, for ``store.run(*call)``.
@@ -23,14 +24,21 @@ def advance_run(keys: Keys, uid: str) -> Call:
     return _script("advance_run"), [keys.run(uid), keys.busy_runs], [uid]
 
 
-def control_run(keys: Keys, uid: str, action: str, value: str = "", payload: str = "") -> Call:
-    """Pause, resume or cancel a run, post an event to it, or end a wait whose time has come."""
-    return _script("control_run"), [keys.run(uid), keys.timers], [uid, action, value, payload]
+def control_run(
+    keys: Keys, uid: str, action: str, value: str = "", payload: str = "", *, attempt: Attempt | None = None
+) -> Call:
+    """Pause, resume or cancel a run, post an event to it, or end a wait whose time has come.
+
+    A call with the ``attempt`` of an earlier one gets the answer of that.
+    """
+    publishes, token = ("", "") if attempt is None else (attempt.key, attempt.token)
+    return _script("control_run"), [keys.run(uid), keys.timers, publishes], [uid, token, action, value, payload]
 
 
-def delete_run(keys: Keys, uid: str) -> Call:
-    """Forget a run that has ended."""
-    return _script("delete_run"), [keys.run(uid), keys.runs, keys.runs_by_id, keys.busy_runs], [uid]
+def delete_run(keys: Keys, uid: str, attempt: Attempt) -> Call:
+    """Forget a run that has ended. A call with the ``attempt`` of an earlier one gets the answer of that."""
+    names = [keys.run(uid), keys.runs, keys.runs_by_id, keys.busy_runs, attempt.key]
+    return _script("delete_run"), names, [uid, attempt.token]
 
 
 def repair_step(keys: Keys, uid: str, step: str, state: str) -> Call:
