@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import redis
 
-from orchestrator import Handled, LeaseLost, Orchestrator
+from orchestrator import Handled, LeaseLost, Orchestrator, OwnerGone
 from orchestrator.embedded import EmbeddedServer
+from orchestrator.transport.redis import commands
 from tests.apps import leases_app
 from tests.apps.leases_app import Hold, HoldForEver, Lead
 from tests.support.coordination_under_test import close, make
@@ -117,6 +118,23 @@ def test_a_killed_holders_lease_goes_to_the_next(
     worker.start()
     held(server)
     go(server)
+
+
+def test_an_owner_that_was_declared_dead_is_granted_nothing(redis_url: str) -> None:
+    made = make(redis_url)
+    store = made.runtime.store
+    try:
+        with made.monitors.session() as session, made.lease("a") as lease:
+            assert store.run(*commands.fence(store.keys, session.id, "killed", "test"))
+            with pytest.raises(LeaseLost):
+                lease.check()
+            with pytest.raises(OwnerGone, match="has ended or was declared dead"):
+                made.lease("b", wait_s=60).acquire()
+            made.runtime.sweep()
+            assert not lease.release()
+            assert [state.name for state in made.coordination.leases() if state.holders] == []
+    finally:
+        close(made)
 
 
 def test_an_answer_that_is_lost_grants_nothing_twice(redis_url: str) -> None:
