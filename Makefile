@@ -25,7 +25,7 @@ ifeq ($(wildcard $(BIN)/python),)
 $(STAMP): rebuild
 endif
 
-.PHONY: help setup demo test test-slow test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-dead-letters bench-import bench-calls bench-workflows bench-schedules bench-send bench-supervise format clean rebuild
+.PHONY: help setup demo test test-slow test-versions coverage lint docker-test chaos soak bench-transport bench-monitors bench-coordination bench-dead-letters bench-import bench-calls bench-workflows bench-schedules bench-send bench-supervise format clean rebuild
 rebuild:
 
 help: ## Show this help
@@ -94,6 +94,9 @@ bench-transport: setup ## Compare the transport with kombu's own (about five min
 
 bench-monitors: setup ## Measure monitors: a million of them, and deaths of real workers (about five minutes)
 	@$(BIN)/python -m benchmarks.monitors $(ARGS)
+
+bench-coordination: setup $(PEERS)/.setup-done ## Kill leaders, hand leases over, beside kazoo and redis-py's Lock (about half an hour)
+	@$(BIN)/python -m benchmarks.coordination $(ARGS)
 
 bench-dead-letters: setup ## Add a million dead letters, search and replay some (about five minutes)
 	@$(BIN)/python -m benchmarks.dead_letters $(ARGS)

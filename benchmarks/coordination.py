@@ -1,0 +1,309 @@
+"""``make bench-coordination``: how soon a killed leader is followed, and a lease handed over; what a lease costs.
+
+``takeover_p99_s`` is the time from SIGKILL of the worker that leads a singleton until another one handles a message;
+``vs_kazoo`` is kazoo's median until the next candidate leads (a session of 10 s, Debian's ZooKeeper) by ours.
+``handover_p99_ms`` is the time from the release of a lease for which 50 wait until the next has it; ``vs_redis_lock``
+is the p99 of redis-py's ``Lock``, which looks every 0.1 s, by ours. ``uncontended`` is the rate of acquiring and
+releasing by that of redis-py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from benchmarks.coordination_app import Leader, Tick, make
+from benchmarks.machine import machine
+from orchestrator import Orchestrator
+from orchestrator.embedded import EmbeddedServer
+
+ROOT = Path(__file__).parent.parent
+
+#: Debian's, of the package ``zookeeper``.
+_ZOOKEEPER = Path("/usr/share/java/zookeeper.jar")
+
+_PATIENCE_S = 60.0
+_WAITING = 50
+_HOLD_S = 0.002
+
+
+def p99(values: list[float]) -> float:
+    """The 99th percentile, or the largest of less than a hundred."""
+    return sorted(values)[min(len(values) - 1, int(0.99 * len(values)))]
+
+
+# -- takeover
+
+
+class Workers:
+    """Three workers that host the singleton."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._count = 0
+
+    def start(self) -> None:
+        """Start one more."""
+        self._count += 1
+        celery = str(Path(sys.executable).with_name("celery"))
+        command = [sys.executable, celery, "-A", "benchmarks.coordination_app", "worker", "-P", "solo", "-l", "ERROR"]
+        command += ["-n", f"w{self._count}@%h", "--without-gossip", "--without-mingle"]
+        environment = {**os.environ, "ORCHESTRATOR_BROKER_URL": self._url, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            command, env={**environment, "C_FORCE_ROOT": "1"}, cwd=ROOT, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._running[process.pid] = process
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL one with all of its processes."""
+        process = self._running.pop(pid)
+        os.killpg(pid, signal.SIGKILL)
+        process.wait()
+
+    def close(self) -> None:
+        """Kill all."""
+        for pid in list(self._running):
+            self.kill(pid)
+
+
+def takeovers_s(url: str, kills: int) -> list[float]:
+    """From SIGKILL of the leader until another incarnation handles a message."""
+    orchestrator, client = make(url), redis.Redis.from_url(url, socket_timeout=_PATIENCE_S)
+    workers, stopped = Workers(url), threading.Event()
+    keys = orchestrator.runtime.store.keys
+
+    def send() -> None:
+        while not stopped.wait(0.02):
+            orchestrator.send(Leader, Tick(), track=False, when_down="queue")
+
+    sender = threading.Thread(target=send, daemon=True)
+    times: list[float] = []
+    try:
+        for _ in range(3):
+            workers.start()
+        sender.start()
+        for _ in range(kills):
+            until = time.monotonic() + _PATIENCE_S
+            while client.zcard(keys.leases) < 3 and time.monotonic() < until:
+                time.sleep(0.05)
+            # Those that have just joined are in the line a moment later.
+            time.sleep(1.0)
+            client.delete("bench:ticks")
+            leader = _tick(client)[1]
+            killed_at = time.monotonic()
+            workers.kill(int(leader.partition("#")[0].rpartition(":")[2]))
+            at, by = _tick(client)
+            while by == leader or at < killed_at:
+                at, by = _tick(client)
+            times.append(at - killed_at)
+            workers.start()
+    finally:
+        stopped.set()
+        if sender.is_alive():
+            sender.join()
+        workers.close()
+        orchestrator.app.close()
+    return times
+
+
+def _tick(client: Any) -> tuple[float, str]:
+    at, by = client.blpop(["bench:ticks"], timeout=_PATIENCE_S)[1].decode().split(" ")
+    return float(at), by
+
+
+def kazoo_takeovers_s(peers: Path, kills: int) -> list[float]:
+    """The same of kazoo: until the next candidate leads."""
+    with tempfile.TemporaryDirectory() as scratch, _zookeeper(Path(scratch)) as port:
+        address = str(Path(scratch) / "reports")
+        reports = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        reports.bind(address)
+        reports.settimeout(_PATIENCE_S)
+        candidate = str(ROOT / "benchmarks" / "kazoo_candidate.py")
+        command = [str(peers / "bin" / "python"), candidate, f"127.0.0.1:{port}", address]
+        running: dict[int, subprocess.Popen[bytes]] = {}
+        times = []
+        try:
+            for _ in range(3):
+                process = subprocess.Popen(command)
+                running[process.pid] = process
+            leader = int(reports.recv(64))
+            for _ in range(kills):
+                time.sleep(2)
+                began = time.monotonic()
+                process = running.pop(leader)
+                process.kill()
+                process.wait()
+                leader = int(reports.recv(64))
+                times.append(time.monotonic() - began)
+                process = subprocess.Popen(command)
+                running[process.pid] = process
+        finally:
+            for process in running.values():
+                process.kill()
+                process.wait()
+            reports.close()
+        return times
+
+
+@contextlib.contextmanager
+def _zookeeper(scratch: Path) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    (scratch / "data").mkdir()
+    configuration = scratch / "zoo.cfg"
+    configuration.write_text(
+        f"tickTime=2000\ndataDir={scratch / 'data'}\nclientPort={port}\nadmin.enableServer=false\n"
+    )
+    main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+    server = subprocess.Popen(
+        ["java", "-cp", str(_ZOOKEEPER), main, str(configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
+# -- leases
+
+
+def handovers_ms(acquire: Callable[[], Any], release: Callable[[Any], None], count: int) -> list[float]:
+    """From a release until the next of 50 threads has it."""
+    released_at: list[float] = []
+    times: list[float] = []
+    left = threading.Semaphore(count)
+
+    def run() -> None:
+        while left.acquire(blocking=False):
+            held = acquire()
+            now = time.monotonic()
+            if released_at:
+                times.append(1000 * (now - released_at.pop()))
+            time.sleep(_HOLD_S)
+            released_at.append(time.monotonic())
+            release(held)
+
+    threads = [threading.Thread(target=run) for _ in range(_WAITING)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return times
+
+
+def rate(acquire: Callable[[], Any], release: Callable[[Any], None], count: int) -> float:
+    """Acquisitions with their releases in a second, by one thread."""
+    began = time.monotonic()
+    for _ in range(count):
+        release(acquire())
+    return count / (time.monotonic() - began)
+
+
+class Leases:
+    """Ours and redis-py's, under one name each."""
+
+    def __init__(self, orchestrator: Orchestrator, url: str) -> None:
+        self._orchestrator = orchestrator
+        self._session = threading.local()
+        self._client = redis.Redis.from_url(url)
+        self._opened: list[Any] = []
+
+    def ours(self) -> Any:
+        """Acquire ours, as a session of this thread."""
+        if not hasattr(self._session, "open"):
+            self._session.open = self._orchestrator.monitors.session().__enter__()
+            self._opened.append(self._session.open)
+        return self._orchestrator.lease("bench", wait_s=600).acquire()
+
+    def theirs(self) -> Any:
+        """Acquire redis-py's."""
+        lock = self._client.lock("bench:lock", timeout=60)
+        lock.acquire()
+        return lock
+
+    def close(self) -> None:
+        """Close the sessions."""
+        for session in self._opened:
+            session.close()
+
+
+def release(held: Any) -> None:
+    """Release one of either."""
+    held.release()
+
+
+def longest_ms(client: Any) -> float:
+    """The longest command so far, in Redis' own figure."""
+    return max((entry["duration"] / 1000 for entry in client.slowlog_get(128)), default=0.0)
+
+
+def main() -> None:
+    """Run all of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kazoo-kills", type=int, default=10)
+    parser.add_argument("--handovers", type=int, default=1000)
+    parser.add_argument("--uncontended", type=int, default=3000)
+    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers")
+    asked = parser.parse_args()
+    print(machine())
+    with EmbeddedServer() as server:
+        client = redis.Redis.from_url(server.url)
+        client.config_set("slowlog-log-slower-than", 1000)
+        orchestrator = make(server.url)
+        leases = Leases(orchestrator, server.url)
+        rounds = []
+        for _ in range(5):
+            count = asked.uncontended // 5
+            ours, theirs = rate(leases.ours, release, count), rate(leases.theirs, release, count)
+            rounds.append(ours / theirs)
+            print(f"uncontended: {ours:.0f}/s, redis-py Lock {theirs:.0f}/s")
+        uncontended = statistics.median(rounds)
+        ours_ms = handovers_ms(leases.ours, release, asked.handovers)
+        theirs_ms = handovers_ms(leases.theirs, release, min(200, asked.handovers))
+        for name, times in (("ours", ours_ms), ("redis-py Lock", theirs_ms)):
+            print(f"hand-over, {_WAITING} wait, {name}: p50 {statistics.median(times):.2f} ms, p99 {p99(times):.2f} ms")
+        leases.close()
+        orchestrator.app.close()
+    with EmbeddedServer() as server:
+        client = redis.Redis.from_url(server.url)
+        client.config_set("slowlog-log-slower-than", 1000)
+        taken_s = takeovers_s(server.url, asked.kills)
+        print(f"takeover over {asked.kills} kills: p50 {statistics.median(taken_s):.2f} s, p99 {p99(taken_s):.2f} s")
+        block_ms = longest_ms(client)
+    versus = "absent"
+    if (asked.peers / "bin" / "python").exists() and shutil.which("java") and _ZOOKEEPER.exists():
+        theirs_s = kazoo_takeovers_s(asked.peers, asked.kazoo_kills)
+        print(f"kazoo, {asked.kazoo_kills} kills: p50 {statistics.median(theirs_s):.2f} s, p99 {p99(theirs_s):.2f} s")
+        versus = f"{statistics.median(theirs_s) / statistics.median(taken_s):.1f}"
+    print(
+        f"bench-coordination: takeover_p99_s={p99(taken_s):.2f} vs_kazoo={versus} handover_p99_ms={p99(ours_ms):.2f} "
+        f"vs_redis_lock={p99(theirs_ms) / p99(ours_ms):.1f} uncontended={uncontended:.2f} max_block_ms={block_ms:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
