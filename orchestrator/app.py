@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
 
     from orchestrator.agents.agent import Agent, AgentSpec
+    from orchestrator.agents.breakers import Breakers
     from orchestrator.celery_types import Canvas
     from orchestrator.coordination.coordination import Coordination
     from orchestrator.coordination.election import Election
@@ -408,6 +409,11 @@ class Orchestrator:
         return self.runtime.coordination
 
     @property
+    def breakers(self) -> Breakers:
+        """The agents' circuit breakers: how they stand; isolates and closes them by hand."""
+        return self.runtime.breakers
+
+    @property
     def monitors(self) -> Monitors:
         """Monitors: those in Redis, or in eager mode those of this process."""
         return self.runtime.monitors
@@ -461,16 +467,6 @@ class Orchestrator:
             BrokerUnavailable: Redis is away.
         """
         return self.runtime.mailboxes()
-
-    def close_breaker(self, agent: str | type[Agent]) -> bool:
-        """Close an agent's circuit breaker by hand, so that sends go through. Returns whether it was not closed.
-
-        Raises:
-            UnknownAgent: no such agent was declared here or announced by any worker.
-            InvalidPolicy: the agent has no circuit breaker.
-            BrokerUnavailable: Redis is away.
-        """
-        return self.runtime.close_breaker(agent if isinstance(agent, str) else agent.name)
 
     def reset(self) -> None:
         """Forget all that eager mode has in memory: letters, outcomes, counts, breakers, idempotency keys, monitors.

@@ -11,6 +11,7 @@ from celery import Celery
 from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
+from orchestrator.core.breaker import BreakerStatus, Phase
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
@@ -19,7 +20,7 @@ from orchestrator.registry.registry import AgentEntry, Registry
 from orchestrator.sending.redis_backend import RedisBackend
 from orchestrator.timeouts.overrides import RedisOverrides
 from orchestrator.timeouts.run_times import RedisRunTimes
-from orchestrator.transport.admission.flow_control import close_breaker, declare_flow
+from orchestrator.transport.admission.flow_control import close_breaker, declare_flow, isolate_breaker
 from orchestrator.transport.liveness.sweep import Sweeper, SweepResult
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store, open_store
@@ -267,3 +268,38 @@ class RedisMode:
             BrokerUnavailable: Redis is away.
         """
         return close_breaker(self.store, self._directory.queue_of(agent))
+
+    def isolate_breaker(self, agent: str, why: str) -> bool | None:
+        """Isolate an agent's breaker; whether it was not isolated, ``None`` if it has none.
+
+        Raises:
+            UnknownAgent: no such agent was declared here or announced by any worker.
+            BrokerUnavailable: Redis is away.
+        """
+        queue = self._directory.queue_of(agent)
+        flow = self._directory.flow(agent)
+        if flow.breaker is not None:
+            # Before any worker of the agent or any send, Redis does not know of it.
+            declare_flow(self.store, queue, flow, serves=False)
+        return isolate_breaker(self.store, queue, why)
+
+    def breaker_statuses(self, agents: Iterable[str]) -> dict[str, BreakerStatus]:
+        """How the breakers of these agents stand; agents without a breaker are left out.
+
+        Raises:
+            UnknownAgent: no such agent was declared here or announced by any worker.
+            BrokerUnavailable: Redis is away.
+        """
+        from orchestrator.registry.mailboxes import read_some
+
+        queues = {agent: self._directory.queue_of(agent) for agent in agents}
+        states = {state.queue: state for state in read_some(self.store, sorted(set(queues.values())))}
+        statuses = {}
+        for agent, queue in queues.items():
+            state = states[queue]
+            phase = state.breaker
+            if phase is None and self._directory.flow(agent).breaker is not None:
+                phase = Phase.CLOSED
+            if phase is not None:
+                statuses[agent] = BreakerStatus(agent, phase, state.breaker_open_for_s, state.breaker_isolated)
+        return statuses

@@ -45,6 +45,7 @@ from orchestrator.worker.hosting import register_handlers, supervise_tasks
 from orchestrator.worker.masked_logs import mask_logs
 
 if TYPE_CHECKING:
+    from orchestrator.agents.breakers import Breakers
     from orchestrator.agents.expand import Expand
     from orchestrator.agents.step_context import StepContext
     from orchestrator.coordination.coordination import Coordination
@@ -416,12 +417,15 @@ class Runtime:
             self.directory.queue_of(name)
         return Conversation(new_id(), names, check_data(data))
 
-    def close_breaker(self, agent: str) -> bool:
-        """Close an agent's breaker; see :meth:`orchestrator.app.Orchestrator.close_breaker`."""
-        was_open = self.mode.close_breaker(agent)
-        if was_open is None:
-            raise InvalidPolicy("agent", agent, "an agent that has a circuit breaker")
-        return was_open
+    @property
+    def breakers(self) -> Breakers:
+        """The agents' circuit breakers, which are where the mode says at each use."""
+        from orchestrator.agents.breakers import Breakers
+
+        return Breakers(lambda: self.mode, self._known_agents)
+
+    def _known_agents(self) -> set[str]:
+        return {*self.directory.declared, *self.announced()}
 
     def delivery(self, delivery: str | Delivery) -> Delivery:
         """The delivery with that id; see :meth:`orchestrator.app.Orchestrator.delivery`."""

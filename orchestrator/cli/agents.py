@@ -63,8 +63,21 @@ def agents(context: click.Context, deaths_shown: int, interval_s: float | None, 
 @reported
 def close_breaker(context: click.Context, agent: str) -> None:
     """Close the circuit breaker of AGENT, so that sends go through again."""
-    was_open = orchestrator_of(context).close_breaker(agent)
+    was_open = orchestrator_of(context).breakers.close(agent)
     click.echo(one_line(f"{agent}: breaker {'closed' if was_open else 'was closed already'}"))
+
+
+@agents.command(cls=CeleryCommand, name="isolate-breaker", epilog=EXIT_CODES)
+@click.argument("agent")
+@click.option("--why", required=True, cls=CeleryOption, help="Shown to refused senders and in `agents`.")
+@click.pass_context
+@reported
+def isolate_breaker(context: click.Context, agent: str, why: str) -> None:
+    """Refuse sends to AGENT until its circuit breaker is closed with close-breaker."""
+    was_not = orchestrator_of(context).breakers.isolate(agent, why=why)
+    click.echo(
+        one_line(f"{agent}: breaker {'isolated' if was_not else 'was isolated already; its reason is replaced'}")
+    )
 
 
 def _document(seen: Snapshot, deaths_shown: int, settings: Settings) -> dict[str, Any]:

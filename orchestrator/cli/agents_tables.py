@@ -110,6 +110,8 @@ def _breaker_cell(mailbox: MailboxState) -> Cell:
     match mailbox.breaker:
         case Phase.OPEN:
             return Toned(f"open for {age(mailbox.breaker_open_for_s)}", Tone.BAD)
+        case Phase.ISOLATED:
+            return Toned(f"isolated: {one_line(mailbox.breaker_isolated)}", Tone.BAD)
         case Phase.HALF_OPEN:
             return Toned("half-open", Tone.WARNING)
         case Phase.CLOSED:

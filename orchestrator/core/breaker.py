@@ -21,11 +21,12 @@ _NOT_THE_AGENTS: Final = frozenset(
 
 
 class Phase(StrEnum):
-    """Closed admits every message, open none, half-open one probe."""
+    """Closed admits every message, open none, half-open one probe; isolated none, until somebody closes it."""
 
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+    ISOLATED = "isolated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +38,33 @@ class BreakerState:
     failed_ms: tuple[int, ...] = ()
     #: When the next probe may be sent; open and half-open only.
     until_ms: int = 0
+    #: Why it was isolated; isolated only.
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerStatus:
+    """How an agent's breaker stands."""
+
+    agent: str
+    phase: Phase
+    #: Seconds until an open breaker lets a probe through; 0 in other phases.
+    probe_in_s: float = 0.0
+    #: Why it was isolated; '' in other phases.
+    why: str = ""
 
 
 def asked(breaker: Breaker, state: BreakerState, now_ms: int) -> tuple[BreakerState, int]:
     """A sender asks to send a message. Returns the next state and 0 if it may, else the ms until it may ask again.
 
-    If a probe does not end within ``open_s``, another one may be sent.
+    If a probe does not end within ``open_s``, another one may be sent. How long an isolated breaker stays isolated is
+    not known: its senders may ask again after ``open_s``.
     """
     if state.phase is Phase.CLOSED:
         return state, 0
     open_ms = to_ms(breaker.open_s)
+    if state.phase is Phase.ISOLATED:
+        return state, open_ms
     wait_ms = state.until_ms - now_ms
     # A wait longer than `open_s` means that the clock was set back.
     if 0 < wait_ms <= open_ms:
@@ -56,7 +74,7 @@ def asked(breaker: Breaker, state: BreakerState, now_ms: int) -> tuple[BreakerSt
 
 def failed(breaker: Breaker, state: BreakerState, now_ms: int) -> BreakerState:
     """The state after a failed attempt."""
-    if state.phase is Phase.OPEN:
+    if state.phase in (Phase.OPEN, Phase.ISOLATED):
         return state
     if state.phase is Phase.CLOSED:
         since_ms = now_ms - to_ms(breaker.window_s)
@@ -69,6 +87,11 @@ def failed(breaker: Breaker, state: BreakerState, now_ms: int) -> BreakerState:
 def succeeded(state: BreakerState) -> BreakerState:
     """The state after a handled message; it differs only from half-open."""
     return BreakerState() if state.phase is Phase.HALF_OPEN else state
+
+
+def isolated(why: str) -> BreakerState:
+    """The state of a breaker that somebody keeps open by hand, whatever its state was."""
+    return BreakerState(Phase.ISOLATED, why=why)
 
 
 def counts_as_failure(reason: str) -> bool:

@@ -489,13 +489,16 @@ class MailboxFull(_Refused, InfrastructureError):
 class CircuitOpen(_Refused, InfrastructureError):
     """The recipient's circuit breaker is open: too many of its last attempts failed."""
 
-    def __init__(self, recipient: str, retry_after_s: float) -> None:
-        super().__init__(
-            f"the circuit breaker of {masked_repr(recipient)} is open; the next probe is due in {retry_after_s:g} s"
-        )
+    def __init__(self, recipient: str, retry_after_s: float, isolated: str | None = None) -> None:
+        state = f"open; the next probe is due in {retry_after_s:g} s"
+        if isolated is not None:
+            state = f"isolated until it is closed by hand: {masked_repr(isolated)}"
+        super().__init__(f"the circuit breaker of {masked_repr(recipient)} is {state}")
         self.recipient = recipient
-        #: Seconds until the next probe may be sent.
+        #: Seconds until the next probe may be sent; if the breaker is isolated, ``open_s``.
         self.retry_after_s = retry_after_s
+        #: Why the breaker was isolated by hand; ``None`` if it is not isolated.
+        self.isolated = isolated
 
 
 class CallWouldDeadlock(InfrastructureError):

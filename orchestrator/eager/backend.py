@@ -12,6 +12,7 @@ from celery import Celery
 
 from orchestrator.core import ask as ask_rule
 from orchestrator.core import call_budget
+from orchestrator.core.breaker import BreakerStatus
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
@@ -94,6 +95,14 @@ class EagerBackend:
     def close_breaker(self, agent: str) -> bool | None:
         """Close an agent's breaker by hand. Returns whether it was not closed; ``None`` if the agent has none."""
         return self._flow.close(agent)
+
+    def isolate_breaker(self, agent: str, why: str) -> bool | None:
+        """Isolate an agent's breaker. Returns whether it was not isolated; ``None`` if the agent has none."""
+        return self._flow.isolate(agent, why)
+
+    def breaker_status(self, agent: str) -> BreakerStatus | None:
+        """How an agent's breaker stands; ``None`` if it has none."""
+        return self._flow.status(agent)
 
     def ledger(self) -> list[LedgerRow]:
         """The ledger of the messages sent in eager mode."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases
+from orchestrator.core.breaker import BreakerStatus
 from orchestrator.core.run import RunState
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
@@ -117,3 +118,26 @@ class EagerMode:
         """
         self._directory.queue_of(agent)
         return self.backend.close_breaker(agent)
+
+    def isolate_breaker(self, agent: str, why: str) -> bool | None:
+        """Isolate an agent's breaker; whether it was not isolated, ``None`` if it has none.
+
+        Raises:
+            UnknownAgent: no such agent was declared here.
+        """
+        self._directory.queue_of(agent)
+        return self.backend.isolate_breaker(agent, why)
+
+    def breaker_statuses(self, agents: Iterable[str]) -> dict[str, BreakerStatus]:
+        """How the breakers of these agents stand; agents without a breaker are left out.
+
+        Raises:
+            UnknownAgent: no such agent was declared here.
+        """
+        statuses = {}
+        for agent in agents:
+            self._directory.queue_of(agent)
+            status = self.backend.breaker_status(agent)
+            if status is not None:
+                statuses[agent] = status
+        return statuses

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from orchestrator.core import breaker
-from orchestrator.core.breaker import BreakerState, Phase
+from orchestrator.core.breaker import BreakerState, BreakerStatus, Phase
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
@@ -73,7 +73,7 @@ class EagerFlowControl:
         with self._lock:
             state, wait_ms = breaker.asked(policy, self._state(agent), _now_ms())
             if wait_ms:
-                raise CircuitOpen(agent, wait_ms / 1000)
+                raise CircuitOpen(agent, wait_ms / 1000, state.why if state.phase is Phase.ISOLATED else None)
             if not peek:
                 self._change(agent, state)
 
@@ -98,6 +98,24 @@ class EagerFlowControl:
             self._change(agent, BreakerState())
         return not was_closed
 
+    def isolate(self, agent: str, why: str) -> bool | None:
+        """Isolate an agent's breaker. Returns whether it was not isolated; ``None`` if the agent has none."""
+        if self._flow(agent).breaker is None:
+            return None
+        with self._lock:
+            was_isolated = self._state(agent).phase is Phase.ISOLATED
+            self._change(agent, breaker.isolated(why))
+        return not was_isolated
+
+    def status(self, agent: str) -> BreakerStatus | None:
+        """How an agent's breaker stands; ``None`` if it has none."""
+        if self._flow(agent).breaker is None:
+            return None
+        with self._lock:
+            state = self._state(agent)
+        probe_in_ms = max(0, state.until_ms - _now_ms()) if state.phase is Phase.OPEN else 0
+        return BreakerStatus(agent, state.phase, probe_in_ms / 1000, state.why)
+
     def _state(self, agent: str) -> BreakerState:
         return self._breakers.get(agent, BreakerState())
 
@@ -113,3 +131,5 @@ class EagerFlowControl:
                 emit(events.BREAKER_HALF_OPEN, agent=agent)
             case Phase.CLOSED:
                 emit(events.BREAKER_CLOSED, agent=agent)
+            case Phase.ISOLATED:
+                emit(events.BREAKER_ISOLATED, agent=agent, why=state.why)

@@ -14,7 +14,7 @@ from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
 from orchestrator.registry.registry import Registry
 from orchestrator.transport.store import Store
 
-_PHASES = {Phase.CLOSED: 0.0, Phase.HALF_OPEN: 0.5, Phase.OPEN: 1.0}
+_PHASES = {Phase.CLOSED: 0.0, Phase.HALF_OPEN: 0.5, Phase.OPEN: 1.0, Phase.ISOLATED: 1.0}
 
 
 def read_gauges(store: Store, registry: Registry) -> Iterator[Gauge]:
@@ -42,7 +42,7 @@ def read_gauges(store: Store, registry: Registry) -> Iterator[Gauge]:
     yield of_mailboxes("mailbox_workers", "Living workers that consume from it.", lambda m: len(m.served_by))
     yield of_mailboxes(
         "breaker_open",
-        "Whether the agent's circuit breaker is open (1), half-open (0.5) or closed (0).",
+        "Whether the agent's circuit breaker is open or isolated (1), half-open (0.5) or closed (0).",
         lambda m: None if m.breaker is None else _PHASES[m.breaker],
     )
     yield Gauge("workers", "Living workers.", "", {"": len(incarnations)})

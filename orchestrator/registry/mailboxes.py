@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -38,6 +38,8 @@ class MailboxState:
     breaker: Phase | None = None
     #: Seconds until an open breaker lets a probe through.
     breaker_open_for_s: float = 0.0
+    #: Why the breaker was isolated by hand; '' if it is not isolated.
+    breaker_isolated: str = ""
     #: The living incarnations that consume from it.
     served_by: tuple[str, ...] = ()
 
@@ -61,26 +63,34 @@ def read_mailboxes(store: Store, incarnations: Iterable[IncarnationEntry]) -> li
         queues = sorted(store.client.smembers(store.keys.queues))
     except RedisError as error:
         raise BrokerUnavailable(store.url, error) from error
-    states = []
+    return list(read_some(store, queues, served))
+
+
+def read_some(
+    store: Store, queues: Sequence[bytes | str], served: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[MailboxState]:
+    """The state of some mailboxes, in their order.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
     at = 0
     while at < len(queues):
         answer = store.run(*commands.mailbox_states(store.keys, store.levels, queues[at : at + _AT_ONCE]))
         # The script reads fewer mailboxes if messages are large.
         at += len(answer)
-        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms in answer:
+        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms, why in answer:
             queue = raw.decode("utf-8", "replace")
-            states.append(
-                MailboxState(
-                    queue=queue,
-                    waiting=waiting,
-                    delayed=delayed,
-                    held=held,
-                    oldest_waiting_s=None if oldest_ms < 0 else oldest_ms / 1000,
-                    limit=int(limit) if limit else None,
-                    overflow=overflow.decode(),
-                    breaker=Phase(phase.decode()) if phase else None,
-                    breaker_open_for_s=open_ms / 1000,
-                    served_by=tuple(served.get(queue, ())),
-                )
+            yield MailboxState(
+                queue=queue,
+                waiting=waiting,
+                delayed=delayed,
+                held=held,
+                oldest_waiting_s=None if oldest_ms < 0 else oldest_ms / 1000,
+                limit=int(limit) if limit else None,
+                overflow=overflow.decode(),
+                breaker=Phase(phase.decode()) if phase else None,
+                breaker_open_for_s=open_ms / 1000,
+                breaker_isolated=why.decode("utf-8", "replace"),
+                served_by=tuple((served or {}).get(queue, ())),
             )
-    return states

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull, MessageTooLarge, UnknownSchedule
+from orchestrator.core.errors import MessageTooLarge, UnknownSchedule
 from orchestrator.core.log import get_logger
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_json import encode_definition
@@ -20,6 +20,7 @@ from orchestrator.schedules.fire_writer import FireWriter
 from orchestrator.schedules.history import HistoryEntry, entry_of
 from orchestrator.schedules.stored_state import change_of, whole_number
 from orchestrator.schedules.writing import NextAfterOf, ScheduleWriter
+from orchestrator.transport.admission.flow_control import refusal
 from orchestrator.transport.store import Store
 
 logger = get_logger(__name__)
@@ -82,11 +83,11 @@ class RedisSchedules(ScheduleWriter):
         call = scripts.send_for_schedule(
             store.keys, definition.id, messages, token=secrets.token_hex(12), most_history=self._most_history
         )
-        accepted, refusal = store.run(*call)
+        accepted, why = store.run(*call)
         if accepted < 0:
             raise UnknownSchedule(definition.id)
-        if refusal:
-            error = _refused(messages[accepted][0].queue, refusal)
+        if why:
+            error = refusal(messages[accepted][0].queue, why)
             error.accepted, error.requested = accepted, len(messages)
             raise error
 
@@ -139,10 +140,3 @@ class RedisSchedules(ScheduleWriter):
 
 def _read_back(key: str, until: str, client: Any) -> Any:
     return client.xrevrange(key, until, "-", count=_PAGE)
-
-
-def _refused(queue: str, refusal: Sequence[bytes]) -> MailboxFull | CircuitOpen:
-    kind, *values = refusal
-    if kind == b"open":
-        return CircuitOpen(queue, int(values[0]) / 1000)
-    return MailboxFull(queue, depth=int(values[0]), limit=int(values[1]))

@@ -21,6 +21,7 @@ TOLD: Final = (
     events.BREAKER_OPENED,
     events.BREAKER_HALF_OPEN,
     events.BREAKER_CLOSED,
+    events.BREAKER_ISOLATED,
     events.RESOLVED,
     events.PARKED,
     events.LETTERS_EXPIRED,

@@ -104,7 +104,14 @@ BREAKER_OPENED: Final = _event(
     "breaker.opened", "Too many attempts failed; sends are refused for a while.", metadata="agent"
 )
 BREAKER_HALF_OPEN: Final = _event("breaker.half_open", "One message was let through as a probe.", metadata="agent")
-BREAKER_CLOSED: Final = _event("breaker.closed", "A message was handled; sends go through again.", metadata="agent")
+BREAKER_CLOSED: Final = _event(
+    "breaker.closed", "A message was handled, or somebody closed it; sends go through again.", metadata="agent"
+)
+BREAKER_ISOLATED: Final = _event(
+    "breaker.isolated",
+    "Somebody isolated it; sends are refused until somebody closes it.",
+    metadata="agent why",
+)
 REPEATED: Final = _event(
     "send.repeated",
     "A send was not accepted, because one under its idempotency key had been; the id is that one's.",

@@ -20,6 +20,7 @@ _CONCERNING: Final = frozenset(
         events.DROPPED,
         events.MAILBOX_WARNING,
         events.BREAKER_OPENED,
+        events.BREAKER_ISOLATED,
         events.LETTERS_EXPIRED,
         events.REPLAY_STOPPED,
         events.AGENT_DEAD,

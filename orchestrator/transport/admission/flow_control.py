@@ -37,7 +37,8 @@ class DuplicateSend(Exception):
 def refusal(recipient: str, why: Sequence[bytes], taken: int = 0) -> MailboxFull | CircuitOpen:
     """The error that says why a mailbox did not take a message, after the same script took ``taken`` others."""
     if why[0] == b"open":
-        return CircuitOpen(recipient, int(why[1]) / 1000)
+        isolated = why[2].decode("utf-8", "replace") if len(why) > 2 else None
+        return CircuitOpen(recipient, int(why[1]) / 1000, isolated)
     return MailboxFull(recipient, depth=int(why[1]) + taken, limit=int(why[2]))
 
 
@@ -87,6 +88,16 @@ def close_breaker(store: Store, queue: str) -> bool | None:
         BrokerUnavailable: Redis is away.
     """
     was = store.run(*commands.close_breaker(store.keys, queue))
+    return None if was < 0 else bool(was)
+
+
+def isolate_breaker(store: Store, queue: str, why: str) -> bool | None:
+    """Isolate a mailbox' breaker: whether it was not isolated before; ``None`` if there is none.
+
+    Raises:
+        BrokerUnavailable: Redis is away.
+    """
+    was = store.run(*commands.isolate_breaker(store.keys, queue, why))
     return None if was < 0 else bool(was)
 
 

@@ -30,6 +30,8 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             emit(events.BREAKER_HALF_OPEN, agent=queue)
         case "breaker", ["closed", queue, _]:
             emit(events.BREAKER_CLOSED, agent=queue)
+        case "breaker", ["isolated", queue, why]:
+            emit(events.BREAKER_ISOLATED, agent=queue, why=why)
         case "held", [queue, host]:
             emit(events.MAILBOX_HELD, agent=queue, host=host)
         case "released", [queue, host]:

@@ -32,7 +32,7 @@ from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine,
 
 BEGIN_MS = 10_000_000
 
-TOLD = ("breaker.opened", "breaker.half_open", "breaker.closed")
+TOLD = ("breaker.opened", "breaker.half_open", "breaker.closed", "breaker.isolated")
 
 #: Reasons of dead letters: the agent's, and those about which nothing is.
 GUILTY = ("retries exhausted", "timeout")
@@ -102,6 +102,7 @@ class Fuse(MailboxMachine):
             assert reply[2][0] == b"open"
             # After a probe, the others are told when the next one may go.
             assert int(reply[2][1]) == (wait_ms or round(self.breaker.open_s * 1000))
+            assert reply[2][2:] == ([state.why.encode()] if state.phase is Phase.ISOLATED else [])
         else:
             assert type(reply) is bytes, reply
         self.claim(may)
@@ -119,11 +120,25 @@ class Fuse(MailboxMachine):
     @rule()
     def peek(self) -> None:
         """Somebody wants to know whether one may go, and changes nothing."""
-        may, *wait = self.scripts.run_text("peek", PEEK, [self.keys.flow(QUEUE)], [1])
+        may, *rest = self.scripts.run_text("peek", PEEK, [self.keys.flow(QUEUE)], [1])
         _, wait_ms = breaker.asked(self.breaker, self.state, self.now)
         assert may == (0 if wait_ms else 1)
         if wait_ms:
-            assert wait == [wait_ms]
+            assert rest == [wait_ms, *([self.state.why.encode()] if self.state.phase is Phase.ISOLATED else [])]
+
+    # -- by hand
+
+    @rule(why=st.sampled_from(["", "it deletes too much"]))
+    def isolate(self, why: str) -> None:
+        was_not = self.run_script(*commands.isolate_breaker(self.keys, QUEUE, why))
+        assert was_not == (self.state.phase is not Phase.ISOLATED)
+        self.turn(breaker.isolated(why))
+
+    @rule()
+    def close(self) -> None:
+        was_not = self.run_script(*commands.close_breaker(self.keys, QUEUE))
+        assert was_not == (self.state.phase is not Phase.CLOSED)
+        self.turn(BreakerState())
 
     # -- workers
 
@@ -181,7 +196,7 @@ class Fuse(MailboxMachine):
         before = self.state
         self.turn(breaker.failed(self.breaker, self.state, self.now))
         # Not the model's word alone: a late failure leaves an open breaker as it is.
-        assert before.phase is not Phase.OPEN or self.until_ms == before.until_ms
+        assert before.phase not in (Phase.OPEN, Phase.ISOLATED) or self.until_ms == before.until_ms
 
     def one(self, data: st.DataObject) -> str:
         name: str = data.draw(st.sampled_from(sorted(self.running)))
@@ -232,10 +247,10 @@ class Fuse(MailboxMachine):
 
     @invariant()
     def both_stand_at_the_same(self) -> None:
-        phase, failed = self.redis.hmget(self.keys.flow(QUEUE), "phase", "failed_ms")
-        stands = BreakerState(
-            Phase((phase or b"closed").decode()), tuple(int(at) for at in (failed or b"").split()), self.until_ms
-        )
+        phase, failed, why = self.redis.hmget(self.keys.flow(QUEUE), "phase", "failed_ms", "why")
+        phase = Phase((phase or b"closed").decode())
+        isolated = (why or b"").decode() if phase is Phase.ISOLATED else ""
+        stands = BreakerState(phase, tuple(int(at) for at in (failed or b"").split()), self.until_ms, isolated)
         assert stands == self.state
 
     @invariant()
@@ -280,6 +295,8 @@ def test_an_attempt_begun_before_ends_in_each_phase(redis_server: EmbeddedServer
         if phase is not Phase.CLOSED:
             fuse.dead_lettered("m1", "timeout")
             fuse.tried_again("m2")
+        if phase is Phase.ISOLATED:
+            fuse.isolate("by hand")
         if phase is Phase.HALF_OPEN:
             fuse.time_passes(1000)
             fuse.send(1)

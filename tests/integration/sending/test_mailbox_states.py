@@ -10,9 +10,11 @@ import pytest
 
 from orchestrator import Agent, Breaker, Mailbox, Message, Orchestrator, Retry, handles, load_settings
 from orchestrator.cli.agents import agents
+from orchestrator.core.breaker import BreakerStatus, Phase
 from orchestrator.core.errors import CircuitOpen, InvalidPolicy, UnknownAgent
 from orchestrator.maintenance.unserved import UnservedCheck
 from orchestrator.registry.mailboxes import MailboxState
+from orchestrator.registry.registry import AgentEntry
 from orchestrator.telemetry import Event, attach, detach, events
 from tests.apps import shop
 from tests.support.command_line import invoke
@@ -162,8 +164,49 @@ def test_a_breaker_is_closed_by_hand(redis_url: str) -> None:
     assert [event.metadata["agent"] for event in told] == ["guarded"]
     assert state(orchestrator, "guarded").breaker == "closed"
     orchestrator.send("guarded", Work())
-    assert orchestrator.close_breaker(Guarded) is False
+    assert orchestrator.breakers.close(Guarded) is False
     assert "was closed already" in invoke(orchestrator.app, agents, "close-breaker", "guarded").stdout
+
+
+def test_an_isolated_breaker_refuses_every_send_until_it_is_closed_by_hand(redis_url: str) -> None:
+    orchestrator = make(redis_url)
+    assert orchestrator.breakers.list() == [BreakerStatus("guarded", Phase.CLOSED)]
+    said: list[Event] = []
+    attach(said.append, events.BREAKER_ISOLATED)
+    try:
+        # Before any send, and without a worker.
+        assert orchestrator.breakers.isolate(Guarded, why="wrong prices") is True
+        printed = invoke(orchestrator.app, agents, "isolate-breaker", "guarded", "--why", "wrong\nrates").stdout
+    finally:
+        detach(said.append)
+    assert printed == "guarded: breaker was isolated already; its reason is replaced\n"
+    assert [event.metadata for event in said] == [{"agent": "guarded", "why": "wrong prices"}]
+    store: Any = orchestrator.runtime.store
+    # No time opens it again, and no worker that starts.
+    orchestrator.runtime.redis.announce([AgentEntry(name="guarded", queue="guarded", messages=("Work",))])
+    store.client.hset(store.keys.flow("guarded"), "until_ms", 1)
+    with pytest.raises(CircuitOpen, match=r"isolated until it is closed by hand: 'wrong\\nrates'") as refused:
+        orchestrator.send("guarded", Work())
+    assert (refused.value.isolated, refused.value.retry_after_s) == ("wrong\nrates", 600)
+    assert orchestrator.breakers.state("guarded") == BreakerStatus("guarded", Phase.ISOLATED, why="wrong\nrates")
+    assert "isolated: wrong" in invoke(orchestrator.app, agents).stdout
+    assert state(orchestrator, "guarded").breaker_isolated == "wrong\nrates"
+    assert orchestrator.breakers.close("guarded") is True
+    orchestrator.send("guarded", Work())
+    assert orchestrator.breakers.list() == [BreakerStatus("guarded", Phase.CLOSED)]
+
+
+def test_an_isolated_breaker_refuses_in_eager_mode() -> None:
+    orchestrator = make(eager=True)
+    assert orchestrator.breakers.list() == [BreakerStatus("guarded", Phase.CLOSED)]
+    assert orchestrator.breakers.isolate("guarded", why="wrong prices") is True
+    assert orchestrator.breakers.isolate("guarded", why="wrong rates") is False
+    with pytest.raises(CircuitOpen, match="wrong rates") as refused:
+        orchestrator.send("guarded", Work())
+    assert (refused.value.isolated, refused.value.retry_after_s) == ("wrong rates", 600)
+    assert orchestrator.breakers.state(Guarded) == BreakerStatus("guarded", Phase.ISOLATED, why="wrong rates")
+    assert orchestrator.breakers.close("guarded") is True
+    orchestrator.send("guarded", Work())
 
 
 def test_a_breaker_is_closed_by_hand_in_eager_mode() -> None:
@@ -171,18 +214,31 @@ def test_a_breaker_is_closed_by_hand_in_eager_mode() -> None:
     orchestrator.send("guarded", Work(fails=True))
     with pytest.raises(CircuitOpen):
         orchestrator.send("guarded", Work())
-    assert orchestrator.close_breaker("guarded") is True
+    assert orchestrator.breakers.close("guarded") is True
     orchestrator.send("guarded", Work())
-    assert orchestrator.close_breaker("guarded") is False
+    assert orchestrator.breakers.close("guarded") is False
 
 
 @pytest.mark.parametrize("eager", [False, True])
 def test_a_breaker_that_is_not_there_is_named(redis_url: str, eager: bool) -> None:
     orchestrator = make(redis_url, eager=eager)
     with pytest.raises(UnknownAgent, match="gaurded"):
-        orchestrator.close_breaker("gaurded")
+        orchestrator.breakers.close("gaurded")
     with pytest.raises(InvalidPolicy, match="an agent that has a circuit breaker"):
-        orchestrator.close_breaker("plain")
+        orchestrator.breakers.close("plain")
+    with pytest.raises(UnknownAgent, match="gaurded"):
+        orchestrator.breakers.isolate("gaurded", why="typo")
+    with pytest.raises(UnknownAgent, match="gaurded"):
+        orchestrator.breakers.state("gaurded")
+    for ask in (orchestrator.breakers.state, lambda agent: orchestrator.breakers.isolate(agent, why="none there")):
+        with pytest.raises(InvalidPolicy, match="an agent that has a circuit breaker"):
+            ask("plain")
+    for why in ("", " ", "x" * 501, "\ud800", None):
+        with pytest.raises(InvalidPolicy, match="a text of 1 to 500 characters"):
+            orchestrator.breakers.isolate("guarded", why=why)  # type: ignore[arg-type]
+    with pytest.raises(InvalidPolicy, match="an agent's name or an Agent class"):
+        orchestrator.breakers.close(7)  # type: ignore[arg-type]
+    assert orchestrator.breakers.state("guarded").phase is Phase.CLOSED
     if not eager:
         result = invoke(orchestrator.app, agents, "close-breaker", "gaurded")
         assert (result.exit_code, result.stderr.startswith("Error: unknown agent")) == (2, True)

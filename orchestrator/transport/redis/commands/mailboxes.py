@@ -34,7 +34,12 @@ def declare_flow(
 
 def close_breaker(keys: Keys, queue: str) -> Call:
     """Close a mailbox' breaker."""
-    return "close_breaker", [keys.flow(queue)], []
+    return "close_breaker", [keys.flow(queue), keys.queues], []
+
+
+def isolate_breaker(keys: Keys, queue: str, why: str) -> Call:
+    """Keep a mailbox' breaker open until it is closed by hand."""
+    return "isolate_breaker", [keys.flow(queue), keys.queues], [why]
 
 
 def claim(

@@ -1,10 +1,12 @@
 -- Closes a mailbox' circuit breaker by hand, and forgets the failures that it has counted.
--- KEYS: flow. ARGV: none.
--- Returns 1 if it was open or half-open, 0 if it was closed, -1 if there is none.
--- Costs: two commands.
+-- KEYS: flow, set of mailboxes (not read). ARGV: none.
+-- Returns 1 if it was open, half-open or isolated, 0 if it was closed, -1 if there is none.
+-- Costs: three commands.
+--- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "breaker"
-local flow = KEYS[1]
+local flow, queues = KEYS[1], KEYS[2]
+even_when_full(queues)
 local breaker = breaker_of(flow)
 if not breaker then return -1 end
 local was_closed = breaker.phase == 'closed'

@@ -1,7 +1,7 @@
 -- How many messages wait in some mailboxes, and the state of their flow control.
 -- KEYS: leases (not read). ARGV: root, group, number of levels, levels…, queues…
 -- Returns {{queue, waiting, not yet due, held, ms that the oldest has waited or -1, bound or '', overflow or '', breaker's phase
--- or '', ms until it admits a probe}, …}; of the first queues only, if their messages are large.
+-- or '', ms until it admits a probe, why it is isolated or ''}, …}; of the first queues only, if their messages are large.
 -- Costs: up to five commands a stream, so callers name at most 50 queues; reads one message of each stream, at most 1 MB and
 -- those of one mailbox.
 --- @include "mailbox_entry"
@@ -55,10 +55,11 @@ for q = FIRST_LEVEL + levels, #ARGV do
     local ms = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
     since = math.min(since or ms, ms)
   end
-  local flow = redis.call('HMGET', root .. 'flow:' .. queue, 'limit', 'overflow', 'failures', 'phase', 'until_ms')
+  local flow = redis.call('HMGET', root .. 'flow:' .. queue, 'limit', 'overflow', 'failures', 'phase', 'until_ms', 'why')
   local phase = flow[3] and (flow[4] or 'closed') or ''
   out[#out + 1] = {queue, waiting + due, redis.call('ZCARD', delayed) - due, held,
     since and math.max(0, now - since) or -1, flow[1] or '', flow[2] or '', phase,
-    phase == 'open' and math.max(0, tonumber(flow[5] or 0) - now) or 0}
+    phase == 'open' and math.max(0, tonumber(flow[5] or 0) - now) or 0,
+    phase == 'isolated' and flow[6] or ''}
 end
 return out

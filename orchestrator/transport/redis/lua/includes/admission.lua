@@ -46,11 +46,11 @@ local function admit(flow, wanted, strict, peek)
     end
   end
   if admission.take + admission.drop > 0 then
-    local go, wait_ms = breaker_admits(flow, admission.take + admission.drop, peek)
+    local go, wait_ms, isolated = breaker_admits(flow, admission.take + admission.drop, peek)
     if go < admission.take + admission.drop then
       admission.drop = math.max(0, math.min(admission.drop, go - admission.take))
       admission.take = math.min(admission.take, go)
-      admission.refusal = {'open', tostring(wait_ms)}
+      admission.refusal = {'open', tostring(wait_ms), isolated}
     end
     -- Whether a look has done all that asking does.
     admission.is_asked = not peek or not wait_ms
