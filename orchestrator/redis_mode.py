@@ -267,7 +267,7 @@ class RedisMode:
             UnknownAgent: no such agent was declared here or announced by any worker.
             BrokerUnavailable: Redis is away.
         """
-        return close_breaker(self.store, self._directory.queue_of(agent))
+        return close_breaker(self.store, self._declared_queue_of(agent))
 
     def isolate_breaker(self, agent: str, why: str) -> bool | None:
         """Isolate an agent's breaker; whether it was not isolated, ``None`` if it has none.
@@ -276,12 +276,15 @@ class RedisMode:
             UnknownAgent: no such agent was declared here or announced by any worker.
             BrokerUnavailable: Redis is away.
         """
+        return isolate_breaker(self.store, self._declared_queue_of(agent), why)
+
+    def _declared_queue_of(self, agent: str) -> str:
+        """The mailbox of an agent. Before any worker or send of the agent, Redis does not know of its breaker."""
         queue = self._directory.queue_of(agent)
         flow = self._directory.flow(agent)
         if flow.breaker is not None:
-            # Before any worker of the agent or any send, Redis does not know of it.
             declare_flow(self.store, queue, flow, serves=False)
-        return isolate_breaker(self.store, queue, why)
+        return queue
 
     def breaker_statuses(self, agents: Iterable[str]) -> dict[str, BreakerStatus]:
         """How the breakers of these agents stand; agents without a breaker are left out.

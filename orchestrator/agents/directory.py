@@ -18,7 +18,7 @@ from orchestrator.core.errors import (
     UnknownAgent,
     UnknownMessage,
 )
-from orchestrator.core.flow_policy import Flow
+from orchestrator.core.flow_policy import Breaker, Flow
 from orchestrator.core.placement import offers
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.settings import Settings
@@ -40,6 +40,7 @@ class Directory:
         self._app = app
         self._announced = announced
         self._addresses: dict[tuple[str, str], Address] = {}
+        self._breakers: dict[str, Breaker | None] = {}
         #: By names of tasks that no agent declared here has: until when it is cached, and the registry's reply.
         self._named_elsewhere: dict[str, tuple[float, Address | None]] = {}
         self._settings = settings
@@ -133,6 +134,14 @@ class Directory:
             most_specific(self._settings.mailboxes, (agent,)) or declared.mailbox,
             most_specific(self._settings.breakers, (agent,)) or declared.breaker,
         )
+
+    def breaker(self, agent: str) -> Breaker | None:
+        """The circuit breaker of an agent; cached, because each settlement of a worker asks."""
+        if agent not in self.declared:
+            return self.flow(agent).breaker
+        if agent not in self._breakers:
+            self._breakers[agent] = self.flow(agent).breaker
+        return self._breakers[agent]
 
     def address(self, recipient: object, message: str) -> Address:
         """See :class:`orchestrator.sending.address.Directory`."""

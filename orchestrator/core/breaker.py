@@ -6,6 +6,7 @@ the same steps.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -19,9 +20,16 @@ _NOT_THE_AGENTS: Final = frozenset(
     {Reason.MALFORMED, Reason.VALIDATION, Reason.UNKNOWN_TASK, Reason.UNKNOWN_MESSAGE, Reason.EXPIRED}
 )
 
+#: A rate is taken over this many slices of the window, so that its memory is the same however much is handled. The
+#: oldest slice is dropped as a whole: a rate covers the last 90 to 100 % of the window.
+SLICES: Final = 10
+
+#: The longest host's name that is told apart, in characters.
+_LONGEST_HOST: Final = 64
+
 
 class Phase(StrEnum):
-    """Closed admits every message, open none, half-open one probe; isolated none, until somebody closes it."""
+    """Closed admits every message, open none, half-open some probes; isolated none, until somebody closes it."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -30,16 +38,35 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """The attempts that ended within one slice of the window."""
+
+    #: Counted from the beginning of the clock.
+    number: int
+    ended: int = 0
+    failed: int = 0
+    slow: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerState:
     """The state of a breaker. Times are in ms, all by the same clock."""
 
     phase: Phase = Phase.CLOSED
-    #: When the last attempts failed, oldest first; closed only.
+    #: When the last attempts failed, oldest first; closed only, and only if a number of failures opens it.
     failed_ms: tuple[int, ...] = ()
-    #: When the next probe may be sent; open and half-open only.
+    #: When the next probes may be sent; open and half-open only.
     until_ms: int = 0
     #: Why it was isolated; isolated only.
     why: str = ""
+    #: Oldest first; closed only, and only if a rate opens it.
+    slices: tuple[Slice, ...] = ()
+    #: Hosts whose messages failed, and when the last one did; closed only, and only with ``callers`` > 1.
+    hosts: tuple[tuple[str, int], ...] = ()
+    #: Probes admitted since ``until_ms`` was set; half-open only.
+    admitted: int = 0
+    #: Messages handled since then or before; half-open only.
+    handled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +81,58 @@ class BreakerStatus:
     why: str = ""
 
 
-def asked(breaker: Breaker, state: BreakerState, now_ms: int) -> tuple[BreakerState, int]:
-    """A sender asks to send a message. Returns the next state and 0 if it may, else the ms until it may ask again.
+def asked(breaker: Breaker, state: BreakerState, now_ms: int, wanted: int = 1) -> tuple[BreakerState, int, int]:
+    """A sender asks to send messages. Returns the next state, the number admitted, and the ms until it may ask again.
 
-    If a probe does not end within ``open_s``, another one may be sent. How long an isolated breaker stays isolated is
-    not known: its senders may ask again after ``open_s``.
+    These are 0 if all are admitted. If probes do not end within ``open_s``, others may be sent. How long an isolated
+    breaker stays isolated is not known: its senders may ask again after ``open_s``.
     """
     if state.phase is Phase.CLOSED:
-        return state, 0
+        return state, wanted, 0
     open_ms = to_ms(breaker.open_s)
     if state.phase is Phase.ISOLATED:
-        return state, open_ms
+        return state, 0, open_ms
     wait_ms = state.until_ms - now_ms
     # A wait longer than `open_s` means that the clock was set back.
     if 0 < wait_ms <= open_ms:
-        return state, wait_ms
-    return BreakerState(Phase.HALF_OPEN, until_ms=now_ms + open_ms), 0
+        admitted = 0
+        if state.phase is Phase.HALF_OPEN:
+            admitted = min(wanted, max(0, breaker.probes - state.admitted))
+            state = replace(state, admitted=state.admitted + admitted)
+    else:
+        wait_ms = open_ms
+        admitted = min(wanted, breaker.probes)
+        state = BreakerState(Phase.HALF_OPEN, until_ms=now_ms + open_ms, admitted=admitted, handled=state.handled)
+    return state, admitted, 0 if admitted == wanted else wait_ms
 
 
-def failed(breaker: Breaker, state: BreakerState, now_ms: int) -> BreakerState:
-    """The state after a failed attempt."""
+def failed(breaker: Breaker, state: BreakerState, now_ms: int, host: str = "") -> BreakerState:
+    """The state after a failed attempt of a message that was sent from ``host``."""
     if state.phase in (Phase.OPEN, Phase.ISOLATED):
         return state
-    if state.phase is Phase.CLOSED:
-        since_ms = now_ms - to_ms(breaker.window_s)
+    if state.phase is Phase.HALF_OPEN:
+        return _opened(breaker, now_ms)
+    since_ms = now_ms - to_ms(breaker.window_s)
+    if breaker.failures is not None:
         recent = (*(at for at in state.failed_ms if since_ms < at <= now_ms), now_ms)
-        if len(recent) < breaker.failures:
-            return replace(state, failed_ms=recent)
-    return BreakerState(Phase.OPEN, until_ms=now_ms + to_ms(breaker.open_s))
+        state = replace(state, failed_ms=recent[-breaker.failures :])
+    if breaker.callers > 1:
+        others = ((name, at) for name, at in state.hosts if name != host and since_ms < at <= now_ms)
+        state = replace(state, hosts=(*others, (host, now_ms))[-breaker.callers :])
+    return _counted(breaker, state, now_ms, failed=1)
 
 
-def succeeded(state: BreakerState) -> BreakerState:
-    """The state after a handled message; it differs only from half-open."""
-    return BreakerState() if state.phase is Phase.HALF_OPEN else state
+def succeeded(breaker: Breaker, state: BreakerState, now_ms: int, *, slow: bool = False) -> BreakerState:
+    """The state after a handled message, which took longer than ``slow_s`` if it is ``slow``."""
+    if state.phase is Phase.CLOSED:
+        return _counted(breaker, state, now_ms, slow=int(slow))
+    if state.phase is not Phase.HALF_OPEN:
+        return state
+    if slow and breaker.slow_rate is not None:
+        return _opened(breaker, now_ms)
+    if state.handled + 1 >= breaker.probes:
+        return BreakerState()
+    return replace(state, handled=state.handled + 1)
 
 
 def isolated(why: str) -> BreakerState:
@@ -97,3 +143,39 @@ def isolated(why: str) -> BreakerState:
 def counts_as_failure(reason: str) -> bool:
     """Whether a delivery that ended as dead for this reason counts as a failure of its agent."""
     return reason not in _NOT_THE_AGENTS
+
+
+def host_of(origin: object) -> str:
+    """The host in the header ``origin`` of a message, such as ``gen4711@web-1``; '' if there is none."""
+    _, at, host = origin.partition("@") if isinstance(origin, str) else ("", "", "")
+    return re.sub(r"[^!-~]", "_", host)[:_LONGEST_HOST] if at else ""
+
+
+def _opened(breaker: Breaker, now_ms: int) -> BreakerState:
+    return BreakerState(Phase.OPEN, until_ms=now_ms + to_ms(breaker.open_s))
+
+
+def _counted(breaker: Breaker, state: BreakerState, now_ms: int, failed: int = 0, slow: int = 0) -> BreakerState:
+    """The state of a closed breaker with one more attempt counted; open if that is one too many."""
+    if breaker.has_rate:
+        slice_ms = max(1, -(-to_ms(breaker.window_s) // SLICES))
+        number = now_ms // slice_ms
+        kept = [one for one in state.slices if number - SLICES < one.number <= number]
+        last = kept.pop() if kept and kept[-1].number == number else Slice(number)
+        kept.append(Slice(number, last.ended + 1, last.failed + failed, last.slow + slow))
+        state = replace(state, slices=tuple(kept))
+    ended, failures, slow_ones = (sum(getattr(s, name) for s in state.slices) for name in ("ended", "failed", "slow"))
+    enough = ended >= breaker.least
+    too_slow = enough and breaker.slow_rate is not None and slow_ones >= breaker.slow_rate * ended
+    too_many = breaker.failures is not None and len(state.failed_ms) >= breaker.failures
+    if enough and breaker.failure_rate is not None and failures >= breaker.failure_rate * ended:
+        too_many = True
+    # Slow calls are the agent's, whoever sent them.
+    if too_slow or (too_many and (breaker.callers == 1 or _hosts_within(breaker, state, now_ms) >= breaker.callers)):
+        return _opened(breaker, now_ms)
+    return state
+
+
+def _hosts_within(breaker: Breaker, state: BreakerState, now_ms: int) -> int:
+    since_ms = now_ms - to_ms(breaker.window_s)
+    return sum(since_ms < at <= now_ms for _, at in state.hosts)

@@ -8,7 +8,7 @@ from math import ceil
 from typing import Final
 
 from orchestrator.core.errors import InvalidPolicy
-from orchestrator.core.numbers import check_number, check_whole_number
+from orchestrator.core.numbers import check_number, check_whole_number, is_number
 
 #: The highest bound of a mailbox, in messages.
 MAX_LIMIT: Final = 100_000_000
@@ -63,22 +63,53 @@ class Mailbox:
 class Breaker:
     """A circuit breaker of an agent, shared by all senders.
 
-    ``failures`` failed attempts within ``window_s`` seconds open it, and sends are refused. ``open_s`` seconds
-    later one message is admitted as a probe; its end closes the breaker or opens it again. After M. Nygard,
-    *Release It!* (2007), "Circuit Breaker".
+    It opens, and sends are refused, when within ``window_s`` seconds ``failures`` attempts have failed; or when at
+    least ``least`` attempts have ended and the share ``failure_rate`` of them failed, or the share ``slow_rate`` took
+    longer than ``slow_s`` seconds. ``failures`` is 5 if no rate is given. With ``callers``, failed attempts open it
+    only once the messages of that many hosts were among them: one caller's bad messages do not shut out all others.
+
+    ``open_s`` seconds later ``probes`` messages are admitted: the breaker closes once as many are handled, and opens
+    again with the first that fails or, with a ``slow_rate``, is slow. After M. Nygard, *Release It!* (2007), "Circuit
+    Breaker".
 
     Raises:
-        InvalidPolicy: a value is out of range.
+        InvalidPolicy: a value is out of range, or one of ``slow_s`` and ``slow_rate`` is missing.
     """
 
-    failures: int = 5
+    failures: int | None = None
     window_s: float = 30.0
     open_s: float = 10.0
+    failure_rate: float | None = None
+    least: int = 20
+    slow_s: float | None = None
+    slow_rate: float | None = None
+    probes: int = 1
+    callers: int = 1
 
     def __post_init__(self) -> None:
-        check_whole_number("failures", self.failures, 1, 1000)
+        for name in ("failure_rate", "slow_rate"):
+            rate = getattr(self, name)
+            if rate is not None and (not is_number(rate, 0, 1) or rate == 0):
+                raise InvalidPolicy(name, rate, "a number above 0 and at most 1")
+        if (self.slow_s is None) != (self.slow_rate is None):
+            name = "slow_s" if self.slow_s is None else "slow_rate"
+            raise InvalidPolicy(name, None, "slow_s and slow_rate together")
+        if self.slow_s is not None:
+            check_number("slow_s", self.slow_s, 0.001, _A_DAY_S)
+        if self.failures is None and not self.has_rate:
+            object.__setattr__(self, "failures", 5)
+        if self.failures is not None:
+            check_whole_number("failures", self.failures, 1, 1000)
         check_number("window_s", self.window_s, 0.001, _A_DAY_S)
         check_number("open_s", self.open_s, 0.001, _A_DAY_S)
+        check_whole_number("least", self.least, 1, 1_000_000)
+        check_whole_number("probes", self.probes, 1, 1000)
+        check_whole_number("callers", self.callers, 1, 100)
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether a share of the attempts opens it."""
+        return self.failure_rate is not None or self.slow_rate is not None
 
 
 @dataclass(frozen=True, slots=True)

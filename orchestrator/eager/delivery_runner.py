@@ -102,8 +102,8 @@ class DeliveryRunner:
             elif result.state in (states.SUCCESS, states.IGNORED):
                 ended = results.take(delivery_id)
                 outcome = Handled(ended.result if isinstance(ended, results.Returned) else None, attempt)
-                self._flow.handled(supervision.agent)
                 took_s = monotonic() - began
+                self._flow.handled(supervision.agent, took_s)
                 self._app.orchestrator.runtime.eager_mode.run_times.record(message.outgoing.task, took_s)
                 emit_handled(supervision, delivery_id, attempt, took_s)
                 if message.lineage:

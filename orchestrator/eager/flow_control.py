@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from orchestrator.core import breaker
 from orchestrator.core.breaker import BreakerState, BreakerStatus, Phase
@@ -13,6 +14,9 @@ from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
+
+#: All senders of eager mode are in one process.
+_HOST: Final = "eager"
 
 
 def _now_ms() -> int:
@@ -71,8 +75,8 @@ class EagerFlowControl:
         if policy is None:
             return
         with self._lock:
-            state, wait_ms = breaker.asked(policy, self._state(agent), _now_ms())
-            if wait_ms:
+            state, admitted, wait_ms = breaker.asked(policy, self._state(agent), _now_ms())
+            if not admitted:
                 raise CircuitOpen(agent, wait_ms / 1000, state.why if state.phase is Phase.ISOLATED else None)
             if not peek:
                 self._change(agent, state)
@@ -82,12 +86,15 @@ class EagerFlowControl:
         policy = self._flow(agent).breaker
         if policy is not None and breaker.counts_as_failure(reason):
             with self._lock:
-                self._change(agent, breaker.failed(policy, self._state(agent), _now_ms()))
+                self._change(agent, breaker.failed(policy, self._state(agent), _now_ms(), _HOST))
 
-    def handled(self, agent: str) -> None:
-        """Record that a message was handled."""
-        with self._lock:
-            self._change(agent, breaker.succeeded(self._state(agent)))
+    def handled(self, agent: str, took_s: float) -> None:
+        """Record that a message was handled, and how long that took."""
+        policy = self._flow(agent).breaker
+        if policy is not None:
+            slow = policy.slow_s is not None and took_s > policy.slow_s
+            with self._lock:
+                self._change(agent, breaker.succeeded(policy, self._state(agent), _now_ms(), slow=slow))
 
     def close(self, agent: str) -> bool | None:
         """Close an agent's breaker by hand. Returns whether it was not closed; ``None`` if the agent has none."""

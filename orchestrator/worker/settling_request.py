@@ -13,8 +13,10 @@ from typing import Any
 from celery.exceptions import TimeLimitExceeded
 from celery.worker.state import revoked
 
+from orchestrator.core.breaker import host_of
 from orchestrator.core.errors import HandlerTimeout, ResultNotStored
 from orchestrator.core.expansion import Expanded
+from orchestrator.core.flow_policy import Breaker
 from orchestrator.core.history import Attempt, how, now_text, outcome_record
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Handled, Outcome, kind
@@ -82,7 +84,14 @@ class SettlingRequest(TrackedRequest):
                 record = {**self._record(Handled(None, attempts), runtime_s), result.FIELD: result.to_wire()}
             else:
                 record = self._record(Handled(result, attempts), runtime_s)
-            channel.settler.settle_with_outcome(self._message.delivery_tag, "handled", record, self.id)
+            slow = "slow" if self._is_slow(runtime_s) else ""
+            channel.settler.settle_with_outcome(
+                self._message.delivery_tag, "handled", record, self.id, for_breaker=slow
+            )
+            self.acknowledged = True
+        elif channel is not None and self._is_slow(runtime_s):
+            channel.settler.settle(self._message.delivery_tag, "handled", "slow")
+            channel.qos.settled(self._message.delivery_tag)
             self.acknowledged = True
         self._record_run(channel, runtime_s)
         emit_handled(supervision, self.id, attempts, runtime_s or 0.0)
@@ -90,10 +99,35 @@ class SettlingRequest(TrackedRequest):
     def _record_run(self, channel: Channel | None, runtime_s: float | None) -> None:
         """Count how long an attempt took; -1 if a timeout has ended it."""
         holder = None if channel is None else channel.settler.holder
-        if runtime_s is None and self.time_start:
-            runtime_s = max(0.0, time.time() - self.time_start)
+        runtime_s = self._took_s(runtime_s)
         if holder is not None and runtime_s is not None:
             holder.run_times.record(str(self._type), runtime_s)
+
+    def _took_s(self, runtime_s: float | None) -> float | None:
+        """How long the attempt took: as its pool measured it, else since the worker knows that it began."""
+        if runtime_s is None and self.time_start:
+            return max(0.0, time.time() - float(self.time_start))
+        return runtime_s
+
+    def _breaker(self) -> Breaker | None:
+        """The circuit breaker of the message's agent."""
+        agent = "" if self.supervision is None else self.supervision.agent
+        return self._app.orchestrator.runtime.directory.breaker(agent) if agent else None
+
+    def _is_slow(self, runtime_s: float | None) -> bool:
+        """Whether the attempt took longer than its agent's breaker calls slow."""
+        breaker = self._breaker()
+        if breaker is None or breaker.slow_s is None:
+            return False
+        took_s = self._took_s(runtime_s)
+        return took_s is not None and took_s > breaker.slow_s
+
+    def _dead_for_breaker(self, reason: str) -> str:
+        """Why the message is dead, and the host that sent it if the agent's breaker asks for that."""
+        breaker = self._breaker()
+        if breaker is None or breaker.callers == 1:
+            return reason
+        return f"{reason}\n{host_of(self._message.headers.get('origin'))}"
 
     def emit_resolved(self) -> None:
         """Emit that the dead letter that this message was replayed from is handled, if it is a replay."""
@@ -149,9 +183,12 @@ class SettlingRequest(TrackedRequest):
                 self.acknowledged = True
                 return
         elif waited_for:
-            channel.settler.settle_with_outcome(tag, "dead", self._record(verdict.outcome), waited_for)
+            ending = self._dead_for_breaker(verdict.outcome.reason)
+            channel.settler.settle_with_outcome(
+                tag, "dead", self._record(verdict.outcome), waited_for, for_breaker=ending
+            )
         else:
-            channel.settler.settle(tag, "dead", verdict.outcome.reason)
+            channel.settler.settle(tag, "dead", self._dead_for_breaker(verdict.outcome.reason))
             channel.qos.settled(tag)
         self.acknowledged = True
         known = supervision or Supervision(message=self.name)
@@ -186,8 +223,7 @@ class SettlingRequest(TrackedRequest):
 
     def _record(self, outcome: Outcome, runtime_s: float | None = None) -> dict[str, Any]:
         """The outcome and its history, as JSON data."""
-        if runtime_s is None and self.time_start:
-            runtime_s = max(0.0, time.time() - self.time_start)
+        runtime_s = self._took_s(runtime_s)
         rounded_s = None if runtime_s is None else round(runtime_s, 6)
         last = Attempt(self.attempt_number, now_text(), str(self.hostname), how(outcome), rounded_s)
         record = outcome_record(outcome, self.supervision, last)

@@ -130,6 +130,24 @@ class LongFused(_Base):
     breaker = Breaker(failures=2, window_s=60, open_s=600)
 
 
+class Sluggish(Agent):
+    """Takes longer than its breaker likes."""
+
+    name = "sluggish"
+    breaker = Breaker(slow_s=0.001, slow_rate=1, least=2, window_s=60, open_s=600)
+
+    @handles(Work)
+    def work(self, message: Work) -> int:
+        return sum(range(300_000))
+
+
+class Shared(_Base):
+    """Goes by the word of two callers at least."""
+
+    name = "shared"
+    breaker = Breaker(failures=2, window_s=60, open_s=600, callers=2)
+
+
 class Small(_Base):
     name = "small"
     mailbox = Mailbox(limit=3)
@@ -154,7 +172,7 @@ class Oldest(_Base):
     mailbox = Mailbox(limit=3, overflow="drop_newest")
 
 
-AGENTS = (Europe, America, Asia, Fused, LongFused, Small, Patient, Newest, Oldest)
+AGENTS = (Europe, America, Asia, Fused, LongFused, Sluggish, Shared, Small, Patient, Newest, Oldest)
 
 
 def make(broker_url: str | None = None, *, eager: bool = False, **settings: Any) -> Orchestrator:

@@ -41,6 +41,7 @@ class MailboxMachine(RuleBasedStateMachine):
         self.redis.close()
 
 
-def message(name: str) -> str:
+def message(name: str, origin: str | None = None) -> str:
     """A tracked message."""
-    return json.dumps({"headers": {"id": name, "orc": {"track": True, "agent": QUEUE, "message": "M"}}})
+    headers = {"id": name, "origin": origin, "orc": {"track": True, "agent": QUEUE, "message": "M"}}
+    return json.dumps({"headers": headers})

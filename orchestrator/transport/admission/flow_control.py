@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen, MailboxFull
-from orchestrator.core.flow_policy import Flow
+from orchestrator.core.flow_policy import Breaker, Flow
 from orchestrator.core.keys import GROUP
 from orchestrator.transport.admission.ask_record import NotSent
 from orchestrator.transport.redis import commands
@@ -101,6 +101,21 @@ def isolate_breaker(store: Store, queue: str, why: str) -> bool | None:
     return None if was < 0 else bool(was)
 
 
+def breaker_fields(breaker: Breaker) -> dict[str, Any]:
+    """A breaker's policy as fields of the flow hash. What has no effect is left out, and costs the scripts nothing."""
+    fields = {
+        "window_ms": to_ms(breaker.window_s),
+        "open_ms": to_ms(breaker.open_s),
+        "failures": breaker.failures,
+        "least": breaker.least if breaker.has_rate else None,
+        "failure_rate": breaker.failure_rate,
+        "slow_rate": breaker.slow_rate,
+        "probes": breaker.probes if breaker.probes > 1 else None,
+        "callers": breaker.callers if breaker.callers > 1 else None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool, election: str = "") -> None:
     """Have Redis enforce ``flow`` for a mailbox. A sender's word counts until who ``serves`` the mailbox gives its own.
 
@@ -124,11 +139,7 @@ def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool, election
             "warn_from": flow.mailbox.warn_from,
         }
     if flow.breaker is not None:
-        fields |= {
-            "failures": flow.breaker.failures,
-            "window_ms": to_ms(flow.breaker.window_s),
-            "open_ms": to_ms(flow.breaker.open_s),
-        }
+        fields |= breaker_fields(flow.breaker)
     has_bound, has_breaker = flow.mailbox is not None, flow.breaker is not None
     call = commands.declare_flow(
         store.keys, queue, fields, serves=serves, has_bound=has_bound, has_breaker=has_breaker, election=election

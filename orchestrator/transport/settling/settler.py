@@ -223,8 +223,13 @@ class Settler:
             self._commands().run(*call)
         return claim.queue
 
-    def settle_with_outcome(self, tag: str, counter: str, outcome: Mapping[str, Any], delivery: str) -> None:
-        """End a delivery and record its outcome."""
+    def settle_with_outcome(
+        self, tag: str, counter: str, outcome: Mapping[str, Any], delivery: str, *, for_breaker: str = ""
+    ) -> None:
+        """End a delivery and record its outcome.
+
+        What the breaker needs (see ``settle.lua``) is the outcome's reason, if ``for_breaker`` is empty.
+        """
         claim = self._ended(tag)
         if claim is None or self.holder is None:
             return
@@ -237,8 +242,8 @@ class Settler:
             counter,
             _encode(outcome),
             self._outcome_ttl_ms,
-            # For the breaker: Redis may be unable to read it in the outcome, whose error may be no text.
-            reason=str(outcome.get("reason", "")),
+            # Redis may be unable to read it in the outcome, whose error may be no text.
+            reason=for_breaker or str(outcome.get("reason", "")),
         )
         # While there is more to run, the next one's mark takes it along, or the flusher does in a moment.
         self.holder.ack_pipeline.post(*call, soon=len(self.holder.claims) > 0)

@@ -22,11 +22,12 @@ from hypothesis.stateful import (
 )
 
 from orchestrator.core import breaker
-from orchestrator.core.breaker import BreakerState, Phase
+from orchestrator.core.breaker import BreakerState, Phase, Slice, host_of
 from orchestrator.core.flow_policy import Breaker
 from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.telemetry import Event, attach, detach
+from orchestrator.transport.admission.flow_control import breaker_fields
 from orchestrator.transport.redis import commands
 from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
 
@@ -37,6 +38,41 @@ TOLD = ("breaker.opened", "breaker.half_open", "breaker.closed", "breaker.isolat
 #: Reasons of dead letters: the agent's, and those about which nothing is.
 GUILTY = ("retries exhausted", "timeout")
 INNOCENT = ("validation", "malformed", "unknown task", "unknown message", "expired")
+
+_SHORT_MS = st.sampled_from([300, 1000])
+
+#: Simple breakers, and such with rates, several probes, and a number of callers.
+POLICIES = st.one_of(
+    st.builds(
+        lambda failures, window_ms, open_ms: Breaker(failures, window_ms / 1000, open_ms / 1000),
+        st.sampled_from([1, 2, 3]),
+        _SHORT_MS,
+        _SHORT_MS,
+    ),
+    st.builds(
+        lambda failures, window_ms, open_ms, failure_rate, least, slow_rate, probes, callers: Breaker(
+            failures,
+            window_ms / 1000,
+            open_ms / 1000,
+            failure_rate=failure_rate,
+            least=least,
+            slow_s=None if slow_rate is None else 1,
+            slow_rate=slow_rate,
+            probes=probes,
+            callers=callers,
+        ),
+        st.sampled_from([None, 2, 3]),
+        st.sampled_from([300, 1000, 1005]),
+        _SHORT_MS,
+        st.sampled_from([None, 0.1, 0.5, 1]),
+        st.integers(1, 6),
+        st.sampled_from([None, 0.3, 1]),
+        st.integers(1, 3),
+        st.integers(1, 3),
+    ),
+)
+
+HOSTS = ("web-1", "web-2", "w\u00e4b 3", "")
 
 #: Asks a breaker how many messages it would admit.
 PEEK = b"""
@@ -53,6 +89,8 @@ class Fuse(MailboxMachine):
         super().__init__(BEGIN_MS)
         self.sent = 0
         self.state = BreakerState()
+        #: The host that each message was sent from.
+        self.hosts: dict[str, str] = {}
         #: Attempts under way: the stream and entry of each.
         self.running: dict[str, tuple[str, str]] = {}
         self.phases: list[str] = []
@@ -63,17 +101,13 @@ class Fuse(MailboxMachine):
         detach(self.events.append)
         super().teardown()
 
-    @initialize(
-        failures=st.sampled_from([1, 2, 3]),
-        window_ms=st.sampled_from([300, 1000]),
-        open_ms=st.sampled_from([300, 1000]),
-    )
-    def begin(self, failures: int, window_ms: int, open_ms: int) -> None:
-        self.breaker = Breaker(failures, window_ms / 1000, open_ms / 1000)
+    @initialize(policy=POLICIES)
+    def begin(self, policy: Breaker) -> None:
+        self.breaker = policy
         k = self.keys
         fields = {
             "root": k.root, "queue": QUEUE, "levels": " ".join(LEVELS), "group": GROUP, "outcome_ttl_ms": TTL_MS,
-            "failures": failures, "window_ms": window_ms, "open_ms": open_ms,
+            **breaker_fields(policy),
         }  # fmt: skip
         self.run_script(*commands.declare_flow(k, QUEUE, fields, serves=True, has_bound=False, has_breaker=True))
         self.run_script(*commands.declare(k, QUEUE, [k.stream(QUEUE, level) for level in LEVELS]))
@@ -85,23 +119,24 @@ class Fuse(MailboxMachine):
 
     # -- senders
 
-    @rule(count=st.integers(1, 3))
-    def send(self, count: int) -> None:
+    @rule(count=st.integers(1, 3), host=st.sampled_from(HOSTS))
+    def send(self, count: int, host: str = "") -> None:
         """Some ask; all who may are begun on at once."""
         names = [f"m{self.sent + number}" for number in range(count)]
+        origin = f"gen1@{host}" if host else None
+        self.hosts |= dict.fromkeys(names, host_of(origin))
         self.sent += count
         k = self.keys
         reply = self.run_script(
-            *commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [message(name) for name in names])
+            *commands.publish(k.stream(QUEUE, "0"), k.ledger(QUEUE), [message(name, origin) for name in names])
         )
-        state, wait_ms = breaker.asked(self.breaker, self.state, self.now)
-        may = 0 if wait_ms else 1 if state.phase is Phase.HALF_OPEN else count
+        state, may, wait_ms = breaker.asked(self.breaker, self.state, self.now, count)
         self.turn(state)
         if may < count:
             assert reply[1] == may, reply
             assert reply[2][0] == b"open"
-            # After a probe, the others are told when the next one may go.
-            assert int(reply[2][1]) == (wait_ms or round(self.breaker.open_s * 1000))
+            # After the probes, the others are told when the next ones may go.
+            assert int(reply[2][1]) == wait_ms
             assert reply[2][2:] == ([state.why.encode()] if state.phase is Phase.ISOLATED else [])
         else:
             assert type(reply) is bytes, reply
@@ -120,9 +155,9 @@ class Fuse(MailboxMachine):
     @rule()
     def peek(self) -> None:
         """Somebody wants to know whether one may go, and changes nothing."""
-        may, *rest = self.scripts.run_text("peek", PEEK, [self.keys.flow(QUEUE)], [1])
-        _, wait_ms = breaker.asked(self.breaker, self.state, self.now)
-        assert may == (0 if wait_ms else 1)
+        may, *rest = self.scripts.run_text("peek", PEEK, [self.keys.flow(QUEUE)], [2])
+        _, admitted, wait_ms = breaker.asked(self.breaker, self.state, self.now, 2)
+        assert may == admitted
         if wait_ms:
             assert rest == [wait_ms, *([self.state.why.encode()] if self.state.phase is Phase.ISOLATED else [])]
 
@@ -142,19 +177,35 @@ class Fuse(MailboxMachine):
 
     # -- workers
 
-    def handled(self, name: str, *, tracked: bool) -> None:
+    def handled(self, name: str, *, tracked: bool, slow: bool = False) -> None:
         stream, entry = self.running.pop(name)
         k = self.keys
         if tracked:
             outcome = json.dumps({"outcome": "handled"})
             self.run_script(
                 *commands.settle_with_outcome(
-                    stream, k.ledger(QUEUE), k.outcome(name), entry, "handled", outcome, TTL_MS
+                    stream, k.ledger(QUEUE), k.outcome(name), entry, "handled", outcome, TTL_MS,
+                    reason="slow" if slow else "",
                 )
-            )
+            )  # fmt: skip
         else:
-            self.run_script(*commands.settle(stream, k.ledger(QUEUE), "handled", [entry]))
-        self.turn(breaker.succeeded(self.state))
+            ending = "handled slow" if slow else "handled"
+            self.run_script(*commands.settle(stream, k.ledger(QUEUE), ending, [entry]))
+        self.turn(breaker.succeeded(self.breaker, self.state, self.now, slow=slow))
+
+    @precondition(lambda self: self.running)
+    @rule(slow=st.booleans())
+    def all_are_handled_at_once(self, slow: bool) -> None:
+        """Acknowledgements of one stream are sent together."""
+        by_stream: dict[str, list[str]] = {}
+        for stream, entry in self.running.values():
+            by_stream.setdefault(stream, []).append(entry)
+        for stream, entries in by_stream.items():
+            ending = "handled slow" if slow else "handled"
+            self.run_script(*commands.settle(stream, self.keys.ledger(QUEUE), ending, entries))
+            for _ in entries:
+                self.turn(breaker.succeeded(self.breaker, self.state, self.now, slow=slow))
+        self.running.clear()
 
     def dead_lettered(self, name: str, reason: str) -> None:
         stream, entry = self.running.pop(name)
@@ -165,7 +216,7 @@ class Fuse(MailboxMachine):
             )
         )
         if reason not in INNOCENT:
-            self.failed()
+            self.failed(name)
 
     def dropped(self, name: str, reason: str = "timeout", *, tracked: bool = True) -> None:
         """It failed, and nobody wants a letter."""
@@ -175,26 +226,28 @@ class Fuse(MailboxMachine):
             outcome = json.dumps({"outcome": "dead", "reason": reason})
             self.run_script(
                 *commands.settle_with_outcome(
-                    stream, ledger, self.keys.outcome(name), entry, "dead", outcome, TTL_MS, reason=reason
+                    stream, ledger, self.keys.outcome(name), entry, "dead", outcome, TTL_MS,
+                    reason=f"{reason}\n{self.hosts[name]}",
                 )
-            )
+            )  # fmt: skip
         else:
-            self.run_script(*commands.settle(stream, ledger, f"dead {reason}", [entry]))
+            self.run_script(*commands.settle(stream, ledger, f"dead {reason}\n{self.hosts[name]}", [entry]))
         assert int(self.redis.hget(self.keys.ledger(QUEUE), "dead")) > 0
         if reason not in INNOCENT:
-            self.failed()
+            self.failed(name)
 
     def tried_again(self, name: str) -> None:
         """It failed, and there is another attempt, much later."""
         stream, entry = self.running.pop(name)
+        origin = f"gen1@{self.hosts[name]}" if self.hosts[name] else None
         self.run_script(
-            *commands.retry(self.keys, QUEUE, stream, entry, f"0|{name}", message(name), 10**9, ttl_ms=TTL_MS)
+            *commands.retry(self.keys, QUEUE, stream, entry, f"0|{name}", message(name, origin), 10**9, ttl_ms=TTL_MS)
         )
-        self.failed()
+        self.failed(name)
 
-    def failed(self) -> None:
+    def failed(self, name: str) -> None:
         before = self.state
-        self.turn(breaker.failed(self.breaker, self.state, self.now))
+        self.turn(breaker.failed(self.breaker, self.state, self.now, self.hosts[name]))
         # Not the model's word alone: a late failure leaves an open breaker as it is.
         assert before.phase not in (Phase.OPEN, Phase.ISOLATED) or self.until_ms == before.until_ms
 
@@ -203,9 +256,9 @@ class Fuse(MailboxMachine):
         return name
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), tracked=st.booleans())
-    def succeed(self, data: st.DataObject, tracked: bool) -> None:
-        self.handled(self.one(data), tracked=tracked)
+    @rule(data=st.data(), tracked=st.booleans(), slow=st.booleans())
+    def succeed(self, data: st.DataObject, tracked: bool, slow: bool) -> None:
+        self.handled(self.one(data), tracked=tracked, slow=slow)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), how=st.sampled_from([*GUILTY, "dropped", "tried again"]))
@@ -247,21 +300,38 @@ class Fuse(MailboxMachine):
 
     @invariant()
     def both_stand_at_the_same(self) -> None:
-        phase, failed, why = self.redis.hmget(self.keys.flow(QUEUE), "phase", "failed_ms", "why")
-        phase = Phase((phase or b"closed").decode())
-        isolated = (why or b"").decode() if phase is Phase.ISOLATED else ""
-        stands = BreakerState(phase, tuple(int(at) for at in (failed or b"").split()), self.until_ms, isolated)
+        names = ("phase", "failed_ms", "why", "slices", "hosts", "admitted", "probes_handled")
+        values = self.redis.hmget(self.keys.flow(QUEUE), names)
+        phase, failed, why, slices, hosts, admitted, handled = ((value or b"").decode() for value in values)
+        stands = BreakerState(
+            Phase(phase or "closed"),
+            tuple(int(at) for at in failed.split()),
+            self.until_ms,
+            why if phase == Phase.ISOLATED else "",
+            tuple(Slice(*map(int, one.split(":"))) for one in slices.split()),
+            tuple((host, int(at)) for at, host in (line.split(" ") for line in hosts.splitlines())),
+            int(admitted or phase == Phase.HALF_OPEN),
+            int(handled or 0),
+        )
         assert stands == self.state
 
     @invariant()
     def each_change_was_told_once(self) -> None:
         assert [event.name for event in self.events] == self.phases
 
+    @invariant()
+    def its_memory_is_bounded(self) -> None:
+        state, policy = self.state, self.breaker
+        assert len(state.failed_ms) <= (policy.failures or 0)
+        assert len(state.slices) <= breaker.SLICES
+        assert len(state.hosts) <= policy.callers
+
 
 #: Every way in which an attempt ends.
 ENDINGS: dict[str, Callable[[Fuse, str], None]] = {
     "handled": lambda fuse, name: fuse.handled(name, tracked=True),
     "handled, untracked": lambda fuse, name: fuse.handled(name, tracked=False),
+    "handled slowly": lambda fuse, name: fuse.handled(name, tracked=False, slow=True),
     "dropped": Fuse.dropped,
     "tried again": Fuse.tried_again,
     **{
@@ -279,7 +349,7 @@ def test_the_scripts_breaker_is_the_pure_one(redis_server: EmbeddedServer) -> No
     run_state_machine_as_test(
         Fuse,
         settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
@@ -290,7 +360,7 @@ def test_an_attempt_begun_before_ends_in_each_phase(redis_server: EmbeddedServer
     Fuse.url = redis_server.url
     fuse = Fuse()
     try:
-        fuse.begin(failures=2, window_ms=1000, open_ms=1000)
+        fuse.begin(Breaker(2, 1, 1))
         fuse.send(3)
         if phase is not Phase.CLOSED:
             fuse.dead_lettered("m1", "timeout")

@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 
 from orchestrator import Dead, Handled
+from orchestrator.core.breaker import Phase
 from orchestrator.core.errors import (
     CircuitOpen,
 )
@@ -101,6 +102,35 @@ def test_a_breaker_is_shared_by_all_senders(redis_cluster: Cluster) -> None:
     with pytest.raises(CircuitOpen):
         other.send("long-fused", app.Work())
     other.app.close()
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_slow_calls_open_a_breaker(cluster: Cluster, track: bool) -> None:
+    cluster.orchestrator.breakers.close("sluggish")
+    for _ in range(2):
+        delivery = cluster.orchestrator.send("sluggish", app.Work(), track=track)
+        if track:
+            assert isinstance(delivery.wait(WAIT_S), Handled)
+    eventually(lambda: cluster.orchestrator.breakers.state("sluggish").phase is Phase.OPEN, WAIT_S)
+    with pytest.raises(CircuitOpen):
+        cluster.orchestrator.send("sluggish", app.Work())
+    assert cluster.row("sluggish").pending == 0
+
+
+@pytest.mark.parametrize("on_error", ["dead_letter", "ignore"])
+@pytest.mark.parametrize("track", [True, False])
+def test_failures_of_one_callers_messages_open_a_breaker_for_nobody(
+    redis_cluster: Cluster, on_error: str, track: bool
+) -> None:
+    orchestrator = redis_cluster.orchestrator
+    orchestrator.breakers.close("shared")
+    for _ in range(4):
+        orchestrator.send("shared", app.Work(fails=True), on_error=on_error, track=track)
+    eventually(lambda: redis_cluster.row("shared").pending == 0, WAIT_S)
+    assert orchestrator.breakers.state("shared").phase is Phase.CLOSED
+    handler = orchestrator.app.tasks["shared.Work"]
+    handler.apply_async((app.Work(fails=True).model_dump(),), origin="gen7@another-host")
+    eventually(lambda: orchestrator.breakers.state("shared").phase is Phase.OPEN, WAIT_S)
 
 
 def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(redis_cluster: Cluster) -> None:

@@ -90,10 +90,7 @@ class Flow(MailboxMachine):
             if rest:
                 drop, why = (rest, "") if self.mailbox.overflow == "drop_newest" else ([], "full")
         if self.breaker is not None and take + drop:
-            self.state, wait_ms = breaker.asked(self.breaker, self.state, self.now)
-            may = 0 if wait_ms else len(take) + len(drop)
-            if self.state.phase == "half_open" and not wait_ms:
-                may = 1
+            self.state, may, _ = breaker.asked(self.breaker, self.state, self.now, len(take) + len(drop))
             if may < len(take) + len(drop):
                 drop, take, why = drop[: max(0, may - len(take))], take[:may], "open"
         return take, drop, why
@@ -200,7 +197,8 @@ class Flow(MailboxMachine):
             ),
         )
         self.outcomes[name] = "handled"
-        self.state = breaker.succeeded(self.state)
+        if self.breaker is not None:
+            self.state = breaker.succeeded(self.breaker, self.state, self.now)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), reason=st.sampled_from(["retries exhausted", "validation"]))

@@ -9,7 +9,7 @@ from orchestrator.transport.redis.commands.call import Call
 
 
 def settle(stream: str, ledger: str, outcome: str, entries: Sequence[bytes | str], *, group: str = GROUP) -> Call:
-    """End deliveries with a mere count: an outcome, or one with a blank and a reason behind it."""
+    """End deliveries with a mere count: an outcome, or one with a blank and what the breaker needs behind it."""
     return "settle", [stream, ledger], [group, outcome, *entries]
 
 
@@ -24,8 +24,8 @@ def settle_with_outcome(
     *,
     reason: str = "",
 ) -> Call:
-    """End one delivery and record its outcome, as JSON, for that many ms; a dead one has a ``reason``."""
-    args = [GROUP, entry, counter, outcome, ttl_ms, *([reason] if counter == "dead" else [])]
+    """End one delivery and record its outcome, as JSON, for that many ms; the ``reason`` is for the breaker."""
+    args = [GROUP, entry, counter, outcome, ttl_ms, *([reason] if reason else [])]
     return "settle_with_outcome", [stream, ledger, outcome_key], args
 
 

@@ -10,5 +10,6 @@ even_when_full(queues)
 local breaker = breaker_of(flow)
 if not breaker then return -1 end
 local was_closed = breaker.phase == 'closed'
-turn(breaker, 'closed', '', 0)
+turn(breaker, 'closed', 0)
+save(breaker)
 return with_events(was_closed and 0 or 1)

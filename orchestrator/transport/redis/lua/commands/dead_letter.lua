@@ -25,5 +25,5 @@ local id = add_dead_letter(root, queue, m, d, r, letter, reason, error_type, fin
 redis.call('HINCRBY', ledger, 'dead', 1)
 if outcome_key ~= '' then record(outcome_key, outcome .. ',"letter_id":"' .. id .. '"}', ttl_ms, 'dead') end
 if celery_error then end_for_celery(ledger, m, 'FAILURE', celery_error, celery_text) end
-breaker_dead(flow_of(ledger), reason)
+breaker_dead(flow_of(ledger), reason, m)
 return with_events(id)

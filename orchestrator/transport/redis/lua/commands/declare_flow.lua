@@ -11,8 +11,9 @@ even_when_full(root .. 'queues')
 local held, singleton = unpack(redis.call('HMGET', flow, 'held', 'singleton'))
 if not serves and redis.call('HLEN', flow) > (held and 1 or 0) + (singleton and 1 or 0) then return 0 end
 if not has_bound then redis.call('HDEL', flow, 'limit', 'overflow', 'block_ms', 'warn_from', 'warned') end
+redis.call('HDEL', flow, 'failures', 'window_ms', 'open_ms', 'least', 'failure_rate', 'slow_rate', 'probes', 'callers')
 if not has_breaker then
-  redis.call('HDEL', flow, 'failures', 'window_ms', 'open_ms', 'phase', 'failed_ms', 'until_ms', 'why')
+  redis.call('HDEL', flow, 'phase', 'failed_ms', 'until_ms', 'why', 'slices', 'hosts', 'admitted', 'probes_handled')
 end
 if has_bound or has_breaker then redis.call('HSET', flow, unpack(ARGV, FIRST_FIELD)) else redis.call('DEL', flow) end
 -- The hold is not the declarer's, and who may claim is for those who serve the mailbox to say.

@@ -13,5 +13,6 @@ if not breaker then return -1 end
 local was_isolated = breaker.phase == 'isolated'
 breaker.why = why
 redis.call('HSET', flow, 'why', why)
-turn(breaker, 'isolated', '', 0)
+turn(breaker, 'isolated', 0)
+save(breaker)
 return with_events(was_isolated and 0 or 1)

@@ -55,7 +55,7 @@ for q = FIRST_LEVEL + levels, #ARGV do
     local ms = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
     since = math.min(since or ms, ms)
   end
-  local flow = redis.call('HMGET', root .. 'flow:' .. queue, 'limit', 'overflow', 'failures', 'phase', 'until_ms', 'why')
+  local flow = redis.call('HMGET', root .. 'flow:' .. queue, 'limit', 'overflow', 'open_ms', 'phase', 'until_ms', 'why')
   local phase = flow[3] and (flow[4] or 'closed') or ''
   out[#out + 1] = {queue, waiting + due, redis.call('ZCARD', delayed) - due, held,
     since and math.max(0, now - since) or -1, flow[1] or '', flow[2] or '', phase,

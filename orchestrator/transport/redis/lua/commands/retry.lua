@@ -24,7 +24,7 @@ if entry then _, d, _, _, s = fields(entry) end
 if s == entry_id:match('^%d+') then s = nil end
 redis.call('XDEL', stream, entry_id)
 if outcome_key and cancelled_meanwhile(outcome_key, ledger, message, d, ttl_ms) then
-  breaker_failed(flow_of(ledger))
+  breaker_failed(flow_of(ledger), message)
   return with_events(1)
 end
 schedule(delayed, bodies, bell, member, message, now_ms() + tonumber(delay_ms), d, s)
@@ -36,5 +36,5 @@ if run_key then
   local run = redis.call('HGET', run_key, 'paused') == '1' and runs.open(run_key)
   if run then runs.hold(run, waits) end
 end
-breaker_failed(flow_of(ledger))
+breaker_failed(flow_of(ledger), message)
 return with_events(1)

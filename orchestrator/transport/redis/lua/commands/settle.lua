@@ -1,5 +1,7 @@
 -- Ends deliveries that leave nothing but a count.
--- KEYS: stream, ledger. ARGV: group, outcome (followed by a blank and the reason, where there is one), ids…
+-- KEYS: stream, ledger. ARGV: group, outcome, ids…
+-- The outcome may be followed by a blank and what the breaker needs: `slow` of one that was handled slowly; why it is dead, and
+-- behind a line's end the host that sent it.
 -- Outcome and reason are one word, because acknowledgements of one outcome are sent together.
 -- An id that is no longer pending was requeued meanwhile: its message ran twice, and is counted as duplicated.
 -- Returns the number of deliveries that ended.
@@ -20,9 +22,10 @@ if ended == 0 or redis.call('EXISTS', flow) == 0 then return ended end
 --- @include "script_events"
 --- @include "breaker"
 
-if outcome == 'handled' then
-  breaker_succeeded(flow)
+if outcome:sub(1, 7) == 'handled' then
+  breaker_succeeded(flow, outcome == 'handled slow', ended)
 elseif outcome:sub(1, 4) == 'dead' then
-  for _ = 1, ended do breaker_dead(flow, outcome:sub(6)) end
+  local why, host = ending_of(outcome:sub(6))
+  breaker_dead(flow, why, nil, host, ended)
 end
 return with_events(ended)

@@ -1,5 +1,6 @@
 -- Ends one delivery and records its outcome for those that wait for it.
--- KEYS: stream, ledger, outcome. ARGV: group, entry id, counter, outcome as JSON, ms to keep it, the reason if it is dead.
+-- KEYS: stream, ledger, outcome. ARGV: group, entry id, counter, outcome as JSON, ms to keep it; for the
+-- breaker `slow` if it was handled slowly, or why it is dead, and behind a line's end the host that sent it.
 -- Returns 1; 0 if the entry is no longer pending, which counts as duplicated.
 -- Costs: at most seven commands; with outcome hooks, what they send.
 --- @include "mailbox_entry"
@@ -21,8 +22,9 @@ if redis.call('EXISTS', flow, hooks_of(outcome_key)) == 0 then return 1 end
 
 run_outcome_hooks(outcome_key, counter, ttl_ms, outcome)
 if counter == 'handled' then
-  breaker_succeeded(flow)
+  breaker_succeeded(flow, reason == 'slow')
 elseif counter == 'dead' then
-  breaker_dead(flow, reason)
+  local why, host = ending_of(reason)
+  breaker_dead(flow, why, nil, host)
 end
 return with_events(1)

@@ -66,7 +66,7 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
   end
   if redis.call('XACK', stream, group, id) == 0 or redis.call('XDEL', stream, id) == 0 then return nil end
   local ledger = root .. 'ledger:' .. queue
-  if death then breaker_failed(flow_of(ledger)) end
+  if death then breaker_failed(flow_of(ledger), m) end
   if (death or unattributed > 0 or interrupted or begun) and fails_on_death(m) then
     end_for_death(root, queue, m, d, r, s, deaths, death and death.by or nil, ttl_ms)
     return 'worker died', #m
