@@ -101,6 +101,7 @@ if TYPE_CHECKING:
         OnError as OnError,
         Retry as Retry,
         WhenDown as WhenDown,
+        WhenOpen as WhenOpen,
     )
     from orchestrator.core.reply import Reply as Reply
     from orchestrator.core.settings import (
@@ -243,6 +244,7 @@ _NAMES = {
         "OnError",
         "Retry",
         "WhenDown",
+        "WhenOpen",
     ),
     "orchestrator.core.reply": ("Reply",),
     "orchestrator.core.settings": (

@@ -133,6 +133,8 @@ class Orchestrator:
             countdown_s, eta: the message is not handled before this number of seconds has passed, or before this time.
             priority: as in Celery, 0 to 9.
             when_down: ``"queue"`` or ``"error"``, if no living worker hosts the agent.
+            when_open: ``"error"`` or ``"queue"``, if the agent's circuit breaker is open. Queued messages are let go in
+                their order, as the breaker admits them.
             metadata: JSON data that the handler sees in its context.
             track: false records no outcome to wait for, which makes the send cheaper.
             idempotency_key: of sends to one recipient with the same key the first is accepted. The others return its

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from orchestrator.workflows.step_arguments import StepArguments
 
 
+#: Scripts of up to 200 messages by which one sweep lets deferred messages of one mailbox go.
+_MOST_RELEASES = 50
+
+
 class RedisMode:
     """What one app has in Redis."""
 
@@ -138,7 +142,17 @@ class RedisMode:
         """What is done when a time has come, by the kind of its timer; connects when it is used."""
         from orchestrator.maintenance.due_timers import DueTimers
 
-        return DueTimers(lambda: self.store, {"run": lambda what: self.runs.time_came(what), "ask": self._time_out})
+        return DueTimers(
+            lambda: self.store,
+            {"run": lambda what: self.runs.time_came(what), "ask": self._time_out, "deferred": self._release_deferred},
+        )
+
+    def _release_deferred(self, queue: str) -> None:
+        """Let go of a mailbox' deferred messages; the script sets the timer anew if some are left."""
+        for _ in range(_MOST_RELEASES):
+            moved, left = self.store.run(*commands.release_deferred(self.store.keys, queue))
+            if not moved or not left:
+                return
 
     def _time_out(self, ask_id: str) -> None:
         self.store.run(*commands.end_ask(self.store.keys, ask_id, "time"))

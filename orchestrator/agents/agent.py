@@ -22,7 +22,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.placement import names_fault
-from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.policy import OnError, Retry, WhenDown, WhenOpen
 from orchestrator.core.reply import Reply
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.supervision import Supervision
@@ -65,6 +65,8 @@ class Agent:
     priority: ClassVar[int | None] = None
     #: Whether a message waits for an agent that is down, or is refused.
     when_down: ClassVar[WhenDown | str | None] = None
+    #: Whether a message waits behind the agent's open breaker, or is refused.
+    when_open: ClassVar[WhenOpen | str | None] = None
     #: How many messages may wait for it, and what happens to one more; ``None`` for no bound.
     mailbox: ClassVar[Mailbox | None] = None
     #: When its senders are refused because too many attempts fail; ``None`` for never.
@@ -101,6 +103,7 @@ def handles(
     expires_s: float | None = None,
     priority: int | None = None,
     when_down: WhenDown | str | None = None,
+    when_open: WhenOpen | str | None = None,
     dead_letter_expired: bool | None = None,
     idempotent: bool = False,
 ) -> Callable[[F], F]:
@@ -125,6 +128,7 @@ def handles(
         "expires_s": expires_s,
         "priority": priority,
         "when_down": when_down,
+        "when_open": when_open,
         "dead_letter_expired": dead_letter_expired,
     }
 

@@ -25,6 +25,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "dead_letter_expired": (bool, int, str),
     "priority": (int, float, str),
     "when_down": (str, Enum),
+    "when_open": (str, Enum),
     "mailbox": (Mailbox, dict, int),
     "breaker": (Breaker, dict, int),
     "capabilities": (str, set, frozenset, list, tuple),

@@ -78,7 +78,7 @@ def print_snapshot(context: click.Context, seen: Snapshot, deaths_shown: int, se
         [
             (
                 m.queue,
-                m.waiting,
+                f"{m.waiting} ({m.deferred} deferred)" if m.deferred else m.waiting,
                 "" if m.oldest_waiting_s is None else age(m.oldest_waiting_s),
                 m.held,
                 m.delayed,

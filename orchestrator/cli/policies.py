@@ -19,7 +19,17 @@ from orchestrator.core.timeout_classes import NamedSeconds
 from orchestrator.sending.address import Address
 from orchestrator.worker.startup_warnings import governed_tasks, pool_warnings, startup_warnings
 
-_OPTIONS = ("retry", "on_error", "timeout_s", "deadline_s", "expires_s", "priority", "when_down", "dead_letter_expired")
+_OPTIONS = (
+    "retry",
+    "on_error",
+    "timeout_s",
+    "deadline_s",
+    "expires_s",
+    "priority",
+    "when_down",
+    "when_open",
+    "dead_letter_expired",
+)
 
 
 @click.command(cls=CeleryCommand, name="policies", epilog=EXIT_CODES)

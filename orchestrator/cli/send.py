@@ -22,7 +22,7 @@ from orchestrator.cli.undeclared import undeclared_message
 from orchestrator.core.errors import InfrastructureError, InvalidMessage, InvalidPolicy, SendFailed, UnknownMessage
 from orchestrator.core.message import Message, decode
 from orchestrator.core.outcome import Handled, Outcome
-from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.policy import OnError, Retry, WhenDown, WhenOpen
 from orchestrator.core.secret_names import secret_names
 from orchestrator.sending.delivery import Delivery
 
@@ -95,6 +95,12 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     cls=CeleryOption,
     help="What becomes of it while no worker hosts the agent.",
 )
+@click.option(
+    "--when-open",
+    type=click.Choice([choice.value for choice in WhenOpen]),
+    cls=CeleryOption,
+    help="What becomes of it while the agent's circuit breaker is open.",
+)
 @click.option("--idempotency-key", cls=CeleryOption, help="Messages with the same key run once, within a day.")
 @click.option("--priority", type=int, cls=CeleryOption, help="0 (first) to 9 (last).")
 @click.option(
@@ -122,6 +128,7 @@ def send(
     timeout: float | None,
     deadline: float | None,
     when_down: str | None,
+    when_open: str | None,
     idempotency_key: str | None,
     priority: int | None,
     metadata: Mapping[str, str],
@@ -147,6 +154,7 @@ def send(
         timeout_s=timeout,
         deadline_s=deadline,
         when_down=when_down,
+        when_open=when_open,
         idempotency_key=idempotency_key,
         priority=priority,
         metadata=metadata,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from enum import StrEnum
+from typing import Any, Final, TypeVar
 
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.plural import counted
-from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.policy import OnError, Retry, WhenDown, WhenOpen
 from orchestrator.core.timeout_classes import shown_seconds
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 _YEAR_S: Final = 365 * 24 * 3600.0
 
@@ -34,6 +37,7 @@ class Policy:
     expires_s: float | None = None
     priority: int | None = None
     when_down: WhenDown | None = None
+    when_open: WhenOpen | None = None
     dead_letter_expired: bool | None = None
 
     def __post_init__(self) -> None:
@@ -50,6 +54,7 @@ class Policy:
             raise InvalidPolicy("dead_letter_expired", self.dead_letter_expired, "True or False")
         object.__setattr__(self, "on_error", _choice("on_error", OnError, self.on_error))
         object.__setattr__(self, "when_down", _choice("when_down", WhenDown, self.when_down))
+        object.__setattr__(self, "when_open", _choice("when_open", WhenOpen, self.when_open))
 
     def to_wire(self) -> dict[str, Any]:
         """As JSON data, without the values that are ``None``."""
@@ -72,7 +77,7 @@ class Policy:
 
 
 #: Options that have a default.
-_DEFAULTS: Final = ("retry", "on_error", "when_down")
+_DEFAULTS: Final = ("retry", "on_error", "when_down", "when_open")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Effective:
     retry: Retry
     on_error: OnError
     when_down: WhenDown
+    when_open: WhenOpen = WhenOpen.ERROR
     timeout_s: float | None = None
     deadline_s: float | None = None
     expires_s: float | None = None
@@ -167,7 +173,7 @@ def priority_of(value: int | None) -> int | None:
     return value
 
 
-def _choice(name: str, choices: type[OnError] | type[WhenDown], value: str | None) -> OnError | WhenDown | None:
+def _choice(name: str, choices: type[_Choice], value: str | None) -> _Choice | None:
     if value is None:
         return None
     try:

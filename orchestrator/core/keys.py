@@ -25,6 +25,9 @@ RETURNED = "returned-"
 #: Level that never holds a message; an entry in it wakes one blocked reader (see ``delay.lua``).
 DOORBELL = "bell"
 
+#: Level that nobody claims from: messages behind an open breaker (see ``includes/deferred.lua``).
+DEFERRED = "deferred"
+
 _LONGEST_NAME = 100
 
 #: Prefix of a long value's name in the index. A short value with this prefix is treated as a long one.
@@ -60,6 +63,10 @@ class Keys:
     def stream(self, queue: str, level: str | int) -> str:
         """The stream of one level of a mailbox."""
         return f"{self.root}q:{level}:{queue}"
+
+    def deferred(self, queue: str) -> str:
+        """The stream of a mailbox in which messages wait behind an open breaker; nobody claims from it."""
+        return self.stream(queue, DEFERRED)
 
     def delayed(self, queue: str) -> str:
         """Sorted set of messages not yet due: member -> due time in ms by Redis' clock."""
@@ -364,7 +371,7 @@ class Keys:
 
     @property
     def timers(self) -> str:
-        """Sorted set of what is due at a time: ``run:UID:STEP`` or ``ask:ID`` -> when, in ms."""
+        """Sorted set of what is due at a time: ``run:UID:STEP``, ``ask:ID`` or ``deferred:QUEUE`` -> when, in ms."""
         return f"{self.root}timers"
 
     @property

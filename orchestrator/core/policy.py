@@ -24,6 +24,15 @@ class OnError(StrEnum):
     IGNORE = "ignore"
 
 
+class WhenOpen(StrEnum):
+    """What happens to a message for an agent whose circuit breaker is open."""
+
+    #: It is refused.
+    ERROR = "error"
+    #: It waits behind the breaker, and is let go in its turn once that admits it.
+    QUEUE = "queue"
+
+
 class WhenDown(StrEnum):
     """What happens to a message for an agent that no living incarnation hosts."""
 

@@ -96,6 +96,8 @@ class Supervision:
     on_death: str = ""
     #: The conversation that it belongs to (see :class:`orchestrator.core.conversation.Conversation`).
     conversation: Mapping[str, Any] | None = None
+    #: ``"queue"`` if it is to wait behind its agent's open breaker; read by the script that accepts it.
+    when_open: str = ""
 
     def __repr__(self) -> str:
         return summary(self, ("agent", "message", "on_error", "metadata", "failures"), self.hide)
@@ -121,6 +123,8 @@ class Supervision:
             wire["on_death"] = self.on_death
         if self.conversation:
             wire["conversation"] = dict(self.conversation)
+        if self.when_open:
+            wire["when_open"] = self.when_open
         if self.failures:
             wire["failures"] = [failure.to_wire() for failure in self.failures]
         return wire
@@ -173,6 +177,7 @@ class Supervision:
                 ask=wire.get("ask") is True,
                 on_death=str(wire.get("on_death", "")),
                 conversation=None if wire.get("conversation") is None else dict(wire["conversation"]),
+                when_open=str(wire.get("when_open", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidPolicy(HEADER, wire, "what Supervision.to_wire() makes") from error

@@ -17,6 +17,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
 from orchestrator.core.outcome import Dead, Handled, Outcome, kind, to_wire
+from orchestrator.core.policy import WhenOpen
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
 from orchestrator.eager.delivery_runner import DeliveryRunner
@@ -27,7 +28,7 @@ from orchestrator.sending.backend import SendResult
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal, Strategy
 from orchestrator.sending.call_counts import CallCounts, counts_of
 from orchestrator.sending.celery_sends import TaskSend, as_published, check_arguments, has_own_way, send_by_task
-from orchestrator.sending.delivery import CancelResult, Found
+from orchestrator.sending.delivery import CancelResult, Found, Status
 from orchestrator.sending.ledger import LedgerRow
 from orchestrator.sending.outgoing_message import AskRequest, OutgoingMessage
 from orchestrator.sending.stale import InMemoryStaleReplies
@@ -54,6 +55,8 @@ class EagerBackend:
         self._inboxes: dict[str, list[tuple[str, Outcome | None]]] = {}
         self._calls: dict[str, Counter[str]] = {}
         self.stale = InMemoryStaleReplies()
+        #: By agent: the messages that wait behind its open breaker, oldest first.
+        self._deferred: dict[str, list[OutgoingMessage]] = {}
         self._replay_checks: list[Callable[[str, Supervision], None]] = []
         self._runner = DeliveryRunner(app, self._flow, self._records, self.letters)
         #: By the id of a broadcast's copy that died: its compensation, should it be replayed, and the broadcast.
@@ -74,15 +77,27 @@ class EagerBackend:
         return self._records.record(delivery_id)
 
     def find(self, queue: str, delivery_id: str) -> Found | None:
-        """``None``: no message ever waits here."""
-        return None
+        """Where a message waits that a breaker has deferred; ``None`` for others, which never wait here."""
+        located = self.locate(delivery_id)
+        return None if located is None else located[1]
 
     def locate(self, delivery_id: str) -> tuple[str, Found] | None:
-        """``None``: no message ever waits here."""
+        """The same, with its mailbox."""
+        for messages in self._deferred.values():
+            for message in messages:
+                if message.id == delivery_id:
+                    queue = getattr(message.queue, "name", message.queue) or self._app.conf.task_default_queue
+                    return str(queue), Found(Status.PENDING, message.supervision)
         return None
 
     def cancel(self, queue: str, delivery_id: str) -> CancelResult:
-        """Too late: a delivery has its outcome before it can be cancelled."""
+        """Too late, as a rule: a delivery has its outcome before it can be cancelled, unless a breaker defers it."""
+        for messages in self._deferred.values():
+            for message in messages:
+                if message.id == delivery_id:
+                    messages.remove(message)
+                    self._runner.cancel(message, "sender")
+                    return CancelResult.CANCELLED
         known = self._records.outcome(delivery_id) is not None
         return CancelResult.TOO_LATE if known else CancelResult.UNKNOWN
 
@@ -94,7 +109,9 @@ class EagerBackend:
 
     def close_breaker(self, agent: str) -> bool | None:
         """Close an agent's breaker by hand. Returns whether it was not closed; ``None`` if the agent has none."""
-        return self._flow.close(agent)
+        was_open = self._flow.close(agent)
+        self._let_go(agent)
+        return was_open
 
     def isolate_breaker(self, agent: str, why: str) -> bool | None:
         """Isolate an agent's breaker. Returns whether it was not isolated; ``None`` if the agent has none."""
@@ -148,7 +165,7 @@ class EagerBackend:
                 return refused
         for place, message in enumerate(request.copies):
             with _refusing(refused, place):
-                self._send(message)
+                self._send(message, may_wait=False)
         outcomes = [self._records.outcome(message.id) for message in request.copies]
         if any(outcome is not None and not isinstance(outcome, Handled) for outcome in outcomes):
             for place, compensation in enumerate(request.compensations):
@@ -162,8 +179,13 @@ class EagerBackend:
         self._runner.run(compensation)
         emit(events.COMPENSATED, agent=compensation.supervision.agent, id=compensation.id, broadcast=broadcast)
 
-    def _send(self, message: OutgoingMessage, raised: list[BaseException] | None = None) -> SendResult:
-        """As :meth:`send`, but what the last attempt raises is appended to ``raised``."""
+    def _send(
+        self, message: OutgoingMessage, raised: list[BaseException] | None = None, *, may_wait: bool = True
+    ) -> SendResult:
+        """As :meth:`send`, but what the last attempt raises is appended to ``raised``.
+
+        Without ``may_wait``, an open breaker refuses the message though it asks to wait.
+        """
         task = None if message.supervision.agent else self._app.tasks.get(message.task)
         place: Mapping[str, Any] | None = None
         if task is not None and has_own_way(task):
@@ -181,17 +203,49 @@ class EagerBackend:
         if duplicate is not None:
             return SendResult(duplicate)
         try:
-            if message.supervision.run is None:
-                # A step is not refused: its run was accepted with all of its steps.
-                self._flow.admit(message.supervision.agent)
-            outcome = self._runner.run(message, raised)
+            if message.supervision.run is None and self._defers(message, may_wait=may_wait):
+                self._let_go(message.supervision.agent)
+                return SendResult(message.id)
+            self._run(message, raised)
         except BaseException:
             self._flow.forget(message)
             raise
+        self._let_go(message.supervision.agent)
+        return SendResult(message.id, place=place)
+
+    def _defers(self, message: OutgoingMessage, *, may_wait: bool) -> bool:
+        """Whether a message waits behind its agent's open breaker, with others before it or not.
+
+        Raises:
+            CircuitOpen: it is open, and the message does not ask to wait.
+        """
+        agent = message.supervision.agent
+        may_wait = may_wait and message.ask is None and message.supervision.when_open == WhenOpen.QUEUE
+        if not (may_wait and self._deferred.get(agent)):
+            try:
+                self._flow.admit(agent)
+            except CircuitOpen:
+                if not may_wait:
+                    raise
+            else:
+                return False
+        self._deferred.setdefault(agent, []).append(message)
+        return True
+
+    def _let_go(self, agent: str) -> None:
+        """Run the messages that wait behind an agent's breaker, as many as it admits."""
+        while waiting := self._deferred.get(agent):
+            try:
+                self._flow.admit(agent)
+            except CircuitOpen:
+                return
+            self._run(waiting.pop(0))
+
+    def _run(self, message: OutgoingMessage, raised: list[BaseException] | None = None) -> None:
+        outcome = self._runner.run(message, raised)
         self._flow.ended(message)
         if message.ask is not None:
             self._end_ask(message.ask, message.supervision.agent, message.id, outcome)
-        return SendResult(message.id, place=place)
 
     def _end_ask(self, ask: AskRequest, agent: str, delivery_id: str, outcome: Outcome) -> None:
         """Put the reply where it is wanted: nothing is refused it, and what its handler raises is the handler's."""
@@ -261,6 +315,7 @@ class EagerBackend:
             check(message.queue, outgoing.supervision)
         self._flow.admit(outgoing.supervision.agent)
         outcome = self._runner.deliver(message)
+        self._let_go(outgoing.supervision.agent)
         if isinstance(outcome, Handled) and (due := self._compensations.pop(outgoing.id, None)) is not None:
             self._compensate(*due)
         return isinstance(outcome, Dead) and outcome.letter_id is None

@@ -20,7 +20,7 @@ from orchestrator.core.history import Attempt, how, now_text
 from orchestrator.core.log import get_logger
 from orchestrator.core.long_texts import shortened
 from orchestrator.core.masking import mask
-from orchestrator.core.outcome import Dead, Expired, Handled, Outcome
+from orchestrator.core.outcome import Cancelled, Dead, Expired, Handled, Outcome
 from orchestrator.core.policy import error_names
 from orchestrator.core.run_calls import Suspended
 from orchestrator.core.supervision import HEADER, Failure, Supervision
@@ -123,6 +123,16 @@ class DeliveryRunner:
         for callback in self.on_outcome:
             callback(supervision, outcome)
         return recorded
+
+    def cancel(self, outgoing: OutgoingMessage, by: str) -> None:
+        """End a message that was accepted and not run."""
+        queue = str(getattr(outgoing.queue, "name", outgoing.queue) or self._app.conf.task_default_queue)
+        outcome = Cancelled(by=by)
+        self._records.count(queue, "accepted")
+        last = Attempt(0, now_text(), _WORKER, how(outcome), None)
+        self._records.end(queue, outgoing.id, outcome, outgoing.supervision, last)
+        for callback in self.on_outcome:
+            callback(outgoing.supervision, outcome)
 
     def dead_letter_unreadable(self, queue: str, raw: bytes, why: UnreadableMessage) -> None:
         """Keep a message that cannot be executed as a dead letter again, as ``DeadLetterUnprocessable`` does."""

@@ -24,6 +24,8 @@ class MailboxState:
     queue: str
     #: Messages that are due and not claimed.
     waiting: int = 0
+    #: Those of the waiting messages that wait behind an open breaker (``when_open="queue"``).
+    deferred: int = 0
     #: Messages that are not yet due.
     delayed: int = 0
     #: Messages that a worker has claimed and not settled.
@@ -79,11 +81,12 @@ def read_some(
         answer = store.run(*commands.mailbox_states(store.keys, store.levels, queues[at : at + _AT_ONCE]))
         # The script reads fewer mailboxes if messages are large.
         at += len(answer)
-        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms, why in answer:
+        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms, why, deferred in answer:
             queue = raw.decode("utf-8", "replace")
             yield MailboxState(
                 queue=queue,
                 waiting=waiting,
+                deferred=deferred,
                 delayed=delayed,
                 held=held,
                 oldest_waiting_s=None if oldest_ms < 0 else oldest_ms / 1000,

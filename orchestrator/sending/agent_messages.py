@@ -14,6 +14,7 @@ from orchestrator.core.conversation import CURRENT as CONVERSATION
 from orchestrator.core.effective import Effective
 from orchestrator.core.errors import DeadlinePassed, InvalidPolicy
 from orchestrator.core.message import Message, encode, message_name
+from orchestrator.core.policy import WhenOpen
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.timeouts import Timeouts
@@ -154,6 +155,7 @@ def build_message(
             dead_letter_expired=effective.dead_letter_expired,
             hide=hide,
             conversation=None if conversation is None else conversation.to_wire(),
+            when_open="queue" if agent and effective.when_open is WhenOpen.QUEUE else "",
         ),
         kwargs or {},
         queue=queue,

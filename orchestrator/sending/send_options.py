@@ -14,7 +14,7 @@ from orchestrator.core.effective import Policy, seconds
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.masked_repr import summary
 from orchestrator.core.nearest import meant
-from orchestrator.core.policy import OnError, Retry, WhenDown
+from orchestrator.core.policy import OnError, Retry, WhenDown, WhenOpen
 from orchestrator.core.text import is_text
 
 #: A policy that leaves every value to the message's handler, agent and settings.
@@ -57,6 +57,8 @@ class SendManyOptions(BroadcastOptions, total=False):
     countdown_s: float | None
     #: What happens if no living worker hosts the agent: ``"queue"`` or ``"error"``.
     when_down: WhenDown | str | None
+    #: What happens if the agent's circuit breaker is open: ``"error"`` or ``"queue"``.
+    when_open: WhenOpen | str | None
     #: Whether an outcome is recorded that one can wait for; true unless said otherwise.
     track: bool | None
 
@@ -85,6 +87,7 @@ _POLICY: Final = (
     "expires_s",
     "priority",
     "when_down",
+    "when_open",
     "dead_letter_expired",
 )
 

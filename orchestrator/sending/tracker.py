@@ -122,7 +122,8 @@ class RedisTracker:
         k = store.keys
         ttl_ms = to_ms(store.options.outcome_ttl_s)
         for _ in range(_TRIES):
-            for stream in ("", *(k.stream(queue, level) for level in store.levels)):
+            # A deferred message that is let go meanwhile is in a stream that comes later.
+            for stream in ("", k.deferred(queue), *(k.stream(queue, level) for level in store.levels)):
                 begin = "-" if stream else "0"
                 while begin:
                     call = commands.find_delivery(

@@ -64,6 +64,10 @@ class MailboxChannel(ConnectedChannel):
         levels = (*self.levels, DOORBELL) if bell else self.levels
         return [self.keys.stream(queue, level) for level in levels]
 
+    def _read_and_deferred(self, queue: str) -> list[str]:
+        """All streams that can have messages, deferred ones first."""
+        return [self.keys.deferred(queue), *self._streams(queue)]
+
     def _make_streams(self, queues: Iterable[str]) -> None:
         for queue in queues:
             self.wire.run(*self._declaration(queue))
@@ -80,7 +84,7 @@ class MailboxChannel(ConnectedChannel):
 
     def _size(self, queue: str) -> int:
         total = int(self.wire.call("ZCARD", self.keys.delayed(queue)))
-        for stream in self._streams(queue):
+        for stream in self._read_and_deferred(queue):
             total += int(self.wire.call("XLEN", stream))
             try:
                 total -= int(self.wire.call("XPENDING", stream, GROUP)[0])
@@ -90,7 +94,7 @@ class MailboxChannel(ConnectedChannel):
         return total
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
-        return bool(self.wire.call("EXISTS", *self._streams(queue), self.keys.delayed(queue)))
+        return bool(self.wire.call("EXISTS", *self._read_and_deferred(queue), self.keys.delayed(queue)))
 
     def _purge(self, queue: str) -> int:
         """Drop what waits; at most as many messages as there were at the beginning. Held messages stay."""
@@ -108,8 +112,8 @@ class MailboxChannel(ConnectedChannel):
         delayed messages if ``stream`` is '', and returns how many.
         """
         total = 0
-        for stream in ("", *self._streams(queue)):
-            # A delayed message that falls due meanwhile is in a stream, which comes later.
+        for stream in ("", *self._read_and_deferred(queue)):
+            # A message that falls due or is let go meanwhile is in a stream that comes later.
             counted = ("XLEN", stream) if stream else ("ZCARD", self.keys.delayed(queue))
             left = int(self.wire.call(*counted))
             while left > 0 and (dropped := drop(stream, min(left, _DROP_BATCH))):
@@ -138,7 +142,7 @@ class MailboxChannel(ConnectedChannel):
 
     def _delete_mailbox(self, queue: str) -> None:
         """Drop what waits, and the mailbox itself. If others go on publishing, it stays, with what came since."""
-        streams, ttl_ms = self._streams(queue), to_ms(self.options.outcome_ttl_s)
+        streams, ttl_ms = self._read_and_deferred(queue), to_ms(self.options.outcome_ttl_s)
         is_reply = queue in self._reply_queues
 
         def drop(stream: str, most: int) -> int:

@@ -41,7 +41,7 @@ class MailboxMachine(RuleBasedStateMachine):
         self.redis.close()
 
 
-def message(name: str, origin: str | None = None) -> str:
-    """A tracked message."""
-    headers = {"id": name, "origin": origin, "orc": {"track": True, "agent": QUEUE, "message": "M"}}
-    return json.dumps({"headers": headers})
+def message(name: str, origin: str | None = None, *, deferring: bool = False) -> str:
+    """A tracked message, which waits behind an open breaker if it is ``deferring``."""
+    orc = {"track": True, "agent": QUEUE, "message": "M", **({"when_open": "queue"} if deferring else {})}
+    return json.dumps({"headers": {"id": name, "origin": origin, "orc": orc}})

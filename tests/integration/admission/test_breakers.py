@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from orchestrator import Dead, Handled
+from orchestrator import Cancelled, Dead, Handled
 from orchestrator.core.breaker import Phase
 from orchestrator.core.errors import (
     CircuitOpen,
 )
+from orchestrator.sending.delivery import CancelResult, Status
 from tests.apps import flow_app as app
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
@@ -131,6 +132,39 @@ def test_failures_of_one_callers_messages_open_a_breaker_for_nobody(
     handler = orchestrator.app.tasks["shared.Work"]
     handler.apply_async((app.Work(fails=True).model_dump(),), origin="gen7@another-host")
     eventually(lambda: orchestrator.breakers.state("shared").phase is Phase.OPEN, WAIT_S)
+
+
+def test_messages_wait_behind_an_open_breaker_if_their_sender_asks_for_it(cluster: Cluster) -> None:
+    orchestrator = cluster.orchestrator
+    trip(cluster, "long-fused")
+    deliveries = [orchestrator.send("long-fused", app.Work(), when_open="queue") for _ in range(4)]
+    with pytest.raises(CircuitOpen):
+        orchestrator.send("long-fused", app.Work())
+    assert [delivery.outcome() for delivery in deliveries] == [None] * 4
+    assert deliveries[1].status() is Status.PENDING
+    assert deliveries[2].cancel() is CancelResult.CANCELLED
+    assert orchestrator.breakers.isolate("long-fused", why="still at work on it")
+    if cluster.has_worker:
+        assert cluster.row("long-fused").ready == 3
+        (seen,) = [one for one in orchestrator.mailboxes() if one.queue == "long-fused"]
+        assert (seen.waiting, seen.deferred) == (3, 3)
+    assert orchestrator.breakers.close("long-fused")
+    del deliveries[2]
+    assert [delivery.wait(WAIT_S) for delivery in deliveries] == [Handled("worked")] * 3
+    assert orchestrator.send("long-fused", app.Work(), when_open="queue").wait(WAIT_S) == Handled("worked")
+    assert cluster.row("long-fused").balanced
+
+
+def test_deferred_messages_are_purged_with_their_mailbox(redis_cluster: Cluster) -> None:
+    orchestrator = redis_cluster.orchestrator
+    trip(redis_cluster, "long-fused")
+    delivery = orchestrator.send("long-fused", app.Work(), when_open="queue", idempotency_key="deferred")
+    assert orchestrator.send("long-fused", app.Work(), idempotency_key="deferred").id == delivery.id
+    with orchestrator.app.connection_for_write() as connection:
+        assert connection.default_channel.queue_purge("long-fused") == 1
+    assert delivery.wait(WAIT_S) == Cancelled(by="purge")
+    assert redis_cluster.row("long-fused").balanced
+    orchestrator.breakers.close("long-fused")
 
 
 def test_a_message_that_came_too_late_to_a_queue_is_not_its_agents_failure(redis_cluster: Cluster) -> None:

@@ -136,3 +136,34 @@ def test_two_processes_share_one_breaker_and_its_one_probe(cluster: Cluster) -> 
         cluster.idle()
         row = cluster.row("long-fused")
         assert (row.accepted, row.handled, row.dead) == (6, 4, 2)
+
+
+# -- deferred messages
+
+
+def test_deferred_messages_outlive_their_worker_and_are_let_go_in_their_order(cluster: Cluster) -> None:
+    orchestrator = cluster.orchestrator
+    keys = orchestrator.runtime.store.keys
+    with WorkerProcess(APP, cluster.url, queues="long-fused") as worker:
+        for _ in range(2):
+            orchestrator.send("long-fused", app.Work(fails=True))
+        eventually(lambda: orchestrator.breakers.state("long-fused").phase == "open", WAIT_S, worker.log)
+        names = [f"deferred-{number}" for number in range(5)]
+        deliveries = [orchestrator.send("long-fused", app.Hold(name=name), when_open="queue") for name in names]
+        for name in names:
+            cluster.redis.rpush(f"test:go:{name}", "go")
+        worker.kill()
+    assert cluster.redis.xlen(keys.deferred("long-fused")) == 5
+    # Its ten minutes have passed.
+    cluster.redis.hset(keys.flow("long-fused"), "until_ms", 1)
+    cluster.redis.zadd(keys.timers, {"deferred:long-fused": 1})
+    with WorkerProcess(APP, cluster.url, queues="long-fused") as worker:
+        outcomes = [delivery.wait(WAIT_S) for delivery in deliveries]
+        tokens = [outcome.result for outcome in outcomes if isinstance(outcome, Handled)]
+        assert len(tokens) == 5, worker.log()
+        assert tokens == sorted(tokens)
+        cluster.idle()
+    assert orchestrator.breakers.state("long-fused").phase == "closed"
+    assert not cluster.redis.exists(keys.deferred("long-fused"))
+    row = cluster.row("long-fused")
+    assert (row.accepted, row.handled, row.dead, row.balanced) == (7, 5, 2, True)

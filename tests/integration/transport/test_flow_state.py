@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from orchestrator.core import breaker
-from orchestrator.core.breaker import BreakerState
+from orchestrator.core.breaker import BreakerState, Phase
 from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
@@ -44,6 +44,10 @@ class Flow(MailboxMachine):
         self.first: dict[str, str] = {}
         self.accepted = 0
         self.warned = False
+        self.breaker: Breaker | None = None
+        self.deferred: list[str] = []
+        #: Those that were let go, and not claimed yet.
+        self.let_go_names: list[str] = []
 
     @initialize(
         mailbox=st.sampled_from(
@@ -78,9 +82,32 @@ class Flow(MailboxMachine):
 
     @property
     def depth(self) -> int:
-        return len(self.ready) + len(self.delayed)
+        return len(self.ready) + len(self.delayed) + len(self.deferred)
 
-    def may_enter(self, names: list[str]) -> tuple[list[str], list[str], str]:
+    @property
+    def is_behind_breaker(self) -> bool:
+        return self.breaker is not None and (bool(self.deferred) or self.state.phase is not Phase.CLOSED)
+
+    def may_defer(self, deferring: bool) -> bool:
+        """In a mailbox that drops its oldest, Redis' real clock decides which one is older: not in this machine."""
+        return deferring and (self.mailbox is None or self.mailbox.overflow != "drop_oldest")
+
+    def defer(self, names: list[str]) -> None:
+        self.deferred += names
+        self.let_go()
+
+    def let_go(self) -> None:
+        """As many as the breaker admits."""
+        if self.deferred and self.breaker is not None:
+            self.state, count, _ = breaker.asked(self.breaker, self.state, self.now, len(self.deferred))
+            self.move(count)
+
+    def move(self, count: int) -> None:
+        self.ready += self.deferred[:count]
+        self.let_go_names += self.deferred[:count]
+        del self.deferred[:count]
+
+    def may_enter(self, names: list[str], *, deferring: bool = False) -> tuple[list[str], list[str], str]:
         """Who enters, who is dropped at once, and why the others are refused."""
         take, why = names, ""
         drop: list[str] = []
@@ -89,7 +116,7 @@ class Flow(MailboxMachine):
             take, rest = names[:room], names[room:]
             if rest:
                 drop, why = (rest, "") if self.mailbox.overflow == "drop_newest" else ([], "full")
-        if self.breaker is not None and take + drop:
+        if self.breaker is not None and take + drop and not (deferring and self.is_behind_breaker):
             self.state, may, _ = breaker.asked(self.breaker, self.state, self.now, len(take) + len(drop))
             if may < len(take) + len(drop):
                 drop, take, why = drop[: max(0, may - len(take))], take[:may], "open"
@@ -125,35 +152,44 @@ class Flow(MailboxMachine):
         self.now += passed_ms
         self.scripts.set(self.now)
 
-    @rule(count=st.integers(1, 5))
-    def send(self, count: int) -> None:
+    @rule(count=st.integers(1, 5), deferring=st.booleans())
+    def send(self, count: int, deferring: bool) -> None:
+        deferring = self.may_defer(deferring)
         names = self.names(count)
-        reply = self.run_script(
-            *commands.publish(self.keys.stream(QUEUE, "0"), self.keys.ledger(QUEUE), map(message, names))
-        )
-        take, drop, why = self.may_enter(names)
+        texts = [message(name, deferring=deferring) for name in names]
+        reply = self.run_script(*commands.publish(self.keys.stream(QUEUE, "0"), self.keys.ledger(QUEUE), texts))
+        take, drop, why = self.may_enter(names, deferring=deferring)
         self.accepted += len(take) + len(drop)
-        self.ready += take
-        self.entered(take, drop)
+        if deferring and self.is_behind_breaker:
+            self.entered([], drop)
+            if take:
+                self.defer(take)
+        else:
+            self.ready += take
+            self.entered(take, drop)
         self.check(reply, len(take) + len(drop), why)
 
-    @rule(delay_ms=st.sampled_from([10, 700]))
-    def send_later(self, delay_ms: int) -> None:
+    @rule(delay_ms=st.sampled_from([10, 700]), deferring=st.booleans())
+    def send_later(self, delay_ms: int, deferring: bool) -> None:
+        """What is not yet due is not deferred."""
+        deferring = self.may_defer(deferring)
         (name,) = self.names(1)
-        reply = self.run_script(*commands.delay(self.keys, QUEUE, f"0|{name}", message(name), delay_ms))
-        take, drop, why = self.may_enter([name])
+        text = message(name, deferring=deferring)
+        reply = self.run_script(*commands.delay(self.keys, QUEUE, f"0|{name}", text, delay_ms))
+        take, drop, why = self.may_enter([name], deferring=deferring)
         self.accepted += len(take) + len(drop)
         self.delayed = sorted([*self.delayed, *((self.now + delay_ms, name) for name in take)])
         self.entered(take, drop)
         self.check(reply, 0, why)
 
-    @rule(key=st.sampled_from(["a", "b"]))
-    def send_once(self, key: str) -> None:
+    @rule(key=st.sampled_from(["a", "b"]), deferring=st.booleans())
+    def send_once(self, key: str, deferring: bool) -> None:
+        deferring = self.may_defer(deferring)
         (name,) = self.names(1)
         k = self.keys
         reply = self.run_script(
             *commands.accept(
-                k, QUEUE, "0", message(name),
+                k, QUEUE, "0", message(name, deferring=deferring),
                 idempotency_key=k.idempotency(QUEUE, "", key), delivery=name, member=f"0|{name}",
                 ttl_ms=TTL_MS, pending_ms=TTL_MS,
             )
@@ -161,12 +197,17 @@ class Flow(MailboxMachine):
         if key in self.first:
             assert reply == [b"duplicate", self.first[key].encode()]
             return
-        take, drop, why = self.may_enter([name])
+        take, drop, why = self.may_enter([name], deferring=deferring)
         if take or drop:
             self.first[key] = name
         self.accepted += len(take) + len(drop)
-        self.ready += take
-        self.entered(take, drop)
+        if deferring and self.is_behind_breaker:
+            self.entered([], drop)
+            if take:
+                self.defer(take)
+        else:
+            self.ready += take
+            self.entered(take, drop)
         self.check(reply, 0, why)
 
     @rule(credit=st.integers(1, 3))
@@ -179,6 +220,8 @@ class Flow(MailboxMachine):
             index, entry, raw, _ = reply[at : at + 4]
             name = json.loads(raw)["headers"]["id"]
             self.ready.remove(name)
+            if name in self.let_go_names:
+                assert name == self.let_go_names.pop(0), "they keep their order"
             self.held[name] = self.keys.stream(QUEUE, LEVELS[index - 4]), entry.decode()
 
     @precondition(lambda self: self.held)
@@ -198,7 +241,9 @@ class Flow(MailboxMachine):
         )
         self.outcomes[name] = "handled"
         if self.breaker is not None:
-            self.state = breaker.succeeded(self.breaker, self.state, self.now)
+            before, self.state = self.state, breaker.succeeded(self.breaker, self.state, self.now)
+            if before.phase is Phase.HALF_OPEN:
+                self.move(len(self.deferred))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), reason=st.sampled_from(["retries exhausted", "validation"]))
@@ -222,6 +267,43 @@ class Flow(MailboxMachine):
         self.delayed = sorted([*self.delayed, (self.now + 10, name)])
         self.failed()
 
+    @precondition(lambda self: self.breaker is not None)
+    @rule()
+    def sweep(self) -> None:
+        """What each sweep does while there are deferred messages."""
+        moved, left = self.run_script(*commands.release_deferred(self.keys, QUEUE))
+        before = len(self.deferred)
+        self.let_go()
+        assert (moved, left) == (before - len(self.deferred), len(self.deferred))
+
+    @precondition(lambda self: self.breaker is not None)
+    @rule()
+    def close_breaker(self) -> None:
+        self.run_script(*commands.close_breaker(self.keys, QUEUE))
+        self.state = BreakerState()
+        self.move(len(self.deferred))
+
+    @precondition(lambda self: self.breaker is not None)
+    @rule()
+    def isolate_breaker(self) -> None:
+        self.run_script(*commands.isolate_breaker(self.keys, QUEUE, "by hand"))
+        self.state = breaker.isolated("by hand")
+
+    @precondition(lambda self: self.deferred)
+    @rule(data=st.data())
+    def cancel_a_deferred_one(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.deferred))
+        k = self.keys
+        found = self.run_script(
+            *commands.find_delivery(
+                k, QUEUE, name, stream=k.deferred(QUEUE), begin="-", count=100,
+                outcome=json.dumps({"outcome": "cancelled", "by": "sender"}), ttl_ms=TTL_MS,
+            )
+        )  # fmt: skip
+        assert found == [b"removed"]
+        self.deferred.remove(name)
+        self.outcomes[name] = "cancelled"
+
     def pick(self, data: st.DataObject) -> tuple[str, str, str]:
         name = data.draw(st.sampled_from(sorted(self.held)))
         return (name, *self.held.pop(name))
@@ -235,11 +317,17 @@ class Flow(MailboxMachine):
         k = self.keys
         ((_, ready, held, delayed, flat, _),) = self.run_script(*commands.mailbox_depths(k, LEVELS, [QUEUE]))
         counted = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
-        assert (ready, held, delayed) == (len(self.ready), len(self.held), len(self.delayed))
+        waiting = len(self.ready) + len(self.deferred)
+        assert (ready, held, delayed) == (waiting, len(self.held), len(self.delayed))
+        assert self.redis.xlen(k.deferred(QUEUE)) == len(self.deferred)
+        if self.deferred:
+            assert self.redis.zscore(k.timers, f"deferred:{QUEUE}") is not None, "nobody would let them go"
         dead = [name for name, outcome in self.outcomes.items() if outcome == "dead"]
         assert counted.get("accepted", 0) == self.accepted
         assert counted.get("dead", 0) == len(dead) == self.redis.xlen(k.dead_letters)
-        assert counted.get("handled", 0) == len(self.outcomes) - len(dead)
+        cancelled = [name for name, outcome in self.outcomes.items() if outcome == "cancelled"]
+        assert counted.get("cancelled", 0) == len(cancelled)
+        assert counted.get("handled", 0) == len(self.outcomes) - len(dead) - len(cancelled)
         assert self.accepted == len(self.outcomes) + ready + held + delayed
 
     @invariant()
@@ -262,6 +350,6 @@ def test_flow_control_is_what_the_model_says(redis_server: EmbeddedServer) -> No
     run_state_machine_as_test(
         Flow,
         settings=settings(
-            max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -127,7 +127,7 @@ def test_every_option_reaches_the_send(shop: Orchestrator, monkeypatch: pytest.M
 
     monkeypatch.setattr(shop, "send", heard)
     words = "--on-error log --countdown 0.5 --expires 60 --no-dead-letter-expired --timeout 5"
-    words += " --deadline 30 --when-down error"
+    words += " --deadline 30 --when-down error --when-open queue"
     words += " --priority 3 --idempotency-key"
     result = invoke(shop.app, send, "billing", "Charge", charge(), *words.split(), "order o1")
     assert result.exit_code == 0, result.stderr
@@ -140,6 +140,7 @@ def test_every_option_reaches_the_send(shop: Orchestrator, monkeypatch: pytest.M
         "timeout_s": 5.0,
         "deadline_s": 30.0,
         "when_down": "error",
+        "when_open": "queue",
         "priority": 3,
         "idempotency_key": "order o1",
         "metadata": {},

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Constant, Linear, OnError, Retry, WhenDown, load_settings
+from orchestrator import Constant, Linear, OnError, Retry, WhenDown, WhenOpen, load_settings
 from orchestrator.core.effective import Policy, impossible, merge, wasteful
 from orchestrator.core.errors import InvalidPolicy, InvalidSettings
 from orchestrator.core.supervision import Supervision
@@ -33,6 +33,7 @@ def test_each_value_comes_from_the_nearest_level_that_says_something_about_it() 
         "priority": "agent",
         "on_error": "send",
         "when_down": "default",
+        "when_open": "default",
     }
 
 
@@ -48,6 +49,7 @@ def test_each_value_comes_from_the_nearest_level_that_says_something_about_it() 
             3,
             4,
             WhenDown.ERROR,
+            WhenOpen.QUEUE,
             dead_letter_expired=False,
         ),
         Policy(Retry(1, Constant(2), ("KeyError",))),
@@ -69,6 +71,7 @@ def test_a_policy_goes_over_the_wire_and_back(policy: Policy) -> None:
         ({"expires_s": -1}, "expires_s=-1"),
         ({"priority": 10}, "priority=10"),
         ({"when_down": "wait"}, "when_down='wait'"),
+        ({"when_open": "wait"}, "when_open='wait' is not allowed; allowed: error, queue"),
         ({"dead_letter_expired": "yes"}, "dead_letter_expired='yes'"),
     ],
 )

@@ -25,6 +25,7 @@ recipients = texts.filter(bool)
 #: What each kind of name is made of. Levels, dimensions and periods are the library's own words.
 MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "stream": [texts, st.sampled_from([*levels_of(range(10)), DOORBELL])],
+    "deferred": [texts],
     "delayed": [texts],
     "delayed_bodies": [texts],
     "ledger": [texts],

@@ -64,6 +64,7 @@ from orchestrator.transport.redis.commands.mailboxes import (
     mailbox_depths,
     mailbox_states,
     purge,
+    release_deferred,
     release_mailbox,
 )
 from orchestrator.transport.redis.commands.settling import dead_letter, requeue_held, retry, settle, settle_with_outcome
@@ -121,6 +122,7 @@ __all__ = [
     "read_endings",
     "reclaim",
     "register",
+    "release_deferred",
     "release_mailbox",
     "renew_ending",
     "renew_lease",

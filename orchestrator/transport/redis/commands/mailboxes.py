@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.core.keys import DOORBELL, GROUP, Keys
+from orchestrator.core.keys import DEFERRED, DOORBELL, GROUP, Keys
 from orchestrator.transport.redis.commands.call import Call, flat
 
 
@@ -40,6 +40,11 @@ def close_breaker(keys: Keys, queue: str) -> Call:
 def isolate_breaker(keys: Keys, queue: str, why: str) -> Call:
     """Keep a mailbox' breaker open until it is closed by hand."""
     return "isolate_breaker", [keys.flow(queue), keys.queues], [why]
+
+
+def release_deferred(keys: Keys, queue: str) -> Call:
+    """Let go of a mailbox' deferred messages, as many as its breaker admits."""
+    return "release_deferred", [keys.flow(queue), keys.timers, keys.queues], [keys.root, queue]
 
 
 def claim(
@@ -90,11 +95,13 @@ def find_delivery(
 
 def mailbox_depths(keys: Keys, levels: Sequence[str], queues: Iterable[bytes | str]) -> Call:
     """Read counters and lengths of some mailboxes."""
+    levels = (*levels, DEFERRED)
     return "mailbox_depths", [keys.queues], [keys.root, GROUP, len(levels), *levels, *queues]
 
 
 def mailbox_states(keys: Keys, levels: Sequence[str], queues: Iterable[bytes | str]) -> Call:
     """Read how many messages wait in some mailboxes, and their flow control."""
+    levels = (*levels, DEFERRED)
     return "mailbox_states", [keys.leases], [keys.root, GROUP, len(levels), *levels, *queues]
 
 

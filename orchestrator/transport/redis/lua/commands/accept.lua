@@ -5,7 +5,8 @@
 -- that, token of the publish (see publish_dedup.py).
 -- Returns the delivery's id; {'duplicate', id of the first}; {'refused', …} by flow control. A repeated call returns the id
 -- again.
--- Costs: one message; where the mailbox drops its oldest, at most 1 MB and one message more.
+-- Costs: one message; where the mailbox drops its oldest, at most 1 MB and one message more; with deferred ones,
+-- 200 messages and 1 MB are moved.
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "outcome_hooks"
@@ -20,7 +21,9 @@ if first == delivery then return delivery end
 if first then return {'duplicate', first} end
 -- Its key may be forgotten already.
 if publishes and is_repeated_publish(publishes, token) then return delivery end
-local admission = admit(flow_of(ledger), 1)
+local flow = flow_of(ledger)
+local admission = admit(flow, 1, false, false, function() return message end)
+local is_deferred = admission and admission.deferring == 1 and delay_ms == '0'
 if admission and admission.take + admission.drop == 0 then
   if publishes then forget_publish(publishes, token) end
   return with_events(refused(admission))
@@ -31,10 +34,13 @@ redis.call('PEXPIRE', hooks, pending_ms)
 count_accepted(ledger, 1)
 if admission and admission.drop == 1 then
   overflowed(admission, message)
+elseif is_deferred then
+  defer(flow, admission.root, admission.queue, stream, message)
 elseif delay_ms == '0' then
   put(stream, message)
 else
   schedule(delayed, bodies, bell, member, message, now_ms() + tonumber(delay_ms))
 end
 if admission then after_admission(admission) end
+if is_deferred then let_admitted_go(flow, admission.root, admission.queue) end
 return with_events(delivery)

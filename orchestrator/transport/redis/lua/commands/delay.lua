@@ -11,7 +11,7 @@
 local delayed, bodies, bell, ledger, publishes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local member, message, delay_ms, expires_ms, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if publishes and is_repeated_publish(publishes, token) then return member end
-local admission = admit(flow_of(ledger), 1)
+local admission = admit(flow_of(ledger), 1, false, false, function() return message end)
 if admission and admission.take == 0 then
   if admission.drop == 0 then
     if publishes then forget_publish(publishes, token) end

@@ -21,16 +21,23 @@ end
 -- Asks for the admission of `wanted` messages. nil: nothing is declared, all may go. Else a table with
 -- take: number of messages, from the first, that are accepted; drop: number of the next ones, which are dropped;
 -- refusal: why those after them are not accepted.
--- With `strict`, what would be dropped is refused; with `peek`, state is not changed.
-local function admit(flow, wanted, strict, peek)
+-- With `strict`, what would be dropped is refused; with `peek`, state is not changed. `message_at` gives the message of a number;
+-- without it none is deferred. deferring: the number of those accepted that are to wait behind the breaker, from the first;
+-- they must be deferred, not put into a stream, unless they are not yet due.
+local function admit(flow, wanted, strict, peek, message_at)
   if redis.call('EXISTS', flow) == 0 then return nil end
   local f = redis.call('HMGET', flow, 'root', 'queue', 'levels', 'group', 'limit', 'overflow', 'block_ms', 'warn_from',
-    'outcome_ttl_ms')
+    'outcome_ttl_ms', 'open_ms', 'phase', 'deferred')
   if not f[1] then return nil end
   local admission = {flow = flow, root = f[1], queue = f[2], group = f[4], take = wanted, drop = 0, before = 0,
-    limit = tonumber(f[5] or 0), overflow = f[6], warn_from = tonumber(f[8] or 0), ttl_ms = f[9], streams = {}}
+    limit = tonumber(f[5] or 0), overflow = f[6], warn_from = tonumber(f[8] or 0), ttl_ms = f[9], streams = {},
+    deferring = 0}
   for level in f[3]:gmatch('%S+') do
     admission.streams[#admission.streams + 1] = admission.root .. 'q:' .. level .. ':' .. admission.queue
+  end
+  local is_behind_breaker = message_at and f[10] and (f[12] or f[11] and f[11] ~= 'closed')
+  if f[12] or is_behind_breaker then
+    admission.streams[#admission.streams + 1] = deferred_stream(admission.root, admission.queue)
   end
   if admission.limit > 0 then
     admission.before = depth_of(admission)
@@ -45,9 +52,16 @@ local function admit(flow, wanted, strict, peek)
       end
     end
   end
-  if admission.take + admission.drop > 0 then
-    local go, wait_ms, isolated = breaker_admits(flow, admission.take + admission.drop, peek)
-    if go < admission.take + admission.drop then
+  if is_behind_breaker then
+    while admission.deferring < admission.take + admission.drop and asks_to_be_deferred(message_at(admission.deferring + 1)) do
+      admission.deferring = admission.deferring + 1
+    end
+  end
+  local asking = admission.take + admission.drop - admission.deferring
+  if asking > 0 then
+    local go, wait_ms, isolated = breaker_admits(flow, asking, peek)
+    if go < asking then
+      go = go + admission.deferring
       admission.drop = math.max(0, math.min(admission.drop, go - admission.take))
       admission.take = math.min(admission.take, go)
       admission.refusal = {'open', tostring(wait_ms), isolated}
@@ -55,6 +69,8 @@ local function admit(flow, wanted, strict, peek)
     -- Whether a look has done all that asking does.
     admission.is_asked = not peek or not wait_ms
   end
+  -- What is beyond the bound is dropped, whatever the breaker says.
+  admission.deferring = math.min(admission.deferring, admission.take)
   return admission
 end
 

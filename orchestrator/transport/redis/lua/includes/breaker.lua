@@ -1,5 +1,6 @@
 --- @include "clock"
 --- @include "mailbox_entry"
+--- @include "deferred"
 --- @include "script_events"
 -- The circuit breaker before a mailbox: core/breaker.py, in Redis. Its policy and state are fields of the mailbox'
 -- flow hash; a mailbox without the field `open_ms` has none.
@@ -9,11 +10,13 @@ local SLICES = 10
 
 local function breaker_of(flow)
   local f = redis.call('HMGET', flow, 'open_ms', 'window_ms', 'failures', 'least', 'failure_rate', 'slow_rate', 'probes',
-    'callers', 'queue', 'phase', 'until_ms', 'failed_ms', 'why', 'slices', 'hosts', 'admitted', 'probes_handled')
+    'callers', 'queue', 'phase', 'until_ms', 'failed_ms', 'why', 'slices', 'hosts', 'admitted', 'probes_handled',
+    'deferred', 'root')
   if not f[1] then return nil end
   local b = {flow = flow, open_ms = tonumber(f[1]), window_ms = tonumber(f[2]), failures = tonumber(f[3]), least = tonumber(f[4]),
     failure_rate = tonumber(f[5]), slow_rate = tonumber(f[6]), probes = tonumber(f[7] or 1), callers = tonumber(f[8] or 1),
-    queue = f[9] or '', phase = f[10] or 'closed', until_ms = tonumber(f[11] or 0), why = f[13] or '', recent = {}, slices = {}, hosts = {}}
+    queue = f[9] or '', phase = f[10] or 'closed', until_ms = tonumber(f[11] or 0), why = f[13] or '', recent = {}, slices = {}, hosts = {},
+    root = f[19], is_deferring = f[18]}
   for at in (f[12] or ''):gmatch('%d+') do b.recent[#b.recent + 1] = tonumber(at) end
   for number, ended, failed, slow in (f[14] or ''):gmatch('(%d+):(%d+):(%d+):(%d+)') do
     b.slices[#b.slices + 1] = {number = tonumber(number), ended = tonumber(ended), failed = tonumber(failed), slow = tonumber(slow)}
@@ -130,6 +133,17 @@ local function remember_failure(b, now, host)
   end
 end
 
+-- Deferred messages that one script lets go, at most.
+local MOST_LET_GO = 200
+
+-- Lets deferred messages go, as many as the breaker admits. Returns how many.
+local function let_admitted_go(flow, root, queue)
+  local waiting = redis.call('XLEN', deferred_stream(root, queue))
+  local admitted = waiting > 0 and breaker_admits(flow, math.min(waiting, MOST_LET_GO)) or 0
+  if waiting > 0 and admitted == 0 then return 0 end
+  return let_go(flow, root, queue, admitted)
+end
+
 -- The host from which a message was sent.
 local function host_of(m)
   local message = message_of(m)
@@ -183,6 +197,7 @@ local function breaker_succeeded(flow, slow, count)
     end
   end
   save(b)
+  if b.is_deferring and b.phase == 'closed' then let_go(flow, b.root, b.queue, MOST_LET_GO) end
 end
 
 -- How a settled delivery ended, as its worker says it: a reason, or `slow`; behind a line's end the host that sent it.
