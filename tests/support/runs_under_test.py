@@ -187,6 +187,7 @@ class RunUnderTest:
         )
         self._transport(call)
         self._replayed.discard(step)
+        self.agents.left(queue)
         self.history.suspended(step)
         self._apply(self.rule.step_ended(step, wire))
 
