@@ -30,7 +30,7 @@ class Held:
         self._ask = ask
         self._leases: NamedLeases | None = None
         self._grant: Grant | None = None
-        self._is_released = False
+        self._is_entered = self._is_released = False
 
     def acquire(self) -> Self:
         """Wait for it. ``with`` calls this.
@@ -52,8 +52,12 @@ class Held:
         return self
 
     def __enter__(self) -> Self:
-        """Acquire it."""
-        return self if self._grant is not None else self.acquire()
+        """Acquire it, unless that was done before. Raises as :meth:`acquire`, also if it is entered again."""
+        if self._grant is None or self._is_entered or self._is_released:
+            # A second `with` must not run its block without a permit of its own.
+            self.acquire()
+        self._is_entered = True
+        return self
 
     def __exit__(self, *error: object) -> None:
         """Release it."""

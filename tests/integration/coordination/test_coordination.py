@@ -179,6 +179,18 @@ def test_a_lease_is_used_once(orchestrator: Orchestrator, session: Any) -> None:
         pass
     with pytest.raises(InvalidPolicy, match="make another"):
         lease.acquire()
+    # A block must not run without a lease of its own, also not within another block of the same lease.
+    with pytest.raises(InvalidPolicy, match="make another"), lease:
+        pytest.fail("entered without a lease")
+    other = orchestrator.lease("a").acquire()
+    with other:
+        with pytest.raises(InvalidPolicy, match="make another"), other:
+            pytest.fail("entered twice")
+        other.check()
+    released = orchestrator.lease("a").acquire()
+    released.release()
+    with pytest.raises(InvalidPolicy, match="make another"), released:
+        pytest.fail("entered after its release")
 
 
 # -- elections
