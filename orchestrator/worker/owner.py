@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery
 
@@ -19,9 +19,13 @@ class Owner:
 
     id: str
     agent: str = ""
-    #: The entry of the attempt that runs, as ``ID@STREAM``: what it holds ends with it. Empty for a session.
+    #: The entry of the attempt that runs, as ``ID@STREAM``: what it holds ends with it. Empty for a session; of a task
+    #: that acknowledges early ``early`` and its id.
     entry: str = ""
 
+
+#: Begins what stands for the entry of an attempt that is acknowledged early; as in ``named_leases.lua``.
+EARLY: Final = "early"
 
 #: Longest allowed wait for a DOWN: a day.
 _MAX_WAIT_S = 24 * 3600.0
@@ -75,6 +79,8 @@ def attempt_here(app: Celery, what: str) -> Owner:
         raise NoOwner(what)
     supervision = supervision_of(task.request)
     tag = (task.request.properties or {}).get("delivery_tag")
-    # A task that acknowledges early has no entry while it runs.
-    entry = tag if isinstance(tag, str) and task.acks_late else ""
+    entry = tag if isinstance(tag, str) else ""
+    if entry and not task.acks_late:
+        # It has no entry while it runs, and is another owner than the worker's other attempts all the same.
+        entry = f"{EARLY} {task.request.id}"
     return Owner(incarnation, "" if supervision is None else supervision.agent, entry)

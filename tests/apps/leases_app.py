@@ -11,7 +11,7 @@ from typing import Any
 import redis
 from celery import Celery
 
-from orchestrator import Agent, Context, LeaseLost, Message, Orchestrator, Retry, handles, load_settings
+from orchestrator import Agent, Context, LeaseLost, LeaseTaken, Message, Orchestrator, Retry, handles, load_settings
 
 HOLD_S = 60
 
@@ -78,6 +78,19 @@ def make(url: str | None = None) -> Orchestrator:
     app.conf.broker_url = settings.broker_url.get_secret_value()
     orchestrator = Orchestrator(app, settings)
     orchestrator.host(Leaseholder)
+
+    @app.task(name="hold_early", acks_late=False, shared=False)
+    def hold_early(name: str, lets_go: bool) -> None:
+        try:
+            # Without a block: it ends with the attempt.
+            lease = orchestrator.lease(name, reentrant=True).acquire()
+        except LeaseTaken:
+            record("test:held", refused=True)
+            return
+        record("test:held", fence=lease.fence, refused=False)
+        if not lets_go:
+            client().blpop(["test:go"], timeout=HOLD_S)
+
     return orchestrator
 
 

@@ -69,6 +69,20 @@ def test_a_child_that_is_killed_for_its_time_holds_nothing_although_its_worker_l
     assert first["owner"] == incarnation == worker.incarnation
 
 
+def test_tasks_that_acknowledge_early_are_different_owners(
+    server: EmbeddedServer, sender: Orchestrator, worker: WorkerProcess
+) -> None:
+    early = sender.app.tasks["hold_early"]
+    early.delay("early", False)
+    first = held(server)
+    # In the worker's other process.
+    early.delay("early", True)
+    assert held(server) == {"refused": True}
+    go(server)
+    with sender.monitors.session(), sender.lease("early", wait_s=10) as lease:
+        assert lease.fence > first["fence"]
+
+
 def test_a_handler_that_fails_leads_no_more_at_once(
     server: EmbeddedServer, sender: Orchestrator, worker: WorkerProcess
 ) -> None:

@@ -28,8 +28,10 @@ local function life(work, owner)
   return redis.call('ZSCORE', work.root .. 'dying', owner) and 'dying' or 'gone'
 end
 
--- Whether the attempt with this entry ("ID@STREAM") still runs: it is pending, and its owner's.
+-- Whether the attempt with this entry ("ID@STREAM") still runs: it is pending, and its owner's. One that was acknowledged early
+-- ("early TASK") is pending nowhere: it runs as long as its owner lives, for all that is known here.
 local function has_entry(owner, entry)
+  if entry:sub(1, 6) == 'early ' then return true end
   local id, stream = entry:match('^([^@]+)@(.+)$')
   local pending = id and redis.pcall('XPENDING', stream, 'workers', id, id, 1)
   return pending and not pending.err and pending[1] and pending[1][2] == owner or false
