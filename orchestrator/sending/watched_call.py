@@ -8,7 +8,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-from orchestrator.core.errors import CircuitOpen, DeliveryTimeout, MailboxFull, SendFailed
+from orchestrator.core.errors import CircuitOpen, DeliveryTimeout, MailboxFull, OrchestratorError, SendFailed
 from orchestrator.core.hedge import Hedge
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Dead, Handled, Outcome
@@ -114,7 +114,8 @@ class WatchedCall:
         copy = request.with_body(new_id(), request.args)
         try:
             send_with_events(self._backend, replace(copy, ask=AskRequest(ask.id, ask.timeout_s, kind="hedge")))
-        except (NotSent, MailboxFull, CircuitOpen) as why:
+        except (NotSent, OrchestratorError) as why:
+            # The first request may be answered all the same: its worker has died, or Redis was away for a moment.
             logger.debug("request %s is not sent again: %s", request.id, why)
             return False
         s = request.supervision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any
 
@@ -29,7 +30,9 @@ from orchestrator import (
 from orchestrator.core import call_budget
 from orchestrator.core.errors import CircuitOpen, DeliveryTimeout, InvalidPolicy, SendFailed, UnknownAgent
 from orchestrator.core.outcome import Outcome
+from orchestrator.sending.backend import SendResult
 from orchestrator.sending.delivery import Delivery, Found
+from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import attach, detach
 from tests.apps import agents_app, calls_app
 from tests.apps.calls_app import Quote
@@ -89,6 +92,40 @@ def test_a_shorter_wait_leaves_the_request() -> None:
     for wrong in (0, -1, "1", True, float("nan")):
         with pytest.raises(InvalidPolicy, match="timeout_s="):
             tracker.asked(left_s=10).reply(timeout_s=wrong)  # type: ignore[arg-type]
+
+
+class DiesAfterTheFirst:
+    """A backend whose agent is down once it has a request, which another worker answers in the end."""
+
+    def __init__(self) -> None:
+        self.sent: list[OutgoingMessage] = []
+        self._reads = 0
+
+    def hosted(self, message: OutgoingMessage) -> bool:
+        return not self.sent
+
+    def send(self, message: OutgoingMessage) -> SendResult:
+        self.sent.append(message)
+        return SendResult(message.id)
+
+    def inbox(self, inbox_id: str) -> DiesAfterTheFirst:
+        return self
+
+    def waiting(self, request: OutgoingMessage, *, raises: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def read(self, until: float) -> list[tuple[str, Outcome]]:
+        self._reads += 1
+        return [] if self._reads == 1 else [(self.sent[0].id, Handled(7))]
+
+
+def test_a_copy_that_cannot_be_sent_leaves_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    orchestrator = calls_app.make(NO_REDIS, eager=True)
+    backend = DiesAfterTheFirst()
+    monkeypatch.setattr(orchestrator.runtime.caller, "_backend", lambda: backend)
+    hedge = Hedge(after_s=0.01, most=3)
+    assert orchestrator.call("billing", calls_app.Slowly(key="a"), timeout_s=5, hedge=hedge) == 7
+    assert len(backend.sent) == 1
 
 
 def test_no_fallback_is_none() -> None:
