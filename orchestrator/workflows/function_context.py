@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from random import Random
 from typing import TYPE_CHECKING, Any, Unpack
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -35,8 +35,7 @@ class WorkflowContext:
         self._execution = execution
         self._seed = f"{self.uid}.{run['step']}"
         self._uuids = 0
-        #: Random numbers that are the same in each execution.
-        self.random = random.Random(self._seed)
+        self._random = Random(self._seed)
 
     def __repr__(self) -> str:
         return f"<WorkflowContext {self.id!r}: {self.step}>"
@@ -98,12 +97,19 @@ class WorkflowContext:
         """
         return self._execution.value("side_effect", function)
 
+    @property
+    def random(self) -> Random:
+        """Random numbers that are the same in each execution."""
+        self._execution.check_place()
+        return self._random
+
     def now(self) -> datetime:
         """The time at which the function has come here first."""
         return datetime.fromtimestamp(self._execution.value("now", time.time), UTC)
 
     def uuid(self) -> UUID:
         """A new id, the same in each execution."""
+        self._execution.check_place()
         self._uuids += 1
         return uuid5(NAMESPACE_OID, f"{self._seed}:{self._uuids}")
 

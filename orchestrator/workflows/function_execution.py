@@ -17,13 +17,14 @@ from orchestrator.core.errors import (
     CallerError,
     InvalidExpansion,
     Nondeterministic,
+    ResultTooLarge,
     StepFailed,
     SuspensionCaught,
     TooManyCalls,
 )
 from orchestrator.core.outcome import Handled, Outcome
 from orchestrator.core.run_calls import Suspended
-from orchestrator.worker.execution import as_json, check_size
+from orchestrator.worker.execution import as_json
 from orchestrator.workflows.definition import StepDefinition
 from orchestrator.workflows.function_history import History, fingerprint_of
 
@@ -53,6 +54,9 @@ class Execution:
         #: The number of entries that it has asked for, and those among them that are new.
         self._position = 0
         self._new: list[list[Any]] = []
+        #: Bytes of the new values, which the outcome of this execution holds. All of it is decoded in a script.
+        self._values_size = 0
+        self._in_value = False
         #: What it ends with, once it has been unwound.
         self._end: Suspended | Exception | None = None
 
@@ -117,11 +121,15 @@ class Execution:
             self._fail(TooManyCalls(str(self.run["name"]), self._position, MAX_CALLS))
 
         def made() -> Any:
-            data = as_json(what, make())
-            check_size(data, self._result_limit)
-            return json.loads(json.dumps(data))
+            self._in_value = True
+            text = json.dumps(as_json(what, make()))
+            self._values_size += len(text)
+            if self._values_size > self._result_limit:
+                raise ResultTooLarge(self._values_size, self._result_limit)
+            return json.loads(text)
 
         value = self._done(made)
+        self._in_value = False
         self._new.append([what, value])
         return value
 
@@ -136,9 +144,20 @@ class Execution:
             return outcome.result
         raise StepFailed(f"{self.run['name']}/{name}", outcome)
 
-    def _check(self) -> None:
+    def check_place(self) -> None:
+        """Whether what differs between executions, if it is asked for elsewhere, may be asked for here.
+
+        Raises:
+            CallerError: this is another thread than the function's own.
+        """
         if get_ident() != self._thread:
             raise CallerError(f"{self._task}: a call in another thread; allowed: in the function's own")
+        if self._in_value:
+            # Another execution would not come here: it has the value.
+            self._fail(InvalidExpansion(["the context in a side_effect; allowed: what its function needs, before it"]))
+
+    def _check(self) -> None:
+        self.check_place()
         if self._end is not None:
             raise Unwound
         if str(self.run["step"]).startswith("u"):

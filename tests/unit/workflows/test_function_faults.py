@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from orchestrator import InvalidPolicy, InvalidWorkflow, Orchestrator, Workflow, WorkflowContext
+from orchestrator import InvalidPolicy, InvalidWorkflow, Orchestrator, Retry, Workflow, WorkflowContext
 
 
 @pytest.fixture
@@ -83,3 +83,43 @@ def test_its_arguments_are_checked_at_the_start(orchestrator: Orchestrator) -> N
         start(one, 1)
     with pytest.raises(TypeError):
         function.s(third=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda ctx: ctx.now().isoformat(),
+        lambda ctx: str(ctx.uuid()),
+        lambda ctx: ctx.random.random(),
+        lambda ctx: ctx.sleep(1),
+        lambda ctx: ctx.side_effect(lambda: 1),
+    ],
+)
+def test_a_side_effect_does_not_ask_the_context(orchestrator: Orchestrator, ask: Any) -> None:
+    """Another execution does not call it, and would go another way."""
+
+    @orchestrator.workflow(retry=Retry(max_retries=0))
+    def asks(ctx: WorkflowContext) -> Any:
+        found = ctx.side_effect(lambda: ask(ctx))
+        ctx.sleep(0.01)
+        return found
+
+    run = orchestrator.workflows.start(asks)
+    assert run.status().state == "failed"
+    assert "InvalidExpansion: invalid expansion: the context in a side_effect; allowed:" in str(run.outcome("asks"))
+    assert run.status().total == 1
+
+
+def test_what_is_recorded_with_a_call_is_bounded(orchestrator: Orchestrator) -> None:
+    """All of it is decoded in one script."""
+
+    @orchestrator.workflow(retry=Retry(max_retries=0))
+    def reads(ctx: WorkflowContext, count: int) -> int:
+        parts = [ctx.side_effect(lambda: "x" * 400_000) for _ in range(count)]
+        ctx.sleep(0.01)
+        return len("".join([*parts, ctx.side_effect(lambda: "y" * 400_000)]))
+
+    assert orchestrator.workflows.start(reads, 2).result() == 1_200_000
+    run = orchestrator.workflows.start(reads, 3)
+    assert run.status().state == "failed"
+    assert "ResultTooLarge" in str(run.outcome("reads"))
