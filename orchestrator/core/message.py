@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from orchestrator.core.errors import InvalidMessage
 from orchestrator.core.masked_repr import masked
@@ -32,6 +36,9 @@ class Message(BaseModel):
 
 M = TypeVar("M", bound=Message)
 
+#: In pydantic's description of a model: what may be a set.
+_SETS: Final = re.compile(r"'type': '(?:set|frozenset|any)'")
+
 
 def message_name(message: type[Message]) -> str:
     """The message's name on the wire."""
@@ -42,19 +49,34 @@ def encode(message: Message) -> dict[str, Any]:
     """The message's fields as plain JSON data, secrets included: the handler needs them."""
     fields: dict[str, Any] = message.model_dump(mode="json")
     if secret_names(type(message)):
-        fields = _revealed(fields, message.model_dump())
+        fields = _as_sent(fields, message.model_dump())
+    elif _may_have_sets(type(message)):
+        # Pydantic has no dump of a set of models in Python; its order is left as it is.
+        with suppress(TypeError, PydanticSerializationError):
+            fields = _as_sent(fields, message.model_dump())
     return fields
 
 
-def _revealed(shown: Any, value: Any) -> Any:
-    """``shown`` is ``value`` as JSON, with stars where pydantic hides a secret; these are replaced."""
+@lru_cache(maxsize=1000)
+def _may_have_sets(message: type[Message]) -> bool:
+    return _SETS.search(repr(message.__pydantic_core_schema__)) is not None
+
+
+def _as_sent(shown: Any, value: Any) -> Any:
+    """``shown`` is ``value`` as JSON, with stars where pydantic hides a secret; these are replaced.
+
+    Sets are sorted: equal messages have equal fields in all processes, although each has its own order of a set.
+    """
     match value:
         case SecretStr() | SecretBytes() | Secret():
             return to_jsonable_python(value.get_secret_value())
         case dict() if isinstance(shown, dict) and len(shown) == len(value):
-            return {k: _revealed(s, v) for (k, s), v in zip(shown.items(), value.values(), strict=True)}
-        case list() | tuple() | set() | frozenset() if isinstance(shown, list) and len(shown) == len(value):
-            return [_revealed(s, v) for s, v in zip(shown, value, strict=True)]
+            return {k: _as_sent(s, v) for (k, s), v in zip(shown.items(), value.values(), strict=True)}
+        case list() | tuple() if isinstance(shown, list) and len(shown) == len(value):
+            return [_as_sent(s, v) for s, v in zip(shown, value, strict=True)]
+        case set() | frozenset() if isinstance(shown, list) and len(shown) == len(value):
+            members = [_as_sent(s, v) for s, v in zip(shown, value, strict=True)]
+            return sorted(members, key=lambda member: json.dumps(member, sort_keys=True))
         case _:
             return shown
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import PositiveInt, SecretStr, ValidationError, field_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveInt, SecretStr, ValidationError, field_serializer, model_validator
 
 from orchestrator import Message
 from orchestrator.core.errors import InvalidMessage
@@ -95,6 +95,33 @@ def test_a_secret_reaches_the_handler() -> None:
     assert arrived.password.get_secret_value() == PASSWORD
     assert arrived.homes[0].door_code.get_secret_value() == "1234"
     assert arrived == login
+
+
+class Tagged(Message):
+    tags: set[str]
+    more: dict[str, list[frozenset[int]]]
+    any: Any
+
+
+class Point(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    x: int
+
+
+class Points(Message):
+    points: frozenset[Point]
+
+
+def test_equal_sets_are_equal_fields() -> None:
+    """Workflow functions compare what they ask for now with what another process has asked for."""
+    words = [f"word-{number}" for number in range(50)]
+    numbers = [8 * number for number in range(20)]
+    message = Tagged(tags=set(words), more={"a": [frozenset(numbers), frozenset()]}, any={"b", "a", "c"})
+    assert encode(message)["tags"] == sorted(words)
+    assert encode(message)["more"] == {"a": [sorted(numbers, key=str), []]}
+    assert encode(message)["any"] == ["a", "b", "c"]
+    assert decode(Tagged, encode(message)).tags == set(words)
+    assert encode(Points(points=frozenset({Point(x=1)}))) == {"points": [{"x": 1}]}
 
 
 def test_a_message_with_a_secret_is_serialized_as_its_class_says() -> None:
