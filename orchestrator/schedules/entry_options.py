@@ -5,7 +5,7 @@ An entry without the latter is sent as Celery's beat sends it. One of them makes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from orchestrator.core.effective import Policy
@@ -46,7 +46,15 @@ def split_options(options: Mapping[str, Any], *, any_name: bool) -> tuple[dict[s
         for name in _OF_A_SEND
         if options.get(name) is not None and (name != "retry" or isinstance(retry, Retry))
     }
-    for name in sorted(options.keys() - _KNOWN - set(options.get("stamped_headers") or ()), key=str):
+    stamped = options.get("stamped_headers") or ()
+    if (
+        not isinstance(stamped, Collection)
+        or isinstance(stamped, str)
+        or not all(isinstance(name, str) for name in stamped)
+    ):
+        faults.append(ScheduleFault("options.stamped_headers", stamped, "a list of the names of headers"))
+        stamped = ()
+    for name in sorted(options.keys() - _KNOWN - set(stamped), key=str):
         near = nearest(str(name), _OF_A_SEND, likeness=_LIKENESS)
         if not any_name and (near or given):
             allowed = f"Celery's options, and {', '.join(_OF_A_SEND)}"

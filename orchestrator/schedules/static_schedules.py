@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -54,6 +54,8 @@ def schedule_of(app: Celery, name: str, entry: ScheduleEntry) -> StaticSchedule:
         raise InvalidSchedule(name, [ScheduleFault("schedule", None, "a number of seconds, a timedelta or a schedule")])
     if not isinstance(entry.task, str) or not entry.task:
         raise InvalidSchedule(name, [ScheduleFault("task", entry.task, "the name of a task")])
+    if faults := [*_argument_faults(entry)]:
+        raise InvalidSchedule(name, faults)
     trigger, next_after = trigger_of(app, entry.schedule, name)
     task = app.tasks.get(entry.task)
     options, policy, metadata = split_options(entry.options or {}, any_name=task is not None and has_own_way(task))
@@ -76,6 +78,21 @@ def schedule_of(app: Celery, name: str, entry: ScheduleEntry) -> StaticSchedule:
         return StaticSchedule(definition, BoundSchedule(next_after) if next_after is not None else None)
     lazy = (lambda: _evaluated(entry, options)) if is_lazy else None
     return StaticSchedule(definition, BoundSchedule(next_after, lazy, options))
+
+
+_ARGUMENTS: Final[tuple[tuple[str, tuple[type, ...], str], ...]] = (
+    ("args", (list, tuple), "a list or tuple"),
+    ("kwargs", (Mapping,), "a dict"),
+    ("options", (Mapping,), "a dict"),
+)
+
+
+def _argument_faults(entry: ScheduleEntry) -> Iterator[ScheduleFault]:
+    """What of an entry is of another type than Celery's beat sends; `None` and what is empty say nothing."""
+    for field, kinds, allowed in _ARGUMENTS:
+        value = getattr(entry, field)
+        if value and not isinstance(value, kinds):
+            yield ScheduleFault(field, value, allowed)
 
 
 def schedules_of_agent(spec: AgentSpec) -> list[StaticSchedule]:
@@ -177,17 +194,21 @@ class StaticSchedules:
         return removed
 
 
-def with_names(entries: Mapping[str, Any], app: Celery) -> dict[str, ScheduleEntry]:
+def with_names(entries: Any, app: Celery) -> dict[str, ScheduleEntry]:
     """The entries of a ``beat_schedule`` as Celery's objects.
 
     Raises:
         InvalidSchedule: Celery cannot make an object of some; names these, and all others that cannot be schedules.
     """
+    if not isinstance(entries, Mapping):
+        raise InvalidSchedule("", [ScheduleFault("beat_schedule", entries, "a dict of entries by their names")])
     made: dict[str, ScheduleEntry] = {}
     faults: list[ScheduleFault] = []
-    for name, entry in sorted(entries.items()):
+    for name, entry in sorted(entries.items(), key=lambda named: str(named[0])):
         where = f"beat_schedule[{name!r}]"
         found = entry_faults(where, entry)
+        if not isinstance(name, str):
+            found.append(ScheduleFault(where, name, "a text as the name"))
         if not found:
             try:
                 is_made = isinstance(entry, ScheduleEntry)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.beat import ScheduleEntry
 from celery.schedules import BaseSchedule, crontab, schedule, solar
 
 from orchestrator.core.errors import InvalidSchedule
 from orchestrator.core.triggers import Cron, Foreign, Interval, SteppedTimes
 from orchestrator.schedules.celery_schedules import next_after_of, trigger_of
-from orchestrator.schedules.static_schedules import with_names
+from orchestrator.schedules.static_schedules import checked, with_names
 
 APP = Celery("shop", set_as_current=False)
 APP.conf.timezone = "Europe/Berlin"
@@ -136,3 +137,29 @@ def test_all_bad_entries_are_named_at_once_with_their_keys() -> None:
         "beat_schedule['empty'].task": "",
     }
     assert "allowed: the keys task, schedule, args" in str(refused.value)
+
+
+def test_entries_of_other_types_are_refused_each_by_its_name() -> None:
+    """Otherwise one of them would stop every pass of a worker in beat's place, and with it all schedules."""
+    entries: Any = {
+        "number": {"task": "t", "schedule": 30, "args": 5},
+        "text": {"task": "t", "schedule": 30, "args": "abc"},
+        "list": {"task": "t", "schedule": 30, "kwargs": [1]},
+        "options": {"task": "t", "schedule": 30, "options": "queue"},
+        "made": ScheduleEntry("made", "t", schedule=schedule(30), args=5, app=APP),
+        7: {"task": "t", "schedule": 30},
+    }
+    with pytest.raises(InvalidSchedule) as refused:
+        checked(APP, with_names({**entries, "empty": {}}, APP))
+    assert {fault.field for fault in refused.value.faults} == {
+        "beat_schedule['number'].args",
+        "beat_schedule['text'].args",
+        "beat_schedule['list'].kwargs",
+        "beat_schedule['options'].options",
+        "beat_schedule['made'].args",
+        "beat_schedule[7]",
+        "beat_schedule['empty'].schedule",
+        "beat_schedule['empty'].task",
+    }
+    with pytest.raises(InvalidSchedule, match=r"beat_schedule=\[1\].*a dict of entries"):
+        with_names([1], APP)

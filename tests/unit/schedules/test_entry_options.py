@@ -32,6 +32,8 @@ def test_stamps_are_known():
         ({"retry": 5}, "options.retry=5.*a Retry, or Celery's True or False"),
         ({"timeout_s": 3, "connection": object()}, "options.connection=.*not with timeout_s"),
         ({"metadata": {"a": {1}}}, "options.metadata=.*an object of JSON data"),
+        ({"stamped_headers": 5}, "options.stamped_headers=5.*a list of the names of headers"),
+        ({"stamped_headers": [["a"]]}, "options.stamped_headers="),
         ({"on_error": "explode"}, "options.on_error='explode'"),
     ],
 )
