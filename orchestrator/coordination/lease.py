@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-#: Makes a request, when it is to be made, and says where.
-Ask = Callable[[], tuple[NamedLeases, Wanted]]
+#: Makes the request at the moment of `with`, when its owner is known; returns where it goes, too.
+MakeRequest = Callable[[], tuple[NamedLeases, Wanted]]
 
 
 class Held:
@@ -26,8 +26,8 @@ class Held:
     session's process or the worker, if that dies; or after its limit. Then :meth:`check` raises ``LeaseLost``.
     """
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, make_request: MakeRequest) -> None:
+        self._make_request = make_request
         self._leases: NamedLeases | None = None
         self._grant: Grant | None = None
         self._is_entered = self._is_released = False
@@ -45,7 +45,7 @@ class Held:
         """
         if self._grant is not None:
             raise InvalidPolicy("acquire", self._grant.name, "once; make another for the next time")
-        self._leases, wanted = self._ask()
+        self._leases, wanted = self._make_request()
         self._grant = self._leases.acquire(wanted)
         if wanted.owner.entry:
             at_end(self._end_of_attempt)

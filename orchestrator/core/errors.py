@@ -203,7 +203,7 @@ class InvalidExpansion(AgentError):
 
 
 class StepFailed(AgentError):
-    """What a workflow function has called was not handled. If the function does not catch it, it fails with it."""
+    """A call of a workflow function was not handled. A function that does not catch this error fails with it."""
 
     def __init__(self, step: str, outcome: object) -> None:
         super().__init__(f"{step} was not handled: {outcome}")

@@ -71,5 +71,5 @@ class Replies:
 
     #: By agent, in the order in which they replied.
     results: Mapping[str, Any]
-    #: By agent, why there is no result; of those that were still asked when there were enough, nothing.
+    #: By agent, why there is no result. Agents whose reply was no longer needed are in neither mapping.
     errors: Mapping[str, Exception]

@@ -40,7 +40,7 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """This value."""
+    """A fixed value, such as a default; it always works, so it comes last."""
 
     value: Any
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class WorkflowContext:
-    """What a workflow function asks for goes through this, so that it is the same in each of its executions.
+    """Through this a workflow function calls and waits, so that each of its executions sees the same results.
 
     A call returns the recorded result of its step. If there is none yet, the execution ends there, and the function is
     executed again from its beginning when the step has ended; meanwhile it occupies no worker.
@@ -104,7 +104,7 @@ class WorkflowContext:
         return self._random
 
     def now(self) -> datetime:
-        """The time at which the function has come here first."""
+        """The time, recorded when the function comes here first; each later execution gets the same."""
         return datetime.fromtimestamp(self._execution.value("now", time.time), UTC)
 
     def uuid(self) -> UUID:
