@@ -17,6 +17,7 @@ _KEPT = (
     "calls:*",
     "queues",
     "agents",
+    "on-cancelled",
     "incarnation",
     "sweep",
     "chore:*",

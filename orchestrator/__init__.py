@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.agents.replies import replies as replies
     from orchestrator.agents.step_context import StepContext as StepContext
     from orchestrator.app import Orchestrator as Orchestrator
+    from orchestrator.core.cancelled_step import CancelledStep as CancelledStep
     from orchestrator.core.down import Down as Down
     from orchestrator.core.errors import (
         AgentDown as AgentDown,
@@ -166,6 +167,7 @@ _NAMES = {
     "orchestrator.agents.replies": ("replies",),
     "orchestrator.agents.step_context": ("StepContext",),
     "orchestrator.app": ("Orchestrator",),
+    "orchestrator.core.cancelled_step": ("CancelledStep",),
     "orchestrator.core.down": ("Down",),
     "orchestrator.core.errors": (
         "AgentDown",

@@ -239,8 +239,11 @@ class RedisMode:
         Raises:
             BrokerUnavailable: Redis is away.
         """
+        from orchestrator.workflows.cancelled_steps import write_texts
+
         entries = list(entries)
         self.registry.announce(entries)
+        write_texts(self.store, self._directory, entries)
         for entry in entries:
             flow, spec = self._directory.flow(entry.name), self._directory.declared.get(entry.name)
             election = "" if spec is None else spec.election

@@ -13,6 +13,7 @@ from orchestrator.agents.declaration_mistakes import mistaken_message, mistaken_
 from orchestrator.agents.periodic import PERIODIC, Fire, fire_message, fire_of, periodic_definition
 from orchestrator.agents.replies import REPLIES, ReplyFields, reply_message, unanswered_asks
 from orchestrator.agents.singleton import TERM_MESSAGES, TermFields, singleton_election
+from orchestrator.core.cancelled_step import CancelledStep
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
@@ -84,6 +85,14 @@ class Agent:
         the monitor.
         """
         logger.warning("agent %s has no on_down; the death of %s is ignored (%s)", self.name, down.target, down)
+
+    def on_cancelled(self, cancelled: CancelledStep, context: Context) -> None:
+        """Called once for each step of a cancelled run that a worker of this agent has, or had begun.
+
+        It is supervised like any handler, and may leave the context out. Any incarnation of the agent may be called,
+        also while the step's handler still runs, which sees ``context.cancelled``. Nothing is sent to an agent that
+        does not have this method.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +293,7 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         schedules.append(periodic_definition(cls.name, method_name, periodic))
     _add_replies(cls, handlers, timeouts)
     _add_terms(cls, handlers)
+    _add_on_cancelled(cls, handlers)
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
     flow = Flow(cls.mailbox, cls.breaker)
@@ -291,6 +301,18 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
     capabilities = tuple(sorted(set(cls.capabilities)))
     more = tuple(schedules), capabilities, cls.singleton
     return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, *more)
+
+
+def _add_on_cancelled(cls: type[Agent], handlers: dict[str, HandlerSpec]) -> None:
+    method = cls.on_cancelled
+    if method is Agent.on_cancelled:
+        return
+    where, name = f"{cls.__qualname__}.on_cancelled", message_name(CancelledStep)
+    if name in handlers:
+        raise InvalidDeclaration(f"{where} and {handlers[name].method} both handle {name}")
+    if annotated := mistaken_message(method, CancelledStep, handlers):
+        raise InvalidDeclaration(f"{where} takes {annotated}; allowed: {name}")
+    handlers[name] = HandlerSpec(CancelledStep, "on_cancelled", Policy(), _wants_context(cls, method))
 
 
 def _is_empty(names: object) -> bool:

@@ -52,6 +52,9 @@ _ALIASES: Final[Mapping[str, str]] = {
     "capability": "capabilities",
 }
 
+#: Methods that are called by their names.
+_CALLED: Final = ("on_down", "on_cancelled")
+
 _LIKENESS: Final = 0.75
 
 
@@ -67,8 +70,9 @@ def mistaken_settings(base: type, cls: type) -> Iterator[str]:
             if name in _KINDS or name.startswith("_") or name != name.lower() or isinstance(value, property):
                 continue
             if callable(value) and not isinstance(value, type):
-                if name != "on_down" and nearest(name, ("on_down",), likeness=0.85):
-                    yield f"{cls.__qualname__}.{name}: never called; did you mean 'on_down'?"
+                meant = None if name in _CALLED else nearest(name, _CALLED, likeness=0.85)
+                if meant:
+                    yield f"{cls.__qualname__}.{name}: never called; did you mean {meant!r}?"
                 continue
             setting = _ALIASES.get(name) or nearest(name, _KINDS, likeness=_LIKENESS)
             if setting and isinstance(value, _KINDS[setting]):

@@ -352,6 +352,11 @@ class Keys:
         return f"{self.root}runs:busy"
 
     @property
+    def on_cancelled(self) -> str:
+        """Hash of the agents with an ``on_cancelled``: agent -> level and text of the message that calls it."""
+        return f"{self.root}on-cancelled"
+
+    @property
     def unplaced_runs(self) -> str:
         """Sorted set of the uids of runs with steps for which no agent lives: uid -> when they are tried, in ms."""
         return f"{self.root}runs:unplaced"

@@ -72,7 +72,7 @@ class EagerMode:
     @cached_property
     def runs(self) -> InMemoryRuns:
         """The runs of workflows."""
-        return InMemoryRuns(self.backend)
+        return InMemoryRuns(self.backend, self._directory)
 
     @cached_property
     def schedules(self) -> InMemorySchedules:

@@ -11,8 +11,10 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from orchestrator.core.cancelled_step import CancelledStep
 from orchestrator.core.errors import InvalidExpansion, RunEnded, WorkflowExists
 from orchestrator.core.expansion import Expanded, steps_in_place
+from orchestrator.core.message import encode
 from orchestrator.core.outcome import Dead, Handled, Outcome, Reason, to_wire
 from orchestrator.core.placement import least_loaded
 from orchestrator.core.run import COMPENSATION_STATES, Run, RunState
@@ -20,8 +22,10 @@ from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.workflow_plan import Kind, StepPlan, number_of
 from orchestrator.eager.backend import EagerBackend
+from orchestrator.sending.address import Directory
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
+from orchestrator.workflows.cancelled_steps import message_to
 from orchestrator.workflows.check import MAX_STEPS
 from orchestrator.workflows.compiler import CompiledStep, CompiledWorkflow
 from orchestrator.workflows.definition import LimitStrategy
@@ -53,6 +57,8 @@ class _Kept:
     next_number: int = 0
     #: Agent -> steps that are to be sent to it, and only said what they need.
     loads: Counter[str] = field(default_factory=Counter)
+    #: Steps that run, whose agents are to learn that they are cancelled.
+    cancelled: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.steps = self.steps or {str(number): step for number, step in enumerate(self.compiled.steps)}
@@ -87,9 +93,10 @@ class _Kept:
             return replace(message, args=[placement.values])
         return message
 
-    def take_back(self, step: str, _cancelled: bool) -> bool:
-        """Take back a step that is to be sent, and say whether it could."""
+    def take_back(self, step: str, cancelled: bool) -> bool:
+        """Take back a step that is to be sent, and say whether it could: one that runs is noted if it is cancelled."""
         if step not in self.to_send:
+            self.cancelled += [step] if cancelled else []
             return False
         self.to_send.remove(step)
         self.left(step)
@@ -106,8 +113,9 @@ class _Kept:
 class InMemoryRuns:
     """See :class:`orchestrator.workflows.records.RunsBackend`. Pauses end at once; events are posted."""
 
-    def __init__(self, backend: EagerBackend) -> None:
+    def __init__(self, backend: EagerBackend, directory: Directory) -> None:
         self._backend = backend
+        self._directory = directory
         self._runs: dict[str, _Kept] = {}
         self._by_id: dict[str, str] = {}
         self._paused: set[str] = set()
@@ -318,11 +326,32 @@ class InMemoryRuns:
                 emit(events.WORKFLOW_CANCELLED, **names)
                 kept.because = "cancelled" if value == "1" and rule.undo else kept.because
                 self._apply(uid, kept, rule.cancel(compensate=value == "1"))
+                self._call_on_cancelled(uid, kept)
             case "post":
                 self._apply(uid, kept, rule.happened(value, json.loads(payload)))
             case _:
                 self._apply(uid, kept, rule.time_came(value))
         return "done"
+
+    def _call_on_cancelled(self, uid: str, kept: _Kept) -> None:
+        """Send the agents of steps that run and are cancelled the message for their method ``on_cancelled``."""
+        while kept.cancelled:
+            step = kept.cancelled.pop(0)
+            of = kept.message(step).supervision
+            message = message_to(self._directory, of.agent) if of.agent else None
+            if message is None:
+                continue
+            _, _, item = step.partition(".")
+            fields = CancelledStep(
+                id=f"{uid}.{step}",
+                message=of.message,
+                workflow_id=kept.id,
+                uid=uid,
+                workflow=kept.compiled.name,
+                step=kept.steps[number_of(step)].plan.name + (f"[{item}]" if item else ""),
+                because=kept.because,
+            )
+            self._backend.send(replace(message, id=f"cancelled-{uid}.{step}", args=[encode(fields)]))
 
     def delete(self, uid: str) -> str:
         """Forget a run that has ended."""

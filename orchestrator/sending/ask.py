@@ -160,10 +160,4 @@ def _mail_reply(app: Celery, store: Store, reply: OutgoingMessage) -> MailReply:
         more=trace,
     )
     before, after = text.split(mark)
-    return MailReply(reply.supervision.agent, queue_name(reply), _level(store, reply.priority), before, after)
-
-
-def _level(store: Store, priority: int | None) -> str:
-    """The level of a mailbox for new messages of a priority."""
-    own = [level for level in store.levels if level.isdigit()]
-    return max((level for level in own if int(level) <= (priority or 0)), key=int, default=own[0])
+    return MailReply(reply.supervision.agent, queue_name(reply), store.level_of(reply.priority), before, after)

@@ -98,6 +98,11 @@ class Store:
         pool: Pool = self.pool
         return Sweeper(CommandConnection(pool), self.keys, self.options, self.levels)
 
+    def level_of(self, priority: int | None) -> str:
+        """The level of a mailbox for new messages of a priority."""
+        own = [level for level in self.levels if level.isdigit()]
+        return max((level for level in own if int(level) <= (priority or 0)), key=int, default=own[0])
+
     def streams(self, queue: str) -> list[str]:
         """The streams of a mailbox, doorbell included."""
         return [self.keys.stream(queue, level) for level in (*self.levels, DOORBELL)]

@@ -9,7 +9,19 @@ from typing import Any
 from celery import Celery, chain, chord, group
 from redis import Redis
 
-from orchestrator import ITEM, Agent, Context, Expand, Message, Orchestrator, Retry, Workflow, handles, load_settings
+from orchestrator import (
+    ITEM,
+    Agent,
+    CancelledStep,
+    Context,
+    Expand,
+    Message,
+    Orchestrator,
+    Retry,
+    Workflow,
+    handles,
+    load_settings,
+)
 from orchestrator.workflows.references import Results
 from tests.apps import workflow_functions
 
@@ -109,6 +121,10 @@ class Counter(Agent):
         """Notes that it has begun, and that it was cancelled."""
         _note(f"begun {message.what}")
         return _until_cancelled(lambda: context.cancelled)
+
+    def on_cancelled(self, cancelled: CancelledStep, context: Context) -> None:
+        """Notes it."""
+        _note(f"on_cancelled {cancelled.message} {cancelled.workflow} {cancelled.step} {cancelled.because}".strip())
 
     @handles(Undo)
     def undo(self, message: Undo) -> None:

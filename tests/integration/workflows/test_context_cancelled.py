@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import ClassVar
 
 import pytest
 
-from orchestrator import CancelResult, Orchestrator, Workflow
+from orchestrator import (
+    Agent,
+    CancelledStep,
+    CancelResult,
+    Context,
+    Message,
+    Orchestrator,
+    Workflow,
+    handles,
+)
 from orchestrator.core.outcome import Handled
 from orchestrator.embedded import EmbeddedServer
 from tests.apps import workflows_app
-from tests.apps.workflows_app import Hold
+from tests.apps.workflows_app import Hold, Undo
 from tests.support.eventually import eventually
 from tests.support.worker_process import WorkerProcess
 from tests.support.workflow_cluster import APP, QUEUES, WorkflowCluster
@@ -45,7 +55,26 @@ def test_steps_learn_that_their_run_was_cancelled(cluster: WorkflowCluster) -> N
         run.cancel()
         assert run.wait(20).state == "cancelled"
         assert run.outcome("long") == Handled("cleaned up", 1)
-        assert cluster.noted() == [f"begun {step}", "cancelled"]
+        # One slot: the agent's message waits for it. A task has no such method.
+        told = ["on_cancelled Hold long long"] if step == "agent" else []
+        eventually(partial(_noted, cluster, f"begun {step}", "cancelled", *told), 20, cluster.log)
+        cluster.idle()
+
+
+def test_on_cancelled_is_called_once_for_what_was_begun_and_for_nothing_else(cluster: WorkflowCluster) -> None:
+    cluster.forget()
+    flow = Workflow("long", on_failure="compensate")
+    for step in ("first", "second"):
+        flow.step(step, Hold(what=step), to="counter")
+    flow.step("third", Undo(what="third"), to="counter", after="second")
+    run = cluster.orchestrator.workflows.start(flow, deadline_s=1)
+    assert run.wait(20).because == "deadline passed"
+    cluster.idle()
+    # Of two messages one slot has one, and may have claimed the other.
+    told = [note for note in cluster.noted() if note.startswith("on_cancelled")]
+    assert told[0] == "on_cancelled Hold long first deadline passed"
+    assert len(told) == len(set(told)) <= 2
+    assert all(row.accepted == row.handled + row.cancelled for row in cluster.orchestrator.ledger())
 
 
 def test_a_plain_delivery_learns_it_too(cluster: WorkflowCluster) -> None:
@@ -71,3 +100,32 @@ def test_nothing_is_cancelled_in_eager_mode_but_a_run() -> None:
     flow.step("look", orchestrator.app.task(name="plain.look", shared=False)(look).s())
     run = orchestrator.workflows.start(flow)
     assert (seen, run.status().state) == ([False, True], "cancelled")
+
+
+def test_eager_mode_calls_on_cancelled_of_a_step_that_runs() -> None:
+    class Stop(Message):
+        """Cancels its own run."""
+
+    class Stopping(Agent):
+        name = "stopping"
+        cancelled: ClassVar[list[CancelledStep]] = []
+
+        @handles(Stop)
+        def stop(self, message: Stop, context: Context) -> None:
+            assert context.workflow is not None
+            context.orchestrator.workflows.get(context.workflow.id).cancel()
+
+        def on_cancelled(self, cancelled: CancelledStep, context: Context) -> None:
+            assert context.id == f"cancelled-{cancelled.id}"
+            self.cancelled.append(cancelled)
+
+    orchestrator: Orchestrator = workflows_app.make(eager=True)
+    orchestrator.host(Stopping)
+    flow = Workflow("stops")
+    stop = flow.step("stop", Stop(), to="stopping")
+    flow.step("never", Stop(), to="stopping", after=stop)
+    run = orchestrator.workflows.start(flow, workflow_id="w")
+    assert run.status().state == "cancelled"
+    [told] = Stopping.cancelled
+    expected = {"message": "Stop", "workflow_id": "w", "workflow": "stops", "step": "stop", "because": ""}
+    assert told == CancelledStep(id=f"{run.uid}.0", uid=run.uid, **expected)

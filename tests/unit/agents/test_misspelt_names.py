@@ -79,6 +79,22 @@ def test_a_misspelt_on_down_is_refused() -> None:
         hosted(on_dwon=lambda self, down: None)
 
 
+def test_a_misspelt_on_cancelled_is_refused() -> None:
+    with pytest.raises(InvalidDeclaration, match=r"on_canceled: never called; did you mean 'on_cancelled'\?"):
+        hosted(on_canceled=lambda self, cancelled: None)
+
+
+def test_an_on_cancelled_that_takes_something_else_is_refused() -> None:
+    def takes_charge(self: Any, cancelled: Charge) -> None: ...
+
+    def takes_nothing(self: Any) -> None: ...
+
+    with pytest.raises(InvalidDeclaration, match="on_cancelled takes Charge; allowed: CancelledStep"):
+        hosted(on_cancelled=takes_charge)
+    with pytest.raises(InvalidDeclaration, match="takes_nothing takes 0 arguments; allowed: message, or message and"):
+        hosted(on_cancelled=takes_nothing)
+
+
 def test_attributes_of_ones_own_are_nobodys_business() -> None:
     hosted(
         currency="EUR", _retries=7, RETRIES=7, names=("a", "b"), rates={"a": 1}, limit=5, bank=object(),

@@ -417,7 +417,8 @@ runs.take_back = function(r, step, entry, cancel, returned)
   local found = redis.call('XRANGE', stream, entry, entry)[1]
   if not found or not pending.err and pending[1] then
     if cancel then
-      redis.call('HSET', hooks, 'cancel', runs.CANCELLED, 'cancelling', r.root .. 'cancelling')
+      if redis.call('HSETNX', hooks, 'cancel', runs.CANCELLED) == 1 then runs.call_on_cancelled(r, step, plan, id) end
+      redis.call('HSET', hooks, 'cancelling', r.root .. 'cancelling')
       redis.call('SADD', r.root .. 'cancelling', r.root .. 'outcome:' .. id)
       redis.call('PEXPIRE', r.root .. 'cancelling', 604800000)
     end
@@ -432,6 +433,24 @@ runs.take_back = function(r, step, entry, cancel, returned)
     end_for_celery(ledger, m, 'REVOKED', '', 'its run was cancelled')
   end
   return true
+end
+
+-- The agent that has a cancelled step, or had begun it, gets a message for its method `on_cancelled`, if it has one.
+runs.call_on_cancelled = function(r, step, plan, id)
+  local level, text = (redis.call('HGET', r.root .. 'on-cancelled', plan.queue) or ''):match('^([^\n]*)\n(.*)$')
+  local template = text and redis.call('HGET', r.key .. ':templates', plan.template)
+  local agent, message = (template or ''):match('"agent": ?"([^"]*)", ?"message": ?"([^"]*)"')
+  -- In the mailbox of an agent there may be tasks, too.
+  if agent ~= plan.queue then return end
+  local workflow_id, name, because = unpack(redis.call('HMGET', r.key, 'id', 'name', 'because'))
+  local item = step:match('%.(%d+)$')
+  local fields = {id = id, message = message, workflow_id = workflow_id, uid = r.uid, workflow = name,
+    step = plan.name .. (item and '[' .. item .. ']' or ''), because = because or ''}
+  local body = '[[' .. cjson.encode(fields) .. '],{},{}]'
+  local values = {ID = 'cancelled-' .. id, BODY = (body:gsub('[\\"]', '\\%0'))}
+  put(r.root .. 'q:' .. level .. ':' .. agent, (text:gsub('@(%u+)@', values)))
+  count_accepted(r.root .. 'ledger:' .. agent, 1)
+  r.left = r.left - 1
 end
 
 runs.taken_back = function(r, step, cancel)
