@@ -97,12 +97,13 @@ def resume_run(context: click.Context, run_id: str | None, name: str | None, as_
 
 @click.command(cls=CeleryCommand, name="delete", epilog=_CODES)
 @run_id
+@click.option("--force", is_flag=True, cls=CeleryOption, help="Also one that goes on: it is cancelled first.")
 @as_json_option
 @click.pass_context
 @reported
-def delete_run(context: click.Context, run_id: str, as_json: bool) -> None:
-    """Forget run ID, which must have ended."""
-    _control(context, run_id, as_json, lambda run: run.delete())
+def delete_run(context: click.Context, run_id: str, force: bool, as_json: bool) -> None:
+    """Forget run ID, which must have ended. What its steps still do counts in the ledger, and changes nothing."""
+    _control(context, run_id, as_json, lambda run: run.delete(force=force))
 
 
 @click.command(cls=CeleryCommand, name="cancel", epilog=_CODES)
@@ -129,15 +130,17 @@ def retry_step(context: click.Context, run_id: str, step: str, as_json: bool) ->
     _control(context, run_id, as_json, lambda run: run.retry(step), _why_no_retry)
 
 
-def _why_no_retry(run: Run, result: ControlResult) -> str:
-    if result == "not failed":
-        return "; allowed: a step that is dead, expired or cancelled"
-    if result != "too late":
-        return ""
-    state = run.status().state
-    if state not in ("running", "stopping", "failed"):
-        return f", for the run is {state}"
-    return ", for other steps have begun on the failure of this one"
+_NO_RETRY = {
+    "not failed": "; allowed: a step that is dead, expired or cancelled",
+    "others began": "; it is too late, for other steps have begun on the failure of this one",
+    "run cancelled": "; it is too late, for nothing of the run begins any more",
+    "run completed": "; it is too late, for the run has gone on without this step",
+    "run compensated": "; it is too late, for the run's compensation has begun",
+}
+
+
+def _why_no_retry(_run: Run, result: ControlResult) -> str:
+    return _NO_RETRY.get(result, "")
 
 
 @click.command(cls=CeleryCommand, name="fork", epilog=exit_codes())

@@ -61,6 +61,9 @@ COMPENSATION_STATES: Final = frozenset({RunState.COMPENSATING, RunState.COMPENSA
 #: States of a run in which a failed step has stopped it; what would begin is kept until a replayed letter revives it.
 _STOPPED: Final = frozenset({RunState.STOPPING, RunState.FAILED})
 
+#: Why no step of a run in such a state is retried; in any other it is, or was, compensated.
+_NO_RETRY: Final = {RunState.CANCELLED: "run cancelled", RunState.COMPLETED: "run completed"}
+
 #: The first character of a state in which a step has ended, and the state's name.
 ENDED: Final = {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "k": "skipped"}
 _LETTERS: Final = {name: letter for letter, name in ENDED.items()}
@@ -201,19 +204,19 @@ class Run:
     def retry(self, step: str) -> tuple[str, Effects]:
         """Have a step that was not handled begin again, of a map its items that were not; and its run go on.
 
-        Returns what that came to, too: ``done``; ``not failed``; ``too late`` if its run was cancelled or is
-        compensated, or if other steps have begun on its failure.
+        Returns what that came to, too: ``done``; ``not failed``; ``others began`` on its failure; and if its run does
+        not go on any more ``run cancelled``, ``run completed`` or ``run compensated``.
         """
         self._open()
         was = self.states.get(step, "")[:1]
-        if self.state not in (RunState.RUNNING, *_STOPPED):
-            return "too late", Effects()
         if was not in ("d", "e", "c"):
             return "not failed", Effects()
+        if self.state not in (RunState.RUNNING, *_STOPPED):
+            return _NO_RETRY.get(self.state, "run compensated"), Effects()
         if CALLER in self.plan[step].options:
-            return ("done", self._close()) if retry_call(self, step, was) else ("too late", Effects())
+            return ("done", self._close()) if retry_call(self, step, was) else ("others began", Effects())
         if self.plan[step].guarded:
-            return "too late", Effects()
+            return "others began", Effects()
         self._retry(step, was)
         return "done", self._close()
 

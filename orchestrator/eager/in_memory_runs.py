@@ -353,13 +353,15 @@ class InMemoryRuns:
             )
             self._backend.send(replace(message, id=f"cancelled-{uid}.{step}", args=[encode(fields)]))
 
-    def delete(self, uid: str) -> str:
-        """Forget a run that has ended."""
+    def delete(self, uid: str, *, force: bool = False) -> str:
+        """Forget a run that has ended, or with ``force`` goes on."""
         kept = self._runs.get(uid)
         if kept is None:
             return "unknown"
-        if not kept.ended_ms:
+        if not kept.ended_ms and not force:
             return "not ended"
+        if not kept.ended_ms:
+            self._leave_limit(uid, kept)
         del self._runs[uid]
         if self._by_id.get(kept.id) == uid:
             del self._by_id[kept.id]

@@ -29,7 +29,13 @@ class ControlResult(StrEnum):
     CANCELLED_ALREADY = "cancelled already"
     #: Of a retry: the step was handled, was skipped, or has not ended.
     NOT_FAILED = "not failed"
-    #: Of a deletion: the run goes on; cancel it first.
+    #: Of a retry: it is too late, for other steps have begun on the failure of this one; …
+    OTHERS_BEGAN = "others began"
+    #: … or nothing of its run begins any more: it was cancelled, is completed, or is or was compensated.
+    RUN_CANCELLED = "run cancelled"
+    RUN_COMPLETED = "run completed"
+    RUN_COMPENSATED = "run compensated"
+    #: Of a deletion: the run goes on; cancel it first, or delete it with ``force``.
     NOT_ENDED = "not ended"
 
 
@@ -235,8 +241,8 @@ class RunsBackend(Protocol):
     def control(self, uid: str, action: str, value: str = "", payload: str = "") -> str:
         """Act on a run; returns what that came to."""
 
-    def delete(self, uid: str) -> str:
-        """Forget a run that has ended; returns what that came to."""
+    def delete(self, uid: str, *, force: bool = False) -> str:
+        """Forget a run that has ended, or with ``force`` was cancelled; returns what that came to."""
 
     def set_paused(self, name: str, *, paused: bool) -> bool:
         """Have new runs of a workflow start paused, or not; whether that was changed."""

@@ -240,13 +240,18 @@ class RedisRuns:
             self.advance(uid)
         return str(said.decode())
 
-    def delete(self, uid: str) -> str:
+    def delete(self, uid: str, *, force: bool = False) -> str:
         """See :class:`RunsBackend`."""
         store = self._store
-        said: bytes = self._lost_answers.run(
-            store, (uid, "delete"), lambda attempt: store.run(*scripts.delete_run(store.keys, uid, attempt))
-        )
-        return said.decode()
+        while True:
+            said: bytes = self._lost_answers.run(
+                store,
+                (uid, "delete"),
+                lambda attempt: store.run(*scripts.delete_run(store.keys, uid, attempt, force=force)),
+            )
+            if said != b"busy":
+                return said.decode()
+            self.advance(uid)
 
     def set_paused(self, name: str, *, paused: bool) -> bool:
         """See :class:`RunsBackend`."""

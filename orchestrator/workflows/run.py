@@ -153,7 +153,8 @@ class Run:
         """Have a step that was not handled begin again, and the run go on, also from ``failed``.
 
         Of a map, the items that were not handled begin again, at most ``limit`` at a time. It is too late for that in a
-        run that was cancelled or is compensated, and if other steps have begun on the failure. The step's dead letter
+        run that was cancelled (``RUN_CANCELLED``), is or was compensated (``RUN_COMPENSATED``) or is completed
+        (``RUN_COMPLETED``), and if other steps have begun on the failure (``OTHERS_BEGAN``). The step's dead letter
         stays in the log; a replay of it would run its message once more, and change nothing in the run.
 
         Raises:
@@ -180,9 +181,16 @@ class Run:
         uid = self._backend().fork(self.uid, self._step(after).number, known, deadline_s)
         return Run(uid, known, self._backend)
 
-    def delete(self) -> ControlResult:
-        """Forget the run, which must have ended. What its steps still do counts in the ledger, and changes nothing."""
-        return self._said(self._backend().delete(self.uid))
+    def delete(self, *, force: bool = False) -> ControlResult:
+        """Forget the run, which must have ended. What its steps still do counts in the ledger, and changes nothing.
+
+        With ``force`` also one that goes on: it is cancelled first, so that what no worker has begun never begins.
+        Compensations that are not sent yet are not sent any more.
+        """
+        backend = self._backend()
+        if force:
+            backend.control(self.uid, "cancel", "0")
+        return self._said(backend.delete(self.uid, force=force))
 
     def post(self, event: str, payload: Any = None) -> ControlResult:
         """Post an event to the steps that wait for it, now or later. If it is posted again, the first payload counts.

@@ -35,10 +35,13 @@ def control_run(
     return _script("control_run"), [keys.run(uid), keys.timers, publishes], [uid, token, action, value, payload]
 
 
-def delete_run(keys: Keys, uid: str, attempt: Attempt) -> Call:
-    """Forget a run that has ended. A call with the ``attempt`` of an earlier one gets the answer of that."""
+def delete_run(keys: Keys, uid: str, attempt: Attempt, *, force: bool = False) -> Call:
+    """Forget a run that has ended, or with ``force`` one that goes on.
+
+    A call with the ``attempt`` of an earlier one gets the answer of that.
+    """
     names = [keys.run(uid), keys.runs, keys.runs_by_id, keys.busy_runs, attempt.key]
-    return _script("delete_run"), names, [uid, attempt.token]
+    return _script("delete_run"), names, [uid, attempt.token, "1" if force else ""]
 
 
 def repair_step(keys: Keys, uid: str, step: str, state: str) -> Call:

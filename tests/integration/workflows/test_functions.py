@@ -203,14 +203,14 @@ def test_a_replayed_letter_of_a_call_revives_it(cluster: WorkflowCluster) -> Non
     assert run.retry("outer/call-1/call-2") is ControlResult.DONE
     assert run.wait(20).state == "completed"
     assert run.result() == ["outer", ["test:k1", "test:k2"]]
-    assert run.retry("outer/call-1/call-2") is ControlResult.TOO_LATE
+    assert run.retry("outer/call-1/call-2") is ControlResult.NOT_FAILED
 
 
 def test_what_a_function_has_caught_stays(cluster: WorkflowCluster) -> None:
     run = cluster.executed("caught")
     outcome = run.outcome("caught/call-2")
     assert isinstance(outcome, Dead)
-    assert run.retry("caught/call-2") is ControlResult.TOO_LATE
+    assert run.retry("caught/call-2") is ControlResult.RUN_COMPLETED
 
 
 def test_its_task_alone_is_no_run(cluster: WorkflowCluster) -> None:

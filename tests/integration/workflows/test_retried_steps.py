@@ -68,13 +68,13 @@ def test_what_cannot_be_retried(cluster: WorkflowCluster) -> None:
     first = flow.step("first", cluster.task("add", 1), undo=cluster.task("note", "undo"))
     flow.step("fails", cluster.task("fail"), after=first, retry=ONCE)
     run = cluster.ended(flow)
-    assert run.retry("fails") is ControlResult.TOO_LATE
+    assert run.retry("fails") is ControlResult.RUN_COMPENSATED
 
     flow = Workflow("guarded")
     failed = flow.step("fails", cluster.task("fail"), retry=ONCE)
     flow.step("rescue", cluster.task("note", "rescue"), after=failed, when="any_failed")
     run = cluster.ended(flow)
-    assert run.retry("fails") is ControlResult.TOO_LATE
-    assert run.retry("rescue") is ControlResult.TOO_LATE
+    assert run.retry("fails") is ControlResult.RUN_COMPLETED
+    assert run.retry("rescue") is ControlResult.NOT_FAILED
     with pytest.raises(InvalidPolicy, match="'nothing'"):
         run.retry("nothing")

@@ -97,8 +97,8 @@ def test_a_retry_that_is_too_late_says_why(orchestrator: Orchestrator) -> None:
     orchestrator.workflows.start(flow, workflow_id="g1")
     refused = invoke(orchestrator.app, workflows, "retry", "g1", "fails")
     assert refused.stderr in (
-        "Error: g1: too late, for the run is completed\n",
-        "Error: g1: too late, for other steps have begun on the failure of this one\n",
+        "Error: g1: run completed; it is too late, for the run has gone on without this step\n",
+        "Error: g1: others began; it is too late, for other steps have begun on the failure of this one\n",
     )
 
 

@@ -39,6 +39,8 @@ local runs = {
   FAILED = {d = true, e = true, c = true},
   -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
   STOPPED = {stopping = true, failed = true},
+  -- Why no step of a run in such a state is retried; in any other it is, or was, compensated.
+  NO_RETRY = {cancelled = 'run cancelled', completed = 'run completed'},
   PLAN = '^(%a)\n' .. ('([^\n]*)\n'):rep(13) .. '([^\n]*)$',
   -- How long after a step's death the replay of its dead letter can revive the run.
   DEAD_MS = 2592000000,
@@ -601,10 +603,10 @@ end
 -- Has a step that was not handled begin again, of a map its items that were not. Returns what that came to.
 runs.retry = function(r, step)
   local was = runs.state(r, step):sub(1, 1)
-  if r.state ~= 'running' and not runs.STOPPED[r.state] then return 'too late' end
   if not runs.FAILED[was] then return 'not failed' end
-  if runs.caller_of(runs.plan(r, step)) then return runs.retry_call(r, step, was) and 'done' or 'too late' end
-  if runs.plan(r, step).guarded then return 'too late' end
+  if r.state ~= 'running' and not runs.STOPPED[r.state] then return runs.NO_RETRY[r.state] or 'run compensated' end
+  if runs.caller_of(runs.plan(r, step)) then return runs.retry_call(r, step, was) and 'done' or 'others began' end
+  if runs.plan(r, step).guarded then return 'others began' end
   runs.count(r, 'failures', -1)
   if r.state ~= 'running' then
     runs.reopen(r, 'running')
