@@ -135,7 +135,14 @@ class RedisMode:
         from orchestrator.workflows.redis_runs import RedisRuns
 
         settings = self._settings
-        return RedisRuns(self._app, lambda: self.store, self._directory, settings.redact, settings.workflow_keep_s)
+        return RedisRuns(
+            self._app,
+            lambda: self.store,
+            self._directory,
+            settings.redact,
+            settings.workflow_keep_s,
+            lambda: self.registry.outdated(),
+        )
 
     @cached_property
     def timers(self) -> DueTimers:

@@ -523,6 +523,20 @@ class NotEnoughReplies(InfrastructureError):
         super().__init__(f"{len(results)} replied; needed: {needed}; {', '.join(named[:_NAMED])}{more}")
 
 
+class OutdatedWorker(InfrastructureError):
+    """A living worker would handle steps of a run, and its version of this library would begin none after them."""
+
+    def __init__(self, incarnation: str, version: str, queue: str) -> None:
+        super().__init__(
+            f"incarnation {incarnation}, of version {version or 'unknown'} of this library, consumes "
+            f"{masked_repr(queue)}, and would begin no step after those that it handles; nothing was started; allowed: "
+            "once it has been stopped or upgraded"
+        )
+        self.incarnation = incarnation
+        self.version = version
+        self.queue = queue
+
+
 class BroadcastRefused(InfrastructureError):
     """No copy of a broadcast was sent.
 

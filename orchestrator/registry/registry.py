@@ -64,6 +64,8 @@ class IncarnationEntry:
     has_heart: bool = False
     app_version: str = ""
     library_version: str = ""
+    #: Whether its scripts begin the steps of a workflow that depend on one whose outcome they record.
+    releases_steps: bool = False
     #: Load average of its host over the last minute.
     host_load: float = 0.0
 
@@ -164,6 +166,7 @@ def _entry(name: str, fields: dict[bytes, bytes], age_s: float) -> IncarnationEn
         has_heart=bool(_text(fields, "heart")),
         app_version=_text(fields, "app_version"),
         library_version=_text(fields, "library_version"),
+        releases_steps=bool(_text(fields, "releases_steps")),
         host_load=float(_text(fields, "host_load", "0")),
     )
 
@@ -178,6 +181,8 @@ class Registry:
         self._store = store
         self._known: dict[str, AgentEntry] = {}
         self._read_at = float("-inf")
+        self._outdated: list[IncarnationEntry] = []
+        self._outdated_at = float("-inf")
 
     def announce(self, entries: Iterable[AgentEntry]) -> None:
         """Register agents, so that senders know them; called by the worker that hosts them."""
@@ -217,6 +222,13 @@ class Registry:
                 if fields and _text(fields, "kind") != "session":
                     entries.append(_entry(raw_id.decode(), fields, now_s + now_us / 1e6 - beat_ms / 1000))
         return sorted(entries, key=lambda e: e.id)
+
+    def outdated(self) -> list[IncarnationEntry]:
+        """The living incarnations whose scripts release no steps of workflows; cached for two seconds."""
+        if monotonic() - self._outdated_at > _FRESH_S:
+            self._outdated = [one for one in self.incarnations() if not one.releases_steps]
+            self._outdated_at = monotonic()
+        return self._outdated
 
     def hosted(self, agent: str, queue: str) -> bool:
         """Whether a living incarnation hosts the agent, or with ``agent`` empty, consumes from the queue."""

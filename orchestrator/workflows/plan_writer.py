@@ -67,8 +67,10 @@ class PlanWriter:
         self._store = store
         self._templates = _Templates(app, store, hidden)
 
-    def commands(self, pipe: Any, compiled: CompiledWorkflow, uid: str, workflow_id: str, *, keep_ms: int) -> None:
+    def commands(self, pipe: Any, compiled: CompiledWorkflow, uid: str, workflow_id: str, *, keep_ms: int) -> set[str]:
         """Put into a pipeline what writes a run in state ``writing``; it expires if it is not started in ten minutes.
+
+        Returns the mailboxes of its messages.
 
         Raises:
             BrokerUnavailable: a mailbox could not be declared.
@@ -92,7 +94,7 @@ class PlanWriter:
         if compiled.final is not None:
             run["final"] = encode(compiled.final)
         try:
-            texts, templates = self._templates.texts(compiled.name, compiled.steps, 0)
+            texts, templates, queues = self._templates.texts(compiled.name, compiled.steps, 0)
             texts |= waits_of((str(number), step.plan) for number, step in enumerate(compiled.steps))
         except BatchPublishError as error:
             raise BrokerUnavailable(store.url, error) from error
@@ -103,6 +105,7 @@ class PlanWriter:
             pipe.hset(f"{key}:templates", mapping=templates)
         for part in ("", ":plan", ":templates"):
             pipe.pexpire(key + part, WRITING_MS)
+        return queues
 
     def texts_of(self, steps: Sequence[CompiledStep], first: int, nonce: str) -> tuple[dict[str, str], dict[str, str]]:
         """The plans of steps whose numbers begin with ``first``, and their templates, for a run with that nonce.
@@ -111,7 +114,7 @@ class PlanWriter:
             BrokerUnavailable, InvalidMessage, MessageTooLarge, InvalidWorkflow: as :meth:`commands`.
         """
         try:
-            texts, templates = self._templates.texts("expansion", steps, first)
+            texts, templates, _ = self._templates.texts("expansion", steps, first)
         except BatchPublishError as error:
             raise BrokerUnavailable(self._store().url, error) from error
         own, its = f"@{NONCE}:", f"@{nonce}:"
@@ -182,8 +185,8 @@ class _Templates:
 
     def texts(
         self, workflow: str, compiled: Sequence[CompiledStep], first: int
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        """The text of each step by its number, from ``first`` on, and the texts of the templates by theirs."""
+    ) -> tuple[dict[str, str], dict[str, str], set[str]]:
+        """The texts of steps by their numbers, from ``first`` on, those of templates by theirs, and the mailboxes."""
         writing = _Writing(self, workflow)
         steps: dict[str, str] = {}
         for number, step in enumerate(compiled, first):
@@ -201,7 +204,7 @@ class _Templates:
                 undo = StepPlan(f"{plan.name}.undo", options=step.undo_placement.plan_options)
                 written = writing.placed(undo.name, step.undo_placement, has_references=False)
                 steps[f"u{number}"] = _with(undo, written).to_text()
-        return steps, writing.templates
+        return steps, writing.templates, writing.queues
 
     def of(self, workflow: str, message: OutgoingMessage, has_references: bool) -> tuple[str, str, MessageTemplate]:
         """The template of a message's kind: its number, its text, and what it was made from."""
@@ -261,6 +264,7 @@ class _Writing:
 
     def __init__(self, known: _Templates, workflow: str) -> None:
         self.templates: dict[str, str] = {}
+        self.queues: set[str] = set()
         self._known = known
         self._workflow = workflow
 
@@ -272,6 +276,7 @@ class _Writing:
             body = template.body(encode(list(message.args)).encode(), encode(dict(message.kwargs)).encode())[1:-1]
         self._known.check_size(len(text) + len(body))
         queue = _queue_of(message, template)
+        self.queues.add(queue)
         inputs = inputs_in([message.args, message.kwargs]) if has_references else ()
         return _Written(number, queue, template.level, inputs, body, *self._known.shown(message))
 
@@ -281,6 +286,7 @@ class _Writing:
         for message in placement.candidates:
             number, text, queue, level = self.candidate(name, message, has_references)
             self.templates[number] = text
+            self.queues.add(queue)
             candidates.append(Candidate(message.supervision.agent, number, queue, level))
         record = PlacementRecord(
             placement.needs,

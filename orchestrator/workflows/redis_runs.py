@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -17,6 +17,7 @@ from orchestrator.core.expansion import Expanded
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.workflow_plan import Kind, StepPlan
+from orchestrator.registry.registry import IncarnationEntry
 from orchestrator.sending.address import Directory
 from orchestrator.transport.redis.commands import Attempt
 from orchestrator.transport.redis.patience import outlast, sleep_on
@@ -28,6 +29,7 @@ from orchestrator.workflows.expansion import Compile, NewSteps
 from orchestrator.workflows.function_calls import NewCalls
 from orchestrator.workflows.function_history import History, history_of
 from orchestrator.workflows.lost_answers import LostAnswers, again_if_lost
+from orchestrator.workflows.outdated_workers import refuse_outdated
 from orchestrator.workflows.placing import Placing, candidates_in
 from orchestrator.workflows.plan_writer import PlanWriter, roots_of
 from orchestrator.workflows.records import RunDetails, RunStatus, is_step, status_from, step_records
@@ -54,8 +56,15 @@ class RedisRuns:
     """Starts runs, reads them and acts on them; see :class:`orchestrator.workflows.records.RunsBackend`."""
 
     def __init__(
-        self, app: Celery, store: Callable[[], Store], directory: Directory, hidden: tuple[str, ...], keep_s: float
+        self,
+        app: Celery,
+        store: Callable[[], Store],
+        directory: Directory,
+        hidden: tuple[str, ...],
+        keep_s: float,
+        outdated: Callable[[], Sequence[IncarnationEntry]] = tuple,
     ) -> None:
+        self._outdated = outdated
         self._open_store = store
         self._writer = PlanWriter(app, store, hidden)
         self._placing = Placing(store, directory, self._writer, self.advance)
@@ -86,7 +95,8 @@ class RedisRuns:
         uid, deadline_ms = secrets.token_hex(8), None if deadline_s is None else to_ms(deadline_s)
         call = scripts.start_run(store.keys, uid, workflow_id, compiled.fingerprint, roots_of(compiled), deadline_ms)
         with store.client.pipeline(transaction=False) as pipe:
-            self._writer.commands(pipe, compiled, uid, workflow_id, keep_ms=self._keep_ms)
+            queues = self._writer.commands(pipe, compiled, uid, workflow_id, keep_ms=self._keep_ms)
+            refuse_outdated(self._outdated(), queues)
             started, left = self._ask(lambda: _execute_with(pipe, store, call))
         if not started:
             raise WorkflowExists(workflow_id)

@@ -63,6 +63,8 @@ class Workflows:
                 with needs that no known agent offers; the text names the step.
             WorkflowExists: the run with that id is of another definition.
             InvalidPolicy: ``workflow_id`` or ``deadline_s`` has a value that is not allowed.
+            OutdatedWorker: a living worker that would handle a step is of a version of this library that begins no step
+                after it.
             NotSupervised: the app's broker is not one that this library supervises.
             BrokerUnavailable: Redis did not accept it.
         """

@@ -91,6 +91,8 @@ class Heartbeat:
         """
         name = self._options.node_name or self._host
         fields: dict[str, Any] = {"node": name, "pid": os.getpid(), "host": self._host, "queues": "[]"}
+        # Its scripts begin the steps that depend on one whose outcome they record.
+        fields["releases_steps"] = "1"
         if self._ooms.group and self._oom_counts[1] is not None:
             fields |= {"oom_group": self._ooms.group, "oom_kills": self._oom_counts[1]}
         self.lease.register(name, fields)

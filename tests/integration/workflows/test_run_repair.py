@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator import OutdatedWorker
 from orchestrator.core.outcome import Handled
 from orchestrator.workflows.definition import Workflow
 from orchestrator.workflows.run import Run
 from orchestrator.workflows.run_repair import RunRepair
 from tests.apps import workflows_app
+from tests.apps.workflows_app import Square
 from tests.support.workflow_cluster import WorkflowCluster
 
 
@@ -85,3 +87,16 @@ def test_expired_runs_are_taken_off_the_lists(cluster: WorkflowCluster) -> None:
     assert cluster.orchestrator.runtime.redis.runs.forget_expired() == 1
     assert [status.uid for status in cluster.orchestrator.workflows.list()] == [kept.uid]
     assert list(cluster.redis.hvals(cluster.keys.runs_by_id)) == [kept.uid.encode()]
+
+
+def test_no_run_is_started_on_workers_that_release_no_steps(cluster: WorkflowCluster) -> None:
+    keys, old = cluster.keys, "old@host:1#1"
+    fields = {"queues": '["celery"]', "library_version": "0.0.9", "agents": "[]"}
+    cluster.redis.hset(keys.incarnation(old), mapping=fields)
+    cluster.redis.zadd(keys.leases, {old: 1})
+    with pytest.raises(OutdatedWorker, match=r"incarnation old@host:1#1, of version 0\.0\.9 .* consumes 'celery'"):
+        _started(cluster)
+    assert cluster.redis.keys("orc:run*") == []
+    elsewhere = Workflow("elsewhere")
+    elsewhere.step("square", Square(number=2), to="counter")
+    assert cluster.orchestrator.workflows.start(elsewhere).status().open == 1

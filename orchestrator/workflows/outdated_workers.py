@@ -1,0 +1,20 @@
+"""Workers of an older version: they would record the outcome of a step, and begin none that depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from orchestrator.core.errors import OutdatedWorker
+from orchestrator.registry.registry import IncarnationEntry
+
+
+def refuse_outdated(outdated: Iterable[IncarnationEntry], queues: Collection[str]) -> None:
+    """Refuse a run whose messages go to these mailboxes if an outdated worker would handle some of them.
+
+    Raises:
+        OutdatedWorker: there is such a worker; the first one is named.
+    """
+    for one in outdated:
+        for queue in one.queues:
+            if queue in queues:
+                raise OutdatedWorker(one.id, one.library_version, queue)
