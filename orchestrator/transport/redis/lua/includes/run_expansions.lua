@@ -1,6 +1,10 @@
 --- @include "mailbox_entry"
 --- @include "runs"
 --- @include "run_calls"
+--- @include "run_maps"
+--- @include "run_recalls"
+--- @include "run_retries"
+--- @include "run_limits"
 --- @include "run_placement"
 -- Steps that take the place of one whose handler has returned them; part of runs.lua. A worker has written them to the plan before
 -- the outcome is recorded, which says {expanded = {first, count, final}}; so what a killed attempt has written has no effect.

@@ -1,0 +1,105 @@
+--- @include "mailbox_entry"
+--- @include "runs"
+-- Steps that are handled after all, or begin again: after the replay of a dead letter, or a retry; part of runs.lua.
+
+-- A step that was not handled is handled after all, because its dead letter was replayed.
+runs.revived = function(r, step, was)
+  runs.set_state(r, step, 'h')
+  if step:sub(1, 1) == 'u' then
+    runs.count(r, 'undo_failures', -1)
+    if r.state == 'compensation failed' and runs.counted(r, 'undo_failures') == 0 then
+      runs.set_run(r, 'compensated')
+      redis.call('LSET', r.key .. ':ended', 0, 'compensated')
+    end
+    return
+  end
+  runs.count(r, runs.NAMES[was], -1)
+  runs.count(r, 'handled', 1)
+  runs.remember_undo(r, step)
+  local map = step:match('^(%d+)%.')
+  if map and runs.is_unsent(r, map, step) then
+    local of = runs.map(r, map)
+    of.sent = of.sent + 1
+    runs.set_map(r, map, of)
+    runs.item_ended(r, map, true)
+    return
+  elseif map then
+    runs.item_ended(r, map, true, true)
+    return
+  end
+  local caller = runs.caller_of(runs.plan(r, step))
+  if caller then return runs.call_revived(r, caller) end
+  -- What depends on a guarded step went on without it.
+  if runs.plan(r, step).guarded then return end
+  runs.count(r, 'failures', -1)
+  if r.state ~= 'running' and not runs.STOPPED[r.state] then return end
+  runs.plan_work(r, 'd', step)
+  if runs.counted(r, 'failures') == 0 then
+    runs.reopen(r, 'running')
+    runs.plan_work(r, 'r', '')
+  end
+end
+
+-- Has a step that was not handled begin again, of a map its items that were not. Returns what that came to.
+runs.retry = function(r, step)
+  local was = runs.state(r, step):sub(1, 1)
+  if not runs.FAILED[was] then return 'not failed' end
+  if r.state ~= 'running' and not runs.STOPPED[r.state] then return runs.NO_RETRY[r.state] or 'run compensated' end
+  if runs.caller_of(runs.plan(r, step)) then return runs.retry_call(r, step, was) and 'done' or 'others began' end
+  if runs.plan(r, step).guarded then return 'others began' end
+  runs.count(r, 'failures', -1)
+  if r.state ~= 'running' then
+    runs.reopen(r, 'running')
+    runs.plan_work(r, 'r', '')
+  end
+  runs.forget_outcome(r, step, was)
+  local of = runs.map(r, step)
+  if of and of.unhandled > 0 then
+    -- As if the items that were not handled had not been sent.
+    of.ended, of.unhandled = of.ended - of.unhandled, 0
+    of.sent = of.ended
+    runs.set_map(r, step, of)
+    runs.set_state(r, step, 'm0')
+    runs.plan_work(r, 'x', step)
+  else
+    redis.call('HDEL', r.key .. ':maps', step)
+    runs.release(r, step)
+  end
+  return 'done'
+end
+
+-- A step has not ended after all.
+runs.forget_end = function(r, step, was)
+  runs.count(r, runs.NAMES[was], -1)
+  redis.call('HDEL', r.key .. ':states', step)
+  redis.call('HDEL', r.key .. ':outcomes', step)
+end
+
+-- Its message is sent again with the same id, so that nothing may be left of what it came to.
+runs.forget_outcome = function(r, step, was)
+  runs.forget_end(r, step, was)
+  runs.forget_delivery(r, step)
+end
+
+-- A step has been handled. If its run has been compensated already, its compensation is still owed.
+runs.remember_undo = function(r, step)
+  local plan = runs.plan(r, step)
+  if not plan.undo or plan.kind == 'm' and not step:find('.', 1, true) then return end
+  redis.call('RPUSH', r.key .. ':undo', step)
+  if r.state == 'compensated' or r.state == 'compensation failed'
+      or r.state == 'cancelled' and r.over and redis.call('HGET', r.key, 'compensate') == '1' then
+    runs.reopen(r, 'compensating')
+  end
+end
+
+-- A run goes on, even if it has ended.
+runs.reopen = function(r, state)
+  runs.set_run(r, state)
+  if not r.over then return end
+  r.over = nil
+  redis.call('PERSIST', r.key)
+  for _, part in ipairs(runs.PARTS) do redis.call('PERSIST', r.key .. part) end
+  redis.call('DEL', r.key .. ':ended')
+  redis.call('HDEL', r.key, 'ended_ms')
+  runs.emit(r, 'run_revived', 1)
+end
