@@ -12,8 +12,8 @@ from chaos.run_records import RunRecord
 from chaos.steps import STEPS
 from chaos.witness import Row
 from orchestrator.core.outcome import Reason
-from orchestrator.core.run import RunState
 from orchestrator.core.run_calls import CALLER
+from orchestrator.core.run_state import RunState
 from orchestrator.core.workflow_plan import Kind
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow

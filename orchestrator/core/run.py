@@ -1,7 +1,8 @@
 """The rule of a workflow's run: what each recorded outcome releases, and how the run ends.
 
 Methods change the state and return what is to be done outside. ``includes/runs.lua`` is the same rule over Redis, with
-the same names, in the same order; one state machine in the tests drives both. Eager mode runs by this one.
+the same names, in the same order; one state machine in the tests drives both. Eager mode runs by this one. Parts of it
+are in ``run_maps.py``, ``run_recalls.py``, ``run_retries.py``, ``run_placement.py`` and ``run_calls.py``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 from orchestrator.core.placement import UNPLACED, unplaced_error
-from orchestrator.core.result_path import ResultPaths
 from orchestrator.core.run_calls import (
     CALLER,
     Suspended,
@@ -26,63 +25,21 @@ from orchestrator.core.run_calls import (
     retry_call,
     suspend,
 )
-from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, number_of, numbers_in
-
-
-class RunState(StrEnum):
-    """Where a run is."""
-
-    #: Its plan is not complete in Redis.
-    WRITING = "writing"
-    #: It begins once fewer runs of its limit are out.
-    QUEUED = "queued"
-    RUNNING = "running"
-    #: A step has failed; nothing more begins, and it ends when no step is out.
-    STOPPING = "stopping"
-    COMPENSATING = "compensating"
-    #: All steps have ended, and those that were not handled were skipped or guarded.
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    #: Every compensation was handled.
-    COMPENSATED = "compensated"
-    #: Some compensation was not handled.
-    COMPENSATION_FAILED = "compensation failed"
-
-
-#: States in which a run may still change by itself.
-OPEN_STATES: Final = frozenset(
-    {RunState.WRITING, RunState.QUEUED, RunState.RUNNING, RunState.STOPPING, RunState.COMPENSATING}
+from orchestrator.core.run_maps import begin_map, is_unsent, item_ended, send_items
+from orchestrator.core.run_placement import leave_unplaced, place_unplaced
+from orchestrator.core.run_recalls import recall, send_ready
+from orchestrator.core.run_retries import remember_undo, reopen, retry, unfail
+from orchestrator.core.run_state import (
+    ENDED,
+    LETTERS,
+    NO_RETRY,
+    STOPPED,
+    Effects,
+    RunState,
+    dead_outcome,
+    handled_outcome,
 )
-
-#: States in which its compensation has begun; a dead letter of it is not replayed.
-COMPENSATION_STATES: Final = frozenset({RunState.COMPENSATING, RunState.COMPENSATED, RunState.COMPENSATION_FAILED})
-
-#: States of a run in which a failed step has stopped it; what would begin is kept until a replayed letter revives it.
-_STOPPED: Final = frozenset({RunState.STOPPING, RunState.FAILED})
-
-#: Why no step of a run in such a state is retried; in any other it is, or was, compensated.
-_NO_RETRY: Final = {RunState.CANCELLED: "run cancelled", RunState.COMPLETED: "run completed"}
-
-#: The first character of a state in which a step has ended, and the state's name.
-ENDED: Final = {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "k": "skipped"}
-_LETTERS: Final = {name: letter for letter, name in ENDED.items()}
-
-
-@dataclass(slots=True)
-class Effects:
-    """What is to be done outside of the rule, in this order."""
-
-    #: Steps whose messages are to be sent.
-    send: list[str] = field(default_factory=list)
-    #: Steps that wait for a time, in ms from now.
-    timers: list[tuple[str, int]] = field(default_factory=list)
-    #: Whether the run had ended, and goes on.
-    revived: bool = False
-    #: The state in which the run has ended just now.
-    ended: RunState | None = None
-    #: Whether work is left that exceeds the budget.
-    is_left: bool = False
+from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, number_of, numbers_in
 
 
 def _keep(_step: str, _cancelled: bool) -> bool:
@@ -211,13 +168,13 @@ class Run:
         was = self.states.get(step, "")[:1]
         if was not in ("d", "e", "c"):
             return "not failed", Effects()
-        if self.state not in (RunState.RUNNING, *_STOPPED):
-            return _NO_RETRY.get(self.state, "run compensated"), Effects()
+        if self.state not in (RunState.RUNNING, *STOPPED):
+            return NO_RETRY.get(self.state, "run compensated"), Effects()
         if CALLER in self.plan[step].options:
             return ("done", self._close()) if retry_call(self, step, was) else ("others began", Effects())
         if self.plan[step].guarded:
             return "others began", Effects()
-        self._retry(step, was)
+        retry(self, step, was)
         return "done", self._close()
 
     def happened(self, event: str, payload: Any) -> Effects:
@@ -246,11 +203,11 @@ class Run:
             self.counts["open"] -= 1
             self.unplaced.pop(step)
             needs = self.plan[number_of(step)].options["needs"]
-            self._end_unsent(step, _dead(UNPLACED, unplaced_error(needs)))
+            self._end_unsent(step, dead_outcome(UNPLACED, unplaced_error(needs)))
         elif self.states.get(step) == "u":
             if self.plan[step].options.get("event"):
                 self.counts["open"] -= 1
-                self._end_unsent(step, _dead("timeout", "the event did not come in time"))
+                self._end_unsent(step, dead_outcome("timeout", "the event did not come in time"))
             else:
                 self._happened(step, None)
         return self._close()
@@ -264,7 +221,7 @@ class Run:
         self.agenda.append((kind, step, 0))
 
     def _release(self, step: str) -> None:
-        if self.state in _STOPPED or (self.state is RunState.RUNNING and self.paused):
+        if self.state in STOPPED or (self.state is RunState.RUNNING and self.paused):
             self._park(step)
         elif self.state is RunState.RUNNING:
             self._begin(step)
@@ -278,9 +235,9 @@ class Run:
         if kind is Kind.TASK or "." in step:
             self._send(step)
         elif kind is Kind.JOIN:
-            self._end_unsent(step, _handled())
+            self._end_unsent(step, handled_outcome())
         elif kind is Kind.MAP:
-            self._begin_map(step)
+            begin_map(self, step)
         else:
             self._begin_wait(step)
 
@@ -289,7 +246,7 @@ class Run:
         if plan is not None and "needs" in plan.options:
             candidate = self.place(step)
             if candidate is None:
-                self._leave_unplaced(step, plan.options.get("within_ms"))
+                leave_unplaced(self, step, plan.options.get("within_ms"))
                 return
             self.placed[step] = candidate
         self._sent(step)
@@ -299,60 +256,6 @@ class Run:
         self.counts["open"] += 1
         self._left -= 1
         self._effects.send.append(step)
-
-    def _leave_unplaced(self, step: str, within_ms: int | None) -> None:
-        self.states[step] = "n"
-        self.counts["open"] += 1
-        self._left -= 1
-        self.unplaced[step] = None
-        if within_ms is not None:
-            self._effects.timers.append((step, within_ms))
-
-    def _place_unplaced(self, count: int) -> int | None:
-        """Try the first ``count`` of the unplaced steps again."""
-        for left in range(min(count, len(self.unplaced)), 0, -1):
-            if self._left <= 0:
-                return left
-            step = next(iter(self.unplaced))
-            del self.unplaced[step]
-            self._left -= 1
-            candidate = self.place(step)
-            if candidate is None:
-                self.unplaced[step] = None
-                continue
-            self.placed[step] = candidate
-            self.counts["open"] -= 1
-            self._sent(step)
-        return None
-
-    def _begin_map(self, step: str) -> None:
-        options = self.plan[step].options
-        try:
-            items = self._items(options)
-        except (LookupError, TypeError):
-            missing = f"InvalidStepInput: a result has no such part: {options['says']}"
-            self._end_unsent(step, _dead("validation", missing))
-            return
-        if items is None:
-            self._end_unsent(step, _dead("validation", f"map over what is no list: {options['says']}"))
-            return
-        self.maps[step] = [0, 0, items, 0]
-        if items == 0:
-            self._end_unsent(step, _handled())
-            return
-        self.states[step] = "m"
-        self._plan_work("x", step)
-
-    def _items(self, options: Mapping[str, Any]) -> int | None:
-        """How many items a map has: of a list in a step's result, or of another map; ``None`` if there is no list.
-
-        Raises:
-            LookupError, TypeError: there is no such part.
-        """
-        over = str(options["over"])
-        kind = "map" if self.plan[over].kind is Kind.MAP else "step"
-        paths = ResultPaths(self.outcomes.get, lambda number: self.maps[number][2] if number in self.maps else None)
-        return paths.length({kind: over, "path": options["path"]})
 
     def _begin_wait(self, step: str) -> None:
         options = self.plan[step].options
@@ -381,11 +284,11 @@ class Run:
         self.outcomes[step] = {"outcome": "cancelled", "by": "its run was cancelled"}
         self.counts["cancelled"] += 1
         if "." in step:
-            self._item_ended(number_of(step), False)
+            item_ended(self, number_of(step), False)
 
     def _dependency_ended(self, number: int, handled: bool) -> None:
         """One dependency of a step has ended. When all have, it begins or is skipped."""
-        if self.state is not RunState.RUNNING and self.state not in _STOPPED:
+        if self.state is not RunState.RUNNING and self.state not in STOPPED:
             return
         step = str(number)
         state = self.states.get(step, "w0,0")
@@ -444,99 +347,6 @@ class Run:
                 self._happened(steps[place], self.events[event])
         return None
 
-    def _send_items(self, step: str) -> int | None:
-        ended, unhandled, items, sent = self.maps[step]
-        if sent >= items or self.states[step][0] != "m":
-            return None
-        if self.state in _STOPPED or (self.state is RunState.RUNNING and self.paused):
-            self.ready.append(step)
-        elif self.state is RunState.RUNNING:
-            limit = self.plan[step].options.get("limit") or items
-            while sent < items and sent - ended < limit and int(self.states[step][1:] or 0) < items:
-                if self._left <= 0:
-                    return 0
-                one = self._next_item(step, sent)
-                if one is None:
-                    self._left -= 1
-                    continue
-                self._send(one)
-                sent += 1
-                self.maps[step] = [ended, unhandled, items, sent]
-        return None
-
-    def _next_item(self, step: str, sent: int) -> str | None:
-        """The item of a map that is sent next; of one that is retried the next place, or ``None`` if it was handled."""
-        place = self.states[step][1:]
-        if not place:
-            return f"{step}.{sent}"
-        self.states[step] = f"m{int(place) + 1}"
-        one = f"{step}.{place}"
-        was = self.states.get(one, "")[:1]
-        if was not in ("d", "e", "c"):
-            return None
-        self._forget_outcome(one, was)
-        return one
-
-    def _is_unsent(self, item: str) -> bool:
-        """Whether an item that was not handled is still to be sent again, because its map is retried."""
-        number, _, place = item.partition(".")
-        state = self.states[number]
-        return state[0] == "m" and state != "m" and int(place) >= int(state[1:])
-
-    def _send_ready(self) -> int | None:
-        while self.state is RunState.RUNNING and not self.paused and self.ready:
-            if self._left <= 0:
-                return 0
-            self._left -= 1
-            step = self.ready.popleft()
-            if self.states[step] == "r":
-                self._begin(step)
-            elif self.states[step][0] == "m":
-                self._plan_work("x", step)
-        return None
-
-    def _recall(self, kind: str) -> None:
-        """Go through all steps: take back what is out (pause, cancel), end waits (cancel) or park them (failure)."""
-        self._left -= 1
-        if not {
-            "p": self.paused,
-            "c": self.state is RunState.CANCELLED,
-            "w": self.state in _STOPPED,
-            "a": self.state is not RunState.CANCELLED,
-        }[kind]:
-            return
-        for step, state in list(self.states.items()):
-            letter = state[0]
-            if kind == "a":
-                if letter == "s" and step in self.placed:
-                    self._left -= 1
-                    self._move(step)
-            elif letter == "n":
-                self.unplaced.pop(step)
-                self._taken_back(step, cancelled=kind == "c")
-            elif letter == "s" and kind != "w":
-                self._left -= 1
-                if self.take_back(step, kind == "c"):
-                    self._taken_back(step, cancelled=kind == "c")
-            elif letter == "u" and kind != "p":
-                self.counts["open"] -= 1
-                if kind == "c":
-                    self._cancelled(step)
-                else:
-                    self._park(step)
-            elif kind == "c" and self._ends_by_cancel(step, state):
-                self._cancelled(step)
-
-    def _move(self, step: str) -> None:
-        """A step whose agent is lost is placed again, unless a worker has begun it."""
-        if not self.is_lost(step) or not self.take_back(step, False):
-            return
-        if step.startswith("u"):
-            self._taken_back(step, cancelled=False)
-            return
-        self.counts["open"] -= 1
-        self._release(step)
-
     def _taken_back(self, step: str, *, cancelled: bool) -> None:
         self.counts["open"] -= 1
         if cancelled:
@@ -546,33 +356,6 @@ class Run:
             self.undo.append(step[1:])
         else:
             self._park(step)
-
-    def _ends_by_cancel(self, step: str, state: str) -> bool:
-        """Whether a step without a message ends once its run is cancelled; ``state`` is what it was just now."""
-        if state[0] in "xy":
-            return self.states[step] == state
-        return (state[0] == "r" and "." in step) or (state[0] == "m" and self._is_idle(step))
-
-    def _is_idle(self, step: str) -> bool:
-        """Whether a map has begun, and none of its items is out."""
-        ended, _, _, sent = self.maps[step]
-        return self.states[step][0] == "m" and ended == sent
-
-    def _item_ended(self, step: str, handled: bool, *, again: bool = False) -> None:
-        ended, unhandled, items, sent = self.maps[step]
-        if again and unhandled:
-            unhandled -= 1
-        else:
-            ended, unhandled = ended + 1, unhandled + (not handled)
-        self.maps[step] = [ended, unhandled, items, sent]
-        if self.state is RunState.CANCELLED and not again and (unhandled or sent < items):
-            if ended == sent:
-                self._cancelled(step)
-        elif ended == items and (not again or unhandled == 0):
-            why = f"{unhandled} of {items} items were not handled"
-            self._end_unsent(step, _dead("items failed", why) if unhandled else _handled())
-        elif sent < items and not again:
-            self._plan_work("x", step)
 
     def _revived(self, step: str, was: str) -> None:
         """A step that was not handled is handled after all, because its dead letter was replayed."""
@@ -584,14 +367,14 @@ class Run:
             return
         self.counts[ENDED[was]] -= 1
         self.counts["handled"] += 1
-        self._remember_undo(step)
+        remember_undo(self, step)
         if "." in step:
             number = number_of(step)
-            if self._is_unsent(step):
+            if is_unsent(self, step):
                 self.maps[number][3] += 1
-                self._item_ended(number, True)
+                item_ended(self, number, True)
             else:
-                self._item_ended(number, True, again=True)
+                item_ended(self, number, True, again=True)
             return
         if CALLER in self.plan[step].options:
             call_revived(self, self.plan[step].options[CALLER])
@@ -600,50 +383,17 @@ class Run:
             # What depends on it went on without it.
             return
         self.counts["failures"] -= 1
-        if self.state is not RunState.RUNNING and self.state not in _STOPPED:
+        if self.state is not RunState.RUNNING and self.state not in STOPPED:
             return
         self._plan_work("d", step)
         if self.counts["failures"] == 0:
-            self._reopen(RunState.RUNNING)
+            reopen(self, RunState.RUNNING)
             self._plan_work("r")
-
-    def _retry(self, step: str, was: str) -> None:
-        """A step that was not handled begins again."""
-        self.counts["failures"] -= 1
-        if self.state in _STOPPED:
-            self._reopen(RunState.RUNNING)
-            self._plan_work("r")
-        self._forget_outcome(step, was)
-        if step in self.maps and self.maps[step][1] > 0:
-            # As if the items that were not handled had not been sent.
-            ended, unhandled, items, _ = self.maps[step]
-            self.maps[step] = [ended - unhandled, 0, items, ended - unhandled]
-            self.states[step] = "m0"
-            self._plan_work("x", step)
-        else:
-            self.maps.pop(step, None)
-            self._release(step)
 
     def _forget_outcome(self, step: str, was: str) -> None:
         self.counts[ENDED[was]] -= 1
         del self.states[step]
         self.outcomes.pop(step, None)
-
-    def _remember_undo(self, step: str) -> None:
-        """A step has been handled. If its run has been compensated already, its compensation is still owed."""
-        plan = self.plan[number_of(step)]
-        if not plan.undo or (plan.kind is Kind.MAP and "." not in step):
-            return
-        self.undo.append(step)
-        if self.state in (RunState.COMPENSATED, RunState.COMPENSATION_FAILED) or (
-            self.state is RunState.CANCELLED and self.compensate and self.has_ended
-        ):
-            self._reopen(RunState.COMPENSATING)
-
-    def _reopen(self, state: RunState) -> None:
-        """A run goes on, even if it has ended."""
-        self._effects.revived |= self.has_ended
-        self.state, self.has_ended = state, False
 
     def _ended(self, step: str, outcome: str) -> None:
         """A step has ended; ``outcome`` is one of ``handled``, ``dead``, ``expired`` and ``cancelled``."""
@@ -652,20 +402,20 @@ class Run:
             if outcome == "handled" and was != "h":
                 self._revived(step, was)
             return
-        self.states[step] = _LETTERS[outcome]
+        self.states[step] = LETTERS[outcome]
         handled = outcome == "handled"
         if step.startswith("u"):
             self.counts["undo_failures"] += not handled
             return
         self.counts[outcome] += 1
         if handled and was != "x":
-            self._remember_undo(step)
+            remember_undo(self, step)
         elif not handled and "." not in step:
             self._fail_expansion(self.plan[step])
             if outcome == "dead":
                 self._call_errbacks(step)
         if "." in step:
-            self._item_ended(number_of(step), handled)
+            item_ended(self, number_of(step), handled)
         elif "of" in self.plan[step].options:
             self._expansion_ended(self.plan[step].options["of"])
         elif CALLER in self.plan[step].options:
@@ -681,41 +431,19 @@ class Run:
     def _expand(self, step: str, outcome: Mapping[str, Any]) -> bool:
         """The steps that a step has returned take its place. Returns false if it is too late for them."""
         was = self.states.get(step, "")[:1]
-        if (self.state is not RunState.RUNNING and self.state not in _STOPPED) or step.startswith("u"):
+        if (self.state is not RunState.RUNNING and self.state not in STOPPED) or step.startswith("u"):
             return False
         if was == "s":
             self.counts["open"] -= 1
-        elif was not in ("d", "e", "c") or not self._unfail(step, was):
+        elif was not in ("d", "e", "c") or not unfail(self, step, was):
             return False
         begin = f"x{outcome['expanded']['first']}"
         self.states[step] = f"{begin},0"
         self.states[begin] = "h"
         self.outcomes[begin] = outcome
         # Its handler has run, so that its compensation comes after those of the steps that take its place.
-        self._remember_undo(step)
+        remember_undo(self, step)
         self._plan_work("d", begin)
-        return True
-
-    def _unfail(self, step: str, was: str) -> bool:
-        """A step that was not handled is replaced after a replay. Returns false if others have begun on its failure."""
-        number = number_of(step)
-        if self.plan[number].guarded:
-            return False
-        if "." not in step:
-            self.counts["failures"] -= 1
-        elif self._is_unsent(step):
-            self.maps[number][3] += 1
-        elif self.maps[number][1] > 0:
-            ended, unhandled, items, sent = self.maps[number]
-            self.maps[number] = [ended - 1, unhandled - 1, items, sent]
-            if (of_map := self.states[number]) == "d":
-                self.counts["failures"] -= 1
-                self._forget_outcome(number, of_map)
-                self.states[number] = "m"
-        self._forget_outcome(step, was)
-        if self.state in _STOPPED and self.counts["failures"] == 0:
-            self._reopen(RunState.RUNNING)
-            self._plan_work("r")
         return True
 
     def _fail_expansion(self, plan: StepPlan) -> None:
@@ -730,7 +458,7 @@ class Run:
         if begin[0] != "x":
             return
         if failed == "1":
-            self._end_unsent(owner, _dead("steps failed", "steps that took its place were not handled"))
+            self._end_unsent(owner, dead_outcome("steps failed", "steps that took its place were not handled"))
         else:
             self._end_unsent(owner, self.outcomes[begin])
 
@@ -743,13 +471,13 @@ class Run:
             elif kind == "e":
                 left = self._event_came(step, at)
             elif kind == "x":
-                left = self._send_items(step)
+                left = send_items(self, step)
             elif kind == "r":
-                left = self._send_ready()
+                left = send_ready(self)
             elif kind == "n":
-                left = self._place_unplaced(at)
+                left = place_unplaced(self, at)
             else:
-                self._recall(kind)
+                recall(self, kind)
             if left is not None:
                 self.agenda.appendleft((kind, step, left))
 
@@ -794,14 +522,6 @@ class Run:
                 effects, self._effects = self._effects, Effects()
                 effects.is_left = bool(self.agenda)
                 return effects
-
-
-def _handled() -> dict[str, Any]:
-    return {"outcome": "handled", "result": None, "attempts": 0}
-
-
-def _dead(reason: str, error: str) -> dict[str, Any]:
-    return {"outcome": "dead", "reason": reason, "error": error, "attempts": 0}
 
 
 def outcome_json(outcome: Mapping[str, Any]) -> str:

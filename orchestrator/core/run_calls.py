@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from orchestrator.core.run_retries import remember_undo, unfail
 from orchestrator.core.workflow_plan import Kind, StepPlan, numbers_in
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def late_outcome(run: Run, step: str, outcome: Mapping[str, Any]) -> None:
     """A call whose failure its caller has seen is handled after a replay: only its compensation is owed."""
     if outcome["outcome"] == "handled" and f"l{step}" not in run.outcomes:
         run.outcomes[f"l{step}"] = outcome
-        run._remember_undo(step)
+        remember_undo(run, step)
 
 
 def call_revived(run: Run, caller: str) -> None:
@@ -185,7 +186,7 @@ def bring_back(run: Run, step: str, was: str) -> bool:
     """
     caller = run.plan[step].options.get(CALLER) if step in run.plan else None
     if caller is None:
-        return run._unfail(step, was)
+        return unfail(run, step, was)
     state = run.states.get(caller, "")
     if not _is_of_last_batch(run, step, caller):
         return False

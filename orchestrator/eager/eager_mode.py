@@ -13,7 +13,7 @@ from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases
 from orchestrator.core.breaker import BreakerStatus
-from orchestrator.core.run import RunState
+from orchestrator.core.run_state import RunState
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters

@@ -17,8 +17,9 @@ from orchestrator.core.expansion import Expanded, steps_in_place
 from orchestrator.core.message import encode
 from orchestrator.core.outcome import Dead, Handled, Outcome, Reason, to_wire
 from orchestrator.core.placement import least_loaded
-from orchestrator.core.run import COMPENSATION_STATES, Run, RunState
+from orchestrator.core.run import Run
 from orchestrator.core.run_calls import CallList, Suspended
+from orchestrator.core.run_state import COMPENSATION_STATES, RunState
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.workflow_plan import Kind, StepPlan, number_of
 from orchestrator.eager.backend import EagerBackend

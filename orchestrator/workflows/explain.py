@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from orchestrator.core.plural import counted
-from orchestrator.core.run import OPEN_STATES, RunState
+from orchestrator.core.run_state import OPEN_STATES, RunState
 from orchestrator.workflows.records import ENDED_STATES, RunDetails, RunStatus, StepRecord, StepState
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from orchestrator.core.expansion import steps_in_place
-from orchestrator.core.run import ENDED
+from orchestrator.core.run_state import ENDED
 from orchestrator.core.workflow_plan import StepPlan, number_of
 
 #: Fields of a run that are its own: its state, its counts and its times.

@@ -17,7 +17,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, InvalidWorkflow, MessageTooLarge
 from orchestrator.core.keys import GROUP
 from orchestrator.core.placement import Candidate, PlacementRecord
-from orchestrator.core.run import RunState
+from orchestrator.core.run_state import RunState
 from orchestrator.core.workflow_plan import StepPlan, ranges_text
 from orchestrator.sending.message_template import MessageTemplate, encode, write_template
 from orchestrator.sending.message_texts import reprs_of

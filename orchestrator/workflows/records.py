@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from orchestrator.core.expansion import Expanded, steps_in_place
 from orchestrator.core.outcome import Outcome
-from orchestrator.core.run import OPEN_STATES, RunState
 from orchestrator.core.run_calls import Suspended
+from orchestrator.core.run_state import OPEN_STATES, RunState
 from orchestrator.core.workflow_plan import StepPlan, number_of
 from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.expansion import Compile, NewSteps

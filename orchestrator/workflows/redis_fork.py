@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.core.expansion import steps_in_place
-from orchestrator.core.run import RunState
+from orchestrator.core.run_state import RunState
 from orchestrator.core.workflow_plan import StepPlan
 from orchestrator.sending.message_template import encode
 from orchestrator.transport.store import Store

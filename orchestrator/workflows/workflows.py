@@ -14,7 +14,7 @@ from orchestrator.core.effective import seconds
 from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
 from orchestrator.core.nearest import meant
 from orchestrator.core.policy import OnError
-from orchestrator.core.run import RunState
+from orchestrator.core.run_state import RunState
 from orchestrator.sending.address import Directory
 from orchestrator.sending.send_options import SEND_OPTIONS
 from orchestrator.workflows.check import is_name

@@ -11,7 +11,7 @@ from chaos.judge_runs import LAG_MS, RunsVerdict, judge_runs
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
 from chaos.witness import Row
-from orchestrator.core.run import RunState
+from orchestrator.core.run_state import RunState
 from orchestrator.core.workflow_plan import Kind, StepPlan
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow

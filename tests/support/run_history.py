@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.core.expansion import steps_in_place
-from orchestrator.core.run import ENDED
 from orchestrator.core.run_calls import CALLER
+from orchestrator.core.run_state import ENDED
 from orchestrator.core.workflow_plan import Kind, StepPlan, number_of, numbers_in
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from orchestrator.core.expansion import steps_in_place, take_place
 from orchestrator.core.keys import GROUP, Keys
-from orchestrator.core.run import Effects, Run, RunState
+from orchestrator.core.run import Run
 from orchestrator.core.run_calls import CALLER, CallList, calls_of
+from orchestrator.core.run_state import Effects, RunState
 from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, number_of, ranges_text
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis import scripts as transport_scripts

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from orchestrator.core.run import RunState
+from orchestrator.core.run_state import RunState
 from orchestrator.core.workflow_plan import Kind, OnFailure, When
 from orchestrator.embedded import EmbeddedServer
 from tests.support.agents_under_test import AGENTS, WITHIN_MS, place_of

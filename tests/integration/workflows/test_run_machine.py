@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from redis import Redis
 
-from orchestrator.core.run import OPEN_STATES
+from orchestrator.core.run_state import OPEN_STATES
 from orchestrator.core.workflow_plan import Kind, OnFailure, When
 from orchestrator.embedded import EmbeddedServer
 from tests.support.agents_under_test import AGENTS
