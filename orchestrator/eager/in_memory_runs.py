@@ -398,7 +398,7 @@ class InMemoryRuns:
                 kept.because = kept.because or "failed"
             self._leave_limit(uid, kept)
         for step, _ms in effects.timers:
-            if "event" not in rule.plan[step].options:
+            if "event" not in rule.plan[number_of(step)].options:
                 self._apply(uid, kept, rule.time_came(step))
         if kept.is_sending:
             return

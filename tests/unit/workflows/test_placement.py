@@ -10,6 +10,7 @@ import pytest
 from orchestrator import (
     ITEM,
     Agent,
+    Dead,
     InvalidDeclaration,
     InvalidWorkflow,
     Message,
@@ -18,9 +19,11 @@ from orchestrator import (
     Workflow,
     handles,
 )
+from orchestrator.cli.workflows import workflows
 from orchestrator.core.placement import least_loaded, offers
 from tests.apps import placement_app
 from tests.apps.placement_app import AGENTS, Book, Page, Recall
+from tests.support.command_line import invoke
 
 
 @pytest.fixture
@@ -132,6 +135,19 @@ def test_a_compensation_goes_to_an_agent_that_offers_the_same(orchestrator: Orch
     run = orchestrator.workflows.start(flow)
     assert run.status().state == "compensated"
     assert placement_app.NOTED == ["reader-a 3", "reader-a recalls 3"]
+
+
+def test_what_nobody_offers_is_dead_at_once_in_eager_mode(orchestrator: Orchestrator) -> None:
+    flow = Workflow("book", on_failure="continue")
+    book = flow.step("book", Book(pages=2), to="lister")
+    fields = {"number": ITEM}
+    flow.map("page", Page, over=book.result, fields=fields, needs={"tpu"}, place_within_s=60)
+    flow.step("cover", Page(number=0), needs={"tpu", "ocr"}, place_within_s=60, undo=Recall(number=0))
+    run = orchestrator.workflows.start(flow, workflow_id="b1")
+    assert run.outcome("cover") == Dead("unplaced", "no living agent offers ocr, tpu", 0)
+    assert run.outcome("page") == Dead("items failed", "2 of 2 items were not handled", 0)
+    shown = invoke(orchestrator.app, workflows, "show", "b1").stdout
+    assert all(text in shown for text in ("needs tpu", "needs ocr, tpu", "dead"))
 
 
 def test_which_agents_are_known_does_not_change_a_definition(orchestrator: Orchestrator) -> None:
