@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -64,8 +64,6 @@ class IncarnationEntry:
     has_heart: bool = False
     app_version: str = ""
     library_version: str = ""
-    #: Whether its scripts begin the steps of a workflow that depend on one whose outcome they record.
-    releases_steps: bool = False
     #: Load average of its host over the last minute.
     host_load: float = 0.0
 
@@ -73,6 +71,19 @@ class IncarnationEntry:
     def load(self) -> float:
         """Running tasks divided by slots; above 1 while a pool is being shrunk."""
         return self.running / self.concurrency if self.concurrency else float(self.running)
+
+
+@dataclass(frozen=True, slots=True)
+class OutdatedIncarnation:
+    """A living incarnation whose scripts begin no steps of a workflow after one whose outcome they record."""
+
+    id: str
+    library_version: str
+    queues: tuple[str, ...]
+
+
+#: What says whether an incarnation is outdated.
+_OF_VERSION = ("releases_steps", "kind", "queues", "library_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +149,14 @@ def _leases(client: Any, keys: Keys) -> Any:
     return pipeline.execute()
 
 
-def _described(client: Any, keys: Keys, leases: Iterable[tuple[bytes, float]]) -> Any:
+def _described(client: Any, keys: Keys, leases: Iterable[tuple[bytes, float]], fields: Sequence[str] = ()) -> Any:
     pipeline = client.pipeline(transaction=False)
     for raw_id, _ in leases:
-        pipeline.hgetall(keys.incarnation(raw_id.decode()))
+        key = keys.incarnation(raw_id.decode())
+        if fields:
+            pipeline.hmget(key, fields)
+        else:
+            pipeline.hgetall(key)
     return pipeline.execute()
 
 
@@ -166,7 +181,6 @@ def _entry(name: str, fields: dict[bytes, bytes], age_s: float) -> IncarnationEn
         has_heart=bool(_text(fields, "heart")),
         app_version=_text(fields, "app_version"),
         library_version=_text(fields, "library_version"),
-        releases_steps=bool(_text(fields, "releases_steps")),
         host_load=float(_text(fields, "host_load", "0")),
     )
 
@@ -181,7 +195,7 @@ class Registry:
         self._store = store
         self._known: dict[str, AgentEntry] = {}
         self._read_at = float("-inf")
-        self._outdated: list[IncarnationEntry] = []
+        self._outdated: list[OutdatedIncarnation] = []
         self._outdated_at = float("-inf")
 
     def announce(self, entries: Iterable[AgentEntry]) -> None:
@@ -223,12 +237,22 @@ class Registry:
                     entries.append(_entry(raw_id.decode(), fields, now_s + now_us / 1e6 - beat_ms / 1000))
         return sorted(entries, key=lambda e: e.id)
 
-    def outdated(self) -> list[IncarnationEntry]:
+    def outdated(self) -> list[OutdatedIncarnation]:
         """The living incarnations whose scripts release no steps of workflows; cached for two seconds."""
         if monotonic() - self._outdated_at > _FRESH_S:
-            self._outdated = [one for one in self.incarnations() if not one.releases_steps]
+            self._outdated = list(self._read_outdated())
             self._outdated_at = monotonic()
         return self._outdated
+
+    def _read_outdated(self) -> Iterator[OutdatedIncarnation]:
+        leases, _ = self._call(_leases)
+        for at in range(0, len(leases), _AT_ONCE):
+            some = leases[at : at + _AT_ONCE]
+            known = self._call(lambda c, k, some=some: _described(c, k, some, _OF_VERSION))
+            for (raw_id, _), (releases, kind, queues, version) in zip(some, known, strict=True):
+                # Of a session, and of one that ends just now, there are no queues.
+                if not releases and kind != b"session" and queues is not None:
+                    yield OutdatedIncarnation(raw_id.decode(), (version or b"").decode(), _names(queues.decode()))
 
     def hosted(self, agent: str, queue: str) -> bool:
         """Whether a living incarnation hosts the agent, or with ``agent`` empty, consumes from the queue."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from orchestrator.core.errors import OutdatedWorker
-from orchestrator.registry.registry import IncarnationEntry
+from orchestrator.registry.registry import OutdatedIncarnation
 
 
-def refuse_outdated(outdated: Iterable[IncarnationEntry], queues: Collection[str]) -> None:
+def refuse_outdated(outdated: Iterable[OutdatedIncarnation], queues: Collection[str]) -> None:
     """Refuse a run whose messages go to these mailboxes if an outdated worker would handle some of them.
 
     Raises:

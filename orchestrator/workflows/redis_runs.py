@@ -17,7 +17,7 @@ from orchestrator.core.expansion import Expanded
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.workflow_plan import Kind, StepPlan
-from orchestrator.registry.registry import IncarnationEntry
+from orchestrator.registry.registry import OutdatedIncarnation
 from orchestrator.sending.address import Directory
 from orchestrator.transport.redis.commands import Attempt
 from orchestrator.transport.redis.patience import outlast, sleep_on
@@ -62,7 +62,7 @@ class RedisRuns:
         directory: Directory,
         hidden: tuple[str, ...],
         keep_s: float,
-        outdated: Callable[[], Sequence[IncarnationEntry]] = tuple,
+        outdated: Callable[[], Sequence[OutdatedIncarnation]] = tuple,
     ) -> None:
         self._outdated = outdated
         self._open_store = store
