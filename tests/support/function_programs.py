@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from orchestrator import Message, StepFailed
 from orchestrator.core.outcome import Dead, to_wire
-from orchestrator.core.run import Effects, Run
+from orchestrator.core.run import Run
 from orchestrator.core.run_calls import CallList, Suspended, calls_of
+from orchestrator.core.run_state import Effects
 from orchestrator.core.workflow_plan import StepPlan
 from orchestrator.workflows.definition import StepDefinition
 from orchestrator.workflows.function_context import WorkflowContext
