@@ -46,6 +46,7 @@ def _hosted(cluster: WorkflowCluster, *letters: str) -> None:
     eventually(lambda: [letter for letter in "abc" if lives(letter)] == list(letters))
 
 
+@pytest.mark.slow
 def test_a_map_is_spread_over_workers_and_moves_when_one_is_killed(server: EmbeddedServer) -> None:
     lister = WorkerProcess(APP, server.url, name="wl", queues="lister,monitor-manager")
     with lister, _reader(server, "a") as a, _reader(server, "b"), _reader(server, "c"):

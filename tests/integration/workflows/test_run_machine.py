@@ -227,7 +227,7 @@ def test_runs_are_what_the_rule_says(redis_server: EmbeddedServer) -> None:
         run_state_machine_as_test(
             Running,
             settings=settings(
-                max_examples=60,
+                max_examples=40,
                 stateful_step_count=30,
                 deadline=None,
                 database=None,
