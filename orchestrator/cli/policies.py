@@ -17,19 +17,8 @@ from orchestrator.core.plural import counted
 from orchestrator.core.policy import Constant, Exponential, Linear, Retry
 from orchestrator.core.timeout_classes import NamedSeconds
 from orchestrator.sending.address import Address
+from orchestrator.sending.send_options import POLICY_OPTIONS
 from orchestrator.worker.startup_warnings import governed_tasks, pool_warnings, startup_warnings
-
-_OPTIONS = (
-    "retry",
-    "on_error",
-    "timeout_s",
-    "deadline_s",
-    "expires_s",
-    "priority",
-    "when_down",
-    "when_open",
-    "dead_letter_expired",
-)
 
 
 @click.command(cls=CeleryCommand, name="policies", epilog=EXIT_CODES)
@@ -79,7 +68,7 @@ def _of_pools(orchestrator: Orchestrator, addresses: list[Address]) -> list[str]
 def _document(address: Address) -> dict[str, Any]:
     policy = address.policy
     options = {}
-    for name in _OPTIONS:
+    for name in POLICY_OPTIONS:
         value = _value(policy, name)
         shown = value.to_wire() if isinstance(value, Retry) else value
         options[name] = {"value": shown, "source": policy.sources.get(name, "default")}
@@ -101,7 +90,7 @@ def _show(context: click.Context, addresses: list[Address], factor: float, said:
     for address in addresses:
         rows = [
             (name, _format_option(_value(address.policy, name)), address.policy.sources.get(name, "default"))
-            for name in _OPTIONS
+            for name in POLICY_OPTIONS
         ]
         print_table(out, address.task, ("option", "value", "from"), rows, fold=("value",))
     if not addresses:

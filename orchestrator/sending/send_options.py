@@ -79,7 +79,7 @@ SEND_MANY_OPTIONS: Final = SendManyOptions.__optional_keys__
 SEND_OPTIONS: Final = SendOptions.__optional_keys__
 
 #: The options that are part of a policy.
-_POLICY: Final = (
+POLICY_OPTIONS: Final = (
     "retry",
     "on_error",
     "timeout_s",
@@ -135,7 +135,7 @@ def check_options(
     timeout_s, deadline_s, countdown_s, metadata = (
         get(name) for name in ("timeout_s", "deadline_s", "countdown_s", "metadata")
     )
-    values = {name: get(name) for name in _POLICY}
+    values = {name: get(name) for name in POLICY_OPTIONS}
     policy = Policy(**values) if any(value is not None for value in values.values()) else SILENT
     if timeout_s is not None and deadline_s is not None and timeout_s > deadline_s:
         raise InvalidPolicy("timeout_s", timeout_s, f"at most deadline_s={deadline_s!r}")
