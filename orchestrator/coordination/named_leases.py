@@ -1,4 +1,4 @@
-"""Where the permits of names are: the interface of Redis' and of eager mode's."""
+"""The interface to permits under names, which Redis and eager mode implement."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class NamedLeases(ABC):
 
     @abstractmethod
     def next_term(self, name: str, after: Term | None, timeout_s: float) -> Term | None:
-        """The next change after that term as it was seen; ``None`` if there was none in time."""
+        """Wait for a change of a term that the caller has seen; ``None`` if none came in time."""
 
     @abstractmethod
     def last_term(self, name: str) -> Term | None:

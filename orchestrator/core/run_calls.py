@@ -29,7 +29,7 @@ _OPEN: Final = ("running", "stopping", "failed")
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """What the outcome of an execution says that waits for calls."""
+    """What an execution's outcome says if the function waits for calls."""
 
     #: The member of the outcome that has it.
     FIELD: ClassVar[str] = "suspended"
@@ -147,7 +147,7 @@ def call_ended(run: Run, caller: str) -> None:
 
 
 def has_seen(run: Run, step: str) -> bool:
-    """Whether the caller of a call that was not handled has gone on: then it stays so, whatever a replay comes to.
+    """Whether the caller has gone on from the failure of a call. The failure then stays, whatever a replay comes to.
 
     Otherwise the caller, executed again, would take another way than it has.
     """
@@ -158,14 +158,14 @@ def has_seen(run: Run, step: str) -> bool:
 
 
 def late_outcome(run: Run, step: str, outcome: Mapping[str, Any]) -> None:
-    """A call whose failure its caller has seen is handled after a replay: only its compensation is owed."""
+    """Handle a replayed call whose failure its caller has seen: only the call's compensation is sent."""
     if outcome["outcome"] == "handled" and f"l{step}" not in run.outcomes:
         run.outcomes[f"l{step}"] = outcome
         remember_undo(run, step)
 
 
 def call_revived(run: Run, caller: str) -> None:
-    """A call is handled after a replay: a caller that has failed with it is executed again."""
+    """Handle a replayed call: a caller that has failed with it is executed again."""
     was = run.states.get(caller, "")[:1]
     if was in _FAILED and run.state in _OPEN and bring_back(run, caller, was):
         run._release(caller)
