@@ -73,7 +73,7 @@ class FastPath:
             return False
         if supervision.run is not None and is_cancelled(message, supervision):
             return False
-        if headers.get("ignore_result", of_task.task.ignore_result) is not True:
+        if of_task.stores_results and headers.get("ignore_result", of_task.task.ignore_result) is not True:
             return False
         body = common_body(message)
         if body is None:

@@ -15,6 +15,7 @@ from typing import Any
 from celery._state import _task_stack
 from celery.app import trace as celery_trace
 from celery.app.task import Context
+from celery.backends.base import DisabledBackend
 from celery.utils.saferepr import saferepr
 from celery.worker import state
 from kombu.utils.encoding import safe_repr
@@ -47,6 +48,8 @@ class TaskFastPath:
         self.eventer = consumer.event_dispatcher
         self.connection_errors = consumer.connection_errors
         self.push_request = task.request_stack.push
+        #: Whether there is a result backend, and so something to store after a success.
+        self.stores_results = type(task.backend) is not DisabledBackend
 
 
 def emits_task_events(eventer: Any) -> bool:
@@ -107,7 +110,8 @@ class FastPathRequest(SupervisedRequest):
         self._hostname = of_task.hostname
         self._eventer = of_task.eventer
         self._connection_errors = of_task.connection_errors
-        self._ignore_result = True
+        ignored = headers.get("ignore_result")
+        self._ignore_result = of_task.task.ignore_result if ignored is None else ignored
         self._eta = self._expires = None
         self._delivery_info = {
             "exchange": info.get("exchange"),

@@ -87,6 +87,7 @@ def make(url: str | None = None) -> Orchestrator:
     celery.conf.task_ignore_result = True
     orchestrator = Orchestrator(celery, load_settings())
     celery.task(request_of, name="plain.request", bind=True, shared=False)
+    celery.task(request_of, name="plain.unstored", bind=True, ignore_result=False, shared=False)
     celery.task(noted, name="plain.hooked", base=Hooked, shared=False)
     celery.task(quick, name="plain.quick", shared=False)
     celery.task(fail, name="plain.fail", base=Failing, shared=False)

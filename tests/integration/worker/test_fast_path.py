@@ -55,6 +55,12 @@ def test_a_task_knows_of_its_message_what_celery_would_tell(quick: TaskCluster, 
     assert short.result == long.result
 
 
+def test_a_result_that_no_backend_would_store_is_none_to_ignore(quick: TaskCluster, listened: TaskCluster) -> None:
+    (short, long) = (place.outcome("unstored", 7) for place in (quick, listened))
+    assert (short.result.pop("kind"), long.result.pop("kind")) == ("FastPathContext", "Context")
+    assert short.result == long.result
+
+
 def test_signals_are_sent_to_who_listens(listened: TaskCluster) -> None:
     assert listened.outcome("request", 7).result["kind"] == "Context"
     eventually(lambda: set(app.SIGNALS) <= set(listened.noted()), describe=listened.worker.log)
