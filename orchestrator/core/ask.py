@@ -1,6 +1,6 @@
 """The rule of asks: an ask is open until the first of three things ends it, and that decides what its reply is.
 
-Pure functions of the state and the event. Eager mode calls them; ``includes/asks.lua`` has the same rule for Redis,
+Pure functions of the state and the event. Eager mode calls them; ``includes/ask_ends.lua`` has the same rule for Redis,
 where the state is the ask's record. A test drives both with the same moves.
 """
 

@@ -385,7 +385,7 @@ class Keys:
         return f"{self.root}asking"
 
     def ask(self, ask_id: str) -> str:
-        """Hash of an open ask (see ``includes/asks.lua``); what ends it deletes it."""
+        """Hash of an open ask (see ``includes/ask_ends.lua``); what ends it deletes it."""
         return f"{self.root}ask:{ask_id}"
 
     def inbox(self, inbox_id: str) -> str:
@@ -441,7 +441,7 @@ class Keys:
         return f"{self.root}schedules:ledger"
 
     def schedule(self, schedule_id: str) -> str:
-        """Hash of one schedule's state (see ``includes/schedules.lua``)."""
+        """Hash of one schedule's state (see ``includes/schedule_changes.lua``)."""
         return f"{self.root}schedule:{schedule_id}"
 
     def schedules_of(self, owner: str) -> str:

@@ -1,4 +1,4 @@
-"""A schedule's state as Redis has it: a hash with names of one letter (see ``lua/includes/schedules.lua``)."""
+"""A schedule's state as Redis has it: a hash with names of one letter (see ``lua/includes/schedule_changes.lua``)."""
 
 from __future__ import annotations
 

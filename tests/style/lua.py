@@ -25,13 +25,14 @@ PACKAGES = (
 #: What Redis gives a script.
 GLOBALS = frozenset(
     {"KEYS", "ARGV", "redis", "cjson", "string", "table", "math", "pairs", "ipairs", "type", "tonumber", "tostring"}
-    | {"unpack", "pcall", "next", "setmetatable"}
+    | {"unpack", "pcall", "next", "setmetatable", "rawget"}
 )
 
 #: Lua 5.1 allows this many locals in a function.
 MOST_LOCALS = 200
 
 _INCLUDE = re.compile(r'^--- @include "([a-z_]+)"$', re.MULTILINE)
+_EXTEND = re.compile(r'^--- @extend ([a-z_]+) "([a-z_]+)"$', re.MULTILINE)
 _HEADER = ("KEYS:", "ARGV:", "Returns", "Costs:")
 
 
@@ -174,6 +175,8 @@ class Files:
             inner = [name for each in _INCLUDE.findall(self.texts[include]) for name in names(each)]
             return inner + self.made[include]
 
+        # What an extension makes are functions of a table, made within a function.
+        text = _EXTEND.sub(r"extend(\1, nil)", text)
         return _INCLUDE.sub(lambda found: "".join(f"local {name}\n" for name in names(found[1])), text)
 
     def needed(self, include: str, text: str) -> bool:
@@ -190,7 +193,7 @@ def problems() -> Iterator[str]:
     used: set[str] = set()
     included: set[str] = set()
     for path, text in (files.commands | files.includes).items():
-        included.update(_INCLUDE.findall(text))
+        included.update(_INCLUDE.findall(text), (name for _, name in _EXTEND.findall(text)))
         for include in _INCLUDE.findall(text):
             if include not in files.texts:
                 yield f"{path}: there is no include {include!r}"

@@ -32,7 +32,7 @@ MAX_DEATHS = 3
 COUNTS = ("open", "handled", "dead", "expired", "cancelled", "skipped", "failures", "undo_failures")
 UID = "r"
 _COMMANDS = ("start_run", "advance_run", "control_run", "place_steps")
-_BUDGET = b"BUDGET = 200,"
+_BUDGET = b"runs.BUDGET = 200\n"
 _TEMPLATE = '{"headers":{"id":"@n:id@","task":"t","ignore_result":true,"orc":{"track":true}},"properties":{},"body":""}'
 _DAY_MS = 86_400_000
 
@@ -494,9 +494,9 @@ class RunUnderTest:
 
     def _run(self, package: str, name: str, keys: list[str], args: list[Any]) -> Any:
         if name not in self._shas:
-            runs = files("orchestrator.transport.redis").joinpath("lua/includes/runs.lua").read_bytes()
+            runs = files("orchestrator.transport.redis").joinpath("lua/includes/run_steps.lua").read_bytes()
             assert runs.count(_BUDGET) == 1
-            replaced = {"clock": CLOCK, "runs": runs.replace(_BUDGET, b"BUDGET = %d," % self._budget)}
+            replaced = {"clock": CLOCK, "run_steps": runs.replace(_BUDGET, b"runs.BUDGET = %d\n" % self._budget)}
             text = transport_scripts.resolve(transport_scripts.command(name, package), package, replaced)
             self._shas[name] = self.redis.script_load(text)
         reply = self.redis.evalsha(self._shas[name], len(keys), *keys, *args)

@@ -2,8 +2,9 @@
 
 A package keeps its scripts in ``lua/commands``: each is one atomic step. A line ``--- @include "name"`` stands for the
 file of that name in ``lua/includes`` of the same package, or of this one. A part is included once, where it is named
-first. Redis skips what lies after a script's ``return``: rarely needed functions are included there, so that a common
-call need not define them.
+first. A line ``--- @extend table "name"`` includes a file whose functions belong to that table, and has them made when
+one is first asked for (see ``lua/includes/extend.lua``). Redis skips what lies after a script's ``return``: rarely
+needed functions are included there, too, because in each call Redis makes all functions that it comes by.
 
 Scripts are loaded on every new connection that runs them. A server that has lost them answers NOSCRIPT; callers then
 load them again.
@@ -19,7 +20,7 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-_INCLUDE = re.compile(rb'^--- @include "([a-z_]+)"$', re.MULTILINE)
+_INCLUDE = re.compile(rb'^--- @(?:include|extend (?P<table>[a-z_]+)) "(?P<name>[a-z_]+)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,14 @@ def resolve(text: bytes, package: str = __package__, replaced: Mapping[str, byte
     included: set[str] = set()
 
     def include(found: re.Match[bytes]) -> bytes:
-        name = found[1].decode()
+        name = found["name"].decode()
         if name in included:
             return b""
         included.add(name)
-        return _INCLUDE.sub(include, texts[name] if name in texts else _read(folders, name))
+        part = _INCLUDE.sub(include, texts[name] if name in texts else _read(folders, name))
+        if found["table"] is None:
+            return part
+        return b"extend(%s, function()\n%s\nend)" % (found["table"], part)
 
     return _INCLUDE.sub(include, text)
 

@@ -1,7 +1,7 @@
 -- Changes the state of a schedule, sets it aside, or removes it.
 -- KEYS: its state, schedules, broken schedules.
 -- ARGV: root, most entries of the history, id, revision that it must have or '', action, why it is broken or '', when it is due next or ''; for
--- 'change' the decision (see schedules.lua).
+-- 'change' the decision (see schedule_changes.lua).
 -- 'change' pauses it, resumes it or moves its next time; 'set_aside' takes it out of what is due because it is broken, even if nothing else is left of
 -- it; 'remove' ends it.
 -- Returns {revision, status}: 'done', 'missing', 'stale'.

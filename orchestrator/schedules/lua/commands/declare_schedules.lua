@@ -2,7 +2,7 @@
 -- KEYS: schedules, leases.
 -- ARGV: root, most schedules there may be, most entries of the history, then for each: id, owner or '', mode ('add': must not exist; 'keep': what exists stays; 'replace'),
 -- revision of the one that exists or '' if there is none or its state cannot be read, definition, when it is due next or '' if never, '1' if only a scheduler whose code declares it may fire
--- it; the decision (see schedules.lua).
+-- it; the decision (see schedule_changes.lua).
 -- A definition that is the same changes nothing, unless it was set aside as broken.
 -- Returns {revision, status} for each: 'added', 'changed', 'kept', 'exists', 'stale', 'full', 'dead' (its owner is).
 -- Costs: at most 50 schedules, which the caller sees to.

@@ -5,7 +5,7 @@
 -- ARGV: root, most entries of the history, ms until a refused message is tried again, then for each schedule: id; what it was decided by:
 -- revision, next nominal time, delivery that runs, or ''; when it is due next, or '' if never; delivery, or '' for no message; queue, or '' if the
 -- caller has sent the message itself; level, delay in ms, '' or '0' or '1' if its outcome is waited for ('1': its failure pauses the schedule),
--- message; the decision (see schedules.lua).
+-- message; the decision (see schedule_changes.lua).
 -- Returns {now, status, …}: 'fired', 'advanced' (without a message), 'mailbox full' or 'breaker open' (not advanced), 'failed' (the mailbox is
 -- none: not advanced), 'broken' (a count is no number: not advanced), 'early', 'stale'. What could fail is checked before a message is accepted, and
 -- nothing fails after it: else the same fire would be accepted again.

@@ -1,6 +1,6 @@
 -- Accepts messages of a schedule beside its due times: a trigger, or a part of a backfill.
 -- KEYS: its state, schedules, mark of this request.
--- ARGV: root, id, most entries of the history, then for each: queue, level, message, the decision (see schedules.lua).
+-- ARGV: root, id, most entries of the history, then for each: queue, level, message, the decision (see schedule_changes.lua).
 -- Returns {number accepted, why not the others (see admission.lua) or ''}; -1 if there is no such schedule. A repeated request returns the number
 -- again. Without a queue the caller has sent the message itself.
 -- Costs: at most 50 messages and 1 MB, which the caller sees to.

@@ -21,7 +21,7 @@ def ask(
     fields: Mapping[str, Any],
     attempt: Attempt,
 ) -> Call:
-    """Accept a request, and the record of its ask with these ``fields`` (see ``includes/asks.lua``).
+    """Accept a request, and the record of its ask with these ``fields`` (see ``includes/ask_ends.lua``).
 
     A ``kind`` that is not ``ask`` has to do with the budget of retries and hedges: ``call``, ``retry`` or ``hedge``.
     """

@@ -8,7 +8,7 @@
 -- A timer that is not due, because it was set anew or another sweeper was first, is `done` without effect.
 -- Costs: what one step of a run may; at most 200 messages.
 --- @include "script_events"
---- @include "run_expansions"
+--- @include "runs"
 local run_key, timers, publishes = KEYS[1], KEYS[2], KEYS[3]
 local uid, token, action, value, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local answered = token ~= '' and redis.call('HGET', publishes, token)

@@ -4,7 +4,7 @@
 -- `unknown`.
 -- Costs: a constant, and the start of the runs that wait for it; Redis frees the memory in another thread.
 --- @include "script_events"
---- @include "run_expansions"
+--- @include "runs"
 local run_key, all_runs, by_id, busy, publishes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local uid, token, force = ARGV[1], ARGV[2], ARGV[3] == '1'
 -- How long those who wait for the end of a run that goes on can see that it has ended.

@@ -3,7 +3,7 @@
 -- Returns 1 if work is left, else 0.
 -- Costs: what one step of a run may; at most 200 messages.
 --- @include "script_events"
---- @include "run_expansions"
+--- @include "runs"
 local run_key, unplaced, placed = KEYS[1], KEYS[2], KEYS[3]
 local uid, is_lost = ARGV[1], ARGV[2] == '1'
 -- How long until unplaced steps are tried again, and until the steps of a lost agent are looked at again: what a worker had

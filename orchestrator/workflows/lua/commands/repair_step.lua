@@ -4,7 +4,7 @@
 -- work is left}.
 -- Costs: what one step of a run may; at most 200 messages.
 --- @include "script_events"
---- @include "run_expansions"
+--- @include "runs"
 local run_key, outcome_key = KEYS[1], KEYS[2]
 local step, state = ARGV[1], ARGV[2]
 local run = runs.open(run_key)

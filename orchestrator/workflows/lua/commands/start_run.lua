@@ -5,7 +5,7 @@
 -- definition is the same, else ''. A repeated call returns its uid again.
 -- Costs: at most 200 messages.
 --- @include "script_events"
---- @include "run_expansions"
+--- @include "runs"
 local run_key, all_runs, by_id = KEYS[1], KEYS[2], KEYS[3]
 local uid, id, fingerprint, roots, deadline_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local root = redis.call('HGET', run_key, 'root')

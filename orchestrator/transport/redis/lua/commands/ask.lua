@@ -1,4 +1,4 @@
--- Accepts a request whose reply is put where it is wanted by the script that ends it (see asks.lua).
+-- Accepts a request whose reply is put where it is wanted by the script that ends it (see ask_ends.lua).
 -- KEYS: stream, ledger, the delivery's hooks, the ask, timers, counters of calls, hash of last publishes.
 -- ARGV: message, the delivery's id, the ask's id, token of the publish (see publish_dedup.py), kind, then names and values of the ask's
 -- record…

@@ -1,6 +1,6 @@
 --- @include "mailbox_entry"
 --- @include "script_events"
---- @include "run_expansions"
+--- @include "runs"
 --- @include "schedules"
 --- @include "asks"
 -- What else happens when a delivery's outcome is recorded. The fields of the outcome's hooks:

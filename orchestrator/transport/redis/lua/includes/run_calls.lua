@@ -10,10 +10,6 @@
 -- The caller's state is 'y3' while 3 calls are out; :calls has, of each caller, the number of entries of its history and the numbers
 -- of its calls: '5:17-19,24-24'. A range is a batch: the calls that one execution has ended with. A call has the option `caller`.
 
-runs.caller_of = function(plan)
-  return plan.options ~= '' and plan.options:match('"caller": ?"([%d.]+)"') or nil
-end
-
 -- An execution has ended with calls: they begin, and the function waits for them. It has no effect if another execution has recorded
 -- its end meanwhile: one of the two was of a replayed letter.
 runs.suspend = function(r, step, outcome, suspended)

@@ -1,11 +1,5 @@
 --- @include "mailbox_entry"
 --- @include "runs"
---- @include "run_calls"
---- @include "run_maps"
---- @include "run_recalls"
---- @include "run_retries"
---- @include "run_limits"
---- @include "run_placement"
 -- Steps that take the place of one whose handler has returned them; part of runs.lua. A worker has written them to the plan before
 -- the outcome is recorded, which says {expanded = {first, count, final}}; so what a killed attempt has written has no effect.
 --   x17 in :plan      its dependents are those of the new steps that depend on nothing, from 17 on
@@ -160,4 +154,19 @@ runs.number_in = function(ranges)
     count = count + 1 + (tonumber(last) or tonumber(first)) - tonumber(first)
   end
   return count
+end
+
+-- A step is dead: its errbacks begin, unless another step has called them; e12 in :outcomes says which has called 12.
+runs.call_errbacks = function(r, step, plan)
+  for first, last in (plan.options:match('"errbacks": ?"([%d,-]+)"') or ''):gmatch('(%d+)%-?(%d*)') do
+    first = tonumber(first)
+    for number = first, tonumber(last) or first do
+      local errback = ('%d'):format(number)
+      if runs.state(r, errback) == '' then
+        local called = {outcome = 'dead', step = step, task = plan.options:match('"task": ?"([^"]+)"')}
+        redis.call('HSET', r.key .. ':outcomes', 'e' .. errback, cjson.encode(called))
+        runs.release(r, errback)
+      end
+    end
+  end
 end

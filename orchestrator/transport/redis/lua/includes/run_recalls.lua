@@ -111,7 +111,7 @@ end
 -- Goes through all steps from HSCAN's cursor `from` on. A pause (p) takes back messages; a cancel (c) does so too, and ends waits
 -- and maps; after a failure that stops the run (w) waits are parked; after an agent's death (a) what was placed with it is placed
 -- again.
-runs.recall = function(r, kind, from)
+runs.recall = function(r, _, from, kind)
   local cancel = kind == 'c'
   r.left = r.left - 1
   if kind == 'p' and not r.paused or cancel and r.state ~= 'cancelled' or kind == 'w' and not runs.STOPPED[r.state]
@@ -160,4 +160,13 @@ runs.cancel = function(r, compensates)
   redis.call('HSET', r.key, 'compensate', compensates and '1' or '0')
   redis.call('ZREM', r.root .. 'timers', runs.timer(r, 'deadline'))
   runs.plan_work(r, 'c', '')
+end
+
+-- A step ends because its run was cancelled before it began.
+runs.cancelled = function(r, step)
+  redis.call('HSET', r.key .. ':outcomes', step, runs.CANCELLED)
+  runs.set_state(r, step, 'c')
+  runs.count(r, 'cancelled', 1)
+  local map = step:match('^(%d+)%.')
+  if map then runs.item_ended(r, map, false) end
 end

@@ -81,17 +81,6 @@ runs.forget_outcome = function(r, step, was)
   runs.forget_delivery(r, step)
 end
 
--- A step has been handled. If its run has been compensated already, its compensation is still owed.
-runs.remember_undo = function(r, step)
-  local plan = runs.plan(r, step)
-  if not plan.undo or plan.kind == 'm' and not step:find('.', 1, true) then return end
-  redis.call('RPUSH', r.key .. ':undo', step)
-  if r.state == 'compensated' or r.state == 'compensation failed'
-      or r.state == 'cancelled' and r.over and redis.call('HGET', r.key, 'compensate') == '1' then
-    runs.reopen(r, 'compensating')
-  end
-end
-
 -- A run goes on, even if it has ended.
 runs.reopen = function(r, state)
   runs.set_run(r, state)

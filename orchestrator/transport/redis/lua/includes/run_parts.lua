@@ -1,0 +1,10 @@
+--- @include "runs"
+-- What most ends of a step do not need; part of runs.lua.
+--- @extend runs "run_maps"
+--- @extend runs "run_waits"
+--- @extend runs "run_expansions"
+--- @extend runs "run_calls"
+--- @extend runs "run_retries"
+--- @extend runs "run_recalls"
+--- @extend runs "run_limits"
+--- @extend runs "run_placement"

@@ -1,0 +1,396 @@
+--- @include "mailbox_entry"
+--- @include "runs"
+-- Runs of workflows: what the end of a step and what it releases need; part of runs.lua.
+
+-- Steps that one script deals with, and the bytes of a message that count as one more.
+runs.BUDGET = 200
+-- Steps of a run that it deals with in passing, and runs that it begins one within the other.
+runs.OTHERS = 50
+runs.DEPTH = 20
+runs.BYTES = 5000
+-- The longest outcomes, taken together, that a message has with it.
+runs.INPUT_BYTES = 1000
+runs.CANCELLED = '{"outcome":"cancelled","by":"its run was cancelled"}'
+runs.LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'}
+runs.NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'skipped'}
+runs.PARTS = {':plan', ':templates', ':states', ':outcomes', ':maps', ':agenda', ':ready', ':undo', ':events', ':held',
+  ':calls', ':ended', ':unplaced'}
+runs.FAILED = {d = true, e = true, c = true}
+-- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
+runs.STOPPED = {stopping = true, failed = true}
+-- Why no step of a run in such a state is retried; in any other it is, or was, compensated.
+runs.NO_RETRY = {cancelled = 'run cancelled', completed = 'run completed'}
+runs.PLAN = '^(%a)\n' .. ('([^\n]*)\n'):rep(13) .. '([^\n]*)$'
+-- How long after a step's death the replay of its dead letter can revive the run.
+runs.DEAD_MS = 2592000000
+-- When a message is due that is held by a pause: the year 9999.
+runs.NEVER_MS = 253402300800000
+
+runs.open = function(key)
+  local f = redis.call('HMGET', key, 'state', 'paused', 'on_failure', 'nonce', 'root', 'group', 'outcome_ttl_ms',
+    'id_json', 'ended_ms', 'held')
+  if not f[1] or f[1] == 'writing' then return nil end
+  return {key = key, state = f[1], paused = f[2] == '1', on_failure = f[3], nonce = f[4], root = f[5], group = f[6],
+    ttl_ms = f[7], id = f[8], over = f[9], held = f[10], uid = key:sub(#f[5] + 5), counts = {}, work = {}, plans = {}, texts = {},
+    left = runs.BUDGET}
+end
+
+runs.plan = function(r, step)
+  local number = step:match('^u?%d+') or step
+  local plan = r.plans[number]
+  if not plan then
+    local kind, name, template, queue, level, dependencies, when, guarded, undo, dependents, options, inputs, body, args,
+      kwargs =
+      redis.call('HGET', r.key .. ':plan', number):match(runs.PLAN)
+    plan = {kind = kind, name = name, template = template, queue = queue, level = level, when = when,
+      dependencies = tonumber(dependencies), guarded = guarded == '1', undo = undo == '1', dependents = dependents,
+      options = options, inputs = inputs, body = body, args = args, kwargs = kwargs}
+    r.plans[number] = plan
+  end
+  return plan
+end
+
+runs.count = function(r, name, by)
+  r.counts[name] = (r.counts[name] or 0) + by
+end
+
+runs.state = function(r, step)
+  return redis.call('HGET', r.key .. ':states', step) or ''
+end
+
+runs.set_state = function(r, step, state)
+  redis.call('HSET', r.key .. ':states', step, state)
+end
+
+runs.set_run = function(r, state)
+  r.state = state
+  redis.call('HSET', r.key, 'state', state)
+end
+
+-- A count as it is now.
+runs.counted = function(r, name)
+  return tonumber(redis.call('HGET', r.key, name) or 0) + (r.counts[name] or 0)
+end
+
+runs.plan_work = function(r, kind, step, at)
+  r.work[#r.work + 1] = kind .. ':' .. step .. ':' .. (at or 0)
+end
+
+-- The id of a step's delivery.
+runs.delivery = function(r, step)
+  return r.uid .. '.' .. step
+end
+
+runs.park = function(r, step)
+  runs.set_state(r, step, 'r')
+  redis.call('RPUSH', r.key .. ':ready', step)
+end
+
+-- The outcomes that a step's message refers to, as a JSON object; 1 if its worker is to read them.
+runs.inputs = function(r, plan)
+  if plan.inputs == '' then return '1' end
+  local numbers = {}
+  for number in plan.inputs:gmatch('%d+') do numbers[#numbers + 1] = number end
+  local bytes, members = 0, redis.call('HMGET', r.key .. ':outcomes', unpack(numbers))
+  for i, number in ipairs(numbers) do
+    local outcome = members[i] or 'null'
+    bytes = bytes + #outcome
+    if bytes > runs.INPUT_BYTES then return '1' end
+    members[i] = '"' .. number .. '":' .. outcome
+  end
+  return '{' .. table.concat(members, ',') .. '}'
+end
+
+runs.send = function(r, step, plan)
+  if plan.queue == '' then
+    plan = runs.place(r, step, plan)
+    if not plan then return end
+  end
+  local id, template = runs.delivery(r, step), r.texts[plan.template]
+  if not template then
+    template = redis.call('HGET', r.key .. ':templates', plan.template)
+    r.texts[plan.template] = template
+  end
+  local values = {id = id, uid = r.uid, run = r.id, step = step, name = plan.name, body = plan.body, args = plan.args,
+    kwargs = plan.kwargs, inputs = runs.inputs(r, plan)}
+  local m = template:gsub('@' .. r.nonce .. ':(%l+)@', values)
+  local entry = put(r.root .. 'q:' .. plan.level .. ':' .. plan.queue, m)
+  count_accepted(r.root .. 'ledger:' .. plan.queue, 1)
+  redis.call('HSET', r.root .. 'hooks:' .. id, 'run', r.key, 'step', step)
+  runs.set_state(r, step, 's' .. entry .. (plan.place or ''))
+  runs.count(r, 'open', 1)
+  r.left = r.left - 1 - math.floor(#m / runs.BYTES)
+end
+
+-- A step ends without a message. `reason` and `error` say why it is dead, if it is.
+runs.end_unsent = function(r, step, outcome, reason, error)
+  local json = '{"outcome":"handled","result":null,"attempts":0}'
+  if reason then json = cjson.encode({outcome = outcome, reason = reason, error = error, attempts = 0}) end
+  redis.call('HSET', r.key .. ':outcomes', step, json)
+  runs.ended(r, step, outcome)
+end
+
+-- A step's member in the sorted set of timers.
+runs.timer = function(r, step)
+  return 'run:' .. r.uid .. ':' .. step
+end
+
+runs.begin = function(r, step)
+  local plan = runs.plan(r, step)
+  if plan.kind == 't' or step:find('.', 1, true) then
+    runs.send(r, step, plan)
+  elseif plan.kind == 'j' then
+    runs.end_unsent(r, step, 'handled')
+  elseif plan.kind == 'm' then
+    runs.begin_map(r, step, plan)
+  else
+    runs.begin_wait(r, step, plan)
+  end
+end
+
+runs.release = function(r, step)
+  if runs.STOPPED[r.state] or r.state == 'running' and r.paused then
+    runs.park(r, step)
+  elseif r.state == 'running' then
+    runs.begin(r, step)
+  end
+end
+
+-- One dependency of a step has ended. When all have, it begins or is skipped.
+runs.dependency_ended = function(r, step, handled)
+  if r.state ~= 'running' and not runs.STOPPED[r.state] then return end
+  local state = runs.state(r, step)
+  if state ~= '' and state:sub(1, 1) ~= 'w' then return end
+  local plan = runs.plan(r, step)
+  local ended, unhandled = state:match('^w(%d+),(%d+)$')
+  ended, unhandled = (tonumber(ended) or 0) + 1, (tonumber(unhandled) or 0) + (handled and 0 or 1)
+  if ended < plan.dependencies then
+    runs.set_state(r, step, 'w' .. ended .. ',' .. unhandled)
+    return
+  end
+  local when = plan.when
+  if when == 'all_ended' or when == 'all_handled' and unhandled == 0 or when == 'any_handled' and unhandled < ended
+      or when == 'any_failed' and unhandled > 0 then
+    runs.release(r, step)
+  else
+    runs.set_state(r, step, 'k')
+    runs.count(r, 'skipped', 1)
+    if when == 'any_handled' then runs.fail_expansion(r, plan) end
+    if when == 'any_handled' and not plan.guarded then
+      runs.failed(r)
+    else
+      runs.plan_work(r, 'd', step)
+    end
+  end
+end
+
+-- A step that is not guarded has failed. If that stops the run, its waits are parked, so that it can end.
+runs.failed = function(r)
+  runs.count(r, 'failures', 1)
+  if r.state == 'running' and r.on_failure ~= 'continue' then
+    runs.set_run(r, 'stopping')
+    runs.plan_work(r, 'w', '')
+  end
+end
+
+-- Calls `act` with each number in `ranges`, from the place `from` on. If the budget is used up before the last number, returns
+-- the place to go on from.
+runs.each = function(r, ranges, from, act)
+  local at = 0
+  for first, last in ranges:gmatch('(%d+)%-?(%d*)') do
+    first = tonumber(first)
+    last = tonumber(last) or first
+    for number = first + math.max(0, from - at), last do
+      if r.left <= 0 then return at + number - first end
+      r.left = r.left - 1
+      act(('%d'):format(number))
+    end
+    at = at + last - first + 1
+  end
+end
+
+runs.resolve_dependents = function(r, step, from)
+  local handled = runs.state(r, step):sub(1, 1) == 'h'
+  return runs.each(r, runs.plan(r, step).dependents, from, function(dependent)
+    runs.dependency_ended(r, dependent, handled)
+  end)
+end
+
+-- The message of a step has its outcome: `ended` is `handled`, `dead`, `expired` or `cancelled`, and `outcome` its JSON.
+runs.step_ended = function(r, step, ended, outcome)
+  local was = runs.state(r, step):sub(1, 1)
+  if runs.FAILED[was] and runs.has_seen(r, step, was) then
+    runs.late_outcome(r, step, ended, outcome)
+    return
+  end
+  redis.call('HSET', r.key .. ':outcomes', step, outcome)
+  if was == 's' or was == 'n' then runs.count(r, 'open', -1) end
+  if was == 'n' then runs.leave_unplaced(r, step) end
+  runs.ended(r, step, ended)
+end
+
+-- The workflow function that has made a call.
+runs.caller_of = function(plan)
+  return plan.options ~= '' and plan.options:match('"caller": ?"([%d.]+)"') or nil
+end
+
+-- A step has been handled. If its run has been compensated already, its compensation is still owed.
+runs.remember_undo = function(r, step)
+  local plan = runs.plan(r, step)
+  if not plan.undo or plan.kind == 'm' and not step:find('.', 1, true) then return end
+  redis.call('RPUSH', r.key .. ':undo', step)
+  if r.state == 'compensated' or r.state == 'compensation failed'
+      or r.state == 'cancelled' and r.over and redis.call('HGET', r.key, 'compensate') == '1' then
+    runs.reopen(r, 'compensating')
+  end
+end
+
+-- A step has ended, with one of these outcomes.
+runs.ended = function(r, step, outcome)
+  local was = runs.state(r, step):sub(1, 1)
+  if runs.NAMES[was] then
+    if outcome == 'handled' and was ~= 'h' then runs.revived(r, step, was) end
+    return
+  end
+  runs.set_state(r, step, runs.LETTERS[outcome])
+  local handled = outcome == 'handled'
+  if step:sub(1, 1) == 'u' then
+    if not handled then runs.count(r, 'undo_failures', 1) end
+    return
+  end
+  runs.count(r, outcome, 1)
+  if handled and was ~= 'x' then runs.remember_undo(r, step) end
+  local map, plan = step:match('^(%d+)%.'), runs.plan(r, step)
+  if not handled and not map and plan.options ~= '' then
+    runs.fail_expansion(r, plan)
+    if outcome == 'dead' then runs.call_errbacks(r, step, plan) end
+  end
+  if map then
+    runs.item_ended(r, map, handled)
+  elseif plan.kind == 'j' and plan.options:find('"of"', 1, true) then
+    runs.expansion_ended(r, cjson.decode(plan.options).of)
+  elseif runs.caller_of(plan) then
+    runs.call_ended(r, runs.caller_of(plan))
+  elseif handled or plan.guarded then
+    if plan.dependents ~= '' then runs.plan_work(r, 'd', step) end
+  else
+    runs.failed(r)
+  end
+end
+
+-- Which function does each kind of work: dependents of a step, items of a map, parked steps, waits for an event, unplaced steps; and
+-- through all steps, because of a pause, a cancel, a failure or an agent's death. It returns where to go on if the script has done enough.
+runs.DO = {d = 'resolve_dependents', e = 'event_came', x = 'send_items', r = 'send_ready', n = 'place_unplaced', p = 'recall',
+  c = 'recall', w = 'recall', a = 'recall'}
+
+-- Kinds of work whose position is a place; of the others it is a cursor.
+runs.BY_PLACE = {d = true, e = true, n = true}
+
+-- Work is done in the order in which it was planned; the order of sends is that of core/run.py.
+runs.work_off = function(r)
+  local agenda = r.key .. ':agenda'
+  local has_agenda, at = redis.call('EXISTS', agenda) == 1, 1
+  while r.left > 0 do
+    local item = has_agenda and redis.call('LPOP', agenda)
+    if not item then
+      has_agenda, item = false, r.work[at]
+      at = at + 1
+    end
+    if not item then break end
+    local kind, step, from = item:match('^(%l):([^:]*):(%d+)$')
+    local rest = runs[runs.DO[kind]](r, step, runs.BY_PLACE[kind] and tonumber(from) or from, kind)
+    if rest then
+      rest = kind .. ':' .. step .. ':' .. rest
+      if has_agenda then
+        redis.call('LPUSH', agenda, rest)
+      else
+        at = at - 1
+        r.work[at] = rest
+      end
+    end
+  end
+  for i = at, #r.work do redis.call('RPUSH', agenda, r.work[i]) end
+  r.work = {}
+end
+
+-- Emits an event of the run, and changes its workflow's number of open runs by `by`.
+runs.emit = function(r, kind, by, ...)
+  local id, name = unpack(redis.call('HMGET', r.key, 'id', 'name'))
+  local open = r.root .. 'runs:open'
+  if by ~= 0 and redis.call('HINCRBY', open, name, by) <= 0 then redis.call('HDEL', open, name) end
+  emit_event(kind, r.uid, id, name, ...)
+end
+
+-- Ends the run in a state, and has it forgotten in time.
+runs.finish = function(r, state)
+  local now = now_ms()
+  local started_ms, keep_ms, limit_key, placed =
+    unpack(redis.call('HMGET', r.key, 'started_ms', 'keep_ms', 'limit_key', 'placed'))
+  runs.set_run(r, state)
+  -- A pause ends with the run: what a replay releases later would wait for ever.
+  r.over, r.paused = now, false
+  redis.call('HSET', r.key, 'ended_ms', now)
+  redis.call('HDEL', r.key, 'paused', 'paused_with')
+  redis.call('RPUSH', r.key .. ':ended', state)
+  redis.call('ZREM', r.root .. 'timers', runs.timer(r, 'deadline'))
+  redis.call('PEXPIRE', r.key, keep_ms)
+  runs.emit(r, 'run_ended', -1, state, ('%d'):format(math.max(0, now - started_ms)))
+  if placed then runs.forget_placed(r, placed) end
+  if limit_key then runs.leave_limit(r, limit_key) end
+end
+
+-- Nothing of the run is out and nothing is planned: it ends, or its next compensation is sent. Returns whether there is
+-- more to do.
+runs.end_or_undo = function(r)
+  local undo = r.key .. ':undo'
+  if r.state == 'running' then
+    if redis.call('EXISTS', r.key .. ':ready') == 1 then return false end
+    if runs.counted(r, 'failures') > 0 then
+      runs.set_run(r, 'stopping')
+      return true
+    end
+    runs.finish(r, 'completed')
+  elseif r.state == 'stopping' or r.state == 'cancelled' then
+    local wanted = r.on_failure == 'compensate'
+    if r.state == 'cancelled' then wanted = redis.call('HGET', r.key, 'compensate') == '1' end
+    if wanted and redis.call('EXISTS', undo) == 1 then
+      redis.call('HSETNX', r.key, 'because', r.state == 'cancelled' and 'cancelled' or 'failed')
+      runs.set_run(r, 'compensating')
+      return true
+    end
+    if not r.over then runs.finish(r, r.state == 'cancelled' and 'cancelled' or 'failed') end
+  elseif r.state == 'compensating' then
+    if r.paused then return false end
+    local step = redis.call('RPOP', undo)
+    if step then
+      runs.send(r, 'u' .. step, runs.plan(r, 'u' .. step))
+      return true
+    end
+    runs.finish(r, runs.counted(r, 'undo_failures') > 0 and 'compensation failed' or 'compensated')
+  end
+  return false
+end
+
+-- Does what is planned, as far as one script may, and writes the run's counts. Returns 1 if work is left, else 0.
+runs.close = function(r)
+  -- What it is to begin with waits until it is its turn.
+  if r.state == 'queued' then return 0 end
+  local left
+  repeat
+    runs.work_off(r)
+    for name, by in pairs(r.counts) do
+      if by ~= 0 then redis.call('HINCRBY', r.key, name, by) end
+    end
+    r.counts = {}
+    left = redis.call('EXISTS', r.key .. ':agenda')
+  until left == 1 or runs.counted(r, 'open') > 0 or not runs.end_or_undo(r)
+  if r.held and not r.paused and runs.let_go(r) then left = 1 end
+  if left == 1 then redis.call('SADD', r.root .. 'runs:busy', r.uid) end
+  if r.over then
+    -- What an ended run still writes, after a replay, is to go with it.
+    local keep_ms = redis.call('PTTL', r.key)
+    for _, part in ipairs(runs.PARTS) do redis.call('PEXPIRE', r.key .. part, keep_ms) end
+  end
+  return left
+end
+--- @extend runs "run_parts"
