@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from orchestrator.agents.replies import replies as replies
     from orchestrator.agents.step_context import StepContext as StepContext
     from orchestrator.app import Orchestrator as Orchestrator
+    from orchestrator.coordination.distribution.distributor import FoundAgent as FoundAgent
+    from orchestrator.coordination.distribution.hierarchies import Hierarchy as Hierarchy
+    from orchestrator.coordination.distribution.report import DistributionReport as DistributionReport
     from orchestrator.core.cancelled_step import CancelledStep as CancelledStep
+    from orchestrator.core.distribution import DistributionStrategy as DistributionStrategy
     from orchestrator.core.down import Down as Down
     from orchestrator.core.errors import (
         AgentDown as AgentDown,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
         DeadlinePassed as DeadlinePassed,
         DeliveryTimeout as DeliveryTimeout,
         DetachedDelivery as DetachedDelivery,
+        DistributionRefused as DistributionRefused,
         EmbeddedServerError as EmbeddedServerError,
         HandlerFailed as HandlerFailed,
         HandlerNotRun as HandlerNotRun,
@@ -76,6 +81,7 @@ if TYPE_CHECKING:
         UnknownAgent as UnknownAgent,
         UnknownDeadLetter as UnknownDeadLetter,
         UnknownDelivery as UnknownDelivery,
+        UnknownHierarchy as UnknownHierarchy,
         UnknownMessage as UnknownMessage,
         UnknownSchedule as UnknownSchedule,
         UnknownWorkflow as UnknownWorkflow,
@@ -89,6 +95,7 @@ if TYPE_CHECKING:
     )
     from orchestrator.core.hedge import Hedge as Hedge
     from orchestrator.core.message import Message as Message
+    from orchestrator.core.needs import Needs as Needs
     from orchestrator.core.outcome import (
         Cancelled as Cancelled,
         Dead as Dead,
@@ -168,7 +175,11 @@ _NAMES = {
     "orchestrator.agents.replies": ("replies",),
     "orchestrator.agents.step_context": ("StepContext",),
     "orchestrator.app": ("Orchestrator",),
+    "orchestrator.coordination.distribution.distributor": ("FoundAgent",),
+    "orchestrator.coordination.distribution.hierarchies": ("Hierarchy",),
+    "orchestrator.coordination.distribution.report": ("DistributionReport",),
     "orchestrator.core.cancelled_step": ("CancelledStep",),
+    "orchestrator.core.distribution": ("DistributionStrategy",),
     "orchestrator.core.down": ("Down",),
     "orchestrator.core.errors": (
         "AgentDown",
@@ -181,6 +192,7 @@ _NAMES = {
         "DeadlinePassed",
         "DeliveryTimeout",
         "DetachedDelivery",
+        "DistributionRefused",
         "EmbeddedServerError",
         "HandlerFailed",
         "HandlerNotRun",
@@ -221,6 +233,7 @@ _NAMES = {
         "UnknownAgent",
         "UnknownDeadLetter",
         "UnknownDelivery",
+        "UnknownHierarchy",
         "UnknownMessage",
         "UnknownSchedule",
         "UnknownWorkflow",
@@ -234,6 +247,7 @@ _NAMES = {
     ),
     "orchestrator.core.hedge": ("Hedge",),
     "orchestrator.core.message": ("Message",),
+    "orchestrator.core.needs": ("Needs",),
     "orchestrator.core.outcome": (
         "Cancelled",
         "Dead",

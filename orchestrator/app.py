@@ -5,7 +5,7 @@ Importing this module imports neither Celery nor the wiring: both come with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from orchestrator.agents.breakers import Breakers
     from orchestrator.celery_types import Canvas
     from orchestrator.coordination.coordination import Coordination
+    from orchestrator.coordination.distribution.distributor import FoundAgent
+    from orchestrator.coordination.distribution.hierarchies import Hierarchies, Hierarchy
+    from orchestrator.coordination.distribution.hierarchies import Structure as HierarchyStructure
+    from orchestrator.coordination.distribution.report import DistributionReport
     from orchestrator.coordination.election import Election
     from orchestrator.coordination.lease import Lease
     from orchestrator.coordination.pools import Pool, Semaphore
     from orchestrator.core.conversation import Conversation
+    from orchestrator.core.distribution import DistributionStrategy
     from orchestrator.core.hedge import Hedge
     from orchestrator.core.message import Message
+    from orchestrator.core.needs import Needs
     from orchestrator.core.policy import Retry
     from orchestrator.core.settings import Settings
     from orchestrator.deadletters.log import DeadLetters
@@ -404,6 +410,70 @@ class Orchestrator:
             InvalidPolicy: an argument has a value that is not allowed.
         """
         return self.runtime.coordination.pool(name, resources)
+
+    def discover(
+        self, capability: str | Collection[str], max_load: float | None = None, host: str | None = None
+    ) -> list[FoundAgent]:
+        """The living agents that offer a capability, or all of several; those with the least load first.
+
+        Args:
+            capability: what their classes have in ``capabilities``.
+            max_load: only those with at most this many messages waiting and claimed for each of their slots.
+            host: only those that a worker on this host serves.
+
+        Raises:
+            InvalidPolicy: an argument has a value that is not allowed.
+            BrokerUnavailable: Redis is away.
+        """
+        return self.runtime.distributor.discover(capability, max_load, host)
+
+    def distribute(
+        self,
+        items: Iterable[Message] | Mapping[str, Message],
+        to: Needs | Iterable[str | type[Agent]],
+        *,
+        strategy: DistributionStrategy | str = "round_robin",
+        **options: Unpack[BroadcastOptions],
+    ) -> DistributionReport:
+        """Give messages out to agents, each to one of them: all are accepted in one step, or none is.
+
+        No agent sees an item before all are accepted. If the sender dies before that, none is sent; if it dies
+        afterwards, all are. An agent that no living worker serves, whose mailbox is full or whose circuit breaker is
+        open gets none, and the report names it.
+
+        Args:
+            items: at most 100,000 messages; named ones keep their names in the report.
+            to: the agents, at most 200; or what they have to offer, :class:`Needs`.
+            strategy: ``"round_robin"``, ``"least_loaded"``, ``"balanced"``, ``"greedy"`` or ``"random"``; see
+                :class:`DistributionStrategy`. Loads are those at the moment of the call.
+            options: those of :meth:`broadcast`, for each item.
+
+        Raises:
+            NoAgents: no living agent handles all items and offers what is needed.
+            DistributionRefused: the agents do not take all items; nothing was sent. Says why, by agent.
+            OrchestratorError: as :meth:`send`; a caller's mistake is found before anything is sent.
+        """
+        return self.runtime.distributor.distribute(items, to, strategy, options)
+
+    def hierarchy(self, name: str, structure: HierarchyStructure | None = None) -> Hierarchy:
+        """A hierarchy of agents, kept under a name: ``{"chief": {"lead-1": ["w1", "w2"]}}``.
+
+        With a ``structure`` it is declared, in the place of what has that name; without, it is looked up. Agents that
+        have others below them are its leads, the others its members.
+
+        Raises:
+            InvalidDeclaration: the structure has an agent twice, a cycle, or something that is no agent.
+            UnknownAgent: an agent was neither declared here nor announced by any worker.
+            UnknownHierarchy: it is looked up, and there is none of that name.
+            InvalidPolicy: the name is not allowed.
+            BrokerUnavailable: Redis is away.
+        """
+        return self.runtime.hierarchies.hierarchy(name, structure)
+
+    @property
+    def hierarchies(self) -> Hierarchies:
+        """The hierarchies of agents: lists and deletes them by their names."""
+        return self.runtime.hierarchies
 
     @property
     def coordination(self) -> Coordination:

@@ -27,6 +27,8 @@ from orchestrator.transport.store import Store, open_store
 from orchestrator.worker.configuration import Configuration
 
 if TYPE_CHECKING:
+    from orchestrator.coordination.distribution.hierarchies import RedisHierarchies
+    from orchestrator.coordination.distribution.redis_distribution import RedisDistribution
     from orchestrator.coordination.redis_named_leases import RedisNamedLeases
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.maintenance.due_timers import DueTimers
@@ -119,6 +121,22 @@ class RedisMode:
 
         return RedisNamedLeases(lambda: self.store)
 
+    @cached_property
+    def distribution(self) -> RedisDistribution:
+        """Items given out to agents; connects when it is used."""
+        from orchestrator.coordination.distribution.redis_distribution import RedisDistribution
+
+        return RedisDistribution(
+            self._app, lambda: self.store, lambda: self.backend, lambda: self.registry, self._settings.redact
+        )
+
+    @cached_property
+    def hierarchies(self) -> RedisHierarchies:
+        """Hierarchies of agents; connects when it is used."""
+        from orchestrator.coordination.distribution.hierarchies import RedisHierarchies
+
+        return RedisHierarchies(lambda: self.store)
+
     def lease_owner(self, what: str) -> Owner:
         """Who owns ``what`` is acquired here.
 
@@ -151,7 +169,12 @@ class RedisMode:
 
         return DueTimers(
             lambda: self.store,
-            {"run": lambda what: self.runs.time_came(what), "ask": self._time_out, "deferred": self._release_deferred},
+            {
+                "run": lambda what: self.runs.time_came(what),
+                "ask": self._time_out,
+                "deferred": self._release_deferred,
+                "items": lambda what: self.distribution.release(what),
+            },
         )
 
     def _release_deferred(self, queue: str) -> None:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from orchestrator.agents.expand import Expand
     from orchestrator.agents.step_context import StepContext
     from orchestrator.coordination.coordination import Coordination
+    from orchestrator.coordination.distribution.distributor import Distributor
+    from orchestrator.coordination.distribution.hierarchies import Hierarchies
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.eager.eager_mode import EagerMode
     from orchestrator.maintenance.dead_letters import MaintenanceResult
@@ -315,6 +317,20 @@ class Runtime:
         from orchestrator.coordination.coordination import Coordination
 
         return Coordination(lambda: self.mode.named_leases, lambda what: self.mode.lease_owner(what))
+
+    @cached_property
+    def distributor(self) -> Distributor:
+        """Gives items out to agents, which are where the mode says at each use."""
+        from orchestrator.coordination.distribution.distributor import Distributor
+
+        return Distributor(self.directory, lambda: self.mode.distribution)
+
+    @cached_property
+    def hierarchies(self) -> Hierarchies:
+        """Hierarchies of agents, which are where the mode says at each use."""
+        from orchestrator.coordination.distribution.hierarchies import Hierarchies
+
+        return Hierarchies(lambda: self.mode.hierarchies, self.sender, self.directory.queue_of)
 
     @cached_property
     def workflows(self) -> Workflows:

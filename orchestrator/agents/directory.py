@@ -169,6 +169,15 @@ class Directory:
                 known[name] = spec.capabilities
         return known
 
+    def offered(self) -> dict[str, Collection[str]]:
+        """What all known agents offer, by their names.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        known: dict[str, Collection[str]] = {name: entry.capabilities for name, entry in self._announced().items()}
+        return known | {name: spec.capabilities for name, spec in self.declared.items()}
+
     def by_task(self, task: str) -> Address | None:
         """The address of the agent's message that a task's name stands for; ``None`` if it stands for none."""
         agent, _, message = task.rpartition(".")

@@ -56,17 +56,24 @@ class UnknownAgent(CallerError):
 
 
 class NoAgents(CallerError):
-    """No known agent handles a message and offers all that a step needs."""
+    """No known agent handles a message and offers all that is needed."""
 
-    def __init__(self, message: str, needs: Iterable[str], known: Mapping[str, Iterable[str]]) -> None:
+    def __init__(
+        self,
+        message: str,
+        needs: Iterable[str],
+        known: Mapping[str, Iterable[str]],
+        living: str = "",
+    ) -> None:
         self.message = message
         self.needs = tuple(needs)
         shown = [f"{name} ({', '.join(sorted(has)) or 'nothing'})" for name, has in sorted(known.items())]
         offered = {one for has in known.values() for one in has}
         meant_ = [text for need in self.needs if need not in offered and (text := meant(need, offered))]
+        which, hint = ("living", "") if living else ("known", "; with place_within_s the step waits for one")
         super().__init__(
-            f"no known agent handles {message} and offers {', '.join(self.needs)}; agents that handle it, and what "
-            f"they offer: {_listed(shown)}{''.join(meant_)}; with place_within_s the step waits for one"
+            f"no {which} agent handles {message} and offers {living or ', '.join(self.needs)}; agents that handle it, "
+            f"and what they offer: {_listed(shown)}{''.join(meant_)}{hint}"
         )
 
 
@@ -158,6 +165,15 @@ class ScheduleExists(CallerError):
             f"schedule {masked_repr(schedule_id)} exists; allowed: another id, or if_exists='replace' or 'keep'"
         )
         self.schedule_id = schedule_id
+
+
+class UnknownHierarchy(CallerError):
+    """There is no hierarchy of that name."""
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        known = tuple(known)
+        super().__init__(f"unknown hierarchy {masked_repr(name)}; known: {_listed(known)}{meant(name, known)}")
+        self.name = name
 
 
 class UnknownSchedule(CallerError):
@@ -550,6 +566,22 @@ class BroadcastRefused(InfrastructureError):
         refusals = [f"{name} ({why})" for name, why in list(self.members.items())[:_NAMED]]
         more = f" and {len(self.members) - _NAMED} more" if len(self.members) > _NAMED else ""
         super().__init__(f"{strategy} broadcast not sent; could not take it: {', '.join(refusals)}{more}")
+
+
+class DistributionRefused(InfrastructureError):
+    """No item of a distribution was sent: its agents do not take all of them. ``members`` says why, by agent."""
+
+    def __init__(self, items: int, room: int, members: Mapping[str, str]) -> None:
+        self.items = items
+        #: Number of items that the agents would take.
+        self.room = room
+        self.members = dict(members)
+        refusals = [f"{name} ({why})" for name, why in list(self.members.items())[:_NAMED]]
+        more = f" and {len(self.members) - _NAMED} more" if len(self.members) > _NAMED else ""
+        super().__init__(
+            f"no item was sent: {counted(items, 'item')}, and the agents take {room}; "
+            f"these take no more: {', '.join(refusals) or 'none'}{more}"
+        )
 
 
 class EmbeddedServerError(InfrastructureError):

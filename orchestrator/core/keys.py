@@ -482,6 +482,27 @@ class Keys:
         """Stream of an election's terms."""
         return f"{self.root}named-terms:election:{name}"
 
+    def items(self, distribution: str) -> str:
+        """List of a distribution's items that are in no mailbox yet: level and queue, message, …
+
+        It expires until they are accepted. What releases the last of them ends it.
+        """
+        return f"{self.root}items:{distribution}"
+
+    def distribution(self, distribution: str) -> str:
+        """What the acceptance of a distribution's items came to, in case its reply is lost; it expires."""
+        return f"{self.root}distribution:{distribution}"
+
+    @property
+    def coordination_counts(self) -> str:
+        """Hash of counters: distributions, and their items."""
+        return f"{self.root}coordination-counts"
+
+    @property
+    def hierarchies(self) -> str:
+        """Hash of hierarchies of agents: name -> what is below each agent, as JSON. Deleted by their users."""
+        return f"{self.root}hierarchies"
+
     def wake(self, token: str) -> str:
         """List that wakes the request with this token when it has been granted a permit; it expires."""
         return f"{self.root}wake:{token}"

@@ -12,7 +12,7 @@ from celery import Celery
 
 from orchestrator.core import ask as ask_rule
 from orchestrator.core import call_budget
-from orchestrator.core.breaker import BreakerStatus
+from orchestrator.core.breaker import BreakerStatus, Phase
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
 from orchestrator.core.flow_policy import Flow
@@ -150,6 +150,25 @@ class EagerBackend:
             except CircuitOpen as error:
                 error.accepted, error.requested = accepted, len(messages)
                 raise
+
+    def run_accepted(self, messages: Sequence[OutgoingMessage]) -> None:
+        """Run messages that were accepted together, one after the other: their breakers are not asked any more."""
+        for message in messages:
+            self._run(message)
+        for agent in dict.fromkeys(message.supervision.agent for message in messages):
+            self._let_go(agent)
+
+    def room_behind_breaker(self, agent: str) -> int | None:
+        """How many messages an agent's breaker admits now; ``None`` for any number."""
+        policy = self._flow.policy(agent)
+        if policy is None:
+            return None
+        try:
+            self._flow.admit(agent, peek=True)
+        except CircuitOpen:
+            return 0
+        status = self._flow.status(agent)
+        return None if status is None or status.phase is Phase.CLOSED else policy.probes
 
     def broadcast(self, request: BroadcastRequest) -> Mapping[int, Refusal]:
         """Run the copies of a broadcast one after the other, and then the compensations that are due.

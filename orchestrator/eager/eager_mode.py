@@ -11,6 +11,7 @@ from celery import Celery
 from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
+from orchestrator.coordination.distribution.hierarchies import InMemoryHierarchies
 from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases
 from orchestrator.core.breaker import BreakerStatus
 from orchestrator.core.run_state import RunState
@@ -18,6 +19,7 @@ from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.log import DeadLetters
 from orchestrator.eager.backend import EagerBackend
+from orchestrator.eager.distribution import EagerDistribution
 from orchestrator.eager.in_memory_runs import InMemoryRuns
 from orchestrator.monitors.in_memory import InMemoryMonitors
 from orchestrator.sending.call_counts import CallCounts
@@ -60,6 +62,16 @@ class EagerMode:
         leases = InMemoryNamedLeases(self.monitors.living)
         self.monitors.on_end.append(leases.owner_died)
         return leases
+
+    @cached_property
+    def distribution(self) -> EagerDistribution:
+        """Items given out to agents."""
+        return EagerDistribution(self.backend, lambda: self._directory.declared)
+
+    @cached_property
+    def hierarchies(self) -> InMemoryHierarchies:
+        """Hierarchies of agents."""
+        return InMemoryHierarchies()
 
     def lease_owner(self, what: str) -> Owner:
         """Who owns ``what`` is acquired here.

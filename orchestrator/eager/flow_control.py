@@ -11,7 +11,7 @@ from orchestrator.core import breaker
 from orchestrator.core.breaker import BreakerState, BreakerStatus, Phase
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import CircuitOpen
-from orchestrator.core.flow_policy import Flow
+from orchestrator.core.flow_policy import Breaker, Flow
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.telemetry import emit, events
 
@@ -64,6 +64,10 @@ class EagerFlowControl:
             key, ttl_ms = supervision.idempotency
             with self._lock:
                 self._first_sends[_recipient(message, key)] = message.id, _now_ms() + ttl_ms
+
+    def policy(self, agent: str) -> Breaker | None:
+        """An agent's breaker, as it is declared."""
+        return self._flow(agent).breaker
 
     def admit(self, agent: str, *, peek: bool = False) -> None:
         """Ask an agent's breaker whether a message may be sent. With ``peek``, its state is not changed.

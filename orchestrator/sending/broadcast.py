@@ -15,8 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy, MessageTooLarge
-from orchestrator.core.supervision import HEADER, Supervision
-from orchestrator.sending.message_template import MessageTemplate, encode, write_template
+from orchestrator.core.supervision import Supervision
+from orchestrator.sending.message_template import MessageTemplate, around_agent, encode, write_template
 from orchestrator.sending.message_texts import reprs_of
 from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.publish import headers_of, library_errors, producer_of
@@ -228,9 +228,7 @@ class _BroadcastTemplate:
     """A message template in which only the recipient and the id are missing."""
 
     def __init__(self, template: MessageTemplate, headers: Mapping[str, Any]) -> None:
-        mark = secrets.token_hex(16)
-        marked = {**headers, HEADER: {**headers[HEADER], "agent": mark}}
-        self._own = encode(marked)[1:-1].split(f'"{mark}"')
+        self._own = around_agent(headers)
         self._roots = template.values["root"] == template.values["id"]
         self._template = template.bind("id", "root", "task", "queue", "own")
         self.level = template.level
@@ -256,7 +254,7 @@ class _Templates:
         Raises:
             InvalidPolicy: the recipient has no mailbox of its own.
         """
-        kind = _kind(message)
+        kind = kind_of(message)
         if kind not in self._numbers:
             reprs = reprs_of(message, self._hidden)
             with library_errors(self._app, message.task), headers_of(message) as headers:
@@ -272,7 +270,8 @@ class _Templates:
 _DIFFERS: Final = tuple(f.name for f in fields(Supervision) if f.name not in ("agent", "metadata", "deadline_at_s"))
 
 
-def _kind(message: OutgoingMessage) -> Hashable:
+def kind_of(message: OutgoingMessage) -> Hashable:
+    """The same for messages, sent at once, that differ in their recipient, their arguments and their id alone."""
     supervision = message.supervision
     deadline_at_s = supervision.deadline_at_s
     # Each copy was built a little later than the one before.

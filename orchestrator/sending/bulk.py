@@ -78,19 +78,20 @@ def _write_by_template(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writ
                 by_celery(messages)
                 continue
             names = hidden_in(messages[0], hidden)
-            texts = {message.id: _render(template, message, names) for message in messages}
+            texts = {message.id: render(template, message.id, message.args, names) for message in messages}
             for call in template.calls(texts):
                 batch.state.session.run(*call)
 
     return write
 
 
-def _render(template: MessageTemplate, message: OutgoingMessage, hidden: tuple[str, ...]) -> str:
-    id_ = f'"{message.id}"'
+def render(template: MessageTemplate, id: str, arguments: Sequence[Any], hidden: tuple[str, ...]) -> str:
+    """A message's text by a template in which the id, the root, the arguments and their text are open."""
+    id_ = f'"{id}"'
     # A Message's fields are plain JSON data (see core/message.py), which pydantic writes quickest.
-    args = to_json(message.args, inf_nan_mode="constants")
+    args = to_json(arguments, inf_nan_mode="constants")
     return template.text % {
-        "id": id_, "root": id_, "body": template.body(args), "args": encode(arguments_text(message.args, hidden)),
+        "id": id_, "root": id_, "body": template.body(args), "args": encode(arguments_text(arguments, hidden)),
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from celery import Celery
 from kombu.utils.json import JSONEncoder
 
+from orchestrator.core.supervision import HEADER
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.publish import publish_by_celery
 from orchestrator.transport.batch import PublishBatch
@@ -92,6 +93,14 @@ def write_template(
     for call in waiting:
         batch.state.session.run(*call)
     return template
+
+
+def around_agent(headers: Mapping[str, Any]) -> list[str]:
+    """The placeholder ``own`` of a message with these headers, in two parts: the agent's name is between them."""
+    mark = secrets.token_hex(16)
+    marked = {**headers, HEADER: {**headers[HEADER], "agent": mark}}
+    text: str = encode(marked)
+    return text[1:-1].split(f'"{mark}"')
 
 
 def take_template(batch: Any, own: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> MessageTemplate | None:

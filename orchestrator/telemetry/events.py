@@ -197,6 +197,18 @@ DOWN: Final = _event("monitor.down", "DOWNs were recorded.", measurements="count
 LEAKED: Final = _event(
     "monitor.leaked", "Leaked monitors were found.", measurements="count", metadata="kind tag oldest_s"
 )
+DISTRIBUTED: Final = _event(
+    "distribution.sent",
+    "The items of a distribution were accepted, all together.",
+    measurements="items agents duration_s",
+    metadata="id strategy",
+)
+DISTRIBUTION_REFUSED: Final = _event(
+    "distribution.refused",
+    "No item of a distribution was sent: its agents do not take all of them.",
+    measurements="items",
+    metadata="id strategy",
+)
 ASKED: Final = _event(
     "ask.sent", "A request was accepted whose reply is a message to its asker.", metadata="agent message id asker"
 )

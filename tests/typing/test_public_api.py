@@ -20,10 +20,9 @@ from celery import Celery, chain  # type: ignore[import-untyped]
 from pydantic import BaseModel, PositiveInt
 
 from orchestrator import (
-    Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, Down, Expand, Expired, Exponential, FallbackDelivery,
-    Fire, Handled,
-    Message, Orchestrator, OrchestratorError, Outcome, Report, Retry, Run, SendFailed, Status, Workflow, cron, every,
-    handles,
+    Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, DistributionReport, Down, Expand, Expired,
+    Exponential, FallbackDelivery, Fire, Handled, Hierarchy, Message, Needs, Orchestrator, OrchestratorError, Outcome,
+    Report, Retry, Run, SendFailed, Status, Workflow, cron, every, handles,
 )
 
 app = Celery("shop", broker="redis://127.0.0.1:6379/0")
@@ -118,6 +117,17 @@ assert_type(many, Deliveries)
 
 report = orchestrator.broadcast(["billing", Shipping], Ship(order_id="o1"), strategy="all_or_nothing")
 assert_type(report, Report)
+
+given = orchestrator.distribute([Charge(order_id="o", cents=n) for n in range(1, 9)], to=["billing", Billing])
+assert_type(given, DistributionReport)
+assert_type(given.wait(5), dict[int | str, Outcome | None])
+named = {"a": Charge(order_id="o", cents=1), "b": Ship(order_id="o")}
+orchestrator.distribute(named, to=Needs("ocr", max_load=2), strategy="least_loaded", priority=3)
+assert_type(given.counts, dict[str, int])
+assert_type(orchestrator.discover("ocr")[0].load, float)
+team = orchestrator.hierarchy("ops", {"billing": [Shipping]})
+assert_type(team, Hierarchy)
+assert_type(team.broadcast(Ship(order_id="o"), level="members"), Report)
 
 ref = orchestrator.monitors.monitor("billing", tag="checkout")
 assert_type(ref, int)

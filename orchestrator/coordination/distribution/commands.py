@@ -1,0 +1,36 @@
+"""The scripts of distributions as typed functions: each puts keys and arguments into the order that its script expects.
+
+A function returns a :data:`~orchestrator.transport.redis.commands.Call`. What a script does, returns and costs is in
+its header, ``lua/commands/*.lua``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.core.keys import GROUP, Keys
+from orchestrator.transport.redis.commands import Call
+
+
+def read_takers(keys: Keys, levels: Sequence[str], agents: Mapping[str, str]) -> Call:
+    """Read how agents stand, each with its mailbox."""
+    pairs = [part for agent in agents.items() for part in agent]
+    return "read_takers", [keys.leases], [keys.root, GROUP, len(levels), *levels, *pairs]
+
+
+def stage_items(keys: Keys, id: str, items: Sequence[tuple[str, str, str]], *, before: int, keep_ms: int) -> Call:
+    """Stage a slice of items: of each its level, its mailbox and its message; ``before`` are staged already."""
+    parts = [part for level, queue, message in items for part in (f"{level}:{queue}", message)]
+    return "stage_items", [keys.items(id)], [before, keep_ms, *parts]
+
+
+def commit_items(keys: Keys, id: str, counts: Mapping[str, int], *, keep_ms: int) -> Call:
+    """Accept all staged items, of each mailbox so many, or none."""
+    names = [keys.items(id), keys.distribution(id), keys.timers, keys.coordination_counts]
+    pairs = [part for count in counts.items() for part in count]
+    return "commit_items", names, [keys.root, id, sum(counts.values()), keep_ms, *pairs]
+
+
+def release_items(keys: Keys, id: str, most: int) -> Call:
+    """Put at most ``most`` accepted items into their mailboxes."""
+    return "release_items", [keys.items(id), keys.timers], [keys.root, id, most]

@@ -1,0 +1,266 @@
+"""Hierarchies of agents: who leads whom, kept under a name, and a broadcast to a level of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol, TypeAlias, Unpack
+
+from redis.exceptions import RedisError
+
+from orchestrator.agents.agent import Agent
+from orchestrator.coordination.checks import checked_name
+from orchestrator.core.errors import (
+    BrokerUnavailable,
+    InvalidDeclaration,
+    InvalidPolicy,
+    UnknownAgent,
+    UnknownHierarchy,
+)
+from orchestrator.core.message import Message
+from orchestrator.sending.broadcast import Refusal, Strategy
+from orchestrator.sending.report import Receipt, Report
+from orchestrator.sending.send_options import BroadcastOptions
+from orchestrator.sending.sender import Sender
+from orchestrator.transport.store import Store
+
+#: Agents of one hierarchy, at most.
+MOST_AGENTS: Final = 10_000
+
+#: Levels of agents below each other.
+_DEEPEST: Final = 50
+
+_LEVELS: Final = ("all", "leads", "members")
+
+Name: TypeAlias = str | type[Agent]
+#: Agents, each with those below it; the last ones as a list.
+Structure: TypeAlias = Mapping[Any, Any] | Sequence[Any]
+
+
+class HierarchyStore(Protocol):
+    """Keeps structures, as JSON data, by their names. Every method raises :class:`BrokerUnavailable`."""
+
+    def read(self, name: str) -> str | None: ...
+    def write(self, name: str, structure: str) -> None: ...
+    def delete(self, name: str) -> bool: ...
+    def names(self) -> list[str]: ...
+
+
+class Hierarchy:
+    """A hierarchy as it was when it was declared or looked up."""
+
+    def __init__(
+        self,
+        name: str,
+        structure: Mapping[str, Any],
+        hierarchies: Hierarchies,
+        leads: tuple[str, ...],
+        agents: tuple[str, ...],
+    ) -> None:
+        self.name = name
+        #: What is below each agent: a mapping of agents with those below them, empty for a member.
+        self.structure = structure
+        #: Those that have agents below them, and those that have none; each above the ones below it.
+        self.leads = leads
+        self.members = tuple(agent for agent in agents if agent not in set(leads))
+        self._agents = agents
+        self._hierarchies = hierarchies
+
+    def __repr__(self) -> str:
+        return f"<Hierarchy {self.name}: {len(self.leads)} leads, {len(self.members)} members>"
+
+    def agents(self, level: str = "all") -> tuple[str, ...]:
+        """The agents of a level: ``"all"``, ``"leads"`` or ``"members"``.
+
+        Raises:
+            InvalidPolicy: there is no such level.
+        """
+        if level not in _LEVELS:
+            raise InvalidPolicy("level", level, ", ".join(_LEVELS))
+        return {"all": self._agents, "leads": self.leads, "members": self.members}[level]
+
+    def broadcast(self, message: Message, level: str = "all", **options: Unpack[BroadcastOptions]) -> Report:
+        """Send a copy of a message to each agent of a level; who cannot take it is left out, and named in the report.
+
+        An agent that is no longer known is left out like one that is down. Options are those of
+        :meth:`Orchestrator.broadcast`.
+
+        Raises:
+            InvalidPolicy: there is no such level, or an option has a bad value.
+            UnknownMessage: an agent of the level does not handle the message; nothing was sent.
+            BrokerUnavailable: Redis did not accept it.
+        """
+        return self._hierarchies.broadcast(self.agents(level), message, options)
+
+    def delete(self) -> bool:
+        """Forget the hierarchy; ``False`` if that was done already.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self._hierarchies.delete(self.name)
+
+
+class Hierarchies:
+    """The hierarchies of one app."""
+
+    def __init__(self, store: Callable[[], HierarchyStore], sender: Sender, queue_of: Callable[[str], str]) -> None:
+        self._store = store
+        self._sender = sender
+        self._queue_of = queue_of
+
+    def hierarchy(self, name: str, structure: Structure | None = None) -> Hierarchy:
+        """See :meth:`orchestrator.app.Orchestrator.hierarchy`."""
+        checked_name(name)
+        if structure is None:
+            found = self._store().read(name)
+            if found is None:
+                raise UnknownHierarchy(name, self.names())
+            return self._made(name, json.loads(found))
+        plain = _checked(name, structure)
+        for agent in _walk(plain):
+            self._queue_of(agent)
+        self._store().write(name, json.dumps(plain))
+        return self._made(name, plain)
+
+    def names(self) -> list[str]:
+        """The names of all hierarchies.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return sorted(self._store().names())
+
+    def delete(self, name: str) -> bool:
+        """Forget a hierarchy; ``False`` if there is none of that name."""
+        return self._store().delete(name)
+
+    def broadcast(self, agents: Sequence[str], message: Message, options: BroadcastOptions) -> Report:
+        """Send a copy to each of those that are known."""
+        known, lost = [], []
+        for agent in agents:
+            try:
+                self._queue_of(agent)
+                known.append(agent)
+            except UnknownAgent:
+                lost.append(Receipt(agent, refusal=Refusal.DOWN))
+        if not known:
+            return Report("", Strategy.BEST_EFFORT, tuple(lost))
+        report = self._sender.broadcast(known, message, Strategy.BEST_EFFORT, None, options)
+        receipts = {receipt.recipient: receipt for receipt in (*report.receipts, *lost)}
+        return replace(report, receipts=tuple(receipts[agent] for agent in agents))
+
+    def _made(self, name: str, structure: Mapping[str, Any]) -> Hierarchy:
+        return Hierarchy(name, structure, self, tuple(_leads(structure)), tuple(_walk(structure)))
+
+
+def _checked(name: str, structure: object) -> dict[str, Any]:
+    """The structure as JSON data, with a mapping for each agent.
+
+    Raises:
+        InvalidDeclaration: it is none, an agent is in it twice or below itself, or it is too large.
+    """
+    faults: list[str] = []
+    above_of: dict[str, tuple[str, ...]] = {}
+
+    def plain(part: object, above: tuple[str, ...]) -> dict[str, Any]:
+        if len(above) > _DEEPEST:
+            faults.append(f"more than {_DEEPEST} levels below {above[0]!r}; allowed: at most {_DEEPEST}")
+            return {}
+        if isinstance(part, Mapping):
+            pairs = list(part.items())
+        elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
+            pairs = [(agent, ()) for agent in part]
+        else:
+            where = f"below {above[-1]!r}" if above else "on top"
+            faults.append(f"{part!r} {where}; allowed: a mapping of agents, or a list of them")
+            return {}
+        made: dict[str, Any] = {}
+        for key, below in pairs:
+            agent = key.name if isinstance(key, type) and issubclass(key, Agent) else key
+            if not isinstance(agent, str):
+                faults.append(f"{agent!r}; allowed: agents' names or Agent classes")
+            elif agent in above:
+                faults.append(f"a cycle: {' → '.join((*above[above.index(agent) :], agent))}; allowed: none")
+            elif agent in above_of:
+                faults.append(f"agent {agent!r} is in it twice; allowed: once")
+            else:
+                above_of[agent] = above
+                made[agent] = plain(below, (*above, agent))
+        return made
+
+    made = plain(structure, ())
+    if not faults and not 1 <= len(above_of) <= MOST_AGENTS:
+        faults.append(f"{len(above_of)} agents; allowed: from 1 to {MOST_AGENTS}")
+    if faults:
+        raise InvalidDeclaration(f"hierarchy {name!r}: {'; '.join(dict.fromkeys(faults))}")
+    return made
+
+
+def _walk(structure: Mapping[str, Any]) -> Iterator[str]:
+    """All agents, each before those below it."""
+    for agent, below in structure.items():
+        yield agent
+        yield from _walk(below)
+
+
+def _leads(structure: Mapping[str, Any]) -> Iterator[str]:
+    for agent, below in structure.items():
+        if below:
+            yield agent
+            yield from _leads(below)
+
+
+class RedisHierarchies:
+    """Structures in Redis."""
+
+    def __init__(self, store: Callable[[], Store]) -> None:
+        self._store = store
+
+    def _ask(self, command: Callable[[Any, str], Any]) -> Any:
+        store = self._store()
+        try:
+            return command(store.client, store.keys.hierarchies)
+        except RedisError as error:
+            raise BrokerUnavailable(store.url, error) from error
+
+    def read(self, name: str) -> str | None:
+        """The structure of that name."""
+        raw = self._ask(lambda client, key: client.hget(key, name))
+        return None if raw is None else raw.decode()
+
+    def write(self, name: str, structure: str) -> None:
+        """Keep a structure."""
+        self._ask(lambda client, key: client.hset(key, name, structure))
+
+    def delete(self, name: str) -> bool:
+        """Forget a structure; whether there was one."""
+        return bool(self._ask(lambda client, key: client.hdel(key, name)))
+
+    def names(self) -> list[str]:
+        """The names of all."""
+        return [raw.decode() for raw in self._ask(lambda client, key: client.hkeys(key))]
+
+
+class InMemoryHierarchies:
+    """Structures in this process, for eager mode."""
+
+    def __init__(self) -> None:
+        self._structures: dict[str, str] = {}
+
+    def read(self, name: str) -> str | None:
+        """The structure of that name."""
+        return self._structures.get(name)
+
+    def write(self, name: str, structure: str) -> None:
+        """Keep a structure."""
+        self._structures[name] = structure
+
+    def delete(self, name: str) -> bool:
+        """Forget a structure; whether there was one."""
+        return self._structures.pop(name, None) is not None
+
+    def names(self) -> list[str]:
+        """The names of all."""
+        return list(self._structures)
