@@ -172,8 +172,9 @@ def test_if_there_is_not_room_for_all_items_none_is_sent(redis: Orchestrator) ->
     assert redis.distribute(pages(10), to=["small", "dropping"]).counts == {"small": 5, "dropping": 5}
 
 
+@pytest.mark.parametrize("bounded", ["small", "dropping"])
 def test_what_fills_up_meanwhile_is_found_when_the_items_are_accepted(
-    redis: Orchestrator, monkeypatch: pytest.MonkeyPatch
+    redis: Orchestrator, monkeypatch: pytest.MonkeyPatch, bounded: str
 ) -> None:
     """Its room was read before others filled it; then the items are given out anew."""
     distribution = redis.runtime.redis.distribution
@@ -184,15 +185,15 @@ def test_what_fills_up_meanwhile_is_found_when_the_items_are_accepted(
         found = read(mailboxes)
         if not reads:
             for _ in range(3):
-                redis.send("small", Page(number=1))
-        reads.append(found["small"].room)
+                redis.send(bounded, Page(number=1))
+        reads.append(found[bounded].room)
         return found
 
     monkeypatch.setattr(distribution, "states", states)
-    report = redis.distribute(pages(10), to=["small", "a"])
+    report = redis.distribute(pages(10), to=[bounded, "a"])
     assert reads == [5, 2]
-    assert report.counts == {"small": 2, "a": 8}
-    assert {agent: len(messages) for agent, messages in mail(redis, "small", "a").items()} == {"small": 5, "a": 8}
+    assert report.counts == {bounded: 2, "a": 8}
+    assert {agent: len(messages) for agent, messages in mail(redis, bounded, "a").items()} == {bounded: 5, "a": 8}
 
 
 def test_an_agent_with_an_open_breaker_gets_nothing(orchestrator: Orchestrator) -> None:

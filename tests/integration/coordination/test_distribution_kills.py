@@ -94,6 +94,7 @@ def test_a_lost_answer_doubles_nothing(orchestrator: Orchestrator, redis_url: st
         assert proxy.left == 0
         close(far)
     assert len(report.items) == 450
+    assert orchestrator.runtime.redis.distribution.counts() == {"distributions": 2, "items": 451}
     assert numbers(orchestrator) == list(range(450))
 
 
