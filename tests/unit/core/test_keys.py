@@ -54,6 +54,8 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "flushed": [st.integers(0, 10**9)],
     "outcome_hooks": [texts],
     "group": [st.uuids().map(str)],
+    "items": [st.uuids().map(str)],
+    "distribution": [st.uuids().map(str)],
     "schedule": [texts],
     "schedules_of": [texts],
     "scheduler_declares": [texts],
