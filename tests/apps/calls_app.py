@@ -172,7 +172,7 @@ def held(context: Context, number: int) -> None:
 
 def connected(context: Context) -> Any:
     """A connection to the test's Redis."""
-    return redis.Redis.from_url(context.orchestrator.app.conf.broker_url)
+    return redis.Redis.from_url(context.orchestrator.app.conf.broker_url, socket_timeout=None)
 
 
 def note(context: Context, said: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class Reader(Agent):
         """The page's reader."""
         _note(f"{context.agent} {message.number}")
         if message.hold:
-            with Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"]) as client:
+            with Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None) as client:
                 client.blpop([f"test:go:{message.hold}"], timeout=30)
         return context.agent
 

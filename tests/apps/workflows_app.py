@@ -180,7 +180,7 @@ def waits(numbers: list[int]) -> Expand:
 
 
 def _redis() -> Redis:
-    return Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"])
+    return Redis.from_url(os.environ["ORCHESTRATOR_BROKER_URL"], socket_timeout=None)
 
 
 def note(what: str, *_: Any) -> str:

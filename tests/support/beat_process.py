@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from chaos.owner import VARIABLE as OWNER_VARIABLE
-from tests.support.worker_process import ROOT
+from tests.support.forked_process import ROOT, ForkedProcess
 
 
 class BeatProcess:
@@ -28,12 +28,12 @@ class BeatProcess:
             "PYTHONWARNINGS": "ignore",
             OWNER_VARIABLE: str(os.getpid()),
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: ForkedProcess | None = None
 
     def start(self) -> BeatProcess:
         """Start it (again)."""
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = ForkedProcess(
                 self._command, env=self._environment, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         return self

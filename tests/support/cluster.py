@@ -25,7 +25,8 @@ class Cluster:
         self.url = url
         self._worker = worker
         self.orchestrator = orchestrator
-        self.redis: Any = Redis.from_url(url)
+        # As long as a blocking command of a test waits.
+        self.redis: Any = Redis.from_url(url, socket_timeout=60)
 
     @property
     def has_worker(self) -> bool:

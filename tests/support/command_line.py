@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from orchestrator import Orchestrator
 from orchestrator.cli.dead_letters import dead_letters
-from tests.support.worker_process import ROOT
+from tests.support.forked_process import ROOT, run
 
 
 def invoke(app: Celery, command: click.Command, *arguments: str, stdin: str | None = None) -> Result:
@@ -36,13 +36,8 @@ def dead_letters_json(orchestrator: Orchestrator, *arguments: str) -> Any:
 
 def celery(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the real ``celery``."""
-    return subprocess.run(
+    return run(
         [sys.executable, "-m", "celery", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **environment},
         cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
     )

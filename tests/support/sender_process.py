@@ -11,7 +11,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from tests.support.worker_process import ROOT
+from tests.support.forked_process import ROOT, ForkedProcess
 
 #: Longest time for an answer.
 _PATIENCE_S = 30.0
@@ -27,7 +27,7 @@ class SenderProcess:
         self._url = redis_url
 
     def __enter__(self) -> SenderProcess:
-        self._process = subprocess.Popen(
+        self._process = ForkedProcess(
             [sys.executable, "-m", "tests.support.sender_process"],
             env={**os.environ, "PYTHONPATH": str(ROOT), "ORCHESTRATOR_BROKER_URL": self._url},
             cwd=ROOT,

@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import redis
 
 from chaos.owner import VARIABLE as OWNER_VARIABLE
 from tests.support.eventually import eventually
-
-ROOT = Path(__file__).parents[2]
+from tests.support.forked_process import ROOT as ROOT
+from tests.support.forked_process import ForkedProcess
 
 
 class WorkerProcess:
@@ -63,13 +64,23 @@ class WorkerProcess:
             OWNER_VARIABLE: str(os.getpid()),
             **(environment or {}),
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ForkedProcess | None = None
 
     def start(self, *, wait: bool = True) -> WorkerProcess:
         """Start it (again)."""
-        before = set(self._leases()) if wait else set()
+        if not wait:
+            self._start()
+            return self
+        # One connection for as long as it is asked.
+        with redis.Redis.from_url(self._url) as client:
+            before = set(self._leases(client))
+            self._start()
+            eventually(lambda: self._is_ready(client, before), timeout_s=30, describe=self.log)
+        return self
+
+    def _start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = ForkedProcess(
                 self._command,
                 env=self._environment,
                 cwd=ROOT,
@@ -78,23 +89,21 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        if wait:
-            eventually(lambda: self._mine(before), timeout_s=30, describe=self.log)
-        return self
 
-    def _leases(self) -> list[str]:
-        with redis.Redis.from_url(self._url) as client:
-            return [raw.decode() for raw in client.zrange(f"{self._prefix}orc:leases", 0, -1)]
+    def _leases(self, client: redis.Redis) -> list[str]:
+        raw: Any = client.zrange(f"{self._prefix}orc:leases", 0, -1)
+        return [lease.decode() for lease in raw]
 
-    def _mine(self, before: set[str]) -> bool:
+    def _is_ready(self, client: redis.Redis, before: set[str]) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise AssertionError(f"{self.name} stopped with {self._process.returncode}:\n{self.log()}")
-        return any(f":{self.pid}#" in lease for lease in self._leases() if lease not in before)
+        return any(f":{self.pid}#" in lease for lease in self._leases(client) if lease not in before)
 
     @property
     def incarnation(self) -> str:
         """Its id in Redis."""
-        return next(lease for lease in self._leases() if f":{self.pid}#" in lease)
+        with redis.Redis.from_url(self._url) as client:
+            return next(lease for lease in self._leases(client) if f":{self.pid}#" in lease)
 
     @property
     def pid(self) -> int:

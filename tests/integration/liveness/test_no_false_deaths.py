@@ -57,7 +57,10 @@ def all_live(broker: BareBroker, count: int) -> None:
 
     def swept_in_earnest() -> int:
         now_s, _ = broker.redis.time()
-        *from_ms, sweeps = map(int, broker.redis.hmget(sweep, "closed_counts_ms", "old_heartbeat_counts_ms", "sweeps"))
+        known = broker.redis.hmget(sweep, "closed_counts_ms", "old_heartbeat_counts_ms", "sweeps")
+        if None in known:
+            return 0
+        *from_ms, sweeps = map(int, known)
         return sweeps if max(from_ms) < now_s * 1000 else 0
 
     before = eventually(swept_in_earnest, timeout_s=40)

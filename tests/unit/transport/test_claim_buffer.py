@@ -6,6 +6,7 @@ import threading
 
 from orchestrator.transport.claim_buffer import Buffered, ClaimBuffer
 from orchestrator.transport.liveness.claim import Claim
+from tests.support.eventually import eventually
 
 
 class Requeued:
@@ -83,15 +84,20 @@ def test_whoever_takes_a_message_out_has_it_alone() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    everywhere = [*taken[0], *taken[1], *names(requeued.items)]
-    assert sorted(everywhere, key=int) == [str(number) for number in range(1000)]
+
+    def everywhere() -> list[str]:
+        return sorted([*taken[0], *taken[1], *names(requeued.items)], key=int)
+
+    # The buffer's own thread may have taken some, and not yet requeued them.
+    eventually(lambda: everywhere() == [str(number) for number in range(1000)], describe=lambda: str(everywhere()))
     buffer.close()
 
 
 def test_without_claims_ahead_there_is_no_thread() -> None:
-    before = threading.active_count()
+    # Not their number: those of the tests before end when they like.
+    before = set(threading.enumerate())
     buffer = ClaimBuffer(Requeued())
     buffer.extend([buffered("1", ahead=False)])
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert names(buffer.pop_last(5)) == ["1"]
     assert buffer.pop() is None
