@@ -101,9 +101,9 @@ class WorkerProcess:
 
     @property
     def incarnation(self) -> str:
-        """Its id in Redis."""
+        """Its id in Redis; empty if it holds no lease."""
         with redis.Redis.from_url(self._url) as client:
-            return next(lease for lease in self._leases(client) if f":{self.pid}#" in lease)
+            return next((lease for lease in self._leases(client) if f":{self.pid}#" in lease), "")
 
     @property
     def pid(self) -> int:

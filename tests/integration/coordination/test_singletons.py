@@ -44,7 +44,7 @@ def workers(server: EmbeddedServer) -> Iterator[list[WorkerProcess]]:
         for worker in both:
             worker.start(wait=False)
         for worker in both:
-            eventually(lambda: worker.pid and any(f":{worker.pid}#" in one for one in worker._leases()), timeout_s=30)  # noqa: B023
+            eventually(lambda: worker.incarnation, timeout_s=30)  # noqa: B023
         yield both
     finally:
         for worker in both:
