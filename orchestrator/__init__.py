@@ -22,16 +22,29 @@ if TYPE_CHECKING:
     )
     from orchestrator.agents.replies import replies as replies
     from orchestrator.agents.step_context import StepContext as StepContext
+    from orchestrator.agents.votes import votes as votes
     from orchestrator.app import Orchestrator as Orchestrator
+    from orchestrator.coordination.ballots.ballot import Ballot as Ballot
     from orchestrator.coordination.distribution.distributor import FoundAgent as FoundAgent
     from orchestrator.coordination.distribution.hierarchies import Hierarchy as Hierarchy
     from orchestrator.coordination.distribution.report import DistributionReport as DistributionReport
+    from orchestrator.core.ballot_rules import (
+        Majority as Majority,
+        Quorum as Quorum,
+        Unanimous as Unanimous,
+        Weighted as Weighted,
+    )
     from orchestrator.core.cancelled_step import CancelledStep as CancelledStep
+    from orchestrator.core.decision import (
+        Decision as Decision,
+        Vote as Vote,
+    )
     from orchestrator.core.distribution import DistributionStrategy as DistributionStrategy
     from orchestrator.core.down import Down as Down
     from orchestrator.core.errors import (
         AgentDown as AgentDown,
         AgentError as AgentError,
+        BallotExists as BallotExists,
         BroadcastRefused as BroadcastRefused,
         BrokerUnavailable as BrokerUnavailable,
         CallWouldDeadlock as CallWouldDeadlock,
@@ -64,6 +77,7 @@ if TYPE_CHECKING:
         NoAgents as NoAgents,
         NoOwner as NoOwner,
         Nondeterministic as Nondeterministic,
+        NotDecided as NotDecided,
         NotEnoughReplies as NotEnoughReplies,
         NotSupervised as NotSupervised,
         OrchestratorError as OrchestratorError,
@@ -79,6 +93,7 @@ if TYPE_CHECKING:
         SuspensionCaught as SuspensionCaught,
         TooManyCalls as TooManyCalls,
         UnknownAgent as UnknownAgent,
+        UnknownBallot as UnknownBallot,
         UnknownDeadLetter as UnknownDeadLetter,
         UnknownDelivery as UnknownDelivery,
         UnknownHierarchy as UnknownHierarchy,
@@ -174,16 +189,29 @@ _NAMES = {
     ),
     "orchestrator.agents.replies": ("replies",),
     "orchestrator.agents.step_context": ("StepContext",),
+    "orchestrator.agents.votes": ("votes",),
     "orchestrator.app": ("Orchestrator",),
+    "orchestrator.coordination.ballots.ballot": ("Ballot",),
     "orchestrator.coordination.distribution.distributor": ("FoundAgent",),
     "orchestrator.coordination.distribution.hierarchies": ("Hierarchy",),
     "orchestrator.coordination.distribution.report": ("DistributionReport",),
+    "orchestrator.core.ballot_rules": (
+        "Majority",
+        "Quorum",
+        "Unanimous",
+        "Weighted",
+    ),
     "orchestrator.core.cancelled_step": ("CancelledStep",),
+    "orchestrator.core.decision": (
+        "Decision",
+        "Vote",
+    ),
     "orchestrator.core.distribution": ("DistributionStrategy",),
     "orchestrator.core.down": ("Down",),
     "orchestrator.core.errors": (
         "AgentDown",
         "AgentError",
+        "BallotExists",
         "BroadcastRefused",
         "BrokerUnavailable",
         "CallWouldDeadlock",
@@ -216,6 +244,7 @@ _NAMES = {
         "NoAgents",
         "NoOwner",
         "Nondeterministic",
+        "NotDecided",
         "NotEnoughReplies",
         "NotSupervised",
         "OrchestratorError",
@@ -231,6 +260,7 @@ _NAMES = {
         "SuspensionCaught",
         "TooManyCalls",
         "UnknownAgent",
+        "UnknownBallot",
         "UnknownDeadLetter",
         "UnknownDelivery",
         "UnknownHierarchy",

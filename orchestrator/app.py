@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.agents.agent import Agent, AgentSpec
     from orchestrator.agents.breakers import Breakers
     from orchestrator.celery_types import Canvas
+    from orchestrator.coordination.ballots.ballot import Ballot
     from orchestrator.coordination.coordination import Coordination
     from orchestrator.coordination.distribution.distributor import FoundAgent
     from orchestrator.coordination.distribution.hierarchies import Hierarchies, Hierarchy
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.coordination.election import Election
     from orchestrator.coordination.lease import Lease
     from orchestrator.coordination.pools import Pool, Semaphore
+    from orchestrator.core.ballot_rules import Rule
     from orchestrator.core.conversation import Conversation
     from orchestrator.core.distribution import DistributionStrategy
     from orchestrator.core.hedge import Hedge
@@ -475,9 +477,42 @@ class Orchestrator:
         """The hierarchies of agents: lists and deletes them by their names."""
         return self.runtime.hierarchies
 
+    def propose(
+        self,
+        message: Message,
+        voters: Iterable[str | type[Agent]],
+        rule: Rule,
+        *,
+        timeout_s: float = 10.0,
+        silent: Literal["abstain", "reject"] = "abstain",
+        id: str | None = None,
+    ) -> Ballot:
+        """Have agents vote on a message, by their methods marked with ``@votes``; ``ballot.wait`` has the decision.
+
+        It is decided once, as soon as no further vote can change it, and whether the proposer lives or not. All voters
+        that have an ``on_decision`` are sent the same :class:`Decision`.
+
+        Args:
+            message: what is proposed.
+            voters: the agents, at most 1,000.
+            rule: ``Majority()``, ``Unanimous()``, ``Quorum(n)`` or ``Weighted({...}, share)``.
+            timeout_s: when who has not voted is silent.
+            silent: what silence counts: as if it were no voter, or as a vote against it.
+            id: of the ballot; of two proposals with the same id, the second one finds the first one's ballot.
+
+        Raises:
+            NoAgents: there are no voters.
+            UnknownMessage: a voter has no method that votes on that message.
+            InvalidPolicy, InvalidMessage, UnknownAgent: an argument has a value that is not allowed.
+            BallotExists: there is a ballot with that id on something else.
+            OutdatedWorker: a living worker of a voter is of a version that does not count votes.
+            BrokerUnavailable: Redis is away.
+        """
+        return self.runtime.coordination.propose(message, voters, rule, timeout_s=timeout_s, silent=silent, id=id)
+
     @property
     def coordination(self) -> Coordination:
-        """The leases, elections, semaphores and pools that are in use."""
+        """The leases, elections, semaphores, pools and ballots that there are."""
         return self.runtime.coordination
 
     @property

@@ -16,7 +16,13 @@ from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
 from orchestrator.health.health_reporter import HEALTH_REPORTER
-from orchestrator.registry.registry import AgentEntry, Registry
+from orchestrator.registry.registry import (
+    COUNTS_VOTES,
+    RELEASES_STEPS,
+    AgentEntry,
+    OutdatedIncarnation,
+    Registry,
+)
 from orchestrator.sending.redis_backend import RedisBackend
 from orchestrator.timeouts.overrides import RedisOverrides
 from orchestrator.timeouts.run_times import RedisRunTimes
@@ -27,6 +33,7 @@ from orchestrator.transport.store import Store, open_store
 from orchestrator.worker.configuration import Configuration
 
 if TYPE_CHECKING:
+    from orchestrator.coordination.ballots.redis_ballots import RedisBallots
     from orchestrator.coordination.distribution.hierarchies import RedisHierarchies
     from orchestrator.coordination.distribution.redis_distribution import RedisDistribution
     from orchestrator.coordination.redis_named_leases import RedisNamedLeases
@@ -137,6 +144,18 @@ class RedisMode:
 
         return RedisHierarchies(lambda: self.store)
 
+    @cached_property
+    def ballots(self) -> RedisBallots:
+        """Ballots; connects when it is used."""
+        from orchestrator.coordination.ballots.redis_ballots import RedisBallots
+
+        hidden = self._settings.redact
+        outdated = partial(self._outdated, COUNTS_VOTES)
+        return RedisBallots(self._app, lambda: self.backend, lambda: self.store, hidden, outdated)
+
+    def _outdated(self, what: str) -> list[OutdatedIncarnation]:
+        return self.registry.outdated(what)
+
     def lease_owner(self, what: str) -> Owner:
         """Who owns ``what`` is acquired here.
 
@@ -159,7 +178,7 @@ class RedisMode:
             self._directory,
             settings.redact,
             settings.workflow_keep_s,
-            lambda: self.registry.outdated(),
+            partial(self._outdated, RELEASES_STEPS),
         )
 
     @cached_property
@@ -174,6 +193,7 @@ class RedisMode:
                 "ask": self._time_out,
                 "deferred": self._release_deferred,
                 "items": lambda what: self.distribution.release(what),
+                "ballot": lambda what: self.ballots.time_came(what),
             },
         )
 

@@ -314,9 +314,11 @@ class Runtime:
     @cached_property
     def coordination(self) -> Coordination:
         """Leases and the like, which are where the mode says at each use."""
+        from orchestrator.coordination.ballots.ballot import Ballots
         from orchestrator.coordination.coordination import Coordination
 
-        return Coordination(lambda: self.mode.named_leases, lambda what: self.mode.lease_owner(what))
+        ballots = Ballots(self.app, self.directory, lambda: self.mode.ballots)
+        return Coordination(lambda: self.mode.named_leases, lambda what: self.mode.lease_owner(what), ballots)
 
     @cached_property
     def distributor(self) -> Distributor:

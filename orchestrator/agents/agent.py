@@ -13,7 +13,9 @@ from orchestrator.agents.declaration_mistakes import mistaken_message, mistaken_
 from orchestrator.agents.periodic import PERIODIC, Fire, fire_message, fire_of, periodic_definition
 from orchestrator.agents.replies import REPLIES, ReplyFields, reply_message, unanswered_asks
 from orchestrator.agents.singleton import TERM_MESSAGES, TermFields, singleton_election
+from orchestrator.agents.votes import DECISION, VOTES, DecisionFields, checked_vote, vote_name
 from orchestrator.core.cancelled_step import CancelledStep
+from orchestrator.core.decision import Decision
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy
@@ -163,6 +165,8 @@ class HandlerSpec:
     is_reply: bool = False
     #: Whether callers may have it run twice at once.
     is_idempotent: bool = False
+    #: Whether it votes on the message.
+    is_vote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,11 @@ class AgentSpec:
         if isinstance(message, ReplyFields):
             reply = Reply.from_wire(dict(message))
             return method(reply, context) if handler.wants_context else method(reply)
-        return method(message, context) if handler.wants_context else method(message)
+        if isinstance(message, DecisionFields):
+            decision = message.decision()
+            return method(decision, context) if handler.wants_context else method(decision)
+        returned = method(message, context) if handler.wants_context else method(message)
+        return checked_vote(f"{self.name}.{handler.method}", returned) if handler.is_vote else returned
 
     @property
     def down_task(self) -> str:
@@ -292,6 +300,7 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         handlers[method_name] = HandlerSpec(message, method_name, Policy(), True, True, takes_context)
         schedules.append(periodic_definition(cls.name, method_name, periodic))
     _add_replies(cls, handlers, timeouts)
+    _add_votes(cls, handlers, timeouts)
     _add_terms(cls, handlers)
     _add_on_cancelled(cls, handlers)
     if not handlers:
@@ -313,6 +322,41 @@ def _add_on_cancelled(cls: type[Agent], handlers: dict[str, HandlerSpec]) -> Non
     if annotated := mistaken_message(method, CancelledStep, handlers):
         raise InvalidDeclaration(f"{where} takes {annotated}; allowed: {name}")
     handlers[name] = HandlerSpec(CancelledStep, "on_cancelled", Policy(), _wants_context(cls, method))
+
+
+def _add_votes(cls: type[Agent], handlers: dict[str, HandlerSpec], timeouts: Timeouts) -> None:
+    for method_name, method in inspect.getmembers(cls, callable):
+        mark = getattr(method, VOTES, None)
+        if mark is None:
+            continue
+        where, what = f"{cls.__qualname__}.{method_name}", message_name(mark.message)
+        if any(hasattr(method, other) for other in (_MARK, PERIODIC, REPLIES)):
+            raise InvalidDeclaration(f"{where} votes, and handles a message, gets replies or runs by a schedule")
+        name = vote_name(what)
+        if name in handlers:
+            raise InvalidDeclaration(
+                f"{cls.__qualname__}: {handlers[name].method} and {method_name} both vote on {what}"
+            )
+        if annotated := mistaken_message(method, mark.message, ()):
+            raise InvalidDeclaration(f"{where} votes on {what}, but takes {annotated}; allowed: {what}")
+        own = _policy(where, mark.policy, timeouts)
+        handlers[name] = HandlerSpec(mark.message, method_name, own, _wants_context(cls, method), is_vote=True)
+    on_decision: Any = getattr(cls, DECISION, None)
+    if not callable(on_decision):
+        return
+    where = f"{cls.__qualname__}.{DECISION}"
+    is_marked = any(hasattr(on_decision, other) for other in (_MARK, PERIODIC, REPLIES, VOTES))
+    if not any(handler.is_vote for handler in handlers.values()):
+        if is_marked:
+            return
+        raise InvalidDeclaration(f"{where}: never called; allowed: beside a method marked with @votes(SomeMessage)")
+    if is_marked:
+        raise InvalidDeclaration(
+            f"{where} is called with decisions, and handles a message, votes or runs by a schedule"
+        )
+    if annotated := mistaken_message(on_decision, Decision, handlers):
+        raise InvalidDeclaration(f"{where} is called with decisions, but takes {annotated}; allowed: Decision")
+    handlers[DECISION] = HandlerSpec(DecisionFields, DECISION, Policy(), _wants_context(cls, on_decision))
 
 
 def _is_empty(names: object) -> bool:

@@ -53,7 +53,7 @@ _ALIASES: Final[Mapping[str, str]] = {
 }
 
 #: Methods that are called by their names.
-_CALLED: Final = ("on_down", "on_cancelled")
+_CALLED: Final = ("on_down", "on_cancelled", "on_decision")
 
 _LIKENESS: Final = 0.75
 

@@ -1,4 +1,4 @@
-"""`orchestrator.coordination`: leases, elections, semaphores and pools of one app."""
+"""`orchestrator.coordination`: leases, elections, semaphores, pools and ballots of one app."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.agents.agent import Agent
 from orchestrator.agents.singleton import singleton_election
+from orchestrator.coordination.ballots.backend import BallotState
+from orchestrator.coordination.ballots.ballot import Ballot, Ballots
 from orchestrator.coordination.checks import (
     checked_limit_ms,
     checked_name,
@@ -17,8 +19,10 @@ from orchestrator.coordination.election import Election
 from orchestrator.coordination.lease import Lease
 from orchestrator.coordination.named_leases import NamedLeases, NameState, Wanted
 from orchestrator.coordination.pools import Pool, Semaphore
+from orchestrator.core.ballot_rules import Rule
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.lease import Kind
+from orchestrator.core.message import Message
 from orchestrator.core.numbers import check_whole_number
 from orchestrator.core.term import Term
 from orchestrator.worker.owner import Owner
@@ -27,9 +31,10 @@ from orchestrator.worker.owner import Owner
 class Coordination:
     """Makes leases and the like, and lists them. Who holds what is in Redis, or in eager mode in this process."""
 
-    def __init__(self, leases: Callable[[], NamedLeases], owner: Callable[[str], Owner]) -> None:
+    def __init__(self, leases: Callable[[], NamedLeases], owner: Callable[[str], Owner], ballots: Ballots) -> None:
         self._leases = leases
         self._owner = owner
+        self._ballots = ballots
 
     def lease(self, name: str, *, wait_s: float = 0.0, limit_s: float | None = None, reentrant: bool = False) -> Lease:
         """See :meth:`orchestrator.app.Orchestrator.lease`."""
@@ -56,7 +61,33 @@ class Coordination:
         """See :meth:`orchestrator.app.Orchestrator.pool`."""
         return Pool(self._leases(), self._owner, checked_name(name), checked_resources(resources))
 
+    def propose(
+        self,
+        message: Message,
+        voters: Iterable[str | type[Agent]],
+        rule: Rule,
+        *,
+        timeout_s: float,
+        silent: str,
+        id: str | None,
+    ) -> Ballot:
+        """See :meth:`orchestrator.app.Orchestrator.propose`."""
+        return self._ballots.propose(message, voters, rule, timeout_s, silent, id)
+
     # -- reading
+
+    def ballot(self, id: str) -> Ballot:
+        """The ballot with that id.
+
+        Raises:
+            UnknownBallot: there is none, or it is not kept any more: a week after its decision.
+            BrokerUnavailable: Redis is away.
+        """
+        return self._ballots.find(id)
+
+    def ballots(self, limit: int = 1000) -> Sequence[BallotState]:
+        """The ballots that are kept, the one that was proposed last first. Raises as :meth:`leases`."""
+        return self._ballots.list(_checked_limit(limit))
 
     def leases(self, limit: int = 1000) -> Sequence[NameState]:
         """The leases of the last week, the one that was used last first.

@@ -77,14 +77,23 @@ class NoAgents(CallerError):
         )
 
 
+class NoVoters(NoAgents):
+    """A proposal names no agent to vote on it."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        self.needs = ()
+        CallerError.__init__(self, f"voters: none are named to vote on {message}; allowed: at least one agent")
+
+
 class UnknownMessage(CallerError):
     """The agent has no handler for that message type."""
 
-    def __init__(self, agent: str, message: str, known: Iterable[str]) -> None:
-        known = tuple(known)
+    def __init__(self, agent: str, message: str, known: Iterable[str], allowed: str = "") -> None:
+        self.known = tuple(known)
         super().__init__(
-            f"agent {masked_repr(agent)} does not handle {masked_repr(message)}; "
-            f"it handles: {_listed(known)}{meant(message, known)}"
+            f"agent {masked_repr(agent)} does not handle {masked_repr(message)}; it handles: {_listed(self.known)}"
+            f"{f'; allowed: {allowed}' if allowed else meant(message, self.known)}"
         )
         self.agent = agent
         self.message = message
@@ -174,6 +183,25 @@ class UnknownHierarchy(CallerError):
         known = tuple(known)
         super().__init__(f"unknown hierarchy {masked_repr(name)}; known: {_listed(known)}{meant(name, known)}")
         self.name = name
+
+
+class UnknownBallot(CallerError):
+    """There is no ballot with that id, or it is not kept any more."""
+
+    def __init__(self, ballot_id: str) -> None:
+        super().__init__(f"no ballot has the id {masked_repr(ballot_id)}, or it is not kept any more")
+        self.ballot_id = ballot_id
+
+
+class BallotExists(CallerError):
+    """There is a ballot with that id, on something else."""
+
+    def __init__(self, ballot_id: str) -> None:
+        super().__init__(
+            f"id={masked_repr(ballot_id)} is taken by a ballot with another proposal, other voters or another rule; "
+            "allowed: another id"
+        )
+        self.ballot_id = ballot_id
 
 
 class UnknownSchedule(CallerError):
@@ -371,10 +399,10 @@ class HandlerNotRun(AgentError):
 
 
 class InvalidResult(AgentError):
-    """A handler returned a value that is not JSON data. The handler has run, so it is not retried."""
+    """A handler returned a value that is not JSON data, or no vote. The handler has run, so it is not retried."""
 
-    def __init__(self, handler: str, returned: str, problem: object) -> None:
-        super().__init__(f"{handler} returned a {returned}, which is not JSON data: {problem}")
+    def __init__(self, handler: str, returned: str, problem: object, wanted: str = "JSON data") -> None:
+        super().__init__(f"{handler} returned a {returned}, which is not {wanted}: {problem}")
 
 
 class ResultNotStored(AgentError):
@@ -414,6 +442,15 @@ class DeliveryTimeout(InfrastructureError):
     def __init__(self, delivery_id: str, timeout_s: float) -> None:
         super().__init__(f"delivery {delivery_id} has no recorded outcome after {timeout_s:g} s")
         self.delivery_id = delivery_id
+        self.timeout_s = timeout_s
+
+
+class NotDecided(InfrastructureError):
+    """A ballot was not decided within the time that was waited; it goes on."""
+
+    def __init__(self, ballot_id: str, timeout_s: float) -> None:
+        super().__init__(f"ballot {masked_repr(ballot_id)} is not decided after {timeout_s:g} s; it goes on")
+        self.ballot_id = ballot_id
         self.timeout_s = timeout_s
 
 
@@ -540,13 +577,13 @@ class NotEnoughReplies(InfrastructureError):
 
 
 class OutdatedWorker(InfrastructureError):
-    """A living worker would handle steps of a run, and its version of this library would begin none after them."""
+    """A living worker is of a version that would not do what follows on what it handles: a step, or a vote."""
 
-    def __init__(self, incarnation: str, version: str, queue: str) -> None:
+    def __init__(self, incarnation: str, version: str, queue: str, would: str) -> None:
         super().__init__(
             f"incarnation {incarnation}, of version {version or 'unknown'} of this library, consumes "
-            f"{masked_repr(queue)}, and would begin no step after those that it handles; nothing was started; allowed: "
-            "once it has been stopped or upgraded"
+            f"{masked_repr(queue)}, and would {would}; nothing was started; allowed: once it has been stopped or "
+            "upgraded"
         )
         self.incarnation = incarnation
         self.version = version

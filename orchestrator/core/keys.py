@@ -34,7 +34,7 @@ _LONGEST_NAME = 100
 _SUM = "sha1:"
 
 #: Kinds that scripts look for in a name to get a related key (``flow_of``, ``hooks_of``, ``claim``, …).
-_REPLACED_IN_NAMES = ("ledger", "outcome", "delayed", "schedule", "ask")
+_REPLACED_IN_NAMES = ("ledger", "outcome", "delayed", "schedule", "ask", "ballot")
 
 
 def levels_of(priorities: Iterable[int]) -> tuple[str, ...]:
@@ -376,7 +376,10 @@ class Keys:
 
     @property
     def timers(self) -> str:
-        """Sorted set of what is due at a time: ``run:UID:STEP``, ``ask:ID`` or ``deferred:QUEUE`` -> when, in ms."""
+        """Sorted set of what is due at a time -> when, in ms.
+
+        ``run:UID:STEP``, ``ask:ID``, ``deferred:QUEUE`` or ``ballot:ID``.
+        """
         return f"{self.root}timers"
 
     @property
@@ -506,6 +509,35 @@ class Keys:
     def wake(self, token: str) -> str:
         """List that wakes the request with this token when it has been granted a permit; it expires."""
         return f"{self.root}wake:{token}"
+
+    def ballot(self, ballot_id: str) -> str:
+        """Hash of a ballot; ``includes/ballots.lua`` says what lies beside it. It expires a week after the decision."""
+        return f"{self.root}ballot:{ballot_id}"
+
+    @property
+    def ballots(self) -> str:
+        """Sorted set of ballots: id -> when it was proposed, in ms; the next ones take old ones off."""
+        return f"{self.root}ballots"
+
+    def ballot_voters(self, ballot_id: str) -> str:
+        """Hash of a ballot's voters: weight, and where the decision goes; it expires with the ballot."""
+        return f"{self.root}ballot-voters:{ballot_id}"
+
+    def ballot_copies(self, ballot_id: str) -> str:
+        """Hash: voter -> the delivery of its copy of the proposal; it expires with the ballot."""
+        return f"{self.root}ballot-copies:{ballot_id}"
+
+    def ballot_votes(self, ballot_id: str) -> str:
+        """Hash: voter -> its vote, or why there is none, as JSON; it expires with the ballot."""
+        return f"{self.root}ballot-votes:{ballot_id}"
+
+    def ballot_decision(self, ballot_id: str) -> str:
+        """List of one element: a ballot's decision as JSON; it expires with the ballot."""
+        return f"{self.root}ballot-decision:{ballot_id}"
+
+    def ballot_undelivered(self, ballot_id: str) -> str:
+        """List of the voters to whom the decision is not sent yet; it expires with the ballot."""
+        return f"{self.root}ballot-undelivered:{ballot_id}"
 
     def run_times(self, day: int, task: str) -> str:
         """Hash of how long a task's attempts took on a day since 1970: bucket -> attempts; it expires."""

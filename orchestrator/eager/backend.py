@@ -125,6 +125,10 @@ class EagerBackend:
         """The ledger of the messages sent in eager mode."""
         return self._records.ledger()
 
+    def deliver(self, message: OutgoingMessage) -> None:
+        """Run a message that flow control does not refuse, as if a script of Redis had sent it."""
+        self._runner.run(message)
+
     def prepare(self, message: OutgoingMessage) -> None:
         """Does nothing: no mailbox has to be declared here."""
 

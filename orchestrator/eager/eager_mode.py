@@ -11,6 +11,7 @@ from celery import Celery
 from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
+from orchestrator.coordination.ballots.in_memory_ballots import InMemoryBallots
 from orchestrator.coordination.distribution.hierarchies import InMemoryHierarchies
 from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases
 from orchestrator.core.breaker import BreakerStatus
@@ -72,6 +73,11 @@ class EagerMode:
     def hierarchies(self) -> InMemoryHierarchies:
         """Hierarchies of agents."""
         return InMemoryHierarchies()
+
+    @cached_property
+    def ballots(self) -> InMemoryBallots:
+        """Ballots."""
+        return InMemoryBallots(self.backend, self.backend.deliver)
 
     def lease_owner(self, what: str) -> Owner:
         """Who owns ``what`` is acquired here.

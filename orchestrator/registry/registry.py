@@ -75,15 +75,23 @@ class IncarnationEntry:
 
 @dataclass(frozen=True, slots=True)
 class OutdatedIncarnation:
-    """A living incarnation whose scripts begin no steps of a workflow after one whose outcome they record."""
+    """A living incarnation whose scripts do not do all that follows on an outcome which they record."""
 
     id: str
     library_version: str
     queues: tuple[str, ...]
+    #: What they do not do, of the below.
+    lacks: tuple[str, ...]
 
+
+#: The fields by which an incarnation says what its scripts do: begin the steps of a workflow that depend on one, and
+#: count the votes of a ballot.
+RELEASES_STEPS = "releases_steps"
+COUNTS_VOTES = "counts_votes"
 
 #: What says whether an incarnation is outdated.
-_OF_VERSION = ("releases_steps", "kind", "queues", "library_version")
+_OF_VERSION = (RELEASES_STEPS, COUNTS_VOTES)
+_READ_OF_VERSION = ("kind", "queues", "library_version", *_OF_VERSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,22 +245,24 @@ class Registry:
                     entries.append(_entry(raw_id.decode(), fields, now_s + now_us / 1e6 - beat_ms / 1000))
         return sorted(entries, key=lambda e: e.id)
 
-    def outdated(self) -> list[OutdatedIncarnation]:
-        """The living incarnations whose scripts release no steps of workflows; cached for two seconds."""
+    def outdated(self, what: str = RELEASES_STEPS) -> list[OutdatedIncarnation]:
+        """The living incarnations whose scripts do not do that; cached for two seconds."""
         if monotonic() - self._outdated_at > _FRESH_S:
             self._outdated = list(self._read_outdated())
             self._outdated_at = monotonic()
-        return self._outdated
+        return [one for one in self._outdated if what in one.lacks]
 
     def _read_outdated(self) -> Iterator[OutdatedIncarnation]:
         leases, _ = self._call(_leases)
         for at in range(0, len(leases), _AT_ONCE):
             some = leases[at : at + _AT_ONCE]
-            known = self._call(lambda c, k, some=some: _described(c, k, some, _OF_VERSION))
-            for (raw_id, _), (releases, kind, queues, version) in zip(some, known, strict=True):
+            known = self._call(lambda c, k, some=some: _described(c, k, some, _READ_OF_VERSION))
+            for (raw_id, _), (kind, queues, version, *does) in zip(some, known, strict=True):
+                lacks = tuple(name for name, value in zip(_OF_VERSION, does, strict=True) if not value)
                 # Of a session, and of one that ends just now, there are no queues.
-                if not releases and kind != b"session" and queues is not None:
-                    yield OutdatedIncarnation(raw_id.decode(), (version or b"").decode(), _names(queues.decode()))
+                if lacks and kind != b"session" and queues is not None:
+                    queues_served = _names(queues.decode())
+                    yield OutdatedIncarnation(raw_id.decode(), (version or b"").decode(), queues_served, lacks)
 
     def hosted(self, agent: str, queue: str) -> bool:
         """Whether a living incarnation hosts the agent, or with ``agent`` empty, consumes from the queue."""

@@ -134,7 +134,7 @@ def publish_broadcast(
         MessageTooLarge: a copy is larger than a message may be. Nobody was sent anything.
         InvalidPolicy: with ``all_or_nothing`` or a compensation, there are more copies than one step takes.
     """
-    templates, undo = _Templates(app, hidden), _Templates(app, hidden)
+    templates, undo = CopyTemplates(app, hidden), CopyTemplates(app, hidden)
     try:
         with producer_of(app) as producer, open_batch(producer) as batch:
             numbers = [templates.number(copy, batch) for copy in request.copies]
@@ -149,7 +149,7 @@ def publish_broadcast(
         queue, template = queue_name(copy), templates.templates[number]
         text = template.render(encode(copy.id), encode(copy.supervision.agent), encode(copy.task), encode(queue))
         rows.append((queue, template.level, text, copy.id, members[place] if members else ""))
-    _check_sizes(store, [*texts, *(text for _, _, text, *_ in rows)])
+    check_sizes(store, [*texts, *(text for _, _, text, *_ in rows)])
     if texts:
         _check_at_once("compensate", len(rows), len(rows) * max(map(len, texts)))
     parts = _parts(request, rows)
@@ -217,7 +217,12 @@ def _check_at_once(what: str, recipients: int, size: int) -> None:
         )
 
 
-def _check_sizes(store: Store, messages: Iterable[str]) -> None:
+def check_sizes(store: Store, messages: Iterable[str]) -> None:
+    """Check that no message is larger than it may be.
+
+    Raises:
+        MessageTooLarge: one is.
+    """
     limit = store.options.max_message_bytes
     size = max(map(len, messages))
     if limit and size > limit:
@@ -239,7 +244,7 @@ class _BroadcastTemplate:
         return self._template.render(id=id, root=root, task=task, queue=queue, own=agent.join(self._own))
 
 
-class _Templates:
+class CopyTemplates:
     """One template for each kind of copy; copies that differ only in their recipient share one."""
 
     def __init__(self, app: Celery, hidden: tuple[str, ...]) -> None:
@@ -284,7 +289,7 @@ def kind_of(message: OutgoingMessage) -> Hashable:
     return kind
 
 
-def _member(templates: _Templates, message: OutgoingMessage, batch: Any) -> str:
+def _member(templates: CopyTemplates, message: OutgoingMessage, batch: Any) -> str:
     number = templates.number(message, batch)
     level = templates.templates[number].level
     return json.dumps([number + 1, message.supervision.agent, message.task, queue_name(message), level, message.id])

@@ -250,6 +250,20 @@ LEASE_REFUSED: Final = _event(
     "An owner checked in a resource of a pool that it did not hold.",
     metadata="kind lease owner resource",
 )
+BALLOT_PROPOSED: Final = _event(
+    "ballot.proposed", "A proposal was put to its voters.", measurements="voters", metadata="ballot message"
+)
+BALLOT_VOTED: Final = _event(
+    "ballot.voted",
+    "A vote was counted: approve, reject, or silent and why.",
+    metadata="ballot message voter vote why",
+)
+BALLOT_DECIDED: Final = _event(
+    "ballot.decided",
+    "A ballot was decided: accepted or rejected, by votes, a timeout or a cancel. What is measured are weights.",
+    measurements="approved rejected silent of",
+    metadata="ballot message decision how",
+)
 WORKFLOW_STARTED: Final = _event("workflow.started", "A run of a workflow began.", metadata="workflow id uid")
 WORKFLOW_ENDED: Final = _event(
     "workflow.ended", "A run ended, in that state.", measurements="duration_s", metadata="workflow id uid state"

@@ -17,8 +17,10 @@ from orchestrator.core.expansion import Expanded
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.workflow_plan import Kind, StepPlan
+from orchestrator.registry.outdated_workers import refuse_outdated
 from orchestrator.registry.registry import OutdatedIncarnation
 from orchestrator.sending.address import Directory
+from orchestrator.sending.lost_answers import LostAnswers, again_if_lost
 from orchestrator.transport.redis.commands import Attempt
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
@@ -28,8 +30,6 @@ from orchestrator.workflows.compiler import CompiledWorkflow
 from orchestrator.workflows.expansion import Compile, NewSteps
 from orchestrator.workflows.function_calls import NewCalls
 from orchestrator.workflows.function_history import History, history_of
-from orchestrator.workflows.lost_answers import LostAnswers, again_if_lost
-from orchestrator.workflows.outdated_workers import refuse_outdated
 from orchestrator.workflows.placing import Placing, candidates_in
 from orchestrator.workflows.plan_writer import PlanWriter, roots_of
 from orchestrator.workflows.records import RunDetails, RunStatus, is_step, status_from, step_records
@@ -96,7 +96,7 @@ class RedisRuns:
         call = scripts.start_run(store.keys, uid, workflow_id, compiled.fingerprint, roots_of(compiled), deadline_ms)
         with store.client.pipeline(transaction=False) as pipe:
             queues = self._writer.commands(pipe, compiled, uid, workflow_id, keep_ms=self._keep_ms)
-            refuse_outdated(self._outdated(), queues)
+            refuse_outdated(self._outdated(), queues, "begin no step after those that it handles")
             started, left = self._ask(lambda: _execute_with(pipe, store, call))
         if not started:
             raise WorkflowExists(workflow_id)

@@ -93,6 +93,8 @@ class Heartbeat:
         fields: dict[str, Any] = {"node": name, "pid": os.getpid(), "host": self._host, "queues": "[]"}
         # Its scripts begin the steps that depend on one whose outcome they record.
         fields["releases_steps"] = "1"
+        # They count the votes whose outcomes they record.
+        fields["counts_votes"] = "1"
         if self._ooms.group and self._oom_counts[1] is not None:
             fields |= {"oom_group": self._ooms.group, "oom_kills": self._oom_counts[1]}
         self.lease.register(name, fields)

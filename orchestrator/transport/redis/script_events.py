@@ -42,6 +42,12 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             emit(events.LEASE_ENDED, kind=kind, lease=name, owner=owner, fence=int(fence), reason=reason)
         case "lease_refused", [kind, name, owner, resource]:
             emit(events.LEASE_REFUSED, kind=kind, lease=name, owner=owner, resource=resource)
+        case "voted", [ballot, message, voter, vote, why]:
+            emit(events.BALLOT_VOTED, ballot=ballot, message=message, voter=voter, vote=vote, why=why)
+        case "ballot_decided", [ballot, message, decision, how, *weights]:
+            approved, rejected, silent, of = map(int, weights)
+            measured = {"approved": approved, "rejected": rejected, "silent": silent, "of": of}
+            emit(events.BALLOT_DECIDED, measured, ballot=ballot, message=message, decision=decision, how=how)
         case "warning", [queue, depth, limit]:
             emit(events.MAILBOX_WARNING, {"depth": int(depth), "limit": int(limit)}, agent=queue)
         case "overflow", [queue, limit, overflow, letter_id, delivery_id, agent, message, text]:

@@ -63,6 +63,12 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "run": [st.integers(0, 2**64).map("{:016x}".format)],
     "runs_placed": [texts],
     "hosts": [texts],
+    "ballot": [texts],
+    "ballot_voters": [texts],
+    "ballot_copies": [texts],
+    "ballot_votes": [texts],
+    "ballot_decision": [texts],
+    "ballot_undelivered": [texts],
     "run_times": [st.integers(0, 10**6), texts],
 }
 NOT_NAMES = ("queue_of_ledger",)

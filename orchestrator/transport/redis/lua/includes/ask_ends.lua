@@ -14,12 +14,6 @@
 --                        a message that is sent unless the request is handled: its text, where it goes, its agent and delivery
 --   stream, ledger, before, after, asker
 --                        the mailbox that gets the reply: the message's text before and after the outcome, as JSON in JSON; the agent
--- JSON text, as it stands within a JSON string.
-local function within_text(json)
-  if not json:find('[\\"]') then return json end
-  return (json:gsub('[\\"]', '\\%0'))
-end
-
 -- Ends a copy that is not needed any more: taken out of its mailbox, or marked, if a worker has it or it was moved.
 local function cancel_copy(root, ask, delivery, place, by)
   local key = root .. 'outcome:' .. delivery

@@ -3,6 +3,7 @@
 --- @include "runs"
 --- @include "schedules"
 --- @include "asks"
+--- @include "ballots"
 -- What else happens when a delivery's outcome is recorded. The fields of the outcome's hooks:
 --   idempotency         Redis key of its idempotency key, which is remembered as long as the outcome
 --   idempotency_ms      how long that is
@@ -16,6 +17,7 @@
 --   expand              1 if an attempt of it has written steps that are to take its place
 --   schedule, pauses    state of the schedule whose fire it is; '1' if its failure pauses that
 --   ask                 the ask that it is a request of
+--   ballot              whose vote it is, and in which ballot
 local function compensation(group, root, nonce, member)
   local c = read_json(member)
   local text = c and redis.call('HGET', group, 'text:' .. tostring(c[1]))
@@ -60,7 +62,7 @@ end
 run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   local beside = hooks_of(key)
   local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of',
-    'run', 'step', 'expand', 'schedule', 'pauses', 'ask')
+    'run', 'step', 'expand', 'schedule', 'pauses', 'ask', 'ballot')
   if f[1] then
     redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))
     redis.call('PEXPIRE', f[1], f[2])
@@ -98,5 +100,9 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   if f[13] then
     redis.call('HDEL', beside, 'ask')
     asks.finish(f[13], ended, outcome, key:match('orc:outcome:(.*)$'))
+  end
+  if f[14] then
+    redis.call('HDEL', beside, 'ballot')
+    ballots.copy_ended(f[14], ended, outcome)
   end
 end

@@ -1,4 +1,4 @@
-"""Commands of runs whose answers were lost: repeated, they give the first answer, and do nothing twice."""
+"""Commands whose answers were lost: repeated, they give the first answer, and do nothing twice."""
 
 from __future__ import annotations
 

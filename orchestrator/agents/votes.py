@@ -1,0 +1,89 @@
+"""Methods of an agent that vote on proposals, `@votes`, and what `on_decision` is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from orchestrator.core.decision import Decision, Vote
+from orchestrator.core.errors import InvalidDeclaration, InvalidResult
+from orchestrator.core.message import Message
+from orchestrator.core.policy import OnError, Retry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+VOTES: Final = "__orchestrator_votes__"
+
+#: The method that is called with decisions, and the name of their messages.
+DECISION: Final = "on_decision"
+
+
+class DecisionFields(Message):
+    """The fields of a decision's message; see :meth:`orchestrator.core.decision.Decision.from_wire`."""
+
+    ballot: str
+    message: str
+    proposal: dict[str, Any]
+    rule: str
+    decided: dict[str, Any]
+
+    def decision(self) -> Decision:
+        """The decision.
+
+        Raises:
+            InvalidMessage: the fields are no decision's.
+        """
+        return Decision.from_wire(self.ballot, self.message, self.proposal, self.rule, self.decided)
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """The mark of a method that votes."""
+
+    message: type[Message]
+    policy: Mapping[str, Any]
+
+
+def votes(
+    message: type[Message],
+    *,
+    retry: Retry | None = None,
+    on_error: OnError | str | None = None,
+    timeout_s: float | str | None = None,
+    priority: int | None = None,
+) -> Callable[[F], F]:
+    """Mark a method that votes on each ``message`` that is proposed to this agent; it returns a :class:`Vote`.
+
+    It is called with the proposal and a :class:`Context`, or with the proposal alone. The options are those of
+    :class:`Agent`, for these proposals. If it does not return a ``Vote``, or its last attempt fails, its agent is
+    silent in that ballot.
+
+    Raises:
+        InvalidDeclaration: ``message`` is not a :class:`Message` class.
+    """
+    if not (isinstance(message, type) and issubclass(message, Message)):
+        raise InvalidDeclaration(f"@votes({message!r}): allowed: a subclass of Message")
+    policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
+
+    def mark(method: F) -> F:
+        setattr(method, VOTES, Votes(message, policy))
+        return method
+
+    return mark
+
+
+def vote_name(message: str) -> str:
+    """The name of the message that asks for a vote on messages of this name."""
+    return f"vote_on_{message}"
+
+
+def checked_vote(method: str, returned: object) -> dict[str, Any]:
+    """The vote that a method has returned, as JSON data.
+
+    Raises:
+        InvalidResult: it is none.
+    """
+    if not isinstance(returned, Vote):
+        raise InvalidResult(method, type(returned).__name__, "allowed: Vote.approve() or Vote.reject(why)", "a Vote")
+    return returned.to_wire()
