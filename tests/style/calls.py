@@ -12,6 +12,7 @@ from tests.style.tracked import tracked
 FAMILIES = {
     Path("orchestrator/transport/redis"): "commands/*.py",
     Path("orchestrator/coordination"): "commands.py",
+    Path("orchestrator/coordination/ballots"): "commands.py",
     Path("orchestrator/coordination/distribution"): "commands.py",
     Path("orchestrator/monitors"): "commands.py",
 }

@@ -18,6 +18,7 @@ from luaparser import ast, astnodes
 PACKAGES = (
     "orchestrator.transport.redis",
     "orchestrator.coordination",
+    "orchestrator.coordination.ballots",
     "orchestrator.monitors",
     "orchestrator.workflows",
 )

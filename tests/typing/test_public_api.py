@@ -20,9 +20,10 @@ from celery import Celery, chain  # type: ignore[import-untyped]
 from pydantic import BaseModel, PositiveInt
 
 from orchestrator import (
-    Agent, Canary, Cancelled, Context, Dead, Deliveries, Delivery, DistributionReport, Down, Expand, Expired,
-    Exponential, FallbackDelivery, Fire, Handled, Hierarchy, Message, Needs, Orchestrator, OrchestratorError, Outcome,
-    Report, Retry, Run, SendFailed, Status, Workflow, cron, every, handles,
+    Agent, Ballot, Canary, Cancelled, Context, Dead, Decision, Deliveries, Delivery, DistributionReport, Down, Expand,
+    Expired, Exponential, FallbackDelivery, Fire, Handled, Hierarchy, Majority, Message, Needs, Orchestrator,
+    OrchestratorError, Outcome, Report, Retry, Run, SendFailed, Status, Vote, Weighted, Workflow, cron, every, handles,
+    votes,
 )
 
 app = Celery("shop", broker="redis://127.0.0.1:6379/0")
@@ -79,6 +80,24 @@ class Billing(Agent):
 
     def on_down(self, down: Down, context: Context) -> None:
         assert_type(down.reason, str)
+
+class Node(Agent):
+    name = "node"
+
+    @votes(Ship, timeout_s=5)
+    def vote(self, proposal: Ship, context: Context) -> Vote:
+        return Vote.approve() if proposal.order_id else Vote.reject("no order")
+
+    def on_decision(self, decision: Decision, context: Context) -> None:
+        assert_type(decision.votes, Mapping[str, Vote])
+
+ballot = orchestrator.propose(Ship(order_id="o1"), voters=[Node, "billing"], rule=Majority(), silent="reject")
+assert_type(ballot, Ballot)
+assert_type(ballot.wait(10).accepted, bool)
+assert_type(ballot.decision(), Decision | None)
+assert_type(ballot.cancel("enough"), bool)
+orchestrator.propose(Ship(order_id="o1"), ["node"], Weighted({"node": 2}, 0.66), timeout_s=5, id="ship")
+assert_type(orchestrator.coordination.ballot("ship").state().approved, int)
 
 assert_type(Billing().charge(Charge(order_id="o", cents=1), Context("i", "a", 1, "w", False)), Receipt)
 

@@ -1,7 +1,7 @@
 """The scripts of ballots and the rule, ``core/ballot.py``, driven with the same moves and the same clock.
 
-Votes come in any order, twice and late; copies die, expire and are cancelled; answers are lost, mailboxes are full, time
-passes. Both count the same, decide the same once, and every voter is sent that decision once.
+Votes come in any order, twice and late; copies die, expire and are cancelled; answers are lost, mailboxes are full,
+time passes. Both count the same, decide the same once, and every voter is sent that decision once.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class Machine(RuleBasedStateMachine):
         ballot_id = f"b{self.count}"
         threshold, weights = of.threshold(VOTERS), weights_of(of, VOTERS)
         fields = {
-            "message": "Scale", "proposal": "{}", "rule": str(of), "silent_as": silent_as.value, "weight": sum(weights.values()),
+            "message": "Scale", "proposal": "{}", "rule": str(of), "silent_as": silent_as.value,
+            "weight": sum(weights.values()),
             "numerator": threshold.numerator, "denominator": threshold.denominator, "strict": int(threshold.is_strict),
             "least": threshold.least, "nonce": "n", "text:1": TEXT,
         }  # fmt: skip
@@ -219,7 +220,9 @@ class Machine(RuleBasedStateMachine):
             assert counts == [tally.approved, tally.rejected, tally.silent, tally.why_bytes, tally.weight]
             assert tally.why_bytes <= MOST_WHY_BYTES
             assert stored.get("how") == (None if tally.decided is None else tally.decided.value)
-            votes = {k.decode(): json.loads(v) for k, v in self.redis.hgetall(self.keys.ballot_votes(ballot.id)).items()}
+            votes = {
+                k.decode(): json.loads(v) for k, v in self.redis.hgetall(self.keys.ballot_votes(ballot.id)).items()
+            }
             assert votes == {
                 voter: vote if isinstance(vote, str) else [vote.approves, vote.why]
                 for voter, vote in tally.counted.items()
