@@ -38,6 +38,7 @@ from tests.support.worker_process import ROOT, WorkerProcess
 
 APP = "tests.apps.ballots_app"
 VOTERS = ["a", "b", "c"]
+BAD: Any = ["a"]
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ def _rejected(o: Orchestrator, **other: Any) -> Any:
          "weights='c=0; no weight of a; b is no voter; c is no voter' is not allowed; allowed: for each voter"),
         ({"rule": Weighted({"a": 1}, 0)}, InvalidPolicy, "share=0 is not allowed; allowed: a number above 0"),
         ({"rule": Weighted({"a": 1}, 1.1)}, InvalidPolicy, "share=1.1 is not allowed"),
-        ({"rule": Weighted(["a"], 1)}, InvalidPolicy, r"weights=\['a'\] is not allowed"),
+        ({"rule": Weighted(BAD, 1)}, InvalidPolicy, r"weights=\['a'\] is not allowed"),
         ({"timeout_s": 0}, InvalidPolicy, "timeout_s=0 is not allowed; allowed: a number above 0, at most 86400"),
         ({"timeout_s": True}, InvalidPolicy, "timeout_s=True is not allowed"),
         ({"silent": "approve"}, InvalidPolicy, "silent='approve' is not allowed; allowed: 'abstain', 'reject'"),

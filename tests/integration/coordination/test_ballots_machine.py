@@ -123,7 +123,7 @@ class Machine(RuleBasedStateMachine):
             self.redis.hset(self.keys.flow(voter), mapping={**known, "overflow": "reject"})
             self.redis.xadd(self.keys.stream(voter, "0"), {"m": "{}"})
         tally = Tally(threshold, silent_as, weights)
-        calls = []
+        calls: list[Call] = []
         for part in [copies[:2], copies[2:]] if in_slices else [copies]:
             named: Any = {"fields": {} if calls else fields, "voters": {} if calls else voters, "copies": part}
             calls.append(ballot_commands.propose(self.keys, ballot_id, "f", TIMEOUT_MS, **named))
