@@ -1,7 +1,7 @@
 """The rule of ballots: whose votes are counted, and when they decide.
 
-``transport/redis/lua/includes/ballots.lua`` is the same rule over Redis, with the same names; one state machine drives
-both. Eager mode runs by this one.
+``transport/redis/lua/includes/ballot_votes.lua`` is the same rule over Redis, with the same names; one state machine
+drives both. Eager mode runs by this one.
 """
 
 from __future__ import annotations

@@ -511,7 +511,7 @@ class Keys:
         return f"{self.root}wake:{token}"
 
     def ballot(self, ballot_id: str) -> str:
-        """Hash of a ballot; ``includes/ballots.lua`` says what lies beside it. It expires a week after the decision."""
+        """Hash of a ballot, which expires a week after the decision; see ``includes/ballot_votes.lua``."""
         return f"{self.root}ballot:{ballot_id}"
 
     @property

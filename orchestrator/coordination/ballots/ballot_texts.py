@@ -66,7 +66,7 @@ def slices(copies: Sequence[Copy]) -> Iterator[list[Copy]]:
 
 @dataclass(frozen=True, slots=True)
 class DecisionTexts:
-    """What Redis makes the decision's messages of; in ``ballots.lua`` it says how."""
+    """What Redis makes the decision's messages of; in ``ballot_votes.lua`` it says how."""
 
     #: ``text:N`` -> a message's text with marks in it.
     texts: dict[str, str]

@@ -1,4 +1,4 @@
-"""Ballots in Redis. What changes one is a script; see ``lua/`` and ``transport/redis/lua/includes/ballots.lua``."""
+"""Ballots in Redis. What changes one is a script; see ``lua/``, and ``ballot_votes.lua`` of the transport."""
 
 from __future__ import annotations
 
