@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from chaos.owner import VARIABLE as OWNER_VARIABLE
 from chaos.process import Member
 from chaos.run_records import RunRecord, read_runs
 from chaos.steps import STEPS
+from chaos.tree import OPTIONS, Tree
 from chaos.witness import VARIABLE, Witness
 from orchestrator import Orchestrator
 from orchestrator.core.outcome import Reason
@@ -33,6 +34,8 @@ from orchestrator.maintenance.manager import QUEUE as MANAGER_QUEUE
 from orchestrator.sending.ledger import LedgerRow, read_ledger
 
 _CONCURRENCY = {"solo": 1, "threads": 4, "prefork": 2}
+
+_ALONE = ("--without-gossip", "--without-mingle")
 
 #: Seconds between two messages that kill their process, on average.
 _POISON_INTERVAL_S = 20
@@ -50,6 +53,7 @@ class Cluster:
         self._scratch = Path(tempfile.mkdtemp(prefix="chaos-scratch-"))
         self.broker = EmbeddedServer(config={"appendonly": "yes", "appendfsync": "always"})
         self._witness_server = EmbeddedServer()
+        self.tree: Tree | None = None
 
     def open(self) -> None:
         """Start everything except the load."""
@@ -62,17 +66,19 @@ class Cluster:
             load_settings(broker_url=self.broker.url),
         )
         self.orchestrator.host(Clock)
+        if self.options.tree:
+            self.tree = Tree(self._scratch, self._environment(), self.logs / "tree.log")
         self.workers = [self._worker(number) for number in range(self.options.workers)]
-        self.manager = self._member("manager", *_celery("worker", "manager", MANAGER_QUEUE, "solo", 1))
-        self.beats = [
-            self._member(f"beat-{number}", *_celery_command("beat"), "--pidfile", "", "-l", "INFO") for number in (1, 2)
-        ]
+        self.manager = self._celery_worker("manager", [MANAGER_QUEUE], "solo", 1)
+        self.beats = [self._beat(f"beat-{number}") for number in (1, 2)]
         seed, rate = self.options.seed, self.options.rate
         self.sender = self._member("sender", "chaos.sender", *map(str, (seed, rate, int(rate * _POISON_INTERVAL_S))))
         self.senders = [] if self.options.chords else [self.sender]
         if self.options.workflows:
             arguments = (str(seed), str(self.options.workflows), str(self.options.chords))
             self.senders.append(self._member("starter", "chaos.starter", *arguments))
+        if self.tree is not None:
+            self.tree.start()
         for member in self.served:
             member.start()
 
@@ -83,14 +89,26 @@ class Cluster:
 
     def _worker(self, number: int) -> Member:
         pool = self.options.pools[number % len(self.options.pools)]
-        name = f"{pool}-{number + 1}"
-        return self._member(
-            name,
-            *_celery("worker", name, ",".join((*QUEUES, STEPS, FUNCTIONS, SENTRY, CLOCK)), pool, _CONCURRENCY[pool]),
-        )
+        queues = [*QUEUES, STEPS, FUNCTIONS, SENTRY, CLOCK]
+        return self._celery_worker(f"{pool}-{number + 1}", queues, pool, _CONCURRENCY[pool])
+
+    def _celery_worker(self, name: str, queues: Sequence[str], pool: str, concurrency: int) -> Member:
+        if self.tree is None:
+            return self._member(name, *_celery("worker", name, ",".join(queues), pool, concurrency))
+        table = f'kind = "worker"\nqueues = {json.dumps(queues)}\npool = "{pool}"\nconcurrency = {concurrency}\n'
+        return self.tree.add(name, table + f'log_level = "WARNING"\narguments = {json.dumps(_ALONE)}\n{OPTIONS}')
+
+    def _beat(self, name: str) -> Member:
+        arguments = ["--pidfile", ""]
+        if self.tree is None:
+            return self._member(name, *_celery_command("beat"), *arguments, "-l", "INFO")
+        return self.tree.add(name, f'kind = "beat"\narguments = {json.dumps(arguments)}\n{OPTIONS}')
 
     def _member(self, name: str, module: str, *arguments: str) -> Member:
-        environment = {
+        return Member(name, [sys.executable, "-m", module, *arguments], self._environment(), self.logs)
+
+    def _environment(self) -> dict[str, str]:
+        return {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parent.parent),
             "PYTHONWARNINGS": "ignore",
@@ -103,7 +121,6 @@ class Cluster:
             VARIABLE: self._witness_server.url,
             OWNER_VARIABLE: str(os.getpid()),
         }
-        return Member(name, [sys.executable, "-m", module, *arguments], environment, self.logs)
 
     def end_monitors(self) -> None:
         """Remove all monitors: no worker is left to handle their DOWNs."""
@@ -206,6 +223,8 @@ class Cluster:
             members = getattr(self, name, [])
             for member in members if isinstance(members, list) else [members]:
                 member.kill()
+        if self.tree is not None:
+            self.tree.close()
         self.broker.stop()
         self._witness_server.stop()
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -219,7 +238,7 @@ def _celery(command: str, name: str, queues: str, pool: str, concurrency: int) -
     return (
         *_celery_command(command),
         *("-n", f"{name}@%h", "-Q", queues, "-P", pool, "-c", str(concurrency)),
-        *("-l", "WARNING", "--without-gossip", "--without-mingle"),
+        *("-l", "WARNING", *_ALONE),
     )
 
 

@@ -10,7 +10,9 @@ from orchestrator.transport.store import Store
 #: Accounts, dead letters with their index, the record of deaths and what kombu knows of exchanges: they stay.
 _MONITORS = ("monitor", "monitor-stats", "monitor-origins", "down-supervision", "flushed:*")
 #: Schedules lie in Redis until somebody removes them.
-_SCHEDULES = ("scheduler", "schedules", "schedule:*", "schedules-of:s:*", "schedules:fires", "schedules:ledger")
+#: The names of killed schedulers are removed by the next one that looks for schedules to retire.
+_SCHEDULES = ("scheduler", "schedulers", "schedules", "schedule:*", "schedules-of:s:*")
+_FIRES = ("schedules:fires", "schedules:ledger")
 _KEPT = (
     "dataset",
     "ledger:*",
@@ -28,6 +30,7 @@ _KEPT = (
     "runs:by-id",
     *_MONITORS,
     *_SCHEDULES,
+    *_FIRES,
 )
 _KOMBU = "_kombu.binding*"
 
@@ -62,7 +65,13 @@ def _problem(client: Any, store: Store, key: str) -> str:
         return "" if client.pttl(key) > 0 else "kept for ever"
     if key.startswith(f"{root}q:") or name == "endings":
         return _in_stream(client, store, key)
-    return f"a {client.type(key).decode()} that nobody needs any more"
+    return f"a {client.type(key).decode()} that nobody needs any more, {_shown(client, key)}"
+
+
+def _shown(client: Any, key: str) -> str:
+    reads = {b"hash": client.hgetall, b"zset": lambda name: client.zrange(name, 0, 9), b"set": client.smembers}
+    read = reads.get(client.type(key))
+    return "" if read is None else repr(read(key))[:200]
 
 
 def _in_stream(client: Any, store: Store, key: str) -> str:

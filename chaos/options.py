@@ -20,11 +20,15 @@ KINDS = {
     "manager": "SIGKILL the worker that sweeps",
     "beat": "SIGKILL one of the two beats",
     "beat-stop": "SIGSTOP one of them for one to three seconds",
+    "supervisor": "with --tree, SIGKILL the supervisor, and all its children with it",
     "redis": "SIGKILL Redis and start it again from its append-only file",
 }
 
 #: Default kinds of kill. A frozen worker duplicates, by design, the messages that it had begun.
-DEFAULT_KINDS = tuple(kind for kind in KINDS if kind != "freeze")
+DEFAULT_KINDS = tuple(kind for kind in KINDS if kind not in ("freeze", "supervisor"))
+
+#: With a tree. Each kill of the supervisor kills all workers, so it may be the third death of a harmless message.
+TREE_KINDS = (*DEFAULT_KINDS, "supervisor")
 
 POOLS = ("solo", "threads", "prefork")
 
@@ -42,6 +46,8 @@ class Options:
     schedules: int = 200
     #: Only so many chords, instead of all other load; the run ends when they have.
     chords: int = 0
+    #: Whether `orchestrator supervise` runs the processes, and restarts them.
+    tree: bool = False
     kills: tuple[str, ...] = DEFAULT_KINDS
     every_s: float = 5.0
     drain_s: float = 30.0
@@ -69,6 +75,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--rate", type=_above_zero, default=default.rate, help="sends a second")
     parser.add_argument("--workflows", type=_at_least_zero, help="runs started a second")
     parser.add_argument("--schedules", type=int, help="of 0.5 to 5 s")
+    parser.add_argument(
+        "--tree", action="store_true", help="have `orchestrator supervise` run and restart the processes"
+    )
     parser.add_argument("--kills", type=_some_of(KINDS), help="kinds, separated by commas")
     parser.add_argument("--every-s", type=_above_zero, help="between two kills")
     parser.add_argument(
@@ -78,6 +87,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     given = parser.parse_args(arguments)
     if given.chords:
         default = Options(kills=("hard",), every_s=1.0, workflows=20.0, schedules=0)
+    elif given.tree:
+        default = Options(kills=TREE_KINDS)
     chosen = {
         name: getattr(default, name) if getattr(given, name) is None else getattr(given, name)
         for name in ("duration_s", "workflows", "schedules", "kills", "every_s")
@@ -85,6 +96,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     return Options(
         **chosen,
         chords=given.chords,
+        tree=given.tree,
         seed=random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed,
         workers=given.workers,
         pools=given.pools,

@@ -67,6 +67,16 @@ class Member:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(self.pid, number)
 
+    def restart(self) -> bool:
+        """Start it again, without what is left of it; returns whether it runs now."""
+        self.kill()
+        self.start()
+        return True
+
+    def end(self) -> None:
+        """Ask it to end."""
+        self.signal(signal.SIGTERM)
+
     def say_where(self) -> None:
         """End a main process that hangs, with the stacks of its threads in the log."""
         self.signal(signal.SIGABRT)

@@ -39,6 +39,9 @@ _FELL_S = 0.3
 
 _START_S = 60.0
 
+#: Until a look at whether the tree has started a child again.
+_LOOK_AGAIN_S = 0.1
+
 #: How long the dead of the last moments linger.
 _LINGER_S = 30.0
 
@@ -73,6 +76,9 @@ class Run:
     def run(self) -> Evidence:
         """Execute the run; returns the evidence for the judge."""
         cluster, options = self._cluster, self._options
+        if cluster.tree is not None:
+            for member in cluster.served:
+                self._bring_back(member, 0.0)
         self._await_workers()
         self._say("workers ready; load and kills begin")
         cluster.witness.write("load", rate=options.rate)
@@ -166,8 +172,12 @@ class Run:
         self._expected_down.add(member.name)
 
         def start() -> None:
-            member.kill()
-            member.start()
+            if member.name not in self._expected_down:
+                # It ended twice before it was started, as it was struck and its supervisor then.
+                return
+            if not member.restart():
+                self._in(_LOOK_AGAIN_S, start)
+                return
             self._cluster.witness.write("up", node=member.name, pid=member.pid)
             self._expected_down.discard(member.name)
 
@@ -178,6 +188,9 @@ class Run:
     def _strike(self, strike: Strike) -> None:
         if strike.kind == "redis":
             self._strike_redis(strike)
+            return
+        if strike.kind == "supervisor":
+            self._strike_supervisor(strike)
             return
         victim = self._victim(strike)
         if victim is None:
@@ -223,9 +236,12 @@ class Run:
 
     def _hard(self, victim: Member, kind: str, pause_s: float) -> None:
         pids = [victim.pid, *victim.children()]
+        looks = kind not in ("manager", "beat")
+        # A tree has the messages of a dead worker requeued before they can be looked up.
+        held = self._held_by(victim.pid) if looks and self._cluster.tree is not None else set()
         killed_ms = self._cluster.witness.now_ms()
         victim.kill()
-        held = set() if kind in ("manager", "beat") else self._held_by(victim.pid)
+        held |= self._held_by(victim.pid) if looks else set()
         self._note(kind, victim.name, victim.pid, pids=pids, held=sorted(held), killed_ms=killed_ms)
         self._bring_back(victim, pause_s)
 
@@ -279,6 +295,23 @@ class Run:
             self._expected_down.discard(victim.name)
 
         self._in(strike.pause_s, go_on)
+
+    def _strike_supervisor(self, strike: Strike) -> None:
+        tree, served = self._cluster.tree, self._cluster.served
+        if tree is None:
+            return
+        pids = [pid for member in served if member.is_running for pid in (member.pid, *member.children())]
+        self._note(strike.kind, "supervisor", tree.pid, pids=pids)
+        self._expected_down.update(member.name for member in served)
+        tree.kill()
+
+        def restart() -> None:
+            tree.start()
+            self._cluster.witness.write("up", node="supervisor", pid=tree.pid)
+            for member in served:
+                self._bring_back(member, _FELL_S)
+
+        self._in(strike.pause_s, restart)
 
     def _strike_redis(self, strike: Strike) -> None:
         if self._redis_down:
@@ -378,7 +411,7 @@ class Run:
     def _end(self, members: Iterable[Member]) -> None:
         members = list(members)
         for member in members:
-            member.signal(signal.SIGTERM)
+            member.end()
         until = time.monotonic() + _GRACE_S
         while any(member.is_running for member in members) and time.monotonic() < until:
             time.sleep(_TICK_S)

@@ -21,13 +21,15 @@ LINE = re.compile(
 @pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_nothing_is_lost_whatever_is_killed() -> None:
+@pytest.mark.parametrize("more", [[], ["--tree"]], ids=["alone", "tree"])
+def test_nothing_is_lost_whatever_is_killed(more: list[str]) -> None:
     run = subprocess.run(
         [
             sys.executable,
             "-m",
             "chaos",
             *["--duration-s", "20", "--seed", "7", "--rate", "50", "--every-s", "2", "--schedules", "60"],
+            *more,
         ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
