@@ -32,7 +32,7 @@ MAX_DEATHS = 3
 COUNTS = ("open", "handled", "dead", "expired", "cancelled", "skipped", "failures", "undo_failures")
 UID = "r"
 _COMMANDS = ("start_run", "advance_run", "control_run", "place_steps")
-_BUDGET = b"runs.BUDGET = 200\n"
+_BUDGET = b"runs.BUDGET = 120\n"
 _TEMPLATE = '{"headers":{"id":"@n:id@","task":"t","ignore_result":true,"orc":{"track":true}},"properties":{},"body":""}'
 _DAY_MS = 86_400_000
 

@@ -1,7 +1,7 @@
 -- Goes on with a run's agenda, as far as one script may.
 -- KEYS: run, busy runs. ARGV: uid.
 -- Returns 1 if work is left, else 0.
--- Costs: at most 200 messages.
+-- Costs: at most 120 messages.
 --- @include "script_events"
 --- @include "runs"
 local run_key, busy, uid = KEYS[1], KEYS[2], ARGV[1]

@@ -6,7 +6,7 @@
 -- retry also `not failed`, `others began`, `run cancelled`, `run completed`, `run compensated`; and 1 if work may be left. A repeated
 -- call returns its first answer, and changes nothing.
 -- A timer that is not due, because it was set anew or another sweeper was first, is `done` without effect.
--- Costs: what one step of a run may; at most 200 messages.
+-- Costs: what one step of a run may; at most 120 messages.
 --- @include "script_events"
 --- @include "runs"
 local run_key, timers, publishes = KEYS[1], KEYS[2], KEYS[3]

@@ -1,7 +1,7 @@
 -- Places steps of a run again: those that are unplaced, and those whose agent is lost and which no worker has begun.
 -- KEYS: run, runs with unplaced steps, runs with steps placed with the lost agent. ARGV: uid, '1' if an agent is lost.
 -- Returns 1 if work is left, else 0.
--- Costs: what one step of a run may; at most 200 messages.
+-- Costs: what one step of a run may; at most 120 messages.
 --- @include "script_events"
 --- @include "runs"
 local run_key, unplaced, placed = KEYS[1], KEYS[2], KEYS[3]

@@ -2,7 +2,7 @@
 -- KEYS: run, outcome of the step's delivery. ARGV: step, its state as it was when its message was not found.
 -- Returns {'recorded' (its outcome was there), 'sent' (again), 'parked', 'cancelled', or '' if it has gone on meanwhile, 1 if
 -- work is left}.
--- Costs: what one step of a run may; at most 200 messages.
+-- Costs: what one step of a run may; at most 120 messages.
 --- @include "script_events"
 --- @include "runs"
 local run_key, outcome_key = KEYS[1], KEYS[2]

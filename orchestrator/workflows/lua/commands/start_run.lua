@@ -3,7 +3,7 @@
 -- ms after which it is cancelled or ''.
 -- Returns {uid, 1 if work is left}. If another run has the id, drops this one, and returns the uid of that one if its
 -- definition is the same, else ''. A repeated call returns its uid again.
--- Costs: at most 200 messages.
+-- Costs: at most 120 messages.
 --- @include "script_events"
 --- @include "runs"
 local run_key, all_runs, by_id = KEYS[1], KEYS[2], KEYS[3]

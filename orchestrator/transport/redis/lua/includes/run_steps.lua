@@ -3,7 +3,7 @@
 -- Runs of workflows: what the end of a step and what it releases need; part of runs.lua.
 
 -- Steps that one script deals with, and the bytes of a message that count as one more.
-runs.BUDGET = 200
+runs.BUDGET = 120
 -- Steps of a run that it deals with in passing, and runs that it begins one within the other.
 runs.OTHERS = 50
 runs.DEPTH = 20
