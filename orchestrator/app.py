@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.agents.breakers import Breakers
     from orchestrator.celery_types import Canvas
     from orchestrator.coordination.ballots.ballot import Ballot
+    from orchestrator.coordination.barriers.barrier import Barrier
     from orchestrator.coordination.coordination import Coordination
     from orchestrator.coordination.distribution.distributor import FoundAgent
     from orchestrator.coordination.distribution.hierarchies import Hierarchies, Hierarchy
@@ -510,9 +511,30 @@ class Orchestrator:
         """
         return self.runtime.coordination.propose(message, voters, rule, timeout_s=timeout_s, silent=silent, id=id)
 
+    def barrier(
+        self,
+        name: str,
+        parties: int | Iterable[str],
+        *,
+        timeout_s: float = 60.0,
+        on_death: Literal["break", "shrink"] = "break",
+    ) -> Barrier:
+        """A barrier: its generation trips when all parties have arrived, and then the next one begins.
+
+        Args:
+            name: the barrier's name; everybody who uses it names the same parties and the same ``on_death``.
+            parties: how many there are, at most 1,000, or their names.
+            timeout_s: a generation breaks if it has not tripped this long after its first arrival; at most a week.
+            on_death: whether a generation breaks if a party dies that waits, or does without it.
+
+        Raises:
+            InvalidPolicy: an argument has a value that is not allowed.
+        """
+        return self.runtime.coordination.barrier(name, parties, timeout_s=timeout_s, on_death=on_death)
+
     @property
     def coordination(self) -> Coordination:
-        """The leases, elections, semaphores, pools and ballots that there are."""
+        """The leases, elections, semaphores, pools, barriers and ballots that there are."""
         return self.runtime.coordination
 
     @property

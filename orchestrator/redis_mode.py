@@ -34,6 +34,7 @@ from orchestrator.worker.configuration import Configuration
 
 if TYPE_CHECKING:
     from orchestrator.coordination.ballots.redis_ballots import RedisBallots
+    from orchestrator.coordination.barriers.redis_barriers import RedisBarriers
     from orchestrator.coordination.distribution.hierarchies import RedisHierarchies
     from orchestrator.coordination.distribution.redis_distribution import RedisDistribution
     from orchestrator.coordination.redis_named_leases import RedisNamedLeases
@@ -156,6 +157,19 @@ class RedisMode:
     def _outdated(self, what: str) -> list[OutdatedIncarnation]:
         return self.registry.outdated(what)
 
+    @cached_property
+    def barriers(self) -> RedisBarriers:
+        """Barriers; connects when it is used."""
+        from orchestrator.coordination.barriers.redis_barriers import RedisBarriers
+
+        return RedisBarriers(
+            self._app,
+            lambda: self.store,
+            self._settings.redact,
+            lambda message: self.backend.prepare(message),
+            lambda tokens, longest_s: self.named_leases.sleep(tokens, longest_s),
+        )
+
     def lease_owner(self, what: str) -> Owner:
         """Who owns ``what`` is acquired here.
 
@@ -194,6 +208,8 @@ class RedisMode:
                 "deferred": self._release_deferred,
                 "items": lambda what: self.distribution.release(what),
                 "ballot": lambda what: self.ballots.time_came(what),
+                "barrier": lambda what: self.barriers.time_came(what),
+                "barrier-rest": lambda what: self.barriers.rest_is_due(what),
             },
         )
 

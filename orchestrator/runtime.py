@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from orchestrator.transport.liveness.sweep import SweepResult
     from orchestrator.transport.options import DeathHook
     from orchestrator.transport.store import Store
+    from orchestrator.worker.owner import Owner
     from orchestrator.workflows.function import WorkflowFunction
     from orchestrator.workflows.records import RunsBackend
     from orchestrator.workflows.workflows import Workflows
@@ -315,10 +316,15 @@ class Runtime:
     def coordination(self) -> Coordination:
         """Leases and the like, which are where the mode says at each use."""
         from orchestrator.coordination.ballots.ballot import Ballots
+        from orchestrator.coordination.barriers.barrier import Here
         from orchestrator.coordination.coordination import Coordination
 
+        def owner(what: str) -> Owner:
+            return self.mode.lease_owner(what)
+
         ballots = Ballots(self.app, self.directory, lambda: self.mode.ballots)
-        return Coordination(lambda: self.mode.named_leases, lambda what: self.mode.lease_owner(what), ballots)
+        barriers = Here(lambda: self.mode.barriers, owner, self.app, self.directory)
+        return Coordination(lambda: self.mode.named_leases, owner, ballots, barriers)
 
     @cached_property
     def distributor(self) -> Distributor:
@@ -460,6 +466,7 @@ class Runtime:
         """What the death of an incarnation entails, in this order. Connects when a sweep has found one."""
         return (
             lambda incarnation, reason: self.redis.named_leases.on_death(incarnation, reason),
+            lambda incarnation, reason: self.redis.barriers.on_death(incarnation, reason),
             self._retire_schedules,
             self._end_waits,
             lambda incarnation, reason: self.redis.monitors.on_death(incarnation, reason),

@@ -1,4 +1,4 @@
-"""`orchestrator.coordination`: leases, elections, semaphores, pools and ballots of one app."""
+"""`orchestrator.coordination`: leases, elections, semaphores, pools, barriers and ballots of one app."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from orchestrator.agents.agent import Agent
 from orchestrator.agents.singleton import singleton_election
 from orchestrator.coordination.ballots.backend import BallotState
 from orchestrator.coordination.ballots.ballot import Ballot, Ballots
+from orchestrator.coordination.barriers.backend import BarrierState
+from orchestrator.coordination.barriers.barrier import Barrier, Here, checked_policy
 from orchestrator.coordination.checks import (
     checked_limit_ms,
     checked_name,
@@ -31,10 +33,13 @@ from orchestrator.worker.owner import Owner
 class Coordination:
     """Makes leases and the like, and lists them. Who holds what is in Redis, or in eager mode in this process."""
 
-    def __init__(self, leases: Callable[[], NamedLeases], owner: Callable[[str], Owner], ballots: Ballots) -> None:
+    def __init__(
+        self, leases: Callable[[], NamedLeases], owner: Callable[[str], Owner], ballots: Ballots, barriers: Here
+    ) -> None:
         self._leases = leases
         self._owner = owner
         self._ballots = ballots
+        self._barriers = barriers
 
     def lease(self, name: str, *, wait_s: float = 0.0, limit_s: float | None = None, reentrant: bool = False) -> Lease:
         """See :meth:`orchestrator.app.Orchestrator.lease`."""
@@ -74,6 +79,10 @@ class Coordination:
         """See :meth:`orchestrator.app.Orchestrator.propose`."""
         return self._ballots.propose(message, voters, rule, timeout_s, silent, id)
 
+    def barrier(self, name: str, parties: object, *, timeout_s: float = 60.0, on_death: str = "break") -> Barrier:
+        """See :meth:`orchestrator.app.Orchestrator.barrier`."""
+        return Barrier(self._barriers, checked_name(name), checked_policy(parties, timeout_s, on_death))
+
     # -- reading
 
     def ballot(self, id: str) -> Ballot:
@@ -109,6 +118,10 @@ class Coordination:
         """The elections of the last week, each with its last term. Raises as :meth:`leases`."""
         leases = self._leases()
         return [(state, leases.last_term(state.name)) for state in leases.list(Kind.ELECTION, _checked_limit(limit))]
+
+    def barriers(self, limit: int = 1000) -> Sequence[BarrierState]:
+        """The barriers of the last week, the one that was used last first. Raises as :meth:`leases`."""
+        return self._barriers.barriers().list(_checked_limit(limit))
 
 
 def _checked_limit(limit: object) -> int:

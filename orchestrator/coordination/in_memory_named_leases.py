@@ -19,19 +19,22 @@ from orchestrator.worker.owner import Owner
 _SLICE_S: Final = 0.1
 
 
-class _Owners:
-    """An attempt of eager mode releases what it holds when it ends, so nothing has to be asked of its entry."""
+class LivingOwners:
+    """The owners of eager mode. An attempt releases what it holds when it ends, so its entry need not be looked up."""
 
     def __init__(self, living: Callable[[], Collection[str]]) -> None:
         self._living = living
 
     def life(self, owner: str) -> Life:
+        """Whether an agent or a session lives."""
         return Life.ALIVE if owner in self._living() else Life.GONE
 
     def has_entry(self, owner: str, entry: str) -> bool:
+        """True: see above."""
         return True
 
     def reason(self, owner: str) -> str:
+        """Why it has ended, where nothing has said so."""
         return "lost"
 
 
@@ -39,7 +42,7 @@ class InMemoryNamedLeases(NamedLeases):
     """Permits of the agents and sessions of one process; other threads may wait."""
 
     def __init__(self, living: Callable[[], Collection[str]]) -> None:
-        self._owners = _Owners(living)
+        self._owners = LivingOwners(living)
         self._names: dict[tuple[Kind, str], NamedLease] = {}
         self._changed = threading.Condition(threading.RLock())
 

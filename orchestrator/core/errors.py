@@ -503,6 +503,37 @@ class LeaseLost(InfrastructureError):
         self.fence = fence
 
 
+class BarrierBroken(InfrastructureError):
+    """A generation of a barrier has not tripped, and will not; nor does the next one begin before a reset."""
+
+    def __init__(
+        self,
+        name: str,
+        generation: int,
+        reason: str,
+        party: str,
+        arrived: tuple[str, ...],
+        missing: int,
+        missing_parties: tuple[str, ...],
+    ) -> None:
+        by = f" of party {masked_repr(party)}" if party else ""
+        named = f": {', '.join(missing_parties[:10])}" if missing_parties else ""
+        count = f"; {missing} missing{named}" if missing else ""
+        super().__init__(f"barrier {masked_repr(name)} is broken in generation {generation}: {reason}{by}{count}")
+        self.name = name
+        self.generation = generation
+        #: ``timeout``, ``wait timeout``, ``interrupted``, ``reset``, ``lost``, ``attempt ended``, or why a party died.
+        self.reason = reason
+        #: The party that has broken it; empty if none has.
+        self.party = party
+        #: Who had arrived; of more than 100, some.
+        self.arrived = arrived
+        #: How many were missing.
+        self.missing = missing
+        #: Who they were, of parties that are declared by name.
+        self.missing_parties = missing_parties
+
+
 class LeaseHeld(CallerError):
     """The owner holds this lease, or leads this election, already; to wait for itself, it would wait for ever."""
 

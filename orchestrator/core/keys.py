@@ -378,7 +378,7 @@ class Keys:
     def timers(self) -> str:
         """Sorted set of what is due at a time -> when, in ms.
 
-        ``run:UID:STEP``, ``ask:ID``, ``deferred:QUEUE`` or ``ballot:ID``.
+        ``run:UID:STEP``, ``ask:ID``, ``deferred:QUEUE``, ``ballot:ID``, ``barrier:NAME``…
         """
         return f"{self.root}timers"
 
@@ -538,6 +538,22 @@ class Keys:
     def ballot_undelivered(self, ballot_id: str) -> str:
         """List of the voters to whom the decision is not sent yet; it expires with the ballot."""
         return f"{self.root}ballot-undelivered:{ballot_id}"
+
+    @property
+    def barriers(self) -> str:
+        """Sorted set of the names of barriers: name -> its last use, in ms.
+
+        What lies in Redis of each is in ``barriers.lua``, which makes the names of those keys.
+        """
+        return f"{self.root}barriers"
+
+    def barriers_of(self, owner: str) -> str:
+        """Set of the names of the barriers at which an incarnation or a session waits."""
+        return f"{self.root}barriers-of:{owner}"
+
+    def barrier_call(self, caller: str) -> str:
+        """Where a caller has arrived last: generation, token and entry; it expires."""
+        return f"{self.root}barrier-call:{caller}"
 
     def run_times(self, day: int, task: str) -> str:
         """Hash of how long a task's attempts took on a day since 1970: bucket -> attempts; it expires."""

@@ -12,8 +12,9 @@ from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.coordination.ballots.in_memory_ballots import InMemoryBallots
+from orchestrator.coordination.barriers.in_memory_barriers import InMemoryBarriers
 from orchestrator.coordination.distribution.hierarchies import InMemoryHierarchies
-from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases
+from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases, LivingOwners
 from orchestrator.core.breaker import BreakerStatus
 from orchestrator.core.run_state import RunState
 from orchestrator.core.settings import Settings
@@ -78,6 +79,13 @@ class EagerMode:
     def ballots(self) -> InMemoryBallots:
         """Ballots."""
         return InMemoryBallots(self.backend, self.backend.deliver)
+
+    @cached_property
+    def barriers(self) -> InMemoryBarriers:
+        """Barriers."""
+        barriers = InMemoryBarriers(LivingOwners(self.monitors.living), self.backend.send)
+        self.monitors.on_end.append(barriers.owner_died)
+        return barriers
 
     def lease_owner(self, what: str) -> Owner:
         """Who owns ``what`` is acquired here.

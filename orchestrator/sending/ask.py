@@ -24,15 +24,12 @@ from orchestrator.sending.backend import Backend
 from orchestrator.sending.call import check_call_options, check_timeout
 from orchestrator.sending.destination import checked_queue_of
 from orchestrator.sending.dispatch import send_with_events
-from orchestrator.sending.message_template import write_template
-from orchestrator.sending.message_texts import reprs_of
 from orchestrator.sending.outgoing_message import AskRequest, OutgoingMessage, queue_name
-from orchestrator.sending.publish import headers_of, library_errors, producer_of
+from orchestrator.sending.recorded_message import record_message
 from orchestrator.sending.send_options import SendOptions, check_options
 from orchestrator.telemetry import emit, events, tracing
 from orchestrator.transport.admission.ask_record import AskRecord, InboxReply, MailReply, RecordedFallback
 from orchestrator.transport.message_envelope import envelope
-from orchestrator.transport.producer_batch import open_batch
 from orchestrator.transport.store import Store
 
 #: How long an inbox is kept after its asker should have read it.
@@ -128,17 +125,9 @@ def ask_record(app: Celery, store: Store, request: OutgoingMessage, hidden: tupl
 
 
 def _recorded(app: Celery, message: OutgoingMessage, hidden: tuple[str, ...]) -> RecordedFallback:
-    with (
-        library_errors(app, message.task),
-        headers_of(message) as headers,
-        producer_of(app) as producer,
-        open_batch(producer) as batch,
-    ):
-        template = write_template(app, message, headers, reprs_of(message, hidden), batch)
-    if template is None:
-        raise InvalidPolicy("fallback", message.task, "a durable Send to an agent with one mailbox of its own")
-    agent = message.supervision.agent
-    return RecordedFallback(agent, message.id, queue_name(message), template.level, template.render())
+    allowed = "a durable Send to an agent with one mailbox of its own"
+    recorded = record_message(app, message, hidden, "fallback", allowed)
+    return RecordedFallback(recorded.agent, recorded.delivery, recorded.queue, recorded.level, recorded.text)
 
 
 def _mail_reply(app: Celery, store: Store, reply: OutgoingMessage) -> MailReply:

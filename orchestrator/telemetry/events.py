@@ -264,6 +264,26 @@ BALLOT_DECIDED: Final = _event(
     measurements="approved rejected silent of",
     metadata="ballot message decision how",
 )
+BARRIER_TRIPPED: Final = _event(
+    "barrier.tripped", "All parties had arrived.", measurements="parties", metadata="barrier generation"
+)
+BARRIER_BROKEN: Final = _event(
+    "barrier.broken",
+    "A generation has not tripped and will not; `party` is who has broken it, if one has.",
+    measurements="missing",
+    metadata="barrier generation reason party",
+)
+BARRIER_SHRUNK: Final = _event(
+    "barrier.shrunk", "A generation does without a party that has died.", metadata="barrier generation party reason"
+)
+BARRIER_RESET: Final = _event(
+    "barrier.reset", "The next generation of a barrier may begin.", metadata="barrier generation"
+)
+BARRIER_SENT: Final = _event(
+    "barrier.sent",
+    "A message that a party had left at a barrier was put into its mailbox.",
+    metadata="barrier generation party agent id",
+)
 WORKFLOW_STARTED: Final = _event("workflow.started", "A run of a workflow began.", metadata="workflow id uid")
 WORKFLOW_ENDED: Final = _event(
     "workflow.ended", "A run ended, in that state.", measurements="duration_s", metadata="workflow id uid state"

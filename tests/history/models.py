@@ -1,4 +1,4 @@
-"""What leases, semaphores, elections and a guarded counter do when operations come one at a time."""
+"""What leases, semaphores, elections, barriers and a guarded counter do when operations come one at a time."""
 
 from __future__ import annotations
 
@@ -80,3 +80,41 @@ class Line:
         if operation.act == "arrive":
             return (*state, operation.argument)
         return state[1:] if state and state[0] == operation.argument else None
+
+
+@dataclass(frozen=True)
+class CyclicBarrier:
+    """``arrive`` results in the number of the generation, ``pass`` of a generation in "tripped" or "broken".
+
+    The state is the generation that goes on (0 if nobody knows its number), who has arrived at it, the last number, and
+    the generations that have tripped.
+    """
+
+    parties: int
+
+    def initial(self) -> Any:
+        return 0, frozenset(), 0, frozenset()
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        current, arrived, last, tripped = state
+        if operation.act == "pass":
+            generation = operation.argument
+            if generation > last or (generation in tripped) is not (operation.result == "tripped"):
+                return None
+            broken_now = operation.result == "broken" and generation == current
+            return (0, frozenset(), last, tripped) if broken_now else state
+        generation = operation.result
+        if generation is None:
+            # It was counted, and nobody knows where.
+            return self._counted(current, arrived | {operation.argument}, last, tripped)
+        if generation == current or (current == 0 and arrived and generation > last):
+            return self._counted(generation, arrived | {operation.argument}, generation, tripped)
+        # The one before has broken, if there was one, and nobody has seen it.
+        if generation <= last:
+            return None
+        return self._counted(generation, frozenset({operation.argument}), generation, tripped)
+
+    def _counted(self, current: int, arrived: frozenset[Any], last: int, tripped: frozenset[int]) -> Any:
+        if len(arrived) < self.parties:
+            return current, arrived, last, tripped
+        return 0, frozenset(), last, tripped | {current}

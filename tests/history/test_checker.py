@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.history.linearizability import Model, Operation, find_violation
-from tests.history.models import Counter, Election, Line, Permits
+from tests.history.models import Counter, CyclicBarrier, Election, Line, Permits
 
 
 def op(process: str, act: str, invoked: float, returned: float, *, of: Any = None, result: Any = None) -> Operation:
@@ -62,6 +62,26 @@ GOOD: list[tuple[str, Model, list[Operation]]] = [
         ],
     ),
     (
+        "a barrier that trips, and one that breaks",
+        CyclicBarrier(2),
+        [
+            op("a", "arrive", 0, 1, of="a", result=5),
+            op("a", "pass", 1, 4, of=5, result="tripped"),
+            op("b", "arrive", 2, 3, of="b", result=5),
+            op("b", "arrive", 5, 6, of="b", result=8),
+            op("b", "pass", 7, 8, of=8, result="broken"),
+        ],
+    ),
+    (
+        "a party that was killed when it may have been counted",
+        CyclicBarrier(2),
+        [
+            op("a", "arrive", 0, inf, of="a"),
+            op("b", "arrive", 2, 3, of="b", result=5),
+            op("b", "pass", 3, 4, of=5, result="tripped"),
+        ],
+    ),
+    (
         "those who came at the same time, in any order",
         Line(),
         [op("a", "arrive", 0, 3, of=1), op("b", "arrive", 1, 2, of=2), op("b", "serve", 4, 5, of=2)],
@@ -103,6 +123,34 @@ PLANTED: list[tuple[str, Model, list[Operation]]] = [
         "an increment that was lost",
         Counter(),
         [op("a", "increment", 0, 1, result=1), op("b", "increment", 2, 3, result=1)],
+    ),
+    (
+        "a party that passes before all have arrived",
+        CyclicBarrier(2),
+        [
+            op("a", "arrive", 0, 1, of="a", result=5),
+            op("a", "pass", 1, 2, of=5, result="tripped"),
+            op("b", "arrive", 3, 4, of="b", result=5),
+        ],
+    ),
+    (
+        "a party that is counted twice",
+        CyclicBarrier(2),
+        [
+            op("a", "arrive", 0, 1, of="a", result=5),
+            op("a", "arrive", 2, 3, of="a", result=5),
+            op("a", "pass", 3, 4, of=5, result="tripped"),
+        ],
+    ),
+    (
+        "a generation that is broken for one and tripped for another",
+        CyclicBarrier(2),
+        [
+            op("a", "arrive", 0, 1, of="a", result=5),
+            op("b", "arrive", 0, 1, of="b", result=5),
+            op("a", "pass", 2, 3, of=5, result="tripped"),
+            op("b", "pass", 2, 3, of=5, result="broken"),
+        ],
     ),
     (
         "a ticket that was overtaken",

@@ -14,6 +14,7 @@ FAMILIES = {
     Path("orchestrator/coordination"): "commands.py",
     Path("orchestrator/coordination/ballots"): "commands.py",
     Path("orchestrator/coordination/distribution"): "commands.py",
+    Path("orchestrator/coordination/barriers"): "commands.py",
     Path("orchestrator/monitors"): "commands.py",
 }
 

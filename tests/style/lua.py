@@ -19,6 +19,7 @@ PACKAGES = (
     "orchestrator.transport.redis",
     "orchestrator.coordination",
     "orchestrator.coordination.ballots",
+    "orchestrator.coordination.barriers",
     "orchestrator.monitors",
     "orchestrator.workflows",
 )

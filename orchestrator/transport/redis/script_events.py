@@ -48,6 +48,18 @@ def _emit_event(kind: str, values: Sequence[str]) -> None:
             approved, rejected, silent, of = map(int, weights)
             measured = {"approved": approved, "rejected": rejected, "silent": silent, "of": of}
             emit(events.BALLOT_DECIDED, measured, ballot=ballot, message=message, decision=decision, how=how)
+        case "barrier_tripped", [name, generation, parties]:
+            emit(events.BARRIER_TRIPPED, {"parties": int(parties)}, barrier=name, generation=int(generation))
+        case "barrier_broken", [name, generation, reason, party, missing]:
+            told: dict[str, Any] = {"barrier": name, "generation": int(generation), "reason": reason, "party": party}
+            emit(events.BARRIER_BROKEN, {"missing": int(missing)}, **told)
+        case "barrier_shrunk", [name, generation, party, reason]:
+            emit(events.BARRIER_SHRUNK, barrier=name, generation=int(generation), party=party, reason=reason)
+        case "barrier_reset", [name, generation]:
+            emit(events.BARRIER_RESET, barrier=name, generation=int(generation))
+        case "barrier_sent", [name, generation, party, agent, delivery_id]:
+            told = {"barrier": name, "generation": int(generation), "party": party}
+            emit(events.BARRIER_SENT, agent=agent, id=delivery_id, **told)
         case "warning", [queue, depth, limit]:
             emit(events.MAILBOX_WARNING, {"depth": int(depth), "limit": int(limit)}, agent=queue)
         case "overflow", [queue, limit, overflow, letter_id, delivery_id, agent, message, text]:

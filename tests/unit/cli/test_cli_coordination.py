@@ -1,4 +1,4 @@
-"""``leases``, ``elections`` and ``pools``: tables for people, documents for scripts."""
+"""``leases``, ``elections``, ``pools`` and ``barriers``: tables for people, documents for scripts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import click
 import pytest
 
 from orchestrator import Orchestrator
+from orchestrator.cli.barriers import barriers
 from orchestrator.cli.coordination import elections, leases, pools
 from tests.support.command_line import invoke
 from tests.support.coordination_under_test import make
+from tests.support.eventually import eventually
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def document(orchestrator: Orchestrator, command: click.Command, *arguments: str
 
 
 def test_what_is_not_used_is_not_listed(orchestrator: Orchestrator) -> None:
-    for command, key in ((leases, "leases"), (elections, "elections"), (pools, "pools")):
+    for command, key in ((leases, "leases"), (elections, "elections"), (pools, "pools"), (barriers, "barriers")):
         assert document(orchestrator, command) == {key: []}
         assert "none" in invoke(orchestrator.app, command).stdout
 
@@ -67,3 +69,21 @@ def test_an_election_shows_its_leader_or_why_the_last_one_has_ended(orchestrator
     (known,) = document(orchestrator, elections)["elections"]
     assert known["last_term"]["reason"] == "resigned"
     assert "resigned" in invoke(orchestrator.app, elections).stdout
+
+
+def test_who_is_missing_at_a_barrier_is_shown(orchestrator: Orchestrator) -> None:
+    with orchestrator.monitors.session() as session:
+        barrier = orchestrator.barrier("phase-1", ["a", "b", "c"])
+        arrival = barrier.arrive("a")
+        (known,) = document(orchestrator, barriers)["barriers"]
+        assert (known["name"], known["arrived"], known["missing_names"]) == ("phase-1", 1, ["b", "c"])
+        assert known["present"] == [{"party": "a", "since_s": known["present"][0]["since_s"], "waits_in": None}]
+        assert known["due_s"] > known["present"][0]["since_s"]
+        shown = invoke(orchestrator.app, barriers).stdout
+        for text in ("phase-1", "1 of 3", "b, c", "breaks in"):
+            assert text in shown
+        barrier.reset(arrival.generation)
+        assert "idle" in invoke(orchestrator.app, barriers).stdout
+        orchestrator.barrier("phase-1", 2, timeout_s=0.001).arrive(session.id)
+        eventually(lambda: "broken: timeout" in invoke(orchestrator.app, barriers).stdout)
+        assert document(orchestrator, barriers)["barriers"][0]["broken"] == "timeout"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -87,4 +88,53 @@ def test_a_follower_sees_each_term_and_its_end() -> None:
         thread.join(10)
     assert [term.reason for term in seen] == ["", "resigned", "", "resigned"]
     assert seen[0].number == seen[1].number < seen[2].number == seen[3].number
+    orchestrator.app.close()
+
+
+def test_the_parties_of_the_page_meet() -> None:
+    orchestrator = make("redis://127.0.0.1:1/0", eager=True)
+    (block,) = [block for block in BLOCKS if block.startswith("def run_phase")]
+    page: dict[str, Any] = {}
+    exec(block.replace("parties=5", "parties=2"), page)
+    assert orchestrator.coordination.barriers() == []
+    with ThreadPoolExecutor(2) as threads:
+        passed = [threads.submit(page["run_phase"], orchestrator, party) for party in ("a", "b")]
+        assert passed[0].result(30) == passed[1].result(30)
+    orchestrator.app.close()
+
+
+class Load(Message):
+    part: int
+
+
+class Index(Message):
+    part: int
+
+
+class Discard(Message):
+    part: int
+
+
+def test_a_handler_leaves_a_message_at_a_barrier() -> None:
+    orchestrator = make("redis://127.0.0.1:1/0", eager=True)
+    (block,) = [block for block in BLOCKS if block.startswith("def load")]
+    done: list[tuple[str, int]] = []
+    page: dict[str, Any] = {"Load": Load, "Index": Index, "Discard": Discard, "Context": Context}
+    page["load_part"] = lambda part: done.append(("load", part))
+    exec(block, page)
+
+    @handles(Index)
+    def index(self: Any, message: Index) -> None:
+        done.append(("index", message.part))
+
+    @handles(Discard)
+    def discard(self: Any, message: Discard) -> None:
+        done.append(("discard", message.part))
+
+    methods = {"load": handles(Load)(page["load"]), "index": index, "discard": discard}
+    orchestrator.host(type("Loader", (Agent,), {"name": "loader", **methods}))
+    for part in (1, 2):
+        orchestrator.send("loader", Load(part=part))
+    assert done[:2] == [("load", 1), ("load", 2)]
+    assert sorted(done[2:]) == [("index", 1), ("index", 2)]
     orchestrator.app.close()

@@ -49,6 +49,8 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "named_of": [texts],
     "named_terms": [texts],
     "wake": [st.uuids().map(str)],
+    "barriers_of": [texts],
+    "barrier_call": [st.uuids().map(str)],
     "monitors_on": [texts],
     "downs": [texts],
     "flushed": [st.integers(0, 10**9)],

@@ -1,5 +1,6 @@
 --- @include "mailbox_entry"
 --- @include "script_events"
+--- @include "owners"
 -- The rule of named leases, elections, semaphores and pools: core/lease.py over Redis, with the same names.
 -- Of each name `KIND:NAME`:
 --   named:          hash: f, the last fencing token; p, the permits; r, the resources of a pool as JSON; s, the last place in the line;
@@ -21,24 +22,6 @@ local function open_name(root, kind, name)
   return {root = root, kind = kind, name = name, tail = tail, single = kind == 'lease' or kind == 'election', budget = MOST,
     state = root .. 'named:' .. tail, holders = root .. 'named-holders:' .. tail, line = root .. 'named-line:' .. tail,
     waiting = root .. 'named-waiting:' .. tail, free = root .. 'named-free:' .. tail, terms = root .. 'named-terms:' .. tail}
-end
-
-local function life(work, owner)
-  if redis.call('ZSCORE', work.root .. 'leases', owner) then return 'alive' end
-  return redis.call('ZSCORE', work.root .. 'dying', owner) and 'dying' or 'gone'
-end
-
--- Whether the attempt with this entry ("ID@STREAM") still runs: it is pending, and its owner's. One that was acknowledged early
--- ("early TASK") is pending nowhere: it runs as long as its owner lives, for all that is known here.
-local function has_entry(owner, entry)
-  if entry:sub(1, 6) == 'early ' then return true end
-  local id, stream = entry:match('^([^@]+)@(.+)$')
-  local pending = id and redis.pcall('XPENDING', stream, 'workers', id, id, 1)
-  return pending and not pending.err and pending[1] and pending[1][2] == owner or false
-end
-
-local function runs(work, owner, entry)
-  return life(work, owner) == 'alive' and (entry == '' or has_entry(owner, entry))
 end
 
 local function has_free(work)
@@ -125,10 +108,6 @@ local function end_holder(work, holder, token, reason)
     redis.call('PEXPIRE', work.terms, WEEK_MS)
   end
   emit_event('lease_ended', work.kind, work.name, holder.o, string.format('%.0f', holder.f), reason)
-end
-
-local function reason_of(work, owner)
-  return redis.call('HGET', work.root .. 'incarnation:' .. owner, 'reason') or 'lost'
 end
 
 -- Why a permit is held no more, although nobody has released it; nil if it is held.

@@ -1,0 +1,1 @@
+"""Barriers: parties wait until all of them have arrived."""

@@ -1,0 +1,18 @@
+-- Lets the next generation of a barrier begin; the present one breaks, if it goes on.
+-- KEYS: leases. ARGV: root, name, token of the call, the generation that is reset or 0 for whichever it is.
+-- Returns {1 if it was reset, messages left to send}; 1 for a repeated call, with the same token.
+-- Costs: as arrive_at_barrier.
+--- @include "barriers"
+local leases = KEYS[1]
+local root, name, token, generation = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+even_when_full(leases)
+local b = open_barrier(root, name)
+if redis.call('HGET', b.state, 'r') == token then return {1, 0} end
+catch_up(b)
+if generation > 0 and generation ~= b.generation or b.broken == '' and b.due == 0 then return with_events({0, b.left or 0}) end
+redis.call('HSET', b.state, 'r', token)
+if b.due > 0 then break_generation(b, 'reset', '') end
+redis.call('HDEL', b.state, 'b')
+emit_event('barrier_reset', name, string.format('%.0f', b.generation))
+keep(b)
+return with_events({1, b.left or 0})
