@@ -33,8 +33,8 @@ def _other(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="orchestrator",
         description="Supervision for Celery: what needs no app.",
-        epilog="For an app: celery -A APP agents|ballots|dead-letters|delivery|doctor|elections|leases|ledger|monitors|"
-        "policies|pools|schedules|send|timeouts|workflows",
+        epilog="For an app: celery -A APP agents|ballots|barriers|dead-letters|delivery|doctor|elections|leases|"
+        "ledger|monitors|policies|pools|schedules|send|timeouts|workflows",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('celery-orchestrator')}")
     commands = parser.add_subparsers(dest="command", required=True)
