@@ -188,9 +188,10 @@ class BarrierRecord:
         self._catch_up(now_ms, owners)
         if generation not in self.ended and owners.life(waiting.owner) is not Life.ALIVE:
             return Reply(Status.GONE, generation)
-        if self.due_ms and generation == self.generation and party in self.arrived:
+        reply = self._reply(generation, party, now_ms)
+        if reply.status is Status.WAITING:
             self.waiting[party] = waiting
-        return self._reply(generation, party, now_ms)
+        return reply
 
     def leave(self, generation: int, party: str, token: str, reason: str, now_ms: int, owners: Owners) -> Reply:
         """A party waits no more, although the generation goes on: that breaks it."""
@@ -263,6 +264,8 @@ class BarrierRecord:
             return Reply(Status.LOST, generation)
         if party in self.gone:
             return Reply(Status.LEFT, generation, reason=self.gone[party])
+        if party not in self.arrived:
+            return Reply(Status.LOST, generation)
         return Reply(Status.WAITING, generation, self.due_ms - now_ms)
 
     def _trip_if_complete(self) -> None:

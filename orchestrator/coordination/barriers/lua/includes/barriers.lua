@@ -170,5 +170,6 @@ local function reply_about(b, generation, party)
   if generation ~= b.generation or b.due == 0 then return {'lost', generation} end
   local why = redis.call('HGET', b.gone, party)
   if why then return {'left', generation, why} end
+  if redis.call('HEXISTS', b.arrived, party) == 0 then return {'lost', generation} end
   return {'waiting', generation, b.due - b.now}
 end
