@@ -73,6 +73,11 @@ def _report(verdict: Verdict, logs: Path) -> None:
     print(f"{verdict.monitors} monitors made, {verdict.downs} DOWNs recorded")
     states = ", ".join(f"{count} {state}" for state, count in verdict.runs.states.most_common())
     print(f"{verdict.runs.started} workflows started: {states or 'none'}; {verdict.runs.repeated} steps repeated")
+    print(
+        f"{verdict.leases.grants} grants, {verdict.leases.terms} of them terms; "
+        f"{verdict.leases.refused} late writes refused; "
+        f"{verdict.asks.asks} asks and calls, {verdict.asks.fell_back} durable fallbacks"
+    )
     times = verdict.recovered_s
     print(
         f"{verdict.uncertain} sends uncertain; {len(verdict.bystanders)} harmless messages dead-lettered as poison; "

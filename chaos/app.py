@@ -10,11 +10,13 @@ from typing import Any
 
 from celery import Celery, Task
 
-from chaos import functions
+from chaos import functions, line, redis_record
 from chaos.clock import Clock
+from chaos.contended import CHIEF, KEEPER, Chief, Keeper
 from chaos.owner import end_with_owner
+from chaos.questions import ASKER, ORACLE, UNDERSTUDY, Asker, Oracle, Understudy
 from chaos.steps import GATHER, PART, Steps, gather, part
-from chaos.witness import witness
+from chaos.witness import VARIABLE, witness
 from orchestrator import Agent, Context, Down, Exponential, Message, Orchestrator, Retry, handles, load_settings
 from orchestrator.core.errors import InfrastructureError
 from orchestrator.worker.owner import Owner
@@ -27,6 +29,9 @@ QUEUES = ("celery", "busy")
 
 #: Where DOWNs go.
 SENTRY = "sentry"
+
+#: Where what concerns leases, leaders and asks goes.
+COORDINATION = (KEEPER, CHIEF, ORACLE, UNDERSTUDY, ASKER)
 
 #: This share of the supervised messages makes a monitor.
 _WATCHES = 0.3
@@ -125,11 +130,15 @@ def make() -> Orchestrator:
     orchestrator = Orchestrator(celery, load_settings())
     for name, function in {WORK: work, PART: part, GATHER: gather}.items():
         celery.task(function, name=name, bind=True, shared=False)
-    orchestrator.host(Busy, Sentry, Steps, Clock)
+    orchestrator.host(Busy, Sentry, Steps, Clock, Keeper, Chief, Oracle, Understudy, Asker)
     functions.declare(orchestrator)
     return orchestrator
 
 
+if VARIABLE in os.environ:
+    # A process of a run; not a test of the judge.
+    redis_record.install()
+    line.watch_lines()
 orchestrator = make()
 app = orchestrator.app
 end_with_owner()

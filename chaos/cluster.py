@@ -13,13 +13,17 @@ from typing import Any
 
 from celery import Celery
 
-from chaos.app import ID, QUEUES, SENTRY
+from chaos import redis_record
+from chaos.app import COORDINATION, ID, QUEUES, SENTRY
+from chaos.claims import ClaimsSeen, look_at_claims
 from chaos.clock import CLOCK, Clock
+from chaos.contended import ELECTION, SINGLETON
 from chaos.functions import FUNCTIONS
 from chaos.judge_schedules import ScheduleRecord
 from chaos.options import Options
 from chaos.owner import VARIABLE as OWNER_VARIABLE
 from chaos.process import Member
+from chaos.redis_record import Recorded, read_record
 from chaos.run_records import RunRecord, read_runs
 from chaos.steps import STEPS
 from chaos.tree import OPTIONS, Tree
@@ -31,6 +35,7 @@ from orchestrator.core.supervision import HEADER
 from orchestrator.core.triggers import Interval
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.maintenance.manager import QUEUE as MANAGER_QUEUE
+from orchestrator.sending.call_counts import CallCounts
 from orchestrator.sending.ledger import LedgerRow, read_ledger
 
 _CONCURRENCY = {"solo": 1, "threads": 4, "prefork": 2}
@@ -39,6 +44,9 @@ _ALONE = ("--without-gossip", "--without-mingle")
 
 #: Seconds between two messages that kill their process, on average.
 _POISON_INTERVAL_S = 20
+
+#: Processes beside the workers that contend and ask.
+_CONTENDERS = 2
 
 #: Pending entries, or deaths, that one call reads at most.
 _READ_LIMIT = 10_000
@@ -57,6 +65,7 @@ class Cluster:
 
     def open(self) -> None:
         """Start everything except the load."""
+        redis_record.install()
         self.broker.start()
         self._witness_server.start()
         self.witness = Witness(self._witness_server.url)
@@ -77,6 +86,12 @@ class Cluster:
         if self.options.workflows:
             arguments = (str(seed), str(self.options.workflows), str(self.options.chords))
             self.senders.append(self._member("starter", "chaos.starter", *arguments))
+        contenders = _CONTENDERS if self.options.coordination else 0
+        #: They are part of the load, and restarted while it goes on.
+        self.contenders = [
+            self._member(f"contender-{number}", "chaos.contender", str(seed + number))
+            for number in range(1, contenders + 1)
+        ]
         if self.tree is not None:
             self.tree.start()
         for member in self.served:
@@ -87,10 +102,15 @@ class Cluster:
         """The processes that are restarted when they end."""
         return [*self.workers, self.manager, *self.beats]
 
+    @property
+    def mailboxes(self) -> tuple[str, ...]:
+        """What the workers serve."""
+        coordination = COORDINATION if self.options.coordination else ()
+        return (*QUEUES, STEPS, FUNCTIONS, SENTRY, CLOCK, *coordination)
+
     def _worker(self, number: int) -> Member:
         pool = self.options.pools[number % len(self.options.pools)]
-        queues = [*QUEUES, STEPS, FUNCTIONS, SENTRY, CLOCK]
-        return self._celery_worker(f"{pool}-{number + 1}", queues, pool, _CONCURRENCY[pool])
+        return self._celery_worker(f"{pool}-{number + 1}", self.mailboxes, pool, _CONCURRENCY[pool])
 
     def _celery_worker(self, name: str, queues: Sequence[str], pool: str, concurrency: int) -> Member:
         if self.tree is None:
@@ -198,6 +218,23 @@ class Cluster:
             letters.replay(letter.id)
         return len(poisoned)
 
+    def leaders(self) -> list[int]:
+        """Process ids of those that lead."""
+        terms = [self.orchestrator.election(name).leader() for name in (ELECTION, SINGLETON)]
+        return [_pid_of(term.leader) for term in terms if term is not None]
+
+    def claims(self) -> ClaimsSeen:
+        """Who leads the singleton, and who has claimed its messages."""
+        return look_at_claims(self.orchestrator.runtime.store)
+
+    def record(self) -> list[Recorded]:
+        """Redis' own record of leases and asks."""
+        return read_record(self.orchestrator.runtime.store.client)
+
+    def calls(self) -> list[CallCounts]:
+        """What became of the asks, as Redis has counted them."""
+        return [counts for counts in self.orchestrator.call_counts() if counts.queue in COORDINATION]
+
     def incarnations(self) -> int:
         """Number of leases, and of incarnations whose messages are being requeued."""
         store = self.orchestrator.runtime.store
@@ -215,11 +252,11 @@ class Cluster:
         """Process ids of living incarnations."""
         store = self.orchestrator.runtime.store
         client: Any = store.client
-        return {int(raw.rsplit(b":", 1)[1].split(b"#")[0]) for raw in client.zrange(store.keys.leases, 0, -1)}
+        return {_pid_of(raw.decode()) for raw in client.zrange(store.keys.leases, 0, -1)}
 
     def close(self) -> None:
         """Kill all processes and stop the servers."""
-        for name in ("workers", "manager", "beats", "senders"):
+        for name in ("workers", "manager", "beats", "senders", "contenders"):
             members = getattr(self, name, [])
             for member in members if isinstance(members, list) else [members]:
                 member.kill()
@@ -228,6 +265,10 @@ class Cluster:
         self.broker.stop()
         self._witness_server.stop()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _pid_of(incarnation: str) -> int:
+    return int(incarnation.rsplit(":", 1)[1].split("#")[0])
 
 
 def _celery_command(command: str) -> tuple[str, ...]:

@@ -6,14 +6,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from chaos.app import ID, RETRY, SENTRY
+from chaos.app import COORDINATION, ID, RETRY, SENTRY
+from chaos.claims import ClaimsSeen
+from chaos.judge_asks import AsksVerdict, judge_asks
+from chaos.judge_leases import LeasesVerdict, judge_leases
 from chaos.judge_runs import RunsVerdict, is_of_runs, judge_runs
 from chaos.judge_schedules import ScheduleRecord, SchedulesVerdict, judge_schedules
+from chaos.judge_terms import judge_terms
+from chaos.redis_record import Recorded
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
 from chaos.witness import Row
 from orchestrator.core.outcome import Reason
 from orchestrator.deadletters.letter import DeadLetter
+from orchestrator.sending.call_counts import CallCounts
 from orchestrator.sending.ledger import LedgerRow, total
 
 #: Tolerance for rounding and for the clocks of two servers on one machine, in seconds.
@@ -35,6 +41,12 @@ _DUPLICATES_PER_KILL = 2
 #: that ended sooner than this after its target may have been told nothing; nor need there be a DOWN of a monitor that
 #: was ended so soon.
 _DOWN_MS = 10_000
+
+#: Rows of what is contended for, led and asked.
+_OF_COORDINATION = (
+    *("held", "wrote", "checked", "requests", "in line", "granted"),
+    *("elected", "commanded", "asking", "made", "unasked", "reply", "answering", "unable", "answered"),
+)
 
 _ENDS = ("done", "fail")
 
@@ -60,6 +72,10 @@ class Evidence:
     schedules: Sequence[ScheduleRecord] = ()
     #: The ledger of fires.
     fires: Mapping[str, int] = field(default_factory=dict)
+    #: Redis' own record of leases and asks, who was seen to have claimed a singleton's messages, and counts of asks.
+    record: Sequence[Recorded] = ()
+    claims: Sequence[ClaimsSeen] = ()
+    calls: Sequence[CallCounts] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +103,8 @@ class Verdict:
     #: Monitors that were made, and DOWNs that were recorded.
     monitors: int = 0
     downs: int = 0
-    #: The workflows.
-    #: The schedules.
+    leases: LeasesVerdict = field(default_factory=LeasesVerdict)
+    asks: AsksVerdict = field(default_factory=AsksVerdict)
     schedules: SchedulesVerdict = field(default_factory=lambda: SchedulesVerdict(0, 0, 0, 0, ()))
     runs: RunsVerdict = field(default_factory=lambda: RunsVerdict(0, Counter(), 0, ()))
 
@@ -100,7 +116,8 @@ class Verdict:
             f"early={self.early} duplicated={self.duplicated} kills={self.kills} "
             f"per_kill={self.duplicated / self.kills if self.kills else 0.0:.2f} "
             f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f} "
-            f"workflows={self.runs.started} fires={self.schedules.fired}"
+            f"workflows={self.runs.started} fires={self.schedules.fired} "
+            f"grants={self.leases.grants} terms={self.leases.terms} asks={self.asks.asks}"
         )
 
 
@@ -148,10 +165,13 @@ def judge(evidence: Evidence) -> Verdict:
     # Kills are of concern to both the messages and the workflows.
     letters = [letter for letter in evidence.letters if letter.queue == STEPS]
     runs = judge_runs(evidence.rows, evidence.runs, letters, evidence.ledger)
+    leases = judge_leases(evidence.rows, evidence.record)
+    asks = judge_asks(evidence.rows, evidence.record, evidence.calls, evidence.letters)
+    terms = judge_terms(evidence.rows, evidence.record, evidence.claims)
     evidence = replace(
         evidence,
-        rows=[row for row in evidence.rows if not is_of_runs(row)],
-        letters=[letter for letter in evidence.letters if letter.queue != STEPS],
+        rows=[row for row in evidence.rows if not is_of_runs(row) and row.what not in _OF_COORDINATION],
+        letters=[letter for letter in evidence.letters if letter.queue not in (STEPS, *COORDINATION)],
     )
     lives = _lives(evidence)
     strikes = [row for row in evidence.rows if row.what == "strike"]
@@ -173,9 +193,11 @@ def judge(evidence: Evidence) -> Verdict:
     violations += _letter_problems(lives, strikes)
     duplicates = {message_id: n for message_id, life in lives.items() if (n := _duplicated(life))}
     duplicated = sum(duplicates.values())
-    if duplicated > _DUPLICATES_PER_KILL * kills:
-        violations.append(f"{duplicated} executions too many, after {kills} kills")
-    violations += runs.violations
+    # Contenders run no messages.
+    of_runners = sum(str(row.note.get("kind")).partition("-")[0] != "contender" for row in strikes) + len(poisoned)
+    if duplicated > _DUPLICATES_PER_KILL * of_runners:
+        violations.append(f"{duplicated} executions too many, after {of_runners} kills")
+    violations += (*runs.violations, *leases.violations, *terms, *asks.violations)
     schedules = judge_schedules(evidence.rows, evidence.schedules, evidence.fires)
     violations += schedules.violations
     violations += _fallen(evidence.rows, poisoned)
@@ -201,6 +223,8 @@ def judge(evidence: Evidence) -> Verdict:
         downs=evidence.downs,
         runs=runs,
         schedules=schedules,
+        leases=leases,
+        asks=asks,
     )
 
 

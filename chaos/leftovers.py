@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
+from chaos.redis_record import RECORD
 from orchestrator.transport.store import Store
 
 #: Accounts, dead letters with their index, the record of deaths and what kombu knows of exchanges: they stay.
@@ -28,6 +29,8 @@ _KEPT = (
     "letters:*",
     "runs",
     "runs:by-id",
+    "named",
+    "flow:*",
     *_MONITORS,
     *_SCHEDULES,
     *_FIRES,
@@ -47,6 +50,8 @@ def leftovers(store: Store) -> list[str]:
 
 
 def _problem(client: Any, store: Store, key: str) -> str:
+    if key == RECORD:
+        return ""
     root = store.keys.root
     name = key.removeprefix(root)
     if fnmatchcase(key, _KOMBU) or (key != name and any(fnmatchcase(name, kept) for kept in _KEPT)):
@@ -60,6 +65,11 @@ def _problem(client: Any, store: Store, key: str) -> str:
         "timeout-overrides",
         "inbox:",
         "stale-reply:",
+        "idempotency:",
+        "named:",
+        "named-free:",
+        "named-terms:",
+        "wake:",
     )
     if key.startswith(tuple(f"{root}{kind}" for kind in expiring)):
         return "" if client.pttl(key) > 0 else "kept for ever"

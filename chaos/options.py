@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 #: Kinds of kill, and what each does.
@@ -21,6 +21,10 @@ KINDS = {
     "beat": "SIGKILL one of the two beats",
     "beat-stop": "SIGSTOP one of them for one to three seconds",
     "supervisor": "with --tree, SIGKILL the supervisor, and all its children with it",
+    "contender": "SIGKILL a process that holds leases, campaigns and asks",
+    "contender-stop": "SIGSTOP one for one to three seconds",
+    "contender-freeze": "SIGSTOP one for longer than its lease",
+    "leader": "SIGKILL whoever leads: the worker of the singleton, or a candidate",
     "redis": "SIGKILL Redis and start it again from its append-only file",
 }
 
@@ -29,6 +33,12 @@ DEFAULT_KINDS = tuple(kind for kind in KINDS if kind not in ("freeze", "supervis
 
 #: With a tree. Each kill of the supervisor kills all workers, so it may be the third death of a harmless message.
 TREE_KINDS = (*DEFAULT_KINDS, "supervisor")
+
+#: Kinds of kill that need something to contend for.
+COORDINATION_KINDS = ("contender", "contender-stop", "contender-freeze", "leader")
+
+#: What a run can do without.
+PARTS = ("coordination",)
 
 POOLS = ("solo", "threads", "prefork")
 
@@ -44,6 +54,8 @@ class Options:
     rate: float = 100.0
     workflows: float = 4.0
     schedules: int = 200
+    #: Whether there is anything to contend for, to lead and to ask.
+    coordination: bool = True
     #: Only so many chords, instead of all other load; the run ends when they have.
     chords: int = 0
     #: Whether `orchestrator supervise` runs the processes, and restarts them.
@@ -78,6 +90,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument(
         "--tree", action="store_true", help="have `orchestrator supervise` run and restart the processes"
     )
+    parser.add_argument(
+        "--without", type=_some_of(PARTS), default=(), help="coordination: no leases, elections and asks"
+    )
     parser.add_argument("--kills", type=_some_of(KINDS), help="kinds, separated by commas")
     parser.add_argument("--every-s", type=_above_zero, help="between two kills")
     parser.add_argument(
@@ -89,12 +104,18 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         default = Options(kills=("hard",), every_s=1.0, workflows=20.0, schedules=0)
     elif given.tree:
         default = Options(kills=TREE_KINDS)
+    coordination = not given.chords and "coordination" not in given.without
+    if not coordination:
+        default = replace(default, kills=tuple(kind for kind in default.kills if kind not in COORDINATION_KINDS))
     chosen = {
         name: getattr(default, name) if getattr(given, name) is None else getattr(given, name)
         for name in ("duration_s", "workflows", "schedules", "kills", "every_s")
     }
+    if not coordination and (idle := set(chosen["kills"]) & set(COORDINATION_KINDS)):
+        parser.error(f"--kills {', '.join(sorted(idle))}: allowed: with coordination only")
     return Options(
         **chosen,
+        coordination=coordination,
         chords=given.chords,
         tree=given.tree,
         seed=random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed,

@@ -13,15 +13,14 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from chaos.app import QUEUES, SENTRY
-from chaos.clock import CLOCK, add_schedules, pause_schedules
+from chaos.app import QUEUES
+from chaos.claims import ClaimsSeen
+from chaos.clock import add_schedules, pause_schedules
 from chaos.cluster import Cluster
-from chaos.functions import FUNCTIONS
 from chaos.judge import Evidence
 from chaos.leftovers import leftovers
 from chaos.options import Options
 from chaos.process import Member
-from chaos.steps import STEPS
 from chaos.strikes import Strike, plan
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.monitors.check import inconsistencies
@@ -69,6 +68,8 @@ class Run:
         #: Letters of harmless messages whose workers died thrice before their outcomes were recorded.
         self._replayed = 0
         self._kills = 0
+        self._contending = False
+        self._claims: list[ClaimsSeen] = []
         self._began = 0.0
 
     # -- the run
@@ -83,8 +84,9 @@ class Run:
         self._say("workers ready; load and kills begin")
         cluster.witness.write("load", rate=options.rate)
         add_schedules(cluster.orchestrator, options.schedules, options.seed)
-        for sender in cluster.senders:
-            sender.start()
+        for member in (*cluster.senders, *cluster.contenders):
+            member.start()
+        self._contending = True
         self._began = began = time.monotonic()
         for strike in plan(options.seed, options.kills, options.duration_s, options.every_s):
             self._at(began + strike.at_s, partial(self._strike, strike))
@@ -113,6 +115,9 @@ class Run:
             fires=dict(cluster.orchestrator.schedules.ledger()),
             downs=cluster.orchestrator.monitors.stats().downs,
             ended=cluster.ended(),
+            record=cluster.record(),
+            claims=self._claims,
+            calls=cluster.calls(),
             inconsistencies=inconsistencies(cluster.orchestrator.runtime.redis_monitors()) if drained else (),
         )
 
@@ -150,13 +155,15 @@ class Run:
         """Do the strikes that are due, and restart processes that have ended."""
         while self._due and self._due[0][0] <= time.monotonic():
             heapq.heappop(self._due)[2]()
-        for member in self._cluster.served:
+        for member in (*self._cluster.served, *self._contenders()):
             if not member.is_running and member.name not in self._expected_down:
                 self._fell(member)
         if not self._redis_down and time.monotonic() - self._looked_at > _LOOK_EVERY_S:
             self._looked_at = time.monotonic()
             try:
                 self._ready |= self._cluster.leased_pids()
+                if self._cluster.contenders:
+                    self._claims.append(self._cluster.claims())
             except _AWAY:
                 # It has just ended; the next look shows it.
                 return
@@ -198,8 +205,11 @@ class Run:
             self._in(0.3, partial(self._strike, strike))
             return
         match strike.kind:
-            case "hard" | "manager" | "beat":
+            case "hard" | "manager" | "beat" | "contender":
                 self._hard(victim, strike.kind, strike.pause_s)
+            case "leader":
+                kind = "contender" if victim in self._cluster.contenders else "hard"
+                self._hard(victim, kind, strike.pause_s, leader=True)
             case "child":
                 self._child(victim, strike)
             case "cold":
@@ -217,6 +227,10 @@ class Run:
                 candidates = [self._cluster.manager]
             case "beat" | "beat-stop":
                 candidates = list(self._cluster.beats)
+            case "contender" | "contender-stop" | "contender-freeze":
+                candidates = list(self._cluster.contenders)
+            case "leader":
+                candidates = self._leaders()
             case "child":
                 candidates = [worker for worker in self._cluster.workers if worker.name.startswith("prefork")]
             case _:
@@ -234,15 +248,22 @@ class Run:
         self._kills += 1
         return self._cluster.witness.write("strike", node=name, pid=pid, kind=kind, **more)
 
-    def _hard(self, victim: Member, kind: str, pause_s: float) -> None:
+    def _leaders(self) -> list[Member]:
+        try:
+            pids = [] if self._redis_down else self._cluster.leaders()
+        except _AWAY:
+            return []
+        return [member for member in (*self._cluster.contenders, *self._cluster.workers) if member.pid in pids]
+
+    def _hard(self, victim: Member, kind: str, pause_s: float, **more: Any) -> None:
         pids = [victim.pid, *victim.children()]
-        looks = kind not in ("manager", "beat")
+        looks = kind not in ("manager", "beat", "contender")
         # A tree has the messages of a dead worker requeued before they can be looked up.
         held = self._held_by(victim.pid) if looks and self._cluster.tree is not None else set()
         killed_ms = self._cluster.witness.now_ms()
         victim.kill()
         held |= self._held_by(victim.pid) if looks else set()
-        self._note(kind, victim.name, victim.pid, pids=pids, held=sorted(held), killed_ms=killed_ms)
+        self._note(kind, victim.name, victim.pid, pids=pids, held=sorted(held), killed_ms=killed_ms, **more)
         self._bring_back(victim, pause_s)
 
     def _held_by(self, pid: int) -> set[str]:
@@ -349,6 +370,7 @@ class Run:
                 self._problems.append(f"the {sender.name} ended by itself with {sender.exit_code}")
             sender.signal(signal.SIGTERM)
         self._pause_schedules()
+        self._stop_contenders()
         until = time.monotonic() + _GRACE_S
         while running := [sender for sender in self._cluster.senders if sender.is_running]:
             if time.monotonic() > until:
@@ -356,6 +378,26 @@ class Run:
                     self._problems.append(f"the {sender.name} did not stop")
                     sender.kill()
             self._tend()
+
+    def _contenders(self) -> list[Member]:
+        """Those that are restarted when they end: all, while the load goes on."""
+        return self._cluster.contenders if self._contending else []
+
+    def _stop_contenders(self) -> None:
+        """Stop them once those that are to be started, or to go on, have been."""
+        contenders = self._cluster.contenders
+        until = time.monotonic() + 2 * _GRACE_S
+        while any(member.name in self._expected_down for member in contenders) and time.monotonic() < until:
+            self._tend()
+        self._contending = False
+        for member in contenders:
+            member.signal(signal.SIGTERM)
+        until = time.monotonic() + _GRACE_S
+        while any(member.is_running for member in contenders) and time.monotonic() < until:
+            self._tend()
+        for member in contenders:
+            # A call may wait for a worker that is not there. Its asks end without it.
+            member.kill()
 
     def _pause_schedules(self) -> None:
         """Pause them as soon as Redis answers; what is due until then is decided and counted."""
@@ -375,10 +417,9 @@ class Run:
         while True:
             self._tend()
             try:
-                rows = [
-                    row for row in self._cluster.ledger() if row.queue in (*QUEUES, STEPS, FUNCTIONS, SENTRY, CLOCK)
-                ]
-                pending = any(row.pending for row in rows)
+                rows = [row for row in self._cluster.ledger() if row.queue in self._cluster.mailboxes]
+                # What asks are open, nobody may wait for any more.
+                pending = any(row.pending for row in rows) or any(counts.open for counts in self._cluster.calls())
                 open_runs = [] if pending or self._redis_down else self._cluster.open_runs()
             except _AWAY:
                 continue
@@ -388,7 +429,7 @@ class Run:
             if ended > settled:
                 settled, until = ended, time.monotonic() + self._options.drain_s
             if time.monotonic() > until:
-                stuck = [row for row in rows if row.pending] or open_runs
+                stuck = [row for row in rows if row.pending] or open_runs or self._cluster.calls()
                 self._problems.append(f"nothing settled for {self._options.drain_s:g} s, still pending: {stuck}")
                 return False
 

@@ -43,9 +43,9 @@ def plan(seed: int, kinds: Sequence[str], duration_s: float, every_s: float) -> 
 
 def _pause_s(rng: random.Random, kind: str) -> float:
     match kind:
-        case "stop":
+        case "stop" | "contender-stop":
             return rng.uniform(1.0, 3.0)
-        case "freeze":
+        case "freeze" | "contender-freeze":
             return rng.uniform(11.0, 13.0)
         case "warm":
             # Between the SIGTERM and the SIGKILL.

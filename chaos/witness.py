@@ -13,12 +13,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from orchestrator.core.errors import BrokerUnavailable
+
+#: What it means that the broker is being killed.
+AWAY = (OperationalError, RedisError, BrokerUnavailable, OSError)
 
 #: Names the witness to the processes of a run.
 VARIABLE = "CHAOS_WITNESS_URL"
 
 _STREAM = "chaos"
 _PAGE = 5000
+
+#: A register that refuses a token lower than one that it has accepted; it writes what it did into the stream.
+_WRITE_REGISTER = """
+local last = tonumber(redis.call('GET', KEYS[2]) or 0)
+local accepted = tonumber(ARGV[2]) >= last
+if accepted then redis.call('SET', KEYS[2], ARGV[2]) end
+local row = {register = ARGV[1], fence = ARGV[2], owner = ARGV[3], accepted = accepted}
+redis.call('XADD', KEYS[1], '*', 'w', 'wrote', 'p', ARGV[4], 'pp', ARGV[5], 'd', cjson.encode(row))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +43,8 @@ class Row:
 
     ``what`` is ``intent``, ``accepted`` or ``uncertain`` (the sender), ``start``, ``fail`` or ``done`` (an
     execution), ``strike``, ``end`` or ``up`` (by the run); ``starting``, ``started``, ``asked`` or ``acted`` (the
-    starter of workflows); ``begun``, ``broke`` or ``over`` (an execution of a step).
+    starter of workflows); ``begun``, ``broke`` or ``over`` (an execution of a step). The judges of leases, terms
+    and asks name the rows that they read.
     """
 
     at_ms: int
@@ -60,6 +77,11 @@ class Witness:
             fields["d"] = json.dumps(note)
         entry: Any = self._redis.xadd(_STREAM, fields)  # type: ignore[arg-type]
         return int(entry.split(b"-")[0])
+
+    def write_register(self, register: str, fence: int, owner: str) -> None:
+        """Write to a register that checks fencing tokens, and a row about it: one step."""
+        keys = [_STREAM, f"register:{register}"]
+        self._redis.eval(_WRITE_REGISTER, 2, *keys, register, fence, owner, os.getpid(), os.getppid())
 
     def now_ms(self) -> int:
         """The witness' clock."""

@@ -49,7 +49,7 @@ def test_a_good_run_has_no_violation() -> None:
     assert said.violations == ()
     assert said.line == (
         "chaos: accepted=2 handled=2 dead=0 lost=0 early=0 duplicated=0 kills=0 per_kill=0.00 recovered_p99_s=0.00 "
-        "workflows=0 fires=0"
+        "workflows=0 fires=0 grants=0 terms=0 asks=0"
     )
 
 
@@ -95,6 +95,7 @@ def test_executions_of_one_attempt_beyond_the_first_are_duplicates() -> None:
     assert said.duplicated == 2
     assert said.violations == ("2 executions too many, after 0 kills",)
     assert verdict([*rows, strike("beat", T + 5)]).violations == ()
+    assert verdict([*rows, strike("contender-freeze", T + 5)]).violations, "which runs no messages"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Redis' own record of leases and asks: the events of the scripts, each written by the step that it belongs to.
+
+A script hands its events to the process that has called it, and they are lost if that is killed. Under chaos the
+scripts write them into a stream as well. Its order is that of Redis, and it is in the append-only file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from orchestrator.transport.redis import scripts
+
+#: The stream.
+RECORD = "chaos:record"
+
+#: The events that are recorded.
+_KINDS = ("lease_granted", "lease_ended", "replied", "fell_back")
+
+_PART = "script_events"
+_RECORDING = """
+do
+  local emit, recorded = emit_event, {%s}
+  emit_event = function(kind, ...)
+    emit(kind, ...)
+    if not recorded[kind] then return end
+    local entry = {'XADD', '%s', '*', 'kind', kind}
+    for place, field in ipairs({...}) do
+      entry[#entry + 1], entry[#entry + 2] = place, tostring(field)
+    end
+    redis.call(unpack(entry))
+  end
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One event: ``lease_granted`` (kind, name, owner, fence), ``lease_ended`` (the same, and the reason), ``replied``
+    (asker, ask, how it ended) or ``fell_back`` (agent, delivery, ask, how it ended)."""
+
+    at_ms: int
+    kind: str
+    fields: tuple[str, ...]
+
+
+def install() -> None:
+    """Have the scripts of this process record their events."""
+    read = scripts._read
+    text = _RECORDING % (", ".join(f"{kind} = true" for kind in _KINDS), RECORD)
+
+    def read_recording(folders: list[Traversable], name: str) -> bytes:
+        part = read(folders, name)
+        return part + text.encode() if name == _PART else part
+
+    scripts._read = read_recording
+    scripts.script_of.cache_clear()
+
+
+def read_record(client: Any) -> list[Recorded]:
+    """The record of a run."""
+    return [_event(entry, fields) for entry, fields in client.xrange(RECORD)]
+
+
+def _event(entry: bytes, fields: Mapping[bytes, bytes]) -> Recorded:
+    places = sorted((int(place), value.decode()) for place, value in fields.items() if place != b"kind")
+    return Recorded(int(entry.split(b"-")[0]), fields[b"kind"].decode(), tuple(value for _, value in places))
