@@ -177,8 +177,8 @@ def _fallback_problems(
         if deliveries and "handled" in outcomes:
             yield f"{case.how} {tag}: its caller had the reply, and the fallback ran"
         for delivery in deliveries:
-            # A request that Redis did not accept has a fallback that its caller sends.
-            if delivery not in ended and delivery not in sent and not case.is_uncertain:
+            # A request that Redis did not accept has a fallback that its caller sends; one that is killed says nothing.
+            if case.replies and delivery not in ended and delivery not in sent and not case.is_uncertain:
                 yield f"{case.how} {tag}: fallback {delivery} ran, and was never sent"
         if case.how == "durable" and case.begun and not case.answered and not deliveries:
             yield f"{case.how} {tag}: neither answered nor sent again"

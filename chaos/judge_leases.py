@@ -14,7 +14,7 @@ from chaos.witness import Row
 #: Tolerance for the clocks of two servers on one machine, and for what was under way, in ms.
 _SKEW_MS = 50
 
-#: Holders at a time, by kind.
+#: How many may hold at a time, by kind.
 _MOST = {"lease": 1, "election": 1, "semaphore": PERMITS, "pool": len(RESOURCES)}
 
 #: A request that Redis does not answer may leave the line: so long after Redis was killed, at most, in ms.

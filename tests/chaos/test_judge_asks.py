@@ -140,6 +140,8 @@ def test_a_fallback_that_is_sent_twice_or_by_nobody_is_found() -> None:
     assert "2 fallbacks: ['f', 'g']" in violations(again, [fell_back()])
     unsent = [asking("durable"), *ran("unable"), *FALLBACK, reply("dead", why="retries exhausted")]
     assert "fallback f ran, and was never sent" in violations(unsent, [])
+    killed = Row(T + 50, "strike", pid=7, note={"kind": "contender"})
+    assert violations([*unsent[:-1], killed], []) == "", "its caller may have sent it before it was killed"
 
 
 def test_asks_that_are_open_or_not_counted_are_found() -> None:
