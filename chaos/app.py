@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery, Task
 
 from chaos import functions, line, redis_record
+from chaos.ballots import VOTERS, VoterA, VoterB, VoterC
 from chaos.clock import Clock
 from chaos.contended import CHIEF, KEEPER, Chief, Keeper
 from chaos.owner import end_with_owner
@@ -31,7 +32,7 @@ QUEUES = ("celery", "busy")
 SENTRY = "sentry"
 
 #: Where what concerns leases, leaders and asks goes.
-COORDINATION = (KEEPER, CHIEF, ORACLE, UNDERSTUDY, ASKER)
+COORDINATION = (KEEPER, CHIEF, ORACLE, UNDERSTUDY, ASKER, *VOTERS)
 
 #: This share of the supervised messages makes a monitor.
 _WATCHES = 0.3
@@ -131,6 +132,7 @@ def make() -> Orchestrator:
     for name, function in {WORK: work, PART: part, GATHER: gather}.items():
         celery.task(function, name=name, bind=True, shared=False)
     orchestrator.host(Busy, Sentry, Steps, Clock, Keeper, Chief, Oracle, Understudy, Asker)
+    orchestrator.host(VoterA, VoterB, VoterC)
     functions.declare(orchestrator)
     return orchestrator
 

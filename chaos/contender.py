@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from chaos.app import orchestrator
+from chaos.ballots import propose
 from chaos.contended import CHIEF, ELECTION, KEEPER, KINDS, Command, Hold, hold, write_while_held
 from chaos.questions import ASKER, Wonder, ask_somehow
 from chaos.witness import AWAY
@@ -27,6 +28,9 @@ _PAUSES_S = (0.05, 0.5)
 
 #: Between two rounds of messages to the workers.
 _SEND_EVERY_S = 0.7
+
+#: Between a decision and the next proposal.
+_PROPOSE_EVERY_S = 1.0
 
 #: For how long a candidate waits, and leads.
 _CAMPAIGN_S = 4.0
@@ -46,7 +50,7 @@ class Contender:
 
     def run(self) -> None:
         """Go on until SIGTERM."""
-        acts = {"hold": self._hold, "lead": self._lead, "ask": self._ask, "send": self._send}
+        acts = {"hold": self._hold, "lead": self._lead, "ask": self._ask, "propose": self._propose, "send": self._send}
         threads = [
             threading.Thread(target=self._repeat, args=(act, random.Random(f"{name} {self._seed}")), name=name)
             for name, act in acts.items()
@@ -93,6 +97,10 @@ class Contender:
     def _ask(self, rng: random.Random) -> None:
         ask_somehow(orchestrator, rng)
         self._pause(rng)
+
+    def _propose(self, rng: random.Random) -> None:
+        propose(orchestrator, rng)
+        self._stopped.wait(_PROPOSE_EVERY_S)
 
     def _send(self, rng: random.Random) -> None:
         self._stopped.wait(_SEND_EVERY_S)

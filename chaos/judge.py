@@ -13,6 +13,7 @@ from chaos.judge_leases import LeasesVerdict, judge_leases
 from chaos.judge_runs import RunsVerdict, is_of_runs, judge_runs
 from chaos.judge_schedules import ScheduleRecord, SchedulesVerdict, judge_schedules
 from chaos.judge_terms import judge_terms
+from chaos.judge_votes import VotesVerdict, judge_votes
 from chaos.redis_record import Recorded
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
@@ -46,6 +47,7 @@ _DOWN_MS = 10_000
 _OF_COORDINATION = (
     *("held", "wrote", "checked", "requests", "in line", "granted"),
     *("elected", "commanded", "asking", "made", "unasked", "reply", "answering", "unable", "answered"),
+    *("proposing", "proposed", "decided", "undecided", "told of"),
 )
 
 _ENDS = ("done", "fail")
@@ -105,6 +107,7 @@ class Verdict:
     downs: int = 0
     leases: LeasesVerdict = field(default_factory=LeasesVerdict)
     asks: AsksVerdict = field(default_factory=AsksVerdict)
+    votes: VotesVerdict = field(default_factory=VotesVerdict)
     schedules: SchedulesVerdict = field(default_factory=lambda: SchedulesVerdict(0, 0, 0, 0, ()))
     runs: RunsVerdict = field(default_factory=lambda: RunsVerdict(0, Counter(), 0, ()))
 
@@ -117,7 +120,8 @@ class Verdict:
             f"per_kill={self.duplicated / self.kills if self.kills else 0.0:.2f} "
             f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f} "
             f"workflows={self.runs.started} fires={self.schedules.fired} "
-            f"grants={self.leases.grants} terms={self.leases.terms} asks={self.asks.asks}"
+            f"grants={self.leases.grants} terms={self.leases.terms} asks={self.asks.asks} "
+            f"ballots={self.votes.ballots}"
         )
 
 
@@ -167,6 +171,7 @@ def judge(evidence: Evidence) -> Verdict:
     runs = judge_runs(evidence.rows, evidence.runs, letters, evidence.ledger)
     leases = judge_leases(evidence.rows, evidence.record)
     asks = judge_asks(evidence.rows, evidence.record, evidence.calls, evidence.letters)
+    votes = judge_votes(evidence.rows, evidence.record, evidence.letters)
     terms = judge_terms(evidence.rows, evidence.record, evidence.claims)
     evidence = replace(
         evidence,
@@ -197,7 +202,7 @@ def judge(evidence: Evidence) -> Verdict:
     of_runners = sum(str(row.note.get("kind")).partition("-")[0] != "contender" for row in strikes) + len(poisoned)
     if duplicated > _DUPLICATES_PER_KILL * of_runners:
         violations.append(f"{duplicated} executions too many, after {of_runners} kills")
-    violations += (*runs.violations, *leases.violations, *terms, *asks.violations)
+    violations += (*runs.violations, *leases.violations, *terms, *asks.violations, *votes.violations)
     schedules = judge_schedules(evidence.rows, evidence.schedules, evidence.fires)
     violations += schedules.violations
     violations += _fallen(evidence.rows, poisoned)
@@ -225,6 +230,7 @@ def judge(evidence: Evidence) -> Verdict:
         schedules=schedules,
         leases=leases,
         asks=asks,
+        votes=votes,
     )
 
 

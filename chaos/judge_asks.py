@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from chaos.app import COORDINATION
+from chaos.ballots import VOTERS
 from chaos.judge_leases import Stops
 from chaos.questions import FALLBACK, answer_to
 from chaos.redis_record import Recorded
@@ -207,7 +208,8 @@ def _count_problems(
 
 
 def _letter_problems(letters: Sequence[DeadLetter]) -> Iterator[str]:
-    """Nothing here fails for good, except that a worker may die with it often enough."""
+    """Nothing here fails for good, except votes, and what a worker has died with often enough."""
     for letter in letters:
-        if letter.reason != Reason.POISON or len(letter.deaths) < _DEATHS:
+        failed = letter.queue in VOTERS and letter.reason == Reason.EXHAUSTED
+        if not failed and (letter.reason != Reason.POISON or len(letter.deaths) < _DEATHS):
             yield f"dead letter without cause ({letter.reason}): {letter.delivery_id} of {letter.queue}"

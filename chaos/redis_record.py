@@ -17,7 +17,7 @@ from orchestrator.transport.redis import scripts
 RECORD = "chaos:record"
 
 #: The events that are recorded.
-_KINDS = ("lease_granted", "lease_ended", "replied", "fell_back")
+_KINDS = ("lease_granted", "lease_ended", "replied", "fell_back", "voted", "ballot_decided")
 
 _PART = "script_events"
 _RECORDING = """
@@ -39,7 +39,8 @@ end
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """One event: ``lease_granted`` (kind, name, owner, fence), ``lease_ended`` (the same, and the reason), ``replied``
-    (asker, ask, how it ended) or ``fell_back`` (agent, delivery, ask, how it ended)."""
+    (asker, ask, how it ended), ``fell_back`` (agent, delivery, ask, how it ended), ``voted`` (ballot, message, voter,
+    vote, why) or ``ballot_decided`` (ballot, message, accepted or rejected, how, and weights)."""
 
     at_ms: int
     kind: str
