@@ -11,7 +11,7 @@ from chaos.strikes import plan
 def test_a_run_has_coordination_by_default() -> None:
     options = parse(["--seed", "1"])
     assert options.coordination
-    assert set(options.kills) == KINDS.keys() - {"freeze"}
+    assert set(options.kills) == KINDS.keys() - {"freeze", "supervisor"}
 
 
 @pytest.mark.parametrize("arguments", [["--without", "coordination"], ["--chords", "10"]])
