@@ -2,10 +2,11 @@
 
 ``takeover_p99_s`` is the time from SIGKILL of the worker that leads a singleton until another one handles a message;
 ``vs_kazoo`` is kazoo's median until the next candidate leads (a session of 10 s, Debian's ZooKeeper) by ours.
-``handover_p99_ms`` is the time from the release of a lease for which 50 wait until the next has it; ``vs_redis_lock``
-is the p99 of redis-py's ``Lock``, which looks every 0.1 s, by ours. ``uncontended`` is the rate of acquiring and
-releasing by that of redis-py's. ``distribute_s`` is the median time of giving 10,000 items out to 100 agents, the
-least loaded first.
+``handover_p99_ms`` is the time from the release of a lease for which 50 wait until the next has it;
+``vs_redis_lock`` is the p99 of redis-py's ``Lock``, which looks every 0.1 s, by ours. ``ballot_p99_ms`` is the
+time from the end of the handler of the last vote that a ballot of 100 voters needs until whoever waits has the
+decision. ``uncontended`` is the rate of acquiring and releasing by that of redis-py's. ``distribute_s`` is the
+median time of giving 10,000 items out to 100 agents, the least loaded first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 
 import redis
 
+from benchmarks.ballots import decided_ms
 from benchmarks.coordination_app import Leader, Tick, make
 from benchmarks.machine import machine
 from orchestrator import Orchestrator
@@ -296,6 +298,7 @@ def main() -> None:
     parser.add_argument("--handovers", type=int, default=1000)
     parser.add_argument("--uncontended", type=int, default=3000)
     parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--ballots", type=int, default=50)
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers")
     asked = parser.parse_args()
     print(machine())
@@ -331,6 +334,11 @@ def main() -> None:
         client.config_set("slowlog-log-slower-than", 1000)
         taken_s = takeovers_s(server.url, asked.kills)
         print(f"takeover over {asked.kills} kills: p50 {statistics.median(taken_s):.2f} s, p99 {p99(taken_s):.2f} s")
+        decisions_ms = decided_ms(server.url, asked.ballots)
+        print(
+            f"ballots of 100 voters, after the last vote needed: p50 {statistics.median(decisions_ms):.1f} ms, "
+            f"p99 {p99(decisions_ms):.1f} ms"
+        )
         block_ms = longest_ms(client)
     versus = "absent"
     if (asked.peers / "bin" / "python").exists() and shutil.which("java") and _ZOOKEEPER.exists():
@@ -340,7 +348,8 @@ def main() -> None:
     print(
         f"bench-coordination: takeover_p99_s={p99(taken_s):.2f} vs_kazoo={versus} handover_p99_ms={p99(ours_ms):.2f} "
         f"vs_redis_lock={p99(theirs_ms) / p99(ours_ms):.1f} uncontended={uncontended:.2f} "
-        f"distribute_s={statistics.median(given_s):.2f} max_block_ms={max(block_ms, given_block_ms):.1f}"
+        f"distribute_s={statistics.median(given_s):.2f} ballot_p99_ms={p99(decisions_ms):.1f} "
+        f"max_block_ms={max(block_ms, given_block_ms):.1f}"
     )
 
 

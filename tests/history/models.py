@@ -1,4 +1,4 @@
-"""What leases, semaphores, elections, barriers and a guarded counter do when operations come one at a time."""
+"""What leases, semaphores, elections, barriers, a guarded counter and ballots do when operations come one at a time."""
 
 from __future__ import annotations
 
@@ -118,3 +118,14 @@ class CyclicBarrier:
         if len(arrived) < self.parties:
             return current, arrived, last, tripped
         return 0, frozenset(), last, tripped | {current}
+
+
+@dataclass(frozen=True)
+class DecideOnce:
+    """A register that is written once, by whom nobody says: ``read`` results in "open", or in what was decided."""
+
+    def initial(self) -> Any:
+        return "open"
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        return operation.result if state in ("open", operation.result) else None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.history.linearizability import Model, Operation, find_violation
-from tests.history.models import Counter, CyclicBarrier, Election, Line, Permits
+from tests.history.models import Counter, CyclicBarrier, DecideOnce, Election, Line, Permits
 
 
 def op(process: str, act: str, invoked: float, returned: float, *, of: Any = None, result: Any = None) -> Operation:
@@ -79,6 +79,15 @@ GOOD: list[tuple[str, Model, list[Operation]]] = [
             op("a", "arrive", 0, inf, of="a"),
             op("b", "arrive", 2, 3, of="b", result=5),
             op("b", "pass", 3, 4, of=5, result="tripped"),
+        ],
+    ),
+    (
+        "a ballot that somebody still saw open while another saw its decision",
+        DecideOnce(),
+        [
+            op("a", "read", 0, 3, result="open"),
+            op("b", "read", 1, 2, result="accepted"),
+            op("c", "read", 4, 5, result="accepted"),
         ],
     ),
     (
@@ -151,6 +160,16 @@ PLANTED: list[tuple[str, Model, list[Operation]]] = [
             op("a", "pass", 2, 3, of=5, result="tripped"),
             op("b", "pass", 2, 3, of=5, result="broken"),
         ],
+    ),
+    (
+        "a ballot that is decided twice",
+        DecideOnce(),
+        [op("a", "read", 0, 1, result="accepted"), op("b", "read", 2, 3, result="rejected")],
+    ),
+    (
+        "a ballot that is open after its decision",
+        DecideOnce(),
+        [op("a", "read", 0, 1, result="accepted"), op("b", "read", 2, 3, result="open")],
     ),
     (
         "a ticket that was overtaken",

@@ -4,8 +4,8 @@
 -- recorded of it (see ballot_votes.lua)…, then of each copy: voter, queue, level, delivery, message.
 -- Returns {`open`, `decided`, `exists` if the id is that of another ballot, or `gone`; number of voters to whom the decision is not sent yet}. A
 -- repeated call puts nothing twice.
--- Costs: at most 200 copies and 1 MB, which the caller sees to; the first call with 1,000 voters, which take 1 ms. A copy that is
--- refused may decide the ballot.
+-- Costs: at most 200 copies and 1 MB, which the caller sees to; the first call writes 1,000 voters besides. A copy that is refused may
+-- decide the ballot.
 --- @include "mailbox_entry"
 --- @include "script_events"
 --- @include "outcome_hooks"
