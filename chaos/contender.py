@@ -60,7 +60,7 @@ class Contender:
         for thread in threads:
             # In slices, so that the signal is taken.
             while thread.is_alive():
-                thread.join(0.1)
+                thread.join(0.5)
 
     def _repeat(self, act: Callable[[random.Random], None], rng: random.Random) -> None:
         try:

@@ -210,6 +210,6 @@ def _count_problems(
 def _letter_problems(letters: Sequence[DeadLetter]) -> Iterator[str]:
     """Nothing here fails for good, except votes, and what a worker has died with often enough."""
     for letter in letters:
-        failed = letter.queue in VOTERS and letter.reason == Reason.EXHAUSTED
+        failed = letter.queue in VOTERS and letter.reason in (Reason.EXHAUSTED, Reason.TIMEOUT, Reason.DEADLINE)
         if not failed and (letter.reason != Reason.POISON or len(letter.deaths) < _DEATHS):
             yield f"dead letter without cause ({letter.reason}): {letter.delivery_id} of {letter.queue}"

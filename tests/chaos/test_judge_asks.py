@@ -152,11 +152,12 @@ def test_asks_that_are_open_or_not_counted_are_found() -> None:
 
 
 def test_a_letter_without_a_cause_is_found() -> None:
-    def letter(reason: str, deaths: int) -> DeadLetter:
-        return DeadLetter("1-0", b"", "keeper", reason, delivery_id="d", deaths=({"reason": "killed"},) * deaths)
+    def letter(reason: str, deaths: int, queue: str = "keeper") -> DeadLetter:
+        return DeadLetter("1-0", b"", queue, reason, delivery_id="d", deaths=({"reason": "killed"},) * deaths)
 
     assert "dead letter without cause" in violations(THEN, [replied()], None, (letter("retries exhausted", 0),))
     assert violations(THEN, [replied()], None, (letter("poison", 3),)) == ""
+    assert violations(THEN, [replied()], None, (letter("deadline passed", 0, "voter-a"),)) == "", "a vote has an end"
 
 
 def test_a_question_that_nobody_has_asked_is_found() -> None:
