@@ -12,6 +12,7 @@ from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.core.breaker import BreakerStatus, Phase
+from orchestrator.core.forks import renew_cached_properties
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
@@ -389,3 +390,6 @@ class RedisMode:
             if phase is not None:
                 statuses[agent] = BreakerStatus(agent, phase, state.breaker_open_for_s, state.breaker_isolated)
         return statuses
+
+
+renew_cached_properties(RedisMode)

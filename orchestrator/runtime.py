@@ -21,6 +21,7 @@ from orchestrator.agents.directory import Directory
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.conversation import MOST_AGENTS, Conversation, check_data
 from orchestrator.core.errors import CallerError, InvalidPolicy, OrchestratorError
+from orchestrator.core.forks import renew_cached_properties
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.masked_repr import hide_in_reprs
 from orchestrator.core.settings import Settings
@@ -526,3 +527,6 @@ class Runtime:
 
             self._manager = Manager(self)
         return self._manager.run()
+
+
+renew_cached_properties(Runtime)

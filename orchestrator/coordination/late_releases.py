@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.forks import ForkSafeLock
 from orchestrator.core.log import get_logger
 from orchestrator.transport.redis.commands import Call
 
@@ -24,7 +25,7 @@ class LateReleases:
     def __init__(self, run: Callable[[Call], Any]) -> None:
         self._run = run
         self._calls: deque[Call] = deque()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         #: The process whose thread runs; a forked child has none.
         self._runs_in = 0
 

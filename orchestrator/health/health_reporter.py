@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from orchestrator.core.forks import ForkSafeLock
 from orchestrator.core.log import get_logger
 from orchestrator.health import files
 
@@ -25,7 +26,7 @@ class HealthReporter:
     """Writes this process' health file: proof that it can run threads, and the vitals of its incarnation."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._stop = threading.Event()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from orchestrator.core.forks import ForkSafeLock
 from orchestrator.transport.store import Store
 
 #: Seconds for which a look-up is used; the scripts notice incarnations that join or end meanwhile.
@@ -32,7 +32,7 @@ class Targets:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._hosts = Hosts("", {}, float("-inf"))
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def hosts(self, *, refresh: bool = False) -> Hosts:
         """The incarnations of each agent; read again if ``refresh`` or if the cache is too old.

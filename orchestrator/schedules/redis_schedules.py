@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from orchestrator.core.errors import MessageTooLarge, UnknownSchedule
+from orchestrator.core.forks import ForkSafeLock
 from orchestrator.core.log import get_logger
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_json import encode_definition
@@ -47,7 +47,7 @@ class RedisSchedules(ScheduleWriter):
         super().__init__(store, most, most_history, next_after_of)
         self._fire_writer = fire_writer
         self._app_name = app_name
-        self._writing = threading.Lock()
+        self._writing = ForkSafeLock()
 
     def check(self, definition: ScheduleDefinition) -> None:
         """See :class:`SchedulesBackend`."""

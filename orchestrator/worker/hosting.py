@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from orchestrator.core.attempt_limits import CURRENT
 from orchestrator.core.conversation import CURRENT as CONVERSATION
 from orchestrator.core.down import Down
 from orchestrator.core.errors import InvalidMessage
+from orchestrator.core.forks import ForkSafeLock
 from orchestrator.core.message import decode, message_name
 from orchestrator.sending.celery_sends import capture_apply
 from orchestrator.transport.celery.own_fields import INCARNATION, own_field
@@ -38,7 +38,7 @@ class _Instance:
     def __init__(self, cls: type[Agent]) -> None:
         self._cls = cls
         self._agent: Agent | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def get(self) -> Agent:
         if self._agent is None:

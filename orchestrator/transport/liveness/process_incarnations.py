@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.core.death import DeathReason
+from orchestrator.core.forks import ForkSafeLock
 
 if TYPE_CHECKING:
     from orchestrator.transport.liveness.incarnation import Incarnation
@@ -24,7 +24,7 @@ class ProcessIncarnations:
         self._by_broker: dict[tuple[int, str], Incarnation] = {}
         #: Why this process will have ended, once it has, and the error if it was one.
         self.ending: tuple[DeathReason, str] = (DeathReason.DRAINED, "")
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def get(self, broker: str, make: Callable[[], Incarnation]) -> Incarnation:
         """The incarnation for this broker; made if there is none, or the last one has left or was fenced."""
