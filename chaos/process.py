@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -78,7 +78,8 @@ class Member:
         self.signal(signal.SIGTERM)
 
     def say_where(self) -> None:
-        """End a main process that hangs, with the stacks of its threads in the log."""
+        """End a main process that hangs, and its pool, with the stacks of their threads in the log."""
+        abort(self.children())
         self.signal(signal.SIGABRT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self._process is not None:
@@ -90,3 +91,10 @@ class Member:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def abort(pids: Iterable[int]) -> None:
+    """End processes with the stacks of their threads in their log."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGABRT)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from chaos.process import Member
+from chaos.process import Member, abort
 from orchestrator.supervisor.tree_command import Client, NoSupervisor
 
 #: How long the tree's answers are believed.
@@ -149,7 +149,8 @@ class TreeMember(Member):
         self._tree.stop(self.name)
 
     def say_where(self) -> None:
-        """End a main process that hangs, with the stacks of its threads in the log."""
+        """End a main process that hangs, and its pool, with the stacks of their threads in the log."""
+        abort(self.children())
         self.signal(signal.SIGABRT)
         _await(lambda: not self.is_running)
 
