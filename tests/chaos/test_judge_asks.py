@@ -74,6 +74,16 @@ def test_two_replies_to_an_ask_are_found() -> None:
     assert "different replies" in violations(twice, [replied()])
 
 
+def test_replies_to_two_asks_of_one_question_are_found() -> None:
+    record = [replied(), replied("j")]
+    assert "replies to 2 asks" in violations([*THEN, reply(ask="j")], record)
+
+
+def test_a_value_that_was_no_fallback_is_found() -> None:
+    assert "a value came from nowhere" in violations([asking("ask"), reply("default")], [])
+    assert violations([asking("value"), reply("default")], []) == ""
+
+
 def test_a_reply_that_differs_from_what_redis_recorded_is_found() -> None:
     assert "its reply says handled, Redis' record dead" in violations(THEN, [replied(ended="dead")])
 
