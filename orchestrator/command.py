@@ -33,7 +33,7 @@ def _other(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="orchestrator",
         description="Supervision for Celery: what needs no app.",
-        epilog="For an app: celery -A APP agents|ballots|barriers|dead-letters|delivery|doctor|elections|leases|"
+        epilog="For an app: celery -A APP agents|ballots|barriers|calls|dead-letters|delivery|doctor|elections|leases|"
         "ledger|monitors|policies|pools|schedules|send|timeouts|workflows",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('celery-orchestrator')}")

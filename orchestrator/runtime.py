@@ -40,7 +40,7 @@ from orchestrator.sending.sender import Sender
 from orchestrator.telemetry.switch import switch_on
 from orchestrator.transport.redis import commands
 from orchestrator.transport.transport import is_supervised
-from orchestrator.worker.configuration import Configuration
+from orchestrator.worker.configuration import Configuration, OrchestratedSettings
 from orchestrator.worker.heartbeat_fields import HeartbeatFields
 from orchestrator.worker.hosting import register_handlers, supervise_tasks
 from orchestrator.worker.masked_logs import mask_logs
@@ -245,7 +245,8 @@ class Runtime:
     @property
     def eager(self) -> bool:
         """Whether sends run inline (Celery's ``task_always_eager``)."""
-        return bool(self.app.conf.task_always_eager)
+        conf = self.app.conf
+        return conf.is_eager if type(conf) is OrchestratedSettings else bool(conf.task_always_eager)
 
     @property
     def supervised(self) -> bool:

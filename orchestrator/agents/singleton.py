@@ -14,9 +14,13 @@ ELECTED: Final = "on_elected"
 DEPOSED: Final = "on_deposed"
 
 
+#: What the names of their elections begin with.
+SINGLETON: Final = "singleton:"
+
+
 def singleton_election(agent: str) -> str:
     """The name of the election of a singleton."""
-    return f"singleton:{agent}"
+    return f"{SINGLETON}{agent}"
 
 
 class TermFields(Message):

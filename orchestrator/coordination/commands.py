@@ -17,17 +17,22 @@ def acquire(keys: Keys, kind: Kind, name: str, request: Request) -> Call:
     """Ask for a permit."""
     r = request
     args = [keys.root, kind.value, name, r.token, r.owner, r.entry, r.wait_ms, r.limit_ms, int(r.reentrant), r.permits]
-    return "acquire", [keys.leases], [*args, resources_json(r.resources)]
+    return "acquire", [keys.leases], [*args, resources_json(r.resources), r.score]
 
 
 def resources_json(resources: tuple[str, ...]) -> str:
     """A pool's resources, always as the same text."""
-    return json.dumps(resources, separators=(",", ":"))
+    return json.dumps(resources, separators=(",", ":")) if resources else "[]"
 
 
 def release(keys: Keys, kind: Kind, name: str, token: str, reason: str) -> Call:
     """Give a permit back, or leave the line."""
     return "release", [keys.leases], [keys.root, kind.value, name, token, reason]
+
+
+def hand_over(keys: Keys, name: str, token: str, candidate: str) -> Call:
+    """End an election's term in favour of a candidate that waits."""
+    return "hand_over", [keys.leases], [keys.root, name, token, candidate]
 
 
 def check_in(keys: Keys, name: str, resource: str, owner: str, entry: str) -> Call:

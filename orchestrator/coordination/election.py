@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from orchestrator.coordination.checks import checked_wait_s
+from orchestrator.agents.singleton import SINGLETON
+from orchestrator.coordination.checks import checked_name, checked_wait_s
 from orchestrator.coordination.lease import Held
 from orchestrator.coordination.named_leases import NamedLeases, Wanted
 from orchestrator.core.errors import InvalidPolicy
@@ -12,6 +13,9 @@ from orchestrator.core.lease import Kind
 from orchestrator.core.numbers import check_number
 from orchestrator.core.term import Term
 from orchestrator.worker.owner import Owner
+
+#: Scores beyond this one would not be told apart exactly.
+_MOST_SCORE = 1e15
 
 #: Longest time that :meth:`Election.observe` may wait.
 _LONGEST_S = 86_400
@@ -33,33 +37,71 @@ class Leadership(Held):
         """The term's number, which is its fencing token."""
         return self.fence
 
-    def resign(self) -> bool:
-        """End the term, so that the next candidate leads; returns whether it was still this owner's."""
-        return self.release()
+    def resign(self, to: str | None = None) -> bool:
+        """End the term, so that the next candidate leads; returns whether it was still this owner's.
+
+        ``to`` is the candidate that shall lead instead of the next one: an incarnation or session, as
+        :meth:`Election.candidates` names them.
+
+        Raises:
+            NoCandidate: ``to`` does not wait to lead; this term goes on.
+            InvalidPolicy: ``to`` is no name of an incarnation or session.
+            BrokerUnavailable: Redis is away; with ``to``, this term goes on.
+        """
+        if to is None:
+            return self.release()
+        candidate = checked_name(to, "to")
+        if self._leases is None or self._is_released:
+            return False
+        self._is_released = True
+        try:
+            return self._leases.hand_over(self._held, candidate)
+        except BaseException:
+            self._is_released = False
+            raise
 
 
 class Election:
-    """One leader at a time under a name. Candidates lead in the order in which they began to campaign."""
+    """One leader at a time under a name: of the candidates the one with the highest score, then who came first."""
 
     def __init__(self, leases: NamedLeases, owner: Callable[[str], Owner], name: str) -> None:
         self.name = name
         self._leases = leases
         self._owner = owner
 
-    def campaign(self, wait_s: float = 0.0) -> Leadership:
+    def campaign(self, wait_s: float = 0.0, *, score: float = 0.0) -> Leadership:
         """Wait to lead; returns the leadership, which a ``with`` ends.
+
+        ``score`` says how fit this candidate is, from -1e15 to 1e15. When a term ends, the highest of those who wait
+        leads, and of equal ones who came first; nobody is deposed for a higher one.
 
         Raises:
             LeaseTaken: another led for the whole time.
             LeaseHeld: this owner leads already.
-            NoOwner, OwnerGone, InvalidPolicy, BrokerUnavailable: as :meth:`Held.acquire`.
+            InvalidPolicy: it is the election of a singleton, for which its workers campaign; or ``wait_s`` or ``score``
+                is out of range.
+            NoOwner, OwnerGone, BrokerUnavailable: as :meth:`Held.acquire`.
         """
-        checked = checked_wait_s(wait_s)
+        if self.name.startswith(SINGLETON):
+            # Its mailbox would be served by nobody.
+            allowed = (
+                f"an election of your own: one that begins with {SINGLETON!r} is led by the workers that host the agent"
+            )
+            raise InvalidPolicy("election", self.name, allowed)
+        checked, fitness = checked_wait_s(wait_s), check_number("score", score, -_MOST_SCORE, _MOST_SCORE)
 
         def ask() -> tuple[NamedLeases, Wanted]:
-            return self._leases, Wanted(Kind.ELECTION, self.name, self._owner("leadership"), checked)
+            return self._leases, Wanted(Kind.ELECTION, self.name, self._owner("leadership"), checked, score=fitness)
 
         return Leadership(ask).acquire()
+
+    def candidates(self) -> Sequence[str]:
+        """The incarnations and sessions that wait to lead, the next one first; of more than 100 the first ones.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self._leases.candidates(self.name)
 
     def leader(self) -> Term | None:
         """The term that goes on; ``None`` if nobody leads.

@@ -10,6 +10,7 @@ from typing import Final
 from uuid import uuid4
 
 from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
+from orchestrator.core.errors import NoCandidate
 from orchestrator.core.lease import HeldPermit, Kind, Life, NamedLease, Status, TermRecord
 from orchestrator.core.term import Term
 from orchestrator.telemetry import emit, events
@@ -17,6 +18,9 @@ from orchestrator.worker.owner import Owner
 
 #: A limit may end while a request waits, and nobody reports that.
 _SLICE_S: Final = 0.1
+
+#: Candidates that are listed.
+_LISTED: Final = 100
 
 
 class LivingOwners:
@@ -93,6 +97,26 @@ class InMemoryNamedLeases(NamedLeases):
         for fence in before.keys() - {holder.fence for holder in known.held()}:
             owner = before[fence].owner
             emit(events.LEASE_ENDED, kind=known.kind.value, lease=name, owner=owner, fence=fence, reason=reason)
+
+    def hand_over(self, grant: Grant, candidate: str) -> bool:
+        """End a term in favour of a candidate."""
+        name = grant.name
+        with self._changed:
+            known = self._names.get((grant.kind, name))
+            if known is None or not self.is_held(grant):
+                return False
+            before = {holder.fence: holder for holder in known.held()}
+            if not known.hand_over(grant.token, candidate, _now_ms(), self._owners):
+                raise NoCandidate(name, candidate, self.candidates(name))
+            self._emit_ended(known, name, before, "resigned")
+            self._changed.notify_all()
+            return True
+
+    def candidates(self, name: str) -> Sequence[str]:
+        """The owners that wait to lead."""
+        with self._changed:
+            known = self._names.get((Kind.ELECTION, name))
+            return () if known is None else tuple(known.line[token].owner for token in known.waiting()[:_LISTED])
 
     def owner_died(self, owner: str, reason: str) -> None:
         """Release what a dead owner held, and take it out of the lines."""

@@ -25,11 +25,13 @@ class Wanted:
     reentrant: bool = False
     permits: int = 1
     resources: tuple[str, ...] = ()
+    #: Of a candidate: the highest one that waits is granted next.
+    score: float = 0.0
 
     def request(self, token: str, left_s: float) -> Request:
         """The request, of which ``left_s`` seconds are left to wait."""
         owner, entry = self.owner.id, self.owner.entry
-        own = (self.limit_ms, self.reentrant, self.permits, self.resources)
+        own = (self.limit_ms, self.reentrant, self.permits, self.resources, self.score)
         return Request(token, owner, entry, to_ms(left_s), *own)
 
     def refusal(self, status: Status, *, holder: str = "", stored: str = "") -> OrchestratorError:
@@ -96,6 +98,18 @@ class NamedLeases(ABC):
 
         Where Redis is away that is done later, and the answer is ``False``.
         """
+
+    @abstractmethod
+    def hand_over(self, grant: Grant, candidate: str) -> bool:
+        """End a term in favour of a candidate that waits; ``False`` if it was not led any more.
+
+        Raises:
+            NoCandidate: that one does not wait; the term goes on.
+        """
+
+    @abstractmethod
+    def candidates(self, name: str) -> Sequence[str]:
+        """The owners that wait to lead, the next one first; at most 100."""
 
     @abstractmethod
     def is_held(self, grant: Grant) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import threading
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -10,7 +12,6 @@ from dataclasses import replace
 from functools import cached_property
 from time import monotonic
 from typing import Any, Final
-from uuid import uuid4
 
 import redis
 from redis.exceptions import RedisError
@@ -19,9 +20,10 @@ from orchestrator.coordination import commands
 from orchestrator.coordination.late_releases import LateReleases
 from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
 from orchestrator.core.clock import to_ms
-from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, OwnerGone, PoolEmpty
+from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, NoCandidate, OwnerGone, PoolEmpty
 from orchestrator.core.lease import HeldPermit, Kind, Status
 from orchestrator.core.term import Term
+from orchestrator.telemetry import emit, events
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.inherited_descriptors import INHERITED
@@ -30,9 +32,12 @@ from orchestrator.transport.redis.scripts import script_of
 from orchestrator.transport.store import Store
 from orchestrator.worker.owner import Owner
 
-#: Longest sleep of a request in the line: what woke it may have been lost, and nobody reports that the process of an
-#: attempt was killed.
+#: Longest sleep of the first requests in the line: what woke it may have been lost, and nobody reports that the process
+#: of an attempt was killed.
 _SLICE_S: Final = 1.0
+
+#: How many are the first ones. The others sleep twice as long: who is before them looks after the holder.
+_FIRST: Final = 2
 
 #: Threads of one process that may wait at a time.
 _MOST_WAITING: Final = 10_000
@@ -46,6 +51,11 @@ _DEATH_BATCH: Final = 50
 #: Seconds for which one call of :meth:`RedisNamedLeases.on_death` works.
 _ON_DEATH_S: Final = 0.4
 
+_PACKAGE: Final = "orchestrator.coordination"
+
+#: Candidates that are listed.
+_LISTED: Final = 100
+
 #: Names that one script reads.
 _PAGE: Final = 50
 
@@ -55,7 +65,7 @@ class RedisNamedLeases(NamedLeases):
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open_store = open_store
-        self._late = LateReleases(self._run)
+        self._late = LateReleases(self._run_release)
 
     @property
     def _store(self) -> Store:
@@ -68,7 +78,7 @@ class RedisNamedLeases(NamedLeases):
     def _run(self, call: Call) -> Any:
         name, keys, args = call
         try:
-            return self._commands.run(script_of("orchestrator.coordination", name), keys, args)
+            return self._commands.run(script_of(_PACKAGE, name), keys, args)
         except (RedisError, OSError) as error:
             raise BrokerUnavailable(self._store.url, error) from error
 
@@ -76,14 +86,18 @@ class RedisNamedLeases(NamedLeases):
 
     def acquire(self, wanted: Wanted) -> Grant:
         """Wait for a permit."""
-        token = uuid4().hex
+        token = os.urandom(16).hex()
         until = monotonic() + wanted.wait_s
         try:
             while True:
-                grant = outlast(until, lambda: self.ask(wanted, token, until - monotonic()))
+                grant, ahead = outlast(until, lambda: self._ask(wanted, token, until - monotonic()))
                 if grant is not None:
                     return grant
-                self.sleep([token], until - monotonic())
+                slice_s = _SLICE_S if ahead < _FIRST else 2 * _SLICE_S
+                # Those who came together must not ask together each time.
+                woken = self._sleep([token], min(until - monotonic(), slice_s * random.uniform(0.8, 1.0)))
+                if woken is not None:
+                    return self._granted(wanted, token, *woken[1].decode().split(" ", 2))
         except (CallerError, LeaseTaken, PoolEmpty, OwnerGone):
             # The script has said so, and nothing is in the line.
             raise
@@ -94,21 +108,32 @@ class RedisNamedLeases(NamedLeases):
 
     def ask(self, wanted: Wanted, token: str, left_s: float) -> Grant | None:
         """Ask once, with ``left_s`` seconds left to wait; ``None`` to ask again. Raises as :meth:`acquire`."""
+        return self._ask(wanted, token, left_s)[0]
+
+    def _ask(self, wanted: Wanted, token: str, left_s: float) -> tuple[Grant | None, int]:
+        """Ask once; without a grant, the number of requests before this one."""
         request = wanted.request(token, max(0.0, left_s))
         raw, *values = self._run(commands.acquire(self._store.keys, wanted.kind, wanted.name, request))
         match Status(raw.decode()):
             case Status.GRANTED:
-                fence, since_ms, resource = values
-                known = wanted.kind, wanted.name, wanted.owner, token
-                return Grant(*known, int(fence), int(since_ms), resource.decode())
+                fence, since_ms, resource, is_new = values
+                grant = self._granted(wanted, token, fence, since_ms, resource.decode())
+                if is_new:
+                    kind, owner = wanted.kind.value, wanted.owner.id
+                    emit(events.LEASE_GRANTED, kind=kind, lease=wanted.name, owner=owner, fence=grant.fence)
+                return grant, 0
             case Status.WAITING:
-                return None
+                return None, int(values[0])
             case Status.TAKEN:
                 raise wanted.refusal(Status.TAKEN, holder=values[2].decode())
             case Status.DIFFERS:
                 raise wanted.refusal(Status.DIFFERS, stored=values[0].decode())
             case status:
                 raise wanted.refusal(status)
+
+    @staticmethod
+    def _granted(wanted: Wanted, token: str, fence: int | str, since_ms: int | str, resource: str) -> Grant:
+        return Grant(wanted.kind, wanted.name, wanted.owner, token, int(fence), int(since_ms), resource)
 
     @cached_property
     def _waiting(self) -> redis.Redis:
@@ -120,13 +145,18 @@ class RedisNamedLeases(NamedLeases):
         return redis.Redis(connection_pool=pool)
 
     def sleep(self, tokens: Sequence[str], longest_s: float) -> None:
-        """Sleep until one of these requests is granted a permit, or for a second."""
-        slice_s = max(0.01, min(longest_s, _SLICE_S))
+        """Sleep until one of these requests is granted a permit, which is taken by that, or for a second."""
+        self._sleep(tokens, min(longest_s, _SLICE_S))
+
+    def _sleep(self, tokens: Sequence[str], longest_s: float) -> Any:
+        """The key and value of what has woken one of these requests; ``None`` for nothing."""
+        slice_s = max(0.01, longest_s)
         try:
-            self._waiting.blpop([self._store.keys.wake(token) for token in tokens], timeout=slice_s)
+            return self._waiting.blpop([self._store.keys.wake(token) for token in tokens], timeout=slice_s)
         except (RedisError, OSError):
             # What is wrong, the next request says.
             threading.Event().wait(min(slice_s, _PAUSE_S))
+            return None
 
     # -- releasing
 
@@ -141,10 +171,39 @@ class RedisNamedLeases(NamedLeases):
     def _release(self, kind: Kind, name: str, token: str, reason: str) -> bool:
         call = commands.release(self._store.keys, kind, name, token, reason)
         try:
-            return bool(self._run(call))
+            return self._run_release(call)
         except BrokerUnavailable:
             self._late.add(call)
             return False
+
+    def _run_release(self, call: Call) -> bool:
+        reply = self._run(call)
+        if reply in (b"", b"+"):
+            return bool(reply)
+        fence, _, owner = reply.decode().partition(" ")
+        _, kind, name, _, reason = call[2]
+        emit(events.LEASE_ENDED, kind=kind, lease=name, owner=owner, fence=int(fence), reason=reason)
+        return True
+
+    def hand_over(self, grant: Grant, candidate: str) -> bool:
+        """End a term in favour of a candidate."""
+        status, *_ = self._run(commands.hand_over(self._store.keys, grant.name, grant.token, candidate))
+        if status == b"no candidate":
+            raise NoCandidate(grant.name, candidate, self.candidates(grant.name))
+        if status != b"ended":
+            return False
+        kind, owner, reason = Kind.ELECTION.value, grant.owner.id, "resigned"
+        emit(events.LEASE_ENDED, kind=kind, lease=grant.name, owner=owner, fence=grant.fence, reason=reason)
+        return True
+
+    def candidates(self, name: str) -> Sequence[str]:
+        """The owners that wait to lead."""
+        keys = self._store.keys
+        line = self._call("ZRANGE", keys.named_line(name), 0, _LISTED - 1)
+        if not line:
+            return ()
+        tickets = self._call("HMGET", keys.named_waiting(name), *(member.split(b" ")[1] for member in line))
+        return tuple(json.loads(text)["o"] for text in tickets if text is not None)
 
     def is_held(self, grant: Grant) -> bool:
         """Whether a permit is still held."""

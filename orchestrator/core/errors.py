@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from orchestrator.core.masked_repr import masked, masked_repr
@@ -534,6 +534,19 @@ class BarrierBroken(InfrastructureError):
         self.missing_parties = missing_parties
 
 
+class NoCandidate(CallerError):
+    """The one that a leader hands its term over to does not wait to lead; the term goes on."""
+
+    def __init__(self, election: str, candidate: str, waiting: Sequence[str]) -> None:
+        allowed = ", ".join(waiting[:20]) or "nobody waits"
+        super().__init__(
+            f"{masked_repr(candidate)} is no candidate of election {masked_repr(election)}; allowed: {allowed}"
+        )
+        self.election = election
+        self.candidate = candidate
+        self.waiting = tuple(waiting)
+
+
 class LeaseHeld(CallerError):
     """The owner holds this lease, or leads this election, already; to wait for itself, it would wait for ever."""
 
@@ -608,7 +621,7 @@ class NotEnoughReplies(InfrastructureError):
 
 
 class OutdatedWorker(InfrastructureError):
-    """A living worker is of a version that would not do what follows on what it handles: a step, or a vote."""
+    """A living worker is of a version that would not do what follows on what it handles: a step, a vote, a reply."""
 
     def __init__(self, incarnation: str, version: str, queue: str, would: str) -> None:
         super().__init__(

@@ -506,8 +506,16 @@ class Keys:
         """Hash of hierarchies of agents: name -> what is below each agent, as JSON. Deleted by their users."""
         return f"{self.root}hierarchies"
 
+    def named_line(self, name: str) -> str:
+        """Sorted set of those who wait to lead an election: ``PLACE TOKEN`` by their negative score."""
+        return f"{self.root}named-line:election:{name}"
+
+    def named_waiting(self, name: str) -> str:
+        """Hash of those who wait to lead an election: token -> ticket as JSON."""
+        return f"{self.root}named-waiting:election:{name}"
+
     def wake(self, token: str) -> str:
-        """List that wakes the request with this token when it has been granted a permit; it expires."""
+        """List with what the request with this token was granted, which wakes it; it expires."""
         return f"{self.root}wake:{token}"
 
     def ballot(self, ballot_id: str) -> str:

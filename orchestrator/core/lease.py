@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
-#: For how long a permit that was granted to somebody in the line waits to be taken, before it goes to the next.
+#: For how long a permit that was granted to somebody in the line waits to be taken, before it goes to the next. Who has
+#: slept takes it by reading what wakes it.
 TAKE_MS: Final = 5000
 
 #: For how much longer than it was going to wait a ticket stays in the line, if its owner has not taken it out.
@@ -85,6 +86,8 @@ class Request:
     reentrant: bool = False
     permits: int = 1
     resources: tuple[str, ...] = ()
+    #: Of a candidate: the highest one that waits is granted next.
+    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class Ticket:
     entry: str
     wait_until_ms: int
     limit_ms: int
+    score: float = 0.0
 
 
 @dataclass(slots=True)
@@ -184,9 +188,29 @@ class NamedLease:
             self.line.pop(request.token, None)
             holder = self._oldest()
             return Reply(Status.TAKEN, holder.fence, holder.since_ms, owner=holder.owner)
-        ticket = self.line.setdefault(request.token, Ticket(request.owner, request.entry, 0, request.limit_ms))
+        new = Ticket(request.owner, request.entry, 0, request.limit_ms, request.score)
+        ticket = self.line.setdefault(request.token, new)
         ticket.wait_until_ms = now_ms + request.wait_ms + GRACE_MS
-        return Reply(Status.WAITING, ahead=list(self.line).index(request.token))
+        return Reply(Status.WAITING, ahead=self.waiting().index(request.token))
+
+    def take(self, token: str) -> None:
+        """A request that slept has read that it was granted."""
+        if (found := self._holder_of(token)) is not None:
+            found.take_by_ms = 0
+
+    def waiting(self) -> list[str]:
+        """The line: who is granted next comes first, by score, and of equal ones who came first."""
+        return sorted(self.line, key=lambda token: -self.line[token].score)
+
+    def hand_over(self, token: str, to: str, now_ms: int, owners: Owners) -> bool:
+        """End a permit in favour of the first request of an owner that waits; ``False``, and no change, without one."""
+        found = self._holder_of(token)
+        next_token = next((one for one in self.waiting() if self._waits(one, now_ms, owners, of=to)), None)
+        if found is None or next_token is None:
+            return False
+        self._end(found, "resigned", now_ms)
+        self._grant_ticket(next_token, now_ms)
+        return True
 
     def release(self, token: str, now_ms: int, owners: Owners, *, reason: str) -> bool:
         """Give a permit back, or leave the line; returns whether it was held."""
@@ -259,12 +283,22 @@ class NamedLease:
     def _grant_next(self, now_ms: int, owners: Owners) -> None:
         """Grant free permits to the first in the line whose owners still wait."""
         while self.line and self._has_free():
-            token = next(iter(self.line))
-            ticket = self.line.pop(token)
-            waits = now_ms <= ticket.wait_until_ms and self._runs(ticket.owner, ticket.entry, owners)
-            if waits:
-                granted = self._grant(token, ticket.owner, ticket.entry, ticket.limit_ms, now_ms)
-                granted.take_by_ms = now_ms + TAKE_MS
+            token = self.waiting()[0]
+            if self._waits(token, now_ms, owners):
+                self._grant_ticket(token, now_ms)
+            else:
+                del self.line[token]
+
+    def _waits(self, token: str, now_ms: int, owners: Owners, of: str | None = None) -> bool:
+        ticket = self.line[token]
+        if of is not None and ticket.owner != of:
+            return False
+        return now_ms <= ticket.wait_until_ms and self._runs(ticket.owner, ticket.entry, owners)
+
+    def _grant_ticket(self, token: str, now_ms: int) -> None:
+        ticket = self.line.pop(token)
+        granted = self._grant(token, ticket.owner, ticket.entry, ticket.limit_ms, now_ms)
+        granted.take_by_ms = now_ms + TAKE_MS
 
     def _end(self, holder: HeldPermit, reason: str, now_ms: int) -> None:
         for token, one in list(self.holders.items()):

@@ -66,6 +66,10 @@ class EagerBackend:
         """Have a function called with the supervision and the outcome of each delivery that has ended."""
         self._runner.on_outcome.append(callback)
 
+    def on_start(self, callback: Callable[[str], None]) -> None:
+        """Have a function called with the agent of each delivery, before it is attempted."""
+        self._runner.on_start = callback
+
     # -- the tracker
 
     def outcome(self, delivery_id: str, timeout_s: float) -> Outcome | None:

@@ -59,6 +59,8 @@ class DeliveryRunner:
         self._fencing_tokens = itertools.count(1)
         #: Called with the supervision and the outcome of each delivery that has ended.
         self.on_outcome: list[Callable[[Supervision, Outcome], None]] = []
+        #: Called with the agent of each delivery, before it is attempted.
+        self.on_start: Callable[[str], None] | None = None
 
     def run(self, outgoing: OutgoingMessage, raised: list[BaseException] | None = None) -> Outcome:
         """Run a message that a sender has handed in. What its last attempt raises is appended to ``raised``.
@@ -81,6 +83,8 @@ class DeliveryRunner:
     def deliver(self, message: EagerMessage, raised: list[BaseException] | None = None) -> Outcome:
         """Run all attempts of a message. What the last one raises is appended to ``raised``."""
         supervise_tasks(self._app)
+        if self.on_start is not None and message.outgoing.supervision.agent:
+            self.on_start(message.outgoing.supervision.agent)
         delivery_id, queue = message.outgoing.id, message.queue
         task = self._app.tasks[message.outgoing.task]
         self._records.count(queue, "accepted")

@@ -23,6 +23,7 @@ from orchestrator.deadletters.log import DeadLetters
 from orchestrator.eager.backend import EagerBackend
 from orchestrator.eager.distribution import EagerDistribution
 from orchestrator.eager.in_memory_runs import InMemoryRuns
+from orchestrator.eager.singletons import EagerSingletons
 from orchestrator.monitors.in_memory import InMemoryMonitors
 from orchestrator.sending.call_counts import CallCounts
 from orchestrator.sending.ledger import LedgerRow, housekeeping_of
@@ -45,6 +46,13 @@ class EagerMode:
         self.overrides = InMemoryOverrides()
         self.run_times = InMemoryRunTimes()
         self.backend = EagerBackend(app, directory.flow)
+        singletons = EagerSingletons(
+            directory,
+            lambda: self.named_leases,
+            lambda agent: self.monitors.incarnation(agent),
+            self.backend.send,
+        )
+        self.backend.on_start(singletons.lead)
 
     @cached_property
     def dead_letters(self) -> DeadLetters:

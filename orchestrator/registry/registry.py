@@ -266,9 +266,13 @@ class Registry:
 
     def hosted(self, agent: str, queue: str) -> bool:
         """Whether a living incarnation hosts the agent, or with ``agent`` empty, consumes from the queue."""
+        return bool(self.host_of(agent, queue))
+
+    def host_of(self, agent: str, queue: str) -> str:
+        """A living incarnation that hosts the agent, or with ``agent`` empty, consumes from the queue; '' for none."""
         leased = self._call(lambda c, k: c.zrange(k.leases, 0, -1))
         if not leased:
-            return False
+            return ""
 
         def described(client: Any, keys: Any) -> Any:
             with client.pipeline(transaction=False) as pipe:
@@ -277,7 +281,9 @@ class Registry:
                 return pipe.execute()
 
         wanted = agent or queue
-        return any(wanted in _names(raw.decode()) for raw in self._call(described) if raw is not None)
+        known = zip(leased, self._call(described), strict=True)
+        found = (raw_id for raw_id, raw in known if raw is not None and wanted in _names(raw.decode()))
+        return next(found, b"").decode()
 
     def deaths(self, limit: int = 100) -> list[Death]:
         """The last incarnations that ended, newest first."""

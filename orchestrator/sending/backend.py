@@ -41,6 +41,7 @@ class Backend(Protocol):
         """Accept a message.
 
         Raises:
+            AgentDown: no living worker hosts the agent, and ``when_down`` is ``"error"``.
             InvalidMessage: its arguments are not JSON data.
             BrokerUnavailable: Redis did not accept it.
             NotSupervised: the app's broker is not one that this library supervises.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from redis.exceptions import RedisError
 
@@ -29,6 +29,9 @@ from orchestrator.transport.store import Store
 
 #: Longest wait that may be asked for: a day.
 MAX_WAIT_S = 24 * 3600.0
+
+#: With less time, it is only looked.
+_LOOK_S: Final = 0.01
 
 #: Waits for a recorded outcome, at most this number of seconds; ``None`` if there is none by then.
 Awaiter = Callable[[str, float], Outcome | None]
@@ -235,7 +238,8 @@ def await_in(open_store: Callable[[], Store]) -> Awaiter:
         store = outlast(until, open_store)
         key = store.keys.outcome(delivery_id)
         try:
-            raw: Any = outlast(until, lambda: store.client.lindex(key, 0))
+            # Sleeping on a list that has its element is a look at it.
+            raw: Any = outlast(until, lambda: store.client.lindex(key, 0)) if timeout_s <= _LOOK_S else None
             while raw is None and until > monotonic():
                 raw = outlast(until, lambda: sleep_on(store.client, key, until))
         except RedisError as error:

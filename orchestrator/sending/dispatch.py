@@ -21,7 +21,6 @@ def send_with_events(backend: Backend, message: OutgoingMessage) -> SendResult:
     emit_started(message)
     began = monotonic()
     try:
-        refuse_if_down(backend, message)
         sent = backend.send(message)
     except Exception as error:
         emit_failed(message, error, monotonic() - began)

@@ -30,6 +30,7 @@ from orchestrator.sending.celery_sends import SendTask
 from orchestrator.sending.masked_amqp import MaskingAMQP
 from orchestrator.sending.message_template import MessageTemplate, encode, write_template
 from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
+from orchestrator.transport.admission.ask_record import HostGone
 from orchestrator.transport.producer_batch import open_batch
 from orchestrator.transport.publishing import PublishingChannel
 
@@ -89,6 +90,7 @@ class FastPublisher:
         Raises:
             redis.exceptions.RedisError: Redis did not accept it, and the app's settings forbid retries.
             MailboxFull, CircuitOpen: flow control refused it.
+            HostGone: as :meth:`PublishingChannel.accept`.
         """
         if not self._is_plain(message):
             return False
@@ -105,7 +107,7 @@ class FastPublisher:
             if self._app.conf.task_publish_retry:
                 return False
             raise
-        except (MailboxFull, CircuitOpen):
+        except (MailboxFull, CircuitOpen, HostGone):
             self._idle.append(channel)
             raise
         except BaseException:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from time import monotonic
 from typing import Any, Final
 
 from celery import Celery
 
-from orchestrator.core.errors import NotSupervised
+from orchestrator.core.errors import AgentDown, NotSupervised
 from orchestrator.core.flow_policy import Flow
 from orchestrator.core.outcome import Outcome
+from orchestrator.core.policy import WhenDown
+from orchestrator.registry.outdated_workers import refuse_outdated
 from orchestrator.registry.registry import Registry
 from orchestrator.sending.ask import ask_record
 from orchestrator.sending.backend import SendResult
@@ -27,7 +30,7 @@ from orchestrator.sending.publish import publish
 from orchestrator.sending.stale import RedisStaleReplies
 from orchestrator.sending.tracker import RedisTracker
 from orchestrator.sending.waits import Waits
-from orchestrator.transport.admission.ask_record import publishing
+from orchestrator.transport.admission.ask_record import AskRecord, HostGone, ToLiving, publishing
 from orchestrator.transport.admission.flow_control import DuplicateSend, declare_flow
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
@@ -38,6 +41,12 @@ _WITHOUT_SUPERVISION: Final = (
     "without supervision, Celery's own sends reach the same agents and tasks there: "
     "app.send_task('AGENT.MESSAGE', [FIELDS]), a beat entry, task.delay(...)"
 )
+
+#: How long it is gone by what was read of an agent's hosts: a living one may have stopped to host it.
+_HOST_KNOWN_S: Final = 2.0
+
+#: Agents whose hosts are remembered.
+_MOST_HOSTS: Final = 1000
 
 #: Celery's settings that decide whether an app's messages are supervised.
 _DECISIVE: Final = ("broker_url", "broker_read_url", "broker_write_url", "broker_transport", "task_protocol")
@@ -60,6 +69,8 @@ class RedisBackend:
         self._registry = registry
         self._flow = flow
         self._declared: set[str] = set()
+        #: By agent and mailbox: a living incarnation that hosts it, and when that was read.
+        self._hosts: dict[tuple[str, str], tuple[str, float]] = {}
         #: The settings with which the app was found to be supervised.
         self._supervised: tuple[Any, ...] | None = None
         self._supervised_by: Any = None
@@ -70,15 +81,11 @@ class RedisBackend:
         """See :class:`orchestrator.sending.backend.Backend`."""
         self._must_supervise()
         self._declare(message)
+        host = self._host_of(message) if message.when_down is WhenDown.ERROR else ""
         task = None if message.supervision.agent else self._app.tasks.get(message.task)
         try:
             if task is None:
-                with (
-                    publishing(ask_record(self._app, self._store(), message, self._hidden))
-                    if message.ask
-                    else nullcontext()
-                ):
-                    publish(self._app, message, self._hidden, try_fast=self._fast.publish)
+                self._publish(message, host)
                 return SendResult(message.id)
             send = publish_task(self._app, task, message, self._hidden, self._fast.publish)
         except DuplicateSend as duplicate:
@@ -86,6 +93,41 @@ class RedisBackend:
         return (
             SendResult(message.id) if send is None else SendResult(send.id or message.id, send.published, send.place())
         )
+
+    def _host_of(self, message: OutgoingMessage) -> str:
+        """A living incarnation that hosts the message's agent: as was read, or as was known a moment ago.
+
+        Raises:
+            AgentDown: there is none.
+        """
+        agent, queue = message.supervision.agent, queue_of(self._app, message)
+        host, read_at = self._hosts.get((agent, queue), ("", 0.0))
+        # Only the script that accepts the message may go by what was known.
+        asks_script = agent and not (message.countdown_s or message.supervision.idempotency or message.ask)
+        if not host or not asks_script or monotonic() - read_at > _HOST_KNOWN_S:
+            host = self._registry().host_of(agent, queue)
+            if not host:
+                self._hosts.pop((agent, queue), None)
+                raise AgentDown(agent or message.task)
+            if len(self._hosts) >= _MOST_HOSTS:
+                self._hosts.clear()
+            self._hosts[agent, queue] = host, monotonic()
+        return host if asks_script else ""
+
+    def _publish(self, message: OutgoingMessage, host: str) -> None:
+        while True:
+            request: AskRecord | ToLiving | None = ToLiving(message.id, host) if host else None
+            if message.ask:
+                queue = queue_of(self._app, message)
+                # Replies are as old as the release of steps.
+                refuse_outdated(self._registry().outdated(), [queue], "send no reply to what it is asked")
+                request = ask_record(self._app, self._store(), message, self._hidden)
+            try:
+                with publishing(request) if request else nullcontext():
+                    return publish(self._app, message, self._hidden, try_fast=self._fast.publish)
+            except HostGone:
+                self._hosts.clear()
+                host = self._host_of(message)
 
     def send_many(self, messages: Sequence[OutgoingMessage]) -> None:
         """See :class:`orchestrator.sending.backend.Backend`."""

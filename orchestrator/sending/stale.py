@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
 from orchestrator.core.message import Message, encode
+from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
 
 logger = get_logger(__name__)
@@ -26,7 +27,7 @@ class StaleReplies(Protocol):
     """Keeps the last reply to each request. It is a cache: losing it loses a fallback."""
 
     def remember(self, key: str, result: Any, max_age_ms: int) -> None:
-        """Keep a reply for so long."""
+        """Keep a reply for so long, or longer if another caller allows an older one."""
 
     def recall(self, key: str, max_age_ms: int) -> tuple[Any] | None:
         """The last reply, in a tuple; ``None`` if there is none that is not older."""
@@ -49,7 +50,7 @@ class RedisStaleReplies:
         """See :class:`StaleReplies`."""
         try:
             store = self._open_store()
-            store.client.set(store.keys.stale_reply(key), json.dumps([max_age_ms, result]), px=max_age_ms)
+            store.run(*commands.keep_reply(store.keys, key, max_age_ms, json.dumps(result)))
         except (BrokerUnavailable, RedisError, TypeError, ValueError) as error:
             # The caller has its reply.
             logger.debug("reply not kept for later fallbacks: %s", error)
@@ -66,8 +67,8 @@ class RedisStaleReplies:
             return None
         if raw is None or left_ms < 0:
             return None
-        kept_ms, result = json.loads(raw)
-        return (result,) if kept_ms - left_ms <= max_age_ms else None
+        kept_ms, _, text = raw.partition(b" ")
+        return (json.loads(text),) if int(kept_ms) - left_ms <= max_age_ms else None
 
 
 class InMemoryStaleReplies:

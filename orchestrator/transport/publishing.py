@@ -16,7 +16,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import MessageTooLarge
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
-from orchestrator.transport.admission.ask_record import record_of
+from orchestrator.transport.admission.ask_record import HostGone, record_of
 from orchestrator.transport.admission.flow_control import retry_until_room
 from orchestrator.transport.admission.idempotency import idempotency_key_of
 from orchestrator.transport.admission.publish_dedup import Unanswered
@@ -67,6 +67,7 @@ class PublishingChannel(MailboxChannel):
             redis.exceptions.RedisError: Redis is unreachable, or refused it.
             MailboxFull, CircuitOpen: flow control stopped it.
             MessageTooLarge: it is larger than it may be.
+            HostGone: the incarnation that hosts its agent lives no more, and the message is for a living one only.
         """
         if len(message) > self.largest_bytes:
             self.too_large(queue, len(message))
@@ -85,12 +86,18 @@ class PublishingChannel(MailboxChannel):
 
         def call(attempt: Attempt) -> Call:
             if ask is not None:
-                return ask.call(self.keys, queue, level, message, attempt)
+                return ask.call(self.keys, queue, level, message, limit, attempt)
             return commands.publish(*keys, [message], limit=limit, to_existing=to_existing, attempt=attempt)
 
-        reply = self._once(said, call)
+        def accepted(_: int = 0) -> Any:
+            reply = self._once(said, call)
+            if type(reply) is list and reply[0] == b"down":
+                raise HostGone
+            return reply
+
+        reply = accepted()
         if type(reply) is list:
-            retry_until_room(queue, reply, 1, lambda _: self._once(said, call))
+            retry_until_room(queue, reply, 1, accepted)
 
     def too_large(self, queue: str, size: int) -> None:
         """Refuse a message of that many bytes, or warn of it where no limit is set.

@@ -48,6 +48,9 @@ _NAMES: Final = {name: name for name in _CHANGED} | {
 
 _MISSING: Final = object()
 
+#: Celery's names of the setting that has sends run inline.
+_EAGER: Final = ("task_always_eager", defaults._TO_OLD_KEY["task_always_eager"])
+
 _URLS: Final = ("broker_url", "broker_read_url", "broker_write_url")
 
 
@@ -75,6 +78,21 @@ class OrchestratedSettings(CelerySettings):
             self.finalize()
         configuration: Configuration = self.__dict__["configuration"]
         return configuration.value(name, self)
+
+    @property
+    def is_eager(self) -> bool:
+        """``task_always_eager``, which is asked for at each use of the Orchestrator: Celery's look takes 15 µs."""
+        own = self.__dict__
+        if own["prefix"] or own["key_t"] is not None:
+            return bool(self.task_always_eager)
+        for mapping in own["maps"]:
+            if type(mapping) is not dict:
+                # Not read yet, or an object of the user's.
+                break
+            for key in _EAGER:
+                if key in mapping:
+                    return bool(mapping[key])
+        return bool(self.task_always_eager)
 
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """As Celery's, for ``celery report``, which adds masks to broker URLs without a password."""

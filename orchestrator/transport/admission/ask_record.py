@@ -16,6 +16,10 @@ from orchestrator.transport.redis.commands import Attempt, Call
 HEDGE: Final = "hedge"
 
 
+class HostGone(Exception):
+    """The incarnation that a request was meant for lives no more, and nothing was accepted. No error of a user's."""
+
+
 class NotSent(Exception):
     """A copy of a request was not sent: its ask has ended, or there is no budget. No error of a user's."""
 
@@ -87,7 +91,7 @@ class AskRecord:
     outcome_ms: int
     parts: Sequence[MailReply | InboxReply | RecordedFallback] = ()
 
-    def call(self, keys: Keys, queue: str, level: str, message: str, attempt: Attempt) -> Call:
+    def call(self, keys: Keys, queue: str, level: str, message: str, limit: int, attempt: Attempt) -> Call:
         """The script call that accepts the request."""
         fields: dict[str, Any] = {}
         if self.kind != HEDGE:
@@ -107,12 +111,24 @@ class AskRecord:
         )
 
 
-#: The ask whose request this thread publishes. Celery has no way to hand it through to the channel.
-_publishing: ContextVar[AskRecord | None] = ContextVar("orchestrator_ask_record", default=None)
+@dataclass(frozen=True, slots=True)
+class ToLiving:
+    """A message that is accepted only while an incarnation lives which hosts its agent."""
+
+    delivery: str
+    host: str
+
+    def call(self, keys: Keys, queue: str, level: str, message: str, limit: int, attempt: Attempt) -> Call:
+        """The script call that accepts the message."""
+        return commands.request(keys, queue, level, message, self.host, limit=limit, attempt=attempt)
+
+
+#: The request that this thread publishes. Celery has no way to hand it through to the channel.
+_publishing: ContextVar[AskRecord | ToLiving | None] = ContextVar("orchestrator_ask_record", default=None)
 
 
 @contextmanager
-def publishing(record: AskRecord | None) -> Iterator[None]:
+def publishing(record: AskRecord | ToLiving | None) -> Iterator[None]:
     """Have the channel accept the request of an ask, if it is one, with the ask's record."""
     token = _publishing.set(record)
     try:
@@ -121,7 +137,7 @@ def publishing(record: AskRecord | None) -> Iterator[None]:
         _publishing.reset(token)
 
 
-def record_of(said: Hashable) -> AskRecord | None:
-    """The ask whose request is published here, if this is it: by its mailbox, its delivery and more."""
+def record_of(said: Hashable) -> AskRecord | ToLiving | None:
+    """The request that is published here, if this is it: by its mailbox, its delivery and more."""
     record = _publishing.get()
     return record if record is not None and isinstance(said, tuple) and record.delivery in said else None

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from hiredis import pack_command
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -156,7 +157,8 @@ class CommandConnection:
     def _roundtrip(self, command: Sequence[Any]) -> Any:
         connection = self.connection
         try:
-            connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            # As in ack_pipeline.py: redis-py's own packer looks at each argument first.
+            connection.send_packed_command((pack_command(tuple(command)),), check_health=False)
             return connection.read_response()
         except (OSError, RedisConnectionError) as error:
             self.drop()

@@ -34,7 +34,7 @@ def outlast(until: float, ask: Callable[[], Answer]) -> Answer:
         redis.exceptions.RedisError: likewise, if that is what ``ask`` raises.
     """
     pause_s, longest_s = _PAUSE_S
-    pause = threading.Event()
+    pause: threading.Event | None = None
     while True:
         try:
             return ask()
@@ -42,6 +42,7 @@ def outlast(until: float, ask: Callable[[], Answer]) -> Answer:
             left_s = until - monotonic()
             if left_s <= 0 or not _may_pass(error):
                 raise
+        pause = pause or threading.Event()
         pause.wait(min(pause_s, left_s))
         pause_s = min(2 * pause_s, longest_s)
 

@@ -113,8 +113,11 @@ class Machine(RuleBasedStateMachine):
         wait_ms=st.sampled_from([0, 3000, 60_000]),
         limit_ms=st.sampled_from([0, 0, 2000]),
         reentrant=st.booleans(),
+        score=st.sampled_from([0.0, 0.0, 1.5, -3.0, 1e12]),
     )
-    def ask(self, kind: Kind, owner: str, in_handler: bool, wait_ms: int, limit_ms: int, reentrant: bool) -> Asked:
+    def ask(
+        self, kind: Kind, owner: str, in_handler: bool, wait_ms: int, limit_ms: int, reentrant: bool, score: float
+    ) -> Asked:
         self.count += 1
         entry = ""
         if in_handler:
@@ -122,7 +125,8 @@ class Machine(RuleBasedStateMachine):
             self.redis.xreadgroup("workers", owner, {STREAM: ">"}, count=1)
             self.owners.entries[entry] = owner
         permits, resources = NAMES[kind]
-        request = Request(f"t{self.count}", owner, entry, wait_ms, limit_ms, reentrant, permits, resources)
+        score = score if kind is Kind.ELECTION else 0.0
+        request = Request(f"t{self.count}", owner, entry, wait_ms, limit_ms, reentrant, permits, resources, score)
         asked = Asked(kind, request)
         self._acquire(asked)
         return asked
@@ -140,6 +144,7 @@ class Machine(RuleBasedStateMachine):
         match status:
             case Status.GRANTED:
                 got = Reply(status, int(values[0]), int(values[1]), values[2].decode())
+                assert values[3] in ([0, 1] if expected.since_ms == self.now_ms else [0])
             case Status.WAITING:
                 got = Reply(status, ahead=int(values[0]))
             case Status.TAKEN:
@@ -147,6 +152,27 @@ class Machine(RuleBasedStateMachine):
             case _:
                 got = Reply(status)
         assert got == expected
+
+    @rule(asked=requests)
+    def wake(self, asked: Asked) -> None:
+        """What slept reads that it was granted, if it was."""
+        kind, token = asked.kind, asked.request.token
+        woken = self.redis.lpop(self.keys.wake(token))
+        holder = self.model[kind]._holder_of(token)
+        if woken is not None:
+            assert holder is not None
+            assert woken.decode() == f"{holder.fence} {holder.since_ms} {holder.resource}"
+            self.model[kind].take(token)
+        else:
+            assert holder is None or not holder.take_by_ms
+
+    @rule(asked=requests, to=st.sampled_from(OWNERS))
+    def hand_over(self, asked: Asked, to: str) -> None:
+        known = self.model[Kind.ELECTION]
+        if asked.kind is Kind.ELECTION:
+            token = asked.request.token
+            status, *_ = self.run(commands.hand_over(self.keys, Kind.ELECTION.value, token, to))
+            assert (status == b"ended") is known.hand_over(token, to, self.now_ms, self.owners)
 
     @rule(asked=requests, permits=st.sampled_from([1, 3]))
     def ask_with_another_number(self, asked: Asked, permits: int) -> None:
@@ -171,6 +197,11 @@ class Machine(RuleBasedStateMachine):
     def _release(self, asked: Asked) -> None:
         kind, token = asked.kind, asked.request.token
         held = self.run(commands.release(self.keys, kind, kind.value, token, "released"))
+        before = self.model[kind]._holder_of(token)
+        if before is not None and len(before.tokens) > 1:
+            assert held == b"+"
+        else:
+            assert held == (b"" if before is None else f"{before.fence} {before.owner}".encode())
         assert bool(held) is self.model[kind].release(token, self.now_ms, self.owners, reason="released")
 
     @rule(asked=requests)
@@ -277,16 +308,19 @@ class Machine(RuleBasedStateMachine):
     def both_are_in_the_same_state(self) -> None:
         for kind, known in self.model.items():
             tail = f"{kind.value}:{kind.value}"
-            holders = {
-                token.decode(): json.loads(text)
-                for token, text in self.redis.hgetall(f"orc:named-holders:{tail}").items()
-            }
-            assert {t: (h["o"], h["e"], h["f"], h["k"], h["r"], h["u"], h["t"]) for t, h in holders.items()} == {
-                token: (h.owner, h.entry, h.fence, h.tokens, h.resource, h.until_ms, h.take_by_ms)
-                for token, h in known.holders.items()
-            }
-            line = [token.decode() for token in self.redis.zrange(f"orc:named-line:{tail}", 0, -1)]
-            assert line == list(known.line)
+            found = [json.loads(text) for text in self.redis.hvals(f"orc:named-holders:{tail}")]
+            state = {key.decode(): text.decode() for key, text in self.redis.hgetall(f"orc:named:{tail}").items()}
+            if "k" in state:
+                numbers = {field: int(state[field]) for field in "fut"}
+                found.append({**state, **numbers, "k": state["k"].split(" "), "r": ""})
+            holders = sorted(found, key=lambda holder: holder["f"])
+            assert "q" in state or not known.line
+            assert [(h["o"], h["e"], h["f"], h["k"], h["r"], h["u"], self._take_by_ms(h)) for h in holders] == [
+                (h.owner, h.entry, h.fence, h.tokens, h.resource, h.until_ms, h.take_by_ms) for h in known.held()
+            ]
+            line = [member.decode()[16:] for member in self.redis.zrange(f"orc:named-line:{tail}", 0, -1)]
+            assert line == known.waiting()
+            assert set(line) == set(known.line)
             waiting = {t.decode(): json.loads(x) for t, x in self.redis.hgetall(f"orc:named-waiting:{tail}").items()}
             assert {t: (w["o"], w["e"], w["w"], w["l"]) for t, w in waiting.items()} == {
                 token: (t.owner, t.entry, t.wait_until_ms, t.limit_ms) for token, t in known.line.items()
@@ -295,6 +329,16 @@ class Machine(RuleBasedStateMachine):
             if kind is Kind.ELECTION:
                 leader = self.redis.hget(f"orc:named:{tail}", "o")
                 assert [leader.decode()] if leader else [h.owner for h in known.held()] == []
+
+    def _take_by_ms(self, holder: dict[str, Any]) -> int:
+        """It is taken as soon as what wakes it was read."""
+        return int(holder["t"]) if holder["t"] and self.redis.exists(self.keys.wake(holder["k"][0])) else 0
+
+    @invariant()
+    def what_is_in_use_does_not_expire(self) -> None:
+        for kind, known in self.model.items():
+            left_ms = self.redis.pttl(f"orc:named:{kind.value}:{kind.value}")
+            assert left_ms < 0 or not (known.holders or known.line)
 
     @invariant()
     def nothing_leaks(self) -> None:
@@ -326,7 +370,7 @@ class Machine(RuleBasedStateMachine):
 
 def test_the_scripts_do_what_the_rule_says(redis_server: EmbeddedServer) -> None:
     client = Machine.redis = redis.Redis.from_url(redis_server.url)
-    names = ("acquire", "release", "check_in", "is_held", "holder_died")
+    names = ("acquire", "release", "hand_over", "check_in", "is_held", "holder_died")
     Machine.scripts = {name: client.script_load(timed(name)) for name in names}
     try:
         run_state_machine_as_test(

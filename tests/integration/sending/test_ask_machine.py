@@ -59,7 +59,7 @@ class Asks(MailboxMachine):
         record = AskRecord(ask, delivery, kind, timeout_ms, TTL_MS, [] if kind == "hedge" else [reply])
         self.publishes += 1
         attempt = Attempt("test:publishes", f"{self.publishes:016x}x")
-        return record.call(self.keys, QUEUE, "0", message(delivery), attempt)
+        return record.call(self.keys, QUEUE, "0", message(delivery), 0, attempt)
 
     @rule(
         timeout_ms=st.sampled_from([100, 300, 5000]),

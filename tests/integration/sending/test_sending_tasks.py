@@ -86,11 +86,11 @@ def test_whether_a_task_is_up_is_asked_of_its_own_queue(
 ) -> None:
     asked: list[str] = []
 
-    def hosted(self: Any, agent: str, queue: str) -> bool:
+    def host_of(self: Any, agent: str, queue: str) -> str:
         asked.append(queue)
-        return False
+        return ""
 
-    monkeypatch.setattr("orchestrator.registry.registry.Registry.hosted", hosted)
+    monkeypatch.setattr("orchestrator.registry.registry.Registry.host_of", host_of)
     report = orchestrator.app.signature("report")
     with pytest.raises(AgentDown):
         orchestrator.send(report, when_down="error")

@@ -9,6 +9,7 @@ import pytest
 from orchestrator import Agent, Context, InvalidDeclaration, Message, Term, handles
 from orchestrator.agents.agent import inspect_agent
 from orchestrator.agents.singleton import ELECTED, term_message
+from tests.support.coordination_under_test import make
 
 
 class Tick(Message): ...
@@ -44,6 +45,44 @@ def test_a_singletons_methods_are_called_with_the_term() -> None:
         spec.call(agent, spec.handlers[name], term_message(name, term), context)
     assert agent.seen == [(term, context), term]
     assert term_message(ELECTED, term).__class__.__name__ == "on_elected"
+
+
+def test_in_eager_mode_it_is_called_before_its_first_message_and_after_each_death() -> None:
+    seen: list[str] = []
+
+    class Beat(Agent):
+        name = "beat"
+        singleton = True
+
+        @handles(Tick)
+        def tick(self, message: Tick, context: Context) -> None:
+            term = orchestrator.election(Beat).leader()
+            assert term is not None
+            seen.append(f"tick {term.leader}")
+
+        def on_elected(self, term: Term, context: Context) -> None:
+            seen.append(f"elected {term.leader} {term.number > 0}")
+
+        def on_deposed(self, term: Term) -> None:
+            seen.append(f"deposed {term.leader} {term.reason}")
+
+    orchestrator = make("redis://127.0.0.1:1/0", eager=True)
+    orchestrator.host(Beat)
+    try:
+        assert orchestrator.election(Beat).leader() is None
+        orchestrator.send(Beat, Tick())
+        orchestrator.send(Beat, Tick())
+        assert seen == ["elected beat@eager#1 True", "tick beat@eager#1", "tick beat@eager#1"]
+        monitors: Any = orchestrator.monitors
+        monitors.declare_dead("beat", "oom")
+        last = orchestrator.election(Beat).last_term()
+        assert last is not None
+        assert last.reason == "oom"
+        monitors.revive("beat")
+        orchestrator.send(Beat, Tick())
+        assert seen[3:] == ["deposed beat@eager#1 oom", "elected beat@eager#2 True", "tick beat@eager#2"]
+    finally:
+        orchestrator.app.close()
 
 
 def test_other_agents_have_no_election() -> None:

@@ -28,7 +28,7 @@ from orchestrator import (
     Value,
 )
 from orchestrator.core import call_budget
-from orchestrator.core.errors import CircuitOpen, DeliveryTimeout, InvalidPolicy, SendFailed, UnknownAgent
+from orchestrator.core.errors import AgentDown, CircuitOpen, DeliveryTimeout, InvalidPolicy, SendFailed, UnknownAgent
 from orchestrator.core.outcome import Outcome
 from orchestrator.sending.backend import SendResult
 from orchestrator.sending.delivery import Delivery, Found
@@ -101,10 +101,9 @@ class DiesAfterTheFirst:
         self.sent: list[OutgoingMessage] = []
         self._reads = 0
 
-    def hosted(self, message: OutgoingMessage) -> bool:
-        return not self.sent
-
     def send(self, message: OutgoingMessage) -> SendResult:
+        if self.sent:
+            raise AgentDown("billing")
         self.sent.append(message)
         return SendResult(message.id)
 

@@ -3,16 +3,15 @@
 -- Returns 1; 0 if the owner does not hold the resource.
 -- Costs: at most 1,000 holders, which is how many resources a pool may have, and 100 tickets.
 --- @include "named_leases"
-local leases = KEYS[1]
 local root, name, resource, owner, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-even_when_full(leases)
 local work = work_on(root, 'pool', name)
 local all = redis.call('HGETALL', work.holders)
 for i = 1, #all, 2 do
   local holder = cjson.decode(all[i + 1])
   if holder.r == resource and holder.o == owner and holder.e == entry then
-    release(work, all[i], 'released')
-    keep(work)
+    end_holder(work, holder, 'released')
+    grant_next(work)
+    expire_unused(work)
     return with_events(1)
   end
 end

@@ -3,9 +3,8 @@
 -- Returns {number released, 1 if there may be more}.
 -- Costs: at most `batch` permits and tickets, which callers see to (50), and as many grants and 100 tickets a name.
 --- @include "named_leases"
-local leases, owned = KEYS[1], KEYS[2]
+local owned = KEYS[2]
 local root, owner, reason, batch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-even_when_full(leases)
 local members = redis.call('SPOP', owned, batch)
 local released, names, order = 0, {}, {}
 for _, member in ipairs(members) do
@@ -17,15 +16,15 @@ for _, member in ipairs(members) do
   end
   local work = names[tail]
   leave_line(work, token)
-  local holder, key = holder_of(work, token)
+  local holder = holder_of(work, token)
   if holder and holder.o == owner then
-    end_holder(work, holder, key, reason)
+    end_holder(work, holder, reason)
     released = released + 1
   end
 end
 for _, work in ipairs(order) do
   work.budget = math.max(2, math.floor(MOST / #order))
   grant_next(work)
-  keep(work)
+  expire_unused(work)
 end
 return with_events({released, #members == tonumber(batch) and 1 or 0})

@@ -17,9 +17,13 @@ for _, tail in ipairs(tails) do
     if redis.call('EXISTS', work.state) == 1 then
       read_state(work)
       local holders = {}
-      local all = redis.call('HSCAN', work.holders, '0', 'COUNT', MOST)[2]
-      for i = 2, math.min(#all, 2 * MOST), 2 do
-        if not is_over(work, cjson.decode(all[i])) then holders[#holders + 1] = all[i] end
+      if not work.single then
+        local all = redis.call('HSCAN', work.holders, '0', 'COUNT', MOST)[2]
+        for i = 2, math.min(#all, 2 * MOST), 2 do
+          if not is_over(work, cjson.decode(all[i])) then holders[#holders + 1] = all[i] end
+        end
+      elseif work.held and not is_over(work, work.held) then
+        holders[1] = cjson.encode(work.held)
       end
       found[#found + 1] = {work.name, work.fence, work.permits, work.resources, redis.call('ZCARD', work.line), holders}
     elseif wanted == '' then

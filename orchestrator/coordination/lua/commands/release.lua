@@ -1,12 +1,22 @@
 -- Gives a permit back, or takes a request out of the line, and grants what is free to the next.
 -- KEYS: leases. ARGV: root, kind, name, token, reason.
--- Returns 1 if the permit was held, else 0.
--- Costs: at most 100 tickets; about 12 commands otherwise.
---- @include "named_leases"
-local leases = KEYS[1]
+-- Returns "FENCE OWNER" of the permit that has ended, '+' if it was entered again and is still held, or '' if it was not held.
+-- Costs: at most 100 tickets; 4 commands for a lease for which nobody waits.
 local root, kind, name, token, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-even_when_full(leases)
+if kind == 'lease' then
+  -- Mostly nobody waits. What follows is what the rest of the script would do, without defining it.
+  local state = root .. 'named:lease:' .. name
+  local known = redis.call('HMGET', state, 'k', 'q', 'o', 'f', 't')
+  if known[1] == token and not known[2] and known[5] == '0' then
+    redis.call('HDEL', state, 'k', 'o')
+    redis.call('SREM', root .. 'named-of:' .. known[3], token .. ' lease:' .. name)
+    redis.call('PEXPIRE', state, 604800000)
+    return known[4] .. ' ' .. known[3]
+  end
+end
+--- @include "named_leases"
 local work = work_on(root, kind, name)
-local held = release(work, token, reason)
-keep(work)
-return with_events(held and 1 or 0)
+local holder, has_ended = release(work, token, reason)
+expire_unused(work)
+if not holder then return with_events('') end
+return with_events(has_ended and string.format('%.0f ', holder.f) .. holder.o or '+')

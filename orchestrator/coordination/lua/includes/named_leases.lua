@@ -1,19 +1,25 @@
---- @include "mailbox_entry"
+--- @include "clock"
 --- @include "script_events"
 --- @include "owners"
 -- The rule of named leases, elections, semaphores and pools: core/lease.py over Redis, with the same names.
 -- Of each name `KIND:NAME`:
---   named:          hash: f, the last fencing token; p, the permits; r, the resources of a pool as JSON; s, the last place in the line;
---                   o, the leader of an election; c, where the look for what is over goes on
---   named-holders:  hash: token -> holder as JSON: o, owner; e, entry; f, fence; s, since ms; k, tokens; r, resource; u, until ms;
---                   t, ms until it must be taken
---   named-line:     sorted set: token -> place in the line
---   named-waiting:  hash: token -> ticket as JSON: o, owner; e, entry; w, ms until which it waits; l, limit in ms
+--   named:          hash: f, the last fencing token; n, the last place in the line; q, there if the line may have somebody;
+--                   z, when its use was last recorded, ms. Of a semaphore or pool: p, the permits; r, resources as JSON; c, where the
+--                   look for what is over goes on. Of a lease or an election: k, the holder's tokens, there while it is held, and the
+--                   rest of the holder: o (there while it is held), e, s, u, t; its fence is f
+--   named-holders:  hash of a semaphore or pool: token -> holder as JSON. A holder: o, owner; e, entry; f, fence; s, since ms;
+--                   k, tokens; r, resource; u, until ms; t, ms until what woke it must be read
+--   named-line:     sorted set: "PLACE TOKEN" by the negative score of a candidate, 0 of others
+--   named-waiting:  hash: token -> ticket as JSON: o, owner; e, entry; w, ms until which it waits; l, limit in ms; n, place
 --   named-free:     list of a pool's free resources
 --   named-terms:    stream of an election's terms: NUMBER-0 begins one, NUMBER-1 ends it
--- `named-of:OWNER` is a set of "TOKEN KIND:NAME", and `named` a sorted set of the names by their last use. What is left of a name
--- expires a week after its last use: the floor of its fencing tokens is Redis' clock.
-local TAKE_MS, WEEK_MS, TERMS = 5000, 604800000, 100
+-- `wake:TOKEN` is a list with what a request that sleeps was granted: "FENCE SINCE RESOURCE". As long as it lies there, the permit is
+-- not taken.
+-- `named-of:OWNER` is a set of "TOKEN KIND:NAME", and `named` a sorted set of the names by their last use, to a minute. What is left
+-- of a name expires a week after its last use: the floor of its fencing tokens is Redis' clock.
+-- The first write of each script here is one that takes no memory, so that the rest may write on a full server, too (as
+-- even_when_full does).
+local TAKE_MS, WEEK_MS, TERMS, USED_MS = 5000, 604800000, 100, 60000
 -- Permits that one script looks at, and tickets that it takes out of the line.
 local MOST = 100
 
@@ -25,21 +31,34 @@ local function open_name(root, kind, name)
 end
 
 local function has_free(work)
+  if work.single then return not work.held end
   return redis.call('HLEN', work.holders) < work.permits
 end
 
+local function has_line(work)
+  return work.has_line and redis.call('EXISTS', work.line) == 1
+end
+
 local function holder_of(work, token)
-  local known = redis.call('HGET', work.holders, token)
-  if known then return cjson.decode(known), token end
-  if not work.single then return nil end
-  local all = redis.call('HGETALL', work.holders)
-  for i = 2, #all, 2 do
-    local holder = cjson.decode(all[i])
-    for _, other in ipairs(holder.k) do
-      if other == token then return holder, all[i - 1] end
-    end
+  if not work.single then
+    local known = redis.call('HGET', work.holders, token)
+    return known and cjson.decode(known) or nil
+  end
+  for _, other in ipairs(work.held and work.held.k or {}) do
+    if other == token then return work.held end
   end
   return nil
+end
+
+-- Writes a holder that has changed.
+local function put_holder(work, holder)
+  if work.single then
+    work.held = holder
+    redis.call('HSET', work.state, 'k', table.concat(holder.k, ' '), 'o', holder.o, 'e', holder.e, 's', holder.s, 'u', holder.u,
+      't', holder.t)
+  else
+    redis.call('HSET', work.holders, holder.k[1], cjson.encode(holder))
+  end
 end
 
 local function record_owner(work, owner, token)
@@ -57,62 +76,90 @@ local function grant(work, token, owner, entry, limit_ms, take_by_ms)
   local resource = work.kind == 'pool' and redis.call('LPOP', work.free) or ''
   local holder = {o = owner, e = entry, f = work.fence, s = now, k = {token}, r = resource,
     u = limit_ms > 0 and now + limit_ms or 0, t = take_by_ms}
-  redis.call('HSET', work.holders, token, cjson.encode(holder))
   record_owner(work, owner, token)
+  redis.call('HSET', work.state, 'f', fence)
+  put_holder(work, holder)
   if work.kind == 'election' then
-    redis.call('HSET', work.state, 'f', fence, 'o', owner)
     redis.pcall('XADD', work.terms, 'MAXLEN', 2 * TERMS, fence .. '-0', 'leader', owner, 'at', now)
     redis.call('PEXPIRE', work.terms, WEEK_MS)
-  else
-    redis.call('HSET', work.state, 'f', fence)
   end
-  emit_event('lease_granted', work.kind, work.name, owner, fence)
   return holder
+end
+
+local function line_member(place, token)
+  return string.format('%015.0f ', place) .. token
 end
 
 -- Takes a ticket out of the line; returns it.
 local function leave_line(work, token)
   local ticket = redis.call('HGET', work.waiting, token)
   if not ticket then return nil end
-  redis.call('ZREM', work.line, token)
-  redis.call('HDEL', work.waiting, token)
   ticket = cjson.decode(ticket)
+  redis.call('ZREM', work.line, line_member(ticket.n, token))
+  redis.call('HDEL', work.waiting, token)
   forget_owner(work, ticket.o, token)
   return ticket
 end
 
--- Grants free permits to the first in the line whose owners still wait, and wakes them.
+local function still_waits(work, ticket)
+  return work.now <= ticket.w and runs(work, ticket.o, ticket.e)
+end
+
+-- Grants a permit to a request that has left the line, and wakes it.
+local function grant_and_wake(work, token, ticket)
+  local holder = grant(work, token, ticket.o, ticket.e, ticket.l, work.now + TAKE_MS)
+  local fence, wake = string.format('%.0f', holder.f), work.root .. 'wake:' .. token
+  redis.call('RPUSH', wake, string.format('%s %.0f %s', fence, holder.s, holder.r))
+  redis.call('PEXPIRE', wake, WEEK_MS)
+  emit_event('lease_granted', work.kind, work.name, ticket.o, fence)
+end
+
+-- Grants free permits to the first in the line whose owners still wait.
 local function grant_next(work)
-  while work.budget > 0 and redis.call('EXISTS', work.line) == 1 and has_free(work) do
+  while work.budget > 0 and work.has_line and has_free(work) do
+    local member = redis.call('ZRANGE', work.line, 0, 0)[1]
+    if not member then
+      work.has_line = false
+      redis.call('HDEL', work.state, 'q')
+      return
+    end
     work.budget = work.budget - 1
-    local token = redis.call('ZRANGE', work.line, 0, 0)[1]
+    local token = member:sub(17)
     local ticket = leave_line(work, token)
     if not ticket then
-      redis.call('ZREM', work.line, token)
-    elseif work.now <= ticket.w and runs(work, ticket.o, ticket.e) then
-      grant(work, token, ticket.o, ticket.e, ticket.l, work.now + TAKE_MS)
-      redis.call('RPUSH', work.root .. 'wake:' .. token, '1')
-      redis.call('PEXPIRE', work.root .. 'wake:' .. token, TAKE_MS)
+      redis.call('ZREM', work.line, member)
+    elseif still_waits(work, ticket) then
+      grant_and_wake(work, token, ticket)
     end
   end
 end
 
-local function end_holder(work, holder, token, reason)
-  redis.call('HDEL', work.holders, token)
-  for _, one in ipairs(holder.k) do forget_owner(work, holder.o, one) end
-  if work.kind == 'pool' then redis.call('RPUSH', work.free, holder.r) end
+-- Ends a permit without an event of it.
+local function remove_holder(work, holder, reason)
+  if work.single then
+    redis.call('HDEL', work.state, 'k', 'o')
+    work.held = nil
+  else
+    redis.call('HDEL', work.holders, holder.k[1])
+  end
   if work.kind == 'election' then
-    redis.call('HDEL', work.state, 'o')
     redis.pcall('XADD', work.terms, 'MAXLEN', 2 * TERMS, string.format('%.0f-1', holder.f), 'leader', holder.o, 'at', work.now,
       'reason', reason)
     redis.call('PEXPIRE', work.terms, WEEK_MS)
   end
+  for _, one in ipairs(holder.k) do forget_owner(work, holder.o, one) end
+  if holder.t > 0 then redis.call('DEL', work.root .. 'wake:' .. holder.k[1]) end
+  if work.kind == 'pool' then redis.call('RPUSH', work.free, holder.r) end
+end
+
+local function end_holder(work, holder, reason)
+  remove_holder(work, holder, reason)
   emit_event('lease_ended', work.kind, work.name, holder.o, string.format('%.0f', holder.f), reason)
 end
 
 -- Why a permit is held no more, although nobody has released it; nil if it is held.
 local function is_over(work, holder)
-  if holder.t > 0 and work.now > holder.t then return 'not taken' end
+  if holder.t > 0 and work.now > holder.t and redis.call('EXISTS', work.root .. 'wake:' .. holder.k[1]) == 1 then return 'not taken' end
   if holder.u > 0 and work.now >= holder.u then return 'limit' end
   local alive = life(work, holder.o)
   -- A leader's messages are requeued before its term ends: the death hook comes after that.
@@ -122,44 +169,49 @@ local function is_over(work, holder)
 end
 
 local function end_those_over(work)
-  local from = work.single and '0' or redis.call('HGET', work.state, 'c') or '0'
+  if work.single then
+    local reason = work.held and is_over(work, work.held)
+    if reason then end_holder(work, work.held, reason) end
+    return
+  end
+  local from = redis.call('HGET', work.state, 'c') or '0'
   local found = redis.call('HSCAN', work.holders, from, 'COUNT', MOST)
   local all = found[2]
   for i = 1, math.min(#all, 20 * MOST), 2 do
     local holder = cjson.decode(all[i + 1])
     local reason = is_over(work, holder)
-    if reason then end_holder(work, holder, all[i], reason) end
+    if reason then end_holder(work, holder, reason) end
   end
-  if not work.single then redis.call('HSET', work.state, 'c', found[1]) end
+  redis.call('HSET', work.state, 'c', found[1])
 end
 
 -- Reads what the name is in use with; a pool's number of permits is that of its resources.
 local function read_state(work)
-  local fence, permits, resources = unpack(redis.call('HMGET', work.state, 'f', 'p', 'r'))
-  work.fence, work.permits, work.resources = tonumber(fence or 0), tonumber(permits or 0), resources or '[]'
+  if work.single then
+    local fence, used, line, tokens, owner, entry, since, limit, take_by =
+      unpack(redis.call('HMGET', work.state, 'f', 'z', 'q', 'k', 'o', 'e', 's', 'u', 't'))
+    work.fence, work.used, work.has_line, work.permits, work.resources = tonumber(fence or 0), tonumber(used or 0), line, 1, '[]'
+    if tokens then
+      work.held = {o = owner, e = entry, f = work.fence, s = tonumber(since), k = {}, r = '', u = tonumber(limit),
+        t = tonumber(take_by)}
+      for token in tokens:gmatch('%S+') do work.held.k[#work.held.k + 1] = token end
+    end
+  else
+    local fence, used, line, permits, resources = unpack(redis.call('HMGET', work.state, 'f', 'z', 'q', 'p', 'r'))
+    work.fence, work.used, work.has_line = tonumber(fence or 0), tonumber(used or 0), line
+    work.permits, work.resources = tonumber(permits or 0), resources or '[]'
+  end
 end
 
 -- Whether a request counts the permits as all others do; the first of them says how many there are.
 local function agree(work, permits, resources)
   if work.permits == permits and work.resources == resources then return true end
-  if work.permits > 0 and (redis.call('EXISTS', work.holders) == 1 or redis.call('EXISTS', work.line) == 1) then return false end
+  if work.permits > 0 and (redis.call('EXISTS', work.holders) == 1 or has_line(work)) then return false end
   work.permits, work.resources = permits, resources
   redis.call('HSET', work.state, 'p', permits, 'r', resources)
   redis.call('DEL', work.free)
   if work.kind == 'pool' then redis.call('RPUSH', work.free, unpack(cjson.decode(resources))) end
   return true
-end
-
--- Records that the name was used. What is in use does not expire.
-local function keep(work)
-  redis.call('ZADD', work.root .. 'named', work.now, work.tail)
-  if redis.call('EXISTS', work.holders, work.line) == 0 then
-    redis.call('PEXPIRE', work.state, WEEK_MS)
-    redis.call('PEXPIRE', work.free, WEEK_MS)
-  else
-    redis.call('PERSIST', work.state)
-    redis.call('PERSIST', work.free)
-  end
 end
 
 -- Opens a name for a change.
@@ -170,23 +222,45 @@ local function work_on(root, kind, name)
   return work
 end
 
--- Gives a permit back, or leaves the line; returns whether it was held.
+-- Opens a name for a request. What is in use does not expire.
+local function open_for_use(root, kind, name)
+  local work = work_on(root, kind, name)
+  redis.call('PERSIST', work.state)
+  if kind == 'pool' then redis.call('PERSIST', work.free) end
+  if math.abs(work.now - work.used) >= USED_MS then
+    redis.call('ZADD', root .. 'named', work.now, work.tail)
+    redis.call('HSET', work.state, 'z', string.format('%.0f', work.now))
+  end
+  return work
+end
+
+-- Lets a name that is not in use any more expire.
+local function expire_unused(work)
+  local is_used
+  if work.single then is_used = work.held else is_used = redis.call('EXISTS', work.holders) == 1 end
+  if is_used or has_line(work) then return end
+  redis.call('PEXPIRE', work.state, WEEK_MS)
+  if work.kind == 'pool' then redis.call('PEXPIRE', work.free, WEEK_MS) end
+end
+
+-- Gives a permit back, or leaves the line, and grants what is free to the next. Returns the holder, and whether its permit has ended:
+-- what was entered again is still held.
 local function release(work, token, reason)
-  leave_line(work, token)
-  local holder, key = holder_of(work, token)
-  if holder then
-    if #holder.k > 1 then
-      local left = {}
-      for _, one in ipairs(holder.k) do
-        if one ~= token then left[#left + 1] = one end
-      end
-      holder.k = left
-      redis.call('HSET', work.holders, key, cjson.encode(holder))
-      forget_owner(work, holder.o, token)
-      return true
+  local holder = holder_of(work, token)
+  if not holder then
+    leave_line(work, token)
+  elseif #holder.k > 1 then
+    local left = {}
+    for _, one in ipairs(holder.k) do
+      if one ~= token then left[#left + 1] = one end
     end
-    end_holder(work, holder, key, reason)
+    holder.k = left
+    forget_owner(work, holder.o, token)
+    put_holder(work, holder)
+    return holder, false
+  else
+    remove_holder(work, holder, reason)
   end
   grant_next(work)
-  return holder ~= nil
+  return holder, true
 end

@@ -13,8 +13,9 @@ from orchestrator.transport.redis.commands.accepting import (
     broadcast,
     delay,
     publish,
+    request,
 )
-from orchestrator.transport.redis.commands.asking import ask, begin_wait, due_timers, end_ask, end_waits
+from orchestrator.transport.redis.commands.asking import ask, begin_wait, due_timers, end_ask, end_waits, keep_reply
 from orchestrator.transport.redis.commands.call import Attempt, Call
 from orchestrator.transport.redis.commands.endings import (
     end_later,
@@ -112,6 +113,7 @@ __all__ = [
     "identify_dataset",
     "import_letters",
     "isolate_breaker",
+    "keep_reply",
     "mailbox_depths",
     "mailbox_states",
     "override_timeout",
@@ -128,6 +130,7 @@ __all__ = [
     "renew_lease",
     "replay",
     "replay_found",
+    "request",
     "requeue_held",
     "retry",
     "return_ending",

@@ -41,6 +41,14 @@ def publish(
     return "publish", [stream, ledger, attempt.key], [most, attempt.token, *messages]
 
 
+def request(
+    keys: Keys, queue: str, level: str, message: bytes | str, host: str, *, limit: int = 0, attempt: Attempt
+) -> Call:
+    """Accept a message while an incarnation lives; the longest that the step may become is ``limit``, if not 0."""
+    names = [keys.stream(queue, level), keys.ledger(queue), attempt.key, keys.leases]
+    return "request", names, [limit, attempt.token, host, message]
+
+
 def delay(
     keys: Keys,
     queue: str,

@@ -55,3 +55,8 @@ def end_waits(keys: Keys, incarnation: str, delivery: str = "") -> Call:
 def due_timers(keys: Keys, *, skip: int, most: int) -> Call:
     """Read timers that are due."""
     return "due_timers", [keys.timers], [skip, most]
+
+
+def keep_reply(keys: Keys, key: str, age_ms: int, text: str) -> Call:
+    """Keep a reply, as JSON, for calls that may fall back to one of that age."""
+    return "keep_reply", [keys.stale_reply(key)], [age_ms, text]

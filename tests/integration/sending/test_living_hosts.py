@@ -1,0 +1,115 @@
+"""A message for a living agent only: the script that accepts it looks whether the worker lives that was known to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from orchestrator import AgentDown, DeliveryTimeout, NotEnoughReplies, Orchestrator, OutdatedWorker
+from tests.apps import calls_app
+
+ONE, OTHER = "one@host:1#1", "other@host:2#2"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_url) as made:
+        yield made
+
+
+@pytest.fixture
+def orchestrator(redis_url: str) -> Iterator[Orchestrator]:
+    made = calls_app.make(redis_url)
+    yield made
+    made.app.close()
+
+
+def join(orchestrator: Orchestrator, client: Any, incarnation: str) -> None:
+    """As if a worker hosted the agent."""
+    keys = orchestrator.runtime.store.keys
+    client.hset(keys.incarnation(incarnation), "agents", json.dumps(["billing"]))
+    client.zadd(keys.leases, {incarnation: 4e12})
+
+
+def leave(orchestrator: Orchestrator, client: Any, incarnation: str) -> None:
+    client.zrem(orchestrator.runtime.store.keys.leases, incarnation)
+
+
+def send(orchestrator: Orchestrator) -> None:
+    orchestrator.send("billing", calls_app.Slowly(key="a"), when_down="error")
+
+
+def accepted(orchestrator: Orchestrator, client: Any) -> int:
+    return int(client.hget(orchestrator.runtime.store.keys.ledger("billing"), "accepted") or 0)
+
+
+def test_an_agent_that_has_just_died_is_refused_although_it_was_known_to_live(
+    orchestrator: Orchestrator, client: Any
+) -> None:
+    with pytest.raises(AgentDown):
+        send(orchestrator)
+    join(orchestrator, client, ONE)
+    send(orchestrator)
+    leave(orchestrator, client, ONE)
+    with pytest.raises(AgentDown):
+        send(orchestrator)
+    with pytest.raises(AgentDown):
+        orchestrator.call("billing", calls_app.Slowly(key="a"), timeout_s=5)
+    assert accepted(orchestrator, client) == 1
+
+
+def test_another_worker_of_the_agent_does_as_well(orchestrator: Orchestrator, client: Any) -> None:
+    join(orchestrator, client, ONE)
+    send(orchestrator)
+    join(orchestrator, client, OTHER)
+    leave(orchestrator, client, ONE)
+    send(orchestrator)
+    assert accepted(orchestrator, client) == 2
+
+
+def test_who_lives_is_read_once_for_many_calls(orchestrator: Orchestrator, client: Any) -> None:
+    join(orchestrator, client, ONE)
+    send(orchestrator)
+    client.config_resetstat()
+    for _ in range(20):
+        send(orchestrator)
+    # Once more at most, where two seconds have passed.
+    assert int(client.info("commandstats").get("cmdstat_zrange", {"calls": 0})["calls"]) <= 1
+    with pytest.raises(DeliveryTimeout):
+        orchestrator.call("billing", calls_app.Slowly(key="a"), timeout_s=0.2)
+    assert accepted(orchestrator, client) == 22
+
+
+def test_an_ask_is_refused_while_a_worker_lives_that_would_send_no_reply(
+    orchestrator: Orchestrator, client: Any
+) -> None:
+    join(orchestrator, client, ONE)
+    described = {"queues": json.dumps(["billing"]), "library_version": "0.0.9"}
+    client.hset(orchestrator.runtime.store.keys.incarnation(ONE), mapping=described)
+    with pytest.raises(OutdatedWorker, match=r"one@host:1#1, of version 0\.0\.9 .* 'billing', and would send no reply"):
+        orchestrator.ask_all(["billing"], calls_app.Slowly(key="a"), timeout_s=5)
+    assert accepted(orchestrator, client) == 0
+    client.hset(orchestrator.runtime.store.keys.incarnation(ONE), "releases_steps", "1")
+    orchestrator.registry._outdated_at = 0.0
+    with pytest.raises(NotEnoughReplies):
+        orchestrator.ask_all(["billing"], calls_app.Slowly(key="a"), timeout_s=0.1)
+    assert accepted(orchestrator, client) == 1
+
+
+def test_a_caller_that_allows_little_age_leaves_a_reply_for_those_that_allow_more(
+    orchestrator: Orchestrator, client: Any
+) -> None:
+    replies = orchestrator.runtime.redis.backend.stale
+    key = orchestrator.runtime.store.keys.stale_reply("a")
+    replies.remember("a", {"cents": 1}, 60_000)
+    replies.remember("a", {"cents": 2}, 50)
+    assert client.pttl(key) > 50_000
+    assert replies.recall("a", 60_000) == ({"cents": 2},)
+    client.pexpire(key, 30_000)
+    # By what is left of its time it is thirty seconds old now.
+    assert replies.recall("a", 29_000) is None
+    assert replies.recall("a", 31_000) == ({"cents": 2},)
