@@ -6,12 +6,36 @@
 -- of an open ask's request, and has no fields.
 -- Returns the delivery's id; {'refused', …} by flow control; {'not sent', 'budget' or 'ended'}. A repeated call returns the id again.
 -- Costs: one message and the text of the reply; where the mailbox drops its oldest, at most 1 MB and one message more.
---- @include "mailbox_entry"
---- @include "call_budget"
+--- @include "clock"
 local stream, ledger, hooks, ask, timers, calls, publishes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local message, delivery, id, token, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local FIRST_FIELD = 6
-if is_repeated_publish(publishes, token) then return delivery end
+-- As is_repeated_publish() in mailbox_entry.lua.
+local connection = token:sub(1, 16)
+local last = redis.call('HGET', publishes, connection)
+if last == token then return delivery end
+redis.call('HSET', publishes, connection, token)
+if not last then redis.call('PEXPIRE', publishes, 900000) end
+local flow = ledger:gsub('orc:ledger:', 'orc:flow:', 1)
+local is_bounded = redis.call('EXISTS', flow) == 1
+if kind == 'ask' and not is_bounded then
+  -- Most asks. What follows is what the rest of the script would do, without defining it.
+  local place = stream .. '\n' .. redis.call('XADD', stream, '*', 'm', message) .. '\n' .. ledger
+  redis.call('HSET', ask, 'calls', calls, 'copy:' .. delivery, place, unpack(ARGV, FIRST_FIELD))
+  for at = FIRST_FIELD, #ARGV, 2 do
+    if ARGV[at] == 'timeout_ms' then redis.call('ZADD', timers, now_ms() + tonumber(ARGV[at + 1]), 'ask:' .. id) end
+  end
+  redis.call('HINCRBY', calls, 'asked', 1)
+  redis.call('HSET', hooks, 'ask', ask)
+  if redis.call('HINCRBY', ledger, 'accepted', 1) == 1 then
+    local root, queue = ledger:match('^(.-orc:)ledger:(.*)$')
+    redis.call('SADD', root .. 'queues', queue)
+  end
+  return delivery
+end
+
+--- @include "mailbox_entry"
+--- @include "call_budget"
 local why_not
 if kind == 'hedge' and redis.call('EXISTS', ask) == 0 then why_not = 'ended' end
 if not why_not and (kind == 'hedge' or kind == 'retry') and not has_call_budget(calls) then why_not = 'budget' end
@@ -38,7 +62,7 @@ local function add_copy()
   redis.call('HSET', ask, 'copy:' .. delivery, table.concat({stream, put(stream, message), ledger}, '\n'))
 end
 
-if redis.call('EXISTS', flow_of(ledger)) == 0 then
+if not is_bounded then
   begin_ask()
   add_copy()
   return delivery
@@ -47,7 +71,7 @@ end
 --- @include "script_events"
 --- @include "outcome_hooks"
 --- @include "admission"
-local admission = admit(flow_of(ledger), 1)
+local admission = admit(flow, 1)
 if admission and admission.take + admission.drop == 0 then
   forget_publish(publishes, token)
   return with_events(refused(admission))
