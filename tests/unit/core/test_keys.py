@@ -48,6 +48,8 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "monitors_of": [texts],
     "named_of": [texts],
     "named_terms": [texts],
+    "named_line": [texts],
+    "named_waiting": [texts],
     "wake": [st.uuids().map(str)],
     "barriers_of": [texts],
     "barrier_call": [st.uuids().map(str)],
