@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
+    multiple,
     rule,
     run_state_machine_as_test,
 )
@@ -42,6 +43,9 @@ NAMES = {
     Kind.POOL: (2, ("a", "b")),
 }
 OWNERS = ("w@h:1#1", "w@h:1#2", "session@h:2#3")
+
+#: Of what ends most of what was there, so that lines get long.
+RARELY = st.integers(0, 3)
 
 
 def timed(name: str) -> bytes:
@@ -82,8 +86,10 @@ class Machine(RuleBasedStateMachine):
     scripts: ClassVar[dict[str, str]]
     requests = Bundle("requests")
 
-    @initialize()
-    def begin(self) -> None:
+    #: Mostly one kind at a time: so requests for the same name meet each other.
+    @initialize(kinds=st.sampled_from([*((kind,) for kind in NAMES), (Kind.LEASE,), (Kind.ELECTION,), tuple(NAMES)]))
+    def begin(self, kinds: tuple[Kind, ...]) -> None:
+        self.kinds = kinds
         self.redis.flushdb()
         self.keys = Keys()
         self.now_ms, self.lost_until_ms = START_MS, 0
@@ -107,7 +113,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         target=requests,
-        kind=st.sampled_from(list(NAMES)),
+        at=st.integers(0, len(NAMES) - 1),
         owner=st.sampled_from(OWNERS),
         in_handler=st.booleans(),
         wait_ms=st.sampled_from([0, 3000, 60_000]),
@@ -116,8 +122,9 @@ class Machine(RuleBasedStateMachine):
         score=st.sampled_from([0.0, 0.0, 1.5, -3.0, 1e12]),
     )
     def ask(
-        self, kind: Kind, owner: str, in_handler: bool, wait_ms: int, limit_ms: int, reentrant: bool, score: float
+        self, at: int, owner: str, in_handler: bool, wait_ms: int, limit_ms: int, reentrant: bool, score: float
     ) -> Asked:
+        kind = self.kinds[at % len(self.kinds)]
         self.count += 1
         entry = ""
         if in_handler:
@@ -130,6 +137,26 @@ class Machine(RuleBasedStateMachine):
         asked = Asked(kind, request)
         self._acquire(asked)
         return asked
+
+    @rule(
+        target=requests,
+        at=st.integers(0, len(NAMES) - 1),
+        first=st.integers(0, len(OWNERS) - 1),
+        scores=st.lists(st.sampled_from([0.0, 0.0, 2.0, -3.0, 1e12]), min_size=2, max_size=4),
+    )
+    def line_up(self, at: int, first: int, scores: list[float]) -> Any:
+        """Several ask and wait: a line is where most can go wrong."""
+        kind = self.kinds[at % len(self.kinds)]
+        permits, resources = NAMES[kind]
+        found = []
+        for place, score in enumerate(scores):
+            self.count += 1
+            owner = OWNERS[(first + place) % len(OWNERS)]
+            own = score if kind is Kind.ELECTION else 0.0
+            request = Request(f"t{self.count}", owner, wait_ms=60_000, permits=permits, resources=resources, score=own)
+            found.append(Asked(kind, request))
+            self._acquire(found[-1])
+        return multiple(*found)
 
     @rule(asked=requests, left_ms=st.sampled_from([0, 1000, 60_000]))
     def ask_again(self, asked: Asked, left_ms: int) -> None:
@@ -153,6 +180,17 @@ class Machine(RuleBasedStateMachine):
                 got = Reply(status)
         assert got == expected
 
+    @rule(at=st.integers(0, len(NAMES) - 1), owner=st.sampled_from(OWNERS), times=st.integers(1, 3))
+    def use(self, at: int, owner: str, times: int) -> None:
+        """Most leases are free, and given back at once."""
+        kind = self.kinds[at % len(self.kinds)]
+        for _ in range(times):
+            self.count += 1
+            permits, resources = NAMES[kind]
+            asked = Asked(kind, Request(f"t{self.count}", owner, permits=permits, resources=resources))
+            self._acquire(asked)
+            self._release(asked)
+
     @rule(asked=requests)
     def wake(self, asked: Asked) -> None:
         """What slept reads that it was granted, if it was."""
@@ -166,11 +204,12 @@ class Machine(RuleBasedStateMachine):
         else:
             assert holder is None or not holder.take_by_ms
 
-    @rule(asked=requests, to=st.sampled_from(OWNERS))
-    def hand_over(self, asked: Asked, to: str) -> None:
+    @rule(asked=requests, to=st.sampled_from(OWNERS), leads=st.booleans())
+    def hand_over(self, asked: Asked, to: str, leads: bool) -> None:
         known = self.model[Kind.ELECTION]
-        if asked.kind is Kind.ELECTION:
-            token = asked.request.token
+        if Kind.ELECTION in self.kinds:
+            leading = [token for holder in known.held() for token in holder.tokens]
+            token = leading[0] if leads and leading else asked.request.token
             status, *_ = self.run(commands.hand_over(self.keys, Kind.ELECTION.value, token, to))
             assert (status == b"ended") is known.hand_over(token, to, self.now_ms, self.owners)
 
@@ -193,6 +232,12 @@ class Machine(RuleBasedStateMachine):
     @rule(asked=requests)
     def release(self, asked: Asked) -> None:
         self._release(asked)
+
+    @rule(at=st.integers(0, len(NAMES) - 1))
+    def release_what_is_held(self, at: int) -> None:
+        kind = self.kinds[at % len(self.kinds)]
+        for holder in list(self.model[kind].held())[:1]:
+            self._release(Asked(kind, Request(holder.tokens[-1], holder.owner)))
 
     def _release(self, asked: Asked) -> None:
         kind, token = asked.kind, asked.request.token
@@ -234,9 +279,9 @@ class Machine(RuleBasedStateMachine):
         if self.owners.entries.pop(entry, None) is not None:
             self.redis.xack(STREAM, "workers", entry.partition("@")[0])
 
-    @rule(owner=st.sampled_from(OWNERS), reason=st.sampled_from(["killed", "oom", "deployed"]))
-    def die(self, owner: str, reason: str) -> None:
-        if self.owners.lives[owner] is Life.ALIVE:
+    @rule(owner=st.sampled_from(OWNERS), reason=st.sampled_from(["killed", "oom", "deployed"]), rarely=RARELY)
+    def die(self, owner: str, reason: str, rarely: int) -> None:
+        if not rarely and self.owners.lives[owner] is Life.ALIVE:
             self.redis.zrem(self.keys.leases, owner)
             self.redis.zadd(self.keys.dying, {owner: self.now_ms})
             self.redis.hset(self.keys.incarnation(owner), "reason", reason)
@@ -263,10 +308,10 @@ class Machine(RuleBasedStateMachine):
             self.owners.lives[owner] = Life.GONE
             del self.owners.reasons[owner]
 
-    @rule(owner=st.sampled_from(OWNERS))
-    def vanish(self, owner: str) -> None:
+    @rule(owner=st.sampled_from(OWNERS), rarely=RARELY)
+    def vanish(self, owner: str, rarely: int) -> None:
         """Redis has forgotten it."""
-        if self.owners.lives[owner] is Life.ALIVE:
+        if not rarely and self.owners.lives[owner] is Life.ALIVE:
             self.redis.zrem(self.keys.leases, owner)
             self.owners.lives[owner] = Life.GONE
 
@@ -293,8 +338,10 @@ class Machine(RuleBasedStateMachine):
             self.now_ms -= 3000
             self.redis.set(KEY, self.now_ms)
 
-    @rule()
-    def redis_is_emptied(self) -> None:
+    @rule(rarely=RARELY)
+    def redis_is_emptied(self, rarely: int) -> None:
+        if rarely:
+            return
         for key in self.redis.keys("orc:named*") + self.redis.keys("orc:wake:*"):
             self.redis.delete(key)
         self._set_up()
