@@ -182,7 +182,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(at=st.integers(0, len(NAMES) - 1), owner=st.sampled_from(OWNERS), times=st.integers(1, 3))
     def use(self, at: int, owner: str, times: int) -> None:
-        """Most leases are free, and given back at once."""
+        """Most leases are free, and released at once."""
         kind = self.kinds[at % len(self.kinds)]
         for _ in range(times):
             self.count += 1
