@@ -11,10 +11,11 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import sleep
 
 from celery import Celery
 
-from orchestrator import LeaseTaken, Orchestrator, OwnerGone
+from orchestrator import BrokerUnavailable, LeaseTaken, Orchestrator, OwnerGone
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (file TEXT, row TEXT);
@@ -75,6 +76,9 @@ def main(url: str, database_file: str, *names: str) -> None:
             done = lead(orchestrator, database, [Path(name) for name in names])
         except (Superseded, OwnerGone) as error:
             print(f"another one leads: {error}", file=sys.stderr)  # noqa: T201
+        except BrokerUnavailable as error:
+            print(f"tried again in a second: {error}", file=sys.stderr)  # noqa: T201
+            sleep(1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 What keeps it whole when processes die: the handler of `Book` is supervised, so it runs again after a death; `Reserve`
 and `Release` may run twice for one trip; the payment, of which a copy may not run after a death, is `on_death="fail"`,
 and its fallback is sent by Redis. `Pay` has to find a payment that there is, as its fallback may be the second try.
+
+Until the payment any error takes the trip back: an agent that is down, an open breaker and a full mailbox as much as a
+refusal. From the payment on the trip only goes on: an error fails the attempt, and the next one finds what there is.
 """
 
 from __future__ import annotations
@@ -13,13 +16,12 @@ from orchestrator import (
     Agent,
     Ask,
     Context,
-    DeliveryTimeout,
     FallbackDelivery,
     Message,
     Send,
-    SendFailed,
     Stale,
     Value,
+    WhenOpen,
     handles,
 )
 
@@ -37,7 +39,10 @@ class Reserve(Message):
 
 
 class Release(Message):
-    """Takes a reservation back, if there is one."""
+    """Takes back what an agent has done for a trip, if anything, and has it refuse what comes later for that trip.
+
+    A request without a reply may still be on its way, and an attempt that was killed may have paid.
+    """
 
     trip: str
 
@@ -63,19 +68,20 @@ class Trips(Agent):
     def book(self, message: Book, context: Context) -> dict[str, Any]:
         """Book hotel and flight, and pay."""
         call, send, trip = context.orchestrator.call, context.orchestrator.send, message.trip
-        # Another agent is as good.
-        hotel = call("hotels", Reserve(trip=trip), timeout_s=2, fallback=[Ask("hostels")])
         try:
+            # Another agent is as good.
+            hotel = call("hotels", Reserve(trip=trip), timeout_s=2, fallback=[Ask("hostels")])
             flight = call("flights", Reserve(trip=trip), timeout_s=2)
-        except (SendFailed, DeliveryTimeout) as error:
-            # There is no trip without a flight: the room is released, whatever becomes of this worker meanwhile.
-            for agent in ("hotels", "hostels"):
-                send(agent, Release(trip=trip))
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is no trip without both
+            # Supervised, so that it is done whatever becomes of this worker meanwhile; an open breaker only delays it.
+            for agent in ("hotels", "hostels", "flights", "payments"):
+                send(agent, Release(trip=trip), when_open=WhenOpen.QUEUE)
             return {"booked": False, "why": str(error)}
         # An old forecast, or none, will do.
         forecast = call("weather", Weather(trip=trip), timeout_s=0.5, fallback=[Stale(max_age_s=3600), Value(None)])
         # If it does not work at once it is paid later, although this worker may have died.
-        paid = call("payments", Pay(trip=trip), timeout_s=5, on_death="fail", fallback=[Send(durable=True)])
+        later = Send(durable=True, when_open=WhenOpen.QUEUE)
+        paid = call("payments", Pay(trip=trip), timeout_s=5, on_death="fail", fallback=[later])
         if isinstance(paid, FallbackDelivery):
             paid = "later"
         return {"booked": True, "hotel": hotel, "flight": flight, "forecast": forecast, "paid": paid}

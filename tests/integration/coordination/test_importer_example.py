@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
 from tests.support.coordination_under_test import make
 from tests.support.eventually import eventually
@@ -42,6 +43,31 @@ def test_it_imports_each_file_once_and_refuses_who_was_superseded(tmp_path: Path
         example["store"](database, "late.csv", ["c"], 1)
     assert example["imported"](database) == {file.name for file in files}
     database.close()
+    orchestrator.app.close()
+
+
+def test_it_waits_for_redis_if_that_is_away_as_a_session_opens(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: the process ended with a traceback."""
+    main = runpy.run_path(str(EXAMPLE))["main"]
+    orchestrator = make("redis://127.0.0.1:1/0", eager=True)
+    session = orchestrator.monitors.session
+    waited: list[float] = []
+
+    def away_at_first() -> Any:
+        if not waited:
+            raise BrokerUnavailable("redis://127.0.0.1:1/0", "connection refused")
+        return session()
+
+    monkeypatch.setattr(orchestrator.monitors, "session", away_at_first)
+    monkeypatch.setitem(main.__globals__, "Orchestrator", lambda app: orchestrator)
+    monkeypatch.setitem(main.__globals__, "sleep", waited.append)
+    main("redis://127.0.0.1:1/0", str(tmp_path / "imported.db"), *map(str, files))
+    said = capsys.readouterr()
+    assert said.out.split() == [file.name for file in files]
+    assert "not available" in said.err
+    assert waited == [1]
     orchestrator.app.close()
 
 

@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from orchestrator import Agent, Message, Orchestrator, Retry, handles
+from orchestrator import (
+    Agent,
+    AgentDown,
+    Breaker,
+    BrokerUnavailable,
+    CircuitOpen,
+    DeadlinePassed,
+    MailboxFull,
+    Message,
+    Orchestrator,
+    Retry,
+    handles,
+)
 from tests.support.cluster import NO_REDIS
 from tests.support.worker_process import ROOT
 
@@ -69,8 +81,8 @@ class Steps:
     def __init__(self, page: dict[str, Any], *failing: str) -> None:
         self.seen: list[str] = []
         self.orchestrator = eager()
-        agents = [self._agent(page, name, name in failing) for name in ("hotels", "hostels", "flights", "weather")]
-        self.orchestrator.host(page["Trips"], self._agent(page, "payments", "payments" in failing), *agents)
+        names = ("payments", "hotels", "hostels", "flights", "weather")
+        self.orchestrator.host(page["Trips"], *[self._agent(page, name, name in failing) for name in names])
 
     def _agent(self, page: dict[str, Any], agent: str, fails: bool) -> type[Agent]:
         def handle(_agent: Any, message: Message) -> str:
@@ -86,7 +98,7 @@ class Steps:
             return handles(message, retry=Retry(max_retries=0))(own)
 
         methods = {name: handler(page[name]) for name in ("Reserve", "Release", "Weather", "Pay")}
-        return type(agent, (Agent,), {"name": agent, **methods})
+        return type(agent, (Agent,), {"name": agent, "breaker": Breaker(failures=5), **methods})
 
     def book(self, page: dict[str, Any]) -> Any:
         """Book a trip; returns the result."""
@@ -110,11 +122,58 @@ def test_a_saga_goes_on_with_its_fallbacks() -> None:
     assert steps.seen.count("payments.Pay") == 2
 
 
+RELEASES = [f"{agent}.Release" for agent in ("hotels", "hostels", "flights", "payments")]
+
+
 def test_a_saga_is_taken_back() -> None:
     page = saga()
     steps = Steps(page, "flights")
     assert steps.book(page).result["booked"] is False
-    assert steps.seen == ["hotels.Reserve", "flights.Reserve", "hotels.Release", "hostels.Release"]
+    assert steps.seen == ["hotels.Reserve", "flights.Reserve", *RELEASES]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AgentDown("flights"), CircuitOpen("flights", 5.0), MailboxFull("flights", depth=9, limit=9),
+        DeadlinePassed("flights.Reserve", 1.0),
+        BrokerUnavailable("redis://", "away for a moment"), OSError("no route to its network"),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_a_saga_is_taken_back_whatever_the_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: the room was kept when flights was down or its breaker open."""
+    page = saga()
+    steps = Steps(page)
+    call = Orchestrator.call
+
+    def fails(self: Orchestrator, agent: Any, *args: Any, **options: Any) -> Any:
+        if agent == "flights":
+            raise error
+        return call(self, agent, *args, **options)
+
+    monkeypatch.setattr(Orchestrator, "call", fails)
+    assert steps.book(page).result == {"booked": False, "why": str(error)}
+    assert steps.seen == ["hotels.Reserve", *RELEASES]
+
+
+def test_a_saga_is_taken_back_past_open_breakers() -> None:
+    page = saga()
+    steps = Steps(page)
+    for agent in ("hotels", "flights"):
+        steps.orchestrator.breakers.isolate(agent, why="test")
+    assert steps.book(page).result["booked"] is False
+    assert steps.seen == ["hostels.Reserve", "hostels.Release", "payments.Release"]
+    for agent in ("hotels", "flights"):
+        steps.orchestrator.breakers.close(agent)
+    assert steps.seen[3:] == ["hotels.Release", "flights.Release"]
+
+
+def test_a_saga_is_paid_later_if_the_breaker_of_payments_is_open() -> None:
+    page = saga()
+    steps = Steps(page)
+    steps.orchestrator.breakers.isolate("payments", why="test")
+    assert steps.book(page).result["paid"] == "later"
 
 
 def test_a_conversation_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
