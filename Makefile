@@ -52,12 +52,12 @@ $(STAMP): pyproject.toml requirements.lock
 demo: setup ## Run the demo: real workers, a real SIGKILL, nothing lost
 	@$(BIN)/python -m workers $(ARGS)
 
-# Most tests wait for processes to start, so four at a time suit two cores. A file's tests share its fixtures.
+# Most tests wait, for processes and for times to pass, so six at a time suit two cores. A file's tests share its fixtures.
 # In the order of the directories: the long ones first, so that all end together.
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4 --dist loadfile --no-loadscope-reorder) $(ARGS)
+	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 6 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
-test-slow: setup ## Run what `make test` leaves out: two pools of four, and waits for real time-outs (about eight minutes)
+test-slow: setup ## Run what `make test` leaves out: two pools of four, more examples, waits for real time-outs (about eight minutes)
 	@$(BIN)/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4) -m slow $(ARGS)
 
 # WITH replaces versions of the lock; ORCHESTRATOR_REDIS_SERVER names another server.
@@ -66,7 +66,7 @@ test-versions: ## Run the tests with other versions, as in WITH="celery==5.6.3 k
 	@for what in "--requirement requirements.lock" "$(WITH)" "--no-deps --no-build-isolation --editable ."; do \
 		test -z "$$what" || $(VERSIONS)/bin/python -m pip --quiet --disable-pip-version-check --no-input install $$what || exit 1; \
 	done
-	@$(VERSIONS)/bin/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 4 --dist loadfile --no-loadscope-reorder) $(ARGS)
+	@$(VERSIONS)/bin/python -m pytest $(if $(findstring -n,$(ARGS)),,-n 6 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
 coverage: setup ## Run the unit tests with coverage; fails below the floor in pyproject.toml
 	@$(BIN)/coverage run -m pytest tests/unit $(ARGS)

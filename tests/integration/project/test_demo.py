@@ -142,7 +142,7 @@ def test_a_path_that_is_not_there_is_refused_in_one_line(demo: Demo) -> None:
     [
         # The line that announces the workers; then the first quarter, when everything is up and busy.
         ("Redis:", signal.SIGTERM, 143),
-        (" done", signal.SIGINT, 130),
+        pytest.param(" done", signal.SIGINT, 130, marks=pytest.mark.slow),
         (" done", signal.SIGKILL, -signal.SIGKILL),
     ],
 )

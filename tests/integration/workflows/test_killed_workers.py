@@ -46,7 +46,7 @@ TOTAL = sum(n * n for n in range(13))
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_completes_though_its_workers_are_killed(pool: str, seed: int) -> None:
     chance = random.Random(seed)
     with (

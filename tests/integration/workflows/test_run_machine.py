@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -221,13 +222,14 @@ class Running(RuleBasedStateMachine):
         run.history.over(run.rule.counts, run.rule.states, run.rule.state)
 
 
-def test_runs_are_what_the_rule_says(redis_server: EmbeddedServer) -> None:
+@pytest.mark.parametrize("examples", [25, pytest.param(150, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_runs_are_what_the_rule_says(redis_server: EmbeddedServer, examples: int) -> None:
     with Redis.from_url(redis_server.url) as client:
         Running.server = client
         run_state_machine_as_test(
             Running,
             settings=settings(
-                max_examples=40,
+                max_examples=examples,
                 stateful_step_count=30,
                 deadline=None,
                 database=None,

@@ -6,6 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
+import pytest
 from celery import Celery, chain, chord, chunks, group
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -87,8 +88,20 @@ def ours(canvas: Any) -> Any:
 
 @example(("chain", [("group", [("s", "a")])]))
 @given(RECIPES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_canvas_has_celerys_result(recipe: Recipe) -> None:
+    check_result(recipe)
+
+
+@pytest.mark.slow
+@given(RECIPES)
+@settings(max_examples=1000, deadline=None)
+def test_so_have_many(recipe: Recipe) -> None:
+    check_result(recipe)
+
+
+def check_result(recipe: Recipe) -> None:
+    """Ours is Celery's."""
     canvas = build(OURS, recipe)
     flow = Workflow.from_canvas(canvas)
     assume(flow.steps)
