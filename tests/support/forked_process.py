@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 _PR_SET_CHILD_SUBREAPER = 36
 
 #: What an interpreter or an import reads, as the server has at its own start; of these the server follows a few.
-_READ_AT_START = ("PYTHON", "CELERY_CUSTOM_WORKER_POOL")
+_READ_AT_START = ("PYTHON", "CELERY_CUSTOM_WORKER_POOL", "AUTOSCALE_KEEPALIVE")
 _SAME = ("PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
 
 
