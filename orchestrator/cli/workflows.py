@@ -15,15 +15,16 @@ from orchestrator.cli.workflows_control import (
     retry_step,
 )
 from orchestrator.cli.workflows_show import draw_run, explain_run, list_runs, show_run
+from orchestrator.cli.workflows_start import start_run
 
 
 @click.group(name="workflows", epilog=EXIT_CODES)
 def workflows() -> None:
-    """List runs of workflows, show, explain and draw them; pause, resume, cancel, fork and delete them."""
+    """Start runs of workflow functions; list, show and draw runs; pause, resume, cancel, fork and delete them."""
 
 
 for _command in (
-    *(list_runs, show_run, explain_run, draw_run, pause_run, resume_run, cancel_run),
+    *(start_run, list_runs, show_run, explain_run, draw_run, pause_run, resume_run, cancel_run),
     *(retry_step, fork_run, post_event, delete_run),
 ):
     workflows.add_command(_command)

@@ -132,6 +132,7 @@ def retry_step(context: click.Context, run_id: str, step: str, as_json: bool) ->
 
 _NO_RETRY = {
     "not failed": "; allowed: a step that is dead, expired or cancelled",
+    "replayed": "; a dead letter of it was replayed, and has no outcome yet",
     "others began": "; it is too late, for other steps have begun on the failure of this one",
     "run cancelled": "; it is too late, for nothing of the run begins any more",
     "run completed": "; it is too late, for the run has gone on without this step",

@@ -222,6 +222,17 @@ class RunEnded(CallerError):
         self.queue = queue
 
 
+class StepGoesOn(CallerError):
+    """A dead letter is an earlier attempt of a run's step that has begun again since, so that it is not replayed."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"a dead letter in {queue!r} is of a step that has begun again, and would end that attempt; "
+            "allowed: letters of steps that are dead"
+        )
+        self.queue = queue
+
+
 class ResultTooLarge(AgentError):
     """The result of a workflow's step, or of an ask, has more bytes than ``result_limit_bytes`` allows."""
 

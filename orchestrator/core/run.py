@@ -30,7 +30,9 @@ from orchestrator.core.run_placement import leave_unplaced, place_unplaced
 from orchestrator.core.run_recalls import recall, send_ready
 from orchestrator.core.run_retries import remember_undo, reopen, retry, unfail
 from orchestrator.core.run_state import (
+    COMPENSATION_STATES,
     ENDED,
+    FAILED,
     LETTERS,
     NO_RETRY,
     STOPPED,
@@ -91,6 +93,8 @@ class Run:
     #: The steps that depend on nothing, once it has started.
     roots: tuple[int, ...] = ()
     has_ended: bool = False
+    #: Steps of which a dead letter was replayed and has no outcome yet. Eager mode replays at once, and has none.
+    replayed: set[str] = field(default_factory=set)
     #: Work that is planned: its kind, its step, and the position to go on from.
     agenda: deque[tuple[str, str, int]] = field(default_factory=deque)
     _left: float = 0
@@ -121,6 +125,7 @@ class Run:
     def step_ended(self, step: str, outcome: Mapping[str, Any]) -> Effects:
         """The message of a step has its outcome; it may be that other steps take its place."""
         self._open()
+        self.replayed.discard(step)
         if Suspended.FIELD in outcome:
             suspend(self, step, outcome)
             return self._close()
@@ -161,13 +166,16 @@ class Run:
     def retry(self, step: str) -> tuple[str, Effects]:
         """Have a step that was not handled begin again, of a map its items that were not; and its run go on.
 
-        Returns what that came to, too: ``done``; ``not failed``; ``others began`` on its failure; and if its run does
-        not go on any more ``run cancelled``, ``run completed`` or ``run compensated``.
+        Returns what that came to, too: ``done``; ``not failed``; ``replayed`` if a letter of it is out; ``others
+        began`` on its failure; and if its run does not go on any more ``run cancelled``, ``run completed`` or ``run
+        compensated``.
         """
         self._open()
         was = self.states.get(step, "")[:1]
-        if was not in ("d", "e", "c"):
+        if was not in FAILED:
             return "not failed", Effects()
+        if step in self.replayed:
+            return "replayed", Effects()
         if self.state not in (RunState.RUNNING, *STOPPED):
             return NO_RETRY.get(self.state, "run compensated"), Effects()
         if CALLER in self.plan[step].options:
@@ -176,6 +184,17 @@ class Run:
             return "others began", Effects()
         retry(self, step, was)
         return "done", self._close()
+
+    def why_not_replayed(self, step: str) -> str:
+        """Why a dead letter of a step is not replayed; empty if it may be.
+
+        ``run ended`` if its compensation has begun; ``step goes on`` if it has begun again, or another letter is out:
+        of two messages the one that ends first would be the step's outcome.
+        """
+        if self.state in COMPENSATION_STATES:
+            return "run ended"
+        is_failed = self.states.get(step, "")[:1] in FAILED
+        return "" if is_failed and step not in self.replayed else "step goes on"
 
     def happened(self, event: str, payload: Any) -> Effects:
         """An event has come: for steps that wait for it now, and for those that will. The first one counts."""
@@ -435,7 +454,7 @@ class Run:
             return False
         if was == "s":
             self.counts["open"] -= 1
-        elif was not in ("d", "e", "c") or not unfail(self, step, was):
+        elif was not in FAILED or not unfail(self, step, was):
             return False
         begin = f"x{outcome['expanded']['first']}"
         self.states[step] = f"{begin},0"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from orchestrator.core.run_retries import remember_undo, unfail
+from orchestrator.core.run_state import FAILED
 from orchestrator.core.workflow_plan import Kind, StepPlan, numbers_in
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 #: The option of a call's plan that says which step has made it.
 CALLER: Final = "caller"
-
-_FAILED: Final = ("d", "e", "c")
 
 #: States of a run in which steps may begin, now or once it is revived; see ``RunState``.
 _OPEN: Final = ("running", "stopping", "failed")
@@ -116,7 +115,7 @@ def suspend(run: Run, step: str, outcome: Mapping[str, Any]) -> None:
     """
     suspended, was = outcome[Suspended.FIELD], run.states.get(step, "")[:1]
     known = CallList.from_text(run.calls.get(step))
-    if was not in ("s", "r", *_FAILED) or known.entries != suspended["after"] or suspended["count"] == 0:
+    if was not in ("s", "r", *FAILED) or known.entries != suspended["after"] or suspended["count"] == 0:
         return
     if run.state not in _OPEN:
         if was == "s":
@@ -152,9 +151,9 @@ def has_seen(run: Run, step: str) -> bool:
     Otherwise the caller, executed again, would take another way than it has.
     """
     caller = run.plan[step].options.get(CALLER) if step in run.plan else None
-    if caller is None or run.states.get(step, "")[:1] not in _FAILED:
+    if caller is None or run.states.get(step, "")[:1] not in FAILED:
         return False
-    return not _is_of_last_batch(run, step, caller) or run.states.get(caller, "")[:1] not in ("y", *_FAILED)
+    return not _is_of_last_batch(run, step, caller) or run.states.get(caller, "")[:1] not in ("y", *FAILED)
 
 
 def late_outcome(run: Run, step: str, outcome: Mapping[str, Any]) -> None:
@@ -167,7 +166,7 @@ def late_outcome(run: Run, step: str, outcome: Mapping[str, Any]) -> None:
 def call_revived(run: Run, caller: str) -> None:
     """Handle a replayed call: a caller that has failed with it is executed again."""
     was = run.states.get(caller, "")[:1]
-    if was in _FAILED and run.state in _OPEN and bring_back(run, caller, was):
+    if was in FAILED and run.state in _OPEN and bring_back(run, caller, was):
         run._release(caller)
 
 
@@ -192,7 +191,7 @@ def bring_back(run: Run, step: str, was: str) -> bool:
         return False
     if state[:1] == "y":
         run.states[caller] = f"y{int(state[1:]) + 1}"
-    elif state[:1] in _FAILED and bring_back(run, caller, state[0]):
+    elif state[:1] in FAILED and bring_back(run, caller, state[0]):
         run.states[caller] = "y1"
     else:
         return False

@@ -44,6 +44,9 @@ NO_RETRY: Final = {RunState.CANCELLED: "run cancelled", RunState.COMPLETED: "run
 
 #: The first character of a state in which a step has ended, and the state's name.
 ENDED: Final = {"h": "handled", "d": "dead", "e": "expired", "c": "cancelled", "k": "skipped"}
+
+#: Those of a step that was not handled.
+FAILED: Final = ("d", "e", "c")
 LETTERS: Final = {name: letter for letter, name in ENDED.items()}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull, RunEnded
+from orchestrator.core.errors import CircuitOpen, MailboxFull, RunEnded, StepGoesOn
 from orchestrator.deadletters.letter import (
     DIMENSIONS,
     FIELD_GROUP,
@@ -27,6 +27,7 @@ from orchestrator.deadletters.replay_rules import auto_replays, lineage_after, r
 from orchestrator.deadletters.store import (
     AuditEntry,
     Found,
+    Refusal,
     ReplayBatch,
     ReplayedLetter,
     ReplayProgress,
@@ -242,7 +243,7 @@ class InMemoryDeadLetterStore:
     ) -> ReplayResult:
         """Run letters' messages, at once and inline."""
         batches, refused = [], []
-        refusal: MailboxFull | CircuitOpen | RunEnded | None = None
+        refusal: Refusal | None = None
         for letter_id in ids:
             with self._lock:
                 row = self._rows.get(letter_id)
@@ -253,9 +254,9 @@ class InMemoryDeadLetterStore:
             lineage = lineage_after(letter_id, row.get(FIELD_LINEAGE, b""), audit_id, auto=auto)
             try:
                 dead_without_letter = self._send(queue, replayed_message(replacement or row[FIELD_MESSAGE], lineage))
-            except (MailboxFull, CircuitOpen, RunEnded) as error:
+            except (MailboxFull, CircuitOpen, RunEnded, StepGoesOn) as error:
                 restore()
-                if refusal is None or isinstance(refusal, RunEnded):
+                if refusal is None or isinstance(refusal, RunEnded | StepGoesOn):
                     refusal = error
                 refused.append(letter_id)
                 continue

@@ -147,6 +147,7 @@ class DeadLetters:
             CallerError: the letter names no mailbox.
             MailboxFull, CircuitOpen: the mailbox refuses messages now; the letter stays.
             RunEnded: it is a step of a workflow's run whose compensation has begun; the letter stays.
+            StepGoesOn: it is a step that has begun again, or of which another letter was replayed; the letter stays.
         """
         letter = self.get(letter_id)
         return self._replay(letter, self.record("replay", who, why, id=letter.id))

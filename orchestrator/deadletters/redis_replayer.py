@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull, RunEnded
+from orchestrator.core.errors import RunEnded, StepGoesOn
 from orchestrator.deadletters.redis_letters import RedisLetters
 from orchestrator.deadletters.store import (
     CANDIDATES_PER_STEP,
+    Refusal,
     ReplayBatch,
     ReplayedLetter,
     ReplayProgress,
@@ -110,16 +111,21 @@ class RedisLetterReplayer(RedisLetters):
         self._add_progress(audit_id, "dead", count)
 
 
+#: Why a letter of a run's step is refused.
+OF_STEPS: Final[dict[bytes, type[RunEnded | StepGoesOn]]] = {b"run ended": RunEnded, b"step goes on": StepGoesOn}
+
+
 def _replay_result(replies: Sequence[Sequence[Any]], processed: int, next_low: str = "") -> ReplayResult:
     """The result of several script calls; ``replay.lua`` describes the replies."""
     batches: list[ReplayBatch] = []
     refused: list[str] = []
-    first_refusal: MailboxFull | CircuitOpen | RunEnded | None = None
+    first_refusal: Refusal | None = None
     for refusals, *sent in replies:
         for queue, reply, ids in refusals or ():
-            why = RunEnded(queue.decode()) if reply[0] == b"run ended" else refusal(queue.decode(), reply)
+            of_step = OF_STEPS.get(reply[0])
+            why: Refusal = refusal(queue.decode(), reply) if of_step is None else of_step(queue.decode())
             # What refuses one letter only is no reason to stop.
-            if first_refusal is None or isinstance(first_refusal, RunEnded):
+            if first_refusal is None or isinstance(first_refusal, RunEnded | StepGoesOn):
                 first_refusal = why
             refused += ids.decode().split()
         for at in range(0, len(sent), 4):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from time import monotonic
 
-from orchestrator.core.errors import InvalidPolicy, RunEnded
+from orchestrator.core.errors import InvalidPolicy, RunEnded, StepGoesOn
 from orchestrator.deadletters.store import BATCH, LetterReplayer, ReplayedLetter, ReplayProgress, ReplayResult
 from orchestrator.telemetry import emit, events, has_handlers
 from orchestrator.transport.redis.patience import outlast
@@ -125,7 +125,7 @@ def replay_all(
             if progress is not None:
                 progress(result.processed - len(result.refused))
             left -= result.processed
-            if result.refusal is not None and not isinstance(result.refusal, RunEnded):
+            if result.refusal is not None and not isinstance(result.refusal, RunEnded | StepGoesOn):
                 stopped = str(result.refusal)
             else:
                 rate.wait_after(result.count)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from orchestrator.core.errors import CircuitOpen, MailboxFull, RunEnded
+from orchestrator.core.errors import CircuitOpen, MailboxFull, RunEnded, StepGoesOn
 from orchestrator.core.masked_repr import summary
+
+#: Why letters were not replayed.
+Refusal: TypeAlias = MailboxFull | CircuitOpen | RunEnded | StepGoesOn
 
 #: Letters replayed, removed or parked in one step, so that no step holds Redis for more than a few milliseconds.
 BATCH = 100
@@ -61,7 +64,7 @@ class ReplayResult:
     #: Ids of letters that flow control refused, or their runs; they stay in the log.
     refused: tuple[str, ...] = ()
     #: Why the first of them was refused; ``None`` if none was.
-    refusal: MailboxFull | CircuitOpen | RunEnded | None = None
+    refusal: Refusal | None = None
     #: Number of letters processed, refused and missing ones included.
     processed: int = 0
     #: Lower bound with which the search for letters continues; empty at the end.

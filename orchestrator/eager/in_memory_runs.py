@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.core.cancelled_step import CancelledStep
-from orchestrator.core.errors import InvalidExpansion, RunEnded, WorkflowExists
+from orchestrator.core.errors import InvalidExpansion, RunEnded, StepGoesOn, WorkflowExists
 from orchestrator.core.expansion import Expanded, steps_in_place
 from orchestrator.core.message import encode
 from orchestrator.core.outcome import Dead, Handled, Outcome, Reason, to_wire
 from orchestrator.core.placement import least_loaded
 from orchestrator.core.run import Run
 from orchestrator.core.run_calls import CallList, Suspended
-from orchestrator.core.run_state import COMPENSATION_STATES, RunState
+from orchestrator.core.run_state import RunState
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.workflow_plan import Kind, StepPlan, number_of
 from orchestrator.eager.backend import EagerBackend
@@ -170,8 +170,12 @@ class InMemoryRuns:
             raise run_gone(run)
         outcomes, item_count = self._readers(uid)
         calls = CallList.from_text(self._runs[uid].rule.calls.get(str(run["step"])))
-        # The function may change the results that it gets.
-        return history_of(run, calls, lambda numbers: deepcopy(outcomes(numbers)), item_count)
+
+        def read(numbers: Sequence[str]) -> list[Any]:
+            # The function may change the results that it gets.
+            return deepcopy(outcomes(numbers))
+
+        return history_of(run, calls, read, read, item_count)
 
     def suspend(self, compile_steps: Compile, calls: NewCalls, run: Mapping[str, Any]) -> Suspended:
         """Add the calls that a workflow function makes to its run's plan."""
@@ -465,8 +469,11 @@ class InMemoryRuns:
     def _check_replay(self, queue: str, supervision: Supervision) -> None:
         run = supervision.run
         kept = None if run is None else self._runs.get(str(run["uid"]))
-        if kept is not None and kept.rule.state in COMPENSATION_STATES:
-            raise RunEnded(queue)
+        if run is None or kept is None:
+            return
+        why = kept.rule.why_not_replayed(str(run["step"]))
+        if why:
+            raise RunEnded(queue) if why == "run ended" else StepGoesOn(queue)
 
     def _step_ended(self, supervision: Supervision, outcome: Outcome) -> None:
         run = supervision.run

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from orchestrator.core.errors import InvalidExpansion
 from orchestrator.core.nearest import meant
 from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.placement import names_fault
@@ -16,10 +17,29 @@ from orchestrator.workflows.references import MARK, Item, Reference, Results, ha
 #: Most steps of a workflow, without the items of its maps.
 MAX_STEPS: Final = 100_000
 
+#: Most levels of steps that were called or returned by steps: each makes names longer.
+MAX_LEVELS: Final = 100
+
 #: Longest wait, in seconds: a year.
 _MAX_WAIT_S: Final = 365 * 24 * 3600.0
 
+#: Characters of a name that an error shows.
+_SHOWN: Final = 200
+
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def check_level(caller: str) -> None:
+    """Check how deep the steps are that the step with this name calls or returns.
+
+    Raises:
+        InvalidExpansion: they are too deep.
+    """
+    # Those of a declared step, whose own name has no slash, are on level 1.
+    level = caller.count("/") + 1
+    if level > MAX_LEVELS:
+        name = caller if len(caller) <= _SHOWN else f"{caller[:_SHOWN]}…"
+        raise InvalidExpansion([f"steps on level {level} below {name!r}; allowed: {MAX_LEVELS} levels"])
 
 
 def is_name(name: object) -> bool:

@@ -14,7 +14,7 @@ from orchestrator.core.errors import InvalidExpansion, InvalidWorkflow, NoAgents
 from orchestrator.core.expansion import Expanded, take_place
 from orchestrator.core.workflow_plan import OnFailure, StepPlan
 from orchestrator.workflows.canvas import fill_from_canvas, fill_from_list
-from orchestrator.workflows.check import dependencies_of
+from orchestrator.workflows.check import check_level, dependencies_of
 from orchestrator.workflows.compiler import CompiledStep, CompiledWorkflow
 from orchestrator.workflows.definition import Workflow
 from orchestrator.workflows.references import Reference
@@ -94,6 +94,7 @@ def compiled_expansion(
     Raises:
         InvalidExpansion: they have faults; all are listed.
     """
+    check_level(name)
     flow = new.workflow
     try:
         compiled = compile_steps(flow, first, new.final)

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.core.errors import InvalidExpansion, InvalidWorkflow, NoAgents, UnknownAgent, UnknownMessage
 from orchestrator.core.run_calls import Suspended, calls_of
 from orchestrator.core.workflow_plan import StepPlan
+from orchestrator.workflows.check import check_level
 from orchestrator.workflows.compiler import CompiledStep
 from orchestrator.workflows.definition import StepDefinition, Workflow
 from orchestrator.workflows.expansion import Compile
@@ -42,6 +43,7 @@ def compiled_calls(compile_steps: Compile, calls: NewCalls, caller: str, name: s
     suspended = Suspended(first, len(calls.definitions), calls.after, tuple(calls.entries))
     if not calls.definitions:
         return CompiledCalls({}, (), suspended)
+    check_level(name)
     flow = Workflow("calls")
     for definition in calls.definitions:
         flow._add(definition)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from celery import Task
 from celery.canvas import Signature
+from kombu.utils.json import dumps
 from pydantic_core import to_jsonable_python
 
 from orchestrator.core.errors import InvalidExpansion
@@ -44,13 +45,17 @@ class History:
     outcome: Callable[[str], Outcome | None]
 
 
-def history_of(run: Mapping[str, Any], calls: CallList, outcomes: Outcomes, item_count: ItemCount) -> History:
+def history_of(
+    run: Mapping[str, Any], calls: CallList, read_some: Outcomes, outcomes: Outcomes, item_count: ItemCount
+) -> History:
     """The history of the function that ``run``, a message's header, describes, and whose calls these are.
+
+    ``read_some`` may return fewer outcomes than it is asked for, but at least the first.
 
     Raises:
         InvalidStepInput: its run is not kept any more.
     """
-    begun = list(_read(calls.batches, outcomes))
+    begun = list(_read(calls.batches, read_some))
     if None in begun:
         raise run_gone(run)
     numbers = calls.numbers
@@ -60,7 +65,7 @@ def history_of(run: Mapping[str, Any], calls: CallList, outcomes: Outcomes, item
         for batch in begun
         for one in batch[Suspended.FIELD]["entries"]
     ]
-    found = dict(zip(numbers, _read(numbers, outcomes), strict=True))
+    found = dict(zip(numbers, _read(numbers, read_some), strict=True))
 
     def outcome(number: str) -> Outcome | None:
         wire = found[number]
@@ -69,9 +74,13 @@ def history_of(run: Mapping[str, Any], calls: CallList, outcomes: Outcomes, item
     return History(entries, outcome)
 
 
-def _read(numbers: Sequence[str], outcomes: Outcomes) -> Iterator[Any]:
-    for at in range(0, len(numbers), _AT_ONCE):
-        yield from outcomes(numbers[at : at + _AT_ONCE])
+def _read(numbers: Sequence[str], read_some: Outcomes) -> Iterator[Any]:
+    at = 0
+    while at < len(numbers):
+        # They may be fewer, if they are long.
+        some = read_some(numbers[at : at + _AT_ONCE])
+        yield from some
+        at += len(some)
 
 
 def fingerprint_of(call: StepDefinition) -> str:
@@ -88,7 +97,7 @@ def fingerprint_of(call: StepDefinition) -> str:
         case Message() as message:
             agent = call.to if isinstance(call.to, str) else getattr(call.to, "name", "")
             name = message_name(type(message))
-            return f"call {f'{agent}.{name}' if agent else name} {_sum(encode(message))}"
+            return f"call {f'{agent}.{name}' if agent else name} {_sum(encode(message), of_task=False)}"
         case Signature() as signature if not is_canvas(signature):
             return f"call {signature.task} {_sum([list(signature.args), dict(signature.kwargs)])}"
         case Task() as task:
@@ -97,8 +106,11 @@ def fingerprint_of(call: StepDefinition) -> str:
     raise InvalidExpansion([f"{call.message!r} cannot be called; allowed: {allowed}"])
 
 
-def _sum(arguments: Any) -> str:
+def _sum(arguments: Any, *, of_task: bool = True) -> str:
     try:
+        if of_task:
+            # What Celery sends is less than what a model may have: no set, for one.
+            dumps(arguments)
         text = json.dumps(to_jsonable_python(arguments), sort_keys=True)
     except Exception as error:
         # Models' serialisers may raise anything.

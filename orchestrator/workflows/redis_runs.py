@@ -110,13 +110,17 @@ class RedisRuns:
         """See :class:`RunsBackend`."""
         store, uid = self._store, str(run["uid"])
 
+        def read_some(numbers: Sequence[str]) -> list[Any]:
+            found = store.run(*scripts.read_outcomes(store.keys, uid, numbers))
+            return [json.loads(text) if text else None for text in found]
+
         def read() -> History:
             key = store.keys.run(uid)
             raw: Any = store.client.hget(f"{key}:calls", str(run["step"]))
             if raw is None and not store.client.exists(key):
                 raise run_gone(run)
             calls = CallList.from_text(None if raw is None else raw.decode())
-            return history_of(run, calls, *readers(store, uid))
+            return history_of(run, calls, read_some, *readers(store, uid))
 
         history: History = self._ask(read)
         return history

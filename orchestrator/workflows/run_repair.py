@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.core.clock import to_ms
 from orchestrator.core.log import get_logger
+from orchestrator.core.run_calls import CallList
+from orchestrator.core.run_state import ENDED
 from orchestrator.core.workflow_plan import StepPlan, number_of
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
@@ -49,7 +51,7 @@ class RunRepair:
         if self._search is None:
             self._search = self._steps(store)
         for uid, step, state in self._search:
-            if step and self._is_nowhere(store, uid, step, state):
+            if step and self._is_stuck(store, uid, step, state):
                 repaired += self._repair_step(store, uid, step, state)
             if monotonic() > until:
                 return repaired
@@ -57,18 +59,36 @@ class RunRepair:
         return repaired
 
     def _steps(self, store: Store) -> Iterator[tuple[str, str, str]]:
-        """Sent steps of open runs whose entry is not where it was put; an empty step after each page."""
+        """Sent steps of open runs, and functions that wait for calls; an empty step after each page."""
         for uid in list(self._runs.uids()):
             status = self._runs.status(uid)
-            if status is None or status.ended or status.open == 0:
+            if status is None or status.ended:
                 continue
             cursor = 0
             while True:
                 cursor, page = store.ask(partial(_scan, store=store, uid=uid, cursor=cursor))
-                yield from ((uid, step, state) for step, state in page.items() if state[0] == "s")
+                yield from ((uid, step, state) for step, state in page.items() if state[0] in "sy")
                 yield uid, "", ""
                 if cursor == 0:
                     break
+
+    def _is_stuck(self, store: Store, uid: str, step: str, state: str) -> bool:
+        if state[0] == "y":
+            return self._has_no_calls_out(store, uid, step)
+        return self._is_nowhere(store, uid, step, state)
+
+    def _has_no_calls_out(self, store: Store, uid: str, step: str) -> bool:
+        """Whether all that a workflow function waits for has ended: then it was to be sent again with the last one."""
+        key = store.keys.run(uid)
+        raw = store.ask(lambda call: call("HGET", f"{key}:calls", step))
+        calls = CallList.from_text(None if raw is None else raw.decode())
+        numbers = [number for number in calls.numbers if int(number) >= calls.last_batch]
+        for at in range(0, len(numbers), _PAGE):
+            some = numbers[at : at + _PAGE]
+            states = store.ask(partial(_states_of, key=key, steps=some))
+            if any(state is None or state[:1].decode() not in ENDED for state in states):
+                return False
+        return bool(numbers)
 
     def _is_nowhere(self, store: Store, uid: str, step: str, state: str) -> bool:
         now_s, now_us = store.ask(lambda call: call("TIME"))
@@ -90,6 +110,11 @@ class RunRepair:
         if how:
             logger.warning("step %s of run %s repaired: its message was nowhere; %s", step, uid, how.decode())
         return bool(how)
+
+
+def _states_of(call: Callable[..., Any], key: str, steps: list[str]) -> list[bytes | None]:
+    states: list[bytes | None] = call("HMGET", f"{key}:states", *steps)
+    return states
 
 
 def _scan(call: Callable[..., Any], store: Store, uid: str, cursor: int) -> tuple[int, dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from orchestrator.core.keys import Keys
@@ -47,6 +47,11 @@ def delete_run(keys: Keys, uid: str, attempt: Attempt, *, force: bool = False) -
 def repair_step(keys: Keys, uid: str, step: str, state: str) -> Call:
     """Record the outcome of a step whose message is nowhere, or send it again, if its state is still this one."""
     return _script("repair_step"), [keys.run(uid), keys.outcome(f"{uid}.{step}")], [step, state]
+
+
+def read_outcomes(keys: Keys, uid: str, steps: Sequence[str]) -> Call:
+    """Read outcomes of steps, up to 1 MB: those of the first steps, at least one; ``b""`` for one that has none."""
+    return _script("read_outcomes"), [keys.run(uid)], list(steps)
 
 
 def allot_steps(keys: Keys, uid: str, step: str, number: str, count: int, most: int) -> Call:

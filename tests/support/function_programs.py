@@ -210,7 +210,11 @@ class SteppedRun:
         assert isinstance(message, Nested)
         program, run = message.program, {"id": "w", "uid": "u", "step": step, "name": self.rule.plan[step].name}
         calls = CallList.from_text(self.rule.calls.get(step))
-        history = history_of(run, calls, lambda ns: [self.rule.outcomes.get(n) for n in ns], lambda _: 0)
+
+        def read(numbers: Sequence[str]) -> list[Any]:
+            return [self.rule.outcomes.get(number) for number in numbers]
+
+        history = history_of(run, calls, read, read, lambda _: 0)
         execution = Execution("f", run, history, self._suspend(step), 1_000_000)
         try:
             result = execution.finish(lambda: run_program(WorkflowContext(execution), program))

@@ -271,8 +271,14 @@ class RunUnderTest:
         others = {number for number, plan in self.plan.items() if plan.options.get(CALLER) == step}
         if self._replayed & {*others, self.plan[number_of(step)].options.get(CALLER)}:
             return
-        self._transport(commands.replay(self.keys, "0", [self.letters.pop(step)], audit_id=""))
+        _, refusals, *_ = self._transport(commands.replay(self.keys, "0", [self.letters[step]], audit_id=""))
+        why = self.rule.why_not_replayed(step)
+        assert [reasons[0].decode() for _, reasons, _ in refusals or ()] == ([why] if why else [])
+        if why:
+            return
+        del self.letters[step]
         self._replayed.add(step)
+        self.rule.replayed.add(step)
         self._look()
 
     def control(self, action: str, value: str = "", payload: str = "") -> str:
@@ -295,9 +301,9 @@ class RunUnderTest:
         return str(said.decode())
 
     def retry_step(self, step: str) -> None:
-        """The user has a step begin again; its letters are purged, and none of them was replayed."""
-        replayed = {number_of(one) for one in self._replayed}
-        if replayed & {step, *self._callers(step)}:
+        """The user has a step begin again; no letter of its callers, or of an item, was replayed."""
+        replayed = {number_of(one) if "." in one else one for one in self._replayed}
+        if replayed & {*self._callers(step), *({step} if self.plan[step].kind is Kind.MAP else ())}:
             return
         said, _ = self._workflow(scripts.control_run(self.keys, UID, "retry", step))
         expected, effects = self.rule.retry(step)
@@ -306,7 +312,8 @@ class RunUnderTest:
             self.history.retried(step)
             for caller in self._callers(step):
                 self.history.resumes(caller)
-            for one in [one for one in self.letters if number_of(one) == step]:
+            # Letters of items are purged: whether an item is out again shows only when it is sent.
+            for one in [one for one in self.letters if "." in one and number_of(one) == step]:
                 del self.letters[one]
             self._apply(effects)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from orchestrator import ITEM, InvalidPolicy, Retry, Workflow
+from orchestrator import ITEM, Dead, InvalidPolicy, Retry, StepGoesOn, Workflow
 from orchestrator.workflows.records import ControlResult, StepState
 from tests.apps.workflows_app import List, Square, Sum
+from tests.support.eventually import eventually
 from tests.support.workflow_cluster import WorkflowCluster
 
 ONCE = Retry(max_retries=0)
@@ -47,6 +50,43 @@ def test_a_step_that_fails_again_fails_its_run_again(cluster: WorkflowCluster) -
         assert run.wait(20).state == "failed"
     assert cluster.noted() == ["first", "fail", "fail", "fail"]
     assert (run.status().dead, run.status().handled, run.status().open) == (1, 1, 0)
+
+
+def test_of_a_letter_and_a_retry_only_one_is_out(cluster: WorkflowCluster) -> None:
+    """Regression: the replay of an earlier attempt's letter ended the attempt of a retry."""
+    if not cluster.has_worker:
+        pytest.skip("eager mode has no keys to wait for")
+    letters = cluster.orchestrator.dead_letters
+    flow = Workflow("held")
+    _needs(cluster, flow, "test:held")
+    run = cluster.ended(flow)
+    first = run.outcome("needs")
+    assert isinstance(first, Dead)
+    assert first.letter_id is not None
+    cluster.worker.signal(signal.SIGSTOP)
+    try:
+        assert run.retry("needs") is ControlResult.DONE
+        with pytest.raises(StepGoesOn, match="'celery'"):
+            letters.replay(first.letter_id)
+    finally:
+        cluster.worker.signal(signal.SIGCONT)
+    assert run.wait(20).state == "failed"
+    second = run.outcome("needs")
+    assert isinstance(second, Dead)
+    assert second.letter_id not in (None, first.letter_id)
+    cluster.worker.signal(signal.SIGSTOP)
+    try:
+        letters.replay(str(second.letter_id))
+        assert run.retry("needs") is ControlResult.REPLAYED
+        with pytest.raises(StepGoesOn):
+            letters.replay(first.letter_id)
+        cluster.redis.set("test:held", "1")
+    finally:
+        cluster.worker.signal(signal.SIGCONT)
+    eventually(lambda: run.status().state == "completed", 20, cluster.log)
+    assert (run.status().dead, cluster.noted().count("then")) == (0, 1)
+    letters.get(first.letter_id)
+    cluster.redis.delete("test:held")
 
 
 def test_of_a_map_only_the_failed_items_begin_again(cluster: WorkflowCluster) -> None:

@@ -80,6 +80,25 @@ def test_a_lost_message_of_a_paused_run_is_sent_when_it_is_resumed(cluster: Work
     assert cluster.row("celery").pending == 1
 
 
+def test_a_function_whose_calls_have_all_ended_is_sent_again(cluster: WorkflowCluster) -> None:
+    """A worker of another version has recorded the last outcome."""
+    run = cluster.orchestrator.workflows.start(cluster.function("squares"), 2)
+    _delete_stream(cluster)
+    key = cluster.keys.run(run.uid)
+    cluster.redis.hset(f"{key}:states", mapping={"0": "y2", "1": "h", "2": "s1-1"})
+    cluster.redis.hset(f"{key}:calls", "0", "2:1-2")
+    # Its calls are no steps of its plan: only the function is looked at.
+    assert _repaired(cluster, late_s=60) == 0
+    cluster.redis.hset(f"{key}:states", "2", "d")
+    run.pause()
+    assert _repaired(cluster) == 1
+    assert cluster.redis.hget(f"{key}:states", "0") == b"r"
+    assert _repaired(cluster) == 0
+    run.resume()
+    # The other one that is open stands for a step that keeps the run from its end.
+    assert (cluster.row("celery").pending, run.status().open) == (1, 2)
+
+
 def test_expired_runs_are_taken_off_the_lists(cluster: WorkflowCluster) -> None:
     run = _started(cluster)
     kept = _started(cluster)

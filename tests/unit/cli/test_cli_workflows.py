@@ -193,3 +193,34 @@ def test_a_step_is_retried_and_a_run_forked(orchestrator: Orchestrator) -> None:
     assert invoke(app, workflows, "fork", "book 1", "--after", "list", "--id", "b2").stdout == "book 1: forked as b2\n"
     assert _document(orchestrator, "show", "b2")["state"] == "running"
     assert invoke(app, workflows, "fork", "book 1", "--after", "list", "--id", "b2").exit_code == 2
+
+
+def test_a_workflow_function_is_started_by_its_name(orchestrator: Orchestrator) -> None:
+    app = orchestrator.app
+    assert (
+        invoke(app, workflows, "start", "squares", "--args", "[2]", "--id", "s1").stdout == "squares: started as s1\n"
+    )
+    assert _document(orchestrator, "show", "s1")["state"] == "completed"
+    named = _document(orchestrator, "start", "squares", "--args", '{"count": 3}')
+    assert orchestrator.workflows.get(named["id"]).result()["total"] == 9 + 0 + 1 + 4
+    again = _document(orchestrator, "start", "squares", "--args", "[2]", "--id", "s1")
+    assert again["uid"] == orchestrator.workflows.get("s1").uid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["squarez"], "unknown workflow function 'squarez'; known: approval, caught, "),
+        (["squares", "--args", "[2"], "--args is no JSON: "),
+        (["squares", "--args", "2"], "--args '2'; allowed: a list or an object"),
+        (["squares"], "invalid workflow 'squares': its arguments: missing a required argument: 'count'"),
+        (
+            ["squares", "--args", '{"count": 2, "workflow_id": "w"}'],
+            "--args has workflow_id; allowed: arguments of squares",
+        ),
+        (["squares", "--args", "[2]", "--deadline", "-1"], "deadline_s"),
+    ],
+)
+def test_what_cannot_be_started(orchestrator: Orchestrator, arguments: list[str], said: str) -> None:
+    refused = invoke(orchestrator.app, workflows, "start", *arguments)
+    assert (refused.exit_code, said in refused.stderr) == (2, True), refused.stderr

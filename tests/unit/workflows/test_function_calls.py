@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from orchestrator import Agent, CallerError, Message, Orchestrator, WorkflowContext, handles
+from orchestrator import (
+    Agent,
+    CallerError,
+    Dead,
+    Expand,
+    Message,
+    Orchestrator,
+    Retry,
+    Workflow,
+    WorkflowContext,
+    handles,
+)
 
 
 class Page(Message):
@@ -89,6 +100,51 @@ def test_too_many_calls_are_an_error(orchestrator: Orchestrator, monkeypatch: py
     assert start(read, 1, 2).result() == 2
     assert "TooManyCalls: read makes 4 calls; allowed: 3" in str(start(read, 1, 3).outcome("read"))
     assert "TooManyCalls" in str(start(read, 4, 0).outcome("read"))
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), {"of": {1}}])
+def test_arguments_that_are_no_json_data_are_a_fault_of_the_call(orchestrator: Orchestrator, value: Any) -> None:
+    """Regression: models may have a set, so it was found when the message was written, and tried again."""
+
+    @orchestrator.app.task(name="plain.count", shared=False)
+    def counted(value: Any) -> int:
+        return len(value)
+
+    @orchestrator.workflow
+    def count(ctx: WorkflowContext) -> Any:
+        return ctx.call(counted.s(value))
+
+    outcome = orchestrator.workflows.start(count).outcome("count")
+    assert isinstance(outcome, Dead)
+    assert (outcome.reason, outcome.attempts) == ("validation", 1)
+    assert "InvalidExpansion: invalid expansion: arguments that are not JSON data: " in outcome.error
+
+
+def test_calls_and_expansions_are_nested_so_many_levels_deep(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.workflows.check.MAX_LEVELS", 10)
+
+    @orchestrator.workflow
+    def nested(ctx: WorkflowContext, left: int) -> int:
+        return 0 if left == 0 else 1 + ctx.call(nested.s(left - 1))
+
+    start = orchestrator.workflows.start
+    assert start(nested, 10).result() == 10
+    run = start(nested, 11)
+    deepest = run.outcome("nested" + 10 * "/call-1")
+    assert isinstance(deepest, Dead)
+    assert deepest.reason == "validation"
+    assert f"steps on level 11 below 'nested{10 * '/call-1'}'; allowed: 10 levels" in deepest.error
+
+    @orchestrator.app.task(name="plain.deeper", shared=False)
+    def deeper(left: int) -> Any:
+        return Expand([deeper.s(left - 1)]) if left else 0
+
+    for levels, state in ((10, "completed"), (11, "failed")):
+        flow = Workflow("expands")
+        flow.step("first", deeper.s(levels), retry=Retry(max_retries=0))
+        assert start(flow).status().state == state
 
 
 def test_a_failing_side_effect_is_the_executions(orchestrator: Orchestrator) -> None:

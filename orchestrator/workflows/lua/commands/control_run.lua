@@ -3,7 +3,7 @@
 -- `retry`, `post` or `time`; of `pause` and `resume` `workflow` if all runs of its workflow are meant, else ''; of `cancel` '1' if it
 -- compensates; of `post` the event and its payload as JSON; of `time` the step, or `deadline`; of `retry` the step.
 -- Returns what it came to: `done`, `too late` if the run has ended, `not paused`, `paused already`, `cancelled already`, `unknown`; of a
--- retry also `not failed`, `others began`, `run cancelled`, `run completed`, `run compensated`; and 1 if work may be left. A repeated
+-- retry also `not failed`, `replayed`, `others began`, `run cancelled`, `run completed`, `run compensated`; and 1 if work may be left. A repeated
 -- call returns its first answer, and changes nothing.
 -- A timer that is not due, because it was set anew or another sweeper was first, is `done` without effect.
 -- Costs: what one step of a run may; at most 120 messages.

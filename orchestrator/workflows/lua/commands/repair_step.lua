@@ -1,4 +1,5 @@
--- Repairs a step whose message is nowhere: its stream was deleted by hand, or a worker that knows no workflows recorded its outcome.
+-- Repairs a step whose message is nowhere: its stream was deleted by hand, or a worker that knows no workflows recorded its outcome. Or a
+-- workflow function that waits, though all of its calls have ended: its message is sent again.
 -- KEYS: run, outcome of the step's delivery. ARGV: step, its state as it was when its message was not found.
 -- Returns {'recorded' (its outcome was there), 'sent' (again), 'parked', 'cancelled', or '' if it has gone on meanwhile, 1 if
 -- work is left}.
@@ -13,9 +14,12 @@ local hooks, name = hooks_of(outcome_key), runs.plan(run, step).name
 local outcome = redis.call('LINDEX', outcome_key, -1)
 local ended = outcome and (read_json(outcome) or {}).outcome
 local how
-if runs.LETTERS[ended] then
+if state:sub(1, 1) == 'y' then
+  how = run.state == 'cancelled' and 'cancelled' or (run.paused or runs.STOPPED[run.state]) and 'parked' or 'sent'
+  if how == 'cancelled' then runs.cancelled(run, step) else runs.send_again(run, step) end
+elseif runs.LETTERS[ended] then
   how = 'recorded'
-  if ended ~= 'dead' then redis.call('HDEL', hooks, 'run', 'step', 'expand', 'waits') end
+  redis.call('HDEL', hooks, 'replayed', unpack(ended ~= 'dead' and {'run', 'step', 'expand', 'waits'} or {}))
   if ended ~= 'handled' or not runs.expand(run, step, outcome) then runs.step_ended(run, step, ended, outcome) end
 else
   runs.count(run, 'open', -1)

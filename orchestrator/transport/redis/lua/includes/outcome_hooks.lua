@@ -13,6 +13,7 @@
 --   undo, undo_of       the compensation of a copy that died, to be sent if the copy is replayed and handled; its group, root,
 --                       level, queue and id
 --   run, step           key of the workflow's run that it is a step of; that step
+--   replayed            1 while a dead letter of that step is out again
 --   waits               where its message waits for its next attempt: sorted set, doorbell, member
 --   expand              1 if an attempt of it has written steps that are to take its place
 --   schedule, pauses    state of the schedule whose fire it is; '1' if its failure pauses that
@@ -81,9 +82,10 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   end
   if f[8] then
     if ended == 'dead' then
+      redis.call('HDEL', beside, 'replayed')
       redis.call('PEXPIRE', beside, runs.DEAD_MS)
     else
-      redis.call('HDEL', beside, 'run', 'step', 'expand', 'waits')
+      redis.call('HDEL', beside, 'run', 'step', 'expand', 'waits', 'replayed')
     end
     local run = runs.open(f[8])
     if run then

@@ -99,9 +99,19 @@ local function begin_watching(root, batch, take)
   return deliveries
 end
 
--- Takes out of a batch what are steps of runs whose compensation has begun; returns their ids.
+-- Why a step's letter is not replayed: the compensation of its run has begun; or the step has begun again, or another of its letters was
+-- replayed, so that two messages would be out, and the one that ends first would be the step's outcome.
 local COMPENSATED = {compensating = true, compensated = true, ['compensation failed'] = true}
-local function take_out_compensated(root, batch)
+local function why_not_replayed(run, step, replayed)
+  local state = redis.call('HGET', run, 'state')
+  if not state then return nil end
+  if COMPENSATED[state] then return 'run ended' end
+  local failed = (redis.call('HGET', run .. ':states', step) or ''):find('^[dec]')
+  return (not failed or replayed) and 'step goes on' or nil
+end
+
+-- Takes steps of runs that are not replayed out of a batch; returns their ids by the reason, and the hooks of the other steps by delivery.
+local function take_out_refused(root, batch)
   local hooks, places = {}, {}
   for at = 1, batch.size do
     if batch.deliveries[at] ~= '' then
@@ -109,16 +119,21 @@ local function take_out_compensated(root, batch)
       places[#places + 1] = at
     end
   end
-  if #hooks == 0 or redis.call('EXISTS', unpack(hooks)) == 0 then return {} end
-  local refused, out = {}, {}
+  if #hooks == 0 or redis.call('EXISTS', unpack(hooks)) == 0 then return {}, {} end
+  local refused, out, steps = {}, {}, {}
   for n, key in ipairs(hooks) do
-    local run = redis.call('HGET', key, 'run')
-    if run and COMPENSATED[redis.call('HGET', run, 'state') or ''] then refused[places[n]] = true end
+    local f = redis.call('HMGET', key, 'run', 'step', 'replayed')
+    local at = places[n]
+    local delivery = batch.deliveries[at]
+    local why = f[1] and why_not_replayed(f[1], f[2], f[3] or steps[delivery])
+    if why then refused[at] = why elseif f[1] then steps[delivery] = key end
   end
   local kept = 0
   for at = 1, batch.size do
-    if refused[at] then
-      out[#out + 1] = batch.ids[at]
+    local why = refused[at]
+    if why then
+      out[why] = out[why] or {}
+      table.insert(out[why], batch.ids[at])
     else
       kept = kept + 1
       for _, part in ipairs({'ids', 'messages', 'kinds', 'deliveries', 'lineages', 'origins'}) do
@@ -127,7 +142,15 @@ local function take_out_compensated(root, batch)
     end
   end
   batch.size = kept
-  return out
+  return out, steps
+end
+
+-- Notes of steps of runs that a letter of theirs is out again, until it has its outcome.
+local function mark_steps(batch, take, steps)
+  for at = 1, take do
+    local hooks = steps[batch.deliveries[at]]
+    if hooks then redis.call('HSET', hooks, 'replayed', '1') end
+  end
 end
 
 -- How: root, level, audit_id, auto ('1' if automatic, else '0'), watched (somebody watches the outcomes), replacement (a message
@@ -147,8 +170,10 @@ local function replay_batches(how, batches, out)
     .. (watched and ',"watched":true}' or '}')
   for queue, batch in pairs(batches) do
     local ledger, stream = root .. 'ledger:' .. queue, root .. 'q:' .. how.level .. ':' .. queue
-    local ended = take_out_compensated(root, batch)
-    if ended[1] then refusals[#refusals + 1] = {queue, {'run ended'}, table.concat(ended, ' ')} end
+    local refused_steps, steps = take_out_refused(root, batch)
+    for why, refused in pairs(refused_steps) do
+      refusals[#refusals + 1] = {queue, {why}, table.concat(refused, ' ')}
+    end
     local admission = admit(flow_of(ledger), batch.size, true)
     local take = admission and admission.take or batch.size
     local ids, entries, count = {}, {}, #gone
@@ -168,6 +193,7 @@ local function replay_batches(how, batches, out)
     end
     forget_outcomes(root, batch, take)
     forget_cancels(root, batch, take)
+    mark_steps(batch, take, steps)
     if take > 0 then
       out[#out + 1], out[#out + 2] = queue, table.concat(ids, ' ')
       if watched then

@@ -44,6 +44,8 @@ end
 runs.retry = function(r, step)
   local was = runs.state(r, step):sub(1, 1)
   if not runs.FAILED[was] then return 'not failed' end
+  -- Two messages would be out, and the one that ends first would be the step's outcome.
+  if redis.call('HEXISTS', hooks_of(r.root .. 'outcome:' .. runs.delivery(r, step)), 'replayed') == 1 then return 'replayed' end
   if r.state ~= 'running' and not runs.STOPPED[r.state] then return runs.NO_RETRY[r.state] or 'run compensated' end
   if runs.caller_of(runs.plan(r, step)) then return runs.retry_call(r, step, was) and 'done' or 'others began' end
   if runs.plan(r, step).guarded then return 'others began' end
