@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Unanimous as Unanimous,
         Weighted as Weighted,
     )
+    from orchestrator.core.bulkhead import Bulkhead as Bulkhead
     from orchestrator.core.cancelled_step import CancelledStep as CancelledStep
     from orchestrator.core.decision import (
         Decision as Decision,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         BarrierBroken as BarrierBroken,
         BroadcastRefused as BroadcastRefused,
         BrokerUnavailable as BrokerUnavailable,
+        BulkheadFull as BulkheadFull,
         CallWouldDeadlock as CallWouldDeadlock,
         CallerError as CallerError,
         CircuitOpen as CircuitOpen,
@@ -205,6 +207,7 @@ _NAMES = {
         "Unanimous",
         "Weighted",
     ),
+    "orchestrator.core.bulkhead": ("Bulkhead",),
     "orchestrator.core.cancelled_step": ("CancelledStep",),
     "orchestrator.core.decision": (
         "Decision",
@@ -219,6 +222,7 @@ _NAMES = {
         "BarrierBroken",
         "BroadcastRefused",
         "BrokerUnavailable",
+        "BulkheadFull",
         "CallWouldDeadlock",
         "CallerError",
         "CircuitOpen",

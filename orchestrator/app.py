@@ -204,6 +204,7 @@ class Orchestrator:
             AgentDown: no living worker hosts the agent.
             DeliveryTimeout: there was no reply in time. The request was cancelled; if it had begun, it may still end.
             SendFailed: the request was not handled.
+            BulkheadFull: as many requests as the agent's bulkhead allows were in flight.
             DeadlinePassed: the handler that calls has no time left; nothing was sent.
             CallerError, BrokerUnavailable: as :meth:`send`.
         """
@@ -223,6 +224,7 @@ class Orchestrator:
 
         Raises:
             AgentDown: no living worker hosts the agent.
+            BulkheadFull: as many requests as the agent's bulkhead allows were in flight.
             CallerError, BrokerUnavailable: as :meth:`send`.
         """
         return self.runtime.caller.ask(recipient, message, timeout_s, on_death)

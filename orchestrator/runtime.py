@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from orchestrator.coordination.coordination import Coordination
     from orchestrator.coordination.distribution.distributor import Distributor
     from orchestrator.coordination.distribution.hierarchies import Hierarchies
+    from orchestrator.coordination.stats import CoordinationStats
     from orchestrator.deadletters.log import DeadLetters
     from orchestrator.eager.eager_mode import EagerMode
     from orchestrator.maintenance.dead_letters import MaintenanceResult
@@ -326,7 +327,15 @@ class Runtime:
 
         ballots = Ballots(self.app, self.directory, lambda: self.mode.ballots)
         barriers = Here(lambda: self.mode.barriers, owner, self.app, self.directory)
-        return Coordination(lambda: self.mode.named_leases, owner, ballots, barriers)
+        return Coordination(lambda: self.mode.named_leases, owner, ballots, barriers, self._coordination_stats)
+
+    def _coordination_stats(self) -> CoordinationStats:
+        from orchestrator.coordination.stats import read_stats
+
+        mode = self.mode
+        return read_stats(
+            mode.named_leases, mode.ballots, mode.call_counts, mode.distribution.counts, mode.hierarchies.names
+        )
 
     @cached_property
     def distributor(self) -> Distributor:

@@ -14,6 +14,7 @@ from orchestrator.agents.periodic import PERIODIC, Fire, fire_message, fire_of, 
 from orchestrator.agents.replies import REPLIES, ReplyFields, reply_message, unanswered_asks
 from orchestrator.agents.singleton import TERM_MESSAGES, TermFields, singleton_election
 from orchestrator.agents.votes import DECISION, VOTES, DecisionFields, checked_vote, vote_name
+from orchestrator.core.bulkhead import Bulkhead
 from orchestrator.core.cancelled_step import CancelledStep
 from orchestrator.core.decision import Decision
 from orchestrator.core.down import Down
@@ -74,6 +75,8 @@ class Agent:
     mailbox: ClassVar[Mailbox | None] = None
     #: When its senders are refused because too many attempts fail; ``None`` for never.
     breaker: ClassVar[Breaker | None] = None
+    #: How many requests to it may be in flight at a time, over all callers; ``None`` for any number.
+    bulkhead: ClassVar[Bulkhead | None] = None
     #: What it offers to the steps of workflows that say what they need instead of an agent.
     capabilities: ClassVar[Collection[str]] = frozenset()
     #: Whether only one incarnation at a time, the elected leader, claims its messages. Its methods ``on_elected`` and
@@ -185,6 +188,7 @@ class AgentSpec:
     #: What it offers, sorted.
     capabilities: tuple[str, ...] = ()
     singleton: bool = False
+    bulkhead: Bulkhead | None = None
 
     @property
     def election(self) -> str:
@@ -256,7 +260,7 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         )
     timeouts = timeouts or Timeouts()
     policy = _policy(cls.__qualname__, {f.name: getattr(cls, f.name) for f in fields(Policy)}, timeouts)
-    for name, kind in (("mailbox", Mailbox), ("breaker", Breaker)):
+    for name, kind in (("mailbox", Mailbox), ("breaker", Breaker), ("bulkhead", Bulkhead)):
         if not isinstance(getattr(cls, name), kind | None):
             raise InvalidDeclaration(
                 f"{cls.__qualname__}.{name}={masked_repr(getattr(cls, name))}; allowed: a {kind.__name__}"
@@ -308,7 +312,7 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
     flow = Flow(cls.mailbox, cls.breaker)
     down = _wants_context(cls, cls.on_down)
     capabilities = tuple(sorted(set(cls.capabilities)))
-    more = tuple(schedules), capabilities, cls.singleton
+    more = tuple(schedules), capabilities, cls.singleton, cls.bulkhead
     return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, *more)
 
 

@@ -171,7 +171,7 @@ class Context:
         Raises:
             UnknownMessage: this agent does not handle that message.
             InvalidPolicy: ``message`` is no message, or the countdown is out of range.
-            MailboxFull, CircuitOpen: flow control refuses it.
+            MailboxFull, CircuitOpen, BulkheadFull: flow control refuses it.
             BrokerUnavailable: Redis did not accept it.
         """
         known: Any = self.orchestrator

@@ -8,6 +8,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Final, get_args, get_type_hints
 
+from orchestrator.core.bulkhead import Bulkhead
 from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.nearest import nearest
@@ -28,6 +29,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "when_open": (str, Enum),
     "mailbox": (Mailbox, dict, int),
     "breaker": (Breaker, dict, int),
+    "bulkhead": (Bulkhead, dict, int),
     "capabilities": (str, set, frozenset, list, tuple),
     "singleton": (bool, int, str),
 }

@@ -10,6 +10,7 @@ from celery import Celery
 from kombu import Queue
 
 from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
+from orchestrator.core.bulkhead import Bulkhead
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import (
     InvalidDeclaration,
@@ -71,6 +72,7 @@ class Directory:
                 {name: [spec.policy.to_wire(), h.policy.to_wire()] for name, h in spec.handlers.items()},
                 spec.capabilities,
                 tuple(name for name, handler in spec.handlers.items() if handler.is_idempotent),
+                spec.bulkhead,
             )
             for spec in self.declared.values()
             if spec.queue in consumed
@@ -205,7 +207,13 @@ class Directory:
         if handler is None:
             raise UnknownMessage(spec.name, message, spec.handlers)
         return self._at(
-            spec.name, message, spec.queue, spec.policy, handler.policy, is_idempotent=handler.is_idempotent
+            spec.name,
+            message,
+            spec.queue,
+            spec.policy,
+            handler.policy,
+            is_idempotent=handler.is_idempotent,
+            bulkhead=spec.bulkhead,
         )
 
     def _elsewhere(self, agent: str, message: str) -> Address:
@@ -216,7 +224,14 @@ class Directory:
         if message not in entry.messages:
             raise UnknownMessage(agent, message, entry.messages)
         levels = (Policy.from_wire(wire) for wire in entry.policies.get(message, ({}, {})))
-        return self._at(agent, message, mailbox(entry.queue), *levels, is_idempotent=message in entry.idempotent)
+        return self._at(
+            agent,
+            message,
+            mailbox(entry.queue),
+            *levels,
+            is_idempotent=message in entry.idempotent,
+            bulkhead=entry.bulkhead,
+        )
 
     def _at(
         self,
@@ -227,7 +242,8 @@ class Directory:
         of_handler: Policy,
         *,
         is_idempotent: bool,
+        bulkhead: Bulkhead | None,
     ) -> Address:
         task = f"{agent}.{message}"
         policy = self.timeouts.merged(task, agent, ("agent", of_agent), ("handler", of_handler))
-        return Address(agent, message, task, queue, policy, is_idempotent)
+        return Address(agent, message, task, queue, policy, is_idempotent, bulkhead)

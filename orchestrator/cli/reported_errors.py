@@ -12,6 +12,7 @@ import click
 from orchestrator.cli.printable import one_line
 from orchestrator.core.errors import (
     AgentDown,
+    BulkheadFull,
     CallerError,
     CircuitOpen,
     DeliveryTimeout,
@@ -81,7 +82,7 @@ def exit_code_of(error: OrchestratorError) -> ExitCode:
             return ExitCode.CALLER
         case DeliveryTimeout():
             return ExitCode.PENDING
-        case AgentDown() | MailboxFull() | CircuitOpen():
+        case AgentDown() | MailboxFull() | CircuitOpen() | BulkheadFull():
             return ExitCode.REFUSED
         case InfrastructureError():
             return ExitCode.INFRASTRUCTURE

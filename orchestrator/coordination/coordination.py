@@ -21,6 +21,7 @@ from orchestrator.coordination.election import Election
 from orchestrator.coordination.lease import Lease
 from orchestrator.coordination.named_leases import NamedLeases, NameState, Wanted
 from orchestrator.coordination.pools import Pool, Semaphore
+from orchestrator.coordination.stats import CoordinationStats
 from orchestrator.core.ballot_rules import Rule
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.lease import Kind
@@ -34,12 +35,18 @@ class Coordination:
     """Makes leases and the like, and lists them. Who holds what is in Redis, or in eager mode in this process."""
 
     def __init__(
-        self, leases: Callable[[], NamedLeases], owner: Callable[[str], Owner], ballots: Ballots, barriers: Here
+        self,
+        leases: Callable[[], NamedLeases],
+        owner: Callable[[str], Owner],
+        ballots: Ballots,
+        barriers: Here,
+        stats: Callable[[], CoordinationStats],
     ) -> None:
         self._leases = leases
         self._owner = owner
         self._ballots = ballots
         self._barriers = barriers
+        self._stats = stats
 
     def lease(self, name: str, *, wait_s: float = 0.0, limit_s: float | None = None, reentrant: bool = False) -> Lease:
         """See :meth:`orchestrator.app.Orchestrator.lease`."""
@@ -97,6 +104,14 @@ class Coordination:
     def ballots(self, limit: int = 1000) -> Sequence[BallotState]:
         """The ballots that are kept, the one that was proposed last first. Raises as :meth:`leases`."""
         return self._ballots.list(_checked_limit(limit))
+
+    def stats(self) -> CoordinationStats:
+        """Counts of calls, retries, fallbacks and distributed items; what is held, and waited for, under names.
+
+        Raises:
+            BrokerUnavailable: Redis is away.
+        """
+        return self._stats()
 
     def leases(self, limit: int = 1000) -> Sequence[NameState]:
         """The leases of the last week, the one that was used last first.

@@ -609,6 +609,19 @@ class CircuitOpen(_Refused, InfrastructureError):
         self.isolated = isolated
 
 
+class BulkheadFull(_Refused, InfrastructureError):
+    """As many requests as the recipient's bulkhead allows were in flight for the whole time that was waited."""
+
+    def __init__(self, recipient: str, in_flight: int, limit: int, waited_s: float) -> None:
+        super().__init__(
+            f"the bulkhead of {masked_repr(recipient)} is full: {counted(in_flight, 'request')} in flight; "
+            f"allowed: {limit}; waited {waited_s:g} s"
+        )
+        self.recipient = recipient
+        self.in_flight = in_flight
+        self.limit = limit
+
+
 class CallWouldDeadlock(InfrastructureError):
     """A call with ``on_deadlock="error"`` would wait for itself: all slots that could answer it wait in calls."""
 

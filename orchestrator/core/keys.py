@@ -399,6 +399,10 @@ class Keys:
         """The last reply to a request, for calls that may fall back to it; it expires."""
         return f"{self.root}stale-reply:{digest}"
 
+    def bulkhead(self, queue: str) -> str:
+        """Sorted set of the requests to a mailbox that are in flight: ask -> when its time is over; it expires."""
+        return f"{self.root}bulkhead:{queue}"
+
     def calls(self, queue: str) -> str:
         """Hash of counters of the asks that went to a mailbox: asked, and how they ended."""
         return f"{self.root}calls:{queue}"

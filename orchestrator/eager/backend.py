@@ -20,6 +20,7 @@ from orchestrator.core.outcome import Dead, Handled, Outcome, kind, to_wire
 from orchestrator.core.policy import WhenOpen
 from orchestrator.core.supervision import Supervision
 from orchestrator.deadletters.in_memory_store import InMemoryDeadLetterStore
+from orchestrator.eager.bulkheads import EagerBulkheads
 from orchestrator.eager.delivery_runner import DeliveryRunner
 from orchestrator.eager.eager_message import UnreadableMessage, decode_message
 from orchestrator.eager.flow_control import EagerFlowControl
@@ -54,6 +55,7 @@ class EagerBackend:
         self.letters = InMemoryDeadLetterStore(self._replay)
         self._inboxes: dict[str, list[tuple[str, Outcome | None]]] = {}
         self._calls: dict[str, Counter[str]] = {}
+        self._bulkheads = EagerBulkheads()
         self.stale = InMemoryStaleReplies()
         #: By agent: the messages that wait behind its open breaker, oldest first.
         self._deferred: dict[str, list[OutgoingMessage]] = {}
@@ -224,6 +226,19 @@ class EagerBackend:
             message, place = as_published(message, send), send.place()
         elif task is not None:
             check_arguments(task, message.args, message.kwargs)
+        if message.ask is not None and message.bulkhead is not None:
+            with self._bulkheads.request(message.supervision.agent, message.bulkhead, message.ask):
+                return self._send_counted(message, raised, place, may_wait=may_wait)
+        return self._send_counted(message, raised, place, may_wait=may_wait)
+
+    def _send_counted(
+        self,
+        message: OutgoingMessage,
+        raised: list[BaseException] | None,
+        place: Mapping[str, Any] | None,
+        *,
+        may_wait: bool,
+    ) -> SendResult:
         if message.ask is not None:
             self._count_ask(message.ask, message.supervision.agent)
         duplicate = self._flow.duplicate_of(message)

@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from orchestrator.core.bulkhead import Bulkhead
 from orchestrator.core.death import DeathReason
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.keys import Keys
@@ -35,6 +36,7 @@ class AgentEntry:
     capabilities: tuple[str, ...] = ()
     #: The messages whose handlers may run twice at once.
     idempotent: tuple[str, ...] = ()
+    bulkhead: Bulkhead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ def _described_agent(entry: AgentEntry) -> dict[str, Any]:
     for name in ("capabilities", "idempotent"):
         if values := getattr(entry, name):
             described[name] = list(values)
+    if entry.bulkhead is not None:
+        described["bulkhead"] = [entry.bulkhead.calls, entry.bulkhead.wait_s]
     return described
 
 
@@ -230,6 +234,7 @@ class Registry:
                 described.get("policies", {}),
                 tuple(described.get("capabilities", ())),
                 tuple(described.get("idempotent", ())),
+                Bulkhead(*described["bulkhead"]) if "bulkhead" in described else None,
             )
         return known
 

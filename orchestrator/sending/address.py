@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from kombu import Queue
 
+from orchestrator.core.bulkhead import Bulkhead
 from orchestrator.core.effective import Effective
 from orchestrator.core.timeouts import Timeouts
 
@@ -23,6 +24,8 @@ class Address:
     policy: Effective
     #: Whether its handler may run twice at once.
     is_idempotent: bool = False
+    #: Its agent's.
+    bulkhead: Bulkhead | None = None
 
 
 class Directory(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, Final
 from kombu import Queue
 
 from orchestrator.core.attempt_limits import earlier
+from orchestrator.core.bulkhead import Bulkhead
 from orchestrator.core.conversation import CURRENT as CONVERSATION
 from orchestrator.core.effective import Effective
 from orchestrator.core.errors import DeadlinePassed, InvalidPolicy
@@ -58,6 +59,7 @@ def build_agent_message(
         policy=address.policy,
         queue=address.queue,
         hide=secret_names(type(message)),
+        bulkhead=address.bulkhead,
     )
 
 
@@ -119,6 +121,7 @@ def build_message(
     link_error: Sequence[Any] = (),
     hide: tuple[str, ...] = (),
     more: Mapping[str, Any] | None = None,
+    bulkhead: Bulkhead | None = None,
 ) -> OutgoingMessage:
     """An outgoing message, with its policy overridden by the options of its send. ``more`` are Celery's options.
 
@@ -166,4 +169,5 @@ def build_message(
         link=link,
         link_error=link_error,
         options=more or {},
+        bulkhead=bulkhead,
     )

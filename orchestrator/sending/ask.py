@@ -121,7 +121,10 @@ def ask_record(app: Celery, store: Store, request: OutgoingMessage, hidden: tupl
         parts.append(InboxReply(*ask.inbox, timeout_ms + _INBOX_MS))
     if ask.fallback is not None:
         parts.append(_recorded(app, ask.fallback, hidden))
-    return AskRecord(ask.id, request.id, ask.kind, timeout_ms, to_ms(store.options.outcome_ttl_s), parts)
+    most, wait_s = (0, 0.0) if request.bulkhead is None else (request.bulkhead.calls, request.bulkhead.wait_s)
+    outcome_ms = to_ms(store.options.outcome_ttl_s)
+    wait_ms = to_ms(min(wait_s, ask.timeout_s))
+    return AskRecord(ask.id, request.id, ask.kind, timeout_ms, outcome_ms, parts, most, wait_ms)
 
 
 def _recorded(app: Celery, message: OutgoingMessage, hidden: tuple[str, ...]) -> RecordedFallback:

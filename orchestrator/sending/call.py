@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.errors import (
     AgentDown,
+    BulkheadFull,
     CircuitOpen,
     DeadlinePassed,
     DeliveryTimeout,
@@ -25,7 +26,7 @@ class FallbackDelivery:
 
     delivery: Delivery
     #: Why there is no reply.
-    error: AgentDown | DeadlinePassed | DeliveryTimeout | SendFailed | MailboxFull | CircuitOpen
+    error: AgentDown | DeadlinePassed | DeliveryTimeout | SendFailed | MailboxFull | CircuitOpen | BulkheadFull
 
 
 def check_timeout(timeout_s: float) -> float:

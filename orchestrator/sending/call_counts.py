@@ -15,7 +15,10 @@ from orchestrator.transport.store import Store
 
 @dataclass(frozen=True, slots=True)
 class CallCounts:
-    """The asks that went to one mailbox since Redis counts. A plain `call` or `ask` is a send, and in the ledger."""
+    """The asks that went to one mailbox since Redis counts.
+
+    A plain `call` or `ask` is a send, and in the ledger; to an agent with a bulkhead it is counted here, too.
+    """
 
     queue: str
     asked: int = 0

@@ -11,6 +11,7 @@ from orchestrator.core.attempt_limits import CURRENT
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import (
     AgentDown,
+    BulkheadFull,
     CircuitOpen,
     DeadlinePassed,
     DeliveryTimeout,
@@ -39,10 +40,12 @@ from orchestrator.sending.watched_call import WatchedCall
 from orchestrator.telemetry import emit, events
 
 #: Why a call may have no reply.
-CallError: TypeAlias = AgentDown | DeadlinePassed | DeliveryTimeout | SendFailed | MailboxFull | CircuitOpen
+CallError: TypeAlias = (
+    AgentDown | DeadlinePassed | DeliveryTimeout | SendFailed | MailboxFull | CircuitOpen | BulkheadFull
+)
 
 _NO_REPLY: Final = (AgentDown, DeadlinePassed, DeliveryTimeout, SendFailed)
-_REFUSED: Final = (MailboxFull, CircuitOpen)
+_REFUSED: Final = (MailboxFull, CircuitOpen, BulkheadFull)
 
 #: One attempt, no dead letter: the caller gets the error.
 _REQUEST: Final = check_options(
@@ -173,12 +176,13 @@ class Caller:
     def _ask(self, recipient: Any, message: Message | None, timeout_s: float, on_death: str) -> Asked:
         wait_s = self._wait_s(timeout_s)
         until = monotonic() + wait_s
-        return Asked(self._sender.deliver(self._request(recipient, message, on_death, wait_s)), wait_s, until)
+        request = _counted(self._request(recipient, message, on_death, wait_s), wait_s)
+        return Asked(self._sender.deliver(request), wait_s, until)
 
     def _reply(self, recipient: Any, message: Message | None, timeout_s: float, on_death: str, raises: bool) -> Any:
         wait_s = self._wait_s(timeout_s)
         until = monotonic() + wait_s
-        request = self._request(recipient, message, on_death, wait_s)
+        request = _counted(self._request(recipient, message, on_death, wait_s), wait_s)
         with self._backend().waiting(request, raises=raises):
             return Asked(self._sender.deliver(request), wait_s, until).reply()
 
@@ -259,3 +263,8 @@ class Caller:
         agent = recipient if isinstance(recipient, str) else getattr(recipient, "name", "")
         name = type(message).__name__ if message is not None else ""
         emit(events.FELL_BACK, agent=str(agent), message=name, to=to, error=type(error).__name__)
+
+
+def _counted(request: OutgoingMessage, timeout_s: float) -> OutgoingMessage:
+    """The request of a plain call, which needs the record of an ask only where a bulkhead counts it."""
+    return request if request.bulkhead is None else replace(request, ask=AskRequest(request.id, timeout_s))

@@ -8,6 +8,7 @@ from typing import Any
 
 from kombu import Queue
 
+from orchestrator.core.bulkhead import Bulkhead
 from orchestrator.core.policy import WhenDown
 from orchestrator.core.supervision import Supervision
 
@@ -35,6 +36,8 @@ class OutgoingMessage:
     options: Mapping[str, Any] = field(default_factory=dict)
     #: The ask that it is the request of.
     ask: AskRequest | None = None
+    #: Its agent's, which counts it if it is a request.
+    bulkhead: Bulkhead | None = None
 
     def __repr__(self) -> str:
         return f"<OutgoingMessage {self.id}: {self.task}>"
@@ -58,6 +61,7 @@ class OutgoingMessage:
             self.trace,
             self.options,
             self.ask,
+            self.bulkhead,
         )
 
 

@@ -8,7 +8,14 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-from orchestrator.core.errors import CircuitOpen, DeliveryTimeout, MailboxFull, OrchestratorError, SendFailed
+from orchestrator.core.errors import (
+    BulkheadFull,
+    CircuitOpen,
+    DeliveryTimeout,
+    MailboxFull,
+    OrchestratorError,
+    SendFailed,
+)
 from orchestrator.core.hedge import Hedge
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Dead, Handled, Outcome
@@ -51,7 +58,8 @@ class WatchedCall:
         """The result of the first request that is handled.
 
         Raises:
-            SendFailed, DeliveryTimeout, AgentDown, MailboxFull, CircuitOpen: why there is none; of the last request.
+            SendFailed, DeliveryTimeout, AgentDown, MailboxFull, CircuitOpen, BulkheadFull: why there is none, of the
+                last request.
         """
         attempt = 1
         while True:
@@ -59,9 +67,9 @@ class WatchedCall:
                 outcome, delivery = self._ask("call" if attempt == 1 else "retry")
                 if isinstance(outcome, Handled):
                     return outcome.result
-                error: SendFailed | MailboxFull | CircuitOpen = SendFailed(delivery, outcome)
+                error: SendFailed | MailboxFull | CircuitOpen | BulkheadFull = SendFailed(delivery, outcome)
                 names = _error_names(outcome)
-            except (MailboxFull, CircuitOpen) as refused:
+            except (MailboxFull, CircuitOpen, BulkheadFull) as refused:
                 error, names = refused, (type(refused).__name__,)
             except NotSent:
                 logger.warning("call not retried: its mailbox has no budget of retries left: %s", error)

@@ -209,6 +209,12 @@ DISTRIBUTION_REFUSED: Final = _event(
     measurements="items",
     metadata="id strategy",
 )
+BULKHEAD_FULL: Final = _event(
+    "bulkhead.full",
+    "A request was refused: as many as the agent's bulkhead allows were in flight.",
+    measurements="in_flight",
+    metadata="agent",
+)
 ASKED: Final = _event(
     "ask.sent", "A request was accepted whose reply is a message to its asker.", metadata="agent message id asker"
 )

@@ -20,10 +20,10 @@ from celery import Celery, chain  # type: ignore[import-untyped]
 from pydantic import BaseModel, PositiveInt
 
 from orchestrator import (
-    Agent, Ballot, Canary, Cancelled, Context, Dead, Decision, Deliveries, Delivery, DistributionReport, Down, Expand,
-    Expired, Exponential, FallbackDelivery, Fire, Handled, Hierarchy, Majority, Message, Needs, Orchestrator,
-    OrchestratorError, Outcome, Report, Retry, Run, SendFailed, Status, Vote, Weighted, Workflow, cron, every, handles,
-    votes,
+    Agent, Ballot, Bulkhead, Canary, Cancelled, Context, Dead, Decision, Deliveries, Delivery, DistributionReport,
+    Down, Expand, Expired, Exponential, FallbackDelivery, Fire, Handled, Hierarchy, Majority, Message, Needs,
+    Orchestrator, OrchestratorError, Outcome, Report, Retry, Run, SendFailed, Status, Vote, Weighted, Workflow, cron,
+    every, handles, votes,
 )
 
 app = Celery("shop", broker="redis://127.0.0.1:6379/0")
@@ -52,6 +52,7 @@ class Shipping(Agent):
 class Billing(Agent):
     name = "billing"
     retry = Retry(max_retries=5, backoff=Exponential(initial_s=0.5, cap_s=60))
+    bulkhead = Bulkhead(calls=20, wait_s=0.1)
 
     @handles(Charge)
     def charge(self, message: Charge, context: Context) -> Receipt:
@@ -143,6 +144,7 @@ assert_type(given.wait(5), dict[int | str, Outcome | None])
 named = {"a": Charge(order_id="o", cents=1), "b": Ship(order_id="o")}
 orchestrator.distribute(named, to=Needs("ocr", max_load=2), strategy="least_loaded", priority=3)
 assert_type(given.counts, dict[str, int])
+assert_type(orchestrator.coordination.stats().items, int)
 assert_type(orchestrator.discover("ocr")[0].load, float)
 team = orchestrator.hierarchy("ops", {"billing": [Shipping]})
 assert_type(team, Hierarchy)

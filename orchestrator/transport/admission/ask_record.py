@@ -90,6 +90,9 @@ class AskRecord:
     timeout_ms: int
     outcome_ms: int
     parts: Sequence[MailReply | InboxReply | RecordedFallback] = ()
+    #: How many requests may be in flight (0 for any number), and for how many ms one more is tried again.
+    in_flight: int = 0
+    wait_ms: int = 0
 
     def call(self, keys: Keys, queue: str, level: str, message: str, limit: int, attempt: Attempt) -> Call:
         """The script call that accepts the request."""
@@ -108,6 +111,8 @@ class AskRecord:
             kind=self.kind,
             fields=fields,
             attempt=attempt,
+            in_flight=0 if self.kind == HEDGE else self.in_flight,
+            wait_ms=self.wait_ms,
         )
 
 

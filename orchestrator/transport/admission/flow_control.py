@@ -12,9 +12,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.errors import CircuitOpen, MailboxFull
+from orchestrator.core.errors import BulkheadFull, CircuitOpen, MailboxFull
 from orchestrator.core.flow_policy import Breaker, Flow
 from orchestrator.core.keys import GROUP
+from orchestrator.telemetry import emit, events
 from orchestrator.transport.admission.ask_record import NotSent
 from orchestrator.transport.redis import commands
 
@@ -42,6 +43,12 @@ def refusal(recipient: str, why: Sequence[bytes], taken: int = 0) -> MailboxFull
     return MailboxFull(recipient, depth=int(why[1]) + taken, limit=int(why[2]))
 
 
+def _bulkhead_full(recipient: str, why: Sequence[bytes]) -> BulkheadFull:
+    in_flight, limit, wait_ms = map(int, why[1:])
+    emit(events.BULKHEAD_FULL, {"in_flight": in_flight}, agent=recipient)
+    return BulkheadFull(recipient, in_flight, limit, wait_ms / 1000)
+
+
 def retry_until_room(recipient: str, reply: list[Any], count: int, again: Callable[[int], Any]) -> None:
     """Deal with a script's refusal of messages: wait for room where the mailbox says so, else raise.
 
@@ -49,7 +56,7 @@ def retry_until_room(recipient: str, reply: list[Any], count: int, again: Callab
 
     Raises:
         MailboxFull: there is no room, or none came in time. ``accepted`` says how many were accepted until then.
-        CircuitOpen: likewise.
+        CircuitOpen, BulkheadFull: likewise.
         DuplicateSend: the idempotency key is taken.
         NotSent: it is one more copy of a request that is not needed, or for which there is no budget.
     """
@@ -69,10 +76,12 @@ def retry_until_room(recipient: str, reply: list[Any], count: int, again: Callab
             return
         if taken or until is None:
             # While there is progress, the wait begins anew.
-            block_s = int(why[3]) / 1000 if why[0] == b"full" else 0.0
+            block_s = int(why[3]) / 1000 if why[0] in (b"full", b"bulkhead") else 0.0
             until, pause_s = monotonic() + block_s, _PAUSE_FROM_S
         left_s = until - monotonic()
         if left_s <= 0:
+            if why[0] == b"bulkhead":
+                raise _bulkhead_full(recipient, why)
             error = refusal(recipient, why, taken)
             error.accepted = done
             raise error

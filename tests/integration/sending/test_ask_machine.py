@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from orchestrator.core import ask as pure
-from orchestrator.core import call_budget
+from orchestrator.core import bulkhead, call_budget
 from orchestrator.core.ask import AskState, Ending
 from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
@@ -40,6 +40,8 @@ class Asks(MailboxMachine):
         self.budget = call_budget.START
         self.counted: Counter[str] = Counter()
         self.refused = self.publishes = 0
+        #: The asks that a bulkhead counts, and when their time is over.
+        self.in_flight: dict[str, int] = {}
 
     @initialize()
     def begin(self) -> None:
@@ -54,9 +56,9 @@ class Asks(MailboxMachine):
         self.run_script(*commands.declare_flow(self.keys, ASKER, fields, serves=True, has_bound=True, has_breaker=True))
         self.redis.hset(self.keys.flow(ASKER), mapping={"phase": "open", "until_ms": 10**12})
 
-    def call(self, ask: str, delivery: str, kind: str, timeout_ms: int) -> Any:
+    def call(self, ask: str, delivery: str, kind: str, timeout_ms: int, most: int = 0) -> Any:
         reply = MailReply(ASKER, ASKER, "0", f'{{"headers": {{}}, "id": "{ask}", "body": "', '"}')
-        record = AskRecord(ask, delivery, kind, timeout_ms, TTL_MS, [] if kind == "hedge" else [reply])
+        record = AskRecord(ask, delivery, kind, timeout_ms, TTL_MS, [] if kind == "hedge" else [reply], most)
         self.publishes += 1
         attempt = Attempt("test:publishes", f"{self.publishes:016x}x")
         return record.call(self.keys, QUEUE, "0", message(delivery), 0, attempt)
@@ -64,18 +66,25 @@ class Asks(MailboxMachine):
     @rule(
         timeout_ms=st.sampled_from([100, 300, 5000]),
         kind=st.sampled_from(["ask", "call", "retry"]),
+        most=st.sampled_from([0, 2]),
         repeats=st.booleans(),
     )
-    def ask(self, timeout_ms: int, kind: str, repeats: bool) -> None:
+    def ask(self, timeout_ms: int, kind: str, most: int, repeats: bool) -> None:
         number = f"a{len(self.asks)}"
-        call = self.call(number, number, kind, timeout_ms)
+        call = self.call(number, number, kind, timeout_ms, most)
         budget = call_budget.spent(self.budget) if kind == "retry" else self.budget
+        due_ms, before = self.now + timeout_ms, self.in_flight
+        in_flight = bulkhead.admitted(before, most, number, due_ms, self.now) if most else before
         # Its reply may be lost, so that it is repeated.
         for _ in range(2 if repeats else 1):
-            expected = [b"not sent", b"budget"] if budget is None else number.encode()
+            expected: Any = [b"not sent", b"budget"] if budget is None else number.encode()
+            if budget is not None and in_flight is None:
+                count = str(len(bulkhead.in_flight(before, self.now))).encode()
+                expected = [b"refused", 0, [b"bulkhead", count, b"2", b"0"]]
             assert self.run_script(*call) == expected
             self.refused += budget is None
-        if budget is not None:
+        if budget is not None and in_flight is not None:
+            self.in_flight = in_flight
             self.budget = call_budget.deposited(budget) if kind == "call" else budget
             self.asks[number] = pure.accepted(AskState(self.now + timeout_ms), number)
             self.requests[number] = number
@@ -144,6 +153,7 @@ class Asks(MailboxMachine):
         if ending is None:
             return
         self.endings[number] = ending
+        self.in_flight.pop(number, None)
         for copy in ending.cancelled:
             if self.redis.exists(self.keys.outcome(copy)):
                 # It waited, and does not any more.
@@ -195,6 +205,11 @@ class Asks(MailboxMachine):
         assert self.redis.zcard(self.keys.timers) == len(still)
         for number in self.ended:
             assert not self.redis.exists(self.keys.outcome_hooks(number))
+
+    @invariant()
+    def what_is_in_flight_is_what_has_not_ended(self) -> None:
+        known = self.redis.zrangebyscore(self.keys.bulkhead(QUEUE), f"({self.now}", "+inf", withscores=True)
+        assert {raw.decode(): int(due) for raw, due in known} == bulkhead.in_flight(self.in_flight, self.now)
 
     @invariant()
     def each_is_counted_once(self) -> None:

@@ -34,6 +34,7 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "inbox": [st.uuids().map(str)],
     "stale_reply": [st.uuids().map(str)],
     "calls": [texts],
+    "bulkhead": [texts],
     "idempotency": [texts, recipients, texts],
     "last_publishes": [st.integers(0, 10**9)],
     "incarnation": [texts],

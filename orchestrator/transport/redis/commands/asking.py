@@ -20,8 +20,12 @@ def ask(
     kind: str = "ask",
     fields: Mapping[str, Any],
     attempt: Attempt,
+    in_flight: int = 0,
+    wait_ms: int = 0,
 ) -> Call:
     """Accept a request, and the record of its ask with these ``fields`` (see ``includes/ask_ends.lua``).
+
+    With ``in_flight``, at most as many requests may be; one more is tried again for ``wait_ms``.
 
     A ``kind`` that is not ``ask`` has to do with the budget of retries and hedges: ``call``, ``retry`` or ``hedge``.
     """
@@ -33,8 +37,9 @@ def ask(
         keys.timers,
         keys.calls(queue),
         attempt.key,
+        keys.bulkhead(queue),
     ]
-    return "ask", names, [message, delivery, ask_id, attempt.token, kind, *flat(fields)]
+    return "ask", names, [message, delivery, ask_id, attempt.token, kind, in_flight, wait_ms, *flat(fields)]
 
 
 def end_ask(keys: Keys, ask_id: str, why: str) -> Call:

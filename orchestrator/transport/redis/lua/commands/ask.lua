@@ -1,15 +1,18 @@
 -- Accepts a request whose reply is put where it is wanted by the script that ends it (see ask_ends.lua).
--- KEYS: stream, ledger, the delivery's hooks, the ask, timers, counters of calls, hash of last publishes.
--- ARGV: message, the delivery's id, the ask's id, token of the publish (see publish_dedup.py), kind, then names and values of the ask's
--- record…
+-- KEYS: stream, ledger, the delivery's hooks, the ask, timers, counters of calls, hash of last publishes, the mailbox' bulkhead.
+-- ARGV: message, the delivery's id, the ask's id, token of the publish (see publish_dedup.py), kind, how many requests may be in flight
+-- (0: any number), for how many ms one that is refused for that is tried again, then names and values of the ask's record…
 -- Kinds: `ask`; `call`, which adds to the budget of retries and hedges; `retry` and `hedge`, which take from it. A `hedge` is one more copy
 -- of an open ask's request, and has no fields.
--- Returns the delivery's id; {'refused', …} by flow control; {'not sent', 'budget' or 'ended'}. A repeated call returns the id again.
+-- Returns the delivery's id; {'refused', …} by flow control or the bulkhead; {'not sent', 'budget' or 'ended'}. A repeated call returns
+-- the id again.
 -- Costs: one message and the text of the reply; where the mailbox drops its oldest, at most 1 MB and one message more.
 --- @include "clock"
 local stream, ledger, hooks, ask, timers, calls, publishes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local bulkhead = KEYS[8]
 local message, delivery, id, token, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local FIRST_FIELD = 6
+local most_in_flight, wait_ms = tonumber(ARGV[6]), ARGV[7]
+local FIRST_FIELD = 8
 -- As is_repeated_publish() in mailbox_entry.lua.
 local connection = token:sub(1, 16)
 local last = redis.call('HGET', publishes, connection)
@@ -18,7 +21,7 @@ redis.call('HSET', publishes, connection, token)
 if not last then redis.call('PEXPIRE', publishes, 900000) end
 local flow = ledger:gsub('orc:ledger:', 'orc:flow:', 1)
 local is_bounded = redis.call('EXISTS', flow) == 1
-if kind == 'ask' and not is_bounded then
+if kind == 'ask' and not is_bounded and most_in_flight == 0 then
   -- Most asks. What follows is what the rest of the script would do, without defining it.
   local place = stream .. '\n' .. redis.call('XADD', stream, '*', 'm', message) .. '\n' .. ledger
   redis.call('HSET', ask, 'calls', calls, 'copy:' .. delivery, place, unpack(ARGV, FIRST_FIELD))
@@ -36,6 +39,7 @@ end
 
 --- @include "mailbox_entry"
 --- @include "call_budget"
+--- @include "bulkhead"
 local why_not
 if kind == 'hedge' and redis.call('EXISTS', ask) == 0 then why_not = 'ended' end
 if not why_not and (kind == 'hedge' or kind == 'retry') and not has_call_budget(calls) then why_not = 'budget' end
@@ -43,13 +47,23 @@ if why_not then
   forget_publish(publishes, token)
   return {'not sent', why_not}
 end
+local in_flight = most_in_flight > 0 and full_bulkhead(bulkhead, most_in_flight)
+if in_flight then
+  forget_publish(publishes, token)
+  return {'refused', 0, {'bulkhead', tostring(in_flight), tostring(most_in_flight), wait_ms}}
+end
 
 local function begin_ask()
   if kind == 'hedge' then
     redis.call('HINCRBY', calls, 'hedged', 1)
   else
     redis.call('HSET', ask, 'calls', calls, unpack(ARGV, FIRST_FIELD))
-    redis.call('ZADD', timers, now_ms() + tonumber(redis.call('HGET', ask, 'timeout_ms')), 'ask:' .. id)
+    local timeout_ms = tonumber(redis.call('HGET', ask, 'timeout_ms'))
+    redis.call('ZADD', timers, now_ms() + timeout_ms, 'ask:' .. id)
+    if most_in_flight > 0 then
+      redis.call('HSET', ask, 'bulkhead', bulkhead)
+      enter_bulkhead(bulkhead, id, timeout_ms)
+    end
     redis.call('HINCRBY', calls, 'asked', 1)
   end
   if kind == 'retry' then redis.call('HINCRBY', calls, 'retried', 1) end

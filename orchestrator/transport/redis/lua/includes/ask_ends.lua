@@ -9,6 +9,7 @@
 --   calls                key of the counters of the mailbox that is asked
 --   group, outcome_ms    the consumer group of mailboxes; how long outcomes are kept
 --   timeout_ms           after how many ms it times out
+--   bulkhead             key of the requests in flight that it is one of
 --   inbox, inbox_ms, label  stream that gets the outcome, under that label, and how long it is kept
 --   fallback, fallback_stream, fallback_ledger, fallback_agent, fallback_id
 --                        a message that is sent unless the request is handled: its text, where it goes, its agent and delivery
@@ -54,6 +55,7 @@ asks.finish = function(key, ended, outcome, winner)
     if copy then copies[#copies + 1] = {copy, flat[at + 1]} else ask[flat[at]] = flat[at + 1] end
   end
   redis.call('HINCRBY', ask.calls, ended, 1)
+  if ask.bulkhead then redis.call('ZREM', ask.bulkhead, id) end
   if outcome and ask.stream then
     -- Its admission is not asked for: a reply must pass a full mailbox, as a compensation does.
     put(ask.stream, ask.before .. within_text(outcome) .. ask.after)
