@@ -1,3 +1,4 @@
+--- @include "clock"
 -- The bulkhead of a mailbox: its requests in flight, a sorted set: ask -> when its time is over, in ms. So none is counted for longer
 -- than that, whoever dies. The rule is core/bulkhead.py. ask_ends.lua takes out what has ended.
 
