@@ -23,7 +23,7 @@ class Billing(Agent):
 
     name = "billing"
     retry = Retry(max_retries=0)
-    bulkhead = Bulkhead(calls=3, wait_s=2.0)
+    bulkhead = Bulkhead(calls=3, wait_s=60.0)
 
     @handles(Quote)
     def quote(self, message: Quote) -> int:

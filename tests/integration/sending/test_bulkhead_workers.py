@@ -48,17 +48,13 @@ def test_of_many_callers_no_more_than_may_are_served_at_once_and_all_permits_com
     client: Any = orchestrator.runtime.store.client
 
     def call(number: int) -> Any:
-        try:
-            return orchestrator.call("billing", Quote(number=number), timeout_s=20)
-        except BulkheadFull:
-            return "full"
+        return orchestrator.call("billing", Quote(number=number), timeout_s=60)
 
     with WorkerProcess(APP, redis_url, pool="threads", concurrency=8) as worker:
         eventually(lambda: orchestrator.registry.hosted("billing", "billing"), 15, worker.log)
         with ThreadPoolExecutor(12) as callers:
             results = list(callers.map(call, range(60)))
-        assert set(results) - {"full"} <= set(range(60))
-        assert len([one for one in results if one != "full"]) >= 30
+        assert results == list(range(60)), "those that waited have got their turn"
         assert 1 <= int(client.get("test:most")) <= 3, "more than three were served at once"
         assert in_flight(orchestrator) == 0
         held = [orchestrator.ask("billing", Quote(hold=True), timeout_s=30) for _ in range(2)]
@@ -69,7 +65,7 @@ def test_of_many_callers_no_more_than_may_are_served_at_once_and_all_permits_com
         eventually(lambda: client.llen("test:held") == 3, 15, worker.log)
         worker.kill()
         with pytest.raises(BulkheadFull):
-            orchestrator.ask("billing", Quote(), timeout_s=30)
+            orchestrator.ask("billing", Quote(), timeout_s=0.3)
     assert in_flight(orchestrator) == 3, "they will be served again, that of the killed caller, too"
     client.set("test:go", 1)
     with WorkerProcess(APP, redis_url, pool="threads", concurrency=8):
