@@ -79,7 +79,8 @@ def live(orchestrator: Orchestrator, *agents: str, slots: int = 1, host: str = "
         return
     store: Any = orchestrator.runtime.store
     incarnation = f"w{number}@{host}:1#{number}"
-    fields = {"agents": json.dumps(agents), "queues": json.dumps(agents), "host": host, "concurrency": slots}
+    served = json.dumps(agents)
+    fields = {"agents": served, "queues": served, "host": host, "concurrency": slots, "releases_steps": 1}
     store.client.hset(store.keys.incarnation(incarnation), mapping=fields)
     for agent in agents:
         store.client.hset(store.keys.hosts(agent), incarnation, slots)
