@@ -71,6 +71,7 @@ def _problem(client: Any, store: Store, key: str) -> str:
         "ballot",
         "named-free:",
         "named-terms:",
+        "announced-term:",
         "wake:",
     )
     if key.startswith(tuple(f"{root}{kind}" for kind in expiring)):

@@ -20,6 +20,7 @@ from orchestrator.core.errors import OrchestratorError, OwnerGone
 from orchestrator.core.lease import Kind
 from orchestrator.core.log import get_logger
 from orchestrator.core.term import Term
+from orchestrator.worker.consuming_thread import ConsumingThread
 from orchestrator.worker.owner import Owner
 
 logger = get_logger(__name__)
@@ -60,27 +61,22 @@ class Candidates:
         self._leases = leases
         self._announce = announce
         self._incarnation = incarnation
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = ConsumingThread(self._run, "orchestrator-candidates")
         self._owner = ""
         self._candidacies: list[_Candidacy] = []
 
     def start(self) -> None:
-        """Start the thread, if it does not run."""
-        if self._thread is None or not self._thread.is_alive():
-            self._stopped = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(self._stopped,), daemon=True)
-            self._thread.name = "orchestrator-candidates"
-            self._thread.start()
+        """Campaign from now on."""
+        self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and leave the line. Who leads goes on to, until its incarnation ends."""
-        self._stopped.set()
+        """Leave the line. Who leads goes on to, until its incarnation ends."""
+        self._thread.stop()
 
     def _run(self, stopped: threading.Event) -> None:
         while not stopped.is_set():
             try:
-                wait_s = self._campaign()
+                wait_s = self._campaign(stopped)
                 if wait_s:
                     waiting = [one.token for one in self._candidacies if not one.leads]
                     if waiting:
@@ -98,13 +94,15 @@ class Candidates:
                 stopped.wait(_LOOK_S)
         for one in self._candidacies:
             if not one.leads:
-                self._leases().withdraw(one.wanted, one.token)
+                token, one.token = one.token, uuid4().hex
+                # Where Redis is away it is withdrawn later, perhaps after the next request: that one has another token.
+                self._leases().withdraw(one.wanted, token)
 
-    def _campaign(self) -> float:
+    def _campaign(self, stopped: threading.Event) -> float:
         """Ask for each singleton; returns how long to wait before the next look, or 0 for none."""
         owner = self._incarnation()
         if not owner:
-            self._stopped.wait(_SOON_S)
+            stopped.wait(_SOON_S)
             return 0
         if owner != self._owner:
             self._owner = owner
@@ -119,12 +117,13 @@ class Candidates:
         return _LOOK_S
 
     def _announce_term(self, agent: str, grant: Grant) -> None:
-        """Have the agent called with the term before, and with this one."""
-        before = self._leases().term_before(grant.name, grant.fence)
-        if before is not None and before.ended:
-            self._announce(agent, DEPOSED, before, f"deposed:{before.number}")
+        """Have the agent called with the terms before of whose ends it was not told, and with this one."""
+        leases = self._leases()
+        for ended in leases.unannounced_ends(grant.name, grant.fence):
+            self._announce(agent, DEPOSED, ended, f"deposed:{ended.number}")
         term = Term(grant.name, grant.fence, grant.owner.id, grant.since_ms / 1000)
         self._announce(agent, ELECTED, term, f"elected:{term.number}")
+        leases.record_announced(grant.name, term.number)
 
 
 class CampaignForSingletons(bootsteps.StartStopStep):

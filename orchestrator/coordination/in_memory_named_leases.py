@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
 from orchestrator.core.errors import NoCandidate
-from orchestrator.core.lease import HeldPermit, Kind, Life, NamedLease, Status, TermRecord
+from orchestrator.core.lease import NOT_TAKEN, HeldPermit, Kind, Life, NamedLease, Status, TermRecord
 from orchestrator.core.term import Term
 from orchestrator.telemetry import emit, events
 from orchestrator.worker.owner import Owner
@@ -61,7 +61,7 @@ class InMemoryNamedLeases(NamedLeases):
                         return grant
                     self._changed.wait(max(0.0, min(_SLICE_S, until - monotonic())))
             except BaseException:
-                self._release(wanted.kind, wanted.name, token, "not taken")
+                self._release(wanted.kind, wanted.name, token, NOT_TAKEN)
                 raise
 
     def _ask(self, wanted: Wanted, token: str, left_s: float) -> Grant | None:

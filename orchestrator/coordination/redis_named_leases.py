@@ -21,7 +21,7 @@ from orchestrator.coordination.late_releases import LateReleases
 from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, NoCandidate, OwnerGone, PoolEmpty
-from orchestrator.core.lease import HeldPermit, Kind, Status
+from orchestrator.core.lease import NOT_TAKEN, HeldPermit, Kind, Status
 from orchestrator.core.term import Term
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.redis.command_connection import CommandConnection
@@ -55,6 +55,9 @@ _PACKAGE: Final = "orchestrator.coordination"
 
 #: Candidates that are listed.
 _LISTED: Final = 100
+
+#: For how long it is remembered which term was last announced: longer than an election's terms are.
+_ANNOUNCED_S: Final = 15 * 86_400
 
 #: Names that one script reads.
 _PAGE: Final = 50
@@ -166,7 +169,7 @@ class RedisNamedLeases(NamedLeases):
 
     def withdraw(self, wanted: Wanted, token: str) -> None:
         """Leave the line, or release what was granted meanwhile."""
-        self._release(wanted.kind, wanted.name, token, "not taken")
+        self._release(wanted.kind, wanted.name, token, NOT_TAKEN)
 
     def _release(self, kind: Kind, name: str, token: str, reason: str) -> bool:
         call = commands.release(self._store.keys, kind, name, token, reason)
@@ -273,10 +276,18 @@ class RedisNamedLeases(NamedLeases):
         """The last term as it is now."""
         return self._last(name)[1]
 
-    def term_before(self, name: str, number: int) -> Term | None:
-        """The term before the one with this number; ``None`` if there was none for a week."""
-        found = self._call("XREVRANGE", self._store.keys.named_terms(name), f"{number - 1}-9", "-", "COUNT", 1)
-        return self._term(name, found[0]) if found else None
+    def unannounced_ends(self, name: str, number: int) -> Sequence[Term]:
+        """The terms before this one that somebody took and that have ended since a term was last announced."""
+        keys = self._store.keys
+        announced = self._call("GET", keys.announced_term(name))
+        first = "-" if announced is None else f"{announced.decode()}-0"
+        found = self._call("XRANGE", keys.named_terms(name), first, f"{number - 1}-9")
+        changes = (self._term(name, entry) for entry in found if not entry[0].endswith(b"-0"))
+        return [term for term in changes if term.reason != NOT_TAKEN]
+
+    def record_announced(self, name: str, number: int) -> None:
+        """Record the last term whose begin was announced, and with it the ends of those before."""
+        self._call("SET", self._store.keys.announced_term(name), number, "EX", _ANNOUNCED_S)
 
     def _last(self, name: str) -> tuple[str, Term | None]:
         """The id of the last entry about the election's terms, and the term as it is now."""

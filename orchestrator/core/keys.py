@@ -489,6 +489,10 @@ class Keys:
         """Stream of an election's terms."""
         return f"{self.root}named-terms:election:{name}"
 
+    def announced_term(self, name: str) -> str:
+        """Number of the term of a singleton that its agent was last called with; it expires."""
+        return f"{self.root}announced-term:{name}"
+
     def items(self, distribution: str) -> str:
         """List of a distribution's items that are in no mailbox yet: level and queue, message, …
 

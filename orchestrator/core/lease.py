@@ -19,6 +19,9 @@ TAKE_MS: Final = 5000
 #: For how much longer than it was going to wait a ticket stays in the line, if its owner has not taken it out.
 GRACE_MS: Final = 2000
 
+#: Why a permit has ended that was granted to somebody in the line who has not taken it.
+NOT_TAKEN: Final = "not taken"
+
 #: Ended terms that an election remembers.
 TERMS: Final = 100
 
@@ -318,7 +321,7 @@ class NamedLease:
     def _is_over(self, holder: HeldPermit, now_ms: int, owners: Owners) -> str:
         """Why a permit is held no more, although nobody has released it; empty if it is held."""
         if holder.take_by_ms and now_ms > holder.take_by_ms:
-            return "not taken"
+            return NOT_TAKEN
         if holder.until_ms and now_ms >= holder.until_ms:
             return "limit"
         life = owners.life(holder.owner)

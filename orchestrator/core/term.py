@@ -16,7 +16,8 @@ class Term:
     leader: str
     #: When it began, in seconds since 1970 by the clock of Redis; 0 if that is not remembered.
     since_s: float
-    #: Why it ended: ``resigned``, ``attempt ended``, or the reason of the leader's death (``killed``, ``oom``,
+    #: Why it ended: ``resigned``, ``attempt ended``, ``not taken`` (it was granted to a candidate that did not answer
+    #: for 5 s, or that had stopped to wait), or the reason of the leader's death (``killed``, ``oom``,
     #: ``stuck``, ``lost``, ``deployed``, ``drained``, ``crashed``); empty while it goes on.
     reason: str = ""
     ended_s: float | None = None

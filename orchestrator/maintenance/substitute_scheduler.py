@@ -16,6 +16,7 @@ from orchestrator.core.log import get_logger
 from orchestrator.schedules.service import ScheduleService, scheduler_name
 from orchestrator.schedules.static_schedules import with_names
 from orchestrator.worker.configuration import SCHEDULER
+from orchestrator.worker.consuming_thread import ConsumingThread
 
 logger = get_logger(__name__)
 
@@ -37,37 +38,33 @@ class SubstituteScheduler:
     def __init__(self, runtime: Any, stale_s: float) -> None:
         self._runtime = runtime
         self._stale_s = stale_s
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = ConsumingThread(self._run, "orchestrator-substitute-scheduler")
         self._began_at = monotonic()
 
     def start(self) -> None:
-        """Start the thread, if it does not run."""
-        if self._thread is None or not self._thread.is_alive():
-            self._stopped.clear()
-            self._thread = threading.Thread(target=self._run, name="orchestrator-substitute-scheduler", daemon=True)
-            self._thread.start()
+        """Fire from now on what no beat fires."""
+        self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; does not wait for it."""
-        self._stopped.set()
+        """Fire nothing more; does not wait for the pass that runs."""
+        self._thread.stop()
 
-    def _run(self) -> None:
+    def _run(self, stopped: threading.Event) -> None:
         service = None
-        while service is None and not self._stopped.is_set():
+        while service is None and not stopped.is_set():
             try:
                 service = self._runtime.redis.scheduling.service(
                     scheduler_name("worker"),
                     self._entries,
                     is_beat=False,
-                    stopped=self._stopped,
+                    stopped=stopped,
                     stale_s=self._stale_s,
                 )
             except OrchestratorError as error:
                 logger.debug("no substitute scheduler yet: %s", error)
-                self._stopped.wait(_AGAIN_S)
+                stopped.wait(_AGAIN_S)
         if service is not None:
-            self._serve(service)
+            self._serve(service, stopped)
 
     def _entries(self) -> Mapping[str, ScheduleEntry]:
         app, scheduling = self._runtime.app, self._runtime.redis.scheduling
@@ -78,9 +75,9 @@ class SubstituteScheduler:
     def _has_waited(self) -> bool:
         return monotonic() - self._began_at > _FIRST_BEAT_S
 
-    def _serve(self, service: ScheduleService) -> None:
+    def _serve(self, service: ScheduleService, stopped: threading.Event) -> None:
         looks_again = True
-        while not self._stopped.is_set():
+        while not stopped.is_set():
             try:
                 if looks_again and self._has_waited():
                     looks_again = False

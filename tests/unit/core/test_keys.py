@@ -49,6 +49,7 @@ MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "monitors_of": [texts],
     "named_of": [texts],
     "named_terms": [texts],
+    "announced_term": [texts],
     "named_line": [texts],
     "named_waiting": [texts],
     "wake": [st.uuids().map(str)],

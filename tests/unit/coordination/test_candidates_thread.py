@@ -1,0 +1,83 @@
+"""A worker's candidates campaign as long as it consumes, however fast its connection is lost and found again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orchestrator.coordination.candidates import Candidates
+from orchestrator.coordination.named_leases import Wanted
+from tests.support.eventually import eventually
+
+
+class Line:
+    """Stands in for the leases in Redis: nobody is granted anything, and sleepers sleep until the test wakes them."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.withdrawn: list[str] = []
+        self.sleeping, self.woken = threading.Event(), threading.Event()
+
+    def ask(self, wanted: Wanted, token: str, left_s: float) -> None:
+        self.asked.append(token)
+
+    def sleep(self, tokens: list[str], longest_s: float) -> None:
+        self.sleeping.set()
+        self.woken.wait(10)
+
+    def withdraw(self, wanted: Wanted, token: str) -> None:
+        self.withdrawn.append(token)
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line()
+
+
+@pytest.fixture
+def candidates(line: Line) -> Iterator[Candidates]:
+    def announce(*told: Any) -> None: ...
+
+    leases: Any = line
+    made = Candidates(["cron"], lambda: leases, announce, lambda: "w@h:1#2")
+    yield made
+    made.stop()
+    line.woken.set()
+
+
+def test_who_is_started_while_what_was_stopped_still_sleeps_campaigns_on(line: Line, candidates: Candidates) -> None:
+    candidates.start()
+    assert line.sleeping.wait(10)
+    candidates.stop()
+    candidates.start()
+    line.woken.set()
+    eventually(lambda: len(line.asked) > 3)
+
+
+def test_a_late_withdrawal_ends_no_later_request(line: Line, candidates: Candidates) -> None:
+    candidates.start()
+    assert line.sleeping.wait(10)
+    candidates.stop()
+    asked = line.asked.copy()
+    line.woken.set()
+    eventually(lambda: line.withdrawn)
+    candidates.start()
+    eventually(lambda: len(line.asked) > len(asked))
+    assert line.withdrawn[0] in asked
+    assert line.withdrawn[0] not in line.asked[len(asked) :]
+
+
+def test_who_is_stopped_leaves_the_line_for_good(line: Line, candidates: Candidates) -> None:
+    candidates.start()
+    candidates.start()
+    assert line.sleeping.wait(10)
+    candidates.stop()
+    line.woken.set()
+    eventually(lambda: line.withdrawn)
+    threads = [thread for thread in threading.enumerate() if thread.name == "orchestrator-candidates"]
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
