@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
 from orchestrator.core.errors import NoCandidate
-from orchestrator.core.lease import NOT_TAKEN, HeldPermit, Kind, Life, NamedLease, Status, TermRecord
+from orchestrator.core.lease import LIMIT, NOT_TAKEN, HeldPermit, Kind, Life, NamedLease, Status, TermRecord
 from orchestrator.core.term import Term
 from orchestrator.telemetry import emit, events
 from orchestrator.worker.owner import Owner
@@ -89,7 +89,7 @@ class InMemoryNamedLeases(NamedLeases):
                 return False
             before = {holder.fence: holder for holder in known.held()}
             was_held = known.release(token, _now_ms(), self._owners, reason=reason)
-            self._emit_ended(known, name, before, reason)
+            self._emit_ended(known, name, before, reason if was_held else LIMIT)
             self._changed.notify_all()
             return was_held
 

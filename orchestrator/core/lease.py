@@ -22,6 +22,9 @@ GRACE_MS: Final = 2000
 #: Why a permit has ended that was granted to somebody in the line who has not taken it.
 NOT_TAKEN: Final = "not taken"
 
+#: Why a permit has ended that was held for as long as it was going to be.
+LIMIT: Final = "limit"
+
 #: Ended terms that an election remembers.
 TERMS: Final = 100
 
@@ -168,7 +171,7 @@ class NamedLease:
         """Grant a permit, or give the request its place in the line."""
         if owners.life(request.owner) is not Life.ALIVE:
             return Reply(Status.GONE)
-        if not self._agree(request):
+        if not self._agree(request, now_ms, owners):
             return Reply(Status.DIFFERS, stored=self._stored())
         if self.kind in SINGLE or not self._has_free():
             self._end_those_over(now_ms, owners)
@@ -216,9 +219,12 @@ class NamedLease:
         return True
 
     def release(self, token: str, now_ms: int, owners: Owners, *, reason: str) -> bool:
-        """Give a permit back, or leave the line; returns whether it was held."""
+        """Give a permit back, or leave the line; returns whether it was held. After its limit, it was not."""
         self.line.pop(token, None)
         found = self._holder_of(token)
+        if found is not None and self._is_past_limit(found, now_ms):
+            self._end(found, LIMIT, now_ms)
+            found = None
         if found is not None:
             if len(found.tokens) > 1:
                 found.tokens.remove(token)
@@ -246,12 +252,15 @@ class NamedLease:
 
     # -- permits
 
-    def _agree(self, request: Request) -> bool:
+    def _agree(self, request: Request, now_ms: int, owners: Owners) -> bool:
         """Whether the request counts the permits as all others do; the first of them says how many there are."""
         if (request.permits, request.resources) == (self.permits, self.resources):
             return True
         if self.permits and (self.holders or self.line):
-            return False
+            # What is over, and is shown nowhere, keeps nobody from another number.
+            self.end_over(now_ms, owners)
+            if self.holders or self.line:
+                return False
         self.permits, self.resources = request.permits, request.resources
         self.free_resources = list(request.resources)
         return True
@@ -322,8 +331,8 @@ class NamedLease:
         """Why a permit is held no more, although nobody has released it; empty if it is held."""
         if holder.take_by_ms and now_ms > holder.take_by_ms:
             return NOT_TAKEN
-        if holder.until_ms and now_ms >= holder.until_ms:
-            return "limit"
+        if self._is_past_limit(holder, now_ms):
+            return LIMIT
         life = owners.life(holder.owner)
         # A leader's messages are requeued before its term ends: the death hook comes after that.
         if life is Life.GONE or (life is Life.DYING and self.kind is not Kind.ELECTION):
@@ -331,6 +340,10 @@ class NamedLease:
         if life is Life.ALIVE and holder.entry and not owners.has_entry(holder.owner, holder.entry):
             return "attempt ended"
         return ""
+
+    @staticmethod
+    def _is_past_limit(holder: HeldPermit, now_ms: int) -> bool:
+        return 0 < holder.until_ms <= now_ms
 
     def _runs(self, owner: str, entry: str, owners: Owners) -> bool:
         return owners.life(owner) is Life.ALIVE and (not entry or owners.has_entry(owner, entry))

@@ -217,14 +217,13 @@ class Machine(RuleBasedStateMachine):
     def ask_with_another_number(self, asked: Asked, permits: int) -> None:
         if asked.kind is Kind.SEMAPHORE:
             known = self.model[asked.kind]
-            busy = bool(known.holders or known.line)
             self.count += 1
             other = replace(asked.request, token=f"t{self.count}", permits=permits, wait_ms=0, entry="")
             raw, *values = self.run(commands.acquire(self.keys, asked.kind, asked.kind.value, other))
             expected = known.acquire(other, self.now_ms, self.owners)
             assert raw.decode() == expected.status.value
-            if busy and expected.status is not Status.GONE:
-                assert expected.status is Status.DIFFERS
+            if expected.status is Status.DIFFERS:
+                assert known.holders or known.line
                 assert values == [expected.stored.encode()]
             elif expected.status is Status.GRANTED:
                 self._release(Asked(asked.kind, other))
@@ -243,7 +242,9 @@ class Machine(RuleBasedStateMachine):
         kind, token = asked.kind, asked.request.token
         held = self.run(commands.release(self.keys, kind, kind.value, token, "released"))
         before = self.model[kind]._holder_of(token)
-        if before is not None and len(before.tokens) > 1:
+        if before is not None and 0 < before.until_ms <= self.now_ms:
+            assert held == b""
+        elif before is not None and len(before.tokens) > 1:
             assert held == b"+"
         else:
             assert held == (b"" if before is None else f"{before.fence} {before.owner}".encode())

@@ -29,7 +29,7 @@ end
 --- @include "named_leases"
 local work = open_for_use(root, kind, name)
 if not agree(work, permits, resources) then
-  return {'differs', kind == 'pool' and work.resources or tostring(work.permits)}
+  return with_events({'differs', kind == 'pool' and work.resources or tostring(work.permits)})
 end
 
 -- It was granted before, perhaps by another's script.

@@ -1,13 +1,15 @@
 -- Gives a permit back, or takes a request out of the line, and grants what is free to the next.
 -- KEYS: leases. ARGV: root, kind, name, token, reason.
--- Returns "FENCE OWNER" of the permit that has ended, '+' if it was entered again and is still held, or '' if it was not held.
+-- Returns "FENCE OWNER" of the permit that has ended, '+' if it was entered again and is still held, or '' if it was not held, or not
+-- any more: its limit had passed.
 -- Costs: at most 100 tickets; 4 commands for a lease for which nobody waits.
+--- @include "clock"
 local root, kind, name, token, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if kind == 'lease' then
   -- Mostly nobody waits. What follows is what the rest of the script would do, without defining it.
   local state = root .. 'named:lease:' .. name
-  local known = redis.call('HMGET', state, 'k', 'q', 'o', 'f', 't')
-  if known[1] == token and not known[2] and known[5] == '0' then
+  local known = redis.call('HMGET', state, 'k', 'q', 'o', 'f', 't', 'u')
+  if known[1] == token and not known[2] and known[5] == '0' and (known[6] == '0' or now_ms() < tonumber(known[6])) then
     redis.call('HDEL', state, 'k', 'o')
     redis.call('SREM', root .. 'named-of:' .. known[3], token .. ' lease:' .. name)
     redis.call('PEXPIRE', state, 604800000)

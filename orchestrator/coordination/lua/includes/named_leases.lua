@@ -157,10 +157,14 @@ local function end_holder(work, holder, reason)
   emit_event('lease_ended', work.kind, work.name, holder.o, string.format('%.0f', holder.f), reason)
 end
 
+local function is_past_limit(work, holder)
+  return holder.u > 0 and work.now >= holder.u
+end
+
 -- Why a permit is held no more, although nobody has released it; nil if it is held.
 local function is_over(work, holder)
   if holder.t > 0 and work.now > holder.t and redis.call('EXISTS', work.root .. 'wake:' .. holder.k[1]) == 1 then return 'not taken' end
-  if holder.u > 0 and work.now >= holder.u then return 'limit' end
+  if is_past_limit(work, holder) then return 'limit' end
   local alive = life(work, holder.o)
   -- A leader's messages are requeued before its term ends: the death hook comes after that.
   if alive == 'gone' or alive == 'dying' and work.kind ~= 'election' then return reason_of(work, holder.o) end
@@ -203,10 +207,21 @@ local function read_state(work)
   end
 end
 
+-- Whether anything is held, or anybody waits.
+local function is_in_use(work)
+  if work.single and work.held then return true end
+  return not work.single and redis.call('EXISTS', work.holders) == 1 or has_line(work)
+end
+
 -- Whether a request counts the permits as all others do; the first of them says how many there are.
 local function agree(work, permits, resources)
   if work.permits == permits and work.resources == resources then return true end
-  if work.permits > 0 and (redis.call('EXISTS', work.holders) == 1 or has_line(work)) then return false end
+  if work.permits > 0 and is_in_use(work) then
+    -- What is over, and is shown nowhere, keeps nobody from another number.
+    end_those_over(work)
+    grant_next(work)
+    if is_in_use(work) then return false end
+  end
   work.permits, work.resources = permits, resources
   redis.call('HSET', work.state, 'p', permits, 'r', resources)
   redis.call('DEL', work.free)
@@ -236,18 +251,19 @@ end
 
 -- Lets a name that is not in use any more expire.
 local function expire_unused(work)
-  local is_used
-  if work.single then is_used = work.held else is_used = redis.call('EXISTS', work.holders) == 1 end
-  if is_used or has_line(work) then return end
+  if is_in_use(work) then return end
   redis.call('PEXPIRE', work.state, WEEK_MS)
   if work.kind == 'pool' then redis.call('PEXPIRE', work.free, WEEK_MS) end
 end
 
 -- Gives a permit back, or leaves the line, and grants what is free to the next. Returns the holder, and whether its permit has ended:
--- what was entered again is still held.
+-- what was entered again is still held. After its limit it was not held any more.
 local function release(work, token, reason)
   local holder = holder_of(work, token)
-  if not holder then
+  if holder and is_past_limit(work, holder) then
+    end_holder(work, holder, 'limit')
+    holder = nil
+  elseif not holder then
     leave_line(work, token)
   elseif #holder.k > 1 then
     local left = {}
