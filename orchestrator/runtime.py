@@ -445,12 +445,20 @@ class Runtime:
         """A new conversation; see :meth:`orchestrator.app.Orchestrator.conversation`."""
         if isinstance(agents, str | bytes | type) or not isinstance(agents, Iterable):
             raise InvalidPolicy("agents", agents, "a list of agents' names or Agent classes")
-        names = tuple(agent if isinstance(agent, str) else agent.name for agent in agents)
+        names = tuple(self._name_of(agent) for agent in agents)
         if len(names) > MOST_AGENTS:
             raise InvalidPolicy("agents", f"{len(names)} of them", f"at most {MOST_AGENTS}")
         for name in names:
             self.directory.queue_of(name)
         return Conversation(new_id(), names, check_data(data))
+
+    @staticmethod
+    def _name_of(agent: object) -> str:
+        if isinstance(agent, type) and issubclass(agent, Agent):
+            return agent.name
+        if not isinstance(agent, str):
+            raise InvalidPolicy("agents", agent, "a list of agents' names or Agent classes")
+        return agent
 
     @property
     def breakers(self) -> Breakers:

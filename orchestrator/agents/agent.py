@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from orchestrator.agents.context import Context
-from orchestrator.agents.declaration_mistakes import mistaken_message, mistaken_settings
+from orchestrator.agents.declaration_mistakes import called_method, mistaken_message, mistaken_settings
 from orchestrator.agents.periodic import PERIODIC, Fire, fire_message, fire_of, periodic_definition
 from orchestrator.agents.replies import REPLIES, ReplyFields, reply_message, unanswered_asks
 from orchestrator.agents.singleton import TERM_MESSAGES, TermFields, singleton_election
@@ -130,9 +130,11 @@ def handles(
         InvalidDeclaration: ``message`` is not a :class:`Message` class, or ``idempotent`` no bool.
     """
     if not (isinstance(message, type) and issubclass(message, Message)):
-        raise InvalidDeclaration(f"@handles({message!r}): allowed: a subclass of Message")
+        raise InvalidDeclaration(f"@handles({masked_repr(message)}): allowed: a subclass of Message")
     if not isinstance(idempotent, bool):
-        raise InvalidDeclaration(f"@handles({message.__name__}, idempotent={idempotent!r}); allowed: True or False")
+        raise InvalidDeclaration(
+            f"@handles({message.__name__}, idempotent={masked_repr(idempotent)}); allowed: True or False"
+        )
 
     policy = {
         "retry": retry,
@@ -249,7 +251,7 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         InvalidDeclaration: it cannot be hosted; names the attribute or method, its value and what is allowed.
     """
     if not (isinstance(cls, type) and issubclass(cls, Agent)):
-        raise InvalidDeclaration(f"{cls!r} is not a subclass of Agent")
+        raise InvalidDeclaration(f"{masked_repr(cls)} is not a subclass of Agent")
     if not isinstance(cls.name, str) or not _NAME.fullmatch(cls.name):
         raise InvalidDeclaration(
             f"{cls.__qualname__}.name={masked_repr(cls.name)}; allowed: letters, digits, '_', '.', '-', at most 100"
@@ -310,14 +312,14 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
     if not handlers:
         raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
     flow = Flow(cls.mailbox, cls.breaker)
-    down = _wants_context(cls, cls.on_down)
+    down = _wants_context(cls, called_method(cls, "on_down"))
     capabilities = tuple(sorted(set(cls.capabilities)))
     more = tuple(schedules), capabilities, cls.singleton, cls.bulkhead
     return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, *more)
 
 
 def _add_on_cancelled(cls: type[Agent], handlers: dict[str, HandlerSpec]) -> None:
-    method = cls.on_cancelled
+    method = called_method(cls, "on_cancelled")
     if method is Agent.on_cancelled:
         return
     where, name = f"{cls.__qualname__}.on_cancelled", message_name(CancelledStep)
@@ -345,8 +347,8 @@ def _add_votes(cls: type[Agent], handlers: dict[str, HandlerSpec], timeouts: Tim
             raise InvalidDeclaration(f"{where} votes on {what}, but takes {annotated}; allowed: {what}")
         own = _policy(where, mark.policy, timeouts)
         handlers[name] = HandlerSpec(mark.message, method_name, own, _wants_context(cls, method), is_vote=True)
-    on_decision: Any = getattr(cls, DECISION, None)
-    if not callable(on_decision):
+    on_decision: Any = called_method(cls, DECISION, may_be_none=True)
+    if on_decision is None:
         return
     where = f"{cls.__qualname__}.{DECISION}"
     is_marked = any(hasattr(on_decision, other) for other in (_MARK, PERIODIC, REPLIES, VOTES))
@@ -371,8 +373,8 @@ def _add_terms(cls: type[Agent], handlers: dict[str, HandlerSpec]) -> None:
     if not isinstance(cls.singleton, bool):
         raise InvalidDeclaration(f"{cls.__qualname__}.singleton={masked_repr(cls.singleton)}; allowed: True, False")
     for name, message in TERM_MESSAGES.items():
-        method = getattr(cls, name, None)
-        if not callable(method):
+        method: Any = called_method(cls, name, may_be_none=True)
+        if method is None:
             continue
         where = f"{cls.__qualname__}.{name}"
         if not cls.singleton:

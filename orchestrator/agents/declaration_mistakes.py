@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Final, get_args, get_type_hints
 
 from orchestrator.core.bulkhead import Bulkhead
+from orchestrator.core.errors import InvalidDeclaration
 from orchestrator.core.flow_policy import Breaker, Mailbox
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.nearest import nearest
@@ -69,10 +70,16 @@ def mistaken_settings(base: type, cls: type) -> Iterator[str]:
         if owner is base or not issubclass(owner, base):
             continue
         for name, value in vars(owner).items():
-            if name in _KINDS or name.startswith("_") or name != name.lower() or isinstance(value, property):
+            if (
+                name in _KINDS
+                or name in _CALLED
+                or name.startswith("_")
+                or name != name.lower()
+                or isinstance(value, property)
+            ):
                 continue
             if callable(value) and not isinstance(value, type):
-                meant = None if name in _CALLED else nearest(name, _CALLED, likeness=0.85)
+                meant = nearest(name, _CALLED, likeness=0.85)
                 if meant:
                     yield f"{cls.__qualname__}.{name}: never called; did you mean {meant!r}?"
                 continue
@@ -82,6 +89,19 @@ def mistaken_settings(base: type, cls: type) -> Iterator[str]:
                     f"{cls.__qualname__}.{name}={masked_repr(value)}: no such setting; did you mean {setting!r}? "
                     f"(an attribute of your own: _{name})"
                 )
+
+
+def called_method(cls: type, name: str, *, may_be_none: bool = False) -> Any:
+    """The method of an agent that is called by this name; ``None`` if it may have none, and has none.
+
+    Raises:
+        InvalidDeclaration: it is something that cannot be called.
+    """
+    method = getattr(cls, name, None)
+    if not callable(method) and not (may_be_none and method is None):
+        none = ", or None" if may_be_none else ""
+        raise InvalidDeclaration(f"{cls.__qualname__}.{name}={masked_repr(method)}; allowed: a method{none}")
+    return method
 
 
 def mistaken_message(method: Callable[..., Any], message: type[Any], handled: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from pydantic import create_model
 
 from orchestrator.core.errors import InvalidDeclaration
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry
 from orchestrator.core.reply import reply_name
@@ -57,7 +58,7 @@ def replies(
         InvalidDeclaration: ``message`` is not a :class:`Message` class.
     """
     if not (isinstance(message, type) and issubclass(message, Message)):
-        raise InvalidDeclaration(f"@replies({message!r}): allowed: a subclass of Message")
+        raise InvalidDeclaration(f"@replies({masked_repr(message)}): allowed: a subclass of Message")
     policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
 
     def mark(method: F) -> F:

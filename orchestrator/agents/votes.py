@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from orchestrator.core.decision import Decision, Vote
 from orchestrator.core.errors import InvalidDeclaration, InvalidResult
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry
 
@@ -63,7 +64,7 @@ def votes(
         InvalidDeclaration: ``message`` is not a :class:`Message` class.
     """
     if not (isinstance(message, type) and issubclass(message, Message)):
-        raise InvalidDeclaration(f"@votes({message!r}): allowed: a subclass of Message")
+        raise InvalidDeclaration(f"@votes({masked_repr(message)}): allowed: a subclass of Message")
     policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
 
     def mark(method: F) -> F:

@@ -23,6 +23,7 @@ from orchestrator.coordination.named_leases import NamedLeases, NameState, Wante
 from orchestrator.coordination.pools import Pool, Semaphore
 from orchestrator.coordination.stats import CoordinationStats
 from orchestrator.core.ballot_rules import Rule
+from orchestrator.core.choices import check_bool
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.lease import Kind
 from orchestrator.core.message import Message
@@ -51,9 +52,10 @@ class Coordination:
     def lease(self, name: str, *, wait_s: float = 0.0, limit_s: float | None = None, reentrant: bool = False) -> Lease:
         """See :meth:`orchestrator.app.Orchestrator.lease`."""
         checked, waits_s, limit_ms = checked_name(name), checked_wait_s(wait_s), checked_limit_ms(limit_s)
+        check_bool("reentrant", reentrant)
 
         def ask() -> tuple[NamedLeases, Wanted]:
-            return self._leases(), Wanted(Kind.LEASE, checked, self._owner("lease"), waits_s, limit_ms, bool(reentrant))
+            return self._leases(), Wanted(Kind.LEASE, checked, self._owner("lease"), waits_s, limit_ms, reentrant)
 
         return Lease(ask)
 

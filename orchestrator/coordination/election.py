@@ -10,7 +10,7 @@ from orchestrator.coordination.lease import Held
 from orchestrator.coordination.named_leases import NamedLeases, Wanted
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.lease import Kind
-from orchestrator.core.numbers import check_number
+from orchestrator.core.numbers import check_number, check_whole_number
 from orchestrator.core.term import Term
 from orchestrator.worker.owner import Owner
 
@@ -19,6 +19,9 @@ _MOST_SCORE = 1e15
 
 #: Longest time that :meth:`Election.observe` may wait.
 _LONGEST_S = 86_400
+
+#: Largest number of a term: Redis' scripts have no whole numbers above.
+_LARGEST = 2**53
 
 
 class Leadership(Held):
@@ -134,4 +137,6 @@ class Election:
         seen = after.term if isinstance(after, Leadership) else after
         if seen is not None and (not isinstance(seen, Term) or seen.election != self.name):
             raise InvalidPolicy("after", after, f"a term of the election {self.name!r}, or None")
+        if seen is not None:
+            check_whole_number("after.number", seen.number, 0, _LARGEST)
         return self._leases.next_term(self.name, seen, timeout_s)

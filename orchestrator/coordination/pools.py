@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orchestrator.coordination.checks import checked_wait_s
+from orchestrator.coordination.checks import checked_name, checked_wait_s
 from orchestrator.coordination.lease import Checkout, Permit
 from orchestrator.coordination.named_leases import NamedLeases, NameState, Wanted
 from orchestrator.core.lease import Kind
@@ -68,10 +68,11 @@ class Pool:
         """Give a resource back by its name; ``False``, and an event, if this owner does not hold it.
 
         Raises:
+            InvalidPolicy: it is no name of a resource.
             NoOwner: no handler runs here and no session is open.
             BrokerUnavailable: Redis is away.
         """
-        return self._leases.check_in(self.name, resource, self._owner("resource"))
+        return self._leases.check_in(self.name, checked_name(resource, "resource"), self._owner("resource"))
 
     def state(self) -> NameState | None:
         """What is checked out by whom, and how many wait; ``None`` if it was not used for a week."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from heapq import heapify, heappop, heapreplace
 from random import Random
 
-from orchestrator.core.errors import InvalidPolicy
+from orchestrator.core.choices import check_choice
 
 
 class DistributionStrategy(StrEnum):
@@ -46,10 +46,7 @@ def strategy_of(value: object) -> DistributionStrategy:
     Raises:
         InvalidPolicy: there is none.
     """
-    try:
-        return DistributionStrategy(value)  # type: ignore[arg-type]
-    except ValueError:
-        raise InvalidPolicy("strategy", value, ", ".join(DistributionStrategy)) from None
+    return check_choice("strategy", DistributionStrategy, value)
 
 
 def spread(items: int, takers: Sequence[Taker], strategy: DistributionStrategy, random: Random) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
+from orchestrator.core.choices import check_choice
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.plural import counted
@@ -174,9 +175,4 @@ def priority_of(value: int | None) -> int | None:
 
 
 def _choice(name: str, choices: type[_Choice], value: str | None) -> _Choice | None:
-    if value is None:
-        return None
-    try:
-        return choices(value)
-    except ValueError:
-        raise InvalidPolicy(name, value, ", ".join(choices)) from None
+    return None if value is None else check_choice(name, choices, value)

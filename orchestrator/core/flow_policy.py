@@ -7,6 +7,7 @@ from enum import StrEnum
 from math import ceil
 from typing import Final
 
+from orchestrator.core.choices import check_choice
 from orchestrator.core.errors import InvalidPolicy
 from orchestrator.core.numbers import check_number, check_whole_number, is_number
 
@@ -46,10 +47,7 @@ class Mailbox:
 
     def __post_init__(self) -> None:
         check_whole_number("limit", self.limit, 1, MAX_LIMIT)
-        try:
-            object.__setattr__(self, "overflow", Overflow(self.overflow))
-        except ValueError:
-            raise InvalidPolicy("overflow", self.overflow, ", ".join(Overflow)) from None
+        object.__setattr__(self, "overflow", check_choice("overflow", Overflow, self.overflow))
         check_number("block_s", self.block_s, 0.001, 3600)
         check_number("warn_at", self.warn_at, 0.01, 1)
 

@@ -37,7 +37,7 @@ def definition_faults(d: Any) -> list[ScheduleFault]:
     for name, choices in (("misfire", Misfire), ("overlap", Overlap), ("source", Source)):
         value = getattr(d, name)
         if value not in list(choices):
-            faults.append(ScheduleFault(name, value, ", ".join(choices), nearest(str(value), choices)))
+            faults.append(ScheduleFault(name, value, ", ".join(choices), nearest(value, choices)))
     if not isinstance(d.pause_on_failure, bool):
         faults.append(ScheduleFault("pause_on_failure", d.pause_on_failure, "True or False"))
     if not isinstance(d.policy, Policy):

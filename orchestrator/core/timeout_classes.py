@@ -44,9 +44,7 @@ def seconds_of(value: float | str, classes: Mapping[str, float]) -> float | None
 def allowed_seconds(value: object, classes: Mapping[str, float]) -> str:
     """What is allowed in place of an unknown class, with the nearest one."""
     if classes:
-        return (
-            f"seconds above 0, or a class in timeout_classes ({', '.join(sorted(classes))}){meant(str(value), classes)}"
-        )
+        return f"seconds above 0, or a class in timeout_classes ({', '.join(sorted(classes))}){meant(value, classes)}"
     profile = os.environ.get(PROFILE_VARIABLE)
     read = f"the profile read is {profile}" if profile else f"no profile was read, for {PROFILE_VARIABLE} is not set"
     return f"seconds above 0, or a class in timeout_classes, which has none; {read}"

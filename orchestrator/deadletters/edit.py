@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from orchestrator.core.errors import CallerError
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.masking import mask
 from orchestrator.core.redact import redact
 from orchestrator.deadletters.letter import DeadLetter, envelope_of
@@ -114,7 +115,7 @@ def edited(
         CallerError: the message cannot be read, or the changes are not a JSON object.
     """
     if not isinstance(changes, Mapping) or not changes:
-        raise CallerError(f"changes={changes!r}; allowed: an object with one or more fields")
+        raise CallerError(f"changes={masked_repr(changes)}; allowed: an object with one or more fields")
     envelope = envelope_of(letter.raw)
     text = envelope.get("body")
     encoded = (envelope.get("properties") or {}).get("body_encoding") == "base64"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.errors import InvalidExport
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.deadletters.letter import (
     FIELD_AGENT,
     FIELD_DEATHS,
@@ -78,7 +79,7 @@ def read_line(number: int, text: str | bytes) -> Row:
         raise InvalidExport(number, f"unknown: {', '.join(unknown)}")
     letter_id = line.get("id")
     if not isinstance(letter_id, str) or not _ID.fullmatch(letter_id):
-        raise InvalidExport(number, f"id={letter_id!r} is no dead letter's")
+        raise InvalidExport(number, f"id={masked_repr(letter_id)} is no dead letter's")
     fields = {field: _bytes(number, name, line) for name, field in _NAMES.items()}
     written = _json(fields[FIELD_LETTER])
     if not isinstance(written, Mapping) or not isinstance(written.get("reason"), str):

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.core.choices import check_bool
 from orchestrator.core.errors import CallerError, InvalidPolicy, MessageTooLarge, UnknownDeadLetter
 from orchestrator.deadletters.criteria import Criteria, check_limit
 from orchestrator.deadletters.edit import Arguments, Edit, NoSignatures, Validate, edited
@@ -237,10 +238,11 @@ class DeadLetters:
         A bad line stops the import; the lines before it are imported. ``check_only``: add nothing.
 
         Raises:
+            InvalidPolicy: ``check_only`` is neither true nor false.
             InvalidExport: a line is not of an export, its arguments do not fit its task, or its message exceeds the
                 size limit; names the line.
         """
-        audit_id = "" if check_only else self.record("import", who, why)
+        audit_id = "" if check_bool("check_only", check_only) else self.record("import", who, why)
         return import_lines(self.store, lines, audit_id, self._arguments, progress)
 
     # -- checks

@@ -13,6 +13,7 @@ from typing import Any
 from celery import Celery
 
 from orchestrator.agents.agent import AgentSpec
+from orchestrator.core.choices import check_bool
 from orchestrator.core.death import DeathReason
 from orchestrator.core.down import NOPROC, Down
 from orchestrator.core.errors import NoOwner, OwnerGone
@@ -169,6 +170,7 @@ class InMemoryMonitors(Monitors):
 
     def demonitor(self, ref: int, *, flush: bool = True) -> bool:
         """End a monitor."""
+        check_bool("flush", flush)
         number = checked_ref(ref)
         with self._lock:
             record = self._records.pop(number, None)

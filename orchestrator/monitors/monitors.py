@@ -109,7 +109,7 @@ class Monitors(ABC):
         No DOWN is recorded afterwards. With ``flush``, a DOWN that was recorded and not yet handled is not delivered.
 
         Raises:
-            InvalidPolicy: ``ref`` is not what :meth:`monitor` returns.
+            InvalidPolicy: ``ref`` is not what :meth:`monitor` returns, or ``flush`` neither true nor false.
         """
 
     @abstractmethod

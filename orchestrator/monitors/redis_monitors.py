@@ -8,6 +8,7 @@ from uuid import uuid4
 from celery import Celery
 
 from orchestrator.agents.agent import AgentSpec
+from orchestrator.core.choices import check_bool
 from orchestrator.core.clock import to_ms
 from orchestrator.core.settings import Settings
 from orchestrator.monitors import commands
@@ -43,6 +44,7 @@ class RedisMonitors(RedisMonitorCreation, RedisMonitorDeaths, RedisMonitorReader
 
     def demonitor(self, ref: int, *, flush: bool = True) -> bool:
         """End a monitor."""
+        check_bool("flush", flush)
         number, k = checked_ref(ref), self.store.keys
         keep_ms = to_ms(self._settings.outcome_ttl_s) if flush else 0
         call = commands.demonitor(k, number, keep_ms=keep_ms, publishes=publishes_now(k), token=uuid4().hex)

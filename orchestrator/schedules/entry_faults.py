@@ -30,7 +30,7 @@ def entry_faults(where: str, entry: Any) -> list[ScheduleFault]:
     for key in entry:
         if key not in _TAKEN:
             faults.append(
-                ScheduleFault(f"{where}.{key}", entry[key], f"the keys {', '.join(_KEYS)}", nearest(str(key), _KEYS))
+                ScheduleFault(f"{where}.{key}", entry[key], f"the keys {', '.join(_KEYS)}", nearest(key, _KEYS))
             )
     # A key that is misspelt is not missing as well.
     misspelt = {fault.nearest for fault in faults}

@@ -55,7 +55,7 @@ def split_options(options: Mapping[str, Any], *, any_name: bool) -> tuple[dict[s
         faults.append(ScheduleFault("options.stamped_headers", stamped, "a list of the names of headers"))
         stamped = ()
     for name in sorted(options.keys() - _KNOWN - set(stamped), key=str):
-        near = nearest(str(name), _OF_A_SEND, likeness=_LIKENESS)
+        near = nearest(name, _OF_A_SEND, likeness=_LIKENESS)
         if not any_name and (near or given):
             allowed = f"Celery's options, and {', '.join(_OF_A_SEND)}"
             faults.append(ScheduleFault(f"options.{name}", options[name], allowed, near))

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Unpack
 
 from orchestrator.core import schedule_plan
+from orchestrator.core.choices import check_bool
 from orchestrator.core.errors import CallerError
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_options import ScheduleOptions, to_datetime, to_epoch_ms
@@ -93,7 +94,9 @@ class Schedule:
         Raises:
             UnknownSchedule: it does not exist.
             InvalidSchedule: its definition cannot be read.
+            InvalidPolicy: ``catch_up`` is neither true nor false.
         """
+        check_bool("catch_up", catch_up)
         backend = self._backend()
 
         def decide(stored: StoredSchedule, now_ms: int) -> Decision | None:

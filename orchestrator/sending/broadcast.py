@@ -14,6 +14,7 @@ from celery.utils import uuid
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from orchestrator.core.choices import check_choice
 from orchestrator.core.errors import BrokerUnavailable, InvalidPolicy, MessageTooLarge
 from orchestrator.core.supervision import Supervision
 from orchestrator.sending.message_template import MessageTemplate, around_agent, encode, write_template
@@ -79,10 +80,7 @@ def strategy_of(value: Strategy | str) -> Strategy:
     Raises:
         InvalidPolicy: there is none.
     """
-    try:
-        return Strategy(value)
-    except ValueError:
-        raise InvalidPolicy("strategy", value, ", ".join(Strategy)) from None
+    return check_choice("strategy", Strategy, value)
 
 
 def recipients_of(recipients: Iterable[Any]) -> list[Any]:

@@ -47,7 +47,7 @@ def check_call_options(timeout_s: float, on_death: str, retry: Retry | None, hed
         InvalidPolicy: one has a value that is not allowed.
     """
     check_timeout(timeout_s)
-    if on_death not in ("again", "fail"):
+    if not isinstance(on_death, str) or on_death not in ("again", "fail"):
         raise InvalidPolicy("on_death", on_death, "'again' or 'fail'")
     if not isinstance(retry, Retry | None):
         raise InvalidPolicy("retry", retry, "a Retry")

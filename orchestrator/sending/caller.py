@@ -79,7 +79,7 @@ class Caller:
         """Ask, wait for the reply, and fall back if there is none; see :meth:`Orchestrator.call`."""
         fallbacks = check_fallbacks(fallback, recipient)
         check_call_options(timeout_s, on_death, retry, hedge)
-        if on_deadlock not in ("warn", "error"):
+        if not isinstance(on_deadlock, str) or on_deadlock not in ("warn", "error"):
             raise InvalidPolicy("on_deadlock", on_deadlock, "'warn' or 'error'")
         raises = on_deadlock == "error"
         durable = next((one for one in fallbacks if isinstance(one, Send) and one.durable), None)

@@ -84,7 +84,7 @@ def check_fallbacks(fallback: FallbackArgument, recipient: object) -> tuple[Fall
         return ()
     if fallback is True:
         return (Send(),)
-    if isinstance(fallback, Mapping):
+    if isinstance(fallback, Mapping) and all(isinstance(name, str) for name in fallback):
         return (Send(**dict(fallback)),)
     allowed = f"True, False, the options of a send, or a list of 1 to {_MOST} of Ask, Stale, Value and Send"
     if not isinstance(fallback, list | tuple):
@@ -92,12 +92,13 @@ def check_fallbacks(fallback: FallbackArgument, recipient: object) -> tuple[Fall
     fallbacks = tuple(fallback)
     if not 1 <= len(fallbacks) <= _MOST or not all(isinstance(one, Ask | Stale | Value | Send) for one in fallbacks):
         raise InvalidPolicy("fallback", list(fallbacks), allowed)
-    asked = {_name(recipient)}
+    asked = {_name("recipient", recipient)}
     for number, one in enumerate(fallbacks):
         if isinstance(one, Ask):
-            if _name(one.agent) in asked:
+            name = _name("Ask.agent", one.agent)
+            if name in asked:
                 raise InvalidPolicy("fallback", one, "each agent once, and not the one that is called")
-            asked.add(_name(one.agent))
+            asked.add(name)
         if isinstance(one, Value | Send) and number < len(fallbacks) - 1:
             raise InvalidPolicy("fallback", one, "as the last one: nothing comes after it")
         if isinstance(one, Send) and one.durable and len(fallbacks) > 1:
@@ -105,5 +106,8 @@ def check_fallbacks(fallback: FallbackArgument, recipient: object) -> tuple[Fall
     return fallbacks
 
 
-def _name(agent: object) -> object:
-    return getattr(agent, "name", agent)
+def _name(what: str, agent: object) -> str:
+    name = getattr(agent, "name", agent)
+    if not isinstance(name, str):
+        raise InvalidPolicy(what, agent, "an agent's name, an Agent class, or a Celery signature")
+    return name

@@ -157,7 +157,7 @@ class Builder:
             from orchestrator.core.nearest import meant
 
             given = options.get("kind")
-            self.refuse(path, "kind", given, f"allowed: {error}{meant(str(given), list(Kind))}")
+            self.refuse(path, "kind", given, f"allowed: {error}{meant(given, list(Kind))}")
             return []
         if options.get("significant") is True and options.get("restart", Restart.PERMANENT) == Restart.PERMANENT:
             self.refuse(path, "significant", "true", "allowed: with restart = transient | temporary")

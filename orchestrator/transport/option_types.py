@@ -115,7 +115,7 @@ def unknown_options(options: Mapping[Any, Any]) -> list[str]:
     known = (*Options.names(), *_KOMBU_NAMES)
     return [
         f"broker_transport_options: {name!r} is not an option, and has no effect"
-        + ("; allowed: in result_backend_transport_options" if name in _OF_RESULTS else meant(str(name), known))
+        + ("; allowed: in result_backend_transport_options" if name in _OF_RESULTS else meant(name, known))
         for name in options
         if name not in known and name != FROM_SENTINEL_URL
     ]

@@ -167,7 +167,7 @@ class _Builder:
                     parts.append(self.build(_signature(member), _Given()) or _Part([], ()))
                 case _:
                     allowed = "a signature, a task, or a pair of an agent and a message; with needs also a message"
-                    self.problems.append(f"{member!r} is no step; allowed: {allowed}")
+                    self.problems.append(f"{masked_repr(member)} is no step; allowed: {allowed}")
         return _together(parts, ())
 
     # -- kinds of canvas
@@ -312,7 +312,7 @@ def _signature(value: Any) -> Signature:
     signature = maybe_signature(value)
     if not isinstance(signature, Signature):
         raise InvalidWorkflow(
-            "canvas", [f"{value!r} is no canvas; allowed: a signature, a task, or what is made of them"]
+            "canvas", [f"{masked_repr(value)} is no canvas; allowed: a signature, a task, or what is made of them"]
         )
     return signature
 

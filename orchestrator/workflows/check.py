@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from orchestrator.core.errors import InvalidExpansion
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.nearest import meant
 from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.placement import names_fault
@@ -76,7 +77,7 @@ def problems_in(workflow: Workflow, dependencies: Mapping[str, Sequence[str]]) -
     known = {step.name: step for step in steps}
     seen: set[str] = set()
     for step in steps:
-        where = f"step {step.name!r}"
+        where = f"step {masked_repr(step.name)}"
         if not is_name(step.name):
             problems.append(f"{where}: allowed: letters, digits, '_', '.', '-', at most 100")
         elif step.name in seen:
@@ -90,16 +91,16 @@ def _limit(limit: Limit | None) -> Iterator[str]:
     if limit is None:
         return
     if not is_whole_number(limit.running) or limit.running < 1:
-        yield f"max_running={limit.running!r}; allowed: a whole number from 1"
+        yield f"max_running={masked_repr(limit.running)}; allowed: a whole number from 1"
     if limit.key is not None and not is_name(limit.key):
-        yield f"limit key {limit.key!r}: allowed: letters, digits, '_', '.', '-', at most 100"
+        yield f"limit key {masked_repr(limit.key)}: allowed: letters, digits, '_', '.', '-', at most 100"
     if limit.strategy not in list(LimitStrategy):
-        yield f"limit strategy {limit.strategy!r}; allowed: {', '.join(LimitStrategy)}"
+        yield f"limit strategy {masked_repr(limit.strategy)}; allowed: {', '.join(LimitStrategy)}"
 
 
 def _general(workflow: Workflow) -> Iterator[str]:
     if not is_name(workflow.name):
-        yield f"workflow {workflow.name!r}: allowed: letters, digits, '_', '.', '-', at most 100"
+        yield f"workflow {masked_repr(workflow.name)}: allowed: letters, digits, '_', '.', '-', at most 100"
     if workflow.on_failure not in list(OnFailure):
         yield on_failure_fault(workflow.on_failure)
     yield from _limit(workflow.limit)
@@ -111,7 +112,7 @@ def _general(workflow: Workflow) -> Iterator[str]:
 
 def _step(step: StepDefinition, known: Mapping[str, StepDefinition], dependencies: Sequence[str]) -> Iterator[str]:
     if step.when not in list(When):
-        yield f"when={step.when!r}; allowed: {', '.join(When)}{meant(str(step.when), When)}"
+        yield f"when={masked_repr(step.when)}; allowed: {', '.join(When)}{meant(step.when, When)}"
     for name in dependencies:
         if name == step.name:
             yield "it depends on itself"
@@ -136,33 +137,33 @@ def _step(step: StepDefinition, known: Mapping[str, StepDefinition], dependencie
 def _map(step: StepDefinition) -> Iterator[str]:
     if not isinstance(step.over, Reference):
         allowed = "a step's result, or a part of it; of a known list, declare a step for each item"
-        yield f"over={step.over!r}; allowed: {allowed}"
+        yield f"over={masked_repr(step.over)}; allowed: {allowed}"
     if step.limit is not None and (not is_whole_number(step.limit) or step.limit < 1):
-        yield f"limit={step.limit!r}; allowed: a whole number from 1"
+        yield f"limit={masked_repr(step.limit)}; allowed: a whole number from 1"
 
 
 def _placement(step: StepDefinition) -> Iterator[str]:
     within_s = step.options.get("place_within_s")
     if within_s is not None and (not is_number(within_s) or not 0 < within_s <= _MAX_WAIT_S):
-        yield f"place_within_s={within_s!r}; allowed: seconds above 0, at most a year"
+        yield f"place_within_s={masked_repr(within_s)}; allowed: seconds above 0, at most a year"
     if step.needs is None:
         if within_s is not None:
             yield "place_within_s without needs; allowed: with needs"
         return
     if fault := names_fault(step.needs):
-        yield f"needs={step.needs!r}; {fault}"
+        yield f"needs={masked_repr(step.needs)}; {fault}"
     if step.to is not None:
-        yield f"to={step.to!r} with needs; allowed: one of them"
+        yield f"to={masked_repr(step.to)} with needs; allowed: one of them"
 
 
 def _wait(step: StepDefinition) -> Iterator[str]:
     if step.event is None and step.wait_s is None:
         yield "a wait needs an event or seconds"
     if step.event is not None and not is_name(step.event):
-        yield f"event={step.event!r}; allowed: letters, digits, '_', '.', '-', at most 100"
+        yield f"event={masked_repr(step.event)}; allowed: letters, digits, '_', '.', '-', at most 100"
     if step.wait_s is not None and (not is_number(step.wait_s) or not 0 < step.wait_s <= _MAX_WAIT_S):
         name = "seconds" if step.event is None else "timeout_s"
-        yield f"{name}={step.wait_s!r}; allowed: seconds above 0, at most a year"
+        yield f"{name}={masked_repr(step.wait_s)}; allowed: seconds above 0, at most a year"
 
 
 def _arguments(message: Any) -> Any:

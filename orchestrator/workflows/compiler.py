@@ -13,6 +13,7 @@ from celery import Celery, Task
 from celery.canvas import Signature
 
 from orchestrator.core.errors import CallerError, InvalidWorkflow, NoAgents, UnknownAgent, UnknownMessage
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, encode, message_name
 from orchestrator.core.placement import names_fault
 from orchestrator.core.secret_names import secret_names
@@ -255,7 +256,7 @@ class _Compiler:
 
     def _task_message(self, step: StepDefinition, signature: Signature, options: CheckedOptions) -> OutgoingMessage:
         if step.to is not None:
-            raise _fault(f"to={step.to!r} with a task; allowed: a message, or no agent")
+            raise _fault(f"to={masked_repr(step.to)} with a task; allowed: a message, or no agent")
         if step.fields is not None:
             raise _fault("fields with a task; allowed: arguments of its signature")
         args = tuple(self.wire(value, step.over) for value in signature.args)
@@ -310,7 +311,7 @@ class _Compiler:
             check_fields(message, given)
             cls, values = message, {name: self.wire(value, step.over) for name, value in given.items()}
         else:
-            raise _fault(f"{message!r} is no message; allowed: a Message, its class, a signature or a task")
+            raise _fault(f"{masked_repr(message)} is no message; allowed: a Message, its class, a signature or a task")
         if step.needs is not None:
             return self._placement(step, cls, values, options)
         if step.to is None:

@@ -252,7 +252,7 @@ class Workflow:
 
 def on_failure_fault(value: object) -> str:
     """What is wrong with an unknown ``on_failure``."""
-    return f"on_failure={masked_repr(value)}; allowed: {', '.join(OnFailure)}{meant(str(value), OnFailure)}"
+    return f"on_failure={masked_repr(value)}; allowed: {', '.join(OnFailure)}{meant(value, OnFailure)}"
 
 
 def _listed(after: After) -> tuple[Any, ...]:

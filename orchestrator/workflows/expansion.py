@@ -12,6 +12,7 @@ from celery.canvas import Signature
 from orchestrator.agents.expand import Expand
 from orchestrator.core.errors import InvalidExpansion, InvalidWorkflow, NoAgents, UnknownAgent, UnknownMessage
 from orchestrator.core.expansion import Expanded, take_place
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.workflow_plan import OnFailure, StepPlan
 from orchestrator.workflows.canvas import fill_from_canvas, fill_from_list
 from orchestrator.workflows.check import check_level, dependencies_of
@@ -63,7 +64,9 @@ def new_steps(expand: Expand) -> NewSteps:
             ends = fill_from_canvas(flow, steps, options)
             return NewSteps(flow, ends, flow.final)
         if isinstance(steps, str | bytes | Mapping) or not hasattr(steps, "__iter__"):
-            raise InvalidExpansion([f"{steps!r} is no list of steps; allowed: a list, a canvas or a Workflow"])
+            raise InvalidExpansion(
+                [f"{masked_repr(steps)} is no list of steps; allowed: a list, a canvas or a Workflow"]
+            )
         ends = fill_from_list(flow, steps, options)
         return NewSteps(flow, ends, flow.final)
     except InvalidWorkflow as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, T
 from celery.canvas import Signature
 
 from orchestrator.core.errors import CallerError, InvalidWorkflow, NotSupervised
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.workflow_plan import OnFailure
 from orchestrator.sending.send_options import check_options
 from orchestrator.worker.execution import supervision_of
@@ -113,7 +114,7 @@ class WorkflowFunction(Generic[P, R]):
 
     def _option_problems(self) -> Iterator[str]:
         if not is_name(self.name):
-            yield f"name={self.name!r}; allowed: letters, digits, '_', '.', '-', at most 100"
+            yield f"name={masked_repr(self.name)}; allowed: letters, digits, '_', '.', '-', at most 100"
         if self._on_failure not in list(OnFailure):
             yield on_failure_fault(self._on_failure)
         try:
@@ -132,7 +133,7 @@ _WORKFLOWS: Final = frozenset({"name", "on_failure", "max_running"})
 
 def _problems(function: Any) -> Iterator[str]:
     if isinstance(function, type) or not callable(function) or not hasattr(function, "__name__"):
-        yield f"{function!r} is no function; allowed: def name(ctx, …)"
+        yield f"{masked_repr(function)} is no function; allowed: def name(ctx, …)"
         return
     kinds = {
         "an async function": inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),

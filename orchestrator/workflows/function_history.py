@@ -14,6 +14,7 @@ from kombu.utils.json import dumps
 from pydantic_core import to_jsonable_python
 
 from orchestrator.core.errors import InvalidExpansion
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, encode, message_name
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run_calls import CallList, Suspended
@@ -103,7 +104,7 @@ def fingerprint_of(call: StepDefinition) -> str:
         case Task() as task:
             return f"call {task.name} {_sum([[], {}])}"
     allowed = "an agent and a message, a signature or a task (one that returns Expand(canvas) does a canvas)"
-    raise InvalidExpansion([f"{call.message!r} cannot be called; allowed: {allowed}"])
+    raise InvalidExpansion([f"{masked_repr(call.message)} cannot be called; allowed: {allowed}"])
 
 
 def _sum(arguments: Any, *, of_task: bool = True) -> str:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator.core.choices import check_bool
 from orchestrator.core.effective import seconds
 from orchestrator.core.errors import DeliveryTimeout, InvalidPolicy, SendFailed, UnknownWorkflow
 from orchestrator.core.outcome import Handled, Outcome
@@ -146,8 +147,11 @@ class Run:
         """Begin nothing more. What no worker has begun is cancelled; what runs is not attempted again.
 
         With ``compensate``, the compensations of the handled steps are sent then, the last one first.
+
+        Raises:
+            InvalidPolicy: ``compensate`` is neither true nor false.
         """
-        return self._control("cancel", "1" if compensate else "0")
+        return self._control("cancel", "1" if check_bool("compensate", compensate) else "0")
 
     def retry(self, step: str) -> ControlResult:
         """Have a step that was not handled begin again, and the run go on, also from ``failed``.
@@ -187,7 +191,11 @@ class Run:
 
         With ``force`` also one that goes on: it is cancelled first, so that what no worker has begun never begins.
         Compensations that are not sent yet are not sent any more.
+
+        Raises:
+            InvalidPolicy: ``force`` is neither true nor false.
         """
+        check_bool("force", force)
         backend = self._backend()
         if force:
             backend.control(self.uid, "cancel", "0")

@@ -15,6 +15,7 @@ from orchestrator.core.errors import InvalidPolicy, UnknownWorkflow
 from orchestrator.core.nearest import meant
 from orchestrator.core.policy import OnError
 from orchestrator.core.run_state import RunState
+from orchestrator.core.text import is_text
 from orchestrator.sending.address import Directory
 from orchestrator.sending.send_options import SEND_OPTIONS
 from orchestrator.workflows.check import is_name
@@ -121,6 +122,8 @@ class Workflows:
             UnknownWorkflow: there is none, or it is not kept any more.
             BrokerUnavailable: Redis is away.
         """
+        if not is_text(workflow_id):
+            raise UnknownWorkflow(workflow_id)
         backend = self._backend()
         uid = backend.uid_of(workflow_id)
         status = backend.status(uid or workflow_id)
@@ -137,7 +140,7 @@ class Workflows:
         """
         if state is not None and state not in [*RunState, "paused"]:
             known = [*RunState, "paused"]
-            raise InvalidPolicy("state", state, f"{', '.join(known)}{meant(str(state), known)}")
+            raise InvalidPolicy("state", state, f"{', '.join(known)}{meant(state, known)}")
         backend = self._backend()
         return (
             status

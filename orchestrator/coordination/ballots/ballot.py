@@ -90,7 +90,7 @@ class Ballots:
             BrokerUnavailable: Redis is away.
         """
         if not is_text(ballot_id) or self._backend().read(ballot_id) is None:
-            raise UnknownBallot(str(ballot_id))
+            raise UnknownBallot(ballot_id)
         return Ballot(ballot_id, self._backend)
 
     def list(self, limit: int) -> Sequence[BallotState]:

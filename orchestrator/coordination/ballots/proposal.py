@@ -16,6 +16,7 @@ from orchestrator.coordination.ballots.backend import AskedVoter, BallotRequest
 from orchestrator.coordination.checks import checked_name
 from orchestrator.core.ballot import MOST_VOTERS, Silent
 from orchestrator.core.ballot_rules import check_rule, weights_of
+from orchestrator.core.choices import check_choice
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import InvalidPolicy, NoVoters, UnknownMessage
 from orchestrator.core.message import Message, encode, message_name
@@ -126,7 +127,4 @@ class Proposals:
 
 
 def _silent(silent: Any) -> Silent:
-    try:
-        return Silent(silent)
-    except ValueError:
-        raise InvalidPolicy("silent", silent, ", ".join(map(repr, map(str, Silent)))) from None
+    return check_choice("silent", Silent, silent)

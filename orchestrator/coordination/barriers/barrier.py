@@ -65,7 +65,7 @@ def checked_policy(parties: object, timeout_s: object, on_death: object) -> Barr
     else:
         count = check_whole_number("parties", parties, 1, MOST_PARTIES)
     seconds = check_number("timeout_s", timeout_s, 0.001, LONGEST_TIMEOUT_S)
-    if on_death not in list(OnDeath):
+    if not isinstance(on_death, str) or on_death not in list(OnDeath):
         raise InvalidPolicy("on_death", on_death, "'break' or 'shrink'")
     return BarrierPolicy(count, names, OnDeath(str(on_death)), seconds)
 

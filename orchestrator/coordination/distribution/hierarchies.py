@@ -18,6 +18,7 @@ from orchestrator.core.errors import (
     UnknownAgent,
     UnknownHierarchy,
 )
+from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message
 from orchestrator.sending.broadcast import Refusal, Strategy
 from orchestrator.sending.report import Receipt, Report
@@ -30,6 +31,9 @@ MOST_AGENTS: Final = 10_000
 
 #: Levels of agents below each other.
 _DEEPEST: Final = 50
+
+#: Faults that an error shows, at most.
+_SHOWN: Final = 20
 
 _LEVELS: Final = ("all", "leads", "members")
 
@@ -76,7 +80,7 @@ class Hierarchy:
         Raises:
             InvalidPolicy: there is no such level.
         """
-        if level not in _LEVELS:
+        if not isinstance(level, str) or level not in _LEVELS:
             raise InvalidPolicy("level", level, ", ".join(_LEVELS))
         return {"all": self._agents, "leads": self.leads, "members": self.members}[level]
 
@@ -133,8 +137,13 @@ class Hierarchies:
         return sorted(self._store().names())
 
     def delete(self, name: str) -> bool:
-        """Forget a hierarchy; ``False`` if there is none of that name."""
-        return self._store().delete(name)
+        """Forget a hierarchy; ``False`` if there is none of that name.
+
+        Raises:
+            InvalidPolicy: it is no name.
+            BrokerUnavailable: Redis is away.
+        """
+        return self._store().delete(checked_name(name))
 
     def broadcast(self, agents: Sequence[str], message: Message, options: BroadcastOptions) -> Report:
         """Send a copy to each of those that are known."""
@@ -166,25 +175,26 @@ def _checked(name: str, structure: object) -> dict[str, Any]:
 
     def plain(part: object, above: tuple[str, ...]) -> dict[str, Any]:
         if len(above) > _DEEPEST:
-            faults.append(f"more than {_DEEPEST} levels below {above[0]!r}; allowed: at most {_DEEPEST}")
+            faults.append(f"more than {_DEEPEST} levels below {masked_repr(above[0])}; allowed: at most {_DEEPEST}")
             return {}
         if isinstance(part, Mapping):
             pairs = list(part.items())
         elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
             pairs = [(agent, ()) for agent in part]
         else:
-            where = f"below {above[-1]!r}" if above else "on top"
-            faults.append(f"{part!r} {where}; allowed: a mapping of agents, or a list of them")
+            where = f"below {masked_repr(above[-1])}" if above else "on top"
+            faults.append(f"{masked_repr(part)} {where}; allowed: a mapping of agents, or a list of them")
             return {}
         made: dict[str, Any] = {}
         for key, below in pairs:
             agent = key.name if isinstance(key, type) and issubclass(key, Agent) else key
             if not isinstance(agent, str):
-                faults.append(f"{agent!r}; allowed: agents' names or Agent classes")
+                faults.append(f"{masked_repr(agent)}; allowed: agents' names or Agent classes")
             elif agent in above:
-                faults.append(f"a cycle: {' → '.join((*above[above.index(agent) :], agent))}; allowed: none")
+                cycle = " → ".join(masked_repr(one)[1:-1] for one in (*above[above.index(agent) :], agent))
+                faults.append(f"a cycle: {cycle}; allowed: none")
             elif agent in above_of:
-                faults.append(f"agent {agent!r} is in it twice; allowed: once")
+                faults.append(f"agent {masked_repr(agent)} is in it twice; allowed: once")
             else:
                 above_of[agent] = above
                 made[agent] = plain(below, (*above, agent))
@@ -194,7 +204,9 @@ def _checked(name: str, structure: object) -> dict[str, Any]:
     if not faults and not 1 <= len(above_of) <= MOST_AGENTS:
         faults.append(f"{len(above_of)} agents; allowed: from 1 to {MOST_AGENTS}")
     if faults:
-        raise InvalidDeclaration(f"hierarchy {name!r}: {'; '.join(dict.fromkeys(faults))}")
+        shown = list(dict.fromkeys(faults))
+        more = f"; and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        raise InvalidDeclaration(f"hierarchy {name!r}: {'; '.join(shown[:_SHOWN])}{more}")
     return made
 
 
