@@ -232,7 +232,7 @@ def _rejected(o: Orchestrator, **other: Any) -> Any:
         ({"rule": Weighted(BAD, 1)}, InvalidPolicy, r"weights=\['a'\] is not allowed"),
         ({"timeout_s": 0}, InvalidPolicy, "timeout_s=0 is not allowed; allowed: a number above 0, at most 86400"),
         ({"timeout_s": True}, InvalidPolicy, "timeout_s=True is not allowed"),
-        ({"silent": "approve"}, InvalidPolicy, "silent='approve' is not allowed; allowed: 'abstain', 'reject'"),
+        ({"silent": "approve"}, InvalidPolicy, "silent='approve' is not allowed; allowed: abstain, reject"),
         ({"id": "a\nb"}, InvalidPolicy, "id='a.nb' is not allowed; allowed: a text of 1 to 200 characters"),
     ],
 )  # fmt: skip
