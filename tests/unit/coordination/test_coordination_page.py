@@ -91,6 +91,32 @@ def test_a_follower_sees_each_term_and_its_end() -> None:
     orchestrator.app.close()
 
 
+def test_a_new_leader_is_waited_for() -> None:
+    orchestrator = make("redis://127.0.0.1:1/0", eager=True)
+    (block,) = [block for block in BLOCKS if block.startswith("led = ")]
+    election, has_looked = orchestrator.election("scheduler"), threading.Event()
+
+    class Watched:
+        observe = staticmethod(election.observe)
+
+        def leader(self) -> Term | None:
+            term = election.leader()
+            has_looked.set()
+            return term
+
+    page: dict[str, Any] = {"election": Watched()}
+    watcher = threading.Thread(target=exec, args=(block, page))
+    with orchestrator.monitors.session():
+        with election.campaign():
+            watcher.start()
+            assert has_looked.wait(10)
+        with election.campaign():
+            watcher.join(10)
+    assert (page["ended"].reason, page["ended"].number) == ("resigned", page["led"].number)
+    assert (page["new"].ended, page["new"].number > page["led"].number) == (False, True)
+    orchestrator.app.close()
+
+
 def test_the_parties_of_the_page_meet() -> None:
     orchestrator = make("redis://127.0.0.1:1/0", eager=True)
     (block,) = [block for block in BLOCKS if block.startswith("def run_phase")]
