@@ -104,15 +104,16 @@ def print_snapshot(context: click.Context, seen: Snapshot, deaths_shown: int, se
 
 
 def _breaker_cell(mailbox: MailboxState) -> Cell:
+    """A breaker whose time is over is half-open for the next sender, though it is recorded only then."""
     # Here, so that `celery worker` does not load it.
     from orchestrator.cli.tables import Tone, Toned
 
     match mailbox.breaker:
-        case Phase.OPEN:
+        case Phase.OPEN if mailbox.breaker_open_for_s > 0:
             return Toned(f"open for {age(mailbox.breaker_open_for_s)}", Tone.BAD)
         case Phase.ISOLATED:
             return Toned(f"isolated: {one_line(mailbox.breaker_isolated)}", Tone.BAD)
-        case Phase.HALF_OPEN:
+        case Phase.OPEN | Phase.HALF_OPEN:
             return Toned("half-open", Tone.WARNING)
         case Phase.CLOSED:
             return "closed"

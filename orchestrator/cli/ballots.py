@@ -43,7 +43,7 @@ def ballots(context: click.Context, limit: int, as_json: bool) -> None:
 def _row(state: BallotState, now_s: float) -> tuple[str, ...]:
     counts = (str(state.approved), str(state.rejected), str(state.silent), str(state.of))
     ends = age(max(0.0, state.ends_s - now_s)) if state.decided_s is None else ""
-    proposed = age(max(0.0, now_s - state.proposed_s))
+    proposed = f"{age(max(0.0, now_s - state.proposed_s))} ago"
     return (state.id, state.message, state.state, *counts, state.rule, proposed, ends)
 
 

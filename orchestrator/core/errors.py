@@ -372,7 +372,8 @@ class NoOwner(CallerError):
         what: str = "monitor",
         allowed: str = "inside an agent's handler, or `with orchestrator.monitors.session():`",
     ) -> None:
-        super().__init__(f"nobody owns this {what}; allowed: {allowed}")
+        article = "an" if what[:1] in "aeiou" else "a"
+        super().__init__(f"this thread has no owner for {article} {what}; allowed: {allowed}")
 
 
 class InvalidExport(CallerError):

@@ -244,7 +244,7 @@ class ScheduleService:
         if self._stale_ms and self._is_mine and not self._has_warned and now - self._began_at > 2 * self._stale_s:
             self._has_warned = True
             logger.warning(
-                "%s schedules in place of beat: nobody else has for %.1f s; check that a beat runs (-S orchestrator)",
+                "%s schedules in place of beat: nobody else has for %.1f s; check that one runs (celery -A APP beat)",
                 self._scheduler,
                 now - self._vacant_since,
             )

@@ -251,4 +251,6 @@ class Builder:
                 f'add a worker with queues = ["{_MANAGER_QUEUE}"]'
             )
         if there is None and workers and not any(one.kind is Kind.BEAT for one in self._commands.values()):
-            self.warn("no beat: nothing is scheduled, sweeps neither; add a child of kind beat")
+            self.warn(
+                "no beat: a worker sweeps and schedules in its place, a few seconds late; add a child of kind beat"
+            )

@@ -192,7 +192,7 @@ def _checked(name: str, structure: object) -> dict[str, Any]:
                 faults.append(f"{masked_repr(agent)}; allowed: agents' names or Agent classes")
             elif agent in above:
                 cycle = " → ".join(masked_repr(one)[1:-1] for one in (*above[above.index(agent) :], agent))
-                faults.append(f"a cycle: {cycle}; allowed: none")
+                faults.append(f"a cycle: {cycle}; allowed: an agent stands in it once")
             elif agent in above_of:
                 faults.append(f"agent {masked_repr(agent)} is in it twice; allowed: once")
             else:

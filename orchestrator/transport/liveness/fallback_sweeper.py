@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from time import monotonic
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.log import get_logger
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.liveness.heartbeat import HeartbeatReply
@@ -30,10 +32,12 @@ _WARN_EVERY_S = 30.0
 class FallbackSweeper:
     """Decides from the reply to each heartbeat whether this process has to sweep."""
 
-    def __init__(self, sweeper: Sweeper, options: Options, incarnation: str) -> None:
+    def __init__(self, sweeper: Sweeper, options: Options, incarnation: str, queues: Collection[str]) -> None:
         self._sweeper = sweeper
         self._options = options
         self._incarnation = incarnation
+        #: What this process consumes now.
+        self._queues = queues
         self._began_at = monotonic()
         #: When it last swept, while the monitor manager does not.
         self._swept_at: float | None = None
@@ -72,12 +76,20 @@ class FallbackSweeper:
         if self._options.managed and has_waited and now - self._warned_at > _WARN_EVERY_S:
             self._warned_at = now
             last = f"the last sweep was {since_ms / 1000:.1f} s ago" if since_ms >= 0 else "there was no sweep yet"
-            logger.warning(
-                "incarnation %s sweeps in place of the monitor manager: %s; check that beat runs and that a worker "
-                "consumes the queue monitor-manager",
-                self._incarnation,
-                last,
-            )
+            if HOUSEKEEPING_QUEUE in self._queues:
+                logger.warning(
+                    "no beat asks for sweeps, so incarnation %s sweeps by itself: %s; "
+                    "start a beat (celery -A APP beat)",
+                    self._incarnation,
+                    last,
+                )
+            else:
+                logger.warning(
+                    "incarnation %s sweeps in place of the monitor manager: %s; check that a beat runs "
+                    "(celery -A APP beat) and that a worker consumes the queue monitor-manager",
+                    self._incarnation,
+                    last,
+                )
         if self._sweep():
             emit(events.SWEEP_FALLBACK, {"stale_s": since_ms / 1000}, by=self._incarnation)
             self._swept_at = monotonic()

@@ -107,7 +107,7 @@ class Incarnation:
         logger.info("incarnation %s registered", self.id)
         emit(events.AGENT_UP, incarnation=self.id)
         self._endings = EndingsDelivery(Endings(CommandConnection(pool), keys), Endings(CommandConnection(pool), keys))
-        self._fallback_sweeper = FallbackSweeper(self._sweeper, options, self.id)
+        self._fallback_sweeper = FallbackSweeper(self._sweeper, options, self.id, self.queues)
         self.ack_pipeline = AckPipeline(
             pool, flush_s=options.ack_flush_s, flush_count=int(options.ack_flush_count), group=GROUP
         )

@@ -191,7 +191,7 @@ def test_bad_input_is_named_before_anything_is_written(
 
 def test_it_has_to_have_an_owner_and_messages_somebody_who_handles_them(orchestrator: Orchestrator) -> None:
     barrier = orchestrator.barrier("b", 2)
-    with pytest.raises(NoOwner, match="nobody owns this place at a barrier"):
+    with pytest.raises(NoOwner, match="no owner for a place at a barrier"):
         barrier.arrive("a")
     with orchestrator.monitors.session():
         with pytest.raises(UnknownAgent):

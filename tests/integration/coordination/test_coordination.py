@@ -133,9 +133,11 @@ def test_what_a_session_holds_ends_with_it_and_who_waits_gets_it(orchestrator: O
 
 
 def test_it_has_to_have_an_owner(orchestrator: Orchestrator) -> None:
-    with pytest.raises(NoOwner, match="nobody owns this lease; allowed: inside an agent's handler, or `with"):
+    with pytest.raises(
+        NoOwner, match="this thread has no owner for a lease; allowed: inside an agent's handler, or `with"
+    ):
         orchestrator.lease("a").acquire()
-    with pytest.raises(NoOwner, match="nobody owns this leadership"):
+    with pytest.raises(NoOwner, match="no owner for a leadership"):
         orchestrator.election("a").campaign()
 
 

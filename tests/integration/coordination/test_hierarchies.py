@@ -94,10 +94,16 @@ def cycle() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("structure", "text"),
     [
-        ({"chief": {"lead-1": ["w1", "chief"]}}, "a cycle: chief → lead-1 → chief; allowed: none"),
+        (
+            {"chief": {"lead-1": ["w1", "chief"]}},
+            "a cycle: chief → lead-1 → chief; allowed: an agent stands in it once",
+        ),
         (cycle(), "a cycle: chief → chief"),
         ({"chief": ["w1"], "lead-1": ["w1", "w1"]}, "agent 'w1' is in it twice; allowed: once"),
-        ({"chief": {"lead-1": ["w1", "chief"]}, "lead-2": ["w1"]}, "allowed: none; agent 'w1' is in it twice"),
+        (
+            {"chief": {"lead-1": ["w1", "chief"]}, "lead-2": ["w1"]},
+            "allowed: an agent stands in it once; agent 'w1' is in it twice",
+        ),
         ({"chief": "w1"}, "'w1' below 'chief'; allowed: a mapping of agents, or a list of them"),
         ({"chief": 7, "lead-1": None}, "7 below 'chief'; allowed: a mapping of agents, or a list of them; None below"),
         ("chief", "'chief' on top; allowed"),

@@ -91,7 +91,7 @@ def test_a_scheduler_class_of_the_users_own_changes_nothing_and_the_clock_stops_
         process.wait(20)
         accepted = orchestrator.housekeeping_ledger().accepted
         # Somebody stands in: nobody publishes any more.
-        eventually(lambda: "sweeps in place of the monitor manager" in manager.log(), 20, manager.log)
+        eventually(lambda: "no beat asks for sweeps" in manager.log(), 20, manager.log)
         assert orchestrator.housekeeping_ledger().accepted == accepted
 
 

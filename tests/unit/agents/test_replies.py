@@ -131,7 +131,7 @@ def test_mistakes_in_declarations(agent: type[Agent], why: str) -> None:
 
 def test_who_has_no_orchestrator_asks_nobody() -> None:
     context = Context("id", "shop", 1, "worker", False)
-    with pytest.raises(NoOwner, match="nobody owns this ask; allowed: inside an agent's handler"):
+    with pytest.raises(NoOwner, match="this thread has no owner for an ask; allowed: inside an agent's handler"):
         context.ask("billing", Quote(number=1), timeout_s=1, then=True)
 
 

@@ -5,7 +5,11 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.agents.agent import inspect_agent
+from orchestrator.cli import agents_tables
 from orchestrator.cli.agents_snapshot import State, known_agents, state_of
+from orchestrator.cli.tables import Tone, Toned
+from orchestrator.core.breaker import Phase
+from orchestrator.registry.mailboxes import MailboxState
 from orchestrator.registry.registry import AgentEntry, IncarnationEntry
 from tests.apps.shop import Billing
 
@@ -61,3 +65,17 @@ def test_an_agent_is_up_while_an_incarnation_hosts_it() -> None:
     )
     (never_started,) = known_agents(declared, {}, [])
     assert (never_started.up, never_started.announced) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("phase", "open_for_s", "shown"),
+    [
+        (Phase.OPEN, 1.5, Toned("open for 1.5s", Tone.BAD)),
+        (Phase.OPEN, 0.0, Toned("half-open", Tone.WARNING)),
+        (Phase.HALF_OPEN, 0.0, Toned("half-open", Tone.WARNING)),
+        (Phase.CLOSED, 0.0, "closed"),
+    ],
+)
+def test_a_breaker_whose_time_is_over_is_shown_half_open(phase: Phase, open_for_s: float, shown: object) -> None:
+    mailbox = MailboxState("billing", breaker=phase, breaker_open_for_s=open_for_s)
+    assert agents_tables._breaker_cell(mailbox) == shown

@@ -50,4 +50,4 @@ def test_ballots_are_listed_the_last_one_first(orchestrator: Orchestrator) -> No
 def test_an_open_ballot_shows_when_it_times_out() -> None:
     now = time()
     state = BallotState("b", "Scale", "open", 1, 0, 0, 3, "all who vote", now - 5, now + 61)
-    assert module._row(state, now)[2:] == ("open", "1", "0", "0", "3", "all who vote", "5s", "1m1s")
+    assert module._row(state, now)[2:] == ("open", "1", "0", "0", "3", "all who vote", "5s ago", "1m1s")

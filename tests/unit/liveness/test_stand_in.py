@@ -40,9 +40,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 MANAGED = Options(managed=True, sweep_stale_s=3.0, sweep_gap_s=4.5)
 
 
-def make(clock: Clock, options: Options = MANAGED) -> tuple[FallbackSweeper, Sweeper]:
+def make(clock: Clock, options: Options = MANAGED, queue: str = "billing") -> tuple[FallbackSweeper, Sweeper]:
     sweeper = Sweeper(clock)
-    return FallbackSweeper(sweeper, options, "w@h:1#1"), sweeper  # type: ignore[arg-type]
+    return FallbackSweeper(sweeper, options, "w@h:1#1", {queue}), sweeper  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,17 @@ def test_nothing_is_said_while_the_monitor_manager_may_be_starting(
     clock.now_s += 0.9
     fallback_sweeper.after_heartbeat(HeartbeatReply(901, False))
     assert "sweeps in place of the monitor manager" in caplog.text
+
+
+def test_a_worker_that_serves_the_managers_mailbox_misses_the_beat_only(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    fallback_sweeper, _ = make(clock, queue="monitor-manager")
+    clock.now_s += 6.1
+    fallback_sweeper.after_heartbeat(HeartbeatReply(60_000, False))
+    (said,) = _said(caplog)
+    assert said.startswith("no beat asks for sweeps, so incarnation w@h:1#1 sweeps by itself: ")
+    assert said.endswith("; start a beat (celery -A APP beat)")
 
 
 def test_who_stands_in_does_not_take_its_own_sweep_for_somebody_elses(clock: Clock) -> None:
