@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from orchestrator.core.bulkhead import Bulkhead as Bulkhead
     from orchestrator.core.cancelled_step import CancelledStep as CancelledStep
+    from orchestrator.core.concurrency import Concurrency as Concurrency
     from orchestrator.core.decision import (
         Decision as Decision,
         Vote as Vote,
@@ -209,6 +210,7 @@ _NAMES = {
     ),
     "orchestrator.core.bulkhead": ("Bulkhead",),
     "orchestrator.core.cancelled_step": ("CancelledStep",),
+    "orchestrator.core.concurrency": ("Concurrency",),
     "orchestrator.core.decision": (
         "Decision",
         "Vote",

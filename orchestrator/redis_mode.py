@@ -207,6 +207,7 @@ class RedisMode:
                 "run": lambda what: self.runs.time_came(what),
                 "ask": self._time_out,
                 "deferred": self._release_deferred,
+                "lanes": self._check_lanes,
                 "items": lambda what: self.distribution.release(what),
                 "ballot": lambda what: self.ballots.time_came(what),
                 "barrier": lambda what: self.barriers.time_came(what),
@@ -220,6 +221,10 @@ class RedisMode:
             moved, left = self.store.run(*commands.release_deferred(self.store.keys, queue))
             if not moved or not left:
                 return
+
+    def _check_lanes(self, queue: str) -> None:
+        """Find permits that nothing has any more, and lanes that could go on; the script sets the timer anew."""
+        self.store.run(*commands.check_lanes(self.store.keys, queue))
 
     def _time_out(self, ask_id: str) -> None:
         self.store.run(*commands.end_ask(self.store.keys, ask_id, "time"))
@@ -314,7 +319,8 @@ class RedisMode:
         for entry in entries:
             flow, spec = self._directory.flow(entry.name), self._directory.declared.get(entry.name)
             election = "" if spec is None else spec.election
-            declare_flow(self.store, entry.queue, flow, serves=True, election=election)
+            limit = None if spec is None else spec.concurrency
+            declare_flow(self.store, entry.queue, flow, serves=True, election=election, concurrency=limit)
 
     def ledger(self) -> list[LedgerRow]:
         """The ledger of every mailbox but the monitor manager's. Raises as :attr:`store`."""

@@ -16,6 +16,7 @@ from orchestrator.agents.singleton import TERM_MESSAGES, TermFields, singleton_e
 from orchestrator.agents.votes import DECISION, VOTES, DecisionFields, checked_vote, vote_name
 from orchestrator.core.bulkhead import Bulkhead
 from orchestrator.core.cancelled_step import CancelledStep
+from orchestrator.core.concurrency import Concurrency
 from orchestrator.core.decision import Decision
 from orchestrator.core.down import Down
 from orchestrator.core.effective import Policy
@@ -29,6 +30,7 @@ from orchestrator.core.placement import names_fault
 from orchestrator.core.policy import OnError, Retry, WhenDown, WhenOpen
 from orchestrator.core.reply import Reply
 from orchestrator.core.schedule_definition import ScheduleDefinition
+from orchestrator.core.secret_names import secret_names
 from orchestrator.core.supervision import Supervision
 from orchestrator.core.term import Term
 from orchestrator.core.timeout_classes import allowed_seconds, seconds_of
@@ -77,6 +79,9 @@ class Agent:
     breaker: ClassVar[Breaker | None] = None
     #: How many requests to it may be in flight at a time, over all callers; ``None`` for any number.
     bulkhead: ClassVar[Bulkhead | None] = None
+    #: How many of its messages run at a time over all workers, or of each value of a field; ``None`` for as many as
+    #: there are slots.
+    concurrency: ClassVar[Concurrency | None] = None
     #: What it offers to the steps of workflows that say what they need instead of an agent.
     capabilities: ClassVar[Collection[str]] = frozenset()
     #: Whether only one incarnation at a time, the elected leader, claims its messages. Its methods ``on_elected`` and
@@ -191,6 +196,7 @@ class AgentSpec:
     capabilities: tuple[str, ...] = ()
     singleton: bool = False
     bulkhead: Bulkhead | None = None
+    concurrency: Concurrency | None = None
 
     @property
     def election(self) -> str:
@@ -262,7 +268,12 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
         )
     timeouts = timeouts or Timeouts()
     policy = _policy(cls.__qualname__, {f.name: getattr(cls, f.name) for f in fields(Policy)}, timeouts)
-    for name, kind in (("mailbox", Mailbox), ("breaker", Breaker), ("bulkhead", Bulkhead)):
+    for name, kind in (
+        ("mailbox", Mailbox),
+        ("breaker", Breaker),
+        ("bulkhead", Bulkhead),
+        ("concurrency", Concurrency),
+    ):
         if not isinstance(getattr(cls, name), kind | None):
             raise InvalidDeclaration(
                 f"{cls.__qualname__}.{name}={masked_repr(getattr(cls, name))}; allowed: a {kind.__name__}"
@@ -314,7 +325,8 @@ def inspect_agent(cls: type[Agent], timeouts: Timeouts | None = None) -> AgentSp
     flow = Flow(cls.mailbox, cls.breaker)
     down = _wants_context(cls, called_method(cls, "on_down"))
     capabilities = tuple(sorted(set(cls.capabilities)))
-    more = tuple(schedules), capabilities, cls.singleton, cls.bulkhead
+    _check_concurrency(cls, handlers)
+    more = tuple(schedules), capabilities, cls.singleton, cls.bulkhead, cls.concurrency
     return AgentSpec(cls.name, cls, policy, handlers, flow, down, timeouts, *more)
 
 
@@ -328,6 +340,18 @@ def _add_on_cancelled(cls: type[Agent], handlers: dict[str, HandlerSpec]) -> Non
     if annotated := mistaken_message(method, CancelledStep, handlers):
         raise InvalidDeclaration(f"{where} takes {annotated}; allowed: {name}")
     handlers[name] = HandlerSpec(CancelledStep, "on_cancelled", Policy(), _wants_context(cls, method))
+
+
+def _check_concurrency(cls: type[Agent], handlers: Mapping[str, HandlerSpec]) -> None:
+    key = cls.concurrency.key if cls.concurrency is not None else ""
+    if not key:
+        return
+    where = f"{cls.__qualname__}.concurrency has key={key!r}"
+    messages = [handler.message for handler in handlers.values() if key in handler.message.model_fields]
+    if not messages:
+        raise InvalidDeclaration(f"{where}; allowed: a field of a message that it handles")
+    if any(key in secret_names(message) for message in messages):
+        raise InvalidDeclaration(f"{where}, a secret; allowed: a field that Redis may have in plain text")
 
 
 def _add_votes(cls: type[Agent], handlers: dict[str, HandlerSpec], timeouts: Timeouts) -> None:

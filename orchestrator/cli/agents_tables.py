@@ -78,7 +78,7 @@ def print_snapshot(context: click.Context, seen: Snapshot, deaths_shown: int, se
         [
             (
                 m.queue,
-                f"{m.waiting} ({m.deferred} deferred)" if m.deferred else m.waiting,
+                _waiting(m),
                 "" if m.oldest_waiting_s is None else age(m.oldest_waiting_s),
                 m.held,
                 m.delayed,
@@ -101,6 +101,11 @@ def print_snapshot(context: click.Context, seen: Snapshot, deaths_shown: int, se
     )
     for mailbox in unserved_of(seen.mailboxes):
         click.echo(one_line(f"Warning: {describe_unserved(mailbox)}"), err=True)
+
+
+def _waiting(m: MailboxState) -> str:
+    more = [f"{count} {where}" for count, where in ((m.deferred, "deferred"), (m.in_lanes, "in lanes")) if count]
+    return f"{m.waiting} ({', '.join(more)})" if more else str(m.waiting)
 
 
 def _breaker_cell(mailbox: MailboxState) -> Cell:

@@ -28,6 +28,9 @@ DOORBELL = "bell"
 #: Level that nobody claims from: messages behind an open breaker (see ``includes/deferred.lua``).
 DEFERRED = "deferred"
 
+#: Level that nobody claims from: messages that wait for a permit (see ``includes/lanes.lua``).
+LANES = "lanes"
+
 _LONGEST_NAME = 100
 
 #: Prefix of a long value's name in the index. A short value with this prefix is treated as a long one.
@@ -67,6 +70,17 @@ class Keys:
     def deferred(self, queue: str) -> str:
         """The stream of a mailbox in which messages wait behind an open breaker; nobody claims from it."""
         return self.stream(queue, DEFERRED)
+
+    def lanes(self, queue: str) -> str:
+        """The stream of a mailbox in which messages wait for a permit; nobody claims from it."""
+        return self.stream(queue, LANES)
+
+    def permits(self, queue: str) -> str:
+        """Hash of the messages that have permits: level and entry -> key.
+
+        ``lanes.lua`` makes the names of what is beside it.
+        """
+        return f"{self.root}permits:{queue}"
 
     def delayed(self, queue: str) -> str:
         """Sorted set of messages not yet due: member -> due time in ms by Redis' clock."""

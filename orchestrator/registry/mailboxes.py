@@ -26,6 +26,8 @@ class MailboxState:
     waiting: int = 0
     #: Those of the waiting messages that wait behind an open breaker (``when_open="queue"``).
     deferred: int = 0
+    #: Those of the waiting messages that wait in lanes for others of their key (:class:`Concurrency`).
+    in_lanes: int = 0
     #: Messages that are not yet due.
     delayed: int = 0
     #: Messages that a worker has claimed and not settled.
@@ -81,12 +83,13 @@ def read_some(
         answer = store.run(*commands.mailbox_states(store.keys, store.levels, queues[at : at + _AT_ONCE]))
         # The script reads fewer mailboxes if messages are large.
         at += len(answer)
-        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms, why, deferred in answer:
+        for raw, waiting, delayed, held, oldest_ms, limit, overflow, phase, open_ms, why, deferred, lanes in answer:
             queue = raw.decode("utf-8", "replace")
             yield MailboxState(
                 queue=queue,
                 waiting=waiting,
                 deferred=deferred,
+                in_lanes=lanes,
                 delayed=delayed,
                 held=held,
                 oldest_waiting_s=None if oldest_ms < 0 else oldest_ms / 1000,

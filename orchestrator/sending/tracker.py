@@ -122,8 +122,10 @@ class RedisTracker:
         k = store.keys
         ttl_ms = to_ms(store.options.outcome_ttl_s)
         for _ in range(_TRIES):
-            # A deferred message that is let go meanwhile is in a stream that comes later.
-            for stream in ("", k.deferred(queue), *(k.stream(queue, level) for level in store.levels)):
+            # A deferred message that is let go meanwhile is in a stream that comes later; so is one that leaves its
+            # lane, or enters it.
+            levels = (k.stream(queue, level) for level in store.levels)
+            for stream in ("", k.deferred(queue), k.lanes(queue), *levels, k.lanes(queue)):
                 begin = "-" if stream else "0"
                 while begin:
                     call = commands.find_delivery(

@@ -65,8 +65,8 @@ class MailboxChannel(ConnectedChannel):
         return [self.keys.stream(queue, level) for level in levels]
 
     def _read_and_deferred(self, queue: str) -> list[str]:
-        """All streams that can have messages, deferred ones first."""
-        return [self.keys.deferred(queue), *self._streams(queue)]
+        """All streams that can have messages; first those from which messages go to others, deferred and in lanes."""
+        return [self.keys.deferred(queue), self.keys.lanes(queue), *self._streams(queue)]
 
     def _make_streams(self, queues: Iterable[str]) -> None:
         for queue in queues:

@@ -54,6 +54,8 @@ class Reader:
         self.is_on_hold = False
         #: The mailboxes that only the leader of an election may claim from, which this one is not.
         self.withheld: frozenset[str] = frozenset()
+        #: The mailboxes whose agents limit how many of their messages run at a time.
+        self.limited: frozenset[str] = frozenset()
         #: How many messages are claimed beyond the free slots; ``None`` if none ever are.
         self.ahead = ClaimAhead(int(options.batch)) if options.claim_ahead else None
 
@@ -76,6 +78,11 @@ class Reader:
         if self.withheld:
             # The same of these alone; not their doorbells either, which are for the leader.
             streams = [stream for stream in streams if self._queue_of(stream) not in self.withheld]
+            longest_ms = min(longest_ms, _ON_HOLD_SLEEP_MS)
+        if self.limited:
+            # Only a claim knows whether a message may run.
+            bells = self._keys.stream("", DOORBELL)
+            streams = [one for one in streams if one.startswith(bells) or self._queue_of(one) not in self.limited]
             longest_ms = min(longest_ms, _ON_HOLD_SLEEP_MS)
         if self.is_on_hold:
             # A read at the streams would claim.
@@ -136,7 +143,8 @@ class Reader:
             for claim, _ in claimed[self._asked_credit :]:
                 claim.ahead = True
             wait_ms, *withheld = reply[0] if isinstance(reply[0], list) else reply[:1]
-            self.withheld = frozenset(self._asked_queues[(base - 2) // self._stride] for base in withheld)
+            self.withheld = frozenset(self._asked_queues[(base - 2) // self._stride] for base in withheld if base > 0)
+            self.limited = frozenset(self._asked_queues[(-base - 2) // self._stride] for base in withheld if base < 0)
             self.is_on_hold = int(wait_ms) < _ON_HOLD + 2
             self.due_ms = _ON_HOLD - int(wait_ms) if self.is_on_hold else int(wait_ms)
             self.is_empty = len(reply) == 1

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.core.clock import to_ms
+from orchestrator.core.concurrency import Concurrency
 from orchestrator.core.errors import BulkheadFull, CircuitOpen, MailboxFull
 from orchestrator.core.flow_policy import Breaker, Flow
 from orchestrator.core.keys import GROUP
@@ -125,10 +126,19 @@ def breaker_fields(breaker: Breaker) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool, election: str = "") -> None:
+def declare_flow(
+    store: Store,
+    queue: str,
+    flow: Flow,
+    *,
+    serves: bool,
+    election: str = "",
+    concurrency: Concurrency | None = None,
+) -> None:
     """Have Redis enforce ``flow`` for a mailbox. A sender's word counts until who ``serves`` the mailbox gives its own.
 
-    With an ``election``, which only they name, its leader alone claims from the mailbox.
+    With an ``election``, which only they name, its leader alone claims from the mailbox; with a ``concurrency``, which
+    only they know, no more messages run at a time.
 
     Raises:
         BrokerUnavailable: Redis is away.
@@ -151,6 +161,13 @@ def declare_flow(store: Store, queue: str, flow: Flow, *, serves: bool, election
         fields |= breaker_fields(flow.breaker)
     has_bound, has_breaker = flow.mailbox is not None, flow.breaker is not None
     call = commands.declare_flow(
-        store.keys, queue, fields, serves=serves, has_bound=has_bound, has_breaker=has_breaker, election=election
+        store.keys,
+        queue,
+        fields,
+        serves=serves,
+        has_bound=has_bound,
+        has_breaker=has_breaker,
+        election=election,
+        concurrency=None if concurrency is None else (concurrency.limit, concurrency.key),
     )
     store.run(*call)

@@ -54,6 +54,7 @@ from orchestrator.transport.redis.commands.liveness import (
     unleased_claims,
 )
 from orchestrator.transport.redis.commands.mailboxes import (
+    check_lanes,
     claim,
     close_breaker,
     declare,
@@ -85,6 +86,7 @@ __all__ = [
     "begin_sweep",
     "begin_wait",
     "broadcast",
+    "check_lanes",
     "claim",
     "claim_chore",
     "clear_timeouts",

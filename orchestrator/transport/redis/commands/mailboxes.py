@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.core.keys import DEFERRED, DOORBELL, GROUP, Keys
+from orchestrator.core.keys import DEFERRED, DOORBELL, GROUP, LANES, Keys
 from orchestrator.transport.redis.commands.call import Call, flat
 
 
@@ -23,13 +23,14 @@ def declare_flow(
     has_bound: bool,
     has_breaker: bool,
     election: str = "",
+    concurrency: tuple[int, str] | None = None,
 ) -> Call:
     """Record a mailbox' flow control; ``serves``: the caller serves the mailbox.
 
-    With an ``election``, only its leader claims.
+    With an ``election``, only its leader claims; ``concurrency`` is how many messages run at a time, and their key.
     """
     flags = ["1" if flag else "0" for flag in (serves, has_bound, has_breaker)]
-    return "declare_flow", [keys.flow(queue)], [keys.root, *flags, election, *flat(fields)]
+    return "declare_flow", [keys.flow(queue)], [keys.root, *flags, election, *(concurrency or ("", "")), *flat(fields)]
 
 
 def close_breaker(keys: Keys, queue: str) -> Call:
@@ -45,6 +46,11 @@ def isolate_breaker(keys: Keys, queue: str, why: str) -> Call:
 def release_deferred(keys: Keys, queue: str) -> Call:
     """Let go of a mailbox' deferred messages, as many as its breaker admits."""
     return "release_deferred", [keys.flow(queue), keys.timers, keys.queues], [keys.root, queue]
+
+
+def check_lanes(keys: Keys, queue: str) -> Call:
+    """End permits that nothing has any more, and let messages go for which there are permits."""
+    return "check_lanes", [keys.timers, keys.queues], [keys.root, queue]
 
 
 def claim(
@@ -95,13 +101,13 @@ def find_delivery(
 
 def mailbox_depths(keys: Keys, levels: Sequence[str], queues: Iterable[bytes | str]) -> Call:
     """Read counters and lengths of some mailboxes."""
-    levels = (*levels, DEFERRED)
+    levels = (*levels, DEFERRED, LANES)
     return "mailbox_depths", [keys.queues], [keys.root, GROUP, len(levels), *levels, *queues]
 
 
 def mailbox_states(keys: Keys, levels: Sequence[str], queues: Iterable[bytes | str]) -> Call:
     """Read how many messages wait in some mailboxes, and their flow control."""
-    levels = (*levels, DEFERRED)
+    levels = (*levels, DEFERRED, LANES)
     return "mailbox_states", [keys.leases], [keys.root, GROUP, len(levels), *levels, *queues]
 
 

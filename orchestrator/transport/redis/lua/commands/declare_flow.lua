@@ -1,15 +1,17 @@
 -- Records a mailbox' flow control. A worker that serves the mailbox overrides what senders have declared.
--- KEYS: flow. ARGV: root, '1' if the caller serves it, '1' with a bound, '1' with a breaker, the election of a singleton or '', field,
--- value, …
+-- KEYS: flow. ARGV: root, '1' if the caller serves it, '1' with a bound, '1' with a breaker, the election of a singleton or '', how
+-- many of its messages run at a time or '', the field by which they are told apart or '', field, value, …
 -- Returns 1; 0 if the caller does not serve the mailbox and its flow control is known already.
--- Costs: at most eight commands.
+-- Costs: at most ten commands.
 --- @include "mailbox_entry"
 local flow, root = KEYS[1], ARGV[1]
 local serves, has_bound, has_breaker, election = ARGV[2] == '1', ARGV[3] == '1', ARGV[4] == '1', ARGV[5]
-local FIRST_FIELD = 6
+local limit, limit_key = ARGV[6], ARGV[7]
+local FIRST_FIELD = 8
 even_when_full(root .. 'queues')
-local held, singleton = unpack(redis.call('HMGET', flow, 'held', 'singleton'))
-if not serves and redis.call('HLEN', flow) > (held and 1 or 0) + (singleton and 1 or 0) then return 0 end
+local held, singleton, known_limit, known_key = unpack(redis.call('HMGET', flow, 'held', 'singleton', 'concurrency', 'concurrency_key'))
+local not_flow = (held and 1 or 0) + (singleton and 1 or 0) + (known_limit and 1 or 0) + (known_key and 1 or 0)
+if not serves and redis.call('HLEN', flow) > not_flow then return 0 end
 if not has_bound then redis.call('HDEL', flow, 'limit', 'overflow', 'block_ms', 'warn_from', 'warned') end
 redis.call('HDEL', flow, 'failures', 'window_ms', 'open_ms', 'least', 'failure_rate', 'slow_rate', 'probes', 'callers')
 if not has_breaker then
@@ -18,6 +20,11 @@ end
 if has_bound or has_breaker then redis.call('HSET', flow, unpack(ARGV, FIRST_FIELD)) else redis.call('DEL', flow) end
 -- The hold is not the declarer's, and who may claim is for those who serve the mailbox to say.
 if held then redis.call('HSET', flow, 'held', held) end
-if serves then singleton = election ~= '' and election end
+if serves then
+  singleton = election ~= '' and election
+  known_limit, known_key = limit ~= '' and limit, limit_key ~= '' and limit_key
+end
 if singleton then redis.call('HSET', flow, 'singleton', singleton) else redis.call('HDEL', flow, 'singleton') end
+if known_limit then redis.call('HSET', flow, 'concurrency', known_limit) else redis.call('HDEL', flow, 'concurrency') end
+if known_key then redis.call('HSET', flow, 'concurrency_key', known_key) else redis.call('HDEL', flow, 'concurrency_key') end
 return 1

@@ -9,6 +9,7 @@
 --- @include "outcome_hooks"
 --- @include "breaker"
 --- @include "cancel_mark"
+--- @include "end_permits"
 local stream, ledger, delayed, bodies, bell, outcome_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, entry_id, member, message, delay_ms, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 if redis.call('XACK', stream, group, entry_id) == 0 then
@@ -23,6 +24,7 @@ if entry then _, d, _, _, s = fields(entry) end
 -- The message says when it was sent, as far as its worker knows: that is this entry's id.
 if s == entry_id:match('^%d+') then s = nil end
 redis.call('XDEL', stream, entry_id)
+end_attempts(ledger, stream, {entry_id})
 if outcome_key and cancelled_meanwhile(outcome_key, ledger, message, d, ttl_ms) then
   breaker_failed(flow_of(ledger), message)
   return with_events(1)

@@ -27,4 +27,9 @@ elseif counter == 'dead' then
   local why, host = ending_of(reason)
   breaker_dead(flow, why, nil, host)
 end
+if redis.call('HEXISTS', flow, 'concurrency') == 0 then return with_events(1) end
+
+--- @include "end_permits"
+
+end_attempts(ledger, stream, {entry_id})
 return with_events(1)

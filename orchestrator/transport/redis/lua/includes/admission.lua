@@ -27,7 +27,7 @@ end
 local function admit(flow, wanted, strict, peek, message_at)
   if redis.call('EXISTS', flow) == 0 then return nil end
   local f = redis.call('HMGET', flow, 'root', 'queue', 'levels', 'group', 'limit', 'overflow', 'block_ms', 'warn_from',
-    'outcome_ttl_ms', 'open_ms', 'phase', 'deferred')
+    'outcome_ttl_ms', 'open_ms', 'phase', 'deferred', 'concurrency')
   if not f[1] then return nil end
   local admission = {flow = flow, root = f[1], queue = f[2], group = f[4], take = wanted, drop = 0, before = 0,
     limit = tonumber(f[5] or 0), overflow = f[6], warn_from = tonumber(f[8] or 0), ttl_ms = f[9], streams = {},
@@ -39,6 +39,8 @@ local function admit(flow, wanted, strict, peek, message_at)
   if f[12] or is_behind_breaker then
     admission.streams[#admission.streams + 1] = deferred_stream(admission.root, admission.queue)
   end
+  admission.is_limited = f[13]
+  if f[13] then admission.streams[#admission.streams + 1] = admission.root .. 'q:lanes:' .. admission.queue end
   if admission.limit > 0 then
     admission.before = depth_of(admission)
     local room = math.max(0, admission.limit - admission.before)

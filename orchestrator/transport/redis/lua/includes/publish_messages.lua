@@ -65,6 +65,13 @@ if limit > 0 then
     end)
   end
 end
+local is_limited = admission and admission.is_limited
+if bounded and not admission then is_limited = redis.call('HEXISTS', flow, 'concurrency') == 1 end
+if is_limited then
+  -- Nobody sleeps at the streams of such a mailbox (see claim.lua).
+  local root, queue = flow:match('^(.-orc:)flow:(.*)$')
+  redis.call('XADD', root .. 'q:bell:' .. queue, 'MAXLEN', 4, '*', 'b', '1')
+end
 if not admission then return last end
 for i = admission.take + 1, admission.take + admission.drop do overflowed(admission, ARGV[FIRST_MESSAGE - 1 + i]) end
 after_admission(admission)

@@ -3,6 +3,7 @@
 --- @include "breaker"
 --- @include "dead_letters"
 --- @include "cancel_mark"
+--- @include "end_permits"
 -- Deaths that count against no message: it is not proved that the process ended.
 local UNPROVED = {lost = true, stuck = true}
 -- A message whose holders ended so this often while they ran it is a dead letter too, though not as poison.
@@ -66,9 +67,12 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
   end
   if redis.call('XACK', stream, group, id) == 0 or redis.call('XDEL', stream, id) == 0 then return nil end
   local ledger = root .. 'ledger:' .. queue
+  local lanes = redis.call('EXISTS', root .. 'permits:' .. queue) == 1 and lanes_of(root, queue)
+  local permit = lanes and permit_of(lanes, stream, id)
   if death then breaker_failed(flow_of(ledger), m) end
   if (death or unattributed > 0 or interrupted or begun) and fails_on_death(m) then
     end_for_death(root, queue, m, d, r, s, deaths, death and death.by or nil, ttl_ms)
+    if lanes then end_permit(lanes, permit) end
     return 'worker died', #m
   end
   if death then
@@ -90,6 +94,7 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
       local orc = type(headers.orc) == 'table' and headers.orc or {}
       emit_event('poison', text(headers.id), text(orc.agent), text(orc.message or headers.task), tostring(#deaths), reason,
         queue, dead, why, text(headers.task))
+      if lanes then end_permit(lanes, permit) end
       return reason, #(m or '')
     end
   end
@@ -99,6 +104,7 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
     local headers = message and message.headers
     if type(headers) == 'table' and type(headers.id) == 'string'
         and cancelled_meanwhile(root .. 'outcome:' .. headers.id, ledger, m, d, ttl_ms) then
+      if lanes then end_permit(lanes, permit) end
       return 'cancelled', #m
     end
   end
@@ -112,7 +118,9 @@ local function requeue(root, queue, stream, group, id, death, unattributed, max_
   end
   if level:sub(1, 9) ~= 'returned-' then level = 'returned-' .. level end
   if unattributed > 0 then u = (tonumber(u) or 0) + unattributed end
-  put(root .. 'q:' .. level .. ':' .. queue, m or '', d, u, r, s, n)
+  local to = root .. 'q:' .. level .. ':' .. queue
+  local now_at = put(to, m or '', d, u, r, s, n)
+  if lanes then move_permit(lanes, permit, permit_of(lanes, to, now_at)) end
   if not undelivered then redis.call('HINCRBY', ledger, 'redelivered', 1) end
   return 'returned', #(m or '')
 end
