@@ -132,7 +132,9 @@ def test_lanes_empty_when_the_limit_is_declared_away(mailroom: Mailroom) -> None
     ("fields", "key"),
     [
         ({"tenant": "a"}, '"a"'),
-        ({"before": {"tenant": [1, "}"]}, "text": 'x", "tenant": "y', "tenant": "ü\n"}, '"\\u00fc\\n"'),
+        ({"before": {"tenant": [1, "}"]}, "text": 'x", "tenant": "y', "tenant": "ü\n"}, '"ü\n"'),
+        ({"tenant": 'a/"b"'}, '"a/"b""'),
+        ({"tenant": "a\0b"}, '"a\0b"'),
         ({"tenant": 7}, "7"),
         ({"tenant": None, "other": 1}, "null"),
         ({"tenant": {"a": [1, 2]}}, '{"a": [1, 2]}'),
@@ -154,6 +156,40 @@ def test_a_key_is_the_field_of_the_message(
     mailroom.store.run(*commands.publish(k.stream("fetch", mailroom.store.levels[1]), k.ledger("fetch"), [text]))
     assert len(mailroom.claim()) == 1
     assert mailroom.store.client.hkeys("orc:permits-used:fetch") == [key.encode()]
+
+
+@pytest.mark.parametrize("texts", [('"ü/a"', r'"\u00fc/a"', r'"ü\/a"'), ('"a\\u0000b"', '"a\\u0000b"')])
+def test_one_value_written_in_several_ways_is_one_key(mailroom: Mailroom, texts: tuple[str, ...]) -> None:
+    k, claimed = mailroom.store.keys, 0
+    for text in (*texts, r'"a\u0000c"'):
+        body = '[[{"tenant": %s}], {}, {}]' % text
+        sent = json.dumps({"headers": {"id": "x"}, "properties": {}, "body": body})
+        mailroom.store.run(*commands.publish(k.stream("fetch", mailroom.store.levels[1]), k.ledger("fetch"), [sent]))
+        claimed += len(mailroom.claim())
+    assert claimed == 2
+    assert mailroom.state.in_lanes == len(texts) - 1
+
+
+def test_the_name_of_a_field_may_have_any_letters(redis_url: str) -> None:
+    class Fetching(Message):
+        größe: str
+
+    class Sizes(Agent):
+        name = "fetch"
+        concurrency = Concurrency(limit=1, key="größe")
+
+        @handles(Fetching)
+        def get(self, message: Fetching) -> None: ...
+
+    made = make(redis_url)
+    made.host(Sizes)
+    try:
+        room = Mailroom(made)
+        for size in "aab":
+            made.send("fetch", Fetching(größe=size), track=False)
+        assert len(room.claim()) == 2
+    finally:
+        close(made)
 
 
 def test_what_claims_knows_that_nobody_may_sleep_at_its_streams(mailroom: Mailroom) -> None:

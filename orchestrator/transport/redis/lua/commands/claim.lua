@@ -11,7 +11,8 @@
 -- Death history: '' if none, else "<unattributed deaths> <deaths JSON>"; an 'n' in front says that the message was returned
 -- without ever having been delivered. One text, because each part of a reply costs every claim.
 -- A message claimed ahead has a delivery counter of 0: it is no suspect if its holder dies.
--- Costs: moves at most 100 messages a queue and 1 MB, and 50 into lanes, in whose bodies 16 KB and four times 9 KB are looked through; reads at most 1 MB and MOST_AT_ONCE messages.
+-- Costs: moves at most 100 messages a queue and 1 MB, and 50 into lanes, in whose bodies 16 KB and four times 9 KB are looked through;
+-- reads at most 1 MB and MOST_AT_ONCE messages.
 --- @include "mailbox_entry"
 --- @include "lineage"
 local leases = KEYS[1]
@@ -77,64 +78,62 @@ if is_held then wait = -10 - wait end
 local out = {withheld and {wait, unpack(withheld)} or wait}
 bytes = 0
 
--- `pass` returns of entries that were claimed those that may run, the bytes of the others, and whether to go on claiming there.
-local function claim_from_all(pass)
-  for s = 1, levels do
-    for base = FIRST_QUEUE, #KEYS, stride do
-      local index = base + 1 + s
-      local count, is_limited = 1, limited and limited[base]
-      while not (on_hold and on_hold[base]) do
-        if credit <= 0 or bytes >= MOST_BYTES then return out end
-        -- What is claimed ahead would have a permit that it does not use.
-        if is_limited and credit <= ahead then break end
-        count = math.min(count, is_limited and credit - ahead or credit)
-        local read = {'XREADGROUP', 'GROUP', group, incarnation, 'COUNT', count, 'STREAMS', KEYS[index], '>'}
-        local got = redis.pcall(unpack(read))
-        if got and got.err then
-          redis.call('XGROUP', 'CREATE', KEYS[index], group, '0', 'MKSTREAM')
-          got = redis.call(unpack(read))
-        end
-        local entries, before = got and got[1][2] or {}, bytes
-        local found, goes_on, lane_bytes = #entries, true, 0
-        if is_limited then
-          entries, lane_bytes, goes_on = pass(base, KEYS[index], entries)
-          bytes = bytes + lane_bytes
-          -- It is not empty: the caller is to come again at once.
-          if not goes_on then out[1][1] = is_held and -10 or 0 end
-        end
-        local later = {'XCLAIM', KEYS[index], group, incarnation, 0}
-        for _, entry in ipairs(entries) do
-          local m, d, u, r, _, n = fields(entry)
-          if credit <= ahead then later[#later + 1] = entry[1] end
-          out[#out + 1] = index
-          out[#out + 1] = entry[1]
-          out[#out + 1] = r and with_lineage(m or '', r) or m or ''
-          out[#out + 1] = (n and 'n' or '') .. ((d or u) and (u or 0) .. ' ' .. (d or '') or '')
-          credit = credit - 1
-          bytes = bytes + #(m or '')
-        end
-        if #later > 5 then
-          later[#later + 1], later[#later + 2], later[#later + 3] = 'RETRYCOUNT', 0, 'JUSTID'
-          redis.call(unpack(later))
-        end
-        if found < count or not goes_on then break end
-        count = next_count(count, bytes - before)
-      end
-    end
-  end
-  return out
-end
-
-if not limited then return claim_from_all() end
+-- Returns of entries that were claimed from a mailbox with a limit those that may run, and whether to go on claiming there. It is
+-- made only if there is such a mailbox.
+local pass
+if limited then
 
 --- @include "enter_lanes"
 
-local MOST_PARKED, MOST_LOOKED_THROUGH = 50, 16384
-local parked = 0
-return claim_from_all(function(base, stream, entries)
-  local root, queue = limited[base]:match('^(.-orc:)flow:(.*)$')
-  local passed, lane_bytes = through_lanes(lanes_of(root, queue), stream, group, entries)
-  parked = parked + #entries - #passed
-  local goes_on = parked < MOST_PARKED and looked_through < MOST_LOOKED_THROUGH and bytes + lane_bytes < MOST_BYTES
-  return passed, lane_bytes, goes_on
-end)
+  local MOST_PARKED, MOST_LOOKED_THROUGH = 50, 16384
+  local parked = 0
+  pass = function(base, stream, entries)
+    local root, queue = limited[base]:match('^(.-orc:)flow:(.*)$')
+    local passed, lane_bytes = through_lanes(lanes_of(root, queue), stream, group, entries)
+    parked, bytes = parked + #entries - #passed, bytes + lane_bytes
+    local goes_on = parked < MOST_PARKED and looked_through < MOST_LOOKED_THROUGH and bytes < MOST_BYTES
+    -- There may be more: the caller is to come again at once.
+    if not goes_on then out[1][1] = is_held and -10 or 0 end
+    return passed, goes_on
+  end
+end
+
+for s = 1, levels do
+  for base = FIRST_QUEUE, #KEYS, stride do
+    local index = base + 1 + s
+    local count, is_limited = 1, limited and limited[base]
+    while not (on_hold and on_hold[base]) do
+      if credit <= 0 or bytes >= MOST_BYTES then return out end
+      -- What is claimed ahead would have a permit that it does not use.
+      if is_limited and credit <= ahead then break end
+      count = math.min(count, is_limited and credit - ahead or credit)
+      local read = {'XREADGROUP', 'GROUP', group, incarnation, 'COUNT', count, 'STREAMS', KEYS[index], '>'}
+      local got = redis.pcall(unpack(read))
+      if got and got.err then
+        redis.call('XGROUP', 'CREATE', KEYS[index], group, '0', 'MKSTREAM')
+        got = redis.call(unpack(read))
+      end
+      local entries, before = got and got[1][2] or {}, bytes
+      local found, goes_on = #entries, true
+      if is_limited then entries, goes_on = pass(base, KEYS[index], entries) end
+      local later = {'XCLAIM', KEYS[index], group, incarnation, 0}
+      for _, entry in ipairs(entries) do
+        local m, d, u, r, _, n = fields(entry)
+        if credit <= ahead then later[#later + 1] = entry[1] end
+        out[#out + 1] = index
+        out[#out + 1] = entry[1]
+        out[#out + 1] = r and with_lineage(m or '', r) or m or ''
+        out[#out + 1] = (n and 'n' or '') .. ((d or u) and (u or 0) .. ' ' .. (d or '') or '')
+        credit = credit - 1
+        bytes = bytes + #(m or '')
+      end
+      if #later > 5 then
+        later[#later + 1], later[#later + 2], later[#later + 3] = 'RETRYCOUNT', 0, 'JUSTID'
+        redis.call(unpack(later))
+      end
+      if found < count or not goes_on then break end
+      count = next_count(count, bytes - before)
+    end
+  end
+end
+return out

@@ -1,11 +1,11 @@
 --- @include "lanes"
 --- @include "cancel_mark"
 -- The end of permits: the next messages of their lanes are let go.
--- Messages of one key that one script lets go; those of them that are not there any more; and how long the outcome of one that was
--- cancelled meanwhile is kept.
-local MOST_NEXT, MOST_GONE, CANCELLED_TTL_MS = 20, 200, 3600000
--- Bytes of messages that were let go. After 1 MB the sweep goes on (check_lanes.lua).
-local bytes_gone = 0
+-- Messages of one key that one script lets go, and of all keys; those of one key that are not there any more; and how long the outcome
+-- of one that was cancelled meanwhile is kept.
+local MOST_NEXT, MOST_NEXT_OF_ALL, MOST_GONE, CANCELLED_TTL_MS = 20, 200, 200, 3600000
+-- Messages that were let go, and their bytes. After so many, or 1 MB, the sweep goes on (check_lanes.lua).
+local all_gone, bytes_gone = 0, 0
 
 -- Whether a message was cancelled while it was in a lane. Few are, and only for them is every message read.
 local function is_cancelled_in_lane(lanes, m, d)
@@ -49,9 +49,9 @@ end
 -- Lets messages of a key go as long as there are permits, and rings for a worker that sleeps.
 local function use_permits(lanes, key)
   local gone = 0
-  while gone < MOST_NEXT and bytes_gone < MOST_BYTES do
+  while gone < MOST_NEXT and all_gone < MOST_NEXT_OF_ALL and bytes_gone < MOST_BYTES do
     if tonumber(redis.call('HGET', lanes.used, key) or 0) >= lanes.limit or not let_next_go(lanes, key) then break end
-    gone = gone + 1
+    gone, all_gone = gone + 1, all_gone + 1
   end
   if gone > 0 then redis.call('XADD', lanes.root .. 'q:bell:' .. lanes.queue, 'MAXLEN', 4, '*', 'b', '1') end
   return gone

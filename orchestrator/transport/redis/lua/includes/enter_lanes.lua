@@ -57,8 +57,16 @@ local function value_end(json, at)
   end
 end
 
+-- A JSON value as it is compared: a string as it is between its quotes, because some writers escape letters that others do not.
+local function comparable(json)
+  if json:byte() ~= 34 or not json:find('\\', 1, true) then return json end
+  local values = read_json('[' .. json .. ']')
+  return values and '"' .. values[1] .. '"' or json
+end
+
 -- The value of a field of the object that is the first argument, as JSON text; nil if it is not among what is there of it.
 local function argument_field(json, field)
+  field = '"' .. field .. '"'
   local at = json:match('^%s*%[%s*%[%s*{()')
   while at do
     local from = json:match('^[%s,]*()"', at)
@@ -66,7 +74,7 @@ local function argument_field(json, field)
     local value = to and json:match('^%s*:%s*()', to + 1)
     local last = value and value_end(json, value)
     if not last then return nil end
-    if json:sub(from + 1, to - 1) == field then return json:sub(value, last) end
+    if comparable(json:sub(from, to)) == field then return comparable(json:sub(value, last)) end
     at = last + 1
   end
 end

@@ -18,7 +18,7 @@ local function lanes_of(root, queue)
 end
 
 local function lane_of(lanes, key)
-  return string.format('%slane:%d:%s:%s', lanes.root, #lanes.queue, lanes.queue, key)
+  return lanes.root .. 'lane:' .. #lanes.queue .. ':' .. lanes.queue .. ':' .. key
 end
 
 -- The name of an entry that may have a permit. Its stream is root .. 'q:LEVEL:' .. queue.
