@@ -53,6 +53,8 @@ class Resolver:
         self.undefined: list[str] = []
         self.unused: list[str] = []
         self.redeclared: list[str] = []
+        #: All locals that were used, of whatever block.
+        self.used: set[str] = set()
 
     def check(self, tree: Any) -> None:
         """Look at a whole script; its own locals stay in the first scope."""
@@ -70,6 +72,7 @@ class Resolver:
         for scope in reversed(self.scopes):
             if name in scope.used:
                 scope.used[name] += 1
+                self.used.add(name)
                 return
         if name not in GLOBALS:
             self.undefined.append(name)
@@ -166,20 +169,22 @@ class Files:
         self.texts = {path.stem: text for path, text in self.includes.items()}
         self.made = {name: _top_level(text) for name, text in self.texts.items()}
 
-    def stubbed(self, text: str) -> str:
-        """A file with declarations in the place of its includes, of what these and their own includes make."""
+    def stubbed(self, text: str) -> tuple[str, set[str]]:
+        """A file with declarations of what its includes and theirs make in the place of them; the names of these."""
         seen: set[str] = set()
+        made: set[str] = set()
 
         def names(include: str) -> list[str]:
             if include in seen:
                 return []
             seen.add(include)
             inner = [name for each in _INCLUDE.findall(self.texts[include]) for name in names(each)]
+            made.update(inner, self.made[include])
             return inner + self.made[include]
 
         # What an extension makes are functions of a table, made within a function.
         text = _EXTEND.sub(r"extend(\1, nil)", text)
-        return _INCLUDE.sub(lambda found: "".join(f"local {name}\n" for name in names(found[1])), text)
+        return _INCLUDE.sub(lambda found: "".join(f"local {name}\n" for name in names(found[1])), text), made
 
     def needed(self, include: str, text: str) -> bool:
         """Whether a file uses a name of an include; one that defines a function declared elsewhere always is."""
@@ -203,10 +208,13 @@ def problems() -> Iterator[str]:
             if path in files.commands and not files.needed(include, text):
                 yield f"{path}: include {include!r} is not needed"
         resolver = Resolver()
-        resolver.check(ast.parse(files.stubbed(text)))
+        stubbed, made = files.stubbed(text)
+        resolver.check(ast.parse(stubbed))
         top = resolver.scopes[0].used
         used.update(name for name, count in top.items() if count)
-        unused = set(resolver.unused)
+        # An include may stand in a block, too.
+        used |= resolver.used & made
+        unused = set(resolver.unused) - made
         if path in files.commands:
             header = re.split("^(?!-- )", text, maxsplit=1, flags=re.MULTILINE)[0]
             yield from (f"{path}: the header does not say {part!r}" for part in _HEADER if part not in header)

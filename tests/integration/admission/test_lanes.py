@@ -162,7 +162,7 @@ def test_a_key_is_the_field_of_the_message(
 def test_one_value_written_in_several_ways_is_one_key(mailroom: Mailroom, texts: tuple[str, ...]) -> None:
     k, claimed = mailroom.store.keys, 0
     for text in (*texts, r'"a\u0000c"'):
-        body = '[[{"tenant": %s}], {}, {}]' % text
+        body = f'[[{{"tenant": {text}}}], {{}}, {{}}]'
         sent = json.dumps({"headers": {"id": "x"}, "properties": {}, "body": body})
         mailroom.store.run(*commands.publish(k.stream("fetch", mailroom.store.levels[1]), k.ledger("fetch"), [sent]))
         claimed += len(mailroom.claim())
