@@ -26,6 +26,8 @@ recipients = texts.filter(bool)
 MADE_OF: dict[str, list[st.SearchStrategy[Any]]] = {
     "stream": [texts, st.sampled_from([*levels_of(range(10)), DOORBELL])],
     "deferred": [texts],
+    "lanes": [texts],
+    "permits": [texts],
     "delayed": [texts],
     "delayed_bodies": [texts],
     "ledger": [texts],
