@@ -37,7 +37,7 @@ _LONGEST_NAME = 100
 _SUM = "sha1:"
 
 #: Kinds that scripts look for in a name to get a related key (``flow_of``, ``hooks_of``, ``claim``, …).
-_REPLACED_IN_NAMES = ("ledger", "outcome", "delayed", "schedule", "ask", "ballot")
+_REPLACED_IN_NAMES = ("ledger", "outcome", "delayed", "flow", "schedule", "ask", "ballot")
 
 
 def levels_of(priorities: Iterable[int]) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def test_a_value_that_looks_like_a_sum_is_no_sum() -> None:
     assert KEYS.letters("error", KEYS.letters("error", long).rpartition(":error:")[2]) != KEYS.letters("error", long)
 
 
-@pytest.mark.parametrize("prefix", ["orc:ledger:", "shop:orc:outcome:"])
+@pytest.mark.parametrize("prefix", ["orc:ledger:", "shop:orc:outcome:", "orc:flow:"])
 def test_a_prefix_in_which_scripts_would_find_a_kind_is_refused(prefix: str) -> None:
     with pytest.raises(InvalidSettings, match="global_keyprefix"):
         Keys(prefix)
