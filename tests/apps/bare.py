@@ -178,9 +178,9 @@ def freeze(name: str) -> None:
 
 @app.task(name="hang", shared=False)
 def hang(name: str) -> None:
-    """Hold the interpreter's lock for 20 s, and do nothing."""
+    """Hold the interpreter's lock for a minute, and do nothing."""
     began(name)
-    ctypes.PyDLL(None).sleep(20)
+    ctypes.PyDLL(None).sleep(60)
 
 
 @app.task(name="compute", shared=False)

@@ -80,7 +80,7 @@ def test_a_worker_that_does_not_run_is_lost_in_spite_of_its_heart(
             eventually(lambda: broker.began() == ["h"], describe=w.log)
         else:
             w.signal(signal.SIGSTOP)
-        eventually(lambda: incarnation in sweep(), timeout_s=20, describe=w.log)
+        eventually(lambda: incarnation in sweep(), timeout_s=50, describe=w.log)
         assert deaths(broker)[0] == ("lost", "test")
         w.signal(signal.SIGCONT)
 
