@@ -16,8 +16,8 @@ from orchestrator.transport.redis import scripts
 #: The stream.
 RECORD = "chaos:record"
 
-#: The events that are recorded.
-_KINDS = ("lease_granted", "lease_ended", "replied", "fell_back", "voted", "ballot_decided")
+#: The events that are recorded; ends of leases are where their script makes them (below).
+_KINDS = ("lease_granted", "replied", "fell_back", "voted", "ballot_decided")
 
 _PART = "script_events"
 _RECORDING = """
@@ -35,7 +35,7 @@ do
 end
 """
 
-#: The common ends of two scripts emit nothing there: their caller does. What is recorded before each.
+#: Grants and ends whose event the script leaves to its caller: by file, the text before which they are recorded.
 _SHORT_WAYS = {
     "acquire": (
         ("return {'granted', fence, now, '', 1}", "'lease_granted', 1, kind, 2, name, 3, owner, 4, fence"),
@@ -48,6 +48,12 @@ _SHORT_WAYS = {
         (
             "return known[4] .. ' ' .. known[3]",
             "'lease_ended', 1, kind, 2, name, 3, known[3], 4, known[4], 5, reason",
+        ),
+    ),
+    "named_leases": (
+        (
+            "if work.single then\n    redis.call('HDEL', work.state, 'k', 'o')",
+            "'lease_ended', 1, work.kind, 2, work.name, 3, holder.o, 4, string.format('%.0f', holder.f), 5, reason",
         ),
     ),
 }
