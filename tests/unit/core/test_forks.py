@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core import forks
 from orchestrator.core.forks import ForkSafeLock, renew_cached_properties
 from tests.support.eventually import eventually
 
@@ -93,12 +94,21 @@ def test_a_child_can_work_out_a_property_that_another_thread_was_working_out(go_
     assert _ends_well(lambda: slow.value)
 
 
-def test_a_child_can_import_what_another_thread_was_importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_can_import_what_another_thread_was_importing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, go_on: threading.Event
+) -> None:
     begun = threading.Event()
-    monkeypatch.setattr(sys, "slow_import_began", begun.set, raising=False)
+    monkeypatch.setattr(sys, "slow_import", (begun, go_on), raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    text = "import sys, time\nsys.slow_import_began()\nfor _ in range(300):\n    time.sleep(0.001)\nvalue = 1\n"
+    text = "import sys\nbegun, go_on = sys.slow_import\nbegun.set()\ngo_on.wait(20)\nvalue = 1\n"
     (tmp_path / "a_slow_import.py").write_text(text)
-    _meanwhile(lambda: __import__("a_slow_import"))
+    thread = _meanwhile(lambda: __import__("a_slow_import"))
     assert begun.wait(5)
+
+    def let_it_end(_: float) -> None:
+        go_on.set()
+        thread.join(5)
+
+    # The fork waits: only then does the import go on.
+    monkeypatch.setattr(forks, "sleep", let_it_end)
     assert _ends_well(lambda: __import__("a_slow_import").value)
