@@ -18,9 +18,6 @@ from orchestrator.sending.call_counts import CallCounts
 
 _SKEW_MS = 50
 
-#: How late a strike may end an execution.
-_STRUCK_MS = 15_000
-
 #: Deaths that make a message poison.
 _DEATHS = 3
 
@@ -120,9 +117,10 @@ def _problems(tag: str, case: _Case, ended: dict[str, str], stops: Stops) -> Ite
         after_ms = row.at_ms - case.asked.at_ms
         if outcome == "handled" and (row.note["result"] != answer_to(tag) or not case.answered):
             yield f"handled, with {row.note['result']!r}; it was answered {len(case.answered)} times"
-        if outcome == "timeout" and after_ms < case.timeout_ms - _SKEW_MS:
+        timed_out = outcome == "timeout" or (outcome == "fell back" and row.note.get("why") == "DeliveryTimeout")
+        if timed_out and not _is_over(case, row.at_ms):
             yield f"timed out after {after_ms} ms instead of {case.timeout_ms} ms"
-        if outcome == "dead" and not _has_cause(str(row.note["why"]), case, after_ms):
+        if outcome == "dead" and not _has_cause(str(row.note["why"]), case, row.at_ms):
             yield f"failed without cause after {after_ms} ms: {row.note['why']}"
         if outcome == "default" and case.how != "value":
             yield "a value came from nowhere"
@@ -147,14 +145,36 @@ def _differing(case: _Case) -> Iterator[str]:
         yield f"replies to {len(asks)} asks"
 
 
-def _has_cause(why: str, case: _Case, after_ms: int) -> bool:
+def _is_over(case: _Case, at_ms: int) -> bool:
+    """Whether the time of its request was over: the end of it, when it has no other."""
+    return case.asked is None or at_ms - case.asked.at_ms >= case.timeout_ms - _SKEW_MS
+
+
+def _has_cause(why: str, case: _Case, at_ms: int) -> bool:
     if why == Reason.WORKER_DIED:
         return case.on_death == "fail"
     if why == Reason.POISON:
         return len(case.begun) >= _DEATHS - 1
     if why in (Reason.TIMEOUT, Reason.DEADLINE):
-        return after_ms >= case.timeout_ms - _SKEW_MS
+        return _is_over(case, at_ms)
     return bool(case.failed)
+
+
+def _may_fall_back(ended: str, case: _Case, at_ms: int, stops: Stops) -> bool:
+    """Whether a request may have ended so. Its deadline interrupts an execution, which writes nothing more then."""
+    match ended:
+        case "timeout" | "expired":
+            return _is_over(case, at_ms)
+        case "dead" if case.on_death == "fail" and not case.begun:
+            # Its worker may have died before the execution could write anything.
+            died = stops.was_a_worker_struck(0 if case.asked is None else case.asked.at_ms, at_ms)
+        case "dead":
+            last_death = bool(case.begun) and stops.was_struck(case.begun[-1], at_ms)
+            died = last_death and (case.on_death == "fail" or len(case.begun) >= _DEATHS - 1)
+        case _:
+            # Nobody cancels.
+            return False
+    return bool(case.failed) or _is_over(case, at_ms) or died
 
 
 def _fallback_problems(
@@ -162,14 +182,18 @@ def _fallback_problems(
 ) -> Iterator[str]:
     """A durable fallback is sent once, when its request was not handled, and then it runs."""
     ended = {event.fields[1]: event.fields[3] for event in fell_back}
+    at_ms = {event.fields[1]: event.at_ms for event in fell_back}
     for delivery, count in Counter(event.fields[1] for event in fell_back).items():
         if count > 1:
             yield f"fallback {delivery}: sent {count} times"
         if ended[delivery] == "handled":
             yield f"fallback {delivery}: sent although its request was handled"
-    ran: set[str] = {letter.delivery_id for letter in letters if letter.metadata.get(FALLBACK)}
+    lettered: dict[str, set[str]] = defaultdict(set)
+    for letter in letters:
+        lettered[str(letter.metadata.get(FALLBACK))].add(letter.delivery_id)
+    ran: set[str] = set()
     for tag, case in cases.items():
-        deliveries = {str(row.note["delivery"]) for row in case.fallbacks}
+        deliveries = {str(row.note["delivery"]) for row in case.fallbacks} | lettered[tag]
         ran |= deliveries
         outcomes = {str(row.note["outcome"]) for row in case.replies}
         sent = {str(row.note["fallback"]) for row in case.replies if row.note["outcome"] == "fell back"}
@@ -184,9 +208,9 @@ def _fallback_problems(
         if case.how == "durable" and case.begun and not case.answered and not deliveries:
             yield f"{case.how} {tag}: neither answered nor sent again"
         for delivery in deliveries & ended.keys():
-            lost = case.begun and stops.was_struck(case.begun[-1], case.begun[-1].at_ms + _STRUCK_MS)
-            if ended[delivery] == "dead" and not case.failed and not lost:
-                yield f"{case.how} {tag}: sent again as failed, and it did not fail"
+            if ended[delivery] != "handled" and not _may_fall_back(ended[delivery], case, at_ms[delivery], stops):
+                after_ms = at_ms[delivery] - (0 if case.asked is None else case.asked.at_ms)
+                yield f"{case.how} {tag}: sent again as {ended[delivery]} after {after_ms} ms, without cause"
     for delivery in ended.keys() - ran:
         yield f"fallback {delivery}: sent, and never ran"
 

@@ -23,6 +23,9 @@ _AWAY_MS = 10_000
 #: For how long a strike explains what its victim does too late, in ms: the longest is thirteen seconds.
 _STRUCK_MS = 30_000
 
+#: Kinds of strikes that no worker of the load is a victim of, as they begin.
+_NO_WORKERS = ("contender", "manager", "beat")
+
 
 @dataclass(slots=True)
 class Grant:
@@ -113,20 +116,28 @@ class Stops:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._by_pid: dict[int, list[int]] = defaultdict(list)
+        self._workers: list[int] = []
         self._redis: list[int] = []
         for row in rows:
             if row.what == "strike" and row.note.get("kind") == "redis":
                 self._redis.append(row.at_ms)
             elif row.what == "strike":
+                if not str(row.note.get("kind")).startswith(_NO_WORKERS):
+                    self._workers.append(row.at_ms)
                 for pid in {row.pid, *row.note.get("pids", ())}:
                     self._by_pid[pid].append(row.at_ms)
             elif row.what == "start" and row.note.get("poison"):
+                self._workers.append(row.at_ms)
                 self._by_pid[row.pid].append(row.at_ms)
 
     def was_struck(self, row: Row, until_ms: int) -> bool:
         """Whether the process of this row, or the one that it belongs to, was struck shortly before that time."""
         struck = (*self._by_pid.get(row.pid, ()), *self._by_pid.get(row.parent_pid, ()))
         return any(until_ms - _STRUCK_MS <= at_ms <= until_ms for at_ms in struck)
+
+    def was_a_worker_struck(self, since_ms: int, until_ms: int) -> bool:
+        """Whether any worker of the load was struck in between, or shortly before."""
+        return any(since_ms - _STRUCK_MS <= at_ms <= until_ms for at_ms in self._workers)
 
     def redis_was_away(self, since_ms: int, until_ms: int) -> bool:
         """Whether Redis may have been away in between."""

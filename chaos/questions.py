@@ -39,7 +39,7 @@ from orchestrator import (
 #: Agents, and their mailboxes. The understudy is who is called when the oracle does not answer.
 ORACLE, UNDERSTUDY, ASKER = "oracle", "understudy", "asker"
 
-#: Where the metadata of a durable fallback says so.
+#: Where the metadata of a durable fallback has the tag of its question.
 FALLBACK = "fallback"
 
 #: What a call falls back to at last.
@@ -158,7 +158,7 @@ def ask_somehow(orchestrator: Orchestrator, rng: random.Random) -> None:
                 case "ask":
                     _fetch_twice(orchestrator, question, timeout_s, on_death)
                 case "durable":
-                    fallback: Any = [Send(durable=True, metadata={FALLBACK: True})]
+                    fallback: Any = [Send(durable=True, metadata={FALLBACK: question.tag})]
                     _write(question, _call(orchestrator, question, timeout_s, on_death, fallback))
                 case _:
                     fallback = [Ask(UNDERSTUDY), Value(DEFAULT)]

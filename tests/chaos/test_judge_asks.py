@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from chaos.judge_asks import AsksVerdict, judge_asks
 from chaos.questions import answer_to
 from chaos.redis_record import Recorded
@@ -18,8 +20,8 @@ def row(what: str, at_ms: int = T, tag: str = "q", **note: Any) -> Row:
     return Row(at_ms, what, pid=7, note={"tag": tag, **note})
 
 
-def asking(how: str = "then", on_death: str = "again") -> Row:
-    return row("asking", how=how, timeout_s=8.0, on_death=on_death)
+def asking(how: str = "then", on_death: str = "again", timeout_s: float = 8.0) -> Row:
+    return row("asking", how=how, timeout_s=timeout_s, on_death=on_death)
 
 
 def ran(end: str = "answered", delivery: str = "d", *, fallback: bool = False) -> list[Row]:
@@ -36,8 +38,12 @@ def replied(ask: str = "i", ended: str = "handled") -> Recorded:
     return Recorded(T, "replied", ("asker", ask, ended))
 
 
-def fell_back(delivery: str = "f", ended: str = "dead") -> Recorded:
-    return Recorded(T, "fell_back", ("oracle", delivery, "i", ended))
+def fell_back(delivery: str = "f", ended: str = "dead", at_ms: int = T) -> Recorded:
+    return Recorded(at_ms, "fell_back", ("oracle", delivery, "i", ended))
+
+
+def strike(kind: str = "contender", pid: int = 7) -> Row:
+    return Row(T + 50, "strike", pid=pid, note={"kind": kind, "pids": [pid]})
 
 
 MADE = row("made", ask="i")
@@ -121,8 +127,7 @@ def test_a_question_that_must_not_run_twice_and_did_is_found() -> None:
 def test_a_caller_without_an_answer_is_found_unless_it_was_killed() -> None:
     rows = [asking("ask"), *ran()]
     assert "its caller got no answer" in violations(rows, [])
-    killed = Row(T + 50, "strike", pid=7, note={"kind": "contender"})
-    assert violations([*rows, killed], []) == ""
+    assert violations([*rows, strike()], []) == ""
     assert violations([*rows, row("unasked")], []) == ""
 
 
@@ -134,14 +139,62 @@ def test_a_fallback_of_a_request_that_was_handled_is_found() -> None:
     rows = [asking("durable"), *ran(), *FALLBACK, reply()]
     assert "its caller had the reply, and the fallback ran" in violations(rows, [fell_back()])
     assert "sent although its request was handled" in violations(DURABLE, [fell_back(ended="handled")])
-    assert "it did not fail" in violations([asking("durable"), *ran(), *FALLBACK, row("unasked")], [fell_back()])
+    rows = [asking("durable"), *ran(), *FALLBACK, row("unasked")]
+    assert "sent again as dead after 0 ms, without cause" in violations(rows, [fell_back()])
 
 
 def test_a_fallback_that_is_missing_is_found() -> None:
-    killed = Row(T + 50, "strike", pid=7, note={"kind": "contender"})
-    rows = [asking("durable"), *ran("unable"), killed]
+    rows = [asking("durable"), *ran("unable"), strike()]
     assert "neither answered nor sent again" in violations(rows, [])
-    assert "fallback f: sent, and never ran" in violations([*rows, *FALLBACK[:0]], [fell_back()])
+    assert "fallback f: sent, and never ran" in violations(rows, [fell_back()])
+
+
+def test_a_fallback_that_became_a_dead_letter_is_not_missing() -> None:
+    rows = [asking("durable"), *ran("unable"), strike()]
+    deaths = ({"reason": "killed"},) * 3
+    letter = DeadLetter("1-0", b"", "oracle", "poison", delivery_id="f", metadata={"fallback": "q"}, deaths=deaths)
+    assert violations(rows, [fell_back()], None, (letter,)) == ""
+
+
+BEGUN = row("answering", delivery="d", fallback=False)
+
+
+@pytest.mark.parametrize(
+    ("ended", "at_ms", "on_death", "rows", "is_right"),
+    [
+        pytest.param("dead", 0, "again", ran("unable"), True, id="failed"),
+        pytest.param("dead", 500, "again", [BEGUN], True, id="interrupted-by-its-deadline"),
+        pytest.param("dead", 500, "again", [], True, id="dead-as-its-deadline-had-passed"),
+        pytest.param("dead", 300, "again", [BEGUN], False, id="interrupted-before-its-deadline"),
+        pytest.param("timeout", 500, "again", [BEGUN], True, id="timed-out"),
+        pytest.param("timeout", 300, "again", [BEGUN], False, id="timed-out-too-soon"),
+        pytest.param("expired", 500, "again", [], True, id="expired"),
+        pytest.param("expired", 300, "again", [], False, id="expired-too-soon"),
+        pytest.param("cancelled", 500, "again", [BEGUN], False, id="cancelled-by-nobody"),
+        pytest.param("dead", 300, "fail", [BEGUN, strike("hard")], True, id="its-worker-died"),
+        pytest.param("dead", 300, "fail", [BEGUN, strike("hard", pid=8)], False, id="another-worker-died"),
+        pytest.param("dead", 300, "fail", [strike("hard", pid=8)], True, id="its-worker-died-before-it-had-begun"),
+        pytest.param("dead", 300, "fail", [strike()], False, id="its-asker-died-before-it-had-begun"),
+        pytest.param("dead", 300, "again", [BEGUN, strike("hard")], False, id="one-death-of-one-that-runs-again"),
+        pytest.param("dead", 300, "again", [BEGUN, BEGUN, strike("hard")], True, id="poison"),
+    ],
+)
+def test_a_fallback_is_sent_for_a_reason_only(
+    ended: str, at_ms: int, on_death: str, rows: list[Row], is_right: bool
+) -> None:
+    asked = [asking("durable", on_death, timeout_s=0.5), *rows, *FALLBACK, row("unasked")]
+    found = violations(asked, [fell_back(ended=ended, at_ms=T + at_ms)])
+    assert (found == "") is is_right, found
+    assert is_right or f"sent again as {ended} after {at_ms} ms" in found
+
+
+def test_a_call_that_fell_back_before_its_time_out_is_found() -> None:
+    def fell(at_ms: int) -> str:
+        rows = [asking("durable"), *FALLBACK, reply("fell back", T + at_ms, fallback="f", why="DeliveryTimeout")]
+        return violations(rows, [fell_back(ended="timeout", at_ms=T + 8000)])
+
+    assert "timed out after 3000 ms instead of 8000 ms" in fell(3000)
+    assert fell(8001) == ""
 
 
 def test_a_fallback_that_is_sent_twice_or_by_nobody_is_found() -> None:
@@ -150,8 +203,7 @@ def test_a_fallback_that_is_sent_twice_or_by_nobody_is_found() -> None:
     assert "2 fallbacks: ['f', 'g']" in violations(again, [fell_back()])
     unsent = [asking("durable"), *ran("unable"), *FALLBACK, reply("dead", why="retries exhausted")]
     assert "fallback f ran, and was never sent" in violations(unsent, [])
-    killed = Row(T + 50, "strike", pid=7, note={"kind": "contender"})
-    assert violations([*unsent[:-1], killed], []) == "", "its caller may have sent it before it was killed"
+    assert violations([*unsent[:-1], strike()], []) == "", "its caller may have sent it before it was killed"
 
 
 def test_asks_that_are_open_or_not_counted_are_found() -> None:
