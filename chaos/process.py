@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parent.parent
+from chaos.forked_process import ROOT, ForkedProcess
 
 _STACKS_TAKE_S = 2.0
 
@@ -24,12 +24,12 @@ class Member:
         self._command = list(command)
         self._environment = dict(environment)
         self._log = logs / f"{name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ForkedProcess | None = None
 
     def start(self) -> None:
         """Start it, or start it again."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = ForkedProcess(
                 self._command,
                 cwd=ROOT,
                 env=self._environment,

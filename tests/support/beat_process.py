@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
+from chaos.forked_process import ROOT, ForkedProcess
 from chaos.owner import VARIABLE as OWNER_VARIABLE
-from tests.support.forked_process import ROOT, ForkedProcess
 
 
 class BeatProcess:

@@ -13,9 +13,9 @@ from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
+from chaos.forked_process import ROOT, run
 from orchestrator import Orchestrator
 from orchestrator.cli.dead_letters import dead_letters
-from tests.support.forked_process import ROOT, run
 
 
 def invoke(app: Celery, command: click.Command, *arguments: str, stdin: str | None = None) -> Result:

@@ -11,7 +11,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from tests.support.forked_process import ROOT, ForkedProcess
+from chaos.forked_process import ROOT, ForkedProcess
 
 #: Longest time for an answer.
 _PATIENCE_S = 30.0

@@ -16,10 +16,10 @@ from typing import Any
 
 import redis
 
+from chaos.forked_process import ROOT as ROOT
+from chaos.forked_process import ForkedProcess
 from chaos.owner import VARIABLE as OWNER_VARIABLE
 from tests.support.eventually import eventually
-from tests.support.forked_process import ROOT as ROOT
-from tests.support.forked_process import ForkedProcess
 
 
 class WorkerProcess:

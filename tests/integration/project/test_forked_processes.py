@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.eventually import eventually
-from tests.support.forked_process import ForkedProcess, run
+from chaos.forked_process import ForkedProcess, run
 
 TELLS = """
     import json, os, sys
@@ -64,10 +63,19 @@ def test_it_has_its_own_arguments_variables_folder_and_files(tmp_path: Path) -> 
 def test_one_that_is_killed_and_one_that_fails_say_so(tmp_path: Path) -> None:
     waits = ForkedProcess(program(tmp_path, "import signal; signal.pause()"), cwd=tmp_path, start_new_session=True)
     assert waits.poll() is None
-    os.killpg(eventually(lambda: waits.pid if os.getsid(waits.pid) == waits.pid else 0), signal.SIGKILL)
+    os.killpg(waits.pid, signal.SIGKILL)
     assert waits.wait(timeout=10) == -signal.SIGKILL
     failed = run(program(tmp_path, "raise LookupError('what now')"), cwd=tmp_path)
     assert (failed.returncode, failed.stderr.splitlines()[-1]) == (1, "LookupError: what now")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are started anew")
+def test_one_that_aborts_says_where_it_was_if_it_was_to(tmp_path: Path) -> None:
+    text = "import os, sys\nassert 'celery' in sys.modules\nos.abort()\n"
+    for variables, said in (({"PYTHONFAULTHANDLER": "1"}, True), ({}, False)):
+        done = run(program(tmp_path, text), cwd=tmp_path, env=variables)
+        assert done.returncode == -signal.SIGABRT, done.stderr
+        assert ("program.py" in done.stderr) is said, done.stderr
 
 
 def test_a_module_runs_as_by_its_name(tmp_path: Path) -> None:

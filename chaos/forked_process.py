@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 #: What an interpreter or an import reads, as the server has at its own start; of these the server follows a few.
 _READ_AT_START = ("PYTHON", "CELERY_CUSTOM_WORKER_POOL", "AUTOSCALE_KEEPALIVE")
-_SAME = ("PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+_SAME = ("PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONFAULTHANDLER")
 
 
 class _Server:
@@ -31,7 +31,7 @@ class _Server:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.process_server", str(theirs.fileno())],
+                [sys.executable, "-m", "chaos.process_server", str(theirs.fileno())],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
@@ -55,7 +55,8 @@ class _Server:
                 answer = self._control.recv(8, socket.MSG_WAITALL)
             finally:
                 self._prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-        assert answer, "the process server has ended"
+        if not answer:
+            raise RuntimeError("the process server has ended")
         return int.from_bytes(answer, "big")
 
     def _close(self) -> None:

@@ -1,6 +1,6 @@
 """Forks Python programs from a process that has imported what they need: nine tenths of a worker's start are imports.
 
-``python -m tests.support.process_server FD`` is the server. Each request on the socket FD is a program (a script, or
+``python -m chaos.process_server FD`` is the server. Each request on the socket FD is a program (a script, or
 ``-m`` with a module), its environment and its three standard files. The program is a process as any other: it can be
 signalled, killed and waited for by the process at the socket's other end, which becomes its parent, as a *subreaper*.
 ``forked_process`` is that end.
@@ -8,6 +8,7 @@ signalled, killed and waited for by the process at the socket's other end, which
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import importlib.util
@@ -61,7 +62,7 @@ def serve(control: socket.socket) -> Program | None:
         while len(body) < size:
             body += control.recv(size - len(body))
         program = Program(files=files, **json.loads(body))
-        pid = _fork()
+        pid = _fork(program.new_session)
         if pid == 0:
             control.close()
             return program
@@ -70,16 +71,18 @@ def serve(control: socket.socket) -> Program | None:
         control.sendall(pid.to_bytes(8, "big"))
 
 
-def _fork() -> int:
+def _fork(new_session: bool) -> int:
     """Fork an orphan: 0 in it, once it has its new parent, else its process id."""
     pid_read, pid_write = os.pipe()
     go_read, go_write = os.pipe()
     between = os.fork()
     if between == 0:
-        pid = os.fork()
-        if pid:
-            os.write(pid_write, pid.to_bytes(8, "big"))
+        if os.fork():
             os._exit(0)
+        if new_session:
+            # Before anybody knows it, so that its group can be killed from the first.
+            os.setsid()
+        os.write(pid_write, os.getpid().to_bytes(8, "big"))
         for file in (pid_read, pid_write, go_write):
             os.close(file)
         if not os.read(go_read, 1):
@@ -102,8 +105,6 @@ def become(program: Program) -> None:
     for file in program.files:
         if file > 2:
             os.close(file)
-    if program.new_session:
-        os.setsid()
     os.chdir(program.directory)
     os.environ.clear()
     os.environ.update(program.environment)
@@ -113,6 +114,8 @@ def become(program: Program) -> None:
         warnings.simplefilter("ignore")
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     _open_streams()
+    if os.environ.get("PYTHONFAULTHANDLER"):
+        faulthandler.enable(2)
     gc.enable()
     own = os.environ.get("PYTHONPATH", "")
     path = [entry for entry in own.split(os.pathsep) if entry] + [e for e in _FIRST_PATH if e not in _FOLDERS]
@@ -159,7 +162,7 @@ def _run(code: Any, file: str, spec: Any) -> None:
     main.__file__, main.__spec__ = file, spec
     main.__package__ = None if spec is None else spec.parent
     sys.modules["__main__"] = main
-    exec(code, vars(main))
+    exec(code, vars(main))  # noqa: S102
 
 
 def main() -> None:
