@@ -15,6 +15,7 @@ from chaos.ballots import VOTERS, VoterA, VoterB, VoterC
 from chaos.clock import Clock
 from chaos.contended import CHIEF, KEEPER, Chief, Keeper
 from chaos.owner import end_with_owner
+from chaos.placed import Hand, HeavyCrane, LightCrane
 from chaos.questions import ASKER, ORACLE, UNDERSTUDY, Asker, Oracle, Understudy
 from chaos.steps import GATHER, PART, Steps, gather, part
 from chaos.witness import VARIABLE, witness
@@ -132,7 +133,7 @@ def make() -> Orchestrator:
     for name, function in {WORK: work, PART: part, GATHER: gather}.items():
         celery.task(function, name=name, bind=True, shared=False)
     orchestrator.host(Busy, Sentry, Steps, Clock, Keeper, Chief, Oracle, Understudy, Asker)
-    orchestrator.host(VoterA, VoterB, VoterC)
+    orchestrator.host(VoterA, VoterB, VoterC, LightCrane, HeavyCrane, Hand)
     functions.declare(orchestrator)
     return orchestrator
 

@@ -22,6 +22,7 @@ from chaos.functions import FUNCTIONS
 from chaos.judge_schedules import ScheduleRecord
 from chaos.options import Options
 from chaos.owner import VARIABLE as OWNER_VARIABLE
+from chaos.placed import CRANES, HAND, cranes_of
 from chaos.process import Member
 from chaos.redis_record import Recorded, read_record
 from chaos.run_records import RunRecord, read_runs
@@ -104,13 +105,18 @@ class Cluster:
 
     @property
     def mailboxes(self) -> tuple[str, ...]:
-        """What the workers serve."""
+        """What the workers serve, all of them or some."""
+        return (*self._shared, *CRANES)
+
+    @property
+    def _shared(self) -> tuple[str, ...]:
         coordination = COORDINATION if self.options.coordination else ()
-        return (*QUEUES, STEPS, FUNCTIONS, SENTRY, CLOCK, *coordination)
+        return (*QUEUES, STEPS, FUNCTIONS, SENTRY, CLOCK, HAND, *coordination)
 
     def _worker(self, number: int) -> Member:
         pool = self.options.pools[number % len(self.options.pools)]
-        return self._celery_worker(f"{pool}-{number + 1}", self.mailboxes, pool, _CONCURRENCY[pool])
+        queues = (*self._shared, *cranes_of(number, self.options.workers))
+        return self._celery_worker(f"{pool}-{number + 1}", queues, pool, _CONCURRENCY[pool])
 
     def _celery_worker(self, name: str, queues: Sequence[str], pool: str, concurrency: int) -> Member:
         if self.tree is None:

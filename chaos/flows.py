@@ -10,13 +10,14 @@ from celery import Celery, chord
 
 from chaos.functions import ERRAND
 from chaos.load import HOPELESS
+from chaos.placed import LIFT, WELD, Haul
 from chaos.steps import GATHER, PART, STEPS, Item, Revert, Stage, Total
 from orchestrator import ITEM, Workflow
 
 #: Parts of a chord.
 PARTS = 10
 
-_KINDS = {"chord": 50, "diamond": 17, "map": 11, "function": 8, "saga": 7, "wait": 7}
+_KINDS = {"chord": 50, "diamond": 17, "map": 11, "function": 8, "saga": 7, "wait": 7, "placed": 8}
 
 #: The event for which a workflow of the kind ``wait`` waits.
 EVENT = "approved"
@@ -107,6 +108,15 @@ def _wait(app: Celery, rng: random.Random) -> Workflow:
     return flow
 
 
+def _placed(app: Celery, rng: random.Random) -> Workflow:
+    flow = Workflow("placed")
+    first = flow.step("first", _stage(rng), to=STEPS)
+    lifted = flow.step("lifted", Haul(nap_ms=rng.choice((0, 10, 50))), needs={LIFT}, after=first, undo=Revert())
+    welded = flow.step("welded", Haul(nap_ms=rng.choice((0, 10))), needs={LIFT, WELD}, after=lifted, undo=Revert())
+    flow.step("last", _stage(rng), to=STEPS, after=welded)
+    return flow
+
+
 def _function(app: Celery, rng: random.Random) -> Workflow:
     return app.orchestrator.runtime.functions[ERRAND].workflow((rng.choice((0, 1, 4)), rng.choice((0, 0, 1, 2))), {})  # type: ignore[no-any-return]
 
@@ -115,4 +125,12 @@ def _stage(rng: random.Random) -> Stage:
     return Stage(nap_ms=rng.choice((0, 0, 0, 10, 50)), failures=rng.choice((0, 0, 0, 0, 1, 2)))
 
 
-_BUILD = {"chord": _chord, "diamond": _diamond, "map": _map, "saga": _saga, "wait": _wait, "function": _function}
+_BUILD = {
+    "chord": _chord,
+    "diamond": _diamond,
+    "map": _map,
+    "saga": _saga,
+    "wait": _wait,
+    "placed": _placed,
+    "function": _function,
+}

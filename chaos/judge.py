@@ -10,10 +10,12 @@ from chaos.app import COORDINATION, ID, RETRY, SENTRY
 from chaos.claims import ClaimsSeen
 from chaos.judge_asks import AsksVerdict, judge_asks
 from chaos.judge_leases import LeasesVerdict, judge_leases
+from chaos.judge_placement import PlacementVerdict, judge_placement
 from chaos.judge_runs import RunsVerdict, is_of_runs, judge_runs
 from chaos.judge_schedules import ScheduleRecord, SchedulesVerdict, judge_schedules
 from chaos.judge_terms import judge_terms
 from chaos.judge_votes import VotesVerdict, judge_votes
+from chaos.placed import CRANES
 from chaos.redis_record import Recorded
 from chaos.run_records import RunRecord
 from chaos.steps import STEPS
@@ -109,6 +111,7 @@ class Verdict:
     asks: AsksVerdict = field(default_factory=AsksVerdict)
     votes: VotesVerdict = field(default_factory=VotesVerdict)
     schedules: SchedulesVerdict = field(default_factory=lambda: SchedulesVerdict(0, 0, 0, 0, ()))
+    placement: PlacementVerdict = field(default_factory=PlacementVerdict)
     runs: RunsVerdict = field(default_factory=lambda: RunsVerdict(0, Counter(), 0, ()))
 
     @property
@@ -121,7 +124,7 @@ class Verdict:
             f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f} "
             f"workflows={self.runs.started} fires={self.schedules.fired} "
             f"grants={self.leases.grants} terms={self.leases.terms} asks={self.asks.asks} "
-            f"ballots={self.votes.ballots}"
+            f"ballots={self.votes.ballots} placed={self.placement.placed}"
         )
 
 
@@ -167,8 +170,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on a run."""
     # Kills are of concern to both the messages and the workflows.
-    letters = [letter for letter in evidence.letters if letter.queue == STEPS]
+    letters = [letter for letter in evidence.letters if letter.queue in (STEPS, *CRANES)]
     runs = judge_runs(evidence.rows, evidence.runs, letters, evidence.ledger)
+    placement = judge_placement(evidence.rows, evidence.runs, letters, evidence.ledger)
     leases = judge_leases(evidence.rows, evidence.record)
     asks = judge_asks(evidence.rows, evidence.record, evidence.calls, evidence.letters)
     votes = judge_votes(evidence.rows, evidence.record, evidence.letters)
@@ -176,7 +180,7 @@ def judge(evidence: Evidence) -> Verdict:
     evidence = replace(
         evidence,
         rows=[row for row in evidence.rows if not is_of_runs(row) and row.what not in _OF_COORDINATION],
-        letters=[letter for letter in evidence.letters if letter.queue not in (STEPS, *COORDINATION)],
+        letters=[letter for letter in evidence.letters if letter.queue not in (STEPS, *CRANES, *COORDINATION)],
     )
     lives = _lives(evidence)
     strikes = [row for row in evidence.rows if row.what == "strike"]
@@ -202,7 +206,14 @@ def judge(evidence: Evidence) -> Verdict:
     of_runners = sum(str(row.note.get("kind")).partition("-")[0] != "contender" for row in strikes) + len(poisoned)
     if duplicated > _DUPLICATES_PER_KILL * of_runners:
         violations.append(f"{duplicated} executions too many, after {of_runners} kills")
-    violations += (*runs.violations, *leases.violations, *terms, *asks.violations, *votes.violations)
+    violations += (
+        *runs.violations,
+        *placement.violations,
+        *leases.violations,
+        *terms,
+        *asks.violations,
+        *votes.violations,
+    )
     schedules = judge_schedules(evidence.rows, evidence.schedules, evidence.fires)
     violations += schedules.violations
     violations += _fallen(evidence.rows, poisoned)
@@ -227,6 +238,7 @@ def judge(evidence: Evidence) -> Verdict:
         monitors=sum(row.what == "watch" for row in evidence.rows),
         downs=evidence.downs,
         runs=runs,
+        placement=placement,
         schedules=schedules,
         leases=leases,
         asks=asks,

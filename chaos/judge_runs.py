@@ -17,6 +17,7 @@ from orchestrator.core.run_state import RunState
 from orchestrator.core.workflow_plan import Kind
 from orchestrator.deadletters.letter import DeadLetter
 from orchestrator.sending.ledger import LedgerRow
+from orchestrator.workflows.placing import is_placed
 
 #: How long after a cancel a step that a worker had claimed may still begin: a heartbeat, on a busy machine.
 LAG_MS = 1000
@@ -157,7 +158,7 @@ class _Case:
                     yield "compensated without a cause"
             case state:
                 yield f"is at its end {state}"
-        if left := {number for number, state in states.items() if state in "smuy"}:
+        if left := {number for number, state in states.items() if state in "nsmuy"}:
             yield f"its end is recorded, but these are out: {sorted(left)}"
 
     def _count_problems(self) -> Iterator[str]:
@@ -307,7 +308,7 @@ def _ledger_problems(records: Sequence[RunRecord], ledger: Sequence[LedgerRow]) 
     for record in records:
         for number, state in record.states.items():
             plan = record.plan[number.removeprefix("u").partition(".")[0]]
-            if plan.queue != FUNCTIONS and ("." in number or plan.kind is Kind.TASK):
+            if plan.queue != FUNCTIONS and not is_placed(plan) and ("." in number or plan.kind is Kind.TASK):
                 recorded[state] += 1
     for letter, name in (("h", "handled"), ("d", "dead")):
         if getattr(row, name) != recorded[letter]:

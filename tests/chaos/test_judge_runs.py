@@ -84,6 +84,18 @@ def test_a_good_run_has_no_violation() -> None:
     assert (said.started, dict(said.states), said.repeated) == (1, {"completed": 1}, 0)
 
 
+def test_a_step_that_is_out_when_its_run_has_ended_is_found() -> None:
+    for letter in "ns":
+        found = problems(GOOD[:-2], record({**HANDLED, "3": letter}))
+        assert "its end is recorded, but these are out: ['3']" in found
+
+
+def test_a_step_that_says_what_it_needs_is_not_in_the_mailbox_of_the_others() -> None:
+    plan = {**PLAN, "3": StepPlan("last", dependencies=1, undo=True, options={"needs": ["lift"]})}
+    ledger = LedgerRow(STEPS, handled=2)
+    assert judge_runs(GOOD, [record(plan=plan)], (), [ledger]).violations == ()
+
+
 def test_a_step_that_ran_twice_is_repeated_and_no_violation() -> None:
     said = verdict([*GOOD, *ran("1", T + 40)], record())
     assert (said.violations, said.repeated) == ((), 1)
