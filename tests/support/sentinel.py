@@ -18,6 +18,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.binary import find_server_binary
 from orchestrator.embedded.ports import LOOPBACK, free_port
 from tests.support.eventually import eventually
+from tests.support.replication import wait_until_replicated
 
 MASTER = "main"
 
@@ -44,6 +45,11 @@ class Watched:
         with redis.Redis(port=self.port) as sentinel:
             answer: Any = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
             return int(answer[1])
+
+    def lose_the_primary(self) -> None:
+        """Kill the primary once the replica has all that it has."""
+        wait_until_replicated(self.primary.url)
+        self.primary.kill()
 
 
 @contextlib.contextmanager

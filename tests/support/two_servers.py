@@ -10,7 +10,7 @@ import redis
 
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.embedded.ports import LOOPBACK
-from tests.support.eventually import eventually
+from tests.support.replication import wait_until_replicated
 
 PASSWORD = "of both"
 
@@ -47,9 +47,7 @@ class TwoServers:
 
     def settled(self) -> None:
         """Wait until the second has all that the first has."""
-        with redis.Redis.from_url(self.first.url) as client:
-            eventually(lambda: client.info("replication").get("slave0", {}).get("state") == "online")
-            client.wait(1, 5000)
+        wait_until_replicated(self.first.url)
 
 
 @contextlib.contextmanager

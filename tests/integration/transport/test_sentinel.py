@@ -45,7 +45,7 @@ def test_every_worker_consumes_again_after_a_failover(watched: Watched, redis_ur
             sender.send_task("note", args=[f"before {pool}"], queue=pool)
         eventually(lambda: len(seen.done()) == len(POOLS), timeout_s=30, describe=workers[0].log)
 
-        watched.primary.kill()
+        watched.lose_the_primary()
         eventually(lambda: watched.primary_port() == watched.replica.port)
         for pool in POOLS:
             sender.send_task("note", args=[f"after {pool}"], queue=pool)
