@@ -10,11 +10,12 @@ import click
 from celery.beat import ScheduleEntry, Scheduler
 from celery.exceptions import ImproperlyConfigured
 
-from orchestrator.core.errors import InvalidSchedule
+from orchestrator.core.errors import BrokerUnavailable, InvalidSchedule
 from orchestrator.core.log import get_logger
 from orchestrator.core.plural import counted
-from orchestrator.schedules.service import ScheduleService, scheduler_name
+from orchestrator.schedules.service import AWAY_S, ScheduleService, scheduler_name
 from orchestrator.schedules.static_schedules import with_names
+from orchestrator.transport.redis.refusals import may_pass
 from orchestrator.transport.transport import why_not_supervised
 
 logger = get_logger(__name__)
@@ -46,6 +47,8 @@ class OrchestratorScheduler(Scheduler):
         self._service: ScheduleService | None = None
         self._stopped = threading.Event()
         self._seen: Mapping[str, ScheduleEntry] | None = None
+        #: Of a Redis that is not there yet.
+        self._has_warned = False
         super().__init__(app, *args, **kwargs)
 
     def setup_schedule(self) -> None:
@@ -70,8 +73,19 @@ class OrchestratorScheduler(Scheduler):
     # -- firing
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Fire what is due, and wait until more is due, something has changed or a second has passed."""
-        service = self._opened()
+        """Fire what is due, and wait until more is due, something has changed or a second has passed.
+
+        Raises:
+            BrokerUnavailable: Redis refuses for good, as with a wrong password.
+        """
+        try:
+            service = self._opened()
+        except BrokerUnavailable as error:
+            # A beat may start before its Redis, or while that loads its data.
+            if not may_pass(error):
+                raise
+            self._wait_for_redis(error)
+            return 0.0
         if self._has_changed():
             service.declare_again()
         wait_s = service.tick()
@@ -85,6 +99,12 @@ class OrchestratorScheduler(Scheduler):
             )
             self._seen = dict(self.schedule)
         return self._service
+
+    def _wait_for_redis(self, error: BrokerUnavailable) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("scheduler %s: Redis is away, nothing is fired: %s", self._scheduler_name, error)
+        self._stopped.wait(AWAY_S)
 
     def _has_changed(self) -> bool:
         if self._seen is None or self.schedules_equal(self._seen, self.schedule):

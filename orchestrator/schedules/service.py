@@ -33,7 +33,7 @@ _JUMP_S: Final = 1.0
 _PREPARE_S: Final = 1.0
 
 #: Between two attempts while Redis is away.
-_AWAY_S: Final = 0.25
+AWAY_S: Final = 0.25
 
 
 class ScheduleService:
@@ -119,7 +119,7 @@ class ScheduleService:
                 self._away_since = monotonic()
                 logger.warning("scheduler %s: Redis is away, nothing is fired: %s", self._scheduler, error)
             self._bell.close()
-            return _AWAY_S
+            return AWAY_S
 
     def wait(self, wait_s: float) -> None:
         """Sleep until the next pass is due, or a schedule has changed."""

@@ -23,6 +23,7 @@ _PASSING_KINDS: Final = (ReadOnlyError, MasterDownError, TryAgainError)
 #: Those that last until somebody changes something: rights, the type of a key, a full memory.
 _LASTING: Final = re.compile(
     r"\b(?:NOPERM|NOAUTH|WRONGPASS|WRONGTYPE|OOM|maxmemory|permissions)\b|Authentication|used memory"
+    r"|invalid (?:username-)?password|without any password configured"
 )
 
 _FULL: Final = ("OOM", "used memory", "maxmemory")

@@ -14,9 +14,12 @@ import pytest
 from redis import Redis
 
 from orchestrator.core.schedule_state import delivery_id_of
+from orchestrator.embedded import EmbeddedServer
+from orchestrator.embedded.ports import free_port
 from tests.apps.schedules_app import RECORDED, Own
 from tests.support.beat_process import BeatProcess
 from tests.support.eventually import eventually
+from tests.support.loading_redis import loading_redis
 from tests.support.worker_process import WorkerProcess
 
 APP = "tests.apps.schedules_app"
@@ -194,3 +197,26 @@ def test_what_another_scheduler_fires_no_worker_fires_in_its_place(redis: Any, r
         count = len(fired(redis, "half"))
         eventually(lambda: "clockwork.tick" in _names(redis), START_S, worker.log)
         assert len(fired(redis, "half")) == count
+
+
+def test_a_beat_that_starts_while_redis_loads_its_data_waits_for_it() -> None:
+    with loading_redis() as loading, BeatProcess(APP, loading.url) as beat:
+        eventually(lambda: "Redis is away, nothing is fired" in beat.log(), START_S, beat.log)
+        assert beat.log().count("nothing is fired") == 1
+        loading.finish()
+        with Redis.from_url(loading.url) as client:
+            eventually(lambda: fired(client, "half"), START_S, beat.log)
+
+
+def test_a_beat_that_starts_before_its_redis_waits_for_it() -> None:
+    server = EmbeddedServer(port=free_port(), password="x")
+    with BeatProcess(APP, server.url) as beat:
+        eventually(lambda: "Redis is away, nothing is fired" in beat.log(), START_S, beat.log)
+        with server, Redis.from_url(server.url) as client:
+            eventually(lambda: fired(client, "half"), START_S, beat.log)
+
+
+def test_a_beat_with_a_wrong_password_ends_and_says_so() -> None:
+    with EmbeddedServer(password="right") as server, BeatProcess(APP, server.url.replace("right", "wrong")) as beat:
+        assert beat.wait(START_S) == 1
+        assert "password" in beat.log()
