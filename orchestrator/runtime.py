@@ -21,7 +21,7 @@ from orchestrator.agents.directory import Directory
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.conversation import MOST_AGENTS, Conversation, check_data
 from orchestrator.core.errors import CallerError, InvalidPolicy, OrchestratorError
-from orchestrator.core.forks import renew_cached_properties
+from orchestrator.core.forks import ForkSafeLock, renew_cached_properties
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.masked_repr import hide_in_reprs
 from orchestrator.core.settings import Settings
@@ -103,6 +103,8 @@ class Runtime:
         self.configuration = Configuration(
             app, settings, self.heartbeat_fields, self._death_hooks(), self._run_due, lambda: self.hidden
         )
+        #: While one of the two is made: there is one of each, however many threads ask first.
+        self._making = ForkSafeLock()
         self._redis: RedisMode | None = None
         self._eager: EagerMode | None = None
         self._manager: Manager | None = None
@@ -266,20 +268,26 @@ class Runtime:
     @property
     def redis(self) -> RedisMode:
         """What Redis holds, whatever the mode. Nothing connects before it is used."""
-        if self._redis is None:
-            from orchestrator.redis_mode import RedisMode
+        if self._redis is not None:
+            return self._redis
+        from orchestrator.redis_mode import RedisMode
 
-            self._redis = RedisMode(self.app, self.settings, self.directory, self.configuration)
-        return self._redis
+        with self._making:
+            if self._redis is None:
+                self._redis = RedisMode(self.app, self.settings, self.directory, self.configuration)
+            return self._redis
 
     @property
     def eager_mode(self) -> EagerMode:
         """What eager mode holds in memory."""
-        if self._eager is None:
-            from orchestrator.eager.eager_mode import EagerMode
+        if (eager := self._eager) is not None:
+            return eager
+        from orchestrator.eager.eager_mode import EagerMode
 
-            self._eager = EagerMode(self.app, self.settings, self.directory)
-        return self._eager
+        with self._making:
+            if self._eager is None:
+                self._eager = EagerMode(self.app, self.settings, self.directory)
+            return self._eager
 
     def reset_eager_mode(self) -> None:
         """Begin again with nothing in memory.

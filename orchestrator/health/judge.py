@@ -78,7 +78,7 @@ def sweeps(at_ms: int | None, by: str, manager: str, now_ms: int) -> Verdict:
     if age_s > SWEEP_OVERDUE_S:
         return Exit.UNHEALTHY, f"no sweep {_age(age_s)}"
     if by != manager:
-        return Exit.UNHEALTHY, f"{by} sweeps in place of the monitor manager"
+        return Exit.UNHEALTHY, f"{by} sweeps unasked: no beat runs, or no worker consumes {manager}"
     return Exit.HEALTHY, f"swept {age_s:.1f} s ago"
 
 
