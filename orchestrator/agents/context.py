@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -160,6 +160,33 @@ class Context:
         if then is not True:
             raise InvalidPolicy("then", then, "True: the reply is a message to this agent")
         return self.orchestrator.runtime.asker.ask(self.agent, agent, message, timeout_s, tag, on_death)
+
+    def ask_many(
+        self,
+        agent: str | type[Agent],
+        messages: Iterable[Message],
+        *,
+        timeout_s: float,
+        then: Literal[True],
+        tags: Iterable[Any] | None = None,
+        on_death: Literal["again", "fail"] = "again",
+    ) -> list[str]:
+        """Ask another agent by each of many messages, as :meth:`ask` does, in few round trips; returns the asks' ids.
+
+        They are asked when this returns. ``tags`` has one tag for each message.
+
+        Raises:
+            MailboxFull, CircuitOpen, BulkheadFull: flow control stopped it; ``accepted`` says after how many, which
+                will have their replies.
+            BrokerUnavailable: Redis did not accept it; of the last 100, whether they were asked is unknown.
+            OrchestratorError: as :meth:`ask`; a caller's mistake is found before anything is asked.
+        """
+        known: Any = self.orchestrator
+        if known is None:
+            raise NoOwner("ask_many", "inside an agent's handler; elsewhere Orchestrator.call")
+        if then is not True:
+            raise InvalidPolicy("then", then, "True: the replies are messages to this agent")
+        return self.orchestrator.runtime.asker.ask_many(self.agent, agent, messages, timeout_s, tags, on_death)
 
     def send_self(self, message: Message, *, countdown_s: float = 0.0) -> None:
         """Send a message to this agent, as Erlang's ``self() ! Message``: without retries, and untracked.

@@ -90,7 +90,7 @@ def _asks_then(node: ast.AST) -> bool:
     return (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "ask"
+        and node.func.attr in ("ask", "ask_many")
         and any(
             word.arg == "then" and isinstance(word.value, ast.Constant) and word.value.value is True
             for word in node.keywords

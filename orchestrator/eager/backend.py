@@ -14,7 +14,7 @@ from orchestrator.core import ask as ask_rule
 from orchestrator.core import call_budget
 from orchestrator.core.breaker import BreakerStatus, Phase
 from orchestrator.core.clock import to_ms
-from orchestrator.core.errors import CircuitOpen
+from orchestrator.core.errors import BulkheadFull, CircuitOpen
 from orchestrator.core.flow_policy import Flow
 from orchestrator.core.outcome import Dead, Handled, Outcome, kind, to_wire
 from orchestrator.core.policy import WhenOpen
@@ -157,9 +157,13 @@ class EagerBackend:
         for accepted, message in enumerate(messages):
             try:
                 self._send(message)
-            except CircuitOpen as error:
+            except (CircuitOpen, BulkheadFull) as error:
                 error.accepted, error.requested = accepted, len(messages)
                 raise
+
+    def ask_many(self, requests: Sequence[OutgoingMessage]) -> None:
+        """Run requests one after the other, and their replies with each."""
+        self.send_many(requests)
 
     def run_accepted(self, messages: Sequence[OutgoingMessage]) -> None:
         """Run messages that were accepted together, one after the other: their breakers are not asked any more."""

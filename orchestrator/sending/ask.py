@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from time import time
 from typing import Any, Final
@@ -19,17 +18,18 @@ from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry, WhenDown
 from orchestrator.core.reply import check_tag, reply_name
 from orchestrator.sending.address import Directory
-from orchestrator.sending.agent_messages import build_agent_message, build_celery_message
+from orchestrator.sending.agent_messages import build_agent_message, build_agent_messages, build_celery_message
 from orchestrator.sending.backend import Backend
 from orchestrator.sending.call import check_call_options, check_timeout
 from orchestrator.sending.destination import checked_queue_of
 from orchestrator.sending.dispatch import send_with_events
 from orchestrator.sending.outgoing_message import AskRequest, OutgoingMessage, queue_name
 from orchestrator.sending.recorded_message import record_message
+from orchestrator.sending.reply_text import ReplyText
+from orchestrator.sending.send_events import events_of_many
 from orchestrator.sending.send_options import SendOptions, check_options
-from orchestrator.telemetry import emit, events, tracing
+from orchestrator.telemetry import emit, events
 from orchestrator.transport.admission.ask_record import AskRecord, InboxReply, MailReply, RecordedFallback
-from orchestrator.transport.message_envelope import envelope
 from orchestrator.transport.store import Store
 
 #: How long an inbox is kept after its asker should have read it.
@@ -64,14 +64,7 @@ class Asker:
             OrchestratorError: as a send.
         """
         tag_json = check_tag(tag)
-        check_call_options(timeout_s, on_death, None, None)
-        wait_s = check_timeout(timeout_s) * self._directory.timeouts.factor
-        limits, now_s = CURRENT.get(), time()
-        ends_by_s = now_s + wait_s
-        if limits is not None and limits.deadline_at_s is not None:
-            ends_by_s = min(ends_by_s, limits.deadline_at_s)
-        if not isinstance(recipient, str | type):
-            raise InvalidPolicy("recipient", recipient, "an agent's name or an Agent class")
+        now_s, ends_by_s = self._check_times(recipient, timeout_s, on_death)
         request = build_agent_message(self._directory, recipient, message, replace(_REQUEST, ends_by_s=ends_by_s))
         asked = request.supervision
         reply = self._reply(asker, asked.message)
@@ -86,6 +79,56 @@ class Asker:
         send_with_events(self._backend(), request)
         emit(events.ASKED, agent=asked.agent, message=asked.message, id=request.id, asker=asker)
         return request.id
+
+    def ask_many(
+        self,
+        asker: str,
+        recipient: Any,
+        messages: Iterable[Message],
+        timeout_s: float,
+        tags: Iterable[Any] | None,
+        on_death: str = "again",
+    ) -> list[str]:
+        """Ask an agent by each of the messages, as :meth:`ask` does, in few round trips; returns the asks' ids.
+
+        Raises:
+            OrchestratorError: as :meth:`ask`. An error of flow control says in ``accepted`` after how many.
+        """
+        now_s, ends_by_s = self._check_times(recipient, timeout_s, on_death)
+        asked = build_agent_messages(self._directory, recipient, messages, replace(_REQUEST, ends_by_s=ends_by_s))
+        fields = _checked_tags(tags, len(asked))
+        if not asked:
+            return []
+        like: dict[str, tuple[OutgoingMessage, OutgoingMessage]] = {}
+        requests = []
+        for message, tag in zip(asked, fields, strict=True):
+            name = message.supervision.message
+            if name not in like:
+                supervision = replace(message.supervision, ask=True, on_death="fail" if on_death == "fail" else "")
+                checked_queue_of(self._app, message)
+                like[name] = replace(message, supervision=supervision), self._reply(asker, name)
+            first, reply = like[name]
+            about = {"id": message.id, "agent": message.supervision.agent, "message": name, "tag": tag}
+            ask = AskRequest(message.id, ends_by_s - now_s, reply.with_body(f"reply-{message.id}", [about]))
+            requests.append(first.with_body(message.id, message.args, ask))
+        with events_of_many(requests):
+            self._backend().ask_many(requests)
+        for request in requests:
+            asked_by = request.supervision
+            emit(events.ASKED, agent=asked_by.agent, message=asked_by.message, id=request.id, asker=asker)
+        return [request.id for request in requests]
+
+    def _check_times(self, recipient: Any, timeout_s: float, on_death: str) -> tuple[float, float]:
+        """Now, and when an ask that is made now ends, in seconds since the epoch. Raises as :meth:`ask`."""
+        check_call_options(timeout_s, on_death, None, None)
+        wait_s = check_timeout(timeout_s) * self._directory.timeouts.factor
+        limits, now_s = CURRENT.get(), time()
+        ends_by_s = now_s + wait_s
+        if limits is not None and limits.deadline_at_s is not None:
+            ends_by_s = min(ends_by_s, limits.deadline_at_s)
+        if not isinstance(recipient, str | type):
+            raise InvalidPolicy("recipient", recipient, "an agent's name or an Agent class")
+        return now_s, ends_by_s
 
     def _reply(self, asker: str, message: str) -> OutgoingMessage:
         if CONVERSATION.get() is not None:
@@ -106,6 +149,22 @@ class Asker:
         reply = build_celery_message(address, self._directory.timeouts, None, ())
         # Redis sends it, perhaps much later.
         return replace(reply, expires_s=None, supervision=replace(reply.supervision, deadline_at_s=None))
+
+
+def _checked_tags(tags: Iterable[Any] | None, count: int) -> list[Any]:
+    """The tags of so many asks, as JSON data.
+
+    Raises:
+        InvalidPolicy: one is no JSON data, or too long; or there are more or fewer.
+    """
+    if tags is None:
+        return [None] * count
+    if isinstance(tags, str | bytes | Mapping) or not isinstance(tags, Iterable):
+        raise InvalidPolicy("tags", tags, "a list with one tag for each message, or None")
+    found = [json.loads(check_tag(tag)) for tag in tags]
+    if len(found) != count:
+        raise InvalidPolicy("tags", f"{len(found)} of them", f"one for each of the {count} messages, or None")
+    return found
 
 
 def ask_record(app: Celery, store: Store, request: OutgoingMessage, hidden: tuple[str, ...]) -> AskRecord | None:
@@ -134,22 +193,5 @@ def _recorded(app: Celery, message: OutgoingMessage, hidden: tuple[str, ...]) ->
 
 
 def _mail_reply(app: Celery, store: Store, reply: OutgoingMessage) -> MailReply:
-    trace: dict[str, Any] = {}
-    tracing.carry(trace)
-    current = app.current_worker_task
-    mark = secrets.token_hex(16)
-    fields = json.dumps(reply.args[0])[:-1]
-    text = envelope(
-        task=reply.task,
-        queue=queue_name(reply),
-        id=reply.id,
-        supervision=reply.supervision.to_wire(),
-        arguments="(Reply,)",
-        origin="asks",
-        body=f'[[{fields}, "outcome": {mark}}}],{{}},{{}}]',
-        root_id=current and (current.request.root_id or current.request.id),
-        parent_id=current and current.request.id,
-        more=trace,
-    )
-    before, after = text.split(mark)
+    before, after = ReplyText(app, reply).parts(reply)
     return MailReply(reply.supervision.agent, queue_name(reply), store.level_of(reply.priority), before, after)

@@ -60,6 +60,9 @@ class Backend(Protocol):
     def send_many(self, messages: Sequence[OutgoingMessage]) -> None:
         """Accept messages for one agent, in their order. Raises as :meth:`send`; ``accepted`` says how many were."""
 
+    def ask_many(self, requests: Sequence[OutgoingMessage]) -> None:
+        """Accept the requests of asks to one agent. Raises as :meth:`send`; ``accepted`` says how many were."""
+
     def broadcast(self, request: BroadcastRequest) -> Mapping[int, Refusal]:
         """Accept the copies of a broadcast; returns the refused ones by place (see :func:`publish_broadcast`)."""
 

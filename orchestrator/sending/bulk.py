@@ -37,7 +37,7 @@ def publish_many(app: Celery, messages: Sequence[OutgoingMessage], hidden: tuple
     with producer_of(app) as producer:
         try:
             with open_batch(producer, 2 * CHUNK) as batch:
-                make = _write_each if _celery_observes_each(app) else _write_by_template
+                make = _write_each if celery_observes_each(app) else _write_by_template
                 write = make(app, hidden, batch)
                 for start in range(0, len(messages), CHUNK):
                     write(messages[start : start + CHUNK])
@@ -49,7 +49,7 @@ def publish_many(app: Celery, messages: Sequence[OutgoingMessage], hidden: tuple
             raise _cause(app, error, done, len(messages)) from error
 
 
-def _celery_observes_each(app: Celery) -> bool:
+def celery_observes_each(app: Celery) -> bool:
     """Whether a signal's receiver or an event needs Celery to publish each message by itself."""
     return bool(
         signals.before_task_publish.receivers or signals.after_task_publish.receivers or app.conf.task_send_sent_event
@@ -72,7 +72,7 @@ def _write_by_template(app: Celery, hidden: tuple[str, ...], batch: Any) -> Writ
         for task, alike in groupby(chunk, lambda message: message.task):
             messages = list(alike)
             if task not in templates:
-                templates[task] = _template(app, messages[0], hidden, batch)
+                templates[task] = open_template(app, messages[0], hidden, batch)
             template = templates[task]
             if template is None:
                 by_celery(messages)
@@ -95,7 +95,11 @@ def render(template: MessageTemplate, id: str, arguments: Sequence[Any], hidden:
     }  # fmt: skip
 
 
-def _template(app: Celery, message: OutgoingMessage, hidden: tuple[str, ...], batch: Any) -> MessageTemplate | None:
+def open_template(app: Celery, message: OutgoingMessage, hidden: tuple[str, ...], batch: Any) -> MessageTemplate | None:
+    """The template of messages that differ from this one in id and arguments, for :func:`render`.
+
+    ``None`` if only Celery can write them.
+    """
     reprs = reprs_of(message, hidden)
     with library_errors(app, message.task), headers_of(message) as headers:
         template = write_template(app, message, headers, reprs, batch)

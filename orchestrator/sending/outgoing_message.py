@@ -42,8 +42,8 @@ class OutgoingMessage:
     def __repr__(self) -> str:
         return f"<OutgoingMessage {self.id}: {self.task}>"
 
-    def with_body(self, id: str, args: Sequence[Any]) -> OutgoingMessage:
-        """The same message with another id and other arguments."""
+    def with_body(self, id: str, args: Sequence[Any], ask: AskRequest | None = None) -> OutgoingMessage:
+        """The same message with another id and other arguments; if given, as the request of an ask."""
         # Written out: for each of many messages, dataclasses.replace() would take twice as long.
         return OutgoingMessage(
             id,
@@ -60,7 +60,7 @@ class OutgoingMessage:
             self.link_error,
             self.trace,
             self.options,
-            self.ask,
+            self.ask if ask is None else ask,
             self.bulkhead,
         )
 

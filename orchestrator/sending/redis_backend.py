@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from celery import Celery
 
-from orchestrator.core.errors import AgentDown, NotSupervised
+from orchestrator.core.errors import AgentDown, BulkheadFull, CircuitOpen, MailboxFull, NotSupervised
 from orchestrator.core.flow_policy import Flow
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import WhenDown
@@ -20,6 +20,7 @@ from orchestrator.sending.ask import ask_record
 from orchestrator.sending.backend import SendResult
 from orchestrator.sending.broadcast import BroadcastRequest, Refusal, publish_broadcast
 from orchestrator.sending.bulk import publish_many
+from orchestrator.sending.bulk_asks import publish_asks
 from orchestrator.sending.celery_sends import publish_task
 from orchestrator.sending.delivery import Awaiter, await_in
 from orchestrator.sending.destination import queue_of
@@ -118,9 +119,7 @@ class RedisBackend:
         while True:
             request: AskRecord | ToLiving | None = ToLiving(message.id, host) if host else None
             if message.ask:
-                queue = queue_of(self._app, message)
-                # Replies are as old as the release of steps.
-                refuse_outdated(self._registry().outdated(), [queue], "send no reply to what it is asked")
+                self._refuse_outdated(queue_of(self._app, message))
                 request = ask_record(self._app, self._store(), message, self._hidden)
             try:
                 with publishing(request) if request else nullcontext():
@@ -134,6 +133,26 @@ class RedisBackend:
         self._must_supervise()
         self._declare(messages[0])
         publish_many(self._app, messages, self._hidden)
+
+    def ask_many(self, requests: Sequence[OutgoingMessage]) -> None:
+        """See :class:`orchestrator.sending.backend.Backend`."""
+        first = requests[0]
+        self._must_supervise()
+        self._declare(first)
+        self._refuse_outdated(queue_of(self._app, first))
+        done = 0
+        if first.bulkhead is None:
+            done = publish_asks(self._app, self._store(), requests, self._hidden)
+        for accepted, request in enumerate(requests[done:], done):
+            try:
+                self.send(request)
+            except (MailboxFull, CircuitOpen, BulkheadFull) as error:
+                error.accepted, error.requested = accepted, len(requests)
+                raise
+
+    def _refuse_outdated(self, queue: str) -> None:
+        # Replies are as old as the release of steps.
+        refuse_outdated(self._registry().outdated(), [queue], "send no reply to what it is asked")
 
     def broadcast(self, request: BroadcastRequest) -> Mapping[int, Refusal]:
         """See :class:`orchestrator.sending.backend.Backend`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import MessageTooLarge
 from orchestrator.core.log import get_logger
 from orchestrator.core.outcome import Reason
-from orchestrator.transport.admission.ask_record import HostGone, record_of
+from orchestrator.transport.admission.ask_record import HostGone, SharedRecord, record_of
 from orchestrator.transport.admission.flow_control import retry_until_room
 from orchestrator.transport.admission.idempotency import idempotency_key_of
 from orchestrator.transport.admission.publish_dedup import Unanswered
@@ -98,6 +98,26 @@ class PublishingChannel(MailboxChannel):
         reply = accepted()
         if type(reply) is list:
             retry_until_room(queue, reply, 1, accepted)
+
+    def accept_asks(
+        self, queue: str, level: str, record: SharedRecord, requests: Sequence[tuple[str, str, str, str]]
+    ) -> bool:
+        """Put the requests of asks into one step of a mailbox, all or none (see :meth:`SharedRecord.call`).
+
+        Returns:
+            Whether they were accepted. If not, the mailbox has flow control, which has to be asked for each.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is unreachable, or refused them.
+            MessageTooLarge: one is larger than it may be.
+        """
+        for _, message, *_rest in requests:
+            if len(message) > self.largest_bytes:
+                self.too_large(queue, len(message))
+        if queue in self._expires:
+            self.wire.run(*self._declaration(queue))
+        said = queue, requests[0][0], len(requests)
+        return bool(self._once(said, lambda attempt: record.call(self.keys, queue, level, requests, attempt)))
 
     def too_large(self, queue: str, size: int) -> None:
         """Refuse a message of that many bytes, or warn of it where no limit is set.

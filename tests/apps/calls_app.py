@@ -50,6 +50,8 @@ class Order(Message):
     agent: str = "billing"
     timeout_s: float = 30
     dies: bool = False
+    #: Asks by ``ask_many``.
+    many: bool = False
 
 
 class Silent(Message):
@@ -78,16 +80,16 @@ class Shop(Agent):
 
     @handles(Order)
     def order(self, message: Order, context: Context) -> list[str]:
-        asked = [
-            context.ask(
-                message.agent,
-                Quote(number=message.number + at, how=message.how),
-                timeout_s=message.timeout_s,
-                then=True,
-                tag={"number": message.number + at},
-            )
-            for at in range(message.count)
-        ]
+        quotes = [Quote(number=message.number + at, how=message.how) for at in range(message.count)]
+        tags = [{"number": quote.number} for quote in quotes]
+        limit_s = message.timeout_s
+        if message.many:
+            asked = context.ask_many(message.agent, quotes, timeout_s=limit_s, then=True, tags=tags)
+        else:
+            asked = [
+                context.ask(message.agent, quote, timeout_s=limit_s, then=True, tag=tag)
+                for quote, tag in zip(quotes, tags, strict=True)
+            ]
         if message.dies and not context.redelivered:
             os.kill(os.getpid(), signal.SIGKILL)
         return asked

@@ -117,6 +117,32 @@ class AskRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedRecord:
+    """What the records of many asks have in common: all but the text of the reply."""
+
+    timeout_ms: int
+    outcome_ms: int
+    asker: str
+    #: The mailbox of the asker, and the step of it that replies go to.
+    queue: str
+    level: str
+
+    def call(
+        self, keys: Keys, queue: str, level: str, requests: Sequence[tuple[str, str, str, str]], attempt: Attempt
+    ) -> Call:
+        """The call that accepts requests: of each its id, its message, and the reply before its outcome and after it.
+
+        If the mailbox has flow control, it accepts none.
+        """
+        reply = MailReply(self.asker, self.queue, self.level, "", "").fields(keys)
+        fields = {"group": GROUP, "timeout_ms": self.timeout_ms, "outcome_ms": self.outcome_ms, **reply}
+        del fields["before"], fields["after"]
+        return commands.ask_many(
+            keys, queue, level, requests, fields=fields, timeout_ms=self.timeout_ms, attempt=attempt
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ToLiving:
     """A message that is accepted only while an incarnation lives which hosts its agent."""
 

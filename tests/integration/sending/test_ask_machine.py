@@ -16,7 +16,7 @@ from orchestrator.core import bulkhead, call_budget
 from orchestrator.core.ask import AskState, Ending
 from orchestrator.core.keys import GROUP
 from orchestrator.embedded import EmbeddedServer
-from orchestrator.transport.admission.ask_record import AskRecord, MailReply
+from orchestrator.transport.admission.ask_record import AskRecord, MailReply, SharedRecord
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Attempt
 from tests.support.mailbox_machine import LEVELS, QUEUE, TTL_MS, MailboxMachine, message
@@ -89,6 +89,20 @@ class Asks(MailboxMachine):
             self.asks[number] = pure.accepted(AskState(self.now + timeout_ms), number)
             self.requests[number] = number
             self.counted.update(["asked"] if kind != "retry" else ["asked", "retried"])
+
+    @rule(timeout_ms=st.sampled_from([100, 5000]), count=st.integers(1, 4), repeats=st.booleans())
+    def ask_many(self, timeout_ms: int, count: int, repeats: bool) -> None:
+        numbers = [f"a{len(self.asks) + at}" for at in range(count)]
+        requests = [(one, message(one), f'{{"headers": {{}}, "id": "{one}", "body": "', '"}') for one in numbers]
+        self.publishes += 1
+        attempt = Attempt("test:publishes", f"{self.publishes:016x}x")
+        call = SharedRecord(timeout_ms, TTL_MS, ASKER, ASKER, "0").call(self.keys, QUEUE, "0", requests, attempt)
+        for _ in range(2 if repeats else 1):
+            assert self.run_script(*call) == count
+        for number in numbers:
+            self.asks[number] = pure.accepted(AskState(self.now + timeout_ms), number)
+            self.requests[number] = number
+        self.counted.update({"asked": count})
 
     @precondition(lambda self: self.asks)
     @rule(data=st.data())

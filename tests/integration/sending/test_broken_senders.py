@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import Redis
 
-from orchestrator import Agent, Message, Orchestrator, handles
+from orchestrator import Agent, Message, Orchestrator, Reply, handles, replies
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.producer_batch import BatchPublishError, open_batch
@@ -30,6 +30,10 @@ class Clerk(Agent):
 
     @handles(Note)
     def read(self, message: Note) -> None:
+        """Never run here."""
+
+    @replies(Note)
+    def replied(self, reply: Reply) -> None:
         """Never run here."""
 
 
@@ -64,6 +68,7 @@ PUBLISHES: dict[str, Callable[[Orchestrator], Any]] = {
     "send once": lambda o: o.send("clerk", Note(), idempotency_key="k"),
     "send a task": lambda o: o.send(o.app.tasks["plain"]),
     "send many": lambda o: o.send_many("clerk", [Note()] * 3),
+    "ask many": lambda o: o.runtime.asker.ask_many("clerk", "clerk", [Note()] * 3, 5, None),
     "broadcast": lambda o: o.broadcast(["clerk"], Note()),
     "apply_async": lambda o: o.app.tasks["plain"].apply_async(),
 }

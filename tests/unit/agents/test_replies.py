@@ -153,6 +153,38 @@ def test_time_outs_that_are_refused(orchestrator: Orchestrator, timeout_s: Any) 
     assert orchestrator.ledger() == []
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"tags": ["one"]}, "tags='1 of them' is not allowed; allowed: one for each of the 2 messages"),
+        ({"tags": "ab"}, "tags='ab' is not allowed; allowed: a list"),
+        ({"tags": [1, object()]}, "tag=.*JSON data"),
+        ({"timeout_s": 0}, "timeout_s=0"),
+        ({"on_death": "never"}, "on_death='never'"),
+        ({"then": False}, "then=False"),
+        ({"messages": [Quote(number=1), "x"]}, "message='x'"),
+        ({"agent": 5}, "recipient=5"),
+    ],
+)
+def test_many_asks_that_are_refused(orchestrator: Orchestrator, options: dict[str, Any], why: str) -> None:
+    context = Context("id", "shop", 1, "worker", False, orchestrator=orchestrator)
+    quotes = [Quote(number=1), Quote(number=2)]
+    asked: dict[str, Any] = {"agent": "billing", "messages": quotes, "timeout_s": 1, "then": True} | options
+    with pytest.raises(InvalidPolicy, match=why):
+        context.ask_many(**asked)
+    assert orchestrator.ledger() == []
+
+
+def test_many_asks_are_replied_to_one_by_one(orchestrator: Orchestrator) -> None:
+    orchestrator.send("shop", Order(number=3, count=3, many=True))
+    assert [(said["tag"]["number"], said["result"]) for said in NOTED] == [(3, 6), (4, 8), (5, 10)]
+    context = Context("id", "shop", 1, "worker", False, orchestrator=orchestrator)
+    assert context.ask_many("billing", [], timeout_s=1, then=True) == []
+    unowned = Context("id", "shop", 1, "worker", False)
+    with pytest.raises(NoOwner, match="ask_many"):
+        unowned.ask_many("billing", [], timeout_s=1, then=True)
+
+
 def test_a_tag_at_its_limit() -> None:
     assert len(check_tag("x" * 998)) == 1000
 

@@ -15,7 +15,15 @@ from orchestrator.transport.redis.commands.accepting import (
     publish,
     request,
 )
-from orchestrator.transport.redis.commands.asking import ask, begin_wait, due_timers, end_ask, end_waits, keep_reply
+from orchestrator.transport.redis.commands.asking import (
+    ask,
+    ask_many,
+    begin_wait,
+    due_timers,
+    end_ask,
+    end_waits,
+    keep_reply,
+)
 from orchestrator.transport.redis.commands.call import Attempt, Call
 from orchestrator.transport.redis.commands.endings import (
     end_later,
@@ -83,6 +91,7 @@ __all__ = [
     "add_run_times",
     "alike",
     "ask",
+    "ask_many",
     "begin_sweep",
     "begin_wait",
     "broadcast",

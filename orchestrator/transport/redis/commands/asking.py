@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from orchestrator.core.keys import Keys
@@ -40,6 +41,27 @@ def ask(
         keys.bulkhead(queue),
     ]
     return "ask", names, [message, delivery, ask_id, attempt.token, kind, in_flight, wait_ms, *flat(fields)]
+
+
+def ask_many(
+    keys: Keys,
+    queue: str,
+    level: str,
+    requests: Iterable[tuple[str, str, str, str]],
+    *,
+    fields: Mapping[str, Any],
+    timeout_ms: int,
+    attempt: Attempt,
+) -> Call:
+    """Accept requests of asks in one step, unless the mailbox has flow control.
+
+    Of each its id, which is that of its ask too, its message, and the text of the reply before and after the outcome;
+    the ``fields`` are those that the records of all share.
+    """
+    names = [keys.stream(queue, level), keys.ledger(queue), keys.timers, keys.calls(queue), attempt.key]
+    shared = flat(fields)
+    head = [keys.root, attempt.token, timeout_ms, len(shared), *shared]
+    return "ask_many", names, [*head, *chain.from_iterable(requests)]
 
 
 def end_ask(keys: Keys, ask_id: str, why: str) -> Call:

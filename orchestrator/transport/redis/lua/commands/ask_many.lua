@@ -1,0 +1,40 @@
+-- Accepts the requests of asks of one asker, whose replies are messages, as ask.lua accepts one.
+-- KEYS: stream, ledger, timers, counters of calls, hash of last publishes.
+-- ARGV: root, token of the publish (see publish_dedup.py), ms after which they time out, number of the names and values of the asks'
+-- records that all share, those, then for each: the delivery's id, which is the ask's too, its message, the text of the reply before
+-- and after the outcome.
+-- Returns how many were accepted: 0 if the mailbox has flow control, which ask.lua asks for each. A repeated call accepts nothing, and
+-- returns their number again.
+-- Costs: about 25 µs for each and what they weigh; callers bound both.
+--- @include "clock"
+local stream, ledger, timers, calls, publishes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local root, token, timeout_ms, shared = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local FIRST_SHARED, PER_ASK = 5, 4
+local first = FIRST_SHARED + shared
+local count = (#ARGV - first + 1) / PER_ASK
+-- As is_repeated_publish() in mailbox_entry.lua.
+local connection = token:sub(1, 16)
+local last = redis.call('HGET', publishes, connection)
+if last == token then return count end
+if redis.call('EXISTS', (ledger:gsub('orc:ledger:', 'orc:flow:', 1))) == 1 then return 0 end
+redis.call('HSET', publishes, connection, token)
+if not last then redis.call('PEXPIRE', publishes, 900000) end
+local record = {'HSET', '', 'calls', calls, '', '', 'before', '', 'after', '', unpack(ARGV, FIRST_SHARED, first - 1)}
+local ASK, COPY, PLACE, BEFORE, AFTER = 2, 5, 6, 8, 10
+local due = {'ZADD', timers}
+local at_ms = string.format('%.0f', now_ms() + timeout_ms)
+for at = first, #ARGV, PER_ASK do
+  local id, message, before, after = unpack(ARGV, at, at + PER_ASK - 1)
+  local ask = root .. 'ask:' .. id
+  record[ASK], record[COPY], record[BEFORE], record[AFTER] = ask, 'copy:' .. id, before, after
+  record[PLACE] = stream .. '\n' .. redis.call('XADD', stream, '*', 'm', message) .. '\n' .. ledger
+  redis.call(unpack(record))
+  redis.call('HSET', root .. 'hooks:' .. id, 'ask', ask)
+  due[#due + 1], due[#due + 2] = at_ms, 'ask:' .. id
+end
+redis.call(unpack(due))
+redis.call('HINCRBY', calls, 'asked', count)
+if redis.call('HINCRBY', ledger, 'accepted', count) == count then
+  redis.call('SADD', root .. 'queues', ledger:sub(#root + #'ledger:' + 1))
+end
+return count
