@@ -38,6 +38,20 @@ class LateReleases:
             self._runs_in = os.getpid()
         threading.Thread(target=self._repeat, name="orchestrator-release", daemon=True).start()
 
+    def run_now(self, is_meant: Callable[[Call], bool]) -> None:
+        """Run those that are meant, before something else is asked that they would stand in the way of.
+
+        Raises:
+            BrokerUnavailable: Redis is still away.
+        """
+        if not self._calls:
+            return
+        with self._lock:
+            meant = [call for call in self._calls if is_meant(call)]
+        for call in meant:
+            # The thread runs them once more, which changes nothing.
+            self._run(call)
+
     def _repeat(self) -> None:
         pause = threading.Event()
         while True:

@@ -1,0 +1,47 @@
+"""A permit that was released while Redis was away is released before its name is asked for again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+
+from orchestrator import Orchestrator, load_settings
+from orchestrator.coordination import late_releases
+from orchestrator.embedded import EmbeddedServer
+
+#: How each kind is asked for; each name has one permit.
+ASK: dict[str, Callable[[Orchestrator], Any]] = {
+    "lease": lambda orchestrator: orchestrator.lease("ledger", wait_s=5),
+    "semaphore": lambda orchestrator: orchestrator.semaphore("api", 1).acquire(5),
+    "pool": lambda orchestrator: orchestrator.pool("gpu", ["gpu0"]).checkout(5),
+    "election": lambda orchestrator: orchestrator.election("scheduler").campaign(5),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(config={"appendonly": "yes", "appendfsync": "always"}) as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", ASK)
+def test_whoever_has_left_the_block_may_ask_again(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    # Whoever asks does not wait for the thread that repeats releases.
+    monkeypatch.setattr(late_releases, "_PAUSE_S", 30.0)
+    app = Celery(uuid4().hex, broker=server.url, set_as_current=False)
+    orchestrator = Orchestrator(app, load_settings(broker_url=server.url))
+    with orchestrator.monitors.session():
+        with ASK[kind](orchestrator) as held:
+            before = held.fence
+            server.kill()
+        server.restart()
+        with ASK[kind](orchestrator) as held:
+            assert held.fence > before
+            held.check()
+    app.close()
