@@ -78,6 +78,10 @@ def _report(verdict: Verdict, logs: Path) -> None:
         f"{verdict.leases.refused} late writes refused; "
         f"{verdict.asks.asks} asks and calls, {verdict.asks.fell_back} durable fallbacks"
     )
+    print(
+        f"{verdict.barriers.generations} generations of barriers, {verdict.barriers.shrunk} of them shrunk; "
+        f"{verdict.lanes.entered} executions in lanes, at most {verdict.lanes.most} of a key at a time"
+    )
     times = verdict.recovered_s
     print(
         f"{verdict.uncertain} sends uncertain; {len(verdict.bystanders)} harmless messages dead-lettered as poison; "

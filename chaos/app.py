@@ -12,8 +12,10 @@ from celery import Celery, Task
 
 from chaos import functions, line, redis_record
 from chaos.ballots import VOTERS, VoterA, VoterB, VoterC
+from chaos.barriers import MUSTER, Muster
 from chaos.clock import Clock
 from chaos.contended import CHIEF, KEEPER, Chief, Keeper
+from chaos.lanes import LANE, Lane
 from chaos.owner import end_with_owner
 from chaos.placed import Hand, HeavyCrane, LightCrane
 from chaos.questions import ASKER, ORACLE, UNDERSTUDY, Asker, Oracle, Understudy
@@ -32,8 +34,8 @@ QUEUES = ("celery", "busy")
 #: Where DOWNs go.
 SENTRY = "sentry"
 
-#: Where what concerns leases, leaders and asks goes.
-COORDINATION = (KEEPER, CHIEF, ORACLE, UNDERSTUDY, ASKER, *VOTERS)
+#: Where what concerns leases, leaders, asks, barriers and lanes goes.
+COORDINATION = (KEEPER, CHIEF, ORACLE, UNDERSTUDY, ASKER, MUSTER, LANE, *VOTERS)
 
 #: This share of the supervised messages makes a monitor.
 _WATCHES = 0.3
@@ -132,7 +134,7 @@ def make() -> Orchestrator:
     orchestrator = Orchestrator(celery, load_settings())
     for name, function in {WORK: work, PART: part, GATHER: gather}.items():
         celery.task(function, name=name, bind=True, shared=False)
-    orchestrator.host(Busy, Sentry, Steps, Clock, Keeper, Chief, Oracle, Understudy, Asker)
+    orchestrator.host(Busy, Sentry, Steps, Clock, Keeper, Chief, Oracle, Understudy, Asker, Muster, Lane)
     orchestrator.host(VoterA, VoterB, VoterC, LightCrane, HeavyCrane, Hand)
     functions.declare(orchestrator)
     return orchestrator

@@ -241,6 +241,11 @@ class Cluster:
         """What became of the asks, as Redis has counted them."""
         return [counts for counts in self.orchestrator.call_counts() if counts.queue in COORDINATION]
 
+    def open_barriers(self) -> list[str]:
+        """Barriers at which a generation goes on."""
+        barriers = self.orchestrator.coordination.barriers()
+        return [f"{state.arrived} have arrived at {state.name}" for state in barriers if state.due_s is not None]
+
     def incarnations(self) -> int:
         """Number of leases, and of incarnations whose messages are being requeued."""
         store = self.orchestrator.runtime.store

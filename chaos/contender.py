@@ -1,4 +1,4 @@
-"""A process beside the workers that contends and asks: a session that holds, one that campaigns, and one that calls.
+"""A process beside the workers that contends and asks: sessions that hold, campaign and meet, and one that calls.
 
 It also sends what has the workers do the same. Each of these is a thread; one that ends by an error ends the process.
 """
@@ -12,11 +12,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from chaos.app import orchestrator
 from chaos.ballots import propose
+from chaos.barriers import MUSTER, ON_DEATH, Join, meet
 from chaos.contended import CHIEF, ELECTION, KEEPER, KINDS, Command, Hold, hold, write_while_held
+from chaos.lanes import send_burst
 from chaos.questions import ASKER, Wonder, ask_somehow
 from chaos.witness import AWAY
 from orchestrator import AgentDown, LeaseTaken, OwnerGone
@@ -28,6 +31,9 @@ _PAUSES_S = (0.05, 0.5)
 
 #: Between two rounds of messages to the workers.
 _SEND_EVERY_S = 0.7
+
+#: Share of the rounds in which a message joins a barrier: rare enough for parties to die while they wait.
+_JOINS = 0.6
 
 #: Between a decision and the next proposal.
 _PROPOSE_EVERY_S = 1.0
@@ -51,6 +57,7 @@ class Contender:
     def run(self) -> None:
         """Go on until SIGTERM."""
         acts = {"hold": self._hold, "lead": self._lead, "ask": self._ask, "propose": self._propose, "send": self._send}
+        acts |= {f"meet at {name}": partial(self._meet, name) for name in ON_DEATH}
         threads = [
             threading.Thread(target=self._repeat, args=(act, random.Random(f"{name} {self._seed}")), name=name)
             for name, act in acts.items()
@@ -94,6 +101,12 @@ class Contender:
                     continue
                 self._pause(rng)
 
+    def _meet(self, barrier: str, rng: random.Random) -> None:
+        with orchestrator.monitors.session():
+            while not self._stopped.is_set():
+                meet(orchestrator, barrier, f"process-{os.getpid()}")
+                self._pause(rng)
+
     def _ask(self, rng: random.Random) -> None:
         ask_somehow(orchestrator, rng)
         self._pause(rng)
@@ -106,6 +119,9 @@ class Contender:
         self._stopped.wait(_SEND_EVERY_S)
         orchestrator.send(KEEPER, Hold(kind=rng.choice(KINDS), wait_s=0.3, nap_s=rng.uniform(0.0, 0.03)))
         orchestrator.send(ASKER, Wonder(seed=rng.randrange(1 << 30)))
+        if rng.random() < _JOINS:
+            orchestrator.send(MUSTER, Join(barrier=rng.choice(list(ON_DEATH))))
+        send_burst(orchestrator, rng)
         orchestrator.send(CHIEF, Command(nap_s=rng.choice((0.0, 0.01, 0.1))))
 
 

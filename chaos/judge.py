@@ -9,6 +9,10 @@ from dataclasses import dataclass, field, replace
 from chaos.app import COORDINATION, ID, RETRY, SENTRY
 from chaos.claims import ClaimsSeen
 from chaos.judge_asks import AsksVerdict, judge_asks
+from chaos.judge_barriers import ROWS as ROWS_OF_BARRIERS
+from chaos.judge_barriers import BarriersVerdict, judge_barriers
+from chaos.judge_lanes import ROWS as ROWS_OF_LANES
+from chaos.judge_lanes import LanesVerdict, judge_lanes
 from chaos.judge_leases import LeasesVerdict, judge_leases
 from chaos.judge_placement import PlacementVerdict, judge_placement
 from chaos.judge_runs import RunsVerdict, is_of_runs, judge_runs
@@ -50,6 +54,8 @@ _OF_COORDINATION = (
     *("held", "wrote", "checked", "requests", "in line", "granted"),
     *("elected", "commanded", "asking", "made", "unasked", "reply", "answering", "unable", "answered"),
     *("proposing", "proposed", "decided", "undecided", "told of"),
+    *ROWS_OF_BARRIERS,
+    *ROWS_OF_LANES,
 )
 
 _ENDS = ("done", "fail")
@@ -110,6 +116,8 @@ class Verdict:
     leases: LeasesVerdict = field(default_factory=LeasesVerdict)
     asks: AsksVerdict = field(default_factory=AsksVerdict)
     votes: VotesVerdict = field(default_factory=VotesVerdict)
+    barriers: BarriersVerdict = field(default_factory=BarriersVerdict)
+    lanes: LanesVerdict = field(default_factory=LanesVerdict)
     schedules: SchedulesVerdict = field(default_factory=lambda: SchedulesVerdict(0, 0, 0, 0, ()))
     placement: PlacementVerdict = field(default_factory=PlacementVerdict)
     runs: RunsVerdict = field(default_factory=lambda: RunsVerdict(0, Counter(), 0, ()))
@@ -124,7 +132,8 @@ class Verdict:
             f"recovered_p99_s={percentile(self.recovered_s, 0.99):.2f} "
             f"workflows={self.runs.started} fires={self.schedules.fired} "
             f"grants={self.leases.grants} terms={self.leases.terms} asks={self.asks.asks} "
-            f"ballots={self.votes.ballots} placed={self.placement.placed}"
+            f"ballots={self.votes.ballots} placed={self.placement.placed} "
+            f"barriers={self.barriers.generations} lanes={self.lanes.entered}"
         )
 
 
@@ -176,6 +185,8 @@ def judge(evidence: Evidence) -> Verdict:
     leases = judge_leases(evidence.rows, evidence.record)
     asks = judge_asks(evidence.rows, evidence.record, evidence.calls, evidence.letters)
     votes = judge_votes(evidence.rows, evidence.record, evidence.letters)
+    barriers = judge_barriers(evidence.rows, evidence.record, evidence.letters)
+    lanes = judge_lanes(evidence.rows, evidence.ledger)
     terms = judge_terms(evidence.rows, evidence.record, evidence.claims)
     evidence = replace(
         evidence,
@@ -213,6 +224,8 @@ def judge(evidence: Evidence) -> Verdict:
         *terms,
         *asks.violations,
         *votes.violations,
+        *barriers.violations,
+        *lanes.violations,
     )
     schedules = judge_schedules(evidence.rows, evidence.schedules, evidence.fires)
     violations += schedules.violations
@@ -243,6 +256,8 @@ def judge(evidence: Evidence) -> Verdict:
         leases=leases,
         asks=asks,
         votes=votes,
+        barriers=barriers,
+        lanes=lanes,
     )
 
 

@@ -17,7 +17,10 @@ from orchestrator.transport.redis import scripts
 RECORD = "chaos:record"
 
 #: The events that are recorded; ends of leases are where their script makes them (below).
-_KINDS = ("lease_granted", "replied", "fell_back", "voted", "ballot_decided")
+_KINDS = (
+    *("lease_granted", "replied", "fell_back", "voted", "ballot_decided"),
+    *("barrier_tripped", "barrier_broken", "barrier_shrunk", "barrier_sent"),
+)
 
 _PART = "script_events"
 _RECORDING = """
@@ -63,7 +66,9 @@ _SHORT_WAYS = {
 class Recorded:
     """One event: ``lease_granted`` (kind, name, owner, fence), ``lease_ended`` (the same, and the reason), ``replied``
     (asker, ask, how it ended), ``fell_back`` (agent, delivery, ask, how it ended), ``voted`` (ballot, message, voter,
-    vote, why) or ``ballot_decided`` (ballot, message, accepted or rejected, how, and weights)."""
+    vote, why), ``ballot_decided`` (ballot, message, accepted or rejected, how, and weights), or of a barrier and its
+    generation ``barrier_tripped`` (parties), ``barrier_broken`` (reason, party, missing), ``barrier_shrunk`` (party,
+    reason) and ``barrier_sent`` (party, agent, delivery)."""
 
     at_ms: int
     kind: str

@@ -420,16 +420,18 @@ class Run:
                 rows = [row for row in self._cluster.ledger() if row.queue in self._cluster.mailboxes]
                 # What asks are open, nobody may wait for any more.
                 pending = any(row.pending for row in rows) or any(counts.open for counts in self._cluster.calls())
-                open_runs = [] if pending or self._redis_down else self._cluster.open_runs()
+                is_open = not pending and not self._redis_down
+                # Generations of barriers end in time, and may send messages then.
+                unended = [*self._cluster.open_runs(), *self._cluster.open_barriers()] if is_open else []
             except _AWAY:
                 continue
-            if not self._due and not self._redis_down and not pending and not open_runs:
+            if not self._due and not self._redis_down and not pending and not unended:
                 return True
             ended = sum(row.accepted - row.pending for row in rows)
             if ended > settled:
                 settled, until = ended, time.monotonic() + self._options.drain_s
             if time.monotonic() > until:
-                stuck = [row for row in rows if row.pending] or open_runs or self._cluster.calls()
+                stuck = [row for row in rows if row.pending] or unended or self._cluster.calls()
                 self._problems.append(f"nothing settled for {self._options.drain_s:g} s, still pending: {stuck}")
                 return False
 

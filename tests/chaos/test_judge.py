@@ -49,7 +49,7 @@ def test_a_good_run_has_no_violation() -> None:
     assert said.violations == ()
     assert said.line == (
         "chaos: accepted=2 handled=2 dead=0 lost=0 early=0 duplicated=0 kills=0 per_kill=0.00 recovered_p99_s=0.00 "
-        "workflows=0 fires=0 grants=0 terms=0 asks=0 ballots=0 placed=0"
+        "workflows=0 fires=0 grants=0 terms=0 asks=0 ballots=0 placed=0 barriers=0 lanes=0"
     )
 
 

@@ -15,7 +15,7 @@ LINE = re.compile(
     r"chaos: accepted=(\d+) handled=(\d+) dead=(\d+) lost=0 early=0 duplicated=(\d+) kills=(\d+) "
     r"per_kill=\d+\.\d\d "
     r"recovered_p99_s=(\d+\.\d\d) workflows=(\d+) fires=(\d+) grants=(\d+) terms=(\d+) asks=(\d+) ballots=(\d+) "
-    r"placed=(\d+)"
+    r"placed=(\d+) barriers=(\d+) lanes=(\d+)"
 )
 
 
@@ -46,12 +46,14 @@ def test_nothing_is_lost_whatever_is_killed(more: list[str]) -> None:
     assert int(found.group(8)) > 300
     assert accepted == handled + dead
     assert accepted > 300
-    grants, terms, asks, ballots, placed = (int(number) for number in found.groups()[-5:])
+    grants, terms, asks, ballots, placed, barriers, lanes = (int(number) for number in found.groups()[-7:])
     assert grants > 40
     assert terms > 5
     assert asks > 30
     assert ballots > 8
     assert placed > 2
+    assert barriers > 5
+    assert lanes > 30
     # Each of the 14 kinds about once, and poison beside.
     assert kills >= 12
     assert duplicated <= 2 * kills

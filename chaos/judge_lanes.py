@@ -1,0 +1,105 @@
+"""Counts how many messages of a lane's key ran at a time, as the witness saw them. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from chaos.lanes import LANE, LIMIT
+from chaos.witness import Row
+from orchestrator.sending.ledger import LedgerRow
+
+#: The rows that are read here.
+ROWS = ("entered", "left")
+
+
+@dataclass(frozen=True, slots=True)
+class LanesVerdict:
+    """The figures and the violations of lanes."""
+
+    #: Executions, and how many of one key ran at a time at most.
+    entered: int = 0
+    most: int = 0
+    violations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Execution:
+    tenant: str
+    delivery: str
+    #: A time, in ms, and the place of its row among those of that time.
+    begun: tuple[int, int]
+    #: When it was over, or its process was killed; ``None`` if neither is known.
+    ended: tuple[int, int] | None
+    is_done: bool
+
+
+def judge_lanes(rows: Sequence[Row], ledger: Sequence[LedgerRow]) -> LanesVerdict:
+    """The verdict on all executions; that no permit is left is a question of what is left in Redis."""
+    executions = list(_executions(rows))
+    violations = [
+        f"lanes: {one.delivery} has begun and never ended, and its process was not struck"
+        for one in executions
+        if one.ended is None
+    ]
+    most = 0
+    for tenant in {one.tenant for one in executions}:
+        at_once, which = _most_at_once([one for one in executions if one.tenant == tenant])
+        most = max(most, at_once)
+        if at_once > LIMIT:
+            violations.append(f"lanes: {at_once} messages of {tenant} ran at a time: {', '.join(which)}")
+    handled = next((row.handled for row in ledger if row.queue == LANE), 0)
+    done = len({one.delivery for one in executions if one.is_done})
+    # Of one that had ended when its worker was killed, the outcome may not be recorded.
+    if handled > done:
+        violations.append(f"lanes: the ledger says {handled} handled, and {done} ran to their end")
+    return LanesVerdict(len(executions), most, tuple(violations))
+
+
+def _executions(rows: Sequence[Row]) -> Iterator[_Execution]:
+    deaths = _deaths(rows)
+    left = {_which(row): (place, row) for place, row in enumerate(rows) if row.what == "left"}
+    for place, row in enumerate(rows):
+        if row.what != "entered":
+            continue
+        killed = [(at_ms, -1) for pid in (row.pid, row.parent_pid) for at_ms in deaths[pid] if at_ms >= row.at_ms]
+        ended, is_done = min(killed, default=None), False
+        if _which(row) in left:
+            end_place, end = left[_which(row)]
+            ended, is_done = (end.at_ms, end_place), not end.note["failed"]
+        yield _Execution(str(row.note["tenant"]), str(row.note["delivery"]), (row.at_ms, place), ended, is_done)
+
+
+def _which(row: Row) -> tuple[int, str, int]:
+    return row.pid, str(row.note["delivery"]), int(row.note["run"])
+
+
+def _deaths(rows: Sequence[Row]) -> dict[int, list[int]]:
+    """When processes were killed, or asked to end: what they run then may be over at any time."""
+    deaths: dict[int, list[int]] = defaultdict(list)
+    for row in rows:
+        if row.what == "start" and row.note.get("poison"):
+            deaths[row.pid].append(row.at_ms)
+        elif row.what == "fell" or (row.what == "strike" and "for_s" not in row.note):
+            at_ms = int(row.note.get("killed_ms", row.at_ms))
+            for pid in {row.pid, *row.note.get("pids", ())}:
+                deaths[pid].append(at_ms)
+    return deaths
+
+
+def _most_at_once(executions: Sequence[_Execution]) -> tuple[int, list[str]]:
+    """The most that ran at a time, and which."""
+    changes = [(one.begun, True, one.delivery) for one in executions]
+    changes += [(max(one.ended, one.begun), False, one.delivery) for one in executions if one.ended is not None]
+    running: list[str] = []
+    most: list[str] = []
+    # Of one that was killed as it began, the beginning comes first.
+    for _, has_begun, delivery in sorted(changes, key=lambda change: (change[0], not change[1])):
+        if has_begun:
+            running.append(delivery)
+        else:
+            running.remove(delivery)
+        if len(running) > len(most):
+            most = list(running)
+    return len(most), most

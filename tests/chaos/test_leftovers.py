@@ -1,0 +1,40 @@
+"""What nobody needs any more is found in Redis when nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+
+from chaos.barriers import MUSTER
+from chaos.lanes import LANE
+from chaos.leftovers import leftovers
+from orchestrator import Orchestrator, load_settings
+from orchestrator.transport.store import Store
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    app = Celery(uuid4().hex, broker=redis_url, set_as_current=False)
+    yield Orchestrator(app, load_settings(broker_url=redis_url)).runtime.store
+    app.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        (f"permits:{LANE}", "that nobody needs any more"),
+        (f"permits-used:{LANE}", "that nobody needs any more"),
+        (f"barriers-of:{MUSTER}", "kept for ever"),
+        (f"barrier-waiting:{MUSTER}", "kept for ever"),
+        ("runs:placed:crane-1", "that nobody needs any more"),
+    ],
+)
+def test_a_permit_a_place_and_a_placement_that_are_left_are_found(store: Store, key: str, what: str) -> None:
+    assert leftovers(store) == []
+    store.client.hset(f"{store.keys.root}{key}", "east", 1)
+    (found,) = leftovers(store)
+    assert found.startswith(f"{store.keys.root}{key}: ")
+    assert what in found
