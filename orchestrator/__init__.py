@@ -9,12 +9,10 @@ if TYPE_CHECKING:
     # "as" makes a name public for a type checker; isort would write a statement for each.
     # isort: off
 
-    from orchestrator.agents.agent import (
-        Agent as Agent,
-        handles as handles,
-    )
+    from orchestrator.agents.agent import Agent as Agent
     from orchestrator.agents.context import Context as Context
     from orchestrator.agents.expand import Expand as Expand
+    from orchestrator.agents.handles import handles as handles
     from orchestrator.agents.periodic import (
         Fire as Fire,
         cron as cron,
@@ -183,12 +181,10 @@ if TYPE_CHECKING:
 # Imported when first used, because `orchestrator health` must not wait for Celery and pydantic. A test checks that the
 # names are those above.
 _NAMES = {
-    "orchestrator.agents.agent": (
-        "Agent",
-        "handles",
-    ),
+    "orchestrator.agents.agent": ("Agent",),
     "orchestrator.agents.context": ("Context",),
     "orchestrator.agents.expand": ("Expand",),
+    "orchestrator.agents.handles": ("handles",),
     "orchestrator.agents.periodic": (
         "Fire",
         "cron",

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from celery import Celery, Task
     from celery.canvas import Signature
 
-    from orchestrator.agents.agent import Agent, AgentSpec
+    from orchestrator.agents.agent import Agent
     from orchestrator.agents.breakers import Breakers
+    from orchestrator.agents.spec import AgentSpec
     from orchestrator.celery_types import Canvas
     from orchestrator.coordination.ballots.ballot import Ballot
     from orchestrator.coordination.barriers.barrier import Barrier

@@ -9,7 +9,9 @@ from typing import Final
 from celery import Celery
 from kombu import Queue
 
-from orchestrator.agents.agent import Agent, AgentSpec, inspect_agent
+from orchestrator.agents.agent import Agent
+from orchestrator.agents.inspection import inspect_agent
+from orchestrator.agents.spec import AgentSpec
 from orchestrator.core.bulkhead import Bulkhead
 from orchestrator.core.effective import Policy
 from orchestrator.core.errors import (

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, Unpack
 
 from pydantic import create_model
 
+from orchestrator.agents.marks import Periodic, mark
 from orchestrator.core.errors import InvalidDeclaration, InvalidSchedule
 from orchestrator.core.message import Message
 from orchestrator.core.schedule_definition import ScheduleDefinition
@@ -16,8 +17,6 @@ from orchestrator.core.schedule_options import PeriodicOptions, define
 from orchestrator.core.schedule_values import AgentRecipient, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-PERIODIC: Final = "__orchestrator_periodic__"
 
 #: What a fire's message says in its metadata: the schedule, the nominal time in ISO format, and how many nominal times
 #: before it were coalesced into it, if any were.
@@ -38,33 +37,18 @@ class Fire:
     missed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Periodic:
-    """The mark of a periodic method."""
-
-    options: Mapping[str, Any]
-
-
 def every(every_s: float, **options: Unpack[PeriodicOptions]) -> Callable[[F], F]:
     """Call a method of an agent every ``every_s`` seconds, at a fixed rate, with a :class:`Fire` and its context.
 
     Each fire goes to the agent's mailbox, and is handled by one of the workers that host it. The schedule is called
     ``AGENT.METHOD``. ``options`` are those of :meth:`Schedules.add`.
     """
-    return _mark({"every_s": every_s, **options})
+    return mark(Periodic({"every_s": every_s, **options}))
 
 
 def cron(expression: str, **options: Unpack[PeriodicOptions]) -> Callable[[F], F]:
     """The same by a cron expression: ``@cron("0 3 * * *", tz="Europe/Berlin")``."""
-    return _mark({"cron": expression, **options})
-
-
-def _mark(options: Mapping[str, Any]) -> Callable[[F], F]:
-    def mark(method: F) -> F:
-        setattr(method, PERIODIC, Periodic(options))
-        return method
-
-    return mark
+    return mark(Periodic({"cron": expression, **options}))
 
 
 def periodic_definition(agent: str, method: str, periodic: Periodic) -> ScheduleDefinition:

@@ -6,21 +6,17 @@ import ast
 import inspect
 import textwrap
 import tokenize
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from pydantic import create_model
 
-from orchestrator.core.errors import InvalidDeclaration
-from orchestrator.core.masked_repr import masked_repr
+from orchestrator.agents.marks import Replies, checked_message, mark
 from orchestrator.core.message import Message, message_name
 from orchestrator.core.policy import OnError, Retry
 from orchestrator.core.reply import reply_name
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-REPLIES: Final = "__orchestrator_replies__"
 
 
 class ReplyFields(Message):
@@ -31,14 +27,6 @@ class ReplyFields(Message):
     message: str
     tag: Any = None
     outcome: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Replies:
-    """The mark of a method that is called with replies."""
-
-    message: type[Message]
-    policy: Mapping[str, Any]
 
 
 def replies(
@@ -57,15 +45,8 @@ def replies(
     Raises:
         InvalidDeclaration: ``message`` is not a :class:`Message` class.
     """
-    if not (isinstance(message, type) and issubclass(message, Message)):
-        raise InvalidDeclaration(f"@replies({masked_repr(message)}): allowed: a subclass of Message")
     policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
-
-    def mark(method: F) -> F:
-        setattr(method, REPLIES, Replies(message, policy))
-        return method
-
-    return mark
+    return mark(Replies(checked_message("replies", message), policy))
 
 
 def reply_message(message: type[Message]) -> type[Message]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from orchestrator.agents.marks import Votes, checked_message, mark
 from orchestrator.core.decision import Decision, Vote
-from orchestrator.core.errors import InvalidDeclaration, InvalidResult
-from orchestrator.core.masked_repr import masked_repr
+from orchestrator.core.errors import InvalidResult
 from orchestrator.core.message import Message
 from orchestrator.core.policy import OnError, Retry
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-VOTES: Final = "__orchestrator_votes__"
 
 #: The method that is called with decisions, and the name of their messages.
 DECISION: Final = "on_decision"
@@ -38,14 +35,6 @@ class DecisionFields(Message):
         return Decision.from_wire(self.ballot, self.message, self.proposal, self.rule, self.decided)
 
 
-@dataclass(frozen=True, slots=True)
-class Votes:
-    """The mark of a method that votes."""
-
-    message: type[Message]
-    policy: Mapping[str, Any]
-
-
 def votes(
     message: type[Message],
     *,
@@ -63,15 +52,8 @@ def votes(
     Raises:
         InvalidDeclaration: ``message`` is not a :class:`Message` class.
     """
-    if not (isinstance(message, type) and issubclass(message, Message)):
-        raise InvalidDeclaration(f"@votes({masked_repr(message)}): allowed: a subclass of Message")
     policy = {"retry": retry, "on_error": on_error, "timeout_s": timeout_s, "priority": priority}
-
-    def mark(method: F) -> F:
-        setattr(method, VOTES, Votes(message, policy))
-        return method
-
-    return mark
+    return mark(Votes(checked_message("votes", message), policy))
 
 
 def vote_name(message: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from orchestrator.agents.agent import AgentSpec
+from orchestrator.agents.spec import AgentSpec
 from orchestrator.registry.mailboxes import MailboxState, read_mailboxes
 from orchestrator.registry.registry import AgentEntry, Death, IncarnationEntry
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.agents.agent import AgentSpec
+from orchestrator.agents.spec import AgentSpec
 from orchestrator.core.choices import check_bool
 from orchestrator.core.death import DeathReason
 from orchestrator.core.down import NOPROC, Down

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from uuid import uuid4
 
-from orchestrator.agents.agent import AgentSpec
+from orchestrator.agents.spec import AgentSpec
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
 from orchestrator.core.supervision import Supervision
 from orchestrator.monitors import commands

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from celery import Celery
 
-from orchestrator.agents.agent import AgentSpec
+from orchestrator.agents.spec import AgentSpec
 from orchestrator.core.choices import check_bool
 from orchestrator.core.clock import to_ms
 from orchestrator.core.settings import Settings

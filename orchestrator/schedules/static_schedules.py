@@ -12,7 +12,7 @@ from celery.beat import BeatLazyFunc, ScheduleEntry
 from celery.schedules import crontab
 from redis.exceptions import RedisError
 
-from orchestrator.agents.agent import AgentSpec
+from orchestrator.agents.spec import AgentSpec
 from orchestrator.core.errors import BrokerUnavailable, InvalidSchedule
 from orchestrator.core.log import get_logger
 from orchestrator.core.schedule_definition import ScheduleDefinition

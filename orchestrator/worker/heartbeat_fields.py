@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import Celery
 
-from orchestrator.agents.agent import AgentSpec
+from orchestrator.agents.spec import AgentSpec
 
 
 class HeartbeatFields:

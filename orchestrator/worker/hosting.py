@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from kombu.utils.imports import symbol_by_name
 
-from orchestrator.agents.agent import Agent, AgentSpec, HandlerSpec
+from orchestrator.agents.agent import Agent
 from orchestrator.agents.context import Context
+from orchestrator.agents.spec import AgentSpec, HandlerSpec
 from orchestrator.core.attempt_limits import CURRENT
 from orchestrator.core.conversation import CURRENT as CONVERSATION
 from orchestrator.core.down import Down

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, handles
-from orchestrator.agents.agent import inspect_agent
+from orchestrator import Agent, Context, Exponential, Message, Orchestrator, Retry, every, handles
+from orchestrator.agents.inspection import inspect_agent
 from orchestrator.core.errors import InvalidDeclaration, InvalidPolicy, UnknownAgent, UnknownMessage
 from orchestrator.core.policy import OnError
 
@@ -219,3 +219,26 @@ def test_pauses_of_an_agent_are_those_it_declares(orchestrator: Orchestrator) ->
     assert inspect_agent(declared(retry=Retry(backoff=Exponential(initial_s=9)))).policy.retry == Retry(
         backoff=Exponential(initial_s=9)
     )
+
+
+def test_a_method_has_one_mark() -> None:
+    """Regression: of two @handles on one method, the first was lost without a word."""
+
+    class Twice(Agent):
+        name = "twice"
+
+        @handles(Ping)
+        @every(5)
+        def ping(self, message: Ping) -> None: ...
+
+    class Both(Agent):
+        name = "both"
+
+        @handles(Ping)
+        @handles(Pong)
+        def ping(self, message: Ping | Pong) -> None: ...
+
+    with pytest.raises(InvalidDeclaration, match=r"Twice.ping is marked with @every and @handles\(Ping\);"):
+        inspect_agent(Twice)
+    with pytest.raises(InvalidDeclaration, match=r"with @handles\(Pong\) and @handles\(Ping\); allowed: one"):
+        inspect_agent(Both)

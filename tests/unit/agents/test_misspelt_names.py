@@ -89,7 +89,7 @@ def test_an_on_cancelled_that_takes_something_else_is_refused() -> None:
 
     def takes_nothing(self: Any) -> None: ...
 
-    with pytest.raises(InvalidDeclaration, match="on_cancelled takes Charge; allowed: CancelledStep"):
+    with pytest.raises(InvalidDeclaration, match="with a CancelledStep, but takes Charge; allowed: CancelledStep"):
         hosted(on_cancelled=takes_charge)
     with pytest.raises(InvalidDeclaration, match="takes_nothing takes 0 arguments; allowed: message, or message and"):
         hosted(on_cancelled=takes_nothing)

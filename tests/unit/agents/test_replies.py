@@ -120,7 +120,11 @@ class Annotated(Agent):
 
 @pytest.mark.parametrize(
     ("agent", "why"),
-    [(Both, "gets replies, and handles"), (Twice, "both get the replies to Quote"), (Annotated, "takes Quote")],
+    [
+        (Both, r"marked with @.*\) and @.*; allowed: one mark"),
+        (Twice, "both get the replies to Quote"),
+        (Annotated, "takes Quote"),
+    ],
 )
 def test_mistakes_in_declarations(agent: type[Agent], why: str) -> None:
     with pytest.raises(InvalidDeclaration, match=why):

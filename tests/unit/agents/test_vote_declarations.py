@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Agent, Context, Decision, Message, Vote, handles, replies, votes
-from orchestrator.agents.agent import inspect_agent
+from orchestrator.agents.inspection import inspect_agent
 from orchestrator.core.errors import InvalidDeclaration
 
 
@@ -67,16 +67,19 @@ def _decision(self: Any, decision: Decision) -> None: ...
     [
         ({"vote": votes(Scale)(lambda self, a: 1), "again": votes(Scale)(lambda self, a: 1)},
          "Node: again and vote both vote on Scale"),
-        ({"vote": votes(Scale)(handles(Scale)(lambda self, a: 1))}, "Node.vote votes, and handles a message"),
-        ({"vote": votes(Scale)(replies(Scale)(lambda self, a: 1))}, "gets replies, and handles|votes, and handles"),
+        ({"vote": votes(Scale)(handles(Scale)(lambda self, a: 1))},
+         r"Node.vote is marked with @handles\(Scale\) and @votes\(Scale\); allowed: one mark"),
+        ({"vote": votes(Scale)(replies(Scale)(lambda self, a: 1))},
+         r"marked with @replies\(Scale\) and @votes\(Scale\)"),
         ({"vote": votes(Other)(_vote)}, "Node.vote votes on Other, but takes Scale; allowed: Other"),
         ({"vote": votes(Scale)(lambda self: 1)}, "takes 0 arguments; allowed: message, or message and context"),
         ({"vote": votes(Scale, timeout_s=-1)(lambda self, a: 1)}, "Node.vote: timeout_s=-1 is not allowed"),
         ({"on_decision": _decision, "x": handles(Other)(lambda self, a: 1)},
          r"Node.on_decision: never called; allowed: beside a method marked with @votes\(SomeMessage\)"),
-        ({"on_decision": votes(Scale)(lambda self, a: 1)}, "Node.on_decision is called with decisions, and handles"),
+        ({"on_decision": votes(Scale)(lambda self, a: 1)},
+         r"Node.on_decision is called with a Decision, and is marked with @votes\(Scale\)"),
         ({"vote": votes(Scale)(lambda self, a: 1), "on_decision": _takes_a_proposal},
-         "Node.on_decision is called with decisions, but takes Scale; allowed: Decision"),
+         "Node.on_decision is called with a Decision, but takes Scale; allowed: Decision"),
         ({"vote": votes(Scale)(lambda self, a: 1), "on_decisions": _decision},
          "Node.on_decisions: never called; did you mean 'on_decision'"),
     ],

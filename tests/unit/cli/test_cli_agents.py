@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.agents.agent import inspect_agent
+from orchestrator.agents.inspection import inspect_agent
 from orchestrator.cli import agents_tables
 from orchestrator.cli.agents_snapshot import State, known_agents, state_of
 from orchestrator.cli.tables import Tone, Toned

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Agent, Context, InvalidDeclaration, Message, Term, handles
-from orchestrator.agents.agent import inspect_agent
+from orchestrator.agents.inspection import inspect_agent
 from orchestrator.agents.singleton import ELECTED, term_message
 from tests.support.coordination_under_test import make
 
@@ -99,7 +99,7 @@ def takes_tick(self: Any, message: Tick) -> None: ...
         ({"singleton": 1}, "Cron.singleton=1; allowed: True, False"),
         ({"singleton": "yes"}, "Cron.singleton='yes'; allowed: True, False"),
         ({"on_elected": Cron.on_elected}, "Cron.on_elected: never called; allowed: with singleton = True"),
-        ({"singleton": True, "on_deposed": takes_tick}, "Cron.on_deposed is called with a term, but takes Tick"),
+        ({"singleton": True, "on_deposed": takes_tick}, "Cron.on_deposed is called with a Term, but takes Tick"),
         ({"singleton": True, "on_elected": lambda self: None}, "Cron.*takes 0 arguments"),
         ({"singletons": True}, "no such setting; did you mean 'singleton'?"),
     ],

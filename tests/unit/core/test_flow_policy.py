@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Agent, Breaker, Dead, Mailbox, Message, Retry, handles, load_settings
-from orchestrator.agents.agent import inspect_agent
+from orchestrator.agents.inspection import inspect_agent
 from orchestrator.core.breaker import BreakerState, Phase, asked, failed, host_of, succeeded
 from orchestrator.core.errors import CircuitOpen, InvalidDeclaration, InvalidPolicy, InvalidSettings
 from orchestrator.core.flow_policy import Flow, Overflow

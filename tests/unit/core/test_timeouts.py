@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import Agent, InvalidDeclaration, InvalidPolicy, InvalidSettings, Message, handles, load_settings
-from orchestrator.agents.agent import inspect_agent
+from orchestrator.agents.inspection import inspect_agent
 from orchestrator.core.effective import Policy, impossible, wasteful
 from orchestrator.core.timeout_classes import NamedSeconds, seconds_of
 from orchestrator.core.timeouts import Timeouts

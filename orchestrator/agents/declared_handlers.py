@@ -1,0 +1,137 @@
+"""Finds the handlers that an agent's class declares: methods with a mark, and those that are called by their names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from orchestrator.agents.agent import Agent
+from orchestrator.agents.declaration_mistakes import called_method, mistaken_message
+from orchestrator.agents.declared_policy import declared_policy
+from orchestrator.agents.marks import DeclaredMark, Handles, Periodic, Replies, Votes, marks_of
+from orchestrator.agents.periodic import Fire, fire_message
+from orchestrator.agents.replies import reply_message, unanswered_asks
+from orchestrator.agents.singleton import TERM_MESSAGES
+from orchestrator.agents.spec import HandlerSpec
+from orchestrator.agents.votes import DECISION, DecisionFields, vote_name
+from orchestrator.core.cancelled_step import CancelledStep
+from orchestrator.core.decision import Decision
+from orchestrator.core.effective import Policy
+from orchestrator.core.errors import InvalidDeclaration
+from orchestrator.core.message import message_name
+from orchestrator.core.reply import Reply
+from orchestrator.core.term import Term
+from orchestrator.core.timeouts import Timeouts
+
+
+def declared_handlers(
+    cls: type[Agent], marks: Mapping[str, DeclaredMark], timeouts: Timeouts
+) -> dict[str, HandlerSpec]:
+    """The handlers of a class, by the names of the messages that call them.
+
+    Raises:
+        InvalidDeclaration: a method cannot be called as its mark or its name says, or two are called with the same.
+    """
+    handlers = _Handlers(cls, marks, timeouts)
+    for method, mark in marks.items():
+        handlers.add_marked(method, mark)
+    if not any(isinstance(mark, Replies) for mark in marks.values()):
+        for asking in unanswered_asks(cls):
+            raise InvalidDeclaration(
+                f"{cls.__qualname__}.{asking} asks with then=True, but no method gets the reply; "
+                "allowed: a method marked with @replies(SomeMessage)"
+            )
+    is_voter = any(isinstance(mark, Votes) for mark in marks.values())
+    handlers.add_called(DECISION, DecisionFields, Decision, "beside a method marked with @votes(SomeMessage)", is_voter)
+    for name, message in TERM_MESSAGES.items():
+        handlers.add_called(name, message, Term, "with singleton = True", cls.singleton)
+    handlers.add_on_cancelled()
+    if not handlers.found:
+        raise InvalidDeclaration(f"{cls.__qualname__} has no handler; mark a method with @handles(SomeMessage)")
+    return handlers.found
+
+
+def wants_context(cls: type[Agent], method: Callable[..., Any]) -> bool:
+    """Whether a method takes the context, too.
+
+    Raises:
+        InvalidDeclaration: a worker cannot call it.
+    """
+    where = f"{cls.__qualname__}.{method.__name__}"
+    if inspect.iscoroutinefunction(method):
+        raise InvalidDeclaration(f"{where} is async; Celery's pools run plain functions")
+    if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
+        raise InvalidDeclaration(f"{where} yields; Celery's pools run plain functions")
+    parameters = len(inspect.signature(method).parameters)
+    if parameters not in (2, 3):
+        raise InvalidDeclaration(f"{where} takes {parameters - 1} arguments; allowed: message, or message and context")
+    return parameters == 3
+
+
+class _Handlers:
+    def __init__(self, cls: type[Agent], marks: Mapping[str, DeclaredMark], timeouts: Timeouts) -> None:
+        self.found: dict[str, HandlerSpec] = {}
+        self._cls = cls
+        self._timeouts = timeouts
+        #: The names of the messages that it handles: what a wrong annotation most likely means.
+        self._handled = [message_name(mark.message) for mark in marks.values() if isinstance(mark, Handles)]
+
+    def add_marked(self, method: str, mark: DeclaredMark) -> None:
+        """Add the handler of a method with a mark."""
+        takes_context = wants_context(self._cls, getattr(self._cls, method))
+        if isinstance(mark, Periodic):
+            self._check_annotation(method, "runs by a schedule", Fire)
+            # The context says which fire it is.
+            spec = HandlerSpec(fire_message(method), method, Policy(), True, True, takes_context)
+            return self._add(method, spec, "run by a schedule")
+        policy = declared_policy(f"{self._cls.__qualname__}.{method}", mark.policy, self._timeouts)
+        name = message_name(mark.message)
+        if isinstance(mark, Replies):
+            self._check_annotation(method, "gets replies", Reply)
+            message = reply_message(mark.message)
+            spec = HandlerSpec(message, method, policy, takes_context, is_reply=True)
+            return self._add(message_name(message), spec, f"get the replies to {name}")
+        if isinstance(mark, Votes):
+            self._check_annotation(method, f"votes on {name}", mark.message)
+            spec = HandlerSpec(mark.message, method, policy, takes_context, is_vote=True)
+            return self._add(vote_name(name), spec, f"vote on {name}")
+        self._check_annotation(method, f"handles {name}", mark.message)
+        spec = HandlerSpec(mark.message, method, policy, takes_context, is_idempotent=mark.is_idempotent)
+        return self._add(name, spec, f"handle {name}")
+
+    def add_called(self, method: str, message: type[Any], argument: type[Any], when: str, is_called: bool) -> None:
+        """Add the handler of a method that is called by its name, if the class has it."""
+        function: Any = called_method(self._cls, method, may_be_none=True)
+        marks = marks_of(function)
+        if function is None or (marks and not is_called):
+            return
+        where = f"{self._cls.__qualname__}.{method}"
+        if not is_called:
+            raise InvalidDeclaration(f"{where}: never called; allowed: {when}")
+        what = f"is called with a {argument.__name__}"
+        if marks:
+            raise InvalidDeclaration(f"{where} {what}, and is marked with {marks[0]}; allowed: no mark")
+        self._check_annotation(method, what, argument)
+        self._add(method, HandlerSpec(message, method, Policy(), wants_context(self._cls, function)), f"get {method}")
+
+    def add_on_cancelled(self) -> None:
+        """Add the handler of ``on_cancelled``, which is called only where a class has one of its own."""
+        method = called_method(self._cls, "on_cancelled")
+        if method is Agent.on_cancelled:
+            return
+        self._check_annotation("on_cancelled", "is called with a CancelledStep", CancelledStep)
+        name = message_name(CancelledStep)
+        spec = HandlerSpec(CancelledStep, "on_cancelled", Policy(), wants_context(self._cls, method))
+        self._add(name, spec, f"handle {name}")
+
+    def _add(self, name: str, spec: HandlerSpec, deed: str) -> None:
+        other = self.found.setdefault(name, spec)
+        if other is not spec:
+            raise InvalidDeclaration(f"{self._cls.__qualname__}: {other.method} and {spec.method} both {deed}")
+
+    def _check_annotation(self, method: str, what: str, argument: type[Any]) -> None:
+        if annotated := mistaken_message(getattr(self._cls, method), argument, self._handled):
+            raise InvalidDeclaration(
+                f"{self._cls.__qualname__}.{method} {what}, but takes {annotated}; allowed: {argument.__name__}"
+            )
