@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from celery import Celery
 
@@ -377,6 +377,11 @@ class EagerInbox:
     def read(self, until: float) -> list[tuple[str, Outcome | None]]:
         """See :class:`orchestrator.sending.inbox.Inbox`; there is nothing to wait for."""
         return self._inboxes.pop(self._id, [])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
 
 
 @contextmanager

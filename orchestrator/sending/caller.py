@@ -137,31 +137,31 @@ class Caller:
         requests = [self._request(recipient, message, "again", wait_s) for recipient in recipients]
         refuse_duplicates(requests)
         backend = self._backend()
-        inbox = backend.inbox(inbox_id)
         results: dict[str, Any] = {}
         errors: dict[str, Exception] = {}
         asked: dict[str, str] = {}
         try:
-            for request in requests:
-                agent = request.supervision.agent
-                ask = AskRequest(request.id, max(0.001, until - monotonic()), inbox=(inbox_id, agent))
-                try:
-                    send_with_events(backend, replace(request, ask=ask))
-                    asked[agent] = request.id
-                except (*_NO_REPLY, *_REFUSED) as error:
-                    errors[agent] = error
-            while asked and len(results) < needed <= len(results) + len(asked):
-                found = inbox.read(until)
-                if not found:
-                    break
-                for agent, outcome in found:
-                    delivery = asked.pop(agent)
-                    if isinstance(outcome, Handled):
-                        results[agent] = outcome.result
-                    elif outcome is None:
-                        errors[agent] = DeliveryTimeout(delivery, wait_s)
-                    else:
-                        errors[agent] = SendFailed(delivery, outcome)
+            with backend.inbox(inbox_id) as inbox:
+                for request in requests:
+                    agent = request.supervision.agent
+                    ask = AskRequest(request.id, max(0.001, until - monotonic()), inbox=(inbox_id, agent))
+                    try:
+                        send_with_events(backend, replace(request, ask=ask))
+                        asked[agent] = request.id
+                    except (*_NO_REPLY, *_REFUSED) as error:
+                        errors[agent] = error
+                while asked and len(results) < needed <= len(results) + len(asked):
+                    found = inbox.read(until)
+                    if not found:
+                        break
+                    for agent, outcome in found:
+                        delivery = asked.pop(agent)
+                        if isinstance(outcome, Handled):
+                            results[agent] = outcome.result
+                        elif outcome is None:
+                            errors[agent] = DeliveryTimeout(delivery, wait_s)
+                        else:
+                            errors[agent] = SendFailed(delivery, outcome)
         finally:
             for delivery in asked.values():
                 backend.end_ask(delivery, "give up")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import select
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, Self
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from orchestrator.core.ask import TIMEOUT
+from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.outcome import Outcome, from_wire
 from orchestrator.transport.redis.patience import SLICE_S, outlast
 from orchestrator.transport.store import Store
 
+#: Shortest wait for a reply: also what is there already takes a moment to come.
+_LEAST_S: Final = 0.01
+
 
 class Inbox(Protocol):
-    """What an asker waits for."""
+    """What an asker waits for; ``with`` closes it."""
 
     def read(self, until: float) -> list[tuple[str, Outcome | None]]:
         """The next outcomes, each with the label of its ask; waits for the first until then, by the monotonic clock.
@@ -28,37 +34,78 @@ class Inbox(Protocol):
             BrokerUnavailable: Redis did not answer at the end, or refused for good.
         """
 
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+
 
 class RedisInbox:
-    """A stream, which expires. Reading leaves it as it is, so no outcome is lost with a connection."""
+    """A stream, which expires. Reading leaves it as it is, so no outcome is lost with a connection.
+
+    The wait is timed here: Redis would find that its time is over up to 0.1 s late. A command that still waits when a
+    read ends goes on waiting, and the next read takes its reply.
+    """
 
     def __init__(self, open_store: Callable[[], Store], id: str) -> None:
         self._open_store = open_store
         self._id = id
         self._last: bytes | str = "0"
+        self._pool: Any = None
+        #: The connection on which a command waits, if one does.
+        self._waiting: Any = None
 
     def read(self, until: float) -> list[tuple[str, Outcome | None]]:
         """See :class:`Inbox`."""
         store = outlast(until, self._open_store)
-        key = store.keys.inbox(self._id)
+        self._pool = store.pool
         while True:
-            left_s = until - monotonic()
             try:
-                found: Any = outlast(until, lambda: store.client.xread({key: self._last}, block=_block_ms(until)))
-            except RedisError as error:
+                entries = outlast(until, lambda: self._next(store.keys.inbox(self._id), until))
+            except (RedisError, OSError) as error:
                 raise BrokerUnavailable(store.url, error) from error
-            if found:
-                entries = found[0][1] if isinstance(found, list) else found[key.encode()][0]
+            if entries:
                 self._last = entries[-1][0]
-                return [(fields[b"l"].decode(), _outcome(fields[b"o"])) for _, fields in entries]
-            if left_s <= 0:
+                return [_read(fields) for _, fields in entries]
+            if monotonic() >= until:
                 return []
 
+    def _next(self, key: str, until: float) -> list[Any]:
+        """The entries that come until then; empty if none did, or if Redis has to be asked anew."""
+        try:
+            if self._waiting is None:
+                self._waiting = self._pool.get_connection()
+                self._waiting.send_command("XREAD", "BLOCK", to_ms(SLICE_S), "STREAMS", key, self._last)
+            if self._waiting._sock is None:
+                raise RedisConnectionError("closed meanwhile")
+            # Not `can_read()`, which takes what is not there for something to read.
+            if not select.select([self._waiting._sock], [], [], max(_LEAST_S, until - monotonic()))[0]:
+                return []
+            found = self._waiting.read_response()
+        except BaseException:
+            self.close()
+            raise
+        connection, self._waiting = self._waiting, None
+        self._pool.release(connection)
+        if not found:
+            return []
+        # RESP3 answers with a mapping, RESP2 with pairs.
+        entries: list[Any] = next(iter(found.values())) if isinstance(found, dict) else found[0][1]
+        return entries
 
-def _block_ms(until: float) -> int:
-    return max(1, round(1000 * min(until - monotonic(), SLICE_S)))
+    def close(self) -> None:
+        """Close the connection on which a command waits: its reply is for nobody else."""
+        connection, self._waiting = self._waiting, None
+        if connection is not None:
+            connection.disconnect()
+            self._pool.release(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
-def _outcome(raw: bytes) -> Outcome | None:
-    wire = json.loads(raw)
-    return None if wire.get("outcome") == TIMEOUT else from_wire(wire)
+def _read(fields: Any) -> tuple[str, Outcome | None]:
+    named = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+    wire = json.loads(named[b"o"])
+    return named[b"l"].decode(), None if wire.get("outcome") == TIMEOUT else from_wire(wire)

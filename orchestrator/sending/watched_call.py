@@ -23,6 +23,7 @@ from orchestrator.core.policy import Retry, next_pause_s
 from orchestrator.sending.agent_messages import new_id
 from orchestrator.sending.backend import Backend
 from orchestrator.sending.dispatch import send_with_events
+from orchestrator.sending.inbox import Inbox
 from orchestrator.sending.outgoing_message import AskRequest, OutgoingMessage
 from orchestrator.telemetry import emit, events
 from orchestrator.transport.admission.ask_record import NotSent
@@ -89,11 +90,10 @@ class WatchedCall:
         """
         request, left_s = self._build(self._until - monotonic()), self._until - monotonic()
         ask = AskRequest(request.id, left_s, inbox=(request.id, request.id), kind=kind, fallback=self._fallback)
-        with self._backend.waiting(request, raises=self._raises_deadlock):
-            return self._first_outcome(request, ask)
+        with self._backend.waiting(request, raises=self._raises_deadlock), self._backend.inbox(ask.id) as inbox:
+            return self._first_outcome(request, ask, inbox)
 
-    def _first_outcome(self, request: OutgoingMessage, ask: AskRequest) -> tuple[Outcome, str]:
-        inbox = self._backend.inbox(ask.id)
+    def _first_outcome(self, request: OutgoingMessage, ask: AskRequest, inbox: Inbox) -> tuple[Outcome, str]:
         send_with_events(self._backend, replace(request, ask=ask))
         self.is_accepted = True
         hedges = 0 if self._hedge is None else self._hedge.most - 1
