@@ -6,6 +6,7 @@ scripts write them into a stream as well. Its order is that of Redis, and it is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -16,50 +17,44 @@ from orchestrator.transport.redis import scripts
 #: The stream.
 RECORD = "chaos:record"
 
-#: The events that are recorded; ends of leases are where their script makes them (below).
+#: The events that are recorded.
 _KINDS = (
-    *("lease_granted", "replied", "fell_back", "voted", "ballot_decided"),
+    *("lease_granted", "lease_ended", "replied", "fell_back", "voted", "ballot_decided"),
     *("barrier_tripped", "barrier_broken", "barrier_shrunk", "barrier_sent"),
 )
 
-_PART = "script_events"
-_RECORDING = """
+_RECORDED = ", ".join(f"{kind} = true" for kind in _KINDS)
+
+#: Writes an event: its kind, and its values.
+_WRITE = f"""
 do
-  local emit, recorded = emit_event, {%s}
-  emit_event = function(kind, ...)
-    emit(kind, ...)
-    if not recorded[kind] then return end
-    local entry = {'XADD', '%s', '*', 'kind', kind}
-    for place, field in ipairs({...}) do
-      entry[#entry + 1], entry[#entry + 2] = place, tostring(field)
+  local event = {{%s}}
+  if ({{{_RECORDED}}})[event[1]] then
+    local entry = {{'XADD', '{RECORD}', '*', 'kind', event[1]}}
+    for place = 2, #event do
+      local value = event[place]
+      entry[#entry + 1] = place
+      entry[#entry + 1] = type(value) == 'number' and string.format('%%.0f', value) or tostring(value)
     end
     redis.call(unpack(entry))
   end
 end
 """
 
-#: Grants and ends whose event the script leaves to its caller: by file, the text before which they are recorded.
-_SHORT_WAYS = {
-    "acquire": (
-        ("return {'granted', fence, now, '', 1}", "'lease_granted', 1, kind, 2, name, 3, owner, 4, fence"),
-        (
-            "return with_events({'granted', new.f, new.s, new.r, 1})",
-            "'lease_granted', 1, kind, 2, name, 3, owner, 4, string.format('%.0f', new.f)",
-        ),
-    ),
-    "release": (
-        (
-            "return known[4] .. ' ' .. known[3]",
-            "'lease_ended', 1, kind, 2, name, 3, known[3], 4, known[4], 5, reason",
-        ),
-    ),
-    "named_leases": (
-        (
-            "if work.single then\n    redis.call('HDEL', work.state, 'k', 'o')",
-            "'lease_ended', 1, work.kind, 2, work.name, 3, holder.o, 4, string.format('%.0f', holder.f), 5, reason",
-        ),
-    ),
-}
+#: What is put behind the part of a script that has the events which travel with its reply.
+_PART = "script_events"
+_EMITTED = f"""
+do
+  local emit = emit_event
+  emit_event = function(...)
+    emit(...)
+    {_WRITE % "..."}
+  end
+end
+"""
+
+#: An event that the reply says, so that it need not travel.
+_UNSENT = re.compile(r"^ *--- @event (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +73,10 @@ class Recorded:
 def install() -> None:
     """Have the scripts of this process record their events."""
     read = scripts._read
-    text = _RECORDING % (", ".join(f"{kind} = true" for kind in _KINDS), RECORD)
 
     def read_recording(folders: list[Traversable], name: str) -> bytes:
-        part = read(folders, name)
-        for end, fields in _SHORT_WAYS.get(name, ()):
-            before, found, after = part.decode().partition(end)
-            if not found:
-                raise LookupError(f"{name}.lua has no {end!r} any more")
-            part = f"{before}redis.call('XADD', '{RECORD}', '*', 'kind', {fields})\n    {end}{after}".encode()
-        return part + text.encode() if name == _PART else part
+        part = _UNSENT.sub(lambda found: _WRITE % found[1], read(folders, name).decode())
+        return (part + _EMITTED if name == _PART else part).encode()
 
     scripts._read = read_recording
     scripts.script_of.cache_clear()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -24,18 +25,27 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     scripts.script_of.cache_clear()
 
 
+HELD: dict[str, Callable[[Orchestrator], Any]] = {
+    "lease": lambda orchestrator: orchestrator.lease("ledger"),
+    "semaphore": lambda orchestrator: orchestrator.semaphore("ledger", 2).acquire(),
+    "pool": lambda orchestrator: orchestrator.pool("ledger", ["gpu0"]).checkout(),
+    "election": lambda orchestrator: orchestrator.election("ledger").campaign(),
+}
+
+
 @pytest.mark.usefixtures("recording")
-def test_grants_and_their_ends_are_recorded_in_order() -> None:
+@pytest.mark.parametrize("kind", HELD)
+def test_grants_and_their_ends_are_recorded_in_order(kind: str) -> None:
     with EmbeddedServer() as server, redis.Redis.from_url(server.url) as client:
         app = Celery(uuid4().hex, broker=server.url, set_as_current=False)
         orchestrator = Orchestrator(app, load_settings(broker_url=server.url))
         with orchestrator.monitors.session() as session:
             for _ in range(2):
-                with orchestrator.lease("ledger"):
+                with HELD[kind](orchestrator):
                     pass
         record = redis_record.read_record(client)
         assert [event.kind for event in record] == ["lease_granted", "lease_ended"] * 2
-        assert [event.fields[:3] for event in record] == [("lease", "ledger", session.id)] * 4
+        assert [event.fields[:3] for event in record] == [(kind, "ledger", session.id)] * 4
         fences = [int(event.fields[3]) for event in record]
         assert fences[0] == fences[1] < fences[2] == fences[3]
         assert [event.at_ms for event in record] == sorted(event.at_ms for event in record)

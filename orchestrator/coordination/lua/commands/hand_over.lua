@@ -13,6 +13,7 @@ for _, member in ipairs(redis.call('ZRANGE', work.line, 0, MOST - 1)) do
   local ticket = known and cjson.decode(known)
   if ticket and ticket.o == candidate and still_waits(work, ticket) then
     remove_holder(work, holder, 'resigned')
+    --- @event 'lease_ended', 'election', name, holder.o, holder.f, 'resigned'
     leave_line(work, waiting)
     grant_and_wake(work, waiting, ticket)
     return with_events({'ended', string.format('%.0f', holder.f)})

@@ -13,6 +13,7 @@ if kind == 'lease' then
     redis.call('HDEL', state, 'k', 'o')
     redis.call('SREM', root .. 'named-of:' .. known[3], token .. ' lease:' .. name)
     redis.call('PEXPIRE', state, 604800000)
+    --- @event 'lease_ended', kind, name, known[3], known[4], reason
     return known[4] .. ' ' .. known[3]
   end
 end

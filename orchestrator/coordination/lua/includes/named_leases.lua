@@ -276,6 +276,7 @@ local function release(work, token, reason)
     return holder, false
   else
     remove_holder(work, holder, reason)
+    --- @event 'lease_ended', work.kind, work.name, holder.o, holder.f, reason
   end
   grant_next(work)
   return holder, true

@@ -1,4 +1,5 @@
--- Events of a script: they travel to Python with its reply, and are emitted there (see script_events.py).
+-- Events of a script: they travel to Python with its reply, and are emitted there (see script_events.py). One that Python knows from
+-- the reply need not travel, and is a comment, `--- @event kind, values`; chaos runs record those, too.
 local events = {}
 local function emit_event(...)
   events[#events + 1] = {...}
