@@ -38,5 +38,5 @@ def _redact(value: Any, names: frozenset[str]) -> Any:
             for k, v in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_redact(item, names) for item in value]
+        return [item if type(item) in _FLAT else _redact(item, names) for item in value]
     return value

@@ -91,13 +91,18 @@ class StepPlan:
 
     def to_text(self) -> str:
         """As Redis keeps it."""
+        return self.text_with(self.template, self.queue, self.level, self.inputs, self.body, self.args, self.kwargs)
+
+    def text_with(
+        self, template: str, queue: str, level: str, inputs: Iterable[int], body: str, args: str, kwargs: str
+    ) -> str:
+        """As Redis keeps it with another message than its own."""
         options = json.dumps(dict(self.options), separators=(",", ":")) if self.options else ""
-        values = (
-            self.kind.value, self.name, self.template, self.queue, self.level, str(self.dependencies), self.when.value,
-            "1" if self.guarded else "", "1" if self.undo else "", ranges_text(self.dependents), options,
-            ",".join(map(str, self.inputs)), self.body, self.args, self.kwargs,
-        )  # fmt: skip
-        return "\n".join(values)
+        return (
+            f"{self.kind}\n{self.name}\n{template}\n{queue}\n{level}\n{self.dependencies}\n{self.when}\n"
+            f"{'1' if self.guarded else ''}\n{'1' if self.undo else ''}\n{ranges_text(self.dependents)}\n{options}\n"
+            f"{','.join(map(str, inputs))}\n{body}\n{args}\n{kwargs}"
+        )
 
     @classmethod
     def from_text(cls, text: str) -> StepPlan:

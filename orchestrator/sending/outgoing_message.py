@@ -42,7 +42,9 @@ class OutgoingMessage:
     def __repr__(self) -> str:
         return f"<OutgoingMessage {self.id}: {self.task}>"
 
-    def with_body(self, id: str, args: Sequence[Any], ask: AskRequest | None = None) -> OutgoingMessage:
+    def with_body(
+        self, id: str, args: Sequence[Any], ask: AskRequest | None = None, kwargs: Mapping[str, Any] | None = None
+    ) -> OutgoingMessage:
         """The same message with another id and other arguments; if given, as the request of an ask."""
         # Written out: for each of many messages, dataclasses.replace() would take twice as long.
         return OutgoingMessage(
@@ -50,7 +52,7 @@ class OutgoingMessage:
             self.task,
             args,
             self.supervision,
-            self.kwargs,
+            self.kwargs if kwargs is None else kwargs,
             self.queue,
             self.countdown_s,
             self.expires_s,

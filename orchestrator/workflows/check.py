@@ -63,9 +63,7 @@ def dependencies_of(step: StepDefinition) -> tuple[str, ...]:
 
 def inputs_of(step: StepDefinition) -> Any:
     """The part of a step's message that may have references: its fields, or its signature's arguments."""
-    if step.fields is not None:
-        return step.fields
-    return [getattr(step.message, "args", ()), getattr(step.message, "kwargs", {})]
+    return step.fields if step.fields is not None else arguments_of(step.message)
 
 
 def problems_in(workflow: Workflow, dependencies: Mapping[str, Sequence[str]]) -> list[str]:
@@ -77,13 +75,15 @@ def problems_in(workflow: Workflow, dependencies: Mapping[str, Sequence[str]]) -
     known = {step.name: step for step in steps}
     seen: set[str] = set()
     for step in steps:
-        where = f"step {masked_repr(step.name)}"
+        found = [f": {problem}" for problem in _step(step, known, dependencies[step.name])]
         if not is_name(step.name):
-            problems.append(f"{where}: allowed: letters, digits, '_', '.', '-', at most 100")
+            found.insert(0, ": allowed: letters, digits, '_', '.', '-', at most 100")
         elif step.name in seen:
-            problems.append(f"{where} is declared twice")
+            found.insert(0, " is declared twice")
         seen.add(step.name)
-        problems += [f"{where}: {problem}" for problem in _step(step, known, dependencies[step.name])]
+        if found:
+            where = f"step {masked_repr(step.name)}"
+            problems += [f"{where}{problem}" for problem in found]
     return problems + list(_cycles(known, dependencies))
 
 
@@ -121,7 +121,8 @@ def _step(step: StepDefinition, known: Mapping[str, StepDefinition], dependencie
     if not dependencies and step.when is not When.ALL_HANDLED and step.when in list(When):
         yield f"when={str(step.when)!r} without dependencies; allowed: all_handled"
     if step.kind is not Kind.MAP:
-        if any(isinstance(one, Item) for one in references_in([inputs_of(step), step.undo and _arguments(step.undo)])):
+        inputs = [inputs_of(step), step.undo and arguments_of(step.undo)]
+        if any(isinstance(one, Item) for one in references_in(inputs)):
             yield "ITEM stands for an item of a map, and this is none"
     else:
         yield from _map(step)
@@ -166,7 +167,11 @@ def _wait(step: StepDefinition) -> Iterator[str]:
         yield f"{name}={masked_repr(step.wait_s)}; allowed: seconds above 0, at most a year"
 
 
-def _arguments(message: Any) -> Any:
+def arguments_of(message: Any) -> Any:
+    """The arguments of a signature or a task; of a message none."""
+    if isinstance(message, dict):
+        # A signature, whose properties take longer.
+        return [message.get("args", ()), message.get("kwargs", {})]
     return [getattr(message, "args", ()), getattr(message, "kwargs", {})]
 
 

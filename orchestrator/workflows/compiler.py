@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from celery import Celery, Task
 from celery.canvas import Signature
@@ -24,12 +23,12 @@ from orchestrator.sending.celery_sends import TaskSend, as_published, check_argu
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.send_options import CheckedOptions, check_options
 from orchestrator.sending.task_messages import build_task_message
-from orchestrator.workflows.check import MAX_STEPS, dependencies_of, problems_in
+from orchestrator.workflows.check import MAX_STEPS, arguments_of, dependencies_of, problems_in
 from orchestrator.workflows.definition import Limit, StepDefinition, StepOptions, Workflow
 from orchestrator.workflows.errbacks import errback_arguments
 from orchestrator.workflows.field_check import check_fields
 from orchestrator.workflows.placement import Placement, lasting, placement_of
-from orchestrator.workflows.references import MARK, Item, Reference, Results, references_in
+from orchestrator.workflows.references import MARK, PLAIN, Item, Reference, Results, references_in
 
 #: What a step may set of its message.
 _STEP_OPTIONS = StepOptions.__optional_keys__
@@ -37,6 +36,13 @@ _STEP_OPTIONS = StepOptions.__optional_keys__
 #: The arguments of ``Workflow.step`` and ``Workflow.map`` besides these, for errors.
 _STEP_ARGUMENTS = frozenset({"to", "fields", "after", "when", "undo"})
 _MAP_ARGUMENTS = _STEP_ARGUMENTS | {"over", "limit"}
+
+
+#: The options of a step that sets none.
+_NO_OPTIONS: Final = CheckedOptions()
+
+#: One encoder for all fingerprints; ``json.dumps`` makes one for each text.
+_as_text: Final = json.JSONEncoder(default=str).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,29 +204,21 @@ class _Compiler:
 
     def _messages(self, step: StepDefinition) -> _Messages:
         """A step's message and its compensation; their faults are in ``errors``."""
-        where, options = f"step {step.name!r}", CheckedOptions()
-        method, arguments = ("map", _MAP_ARGUMENTS) if step.kind is Kind.MAP else ("step", _STEP_ARGUMENTS)
-        with self._faults(where):
-            options = check_options(step.options, _STEP_OPTIONS, method, arguments)  # type: ignore[arg-type]
+        where, options = f"step {step.name!r}", _NO_OPTIONS
+        if step.options:
+            method, arguments = ("map", _MAP_ARGUMENTS) if step.kind is Kind.MAP else ("step", _STEP_ARGUMENTS)
+            with _Faults(self.errors, where):
+                options = check_options(step.options, _STEP_OPTIONS, method, arguments)  # type: ignore[arg-type]
         messages: list[OutgoingMessage | Placement | None] = [None, None]
-        with self._faults(where):
-            if step.kind in (Kind.TASK, Kind.MAP):
+        if step.kind in (Kind.TASK, Kind.MAP):
+            with _Faults(self.errors, where):
                 messages[0] = self._message(step, step.message, step.fields, options)
-        with self._faults(f"{where}, undo"):
-            if step.undo is not None:
+        if step.undo is not None:
+            with _Faults(self.errors, f"{where}, undo"):
                 messages[1] = self._message(step, step.undo, None, options)
         sent = [one if isinstance(one, OutgoingMessage) else None for one in messages]
         placed = [one if isinstance(one, Placement) else None for one in messages]
         return sent[0], sent[1], placed[0], placed[1]
-
-    @contextmanager
-    def _faults(self, where: str) -> Iterator[None]:
-        try:
-            yield
-        except _NamedElsewhere:
-            pass
-        except (CallerError, TypeError) as error:
-            self.errors.append((where, error))
 
     def _options(self, step: StepDefinition) -> dict[str, Any]:
         """What a step's plan has besides its message and its dependencies.
@@ -259,13 +257,13 @@ class _Compiler:
             raise _fault(f"to={masked_repr(step.to)} with a task; allowed: a message, or no agent")
         if step.fields is not None:
             raise _fault("fields with a task; allowed: arguments of its signature")
-        args = tuple(self.wire(value, step.over) for value in signature.args)
-        kwargs = {name: self.wire(value, step.over) for name, value in signature.kwargs.items()}
+        args = tuple([self.wire(value, step.over) for value in signature["args"]])
+        kwargs = {name: self.wire(value, step.over) for name, value in signature["kwargs"].items()}
         if step.errback_of and not signature.immutable:
             args = (*errback_arguments(self._app, signature, self._failed(step)), *args)
         is_plain = not signature.options and not step.options
         if is_plain and (known := self._plain_messages.get(signature.task)) is not None:
-            return self._as_its_class_sends(replace(known, args=args, kwargs=kwargs))
+            return self._as_its_class_sends(known.with_body(known.id, args, kwargs=kwargs))
         plain = signature.clone()
         plain.args, plain.kwargs = args, kwargs
         timed = sorted(name for name in ("countdown", "eta", "expires") if plain.options.get(name) is not None)
@@ -344,7 +342,7 @@ class _Compiler:
 
         ``over`` is the list of the map in whose message the data is.
         """
-        if not isinstance(value, Reference | Item | Results | Mapping | list | tuple):
+        if type(value) in PLAIN or not isinstance(value, Reference | Item | Results | Mapping | list | tuple):
             return value
         match value:
             case Reference(name, path):
@@ -374,25 +372,45 @@ class _NamedElsewhere(Exception):
     """A fault is among those of the graph."""
 
 
+class _Faults:
+    """Adds a fault that is raised to ``errors``, with where it is."""
+
+    def __init__(self, errors: list[tuple[str, Exception]], where: str) -> None:
+        self._errors, self._where = errors, where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if isinstance(error, CallerError | TypeError):
+            self._errors.append((self._where, error))
+            return True
+        return isinstance(error, _NamedElsewhere)
+
+
 def _fault(text: str) -> CallerError:
     return CallerError(text)
 
 
 def _refers(fields: Any, message: Any) -> bool:
-    arguments = [fields, getattr(message, "args", ()), getattr(message, "kwargs", {})]
-    return any(True for _ in references_in(arguments))
+    return bool(references_in([fields, arguments_of(message)]))
 
 
 def _fingerprint(workflow: Workflow, steps: tuple[CompiledStep, ...], final: Any) -> str:
-    parts = [str(workflow.on_failure), json.dumps(final, default=str)]
+    parts = [str(workflow.on_failure), _as_text(final)]
+    # Many steps share one supervision.
+    wires: dict[int, str] = {}
     for step in steps:
         parts.append(step.plan.to_text())
         for message in (step.message, step.undo):
             if message is not None:
-                wire = {**message.supervision.to_wire(), "deadline_at_s": None}
-                parts.append(json.dumps([message.task, list(message.args), dict(message.kwargs), wire], default=str))
+                known = id(message.supervision)
+                if known not in wires:
+                    wires[known] = _as_text({**message.supervision.to_wire(), "deadline_at_s": None})
+                arguments = _as_text([message.task, list(message.args), dict(message.kwargs)])
+                parts.append(f"{arguments[:-1]}, {wires[known]}]")
         for placement in (step.placement, step.undo_placement):
             if placement is not None:
                 # Without its candidates: which agents are known does not change a definition.
-                parts.append(json.dumps([placement.send(has_references=False), placement.values], default=str))
+                parts.append(_as_text([placement.send(has_references=False), placement.values]))
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -45,11 +45,7 @@ def check_fields(cls: type[Message], fields: Mapping[str, Any]) -> None:
 
 
 def _wrong_values(cls: type[Message], fields: Mapping[str, Any]) -> list[str]:
-    known = {
-        name: value
-        for name, value in fields.items()
-        if name in cls.model_fields and not any(True for _ in references_in(value))
-    }
+    known = {name: value for name, value in fields.items() if name in cls.model_fields and not references_in(value)}
     is_whole = len(known) == len(fields)
 
     def counts(error: Mapping[str, Any]) -> bool:

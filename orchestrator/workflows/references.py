@@ -62,33 +62,40 @@ class Results:
 ITEM: Final = Item()
 
 
-_PLAIN: Final = frozenset({int, str, float, bool, type(None)})
+#: Types of values that hold no other values.
+PLAIN: Final = frozenset({int, str, float, bool, type(None)})
+
+_REFERENCES: Final = (Reference, Item, Results)
 
 
-def references_in(value: Any) -> Iterator[Reference | Item | Results]:
+def references_in(value: Any) -> list[Reference | Item | Results]:
     """All references in JSON-like data."""
-    # Most values are plain, and there are many.
-    if type(value) in _PLAIN:
+    found: list[Reference | Item | Results] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Reference | Item | Results]) -> None:
+    # Most values are plain, and there are many. The abstract class is asked last, which takes long.
+    if type(value) in PLAIN:
         return
-    match value:
-        case list() | tuple():
-            for part in value:
-                if type(part) not in _PLAIN:
-                    yield from references_in(part)
-        case Reference() | Item() | Results():
-            yield value
-        case Mapping():
-            for part in value.values():
-                yield from references_in(part)
+    if isinstance(value, list | tuple):
+        for part in value:
+            if type(part) not in PLAIN:
+                _collect(part, found)
+    elif isinstance(value, _REFERENCES):
+        found.append(value)
+    elif isinstance(value, dict | Mapping):
+        for part in value.values():
+            _collect(part, found)
 
 
 def has_mark(value: Any) -> bool:
     """Whether a user's data has the member that marks references."""
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return False
-    match value:
-        case Mapping():
-            return MARK in value or any(has_mark(part) for part in value.values())
-        case list() | tuple():
-            return any(has_mark(part) for part in value)
+    if isinstance(value, list | tuple):
+        return any(has_mark(part) for part in value if type(part) not in PLAIN)
+    if isinstance(value, dict | Mapping):
+        return MARK in value or any(has_mark(part) for part in value.values())
     return False
