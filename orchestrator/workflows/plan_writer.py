@@ -42,8 +42,9 @@ _NO_CALLBACKS: Final = b'{"callbacks": null, "errbacks": null, "chain": null, "c
 #: Most templates in the cache.
 _MOST_TEMPLATES: Final = 1000
 
-#: Steps that one command writes.
+#: Steps that one command writes; plans and templates that a script does, and their bytes.
 _STEPS_AT_ONCE: Final = 200
+_BYTES_AT_ONCE: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,23 @@ class _Written:
     kwargs: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunTexts:
+    """What is written of a new run: the fields of its hash, and its plan."""
+
+    fields: dict[str, Any]
+    templates: dict[str, str]
+    plan: dict[str, str]
+    #: The mailboxes of its messages.
+    queues: set[str]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the script that starts the run can write all of it."""
+        texts = [*self.plan.values(), *self.templates.values()]
+        return len(texts) <= _STEPS_AT_ONCE and sum(map(len, texts)) <= _BYTES_AT_ONCE
+
+
 class PlanWriter:
     """Writes the plans of one app's runs. Templates are cached: the messages of many runs are of few kinds."""
 
@@ -67,10 +85,8 @@ class PlanWriter:
         self._store = store
         self._templates = _Templates(app, store, hidden)
 
-    def commands(self, pipe: Any, compiled: CompiledWorkflow, uid: str, workflow_id: str, *, keep_ms: int) -> set[str]:
-        """Put into a pipeline what writes a run in state ``writing``; it expires if it is not started in ten minutes.
-
-        Returns the mailboxes of its messages.
+    def texts_of_run(self, compiled: CompiledWorkflow, workflow_id: str, *, keep_ms: int) -> RunTexts:
+        """What is to be written of a new run.
 
         Raises:
             BrokerUnavailable: a mailbox could not be declared.
@@ -79,8 +95,7 @@ class PlanWriter:
             InvalidWorkflow: a message cannot be a step's.
         """
         store = self._store()
-        key = store.keys.run(uid)
-        run: dict[Any, Any] = {
+        run: dict[str, Any] = {
             "id": workflow_id, "id_json": encode(workflow_id)[1:-1], "name": compiled.name,
             "state": RunState.WRITING.value, "root": store.keys.root, "group": GROUP, "nonce": NONCE,
             "on_failure": compiled.on_failure.value, "fingerprint": compiled.fingerprint,
@@ -98,14 +113,7 @@ class PlanWriter:
             texts |= waits_of((str(number), step.plan) for number, step in enumerate(compiled.steps))
         except BatchPublishError as error:
             raise BrokerUnavailable(store.url, error) from error
-        pipe.hset(key, mapping=run)
-        for some in chunks(texts.items(), _STEPS_AT_ONCE):
-            pipe.hset(f"{key}:plan", mapping=dict(some))
-        if templates:
-            pipe.hset(f"{key}:templates", mapping=templates)
-        for part in ("", ":plan", ":templates"):
-            pipe.pexpire(key + part, WRITING_MS)
-        return queues
+        return RunTexts(run, templates, texts, queues)
 
     def texts_of(self, steps: Sequence[CompiledStep], first: int, nonce: str) -> tuple[dict[str, str], dict[str, str]]:
         """The plans of steps whose numbers begin with ``first``, and their templates, for a run with that nonce.
@@ -140,6 +148,17 @@ class PlanWriter:
         return candidates, templates
 
 
+def write_in_parts(pipe: Any, key: str, texts: RunTexts) -> None:
+    """Put into a pipeline what writes a run in state ``writing``; it expires if it is not started in ten minutes."""
+    pipe.hset(key, mapping=texts.fields)
+    for some in chunks(texts.plan.items(), _STEPS_AT_ONCE):
+        pipe.hset(f"{key}:plan", mapping=dict(some))
+    if texts.templates:
+        pipe.hset(f"{key}:templates", mapping=texts.templates)
+    for part in ("", ":plan", ":templates"):
+        pipe.pexpire(key + part, WRITING_MS)
+
+
 def roots_of(compiled: CompiledWorkflow) -> str:
     """The numbers of the steps that depend on nothing."""
     return ranges_text(n for n, step in enumerate(compiled.steps) if step.plan.dependencies == 0)
@@ -161,16 +180,9 @@ def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _with(plan: StepPlan, written: _Written) -> StepPlan:
-    return replace(
-        plan,
-        template=written.template,
-        queue=written.queue,
-        level=written.level,
-        inputs=written.inputs,
-        body=written.body,
-        args=written.args,
-        kwargs=written.kwargs,
+def _text(plan: StepPlan, written: _Written) -> str:
+    return plan.text_with(
+        written.template, written.queue, written.level, written.inputs, written.body, written.args, written.kwargs
     )
 
 
@@ -192,18 +204,20 @@ class _Templates:
         for number, step in enumerate(compiled, first):
             plan = step.plan
             if step.message is not None:
-                plan = _with(plan, writing.written(plan.name, step.message, step.has_references))
+                text = _text(plan, writing.written(plan.name, step.message, step.has_references))
             elif step.placement is not None:
-                plan = _with(plan, writing.placed(plan.name, step.placement, step.has_references))
-            steps[str(number)] = plan.to_text()
+                text = _text(plan, writing.placed(plan.name, step.placement, step.has_references))
+            else:
+                text = plan.to_text()
+            steps[str(number)] = text
             if step.undo is not None:
                 undo = StepPlan(f"{plan.name}.undo")
                 written = writing.written(undo.name, step.undo, step.undo_has_references)
-                steps[f"u{number}"] = _with(undo, written).to_text()
+                steps[f"u{number}"] = _text(undo, written)
             elif step.undo_placement is not None:
                 undo = StepPlan(f"{plan.name}.undo", options=step.undo_placement.plan_options)
                 written = writing.placed(undo.name, step.undo_placement, has_references=False)
-                steps[f"u{number}"] = _with(undo, written).to_text()
+                steps[f"u{number}"] = _text(undo, written)
         return steps, writing.templates, writing.queues
 
     def of(self, workflow: str, message: OutgoingMessage, has_references: bool) -> tuple[str, str, MessageTemplate]:
@@ -267,13 +281,21 @@ class _Writing:
         self.queues: set[str] = set()
         self._known = known
         self._workflow = workflow
+        #: Templates by the parts of messages that many steps share, which is faster than by their content.
+        self._shared: dict[Hashable, tuple[str, str, MessageTemplate]] = {}
+        #: These parts, so that no other object gets the id of one.
+        self._alive: list[Any] = []
 
     def written(self, name: str, message: OutgoingMessage, has_references: bool) -> _Written:
         """The part of a step's plan that describes its message."""
         number, text, template = self._template(name, message, has_references)
         self.templates[number] = text
-        with library_errors(self._known._app, message.task):
-            body = template.body(encode(list(message.args)).encode(), encode(dict(message.kwargs)).encode())[1:-1]
+        try:
+            kwargs = encode(dict(message.kwargs)).encode() if message.kwargs else b"{}"
+            body = template.body(encode(list(message.args)).encode(), kwargs)[1:-1]
+        except Exception:
+            with library_errors(self._known._app, message.task):
+                raise
         self._known.check_size(len(text) + len(body))
         queue = _queue_of(message, template)
         self.queues.add(queue)
@@ -312,8 +334,13 @@ class _Writing:
         return number, text, _queue_of(message, template), template.level
 
     def _template(self, name: str, message: OutgoingMessage, has_references: bool) -> tuple[str, str, MessageTemplate]:
+        parts = (message.supervision, message.queue, message.link, message.link_error, message.options)
+        key = (message.task, message.priority, has_references, *map(id, parts))
         try:
-            return self._known.of(self._workflow, message, has_references)
+            if key not in self._shared:
+                self._shared[key] = self._known.of(self._workflow, message, has_references)
+                self._alive.append(parts)
+            return self._shared[key]
         except InvalidWorkflow as error:
             raise InvalidWorkflow(self._workflow, [f"step {name!r}: {one}" for one in error.problems]) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,7 @@ from orchestrator.registry.outdated_workers import refuse_outdated
 from orchestrator.registry.registry import OutdatedIncarnation
 from orchestrator.sending.address import Directory
 from orchestrator.sending.lost_answers import LostAnswers, again_if_lost
+from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import Attempt
 from orchestrator.transport.redis.patience import outlast, sleep_on
 from orchestrator.transport.redis.script_events import unwrap_reply
@@ -31,7 +33,7 @@ from orchestrator.workflows.expansion import Compile, NewSteps
 from orchestrator.workflows.function_calls import NewCalls
 from orchestrator.workflows.function_history import History, history_of
 from orchestrator.workflows.placing import Placing, candidates_in
-from orchestrator.workflows.plan_writer import PlanWriter, roots_of
+from orchestrator.workflows.plan_writer import PlanWriter, roots_of, write_in_parts
 from orchestrator.workflows.records import RunDetails, RunStatus, is_step, status_from, step_records
 from orchestrator.workflows.redis_expansion import write_calls, write_expansion
 from orchestrator.workflows.redis_fork import write_fork
@@ -76,10 +78,15 @@ class RedisRuns:
     def _store(self) -> Store:
         return self._open_store()
 
+    @cached_property
+    def _commands(self) -> CommandConnection:
+        # For starts: redis-py's client takes more time than the script.
+        return CommandConnection(self._store.pool)
+
     def start(
         self, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None, *, is_new: bool = False
     ) -> str:
-        """Write the plan in parts, and start the run in one step; of an ``is_new`` id there is no run yet."""
+        """Write the plan, if it is large in parts, and start the run in one step; an ``is_new`` id has no run yet."""
         store = self._store
         if not is_new and (known := self._running(store, compiled, workflow_id)) is not None:
             return known
@@ -93,11 +100,16 @@ class RedisRuns:
         self, store: Store, compiled: CompiledWorkflow, workflow_id: str, deadline_s: float | None
     ) -> tuple[str, int]:
         uid, deadline_ms = secrets.token_hex(8), None if deadline_s is None else to_ms(deadline_s)
-        call = scripts.start_run(store.keys, uid, workflow_id, compiled.fingerprint, roots_of(compiled), deadline_ms)
-        with store.client.pipeline(transaction=False) as pipe:
-            queues = self._writer.commands(pipe, compiled, uid, workflow_id, keep_ms=self._keep_ms)
-            refuse_outdated(self._outdated(), queues, "begin no step after those that it handles")
-            started, left = self._ask(lambda: _execute_with(pipe, store, call))
+        texts = self._writer.texts_of_run(compiled, workflow_id, keep_ms=self._keep_ms)
+        refuse_outdated(self._outdated(), texts.queues, "begin no step after those that it handles")
+        known, roots = texts if texts.is_small else None, roots_of(compiled)
+        call = scripts.start_run(store.keys, uid, workflow_id, compiled.fingerprint, roots, deadline_ms, known)
+        if texts.is_small:
+            started, left = self._ask(lambda: self._commands.run(*call))
+        else:
+            with store.client.pipeline(transaction=False) as pipe:
+                write_in_parts(pipe, store.keys.run(uid), texts)
+                started, left = self._ask(lambda: _execute_with(pipe, store, call))
         if not started:
             raise WorkflowExists(workflow_id)
         return started.decode(), left

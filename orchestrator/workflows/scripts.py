@@ -8,14 +8,27 @@ from typing import Any, TypeAlias
 from orchestrator.core.keys import Keys
 from orchestrator.transport.redis.commands import Attempt
 from orchestrator.transport.redis.scripts import Script, script_of
+from orchestrator.workflows.plan_writer import RunTexts
 
 #: The script, its keys and its arguments, for ``store.run(*call)``.
 Call: TypeAlias = tuple[Script, list[str], list[Any]]
 
 
-def start_run(keys: Keys, uid: str, workflow_id: str, fingerprint: str, roots: str, deadline_ms: int | None) -> Call:
-    """Start a run whose plan is written."""
+def start_run(
+    keys: Keys,
+    uid: str,
+    workflow_id: str,
+    fingerprint: str,
+    roots: str,
+    deadline_ms: int | None,
+    texts: RunTexts | None = None,
+) -> Call:
+    """Start a run whose plan is written, or that the script writes, if it gets the ``texts``."""
     args = [uid, workflow_id, fingerprint, roots, "" if deadline_ms is None else deadline_ms]
+    if texts is not None:
+        args += [len(texts.fields), len(texts.templates)]
+        for pairs in (texts.fields, texts.templates, texts.plan):
+            args += [part for pair in pairs.items() for part in pair]
     return _script("start_run"), [keys.run(uid), keys.runs, keys.runs_by_id], args
 
 

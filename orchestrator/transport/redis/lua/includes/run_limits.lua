@@ -2,10 +2,9 @@
 --- @include "runs"
 -- How many runs are out at a time under a key: others are queued, or one is cancelled; part of runs.lua.
 
--- A run that starts is one of at most some under a key. Returns whether it begins now; if not it is queued, or cancelled.
+-- A run with a limit that starts is one of at most some under a key. Returns whether it begins now; if not it is queued, or cancelled.
 runs.enter_limit = function(r)
   local limit, key, strategy = unpack(redis.call('HMGET', r.key, 'limit', 'limit_key', 'limit_strategy'))
-  if not limit then return true end
   local running = r.root .. 'runs:limit:' .. key
   while redis.call('ZCARD', running) >= tonumber(limit) do
     local oldest = redis.call('ZRANGE', running, 0, 0)[1]
