@@ -102,7 +102,9 @@ for s = 1, levels do
   for base = FIRST_QUEUE, #KEYS, stride do
     local index = base + 1 + s
     local count, is_limited = 1, limited and limited[base]
-    while not (on_hold and on_hold[base]) do
+    -- Most streams are empty: those of returned messages, and of other priorities.
+    local may_have_one = not (on_hold and on_hold[base]) and redis.call('XLEN', KEYS[index]) > 0
+    while may_have_one do
       if credit <= 0 or bytes >= MOST_BYTES then return out end
       -- What is claimed ahead would have a permit that it does not use.
       if is_limited and credit <= ahead then break end

@@ -14,13 +14,18 @@ redis.call('XDEL', stream, entry_id)
 redis.call('HINCRBY', ledger, counter, 1)
 record(outcome_key, outcome, ttl_ms, counter)
 local flow = flow_of(ledger)
-if redis.call('EXISTS', flow, hooks_of(outcome_key)) == 0 then return 1 end
+local found = redis.call('EXISTS', flow, hooks_of(outcome_key))
+if found == 0 then return 1 end
 
 --- @include "script_events"
 --- @include "outcome_hooks"
---- @include "breaker"
 
 run_outcome_hooks(outcome_key, counter, ttl_ms, outcome)
+-- A step of a workflow, for one, whose mailbox has no flow control.
+if found == 1 and redis.call('EXISTS', flow) == 0 then return with_events(1) end
+
+--- @include "breaker"
+
 if counter == 'handled' then
   breaker_succeeded(flow, reason == 'slow')
 elseif counter == 'dead' then

@@ -1,5 +1,6 @@
 --- @include "mailbox_entry"
 --- @include "script_events"
+--- @include "broadcasts"
 --- @include "runs"
 --- @include "schedules"
 --- @include "asks"
@@ -19,47 +20,6 @@
 --   schedule, pauses    state of the schedule whose fire it is; '1' if its failure pauses that
 --   ask                 the ask that it is a request of
 --   ballot              whose vote it is, and in which ballot
-local function compensation(group, root, nonce, member)
-  local c = read_json(member)
-  local text = c and redis.call('HGET', group, 'text:' .. tostring(c[1]))
-  if not text then return nil end
-  local names = {agent = c[2], task = c[3], queue = c[4], id = c[6]}
-  return (text:gsub('@' .. nonce .. ':(%a+)@', names)), {group, root, c[5], c[4], c[6]}
-end
-
-local function send_compensation(text, of)
-  local group, root, level, queue, id = unpack(of)
-  put(root .. 'q:' .. level .. ':' .. queue, text)
-  count_accepted(root .. 'ledger:' .. queue, 1)
-  emit_event('compensated', group, queue, id)
-end
-
-local function compensate(group, root, nonce, member)
-  local text, of = compensation(group, root, nonce, member)
-  if text then send_compensation(text, of) end
-end
-
--- One copy of a broadcast has ended. The first one that dies has all handled copies compensated; a copy that is handled later is
--- compensated then. The last one to end ends the group.
-local function member_ended(hooks, group, member, ended)
-  local f = redis.call('HMGET', group, 'root', 'nonce', 'failed')
-  if not f[1] then return end
-  local handled = group .. ':handled'
-  if ended == 'handled' then
-    if f[3] then compensate(group, f[1], f[2], member) else redis.call('RPUSH', handled, member) end
-  end
-  if ended == 'dead' then
-    local text, of = compensation(group, f[1], f[2], member)
-    if text then redis.call('HSET', hooks, 'undo', text, 'undo_of', cjson.encode(of)) end
-  end
-  if ended ~= 'handled' and not f[3] then
-    redis.call('HSET', group, 'failed', 1)
-    for _, other in ipairs(redis.call('LRANGE', handled, 0, -1)) do compensate(group, f[1], f[2], other) end
-    redis.call('DEL', handled)
-  end
-  if redis.call('HINCRBY', group, 'pending', -1) <= 0 then redis.call('DEL', group, handled) end
-end
-
 run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   local beside = hooks_of(key)
   local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of',
@@ -75,10 +35,10 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   end
   if f[3] then
     redis.call('HDEL', beside, 'group', 'member')
-    member_ended(beside, f[3], f[4], ended)
+    broadcasts.member_ended(beside, f[3], f[4], ended)
   elseif f[6] and ended ~= 'dead' then
     redis.call('HDEL', beside, 'undo', 'undo_of')
-    if ended == 'handled' then send_compensation(f[6], read_json(f[7])) end
+    if ended == 'handled' then broadcasts.send_compensation(f[6], read_json(f[7])) end
   end
   if f[8] then
     if ended == 'dead' then

@@ -54,7 +54,7 @@ runs.unfail = function(r, step, was)
     end
   end
   runs.forget_end(r, step, was)
-  if runs.STOPPED[r.state] and runs.counted(r, 'failures') == 0 then
+  if runs.STOPPED[r.state] and runs.count_of(r, 'failures') == 0 then
     runs.reopen(r, 'running')
     runs.plan_work(r, 'r', '')
   end

@@ -72,7 +72,7 @@ runs.taken_back = function(r, step, cancel)
   if cancel then
     runs.cancelled(r, step)
   elseif step:sub(1, 1) == 'u' then
-    redis.call('HDEL', r.key .. ':states', step)
+    runs.clear_state(r, step)
     redis.call('RPUSH', r.key .. ':undo', step:sub(2))
   else
     runs.park(r, step)

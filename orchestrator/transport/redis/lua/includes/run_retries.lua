@@ -7,7 +7,7 @@ runs.revived = function(r, step, was)
   runs.set_state(r, step, 'h')
   if step:sub(1, 1) == 'u' then
     runs.count(r, 'undo_failures', -1)
-    if r.state == 'compensation failed' and runs.counted(r, 'undo_failures') == 0 then
+    if r.state == 'compensation failed' and runs.count_of(r, 'undo_failures') == 0 then
       runs.set_run(r, 'compensated')
       redis.call('LSET', r.key .. ':ended', 0, 'compensated')
     end
@@ -34,7 +34,7 @@ runs.revived = function(r, step, was)
   runs.count(r, 'failures', -1)
   if r.state ~= 'running' and not runs.STOPPED[r.state] then return end
   runs.plan_work(r, 'd', step)
-  if runs.counted(r, 'failures') == 0 then
+  if runs.count_of(r, 'failures') == 0 then
     runs.reopen(r, 'running')
     runs.plan_work(r, 'r', '')
   end
@@ -73,7 +73,7 @@ end
 -- A step has not ended after all.
 runs.forget_end = function(r, step, was)
   runs.count(r, runs.NAMES[was], -1)
-  redis.call('HDEL', r.key .. ':states', step)
+  runs.clear_state(r, step)
   redis.call('HDEL', r.key .. ':outcomes', step)
 end
 

@@ -13,8 +13,9 @@ runs.INPUT_BYTES = 1000
 runs.CANCELLED = '{"outcome":"cancelled","by":"its run was cancelled"}'
 runs.LETTERS = {handled = 'h', dead = 'd', expired = 'e', cancelled = 'c'}
 runs.NAMES = {h = 'handled', d = 'dead', e = 'expired', c = 'cancelled', k = 'skipped'}
-runs.PARTS = {':plan', ':templates', ':states', ':outcomes', ':maps', ':agenda', ':ready', ':undo', ':events', ':held',
-  ':calls', ':ended', ':unplaced'}
+-- The keys beside a run's. Few runs have the rare ones.
+runs.RARE_PARTS = {':maps', ':agenda', ':ready', ':undo', ':events', ':held', ':calls', ':unplaced'}
+runs.PARTS = {':plan', ':templates', ':states', ':outcomes', ':ended', unpack(runs.RARE_PARTS)}
 runs.FAILED = {d = true, e = true, c = true}
 -- A failed step has stopped the run: what would begin is kept until a replayed letter revives it.
 runs.STOPPED = {stopping = true, failed = true}
@@ -28,11 +29,11 @@ runs.NEVER_MS = 253402300800000
 
 runs.open = function(key)
   local f = redis.call('HMGET', key, 'state', 'paused', 'on_failure', 'nonce', 'root', 'group', 'outcome_ttl_ms',
-    'id_json', 'ended_ms', 'held')
+    'id_json', 'ended_ms', 'held', 'open', 'failures')
   if not f[1] or f[1] == 'writing' then return nil end
   return {key = key, state = f[1], paused = f[2] == '1', on_failure = f[3], nonce = f[4], root = f[5], group = f[6],
     ttl_ms = f[7], id = f[8], over = f[9], held = f[10], uid = key:sub(#f[5] + 5), counts = {}, work = {}, plans = {}, texts = {},
-    left = runs.BUDGET}
+    states = {}, counted = {open = tonumber(f[11] or 0), failures = tonumber(f[12] or 0)}, left = runs.BUDGET}
 end
 
 runs.plan = function(r, step)
@@ -54,22 +55,29 @@ runs.count = function(r, name, by)
   r.counts[name] = (r.counts[name] or 0) + by
 end
 
+-- Read once in a script, which alone writes it meanwhile.
 runs.state = function(r, step)
-  return redis.call('HGET', r.key .. ':states', step) or ''
+  local state = r.states[step]
+  if not state then
+    state = redis.call('HGET', r.key .. ':states', step) or ''
+    r.states[step] = state
+  end
+  return state
 end
 
 runs.set_state = function(r, step, state)
+  r.states[step] = state
   redis.call('HSET', r.key .. ':states', step, state)
 end
 
-runs.set_run = function(r, state)
-  r.state = state
-  redis.call('HSET', r.key, 'state', state)
-end
-
 -- A count as it is now.
-runs.counted = function(r, name)
-  return tonumber(redis.call('HGET', r.key, name) or 0) + (r.counts[name] or 0)
+runs.count_of = function(r, name)
+  local written = r.counted[name]
+  if not written then
+    written = tonumber(redis.call('HGET', r.key, name) or 0)
+    r.counted[name] = written
+  end
+  return written + (r.counts[name] or 0)
 end
 
 runs.plan_work = function(r, kind, step, at)
@@ -79,11 +87,6 @@ end
 -- The id of a step's delivery.
 runs.delivery = function(r, step)
   return r.uid .. '.' .. step
-end
-
-runs.park = function(r, step)
-  runs.set_state(r, step, 'r')
-  redis.call('RPUSH', r.key .. ':ready', step)
 end
 
 -- The outcomes that a step's message refers to, as a JSON object; 1 if its worker is to read them.
@@ -120,19 +123,6 @@ runs.send = function(r, step, plan)
   runs.set_state(r, step, 's' .. entry .. (plan.place or ''))
   runs.count(r, 'open', 1)
   r.left = r.left - 1 - math.floor(#m / runs.BYTES)
-end
-
--- A step ends without a message. `reason` and `error` say why it is dead, if it is.
-runs.end_unsent = function(r, step, outcome, reason, error)
-  local json = '{"outcome":"handled","result":null,"attempts":0}'
-  if reason then json = cjson.encode({outcome = outcome, reason = reason, error = error, attempts = 0}) end
-  redis.call('HSET', r.key .. ':outcomes', step, json)
-  runs.ended(r, step, outcome)
-end
-
--- A step's member in the sorted set of timers.
-runs.timer = function(r, step)
-  return 'run:' .. r.uid .. ':' .. step
 end
 
 runs.begin = function(r, step)
@@ -181,15 +171,6 @@ runs.dependency_ended = function(r, step, handled)
     else
       runs.plan_work(r, 'd', step)
     end
-  end
-end
-
--- A step that is not guarded has failed. If that stops the run, its waits are parked, so that it can end.
-runs.failed = function(r)
-  runs.count(r, 'failures', 1)
-  if r.state == 'running' and r.on_failure ~= 'continue' then
-    runs.set_run(r, 'stopping')
-    runs.plan_work(r, 'w', '')
   end
 end
 
@@ -287,6 +268,7 @@ runs.DO = {d = 'resolve_dependents', e = 'event_came', x = 'send_items', r = 'se
 runs.BY_PLACE = {d = true, e = true, n = true}
 
 -- Work is done in the order in which it was planned; the order of sends is that of core/run.py.
+-- Returns 1 if some of it is left, else 0.
 runs.work_off = function(r)
   local agenda = r.key .. ':agenda'
   local has_agenda, at = redis.call('EXISTS', agenda) == 1, 1
@@ -309,66 +291,12 @@ runs.work_off = function(r)
       end
     end
   end
-  for i = at, #r.work do redis.call('RPUSH', agenda, r.work[i]) end
-  r.work = {}
-end
-
--- Emits an event of the run, and changes its workflow's number of open runs by `by`.
-runs.emit = function(r, kind, by, ...)
-  local id, name = unpack(redis.call('HMGET', r.key, 'id', 'name'))
-  local open = r.root .. 'runs:open'
-  if by ~= 0 and redis.call('HINCRBY', open, name, by) <= 0 then redis.call('HDEL', open, name) end
-  emit_event(kind, r.uid, id, name, ...)
-end
-
--- Ends the run in a state, and has it forgotten in time.
-runs.finish = function(r, state)
-  local now = now_ms()
-  local started_ms, keep_ms, limit_key, placed =
-    unpack(redis.call('HMGET', r.key, 'started_ms', 'keep_ms', 'limit_key', 'placed'))
-  runs.set_run(r, state)
-  -- A pause ends with the run: what a replay releases later would wait for ever.
-  r.over, r.paused = now, false
-  redis.call('HSET', r.key, 'ended_ms', now)
-  redis.call('HDEL', r.key, 'paused', 'paused_with')
-  redis.call('RPUSH', r.key .. ':ended', state)
-  redis.call('ZREM', r.root .. 'timers', runs.timer(r, 'deadline'))
-  redis.call('PEXPIRE', r.key, keep_ms)
-  runs.emit(r, 'run_ended', -1, state, ('%d'):format(math.max(0, now - started_ms)))
-  if placed then runs.forget_placed(r, placed) end
-  if limit_key then runs.leave_limit(r, limit_key) end
-end
-
--- Nothing of the run is out and nothing is planned: it ends, or its next compensation is sent. Returns whether there is
--- more to do.
-runs.end_or_undo = function(r)
-  local undo = r.key .. ':undo'
-  if r.state == 'running' then
-    if redis.call('EXISTS', r.key .. ':ready') == 1 then return false end
-    if runs.counted(r, 'failures') > 0 then
-      runs.set_run(r, 'stopping')
-      return true
-    end
-    runs.finish(r, 'completed')
-  elseif r.state == 'stopping' or r.state == 'cancelled' then
-    local wanted = r.on_failure == 'compensate'
-    if r.state == 'cancelled' then wanted = redis.call('HGET', r.key, 'compensate') == '1' end
-    if wanted and redis.call('EXISTS', undo) == 1 then
-      redis.call('HSETNX', r.key, 'because', r.state == 'cancelled' and 'cancelled' or 'failed')
-      runs.set_run(r, 'compensating')
-      return true
-    end
-    if not r.over then runs.finish(r, r.state == 'cancelled' and 'cancelled' or 'failed') end
-  elseif r.state == 'compensating' then
-    if r.paused then return false end
-    local step = redis.call('RPOP', undo)
-    if step then
-      runs.send(r, 'u' .. step, runs.plan(r, 'u' .. step))
-      return true
-    end
-    runs.finish(r, runs.counted(r, 'undo_failures') > 0 and 'compensation failed' or 'compensated')
+  for i = at, #r.work do
+    redis.call('RPUSH', agenda, r.work[i])
+    has_agenda = true
   end
-  return false
+  r.work = {}
+  return has_agenda and redis.call('EXISTS', agenda) or 0
 end
 
 -- Does what is planned, as far as one script may, and writes the run's counts. Returns 1 if work is left, else 0.
@@ -377,20 +305,22 @@ runs.close = function(r)
   if r.state == 'queued' then return 0 end
   local left
   repeat
-    runs.work_off(r)
+    left = runs.work_off(r)
     for name, by in pairs(r.counts) do
-      if by ~= 0 then redis.call('HINCRBY', r.key, name, by) end
+      if by ~= 0 then r.counted[name] = redis.call('HINCRBY', r.key, name, by) end
     end
     r.counts = {}
-    left = redis.call('EXISTS', r.key .. ':agenda')
-  until left == 1 or runs.counted(r, 'open') > 0 or not runs.end_or_undo(r)
+  until left == 1 or runs.count_of(r, 'open') > 0 or not runs.end_or_undo(r)
   if r.held and not r.paused and runs.let_go(r) then left = 1 end
   if left == 1 then redis.call('SADD', r.root .. 'runs:busy', r.uid) end
   if r.over then
     -- What an ended run still writes, after a replay, is to go with it.
-    local keep_ms = redis.call('PTTL', r.key)
-    for _, part in ipairs(runs.PARTS) do redis.call('PEXPIRE', r.key .. part, keep_ms) end
+    local keep_ms, rare = redis.call('PTTL', r.key), {}
+    for i, part in ipairs(runs.RARE_PARTS) do rare[i] = r.key .. part end
+    local last = redis.call('EXISTS', unpack(rare)) == 0 and #runs.PARTS - #rare or #runs.PARTS
+    for i = 1, last do redis.call('PEXPIRE', r.key .. runs.PARTS[i], keep_ms) end
   end
   return left
 end
+--- @extend runs "run_ends"
 --- @extend runs "run_parts"
