@@ -138,8 +138,21 @@ class Supervision:
         """
         if type(wire) is not dict:
             raise InvalidPolicy(HEADER, wire, "an object")
-        if not _COMMON.issuperset(wire):
+        if _COMMON.issuperset(wire):
+            return cls._read_once(wire)
+        run = wire.get("run")
+        if type(run) is not dict or not _OF_STEP.issuperset(wire):
             return cls._read(wire)
+        known = cls._read_once({name: value for name, value in wire.items() if name != "run"})
+        # Written out: dataclasses.replace() would take as long as reading all of it.
+        step = object.__new__(cls)
+        for name in cls.__slots__:
+            object.__setattr__(step, name, getattr(known, name))
+        object.__setattr__(step, "run", dict(run))
+        return step
+
+    @classmethod
+    def _read_once(cls, wire: dict[str, Any]) -> Supervision:
         # Most messages of one type have the same header.
         try:
             key = marshal.dumps(wire, _MARSHAL_VERSION)
@@ -226,6 +239,9 @@ class Pause:
 
 #: Members of the header that are the same for most messages of a type.
 _COMMON: Final = frozenset({"retry", "on_error", "agent", "message", "track", "timeout_s", "hide"})
+
+#: The same for steps of workflows, each with a run of its own.
+_OF_STEP: Final = _COMMON | {"run"}
 
 #: The last version in which equal values have equal bytes, even if parts of them are shared.
 _MARSHAL_VERSION: Final = 2

@@ -12,11 +12,12 @@ from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable, InvalidStepInput
 from orchestrator.core.outcome import Handled, Outcome, from_wire
-from orchestrator.core.result_path import ResultPaths, reference_in, result_of
+from orchestrator.core.result_path import MARK, ResultPaths, reference_in, result_of
 from orchestrator.core.workflow_plan import numbers_in
 from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.store import Store
 from orchestrator.workflows.errbacks import failure_part
+from orchestrator.workflows.references import PLAIN
 from orchestrator.workflows.result_cache import ResultCache
 
 #: Results that one command reads.
@@ -58,16 +59,19 @@ def fill(value: Any, step: str, outcomes: Outcomes, item_count: ItemCount, uid: 
     Raises:
         InvalidStepInput: a result has no such part.
     """
-    match value:
-        case {"$orc": dict() as reference} if len(value) == 1:
-            if "failed" in reference:
-                return _failure(reference, step, outcomes, uid)
-            return _resolved(reference, step, outcomes, item_count)
-        case Mapping():
-            return {key: fill(part, step, outcomes, item_count, uid) for key, part in value.items()}
-        case list() | tuple():
-            return [fill(part, step, outcomes, item_count, uid) for part in value]
-    return value
+    # Most values are plain. The abstract class is asked last, which takes long.
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, list | tuple):
+        return [fill(part, step, outcomes, item_count, uid) for part in value]
+    if not isinstance(value, dict | Mapping):
+        return value
+    reference = value.get(MARK) if len(value) == 1 else None
+    if not isinstance(reference, dict):
+        return {key: fill(part, step, outcomes, item_count, uid) for key, part in value.items()}
+    if "failed" in reference:
+        return _failure(reference, step, outcomes, uid)
+    return _resolved(reference, step, outcomes, item_count)
 
 
 def _failure(reference: Mapping[str, Any], step: str, outcomes: Outcomes, uid: str) -> Any:
@@ -96,7 +100,7 @@ def _resolved(reference: Mapping[str, Any], step: str, outcomes: Outcomes, item_
         raise InvalidStepInput(f"a result has no {told}") from None
     if not refers:
         # The result may be kept for other steps of this worker.
-        return deepcopy(value)
+        return value if type(value) in PLAIN else deepcopy(value)
     inner = reference_in(value)
     if inner is None:
         return fill(value, step, outcomes, item_count, "")
@@ -186,19 +190,26 @@ def run_gone(run: Mapping[str, Any]) -> InvalidStepInput:
     return InvalidStepInput(f"run {run.get('id')!r} is not kept any more, and with it the results that this step needs")
 
 
-def _steps_in(value: Any) -> Iterator[str]:
+def _steps_in(value: Any) -> list[str]:
     """The numbers of the steps that are referred to one by one."""
-    match value:
-        case {"$orc": {"step": str(number)}} if len(value) == 1:
-            yield number
-        case {"$orc": {"item": {"step": str(number)}}} if len(value) == 1:
-            yield number
-        case Mapping():
-            for part in value.values():
-                yield from _steps_in(part)
-        case list() | tuple():
-            for part in value:
-                yield from _steps_in(part)
+    found: list[str] = []
+    _collect_steps(value, found)
+    return found
+
+
+def _collect_steps(value: Any, found: list[str]) -> None:
+    if type(value) in PLAIN:
+        return
+    if isinstance(value, list | tuple):
+        for part in value:
+            _collect_steps(part, found)
+    elif isinstance(value, dict | Mapping):
+        match value:
+            case {"$orc": {"step": str(number)} | {"item": {"step": str(number)}}} if len(value) == 1:
+                found.append(number)
+            case _:
+                for part in value.values():
+                    _collect_steps(part, found)
 
 
 def inputs_in(value: Any) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,15 @@ def failure(attempt: int) -> Failure:
 @given(supervisions)
 def test_a_header_comes_back_from_the_wire_as_it_went(supervision: Supervision) -> None:
     assert Supervision.from_wire(json.loads(json.dumps(supervision.to_wire()))) == supervision
+
+
+@given(st.one_of(supervisions, st.just(Supervision(agent="press", message="Print", timeout_s=3.0, track=False))))
+def test_the_header_of_a_step_comes_back_from_the_wire_as_it_went(supervision: Supervision) -> None:
+    """Steps share what is read of their headers, but not their runs."""
+    for number in ("0", "1"):
+        step = replace(supervision, run={"uid": "r", "id": "r", "step": number, "name": f"s{number}"})
+        assert Supervision.from_wire(json.loads(json.dumps(step.to_wire()))) == step
+    assert Supervision.from_wire(json.loads(json.dumps(supervision.to_wire()))).run is None
 
 
 @given(json_data | objects(*FIELDS))
