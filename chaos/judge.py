@@ -393,8 +393,9 @@ def _recovered_s(strike: Row, deaths: Sequence[Row], lives: Mapping[str, Life]) 
 def _begun_again_s(strike: Row, deaths: Sequence[Row], lives: Mapping[str, Life]) -> dict[str, float]:
     """Messages that a worker held when it was killed, with the time until each had started elsewhere.
 
-    Without those whose next holder was killed before it came to them, for they have a time of that kill; and without
-    those that wait for all others by their sender's wish.
+    Without those whose next holder was killed before it came to them, for they have a time of that kill; without those
+    before whose start the supervisor was killed, and all workers with it; and without those that wait for all others by
+    their sender's wish.
     """
     if strike.note.get("kind") != "hard":
         return {}
@@ -405,7 +406,11 @@ def _begun_again_s(strike: Row, deaths: Sequence[Row], lives: Mapping[str, Life]
         starts = [r.at_ms for r in life.of("start") if r.at_ms >= killed_ms and r.pid not in pids] if life else []
         if life is None or not starts or life.priority > 0:
             continue
-        held_by_others = (row for row in deaths if row is not strike and message_id in row.note.get("held", ()))
+        held_by_others = (
+            row
+            for row in deaths
+            if row is not strike and (message_id in row.note.get("held", ()) or row.note.get("kind") == "supervisor")
+        )
         if not any(killed_ms < _died_ms(row) <= min(starts) for row in held_by_others):
             again[message_id] = (min(starts) - killed_ms) / 1000
     return again

@@ -193,6 +193,13 @@ def test_a_message_whose_next_holder_is_killed_too_has_its_time_from_there() -> 
     assert verdict([*rows, *ran("a", T + 2800, pid=5)]).recovered_s == (0.7,)
 
 
+def test_a_message_says_nothing_of_recovery_if_the_supervisor_and_all_workers_with_it_are_killed_meanwhile() -> None:
+    rows = [*sent("a"), strike("hard", T + 100, pids=[7], held=["a"], killed_ms=T + 99)]
+    rows += [strike("supervisor", T + 3000, pid=2), *ran("a", T + 9000, pid=5)]
+    said = verdict(rows)
+    assert (said.recovered_s, said.tardy) == ((), ())
+
+
 def test_a_message_that_others_go_before_says_nothing_of_recovery() -> None:
     first, accepted = sent("a")
     rows = [Row(T, "intent", "a", note={**first.note, "priority": 9}), accepted]
