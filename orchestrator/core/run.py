@@ -174,7 +174,7 @@ class Run:
         was = self.states.get(step, "")[:1]
         if was not in FAILED:
             return "not failed", Effects()
-        if step in self.replayed:
+        if any(step in (one, number_of(one)) for one in self.replayed):
             return "replayed", Effects()
         if self.state not in (RunState.RUNNING, *STOPPED):
             return NO_RETRY.get(self.state, "run compensated"), Effects()
@@ -188,13 +188,14 @@ class Run:
     def why_not_replayed(self, step: str) -> str:
         """Why a dead letter of a step is not replayed; empty if it may be.
 
-        ``run ended`` if its compensation has begun; ``step goes on`` if it has begun again, or another letter is out:
-        of two messages the one that ends first would be the step's outcome.
+        ``run ended`` if its compensation has begun; ``step goes on`` if it has begun again or is about to, or another
+        letter is out: of two messages the one that ends first would be the step's outcome.
         """
         if self.state in COMPENSATION_STATES:
             return "run ended"
         is_failed = self.states.get(step, "")[:1] in FAILED
-        return "" if is_failed and step not in self.replayed else "step goes on"
+        may_be = is_failed and step not in self.replayed and not is_unsent(self, step)
+        return "" if may_be else "step goes on"
 
     def happened(self, event: str, payload: Any) -> Effects:
         """An event has come: for steps that wait for it now, and for those that will. The first one counts."""
@@ -388,12 +389,7 @@ class Run:
         self.counts["handled"] += 1
         remember_undo(self, step)
         if "." in step:
-            number = number_of(step)
-            if is_unsent(self, step):
-                self.maps[number][3] += 1
-                item_ended(self, number, True)
-            else:
-                item_ended(self, number, True, again=True)
+            item_ended(self, number_of(step), True, again=True)
             return
         if CALLER in self.plan[step].options:
             call_revived(self, self.plan[step].options[CALLER])

@@ -84,8 +84,8 @@ def next_item(run: Run, step: str, sent: int) -> str | None:
 def is_unsent(run: Run, item: str) -> bool:
     """Whether an item that was not handled is still to be sent again, because its map is retried."""
     number, _, place = item.partition(".")
-    state = run.states[number]
-    return state[0] == "m" and state != "m" and int(place) >= int(state[1:])
+    state = run.states.get(number, "")
+    return bool(place) and state[:1] == "m" and state != "m" and int(place) >= int(state[1:])
 
 
 def item_ended(run: Run, step: str, handled: bool, *, again: bool = False) -> None:

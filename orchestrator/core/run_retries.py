@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.core.run_maps import is_unsent
 from orchestrator.core.run_state import STOPPED, RunState
 from orchestrator.core.workflow_plan import Kind, number_of
 
@@ -55,8 +54,6 @@ def unfail(run: Run, step: str, was: str) -> bool:
         return False
     if "." not in step:
         run.counts["failures"] -= 1
-    elif is_unsent(run, step):
-        run.maps[number][3] += 1
     elif run.maps[number][1] > 0:
         ended, unhandled, items, sent = run.maps[number]
         run.maps[number] = [ended - 1, unhandled - 1, items, sent]

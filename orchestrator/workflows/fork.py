@@ -18,6 +18,11 @@ OWN_FIELDS: Final = frozenset(
 )  # fmt: skip
 
 
+def is_own(field: str) -> bool:
+    """Whether a field of a run is its own: its forks do not have it."""
+    return field in OWN_FIELDS or field.startswith("replayed:")
+
+
 def kept_steps(plan: Mapping[str, StepPlan], states: Mapping[str, str], after: str, declared: int) -> set[str]:
     """The numbers of the steps that keep their outcomes if what is downstream of ``after`` begins again.
 

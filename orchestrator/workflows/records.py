@@ -29,7 +29,7 @@ class ControlResult(StrEnum):
     CANCELLED_ALREADY = "cancelled already"
     #: Of a retry: the step was handled, was skipped, or has not ended.
     NOT_FAILED = "not failed"
-    #: Of a retry: a dead letter of the step was replayed, and has no outcome yet.
+    #: Of a retry: a dead letter of the step, or of an item of it, was replayed, and has no outcome yet.
     REPLAYED = "replayed"
     #: Of a retry: it is too late, for other steps have begun on the failure of this one; …
     OTHERS_BEGAN = "others began"

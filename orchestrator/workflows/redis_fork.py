@@ -11,7 +11,7 @@ from orchestrator.core.run_state import RunState
 from orchestrator.core.workflow_plan import StepPlan
 from orchestrator.sending.message_template import encode
 from orchestrator.transport.store import Store
-from orchestrator.workflows.fork import OWN_FIELDS, counts_of, kept_states, kept_steps, to_resolve
+from orchestrator.workflows.fork import counts_of, is_own, kept_states, kept_steps, to_resolve
 from orchestrator.workflows.plan_writer import WRITING_MS, chunks
 from orchestrator.workflows.records import is_step
 
@@ -52,7 +52,7 @@ def write_fork(store: Store, scan: Scan, uid: str, new: str, after: str, workflo
     kept = kept_steps(plan, states, after, declared)
     states = kept_states(states, kept)
     run: dict[str, Any] = {name.decode(): value for name, value in fields.items()}
-    run = {name: value for name, value in run.items() if name not in OWN_FIELDS} | counts_of(states)
+    run = {name: value for name, value in run.items() if not is_own(name)} | counts_of(states)
     run["total"] = declared + sum(map(len, steps_in_place(plan, states).values()))
     run |= {"id": workflow_id, "id_json": encode(workflow_id)[1:-1], "fork_of": uid, "state": RunState.WRITING.value}
     _write(store, copy, run.items())

@@ -159,8 +159,8 @@ class Run:
         Of a map, the items that were not handled begin again, at most ``limit`` at a time. It is too late for that in a
         run that was cancelled (``RUN_CANCELLED``), is or was compensated (``RUN_COMPENSATED``) or is completed
         (``RUN_COMPLETED``), and if other steps have begun on the failure (``OTHERS_BEGAN``), or a dead letter of
-        the step is out again (``REPLAYED``). Its dead letter stays in the log, and is not replayed while the
-        step goes on.
+        the step, or of one of its items, is out again (``REPLAYED``). Its dead letter stays in the log, and is not
+        replayed while the step goes on.
 
         Raises:
             InvalidPolicy: there is no step of that name.

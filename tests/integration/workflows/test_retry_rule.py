@@ -84,20 +84,33 @@ def test_a_retry_is_stopped_in_its_middle(server: Any, budget: int, action: str)
     run.history.over(run.rule.counts, run.rule.states, run.rule.state)
 
 
-def test_an_item_is_replayed_while_its_map_begins_again(server: Any) -> None:
+def test_an_item_that_is_about_to_be_sent_again_is_not_replayed(server: Any) -> None:
+    """Its letter and its new message would both be out, and the one that ends first would be its outcome."""
     run = _mapped(server, 1)
-    letters = dict(run.letters)
     run.retry_step("1")
-    # Its letter is handled before the retry has come to it.
     assert run.rule.states["1.1"] == "d"
-    run.letters.update(letters)
-    run.history.outcomes["1.1"] = "dead"
+    assert run.rule.why_not_replayed("1.1") == "step goes on"
     run.replay("1.1")
-    run.claim(run.plan["1"].queue)
-    [held] = [held for held in run.held() if held[3] == "1.1"]
-    run.settle(held, "handled", 1)
+    assert "1.1" in run.letters
     _drain(run)
     assert (run.rule.state, run.rule.maps["1"]) == (RunState.COMPLETED, [5, 0, 5, 5])
+    run.check_ledgers()
+
+
+@pytest.mark.parametrize("outcome", ["handled", "dead", "expired"])
+def test_a_map_is_not_retried_while_a_letter_of_an_item_is_out(server: Any, outcome: str) -> None:
+    run = _mapped(server, 200)
+    run.replay("1.1")
+    run.retry_step("1")
+    assert run.rule.states["1"] == "d"
+    assert run.rule.retry("1")[0] == "replayed"
+    _drain(run, {"1.1": outcome})
+    assert run.rule.maps["1"] == [5, 1 if outcome == "handled" else 2, 5, 5]
+    run.retry_step("1")
+    _drain(run)
+    assert (run.rule.state, run.rule.maps["1"]) == (RunState.COMPLETED, [5, 0, 5, 5])
+    run.check_ledgers()
+    run.history.over(run.rule.counts, run.rule.states, run.rule.state)
 
 
 def test_nothing_is_left_of_the_first_outcome(server: Any) -> None:

@@ -23,7 +23,7 @@
 run_outcome_hooks = function(key, ended, ttl_ms, outcome)
   local beside = hooks_of(key)
   local f = redis.call('HMGET', beside, 'idempotency', 'idempotency_ms', 'group', 'member', 'cancelling', 'undo', 'undo_of',
-    'run', 'step', 'expand', 'schedule', 'pauses', 'ask', 'ballot')
+    'run', 'step', 'expand', 'schedule', 'pauses', 'ask', 'ballot', 'replayed')
   if f[1] then
     redis.call('PEXPIRE', key, math.max(tonumber(ttl_ms), tonumber(f[2])))
     redis.call('PEXPIRE', f[1], f[2])
@@ -49,6 +49,8 @@ run_outcome_hooks = function(key, ended, ttl_ms, outcome)
     end
     local run = runs.open(f[8])
     if run then
+      local map = f[15] and f[9]:match('^(%d+)%.')
+      if map then redis.call('HINCRBY', run.key, 'replayed:' .. map, -1) end
       if not f[10] or ended ~= 'handled' or not runs.expand(run, f[9], outcome) then
         runs.step_ended(run, f[9], ended, outcome)
       end

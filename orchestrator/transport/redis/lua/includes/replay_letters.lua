@@ -99,15 +99,22 @@ local function begin_watching(root, batch, take)
   return deliveries
 end
 
--- Why a step's letter is not replayed: the compensation of its run has begun; or the step has begun again, or another of its letters was
--- replayed, so that two messages would be out, and the one that ends first would be the step's outcome.
+-- Whether an item that was not handled is still to be sent again, because its map is retried (see runs.lua).
+local function is_to_be_sent(run, step)
+  local map, item = step:match('^(%d+)%.(%d+)$')
+  local place = map and (redis.call('HGET', run .. ':states', map) or ''):match('^m(%d+)$')
+  return place and tonumber(item) >= tonumber(place)
+end
+
+-- Why a step's letter is not replayed: the compensation of its run has begun; or the step has begun again or is about to, or another of
+-- its letters was replayed, so that two messages would be out, and the one that ends first would be the step's outcome.
 local COMPENSATED = {compensating = true, compensated = true, ['compensation failed'] = true}
 local function why_not_replayed(run, step, replayed)
   local state = redis.call('HGET', run, 'state')
   if not state then return nil end
   if COMPENSATED[state] then return 'run ended' end
   local failed = (redis.call('HGET', run .. ':states', step) or ''):find('^[dec]')
-  return (not failed or replayed) and 'step goes on' or nil
+  return (not failed or replayed or is_to_be_sent(run, step)) and 'step goes on' or nil
 end
 
 -- Takes steps of runs that are not replayed out of a batch; returns their ids by the reason, and the hooks of the other steps by delivery.
@@ -149,7 +156,13 @@ end
 local function mark_steps(batch, take, steps)
   for at = 1, take do
     local hooks = steps[batch.deliveries[at]]
-    if hooks then redis.call('HSET', hooks, 'replayed', '1') end
+    if hooks then
+      redis.call('HSET', hooks, 'replayed', '1')
+      -- A map is not retried meanwhile (see run_retries.lua).
+      local run, step = unpack(redis.call('HMGET', hooks, 'run', 'step'))
+      local map = step:match('^(%d+)%.')
+      if map and redis.call('EXISTS', run) == 1 then redis.call('HINCRBY', run, 'replayed:' .. map, 1) end
+    end
   end
 end
 

@@ -41,9 +41,6 @@ runs.unfail = function(r, step, was)
   local of = number ~= step and runs.map(r, number)
   if not of then
     runs.count(r, 'failures', -1)
-  elseif runs.is_unsent(r, number, step) then
-    of.sent = of.sent + 1
-    runs.set_map(r, number, of)
   elseif of.unhandled > 0 then
     of.ended, of.unhandled = of.ended - 1, of.unhandled - 1
     runs.set_map(r, number, of)

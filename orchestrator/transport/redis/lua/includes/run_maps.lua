@@ -82,12 +82,6 @@ runs.send_items = function(r, step)
   return rest
 end
 
--- Whether an item that was not handled is still to be sent again, because its map is retried.
-runs.is_unsent = function(r, map, item)
-  local place = runs.state(r, map):match('^m(%d+)$')
-  return place and tonumber(item:match('%.(%d+)$')) >= tonumber(place)
-end
-
 -- An item of a map has ended; `again` says that it was handled after a replay.
 runs.item_ended = function(r, map, handled, again)
   local of = runs.map(r, map)

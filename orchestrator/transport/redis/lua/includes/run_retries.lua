@@ -17,16 +17,7 @@ runs.revived = function(r, step, was)
   runs.count(r, 'handled', 1)
   runs.remember_undo(r, step)
   local map = step:match('^(%d+)%.')
-  if map and runs.is_unsent(r, map, step) then
-    local of = runs.map(r, map)
-    of.sent = of.sent + 1
-    runs.set_map(r, map, of)
-    runs.item_ended(r, map, true)
-    return
-  elseif map then
-    runs.item_ended(r, map, true, true)
-    return
-  end
+  if map then return runs.item_ended(r, map, true, true) end
   local caller = runs.caller_of(runs.plan(r, step))
   if caller then return runs.call_revived(r, caller) end
   -- What depends on a guarded step went on without it.
@@ -45,7 +36,10 @@ runs.retry = function(r, step)
   local was = runs.state(r, step):sub(1, 1)
   if not runs.FAILED[was] then return 'not failed' end
   -- Two messages would be out, and the one that ends first would be the step's outcome.
-  if redis.call('HEXISTS', hooks_of(r.root .. 'outcome:' .. runs.delivery(r, step)), 'replayed') == 1 then return 'replayed' end
+  if redis.call('HEXISTS', hooks_of(r.root .. 'outcome:' .. runs.delivery(r, step)), 'replayed') == 1
+      or tonumber(redis.call('HGET', r.key, 'replayed:' .. step) or 0) > 0 then
+    return 'replayed'
+  end
   if r.state ~= 'running' and not runs.STOPPED[r.state] then return runs.NO_RETRY[r.state] or 'run compensated' end
   if runs.caller_of(runs.plan(r, step)) then return runs.retry_call(r, step, was) and 'done' or 'others began' end
   if runs.plan(r, step).guarded then return 'others began' end
