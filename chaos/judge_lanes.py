@@ -76,12 +76,12 @@ def _which(row: Row) -> tuple[int, str, int]:
 
 
 def _deaths(rows: Sequence[Row]) -> dict[int, list[int]]:
-    """When processes were killed, or asked to end: what they run then may be over at any time."""
+    """When processes were killed, frozen until they were declared dead, or asked to end: what they run may be over."""
     deaths: dict[int, list[int]] = defaultdict(list)
     for row in rows:
         if row.what == "start" and row.note.get("poison"):
             deaths[row.pid].append(row.at_ms)
-        elif row.what == "fell" or (row.what == "strike" and "for_s" not in row.note):
+        elif row.what == "fell" or (row.what == "strike" and row.note.get("kind") != "stop"):
             at_ms = int(row.note.get("killed_ms", row.at_ms))
             for pid in {row.pid, *row.note.get("pids", ())}:
                 deaths[pid].append(at_ms)

@@ -22,8 +22,8 @@ def ran(
     return rows if ended_ms is None else [*rows, Row(T + ended_ms, "left", pid=pid, note={**note, "failed": failed})]
 
 
-def strike(at_ms: int, pid: int = 7, **note: Any) -> Row:
-    return Row(T + at_ms, "strike", pid=pid, note={"kind": "hard", "pids": [pid], **note})
+def strike(at_ms: int, pid: int = 7, kind: str = "hard", **note: Any) -> Row:
+    return Row(T + at_ms, "strike", pid=pid, note={"kind": kind, "pids": [pid], **note})
 
 
 def verdict(*rows: list[Row] | Row, handled: int = 0) -> LanesVerdict:
@@ -52,7 +52,8 @@ def test_those_that_take_no_time_are_counted_in_the_order_of_their_rows() -> Non
 def test_an_execution_is_over_when_its_process_is_killed() -> None:
     killed = ran("a", 0, None)
     again = [*ran("b", 1, 30, pid=8), *ran("a", 20, 30, pid=9)]
-    for death in (strike(10), strike(25, killed_ms=T + 10), strike(10, pid=1), Row(T + 10, "fell", pid=7)):
+    frozen = strike(10, kind="freeze", for_s=12.0)
+    for death in (strike(10), frozen, strike(25, killed_ms=T + 10), strike(10, pid=1), Row(T + 10, "fell", pid=7)):
         assert verdict(killed, death, again) == LanesVerdict(entered=3, most=2)
     poison = Row(T + 10, "start", pid=7, note={"poison": True})
     assert verdict(killed, poison, again).violations == ()
@@ -60,7 +61,7 @@ def test_an_execution_is_over_when_its_process_is_killed() -> None:
 
 @pytest.mark.parametrize(
     "death",
-    [strike(25), strike(10, pid=6), strike(10, for_s=2.0)],
+    [strike(25), strike(10, pid=6), strike(10, kind="stop", for_s=2.0)],
     ids=["killed-too-late", "another-killed", "stopped-only"],
 )
 def test_a_message_that_another_one_overtakes_while_it_runs_is_found(death: Row) -> None:
