@@ -25,6 +25,7 @@ _KEPT = (
     "sweep",
     "chore:*",
     "deaths",
+    "disproved",
     "dead-letters",
     "letters:*",
     "runs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -38,3 +39,9 @@ def test_a_permit_a_place_and_a_placement_that_are_left_are_found(store: Store, 
     (found,) = leftovers(store)
     assert found.startswith(f"{store.keys.root}{key}: ")
     assert what in found
+
+
+def test_a_worker_that_was_declared_dead_and_was_not_is_remembered(store: Store) -> None:
+    client: Any = store.client
+    client.zadd(store.keys.disproved, {"solo-1@vm:1#1": 1})
+    assert leftovers(store) == []
