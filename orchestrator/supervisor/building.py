@@ -16,9 +16,10 @@ from orchestrator.core.supervision_tree_spec import (
     SupervisorSpec,
     join,
 )
+from orchestrator.core.text import printable
 from orchestrator.supervisor.definition import Child, Command, Definition, InvalidDefinition, Kind, ProbeKind, Template
 from orchestrator.supervisor.kinds import child
-from orchestrator.supervisor.options import OPTIONS, REQUIRED
+from orchestrator.supervisor.options import OPTIONS, REQUIRED, unset_variables
 
 #: Characters of a value that an error shows, at most.
 _SHOWN = 60
@@ -62,11 +63,16 @@ class Builder:
         shown = value if isinstance(value, str) else repr(value)
         shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}..."
         where = f"{path}.{key}" if path else key
-        self._problems.append(f"{where}={shown}; {why}")
+        self._problems.append(printable(f"{where}={shown}; {why}"))
 
     def warn(self, text: str) -> None:
         """Note what is allowed, and hardly meant."""
         self._warnings.append(text)
+
+    def warn_of_unset(self, path: str, value: Any) -> None:
+        """Note variables in texts that nothing will stand for."""
+        for name in dict.fromkeys(unset_variables(value)):
+            self.warn(f"{path}: ${name} is not set, so it is empty; ${{{name}:-VALUE}} has a default")
 
     def build(self, root: Any) -> Definition:
         """The definition.
@@ -77,6 +83,7 @@ class Builder:
         given = dict(root) if isinstance(root, dict) else {}
         if not isinstance(root, dict):
             self.refuse("", "supervisor", root, "allowed: a table")
+        self.warn_of_unset("supervisor", {name: value for name, value in given.items() if name != "children"})
         self._app = given.pop("app", self._app)
         if "environment" in given:
             self._environment = self._checked_environment(given.pop("environment"))
@@ -163,6 +170,7 @@ class Builder:
             self.refuse(path, "significant", "true", "allowed: with restart = transient | temporary")
         if kind is Kind.SUPERVISOR:
             return [self._supervisor(path, options, depth)]
+        self.warn_of_unset(path, dict(options))
         if self._app is not None and "app" in OPTIONS[kind]:
             options = {"app": self._app, **options}
         before = len(self._problems)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.core.supervision_tree_spec import Backoff, ProcessSpec, Restart
+from orchestrator.supervisor.celery_command import worker_in
 from orchestrator.supervisor.definition import Child, Command, Kind, Probe, ProbeKind
 
 #: SIGQUIT, which makes a Celery worker cancel what runs, is sent this long before SIGKILL.
@@ -37,27 +38,20 @@ def child(path: str, kind: Kind, options: Mapping[str, Any], directory: Path, st
         backoff=options.get("backoff", Backoff()),
         **kept,
     )
+    worker = worker_in(options.get("command", ()))
     command = Command(
         kind,
         _ARGUMENTS[kind](spec.id, options, state),
         environment=options.get("environment", {}),
         directory=str(directory / options.get("directory", ".")),
         probe=_probe(kind, options),
-        app=options.get("app", "") or _app_in(options.get("command", ())),
+        app=options.get("app", "") or (worker.app if worker else ""),
         queues=options.get("queues", ()),
         node=_node(spec.id, options) if kind is Kind.WORKER else "",
         port=_port(kind, options),
         may_leave_children=kind is not Kind.PROCESS,
     )
     return Child(path, spec, command)
-
-
-def _app_in(words: Sequence[str]) -> str:
-    """The app that a command names, if it is a Celery worker: ``celery -A APP worker``, as a Procfile has it."""
-    if len(words) < 2 or Path(words[0]).name != "celery" or "worker" not in words:
-        return ""
-    named = [words[at + 1] for at, word in enumerate(words[:-1]) if word in ("-A", "--app")]
-    return named[0] if named else ""
 
 
 def _node(child_id: str, options: Mapping[str, Any]) -> str:

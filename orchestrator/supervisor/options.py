@@ -26,7 +26,8 @@ _MOST_S = 1e9
 #: The pools that `celery worker --pool` takes; custom: the class named by $CELERY_CUSTOM_WORKER_POOL.
 _POOLS = ("prefork", "eventlet", "gevent", "solo", "processes", "threads", "custom")
 
-_VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)|\$\$")
+#: ``$NAME``, ``${NAME}``, ``${NAME:-default}``, and ``$$``.
+VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)|\$\$")
 
 #: Returns the value as it is used; raises ``ValueError`` with what is allowed.
 Check = Callable[[Any], Any]
@@ -39,7 +40,16 @@ def substituted(text: str, environment: Mapping[str, str] | None = None) -> str:
     def value_of(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else known.get(found[1] or found[3]) or found[2] or ""
 
-    return _VARIABLE.sub(value_of, text)
+    return VARIABLE.sub(value_of, text)
+
+
+def unset_variables(value: Any) -> list[str]:
+    """Names of variables in a text, or in the texts of a table or a list, that have neither a value nor a default."""
+    if isinstance(value, str):
+        found = [one for one in VARIABLE.finditer(value) if one[0] != "$$" and one[2] is None]
+        return [name for one in found if not os.environ.get(name := one[1] or one[3])]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [name for part in parts for name in unset_variables(part)]
 
 
 def _text(value: Any) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import tomllib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orchestrator.supervisor import procfile
 from orchestrator.supervisor.building import Builder
 from orchestrator.supervisor.definition import Definition, InvalidDefinition
-from orchestrator.supervisor.options import substituted
 
 #: Files that are looked for in the working directory, in this order.
 DEFAULT_FILES = ("orchestrator.toml", "Procfile")
@@ -23,11 +22,6 @@ MANAGER_QUEUE = "monitor-manager"
 #: Where the embedded Redis of a default tree listens.
 _REDIS_PORT = 6379
 
-#: Words that only a shell understands.
-_SHELL = re.compile(r"[;&|<>`\n]|\$\(")
-_PROCFILE_LINE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*):\s*(.+)")
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*")
-
 
 def read(path: Path, state: Path, app: str | None = None) -> Definition:
     """Read a file. ``app`` is the app of the children that name none.
@@ -36,7 +30,8 @@ def read(path: Path, state: Path, app: str | None = None) -> Definition:
         InvalidDefinition: with all that is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # An editor may have put a byte order mark in front.
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidDefinition(str(path), [str(error)]) from error
     builder = Builder(str(path), path.absolute().parent, state, app)
@@ -49,7 +44,8 @@ def read(path: Path, state: Path, app: str | None = None) -> Definition:
         except ValueError as error:
             # A syntax error, or a number with thousands of digits.
             raise InvalidDefinition(str(path), [str(error)]) from error
-    return builder.build(_of_procfile(text, builder))
+    refuse = partial(builder.refuse, "")
+    return builder.build(procfile.children(text, refuse, builder.warn_of_unset))
 
 
 def _supervisor_of(content: Mapping[str, Any], builder: Builder) -> Any:
@@ -59,43 +55,6 @@ def _supervisor_of(content: Mapping[str, Any], builder: Builder) -> Any:
     if "supervisor" not in content:
         builder.refuse("", "supervisor", "", "missing: the table [supervisor] with its children")
     return content.get("supervisor", {})
-
-
-def _of_procfile(text: str, builder: Builder) -> dict[str, Any]:
-    """A Procfile's processes. Without a shell: variables are replaced, ``exec`` and assignments understood."""
-    children = []
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.strip()
-        if not line or line.startswith("#"):
-            continue
-        found = _PROCFILE_LINE.fullmatch(line)
-        if found is None:
-            builder.refuse("", f"line {number}", line, "allowed: name: command")
-            continue
-        name, command = found.groups()
-        if _SHELL.search(command):
-            builder.refuse(
-                "", name, command, "allowed: one command without a shell's operators; or use orchestrator.toml"
-            )
-            continue
-        try:
-            words = [substituted(word) for word in shlex.split(command)]
-        except ValueError as error:
-            builder.refuse("", name, command, str(error))
-            continue
-        environment = {}
-        while words and (words[0] == "exec" or _ASSIGNMENT.fullmatch(words[0])):
-            first = words.pop(0)
-            if first != "exec":
-                environment[first.partition("=")[0]] = first.partition("=")[2]
-        children.append({"id": name, "kind": "process", "command": words, "environment": environment, **_known(words)})
-    return {"children": children}
-
-
-def _known(words: list[str]) -> dict[str, Any]:
-    """What a command that is a Celery worker needs beyond that of another one."""
-    is_worker = len(words) > 1 and Path(words[0]).name == "celery" and "worker" in words
-    return {"shutdown_s": 60.0, "ready": "health"} if is_worker else {}
 
 
 def default_tree(app: str, state: Path, directory: Path) -> Definition:

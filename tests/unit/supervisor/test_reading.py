@@ -205,6 +205,22 @@ def test_refused(read, children, problem):
     assert problems(read, one(children)) == [problem]
 
 
+def test_what_an_error_quotes_cannot_steer_a_terminal(read):
+    (problem,) = problems(read, one(r'{ id = "a", kind = "\u001b[2J\nb" }'))
+
+    assert problem.startswith(r"a.kind=\x1b[2J\nb; allowed: ")
+
+
+def test_variables_that_are_not_set_are_warned_of(read, monkeypatch):
+    monkeypatch.delenv("UNSET", raising=False)
+    worker = '{ id = "s", children = [{ id = "a", kind = "worker", arguments = ["$UNSET", "${UNSET:-}", "$$UNSET"] }] }'
+    warnings = read(f'[supervisor]\napp = "shop"\nenvironment = {{ URL = "$UNSET" }}\nchildren = [{worker}]').warnings
+
+    assert [warning for warning in warnings if "UNSET" in warning] == [
+        f"{path}: $UNSET is not set, so it is empty; ${{UNSET:-VALUE}} has a default" for path in ("supervisor", "s/a")
+    ]
+
+
 def test_all_faults_at_once(read):
     found = problems(
         read, 'redis = 1\n[supervisor]\nintensity = "x"\nchildren = [{ id = "a", kind = "worker", pol = 1 }]'

@@ -1,0 +1,118 @@
+"""Reads a Procfile's lines without a shell: quotes, variables, ``NAME=value`` in front and ``exec``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orchestrator.supervisor.celery_command import worker_in
+from orchestrator.supervisor.options import VARIABLE, substituted
+
+_LINE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*):\s*(.+)")
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
+
+#: What only a shell understands, outside of quotes, and within double quotes.
+_OPERATORS = re.compile(r"[;&|<>`\n]|\$\(")
+_SUBSTITUTIONS = re.compile(r"(?<!\\)(`|\$\()")
+
+#: A part in single quotes, one in double quotes, an escaped character, what has none of these, and an open quote.
+_PARTS = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^'\"\\]+|.")
+_ESCAPE_OR_VARIABLE = re.compile(rf"\\[$`]|{VARIABLE.pattern}")
+_COMMENT = re.compile(r"\s#")
+
+_OPERATORS_REFUSED = 'one command without a shell\'s operators; or sh -c "…"; or use orchestrator.toml'
+
+
+class Line:
+    """One line of a Procfile."""
+
+    def __init__(self, name: str, command: str) -> None:
+        self.name = name
+        self.command = command
+
+    def options(self) -> dict[str, Any]:
+        """The options of a child, as a definition has them.
+
+        Raises:
+            ValueError: with what is allowed.
+        """
+        words = shlex.split("".join(_expanded(self.command)))
+        environment = {}
+        while words and (words[0] == "exec" or _ASSIGNMENT.fullmatch(words[0])):
+            first = words.pop(0)
+            if first != "exec":
+                environment[first.partition("=")[0]] = _literal(first.partition("=")[2])
+        worker = worker_in(words)
+        more: dict[str, Any] = {} if worker is None else {"shutdown_s": 60.0}
+        if worker is not None and worker.is_direct:
+            more["ready"] = "health"
+        command = [_literal(word) for word in words]
+        return {"id": self.name, "kind": "process", "command": command, "environment": environment, **more}
+
+    def with_variables(self) -> str:
+        """The parts of the command in which variables are replaced."""
+        return " ".join(part for part in _PARTS.findall(self.command) if part[0] not in "'\\")
+
+
+def lines(text: str) -> Iterator[tuple[int, str, Line | None]]:
+    """Each line that says something, with its number; ``None`` for one that is no line of a Procfile."""
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if line and not line.startswith("#"):
+            found = _LINE.fullmatch(line)
+            yield number, line, Line(found[1], found[2]) if found else None
+
+
+def _literal(text: str) -> str:
+    """A text in which no variable is replaced any more."""
+    return text.replace("$", "$$")
+
+
+def _expanded(command: str) -> Iterator[str]:
+    """The command with its variables replaced, still in quotes."""
+    for part in _PARTS.findall(command):
+        if part[0] == '"' and len(part) > 1:
+            if _SUBSTITUTIONS.search(part):
+                raise ValueError(_OPERATORS_REFUSED)
+            yield _ESCAPE_OR_VARIABLE.sub(_in_quotes, part)
+        elif part[0] in "'\\\"":
+            yield part
+        else:
+            comment = _COMMENT.search(part)
+            bare = part[: comment.start()] if comment else part
+            if _OPERATORS.search(bare):
+                raise ValueError(_OPERATORS_REFUSED)
+            yield VARIABLE.sub(_bare, bare)
+            if comment:
+                return
+
+
+def _in_quotes(found: re.Match[str]) -> str:
+    if found[0][0] == "\\":
+        return found[0][1]
+    return substituted(found[0]).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _bare(found: re.Match[str]) -> str:
+    """A variable's value; if it is all there is between two blanks, it is as many words as it has, as in a shell."""
+    value, text = substituted(found[0]), found.string
+    stands_alone = text[: found.start()][-1:].strip() == "" and text[found.end() :][:1].strip() == ""
+    return " ".join(map(shlex.quote, value.split() if stands_alone else [value]))
+
+
+def children(text: str, refuse: Any, warn_of_unset: Any) -> Mapping[str, Any]:
+    """The children of a Procfile; what is wrong is refused by its name, and what is wrong."""
+    found = []
+    for number, raw, line in lines(text):
+        if line is None:
+            refuse(f"line {number}", raw, "allowed: name: command")
+            continue
+        try:
+            found.append(line.options())
+        except ValueError as error:
+            refuse(line.name, line.command, f"allowed: {error}")
+            continue
+        warn_of_unset(line.name, line.with_variables())
+    return {"children": found}
