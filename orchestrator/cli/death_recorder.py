@@ -131,8 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if orchestrator is None or orchestrator.eager:
         sys.stderr.write(f"the app {name} has no Orchestrator with Redis: sweeps find its workers' deaths\n")
         return NOTHING_TO_DO
+    from orchestrator.core.errors import NotSupervised
+
     app.loader.import_default_modules()
-    recorder = None
+    recorder, written = None, ""
     pause = Event()
     for line in sys.stdin:
         request = json.loads(line)
@@ -141,9 +143,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 recorder = recorder or DeathRecorder(orchestrator)
                 answer = recorder.answer(request)
+                written = ""
+            except NotSupervised as error:
+                sys.stderr.write(f"nothing to record for the app {name}: {error}\n")
+                return NOTHING_TO_DO
             except Exception as error:  # noqa: BLE001
                 # Whatever it is: the supervisor's request is not lost, and is tried again.
-                sys.stderr.write(f"not recorded, will be tried again: {type(error).__name__}: {error}\n")
+                # An outage is one line, however long it lasts.
+                text = f"not recorded, will be tried again: {type(error).__name__}: {error}\n"
+                if text != written:
+                    sys.stderr.write(text)
+                    written = text
                 recorder = None
                 pause.wait(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)

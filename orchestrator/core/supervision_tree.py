@@ -184,6 +184,11 @@ class _Step(Ends):
 
     def _add(self, parent: str, spec: ChildSpec) -> None:
         path = join(parent, spec.id)
+        former = self._nodes.get(path)
+        if former is not None and former.removing and isinstance(spec, ProcessSpec) and not self._stopping:
+            # It is being stopped for good, and is wanted again.
+            self._set(path, spec=spec, removing=False, wanted=True, verdict=None, purpose=Purpose.RESTART)
+            return
         if (
             path in self._nodes
             or self._stopping

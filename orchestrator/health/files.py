@@ -13,6 +13,9 @@ from typing import Any
 #: Environment variable that names the directory. Workers and probes both read it, so it cannot be a profile's setting.
 DIRECTORY_VARIABLE = "ORCHESTRATOR_HEALTH_DIR"
 
+#: The variables that say where health files are.
+DIRECTORY_VARIABLES = (DIRECTORY_VARIABLE, "TMPDIR")
+
 _SUFFIX = ".json"
 
 #: Larger files are ignored; a health file has a few hundred bytes.
@@ -23,8 +26,10 @@ class UntrustedDirectory(Exception):
     """The directory belongs to another user, or other users may write to it."""
 
 
-def directories() -> list[Path]:
+def directories(environment: Mapping[str, str] = os.environ) -> list[Path]:
     """The directories of this user that hold health files; only this user can write to them.
+
+    ``environment`` is that of the processes whose files they are.
 
     Without ``ORCHESTRATOR_HEALTH_DIR`` that is ``$TMPDIR/orchestrator-health-UID``. What another user has put under
     that name is passed over; then there is one with a random ending.
@@ -33,11 +38,11 @@ def directories() -> list[Path]:
         UntrustedDirectory: the directory that the environment names is not this user's alone.
         FileNotFoundError: it is not there.
     """
-    named = os.environ.get(DIRECTORY_VARIABLE)
+    named = environment.get(DIRECTORY_VARIABLE)
     if named:
         _check(Path(named))
         return [Path(named)]
-    base = _usual()
+    base = _usual(environment)
     return [path for path in (base, *sorted(base.parent.glob(f"{base.name}-*"))) if _is_ours(path)]
 
 
@@ -64,9 +69,9 @@ def directory_to_write() -> Path:
     return path
 
 
-def _usual() -> Path:
+def _usual(environment: Mapping[str, str] = os.environ) -> Path:
     # Like `tempfile`, whose import would take a quarter of the probe's time. The owner of the directory is checked.
-    return Path(os.environ.get("TMPDIR") or "/tmp") / f"orchestrator-health-{os.getuid()}"  # noqa: S108
+    return Path(environment.get("TMPDIR") or "/tmp") / f"orchestrator-health-{os.getuid()}"  # noqa: S108
 
 
 def _is_ours(path: Path) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from orchestrator.core.supervision_tree_spec import SupervisorSpec, walk
+from orchestrator.core.text import printable
 from orchestrator.supervisor.definition import Definition, Kind
 
 #: Longest time that an app's import may take.
@@ -55,13 +57,14 @@ def check(definition: Definition) -> int:
         if shutil.which(command.arguments[0], path=command.environment.get("PATH")) is None:
             print(f"warning: {path}: {command.arguments[0]!r} is not an executable file on PATH", file=sys.stderr)
         if not Path(command.directory).is_dir():
-            print(f"warning: {path}: the directory {command.directory} is not there", file=sys.stderr)
+            text = printable(f"warning: {path}: the directory {command.directory} is not there")
+            print(text, file=sys.stderr)
     for path, spec in walk(definition.root):
         if isinstance(spec, SupervisorSpec):
             limits = f"{spec.strategy}, {spec.intensity} restarts in {spec.period_s:g} s, then {spec.on_give_up}"
             print(f"{path or definition.source}: {limits}")
         else:
-            print(f"{path}: {' '.join(definition.commands[path].arguments)}")
+            print(printable(f"{path}: {shlex.join(definition.commands[path].arguments)}"))
     return code
 
 

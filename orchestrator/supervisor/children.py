@@ -8,9 +8,10 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from time import time
+from time import monotonic, time
 
 from orchestrator.core.supervision_tree_state import Ended, EndKind, Event, Force
+from orchestrator.health import files
 from orchestrator.supervisor import planned_stops, running_workers
 from orchestrator.supervisor.definition import Command, Kind
 from orchestrator.supervisor.lifeline import Lifeline
@@ -21,6 +22,8 @@ from orchestrator.supervisor.proc import (
     born,
     descendants,
     group_exists,
+    group_of,
+    is_listened_at,
     kill_child,
     kill_children,
     kill_group,
@@ -43,7 +46,10 @@ _GONE_LOOK_S = 0.02
 _ESCAPED_LOOKS_S = (1.0, 10.0, 60.0)
 
 #: Errors after which a start may succeed later; any other means that the program cannot be run.
-_TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
+_TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EADDRINUSE)
+
+#: Whose port must be free when they start.
+_LISTEN_AT_LOOPBACK = (Kind.REDIS, Kind.FLOWER)
 
 _SIGNALS = {Force.TERM: signal.SIGTERM, Force.QUIT: signal.SIGQUIT}
 
@@ -72,7 +78,7 @@ class Children:
         self.on_gone: Callable[[Running, End, int], None] = lambda *_: None
         #: Other processes of the supervisor's own; called with their exit status.
         self.others: dict[int, Callable[[int], None]] = {}
-        self._readiness = Readiness(loop, console, post, self.others, self._environment)
+        self.readiness = Readiness(loop, console, post, self.others, self._environment)
 
     def define(self, commands: Mapping[str, Command]) -> None:
         """Learn how further children are run."""
@@ -104,30 +110,34 @@ class Children:
         running.run, running.status, running.asked, running.daemonised = run, None, False, False
         running.output.began()
         environment = self._environment(path, run, command)
-        environment |= self._readiness.begin(path, command, self._state.path)
+        environment |= self.readiness.begin(path, command, self._state.path)
         try:
             os.makedirs(command.directory, exist_ok=True) if command.kind is Kind.REDIS else None  # noqa: PTH103
+            if command.kind in _LISTEN_AT_LOOPBACK and is_listened_at(command.port):
+                # It would be taken for the child, and so for ready.
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), f"127.0.0.1:{command.port}")
             spawned = spawn(command.arguments, environment, command.directory)
         except OSError as error:
-            self._readiness.end(path)
+            self.readiness.end(path)
             running.pid = 0
             kind = EndKind.ABNORMAL if error.errno in _TRANSIENT else EndKind.CONFIG
             end = running.note_end(kind, f"not started: {error.strerror}: {error.filename or command.directory}")
-            self._console.line("supervise", f"{path}: {end.text}".encode())
+            self._console.say(f"{path}: {end.text}")
             self._post(Ended(path, run, kind))
             return
         running.pid, running.pipe = spawned.pid, spawned.output
-        running.born, running.started_s = born(spawned.pid), time()
+        running.born, running.started_s, running.started_at = born(spawned.pid), time(), monotonic()
         self._by_pid[spawned.pid] = running
         if command.kind is Kind.WORKER:
+            own = {name: value for name, value in command.environment.items() if name in files.DIRECTORY_VARIABLES}
             worker = running_workers.RunningWorker(
-                spawned.pid, running.born, running.started_s, command.app, command.node
+                spawned.pid, running.born, running.started_s, command.app, command.node, own
             )
             running_workers.add(self._state.path, worker)
         self.lifeline.add(spawned.pid)
         self._oom.look()
         self._loop.on(running.pipe, lambda: self._read(running))
-        self._readiness.watch(running)
+        self.readiness.watch(running)
         self._look_for_escaped(_ESCAPED_LOOKS_S)
 
     def _environment(self, path: str, run: int, command: Command) -> dict[str, str]:
@@ -199,7 +209,7 @@ class Children:
             planned_stops.withdraw(self._state.path, pid)
         _, status = os.waitpid(pid, 0)
         running.status = os.waitstatus_to_exitcode(status)
-        self._readiness.end(running.path)
+        self.readiness.end(running.path)
         if running.pipe >= 0:
             running.output.drain(running.pipe)
             self._close_pipe(running)
@@ -255,7 +265,7 @@ class Children:
     def _escaped(self) -> dict[int, int]:
         groups = {*self._by_pid, *self.others, self.lifeline.pid}
         roots = {*own_children()} - {pid for pid, began in self._inherited.items() if born(pid) == began}
-        below = {**descendants(roots), **{pid: os.getpgid(pid) for pid in roots - groups if session_of(pid)}}
+        below = {**descendants(roots), **{pid: group for pid in roots - groups if (group := group_of(pid))}}
         mark = str(self._state.path)
         outside = [
             pid for pid, group in below.items() if group not in groups and variable_of(pid, TREE_VARIABLE) != mark
@@ -293,7 +303,7 @@ class Children:
         if running.command.kind is Kind.WORKER:
             running_workers.remove(self._state.path, running.pid)
         if not running.asked:
-            self._console.line("supervise", f"{running.path}: process {running.pid} has ended: {text}".encode())
+            self._console.say(f"{running.path}: process {running.pid} has ended: {text}")
         self._post(Ended(running.path, running.run, kind))
 
 

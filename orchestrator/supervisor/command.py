@@ -16,9 +16,12 @@ from orchestrator.supervisor.export import FORMATS
 from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.operations import Operations
 from orchestrator.supervisor.output import Console
+from orchestrator.supervisor.proc import shows_this_namespace
 from orchestrator.supervisor.reading import DEFAULT_FILES, default_tree, read
 from orchestrator.supervisor.state_directory import DEFAULT, StateDirectory, StateDirectoryTaken
 from orchestrator.supervisor.tree_process import TreeProcess
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 _EXIT_CODES = """
 Exit codes:
@@ -63,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     if sys.platform != "linux":
         print("error: orchestrator supervise needs Linux", file=sys.stderr)
         return 2
+    _open_standard_files()
     arguments = list(arguments)
     export = _exported(arguments)
     options = parser().parse_args(arguments)
@@ -114,14 +118,25 @@ def _definition(options: argparse.Namespace) -> Definition:
     return read(path, state_of(options.state_dir, path.absolute().parent).absolute(), options.app)
 
 
+def _open_standard_files() -> None:
+    """Have 0, 1 and 2 be files: those that were closed would be the next pipes that are opened."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= _STDERR:
+        descriptor = os.dup(descriptor)
+    os.close(descriptor)
+
+
 def _supervise(definition: Definition, path: Path, *, owned: bool) -> int:
+    if not shows_this_namespace():
+        print("error: /proc is that of another PID namespace; mount its own: unshare --mount-proc", file=sys.stderr)
+        return 2
     try:
         state = StateDirectory(path)
     except (OSError, StateDirectoryTaken) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     loop = Loop()
-    console = Console(sys.stdout.fileno(), colours=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    console = Console(_STDOUT, colours=os.isatty(_STDOUT) and not os.environ.get("NO_COLOR"))
 
     def on_waiting(there_is: bool) -> None:
         if not there_is:
@@ -136,7 +151,7 @@ def _supervise(definition: Definition, path: Path, *, owned: bool) -> int:
     console.on_waiting = on_waiting
     tree = TreeProcess(definition, state, loop, console)
     if owned:
-        tree.end_with(sys.stdin.fileno())
+        tree.end_with(_STDIN)
     control = Control(state, loop, Operations(tree))
     try:
         return tree.run()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
 from contextlib import suppress
 from functools import partial
 
 from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.operations import Operations
-from orchestrator.supervisor.state_directory import SOCKET, StateDirectory, short_path
+from orchestrator.supervisor.state_directory import SOCKET, StateDirectory, short_path, user_of_peer
 
 #: Longest request, and most clients at a time.
 _MAX_REQUEST = 65536
@@ -107,8 +106,4 @@ class Control:
 
 
 def _is_trusted(client: socket.socket) -> bool:
-    if not hasattr(socket, "SO_PEERCRED"):
-        # The file's mode keeps others out.
-        return True
-    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", raw)[1] in (0, os.getuid())
+    return user_of_peer(client) in (0, os.getuid())

@@ -15,6 +15,8 @@ from typing import Any
 
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+#: Those that a terminal sends to all that run in it.
+_OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 
 #: Longest sleep: what is asked for may be longer than the kernel takes.
 _LONGEST_WAIT_S = 3600.0
@@ -48,7 +50,9 @@ class Loop:
         """Have signals call this with their numbers, in the loop."""
         self._on_signal = on_signal
         for number in _HANDLED:
-            signal.signal(number, lambda *_: None)
+            # What `nohup`, or a shell that starts it in the background, has had ignored, stays ignored.
+            if number not in _OF_TERMINALS or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
 
     def _take_signals(self) -> None:

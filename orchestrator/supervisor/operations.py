@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 from orchestrator.core.supervision_tree_spec import ProcessSpec, SupervisorSpec, parent_of
@@ -46,6 +46,8 @@ class Operations:
 
     def run(self, request: Any) -> Table:
         """Answer a request; what is wrong with it is an answer, too."""
+        # What was asked for a moment ago is done first.
+        self._tree.take_events()
         try:
             name = request.get("operation") if isinstance(request, dict) else None
             known = self._known.get(name) if isinstance(name, str) else None
@@ -130,7 +132,8 @@ class Operations:
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_REPLICAS:
             raise Refused(f"{name}={count}; allowed: a whole number from 0 to {MAX_REPLICAS}")
         template = self._template(name)
-        there = self._copies(template)
+        nodes = self._tree.state.nodes
+        there = [path for path in self._copies(template) if not nodes[path].removing]
         wanted = template.paths(count) if count else []
         builder = self._builder()
         if count > 1 and ("port" in template.options or template.kind is Kind.BEAT):
@@ -218,7 +221,7 @@ class Operations:
             alive = node.is_alive
             row |= {
                 "pid": running.pid if alive else None,
-                "for_s": round(time() - running.started_s, 1) if alive else None,
+                "for_s": round(monotonic() - running.started_at, 1) if alive else None,
             }
             row["last_end"] = running.ends[-1].text if running.ends else None
         return row

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
+from orchestrator.core.text import printable
+
 #: Bytes that wait for standard output, at most.
 _MAX_WAITING = 1024 * 1024
 
@@ -61,6 +63,10 @@ class Console:
         self._waiting.append(whole)
         self._size += len(whole)
 
+    def say(self, text: str) -> None:
+        """A line of the supervisor's own. What it quotes (a command, a name) cannot steer the terminal."""
+        self.line("supervise", printable(text).encode("utf-8", "backslashreplace"))
+
     def flush(self) -> None:
         """Write what can be written; to be called when there is room."""
         if not self._waiting:
@@ -74,7 +80,8 @@ class Console:
         except BlockingIOError:
             written = 0
         except OSError:
-            # Nobody reads any more.
+            # Nobody reads any more, or the disk is full.
+            self._dropped += piece.count(b"\n") + rest.count(b"\n") + b"".join(self._waiting).count(b"\n")
             self._waiting.clear()
             self._size = 0
             self.on_waiting(False)
@@ -153,7 +160,9 @@ class ChildOutput:
         return [line.decode("utf-8", "replace") for line in mine if line.strip()][-count:]
 
     def _take(self, line: bytes) -> None:
-        line = line.rstrip(b"\r")[:_LONGEST_LINE]
+        line = line.rstrip(b"\r")
+        if len(line) > _LONGEST_LINE:
+            line = line[:_LONGEST_LINE] + b" ... %d bytes more" % (len(line) - _LONGEST_LINE)
         self.lines.append(line)
         self.of_run += 1
         self._console.line(self._name, line)

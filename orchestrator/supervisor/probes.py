@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE
@@ -19,6 +20,9 @@ from orchestrator.supervisor.definition import Probe, ProbeKind
 LOOK_EVERY_S = 0.02
 _ASK_EVERY_S = 0.1
 _RUN_EVERY_S = 0.5
+
+#: Bytes of a Unix socket's path.
+_LONGEST_ADDRESS = 107
 
 
 class Answer(Enum):
@@ -40,11 +44,13 @@ def interval_s(probe: Probe) -> float | None:
     }.get(probe.kind)
 
 
-def health(pid: int) -> Answer:
-    """What a worker's health file says of its main process."""
+def health(pid: int, environment: Mapping[str, str]) -> Answer:
+    """What a worker's health file says of its main process, which was started with these variables."""
     vitals = None
     with contextlib.suppress(OSError, files.UntrustedDirectory):
-        vitals = next((found for folder in files.directories() for found in files.of_process(folder, pid)), None)
+        vitals = next(
+            (found for folder in files.directories(environment) for found in files.of_process(folder, pid)), None
+        )
     if vitals is None:
         return Answer.NO
     if vitals.get("incarnation") and vitals.get("fenced_s") is None and not vitals.get("away"):
@@ -100,15 +106,19 @@ class NotifySocket:
     """``$NOTIFY_SOCKET`` of one process, as sd_notify knows it."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        self.path = directory / name
-        self.path.unlink(missing_ok=True)
+        self._path = directory / name
+        self._path.unlink(missing_ok=True)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
-        here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self.socket.bind(f"/proc/self/fd/{here}/{name}")
-        finally:
-            os.close(here)
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        self.socket.bind(f"/proc/self/fd/{self._directory}/{name}")
+
+    @property
+    def address(self) -> str:
+        """Where a child process sends to. A longer path than a socket's may be goes by this process' open directory."""
+        path = str(self._path)
+        by_descriptor = f"/proc/{os.getpid()}/fd/{self._directory}/{self._path.name}"
+        return path if len(os.fsencode(path)) <= _LONGEST_ADDRESS else by_descriptor
 
     def read(self) -> Answer:
         """What the process has said."""
@@ -125,4 +135,5 @@ class NotifySocket:
     def close(self) -> None:
         """Remove it."""
         self.socket.close()
-        self.path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+        os.close(self._directory)

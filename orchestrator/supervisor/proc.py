@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic, sleep
@@ -68,6 +70,26 @@ def variable_of(pid: int, name: str) -> str:
     return next((os.fsdecode(one[len(start) :]) for one in content.split(b"\0") if one.startswith(start)), "")
 
 
+def is_listened_at(port: int) -> bool:
+    """Whether a process listens at a port of loopback."""
+    with socket.socket() as probe:
+        # What was connected a moment ago is in nobody's way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def shows_this_namespace() -> bool:
+    """Whether ``/proc`` names processes by the ids that they have here: not so in another PID namespace's."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())  # noqa: PTH115
+    except OSError:
+        return True
+
+
 def all_pids() -> Iterator[int]:
     """All processes of the system."""
     with contextlib.suppress(OSError):
@@ -88,6 +110,12 @@ def session_of(pid: int) -> int:
     """The session of a process; 0 if it has ended."""
     found = _stat(pid)
     return int(found[3]) if found else 0
+
+
+def group_of(pid: int) -> int:
+    """The process group of a process; 0 if it has ended."""
+    found = _stat(pid)
+    return int(found[2]) if found else 0
 
 
 def descendants(roots: Iterable[int]) -> dict[int, int]:

@@ -51,14 +51,16 @@ class Readiness:
         self._others = others
         self._environment_of = environment_of
         self._probing: dict[str, _Probing] = {}
+        #: Apps whose workers have no incarnation: they have no Orchestrator, or another broker than Redis.
+        self.apps_without_health: set[str] = set()
 
     def begin(self, path: str, command: Command, directory: Path) -> dict[str, str]:
         """Open what a process is to answer to, before it starts; returns the variables that name it."""
         probing = self._probing[path] = _Probing()
         if command.probe.kind is not ProbeKind.NOTIFY:
             return {}
-        probing.notify = NotifySocket(directory, f"notify-{len(self._probing)}-{path.replace('/', '.')}"[:90])
-        return {"NOTIFY_SOCKET": str(probing.notify.path)}
+        probing.notify = NotifySocket(directory, f"notify-{len(self._probing)}-{path.replace('/', '.')}"[:70])
+        return {"NOTIFY_SOCKET": probing.notify.address}
 
     def watch(self, running: Running) -> None:
         """Find out when a process that has just started is ready; an event says so."""
@@ -78,7 +80,9 @@ class Readiness:
             return
         probe = running.command.probe
         if probe.kind is ProbeKind.HEALTH:
-            self._answered(running, run, health(running.pid))
+            knows = running.command.app not in self.apps_without_health
+            environment = self._environment_of(running.path, run, running.command)
+            self._answered(running, run, health(running.pid, environment) if knows else Answer.READY)
         elif probe.kind is ProbeKind.EXEC:
             self._run_probe(running, run, probing)
         else:
@@ -100,7 +104,7 @@ class Readiness:
         try:
             spawned = spawn(running.command.probe.command, environment, running.command.directory)
         except OSError as error:
-            self._console.line("supervise", f"{running.path}: ready_command: {error}".encode())
+            self._console.say(f"{running.path}: ready_command: {error}")
             self._answered(running, run, Answer.NO)
             return
         os.close(spawned.output)

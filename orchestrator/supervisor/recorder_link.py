@@ -148,6 +148,8 @@ class _Recorder:
             self._children.lifeline.remove(self._pid)
         self._pid = 0
         self._close_pipes()
+        if status == _NOTHING_TO_DO:
+            self._children.readiness.apps_without_health.add(self.app)
         if status == _NOTHING_TO_DO or self._closed:
             self._closed = True
             self._unanswered.clear()
@@ -262,8 +264,9 @@ class RecorderLinks:
 
 def incarnation_of(running: Running | RunningWorker) -> str:
     """The incarnation in the last health file of a process; empty if it has none."""
+    own = running.command.environment if isinstance(running, Running) else running.environment
     with suppress(OSError, files.UntrustedDirectory):
-        for folder in files.directories():
+        for folder in files.directories({**os.environ, **own}):
             vitals = files.last_of(folder, running.pid, running.born)
             if vitals is not None:
                 return str(vitals.get("incarnation") or "")

@@ -8,9 +8,9 @@ A file that cannot be written or read changes only who finds the death: the swee
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from orchestrator.supervisor.proc import is_running
@@ -27,6 +27,8 @@ class RunningWorker:
     started_s: float
     app: str
     node: str
+    #: Variables of its own that say where its health file is.
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def add(state_directory: Path, worker: RunningWorker) -> None:

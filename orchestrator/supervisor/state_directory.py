@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import stat
+import struct
 from pathlib import Path
 
 LOCK = "lock"
@@ -51,6 +53,13 @@ class StateDirectory:
         (self.path / SOCKET).unlink(missing_ok=True)
         os.close(self.descriptor)
         os.close(self._lock)
+
+
+def user_of_peer(connection: socket.socket) -> int:
+    """The user id of the process at the other end of a Unix socket."""
+    size = struct.calcsize("3i")
+    user: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
+    return user
 
 
 def short_path(directory: int, name: str) -> str:

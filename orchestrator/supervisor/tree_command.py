@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from orchestrator.supervisor.state_directory import DEFAULT, SOCKET, short_path
+from orchestrator.supervisor.state_directory import DEFAULT, SOCKET, short_path, user_of_peer
 
 _EXIT_CODES = """
 Exit codes:
@@ -85,6 +85,11 @@ class Client:
                 os.close(here)
         except OSError as error:
             raise NoSupervisor(f"no supervisor runs with {directory}: {error.strerror}") from error
+        user = user_of_peer(self._socket)
+        if os.getuid() not in (0, user) and user != 0:
+            # Its answers name a directory, in which the app's ledger is read.
+            self._socket.close()
+            raise NoSupervisor(f"the supervisor in {directory} is of user {user}; allowed: one of user {os.getuid()}")
         self._file = self._socket.makefile("rb")
 
     def ask(self, **request: Any) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class TreeProcess:
 
     def say(self, text: str) -> None:
         """Write a line of the supervisor's own."""
-        self.console.line("supervise", text.encode())
+        self.console.say(text)
 
     def _log_error(self, error: Exception) -> None:
         """Log what a part of the supervisor has raised; the tree goes on."""
@@ -77,8 +77,7 @@ class TreeProcess:
         while where is not None and where.tb_next is not None:
             where = where.tb_next
         at = f" ({where.tb_frame.f_code.co_qualname}, line {where.tb_lineno})" if where else ""
-        text = f"error in the supervisor: {type(error).__name__}: {error}{at}"
-        self.console.line("supervise", text.encode("utf-8", "backslashreplace"))
+        self.console.say(f"error in the supervisor: {type(error).__name__}: {error}{at}")
 
     def post(self, event: Event) -> None:
         """Something has happened. It is seen to in the loop."""
@@ -92,7 +91,7 @@ class TreeProcess:
         self.state, effects = begin(self.definition.root, monotonic(), random.getrandbits(31))
         self._carry_out(effects)
         while True:
-            self._take_events()
+            self.take_events()
             if self._exit_code is not None:
                 break
             due = next_due(self.state, monotonic())
@@ -105,15 +104,23 @@ class TreeProcess:
     def end_with(self, descriptor: int) -> None:
         """Kill all when this file is closed at its other end."""
 
+        def kill() -> None:
+            for _ in range(3):
+                self.post(Shutdown())
+
         def look() -> None:
             if not os.read(descriptor, 4096):
                 self.loop.off(descriptor)
-                for _ in range(3):
-                    self.post(Shutdown())
+                kill()
 
-        self.loop.on(descriptor, look)
+        try:
+            self.loop.on(descriptor, look)
+        except PermissionError:
+            # A plain file, or /dev/null: there is no other end.
+            kill()
 
-    def _take_events(self) -> None:
+    def take_events(self) -> None:
+        """See to all that has happened."""
         while self._events:
             event = self._events.popleft()
             self.loop.call(partial(self._take, event))

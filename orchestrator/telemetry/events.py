@@ -99,7 +99,11 @@ MAILBOX_HELD: Final = _event(
     "A supervisor has put a mailbox on hold for its host: the workers that serve it keep ending.",
     metadata="agent host",
 )
-MAILBOX_RELEASED: Final = _event("mailbox.released", "The hold of a mailbox has ended.", metadata="agent host")
+MAILBOX_RELEASED: Final = _event(
+    "mailbox.released",
+    "The supervisor has released a mailbox that it had put on hold. No event if another host's claim ends the hold.",
+    metadata="agent host",
+)
 BREAKER_OPENED: Final = _event(
     "breaker.opened", "Too many attempts failed; sends are refused for a while.", metadata="agent"
 )

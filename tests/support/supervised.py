@@ -58,7 +58,12 @@ class Supervised:
     """One tree that runs."""
 
     def __init__(
-        self, directory: Path, definition: str | None, *arguments: str, environment: dict[str, str] | None = None
+        self,
+        directory: Path,
+        definition: str | None,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.directory = directory
         self.environment = environment or {}
@@ -69,7 +74,7 @@ class Supervised:
         self._pending = b""
         self.process = subprocess.Popen(
             # Should the tests be killed, their trees end with them.
-            [ORCHESTRATOR, "supervise", "--state-dir", str(self.state), "--until-stdin-closes", *arguments],
+            [*prefix, ORCHESTRATOR, "supervise", "--state-dir", str(self.state), "--until-stdin-closes", *arguments],
             cwd=directory,
             env={**{name: value for name, value in os.environ.items() if name not in _BROKER}, **self.environment},
             stdin=subprocess.PIPE,

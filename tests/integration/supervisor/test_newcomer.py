@@ -33,15 +33,21 @@ def test_all_processes_of_a_default_tree_are_killed_in_turn(tmp_path):
         names = [path for path in tree.tree() if path]
         assert names[:3] == ["redis", "manager", "beat"]
         for name in names:
-            pid = tree.tree()[name]["pid"]
-            os.kill(pid, signal.SIGKILL)
-            eventually(partial(is_ready_again, tree, name, pid), 90)
+            before = pids(tree)
+            os.kill(before[name], signal.SIGKILL)
+            eventually(partial(is_ready_again, tree, name, before[name]), 90)
+            # Nobody is restarted for another one, not even for Redis.
+            assert {one for one, pid in pids(tree).items() if pid != before[one]} == {name}
         rows = eventually(lambda: [*sender.ledger(), sender.housekeeping_ledger()], 30)
         assert [row.lost for row in rows] == [0] * len(rows)
         assert tree.stop(60) == 0
         assert tree.members() == []
     finally:
         tree.close()
+
+
+def pids(tree) -> dict[str, int]:
+    return {path: row["pid"] for path, row in tree.tree().items() if path}
 
 
 def is_ready_again(tree, name, former) -> bool:

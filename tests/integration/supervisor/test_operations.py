@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.supervisor.state_directory import SOCKET
+from orchestrator.supervisor.tree_command import Client, NoSupervisor
 from tests.support.eventually import eventually
 from tests.support.supervised import PYTHON, WAITS, process
 
@@ -77,6 +84,60 @@ def test_scale_add_and_remove(tree):
     tree.ask("remove", "agents/more")
     eventually(lambda: sorted(states(tree)) == ["agents", "agents/billing.1", "agents/mail", "web"])
     assert len(tree.members()) == 3
+
+
+def test_copies_that_are_wanted_again_while_they_stop_come_back(supervise, tmp_path):
+    stops_late = "trap 'while ! test -e go; do sleep 0.01; done; exit' TERM; echo up; while :; do sleep 0.01; done"
+    tree = supervise([process("a", ["sh", "-c", stops_late], replicas=3)])
+    tree.wait_for("all are ready")
+    for _ in range(3):
+        tree.wait_for("| up")
+    before = tree.tree()
+    assert "removed: a.3" in tree.ask("scale", "a=1").stdout
+    eventually(lambda: states(tree)["a.2"] == "stopping")
+    assert tree.ask("scale", "a=3").stdout == "a.1, a.2, a.3\n"
+    (tmp_path / "go").touch()
+    eventually(lambda: states(tree) == dict.fromkeys(("a.1", "a.2", "a.3"), "ready"))
+
+    after = tree.tree()
+    assert [path for path in after if path and after[path]["pid"] == before[path]["pid"]] == ["a.1"]
+
+
+def test_scale_while_a_rolling_restart_goes_on(supervise, tmp_path):
+    gate = ["sh", "-c", "echo up; exec sleep 1000"]
+    tree = supervise([process("a", gate, replicas=3, ready_command=["test", "!", "-e", "stay"], ready_s=60)])
+    tree.wait_for("all are ready")
+    (tmp_path / "stay").touch()
+    before = tree.tree()
+    answer: dict[str, Any] = dict(answer_to(tree, {"operation": "restart", "rolling": True}))
+    assert answer["done"] == ["a.1", "a.2", "a.3"]
+    eventually(lambda: states(tree)["a.1"] == "starting")
+    assert "removed: a.3" in tree.ask("scale", "a=2").stdout
+    tree.ask("scale", "a=4")
+    (tmp_path / "stay").unlink()
+    eventually(lambda: set(states(tree).values()) == {"ready"} and len(states(tree)) == 4)
+    eventually(lambda: not answer_to(tree, {"operation": "tree"})["rolling"])
+
+    after = tree.tree()
+    assert not {after[path]["pid"] for path in after if path} & {before[path]["pid"] for path in before if path}
+    assert len(tree.members()) == 4
+
+
+def test_requests_that_come_together_are_done_one_after_the_other(tree):
+    os.kill(tree.process.pid, signal.SIGSTOP)
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        for client, count in ((first, 4), (second, 1)):
+            client.connect(str(tree.state / SOCKET))
+            client.sendall(json.dumps({"operation": "scale", "id": "billing", "count": count}).encode() + b"\n")
+        os.kill(tree.process.pid, signal.SIGCONT)
+        answers = [json.loads(client.makefile().readline()) for client in (first, second)]
+
+    # Whichever was first.
+    counts = {len(answer["done"]) for answer in answers}
+    assert counts == {4, 1}
+    removed = max(len(answer["removed"]) for answer in answers)
+    eventually(lambda: len([path for path in states(tree) if "billing" in path]) == (1 if removed == 3 else 4))
+    eventually(lambda: set(states(tree).values()) == {"ready"})
 
 
 def test_why_shows_how_runs_have_ended_and_their_last_words(supervise):
@@ -154,6 +215,60 @@ def answer_to(tree, request) -> dict[str, str]:
         with client.makefile() as lines:
             answer: dict[str, str] = json.loads(lines.readline())
             return answer
+
+
+#: Another user's process, which looks at the supervisor at a path.
+AS_ANOTHER = """
+import os, socket, sys
+os.setuid(65534)
+client = socket.socket(socket.AF_UNIX)
+client.connect(sys.argv[1])
+client.sendall(b'{"operation": "tree"}\\n')
+print(client.recv(100))
+"""
+
+
+def test_another_user_is_not_answered(tree, tmp_path):
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+    # However open the directory is.
+    with tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        (link := Path(open_to_all) / "control").hardlink_to(tree.state / SOCKET)
+        link.chmod(0o666)
+        done = subprocess.run([*PYTHON, AS_ANOTHER, str(link)], capture_output=True, text=True, check=False, timeout=20)
+
+    # As soon as it is seen who asks, or when it is read.
+    assert done.stdout == "b''\n" or done.stderr.splitlines()[-1].startswith(("ConnectionResetError", "BrokenPipe"))
+    assert states(tree)["web"] == "ready"
+
+
+def test_the_supervisor_of_another_user_is_not_asked(tmp_path):
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+    asked, answer = os.pipe()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / SOCKET))
+        if (server_process := os.fork()) == 0:
+            os.setuid(65533)
+            server.listen(1)
+            os.write(answer, b"1")
+            server.accept()
+            os._exit(0)
+        os.read(asked, 1)
+        try:
+            with asking_as(65534), pytest.raises(NoSupervisor, match="is of user 65533; allowed: one of user 65534"):
+                Client(tmp_path)
+        finally:
+            os.kill(server_process, signal.SIGKILL)
+            os.waitpid(server_process, 0)
+
+
+@contextlib.contextmanager
+def asking_as(user: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "getuid", lambda: user)
+        yield
 
 
 def test_busy_while_it_stops(supervise):

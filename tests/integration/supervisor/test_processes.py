@@ -197,12 +197,13 @@ def test_a_child_that_dies_before_it_is_ready_is_counted(supervise):
     assert tree.process.wait(20) == 1
 
 
-def test_flood_and_half_characters_block_nobody(supervise):
+def test_flood_half_characters_and_closed_output_block_nobody(supervise):
     flood = "import sys\nwhile True: sys.stdout.buffer.write(b'x' * 3000 + b'\\xc3\\n' * 1000)"
-    tree = supervise([process("a", [*PYTHON, flood]), process("b")])
+    closes = ["sh", "-c", "exec >&- 2>&-; exec sleep 1000"]
+    tree = supervise([process("a", [*PYTHON, flood]), process("b"), process("c", closes)])
     rows = tree.tree() if tree.wait_for("| ") else {}
 
-    assert rows["b"]["state"] == "ready"
+    assert (rows["b"]["state"], rows["c"]["state"]) == ("ready", "ready")
     logs = tree.ask("logs", "a", "--lines", "3").stdout
     assert "\N{REPLACEMENT CHARACTER}" in logs or "x" in logs
     # Nobody reads its output any more, and it stops all the same.

@@ -30,8 +30,13 @@ def orchestrator(redis_url) -> Orchestrator:
 
 @pytest.fixture
 def workers(supervise, redis_url, tmp_path):
-    def start(replicas: int, first: tuple[dict[str, Any], ...] = (), **group: Any) -> Supervised:
-        environment = {
+    def start(
+        replicas: int,
+        first: tuple[dict[str, Any], ...] = (),
+        environment: dict[str, str] | None = None,
+        **group: Any,
+    ) -> Supervised:
+        of_all = {
             "ORCHESTRATOR_BROKER_URL": redis_url,
             "ORCHESTRATOR_HEALTH_DIR": str(tmp_path / "health"),
             "PYTHONPATH": str(ROOT),
@@ -46,12 +51,17 @@ def workers(supervise, redis_url, tmp_path):
             "pool": "solo",
             "replicas": replicas,
             "arguments": ["--without-gossip", "--without-mingle"],
+            "environment": environment or {},
         }
         agents = {"id": "agents", "children": [worker], **group}
-        tree: Supervised = supervise([*first, agents], app="tests.apps.supervised_app", of_all=environment)
+        tree: Supervised = supervise([*first, agents], app="tests.apps.supervised_app", of_all=of_all)
         return tree
 
     return start
+
+
+def recorders(tree: Supervised) -> list[int]:
+    return [pid for pid in tree.members() if b"death_recorder" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def are_ready(tree: Supervised) -> bool:
@@ -93,6 +103,19 @@ def test_a_killed_workers_message_runs_elsewhere_and_its_true_end_is_recorded(wo
     assert [row.lost for row in orchestrator.ledger()] == [0]
 
 
+def test_a_worker_with_a_health_directory_of_its_own_is_ready_and_its_death_recorded(workers, orchestrator, tmp_path):
+    (own := tmp_path / "own").mkdir(mode=0o700)
+    tree = workers(1, environment={"ORCHESTRATOR_HEALTH_DIR": str(own)})
+    tree.wait_for("all are ready", 60)
+    (health,) = own.glob("*.json")
+    incarnation = json.loads(health.read_text())["incarnation"]
+    os.kill(tree.tree()["agents/counter.1"]["pid"], signal.SIGKILL)
+    (death,) = eventually(lambda: orchestrator.registry.deaths(10))
+
+    assert (death.incarnation, death.reason) == (incarnation, "killed")
+    assert tree.stop(60) == 0
+
+
 def test_the_next_supervisor_reports_who_died_with_the_last_one(workers, orchestrator, tmp_path):
     tree = workers(1)
     tree.wait_for("all are ready", 60)
@@ -111,6 +134,23 @@ def test_the_next_supervisor_reports_who_died_with_the_last_one(workers, orchest
     (row,) = orchestrator.ledger()
     assert (row.pending, row.lost) == (1, 0)
     assert not list(tree.state.glob("worker-*"))
+
+
+def test_a_killed_death_recorder_is_replaced_and_records_what_it_has_missed(workers, orchestrator):
+    tree = workers(1)
+    tree.wait_for("all are ready", 60)
+    worker = tree.tree()["agents/counter.1"]["pid"]
+    (recorder,) = recorders(tree)
+    # It is dead before it can record anything.
+    for pid in (recorder, worker):
+        os.kill(pid, signal.SIGKILL)
+    (death,) = eventually(lambda: orchestrator.registry.deaths(10), 60)
+
+    assert death.reason == "killed"
+    tree.wait_for("agents/counter.1: process")
+    eventually(lambda: tree.tree()["agents/counter.1"]["state"] == "ready", 60)
+    assert recorders(tree) not in ([], [recorder])
+    assert tree.stop(60) == 0
 
 
 @pytest.mark.slow

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from celery import Celery
 
-from orchestrator import Mailbox, Orchestrator, load_settings
+from orchestrator import AgentDown, Mailbox, Orchestrator, load_settings
 from orchestrator.core.flow_policy import Flow
+from orchestrator.telemetry import Event, attach, detach
 from orchestrator.transport.admission.flow_control import declare_flow
 from orchestrator.transport.options import Options
 from orchestrator.transport.reader import Reader
@@ -33,6 +35,14 @@ def orchestrator(redis_url) -> Orchestrator:
 def store(orchestrator) -> Store:
     store: Store = orchestrator.runtime.store
     return store
+
+
+@pytest.fixture
+def emitted() -> Iterator[list[Event]]:
+    seen: list[Event] = []
+    attach(seen.append)
+    yield seen
+    detach(seen.append)
 
 
 def register(store: Store, node: str, queues: list[str]) -> str:
@@ -87,6 +97,24 @@ def test_a_claim_from_another_host_ends_it(store, orchestrator):
     assert len(claim(store, other)) == 5
     (row,) = orchestrator.ledger()
     assert row.on_hold == 0
+
+
+def test_events_say_when_it_is_put_on_hold_and_released(store, emitted):
+    hold(store)
+    hold(store)
+    for host in ("elsewhere", HOST, HOST):
+        store.run(*commands.release_mailbox(store.keys, QUEUE, host))
+
+    seen = [event for event in emitted if event.name.startswith("mailbox.")]
+    assert [event.name for event in seen] == ["mailbox.held", "mailbox.released"]
+    assert [event.metadata for event in seen] == [{"agent": QUEUE, "host": HOST}] * 2
+
+
+def test_who_wants_no_waiting_is_refused(store, orchestrator):
+    hold(store)
+
+    with pytest.raises(AgentDown):
+        orchestrator.send(QUEUE, Work(), when_down="error")
 
 
 @pytest.mark.parametrize("serves", [True, False])

@@ -165,6 +165,26 @@ def test_delete_child_stops_it():
     assert simulation.node("").children == ("a", "c")
 
 
+def test_a_child_that_is_wanted_again_while_it_is_removed_comes_back():
+    simulation = Simulation(tree(), ignores_term={"b"})
+    simulation.send(Remove("b"))
+    simulation.send(Add("", process("b")))
+    simulation.die("b", EndKind.NORMAL)
+
+    assert simulation.log == starts("b")
+    assert simulation.node("").children == ("a", "b", "c")
+
+
+def test_a_child_that_is_wanted_again_while_all_stops_does_not():
+    simulation = Simulation(tree(), ignores_term={"b"})
+    simulation.send(Remove("b"))
+    simulation.send(Shutdown())
+    simulation.send(Add("", process("b")))
+    simulation.die("b")
+
+    assert simulation.exit_code == 0
+
+
 def test_simple_one_for_one_children_come_and_go():
     simulation = Simulation(SupervisorSpec())
     for number in range(20):

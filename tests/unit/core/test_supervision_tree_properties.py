@@ -15,8 +15,10 @@ from orchestrator.core.supervision_tree_spec import (
     Restart,
     Strategy,
     SupervisorSpec,
+    parent_of,
 )
 from orchestrator.core.supervision_tree_state import (
+    Add,
     EndKind,
     Event,
     Phase,
@@ -104,7 +106,7 @@ def test_it_does_what_a_naive_supervisor_does(spec, deaths):
 moves = st.lists(
     st.tuples(
         st.sampled_from(
-            ["answer", "answer", "answer", "die", "time", "stop", "start", "restart", "remove", "roll", "quit"]
+            ["answer", "answer", "answer", "die", "time", "stop", "start", "restart", "remove", "add", "roll", "quit"]
         ),
         st.integers(0, 999),
         st.sampled_from(EndKind),
@@ -145,6 +147,8 @@ def _move(simulation: Simulation, what: str, number: int, kind: EndKind) -> None
         simulation.send(Roll(tuple(simulation.live)))
     elif what == "quit" and number % 10 == 0:
         simulation.send(Shutdown())
+    elif path and what == "add":
+        simulation.send(Add(parent_of(path), simulation.node(path).spec))
     elif path and what in ("stop", "start", "restart", "remove"):
         events: dict[str, Callable[[str], Event]] = {
             "stop": Stop,
