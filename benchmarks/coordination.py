@@ -1,7 +1,8 @@
 """``make bench-coordination``: how soon a killed leader is followed, and a lease handed over; what a lease costs.
 
 ``takeover_p99_s`` is the time from SIGKILL of the worker that leads a singleton until another one handles a message;
-``vs_kazoo`` is kazoo's median until the next candidate leads (a session of 10 s, Debian's ZooKeeper) by ours.
+``vs_kazoo`` is kazoo's median until the next candidate leads (a session of 10 s, Debian's ZooKeeper) by ours, and
+``vs_redbeat`` that of celery-redbeat's lock, which is set to 10 s as well: its default, 1,500 s, is printed above.
 ``handover_p99_ms`` is the time from the release of a lease for which 50 wait, five in each of ten processes, until
 the next has it; ``vs_redis_lock`` is the p99 of redis-py's ``Lock``, which looks every 0.1 s, by ours. The same with
 50 threads of one process, which compete for its interpreter besides, is printed above. ``ballot_p99_ms`` is the
@@ -47,6 +48,10 @@ ROOT = Path(__file__).parent.parent
 _ZOOKEEPER = Path("/usr/share/java/zookeeper.jar")
 
 _PATIENCE_S = 60.0
+
+#: Of kazoo's session, and of RedBeat's lock where it is measured.
+_SESSION_S = 10
+
 _WAITING = 50
 _PROCESSES = 10
 
@@ -140,18 +145,38 @@ def _tick(client: Any) -> tuple[float, str]:
 def kazoo_takeovers_s(peers: Path, kills: int) -> list[float]:
     """The same of kazoo: until the next candidate leads."""
     with tempfile.TemporaryDirectory() as scratch, _zookeeper(Path(scratch)) as port:
+        candidate = str(ROOT / "benchmarks" / "kazoo_candidate.py")
+        return peer_takeovers_s([str(peers / "bin" / "python"), candidate, f"127.0.0.1:{port}"], [], kills)
+
+
+def redbeat_takeovers_s(peers: Path, kills: int) -> tuple[list[float], float]:
+    """The same of RedBeat's lock of ten seconds; and for how much longer its lock is held by default if it dies."""
+    with EmbeddedServer() as server:
+        candidate = [str(peers / "bin" / "python"), str(ROOT / "benchmarks" / "redbeat_candidate.py"), server.url]
+        times = peer_takeovers_s(candidate, [str(_SESSION_S)], kills)
+        client: Any = redis.Redis.from_url(server.url)
+        client.flushall()
+        peer_takeovers_s(candidate, ["0"], 0)
+        return times, client.pttl("redbeat::lock") / 1000
+
+
+def peer_takeovers_s(command: list[str], arguments: list[str], kills: int) -> list[float]:
+    """From SIGKILL of the candidate that leads until the next one of three says so at the address that it is given."""
+    with tempfile.TemporaryDirectory() as scratch:
         address = str(Path(scratch) / "reports")
         reports = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         reports.bind(address)
         reports.settimeout(_PATIENCE_S)
-        candidate = str(ROOT / "benchmarks" / "kazoo_candidate.py")
-        command = [str(peers / "bin" / "python"), candidate, f"127.0.0.1:{port}", address]
         running: dict[int, subprocess.Popen[bytes]] = {}
+
+        def start() -> None:
+            process = subprocess.Popen([*command, address, *arguments])
+            running[process.pid] = process
+
         times = []
         try:
             for _ in range(3):
-                process = subprocess.Popen(command)
-                running[process.pid] = process
+                start()
             leader = int(reports.recv(64))
             for _ in range(kills):
                 time.sleep(2)
@@ -161,8 +186,7 @@ def kazoo_takeovers_s(peers: Path, kills: int) -> list[float]:
                 process.wait()
                 leader = int(reports.recv(64))
                 times.append(time.monotonic() - began)
-                process = subprocess.Popen(command)
-                running[process.pid] = process
+                start()
         finally:
             for process in running.values():
                 process.kill()
@@ -342,6 +366,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--kazoo-kills", type=int, default=10)
+    parser.add_argument("--redbeat-kills", type=int, default=5)
     parser.add_argument("--handovers", type=int, default=1000)
     parser.add_argument("--uncontended", type=int, default=3000)
     parser.add_argument("--items", type=int, default=10_000)
@@ -395,13 +420,21 @@ def main() -> None:
             f"p99 {p99(decisions_ms):.1f} ms"
         )
         block_ms = longest_ms(client)
-    versus = "absent"
+    versus = vs_redbeat = "absent"
     if (asked.peers / "bin" / "python").exists() and shutil.which("java") and _ZOOKEEPER.exists():
         theirs_s = kazoo_takeovers_s(asked.peers, asked.kazoo_kills)
         print(f"kazoo, {asked.kazoo_kills} kills: p50 {statistics.median(theirs_s):.2f} s, p99 {p99(theirs_s):.2f} s")
         versus = f"{statistics.median(theirs_s) / statistics.median(taken_s):.1f}"
+    if (asked.peers / "bin" / "python").exists():
+        theirs_s, left_s = redbeat_takeovers_s(asked.peers, asked.redbeat_kills)
+        print(
+            f"RedBeat's lock of {_SESSION_S} s, {asked.redbeat_kills} kills: p50 {statistics.median(theirs_s):.2f} s, "
+            f"longest {max(theirs_s):.2f} s; by default its lock is held for {left_s:.0f} s more"
+        )
+        vs_redbeat = f"{statistics.median(theirs_s) / statistics.median(taken_s):.1f}"
     print(
-        f"bench-coordination: takeover_p99_s={p99(taken_s):.2f} vs_kazoo={versus} handover_p99_ms={p99(ours_ms):.2f} "
+        f"bench-coordination: takeover_p99_s={p99(taken_s):.2f} vs_kazoo={versus} "
+        f"vs_redbeat={vs_redbeat} handover_p99_ms={p99(ours_ms):.2f} "
         f"vs_redis_lock={p99(theirs_ms) / p99(ours_ms):.1f} uncontended={uncontended:.2f} "
         f"distribute_s={statistics.median(given_s):.2f} ballot_p99_ms={p99(decisions_ms):.1f} "
         f"max_block_ms={max(block_ms, given_block_ms):.1f}"
