@@ -248,11 +248,14 @@ def handovers_ms(acquire: Callable[[], Any], release: Callable[[Any], None], cou
 
 
 def handovers_between_processes_ms(url: str, whose: str, count: int) -> list[float]:
-    """From a release until the next has it, where those who wait are in ten processes."""
+    """From a release until the next has it, where those who wait are in ten processes.
+
+    The first turn of each, which connects, and the last ones, when not all others wait any more, do not count.
+    """
     client: Any = redis.Redis.from_url(url)
-    client.delete("bench:go", "bench:ready")
-    client.set("bench:turns", count)
-    command = [sys.executable, "-m", "benchmarks.lease_holders", url, whose, str(_WAITING // _PROCESSES)]
+    client.delete("bench:go", "bench:ready", "bench:ended", "bench:end")
+    client.set("bench:turns", count + 2 * _WAITING)
+    command = [sys.executable, "-m", "benchmarks.lease_holders", url, whose, str(_WAITING // _PROCESSES), str(_WAITING)]
     with contextlib.ExitStack() as stack:
         running = [
             stack.enter_context(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
@@ -263,7 +266,7 @@ def handovers_between_processes_ms(url: str, whose: str, count: int) -> list[flo
             time.sleep(0.05)
         client.rpush("bench:go", 1)
         lines = [line for process in running for line in process.communicate()[0].splitlines()]
-    held = sorted(tuple(map(float, line.split())) for line in lines)
+    held = sorted(tuple(map(float, line.split())) for line in lines)[_WAITING:-_WAITING]
     return [1000 * (after[0] - before[1]) for before, after in pairwise(held)]
 
 

@@ -1,8 +1,8 @@
 """Threads of one process that take turns with a lease; prints when each turn began and ended.
 
-``python -m benchmarks.lease_holders URL ours|theirs THREADS``: waits until the list ``bench:go`` has an element, takes
-turns until ``bench:turns`` is used up, and prints ``ACQUIRED RELEASED`` for each of its own, by the machine's monotonic
-clock.
+``python -m benchmarks.lease_holders URL ours|theirs THREADS ALL``, where ``ALL`` are the threads of all processes:
+waits until the list ``bench:go`` has an element, takes turns until ``bench:turns`` is used up, and prints ``ACQUIRED
+RELEASED`` for each of its own, by the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def turns(client: Any, acquire: Callable[[], Any], found: list[tuple[float, floa
 
 def main() -> None:
     """Take turns in threads."""
-    url, whose, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    url, whose, count, everybody = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     client: Any = redis.Redis.from_url(url, socket_timeout=_PATIENCE_S)
     orchestrator = make(url) if whose == "ours" else None
     found: list[tuple[float, float]] = []
@@ -60,6 +60,10 @@ def main() -> None:
             ready.wait()
             client.blmove("bench:go", "bench:go", _PATIENCE_S, "LEFT", "LEFT")
             turns(client, theirs if orchestrator is None else ours, found)
+            # Nobody's session is opened or closed while others still take turns.
+            if client.incr("bench:ended") == everybody:
+                client.rpush("bench:end", 1)
+            client.blmove("bench:end", "bench:end", _PATIENCE_S, "LEFT", "LEFT")
 
     threads = [threading.Thread(target=run) for _ in range(count)]
     for thread in threads:
