@@ -12,10 +12,32 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.processes import is_gone
-from tests.support.supervised import process
+from tests.support.supervised import PYTHON, process
 
 #: A child with a child of its own, and one in a session of its own.
 FAMILY = ["sh", "-c", "setsid sleep 1000 & sleep 1000 & echo up; wait"]
+
+#: Says that it is ready.
+NOTIFIES = """
+import os, socket, time
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(1000)
+"""
+
+#: 32 processes with sessions of their own, each of which starts one after the other; for a while, should it survive.
+FORKS = """
+import os, time
+end = time.monotonic() + 20
+for _ in range(5):
+    if os.fork() == 0: os.setsid()
+while time.monotonic() < end:
+    if os.fork() == 0:
+        os.setsid(); time.sleep(0.5); os._exit(0)
+    time.sleep(0.1)
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]: pass
+    except ChildProcessError: pass
+"""
 
 #: Of each kill: what is killed.
 VICTIMS = ("child", "grandchild", "lifeline", "supervisor", "supervisor and lifeline")
@@ -80,6 +102,52 @@ def kill_supervisor(tree, victim, members) -> None:
 def lifeline_of(tree, members) -> int:
     children = Path(f"/proc/{tree.process.pid}/task/{tree.process.pid}/children").read_text()
     return next((pid for pid in map(int, children.split()) if pid not in members), 0)
+
+
+def test_restarts_leave_no_file_open(supervise):
+    children = [
+        process("a", [*PYTHON, NOTIFIES], ready="notify", stable_s=0),
+        process("b", ready_command=["true"], stable_s=0),
+    ]
+    tree = supervise(children, intensity=1000)
+    tree.wait_for("all are ready")
+    eventually(lambda: is_whole(tree, 2))
+    before = open_files(tree)
+    for _ in range(10):
+        pids = {path: row["pid"] for path, row in tree.tree().items() if path}
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+        eventually(partial(are_others, tree, pids))
+
+    eventually(lambda: open_files(tree) == before)
+
+
+def open_files(tree) -> int:
+    return len(list(Path(f"/proc/{tree.process.pid}/fd").iterdir()))
+
+
+def are_others(tree, pids) -> bool:
+    rows = {path: row for path, row in tree.tree().items() if path}
+    return all(row["state"] == "ready" and row["pid"] != pids[path] for path, row in rows.items())
+
+
+def test_processes_that_fork_on_and_on_end_with_the_tree(supervise):
+    tree = supervise([process("a", [*PYTHON, FORKS])])
+    eventually(lambda: len(tree.members()) > 40)
+
+    assert tree.stop() == 0
+    assert tree.members() == []
+
+
+def test_processes_that_fork_on_and_on_end_before_their_first_is_restarted(supervise):
+    tree = supervise([process("a", [*PYTHON, FORKS])])
+    eventually(lambda: len(tree.members()) > 40)
+    before = tree.members()
+    os.kill(tree.tree()["a"]["pid"], signal.SIGKILL)
+    tree.wait_for("a: process")
+    eventually(lambda: tree.tree()["a"]["restarts"] == 1 and tree.tree()["a"]["state"] == "ready")
+
+    assert all(is_gone(pid) for pid in before)
 
 
 @pytest.mark.slow

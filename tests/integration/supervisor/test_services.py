@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,10 @@ SERVICES = ("monitor-manager", "task-pool", "system-command", "coordination", "s
 
 #: Says with which configuration it runs, and answers one question a run.
 SERVICE = ["sh", "-c", 'echo "level $$LEVEL"; exec sleep 1000']
+
+
+#: Does what it is asked to.
+ANSWERS = ["sh", "-c", 'while :; do read task < "$$NAME.ask" && echo "$$NAME did $$task"; done']
 
 
 @pytest.fixture
@@ -50,6 +55,25 @@ def test_a_restart_of_one_leaves_the_others_and_keeps_its_configuration(services
     after = pids(tree)
     assert {name for name in SERVICES if after[name] != before[name]} == {"scheduler"}
     eventually(lambda: tree.ask("logs", "scheduler", "--lines", "1").stdout == "level scheduler\n")
+
+
+@pytest.mark.parametrize("name", ["task-pool", "system-command", "coordination", "scheduler"])
+def test_one_works_again_after_its_crash(supervise, tmp_path, name):
+    children = [process(one, ANSWERS, environment={"NAME": one}, stable_s=0) for one in SERVICES]
+    for one in SERVICES:
+        os.mkfifo(tmp_path / f"{one}.ask")
+    tree = supervise(children, intensity=50)
+    tree.wait_for("all are ready")
+    for task in ("first", "second"):
+        (tmp_path / f"{name}.ask").write_text(f"{task}\n")
+        assert tree.wait_for(f"did {task}").endswith(f"{name} did {task}")
+        before = pids(tree)
+        os.kill(before[name], signal.SIGKILL)
+        eventually(partial(has_another_process, tree, name, before[name]))
+
+
+def has_another_process(tree, name, former) -> bool:
+    return pids(tree)[name] not in (None, former)
 
 
 def test_many_simultaneous_crashes(services):
