@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -12,7 +12,7 @@ from orchestrator.agents.check_fields import checked_fields
 from orchestrator.agents.directory import Directory
 from orchestrator.agents.task_arguments import TaskArguments
 from orchestrator.core.breaker import BreakerStatus, Phase
-from orchestrator.core.forks import renew_cached_properties
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
@@ -68,7 +68,7 @@ class RedisMode:
         self._directory = directory
         self._configuration = configuration
 
-    @cached_property
+    @lazy_property
     def store(self) -> Store:
         """The Redis behind the app's broker URL.
 
@@ -87,12 +87,12 @@ class RedisMode:
     def _open_store(self) -> Store:
         return open_store(self._app.connection_for_write())
 
-    @cached_property
+    @lazy_property
     def registry(self) -> Registry:
         """Agents, incarnations and deaths. Raises as :attr:`store`."""
         return Registry(self.store)
 
-    @cached_property
+    @lazy_property
     def backend(self) -> RedisBackend:
         """Where sends go.
 
@@ -106,7 +106,7 @@ class RedisMode:
             self._app, lambda: self.store, lambda: self.registry, self._settings.redact, self._directory.flow
         )
 
-    @cached_property
+    @lazy_property
     def dead_letters(self) -> DeadLetters:
         """The dead letters. Raises as :attr:`store`."""
         from orchestrator.deadletters.log import DeadLetters
@@ -116,21 +116,21 @@ class RedisMode:
         checked = partial(checked_fields, self._directory.declared, hidden)
         return DeadLetters(RedisDeadLetterStore(self.store), hidden, checked, TaskArguments(self._app))
 
-    @cached_property
+    @lazy_property
     def monitors(self) -> RedisMonitors:
         """The monitors; connects when it is used."""
         from orchestrator.monitors.redis_monitors import RedisMonitors
 
         return RedisMonitors(self._app, lambda: self.store, lambda: dict(self._directory.declared), self._settings)
 
-    @cached_property
+    @lazy_property
     def named_leases(self) -> RedisNamedLeases:
         """Leases, elections, semaphores and pools; connects when it is used."""
         from orchestrator.coordination.redis_named_leases import RedisNamedLeases
 
         return RedisNamedLeases(lambda: self.store)
 
-    @cached_property
+    @lazy_property
     def distribution(self) -> RedisDistribution:
         """Items given out to agents; connects when it is used."""
         from orchestrator.coordination.distribution.redis_distribution import RedisDistribution
@@ -139,14 +139,14 @@ class RedisMode:
             self._app, lambda: self.store, lambda: self.backend, lambda: self.registry, self._settings.redact
         )
 
-    @cached_property
+    @lazy_property
     def hierarchies(self) -> RedisHierarchies:
         """Hierarchies of agents; connects when it is used."""
         from orchestrator.coordination.distribution.hierarchies import RedisHierarchies
 
         return RedisHierarchies(lambda: self.store)
 
-    @cached_property
+    @lazy_property
     def ballots(self) -> RedisBallots:
         """Ballots; connects when it is used."""
         from orchestrator.coordination.ballots.redis_ballots import RedisBallots
@@ -158,7 +158,7 @@ class RedisMode:
     def _outdated(self, what: str) -> list[OutdatedIncarnation]:
         return self.registry.outdated(what)
 
-    @cached_property
+    @lazy_property
     def barriers(self) -> RedisBarriers:
         """Barriers; connects when it is used."""
         from orchestrator.coordination.barriers.redis_barriers import RedisBarriers
@@ -181,7 +181,7 @@ class RedisMode:
 
         return attempt_here(self._app, what)
 
-    @cached_property
+    @lazy_property
     def runs(self) -> RedisRuns:
         """The runs of workflows; connects when it is used."""
         from orchestrator.workflows.redis_runs import RedisRuns
@@ -196,7 +196,7 @@ class RedisMode:
             partial(self._outdated, RELEASES_STEPS),
         )
 
-    @cached_property
+    @lazy_property
     def timers(self) -> DueTimers:
         """What is done when a time has come, by the kind of its timer; connects when it is used."""
         from orchestrator.maintenance.due_timers import DueTimers
@@ -239,21 +239,21 @@ class RedisMode:
         """How long attempts took. Raises as :attr:`store`."""
         return RedisRunTimes(self.store)
 
-    @cached_property
+    @lazy_property
     def scheduling(self) -> Scheduling:
         """The schedules; connects when it is used."""
         from orchestrator.schedules.scheduling import Scheduling
 
         return Scheduling(self._app, lambda: self.store, self._directory, self._settings)
 
-    @cached_property
+    @lazy_property
     def schedules(self) -> RedisSchedules:
         """Schedules as users act on them; connects when it is used."""
         # Refuses what this library does not supervise, as a send does.
         self.backend.prepare_for_steps()
         return self.scheduling.schedules
 
-    @cached_property
+    @lazy_property
     def _repair(self) -> RunRepair:
         from orchestrator.workflows.run_repair import RunRepair
 
@@ -280,20 +280,20 @@ class RedisMode:
         """A step's arguments with the results in them; see :class:`StepArguments`."""
         return self._step_arguments.fill(run, value)
 
-    @cached_property
+    @lazy_property
     def _step_arguments(self) -> StepArguments:
         from orchestrator.workflows.step_arguments import StepArguments
 
         return StepArguments(self.store)
 
-    @cached_property
+    @lazy_property
     def examination(self) -> Examination:
         """Checks, before a worker starts, whether this Redis is fit for it."""
         from orchestrator.worker.examine_redis import Examination
 
         return Examination(self._open_store, self._settings.eviction)
 
-    @cached_property
+    @lazy_property
     def _sweeper(self) -> Sweeper:
         return self.store.sweeper()
 
@@ -396,6 +396,3 @@ class RedisMode:
             if phase is not None:
                 statuses[agent] = BreakerStatus(agent, phase, state.breaker_open_for_s, state.breaker_isolated)
         return statuses
-
-
-renew_cached_properties(RedisMode)

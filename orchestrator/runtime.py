@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
@@ -21,7 +21,7 @@ from orchestrator.agents.directory import Directory
 from orchestrator.agents.unknown_names import unknown_names
 from orchestrator.core.conversation import MOST_AGENTS, Conversation, check_data
 from orchestrator.core.errors import CallerError, InvalidPolicy, OrchestratorError
-from orchestrator.core.forks import ForkSafeLock, renew_cached_properties
+from orchestrator.core.forks import ForkSafeLock, lazy_property
 from orchestrator.core.housekeeping import HOUSEKEEPING_QUEUE
 from orchestrator.core.masked_repr import hide_in_reprs
 from orchestrator.core.settings import Settings
@@ -323,7 +323,7 @@ class Runtime:
         """The monitors of the current mode."""
         return self.mode.monitors
 
-    @cached_property
+    @lazy_property
     def coordination(self) -> Coordination:
         """Leases and the like, which are where the mode says at each use."""
         from orchestrator.coordination.ballots.ballot import Ballots
@@ -345,28 +345,28 @@ class Runtime:
             mode.named_leases, mode.ballots, mode.call_counts, mode.distribution.counts, mode.hierarchies.names
         )
 
-    @cached_property
+    @lazy_property
     def distributor(self) -> Distributor:
         """Gives items out to agents, which are where the mode says at each use."""
         from orchestrator.coordination.distribution.distributor import Distributor
 
         return Distributor(self.directory, lambda: self.mode.distribution)
 
-    @cached_property
+    @lazy_property
     def hierarchies(self) -> Hierarchies:
         """Hierarchies of agents, which are where the mode says at each use."""
         from orchestrator.coordination.distribution.hierarchies import Hierarchies
 
         return Hierarchies(lambda: self.mode.hierarchies, self.sender, self.directory.queue_of)
 
-    @cached_property
+    @lazy_property
     def workflows(self) -> Workflows:
         """Workflows, whose runs are where the mode says at each use."""
         from orchestrator.workflows.workflows import Workflows
 
         return Workflows(self.app, self.directory, self._runs, self.current_step)
 
-    @cached_property
+    @lazy_property
     def timeouts(self) -> Timeouts:
         """The timeouts of messages; overridden ones are where the mode says at each use."""
         from orchestrator.timeouts.timeouts import Timeouts
@@ -379,7 +379,7 @@ class Runtime:
             return set()
         return {one.pool for one in self.registry.incarnations() if queue in one.queues}
 
-    @cached_property
+    @lazy_property
     def schedules(self) -> Schedules:
         """Schedules, which are where the mode says at each use."""
         from orchestrator.schedules.schedules import Schedules
@@ -553,6 +553,3 @@ class Runtime:
 
             self._manager = Manager(self)
         return self._manager.run()
-
-
-renew_cached_properties(Runtime)

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
 from time import monotonic
 from typing import Any, Final
 
@@ -19,16 +18,16 @@ from redis.exceptions import RedisError
 from orchestrator.coordination import commands
 from orchestrator.coordination.late_releases import LateReleases
 from orchestrator.coordination.named_leases import Grant, NamedLeases, NameState, Wanted
+from orchestrator.coordination.script_runner import ScriptRunner
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, CallerError, LeaseTaken, NoCandidate, OwnerGone, PoolEmpty
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.lease import NOT_TAKEN, HeldPermit, Kind, Status
 from orchestrator.core.term import Term
 from orchestrator.telemetry import emit, events
-from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.inherited_descriptors import INHERITED
 from orchestrator.transport.redis.patience import outlast
-from orchestrator.transport.redis.scripts import script_of
 from orchestrator.transport.store import Store
 from orchestrator.worker.owner import Owner
 
@@ -68,22 +67,13 @@ class RedisNamedLeases(NamedLeases):
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open_store = open_store
+        runner = ScriptRunner(open_store, _PACKAGE)
+        self._run, self._call = runner.run, runner.call
         self._late = LateReleases(self._run_release)
 
     @property
     def _store(self) -> Store:
         return self._open_store()
-
-    @cached_property
-    def _commands(self) -> CommandConnection:
-        return CommandConnection(self._store.pool)
-
-    def _run(self, call: Call) -> Any:
-        name, keys, args = call
-        try:
-            return self._commands.run(script_of(_PACKAGE, name), keys, args)
-        except (RedisError, OSError) as error:
-            raise BrokerUnavailable(self._store.url, error) from error
 
     # -- asking
 
@@ -141,7 +131,7 @@ class RedisNamedLeases(NamedLeases):
     def _granted(wanted: Wanted, token: str, fence: int | str, since_ms: int | str, resource: str) -> Grant:
         return Grant(wanted.kind, wanted.name, wanted.owner, token, int(fence), int(since_ms), resource)
 
-    @cached_property
+    @lazy_property
     def _waiting(self) -> redis.Redis:
         """A client with a connection for each thread that waits; the store's has a few for all."""
         pool = copy(self._store.pool)
@@ -314,12 +304,6 @@ class RedisNamedLeases(NamedLeases):
         first = self._call("XRANGE", self._store.keys.named_terms(name), f"{number}-0", f"{number}-0")
         since_s = int(_fields(first[0])[b"at"]) / 1000 if first else 0.0
         return Term(name, int(number), leader, since_s, fields[b"reason"].decode(), at_s)
-
-    def _call(self, *command: Any) -> Any:
-        try:
-            return self._commands.call(*command)
-        except (RedisError, OSError) as error:
-            raise BrokerUnavailable(self._store.url, error) from error
 
 
 def _fields(entry: Any) -> dict[bytes, bytes]:

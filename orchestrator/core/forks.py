@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+from collections.abc import Callable
 from functools import cached_property
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
+
+T = TypeVar("T")
 
 #: How long a fork waits for the imports of other threads.
 _WAIT_S: Final = 5.0
@@ -44,25 +47,31 @@ class ForkSafeLock:
         self._lock = threading.Lock()
 
 
-_LOCKS: Final[WeakSet[ForkSafeLock]] = WeakSet()
-_CLASSES: Final[set[type]] = set()
+class lazy_property(cached_property[T]):  # noqa: N801 - a decorator, as property is
+    """A ``functools.cached_property`` that a forked child can work out though another thread was doing so.
 
-
-def renew_cached_properties(cls: type) -> None:
-    """Have a forked child work out the properties of a class that another thread is working out.
-
-    Until Python 3.12, a ``functools.cached_property`` has a lock, which is held meanwhile.
+    Until Python 3.12 that has a lock, which is held meanwhile, one for all instances of a class.
     """
-    _CLASSES.add(cls)
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        super().__init__(function)
+        _PROPERTIES.append(self)
+
+    def renew(self) -> None:
+        """In a forked child: whoever held its lock is not there."""
+        if hasattr(self, "lock"):
+            self.lock = threading.RLock()
+
+
+_LOCKS: Final[WeakSet[ForkSafeLock]] = WeakSet()
+_PROPERTIES: Final[list[lazy_property[Any]]] = []
 
 
 def _in_child() -> None:
     for lock in list(_LOCKS):
         lock.renew()
-    for cls in _CLASSES:
-        for one in vars(cls).values():
-            if isinstance(one, cached_property) and hasattr(one, "lock"):
-                one.lock = threading.RLock()
+    for one in _PROPERTIES:
+        one.renew()
 
 
 def _await_imports() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -16,6 +16,7 @@ from orchestrator.coordination.barriers.in_memory_barriers import InMemoryBarrie
 from orchestrator.coordination.distribution.hierarchies import InMemoryHierarchies
 from orchestrator.coordination.in_memory_named_leases import InMemoryNamedLeases, LivingOwners
 from orchestrator.core.breaker import BreakerStatus
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.run_state import RunState
 from orchestrator.core.settings import Settings
 from orchestrator.core.supervision import Supervision
@@ -54,41 +55,41 @@ class EagerMode:
         )
         self.backend.on_start(singletons.lead)
 
-    @cached_property
+    @lazy_property
     def dead_letters(self) -> DeadLetters:
         """The dead letters."""
         hidden = self._settings.redact
         checked = partial(checked_fields, self._directory.declared, hidden)
         return DeadLetters(self.backend.letters, hidden, checked, TaskArguments(self._app))
 
-    @cached_property
+    @lazy_property
     def monitors(self) -> InMemoryMonitors:
         """The monitors."""
         return InMemoryMonitors(self._app, self.backend.send, lambda: dict(self._directory.declared))
 
-    @cached_property
+    @lazy_property
     def named_leases(self) -> InMemoryNamedLeases:
         """Leases, elections, semaphores and pools."""
         leases = InMemoryNamedLeases(self.monitors.living)
         self.monitors.on_end.append(leases.owner_died)
         return leases
 
-    @cached_property
+    @lazy_property
     def distribution(self) -> EagerDistribution:
         """Items given out to agents."""
         return EagerDistribution(self.backend, lambda: self._directory.declared)
 
-    @cached_property
+    @lazy_property
     def hierarchies(self) -> InMemoryHierarchies:
         """Hierarchies of agents."""
         return InMemoryHierarchies()
 
-    @cached_property
+    @lazy_property
     def ballots(self) -> InMemoryBallots:
         """Ballots."""
         return InMemoryBallots(self.backend, self.backend.deliver)
 
-    @cached_property
+    @lazy_property
     def barriers(self) -> InMemoryBarriers:
         """Barriers."""
         barriers = InMemoryBarriers(LivingOwners(self.monitors.living), self.backend.send)
@@ -103,12 +104,12 @@ class EagerMode:
         """
         return self.monitors.attempt_here(what)
 
-    @cached_property
+    @lazy_property
     def runs(self) -> InMemoryRuns:
         """The runs of workflows."""
         return InMemoryRuns(self.backend, self._directory)
 
-    @cached_property
+    @lazy_property
     def schedules(self) -> InMemorySchedules:
         """The schedules."""
         from orchestrator.eager.in_memory_schedules import InMemorySchedules

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
 from orchestrator.core.errors import BrokerUnavailable
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.supervision import Supervision
 from orchestrator.monitors.commands import DownSending
 from orchestrator.monitors.envelope import supervision_json, template
@@ -41,7 +41,7 @@ class RedisMonitorCalls:
         """The store that the monitors are in."""
         return self._open_store()
 
-    @cached_property
+    @lazy_property
     def down_sending(self) -> DownSending:
         """How scripts send DOWNs."""
         return DownSending(template(), self.store.levels[1], supervision_json(Supervision(track=False)))
@@ -54,7 +54,7 @@ class RedisMonitorCalls:
         """
         return self._call(lambda: self._commands.run(script(name), keys, args))
 
-    @cached_property
+    @lazy_property
     def _commands(self) -> CommandConnection:
         # redis-py's client takes more time than the script that creates a monitor.
         return CommandConnection(self.store.pool)

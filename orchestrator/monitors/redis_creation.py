@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from uuid import uuid4
 
 from orchestrator.agents.spec import AgentSpec
 from orchestrator.core.errors import BrokerUnavailable, OwnerGone
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.supervision import Supervision
 from orchestrator.monitors import commands
 from orchestrator.monitors.commands import WantedMonitor
@@ -41,7 +41,7 @@ class RedisMonitorCreation(RedisMonitorCalls):
         self._written_origins: set[str] = set()
         self._written_supervision: set[str] = set()
 
-    @cached_property
+    @lazy_property
     def _targets(self) -> Targets:
         return Targets(self.store)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from time import monotonic
 from typing import Final
 
@@ -13,6 +12,7 @@ from celery.beat import ScheduleEntry
 
 from orchestrator.agents.directory import Directory
 from orchestrator.core.errors import InvalidPolicy, InvalidSchedule
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.log import get_logger
 from orchestrator.core.schedule_definition import ScheduleDefinition
 from orchestrator.core.schedule_fault import ScheduleFault
@@ -56,7 +56,7 @@ class Scheduling:
         """What the app's static schedules are known by."""
         return str(self._app.main or "app")
 
-    @cached_property
+    @lazy_property
     def schedules(self) -> RedisSchedules:
         """The schedules as users act on them."""
         s = self._settings

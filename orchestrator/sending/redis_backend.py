@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
 from time import monotonic
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from celery import Celery
 
 from orchestrator.core.errors import AgentDown, BulkheadFull, CircuitOpen, MailboxFull, NotSupervised
 from orchestrator.core.flow_policy import Flow
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import WhenDown
 from orchestrator.registry.outdated_workers import refuse_outdated
@@ -209,7 +209,7 @@ class RedisBackend:
         """See :class:`orchestrator.sending.backend.Backend`."""
         return self._waits.during(request, raises=raises)
 
-    @cached_property
+    @lazy_property
     def _waits(self) -> Waits:
         return Waits(self._app, self._store)
 
@@ -218,12 +218,12 @@ class RedisBackend:
         store = self._store()
         return bool(store.run(*commands.end_ask(store.keys, ask_id, why)))
 
-    @cached_property
+    @lazy_property
     def stale(self) -> RedisStaleReplies:
         """See :class:`orchestrator.sending.backend.Backend`."""
         return RedisStaleReplies(self._store)
 
-    @cached_property
+    @lazy_property
     def tracker(self) -> RedisTracker:
         """See :class:`orchestrator.sending.backend.Backend`."""
         self._must_supervise()
@@ -233,10 +233,10 @@ class RedisBackend:
         """See :class:`orchestrator.sending.backend.Backend`."""
         return self._await(delivery_id, timeout_s)
 
-    @cached_property
+    @lazy_property
     def _fast(self) -> FastPublisher:
         return FastPublisher(self._app)
 
-    @cached_property
+    @lazy_property
     def _await(self) -> Awaiter:
         return await_in(self._store)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from functools import cached_property
 from time import monotonic, time
 from typing import Any
 
@@ -23,6 +22,7 @@ from vine import promise
 
 from orchestrator.agents.expand import Expand
 from orchestrator.celery_types import Message, Pool
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.run_calls import Suspended
 from orchestrator.core.supervision import HEADER, Supervision
 from orchestrator.transport.celery.held_request import channel_of
@@ -63,7 +63,7 @@ class FastPathContext(Context):
     def __init__(self, fields: dict[str, Any]) -> None:
         self.__dict__ = fields
 
-    @cached_property
+    @lazy_property
     def headers(self) -> dict[str, Any] | None:
         """The message's headers without Celery's own; computed when they are read."""
         found: dict[str, Any] | None = self._get_custom_headers(vars(self))

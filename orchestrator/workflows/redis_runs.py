@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -15,6 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 from orchestrator.core.clock import to_ms
 from orchestrator.core.errors import BrokerUnavailable, UnknownWorkflow, WorkflowExists
 from orchestrator.core.expansion import Expanded
+from orchestrator.core.forks import lazy_property
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.run_calls import CallList, Suspended
 from orchestrator.core.workflow_plan import Kind, StepPlan
@@ -78,7 +78,7 @@ class RedisRuns:
     def _store(self) -> Store:
         return self._open_store()
 
-    @cached_property
+    @lazy_property
     def _commands(self) -> CommandConnection:
         # For starts: redis-py's client takes more time than the script.
         return CommandConnection(self._store.pool)

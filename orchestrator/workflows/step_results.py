@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 from orchestrator.agents.step_context import StepContext
+from orchestrator.core.forks import lazy_property
 from orchestrator.workflows.references import MARK
 
 #: Replaces references in data with results, in the run of a message.
@@ -24,7 +24,7 @@ class StepResults(Mapping[str, Any]):
         self._fill = fill
         self._find_numbers = numbers
 
-    @cached_property
+    @lazy_property
     def _numbers(self) -> Mapping[str, tuple[str, bool]]:
         return self._find_numbers(str(self._run["uid"]))
 

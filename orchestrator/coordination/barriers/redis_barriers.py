@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from time import monotonic
 from typing import Any, Final
 from uuid import uuid4
 
 from celery import Celery
-from redis.exceptions import RedisError
 
 from orchestrator.coordination.barriers import commands
 from orchestrator.coordination.barriers.backend import Arrived, Barriers, BarrierState, described, refusal
 from orchestrator.coordination.late_releases import LateReleases
+from orchestrator.coordination.script_runner import ScriptRunner
 from orchestrator.core.barrier import Arriving, Ended, OnDeath, Reply, Status, Waiting
 from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.log import get_logger
 from orchestrator.sending.outgoing_message import OutgoingMessage
 from orchestrator.sending.recorded_message import record_message
-from orchestrator.transport.redis.command_connection import CommandConnection
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.patience import outlast
-from orchestrator.transport.redis.scripts import script_of
 from orchestrator.transport.store import Store
 
 logger = get_logger(__name__)
@@ -60,6 +57,7 @@ class RedisBarriers(Barriers):
         self._hidden = hidden
         self._prepare = prepare
         self._sleep = sleep
+        self._run = ScriptRunner(open_store, __package__).run
         self._late = LateReleases(self._run)
         #: Workers and barriers of which was warned.
         self._warned: set[tuple[str, str]] = set()
@@ -67,17 +65,6 @@ class RedisBarriers(Barriers):
     @property
     def _store(self) -> Store:
         return self._open_store()
-
-    @cached_property
-    def _commands(self) -> CommandConnection:
-        return CommandConnection(self._store.pool)
-
-    def _run(self, call: Call) -> Any:
-        name, keys, args = call
-        try:
-            return self._commands.run(script_of(__package__, name), keys, args)
-        except (RedisError, OSError) as error:
-            raise BrokerUnavailable(self._store.url, error) from error
 
     def _run_patiently(self, call: Call) -> Any:
         return outlast(monotonic() + _PATIENCE_S, lambda: self._run(call))

@@ -10,9 +10,7 @@ from time import monotonic
 from typing import Any, Final
 
 from celery import Celery
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.coordination.distribution import commands
 from orchestrator.coordination.distribution.backend import AgentState, OutgoingItem
@@ -23,6 +21,7 @@ from orchestrator.core.outcome import Outcome, from_wire
 from orchestrator.registry.registry import Registry
 from orchestrator.sending.broadcast import Refusal
 from orchestrator.sending.delivery import Awaiter
+from orchestrator.sending.lost_answers import again_if_lost
 from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
 from orchestrator.sending.redis_backend import RedisBackend
 from orchestrator.sending.tracker import RedisTracker
@@ -151,13 +150,8 @@ class RedisDistribution:
     def _run(self, call: Call) -> Any:
         store, (name, keys, args) = self._store(), call
         script = script_of("orchestrator.coordination.distribution", name)
-        try:
-            return store.run(script, keys, args)
-        except BrokerUnavailable as error:
-            if not isinstance(error.__cause__, RedisConnectionError | RedisTimeoutError):
-                raise
-            # Whether it was done is unknown. Run again, each script goes on from what is there.
-            return store.run(script, keys, args)
+        # Run again, each script goes on from what is there.
+        return again_if_lost(lambda: store.run(script, keys, args))
 
     def outcomes(self, ids: Sequence[str], timeout_s: float) -> dict[str, Outcome]:
         """See :class:`DistributionBackend`. While Redis is away it waits for that too."""

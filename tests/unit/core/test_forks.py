@@ -7,13 +7,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 
 import pytest
 
 from orchestrator.core import forks
-from orchestrator.core.forks import ForkSafeLock, renew_cached_properties
+from orchestrator.core.forks import ForkSafeLock, lazy_property
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
@@ -80,14 +79,13 @@ def test_a_child_can_work_out_a_property_that_another_thread_was_working_out(go_
     begun, parent = threading.Event(), os.getpid()
 
     class Slow:
-        @cached_property
+        @lazy_property
         def value(self) -> int:
             if os.getpid() == parent:
                 begun.set()
                 go_on.wait(20)
             return 1
 
-    renew_cached_properties(Slow)
     slow = Slow()
     _meanwhile(lambda: slow.value)
     assert begun.wait(5)
