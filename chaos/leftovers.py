@@ -47,7 +47,8 @@ def leftovers(store: Store) -> list[str]:
     found = []
     for key in sorted(raw.decode() for raw in client.scan_iter(count=1000)):
         problem = _problem(client, store, key)
-        if problem:
+        # It may have expired since it was listed.
+        if problem and client.exists(key):
             found.append(f"{key}: {problem}")
     return found
 

@@ -45,3 +45,17 @@ def test_a_worker_that_was_declared_dead_and_was_not_is_remembered(store: Store)
     client: Any = store.client
     client.zadd(store.keys.disproved, {"solo-1@vm:1#1": 1})
     assert leftovers(store) == []
+
+
+def test_a_key_that_expires_meanwhile_is_no_leftover(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    client: Any = store.client
+    inbox = store.keys.inbox("a")
+    client.set(inbox, 1, px=60_000)
+    ask = client.pttl
+
+    def expire_before(key: str) -> Any:
+        client.delete(key)
+        return ask(key)
+
+    monkeypatch.setattr(client, "pttl", expire_before)
+    assert leftovers(store) == []
