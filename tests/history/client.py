@@ -1,22 +1,20 @@
 """A process that acquires leases, leads and increments, and writes down what it did: it may be killed at any moment.
 
-``python -m tests.history.client URL FILE NAME PROXY`` appends a line for each call and each return to FILE, by the
-monotonic clock, which all processes of the machine share.
+``python -m tests.history.client URL FILE NAME PROXY`` writes its log to FILE.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import threading
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import redis
 
 from orchestrator import InfrastructureError, LeaseTaken, Orchestrator
+from tests.history.log import Log
 from tests.support.coordination_under_test import make
 
 #: A counter that is guarded: reading and writing, it refuses a token lower than one that it has seen.
@@ -33,23 +31,16 @@ class Client:
     """One process."""
 
     def __init__(self, url: str, file: Path, name: str, through: str) -> None:
-        self.orchestrator: Orchestrator = make(through)
+        self.orchestrator = self.make_orchestrator(through)
         #: What is guarded is reached without the proxy: it is another system.
         self.storage: Any = redis.Redis.from_url(url)
         self.name = name
-        self._file = file.open("a", buffering=1)
-        self._numbers = iter(range(1 << 30))
+        self.log = Log(file, name)
+        self.note, self.call = self.log.note, self.log.call
 
-    def note(self, **fields: Any) -> None:
-        """Write a line down; it is the kernel's before anything else happens."""
-        self._file.write(json.dumps({"process": self.name, "at": monotonic(), **fields}) + "\n")
-        self._file.flush()
-
-    def call(self, name: str, act: str, argument: Any = None) -> int:
-        """Write down that an operation begins; returns its number."""
-        number = next(self._numbers)
-        self.note(number=number, name=name, act=act, argument=argument)
-        return number
+    def make_orchestrator(self, url: str) -> Orchestrator:
+        """The app of this process."""
+        return make(url)
 
     def run(self) -> None:
         """Go on until killed."""
@@ -58,14 +49,19 @@ class Client:
                 with self.orchestrator.monitors.session():
                     while True:
                         self.once()
-            except InfrastructureError:
+            except InfrastructureError as error:
                 # Fenced, or cut off: begin again as another session.
+                self.note(error=f"{type(error).__name__}: {error}")
                 threading.Event().wait(0.05)
 
     def once(self) -> None:
         """Hold something for a moment."""
         what = random.choice(("lease", "semaphore", "election"))
         of: Any = self.orchestrator
+        if random.random() < 0.2:
+            number = self.call("election", "leader")
+            term = of.election("election").leader()
+            self.note(number=number, result=None if term is None else term.number)
         match what:
             case "lease":
                 held, name = of.lease("lease", wait_s=2), "lease"

@@ -71,7 +71,10 @@ class Counter:
 
 @dataclass(frozen=True)
 class Line:
-    """Who waits is served in order of arrival: ``arrive`` puts a ticket into the line, ``serve`` takes the first."""
+    """Who waits is served in order of arrival: ``arrive`` puts a ticket into the line, ``serve`` takes the first.
+
+    ``leave`` takes the first one, too: that one in the middle has left matters when its turn comes.
+    """
 
     def initial(self) -> Any:
         return ()
@@ -122,10 +125,23 @@ class CyclicBarrier:
 
 @dataclass(frozen=True)
 class DecideOnce:
-    """A register that is written once, by whom nobody says: ``read`` results in "open", or in what was decided."""
+    """A register that is written once.
+
+    ``read`` results in "open", or in what was decided and the reason of the cancellation that has decided it, or
+    ``None``. ``cancel`` for a reason results in whether that has decided; for what else decides there is no operation.
+    The state is "open" or such a pair; what was decided is ``None`` until somebody has read it.
+    """
 
     def initial(self) -> Any:
         return "open"
 
     def step(self, state: Any, operation: Operation) -> Any:
-        return operation.result if state in ("open", operation.result) else None
+        is_open, result = state == "open", operation.result
+        if operation.act == "cancel":
+            if is_open:
+                return None, None if result is False else operation.argument
+            # Whose answer was lost may have come too late.
+            return None if result is True else state
+        if result == "open" or is_open:
+            return result if is_open and (result == "open" or result[1] is None) else None
+        return result if state in ((None, result[1]), result) else None

@@ -8,18 +8,36 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from redis import Redis
+
+from orchestrator.core.keys import Keys
 from orchestrator.embedded import EmbeddedServer
 from tests.support.eventually import eventually
+from tests.support.forked_process import ROOT, ForkedProcess
 from tests.support.tcp_proxy import TcpProxy
-from tests.support.worker_process import ROOT
+from tests.support.worker_process import WorkerProcess
 
-RUN_S = 40.0
-_PROCESSES = 6
+#: Of all processes. One that is stopped or cut off for longer than the lease is declared dead.
+SETTINGS = {
+    "ORCHESTRATOR_LEASE_S": "1.2",
+    "ORCHESTRATOR_SWEEP_INTERVAL_S": "0.3",
+    "ORCHESTRATOR_SWEEP_STALE_S": "0.5",
+}
+
+#: How long a process is stopped or cut off: some survive it, others do not.
+_BLINK_S, _ABSENCE_S = 0.3, 2.6
+
+#: Between two faults.
+_PAUSE_S = 0.3
 
 
 class Clients:
@@ -27,84 +45,203 @@ class Clients:
 
     def __init__(self, module: str, url: str, through: str, folder: Path) -> None:
         self._module, self._url, self._through, self._folder = module, url, through, folder
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, ForkedProcess] = {}
+        self.workers: dict[str, WorkerProcess] = {}
         self._count = 0
-        #: When a process was stopped or killed: what it held may be released from then on.
+        #: When a process was stopped, continued, killed, cut off or declared dead.
         self.struck: dict[str, list[float]] = {}
+        self._pids: dict[int, str] = {}
+        #: How often what was done to them.
+        self.faults: Counter[str] = Counter()
+
+    # -- processes
 
     def start(self) -> None:
+        """Start another client; one in three is behind the network that is cut."""
         self._count += 1
         name = f"p{self._count}"
-        # One in three is behind the network that is cut.
-        through = self._through if self._count % 3 == 0 else self._url
+        through = self._through if self.is_behind_network(name) else self._url
         arguments = [self._url, str(self._folder / f"{name}.jsonl"), name, through]
-        self.running[name] = subprocess.Popen(
-            [sys.executable, "-m", self._module, *arguments],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "ORCHESTRATOR_LEASE_S": "2"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with self._errors_of(name).open("wb") as errors:
+            self.running[name] = ForkedProcess(
+                [sys.executable, "-m", self._module, *arguments],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **SETTINGS},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+        self._pids[self.running[name].pid] = name
+
+    def start_worker(self, app: str, name: str, **options: Any) -> None:
+        """Start a worker; the second one is behind the network that is cut."""
+        url = self._through if self.is_behind_network(name) else self._url
+        folder = {"HISTORY_FOLDER": str(self._folder), "HISTORY_PROCESS": name}
+        environment = {**folder, **SETTINGS}
+        self.workers[name] = WorkerProcess(app, url, name=name, environment=environment, **options).start()
+
+    def is_behind_network(self, name: str) -> bool:
+        """Whether a cut of the network cuts this process off."""
+        return name == "w2" if name.startswith("w") else int(name[1:]) % 3 == 0
 
     def strike(self, name: str, number: signal.Signals) -> None:
+        """Signal a process. A killed worker is started again by the same name, a client is not."""
         self.struck.setdefault(name, []).append(monotonic())
-        self.running[name].send_signal(number)
+        self.faults[number.name] += 1
+        if name in self.workers:
+            worker = self.workers[name]
+            if number is signal.SIGKILL:
+                worker.kill()
+                worker.start(wait=False)
+            else:
+                worker.signal(number)
+            return
+        process = self.running[name] if number is not signal.SIGKILL else self.running.pop(name)
+        process.send_signal(number)
         if number is signal.SIGKILL:
-            self.running.pop(name).wait()
+            process.wait()
 
-    def close(self) -> None:
+    def cut(self, proxy: TcpProxy, seconds: float) -> None:
+        """Cut the network for a while."""
+        self._record_cut()
+        proxy.cut()
+        self.faults["cut"] += 1
+        wait(seconds)
+        proxy.heal()
+        # Connections from before the cut stay dead.
+        self._record_cut()
+
+    def _record_cut(self) -> None:
+        for name in (*self.running, *self.workers):
+            if self.is_behind_network(name):
+                self.struck.setdefault(name, []).append(monotonic())
+
+    def check_alive(self) -> None:
+        """A client that has ended by itself sees nothing, and no history would show that."""
+        for name, process in self.running.items():
+            code = process.poll()
+            assert code is None, (
+                f"{name} has ended by itself, with {code}:\n{self._errors_of(name).read_text()[-3000:]}"
+            )
+
+    def first_strike(self, name: str, after: float) -> float:
+        """From when on a process may have lost what it held or waited for after that; ``inf`` for never."""
+        return min((at for at in self.struck.get(name, ()) if at > after), default=inf)
+
+    def _record_deaths(self) -> None:
+        """On a busy machine a process may be declared dead that nobody has struck: its heartbeats were late."""
+        from_clock = time.time() - monotonic()
+        with Redis.from_url(self._url) as client:
+            deaths: Any = client.xrange(Keys().deaths)
+        for raw, fields in deaths:
+            pid = int(fields[b"incarnation"].rpartition(b":")[2].partition(b"#")[0])
+            if fields[b"reason"] != b"drained" and pid in self._pids:
+                self.struck.setdefault(self._pids[pid], []).append(int(raw.partition(b"-")[0]) / 1000 - from_clock)
+
+    def stop_clients(self) -> None:
+        """Kill the clients; the workers go on."""
+        self._record_deaths()
         for name in list(self.running):
             self.strike(name, signal.SIGKILL)
 
+    def close(self) -> None:
+        """Kill all."""
+        self.stop_clients()
+        for worker in self.workers.values():
+            worker.close()
+
+    # -- what they have written
+
+    def _errors_of(self, name: str) -> Path:
+        return self._folder / f"{name}.stderr"
+
     def lines(self) -> Iterator[dict[str, Any]]:
+        """All lines; what was being written when its process was killed is none."""
         for file in sorted(self._folder.glob("*.jsonl")):
             for line in file.read_text().splitlines():
                 if line.endswith("}"):
                     yield json.loads(line)
+
+    def errors(self) -> Counter[str]:
+        """What the processes have run into, and how often; for who asks why a history is short."""
+        return Counter(line["error"] for line in self.lines() if "error" in line)
 
     def operations(self) -> tuple[dict[tuple[str, int], dict[str, Any]], dict[tuple[str, int], dict[str, Any]]]:
         """The calls, and their returns, each by process and number."""
         calls: dict[tuple[str, int], dict[str, Any]] = {}
         returns: dict[tuple[str, int], dict[str, Any]] = {}
         for line in self.lines():
-            key = line["process"], line["number"]
-            (returns if "act" not in line else calls)[key] = line
+            if "error" not in line:
+                key = line["process"], line["number"]
+                (returns if "act" not in line else calls)[key] = line
         return calls, returns
 
 
-def run(module: str, folder: Path) -> Clients:
-    """Run processes of a module for a while; returns what they have written down."""
-    seed = random.randrange(1 << 30)
-    print(f"seed {seed}")  # noqa: T201
-    chance = random.Random(seed)
-    with EmbeddedServer() as server, TcpProxy(server.url) as proxy:
-        clients = Clients(module, server.url, proxy.url, folder)
-        try:
-            for _ in range(_PROCESSES):
+class FaultyRun:
+    """A Redis, a network that can be cut, and processes that are killed, stopped and cut off, round after round."""
+
+    def __init__(self, module: str, folder: Path, *, processes: int = 6) -> None:
+        seed = random.randrange(1 << 30)
+        print(f"seed {seed}")  # noqa: T201
+        self._chance = random.Random(seed)
+        self._module, self._folder, self._processes = module, folder, processes
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> FaultyRun:
+        with ExitStack() as stack:
+            self.url = stack.enter_context(EmbeddedServer()).url
+            self._proxy = stack.enter_context(TcpProxy(self.url))
+            self.clients = Clients(self._module, self.url, self._proxy.url, self._folder)
+            stack.callback(self.clients.close)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._cleanup.close()
+
+    def strike_all(self, rounds: int) -> None:
+        """Start the clients; strike them, and the workers, in each round by each kind of fault."""
+        clients = self.clients
+        for _ in range(self._processes):
+            clients.start()
+
+        def all_have_begun() -> bool:
+            clients.check_alive()
+            return len({line["process"] for line in clients.lines() if "act" in line}) >= self._processes
+
+        eventually(all_have_begun, timeout_s=60)
+        faults = [("kill", 0.0), ("kill", 0.0), ("stop", _BLINK_S), ("stop", _ABSENCE_S)]
+        faults += [("cut", _BLINK_S), ("cut", _ABSENCE_S)]
+        for _ in range(rounds):
+            self._chance.shuffle(faults)
+            for fault, seconds in faults:
+                self._strike(fault, seconds)
+                wait(_PAUSE_S)
+                clients.check_alive()
+
+    def _strike(self, fault: str, seconds: float) -> None:
+        clients = self.clients
+        name = self._chance.choice(sorted([*clients.running, *clients.workers]))
+        if fault == "cut":
+            clients.cut(self._proxy, seconds)
+        elif fault == "stop":
+            clients.strike(name, signal.SIGSTOP)
+            wait(seconds)
+            clients.strike(name, signal.SIGCONT)
+        else:
+            clients.strike(name, signal.SIGKILL)
+            if name not in clients.workers:
                 clients.start()
-            eventually(lambda: len(list(folder.glob("*.jsonl"))) == _PROCESSES, timeout_s=60)
-            until = monotonic() + RUN_S
-            while monotonic() < until:
-                name = chance.choice(sorted(clients.running))
-                act = chance.choice(("kill", "stop", "cut"))
-                if act == "kill":
-                    clients.strike(name, signal.SIGKILL)
-                    clients.start()
-                elif act == "stop":
-                    clients.strike(name, signal.SIGSTOP)
-                    _wait(chance.choice((0.5, 4.0)))
-                    clients.strike(name, signal.SIGCONT)
-                else:
-                    proxy.cut()
-                    _wait(chance.choice((0.5, 3.0)))
-                    proxy.heal()
-                _wait(0.5)
-        finally:
-            clients.close()
-    return clients
 
 
-def _wait(seconds: float) -> None:
+def run(module: str, folder: Path, rounds: int) -> Clients:
+    """Run processes of a module for some rounds of faults; returns what they have written down."""
+    with FaultyRun(module, folder) as faulty:
+        faulty.strike_all(rounds)
+    return faulty.clients
+
+
+def wait(seconds: float) -> None:
     """Let what was done take effect."""
     until = monotonic() + seconds
     eventually(lambda: monotonic() >= until, timeout_s=seconds + 5)

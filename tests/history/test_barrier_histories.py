@@ -5,14 +5,11 @@ from __future__ import annotations
 from math import inf
 from pathlib import Path
 
-import pytest
-
 from tests.history.barrier_client import NAME, PARTIES
 from tests.history.linearizability import Operation, find_violation
 from tests.history.models import CyclicBarrier
 from tests.history.processes import Clients, run
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+from tests.history.rounds import each_number_of_rounds
 
 
 def history_of(clients: Clients) -> list[Operation]:
@@ -28,10 +25,12 @@ def history_of(clients: Clients) -> list[Operation]:
     return history
 
 
-def test_no_party_passes_before_all_have_arrived_and_all_see_the_same(tmp_path: Path) -> None:
-    history = history_of(run("tests.history.barrier_client", tmp_path))
+@each_number_of_rounds
+def test_no_party_passes_before_all_have_arrived_and_all_see_the_same(tmp_path: Path, rounds: int) -> None:
+    clients = run("tests.history.barrier_client", tmp_path, rounds)
+    history = history_of(clients)
     passed = [one.result for one in history if one.act == "pass"]
-    assert passed.count("tripped") > 60, passed
-    assert passed.count("broken") > 5, passed
+    assert passed.count("tripped") > 15 * rounds, (passed, clients.errors())
+    assert passed.count("broken") > rounds, (passed, clients.errors())
     violation = find_violation(history, CyclicBarrier(PARTIES))
     assert violation is None, str(violation)

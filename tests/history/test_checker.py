@@ -86,14 +86,33 @@ GOOD: list[tuple[str, Model, list[Operation]]] = [
         DecideOnce(),
         [
             op("a", "read", 0, 3, result="open"),
-            op("b", "read", 1, 2, result="accepted"),
-            op("c", "read", 4, 5, result="accepted"),
+            op("b", "read", 1, 2, result=("accepted", None)),
+            op("c", "read", 4, 5, result=("accepted", None)),
+        ],
+    ),
+    (
+        "a cancellation that came too late, and one whose answer was lost",
+        DecideOnce(),
+        [
+            op("a", "cancel", 0, inf, of="a"),
+            op("b", "cancel", 1, 2, of="b", result=False),
+            op("c", "read", 3, 4, result=("rejected", "a")),
         ],
     ),
     (
         "those who came at the same time, in any order",
         Line(),
         [op("a", "arrive", 0, 3, of=1), op("b", "arrive", 1, 2, of=2), op("b", "serve", 4, 5, of=2)],
+    ),
+    (
+        "one who has left before the next one is served",
+        Line(),
+        [
+            op("a", "arrive", 0, 1, of=1),
+            op("b", "arrive", 2, 3, of=2),
+            op("a", "leave", 4, inf, of=1),
+            op("b", "serve", 2, 5, of=2),
+        ],
     ),
 ]
 
@@ -164,17 +183,52 @@ PLANTED: list[tuple[str, Model, list[Operation]]] = [
     (
         "a ballot that is decided twice",
         DecideOnce(),
-        [op("a", "read", 0, 1, result="accepted"), op("b", "read", 2, 3, result="rejected")],
+        [op("a", "read", 0, 1, result=("accepted", None)), op("b", "read", 2, 3, result=("rejected", None))],
     ),
     (
         "a ballot that is open after its decision",
         DecideOnce(),
-        [op("a", "read", 0, 1, result="accepted"), op("b", "read", 2, 3, result="open")],
+        [op("a", "read", 0, 1, result=("accepted", None)), op("b", "read", 2, 3, result="open")],
+    ),
+    (
+        "a ballot that is open after a cancellation that came too late",
+        DecideOnce(),
+        [op("a", "cancel", 0, 1, of="a", result=False), op("b", "read", 2, 3, result="open")],
+    ),
+    (
+        "a ballot that is cancelled twice",
+        DecideOnce(),
+        [op("a", "cancel", 0, 1, of="a", result=True), op("b", "cancel", 0, 1, of="b", result=True)],
+    ),
+    (
+        "a ballot that was cancelled, and decided by votes",
+        DecideOnce(),
+        [op("a", "cancel", 0, 1, of="a", result=True), op("b", "read", 0, 1, result=("accepted", None))],
+    ),
+    (
+        "a ballot that was cancelled for what nobody has cancelled it",
+        DecideOnce(),
+        [op("a", "cancel", 0, 1, of="a", result=False), op("b", "read", 0, 1, result=("rejected", "b"))],
     ),
     (
         "a ticket that was overtaken",
         Line(),
         [op("a", "arrive", 0, 1, of=1), op("b", "arrive", 2, 3, of=2), op("b", "serve", 4, 5, of=2)],
+    ),
+    (
+        "a ticket that was overtaken before it was given up",
+        Line(),
+        [
+            op("a", "arrive", 0, 1, of=1),
+            op("b", "arrive", 2, 3, of=2),
+            op("b", "serve", 4, 5, of=2),
+            op("a", "leave", 6, inf, of=1),
+        ],
+    ),
+    (
+        "a ticket that is served twice",
+        Line(),
+        [op("a", "arrive", 0, 1, of=1), op("a", "serve", 2, 3, of=1), op("a", "serve", 2, 3, of=1)],
     ),
 ]
 
