@@ -64,6 +64,13 @@ def redis_server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
+def own_redis_server() -> Iterator[EmbeddedServer]:
+    """A Redis that nobody else uses. Threads that an earlier test has left may still write to the shared one."""
+    with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture
 def redis_url(redis_server: EmbeddedServer) -> str:
     """The URL of an empty database on the shared server."""
     empty(redis_server.url)

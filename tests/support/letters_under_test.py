@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from redis import Redis
-
 from orchestrator.core.errors import MailboxFull
 from orchestrator.core.fingerprint import fingerprint
 from orchestrator.core.flow_policy import Flow, Mailbox
@@ -27,6 +25,7 @@ from orchestrator.transport.mailbox_entry import decode, with_lineage
 from orchestrator.transport.options import Options
 from orchestrator.transport.redis import commands
 from orchestrator.transport.store import Store
+from tests.support.patient_redis import patient_redis
 
 LEVELS = levels_of((0, 3, 6, 9))
 QUEUE = "billing"
@@ -154,7 +153,7 @@ class LettersInRedis(LettersUnderTest):
 
     def __init__(self, url: str, hidden: tuple[str, ...], validate: Validate | None) -> None:
         super().__init__()
-        self.redis: Any = Redis.from_url(url)
+        self.redis = patient_redis(url)
         self.keys = Keys()
         self.store = Store(self.redis, self.keys, Options(), LEVELS, self.redis.connection_pool, url)
         self.letter_store = _Later(self.store)

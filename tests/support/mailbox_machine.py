@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
-import redis
 from hypothesis.stateful import RuleBasedStateMachine
 
 from orchestrator.core.keys import Keys, levels_of
 from orchestrator.transport.redis.script_events import unwrap_reply
+from tests.support.patient_redis import patient_redis
 from tests.support.redis_clock import TimedScripts
 
 QUEUE = "q"
@@ -25,7 +25,7 @@ class MailboxMachine(RuleBasedStateMachine):
     def __init__(self, begin_ms: int) -> None:
         super().__init__()
         # redis-py types every answer as "bytes or str or nothing"; here they are bytes.
-        self.redis: Any = redis.Redis.from_url(self.url)
+        self.redis = patient_redis(self.url)
         self.redis.flushall()
         self.scripts = TimedScripts(self.redis)
         self.keys = Keys()

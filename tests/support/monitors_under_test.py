@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import redis
 from celery import Celery
 
 from orchestrator import Agent, Context, Down, Message, Orchestrator, handles, load_settings
@@ -15,6 +14,7 @@ from orchestrator.monitors.monitors import Monitors
 from orchestrator.monitors.redis_monitors import RedisMonitors
 from orchestrator.transport.redis import commands
 from orchestrator.worker.owner import Owner
+from tests.support.patient_redis import patient_redis
 
 
 class Watch(Message):
@@ -106,7 +106,7 @@ class RedisUnderTest:
     def __init__(self, url: str, **settings: Any) -> None:
         self.orchestrator = make(url, **settings)
         self.store = self.orchestrator.runtime.store
-        self.redis: Any = redis.Redis.from_url(url)
+        self.redis = patient_redis(url)
         self._ids: dict[str, str] = {}
         for agent in ("watcher", "target", "other"):
             self.revive(agent)

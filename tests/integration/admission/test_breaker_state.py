@@ -344,8 +344,8 @@ ENDINGS: dict[str, Callable[[Fuse, str], None]] = {
 
 
 @pytest.mark.timeout(300)
-def test_the_scripts_breaker_is_the_pure_one(redis_server: EmbeddedServer) -> None:
-    Fuse.url = redis_server.url
+def test_the_scripts_breaker_is_the_pure_one(own_redis_server: EmbeddedServer) -> None:
+    Fuse.url = own_redis_server.url
     run_state_machine_as_test(
         Fuse,
         settings=settings(

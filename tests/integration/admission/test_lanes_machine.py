@@ -11,7 +11,6 @@ import json
 import os
 from typing import Any, ClassVar
 
-import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,6 +28,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.script_events import unwrap_reply
+from tests.support.patient_redis import patient_redis
 from tests.support.redis_clock import TimedScripts
 
 START_MS = 1_800_000_000_000
@@ -235,8 +235,8 @@ class Machine(RuleBasedStateMachine):
         assert sorted(waiting) == sorted([*self.held, *self.streams["returned-0"], *self.streams["0"]])
 
 
-def test_the_scripts_do_what_the_rule_says(redis_server: EmbeddedServer) -> None:
-    client = Machine.client = redis.Redis.from_url(redis_server.url)
+def test_the_scripts_do_what_the_rule_says(own_redis_server: EmbeddedServer) -> None:
+    client = Machine.client = patient_redis(own_redis_server.url)
     Machine.scripts = TimedScripts(client)
     try:
         run_state_machine_as_test(

@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -33,6 +32,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis.commands import Call, settle_with_outcome
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import command, resolve
+from tests.support.patient_redis import patient_redis
 from tests.support.redis_clock import CLOCK, KEY
 
 START_MS = 1_800_000_000_000
@@ -249,8 +249,8 @@ class Machine(RuleBasedStateMachine):
                 Decision.from_wire("b", "Scale", {}, "", one)
 
 
-def test_the_scripts_do_what_the_rule_says(redis_server: EmbeddedServer) -> None:
-    client = Machine.redis = redis.Redis.from_url(redis_server.url)
+def test_the_scripts_do_what_the_rule_says(own_redis_server: EmbeddedServer) -> None:
+    client = Machine.redis = patient_redis(own_redis_server.url)
     scripts = {name: timed(name) for name in ("propose", "end_ballot")}
     scripts["settle_with_outcome"] = timed("settle_with_outcome", "orchestrator.transport.redis")
     Machine.scripts = {name: client.script_load(text) for name, text in scripts.items()}

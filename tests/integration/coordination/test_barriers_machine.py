@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -25,6 +24,7 @@ from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import command, resolve
 from tests.support.owners_under_test import Owners
+from tests.support.patient_redis import patient_redis
 from tests.support.redis_clock import CLOCK, KEY
 
 START_MS = 1_800_000_000_000
@@ -298,8 +298,8 @@ class Machine(RuleBasedStateMachine):
             assert not known.arrived.keys() & known.gone.keys()
 
 
-def test_the_scripts_do_what_the_rule_says(redis_server: EmbeddedServer) -> None:
-    client = Machine.redis = redis.Redis.from_url(redis_server.url)
+def test_the_scripts_do_what_the_rule_says(own_redis_server: EmbeddedServer) -> None:
+    client = Machine.redis = patient_redis(own_redis_server.url)
     names = ("arrive_at_barrier", "wait_at_barrier", "leave_barrier", "reset_barrier", "end_barrier", "party_died")
     texts = {name: resolve(command(name, PACKAGE), PACKAGE, {"clock": CLOCK}) for name in names}
     Machine.scripts = {name: client.script_load(text) for name, text in texts.items()}

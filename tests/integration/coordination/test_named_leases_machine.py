@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,6 +30,7 @@ from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis.commands import Call
 from orchestrator.transport.redis.script_events import unwrap_reply
 from orchestrator.transport.redis.scripts import command, resolve
+from tests.support.patient_redis import patient_redis
 from tests.support.redis_clock import CLOCK, KEY
 
 START_MS = 1_800_000_000_000
@@ -416,8 +416,8 @@ class Machine(RuleBasedStateMachine):
             self.last_fence[kind] = max(self.last_fence[kind], known.fence)
 
 
-def test_the_scripts_do_what_the_rule_says(redis_server: EmbeddedServer) -> None:
-    client = Machine.redis = redis.Redis.from_url(redis_server.url)
+def test_the_scripts_do_what_the_rule_says(own_redis_server: EmbeddedServer) -> None:
+    client = Machine.redis = patient_redis(own_redis_server.url)
     names = ("acquire", "release", "hand_over", "check_in", "is_held", "holder_died")
     Machine.scripts = {name: client.script_load(timed(name)) for name in names}
     try:

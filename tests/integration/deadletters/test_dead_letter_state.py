@@ -228,8 +228,8 @@ def _order(letter_id: str) -> tuple[int, ...]:
     return tuple(int(part) for part in letter_id.split("-"))
 
 
-def test_the_log_is_what_the_model_says(redis_server: EmbeddedServer) -> None:
-    Log.url = redis_server.url
+def test_the_log_is_what_the_model_says(own_redis_server: EmbeddedServer) -> None:
+    Log.url = own_redis_server.url
     run_state_machine_as_test(
         Log,
         settings=settings(

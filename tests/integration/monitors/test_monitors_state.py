@@ -268,8 +268,8 @@ class Monitoring(RuleBasedStateMachine):
         return dict(self._all())
 
 
-def test_monitors_are_what_the_model_says(redis_server: EmbeddedServer) -> None:
-    Monitoring.ground = RedisUnderTest(redis_server.url)
+def test_monitors_are_what_the_model_says(own_redis_server: EmbeddedServer) -> None:
+    Monitoring.ground = RedisUnderTest(own_redis_server.url)
     try:
         run_state_machine_as_test(
             Monitoring,

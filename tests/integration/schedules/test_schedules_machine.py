@@ -216,11 +216,11 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(redis_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> type[Machine]:
+def machine(own_redis_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> type[Machine]:
     """The machine over the shared server, with scripts that read the time from a key."""
     monkeypatch.setattr(scripts, "_script", timed)
 
-    over = Schedules(scheduling_app(redis_server.url))
+    over = Schedules(scheduling_app(own_redis_server.url))
 
     class Over(Machine):
         schedules = over

@@ -246,8 +246,8 @@ class Asks(MailboxMachine):
 
 
 @pytest.mark.timeout(300)
-def test_the_scripts_asks_are_the_pure_ones(redis_server: EmbeddedServer) -> None:
-    Asks.url = redis_server.url
+def test_the_scripts_asks_are_the_pure_ones(own_redis_server: EmbeddedServer) -> None:
+    Asks.url = own_redis_server.url
     run_state_machine_as_test(
         Asks,
         settings=settings(

@@ -345,8 +345,8 @@ class Flow(MailboxMachine):
         assert int(float(until or 0)) == self.state.until_ms
 
 
-def test_flow_control_is_what_the_model_says(redis_server: EmbeddedServer) -> None:
-    Flow.url = redis_server.url
+def test_flow_control_is_what_the_model_says(own_redis_server: EmbeddedServer) -> None:
+    Flow.url = own_redis_server.url
     run_state_machine_as_test(
         Flow,
         settings=settings(

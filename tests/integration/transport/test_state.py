@@ -7,10 +7,13 @@ must balance, and every message must be exactly where the model says.
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import redis
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,6 +32,7 @@ from orchestrator.sending.ledger import LedgerRow
 from orchestrator.transport.mailbox_entry import DeathHistory, read_death_history
 from orchestrator.transport.redis import commands
 from orchestrator.transport.redis.scripts import sha, source
+from tests.support.patient_redis import patient_redis
 
 QUEUE = "q"
 LEVELS = levels_of([0, 3, 6, 9])
@@ -67,7 +71,7 @@ class Mailbox(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.redis = redis.Redis.from_url(self.url)
+        self.redis = patient_redis(self.url)
         self.keys = Keys()
         self.numbers = 0
         self.all_workers: list[Worker] = []
@@ -355,8 +359,8 @@ class Mailbox(RuleBasedStateMachine):
         self.redis.close()
 
 
-def test_the_mailbox_is_what_the_model_says(redis_server: EmbeddedServer) -> None:
-    Mailbox.url = redis_server.url
+def test_the_mailbox_is_what_the_model_says(own_redis_server: EmbeddedServer) -> None:
+    Mailbox.url = own_redis_server.url
     run_state_machine_as_test(
         Mailbox,
         settings=settings(
@@ -387,3 +391,18 @@ def test_deaths_outlive_an_attempt_that_merely_failed(redis_url: str) -> None:
     mailbox.settle(second, 0, "handled")
     assert not mailbox.redis.exists(mailbox.keys.delayed_bodies(QUEUE))
     mailbox.teardown()
+
+
+@pytest.mark.slow
+def test_the_machine_waits_for_a_server_that_stalls(own_redis_server: EmbeddedServer) -> None:
+    """Regression: the machine gave up once, and Hypothesis said that its data was drawn in another way."""
+    Mailbox.url = own_redis_server.url
+    mailbox = Mailbox()
+    mailbox.begin(0)
+    os.kill(own_redis_server.pid, signal.SIGSTOP)
+    going_on = threading.Timer(5.5, os.kill, (own_redis_server.pid, signal.SIGCONT))
+    going_on.start()
+    mailbox.publish(0, 2)
+    mailbox.the_ledger_balances()
+    mailbox.teardown()
+    going_on.join()

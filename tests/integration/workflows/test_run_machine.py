@@ -19,6 +19,7 @@ from orchestrator.core.run_state import OPEN_STATES
 from orchestrator.core.workflow_plan import Kind, OnFailure, When
 from orchestrator.embedded import EmbeddedServer
 from tests.support.agents_under_test import AGENTS
+from tests.support.patient_redis import patient_redis
 from tests.support.runs_under_test import QUEUES, RunUnderTest, plan_of
 
 EVENTS = ("approved", "paid")
@@ -223,8 +224,8 @@ class Running(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("examples", [25, pytest.param(150, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
-def test_runs_are_what_the_rule_says(redis_server: EmbeddedServer, examples: int) -> None:
-    with Redis.from_url(redis_server.url) as client:
+def test_runs_are_what_the_rule_says(own_redis_server: EmbeddedServer, examples: int) -> None:
+    with patient_redis(own_redis_server.url) as client:
         Running.server = client
         run_state_machine_as_test(
             Running,
