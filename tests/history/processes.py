@@ -19,10 +19,10 @@ from typing import Any
 
 from redis import Redis
 
+from chaos.forked_process import ROOT, ForkedProcess
 from orchestrator.core.keys import Keys
 from orchestrator.embedded import EmbeddedServer
 from tests.support.eventually import eventually
-from tests.support.forked_process import ROOT, ForkedProcess
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.worker_process import WorkerProcess
 
