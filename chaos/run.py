@@ -431,7 +431,8 @@ class Run:
             if ended > settled:
                 settled, until = ended, time.monotonic() + self._options.drain_s
             if time.monotonic() > until:
-                stuck = [row for row in rows if row.pending] or unended or self._cluster.calls()
+                calls = [counts for counts in self._cluster.calls() if counts.open]
+                stuck = [row for row in rows if row.pending] or unended or calls or sorted(self._expected_down)
                 self._problems.append(f"nothing settled for {self._options.drain_s:g} s, still pending: {stuck}")
                 return False
 

@@ -129,10 +129,8 @@ class TreeMember(Member):
 
     @property
     def pid(self) -> int:
-        """The process' id; 0 before its first start."""
-        if self._pid == 0:
-            self.restart()
-        return self._pid
+        """The process' id; 0 before its first start. Only :meth:`restart` takes note of one."""
+        return self._pid or self._tree.pid_of(self.name)
 
     @property
     def is_running(self) -> bool:
@@ -156,9 +154,10 @@ class TreeMember(Member):
 
     def kill(self) -> None:
         """SIGKILL its group; returns when it has ended."""
-        if self.is_running:
+        pid = self.pid
+        if pid and _is_alive(pid):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
             _await(lambda: not self.is_running)
 
 
