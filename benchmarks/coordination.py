@@ -4,7 +4,7 @@
 ``vs_kazoo`` is kazoo's median until the next candidate leads (a session of 10 s, Debian's ZooKeeper) by ours, and
 ``vs_redbeat`` that of celery-redbeat's lock, which is set to 10 s as well: its default, 1,500 s, is printed above.
 ``handover_p99_ms`` is the time from the release of a lease for which 50 wait, five in each of ten processes, until
-the next has it; ``vs_redis_lock`` is the p99 of redis-py's ``Lock``, which looks every 0.1 s, by ours. The same with
+one of them has it; ``vs_redis_lock`` is the p99 of redis-py's ``Lock``, which looks every 0.1 s, by ours. The same with
 50 threads of one process, which compete for its interpreter besides, is printed above. ``ballot_p99_ms`` is the
 time from the end of the handler of the last vote that a ballot of 100 voters needs until whoever waits has the
 decision. ``uncontended`` is the rate of acquiring and releasing by that of redis-py's. ``distribute_s`` is the
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import math
 import os
 import shutil
 import signal
@@ -28,7 +29,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -248,9 +248,10 @@ def handovers_ms(acquire: Callable[[], Any], release: Callable[[Any], None], cou
 
 
 def handovers_between_processes_ms(url: str, whose: str, count: int) -> list[float]:
-    """From a release until the next has it, where those who wait are in ten processes.
+    """From a release until one of those who waited then has it, where they are in ten processes.
 
-    The first turn of each, which connects, and the last ones, when not all others wait any more, do not count.
+    Who has released it and comes first once more did not wait, and keeps them waiting. The first turns, which connect,
+    and the last ones, when not all others wait any more, do not count.
     """
     client: Any = redis.Redis.from_url(url)
     client.delete("bench:go", "bench:ready", "bench:ended", "bench:end")
@@ -266,8 +267,16 @@ def handovers_between_processes_ms(url: str, whose: str, count: int) -> list[flo
             time.sleep(0.05)
         client.rpush("bench:go", 1)
         lines = [line for process in running for line in process.communicate()[0].splitlines()]
-    held = sorted(tuple(map(float, line.split())) for line in lines)[_WAITING:-_WAITING]
-    return [1000 * (after[0] - before[1]) for before, after in pairwise(held)]
+    turns = sorted((float(acquired), float(released), who) for acquired, released, who in map(str.split, lines))
+    times: list[float] = []
+    released_at, last = math.inf, ""
+    for acquired, released, who in turns[_WAITING:-_WAITING]:
+        if who == last:
+            continue
+        if last:
+            times.append(1000 * (acquired - released_at))
+        released_at, last = released, who
+    return times
 
 
 def rate(acquire: Callable[[], Any], release: Callable[[Any], None], count: int) -> float:
@@ -395,7 +404,7 @@ def main() -> None:
             "redis-py Lock": handovers_ms(leases.theirs, release, few),
         }
         ours_ms = handovers_between_processes_ms(server.url, "ours", asked.handovers)
-        theirs_ms = handovers_between_processes_ms(server.url, "theirs", few)
+        theirs_ms = handovers_between_processes_ms(server.url, "theirs", asked.handovers)
         between = {"ours": ours_ms, "redis-py Lock": theirs_ms}
         for where, both in (("one process", in_one), (f"{_PROCESSES} processes", between)):
             for name, times in both.items():

@@ -2,11 +2,12 @@
 
 ``python -m benchmarks.lease_holders URL ours|theirs THREADS ALL``, where ``ALL`` are the threads of all processes:
 waits until the list ``bench:go`` has an element, takes turns until ``bench:turns`` is used up, and prints ``ACQUIRED
-RELEASED`` for each of its own, by the machine's monotonic clock.
+RELEASED HOLDER`` for each of its own, by the machine's monotonic clock.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ HOLD_S = 0.002
 _PATIENCE_S = 120
 
 
-def turns(client: Any, acquire: Callable[[], Any], found: list[tuple[float, float]]) -> None:
+def turns(client: Any, acquire: Callable[[], Any], found: list[tuple[float, float, str]]) -> None:
     """Take turns until none is left."""
     while client.decr("bench:turns") >= 0:
         held = acquire()
@@ -32,7 +33,7 @@ def turns(client: Any, acquire: Callable[[], Any], found: list[tuple[float, floa
         time.sleep(HOLD_S)
         released = time.monotonic()
         held.release()
-        found.append((acquired, released))
+        found.append((acquired, released, f"{os.getpid()}-{threading.get_ident()}"))
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     url, whose, count, everybody = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     client: Any = redis.Redis.from_url(url, socket_timeout=_PATIENCE_S)
     orchestrator = make(url) if whose == "ours" else None
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, float, str]] = []
     ready = threading.Barrier(count + 1)
 
     def run() -> None:
@@ -72,8 +73,8 @@ def main() -> None:
     client.incr("bench:ready")
     for thread in threads:
         thread.join()
-    for acquired, released in found:
-        print(acquired, released)
+    for turn in found:
+        print(*turn)
 
 
 if __name__ == "__main__":
