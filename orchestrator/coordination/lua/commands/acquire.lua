@@ -23,7 +23,6 @@ if kind == 'lease' then
     redis.call('HSET', state, 'f', string.format('%.0f', fence), 'k', token, 'o', owner, 'e', entry, 's', string.format('%.0f', now),
       'u', string.format('%.0f', limit_ms > 0 and now + limit_ms or 0), 't', '0')
     redis.call('SADD', root .. 'named-of:' .. owner, token .. ' lease:' .. name)
-    --- @event 'lease_granted', kind, name, owner, fence
     return {'granted', fence, now, '', 1}
   end
 end
@@ -50,7 +49,12 @@ local held = work.held
 if held and held.o == owner and held.e == entry then
   leave_line(work, token)
   if not reentrant then return with_events({'held'}) end
-  held.k[#held.k + 1], held.t = token, 0
+  if held.t > 0 then
+    -- What sleeps on it asks again within a second, and finds that it holds it.
+    held.t = 0
+    redis.call('DEL', root .. 'wake:' .. held.k[1])
+  end
+  held.k[#held.k + 1] = token
   record_owner(work, owner, token)
   put_holder(work, held)
   return granted(held)
@@ -62,7 +66,6 @@ if work.has_line then
 end
 if not has_line(work) and has_free(work) then
   local new = grant(work, token, owner, entry, limit_ms, 0)
-  --- @event 'lease_granted', kind, name, owner, new.f
   return with_events({'granted', new.f, new.s, new.r, 1})
 end
 if wait_ms <= 0 then

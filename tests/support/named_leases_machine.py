@@ -1,0 +1,544 @@
+"""The machine of named leases: scripts and rule (``core/lease.py``), driven with the same moves and the same clock.
+
+Owners die and vanish, attempts end, answers are lost, Redis is emptied. Both give the same replies, emit the same
+events and end in the same state; no permit leaks, no ticket is overtaken, and fencing tokens grow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, run_state_machine_as_test
+
+from orchestrator.coordination import commands
+from orchestrator.core.keys import Keys
+from orchestrator.core.lease import HeldPermit, Kind, Life, NamedLease, Reply, Request, Status
+from orchestrator.transport.redis.commands import Call
+from orchestrator.transport.redis.scripts import command, resolve
+from tests.support.owners_under_test import Owners
+from tests.support.patient_redis import patient_redis
+from tests.support.redis_clock import CLOCK, KEY
+from tests.support.weighted_moves import WeightedMachine, move
+
+START_MS = 1_800_000_000_000
+PACKAGE = "orchestrator.coordination"
+STREAM = "orc:q:0:agent"
+SCRIPTS = ("acquire", "release", "hand_over", "check_in", "is_held", "holder_died")
+NAMES = {
+    Kind.LEASE: (1, ()),
+    Kind.ELECTION: (1, ()),
+    Kind.SEMAPHORE: (2, ()),
+    Kind.POOL: (2, ("a", "b")),
+}
+
+AT = st.integers(0, 7)
+#: Mostly what matters next: who holds, and who is next.
+WHICH = st.sampled_from(["held", "held", "next", "waiting", "any"])
+RESOURCES = st.sampled_from(["a", "b"])
+SCORES = st.sampled_from([0.0, 0.0, 1.5, -3.0, 1e12])
+
+Event = tuple[str, ...]
+
+
+def timed(name: str) -> bytes:
+    """A script of coordination that reads the time from a key."""
+    return resolve(command(name, PACKAGE), PACKAGE, {"clock": CLOCK})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, and what it is for."""
+
+    kind: Kind
+    request: Request
+
+
+@dataclass
+class ToldLease(NamedLease):
+    """The rule, and the events that its scripts emit: of all but what the caller itself has begun or ended."""
+
+    events: list[Event] = field(default_factory=list)
+    #: Whether the script emits what its caller ends, too.
+    ends_are_told: bool = False
+    #: Permits that have ended at once.
+    ended: int = 0
+
+    def _grant_ticket(self, token: str, now_ms: int) -> None:
+        owner = self.line[token].owner
+        super()._grant_ticket(token, now_ms)
+        self.events.append(("lease_granted", self.kind.value, self.kind.value, owner, str(self.fence)))
+
+    def _end(self, holder: HeldPermit, reason: str, now_ms: int) -> None:
+        super()._end(holder, reason, now_ms)
+        self.ended += 1
+        if self.ends_are_told or reason not in ("released", "resigned"):
+            known = self.kind.value, self.kind.value, holder.owner, str(holder.fence), reason
+            self.events.append(("lease_ended", *known))
+
+
+class Machine(WeightedMachine):
+    """See the module."""
+
+    redis: ClassVar[Any]
+    scripts: ClassVar[dict[str, str]]
+
+    #: Mostly one kind at a time: so requests for the same name meet each other.
+    @initialize(kinds=st.sampled_from([*((kind,) for kind in NAMES), (Kind.LEASE,), (Kind.ELECTION,), tuple(NAMES)]))
+    def begin(self, kinds: tuple[Kind, ...]) -> None:
+        self.kinds = kinds
+        self.redis.flushdb()
+        self.keys = Keys()
+        self.now_ms, self.lost_until_ms = START_MS, 0
+        self.count = 0
+        self.owners = Owners(())
+        self.asked: dict[str, Asked] = {}
+        self.told: list[Event] = []
+        self.refused: list[Event] = []
+        self.last_fence = dict.fromkeys(NAMES, 0)
+        self._set_up()
+        self.redis.set(KEY, self.now_ms)
+        for _ in range(3):
+            self._join()
+        self.redis.xgroup_create(STREAM, "workers", "0", mkstream=True)
+
+    def _set_up(self) -> None:
+        self.model = {kind: ToldLease(kind) for kind in self.kinds}
+
+    def _join(self) -> None:
+        owner = f"w@h:1#{len(self.owners.lives) + 1}"
+        self.redis.zadd(self.keys.leases, {owner: self.now_ms})
+        self.owners.lives[owner] = Life.ALIVE
+
+    def run(self, call: Call) -> Any:
+        name, keys, args = call
+        reply = self.redis.evalsha(self.scripts[name], len(keys), *keys, *args)
+        if isinstance(reply, list) and reply[:1] == [b"events"]:
+            self.told += [tuple(value.decode() for value in event) for event in reply[2]]
+            return reply[1]
+        return reply
+
+    # -- what a move is about
+
+    def kind_at(self, at: int) -> Kind:
+        return self.kinds[at % len(self.kinds)]
+
+    def owner_at(self, at: int, *, alive: bool = True) -> str:
+        owners = [owner for owner, life in self.owners.lives.items() if life is Life.ALIVE or not alive]
+        return owners[at % len(owners)]
+
+    def pick(self, which: str, at: int) -> Asked:
+        """A request: of a holder, the next one in line, one in line, or any."""
+        known = self.model[self.kind_at(at)]
+        held = [token for holder in known.held() for token in holder.tokens]
+        waiting = known.waiting()
+        tokens = {"held": held, "next": waiting[:1], "waiting": waiting}.get(which) or list(self.asked)
+        return self.asked[tokens[at % len(tokens)]]
+
+    def has_asked(self) -> bool:
+        return bool(self.asked)
+
+    def has_dying(self) -> bool:
+        return Life.DYING in self.owners.lives.values()
+
+    def _request(self, kind: Kind, owner: str, **options: Any) -> Asked:
+        self.count += 1
+        permits, resources = NAMES[kind]
+        request = Request(f"t{self.count}", owner, permits=permits, resources=resources, **options)
+        return self.asked.setdefault(request.token, Asked(kind, request))
+
+    # -- requests
+
+    @move(
+        6,
+        at=AT,
+        owner=AT,
+        who=st.sampled_from(["owner", "owner", "handler", "handler", "holder", "dead"]),
+        wait_ms=st.sampled_from([0, 3000, 60_000]),
+        limit_ms=st.sampled_from([0, 0, 2000]),
+        reentrant=st.booleans(),
+        score=SCORES,
+    )
+    def ask(self, at: int, owner: int, who: str, wait_ms: int, limit_ms: int, reentrant: bool, score: float) -> None:
+        kind, name, entry = self.kind_at(at), self.owner_at(owner, alive=who != "dead"), ""
+        holder = next(self.model[kind].held(), None)
+        if who == "handler":
+            entry = f"{self.redis.xadd(STREAM, {'m': self.count}).decode()}@{STREAM}"
+            self.redis.xreadgroup("workers", name, {STREAM: ">"}, count=1)
+            self.owners.entries[entry] = name
+        elif who == "holder" and holder is not None:
+            name, entry = holder.owner, holder.entry
+        score = score if kind is Kind.ELECTION else 0.0
+        known = {"wait_ms": wait_ms, "limit_ms": limit_ms, "reentrant": reentrant, "score": score}
+        self._acquire(self._request(kind, name, entry=entry, **known))
+
+    @move(3, at=AT, first=AT, scores=st.lists(SCORES, min_size=2, max_size=4), limit_ms=st.sampled_from([0, 2000]))
+    def line_up(self, at: int, first: int, scores: list[float], limit_ms: int) -> None:
+        """Several ask and wait: a line is where most can go wrong."""
+        kind = self.kind_at(at)
+        for place, score in enumerate(scores):
+            own = score if kind is Kind.ELECTION else 0.0
+            wait_ms = 60_000 if place else 3000
+            owner = self.owner_at(first + place)
+            self._acquire(self._request(kind, owner, wait_ms=wait_ms, limit_ms=limit_ms, score=own))
+
+    @move(4, when=has_asked, which=WHICH, at=AT, left_ms=st.sampled_from([0, 1000, 60_000]))
+    def ask_again(self, which: str, at: int, left_ms: int) -> None:
+        """It was woken, a second has passed, or its answer was lost."""
+        asked = self.pick(which, at)
+        self._acquire(replace(asked, request=replace(asked.request, wait_ms=left_ms)))
+
+    def _acquire(self, asked: Asked) -> None:
+        kind, request = asked.kind, asked.request
+        raw, *values = self.run(commands.acquire(self.keys, kind, kind.value, request))
+        expected = self.model[kind].acquire(request, self.now_ms, self.owners)
+        status = Status(raw.decode())
+        match status:
+            case Status.GRANTED:
+                got = Reply(status, int(values[0]), int(values[1]), values[2].decode())
+                assert values[3] in ([0, 1] if expected.since_ms == self.now_ms else [0])
+            case Status.WAITING:
+                got = Reply(status, ahead=int(values[0]))
+            case Status.TAKEN:
+                got = Reply(status, int(values[0]), int(values[1]), owner=values[2].decode())
+            case _:
+                got = Reply(status)
+        self._adopt_order()
+        resource = self._resource_of(request.token) if status is Status.GRANTED else ""
+        assert got == replace(expected, resource=resource)
+
+    def _resource_of(self, token: str) -> str:
+        holders = (self.model[kind]._holder_of(token) for kind in self.kinds)
+        return next((holder.resource for holder in holders if holder is not None), "")
+
+    def _adopt_order(self) -> None:
+        """Of several resources that became free at once, the order is Redis' choice."""
+        pool = self.model.get(Kind.POOL)
+        if pool is None or pool.ended < 2:
+            return
+        free = [raw.decode() for raw in self.redis.lrange("orc:named-free:pool:pool", 0, -1)]
+        held = {one["f"]: one["r"] for one in map(json.loads, self.redis.hvals("orc:named-holders:pool:pool"))}
+        assert sorted([*free, *held.values()]) == sorted(pool.resources)
+        pool.free_resources = free
+        for holder in pool.held():
+            holder.resource = held[holder.fence]
+
+    @move(1, at=AT, owner=AT, times=st.integers(1, 3))
+    def use(self, at: int, owner: int, times: int) -> None:
+        """Most leases are free, and released at once."""
+        for _ in range(times):
+            asked = self._request(self.kind_at(at), self.owner_at(owner))
+            self._acquire(asked)
+            self._release(asked)
+
+    @move(3, when=has_asked, which=WHICH, at=AT)
+    def wake(self, which: str, at: int) -> None:
+        """What slept reads that it was granted, if it was."""
+        asked = self.pick(which, at)
+        kind, token = asked.kind, asked.request.token
+        woken = self.redis.lpop(self.keys.wake(token))
+        holder = self.model[kind]._holder_of(token)
+        if woken is not None:
+            assert holder is not None
+            assert woken.decode() == f"{holder.fence} {holder.since_ms} {holder.resource}"
+            self.model[kind].take(token)
+        else:
+            assert holder is None or not holder.take_by_ms
+
+    @move(4, when=lambda self: Kind.ELECTION in self.kinds and self.asked, which=WHICH, at=AT, to=AT)
+    def hand_over(self, which: str, at: int, to: int) -> None:
+        known, token = self.model[Kind.ELECTION], self.pick(which, at).request.token
+        # First those who are in line, and dead.
+        owners = sorted(
+            (ticket.owner for ticket in known.line.values()), key=lambda one: self.owners.lives[one] is Life.ALIVE
+        )
+        name = owners[to % len(owners)] if owners and to < 6 else self.owner_at(to, alive=False)
+        status, *_ = self.run(commands.hand_over(self.keys, Kind.ELECTION.value, token, name))
+        assert (status == b"ended") is known.hand_over(token, name, self.now_ms, self.owners)
+
+    @move(2, when=lambda self: Kind.SEMAPHORE in self.kinds, owner=AT, permits=st.sampled_from([1, 3]))
+    def ask_with_another_number(self, owner: int, permits: int) -> None:
+        self._differ(Request("", self.owner_at(owner), permits=permits), Kind.SEMAPHORE)
+
+    @move(
+        2, when=lambda self: Kind.POOL in self.kinds, owner=AT, named=st.sampled_from([("c",), ("b", "a"), ("a", "b")])
+    )
+    def ask_for_other_resources(self, owner: int, named: tuple[str, ...]) -> None:
+        self._differ(Request("", self.owner_at(owner), permits=len(named), resources=named), Kind.POOL)
+
+    def _differ(self, request: Request, kind: Kind) -> None:
+        known = self.model[kind]
+        self.count += 1
+        other = replace(request, token=f"t{self.count}")
+        raw, *values = self.run(commands.acquire(self.keys, kind, kind.value, other))
+        expected = known.acquire(other, self.now_ms, self.owners)
+        assert raw.decode() == expected.status.value
+        if expected.status is Status.DIFFERS:
+            assert known.holders or known.line
+            stored = json.dumps(known.resources, separators=(",", ":")) if kind is Kind.POOL else expected.stored
+            assert values == [stored.encode()]
+        elif expected.status is Status.GRANTED:
+            self._release(Asked(kind, other))
+
+    @move(5, when=has_asked, which=WHICH, at=AT)
+    def release(self, which: str, at: int) -> None:
+        self._release(self.pick(which, at))
+
+    def _release(self, asked: Asked) -> None:
+        kind, token = asked.kind, asked.request.token
+        held = self.run(commands.release(self.keys, kind, kind.value, token, "released"))
+        before = self.model[kind]._holder_of(token)
+        if before is not None and 0 < before.until_ms <= self.now_ms:
+            assert held == b""
+        elif before is not None and len(before.tokens) > 1:
+            assert held == b"+"
+        else:
+            assert held == (b"" if before is None else f"{before.fence} {before.owner}".encode())
+        assert bool(held) is self.model[kind].release(token, self.now_ms, self.owners, reason="released")
+
+    @move(3, when=has_asked, which=WHICH, at=AT)
+    def check(self, which: str, at: int) -> None:
+        self._check(self.pick(which, at))
+
+    def _check(self, asked: Asked) -> None:
+        kind, token = asked.kind, asked.request.token
+        held = self.run(commands.is_held(self.keys, kind, kind.value, token))
+        assert bool(held) is self.model[kind].is_held(token, self.now_ms, self.owners)
+
+    @move(
+        4, when=lambda self: Kind.POOL in self.kinds and self.asked, which=WHICH, at=AT, resource=st.sampled_from("ab")
+    )
+    def check_in(self, which: str, at: int, resource: str) -> None:
+        known, request = self.model[Kind.POOL], self.pick(which, at).request
+        mine = [
+            holder.tokens[0]
+            for holder in known.held()
+            if (holder.resource, holder.owner, holder.entry) == (resource, request.owner, request.entry)
+        ]
+        done = self.run(commands.check_in(self.keys, "pool", resource, request.owner, request.entry))
+        known.ends_are_told = True
+        given_back = [known.release(token, self.now_ms, self.owners, reason="released") for token in mine]
+        known.ends_are_told = False
+        assert bool(done) is any(given_back)
+        if not mine:
+            self.refused.append(("lease_refused", "pool", "pool", request.owner, resource))
+
+    # -- ends
+
+    @move(4, when=lambda self: self.owners.entries, at=AT, is_noticed=st.booleans())
+    def the_attempt_ends(self, at: int, is_noticed: bool) -> None:
+        """It was settled, or its child was killed and the message requeued; nobody releases anything."""
+        running = [asked for asked in self.asked.values() if asked.request.entry in self.owners.entries]
+        # Mostly one that holds something.
+        running.sort(key=lambda one: self.model[one.kind]._holder_of(one.request.token) is None)
+        asked = running[at % min(2, len(running))]
+        del self.owners.entries[asked.request.entry]
+        self.redis.xack(STREAM, "workers", asked.request.entry.partition("@")[0])
+        if is_noticed:
+            self._check(asked)
+            self._acquire(self._request(asked.kind, self.owner_at(at), wait_ms=60_000))
+
+    @move(3, when=has_asked, which=WHICH, at=AT, reason=st.sampled_from(["killed", "oom", "deployed"]))
+    def die(self, which: str, at: int, reason: str) -> None:
+        asked = self.pick(which, at)
+        owner = asked.request.owner
+        if self.owners.lives[owner] is Life.ALIVE:
+            self.redis.zrem(self.keys.leases, owner)
+            self.redis.zadd(self.keys.dying, {owner: self.now_ms})
+            self.redis.hset(self.keys.incarnation(owner), "reason", reason)
+            self.owners.lives[owner], self.owners.reasons[owner] = Life.DYING, reason
+            self._join()
+            if asked.kind is Kind.ELECTION and which in ("next", "waiting"):
+                self.hand_over("held", 0, 0)
+
+    @move(3, when=has_dying, at=AT, finishes=st.booleans())
+    def sweep(self, at: int, finishes: bool) -> None:
+        """The death hook runs, perhaps twice."""
+        dying = [owner for owner, life in self.owners.lives.items() if life is Life.DYING]
+        owner = dying[at % len(dying)]
+        reason, more = self.owners.reasons[owner], 1
+        while more:
+            _, more = self.run(commands.holder_died(self.keys, owner, reason, 50))
+        for known in self.model.values():
+            concerned = {one.owner for one in known.holders.values()} | {one.owner for one in known.line.values()}
+            if owner in concerned:
+                known.owner_died(owner, reason, self.now_ms, self.owners)
+        if finishes:
+            self.redis.zrem(self.keys.dying, owner)
+            self.redis.delete(self.keys.incarnation(owner))
+            self.owners.lives[owner] = Life.GONE
+            del self.owners.reasons[owner]
+
+    @move(1, when=has_asked, which=WHICH, at=AT)
+    def vanish(self, which: str, at: int) -> None:
+        """Redis has forgotten it: what it held is found out by whoever asks."""
+        owner = self.pick(which, at).request.owner
+        if self.owners.lives[owner] is Life.ALIVE:
+            self.redis.zrem(self.keys.leases, owner)
+            self.owners.lives[owner] = Life.GONE
+            self._join()
+
+    # -- time, and what Redis loses
+
+    @move(2, by_ms=st.sampled_from([1, 500, 2500, 6000]))
+    def time_passes(self, by_ms: int) -> None:
+        self.now_ms += by_ms
+        self.redis.set(KEY, self.now_ms)
+
+    @move(5, when=lambda self: self.moments(), at=AT, late_ms=st.integers(0, 1), is_noticed=st.booleans())
+    def a_time_comes(self, at: int, late_ms: int, is_noticed: bool) -> None:
+        """Something is over, or will be in a moment."""
+        moments = self.moments()
+        self.now_ms = moments[at % min(2, len(moments))] + late_ms
+        self.redis.set(KEY, self.now_ms)
+        if is_noticed:
+            for asked in [self.pick("held", place) for place in range(2)]:
+                self._check(asked)
+                self._release(asked)
+
+    def moments(self) -> list[int]:
+        holders = [one for known in self.model.values() for one in known.holders.values()]
+        tickets = [one for known in self.model.values() for one in known.line.values()]
+        times = [*(one.until_ms for one in holders), *(one.take_by_ms for one in holders)]
+        return sorted({at for at in (*times, *(one.wait_until_ms for one in tickets)) if at > self.now_ms})
+
+    @move(1)
+    def the_clock_goes_back(self) -> None:
+        # Together with a loss of what Redis held, it would let tokens start again lower; the page says so.
+        if self.now_ms - 3000 > self.lost_until_ms:
+            self.now_ms -= 3000
+            self.redis.set(KEY, self.now_ms)
+
+    @move(1)
+    def redis_is_emptied(self) -> None:
+        for key in self.redis.keys("orc:named*") + self.redis.keys("orc:wake:*"):
+            self.redis.delete(key)
+        self._set_up()
+        self.lost_until_ms = max(self.last_fence.values())
+        self.now_ms = max(self.now_ms, *self.last_fence.values()) + 1000
+        self.redis.set(KEY, self.now_ms)
+
+    # -- at every step
+
+    @invariant()
+    def both_are_in_the_same_state(self) -> None:
+        self._adopt_order()
+        wakes = {key.decode().removeprefix("orc:wake:") for key in self.redis.keys("orc:wake:*")}
+        listed = {member.decode() for member in self.redis.zrange(self.keys.named, 0, -1)}
+        for kind, known in self.model.items():
+            tail = f"{kind.value}:{kind.value}"
+            with self.redis.pipeline(transaction=False) as pipe:
+                pipe.hvals(f"orc:named-holders:{tail}").hgetall(f"orc:named:{tail}")
+                pipe.zrange(f"orc:named-line:{tail}", 0, -1).hgetall(f"orc:named-waiting:{tail}")
+                pipe.lrange(f"orc:named-free:{tail}", 0, -1).xrange(f"orc:named-terms:{tail}")
+                pipe.pttl(f"orc:named:{tail}").pttl(f"orc:named-free:{tail}")
+                held, raw_state, raw_line, raw_waiting, free, terms, state_ttl_ms, free_ttl_ms = pipe.execute()
+            found = [json.loads(text) for text in held]
+            state = {key.decode(): text.decode() for key, text in raw_state.items()}
+            if "k" in state:
+                numbers = {name: int(state[name]) for name in "fut"}
+                found.append({**state, **numbers, "k": state["k"].split(" "), "r": ""})
+            holders = sorted(found, key=lambda holder: holder["f"])
+            assert "q" in state or not known.line
+            assert [
+                (h["o"], h["e"], h["f"], h["k"], h["r"], h["u"], h["t"] if h["k"][0] in wakes else 0) for h in holders
+            ] == [(h.owner, h.entry, h.fence, h.tokens, h.resource, h.until_ms, h.take_by_ms) for h in known.held()]
+            line = [member.decode()[16:] for member in raw_line]
+            assert line == known.waiting()
+            waiting = {token.decode(): json.loads(text) for token, text in raw_waiting.items()}
+            assert {t: (w["o"], w["e"], w["w"], w["l"]) for t, w in waiting.items()} == {
+                token: (t.owner, t.entry, t.wait_until_ms, t.limit_ms) for token, t in known.line.items()
+            }
+            assert len(holders) <= max(known.permits, 1)
+            assert [resource.decode() for resource in free] == known.free_resources
+            assert [(number.decode(), *term.values()) for number, term in terms][-40:] == self._terms(known)[-40:]
+            # What is in use does not expire; what is not does.
+            in_use = bool(known.holders or known.line)
+            assert not in_use or (state_ttl_ms < 0 and free_ttl_ms < 0 and tail in listed)
+            assert in_use or not state or state_ttl_ms > 0
+        granted = [one for known in self.model.values() for one in known.holders.values() if one.take_by_ms]
+        assert wakes == {holder.tokens[0] for holder in granted}
+
+    @staticmethod
+    def _terms(known: NamedLease) -> list[tuple[Any, ...]]:
+        entries: list[tuple[Any, ...]] = []
+        for term in known.terms:
+            leader = term.leader.encode()
+            entries.append((f"{term.number}-0", leader, str(term.since_ms).encode()))
+            if term.ended_ms:
+                entries.append((f"{term.number}-1", leader, str(term.ended_ms).encode(), term.reason.encode()))
+        return entries
+
+    @invariant()
+    def both_have_emitted_the_same(self) -> None:
+        expected = [event for known in self.model.values() for event in known.events] + self.refused
+        assert Counter(self.told) == Counter(expected)
+        for events in (self.told, self.refused, *(known.events for known in self.model.values())):
+            events.clear()
+        for known in self.model.values():
+            known.ended = 0
+
+    @invariant()
+    def nothing_leaks(self) -> None:
+        recorded = {
+            (key.decode().removeprefix("orc:named-of:"), member.decode())
+            for key in self.redis.keys("orc:named-of:*")
+            for member in self.redis.smembers(key)
+        }
+        there = set()
+        for kind, known in self.model.items():
+            for holder in known.holders.values():
+                there |= {(holder.owner, f"{token} {kind.value}:{kind.value}") for token in holder.tokens}
+            there |= {(t.owner, f"{token} {kind.value}:{kind.value}") for token, t in known.line.items()}
+        assert recorded == there
+        pool = self.model.get(Kind.POOL)
+        if pool is not None and pool.permits:
+            resources = [*pool.free_resources, *(h.resource for h in pool.held())]
+            assert sorted(resources) == sorted(pool.resources)
+
+    @invariant()
+    def fencing_tokens_grow(self) -> None:
+        for kind, known in self.model.items():
+            fences = [holder.fence for holder in known.held()]
+            assert len(set(fences)) == len(fences)
+            assert known.fence == 0 or known.fence >= self.last_fence[kind]
+            self.last_fence[kind] = max(self.last_fence[kind], known.fence)
+
+
+@contextmanager
+def driving(url: str, fault: tuple[str, str] | None = None) -> Iterator[None]:
+    """The machine drives the scripts behind this URL, in which the first of two texts is replaced by the second."""
+    client = Machine.redis = patient_redis(url)
+    texts = {name: timed(name).decode() for name in SCRIPTS}
+    if fault is not None:
+        right, wrong = fault
+        assert any(right in text for text in texts.values()), f"no script has {right!r}"
+        texts = {name: text.replace(right, wrong) for name, text in texts.items()}
+    Machine.scripts = {name: client.script_load(text) for name, text in texts.items()}
+    try:
+        yield
+    finally:
+        client.close()
+
+
+def drive(**options: Any) -> None:
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=int(os.environ.get("LEASE_EXAMPLES", "25")),
+            stateful_step_count=60,
+            deadline=None,
+            database=None,
+            # A failure is reported as it was found: shrinking it takes minutes.
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+            **options,
+        ),
+    )
