@@ -164,6 +164,8 @@ class NamedLease:
     holders: dict[str, HeldPermit] = field(default_factory=dict)
     line: dict[str, Ticket] = field(default_factory=dict)
     terms: list[TermRecord] = field(default_factory=list)
+    #: The request whose permit was handed over last.
+    handed_over: str = ""
 
     # -- asking
 
@@ -209,12 +211,18 @@ class NamedLease:
         return sorted(self.line, key=lambda token: -self.line[token].score)
 
     def hand_over(self, token: str, to: str, now_ms: int, owners: Owners) -> bool:
-        """End a permit in favour of the first request of an owner that waits; ``False``, and no change, without one."""
+        """End a permit in favour of the first request of an owner that waits; ``False``, and no change, without one.
+
+        Repeated, because its answer was lost, it is true again.
+        """
         found = self._holder_of(token)
+        if found is None:
+            return token == self.handed_over
         next_token = next((one for one in self.waiting() if self._waits(one, now_ms, owners, of=to)), None)
-        if found is None or next_token is None:
+        if next_token is None:
             return False
         self._end(found, "resigned", now_ms)
+        self.handed_over = token
         self._grant_ticket(next_token, now_ms)
         return True
 

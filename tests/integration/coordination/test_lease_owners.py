@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import redis
 
-from orchestrator import Handled, LeaseLost, Orchestrator, OwnerGone
+from orchestrator import BrokerUnavailable, Handled, LeaseLost, Orchestrator, OwnerGone
 from orchestrator.embedded import EmbeddedServer
 from orchestrator.transport.redis import commands
 from tests.apps import leases_app
 from tests.apps.leases_app import Hold, HoldForEver, Lead
-from tests.support.coordination_under_test import close, make
+from tests.support.coordination_under_test import close, in_session, make
 from tests.support.eventually import eventually
 from tests.support.lost_answers import LostAnswers
 from tests.support.worker_process import WorkerProcess
@@ -166,6 +166,28 @@ def test_an_answer_that_is_lost_grants_nothing_twice(redis_url: str) -> None:
                     proxy.lose(1, held._held.token, done_first=True)
                     assert held.release() or proxy.left == 0
                 eventually(lambda: not plain.coordination.pools()[0].holders)
+        finally:
+            close(cut)
+            close(plain)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_hand_over_whose_answer_is_lost_is_one_when_it_is_repeated(redis_url: str, lost: int) -> None:
+    with LostAnswers(redis_url) as proxy:
+        cut, plain = make(proxy.url), make(redis_url)
+        try:
+            with cut.monitors.session():
+                leadership = cut.election("scheduler").campaign()
+                campaign = in_session(plain, lambda: plain.election("scheduler").campaign(wait_s=20).number)
+                (candidate,) = eventually(lambda: plain.election("scheduler").candidates())
+                proxy.lose(lost, leadership._held.token, done_first=True)
+                try:
+                    is_handed_over = leadership.resign(to=candidate)
+                except BrokerUnavailable:
+                    is_handed_over = leadership.resign(to=candidate)
+                assert is_handed_over
+                assert proxy.left == 0
+                assert campaign.result(10) > leadership.number
         finally:
             close(cut)
             close(plain)

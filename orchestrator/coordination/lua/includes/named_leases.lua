@@ -6,7 +6,8 @@
 --   named:          hash: f, the last fencing token; n, the last place in the line; q, there if the line may have somebody;
 --                   z, when its use was last recorded, ms. Of a semaphore or pool: p, the permits; r, resources as JSON; c, where the
 --                   look for what is over goes on. Of a lease or an election: k, the holder's tokens, there while it is held, and the
---                   rest of the holder: o (there while it is held), e, s, u, t; its fence is f
+--                   rest of the holder: o (there while it is held), e, s, u, t; its fence is f. Of an election: h, "TOKEN FENCE" of the term that
+--                   was handed over last
 --   named-holders:  hash of a semaphore or pool: token -> holder as JSON. A holder: o, owner; e, entry; f, fence; s, since ms;
 --                   k, tokens; r, resource; u, until ms; t, ms until what woke it must be read
 --   named-line:     sorted set: "PLACE TOKEN" by the negative score of a candidate, 0 of others
