@@ -107,6 +107,17 @@ class Client:
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``orchestrator tree``; returns the exit code."""
+    try:
+        code = _run(arguments)
+        print(end="", flush=True)
+    except BrokenPipeError:
+        # Whoever read the answer has read enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     command = parser()
     options = command.parse_args(arguments)
     try:

@@ -18,7 +18,7 @@ import pytest
 from orchestrator.supervisor.state_directory import SOCKET
 from orchestrator.supervisor.tree_command import Client, NoSupervisor
 from tests.support.eventually import eventually
-from tests.support.supervised import PYTHON, WAITS, process
+from tests.support.supervised import ORCHESTRATOR, PYTHON, WAITS, process
 
 
 @pytest.fixture
@@ -280,6 +280,14 @@ def test_busy_while_it_stops(supervise):
 
     assert tree.ask("start", "a").returncode == 2
     assert "busy" in tree.ask("start", "a").stderr
+
+
+@pytest.mark.parametrize("arguments", ["--watch", "", "--json"])
+def test_a_reader_that_goes_away_is_no_error(tree, arguments):
+    command = f"{ORCHESTRATOR} tree --state-dir {tree.state} {arguments} | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=20)
+
+    assert done.stderr == ""
 
 
 def test_without_a_supervisor(tmp_path, tree):
