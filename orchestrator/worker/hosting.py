@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
 from kombu.utils.imports import symbol_by_name
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
 
 REQUEST = "orchestrator.worker.supervised_request:SupervisedRequest"
+
+#: Celery's own tasks that compute a result, so that they can replace a supervised task (a group ends in `accumulate`).
+_OF_CANVAS: Final = frozenset({"celery.accumulate", "celery.chunks", "celery.map", "celery.starmap"})
 
 
 class _Instance:
@@ -116,7 +119,7 @@ def _context(orchestrator: Orchestrator, spec: AgentSpec, request: Any) -> Conte
 def supervise_tasks(app: Celery) -> None:
     """Have this library execute and settle every task of the app, except those with their own way of settling."""
     for task in app.tasks.values():
-        if task.name.startswith("celery.") or getattr(task, "__supervised__", False):
+        if getattr(task, "__supervised__", False) or (task.name.startswith("celery.") and task.name not in _OF_CANVAS):
             continue
         task.__supervised__ = True
         task.on_replace = inherited(task, task.on_replace)

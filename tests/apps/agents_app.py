@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import redis
-from celery import Celery, Task, chain, chord
+from celery import Celery, Task, chain, chord, group
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.worker.request import Request
 from pydantic import BaseModel, PositiveInt, SecretStr
@@ -333,6 +333,8 @@ def replaced(task: Task, a: int, b: int, kind: str = "task") -> Any:
         "self": task.s(a, b),
         "chain": chain(add.s(a, 0), add.s(b)),
         "chord": chord([add.s(a, 0), add.s(b, 0)], tasks["plain.total"].s()),
+        "group": group(add.s(a, b), add.s(b, a)),
+        "starmap": add.starmap([(a, b), (b, a)]),
         "failing": tasks["plain.fail"].s(str(a)),
     }
     return task.replace(by[kind])

@@ -174,9 +174,9 @@ def test_celerys_own_retry_inside_a_supervised_task_ends_in_one_outcome(cluster:
     assert outcome.result == 2
 
 
-@pytest.mark.parametrize("kind", ["task", "chain", "chord", "failing"])
+@pytest.mark.parametrize("kind", ["task", "chain", "chord", "group", "starmap", "failing"])
 def test_a_task_that_is_replaced_has_the_outcome_of_what_replaces_it(cluster: Cluster, kind: str) -> None:
-    if kind == "chord" and not cluster.has_worker:
+    if kind in ("chord", "group") and not cluster.has_worker:
         pytest.skip("Celery's own chords need a result backend, in eager mode too")
     replaced = cluster.orchestrator.app.tasks["plain.replaced"]
     retry = Retry(max_retries=1, backoff=app.SOON)
@@ -185,7 +185,7 @@ def test_a_task_that_is_replaced_has_the_outcome_of_what_replaces_it(cluster: Cl
         assert isinstance(outcome, Dead)
         assert (outcome.reason, outcome.error, outcome.attempts) == ("retries exhausted", "ValueError: 20", 2)
     else:
-        assert outcome == Handled(42, 1)
+        assert outcome == Handled([42, 42] if kind in ("group", "starmap") else 42, 1)
 
 
 @pytest.mark.parametrize("kind", ["task", "self", "chain", "failing"])
