@@ -146,7 +146,8 @@ class Bounded(Agent):
 
     @handles(Order)
     def order(self, message: Order, context: Context) -> str:
-        return context.ask("billing", Quote(number=message.number), timeout_s=30, then=True)
+        quote = Quote(number=message.number, how=message.how)
+        return context.ask("billing", quote, timeout_s=message.timeout_s, then=True)
 
     @handles(Quote)
     def quote(self, message: Quote, context: Context) -> int:
@@ -157,8 +158,8 @@ class Bounded(Agent):
         return message.number
 
     @replies(Quote)
-    def quoted(self, reply: Reply) -> None:
-        NOTED.append({"id": reply.id, "result": reply.result})
+    def quoted(self, reply: Reply, context: Context) -> None:
+        note(context, {"id": reply.id, "result": reply.result})
 
 
 #: What was noted in eager mode.
