@@ -23,6 +23,7 @@ if kind == 'lease' then
     redis.call('HSET', state, 'f', string.format('%.0f', fence), 'k', token, 'o', owner, 'e', entry, 's', string.format('%.0f', now),
       'u', string.format('%.0f', limit_ms > 0 and now + limit_ms or 0), 't', '0')
     redis.call('SADD', root .. 'named-of:' .. owner, token .. ' lease:' .. name)
+    --- @event 'lease_granted', kind, name, owner, fence
     return {'granted', fence, now, '', 1}
   end
 end
@@ -66,6 +67,7 @@ if work.has_line then
 end
 if not has_line(work) and has_free(work) then
   local new = grant(work, token, owner, entry, limit_ms, 0)
+  --- @event 'lease_granted', kind, name, owner, new.f
   return with_events({'granted', new.f, new.s, new.r, 1})
 end
 if wait_ms <= 0 then
