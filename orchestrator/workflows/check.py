@@ -11,9 +11,10 @@ from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.nearest import meant
 from orchestrator.core.numbers import is_number, is_whole_number
 from orchestrator.core.placement import names_fault
+from orchestrator.core.result_path import MARK
 from orchestrator.core.workflow_plan import Kind, OnFailure, When
 from orchestrator.workflows.definition import Limit, LimitStrategy, StepDefinition, Workflow, names_in, on_failure_fault
-from orchestrator.workflows.references import MARK, Item, Reference, Results, has_mark, references_in
+from orchestrator.workflows.references import Item, Reference, Results, has_mark, references_in
 
 #: Most steps of a workflow, without the items of its maps.
 MAX_STEPS: Final = 100_000

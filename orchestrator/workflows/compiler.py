@@ -15,6 +15,7 @@ from orchestrator.core.errors import CallerError, InvalidWorkflow, NoAgents, Unk
 from orchestrator.core.masked_repr import masked_repr
 from orchestrator.core.message import Message, encode, message_name
 from orchestrator.core.placement import names_fault
+from orchestrator.core.result_path import MARK
 from orchestrator.core.secret_names import secret_names
 from orchestrator.core.workflow_plan import Kind, OnFailure, StepPlan, When, ranges_text
 from orchestrator.sending.address import Directory
@@ -28,7 +29,7 @@ from orchestrator.workflows.definition import Limit, StepDefinition, StepOptions
 from orchestrator.workflows.errbacks import errback_arguments
 from orchestrator.workflows.field_check import check_fields
 from orchestrator.workflows.placement import Placement, lasting, placement_of
-from orchestrator.workflows.references import MARK, PLAIN, Item, Reference, Results, references_in
+from orchestrator.workflows.references import PLAIN, Item, Reference, Results, references_in
 
 #: What a step may set of its message.
 _STEP_OPTIONS = StepOptions.__optional_keys__

@@ -13,7 +13,7 @@ from celery.utils.functional import arity_greater
 
 from orchestrator.core.errors import SendFailed
 from orchestrator.core.outcome import Dead, from_wire
-from orchestrator.workflows.references import MARK
+from orchestrator.core.result_path import MARK
 
 
 def errback_arguments(app: Celery, errback: Signature, failed: Mapping[str, str]) -> list[Any]:

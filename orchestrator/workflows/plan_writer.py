@@ -1,63 +1,35 @@
-"""Writes a compiled workflow to Redis: its plan, and a template for each kind of message."""
+"""Writes the plans of runs to Redis: the fields of a run, its steps, and the templates of their messages."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import secrets
-from binascii import b2a_base64
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from celery import Celery
 
 from orchestrator.core.clock import to_ms
-from orchestrator.core.errors import BrokerUnavailable, InvalidWorkflow, MessageTooLarge
+from orchestrator.core.errors import BrokerUnavailable
 from orchestrator.core.keys import GROUP
-from orchestrator.core.placement import Candidate, PlacementRecord
+from orchestrator.core.placement import Candidate
 from orchestrator.core.run_state import RunState
 from orchestrator.core.workflow_plan import StepPlan, ranges_text
-from orchestrator.sending.message_template import MessageTemplate, encode, write_template
-from orchestrator.sending.message_texts import reprs_of
-from orchestrator.sending.outgoing_message import OutgoingMessage, queue_name
-from orchestrator.sending.publish import headers_of, library_errors, producer_of
-from orchestrator.transport.producer_batch import BatchPublishError, open_batch
+from orchestrator.sending.message_template import encode
+from orchestrator.sending.outgoing_message import OutgoingMessage
+from orchestrator.transport.producer_batch import BatchPublishError
 from orchestrator.transport.store import Store
 from orchestrator.workflows.compiler import CompiledStep, CompiledWorkflow
 from orchestrator.workflows.definition import LimitStrategy
-from orchestrator.workflows.placement import Placement
-from orchestrator.workflows.step_arguments import inputs_in
+from orchestrator.workflows.plan_templates import NONCE, RunTemplates, Templates
 
 #: How long a plan that is being written is kept.
 WRITING_MS: Final = 600_000
 
-#: Marks the placeholders of this process' templates, so that no user's metadata is taken for one.
-NONCE: Final = secrets.token_hex(4)
-
-#: The last part of an agent's message's body, as Celery writes it.
-_NO_CALLBACKS: Final = b'{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
-
-#: Most templates in the cache.
-_MOST_TEMPLATES: Final = 1000
-
-#: Steps that one command writes; plans and templates that a script does, and their bytes.
+#: Steps that one command writes; and what the script that starts a run writes of it: plans and templates, and their
+#: bytes.
 _STEPS_AT_ONCE: Final = 200
 _BYTES_AT_ONCE: Final = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What a step's message adds to its plan."""
-
-    template: str
-    queue: str
-    level: str
-    inputs: tuple[int, ...]
-    body: str
-    args: str
-    kwargs: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +55,7 @@ class PlanWriter:
     def __init__(self, app: Celery, store: Callable[[], Store], hidden: tuple[str, ...]) -> None:
         self._app = app
         self._store = store
-        self._templates = _Templates(app, store, hidden)
+        self._templates = Templates(app, store, hidden)
 
     def texts_of_run(self, compiled: CompiledWorkflow, workflow_id: str, *, keep_ms: int) -> RunTexts:
         """What is to be written of a new run.
@@ -119,7 +91,7 @@ class PlanWriter:
         """The plans of steps whose numbers begin with ``first``, and their templates, for a run with that nonce.
 
         Raises:
-            BrokerUnavailable, InvalidMessage, MessageTooLarge, InvalidWorkflow: as :meth:`commands`.
+            BrokerUnavailable, InvalidMessage, MessageTooLarge, InvalidWorkflow: as :meth:`texts_of_run`.
         """
         try:
             texts, templates, _ = self._templates.texts("expansion", steps, first)
@@ -137,10 +109,10 @@ class PlanWriter:
             BrokerUnavailable: Redis is away.
             InvalidWorkflow: a message cannot be a step's.
         """
-        writing, candidates, templates = _Writing(self._templates, "placement"), [], {}
+        own, candidates, templates = RunTemplates(self._templates, "placement"), [], {}
         try:
             for message in messages:
-                number, text, queue, level = writing.candidate(message.task, message, has_references)
+                number, text, queue, level = own.candidate(message.task, message, has_references)
                 candidates.append(Candidate(message.supervision.agent, number, queue, level))
                 templates[number] = text.replace(f"@{NONCE}:", f"@{nonce}:")
         except BatchPublishError as error:
@@ -178,187 +150,3 @@ def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _text(plan: StepPlan, written: _Written) -> str:
-    return plan.text_with(
-        written.template, written.queue, written.level, written.inputs, written.body, written.args, written.kwargs
-    )
-
-
-class _Templates:
-    """One template for each kind of message; messages that differ in run, name, arguments and id share one."""
-
-    def __init__(self, app: Celery, store: Callable[[], Store], hidden: tuple[str, ...]) -> None:
-        self._app = app
-        self._store = store
-        self._hidden = hidden
-        self._known: dict[Hashable, tuple[str, str, MessageTemplate]] = {}
-
-    def texts(
-        self, workflow: str, compiled: Sequence[CompiledStep], first: int
-    ) -> tuple[dict[str, str], dict[str, str], set[str]]:
-        """The texts of steps by their numbers, from ``first`` on, those of templates by theirs, and the mailboxes."""
-        writing = _Writing(self, workflow)
-        steps: dict[str, str] = {}
-        for number, step in enumerate(compiled, first):
-            plan = step.plan
-            if step.message is not None:
-                text = _text(plan, writing.written(plan.name, step.message, step.has_references))
-            elif step.placement is not None:
-                text = _text(plan, writing.placed(plan.name, step.placement, step.has_references))
-            else:
-                text = plan.to_text()
-            steps[str(number)] = text
-            if step.undo is not None:
-                undo = StepPlan(f"{plan.name}.undo")
-                written = writing.written(undo.name, step.undo, step.undo_has_references)
-                steps[f"u{number}"] = _text(undo, written)
-            elif step.undo_placement is not None:
-                undo = StepPlan(f"{plan.name}.undo", options=step.undo_placement.plan_options)
-                written = writing.placed(undo.name, step.undo_placement, has_references=False)
-                steps[f"u{number}"] = _text(undo, written)
-        return steps, writing.templates, writing.queues
-
-    def of(self, workflow: str, message: OutgoingMessage, has_references: bool) -> tuple[str, str, MessageTemplate]:
-        """The template of a message's kind: its number, its text, and what it was made from."""
-        kind = _kind(message, has_references)
-        known = self._known.get(kind)
-        if known is None:
-            if len(self._known) >= _MOST_TEMPLATES:
-                self._known.clear()
-            text, template = self._write(workflow, message, has_references)
-            # A running number would repeat after the cache is cleared.
-            number = hashlib.sha256(text.encode()).hexdigest()[:8]
-            known = self._known[kind] = number, text, template
-        return known
-
-    def _write(self, workflow: str, message: OutgoingMessage, has_references: bool) -> tuple[str, MessageTemplate]:
-        run = {"uid": _slot("uid"), "id": _slot("run"), "step": _slot("step"), "name": _slot("name")}
-        if has_references:
-            run["refs"] = _slot("inputs")
-        message = replace(message, id=_slot("id"), supervision=replace(message.supervision, run=run))
-        with (
-            library_errors(self._app, message.task),
-            headers_of(message) as headers,
-            producer_of(self._app) as producer,
-            open_batch(producer) as batch,
-        ):
-            template = write_template(self._app, message, headers, reprs_of(message, self._hidden), batch)
-        if template is None or not template.lasting:
-            problem = f"{message.task} is not sent to one mailbox as plain JSON; allowed: that"
-            raise InvalidWorkflow(workflow, [problem])
-        slots = {part: f'"{_slot(part)}"' for part in ("id", "body", "args", "kwargs")}
-        text = template.render(root=slots["id"], **slots)
-        # In its place comes a number or an object, not text.
-        return text.replace(f'"{_slot("inputs")}"', _slot("inputs")), template
-
-    def check_size(self, size: int) -> None:
-        """Refuse a message with more bytes than ``max_message_bytes``.
-
-        Raises:
-            MessageTooLarge: it has more.
-        """
-        limit = self._store().options.max_message_bytes
-        if limit and size > limit:
-            raise MessageTooLarge(size, limit)
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """The streams of a mailbox."""
-        return self._store().levels
-
-    def shown(self, message: OutgoingMessage) -> list[str]:
-        """The texts of a message's arguments, as parts of JSON texts."""
-        return [encode(text)[1:-1] for text in reprs_of(message, self._hidden)]
-
-
-class _Writing:
-    """The templates that one run needs."""
-
-    def __init__(self, known: _Templates, workflow: str) -> None:
-        self.templates: dict[str, str] = {}
-        self.queues: set[str] = set()
-        self._known = known
-        self._workflow = workflow
-        #: Templates by the parts of messages that many steps share, which is faster than by their content.
-        self._shared: dict[Hashable, tuple[str, str, MessageTemplate]] = {}
-        #: These parts, so that no other object gets the id of one.
-        self._alive: list[Any] = []
-
-    def written(self, name: str, message: OutgoingMessage, has_references: bool) -> _Written:
-        """The part of a step's plan that describes its message."""
-        number, text, template = self._template(name, message, has_references)
-        self.templates[number] = text
-        try:
-            kwargs = encode(dict(message.kwargs)).encode() if message.kwargs else b"{}"
-            body = template.body(encode(list(message.args)).encode(), kwargs)[1:-1]
-        except Exception:
-            with library_errors(self._known._app, message.task):
-                raise
-        self._known.check_size(len(text) + len(body))
-        queue = _queue_of(message, template)
-        self.queues.add(queue)
-        inputs = inputs_in([message.args, message.kwargs]) if has_references else ()
-        return _Written(number, queue, template.level, inputs, body, *self._known.shown(message))
-
-    def placed(self, name: str, placement: Placement, has_references: bool) -> _Written:
-        """The same for a step that says what it needs: in the place of its template is the number of its placement."""
-        candidates = []
-        for message in placement.candidates:
-            number, text, queue, level = self.candidate(name, message, has_references)
-            self.templates[number] = text
-            self.queues.add(queue)
-            candidates.append(Candidate(message.supervision.agent, number, queue, level))
-        record = PlacementRecord(
-            placement.needs,
-            tuple(candidates),
-            self._known.levels,
-            placement.within_ms,
-            placement.send(has_references=has_references),
-        )
-        text = record.to_text()
-        number = f"p{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        self.templates[number] = text
-        message = placement.unaddressed()
-        with library_errors(self._known._app, placement.message):
-            args = encode(list(message.args)).encode()
-            body = b2a_base64(b"[%b, {}, %b]" % (args, _NO_CALLBACKS), newline=False).decode()
-        self._known.check_size(max(map(len, self.templates.values())) + len(body))
-        inputs = inputs_in(message.args) if has_references else ()
-        return _Written(number, "", "", inputs, body, *self._known.shown(message))
-
-    def candidate(self, name: str, message: OutgoingMessage, has_references: bool) -> tuple[str, str, str, str]:
-        """The template of a message for an agent: its number and its text; and its mailbox and its stream's level."""
-        number, text, template = self._template(name, message, has_references)
-        return number, text, _queue_of(message, template), template.level
-
-    def _template(self, name: str, message: OutgoingMessage, has_references: bool) -> tuple[str, str, MessageTemplate]:
-        parts = (message.supervision, message.queue, message.link, message.link_error, message.options)
-        key = (message.task, message.priority, has_references, *map(id, parts))
-        try:
-            if key not in self._shared:
-                self._shared[key] = self._known.of(self._workflow, message, has_references)
-                self._alive.append(parts)
-            return self._shared[key]
-        except InvalidWorkflow as error:
-            raise InvalidWorkflow(self._workflow, [f"step {name!r}: {one}" for one in error.problems]) from None
-
-
-def _queue_of(message: OutgoingMessage, template: MessageTemplate) -> str:
-    return queue_name(message) if message.queue is not None else str(json.loads(template.values["queue"]))
-
-
-def _slot(name: str) -> str:
-    return f"@{NONCE}:{name}@"
-
-
-def _kind(message: OutgoingMessage, has_references: bool) -> Hashable:
-    """What messages of one template have in common."""
-    return json.dumps(
-        [
-            message.task, queue_name(message), message.priority, message.supervision.to_wire(), list(message.link),
-            list(message.link_error), dict(message.options), has_references,
-        ],
-        default=str,
-    )  # fmt: skip

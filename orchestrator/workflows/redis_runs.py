@@ -102,9 +102,11 @@ class RedisRuns:
         uid, deadline_ms = secrets.token_hex(8), None if deadline_s is None else to_ms(deadline_s)
         texts = self._writer.texts_of_run(compiled, workflow_id, keep_ms=self._keep_ms)
         refuse_outdated(self._outdated(), texts.queues, "begin no step after those that it handles")
-        known, roots = texts if texts.is_small else None, roots_of(compiled)
-        call = scripts.start_run(store.keys, uid, workflow_id, compiled.fingerprint, roots, deadline_ms, known)
-        if texts.is_small:
+        along = texts if texts.is_small else None
+        call = scripts.start_run(
+            store.keys, uid, workflow_id, compiled.fingerprint, roots_of(compiled), deadline_ms, along
+        )
+        if along is not None:
             started, left = self._ask(lambda: self._commands.run(*call))
         else:
             with store.client.pipeline(transaction=False) as pipe:

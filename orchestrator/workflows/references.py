@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: The only member of the JSON object that stands for a reference.
-MARK: Final = "$orc"
+from orchestrator.core.result_path import MARK
 
 Path = tuple[str | int, ...]
 
@@ -76,7 +75,7 @@ def references_in(value: Any) -> list[Reference | Item | Results]:
 
 
 def _collect(value: Any, found: list[Reference | Item | Results]) -> None:
-    # Most values are plain, and there are many. The abstract class is asked last, which takes long.
+    # Most values are plain; `isinstance` of an abstract class takes long, so that it comes last.
     if type(value) in PLAIN:
         return
     if isinstance(value, list | tuple):

@@ -23,7 +23,7 @@ def start_run(
     deadline_ms: int | None,
     texts: RunTexts | None = None,
 ) -> Call:
-    """Start a run whose plan is written, or that the script writes, if it gets the ``texts``."""
+    """Start a run. The script writes its plan if it gets the ``texts``; else the plan lies beside the run's key."""
     args = [uid, workflow_id, fingerprint, roots, "" if deadline_ms is None else deadline_ms]
     if texts is not None:
         args += [len(texts.fields), len(texts.templates)]

@@ -59,7 +59,7 @@ def fill(value: Any, step: str, outcomes: Outcomes, item_count: ItemCount, uid: 
     Raises:
         InvalidStepInput: a result has no such part.
     """
-    # Most values are plain. The abstract class is asked last, which takes long.
+    # Most values are plain; `isinstance` of an abstract class takes long, so that it comes last.
     if type(value) in PLAIN:
         return value
     if isinstance(value, list | tuple):
@@ -96,8 +96,8 @@ def _resolved(reference: Mapping[str, Any], step: str, outcomes: Outcomes, item_
     try:
         value, refers = paths.follow(reference)
     except (LookupError, TypeError):
-        told = "".join(f"[{one!r}]" for one in reference["path"])
-        raise InvalidStepInput(f"a result has no {told}") from None
+        part = "".join(f"[{one!r}]" for one in reference["path"])
+        raise InvalidStepInput(f"a result has no {part}") from None
     if not refers:
         # The result may be kept for other steps of this worker.
         return value if type(value) in PLAIN else deepcopy(value)

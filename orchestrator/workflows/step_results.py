@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.agents.step_context import StepContext
 from orchestrator.core.forks import lazy_property
-from orchestrator.workflows.references import MARK
+from orchestrator.core.result_path import MARK
 
 #: Replaces references in data with results, in the run of a message.
 Fill = Callable[[dict[str, Any], Any], Any]

@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from orchestrator import Workflow
-from orchestrator.workflows.references import MARK
+from orchestrator.core.result_path import MARK
 from orchestrator.workflows.step_arguments import StepArguments
 from tests.apps import workflows_app
 from tests.support.bare_broker import BareBroker
